@@ -1,0 +1,1 @@
+"""dcctl: a thin client of the daemon. Imports no daemon module, no SQLAlchemy, no lxml."""

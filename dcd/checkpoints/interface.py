@@ -1,0 +1,155 @@
+"""The interface of a checkpoint: one named step of a build.
+
+A checkpoint class is constructed twice from the same manifest: by the daemon when it plans (to ask
+for needs, ingredients and estimate; nothing may be touched then), and in a worker process, alone in
+its namespaces, to be executed once. It reads the DOC and the workspace through the `Context` and
+leaves its result in the workspace; what later checkpoints need to know it puts into the DOC's
+persistent part. It keeps no state elsewhere, so that the layer is the whole result.
+
+Source: the Caiman Unified Design's AbstractCheckpoint, with the engine's needs declared.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+from dcd.manifest.doc import DataObjectCache
+from dcd.platform.process import Completed, run
+from statemachine.events import Artifact
+from statemachine.plan import Json
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a checkpoint needs of the host; checked before the first checkpoint of a plan runs.
+
+    `tools` are names in `dcd.platform.tools.TOOLS`; `network` keeps the host's network namespace;
+    `disk_bytes` is the peak of extra space in the state directory.
+    """
+
+    tools: tuple[str, ...] = ()
+    network: bool = False
+    disk_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a running checkpoint tells: broadcast, never an event. `fraction` is 0..1."""
+
+    fraction: float | None = None
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Everything a running checkpoint may touch.
+
+    `root` is the workspace's tree; the four areas below it exist. `tmp` is emptied before the layer
+    is committed. `evidence` is a directory beside the attempt's log that outlives the attempt,
+    whatever its verdict (console logs, screenshots). `inputs` maps a path, as the manifest resolves
+    it, to the captured file (read-only). `environment` is the explicit environment of every tool.
+    """
+
+    root: Path
+    doc: DataObjectCache
+    evidence: Path
+    inputs: Mapping[str, Path]
+    report: Callable[[Report], None]
+    deliver: Callable[[Artifact], None]
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def pkg_image(self) -> Path:
+        """The image area: the root file system being made."""
+        return self.root / "pkg_image"
+
+    @property
+    def boot_archive(self) -> Path:
+        """Contents of the boot archive; on Linux the kernel and initramfs."""
+        return self.root / "boot_archive"
+
+    @property
+    def media(self) -> Path:
+        """What goes onto the media, and the media files themselves."""
+        return self.root / "media"
+
+    @property
+    def tmp(self) -> Path:
+        """Scratch space of this attempt, on the state directory's file system."""
+        return self.root / "tmp"
+
+    def run(
+        self,
+        argv: Sequence[str | Path],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        stdin: bytes | None = None,
+        timeout_seconds: float | None = None,
+        capture: bool = False,
+        on_line: Callable[[str], None] | None = None,
+        ok: Sequence[int] = (0,),
+    ) -> Completed:
+        """Run a tool with this context's environment (plus `env`); see `dcd.platform.process.run`."""
+        return run(
+            argv,
+            env={**self.environment, **(env or {})},
+            cwd=cwd,
+            stdin=stdin,
+            timeout_seconds=timeout_seconds,
+            capture=capture,
+            on_line=on_line,
+            ok=ok,
+        )
+
+
+class Checkpoint(ABC):
+    """Base of all checkpoints. `args` and `kwargs` come from the manifest, already matched against
+    the subclass's annotated signature and converted to the annotated types."""
+
+    DESCRIPTION: ClassVar[str] = ""
+    """One line for lists; the manifest's `desc` outranks it."""
+
+    VERSION: ClassVar[int] = 1
+    """Part of the key: raise it when the result for the same ingredients changes."""
+
+    READS: ClassVar[tuple[str, ...]] = ()
+    """DOC paths of manifest nodes that decide the result, beside the `software` and `configuration`
+    named for the checkpoint, which are always part of the key. Example: `//boot_mods`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def needs(self, doc: DataObjectCache) -> Needs:
+        """What the host must have. Pure: reads only the DOC."""
+        return Needs()
+
+    def check(self, doc: DataObjectCache) -> None:
+        """Raise `InvalidManifest` for what the signature cannot express (a bad value, a node that is
+        missing). Pure; called at validate, plan and submit."""
+
+    def external_state(self, doc: DataObjectCache) -> Mapping[str, str]:
+        """State of the world outside that decides the result: name to sha256, for the key. May use
+        the network; called in a thread of the daemon at plan time and just before the start."""
+        return {}
+
+    def get_progress_estimate(self) -> float:
+        """Expected seconds."""
+        return 60.0
+
+    @abstractmethod
+    def execute(self, context: Context, dry_run: bool = False) -> None:
+        """Do the work. With `dry_run`, only say through `context.report` what would be done.
+        Raises `CheckpointError` for anything a person can mend."""
+
+    def cancel(self) -> None:
+        """Asked to stop (in the worker, from a signal handler); the group is terminated anyway a
+        bounded time later. The default does nothing more."""
+
+
+CheckpointFactory = Callable[..., Checkpoint]
+"""What the manifest's `checkpoint_class` may name: a class, or a function that returns one."""
+
+__all__ = ["Checkpoint", "CheckpointFactory", "Completed", "Context", "Json", "Needs", "Report"]

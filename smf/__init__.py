@@ -1,0 +1,1 @@
+"""SMF service manifest, method script and RBAC files for illumos build servers."""

@@ -1,0 +1,235 @@
+"""Events: what happened to a build, in the past tense, and nothing else.
+
+A payload is a frozen dataclass of JSON values; its class name is the event's type and `VERSION` the
+version of its schema. Stored payloads never change: a new version of a schema comes with an upcaster
+(`statemachine.upcasters`) from the version before. Time, ids, actor and environment enter only
+here, as data, so that replay gives the same machine every time. Pure: no I/O, no clock.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import ClassVar
+
+from statemachine.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """Base of all event payloads."""
+
+    VERSION: ClassVar[int] = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A file that a build delivers. `path` is relative to the workspace before it is published and
+    absolute afterwards; `format` is a short word such as `iso`, `text`, `png`, `xml`, `qcow2`."""
+
+    name: str
+    path: str
+    format: str
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorInfo:
+    """A `DcdError` as data."""
+
+    brief: str
+    details: str = ""
+    resolution: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class InputFile:
+    """A captured input: the path as the manifest resolves it, the blob's digest and the mode."""
+
+    path: str
+    sha256: str
+    mode: int = 0o644
+
+
+@dataclass(frozen=True, slots=True)
+class BuildSubmitted(Payload):
+    """A client handed in a manifest; it was parsed, checked and planned. The build is queued."""
+
+    name: str
+    manifest: str
+    manifest_path: str
+    plan: Plan
+    inputs: tuple[InputFile, ...] = ()
+    parameters: dict[str, str] = field(default_factory=dict)
+    pause_before: str | None = None
+    fresh: bool = False
+    priority: int = 0
+    idempotency_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BuildStarted(Payload):
+    """The scheduler gave the build a place (again, after it was resumed)."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointStarted(Payload):
+    """An attempt at a checkpoint is about to run. `external` is the state of the world that its key
+    covers (repository digests), as found now; where it differs from the plan, the keys from this
+    checkpoint on are chained again from it. `boot_id` is the host's, to tell a reboot."""
+
+    checkpoint: str
+    attempt: int
+    key: str
+    log: str
+    boot_id: str = ""
+    external: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointReused(Payload):
+    """A layer with the checkpoint's key was there; nothing ran. `reused_from` is the build that
+    made it (the build itself after a rewind)."""
+
+    checkpoint: str
+    key: str
+    reused_from: str
+    artifacts: tuple[Artifact, ...] = ()
+    external: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointCompleted(Payload):
+    """The attempt succeeded and its layer is committed."""
+
+    checkpoint: str
+    attempt: int
+    key: str
+    seconds: float
+    artifacts: tuple[Artifact, ...] = ()
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointFailed(Payload):
+    """The checkpoint itself said no. Its attempt is discarded; every earlier layer is kept."""
+
+    checkpoint: str
+    attempt: int
+    error: ErrorInfo
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointInterrupted(Payload):
+    """The attempt ended without a verdict. `cause` is one of `daemon-died`, `machine-rebooted`,
+    `worker-died`, `shutdown`, `cancelled`; the first three count towards parking the build."""
+
+    checkpoint: str
+    attempt: int
+    cause: str
+    details: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PauseRequested(Payload):
+    """Stop before checkpoint `before`, or, when None, as soon as the running one has ended."""
+
+    before: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BuildPaused(Payload):
+    """The build stands still between two checkpoints. `reason` is for people; `cause` is one of
+    `requested`, `interrupted` (parked), `no-space`."""
+
+    reason: str
+    cause: str = "requested"
+
+
+@dataclass(frozen=True, slots=True)
+class BuildResumed(Payload):
+    """A paused or failed build is queued again. With `plan`, the manifest was replaced, and the
+    first `kept` checkpoints keep their results."""
+
+    pause_before: str | None = None
+    manifest: str | None = None
+    manifest_path: str | None = None
+    plan: Plan | None = None
+    inputs: tuple[InputFile, ...] = ()
+    parameters: dict[str, str] = field(default_factory=dict)
+    kept: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BuildRewound(Payload):
+    """Completed results from checkpoint `checkpoint` on no longer count; it runs again."""
+
+    checkpoint: str
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRequested(Payload):
+    """Somebody wants the build gone; a running attempt is being stopped."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuildCancelled(Payload):
+    """The build will not go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactPublished(Payload):
+    """An artifact is in the artifact directory, whole and synced."""
+
+    artifact: Artifact
+
+
+@dataclass(frozen=True, slots=True)
+class BuildCompleted(Payload):
+    """All checkpoints have completed and all artifacts are published."""
+
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class BuildFailed(Payload):
+    """A checkpoint failed; the build stands and can be resumed."""
+
+    checkpoint: str | None
+    error: ErrorInfo
+
+
+@dataclass(frozen=True, slots=True)
+class BuildRemoved(Payload):
+    """The build's artifacts and logs are gone; its events stay."""
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who caused an event: peer credentials of the socket, or the daemon itself (uid None)."""
+
+    uid: int | None = None
+    gid: int | None = None
+    pid: int | None = None
+    user: str = "dcd"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A payload with its place in the log.
+
+    `position` orders all events of the log, `sequence` those of one build (from 1, no gaps);
+    `time` is aware UTC; `hash` is sha256 (hex) over the build's previous hash and this event.
+    """
+
+    position: int
+    build: str
+    sequence: int
+    type: str
+    version: int
+    time: datetime
+    actor: Actor
+    data: Payload
+    hash: str
+
+

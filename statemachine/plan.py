@@ -1,0 +1,53 @@
+"""The plan: the ordered checkpoints of one build, with everything that decides their results.
+
+Pure data, made in memory before anything runs, stored in BuildSubmitted (and BuildResumed when the
+manifest changed). A checkpoint's key names its result. It is chained over the key before it and the
+ingredients: named digests of the code, version, arguments, manifest nodes and inputs. Because
+ingredients keep their names, two plans can be compared and the difference told to a person.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+Json = Any
+"""A JSON value: None, bool, int, float, str, list or dict of the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ingredient:
+    """One thing that decides a checkpoint's result.
+
+    `kind` is one of `class`, `version`, `code`, `argument`, `manifest`, `input`, `external`; `name`
+    says which (an argument's name, a node's path, a file's path, a repository), `digest` is the
+    sha256 (hex) of its canonical form. `line` is where the manifest says it (0 when nowhere).
+    """
+
+    kind: str
+    name: str
+    digest: str
+    line: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedCheckpoint:
+    """One checkpoint of a plan: how to construct it and the key of its result."""
+
+    name: str
+    description: str
+    mod_path: str
+    checkpoint_class: str
+    key: str
+    ingredients: tuple[Ingredient, ...]
+    args: tuple[Json, ...] = ()
+    kwargs: dict[str, Json] = field(default_factory=dict)
+    estimate_seconds: float = 60.0
+    network: bool = False
+    tools: tuple[str, ...] = ()
+    disk_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The checkpoints of one build, in order. Names are unique."""
+
+    checkpoints: tuple[PlannedCheckpoint, ...]
