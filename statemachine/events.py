@@ -231,5 +231,3 @@ class Event:
     actor: Actor
     data: Payload
     hash: str
-
-
