@@ -1,0 +1,39 @@
+# Everything a person or CI runs. `make image` and `make test` are the README's two commands; both
+# install what they need (host tools through apt, Python packages into $(VENV)).
+
+VENV ?= .venv
+PYTHON ?= python3
+PYTEST_ARGS ?=
+bin := $(VENV)/bin
+
+.PHONY: image test check bench soak clean tools
+
+image: tools
+	tools/build-image.sh examples/debian-live.xml image
+
+test: tools $(VENV)/.dev
+	$(bin)/pytest $(PYTEST_ARGS)
+
+check: $(VENV)/.dev
+	$(bin)/ruff check .
+	$(bin)/ruff format --check .
+	$(bin)/mypy
+	$(bin)/pytest -q -m "not system and not faults and not slow"
+
+bench: tools $(VENV)/.dev
+	$(bin)/python -m benchmarks $(BENCH_ARGS)
+
+tools: $(VENV)/.installed
+	tools/install-host-tools.sh $(bin)/dcd
+
+$(VENV)/.installed: pyproject.toml
+	tools/make-venv.sh $(PYTHON) $(VENV)
+	$(bin)/pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.installed
+	$(bin)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf build dist image .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
