@@ -1,0 +1,1 @@
+"""The checkpoints that come with dcd, one module a family."""

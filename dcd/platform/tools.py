@@ -1,0 +1,132 @@
+"""The host tools that checkpoints use: which file proves a tool is there, and what installs it.
+
+Pure data and look-ups: a checkpoint names its tools in `Needs.tools`, planning asks `missing`, and
+`dcctl doctor` prints `version` and `install_command`. Nothing here installs anything. A tool that is
+a set of files rather than a program (GRUB's modules, firmware, a keyring) is named by one of them.
+"""
+
+import re
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from statemachine.errors import DcdError
+
+TOOL_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""Where tools are looked for, whatever PATH the daemon was started with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A host tool. `executable` is a program on `TOOL_PATH`, or the absolute path of any file of the
+    tool; `package` is the Debian package that installs it; `version_argv` are the arguments that
+    make the program print its version (None: it has no such option)."""
+
+    executable: str
+    package: str
+    version_argv: tuple[str, ...] | None = ("--version",)
+
+    def find(self) -> Path | None:
+        """Where it is on this host, or None."""
+        if "/" in self.executable:
+            path = Path(self.executable)
+            return path if path.exists() else None
+        found = shutil.which(self.executable, path=TOOL_PATH)
+        return Path(found) if found else None
+
+
+TOOLS: dict[str, Tool] = {
+    "apt-get": Tool("apt-get", "apt"),
+    "apt-helper": Tool("/usr/lib/apt/apt-helper", "apt"),
+    "btrfs": Tool("btrfs", "btrfs-progs"),
+    "chroot": Tool("chroot", "coreutils"),
+    "cp": Tool("cp", "coreutils"),
+    "cpio": Tool("cpio", "cpio"),
+    "debian-archive-keyring": Tool(
+        "/usr/share/keyrings/debian-archive-keyring.gpg", "debian-archive-keyring", None
+    ),
+    "dpkg-query": Tool("dpkg-query", "dpkg"),
+    "grub-bios": Tool("/usr/lib/grub/i386-pc/moddep.lst", "grub-pc-bin", None),
+    "grub-efi": Tool("/usr/lib/grub/x86_64-efi/moddep.lst", "grub-efi-amd64-bin", None),
+    "grub-mkimage": Tool("grub-mkimage", "grub-common"),
+    "grub-mkrescue": Tool("grub-mkrescue", "grub-common"),
+    "gzip": Tool("gzip", "gzip"),
+    "losetup": Tool("losetup", "mount"),
+    "mcopy": Tool("mcopy", "mtools"),
+    "mformat": Tool("mformat", "mtools"),
+    "mke2fs": Tool("mke2fs", "e2fsprogs", ("-V",)),
+    "mksquashfs": Tool("mksquashfs", "squashfs-tools", ("-version",)),
+    "mmdebstrap": Tool("mmdebstrap", "mmdebstrap"),
+    "mount": Tool("mount", "mount"),
+    "openssl": Tool("openssl", "openssl", ("version",)),
+    "ovmf": Tool("/usr/share/OVMF/OVMF_CODE.fd", "ovmf", None),
+    "qemu-block-extra": Tool(
+        "/usr/lib/x86_64-linux-gnu/qemu/block-iscsi.so", "qemu-block-extra", None
+    ),
+    "qemu-img": Tool("qemu-img", "qemu-utils"),
+    "qemu-system-x86_64": Tool("qemu-system-x86_64", "qemu-system-x86"),
+    "setpriv": Tool("setpriv", "util-linux"),
+    "sfdisk": Tool("sfdisk", "fdisk"),
+    "tar": Tool("tar", "tar"),
+    "tgtadm": Tool("tgtadm", "tgt", ("--version",)),
+    "tgtd": Tool("tgtd", "tgt", ("--version",)),
+    "umount": Tool("umount", "mount"),
+    "unshare": Tool("unshare", "util-linux"),
+    "unsquashfs": Tool("unsquashfs", "squashfs-tools", ("-version",)),
+    "xorriso": Tool("xorriso", "xorriso", ("-version",)),
+    "xz": Tool("xz", "xz-utils"),
+    "zfs": Tool("zfs", "zfs-fuse", None),
+    "zpool": Tool("zpool", "zfs-fuse", None),
+    "zstd": Tool("zstd", "zstd"),
+}
+
+
+def missing(names: Iterable[str]) -> list[str]:
+    """Those of the tools `names` that this host lacks, in order, each once. A name that is not in
+    `TOOLS` (a plug-in's own tool) counts as a program of that name."""
+    return [name for name in dict.fromkeys(names) if _tool(name).find() is None]
+
+
+def packages(names: Iterable[str]) -> list[str]:
+    """The Debian packages that install the tools `names`, sorted, each once."""
+    return sorted({_tool(name).package for name in names if _tool(name).package})
+
+
+def install_command(missing: Iterable[str]) -> str:
+    """The command that installs the tools `missing`, or "" when no package is known to."""
+    names = packages(missing)
+    return f"apt-get install {' '.join(names)}" if names else ""
+
+
+def package_of(executable: str) -> str | None:
+    """The package that installs a program, by its name or path, or None when none is known."""
+    name = Path(executable).name
+    for tool in TOOLS.values():
+        if Path(tool.executable).name == name:
+            return tool.package
+    return None
+
+
+def version(name: str) -> str | None:
+    """The tool's version as it prints it itself ("1.3.5"), or None when it is missing, has no such
+    option, or prints nothing that looks like a version."""
+    # `process` reads this module's table to name the package of a missing program.
+    from dcd.platform.process import run
+
+    tool = _tool(name)
+    path = tool.find()
+    if path is None or tool.version_argv is None:
+        return None
+    try:
+        output = run(
+            [path, *tool.version_argv], capture=True, timeout_seconds=10, merge=True
+        ).stdout
+    except DcdError:
+        return None
+    found = re.search(r"\d+\.\d[\w.+~:-]*", output)
+    return found.group().rstrip(".,:") if found else None
+
+
+def _tool(name: str) -> Tool:
+    return TOOLS.get(name) or Tool(name, "", None)
