@@ -1,0 +1,1 @@
+"""Worker processes: each attempt at a checkpoint runs in one, in namespaces of its own."""

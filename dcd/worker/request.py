@@ -1,0 +1,112 @@
+"""What the daemon and a worker say to each other, as JSON lines.
+
+The daemon writes one `WorkerRequest` to the worker's standard input and keeps it open: a line `cancel`
+asks the worker to stop, the end of the stream means that the daemon is gone. The worker writes
+messages to a pipe of their own; the last one is its verdict. Plain data: this module imports nothing
+that costs time at the worker's start.
+"""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+
+import msgspec
+
+from statemachine.events import Artifact, ErrorInfo
+from statemachine.plan import Json
+from store.layers.interface import Workspace
+
+CANCEL = b"cancel\n"
+"""The line that asks a worker to stop."""
+
+MARKER = "DCD_ATTEMPT"
+"""The variable in the environment of a worker, and of all that it starts, that says which attempt they
+belong to: STATE:BUILD:CHECKPOINT:ATTEMPT. Recovery finds what a dead daemon left by it."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRequest:
+    """One attempt at a checkpoint.
+
+    `state_id` names the daemon's state directory among all on this host. `manifest` is the canonical
+    manifest's XML text. `layers` is the directory of the layer store. `inputs` maps a path, as the
+    manifest resolves it, to the captured file. `evidence` is a directory that outlives the attempt.
+    `allowed` are the modules that `mod_path` may name beside the project's own.
+    `environment` is what every tool gets.
+    """
+
+    state_id: str
+    build: str
+    checkpoint: str
+    attempt: int
+    mod_path: str
+    checkpoint_class: str
+    manifest: str
+    manifest_path: str
+    layers: Path
+    workspace: Workspace
+    evidence: Path
+    args: tuple[Json, ...] = ()
+    kwargs: dict[str, Json] = field(default_factory=dict)
+    inputs: dict[str, Path] = field(default_factory=dict)
+    parameters: dict[str, str] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+    allowed: tuple[str, ...] = ()
+    network: bool = False
+    dry_run: bool = False
+
+    @property
+    def marker(self) -> str:
+        """The value of `MARKER` for this attempt."""
+        return f"{self.state_id}:{self.build}:{self.checkpoint}:{self.attempt}"
+
+
+class Progress(msgspec.Struct, frozen=True, tag="progress"):
+    """`fraction` of the checkpoint is done (None: unknown), and what it does now."""
+
+    fraction: float | None = None
+    message: str = ""
+
+
+class Delivered(msgspec.Struct, frozen=True, tag="artifact"):
+    """The checkpoint delivers a file of its workspace."""
+
+    artifact: Artifact
+
+
+class Succeeded(msgspec.Struct, frozen=True, tag="succeeded"):
+    """The checkpoint has done its work; the workspace is ready to be committed."""
+
+
+class Rejected(msgspec.Struct, frozen=True, tag="failed"):
+    """The checkpoint could not do its work. `no_space`: for want of disk space."""
+
+    error: ErrorInfo
+    no_space: bool = False
+
+
+class Stopped(msgspec.Struct, frozen=True, tag="stopped"):
+    """The checkpoint stopped because it was asked to."""
+
+
+Verdict = Succeeded | Rejected | Stopped
+Message = Progress | Delivered | Succeeded | Rejected | Stopped
+
+
+def _from_path(value: object) -> str:
+    if isinstance(value, PurePath):
+        return os.fspath(value)
+    raise NotImplementedError(f"no JSON form for {type(value)}")
+
+
+def _to_path(kind: type, value: object) -> Path:
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    raise NotImplementedError(f"no {kind} from JSON")
+
+
+encode = msgspec.json.Encoder(enc_hook=_from_path).encode
+"""A request or a message as JSON, without a line end."""
+
+decode_request = msgspec.json.Decoder(WorkerRequest, dec_hook=_to_path).decode
+decode_message = msgspec.json.Decoder(Message).decode

@@ -1,0 +1,90 @@
+"""Putting files on disk so that they are still there, whole, after a power cut.
+
+A file gets its name only when all of it is on disk: written aside, synced, renamed, and then the
+directory synced. A full disk is a `DiskFull`, whatever call met it. Blocking.
+"""
+
+import contextlib
+import ctypes
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from statemachine.errors import Unprepared
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class DiskFull(Unprepared):
+    """No space (or quota) is left where it is needed. `cause` keeps the errno."""
+
+    def __init__(self, doing: str, where: Path | str, cause: OSError) -> None:
+        super().__init__(
+            f"no space left while {doing}",
+            f"{where}: {cause.strerror or cause}",
+            f"free some space on the file system of {where}, then resume the build",
+        )
+        self.cause = cause
+
+
+@contextlib.contextmanager
+def disk_full_is_told(doing: str, where: Path) -> Iterator[None]:
+    """Turns an OSError for want of space into `DiskFull`; other errors pass."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise DiskFull(doing, where, error) from error
+        raise
+
+
+def sync_directory(directory: Path) -> None:
+    """Make the names in `directory` durable (fsync(2) of a directory)."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_file(path: Path) -> None:
+    """Make the content of a file durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_file_system(path: Path) -> None:
+    """Write back everything dirty on the file system that holds `path` and report write errors
+    (syncfs(2)). Where the system has no syncfs, sync(2): it waits as well, but reports no errors."""
+    syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+    if syncfs is None:
+        os.sync()
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        if syncfs(descriptor) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), str(path))
+    finally:
+        os.close(descriptor)
+
+
+def write_file(path: Path, content: bytes, mode: int = 0o644) -> None:
+    """Write `content` to `path` at once or not at all, durably, replacing what was there."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(file.fileno(), mode)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.rename(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
