@@ -122,7 +122,8 @@ class CheckpointFailed(Payload):
 @dataclass(frozen=True, slots=True)
 class CheckpointInterrupted(Payload):
     """The attempt ended without a verdict. `cause` is one of `daemon-died`, `machine-rebooted`,
-    `worker-died`, `shutdown`, `cancelled`; the first three count towards parking the build."""
+    `worker-died`, `no-space`, `shutdown`, `cancelled`; the first three count towards parking the
+    build."""
 
     checkpoint: str
     attempt: int
