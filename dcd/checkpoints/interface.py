@@ -51,6 +51,8 @@ class Context:
     is committed. `evidence` is a directory beside the attempt's log that outlives the attempt,
     whatever its verdict (console logs, screenshots). `inputs` maps a path, as the manifest resolves
     it, to the captured file (read-only). `environment` is the explicit environment of every tool.
+    `external` is the state of the world outside that CheckpointStarted recorded: what
+    `external_state` returned just before the start, and what the layer's key says it was made from.
     """
 
     root: Path
@@ -60,6 +62,7 @@ class Context:
     report: Callable[[Report], None]
     deliver: Callable[[Artifact], None]
     environment: Mapping[str, str] = field(default_factory=dict)
+    external: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def pkg_image(self) -> Path:

@@ -120,7 +120,7 @@ def version(name: str) -> str | None:
         return None
     try:
         output = run(
-            [path, *tool.version_argv], capture=True, timeout_seconds=10, merge=True
+            [path, *tool.version_argv], capture=True, merge=True, timeout_seconds=10, ok=range(256)
         ).stdout
     except DcdError:
         return None
