@@ -1,0 +1,43 @@
+"""Effective settings: each value with where it came from, and what a reload may change of them."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from dcd.configuration.settings import SETTINGS, Configuration, Setting
+
+DEFAULT = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Effective:
+    """A configuration and its origins by name: `default`, `FILE:LINE`, `--OPTION`, `$VARIABLE` or an
+    SMF property."""
+
+    configuration: Configuration
+    origins: Mapping[str, str]
+
+    def rows(self) -> Iterator[tuple[Setting, Any, str]]:
+        """Every setting with its value and origin, in the order of the table."""
+        for setting in SETTINGS.values():
+            value = getattr(self.configuration, setting.name)
+            yield setting, value, self.origins.get(setting.name, DEFAULT)
+
+
+def reload(running: Effective, fresh: Effective) -> tuple[Effective, list[str], list[str]]:
+    """What a running daemon makes of freshly read settings.
+
+    Returns the new effective settings, the names that changed, and the names that differ but keep
+    their value until a restart.
+    """
+    changed: list[str] = []
+    waiting: list[str] = []
+    values: dict[str, Any] = {}
+    origins = dict(running.origins)
+    for setting, value, origin in fresh.rows():
+        if setting.reloads:
+            values[setting.name] = value
+            origins[setting.name] = origin
+        if value != getattr(running.configuration, setting.name):
+            (changed if setting.reloads else waiting).append(setting.name)
+    return Effective(replace(running.configuration, **values), origins), changed, waiting

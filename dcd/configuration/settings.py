@@ -1,0 +1,282 @@
+"""Every setting of the daemon, described once.
+
+A field of `Configuration` is a setting; its metadata says what a person must know. The TOML file, the
+SMF property group and its templates, `dcctl config` and docs/reference/configuration.md all come from
+this table, so none of them can forget a setting. Pure data: reads nothing, checks nothing.
+"""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+RUN_DIRECTORY = Path("/var/run/dcd") if sys.platform == "sunos5" else Path("/run/dcd")
+
+
+class Mode(int):
+    """Permission bits; written in octal, as a string, wherever a person sees them."""
+
+    def __str__(self) -> str:
+        return f"{int(self):04o}"
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One row of the table. `kind` is the Python type of the value, `unit` is `bytes`, `seconds` or
+    empty, `choices` limit a string, `minimum` a number; `environment` names a variable that sets it;
+    `reloads` says that a reload applies it, the others need a restart."""
+
+    name: str
+    kind: Any
+    default: Any
+    description: str
+    unit: str
+    choices: tuple[str, ...]
+    minimum: int
+    environment: str
+    reloads: bool
+
+
+def _about(
+    description: str,
+    *,
+    unit: str = "",
+    choices: tuple[str, ...] = (),
+    minimum: int = 0,
+    environment: str = "",
+    reloads: bool = False,
+) -> dict[str, Any]:
+    return {
+        "description": description,
+        "unit": unit,
+        "choices": choices,
+        "minimum": minimum,
+        "environment": environment,
+        "reloads": reloads,
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Configuration:
+    """The values of all settings. Roles name users (`alice`) and groups (`@staff`)."""
+
+    state_dir: Path = field(
+        default=Path("/var/lib/dcd"),
+        metadata=_about(
+            "Where the event log, layers, blobs, logs and artifacts live. One daemon at a time uses it.",
+            environment="DCD_STATE_DIR",
+        ),
+    )
+    socket: Path = field(
+        default=RUN_DIRECTORY / "dcd.sock",
+        metadata=_about(
+            "The Unix socket on which the daemon answers. Ignored when systemd hands a socket over.",
+            environment="DCD_SOCKET",
+        ),
+    )
+    group: str = field(
+        default="dcd",
+        metadata=_about(
+            "The group that may connect to the socket. Empty: the daemon's own. A daemon that is not root "
+            "leaves the group alone.",
+        ),
+    )
+    socket_mode: Mode = field(
+        default=Mode(0o660),
+        metadata=_about(
+            "Permissions of the socket, in octal. Ignored when systemd hands it over.",
+        ),
+    )
+    max_running_builds: int = field(
+        default=2,
+        metadata=_about(
+            "How many builds run at once; the others queue.",
+            minimum=1,
+            reloads=True,
+        ),
+    )
+    layer_backend: str = field(
+        default="auto",
+        metadata=_about(
+            "How layers are stored. `auto` takes the best that works on the state directory.",
+            choices=("auto", "zfs", "btrfs", "overlay", "copy"),
+        ),
+    )
+    layers_max_bytes: int = field(
+        default=0,
+        metadata=_about(
+            "Layers that no build needs are removed, least recently used first, when all layers together "
+            "take more than this. 0: no limit.",
+            unit="bytes",
+            reloads=True,
+        ),
+    )
+    min_free_bytes: int = field(
+        default=1024**3,
+        metadata=_about(
+            "With less free space than this in the state directory no checkpoint starts: its build is "
+            "paused and says why.",
+            unit="bytes",
+            reloads=True,
+        ),
+    )
+    include_directories: tuple[Path, ...] = field(
+        default=(),
+        metadata=_about(
+            "Directories of the server below which a manifest may XInclude files. Files beside the "
+            "manifest are read by the client and need no entry.",
+            reloads=True,
+        ),
+    )
+    include_map: Mapping[str, Path] = field(
+        default_factory=dict,
+        metadata=_about(
+            "Maps the beginning of an XInclude href to a directory, for manifests that were written for "
+            "another host. The directory counts as one of `include_directories`.",
+            reloads=True,
+        ),
+    )
+    checkpoint_modules: tuple[str, ...] = field(
+        default=(),
+        metadata=_about(
+            "Python modules, beside those of the project and of installed plug-ins, that a manifest may "
+            "name in mod_path. Submitting a manifest that does so needs `host_code`.",
+            reloads=True,
+        ),
+    )
+    stop_grace_seconds: float = field(
+        default=30.0,
+        metadata=_about(
+            "How long running checkpoints may go on, to reach their end, when the daemon stops. After "
+            "that they are interrupted and start again with the daemon.",
+            unit="seconds",
+            reloads=True,
+        ),
+    )
+    cancel_grace_seconds: float = field(
+        default=10.0,
+        metadata=_about(
+            "How long a checkpoint that was asked to stop may take before it is killed.",
+            unit="seconds",
+            reloads=True,
+        ),
+    )
+    log_format: str = field(
+        default="auto",
+        metadata=_about(
+            "Form of the daemon's own log on standard error. `auto`: `journald` where standard error is "
+            "the journal, `console` on a terminal, else `json`.",
+            choices=("auto", "console", "json", "journald"),
+        ),
+    )
+    log_level: str = field(
+        default="info",
+        metadata=_about(
+            "The least level that is logged.",
+            choices=("debug", "info", "warning", "error"),
+            reloads=True,
+        ),
+    )
+    body_limit_bytes: int = field(
+        default=4 * 1024**2,
+        metadata=_about(
+            "Largest body of a request, blobs apart.",
+            unit="bytes",
+            minimum=64 * 1024,
+        ),
+    )
+    blob_limit_bytes: int = field(
+        default=1024**3,
+        metadata=_about(
+            "Largest file that a client may upload for a manifest.",
+            unit="bytes",
+            minimum=1,
+        ),
+    )
+    header_limit_bytes: int = field(
+        default=16 * 1024,
+        metadata=_about(
+            "Largest request line and headers together.",
+            unit="bytes",
+            minimum=1024,
+        ),
+    )
+    request_timeout_seconds: float = field(
+        default=30.0,
+        metadata=_about(
+            "A client that sends nothing for this long in mid-request is cut off.",
+            unit="seconds",
+        ),
+    )
+    send_timeout_seconds: float = field(
+        default=30.0,
+        metadata=_about(
+            "A client that takes nothing of its answer for this long is cut off.",
+            unit="seconds",
+        ),
+    )
+    idle_timeout_seconds: float = field(
+        default=60.0,
+        metadata=_about(
+            "A connection without a request is closed after this long.",
+            unit="seconds",
+        ),
+    )
+    observe: tuple[str, ...] = field(
+        default=("@dcd",),
+        metadata=_about(
+            "Role: see builds, their events, logs and artifacts. Entries of every role are users, or "
+            "groups with a leading `@`; root and the daemon's own user have every role.",
+            reloads=True,
+        ),
+    )
+    submit: tuple[str, ...] = field(
+        default=("@dcd",),
+        metadata=_about(
+            "Role: submit builds; pause, resume, cancel and remove one's own. Includes `observe`.",
+            reloads=True,
+        ),
+    )
+    operate: tuple[str, ...] = field(
+        default=(),
+        metadata=_about(
+            "Role: pause, resume, cancel and remove anybody's builds. Includes `submit`.",
+            reloads=True,
+        ),
+    )
+    administer: tuple[str, ...] = field(
+        default=(),
+        metadata=_about(
+            "Role: reload the daemon, collect garbage. Includes `operate`, not `host_code`.",
+            reloads=True,
+        ),
+    )
+    host_code: tuple[str, ...] = field(
+        default=(),
+        metadata=_about(
+            "Right: submit manifests that run the submitter's code outside the image (custom scripts, "
+            "modules of others). Whoever has it can become root on the server.",
+            reloads=True,
+        ),
+    )
+
+
+def _default(declared: Field[Any]) -> Any:
+    factory = declared.default_factory
+    return declared.default if factory is MISSING else factory()
+
+
+SETTINGS: Mapping[str, Setting] = MappingProxyType(
+    {
+        declared.name: Setting(
+            name=declared.name,
+            kind=declared.type,
+            default=_default(declared),
+            **declared.metadata,
+        )
+        for declared in fields(Configuration)
+    }
+)
+"""The table, in its order."""
