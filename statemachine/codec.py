@@ -1,0 +1,93 @@
+"""The codec: payloads and actors to canonical JSON and back, and the hash that chains events.
+
+What is stored is exactly what `encode` returns, and the hash covers exactly what is stored, so a
+log can be verified without understanding it. Reading applies upcasters. An event that this version
+does not know is an error that says so, never skipped: a fold that leaves events out is wrong. Pure.
+"""
+
+from datetime import UTC, datetime
+from hashlib import sha256
+
+import msgspec
+
+from statemachine import events
+from statemachine.errors import DcdError
+from statemachine.events import Actor, Payload
+from statemachine.keys import canonical
+from statemachine.upcasters import upcast
+
+PAYLOADS: dict[str, type[Payload]] = {
+    name: cls
+    for name, cls in vars(events).items()
+    if isinstance(cls, type) and issubclass(cls, Payload) and cls is not Payload
+}
+"""Event type to payload class."""
+
+FIRST_HASH = ""
+"""The previous hash of a build's first event."""
+
+_DECODERS = {name: msgspec.json.Decoder(cls) for name, cls in PAYLOADS.items()}
+_ACTOR = msgspec.json.Decoder(Actor)
+
+
+def encode(payload: Payload) -> str:
+    """The canonical JSON of a payload."""
+    return canonical(payload).decode()
+
+
+def decode(type_name: str, version: int, data: str) -> Payload:
+    """The payload stored as `data`. Raises DcdError when a newer dcd wrote it or it is malformed."""
+    cls = PAYLOADS.get(type_name)
+    if cls is None or version > cls.VERSION:
+        raise DcdError(
+            f"the event log was written by a newer dcd: {type_name} version {version} is unknown",
+            resolution="run the newer version, or restore a backup made before the upgrade",
+        )
+    try:
+        if version == cls.VERSION:
+            return _DECODERS[type_name].decode(data)
+        old = msgspec.json.decode(data, type=dict)
+        return msgspec.convert(upcast(type_name, version, old, cls.VERSION), cls)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise DcdError(
+            f"event {type_name} version {version} is malformed",
+            str(error),
+            "verify the log with `dcctl events ID --verify` and restore a backup if it is damaged",
+        ) from error
+
+
+def encode_actor(actor: Actor) -> str:
+    """The canonical JSON of an actor."""
+    return canonical(actor).decode()
+
+
+def decode_actor(data: str) -> Actor:
+    """The actor stored as `data`."""
+    return _ACTOR.decode(data)
+
+
+def encode_time(time: datetime) -> str:
+    """RFC 3339, UTC, always with microseconds, so that texts sort as times do."""
+    text = time.astimezone(UTC).isoformat(timespec="microseconds")
+    return text.replace("+00:00", "Z")
+
+
+def decode_time(text: str) -> datetime:
+    """The aware UTC time stored as `text`."""
+    return datetime.fromisoformat(text)
+
+
+def event_hash(
+    previous_hash: str,
+    build: str,
+    sequence: int,
+    type_name: str,
+    version: int,
+    time: str,
+    actor: str,
+    data: str,
+) -> str:
+    """sha256 (hex) over the build's previous hash (`FIRST_HASH` for its first event) and everything
+    of this event except its position, all as stored."""
+    fields = [previous_hash, build, sequence, type_name, version, time, actor, data]
+    return sha256(canonical(fields)).hexdigest()

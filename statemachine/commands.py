@@ -1,0 +1,445 @@
+"""Commands: what somebody wants, and the events that it comes to.
+
+`decide` turns a command and the present machine into the payloads to append, all of them or none: they
+have been tried on the machine, which refuses what is not legal. A wish that already holds comes to no
+event and no error, so a command may be sent twice. `next_step` is the other half: what the engine has
+to do next for a build, decided in one place from its state alone. Pure: no I/O, no clock.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from statemachine.build import BuildState, Lifecycle, advance
+from statemachine.errors import NotFound, UsageError
+from statemachine.events import (
+    Artifact,
+    ArtifactPublished,
+    BuildCancelled,
+    BuildCompleted,
+    BuildFailed,
+    BuildPaused,
+    BuildRemoved,
+    BuildResumed,
+    BuildRewound,
+    BuildStarted,
+    BuildSubmitted,
+    CancelRequested,
+    CheckpointCompleted,
+    CheckpointFailed,
+    CheckpointInterrupted,
+    CheckpointReused,
+    CheckpointStarted,
+    ErrorInfo,
+    InputFile,
+    PauseRequested,
+    Payload,
+)
+from statemachine.keys import chain, kept_prefix, with_external
+from statemachine.machine import BuildMachine
+from statemachine.plan import Plan
+
+PARK_AFTER = 3
+"""So many interruptions of one checkpoint in a row park the build."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Give a queued build its place."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestPause:
+    """Stop before checkpoint `before`, or, when None, as soon as the running one has ended."""
+
+    before: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Replacement:
+    """A new manifest for a build, parsed and planned as at submit."""
+
+    manifest: str
+    manifest_path: str
+    plan: Plan
+    inputs: tuple[InputFile, ...] = ()
+    parameters: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Go on: from where the build stands, or from before the completed checkpoint
+    `from_checkpoint`, or with a new manifest, of which the longest unchanged prefix is kept."""
+
+    from_checkpoint: str | None = None
+    pause_before: str | None = None
+    replacement: Replacement | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RequestCancel:
+    """Give the build up. One without an open attempt is cancelled at once, unless it has a place:
+    then the engine, which may be at work for it, finishes the cancel."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """Drop the artifacts and logs of an ended build. Append the event first, then remove."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartCheckpoint:
+    """Begin an attempt. `external` is the state of the world as found now, whole; empty where
+    the checkpoint has none."""
+
+    checkpoint: str
+    log: str
+    boot_id: str = ""
+    external: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ReuseCheckpoint:
+    """Take a layer that is there already as the checkpoint's result."""
+
+    checkpoint: str
+    reused_from: str
+    artifacts: tuple[Artifact, ...] = ()
+    external: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class CompleteCheckpoint:
+    """The open attempt's layer is committed."""
+
+    checkpoint: str
+    attempt: int
+    seconds: float
+    artifacts: tuple[Artifact, ...] = ()
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FailCheckpoint:
+    """The open attempt failed. That fails the build; with `no_space` it pauses it, since the
+    checkpoint is not to blame."""
+
+    checkpoint: str
+    attempt: int
+    error: ErrorInfo
+    seconds: float = 0.0
+    no_space: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class InterruptCheckpoint:
+    """The open attempt ended without a verdict; causes as in CheckpointInterrupted."""
+
+    checkpoint: str
+    attempt: int
+    cause: str
+    details: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Make a build without an open attempt stand still."""
+
+    reason: str
+    cause: str = "requested"
+
+
+@dataclass(frozen=True, slots=True)
+class FinishCancel:
+    """Nothing of the build runs any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """An artifact is in place, whole and synced; its path is absolute."""
+
+    artifact: Artifact
+
+
+@dataclass(frozen=True, slots=True)
+class Complete:
+    """All is done."""
+
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class FailBuild:
+    """The build cannot go on for a reason that is no checkpoint's."""
+
+    error: ErrorInfo
+
+
+Command = (
+    Start
+    | RequestPause
+    | Resume
+    | RequestCancel
+    | Remove
+    | StartCheckpoint
+    | ReuseCheckpoint
+    | CompleteCheckpoint
+    | FailCheckpoint
+    | InterruptCheckpoint
+    | Pause
+    | FinishCancel
+    | Publish
+    | Complete
+    | FailBuild
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RunCheckpoint:
+    """Run or reuse checkpoint `index` of the plan on the layer `parent_key` (None: on nothing)."""
+
+    index: int
+    parent_key: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class PauseNow:
+    """Decide `Pause(reason)`."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CancelNow:
+    """Decide `FinishCancel()`."""
+
+
+@dataclass(frozen=True, slots=True)
+class PublishArtifacts:
+    """Publish what the checkpoints declared and is not published yet, then decide `Complete`."""
+
+    artifacts: tuple[Artifact, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Nothing to do until something happens: a place, the end of the attempt, a command."""
+
+
+Step = RunCheckpoint | PauseNow | CancelNow | PublishArtifacts | Wait
+
+
+def submit(payload: BuildSubmitted) -> tuple[Payload, ...]:
+    """The first events of a build. Raises UsageError for a plan that cannot be run, NotFound when it
+    is to pause before a checkpoint that does not exist."""
+    names = [checkpoint.name for checkpoint in payload.plan.checkpoints]
+    if not names:
+        raise UsageError("a build needs at least one checkpoint")
+    _check_plan(payload.plan)
+    if payload.pause_before is not None and payload.pause_before not in names:
+        raise NotFound(
+            f"the plan has no checkpoint {payload.pause_before}",
+            f"its checkpoints are: {', '.join(names)}",
+        )
+    return (payload,)
+
+
+def decide(machine: BuildMachine, command: Command) -> tuple[Payload, ...]:
+    """The payloads that the command comes to now, in order, to be appended together; none when the
+    wish already holds. Raises Refused, or NotFound for a checkpoint that does not exist."""
+    payloads = _payloads(machine.state, command)
+    machine.accept(*payloads)
+    return payloads
+
+
+def next_step(state: BuildState) -> Step:
+    """What the engine has to do next for the build."""
+    if state.running is not None:
+        return Wait()
+    match state.state:
+        case Lifecycle.CANCELLING:
+            return CancelNow()
+        case Lifecycle.PAUSING:
+            return PauseNow("paused as requested")
+        case Lifecycle.RUNNING:
+            checkpoint = state.next
+            if checkpoint is None:
+                return PublishArtifacts(state.unpublished)
+            if checkpoint.name == state.pause_before:
+                return PauseNow(f"paused before {checkpoint.name} as requested")
+            return RunCheckpoint(state.completed, state.parent_key)
+    return Wait()
+
+
+def _payloads(state: BuildState, command: Command) -> tuple[Payload, ...]:
+    match command:
+        case Start():
+            return (BuildStarted(),)
+        case RequestPause():
+            return _pause(state, command)
+        case Resume():
+            return _resume(state, command)
+        case RequestCancel():
+            return _cancel(state)
+        case Remove():
+            return () if state.removed else (BuildRemoved(),)
+        case StartCheckpoint():
+            return (
+                CheckpointStarted(
+                    checkpoint=command.checkpoint,
+                    attempt=state.next_attempt(command.checkpoint),
+                    key=_key(state, command.checkpoint, command.external),
+                    log=command.log,
+                    boot_id=command.boot_id,
+                    external=dict(command.external),
+                ),
+            )
+        case ReuseCheckpoint():
+            return (
+                CheckpointReused(
+                    checkpoint=command.checkpoint,
+                    key=_key(state, command.checkpoint, command.external),
+                    reused_from=command.reused_from,
+                    artifacts=command.artifacts,
+                    external=dict(command.external),
+                ),
+            )
+        case CompleteCheckpoint():
+            return (
+                CheckpointCompleted(
+                    checkpoint=command.checkpoint,
+                    attempt=command.attempt,
+                    key=_key(state, command.checkpoint, {}),
+                    seconds=command.seconds,
+                    artifacts=command.artifacts,
+                    size_bytes=command.size_bytes,
+                ),
+            )
+        case FailCheckpoint():
+            return _fail(state, command)
+        case InterruptCheckpoint():
+            return _interrupt(state, command)
+        case Pause():
+            return (BuildPaused(command.reason, command.cause),)
+        case FinishCancel():
+            return (BuildCancelled(),)
+        case Publish():
+            return (ArtifactPublished(command.artifact),)
+        case Complete():
+            return (BuildCompleted(command.seconds),)
+        case FailBuild():
+            return (BuildFailed(None, command.error),)
+
+
+def _pause(state: BuildState, command: RequestPause) -> tuple[Payload, ...]:
+    if command.before is None:
+        if state.state in (Lifecycle.PAUSING, Lifecycle.PAUSED):
+            return ()
+        if state.state is Lifecycle.QUEUED:
+            return (PauseRequested(), BuildPaused("paused as requested"))
+        return (PauseRequested(),)
+    state.index(command.before)
+    return () if command.before == state.pause_before else (PauseRequested(command.before),)
+
+
+def _resume(state: BuildState, command: Resume) -> tuple[Payload, ...]:
+    if _goes_on_as_wished(state, command):
+        return ()
+    rewound: tuple[Payload, ...] = ()
+    if (
+        command.from_checkpoint is not None
+        and state.index(command.from_checkpoint) != state.completed
+    ):
+        rewound = (BuildRewound(command.from_checkpoint),)
+        state = advance(state, rewound[0])
+    new = command.replacement
+    plan = state.plan
+    kept = state.completed
+    if new is not None:
+        _check_plan(new.plan)
+        plan = new.plan
+        kept = min(kept_prefix(state.plan, plan), kept)
+    to_come = [checkpoint.name for checkpoint in plan.checkpoints[kept:]]
+    pause_before = command.pause_before
+    if pause_before is None and state.pause_before in to_come:
+        pause_before = state.pause_before
+    if new is None:
+        return (*rewound, BuildResumed(pause_before))
+    return (
+        *rewound,
+        BuildResumed(
+            pause_before=pause_before,
+            manifest=new.manifest,
+            manifest_path=new.manifest_path,
+            plan=plan,
+            inputs=new.inputs,
+            parameters=dict(new.parameters),
+            kept=kept,
+        ),
+    )
+
+
+def _goes_on_as_wished(state: BuildState, command: Resume) -> bool:
+    """Whether the build is going on already, and from there, so far and with that manifest."""
+    if state.state not in (Lifecycle.QUEUED, Lifecycle.RUNNING):
+        return False
+    following = state.next.name if state.next else None
+    return (
+        command.from_checkpoint in (None, state.rewound_to, following)
+        and command.pause_before in (None, state.pause_before)
+        and (command.replacement is None or _is_in_force(state, command.replacement))
+    )
+
+
+def _is_in_force(state: BuildState, new: Replacement) -> bool:
+    wanted = (new.manifest, new.inputs, dict(new.parameters))
+    return wanted == (state.manifest, state.inputs, dict(state.parameters))
+
+
+def _cancel(state: BuildState) -> tuple[Payload, ...]:
+    if state.state in (Lifecycle.CANCELLING, Lifecycle.CANCELLED):
+        return ()
+    if state.state in (Lifecycle.RUNNING, Lifecycle.PAUSING):
+        return (CancelRequested(),)
+    return (CancelRequested(), BuildCancelled())
+
+
+def _fail(state: BuildState, command: FailCheckpoint) -> tuple[Payload, ...]:
+    failed = CheckpointFailed(command.checkpoint, command.attempt, command.error, command.seconds)
+    if state.state is Lifecycle.CANCELLING:
+        return (failed,)
+    if command.no_space:
+        return (failed, BuildPaused(f"no space: {command.error.brief}", "no-space"))
+    return (failed, BuildFailed(command.checkpoint, command.error))
+
+
+def _interrupt(state: BuildState, command: InterruptCheckpoint) -> tuple[Payload, ...]:
+    interrupted = CheckpointInterrupted(
+        command.checkpoint, command.attempt, command.cause, command.details
+    )
+    after = advance(state, interrupted)
+    record = after.records[after.index(command.checkpoint)]
+    if record.interruptions < PARK_AFTER or state.state is Lifecycle.CANCELLING:
+        return (interrupted,)
+    reason = (
+        f"{command.checkpoint} was interrupted {record.interruptions} times in a row,"
+        f" at last because of {command.cause}; find the cause, then resume"
+    )
+    return (interrupted, BuildPaused(reason, "interrupted"))
+
+
+def _key(state: BuildState, checkpoint: str, external: Mapping[str, str]) -> str:
+    index = state.index(checkpoint)
+    plan = with_external(state.plan, index, external) if external else state.plan
+    return plan.checkpoints[index].key
+
+
+def _check_plan(plan: Plan) -> None:
+    names = [checkpoint.name for checkpoint in plan.checkpoints]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UsageError(f"checkpoint names are not unique: {', '.join(twice)}")
+    if chain(plan.checkpoints) != plan:
+        raise UsageError(
+            "the plan's keys do not follow from its ingredients",
+            resolution="this is a defect of the planner: report it",
+        )

@@ -1,0 +1,114 @@
+"""Keys: what names a checkpoint's result, and why two of them differ.
+
+A key is sha256 over the key of the checkpoint before and the checkpoint's own ingredients, sorted, so
+that the order in which a planner finds them does not matter. Nothing else enters: description,
+estimate, needs and log level do not change a result. The checkpoint's *name* is not an ingredient
+either: what is read by that name (`software`, `configuration`) enters as the manifest node itself, so a
+checkpoint that is merely renamed keeps its layer. An ingredient's name does enter (two arguments that
+swap their values differ), therefore an `input` is named by its path as the manifest writes it: the
+same manifest in another directory has the same keys. Pure.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from hashlib import sha256
+
+import msgspec
+
+from statemachine.plan import Ingredient, Json, Plan, PlannedCheckpoint
+
+ROOT = ""
+"""The key before the first checkpoint."""
+
+EXTERNAL = "external"
+
+_PHRASES = {
+    "class": "its class {verb}",
+    "version": "its version {verb}",
+    "code": "its own code {verb}",
+    "argument": "argument {name} {verb}",
+    "manifest": "{name} {verb}",
+    "input": "file {name} {verb}",
+    EXTERNAL: "repository {name} {verb}",
+}
+
+
+def canonical(value: Json) -> bytes:
+    """The one JSON text of a value: UTF-8, sorted keys, no white space (in the spirit of RFC 8785)."""
+    return msgspec.json.encode(value, order="sorted")
+
+
+def digest(value: Json) -> str:
+    """sha256 (hex) of the canonical JSON of a value."""
+    return sha256(canonical(value)).hexdigest()
+
+
+def chain_key(previous_key: str, ingredients: Iterable[Ingredient]) -> str:
+    """The key of a checkpoint that follows `previous_key` (`ROOT` for the first)."""
+    named = sorted((part.kind, part.name, part.digest) for part in ingredients)
+    return digest(["dcd-key-1", previous_key, named])
+
+
+def chain(checkpoints: Iterable[PlannedCheckpoint]) -> Plan:
+    """A plan of these checkpoints with every key computed, whatever keys they came with."""
+    return _chain_from(tuple(checkpoints), 0)
+
+
+def with_external(plan: Plan, index: int, external: Mapping[str, str]) -> Plan:
+    """The plan with the `external` ingredients of checkpoint `index` replaced by these (name to
+    sha256), and every key from it on chained again. The same plan when nothing differs."""
+    checkpoint = plan.checkpoints[index]
+    planned = {part.name: part for part in checkpoint.ingredients if part.kind == EXTERNAL}
+    if {name: part.digest for name, part in planned.items()} == dict(external):
+        return plan
+    kept = tuple(part for part in checkpoint.ingredients if part.kind != EXTERNAL)
+    found = tuple(
+        Ingredient(EXTERNAL, name, value, planned[name].line if name in planned else 0)
+        for name, value in sorted(external.items())
+    )
+    changed = replace(checkpoint, ingredients=kept + found)
+    return _chain_from(
+        (*plan.checkpoints[:index], changed, *plan.checkpoints[index + 1 :]), first=index
+    )
+
+
+def kept_prefix(old: Plan, new: Plan) -> int:
+    """How many checkpoints at the start of both plans have equal keys."""
+    count = 0
+    for before, after in zip(old.checkpoints, new.checkpoints, strict=False):
+        if before.key != after.key:
+            break
+        count += 1
+    return count
+
+
+def changes(old: PlannedCheckpoint | None, new: PlannedCheckpoint) -> list[str]:
+    """Why `new` does not have the result of `old`, for people; empty when the keys are equal."""
+    if old is None:
+        return ["it is new"]
+    if old.key == new.key:
+        return []
+    before = {(part.kind, part.name): part for part in old.ingredients}
+    after = {(part.kind, part.name): part for part in new.ingredients}
+    reasons = [
+        _phrase(part, "changed" if name in before else "is new")
+        for name, part in after.items()
+        if name not in before or before[name].digest != part.digest
+    ]
+    reasons += [_phrase(part, "is gone") for name, part in before.items() if name not in after]
+    return reasons or ["an earlier checkpoint changed"]
+
+
+def _chain_from(checkpoints: tuple[PlannedCheckpoint, ...], first: int) -> Plan:
+    chained = list(checkpoints[:first])
+    for checkpoint in checkpoints[first:]:
+        previous = chained[-1].key if chained else ROOT
+        chained.append(replace(checkpoint, key=chain_key(previous, checkpoint.ingredients)))
+    return Plan(tuple(chained))
+
+
+def _phrase(part: Ingredient, verb: str) -> str:
+    text = _PHRASES.get(part.kind, "{kind} {name} {verb}").format(
+        kind=part.kind, name=part.name, verb=verb
+    )
+    return f"{text} at line {part.line}" if part.line and verb != "is gone" else text
