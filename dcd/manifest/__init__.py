@@ -1,0 +1,1 @@
+"""The manifest: parsing, grammar, diagnostics, and the tree of data objects made from it (DOC)."""

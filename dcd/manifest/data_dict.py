@@ -1,0 +1,75 @@
+"""DataObjectDict: plain key/values that checkpoints hand on to later ones in the DOC's persistent part.
+
+Keys are strings, values are JSON values. A value is reached as `found["key"]`, and in path strings as an
+attribute (`%{//iso.label}`). In XML a string stands as it is; anything else, and a string that XML cannot
+carry, as JSON.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import field
+from typing import Self
+
+from lxml import etree
+
+from dcd.manifest.data_object import DataObject, Element
+from dcd.manifest.values import BadValue
+from statemachine.plan import Json
+
+_XML_SAFE = re.compile("[\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]*")
+
+
+class DataObjectDict(DataObject, tag="data_dictionary"):
+    """A named dictionary in the DOC."""
+
+    data_dict: dict[str, Json] = field(default_factory=dict)
+
+    def __init__(self, name: str, data_dict: Mapping[str, Json] | None = None) -> None:
+        super().__init__(name=name)
+        self.data_dict = dict(data_dict or {})
+
+    def __getitem__(self, key: str) -> Json:
+        return self.data_dict[key]
+
+    def __setitem__(self, key: str, value: Json) -> None:
+        self.data_dict[key] = value
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.data_dict
+
+    def get(self, key: str, default: Json = None) -> Json:
+        """The value of the key, or the default."""
+        return self.data_dict.get(key, default)
+
+    def __getattr__(self, name: str) -> Json:
+        try:
+            return self.__dict__["data_dict"][name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    @classmethod
+    def from_xml(cls, element: Element) -> Self:
+        values: dict[str, Json] = {}
+        for data in element.iterchildren("data"):
+            key, content = data.get("name"), data.text or ""
+            if key is None:
+                raise BadValue("", "given: <data> needs name")
+            values[key] = json.loads(content) if data.get("type") == "json" else content
+        return cls(element.get("name") or cls.TAG, values)
+
+    def to_xml(self) -> Element:
+        element = etree.Element(self.TAG, name=self.name)
+        for key in sorted(self.data_dict):
+            value = self.data_dict[key]
+            data = etree.SubElement(element, "data", name=key)
+            if isinstance(value, str) and _XML_SAFE.fullmatch(value):
+                data.text = value
+            else:
+                data.set("type", "json")
+                data.text = json.dumps(value, sort_keys=True)
+        return element
+
+    @classmethod
+    def consumes(cls, element: Element) -> bool:
+        return bool(element.tag == "data")

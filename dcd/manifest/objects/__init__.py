@@ -1,0 +1,92 @@
+"""Typed data objects for every section of a manifest; attributes are named as in the XML."""
+
+from dcd.manifest.data_dict import DataObjectDict
+from dcd.manifest.objects.boot import BootEntry, BootMods
+from dcd.manifest.objects.configuration import (
+    Configuration,
+    Interface,
+    Password,
+    User,
+    Validation,
+)
+from dcd.manifest.objects.distro import (
+    DC,
+    Distro,
+    DistroSpec,
+    ImgParams,
+    MaxSize,
+    MediaIm,
+    Parameter,
+    VmController,
+    VmFormat,
+    VmIm,
+    VmNetwork,
+)
+from dcd.manifest.objects.execution import Arg, ArgList, Args, CheckpointSpec, Execution, Kwargs
+from dcd.manifest.objects.software import (
+    Destination,
+    Dir,
+    Facet,
+    Image,
+    ImgType,
+    Mirror,
+    Origin,
+    Property,
+    Publisher,
+    Repository,
+    Software,
+    SoftwareData,
+    Source,
+    Variant,
+)
+from dcd.manifest.objects.target import (
+    BE,
+    DatasetOptions,
+    Disk,
+    DiskImage,
+    DiskKeyword,
+    DiskName,
+    DiskProp,
+    Filesystem,
+    Format,
+    GptPartition,
+    Iscsi,
+    Logical,
+    Option,
+    Options,
+    Partition,
+    PoolOptions,
+    Size,
+    Slice,
+    Target,
+    Vdev,
+    Zpool,
+    Zvol,
+)
+from dcd.manifest.registry import Registry
+
+BUILTIN = Registry().adding(
+    DC, Parameter, Distro, DistroSpec, ImgParams, MediaIm, MaxSize, BootMods, BootEntry,
+    VmIm, VmFormat, VmController, VmNetwork,
+    Target, Disk, DiskName, DiskProp, DiskKeyword, DiskImage, Iscsi, GptPartition, Partition,
+    Slice, Size, Format, Logical, Zpool, Vdev, Filesystem, Zvol, PoolOptions, DatasetOptions,
+    Options, Option, BE,
+    Software, Destination, Source, Image, ImgType, Facet, Variant, Property, Dir, Publisher,
+    Origin, Mirror, Repository, SoftwareData,
+    Execution, CheckpointSpec, Args, Kwargs, Arg, ArgList,
+    Configuration, Validation, User, Password, Interface,
+    DataObjectDict,
+)  # fmt: skip
+"""The registry of the project's own data objects."""
+
+__all__ = [
+    "BE", "BUILTIN", "DC", "Arg", "ArgList", "Args", "BootEntry", "BootMods", "CheckpointSpec",
+    "Configuration", "DataObjectDict", "DatasetOptions", "Destination", "Dir", "Disk",
+    "DiskImage", "DiskKeyword", "DiskName", "DiskProp", "Distro", "DistroSpec", "Execution",
+    "Facet", "Filesystem", "Format", "GptPartition", "Image", "ImgParams", "ImgType",
+    "Interface", "Iscsi", "Kwargs", "Logical", "MaxSize", "MediaIm", "Mirror", "Option",
+    "Options", "Origin", "Parameter", "Partition", "Password", "PoolOptions", "Property",
+    "Publisher", "Repository", "Size", "Slice", "Software", "SoftwareData", "Source", "Target",
+    "User", "Validation", "Variant", "Vdev", "VmController", "VmFormat", "VmIm", "VmNetwork",
+    "Zpool", "Zvol",
+]  # fmt: skip

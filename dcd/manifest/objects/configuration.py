@@ -1,0 +1,77 @@
+"""Data objects of `configuration`: profiles, files, users and networks that a checkpoint applies."""
+
+from typing import Literal
+
+from dcd.manifest.data_object import DataObject, attribute, many, optional, text
+from dcd.manifest.values import MODE, OWNER, Form
+
+_ACCOUNT = Form(r"[a-z_][a-z0-9_\-]{0,31}\$?", "an account name", "live")
+
+
+class Validation(DataObject, tag="validation"):
+    """A command that checks the source; it gets the source as its last argument."""
+
+    path: str | None = attribute("The command.", default=None)
+    args: str | None = attribute("Its arguments, separated by spaces.", default=None)
+    on_error: str = attribute("What a failed check does: `stop` or `continue`.", default="stop")
+
+
+class Password(DataObject, tag="password"):
+    """A password: as text, hashed, locked, or by reference to where the daemon finds it."""
+
+    hashed: bool = attribute("The text is a crypt(5) hash.", default=False)
+    locked: bool = attribute("No password opens the account.", default=False)
+    file: str | None = attribute(
+        "A file of the daemon's host that holds it; read when it is needed, stored nowhere.",
+        default=None,
+    )
+    env: str | None = attribute(
+        "A variable of the daemon's environment that holds it; stored nowhere.", default=None
+    )
+    text: str = text("The password or hash itself.", default="")
+
+
+class User(DataObject, tag="user", content=(optional(Password),)):
+    """An account in the image: created, or, when it exists, changed."""
+
+    name: str = attribute("The account's name.", form=_ACCOUNT)
+    full_name: str | None = attribute("The person's name.", default=None)
+    uid: int | None = attribute("The user id.", default=None, minimum=0)
+    groups: str = attribute("Groups that it joins, separated by spaces or commas.", default="")
+    home: str | None = attribute("Its home directory.", default=None)
+    shell: str | None = attribute("Its login shell.", default=None)
+
+
+class Interface(DataObject, tag="interface"):
+    """A network interface of the image."""
+
+    match: str = attribute("The interface's name, or a pattern such as `en*`.")
+    dhcp: bool = attribute("Configure it by DHCP.", default=True)
+    address: str | None = attribute(
+        "Addresses with prefix length, separated by spaces.", default=None
+    )
+    gateway: str | None = attribute("The default router.", default=None)
+    dns: str | None = attribute("Name servers, separated by spaces.", default=None)
+    domains: str | None = attribute("Search domains, separated by spaces.", default=None)
+
+
+class Configuration(
+    DataObject,
+    tag="configuration",
+    content=(optional(Validation), many(User), many(Interface)),
+):
+    """Something that the checkpoint of the same name applies: a profile or file, users, interfaces."""
+
+    name: str = attribute("The checkpoint's name.")
+    type: Literal["network", "sysconf", "user", "zone"] | None = attribute(
+        "What kind of configuration it is.", default=None
+    )
+    source: str | None = attribute(
+        "The file to apply or add. A relative path begins at the manifest's directory.",
+        default=None,
+    )
+    dest: str | None = attribute("Where it goes in the image.", default=None)
+    mode: str | None = attribute("The file's mode in the image.", default=None, form=MODE)
+    owner: str | None = attribute(
+        "The file's owner and group in the image.", default=None, form=OWNER
+    )

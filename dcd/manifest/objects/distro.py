@@ -1,0 +1,114 @@
+"""Data objects around the sections: `dc`, `distro`, and the parameters of the image."""
+
+from typing import Literal
+
+from dcd.manifest.data_object import (
+    DataObject,
+    OneOf,
+    attribute,
+    many,
+    one,
+    optional,
+)
+from dcd.manifest.objects.boot import BootMods
+from dcd.manifest.objects.configuration import Configuration
+from dcd.manifest.objects.execution import Execution
+from dcd.manifest.objects.software import Software
+from dcd.manifest.objects.target import Size, Target
+from dcd.manifest.values import IDENTIFIER, SIZE
+
+
+class Parameter(DataObject, tag="parameter"):
+    """A parameter of the manifest, used as `${name}` and set by `--set name=value`."""
+
+    name: str = attribute("Its name.", form=IDENTIFIER)
+    default: str | None = attribute(
+        "Its value when nothing sets it; without it, it must be set.", default=None
+    )
+    description: str | None = attribute("What it is for.", default=None)
+
+
+class MaxSize(DataObject, tag="max_size", content=(one(Size),)):
+    """The most that the image may take."""
+
+
+class MediaIm(DataObject, tag="media_im", content=(optional(BootMods), optional(MaxSize))):
+    """An image on media: a CD, DVD or USB stick."""
+
+
+class VmFormat(DataObject, tag="vm_format"):
+    """A format in which the machine's disk is delivered."""
+
+    type: Literal["raw", "qcow2", "vmdk", "vdi", "vhd", "vhdx", "ova"] = attribute("The format.")
+    subformat: str | None = attribute(
+        "A variety of the format, such as streamOptimized for vmdk.", default=None
+    )
+    compression: str | None = attribute(
+        "Compression inside the format: zlib or zstd.", default=None
+    )
+
+
+class VmController(DataObject, tag="vm_controller"):
+    """A disk controller of the machine."""
+
+    type: Literal["virtio", "scsi", "sata", "nvme", "ide"] = attribute("Its kind.")
+
+
+class VmNetwork(DataObject, tag="vm_network"):
+    """A network adapter of the machine."""
+
+    model: str = attribute("Its model.", default="virtio")
+    network: str = attribute("The network it is connected to.", default="NAT")
+
+
+class VmIm(
+    DataObject,
+    tag="vm_im",
+    content=(
+        optional(BootMods),
+        optional(MaxSize),
+        many(VmFormat),
+        many(VmController),
+        many(VmNetwork),
+    ),
+):
+    """An image that is a virtual machine's disk, and the machine."""
+
+    memory: str | None = attribute("Its memory.", default=None, form=SIZE)
+    cpus: int | None = attribute("How many processors it has.", default=None, minimum=1)
+    firmware: Literal["bios", "uefi", "both"] | None = attribute("Its firmware.", default=None)
+    os_type: str | None = attribute("The operating system, as hypervisors name it.", default=None)
+
+
+class ImgParams(
+    DataObject, tag="img_params", content=(OneOf((one(MediaIm), one(VmIm)), required=True),)
+):
+    """Parameters of the image."""
+
+
+class DistroSpec(DataObject, tag="distro_spec", content=(many(ImgParams),)):
+    """What kind of image the distribution is."""
+
+
+class Distro(
+    DataObject,
+    tag="distro",
+    content=(
+        optional(DistroSpec),
+        many(Target),
+        many(Software),
+        one(Execution),
+        many(Configuration),
+    ),
+):
+    """The distribution: what is in the image and how it is made."""
+
+    name: str = attribute("The image's name; also the volume id of its ISO.")
+    add_timestamp: bool = attribute("Add the time to the names of media files.", default=False)
+    http_proxy: str | None = attribute(
+        "The proxy through which packages are fetched.", default=None
+    )
+
+
+class DC(DataObject, tag="dc", content=(many(Parameter), one(Distro))):
+    """The manifest of a distribution constructor."""

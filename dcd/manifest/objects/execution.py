@@ -1,0 +1,75 @@
+"""Data objects of `execution`: the checkpoints, in order, and how each is constructed."""
+
+from typing import Literal
+
+from dcd.manifest.data_object import (
+    DataObject,
+    attribute,
+    items,
+    many,
+    optional,
+    some,
+    text,
+)
+from dcd.manifest.values import CHECKPOINT_NAME
+
+
+class Args(DataObject, tag="args"):
+    """The positional argument, as one text."""
+
+    text: str = text("The argument; for a list, words quoted as for a shell.")
+
+
+class Arg(DataObject, tag="arg"):
+    """A keyword argument."""
+
+    name: str = attribute("The argument's name.")
+    text: str = text("Its value.")
+
+
+class ArgList(DataObject, tag="arglist"):
+    """A keyword argument that is a list."""
+
+    name: str = attribute("The argument's name.")
+    argitems: tuple[str, ...] = items("argitem", "One value.")
+
+
+class Kwargs(DataObject, tag="kwargs", content=(many(Arg), many(ArgList))):
+    """The keyword arguments."""
+
+
+class CheckpointSpec(DataObject, tag="checkpoint", content=(optional(Args), optional(Kwargs))):
+    """One step of the build and the constructor of its checkpoint."""
+
+    name: str = attribute("Its name, unique in the manifest.", form=CHECKPOINT_NAME)
+    desc: str | None = attribute("One line about it, for lists.", default=None)
+    mod_path: str = attribute("The module, with slashes or dots.")
+    checkpoint_class: str = attribute("The class, or a function that returns a checkpoint.")
+    log_level: Literal["debug", "info", "warning", "error", "critical"] | None = attribute(
+        "How much it logs. No part of the checkpoint's key.", default=None
+    )
+
+    @property
+    def args(self) -> str | None:
+        """The positional argument, or None."""
+        found = self.get_first_child(class_type=Args)
+        return None if found is None else found.text
+
+    @property
+    def kwargs(self) -> dict[str, str | list[str]]:
+        """The keyword arguments: a text from each arg, a list from each arglist."""
+        given: dict[str, str | list[str]] = {}
+        for found in self.get_descendants(class_type=DataObject):
+            if isinstance(found, Arg):
+                given[found.name] = found.text
+            elif isinstance(found, ArgList):
+                given[found.name] = list(found.argitems)
+        return given
+
+
+class Execution(DataObject, tag="execution", content=(some(CheckpointSpec),)):
+    """The checkpoints, in the order in which they run."""
+
+    stop_on_error: bool = attribute(
+        "Stop at the first checkpoint that fails (always so here).", default=True
+    )

@@ -1,0 +1,249 @@
+"""Data objects of `target`: disks, partitions and slices, ZFS pools and what is in them."""
+
+from typing import Literal
+
+from dcd.manifest.data_object import (
+    DataObject,
+    OneOf,
+    attribute,
+    many,
+    one,
+    optional,
+    some,
+)
+from dcd.manifest.values import SIZE, Form, size_bytes
+
+Action = Literal["create", "delete", "preserve"]
+_NUMBER = Form(r"[0-9]+", "a number", "1")
+
+
+class Size(DataObject, tag="size"):
+    """How big the surrounding element is, and where it begins."""
+
+    val: str = attribute("The size with its unit (b, kb, mb, gb, tb, secs).", form=SIZE)
+    start_sector: int | None = attribute(
+        "The first sector; without it, the next free one.", default=None, minimum=0
+    )
+
+    @property
+    def size_bytes(self) -> int:
+        """The size in bytes; sectors count 512."""
+        return size_bytes(self.val)
+
+
+class Format(DataObject, tag="format"):
+    """The file system, or swap space, made in a partition."""
+
+    type: Literal["ext4", "xfs", "btrfs", "vfat", "swap"] = attribute("What is made.")
+    label: str | None = attribute("Its label.", default=None)
+    uuid: str | None = attribute(
+        "Its UUID; without it, one that is derived from the build's key.", default=None
+    )
+    mountpoint: str | None = attribute("Where the installed system mounts it.", default=None)
+    options: str = attribute("Mount options in fstab.", default="defaults")
+
+
+class DiskName(DataObject, tag="disk_name"):
+    """A disk of the host, by name."""
+
+    name: str = attribute("The name.")
+    name_type: Literal["ctd", "volid", "devpath", "devid", "receptacle", "wwn"] = attribute(
+        "What kind of name it is.", default="ctd"
+    )
+
+
+class DiskProp(DataObject, tag="disk_prop"):
+    """The first disk of the host that has these properties."""
+
+    dev_type: str | None = attribute("Its bus: scsi, ata, usb and so on.", default=None)
+    dev_vendor: str | None = attribute("Its vendor.", default=None)
+    dev_chassis: str | None = attribute("Its chassis.", default=None)
+    dev_size: str | None = attribute("Its size at least.", default=None, form=SIZE)
+
+
+class DiskKeyword(DataObject, tag="disk_keyword"):
+    """A disk of the host, by its role."""
+
+    key: Literal["boot_disk"] = attribute("The role.")
+
+
+class DiskImage(DataObject, tag="disk_image"):
+    """A disk that is a file: it is made by the build and delivered or converted."""
+
+    name: str = attribute("The file's name, below the media area.")
+    size: str = attribute("The size of the disk.", form=SIZE)
+    sector_size: Literal[512, 4096] = attribute("Bytes of a sector.", default=512)
+    id: str = attribute(
+        "The disk's and its partitions' identifiers: `derived` from the build's key, `random`, or a UUID.",
+        default="derived",
+    )
+
+
+class Iscsi(DataObject, tag="iscsi"):
+    """A disk reached through iSCSI. With `source="manifest"`, target_lun and target_ip are needed."""
+
+    source: Literal["manifest", "dhcp"] = attribute(
+        "Whether the parameters stand here or come from DHCP.", default="manifest"
+    )
+    target_name: str | None = attribute("The target's IQN.", default=None)
+    target_lun: str | None = attribute("The logical unit's number.", default=None)
+    target_port: int | None = attribute("The portal's TCP port.", default=None, minimum=1)
+    target_ip: str | None = attribute("The portal's address.", default=None)
+    initiator_name: str | None = attribute("The initiator's IQN.", default=None)
+    chap_name: str | None = attribute("The CHAP user.", default=None)
+    chap_password: str | None = attribute("The CHAP secret.", default=None)
+
+
+class Slice(DataObject, tag="slice", content=(optional(Size),)):
+    """A slice of a disk or of an MBR partition."""
+
+    name: str = attribute("The slice's number.", form=_NUMBER)
+    action: Action = attribute("What happens to it.", default="create")
+    force: bool = attribute("Create it even when it exists.", default=False)
+    in_zpool: str | None = attribute("The pool that it belongs to.", default=None)
+    in_vdev: str | None = attribute("The vdev of the pool that it belongs to.", default=None)
+    is_swap: bool = attribute("It is swap space.", default=False)
+
+
+class Partition(
+    DataObject, tag="partition", content=(optional(Size), many(Slice), optional(Format))
+):
+    """A partition of a disk with an MBR."""
+
+    name: str = attribute("The partition's number.", default="", form=_NUMBER)
+    action: Literal["create", "delete", "preserve", "use_existing_solaris2"] = attribute(
+        "What happens to it.", default="create"
+    )
+    part_type: str = attribute("The partition type's number.", default="191")
+    in_zpool: str | None = attribute("The pool that it belongs to.", default=None)
+    in_vdev: str | None = attribute("The vdev of the pool that it belongs to.", default=None)
+
+
+class GptPartition(DataObject, tag="gpt_partition", content=(optional(Size), optional(Format))):
+    """A partition of a disk with a GUID partition table. Without a size it takes the rest of the disk."""
+
+    name: str = attribute("The partition's number.", form=_NUMBER)
+    action: Action = attribute("What happens to it.", default="create")
+    force: bool = attribute("Create it even when it exists.", default=False)
+    in_zpool: str | None = attribute("The pool that it belongs to.", default=None)
+    in_vdev: str | None = attribute("The vdev of the pool that it belongs to.", default=None)
+    part_type: str = attribute(
+        "The type: `solaris`, `bios_boot`, `esp`, `linux`, `swap`, or a GUID in braces.",
+        default="solaris",
+    )
+    label: str | None = attribute("The partition's name in the table.", default=None)
+
+
+class Disk(
+    DataObject,
+    tag="disk",
+    content=(
+        OneOf(
+            (one(DiskName), one(DiskProp), one(DiskKeyword), one(DiskImage), one(Iscsi)),
+            required=True,
+        ),
+        OneOf((many(GptPartition), many(Partition), many(Slice))),
+    ),
+):
+    """A disk and how it is divided."""
+
+    in_zpool: str | None = attribute("The pool that the whole disk belongs to.", default=None)
+    in_vdev: str | None = attribute("The vdev of the pool that it belongs to.", default=None)
+    whole_disk: bool = attribute("Give the whole disk to ZFS.", default=False)
+
+
+class Option(DataObject, tag="option"):
+    """A property of a pool or dataset and its value."""
+
+    name: str = attribute("The property.")
+    value: str = attribute("The value.")
+
+
+class Options(DataObject, tag="options", content=(some(Option),)):
+    """Properties of a dataset."""
+
+
+class PoolOptions(DataObject, tag="pool_options", content=(some(Option),)):
+    """Properties of the pool."""
+
+
+class DatasetOptions(DataObject, tag="dataset_options", content=(some(Option),)):
+    """Properties of the pool's top dataset."""
+
+
+class Vdev(DataObject, tag="vdev"):
+    """A group of devices of a pool. Its name matches their `in_vdev`."""
+
+    name: str = attribute("The group's name.")
+    redundancy: Literal[
+        "mirror",
+        "raidz",
+        "raidz1",
+        "raidz2",
+        "raidz3",
+        "spare",
+        "log",
+        "cache",
+        "logmirror",
+        "none",
+    ] = attribute("How the devices share the data.", default="mirror")
+
+
+class Filesystem(DataObject, tag="filesystem", content=(optional(Options),)):
+    """A ZFS file system."""
+
+    name: str = attribute("Its name below the pool (or a path, with in_be).")
+    action: Action = attribute("What happens to it.", default="create")
+    mountpoint: str | None = attribute("Where it is mounted.", default=None)
+    in_be: bool = attribute("It belongs to the boot environment.", default=False)
+
+
+class Zvol(DataObject, tag="zvol", content=(optional(Options), one(Size))):
+    """A ZFS volume."""
+
+    name: str = attribute("Its name below the pool.")
+    action: Literal["create", "delete", "preserve", "use_existing"] = attribute(
+        "What happens to it.", default="create"
+    )
+    use: Literal["none", "swap", "dump"] = attribute("What it is for.", default="none")
+
+
+class BE(DataObject, tag="be", content=(optional(Options),)):
+    """The boot environment that is created."""
+
+    name: str = attribute("Its name.")
+
+
+class Zpool(
+    DataObject,
+    tag="zpool",
+    content=(
+        many(Vdev),
+        many(Filesystem),
+        many(Zvol),
+        optional(PoolOptions),
+        optional(DatasetOptions),
+        optional(BE),
+    ),
+):
+    """A ZFS pool."""
+
+    name: str = attribute("Its name.")
+    action: Literal["create", "delete", "preserve", "use_existing"] = attribute(
+        "What happens to it.", default="create"
+    )
+    is_root: bool = attribute("It holds the system.", default=False)
+    mountpoint: str | None = attribute("Where its top dataset is mounted.", default=None)
+
+
+class Logical(DataObject, tag="logical", content=(many(Zpool),)):
+    """What is made of the disks: pools and datasets."""
+
+    noswap: bool = attribute("Make no swap volume.", default=False)
+    nodump: bool = attribute("Make no dump volume.", default=False)
+
+
+class Target(DataObject, tag="target", content=(many(Disk), optional(Logical))):
+    """Where the image goes: disks, and pools with their datasets."""
+
+    name: str = attribute("A name for it; `desired` in the original's manifests.", default="")

@@ -1,0 +1,133 @@
+"""Path strings: names of places in the DOC, and `%{path}` references in strings.
+
+    /name            children of that name         //name         descendants of that name
+    /name[@Class]    of a class                    /name[#2]      the first two only
+    //name[?3]       no deeper than three          /name.title    an attribute's value
+
+The parts in brackets combine (`[@Disk#2?3]`); without a name, every object matches. Other characters than
+letters, digits, `_`, `-`, `~` are quoted as in a URL (`%2F`), so names with dots and slashes are exact.
+Attributes that begin with an underscore cannot be reached.
+
+Source: the Caiman Unified Design's data object path strings.
+"""
+
+import re
+from typing import Any
+from urllib.parse import quote, unquote
+
+from dcd.manifest.data_object import DataObject
+from dcd.manifest.values import written
+from statemachine.errors import DcdError, NotFound
+
+_STEP = re.compile(
+    r"(?P<axis>//?)(?P<name>[^/\[\].]*)(\[(?P<filter>[^\]]*)\])?(?P<attributes>(\.[A-Za-z][A-Za-z0-9_]*)*)"
+)
+_FILTER = re.compile(r"(@(?P<cls>[A-Za-z_][\w.]*))?(#(?P<count>[0-9]+))?(\?(?P<depth>[0-9]+))?")
+_REFERENCE = re.compile(r"%\{(?P<path>[^}]*)\}")
+
+
+class PathError(DcdError):
+    """A path string that is malformed, names an unknown class, or asks for what no object has."""
+
+    problem, status, exit_code = "invalid-manifest", 422, 8
+
+
+def quote_name(name: str) -> str:
+    """A name as a path string writes it."""
+    return quote(name, safe="").replace(".", "%2E")
+
+
+def object_path(found: DataObject) -> str:
+    """The path from the root to the object; `find_path` on the root finds it (and namesakes beside it)."""
+    if found.parent is None:
+        return ""
+    return f"{object_path(found.parent)}/{quote_name(found.name)}"
+
+
+def find_path(start: DataObject, path: str) -> list[Any]:
+    """The objects, or with a trailing attribute the values, that the path names below `start`; never
+    an empty list. Raises NotFound when nothing matches, PathError when the path is malformed."""
+    found: list[Any] = [start]
+    steps = parse_path(path)
+    for number, step in enumerate(steps):
+        found = [match for parent in found for match in _matches(parent, step, path)]
+        if step["attributes"]:
+            if number < len(steps) - 1:
+                raise PathError(f"{path!r}: an attribute can only be last")
+            for name in step["attributes"][1:].split("."):
+                found = [_attribute(match, name, path) for match in found]
+    if not found:
+        raise NotFound(f"nothing in the DOC matches {path!r}")
+    return found
+
+
+def parse_path(path: str) -> list[re.Match[str]]:
+    """The steps of a path string. Raises PathError when it is malformed."""
+    steps: list[re.Match[str]] = []
+    position = 0
+    text = path.rstrip("/") if path.strip("/") else path
+    while position < len(text):
+        step = _STEP.match(text, position)
+        if step is None or (step["filter"] is not None and not _FILTER.fullmatch(step["filter"])):
+            raise PathError(
+                f"{path!r} is not a path string",
+                f"it is wrong from {text[position:]!r} on",
+                "write /child, //descendant, /name[@Class#count?depth] or /name.attribute",
+            )
+        steps.append(step)
+        position = step.end()
+    if not steps:
+        raise PathError("a path string is empty", "", "write /child or //descendant")
+    return steps
+
+
+def references(text: str) -> list[str]:
+    """The paths that `%{path}` references in the text name."""
+    return [reference["path"] for reference in _REFERENCE.finditer(text)]
+
+
+def substitute(start: DataObject, text: str, separator: str = ",", quoted: bool = False) -> str:
+    """The text with each `%{path}` replaced by the values found below `start`, joined by `separator`,
+    each in single quotes with `quoted`. Raises NotFound and PathError."""
+
+    def values(reference: re.Match[str]) -> str:
+        found = [
+            match.name if isinstance(match, DataObject) else written(match)
+            for match in find_path(start, reference["path"])
+        ]
+        return separator.join(f"'{value}'" if quoted else value for value in found)
+
+    return _REFERENCE.sub(values, text)
+
+
+def _matches(parent: Any, step: re.Match[str], path: str) -> list[DataObject]:
+    filters = _FILTER.fullmatch(step["filter"] or "")
+    assert filters is not None  # parse_path has matched it
+    class_type = _class(filters["cls"], path) if filters["cls"] else DataObject
+    name = unquote(step["name"]) or None
+    count = int(filters["count"]) if filters["count"] else None
+    depth = int(filters["depth"]) if filters["depth"] else None
+    try:
+        return parent.get_descendants(  # type: ignore[no-any-return]
+            name, class_type, max_depth=1 if step["axis"] == "/" else depth, max_count=count
+        )
+    except ValueError as error:
+        raise PathError(f"{path!r}: {error}") from None
+
+
+def _class(name: str, path: str) -> type[DataObject]:
+    """A class by its own name or by module and name; only data object classes can be named."""
+    pending: list[type[DataObject]] = [DataObject]
+    while pending:
+        cls = pending.pop()
+        if name in (cls.__name__, f"{cls.__module__}.{cls.__qualname__}"):
+            return cls
+        pending.extend(cls.__subclasses__())
+    raise PathError(f"{path!r}: there is no data object class {name!r}")
+
+
+def _attribute(found: Any, name: str, path: str) -> Any:
+    value = getattr(found, name, None)
+    if value is None or callable(value):
+        raise PathError(f"{path!r}: {found!r} has no value {name!r}")
+    return value

@@ -1,0 +1,91 @@
+"""Path strings and `%{path}` references."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dcd.manifest.doc import DataObjectCache, DataObjectDict, PathError, object_path
+from dcd.manifest.objects import BootEntry, BootMods, Software
+from statemachine.errors import NotFound
+
+
+@pytest.fixture
+def doc() -> DataObjectCache:
+    cache = DataObjectCache()
+    menu = BootMods(title="Live", timeout=5)
+    menu.insert_children([BootEntry(title_suffix="one"), BootEntry(title_suffix="two")])
+    cache.volatile.insert_children(
+        [menu, Software(name="ba/init.d", type="CPIO"), DataObjectDict("iso", {"label": "X Y"})]
+    )
+    return cache
+
+
+def test_a_slash_names_children_and_two_slashes_descendants(doc: DataObjectCache) -> None:
+    assert doc.find_path("/volatile/boot_mods") == doc.find_path("//boot_mods")
+    assert len(doc.find_path("//boot_mods/boot_entry")) == 2
+    with pytest.raises(NotFound, match="nothing in the DOC matches '/boot_mods'"):
+        doc.find_path("/boot_mods")
+
+
+def test_bare_slashes_name_everything_and_a_slash_at_the_end_nothing_more(
+    doc: DataObjectCache,
+) -> None:
+    assert doc.find_path("/") == doc.children
+    assert doc.find_path("//") == doc.get_descendants()
+    assert doc.find_path("/volatile/") == [doc.volatile]
+
+
+def test_brackets_filter_by_class_count_and_depth(doc: DataObjectCache) -> None:
+    assert doc.find_path("//[@Software]") == [doc.volatile.children[1]]
+    assert doc.find_path("//[@dcd.manifest.objects.software.Software]") == doc.find_path(
+        "//[@Software]"
+    )
+    assert doc.find_path("//boot_entry[#1].title_suffix") == ["one"]
+    assert len(doc.find_path("//[?1]")) == 2
+    assert len(doc.find_path("//[@BootEntry#1?3]")) == 1
+
+
+def test_an_attribute_ends_a_path(doc: DataObjectCache) -> None:
+    assert doc.find_path("//boot_entry.title_suffix") == ["one", "two"]
+    assert doc.find_path("//iso.label") == ["X Y"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "boot_mods",
+        "//boot_mods[",
+        "//[what]",
+        "//[@NoSuchClass]",
+        "//[#0]",
+        "//[?0]",
+        "//boot_mods.title/x",
+        "//boot_mods._name",
+        "//boot_mods.delete",
+        "//boot_mods.nothing",
+    ],
+)
+def test_a_malformed_path_is_refused(doc: DataObjectCache, path: str) -> None:
+    with pytest.raises(PathError):
+        doc.find_path(path)
+
+
+def test_references_are_replaced_by_values(doc: DataObjectCache) -> None:
+    assert doc.substitute("t=%{//boot_mods.title};") == "t=Live;"
+    assert doc.substitute("%{//boot_entry.title_suffix}") == "one,two"
+    assert (
+        doc.substitute("%{//boot_entry.title_suffix}", separator=" ", quoted=True) == "'one' 'two'"
+    )
+    assert doc.substitute("%{//boot_mods.timeout}%{//iso.label}") == "5X Y"
+    assert doc.substitute("100% {//iso}") == "100% {//iso}"
+    with pytest.raises(NotFound):
+        doc.substitute("%{//nothing.name}")
+
+
+@given(st.text(min_size=1))
+def test_an_objects_own_path_finds_it_whatever_its_name(name: str) -> None:
+    doc = DataObjectCache()
+    found = DataObjectDict(name)
+    doc.volatile.insert_children([DataObjectDict("other"), found])
+    assert [match for match in doc.find_path(object_path(found)) if match is found]
