@@ -17,7 +17,6 @@ from typing import ClassVar
 
 from dcd.manifest.doc import DataObjectCache
 from dcd.platform.process import Completed, run
-
 from statemachine.events import Artifact
 from statemachine.plan import Json
 

@@ -32,6 +32,8 @@ TRANSFER_OPTIONS = ("Acquire::http::Timeout=20", "Acquire::https::Timeout=20", "
 """apt's time limits; the retries are ours, because apt does not retry a 503."""
 
 _POCKETS = ("", "-updates", "-security")
+_NO_LISTS = ("-o", "Dir::State::lists=/nonexistent")
+"""Configured sources can be told without reading megabytes of downloaded lists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,7 @@ def host_sources() -> list[Source]:
     fields = ("TARGET_OF", "CREATED_BY", "REPO_URI", "RELEASE", "COMPONENT", "SOURCESENTRY")
     columns = "\t".join(f"$({name})" for name in fields)
     listing = run(
-        ["apt-get", "indextargets", "--no-release-info", "--format", columns],
+        ["apt-get", *_NO_LISTS, "indextargets", "--no-release-info", "--format", columns],
         capture=True,
         timeout_seconds=60,
     ).stdout
@@ -148,13 +150,10 @@ def source_list(sources: Iterable[Source]) -> str:
 
 def auth_file(sources: Iterable[Source]) -> str:
     """What apt needs to log in: the host's own auth files, then the logins of the sources."""
-    shell = ["apt-config", "shell", "FILE", "Dir::Etc::netrc/f", "PARTS", "Dir::Etc::netrcparts/d"]
-    named = dict(
-        word.split("=", 1) for word in shlex.split(run(shell, capture=True).stdout) if "=" in word
-    )
-    files = [Path(named["FILE"])] if named.get("FILE") else []
-    if named.get("PARTS"):
-        files += sorted(Path(named["PARTS"]).glob("*.conf"))
+    main, parts = configured_paths("Dir::Etc::netrc/f", "Dir::Etc::netrcparts/d")
+    files = [Path(main)] if main else []
+    if parts:
+        files += sorted(Path(parts).glob("*.conf"))
     texts = []
     for file in files:
         # Unreadable for this user: apt run as this user would not see it either.
@@ -166,6 +165,15 @@ def auth_file(sources: Iterable[Source]) -> str:
             user, password = source.login
             texts.append(f"machine {where} login {user} password {password}\n")
     return "\n".join(texts)
+
+
+def configured_paths(*options: str) -> list[str]:
+    """The paths that the host's apt is configured with, one for each option (as `apt-config shell`
+    takes them: `Dir::Etc::netrc/f`); "" for one that is not set."""
+    words = [word for number, option in enumerate(options) for word in (f"P{number}", option)]
+    output = shlex.split(run(["apt-config", "shell", *words], capture=True).stdout)
+    values = dict(word.split("=", 1) for word in output)
+    return [values.get(f"P{number}", "") for number in range(len(options))]
 
 
 def transfer_settings(http_proxy: str = "") -> str:

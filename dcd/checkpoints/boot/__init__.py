@@ -1,0 +1,1 @@
+"""The boot archive and the boot menu."""

@@ -1,0 +1,146 @@
+"""`DebianBootArchive`: kernel and initramfs of the image, into the boot archive area.
+
+The initramfs is made once, here, with the image's own initramfs-tools and hooks (live-boot makes
+it one that boots a live medium), for any machine (MODULES=most). Results: boot_archive/vmlinuz and
+boot_archive/initrd.img; the kernel's version goes into the DOC's persistent part. The image
+area itself is left as it was.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Literal
+
+from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
+from dcd.manifest.doc import DataObjectCache, DataObjectDict
+from dcd.platform.chroot import Inside, chroot
+from dcd.platform.inside import exists, resolve, write
+from statemachine.errors import CheckpointError, InvalidManifest
+
+_SETTINGS = "etc/initramfs-tools/conf.d/zz-dcd"
+_RESULT = "dcd-initrd.img"
+_LEVELS = {"zstd": range(1, 20), "gzip": range(1, 10), "xz": range(10), "lz4": range(1, 13)}
+
+
+class DebianBootArchive(Checkpoint):
+    """Make the boot archive of a Debian image.
+
+    `kernel` is a kernel version to choose where several are installed (as in /boot/vmlinuz-VERSION).
+    `compression_type` is zstd, gzip, xz or lz4 and needs the program of that name in the image; `auto`
+    is zstd where the image has it, else gzip. `compression_level` is the compressor's own.
+    """
+
+    DESCRIPTION = "Make the boot archive: kernel and initramfs"
+    VERSION = 1
+
+    def __init__(
+        self,
+        name: str,
+        kernel: str | None = None,
+        compression_type: Literal["auto", "zstd", "gzip", "xz", "lz4"] = "auto",
+        compression_level: int = 1,
+    ) -> None:
+        super().__init__(name)
+        self.kernel = kernel
+        self.compression_type = compression_type
+        self.compression_level = compression_level
+
+    def needs(self, doc: DataObjectCache) -> Needs:
+        return Needs(tools=("chroot",), disk_bytes=512 << 20)
+
+    def check(self, doc: DataObjectCache) -> None:
+        levels = _LEVELS["gzip" if self.compression_type == "auto" else self.compression_type]
+        if self.compression_level not in levels:
+            raise InvalidManifest(
+                f"{self.name}: compression_level {self.compression_level} is out of range",
+                f"{self.compression_type} has levels {levels[0]} to {levels[-1]}",
+                f'write <arg name="compression_level">{levels[0]}</arg>',
+            )
+
+    def get_progress_estimate(self) -> float:
+        return 8.0
+
+    def execute(self, context: Context, dry_run: bool = False) -> None:
+        if dry_run:
+            context.report(Report(message="would make the initramfs of the installed kernel"))
+            return
+        image = context.pkg_image
+        version = _kernel_version(image, self.kernel)
+        context.report(Report(0.0, f"making the initramfs of kernel {version}"))
+        with chroot(image) as inside:
+            self._make_initramfs(inside, context, version)
+        shutil.copyfile(resolve(image, f"boot/vmlinuz-{version}"), context.boot_archive / "vmlinuz")
+        context.doc.persistent.delete_children(name="boot_archive")
+        context.doc.persistent.insert_children(
+            DataObjectDict("boot_archive", {"kernel_version": version})
+        )
+
+    def _make_initramfs(self, inside: Inside, context: Context, version: str) -> None:
+        compressor = self._compressor(inside)
+        if not inside.has("/usr/sbin/mkinitramfs"):
+            raise CheckpointError(
+                "the image cannot make an initramfs",
+                "/usr/sbin/mkinitramfs is not in the image",
+                "add the package initramfs-tools (or live-boot, for a live image) to the transfer",
+            )
+        settings = write(
+            inside.root,
+            _SETTINGS,
+            f"MODULES=most\nCOMPRESS={compressor}\nCOMPRESSLEVEL={self.compression_level}\n",
+        )
+        result = inside.root / _RESULT
+        try:
+            inside.run(
+                ["mkinitramfs", "-o", f"/{_RESULT}", version],
+                env=context.environment,
+                timeout_seconds=1800,
+            )
+            result.rename(context.boot_archive / "initrd.img")
+        finally:
+            settings.unlink()
+            result.unlink(missing_ok=True)
+
+    def _compressor(self, inside: Inside) -> str:
+        if self.compression_type == "auto":
+            return "zstd" if inside.has("/usr/bin/zstd") else "gzip"
+        # mkinitramfs itself would silently take gzip instead.
+        if not any(inside.has(f"/{at}/{self.compression_type}") for at in ("usr/bin", "bin")):
+            package = {"xz": "xz-utils"}.get(self.compression_type, self.compression_type)
+            raise CheckpointError(
+                f"the image has no {self.compression_type} to compress the initramfs with",
+                "",
+                f'add the package {package} to the transfer, or use compression_type "auto"',
+            )
+        return self.compression_type
+
+
+def _kernel_version(image: Path, wanted: str | None) -> str:
+    """The version of the one kernel of the image, or of the wanted one."""
+    found = sorted(
+        file.name.removeprefix("vmlinuz-") for file in resolve(image, "boot").glob("vmlinuz-*")
+    )
+    if not found:
+        raise CheckpointError(
+            "the image has no kernel",
+            "there is no /boot/vmlinuz-VERSION in it",
+            "add a kernel to the transfer, such as linux-image-amd64",
+        )
+    if wanted is not None and wanted not in found:
+        raise CheckpointError(
+            f"the image has no kernel {wanted}",
+            f"it has {', '.join(found)}",
+            "correct the argument kernel, or leave it out where there is only one",
+        )
+    if wanted is None and len(found) > 1:
+        raise CheckpointError(
+            "the image has several kernels",
+            ", ".join(found),
+            f'choose one: <arg name="kernel">{found[-1]}</arg>, or install only one',
+        )
+    version = wanted or found[0]
+    if not exists(image, f"lib/modules/{version}"):
+        raise CheckpointError(
+            f"kernel {version} of the image has no modules",
+            f"/lib/modules/{version} is not there",
+            "install the package of the kernel, not only its file",
+        )
+    return version

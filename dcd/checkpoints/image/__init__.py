@@ -1,0 +1,1 @@
+"""Changes to the image area, and its compression."""

@@ -1,0 +1,1 @@
+"""Transfers: what brings software into the image area."""

@@ -1,0 +1,367 @@
+"""`TransferDEB`: Debian packages into the image area, with mmdebstrap.
+
+The state of the repositories (the digests of their InRelease files) is part of the key, and what apt then
+really fetched must have that state, so a layer never holds packages of another one. Everything is
+downloaded first, with retries; the same packages are then installed by mmdebstrap without the network.
+The kernel's packages make no initramfs here (`INITRD=No`): the boot archive checkpoint makes it once.
+
+What the image gets beside the packages: the repositories that it was made from as its own apt
+sources (never with a login in them) with the keyrings that they need; an empty package cache and
+empty lists; no host name, resolver or machine id of the build host.
+"""
+
+import hashlib
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
+from dcd.checkpoints.transfer.deb_progress import Progress
+from dcd.manifest.doc import DataObjectCache, distro, software_for
+from dcd.manifest.objects.software import Image, Repository, Software, SoftwareData
+from dcd.platform.apt import (
+    Source,
+    host_codename,
+    release_digests,
+    source_list,
+    sources_for,
+    split_login,
+)
+from dcd.platform.apt_root import (
+    SOURCES_NAME,
+    Environment,
+    apt_root,
+    download,
+    list_digests,
+    similar_packages,
+    update,
+)
+from dcd.platform.process import ToolFailed, run
+from statemachine.errors import CheckpointError, InvalidManifest
+from statemachine.events import Artifact
+
+_BASE: Mapping[str, tuple[str, ...]] = {
+    "custom": (),
+    "essential": ("?essential",),
+    "apt": ("?essential", "apt"),
+    "minbase": ("?essential", "?priority(required)", "apt"),
+    "important": ("?essential", "?priority(required)", "?priority(important)", "apt"),
+    "standard": (
+        "?essential",
+        "?priority(required)",
+        "?priority(important)",
+        "?priority(standard)",
+        "apt",
+    ),
+}
+"""What mmdebstrap's variants install of themselves, as apt patterns."""
+
+_GIBIBYTE = 1 << 30
+_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+(:[a-z0-9-]+)?([=/][A-Za-z0-9.+:~-]+)?")
+
+
+class TransferDEB(Checkpoint):
+    """Install Debian packages and all they depend on.
+
+    The `software` of the checkpoint's name says which: `repository` (suite, components, uri,
+    signed_by), the image's `variant` and `architecture`, and `software_data` to install and to
+    uninstall; what is listed under `uninstall` is never installed in the first place.
+    """
+
+    DESCRIPTION = "Transfer Debian packages into the image"
+    VERSION = 1
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+
+    def needs(self, doc: DataObjectCache) -> Needs:
+        software = self._software(doc)
+        listed = sum(data.size or 0 for data in software.get_descendants(class_type=SoftwareData))
+        tools = ("mmdebstrap", "apt-get", "apt-helper", "dpkg-query")
+        return Needs(tools=tools, network=True, disk_bytes=listed or _GIBIBYTE)
+
+    def check(self, doc: DataObjectCache) -> None:
+        software = self._software(doc)
+        variant = _variant(software)
+        if variant not in _BASE:
+            raise InvalidManifest(
+                f"{variant!r} is not a variant",
+                _where(software.get_descendants(class_type=Image)[0]),
+                f"use one of {', '.join(_BASE)}",
+            )
+        for data in software.get_descendants(class_type=SoftwareData):
+            if data.action not in ("install", "uninstall"):
+                raise InvalidManifest(
+                    f"{data.action} means nothing for Debian packages",
+                    _where(data),
+                    'use action="install" or "uninstall"',
+                )
+            for name in data.names:
+                if not _PACKAGE.fullmatch(name):
+                    raise InvalidManifest(
+                        f"{name!r} is not a Debian package",
+                        _where(data),
+                        "write NAME, NAME=VERSION or NAME/SUITE, one in each <name>",
+                    )
+        if variant == "custom" and not software.names("install"):
+            raise InvalidManifest(
+                "there is nothing to install",
+                _where(software),
+                "list packages, or use another variant",
+            )
+        for repository in software.get_descendants(class_type=Repository):
+            _check_repository(repository)
+
+    def external_state(self, doc: DataObjectCache) -> Mapping[str, str]:
+        sources = _sources(self._software(doc))
+        state = release_digests(sources, distro(doc).http_proxy or "")
+        for source in sources:
+            if source.signed_by.startswith("/"):
+                state[f"keyring {source.signed_by}"] = _keyring_digest(source)
+        return state
+
+    def get_progress_estimate(self) -> float:
+        return 45.0
+
+    def execute(self, context: Context, dry_run: bool = False) -> None:
+        software = self._software(context.doc)
+        sources = _sources(software)
+        if dry_run:
+            names = ", ".join(source.name for source in sources)
+            count = len(software.names("install"))
+            context.report(Report(message=f"would install {count} listed packages from {names}"))
+            return
+        image = software.get_descendants(class_type=Image)
+        architecture = (image[0].architecture if image else None) or _host_architecture()
+        progress = Progress(context.report)
+        with apt_root(
+            context.pkg_image,
+            context.tmp,
+            sources=sources,
+            architecture=architecture,
+            never=[name.partition("=")[0] for name in software.names("uninstall")],
+            http_proxy=distro(context.doc).http_proxy or "",
+        ) as environment:
+            _keep_host_out(context.pkg_image)
+            update(environment, progress.line)
+            _same_state(context, sources)
+            _download(software, sources, environment, progress)
+            _install(context, software, sources, architecture, progress)
+        _finish(context, sources)
+        _deliver_package_list(context)
+        context.report(Report(fraction=1.0))
+
+    def _software(self, doc: DataObjectCache) -> Software:
+        software = software_for(doc, self.name)
+        if software is None or software.type != "DEB":
+            found = f"it has one of type {software.type}" if software else "it has none"
+            raise InvalidManifest(
+                f"{self.name} needs a <software> of type DEB",
+                found if software is None else f"{_where(software)}: {found}",
+                f'add <software name="{self.name}" type="DEB">...</software>',
+            )
+        return software
+
+
+def _variant(software: Software) -> str:
+    image = software.get_descendants(class_type=Image)
+    return (image[0].variant if image else None) or "minbase"
+
+
+def _where(node: object) -> str:
+    return str(getattr(node, "origin", None) or "")
+
+
+def _check_repository(repository: Repository) -> None:
+    if repository.uri and split_login(repository.uri)[1] is not None:
+        # The manifest is kept in the event log for ever.
+        raise InvalidManifest(
+            "a repository's uri must not hold a login",
+            _where(repository),
+            "put it into the build host's /etc/apt/auth.conf.d/NAME.conf: "
+            "machine HOST/PATH login USER password PASSWORD",
+        )
+    if repository.signed_by and not repository.signed_by.startswith("/"):
+        raise InvalidManifest(
+            f"signed_by must be the absolute path of a keyring, not {repository.signed_by!r}",
+            _where(repository),
+            'for example signed_by="/usr/share/keyrings/debian-archive-keyring.gpg"',
+        )
+
+
+def _sources(software: Software) -> list[Source]:
+    """The sources that the manifest names, in order; those of the host where it names none."""
+    repositories = software.get_descendants(class_type=Repository)
+    if not repositories:
+        return sources_for(host_codename())
+    sources: list[Source] = []
+    for repository in repositories:
+        suite = repository.suite or host_codename()
+        components = tuple(repository.components.split())
+        if repository.uri:
+            kept = () if suite.endswith("/") else components
+            found = [Source(repository.uri, suite, kept, repository.signed_by or "")]
+        else:
+            found = sources_for(suite, components)
+        sources += [source for source in found if source.name not in {s.name for s in sources}]
+    return sources
+
+
+def _keyring_digest(source: Source) -> str:
+    try:
+        return hashlib.sha256(Path(source.signed_by).read_bytes()).hexdigest()
+    except OSError as error:
+        raise CheckpointError(
+            f"the keyring of {source.name} cannot be read",
+            f"{source.signed_by}: {error.strerror}",
+            "install the package that has it (debian-archive-keyring for Debian), or correct "
+            "signed_by in the manifest or in this host's apt sources",
+        ) from error
+
+
+def _host_architecture() -> str:
+    return run(["dpkg", "--print-architecture"], capture=True).stdout.strip()
+
+
+def _keep_host_out(root: Path) -> None:
+    """mmdebstrap copies these two from the host where they are not there yet."""
+    (root / "etc/hostname").write_text("localhost\n")
+    (root / "etc/resolv.conf").touch()
+
+
+def _same_state(context: Context, sources: list[Source]) -> None:
+    expected = {context.external[source.name] for source in sources}
+    if list_digests(context.pkg_image) != expected:
+        raise CheckpointError(
+            "a repository changed while its packages were transferred",
+            "what apt fetched is not the state that was recorded when the checkpoint started: "
+            + ", ".join(source.name for source in sources),
+            "resume the build to try again with the new state",
+        )
+
+
+def _download(
+    software: Software, sources: list[Source], environment: Environment, progress: Progress
+) -> None:
+    wanted = [*_BASE[_variant(software)], *software.names("install")]
+    try:
+        download(environment, wanted, progress.line)
+    except ToolFailed as error:
+        raise _unsolvable(error, software, sources, environment) from error
+
+
+def _unsolvable(
+    error: ToolFailed, software: Software, sources: list[Source], environment: Environment
+) -> CheckpointError:
+    """apt's refusal, told in terms of the manifest."""
+    looked = "looked for in " + ", ".join(
+        f"{source.name} {' '.join(source.components)}" for source in sources
+    )
+    unknown = re.findall(
+        r"^E: (?:Unable to locate package|Couldn't find any package .* '?|Package '?)"
+        r"([a-z0-9][a-z0-9+.:-]*[a-z0-9+])'?(?: has no installation candidate)?$",
+        error.output,
+        re.MULTILINE,
+    )
+    if unknown:
+        lines, hints = [], []
+        for name in dict.fromkeys(unknown):
+            places = [
+                _where(data)
+                for data in software.get_descendants(class_type=SoftwareData)
+                if name in {re.split(r"[=/]", listed)[0] for listed in data.names}
+            ]
+            lines.append(": ".join([*filter(None, places), name]))
+            similar = [found for found in similar_packages(environment, name) if found != name]
+            if similar:
+                hints.append(f"did you mean {' or '.join(similar)} instead of {name}?")
+        never = set(unknown) & set(software.names("uninstall"))
+        if never:
+            hints.append(f"{', '.join(sorted(never))} is listed under uninstall")
+        return CheckpointError(
+            f"there is no package {', '.join(dict.fromkeys(unknown))}",
+            "\n".join([*lines, looked]),
+            " ".join(hints) or "correct the name, or add the repository or component that has it",
+        )
+    return CheckpointError(
+        "apt cannot install what the manifest lists",
+        f"{error.output}\n{looked}",
+        "correct the list of packages, then resume the build with the new manifest",
+    )
+
+
+def _install(
+    context: Context,
+    software: Software,
+    sources: list[Source],
+    architecture: str,
+    progress: Progress,
+) -> None:
+    mirror = context.tmp / SOURCES_NAME.removeprefix("0000")
+    mirror.write_text(source_list(sources))
+    include = software.names("install")
+    context.run(
+        [
+            "mmdebstrap",
+            "--verbose",
+            "--mode=root",
+            "--format=directory",
+            f"--variant={_variant(software)}",
+            f"--architectures={architecture}",
+            # The lists, the cache and apt's settings are in place already.
+            "--skip=check/empty,check/signed-by,update,output/dev",
+            *([f"--include={','.join(include)}"] if include else []),
+            sources[0].suite,
+            context.pkg_image,
+            mirror,
+        ],
+        env={"INITRD": "No"},
+        on_line=progress.line,
+    )
+
+
+def _finish(context: Context, sources: list[Source]) -> None:
+    """Leave in the image the sources that a user of it expects, and nothing of the build host."""
+    root = context.pkg_image
+    etc = root / "etc/apt"
+    shutil.rmtree(root / "var/lib/apt/lists", ignore_errors=True)
+    (root / "var/lib/apt/lists/partial").mkdir(parents=True)
+    (root / "etc/hostname").unlink(missing_ok=True)
+    (root / "etc/resolv.conf").unlink(missing_ok=True)
+    if not (root / "usr/bin/apt-get").exists():
+        return
+    kept = []
+    for source in sources:
+        keyring = source.signed_by
+        if keyring.startswith("/") and not (root / keyring.lstrip("/")).exists():
+            keyring = f"/etc/apt/keyrings/{Path(keyring).name}"
+            (etc / "keyrings").mkdir(exist_ok=True)
+            shutil.copyfile(source.signed_by, root / keyring.lstrip("/"))
+        kept.append(Source(source.uri, source.suite, source.components, keyring, source.trusted))
+    (etc / "sources.list.d/dcd.sources").write_text(source_list(kept))
+    names = ", ".join(source.name for source in kept)
+    context.report(Report(message=f"apt sources of the image: {names}"))
+
+
+def _deliver_package_list(context: Context) -> None:
+    listing = run(
+        [
+            "dpkg-query",
+            f"--admindir={context.pkg_image}/var/lib/dpkg",
+            "--show",
+            "--showformat=${Package}\t${Version}\t${Architecture}\n",
+        ],
+        capture=True,
+    ).stdout.encode()
+    path = context.media / f"{distro(context.doc).name}.packages"
+    path.write_bytes(listing)
+    context.deliver(
+        Artifact(
+            name=path.name,
+            path=str(path.relative_to(context.root)),
+            format="text",
+            size_bytes=len(listing),
+            sha256=hashlib.sha256(listing).hexdigest(),
+        )
+    )

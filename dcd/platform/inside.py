@@ -1,0 +1,107 @@
+"""Files inside an image area, found as the image itself would find them.
+
+A path of the image, and every symbolic link met on its way, is resolved with the image area as the root:
+an absolute link begins at the image area again and `..` cannot leave it. So a link in the image (or
+a path in a manifest) never reaches a file of the build host. Meant for a workspace that nobody else
+changes meanwhile; commands in the image have ended by then.
+"""
+
+import os
+import stat
+from pathlib import Path, PurePath, PurePosixPath
+
+from statemachine.errors import CheckpointError
+
+_MOST_LINKS = 40
+"""As many as Linux follows before it says ELOOP."""
+
+
+def resolve(root: Path, path: str | PurePosixPath) -> Path:
+    """The real file behind a path of the image, all links followed. What does not exist (yet) is taken
+    as it is written. Raises `CheckpointError` for a loop of links."""
+    pending = _parts(path)
+    done: list[str] = []
+    links = 0
+    while pending:
+        part = pending.pop(0)
+        if part == "..":
+            done = done[:-1]
+            continue
+        here = root.joinpath(*done, part)
+        if not here.is_symlink():
+            done.append(part)
+            continue
+        links += 1
+        if links > _MOST_LINKS:
+            raise CheckpointError(f"{path} of the image is a loop of links", str(here))
+        target = here.readlink()
+        if target.is_absolute():
+            done = []
+        pending = _parts(target) + pending
+    return root.joinpath(*done)
+
+
+def entry(root: Path, path: str | PurePosixPath) -> Path:
+    """The directory entry that a path of the image names: links are followed, but not the last part."""
+    parts = _parts(path)
+    if not parts or parts[-1] == "..":
+        return resolve(root, path)
+    return resolve(root, PurePosixPath(*parts[:-1])) / parts[-1]
+
+
+def make_directory(root: Path, path: str | PurePosixPath, mode: int = 0o755) -> Path:
+    """A directory of the image, made with its parents where it is not there. Returns the real one."""
+    directory = resolve(root, path)
+    missing = [
+        part for part in (directory, *directory.parents) if not part.exists() and part != root
+    ]
+    for part in reversed(missing):
+        part.mkdir()
+        part.chmod(mode)
+    if not directory.is_dir():
+        raise CheckpointError(f"{path} of the image is not a directory", str(directory))
+    return directory
+
+
+def write(
+    root: Path,
+    path: str | PurePosixPath,
+    content: str | bytes,
+    *,
+    mode: int = 0o644,
+    owner: tuple[int, int] = (0, 0),
+) -> Path:
+    """Put a file at a path of the image, in place of what is there (a link is replaced, not followed).
+    Missing directories are made. Returns the real file."""
+    parent = make_directory(root, PurePosixPath(path).parent)
+    file = parent / PurePosixPath(path).name
+    if file.is_dir() and not file.is_symlink():
+        raise CheckpointError(f"{path} of the image is a directory, not a file", str(file))
+    file.unlink(missing_ok=True)
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "wb") as stream:
+        stream.write(content.encode() if isinstance(content, str) else content)
+        if os.geteuid() == 0:
+            os.fchown(descriptor, *owner)
+        os.fchmod(descriptor, mode)
+    return file
+
+
+def read(root: Path, path: str | PurePosixPath) -> str | None:
+    """The text of a file of the image, or None when it is not there."""
+    file = resolve(root, path)
+    try:
+        if not stat.S_ISREG(file.stat(follow_symlinks=False).st_mode):
+            return None
+        return file.read_text("utf-8", "surrogateescape")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def exists(root: Path, path: str | PurePosixPath) -> bool:
+    """Whether a path of the image leads to something."""
+    return os.path.lexists(resolve(root, path))
+
+
+def _parts(path: str | PurePath) -> list[str]:
+    return [part for part in PurePosixPath(path).parts if part not in ("/", "//", ".")]

@@ -1,0 +1,88 @@
+"""A bench on which one checkpoint at a time can be tested: a real DOC and a real workspace in tmp_path."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from lxml import etree
+
+from dcd.checkpoints.interface import Checkpoint, Context, Report
+from dcd.manifest.data_object import Element, Origin
+from dcd.manifest.doc import DataObjectCache
+from dcd.manifest.objects import BUILTIN
+from statemachine.events import Artifact
+
+MANIFEST_PATH = "manifest.xml"
+
+
+def doc_of(*elements: str) -> DataObjectCache:
+    """A DOC of the distribution `test` that holds these elements. Lines are those in each text."""
+    doc = DataObjectCache()
+
+    def locate(element: Element) -> Origin:
+        return Origin(MANIFEST_PATH, element.sourceline or 1)
+
+    distro = BUILTIN.read(etree.fromstring('<distro name="test"/>'), locate)
+    doc.volatile.insert_children(distro)
+    distro.insert_children(BUILTIN.read(etree.fromstring(text), locate) for text in elements)
+    return doc
+
+
+@dataclass
+class Bench:
+    """A workspace, and what checkpoints told while they ran in it."""
+
+    root: Path
+    evidence: Path
+    reports: list[Report] = field(default_factory=list)
+    artifacts: list[Artifact] = field(default_factory=list)
+
+    def context(
+        self,
+        doc: DataObjectCache,
+        *,
+        inputs: Mapping[str, Path] | None = None,
+        external: Mapping[str, str] | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> Context:
+        """The context that the engine would hand to a checkpoint."""
+        return Context(
+            root=self.root,
+            doc=doc,
+            evidence=self.evidence,
+            inputs=inputs or {},
+            report=self.reports.append,
+            deliver=self.artifacts.append,
+            environment=environment or {},
+            external=external or {},
+        )
+
+    def execute(
+        self, checkpoint: Checkpoint, *elements: str, inputs: Mapping[str, Path] | None = None
+    ) -> DataObjectCache:
+        """Check and execute a checkpoint on a DOC of these elements, as the engine would."""
+        doc = doc_of(*elements)
+        checkpoint.check(doc)
+        external = checkpoint.external_state(doc)
+        checkpoint.execute(self.context(doc, inputs=inputs, external=external))
+        return doc
+
+    @property
+    def image(self) -> Path:
+        """The image area."""
+        return self.root / "pkg_image"
+
+    def messages(self) -> str:
+        """All that was reported, a line each."""
+        return "\n".join(report.message for report in self.reports if report.message)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    """An empty workspace."""
+    root = tmp_path / "workspace"
+    for area in ("pkg_image", "boot_archive", "media", "tmp"):
+        (root / area).mkdir(parents=True)
+    (tmp_path / "evidence").mkdir()
+    return Bench(root, tmp_path / "evidence")
