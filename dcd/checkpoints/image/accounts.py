@@ -1,0 +1,159 @@
+"""Accounts of an image: users, their groups and passwords, made with the image's own tools.
+
+A password reaches chpasswd(8) on its standard input: it is never on a command line, in the log or in an
+error. Owners of files are looked up in the image, not on the build host.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from dcd.manifest.objects.configuration import Password, User
+from dcd.platform.chroot import Inside
+from dcd.platform.inside import read
+from dcd.platform.process import ToolFailed
+from statemachine.errors import CheckpointError, InvalidManifest
+
+
+def check_user(user: User) -> None:
+    """Raise `InvalidManifest` for a password that says nothing or two things."""
+    password = user.get_first_child(class_type=Password)
+    if password is None:
+        return
+    where = str(password.origin or "")
+    given = [password.text, password.file, password.env]
+    count = sum(1 for value in given if value) + password.locked
+    if count != 1:
+        raise InvalidManifest(
+            f"the password of {user.name} is {'given twice' if count else 'empty'}",
+            where,
+            'give either its text, or file="...", or env="...", or locked="true"',
+        )
+    if password.hashed and password.text and not password.text.startswith("$"):
+        raise InvalidManifest(
+            f"the password of {user.name} is no crypt(5) hash",
+            where,
+            "make one with `openssl passwd -6`, or leave out hashed",
+        )
+    if any(mark in password.text for mark in "\n\r"):
+        raise InvalidManifest(f"the password of {user.name} has more than one line", where)
+
+
+def apply_users(inside: Inside, users: Sequence[User]) -> None:
+    """Create the users that the image does not have, change those that it has, and set passwords."""
+    for user in users:
+        _require_groups(inside.root, user)
+        _apply_user(inside, user)
+        password = user.get_first_child(class_type=Password)
+        if password is not None:
+            _set_password(inside, user, password)
+
+
+def owner_ids(root: Path, owner: str) -> tuple[int, int]:
+    """User and group id of `USER[:GROUP]` (names or numbers) in the image. Without a group, the user's
+    own. Raises `CheckpointError` for a name that the image does not have."""
+    user, colon, group = owner.partition(":")
+    accounts = _table(root, "etc/passwd")
+    if user.isdigit():
+        uid = int(user)
+        entry = next((fields for fields in accounts.values() if fields[2] == user), None)
+    else:
+        entry = accounts.get(user)
+        if entry is None:
+            raise _unknown("user", user, owner)
+        uid = int(entry[2])
+    if not colon:
+        return uid, int(entry[3]) if entry else uid
+    if group.isdigit():
+        return uid, int(group)
+    fields = _table(root, "etc/group").get(group)
+    if fields is None:
+        raise _unknown("group", group, owner)
+    return uid, int(fields[2])
+
+
+def _unknown(kind: str, name: str, owner: str) -> CheckpointError:
+    return CheckpointError(
+        f"the image has no {kind} {name}",
+        f"it is the owner of a file to add: {owner}",
+        f"correct the owner, or add the {kind} (or the package that makes it) to the image",
+    )
+
+
+def _table(root: Path, path: str) -> dict[str, list[str]]:
+    lines = (read(root, path) or "").splitlines()
+    return {line.split(":")[0]: line.split(":") for line in lines if line.count(":") >= 3}
+
+
+def _groups(user: User) -> list[str]:
+    return user.groups.replace(",", " ").split()
+
+
+def _require_groups(root: Path, user: User) -> None:
+    missing = [name for name in _groups(user) if name not in _table(root, "etc/group")]
+    if missing:
+        raise CheckpointError(
+            f"the image has no group {', '.join(missing)}",
+            f"{user.origin or ''} user {user.name} is to join it".strip(),
+            "correct the name, or add the package that makes the group",
+        )
+
+
+def _apply_user(inside: Inside, user: User) -> None:
+    exists = user.name in _table(inside.root, "etc/passwd")
+    options: list[str] = []
+    for option, value in (
+        ("--comment", user.full_name),
+        ("--uid", user.uid),
+        ("--home-dir" if not exists else "--home", user.home),
+        ("--shell", user.shell),
+    ):
+        if value is not None:
+            options += [option, str(value)]
+    if exists:
+        if groups := _groups(user):
+            options += ["--append", "--groups", ",".join(groups)]
+        if options:
+            inside.run(["usermod", *options, user.name])
+        return
+    if groups := _groups(user):
+        options += ["--groups", ",".join(groups)]
+    inside.run(["useradd", "--create-home", *options, user.name])
+
+
+def _set_password(inside: Inside, user: User, password: Password) -> None:
+    if password.locked:
+        inside.run(["usermod", "--lock", user.name])
+        return
+    secret = _secret(user, password)
+    encrypted = ["--encrypted"] if password.hashed else []
+    try:
+        inside.run(["chpasswd", *encrypted], stdin=f"{user.name}:{secret}\n".encode())
+    except ToolFailed as error:
+        raise CheckpointError(
+            f"the password of {user.name} could not be set",
+            error.details.replace(secret, "********"),
+        ) from None
+
+
+def _secret(user: User, password: Password) -> str:
+    if password.file is not None:
+        try:
+            secret = Path(password.file).read_text().rstrip("\n")
+        except OSError as error:
+            raise _no_secret(user, f"{password.file}: {error.strerror}") from error
+    elif password.env is not None:
+        secret = os.environ.get(password.env, "")
+    else:
+        secret = password.text
+    if not secret or "\n" in secret:
+        raise _no_secret(user, "it is empty or has more than one line")
+    return secret
+
+
+def _no_secret(user: User, details: str) -> CheckpointError:
+    return CheckpointError(
+        f"the password of {user.name} is not to be had",
+        details,
+        "make the file readable or the variable known to the daemon, then resume the build",
+    )

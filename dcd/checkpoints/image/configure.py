@@ -1,0 +1,244 @@
+"""`DebianPrePkgImgMod`: the image area becomes the system that the manifest describes.
+
+Host name, locale, time zone, users, network, console, services and files to add; at the end, what
+must not be the same on every machine that starts from the image (machine id, lists of packages) is
+taken out. Files are written beneath the image area whatever links are in it, and programs run inside it.
+"""
+
+import difflib
+import re
+import shutil
+from pathlib import Path
+
+from dcd.checkpoints.captured import captured_file
+from dcd.checkpoints.image.accounts import apply_users, check_user, owner_ids
+from dcd.checkpoints.image.network import apply_network, check_interface
+from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
+from dcd.manifest.doc import DataObjectCache, configurations_for
+from dcd.manifest.objects.configuration import Configuration, Interface, User
+from dcd.platform.chroot import Inside, chroot
+from dcd.platform.inside import entry, exists, read, resolve, write
+from dcd.platform.process import ToolFailed
+from statemachine.errors import CheckpointError, InvalidManifest
+
+_BUILT_IN_LOCALES = ("C", "POSIX", "C.UTF-8")
+_LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_FORMS = {
+    "hostname": (rf"{_LABEL}(\.{_LABEL})*", "a host name", "debian-live"),
+    "locale": (r"[A-Za-z]+(_[A-Z]+)?(\.[A-Za-z0-9-]+)?(@[a-z]+)?", "a locale", "en_GB.UTF-8"),
+    "timezone": (r"[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*", "a time zone", "Europe/Berlin"),
+    "serial_console": (r"(ttyS|ttyAMA|hvc)[0-9]+(,[0-9]+[a-z0-9]*)?", "a serial line", "ttyS0"),
+}
+
+
+class DebianPrePkgImgMod(Checkpoint):
+    """Configure a Debian image.
+
+    `hostname` is the system's name, `locale` its LANG, `timezone` its zone as in /usr/share/zoneinfo.
+    `serial_console` is a serial line that gets a login prompt. `enable_services` and
+    `disable_services` are units (`ssh` means `ssh.service`). The `configuration`s of the
+    checkpoint's name hold users, network interfaces, and files to add (source, dest, mode, owner).
+    """
+
+    DESCRIPTION = "Configure the image: name, users, network, services, files"
+    VERSION = 1
+
+    def __init__(
+        self,
+        name: str,
+        hostname: str | None = None,
+        locale: str = "C.UTF-8",
+        timezone: str = "Etc/UTC",
+        serial_console: str | None = None,
+        enable_services: tuple[str, ...] = (),
+        disable_services: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(name)
+        self.hostname = hostname
+        self.locale = locale
+        self.timezone = timezone
+        self.serial_console = serial_console
+        self.enable_services = enable_services
+        self.disable_services = disable_services
+
+    def needs(self, doc: DataObjectCache) -> Needs:
+        return Needs(tools=("chroot",), disk_bytes=64 << 20)
+
+    def check(self, doc: DataObjectCache) -> None:
+        for argument, (pattern, expected, example) in _FORMS.items():
+            value = getattr(self, argument)
+            if value is not None and not re.fullmatch(pattern, value):
+                raise InvalidManifest(
+                    f"{self.name}: {argument} {value!r} is not {expected}",
+                    "",
+                    f'write, for example, <arg name="{argument}">{example}</arg>',
+                )
+        both = set(map(_unit, self.enable_services)) & set(map(_unit, self.disable_services))
+        if both:
+            raise InvalidManifest(
+                f"{self.name}: {', '.join(sorted(both))} is to be both enabled and disabled"
+            )
+        for configuration in configurations_for(doc, self.name):
+            _check_configuration(configuration)
+
+    def get_progress_estimate(self) -> float:
+        return 3.0
+
+    def execute(self, context: Context, dry_run: bool = False) -> None:
+        configurations = configurations_for(context.doc, self.name)
+        users = [user for one in configurations for user in one.get_children(class_type=User)]
+        interfaces = [i for one in configurations for i in one.get_children(class_type=Interface)]
+        files = [one for one in configurations if one.source is not None]
+        if dry_run:
+            context.report(
+                Report(
+                    message=f"would configure {len(users)} users, {len(interfaces)} interfaces "
+                    f"and add {len(files)} files"
+                )
+            )
+            return
+        root = context.pkg_image
+        context.report(Report(0.0, "configuring the image"))
+        with chroot(root) as inside:
+            self._name_the_system(root)
+            self._set_locale(inside)
+            self._set_timezone(root)
+            apply_users(inside, users)
+            for configuration in files:
+                _add_file(context, configuration)
+            services = [*apply_network(root, interfaces), *map(_unit, self.enable_services)]
+            if self.serial_console is not None:
+                services.append(f"serial-getty@{self.serial_console.partition(',')[0]}.service")
+            _switch_services(inside, "enable", services)
+            _switch_services(inside, "disable", list(map(_unit, self.disable_services)))
+        _make_generic(root)
+
+    def _name_the_system(self, root: Path) -> None:
+        lines = ["127.0.0.1\tlocalhost"]
+        if self.hostname is not None:
+            short = self.hostname.partition(".")[0]
+            names = self.hostname if short == self.hostname else f"{self.hostname} {short}"
+            write(root, "etc/hostname", f"{short}\n")
+            lines.append(f"127.0.1.1\t{names}")
+        lines += [
+            "::1\t\tlocalhost ip6-localhost ip6-loopback",
+            "ff02::1\t\tip6-allnodes",
+            "ff02::2\t\tip6-allrouters",
+        ]
+        write(root, "etc/hosts", "\n".join(lines) + "\n")
+
+    def _set_locale(self, inside: Inside) -> None:
+        if self.locale not in _BUILT_IN_LOCALES:
+            _generate_locale(inside, self.locale)
+        write(inside.root, "etc/default/locale", f"LANG={self.locale}\n")
+
+    def _set_timezone(self, root: Path) -> None:
+        zone = f"usr/share/zoneinfo/{self.timezone}"
+        if not resolve(root, zone).is_file():
+            if self.timezone in ("Etc/UTC", "UTC") and not exists(root, "usr/share/zoneinfo"):
+                return  # Without tzdata everything is in UTC anyway.
+            raise CheckpointError(
+                f"the image does not know the time zone {self.timezone}",
+                f"/{zone} is not in it",
+                "correct the name, or add the package tzdata to the transfer",
+            )
+        link = entry(root, "etc/localtime")
+        link.unlink(missing_ok=True)
+        link.symlink_to(f"/{zone}")
+        write(root, "etc/timezone", f"{self.timezone}\n")
+
+
+def _check_configuration(configuration: Configuration) -> None:
+    where = str(configuration.origin or "")
+    if configuration.source is not None and not (configuration.dest or "").startswith("/"):
+        raise InvalidManifest(
+            "a file to add needs dest, an absolute path of the image",
+            where,
+            f'add dest="/etc/{Path(configuration.source).name}"',
+        )
+    for user in configuration.get_children(class_type=User):
+        check_user(user)
+    for interface in configuration.get_children(class_type=Interface):
+        check_interface(interface)
+
+
+def _unit(service: str) -> str:
+    return service if "." in service else f"{service}.service"
+
+
+def _generate_locale(inside: Inside, locale: str) -> None:
+    def plain(name: str) -> str:
+        return name.lower().replace("-", "")
+
+    installed = inside.run(["locale", "-a"], capture=True).stdout.split()
+    if plain(locale) in map(plain, installed):
+        return
+    if not inside.has("/usr/sbin/locale-gen"):
+        raise CheckpointError(
+            f"the image cannot make the locale {locale}",
+            "it has no locale-gen",
+            'add the package locales to the transfer, or use locale "C.UTF-8"',
+        )
+    supported = (read(inside.root, "usr/share/i18n/SUPPORTED") or "").splitlines()
+    line = next((line for line in supported if line.split()[:1] == [locale]), None)
+    if line is None:
+        names = [line.split()[0] for line in supported if line.strip()]
+        similar = difflib.get_close_matches(locale, names, n=2)
+        raise CheckpointError(
+            f"there is no locale {locale}",
+            "it is not in /usr/share/i18n/SUPPORTED of the image",
+            f"did you mean {' or '.join(similar)}?" if similar else "",
+        )
+    write(inside.root, "etc/locale.gen", (read(inside.root, "etc/locale.gen") or "") + f"{line}\n")
+    inside.run(["locale-gen"], timeout_seconds=600)
+
+
+def _add_file(context: Context, configuration: Configuration) -> None:
+    assert configuration.source is not None and configuration.dest is not None
+    source = captured_file(context.inputs, configuration, configuration.source)
+    mode = int(configuration.mode or "0644", 8)
+    owner = owner_ids(context.pkg_image, configuration.owner or "0:0")
+    write(context.pkg_image, configuration.dest, source.read_bytes(), mode=mode, owner=owner)
+
+
+def _switch_services(inside: Inside, verb: str, units: list[str]) -> None:
+    if not units:
+        return
+    if not inside.has("/usr/bin/systemctl"):
+        raise CheckpointError(
+            f"the image cannot {verb} services",
+            "it has no systemctl",
+            "add the package systemd-sysv to the transfer",
+        )
+    for unit in dict.fromkeys(units):
+        try:
+            inside.run(["systemctl", verb, unit], env={"SYSTEMD_OFFLINE": "1"})
+        except ToolFailed as error:
+            listing = inside.run(
+                ["systemctl", "list-unit-files", "--no-legend", "--no-pager"],
+                env={"SYSTEMD_OFFLINE": "1"},
+                capture=True,
+                ok=range(256),
+            ).stdout
+            names = [line.split()[0] for line in listing.splitlines() if line.strip()]
+            similar = [name for name in difflib.get_close_matches(unit, names) if name != unit]
+            raise CheckpointError(
+                f"the image cannot {verb} {unit}",
+                error.output,
+                f"did you mean {' or '.join(similar)}?"
+                if similar
+                else "correct the name, or add the package that has the service",
+            ) from error
+
+
+def _make_generic(root: Path) -> None:
+    """Take out what each machine must make for itself, and what only the build needed."""
+    write(root, "etc/machine-id", "", mode=0o444)
+    entry(root, "var/lib/dbus/machine-id").unlink(missing_ok=True)
+    entry(root, "var/lib/systemd/random-seed").unlink(missing_ok=True)
+    for archive in resolve(root, "var/cache/apt/archives").glob("*.deb"):
+        archive.unlink()
+    lists = resolve(root, "var/lib/apt/lists")
+    if lists.is_dir():
+        shutil.rmtree(lists)
+        (lists / "partial").mkdir(parents=True)

@@ -1,0 +1,113 @@
+"""The network of a Debian image: systemd-networkd, or ifupdown in an image without systemd."""
+
+from collections.abc import Sequence
+from ipaddress import ip_address, ip_interface
+from pathlib import Path
+
+from dcd.manifest.objects.configuration import Interface
+from dcd.platform.inside import entry, exists, write
+from statemachine.errors import CheckpointError, InvalidManifest
+
+
+def check_interface(interface: Interface) -> None:
+    """Raise `InvalidManifest` for addresses that are none, and for an interface without any."""
+    where = str(interface.origin or "")
+    if any(character in interface.match for character in "\n[]="):
+        raise InvalidManifest(f"{interface.match!r} is not the name of an interface", where)
+    if not interface.dhcp and not interface.address:
+        raise InvalidManifest(
+            f"interface {interface.match} gets no address",
+            where,
+            'add dhcp="true", or address="192.0.2.10/24"',
+        )
+    for text in (interface.address or "").split():
+        try:
+            ip_interface(text)
+        except ValueError as error:
+            raise InvalidManifest(
+                f"{text!r} is not an address with prefix length", where
+            ) from error
+        if "/" not in text:
+            raise InvalidManifest(
+                f"the address {text} has no prefix length", where, f'for example "{text}/24"'
+            )
+    for text in [*(interface.dns or "").split(), *(interface.gateway or "").split()]:
+        try:
+            ip_address(text)
+        except ValueError as error:
+            raise InvalidManifest(f"{text!r} is not an address", where) from error
+
+
+def apply_network(root: Path, interfaces: Sequence[Interface]) -> list[str]:
+    """Write the configuration of the interfaces. Returns the services that it needs enabled."""
+    services: list[str] = []
+    if interfaces:
+        if exists(root, "usr/lib/systemd/systemd-networkd"):
+            for number, interface in enumerate(interfaces, start=10):
+                path = f"etc/systemd/network/{number}-dcd.network"
+                write(root, path, _networkd(interface))
+            services.append("systemd-networkd.service")
+        elif exists(root, "usr/sbin/ifup") or exists(root, "sbin/ifup"):
+            text = "".join(_ifupdown(interface) for interface in interfaces)
+            write(root, "etc/network/interfaces.d/dcd", text)
+        else:
+            raise CheckpointError(
+                "the image has nothing to configure its network with",
+                "neither systemd-networkd nor ifupdown is in it",
+                "add the package systemd (or ifupdown) to the transfer",
+            )
+    if _resolver(root, interfaces):
+        services.append("systemd-resolved.service")
+    return services
+
+
+def _resolver(root: Path, interfaces: Sequence[Interface]) -> bool:
+    """A resolv.conf of the image's own. Returns whether systemd-resolved will fill it."""
+    resolved = exists(root, "usr/lib/systemd/systemd-resolved")
+    if resolved:
+        link = entry(root, "etc/resolv.conf")
+        link.unlink(missing_ok=True)
+        link.symlink_to("../run/systemd/resolve/stub-resolv.conf")
+    else:
+        servers = [server for one in interfaces for server in (one.dns or "").split()]
+        domains = [domain for one in interfaces for domain in (one.domains or "").split()]
+        lines = [f"nameserver {server}" for server in dict.fromkeys(servers)]
+        if domains:
+            lines.append(f"search {' '.join(dict.fromkeys(domains))}")
+        write(root, "etc/resolv.conf", "".join(f"{line}\n" for line in lines))
+    return resolved
+
+
+def _networkd(interface: Interface) -> str:
+    lines = ["[Match]", f"Name={interface.match}", "", "[Network]"]
+    if interface.dhcp:
+        lines.append("DHCP=yes")
+    lines += [f"Address={address}" for address in (interface.address or "").split()]
+    lines += [f"Gateway={gateway}" for gateway in (interface.gateway or "").split()]
+    lines += [f"DNS={server}" for server in (interface.dns or "").split()]
+    if interface.domains:
+        lines.append(f"Domains={interface.domains}")
+    return "\n".join(lines) + "\n"
+
+
+def _ifupdown(interface: Interface) -> str:
+    name = interface.match
+    if any(mark in name for mark in "*?"):
+        raise CheckpointError(
+            f"ifupdown cannot configure interfaces by the pattern {name}",
+            str(interface.origin or ""),
+            "name the interface (eth0), or add the package systemd for systemd-networkd",
+        )
+    lines = [f"auto {name}"]
+    if interface.dhcp:
+        lines.append(f"iface {name} inet dhcp")
+    for text in (interface.address or "").split():
+        address = ip_interface(text)
+        lines.append(f"iface {name} {'inet' if address.version == 4 else 'inet6'} static")
+        lines.append(f"    address {text}")
+        lines += [
+            f"    gateway {gateway}"
+            for gateway in (interface.gateway or "").split()
+            if ip_address(gateway).version == address.version
+        ]
+    return "\n".join(lines) + "\n"
