@@ -17,6 +17,9 @@ from statemachine.events import Actor
 _UCRED = struct.Struct("=iII")
 """struct ucred of unix(7): pid_t, uid_t, gid_t."""
 
+_NOBODY = 0xFFFFFFFF
+"""(uid_t)-1: the kernel's answer for a socket without a peer, and the accessors' for an error."""
+
 
 def peer_credentials(connection: socket.socket) -> Actor:
     """The process at the other end of `connection`, an accepted Unix stream socket.
@@ -44,7 +47,7 @@ def _ask(connection: socket.socket) -> tuple[int, int, int]:
     if hasattr(socket, "SO_PEERCRED"):
         answer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
         pid, uid, gid = _UCRED.unpack(answer)
-        if uid == 0xFFFFFFFF:  # what Linux answers for a socket that is not a connected Unix one
+        if uid == _NOBODY:
             raise OSError("the socket has no peer on this host")
         return pid, uid, gid
     if sys.platform == "sunos5":
@@ -58,10 +61,14 @@ def ucred_of(descriptor: int, libc: Any) -> tuple[int, int, int]:
     libc.getpeerucred.restype = ctypes.c_int
     libc.ucred_free.argtypes = [ctypes.c_void_p]
     libc.ucred_free.restype = None
-    for name in ("ucred_getpid", "ucred_geteuid", "ucred_getegid"):
+    for name, answer in (
+        ("ucred_getpid", ctypes.c_int),
+        ("ucred_geteuid", ctypes.c_uint),
+        ("ucred_getegid", ctypes.c_uint),
+    ):
         accessor = getattr(libc, name)
         accessor.argtypes = [ctypes.c_void_p]
-        accessor.restype = ctypes.c_int
+        accessor.restype = answer
     ucred = ctypes.c_void_p()  # NULL: the library allocates
     if libc.getpeerucred(descriptor, ctypes.byref(ucred)) != 0:
         raise OSError(ctypes.get_errno(), "getpeerucred failed")
@@ -71,7 +78,6 @@ def ucred_of(descriptor: int, libc: Any) -> tuple[int, int, int]:
         gid = libc.ucred_getegid(ucred)
     finally:
         libc.ucred_free(ucred)
-    # illumos ids go up to 2^31 - 1; -1 is the accessors' error.
-    if min(uid, gid) < 0:
+    if _NOBODY in (uid, gid):
         raise OSError("the peer's user is unknown")
     return pid, uid, gid

@@ -1,0 +1,89 @@
+"""The daemon's side of systemd: readiness, status, watchdog and inherited sockets.
+
+Source: sd_notify(3), sd_watchdog_enabled(3), sd_listen_fds(3). Without systemd every function does
+nothing. Telling the service manager is never worth a failure of the daemon, so `notify` answers
+whether it was told instead of raising.
+"""
+
+import os
+import socket
+import time
+from collections.abc import MutableMapping
+
+FIRST_INHERITED = 3
+"""SD_LISTEN_FDS_START."""
+
+
+def notify(*assignments: str) -> bool:
+    """Send assignments such as `READY=1` to the service manager. Returns whether it was told."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address.startswith(("/", "@")):
+        return False
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as client:
+            client.setblocking(False)
+            client.sendto("\n".join(assignments).encode(), address)
+    except OSError:
+        return False
+    return True
+
+
+def ready(status: str) -> bool:
+    """The daemon answers on its socket (first start, or the end of a reload)."""
+    return notify("READY=1", f"STATUS={status}")
+
+
+def status(text: str) -> bool:
+    """One line about what the daemon does, for `systemctl status`."""
+    return notify(f"STATUS={text}")
+
+
+def reloading() -> bool:
+    """The daemon reads its settings again; `ready` ends it."""
+    return notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+
+def stopping(status: str) -> bool:
+    """The daemon is stopping."""
+    return notify("STOPPING=1", f"STATUS={status}")
+
+
+def extend_timeout(seconds: float) -> bool:
+    """A start or stop goes on for at least this long from now: the manager is not to give up."""
+    return notify(f"EXTEND_TIMEOUT_USEC={int(seconds * 1_000_000)}")
+
+
+def alive() -> bool:
+    """Feed the watchdog."""
+    return notify("WATCHDOG=1")
+
+
+def watchdog_seconds() -> float | None:
+    """How often to call `alive` (half the limit, as sd_watchdog_enabled(3) advises), or None."""
+    limit = os.environ.get("WATCHDOG_USEC", "")
+    process = os.environ.get("WATCHDOG_PID", str(os.getpid()))
+    if not limit.isdigit() or int(limit) == 0 or process != str(os.getpid()):
+        return None
+    return int(limit) / 2_000_000
+
+
+def inherited_sockets(
+    environment: MutableMapping[str, str] = os.environ, first: int = FIRST_INHERITED
+) -> list[socket.socket]:
+    """The listening sockets that the service manager opened for this process.
+
+    Call once: the variables are removed, so that no child takes them for its own, and the
+    descriptors do not survive an exec.
+    """
+    process = environment.pop("LISTEN_PID", "")
+    count = environment.pop("LISTEN_FDS", "")
+    environment.pop("LISTEN_FDNAMES", None)
+    if process != str(os.getpid()) or not count.isdigit():
+        return []
+    sockets = []
+    for descriptor in range(first, first + int(count)):
+        os.set_inheritable(descriptor, False)
+        sockets.append(socket.socket(fileno=descriptor))
+    return sockets
