@@ -412,6 +412,16 @@ def _fields_of(cls: type[DataObject]) -> tuple[Field, ...]:
     )
 
 
+def attributes_of(element: Element) -> dict[str, str]:
+    """The attributes of an element, by name, in order."""
+    return {str(name): str(value) for name, value in element.attrib.items()}
+
+
+def reads_itself(cls: type[DataObject]) -> bool:
+    """Whether the class reads its element by code of its own, beyond what it declares."""
+    return any("from_xml" in vars(base) for base in cls.__mro__[: cls.__mro__.index(DataObject)])
+
+
 def _matches(candidate: DataObject, name: str | None, class_type: type | None) -> bool:
     return (name is None or candidate.name == name) and (
         class_type is None or isinstance(candidate, class_type)

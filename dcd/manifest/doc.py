@@ -14,7 +14,7 @@ from lxml import etree
 from dcd.manifest.data_dict import DataObjectDict
 from dcd.manifest.data_object import DataObject, Element, Object
 from dcd.manifest.data_object import Origin as SourceOrigin
-from dcd.manifest.objects import BUILTIN, Configuration, Distro, Software
+from dcd.manifest.objects import BUILTIN, CheckpointSpec, Configuration, Distro, Software
 from dcd.manifest.paths import PathError, find_path, object_path, substitute
 from dcd.manifest.registry import Registry, write, write_text
 from statemachine.errors import InvalidManifest
@@ -114,8 +114,13 @@ def configurations_for(doc: DataObjectCache, checkpoint_name: str) -> list[Confi
     return doc.volatile.get_descendants(checkpoint_name, Configuration)
 
 
+def checkpoints_of(doc: DataObjectCache) -> list[CheckpointSpec]:
+    """The checkpoints of the execution section, in order."""
+    return doc.volatile.get_descendants(None, CheckpointSpec)
+
+
 __all__ = [
     "DataObject", "DataObjectCache", "DataObjectDict", "Object", "PathError", "Registry",
-    "SourceOrigin", "configurations_for", "distro", "find_path", "object_path", "software_for",
-    "substitute", "write", "write_text",
+    "SourceOrigin", "checkpoints_of", "configurations_for", "distro", "find_path", "object_path",
+    "software_for", "substitute", "write", "write_text",
 ]  # fmt: skip

@@ -27,6 +27,13 @@ class BadValue(ValueError):
         self.choices = choices
 
 
+class InputPath(str):
+    """The type of an argument that names a file to be captured: the file is read by the client at submit,
+    and a running checkpoint finds its copy as `context.inputs[path]`."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Form:
     """A form of text beyond its type: `pattern` must match all of it, `expected` names it in messages."""
@@ -118,7 +125,8 @@ def expected(annotation: Any) -> str:
     listed = choices(plain)
     if listed:
         return listed[0] if len(listed) == 1 else f"{', '.join(listed[:-1])} or {listed[-1]}"
-    return {int: "a whole number", float: "a number", Path: "a path"}.get(plain, "text")
+    names = {int: "a whole number", float: "a number", Path: "a path", InputPath: "a file's path"}
+    return names.get(plain, "text")
 
 
 def convert(text: str, annotation: Any) -> Any:
@@ -141,7 +149,7 @@ def convert(text: str, annotation: Any) -> Any:
             return number
     if plain in (int, float):
         raise BadValue(text, expected(plain))
-    return Path(text.strip()) if plain is Path else text
+    return plain(text.strip()) if plain in (Path, InputPath) else text
 
 
 def convert_list(items: list[str], annotation: Any) -> Any:

@@ -1,0 +1,265 @@
+"""Checks a tree against the declarations of the data objects: the manifest's grammar.
+
+Every deviation is found in one pass and said in terms of the manifest: what stands where, what may stand
+there, and the corrected snippet. The RELAX NG grammar in `grammar/dc.rng` is generated from the same
+declarations, for editors; a test holds the two together. Pure.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from dcd.manifest.data_object import (
+    DataObject,
+    Element,
+    Field,
+    OneOf,
+    Particle,
+    attributes_of,
+    fields_of,
+    reads_itself,
+)
+from dcd.manifest.diagnostics import Diagnostic, did_you_mean, error, listed
+from dcd.manifest.registry import Registry
+from dcd.manifest.source import Source
+from dcd.manifest.values import BadValue, choices
+
+
+def check_structure(source: Source, registry: Registry) -> list[Diagnostic]:
+    """Everything in the tree that its grammar does not allow."""
+    root = source.root
+    if root.tag == "dc":
+        return list(_Check(source, registry).element(root))
+    if root.tag == "distribution":
+        return [
+            error(
+                source.origin(root),
+                "this manifest is from before the Caiman Unified Design",
+                "Its root element is <distribution>; a manifest's is <dc>.",
+                "convert it: dcctl migrate MANIFEST",
+            )
+        ]
+    return [
+        error(
+            source.origin(root),
+            f"<{root.tag}> is not a manifest",
+            "The root element of a manifest is <dc>.",
+            "<dc><distro name=...>...</distro></dc>",
+        )
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Check:
+    source: Source
+    registry: Registry
+
+    def element(self, element: Element) -> Iterator[Diagnostic]:
+        cls = self.registry.handler(element)
+        assert cls is not None  # the caller has seen to it
+        if reads_itself(cls):
+            yield from self.own_reading(element, cls)
+            return
+        known = fields_of(cls)
+        yield from self.attributes(element, [f for f in known if f.declared.kind == "attribute"])
+        texts = [f for f in known if f.declared.kind == "text"]
+        yield from self.text(element, texts[0] if texts else None)
+        inner = {f.tag: f for f in known if f.declared.kind in ("child", "children")}
+        allowed = {particle.of.TAG for particle in _particles(cls)}
+        for child in element.iterchildren("*"):
+            if child.tag in inner:
+                yield from self.text_child(child)
+            elif self.registry.handler(child) is not None and self.may_stand(child, cls, allowed):
+                yield from self.element(child)
+            else:
+                yield self.stranger(child, element, [*inner, *sorted(allowed)])
+        yield from self.counts(element, cls, list(inner.values()))
+
+    def own_reading(self, element: Element, cls: type[DataObject]) -> Iterator[Diagnostic]:
+        """A class that reads its element itself is asked to do so."""
+        try:
+            cls.from_xml(element)
+        except BadValue as bad:
+            yield error(self.source.origin(element), f"<{element.tag}>: {bad}", _doc(cls))
+
+    def may_stand(self, child: Element, parent: type[DataObject], allowed: set[str]) -> bool:
+        handler = self.registry.handler(child)
+        return child.tag in allowed or (handler is not None and parent.TAG in handler.EXTENDS)
+
+    def attributes(self, element: Element, known: list[Field]) -> Iterator[Diagnostic]:
+        fields = {field.tag: field for field in known}
+        for name, value in attributes_of(element).items():
+            field = fields.get(name)
+            if field is None:
+                yield self.unknown_attribute(element, name, list(fields))
+                continue
+            try:
+                field.parse(value.strip())
+            except BadValue as bad:
+                yield self.bad_value(element, field, value, bad)
+        for field in known:
+            if field.required and field.tag not in element.attrib:
+                values = choices(field.annotation)
+                allowed = f" Allowed: {listed(values)}." if values else ""
+                yield error(
+                    self.source.origin(element),
+                    f"<{element.tag}> needs the attribute {field.tag!r}",
+                    field.declared.doc + allowed,
+                    self.tag_with(element, {field.tag: values[0] if values else "..."}),
+                )
+
+    def unknown_attribute(self, element: Element, name: str, known: list[str]) -> Diagnostic:
+        missing = [candidate for candidate in known if candidate not in element.attrib]
+        meant = did_you_mean(name, missing)
+        return error(
+            self.source.origin(element, name),
+            f"<{element.tag}> has no attribute {name!r}"
+            + (f"; did you mean {meant!r}?" if meant else ""),
+            f"It has {listed(known, 'and')}." if known else "It has no attributes.",
+            self.tag_with(element, {meant or "": element.get(name, "")}, without=name),
+        )
+
+    def bad_value(self, element: Element, field: Field, value: str, bad: BadValue) -> Diagnostic:
+        meant = did_you_mean(value, bad.choices) if bad.choices else None
+        suggestion = meant or (bad.choices[0] if bad.choices else "")
+        if not suggestion and field.declared.form is not None:
+            suggestion = field.declared.form.example.split(",")[0]
+        return error(
+            self.source.origin(element, field.tag),
+            f"{field.tag}={value!r} of <{element.tag}> is not {bad.expected}"
+            + (f"; did you mean {meant!r}?" if meant else ""),
+            field.declared.doc,
+            f'{field.tag}="{suggestion}"' if suggestion else "",
+        )
+
+    def text(self, element: Element, field: Field | None) -> Iterator[Diagnostic]:
+        written = [element.text or "", *(child.tail or "" for child in element)]
+        stray = next((text.strip() for text in written if text.strip()), "")
+        if field is None and stray:
+            yield error(
+                self.source.origin(element),
+                f"<{element.tag}> holds the text {_shortened(stray)!r}",
+                f"<{element.tag}> has elements and attributes only, no text.",
+                "remove the text, or put it into the element that it belongs to",
+            )
+        elif field is not None and field.required and not stray:
+            yield error(
+                self.source.origin(element),
+                f"<{element.tag}> is empty",
+                field.declared.doc,
+                f"<{element.tag}>...</{element.tag}>",
+            )
+
+    def text_child(self, child: Element) -> Iterator[Diagnostic]:
+        for name in attributes_of(child):
+            yield self.unknown_attribute(child, name, [])
+        for inner in child.iterchildren("*"):
+            yield self.stranger(inner, child, [])
+
+    def stranger(self, child: Element, parent: Element, allowed: list[str]) -> Diagnostic:
+        tag = str(child.tag)
+        meant = did_you_mean(tag, allowed)
+        homes = sorted(
+            cls.TAG
+            for cls in self.registry.classes
+            if tag in {particle.of.TAG for particle in _particles(cls)}
+            or tag in {f.tag for f in fields_of(cls) if f.declared.kind in ("child", "children")}
+        )
+        if homes:
+            message = f"<{tag}> does not belong in <{parent.tag}>"
+            suggestion = f"put it into {listed(f'<{home}>' for home in homes)}"
+        else:
+            message = f"there is no element <{tag}>"
+            suggestion = "remove it"
+        if meant and meant != tag:
+            message += f"; did you mean <{meant}>?"
+            suggestion = self.renamed(child, meant)
+        return error(
+            self.source.origin(child),
+            message,
+            f"<{parent.tag}> may hold {listed(f'<{name}>' for name in allowed)}."
+            if allowed
+            else f"<{parent.tag}> may hold no elements.",
+            suggestion,
+        )
+
+    def counts(
+        self, element: Element, cls: type[DataObject], inner: list[Field]
+    ) -> Iterator[Diagnostic]:
+        count = Counter(str(child.tag) for child in element.iterchildren("*"))
+        for field in inner:
+            if field.required and not count[field.tag]:
+                yield self.lacks(element, [field.tag], field.declared.doc)
+            if field.declared.kind == "child" and count[field.tag] > 1:
+                yield self.too_many(element, field.tag)
+        for content in cls.CONTENT:
+            options = content.options if isinstance(content, OneOf) else (content,)
+            present = [option for option in options if count[option.of.TAG]]
+            for option in present:
+                if option.maximum is not None and count[option.of.TAG] > option.maximum:
+                    yield self.too_many(element, option.of.TAG)
+            if len(present) > 1:
+                yield self.mixed(element, [option.of.TAG for option in present])
+            needed = content.required if isinstance(content, OneOf) else content.minimum > 0
+            if needed and not present:
+                yield self.lacks(
+                    element, [option.of.TAG for option in options], _doc(options[0].of)
+                )
+
+    def lacks(self, element: Element, tags: list[str], why: str) -> Diagnostic:
+        return error(
+            self.source.origin(element),
+            f"<{element.tag}> needs {listed(f'<{tag}>' for tag in tags)}",
+            why,
+            f"<{element.tag} ...><{tags[0]} .../></{element.tag}>",
+        )
+
+    def too_many(self, element: Element, tag: str) -> Diagnostic:
+        second = element.findall(tag)[1]
+        first = self.source.origin(element.findall(tag)[0])
+        return error(
+            self.source.origin(second),
+            f"<{element.tag}> holds more than one <{tag}>",
+            f"The first is at {first}.",
+            "keep one of them",
+        )
+
+    def mixed(self, element: Element, tags: list[str]) -> Diagnostic:
+        second = element.find(tags[1])
+        return error(
+            self.source.origin(element if second is None else second),
+            f"<{element.tag}> holds {listed((f'<{tag}>' for tag in tags), 'and')}",
+            "Only one of these may be used.",
+            f"keep either {listed(f'<{tag}>' for tag in tags)}",
+        )
+
+    def tag_with(self, element: Element, new: dict[str, str], without: str = "") -> str:
+        """The element's start tag with attributes added and one left out."""
+        kept = {k: v for k, v in attributes_of(element).items() if k != without}
+        return _start_tag(str(element.tag), {**kept, **{k: v for k, v in new.items() if k}})
+
+    def renamed(self, element: Element, tag: str) -> str:
+        """The element's start tag with another name."""
+        return _start_tag(tag, attributes_of(element))
+
+
+def _particles(cls: type[DataObject]) -> list[Particle]:
+    return [
+        option
+        for content in cls.CONTENT
+        for option in (content.options if isinstance(content, OneOf) else (content,))
+    ]
+
+
+def _start_tag(tag: str, attributes: dict[str, str]) -> str:
+    written = "".join(f' {name}="{_shortened(value)}"' for name, value in attributes.items())
+    return f"<{tag}{written}>"
+
+
+def _doc(cls: type[DataObject]) -> str:
+    return (cls.__doc__ or "").split("\n", 1)[0]
+
+
+def _shortened(text: str) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= 60 else f"{flat[:57]}..."

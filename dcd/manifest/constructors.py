@@ -1,0 +1,295 @@
+"""From `mod_path` and `checkpoint_class` to a checkpoint.
+
+Only these modules may be named: `dcd.checkpoints` and below, those of installed plug-ins (entry-point group
+`dcd.checkpoints`), and those that the daemon's configuration lists. In them, only what the module itself
+defines and declares to be a checkpoint can be called: a concrete `Checkpoint` class, or a function annotated
+to return one. Names of the original resolve through `original_names`. Importing a module runs its code,
+therefore nothing is imported that is not allowed.
+"""
+
+import ast
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any, cast
+
+from dcd.checkpoints.interface import Checkpoint, CheckpointFactory
+from dcd.manifest.arguments import ARGS, BadArguments, Problem, Texts, match_arguments
+from dcd.manifest.data_object import Element, Origin
+from dcd.manifest.diagnostics import Diagnostic, ManifestError, did_you_mean, error, listed, warning
+from dcd.manifest.original_names import COUNTERPARTS
+from dcd.manifest.source import Source
+
+OWN = "dcd.checkpoints"
+GROUP = "dcd.checkpoints"
+
+
+class Unresolved(Exception):
+    """A constructor that cannot be had. `attribute` says which of the two names is at fault;
+    `known` is true for one of the original's whose counterpart is not installed."""
+
+    def __init__(
+        self, attribute: str, message: str, why: str = "", suggestion: str = "", known: bool = False
+    ) -> None:
+        super().__init__(message)
+        self.attribute = attribute
+        self.message = message
+        self.why = why
+        self.suggestion = suggestion
+        self.known = known
+
+
+def plugin_modules() -> tuple[str, ...]:
+    """The modules that installed plug-ins name in the entry-point group `dcd.checkpoints`."""
+    return tuple(sorted({entry.module for entry in entry_points(group=GROUP)}))
+
+
+def resolve(
+    mod_path: str, checkpoint_class: str, allowed: Collection[str] = ()
+) -> CheckpointFactory:
+    """The class or function that the manifest names. `allowed` are further modules; `package.*`
+    allows all below a package. Raises Unresolved."""
+    module_name, name = mod_path.replace("/", ".").removesuffix(".py"), checkpoint_class
+    original = (module_name, name) in COUNTERPARTS
+    if original:
+        module_name, name = COUNTERPARTS[module_name, name]
+    _permit(module_name, mod_path, allowed)
+    if original and _is_absent(module_name):
+        raise Unresolved(
+            "mod_path",
+            f"{checkpoint_class} of {mod_path} is known, but not available in this installation",
+            f"Its counterpart here would be {name} of {module_name.replace('.', '/')}.",
+            "install the package that brings it, or use another checkpoint",
+            known=True,
+        )
+    module = _import(module_name, mod_path)
+    found = getattr(module, name, None)
+    if name.startswith("_") or not _is_factory(found, module):
+        offered = sorted(factories(module))
+        meant = did_you_mean(name, offered)
+        raise Unresolved(
+            "checkpoint_class",
+            f"{mod_path} has no checkpoint {checkpoint_class!r}"
+            + (f"; did you mean {meant!r}?" if meant else ""),
+            f"It has {listed(offered, 'and') or 'none'}.",
+            f'checkpoint_class="{meant or next(iter(offered), "")}"' if offered else "",
+        )
+    return cast(CheckpointFactory, found)
+
+
+def construct(
+    mod_path: str,
+    checkpoint_class: str,
+    name: str,
+    args: Sequence[str] = (),
+    kwargs: Mapping[str, Texts] | None = None,
+    allowed: Collection[str] = (),
+) -> Checkpoint:
+    """The checkpoint, from the texts of the manifest. Raises ManifestError."""
+    try:
+        factory = resolve(mod_path, checkpoint_class, allowed)
+        bound = match_arguments(factory, args, kwargs or {})
+    except Unresolved as failure:
+        raise ManifestError(
+            [error(None, f"{name}: {failure.message}", failure.why, failure.suggestion)]
+        ) from None
+    except BadArguments as failure:
+        raise ManifestError(
+            error(None, f"{name}: {problem.message}", problem.why, problem.suggestion)
+            for problem in failure.problems
+        ) from None
+    values = dict(bound.values)
+    first = [values.pop(bound.positional)] if bound.positional is not None else []
+    checkpoint = factory(name, *first, **values)
+    if not isinstance(checkpoint, Checkpoint):
+        raise ManifestError(
+            [error(None, f"{name}: {checkpoint_class} of {mod_path} makes no checkpoint")]
+        )
+    return checkpoint
+
+
+def check_constructors(
+    source: Source, allowed: Collection[str] = ()
+) -> tuple[list[Diagnostic], list[tuple[str, Origin | None]]]:
+    """What is wrong with the constructors and arguments of all checkpoints in the tree, and the
+    arguments that name files to be captured."""
+    wrong: list[Diagnostic] = []
+    inputs: list[tuple[str, Origin | None]] = []
+    for element in source.root.iter("checkpoint"):
+        mod_path, checkpoint_class = element.get("mod_path"), element.get("checkpoint_class")
+        if not mod_path or not checkpoint_class:
+            continue  # the grammar has said so
+        try:
+            factory = resolve(mod_path.strip(), checkpoint_class.strip(), allowed)
+            bound = match_arguments(factory, *texts_of(element))
+            inputs += [(text, source.origin(element)) for text in bound.inputs.values()]
+        except Unresolved as failure:
+            report = warning if failure.known else error
+            where = source.origin(element, failure.attribute)
+            wrong.append(report(where, failure.message, failure.why, failure.suggestion))
+        except BadArguments as failure:
+            wrong += [_located(problem, element, source) for problem in failure.problems]
+    return wrong, inputs
+
+
+def texts_of(checkpoint: Element) -> tuple[list[str], dict[str, Texts]]:
+    """The texts of a checkpoint element's arguments: positional, and by keyword."""
+    args = [(found.text or "").strip() for found in checkpoint.findall("args")]
+    kwargs: dict[str, Texts] = {}
+    for found in checkpoint.iterfind("kwargs/*"):
+        items = [(item.text or "").strip() for item in found.findall("argitem")]
+        kwargs[found.get("name", "")] = (
+            items if found.tag == "arglist" else (found.text or "").strip()
+        )
+    return args, kwargs
+
+
+def factories(module: ModuleType) -> dict[str, CheckpointFactory]:
+    """The checkpoint classes and functions that a module defines, by name."""
+    return {
+        name: found
+        for name, found in vars(module).items()
+        if not name.startswith("_") and _is_factory(found, module)
+    }
+
+
+def code_digest(factory: CheckpointFactory) -> str:
+    """sha256 (hex) of the code that makes a checkpoint's result: its module, and the modules of the
+    same package that this imports, directly or through one another. Not the interface, nor other
+    packages: a change there that changes results raises the class's VERSION."""
+    digest = hashlib.sha256()
+    for name, content in sorted(_sources(factory.__module__).items()):
+        digest.update(f"{name} {len(content)}\n".encode())
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def _permit(module_name: str, mod_path: str, allowed: Collection[str]) -> None:
+    if not all(part.isidentifier() for part in module_name.split(".")):
+        raise Unresolved(
+            "mod_path",
+            f"mod_path={mod_path!r} does not name a module",
+            "A module is named by its package and itself, with slashes or dots between them.",
+            'mod_path="dcd/checkpoints/custom_script"',
+        )
+    if _matches(module_name, (f"{OWN}.*", *allowed)) or module_name in plugin_modules():
+        return
+    modules = {module.replace(".", "/") for module in own_modules()}
+    meant = did_you_mean(
+        mod_path, modules | {module.replace(".", "/") for module, _ in COUNTERPARTS}
+    )
+    raise Unresolved(
+        "mod_path",
+        f"module {mod_path!r} may not be used" + (f"; did you mean {meant!r}?" if meant else ""),
+        "Checkpoints come from the project, from installed plug-ins, and from the modules that the "
+        "daemon's configuration lists.",
+        f'mod_path="{meant}"' if meant else "have the module added to the configuration",
+    )
+
+
+def _matches(module_name: str, patterns: Collection[str]) -> bool:
+    return any(
+        module_name == pattern
+        or (pattern.endswith(".*") and f"{module_name}.".startswith(pattern[:-1]))
+        for pattern in patterns
+    )
+
+
+def own_modules() -> list[str]:
+    """The project's modules of checkpoints."""
+    package = importlib.import_module(OWN)
+    return [
+        found.name
+        for found in pkgutil.walk_packages(package.__path__, f"{OWN}.")
+        if not found.ispkg and found.name != f"{OWN}.interface"
+    ]
+
+
+def _is_absent(module_name: str) -> bool:
+    try:
+        return importlib.util.find_spec(module_name) is None
+    except ModuleNotFoundError:
+        return True
+
+
+def _import(module_name: str, mod_path: str) -> ModuleType:
+    if _is_absent(module_name):
+        meant = did_you_mean(module_name, own_modules())
+        raise Unresolved(
+            "mod_path",
+            f"there is no module {mod_path!r}"
+            + (f"; did you mean {meant.replace('.', '/')!r}?" if meant else ""),
+            "",
+            f'mod_path="{meant.replace(".", "/")}"'
+            if meant
+            else "dcctl checkpoint-types lists all",
+        )
+    try:
+        return importlib.import_module(module_name)
+    except (ImportError, SyntaxError) as failure:
+        raise Unresolved("mod_path", f"module {mod_path!r} cannot be imported: {failure}") from None
+
+
+def _is_factory(found: Any, module: ModuleType) -> bool:
+    if inspect.isclass(found):
+        return (
+            issubclass(found, Checkpoint)
+            and not inspect.isabstract(found)
+            and found.__module__ == module.__name__
+        )
+    if inspect.isfunction(found) and found.__module__ == module.__name__:
+        made = inspect.signature(found, eval_str=True).return_annotation
+        return inspect.isclass(made) and issubclass(made, Checkpoint)
+    return False
+
+
+def _located(problem: Problem, element: Element, source: Source) -> Diagnostic:
+    """The problem at the argument that it is about, else at the checkpoint."""
+    place = element
+    if problem.argument == ARGS:
+        place = next(iter(element.findall("args")), element)
+    elif problem.argument is not None:
+        place = next(
+            (a for a in element.iterfind("kwargs/*") if a.get("name") == problem.argument), element
+        )
+    message = f"checkpoint {element.get('name', '')!r}: {problem.message}"
+    return error(source.origin(place), message, problem.why, problem.suggestion)
+
+
+def _sources(module_name: str) -> dict[str, bytes]:
+    """The source of a module and of those of its package that it imports, by name."""
+    package = module_name.rpartition(".")[0]
+    found: dict[str, bytes] = {}
+    pending = [module_name]
+    while pending:
+        name = pending.pop()
+        spec = importlib.util.find_spec(name)
+        if name in found or spec is None or spec.origin is None:
+            continue
+        found[name] = Path(spec.origin).read_bytes()
+        pending += [
+            imported
+            for imported in _imports(found[name], name)
+            if imported.startswith(f"{package}.")
+            and imported != f"{OWN}.interface"
+            and not _is_absent(imported)
+        ]
+    return found
+
+
+def _imports(content: bytes, module_name: str) -> Iterator[str]:
+    """Every name that the source could mean by its import statements."""
+    for node in ast.walk(ast.parse(content)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            package = module_name.rpartition(".")[0]
+            base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names)

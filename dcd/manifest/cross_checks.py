@@ -1,0 +1,304 @@
+"""What the grammar cannot say: the parts of a manifest must fit together.
+
+Names of software and configuration have their checkpoint, checkpoints' names are unique, the distribution's
+name can name a volume, lists are not empty, pools and vdevs that disks belong to exist. Each check is a
+generator of diagnostics over the tree. Pure.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+
+from dcd.manifest.data_object import Element, attributes_of
+from dcd.manifest.diagnostics import Diagnostic, did_you_mean, error, listed, warning
+from dcd.manifest.source import Source
+
+VOLUME_ID_LENGTH = 32
+"""Characters of a volume identifier (ISO 9660, 8.4.7; ECMA-119)."""
+
+_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9 _.+\-]*[A-Za-z0-9_+\-])?")
+
+
+def cross_check(source: Source) -> Iterator[Diagnostic]:
+    """Everything that does not fit together."""
+    checks: tuple[Callable[[Source], Iterator[Diagnostic]], ...] = (
+        _distribution_name,
+        _checkpoint_names,
+        _stop_on_error,
+        _software_names,
+        _configuration_names,
+        _package_lists,
+        _repositories,
+        _boot_entries,
+        _configurations,
+        _accounts,
+        _passwords,
+        _interfaces,
+        _devices,
+        _iscsi,
+    )
+    for check in checks:
+        yield from check(source)
+
+
+def _distribution_name(source: Source) -> Iterator[Diagnostic]:
+    for distro in source.root.iter("distro"):
+        name = distro.get("name")
+        if name is None:
+            continue
+        fitting = (
+            re.sub(r"[^A-Za-z0-9_.+\-]+", "-", name).strip("-. ")[:VOLUME_ID_LENGTH] or "my-image"
+        )
+        problem = ""
+        if not name.strip():
+            problem = "the distribution's name is blank"
+        elif len(name) > VOLUME_ID_LENGTH:
+            problem = f"the distribution's name has {len(name)} characters, {VOLUME_ID_LENGTH} at most fit"
+        elif not _NAME.fullmatch(name):
+            problem = (
+                f"the distribution's name {name!r} has characters that a volume's name cannot have"
+            )
+        if problem:
+            yield error(
+                source.origin(distro, "name"),
+                problem,
+                "It is the volume id of the ISO and the name of its file: letters, digits, spaces, "
+                "and any of _ . + -",
+                f'name="{fitting}"',
+            )
+
+
+def _checkpoint_names(source: Source) -> Iterator[Diagnostic]:
+    first: dict[str, Element] = {}
+    for checkpoint in source.root.iter("checkpoint"):
+        name = checkpoint.get("name")
+        if name in first:
+            yield error(
+                source.origin(checkpoint, "name"),
+                f"there are two checkpoints named {name!r}",
+                f"The first is at {source.origin(first[name])}. Names are unique in a manifest.",
+                f'name="{name}-2"',
+            )
+        elif name is not None:
+            first[name] = checkpoint
+
+
+def _stop_on_error(source: Source) -> Iterator[Diagnostic]:
+    for execution in source.root.iter("execution"):
+        if execution.get("stop_on_error", "true").strip() == "false":
+            yield warning(
+                source.origin(execution, "stop_on_error"),
+                "a build stops at the first checkpoint that fails, whatever stop_on_error says",
+                "A layer is only made on top of a completed one.",
+                'stop_on_error="true"',
+            )
+
+
+def _software_names(source: Source) -> Iterator[Diagnostic]:
+    yield from _names_have_checkpoints(source, "software")
+    seen: dict[str, Element] = {}
+    for software in source.root.iter("software"):
+        name = software.get("name")
+        if name is None:
+            yield warning(
+                source.origin(software),
+                "this software has no name, so that no checkpoint transfers it",
+                "The checkpoint of the same name transfers it.",
+                '<software name="CHECKPOINT">',
+            )
+        elif name in seen:
+            yield error(
+                source.origin(software, "name"),
+                f"checkpoint {name!r} has software twice",
+                f"The first is at {source.origin(seen[name])}.",
+                "put all of it into one <software>, or give the other a checkpoint of its own",
+            )
+        else:
+            seen[name] = software
+
+
+def _configuration_names(source: Source) -> Iterator[Diagnostic]:
+    yield from _names_have_checkpoints(source, "configuration")
+
+
+def _names_have_checkpoints(source: Source, tag: str) -> Iterator[Diagnostic]:
+    checkpoints = [found.get("name", "") for found in source.root.iter("checkpoint")]
+    for element in source.root.iter(tag):
+        name = element.get("name")
+        if name is not None and name not in checkpoints:
+            meant = did_you_mean(name, checkpoints)
+            yield error(
+                source.origin(element, "name"),
+                f"<{tag}> is for checkpoint {name!r}, which is not there"
+                + (f"; did you mean {meant!r}?" if meant else ""),
+                f"The checkpoints are {listed(checkpoints, 'and') or 'none'}.",
+                f'name="{meant}"' if meant else f'<checkpoint name="{name}" .../>',
+            )
+
+
+def _package_lists(source: Source) -> Iterator[Diagnostic]:
+    for software in source.root.iter("software"):
+        kind = software.get("type", "IPS").strip()
+        lists = software.findall("software_data")
+        for data in lists:
+            if not len(data):
+                yield error(
+                    source.origin(data),
+                    "this list is empty",
+                    "A <software_data> lists packages or files.",
+                    "<software_data><name>...</name></software_data>",
+                )
+            for item in data:
+                if not (item.text or "").strip():
+                    yield error(source.origin(item), f"<{item.tag}> is empty", "", "remove it")
+        image = software.find("destination/image")
+        created = image is None or image.get("action", "create").strip() == "create"
+        if kind in ("IPS", "DEB") and created and not lists:
+            yield (error if kind == "IPS" else warning)(
+                source.origin(software),
+                f"no packages are listed for {software.get('name', 'this software')!r}",
+                "An image of no packages is empty."
+                if kind == "IPS"
+                else "Only what the variant brings is in the image; that has no kernel.",
+                '<software_data action="install"><name>...</name></software_data>',
+            )
+
+
+def _repositories(source: Source) -> Iterator[Diagnostic]:
+    for repository in source.root.iter("repository"):
+        if repository.get("uri") and not repository.get("suite"):
+            yield error(
+                source.origin(repository, "uri"),
+                "this repository has a uri but no suite",
+                "Without a suite it is not known which packages are meant.",
+                f'<repository uri="{repository.get("uri")}" suite="bookworm"/>',
+            )
+
+
+def _boot_entries(source: Source) -> Iterator[Diagnostic]:
+    for menu in source.root.iter("boot_mods"):
+        defaults = [
+            e for e in menu.iter("boot_entry") if e.get("default_entry", "").strip() == "true"
+        ]
+        for entry in defaults[:-1]:
+            yield warning(
+                source.origin(entry, "default_entry"),
+                "another entry after this one is the default",
+                f"The last one that asks for it is: {source.origin(defaults[-1])}.",
+                'default_entry="false"',
+            )
+
+
+def _configurations(source: Source) -> Iterator[Diagnostic]:
+    for configuration in source.root.iter("configuration"):
+        content = [inner for inner in configuration if inner.tag != "validation"]
+        if not configuration.get("source") and not content:
+            yield error(
+                source.origin(configuration),
+                "this configuration configures nothing",
+                "It has a source (a file), or users or interfaces.",
+                '<configuration name="CHECKPOINT" source="FILE"/>',
+            )
+
+
+def _accounts(source: Source) -> Iterator[Diagnostic]:
+    seen: dict[tuple[str, str], Element] = {}
+    for configuration in source.root.iter("configuration"):
+        for user in configuration.iter("user"):
+            key = (configuration.get("name", ""), user.get("name", ""))
+            if key in seen:
+                yield error(
+                    source.origin(user, "name"),
+                    f"there are two users named {key[1]!r}",
+                    f"The first is at {source.origin(seen[key])}.",
+                    "keep one of them",
+                )
+            seen.setdefault(key, user)
+
+
+def _passwords(source: Source) -> Iterator[Diagnostic]:
+    for password in source.root.iter("password"):
+        ways = [name for name in ("file", "env") if password.get(name)]
+        ways += ["locked"] if password.get("locked", "").strip() == "true" else []
+        ways += ["text"] if (password.text or "").strip() else []
+        if len(ways) != 1:
+            yield error(
+                source.origin(password),
+                f"this password is given by {listed(ways, 'and')}"
+                if ways
+                else "this password is empty",
+                "A password is text, or locked, or named by file or env; one of these.",
+                '<password locked="true"/>',
+            )
+
+
+def _interfaces(source: Source) -> Iterator[Diagnostic]:
+    for interface in source.root.iter("interface"):
+        if interface.get("dhcp", "true").strip() == "false" and not interface.get("address"):
+            yield error(
+                source.origin(interface),
+                "this interface has neither DHCP nor an address",
+                "",
+                f'<interface match="{interface.get("match", "en*")}" dhcp="false" address="192.0.2.7/24"/>',
+            )
+
+
+def _devices(source: Source) -> Iterator[Diagnostic]:
+    for target in source.root.iter("target"):
+        pools = {pool.get("name", ""): pool for pool in target.iter("zpool")}
+        for device in target.iter("disk", "gpt_partition", "partition", "slice"):
+            pool, vdev = device.get("in_zpool"), device.get("in_vdev")
+            if pool is not None and pool not in pools:
+                yield _unknown_device(source, device, "in_zpool", "zpool", pool, list(pools))
+            vdevs = [
+                found.get("name", "")
+                for name, holder in pools.items()
+                if pool in (None, name)
+                for found in holder.iter("vdev")
+            ]
+            if vdev is not None and vdev not in vdevs and (pool is None or pool in pools):
+                yield _unknown_device(source, device, "in_vdev", "vdev", vdev, vdevs)
+            action = device.get("action", "create").strip()
+            if (
+                device.tag == "partition"
+                and not device.get("name")
+                and action != "use_existing_solaris2"
+            ):
+                yield error(
+                    source.origin(device),
+                    "this partition has no number",
+                    "Only with action use_existing_solaris2 it is found without one.",
+                    '<partition name="1">',
+                )
+
+
+def _unknown_device(
+    source: Source, device: Element, attribute: str, kind: str, name: str, known: list[str]
+) -> Diagnostic:
+    meant = did_you_mean(name, known)
+    return error(
+        source.origin(device, attribute),
+        f"there is no {kind} {name!r} in this target"
+        + (f"; did you mean {meant!r}?" if meant else ""),
+        f"It has {listed(known, 'and') or 'none'}.",
+        f'{attribute}="{meant}"' if meant else f'<{kind} name="{name}"/>',
+    )
+
+
+def _iscsi(source: Source) -> Iterator[Diagnostic]:
+    for disk in source.root.iter("iscsi"):
+        given = {name for name in attributes_of(disk) if name != "source"}
+        if disk.get("source", "manifest").strip() == "dhcp":
+            if given:
+                yield error(
+                    source.origin(disk),
+                    f'with source="dhcp", {listed(sorted(map(str, given)), "and")} cannot be given',
+                    "All of it comes from DHCP then.",
+                    '<iscsi source="dhcp"/>',
+                )
+        elif missing := [name for name in ("target_lun", "target_ip") if name not in given]:
+            yield error(
+                source.origin(disk),
+                f"this iSCSI disk needs {listed(missing, 'and')}",
+                'With source="manifest", the target\'s address and unit stand in the manifest.',
+                '<iscsi target_ip="192.0.2.1" target_lun="0"/>',
+            )

@@ -1,0 +1,92 @@
+"""Diagnostics: everything wrong with a manifest, each with its place, the reason and the correction.
+
+A diagnostic is data: it goes to the client as it is. `ManifestError` carries all of them at once, errors
+first in the order of the source. Lines and columns count from 1; 0 means that the place is not known.
+"""
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from dcd.manifest.data_object import Origin
+from statemachine.errors import InvalidManifest
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnostic:
+    """One thing wrong (`error`) or doubtful (`warning`). `message` says what, `why` the rule behind it,
+    `suggestion` what would be right: a corrected snippet or an instruction."""
+
+    severity: Literal["error", "warning"]
+    file: str
+    line: int
+    column: int
+    message: str
+    why: str = ""
+    suggestion: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}: {self.severity}: {self.message}"
+
+
+class ManifestError(InvalidManifest):
+    """A manifest with at least one error; `diagnostics` has all of them, warnings too."""
+
+    def __init__(self, diagnostics: Iterable[Diagnostic]) -> None:
+        self.diagnostics = tuple(diagnostics)
+        errors = [found for found in self.diagnostics if found.severity == "error"]
+        brief = errors[0].message if len(errors) == 1 else f"the manifest has {len(errors)} errors"
+        super().__init__(
+            brief,
+            "\n".join(str(found) for found in self.diagnostics),
+            errors[0].suggestion if len(errors) == 1 else "",
+        )
+
+
+def error(origin: Origin | None, message: str, why: str = "", suggestion: str = "") -> Diagnostic:
+    """An error at a place of the source."""
+    return _at(origin, "error", message, why, suggestion)
+
+
+def warning(origin: Origin | None, message: str, why: str = "", suggestion: str = "") -> Diagnostic:
+    """A warning at a place of the source."""
+    return _at(origin, "warning", message, why, suggestion)
+
+
+def in_order(diagnostics: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:
+    """Without repetitions, errors first, each kind in the order of file, line and column."""
+    return tuple(
+        sorted(
+            dict.fromkeys(diagnostics),
+            key=lambda found: (found.severity, found.file, found.line, found.column),
+        )
+    )
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str | None:
+    """The known word that was probably meant, or None."""
+    candidates = sorted(set(known))
+    folded = {candidate.lower(): candidate for candidate in candidates}
+    if word.lower() in folded:
+        return folded[word.lower()]
+    return next(iter(difflib.get_close_matches(word, candidates, n=1, cutoff=0.6)), None)
+
+
+def listed(words: Iterable[str], conjunction: str = "or") -> str:
+    """The words as an English list: `a, b or c`."""
+    several = list(words)
+    if len(several) < 2:
+        return "".join(several)
+    return f"{', '.join(several[:-1])} {conjunction} {several[-1]}"
+
+
+def _at(
+    origin: Origin | None,
+    severity: Literal["error", "warning"],
+    message: str,
+    why: str,
+    suggestion: str,
+) -> Diagnostic:
+    place = origin or Origin("", 0, 0)
+    return Diagnostic(severity, place.file, place.line, place.column, message, why, suggestion)

@@ -1,0 +1,231 @@
+"""XInclude, resolved by the project's own code from files that the client has sent.
+
+An `xi:include` names a file below the directory of the manifest, or below a configured directory; paths
+below a mapped prefix (`/usr/share/distro_const/`) are looked up in the directory that it is mapped to.
+Nothing is opened here: a file that was not sent is reported as missing, so that the client can send it.
+Loops are refused, and the whole stays within `Limits.max_expanded_bytes`. `parse="text"` includes text;
+`xi:fallback` stands in for a file that the client says it has not; `xpointer` is refused. Pure.
+
+Source: XML Inclusions (XInclude) 1.0, W3C.
+"""
+
+import posixpath
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from urllib.parse import unquote, urlsplit
+
+from lxml import etree
+
+from dcd.manifest.data_object import Element, Origin
+from dcd.manifest.diagnostics import Diagnostic, ManifestError, error
+from dcd.manifest.source import Limits, Source, read
+
+NAMESPACE = "http://www.w3.org/2001/XInclude"
+INCLUDE = (f"{{{NAMESPACE}}}include", "{http://www.w3.org/2003/XInclude}include")
+FALLBACK = (f"{{{NAMESPACE}}}fallback", "{http://www.w3.org/2003/XInclude}fallback")
+_ATTRIBUTES = {"href", "parse", "encoding", "xpointer", "accept", "accept-language"}
+
+
+@dataclass(frozen=True, slots=True)
+class CapturedFile:
+    """A file that the client has sent: its digest, its mode and how to read it."""
+
+    sha256: str
+    mode: int = 0o644
+    read: Callable[[], bytes] = lambda: b""
+
+
+@dataclass(frozen=True, slots=True)
+class MissingInput:
+    """A file that the manifest names: `written` as it stands there, `path` (absolute) where the client
+    finds it. `kind` is `file` or `include`; an `optional` one may be absent."""
+
+    path: str
+    kind: str
+    optional: bool = False
+    line: int = 0
+    written: str = ""
+    file: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Directories:
+    """Where the manifest's files may be. `manifest` is the manifest's own directory; `include` are
+    further directories of includes; `mapped` maps prefixes (with a slash at the end) to directories."""
+
+    manifest: str
+    include: tuple[str, ...] = ()
+    mapped: Mapping[str, str] = field(default_factory=dict)
+
+    def resolve(self, written: str, base: str | None = None) -> str:
+        """The absolute path of a path that the manifest writes, relative to `base` or the manifest's
+        directory, through the longest mapped prefix. Lexical: links are not looked at."""
+        path = posixpath.normpath(posixpath.join(base or self.manifest, written))
+        for prefix in sorted(self.mapped, key=len, reverse=True):
+            if path.startswith(prefix):
+                return posixpath.normpath(posixpath.join(self.mapped[prefix], path[len(prefix) :]))
+        return path
+
+    def may_include(self, path: str) -> bool:
+        """Whether an include may name this absolute path."""
+        allowed = (self.manifest, *self.include, *self.mapped.values())
+        return any(is_below(path, directory) for directory in allowed)
+
+
+def is_below(path: str, directory: str) -> bool:
+    """Whether the normal path is inside the directory."""
+    return posixpath.commonpath([path, posixpath.normpath(directory)]) == posixpath.normpath(
+        directory
+    ) and path != posixpath.normpath(directory)
+
+
+def resolve_includes(
+    source: Source,
+    files: Mapping[str, CapturedFile | None],
+    directories: Directories,
+    limits: Limits,
+) -> tuple[list[Diagnostic], list[MissingInput]]:
+    """Replace every include in the tree by what it names. Returns what is wrong and every include
+    that was met, whether it was there or not; one that is not in `files` stays in the tree."""
+    run = _Run(source, files, directories, limits)
+    run.walk(source.root, (), directories.manifest)
+    return run.diagnostics, run.met
+
+
+class _Run:
+    """One resolution of a whole tree."""
+
+    def __init__(
+        self,
+        source: Source,
+        files: Mapping[str, CapturedFile | None],
+        directories: Directories,
+        limits: Limits,
+    ) -> None:
+        self.source = source
+        self.files = files
+        self.directories = directories
+        self.limits = limits
+        self.diagnostics: list[Diagnostic] = []
+        self.met: list[MissingInput] = []
+        self.expanded_bytes = 0
+
+    def walk(self, element: Element, chain: tuple[str, ...], base: str, depth: int = 1) -> None:
+        for inner in list(element.iterchildren("*")):
+            if depth >= self.limits.max_depth:
+                self.fail(inner, f"the includes nest deeper than {self.limits.max_depth} levels")
+            elif inner.tag in INCLUDE:
+                self.include(inner, chain, base, depth)
+            else:
+                self.walk(inner, chain, base, depth + 1)
+
+    def fail(self, element: Element, message: str, why: str = "", suggestion: str = "") -> None:
+        origin = self.source.origin(element, "href")
+        self.diagnostics.append(error(origin, message, why, suggestion))
+        _replace(element, [], "")
+
+    def include(self, element: Element, chain: tuple[str, ...], base: str, depth: int) -> None:
+        href, parse = element.get("href", ""), element.get("parse", "xml")
+        origin = self.source.origin(element, "href") or Origin("", 0)
+        unknown = [str(name) for name in element.attrib if name not in _ATTRIBUTES]
+        fallbacks = [inner for inner in element if inner.tag in FALLBACK]
+        if unknown or len(element) > len(fallbacks) or len(fallbacks) > 1:
+            return self.fail(
+                element,
+                "xi:include takes href, parse, and at most one xi:fallback",
+                "",
+                '<xi:include href="FILE"/>',
+            )
+        if element.get("xpointer") or parse not in ("xml", "text"):
+            return self.fail(
+                element,
+                "xi:include of parts of a file (xpointer) is not supported",
+                "",
+                "put the part into a file of its own",
+            )
+        parts = urlsplit(href)
+        if not parts.path or parts.scheme not in ("", "file") or parts.netloc or parts.fragment:
+            return self.fail(
+                element,
+                f"xi:include cannot read {href!r}",
+                "Only files are included; nothing is fetched from a network.",
+                "fetch it yourself and include the file",
+            )
+        path = self.directories.resolve(unquote(parts.path), base)
+        if not self.directories.may_include(path):
+            allowed = (self.directories.manifest, *self.directories.include)
+            return self.fail(
+                element,
+                f"xi:include may not read {path}",
+                f"Includes are read from below {', '.join(allowed)} and mapped directories only.",
+                "put the file beside the manifest, or have the directory configured",
+            )
+        if path in chain or len(chain) >= 16:
+            circle = " includes ".join([*chain, path])
+            return self.fail(element, f"the includes never end: {circle}")
+        self.met.append(
+            MissingInput(path, "include", bool(fallbacks), origin.line, href, origin.file)
+        )
+        if path not in self.files:
+            return None
+        captured = self.files[path]
+        if captured is not None:
+            return self.insert(element, path, captured.read(), parse, (*chain, path), depth)
+        if not fallbacks:
+            return self.fail(
+                element,
+                f"there is no file {path}",
+                "",
+                "correct the path, or say with xi:fallback what stands in for it",
+            )
+        self.walk(fallbacks[0], chain, base, depth)
+        return _replace(element, list(fallbacks[0].iterchildren("*")), fallbacks[0].text or "")
+
+    def insert(
+        self,
+        element: Element,
+        path: str,
+        content: bytes,
+        parse: str,
+        chain: tuple[str, ...],
+        depth: int,
+    ) -> None:
+        self.expanded_bytes += len(content)
+        if self.expanded_bytes > self.limits.max_expanded_bytes:
+            return self.fail(
+                element, f"the includes have more than {self.limits.max_expanded_bytes} bytes"
+            )
+        if parse == "text":
+            try:
+                return _replace(element, [], content.decode())
+            except UnicodeDecodeError:
+                return self.fail(element, f"{path} is not text in UTF-8")
+        try:
+            part = read(content, path, self.limits)
+        except ManifestError as failure:
+            self.diagnostics.extend(failure.diagnostics)
+            return _replace(element, [], "")
+        self.source.places.update(part.places)
+        holder = etree.Element("included")
+        holder.append(part.root)
+        self.walk(holder, chain, posixpath.dirname(path), depth)
+        return _replace(element, list(holder), "")
+
+
+def _replace(element: Element, new: list[Element], text: str) -> None:
+    """Put elements and text in the place of an element. Elements and text never stand side by side in
+    a manifest, so that only the text's being there matters, not its place among them."""
+    parent = element.getparent()
+    assert parent is not None  # the root of a manifest is never an include; `load` sees to it
+    tail = text + (element.tail or "")
+    index = parent.index(element)
+    if index:
+        before = parent[index - 1]
+        before.tail = (before.tail or "") + tail
+    else:
+        parent.text = (parent.text or "") + tail
+    element.tail = None
+    parent.remove(element)
+    for offset, inner in enumerate(new):
+        inner.tail = None
+        parent.insert(index + offset, inner)

@@ -1,0 +1,78 @@
+"""Which files a manifest names that are captured at submit, and which it names that are not.
+
+Captured are the source of a configuration, the keyring of a repository (`signed_by`), and arguments of
+checkpoints of type `InputPath`. A relative path begins at the manifest's directory; an absolute one may be
+any that the submitter can read, through the mapped prefixes. Not captured, since they are in the image:
+a path that begins with a token (`{PKG_IMAGE_PATH}/...`), and the source of a `sysconf` configuration below
+`/etc/svc`, `/lib/svc` or `/var/svc`, where packages bring their SMF profiles. Pure.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from dcd.manifest.data_object import Origin
+from dcd.manifest.diagnostics import Diagnostic, error
+from dcd.manifest.doc import DataObjectCache
+from dcd.manifest.includes import CapturedFile, Directories, MissingInput
+from dcd.manifest.objects import Configuration, Repository
+from dcd.manifest.tokens import has_token
+from statemachine.events import InputFile
+
+IN_IMAGE = ("/etc/svc/", "/lib/svc/", "/var/svc/")
+
+
+def is_in_image(configuration: Configuration) -> bool:
+    """Whether the configuration's source is a file of the image, not one that is captured."""
+    source = configuration.source or ""
+    return has_token(source) or (configuration.type == "sysconf" and source.startswith(IN_IMAGE))
+
+
+def named_files(
+    doc: DataObjectCache,
+    arguments: Iterable[tuple[str, Origin | None]],
+    directories: Directories,
+) -> list[MissingInput]:
+    """Every file that is captured, in the order of the manifest, each written path once.
+    `arguments` are the texts of arguments that name files."""
+    named: list[tuple[str, Origin | None]] = []
+    for found in doc.volatile.get_descendants():
+        if isinstance(found, Configuration) and found.source and not is_in_image(found):
+            named.append((found.source, found.origin))
+        elif isinstance(found, Repository) and found.signed_by:
+            named.append((found.signed_by, found.origin))
+    named += [(text, origin) for text, origin in arguments if not has_token(text)]
+    unique: dict[str, MissingInput] = {}
+    for written, origin in named:
+        place = origin or Origin("", 0)
+        path = directories.resolve(written)
+        unique.setdefault(
+            written, MissingInput(path, "file", False, place.line, written, place.file)
+        )
+    return list(unique.values())
+
+
+def absent(
+    named: Iterable[MissingInput], files: Mapping[str, CapturedFile | None]
+) -> list[Diagnostic]:
+    """Errors for files that the client says it has not."""
+    return [
+        error(
+            Origin(wanted.file, wanted.line),
+            f"there is no file {wanted.path}, or it cannot be read",
+            f"It is named {wanted.written!r}; files are read with the rights of who submits.",
+            "correct the path, or make the file readable",
+        )
+        for wanted in named
+        if wanted.path in files and files[wanted.path] is None
+    ]
+
+
+def captured(
+    named: Iterable[MissingInput], files: Mapping[str, CapturedFile | None]
+) -> tuple[InputFile, ...]:
+    """The captured files by the path that the manifest writes, which is how a running checkpoint
+    finds them and how keys name them."""
+    return tuple(
+        InputFile(wanted.written, found.sha256, found.mode)
+        for wanted in named
+        if (found := files.get(wanted.path)) is not None
+    )

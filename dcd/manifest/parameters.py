@@ -1,0 +1,130 @@
+"""Parameters: `<parameter name default>` declares one, `${name}` uses it, `--set` gives it a value.
+
+Replaced in every attribute and text, once: a value is not searched for further references. `$${` stands
+for `${`. In a manifest that declares no parameter, `${...}` in a checkpoint's `args` is left to the shell,
+as in manifests of the original. Pure; works on the tree, in place.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+
+from dcd.manifest.data_object import Element, Origin, attributes_of
+from dcd.manifest.diagnostics import Diagnostic, did_you_mean, error, listed
+from dcd.manifest.source import Limits, Source
+from dcd.manifest.values import IDENTIFIER
+
+_USE = re.compile(r"\$\$\{|\$\{([^}]*)\}?")
+_NOT_XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def substitute_parameters(
+    source: Source, given: Mapping[str, str], limits: Limits
+) -> list[Diagnostic]:
+    """Replace all uses in the tree, declarations apart. Returns what is wrong."""
+    declared = source.root.findall("parameter")
+    values, wrong = _values(source, declared, given)
+    known = {element.get("name", "") for element in declared}
+    budget = limits.max_expanded_bytes
+
+    def replace(text: str, origin: Origin | None, shell: bool) -> str:
+        nonlocal budget
+
+        def value(use: re.Match[str]) -> str:
+            name = use[1]
+            if name is None:
+                return "${"
+            if name in values:
+                return values[name]
+            if name not in known and not (shell and not known):
+                wrong.append(_undefined(name, known, origin))
+            return use[0]
+
+        replaced = _USE.sub(value, text)
+        budget -= max(0, len(replaced) - len(text))
+        if budget < 0:
+            wrong.append(error(origin, "the parameters' values make the manifest too big"))
+            budget = limits.max_expanded_bytes
+            values.clear()
+        return replaced
+
+    for element in source.elements():
+        if element not in declared:
+            _rewrite(element, source, replace)
+    return wrong
+
+
+def escape(root: Element) -> None:
+    """Rewrite a tree so that nothing in it is taken for a parameter."""
+    _everywhere(root, lambda text: text.replace("${", "$${"))
+
+
+def unescape(root: Element) -> None:
+    """Undo `escape`."""
+    _everywhere(root, lambda text: text.replace("$${", "${"))
+
+
+def _everywhere(root: Element, change: Callable[[str], str]) -> None:
+    for element in root.iter("*"):
+        for name, value in attributes_of(element).items():
+            element.set(name, change(value))
+        if element.text:
+            element.text = change(element.text)
+
+
+def _rewrite(
+    element: Element, source: Source, replace: Callable[[str, Origin | None, bool], str]
+) -> None:
+    for name, value in attributes_of(element).items():
+        if "${" in value:
+            element.set(name, replace(value, source.origin(element, name), False))
+    if element.text and "${" in element.text:
+        element.text = replace(element.text, source.origin(element), element.tag == "args")
+
+
+def _values(
+    source: Source, declared: list[Element], given: Mapping[str, str]
+) -> tuple[dict[str, str], list[Diagnostic]]:
+    values: dict[str, str] = {}
+    wrong: list[Diagnostic] = []
+    top = source.origin(source.root)
+    names = {element.get("name", "") for element in declared}
+    for name, value in given.items():
+        if name not in names:
+            meant = did_you_mean(name, names)
+            wrong.append(
+                error(
+                    top,
+                    f"the manifest has no parameter {name!r}",
+                    f"It declares {listed(sorted(names), 'and') or 'none'}.",
+                    f"--set {meant}={value}" if meant else f'<parameter name="{name}"/>',
+                )
+            )
+        elif _NOT_XML.search(value):
+            wrong.append(error(top, f"the value of parameter {name!r} has control characters"))
+    for element in declared:
+        name = element.get("name", "")
+        chosen = given[name] if name in given else element.get("default")
+        if name in values:
+            wrong.append(error(source.origin(element), f"parameter {name!r} is declared twice"))
+        elif chosen is not None and not _NOT_XML.search(chosen):
+            values[name] = chosen
+        elif chosen is None and re.fullmatch(IDENTIFIER.pattern, name):
+            wrong.append(
+                error(
+                    source.origin(element),
+                    f"parameter {name!r} has no value",
+                    "It has no default, so that it must be set.",
+                    f"--set {name}=VALUE",
+                )
+            )
+    return values, wrong
+
+
+def _undefined(name: str, known: set[str], origin: Origin | None) -> Diagnostic:
+    meant = did_you_mean(name, known)
+    return error(
+        origin,
+        f"there is no parameter {name!r}",
+        "${...} is replaced by a parameter's value; $${ stands for the characters ${ themselves.",
+        f"${{{meant}}}" if meant else f'<parameter name="{name}" default="..."/>',
+    )

@@ -1,0 +1,161 @@
+"""From the text of a manifest, as a client sent it, to a DOC.
+
+`load` does everything that can be done with a manifest before a build exists, and finds everything that is
+wrong in one pass: secure parsing, includes, parameters, grammar, cross checks, constructors and their
+arguments, and the files it names. It is pure: it opens nothing. What it needs and was not given it lists, so
+that the client reads it with its own rights and sends it.
+
+`Loaded.canonical` is the manifest as it is stored: includes and parameters resolved, defaults written out,
+comments and formatting gone; `restore` makes an equal DOC from it, without any of the above.
+"""
+
+import posixpath
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from lxml import etree
+
+from dcd.manifest.check import check_structure
+from dcd.manifest.constructors import check_constructors
+from dcd.manifest.cross_checks import cross_check
+from dcd.manifest.data_object import Origin
+from dcd.manifest.diagnostics import Diagnostic, ManifestError, error, in_order
+from dcd.manifest.doc import DataObjectCache
+from dcd.manifest.includes import (
+    INCLUDE,
+    CapturedFile,
+    Directories,
+    MissingInput,
+    resolve_includes,
+)
+from dcd.manifest.inputs import absent, captured, named_files
+from dcd.manifest.objects import BUILTIN
+from dcd.manifest.parameters import escape, substitute_parameters, unescape
+from dcd.manifest.registry import Registry, write
+from dcd.manifest.source import LIMITS, Limits, Source, read
+from dcd.manifest.tokens import check_references
+from statemachine.events import InputFile
+
+ORIGINAL = "/usr/share/distro_const/"
+"""Where the original kept the files that its manifests include."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the daemon's configuration says about manifests.
+
+    `include_directories` may be included from beside the manifest's own; `mapped_directories` maps
+    prefixes of paths to directories where the client finds them; `allowed_modules` may be named by
+    checkpoints beside the project's and plug-ins'.
+    """
+
+    include_directories: tuple[str, ...] = ()
+    mapped_directories: Mapping[str, str] = field(default_factory=lambda: {ORIGINAL: ORIGINAL})
+    allowed_modules: tuple[str, ...] = ()
+    registry: Registry = BUILTIN
+    limits: Limits = LIMITS
+
+
+DEFAULTS = Settings()
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A manifest without errors. While `missing` is not empty, it is not complete: with an include
+    missing, `doc` and `canonical` are empty. `inputs` are the captured files, by written path."""
+
+    doc: DataObjectCache
+    canonical: str
+    diagnostics: tuple[Diagnostic, ...]
+    required_files: tuple[MissingInput, ...]
+    missing: tuple[MissingInput, ...]
+    inputs: tuple[InputFile, ...] = ()
+
+
+def load(
+    text: str,
+    path: str,
+    *,
+    files: Mapping[str, CapturedFile | None] | None = None,
+    parameters: Mapping[str, str] | None = None,
+    settings: Settings = DEFAULTS,
+) -> Loaded:
+    """Load a manifest. `path` is the absolute path that the client read it from; `files` has what the
+    client has sent by absolute path, None for a file that it says it has not. Raises ManifestError
+    with every diagnostic when there is an error."""
+    given = files or {}
+    place = posixpath.normpath(posixpath.join("/", path))
+    directories = Directories(
+        posixpath.dirname(place), settings.include_directories, settings.mapped_directories
+    )
+    source = read(text, place, settings.limits)
+    if source.root.tag in INCLUDE:
+        raise ManifestError([error(source.origin(source.root), "a manifest's root is <dc>")])
+    found, includes = resolve_includes(source, given, directories, settings.limits)
+    missing = tuple(wanted for wanted in includes if wanted.path not in given)
+    if missing:
+        return Loaded(DataObjectCache(), "", in_order(found), tuple(includes), missing)
+    found += substitute_parameters(source, parameters or {}, settings.limits)
+    found += check_structure(source, settings.registry)
+    found += cross_check(source)
+    found += check_references(source)
+    wrong, arguments = check_constructors(source, settings.allowed_modules)
+    found += wrong
+    _raise_errors(found)
+    doc = _import(source, settings.registry)
+    named = named_files(doc, arguments, directories)
+    found += absent(named, given)
+    _raise_errors(found)
+    return Loaded(
+        doc,
+        canonical_text(doc),
+        in_order(found),
+        (*includes, *named),
+        tuple(wanted for wanted in named if wanted.path not in given),
+        captured(named, given),
+    )
+
+
+def canonical_text(doc: DataObjectCache) -> str:
+    """The manifest in the DOC's volatile part as canonical XML text."""
+    parts: list[str] = []
+    for manifest in doc.volatile.children:
+        element = write(manifest)
+        if element is not None:
+            escape(element)
+            etree.indent(element, "  ")
+            parts.append(etree.tostring(element, encoding="unicode") + "\n")
+    return "".join(parts)
+
+
+def restore(
+    canonical: str, persistent: str | None = None, registry: Registry = BUILTIN
+) -> DataObjectCache:
+    """The DOC of a stored canonical manifest, and of the persistent part saved with a layer. Its
+    objects have no origin, since lines of the stored text say nothing to anybody."""
+    big = replace(LIMITS, max_bytes=LIMITS.max_expanded_bytes * 4)
+    source = read(canonical, "the stored manifest", big)
+    unescape(source.root)
+    doc = DataObjectCache(registry)
+    doc.volatile.insert_children(registry.read(source.root))
+    doc.restore_persistent(persistent)
+    return doc
+
+
+def _import(source: Source, registry: Registry) -> DataObjectCache:
+    for declaration in source.root.findall("parameter"):
+        source.root.remove(declaration)
+    doc = DataObjectCache(registry)
+    doc.volatile.insert_children(registry.read(source.root, source.origin))
+    return doc
+
+
+def _raise_errors(found: list[Diagnostic]) -> None:
+    if any(diagnostic.severity == "error" for diagnostic in found):
+        raise ManifestError(in_order(found))
+
+
+__all__ = [
+    "CapturedFile", "Limits", "Loaded", "MissingInput", "Origin", "Settings", "canonical_text",
+    "load", "restore",
+]  # fmt: skip

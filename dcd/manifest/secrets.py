@@ -1,0 +1,70 @@
+"""Secrets by reference: a manifest names where the daemon finds a secret, and never holds it.
+
+`<password file="/etc/dcd/secrets/live"/>` names a file, `<password env="DCD_SECRET_LIVE"/>` a variable of the
+daemon's environment. The reference is what is stored, logged and part of keys; the value is read just before
+it is used, in the worker, and goes nowhere else. So that a manifest cannot have any file of the host read by
+root, files must be below one of the directories, and variables begin with the prefix, that are given here.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from dcd.manifest.objects import Password
+from statemachine.errors import InvalidManifest, Unprepared
+
+DIRECTORIES = (Path("/etc/dcd/secrets"),)
+PREFIX = "DCD_SECRET_"
+MAX_BYTES = 64 * 1024
+
+
+def password_text(
+    password: Password,
+    environment: Mapping[str, str],
+    directories: Sequence[Path] = DIRECTORIES,
+) -> str:
+    """The password, or its hash, as text, without the newline at a file's end. Raises InvalidManifest for
+    a reference that is not allowed, Unprepared for one that leads to nothing; neither tells the secret."""
+    if password.file is not None:
+        return _from_file(Path(password.file), directories)
+    if password.env is None:
+        return password.text
+    if not password.env.startswith(PREFIX):
+        raise InvalidManifest(
+            f"the variable {password.env!r} may not be read for a secret",
+            "",
+            f"name one that begins with {PREFIX}",
+        )
+    if password.env not in environment:
+        raise Unprepared(
+            f"the daemon's environment has no variable {password.env!r}",
+            "A password of the manifest refers to it.",
+            "set it for the service, for example by EnvironmentFile=",
+        )
+    return environment[password.env]
+
+
+def _from_file(path: Path, directories: Sequence[Path]) -> str:
+    allowed = ", ".join(map(str, directories))
+    try:
+        real = path.resolve(strict=True)
+        if not any(real.is_relative_to(directory.resolve()) for directory in directories):
+            raise InvalidManifest(
+                f"the file {path} may not be read for a secret",
+                f"Secrets are read from below {allowed}.",
+                "put the secret into a file there",
+            )
+        with os.fdopen(os.open(real, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except OSError as failure:
+        raise Unprepared(
+            f"the secret {path} cannot be read: {failure.strerror}",
+            "A password of the manifest refers to it.",
+            f"create it below {allowed}, readable by the daemon only",
+        ) from None
+    if len(content) > MAX_BYTES:
+        raise Unprepared(f"the secret {path} is too big", f"At most {MAX_BYTES} bytes are read.")
+    try:
+        return content.decode().removesuffix("\n")
+    except UnicodeDecodeError:
+        raise Unprepared(f"the secret {path} is not text in UTF-8") from None
