@@ -1,0 +1,228 @@
+"""Talking to the daemon: HTTP/1.1 over its Unix socket, as docs/reference/api.md says.
+
+One connection a request, so there is nothing to keep or to close. Every failure, of the socket, of
+HTTP or told by the daemon as problem details (RFC 9457), becomes a `ClientError` with what happened,
+why, what to do and the exit code. Nothing here prints. `cli.stream` follows builds.
+"""
+
+import errno
+import json
+import os
+import socket
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from http.client import HTTPConnection, HTTPException, HTTPResponse
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from cli.exit_codes import PROBLEMS, ExitCode
+
+Json = Any
+"""A decoded JSON value."""
+
+ANSWER_SECONDS = 300.0
+"""Planning may ask slow mirrors for their state; nothing takes longer."""
+
+CHUNK_BYTES = 64 * 1024
+
+
+class ClientError(Exception):
+    """A command that did not work: what happened (brief), why (details), what to do (resolution).
+
+    `kind` is the last part of the API's problem type and decides the exit code; `extra` holds the
+    problem's further members (`diagnostics`, `missing`).
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        brief: str,
+        details: str = "",
+        resolution: str = "",
+        extra: Mapping[str, Json] | None = None,
+    ) -> None:
+        super().__init__(brief)
+        self.kind = kind
+        self.brief = brief
+        self.details = details
+        self.resolution = resolution
+        self.extra = dict(extra or {})
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """The exit code of dcctl for it."""
+        return PROBLEMS.get(self.kind, ExitCode.ERROR)
+
+    @property
+    def diagnostics(self) -> list[Json]:
+        """What is wrong with the manifest, for an invalid one."""
+        return self.extra.get("diagnostics") or []
+
+
+class Unreachable(ClientError):
+    """No daemon answers, or it went away in the middle. Worth trying again later."""
+
+
+def default_socket() -> str:
+    """$DCD_SOCKET, or where the service has its socket on this operating system."""
+    run = "/var/run" if sys.platform == "sunos5" else "/run"
+    return os.environ.get("DCD_SOCKET") or f"{run}/dcd/dcd.sock"
+
+
+def build_path(build: str, *parts: str) -> str:
+    """The path of a build's resource; `build` is an id or a prefix of one, as the user typed it."""
+    return "/".join(["/v1/builds", *(quote(part, safe="") for part in (build, *parts))])
+
+
+def request(
+    socket_path: str,
+    method: str,
+    path: str,
+    *,
+    query: Mapping[str, str | int | None] | None = None,
+    body: Json = None,
+) -> Json:
+    """Send a request and decode the JSON answer. Query parameters that are None are left out.
+
+    Raises ClientError for every answer that is not a success.
+    """
+    content = None if body is None else json.dumps(body).encode()
+    headers = {} if content is None else {"Content-Type": "application/json"}
+    with exchange(
+        socket_path, method, path, query=query, content=content, headers=headers
+    ) as answer:
+        text = answer.read()
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise ClientError(
+            "internal",
+            f"what answers on {socket_path} does not speak dcd's language",
+            f"{method} {path} got something that is not JSON",
+            "give the daemon's socket with --socket or $DCD_SOCKET",
+        ) from None
+
+
+def read(
+    socket_path: str, path: str, *, query: Mapping[str, str | int | None] | None = None
+) -> Iterator[bytes]:
+    """The pieces of an answer that is not JSON, as they arrive."""
+    with exchange(socket_path, "GET", path, query=query) as answer:
+        while piece := answer.read1(CHUNK_BYTES):
+            yield piece
+
+
+def upload(socket_path: str, sha256: str, pieces: Iterable[bytes], size_bytes: int) -> None:
+    """Store a captured input; `pieces` are its `size_bytes` bytes in order."""
+    headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size_bytes)}
+    path = f"/v1/blobs/{sha256}"
+    with exchange(socket_path, "PUT", path, content=pieces, headers=headers) as answer:
+        answer.read()
+
+
+@contextmanager
+def exchange(
+    socket_path: str,
+    method: str,
+    path: str,
+    *,
+    query: Mapping[str, str | int | None] | None = None,
+    content: bytes | Iterable[bytes] | None = None,
+    headers: Mapping[str, str] | None = None,
+    timeout_seconds: float = ANSWER_SECONDS,
+) -> Iterator[HTTPResponse]:
+    """One request and its successful answer, to be read inside the context and nothing else done."""
+    given = {key: value for key, value in (query or {}).items() if value is not None}
+    target = path + ("?" + urlencode(given) if given else "")
+    connection = _UnixConnection(socket_path, timeout_seconds)
+    try:
+        try:
+            connection.connect()
+        except OSError as error:
+            raise _no_connection(socket_path, error) from None
+        # Refused before it was all sent: the answer, if there is one, says why.
+        with suppress(BrokenPipeError, ConnectionResetError):
+            connection.request(method, target, body=content, headers=dict(headers or {}))
+        answer = connection.getresponse()
+        if answer.status >= 400:
+            raise _problem(answer)
+        yield answer
+    except TimeoutError:
+        raise Unreachable(
+            "unavailable",
+            f"the daemon on {socket_path} does not answer",
+            f"waited {timeout_seconds:g} seconds for {method} {path}",
+            _look_at_service(),
+        ) from None
+    except (OSError, HTTPException) as error:
+        raise Unreachable(
+            "unavailable",
+            f"lost the daemon on {socket_path}",
+            f"during {method} {path}: {error or type(error).__name__}",
+            _look_at_service(),
+        ) from None
+    finally:
+        connection.close()
+
+
+class _UnixConnection(HTTPConnection):
+    def __init__(self, socket_path: str, timeout_seconds: float) -> None:
+        super().__init__("localhost", timeout=timeout_seconds, blocksize=CHUNK_BYTES)
+        self._socket_path = socket_path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._socket_path)
+
+
+def _problem(answer: HTTPResponse) -> ClientError:
+    text = answer.read()
+    if answer.headers.get_content_type() != "application/problem+json":
+        return ClientError(
+            "internal",
+            f"the daemon answered {answer.status} {answer.reason}",
+            text.decode("utf-8", "replace")[:1000].strip(),
+        )
+    problem: dict[str, Json] = json.loads(text)
+    kind = str(problem.pop("type", "")).rpartition(":")[2]
+    title, detail = problem.pop("title", ""), problem.pop("detail", "")
+    resolution = problem.pop("resolution", "")
+    error = Unreachable if kind == "unavailable" else ClientError
+    return error(kind, title, detail, resolution, problem)
+
+
+def _no_connection(socket_path: str, error: OSError) -> ClientError:
+    if error.errno in (errno.EACCES, errno.EPERM):
+        group = _group_of(socket_path)
+        return ClientError(
+            "permission",
+            f"you may not connect to the daemon on {socket_path}",
+            f"the socket is for members of group {group}",
+            f"as root: usermod -a -G {group} YOUR_NAME, then log in again",
+        )
+    return Unreachable(
+        "unavailable",
+        f"cannot reach the daemon on {socket_path}",
+        error.strerror or str(error),
+        _look_at_service(),
+    )
+
+
+def _group_of(socket_path: str) -> str:
+    """The group that may connect: of the socket, or of its directory when that hides the socket."""
+    for path in (Path(socket_path), Path(socket_path).absolute().parent):
+        try:
+            return path.group()
+        except KeyError:
+            return str(path.stat().st_gid)
+        except OSError:
+            continue
+    return "dcd"
+
+
+def _look_at_service() -> str:
+    command = "svcs -x dcd" if sys.platform == "sunos5" else "systemctl status dcd"
+    return f"is the daemon running? {command} (another socket: --socket PATH or $DCD_SOCKET)"

@@ -1,0 +1,25 @@
+"""The commands of dcctl, a module each.
+
+A command module has `HELP` (a line for the list), `DESCRIPTION` (a paragraph), `configure(parser)` and
+`run(args)`, which returns the exit code. `args.socket` and `args.json` are always there. To add a command,
+add its module and its name here.
+"""
+
+NAMES = (
+    "submit",
+    "resume",
+    "pause",
+    "cancel",
+    "status",
+    "list",
+    "follow",
+    "events",
+    "logs",
+    "artifacts",
+    "graph",
+    "validate",
+    "plan",
+    "doctor",
+    "version",
+)
+"""In the order of the help."""

@@ -1,0 +1,49 @@
+"""`dcctl artifacts`: what a build delivered."""
+
+import argparse
+
+from cli.client import build_path, request
+from cli.commands.options import add_build
+from cli.exit_codes import ExitCode
+from cli.text import print_json, print_table, size
+
+HELP = "list what a build delivered"
+DESCRIPTION = (
+    "List the files that a build has delivered, with their digests. With --verify, read and digest "
+    "each again; exit 1 when one is missing or changed."
+)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments."""
+    add_build(parser)
+    parser.add_argument("--verify", action="store_true", help="read and digest each file again")
+
+
+def run(args: argparse.Namespace) -> int:
+    """List or verify."""
+    if args.verify:
+        return _verify(args)
+    path = build_path(args.build, "artifacts")
+    artifacts = request(args.socket, "GET", path)["artifacts"]
+    if args.json:
+        print_json(artifacts)
+        return ExitCode.OK
+    rows = [
+        (item["name"], item["format"], size(item["size_bytes"]), item["path"]) for item in artifacts
+    ]
+    print_table(("ARTIFACT", "FORMAT", "SIZE", "PATH"), rows, right=(2,))
+    return ExitCode.OK
+
+
+def _verify(args: argparse.Namespace) -> int:
+    answer = request(args.socket, "POST", build_path(args.build, "artifacts", "verify"))
+    if args.json:
+        print_json(answer)
+    else:
+        rows = [
+            (item["name"], "ok" if item["ok"] else "failed", item["problem"])
+            for item in answer["artifacts"]
+        ]
+        print_table(("ARTIFACT", "STATUS", "PROBLEM"), rows)
+    return ExitCode.OK if answer["ok"] else ExitCode.ERROR

@@ -1,0 +1,29 @@
+"""`dcctl cancel`: end a build for good."""
+
+import argparse
+
+from cli.client import build_path, request
+from cli.commands.options import add_build
+from cli.exit_codes import ExitCode
+from cli.text import headline, print_json
+
+HELP = "end a build for good"
+DESCRIPTION = (
+    "Stop the running checkpoint and end the build; it cannot go on after that. The layers of its "
+    "completed checkpoints stay, for other builds to reuse."
+)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments."""
+    add_build(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Cancel; prints the state."""
+    build = request(args.socket, "POST", build_path(args.build, "cancel"))
+    if args.json:
+        print_json(build)
+    else:
+        print(headline(build))
+    return ExitCode.OK

@@ -1,0 +1,35 @@
+"""`dcctl doctor`: whether the host can build images."""
+
+import argparse
+
+from cli.client import request
+from cli.exit_codes import ExitCode
+from cli.text import print_json, print_table, printable
+
+HELP = "examine the host"
+DESCRIPTION = (
+    "Examine the host on which the daemon runs: tools, layers, space, isolation, acceleration. For what "
+    "is not as it should be, print what to do. Exit 11 when something that builds need is missing."
+)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """No arguments."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the checks, then what to do."""
+    answer = request(args.socket, "GET", "/v1/doctor")
+    checks = answer["checks"]
+    if args.json:
+        print_json(answer)
+    else:
+        rows = [(check["status"], check["name"], check["value"]) for check in checks]
+        print_table(("STATUS", "CHECK", "VALUE"), rows, elastic=2)
+        remedies = [check for check in checks if check["status"] != "ok" and check["remedy"]]
+        if remedies:
+            print()
+        for check in remedies:
+            print(f"{printable(check['name'])}: {printable(check['remedy'])}")
+    missing = any(check["status"] == "missing" for check in checks)
+    return ExitCode.UNPREPARED if missing else ExitCode.OK

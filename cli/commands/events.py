@@ -1,0 +1,101 @@
+"""`dcctl events`: what happened to a build, from the event log."""
+
+import argparse
+from collections.abc import Iterator
+
+from cli.client import Json, build_path, request
+from cli.commands.options import add_build
+from cli.exit_codes import AT_REST, ExitCode
+from cli.stream import follow
+from cli.text import local_time, print_json, printable
+
+HELP = "print the events of a build"
+DESCRIPTION = (
+    "Print the events of a build from the event log, oldest first; with --json one object a line. With "
+    "--follow, go on until the build stands still, with its state as the exit code. With --verify, "
+    "recompute the chain of hashes instead; exit 1 when something does not match."
+)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments."""
+    add_build(parser)
+    parser.add_argument(
+        "--after",
+        metavar="POSITION",
+        type=int,
+        default=0,
+        help="begin after this position of the log",
+    )
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--follow", action="store_true", help="go on until the build stands still")
+    what.add_argument("--verify", action="store_true", help="verify the events instead")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print, follow or verify."""
+    if args.verify:
+        return _verify(args)
+    if not args.follow:
+        for event in _events(args.socket, args.build, args.after):
+            _print_event(event, args.json)
+        return ExitCode.OK
+    build = request(args.socket, "GET", build_path(args.build))["id"]
+    for message in follow(args.socket, build, after=args.after):
+        if message.kind == "event":
+            _print_event(message.data, args.json)
+    state = request(args.socket, "GET", build_path(build))["state"]
+    return AT_REST.get(state, ExitCode.OK)
+
+
+def _events(socket_path: str, build: str, after: int) -> Iterator[Json]:
+    path = build_path(build, "events")
+    position: int | None = after
+    while position is not None:
+        page = request(socket_path, "GET", path, query={"after": position})
+        yield from page["events"]
+        position = page["next"]
+
+
+def _print_event(event: Json, as_json: bool) -> None:
+    if as_json:
+        print_json(event)
+        return
+    summary = printable(_summary(event["data"])).replace("\n", " ")
+    time = local_time(event["time"])
+    print(f"{event['position']:>8}  {time}  {event['type']:<21}  {summary}".rstrip(), flush=True)
+
+
+def _summary(data: Json) -> str:
+    """The short values of an event's data; long ones (plan, manifest, keys) are for --json."""
+    shown = []
+    for name in (
+        "name",
+        "checkpoint",
+        "attempt",
+        "seconds",
+        "reused_from",
+        "before",
+        "cause",
+        "reason",
+    ):
+        value = data.get(name)
+        if value is not None:
+            text = f"{value:.1f}" if isinstance(value, float) else str(value)
+            shown.append(f"{name}={text}")
+    for name, member in (("error", "brief"), ("artifact", "name")):
+        if data.get(name):
+            shown.append(f"{name}={data[name][member]}")
+    return " ".join(shown)
+
+
+def _verify(args: argparse.Namespace) -> int:
+    answer = request(args.socket, "GET", build_path(args.build, "events", "verify"))
+    if args.json:
+        print_json(answer)
+    else:
+        verdict = "intact" if answer["ok"] else "NOT intact"
+        print(f"{answer['build']}: {answer['events']} events, {verdict}")
+        for problem in answer["problems"]:
+            print(f"  {printable(problem)}")
+    return ExitCode.OK if answer["ok"] else ExitCode.ERROR

@@ -1,0 +1,82 @@
+"""`dcctl logs`: the output of a checkpoint's attempt."""
+
+import argparse
+import sys
+import time
+
+from cli.client import ClientError, Json, build_path, read, request
+from cli.commands.options import add_build
+from cli.exit_codes import ExitCode
+from cli.text import print_json
+
+HELP = "print the output of a checkpoint"
+DESCRIPTION = (
+    "Print the log of a checkpoint's newest attempt, or of the attempt that --attempt names. Without "
+    "CHECKPOINT, of the newest attempt of the build. With --json, list the logs instead."
+)
+
+POLL_SECONDS = 0.5
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments."""
+    add_build(parser)
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", nargs="?", help="the checkpoint")
+    parser.add_argument("--attempt", metavar="NUMBER", type=int, help="which attempt")
+    parser.add_argument("--follow", action="store_true", help="go on until the attempt has ended")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the log's bytes as they are."""
+    logs = request(args.socket, "GET", build_path(args.build, "logs"))["logs"]
+    chosen = [
+        log
+        for log in logs
+        if args.checkpoint in (None, log["checkpoint"]) and args.attempt in (None, log["attempt"])
+    ]
+    if args.json:
+        print_json(chosen)
+        return ExitCode.OK
+    if not chosen:
+        raise _no_log(args, logs)
+    log = chosen[-1]  # oldest first
+    offset = _copy(args, log, 0)
+    while args.follow and _is_running(args, log):
+        time.sleep(POLL_SECONDS)
+        offset += _copy(args, log, offset)
+    if args.follow:
+        _copy(args, log, offset)  # what came between the last look at the log and the end
+    return ExitCode.OK
+
+
+def _copy(args: argparse.Namespace, log: Json, offset: int) -> int:
+    """Write the log from `offset` on to stdout. Returns how many bytes."""
+    path = build_path(args.build, "logs", log["checkpoint"], str(log["attempt"]))
+    size_bytes = 0
+    for piece in read(args.socket, path, query={"offset": offset}):
+        sys.stdout.buffer.write(piece)
+        size_bytes += len(piece)
+    sys.stdout.buffer.flush()
+    return size_bytes
+
+
+def _is_running(args: argparse.Namespace, log: Json) -> bool:
+    build = request(args.socket, "GET", build_path(args.build))
+    return any(
+        item["state"] == "running"
+        and item["name"] == log["checkpoint"]
+        and item["attempts"] == log["attempt"]
+        for item in build["checkpoints"]
+    )
+
+
+def _no_log(args: argparse.Namespace, logs: list[Json]) -> ClientError:
+    wanted = args.checkpoint or "any checkpoint"
+    if args.attempt is not None:
+        wanted += f", attempt {args.attempt}"
+    there = ", ".join(dict.fromkeys(log["checkpoint"] for log in logs))
+    return ClientError(
+        "not-found",
+        f"build {args.build} has no log of {wanted}",
+        f"there are logs of {there}" if there else "nothing has run yet",
+    )

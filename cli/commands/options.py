@@ -1,0 +1,58 @@
+"""Arguments that several commands share, and what they mean."""
+
+import argparse
+
+from cli.capture import read_manifest
+from cli.client import Json
+
+
+def add_build(parser: argparse.ArgumentParser) -> None:
+    """BUILD."""
+    parser.add_argument("build", metavar="BUILD", help="the build's id or a unique prefix of it")
+
+
+def add_manifest(parser: argparse.ArgumentParser) -> None:
+    """MANIFEST and its parameters."""
+    parser.add_argument("manifest", metavar="MANIFEST", help="the manifest's file")
+    add_parameters(parser)
+
+
+def add_parameters(parser: argparse.ArgumentParser) -> None:
+    """--set, for the manifest's parameters."""
+    parser.add_argument(
+        "--set",
+        metavar="NAME=VALUE",
+        dest="parameters",
+        type=_assignment,
+        action="append",
+        default=[],
+        help="give the manifest's parameter NAME a value; may be repeated",
+    )
+
+
+def add_pause_before(parser: argparse.ArgumentParser) -> None:
+    """--pause-before."""
+    parser.add_argument(
+        "--pause-before", metavar="CHECKPOINT", help="stop when this checkpoint is next"
+    )
+
+
+def add_follow(parser: argparse.ArgumentParser) -> None:
+    """--follow, to the end of the build."""
+    parser.add_argument(
+        "--follow",
+        action="store_true",
+        help="show the build until it stands still; exit by its state",
+    )
+
+
+def manifest_body(args: argparse.Namespace) -> dict[str, Json]:
+    """The part of a request that carries the manifest and its parameters."""
+    return {"manifest": read_manifest(args.manifest), "parameters": dict(args.parameters)}
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    name, sign, value = text.partition("=")
+    if not name or not sign:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return name, value

@@ -1,0 +1,40 @@
+"""`dcctl plan`: what would run if a manifest were submitted now."""
+
+import argparse
+
+from cli.capture import send
+from cli.commands.options import add_manifest, manifest_body
+from cli.exit_codes import ExitCode
+from cli.text import duration, print_json, print_table
+
+HELP = "show what a manifest would run, and why"
+DESCRIPTION = (
+    "Print for each checkpoint of a manifest whether it would run or be reused, and the reason. "
+    "Nothing is built."
+)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments."""
+    add_manifest(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Plan; the estimate counts only what would run."""
+    plan = send(args.socket, "/v1/plan", manifest_body(args))
+    if args.json:
+        print_json(plan)
+        return ExitCode.OK
+    total_seconds = 0.0
+    rows = []
+    for item in plan["checkpoints"]:
+        runs = item["action"] == "run"
+        total_seconds += item["estimate_seconds"] if runs else 0.0
+        estimate = duration(item["estimate_seconds"]) if runs else ""
+        rows.append((item["name"], item["action"], estimate, item["reason"]))
+    print_table(("CHECKPOINT", "ACTION", "ESTIMATE", "REASON"), rows, right=(2,), elastic=3)
+    running = sum(1 for row in rows if row[1] == "run")
+    print(
+        f"\n{plan['name']}: {running} of {len(rows)} checkpoints run, about {duration(total_seconds)}"
+    )
+    return ExitCode.OK

@@ -1,0 +1,67 @@
+"""`dcctl resume`: let a paused or failed build go on."""
+
+import argparse
+import sys
+
+from cli.capture import send
+from cli.client import Json, build_path, request
+from cli.commands.options import (
+    add_build,
+    add_follow,
+    add_parameters,
+    add_pause_before,
+    manifest_body,
+)
+from cli.exit_codes import ExitCode
+from cli.follow import follow_build
+from cli.text import headline, print_json, print_table
+
+HELP = "let a paused or failed build go on"
+DESCRIPTION = (
+    "Let a paused or failed build go on from where it stopped, or from an earlier checkpoint with "
+    "--from. With --manifest the build goes on with an edited manifest: the longest beginning of "
+    "unchanged checkpoints is kept, the others run again, and both are printed, with the reason."
+)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments."""
+    add_build(parser)
+    parser.add_argument(
+        "--from",
+        metavar="CHECKPOINT",
+        dest="rewind_to",
+        help="run this completed checkpoint and all after it again",
+    )
+    add_pause_before(parser)
+    parser.add_argument("--manifest", metavar="MANIFEST", help="go on with this manifest")
+    add_parameters(parser)
+    add_follow(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Resume; prints the state, and for a new manifest what is kept and what runs again."""
+    body: dict[str, Json] = {"from": args.rewind_to, "pause_before": args.pause_before}
+    if args.parameters:
+        body["parameters"] = dict(args.parameters)
+    path = build_path(args.build, "resume")
+    if args.manifest is None:
+        answer = request(args.socket, "POST", path, body=body)
+    else:
+        answer = send(args.socket, path, {**body, **manifest_body(args)})
+    build = answer["build"]
+    if args.json:
+        print_json(answer)
+    else:
+        print(headline(build), flush=True)
+        _print_difference(answer)
+    if not args.follow:
+        return ExitCode.OK
+    return follow_build(args.socket, build, stream=sys.stderr, as_json=args.json)
+
+
+def _print_difference(answer: Json) -> None:
+    rows = [(name, "keep", "unchanged") for name in answer["kept"]]
+    rows += [(item["name"], "run", item["reason"]) for item in answer["rerun"]]
+    if rows:
+        print_table(("CHECKPOINT", "ACTION", "REASON"), rows, elastic=2)

@@ -1,0 +1,57 @@
+"""`dcctl submit`: hand in a manifest."""
+
+import argparse
+import sys
+
+from cli.capture import send
+from cli.commands.options import add_follow, add_manifest, add_pause_before, manifest_body
+from cli.exit_codes import ExitCode
+from cli.follow import follow_build
+from cli.text import print_json
+
+HELP = "build an image from a manifest"
+DESCRIPTION = (
+    "Hand in a manifest and print the id of its build. The manifest and the files that it names are "
+    "read now, with your rights; what happens to them later does not change the build. With --follow "
+    "the build is shown on stderr until it stands still, and its state is the exit code; Ctrl-C ends "
+    "only the showing."
+)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments."""
+    add_manifest(parser)
+    add_follow(parser)
+    add_pause_before(parser)
+    parser.add_argument("--fresh", action="store_true", help="reuse no layer of another build")
+    parser.add_argument(
+        "--priority",
+        metavar="NUMBER",
+        type=int,
+        default=0,
+        help="builds with a greater number start first (default: 0)",
+    )
+    parser.add_argument(
+        "--idempotency-key",
+        metavar="KEY",
+        help="a second submit with this key makes no second build, but answers with the first",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Submit; prints the id alone on a line."""
+    body = {
+        **manifest_body(args),
+        "pause_before": args.pause_before,
+        "fresh": args.fresh,
+        "priority": args.priority,
+        "idempotency_key": args.idempotency_key,
+    }
+    build = send(args.socket, "/v1/builds", body)
+    if args.json:
+        print_json(build)
+    else:
+        print(build["id"], flush=True)
+    if not args.follow:
+        return ExitCode.OK
+    return follow_build(args.socket, build, stream=sys.stderr, as_json=args.json)

@@ -1,0 +1,38 @@
+"""`dcctl validate`: what is wrong with a manifest."""
+
+import argparse
+import sys
+
+from cli.capture import send
+from cli.client import ClientError
+from cli.commands.options import add_manifest, manifest_body
+from cli.exit_codes import ExitCode
+from cli.text import print_diagnostics, print_json, short_path
+
+HELP = "check a manifest"
+DESCRIPTION = (
+    "Print everything that is wrong with a manifest, as compilers do, with the reason and what would "
+    "be right. Nothing is built. Exit 8 when there are errors; warnings alone are no error."
+)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments."""
+    add_manifest(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Validate; diagnostics are the output, so they go to stdout."""
+    try:
+        answer = send(args.socket, "/v1/validate", manifest_body(args))
+    except ClientError as error:
+        if not error.diagnostics:
+            raise
+        answer = {"ok": False, "diagnostics": error.diagnostics}
+    if args.json:
+        print_json(answer)
+    else:
+        print_diagnostics(answer["diagnostics"], sys.stdout)
+        if answer["ok"]:
+            print(f"{short_path(args.manifest)}: valid")
+    return ExitCode.OK if answer["ok"] else ExitCode.INVALID_MANIFEST

@@ -1,0 +1,48 @@
+"""Exit codes of dcctl. Scripts depend on them; docs/reference/exit-codes.md is the table for people.
+
+Two more come from the shell's convention for signals: 130 after Ctrl-C and 141 when the reader of
+the output went away.
+"""
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What dcctl tells the shell."""
+
+    OK = 0
+    ERROR = 1
+    USAGE = 2
+    FAILED = 3
+    PAUSED = 4
+    CANCELLED = 5
+    REFUSED = 6
+    NOT_FOUND = 7
+    INVALID_MANIFEST = 8
+    UNREACHABLE = 9
+    PERMISSION = 10
+    UNPREPARED = 11
+    INTERRUPTED = 130
+    BROKEN_PIPE = 141
+
+
+PROBLEMS = {
+    "internal": ExitCode.ERROR,
+    "usage": ExitCode.USAGE,
+    "refused": ExitCode.REFUSED,
+    "not-found": ExitCode.NOT_FOUND,
+    "invalid-manifest": ExitCode.INVALID_MANIFEST,
+    "inputs-missing": ExitCode.INVALID_MANIFEST,
+    "unavailable": ExitCode.UNREACHABLE,
+    "permission": ExitCode.PERMISSION,
+    "unprepared": ExitCode.UNPREPARED,
+}
+"""By the last part of the API's problem type."""
+
+AT_REST = {
+    "completed": ExitCode.OK,
+    "failed": ExitCode.FAILED,
+    "paused": ExitCode.PAUSED,
+    "cancelled": ExitCode.CANCELLED,
+}
+"""By the state in which a build stands still; in the other states it moves."""

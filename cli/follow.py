@@ -1,0 +1,135 @@
+"""Showing a build until it stands still: what `--follow` does.
+
+On a terminal two moving lines (`cli.draw`), elsewhere a line with the time for each thing that
+happens, with `json` a JSON object for each event and progress message (of type `progress`). In the end
+the verdict, and for a failure the reason, what to do and the last lines of the log. Returns the exit
+code of the build's state. Ctrl-C stops only the following.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import TextIO
+
+from cli.client import Json, build_path, read, request
+from cli.exit_codes import AT_REST, ExitCode
+from cli.picture import Line, Picture
+from cli.stream import Message, follow
+from cli.text import (
+    headline,
+    is_terminal,
+    print_indented,
+    print_json,
+    printable,
+    size,
+)
+
+PROGRESS_SECONDS = 10.0
+"""Without a terminal, progress of a checkpoint is told this often at most."""
+
+LOG_TAIL_LINES = 10
+LOG_TAIL_BYTES = 8 * 1024
+
+VERBS = {"completed": "completed in ", "reused": "reused from ", "failed": "failed after "}
+
+Tell = Callable[[Line], None]
+
+
+def follow_build(socket_path: str, build: Json, *, stream: TextIO, as_json: bool = False) -> int:
+    """Show `build` (as the API describes it) on `stream` until it stands still."""
+    identity = build["id"]
+    try:
+        if as_json:
+            for message in follow(socket_path, identity):
+                _print_message(message)
+        else:
+            _show(socket_path, build, stream)
+    except KeyboardInterrupt:
+        print(f"\nThe build goes on; to see it again: dcctl follow {identity}", file=sys.stderr)
+        return ExitCode.INTERRUPTED
+    final = request(socket_path, "GET", build_path(identity))
+    if not as_json:
+        _print_verdict(socket_path, final, stream)
+    return AT_REST.get(final["state"], ExitCode.OK)
+
+
+def _print_message(message: Message) -> None:
+    if message.kind == "event":
+        print_json(message.data)
+    elif message.kind == "progress":
+        print_json({"type": "progress", **message.data})
+
+
+def _show(socket_path: str, build: Json, stream: TextIO) -> None:
+    picture = Picture(build["id"])
+    picture.name = build["name"]
+    display = _drawn(picture, stream) if is_terminal(stream) else _plain(stream)
+    with display as tell:
+        for message in follow(socket_path, build["id"]):
+            if line := _line(picture, message):
+                tell(line)
+
+
+def _line(picture: Picture, message: Message) -> Line | None:
+    match message.kind:
+        case "event":
+            return picture.event(message.data)
+        case "progress":
+            return picture.progress(message.data)
+        case "away":
+            return Line("note", "the daemon", "does not answer; waiting for it to come back")
+        case "back":
+            return Line("note", "the daemon", "is back")
+    return None
+
+
+def _drawn(picture: Picture, stream: TextIO) -> AbstractContextManager[Tell]:
+    from cli.draw import drawing  # rich: only where something is drawn
+
+    return drawing(picture, stream)
+
+
+@contextmanager
+def _plain(stream: TextIO) -> Iterator[Tell]:
+    told_at = float("-inf")
+
+    def tell(line: Line) -> None:
+        nonlocal told_at
+        now = time.monotonic()
+        if line.mark == "progress" and now - told_at < PROGRESS_SECONDS:
+            return
+        told_at = now
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(line.at))
+        text = f"{line.subject} {VERBS.get(line.mark, '')}{line.text}"
+        print(stamp, printable(text).replace("\n", " "), file=stream, flush=True)
+
+    yield tell
+
+
+def _print_verdict(socket_path: str, build: Json, stream: TextIO) -> None:
+    print(headline(build, stream), file=stream)
+    for artifact in build["artifacts"] if build["state"] == "completed" else ():
+        print(f"  {printable(artifact['path'])}  {size(artifact['size_bytes'])}", file=stream)
+    if build["state"] == "failed":
+        error = build["error"]
+        print_indented([error["brief"], error["details"], error["resolution"]], stream)
+        _print_log_tail(socket_path, build, stream)
+    if build["state"] in ("failed", "paused"):
+        print(f"To go on: dcctl resume {build['id']}", file=stream)
+
+
+def _print_log_tail(socket_path: str, build: Json, stream: TextIO) -> None:
+    failed = [item["name"] for item in build["checkpoints"] if item["state"] == "failed"]
+    logs = request(socket_path, "GET", build_path(build["id"], "logs"))["logs"]
+    of_failed = [log for log in logs if log["checkpoint"] in failed]
+    if not of_failed:
+        return
+    log = max(of_failed, key=lambda item: item["attempt"])
+    print(f"Log: {printable(log['path'])}", file=stream)
+    path = build_path(build["id"], "logs", log["checkpoint"], str(log["attempt"]))
+    offset = max(log["size_bytes"] - LOG_TAIL_BYTES, 0)
+    content = b"".join(read(socket_path, path, query={"offset": offset}))
+    lines = content.decode("utf-8", "replace").splitlines()
+    for line in lines[-LOG_TAIL_LINES:]:
+        print(f"  | {printable(line)}", file=stream)

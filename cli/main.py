@@ -1,0 +1,100 @@
+"""dcctl: the command line.
+
+Parses arguments, runs one command, and turns whatever goes wrong into a message on stderr and an exit
+code (docs/reference/exit-codes.md). Starts quickly: nothing is imported here or by a command module
+that a short command does not need; rich and importlib.metadata come in where they are used.
+"""
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NoReturn
+
+from cli.client import ClientError, default_socket
+from cli.commands import NAMES
+from cli.exit_codes import ExitCode
+from cli.text import print_error, print_json_error
+
+SOCKET_HELP = "the daemon's socket (default: $DCD_SOCKET, or /run/dcd/dcd.sock)"
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that suggests what a mistyped word may have meant."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with code 2, usage and the message."""
+        if wrong := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
+            from difflib import get_close_matches
+
+            choices = re.findall(r"[\w-]+", wrong[2])
+            if near := get_close_matches(wrong[1], choices, n=1):
+                message += f"; did you mean '{near[0]}'?"
+        super().error(message)
+
+
+def build_parser() -> Parser:
+    """The parser of all commands; also the source of the reference, man pages and completions."""
+    parser = Parser(
+        prog="dcctl",
+        description="Build operating-system images with dcd, the distribution constructor daemon.",
+        epilog="BUILD is a build's id or any unique prefix of it. Exit codes: docs/reference/exit-codes.md.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--socket", metavar="PATH", default=default_socket(), help=SOCKET_HELP)
+    shared = Parser(add_help=False)
+    # Suppressed, or the default would undo a --socket that stands before the command.
+    shared.add_argument(
+        "--socket", metavar="PATH", default=argparse.SUPPRESS, help=argparse.SUPPRESS
+    )
+    shared.add_argument("--json", action="store_true", help="print JSON, for scripts")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name in NAMES:
+        module = import_module(f"cli.commands.{name}")
+        command = commands.add_parser(
+            name,
+            help=module.HELP,
+            description=module.DESCRIPTION,
+            parents=[shared],
+            allow_abbrev=False,
+        )
+        module.configure(command)
+        command.set_defaults(run=module.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run dcctl with these arguments (default: the process's). Returns the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        # A name that the terminal's encoding lacks must not end the command.
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    try:
+        args = build_parser().parse_args(argv)
+        return _run(args)
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        # The reader has seen enough (`dcctl events ID | head`); what is buffered has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.BROKEN_PIPE
+
+
+def _run(args: argparse.Namespace) -> int:
+    try:
+        code: int = args.run(args)
+        sys.stdout.flush()
+    except ClientError as error:
+        (print_json_error if args.json else print_error)(error)
+        return error.exit_code
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # sockets' and manifests' are ClientErrors: this is the output
+        print(f"dcctl: error: {error}", file=sys.stderr)
+        return ExitCode.ERROR
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,142 @@
+"""What a follower knows of a build: a fold of its events and progress, with a line to tell for each.
+
+Pure but for the clock that the caller hands in. `cli.follow` feeds it, `cli.draw` draws it.
+"""
+
+from typing import NamedTuple
+
+from cli.client import Json
+from cli.text import duration, timestamp
+
+
+class Line(NamedTuple):
+    """Something to tell. `mark` is `completed`, `reused`, `failed` or `note` for what stays on the
+    screen above the moving lines, `started` and `progress` for what those show already. `subject` is
+    the checkpoint or the build; `text` for the first three only a duration or the build that is
+    reused from. `at` is Unix time, None for now."""
+
+    mark: str
+    subject: str
+    text: str
+    at: float | None = None
+
+
+class Running(NamedTuple):
+    """The running checkpoint. `started` is Unix time, `fraction` 0..1 or None when unknown."""
+
+    checkpoint: str
+    started: float
+    estimate_seconds: float
+    fraction: float | None = None
+    message: str = ""
+
+
+class Picture:
+    """The build as the messages so far tell it."""
+
+    def __init__(self, build: str) -> None:
+        self.build = build
+        self.name = build
+        self.state = "queued"
+        self.estimates: dict[str, float] = {}
+        """Estimated seconds by checkpoint, in the order of the plan."""
+        self.done: list[str] = []
+        self.running: Running | None = None
+        self.fraction = 0.0
+        self.started: float | None = None
+        """Unix time when the build last began or went on."""
+        self.expected_seconds: float | None = None
+        """Estimate for all that was left then."""
+
+    def progress(self, data: Json) -> Line | None:
+        """Take in a progress message."""
+        if self.running is None or self.running.checkpoint != data["checkpoint"]:
+            return None  # of an attempt that an event has ended since
+        self.fraction = data["build_fraction"]
+        self.running = self.running._replace(
+            fraction=data["fraction"],
+            message=data["message"],
+            estimate_seconds=data["estimate_seconds"],
+        )
+        percent = "" if data["fraction"] is None else f"{data['fraction']:.0%}"
+        text = ", ".join(part for part in (percent, data["message"]) if part)
+        return Line("progress", data["checkpoint"], text or "running")
+
+    def event(self, event: Json) -> Line | None:
+        """Take in an event. Types that this version does not know change nothing."""
+        data, at = event["data"], timestamp(event["time"])
+        line = self._fold(event["type"], data, at)
+        return None if line is None else line._replace(at=at)
+
+    def _fold(self, kind: str, data: Json, at: float) -> Line | None:
+        match kind:
+            case "BuildSubmitted":
+                self.name = data["name"]
+                self._plan(data["plan"])
+                return Line("started", self.name, f"queued, {len(self.estimates)} checkpoints")
+            case "BuildStarted":
+                self.state, self.started = "running", at
+                left = (name for name in self.estimates if name not in self.done)
+                self.expected_seconds = sum(self.estimates[name] for name in left)
+                return Line("started", self.name, "started")
+            case "CheckpointStarted":
+                name = data["checkpoint"]
+                self.running = Running(name, at, self.estimates[name])
+                again = f" again (attempt {data['attempt']})" if data["attempt"] > 1 else ""
+                expected = duration(self.estimates[name])
+                return Line("started", name, f"started{again}, about {expected} to go")
+            case "CheckpointCompleted":
+                self._complete(data["checkpoint"])
+                return Line("completed", data["checkpoint"], duration(data["seconds"]))
+            case "CheckpointReused":
+                self._complete(data["checkpoint"])
+                return Line("reused", data["checkpoint"], data["reused_from"])
+            case "CheckpointFailed":
+                self.running = None
+                return Line("failed", data["checkpoint"], duration(data["seconds"]))
+            case "CheckpointInterrupted":
+                self.running = None
+                return Line("note", data["checkpoint"], f"interrupted: {data['cause']}")
+            case "PauseRequested":
+                if data["before"] is None:
+                    self.state = "pausing"
+                    return Line("note", self.name, "pausing after the running checkpoint")
+                return Line("note", self.name, f"will pause before {data['before']}")
+            case "BuildPaused":
+                self.state, self.running = "paused", None
+            case "BuildResumed":
+                self.state, self.running = "queued", None
+                if data["plan"] is not None:
+                    self._plan(data["plan"], keep=data["kept"] or 0)
+                return Line("note", self.name, "resumed")
+            case "BuildRewound":
+                before = list(self.estimates)
+                before = before[: before.index(data["checkpoint"])]
+                self.done = [name for name in self.done if name in before]
+                self.fraction = self._fraction()
+                return Line("note", self.name, f"rewound to before {data['checkpoint']}")
+            case "CancelRequested":
+                self.state = "cancelling"
+                return Line("note", self.name, "cancelling")
+            case "BuildCancelled":
+                self.state, self.running = "cancelled", None
+            case "BuildFailed":
+                self.state, self.running = "failed", None
+            case "BuildCompleted":
+                self.state, self.fraction = "completed", 1.0
+                return Line("completed", self.name, duration(data["seconds"]))
+        return None
+
+    def _plan(self, plan: Json, keep: int = 0) -> None:
+        self.estimates = {item["name"]: item["estimate_seconds"] for item in plan["checkpoints"]}
+        self.done = list(self.estimates)[:keep]
+        self.fraction = self._fraction()
+
+    def _complete(self, checkpoint: str) -> None:
+        self.done.append(checkpoint)
+        self.running = None
+        self.fraction = self._fraction()
+
+    def _fraction(self) -> float:
+        total = sum(self.estimates.values())
+        return sum(self.estimates[name] for name in self.done) / total if total else 0.0
