@@ -106,7 +106,7 @@ class CheckpointRecord:
 class BuildState:
     """All that is known of a build after its last event.
 
-    `records` go with `plan.checkpoints` one to one; their keys are the plan's, with the state of
+    `checkpoints` go with `plan.checkpoints` one to one; their keys are the plan's, with the state of
     the world as found when each started. `reason` says for people why the build is in its state, `cause`
     is that of the last BuildPaused. `pause_before` is a wish not yet reached; `rewound_to` is the
     checkpoint to which the build was rewound since it last stood still. `published` artifacts have
@@ -117,7 +117,7 @@ class BuildState:
     name: str
     state: Lifecycle
     plan: Plan
-    records: tuple[CheckpointRecord, ...]
+    checkpoints: tuple[CheckpointRecord, ...]
     manifest: str
     manifest_path: str
     submitted_at: datetime
@@ -143,16 +143,16 @@ class BuildState:
     @property
     def completed(self) -> int:
         """The position: how many checkpoints, from the first on, have a result that counts."""
-        for index, record in enumerate(self.records):
+        for index, record in enumerate(self.checkpoints):
             if not record.done:
                 return index
-        return len(self.records)
+        return len(self.checkpoints)
 
     @property
     def next(self) -> CheckpointRecord | None:
         """The first checkpoint that is not completed, or None when all are."""
         position = self.completed
-        return self.records[position] if position < len(self.records) else None
+        return self.checkpoints[position] if position < len(self.checkpoints) else None
 
     @property
     def running(self) -> CheckpointRecord | None:
@@ -164,7 +164,7 @@ class BuildState:
     def parent_key(self) -> str | None:
         """Key of the layer on which the next checkpoint stands; None for the first."""
         position = self.completed
-        return self.records[position - 1].key if position else None
+        return self.checkpoints[position - 1].key if position else None
 
     @property
     def declared(self) -> tuple[Artifact, ...]:
@@ -172,7 +172,7 @@ class BuildState:
         name the later one counts."""
         named = {
             artifact.name: artifact
-            for record in self.records
+            for record in self.checkpoints
             if record.done
             for artifact in record.artifacts
         }
@@ -191,12 +191,12 @@ class BuildState:
 
     def index(self, checkpoint: str) -> int:
         """The place of a checkpoint in the plan. Raises NotFound."""
-        for index, record in enumerate(self.records):
+        for index, record in enumerate(self.checkpoints):
             if record.name == checkpoint:
                 return index
         raise NotFound(
             f"build {self.id} has no checkpoint {checkpoint}",
-            f"its checkpoints are: {', '.join(record.name for record in self.records)}",
+            f"its checkpoints are: {', '.join(record.name for record in self.checkpoints)}",
         )
 
     def next_attempt(self, checkpoint: str) -> int:
@@ -278,7 +278,7 @@ def advance(state: BuildState, payload: Payload) -> BuildState:
                 interruptions=0,
             )
         case CheckpointInterrupted():
-            record = state.records[state.index(payload.checkpoint)]
+            record = state.checkpoints[state.index(payload.checkpoint)]
             return _recorded(
                 state,
                 payload.checkpoint,
@@ -305,7 +305,8 @@ def advance(state: BuildState, payload: Payload) -> BuildState:
             first = state.index(payload.checkpoint)
             return replace(
                 state,
-                records=state.records[:first] + tuple(map(_pending, state.records[first:])),
+                checkpoints=state.checkpoints[:first]
+                + tuple(map(_pending, state.checkpoints[first:])),
                 rewound_to=payload.checkpoint,
                 published=(),
             )
@@ -319,6 +320,11 @@ def advance(state: BuildState, payload: Payload) -> BuildState:
         case BuildCompleted():
             return replace(state, state=Lifecycle.COMPLETED, reason="", pause_before=None)
         case BuildFailed():
+            if payload.checkpoint is not None:
+                # It is the checkpoint's failure also when no attempt could begin.
+                state = _recorded(
+                    state, payload.checkpoint, state=CheckpointState.FAILED, error=payload.error
+                )
             return replace(
                 state,
                 state=Lifecycle.FAILED,
@@ -337,7 +343,7 @@ def _submitted(event: Event, data: BuildSubmitted) -> BuildState:
         name=data.name,
         state=Lifecycle.QUEUED,
         plan=data.plan,
-        records=tuple(CheckpointRecord(c.name, c.key) for c in data.plan.checkpoints),
+        checkpoints=tuple(CheckpointRecord(c.name, c.key) for c in data.plan.checkpoints),
         manifest=data.manifest,
         manifest_path=data.manifest_path,
         submitted_at=event.time,
@@ -361,23 +367,23 @@ def _resumed(state: BuildState, data: BuildResumed) -> BuildState:
         cause="",
         error=None,
         pause_before=data.pause_before,
-        records=state.records[:kept] + tuple(map(_pending, state.records[kept:])),
+        checkpoints=state.checkpoints[:kept] + tuple(map(_pending, state.checkpoints[kept:])),
     )
     if data.plan is None:
         return resumed
     kept = data.kept or 0
-    checkpoints = data.plan.checkpoints
+    planned = data.plan.checkpoints
     return replace(
         resumed,
         plan=data.plan,
-        records=(
+        checkpoints=(
             *(
-                replace(record, name=planned.name, key=planned.key)
-                for record, planned in zip(state.records[:kept], checkpoints, strict=False)
+                replace(record, name=c.name, key=c.key)
+                for record, c in zip(state.checkpoints[:kept], planned, strict=False)
             ),
             *(
                 CheckpointRecord(c.name, c.key, attempts=state.attempts.get(c.name, 0))
-                for c in checkpoints[kept:]
+                for c in planned[kept:]
             ),
         ),
         manifest=state.manifest if data.manifest is None else data.manifest,
@@ -395,8 +401,10 @@ def _pending(record: CheckpointRecord) -> CheckpointRecord:
 
 def _recorded(build: BuildState, checkpoint: str, /, **changes: Any) -> BuildState:
     index = build.index(checkpoint)
-    record = replace(build.records[index], **changes)
-    return replace(build, records=(*build.records[:index], record, *build.records[index + 1 :]))
+    record = replace(build.checkpoints[index], **changes)
+    return replace(
+        build, checkpoints=(*build.checkpoints[:index], record, *build.checkpoints[index + 1 :])
+    )
 
 
 def _with_external(state: BuildState, checkpoint: str, external: Mapping[str, str]) -> BuildState:
@@ -409,6 +417,6 @@ def _with_external(state: BuildState, checkpoint: str, external: Mapping[str, st
         return state
     records = tuple(
         replace(record, key=planned.key)
-        for record, planned in zip(state.records, plan.checkpoints, strict=True)
+        for record, planned in zip(state.checkpoints, plan.checkpoints, strict=True)
     )
-    return replace(state, plan=plan, records=records)
+    return replace(state, plan=plan, checkpoints=records)

@@ -2,8 +2,7 @@
 
 `decide` turns a command and the present machine into the payloads to append, all of them or none: they
 have been tried on the machine, which refuses what is not legal. A wish that already holds comes to no
-event and no error, so a command may be sent twice. `next_step` is the other half: what the engine has
-to do next for a build, decided in one place from its state alone. Pure: no I/O, no clock.
+event and no error, so a command may be sent twice. Pure: no I/O, no clock.
 """
 
 from collections.abc import Mapping
@@ -34,17 +33,20 @@ from statemachine.events import (
     PauseRequested,
     Payload,
 )
-from statemachine.keys import chain, kept_prefix, with_external
+from statemachine.keys import chain, kept_prefix
 from statemachine.machine import BuildMachine
 from statemachine.plan import Plan
 
 PARK_AFTER = 3
 """So many interruptions of one checkpoint in a row park the build."""
 
+HAS_PLACE = frozenset({Lifecycle.RUNNING, Lifecycle.PAUSING, Lifecycle.CANCELLING})
+"""States in which the engine may be at work for a build."""
+
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Give a queued build its place."""
+    """Give a queued build its place; one that has it, after a restart of the daemon, keeps it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +90,12 @@ class Remove:
 
 @dataclass(frozen=True, slots=True)
 class StartCheckpoint:
-    """Begin an attempt. `external` is the state of the world as found now, whole; empty where
-    the checkpoint has none."""
+    """Begin an attempt. `external` is the state of the world as found now, whole; empty where it is
+    as planned or the checkpoint has none. `key` is the checkpoint's with it."""
 
     checkpoint: str
+    attempt: int
+    key: str
     log: str
     boot_id: str = ""
     external: Mapping[str, str] = field(default_factory=dict)
@@ -102,6 +106,7 @@ class ReuseCheckpoint:
     """Take a layer that is there already as the checkpoint's result."""
 
     checkpoint: str
+    key: str
     reused_from: str
     artifacts: tuple[Artifact, ...] = ()
     external: Mapping[str, str] = field(default_factory=dict)
@@ -112,7 +117,6 @@ class CompleteCheckpoint:
     """The open attempt's layer is committed."""
 
     checkpoint: str
-    attempt: int
     seconds: float
     artifacts: tuple[Artifact, ...] = ()
     size_bytes: int = 0
@@ -120,22 +124,19 @@ class CompleteCheckpoint:
 
 @dataclass(frozen=True, slots=True)
 class FailCheckpoint:
-    """The open attempt failed. That fails the build; with `no_space` it pauses it, since the
-    checkpoint is not to blame."""
+    """The checkpoint failed, and the build with it: in its open attempt, or before one could begin."""
 
     checkpoint: str
-    attempt: int
     error: ErrorInfo
     seconds: float = 0.0
-    no_space: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class InterruptCheckpoint:
-    """The open attempt ended without a verdict; causes as in CheckpointInterrupted."""
+    """The open attempt ended without a verdict; causes as in CheckpointInterrupted. `no-space`, and a
+    counted cause `PARK_AFTER` times in a row, pause the build."""
 
     checkpoint: str
-    attempt: int
     cause: str
     details: str = ""
 
@@ -193,41 +194,6 @@ Command = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class RunCheckpoint:
-    """Run or reuse checkpoint `index` of the plan on the layer `parent_key` (None: on nothing)."""
-
-    index: int
-    parent_key: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class PauseNow:
-    """Decide `Pause(reason)`."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class CancelNow:
-    """Decide `FinishCancel()`."""
-
-
-@dataclass(frozen=True, slots=True)
-class PublishArtifacts:
-    """Publish what the checkpoints declared and is not published yet, then decide `Complete`."""
-
-    artifacts: tuple[Artifact, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """Nothing to do until something happens: a place, the end of the attempt, a command."""
-
-
-Step = RunCheckpoint | PauseNow | CancelNow | PublishArtifacts | Wait
-
-
 def submit(payload: BuildSubmitted) -> tuple[Payload, ...]:
     """The first events of a build. Raises UsageError for a plan that cannot be run, NotFound when it
     is to pause before a checkpoint that does not exist."""
@@ -251,29 +217,10 @@ def decide(machine: BuildMachine, command: Command) -> tuple[Payload, ...]:
     return payloads
 
 
-def next_step(state: BuildState) -> Step:
-    """What the engine has to do next for the build."""
-    if state.running is not None:
-        return Wait()
-    match state.state:
-        case Lifecycle.CANCELLING:
-            return CancelNow()
-        case Lifecycle.PAUSING:
-            return PauseNow("paused as requested")
-        case Lifecycle.RUNNING:
-            checkpoint = state.next
-            if checkpoint is None:
-                return PublishArtifacts(state.unpublished)
-            if checkpoint.name == state.pause_before:
-                return PauseNow(f"paused before {checkpoint.name} as requested")
-            return RunCheckpoint(state.completed, state.parent_key)
-    return Wait()
-
-
 def _payloads(state: BuildState, command: Command) -> tuple[Payload, ...]:
     match command:
         case Start():
-            return (BuildStarted(),)
+            return () if state.state in HAS_PLACE else (BuildStarted(),)
         case RequestPause():
             return _pause(state, command)
         case Resume():
@@ -286,8 +233,8 @@ def _payloads(state: BuildState, command: Command) -> tuple[Payload, ...]:
             return (
                 CheckpointStarted(
                     checkpoint=command.checkpoint,
-                    attempt=state.next_attempt(command.checkpoint),
-                    key=_key(state, command.checkpoint, command.external),
+                    attempt=command.attempt,
+                    key=command.key,
                     log=command.log,
                     boot_id=command.boot_id,
                     external=dict(command.external),
@@ -297,18 +244,19 @@ def _payloads(state: BuildState, command: Command) -> tuple[Payload, ...]:
             return (
                 CheckpointReused(
                     checkpoint=command.checkpoint,
-                    key=_key(state, command.checkpoint, command.external),
+                    key=command.key,
                     reused_from=command.reused_from,
                     artifacts=command.artifacts,
                     external=dict(command.external),
                 ),
             )
         case CompleteCheckpoint():
+            record = state.checkpoints[state.index(command.checkpoint)]
             return (
                 CheckpointCompleted(
-                    checkpoint=command.checkpoint,
-                    attempt=command.attempt,
-                    key=_key(state, command.checkpoint, {}),
+                    checkpoint=record.name,
+                    attempt=record.attempts,
+                    key=record.key,
                     seconds=command.seconds,
                     artifacts=command.artifacts,
                     size_bytes=command.size_bytes,
@@ -398,39 +346,39 @@ def _is_in_force(state: BuildState, new: Replacement) -> bool:
 def _cancel(state: BuildState) -> tuple[Payload, ...]:
     if state.state in (Lifecycle.CANCELLING, Lifecycle.CANCELLED):
         return ()
-    if state.state in (Lifecycle.RUNNING, Lifecycle.PAUSING):
+    if state.state in HAS_PLACE:
         return (CancelRequested(),)
     return (CancelRequested(), BuildCancelled())
 
 
 def _fail(state: BuildState, command: FailCheckpoint) -> tuple[Payload, ...]:
-    failed = CheckpointFailed(command.checkpoint, command.attempt, command.error, command.seconds)
+    record = state.checkpoints[state.index(command.checkpoint)]
+    failed = CheckpointFailed(record.name, record.attempts, command.error, command.seconds)
     if state.state is Lifecycle.CANCELLING:
-        return (failed,)
-    if command.no_space:
-        return (failed, BuildPaused(f"no space: {command.error.brief}", "no-space"))
-    return (failed, BuildFailed(command.checkpoint, command.error))
+        return (failed,) if state.running else ()
+    build_failed = BuildFailed(record.name, command.error)
+    return (failed, build_failed) if state.running else (build_failed,)
 
 
 def _interrupt(state: BuildState, command: InterruptCheckpoint) -> tuple[Payload, ...]:
-    interrupted = CheckpointInterrupted(
-        command.checkpoint, command.attempt, command.cause, command.details
-    )
+    attempt = state.checkpoints[state.index(command.checkpoint)].attempts
+    interrupted = CheckpointInterrupted(command.checkpoint, attempt, command.cause, command.details)
+    if state.state is Lifecycle.CANCELLING:
+        return (interrupted,)
+    if command.cause == "no-space":
+        reason = (
+            f"{command.checkpoint} ran out of space: {command.details or 'free some, then resume'}"
+        )
+        return (interrupted, BuildPaused(reason, "no-space"))
     after = advance(state, interrupted)
-    record = after.records[after.index(command.checkpoint)]
-    if record.interruptions < PARK_AFTER or state.state is Lifecycle.CANCELLING:
+    record = after.checkpoints[after.index(command.checkpoint)]
+    if record.interruptions < PARK_AFTER:
         return (interrupted,)
     reason = (
         f"{command.checkpoint} was interrupted {record.interruptions} times in a row,"
         f" at last because of {command.cause}; find the cause, then resume"
     )
     return (interrupted, BuildPaused(reason, "interrupted"))
-
-
-def _key(state: BuildState, checkpoint: str, external: Mapping[str, str]) -> str:
-    index = state.index(checkpoint)
-    plan = with_external(state.plan, index, external) if external else state.plan
-    return plan.checkpoints[index].key
 
 
 def _check_plan(plan: Plan) -> None:

@@ -8,6 +8,7 @@ completes the refusal with the command and what is possible instead. Pure.
 from statemachine.build import BuildState
 from statemachine.errors import Refused
 from statemachine.events import (
+    BuildFailed,
     BuildPaused,
     BuildResumed,
     BuildRewound,
@@ -54,7 +55,7 @@ def completes_attempt(state: BuildState, payload: Payload) -> bool:
     """The attempt that completes is the open one, and its result has the planned key."""
     assert isinstance(payload, CheckpointCompleted)
     ends_attempt(state, payload)
-    planned = state.records[state.index(payload.checkpoint)].key
+    planned = state.checkpoints[state.index(payload.checkpoint)].key
     if payload.key != planned:
         raise Refused(f"the result has key {payload.key}, the plan says {planned}")
     return True
@@ -84,6 +85,15 @@ def stands_still(state: BuildState, payload: Payload) -> bool:
     return True
 
 
+def fails_next(state: BuildState, payload: Payload) -> bool:
+    """No attempt is open, and a checkpoint that is to blame is the one whose turn it is."""
+    assert isinstance(payload, BuildFailed)
+    stands_still(state, payload)
+    if payload.checkpoint is not None and state.index(payload.checkpoint) != state.completed:
+        raise Refused(f"it is not the turn of {payload.checkpoint}")
+    return True
+
+
 def rewinds_completed(state: BuildState, payload: Payload) -> bool:
     """Only what has completed can be rewound."""
     assert isinstance(payload, BuildRewound)
@@ -96,7 +106,7 @@ def resumes(state: BuildState, payload: Payload) -> bool:
     """A new plan keeps exactly the completed checkpoints whose keys it shares; a wish to pause names
     a checkpoint that is still to come."""
     assert isinstance(payload, BuildResumed)
-    position, names = state.completed, [record.name for record in state.records]
+    position, names = state.completed, [record.name for record in state.checkpoints]
     if payload.plan is not None:
         names = [checkpoint.name for checkpoint in payload.plan.checkpoints]
         position = min(kept_prefix(state.plan, payload.plan), position)

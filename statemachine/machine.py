@@ -53,7 +53,7 @@ _LIFECYCLE: tuple[tuple[str, tuple[str, ...], str | None, Guard | None], ...] = 
     ("BuildCancelled", (CANCELLING,), CANCELLED, guards.stands_still),
     ("ArtifactPublished", (RUNNING, PAUSING), None, guards.all_completed),
     ("BuildCompleted", (RUNNING,), COMPLETED, guards.all_published),
-    ("BuildFailed", (RUNNING, PAUSING), FAILED, guards.stands_still),
+    ("BuildFailed", (RUNNING, PAUSING), FAILED, guards.fails_next),
     ("BuildRemoved", (CANCELLED, COMPLETED), None, guards.not_removed),
 )
 
@@ -167,7 +167,7 @@ class BuildMachine:
     @property
     def position(self) -> str | None:
         """The last completed checkpoint by the machine; None at the start."""
-        names = [None, *(record.name for record in self._state.records)]
+        names = [None, *(record.name for record in self._state.checkpoints)]
         return next(name for name in names if _after(name) == self._place.position)
 
     def accept(self, *payloads: Payload) -> BuildState:
@@ -209,7 +209,7 @@ class BuildMachine:
 
 
 def _names(state: BuildState) -> tuple[str, ...]:
-    return tuple(record.name for record in state.records)
+    return tuple(record.name for record in state.checkpoints)
 
 
 def _legal(place: _Place, state: BuildState) -> list[str]:
