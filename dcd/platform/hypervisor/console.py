@@ -1,0 +1,194 @@
+"""Reading a guest's serial console: what was printed, what it means, how it ends.
+
+`ConsoleText` turns the byte stream into text a person would have read: escape sequences and control
+characters gone, whatever the borders of the chunks. `wait_for` follows a guest until a marker is
+printed, and says at once, in a person's words, when waiting any longer is useless: panic, emergency
+shell, a boot loader that fell back to its prompt, firmware that found nothing to boot.
+"""
+
+import codecs
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from dcd.platform.hypervisor.interface import Guest
+from statemachine.errors import CheckpointError
+
+_ESCAPE = re.compile(
+    rb"\x1b(?:\[[0-?]*[ -/]*[@-~]"  # CSI ... final byte (ECMA-48)
+    rb"|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)"  # OSC, DCS, ... up to BEL or ST
+    rb"|[ -/]+[0-~]"  # nF, such as character set selection
+    rb"|[0-OQ-WYZ\\`-~])"  # two bytes
+)
+_UNFINISHED = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*|[\]PX^_][^\x07\x1b]*\x1b?|[ -/]*)\Z")
+_CONTROL = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f]")
+_LONGEST_SEQUENCE_BYTES = 4096
+
+
+class ConsoleText:
+    """The text of a console so far, in `text`."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self._pending = b""
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def feed(self, chunk: bytes) -> None:
+        """Add what came over the wire."""
+        raw = self._pending + chunk
+        self._pending = b""
+        unfinished = _UNFINISHED.search(raw)
+        if unfinished and len(unfinished.group()) < _LONGEST_SEQUENCE_BYTES:
+            self._pending = unfinished.group()
+            raw = raw[: unfinished.start()]
+        self.text += self._decoder.decode(_CONTROL.sub(b"", _ESCAPE.sub(b"", raw)))
+
+    def tail(self, lines: int) -> str:
+        """The last lines that are not blank."""
+        printed = [line.rstrip() for line in self.text.splitlines() if line.strip()]
+        return "\n".join(printed[-lines:])
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """A sign on the console that the boot has failed, and what a person should do about it."""
+
+    sign: str
+    brief: str
+    resolution: str
+
+
+TROUBLES = (
+    Trouble(
+        "Kernel panic - not syncing",
+        "the guest's kernel panicked",
+        "the reason is in the console log, just above the panic; with too little memory for the"
+        " image raise memory_mb",
+    ),
+    Trouble(
+        "Unable to find a medium containing a live file system",
+        "the guest did not find the medium it was booted from",
+        "the image's kernel or initramfs lacks a driver for the medium's controller, or /live of the"
+        " medium lacks the compressed file system",
+    ),
+    Trouble(
+        "Dropping to a shell!",
+        "the guest's initramfs did not find its root file system",
+        "check the root= argument in the boot menu and the drivers in the initramfs",
+    ),
+    Trouble(
+        "(initramfs)",
+        "the guest stopped in the initramfs's shell",
+        "the console log says what was missing; for a live image the initramfs needs live-boot",
+    ),
+    Trouble(
+        "You are in emergency mode",
+        "the guest stopped in emergency mode",
+        "a unit that the boot depends on failed, often a file system in /etc/fstab; the console log"
+        " names it",
+    ),
+    Trouble(
+        "Cannot open access to console, the root account is locked",
+        "the guest stopped in emergency mode",
+        "a unit that the boot depends on failed, often a file system in /etc/fstab; the console log"
+        " names it",
+    ),
+    Trouble(
+        "grub rescue>",
+        "GRUB did not find its files on the medium",
+        "the boot loader's directory boot/grub is missing from the medium",
+    ),
+    Trouble(
+        "Press any key to continue...",
+        "GRUB could not load what the boot menu names",
+        "check that the kernel and the initramfs are in the boot archive",
+    ),
+    Trouble(
+        "\ngrub>",
+        "GRUB showed its prompt instead of a menu",
+        "boot/grub/grub.cfg is missing from the medium: run a boot menu checkpoint before",
+    ),
+    Trouble(
+        "UEFI Interactive Shell",
+        "the UEFI firmware found nothing to boot",
+        "the medium has no EFI system partition with EFI/BOOT/BOOTX64.EFI",
+    ),
+    Trouble(
+        "BdsDxe: No bootable option or device was found",
+        "the UEFI firmware found nothing to boot",
+        "the medium has no EFI system partition with EFI/BOOT/BOOTX64.EFI",
+    ),
+)
+"""Checked in this order; the first that is printed decides."""
+
+_UNBOOTABLE = Trouble(
+    "",
+    "the firmware found nothing to boot",
+    "the medium has no boot record for this firmware",
+)
+
+TAIL_LINES = 25
+
+
+class GuestTrouble(CheckpointError):
+    """A guest that will not come to its marker. `details` end with the last lines of the console."""
+
+    def __init__(self, brief: str, console: ConsoleText, resolution: str) -> None:
+        tail = console.tail(TAIL_LINES)
+        super().__init__(
+            brief,
+            f"the console's last lines:\n{tail}"
+            if tail
+            else "nothing came over the serial console",
+            resolution,
+        )
+
+
+def wait_for(
+    guest: Guest,
+    marker: str,
+    timeout_seconds: float,
+    console: ConsoleText,
+    stopped: Callable[[], bool] = lambda: False,
+    poll_seconds: float = 0.5,
+) -> float:
+    """Follow the guest until `marker` is printed; returns the seconds it took.
+
+    Only what is printed from now on counts; it is added to `console`. Raises `GuestTrouble` when the
+    guest ends, shows a sign of failure, or has not printed it in time, and `CheckpointError` when
+    `stopped` says so.
+    """
+    begun = time.monotonic()
+    start = len(console.text)
+    # A sign that began in one chunk may end in the next.
+    overlap = max(len(sign) for sign in (marker, *(trouble.sign for trouble in TROUBLES)))
+    while True:
+        chunk = guest.read_console(poll_seconds)
+        elapsed = time.monotonic() - begun
+        if chunk:
+            news = max(start, len(console.text) - overlap)
+            console.feed(chunk)
+            printed = console.text[news:]
+            if marker in printed:
+                return elapsed
+            for trouble in TROUBLES:
+                if trouble.sign in printed:
+                    raise GuestTrouble(trouble.brief, console, trouble.resolution)
+        if stopped():
+            raise CheckpointError("stopped while a guest was running")
+        if chunk is None:
+            raise GuestTrouble(
+                "the guest switched itself off or reset before it printed the marker",
+                console,
+                f"the console log shows how far it came; the marker is {marker!r}",
+            )
+        if not chunk and guest.firmware_says_unbootable():
+            raise GuestTrouble(_UNBOOTABLE.brief, console, _UNBOOTABLE.resolution)
+        if elapsed > timeout_seconds:
+            raise GuestTrouble(
+                f"the guest did not print {marker!r} within {timeout_seconds:g} seconds",
+                console,
+                "if it was still busy, raise timeout_seconds; if the console log is empty, the boot"
+                " entry lacks a console=ttyS0,115200 argument or the image a serial console",
+            )

@@ -1,0 +1,79 @@
+"""What a hypervisor promises.
+
+A *guest* is one virtual machine with a lifetime: `Hypervisor.guest` is a context manager that starts
+it and, whatever happens inside, leaves no process of it behind. The guest has no network. Its serial
+console is read and written through the `Guest`; everything that came over it is also in
+`GuestSpec.console_log`, written while the guest runs, so the log is there when the reader dies.
+All methods block and belong to the thread that opened the guest; several guests may run side by side
+in several threads.
+"""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+Firmware = Literal["bios", "uefi"]
+Accelerator = Literal["kvm", "tcg"]
+Attachment = Literal["cdrom", "usb", "virtio", "scsi", "sata", "nvme", "ide"]
+"""How the guest sees an image: as a CD, a USB stick, or a disk on one of the controllers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drive:
+    """An image and how it is attached. `format` is QEMU's name of it (`raw`, `qcow2`, ...). Nothing
+    is written to the image unless it is `writable`: what the guest writes is thrown away."""
+
+    image: Path
+    attachment: Attachment
+    format: str = "raw"
+    writable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GuestSpec:
+    """One guest. It boots from the first of its `drives`. `name` shows in process lists."""
+
+    name: str
+    firmware: Firmware
+    accelerator: Accelerator
+    memory_mb: int
+    cpus: int
+    drives: tuple[Drive, ...]
+    console_log: Path
+
+
+class Guest(Protocol):
+    """A running guest."""
+
+    def read_console(self, wait_seconds: float) -> bytes | None:
+        """What came over the serial console since the last call, as soon as there is anything;
+        b"" when nothing came in time, None when the guest has ended."""
+        ...
+
+    def write_console(self, text: bytes) -> None:
+        """Type on the serial console."""
+        ...
+
+    def firmware_says_unbootable(self) -> bool:
+        """Whether the firmware has given up finding something to boot."""
+        ...
+
+    def screenshot(self, png: Path) -> None:
+        """Write what the guest's screen shows as a PNG file."""
+        ...
+
+    def power_down(self) -> None:
+        """Press the power button: the guest may then shut down in its own time."""
+        ...
+
+
+class Hypervisor(Protocol):
+    """A way to run guests on this host."""
+
+    name: str
+
+    def guest(self, spec: GuestSpec, directory: Path) -> AbstractContextManager[Guest]:
+        """Run a guest for the duration of the context, with `directory` for its own files. Raises
+        `Unprepared` when the host lacks something, `CheckpointError` when it does not start."""
+        ...

@@ -1,0 +1,223 @@
+"""QEMU as hypervisor.
+
+One QEMU process a guest, in the caller's process group, killed when its context ends and, by the
+kernel, when the thread that started it dies. Console and control are socket pairs of which QEMU
+inherits one end: no port, no path, nothing to clean up. No user configuration of QEMU is read and
+no network card is made. Tested with QEMU 7.2; screenshots need 7.1.
+Source: qemu-system-x86_64(1); QEMU's docs/interop/firmware.json for finding UEFI firmware.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dcd.platform.hypervisor.interface import Accelerator, Attachment, Drive, Guest, GuestSpec
+from dcd.platform.hypervisor.qmp import Qmp
+from dcd.platform.process import BASE_ENVIRONMENT
+from statemachine.errors import CheckpointError, Unprepared
+
+PROGRAM = "qemu-system-x86_64"
+
+FIRMWARE_DIRECTORIES = (Path("/etc/qemu/firmware"), Path("/usr/share/qemu/firmware"))
+"""Where firmware packages describe what they install; an earlier one outranks a later."""
+
+_CPU: dict[Accelerator, str] = {
+    "kvm": "host",
+    # Half the features of `max`, so fewer alternatives are patched and less is emulated: it boots
+    # faster.
+    "tcg": "qemu64",
+}
+
+_DEVICES: dict[Attachment, tuple[str, ...]] = {
+    # Not q35's own AHCI port: kernels for clouds have no driver for it.
+    "cdrom": ("virtio-scsi-pci,id={bus}", "scsi-cd,bus={bus}.0"),
+    "usb": ("qemu-xhci,id={bus}", "usb-storage,bus={bus}.0,removable=on"),
+    "virtio": ("virtio-blk-pci",),
+    "scsi": ("virtio-scsi-pci,id={bus}", "scsi-hd,bus={bus}.0"),
+    "sata": ("ich9-ahci,id={bus}", "ide-hd,bus={bus}.0"),
+    "nvme": ("nvme,serial={bus}",),
+    "ide": ("ide-hd",),
+}
+"""What attaches a drive; the last device takes it."""
+
+_UNBOOTABLE = "No bootable device"
+
+
+class Qemu:
+    """The hypervisor on Linux hosts."""
+
+    name = "qemu"
+
+    @contextlib.contextmanager
+    def guest(self, spec: GuestSpec, directory: Path) -> Iterator[Guest]:
+        """Run a guest; see `Hypervisor.guest`."""
+        directory.mkdir(parents=True, exist_ok=True)
+        argv = _machine_arguments(spec) + _firmware_arguments(spec, directory)
+        for number, drive in enumerate(spec.drives):
+            argv += _drive_arguments(drive, number)
+        with contextlib.ExitStack() as stack:
+            console, console_peer = (stack.enter_context(end) for end in socket.socketpair())
+            control, control_peer = (stack.enter_context(end) for end in socket.socketpair())
+            log = _escaped(spec.console_log.absolute())
+            debug = directory / "firmware.log"
+            argv += [
+                *("-chardev", f"socket,id=console,fd={console_peer.fileno()},logfile={log}"),
+                *("-serial", "chardev:console"),
+                *("-chardev", f"socket,id=control,fd={control_peer.fileno()}"),
+                *("-mon", "chardev=control,mode=control"),
+                # SeaBIOS prints its verdict on the screen and on this port only.
+                *("-chardev", f"file,id=debug,path={_escaped(debug.absolute())}"),
+                *("-device", "isa-debugcon,iobase=0x402,chardev=debug"),
+            ]
+            errors = directory / "qemu.log"
+            process = _start(argv, (console_peer, control_peer), errors, directory)
+            stack.callback(_end, process)
+            console_peer.close()
+            control_peer.close()
+            monitor = stack.enter_context(contextlib.closing(Qmp(control)))
+            try:
+                monitor.command("query-status")
+            except CheckpointError as error:
+                _end(process)
+                said = errors.read_text("utf-8", "replace").strip()
+                raise CheckpointError("QEMU did not start the guest", said or str(error)) from error
+            yield _QemuGuest(console, monitor, debug)
+
+
+class _QemuGuest:
+    """A running QEMU, as `Guest`."""
+
+    def __init__(self, console: socket.socket, monitor: Qmp, debug: Path) -> None:
+        self._console = console
+        self._monitor = monitor
+        self._debug = debug
+
+    def read_console(self, wait_seconds: float) -> bytes | None:
+        self._console.settimeout(wait_seconds)
+        try:
+            return self._console.recv(65536) or None
+        except TimeoutError:
+            return b""
+        except ConnectionResetError:
+            return None
+
+    def write_console(self, text: bytes) -> None:
+        self._console.settimeout(None)
+        self._console.sendall(text)
+
+    def firmware_says_unbootable(self) -> bool:
+        return _UNBOOTABLE in self._debug.read_text("utf-8", "replace")
+
+    def screenshot(self, png: Path) -> None:
+        self._monitor.command("screendump", filename=os.fspath(png.absolute()), format="png")
+
+    def power_down(self) -> None:
+        self._monitor.command("system_powerdown")
+
+
+def _machine_arguments(spec: GuestSpec) -> list[str]:
+    # Only the old chipset has IDE ports.
+    chipset = "pc" if any(drive.attachment == "ide" for drive in spec.drives) else "q35"
+    return [
+        *("-name", f"{_escaped(spec.name)},debug-threads=on"),
+        *("-no-user-config", "-nodefaults", "-no-reboot", "-display", "none", "-vga", "std"),
+        *("-machine", chipset, "-accel", spec.accelerator, "-cpu", _CPU[spec.accelerator]),
+        *("-m", str(spec.memory_mb), "-smp", str(spec.cpus)),
+        # Without a source of randomness an emulated guest waits for its interrupts to provide it.
+        *("-device", "virtio-rng-pci"),
+    ]
+
+
+def _firmware_arguments(spec: GuestSpec, directory: Path) -> list[str]:
+    if spec.firmware == "bios":
+        return []
+    code, template = find_uefi()
+    variables = directory / "uefi-variables.fd"
+    shutil.copyfile(template, variables)
+    return [
+        *("-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={_escaped(code)}"),
+        *("-drive", f"if=pflash,unit=1,format=raw,file={_escaped(variables)}"),
+    ]
+
+
+def _drive_arguments(drive: Drive, number: int) -> list[str]:
+    access = "snapshot=off" if drive.writable else "snapshot=on"
+    if drive.attachment == "cdrom":
+        access = "readonly=on"
+    backend = (
+        f"if=none,id=drive{number},format={drive.format},{access},"
+        f"file={_escaped(drive.image.absolute())}"
+    )
+    *buses, device = (part.format(bus=f"bus{number}") for part in _DEVICES[drive.attachment])
+    arguments = ["-drive", backend]
+    for bus in buses:
+        arguments += ["-device", bus]
+    return [*arguments, "-device", f"{device},drive=drive{number},bootindex={number}"]
+
+
+def find_uefi(directories: tuple[Path, ...] = FIRMWARE_DIRECTORIES) -> tuple[Path, Path]:
+    """UEFI firmware for a PC without Secure Boot: its code, and the template of its variables.
+
+    Raises `Unprepared` when no firmware package describes any.
+    """
+    descriptions: dict[str, Path] = {}
+    for directory in reversed(directories):
+        descriptions |= {path.name: path for path in directory.glob("*.json")}
+    for _, path in sorted(descriptions.items()):
+        description: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        mapping = description["mapping"]
+        if (
+            "uefi" in description["interface-types"]
+            and any(target["architecture"] == "x86_64" for target in description["targets"])
+            and not {"secure-boot", "requires-smm"} & set(description["features"])
+            and mapping["device"] == "flash"
+            and mapping.get("mode", "split") == "split"
+        ):
+            code = Path(mapping["executable"]["filename"])
+            template = Path(mapping["nvram-template"]["filename"])
+            if code.exists() and template.exists():
+                return code, template
+    raise Unprepared(
+        "there is no UEFI firmware for guests on this host",
+        f"no description of any in {', '.join(map(str, directories))}",
+        "install it: apt-get install ovmf",
+    )
+
+
+def _start(
+    argv: list[str], inherited: tuple[socket.socket, ...], errors: Path, directory: Path
+) -> subprocess.Popen[bytes]:
+    with errors.open("wb") as log:
+        try:
+            return subprocess.Popen(
+                ["setpriv", "--pdeathsig", "KILL", PROGRAM, *argv],
+                # Where `snapshot=on` keeps what the guest writes.
+                env={**BASE_ENVIRONMENT, "TMPDIR": os.fspath(directory.absolute())},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=[end.fileno() for end in inherited],
+            )
+        except OSError as error:
+            raise Unprepared(
+                f"{PROGRAM} cannot be started",
+                str(error),
+                "install it: apt-get install qemu-system-x86 util-linux",
+            ) from error
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.kill()
+    process.wait()
+
+
+def _escaped(value: object) -> str:
+    """A value for QEMU's comma-separated options."""
+    return str(value).replace(",", ",,")
