@@ -18,7 +18,15 @@ from dcd.manifest.arguments import as_json, match_arguments
 from dcd.manifest.constructors import code_digest
 from dcd.manifest.data_object import DataObject
 from dcd.manifest.doc import DataObjectCache, configurations_for, software_for
-from dcd.manifest.objects import Args, CheckpointSpec, Configuration, Repository, Software
+from dcd.manifest.objects import (
+    Arg,
+    ArgList,
+    Args,
+    CheckpointSpec,
+    Configuration,
+    Repository,
+    Software,
+)
 from dcd.manifest.paths import find_path
 from dcd.manifest.registry import write
 from dcd.manifest.values import written
@@ -39,7 +47,6 @@ def ingredients(
     to, `instance` what that made, `inputs` all captured files of the build."""
     line = _line(spec)
     cls = type(instance)
-    named = software_and_configurations(doc, spec.name)
     found = [
         Ingredient("class", "", digest(f"{factory.__module__}:{factory.__qualname__}"), line),
         Ingredient("version", "", digest(cls.VERSION), line),
@@ -47,13 +54,17 @@ def ingredients(
     ]
     if factory is not cls:
         found.append(Ingredient("code", "factory", code_digest(factory), line))
-    arguments = list(_arguments(spec, factory))
-    found += [ingredient for ingredient, _ in arguments]
-    found += [Ingredient("manifest", name, _node_digest(node), _line(node)) for name, node in named]
+    used: dict[str, int] = {}
+    for ingredient, path in _arguments(spec, factory):
+        found.append(ingredient)
+        used.setdefault(path, ingredient.line)
+    for name, node in software_and_configurations(doc, spec.name):
+        found.append(Ingredient("manifest", name, _node_digest(node), _line(node)))
+        for path, place in _files(node):
+            used.setdefault(path, place)
     found += _reads(doc, cls.READS)
-    used = {text for _, text in arguments if text} | set(_files(node for _, node in named))
     found += [
-        Ingredient("input", file.path, digest([file.sha256, file.mode]), _line(spec))
+        Ingredient("input", file.path, digest([file.sha256, file.mode]), used[file.path])
         for file in inputs
         if file.path in used
     ]
@@ -79,7 +90,9 @@ def _arguments(
     """Each argument, with the text that names a captured file or nothing."""
     texts = [] if spec.args is None else [spec.args]
     bound = match_arguments(factory, texts, spec.kwargs)
-    places: dict[str, DataObject] = {node.name: node for node in spec.get_descendants()}
+    places: dict[str, DataObject] = {
+        node.name: node for node in spec.get_descendants() if isinstance(node, Arg | ArgList)
+    }
     positional = spec.get_first_child(class_type=Args)
     for name, value in bound.values.items():
         node = positional if name == bound.positional else places.get(name)
@@ -90,7 +103,7 @@ def _arguments(
 def _reads(doc: DataObjectCache, paths: Sequence[str]) -> Iterator[Ingredient]:
     for path in paths:
         try:
-            matches: list[Any] = find_path(doc.volatile, path)
+            matches: list[Any] = find_path(doc, path)
         except NotFound:
             continue
         for number, match in enumerate(matches, 1):
@@ -101,13 +114,13 @@ def _reads(doc: DataObjectCache, paths: Sequence[str]) -> Iterator[Ingredient]:
                 yield Ingredient("manifest", name, digest(written(match)))
 
 
-def _files(nodes: Iterator[DataObject]) -> Iterator[str]:
-    for node in nodes:
-        for found in (node, *node.get_descendants()):
-            if isinstance(found, Configuration) and found.source:
-                yield found.source
-            elif isinstance(found, Repository) and found.signed_by:
-                yield found.signed_by
+def _files(node: DataObject) -> Iterator[tuple[str, int]]:
+    """The paths that a node names, with their lines; only some of them are captured."""
+    for found in (node, *node.get_descendants()):
+        if isinstance(found, Configuration) and found.source:
+            yield found.source, _line(found)
+        elif isinstance(found, Repository) and found.signed_by:
+            yield found.signed_by, _line(found)
 
 
 def _node_digest(node: DataObject) -> str:
@@ -115,7 +128,7 @@ def _node_digest(node: DataObject) -> str:
     if element is None:
         return digest(None)
     if isinstance(node, Software | Configuration):
-        element.attrib.pop("name", None)
+        element.attrib.pop("name", "")
     return sha256(etree.tostring(element, method="c14n2")).hexdigest()
 
 

@@ -5,7 +5,7 @@ from typing import Literal
 from dcd.manifest.data_object import DataObject, attribute, many, optional, text
 from dcd.manifest.values import MODE, OWNER, Form
 
-_ACCOUNT = Form(r"[a-z_][a-z0-9_\-]{0,31}\$?", "an account name", "live")
+_ACCOUNT = Form(r"[a-z_][a-z0-9_\-]{0,31}[$]?", "an account name", "live")
 
 
 class Validation(DataObject, tag="validation"):

@@ -1,0 +1,166 @@
+"""The RELAX NG grammar of manifests, generated from the declarations of the data objects.
+
+`grammar/dc.rng` is for editors (completion, validation, help by `a:documentation`) and other tools; the
+daemon itself checks against the same declarations in `dcd.manifest.check`, whose messages say more. Children
+may stand in any order. Where a typed value is expected, `${name}` may stand for it. Includes are resolved
+before validation, so that `xi:include` is no part of the grammar.
+
+Source: RELAX NG Specification, OASIS, 2001; XML Schema Part 2 for datatypes.
+"""
+
+from collections.abc import Iterator
+
+from lxml import etree
+
+from dcd.manifest.data_object import DataObject, Element, Field, OneOf, Particle, fields_of
+from dcd.manifest.objects import DC
+from dcd.manifest.values import choices, optional_of
+
+RNG = "http://relaxng.org/ns/structure/1.0"
+ANNOTATIONS = "http://relaxng.org/ns/compatibility/annotations/1.0"
+DATATYPES = "http://www.w3.org/2001/XMLSchema-datatypes"
+
+
+def documentation(cls: type[DataObject]) -> str:
+    """The documentation of an element, on one line."""
+    return " ".join((cls.__doc__ or "").split())
+
+
+def inside(cls: type[DataObject]) -> list[Particle]:
+    """What may stand in an element, alternatives included, in declared order."""
+    return [
+        particle
+        for content in cls.CONTENT
+        for particle in (content.options if isinstance(content, OneOf) else (content,))
+    ]
+
+
+def classes_below(root: type[DataObject] = DC) -> list[type[DataObject]]:
+    """The class and all that may stand in it, each once, outer ones first."""
+    found: dict[type[DataObject], None] = {}
+
+    def visit(cls: type[DataObject]) -> None:
+        found.setdefault(cls)
+        for particle in inside(cls):
+            if particle.of not in found:
+                visit(particle.of)
+
+    visit(root)
+    return list(found)
+
+
+def grammar_text() -> str:
+    """The grammar as XML text."""
+    namespaces: dict[str | None, str] = {None: RNG, "a": ANNOTATIONS}
+    grammar = etree.Element(_rng("grammar"), nsmap=namespaces)  # type: ignore[arg-type]
+    grammar.set("datatypeLibrary", DATATYPES)
+    _add(_add(grammar, "start"), "ref", name="dc")
+    for cls in classes_below():
+        _define(grammar, cls)
+    _define_use(grammar)
+    etree.indent(grammar, "  ")
+    return etree.tostring(grammar, encoding="unicode") + "\n"
+
+
+def _rng(name: str) -> str:
+    return f"{{{RNG}}}{name}"
+
+
+def _add(parent: Element, name: str, /, **attributes: str) -> Element:
+    element = etree.SubElement(parent, _rng(name))
+    for key, value in attributes.items():
+        element.set(key, value)
+    return element
+
+
+def _document(parent: Element, text: str) -> None:
+    etree.SubElement(parent, f"{{{ANNOTATIONS}}}documentation").text = text
+
+
+def _define(grammar: Element, cls: type[DataObject]) -> None:
+    element = _add(_add(grammar, "define", name=cls.TAG), "element", name=cls.TAG)
+    _document(element, documentation(cls))
+    fields = fields_of(cls)
+    for field in fields:
+        if field.declared.kind == "attribute":
+            holder = element if field.required else _add(element, "optional")
+            attribute = _add(holder, "attribute", name=field.tag)
+            _document(attribute, field.declared.doc)
+            _value(attribute, field)
+    texts = [field for field in fields if field.declared.kind == "text"]
+    if texts:
+        _text(element, texts[0].required)
+        return
+    patterns = [*_text_children(fields), *(_content(content) for content in cls.CONTENT)]
+    holder = _add(element, "interleave") if len(patterns) > 1 else element
+    holder.extend(patterns)
+    if not patterns and not any(field.declared.kind == "attribute" for field in fields):
+        _add(element, "empty")
+
+
+def _text_children(fields: tuple[Field, ...]) -> Iterator[Element]:
+    for field in fields:
+        if field.declared.kind not in ("child", "children"):
+            continue
+        many = field.declared.kind == "children"
+        pattern = etree.Element(_rng("zeroOrMore" if many else "optional"))
+        element = _add(pattern, "element", name=field.tag)
+        _document(element, field.declared.doc)
+        _add(element, "text")
+        yield element if field.required else pattern
+
+
+def _content(content: Particle | OneOf) -> Element:
+    if isinstance(content, Particle):
+        return _particle(content)
+    choice = etree.Element(_rng("choice"))
+    choice.extend(_particle(option) for option in content.options)
+    if content.required:
+        return choice
+    optional = etree.Element(_rng("optional"))
+    optional.append(choice)
+    return optional
+
+
+def _particle(particle: Particle) -> Element:
+    name = {
+        (0, 1): "optional",
+        (0, None): "zeroOrMore",
+        (1, None): "oneOrMore",
+        (1, 1): "group",
+    }[particle.minimum, particle.maximum]
+    holder = etree.Element(_rng(name))
+    reference = _add(holder, "ref", name=particle.of.TAG)
+    return reference if name == "group" else holder
+
+
+def _value(attribute: Element, field: Field) -> None:
+    plain, _ = optional_of(field.annotation)
+    listed = choices(plain)
+    if not listed and plain is not int and field.declared.form is None:
+        _add(attribute, "text")
+        return
+    choice = _add(attribute, "choice")
+    for value in listed:
+        _add(choice, "value").text = value
+    if not listed:
+        data = _add(choice, "data", type="integer" if plain is int else "token")
+        if field.declared.minimum is not None:
+            _add(data, "param", name="minInclusive").text = str(field.declared.minimum)
+        if field.declared.form is not None:
+            _add(data, "param", name="pattern").text = field.declared.form.pattern
+    _add(choice, "ref", name="parameter-use")
+
+
+def _text(element: Element, required: bool) -> None:
+    if required:
+        data = _add(element, "data", type="string")
+        _add(data, "param", name="pattern").text = r"[\s\S]*\S[\s\S]*"
+    else:
+        _add(element, "text")
+
+
+def _define_use(grammar: Element) -> None:
+    data = _add(_add(grammar, "define", name="parameter-use"), "data", type="string")
+    _document(data, "A value that uses a parameter: ${name}.")
+    _add(data, "param", name="pattern").text = r".*[$]\{[A-Za-z_][A-Za-z0-9_]*\}.*"

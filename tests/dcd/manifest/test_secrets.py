@@ -1,0 +1,49 @@
+"""Secrets by reference: read at the last moment, from few places."""
+
+from pathlib import Path
+
+import pytest
+
+from dcd.manifest.objects import Password
+from dcd.manifest.secrets import password_text
+from statemachine.errors import InvalidManifest, Unprepared
+
+
+def test_a_secret_is_read_from_a_file_below_the_directory(tmp_path: Path) -> None:
+    (tmp_path / "live").write_text("hunter2\n")
+    assert password_text(Password(file=str(tmp_path / "live")), {}, [tmp_path]) == "hunter2"
+
+
+def test_no_other_file_is_read_whatever_the_path_or_the_link(tmp_path: Path) -> None:
+    allowed, other = tmp_path / "secrets", tmp_path / "shadow"
+    allowed.mkdir()
+    other.write_text("root:x")
+    (allowed / "link").symlink_to(other)
+    for path in (other, allowed / "../shadow", allowed / "link"):
+        with pytest.raises(InvalidManifest, match="may not be read") as caught:
+            password_text(Password(file=str(path)), {}, [allowed])
+        assert "root:x" not in str(caught.value)
+
+
+def test_a_secret_is_read_from_a_variable_with_the_prefix() -> None:
+    environment = {"DCD_SECRET_LIVE": "hunter2", "PATH": "/bin"}
+    assert password_text(Password(env="DCD_SECRET_LIVE"), environment) == "hunter2"
+    with pytest.raises(InvalidManifest, match="'PATH' may not be read"):
+        password_text(Password(env="PATH"), environment)
+    with pytest.raises(Unprepared, match="no variable 'DCD_SECRET_ROOT'"):
+        password_text(Password(env="DCD_SECRET_ROOT"), environment)
+
+
+def test_a_secret_that_is_not_there_is_said_so(tmp_path: Path) -> None:
+    with pytest.raises(Unprepared, match="cannot be read"):
+        password_text(Password(file=str(tmp_path / "live")), {}, [tmp_path])
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    with pytest.raises(Unprepared, match="not text"):
+        password_text(Password(file=str(tmp_path / "binary")), {}, [tmp_path])
+    (tmp_path / "big").write_bytes(b"x" * 70_000)
+    with pytest.raises(Unprepared, match="too big"):
+        password_text(Password(file=str(tmp_path / "big")), {}, [tmp_path])
+
+
+def test_a_password_in_the_manifest_is_its_text() -> None:
+    assert password_text(Password(text="live"), {}) == "live"
