@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dcd.manifest.objects.configuration import Password, User
+from dcd.manifest.secrets import password_text
 from dcd.platform.chroot import Inside
 from dcd.platform.inside import read
 from dcd.platform.process import ToolFailed
@@ -125,7 +126,13 @@ def _set_password(inside: Inside, user: User, password: Password) -> None:
     if password.locked:
         inside.run(["usermod", "--lock", user.name])
         return
-    secret = _secret(user, password)
+    secret = password_text(password, os.environ)
+    if not secret or "\n" in secret:
+        raise CheckpointError(
+            f"the password of {user.name} is empty or has more than one line",
+            f"it was read from {password.file or password.env}",
+            "correct it, then resume the build",
+        )
     encrypted = ["--encrypted"] if password.hashed else []
     try:
         inside.run(["chpasswd", *encrypted], stdin=f"{user.name}:{secret}\n".encode())
@@ -134,26 +141,3 @@ def _set_password(inside: Inside, user: User, password: Password) -> None:
             f"the password of {user.name} could not be set",
             error.details.replace(secret, "********"),
         ) from None
-
-
-def _secret(user: User, password: Password) -> str:
-    if password.file is not None:
-        try:
-            secret = Path(password.file).read_text().rstrip("\n")
-        except OSError as error:
-            raise _no_secret(user, f"{password.file}: {error.strerror}") from error
-    elif password.env is not None:
-        secret = os.environ.get(password.env, "")
-    else:
-        secret = password.text
-    if not secret or "\n" in secret:
-        raise _no_secret(user, "it is empty or has more than one line")
-    return secret
-
-
-def _no_secret(user: User, details: str) -> CheckpointError:
-    return CheckpointError(
-        f"the password of {user.name} is not to be had",
-        details,
-        "make the file readable or the variable known to the daemon, then resume the build",
-    )

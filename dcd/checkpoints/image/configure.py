@@ -10,17 +10,19 @@ import re
 import shutil
 from pathlib import Path
 
-from dcd.checkpoints.captured import captured_file
+from dcd.checkpoints.areas import captured_file
 from dcd.checkpoints.image.accounts import apply_users, check_user, owner_ids
 from dcd.checkpoints.image.network import apply_network, check_interface
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
 from dcd.manifest.doc import DataObjectCache, configurations_for
+from dcd.manifest.inputs import is_in_image
 from dcd.manifest.objects.configuration import Configuration, Interface, User
 from dcd.platform.chroot import Inside, chroot
 from dcd.platform.inside import entry, exists, read, resolve, write
 from dcd.platform.process import ToolFailed
 from statemachine.errors import CheckpointError, InvalidManifest
 
+_IMAGE = "{PKG_IMAGE_PATH}"
 _BUILT_IN_LOCALES = ("C", "POSIX", "C.UTF-8")
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _FORMS = {
@@ -195,7 +197,16 @@ def _generate_locale(inside: Inside, locale: str) -> None:
 
 def _add_file(context: Context, configuration: Configuration) -> None:
     assert configuration.source is not None and configuration.dest is not None
-    source = captured_file(context.inputs, configuration, configuration.source)
+    if is_in_image(configuration):
+        source = resolve(context.pkg_image, configuration.source.removeprefix(_IMAGE))
+        if not source.is_file():
+            raise CheckpointError(
+                f"the image has no file {configuration.source.removeprefix(_IMAGE)}",
+                str(configuration.origin or ""),
+                "correct the source, or add the package that has the file",
+            )
+    else:
+        source = captured_file(context.inputs, configuration.source)
     mode = int(configuration.mode or "0644", 8)
     owner = owner_ids(context.pkg_image, configuration.owner or "0:0")
     write(context.pkg_image, configuration.dest, source.read_bytes(), mode=mode, owner=owner)

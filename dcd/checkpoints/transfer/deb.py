@@ -14,6 +14,7 @@ import hashlib
 import re
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
@@ -115,11 +116,7 @@ class TransferDEB(Checkpoint):
 
     def external_state(self, doc: DataObjectCache) -> Mapping[str, str]:
         sources = _sources(self._software(doc))
-        state = release_digests(sources, distro(doc).http_proxy or "")
-        for source in sources:
-            if source.signed_by.startswith("/"):
-                state[f"keyring {source.signed_by}"] = _keyring_digest(source)
-        return state
+        return release_digests(sources, distro(doc).http_proxy or "")
 
     def get_progress_estimate(self) -> float:
         return 45.0
@@ -132,6 +129,7 @@ class TransferDEB(Checkpoint):
             count = len(software.names("install"))
             context.report(Report(message=f"would install {count} listed packages from {names}"))
             return
+        sources = _with_keyrings(context, sources)
         image = software.get_descendants(class_type=Image)
         architecture = (image[0].architecture if image else None) or _host_architecture()
         progress = Progress(context.report)
@@ -182,12 +180,6 @@ def _check_repository(repository: Repository) -> None:
             "put it into the build host's /etc/apt/auth.conf.d/NAME.conf: "
             "machine HOST/PATH login USER password PASSWORD",
         )
-    if repository.signed_by and not repository.signed_by.startswith("/"):
-        raise InvalidManifest(
-            f"signed_by must be the absolute path of a keyring, not {repository.signed_by!r}",
-            _where(repository),
-            'for example signed_by="/usr/share/keyrings/debian-archive-keyring.gpg"',
-        )
 
 
 def _sources(software: Software) -> list[Source]:
@@ -208,16 +200,21 @@ def _sources(software: Software) -> list[Source]:
     return sources
 
 
-def _keyring_digest(source: Source) -> str:
-    try:
-        return hashlib.sha256(Path(source.signed_by).read_bytes()).hexdigest()
-    except OSError as error:
-        raise CheckpointError(
-            f"the keyring of {source.name} cannot be read",
-            f"{source.signed_by}: {error.strerror}",
-            "install the package that has it (debian-archive-keyring for Debian), or correct "
-            "signed_by in the manifest or in this host's apt sources",
-        ) from error
+def _with_keyrings(context: Context, sources: list[Source]) -> list[Source]:
+    """The sources with keyrings that apt can read now: those that the manifest names were captured,
+    and apt tells a keyring's format by its name."""
+    directory = context.tmp / "keyrings"
+    directory.mkdir()
+    ready = []
+    for source in sources:
+        if source.signed_by in context.inputs:
+            content = context.inputs[source.signed_by].read_bytes()
+            suffix = ".asc" if content.startswith(b"-----BEGIN") else ".gpg"
+            keyring = directory / f"{Path(source.signed_by).stem}{suffix}"
+            keyring.write_bytes(content)
+            source = replace(source, signed_by=str(keyring))
+        ready.append(source)
+    return ready
 
 
 def _host_architecture() -> str:

@@ -1,0 +1,104 @@
+"""What a manifest's strings stand for in a running checkpoint: areas, DOC values, captured files.
+
+`{TOKEN}` names an area of the workspace and `%{path}` values of the DOC. A shell line gets them quoted as
+the place in the line requires, so that blanks and quotes in a value stay part of it.
+"""
+
+import re
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from dcd.checkpoints.interface import Context
+from dcd.manifest.doc import DataObjectCache
+from statemachine.errors import CheckpointError
+
+_REFERENCE = re.compile(r"%\{(?P<path>[^}]*)\}|(?<![$%])\{(?P<token>[A-Z][A-Z_]+)\}")
+Lookup = Callable[[re.Match[str]], str]
+
+
+def areas(context: Context) -> dict[str, Path]:
+    """The areas by their tokens."""
+    return {
+        "PKG_IMAGE_PATH": context.pkg_image,
+        "BOOT_ARCHIVE": context.boot_archive,
+        "MEDIA_DIR": context.media,
+        "TMP_DIR": context.tmp,
+        "BUILD_DATA": context.root,
+    }
+
+
+def area_path(context: Context, text: str) -> Path:
+    """The path that a string of the manifest names. Without a token, it is a path of the workspace."""
+    return context.root / substituted(text, context.doc, areas(context))
+
+
+def substituted(text: str, doc: DataObjectCache, tokens: Mapping[str, Path]) -> str:
+    """The text with its references replaced by plain values. A token that is not one of `tokens` stays
+    as it is. Raises `NotFound` and `PathError` for a `%{path}` that leads to nothing."""
+    lookup = _lookup(doc, tokens)
+    return _REFERENCE.sub(lookup, text)
+
+
+def shell_line(text: str, doc: DataObjectCache, tokens: Mapping[str, Path]) -> str:
+    """A shell command with its references replaced; each value is quoted for where it stands: outside
+    quotes, in double quotes or in single quotes. Raises as `substituted`."""
+    lookup = _lookup(doc, tokens)
+    line, quote = "", ""
+    for piece, reference in _pieces(text):
+        if reference is None:
+            line += piece
+            quote = _quote_after(piece, quote)
+        elif (value := lookup(reference)) == piece:
+            line += piece
+        elif quote == "'":
+            line += value.replace("'", "'\\''")
+        elif quote == '"':
+            line += re.sub(r'([\\"$`])', r"\\\1", value)
+        else:
+            line += shlex.quote(value)
+    return line
+
+
+def captured_file(inputs: Mapping[str, Path], path: str) -> Path:
+    """The captured file that the manifest names as `path`. Raises `CheckpointError`."""
+    if path in inputs:
+        return inputs[path]
+    raise CheckpointError(
+        f"the file {path} was not captured with the build",
+        f"captured were {', '.join(sorted(inputs)) or 'none'}",
+        "submit the manifest again",
+    )
+
+
+def _lookup(doc: DataObjectCache, tokens: Mapping[str, Path]) -> Lookup:
+    def value(reference: re.Match[str]) -> str:
+        if reference["path"] is not None:
+            return doc.substitute(reference.group())
+        return str(tokens.get(reference["token"], reference.group()))
+
+    return value
+
+
+def _pieces(text: str) -> Iterator[tuple[str, re.Match[str] | None]]:
+    end = 0
+    for reference in _REFERENCE.finditer(text):
+        yield text[end : reference.start()], None
+        yield reference.group(), reference
+        end = reference.end()
+    yield text[end:], None
+
+
+def _quote_after(piece: str, quote: str) -> str:
+    """The quote that is open after a piece of a shell line which began inside `quote` ("" for none)."""
+    escaped = False
+    for character in piece:
+        if escaped:
+            escaped = False
+        elif character == "\\" and quote != "'":
+            escaped = True
+        elif quote:
+            quote = "" if character == quote else quote
+        elif character in "'\"":
+            quote = character
+    return quote

@@ -1,0 +1,182 @@
+"""`CustomScript`: whatever the other checkpoints do not do, as a shell command or a script.
+
+The command runs in the worker's namespaces as root, without network unless it is asked for, and its output
+goes to the attempt's log; anything but exit status 0 fails the checkpoint. It finds the areas in tokens of
+the command and in environment variables of the same names. Source: the original's custom-script.
+"""
+
+import hashlib
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from dcd.checkpoints.areas import areas, captured_file, shell_line, substituted
+from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
+from dcd.manifest.doc import DataObjectCache
+from dcd.manifest.paths import references, substitute
+from dcd.manifest.values import InputPath
+from dcd.platform.chroot import chroot
+from dcd.platform.inside import write
+from dcd.platform.process import BASE_ENVIRONMENT
+from statemachine.errors import InvalidManifest, NotFound, Unprepared
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=.*", re.DOTALL)
+_SHELL = "/bin/sh"
+_OUTSIDE = ("{BOOT_ARCHIVE}", "{MEDIA_DIR}", "{TMP_DIR}", "{BUILD_DATA}")
+"""Tokens of areas that cannot be seen from inside the image."""
+
+_CHANGE_DIRECTORY = 'cd "$1" && shift && exec "$@"'
+
+
+class CustomScript(Checkpoint):
+    """Run a command of the manifest.
+
+    Exactly one of: `command`, a shell command in which line breaks count as spaces; `text`, a script
+    with its line breaks; `script`, a captured script file, to which references are not applied.
+    `shell` is the interpreter's path; without it, a script's own `#!` line or else /bin/sh counts. With
+    `chroot` it runs inside the image, where PKG_IMAGE_PATH is `/`. `environment` are `NAME=VALUE`s.
+    `working_directory` is TMP_DIR, or `/` inside the image, unless it is given.
+    """
+
+    DESCRIPTION = "Run a command or script of the manifest"
+    VERSION = 1
+
+    def __init__(
+        self,
+        name: str,
+        command: str | None = None,
+        shell: str | None = None,
+        text: str | None = None,
+        script: InputPath | None = None,
+        chroot: bool = False,
+        network: bool = False,
+        timeout_seconds: float | None = None,
+        environment: tuple[str, ...] = (),
+        working_directory: str | None = None,
+    ) -> None:
+        super().__init__(name)
+        self.command = " ".join(command.split("\n")).strip() if command is not None else None
+        self.shell = shell
+        self.text = text
+        self.script = script
+        self.chroot = chroot
+        self.network = network
+        self.timeout_seconds = timeout_seconds
+        self.environment = environment
+        self.working_directory = working_directory
+
+    def needs(self, doc: DataObjectCache) -> Needs:
+        return Needs(tools=("chroot",) if self.chroot else (), network=self.network)
+
+    def check(self, doc: DataObjectCache) -> None:
+        given = [part for part in (self.command, self.text, self.script) if part is not None]
+        if len(given) != 1 or not str(given[0]).strip():
+            raise InvalidManifest(
+                f"{self.name} needs one command, text or script",
+                "it has several" if len(given) > 1 else "it has none, or an empty one",
+                "write <args>COMMAND</args>",
+            )
+        if self.shell is not None and not self.shell.startswith("/"):
+            raise InvalidManifest(
+                f"{self.name}: the shell {self.shell!r} is not an absolute path",
+                "",
+                f'write, for example, <arg name="shell">/bin/{Path(self.shell).name}</arg>',
+            )
+        for variable in self.environment:
+            if not _VARIABLE.fullmatch(variable):
+                raise InvalidManifest(f"{self.name}: {variable!r} is not NAME=VALUE")
+        if self.timeout_seconds is not None and self.timeout_seconds <= 0:
+            raise InvalidManifest(f"{self.name}: timeout_seconds must be more than 0")
+        if self.chroot:
+            used = {token for token in _OUTSIDE if any(token in part for part in self._strings())}
+            if used:
+                raise InvalidManifest(
+                    f"{self.name}: {', '.join(sorted(used))} is not inside the image",
+                    "with chroot the command sees the image area only",
+                    "leave out chroot, or use {PKG_IMAGE_PATH} only",
+                )
+
+    def external_state(self, doc: DataObjectCache) -> Mapping[str, str]:
+        """The interpreter on the host, and what the manifest says where `%{path}`s point to. (Inside
+        the image, the interpreter comes with the layer below.)"""
+        state: dict[str, str] = {}
+        if not self.chroot:
+            shell = Path(self.shell or _SHELL)
+            try:
+                state[f"interpreter {shell}"] = hashlib.sha256(shell.read_bytes()).hexdigest()
+            except OSError as error:
+                raise Unprepared(
+                    f"{self.name}: this host has no {shell}",
+                    f"{shell}: {error.strerror}",
+                    "install it, or name another shell in the manifest",
+                ) from error
+        for path in sorted({path for part in self._strings() for path in references(part)}):
+            try:
+                value = substitute(doc.volatile, f"%{{{path.removeprefix('/volatile')}}}")
+            except NotFound:
+                continue  # An earlier checkpoint puts it there; its key is chained already.
+            state[f"%{{{path}}}"] = hashlib.sha256(value.encode()).hexdigest()
+        return state
+
+    def execute(self, context: Context, dry_run: bool = False) -> None:
+        if dry_run:
+            what = self.command or self.text or f"the script {self.script}"
+            context.report(Report(message=f"would run {what.strip()}"))
+        elif self.chroot:
+            self._run_inside(context)
+        else:
+            self._run_on_host(context)
+
+    def _run_on_host(self, context: Context) -> None:
+        tokens = areas(context)
+        directory = self._directory(context, tokens) or str(context.tmp)
+        context.run(
+            self._argv(context, tokens, context.tmp / "custom-script", None),
+            env=self._environment(context, tokens),
+            cwd=Path(context.tmp, directory),
+            timeout_seconds=self.timeout_seconds,
+        )
+
+    def _run_inside(self, context: Context) -> None:
+        tokens = {"PKG_IMAGE_PATH": Path("/")}
+        directory = self._directory(context, tokens) or "/"
+        with chroot(context.pkg_image) as inside:
+            # Below /run, which is no part of the image while programs run in it.
+            place = write(context.pkg_image, "run/custom-script", "")
+            argv = self._argv(context, tokens, place, "/run/custom-script")
+            inside.run(
+                [_SHELL, "-c", _CHANGE_DIRECTORY, "sh", directory, *argv],
+                env={**context.environment, **self._environment(context, tokens)},
+                timeout_seconds=self.timeout_seconds,
+            )
+
+    def _directory(self, context: Context, tokens: Mapping[str, Path]) -> str:
+        return substituted(self.working_directory or "", context.doc, tokens)
+
+    def _environment(self, context: Context, tokens: Mapping[str, Path]) -> dict[str, str]:
+        given = (substituted(text, context.doc, tokens) for text in self.environment)
+        paths = {token: str(path) for token, path in tokens.items()}
+        return {**BASE_ENVIRONMENT, **paths, **dict(one.split("=", 1) for one in given)}
+
+    def _argv(
+        self, context: Context, tokens: Mapping[str, Path], place: Path, seen_as: str | None
+    ) -> list[str]:
+        """The command line. A script is put at `place`; the command may see it elsewhere."""
+        if self.command is not None:
+            line = shell_line(self.command, context.doc, tokens)
+            return [self.shell or _SHELL, "-c", line]
+        if self.text is not None:
+            place.write_text(substituted(self.text, context.doc, tokens).lstrip("\n"))
+        else:
+            shutil.copyfile(captured_file(context.inputs, str(self.script)), place)
+        place.chmod(0o700)
+        path = seen_as or str(place)
+        if self.shell is None and place.read_bytes().startswith(b"#!"):
+            return [path]
+        return [self.shell or _SHELL, path]
+
+    def _strings(self) -> list[str]:
+        """All that references are replaced in."""
+        parts = (self.command, self.text, self.working_directory, *self.environment)
+        return [part for part in parts if part is not None]

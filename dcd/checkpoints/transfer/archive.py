@@ -1,0 +1,144 @@
+"""`TransferArchive`: the contents of an archive into a directory of the workspace.
+
+tar and cpio archives, plain or compressed with gzip, bzip2, xz or zstd; which of these it is, is seen
+from its first bytes, not from its name. Members cannot get out of the destination: not by absolute names or
+`..`, nor through links that the archive or the destination holds.
+"""
+
+import bz2
+import gzip
+import lzma
+import shutil
+from pathlib import Path
+
+from dcd.checkpoints.areas import area_path, captured_file
+from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
+from dcd.checkpoints.transfer.cpio import check_place
+from dcd.manifest.doc import DataObjectCache, software_for
+from dcd.manifest.objects.software import Dir
+from dcd.manifest.values import InputPath
+from dcd.platform.copying import copy_entries
+from statemachine.errors import CheckpointError, InvalidManifest
+
+_GZIP, _BZIP2, _XZ = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00"
+_ZSTD = b"\x28\xb5\x2f\xfd"
+_CPIO = (b"070701", b"070702", b"070707", b"\xc7\x71", b"\x71\xc7")
+
+_CPIO_OPTIONS = (
+    "--make-directories",
+    "--preserve-modification-time",
+    "--no-absolute-filenames",
+    "--sparse",
+    "--quiet",
+)
+_TAR_OPTIONS = (
+    "--preserve-permissions",
+    "--same-owner",
+    "--numeric-owner",
+    "--xattrs",
+    "--xattrs-include=*",
+    "--delay-directory-restore",
+)
+
+
+class TransferArchive(Checkpoint):
+    """Unpack an archive.
+
+    `archive` is the archive file; it is captured when the build is submitted. The `software` of the
+    checkpoint's name may say where to: its destination `dir`, or else the image area.
+    """
+
+    DESCRIPTION = "Unpack an archive into the workspace"
+    VERSION = 1
+
+    def __init__(self, name: str, archive: InputPath) -> None:
+        super().__init__(name)
+        self.archive = archive
+
+    def needs(self, doc: DataObjectCache) -> Needs:
+        return Needs(tools=("tar", "cpio", "zstd"))
+
+    def check(self, doc: DataObjectCache) -> None:
+        software = software_for(doc, self.name)
+        if software is None:
+            return
+        if software.type != "ARCHIVE":
+            raise InvalidManifest(
+                f"the software of {self.name} is of type {software.type}",
+                str(software.origin or ""),
+                'write type="ARCHIVE"',
+            )
+        for place in software.get_descendants(class_type=Dir):
+            check_place(place)
+
+    def execute(self, context: Context, dry_run: bool = False) -> None:
+        software = software_for(context.doc, self.name)
+        places = software.get_descendants(class_type=Dir) if software is not None else []
+        where = places[0].path if places else "{PKG_IMAGE_PATH}"
+        if dry_run:
+            context.report(Report(message=f"would unpack {self.archive} into {where}"))
+            return
+        archive = captured_file(context.inputs, str(self.archive))
+        destination = area_path(context, where)
+        destination.mkdir(parents=True, exist_ok=True)
+        context.report(Report(0.0, f"unpacking {self.archive}"))
+        if not any(destination.iterdir()):
+            self._unpack(context, archive, destination)
+            return
+        # Links that are there could lead an unpacker out of the workspace; the copy does not follow them.
+        aside = context.tmp / "unpacked"
+        aside.mkdir()
+        self._unpack(context, archive, aside)
+        names = sorted(found.name for found in aside.iterdir())
+        copy_entries(aside, destination, names)
+        shutil.rmtree(aside)
+
+    def _unpack(self, context: Context, archive: Path, destination: Path) -> None:
+        plain = self._decompressed(context, archive)
+        with plain.open("rb") as stream:
+            head = stream.read(512)
+        if head.startswith(_CPIO):
+            context.run(
+                ["cpio", "--extract", *_CPIO_OPTIONS, "--file", plain],
+                cwd=destination,
+            )
+        elif head[257:262] == b"ustar":
+            context.run(
+                ["tar", "--extract", *_TAR_OPTIONS, "--file", plain, "--directory", destination]
+            )
+        else:
+            raise CheckpointError(
+                f"{self.archive} is not an archive",
+                "it is neither tar nor cpio, plain or compressed with gzip, bzip2, xz or zstd",
+                "name a tar or cpio archive",
+            )
+        if plain != archive:
+            plain.unlink()
+
+    def _decompressed(self, context: Context, archive: Path) -> Path:
+        with archive.open("rb") as stream:
+            head = stream.read(6)
+        plain = context.tmp / "archive"
+        if head.startswith(_ZSTD):
+            context.run(["zstd", "--quiet", "--decompress", "--force", "-o", plain, archive])
+        elif head.startswith((_GZIP, _BZIP2, _XZ)):
+            try:
+                with _opened(archive, head) as source, plain.open("wb") as sink:
+                    shutil.copyfileobj(source, sink, 1 << 20)
+            except (EOFError, lzma.LZMAError, OSError) as error:
+                if isinstance(error, OSError) and error.errno is not None:
+                    raise  # The disk's error, not the archive's.
+                raise CheckpointError(
+                    f"{self.archive} is damaged", str(error), "make the archive again"
+                ) from error
+        else:
+            return archive
+        return plain
+
+
+def _opened(archive: Path, head: bytes) -> gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile:
+    if head.startswith(_GZIP):
+        return gzip.GzipFile(archive)
+    if head.startswith(_BZIP2):
+        return bz2.BZ2File(archive)
+    return lzma.LZMAFile(archive)

@@ -1,0 +1,237 @@
+"""Copying parts of one tree into another, whole: links, hard links, devices, attributes, holes.
+
+Names are paths below the source; a directory stands for all below it. Directories on the way to a name
+come along, and so do the links on it (`bin/ls` where `bin` leads to `usr/bin`), so that a name
+leads to the same file in the copy. Nothing is read or written outside the two trees, whatever links are
+in them. Sockets are left out: they mean nothing without their process.
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from dcd.platform.inside import entry, resolve
+from statemachine.errors import CheckpointError
+
+_CHUNK_BYTES = 1 << 22
+_NO_ATTRIBUTE = {errno.ENOTSUP, errno.EPERM, errno.EINVAL}
+
+
+@dataclass
+class Copied:
+    """What was copied so far."""
+
+    entries: int = 0
+    size_bytes: int = 0
+    lost: list[str] = field(default_factory=list)
+    """What could not be carried over: attributes that the destination's file system refuses."""
+
+
+def copy_entries(
+    source: Path,
+    destination: Path,
+    names: Sequence[str],
+    *,
+    excluded: Collection[str] = (),
+    on_name: Callable[[int, Copied], None] = lambda done, copied: None,
+) -> Copied:
+    """Copy the entries `names` of `source` to the same places below `destination`, replacing files that
+    are there. `excluded` are entries that are left out with all below them. `on_name` is called after
+    each name with the number of names done. Raises `CheckpointError` naming every entry that is missing."""
+    missing = [name for name in names if not os.path.lexists(entry(source, name))]
+    if missing:
+        raise CheckpointError(
+            f"{len(missing)} of the {len(names)} entries to copy do not exist",
+            "\n".join(f"{name} (below {source})" for name in missing),
+            "correct the names, or add what provides them to an earlier checkpoint",
+        )
+    copy = _Copy(source, destination, {_normal(name) for name in excluded})
+    for done, name in enumerate(names, start=1):
+        copy.name(_normal(name))
+        on_name(done, copy.copied)
+    copy.finish()
+    return copy.copied
+
+
+def _normal(name: str) -> PurePosixPath:
+    return PurePosixPath(*(part for part in PurePosixPath(name).parts if part not in ("/", ".")))
+
+
+class _Copy:
+    def __init__(self, source: Path, destination: Path, excluded: set[PurePosixPath]) -> None:
+        self._source = source
+        self._destination = destination
+        self._excluded = excluded
+        self._linked: dict[tuple[int, int], Path] = {}
+        self._directories: dict[Path, os.stat_result] = {}
+        self.copied = Copied()
+
+    def name(self, name: PurePosixPath) -> None:
+        """Copy what a name leads to, and the way to it."""
+        for link in self._way(name.parent):
+            self._entry(link)
+        self._tree(self._relative(entry(self._source, name)))
+
+    def finish(self) -> None:
+        """Give directories their times, after the last change in them."""
+        for directory, status in reversed(self._directories.items()):
+            os.utime(directory, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+    def _relative(self, path: Path) -> PurePosixPath:
+        return PurePosixPath(path.relative_to(self._source))
+
+    def _way(self, directory: PurePosixPath) -> Iterator[PurePosixPath]:
+        """The directories and links (where they are, not what they lead to) on the way to a directory."""
+        for depth in range(1, len(directory.parts) + 1):
+            prefix = PurePosixPath(*directory.parts[:depth])
+            here = self._relative(entry(self._source, prefix))
+            yield here
+            if (self._source / here).is_symlink():
+                target = self._relative(resolve(self._source, prefix))
+                if target != here:
+                    yield from self._way(target)
+
+    def _tree(self, name: PurePosixPath) -> None:
+        pending = [name]
+        while pending:
+            name = pending.pop()
+            if name in self._excluded or not self._entry(name):
+                continue
+            with os.scandir(self._source / name) as found:
+                pending += sorted((name / one.name for one in found), reverse=True)
+
+    def _entry(self, name: PurePosixPath) -> bool:
+        """Copy one entry. Returns whether it is a directory, which may be there already."""
+        origin = self._source / name
+        status = origin.lstat()
+        if stat.S_ISDIR(status.st_mode):
+            self._directory(origin, status, resolve(self._destination, name))
+            return True
+        target = entry(self._destination, name)
+        if origin.is_symlink() and target.is_dir() and not target.is_symlink():
+            raise _in_the_way(target, "a link")
+        if target.is_dir() and not target.is_symlink():
+            raise _in_the_way(target, "a file")
+        if stat.S_ISSOCK(status.st_mode):
+            return False
+        target.unlink(missing_ok=True)
+        self.copied.entries += 1
+        identity = (status.st_dev, status.st_ino)
+        if status.st_nlink > 1 and identity in self._linked:
+            target.hardlink_to(self._linked[identity])
+            return False
+        self._linked[identity] = target
+        self._make(origin, status, target)
+        self._attributes(origin, status, target)
+        return False
+
+    def _make(self, origin: Path, status: os.stat_result, target: Path) -> None:
+        if stat.S_ISLNK(status.st_mode):
+            target.symlink_to(origin.readlink())
+        elif stat.S_ISREG(status.st_mode):
+            _copy_content(origin, target, status)
+            self.copied.size_bytes += status.st_size
+        elif stat.S_ISFIFO(status.st_mode):
+            os.mkfifo(target, 0o600)
+        else:
+            os.mknod(target, stat.S_IFMT(status.st_mode) | 0o600, status.st_rdev)
+
+    def _directory(self, origin: Path, status: os.stat_result, target: Path) -> None:
+        if target in self._directories or target == self._destination:
+            return
+        if not target.is_dir():
+            if os.path.lexists(target):
+                raise _in_the_way(target, "a directory")
+            target.mkdir()
+            self.copied.entries += 1
+        self._attributes(origin, status, target)
+        self._directories[target] = status
+
+    def _attributes(self, origin: Path, status: os.stat_result, target: Path) -> None:
+        if os.geteuid() == 0:
+            os.chown(target, status.st_uid, status.st_gid, follow_symlinks=False)
+        if not stat.S_ISLNK(status.st_mode):
+            target.chmod(stat.S_IMODE(status.st_mode))
+        if hasattr(os, "listxattr"):
+            self._extended_attributes(origin, target)
+        times = (status.st_atime_ns, status.st_mtime_ns)
+        os.utime(target, ns=times, follow_symlinks=False)
+
+    def _extended_attributes(self, origin: Path, target: Path) -> None:
+        try:
+            names = os.listxattr(origin, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in _NO_ATTRIBUTE:
+                raise
+            return
+        for name in names:
+            try:
+                value = os.getxattr(origin, name, follow_symlinks=False)
+                os.setxattr(target, name, value, follow_symlinks=False)
+            except OSError as error:
+                if error.errno not in _NO_ATTRIBUTE:
+                    raise
+                self.copied.lost.append(f"{name} of {self._relative(origin)}")
+
+
+def _in_the_way(target: Path, what: str) -> CheckpointError:
+    return CheckpointError(
+        f"{what} cannot be put where something else is",
+        str(target),
+        "leave one of the two out",
+    )
+
+
+def _copy_content(origin: Path, target: Path, status: os.stat_result) -> None:
+    """Copy a file's bytes; its holes stay holes, and extents are shared where the file system can."""
+    source = os.open(origin, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        sink = os.open(target, flags, 0o600)
+        try:
+            os.truncate(sink, status.st_size)
+            for start, end in _data(source, status.st_size):
+                _copy_range(source, sink, start, end)
+        finally:
+            os.close(sink)
+    finally:
+        os.close(source)
+
+
+def _data(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
+    """The parts of a file that are not holes."""
+    position = 0
+    while position < size:
+        try:
+            start = os.lseek(descriptor, position, os.SEEK_DATA)
+            end = os.lseek(descriptor, start, os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return  # Only a hole is left.
+            if error.errno != errno.EINVAL:
+                raise
+            start, end = position, size  # The file system does not tell holes.
+        yield start, end
+        position = end
+
+
+def _copy_range(source: int, sink: int, start: int, end: int) -> None:
+    position = start
+    with suppress(AttributeError, OSError):
+        while position < end:
+            done = os.copy_file_range(source, sink, end - position, position, position)
+            if done == 0:
+                break
+            position += done
+    while position < end:
+        chunk = os.pread(source, min(_CHUNK_BYTES, end - position), position)
+        if not chunk:
+            return  # It became shorter meanwhile.
+        view = memoryview(chunk)
+        while view:
+            written = os.pwrite(sink, view, position)
+            view, position = view[written:], position + written
