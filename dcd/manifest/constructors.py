@@ -128,7 +128,9 @@ def check_constructors(
         try:
             factory = resolve(mod_path.strip(), checkpoint_class.strip(), allowed)
             bound = match_arguments(factory, *texts_of(element))
-            inputs += [(text, source.origin(element)) for text in bound.inputs.values()]
+            for name, text in bound.inputs.items():
+                argument = ARGS if name == bound.positional else name
+                inputs.append((text, source.origin(_place(element, argument))))
         except Unresolved as failure:
             report = warning if failure.known else error
             where = source.origin(element, failure.attribute)
@@ -250,16 +252,17 @@ def _is_factory(found: Any, module: ModuleType) -> bool:
 
 
 def _located(problem: Problem, element: Element, source: Source) -> Diagnostic:
-    """The problem at the argument that it is about, else at the checkpoint."""
-    place = element
-    if problem.argument == ARGS:
-        place = next(iter(element.findall("args")), element)
-    elif problem.argument is not None:
-        place = next(
-            (a for a in element.iterfind("kwargs/*") if a.get("name") == problem.argument), element
-        )
+    """The problem at the argument that it is about."""
     message = f"checkpoint {element.get('name', '')!r}: {problem.message}"
-    return error(source.origin(place), message, problem.why, problem.suggestion)
+    where = source.origin(_place(element, problem.argument))
+    return error(where, message, problem.why, problem.suggestion)
+
+
+def _place(checkpoint: Element, argument: str | None) -> Element:
+    """The element of an argument (`ARGS`: the positional one), else the checkpoint's."""
+    found = checkpoint.findall("args") if argument == ARGS else []
+    found += [arg for arg in checkpoint.iterfind("kwargs/*") if arg.get("name") == argument]
+    return found[0] if found else checkpoint
 
 
 def _sources(module_name: str) -> dict[str, bytes]:
