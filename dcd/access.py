@@ -14,8 +14,11 @@ from collections.abc import Iterable
 from enum import StrEnum
 
 from dcd.configuration import Configuration
+from dcd.manifest.constructors import OWN
+from dcd.manifest.original_names import COUNTERPARTS
 from statemachine.errors import PermissionDenied
 from statemachine.events import Actor
+from statemachine.plan import Plan
 
 
 class Role(StrEnum):
@@ -37,6 +40,8 @@ class Action(StrEnum):
     RUN_HOST_CODE = "run code of its own on the host"
     ADMINISTER = "administer the daemon"
 
+
+_SCRIPT_MODULES = frozenset({"dcd.checkpoints.custom_script"})
 
 _LADDER = (Role.OBSERVE, Role.SUBMIT, Role.OPERATE, Role.ADMINISTER)
 
@@ -72,6 +77,22 @@ def require(
         f"an administrator can add {actor.user}, or a group as @GROUP, to `{role.value}` in the "
         "daemon's configuration and reload it; `dcctl config` shows the present values",
     )
+
+
+def host_code(plan: Plan) -> tuple[str, ...]:
+    """The checkpoints of `plan` that run the submitter's code on the host, by name: custom scripts,
+    and classes from modules outside the project. Not empty: `Action.RUN_HOST_CODE` is needed."""
+    return tuple(
+        checkpoint.name
+        for checkpoint in plan.checkpoints
+        if _runs_host_code(checkpoint.mod_path, checkpoint.checkpoint_class)
+    )
+
+
+def _runs_host_code(mod_path: str, checkpoint_class: str) -> bool:
+    named = (mod_path.replace("/", ".").removesuffix(".py"), checkpoint_class)
+    module, _ = COUNTERPARTS.get(named, named)
+    return module in _SCRIPT_MODULES or not module.startswith(f"{OWN}.")
 
 
 def roles(configuration: Configuration, actor: Actor) -> frozenset[Role]:

@@ -142,7 +142,8 @@ class Configuration:
         default=(),
         metadata=_about(
             "Python modules, beside those of the project and of installed plug-ins, that a manifest may "
-            "name in mod_path. Submitting a manifest that does so needs `host_code`.",
+            "name in mod_path; `package.*` means all below a package. Submitting a manifest that does "
+            "so needs `host_code`.",
             reloads=True,
         ),
     )

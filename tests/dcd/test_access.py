@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dcd.access import Action, Role, require, roles
+from dcd.access import Action, Role, host_code, require, roles
 from dcd.configuration import Configuration
 from statemachine.errors import PermissionDenied
 from statemachine.events import Actor
+from statemachine.plan import Plan, PlannedCheckpoint
 
 NOBODY = Configuration(observe=(), submit=(), operate=(), administer=(), host_code=())
 ALICE = Actor(uid=70001, gid=70001, pid=5, user="alice")
@@ -105,6 +106,34 @@ def test_the_refusal_says_what_is_missing_and_who_can_give_it() -> None:
     assert error.brief == "alice (uid 70001) may not pause, resume, cancel or remove this build"
     assert error.details == "this needs operate; alice has observe, submit"
     assert "to `operate` in the daemon's configuration" in error.resolution
+
+
+@pytest.mark.parametrize(
+    ("mod_path", "checkpoint_class", "needs_the_right"),
+    [
+        ("dcd/checkpoints/transfer/deb", "TransferDEB", False),
+        ("dcd.checkpoints.media.iso", "CreateISO", False),
+        ("dcd/checkpoints/custom_script", "CustomScript", True),
+        ("dcd/checkpoints/custom_script.py", "CustomScript", True),
+        ("solaris_install/distro_const/checkpoints/custom_script", "CustomScript", True),
+        ("solaris_install/transfer/ips", "TransferIPS", False),
+        ("acme/checkpoints", "Upload", True),
+        ("dcd/checkpoints_of_others", "X", True),
+        ("dcd/checkpoints", "X", True),
+    ],
+)
+def test_scripts_and_foreign_modules_need_the_right_to_run_host_code(
+    mod_path: str, checkpoint_class: str, needs_the_right: bool
+) -> None:
+    checkpoint = PlannedCheckpoint(
+        name="x",
+        description="",
+        mod_path=mod_path,
+        checkpoint_class=checkpoint_class,
+        key="",
+        ingredients=(),
+    )
+    assert host_code(Plan((checkpoint,))) == (("x",) if needs_the_right else ())
 
 
 named = st.lists(st.sampled_from(["alice", "bob", "@no-such-group"])).map(tuple)
