@@ -1,18 +1,124 @@
-"""Choosing a layer back end by trying it. (Being written.)"""
+"""Choosing a layer back end by trying it.
 
+Each back end in turn makes, commits, stacks, reads and removes layers among the real ones, in a process
+with a mount namespace of its own; the first that does all of it is taken. What the others said is
+kept for `dcctl doctor`. A trial that dies leaves what the reconciler removes.
+"""
+
+import contextlib
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from store.layers.interface import LayerStore
+from statemachine.errors import DcdError, Unprepared
+from store.interpreter import module_command, module_environment
+from store.layers.btrfs import BtrfsTrees
+from store.layers.copy import CopyTrees
+from store.layers.directory import LayerDirectory, Trees
+from store.layers.interface import LayerRecord, LayerStore
+from store.layers.overlay import OverlayTrees
+from store.layers.zfs import ZfsTrees
+
+_BACK_ENDS: dict[str, Callable[[], Trees]] = {
+    "zfs": ZfsTrees,
+    "btrfs": BtrfsTrees,
+    "overlay": OverlayTrees,
+    "copy": CopyTrees,
+}
+"""Best first."""
 
 
 def choose(directory: Path) -> tuple[LayerStore, str]:
     """The best back end that works in `directory` (made when needed), and why it is that one.
 
-    Order: zfs, btrfs, overlay, copy. Each is tried for real, in a mount namespace that is thrown away.
+    Raises Unprepared, with what each back end said, when none works.
     """
-    raise NotImplementedError
+    complaints = []
+    for name in _BACK_ENDS:
+        store = _store(name, directory)
+        try:
+            store.prepare()
+            _try_in_namespace(name, directory)
+        except DcdError as error:
+            complaints.append(f"{name}: {error.brief}")
+        else:
+            return store, "; ".join([f"{name} works on {directory}", *complaints])
+    raise Unprepared(
+        f"layers cannot be kept in {directory}",
+        "\n".join(complaints),
+        "choose a state directory on a local file system (see dcd serve --state-dir)",
+    )
 
 
 def open_store(name: str, directory: Path) -> LayerStore:
-    """The back end of that name on `directory`, untried: for the worker, and where configured."""
-    raise NotImplementedError
+    """The back end of that name on a directory that the daemon has prepared: for workers."""
+    return _store(name, directory)
+
+
+def _store(name: str, directory: Path) -> LayerDirectory:
+    if name not in _BACK_ENDS:
+        raise Unprepared(
+            f"there is no layer back end {name!r}", f"there are {', '.join(_BACK_ENDS)}"
+        )
+    return LayerDirectory(directory, _BACK_ENDS[name]())
+
+
+def _try_in_namespace(name: str, directory: Path) -> None:
+    """Raises Unprepared with what went wrong when the back end does not work in `directory`."""
+    namespace = ["unshare", "--mount", "--propagation", "private"]
+    trial = subprocess.run(
+        [*namespace, *module_command(__name__), name, directory],
+        env={**os.environ, **module_environment()},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if trial.returncode != 0:
+        last = trial.stderr.strip().splitlines()[-1:] or [f"exit status {trial.returncode}"]
+        raise Unprepared(f"a trial failed: {last[0]}", trial.stderr)
+
+
+def _trial(store: LayerDirectory) -> None:
+    """Two layers, the second with a rename, a removal and an owner: what back ends stumble over."""
+    lower, upper = secrets.token_hex(32), secrets.token_hex(32)
+    with _workspace(store, None, lower) as root:
+        (root / "directory").mkdir()
+        (root / "directory" / "kept").write_text("kept")
+        (root / "removed").write_text("removed")
+    try:
+        with _workspace(store, lower, upper) as root:
+            (root / "directory").rename(root / "renamed")
+            (root / "removed").unlink()
+            os.chown(root / "renamed" / "kept", 1, 1)
+        try:
+            with store.open(upper) as tree:
+                kept = tree / "renamed" / "kept"
+                if list(tree.iterdir()) != [kept.parent] or kept.stat().st_uid != 1:
+                    raise Unprepared("a layer does not show what its workspace held")
+        finally:
+            store.remove(upper)
+    finally:
+        store.remove(lower)
+
+
+@contextlib.contextmanager
+def _workspace(store: LayerDirectory, parent: str | None, key: str) -> Iterator[Path]:
+    """A workspace, entered, that becomes layer `key` when all went well."""
+    workspace = store.begin(parent, f"trial-{key[:16]}")
+    try:
+        with store.enter(workspace) as root:
+            yield root
+        store.commit(workspace, LayerRecord(key, parent, "trial", "trial", 1, 0.0))
+    finally:
+        store.discard(workspace)
+
+
+if __name__ == "__main__":
+    try:
+        _trial(_store(sys.argv[1], Path(sys.argv[2])))
+    except (DcdError, OSError) as error:
+        sys.exit(" ".join(str(error).split("\n")))

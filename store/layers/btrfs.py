@@ -1,0 +1,77 @@
+"""Layers as btrfs subvolumes: a tree is a read-only snapshot, a workspace a writable one of it.
+
+Begin, commit and removal cost the same for any size, and what is shared takes no space.
+"""
+
+import contextlib
+import shutil
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from statemachine.errors import CheckpointError, Unprepared
+from store.durable import sync_file_system
+from store.layers.interface import Workspace
+from store.layers.mounts import file_system_of
+from store.layers.plain import locate
+from store.layers.tool import run_tool
+
+_SUBVOLUME_INODE = 256
+"""The inode number of every subvolume's root, and of nothing else (btrfs-subvolume(8))."""
+
+
+class BtrfsTrees:
+    """See `store.layers.directory.Trees`."""
+
+    name = "btrfs"
+
+    def prepare(self, directory: Path) -> None:
+        if (found := file_system_of(directory)).type != "btrfs":
+            raise Unprepared(f"{directory} is on {found.type}, not on btrfs")
+
+    def root(self, workspace: Path) -> Path:
+        return workspace / "layer" / "tree"
+
+    def create(self, workspace: Path, chain: Sequence[Path]) -> None:
+        tree = workspace / "layer" / "tree"
+        tree.parent.mkdir(mode=0o700)
+        if chain:
+            run_tool(
+                "making a workspace", "btrfs", "subvolume", "snapshot", chain[0] / "tree", tree
+            )
+        else:
+            run_tool("making a workspace", "btrfs", "subvolume", "create", tree)
+
+    def enter(self, workspace: Workspace) -> AbstractContextManager[Path]:
+        return contextlib.nullcontext(workspace.root)
+
+    def show(self, chain: Sequence[Path], scratch: Path) -> AbstractContextManager[Path]:
+        return contextlib.nullcontext(chain[0] / "tree")
+
+    def locate(self, chain: Sequence[Path], parts: Sequence[str]) -> Path | None:
+        return locate(chain[0] / "tree", parts)
+
+    def seal(self, layer: Path) -> None:
+        # A snapshot leaves out subvolumes inside: better no layer than one with a hole in it.
+        inner = run_tool("sealing a layer", "btrfs", "subvolume", "list", "-o", layer / "tree")
+        if inner.strip():
+            raise CheckpointError(
+                "the checkpoint left btrfs subvolumes in its workspace",
+                inner.strip(),
+                "have it make plain directories instead",
+            )
+        sync_file_system(layer)
+        run_tool("sealing a layer", "btrfs", "property", "set", "-ts", layer / "tree", "ro", "true")
+
+    def size_bytes(self, layer: Path) -> int:
+        usage = run_tool(
+            "measuring a layer", "btrfs", "filesystem", "du", "--raw", "--summarize", layer / "tree"
+        )
+        # Total, Exclusive, Set shared, Filename, below a line of headings.
+        return int(usage.splitlines()[1].split()[1])
+
+    def erase(self, layer: Path) -> None:
+        tree = layer / "tree"
+        if tree.exists() and tree.stat().st_ino == _SUBVOLUME_INODE:
+            run_tool("removing a layer", "btrfs", "subvolume", "delete", tree)
+        shutil.rmtree(layer)

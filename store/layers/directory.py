@@ -1,0 +1,324 @@
+"""Layers as directories: everything that the back ends have in common.
+
+    DIRECTORY/KEY/{tree, document.xml, layer.json}      a layer
+    DIRECTORY/.work/NAME/{parent, layer/, ...}          a workspace, or a layer being removed
+
+A workspace's `layer` directory gets its key by one rename, after everything in it is on disk; removal
+first renames back. So a directory that bears a key is a whole layer, at any moment, and whatever is
+in `.work` and belongs to no living attempt is rubbish. What a back end adds is in `Trees`.
+
+Layers hold set-uid programs of images, so nobody but root may look into one; the workspace's mount
+point can be passed by the unprivileged helpers of tools. Safe for several threads of one daemon.
+"""
+
+import contextlib
+import os
+import re
+import secrets
+import shutil
+import stat
+import threading
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+import msgspec
+
+from statemachine.errors import NotFound, Refused
+from store.durable import disk_full_is_told, sync_directory, sync_file, write_file
+from store.layers.interface import Layer, LayerRecord, Workspace
+
+_KEY = re.compile(r"[0-9a-f]{64}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+class Trees(Protocol):
+    """What a back end knows: how a layer directory and the tree in it are made and shown.
+
+    `layer` is a layer directory, `chain` are layer directories, nearest first, each standing on the
+    next.
+    """
+
+    name: str
+
+    def prepare(self, directory: Path) -> None:
+        """Make what the back end needs in the layer directory. Raises Unprepared when it cannot work
+        there."""
+        ...
+
+    def root(self, workspace: Path) -> Path:
+        """Where the tree of the workspace in this directory appears once entered."""
+        ...
+
+    def create(self, workspace: Path, chain: Sequence[Path]) -> None:
+        """Make the directory `layer` of a workspace, with a writable `tree` on top of the chain."""
+        ...
+
+    def enter(self, workspace: Workspace) -> AbstractContextManager[Path]:
+        """See LayerStore.enter."""
+        ...
+
+    def show(self, chain: Sequence[Path], scratch: Path) -> AbstractContextManager[Path]:
+        """The tree of the nearest of the chain for reading; may be mounted on or in `scratch`."""
+        ...
+
+    def locate(self, chain: Sequence[Path], parts: Sequence[str]) -> Path | None:
+        """The real file behind a path in the tree, which may be of any type; no link is followed."""
+        ...
+
+    def seal(self, layer: Path) -> None:
+        """Put the whole tree on disk, ready to be stood on."""
+        ...
+
+    def size_bytes(self, layer: Path) -> int:
+        """Disk space that belongs to this sealed layer alone."""
+        ...
+
+    def erase(self, layer: Path) -> None:
+        """Remove a layer directory, whatever state it is in."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """The content of layer.json."""
+
+    record: LayerRecord
+    size_bytes: int
+
+
+class LayerDirectory:
+    """The layers in one directory; implements LayerStore for any back end."""
+
+    def __init__(self, directory: Path, trees: Trees) -> None:
+        self.name = trees.name
+        self.directory = directory
+        self._work = directory / ".work"
+        self._trees = trees
+        self._lock = threading.RLock()
+        self._known: dict[str, _Stored] = {}
+
+    def prepare(self) -> None:
+        """Make the directory when it is not there (daemon side, once)."""
+        self.directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+        self._work.mkdir(mode=0o711, exist_ok=True)
+        self._trees.prepare(self.directory)
+
+    def begin(self, parent: str | None, name: str) -> Workspace:
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"{name!r} cannot name a workspace")
+        directory = self._work / name
+        with disk_full_is_told("making a workspace", self.directory):
+            with self._lock:
+                chain = self._chain(parent)
+                try:
+                    directory.mkdir(mode=0o711)
+                except FileExistsError:
+                    raise Refused(f"there is a workspace {name} already") from None
+                (directory / "parent").write_text(parent or "")
+            try:
+                self._trees.create(directory, chain)
+                layer = directory / "layer"
+                if chain:
+                    _copy_if_there(chain[0] / "document.xml", layer / "document.xml")
+            except BaseException:
+                self._erase_work(directory)
+                raise
+        return Workspace(
+            backend=self.name,
+            name=name,
+            directory=directory,
+            root=self._trees.root(directory),
+            document=layer / "document.xml",
+            parent=parent,
+            parents=tuple(chain),
+        )
+
+    def enter(self, workspace: Workspace) -> AbstractContextManager[Path]:
+        return self._trees.enter(workspace)
+
+    def commit(self, workspace: Workspace, record: LayerRecord) -> Layer:
+        if not _KEY.fullmatch(record.key) or record.parent != workspace.parent:
+            raise ValueError(f"{record} does not describe {workspace}")
+        layer, target = workspace.directory / "layer", self.directory / record.key
+        with disk_full_is_told("committing a layer", self.directory):
+            if not target.exists():
+                self._trees.seal(layer)
+                stored = _Stored(record, self._trees.size_bytes(layer))
+                write_file(layer / "layer.json", msgspec.json.encode(stored), 0o600)
+                if workspace.document.exists():
+                    sync_file(workspace.document)
+                with self._lock:
+                    # Somebody else's layer of that key may have come first: it wins.
+                    if not target.exists():
+                        layer.rename(target)
+                        sync_directory(self.directory)
+        self._erase_work(workspace.directory)
+        committed = self.find(record.key)
+        assert committed is not None
+        return committed
+
+    def discard(self, workspace: Workspace) -> None:
+        self._erase_work(workspace.directory)
+
+    def find(self, key: str) -> Layer | None:
+        if (stored := self._stored(key)) is None:
+            return None
+        directory = self.directory / key
+        try:
+            used_at = (directory / "layer.json").stat().st_mtime
+        except FileNotFoundError:
+            return None
+        return Layer(stored.record, directory, stored.size_bytes, used_at)
+
+    def touch(self, key: str) -> None:
+        now = time.time()
+        # The time may be lost with the machine's power; it is a hint for garbage collection.
+        os.utime(self._found(key).directory / "layer.json", (now, now))
+
+    @contextlib.contextmanager
+    def open(self, key: str) -> Iterator[Path]:
+        scratch = self._work / f"open-{secrets.token_hex(8)}"
+        with self._lock:
+            chain = self._chain(key)
+            scratch.mkdir(mode=0o700)
+            (scratch / "parent").write_text(key)
+        try:
+            with self._trees.show(chain, scratch) as tree:
+                yield tree
+        finally:
+            shutil.rmtree(scratch)
+
+    def file(self, key: str, path: str) -> Path:
+        parts = PurePosixPath(path).parts
+        if not parts or parts[0] == "/" or ".." in parts:
+            raise NotFound(f"{path!r} is not a path in a layer")
+        real = self._trees.locate(self._chain(key), parts)
+        if real is None or not stat.S_ISREG(real.lstat().st_mode):
+            raise NotFound(f"there is no file {path} in layer {key}")
+        return real
+
+    def document(self, key: str) -> str | None:
+        try:
+            return (self._found(key).directory / "document.xml").read_text()
+        except FileNotFoundError:
+            return None
+
+    def remove(self, key: str) -> None:
+        with self._lock:
+            self._found(key)
+            if standing := self._standing_on(key):
+                raise Refused(
+                    f"layer {key} is needed by another",
+                    f"what stands on it: {', '.join(standing)}",
+                    "remove what stands on it first",
+                )
+            removed = self._take_away(key)
+        self._erase_work(removed)
+
+    def layers(self) -> Iterator[Layer]:
+        for key in self._keys():
+            if (layer := self.find(key)) is not None:
+                yield layer
+
+    def reconcile(self, known_keys: Collection[str], living: Collection[str]) -> list[str]:
+        removed = []
+        with self._lock:
+            for directory in sorted(self._work.iterdir()):
+                if directory.name not in living:
+                    self._erase_work(directory)
+                    removed.append(f"workspace {directory.name}")
+            # What has no readable layer.json counts as standing on something that is not there.
+            parents = {
+                key: stored.record.parent if (stored := self._stored(key)) else key
+                for key in self._keys()
+            }
+            needed = {parent for _, parent in self._workspaces()}
+            for key in _doomed(parents, needed.union(known_keys)):
+                self._erase_work(self._take_away(key))
+                removed.append(f"layer {key}")
+        return removed
+
+    def _keys(self) -> list[str]:
+        return sorted(p.name for p in self.directory.iterdir() if _KEY.fullmatch(p.name))
+
+    def _stored(self, key: str) -> _Stored | None:
+        """What layer.json says; a layer never changes, so it is read once."""
+        if key not in self._known:
+            if not _KEY.fullmatch(key):
+                return None
+            try:
+                text = (self.directory / key / "layer.json").read_bytes()
+                self._known[key] = msgspec.json.decode(text, type=_Stored)
+            except (FileNotFoundError, msgspec.DecodeError):
+                return None
+        return self._known[key]
+
+    def _found(self, key: str) -> Layer:
+        if (layer := self.find(key)) is None:
+            raise NotFound(f"there is no layer {key}")
+        return layer
+
+    def _chain(self, key: str | None) -> list[Path]:
+        """The directories of a layer and of those that it stands on, nearest first."""
+        chain = []
+        while key is not None:
+            layer = self._found(key)
+            chain.append(layer.directory)
+            key = layer.record.parent
+        return chain
+
+    def _standing_on(self, key: str) -> list[str]:
+        return [
+            *(layer.record.key for layer in self.layers() if layer.record.parent == key),
+            *(name for name, parent in self._workspaces() if parent == key),
+        ]
+
+    def _workspaces(self) -> Iterator[tuple[str, str]]:
+        """Names of workspaces that stand on a layer, with its key."""
+        for directory in self._work.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                if parent := (directory / "parent").read_text():
+                    yield directory.name, parent
+
+    def _take_away(self, key: str) -> Path:
+        """Move a layer out of sight, to be erased. Returns the working directory that holds it."""
+        away = self._work / f"removed-{secrets.token_hex(8)}"
+        away.mkdir(mode=0o711)
+        (self.directory / key).rename(away / "layer")
+        self._known.pop(key, None)
+        return away
+
+    def _erase_work(self, directory: Path) -> None:
+        if (directory / "layer").exists():
+            self._trees.erase(directory / "layer")
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(directory)
+
+
+def _doomed(parents: Mapping[str, str | None], needed: Collection[str]) -> list[str]:
+    """The layers to remove, each before the one that it stands on: those on which no needed layer
+    stands, and those that cannot be used because something below them is missing or broken."""
+    lines = {key: line for key in parents if (line := _line(parents, key)) is not None}
+    kept = {below for key in needed for below in lines.get(key, ())}
+    return sorted(parents.keys() - kept, key=lambda key: len(lines.get(key, ())), reverse=True)
+
+
+def _line(parents: Mapping[str, str | None], key: str) -> list[str] | None:
+    """A layer and all below it, or None when the line does not reach the ground."""
+    line: list[str] = []
+    at: str | None = key
+    while at is not None:
+        if at not in parents or at in line:
+            return None
+        line.append(at)
+        at = parents[at]
+    return line
+
+
+def _copy_if_there(source: Path, target: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        shutil.copyfile(source, target)

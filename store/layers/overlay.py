@@ -1,0 +1,146 @@
+"""Layers by overlayfs: each holds only what its checkpoint changed (Linux, any file system).
+
+A layer's `tree` was the upper directory of its attempt; a workspace is mounted, in the worker's mount
+namespace only, over the trees of all layers below. Begin and commit cost the same for any size.
+
+The mount options are chosen, not defaulted, since hosts differ in their defaults:
+- redirect_dir=on: renaming a directory of a layer below works, as on every other back end.
+- metacopy=off: a file in an upper directory is always the whole file, so `locate` is enough to find it.
+- index=off: the index ties an upper directory to one mount; ours become lower directories of others.
+  So, as in every layered format, writing through one name of a hard link of an earlier layer leaves the
+  other names with the old content.
+- volatile: fsync in a workspace does nothing. An interrupted attempt is thrown away anyway, and the
+  commit writes everything back once. The mark that this leaves, against mounting again after a
+  crash, is in the work directory, which is made anew for each mount and never kept.
+"""
+
+import contextlib
+import os
+import shutil
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from store.durable import sync_file_system
+from store.layers.interface import Workspace
+from store.layers.mounts import mount, unmount
+from store.layers.plain import allocated_bytes
+
+_OPTIONS = "redirect_dir=on,metacopy=off,index=off"
+_OPAQUE = "trusted.overlay.opaque"
+_REDIRECT = "trusted.overlay.redirect"
+
+_Place = tuple[int, Path]
+"""A path in one layer's tree, with that layer's number in the chain (0 is the nearest)."""
+
+
+class OverlayTrees:
+    """See `store.layers.directory.Trees`. A workspace has `root`, where the tree is mounted; `lower`,
+    links to the trees below it; `work`, for the kernel."""
+
+    name = "overlay"
+
+    def prepare(self, directory: Path) -> None:
+        """Nothing is needed."""
+
+    def root(self, workspace: Path) -> Path:
+        return workspace / "root"
+
+    def create(self, workspace: Path, chain: Sequence[Path]) -> None:
+        (workspace / "layer").mkdir(mode=0o700)
+        (workspace / "layer" / "tree").mkdir(mode=0o755)
+        (workspace / "root").mkdir()
+        _link_lowers(workspace / "lower", chain)
+
+    @contextlib.contextmanager
+    def enter(self, workspace: Workspace) -> Iterator[Path]:
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(workspace.directory / "work")
+        (workspace.directory / "work").mkdir()
+        upper = "upperdir=../layer/tree,workdir=../work,volatile"
+        with _overlay(workspace.directory / "lower", workspace.root, upper) as root:
+            yield root
+
+    def show(self, chain: Sequence[Path], scratch: Path) -> AbstractContextManager[Path]:
+        (scratch / "root").mkdir()
+        _link_lowers(scratch / "lower", chain)
+        return _overlay(scratch / "lower", scratch / "root", None)
+
+    def locate(self, chain: Sequence[Path], parts: Sequence[str]) -> Path | None:
+        places = _resolve([layer / "tree" for layer in chain], 0, parts)
+        return places[0][1] if places else None
+
+    def seal(self, layer: Path) -> None:
+        sync_file_system(layer)
+
+    def size_bytes(self, layer: Path) -> int:
+        return allocated_bytes(layer)
+
+    def erase(self, layer: Path) -> None:
+        shutil.rmtree(layer)
+
+
+def _link_lowers(lower: Path, chain: Sequence[Path]) -> None:
+    """Links with short names: the kernel takes one page of mount options, whatever the paths."""
+    lower.mkdir(mode=0o700)
+    for number, layer in enumerate(chain):
+        (lower / str(number)).symlink_to(layer / "tree")
+    # The lowest: an overlay needs one lower directory, and two when nothing is above.
+    (lower / "none").mkdir()
+
+
+@contextlib.contextmanager
+def _overlay(lower: Path, target: Path, upper: str | None) -> Iterator[Path]:
+    count = sum(1 for entry in lower.iterdir() if entry.is_symlink())
+    lowers = ":".join([*map(str, range(count)), "none"])
+    options = f"lowerdir={lowers},{_OPTIONS}" + (f",{upper}" if upper else "")
+    with contextlib.chdir(lower):
+        mount("overlay", target, options)
+    try:
+        yield target
+    finally:
+        unmount(target)
+
+
+def _resolve(trees: Sequence[Path], first: int, parts: Sequence[str]) -> list[_Place]:
+    """The directories that together are the directory of that path in the overlay of `trees[first:]`,
+    or the one file that is there; nearest first. Empty when nothing is."""
+    places = [(number, trees[number]) for number in range(first, len(trees))]
+    for part in parts:
+        places = _descend(trees, places, part)
+    return places
+
+
+def _descend(trees: Sequence[Path], parents: Sequence[_Place], name: str) -> list[_Place]:
+    """The same for one name in the directory that `parents` are together. As in the kernel's
+    overlayfs(5): a whiteout or a file ends the search below, so does an opaque directory, and a
+    renamed directory goes on below under its old name."""
+    found: list[_Place] = []
+    for position, (number, parent) in enumerate(parents):
+        path = parent / name
+        try:
+            status = path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        if stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
+            break
+        if not stat.S_ISDIR(status.st_mode):
+            return found or [(number, path)]
+        found.append((number, path))
+        if _attribute(path, _OPAQUE) == "y":
+            break
+        if redirect := _attribute(path, _REDIRECT):
+            if redirect.startswith("/"):
+                below = _resolve(trees, number + 1, redirect.strip("/").split("/"))
+            else:
+                below = _descend(trees, parents[position + 1 :], redirect)
+            return found + [place for place in below if place[1].is_dir()]
+    return found
+
+
+def _attribute(path: Path, name: str) -> str | None:
+    try:
+        return os.fsdecode(os.getxattr(path, name, follow_symlinks=False))
+    except OSError:
+        return None
