@@ -110,7 +110,8 @@ class BuildState:
     the world as found when each started. `reason` says for people why the build is in its state, `cause`
     is that of the last BuildPaused. `pause_before` is a wish not yet reached; `rewound_to` is the
     checkpoint to which the build was rewound since it last stood still. `published` artifacts have
-    absolute paths. `sequence`, `log_position` and `hash` are the last event's.
+    absolute paths. `submitted_position` is the log's position of
+    the first event; `sequence`, `log_position` and `hash` are the last event's.
     """
 
     id: str
@@ -136,6 +137,7 @@ class BuildState:
     published: tuple[Artifact, ...] = ()
     removed: bool = False
     attempts: Mapping[str, int] = field(default_factory=dict)
+    submitted_position: int = 0
     sequence: int = 0
     log_position: int = 0
     hash: str = ""
@@ -347,6 +349,7 @@ def _submitted(event: Event, data: BuildSubmitted) -> BuildState:
         manifest=data.manifest,
         manifest_path=data.manifest_path,
         submitted_at=event.time,
+        submitted_position=event.position,
         updated_at=event.time,
         actor=event.actor,
         inputs=data.inputs,

@@ -11,7 +11,7 @@ from hashlib import sha256
 import msgspec
 
 from statemachine import events
-from statemachine.errors import DcdError
+from statemachine.errors import DcdError, UsageError
 from statemachine.events import Actor, Payload
 from statemachine.keys import canonical
 from statemachine.upcasters import upcast
@@ -31,8 +31,15 @@ _ACTOR = msgspec.json.Decoder(Actor)
 
 
 def encode(payload: Payload) -> str:
-    """The canonical JSON of a payload."""
-    return canonical(payload).decode()
+    """The canonical JSON of a payload. Raises UsageError for text that is not Unicode."""
+    try:
+        return canonical(payload).decode()
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"{type(payload).__name__} cannot be stored: it has text that is not Unicode",
+            str(error),
+            "give files and parameters names in UTF-8",
+        ) from error
 
 
 def decode(type_name: str, version: int, data: str) -> Payload:

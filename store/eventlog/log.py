@@ -1,0 +1,267 @@
+"""The event log: the append-only truth about all builds.
+
+Open exactly one `EventLog` for a file, as a context manager; the daemon's lock on its state directory
+sees to that. `append` may be called from any thread and returns at once; when its future has a result,
+the events are on disk. Everything else reads, blocks, and may be called from any thread; it sees what
+was committed before it began. Followers need nothing of the log but `read(after=...)`: `on_commit` tells
+when it is worth while. Nothing here costs more for builds that have ended, except `verify_projection` and
+`rebuild_projection`.
+"""
+
+import sqlite3
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import sqlalchemy as sa
+
+from statemachine.build import Lifecycle
+from statemachine.codec import FIRST_HASH, event_hash
+from statemachine.errors import DcdError, NotFound
+from statemachine.events import Actor, Event, Payload
+from store.eventlog import database, projection
+from store.eventlog.errors import LogDamaged
+from store.eventlog.projection import BuildSummary
+from store.eventlog.reserve import Reserve
+from store.eventlog.schema import builds, events, layer_keys
+from store.eventlog.writer import Writer
+
+UNFINISHED = tuple(state for state in Lifecycle if state not in ("completed", "cancelled"))
+"""States that a build can leave."""
+
+_KEYS_A_QUERY = 500
+"""SQLite limits the number of parameters of a statement."""
+
+
+class EventLog:
+    """The log in the file `path`; made when it does not exist, migrated when it is older.
+
+    `on_commit` is called with the last position after each commit, on the writer's thread: it must
+    return at once (`loop.call_soon_threadsafe`). Raises LogDamaged for a file that is foreign, truncated,
+    corrupt or newer, Unavailable when it cannot be used.
+    """
+
+    def __init__(self, path: Path, on_commit: Callable[[int], None] | None = None) -> None:
+        self.path = path
+        self._connection = database.open_writer(path)
+        self._readers = database.reading_engine(path)
+        reserve = Reserve(path.with_name(f"{path.name}.reserve"))
+        self._writer = Writer(self._connection, reserve, on_commit)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Write what is queued, then close the file. Idempotent."""
+        self._writer.close()
+        self._readers.dispose()
+        database.close(self._connection)
+
+    @property
+    def position(self) -> int:
+        """Position of the last event on disk; 0 for an empty log."""
+        return self._writer.position
+
+    @property
+    def trouble(self) -> DcdError | None:
+        """Why events cannot, or not for long, be appended: LogFailed, LogFull. None: all is well."""
+        return self._writer.trouble
+
+    def append(
+        self,
+        build: str,
+        expected_sequence: int,
+        payloads: Sequence[Payload],
+        actor: Actor,
+        time: datetime,
+    ) -> "Future[list[Event]]":
+        """Append the payloads to the build, together or not at all.
+
+        `expected_sequence` is the sequence of the last event the caller knows (0: the build is new), `time`
+        aware. The future has the events once they are on disk, or raises Conflict (the build has
+        moved on), DuplicateSubmission (the idempotency key is taken), LogFull, LogFailed, or DcdError for
+        payloads that cannot follow; nothing is appended then, except that after LogFailed it is
+        not known. A future that is cancelled in time appends nothing.
+        """
+        return self._writer.append(build, expected_sequence, payloads, actor, time)
+
+    def read(self, build: str | None = None, after: int = 0, limit: int = 1000) -> list[Event]:
+        """Up to `limit` events with a position greater than `after`, in order, of one build or all."""
+        query = sa.select(events).where(events.c.position > after)
+        if build is not None:
+            query = query.where(events.c.build == build)
+        with self._reading() as connection:
+            rows = connection.execute(query.order_by(events.c.position).limit(limit))
+            return [projection.event_of(row) for row in rows]
+
+    def read_build(self, build: str) -> list[Event]:
+        """All events of a build, whole and unaltered. Raises NotFound, LogDamaged."""
+        rows = self._rows(build)
+        if not rows:
+            raise NotFound(f"there is no build {build}")
+        if problems := _chain_problems(rows):
+            raise LogDamaged(
+                f"the events of build {build} have been damaged",
+                "\n".join(problems),
+                "restore a backup of the event log",
+            )
+        return [projection.event_of(row) for row in rows]
+
+    def verify(self, build: str) -> list[str]:
+        """What is wrong with the events of a build: gaps, altered events, a lost end, a list that
+        says otherwise. Empty when all is well. Raises NotFound."""
+        rows = self._rows(build)
+        with self._reading() as connection:
+            summary = connection.execute(sa.select(builds).where(builds.c.id == build)).first()
+        if not rows and summary is None:
+            raise NotFound(f"there is no build {build}")
+        problems = _chain_problems(rows)
+        for row in rows:
+            try:
+                projection.event_of(row)
+            except (DcdError, ValueError) as error:
+                problems.append(f"event {row.sequence} cannot be read: {error}")
+        last = rows[-1].sequence if rows else 0
+        if summary is None or summary.sequence > last:
+            listed = "no" if summary is None else summary.sequence
+            problems.append(f"the list of builds knows {listed} events, the log has {last}")
+        return problems
+
+    def verify_projection(self) -> list[str]:
+        """How the list of builds and the layer keys differ from the events. Reads every event."""
+        with self._reading() as connection:
+            return projection.verify(connection)
+
+    def rebuild_projection(self) -> int:
+        """Make the list of builds and the layer keys anew; returns the number of builds."""
+        with database.explained(self.path):
+            count = self._writer.run(projection.rebuild)
+        assert isinstance(count, int)
+        return count
+
+    def list_builds(
+        self,
+        states: Collection[str] | None = None,
+        limit: int = 100,
+        before: int | None = None,
+    ) -> list[BuildSummary]:
+        """Builds that are not removed, newest first; `before` is the `submitted_position` of the
+        last one of the page before."""
+        query = sa.select(builds).where(builds.c.removed == 0)
+        if states is not None:
+            query = query.where(builds.c.state.in_([str(state) for state in states]))
+        if before is not None:
+            query = query.where(builds.c.submitted_position < before)
+        return self._summaries(query.order_by(builds.c.submitted_position.desc()).limit(limit))
+
+    def unfinished(self) -> list[BuildSummary]:
+        """Builds that have not ended, oldest first: what a daemon looks at when it starts."""
+        query = sa.select(builds).where(builds.c.state.in_([str(state) for state in UNFINISHED]))
+        return self._summaries(query.order_by(builds.c.submitted_position))
+
+    def summary(self, build: str) -> BuildSummary:
+        """The summary of a build, removed ones too. Raises NotFound."""
+        found = self._summaries(sa.select(builds).where(builds.c.id == build))
+        if not found:
+            raise NotFound(f"there is no build {build}")
+        return found[0]
+
+    def resolve_prefix(self, prefix: str) -> str:
+        """The id of the build that a unique prefix names. Raises NotFound for none or several."""
+        after_all = prefix + chr(0x10FFFF)
+        query = sa.select(builds.c.id).where(builds.c.id >= prefix, builds.c.id < after_all)
+        with self._reading() as connection:
+            ids = list(connection.execute(query.order_by(builds.c.id).limit(6)).scalars())
+        if prefix and prefix in ids:
+            return prefix
+        if not ids or not prefix:
+            raise NotFound(f"there is no build {prefix}", "", "`dcctl list` shows the builds")
+        if len(ids) > 1:
+            more = ", ..." if len(ids) > 5 else ""
+            raise NotFound(
+                f"{prefix} names more than one build",
+                ", ".join(ids[:5]) + more,
+                "give more letters",
+            )
+        return str(ids[0])
+
+    def by_idempotency_key(self, key: str) -> str | None:
+        """The id of the build that was submitted with this key."""
+        query = sa.select(builds.c.id).where(builds.c.idempotency_key == key)
+        with self._reading() as connection:
+            found = connection.execute(query).scalar()
+        return None if found is None else str(found)
+
+    def known_keys(self, among: Collection[str]) -> set[str]:
+        """Those of the layer keys `among` that an event of a build that is not removed names."""
+        wanted = list(among)
+        known: set[str] = set()
+        with self._reading() as connection:
+            for first in range(0, len(wanted), _KEYS_A_QUERY):
+                some = wanted[first : first + _KEYS_A_QUERY]
+                query = sa.select(layer_keys.c.key).where(layer_keys.c.key.in_(some)).distinct()
+                known.update(connection.execute(query).scalars())
+        return known
+
+    def backup(self, target: Path) -> None:
+        """A consistent copy as the new file `target`, while builds go on. Raises Unavailable."""
+        database.backup(self.path, target)
+
+    def modes(self) -> dict[str, str]:
+        """How the log is kept, for people: SQLite's version, journal_mode, synchronous, reserve."""
+        return {
+            "sqlite": sqlite3.sqlite_version,
+            "journal_mode": "wal",
+            "synchronous": "full",
+            "reserve": "kept" if self._writer.reserved else "in use",
+        }
+
+    def _rows(self, build: str) -> Sequence[Any]:
+        query = sa.select(events).where(events.c.build == build).order_by(events.c.sequence)
+        with self._reading() as connection:
+            return connection.execute(query).all()
+
+    def _summaries(self, query: sa.Select[Any]) -> list[BuildSummary]:
+        with self._reading() as connection:
+            return [projection.summary_of(row) for row in connection.execute(query)]
+
+    @contextmanager
+    def _reading(self) -> Iterator[sa.Connection]:
+        with database.explained(self.path), self._readers.connect() as connection:
+            yield connection
+
+
+def _chain_problems(rows: Sequence[Any]) -> list[str]:
+    """Gaps and altered events among all the rows of a build."""
+    problems = []
+    previous_hash = FIRST_HASH
+    for expected, row in enumerate(rows, start=1):
+        if row.sequence != expected:
+            problems.append(f"event {expected} is missing: event {row.sequence} is in its place")
+            break
+        digest = event_hash(
+            previous_hash,
+            row.build,
+            row.sequence,
+            row.type,
+            row.version,
+            row.time,
+            row.actor,
+            row.data,
+        )
+        if digest != row.hash:
+            problems.append(f"event {row.sequence} or the one before it has been altered")
+        previous_hash = row.hash
+    return problems

@@ -1,0 +1,1 @@
+"""Revisions, one file each. Frozen: they say what was done, not what is declared today."""

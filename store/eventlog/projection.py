@@ -1,0 +1,195 @@
+"""Projections: the list of builds and the keys of their layers, derived from events.
+
+A row of `builds` is a function of the folded `BuildState`, so the projection cannot disagree with the
+fold unless the file was damaged; `verify` and `rebuild` are for that. `layer_keys` names every key for
+which an attempt began or a result was taken, by builds that are not removed: a layer whose key is not
+there belongs to nobody. Callers hold the transaction.
+"""
+
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import groupby
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert
+
+from statemachine.build import BuildState, Lifecycle, evolve
+from statemachine.codec import (
+    decode,
+    decode_actor,
+    decode_time,
+    encode_actor,
+    encode_time,
+)
+from statemachine.events import (
+    Actor,
+    BuildRemoved,
+    CheckpointCompleted,
+    CheckpointReused,
+    CheckpointStarted,
+    Event,
+)
+from store.eventlog.schema import builds, events, layer_keys
+
+
+@dataclass(frozen=True, slots=True)
+class BuildSummary:
+    """What a list shows of a build. `submitted_position` orders builds and is the cursor of lists;
+    `position` and `sequence` are the last event's."""
+
+    id: str
+    name: str
+    state: Lifecycle
+    reason: str
+    submitted_at: datetime
+    updated_at: datetime
+    actor: Actor
+    priority: int
+    pause_before: str | None
+    idempotency_key: str | None
+    completed_checkpoints: int
+    total_checkpoints: int
+    removed: bool
+    submitted_position: int
+    position: int
+    sequence: int
+
+
+_INSERT = insert(builds)
+_UPSERT = _INSERT.on_conflict_do_update(
+    index_elements=[builds.c.id],
+    set_={column.name: _INSERT.excluded[column.name] for column in builds.c},
+)
+
+
+def event_of(row: Any) -> Event:
+    """The event of a row of `events`. Raises DcdError when it cannot be read."""
+    return Event(
+        position=row.position,
+        build=row.build,
+        sequence=row.sequence,
+        type=row.type,
+        version=row.version,
+        time=decode_time(row.time),
+        actor=decode_actor(row.actor),
+        data=decode(row.type, row.version, row.data),
+        hash=row.hash,
+    )
+
+
+def summary_of(row: Any) -> BuildSummary:
+    """The summary of a row of `builds`."""
+    values = dict(row._mapping)
+    return BuildSummary(
+        **{
+            **values,
+            "state": Lifecycle(values["state"]),
+            "submitted_at": decode_time(values["submitted_at"]),
+            "updated_at": decode_time(values["updated_at"]),
+            "actor": decode_actor(values["actor"]),
+            "removed": bool(values["removed"]),
+        }
+    )
+
+
+def fold(connection: sa.Connection, build: str) -> BuildState | None:
+    """The state of a build from its events; None when there is no such build."""
+    state: BuildState | None = None
+    for row in connection.execute(_by_build(build)):
+        state = evolve(state, event_of(row))
+    return state
+
+
+def store(
+    connection: sa.Connection, states: Collection[BuildState], appended: Iterable[Event]
+) -> None:
+    """Bring the projections up to the states after `appended`."""
+    if not states:
+        return
+    connection.execute(_UPSERT, [_row(state) for state in states])
+    removed = [event.build for event in appended if isinstance(event.data, BuildRemoved)]
+    keys = _keys(appended)
+    if keys:
+        connection.execute(insert(layer_keys).on_conflict_do_nothing(), keys)
+    if removed:
+        connection.execute(layer_keys.delete().where(layer_keys.c.build.in_(removed)))
+
+
+def verify(connection: sa.Connection) -> list[str]:
+    """How the projections differ from the events; empty when they agree. Reads every event."""
+    problems = []
+    rows = {row.id: tuple(row) for row in connection.execute(sa.select(builds))}
+    keys = {tuple(row) for row in connection.execute(sa.select(layer_keys))}
+    expected_keys = set()
+    for state, history in _folded(connection):
+        expected = tuple(_row(state)[column.name] for column in builds.c)
+        if rows.pop(state.id, None) != expected:
+            problems.append(f"build {state.id}: its row is not what its events say")
+        if not state.removed:
+            expected_keys |= {(entry["key"], entry["build"]) for entry in _keys(history)}
+    problems += [f"build {build}: it has a row, but no events" for build in rows]
+    problems += [
+        f"build {build}: layer key {key} is {'missing' if (key, build) in expected_keys else 'extra'}"
+        for key, build in sorted(keys ^ expected_keys)
+    ]
+    return problems
+
+
+def rebuild(connection: sa.Connection) -> int:
+    """Make the projections anew from the events; returns the number of builds."""
+    connection.execute(builds.delete())
+    connection.execute(layer_keys.delete())
+    count = 0
+    for state, history in _folded(connection):
+        store(connection, [state], history)
+        count += 1
+    return count
+
+
+def _folded(connection: sa.Connection) -> Iterator[tuple[BuildState, list[Event]]]:
+    """Every build: its state and its events."""
+    rows = connection.execute(
+        sa.select(events).order_by(events.c.build, events.c.sequence)
+    ).yield_per(1000)
+    for _, group in groupby(rows, key=lambda row: row.build):
+        history = [event_of(row) for row in group]
+        state = None
+        for event in history:
+            state = evolve(state, event)
+        assert state is not None
+        yield state, history
+
+
+def _by_build(build: str) -> sa.Select[Any]:
+    return sa.select(events).where(events.c.build == build).order_by(events.c.sequence)
+
+
+def _keys(appended: Iterable[Event]) -> list[dict[str, str]]:
+    return [
+        {"key": event.data.key, "build": event.build}
+        for event in appended
+        if isinstance(event.data, CheckpointStarted | CheckpointReused | CheckpointCompleted)
+    ]
+
+
+def _row(state: BuildState) -> dict[str, Any]:
+    return {
+        "id": state.id,
+        "name": state.name,
+        "state": str(state.state),
+        "reason": state.reason,
+        "submitted_at": encode_time(state.submitted_at),
+        "updated_at": encode_time(state.updated_at),
+        "actor": encode_actor(state.actor),
+        "priority": state.priority,
+        "pause_before": state.pause_before,
+        "idempotency_key": state.idempotency_key,
+        "completed_checkpoints": state.completed,
+        "total_checkpoints": len(state.checkpoints),
+        "removed": int(state.removed),
+        "submitted_position": state.submitted_position,
+        "position": state.log_position,
+        "sequence": state.sequence,
+    }

@@ -1,0 +1,58 @@
+"""Space kept back for the event log.
+
+A file beside the database that is given up when the disk is full, so that the log can still
+say why builds pause. It is taken again when there is room for it and as much again. Blocking.
+"""
+
+import errno
+import os
+from pathlib import Path
+from typing import BinaryIO
+
+RESERVED_BYTES = 8 << 20
+
+
+class Reserve:
+    """The reserve file. Used by one thread."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def held(self) -> bool:
+        """Whether the space is kept back now."""
+        return self.path.exists()
+
+    def take(self) -> bool:
+        """Keep the space back if there is enough; whether it is kept back now."""
+        if self.held:
+            return True
+        free = os.statvfs(self.path.parent)
+        if free.f_bavail * free.f_frsize < 2 * RESERVED_BYTES:
+            return False
+        aside = self.path.with_name(f".{self.path.name}.part")
+        try:
+            with aside.open("wb") as file:
+                _fill(file)
+            aside.rename(self.path)
+        except OSError as error:
+            aside.unlink(missing_ok=True)
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                return False
+            raise
+        return True
+
+    def give_up(self) -> bool:
+        """Let the log have the space; False when there was none kept back."""
+        held = self.held
+        self.path.unlink(missing_ok=True)
+        return held
+
+
+def _fill(file: BinaryIO) -> None:
+    try:
+        os.posix_fallocate(file.fileno(), 0, RESERVED_BYTES)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        file.write(os.urandom(RESERVED_BYTES))  # ZFS: nothing to allocate, and zeros compress away

@@ -1,0 +1,369 @@
+"""The writer: one thread, one connection, all writes.
+
+Appends that wait while a commit is on its way to the disk go into the next transaction together, so
+that they share one fsync; each is still all or nothing, and is acknowledged only after the commit. The
+writer keeps the states of the builds that it wrote to last: they give the next sequence, the hash to
+chain from and the projection's row, and make it impossible to append what cannot be folded.
+
+When a write fails, what is on disk is not known any more (after a failed fsync the kernel may forget
+dirty pages), so nothing is appended until the log is opened again. A full disk is milder: SQLite rolls
+back cleanly. The reserve is given up once; after that each append fails until there is space.
+"""
+
+import queue
+import sqlite3
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from statemachine.build import BuildState, evolve
+from statemachine.codec import FIRST_HASH, encode, encode_actor, encode_time, event_hash
+from statemachine.errors import DcdError, Unavailable
+from statemachine.events import Actor, Event, Payload
+from store.eventlog import projection
+from store.eventlog.database import primary_code
+from store.eventlog.errors import Conflict, DuplicateSubmission, LogFailed, LogFull
+from store.eventlog.reserve import Reserve
+from store.eventlog.schema import builds, events
+
+GROUP = 256
+"""At most so many appends share a transaction."""
+
+STATES = 1024
+"""So many builds' states are kept."""
+
+PROBE_SECONDS = 2.0
+"""How often a writer whose disk was full looks for space."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Append:
+    build: str
+    expected_sequence: int
+    payloads: tuple[Payload, ...]
+    actor: Actor
+    time: datetime
+    future: "Future[list[Event]]" = field(default_factory=Future)
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    work: Callable[[sa.Connection], Any]
+    future: "Future[Any]" = field(default_factory=Future)
+
+
+@dataclass(slots=True)
+class _Group:
+    """What one transaction has done so far; forgotten when it rolls back."""
+
+    position: int
+    states: dict[str, BuildState] = field(default_factory=dict)
+    events: list[Event] = field(default_factory=list)
+
+
+class Writer:
+    """The writing end of the log; `close` ends the thread after what is queued."""
+
+    def __init__(
+        self,
+        connection: sa.Connection,
+        reserve: Reserve,
+        on_commit: Callable[[int], None] | None,
+    ) -> None:
+        self._connection = connection
+        self._reserve = reserve
+        self._on_commit = on_commit
+        self._queue: queue.SimpleQueue[_Append | _Job | None] = queue.SimpleQueue()
+        self._states: OrderedDict[str, BuildState] = OrderedDict()
+        self._closing = threading.Lock()
+        self._closed = False
+        self._held_over: _Job | None = None
+        self.position = _last_position(connection)
+        """Position of the last event on disk."""
+        self.trouble: DcdError | None = None
+        """Why events are not, or not safely, appended at present; None when all is well."""
+        self._look_for_space()
+        # A daemon thread: a process that ends without `close` has crashed, which the log survives.
+        self._thread = threading.Thread(target=self._run, name="event-log", daemon=True)
+        self._thread.start()
+
+    @property
+    def reserved(self) -> bool:
+        """Whether space is kept back for the log."""
+        return self._reserve.held
+
+    def append(
+        self,
+        build: str,
+        expected_sequence: int,
+        payloads: Sequence[Payload],
+        actor: Actor,
+        time: datetime,
+    ) -> "Future[list[Event]]":
+        """Queue an append; see `EventLog.append`."""
+        request = _Append(build, expected_sequence, tuple(payloads), actor, time)
+        self._put(request)
+        return request.future
+
+    def run(self, work: Callable[[sa.Connection], Any]) -> Any:
+        """Do `work` on the writing connection in a transaction of its own, and wait for it."""
+        job = _Job(work)
+        self._put(job)
+        return job.future.result()
+
+    def close(self) -> None:
+        """Finish what is queued and end the thread. Idempotent."""
+        with self._closing:
+            if not self._closed:
+                self._closed = True
+                self._queue.put(None)
+        self._thread.join()
+
+    def _put(self, request: _Append | _Job) -> None:
+        with self._closing:
+            if not self._closed:
+                self._queue.put(request)
+                return
+        request.future.set_exception(
+            Unavailable("the event log is closed", "", "wait for the daemon to restart")
+        )
+
+    def _run(self) -> None:
+        while (group := self._next()) is not None:
+            before = self.position
+            if isinstance(group, _Job):
+                self._perform(group)
+            elif waiting := [r for r in group if r.future.set_running_or_notify_cancel()]:
+                self._commit(waiting)
+            if self.position > before:
+                self._tell()
+
+    def _tell(self) -> None:
+        if self._on_commit is None:
+            return
+        try:
+            self._on_commit(self.position)
+        except RuntimeError:
+            self._on_commit = None  # its event loop is closed: nobody is left to tell
+
+    def _next(self) -> "list[_Append] | _Job | None":
+        """Wait for work: the appends that can share a transaction, or a job. None: the end."""
+        first = self._held_over or self._get()
+        self._held_over = None
+        if not isinstance(first, _Append):
+            return first
+        group = [first]
+        while len(group) < GROUP:
+            try:
+                request = self._queue.get_nowait()
+            except queue.Empty:
+                break
+            if isinstance(request, _Append):
+                group.append(request)
+            else:
+                self._held_over = request
+                if request is None:
+                    self._queue.put(None)
+                break
+        return group
+
+    def _get(self) -> _Append | _Job | None:
+        while True:
+            waits = PROBE_SECONDS if isinstance(self.trouble, LogFull) else None
+            try:
+                return self._queue.get(timeout=waits)
+            except queue.Empty:
+                self._look_for_space()
+
+    def _look_for_space(self) -> None:
+        if self._reserve.take():
+            self.trouble = None
+        elif self.trouble is None:
+            self.trouble = LogFull(
+                "the disk of the event log is nearly full",
+                "there is not enough space to keep some back for the log",
+                "free some space",
+            )
+
+    def _perform(self, job: _Job) -> None:
+        if not job.future.set_running_or_notify_cancel():
+            return
+        try:
+            with self._connection.begin():
+                result = job.work(self._connection)
+        except Exception as error:  # noqa: BLE001 - it is the caller's, who waits for it
+            job.future.set_exception(error)
+        else:
+            self._states.clear()
+            job.future.set_result(result)
+
+    def _commit(self, requests: list[_Append]) -> None:
+        if isinstance(self.trouble, LogFailed):
+            self._refuse(requests, self.trouble)
+            return
+        try:
+            self._transact(requests)
+        except sa.exc.DBAPIError as error:
+            self._fail(requests, error)
+        except Exception as error:  # noqa: BLE001 - a defect: waiters must hear of it, not hang
+            self.trouble = _failed(error)
+            self._refuse(requests, self.trouble)
+
+    def _transact(self, requests: list[_Append]) -> None:
+        group = _Group(self.position)
+        outcomes: list[tuple[_Append, list[Event] | DcdError]] = []
+        with self._connection.begin():
+            for request in requests:
+                try:
+                    outcomes.append((request, self._insert(group, request)))
+                except DcdError as error:
+                    outcomes.append((request, error))
+            projection.store(self._connection, group.states.values(), group.events)
+        self._remember(group)
+        for request, outcome in outcomes:
+            if isinstance(outcome, DcdError):
+                request.future.set_exception(outcome)
+            else:
+                request.future.set_result(outcome)
+
+    def _insert(self, group: _Group, request: _Append) -> list[Event]:
+        """Insert the events of one append. Raises DcdError before anything is written."""
+        state = group.states.get(request.build) or self._state(request.build)
+        sequence = state.sequence if state else 0
+        if sequence != request.expected_sequence:
+            raise Conflict(
+                f"build {request.build} has moved on",
+                f"its last event is {sequence}, not {request.expected_sequence}",
+                "look at it again and repeat the command if it is still wanted",
+            )
+        rows, appended = [], []
+        for number, payload in enumerate(request.payloads, start=1):
+            event, row = _event(
+                request,
+                payload,
+                position=group.position + number,
+                sequence=sequence + number,
+                previous_hash=state.hash if state else FIRST_HASH,
+            )
+            state = evolve(state, event)
+            rows.append(row)
+            appended.append(event)
+        if state is None or not rows:
+            return []
+        if sequence == 0 and state.idempotency_key is not None:
+            self._check_unused(group, state.idempotency_key)
+        self._connection.execute(events.insert(), rows)
+        group.position += len(rows)
+        group.states[request.build] = state
+        group.events += appended
+        return appended
+
+    def _state(self, build: str) -> BuildState | None:
+        state = self._states.get(build) or projection.fold(self._connection, build)
+        if state is not None:
+            self._states[build] = state
+            self._states.move_to_end(build)
+        return state
+
+    def _check_unused(self, group: _Group, key: str) -> None:
+        query = sa.select(builds.c.id).where(builds.c.idempotency_key == key)
+        taken = self._connection.execute(query).scalar()
+        for state in group.states.values():
+            if state.idempotency_key == key:
+                taken = state.id
+        if taken is not None:
+            raise DuplicateSubmission(key, taken)
+
+    def _remember(self, group: _Group) -> None:
+        self.position = group.position
+        for build, state in group.states.items():
+            if state.ended:
+                self._states.pop(build, None)
+            else:
+                self._states[build] = state
+                self._states.move_to_end(build)
+        while len(self._states) > STATES:
+            self._states.popitem(last=False)
+        if not self._reserve.held:
+            self._look_for_space()
+
+    def _fail(self, requests: list[_Append], error: sa.exc.DBAPIError) -> None:
+        """Nothing of the transaction is acknowledged. One bad append does not fail the others."""
+        code, why = primary_code(error), str(error.orig)
+        if code == sqlite3.SQLITE_FULL and self._reserve.give_up():
+            self.trouble = LogFull(
+                "the disk of the event log is full",
+                "the space that was kept back for it is in use",
+                "free some space",
+            )
+            self._commit(requests)
+        elif code == sqlite3.SQLITE_FULL:
+            self.trouble = LogFull("the disk of the event log is full", why, "free some space")
+            self._refuse(requests, self.trouble)
+        elif code == sqlite3.SQLITE_CONSTRAINT and len(requests) > 1:
+            for request in requests:
+                self._commit([request])
+        elif code == sqlite3.SQLITE_CONSTRAINT:
+            build = requests[0].build
+            refusal = DcdError(
+                f"the event log refuses an event of build {build}",
+                why,
+                f"verify it with `dcctl events {build} --verify`",
+            )
+            self._refuse(requests, refusal)
+        elif code == sqlite3.SQLITE_BUSY:
+            busy = Unavailable("another program holds the event log", why, "end it, then try again")
+            self._refuse(requests, busy)
+        else:
+            self.trouble = _failed(error.orig or error)
+            self._refuse(requests, self.trouble)
+
+    @staticmethod
+    def _refuse(requests: list[_Append], refusal: DcdError) -> None:
+        for request in requests:
+            request.future.set_exception(refusal)
+
+
+def _failed(cause: BaseException) -> LogFailed:
+    return LogFailed(
+        "a write to the event log failed; nothing is appended until dcd is restarted",
+        f"{type(cause).__name__}: {cause}",
+        "look for the cause in the kernel's log, mend it, then restart dcd",
+    )
+
+
+def _event(
+    request: _Append, payload: Payload, *, position: int, sequence: int, previous_hash: str
+) -> tuple[Event, dict[str, Any]]:
+    """The event that `payload` becomes, and its row."""
+    kind = type(payload).__name__
+    time, actor, data = encode_time(request.time), encode_actor(request.actor), encode(payload)
+    stored = (request.build, sequence, kind, payload.VERSION, time, actor, data)
+    row: dict[str, Any] = dict(
+        zip(("build", "sequence", "type", "version", "time", "actor", "data"), stored, strict=True)
+    )
+    row["position"] = position
+    row["hash"] = event_hash(previous_hash, *stored)
+    event = Event(
+        position=position,
+        build=request.build,
+        sequence=sequence,
+        type=kind,
+        version=payload.VERSION,
+        time=request.time,
+        actor=request.actor,
+        data=payload,
+        hash=row["hash"],
+    )
+    return event, row
+
+
+def _last_position(connection: sa.Connection) -> int:
+    with connection.begin():
+        return int(connection.execute(sa.select(sa.func.max(events.c.position))).scalar() or 0)
