@@ -97,14 +97,19 @@ def sources_for(suite: str, components: Sequence[str] = ()) -> list[Source]:
 
 
 def host_sources() -> list[Source]:
-    """All binary package sources of the host's apt configuration, in its order."""
+    """All binary package sources of the host's apt configuration, in its order. Raises `Unprepared`
+    when apt cannot read it."""
     fields = ("TARGET_OF", "CREATED_BY", "REPO_URI", "RELEASE", "COMPONENT", "SOURCESENTRY")
     columns = "\t".join(f"$({name})" for name in fields)
-    listing = run(
-        ["apt-get", *_NO_LISTS, "indextargets", "--no-release-info", "--format", columns],
-        capture=True,
-        timeout_seconds=60,
-    ).stdout
+    argv = ["apt-get", *_NO_LISTS, "indextargets", "--no-release-info", "--format", columns]
+    try:
+        listing = run(argv, capture=True, timeout_seconds=60).stdout
+    except ToolFailed as error:
+        raise Unprepared(
+            "apt cannot read the sources of this host",
+            error.output,
+            "correct /etc/apt/sources.list and /etc/apt/sources.list.d",
+        ) from error
     components: dict[tuple[str, str, str], dict[str, None]] = {}
     for line in listing.splitlines():
         target_of, created_by, uri, suite, component, entry = line.split("\t")
@@ -161,9 +166,9 @@ def auth_file(sources: Iterable[Source]) -> str:
             texts.append(file.read_text())
     for source in sources:
         if source.login is not None:
-            where = source.uri.partition("://")[2] if "://" in source.uri else source.uri
             user, password = source.login
-            texts.append(f"machine {where} login {user} password {password}\n")
+            # With its scheme: apt sends a login without encryption only where that is asked for.
+            texts.append(f"machine {source.uri} login {user} password {password}\n")
     return "\n".join(texts)
 
 

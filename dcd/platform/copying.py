@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from dcd.platform.inside import entry, resolve
+from dcd.platform.inside import entry, make_directory, resolve
 from statemachine.errors import CheckpointError
 
 _CHUNK_BYTES = 1 << 22
@@ -109,7 +109,7 @@ class _Copy:
         origin = self._source / name
         status = origin.lstat()
         if stat.S_ISDIR(status.st_mode):
-            self._directory(origin, status, resolve(self._destination, name))
+            self._directory(origin, status, name)
             return True
         target = entry(self._destination, name)
         if origin.is_symlink() and target.is_dir() and not target.is_symlink():
@@ -140,13 +140,14 @@ class _Copy:
         else:
             os.mknod(target, stat.S_IFMT(status.st_mode) | 0o600, status.st_rdev)
 
-    def _directory(self, origin: Path, status: os.stat_result, target: Path) -> None:
+    def _directory(self, origin: Path, status: os.stat_result, name: PurePosixPath) -> None:
+        target = resolve(self._destination, name)
         if target in self._directories or target == self._destination:
             return
         if not target.is_dir():
             if os.path.lexists(target):
                 raise _in_the_way(target, "a directory")
-            target.mkdir()
+            make_directory(self._destination, name)
             self.copied.entries += 1
         self._attributes(origin, status, target)
         self._directories[target] = status

@@ -1,0 +1,118 @@
+"""A package mirror of one's own: a real repository of tiny packages, served on the loopback interface."""
+
+import base64
+import hashlib
+import subprocess
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+
+@dataclass
+class Mirror:
+    """A mirror that serves `directory`. `refusals` maps a path to the statuses of the next answers
+    (a status that stays is given as a negative number); `login` is what it demands ("user:password")."""
+
+    directory: Path
+    uri: str = ""
+    refusals: dict[str, list[int]] = field(default_factory=dict)
+    login: str = ""
+    requests: Counter[str] = field(default_factory=Counter)
+
+    def answer(self, path: str, authorization: str) -> tuple[int, bytes]:
+        """Status and body of the answer to a request."""
+        self.requests[path] += 1
+        wanted = "Basic " + base64.b64encode(self.login.encode()).decode()
+        if self.login and authorization != wanted:
+            return 401, b""
+        if pending := self.refusals.get(path):
+            status = pending[0] if pending[0] < 0 else pending.pop(0)
+            return abs(status), b""
+        file = self.directory / path.lstrip("/")
+        return (200, file.read_bytes()) if file.is_file() else (404, b"")
+
+    def publish(self, suite: str, *packages: tuple[str, str]) -> None:
+        """Make a suite of packages; each is a name and the fields that it has beside the usual ones."""
+        index = b""
+        for name, fields in packages:
+            index += self._package(name, fields)
+        release = self.directory / f"dists/{suite}/Release"
+        packages_file = release.parent / "main/binary-amd64/Packages"
+        packages_file.parent.mkdir(parents=True, exist_ok=True)
+        packages_file.write_bytes(index)
+        digest = hashlib.sha256(index).hexdigest()
+        release.write_text(
+            f"Suite: {suite}\nCodename: {suite}\nArchitectures: amd64\nComponents: main\n"
+            "Date: Thu, 01 Jan 2026 00:00:00 UTC\n"
+            f"SHA256:\n {digest} {len(index)} main/binary-amd64/Packages\n"
+        )
+
+    def _package(self, name: str, fields: str) -> bytes:
+        tree = self.directory / "build" / name
+        (tree / "DEBIAN").mkdir(parents=True, exist_ok=True)
+        control = f"Package: {name}\nVersion: 1.0\nArchitecture: amd64\n"
+        control += f"Maintainer: Nobody <nobody@example.org>\nDescription: {name}\n{fields}"
+        (tree / "DEBIAN/control").write_text(control.rstrip("\n") + "\n")
+        pool = self.directory / "pool"
+        pool.mkdir(exist_ok=True)
+        deb = pool / f"{name}_1.0_amd64.deb"
+        subprocess.run(["dpkg-deb", "--build", tree, deb], check=True, capture_output=True)
+        content = deb.read_bytes()
+        return (
+            control.rstrip("\n") + f"\nFilename: pool/{deb.name}\nSize: {len(content)}\n"
+            f"SHA256: {hashlib.sha256(content).hexdigest()}\n\n"
+        ).encode()
+
+
+@pytest.fixture
+def mirror(tmp_path: Path) -> Iterator[Mirror]:
+    """An empty mirror that answers until the test ends."""
+    served = Mirror(tmp_path / "mirror")
+    served.directory.mkdir()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status, body = served.answer(self.path, self.headers.get("Authorization", ""))
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        served.uri = f"http://127.0.0.1:{server.server_port}/"
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield served
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def apt_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An apt configuration that is this test's own: returns its /etc/apt, with no sources in it."""
+    etc = tmp_path / "etc-apt"
+    for name in ("sources.list.d", "auth.conf.d", "apt.conf.d", "preferences.d", "trusted.gpg.d"):
+        (etc / name).mkdir(parents=True)
+    settings = tmp_path / "host-apt.conf"
+    settings.write_text(
+        f'Dir::Etc "{etc}";\nDir::Etc::sourcelist "{etc}/sources.list";\n'
+        f'Dir::Etc::sourceparts "{etc}/sources.list.d";\nDir::Etc::parts "{etc}/apt.conf.d";\n'
+        f'Dir::Etc::netrc "{etc}/auth.conf";\nDir::Etc::netrcparts "{etc}/auth.conf.d";\n'
+    )
+    monkeypatch.setattr(
+        "dcd.platform.process.BASE_ENVIRONMENT",
+        {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "APT_CONFIG": str(settings)},
+    )
+    monkeypatch.setattr("dcd.platform.apt.BACK_OFF_SECONDS", (0.01, 0.02, 0.03))
+    monkeypatch.setattr("dcd.platform.apt_root.BACK_OFF_SECONDS", (0.01, 0.02, 0.03))
+    return etc

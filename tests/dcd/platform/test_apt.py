@@ -1,0 +1,225 @@
+"""What dcd learns from the host's apt: its repositories, and the state that their mirrors are in."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dcd.platform.apt import (
+    FetchProblem,
+    Source,
+    auth_file,
+    fetch_problem,
+    host_sources,
+    release_digests,
+    source_list,
+    sources_for,
+    split_login,
+    transfer_settings,
+)
+from statemachine.errors import Unprepared
+
+ONE_LINE = """\
+# deb http://example.org/commented bookworm main
+deb [arch=amd64 signed-by=/usr/share/keyrings/one.gpg] http://example.org/debian bookworm main contrib
+deb-src [signed-by=/usr/share/keyrings/one.gpg] http://example.org/debian bookworm main
+deb http://user:p%40ss@example.org/private bookworm-security main
+deb [trusted=yes] http://example.org/flat ./
+"""
+DEB822 = """\
+# The first stanza is switched off.
+Enabled: no
+Types: deb
+URIs: http://example.org/off
+Suites: bookworm
+Components: main
+
+Types: deb deb-src
+URIs: http://example.org/vendor
+Suites: stable bookworm
+Components: stable
+Signed-By:
+ -----BEGIN PGP PUBLIC KEY BLOCK-----
+ .
+ abcd
+ -----END PGP PUBLIC KEY BLOCK-----
+"""
+
+
+def test_one_line_sources_come_with_their_options(apt_host: Path) -> None:
+    (apt_host / "sources.list").write_text(ONE_LINE)
+    assert host_sources() == [
+        Source(
+            "http://example.org/debian/",
+            "bookworm",
+            ("main", "contrib"),
+            "/usr/share/keyrings/one.gpg",
+        ),
+        Source(
+            "http://example.org/private/",
+            "bookworm-security",
+            ("main",),
+            login=("user", "p@ss"),
+        ),
+        Source("http://example.org/flat/", "./", (), trusted=True),
+    ]
+
+
+def test_deb822_sources_come_with_an_embedded_key(apt_host: Path) -> None:
+    (apt_host / "sources.list.d/vendor.sources").write_text(DEB822)
+    stable, bookworm = host_sources()
+    assert (stable.suite, bookworm.suite) == ("stable", "bookworm")
+    assert bookworm.signed_by.startswith("-----BEGIN PGP")
+    assert "\n .\n abcd\n" in source_list([bookworm])
+
+
+def test_sources_for_a_suite_are_its_pockets_with_a_wanted_component(apt_host: Path) -> None:
+    (apt_host / "sources.list").write_text(ONE_LINE)
+    (apt_host / "sources.list.d/vendor.sources").write_text(DEB822)
+    found = sources_for("bookworm", ["main", "non-free"])
+    assert [source.name for source in found] == [
+        "http://example.org/debian/ bookworm",
+        "http://example.org/private/ bookworm-security",
+    ]
+    assert {source.components for source in found} == {("main", "non-free")}
+
+
+def test_a_suite_that_the_host_does_not_have_names_those_that_it_has(apt_host: Path) -> None:
+    (apt_host / "sources.list").write_text(ONE_LINE)
+    with pytest.raises(Unprepared) as caught:
+        sources_for("trixie", ["main"])
+    assert "no source for suite trixie" in caught.value.brief
+    assert "bookworm (main contrib)" in caught.value.details
+    assert "<repository>" in caught.value.resolution
+
+
+def test_logins_are_for_apt_only(apt_host: Path) -> None:
+    (apt_host / "sources.list").write_text(ONE_LINE)
+    (apt_host / "auth.conf").write_text("machine one.example.org login a password b\n")
+    (apt_host / "auth.conf.d/two.conf").write_text("machine two.example.org login c password d\n")
+    sources = host_sources()
+    told = source_list(sources) + "".join(source.name for source in sources) + repr(sources)
+    assert "p@ss" not in told
+    assert "user" not in told
+    auth = auth_file(sources)
+    assert "machine one.example.org login a password b" in auth
+    assert "machine two.example.org login c password d" in auth
+    assert "machine http://example.org/private/ login user password p@ss" in auth
+
+
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        ("http://example.org/debian", ("http://example.org/debian", None)),
+        ("https://u:p%2Fw@example.org:8080/x", ("https://example.org:8080/x", ("u", "p/w"))),
+        ("https://token@example.org/x", ("https://example.org/x", ("token", ""))),
+        ("file:/srv/repository", ("file:/srv/repository", None)),
+    ],
+)
+def test_split_login(uri: str, expected: Any) -> None:
+    assert split_login(uri) == expected
+
+
+def test_proxies_come_from_the_hosts_configuration(apt_host: Path) -> None:
+    (apt_host / "apt.conf.d/proxy").write_text(
+        'Acquire::http::Proxy "http://cache.example:3142";\n'
+    )
+    assert 'Acquire::http::Proxy "http://cache.example:3142";' in transfer_settings()
+
+
+def test_the_manifests_proxy_comes_last(apt_host: Path) -> None:
+    (apt_host / "apt.conf.d/proxy").write_text(
+        'Acquire::http::Proxy "http://cache.example:3142";\n'
+    )
+    proxies = [
+        line for line in transfer_settings("http://mine:1").splitlines() if "http::P" in line
+    ]
+    assert proxies[-1] == 'Acquire::http::Proxy "http://mine:1";'
+
+
+def test_release_digests_are_those_of_what_the_mirror_serves(apt_host: Path, mirror: Any) -> None:
+    for suite in ("one", "two"):
+        release = mirror.directory / f"dists/{suite}/InRelease"
+        release.parent.mkdir(parents=True)
+        release.write_text(f"state of {suite}")
+    sources = [Source(mirror.uri, suite) for suite in ("one", "two")]
+    assert release_digests(sources) == {
+        f"{mirror.uri} {suite}": hashlib.sha256(f"state of {suite}".encode()).hexdigest()
+        for suite in ("one", "two")
+    }
+
+
+def test_a_repository_without_inrelease_counts_by_its_release(apt_host: Path, mirror: Any) -> None:
+    mirror.publish("old")
+    release = (mirror.directory / "dists/old/Release").read_bytes()
+    digests = release_digests([Source(mirror.uri, "old")])
+    assert list(digests.values()) == [hashlib.sha256(release).hexdigest()]
+
+
+def test_a_stumbling_mirror_is_asked_again(apt_host: Path, mirror: Any) -> None:
+    mirror.publish("old")
+    mirror.refusals["/dists/old/InRelease"] = [503, 502]
+    assert len(release_digests([Source(mirror.uri, "old")])) == 1
+    assert mirror.requests["/dists/old/InRelease"] == 3
+
+
+def test_a_mirror_that_stays_away_is_named_with_its_status(apt_host: Path, mirror: Any) -> None:
+    mirror.refusals["/dists/old/InRelease"] = [-503]
+    with pytest.raises(Unprepared) as caught:
+        release_digests([Source(mirror.uri, "old")])
+    assert f"{mirror.uri} old" in caught.value.brief
+    assert "503  Service Unavailable" in caught.value.brief
+    assert "tried 4 times" in caught.value.details
+    assert mirror.requests["/dists/old/InRelease"] == 4
+
+
+def test_a_suite_that_does_not_exist_is_not_asked_for_again(apt_host: Path, mirror: Any) -> None:
+    with pytest.raises(Unprepared, match="404"):
+        release_digests([Source(mirror.uri, "nosuch")])
+    assert mirror.requests == {"/dists/nosuch/InRelease": 1, "/dists/nosuch/Release": 1}
+
+
+def test_a_mirror_that_does_not_answer_is_an_error_not_a_traceback(apt_host: Path) -> None:
+    with pytest.raises(Unprepared, match="Could not connect"):
+        release_digests([Source("http://127.0.0.1:1/", "old")])
+
+
+def test_a_private_mirror_gets_its_login(apt_host: Path, mirror: Any) -> None:
+    mirror.publish("private")
+    mirror.login = "user:p@ss"
+    source = Source(mirror.uri, "private", login=("user", "p@ss"))
+    digests = release_digests([source])
+    assert list(digests) == [f"{mirror.uri} private"]
+    with pytest.raises(Unprepared, match="401"):
+        release_digests([Source(mirror.uri, "private")])
+
+
+@pytest.mark.parametrize(
+    ("reason", "transient"),
+    [
+        ("503  Service Unavailable", True),
+        ("429  Too Many Requests", True),
+        ("Could not resolve 'mirror.example'", True),
+        ("404  Not Found", False),
+        ("403  Forbidden", False),
+    ],
+)
+def test_only_what_may_pass_is_tried_again(reason: str, transient: bool) -> None:
+    output = (
+        f"Err:1 x\nE: Failed to fetch http://u:p@example.org/a.deb  {reason} [IP: 192.0.2.1 80]\n"
+    )
+    problem = fetch_problem(output)
+    assert problem == FetchProblem("http://example.org/a.deb", reason)
+    assert problem.transient is transient
+
+
+def test_output_without_a_failed_download_tells_no_problem() -> None:
+    assert fetch_problem("E: Unable to locate package nosuch\n") is None
+
+
+def test_sources_that_apt_cannot_read_are_apts_to_explain(apt_host: Path) -> None:
+    (apt_host / "sources.list").write_text("deb http://example.org/debian\n")
+    with pytest.raises(Unprepared) as caught:
+        host_sources()
+    assert "Malformed entry 1" in caught.value.details

@@ -1,0 +1,111 @@
+"""Paths of an image never lead out of it, whatever links are in it."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dcd.platform.inside import entry, exists, make_directory, read, resolve, write
+from statemachine.errors import CheckpointError
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    root = tmp_path / "image"
+    (root / "etc").mkdir(parents=True)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("links", "path", "expected"),
+    [
+        ({}, "/etc/motd", "etc/motd"),
+        ({}, "../../etc/motd", "etc/motd"),
+        ({"var": "/run"}, "var/lock", "run/lock"),
+        ({"lib": "usr/lib"}, "/lib/modules", "usr/lib/modules"),
+        ({"etc/alias": "../../../../outside"}, "etc/alias/file", "outside/file"),
+        ({"a": "b/c", "b": "/d"}, "a/x", "d/c/x"),
+        ({"etc/resolv.conf": "/run/stub"}, "etc/resolv.conf", "run/stub"),
+    ],
+)
+def test_links_begin_again_at_the_image(
+    image: Path, links: dict[str, str], path: str, expected: str
+) -> None:
+    for name, target in links.items():
+        (image / name).symlink_to(target)
+    assert resolve(image, path) == image / expected
+
+
+def test_an_entry_is_the_link_itself(image: Path) -> None:
+    (image / "lib").symlink_to("etc")
+    (image / "etc/localtime").symlink_to("/usr/share/zoneinfo/Etc/UTC")
+    assert entry(image, "/lib/localtime") == image / "etc/localtime"
+
+
+def test_a_loop_of_links_is_an_error(image: Path) -> None:
+    (image / "a").symlink_to("b")
+    (image / "b").symlink_to("a")
+    with pytest.raises(CheckpointError, match="loop of links"):
+        resolve(image, "a/x")
+
+
+def test_writing_replaces_a_link_and_leaves_its_target_alone(image: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.write_text("host")
+    (image / "etc/motd").symlink_to(outside)
+    write(image, "/etc/motd", "image", mode=0o640)
+    assert outside.read_text() == "host"
+    assert (image / "etc/motd").read_text() == "image"
+    assert (image / "etc/motd").stat().st_mode & 0o777 == 0o640
+
+
+def test_directories_are_made_inside_where_links_lead(image: Path) -> None:
+    (image / "var").symlink_to("/data/var")
+    write(image, "var/lib/x/file", b"\xff")
+    assert (image / "data/var/lib/x/file").read_bytes() == b"\xff"
+
+
+def test_a_file_does_not_replace_a_directory(image: Path) -> None:
+    with pytest.raises(CheckpointError, match="is a directory"):
+        write(image, "etc", "text")
+    write(image, "file", "text")
+    with pytest.raises((CheckpointError, OSError)):
+        make_directory(image, "file")
+
+
+def test_reading_what_is_not_there_gives_none(image: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("host")
+    (image / "etc/leak").symlink_to(tmp_path / "secret")
+    assert read(image, "etc/leak") is None
+    assert read(image, "etc") is None
+    assert read(image, "etc/none/deeper") is None
+    assert not exists(image, "etc/leak")
+    write(image, "etc/name", "value")
+    assert read(image, "etc/name") == "value"
+
+
+parts = st.lists(st.sampled_from(["a", "b", "c", "..", "."]), min_size=1, max_size=6)
+targets = st.builds(lambda slash, names: slash + "/".join(names), st.sampled_from(["", "/"]), parts)
+
+
+@settings(deadline=None)
+@given(links=st.dictionaries(st.sampled_from(["a", "b", "d/a", "d/b"]), targets), path=targets)
+def test_no_path_leaves_the_image(
+    tmp_path_factory: pytest.TempPathFactory, links: dict[str, str], path: str
+) -> None:
+    image = tmp_path_factory.mktemp("image")
+    (image / "d").mkdir()
+    for name, target in links.items():
+        (image / name).symlink_to(target)
+    try:
+        found = resolve(image, path)
+    except CheckpointError:
+        return
+    assert found == image or image in found.parents
+    assert ".." not in found.parts
+    assert not found.is_symlink()
+    if found.exists():
+        assert os.path.realpath(found) == str(found)
