@@ -18,7 +18,7 @@ from pathlib import Path
 
 from statemachine.errors import UsageError
 from statemachine.events import Artifact
-from store.durable import disk_full_is_told, sync_directory, sync_file
+from store.durable import disk_full_is_told, sync_directory, sync_file, write_file
 
 _NAME = re.compile(r"[^./\x00-\x1f][^/\x00-\x1f]*")
 _ASIDE = ".part-"
@@ -75,6 +75,17 @@ class Artifacts:
                 aside.unlink(missing_ok=True)
             sync_directory(target.parent)
         return replace(artifact, path=str(target))
+
+    def write(self, build: str, name: str, format: str, content: bytes) -> Artifact:
+        """Deliver `content` as an artifact. Raises UsageError for a name that is not a plain file
+        name; DiskFull."""
+        target = self._directory(build) / _plain(name)
+        with disk_full_is_told(f"publishing {name}", self.directory):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            sync_directory(self.directory)
+            write_file(target, content)
+        digest = hashlib.sha256(content).hexdigest()
+        return Artifact(name, str(target), format, len(content), digest)
 
     def verify(self, artifacts: Iterable[Artifact]) -> list[Verdict]:
         """Read every published artifact and compare it with what was published."""

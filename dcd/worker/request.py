@@ -32,7 +32,7 @@ class WorkerRequest:
     manifest's XML text. `layers` is the directory of the layer store. `inputs` maps a path, as the
     manifest resolves it, to the captured file. `evidence` is a directory that outlives the attempt.
     `allowed` are the modules that `mod_path` may name beside the project's own.
-    `environment` is what every tool gets.
+    `environment` is what every tool gets, `external` the state of the world that the key covers.
     """
 
     state_id: str
@@ -51,6 +51,7 @@ class WorkerRequest:
     inputs: dict[str, Path] = field(default_factory=dict)
     parameters: dict[str, str] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
+    external: dict[str, str] = field(default_factory=dict)
     allowed: tuple[str, ...] = ()
     network: bool = False
     dry_run: bool = False

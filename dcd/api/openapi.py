@@ -1,0 +1,131 @@
+"""The OpenAPI 3.1 document, derived from the operations and the schemas.
+
+Served at `/v1/openapi.json` and committed as docs/reference/openapi.json (a test compares the two).
+`python -m dcd.api.openapi` prints it.
+"""
+
+import sys
+from typing import Any
+
+import msgspec
+
+from dcd.api.operations import Operation, QueryParameter
+from dcd.api.schemas import Problem
+
+PATH_PARAMETERS: dict[str, dict[str, Any]] = {
+    "id": {
+        "description": "a build's id or a unique prefix of it",
+        "schema": {"type": "string", "pattern": "^[a-z0-9]{1,32}$"},
+    },
+    "sha256": {
+        "description": "digest of the content, lower-case hex",
+        "schema": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
+    },
+    "checkpoint": {
+        "description": "a checkpoint's name",
+        "schema": {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"},
+    },
+    "attempt": {
+        "description": "number of the attempt, from 1",
+        "schema": {"type": "integer", "minimum": 1, "maximum": 1000000},
+    },
+}
+
+
+def document(operations: tuple[Operation, ...], version: str) -> dict[str, Any]:
+    """The OpenAPI document of the operations, as JSON values."""
+    types: set[type] = {Problem}
+    for operation in operations:
+        types.update(t for t in (operation.request, operation.response) if t is not None)
+    ordered = sorted(types, key=lambda t: t.__name__)
+    references, components = msgspec.json.schema_components(
+        ordered, ref_template="#/components/schemas/{name}"
+    )
+    schemas = dict(zip(ordered, references, strict=True))
+    paths: dict[str, dict[str, Any]] = {}
+    for operation in operations:
+        paths.setdefault(operation.path, {})[operation.method.lower()] = _describe(
+            operation, schemas
+        )
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "dcd, the distribution constructor daemon",
+            "version": version,
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+            "description": "Served over a Unix socket; see docs/reference/api.md.",
+        },
+        "paths": paths,
+        "components": {"schemas": components},
+    }
+
+
+def _describe(operation: Operation, schemas: dict[type, Any]) -> dict[str, Any]:
+    content: dict[str, Any] = {
+        operation.media_type: {
+            "schema": schemas[operation.response] if operation.response else {"type": "string"}
+        }
+    }
+    if operation.streams:
+        content["text/event-stream"] = {"schema": {"type": "string"}}
+    problem = {"application/problem+json": {"schema": schemas[Problem]}}
+    responses: dict[str, Any] = {
+        str(status): {"description": "success", "content": content}
+        for status in (operation.status, *operation.also)
+    }
+    for status in sorted({400, 403, 413, 503, *operation.problems}):
+        responses[str(status)] = {"description": "problem details", "content": problem}
+    described: dict[str, Any] = {
+        "operationId": operation.name,
+        "summary": operation.summary,
+        "parameters": [
+            {"name": name, "in": "path", "required": True, **PATH_PARAMETERS[name]}
+            for name in operation.path_parameters
+        ]
+        + [_query(parameter) for parameter in operation.query],
+        "responses": responses,
+    }
+    if operation.raw_request:
+        described["requestBody"] = {
+            "required": True,
+            "content": {
+                "application/octet-stream": {"schema": {"type": "string", "format": "binary"}}
+            },
+        }
+    elif operation.request:
+        described["requestBody"] = {
+            "required": True,
+            "content": {"application/json": {"schema": schemas[operation.request]}},
+        }
+    return described
+
+
+def _query(parameter: QueryParameter) -> dict[str, Any]:
+    schema: dict[str, Any]
+    if parameter.type is int:
+        schema = {"type": "integer", "minimum": parameter.minimum, "maximum": parameter.maximum}
+    elif parameter.choices:
+        schema = {"type": "string", "enum": list(parameter.choices)}
+    else:
+        schema = {"type": "string", "pattern": parameter.pattern}
+    return {
+        "name": parameter.name,
+        "in": "query",
+        "required": False,
+        "description": parameter.description,
+        "schema": schema,
+    }
+
+
+def render(operations: tuple[Operation, ...], version: str) -> str:
+    """The document as indented JSON text."""
+    encoded = msgspec.json.encode(document(operations, version), order="deterministic")
+    return msgspec.json.format(encoded, indent=1).decode() + "\n"
+
+
+if __name__ == "__main__":
+    from importlib.metadata import version
+
+    from dcd.api.app import described_operations
+
+    sys.stdout.write(render(described_operations(), version("dcd")))

@@ -1,0 +1,144 @@
+"""An operation: one method on one path, its types, and the function that does it.
+
+The table of operations is the only description of the API: the router serves it, and
+`dcd.api.openapi` turns it into the OpenAPI document.
+"""
+
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from dcd.api.schemas import Problem
+from statemachine.errors import DcdError, UsageError
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+PROBLEM_TYPE = "urn:dcd:problem:"
+
+Body = TypeVar("Body")
+
+
+@dataclass(frozen=True, slots=True)
+class QueryParameter:
+    """A query parameter: an integer, or a string limited to `choices` or `pattern`."""
+
+    name: str
+    description: str
+    type: type[int] | type[str] = int
+    minimum: int = 0
+    maximum: int = 2**53 - 1
+    choices: tuple[str, ...] = ()
+    pattern: str = r"^[\x20-\x7e]{1,200}$"
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One operation of the API. `response` None means that the body is not JSON (`media_type`)."""
+
+    method: str
+    path: str
+    name: str
+    summary: str
+    handler: Handler
+    response: type | None
+    request: type | None = None
+    raw_request: bool = False
+    status: int = 200
+    also: tuple[int, ...] = ()
+    """Other statuses of success with the same body."""
+    query: tuple[QueryParameter, ...] = ()
+    problems: tuple[int, ...] = ()
+    media_type: str = "application/json"
+    streams: bool = False
+    """Answers an event stream when the client accepts one."""
+
+    @property
+    def path_parameters(self) -> tuple[str, ...]:
+        """Names of the parameters in the path, in order."""
+        return tuple(re.findall(r"{(\w+)}", self.path))
+
+
+def json_response(value: Any, status: int = 200, media_type: str = "application/json") -> Response:
+    """`value` (dataclasses, datetimes and so on) as a JSON response."""
+    return Response(msgspec.json.encode(value), status, media_type=media_type)
+
+
+def problem_response(error: DcdError) -> Response:
+    """An error as problem details (RFC 9457)."""
+    problem = Problem(
+        type=PROBLEM_TYPE + error.problem,
+        title=error.brief,
+        status=error.status,
+        detail=error.details,
+        resolution=error.resolution,
+        diagnostics=getattr(error, "diagnostics", None),
+        missing=getattr(error, "missing", None),
+    )
+    body = {key: value for key, value in msgspec.to_builtins(problem).items() if value is not None}
+    return json_response(body, error.status, "application/problem+json")
+
+
+async def body_of(request: Request, schema: type[Body]) -> Body:
+    """The request's JSON body, validated. An absent body counts as `{}`.
+
+    Raises UsageError naming the field that is wrong.
+    """
+    content = await request.body() or b"{}"
+    try:
+        return msgspec.json.decode(content, type=schema, strict=True)
+    except msgspec.DecodeError as error:
+        raise UsageError(
+            "the request's body is not valid", str(error), "see /v1/openapi.json for its schema"
+        ) from None
+
+
+def integer(request: Request, parameter: QueryParameter, default: int) -> int:
+    """A query parameter that is an integer in the parameter's range."""
+    text = request.query_params.get(parameter.name)
+    if text is None:
+        return default
+    if not re.fullmatch(r"\d{1,16}", text) or not (
+        parameter.minimum <= int(text) <= parameter.maximum
+    ):
+        raise UsageError(
+            f"query parameter {parameter.name} must be an integer from {parameter.minimum} "
+            f"to {parameter.maximum}",
+            f"got {text[:100]!r}",
+        )
+    return int(text)
+
+
+def choice(request: Request, parameter: QueryParameter, default: str) -> str:
+    """A query parameter that is one of the parameter's choices."""
+    text = request.query_params.get(parameter.name, default)
+    if text not in parameter.choices:
+        raise UsageError(
+            f"query parameter {parameter.name} must be one of {', '.join(parameter.choices)}",
+            f"got {text[:100]!r}",
+        )
+    return text
+
+
+def routes(operations: tuple[Operation, ...]) -> list[Route]:
+    """The operations as Starlette routes."""
+    paths: dict[str, dict[str, Handler]] = {}
+    for operation in operations:
+        paths.setdefault(operation.path, {})[operation.method] = operation.handler
+    return [
+        Route(path, _dispatch(handlers), methods=list(handlers)) for path, handlers in paths.items()
+    ]
+
+
+def _dispatch(handlers: dict[str, Handler]) -> Handler:
+    async def endpoint(request: Request) -> Response:
+        # Starlette adds HEAD to GET.
+        method = "GET" if request.method == "HEAD" else request.method
+        return await handlers[method](request)
+
+    return endpoint

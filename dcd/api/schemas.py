@@ -1,0 +1,268 @@
+"""Bodies of requests and responses, as plain frozen dataclasses.
+
+msgspec decodes and validates requests into these, encodes responses from them, and derives their
+JSON Schema for the OpenAPI document; so the document cannot drift from the code. Fields are only ever
+added, never renamed or retyped, within `/v1`.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Annotated
+
+from msgspec import Meta
+
+from dcd.doctor import HostCheck
+from dcd.engine.engine import Intention
+from dcd.manifest.diagnostics import Diagnostic
+from statemachine.events import Actor, Artifact, ErrorInfo, Event
+from statemachine.plan import Json
+
+Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+CheckpointName = Annotated[str, Meta(min_length=1, max_length=128)]
+ShortText = Annotated[str, Meta(max_length=4096)]
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestText:
+    """A manifest as the client read it, and the absolute path it read it from."""
+
+    path: ShortText
+    text: Annotated[str, Meta(max_length=2_000_000)]
+
+
+@dataclass(frozen=True, slots=True)
+class UploadedFile:
+    """A file that the client has uploaded as a blob."""
+
+    sha256: Sha256
+    mode: Annotated[int, Meta(ge=0, le=0o7777)] = 0o644
+
+
+Files = Annotated[dict[str, UploadedFile | None], Meta(max_length=10_000)]
+Parameters = Annotated[dict[str, str], Meta(max_length=1_000)]
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestRequest:
+    """Body of `validate` and `plan`."""
+
+    manifest: ManifestText
+    files: Files = field(default_factory=dict)
+    parameters: Parameters = field(default_factory=dict)
+    fresh: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitRequest(ManifestRequest):
+    """Body of `POST /v1/builds`."""
+
+    pause_before: CheckpointName | None = None
+    priority: Annotated[int, Meta(ge=-1000, le=1000)] = 0
+    idempotency_key: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PauseRequest:
+    """Body of `pause`: before which checkpoint; None: after the running one."""
+
+    before: CheckpointName | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResumeRequest:
+    """Body of `resume`. `rewind_to` goes by the name `from` on the wire."""
+
+    rewind_to: CheckpointName | None = None
+    pause_before: CheckpointName | None = None
+    manifest: ManifestText | None = None
+    files: Files = field(default_factory=dict)
+    parameters: Parameters | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointView:
+    """A checkpoint of a build as it stands."""
+
+    name: str
+    description: str
+    state: str
+    attempts: int
+    key: str
+    seconds: float | None
+    estimate_seconds: float
+    reused_from: str | None
+    error: ErrorInfo | None
+
+
+@dataclass(frozen=True, slots=True)
+class BuildSummary:
+    """A build in a list."""
+
+    id: str
+    name: str
+    state: str
+    reason: str
+    submitted_at: datetime
+    updated_at: datetime
+    actor: Actor
+    priority: int
+    completed_checkpoints: int
+    total_checkpoints: int
+
+
+@dataclass(frozen=True, slots=True)
+class BuildView:
+    """A build with all that is known of it now."""
+
+    id: str
+    name: str
+    state: str
+    reason: str
+    submitted_at: datetime
+    updated_at: datetime
+    actor: Actor
+    priority: int
+    pause_before: str | None
+    parameters: dict[str, str]
+    checkpoints: tuple[CheckpointView, ...]
+    artifacts: tuple[Artifact, ...]
+    error: ErrorInfo | None
+
+
+@dataclass(frozen=True, slots=True)
+class ResumedView:
+    """The build, and for a new manifest which checkpoints are kept and which run again, and why."""
+
+    build: BuildView
+    kept: tuple[str, ...] = ()
+    rerun: tuple["Rerun", ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rerun:
+    """A checkpoint that runs (again), and the reason."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class BuildList:
+    """A page of builds; `next` is the `before` of the next page."""
+
+    builds: tuple[BuildSummary, ...]
+    next: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class EventList:
+    """A page of events; `next` is the `after` of the next page."""
+
+    events: tuple[Event, ...]
+    next: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """Outcome of recomputing a build's hash chain and comparing the projection with the fold."""
+
+    build: str
+    events: int
+    ok: bool
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LogFile:
+    """The output of one attempt."""
+
+    checkpoint: str
+    attempt: int
+    path: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class LogList:
+    """The logs of a build, oldest first."""
+
+    logs: tuple[LogFile, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactList:
+    """The published artifacts of a build."""
+
+    artifacts: tuple[Artifact, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactCheck:
+    """One artifact, read and digested again. `problem` is empty when it is as published."""
+
+    name: str
+    path: str
+    ok: bool
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactChecks:
+    """All artifacts of a build, read and digested again."""
+
+    artifacts: tuple[ArtifactCheck, ...]
+    ok: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationResult:
+    """What is wrong with a manifest; `ok` when there are no errors (warnings may remain)."""
+
+    ok: bool
+    diagnostics: tuple[Diagnostic, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PlanView:
+    """What would happen if the manifest were submitted now."""
+
+    name: str
+    checkpoints: tuple[Intention, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HostChecks:
+    """The state of the host."""
+
+    checks: tuple[HostCheck, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class VersionView:
+    """Which daemon this is."""
+
+    version: str
+    api: str
+    pid: int
+    state_dir: str
+    started_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Answered while the daemon can serve."""
+
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """An error, RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    detail: str = ""
+    resolution: str = ""
+    diagnostics: tuple[Diagnostic, ...] | None = None
+    missing: Json | None = None

@@ -1,0 +1,50 @@
+"""Following a build: a server-sent event stream of its events and progress.
+
+A follower is a cursor over the log's positions and holds nothing else: no queue grows with a client
+that reads slowly, which simply gets newer progress when it reads again. Events are never skipped.
+Source: the HTML standard, section "Server-sent events".
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+import msgspec
+
+from dcd.engine.broadcast import Broadcast
+from statemachine.events import Event
+
+KEEP_ALIVE_SECONDS = 15.0
+PAGE = 500
+
+ReadPage = Callable[[str, int, int], Awaitable[Sequence[Event]]]
+Settled = Callable[[str, int], Awaitable[bool]]
+"""Whether a build stands still and has no event after a position."""
+
+
+async def follow(
+    read: ReadPage, settled: Settled, broadcast: Broadcast, build: str, after: int
+) -> AsyncIterator[bytes]:
+    """Yield SSE messages of `build` for events after position `after`, and progress in between,
+    until the build stands still (paused, failed or ended)."""
+    progress_seen = 0
+    with broadcast.listen(build) as listener:
+        while True:
+            while events := await read(build, after, PAGE):
+                for event in events:
+                    yield _message("event", msgspec.json.encode(event), event.position)
+                after = events[-1].position
+            if await settled(build, after):
+                return
+            progress = broadcast.progress(build)
+            if progress is not None and progress.number > progress_seen:
+                progress_seen = progress.number
+                yield _message("progress", msgspec.json.encode(progress.data))
+            try:
+                await asyncio.wait_for(listener.wait(), KEEP_ALIVE_SECONDS)
+            except TimeoutError:
+                yield b": keep-alive\n\n"
+
+
+def _message(kind: str, data: bytes, position: int | None = None) -> bytes:
+    identity = b"" if position is None else b"id: %d\n" % position
+    return b"event: " + kind.encode() + b"\n" + identity + b"data: " + data + b"\n\n"

@@ -1,0 +1,53 @@
+"""Builds as the API shows them, made from the state that the events fold to."""
+
+from dcd.api.schemas import BuildSummary, BuildView, CheckpointView
+from statemachine.build import BuildState
+from store.eventlog import BuildSummary as StoredSummary
+
+
+def build_view(state: BuildState) -> BuildView:
+    """A build with its checkpoints and artifacts."""
+    return BuildView(
+        id=state.id,
+        name=state.name,
+        state=state.state,
+        reason=state.reason,
+        submitted_at=state.submitted_at,
+        updated_at=state.updated_at,
+        actor=state.actor,
+        priority=state.priority,
+        pause_before=state.pause_before,
+        parameters=dict(state.parameters),
+        checkpoints=tuple(
+            CheckpointView(
+                name=record.name,
+                description=planned.description,
+                state=record.state,
+                attempts=record.attempts,
+                key=record.key,
+                seconds=record.seconds,
+                estimate_seconds=planned.estimate_seconds,
+                reused_from=record.reused_from,
+                error=record.error,
+            )
+            for planned, record in zip(state.plan.checkpoints, state.checkpoints, strict=True)
+        ),
+        artifacts=state.published,
+        error=state.error,
+    )
+
+
+def summary_view(stored: StoredSummary) -> BuildSummary:
+    """A build in a list."""
+    return BuildSummary(
+        id=stored.id,
+        name=stored.name,
+        state=stored.state,
+        reason=stored.reason,
+        submitted_at=stored.submitted_at,
+        updated_at=stored.updated_at,
+        actor=stored.actor,
+        priority=stored.priority,
+        completed_checkpoints=stored.completed_checkpoints,
+        total_checkpoints=stored.total_checkpoints,
+    )

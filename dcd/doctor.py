@@ -1,0 +1,150 @@
+"""Examining the host: what is there, what is missing, and the command that installs it.
+
+Each check looks at one thing, changes nothing that outlives it, and says what to do when it is not
+ok. `dcctl doctor` shows them through the daemon, `dcd doctor` without one. Blocking; call in a thread.
+"""
+
+import shutil
+import sqlite3
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from dcd.platform import apt, tools
+from dcd.platform.hypervisor import probe_kvm
+from statemachine.errors import DcdError
+from store.layers.choose import choose
+
+ENGINE_TOOLS = ("setpriv", "unshare", "mount", "umount", "cp")
+"""Without these no checkpoint runs."""
+
+IMAGE_TOOLS = (
+    "mmdebstrap",
+    "apt-helper",
+    "debian-archive-keyring",
+    "mksquashfs",
+    "xorriso",
+    "grub-mkrescue",
+    "grub-bios",
+    "grub-efi",
+    "mformat",
+    "mke2fs",
+    "sfdisk",
+    "qemu-img",
+    "qemu-system-x86_64",
+    "ovmf",
+    "zstd",
+    "xz",
+    "cpio",
+)
+"""What the project's own checkpoints for a Debian-family image use."""
+
+OPTIONAL_TOOLS = ("btrfs", "zfs", "tgtd", "qemu-block-extra")
+"""Layer back ends and the iSCSI target: only needed where they are wanted."""
+
+LOW_SPACE_BYTES = 4 * 1024**3
+
+
+@dataclass(frozen=True, slots=True)
+class HostCheck:
+    """One thing that was looked at. `status` is `ok`, `warning` or `missing`; `remedy` is a command
+    or a sentence."""
+
+    name: str
+    status: str
+    value: str
+    remedy: str = ""
+
+
+def missing_packages() -> list[str]:
+    """Debian packages that this host lacks for building Debian-family images."""
+    return tools.packages(tools.missing(ENGINE_TOOLS + IMAGE_TOOLS))
+
+
+def examine(state_dir: Path) -> list[HostCheck]:
+    """All checks, in the order in which a person wants to read them."""
+    return [
+        *_tools(),
+        _guarded("layers", lambda: _layers(state_dir)),
+        _guarded("sqlite", _sqlite),
+        _guarded("space", lambda: _space(state_dir)),
+        _guarded("namespaces", _namespaces),
+        _guarded("accelerator", _accelerator),
+        _guarded("apt sources", _apt_sources),
+    ]
+
+
+def _guarded(name: str, check: Callable[[], HostCheck]) -> HostCheck:
+    try:
+        return check()
+    except DcdError as error:
+        return HostCheck(
+            name, "missing", f"{error.brief} {error.details}".strip(), error.resolution
+        )
+
+
+def _tools() -> Iterator[HostCheck]:
+    absent = tools.missing(ENGINE_TOOLS + IMAGE_TOOLS)
+    optional = tools.missing(OPTIONAL_TOOLS)
+    for name in ENGINE_TOOLS + IMAGE_TOOLS + OPTIONAL_TOOLS:
+        if name in absent or name in optional:
+            status = "missing" if name in absent else "warning"
+            yield HostCheck(name, status, "not installed", tools.install_command([name]))
+        else:
+            yield HostCheck(name, "ok", tools.version(name) or "installed")
+    if absent:
+        yield HostCheck(
+            "tools",
+            "missing",
+            f"{len(absent)} of the tools that Debian images need are missing",
+            tools.install_command(absent),
+        )
+
+
+def _layers(state_dir: Path) -> HostCheck:
+    state_dir.mkdir(parents=True, exist_ok=True)
+    store, reason = choose(state_dir)
+    return HostCheck("layers", "ok", f"{store.name}: {reason}")
+
+
+def _sqlite() -> HostCheck:
+    version = tuple(map(int, sqlite3.sqlite_version.split(".")))
+    # The fault needs two connections that write or checkpoint; the daemon has one.
+    note = " (WAL-reset fault, harmless with one writer)" if version < (3, 51, 3) else ""
+    return HostCheck(
+        "sqlite", "ok", f"{sqlite3.sqlite_version}, journal_mode=WAL synchronous=FULL{note}"
+    )
+
+
+def _space(state_dir: Path) -> HostCheck:
+    free = shutil.disk_usage(state_dir).free
+    value = f"{free / 1024**3:.1f} GiB free in {state_dir}"
+    if free < LOW_SPACE_BYTES:
+        return HostCheck("space", "warning", value, "free some space: an image needs about 4 GiB")
+    return HostCheck("space", "ok", value)
+
+
+def _namespaces() -> HostCheck:
+    command = ["unshare", "--mount", "--pid", "--net", "--fork", "--mount-proc", "true"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
+    if result.returncode == 0:
+        return HostCheck("namespaces", "ok", "mount, PID and network namespaces can be made")
+    return HostCheck(
+        "namespaces", "missing", result.stderr.strip(), "run the daemon as root (CAP_SYS_ADMIN)"
+    )
+
+
+def _accelerator() -> HostCheck:
+    verdict = probe_kvm()
+    if verdict.usable:
+        return HostCheck("accelerator", "ok", f"kvm: {verdict.reason}")
+    return HostCheck(
+        "accelerator", "warning", f"tcg: {verdict.reason}", "booting images works, only slower"
+    )
+
+
+def _apt_sources() -> HostCheck:
+    sources = apt.sources_for(apt.host_codename())
+    suites = ", ".join(dict.fromkeys(source.suite for source in sources))
+    return HostCheck("apt sources", "ok", f"{len(sources)} for {suites}")

@@ -1,0 +1,131 @@
+"""The builds that are loaded, and the one way to change a build.
+
+A change is always: the machine checks the command, its events are appended and on disk, the machine
+moves. `command` keeps this order, one command of a build at a time, and finishes what it began even
+if the caller goes away. Nothing here acts on the world. Used from the event loop's thread only; the
+log's blocking reads run in threads.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Callable, Coroutine, Sequence
+from datetime import UTC, datetime
+from typing import Any
+from weakref import WeakValueDictionary
+
+from dcd.engine.broadcast import Broadcast
+from statemachine.build import BuildState
+from statemachine.commands import Command, decide, submit
+from statemachine.events import Actor, BuildSubmitted, Event, Payload
+from statemachine.machine import BuildMachine
+from store.eventlog import Conflict, EventLog
+
+DAEMON = Actor()
+"""The actor of what the daemon does on its own."""
+
+ID_ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"
+"""No letters or digits that look alike: people read ids to each other."""
+
+ID_LENGTH = 10
+
+
+def new_id() -> str:
+    """A random id for a build; about 50 bits."""
+    return "".join(secrets.choice(ID_ALPHABET) for _ in range(ID_LENGTH))
+
+
+def now() -> datetime:
+    """The present time, aware, in UTC."""
+    return datetime.now(UTC)
+
+
+class Builds:
+    """Machines of the builds that have not ended, and the log behind all builds."""
+
+    def __init__(
+        self, log: EventLog, broadcast: Broadcast, clock: Callable[[], datetime] = now
+    ) -> None:
+        self.log = log
+        self.broadcast = broadcast
+        self._clock = clock
+        self._machines: dict[str, BuildMachine] = {}
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    async def load_unfinished(self) -> list[BuildState]:
+        """Rehydrate every build that has not ended. Returns them, oldest first."""
+        for summary in await asyncio.to_thread(self.log.unfinished):
+            events = await asyncio.to_thread(self.log.read_build, summary.id)
+            self._machines[summary.id] = BuildMachine.rehydrate(events)
+        return self.unfinished()
+
+    def unfinished(self) -> list[BuildState]:
+        """The builds that have not ended, in the order of their submission."""
+        return [machine.state for machine in self._machines.values()]
+
+    async def create(self, submitted: BuildSubmitted, actor: Actor) -> BuildState:
+        """A new build. Raises the log's Conflict when the idempotency key was taken meanwhile."""
+        build = new_id()
+        return await self._finish(self._append(build, None, submit(submitted), actor))
+
+    async def state(self, build: str) -> BuildState:
+        """The state of a build. Raises NotFound."""
+        if machine := self._machines.get(build):
+            return machine.state
+        return (await self._rehydrate(build)).state
+
+    async def command(self, build: str, command: Command, actor: Actor = DAEMON) -> BuildState:
+        """Carry out a command: check, append, move. Returns the state after it.
+
+        Raises Refused, NotFound, and Unavailable when the log takes no events; the build is then
+        unchanged.
+        """
+        return await self._finish(self._locked(build, command, actor))
+
+    async def _finish(self, change: Coroutine[Any, Any, BuildState]) -> BuildState:
+        # A client that hangs up must not leave an event on disk that the machine does not know.
+        return await asyncio.shield(asyncio.ensure_future(change))
+
+    async def _locked(self, build: str, command: Command, actor: Actor) -> BuildState:
+        lock = self._locks.setdefault(build, asyncio.Lock())
+        async with lock:
+            machine = self._machines.get(build) or await self._rehydrate(build)
+            payloads = decide(machine, command)
+            if not payloads:
+                return machine.state
+            return await self._append(build, machine, payloads, actor)
+
+    async def _append(
+        self,
+        build: str,
+        machine: BuildMachine | None,
+        payloads: Sequence[Payload],
+        actor: Actor,
+    ) -> BuildState:
+        sequence = machine.state.sequence if machine else 0
+        try:
+            events = await asyncio.wrap_future(
+                self.log.append(build, sequence, payloads, actor, self._clock())
+            )
+        except Conflict:
+            self._machines.pop(build, None)
+            raise
+        return self._move(build, machine, events)
+
+    def _move(
+        self, build: str, machine: BuildMachine | None, events: Sequence[Event]
+    ) -> BuildState:
+        if machine is None:
+            machine = BuildMachine.rehydrate(events)
+        else:
+            for event in events:
+                machine.apply(event)
+        if machine.state.ended:
+            self._machines.pop(build, None)
+            self.broadcast.clear(build)
+        else:
+            self._machines[build] = machine
+        self.broadcast.changed(build)
+        return machine.state
+
+    async def _rehydrate(self, build: str) -> BuildMachine:
+        return BuildMachine.rehydrate(await asyncio.to_thread(self.log.read_build, build))

@@ -1,0 +1,278 @@
+"""The engine as the API sees it: commands and questions about builds.
+
+Every command names its actor and answers with the build's state after it. Rights are checked by the
+API; legality by the machine; this module adds what is neither: reading manifests, planning, waking the
+scheduler, stopping attempts.
+"""
+
+import asyncio
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from dcd.configuration import Configuration
+from dcd.engine import planning
+from dcd.engine.builds import Builds, new_id
+from dcd.engine.runner import Runner, Stores
+from dcd.engine.scheduler import Scheduler
+from dcd.manifest.doc import distro
+from dcd.manifest.includes import CapturedFile, MissingInput
+from dcd.manifest.parse import Loaded, load
+from dcd.manifest.parse import Settings as ManifestSettings
+from statemachine.build import BuildState
+from statemachine.commands import Command, Remove, Replacement, RequestCancel, RequestPause, Resume
+from statemachine.errors import InvalidManifest
+from statemachine.events import Actor, BuildSubmitted
+from statemachine.keys import changes, kept_prefix
+from statemachine.plan import Plan
+from store.eventlog import Conflict
+
+Permit = Callable[[Plan], None]
+"""Raises PermissionDenied when the actor may not run a plan."""
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestSource:
+    """A manifest as a client sent it: text, the path it was read from, files by absolute path (digest
+    and mode of an uploaded blob; None: the client has no such file), parameters."""
+
+    text: str
+    path: str
+    files: Mapping[str, tuple[str, int] | None]
+    parameters: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a submitted build is to run."""
+
+    pause_before: str | None = None
+    fresh: bool = False
+    priority: int = 0
+    idempotency_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Intention:
+    """What would happen to one planned checkpoint: `run` or `reuse`, and why."""
+
+    name: str
+    description: str
+    action: str
+    reason: str
+    key: str
+    estimate_seconds: float
+
+
+class InputsMissing(InvalidManifest):
+    """The client has to send files that the manifest names; `missing` says which."""
+
+    problem = "inputs-missing"
+
+    def __init__(self, missing: tuple[MissingInput, ...]) -> None:
+        paths = [wanted.path for wanted in missing]
+        super().__init__(
+            f"the manifest names {len(missing)} file{'s' * (len(missing) > 1)} that were not sent",
+            "\n".join(paths),
+            "upload each as a blob and name it in `files` (dcctl does)",
+        )
+        self.missing = missing
+
+
+class Engine:
+    """See the module."""
+
+    def __init__(
+        self,
+        builds: Builds,
+        runner: Runner,
+        scheduler: Scheduler,
+        stores: Stores,
+        settings: Callable[[], Configuration],
+    ) -> None:
+        self.builds = builds
+        self.stores = stores
+        self._runner = runner
+        self._scheduler = scheduler
+        self._settings = settings
+
+    async def load(self, source: ManifestSource) -> Loaded:
+        """The manifest, complete. Raises ManifestError, InputsMissing."""
+        loaded = await asyncio.to_thread(self._load, source)
+        if loaded.missing:
+            raise InputsMissing(loaded.missing)
+        return loaded
+
+    async def submit(
+        self, source: ManifestSource, options: Options, actor: Actor, permit: Permit
+    ) -> tuple[BuildState, bool]:
+        """A new build, queued, and True; or the one submitted before under the same idempotency key,
+        and False. Raises ManifestError, InputsMissing, Unprepared, PermissionDenied."""
+        if earlier := await self._earlier(options.idempotency_key):
+            return earlier, False
+        loaded = await self.load(source)
+        salt = new_id() if options.fresh else None
+        plan = await self._plan(loaded, salt)
+        permit(plan)
+        submitted = BuildSubmitted(
+            name=distro(loaded.doc).name,
+            manifest=loaded.canonical,
+            manifest_path=source.path,
+            plan=plan,
+            inputs=loaded.inputs,
+            parameters=dict(source.parameters),
+            pause_before=options.pause_before,
+            fresh=options.fresh,
+            priority=options.priority,
+            idempotency_key=options.idempotency_key,
+        )
+        try:
+            state = await self.builds.create(submitted, actor)
+        except Conflict:
+            # The same request, sent twice at once.
+            if earlier := await self._earlier(options.idempotency_key):
+                return earlier, False
+            raise
+        self._runner.planned(state.id)
+        self._scheduler.wake()
+        return state, True
+
+    async def plan(self, source: ManifestSource, fresh: bool) -> tuple[str, tuple[Intention, ...]]:
+        """The distribution's name, and what would happen if it were submitted now."""
+        loaded = await self.load(source)
+        plan = await asyncio.to_thread(
+            planning.make_plan, loaded, self._settings().checkpoint_modules
+        )
+        intentions = await asyncio.to_thread(self._intentions, plan, fresh)
+        return distro(loaded.doc).name, intentions
+
+    async def pause(self, build: str, before: str | None, actor: Actor) -> BuildState:
+        """Stop before `before`, or after the checkpoint that runs now."""
+        return await self._command(build, RequestPause(before), actor)
+
+    async def resume(
+        self,
+        build: str,
+        rewind_to: str | None,
+        pause_before: str | None,
+        source: ManifestSource | None,
+        actor: Actor,
+        permit: Permit,
+    ) -> tuple[BuildState, list[str], list[tuple[str, str]]]:
+        """Go on. With a manifest: also the names of the checkpoints that are kept, and the others
+        each with the reason why it runs."""
+        before = await self.builds.state(build)
+        replacement = None
+        if source is not None:
+            loaded = await self.load(source)
+            plan = await self._plan(loaded, None)
+            permit(plan)
+            replacement = Replacement(
+                manifest=loaded.canonical,
+                manifest_path=source.path,
+                plan=plan,
+                inputs=loaded.inputs,
+                parameters=dict(source.parameters),
+            )
+        state = await self._command(build, Resume(rewind_to, pause_before, replacement), actor)
+        self._runner.planned(build, fresh=replacement is not None)
+        if replacement is None:
+            return state, [], []
+        kept = min(kept_prefix(before.plan, replacement.plan), state.completed)
+        return state, *_compared(before.plan, replacement.plan, kept)
+
+    async def cancel(self, build: str, actor: Actor) -> BuildState:
+        """Give the build up; an attempt that runs is stopped."""
+        state = await self._command(build, RequestCancel(), actor)
+        self._runner.stop(build, "cancelled")
+        return state
+
+    async def remove(self, build: str, actor: Actor) -> BuildState:
+        """Drop the artifacts and logs of an ended build; its events stay."""
+        state = await self._command(build, Remove(), actor)
+        await asyncio.to_thread(self.stores.artifacts.remove, build)
+        await asyncio.to_thread(shutil.rmtree, self.stores.logs / build, True)
+        return state
+
+    async def _command(self, build: str, command: Command, actor: Actor) -> BuildState:
+        state = await self.builds.command(build, command, actor)
+        self._scheduler.wake()
+        return state
+
+    async def _plan(self, loaded: Loaded, salt: str | None) -> Plan:
+        settings = self._settings()
+        plan = await asyncio.to_thread(
+            planning.make_plan, loaded, settings.checkpoint_modules, salt
+        )
+        await asyncio.to_thread(
+            planning.check_host, plan, settings.state_dir, settings.min_free_bytes
+        )
+        return plan
+
+    async def _earlier(self, idempotency_key: str | None) -> BuildState | None:
+        if idempotency_key is None:
+            return None
+        log = self.builds.log
+        build = await asyncio.to_thread(log.by_idempotency_key, idempotency_key)
+        return None if build is None else await self.builds.state(build)
+
+    def _load(self, source: ManifestSource) -> Loaded:
+        blobs = self.stores.blobs
+        files: dict[str, CapturedFile | None] = {}
+        for path, uploaded in source.files.items():
+            if uploaded is None:
+                files[path] = None
+                continue
+            sha256, mode = uploaded
+            files[path] = CapturedFile(sha256, mode, blobs.path(sha256).read_bytes)
+        settings = self._settings()
+        return load(
+            source.text,
+            source.path,
+            files=files,
+            parameters=source.parameters,
+            settings=ManifestSettings(
+                include_directories=tuple(map(str, settings.include_directories)),
+                mapped_directories={
+                    **ManifestSettings().mapped_directories,
+                    **{prefix: str(path) for prefix, path in settings.include_map.items()},
+                },
+                allowed_modules=settings.checkpoint_modules,
+            ),
+        )
+
+    def _intentions(self, plan: Plan, fresh: bool) -> tuple[Intention, ...]:
+        intentions = []
+        for planned in plan.checkpoints:
+            layer = None if fresh else self.stores.layers.find(planned.key)
+            if fresh:
+                action, reason = "run", "no reuse is wanted"
+            elif layer is None:
+                action, reason = "run", f"there is no layer {planned.key[:12]}"
+            else:
+                action = "reuse"
+                reason = f"layer {planned.key[:12]} from build {layer.record.made_by}"
+            intentions.append(
+                Intention(
+                    planned.name,
+                    planned.description,
+                    action,
+                    reason,
+                    planned.key,
+                    planned.estimate_seconds if action == "run" else 0.0,
+                )
+            )
+        return tuple(intentions)
+
+
+def _compared(old: Plan, new: Plan, kept: int) -> tuple[list[str], list[tuple[str, str]]]:
+    before = {planned.name: planned for planned in old.checkpoints}
+    names = [planned.name for planned in new.checkpoints[:kept]]
+    reruns = [
+        (
+            planned.name,
+            "; ".join(changes(before.get(planned.name), planned)) or "it had not run yet",
+        )
+        for planned in new.checkpoints[kept:]
+    ]
+    return names, reruns

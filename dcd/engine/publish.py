@@ -1,0 +1,50 @@
+"""Delivering: the artifacts of a build, in its artifact directory, and then its completion.
+
+Every checkpoint's artifacts are linked out of their layers; the canonical manifest and SHA256SUMS are
+written beside them. Each is in place, whole and synced, before its event; to do any of it again after a
+crash is harmless.
+"""
+
+import asyncio
+from pathlib import Path
+
+from dcd.engine.builds import Builds
+from statemachine.build import BuildState
+from statemachine.commands import Complete, Publish
+from statemachine.errors import NotFound
+from statemachine.events import Artifact
+from store.artifacts import Artifacts
+from store.layers import LayerStore
+
+SUMS = "SHA256SUMS"
+
+
+async def publish(
+    builds: Builds, artifacts: Artifacts, layers: LayerStore, state: BuildState
+) -> BuildState:
+    """Publish everything that is not published yet, and complete the build.
+
+    Raises DcdError when a layer's file is gone, DiskFull.
+    """
+    for artifact in state.unpublished:
+        source = await asyncio.to_thread(_source, layers, state, artifact)
+        delivered = await asyncio.to_thread(artifacts.publish, state.id, artifact, source)
+        state = await builds.command(state.id, Publish(delivered))
+    manifest = await asyncio.to_thread(
+        artifacts.write, state.id, f"{state.name}.xml", "xml", state.manifest.encode()
+    )
+    state = await builds.command(state.id, Publish(manifest))
+    others = sorted((a for a in state.published if a.name != SUMS), key=lambda a: a.name)
+    lines = "".join(f"{artifact.sha256}  {artifact.name}\n" for artifact in others)
+    sums = await asyncio.to_thread(artifacts.write, state.id, SUMS, "text", lines.encode())
+    state = await builds.command(state.id, Publish(sums))
+    seconds = sum(record.seconds or 0.0 for record in state.checkpoints)
+    return await builds.command(state.id, Complete(seconds=seconds))
+
+
+def _source(layers: LayerStore, state: BuildState, artifact: Artifact) -> Path:
+    """The file of a declared artifact in the layer of the checkpoint that declared it last."""
+    for record in reversed(state.checkpoints):
+        if artifact in record.artifacts:
+            return layers.file(record.key, artifact.path)
+    raise NotFound(f"no checkpoint of build {state.id} declares {artifact.name}")

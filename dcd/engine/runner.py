@@ -1,0 +1,405 @@
+"""Running one build: from its present state to the next state in which it stands still.
+
+The state machine says what comes next (`next_step`); this module does it and reports the outcome as a
+command. It keeps no state of its own beside the running attempts, so a build goes on after a crash
+by running again. A checkpoint's event is on disk before its workspace is begun; its layer is on
+disk before its completion is an event.
+"""
+
+import asyncio
+import shutil
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from weakref import WeakValueDictionary
+
+import structlog
+
+from dcd.configuration import Configuration
+from dcd.engine import planning
+from dcd.engine.broadcast import Progress
+from dcd.engine.builds import Builds
+from dcd.engine.host import boot_id
+from dcd.engine.publish import publish
+from dcd.worker.launch import Cancelled, Completed, Died, Failed, Outcome, run_attempt
+from dcd.worker.request import Progress as WorkerProgress
+from dcd.worker.request import WorkerRequest
+from statemachine.build import BuildState
+from statemachine.commands import (
+    Command,
+    CompleteCheckpoint,
+    FailBuild,
+    FailCheckpoint,
+    FinishCancel,
+    InterruptCheckpoint,
+    Pause,
+    ReuseCheckpoint,
+    Start,
+    StartCheckpoint,
+)
+from statemachine.errors import DcdError, Refused, Unavailable
+from statemachine.events import ErrorInfo
+from statemachine.keys import with_external
+from statemachine.plan import PlannedCheckpoint
+from statemachine.steps import CancelNow, Finish, PauseNow, RunCheckpoint, next_step
+from store.artifacts import Artifacts
+from store.blobs import Blobs
+from store.durable import DiskFull
+from store.layers import Layer, LayerRecord, LayerStore, Workspace
+
+log = structlog.get_logger()
+
+FRESH_SECONDS = 60.0
+"""A plan younger than this need not look at repositories again before their checkpoint starts."""
+
+RETRY_SECONDS = 2.0
+"""How long to wait for an event log that takes no events, before trying again."""
+
+MANY_REFUSALS = 20
+"""More refusals in a row than people can cause: a defect."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """Where the engine keeps what is not events."""
+
+    layers: LayerStore
+    blobs: Blobs
+    artifacts: Artifacts
+    logs: Path
+    state_id: str
+
+
+@dataclass(slots=True)
+class Running:
+    """An attempt that runs now. Setting `stop` ends it; `cause` then says why."""
+
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    cause: str = "cancelled"
+
+
+class Runner:
+    """Runs builds; one task a build. See the module."""
+
+    def __init__(
+        self, builds: Builds, stores: Stores, settings: Callable[[], Configuration]
+    ) -> None:
+        self.builds = builds
+        self.stores = stores
+        self._settings = settings
+        self._planned_at: dict[str, float] = {}
+        self.stopping = False
+        """Set when the daemon stops: builds go no further than their next durable point."""
+        self._running: dict[str, Running] = {}
+        self._making: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    def planned(self, build: str, fresh: bool = True) -> None:
+        """Note whether the external state in the build's keys was looked at just now."""
+        if fresh:
+            self._planned_at[build] = time.monotonic()
+        else:
+            self._planned_at.pop(build, None)
+
+    def stop(self, build: str, cause: str) -> None:
+        """End the attempt of `build` that runs now, if any; `cause` as in CheckpointInterrupted."""
+        if running := self._running.get(build):
+            running.cause = cause
+            running.stop.set()
+
+    def stop_all(self, cause: str) -> None:
+        """End all attempts that run now."""
+        for build in self._running:
+            self.stop(build, cause)
+
+    async def run(self, build: str) -> None:
+        """Run a build until it stands still or the daemon stops."""
+        state = await self._insist(build, Start())
+        if state.running:
+            state = await self._settle(state)
+        refusals = 0
+        while not self.stopping:
+            try:
+                after = await self._step(state)
+            except Refused:
+                # A person's command came between the look and the step: look again.
+                refusals += 1
+                if refusals > MANY_REFUSALS:
+                    raise
+                after = await self.builds.state(build)
+            if after is None:
+                return
+            state = after
+
+    async def _step(self, state: BuildState) -> BuildState | None:
+        match next_step(state):
+            case RunCheckpoint(index):
+                return await self._run_checkpoint(state, index)
+            case PauseNow(reason, cause):
+                return await self._command(state, Pause(reason, cause))
+            case CancelNow():
+                return await self._command(state, FinishCancel())
+            case Finish():
+                return await self._finish(state)
+            case None:
+                return None
+
+    async def _settle(self, state: BuildState) -> BuildState:
+        """Give the attempt that a dead daemon left open its outcome: complete when its layer was
+        committed, interrupted otherwise."""
+        record = state.running
+        assert record is not None
+        layer = await asyncio.to_thread(self.stores.layers.find, record.key)
+        if layer and (layer.record.made_by, layer.record.attempt) == (state.id, record.attempts):
+            return await self._command(
+                state,
+                CompleteCheckpoint(
+                    record.name,
+                    seconds=layer.record.seconds,
+                    artifacts=layer.record.artifacts,
+                    size_bytes=layer.size_bytes,
+                ),
+            )
+        cause = "daemon-died" if record.boot_id == boot_id() else "machine-rebooted"
+        return await self._command(state, InterruptCheckpoint(record.name, cause))
+
+    async def _finish(self, state: BuildState) -> BuildState:
+        try:
+            return await publish(self.builds, self.stores.artifacts, self.stores.layers, state)
+        except DiskFull as error:
+            return await self._command(state, Pause(str(error), "no-space"))
+        except (Refused, Unavailable):
+            raise
+        except DcdError as error:
+            return await self._command(state, FailBuild(_info(error)))
+
+    async def _run_checkpoint(self, state: BuildState, index: int) -> BuildState:
+        name = state.plan.checkpoints[index].name
+        try:
+            external = await self._external(state, index)
+        except DcdError as error:
+            return await self._command(state, FailCheckpoint(name, _info(error)))
+        plan = state.plan if external is None else with_external(state.plan, index, external)
+        planned = plan.checkpoints[index]
+        async with self._making.setdefault(planned.key, asyncio.Lock()):
+            if layer := await asyncio.to_thread(self.stores.layers.find, planned.key):
+                return await self._reuse(state, planned, layer, external)
+            if shortage := self._shortage(planned):
+                return await self._command(state, Pause(shortage, "no-space"))
+            return await self._attempt(state, index, planned, external)
+
+    async def _external(self, state: BuildState, index: int) -> dict[str, str] | None:
+        """External state for the checkpoint's key as of now; None when the plan's is fresh enough."""
+        if not planning.recorded_external(state.plan.checkpoints[index]):
+            return None
+        age = time.monotonic() - self._planned_at.get(state.id, float("-inf"))
+        if age < FRESH_SECONDS:
+            return None
+        return await asyncio.to_thread(
+            planning.external_state, state, index, self._settings().checkpoint_modules
+        )
+
+    def _shortage(self, planned: PlannedCheckpoint) -> str:
+        """Why there is too little space to start the checkpoint, or ""."""
+        free = shutil.disk_usage(self._settings().state_dir).free
+        needed = self._settings().min_free_bytes + planned.disk_bytes
+        if free >= needed:
+            return ""
+        return (
+            f"{planned.name} needs {needed / 2**30:.1f} GiB in {self._settings().state_dir},"
+            f" which has {free / 2**30:.1f} GiB free; the build goes on when there is space"
+        )
+
+    async def _reuse(
+        self,
+        state: BuildState,
+        planned: PlannedCheckpoint,
+        layer: Layer,
+        external: dict[str, str] | None,
+    ) -> BuildState:
+        await asyncio.to_thread(self.stores.layers.touch, planned.key)
+        return await self._command(
+            state,
+            ReuseCheckpoint(
+                planned.name,
+                key=planned.key,
+                reused_from=layer.record.made_by,
+                artifacts=layer.record.artifacts,
+                external=external or {},
+            ),
+        )
+
+    async def _attempt(
+        self,
+        state: BuildState,
+        index: int,
+        planned: PlannedCheckpoint,
+        external: dict[str, str] | None,
+    ) -> BuildState:
+        attempt = state.next_attempt(planned.name)
+        logs = self.stores.logs / state.id
+        log_path = logs / f"{planned.name}.{attempt}.log"
+        running = Running()
+        self._running[state.id] = running
+        try:
+            state = await self._command(
+                state,
+                StartCheckpoint(
+                    planned.name,
+                    attempt=attempt,
+                    key=planned.key,
+                    log=str(log_path),
+                    boot_id=boot_id(),
+                    external=external or {},
+                ),
+            )
+            log.info("checkpoint started", build=state.id, checkpoint=planned.name, attempt=attempt)
+            workspace = await asyncio.to_thread(
+                self.stores.layers.begin, state.parent_key, f"{state.id}.{index}.{attempt}"
+            )
+            try:
+                outcome = await self._work(state, index, attempt, workspace, log_path, running)
+                return await self._conclude(state, index, attempt, workspace, outcome, running)
+            finally:
+                await asyncio.to_thread(self.stores.layers.discard, workspace)
+        except DiskFull as error:
+            return await self._command(
+                state, InterruptCheckpoint(planned.name, "no-space", str(error))
+            )
+        except (Refused, Unavailable):
+            raise
+        except DcdError as error:
+            return await self._command(state, FailCheckpoint(planned.name, _info(error)))
+        finally:
+            del self._running[state.id]
+            self.builds.broadcast.clear(state.id)
+
+    async def _work(
+        self,
+        state: BuildState,
+        index: int,
+        attempt: int,
+        workspace: Workspace,
+        log_path: Path,
+        running: Running,
+    ) -> Outcome:
+        planned = state.plan.checkpoints[index]
+        evidence = log_path.with_suffix("")
+        evidence.mkdir(parents=True, exist_ok=True)
+        request = WorkerRequest(
+            state_id=self.stores.state_id,
+            build=state.id,
+            checkpoint=planned.name,
+            attempt=attempt,
+            mod_path=planned.mod_path,
+            checkpoint_class=planned.checkpoint_class,
+            args=planned.args,
+            kwargs=planned.kwargs,
+            manifest=state.manifest,
+            manifest_path=state.manifest_path,
+            layers=self._settings().state_dir / "layers",
+            workspace=workspace,
+            evidence=evidence,
+            inputs={file.path: self.stores.blobs.path(file.sha256) for file in state.inputs},
+            parameters=dict(state.parameters),
+            environment=planning.environment(state),
+            allowed=self._settings().checkpoint_modules,
+            external=planning.recorded_external(planned),
+            network=planned.network,
+        )
+        on_progress = partial(self._report, state, index, attempt, time.monotonic())
+        on_progress(WorkerProgress())
+        return await run_attempt(
+            request,
+            log_path=log_path,
+            on_progress=on_progress,
+            stop=running.stop,
+            grace_seconds=self._settings().cancel_grace_seconds,
+        )
+
+    async def _conclude(
+        self,
+        state: BuildState,
+        index: int,
+        attempt: int,
+        workspace: Workspace,
+        outcome: Outcome,
+        running: Running,
+    ) -> BuildState:
+        planned = state.plan.checkpoints[index]
+        command: Command
+        match outcome:
+            case Completed(artifacts, seconds):
+                record = LayerRecord(
+                    key=planned.key,
+                    parent=workspace.parent,
+                    made_by=state.id,
+                    checkpoint=planned.name,
+                    attempt=attempt,
+                    seconds=seconds,
+                    artifacts=artifacts,
+                )
+                layer = await asyncio.to_thread(self.stores.layers.commit, workspace, record)
+                command = CompleteCheckpoint(
+                    planned.name,
+                    seconds=seconds,
+                    artifacts=artifacts,
+                    size_bytes=layer.size_bytes,
+                )
+            case Failed(error, seconds, no_space):
+                command = (
+                    InterruptCheckpoint(planned.name, "no-space", error.brief)
+                    if no_space
+                    else FailCheckpoint(planned.name, error, seconds=seconds)
+                )
+            case Cancelled():
+                command = InterruptCheckpoint(planned.name, running.cause)
+            case Died(how, tail):
+                command = InterruptCheckpoint(planned.name, "worker-died", f"{how}\n{tail}".strip())
+        log.info("checkpoint ended", build=state.id, checkpoint=planned.name, outcome=outcome)
+        return await self._command(state, command)
+
+    def _report(
+        self,
+        state: BuildState,
+        index: int,
+        attempt: int,
+        started: float,
+        report: WorkerProgress,
+    ) -> None:
+        plan = state.plan.checkpoints
+        estimates = [checkpoint.estimate_seconds for checkpoint in plan]
+        fraction = report.fraction or 0.0
+        done = sum(estimates[:index]) + fraction * estimates[index]
+        self.builds.broadcast.report(
+            state.id,
+            Progress(
+                checkpoint=plan[index].name,
+                attempt=attempt,
+                fraction=report.fraction,
+                message=report.message,
+                elapsed_seconds=time.monotonic() - started,
+                estimate_seconds=estimates[index],
+                build_fraction=min(1.0, done / (sum(estimates) or 1.0)),
+            ),
+        )
+
+    def _command(self, state: BuildState, command: Command) -> Awaitable[BuildState]:
+        return self._insist(state.id, command)
+
+    async def _insist(self, build: str, command: Command) -> BuildState:
+        """Carry out a command of the engine's own, however long the log takes no events: an outcome
+        that cannot be written yet must not be lost."""
+        while True:
+            try:
+                return await self.builds.command(build, command)
+            except Unavailable as error:
+                if self.stopping:
+                    raise
+                log.error("the event log takes no events; waiting", build=build, error=str(error))
+                await asyncio.sleep(RETRY_SECONDS)
+
+
+def _info(error: DcdError) -> ErrorInfo:
+    return ErrorInfo(error.brief, error.details, error.resolution)

@@ -1,0 +1,79 @@
+"""The `dcd` command: the daemon itself, and what an administrator runs beside it.
+
+Exit codes: those of docs/reference/exit-codes.md; under SMF (`--from-smf`) those of smf_method(7).
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from statemachine.errors import DcdError
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of `dcd`."""
+    parser = argparse.ArgumentParser(
+        prog="dcd", description="The distribution constructor daemon.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"dcd {version('dcd')}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    serve = commands.add_parser("serve", help="run the daemon in the foreground")
+    serve.add_argument("--state-dir", type=Path, metavar="DIR", help="where builds live")
+    serve.add_argument("--socket", type=Path, metavar="PATH", help="where dcctl finds the daemon")
+    serve.add_argument("--config", type=Path, metavar="FILE", help="a TOML file of settings")
+    serve.set_defaults(run=_serve)
+
+    doctor = commands.add_parser("doctor", help="examine this host, without a daemon")
+    doctor.add_argument("--state-dir", type=Path, metavar="DIR", default=Path("/var/lib/dcd"))
+    doctor.add_argument(
+        "--packages", action="store_true", help="print only the Debian packages that are missing"
+    )
+    doctor.add_argument("--json", action="store_true", help="print JSON")
+    doctor.set_defaults(run=_doctor)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point. Returns the exit code."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except DcdError as error:
+        print(f"dcd: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from dcd import configuration
+    from dcd.serve import serve
+
+    options = {"state_dir": arguments.state_dir, "socket": arguments.socket}
+    return serve(lambda: configuration.load(arguments.config, options))
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from dcd import doctor
+
+    if arguments.packages:
+        print(" ".join(doctor.missing_packages()))
+        return 0
+    checks = doctor.examine(arguments.state_dir)
+    if arguments.json:
+        import msgspec
+
+        print(json.dumps(msgspec.to_builtins({"checks": checks}), indent=2))
+    else:
+        width = max(len(check.name) for check in checks)
+        for check in checks:
+            print(f"{check.name:{width}}  {check.status:7}  {check.value}")
+            if check.status != "ok" and check.remedy:
+                print(f"{'':{width}}           {check.remedy}")
+    return 11 if any(check.status == "missing" for check in checks) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,213 @@
+"""The daemon's life: from a state directory to a socket that answers, and back to nothing.
+
+Start: take the state directory's lock, end what a dead daemon left running, open the event log,
+remove what no event names, load the builds that have not ended, listen, be ready, go on with them.
+Stop (SIGTERM, SIGINT): start nothing more, let running checkpoints reach their end within the grace
+time, interrupt the others, close the log. SIGHUP reads the settings again. A SIGKILL at any point is
+as good as a stop: the next start does the rest.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import grp
+import os
+import secrets
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import structlog
+
+from dcd import configuration as settings
+from dcd import log as logging
+from dcd.api import server as http
+from dcd.api.app import make_app
+from dcd.configuration import Configuration, Effective
+from dcd.engine.broadcast import Broadcast
+from dcd.engine.builds import Builds, now
+from dcd.engine.engine import Engine
+from dcd.engine.runner import Runner, Stores
+from dcd.engine.scheduler import Scheduler
+from dcd.platform import notify
+from dcd.worker.recover import kill_leftovers
+from statemachine.errors import Unavailable
+from store.artifacts import Artifacts
+from store.blobs import Blobs
+from store.durable import write_file
+from store.eventlog import EventLog
+from store.layers import LayerStore
+from store.layers.choose import choose, open_store
+
+log = structlog.get_logger()
+
+
+def serve(read_settings: Callable[[], Effective]) -> int:
+    """Run the daemon until it is told to stop. Returns the exit code.
+
+    `read_settings` is called now and at each reload. Raises InvalidConfiguration, and Unavailable
+    when the state directory or the socket cannot be used.
+    """
+    configuration = read_settings().configuration
+    logging.configure(configuration.log_format, configuration.log_level)
+    with _locked(configuration.state_dir):
+        asyncio.run(Daemon(read_settings).run())
+    return 0
+
+
+class Daemon:
+    """The running daemon: its settings and its parts."""
+
+    def __init__(self, read_settings: Callable[[], Effective]) -> None:
+        self._read_settings = read_settings
+        self._effective = read_settings()
+        self._stop = asyncio.Event()
+
+    def settings(self) -> Configuration:
+        """The settings in force."""
+        return self._effective.configuration
+
+    async def run(self) -> None:
+        """From start to stop."""
+        state_dir = self.settings().state_dir
+        self._handle_signals()
+        identity = _identity(state_dir)
+        await asyncio.to_thread(kill_leftovers, identity, state_dir)
+        broadcast = Broadcast()
+        with EventLog(state_dir / "events.db") as events:
+            layers = await asyncio.to_thread(self._layers)
+            stores = Stores(
+                layers=layers,
+                blobs=Blobs(state_dir / "blobs"),
+                artifacts=Artifacts(state_dir / "artifacts"),
+                logs=state_dir / "logs",
+                state_id=identity,
+            )
+            builds = Builds(events, broadcast)
+            unfinished = await builds.load_unfinished()
+            await asyncio.to_thread(_reconcile, events, layers)
+            log.info("recovered", unfinished=len(unfinished), position=events.position)
+            runner = Runner(builds, stores, self.settings)
+            scheduler = Scheduler(builds, runner, self.settings)
+            engine = Engine(builds, runner, scheduler, stores, self.settings)
+            await self._answer(engine, scheduler)
+        notify.stopping("stopped")
+        log.info("stopped")
+
+    async def _answer(self, engine: Engine, scheduler: Scheduler) -> None:
+        application = make_app(engine, self.settings, now())
+        server = http.make_server(application, self.settings(), self._ready)
+        listeners = self._listeners()
+        serving = asyncio.create_task(server.serve(sockets=listeners))
+        working = asyncio.create_task(scheduler.run())
+        watchdog = asyncio.create_task(_feed_watchdog())
+        stopped = asyncio.create_task(self._stop.wait())
+        await asyncio.wait({stopped, serving, working}, return_when=asyncio.FIRST_COMPLETED)
+        grace = self.settings().stop_grace_seconds
+        log.info("stopping", grace_seconds=grace)
+        notify.stopping(f"letting checkpoints end for {grace:g} s")
+        notify.extend_timeout(grace + self.settings().cancel_grace_seconds + 10)
+        working.cancel()
+        await scheduler.stop(grace)
+        server.should_exit = True
+        watchdog.cancel()
+        stopped.cancel()
+        results = await asyncio.gather(serving, working, watchdog, stopped, return_exceptions=True)
+        self._remove_socket()
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+
+    def _ready(self) -> None:
+        log.info(
+            "ready", socket=str(self.settings().socket), state_dir=str(self.settings().state_dir)
+        )
+        notify.ready(f"answering on {self.settings().socket}")
+
+    def _layers(self) -> LayerStore:
+        directory = self.settings().state_dir / "layers"
+        if self.settings().layer_backend != "auto":
+            return open_store(self.settings().layer_backend, directory)
+        store, reason = choose(directory)
+        log.info("layers", backend=store.name, reason=reason)
+        return store
+
+    def _listeners(self) -> list[socket.socket]:
+        if inherited := notify.inherited_sockets():
+            return inherited
+        configuration = self.settings()
+        gid = None
+        if configuration.group and os.geteuid() == 0:
+            with contextlib.suppress(KeyError):  # a host without the group: root alone may connect
+                gid = grp.getgrnam(configuration.group).gr_gid
+        return [http.bind(configuration.socket, configuration.socket_mode, gid)]
+
+    def _remove_socket(self) -> None:
+        self.settings().socket.unlink(missing_ok=True)
+
+    def _handle_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+
+    def _reload(self) -> None:
+        notify.reloading()
+        try:
+            fresh = self._read_settings()
+            self._effective, changed, waiting = settings.reload(self._effective, fresh)
+            logging.configure(self.settings().log_format, self.settings().log_level)
+            log.info("settings reloaded", changed=changed, waiting_for_a_restart=waiting)
+        except settings.InvalidConfiguration as error:
+            log.error("the settings stay as they were", error=str(error))
+        notify.ready(f"answering on {self.settings().socket}")
+
+
+@contextlib.contextmanager
+def _locked(state_dir: Path) -> Iterator[None]:
+    """Hold the state directory's lock. It goes with the process, whatever ends it."""
+    try:
+        state_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
+        file = (state_dir / "lock").open("a+")
+    except OSError as error:
+        raise Unavailable(
+            f"the state directory {state_dir} cannot be used",
+            str(error),
+            "run dcd as root, or give --state-dir a directory of your own",
+        ) from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise Unavailable(
+                f"another dcd uses {state_dir}",
+                f"process {file.read().strip() or 'unknown'} holds {file.name}",
+                "stop it first, or give --state-dir another directory",
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def _identity(state_dir: Path) -> str:
+    """A name for this state directory that no other on the host has; made once."""
+    path = state_dir / "id"
+    if not path.exists():
+        write_file(path, secrets.token_hex(8).encode())
+    return path.read_text().strip()
+
+
+def _reconcile(events: EventLog, layers: LayerStore) -> None:
+    keys = [layer.record.key for layer in layers.layers()]
+    removed = layers.reconcile(events.known_keys(keys), living=())
+    for name in removed:
+        log.info("removed what no event names", layer=name)
+
+
+async def _feed_watchdog() -> None:
+    while (seconds := notify.watchdog_seconds()) is not None:
+        notify.alive()
+        await asyncio.sleep(seconds)
