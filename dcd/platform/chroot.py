@@ -16,7 +16,7 @@ from pathlib import Path
 from dcd.platform.inside import make_directory, resolve
 from dcd.platform.process import Completed, run
 from statemachine.errors import CheckpointError
-from store.layers.mounts import mounted
+from store.layers.mounts import mount, unmount
 
 _DEVICES = {
     "null": (1, 3),
@@ -72,15 +72,19 @@ class Inside:
 def chroot(root: Path) -> Iterator[Inside]:
     """Mount what programs need below `root`. Raises `CheckpointError` when that is not possible."""
     with ExitStack() as mounts:
+
+        def put(kind: str, name: str, options: str) -> Path:
+            target = make_directory(root, name)
+            mount(kind, target, options)
+            mounts.callback(unmount, target)
+            return target
+
         try:
-            mounts.enter_context(mounted("proc", _place(root, "proc"), ""))
-            device = mounts.enter_context(mounted("tmpfs", _place(root, "dev"), "mode=755,size=1m"))
-            _populate(device)
-            mounts.enter_context(
-                mounted("devpts", device / "pts", "newinstance,ptmxmode=0666,mode=620")
-            )
-            mounts.enter_context(mounted("tmpfs", _place(root, "run"), "mode=755"))
-            mounts.enter_context(mounted("tmpfs", _place(root, "tmp"), "mode=1777"))
+            put("proc", "proc", "")
+            _populate(put("tmpfs", "dev", "mode=755,size=1m"))
+            put("devpts", "dev/pts", "newinstance,ptmxmode=0666,mode=620")
+            put("tmpfs", "run", "mode=755")
+            put("tmpfs", "tmp", "mode=1777")
         except OSError as error:
             raise CheckpointError(
                 "programs cannot be run inside the image",
@@ -88,10 +92,6 @@ def chroot(root: Path) -> Iterator[Inside]:
                 "dcd must run as root to do so",
             ) from error
         yield Inside(root)
-
-
-def _place(root: Path, name: str) -> Path:
-    return make_directory(root, name)
 
 
 def _populate(device: Path) -> None:
