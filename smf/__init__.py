@@ -1,1 +1,5 @@
-"""SMF service manifest, method script and RBAC files for illumos build servers."""
+"""The SMF service: its manifest, method script and RBAC entries, for illumos build servers."""
+
+from smf.manifest import smf_manifest
+
+__all__ = ["smf_manifest"]

@@ -12,7 +12,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-RUN_DIRECTORY = Path("/var/run/dcd") if sys.platform == "sunos5" else Path("/run/dcd")
+ILLUMOS_RUN_DIRECTORY = Path("/var/run/dcd")
+RUN_DIRECTORY = ILLUMOS_RUN_DIRECTORY if sys.platform == "sunos5" else Path("/run/dcd")
 
 
 class Mode(int):

@@ -1,0 +1,98 @@
+"""The SMF manifest: valid, complete, and readable back into the very same settings."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lxml import etree
+
+from dcd.configuration import SETTINGS, Configuration, from_smf
+from dcd.configuration.settings import ILLUMOS_RUN_DIRECTORY
+from smf.manifest import installed_manifest, smf_manifest
+
+ROOT = Path(__file__).parents[2]
+DTD = ROOT.parent / "shared" / "data" / "smf" / "service_bundle.dtd.1"
+TEXT = smf_manifest(Path("/opt/dcd/bin/dcd"), Path("/opt/dcd/svc-dcd"), Path("/opt/dcd/man"))
+
+
+@pytest.fixture
+def bundle() -> Any:
+    return etree.fromstring(TEXT.encode())
+
+
+def test_the_manifest_is_valid_against_the_service_bundle_dtd(bundle: Any) -> None:
+    if not DTD.exists():
+        pytest.skip("the service bundle DTD is not beside this checkout")
+    dtd = etree.DTD(str(DTD))
+    assert dtd.validate(bundle), dtd.error_log
+    bundle.find("service/template").append(etree.Element("exec_method"))
+    assert not dtd.validate(bundle)
+
+
+def test_every_setting_has_a_property_and_a_template_that_describes_it(bundle: Any) -> None:
+    properties = {
+        element.get("name"): element
+        for element in bundle.find(".//property_group[@name='config']")
+        if not element.get("name").endswith("_authorization")
+    }
+    templates = {
+        element.get("name"): element for element in bundle.iterfind(".//pg_pattern/prop_pattern")
+    }
+    assert list(properties) == list(templates) == list(SETTINGS)
+    for name, setting in SETTINGS.items():
+        assert properties[name].get("type") == templates[name].get("type")
+        assert templates[name].findtext("description/loctext").startswith(setting.description)
+        choices = [value.get("name") for value in templates[name].iterfind("constraints/value")]
+        assert choices == list(setting.choices)
+
+
+def test_what_needs_a_restart_says_so(bundle: Any) -> None:
+    for pattern in bundle.iterfind(".//pg_pattern/prop_pattern"):
+        says = "next restart" in pattern.findtext("description/loctext")
+        assert says != SETTINGS[pattern.get("name")].reloads
+
+
+def test_the_defaults_in_the_manifest_are_the_daemons_defaults(bundle: Any) -> None:
+    lines = []
+    for element in bundle.find(".//property_group[@name='config']"):
+        values = [node.get("value") for node in element.iter("value_node")]
+        if element.tag == "propval":
+            values = [element.get("value") or '""']
+        lines.append(f"config/{element.get('name')} {element.get('type')} {' '.join(values)}\n")
+    configuration = from_smf("".join(lines), environment={}).configuration
+    assert configuration == Configuration(socket=ILLUMOS_RUN_DIRECTORY / "dcd.sock")
+
+
+def test_actions_and_values_are_guarded_by_authorizations_that_the_rbac_files_define(
+    bundle: Any,
+) -> None:
+    used = {
+        element.get("value")
+        for element in bundle.iter("propval")
+        if element.get("name").endswith("_authorization")
+    }
+    defined = {line.split(":")[0] for line in (ROOT / "smf/auth_attr").read_text().splitlines()}
+    (profile,) = (ROOT / "smf/prof_attr").read_text().splitlines()
+    name, _, _, _, attributes = profile.split(":")
+    assert used == defined == set(attributes.removeprefix("auths=").split(","))
+    (execution,) = (ROOT / "smf/exec_attr").read_text().splitlines()
+    assert execution.split(":")[:3] == [name, "solaris", "cmd"]
+    assert execution.count(":") == 6
+
+
+def test_the_documentation_gives_a_reason_for_each_privilege(bundle: Any) -> None:
+    privileges = bundle.find(".//method_credential").get("privileges").split(",")
+    reasons = (ROOT / "docs/how-to/illumos.md").read_text()
+    assert [p for p in privileges if f"`{p}`" not in reasons] == []
+
+
+def test_a_contract_survives_a_build_tool_that_dumps_core(bundle: Any) -> None:
+    startd = bundle.find(".//property_group[@name='startd']")
+    assert {p.get("name"): p.get("value") for p in startd} == {"ignore_error": "core,signal"}
+
+
+def test_the_installed_manifest_names_files_of_this_installation() -> None:
+    bundle = etree.fromstring(installed_manifest().encode())
+    method = {p.get("name"): p.get("value") for p in bundle.find(".//*[@name='method'][@type]")[:]}
+    assert Path(method["script"]).is_file()
+    assert Path(method["command"]).is_absolute()
