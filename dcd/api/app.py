@@ -12,7 +12,7 @@ from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import structlog
 from starlette.applications import Starlette
@@ -113,7 +113,9 @@ class Api:
             async for chunk in request.stream():
                 await asyncio.to_thread(spool.write, chunk)
             spool.seek(0)
-            new = await asyncio.to_thread(self.engine.stores.blobs.put, spool, sha256)
+            new = await asyncio.to_thread(
+                self.engine.stores.blobs.put, cast(BinaryIO, spool), sha256
+            )
         return json_response({"sha256": sha256}, 201 if new else 200)
 
     async def validate(self, request: Request) -> Response:
