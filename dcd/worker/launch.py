@@ -1,12 +1,48 @@
-"""Running one attempt in a worker process, as the daemon sees it. (Being written.)"""
+"""Running one attempt in a worker process, as the daemon sees it.
+
+The worker is the first process of a PID namespace, with a mount namespace and, unless its checkpoint
+needs the network, a network namespace of its own; when the daemon dies, by whatever cause, the kernel
+kills the worker, and with it every process and mount of the attempt. Its output goes straight to the
+log file, never through the daemon.
+
+The chain, each killed by the death of the one before: daemon, unshare(1) (by setpriv's parent-death
+signal), the namespace's first process (by --kill-child), and so all in the namespace. The signal comes
+when the *thread* that started the worker ends, so attempts run in the main thread's event loop. For
+the moment before the signal is armed, the worker also ends when its request stream does.
+"""
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from dcd.worker.request import Progress, WorkerRequest
+from dcd.worker.recover import detach_loops, kill_leftovers
+from dcd.worker.request import (
+    CANCEL,
+    MARKER,
+    Delivered,
+    Progress,
+    Rejected,
+    Stopped,
+    Succeeded,
+    Verdict,
+    WorkerRequest,
+    decode_message,
+    encode,
+)
+from statemachine.errors import Unprepared
 from statemachine.events import Artifact, ErrorInfo
+from store.durable import disk_full_is_told
+from store.interpreter import module_command, module_environment
+
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_TAIL_BYTES, _TAIL_LINES = 4096, 20
+_LONGEST_MESSAGE_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +94,167 @@ async def run_attempt(
     When `stop` is set the worker is asked to stop, and killed with all it started `grace_seconds`
     later; when the calling task is cancelled it is killed at once. When this returns or raises,
     nothing of the worker is left: no process, mount or loop device. Raises Unprepared when the
-    worker cannot be started.
+    worker cannot be started, DiskFull when there is no space for its log.
     """
-    raise NotImplementedError
+    started = time.monotonic()
+    artifacts: list[Artifact] = []
+    verdict: Verdict | None = None
+    async with _worker(request, log_path) as (process, messages):
+        stopping = asyncio.create_task(_stop_when_asked(process, stop, grace_seconds))
+        try:
+            async for line in messages:
+                match decode_message(line):
+                    case Progress() as progress:
+                        on_progress(progress)
+                    case Delivered(artifact):
+                        artifacts.append(artifact)
+                    case Succeeded() | Rejected() | Stopped() as said:
+                        verdict = said
+            status = await process.wait()
+        finally:
+            stopping.cancel()
+    seconds = time.monotonic() - started
+    match verdict:
+        case Succeeded():
+            return Completed(tuple(artifacts), seconds)
+        case Rejected(error, no_space) if not stop.is_set():
+            return Failed(error, seconds, no_space)
+        case _ if stop.is_set():
+            return Cancelled(seconds)
+        case _:
+            return Died(_ending(status), _tail(log_path), seconds)
+
+
+@contextlib.asynccontextmanager
+async def _worker(
+    request: WorkerRequest, log_path: Path
+) -> AsyncIterator[tuple[asyncio.subprocess.Process, asyncio.StreamReader]]:
+    """A worker that has been given its request, with the stream of its messages. On exit nothing of
+    it is left."""
+    receiving, sending = os.pipe()
+    try:
+        with disk_full_is_told("opening the attempt's log", log_path), _log(log_path) as log:
+            process = await asyncio.create_subprocess_exec(
+                *_command(request, sending),
+                env=_environment(request),
+                cwd="/",
+                stdin=asyncio.subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                pass_fds=(sending,),
+                start_new_session=True,
+            )
+    except FileNotFoundError as error:
+        os.close(receiving)
+        raise Unprepared(
+            "a worker cannot be started", str(error), "install the package util-linux"
+        ) from error
+    except BaseException:
+        os.close(receiving)
+        raise
+    finally:
+        os.close(sending)
+    try:
+        messages = asyncio.StreamReader(limit=_LONGEST_MESSAGE_BYTES)
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(messages), os.fdopen(receiving, "rb")
+        )
+        try:
+            assert process.stdin is not None
+            # A worker that dies while it is given its request ends its messages as well.
+            with contextlib.suppress(ConnectionError):
+                process.stdin.write(encode(request) + b"\n")
+                await process.stdin.drain()
+            yield process, messages
+        finally:
+            transport.close()
+    finally:
+        await _uninterrupted(_end(process, request))
+
+
+def _command(request: WorkerRequest, messages: int) -> list[str]:
+    return [
+        *("setpriv", "--pdeathsig", "SIGKILL"),
+        *("unshare", "--mount", "--propagation", "private", "--pid", "--fork"),
+        *("--kill-child=SIGKILL", "--mount-proc"),
+        *(() if request.network else ("--net",)),
+        *module_command("dcd.worker"),
+        str(messages),
+    ]
+
+
+def _environment(request: WorkerRequest) -> dict[str, str]:
+    return {
+        "PATH": _PATH,
+        "LC_ALL": "C.UTF-8",
+        "HOME": "/root",
+        "PYTHONUNBUFFERED": "1",
+        MARKER: request.marker,
+        **module_environment(),
+    }
+
+
+@contextlib.contextmanager
+def _log(path: Path) -> Iterator[int]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o640)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+async def _stop_when_asked(
+    process: asyncio.subprocess.Process, stop: asyncio.Event, grace_seconds: float
+) -> None:
+    await stop.wait()
+    assert process.stdin is not None
+    process.stdin.write(CANCEL)
+    await asyncio.sleep(grace_seconds)
+    _kill(process)
+
+
+def _kill(process: asyncio.subprocess.Process) -> None:
+    """Kill the namespace's first process, and so all in it: unshare(1) then sees it end last. Before
+    there is one, kill unshare."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    with contextlib.suppress(ProcessLookupError, FileNotFoundError):
+        first = children.read_text().split()
+        os.kill(int(first[0]) if first else process.pid, signal.SIGKILL)
+
+
+async def _end(process: asyncio.subprocess.Process, request: WorkerRequest) -> None:
+    """Kill what still runs of a worker, and wait until nothing is left."""
+    if process.returncode is None:
+        _kill(process)
+        await process.wait()
+        await asyncio.to_thread(kill_leftovers, request.marker)
+    await asyncio.to_thread(detach_loops, request.workspace.directory)
+
+
+async def _uninterrupted(work: Coroutine[Any, Any, None]) -> None:
+    """Do the work to its end, also when this task is cancelled meanwhile, which then counts after."""
+    task = asyncio.ensure_future(work)
+    cancelled = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    await task
+    if cancelled:
+        raise cancelled
+
+
+def _ending(status: int) -> str:
+    number = -status if status < 0 else status - 128
+    if number in {known.value for known in signal.Signals}:
+        return f"the worker was killed by {signal.Signals(number).name}"
+    return f"the worker ended with exit status {status}"
+
+
+def _tail(log_path: Path) -> str:
+    with log_path.open("rb") as log:
+        log.seek(max(0, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
+        lines = log.read().decode("utf-8", "replace").splitlines()
+    return "\n".join(lines[-_TAIL_LINES:])

@@ -42,19 +42,16 @@ class WorkerRequest:
     mod_path: str
     checkpoint_class: str
     manifest: str
-    manifest_path: str
     layers: Path
     workspace: Workspace
     evidence: Path
     args: tuple[Json, ...] = ()
     kwargs: dict[str, Json] = field(default_factory=dict)
     inputs: dict[str, Path] = field(default_factory=dict)
-    parameters: dict[str, str] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
     external: dict[str, str] = field(default_factory=dict)
     allowed: tuple[str, ...] = ()
     network: bool = False
-    dry_run: bool = False
 
     @property
     def marker(self) -> str:

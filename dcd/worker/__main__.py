@@ -1,0 +1,56 @@
+"""`python -m dcd.worker FD`: the first process of a worker's PID namespace.
+
+It reads the request, starts the process that carries it out (`dcd.worker.attempt`) with FD for its
+messages, and then does what only the first process of a namespace can: it reaps whatever tools leave
+behind, and by its end ends all of them. It ends with its child, and at once when the daemon closes
+the request's stream, which also happens when the daemon dies. A line on that stream asks the child to stop.
+"""
+
+import os
+import signal
+import sys
+import threading
+from typing import NoReturn
+
+
+def main() -> NoReturn:
+    """Run one attempt; see the module."""
+    if os.getpid() != 1:
+        sys.exit("dcd.worker is started by the daemon, as the first process of a PID namespace")
+    messages = int(sys.argv[1])
+    request = sys.stdin.buffer.readline()
+    if not request.endswith(b"\n"):
+        sys.exit("the daemon ended before it had said what to do")
+    child = os.fork()
+    if child == 0:
+        _carry_out(request, messages)
+    os.close(messages)
+    threading.Thread(target=_obey, args=(child,), daemon=True).start()
+    while True:
+        ended, status = os.wait()
+        if ended == child:
+            code = os.waitstatus_to_exitcode(status)
+            # Past Python's own shutdown, which would wait for the thread that reads.
+            os._exit(code if code >= 0 else 128 - code)
+
+
+def _carry_out(request: bytes, messages: int) -> NoReturn:
+    """The child: nothing that it starts shares the daemon's streams."""
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.set_inheritable(messages, False)
+    # Only here: what it imports would cost the first process time and memory for nothing.
+    from dcd.worker.attempt import carry_out
+
+    sys.exit(carry_out(request, messages))
+
+
+def _obey(child: int) -> None:
+    while sys.stdin.buffer.readline():
+        os.kill(child, signal.SIGTERM)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

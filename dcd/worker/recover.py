@@ -1,0 +1,122 @@
+"""Removing what a dead daemon's workers may have left: processes and loop devices.
+
+A worker dies with its daemon (see `dcd.worker.launch`), so after a crash there is normally nothing to
+find; this makes sure. Processes are known by the marker in their environment, never by a pid alone.
+Blocking; run before any build goes on.
+"""
+
+import contextlib
+import fcntl
+import os
+import select
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from dcd.worker.request import MARKER
+from statemachine.errors import Unavailable
+
+_KILL_SECONDS = 30.0
+
+_LOOP_CLR_FD, _LOOP_GET_STATUS64 = 0x4C01, 0x4C05  # linux/loop.h
+_STATUS64_BYTES, _FILE_NAME = 232, slice(56, 120)
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """A process that belongs to an attempt: its pid and start time (clock ticks since boot), and the
+    attempt's marker."""
+
+    pid: int
+    start_time: int
+    marker: str
+
+
+def leftover_workers(prefix: str) -> list[Leftover]:
+    """The processes whose marker begins with `prefix`: `STATE:` for all of a state directory, a
+    whole marker for one attempt."""
+    wanted = f"{MARKER}={prefix}".encode()
+    return [
+        Leftover(pid, start_time, marker.removeprefix(f"{MARKER}=".encode()).decode())
+        for pid, start_time, environment in _processes()
+        for marker in environment
+        if marker.startswith(wanted)
+    ]
+
+
+def kill_leftovers(prefix: str) -> list[Leftover]:
+    """Kill those processes and wait until they are gone. Returns what was killed.
+
+    Raises Unavailable when one does not go: it would write into layers.
+    """
+    killed: dict[int, Leftover] = {}
+    deadline = time.monotonic() + _KILL_SECONDS
+    while found := leftover_workers(prefix):
+        for leftover in found:
+            _kill(leftover, deadline)
+            killed[leftover.pid] = leftover
+        if time.monotonic() > deadline:
+            raise Unavailable(
+                f"{len(found)} processes of an earlier attempt cannot be killed",
+                ", ".join(f"{leftover.pid} ({leftover.marker})" for leftover in found),
+                "they hang in the kernel; restart the machine",
+            )
+    return list(killed.values())
+
+
+def detach_loops(below: Path) -> list[str]:
+    """Detach every loop device whose file was attached by a name below a directory. Returns them.
+
+    The name is the one that the kernel shows, or, once the mount that the file was on is gone, the
+    one that losetup(8) noted; the kernel keeps 63 bytes of it, so that serves where `below` is no longer.
+    """
+    prefix = f"{below}/"
+    detached = []
+    for device in _loops():
+        shown = Path("/sys/block", device, "loop/backing_file").read_text().removesuffix("\n")
+        with contextlib.suppress(FileNotFoundError), Path("/dev", device).open("rb") as opened:
+            noted = os.fsdecode(_noted_name(opened.fileno()))
+            if shown.startswith(prefix) or noted.startswith(prefix):
+                fcntl.ioctl(opened, _LOOP_CLR_FD)
+                detached.append(device)
+    return detached
+
+
+def _processes() -> Iterator[tuple[int, int, list[bytes]]]:
+    """pid, start time and environment of every process but this one."""
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdecimal() or entry.name == str(os.getpid()):
+            continue
+        with contextlib.suppress(OSError):
+            environment = (entry / "environ").read_bytes().split(b"\0")
+            yield int(entry.name), _start_time(entry), environment
+
+
+def _start_time(process: Path) -> int:
+    # The name, in parentheses, may hold anything. Source: proc(5), field 22 of stat.
+    return int((process / "stat").read_text().rpartition(")")[2].split()[19])
+
+
+def _kill(leftover: Leftover, deadline: float) -> None:
+    with contextlib.suppress(ProcessLookupError, FileNotFoundError):
+        descriptor = os.pidfd_open(leftover.pid)
+        try:
+            # The descriptor holds on to whoever has the pid now: is it still the same?
+            if _start_time(Path("/proc", str(leftover.pid))) == leftover.start_time:
+                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+                select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))
+        finally:
+            os.close(descriptor)
+
+
+def _loops() -> list[str]:
+    return sorted(
+        path.parent.parent.name for path in Path("/sys/block").glob("loop*/loop/backing_file")
+    )
+
+
+def _noted_name(device: int) -> bytes:
+    status = fcntl.ioctl(device, _LOOP_GET_STATUS64, bytes(_STATUS64_BYTES))
+    return status[_FILE_NAME].split(b"\0")[0]
