@@ -134,15 +134,13 @@ TAIL_LINES = 25
 class GuestTrouble(CheckpointError):
     """A guest that will not come to its marker. `details` end with the last lines of the console."""
 
-    def __init__(self, brief: str, console: ConsoleText, resolution: str) -> None:
-        tail = console.tail(TAIL_LINES)
-        super().__init__(
-            brief,
-            f"the console's last lines:\n{tail}"
-            if tail
-            else "nothing came over the serial console",
-            resolution,
-        )
+
+def _trouble(brief: str, console: ConsoleText, resolution: str) -> GuestTrouble:
+    tail = console.tail(TAIL_LINES)
+    details = (
+        f"the console's last lines:\n{tail}" if tail else "nothing came over the serial console"
+    )
+    return GuestTrouble(brief, details, resolution)
 
 
 def wait_for(
@@ -174,19 +172,19 @@ def wait_for(
                 return elapsed
             for trouble in TROUBLES:
                 if trouble.sign in printed:
-                    raise GuestTrouble(trouble.brief, console, trouble.resolution)
+                    raise _trouble(trouble.brief, console, trouble.resolution)
         if stopped():
             raise CheckpointError("stopped while a guest was running")
         if chunk is None:
-            raise GuestTrouble(
+            raise _trouble(
                 "the guest switched itself off or reset before it printed the marker",
                 console,
                 f"the console log shows how far it came; the marker is {marker!r}",
             )
         if not chunk and guest.firmware_says_unbootable():
-            raise GuestTrouble(_UNBOOTABLE.brief, console, _UNBOOTABLE.resolution)
+            raise _trouble(_UNBOOTABLE.brief, console, _UNBOOTABLE.resolution)
         if elapsed > timeout_seconds:
-            raise GuestTrouble(
+            raise _trouble(
                 f"the guest did not print {marker!r} within {timeout_seconds:g} seconds",
                 console,
                 "if it was still busy, raise timeout_seconds; if the console log is empty, the boot"

@@ -13,7 +13,7 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +50,12 @@ _UNBOOTABLE = "No bootable device"
 
 
 class Qemu:
-    """The hypervisor on Linux hosts."""
+    """The hypervisor on Linux hosts. `environment` is added to that of its processes."""
 
     name = "qemu"
+
+    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+        self._environment = {**BASE_ENVIRONMENT, **(environment or {})}
 
     @contextlib.contextmanager
     def guest(self, spec: GuestSpec, directory: Path) -> Iterator[Guest]:
@@ -76,7 +79,9 @@ class Qemu:
                 *("-device", "isa-debugcon,iobase=0x402,chardev=debug"),
             ]
             errors = directory / "qemu.log"
-            process = _start(argv, (console_peer, control_peer), errors, directory)
+            # `snapshot=on` keeps what the guest writes in TMPDIR.
+            environment = {**self._environment, "TMPDIR": os.fspath(directory.absolute())}
+            process = _start(argv, (console_peer, control_peer), errors, environment)
             stack.callback(_end, process)
             console_peer.close()
             control_peer.close()
@@ -191,14 +196,16 @@ def find_uefi(directories: tuple[Path, ...] = FIRMWARE_DIRECTORIES) -> tuple[Pat
 
 
 def _start(
-    argv: list[str], inherited: tuple[socket.socket, ...], errors: Path, directory: Path
+    argv: list[str],
+    inherited: tuple[socket.socket, ...],
+    errors: Path,
+    environment: Mapping[str, str],
 ) -> subprocess.Popen[bytes]:
     with errors.open("wb") as log:
         try:
             return subprocess.Popen(
                 ["setpriv", "--pdeathsig", "KILL", PROGRAM, *argv],
-                # Where `snapshot=on` keeps what the guest writes.
-                env={**BASE_ENVIRONMENT, "TMPDIR": os.fspath(directory.absolute())},
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

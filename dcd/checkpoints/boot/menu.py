@@ -1,0 +1,158 @@
+"""`GrubBootMenu`: GRUB's menu for live media, from the manifest's `boot_mods`.
+
+The image itself has one entry, shown on the screen, its kernel's messages on screen and first serial
+port. The entries of `boot_mods` are put before or after it. The menu is on the screen and on the serial
+port. Result: media/iso/boot/grub/grub.cfg, for the kernel and initramfs that `CreateISO` puts into
+/live. Titles and arguments reach the reader and the kernel as the manifest has them, whatever
+characters they contain.
+Source: the GRUB manual (shell-like scripting, quoting), live-boot(7).
+"""
+
+import shlex
+from dataclasses import dataclass
+
+from dcd.checkpoints.interface import Checkpoint, Context, Report
+from dcd.manifest.doc import DataObjectCache, distro
+from dcd.manifest.objects import BootEntry, BootMods
+from dcd.platform.inside import read
+from statemachine.errors import CheckpointError, InvalidManifest
+
+DEFAULT_TIMEOUT_SECONDS = 5
+
+_IMAGE_ENTRY_ARGUMENTS = "console=ttyS0,115200 console=tty0"
+"""The last console is the one that init's output goes to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An entry of the menu: what is shown, and the arguments of its kernel."""
+
+    title: str
+    arguments: tuple[str, ...]
+
+
+class GrubBootMenu(Checkpoint):
+    """Write GRUB's menu for live media.
+
+    `kernel_args` are the arguments that every entry gets, before its own. Arguments are separated by
+    spaces and quoted as for a shell: `dyndbg="file drivers/usb/* +p"` is one argument. Without a
+    title in the manifest, entries bear the name that the image gives itself (PRETTY_NAME in its
+    os-release(5)).
+    """
+
+    DESCRIPTION = "Write the boot menu"
+    READS = ("//boot_mods",)
+
+    def __init__(self, name: str, kernel_args: str = "boot=live components quiet") -> None:
+        super().__init__(name)
+        self.kernel_args = kernel_args
+
+    def check(self, doc: DataObjectCache) -> None:
+        mods = _boot_mods(doc)
+        given = [entry.kernel_args for entry in mods.get_children(class_type=BootEntry)]
+        for text in (self.kernel_args, *given):
+            try:
+                _split(text)
+            except ValueError as error:
+                raise InvalidManifest(
+                    f"{self.name}: kernel arguments that cannot be taken apart",
+                    f"{text}: {error}",
+                    "close every quote, or write a quote that is meant as such as \\' or \\\"",
+                ) from None
+
+    def get_progress_estimate(self) -> float:
+        return 1.0
+
+    def execute(self, context: Context, dry_run: bool = False) -> None:
+        mods = _boot_mods(context.doc)
+        title = mods.title or _name_of_image(context) or distro(context.doc).name
+        entries, default = menu(mods, title, self.kernel_args)
+        if dry_run:
+            context.report(Report(message=f"would write a menu of {len(entries)} entries"))
+            return
+        for kernel_file in ("vmlinuz", "initrd.img"):
+            if not (context.boot_archive / kernel_file).is_file():
+                raise CheckpointError(
+                    f"there is no {kernel_file} to boot",
+                    "the boot archive is not complete",
+                    "run a boot archive checkpoint (DebianBootArchive) before the boot menu",
+                )
+        timeout = DEFAULT_TIMEOUT_SECONDS if mods.timeout is None else mods.timeout
+        directory = context.media / "iso/boot/grub"
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "grub.cfg").write_text(grub_cfg(entries, default, timeout), "utf-8")
+        context.report(Report(1.0, f"{len(entries)} boot entries"))
+
+
+def menu(mods: BootMods, title: str, kernel_args: str) -> tuple[list[Entry], int]:
+    """The entries in the order of the menu, and the index of the one that starts by itself: the last
+    that asks for it, else the image's own."""
+    own = Entry(_one_line(title), tuple(_split(f"{kernel_args} {_IMAGE_ENTRY_ARGUMENTS}")))
+    before: list[Entry] = []
+    after: list[Entry] = []
+    default = own
+    for given in mods.get_children(class_type=BootEntry):
+        entry = Entry(
+            _one_line(f"{title} {given.title_suffix}"),
+            tuple(_split(kernel_args) + _split(given.kernel_args)),
+        )
+        (before if given.insert_at == "start" else after).append(entry)
+        if given.default_entry:
+            default = entry
+    entries = [*before, own, *after]
+    return entries, next(at for at, entry in enumerate(entries) if entry is default)
+
+
+def grub_cfg(entries: list[Entry], default: int, timeout_seconds: int) -> str:
+    """The text of grub.cfg."""
+    lines = [
+        f"set default={default}",
+        f"set timeout={timeout_seconds}",
+        "",
+        "# UEFI firmware shows its console on the serial port too; written by both it would be doubled.",
+        'if [ "$grub_platform" = pc ]; then',
+        "    if serial --unit=0 --speed=115200; then",
+        "        terminal_input console serial",
+        "        terminal_output console serial",
+        "    fi",
+        "fi",
+    ]
+    for entry in entries:
+        arguments = " ".join(_quoted(argument) for argument in entry.arguments)
+        lines += [
+            "",
+            f"menuentry {_quoted(entry.title)} {{",
+            f"    linux /live/vmlinuz {arguments}".rstrip(),
+            "    initrd /live/initrd.img",
+            "}",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _boot_mods(doc: DataObjectCache) -> BootMods:
+    found = doc.volatile.get_descendants(None, BootMods, max_count=1)
+    return found[0] if found else BootMods()
+
+
+def _name_of_image(context: Context) -> str | None:
+    """PRETTY_NAME of the image's os-release(5)."""
+    for line in (read(context.pkg_image, "etc/os-release") or "").splitlines():
+        variable, _, value = line.partition("=")
+        if variable.strip() == "PRETTY_NAME":
+            return " ".join(shlex.split(value)) or None
+    return None
+
+
+def _split(arguments: str | None) -> list[str]:
+    """Arguments as a shell would take them apart. Raises ValueError for an open quote."""
+    return shlex.split(arguments or "")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _quoted(text: str) -> str:
+    """A word of GRUB's language. Nothing but a single quote is special between single quotes; GRUB
+    itself then quotes for the kernel what contains a blank."""
+    return shlex.quote(text)

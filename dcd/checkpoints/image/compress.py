@@ -1,0 +1,173 @@
+"""`SquashfsPkgImgMod`: the image area, compressed into the file system that the live system runs from.
+
+Result: media/iso/live/filesystem.squashfs. The image area itself is left as it was. With
+SOURCE_DATE_EPOCH in the environment the same image gives the same bytes (times after it are set back
+to it). Squashfs cannot hold POSIX ACLs: those in the image are named, and lost or refused as the
+manifest says. Source: mksquashfs(1).
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
+from dcd.manifest.doc import DataObjectCache
+from statemachine.errors import CheckpointError, InvalidManifest
+
+_LEVELS = {"zstd": range(1, 23), "gzip": range(1, 10)}
+_BLOCK_SIZES_KIB = tuple(2**exponent for exponent in range(2, 11))
+_REPORTS = 100
+"""How many times progress is reported, at most."""
+_NAMED_FILES = 10
+"""How many files with ACLs a message names."""
+
+
+class SquashfsPkgImgMod(Checkpoint):
+    """Compress the image.
+
+    `compression_level` is the compressor's own (zstd 1 to 22, gzip 1 to 9; xz and lz4 have none);
+    without it mksquashfs chooses (zstd 15, gzip 9). Low levels of zstd are many times faster and a
+    few per cent larger. `block_size_kib` is a power of two from 4 to 1024. `exclude` are paths of
+    the image, with shell patterns, that are left out: `var/cache/apt/*`. `posix_acls` says what to
+    do about files with POSIX ACLs, which are not kept: `drop` them and name the files, or `fail`.
+    """
+
+    DESCRIPTION = "Compress the image"
+
+    def __init__(
+        self,
+        name: str,
+        compression_type: Literal["zstd", "xz", "gzip", "lz4"] = "zstd",
+        compression_level: int | None = None,
+        block_size_kib: int = 1024,
+        exclude: tuple[str, ...] = (),
+        posix_acls: Literal["drop", "fail"] = "drop",
+    ) -> None:
+        super().__init__(name)
+        self.compression_type = compression_type
+        self.compression_level = compression_level
+        self.block_size_kib = block_size_kib
+        self.exclude = exclude
+        self.posix_acls = posix_acls
+
+    def needs(self, doc: DataObjectCache) -> Needs:
+        return Needs(tools=("mksquashfs",), disk_bytes=1 << 30)
+
+    def check(self, doc: DataObjectCache) -> None:
+        levels = _LEVELS.get(self.compression_type)
+        if self.compression_level is not None:
+            if levels is None:
+                raise InvalidManifest(
+                    f"{self.name}: {self.compression_type} has no compression_level",
+                    "mksquashfs has levels for zstd and gzip only",
+                    "leave compression_level out",
+                )
+            if self.compression_level not in levels:
+                raise InvalidManifest(
+                    f"{self.name}: compression_level {self.compression_level} is out of range",
+                    f"{self.compression_type} has levels {levels[0]} to {levels[-1]}",
+                    f'write <arg name="compression_level">{levels[-1]}</arg>',
+                )
+        if self.block_size_kib not in _BLOCK_SIZES_KIB:
+            raise InvalidManifest(
+                f"{self.name}: block_size_kib {self.block_size_kib} is not possible",
+                f"possible are {', '.join(map(str, _BLOCK_SIZES_KIB))}",
+                'write <arg name="block_size_kib">1024</arg>',
+            )
+        for pattern in self.exclude:
+            if not pattern.strip("/"):
+                raise InvalidManifest(
+                    f"{self.name}: exclude {pattern!r} leaves nothing of the image",
+                    "",
+                    "name paths below the root of the image",
+                )
+
+    def get_progress_estimate(self) -> float:
+        if self.compression_type == "xz":
+            return 80.0
+        if self.compression_type == "zstd" and (self.compression_level or 15) > 9:
+            return 25.0
+        return 10.0
+
+    def execute(self, context: Context, dry_run: bool = False) -> None:
+        image = context.pkg_image
+        if dry_run:
+            context.report(Report(message=f"would compress the image by {self.compression_type}"))
+            return
+        entries, with_acls = survey(image)
+        if not entries:
+            raise CheckpointError(
+                "the image is empty", str(image), "run a transfer checkpoint before"
+            )
+        self._answer_for_acls(context, with_acls)
+        result = context.media / "iso/live/filesystem.squashfs"
+        result.parent.mkdir(parents=True, exist_ok=True)
+        context.run(
+            self.command(image, result),
+            # One line a file is for counting, not for the log.
+            capture=True,
+            on_line=_progress(context, entries),
+        )
+        size_mib = result.stat().st_size / (1 << 20)
+        context.report(Report(1.0, f"{size_mib:.1f} MiB from {entries} files"))
+
+    def command(self, image: Path, result: Path) -> list[str | Path]:
+        """The command that compresses `image` into the file `result`."""
+        command: list[str | Path] = [
+            *("mksquashfs", image, result, "-noappend", "-no-progress", "-info"),
+            *("-comp", self.compression_type, "-b", f"{self.block_size_kib}K"),
+        ]
+        if self.compression_level is not None:
+            command += ["-Xcompression-level", str(self.compression_level)]
+        if self.exclude:
+            # -e takes all that follows.
+            command += ["-wildcards", "-e", *(pattern.strip("/") for pattern in self.exclude)]
+        return command
+
+    def _answer_for_acls(self, context: Context, with_acls: list[str]) -> None:
+        if not with_acls:
+            return
+        named = ", ".join(with_acls[:_NAMED_FILES])
+        if len(with_acls) > _NAMED_FILES:
+            named += f" and {len(with_acls) - _NAMED_FILES} more"
+        if self.posix_acls == "fail":
+            raise CheckpointError(
+                "the image has POSIX ACLs, which squashfs cannot hold",
+                f"they are on {named}",
+                'remove them in a checkpoint before, or accept their loss: posix_acls "drop"',
+            )
+        context.report(Report(message=f"POSIX ACLs are not kept, squashfs has none: {named}"))
+
+
+def survey(image: Path) -> tuple[int, list[str]]:
+    """How many entries the tree has, and the paths in it that bear POSIX ACLs."""
+    entries = 0
+    with_acls: list[str] = []
+    pending = [os.fspath(image)]
+    while pending:
+        with os.scandir(pending.pop()) as directory:
+            for entry in directory:
+                entries += 1
+                if entry.is_symlink():
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(entry.path)
+                attributes = os.listxattr(entry.path, follow_symlinks=False)
+                if any(name.startswith("system.posix_acl_") for name in attributes):
+                    with_acls.append(os.path.relpath(entry.path, image))
+    return entries, sorted(with_acls)
+
+
+def _progress(context: Context, entries: int) -> Callable[[str], None]:
+    step = max(1, entries // _REPORTS)
+    done = 0
+
+    def count(line: str) -> None:
+        nonlocal done
+        if line.startswith(("file ", "directory ", "symbolic link ")):
+            done += 1
+            if done % step == 0:
+                context.report(Report(min(done / entries, 1.0)))
+
+    return count

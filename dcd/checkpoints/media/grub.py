@@ -1,0 +1,68 @@
+"""GRUB's boot images for live media, made by grub-mkimage from the host's GRUB modules.
+
+One image for BIOS (El Torito, and behind a hybrid boot record) and one EFI system partition. Each holds
+the modules it needs, finds the medium by a file that only this medium has, and reads boot/grub/grub.cfg
+from it. Same input, same bytes.
+Source: grub-mkimage(1), the GRUB manual; mformat(1), mcopy(1).
+"""
+
+from pathlib import Path
+
+from dcd.checkpoints.interface import Context
+
+TOOLS = ("grub-bios", "grub-efi", "grub-mkimage", "mformat", "mcopy")
+"""What is needed, as named in `dcd.platform.tools`."""
+
+MODULES = Path("/usr/lib/grub")
+"""GRUB's modules for each platform, as the packages grub-pc-bin and grub-efi-amd64-bin install them."""
+
+HYBRID_RECORD = MODULES / "i386-pc/boot_hybrid.img"
+"""The boot record that starts the BIOS image when the medium is a USB stick."""
+
+_MENU = (
+    *("all_video", "boot", "configfile", "echo", "gfxterm", "halt", "linux", "ls", "minicmd"),
+    *("normal", "reboot", "search", "search_fs_file", "serial", "sleep", "terminal", "test"),
+)
+_MEDIUM = ("fat", "iso9660", "part_gpt", "part_msdos")
+_ESP_KIB = "2880"
+"""The size of a floppy disk, which all firmware can read."""
+
+
+def find_medium(marker: str) -> str:
+    """GRUB's early configuration: the medium is the one that has the file `marker`."""
+    return f"search --no-floppy --file --set=root {marker}\nset prefix=($root)/boot/grub\n"
+
+
+def bios_image(context: Context, marker: str, result: Path) -> None:
+    """Make the image that BIOS starts, from a CD by El Torito or from a stick by `HYBRID_RECORD`."""
+    _core_image(context, "i386-pc-eltorito", ("biosdisk",), marker, result)
+
+
+def efi_system_partition(context: Context, marker: str, epoch: int, result: Path) -> None:
+    """Make a FAT file system with GRUB as EFI/BOOT/BOOTX64.EFI, where all UEFI firmware looks. Its
+    times and serial number come from the Unix time `epoch`."""
+    program = context.tmp / "BOOTX64.EFI"
+    _core_image(context, "x86_64-efi", ("efi_gop", "efi_uga"), marker, program)
+    serial = f"{epoch & 0xFFFFFFFF:08x}"
+    env = {"SOURCE_DATE_EPOCH": str(epoch)}
+    commands: tuple[list[str | Path], ...] = (
+        ["mformat", "-C", "-i", result, "-f", _ESP_KIB, "-N", serial, "-v", "EFI", "::"],
+        ["mmd", "-i", result, "::EFI", "::EFI/BOOT"],
+        ["mcopy", "-i", result, program, "::EFI/BOOT/BOOTX64.EFI"],
+    )
+    for command in commands:
+        context.run(command, env=env)
+
+
+def _core_image(
+    context: Context, target: str, modules: tuple[str, ...], marker: str, result: Path
+) -> None:
+    early = context.tmp / f"{target}.cfg"
+    early.write_text(find_medium(marker), "utf-8")
+    context.run(
+        [
+            *("grub-mkimage", "--format", target, "--output", result),
+            *("--prefix", "/boot/grub", "--config", early),
+            *(*modules, *_MEDIUM, *_MENU),
+        ]
+    )

@@ -1,0 +1,134 @@
+"""`CreateISO`: a hybrid ISO that boots with BIOS and UEFI, from CD and from USB stick.
+
+On it are the tree media/iso (the compressed image, the boot menu), the contents of the boot archive in
+/live, and GRUB. Result: media/NAME.iso, delivered as an artifact. All times and ids in it come from
+one time: SOURCE_DATE_EPOCH in the environment, else the time when the image was compressed; so the
+same layer gives the same bytes, whenever it is made.
+Source: xorrisofs(1); the El Torito and UEFI specifications for what firmware looks for.
+"""
+
+import hashlib
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+
+from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
+from dcd.checkpoints.media import grub
+from dcd.checkpoints.media.deliver import deliver_file, record_medium
+from dcd.manifest.doc import DataObjectCache, distro
+from statemachine.errors import CheckpointError, InvalidManifest
+
+VOLUME_ID = re.compile(r"[A-Za-z0-9_.+ -]{1,32}")
+"""What an ISO 9660 volume id may be here: ISO 9660 itself allows only capitals, digits and _, but no
+system that reads them minds the others."""
+
+LIVE_FILE_SYSTEM = "live/filesystem.squashfs"
+
+
+class CreateISO(Checkpoint):
+    """Make the ISO.
+
+    `volume_id` is the name under which systems show the medium; by default it is the distribution's.
+    """
+
+    DESCRIPTION = "Make the hybrid ISO"
+    READS = ("//distro/name", "//distro/add_timestamp")
+
+    def __init__(self, name: str, volume_id: str | None = None) -> None:
+        super().__init__(name)
+        self.volume_id = volume_id
+
+    def needs(self, doc: DataObjectCache) -> Needs:
+        return Needs(tools=("xorriso", *grub.TOOLS), disk_bytes=1 << 30)
+
+    def check(self, doc: DataObjectCache) -> None:
+        volume_id = self._volume_id(doc)
+        if not VOLUME_ID.fullmatch(volume_id) or volume_id != volume_id.strip():
+            raise InvalidManifest(
+                f"{self.name}: {volume_id!r} cannot be the volume id of an ISO",
+                "it is 1 to 32 letters, digits, spaces (not at its ends) and any of _ . + -",
+                'write <arg name="volume_id">MY-IMAGE</arg>',
+            )
+
+    def get_progress_estimate(self) -> float:
+        return 3.0
+
+    def execute(self, context: Context, dry_run: bool = False) -> None:
+        if dry_run:
+            context.report(Report(message=f"would make the ISO {self._volume_id(context.doc)}"))
+            return
+        tree = context.media / "iso"
+        for part, remedy in (
+            ("boot/grub/grub.cfg", "run a boot menu checkpoint (GrubBootMenu) before"),
+            (LIVE_FILE_SYSTEM, "run an image compression checkpoint (SquashfsPkgImgMod) before"),
+        ):
+            if not (tree / part).is_file():
+                raise CheckpointError(f"there is no {part} for the ISO", str(tree), remedy)
+        epoch = _epoch(context)
+        result = context.media / f"{_file_name(context.doc, epoch)}.iso"
+        context.report(Report(0.1, f"making {result.name}"))
+        self._make(context, tree, epoch, result)
+        context.report(Report(0.7, "computing its digest"))
+        deliver_file(context, result, "iso")
+        record_medium(context, "iso", result)
+        context.report(Report(1.0, f"{result.stat().st_size / (1 << 20):.1f} MiB"))
+
+    def _volume_id(self, doc: DataObjectCache) -> str:
+        return self.volume_id if self.volume_id is not None else distro(doc).name
+
+    def _make(self, context: Context, tree: Path, epoch: int, result: Path) -> None:
+        volume_id = self._volume_id(context.doc)
+        marker = _marker(f"{volume_id}\0{epoch}\0{_digest(tree / 'boot/grub/grub.cfg')}")
+        marker_file = context.tmp / "marker"
+        marker_file.touch()
+        bios, esp = context.tmp / "bios.img", context.tmp / "efi.img"
+        grub.bios_image(context, marker, bios)
+        grub.efi_system_partition(context, marker, epoch, esp)
+        context.run(
+            [
+                *("xorriso", "-no_rc", "-as", "mkisofs", "-quiet", "-r"),
+                *("-V", volume_id, "-o", result),
+                *("--set_all_file_dates", f"={epoch}"),
+                *("-b", "boot/grub/bios.img", "-no-emul-boot", "-boot-load-size", "4"),
+                *("-boot-info-table", "--grub2-boot-info", "--grub2-mbr", grub.HYBRID_RECORD),
+                *("--protective-msdos-label", "--efi-boot", "boot/grub/efi.img"),
+                *("-efi-boot-part", "--efi-boot-image", "-graft-points", f"/={_escaped(tree)}"),
+                f"boot/grub/bios.img={_escaped(bios)}",
+                f"boot/grub/efi.img={_escaped(esp)}",
+                f"{marker.lstrip('/')}={_escaped(marker_file)}",
+                *(
+                    f"live/{_escaped(file.name)}={_escaped(file)}"
+                    for file in sorted(context.boot_archive.iterdir())
+                ),
+            ],
+            env={"SOURCE_DATE_EPOCH": str(epoch)},
+        )
+
+
+def _epoch(context: Context) -> int:
+    """The time of the ISO, as Unix time."""
+    given = context.environment.get("SOURCE_DATE_EPOCH")
+    if given is not None:
+        return int(given)
+    return int((context.media / "iso" / LIVE_FILE_SYSTEM).stat().st_mtime)
+
+
+def _file_name(doc: DataObjectCache, epoch: int) -> str:
+    described = distro(doc)
+    if not described.add_timestamp:
+        return described.name
+    return f"{described.name}-{datetime.fromtimestamp(epoch, UTC):%Y%m%d-%H%M%S}"
+
+
+def _marker(identity: str) -> str:
+    """The path of a file on the medium by which GRUB knows it from other media in the machine."""
+    return f"/.disk/dcd-{hashlib.sha256(identity.encode()).hexdigest()[:32]}"
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _escaped(path: object) -> str:
+    """A path in an argument of the form target=source."""
+    return str(path).replace("\\", "\\\\").replace("=", "\\=")
