@@ -80,7 +80,7 @@ def _capture(socket_path: str, manifest: str, wanted: list[Json]) -> dict[str, J
                 continue
             message = f"cannot read {path}: {error.strerror or error}"
             why = "dcctl reads the files that a manifest names, with your rights"
-            faults.append(_fault(manifest, item["line"], message, why))
+            faults.append(_fault(item.get("file") or manifest, item["line"], message, why))
     if faults:
         raise _with_faults(faults)
     return captured
@@ -116,11 +116,13 @@ def _open_regular(path: str) -> Iterator[BinaryIO]:
     """Open a regular file; anything else is an OSError (a FIFO would block for ever)."""
     # O_NONBLOCK: opening a FIFO waits for its writer, before it can be seen to be one.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        raise OSError(
+            None, f"it is {'a directory' if stat.S_ISDIR(mode) else 'not a regular file'}"
+        )
     with os.fdopen(descriptor, "rb") as file:
-        mode = os.fstat(descriptor).st_mode
-        if not stat.S_ISREG(mode):
-            kind = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
-            raise OSError(None, f"it is {kind}")
         yield file
 
 
@@ -142,7 +144,5 @@ def _invalid(file: str, line: int, message: str, suggestion: str = "") -> Client
 
 
 def _with_faults(faults: list[Json]) -> ClientError:
-    number = f"{len(faults)} errors" if len(faults) > 1 else "an error"
-    return ClientError(
-        "invalid-manifest", f"the manifest has {number}", extra={"diagnostics": faults}
-    )
+    brief = faults[0]["message"]
+    return ClientError("invalid-manifest", brief, extra={"diagnostics": faults})

@@ -40,8 +40,8 @@ def drawing(picture: Picture, stream: TextIO) -> Iterator[Callable[[Line], None]
     def tell(line: Line) -> None:
         if line.mark in MARKS:
             sign, plain_sign, style, words = MARKS[line.mark]
-            subject = line.subject.ljust(_name_columns(picture))
-            said = printable(f" {subject}  {words}{line.text}")
+            width = 0 if line.mark == "note" else _name_columns(picture) + 1
+            said = printable(f" {line.subject:<{width}} {words}{line.text}")
             console.print(Text.assemble((sign if unicode else plain_sign, style), said))
 
     with Live(

@@ -110,7 +110,7 @@ def _plain(stream: TextIO) -> Iterator[Tell]:
 def _print_verdict(socket_path: str, build: Json, stream: TextIO) -> None:
     print(headline(build, stream), file=stream)
     for artifact in build["artifacts"] if build["state"] == "completed" else ():
-        print(f"  {printable(artifact['path'])}  {size(artifact['size_bytes'])}", file=stream)
+        print(f"  {size(artifact['size_bytes']):>10}  {printable(artifact['path'])}", file=stream)
     if build["state"] == "failed":
         error = build["error"]
         print_indented([error["brief"], error["details"], error["resolution"]], stream)

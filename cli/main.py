@@ -75,9 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(args)
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
-    except BrokenPipeError:
-        # The reader has seen enough (`dcctl events ID | head`); what is buffered has nowhere to go.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader has seen enough: `dcctl events ID | head`
+        _abandon_output()
         return ExitCode.BROKEN_PIPE
 
 
@@ -92,8 +91,14 @@ def _run(args: argparse.Namespace) -> int:
         raise
     except OSError as error:  # sockets' and manifests' are ClientErrors: this is the output
         print(f"dcctl: error: {error}", file=sys.stderr)
+        _abandon_output()
         return ExitCode.ERROR
     return code
+
+
+def _abandon_output() -> None:
+    """Let what is buffered go nowhere, or Python would complain again when it exits."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

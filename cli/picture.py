@@ -84,7 +84,7 @@ class Picture:
                 self.running = Running(name, at, self.estimates[name])
                 again = f" again (attempt {data['attempt']})" if data["attempt"] > 1 else ""
                 expected = duration(self.estimates[name])
-                return Line("started", name, f"started{again}, about {expected} to go")
+                return Line("started", name, f"started{again}, about {expected}")
             case "CheckpointCompleted":
                 self._complete(data["checkpoint"])
                 return Line("completed", data["checkpoint"], duration(data["seconds"]))

@@ -2,13 +2,14 @@
 
 Plain standard library, so that commands that only print stay quick; `cli.draw` draws what moves.
 Whatever comes from the daemon may hold what a tool printed: `printable` takes out what would steer
-the terminal. Colours and the cutting of long cells only happen on a terminal.
+the terminal. Colours and wrapping only happen on a terminal.
 """
 
 import json
 import os
 import shutil
 import sys
+import textwrap
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -73,28 +74,32 @@ def print_table(
     rows: Iterable[Sequence[str]],
     *,
     right: Collection[int] = (),
-    elastic: int | None = None,
+    wrapped: bool = False,
 ) -> None:
-    """Aligned columns. `right` are flushed right; on a terminal that is too narrow, cells of column
-    `elastic` are cut. A cell that is the word of a state gets its colour."""
+    """Aligned columns. `right` are flushed right; with `wrapped`, cells of the last column go on below
+    themselves where a terminal is too narrow. A cell that is the word of a state gets its colour."""
     cells = [[printable(cell).replace("\n", " ") for cell in row] for row in (header, *rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    if elastic is not None and is_terminal(sys.stdout):
-        excess = sum(widths) + 2 * (len(widths) - 1) - shutil.get_terminal_size().columns
-        widths[elastic] = max(widths[elastic] - max(excess, 0), len(header[elastic]), 8)
+    before = sum(widths[:-1]) + 2 * (len(widths) - 1)
+    room = max(shutil.get_terminal_size().columns - before, 20)
+    if not wrapped or not is_terminal(sys.stdout):
+        room = widths[-1]
     for row in cells:
         parts = []
-        for index, (cell, width) in enumerate(zip(row, widths, strict=True)):
-            shown = cell if len(cell) <= width else cell[: width - 1] + "…"
-            padded = shown.rjust(width) if index in right else shown.ljust(width)
+        for index, (cell, width) in enumerate(zip(row[:-1], widths, strict=False)):
+            padded = cell.rjust(width) if index in right else cell.ljust(width)
             parts.append(coloured(padded, cell))
-        print("  ".join(parts).rstrip())
+        first, *further = textwrap.wrap(row[-1], room) if len(row[-1]) > room else [row[-1]]
+        print("  ".join([*parts, coloured(first, first)]).rstrip())
+        for line in further:
+            print(" " * before + line)
 
 
 def print_error(error: ClientError) -> None:
     """The error on stderr: diagnostics like a compiler's, or what happened, why and what to do."""
-    if error.diagnostics:
+    if error.diagnostics:  # which say all that the problem's own text says
         print_diagnostics(error.diagnostics, sys.stderr)
+        return
     print(
         f"dcctl: {coloured('error', 'error', sys.stderr)}: {printable(error.brief)}",
         file=sys.stderr,
@@ -117,13 +122,12 @@ def print_json_error(error: ClientError) -> None:
 def print_diagnostics(diagnostics: Iterable[Json], stream: TextIO) -> None:
     """`file:line:column: severity: message`, then why and what would be right, indented."""
     for item in diagnostics:
-        place = short_path(item["file"])
-        if item["line"]:
-            place += f":{item['line']}"
-            if item["column"]:
-                place += f":{item['column']}"
+        # An unknown place is empty or 0; nothing stands behind it then.
+        place = [short_path(item["file"]) or "dcctl"]
+        place += [str(item[part]) for part in ("line", "column") if item[part]]
         severity = coloured(item["severity"], item["severity"], stream)
-        print(f"{printable(place)}: {severity}: {printable(item['message'])}", file=stream)
+        where, message = printable(":".join(place)), printable(item["message"])
+        print(f"{where}: {severity}: {message}", file=stream)
         print_indented([item["why"], item["suggestion"]], stream)
 
 

@@ -29,10 +29,8 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(artifacts)
         return ExitCode.OK
-    rows = [
-        (item["name"], item["format"], size(item["size_bytes"]), item["path"]) for item in artifacts
-    ]
-    print_table(("ARTIFACT", "FORMAT", "SIZE", "PATH"), rows, right=(2,))
+    rows = [(size(item["size_bytes"]), item["format"], item["path"]) for item in artifacts]
+    print_table(("SIZE", "FORMAT", "ARTIFACT"), rows, right=(0,))
     return ExitCode.OK
 
 

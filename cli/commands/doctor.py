@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
         print_json(answer)
     else:
         rows = [(check["status"], check["name"], check["value"]) for check in checks]
-        print_table(("STATUS", "CHECK", "VALUE"), rows, elastic=2)
+        print_table(("STATUS", "CHECK", "VALUE"), rows, wrapped=True)
         remedies = [check for check in checks if check["status"] != "ok" and check["remedy"]]
         if remedies:
             print()

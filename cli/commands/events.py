@@ -7,7 +7,7 @@ from cli.client import Json, build_path, request
 from cli.commands.options import add_build
 from cli.exit_codes import AT_REST, ExitCode
 from cli.stream import follow
-from cli.text import local_time, print_json, printable
+from cli.text import duration, local_time, print_json, printable
 
 HELP = "print the events of a build"
 DESCRIPTION = (
@@ -63,30 +63,23 @@ def _print_event(event: Json, as_json: bool) -> None:
         return
     summary = printable(_summary(event["data"])).replace("\n", " ")
     time = local_time(event["time"])
-    print(f"{event['position']:>8}  {time}  {event['type']:<21}  {summary}".rstrip(), flush=True)
+    print(f"{event['position']:>6}  {time}  {event['type']:<21}  {summary}".rstrip(), flush=True)
 
 
 def _summary(data: Json) -> str:
     """The short values of an event's data; long ones (plan, manifest, keys) are for --json."""
-    shown = []
-    for name in (
-        "name",
-        "checkpoint",
-        "attempt",
-        "seconds",
-        "reused_from",
-        "before",
-        "cause",
-        "reason",
-    ):
-        value = data.get(name)
-        if value is not None:
-            text = f"{value:.1f}" if isinstance(value, float) else str(value)
-            shown.append(f"{name}={text}")
+    shown = [data[name] for name in ("name", "checkpoint", "reason", "cause") if data.get(name)]
+    if data.get("attempt"):
+        shown.append(f"attempt {data['attempt']}")
+    if data.get("seconds"):
+        shown.append(duration(data["seconds"]))
+    for name, words in (("before", "before"), ("reused_from", "from")):
+        if data.get(name):
+            shown.append(f"{words} {data[name]}")
     for name, member in (("error", "brief"), ("artifact", "name")):
         if data.get(name):
-            shown.append(f"{name}={data[name][member]}")
-    return " ".join(shown)
+            shown.append(data[name][member])
+    return ", ".join(shown)
 
 
 def _verify(args: argparse.Namespace) -> int:

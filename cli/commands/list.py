@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         for build in builds
     ]
     header = ("BUILD", "NAME", "STATE", "DONE", "SUBMITTED", "REASON")
-    print_table(header, rows, right=(3,), elastic=5)
+    print_table(header, rows, right=(3,), wrapped=True)
     return ExitCode.OK
 
 

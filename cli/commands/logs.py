@@ -43,21 +43,23 @@ def run(args: argparse.Namespace) -> int:
     offset = _copy(args, log, 0)
     while args.follow and _is_running(args, log):
         time.sleep(POLL_SECONDS)
-        offset += _copy(args, log, offset)
+        offset = _copy(args, log, offset)
     if args.follow:
         _copy(args, log, offset)  # what came between the last look at the log and the end
     return ExitCode.OK
 
 
 def _copy(args: argparse.Namespace, log: Json, offset: int) -> int:
-    """Write the log from `offset` on to stdout. Returns how many bytes."""
+    """Write what the log has from `offset` on to stdout. Returns the offset of its end."""
     path = build_path(args.build, "logs", log["checkpoint"], str(log["attempt"]))
-    size_bytes = 0
-    for piece in read(args.socket, path, query={"offset": offset}):
-        sys.stdout.buffer.write(piece)
-        size_bytes += len(piece)
+    begin = -1
+    while offset > begin:  # the daemon bounds the size of an answer
+        begin = offset
+        for piece in read(args.socket, path, query={"offset": offset}):
+            sys.stdout.buffer.write(piece)
+            offset += len(piece)
     sys.stdout.buffer.flush()
-    return size_bytes
+    return offset
 
 
 def _is_running(args: argparse.Namespace, log: Json) -> bool:

@@ -48,7 +48,10 @@ def add_follow(parser: argparse.ArgumentParser) -> None:
 
 def manifest_body(args: argparse.Namespace) -> dict[str, Json]:
     """The part of a request that carries the manifest and its parameters."""
-    return {"manifest": read_manifest(args.manifest), "parameters": dict(args.parameters)}
+    body: dict[str, Json] = {"manifest": read_manifest(args.manifest)}
+    if args.parameters:
+        body["parameters"] = dict(args.parameters)
+    return body
 
 
 def _assignment(text: str) -> tuple[str, str]:

@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
         total_seconds += item["estimate_seconds"] if runs else 0.0
         estimate = duration(item["estimate_seconds"]) if runs else ""
         rows.append((item["name"], item["action"], estimate, item["reason"]))
-    print_table(("CHECKPOINT", "ACTION", "ESTIMATE", "REASON"), rows, right=(2,), elastic=3)
+    print_table(("CHECKPOINT", "ACTION", "ESTIMATE", "REASON"), rows, right=(2,), wrapped=True)
     running = sum(1 for row in rows if row[1] == "run")
     print(
         f"\n{plan['name']}: {running} of {len(rows)} checkpoints run, about {duration(total_seconds)}"

@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from cli.capture import send
-from cli.client import Json, build_path, request
+from cli.client import ClientError, Json, build_path, request
 from cli.commands.options import (
     add_build,
     add_follow,
@@ -20,7 +20,8 @@ HELP = "let a paused or failed build go on"
 DESCRIPTION = (
     "Let a paused or failed build go on from where it stopped, or from an earlier checkpoint with "
     "--from. With --manifest the build goes on with an edited manifest: the longest beginning of "
-    "unchanged checkpoints is kept, the others run again, and both are printed, with the reason."
+    "unchanged checkpoints is kept, the others run again, and both are printed, with the reason. Its "
+    "parameters are those of the submit, unless --set gives others."
 )
 
 
@@ -41,9 +42,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Resume; prints the state, and for a new manifest what is kept and what runs again."""
+    if args.parameters and args.manifest is None:
+        raise ClientError("usage", "--set needs --manifest: parameters belong to a manifest")
     body: dict[str, Json] = {"from": args.rewind_to, "pause_before": args.pause_before}
-    if args.parameters:
-        body["parameters"] = dict(args.parameters)
     path = build_path(args.build, "resume")
     if args.manifest is None:
         answer = request(args.socket, "POST", path, body=body)
@@ -64,4 +65,4 @@ def _print_difference(answer: Json) -> None:
     rows = [(name, "keep", "unchanged") for name in answer["kept"]]
     rows += [(item["name"], "run", item["reason"]) for item in answer["rerun"]]
     if rows:
-        print_table(("CHECKPOINT", "ACTION", "REASON"), rows, elastic=2)
+        print_table(("CHECKPOINT", "ACTION", "REASON"), rows, wrapped=True)

@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
         for item in build["checkpoints"]
     ]
     header = ("CHECKPOINT", "STATE", "TIME", "ATTEMPTS", "NOTE")
-    print_table(header, rows, right=(2, 3), elastic=4)
+    print_table(header, rows, right=(2, 3), wrapped=True)
     _print_error(build["error"])
     _print_artifacts(build["artifacts"])
     return ExitCode.OK
@@ -67,5 +67,5 @@ def _print_error(error: Json) -> None:
 def _print_artifacts(artifacts: list[Json]) -> None:
     if artifacts:
         print()
-        rows = [(item["name"], size(item["size_bytes"]), item["path"]) for item in artifacts]
-        print_table(("ARTIFACT", "SIZE", "PATH"), rows, right=(1,))
+        rows = [(size(item["size_bytes"]), item["path"]) for item in artifacts]
+        print_table(("SIZE", "ARTIFACT"), rows, right=(0,))

@@ -1,0 +1,131 @@
+"""What is made from the parser when dcctl is packaged: completions, man page, reference.
+
+    python -m cli.generate completions DIR    dcctl.bash, _dcctl (zsh) and dcctl.fish
+    python -m cli.generate man DIR            dcctl.1
+    python -m cli.generate reference DIR      dcctl.md, which is committed as docs/reference/dcctl.md
+
+shtab and argparse-manpage are needed only here, at build time; dcctl itself never imports this module.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from cli.commands import NAMES
+from cli.main import build_parser
+
+Generate = Callable[[argparse.ArgumentParser], dict[str, str]]
+"""From the parser to texts by file name."""
+
+FILES = ("MANIFEST", "PATH")
+"""Metavariables that stand for a file, which shells complete."""
+
+
+def completions(parser: argparse.ArgumentParser) -> dict[str, str]:
+    """Completions for bash, zsh and fish."""
+    import shtab
+
+    for command in (parser, *_commands(parser).values()):
+        for action in command._actions:
+            if action.metavar in FILES:
+                action.complete = shtab.FILE  # type: ignore[attr-defined]
+    names = {"bash": "dcctl.bash", "zsh": "_dcctl", "fish": "dcctl.fish"}
+    return {name: shtab.complete(parser, shell=shell) for shell, name in names.items()}
+
+
+def man(parser: argparse.ArgumentParser) -> dict[str, str]:
+    """The manual page, section 1."""
+    from argparse_manpage.manpage import Manpage
+
+    page = Manpage(parser, {"manual_title": "dcd", "description": "client of the dcd daemon"})
+    return {"dcctl.1": f"{page}\n"}
+
+
+def reference(parser: argparse.ArgumentParser) -> dict[str, str]:
+    """The reference of all commands, in Markdown."""
+    lines = [
+        "# dcctl",
+        "",
+        "<!-- Made from the parser: python -m cli.generate reference docs/reference -->",
+        "",
+        f"{parser.description} `dcctl` is a thin client: it reads files with your rights and talks to",
+        "the daemon through its socket.",
+        "",
+        "Each command takes `--json`, which prints JSON for scripts: a value on one line, or, where",
+        "things go on happening, an object a line. With `--json`, errors on stderr are JSON too. Colours",
+        "and moving lines appear only on a terminal; `NO_COLOR` turns the colours off. Exit codes are",
+        "listed in [exit-codes.md](exit-codes.md), and what JSON objects hold in [api.md](api.md).",
+        "",
+        "| option or variable | meaning |",
+        "|---|---|",
+        "| `--socket PATH` | the daemon's socket, before or after the command |",
+        "| `$DCD_SOCKET` | the same, when there is no `--socket` |",
+        "| neither | `/run/dcd/dcd.sock`; on illumos `/var/run/dcd/dcd.sock` |",
+    ]
+    for name, command in _commands(parser).items():
+        lines += ["", f"## dcctl {name}", "", f"    {_synopsis(name, command)}", ""]
+        lines += [str(command.description)]
+        rows = [_row(action) for action in _arguments(command)]
+        if rows:
+            lines += ["", "| argument | meaning |", "|---|---|", *rows]
+    return {"dcctl.md": "\n".join(lines) + "\n"}
+
+
+def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    # argparse has no public way to its own arguments; shtab and argparse-manpage go the same way.
+    subparsers = next(
+        action for action in parser._actions if isinstance(action, argparse._SubParsersAction)
+    )
+    return {name: subparsers.choices[name] for name in NAMES}
+
+
+def _arguments(command: argparse.ArgumentParser) -> list[argparse.Action]:
+    """The command's own arguments, positional ones first."""
+    shown = [
+        action
+        for action in command._actions
+        if action.help != argparse.SUPPRESS and action.dest not in ("help", "json")
+    ]
+    return sorted(shown, key=lambda action: bool(action.option_strings))
+
+
+def _synopsis(name: str, command: argparse.ArgumentParser) -> str:
+    parts = []
+    for action in _arguments(command):
+        spelled = _spelled(action)
+        if action.option_strings or action.nargs == "?":
+            spelled = f"[{spelled}]"
+        parts.append(spelled)
+    return " ".join(["dcctl", name, *parts])
+
+
+def _spelled(action: argparse.Action) -> str:
+    metavar = action.metavar or "|".join(map(str, action.choices or ()))
+    return " ".join(filter(None, [*action.option_strings, str(metavar) if metavar else ""]))
+
+
+def _row(action: argparse.Action) -> str:
+    text = str(action.help)
+    if action.metavar and action.choices:
+        text += f" ({', '.join(map(str, action.choices))})"
+    return f"| `{_spelled(action).replace('|', chr(92) + '|')}` | {text} |"
+
+
+KINDS: dict[str, Generate] = {"completions": completions, "man": man, "reference": reference}
+
+
+def main() -> int:
+    """Write the files of one kind."""
+    parser = argparse.ArgumentParser(prog="python -m cli.generate")
+    parser.add_argument("kind", choices=sorted(KINDS))
+    parser.add_argument("directory", type=Path)
+    args = parser.parse_args()
+    args.directory.mkdir(parents=True, exist_ok=True)
+    for name, text in KINDS[args.kind](build_parser()).items():
+        (args.directory / name).write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

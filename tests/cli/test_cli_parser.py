@@ -1,0 +1,167 @@
+"""The command line itself: usage, suggestions, what starting costs, and what is generated from it."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cli.commands import NAMES
+from cli.exit_codes import AT_REST, PROBLEMS, ExitCode
+from cli.generate import completions, man, reference
+from cli.main import build_parser
+from statemachine import errors
+
+REPOSITORY = Path(__file__).parents[2]
+REFERENCE = REPOSITORY / "docs" / "reference"
+
+HEAVY = {
+    "alembic", "dcd", "lxml", "msgspec", "rich", "sqlalchemy", "starlette", "statemachine", "store",
+    "structlog", "transitions", "uvicorn", "shtab", "argparse_manpage",
+    "asyncio", "concurrent", "dataclasses", "difflib", "inspect", "logging", "multiprocessing",
+    "subprocess", "tempfile", "unittest", "xml", "importlib.metadata",
+}  # fmt: skip
+
+
+def imported_by(*arguments: str) -> set[str]:
+    """The modules that a command has imported when it ends."""
+    program = (
+        "import sys\n"
+        "from cli.main import main\n"
+        "main(sys.argv[1:])\n"
+        "sys.stdout = sys.__stdout__\n"
+        "print('MODULES', *sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, {str(REPOSITORY)!r})\n{program}",
+         *arguments],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return set(done.stdout.partition("MODULES ")[2].split())
+
+
+@pytest.mark.parametrize("command", [["list"], ["status", "k2"], ["submit", __file__]])
+def test_a_short_command_imports_nothing_slow(command: list[str]) -> None:
+    modules = imported_by("--socket", "/nonexistent/s", *command)
+    assert "http.client" in modules
+    assert not HEAVY & modules
+
+
+def test_the_client_is_the_standard_library_and_rich() -> None:
+    allowed = sys.stdlib_module_names | {"cli", "rich"}
+    for file in (REPOSITORY / "cli").rglob("*.py"):
+        if file.name == "generate.py":
+            continue  # runs at build time
+        imports = re.findall(r"^\s*(?:from|import) (\w+)", file.read_text(), re.MULTILINE)
+        assert set(imports) <= allowed, file
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["sumbit"], "did you mean 'submit'?"),
+        (["list", "--state", "faild"], "did you mean 'failed'?"),
+        ([], "COMMAND"),
+        (["submit"], "MANIFEST"),
+        (["submit", "m.xml", "--set", "hostname"], "'hostname' is not NAME=VALUE"),
+        (["submit", "m.xml", "--set", "=box"], "'=box' is not NAME=VALUE"),
+        (["list", "--limit", "0"], "0 is less than 1"),
+        (["list", "--limit", "2", "--all"], "not allowed with"),
+        (["events", "k2", "--follow", "--verify"], "not allowed with"),
+        (["submit", "m.xml", "--fres"], "unrecognized arguments: --fres"),
+    ],
+)
+def test_wrong_usage_exits_2_and_says_what(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        build_parser().parse_args(arguments)
+    assert stop.value.code == ExitCode.USAGE
+    assert said in capsys.readouterr().err
+
+
+def test_a_word_like_no_other_gets_no_suggestion(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(["xyzzy"])
+    assert "did you mean" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "socket_path"),
+    [
+        (["--socket", "/a", "list"], "/a"),
+        (["list", "--socket", "/b"], "/b"),
+        (["--socket", "/a", "list", "--socket", "/b"], "/b"),
+        (["list"], "/from/environment"),
+    ],
+)
+def test_the_socket_may_stand_before_and_after_the_command(
+    arguments: list[str], socket_path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DCD_SOCKET", "/from/environment")
+    assert build_parser().parse_args(arguments).socket == socket_path
+
+
+@pytest.mark.parametrize(
+    ("platform", "socket_path"),
+    [("linux", "/run/dcd/dcd.sock"), ("sunos5", "/var/run/dcd/dcd.sock")],
+)
+def test_the_socket_is_by_default_where_the_service_has_it(
+    platform: str, socket_path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DCD_SOCKET", raising=False)
+    monkeypatch.setattr(sys, "platform", platform)
+    assert build_parser().parse_args(["list"]).socket == socket_path
+
+
+def test_every_command_takes_json() -> None:
+    samples = {
+        "submit": ["m"],
+        "validate": ["m"],
+        "plan": ["m"],
+        "list": [],
+        "doctor": [],
+        "version": [],
+    }
+    for name in NAMES:
+        arguments = [name, *samples.get(name, ["k2"]), "--json"]
+        assert build_parser().parse_args(arguments).json
+
+
+def test_the_committed_reference_is_current() -> None:
+    for name, text in reference(build_parser()).items():
+        assert (REFERENCE / name).read_text() == text, (
+            "run: python -m cli.generate reference docs/reference"
+        )
+
+
+def test_completions_and_manual_know_every_command() -> None:
+    texts = {**completions(build_parser()), **man(build_parser())}
+    assert set(texts) == {"dcctl.bash", "_dcctl", "dcctl.fish", "dcctl.1"}
+    for name, text in texts.items():
+        for command in NAMES:
+            assert command in text, (name, command)
+
+
+def test_exit_codes_are_those_of_the_documentation() -> None:
+    table = re.findall(r"^\| (\d+) \|", (REFERENCE / "exit-codes.md").read_text(), re.MULTILINE)
+    signals = {ExitCode.INTERRUPTED, ExitCode.BROKEN_PIPE}
+    assert set(map(int, table)) == set(ExitCode) - signals
+
+
+def test_each_problem_of_the_api_has_its_documented_exit_code() -> None:
+    table = re.findall(
+        r"^\| (`.*) \| \d{3} \| (\d+) \|", (REFERENCE / "api.md").read_text(), re.MULTILINE
+    )
+    documented = {
+        name: int(code) for names, code in table for name in re.findall(r"`([\w-]+)`", names)
+    }
+    assert documented == PROBLEMS
+
+
+def test_exit_codes_agree_with_the_daemons_errors() -> None:
+    for error in errors.DcdError.__subclasses__():
+        if error.problem in PROBLEMS:
+            assert PROBLEMS[error.problem] == error.exit_code
+    assert AT_REST["failed"] == errors.CheckpointError.exit_code
