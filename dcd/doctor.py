@@ -104,7 +104,7 @@ def _tools() -> Iterator[HostCheck]:
 
 def _layers(state_dir: Path) -> HostCheck:
     state_dir.mkdir(parents=True, exist_ok=True)
-    store, reason = choose(state_dir)
+    store, reason = choose(state_dir / "layers")
     return HostCheck("layers", "ok", f"{store.name}: {reason}")
 
 

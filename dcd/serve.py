@@ -31,14 +31,14 @@ from dcd.engine.engine import Engine
 from dcd.engine.runner import Runner, Stores
 from dcd.engine.scheduler import Scheduler
 from dcd.platform import notify
-from dcd.worker.recover import kill_leftovers
+from dcd.worker.recover import detach_loops, kill_leftovers
 from statemachine.errors import Unavailable
 from store.artifacts import Artifacts
 from store.blobs import Blobs
 from store.durable import write_file
 from store.eventlog import EventLog
 from store.layers import LayerStore
-from store.layers.choose import choose, open_store
+from store.layers.choose import choose
 
 log = structlog.get_logger()
 
@@ -73,7 +73,7 @@ class Daemon:
         state_dir = self.settings().state_dir
         self._handle_signals()
         identity = _identity(state_dir)
-        await asyncio.to_thread(kill_leftovers, identity, state_dir)
+        await asyncio.to_thread(_clear_away, identity, state_dir)
         broadcast = Broadcast()
         with EventLog(state_dir / "events.db") as events:
             layers = await asyncio.to_thread(self._layers)
@@ -126,10 +126,10 @@ class Daemon:
         notify.ready(f"answering on {self.settings().socket}")
 
     def _layers(self) -> LayerStore:
-        directory = self.settings().state_dir / "layers"
-        if self.settings().layer_backend != "auto":
-            return open_store(self.settings().layer_backend, directory)
-        store, reason = choose(directory)
+        backend = self.settings().layer_backend
+        store, reason = choose(
+            self.settings().state_dir / "layers", None if backend == "auto" else backend
+        )
         log.info("layers", backend=store.name, reason=reason)
         return store
 
@@ -198,6 +198,13 @@ def _identity(state_dir: Path) -> str:
     if not path.exists():
         write_file(path, secrets.token_hex(8).encode())
     return path.read_text().strip()
+
+
+def _clear_away(identity: str, state_dir: Path) -> None:
+    for leftover in kill_leftovers(f"{identity}:"):
+        log.warning("killed what a dead daemon left", pid=leftover.pid, attempt=leftover.marker)
+    for device in detach_loops(state_dir / "layers"):
+        log.warning("detached what a dead daemon left", device=device)
 
 
 def _reconcile(events: EventLog, layers: LayerStore) -> None:

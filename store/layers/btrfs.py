@@ -26,8 +26,9 @@ class BtrfsTrees:
     name = "btrfs"
 
     def prepare(self, directory: Path) -> None:
-        if (found := file_system_of(directory)).type != "btrfs":
-            raise Unprepared(f"{directory} is on {found.type}, not on btrfs")
+        if (found := file_system_of(directory.parent)).type != "btrfs":
+            raise Unprepared(f"{directory.parent} is on {found.type}, not on btrfs")
+        directory.mkdir(mode=0o711, exist_ok=True)
 
     def root(self, workspace: Path) -> Path:
         return workspace / "layer" / "tree"

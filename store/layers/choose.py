@@ -3,6 +3,10 @@
 Each back end in turn makes, commits, stacks, reads and removes layers among the real ones, in a process
 with a mount namespace of its own; the first that does all of it is taken. What the others said is
 kept for `dcctl doctor`. A trial that dies leaves what the reconciler removes.
+
+Each back end keeps its layers in a directory of its own name, so that one never meets the files of
+another, and a back end that has layers is preferred: what builds have completed stays completed when a
+better one becomes available (somebody installs btrfs-progs).
 """
 
 import contextlib
@@ -31,21 +35,23 @@ _BACK_ENDS: dict[str, Callable[[], Trees]] = {
 """Best first."""
 
 
-def choose(directory: Path) -> tuple[LayerStore, str]:
-    """The best back end that works in `directory` (made when needed), and why it is that one.
-
-    Raises Unprepared, with what each back end said, when none works.
+def choose(directory: Path, only: str | None = None) -> tuple[LayerStore, str]:
+    """The best back end that works in `directory` (made when needed), and why it is that one. With
+    `only`, that one, if it works. Raises Unprepared, with what each said, when none does.
     """
+    candidates = [only] if only else list(_BACK_ENDS)
     complaints = []
-    for name in _BACK_ENDS:
+    for name in sorted(candidates, key=lambda name: not _store(name, directory).has_layers()):
         store = _store(name, directory)
         try:
+            directory.mkdir(mode=0o711, parents=True, exist_ok=True)
             store.prepare()
             _try_in_namespace(name, directory)
         except DcdError as error:
             complaints.append(f"{name}: {error.brief}")
         else:
-            return store, "; ".join([f"{name} works on {directory}", *complaints])
+            note = " and has layers" if store.has_layers() else ""
+            return store, "; ".join([f"{name} works in {directory}{note}", *complaints])
     raise Unprepared(
         f"layers cannot be kept in {directory}",
         "\n".join(complaints),
@@ -63,7 +69,7 @@ def _store(name: str, directory: Path) -> LayerDirectory:
         raise Unprepared(
             f"there is no layer back end {name!r}", f"there are {', '.join(_BACK_ENDS)}"
         )
-    return LayerDirectory(directory, _BACK_ENDS[name]())
+    return LayerDirectory(directory / name, _BACK_ENDS[name]())
 
 
 def _try_in_namespace(name: str, directory: Path) -> None:

@@ -34,7 +34,7 @@ class CopyTrees:
     name = "copy"
 
     def prepare(self, directory: Path) -> None:
-        """Nothing is needed."""
+        directory.mkdir(mode=0o711, exist_ok=True)
 
     def root(self, workspace: Path) -> Path:
         return workspace / "layer" / "tree"

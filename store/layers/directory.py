@@ -45,8 +45,8 @@ class Trees(Protocol):
     name: str
 
     def prepare(self, directory: Path) -> None:
-        """Make what the back end needs in the layer directory. Raises Unprepared when it cannot work
-        there."""
+        """Make the layer directory and what the back end needs in it. Raises Unprepared, and leaves
+        nothing, when it cannot work there."""
         ...
 
     def root(self, workspace: Path) -> Path:
@@ -102,10 +102,14 @@ class LayerDirectory:
         self._known: dict[str, _Stored] = {}
 
     def prepare(self) -> None:
-        """Make the directory when it is not there (daemon side, once)."""
-        self.directory.mkdir(mode=0o711, parents=True, exist_ok=True)
-        self._work.mkdir(mode=0o711, exist_ok=True)
+        """Make the directory when it is not there (daemon side, once). Raises Unprepared when the
+        back end cannot work there."""
         self._trees.prepare(self.directory)
+        self._work.mkdir(mode=0o711, parents=True, exist_ok=True)
+
+    def has_layers(self) -> bool:
+        """Whether there is a layer."""
+        return self.directory.exists() and any(self._keys())
 
     def begin(self, parent: str | None, name: str) -> Workspace:
         if not _NAME.fullmatch(name):

@@ -42,7 +42,7 @@ class OverlayTrees:
     name = "overlay"
 
     def prepare(self, directory: Path) -> None:
-        """Nothing is needed."""
+        directory.mkdir(mode=0o711, exist_ok=True)
 
     def root(self, workspace: Path) -> Path:
         return workspace / "root"

@@ -30,23 +30,22 @@ class ZfsTrees:
     name = "zfs"
 
     def prepare(self, directory: Path) -> None:
-        if (found := file_system_of(directory)).type not in _ZFS:
-            raise Unprepared(f"{directory} is on {found.type}, not on ZFS")
+        if (found := file_system_of(directory.parent)).type not in _ZFS:
+            raise Unprepared(f"{directory.parent} is on {found.type}, not on ZFS")
+        directory.mkdir(mode=0o711, exist_ok=True)
         trees = directory / ".trees"
-        if file_system_of(trees if trees.exists() else directory).mounted_at == trees:
-            return
-        # After a restart the datasets may be there, but not mounted yet.
-        dataset = f"{found.source}/dcd-layers-{hashlib.sha256(bytes(trees)).hexdigest()[:12]}"
-        existing = run_tool(
-            "listing datasets", "zfs", "list", "-H", "-r", "-o", "name", found.source
+        name = f"{found.source}/dcd-layers-{hashlib.sha256(bytes(trees)).hexdigest()[:12]}"
+        listing = run_tool(
+            "listing datasets", "zfs", "list", "-H", "-r", "-o", "name,mounted", found.source
         )
-        if dataset not in existing.splitlines():
-            run_tool("making layers", "zfs", "create", "-o", f"mountpoint={trees}", dataset)
+        mounted = dict(line.split("\t") for line in listing.splitlines())
+        if name not in mounted:
+            run_tool("making layers", "zfs", "create", "-o", f"mountpoint={trees}", name)
             trees.chmod(0o700)
-            return
-        for name in existing.splitlines():
-            if name == dataset or name.startswith(f"{dataset}/"):
-                run_tool("mounting layers", "zfs", "mount", name)
+        # After a restart of the machine they may be there, but not mounted yet.
+        for dataset, state in mounted.items():
+            if state == "no" and (dataset == name or dataset.startswith(f"{name}/")):
+                run_tool("mounting layers", "zfs", "mount", dataset)
 
     def root(self, workspace: Path) -> Path:
         return (workspace / "layer" / "tree").resolve()
