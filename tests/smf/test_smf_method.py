@@ -12,6 +12,7 @@ import pytest
 SCRIPT = Path(__file__).parents[2] / "smf" / "svc-dcd.sh"
 
 TOOLS = {
+    "sleep": "exec /bin/sleep 0.02",  # so that a second of the script is short here
     # The stand-ins work on files below $HERE: properties, the contract's members, what the daemon heard.
     "svcprop": '[ "$1" = -p ] && [ "$3" = "$SMF_FMRI" ] && cat "$HERE/properties/$2"',
     "pgrep": '[ "$1 $2" = "-c 42" ] && cat "$HERE/contract"',
@@ -47,8 +48,8 @@ class Service:
             tool.write_text(f"#!/bin/sh\n{text}\n")
             tool.chmod(0o755)
         self.set("socket", "/var/run/dcd/dcd.sock")
-        self.set("stop_grace_seconds", "1")
-        self.set("cancel_grace_seconds", "0")
+        self.set("stop_grace_seconds", "1000")
+        self.set("cancel_grace_seconds", "500")
         (here / "contract").touch()
 
     def set(self, name: str, value: str) -> None:
@@ -182,8 +183,9 @@ def test_outside_smf_and_for_an_unknown_method_nothing_is_done(service: Service)
     assert service.members() == []
 
 
-@pytest.mark.slow
 def test_stop_kills_a_daemon_that_does_not_stop_within_its_grace(service: Service) -> None:
+    service.set("stop_grace_seconds", "1")
+    service.set("cancel_grace_seconds", "0")
     (service.here / "stubborn").touch()
     service.method("start")
     (pid,) = service.members()
