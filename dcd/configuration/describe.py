@@ -1,0 +1,156 @@
+"""The table of settings, written out: reference page, manual page dcd.toml(5), commented file.
+
+    python -m dcd.configuration.describe reference    docs/reference/configuration.md
+    python -m dcd.configuration.describe manual       the manual page, as roff
+    python -m dcd.configuration.describe example      the dcd.toml that the package installs
+
+Each prints to standard output; used when documentation and packages are made.
+"""
+
+import json
+import sys
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dcd.configuration.read import expectation
+from dcd.configuration.settings import SETTINGS, Mode, Setting
+
+_WIDTH = 100
+
+_EMPTY_EXAMPLES = {
+    "include_directories": '["/srv/manifests"]',
+    "include_map": '{ "/usr/share/distro_const/" = "/srv/caiman/manifest" }',
+    "checkpoint_modules": '["acme.checkpoints.*"]',
+    "operate": '["@release"]',
+    "administer": '["alice"]',
+    "host_code": '["@release"]',
+}
+"""What a person may want to write where the default is empty."""
+
+
+def toml(value: Any) -> str:
+    """A setting's value as TOML."""
+    if isinstance(value, Mode | Path):
+        return json.dumps(str(value))
+    if isinstance(value, str | tuple):
+        return json.dumps([str(item) for item in value] if isinstance(value, tuple) else value)
+    if isinstance(value, Mapping):
+        pairs = ", ".join(f"{json.dumps(k)} = {json.dumps(str(v))}" for k, v in value.items())
+        return f"{{ {pairs} }}" if pairs else "{}"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def example() -> str:
+    """A dcd.toml in which every setting stands commented out with its default."""
+    parts = [
+        "# Settings of the distribution constructor daemon; dcd.toml(5) describes the format.\n"
+        "# `systemctl reload dcd` applies changes, except where a setting says otherwise; `dcctl config` "
+        "shows\n# the effective values. What is commented out is the default.\n"
+    ]
+    for setting in SETTINGS.values():
+        comment = textwrap.fill(
+            f"{setting.description} {_note(setting)}".strip(),
+            _WIDTH,
+            initial_indent="# ",
+            subsequent_indent="# ",
+        )
+        shown = _EMPTY_EXAMPLES.get(setting.name)
+        instead = f"\n# for example: {shown}" if shown else ""
+        parts.append(f"{comment}{instead}\n#{setting.name} = {toml(setting.default)}\n")
+    return "\n".join(parts)
+
+
+def reference() -> str:
+    """The reference page, in Markdown."""
+    lines = [
+        "# Configuration",
+        "",
+        "<!-- Made from the table of settings: python -m dcd.configuration.describe reference -->",
+        "",
+        "Settings come from, strongest first: options of `dcd serve`, environment variables, one TOML",
+        "file (`--config FILE`; the Debian package uses `/etc/dcd/dcd.toml`) or, on illumos, the",
+        "properties of the service's property group `config` (`--from-smf`), and defaults. `dcctl config`",
+        "shows each effective value and where it comes from. An unknown or wrong setting is an error, not",
+        "a warning, and names the file and line.",
+        "",
+        "`systemctl reload dcd`, or `svcadm refresh dcd`, applies changes without touching builds; settings",
+        "marked *restart* wait for the next start.",
+        "",
+    ]
+    for setting in SETTINGS.values():
+        shown = _EMPTY_EXAMPLES.get(setting.name)
+        lines += [
+            f"## `{setting.name}`",
+            "",
+            *textwrap.wrap(setting.description, _WIDTH),
+            "",
+            f"- {expectation(setting)}; default `{toml(setting.default)}`",
+            *(
+                [f"- one of {', '.join(f'`{c}`' for c in setting.choices)}"]
+                if setting.choices
+                else []
+            ),
+            *([f"- at least {setting.minimum}"] if setting.minimum else []),
+            *([f"- for example `{shown}`"] if shown else []),
+            *([f"- environment variable `{setting.environment}`"] if setting.environment else []),
+            *([] if setting.reloads else ["- *restart*"]),
+            "",
+        ]
+    lines += [
+        "## In SMF",
+        "",
+        "The properties have the same names, below `config/`. Numbers are of type `count`, all else is",
+        "`astring`; lists have several values, and each value of `include_map` is `PREFIX=DIRECTORY`.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def manual() -> str:
+    """dcd.toml(5), as roff (man(7))."""
+    parts = [
+        '.TH DCD.TOML 5 "" dcd "File Formats"',
+        ".SH NAME",
+        r"dcd.toml \- settings of the distribution constructor daemon",
+        ".SH SYNOPSIS",
+        "/etc/dcd/dcd.toml",
+        ".SH DESCRIPTION",
+        _roff(
+            "A TOML file; every setting is a key at the top level. An unknown key, or a value of another "
+            "type, keeps the daemon from starting, and a reload from taking effect. `dcctl config` shows "
+            "the effective values and where each comes from."
+        ),
+        ".SH SETTINGS",
+    ]
+    for setting in SETTINGS.values():
+        facts = f"{expectation(setting).capitalize()}; default {toml(setting.default)}. {_note(setting)}"
+        parts += [
+            ".TP",
+            f".B {setting.name}",
+            _roff(setting.description),
+            ".br",
+            _roff(facts.strip()),
+        ]
+    parts += [".SH SEE ALSO", ".BR dcctl (1),", ".BR dcd (8)"]
+    return "\n".join(parts) + "\n"
+
+
+def _note(setting: Setting) -> str:
+    choices = f"One of {', '.join(setting.choices)}." if setting.choices else ""
+    restart = "" if setting.reloads else "Needs a restart."
+    return f"{choices} {restart}".strip()
+
+
+def _roff(text: str) -> str:
+    escaped = text.replace("\\", r"\e").replace("-", r"\-").replace("`", "")
+    return rf"\&{escaped}" if escaped.startswith((".", "'")) else escaped
+
+
+_FORMS = {"reference": reference, "manual": manual, "example": example}
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] not in [[name] for name in _FORMS]:
+        sys.exit(f"usage: python -m dcd.configuration.describe {'|'.join(_FORMS)}")
+    sys.stdout.write(_FORMS[sys.argv[1]]())
