@@ -150,7 +150,7 @@ class FakeBuild:
             data=payload,
             hash="h" * 64,
         )
-        data = msgspec.to_builtins(event)
+        data = msgspec.json.decode(msgspec.json.encode(event))
         self.events.append(data)
         self.view["state"] = STATES.get(kind, self.view["state"])
         if kind == "BuildFailed":
