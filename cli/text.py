@@ -145,8 +145,9 @@ def short_path(path: str) -> str:
 
 
 def headline(build: Json, stream: TextIO | None = None) -> str:
-    """A build and its state in a line: `debian-live k2p7: paused (before create-iso)`."""
-    reason = f" ({build['reason']})" if build["reason"] else ""
+    """A build and its state in a line: `debian-live k2p7: paused (before create-iso)`. Why it failed
+    is left to its error, which says more."""
+    reason = f" ({build['reason']})" if build["reason"] and build["state"] != "failed" else ""
     state = coloured(build["state"], build["state"], stream)
     return f"{printable(build['name'])} {build['id']}: {state}{printable(reason)}"
 
