@@ -22,8 +22,10 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     serve = commands.add_parser("serve", help="run the daemon in the foreground")
-    serve.add_argument("--state-dir", type=Path, metavar="DIR", help="where builds live")
-    serve.add_argument("--socket", type=Path, metavar="PATH", help="where dcctl finds the daemon")
+    serve.add_argument("--state-dir", type=_absolute, metavar="DIR", help="where builds live")
+    serve.add_argument(
+        "--socket", type=_absolute, metavar="PATH", help="where dcctl finds the daemon"
+    )
     serve.add_argument("--config", type=Path, metavar="FILE", help="a TOML file of settings")
     serve.set_defaults(run=_serve)
 
@@ -35,6 +37,10 @@ def build_parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="print JSON")
     doctor.set_defaults(run=_doctor)
     return parser
+
+
+def _absolute(text: str) -> Path:
+    return Path(text).absolute()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

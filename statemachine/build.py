@@ -38,7 +38,7 @@ from statemachine.events import (
     PauseRequested,
     Payload,
 )
-from statemachine.keys import with_external
+from statemachine.keys import with_external, with_salt
 from statemachine.plan import Plan
 
 COUNTED_CAUSES = frozenset({"daemon-died", "machine-rebooted", "worker-died"})
@@ -305,10 +305,18 @@ def advance(state: BuildState, payload: Payload) -> BuildState:
             return _resumed(state, payload)
         case BuildRewound():
             first = state.index(payload.checkpoint)
+            # Who rewinds wants it to run again, not to find what it made.
+            plan = with_salt(state.plan, first, f"{state.id}:{state.sequence}")
             return replace(
                 state,
+                plan=plan,
                 checkpoints=state.checkpoints[:first]
-                + tuple(map(_pending, state.checkpoints[first:])),
+                + tuple(
+                    replace(_pending(record), key=planned.key)
+                    for record, planned in zip(
+                        state.checkpoints[first:], plan.checkpoints[first:], strict=True
+                    )
+                ),
                 rewound_to=payload.checkpoint,
                 published=(),
             )

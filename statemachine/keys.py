@@ -21,6 +21,7 @@ ROOT = ""
 """The key before the first checkpoint."""
 
 EXTERNAL = "external"
+SALT = "salt"
 
 _PHRASES = {
     "class": "its class {verb}",
@@ -30,6 +31,7 @@ _PHRASES = {
     "manifest": "{name} {verb}",
     "input": "file {name} {verb}",
     EXTERNAL: "repository {name} {verb}",
+    SALT: "what was made before is declined",
 }
 
 
@@ -69,6 +71,30 @@ def with_external(plan: Plan, index: int, external: Mapping[str, str]) -> Plan:
     changed = replace(checkpoint, ingredients=kept + found)
     return _chain_from(
         (*plan.checkpoints[:index], changed, *plan.checkpoints[index + 1 :]), first=index
+    )
+
+
+def with_salt(plan: Plan, index: int, salt: str) -> Plan:
+    """The plan with every key from checkpoint `index` on unlike any other's. So reuse is declined,
+    for a fresh build and for what was rewound, and no layer that others stand on is touched."""
+    checkpoint = plan.checkpoints[index]
+    kept = tuple(part for part in checkpoint.ingredients if part.kind != SALT)
+    salted = replace(checkpoint, ingredients=(*kept, Ingredient(SALT, "", digest(salt))))
+    return _chain_from(
+        (*plan.checkpoints[:index], salted, *plan.checkpoints[index + 1 :]), first=index
+    )
+
+
+def salted_like(plan: Plan, old: Plan) -> Plan:
+    """The plan with the salts that checkpoints of the same names have in `old`: what was declined
+    stays declined when the manifest is replaced."""
+    salts = {
+        planned.name: tuple(part for part in planned.ingredients if part.kind == SALT)
+        for planned in old.checkpoints
+    }
+    return chain(
+        replace(planned, ingredients=(*planned.ingredients, *salts.get(planned.name, ())))
+        for planned in plan.checkpoints
     )
 
 

@@ -18,7 +18,7 @@ until "$bin/dcctl" version >/dev/null 2>&1; do
 done
 
 unfinished=$("$bin/dcctl" list --json --state queued,running,paused,failed --limit 1 |
-    "$bin/python" -c 'import json, sys; print(*(b["id"] for b in json.load(sys.stdin)["builds"]))')
+    "$bin/python" -c 'import json, sys; print(*(b["id"] for b in json.load(sys.stdin)))')
 if [ -n "$unfinished" ]; then
     echo "going on with build $unfinished"
     "$bin/dcctl" resume "$unfinished" >/dev/null 2>&1 || true

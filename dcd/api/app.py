@@ -58,7 +58,7 @@ MAX_LOG_BYTES = 8 * 1024 * 1024
 
 AFTER = QueryParameter("after", "a position: events after it")
 OFFSET = QueryParameter("offset", "bytes to skip")
-FORMAT = QueryParameter("format", "language of the drawing", type=str, choices=("mermaid", "dot"))
+FORMAT = QueryParameter("format", "language of the drawing", str, choices=("mermaid", "dot"))
 STATE = QueryParameter(
     "state", "only builds in these states, separated by commas", str, pattern="^[a-z]+(,[a-z]+)*$"
 )

@@ -102,7 +102,7 @@ def _describe(operation: Operation, schemas: dict[type, Any]) -> dict[str, Any]:
 
 def _query(parameter: QueryParameter) -> dict[str, Any]:
     schema: dict[str, Any]
-    if parameter.type is int:
+    if parameter.kind is int:
         schema = {"type": "integer", "minimum": parameter.minimum, "maximum": parameter.maximum}
     elif parameter.choices:
         schema = {"type": "string", "enum": list(parameter.choices)}

@@ -30,7 +30,7 @@ class QueryParameter:
 
     name: str
     description: str
-    type: type[int] | type[str] = int
+    kind: type[int] | type[str] = int
     minimum: int = 0
     maximum: int = 2**53 - 1
     choices: tuple[str, ...] = ()

@@ -5,10 +5,11 @@ JSON Schema for the OpenAPI document; so the document cannot drift from the code
 added, never renamed or retyped, within `/v1`.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated
 
+import msgspec
 from msgspec import Meta
 
 from dcd.doctor import HostCheck
@@ -22,16 +23,18 @@ CheckpointName = Annotated[str, Meta(min_length=1, max_length=128)]
 ShortText = Annotated[str, Meta(max_length=4096)]
 
 
-@dataclass(frozen=True, slots=True)
-class ManifestText:
+class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of what clients send: a field that is not known is an error, not ignored."""
+
+
+class ManifestText(Request, frozen=True):
     """A manifest as the client read it, and the absolute path it read it from."""
 
     path: ShortText
     text: Annotated[str, Meta(max_length=2_000_000)]
 
 
-@dataclass(frozen=True, slots=True)
-class UploadedFile:
+class UploadedFile(Request, frozen=True):
     """A file that the client has uploaded as a blob."""
 
     sha256: Sha256
@@ -42,18 +45,16 @@ Files = Annotated[dict[str, UploadedFile | None], Meta(max_length=10_000)]
 Parameters = Annotated[dict[str, str], Meta(max_length=1_000)]
 
 
-@dataclass(frozen=True, slots=True)
-class ManifestRequest:
+class ManifestRequest(Request, frozen=True):
     """Body of `validate` and `plan`."""
 
     manifest: ManifestText
-    files: Files = field(default_factory=dict)
-    parameters: Parameters = field(default_factory=dict)
+    files: Files = {}
+    parameters: Parameters = {}
     fresh: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class SubmitRequest(ManifestRequest):
+class SubmitRequest(ManifestRequest, frozen=True):
     """Body of `POST /v1/builds`."""
 
     pause_before: CheckpointName | None = None
@@ -61,21 +62,19 @@ class SubmitRequest(ManifestRequest):
     idempotency_key: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class PauseRequest:
+class PauseRequest(Request, frozen=True):
     """Body of `pause`: before which checkpoint; None: after the running one."""
 
     before: CheckpointName | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResumeRequest:
+class ResumeRequest(Request, frozen=True, rename={"rewind_to": "from"}):
     """Body of `resume`. `rewind_to` goes by the name `from` on the wire."""
 
     rewind_to: CheckpointName | None = None
     pause_before: CheckpointName | None = None
     manifest: ManifestText | None = None
-    files: Files = field(default_factory=dict)
+    files: Files = {}
     parameters: Parameters | None = None
 
 

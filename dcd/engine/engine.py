@@ -178,8 +178,8 @@ class Engine:
         self._runner.planned(build, fresh=replacement is not None)
         if replacement is None:
             return state, [], []
-        kept = min(kept_prefix(before.plan, replacement.plan), state.completed)
-        return state, *_compared(before.plan, replacement.plan, kept)
+        kept = min(kept_prefix(before.plan, state.plan), before.completed)
+        return state, *_compared(before.plan, state.plan, kept)
 
     async def cancel(self, build: str, actor: Actor) -> BuildState:
         """Give the build up; an attempt that runs is stopped."""

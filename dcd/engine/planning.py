@@ -10,7 +10,6 @@ import os
 import shutil
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 from dcd.checkpoints.interface import Checkpoint
@@ -22,7 +21,7 @@ from dcd.manifest.parse import Loaded, restore
 from dcd.platform import tools
 from statemachine.build import BuildState
 from statemachine.errors import Unprepared
-from statemachine.keys import EXTERNAL, chain, digest
+from statemachine.keys import EXTERNAL, chain, with_salt
 from statemachine.plan import Ingredient, Plan, PlannedCheckpoint
 
 PROXY_VARIABLES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy")
@@ -45,11 +44,8 @@ def make_plan(loaded: Loaded, allowed: Collection[str], salt: str | None = None)
         _planned(loaded, spec, instance, external, allowed)
         for spec, instance, external in zip(specs, instances, states, strict=True)
     ]
-    if salt is not None:
-        first = planned[0]
-        fresh = Ingredient("salt", "", digest(salt))
-        planned[0] = replace(first, ingredients=(*first.ingredients, fresh))
-    return chain(planned)
+    plan = chain(planned)
+    return plan if salt is None else with_salt(plan, 0, salt)
 
 
 def external_state(state: BuildState, index: int, allowed: Collection[str]) -> dict[str, str]:

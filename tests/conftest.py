@@ -1,0 +1,171 @@
+"""A private daemon for tests: real processes, a real socket, and a look for leaks afterwards."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import escape
+
+import pytest
+
+from dcd.worker.recover import leftover_workers
+
+PROMPT_SECONDS = 30.0
+SETTLED = ("paused", "failed", "cancelled", "completed")
+
+
+class Daemon:
+    """`dcd serve` on a state directory and a socket of its own, and dcctl to talk to it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.state_dir = directory / "state"
+        self.socket = directory / "s"
+        self.log = directory / "daemon.log"
+        self.settings: dict[str, Any] = {"min_free_bytes": 0, "stop_grace_seconds": 0.5}
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, wrapper: tuple[str, ...] = ()) -> "Daemon":
+        """Start it and wait until it is ready. `wrapper` is put before the command."""
+        self.spawn(wrapper)
+        self.wait_until_ready()
+        return self
+
+    def spawn(self, wrapper: tuple[str, ...] = ()) -> None:
+        """Start it without waiting."""
+        config = self.state_dir.parent / "dcd.toml"
+        config.write_text("".join(f"{k} = {json.dumps(v)}\n" for k, v in self.settings.items()))
+        self._ready_from = self.log.stat().st_size if self.log.exists() else 0
+        command = [*wrapper, sys.executable, "-m", "dcd.main", "serve", "--config", str(config)]
+        command += ["--state-dir", str(self.state_dir), "--socket", str(self.socket)]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(command, stderr=log, stdout=log)
+
+    def wait_until_ready(self) -> None:
+        """Until the daemon says so; fails with its log when it ends instead."""
+        assert self.process is not None
+        deadline = time.monotonic() + PROMPT_SECONDS
+        while b'"event": "ready"' not in self.log.read_bytes()[self._ready_from :]:
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"the daemon did not become ready:\n{self.log.read_text()}")
+            time.sleep(0.02)
+
+    def kill(self) -> None:
+        """SIGKILL, as a power cut of the process."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> int:
+        """SIGTERM; returns the exit status."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(PROMPT_SECONDS)
+
+    def ctl(self, *arguments: str | Path, status: int | None = 0) -> str:
+        """Run dcctl; fails unless it exits with `status` (None: with any). Returns its output."""
+        result = self.run(*arguments)
+        if status is not None and result.returncode != status:
+            pytest.fail(
+                f"dcctl {arguments} exited {result.returncode}, not {status}\n"
+                f"{result.stdout}{result.stderr}\n{self.log.read_text()[-3000:]}"
+            )
+        return result.stdout
+
+    def run(self, *arguments: str | Path) -> "subprocess.CompletedProcess[str]":
+        """Run dcctl and return what came of it."""
+        command = [sys.executable, "-m", "cli.main", *map(str, arguments)]
+        environment = {**os.environ, "DCD_SOCKET": str(self.socket)}
+        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+
+    def json(self, *arguments: str | Path, status: int | None = 0) -> Any:
+        """Run dcctl with --json and parse its one document."""
+        return json.loads(self.ctl(*arguments, "--json", status=status))
+
+    def submit(self, manifest: Path, *options: str) -> str:
+        """Submit a manifest and return the build's id."""
+        return self.ctl("submit", manifest, *options).strip()
+
+    def events(self, build: str) -> list[dict[str, Any]]:
+        """All events of a build."""
+        return [json.loads(line) for line in self.ctl("events", build, "--json").splitlines()]
+
+    def wait(self, build: str, *states: str, seconds: float = 60.0) -> dict[str, Any]:
+        """Until the build is in one of the states (default: any in which it stands still)."""
+        deadline = time.monotonic() + seconds
+        while True:
+            status: dict[str, Any] = self.json("status", build)
+            if status["state"] in (states or SETTLED):
+                return status
+            if time.monotonic() > deadline:
+                pytest.fail(f"still {status['state']}: {status}\n{self.log.read_text()[-3000:]}")
+            time.sleep(0.05)
+
+    def wait_for_event(self, build: str, kind: str, seconds: float = 60.0) -> dict[str, Any]:
+        """Until the build has an event of that type; returns the last of them."""
+        deadline = time.monotonic() + seconds
+        while not (found := [event for event in self.events(build) if event["type"] == kind]):
+            if time.monotonic() > deadline:
+                pytest.fail(f"no {kind}: {self.events(build)}\n{self.log.read_text()[-3000:]}")
+            time.sleep(0.02)
+        return found[-1]
+
+    def leaks(self) -> list[str]:
+        """Mounts, loop devices and worker processes that belong to the state directory."""
+        place = str(self.state_dir)
+        mounts = [line for line in Path("/proc/mounts").read_text().splitlines() if place in line]
+        loops = [
+            path.read_text()
+            for path in Path("/sys/block").glob("loop*/loop/backing_file")
+            if path.read_text().startswith(place)
+        ]
+        identity = self.state_dir / "id"
+        workers = leftover_workers(f"{identity.read_text()}:") if identity.exists() else []
+        spaces = [str(path) for path in self.state_dir.glob("layers/*/.work/*")]
+        return [*mounts, *loops, *map(str, workers), *spaces]
+
+
+@pytest.fixture
+def cold_daemon(tmp_path: Path) -> Iterator[Daemon]:
+    """A daemon that is not started; killed afterwards if it runs."""
+    daemon = Daemon(tmp_path)
+    try:
+        yield daemon
+    finally:
+        if daemon.process is not None and daemon.process.poll() is None:
+            daemon.kill()
+
+
+@pytest.fixture
+def daemon(cold_daemon: Daemon) -> Iterator[Daemon]:
+    """A running daemon. After the test it is stopped, and nothing of it may be left."""
+    yield cold_daemon.start()
+    if cold_daemon.process is not None and cold_daemon.process.poll() is None:
+        assert cold_daemon.stop() == 0, cold_daemon.log.read_text()[-3000:]
+    assert cold_daemon.leaks() == []
+
+
+WriteManifest = Callable[..., Path]
+
+
+@pytest.fixture
+def write_manifest(tmp_path: Path) -> WriteManifest:
+    """Writes a manifest whose checkpoints are custom scripts, each (name, shell line)."""
+
+    def write(*checkpoints: tuple[str, str], name: str = "small") -> Path:
+        steps = "\n".join(
+            f'<checkpoint name="{checkpoint}" mod_path="dcd/checkpoints/custom_script"'
+            f' checkpoint_class="CustomScript"><args>{escape(line)}</args></checkpoint>'
+            for checkpoint, line in checkpoints
+        )
+        path = tmp_path / f"{name}.xml"
+        path.write_text(
+            f'<dc><distro name="{name}"><execution>\n{steps}\n</execution></distro></dc>\n'
+        )
+        return path
+
+    return write
