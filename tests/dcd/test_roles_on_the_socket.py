@@ -1,0 +1,245 @@
+"""Users of each role try what they may and may not, over the socket of a real daemon.
+
+The daemon is private and runs as root; each request comes from a process that has become another user,
+so that the kernel, the configuration and the API all have their say.
+"""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.root
+
+ROOT = Path(__file__).parents[2]
+USERS = {"nobody_at_all": 70010, "observer": 70011, "submitter": 70012, "operator": 70013}
+USERS |= {"administrator": 70014, "scripter": 70015}
+
+PYTHON = (sys.executable, "-I", "-S", "-c")
+"""Starts fast, and needs nothing but the standard library."""
+
+REQUEST = """
+import http.client, json, os, socket, sys
+path, uid, method, target, body = sys.argv[1:]
+os.setgroups([])
+os.setgid(int(uid))
+os.setuid(int(uid))
+connection = http.client.HTTPConnection("dcd", timeout=60)
+connection.sock = socket.socket(socket.AF_UNIX)
+connection.sock.connect(path)
+connection.request(method, target, body or None, {"Content-Type": "application/json"})
+answer = connection.getresponse()
+print(json.dumps([answer.status, answer.read().decode()]))
+"""
+
+
+def manifest(name: str, mod_path: str, checkpoint_class: str, software: str = "") -> str:
+    return (
+        f'<dc><distro name="small">{software}<execution stop_on_error="true">'
+        f'<checkpoint name="{name}" mod_path="{mod_path}" checkpoint_class="{checkpoint_class}">'
+        + ("" if software else "<args>true</args>")
+        + "</checkpoint></execution></distro></dc>"
+    )
+
+
+SCRIPT = manifest("script", "dcd/checkpoints/custom_script", "CustomScript")
+HARMLESS = manifest(
+    "copy",
+    "dcd/checkpoints/transfer/cpio",
+    "TransferCPIO",
+    '<software name="copy" type="CPIO">'
+    '<destination><dir path="{BOOT_ARCHIVE}"/></destination>'
+    '<source><dir path="{PKG_IMAGE_PATH}"/></source>'
+    "<software_data><name>etc</name></software_data></software>",
+)
+
+
+class Daemon:
+    """A daemon whose socket everybody can reach; `ask` asks as one of USERS, or as root."""
+
+    def __init__(self, directory: Path) -> None:
+        self.socket = directory / "dcd.sock"
+        settings = directory / "dcd.toml"
+        roles = {"observer": "observe", "submitter": "submit", "operator": "operate"}
+        roles |= {"administrator": "administer"}
+        lines = [f'{role} = ["{USERS[user]}"]' for user, role in roles.items()]
+        lines.append('host_code = ["70015"]')
+        lines[1] = 'submit = ["70012", "70015"]'
+        settings.write_text('socket_mode = "0666"\ngroup = ""\n' + "\n".join(lines) + "\n")
+        state = ["--state-dir", str(directory / "state"), "--socket", str(self.socket)]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "dcd.main", "serve", *state, "--config", str(settings)],
+            cwd=ROOT,
+            stderr=(directory / "log").open("w"),
+        )
+        deadline = time.monotonic() + 60
+        while not self._answers():
+            assert self.process.poll() is None, (directory / "log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    def _answers(self) -> bool:
+        return self.socket.exists() and self.ask(0, "GET", "/v1/health")[0] == 200
+
+    def ask(
+        self, who: str | int, method: str, target: str, body: dict[str, Any] | None = None
+    ) -> tuple[int, Any]:
+        uid = USERS[who] if isinstance(who, str) else who
+        text = json.dumps(body) if body is not None else ""
+        command = [*PYTHON, REQUEST, str(self.socket), str(uid), method, target, text]
+        result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        if result.returncode != 0:
+            return 0, result.stderr
+        status, answer = json.loads(result.stdout)
+        return status, json.loads(answer) if answer.startswith("{") else answer
+
+    def submit(self, who: str | int, text: str) -> tuple[int, Any]:
+        return self.ask(who, "POST", "/v1/builds", submission(text))
+
+
+def submission(text: str) -> dict[str, Any]:
+    first = text.split('<checkpoint name="')[1].split('"')[0]
+    return {"manifest": {"path": "/m.xml", "text": text}, "pause_before": first}
+
+
+@pytest.fixture(scope="module")
+def daemon() -> Iterator[Daemon]:
+    # Not tmp_path: only root may pass through that.
+    directory = Path(tempfile.mkdtemp(prefix="dcd-roles-"))
+    directory.chmod(0o711)
+    started = None
+    try:
+        started = Daemon(directory)
+        yield started
+    finally:
+        if started is not None:
+            started.process.send_signal(signal.SIGTERM)
+            started.process.wait(60)
+        shutil.rmtree(directory)
+
+
+@pytest.fixture
+def build_of_root(daemon: Daemon) -> str:
+    status, build = daemon.submit(0, HARMLESS)
+    assert status == 201, build
+    return str(build["id"])
+
+
+EVERYBODY = set(USERS)
+SUBMITTERS = {"submitter", "operator", "administrator", "scripter"}
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "allowed"),
+    [
+        ("GET", "/v1/version", EVERYBODY),
+        ("GET", "/v1/health", EVERYBODY),
+        ("GET", "/v1/builds", EVERYBODY - {"nobody_at_all"}),
+        ("GET", "/v1/builds/{id}", EVERYBODY - {"nobody_at_all"}),
+        ("GET", "/v1/builds/{id}/events", EVERYBODY - {"nobody_at_all"}),
+        ("GET", "/v1/builds/{id}/logs", EVERYBODY - {"nobody_at_all"}),
+        ("POST", "/v1/validate", SUBMITTERS),
+        ("POST", "/v1/plan", SUBMITTERS),
+        ("POST", "/v1/builds/{id}/pause", {"operator", "administrator"}),
+        ("POST", "/v1/builds/{id}/resume", {"operator", "administrator"}),
+        ("POST", "/v1/builds/{id}/cancel", {"operator", "administrator"}),
+    ],
+)
+def test_a_role_may_what_it_may_and_nothing_else(
+    daemon: Daemon, build_of_root: str, method: str, target: str, allowed: set[str]
+) -> None:
+    body: dict[str, Any] | None = None if method == "GET" else {}
+    if target in ("/v1/validate", "/v1/plan"):
+        body = {"manifest": {"path": "/m.xml", "text": HARMLESS}}
+    answers = {
+        user: daemon.ask(user, method, target.format(id=build_of_root), body)[0] for user in USERS
+    }
+    assert 0 not in answers.values(), answers
+    refused = {user for user, status in answers.items() if status == 403}
+    # Another answer than 403 may be a conflict with the state: the request was let in.
+    assert EVERYBODY - refused == allowed, answers
+
+
+def test_only_a_submitter_submits_and_one_controls_ones_own_builds(daemon: Daemon) -> None:
+    assert daemon.submit("observer", HARMLESS)[0] == 403
+    status, build = daemon.submit("submitter", HARMLESS)
+    assert (status, build["actor"]["uid"]) == (201, USERS["submitter"])
+    cancel = f"/v1/builds/{build['id']}/cancel"
+    assert daemon.ask("scripter", "POST", cancel, {})[0] == 403
+    status, cancelled = daemon.ask("submitter", "POST", cancel, {})
+    assert (status, cancelled["state"]) == (200, "cancelled")
+    _, events = daemon.ask("observer", "GET", f"/v1/builds/{build['id']}/events")
+    assert {event["actor"]["uid"] for event in events["events"]} <= {USERS["submitter"], None}
+
+
+def test_code_on_the_host_needs_its_own_right_whatever_the_role(daemon: Daemon) -> None:
+    for user in ("submitter", "operator", "administrator"):
+        status, problem = daemon.submit(user, SCRIPT)
+        assert (status, problem["type"]) == (403, "urn:dcd:problem:permission")
+        assert "host_code" in problem["detail"]
+    assert daemon.submit("scripter", SCRIPT)[0] == 201
+
+
+def test_a_new_manifest_at_resume_is_measured_like_a_submitted_one(daemon: Daemon) -> None:
+    _, build = daemon.submit("submitter", HARMLESS)
+    resume = {"manifest": {"path": "/m.xml", "text": SCRIPT}}
+    status, problem = daemon.ask("submitter", "POST", f"/v1/builds/{build['id']}/resume", resume)
+    assert (status, "host_code" in problem["detail"]) == (403, True)
+
+
+def test_the_event_log_blobs_and_layers_are_for_root_alone(daemon: Daemon) -> None:
+    state = daemon.socket.parent / "state"
+    program = (
+        "import os, sys; os.setgroups([]); os.setgid(70011); os.setuid(70011)\n"
+        "for path in sys.argv[1:]:\n"
+        "    try: os.listdir(path) if os.path.isdir(path) else open(path).close()\n"
+        "    except PermissionError: continue\n"
+        "    print(path)\n"
+    )
+    private = [state, state / "events.db", state / "blobs", state / "layers"]
+    assert all(path.exists() for path in private)
+    paths = [str(path) for path in private]
+    result = subprocess.run(
+        [sys.executable, "-c", program, *paths], capture_output=True, text=True, check=True
+    )
+    assert result.stdout == ""
+
+
+def test_a_user_without_the_sockets_group_does_not_get_in(tmp_path: Path) -> None:
+    directory = Path(tempfile.mkdtemp(prefix="dcd-roles-"))
+    try:
+        directory.chmod(0o711)
+        address = directory / "dcd.sock"
+        where = ["--state-dir", str(tmp_path / "state"), "--socket", str(address)]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "dcd.main", "serve", *where],
+            cwd=ROOT,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            deadline = time.monotonic() + 60
+            while not address.exists() and time.monotonic() < deadline:
+                time.sleep(0.05)
+            assert address.stat().st_mode & 0o777 == 0o660
+            arguments = [str(address), "70010", "GET", "/v1/health", ""]
+            result = subprocess.run(
+                [*PYTHON, REQUEST, *arguments],
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=60,
+            )
+            assert "PermissionError" in result.stderr
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
+    finally:
+        shutil.rmtree(directory)
