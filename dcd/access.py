@@ -18,7 +18,7 @@ from dcd.manifest.constructors import OWN
 from dcd.manifest.original_names import COUNTERPARTS
 from statemachine.errors import PermissionDenied
 from statemachine.events import Actor
-from statemachine.plan import Plan
+from statemachine.plan import Plan, PlannedCheckpoint
 
 
 class Role(StrEnum):
@@ -80,19 +80,18 @@ def require(
 
 
 def host_code(plan: Plan) -> tuple[str, ...]:
-    """The checkpoints of `plan` that run the submitter's code on the host, by name: custom scripts,
-    and classes from modules outside the project. Not empty: `Action.RUN_HOST_CODE` is needed."""
-    return tuple(
-        checkpoint.name
-        for checkpoint in plan.checkpoints
-        if _runs_host_code(checkpoint.mod_path, checkpoint.checkpoint_class)
-    )
+    """The checkpoints of `plan` that run the submitter's code on the host, by name: custom scripts
+    outside the image, and classes from modules outside the project. Not empty:
+    `Action.RUN_HOST_CODE` is needed."""
+    return tuple(checkpoint.name for checkpoint in plan.checkpoints if _runs_host_code(checkpoint))
 
 
-def _runs_host_code(mod_path: str, checkpoint_class: str) -> bool:
-    named = (mod_path.replace("/", ".").removesuffix(".py"), checkpoint_class)
-    module, _ = COUNTERPARTS.get(named, named)
-    return module in _SCRIPT_MODULES or not module.startswith(f"{OWN}.")
+def _runs_host_code(checkpoint: PlannedCheckpoint) -> bool:
+    module = checkpoint.mod_path.replace("/", ".").removesuffix(".py")
+    module, _ = COUNTERPARTS.get((module, checkpoint.checkpoint_class), (module, ""))
+    if module in _SCRIPT_MODULES:
+        return checkpoint.kwargs.get("chroot") is not True
+    return not module.startswith(f"{OWN}.")
 
 
 def roles(configuration: Configuration, actor: Actor) -> frozenset[Role]:

@@ -136,6 +136,25 @@ def test_scripts_and_foreign_modules_need_the_right_to_run_host_code(
     assert host_code(Plan((checkpoint,))) == (("x",) if needs_the_right else ())
 
 
+@pytest.mark.parametrize(
+    ("kwargs", "needs_the_right"),
+    [({"chroot": True}, False), ({"chroot": False}, True), ({"chroot": "true"}, True), ({}, True)],
+)
+def test_a_script_inside_the_image_needs_no_more_than_packages_do(
+    kwargs: dict[str, object], needs_the_right: bool
+) -> None:
+    checkpoint = PlannedCheckpoint(
+        name="x",
+        description="",
+        mod_path="dcd/checkpoints/custom_script",
+        checkpoint_class="CustomScript",
+        key="",
+        ingredients=(),
+        kwargs=kwargs,
+    )
+    assert bool(host_code(Plan((checkpoint,)))) == needs_the_right
+
+
 named = st.lists(st.sampled_from(["alice", "bob", "@no-such-group"])).map(tuple)
 
 
