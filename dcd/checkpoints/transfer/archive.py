@@ -18,19 +18,11 @@ from dcd.manifest.doc import DataObjectCache, software_for
 from dcd.manifest.objects.software import Dir
 from dcd.manifest.values import InputPath
 from dcd.platform.copying import copy_entries
+from dcd.platform.cpio_archive import MAGICS, unpack_cpio
 from statemachine.errors import CheckpointError, InvalidManifest
 
 _GZIP, _BZIP2, _XZ = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00"
 _ZSTD = b"\x28\xb5\x2f\xfd"
-_CPIO = (b"070701", b"070702", b"070707", b"\xc7\x71", b"\x71\xc7")
-
-_CPIO_OPTIONS = (
-    "--make-directories",
-    "--preserve-modification-time",
-    "--no-absolute-filenames",
-    "--sparse",
-    "--quiet",
-)
 _TAR_OPTIONS = (
     "--preserve-permissions",
     "--same-owner",
@@ -56,7 +48,7 @@ class TransferArchive(Checkpoint):
         self.archive = archive
 
     def needs(self, doc: DataObjectCache) -> Needs:
-        return Needs(tools=("tar", "cpio", "zstd"))
+        return Needs(tools=("tar", "zstd"))
 
     def check(self, doc: DataObjectCache) -> None:
         software = software_for(doc, self.name)
@@ -85,7 +77,7 @@ class TransferArchive(Checkpoint):
         if not any(destination.iterdir()):
             self._unpack(context, archive, destination)
             return
-        # Links that are there could lead an unpacker out of the workspace; the copy does not follow them.
+        # Links that are there could lead tar out of the workspace; the copy does not follow them.
         aside = context.tmp / "unpacked"
         aside.mkdir()
         self._unpack(context, archive, aside)
@@ -97,11 +89,9 @@ class TransferArchive(Checkpoint):
         plain = self._decompressed(context, archive)
         with plain.open("rb") as stream:
             head = stream.read(512)
-        if head.startswith(_CPIO):
-            context.run(
-                ["cpio", "--extract", *_CPIO_OPTIONS, "--file", plain],
-                cwd=destination,
-            )
+        if head.startswith(MAGICS):
+            with plain.open("rb") as stream:
+                unpack_cpio(stream, destination)
         elif head[257:262] == b"ustar":
             context.run(
                 ["tar", "--extract", *_TAR_OPTIONS, "--file", plain, "--directory", destination]

@@ -1,5 +1,9 @@
 """A bench on which one checkpoint at a time can be tested: a real DOC and a real workspace in tmp_path."""
 
+import ctypes
+import re
+import shutil
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,6 +72,26 @@ class Bench:
         checkpoint.execute(self.context(doc, inputs=inputs, external=external))
         return doc
 
+    @staticmethod
+    def empty_doc() -> DataObjectCache:
+        """The DOC of a distribution without anything else."""
+        return doc_of()
+
+    @staticmethod
+    def doc(*elements: str) -> DataObjectCache:
+        """The DOC of a distribution that holds these elements."""
+        return doc_of(*elements)
+
+    def add_shell(self) -> None:
+        """Put the host's /bin/sh and what it needs into the image, so that something can run there."""
+        linked = subprocess.run(
+            ["ldd", "/bin/sh"], capture_output=True, text=True, check=True
+        ).stdout
+        for name in ["/bin/sh", *re.findall(r"(/\S+) \(0x", linked)]:
+            target = self.image / name.lstrip("/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(name, target)
+
     @property
     def image(self) -> Path:
         """The image area."""
@@ -86,3 +110,13 @@ def bench(tmp_path: Path) -> Bench:
         (root / area).mkdir(parents=True)
     (tmp_path / "evidence").mkdir()
     return Bench(root, tmp_path / "evidence")
+
+
+@pytest.fixture(scope="session")
+def own_mounts() -> None:
+    """A mount namespace of this test process's own, as a worker has one; it ends with the process."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    new_namespace, recursive_private = 0x00020000, 0x4000 | 0x40000
+    if libc.unshare(new_namespace) != 0:
+        pytest.skip("no right to make a mount namespace")
+    assert libc.mount(b"none", b"/", None, recursive_private, None) == 0

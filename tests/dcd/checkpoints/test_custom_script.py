@@ -1,0 +1,201 @@
+"""custom-script: what the command sees, what makes it fail, and what decides its key."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dcd.checkpoints.areas import shell_line
+from dcd.checkpoints.custom_script import CustomScript
+from dcd.manifest.values import InputPath
+from dcd.platform.process import ToolFailed
+from statemachine.errors import CheckpointError, InvalidManifest, NotFound, Unprepared
+
+
+def test_a_command_runs_in_the_shell(bench: Any) -> None:
+    bench.execute(CustomScript("c", "echo hello > {PKG_IMAGE_PATH}/motd"))
+    assert (bench.image / "motd").read_text() == "hello\n"
+
+
+def test_line_breaks_of_a_command_count_as_spaces(bench: Any) -> None:
+    bench.execute(CustomScript("c", "\n  echo one\n  two > {TMP_DIR}/out\n"))
+    assert (bench.root / "tmp/out").read_text() == "one two\n"
+
+
+def test_the_areas_are_tokens_and_variables(bench: Any) -> None:
+    command = (
+        'for area in {PKG_IMAGE_PATH} {BOOT_ARCHIVE} {MEDIA_DIR} {TMP_DIR} {BUILD_DATA} "$BOOT_ARCHIVE";'
+        ' do echo "$area"; done > {TMP_DIR}/out; pwd >> {TMP_DIR}/out'
+    )
+    bench.execute(CustomScript("c", command))
+    root = bench.root
+    areas = ["pkg_image", "boot_archive", "media", "tmp", "", "boot_archive", "tmp"]
+    assert (root / "tmp/out").read_text().splitlines() == [str(root / area) for area in areas]
+
+
+def test_doc_values_are_replaced_and_stay_one_word(bench: Any) -> None:
+    bench.execute(
+        CustomScript("c", "printf '<%s>' %{//boot_mods.title} > {TMP_DIR}/out"),
+        """<distro_spec><img_params><media_im>
+             <boot_mods title="It's  &quot;mine&quot; $HOME"/></media_im></img_params></distro_spec>""",
+    )
+    assert (bench.root / "tmp/out").read_text() == '<It\'s  "mine" $HOME>'
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("cp {TMP_DIR}/x y", "cp '/a b'\"'\"'c\"$d'/x y"),
+        ('cp "{TMP_DIR}/x" y', 'cp "/a b\'c\\"\\$d/x" y'),
+        ("cp '{TMP_DIR}/x' y", "cp '/a b'\\''c\"$d/x' y"),
+        (r"echo \" {TMP_DIR}", "echo \\\" '/a b'\"'\"'c\"$d'"),
+        ("awk '{print}' ${HOME} %{x", "awk '{print}' ${HOME} %{x"),
+        ("echo {UNKNOWN} ${TMP_DIR}", "echo {UNKNOWN} ${TMP_DIR}"),
+    ],
+)
+def test_values_are_quoted_for_where_they_stand(bench: Any, line: str, expected: str) -> None:
+    assert shell_line(line, bench.empty_doc(), {"TMP_DIR": Path("/a b'c\"$d")}) == expected
+
+
+def test_a_path_that_leads_to_nothing_fails_the_checkpoint(bench: Any) -> None:
+    with pytest.raises(NotFound, match="nosuch"):
+        bench.execute(CustomScript("c", "echo %{//nosuch}"))
+
+
+def test_a_failure_shows_status_and_output(bench: Any) -> None:
+    with pytest.raises(ToolFailed) as caught:
+        bench.execute(CustomScript("c", "echo broken >&2; exit 3"))
+    assert caught.value.exit_status == 3
+    assert "broken" in caught.value.details
+
+
+def test_a_failure_in_the_middle_of_a_text_counts_when_the_script_says_so(bench: Any) -> None:
+    with pytest.raises(ToolFailed):
+        bench.execute(CustomScript("c", text="set -e\nfalse\ntrue\n"))
+
+
+def test_a_text_keeps_its_lines_and_its_own_interpreter(bench: Any) -> None:
+    text = '\n#!/usr/bin/env -S awk -f\nBEGIN {\n  print 6 * 7 > "{TMP_DIR}/out"\n}\n'
+    bench.execute(CustomScript("c", text=text))
+    assert (bench.root / "tmp/out").read_text() == "42\n"
+
+
+def test_a_captured_script_is_run_as_it_is(bench: Any, tmp_path: Path) -> None:
+    script = tmp_path / "blob"
+    script.write_text('echo "{PKG_IMAGE_PATH}" "$PKG_IMAGE_PATH" > "$TMP_DIR/out"\n')
+    bench.execute(
+        CustomScript("c", script=InputPath("scripts/a.sh")), inputs={"scripts/a.sh": script}
+    )
+    assert (bench.root / "tmp/out").read_text() == f"{{PKG_IMAGE_PATH}} {bench.image}\n"
+
+
+def test_a_script_that_was_not_captured_is_named(bench: Any) -> None:
+    with pytest.raises(CheckpointError, match=r"scripts/a\.sh"):
+        bench.execute(CustomScript("c", script=InputPath("scripts/a.sh")))
+
+
+def test_shell_environment_and_directory_are_the_manifests(bench: Any) -> None:
+    (bench.image / "etc").mkdir()
+    bench.execute(
+        CustomScript(
+            "c",
+            'echo "$BASH_VERSION" | grep -q . && echo "$GREETING" > out',
+            shell="/bin/bash",
+            environment=("GREETING=hello  world=1",),
+            working_directory="{PKG_IMAGE_PATH}/etc",
+        )
+    )
+    assert (bench.image / "etc/out").read_text() == "hello  world=1\n"
+
+
+def test_nothing_of_the_daemons_environment_is_seen(bench: Any, monkeypatch: Any) -> None:
+    monkeypatch.setenv("DCD_SECRET_X", "secret")
+    bench.execute(CustomScript("c", "env > {TMP_DIR}/out"))
+    assert "secret" not in (bench.root / "tmp/out").read_text()
+
+
+def test_the_time_limit_fails_the_checkpoint(bench: Any) -> None:
+    with pytest.raises(ToolFailed, match="did not finish within"):
+        bench.execute(CustomScript("c", "sleep 1000", timeout_seconds=0.2))
+
+
+def test_a_dry_run_only_tells(bench: Any) -> None:
+    script = CustomScript("c", "touch {TMP_DIR}/out")
+    script.execute(bench.context(bench.empty_doc()), dry_run=True)
+    assert not (bench.root / "tmp/out").exists()
+    assert "would run touch" in bench.messages()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "one command, text or script"),
+        ({"command": "  \n "}, "one command, text or script"),
+        ({"command": "true", "text": "true"}, "one command, text or script"),
+        ({"command": "true", "shell": "bash"}, "not an absolute path"),
+        ({"command": "true", "environment": ("NAME",)}, "not NAME=VALUE"),
+        ({"command": "true", "environment": ("1A=x",)}, "not NAME=VALUE"),
+        ({"command": "true", "timeout_seconds": 0.0}, "more than 0"),
+        ({"command": "ls {MEDIA_DIR}", "chroot": True}, "not inside the image"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused_at_check(
+    bench: Any, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InvalidManifest, match=message):
+        CustomScript("c", **arguments).check(bench.empty_doc())
+
+
+def test_the_interpreter_and_what_paths_find_are_in_the_key(bench: Any) -> None:
+    script = CustomScript("c", "echo %{//boot_mods.title} %{//made_later}")
+
+    def state(title: str) -> Any:
+        doc = bench.execute(
+            CustomScript("other", "true"),
+            f'<distro_spec><img_params><media_im><boot_mods title="{title}"/></media_im></img_params>'
+            "</distro_spec>",
+        )
+        return script.external_state(doc)
+
+    assert set(state("a")) == {"interpreter /bin/sh", "%{//boot_mods.title}"}
+    assert state("a") == state("a")
+    assert state("a") != state("b")
+
+
+def test_a_missing_interpreter_is_found_before_anything_runs(bench: Any) -> None:
+    with pytest.raises(Unprepared, match="no /opt/nosuch/perl"):
+        CustomScript("c", "x", shell="/opt/nosuch/perl").external_state(bench.empty_doc())
+
+
+def test_the_network_is_asked_for(bench: Any) -> None:
+    assert not CustomScript("c", "true").needs(bench.empty_doc()).network
+    assert CustomScript("c", "true", network=True).needs(bench.empty_doc()).network
+
+
+@pytest.mark.root
+def test_inside_the_image_only_the_image_is_seen(bench: Any, own_mounts: None) -> None:
+    bench.add_shell()
+    bench.execute(
+        CustomScript(
+            "c",
+            'test -d /proc/self && echo x > /tmp/gone && echo "$PKG_IMAGE_PATH" > {PKG_IMAGE_PATH}/out',
+            chroot=True,
+        )
+    )
+    text = "#!/bin/sh\npwd >> /out\n"
+    bench.execute(CustomScript("c", text=text, chroot=True, working_directory="/bin"))
+    assert (bench.image / "out").read_text() == "/\n/bin\n"
+    for name in ("tmp", "run", "proc", "dev"):
+        assert not os.path.ismount(bench.image / name)
+        assert list((bench.image / name).iterdir()) == []
+
+
+@pytest.mark.root
+def test_a_command_that_fails_inside_the_image_leaves_no_mount(
+    bench: Any, own_mounts: None
+) -> None:
+    bench.add_shell()
+    with pytest.raises(ToolFailed, match="exit status 5"):
+        bench.execute(CustomScript("c", "exit 5", chroot=True))
+    assert str(bench.root) not in Path("/proc/self/mounts").read_text()

@@ -1,0 +1,153 @@
+"""TransferArchive: archives of several kinds, unpacked beneath their destination."""
+
+import contextlib
+import io
+import subprocess
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dcd.checkpoints.transfer.archive import TransferArchive
+from dcd.manifest.values import InputPath
+from statemachine.errors import CheckpointError, InvalidManifest
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    tree = tmp_path / "tree"
+    (tree / "etc").mkdir(parents=True)
+    (tree / "etc/a file").write_text("content")
+    (tree / "etc/link").symlink_to("/no/such")
+    (tree / "hard").hardlink_to(tree / "etc/a file")
+    return tree
+
+
+def unpack(bench: Any, archive: Path, *elements: str) -> None:
+    bench.execute(
+        TransferArchive("unpack", InputPath("image.archive")),
+        *elements,
+        inputs={"image.archive": archive},
+    )
+
+
+COMMANDS = {
+    "tar": "tar -cf - .",
+    "tar.gz": "tar -czf - .",
+    "tar.xz": "tar -cJf - .",
+    "tar.zst": "tar -cf - . | zstd -q",
+    "tar.bz2": "python3 -c 'import tarfile,sys; tarfile.open(fileobj=sys.stdout.buffer,"
+    'mode="w|bz2").add(".")\'',
+    "cpio": "find . | cpio -o -H newc --quiet",
+    "cpio.gz": "find . | cpio -o -H newc --quiet | gzip",
+    "cpio.zst": "find . | cpio -o -H odc --quiet | zstd -q",
+}
+
+
+@pytest.mark.parametrize("kind", COMMANDS)
+def test_every_kind_is_known_by_its_content(
+    bench: Any, tmp_path: Path, tree: Path, kind: str
+) -> None:
+    archive = tmp_path / "blob"
+    with archive.open("wb") as sink:
+        subprocess.run(["sh", "-c", COMMANDS[kind]], cwd=tree, stdout=sink, check=True)
+    unpack(bench, archive)
+    assert (bench.image / "etc/a file").read_text() == "content"
+    assert (bench.image / "etc/link").readlink() == Path("/no/such")
+    assert (bench.image / "hard").samefile(bench.image / "etc/a file")
+    assert list((bench.root / "tmp").iterdir()) == []
+
+
+def test_the_destination_may_hold_something_and_its_links_are_not_followed_out(
+    bench: Any, tmp_path: Path
+) -> None:
+    host = tmp_path / "host"
+    host.mkdir()
+    (bench.image / "var").symlink_to(host)
+    (bench.image / "kept").write_text("kept")
+    archive = tmp_path / "blob"
+    with tarfile.open(archive, "w") as tar:
+        tar.addfile(tarfile.TarInfo("var/evil"), io.BytesIO())
+    unpack(bench, archive)
+    assert list(host.iterdir()) == []
+    assert (bench.image / "kept").read_text() == "kept"
+
+
+def hostile_tar(archive: Path, outside: Path) -> None:
+    with tarfile.open(archive, "w") as tar:
+        link = tarfile.TarInfo("link")
+        link.type, link.linkname = tarfile.SYMTYPE, str(outside)
+        tar.addfile(link)
+        for name in ("link/evil", "../evil", f"{outside}/evil"):
+            tar.addfile(tarfile.TarInfo(name), io.BytesIO())
+
+
+def hostile_cpio(archive: Path, outside: Path) -> None:
+    tree = archive.parent / "hostile"
+    (tree / "a").mkdir(parents=True)
+    (tree / "a/link").symlink_to(outside)
+    first = subprocess.run(
+        ["cpio", "-o", "-H", "newc", "--quiet"], input=b"a\na/link\n", cwd=tree, capture_output=True
+    )
+    (tree / "a/link").unlink()
+    (tree / "a/link").mkdir()
+    (tree / "a/link/evil").write_text("evil")
+    second = subprocess.run(
+        ["cpio", "-o", "-H", "newc", "--quiet"],
+        input=f"a/link/evil\n{tree}/a/link/evil\n".encode(),
+        cwd=tree,
+        capture_output=True,
+    )
+    trailer = first.stdout.rindex(b"070701")
+    archive.write_bytes(first.stdout[:trailer] + second.stdout)
+    (tree / "a/link/evil").unlink()
+
+
+@pytest.mark.parametrize("make", [hostile_tar, hostile_cpio])
+def test_a_hostile_archive_writes_nothing_outside(bench: Any, tmp_path: Path, make: Any) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    make(tmp_path / "blob", outside)
+    before = {*tmp_path.iterdir(), *bench.root.iterdir()}
+    with contextlib.suppress(CheckpointError):
+        unpack(bench, tmp_path / "blob")
+    assert list(outside.iterdir()) == []
+    assert {*tmp_path.iterdir(), *bench.root.iterdir()} == before
+    assert (bench.image / "link").is_symlink() or (bench.image / "a/link").is_symlink()
+
+
+def test_what_is_no_archive_is_said_to_be_none(bench: Any, tmp_path: Path) -> None:
+    (tmp_path / "blob").write_text("hello")
+    with pytest.raises(CheckpointError, match=r"image\.archive is not an archive"):
+        unpack(bench, tmp_path / "blob")
+
+
+@pytest.mark.parametrize("kind", ["tar.gz", "tar.xz", "tar.zst"])
+def test_a_damaged_archive_is_an_error(bench: Any, tmp_path: Path, tree: Path, kind: str) -> None:
+    whole = subprocess.run(
+        ["sh", "-c", COMMANDS[kind]], cwd=tree, stdout=subprocess.PIPE, check=True
+    ).stdout
+    (tmp_path / "blob").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError):
+        unpack(bench, tmp_path / "blob")
+
+
+def test_the_destination_is_the_softwares(bench: Any, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "blob", "w") as tar:
+        tar.addfile(tarfile.TarInfo("file"), io.BytesIO())
+    unpack(
+        bench,
+        tmp_path / "blob",
+        '<software name="unpack" type="ARCHIVE"><destination><dir path="{MEDIA_DIR}/iso"/></destination>'
+        "</software>",
+    )
+    assert (bench.root / "media/iso/file").is_file()
+
+
+def test_a_destination_outside_the_workspace_is_refused(bench: Any) -> None:
+    doc = bench.doc(
+        '<software name="unpack" type="ARCHIVE"><destination><dir path="/srv"/></destination></software>'
+    )
+    with pytest.raises(InvalidManifest, match="not in the workspace"):
+        TransferArchive("unpack", InputPath("x")).check(doc)

@@ -1,0 +1,75 @@
+"""TransferCPIO: files and directories of the workspace, copied whole."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dcd.checkpoints.transfer.cpio import TransferCPIO
+from statemachine.errors import CheckpointError, InvalidManifest
+
+
+def software(data: str, source: str = "{PKG_IMAGE_PATH}", to: str = "{BOOT_ARCHIVE}") -> str:
+    return (
+        f'<software name="ba-init" type="CPIO"><destination><dir path="{to}"/></destination>'
+        f'<source><dir path="{source}"/></source>{data}</software>'
+    )
+
+
+def test_listed_entries_are_copied_but_for_the_excluded_ones(bench: Any) -> None:
+    (bench.image / "usr/share/doc").mkdir(parents=True)
+    (bench.image / "usr/share/a file").write_text("a")
+    (bench.image / "usr/share/doc/b").write_text("b")
+    (bench.image / "link").symlink_to("/no/such")
+    bench.execute(
+        TransferCPIO("ba-init"),
+        software(
+            '<software_data action="install"><name>usr</name><name>link</name></software_data>'
+            '<software_data action="uninstall"><name>usr/share/doc</name></software_data>'
+        ),
+    )
+    archive = bench.root / "boot_archive"
+    assert (archive / "usr/share/a file").read_text() == "a"
+    assert (archive / "link").readlink() == Path("/no/such")
+    assert not (archive / "usr/share/doc").exists()
+    assert bench.reports[-1].fraction == 1.0
+
+
+def test_destinations_below_an_area_are_made(bench: Any) -> None:
+    (bench.image / "x").write_text("x")
+    data = "<software_data><name>x</name></software_data>"
+    bench.execute(TransferCPIO("ba-init"), software(data, to="{MEDIA_DIR}/iso/live"))
+    assert (bench.root / "media/iso/live/x").read_text() == "x"
+
+
+def test_missing_entries_fail_with_their_names(bench: Any) -> None:
+    data = "<software_data><name>nosuch</name></software_data>"
+    with pytest.raises(CheckpointError) as caught:
+        bench.execute(TransferCPIO("ba-init"), software(data))
+    assert "nosuch" in caught.value.details
+
+
+@pytest.mark.parametrize(
+    ("elements", "message"),
+    [
+        ([], "needs a <software>"),
+        ([software("")], "nothing to copy"),
+        (
+            [software('<software_data action="unpack"><name>x</name></software_data>')],
+            "unpack means nothing",
+        ),
+        (
+            [software("<software_data><name>x</name></software_data>", source="/etc")],
+            "not in the workspace",
+        ),
+        (
+            [software("<software_data><name>x</name></software_data>", to="{TMP_DIR}/../../x")],
+            "not in the workspace",
+        ),
+    ],
+)
+def test_what_makes_no_sense_is_refused_at_check(
+    bench: Any, elements: list[str], message: str
+) -> None:
+    with pytest.raises(InvalidManifest, match=message):
+        TransferCPIO("ba-init").check(bench.doc(*elements))
