@@ -12,9 +12,8 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from store.durable import sync_file_system
 from store.layers.interface import Workspace
-from store.layers.plain import allocated_bytes, locate
+from store.layers.plain import allocated_bytes, locate, sync_tree
 from store.layers.tool import run_tool
 
 _COPY = (
@@ -57,7 +56,7 @@ class CopyTrees:
         return locate(chain[0] / "tree", parts)
 
     def seal(self, layer: Path) -> None:
-        sync_file_system(layer)
+        sync_tree(layer)
 
     def size_bytes(self, layer: Path) -> int:
         return allocated_bytes(layer)

@@ -22,10 +22,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from store.durable import sync_file_system
 from store.layers.interface import Workspace
 from store.layers.mounts import mount, unmount
-from store.layers.plain import allocated_bytes
+from store.layers.plain import allocated_bytes, sync_tree
 
 _OPTIONS = "redirect_dir=on,metacopy=off,index=off"
 _OPAQUE = "trusted.overlay.opaque"
@@ -72,7 +71,7 @@ class OverlayTrees:
         return places[0][1] if places else None
 
     def seal(self, layer: Path) -> None:
-        sync_file_system(layer)
+        sync_tree(layer)
 
     def size_bytes(self, layer: Path) -> int:
         return allocated_bytes(layer)
@@ -108,7 +107,7 @@ def _resolve(trees: Sequence[Path], first: int, parts: Sequence[str]) -> list[_P
     or the one file that is there; nearest first. Empty when nothing is."""
     places = [(number, trees[number]) for number in range(first, len(trees))]
     for part in parts:
-        places = _descend(trees, places, part)
+        places = _descend(trees, [place for place in places if _is_directory(place[1])], part)
     return places
 
 
@@ -121,7 +120,7 @@ def _descend(trees: Sequence[Path], parents: Sequence[_Place], name: str) -> lis
         path = parent / name
         try:
             status = path.lstat()
-        except (FileNotFoundError, NotADirectoryError):
+        except FileNotFoundError:
             continue
         if stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
             break
@@ -135,8 +134,12 @@ def _descend(trees: Sequence[Path], parents: Sequence[_Place], name: str) -> lis
                 below = _resolve(trees, number + 1, redirect.strip("/").split("/"))
             else:
                 below = _descend(trees, parents[position + 1 :], redirect)
-            return found + [place for place in below if place[1].is_dir()]
+            return found + [place for place in below if _is_directory(place[1])]
     return found
+
+
+def _is_directory(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
 
 
 def _attribute(path: Path, name: str) -> str | None:

@@ -1,0 +1,180 @@
+"""Layer stores on real file systems, and a mount namespace to enter workspaces in."""
+
+import ctypes
+import fcntl
+import os
+import pickle
+import shutil
+import subprocess
+import traceback
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from store.layers.btrfs import BtrfsTrees
+from store.layers.copy import CopyTrees
+from store.layers.directory import LayerDirectory
+from store.layers.interface import Layer, LayerRecord, Workspace
+from store.layers.overlay import OverlayTrees
+from store.layers.zfs import ZfsTrees
+
+CLONE_NEWNS, MS_REC, MS_PRIVATE = 0x00020000, 0x4000, 0x40000
+ZFS_LOCK = Path("/run/lock/dcd-tests-zfs-fuse")
+
+
+def in_namespace(function: Callable[[], Any]) -> Any:
+    """Call a function in a child process with a mount namespace of its own; return its result."""
+    receiving, sending = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            libc = ctypes.CDLL(None, use_errno=True)
+            assert libc.unshare(CLONE_NEWNS) == 0
+            assert libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None) == 0
+            answer: tuple[bool, Any] = (True, function())
+        except BaseException:
+            answer = (False, traceback.format_exc())
+        with os.fdopen(sending, "wb") as pipe:
+            pickle.dump(answer, pipe)
+        os._exit(0)
+    os.close(sending)
+    with os.fdopen(receiving, "rb") as pipe:
+        answer = pickle.load(pipe)
+    os.waitpid(child, 0)
+    if not answer[0]:
+        pytest.fail(answer[1])
+    return answer[1]
+
+
+def key_of(name: str) -> str:
+    """A key, the same for the same name."""
+    return name.encode().hex().ljust(64, "0")
+
+
+@dataclass
+class Subject:
+    """A layer store under test, and short ways to use it."""
+
+    store: LayerDirectory
+    keeps_attributes: bool = True
+    """Whether extended attributes and ACLs are kept (zfs-fuse has none)."""
+
+    keeps_hard_links: bool = True
+    """Whether the links of a file of an earlier layer stay one file when it is written to."""
+
+    def begin(self, parent: str | None, name: str = "attempt") -> Workspace:
+        return self.store.begin(key_of(parent) if parent else None, name)
+
+    def change(self, workspace: Workspace, work: Callable[[Path], Any]) -> Any:
+        """Do something in an entered workspace."""
+
+        def entered() -> Any:
+            with self.store.enter(workspace) as root:
+                return work(root)
+
+        return in_namespace(entered)
+
+    def commit(self, workspace: Workspace, name: str, seconds: float = 1.0) -> Layer:
+        record = LayerRecord(key_of(name), workspace.parent, "build", "checkpoint", 1, seconds)
+        return self.store.commit(workspace, record)
+
+    def make(self, name: str, parent: str | None, work: Callable[[Path], Any]) -> Layer:
+        """A layer from what `work` does to the tree of its parent."""
+        workspace = self.begin(parent, f"making-{name}")
+        self.change(workspace, work)
+        return self.commit(workspace, name)
+
+    def read(self, name: str, look: Callable[[Path], Any]) -> Any:
+        """What `look` finds in a layer."""
+
+        def opened() -> Any:
+            with self.store.open(key_of(name)) as tree:
+                return look(tree)
+
+        return in_namespace(opened)
+
+    def work(self) -> list[str]:
+        """What is in the working directory: workspaces and rubbish."""
+        return sorted(path.name for path in (self.store.directory / ".work").iterdir())
+
+
+def loop_mounted(directory: Path, size_mib: int, *mkfs: str) -> Iterator[Path]:
+    """A file system in a file, mounted as long as the generator lives."""
+    if shutil.which(mkfs[0]) is None:
+        pytest.skip(f"{mkfs[0]} is not installed")
+    image, mounted_at = directory / "image", directory / "mounted"
+    mounted_at.mkdir()
+    with image.open("wb") as file:
+        file.truncate(size_mib * 2**20)
+    subprocess.run([*mkfs, image], check=True, capture_output=True)
+    subprocess.run(["mount", "-o", "loop", image, mounted_at], check=True)
+    try:
+        yield mounted_at
+    finally:
+        subprocess.run(["umount", "--lazy", mounted_at], check=True)
+        image.unlink()
+
+
+@pytest.fixture(scope="session")
+def btrfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    yield from loop_mounted(tmp_path_factory.mktemp("btrfs"), 256, "mkfs.btrfs")
+
+
+@pytest.fixture(scope="session")
+def xfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    yield from loop_mounted(tmp_path_factory.mktemp("xfs"), 320, "mkfs.xfs", "-m", "reflink=1")
+
+
+@pytest.fixture(scope="session")
+def zfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A pool on zfs-fuse, whose daemon is shared by all test runs on the host."""
+    if shutil.which("zfs-fuse") is None:
+        pytest.skip("zfs-fuse is not installed")
+    directory, pool = tmp_path_factory.mktemp("zfs"), f"dcdtest{uuid.uuid4().hex[:8]}"
+    with ZFS_LOCK.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if subprocess.run(["zpool", "list"], capture_output=True).returncode != 0:
+            subprocess.run(["zfs-fuse"], check=True, capture_output=True)
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        image = directory / "image"
+        with image.open("wb") as file:
+            file.truncate(512 * 2**20)
+        create = ["zpool", "create", "-m", directory / "pool", pool, image]
+        subprocess.run(create, check=True, capture_output=True)
+        try:
+            yield directory / "pool"
+        finally:
+            subprocess.run(["zpool", "destroy", "-f", pool], check=True)
+            image.unlink()
+
+
+BACK_ENDS = {
+    "overlay": (OverlayTrees, None),
+    "copy": (CopyTrees, None),
+    "copy-reflink": (CopyTrees, "xfs"),
+    "btrfs": (BtrfsTrees, "btrfs"),
+    "zfs": (ZfsTrees, "zfs"),
+}
+
+
+@pytest.fixture(params=list(BACK_ENDS))
+def subject(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Subject]:
+    """Each back end in turn."""
+    trees, file_system = BACK_ENDS[request.param]
+    place = tmp_path
+    if file_system:
+        place = request.getfixturevalue(file_system) / uuid.uuid4().hex
+        place.mkdir()
+    store = LayerDirectory(place / "layers", trees())
+    store.prepare()
+    subject = Subject(
+        store,
+        keeps_attributes=request.param != "zfs",
+        keeps_hard_links=request.param != "overlay",
+    )
+    yield subject
+    store.reconcile((), ())
