@@ -181,10 +181,10 @@ class BuildMachine:
 
     def apply(self, event: Event) -> BuildState:
         """Move by an event that is in the log. Raises Refused, and has not moved then."""
-        place = _moved(self._place, self._state, event.data)
-        self._state = evolve(self._state, event)
-        self._place = place
-        return self._state
+        state = evolve(self._state, event)
+        self._place = _moved(self._place, self._state, event.data)
+        self._state = state
+        return state
 
     def legal(self) -> list[str]:
         """What a person may ask for in the present state."""

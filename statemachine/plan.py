@@ -17,9 +17,10 @@ Json = Any
 class Ingredient:
     """One thing that decides a checkpoint's result.
 
-    `kind` is one of `class`, `version`, `code`, `argument`, `manifest`, `input`, `external`; `name`
-    says which (an argument's name, a node's path, a file's path, a repository), `digest` is the
-    sha256 (hex) of its canonical form. `line` is where the manifest says it (0 when nowhere).
+    `kind` is one of `class`, `version`, `code`, `argument`, `manifest`, `input`, `external`, `salt`
+    (nothing that the manifest says: it declines results made before); `name` says which (an
+    argument's name, a node's path, a file's path, a repository), `digest` is the sha256 (hex) of its
+    canonical form. `line` is where the manifest says it (0 when nowhere).
     """
 
     kind: str

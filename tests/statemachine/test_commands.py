@@ -1,0 +1,528 @@
+"""Commands and steps: pause, resume, rewind, cancel, park, replace the manifest; each safe to send twice."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from statemachine.build import CheckpointState, Lifecycle
+from statemachine.commands import (
+    PARK_AFTER,
+    Complete,
+    CompleteCheckpoint,
+    FailBuild,
+    FailCheckpoint,
+    FinishCancel,
+    InterruptCheckpoint,
+    Pause,
+    Publish,
+    Remove,
+    Replacement,
+    RequestCancel,
+    RequestPause,
+    Resume,
+    ReuseCheckpoint,
+    Start,
+    StartCheckpoint,
+    submit,
+)
+from statemachine.errors import NotFound, Refused, UsageError
+from statemachine.events import Artifact, BuildSubmitted, ErrorInfo
+from statemachine.keys import with_external
+from statemachine.machine import BuildMachine
+from statemachine.plan import Plan
+from statemachine.steps import CancelNow, Finish, PauseNow, RunCheckpoint, next_step
+
+Begin = Callable[..., Any]
+MakePlan = Callable[..., Plan]
+ERROR = ErrorInfo("mirror answers 503")
+
+
+def states(build: Any) -> list[str]:
+    return [str(record.state) for record in build.state.checkpoints]
+
+
+def pause(build: Any) -> None:
+    build.do(RequestPause())
+    if build.state.state is not Lifecycle.PAUSED:
+        build.do(Pause("paused as requested"))
+
+
+# Submitting
+
+
+def test_a_plan_without_checkpoints_is_refused() -> None:
+    with pytest.raises(UsageError, match="at least one"):
+        submit(BuildSubmitted("n", "", "", Plan(())))
+
+
+def test_names_are_unique(make_plan: MakePlan) -> None:
+    with pytest.raises(UsageError, match="not unique: a"):
+        submit(BuildSubmitted("n", "", "", make_plan("a", "b", "a")))
+
+
+def test_keys_follow_from_ingredients(make_plan: MakePlan) -> None:
+    plan = make_plan("a")
+    forged = Plan((replace(plan.checkpoints[0], key="forged"),))
+    with pytest.raises(UsageError, match="do not follow"):
+        submit(BuildSubmitted("n", "", "", forged))
+
+
+def test_a_build_pauses_only_before_a_checkpoint_it_has(make_plan: MakePlan) -> None:
+    with pytest.raises(NotFound, match="no checkpoint z"):
+        submit(BuildSubmitted("n", "", "", make_plan("a"), pause_before="z"))
+
+
+# Steps
+
+
+def test_the_steps_of_a_whole_build(begin: Begin) -> None:
+    build = begin()
+    assert next_step(build.state) is None
+    build.do(Start())
+    for index in range(3):
+        assert next_step(build.state) == RunCheckpoint(index)
+        build.start_next()
+        assert next_step(build.state) is None
+        build.do(CompleteCheckpoint(build.state.running.name, 2.0, size_bytes=7))
+    assert next_step(build.state) == Finish()
+    build.do(Complete(6.0))
+    assert next_step(build.state) is None
+    assert build.state.state is Lifecycle.COMPLETED
+    assert states(build) == ["completed"] * 3
+    assert build.state.checkpoints[0].seconds == 2.0
+    assert build.state.checkpoints[0].size_bytes == 7
+
+
+def test_a_layer_stands_on_the_one_before(begin: Begin) -> None:
+    build = begin()
+    assert build.state.parent_key is None
+    build.run_to(1)
+    assert build.state.parent_key == build.state.checkpoints[0].key
+
+
+def test_artifacts_are_published_once_declared(begin: Begin) -> None:
+    build = begin().run_to(2)
+    name = build.start_next()
+    build.do(CompleteCheckpoint(name, 1.0, (Artifact("x.iso", "media/x.iso", "iso", 1, "0"),)))
+    assert [artifact.name for artifact in build.state.unpublished] == ["x.iso"]
+    build.do(Publish(Artifact("x.iso", "/artifacts/x.iso", "iso", 1, "0")))
+    assert build.state.unpublished == ()
+    assert build.state.published[0].path == "/artifacts/x.iso"
+
+
+# Pausing
+
+
+def test_a_running_checkpoint_ends_before_the_build_pauses(begin: Begin) -> None:
+    build = begin().run_to(1)
+    build.start_next()
+    assert build.do(RequestPause()) == ["PauseRequested"]
+    assert build.state.state is Lifecycle.PAUSING
+    assert next_step(build.state) is None
+    build.do(CompleteCheckpoint("b", 1.0))
+    assert next_step(build.state) == PauseNow("paused as requested", "requested")
+    build.do(Pause("paused as requested"))
+    assert (build.state.state, build.state.completed) == (Lifecycle.PAUSED, 2)
+
+
+def test_a_queued_build_pauses_at_once(begin: Begin) -> None:
+    build = begin()
+    assert build.do(RequestPause()) == ["PauseRequested", "BuildPaused"]
+    assert build.state.reason == "paused as requested"
+
+
+def test_pausing_twice_is_pausing_once(begin: Begin) -> None:
+    build = begin().run_to(1)
+    build.start_next()
+    build.do(RequestPause())
+    assert build.do(RequestPause()) == []
+    build.do(CompleteCheckpoint("b", 1.0))
+    build.do(Pause("paused as requested"))
+    assert build.do(RequestPause()) == []
+
+
+def test_a_build_runs_on_until_the_checkpoint_it_pauses_before(begin: Begin) -> None:
+    build = begin().run_to(0)
+    assert build.do(RequestPause(before="c")) == ["PauseRequested"]
+    assert build.do(RequestPause(before="c")) == []
+    build.run_to(2)
+    assert next_step(build.state) == PauseNow("paused before c as requested", "requested")
+    build.do(Pause("paused before c as requested"))
+    build.do(Resume())
+    assert build.do(Start()) == ["BuildStarted"]
+    assert next_step(build.state) == RunCheckpoint(2)
+
+
+def test_a_build_can_be_submitted_to_pause_before_its_first_checkpoint(begin: Begin) -> None:
+    build = begin(pause_before="a")
+    build.do(Start())
+    assert next_step(build.state) == PauseNow("paused before a as requested", "requested")
+
+
+def test_a_build_cannot_pause_before_what_runs_or_has_completed(begin: Begin) -> None:
+    build = begin().run_to(1)
+    build.start_next()
+    for name, why in (("a", "a has completed already"), ("b", "b is running already")):
+        with pytest.raises(Refused) as caught:
+            build.do(RequestPause(before=name))
+        assert caught.value.details.startswith(why)
+
+
+def test_a_failure_overtakes_a_pause(begin: Begin) -> None:
+    build = begin().run_to(1)
+    build.start_next()
+    build.do(RequestPause())
+    assert build.do(FailCheckpoint("b", ERROR)) == ["CheckpointFailed", "BuildFailed"]
+    assert build.state.state is Lifecycle.FAILED
+
+
+def test_a_wish_to_pause_later_outlives_a_failure(begin: Begin) -> None:
+    build = begin(pause_before="c").run_to(1)
+    build.start_next()
+    build.do(FailCheckpoint("b", ERROR))
+    build.do(Resume())
+    assert build.state.pause_before == "c"
+    build.do(Resume())
+    build.run_to(2)
+    assert isinstance(next_step(build.state), PauseNow)
+
+
+# Failing and resuming
+
+
+def test_a_failed_checkpoint_fails_the_build_and_keeps_the_earlier_ones(begin: Begin) -> None:
+    build = begin().run_to(1)
+    build.start_next()
+    build.do(FailCheckpoint("b", ERROR, seconds=3.0))
+    assert states(build) == ["completed", "failed", "pending"]
+    assert build.state.reason == "mirror answers 503"
+    assert build.state.error == build.state.checkpoints[1].error == ERROR
+
+
+def test_a_checkpoint_can_fail_before_its_attempt_begins(begin: Begin) -> None:
+    build = begin().run_to(1)
+    assert build.do(FailCheckpoint("b", ERROR)) == ["BuildFailed"]
+    assert states(build) == ["completed", "failed", "pending"]
+    assert build.state.checkpoints[1].attempts == 0
+
+
+def test_a_build_can_fail_through_no_fault_of_a_checkpoint(begin: Begin) -> None:
+    build = begin().run_to(3)
+    build.do(FailBuild(ErrorInfo("artifact directory is gone")))
+    assert build.state.state is Lifecycle.FAILED
+    assert states(build) == ["completed"] * 3
+
+
+def test_resume_of_a_failed_build_is_a_retry(begin: Begin) -> None:
+    build = begin().run_to(1)
+    build.start_next()
+    build.do(FailCheckpoint("b", ERROR))
+    assert build.do(Resume()) == ["BuildResumed"]
+    assert (build.state.state, build.state.error) == (Lifecycle.QUEUED, None)
+    assert states(build) == ["completed", "pending", "pending"]
+    build.run_to(2)
+    assert build.state.checkpoints[1].attempts == 2
+
+
+def test_resuming_twice_is_resuming_once(begin: Begin) -> None:
+    build = begin().run_to(2)
+    pause(build)
+    wish = Resume(from_checkpoint="b", pause_before="c")
+    assert build.do(wish) == ["BuildRewound", "BuildResumed"]
+    assert build.do(wish) == []
+    build.do(Start())
+    assert build.do(wish) == []
+    build.start_next()
+    assert build.do(wish) == []
+    assert build.do(Resume()) == []
+
+
+def test_resuming_otherwise_while_it_runs_is_refused(begin: Begin) -> None:
+    build = begin().run_to(2)
+    with pytest.raises(Refused, match="cannot rewind build b1: it is running"):
+        build.do(Resume(from_checkpoint="a"))
+    with pytest.raises(Refused, match="cannot resume"):
+        build.do(Resume(pause_before="c"))
+
+
+def test_a_build_can_be_resumed_only_as_far_as_its_plan_goes(begin: Begin) -> None:
+    build = begin().run_to(2)
+    pause(build)
+    with pytest.raises(Refused) as caught:
+        build.do(Resume(pause_before="a"))
+    assert caught.value.details == "a is not among the checkpoints still to come"
+
+
+# Rewinding
+
+
+def test_rewinding_drops_the_results_from_there_on(begin: Begin) -> None:
+    build = begin().run_to(3)
+    pause(build)
+    assert build.do(Resume(from_checkpoint="b")) == ["BuildRewound", "BuildResumed"]
+    assert states(build) == ["completed", "pending", "pending"]
+    assert (build.machine.position, build.state.rewound_to) == ("a", "b")
+
+
+def test_what_is_rewound_runs_again_under_another_key(begin: Begin) -> None:
+    """It must not find the layer that it made before."""
+    build = begin().run_to(3)
+    before = [record.key for record in build.state.checkpoints]
+    pause(build)
+    build.do(Resume(from_checkpoint="b"))
+    after = [record.key for record in build.state.checkpoints]
+    assert after[0] == before[0]
+    assert not set(after[1:]) & set(before)
+    build.run_to(3)
+    pause(build)
+    build.do(Resume(from_checkpoint="b"))
+    assert not {record.key for record in build.state.checkpoints[1:]} & {*before, *after}
+
+
+def test_rewinding_to_where_the_build_stands_rewinds_nothing(begin: Begin) -> None:
+    build = begin().run_to(1)
+    pause(build)
+    assert build.do(Resume(from_checkpoint="b")) == ["BuildResumed"]
+
+
+def test_what_has_not_been_reached_cannot_be_rewound_to(begin: Begin) -> None:
+    build = begin().run_to(1)
+    pause(build)
+    with pytest.raises(Refused) as caught:
+        build.do(Resume(from_checkpoint="c"))
+    assert caught.value.details == "c has not completed yet"
+
+
+def test_the_numbers_of_attempts_are_never_used_twice(begin: Begin, make_plan: MakePlan) -> None:
+    """Logs are named by them."""
+    build = begin().run_to(2)
+    pause(build)
+    build.do(Resume(from_checkpoint="a"))
+    build.run_to(1)
+    assert build.state.checkpoints[0].attempts == 2
+    pause(build)
+    without_a = Replacement("<b/>", "/m", make_plan("b"))
+    build.do(Resume(replacement=without_a))
+    pause(build)
+    build.do(Resume(replacement=Replacement("<a/>", "/m", make_plan("a", a="9"))))
+    build.run_to(1)
+    assert build.state.checkpoints[0].attempts == 3
+
+
+def test_published_artifacts_do_not_outlive_a_rewind(begin: Begin) -> None:
+    build = begin().run_to(3)
+    build.do(Publish(Artifact("x", "/x", "text", 1, "0")))
+    pause(build)
+    build.do(Resume(from_checkpoint="c"))
+    assert build.state.published == ()
+
+
+# A new manifest
+
+
+def test_a_new_manifest_keeps_the_longest_unchanged_prefix(
+    begin: Begin, make_plan: MakePlan
+) -> None:
+    build = begin().run_to(3)
+    pause(build)
+    new = Replacement("<new/>", "/new.xml", make_plan("a", "b", "c", "d", b="2"))
+    assert build.do(Resume(replacement=new)) == ["BuildResumed"]
+    assert states(build) == ["completed", "pending", "pending", "pending"]
+    assert (build.state.manifest, build.state.manifest_path) == ("<new/>", "/new.xml")
+    assert build.machine.position == "a"
+    assert BuildMachine.rehydrate(build.events).state == build.state
+
+
+def test_a_new_manifest_keeps_no_more_than_has_completed(begin: Begin, make_plan: MakePlan) -> None:
+    build = begin().run_to(1)
+    pause(build)
+    build.do(Resume(replacement=Replacement("<new/>", "/m", make_plan("a", "b", "c", c="2"))))
+    assert states(build) == ["completed", "pending", "pending"]
+
+
+def test_a_new_manifest_that_changes_the_beginning_keeps_nothing(
+    begin: Begin, make_plan: MakePlan
+) -> None:
+    build = begin().run_to(2)
+    pause(build)
+    build.do(Resume(replacement=Replacement("<new/>", "/m", make_plan("x", "b", x="2"))))
+    assert states(build) == ["pending", "pending"]
+    assert build.machine.position is None
+
+
+def test_a_new_manifest_together_with_a_rewind(begin: Begin, make_plan: MakePlan) -> None:
+    build = begin().run_to(3)
+    pause(build)
+    new = Replacement("<new/>", "/m", make_plan("a", "b", "c", "d"))
+    assert build.do(Resume(from_checkpoint="b", replacement=new)) == [
+        "BuildRewound",
+        "BuildResumed",
+    ]
+    assert states(build) == ["completed", "pending", "pending", "pending"]
+
+
+def test_a_new_manifest_twice_is_one(begin: Begin, make_plan: MakePlan) -> None:
+    build = begin().run_to(1)
+    pause(build)
+    new = Replacement("<new/>", "/m", make_plan("a", "b", b="2"), parameters={"x": "1"})
+    build.do(Resume(replacement=new))
+    assert build.do(Resume(replacement=new)) == []
+    with pytest.raises(Refused):
+        build.do(Resume(replacement=replace(new, parameters={"x": "2"})))
+
+
+def test_a_wish_to_pause_before_what_the_new_manifest_lacks_is_dropped(
+    begin: Begin, make_plan: MakePlan
+) -> None:
+    build = begin(pause_before="c").run_to(1)
+    pause(build)
+    build.do(Resume(replacement=Replacement("<new/>", "/m", make_plan("a", "b"))))
+    assert build.state.pause_before is None
+
+
+# Interruptions
+
+
+def interrupt(build: Any, cause: str, details: str = "") -> list[str]:
+    build.do(Start())
+    name = build.start_next()
+    return build.do(InterruptCheckpoint(name, cause, details))  # type: ignore[no-any-return]
+
+
+def test_an_interrupted_checkpoint_runs_again_on_the_layer_before_it(begin: Begin) -> None:
+    build = begin().run_to(1)
+    assert interrupt(build, "daemon-died") == ["CheckpointInterrupted"]
+    assert states(build) == ["completed", "interrupted", "pending"]
+    assert next_step(build.state) == RunCheckpoint(1)
+
+
+def test_three_interruptions_in_a_row_park_the_build(begin: Begin) -> None:
+    build = begin().run_to(1)
+    for cause in ("daemon-died", "machine-rebooted"):
+        assert interrupt(build, cause) == ["CheckpointInterrupted"]
+    assert interrupt(build, "worker-died") == ["CheckpointInterrupted", "BuildPaused"]
+    assert build.state.cause == "interrupted"
+    assert "b was interrupted 3 times in a row" in build.state.reason
+    assert "worker-died" in build.state.reason
+
+
+def test_a_resumed_build_gets_as_many_interruptions_again(begin: Begin) -> None:
+    build = begin()
+    for _ in range(PARK_AFTER):
+        interrupt(build, "worker-died")
+    build.do(Resume())
+    for _ in range(PARK_AFTER - 1):
+        assert interrupt(build, "worker-died") == ["CheckpointInterrupted"]
+    assert interrupt(build, "worker-died") == ["CheckpointInterrupted", "BuildPaused"]
+
+
+def test_interruptions_of_different_checkpoints_do_not_add_up(begin: Begin) -> None:
+    build = begin()
+    for _ in range(3):
+        for _ in range(PARK_AFTER - 1):
+            assert interrupt(build, "daemon-died") == ["CheckpointInterrupted"]
+        build.run_next()
+    assert next_step(build.state) == Finish()
+
+
+def test_shutdowns_do_not_park(begin: Begin) -> None:
+    build = begin()
+    for _ in range(PARK_AFTER * 2):
+        assert interrupt(build, "shutdown") == ["CheckpointInterrupted"]
+
+
+def test_want_of_space_pauses_at_once_and_says_so(begin: Begin) -> None:
+    build = begin().run_to(1)
+    details = "no space left while writing layers"
+    assert interrupt(build, "no-space", details) == ["CheckpointInterrupted", "BuildPaused"]
+    assert (build.state.cause, build.state.state) == ("no-space", Lifecycle.PAUSED)
+    assert details in build.state.reason
+
+
+# Cancelling and removing
+
+
+@pytest.mark.parametrize("where", ["queued", "paused", "failed"])
+def test_a_build_at_rest_is_cancelled_at_once(begin: Begin, where: str) -> None:
+    build = begin()
+    if where == "paused":
+        pause(build)
+    if where == "failed":
+        build.do(Start())
+        build.do(FailBuild(ERROR))
+    assert build.do(RequestCancel()) == ["CancelRequested", "BuildCancelled"]
+    assert build.do(RequestCancel()) == []
+
+
+def test_a_running_attempt_ends_before_the_build_is_cancelled(begin: Begin) -> None:
+    build = begin().run_to(1)
+    build.start_next()
+    assert build.do(RequestCancel()) == ["CancelRequested"]
+    assert build.do(RequestCancel()) == []
+    assert next_step(build.state) is None
+    assert build.do(InterruptCheckpoint("b", "cancelled")) == ["CheckpointInterrupted"]
+    assert next_step(build.state) == CancelNow()
+    build.do(FinishCancel())
+    assert build.state.state is Lifecycle.CANCELLED
+
+
+def test_an_attempt_may_complete_while_it_is_being_cancelled(begin: Begin) -> None:
+    build = begin().run_to(1)
+    build.start_next()
+    build.do(RequestCancel())
+    build.do(CompleteCheckpoint("b", 1.0))
+    assert states(build) == ["completed", "completed", "pending"]
+    assert next_step(build.state) == CancelNow()
+
+
+def test_a_failure_while_cancelling_does_not_fail_the_build(begin: Begin) -> None:
+    build = begin().run_to(1)
+    build.do(RequestCancel())
+    assert build.do(FailCheckpoint("b", ERROR)) == []
+    build = begin().run_to(1)
+    build.start_next()
+    build.do(RequestCancel())
+    assert build.do(FailCheckpoint("b", ERROR)) == ["CheckpointFailed"]
+    assert next_step(build.state) == CancelNow()
+
+
+def test_a_build_is_removed_once_and_only_when_it_has_ended(begin: Begin) -> None:
+    build = begin()
+    with pytest.raises(Refused, match="cannot rm build b1: it is queued"):
+        build.do(Remove())
+    build.do(RequestCancel())
+    assert build.do(Remove()) == ["BuildRemoved"]
+    assert build.do(Remove()) == []
+
+
+# The world outside
+
+
+def test_a_repository_that_moved_changes_the_keys_from_its_checkpoint_on(
+    begin: Begin, make_plan: MakePlan
+) -> None:
+    plan = make_plan("a", "b", "c", repo_b="old")
+    build = begin(plan).run_to(1)
+    found = with_external(plan, 1, {"bookworm": "new"})
+    build.do(StartCheckpoint("b", 1, found.checkpoints[1].key, "log", "boot", {"bookworm": "new"}))
+    assert build.state.plan == found
+    assert [c.key for c in build.state.checkpoints] == [c.key for c in found.checkpoints]
+    build.do(CompleteCheckpoint("b", 1.0))
+    assert build.events[-1].data.key == found.checkpoints[1].key
+
+
+def test_a_layer_found_under_the_key_with_the_world_as_it_is_now_is_reused(
+    begin: Begin, make_plan: MakePlan
+) -> None:
+    plan = make_plan("a", "b", repo_a="old")
+    build = begin(plan)
+    build.do(Start())
+    found = with_external(plan, 0, {"bookworm": "new"})
+    key = found.checkpoints[0].key
+    build.do(ReuseCheckpoint("a", key, "b0", external={"bookworm": "new"}))
+    record = build.state.checkpoints[0]
+    assert (record.state, record.reused_from, record.key) == (CheckpointState.REUSED, "b0", key)
+    with pytest.raises(Refused, match="does not follow"):
+        build.do(ReuseCheckpoint("b", plan.checkpoints[1].key, "b0"))
