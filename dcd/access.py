@@ -13,8 +13,9 @@ import pwd
 from collections.abc import Iterable
 from enum import StrEnum
 
+from dcd.checkpoints.custom_script import CustomScript
 from dcd.configuration import Configuration
-from dcd.manifest.constructors import OWN
+from dcd.manifest.constructors import OWN, construct
 from dcd.manifest.original_names import COUNTERPARTS
 from statemachine.errors import PermissionDenied
 from statemachine.events import Actor
@@ -40,8 +41,6 @@ class Action(StrEnum):
     RUN_HOST_CODE = "run code of its own on the host"
     ADMINISTER = "administer the daemon"
 
-
-_SCRIPT_MODULES = frozenset({"dcd.checkpoints.custom_script"})
 
 _LADDER = (Role.OBSERVE, Role.SUBMIT, Role.OPERATE, Role.ADMINISTER)
 
@@ -86,12 +85,15 @@ def host_code(plan: Plan) -> tuple[str, ...]:
     return tuple(checkpoint.name for checkpoint in plan.checkpoints if _runs_host_code(checkpoint))
 
 
-def _runs_host_code(checkpoint: PlannedCheckpoint) -> bool:
-    module = checkpoint.mod_path.replace("/", ".").removesuffix(".py")
-    module, _ = COUNTERPARTS.get((module, checkpoint.checkpoint_class), (module, ""))
-    if module in _SCRIPT_MODULES:
-        return checkpoint.kwargs.get("chroot") is not True
-    return not module.startswith(f"{OWN}.")
+def _runs_host_code(planned: PlannedCheckpoint) -> bool:
+    module = planned.mod_path.replace("/", ".").removesuffix(".py")
+    module, _ = COUNTERPARTS.get((module, planned.checkpoint_class), (module, ""))
+    if not module.startswith(f"{OWN}."):
+        return True
+    checkpoint = construct(
+        planned.mod_path, planned.checkpoint_class, planned.name, planned.args, planned.kwargs
+    )
+    return isinstance(checkpoint, CustomScript) and not checkpoint.chroot
 
 
 def roles(configuration: Configuration, actor: Actor) -> frozenset[Role]:

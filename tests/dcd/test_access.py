@@ -108,23 +108,9 @@ def test_the_refusal_says_what_is_missing_and_who_can_give_it() -> None:
     assert "to `operate` in the daemon's configuration" in error.resolution
 
 
-@pytest.mark.parametrize(
-    ("mod_path", "checkpoint_class", "needs_the_right"),
-    [
-        ("dcd/checkpoints/transfer/deb", "TransferDEB", False),
-        ("dcd.checkpoints.media.iso", "CreateISO", False),
-        ("dcd/checkpoints/custom_script", "CustomScript", True),
-        ("dcd/checkpoints/custom_script.py", "CustomScript", True),
-        ("solaris_install/distro_const/checkpoints/custom_script", "CustomScript", True),
-        ("solaris_install/transfer/ips", "TransferIPS", False),
-        ("acme/checkpoints", "Upload", True),
-        ("dcd/checkpoints_of_others", "X", True),
-        ("dcd/checkpoints", "X", True),
-    ],
-)
-def test_scripts_and_foreign_modules_need_the_right_to_run_host_code(
-    mod_path: str, checkpoint_class: str, needs_the_right: bool
-) -> None:
+def planned(
+    mod_path: str, checkpoint_class: str, args: tuple[str, ...] = (), **kwargs: str
+) -> Plan:
     checkpoint = PlannedCheckpoint(
         name="x",
         description="",
@@ -132,27 +118,41 @@ def test_scripts_and_foreign_modules_need_the_right_to_run_host_code(
         checkpoint_class=checkpoint_class,
         key="",
         ingredients=(),
+        args=args,
+        kwargs=dict(kwargs),
     )
-    assert host_code(Plan((checkpoint,))) == (("x",) if needs_the_right else ())
+    return Plan((checkpoint,))
 
 
 @pytest.mark.parametrize(
-    ("kwargs", "needs_the_right"),
-    [({"chroot": True}, False), ({"chroot": False}, True), ({"chroot": "true"}, True), ({}, True)],
+    "plan",
+    [
+        planned("dcd/checkpoints/custom_script", "CustomScript", ("true",)),
+        planned("dcd.checkpoints.custom_script.py", "CustomScript", ("true",)),
+        planned("dcd/checkpoints/custom_script", "CustomScript", command="true", chroot="false"),
+        planned(
+            "solaris_install/distro_const/checkpoints/custom_script", "CustomScript", ("true",)
+        ),
+        planned("acme/checkpoints", "Upload"),
+        planned("dcd/checkpoints_of_others", "X"),
+        planned("dcd/checkpoints", "X"),
+    ],
 )
-def test_a_script_inside_the_image_needs_no_more_than_packages_do(
-    kwargs: dict[str, object], needs_the_right: bool
-) -> None:
-    checkpoint = PlannedCheckpoint(
-        name="x",
-        description="",
-        mod_path="dcd/checkpoints/custom_script",
-        checkpoint_class="CustomScript",
-        key="",
-        ingredients=(),
-        kwargs=kwargs,
-    )
-    assert bool(host_code(Plan((checkpoint,)))) == needs_the_right
+def test_scripts_and_foreign_modules_need_the_right_to_run_host_code(plan: Plan) -> None:
+    assert host_code(plan) == ("x",)
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        planned("dcd/checkpoints/transfer/deb", "TransferDEB"),
+        planned("solaris_install/transfer/cpio", "TransferCPIO"),
+        planned("dcd/checkpoints/custom_script", "CustomScript", ("true",), chroot="true"),
+        planned("dcd/checkpoints/custom_script", "CustomScript", text="true", chroot="true"),
+    ],
+)
+def test_what_runs_inside_the_image_needs_no_more_than_packages_do(plan: Plan) -> None:
+    assert host_code(plan) == ()
 
 
 named = st.lists(st.sampled_from(["alice", "bob", "@no-such-group"])).map(tuple)
