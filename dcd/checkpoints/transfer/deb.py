@@ -59,6 +59,13 @@ _BASE: Mapping[str, tuple[str, ...]] = {
 """What mmdebstrap's variants install of themselves, as apt patterns."""
 
 _GIBIBYTE = 1 << 30
+_UNKNOWN = re.compile(
+    r"^E: (?:Unable to locate package |Package '|Couldn't find any package by (?:glob|regex) ')"
+    r"([^'\s]+)(?:' has no installation candidate|')?$",
+    re.MULTILINE,
+)
+"""How apt says that it knows no such package."""
+
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+(:[a-z0-9-]+)?([=/][A-Za-z0-9.+:~-]+)?")
 
 
@@ -204,7 +211,7 @@ def _with_keyrings(context: Context, sources: list[Source]) -> list[Source]:
     """The sources with keyrings that apt can read now: those that the manifest names were captured,
     and apt tells a keyring's format by its name."""
     directory = context.tmp / "keyrings"
-    directory.mkdir()
+    directory.mkdir(exist_ok=True)
     ready = []
     for source in sources:
         if source.signed_by in context.inputs:
@@ -255,15 +262,10 @@ def _unsolvable(
     looked = "looked for in " + ", ".join(
         f"{source.name} {' '.join(source.components)}" for source in sources
     )
-    unknown = re.findall(
-        r"^E: (?:Unable to locate package|Couldn't find any package .* '?|Package '?)"
-        r"([a-z0-9][a-z0-9+.:-]*[a-z0-9+])'?(?: has no installation candidate)?$",
-        error.output,
-        re.MULTILINE,
-    )
+    unknown = list(dict.fromkeys(match[1] for match in _UNKNOWN.finditer(error.output)))
     if unknown:
         lines, hints = [], []
-        for name in dict.fromkeys(unknown):
+        for name in unknown:
             places = [
                 _where(data)
                 for data in software.get_descendants(class_type=SoftwareData)
@@ -277,7 +279,7 @@ def _unsolvable(
         if never:
             hints.append(f"{', '.join(sorted(never))} is listed under uninstall")
         return CheckpointError(
-            f"there is no package {', '.join(dict.fromkeys(unknown))}",
+            f"there is no package {', '.join(unknown)}",
             "\n".join([*lines, looked]),
             " ".join(hints) or "correct the name, or add the repository or component that has it",
         )

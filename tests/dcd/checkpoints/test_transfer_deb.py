@@ -1,0 +1,236 @@
+"""TransferDEB: what it refuses at check, what its key covers, and how a transfer fails. Real apt against a
+real mirror; one test makes a real minimal system."""
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dcd.checkpoints.transfer.deb import TransferDEB
+from dcd.checkpoints.transfer.deb_progress import Progress
+from dcd.platform.apt import host_codename, sources_for
+from dcd.platform.apt_root import list_digests
+from statemachine.errors import CheckpointError, DcdError, InvalidManifest, Unprepared
+
+
+def software(data: str = "", repository: str = "", image: str = 'variant="custom"') -> str:
+    source = f"<source>{repository}</source>" if repository else ""
+    return (
+        f'<software name="t" type="DEB"><destination><image {image}/></destination>{source}\n'
+        f"{data}</software>"
+    )
+
+
+def install(*names: str) -> str:
+    return f"<software_data>{''.join(f'<name>{name}</name>' for name in names)}</software_data>"
+
+
+@pytest.fixture
+def stocked(apt_host: Path, mirror: Any) -> Any:
+    """A mirror that the host has as its source of the suite `test`."""
+    mirror.publish(
+        "test", ("app", "Depends: lib\n"), ("lib", ""), ("broken", "Depends: nowhere (>= 2)\n")
+    )
+    (apt_host / "sources.list").write_text(f"deb [trusted=yes] {mirror.uri} test main\n")
+    return mirror
+
+
+SUITE = '<repository suite="test"/>'
+
+
+@pytest.mark.parametrize(
+    ("elements", "message"),
+    [
+        ([], "needs a <software> of type DEB"),
+        (['<software name="t" type="IPS"/>'], "needs a <software> of type DEB"),
+        ([software(install("a1"), image='variant="huge"')], "'huge' is not a variant"),
+        ([software(install("two names"))], "'two names' is not a Debian package"),
+        ([software(install("--option"))], "'--option' is not a Debian package"),
+        ([software(install("a,b"))], "'a,b' is not a Debian package"),
+        ([software()], "nothing to install"),
+        (
+            ['<software name="t" type="DEB"><software_data action="avoid"/></software>'],
+            "avoid means nothing",
+        ),
+        (
+            [software(install("app"), '<repository suite="x" uri="http://u:p@example.org/"/>')],
+            "must not hold a login",
+        ),
+    ],
+)
+def test_what_makes_no_sense_is_refused_at_check(
+    bench: Any, elements: list[str], message: str
+) -> None:
+    with pytest.raises(InvalidManifest, match=message):
+        TransferDEB("t").check(bench.doc(*elements))
+
+
+@pytest.mark.parametrize("name", ["app", "libstdc++6", "app=1:1.0-1~x", "app/test", "app:amd64"])
+def test_the_forms_of_package_names_are_accepted(bench: Any, name: str) -> None:
+    TransferDEB("t").check(bench.doc(software(install(name))))
+
+
+def test_the_network_and_the_listed_sizes_are_needed(bench: Any) -> None:
+    data = '<software_data size="5000"><name>app</name></software_data>'
+    needs = TransferDEB("t").needs(bench.doc(software(data)))
+    assert (needs.network, needs.disk_bytes) == (True, 5000)
+    assert "mmdebstrap" in needs.tools
+
+
+def test_the_key_covers_the_state_of_each_repository(bench: Any, stocked: Any) -> None:
+    doc = bench.doc(software(install("app"), SUITE))
+    before = TransferDEB("t").external_state(doc)
+    assert list(before) == [f"{stocked.uri} test"]
+    assert TransferDEB("t").external_state(doc) == before
+    stocked.publish("test", ("app", ""), ("newer", ""))
+    assert TransferDEB("t").external_state(doc) != before
+
+
+def test_a_suite_that_the_host_does_not_have_is_refused_before_anything_runs(
+    bench: Any, stocked: Any
+) -> None:
+    with pytest.raises(Unprepared, match="no source for suite nosuch"):
+        bench.execute(TransferDEB("t"), software(install("app"), '<repository suite="nosuch"/>'))
+
+
+def failure(bench: Any, *elements: str) -> DcdError:
+    with pytest.raises(DcdError) as caught:
+        bench.execute(TransferDEB("t"), *elements)
+    return caught.value
+
+
+def test_an_unknown_package_is_named_with_its_place_and_a_likely_name(
+    bench: Any, stocked: Any
+) -> None:
+    error = failure(bench, software(install("app", "libb"), SUITE))
+    assert error.brief == "there is no package libb"
+    assert "manifest.xml:2: libb" in error.details
+    assert f"{stocked.uri} test main" in error.details
+    assert error.resolution == "did you mean lib instead of libb?"
+
+
+def test_a_package_that_is_never_to_be_installed_is_not(bench: Any, stocked: Any) -> None:
+    never = '<software_data action="uninstall"><name>lib</name></software_data>'
+    error = failure(bench, software(install("app") + never, SUITE))
+    assert "lib" in error.details
+    error = failure(bench, software(install("lib") + never, SUITE))
+    assert "lib is listed under uninstall" in error.resolution
+
+
+def test_packages_that_cannot_be_installed_are_explained_by_apt(bench: Any, stocked: Any) -> None:
+    error = failure(bench, software(install("broken"), SUITE))
+    assert error.brief == "apt cannot install what the manifest lists"
+    assert "nowhere" in error.details
+
+
+def test_a_version_that_does_not_exist_is_explained_by_apt(bench: Any, stocked: Any) -> None:
+    error = failure(bench, software(install("app=2.0"), SUITE))
+    assert "Version '2.0' for 'app' was not found" in error.details
+
+
+def test_a_mirror_that_loses_a_package_is_named(bench: Any, stocked: Any) -> None:
+    stocked.refusals["/pool/lib_1.0_amd64.deb"] = [-503]
+    error = failure(bench, software(install("app"), SUITE))
+    assert isinstance(error, Unprepared)
+    assert f"{stocked.uri}pool/lib_1.0_amd64.deb" in error.brief
+    assert "503" in error.brief
+
+
+def test_a_repository_that_changes_meanwhile_stops_the_transfer(bench: Any, stocked: Any) -> None:
+    checkpoint, doc = TransferDEB("t"), bench.doc(software(install("app"), SUITE))
+    before = checkpoint.external_state(doc)
+    stocked.publish("test", ("app", ""), ("newer", ""))
+    with pytest.raises(CheckpointError, match="changed while") as caught:
+        checkpoint.execute(bench.context(doc, external=before))
+    assert "resume" in caught.value.resolution
+    assert not list(bench.image.rglob("*.deb"))
+
+
+def test_a_keyring_of_the_manifest_is_the_captured_one(
+    bench: Any, stocked: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "blob").write_text("-----BEGIN PGP PUBLIC KEY BLOCK-----\n")
+    repository = f'<repository suite="test" uri="{stocked.uri}" signed_by="keys/mine.gpg"/>'
+    with pytest.raises(CheckpointError, match="does not trust"):
+        bench.execute(
+            TransferDEB("t"),
+            software(install("app"), repository),
+            inputs={"keys/mine.gpg": tmp_path / "blob"},
+        )
+    assert (bench.root / "tmp/keyrings/mine.asc").is_file()
+
+
+def test_a_dry_run_only_tells(bench: Any, stocked: Any) -> None:
+    doc = bench.doc(software(install("app"), SUITE))
+    TransferDEB("t").execute(bench.context(doc), dry_run=True)
+    assert bench.messages() == f"would install 1 listed packages from {stocked.uri} test"
+    assert list(bench.image.iterdir()) == []
+
+
+def test_progress_only_goes_forward_and_ends_near_the_end() -> None:
+    reports: list[Any] = []
+    progress = Progress(reports.append)
+    for line in (
+        "0 upgraded, 2 newly installed, 0 to remove and 0 not upgraded.",
+        "Need to get 2 MB of archives.",
+        "Get:1 http://example.org test/main amd64 app amd64 1.0 [1 B]",
+        "Get:2 http://example.org test/main amd64 lib amd64 1.0 [1 B]",
+        "I: downloading packages with apt...",
+        "Need to get 0 B/2 MB of archives.",
+        "I: extracting archives...",
+        "I: installing essential packages...",
+        "I: installing remaining packages inside the chroot...",
+        "Unpacking lib (1.0) ...",
+        "Unpacking app (1.0) ...",
+        "Setting up lib (1.0) ...",
+        "Setting up app (1.0) ...",
+        "Setting up extra (1.0) ...",
+        "I: cleaning package lists and apt cache...",
+    ):
+        progress.line(line)
+    fractions = [report.fraction for report in reports]
+    assert fractions == sorted(fractions)
+    assert fractions[0] == 0.0
+    assert 0.95 < fractions[-1] < 1.0
+    assert reports[-1].message == "cleaning up"
+
+
+@pytest.mark.system
+@pytest.mark.root
+@pytest.mark.timeout(900)
+def test_a_minimal_system_is_made_and_is_nobodys_copy(bench: Any, own_mounts: None) -> None:
+    suite = host_codename()
+    try:
+        sources = sources_for(suite, ["main"])
+    except Unprepared as error:
+        pytest.skip(f"needs apt sources on the host: {error.brief}")
+    bench.execute(
+        TransferDEB("t"),
+        software(
+            install("zstd") + '<software_data action="uninstall"><name>nano</name></software_data>',
+            f'<repository suite="{suite}" components="main"/>',
+            image='variant="minbase"',
+        ),
+    )
+    image = bench.image
+    (artifact,) = bench.artifacts
+    listed = (bench.root / artifact.path).read_text()
+    assert artifact.name == "test.packages"
+    assert all(line.count("\t") == 2 for line in listed.splitlines())
+    assert {"apt", "zstd"} <= {line.split("\t")[0] for line in listed.splitlines()}
+    assert (
+        subprocess.run(["chroot", image, "zstd", "--version"], capture_output=True).returncode == 0
+    )
+    names = [path.name for path in (image / "etc/apt/sources.list.d").iterdir()]
+    assert names == ["dcd.sources"]
+    assert f"URIs: {sources[0].uri}" in (image / "etc/apt/sources.list.d/dcd.sources").read_text()
+    for left in ("apt.conf.d/00dcd", "preferences.d/00dcd", "auth.conf.d/00dcd.conf"):
+        assert not (image / "etc/apt" / left).exists()
+    assert list_digests(image) == set()
+    assert not list((image / "var/cache/apt/archives").glob("*.deb"))
+    assert not (image / "etc/hostname").exists()
+    assert not os.path.lexists(image / "etc/resolv.conf")
+    assert str(image) not in Path("/proc/self/mounts").read_text()
+    assert bench.reports[-1].fraction == 1.0
