@@ -1,0 +1,364 @@
+"""DebianPrePkgImgMod: what it writes, where it writes it, and what it refuses. One test configures a real
+Debian system; the others use an image with a shell and stand-ins for the tools at its edge."""
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dcd.checkpoints.image.accounts import owner_ids
+from dcd.checkpoints.image.configure import DebianPrePkgImgMod
+from dcd.checkpoints.transfer.deb import TransferDEB
+from dcd.platform.apt import host_codename, sources_for
+from statemachine.errors import CheckpointError, InvalidManifest, Unprepared
+
+RECORD = '#!/bin/sh\necho "{name} $*" >> /calls\n{more}'
+
+
+def users(inner: str) -> str:
+    return f'<configuration name="c" type="user">{inner}</configuration>'
+
+
+def network(inner: str) -> str:
+    return f'<configuration name="c" type="network">{inner}</configuration>'
+
+
+def add_file(source: str, dest: str, **attributes: str) -> str:
+    more = " ".join(f'{name}="{value}"' for name, value in attributes.items())
+    return f'<configuration name="c" source="{source}" dest="{dest}" {more}/>'
+
+
+@pytest.fixture
+def image(bench: Any, own_mounts: None) -> Path:
+    """An image with a shell, accounts, and tools that note how they were called in /calls."""
+    bench.add_shell()
+    root: Path = bench.image
+    for directory in ("etc/default", "usr/sbin", "usr/bin", "var/lib/dbus", "var/lib/apt/lists"):
+        (root / directory).mkdir(parents=True, exist_ok=True)
+    (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\nlive:x:1000:1001::/home:/x\n")
+    (root / "etc/group").write_text("root:x:0:\nsudo:x:27:\nlive:x:1001:\n")
+    read_input = 'while read -r line; do echo "in $line" >> /calls; done\n'
+    for name in ("useradd", "usermod", "chpasswd"):
+        add_tool(root, f"usr/sbin/{name}", read_input if name == "chpasswd" else "")
+    return root
+
+
+def add_tool(root: Path, path: str, more: str = "") -> None:
+    (root / path).write_text(RECORD.format(name=Path(path).name, more=more))
+    (root / path).chmod(0o755)
+
+
+def calls(root: Path) -> list[str]:
+    return (root / "calls").read_text().splitlines() if (root / "calls").exists() else []
+
+
+@pytest.mark.root
+def test_the_system_is_named(bench: Any, image: Path) -> None:
+    bench.execute(DebianPrePkgImgMod("c", hostname="box.example.org"))
+    assert (image / "etc/hostname").read_text() == "box\n"
+    assert "127.0.1.1\tbox.example.org box\n" in (image / "etc/hosts").read_text()
+    assert (image / "etc/default/locale").read_text() == "LANG=C.UTF-8\n"
+
+
+@pytest.mark.root
+def test_links_of_the_image_do_not_lead_to_the_host(
+    bench: Any, image: Path, tmp_path: Path
+) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("host")
+    for name in ("hostname", "hosts", "machine-id", "resolv.conf", "default/locale", "motd"):
+        (image / "etc" / name).symlink_to(victim)
+    (tmp_path / "blob").write_text("hello")
+    bench.execute(
+        DebianPrePkgImgMod("c", hostname="box"),
+        add_file("motd", "/etc/motd"),
+        inputs={"motd": tmp_path / "blob"},
+    )
+    assert victim.read_text() == "host"
+    assert (image / "etc/motd").read_text() == "hello"
+
+
+@pytest.mark.root
+def test_users_are_created_or_changed_and_get_their_passwords(
+    bench: Any, image: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    bench.execute(
+        DebianPrePkgImgMod("c"),
+        users(
+            '<user name="new" full_name="New User" uid="1500" groups="sudo, live" shell="/bin/sh">'
+            '<password>pass word</password></user><user name="live" groups="sudo">'
+            '<password hashed="true">$6$salt$hash</password></user>'
+            '<user name="root"><password locked="true"/></user>'
+        ),
+    )
+    assert calls(image) == [
+        "useradd --create-home --comment New User --uid 1500 --shell /bin/sh --groups sudo,live new",
+        "chpasswd ",
+        "in new:pass word",
+        "usermod --append --groups sudo live",
+        "chpasswd --encrypted",
+        "in live:$6$salt$hash",
+        "usermod --lock root",
+    ]
+    assert "pass word" not in capfd.readouterr().err
+
+
+@pytest.mark.root
+def test_a_password_that_is_refused_is_not_told(bench: Any, image: Path) -> None:
+    add_tool(image, "usr/sbin/chpasswd", 'read -r line; echo "bad: $line" >&2; exit 1\n')
+    with pytest.raises(CheckpointError) as caught:
+        bench.execute(
+            DebianPrePkgImgMod("c"),
+            users('<user name="live"><password>sesame</password></user>'),
+        )
+    assert "the password of live could not be set" in caught.value.brief
+    assert "sesame" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.root
+def test_a_password_by_reference_comes_from_the_daemons_environment(
+    bench: Any, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DCD_SECRET_LIVE", "sesame")
+    live = '<user name="live"><password env="DCD_SECRET_LIVE"/></user>'
+    bench.execute(DebianPrePkgImgMod("c"), users(live))
+    assert calls(image)[-1] == "in live:sesame"
+
+
+@pytest.mark.root
+def test_a_group_that_the_image_does_not_have_is_named(bench: Any, image: Path) -> None:
+    with pytest.raises(CheckpointError, match="no group docker"):
+        bench.execute(DebianPrePkgImgMod("c"), users('<user name="live" groups="sudo docker"/>'))
+    assert calls(image) == []
+
+
+@pytest.mark.root
+def test_files_are_added_with_mode_and_owner_of_the_image(
+    bench: Any, image: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "blob").write_bytes(b"\x00data")
+    (image / "usr/own").write_text("own")
+    bench.execute(
+        DebianPrePkgImgMod("c"),
+        add_file("files/x", "/opt/new dir/x", mode="4750", owner="live:sudo"),
+        add_file("files/x", "/opt/y", owner="live"),
+        add_file("{PKG_IMAGE_PATH}/usr/own", "/opt/z"),
+        inputs={"files/x": tmp_path / "blob"},
+    )
+    status = (image / "opt/new dir/x").stat()
+    assert (image / "opt/new dir/x").read_bytes() == b"\x00data"
+    assert (status.st_mode & 0o7777, status.st_uid, status.st_gid) == (0o4750, 1000, 27)
+    status = (image / "opt/y").stat()
+    assert (status.st_mode & 0o7777, status.st_uid, status.st_gid) == (0o644, 1000, 1001)
+    assert (image / "opt/z").read_text() == "own"
+
+
+@pytest.mark.root
+def test_each_machine_makes_its_own_identity(bench: Any, image: Path) -> None:
+    (image / "etc/machine-id").write_text("0123456789abcdef\n")
+    (image / "var/lib/dbus/machine-id").write_text("0123456789abcdef\n")
+    (image / "var/lib/apt/lists/mirror_Packages").write_text("x")
+    bench.execute(DebianPrePkgImgMod("c"))
+    assert (image / "etc/machine-id").read_bytes() == b""
+    assert not (image / "var/lib/dbus/machine-id").exists()
+    assert os.listdir(image / "var/lib/apt/lists") == ["partial"]  # noqa: PTH208
+
+
+@pytest.mark.root
+def test_systemd_networkd_gets_a_file_for_each_interface(bench: Any, image: Path) -> None:
+    (image / "usr/lib/systemd").mkdir(parents=True)
+    (image / "usr/lib/systemd/systemd-networkd").touch()
+    add_tool(image, "usr/bin/systemctl")
+    bench.execute(
+        DebianPrePkgImgMod("c", serial_console="ttyS0,115200", enable_services=("ssh",)),
+        network(
+            '<interface match="en*"/><interface match="eth9" dhcp="false" address="192.0.2.5/24"'
+            ' gateway="192.0.2.1" dns="192.0.2.53 2001:db8::53" domains="example.org"/>'
+        ),
+    )
+    files = sorted((image / "etc/systemd/network").iterdir())
+    assert files[0].read_text() == "[Match]\nName=en*\n\n[Network]\nDHCP=yes\n"
+    assert files[1].read_text() == (
+        "[Match]\nName=eth9\n\n[Network]\nAddress=192.0.2.5/24\nGateway=192.0.2.1\n"
+        "DNS=192.0.2.53\nDNS=2001:db8::53\nDomains=example.org\n"
+    )
+    assert (image / "etc/resolv.conf").read_text() == (
+        "nameserver 192.0.2.53\nnameserver 2001:db8::53\nsearch example.org\n"
+    )
+    assert calls(image) == [
+        "systemctl enable systemd-networkd.service",
+        "systemctl enable ssh.service",
+        "systemctl enable serial-getty@ttyS0.service",
+    ]
+
+
+@pytest.mark.root
+def test_systemd_resolved_owns_the_resolver_where_it_is(bench: Any, image: Path) -> None:
+    (image / "usr/lib/systemd").mkdir(parents=True)
+    (image / "usr/lib/systemd/systemd-resolved").touch()
+    add_tool(image, "usr/bin/systemctl")
+    bench.execute(DebianPrePkgImgMod("c"))
+    link = (image / "etc/resolv.conf").readlink()
+    assert link == Path("../run/systemd/resolve/stub-resolv.conf")
+    assert calls(image) == ["systemctl enable systemd-resolved.service"]
+
+
+@pytest.mark.root
+def test_ifupdown_serves_an_image_without_systemd(bench: Any, image: Path) -> None:
+    add_tool(image, "usr/sbin/ifup")
+    bench.execute(
+        DebianPrePkgImgMod("c"),
+        network(
+            '<interface match="eth0" dhcp="false" address="192.0.2.5/24 2001:db8::5/64"'
+            ' gateway="192.0.2.1"/>'
+        ),
+    )
+    assert (image / "etc/network/interfaces.d/dcd").read_text() == (
+        "auto eth0\niface eth0 inet static\n    address 192.0.2.5/24\n    gateway 192.0.2.1\n"
+        "iface eth0 inet6 static\n    address 2001:db8::5/64\n"
+    )
+    with pytest.raises(CheckpointError, match=r"by the pattern en\*"):
+        bench.execute(DebianPrePkgImgMod("c"), network('<interface match="en*"/>'))
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("arguments", "message", "resolution"),
+    [
+        ({"timezone": "Europe/Nowhere"}, "does not know the time zone", "tzdata"),
+        ({"enable_services": ("ssh",)}, "cannot enable services", "systemd-sysv"),
+    ],
+)
+def test_what_the_image_lacks_is_told_with_its_package(
+    bench: Any, image: Path, arguments: Any, message: str, resolution: str
+) -> None:
+    with pytest.raises(CheckpointError, match=message) as caught:
+        bench.execute(DebianPrePkgImgMod("c", **arguments))
+    assert resolution in caught.value.resolution
+
+
+@pytest.mark.root
+def test_a_locale_is_generated_where_it_can_be(bench: Any, image: Path) -> None:
+    add_tool(image, "usr/bin/locale", "echo C\necho POSIX\n")
+    with pytest.raises(CheckpointError, match="cannot make the locale") as caught:
+        bench.execute(DebianPrePkgImgMod("c", locale="de_AT.UTF-8"))
+    assert "package locales" in caught.value.resolution
+    add_tool(image, "usr/sbin/locale-gen")
+    (image / "usr/share/i18n").mkdir(parents=True)
+    (image / "usr/share/i18n/SUPPORTED").write_text("de_AT.UTF-8 UTF-8\nde_AT ISO-8859-1\n")
+    bench.execute(DebianPrePkgImgMod("c", locale="de_AT.UTF-8"))
+    assert (image / "etc/locale.gen").read_text() == "de_AT.UTF-8 UTF-8\n"
+    assert calls(image)[-1] == "locale-gen "
+    with pytest.raises(CheckpointError, match="no locale de_AU") as caught:
+        bench.execute(DebianPrePkgImgMod("c", locale="de_AU.UTF-8"))
+    assert "de_AT.UTF-8" in caught.value.resolution
+
+
+@pytest.mark.parametrize(
+    ("arguments", "elements", "message"),
+    [
+        ({"hostname": "bad_name"}, [], "not a host name"),
+        ({"hostname": "-box"}, [], "not a host name"),
+        ({"locale": "../x"}, [], "not a locale"),
+        ({"timezone": "../../etc/shadow"}, [], "not a time zone"),
+        ({"serial_console": "tty S0"}, [], "not a serial line"),
+        (
+            {"enable_services": ("a",), "disable_services": ("a.service",)},
+            [],
+            "both enabled and disabled",
+        ),
+        ({}, [users('<user name="a"><password/></user>')], "password of a is empty"),
+        (
+            {},
+            [users('<user name="a"><password locked="true">x</password></user>')],
+            "password of a is given twice",
+        ),
+        (
+            {},
+            [users('<user name="a"><password hashed="true">plain</password></user>')],
+            "no crypt",
+        ),
+        ({}, [network('<interface match="e" dhcp="false"/>')], "gets no address"),
+        ({}, [network('<interface match="e" address="192.0.2.1"/>')], "no prefix length"),
+        ({}, [network('<interface match="e" address="x/24"/>')], "not an address"),
+        ({}, [network('<interface match="e" dns="dns.example"/>')], "not an address"),
+        ({}, ['<configuration name="c" source="motd"/>'], "needs dest"),
+        ({}, [add_file("motd", "etc/motd")], "needs dest"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_at_check(
+    bench: Any, arguments: Any, elements: list[str], message: str
+) -> None:
+    with pytest.raises(InvalidManifest, match=message):
+        DebianPrePkgImgMod("c", **arguments).check(bench.doc(*elements))
+
+
+def test_owners_are_looked_up_in_the_image(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/passwd").write_text("app:x:70000:70001::/:/bin/sh\n")
+    (tmp_path / "etc/group").write_text("team:x:70002:app\n")
+    assert owner_ids(tmp_path, "app") == (70000, 70001)
+    assert owner_ids(tmp_path, "app:team") == (70000, 70002)
+    assert owner_ids(tmp_path, "70000") == (70000, 70001)
+    assert owner_ids(tmp_path, "1:2") == (1, 2)
+    with pytest.raises(CheckpointError, match="no group root"):
+        owner_ids(tmp_path, "app:root")
+    with pytest.raises(CheckpointError, match="no user root"):
+        owner_ids(tmp_path, "root")
+
+
+@pytest.mark.system
+@pytest.mark.root
+@pytest.mark.timeout(900)
+def test_a_real_system_is_configured(bench: Any, own_mounts: None, tmp_path: Path) -> None:
+    suite = host_codename()
+    try:
+        sources_for(suite, ["main"])
+    except Unprepared as error:
+        pytest.skip(f"needs apt sources on the host: {error.brief}")
+    packages = "".join(
+        f"<name>{name}</name>" for name in ("systemd-sysv", "locales", "openssh-server", "sudo")
+    )
+    bench.execute(
+        TransferDEB("t"),
+        f'<software name="t" type="DEB"><destination><image variant="minbase"/></destination>'
+        f'<source><repository suite="{suite}"/></source><software_data>{packages}</software_data>'
+        "</software>",
+    )
+    (tmp_path / "blob").write_text("key")
+    bench.execute(
+        DebianPrePkgImgMod(
+            "c",
+            hostname="box",
+            locale="en_GB.UTF-8",
+            timezone="Europe/Vienna",
+            serial_console="ttyS0",
+            disable_services=("ssh",),
+        ),
+        users(
+            '<user name="live" groups="sudo" shell="/bin/bash"><password>live</password></user>'
+            '<user name="root"><password locked="true"/></user>'
+        ),
+        network('<interface match="en*"/>'),
+        add_file("key", "/home/live/.ssh/authorized_keys", mode="0600", owner="live"),
+        inputs={"key": tmp_path / "blob"},
+    )
+    image = bench.image
+    shadow = dict(line.split(":")[:2] for line in (image / "etc/shadow").read_text().splitlines())
+    crypt = ["chroot", image, "perl", "-e", "print crypt('live', $ARGV[0])", shadow["live"]]
+    assert subprocess.run(crypt, capture_output=True, text=True).stdout == shadow["live"]
+    assert shadow["root"].startswith("!")
+    assert "sudo:x:27:live" in (image / "etc/group").read_text()
+    assert os.path.realpath(image / "etc/localtime").endswith("zoneinfo/Europe/Vienna")
+    units = image / "etc/systemd/system"
+    assert os.path.lexists(units / "getty.target.wants/serial-getty@ttyS0.service")
+    assert os.path.lexists(units / "multi-user.target.wants/systemd-networkd.service")
+    assert not os.path.lexists(units / "multi-user.target.wants/ssh.service")
+    assert (image / "home/live/.ssh/authorized_keys").stat().st_uid == 1000
+    with pytest.raises(CheckpointError, match=r"cannot enable shh\.service") as caught:
+        bench.execute(DebianPrePkgImgMod("c", enable_services=("shh",)))
+    assert "ssh.service" in caught.value.resolution
+    assert str(image) not in Path("/proc/self/mounts").read_text()
