@@ -1,0 +1,76 @@
+"""The application in process, on real stores; builds stay queued, since no scheduler runs."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+
+from dcd.api.app import make_app
+from dcd.configuration import Configuration
+from dcd.engine.broadcast import Broadcast
+from dcd.engine.builds import Builds, now
+from dcd.engine.engine import Engine
+from dcd.engine.runner import Runner, Stores
+from dcd.engine.scheduler import Scheduler
+from store.artifacts import Artifacts
+from store.blobs import Blobs
+from store.eventlog import EventLog
+from store.layers.choose import open_store
+
+MANIFEST = """<dc><distro name="small"><execution>
+<checkpoint name="one" mod_path="dcd/checkpoints/custom_script" checkpoint_class="CustomScript">
+<args>true</args></checkpoint></execution></distro></dc>"""
+
+
+@dataclass(frozen=True)
+class Client:
+    """Requests to the application, one event loop each."""
+
+    app: Starlette
+
+    def __call__(self, method: str, path: str, **options: Any) -> httpx.Response:
+        async def send() -> httpx.Response:
+            transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
+            async with httpx.AsyncClient(transport=transport, base_url="http://dcd") as client:
+                return await client.request(method, path, **options)
+
+        return asyncio.run(send())
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Iterator[Starlette]:
+    configuration = Configuration(
+        state_dir=tmp_path, min_free_bytes=0, body_limit_bytes=65536, request_timeout_seconds=0.2
+    )
+
+    def settings() -> Configuration:
+        return configuration
+
+    with EventLog(tmp_path / "events.db") as log:
+        builds = Builds(log, Broadcast())
+        stores = Stores(
+            open_store("copy", tmp_path / "layers"),
+            Blobs(tmp_path / "blobs"),
+            Artifacts(tmp_path / "artifacts"),
+            tmp_path / "logs",
+            "test",
+        )
+        runner = Runner(builds, stores, settings)
+        scheduler = Scheduler(builds, runner, settings)
+        yield make_app(Engine(builds, runner, scheduler, stores, settings), settings, now())
+
+
+@pytest.fixture
+def request_(app: Starlette) -> Callable[..., httpx.Response]:
+    return Client(app)
+
+
+@pytest.fixture
+def submission() -> dict[str, Any]:
+    """Body of a request that submits a small manifest."""
+    return {"manifest": {"path": "/home/me/small.xml", "text": MANIFEST}}

@@ -1,0 +1,145 @@
+"""What the API answers, in process."""
+
+import hashlib
+
+import pytest
+
+
+def test_submit_answers_the_build_and_then_shows_it_by_a_prefix(request_, submission):
+    submitted = request_("POST", "/v1/builds", json=submission)
+
+    assert submitted.status_code == 201
+    build = submitted.json()
+    assert build["state"] == "queued"
+    assert [c["state"] for c in build["checkpoints"]] == ["pending"]
+    assert request_("GET", f"/v1/builds/{build['id'][:6]}").json() == build
+
+
+def test_repeated_idempotency_key_answers_200_and_the_same_build(request_, submission):
+    submission["idempotency_key"] = "nightly"
+
+    first, second = (request_("POST", "/v1/builds", json=submission) for _ in range(2))
+
+    assert (first.status_code, second.status_code) == (201, 200)
+    assert first.json()["id"] == second.json()["id"]
+
+
+def test_errors_are_problem_details(request_):
+    answer = request_("GET", "/v1/builds/nosuchbuild")
+
+    assert answer.status_code == 404
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["type"] == "urn:dcd:problem:not-found"
+    assert answer.json()["resolution"]
+
+
+def test_invalid_manifest_carries_its_diagnostics(request_):
+    body = {"manifest": {"path": "/m.xml", "text": "<dc><distro/></dc>"}}
+
+    answer = request_("POST", "/v1/builds", json=body)
+
+    assert answer.status_code == 422
+    assert answer.json()["diagnostics"][0]["line"] == 1
+    assert request_("POST", "/v1/validate", json=body).json()["ok"] is False
+
+
+def test_missing_inputs_are_named_and_taken_once_uploaded(request_):
+    text = """<dc><distro name="small"><execution>
+    <checkpoint name="one" mod_path="dcd/checkpoints/custom_script" checkpoint_class="CustomScript">
+    <kwargs><arg name="script">run.sh</arg></kwargs></checkpoint></execution></distro></dc>"""
+    body = {"manifest": {"path": "/home/me/small.xml", "text": text}, "files": {}}
+
+    answer = request_("POST", "/v1/builds", json=body)
+
+    assert answer.json()["type"] == "urn:dcd:problem:inputs-missing"
+    (missing,) = answer.json()["missing"]
+    assert missing["path"] == "/home/me/run.sh"
+
+    content = b"#!/bin/sh\n"
+    digest = hashlib.sha256(content).hexdigest()
+    assert request_("PUT", f"/v1/blobs/{digest}", content=content).status_code == 201
+    assert request_("PUT", f"/v1/blobs/{digest}", content=content).status_code == 200
+    body["files"][missing["path"]] = {"sha256": digest, "mode": 0o755}
+    assert request_("POST", "/v1/builds", json=body).status_code == 201
+
+
+def test_blob_with_another_digest_is_refused(request_):
+    answer = request_("PUT", f"/v1/blobs/{'0' * 64}", content=b"something")
+
+    assert answer.status_code == 400
+    assert "sha256" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        (b"{", "truncated"),
+        (b'{"manifest": {"path": "/m.xml", "text": 1}}', "$.manifest.text"),
+        (b'{"manifest": {"path": "/m.xml", "text": ""}, "pause_befor": "x"}', "pause_befor"),
+    ],
+)
+def test_malformed_body_names_the_field(request_, body, named):
+    answer = request_("POST", "/v1/builds", content=body)
+
+    assert answer.status_code == 400
+    assert named in answer.json()["detail"]
+
+
+def test_body_over_the_limit_is_refused(request_):
+    answer = request_("POST", "/v1/builds", content=b"x" * 70_000)
+
+    assert answer.status_code == 413
+
+
+def test_command_that_the_machine_refuses_is_a_conflict(request_, submission):
+    build = request_("POST", "/v1/builds", json=submission).json()["id"]
+    assert request_("POST", f"/v1/builds/{build}/cancel").json()["state"] == "cancelled"
+
+    answer = request_("POST", f"/v1/builds/{build}/resume", json={})
+
+    assert answer.status_code == 409
+    assert answer.json()["type"] == "urn:dcd:problem:refused"
+
+
+def test_pages_of_events_and_builds_lead_on(request_, submission):
+    for _ in range(3):
+        request_("POST", "/v1/builds", json=submission)
+
+    first = request_("GET", "/v1/builds?limit=2").json()
+    second = request_("GET", f"/v1/builds?limit=2&before={first['next']}").json()
+
+    ids = [build["id"] for build in first["builds"] + second["builds"]]
+    assert len(set(ids)) == 3
+    assert second["next"] is None
+    assert request_("GET", "/v1/builds?state=completed,failed").json()["builds"] == []
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=x", "before=-1", "state=asleep", "limit=1e9"])
+def test_query_parameters_are_checked(request_, query):
+    assert request_("GET", f"/v1/builds?{query}").status_code == 400
+
+
+def test_unknown_paths_and_methods_are_problems(request_):
+    assert request_("GET", "/v1/nothing").json()["type"] == "urn:dcd:problem:not-found"
+    assert request_("PATCH", "/v1/builds").status_code == 405
+
+
+def test_stream_sends_events_after_the_last_one_seen_and_ends_when_the_build_stands(
+    request_, submission
+):
+    build = request_("POST", "/v1/builds", json=submission).json()["id"]
+    request_("POST", f"/v1/builds/{build}/cancel")
+    accept = {"accept": "text/event-stream"}
+
+    whole = request_("GET", f"/v1/builds/{build}/events", headers=accept).text
+    rest = request_(
+        "GET", f"/v1/builds/{build}/events", headers={**accept, "last-event-id": "2"}
+    ).text
+
+    assert [line for line in whole.splitlines() if line.startswith("id:")] == [
+        "id: 1",
+        "id: 2",
+        "id: 3",
+    ]
+    assert "BuildCancelled" in rest
+    assert "BuildSubmitted" not in rest

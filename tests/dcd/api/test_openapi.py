@@ -1,0 +1,42 @@
+"""The OpenAPI document: current, and kept by the application, whatever is sent."""
+
+from importlib.metadata import version
+from pathlib import Path
+
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+from dcd.api.app import described_operations
+from dcd.api.openapi import render
+
+DOCUMENT = Path(__file__).parents[3] / "docs" / "reference" / "openapi.json"
+
+
+def test_committed_document_is_current():
+    assert DOCUMENT.read_text() == render(described_operations(), version("dcd")), (
+        "run: python -m dcd.api.openapi > docs/reference/openapi.json"
+    )
+
+
+def test_application_keeps_its_document(app):
+    # A request that fits the schema can still be refused: a manifest that is none, a wrong digest.
+    document = schemathesis.openapi.from_asgi("/v1/openapi.json", app)
+
+    for found in document.get_all_operations():
+        operation = found.ok()
+        if operation.path == "/v1/doctor":
+            continue  # examines the host, which takes seconds, and takes no input
+
+        @settings(
+            max_examples=15,
+            deadline=None,
+            database=None,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(case=operation.as_strategy())
+        def answers_as_described(case):
+            case.call_and_validate(excluded_checks=[positive_data_acceptance])
+
+        answers_as_described()
