@@ -173,9 +173,11 @@ async def _worker(
 
 
 def _command(request: WorkerRequest, messages: int) -> list[str]:
+    # Slave: no mount of the worker reaches the host, while unmounting there reaches the worker, which
+    # would otherwise keep busy what it was given a copy of.
     return [
         *("setpriv", "--pdeathsig", "SIGKILL"),
-        *("unshare", "--mount", "--propagation", "private", "--pid", "--fork"),
+        *("unshare", "--mount", "--propagation", "slave", "--pid", "--fork"),
         *("--kill-child=SIGKILL", "--mount-proc"),
         *(() if request.network else ("--net",)),
         *module_command("dcd.worker"),

@@ -74,7 +74,7 @@ def _store(name: str, directory: Path) -> LayerDirectory:
 
 def _try_in_namespace(name: str, directory: Path) -> None:
     """Raises Unprepared with what went wrong when the back end does not work in `directory`."""
-    namespace = ["unshare", "--mount", "--propagation", "private"]
+    namespace = ["unshare", "--mount", "--propagation", "slave"]
     trial = subprocess.run(
         [*namespace, *module_command(__name__), name, directory],
         env={**os.environ, **module_environment()},

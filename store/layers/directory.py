@@ -32,7 +32,12 @@ from store.durable import disk_full_is_told, sync_directory, sync_file, write_fi
 from store.layers.interface import Layer, LayerRecord, Workspace
 
 _KEY = re.compile(r"[0-9a-f]{64}")
+_RUBBISH = "removed-"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+class Busy(Exception):
+    """Something outside the project holds on to a tree."""
 
 
 class Trees(Protocol):
@@ -78,7 +83,8 @@ class Trees(Protocol):
         ...
 
     def erase(self, layer: Path) -> None:
-        """Remove a layer directory, whatever state it is in."""
+        """Remove a layer directory, whatever state it is in. Raises Busy, with the directory still
+        there, when something holds on to it; it is then erased later."""
         ...
 
 
@@ -221,7 +227,8 @@ class LayerDirectory:
                     "remove what stands on it first",
                 )
             removed = self._take_away(key)
-        self._erase_work(removed)
+        for rubbish in [*self._work.glob(f"{_RUBBISH}*"), removed]:
+            self._erase_rubbish(rubbish)
 
     def layers(self) -> Iterator[Layer]:
         for key in self._keys():
@@ -242,7 +249,7 @@ class LayerDirectory:
             }
             needed = {parent for _, parent in self._workspaces()}
             for key in _doomed(parents, needed.union(known_keys)):
-                self._erase_work(self._take_away(key))
+                self._erase_rubbish(self._take_away(key))
                 removed.append(f"layer {key}")
         return removed
 
@@ -290,17 +297,26 @@ class LayerDirectory:
 
     def _take_away(self, key: str) -> Path:
         """Move a layer out of sight, to be erased. Returns the working directory that holds it."""
-        away = self._work / f"removed-{secrets.token_hex(8)}"
+        away = self._work / f"{_RUBBISH}{secrets.token_hex(8)}"
         away.mkdir(mode=0o711)
         (self.directory / key).rename(away / "layer")
         self._known.pop(key, None)
         return away
 
     def _erase_work(self, directory: Path) -> None:
-        if (directory / "layer").exists():
-            self._trees.erase(directory / "layer")
+        """Remove a workspace; its name is free, and what it stood on is too, when this returns."""
+        rubbish = self._work / f"{_RUBBISH}{secrets.token_hex(8)}"
         with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(directory)
+            directory.rename(rubbish)
+            (rubbish / "parent").unlink(missing_ok=True)
+            self._erase_rubbish(rubbish)
+
+    def _erase_rubbish(self, rubbish: Path) -> None:
+        # What is busy is met again by the next removal.
+        with contextlib.suppress(Busy, FileNotFoundError):
+            if (rubbish / "layer").exists():
+                self._trees.erase(rubbish / "layer")
+            shutil.rmtree(rubbish)
 
 
 def _doomed(parents: Mapping[str, str | None], needed: Collection[str]) -> list[str]:

@@ -10,18 +10,21 @@ import contextlib
 import hashlib
 import secrets
 import shutil
+import sys
+import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 from statemachine.errors import Unprepared
+from store.layers.directory import Busy
 from store.layers.interface import Workspace
-from store.layers.mounts import file_system_of
 from store.layers.plain import locate
 from store.layers.tool import run_tool
 
-_ZFS = ("zfs", "fuse.zfs")
 _SNAPSHOT = "layer"
+_BUSY = ("dataset is busy", "has dependent clones")
+_BUSY_SECONDS = 1.0
 
 
 class ZfsTrees:
@@ -30,13 +33,15 @@ class ZfsTrees:
     name = "zfs"
 
     def prepare(self, directory: Path) -> None:
-        if (found := file_system_of(directory.parent)).type not in _ZFS:
-            raise Unprepared(f"{directory.parent} is on {found.type}, not on ZFS")
+        try:
+            below = _dataset_at(directory.parent)
+        except Unprepared as error:
+            raise Unprepared(f"{directory.parent} is not on ZFS", str(error)) from error
         directory.mkdir(mode=0o711, exist_ok=True)
         trees = directory / ".trees"
-        name = f"{found.source}/dcd-layers-{hashlib.sha256(bytes(trees)).hexdigest()[:12]}"
+        name = f"{below}/dcd-layers-{hashlib.sha256(bytes(trees)).hexdigest()[:12]}"
         listing = run_tool(
-            "listing datasets", "zfs", "list", "-H", "-r", "-o", "name,mounted", found.source
+            "listing datasets", "zfs", "list", "-H", "-r", "-o", "name,mounted", below
         )
         mounted = dict(line.split("\t") for line in listing.splitlines())
         if name not in mounted:
@@ -46,6 +51,10 @@ class ZfsTrees:
         for dataset, state in mounted.items():
             if state == "no" and (dataset == name or dataset.startswith(f"{name}/")):
                 run_tool("mounting layers", "zfs", "mount", dataset)
+        # A worker's mount namespace copies every mount and would keep it busy; from a shared one
+        # unmounting reaches it.
+        if sys.platform == "linux":
+            run_tool("mounting layers", "mount", "--make-rshared", trees)
 
     def root(self, workspace: Path) -> Path:
         return (workspace / "layer" / "tree").resolve()
@@ -82,10 +91,35 @@ class ZfsTrees:
 
     def erase(self, layer: Path) -> None:
         if (layer / "tree").exists():
-            run_tool("removing a layer", "zfs", "destroy", "-r", _dataset(layer))
+            _destroy(_dataset(layer))
         shutil.rmtree(layer)
+
+
+def _destroy(dataset: str) -> None:
+    """Destroy a dataset with its snapshots. It may be busy for a moment, since zfs-fuse lets go of a
+    dataset some time after umount(2), or for long, when it is mounted in somebody's mount namespace
+    or a clone of it could not be destroyed yet. Raises Busy."""
+    deadline = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            run_tool("removing a layer", "zfs", "destroy", "-r", dataset)
+        except Unprepared as error:
+            if not any(reason in error.details for reason in _BUSY):
+                raise
+            if time.monotonic() > deadline:
+                raise Busy(error.details) from error
+            time.sleep(0.02)
+        else:
+            return
 
 
 def _dataset(layer: Path) -> str:
     tree = (layer / "tree").readlink()
-    return f"{file_system_of(tree.parent).source}/{tree.name}"
+    return f"{_dataset_at(tree.parent)}/{tree.name}"
+
+
+def _dataset_at(path: Path) -> str:
+    """The dataset that holds a path. Raises Unprepared when none does."""
+    return run_tool(
+        f"looking for the dataset of {path}", "zfs", "list", "-Ho", "name", path
+    ).strip()

@@ -22,7 +22,7 @@ from store.layers.interface import Layer, LayerRecord, Workspace
 from store.layers.overlay import OverlayTrees
 from store.layers.zfs import ZfsTrees
 
-CLONE_NEWNS, MS_REC, MS_PRIVATE = 0x00020000, 0x4000, 0x40000
+CLONE_NEWNS, MS_REC, MS_SLAVE = 0x00020000, 0x4000, 0x80000
 ZFS_LOCK = Path("/run/lock/dcd-tests-zfs-fuse")
 
 
@@ -34,9 +34,9 @@ def in_namespace(function: Callable[[], Any]) -> Any:
         try:
             libc = ctypes.CDLL(None, use_errno=True)
             assert libc.unshare(CLONE_NEWNS) == 0
-            assert libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None) == 0
+            assert libc.mount(b"none", b"/", None, MS_REC | MS_SLAVE, None) == 0
             answer: tuple[bool, Any] = (True, function())
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - told to the parent
             answer = (False, traceback.format_exc())
         with os.fdopen(sending, "wb") as pipe:
             pickle.dump(answer, pipe)
@@ -62,6 +62,9 @@ class Subject:
     store: LayerDirectory
     keeps_attributes: bool = True
     """Whether extended attributes and ACLs are kept (zfs-fuse has none)."""
+
+    time_grain_ns: int = 1
+    """What times are rounded to."""
 
     keeps_hard_links: bool = True
     """Whether the links of a file of an earlier layer stay one file when it is written to."""
@@ -174,6 +177,7 @@ def subject(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Subject]
     subject = Subject(
         store,
         keeps_attributes=request.param != "zfs",
+        time_grain_ns=1_000_000_000 if request.param == "zfs" else 1,
         keeps_hard_links=request.param != "overlay",
     )
     yield subject
