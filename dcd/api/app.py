@@ -18,7 +18,7 @@ import structlog
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from dcd import doctor
@@ -408,7 +408,6 @@ def make_app(
         exception_handlers={
             DcdError: _on_error,
             HTTPException: _on_http_exception,
-            ClientDisconnect: _on_disconnect,
             Exception: _on_defect,
         },
     )
@@ -426,10 +425,6 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     response.status_code = error.status_code
     response.headers.update(error.headers or {})
     return response
-
-
-async def _on_disconnect(request: Request, error: Exception) -> Response:
-    return Response(status_code=499)
 
 
 async def _on_defect(request: Request, error: Exception) -> Response:

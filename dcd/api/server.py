@@ -11,11 +11,13 @@ import contextlib
 import os
 import socket
 import stat
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import uvicorn
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -81,22 +83,45 @@ def _remove_stale(path: Path) -> None:
 
 
 class PeerProtocol(H11Protocol):
-    """HTTP/1.1 by h11, with the peer's credentials in each scope and a limit on unread answers."""
+    """HTTP/1.1 by h11, with the peer's credentials and a way to cut it off in each scope, and a limit
+    on the time from a request's first byte (or the connection) to the end of its headers."""
+
+    header_seconds: ClassVar[float]
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.actor = peer_credentials(cast(socket.socket, transport.get_extra_info("socket")))
+        self.late = self.loop.call_later(self.header_seconds, transport.abort)
         application = self.app
 
-        async def with_actor(scope: Scope, receive: Receive, send: Send) -> None:
+        async def with_peer(scope: Scope, receive: Receive, send: Send) -> None:
             scope["dcd.actor"] = self.actor
+            scope["dcd.abort"] = transport.abort
             await application(scope, receive, send)
 
-        self.app = cast(Any, with_actor)
+        self.app = cast(Any, with_peer)
+
+    def data_received(self, data: bytes) -> None:
+        if not self._in_request() and self.late.cancelled():
+            self.late = self.loop.call_later(self.header_seconds, self.transport.abort)
+        super().data_received(data)
+        if self._in_request():
+            self.late.cancel()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.late.cancel()
+        super().connection_lost(exc)
+
+    def _in_request(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
 
 
 class Limits:
-    """ASGI middleware: bounds the body's size and the time to send it and to take the answer."""
+    """ASGI middleware: bounds the body's size and the time to send it and to take the answer.
+
+    A body has to arrive within `request_seconds`; a blob, which may be large, must only not stall that
+    long. A client that takes nothing of its answer for `send_seconds` is cut off.
+    """
 
     def __init__(
         self,
@@ -117,7 +142,22 @@ class Limits:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        limit = self.blob_bytes if scope["path"].startswith("/v1/blobs/") else self.body_bytes
+
+        async def limited_send(message: Message) -> None:
+            try:
+                await asyncio.wait_for(send(message), self.send_seconds)
+            except TimeoutError:
+                scope.get("dcd.abort", lambda: None)()
+                raise ClientDisconnect from None
+
+        # Somebody who went away, or was sent away, gets no answer.
+        with contextlib.suppress(ClientDisconnect):
+            await self.app(scope, self._limited(scope, receive), limited_send)
+
+    def _limited(self, scope: Scope, receive: Receive) -> Receive:
+        blob = scope["path"].startswith("/v1/blobs/")
+        limit = self.blob_bytes if blob else self.body_bytes
+        deadline = time.monotonic() + self.request_seconds
         received = 0
         complete = False
 
@@ -125,12 +165,13 @@ class Limits:
             nonlocal received, complete
             if complete:  # only the disconnect can still come; that may take for ever
                 return await receive()
+            seconds = self.request_seconds if blob else deadline - time.monotonic()
             try:
-                message = await asyncio.wait_for(receive(), self.request_seconds)
+                message = await asyncio.wait_for(receive(), max(0.0, seconds))
             except TimeoutError:
                 raise RequestTimeout(
                     "the request's body did not arrive in time",
-                    f"nothing for {self.request_seconds:g} s",
+                    f"the limit is {self.request_seconds:g} s",
                 ) from None
             received += len(message.get("body", b""))
             complete = message["type"] != "http.request" or not message.get("more_body", False)
@@ -138,10 +179,7 @@ class Limits:
                 raise BodyTooLarge("the request's body is too large", f"the limit is {limit} bytes")
             return message
 
-        async def limited_send(message: Message) -> None:
-            await asyncio.wait_for(send(message), self.send_seconds)
-
-        await self.app(scope, limited_receive, limited_send)
+        return limited_receive
 
 
 def actor_of(scope: Scope) -> Actor:
@@ -151,9 +189,12 @@ def actor_of(scope: Scope) -> Actor:
 
 def make_server(app: ASGIApp, settings: Configuration, ready: Callable[[], None]) -> uvicorn.Server:
     """A uvicorn server for `app`; `ready` is called once it accepts connections."""
+    protocol = type(
+        "Protocol", (PeerProtocol,), {"header_seconds": settings.request_timeout_seconds}
+    )
     config = uvicorn.Config(
         app,
-        http=PeerProtocol,
+        http=protocol,
         ws="none",
         lifespan="off",
         loop="asyncio",

@@ -1,0 +1,140 @@
+"""Clients that do not behave, over the real socket: each is bounded, and others are not hurt."""
+
+import json
+import socket
+import time
+
+import pytest
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture
+def impatient(cold_daemon):
+    """A daemon with short limits."""
+    cold_daemon.settings |= {
+        "request_timeout_seconds": 1.0,
+        "send_timeout_seconds": 1.0,
+        "idle_timeout_seconds": 1.0,
+        "body_limit_bytes": 65536,
+    }
+    return cold_daemon.start()
+
+
+@pytest.fixture
+def connect(impatient):
+    """Connections to the daemon, closed afterwards."""
+    opened = []
+
+    def connect() -> socket.socket:
+        client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        client.settimeout(20)
+        client.connect(str(impatient.socket))
+        opened.append(client)
+        return client
+
+    yield connect
+    for client in opened:
+        client.close()
+
+
+def everything(client: socket.socket) -> bytes:
+    """All that comes until the daemon closes the connection."""
+    received = b""
+    try:
+        while chunk := client.recv(65536):
+            received += chunk
+    except ConnectionResetError:
+        pass
+    return received
+
+
+def test_connection_without_a_request_is_closed(impatient, connect):
+    assert everything(connect()) == b""
+
+
+def test_client_that_drips_its_headers_is_cut_off(impatient, connect):
+    client = connect()
+    with pytest.raises(OSError):
+        for letter in b"GET /v1/version HTTP/1.1\r\nHost: dcd\r\nX-Slow: " + b"x" * 1000:
+            client.sendall(bytes([letter]))
+            time.sleep(0.05)
+    impatient.ctl("version")
+
+
+def test_client_that_drips_its_body_is_told_and_cut_off(impatient, connect):
+    client = connect()
+    client.sendall(b"POST /v1/validate HTTP/1.1\r\nHost: dcd\r\nContent-Length: 1000\r\n\r\n")
+    client.settimeout(0.05)
+    answer = b""
+    for _ in range(100):
+        try:
+            client.sendall(b" ")
+            answer += client.recv(65536)
+        except TimeoutError:
+            continue
+        except OSError:
+            break
+        if answer:
+            break
+    assert b" 408 " in answer.splitlines()[0]
+
+
+def test_headers_over_the_limit_are_refused(impatient, connect):
+    client = connect()
+    client.sendall(b"GET /v1/version HTTP/1.1\r\nHost: dcd\r\nX-Large: " + b"x" * 100_000 + b"\r\n")
+    assert b" 400 " in everything(client).splitlines()[0]
+
+
+def test_body_over_the_limit_is_refused_before_it_is_read_whole(impatient, connect):
+    client = connect()
+    client.sendall(b"POST /v1/validate HTTP/1.1\r\nHost: dcd\r\nContent-Length: 1073741824\r\n\r\n")
+    answer = b""
+    try:
+        for _ in range(1000):
+            client.sendall(b"x" * 65536)
+    except OSError:
+        pass
+    answer = everything(client)
+    assert answer == b"" or b" 413 " in answer.splitlines()[0]
+    impatient.ctl("version")
+
+
+def test_follower_that_never_reads_is_cut_off_and_does_not_hold_up_the_build(
+    impatient, connect, write_manifest
+):
+    noisy = "i=0; while [ $i -lt 300 ]; do i=$((i+1)); echo line $i; done"
+    manifest = write_manifest(*((f"step{n}", noisy) for n in range(6)))
+    build = impatient.submit(manifest)
+    followers = [connect() for _ in range(20)]
+    for client in followers:
+        client.sendall(
+            f"GET /v1/builds/{build}/events HTTP/1.1\r\nHost: dcd\r\n"
+            "Accept: text/event-stream\r\n\r\n".encode()
+        )
+
+    assert impatient.wait(build, "completed")["state"] == "completed"
+
+
+def test_socket_is_for_its_owner_and_group_alone(impatient):
+    assert impatient.socket.stat().st_mode & 0o777 == 0o660
+
+
+def test_stale_socket_of_a_killed_daemon_is_replaced(impatient):
+    impatient.kill()
+    assert impatient.socket.exists()
+
+    impatient.start()
+
+    assert json.loads(impatient.ctl("version", "--json"))
+
+
+def test_second_daemon_on_the_same_state_directory_is_refused(impatient):
+    first = impatient.process
+    impatient.spawn()
+    second = impatient.process
+    assert second.wait(30) == 9
+    assert "another dcd uses" in impatient.log.read_text()
+
+    impatient.process = first
+    impatient.ctl("version")
