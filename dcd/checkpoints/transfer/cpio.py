@@ -2,7 +2,7 @@
 
 The name is the original's, which used cpio(1). Hard links, devices, extended attributes and holes are kept;
 `software_data` to install names files and directories (with all below them) of the source, and to
-uninstall those that are left out.
+uninstall those that are left out. Software of type DIR that names nothing is all of its source.
 """
 
 from dcd.checkpoints.areas import area_path
@@ -38,7 +38,7 @@ class TransferCPIO(Checkpoint):
                     str(data.origin or ""),
                     'use action="install", or "uninstall" for what is left out',
                 )
-        if not software.names("install"):
+        if not software.names("install") and software.type != "DIR":
             raise InvalidManifest(
                 f"{self.name} has nothing to copy",
                 str(software.origin or ""),
@@ -53,9 +53,10 @@ class TransferCPIO(Checkpoint):
         destination = _path_of(software, Destination) or "{BOOT_ARCHIVE}"
         names = software.names("install")
         if dry_run:
-            message = f"would copy {len(names)} entries from {source} to {destination}"
-            context.report(Report(message=message))
+            what = f"{len(names)} entries" if names else "all"
+            context.report(Report(message=f"would copy {what} from {source} to {destination}"))
             return
+        names = names or sorted(found.name for found in area_path(context, source).iterdir())
 
         def report(done: int, copied: Copied) -> None:
             message = f"copied {copied.entries} files, {copied.size_bytes >> 20} MiB"

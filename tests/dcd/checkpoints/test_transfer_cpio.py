@@ -42,6 +42,16 @@ def test_destinations_below_an_area_are_made(bench: Any) -> None:
     assert (bench.root / "media/iso/live/x").read_text() == "x"
 
 
+def test_a_directory_that_names_nothing_is_copied_whole(bench: Any) -> None:
+    (bench.image / "a").mkdir()
+    (bench.image / "a/b").write_text("b")
+    (bench.image / "c").write_text("c")
+    never = '<software_data action="uninstall"><name>c</name></software_data>'
+    bench.execute(TransferCPIO("ba-init"), software(never).replace('"CPIO"', '"DIR"'))
+    archive = bench.root / "boot_archive"
+    assert sorted(archive.rglob("*")) == [archive / "a", archive / "a/b"]
+
+
 def test_missing_entries_fail_with_their_names(bench: Any) -> None:
     data = "<software_data><name>nosuch</name></software_data>"
     with pytest.raises(CheckpointError) as caught:
