@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dcd.manifest.diagnostics import did_you_mean, listed
+from dcd.manifest.diagnostics import MOST, did_you_mean, listed, shortened
 from dcd.manifest.values import (
     BadValue,
     InputPath,
@@ -80,6 +80,8 @@ def match_arguments(factory: Any, args: Sequence[str], kwargs: Mapping[str, Text
     for parameter, positional in zip(ordered, args, strict=False):
         texts[parameter.name] = (parameter, positional, ARGS)
     for name, text in kwargs.items():
+        if len(problems) >= MOST:
+            break
         parameter_found = named.get(name, open_ended)
         if parameter_found is None:
             problems.append(_unknown(name, text, parameters))
@@ -145,6 +147,10 @@ def _converted(text: Texts, annotation: Any) -> Any:
     return convert(text, wanted)
 
 
+def _given(value: object) -> str:
+    return repr(shortened(value)) if isinstance(value, str) else shortened(repr(value))
+
+
 def _unknown(name: str, text: Texts, parameters: Sequence[inspect.Parameter]) -> Problem:
     meant = did_you_mean(name, [p.name for p in parameters])
     value = text if isinstance(text, str) else "..."
@@ -176,7 +182,7 @@ def _bad(name: str, argument: str, bad: BadValue, parameter: inspect.Parameter) 
     value = meant or (bad.choices[0] if bad.choices else "...")
     return Problem(
         argument,
-        f"argument {name!r} is {bad.given!r}, not {bad.expected}"
+        f"argument {name!r} is {_given(bad.given)}, not {bad.expected}"
         + (f"; did you mean {meant!r}?" if meant else ""),
         f"Its type is {inspect.formatannotation(parameter.annotation)}.",
         f'<arg name="{name}">{value}</arg>',

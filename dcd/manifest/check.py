@@ -19,34 +19,31 @@ from dcd.manifest.data_object import (
     fields_of,
     reads_itself,
 )
-from dcd.manifest.diagnostics import Diagnostic, did_you_mean, error, listed
+from dcd.manifest.diagnostics import Diagnostic, did_you_mean, error, listed, shortened
 from dcd.manifest.registry import Registry
 from dcd.manifest.source import Source
 from dcd.manifest.values import BadValue, choices
 
 
-def check_structure(source: Source, registry: Registry) -> list[Diagnostic]:
-    """Everything in the tree that its grammar does not allow."""
+def check_structure(source: Source, registry: Registry) -> Iterator[Diagnostic]:
+    """Everything in the tree that its grammar does not allow, as it is found."""
     root = source.root
     if root.tag == "dc":
-        return list(_Check(source, registry).element(root))
-    if root.tag == "distribution":
-        return [
-            error(
-                source.origin(root),
-                "this manifest is from before the Caiman Unified Design",
-                "Its root element is <distribution>; a manifest's is <dc>.",
-                "convert it: dcctl migrate MANIFEST",
-            )
-        ]
-    return [
-        error(
+        yield from _Check(source, registry).element(root, registry.handler(root) or DataObject)
+    elif root.tag == "distribution":
+        yield error(
+            source.origin(root),
+            "this manifest is from before the Caiman Unified Design",
+            "Its root element is <distribution>; a manifest's is <dc>.",
+            "convert it: dcctl migrate MANIFEST",
+        )
+    else:
+        yield error(
             source.origin(root),
             f"<{root.tag}> is not a manifest",
             "The root element of a manifest is <dc>.",
             "<dc><distro name=...>...</distro></dc>",
         )
-    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +51,8 @@ class _Check:
     source: Source
     registry: Registry
 
-    def element(self, element: Element) -> Iterator[Diagnostic]:
-        cls = self.registry.handler(element)
-        assert cls is not None  # the caller has seen to it
+    def element(self, element: Element, cls: type[DataObject]) -> Iterator[Diagnostic]:
+        """The element, which `cls` handles, and all in it."""
         if reads_itself(cls):
             yield from self.own_reading(element, cls)
             return
@@ -69,10 +65,12 @@ class _Check:
         for child in element.iterchildren("*"):
             if child.tag in inner:
                 yield from self.text_child(child)
-            elif self.registry.handler(child) is not None and self.may_stand(child, cls, allowed):
-                yield from self.element(child)
+                continue
+            handler = self.registry.handler(child)
+            if handler and (child.tag in allowed or cls.TAG in handler.EXTENDS):
+                yield from self.element(child, handler)
             else:
-                yield self.stranger(child, element, [*inner, *sorted(allowed)])
+                yield self.stranger(child, handler, element, [*inner, *sorted(allowed)])
         yield from self.counts(element, cls, list(inner.values()))
 
     def own_reading(self, element: Element, cls: type[DataObject]) -> Iterator[Diagnostic]:
@@ -81,10 +79,6 @@ class _Check:
             cls.from_xml(element)
         except BadValue as bad:
             yield error(self.source.origin(element), f"<{element.tag}>: {bad}", _doc(cls))
-
-    def may_stand(self, child: Element, parent: type[DataObject], allowed: set[str]) -> bool:
-        handler = self.registry.handler(child)
-        return child.tag in allowed or (handler is not None and parent.TAG in handler.EXTENDS)
 
     def attributes(self, element: Element, known: list[Field]) -> Iterator[Diagnostic]:
         fields = {field.tag: field for field in known}
@@ -126,7 +120,7 @@ class _Check:
             suggestion = field.declared.form.example.split(",")[0]
         return error(
             self.source.origin(element, field.tag),
-            f"{field.tag}={value!r} of <{element.tag}> is not {bad.expected}"
+            f"{field.tag}={shortened(value)!r} of <{element.tag}> is not {bad.expected}"
             + (f"; did you mean {meant!r}?" if meant else ""),
             field.declared.doc,
             f'{field.tag}="{suggestion}"' if suggestion else "",
@@ -138,7 +132,7 @@ class _Check:
         if field is None and stray:
             yield error(
                 self.source.origin(element),
-                f"<{element.tag}> holds the text {_shortened(stray)!r}",
+                f"<{element.tag}> holds the text {shortened(stray)!r}",
                 f"<{element.tag}> has elements and attributes only, no text.",
                 "remove the text, or put it into the element that it belongs to",
             )
@@ -154,12 +148,19 @@ class _Check:
         for name in attributes_of(child):
             yield self.unknown_attribute(child, name, [])
         for inner in child.iterchildren("*"):
-            yield self.stranger(inner, child, [])
+            yield self.stranger(inner, self.registry.handler(inner), child, [])
 
-    def stranger(self, child: Element, parent: Element, allowed: list[str]) -> Diagnostic:
+    def stranger(
+        self,
+        child: Element,
+        handler: type[DataObject] | None,
+        parent: Element,
+        allowed: list[str],
+    ) -> Diagnostic:
         tag = str(child.tag)
         meant = did_you_mean(tag, allowed)
-        homes = sorted(
+        homes = sorted(() if handler is None else handler.EXTENDS)
+        homes += sorted(
             cls.TAG
             for cls in self.registry.classes
             if tag in {particle.of.TAG for particle in _particles(cls)}
@@ -252,14 +253,9 @@ def _particles(cls: type[DataObject]) -> list[Particle]:
 
 
 def _start_tag(tag: str, attributes: dict[str, str]) -> str:
-    written = "".join(f' {name}="{_shortened(value)}"' for name, value in attributes.items())
+    written = "".join(f' {name}="{shortened(value)}"' for name, value in attributes.items())
     return f"<{tag}{written}>"
 
 
 def _doc(cls: type[DataObject]) -> str:
     return (cls.__doc__ or "").split("\n", 1)[0]
-
-
-def _shortened(text: str) -> str:
-    flat = " ".join(text.split())
-    return flat if len(flat) <= 60 else f"{flat[:57]}..."

@@ -115,12 +115,10 @@ def construct(
 
 
 def check_constructors(
-    source: Source, allowed: Collection[str] = ()
-) -> tuple[list[Diagnostic], list[tuple[str, Origin | None]]]:
-    """What is wrong with the constructors and arguments of all checkpoints in the tree, and the
-    arguments that name files to be captured."""
-    wrong: list[Diagnostic] = []
-    inputs: list[tuple[str, Origin | None]] = []
+    source: Source, inputs: list[tuple[str, Origin | None]], allowed: Collection[str] = ()
+) -> Iterator[Diagnostic]:
+    """What is wrong with the constructors and arguments of all checkpoints in the tree, as it is
+    found. Arguments that name files to be captured are appended to `inputs`."""
     for element in source.root.iter("checkpoint"):
         mod_path, checkpoint_class = element.get("mod_path"), element.get("checkpoint_class")
         if not mod_path or not checkpoint_class:
@@ -128,16 +126,17 @@ def check_constructors(
         try:
             factory = resolve(mod_path.strip(), checkpoint_class.strip(), allowed)
             bound = match_arguments(factory, *texts_of(element))
-            for name, text in bound.inputs.items():
-                argument = ARGS if name == bound.positional else name
-                inputs.append((text, source.origin(_place(element, argument))))
         except Unresolved as failure:
             report = warning if failure.known else error
             where = source.origin(element, failure.attribute)
-            wrong.append(report(where, failure.message, failure.why, failure.suggestion))
+            yield report(where, failure.message, failure.why, failure.suggestion)
         except BadArguments as failure:
-            wrong += [_located(problem, element, source) for problem in failure.problems]
-    return wrong, inputs
+            for problem in failure.problems:
+                yield _located(problem, element, source)
+        else:
+            for name, text in bound.inputs.items():
+                argument = ARGS if name == bound.positional else name
+                inputs.append((text, source.origin(_place(element, argument))))
 
 
 def texts_of(checkpoint: Element) -> tuple[list[str], dict[str, Texts]]:

@@ -55,7 +55,7 @@ class DataObjectDict(DataObject, tag="data_dictionary"):
             key, content = data.get("name"), data.text or ""
             if key is None:
                 raise BadValue("", "given: <data> needs name")
-            values[key] = json.loads(content) if data.get("type") == "json" else content
+            values[key] = _from_json(content) if data.get("type") == "json" else content
         return cls(element.get("name") or cls.TAG, values)
 
     def to_xml(self) -> Element:
@@ -73,3 +73,10 @@ class DataObjectDict(DataObject, tag="data_dictionary"):
     @classmethod
     def consumes(cls, element: Element) -> bool:
         return bool(element.tag == "data")
+
+
+def _from_json(content: str) -> Json:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        raise BadValue(content, "JSON") from None

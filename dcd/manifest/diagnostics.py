@@ -7,10 +7,17 @@ first in the order of the source. Lines and columns count from 1; 0 means that t
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 from dcd.manifest.data_object import Origin
 from statemachine.errors import InvalidManifest
+
+MOST = 200
+"""How many diagnostics are made for one manifest; a hostile one could have a hundred thousand."""
+
+_MANY = 1000
+_LONG = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +61,31 @@ def warning(origin: Origin | None, message: str, why: str = "", suggestion: str 
     return _at(origin, "warning", message, why, suggestion)
 
 
+def shortened(text: str) -> str:
+    """The text on one line, cut where it is long."""
+    flat = " ".join(text[: 2 * _LONG].split())
+    return flat if len(flat) <= 60 else f"{flat[:57]}..."
+
+
+def bounded(diagnostics: Iterable[Diagnostic]) -> list[Diagnostic]:
+    """The first `MOST` of them; when there are more, that is said."""
+    found = list(islice(diagnostics, MOST + 1))
+    if len(found) > MOST:
+        last = found.pop()
+        found.append(
+            Diagnostic(
+                "error",
+                last.file,
+                last.line,
+                last.column,
+                f"there are more than {MOST} faults; the rest is not shown",
+                "",
+                "correct these first",
+            )
+        )
+    return found
+
+
 def in_order(diagnostics: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:
     """Without repetitions, errors first, each kind in the order of file, line and column."""
     return tuple(
@@ -67,6 +99,8 @@ def in_order(diagnostics: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:
 def did_you_mean(word: str, known: Iterable[str]) -> str | None:
     """The known word that was probably meant, or None."""
     candidates = sorted(set(known))
+    if len(candidates) > _MANY or len(word) > _LONG:
+        return None
     folded = {candidate.lower(): candidate for candidate in candidates}
     if word.lower() in folded:
         return folded[word.lower()]
@@ -74,8 +108,10 @@ def did_you_mean(word: str, known: Iterable[str]) -> str | None:
 
 
 def listed(words: Iterable[str], conjunction: str = "or") -> str:
-    """The words as an English list: `a, b or c`."""
+    """The words as an English list: `a, b or c`; of very many, the first."""
     several = list(words)
+    if len(several) > _LONG:
+        several = [*several[: _LONG - 1], f"{len(several) - _LONG + 1} more"]
     if len(several) < 2:
         return "".join(several)
     return f"{', '.join(several[:-1])} {conjunction} {several[-1]}"

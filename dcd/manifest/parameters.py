@@ -1,7 +1,7 @@
 """Parameters: `<parameter name default>` declares one, `${name}` uses it, `--set` gives it a value.
 
 Replaced in every attribute and text, once: a value is not searched for further references. `$${` stands
-for `${`. In a manifest that declares no parameter, `${...}` in a checkpoint's `args` is left to the shell,
+for `${`. In a manifest that declares no parameter, `${...}` in a checkpoint's arguments is left to the shell,
 as in manifests of the original. Pure; works on the tree, in place.
 """
 
@@ -14,6 +14,7 @@ from dcd.manifest.source import Limits, Source
 from dcd.manifest.values import IDENTIFIER
 
 _USE = re.compile(r"\$\$\{|\$\{([^}]*)\}?")
+_SHELL = ("args", "arg")
 _NOT_XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -78,7 +79,7 @@ def _rewrite(
         if "${" in value:
             element.set(name, replace(value, source.origin(element, name), False))
     if element.text and "${" in element.text:
-        element.text = replace(element.text, source.origin(element), element.tag == "args")
+        element.text = replace(element.text, source.origin(element), element.tag in _SHELL)
 
 
 def _values(

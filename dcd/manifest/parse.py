@@ -19,7 +19,7 @@ from dcd.manifest.check import check_structure
 from dcd.manifest.constructors import check_constructors
 from dcd.manifest.cross_checks import cross_check
 from dcd.manifest.data_object import Origin
-from dcd.manifest.diagnostics import Diagnostic, ManifestError, error, in_order
+from dcd.manifest.diagnostics import Diagnostic, ManifestError, bounded, error, in_order
 from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.includes import (
     INCLUDE,
@@ -95,12 +95,12 @@ def load(
     missing = tuple(wanted for wanted in includes if wanted.path not in given)
     if missing:
         return Loaded(DataObjectCache(), "", in_order(found), tuple(includes), missing)
-    found += substitute_parameters(source, parameters or {}, settings.limits)
-    found += check_structure(source, settings.registry)
-    found += cross_check(source)
-    found += check_references(source)
-    wrong, arguments = check_constructors(source, settings.allowed_modules)
-    found += wrong
+    found += bounded(substitute_parameters(source, parameters or {}, settings.limits))
+    found += bounded(check_structure(source, settings.registry))
+    found += bounded(cross_check(source))
+    found += bounded(check_references(source))
+    arguments: list[tuple[str, Origin | None]] = []
+    found += bounded(check_constructors(source, arguments, settings.allowed_modules))
     _raise_errors(found)
     doc = _import(source, settings.registry)
     named = named_files(doc, arguments, directories)

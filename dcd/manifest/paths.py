@@ -23,7 +23,7 @@ _STEP = re.compile(
     r"(?P<axis>//?)(?P<name>[^/\[\].]*)(\[(?P<filter>[^\]]*)\])?(?P<attributes>(\.[A-Za-z][A-Za-z0-9_]*)*)"
 )
 _FILTER = re.compile(r"(@(?P<cls>[A-Za-z_][\w.]*))?(#(?P<count>[0-9]+))?(\?(?P<depth>[0-9]+))?")
-_REFERENCE = re.compile(r"%\{(?P<path>[^}]*)\}")
+_REFERENCE = re.compile(r"%\{(?P<path>[^{}]*)\}")
 
 
 class PathError(DcdError):

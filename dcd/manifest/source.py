@@ -1,9 +1,9 @@
 """Reading hostile XML: from text to a tree whose every element and attribute knows its place.
 
-Refused: more than `max_bytes`, elements nested deeper than `max_depth`, every entity declaration (so no
-entity can be expanded or fetched), bytes in an unknown encoding. A document type that names an external
-DTD is accepted and never fetched. The parser is expat, because it alone tells where a start tag begins;
-the tree is lxml's. Comments and processing instructions are dropped. Pure.
+Refused: whatever is beyond `Limits`, every entity declaration (so no entity can be expanded or fetched),
+bytes in an unknown encoding. A document type that names an external DTD is accepted and never fetched.
+The parser is expat, because it alone tells where a start tag begins; the tree is lxml's. Comments and
+processing instructions are dropped. Takes time in proportion to the text. Pure.
 """
 
 import re
@@ -31,6 +31,8 @@ class Limits:
     max_bytes: int = 1024 * 1024
     max_expanded_bytes: int = 4 * 1024 * 1024
     max_depth: int = 64
+    max_attributes: int = 64
+    max_elements: int = 100_000
 
 
 LIMITS = Limits()
@@ -171,6 +173,14 @@ class _Reader:
             raise _refused(
                 self.here(), f"elements are nested deeper than {self.limits.max_depth} levels"
             )
+        if self.source is not None and len(self.source.places) >= self.limits.max_elements:
+            raise _refused(
+                self.here(), f"the file has more than {self.limits.max_elements} elements"
+            )
+        if len(attributes) > 2 * self.limits.max_attributes:
+            raise _refused(
+                self.here(), f"an element has more than {self.limits.max_attributes} attributes"
+            )
         tag = _clark(name)
         element = etree.SubElement(self.stack[-1], tag) if self.stack else etree.Element(tag)
         for key, value in zip(attributes[::2], attributes[1::2], strict=True):
@@ -183,6 +193,7 @@ class _Reader:
 
     def place(self, offset: int) -> Place:
         """Read the start tag once more, for the places of its attributes."""
+        origin = self.origin(offset)
         end = offset + 1
         while self.content[end : end + 1] not in b" \t\r\n/>":
             end += 1
@@ -195,7 +206,7 @@ class _Reader:
                 raise self.undefined(unknown[1].decode("utf-8", "replace"), at)
             end = match.end()
         end = self.content.index(b">", end) + 1
-        return Place(self.origin(offset), found, self.content[offset:end].decode())
+        return Place(origin, found, self.content[offset:end].decode())
 
     def end(self, name: str) -> None:
         self.flush()

@@ -146,6 +146,11 @@ def test_a_stored_document_that_is_damaged_is_refused() -> None:
         DataObjectCache().restore_persistent("<volatile/>")
     with pytest.raises(InvalidManifest, match="nothing handles the element <mystery>"):
         DataObjectCache().restore_persistent("<persistent><mystery/></persistent>")
+    with pytest.raises(InvalidManifest, match=r"'\{' is not JSON"):
+        DataObjectCache().restore_persistent(
+            '<persistent><data_dictionary name="x"><data name="y" type="json">{</data>'
+            "</data_dictionary></persistent>"
+        )
     with pytest.raises(InvalidManifest, match="'colour' is not an attribute of <dc>"):
         DataObjectCache().restore_persistent('<persistent><dc colour="red"/></persistent>')
 

@@ -76,6 +76,16 @@ def test_deep_nesting_is_refused() -> None:
     assert "nested deeper" in refusal("<a>" * 100_000).message
 
 
+def test_very_many_attributes_are_refused() -> None:
+    crowd = " ".join(f'a{number}=""' for number in range(50_000))
+    assert refusal(f"<a {crowd}/>").message == "an element has more than 64 attributes"
+
+
+def test_very_many_elements_are_refused() -> None:
+    found = refusal("<a>" + "<a/>" * 100_000 + "</a>")
+    assert found.message == "the file has more than 100000 elements"
+
+
 def test_a_wrong_end_tag_names_what_it_should_close() -> None:
     found = refusal('<dc>\n  <distro name="x">\n</distor>\n</dc>')
     assert found.message == "</distor> does not close <distro>, which was opened on line 2"
