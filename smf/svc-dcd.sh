@@ -1,4 +1,4 @@
-#!/sbin/sh
+#!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 #
 # Method script of svc:/application/dcd: METHOD COMMAND [CONTRACT]. smf_method(7) has the exit codes.
