@@ -40,6 +40,7 @@ from dcd.worker.request import (
 from statemachine.errors import DcdError
 from statemachine.events import Artifact, ErrorInfo
 from store.layers.choose import open_store
+from store.layers.mounts import unmount_below
 
 AREAS = ("pkg_image", "boot_archive", "media", "tmp")
 """The directories of every workspace."""
@@ -127,6 +128,9 @@ def _work(request: WorkerRequest, root: Path, pipe: _Pipe) -> None:
             checkpoint.execute(context)
     finally:
         _end_other_processes()
+        # Before anything is removed below: what is mounted there may be the host's.
+        for left in unmount_below(root):
+            print(f"{request.checkpoint} left {left} mounted", flush=True)
         detach_loops(request.workspace.directory)
     document.write_text(doc.persistent_text())
     _empty(root / "tmp")

@@ -6,12 +6,15 @@ that differ between its versions. Callers are in a mount namespace of their own.
 
 import ctypes
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from store.layers.tool import run_tool
 
 MNT_DETACH = 2
+
+_ESCAPE = re.compile(rb"\\([0-7]{3})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,20 @@ def unmount(target: Path) -> None:
     _check(_libc().umount2(os.fsencode(target), MNT_DETACH), target)
 
 
+def unmount_below(directory: Path) -> list[Path]:
+    """Unmount everything below a directory, not what is mounted on itself. Returns where it was.
+
+    Source: proc(5), mountinfo, where field 5 is the mount point.
+    """
+    prefix = os.fsencode(directory) + b"/"
+    lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
+    points = [_ESCAPE.sub(_unescaped, line.split(b" ")[4]) for line in lines]
+    below = [Path(os.fsdecode(point)) for point in points if point.startswith(prefix)]
+    for point in reversed(below):  # a later mount may be on an earlier one
+        unmount(point)
+    return below
+
+
 def file_system_of(path: Path) -> FileSystem:
     """The file system that holds `path`, as findmnt(8) tells."""
     command = ["findmnt", "--noheadings", "--raw", "--output", "FSTYPE,SOURCE,TARGET", "--target"]
@@ -45,6 +62,10 @@ def file_system_of(path: Path) -> FileSystem:
         field.encode().decode("unicode_escape") for field in found.split("\n")[0].split(" ")
     )
     return FileSystem(kind, source, Path(target))
+
+
+def _unescaped(escape: re.Match[bytes]) -> bytes:
+    return bytes([int(escape[1], 8)])
 
 
 def _libc() -> ctypes.CDLL:

@@ -1,0 +1,212 @@
+"""Attempts run by `run_attempt` for real, with checkpoints made for the purpose."""
+
+import asyncio
+import re
+import shutil
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dcd.worker.launch import Outcome, run_attempt
+from dcd.worker.recover import detach_loops, kill_leftovers
+from dcd.worker.request import Progress, WorkerRequest
+from store.layers.directory import LayerDirectory
+from store.layers.overlay import OverlayTrees
+
+PROBES = '''
+"""Checkpoints for tests."""
+
+import os, signal, time
+from dcd.checkpoints.interface import Checkpoint, Context, Report
+from dcd.manifest.doc import DataObjectDict
+from statemachine.errors import CheckpointError
+from statemachine.events import Artifact
+
+
+class Delivers(Checkpoint):
+    """Uses every way of handing something on."""
+
+    def execute(self, context: Context, dry_run: bool = False) -> None:
+        (context.tmp / "scratch").mkdir()
+        (context.tmp / "scratch" / "file").write_text("x")
+        (context.media / "image.iso").write_text("iso")
+        context.report(Report(0.5, "half \\udcff done"))
+        context.deliver(Artifact("image.iso", "media/image.iso", "iso", 3, "0" * 64))
+        (context.evidence / "console.log").write_text("booted")
+        context.doc.persistent.insert_children([DataObjectDict("made", {"by": self.name})])
+
+
+class Hands(Checkpoint):
+    """Shows what it was handed."""
+
+    def execute(self, context: Context, dry_run: bool = False) -> None:
+        made = context.doc.persistent.get_first_child("made", DataObjectDict)
+        print("the persistent part says", made["by"], flush=True)
+        print("input", context.inputs["/captured"].read_text(), flush=True)
+        print("areas", sorted(path.name for path in context.root.iterdir()), flush=True)
+        print("scratch", list(context.tmp.iterdir()), flush=True)
+        context.run(["sh", "-c", "echo the environment says $WHAT"])
+
+
+class Refuses(Checkpoint):
+    def execute(self, context: Context, dry_run: bool = False) -> None:
+        raise CheckpointError("it cannot be", "because", "do something else")
+
+
+class Breaks(Checkpoint):
+    def execute(self, context: Context, dry_run: bool = False) -> None:
+        raise KeyError("odd")
+
+
+class FillsTheDisk(Checkpoint):
+    def execute(self, context: Context, dry_run: bool = False) -> None:
+        try:
+            raise OSError(28, "No space left on device")
+        except OSError as error:
+            raise CheckpointError("it could not write") from error
+
+
+class Dies(Checkpoint):
+    def execute(self, context: Context, dry_run: bool = False) -> None:
+        print("last words", flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Runs(Checkpoint):
+    """Runs a command; `ROOT` in it is the workspace."""
+
+    def __init__(self, name: str, command: str) -> None:
+        super().__init__(name)
+        self.command = command
+
+    def execute(self, context: Context, dry_run: bool = False) -> None:
+        self.evidence = context.evidence
+        (context.evidence / "started").write_text("")
+        context.report(Report(message="started"))
+        context.run(["sh", "-ec", self.command.replace("ROOT", str(context.root))])
+
+    def cancel(self) -> None:
+        (self.evidence / "cancelled").write_text("")
+
+
+class Stubborn(Checkpoint):
+    """Takes no notice of being asked."""
+
+    def execute(self, context: Context, dry_run: bool = False) -> None:
+        context.report(Report(message="started"))
+        while True:
+            try:
+                time.sleep(60)
+            except BaseException:
+                pass
+'''
+
+MANIFEST = '<dc><distro name="probe"><execution/></distro></dc>'
+
+
+@dataclass
+class Bench:
+    """A state directory with layers, and attempts in it."""
+
+    directory: Path
+    store: LayerDirectory
+    state_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    progress: list[Progress] = field(default_factory=list)
+    attempts: int = 0
+
+    def request(
+        self, probe: str, *args: str, parent: str | None = None, **more: Any
+    ) -> WorkerRequest:
+        """An attempt at the checkpoint class `probe`."""
+        self.attempts += 1
+        evidence = self.directory / f"evidence{self.attempts}"
+        evidence.mkdir()
+        return WorkerRequest(
+            state_id=self.state_id,
+            build="build",
+            checkpoint="probe",
+            attempt=self.attempts,
+            mod_path="dcd_test_probes",
+            checkpoint_class=probe,
+            manifest=MANIFEST,
+            layers=self.directory / "layers",
+            workspace=self.store.begin(parent, f"a{self.attempts}"),
+            evidence=evidence,
+            args=args,
+            allowed=("dcd_test_probes",),
+            **more,
+        )
+
+    def run(
+        self, request: WorkerRequest, *, stop_at: str | None = None, grace_seconds: float = 20.0
+    ) -> Outcome:
+        """Run it to its end; with `stop_at`, ask it to stop when it reports that message."""
+
+        async def attempt() -> Outcome:
+            stop = asyncio.Event()
+
+            def note(progress: Progress) -> None:
+                self.progress.append(progress)
+                if progress.message == stop_at:
+                    stop.set()
+
+            return await run_attempt(
+                request,
+                log_path=self.log(request),
+                on_progress=note,
+                stop=stop,
+                grace_seconds=grace_seconds,
+            )
+
+        return asyncio.run(attempt())
+
+    def log(self, request: WorkerRequest) -> Path:
+        return self.directory / "logs" / f"{request.attempt}.log"
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    # Short: the kernel keeps 63 bytes of a loop device's file name.
+    directory = Path(tempfile.mkdtemp(prefix="dcdw"))
+    (directory / "dcd_test_probes.py").write_text(PROBES)
+    monkeypatch.syspath_prepend(directory)
+    (directory / "layers").mkdir()
+    store = LayerDirectory(directory / "layers" / "overlay", OverlayTrees())
+    store.prepare()
+    bench = Bench(directory, store)
+    yield bench
+    sys.modules.pop("dcd_test_probes", None)
+    kill_leftovers(f"{bench.state_id}:")
+    detach_loops(directory)
+    shutil.rmtree(directory)
+
+
+def processes_with(word: str) -> list[int]:
+    """Every process on the host that has the word in its command line."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                if word.encode() in (entry / "cmdline").read_bytes().split(b"\0"):
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+    return found
+
+
+def mounts_below(directory: Path) -> list[str]:
+    """Everything mounted below a directory in the host's namespace."""
+    mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+    return [line for line in mounts if re.search(rf" {re.escape(str(directory))}/", line)]
+
+
+def loops_on(name: str) -> list[str]:
+    """Loop devices on a file of that name, wherever the kernel thinks it is."""
+    files = Path("/sys/block").glob("loop*/loop/backing_file")
+    return [str(file) for file in files if Path(file.read_text().strip()).name == name]

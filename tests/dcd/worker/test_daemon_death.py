@@ -1,0 +1,146 @@
+"""When the daemon dies by SIGKILL, nothing of its attempts stays."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from dcd.worker.launch import _command, _environment
+from dcd.worker.recover import detach_loops, kill_leftovers, leftover_workers
+from dcd.worker.request import MARKER, WorkerRequest, encode
+from tests.dcd.worker.conftest import Bench, loops_on, mounts_below, processes_with
+
+pytestmark = pytest.mark.root
+
+DAEMON = """
+import asyncio, sys
+from dcd.worker.launch import run_attempt
+from dcd.worker.request import decode_request
+
+async def attempt():
+    request = decode_request(Path(sys.argv[1]).read_bytes())
+    report = lambda progress: print(progress.message, flush=True)
+    log = Path(sys.argv[1]).with_suffix(".log")
+    print(await run_attempt(request, log_path=log, on_progress=report, stop=asyncio.Event()))
+
+asyncio.run(attempt())
+"""
+
+BUSY = """
+setsid sleep MARK & (setsid sleep MARK &)
+mkdir ROOT/tmp/m ROOT/tmp/n
+mount -t tmpfs none ROOT/tmp/n
+truncate -s 4M ROOT/tmp/imageMARK ROOT/tmp/otherMARK
+mkfs.ext4 -q ROOT/tmp/imageMARK
+mount -o loop ROOT/tmp/imageMARK ROOT/tmp/m
+losetup --find ROOT/tmp/otherMARK
+touch ROOT/../layer/tree/ready
+sleep MARK
+"""
+
+
+def eventually(condition: Callable[[], bool]) -> bool:
+    """Whether it becomes true before patience ends."""
+    deadline = time.monotonic() + 20
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+@contextmanager
+def daemon(bench: Bench, request: WorkerRequest) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that runs the attempt as the daemon does."""
+    told = bench.directory / "request.json"
+    told.write_bytes(encode(request))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen([sys.executable, "-c", DAEMON, told], env=environment)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def mark() -> str:
+    """An odd time to sleep, to know processes and files by."""
+    return f"{os.getpid()}.{time.monotonic_ns()}"
+
+
+def is_ready(request: WorkerRequest) -> bool:
+    return (request.workspace.directory / "layer" / "tree" / "ready").exists()
+
+
+def test_nothing_is_left(bench: Bench, mark: str) -> None:
+    request = bench.request("Runs", BUSY.replace("MARK", mark))
+    with daemon(bench, request) as process:
+        assert eventually(lambda: is_ready(request)), bench.directory
+        assert len(processes_with(mark)) == 3
+        assert loops_on(f"image{mark}") != []
+        assert loops_on(f"other{mark}") != []
+        process.kill()
+        process.wait()
+    # Without anybody's help: processes, mounts, and loop devices that belong to a mount.
+    assert eventually(lambda: processes_with(mark) == [])
+    assert eventually(lambda: leftover_workers(f"{bench.state_id}:") == [])
+    assert eventually(lambda: loops_on(f"image{mark}") == [])
+    assert mounts_below(bench.directory) == []
+    # At the next start: loop devices that belong to nobody, and the workspace.
+    assert kill_leftovers(f"{bench.state_id}:") == []
+    assert len(detach_loops(bench.directory / "layers")) == 1
+    assert loops_on(f"other{mark}") == []
+    assert bench.store.reconcile((), ()) == ["workspace a1"]
+    assert list((bench.store.directory / ".work").iterdir()) == []
+
+
+def test_without_the_parent_death_signal_it_would_be(bench: Bench, mark: str) -> None:
+    """The negative control: what the chain of signals is for, and that recovery helps without it."""
+    request = bench.request("Runs", f"touch ROOT/../layer/tree/ready; sleep {mark}")
+    receiving, sending = os.pipe()
+    stream, held = os.pipe()
+    worker = subprocess.Popen(
+        _command(request, sending)[3:],  # without setpriv, and the request's stream stays open
+        env=_environment(request),
+        stdin=stream,
+        pass_fds=(sending,),
+        start_new_session=True,
+    )
+    os.write(held, encode(request) + b"\n")
+    try:
+        assert eventually(lambda: is_ready(request))
+        assert len(leftover_workers(f"{bench.state_id}:")) >= 3
+        killed = kill_leftovers(f"{bench.state_id}:")
+        assert {leftover.marker for leftover in killed} == {request.marker}
+        assert eventually(lambda: processes_with(mark) == [])
+    finally:
+        for descriptor in (receiving, sending, stream, held):
+            os.close(descriptor)
+        worker.kill()
+        worker.wait()
+
+
+def test_recovery_kills_only_what_bears_the_mark(bench: Bench, mark: str) -> None:
+    def sleeper(marker: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(["sleep", mark], env={**os.environ, MARKER: marker})
+
+    ours = sleeper(f"{bench.state_id}:build:probe:1")
+    longer = sleeper(f"{bench.state_id}x:build:probe:1")
+    unmarked = subprocess.Popen(["sleep", mark])
+    try:
+        # A dead daemon's processes have been adopted; here they must be reaped to be gone.
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        assert [leftover.pid for leftover in kill_leftovers(f"{bench.state_id}:")] == [ours.pid]
+        assert longer.poll() is None
+        assert unmarked.poll() is None
+    finally:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for process in (ours, longer, unmarked):
+            process.kill()
+            process.wait()
