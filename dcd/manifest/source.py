@@ -37,6 +37,16 @@ class Limits:
 
 LIMITS = Limits()
 
+_MISTAKES = (
+    (re.compile(rb"<!--(?:(?!-->).)*--.?$", re.S), "a comment holds --", "write it otherwise"),
+    (re.compile(rb"&[\w.-]*[^\w;.#-]$"), "the character & stands alone", "write &amp;"),
+    (re.compile(rb"<$|<[\s=\d]$"), "the character < stands alone", "write &lt;"),
+    (re.compile(rb"<[^<>]*=\s*[^\s\"'<>]$"), "an attribute's value has no quotes", 'name="value"'),
+    (re.compile(rb"<[^<>]*\s[\w.:-]+\s*[/>]$"), "an attribute has no value", 'name="value"'),
+    (re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]$"), "a control character", "remove it"),
+)
+"""What people mistake in writing XML, told by the text up to where the parser stops."""
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -243,6 +253,10 @@ class _Reader:
             if unknown:
                 name = unknown[1].decode("utf-8", "replace")
                 return self.undefined(name, self.origin(unknown.start()))
+        if failure.code == _CODES[expat.errors.XML_ERROR_INVALID_TOKEN]:
+            for pattern, message, suggestion in _MISTAKES:
+                if pattern.search(self.content, max(0, offset - 64), offset + 1):
+                    return _refused(self.origin(offset), f"{_INVALID}: {message}", "", suggestion)
         return _refused(self.origin(offset), f"{_INVALID}: {expat.ErrorString(failure.code)}")
 
     def innermost(self) -> tuple[str, Origin]:

@@ -115,6 +115,25 @@ def test_what_is_not_well_formed_is_refused(text: str) -> None:
     assert "not well-formed" in refusal(text).message
 
 
+@pytest.mark.parametrize(
+    ("text", "column", "said", "suggestion"),
+    [
+        ("<a>x && y</a>", 7, "the character & stands alone", "write &amp;"),
+        ('<a b="x & y"/>', 10, "the character & stands alone", "write &amp;"),
+        ("<a>1 < 2</a>", 7, "the character < stands alone", "write &lt;"),
+        ('<a b="1 < 2"/>', 9, "the character < stands alone", "write &lt;"),
+        ("<a b=1/>", 6, "an attribute's value has no quotes", 'name="value"'),
+        ("<a b/>", 5, "an attribute has no value", 'name="value"'),
+        ("<a><!-- x --set --></a>", 13, "a comment holds --", "write it otherwise"),
+        ("<a>\x01</a>", 4, "a control character", "remove it"),
+    ],
+)
+def test_common_mistakes_are_recognised(text: str, column: int, said: str, suggestion: str) -> None:
+    found = refusal(text)
+    assert found.message == f"the file is not well-formed XML: {said}"
+    assert (found.column, found.suggestion) == (column, suggestion)
+
+
 def test_bytes_are_read_in_their_declared_encoding_only() -> None:
     latin = '<?xml version="1.0" encoding="ISO-8859-1"?><a b="é"/>'.encode("latin-1")
     assert read(latin, "live.xml", LIMITS).root.get("b") == "é"
