@@ -11,7 +11,7 @@ descriptor of it would drop SQLite's locks (https://sqlite.org/howtocorrupt.html
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
@@ -29,12 +29,12 @@ READERS = 4
 
 
 def open_writer(path: Path) -> sa.Connection:
-    """The one connection that writes, made or migrated as needed. Raises LogDamaged."""
-    if not path.exists():
-        _create(path)
-    if path.stat().st_size == 0:
-        raise LogDamaged(f"the event log {path} is truncated: it is empty", "", _RESTORE)
+    """The one connection that writes, made or migrated as needed. Raises LogDamaged, Unavailable."""
     with explained(path):
+        if not path.exists():
+            _create(path)
+        if path.stat().st_size == 0:
+            raise LogDamaged(f"the event log {path} is truncated: it is empty", "", _RESTORE)
         connection = _writing_engine(path).connect()
         try:
             _examine(connection, path)
@@ -73,31 +73,28 @@ def close(connection: sa.Connection) -> None:
 def backup(path: Path, target: Path) -> None:
     """A compact, consistent copy of the log at `path`, which may be in use, as the new file `target`.
     Whole and on disk, or not there. Raises Unavailable (the disk is full, it exists)."""
-    aside = target.with_name(f".{target.name}.part")
-    aside.unlink(missing_ok=True)
     if target.exists():
         raise Unavailable(f"{target} exists already", resolution="name a file that does not exist")
+    aside = target.with_name(f".{target.name}.part")
     try:
-        with explained(path):
-            connection = _connect(path, "ro")
-            try:
-                connection.execute("VACUUM INTO ?", (str(aside),))
-            finally:
-                connection.close()
+        aside.unlink(missing_ok=True)
+        with closing(_connect(path, "ro")) as connection:
+            connection.execute("VACUUM INTO ?", (str(aside),))
         aside.chmod(0o600)
         sync_file(aside)
         aside.rename(target)
         sync_directory(target.parent)
-    finally:
+    except (sqlite3.Error, OSError) as error:
         aside.unlink(missing_ok=True)
+        raise Unavailable(f"the event log cannot be copied to {target}", str(error)) from error
 
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turn errors of SQLite into errors for people."""
+    """Turn errors of SQLite and the system into errors for people."""
     try:
         yield
-    except (sqlite3.Error, sa.exc.DBAPIError) as error:
+    except (sqlite3.Error, sa.exc.DBAPIError, OSError) as error:
         cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
         if primary_code(error) in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
             raise LogDamaged(
@@ -145,14 +142,13 @@ def _create(path: Path) -> None:
     aside = path.with_name(f".{path.name}.new")
     aside.unlink(missing_ok=True)
     os.close(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-    with explained(path):
-        connection = _writing_engine(aside).connect()
-        try:
-            connection.exec_driver_sql(f"PRAGMA application_id={APPLICATION_ID}")
-            connection.commit()
-            _migrate(connection)
-        finally:
-            close(connection)
+    connection = _writing_engine(aside).connect()
+    try:
+        connection.exec_driver_sql(f"PRAGMA application_id={APPLICATION_ID}")
+        connection.commit()
+        _migrate(connection)
+    finally:
+        close(connection)
     sync_file(aside)
     aside.rename(path)
     sync_directory(path.parent)

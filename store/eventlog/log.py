@@ -21,7 +21,7 @@ import sqlalchemy as sa
 
 from statemachine.build import Lifecycle
 from statemachine.codec import FIRST_HASH, event_hash
-from statemachine.errors import DcdError, NotFound
+from statemachine.errors import DcdError, NotFound, Unavailable
 from statemachine.events import Actor, Event, Payload
 from store.eventlog import database, projection
 from store.eventlog.errors import LogDamaged
@@ -47,10 +47,15 @@ class EventLog:
 
     def __init__(self, path: Path, on_commit: Callable[[int], None] | None = None) -> None:
         self.path = path
-        self._connection = database.open_writer(path)
-        self._readers = database.reading_engine(path)
         reserve = Reserve(path.with_name(f"{path.name}.reserve"))
-        self._writer = Writer(self._connection, reserve, on_commit)
+        self._connection = _open(path, reserve)
+        try:
+            with database.explained(path):
+                self._writer = Writer(self._connection, reserve, on_commit)
+        except BaseException:
+            database.close(self._connection)
+            raise
+        self._readers = database.reading_engine(path)
 
     def __enter__(self) -> Self:
         return self
@@ -241,6 +246,19 @@ class EventLog:
     def _reading(self) -> Iterator[sa.Connection]:
         with database.explained(self.path), self._readers.connect() as connection:
             yield connection
+
+
+def _open(path: Path, reserve: Reserve) -> sa.Connection:
+    """The writing connection. SQLite needs a little space to open a log, and says only that there was
+    an error when there is none."""
+    try:
+        return database.open_writer(path)
+    except LogDamaged:
+        raise
+    except Unavailable:
+        if not reserve.give_up():
+            raise
+        return database.open_writer(path)
 
 
 def _chain_problems(rows: Sequence[Any]) -> list[str]:

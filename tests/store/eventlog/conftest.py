@@ -1,0 +1,122 @@
+"""Real logs on disk, plans to submit, and a build that is driven through its log."""
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from statemachine.build import BuildState
+from statemachine.commands import (
+    Command,
+    Complete,
+    CompleteCheckpoint,
+    Start,
+    StartCheckpoint,
+    decide,
+)
+from statemachine.events import Actor, BuildSubmitted, Event, Payload
+from statemachine.keys import chain
+from statemachine.machine import BuildMachine
+from statemachine.plan import Ingredient, PlannedCheckpoint
+from store.eventlog import EventLog
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+ACTOR = Actor(1000, 1000, 4711, "ada")
+
+
+def _submission(name: str = "live", checkpoints: int = 3, **options: Any) -> BuildSubmitted:
+    plan = chain(
+        PlannedCheckpoint(f"c{n}", "", "m", "C", "", (Ingredient("code", name, str(n)),))
+        for n in range(checkpoints)
+    )
+    return BuildSubmitted(name, "<dc/>", "/live.xml", plan, **options)
+
+
+@dataclass
+class Build:
+    """One build in a log, driven by commands as the engine does."""
+
+    log: EventLog
+    machine: BuildMachine
+
+    @property
+    def state(self) -> BuildState:
+        return self.machine.state
+
+    def do(self, *commands: Command) -> "Build":
+        for command in commands:
+            payloads = decide(self.machine, command)
+            state = self.state
+            future = self.log.append(state.id, state.sequence, payloads, ACTOR, NOW)
+            for event in future.result():
+                self.machine.apply(event)
+        return self
+
+    def run(self, count: int) -> "Build":
+        """Start it and complete so many checkpoints, or as many as there are."""
+        self.do(Start())
+        for record in self.state.checkpoints[self.state.completed :][:count]:
+            attempt = self.state.next_attempt(record.name)
+            self.do(StartCheckpoint(record.name, attempt, record.key, f"{record.name}.log"))
+            self.do(CompleteCheckpoint(record.name, 1.0))
+        return self
+
+    def complete(self) -> "Build":
+        return self.run(len(self.state.checkpoints)).do(Complete())
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "events.db"
+
+
+@pytest.fixture
+def log(path: Path) -> Iterator[EventLog]:
+    with EventLog(path) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def submission() -> Callable[..., BuildSubmitted]:
+    return _submission
+
+
+@pytest.fixture(scope="session")
+def append() -> Callable[..., list[Event]]:
+    """Append payloads to a build and wait until they are on disk."""
+
+    def append(log: EventLog, build: str, expected: int, *payloads: Payload) -> list[Event]:
+        return log.append(build, expected, payloads, ACTOR, NOW).result(timeout=30)
+
+    return append
+
+
+@pytest.fixture(scope="session")
+def submit() -> Callable[..., Build]:
+    """Submit a build; `options` go into its submission."""
+
+    def submit(log: EventLog, build: str = "b1", **options: Any) -> Build:
+        payloads = [_submission(**options)]
+        events = log.append(build, 0, payloads, ACTOR, NOW).result(timeout=30)
+        return Build(log, BuildMachine.rehydrate(events))
+
+    return submit
+
+
+@pytest.fixture(scope="session")
+def execute() -> Callable[..., list[Any]]:
+    """SQL on the file behind the log's back, as a person with a shell would."""
+
+    def execute(path: Path, *statements: str) -> list[Any]:
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            rows: list[Any] = []
+            for statement in statements:
+                rows = connection.execute(statement).fetchall()
+            return rows
+
+    return execute

@@ -1,0 +1,80 @@
+"""History cannot be altered unnoticed: the hash chain and what `verify` says."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from statemachine.errors import NotFound
+from store.eventlog import EventLog, LogDamaged
+
+Execute = Callable[..., list[Any]]
+
+
+@pytest.fixture
+def forge(path: Path, submit: Callable[..., Any], execute: Execute) -> Callable[[str], EventLog]:
+    """A log of b1 and b2 with six events each, altered by somebody who knows the triggers."""
+
+    def forge(statement: str) -> EventLog:
+        with EventLog(path) as log:
+            for build in ("b1", "b2"):
+                submit(log, build).run(2)
+        triggers = execute(path, "SELECT name, sql FROM sqlite_master WHERE type = 'trigger'")
+        execute(path, *(f"DROP TRIGGER {name}" for name, _ in triggers))
+        execute(path, statement)
+        execute(path, *(sql for _, sql in triggers))
+        return EventLog(path)
+
+    return forge
+
+
+def test_an_untouched_history_is_sound(log: EventLog, submit: Callable[..., Any]) -> None:
+    submit(log, "b1").run(3)
+    assert log.verify("b1") == []
+    with pytest.raises(NotFound):
+        log.verify("b2")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        'data = \'{"checkpoint":"c0"}\'',
+        "type = 'BuildStarted'",
+        "version = 2",
+        "time = '2020-01-01T00:00:00.000000Z'",
+        "actor = '{\"uid\":0}'",
+        "hash = 'abc'",
+    ],
+)
+def test_an_altered_event_is_found_and_not_acted_on(
+    forge: Callable[[str], EventLog], change: str
+) -> None:
+    with forge(f"UPDATE events SET {change} WHERE build = 'b1' AND sequence = 3") as log:
+        assert any("event 3" in problem for problem in log.verify("b1"))
+        with pytest.raises(LogDamaged, match="b1 have been damaged"):
+            log.read_build("b1")
+        assert log.verify("b2") == []
+        assert len(log.read_build("b2")) == 6
+
+
+def test_an_event_that_changed_places_is_found(forge: Callable[[str], EventLog]) -> None:
+    with forge("UPDATE events SET build = 'b3' WHERE build = 'b1'") as log:
+        assert "event 1 or the one before it has been altered" in log.verify("b3")
+
+
+def test_a_gap_is_found(forge: Callable[[str], EventLog]) -> None:
+    with forge("DELETE FROM events WHERE build = 'b1' AND sequence = 4") as log:
+        assert log.verify("b1") == ["event 4 is missing: event 5 is in its place"]
+        with pytest.raises(LogDamaged):
+            log.read_build("b1")
+
+
+def test_a_lost_end_is_found(forge: Callable[[str], EventLog]) -> None:
+    with forge("DELETE FROM events WHERE build = 'b1' AND sequence > 4") as log:
+        assert log.verify("b1") == ["the list of builds knows 6 events, the log has 4"]
+
+
+def test_a_lost_build_is_found(forge: Callable[[str], EventLog]) -> None:
+    with forge("DELETE FROM events WHERE build = 'b1'") as log:
+        assert log.verify("b1") == ["the list of builds knows 6 events, the log has 0"]

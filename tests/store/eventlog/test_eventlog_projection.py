@@ -1,0 +1,186 @@
+"""Lists and layer keys: what they show, that they equal the fold, and that they can be made anew."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from statemachine.build import Lifecycle
+from statemachine.commands import (
+    FailBuild,
+    FinishCancel,
+    Pause,
+    Remove,
+    RequestCancel,
+    RequestPause,
+    Resume,
+)
+from statemachine.errors import NotFound, Refused
+from statemachine.events import ErrorInfo
+from store.eventlog import EventLog
+
+Submit = Callable[..., Any]
+ACTIONS = {
+    "run": lambda build: build.run(1),
+    "pause": lambda build: build.do(RequestPause()),
+    "pause later": lambda build: build.do(RequestPause("c2")),
+    "paused": lambda build: build.do(Pause("because")),
+    "fail": lambda build: build.do(FailBuild(ErrorInfo("no"))),
+    "resume": lambda build: build.do(Resume()),
+    "rewind": lambda build: build.do(Resume(from_checkpoint="c0")),
+    "cancel": lambda build: build.do(RequestCancel(), FinishCancel()),
+    "remove": lambda build: build.do(Remove()),
+}
+histories = st.lists(st.lists(st.sampled_from(sorted(ACTIONS)), max_size=8), min_size=1, max_size=3)
+
+
+@given(histories=histories)
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_after_any_history_the_projection_is_what_the_events_say(
+    tmp_path_factory: pytest.TempPathFactory, submit: Submit, histories: list[list[str]]
+) -> None:
+    with EventLog(tmp_path_factory.mktemp("log") / "events.db") as log:
+        for number, actions in enumerate(histories):
+            build = submit(log, f"b{number}")
+            for action in actions:
+                try:
+                    ACTIONS[action](build)
+                except Refused:
+                    continue
+            summary = log.summary(build.state.id)
+            state = build.state
+            assert (summary.state, summary.reason) == (state.state, state.reason)
+            assert summary.completed_checkpoints == state.completed
+            assert (summary.position, summary.sequence) == (state.log_position, state.sequence)
+            assert (summary.removed, summary.pause_before) == (state.removed, state.pause_before)
+        assert log.verify_projection() == []
+        assert log.rebuild_projection() == len(histories)
+        assert log.verify_projection() == []
+
+
+def test_a_projection_that_differs_is_told_and_made_anew(
+    path: Path, submit: Submit, execute: Callable[..., Any]
+) -> None:
+    with EventLog(path) as log:
+        build = submit(log, "b1").run(1)
+        key = build.state.checkpoints[0].key
+        execute(path, "UPDATE builds SET state = 'completed'")
+        execute(path, "INSERT INTO layer_keys VALUES ('k', 'b1')")
+        execute(path, "DELETE FROM layer_keys WHERE key != 'k'")
+        assert log.verify_projection() == [
+            "build b1: its row is not what its events say",
+            *sorted(
+                [f"build b1: layer key {key} is missing", "build b1: layer key k is extra"],
+                key=lambda problem: problem.split()[4],
+            ),
+        ]
+        log.rebuild_projection()
+        assert log.verify_projection() == []
+        build.run(1)
+        assert log.verify_projection() == []
+
+
+def test_builds_are_listed_newest_first_a_page_at_a_time(log: EventLog, submit: Submit) -> None:
+    for number in range(5):
+        submit(log, f"b{number}")
+    first = log.list_builds(limit=2)
+    assert [build.id for build in first] == ["b4", "b3"]
+    rest = log.list_builds(limit=9, before=first[-1].submitted_position)
+    assert [build.id for build in rest] == ["b2", "b1", "b0"]
+
+
+def test_builds_are_listed_by_state(log: EventLog, submit: Submit) -> None:
+    submit(log, "b1")
+    submit(log, "b2").run(1)
+    submit(log, "b3").complete()
+    assert [b.id for b in log.list_builds(states=["queued", Lifecycle.COMPLETED])] == ["b3", "b1"]
+    assert log.list_builds(states=[]) == []
+
+
+def test_a_summary_shows_what_a_list_needs(log: EventLog, submit: Submit) -> None:
+    build = submit(log, "b1", name="desktop", priority=5, pause_before="c2").run(2)
+    build.do(Pause("because"))
+    (summary,) = log.list_builds()
+    assert (summary.name, summary.priority, summary.state) == ("desktop", 5, Lifecycle.PAUSED)
+    assert (summary.completed_checkpoints, summary.total_checkpoints) == (2, 3)
+    assert (summary.reason, summary.actor.user) == ("because", "ada")
+
+
+def test_removed_builds_are_not_listed_but_can_be_looked_up(log: EventLog, submit: Submit) -> None:
+    submit(log, "b1").complete().do(Remove())
+    assert log.list_builds() == log.unfinished() == []
+    assert log.summary("b1").removed
+    assert log.resolve_prefix("b") == "b1"
+
+
+def test_unfinished_builds_are_those_that_can_go_on_oldest_first(
+    log: EventLog, submit: Submit
+) -> None:
+    submit(log, "completed").complete()
+    submit(log, "cancelled").do(RequestCancel())
+    submit(log, "failed").run(1).do(FailBuild(ErrorInfo("no")))
+    submit(log, "paused").do(RequestPause())
+    submit(log, "running").run(1)
+    submit(log, "queued")
+    found = [build.id for build in log.unfinished()]
+    assert found == ["failed", "paused", "running", "queued"]
+
+
+@pytest.mark.parametrize("what", ["unfinished", "events of a build", "a page of the list"])
+def test_no_question_at_start_reads_what_has_ended(
+    log: EventLog, submit: Submit, execute: Callable[..., Any], what: str
+) -> None:
+    query = {
+        "unfinished": "SELECT * FROM builds WHERE state IN ('queued', 'failed')"
+        " ORDER BY submitted_position",
+        "events of a build": "SELECT * FROM events WHERE build = 'b1' ORDER BY sequence",
+        "a page of the list": "SELECT * FROM builds WHERE removed = 0"
+        " ORDER BY submitted_position DESC LIMIT 10",
+    }[what]
+    submit(log, "b1")
+    plan = " ".join(row[3] for row in execute(log.path, f"EXPLAIN QUERY PLAN {query}"))
+    assert "INDEX" in plan
+    if what != "a page of the list":
+        assert "SCAN" not in plan
+
+
+def test_a_unique_prefix_names_a_build(log: EventLog, submit: Submit) -> None:
+    for build in ("k2p7", "k2q1", "k2", "m"):
+        submit(log, build)
+    assert log.resolve_prefix("k2p") == "k2p7"
+    assert log.resolve_prefix("k2") == "k2"
+    assert log.resolve_prefix("m") == "m"
+    with pytest.raises(NotFound, match="k names more than one build") as caught:
+        log.resolve_prefix("k")
+    assert caught.value.details == "k2, k2p7, k2q1"
+
+
+@pytest.mark.parametrize("prefix", ["", "x", "k2p77", "%", "_", "k2p7'"])
+def test_a_prefix_of_nothing_is_not_found(log: EventLog, submit: Submit, prefix: str) -> None:
+    submit(log, "k2p7")
+    with pytest.raises(NotFound):
+        log.resolve_prefix(prefix)
+
+
+def test_a_layer_key_is_known_from_the_start_of_its_attempt_until_its_build_is_removed(
+    log: EventLog, submit: Submit
+) -> None:
+    one = submit(log, "b1").complete()
+    keys = [record.key for record in one.state.checkpoints]
+    assert log.known_keys(["other", *keys]) == set(keys)
+    two = submit(log, "b2").run(1)
+    one.do(Remove())
+    assert log.known_keys(keys) == {keys[0]}
+    two.do(RequestCancel(), FinishCancel(), Remove())
+    assert log.known_keys(keys) == set()
+
+
+def test_a_question_for_many_keys_is_answered(log: EventLog, submit: Submit) -> None:
+    build = submit(log, "b1").complete()
+    keys = {record.key for record in build.state.checkpoints}
+    assert log.known_keys([*(f"k{n}" for n in range(40_000)), *keys]) == keys
