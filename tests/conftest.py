@@ -28,6 +28,8 @@ class Daemon:
         self.log = directory / "daemon.log"
         self.settings: dict[str, Any] = {"min_free_bytes": 0, "stop_grace_seconds": 0.5}
         self.process: subprocess.Popen[bytes] | None = None
+        self.launch = subprocess.Popen
+        """How the command becomes a process; fault tests have another way."""
 
     def start(self, wrapper: tuple[str, ...] = ()) -> "Daemon":
         """Start it and wait until it is ready. `wrapper` is put before the command."""
@@ -43,7 +45,7 @@ class Daemon:
         command = [*wrapper, sys.executable, "-m", "dcd.main", "serve", "--config", str(config)]
         command += ["--state-dir", str(self.state_dir), "--socket", str(self.socket)]
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, stderr=log, stdout=log)
+            self.process = self.launch(command, stderr=log, stdout=log)
 
     def wait_until_ready(self) -> None:
         """Until the daemon says so; fails with its log when it ends instead."""

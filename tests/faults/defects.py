@@ -1,0 +1,91 @@
+"""Defects: what the negative controls put into a daemon, so that the suites prove that they would see it.
+
+Each is a function that changes the loaded code of the daemon that is being forked.
+"""
+
+import time
+
+
+def acknowledge_before_commit() -> None:
+    """Tell callers that their events are on disk a moment before they are."""
+    from statemachine.errors import DcdError
+    from store.eventlog import projection
+    from store.eventlog.writer import Writer, _Group
+
+    def transact(self, requests):
+        group = _Group(self.position)
+        with self._connection.begin():
+            outcomes = [(request, self._insert(group, request)) for request in requests]
+            projection.store(self._connection, group.states.values(), group.events)
+            for request, outcome in outcomes:
+                assert not isinstance(outcome, DcdError)
+                request.future.set_result(outcome)
+            time.sleep(0.2)
+        self._remember(group)
+
+    Writer._transact = transact
+
+
+def acknowledge_what_failed() -> None:
+    """Take a failed write for a success."""
+    from store.eventlog import writer
+
+    transact = writer.Writer._transact
+
+    def careless(self, requests):
+        group = writer._Group(self.position)
+        with self._connection.begin() as transaction:
+            outcomes = [(request, self._insert(group, request)) for request in requests]
+            transaction.rollback()
+        try:
+            transact(self, requests)
+        except Exception:  # noqa: BLE001
+            for request, outcome in outcomes:
+                request.future.set_result(outcome)
+
+    writer.Writer._transact = careless
+
+
+def workers_outlive_the_daemon() -> None:
+    """Start workers without a parent-death signal, deaf to the end of their request."""
+    from dcd.worker import launch
+
+    command = launch._command
+
+    def careless(request, messages):
+        whole = command(request, messages)
+        chain = [part for part in whole[whole.index("unshare") :] if "kill-child" not in part]
+        return ["sh", "-c", '(head -n 1; exec sleep 1000) | "$@"', "sh", *chain]
+
+    launch._command = careless
+
+
+def layers_appear_bit_by_bit() -> None:
+    """Commit a layer by moving its parts into place one after another."""
+    from msgspec import json
+
+    from store.layers.directory import LayerDirectory, _Stored
+
+    commit = LayerDirectory.commit
+
+    def careless(self, workspace, record):
+        layer, target = workspace.directory / "layer", self.directory / record.key
+        target.mkdir()
+        stored = _Stored(record, self._trees.size_bytes(layer))
+        (target / "layer.json").write_bytes(json.encode(stored))
+        for entry in list(layer.iterdir()):
+            entry.rename(target / entry.name)
+        return commit(self, workspace, record)
+
+    LayerDirectory.commit = careless
+
+
+DEFECTS = {
+    defect.__name__: defect
+    for defect in (
+        acknowledge_before_commit,
+        acknowledge_what_failed,
+        workers_outlive_the_daemon,
+        layers_appear_bit_by_bit,
+    )
+}

@@ -1,0 +1,132 @@
+/* Faults at exact places: an LD_PRELOAD library that counts the calls by which a process changes
+ * files, and at one of them kills the process or makes the call fail.
+ *
+ * Nothing is armed until inject_arm() is called, in the process that is to suffer. Counted are calls on
+ * files below a directory and, optionally, whose path contains a text, by all threads of the process
+ * together: this is what strace's injection cannot do, which counts for each thread on its own. Between
+ * two counted calls nothing changes in the file system, so to kill before each of them is to kill
+ * everywhere. Each counted call is written to a log, with its number, before it is made.
+ */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+#include <unistd.h>
+
+enum { NOTHING, KILL, FAIL };
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static volatile int armed = NOTHING;
+static long count, first;
+static int error, log_fd;
+static char below[PATH_MAX], part[PATH_MAX], calls[256];
+
+/* At counted call `at` (from 1): kill (fail == 0), or fail this and all later ones with errno `fail`.
+ * `names` is a list like ",fsync,fdatasync," or "" for all calls; at == 0 only counts. */
+void inject_arm(const char *directory, const char *contains, const char *names, long at, int fail,
+                int log)
+{
+    strncpy(below, directory, sizeof below - 1);
+    strncpy(part, contains, sizeof part - 1);
+    strncpy(calls, names, sizeof calls - 1);
+    count = 0, first = at, error = fail, log_fd = log;
+    armed = fail ? FAIL : KILL;
+}
+
+/* True when the call is to fail; errno is set then. */
+static int strikes(const char *call, const char *path)
+{
+    char name[64], line[PATH_MAX + 96];
+    int fails = 0;
+    if (armed == NOTHING || (path[0] == '/' && strncmp(path, below, strlen(below)) != 0) ||
+        strstr(path, part) == NULL)
+        return 0;
+    snprintf(name, sizeof name, ",%s,", call);
+    if (calls[0] && strstr(calls, name) == NULL)
+        return 0;
+    pthread_mutex_lock(&lock);
+    count++;
+    int length = snprintf(line, sizeof line, "%ld %s %s\n", count, call, path);
+    if (write(log_fd, line, length) != length)
+        _exit(120);
+    if (armed == KILL && count == first) {
+        kill(getpid(), SIGKILL);
+        for (;;)
+            pause();
+    }
+    fails = armed == FAIL && count >= first;
+    pthread_mutex_unlock(&lock);
+    if (fails)
+        errno = error;
+    return fails;
+}
+
+static int strikes_fd(const char *call, int fd)
+{
+    char link[64], path[PATH_MAX];
+    ssize_t length;
+    if (armed == NOTHING || fd == log_fd)
+        return 0;
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    length = readlink(link, path, sizeof path - 1);
+    if (length <= 0 || path[0] != '/')
+        return 0; /* a pipe or a socket */
+    path[length] = 0;
+    return strikes(call, path);
+}
+
+#define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
+#define WRAP(type, name, parameters, arguments, condition)                                         \
+    type name parameters                                                                           \
+    {                                                                                              \
+        static __typeof__(&name) real;                                                             \
+        if (!real)                                                                                 \
+            real = REAL(name);                                                                     \
+        return (condition) ? -1 : real arguments;                                                  \
+    }
+
+WRAP(ssize_t, write, (int fd, const void *b, size_t n), (fd, b, n), strikes_fd("write", fd))
+WRAP(ssize_t, pwrite, (int fd, const void *b, size_t n, off_t o), (fd, b, n, o),
+     strikes_fd("pwrite64", fd))
+WRAP(ssize_t, pwrite64, (int fd, const void *b, size_t n, off64_t o), (fd, b, n, o),
+     strikes_fd("pwrite64", fd))
+WRAP(int, fsync, (int fd), (fd), strikes_fd("fsync", fd))
+WRAP(int, fdatasync, (int fd), (fd), strikes_fd("fdatasync", fd))
+WRAP(int, syncfs, (int fd), (fd), strikes_fd("syncfs", fd))
+WRAP(int, ftruncate, (int fd, off_t n), (fd, n), strikes_fd("ftruncate", fd))
+WRAP(int, ftruncate64, (int fd, off64_t n), (fd, n), strikes_fd("ftruncate", fd))
+WRAP(int, fchmod, (int fd, mode_t m), (fd, m), strikes_fd("fchmod", fd))
+WRAP(int, rename, (const char *a, const char *b), (a, b), strikes("rename", b))
+WRAP(int, link, (const char *a, const char *b), (a, b), strikes("link", b))
+WRAP(int, linkat, (int d, const char *a, int e, const char *b, int f), (d, a, e, b, f),
+     strikes("linkat", b))
+WRAP(int, symlink, (const char *a, const char *b), (a, b), strikes("symlink", b))
+WRAP(int, mkdir, (const char *p, mode_t m), (p, m), strikes("mkdir", p))
+WRAP(int, rmdir, (const char *p), (p), strikes("rmdir", p))
+WRAP(int, unlink, (const char *p), (p), strikes("unlink", p))
+WRAP(int, unlinkat, (int d, const char *p, int f), (d, p, f), strikes("unlinkat", p))
+
+#define WRAP_OPEN(name)                                                                            \
+    int name(const char *path, int flags, ...)                                                     \
+    {                                                                                              \
+        static int (*real)(const char *, int, ...);                                                \
+        va_list rest;                                                                              \
+        va_start(rest, flags);                                                                     \
+        mode_t mode = flags & (O_CREAT | __O_TMPFILE) ? va_arg(rest, mode_t) : 0;                  \
+        va_end(rest);                                                                              \
+        if (!real)                                                                                 \
+            real = (int (*)(const char *, int, ...))dlsym(RTLD_NEXT, #name);                       \
+        if (flags & O_CREAT && strikes("creat", path))                                             \
+            return -1;                                                                             \
+        return real(path, flags, mode);                                                            \
+    }
+WRAP_OPEN(open)
+WRAP_OPEN(open64)

@@ -1,0 +1,206 @@
+"""The daemon is killed with SIGKILL: in every checkpoint, at random, and again and again."""
+
+import subprocess
+import threading
+import time
+
+import pytest
+
+from cli.client import ClientError
+from dcd.worker.recover import kill_leftovers
+
+pytestmark = [pytest.mark.faults, pytest.mark.root]
+
+STEPS = ("files", "archive", "unpack", "compare")
+
+
+def small_build(witness, write_manifest, name, pause="true"):
+    """A manifest whose checkpoints make files, pack, unpack and compare them; a checkpoint that sees
+    anything of an interrupted attempt fails. Each runs `pause` when its work is half done."""
+    image = "{PKG_IMAGE_PATH}"
+    once = "test ! -e {PKG_IMAGE_PATH}/NAME && touch {PKG_IMAGE_PATH}/NAME"
+    lines = {
+        "files": f"mkdir {image}/etc && for i in 1 2 3 4 5; do echo {name} $i > {image}/etc/$i; done",
+        "archive": f"tar -C {image} -cf {{MEDIA_DIR}}/etc.tar etc",
+        "unpack": f"mkdir {image}/copy && tar -C {image}/copy -xf {{MEDIA_DIR}}/etc.tar",
+        "compare": f"diff -r {image}/etc {image}/copy/etc",
+    }
+    return write_manifest(
+        *(
+            witness.step(step, f"{once.replace('NAME', step)} && {pause} && {lines[step]}")
+            for step in STEPS
+        ),
+        name=name,
+    )
+
+
+def waits_once(directory):
+    """A shell line that waits for ever, but only the first time that it runs in a checkpoint."""
+    flag = f"{directory}/flag-$(basename $(dirname {{BUILD_DATA}}) | cut -d. -f1,2)"
+    return f"(test -e {flag} || (touch {flag} && sleep 1000))"
+
+
+def wait_for_flags(directory, count, seconds=60.0):
+    """Until so many checkpoints wait for ever."""
+    deadline = time.monotonic() + seconds
+    while len(list(directory.glob("flag-*"))) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_killed_in_every_checkpoint_the_build_goes_on_from_the_interrupted_one(
+    cold_daemon, witness, write_manifest, tmp_path
+):
+    cold_daemon.launch = subprocess.Popen  # as it is really started
+    daemon = cold_daemon.start()
+    build = witness.submit(small_build(witness, write_manifest, "every", waits_once(tmp_path)))
+
+    for number in range(len(STEPS)):
+        wait_for_flags(tmp_path, number + 1)
+        states = [c["state"] for c in witness.look()[build]["checkpoints"]]
+        assert states == ["completed"] * number + ["running"] + ["pending"] * (3 - number)
+        daemon.kill()
+        assert witness.wrong_after_death() == []
+        daemon.start()
+
+    final = witness.until("completed")[build]
+    assert [c["attempts"] for c in final["checkpoints"]] == [2] * 4
+    interrupted = [e for e in daemon.events(build) if e["type"] == "CheckpointInterrupted"]
+    assert [e["data"]["cause"] for e in interrupted] == ["daemon-died"] * 4
+    assert witness.wrong_at_rest() == []
+    assert daemon.stop() == 0
+
+
+def test_killed_daemon_takes_children_mounts_and_loop_devices_with_it(
+    frail, witness, write_manifest, tmp_path
+):
+    daemon = frail.start()
+    messy = (
+        "mkdir {TMP_DIR}/m && mount -t tmpfs tmpfs {TMP_DIR}/m && truncate -s 1M {TMP_DIR}/m/disk"
+        " && losetup -f {TMP_DIR}/m/disk && truncate -s 1M {MEDIA_DIR}/disk"
+        " && losetup -f {MEDIA_DIR}/disk && (setsid sleep 1000 & setsid sh -c 'sleep 1000 & wait' &)"
+        f" && {waits_once(tmp_path)}"
+    )
+    manifest = write_manifest(witness.step("messy", messy), witness.step("after"))
+    build = witness.submit(manifest)
+    wait_for_flags(tmp_path, 1)
+
+    daemon.kill()
+
+    assert witness.wrong_after_death() == []
+    daemon.start()
+    assert witness.until("completed")[build]["checkpoints"][0]["attempts"] == 2
+    assert witness.wrong_at_rest() == []
+
+
+def test_three_interruptions_in_a_row_park_the_build_until_it_is_resumed(
+    frail, witness, write_manifest, tmp_path
+):
+    daemon = frail.start()
+    gate = tmp_path / "gate"
+    line = f"(test -e {gate} || sleep 1000)"
+    build = witness.submit(write_manifest(witness.step("easy"), witness.step("hard", line)))
+
+    for attempt in (1, 2, 3):
+        witness.wait_for_effect(f"begin hard {daemon.state_dir}")
+        witness.effects.rename(tmp_path / f"effects-{attempt}")
+        daemon.kill()
+        assert witness.wrong_after_death() == []
+        daemon.start()
+
+    parked = witness.until("paused")[build]
+    assert "interrupted 3 times" in parked["reason"]
+    gate.touch()
+    witness.ask("POST", f"/builds/{build}/resume", {})
+    final = witness.until("completed")[build]
+    assert [c["attempts"] for c in final["checkpoints"]] == [1, 4]
+
+
+def test_killed_at_random_moments_concurrent_builds_keep_every_promise(
+    frail, witness, write_manifest, chance, soak
+):
+    frail.settings["max_running_builds"] = 4
+    kills = 60 if soak else 10
+    manifests = [
+        small_build(witness, write_manifest, name, f"sleep {chance.uniform(0, 0.6):.2f}")
+        for name in ("a", "b", "c")
+    ]
+    manifests.append(manifests[-1])  # which needs the same layers
+    pending = list(enumerate(manifests))
+    killed = 0
+    while True:
+        last = killed == kills
+        frail.spawn()
+        process = frail.process
+        timer = threading.Timer(chance.uniform(0.2, 4.0), process.kill)
+        if not last:
+            timer.start()
+        try:
+            frail.wait_until_ready() if last else _ready_or_dead(frail)
+            while process.poll() is None:
+                _submit_next(witness, pending)
+                found = witness.look()
+                for build in found.values():
+                    assert build["state"] != "failed", (build, frail.log.read_text()[-4000:])
+                    if build["state"] == "paused":
+                        assert "interrupted 3 times" in build["reason"]
+                        witness.ask("POST", f"/builds/{build['id']}/resume", {})
+                done = [b for b in found.values() if b["state"] == "completed"]
+                if len(done) == len(manifests) and not pending:
+                    break
+                time.sleep(0.05)
+        except (ClientError, OSError):
+            assert not last, frail.log.read_text()[-4000:]
+        finally:
+            timer.cancel()
+        if process.poll() is None and (last or (not pending and len(done) == len(manifests))):
+            break
+        process.wait()
+        killed += 1
+        assert witness.wrong_after_death() == []
+    assert witness.wrong_at_rest() == []
+    assert frail.stop() == 0
+
+
+def _ready_or_dead(daemon):
+    while b'"event": "ready"' not in daemon.log.read_bytes()[daemon._ready_from :]:
+        if daemon.process.poll() is not None:
+            raise OSError("killed while it started")
+        time.sleep(0.01)
+
+
+def _submit_next(witness, pending):
+    if pending:
+        number, manifest = pending[0]
+        witness.submit(manifest, idempotency_key=f"build-{number}")
+        pending.pop(0)
+
+
+def test_control_workers_that_outlive_their_daemon_are_noticed(
+    frail, zygote, witness, write_manifest
+):
+    witness.patience_seconds = 0.5
+    zygote.defect = "workers_outlive_the_daemon"
+    daemon = frail.start()
+    witness.submit(write_manifest(witness.step("one", "sleep 1000")))
+    witness.wait_for_effect("begin one")
+
+    daemon.kill()
+
+    try:
+        assert any("is left" in problem for problem in witness.wrong_after_death())
+    finally:
+        kill_leftovers(f"{(daemon.state_dir / 'id').read_text()}:")
+
+
+def test_control_a_checkpoint_that_runs_twice_is_noticed(frail, witness, write_manifest):
+    frail.start()
+    witness.submit(write_manifest(witness.step("one")))
+    witness.until("completed")
+    assert witness.wrong_at_rest() == []
+
+    lines = witness.effects.read_text()
+    witness.effects.write_text(lines * 2)
+    assert any("ran Counter" in problem for problem in witness.wrong_at_rest())
+    witness.effects.write_text(lines + lines.replace(".0.1/", ".0.2/"))
+    assert any("no event announced" in problem for problem in witness.wrong_at_rest())
