@@ -1,6 +1,6 @@
 """Path strings: names of places in the DOC, and `%{path}` references in strings.
 
-    /name            children of that name         //name         descendants of that name
+    /name            children of that name or tag  //name         descendants of that name or tag
     /name[@Class]    of a class                    /name[#2]      the first two only
     //name[?3]       no deeper than three          /name.title    an attribute's value
 
@@ -23,6 +23,7 @@ _STEP = re.compile(
     r"(?P<axis>//?)(?P<name>[^/\[\].]*)(\[(?P<filter>[^\]]*)\])?(?P<attributes>(\.[A-Za-z][A-Za-z0-9_]*)*)"
 )
 _FILTER = re.compile(r"(@(?P<cls>[A-Za-z_][\w.]*))?(#(?P<count>[0-9]+))?(\?(?P<depth>[0-9]+))?")
+_NOTHING = object()
 _REFERENCE = re.compile(r"%\{(?P<path>[^{}]*)\}")
 
 
@@ -45,8 +46,8 @@ def object_path(found: DataObject) -> str:
 
 
 def find_path(start: DataObject, path: str) -> list[Any]:
-    """The objects, or with a trailing attribute the values, that the path names below `start`; never
-    an empty list. Raises NotFound when nothing matches, PathError when the path is malformed."""
+    """The objects, or with a trailing attribute the values that are set, that the path names below
+    `start`; never an empty list. Raises NotFound when nothing matches, PathError for a malformed path."""
     found: list[Any] = [start]
     steps = parse_path(path)
     for number, step in enumerate(steps):
@@ -55,7 +56,9 @@ def find_path(start: DataObject, path: str) -> list[Any]:
             if number < len(steps) - 1:
                 raise PathError(f"{path!r}: an attribute can only be last")
             for name in step["attributes"][1:].split("."):
-                found = [_attribute(match, name, path) for match in found]
+                found = [
+                    value for match in found if (value := _attribute(match, name, path)) is not None
+                ]
     if not found:
         raise NotFound(f"nothing in the DOC matches {path!r}")
     return found
@@ -104,15 +107,15 @@ def _matches(parent: Any, step: re.Match[str], path: str) -> list[DataObject]:
     filters = _FILTER.fullmatch(step["filter"] or "")
     assert filters is not None  # parse_path has matched it
     class_type = _class(filters["cls"], path) if filters["cls"] else DataObject
-    name = unquote(step["name"]) or None
+    name = unquote(step["name"])
     count = int(filters["count"]) if filters["count"] else None
     depth = int(filters["depth"]) if filters["depth"] else None
-    try:
-        return parent.get_descendants(  # type: ignore[no-any-return]
-            name, class_type, max_depth=1 if step["axis"] == "/" else depth, max_count=count
-        )
-    except ValueError as error:
-        raise PathError(f"{path!r}: {error}") from None
+    if 0 in (count, depth):
+        raise PathError(f"{path!r}: a limit of 0 finds nothing; it must be at least 1")
+    found: list[DataObject] = parent.get_descendants(
+        None, class_type, max_depth=1 if step["axis"] == "/" else depth
+    )
+    return [match for match in found if not name or name in (match.name, match.TAG)][:count]
 
 
 def _class(name: str, path: str) -> type[DataObject]:
@@ -127,7 +130,7 @@ def _class(name: str, path: str) -> type[DataObject]:
 
 
 def _attribute(found: Any, name: str, path: str) -> Any:
-    value = getattr(found, name, None)
-    if value is None or callable(value):
-        raise PathError(f"{path!r}: {found!r} has no value {name!r}")
+    value = getattr(found, name, _NOTHING)
+    if value is _NOTHING or callable(value):
+        raise PathError(f"{path!r}: {found!r} has no attribute {name!r}")
     return value

@@ -1,5 +1,7 @@
 """What decides a checkpoint's key, and what does not."""
 
+import sys
+
 import pytest
 
 from dcd.manifest.constructors import construct, resolve
@@ -84,6 +86,21 @@ def test_ingredients_name_everything_that_counts_with_its_line(settings: Setting
 
 def test_a_factory_brings_its_own_code_too(settings: Settings) -> None:
     assert ("code", "factory") in parts(settings, 2)
+
+
+def test_an_attribute_can_be_read_alone(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts(settings, 0)
+    transfer = sys.modules["sample_checkpoints"].Transfer
+    monkeypatch.setattr(transfer, "READS", ("//distro.name", "//target"))
+    before = parts(settings, 0)
+    assert ("manifest", "distro.name") in before
+    other = parts(settings, 0, MANIFEST.replace('distro name="live"', 'distro name="dead"'))
+    assert (
+        digests_of(before)["manifest", "distro.name"]
+        != digests_of(other)["manifest", "distro.name"]
+    )
 
 
 SAME = [

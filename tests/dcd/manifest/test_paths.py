@@ -45,6 +45,18 @@ def test_brackets_filter_by_class_count_and_depth(doc: DataObjectCache) -> None:
     assert len(doc.find_path("//[@BootEntry#1?3]")) == 1
 
 
+def test_a_name_is_an_objects_name_or_its_tag(doc: DataObjectCache) -> None:
+    assert doc.find_path("//software") == doc.find_path("//ba%2Finit%2Ed")
+    assert doc.find_path("//data_dictionary.name") == ["iso"]
+
+
+def test_an_attribute_that_is_not_set_is_not_found(doc: DataObjectCache) -> None:
+    with pytest.raises(NotFound):
+        doc.find_path("//boot_entry.kernel_args")
+    doc.find_path("//boot_entry")[1].kernel_args = "quiet"  # type: ignore[attr-defined]
+    assert doc.find_path("//boot_entry.kernel_args") == ["quiet"]
+
+
 def test_an_attribute_ends_a_path(doc: DataObjectCache) -> None:
     assert doc.find_path("//boot_entry.title_suffix") == ["one", "two"]
     assert doc.find_path("//iso.label") == ["X Y"]
