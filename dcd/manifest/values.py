@@ -141,10 +141,10 @@ def convert(text: str, annotation: Any) -> Any:
             return member
     if choices(plain):
         raise BadValue(text, expected(plain), choices(plain))
-    if plain is int and re.fullmatch(r"[+-]?[0-9]+", text.strip()):
-        return int(text)
+    if plain is int and re.fullmatch(r"[+-]?[0-9]{1,18}", text.strip()):
+        return int(text.strip())
     if plain is float and re.fullmatch(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?", text.strip()):
-        number = float(text)
+        number = float(text.strip())
         if math.isfinite(number):
             return number
     if plain in (int, float):

@@ -23,6 +23,7 @@ class Colour(enum.Enum):
         ("false", bool, False),
         (" 17 ", int, 17),
         ("-3", int, -3),
+        ("\x1f4\x1f", int, 4),
         ("2.5", float, 2.5),
         ("1e3", float, 1000.0),
         ("/etc", Path, Path("/etc")),
@@ -48,6 +49,7 @@ def test_a_text_denotes_a_value_of_its_type(text: str, annotation: Any, value: o
         ("1", bool, "true or false"),
         ("1_000", int, "a whole number"),
         ("1.5", int, "a whole number"),
+        ("9" * 5000, int, "a whole number"),
         ("nan", float, "a number"),
         ("1e999", float, "a number"),
         ("green", Colour, "red or blue"),
@@ -64,7 +66,7 @@ def test_another_text_is_refused_and_says_what_is_wanted(
     assert caught.value.expected == wanted
 
 
-@given(st.booleans() | st.integers() | st.sampled_from(Colour) | st.text())
+@given(st.booleans() | st.integers(-(10**17), 10**17) | st.sampled_from(Colour) | st.text())
 def test_what_is_written_is_read_back(value: object) -> None:
     assert convert(written(value), type(value)) == value
 
