@@ -11,6 +11,7 @@ There are no effects: no callback does anything but judge. So `accept` tries eve
 they are appended, `apply` moves after they are on disk, and rehydration is `apply` of all events.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -30,6 +31,9 @@ from statemachine.events import (
     Payload,
 )
 from statemachine.plan import Plan
+
+# It reports every step of every transition, also of those that are only tried.
+logging.getLogger("transitions").setLevel(logging.WARNING)
 
 Guard = Callable[[BuildState, Payload], bool]
 
@@ -216,7 +220,8 @@ def _legal(place: _Place, state: BuildState) -> list[str]:
     if state.removed:
         return []
     triggers = _lifecycle_region.get_triggers(place.lifecycle)
-    return [word for kind, word in COMMANDS.items() if kind in triggers]
+    # To rewind is to resume from an earlier checkpoint, no command of its own.
+    return [word for kind, word in COMMANDS.items() if kind in triggers and kind != "BuildRewound"]
 
 
 def _moved(place: _Place, state: BuildState, payload: Payload) -> _Place:
@@ -251,9 +256,12 @@ def _fire(region: Any, trigger: str, place: _Place, state: BuildState, payload: 
 def _explained(refusal: Refused, place: _Place, state: BuildState, payload: Payload) -> Refused:
     kind = type(payload).__name__
     action = COMMANDS.get(kind, f"record {kind} for")
-    legal = _legal(place, state)
+    if legal := _legal(place, state):
+        resolution = f"possible now: {', '.join(legal)}"
+    elif state.ended:
+        resolution = "nothing more can be done with it"
+    else:
+        resolution = "wait until it is cancelled"
     return Refused(
-        f"cannot {action} build {state.id}: it is {place.lifecycle}",
-        refusal.brief,
-        f"possible now: {', '.join(legal)}" if legal else "nothing more can be done with it",
+        f"cannot {action} build {state.id}: it is {place.lifecycle}", refusal.brief, resolution
     )

@@ -170,13 +170,29 @@ def test_a_refusal_names_state_command_reason_and_what_is_possible(
 
 
 @pytest.mark.parametrize(
+    ("state", "advice"),
+    [
+        ("cancelling", "wait until it is cancelled"),
+        ("cancelled", "possible now: rm"),
+        ("paused", "possible now: resume, cancel"),
+    ],
+)
+def test_a_refusal_says_what_to_do_instead(
+    begin: Callable[..., Any], state: str, advice: str
+) -> None:
+    with pytest.raises(Refused) as caught:
+        driven(begin, state).record(BuildStarted())
+    assert caught.value.resolution == advice
+
+
+@pytest.mark.parametrize(
     ("state", "possible"),
     [
         ("queued", ["pause", "cancel"]),
         ("running", ["pause", "cancel"]),
         ("pausing", ["cancel"]),
-        ("paused", ["resume", "rewind", "cancel"]),
-        ("failed", ["resume", "rewind", "cancel"]),
+        ("paused", ["resume", "cancel"]),
+        ("failed", ["resume", "cancel"]),
         ("cancelling", []),
         ("cancelled", ["rm"]),
         ("completed", ["rm"]),
@@ -192,6 +208,10 @@ def test_nothing_is_possible_with_a_removed_build(begin: Callable[..., Any]) -> 
     build = driven(begin, "completed")
     build.do(Remove())
     assert build.machine.legal() == []
+    with pytest.raises(Refused) as caught:
+        build.record(BuildRemoved())
+    assert caught.value.details == "it is removed already"
+    assert caught.value.resolution == "nothing more can be done with it"
     assert build.state.removed
 
 
