@@ -1,11 +1,12 @@
-"""A package mirror of one's own: a real repository of tiny packages, served on the loopback interface."""
+"""Stand-ins for the big things of the world, small but real: a package mirror (a repository of tiny
+packages, served on the loopback interface), and a disk that boots (a program of one sector)."""
 
 import base64
 import hashlib
 import subprocess
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -116,3 +117,31 @@ def apt_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("dcd.platform.apt.BACK_OFF_SECONDS", (0.01, 0.02, 0.03))
     monkeypatch.setattr("dcd.platform.apt_root.BACK_OFF_SECONDS", (0.01, 0.02, 0.03))
     return etc
+
+
+AFTERWARDS = {
+    "halt": bytes.fromhex("f4ebfd"),
+    # Port 0xcf9 resets the machine.
+    "reset": bytes.fromhex("baf90cb006ee"),
+    # Wait for a byte on the serial port, send it back, for ever.
+    "echo": bytes.fromhex("bafd03eca80174f8baf803eceeebf1"),
+}
+
+
+@pytest.fixture
+def boot_disk(tmp_path: Path) -> Callable[[bytes, str], Path]:
+    """Makes disk images that a BIOS boots: `boot_disk(text, afterwards)` prints the text on the first
+    serial port and then halts, resets or echoes. The text has to fit into a sector."""
+
+    def make(text: bytes, afterwards: str) -> Path:
+        # xor ax,ax; mov ds,ax; mov si,TEXT; mov dx,3f8; next: lodsb; test al,al; jz end; out dx,al; jmp next
+        head = bytes.fromhex("31c08ed8be0000baf803ac84c07403eeebf8")
+        code = head + AFTERWARDS[afterwards]
+        code = code.replace(b"\xbe\0\0", b"\xbe" + (0x7C00 + len(code)).to_bytes(2, "little"), 1)
+        sector = (code + text + b"\0").ljust(510, b"\0")
+        assert len(sector) == 510
+        disk = tmp_path / f"boot-{hashlib.sha256(code + text).hexdigest()[:8]}.img"
+        disk.write_bytes((sector + b"\x55\xaa").ljust(1 << 20, b"\0"))
+        return disk
+
+    return make

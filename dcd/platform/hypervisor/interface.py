@@ -2,8 +2,8 @@
 
 A *guest* is one virtual machine with a lifetime: `Hypervisor.guest` is a context manager that starts
 it and, whatever happens inside, leaves no process of it behind. The guest has no network. Its serial
-console is read and written through the `Guest`; everything that came over it is also in
-`GuestSpec.console_log`, written while the guest runs, so the log is there when the reader dies.
+console is read and written through the `Guest`; what was read of it is also in `GuestSpec.console_log`,
+written as it comes, so the log is there when the reader dies.
 All methods block and belong to the thread that opened the guest; several guests may run side by side
 in several threads.
 """

@@ -14,6 +14,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Iterator, Mapping
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +68,11 @@ class Qemu:
         with contextlib.ExitStack() as stack:
             console, console_peer = (stack.enter_context(end) for end in socket.socketpair())
             control, control_peer = (stack.enter_context(end) for end in socket.socketpair())
-            log = _escaped(spec.console_log.absolute())
+            # Not QEMU's own log of it: that lacks what the guest printed just before it was killed.
+            log = stack.enter_context(spec.console_log.open("wb", buffering=0))
             debug = directory / "firmware.log"
             argv += [
-                *("-chardev", f"socket,id=console,fd={console_peer.fileno()},logfile={log}"),
+                *("-chardev", f"socket,id=console,fd={console_peer.fileno()}"),
                 *("-serial", "chardev:console"),
                 *("-chardev", f"socket,id=control,fd={control_peer.fileno()}"),
                 *("-mon", "chardev=control,mode=control"),
@@ -92,21 +94,24 @@ class Qemu:
                 _end(process)
                 said = errors.read_text("utf-8", "replace").strip()
                 raise CheckpointError("QEMU did not start the guest", said or str(error)) from error
-            yield _QemuGuest(console, monitor, debug)
+            yield _QemuGuest(console, log, monitor, debug)
 
 
 class _QemuGuest:
     """A running QEMU, as `Guest`."""
 
-    def __init__(self, console: socket.socket, monitor: Qmp, debug: Path) -> None:
+    def __init__(self, console: socket.socket, log: FileIO, monitor: Qmp, debug: Path) -> None:
         self._console = console
+        self._log = log
         self._monitor = monitor
         self._debug = debug
 
     def read_console(self, wait_seconds: float) -> bytes | None:
         self._console.settimeout(wait_seconds)
         try:
-            return self._console.recv(65536) or None
+            chunk = self._console.recv(65536)
+            self._log.write(chunk)
+            return chunk or None
         except TimeoutError:
             return b""
         except ConnectionResetError:
