@@ -139,7 +139,7 @@ def _through_dcd(directory: Path, manifest: Path) -> tuple[float, str, dict[str,
     with daemon(directory) as running:
         status, seconds = running.build(manifest)
         artifacts = {artifact["name"]: artifact for artifact in status["artifacts"]}
-        packages = Path(artifacts["debian-live.packages"]["path"]).read_text()
+        packages = Path(artifacts["packages.tsv"]["path"]).read_text()
     return seconds, packages, status
 
 

@@ -27,8 +27,9 @@ from dcd.manifest.objects import (
     Repository,
     Software,
 )
-from dcd.manifest.paths import find_path
+from dcd.manifest.paths import PathError, find_path
 from dcd.manifest.registry import write
+from dcd.manifest.schema import can_match
 from dcd.manifest.values import written
 from statemachine.errors import NotFound
 from statemachine.events import InputFile
@@ -105,6 +106,12 @@ def _reads(doc: DataObjectCache, paths: Sequence[str]) -> Iterator[Ingredient]:
         try:
             matches: list[Any] = find_path(doc, path)
         except NotFound:
+            if not can_match(path, doc.registry):
+                raise PathError(
+                    f"{path!r} can find nothing in any manifest",
+                    "A checkpoint says that it reads it; what it reads would be missing in its key.",
+                    "name elements by tag, //distro, and attributes with a dot, //distro.name",
+                ) from None
             continue
         for number, match in enumerate(matches, 1):
             name = path.lstrip("/") if len(matches) == 1 else f"{path.lstrip('/')} {number}"

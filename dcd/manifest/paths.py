@@ -84,6 +84,13 @@ def parse_path(path: str) -> list[re.Match[str]]:
     return steps
 
 
+def class_and_name(step: re.Match[str], path: str) -> tuple[type[DataObject], str]:
+    """The class that a step of a path asks for, and the name (or nothing). Raises PathError."""
+    filters = _FILTER.fullmatch(step["filter"] or "")
+    assert filters is not None  # parse_path has matched it
+    return (_class(filters["cls"], path) if filters["cls"] else DataObject), unquote(step["name"])
+
+
 def references(text: str) -> list[str]:
     """The paths that `%{path}` references in the text name."""
     return [reference["path"] for reference in _REFERENCE.finditer(text)]
@@ -106,8 +113,7 @@ def substitute(start: DataObject, text: str, separator: str = ",", quoted: bool 
 def _matches(parent: Any, step: re.Match[str], path: str) -> list[DataObject]:
     filters = _FILTER.fullmatch(step["filter"] or "")
     assert filters is not None  # parse_path has matched it
-    class_type = _class(filters["cls"], path) if filters["cls"] else DataObject
-    name = unquote(step["name"])
+    class_type, name = class_and_name(step, path)
     count = int(filters["count"]) if filters["count"] else None
     depth = int(filters["depth"]) if filters["depth"] else None
     if 0 in (count, depth):

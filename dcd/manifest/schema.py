@@ -13,7 +13,9 @@ from collections.abc import Iterator
 from lxml import etree
 
 from dcd.manifest.data_object import DataObject, Element, Field, OneOf, Particle, fields_of
-from dcd.manifest.objects import DC
+from dcd.manifest.objects import BUILTIN, DC
+from dcd.manifest.paths import class_and_name, parse_path
+from dcd.manifest.registry import Registry
 from dcd.manifest.values import choices, optional_of
 
 RNG = "http://relaxng.org/ns/structure/1.0"
@@ -47,6 +49,38 @@ def classes_below(root: type[DataObject] = DC) -> list[type[DataObject]]:
 
     visit(root)
     return list(found)
+
+
+def can_match(path: str, registry: Registry = BUILTIN) -> bool:
+    """Whether a path string, its names being tags, can find anything in some manifest. Raises
+    PathError when it is malformed."""
+    everything = set(classes_below(DC))
+    found: set[type[DataObject]] | None = None
+    for step in parse_path(path):
+        wanted, name = class_and_name(step, path)
+        if found is None and step["axis"] == "/" and name == "volatile":
+            continue
+        if found is None:
+            inner = {DC} if step["axis"] == "/" else everything
+        else:
+            inner = {
+                cls
+                for parent in found
+                for cls in (
+                    *(particle.of for particle in inside(parent)),
+                    *(cls for cls in registry.classes if parent.TAG in cls.EXTENDS),
+                )
+            }
+            if step["axis"] == "//":
+                inner = {below for cls in inner for below in classes_below(cls)}
+        found = {cls for cls in inner if issubclass(cls, wanted) and name in ("", cls.TAG)}
+        for attribute in filter(None, step["attributes"].split(".")):
+            found = {
+                cls
+                for cls in found
+                if attribute == "name" or attribute in {field.name for field in fields_of(cls)}
+            }
+    return bool(found)
 
 
 def grammar_text() -> str:

@@ -41,7 +41,7 @@ class GrubBootMenu(Checkpoint):
     """
 
     DESCRIPTION = "Write the boot menu"
-    READS = ("//boot_mods",)
+    READS = ("//boot_mods", "//distro.name")
 
     def __init__(self, name: str, kernel_args: str = "boot=live components quiet") -> None:
         super().__init__(name)

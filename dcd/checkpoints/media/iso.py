@@ -32,7 +32,7 @@ class CreateISO(Checkpoint):
     """
 
     DESCRIPTION = "Make the hybrid ISO"
-    READS = ("//distro/name", "//distro/add_timestamp")
+    READS = ("//distro.name", "//distro.add_timestamp")
 
     def __init__(self, name: str, volume_id: str | None = None) -> None:
         super().__init__(name)
@@ -91,8 +91,10 @@ class CreateISO(Checkpoint):
                 *("--set_all_file_dates", f"={epoch}"),
                 *("-b", "boot/grub/bios.img", "-no-emul-boot", "-boot-load-size", "4"),
                 *("-boot-info-table", "--grub2-boot-info", "--grub2-mbr", grub.HYBRID_RECORD),
-                *("--protective-msdos-label", "--efi-boot", "boot/grub/efi.img"),
-                *("-efi-boot-part", "--efi-boot-image", "-graft-points", f"/={_escaped(tree)}"),
+                # There are BIOSes that start no stick without an active partition.
+                *("--protective-msdos-label", "--mbr-force-bootable"),
+                *("--efi-boot", "boot/grub/efi.img", "-efi-boot-part", "--efi-boot-image"),
+                *("-graft-points", f"/={_escaped(tree)}"),
                 f"boot/grub/bios.img={_escaped(bios)}",
                 f"boot/grub/efi.img={_escaped(esp)}",
                 f"{marker.lstrip('/')}={_escaped(marker_file)}",

@@ -68,6 +68,10 @@ _UNKNOWN = re.compile(
 
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+(:[a-z0-9-]+)?([=/][A-Za-z0-9.+:~-]+)?")
 
+PACKAGE_LIST = "packages.tsv"
+"""Name, version, architecture of each package. Not named for the distribution: so that two which differ
+in name alone share the layer."""
+
 
 class TransferDEB(Checkpoint):
     """Install Debian packages and all they depend on.
@@ -353,7 +357,7 @@ def _deliver_package_list(context: Context) -> None:
         ],
         capture=True,
     ).stdout.encode()
-    path = context.media / f"{distro(context.doc).name}.packages"
+    path = context.media / PACKAGE_LIST
     path.write_bytes(listing)
     context.deliver(
         Artifact(

@@ -217,7 +217,7 @@ def test_a_minimal_system_is_made_and_is_nobodys_copy(bench: Any, own_mounts: No
     image = bench.image
     (artifact,) = bench.artifacts
     listed = (bench.root / artifact.path).read_text()
-    assert artifact.name == "test.packages"
+    assert artifact.name == "packages.tsv"
     assert all(line.count("\t") == 2 for line in listed.splitlines())
     assert {"apt", "zstd"} <= {line.split("\t")[0] for line in listed.splitlines()}
     assert (

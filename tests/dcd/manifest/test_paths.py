@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from dcd.manifest.doc import DataObjectCache, DataObjectDict, PathError, object_path
 from dcd.manifest.objects import BootEntry, BootMods, Software
+from dcd.manifest.schema import can_match
 from statemachine.errors import NotFound
 
 
@@ -55,6 +56,27 @@ def test_an_attribute_that_is_not_set_is_not_found(doc: DataObjectCache) -> None
         doc.find_path("//boot_entry.kernel_args")
     doc.find_path("//boot_entry")[1].kernel_args = "quiet"  # type: ignore[attr-defined]
     assert doc.find_path("//boot_entry.kernel_args") == ["quiet"]
+
+
+@pytest.mark.parametrize(
+    ("path", "possible"),
+    [
+        ("//boot_mods", True),
+        ("//distro.name", True),
+        ("//[@Distro].http_proxy", True),
+        ("/volatile/dc/distro/target//[@Zpool]", True),
+        ("//distro/name", False),
+        ("//distro.colour", False),
+        ("//boot_mods/target", False),
+        ("//execution//arg", True),
+        ("/distro", False),
+        ("//mystery", False),
+    ],
+)
+def test_whether_a_path_can_find_anything_is_known_from_the_grammar(
+    path: str, possible: bool
+) -> None:
+    assert can_match(path) == possible
 
 
 def test_an_attribute_ends_a_path(doc: DataObjectCache) -> None:
