@@ -1,0 +1,156 @@
+"""SquashfsPkgImgMod: the image as the live system will find it, and what is said of what is lost."""
+
+import os
+import shutil
+import struct
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dcd.checkpoints.image.compress import SquashfsPkgImgMod
+from statemachine.errors import CheckpointError, InvalidManifest
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("mksquashfs") is None, reason="squashfs-tools is not installed"
+)
+
+RESULT = "media/iso/live/filesystem.squashfs"
+EPOCH = 1700000000
+
+# struct posix_acl_xattr: version 2, then (tag, permissions, id): owner, user 1000, group, mask, others.
+ACL = struct.pack("<I", 2) + b"".join(
+    struct.pack("<HHI", tag, 7, who)
+    for tag, who in ((1, 2**32 - 1), (2, 1000), (4, 2**32 - 1), (16, 2**32 - 1), (32, 2**32 - 1))
+)
+
+
+@pytest.fixture
+def filled(bench: Any) -> Any:
+    """A bench with a small image."""
+    (bench.image / "etc").mkdir()
+    (bench.image / "etc/motd").write_text("hello\n")
+    (bench.image / "etc/link").symlink_to("/etc/motd")
+    (bench.image / "var/cache/apt").mkdir(parents=True)
+    (bench.image / "var/cache/apt/pkgcache.bin").write_bytes(os.urandom(4096))
+    for number in range(300):
+        (bench.image / f"etc/file{number}").write_text(str(number))
+    return bench
+
+
+def listing(bench: Any) -> list[str]:
+    shown = subprocess.run(
+        ["unsquashfs", "-l", "-d", "", bench.root / RESULT],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return [line for line in shown.stdout.splitlines() if line.startswith("/")]
+
+
+@pytest.mark.parametrize(
+    ("compression", "level", "block"),
+    [
+        ("zstd", 3, 1024),
+        ("zstd", None, 128),
+        ("gzip", 1, 4),
+        ("xz", None, 1024),
+        ("lz4", None, 256),
+    ],
+)
+def test_the_image_is_compressed_as_asked(
+    filled: Any, compression: Any, level: int | None, block: int
+) -> None:
+    filled.execute(SquashfsPkgImgMod("squash", compression, level, block))
+    shown = subprocess.run(
+        ["unsquashfs", "-s", filled.root / RESULT], capture_output=True, text=True, check=True
+    ).stdout
+    assert f"Compression {compression}" in shown
+    assert f"Block size {block * 1024}" in shown
+    content = subprocess.run(
+        ["unsquashfs", "-cat", filled.root / RESULT, "etc/motd"], capture_output=True, check=True
+    )
+    assert content.stdout == b"hello\n"
+    assert "/etc/link" in listing(filled)
+
+
+def test_the_same_image_gives_the_same_bytes_at_another_time(filled: Any) -> None:
+    results = []
+    for now in (EPOCH + 10, EPOCH + 20):
+        os.utime(filled.image / "etc/motd", (now, now))
+        checkpoint = SquashfsPkgImgMod("squash", compression_level=1)
+        doc = filled.execute(SquashfsPkgImgMod("squash", compression_level=1))
+        checkpoint.execute(filled.context(doc, environment={"SOURCE_DATE_EPOCH": str(EPOCH)}))
+        results.append((filled.root / RESULT).read_bytes())
+    assert results[0] == results[1]
+    assert struct.unpack("<I", results[0][8:12]) == (EPOCH,)
+
+
+def test_excluded_paths_are_left_out_and_the_image_keeps_them(filled: Any) -> None:
+    filled.execute(SquashfsPkgImgMod("squash", exclude=("/var/cache/apt/*", "etc/file1?")))
+    names = listing(filled)
+    assert "/var/cache/apt" in names
+    assert "/var/cache/apt/pkgcache.bin" not in names
+    assert "/etc/file9" in names
+    assert "/etc/file12" not in names
+    assert (filled.image / "var/cache/apt/pkgcache.bin").exists()
+
+
+def test_progress_only_rises_and_ends_at_one(filled: Any) -> None:
+    filled.execute(SquashfsPkgImgMod("squash", compression_level=1))
+    fractions = [report.fraction for report in filled.reports if report.fraction is not None]
+    assert len(fractions) > 50
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == 1.0
+
+
+def set_acl(path: Path) -> None:
+    try:
+        os.setxattr(path, "system.posix_acl_access", ACL)
+    except OSError as error:
+        pytest.skip(f"no POSIX ACLs on the file system of {path}: {error.strerror}")
+
+
+def test_files_whose_acls_are_lost_are_named(filled: Any) -> None:
+    set_acl(filled.image / "etc/motd")
+    filled.execute(SquashfsPkgImgMod("squash", compression_level=1))
+    assert "POSIX ACLs are not kept, squashfs has none: etc/motd" in filled.messages()
+
+
+def test_acls_can_be_refused_before_anything_is_written(filled: Any) -> None:
+    set_acl(filled.image / "etc/motd")
+    with pytest.raises(CheckpointError, match="POSIX ACLs") as caught:
+        filled.execute(SquashfsPkgImgMod("squash", posix_acls="fail"))
+    assert "etc/motd" in caught.value.details
+    assert not (filled.root / RESULT).exists()
+
+
+def test_an_image_without_acls_is_not_complained_about(filled: Any) -> None:
+    filled.execute(SquashfsPkgImgMod("squash", compression_level=1, posix_acls="fail"))
+    assert "ACL" not in filled.messages()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ({"compression_level": 23}, "out of range"),
+        ({"compression_level": 0}, "out of range"),
+        ({"compression_type": "gzip", "compression_level": 10}, "out of range"),
+        ({"compression_type": "xz", "compression_level": 1}, "xz has no compression_level"),
+        ({"compression_type": "lz4", "compression_level": 1}, "lz4 has no compression_level"),
+        ({"block_size_kib": 100}, "block_size_kib 100"),
+        ({"block_size_kib": 2048}, "block_size_kib 2048"),
+        ({"exclude": ("/",)}, "leaves nothing"),
+    ],
+)
+def test_impossible_arguments_are_refused_when_the_manifest_is_checked(
+    filled: Any, arguments: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises(InvalidManifest, match=problem) as caught:
+        filled.execute(SquashfsPkgImgMod("squash", **arguments))
+    assert caught.value.resolution
+    assert not (filled.root / RESULT).exists()
+
+
+def test_an_empty_image_is_refused(bench: Any) -> None:
+    with pytest.raises(CheckpointError, match="image is empty"):
+        bench.execute(SquashfsPkgImgMod("squash"))

@@ -1,0 +1,156 @@
+"""CreateISO and CreateUSB: what is on the media, for which firmware, and that it is the same next time."""
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dcd.checkpoints.media.iso import CreateISO
+from dcd.checkpoints.media.usb import CreateUSB
+from dcd.platform.tools import missing
+from statemachine.errors import CheckpointError, InvalidManifest
+
+LACKING = missing(("xorriso", "grub-mkimage", "grub-bios", "grub-efi", "mformat", "mcopy"))
+pytestmark = pytest.mark.skipif(bool(LACKING), reason=f"not installed: {', '.join(LACKING)}")
+
+EPOCH = 1700000000
+
+
+@pytest.fixture
+def ready(bench: Any) -> Any:
+    """A bench with everything that goes onto the ISO."""
+    tree = bench.root / "media/iso"
+    (tree / "boot/grub").mkdir(parents=True)
+    (tree / "boot/grub/grub.cfg").write_text("set timeout=0\n")
+    (tree / "live").mkdir()
+    squashfs = tree / "live/filesystem.squashfs"
+    squashfs.write_bytes(b"hsqs" + bytes(100_000))
+    os.utime(squashfs, (EPOCH, EPOCH))
+    (tree / "a = b").write_text("name with signs")
+    (bench.root / "boot_archive/vmlinuz").write_bytes(b"kernel")
+    (bench.root / "boot_archive/initrd.img").write_bytes(b"initramfs")
+    return bench
+
+
+def xorriso(iso: Path, *arguments: str) -> str:
+    return subprocess.run(
+        ["xorriso", "-no_rc", "-indev", iso, *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+
+def test_the_iso_holds_the_tree_and_the_boot_archive(ready: Any, tmp_path: Path) -> None:
+    ready.execute(CreateISO("iso"))
+    iso = ready.root / "media/test.iso"
+    names = xorriso(iso, "-find", "/", "-type", "f").replace("'", "").splitlines()
+    for name in (
+        "/a = b",
+        "/boot/grub/grub.cfg",
+        "/live/filesystem.squashfs",
+        "/live/initrd.img",
+        "/live/vmlinuz",
+    ):
+        assert name in names
+    xorriso(iso, "-osirrox", "on", "-extract", "/live/vmlinuz", str(tmp_path / "kernel"))
+    assert (tmp_path / "kernel").read_bytes() == b"kernel"
+
+
+def test_the_iso_boots_with_bios_and_uefi_from_cd_and_stick(ready: Any) -> None:
+    ready.execute(CreateISO("iso"))
+    iso = ready.root / "media/test.iso"
+    el_torito = xorriso(iso, "-report_el_torito", "plain")
+    assert "  1  BIOS  y   none" in el_torito
+    assert "  2  UEFI  y   none" in el_torito
+    system_area = xorriso(iso, "-report_system_area", "plain")
+    assert "grub2-mbr" in system_area
+    # There are BIOSes that start no stick without an active partition.
+    assert re.search(r"^MBR partition      :   \d   0x80", system_area, re.MULTILINE)
+    assert re.search(r"^GPT partname local :   \d  EFI boot partition", system_area, re.MULTILINE)
+    assert "GPT partition path :   2  /boot/grub/efi.img" in system_area
+    assert iso.read_bytes()[510:512] == b"\x55\xaa"
+
+
+def test_the_artifact_is_the_iso(ready: Any) -> None:
+    doc = ready.execute(CreateISO("iso"))
+    [artifact] = ready.artifacts
+    content = (ready.root / artifact.path).read_bytes()
+    assert (artifact.name, artifact.path, artifact.format) == ("test.iso", "media/test.iso", "iso")
+    assert artifact.size_bytes == len(content)
+    assert artifact.sha256 == hashlib.sha256(content).hexdigest()
+    assert doc.find_path("/persistent/media.iso") == ["media/test.iso"]
+
+
+def make(bench: Any, environment: dict[str, str]) -> bytes:
+    doc = bench.execute(CreateISO("iso"))
+    CreateISO("iso").execute(bench.context(doc, environment=environment))
+    return (bench.root / "media/test.iso").read_bytes()
+
+
+def test_the_same_layer_gives_the_same_iso_at_another_time(ready: Any) -> None:
+    first = make(ready, {})
+    for name in ("", "boot", "boot/grub/grub.cfg", "live"):
+        os.utime(ready.root / "media/iso" / name)
+    shutil.rmtree(ready.root / "tmp")
+    (ready.root / "tmp").mkdir()
+    assert make(ready, {}) == first
+
+
+def test_the_times_on_the_iso_follow_source_date_epoch(ready: Any) -> None:
+    make(ready, {"SOURCE_DATE_EPOCH": "1234567890"})
+    shown = xorriso(ready.root / "media/test.iso", "-pvd_info")
+    assert "2009021323313000" in shown
+
+
+def test_volume_id_and_timestamped_name(bench: Any, ready: Any) -> None:
+    doc = ready.execute(CreateISO("iso", volume_id="My Image 1.0"))
+    assert "Volume Id    : My Image 1.0\n" in xorriso(ready.root / "media/test.iso", "-pvd_info")
+    [distro] = doc.volatile.children
+    distro.add_timestamp = True
+    CreateISO("iso").execute(ready.context(doc))
+    assert (ready.root / "media/test-20231114-221320.iso").is_file()
+
+
+@pytest.mark.parametrize("volume_id", ["", "x" * 33, "ü", "a/b", " a", "a\n"])
+def test_an_impossible_volume_id_is_refused(ready: Any, volume_id: str) -> None:
+    with pytest.raises(InvalidManifest, match="cannot be the volume id"):
+        ready.execute(CreateISO("iso", volume_id=volume_id))
+
+
+@pytest.mark.parametrize(
+    ("lacking", "remedy"),
+    [
+        ("boot/grub/grub.cfg", "GrubBootMenu"),
+        ("live/filesystem.squashfs", "SquashfsPkgImgMod"),
+    ],
+)
+def test_what_is_lacking_is_said_with_the_checkpoint_that_makes_it(
+    ready: Any, lacking: str, remedy: str
+) -> None:
+    (ready.root / "media/iso" / lacking).unlink()
+    with pytest.raises(CheckpointError) as caught:
+        ready.execute(CreateISO("iso"))
+    assert remedy in caught.value.resolution
+    assert not ready.artifacts
+
+
+def test_the_sticks_image_is_the_iso_without_a_copy(ready: Any) -> None:
+    doc = ready.execute(CreateISO("iso"))
+    CreateUSB("usb").execute(ready.context(doc))
+    iso, usb = ready.root / "media/test.iso", ready.root / "media/test.usb"
+    assert usb.samefile(iso)
+    assert [artifact.format for artifact in ready.artifacts] == ["iso", "usb"]
+    assert ready.artifacts[0].sha256 == ready.artifacts[1].sha256
+    assert doc.find_path("/persistent/media.usb") == ["media/test.usb"]
+
+
+def test_a_sticks_image_needs_an_iso(bench: Any) -> None:
+    with pytest.raises(CheckpointError, match="no ISO") as caught:
+        bench.execute(CreateUSB("usb"))
+    assert "CreateISO" in caught.value.resolution
