@@ -33,7 +33,7 @@ from statemachine.events import (
     PauseRequested,
     Payload,
 )
-from statemachine.keys import chain, kept_prefix, salted_like
+from statemachine.keys import chain, continued, kept_prefix
 from statemachine.machine import BuildMachine
 from statemachine.plan import Plan
 
@@ -304,7 +304,7 @@ def _resume(state: BuildState, command: Resume) -> tuple[Payload, ...]:
     kept = state.completed
     if new is not None:
         _check_plan(new.plan)
-        plan = salted_like(new.plan, state.plan)
+        plan = continued(new.plan, state.plan, state.completed)
         kept = min(kept_prefix(state.plan, plan), kept)
     to_come = [checkpoint.name for checkpoint in plan.checkpoints[kept:]]
     pause_before = command.pause_before

@@ -47,8 +47,7 @@ def digest(value: Json) -> str:
 
 def chain_key(previous_key: str, ingredients: Iterable[Ingredient]) -> str:
     """The key of a checkpoint that follows `previous_key` (`ROOT` for the first)."""
-    named = sorted((part.kind, part.name, part.digest) for part in ingredients)
-    return digest(["dcd-key-1", previous_key, named])
+    return digest(["dcd-key-1", previous_key, _meaning(ingredients)])
 
 
 def chain(checkpoints: Iterable[PlannedCheckpoint]) -> Plan:
@@ -63,7 +62,7 @@ def with_external(plan: Plan, index: int, external: Mapping[str, str]) -> Plan:
     planned = {part.name: part for part in checkpoint.ingredients if part.kind == EXTERNAL}
     if {name: part.digest for name, part in planned.items()} == dict(external):
         return plan
-    kept = tuple(part for part in checkpoint.ingredients if part.kind != EXTERNAL)
+    kept = _without(checkpoint.ingredients, EXTERNAL)
     found = tuple(
         Ingredient(EXTERNAL, name, value, planned[name].line if name in planned else 0)
         for name, value in sorted(external.items())
@@ -78,24 +77,52 @@ def with_salt(plan: Plan, index: int, salt: str) -> Plan:
     """The plan with every key from checkpoint `index` on unlike any other's. So reuse is declined,
     for a fresh build and for what was rewound, and no layer that others stand on is touched."""
     checkpoint = plan.checkpoints[index]
-    kept = tuple(part for part in checkpoint.ingredients if part.kind != SALT)
+    kept = _without(checkpoint.ingredients, SALT)
     salted = replace(checkpoint, ingredients=(*kept, Ingredient(SALT, "", digest(salt))))
     return _chain_from(
         (*plan.checkpoints[:index], salted, *plan.checkpoints[index + 1 :]), first=index
     )
 
 
-def salted_like(plan: Plan, old: Plan) -> Plan:
-    """The plan with the salts that checkpoints of the same names have in `old`: what was declined
-    stays declined when the manifest is replaced."""
-    salts = {
-        planned.name: tuple(part for part in planned.ingredients if part.kind == SALT)
-        for planned in old.checkpoints
-    }
+def continued(plan: Plan, old: Plan, completed: int) -> Plan:
+    """The plan as a continuation of `old`, whose first `completed` checkpoints have their results.
+
+    What was declined stays declined: salts go over to the checkpoints of the same names. And a result that
+    is there does not go stale because a repository moved on since: a completed checkpoint that is
+    otherwise the same keeps the external state that it was made from.
+    """
+    before = {planned.name: planned for planned in old.checkpoints}
+    results = {planned.name for planned in old.checkpoints[:completed]}
     return chain(
-        replace(planned, ingredients=(*planned.ingredients, *salts.get(planned.name, ())))
+        _continued(planned, before[planned.name], planned.name in results)
+        if planned.name in before
+        else planned
         for planned in plan.checkpoints
     )
+
+
+def _continued(
+    new: PlannedCheckpoint, old: PlannedCheckpoint, has_result: bool
+) -> PlannedCheckpoint:
+    own = _without(new.ingredients, SALT, EXTERNAL)
+    same = _meaning(own) == _meaning(_without(old.ingredients, SALT, EXTERNAL))
+    external = old if has_result and same else new
+    return replace(
+        new,
+        ingredients=(
+            *own,
+            *(part for part in external.ingredients if part.kind == EXTERNAL),
+            *(part for part in old.ingredients if part.kind == SALT),
+        ),
+    )
+
+
+def _without(ingredients: Iterable[Ingredient], *kinds: str) -> tuple[Ingredient, ...]:
+    return tuple(part for part in ingredients if part.kind not in kinds)
+
+
+def _meaning(ingredients: Iterable[Ingredient]) -> list[tuple[str, str, str]]:
+    return sorted((part.kind, part.name, part.digest) for part in ingredients)
 
 
 def kept_prefix(old: Plan, new: Plan) -> int:

@@ -14,8 +14,8 @@ from statemachine.keys import (
     chain,
     chain_key,
     changes,
+    continued,
     kept_prefix,
-    salted_like,
     with_external,
     with_salt,
 )
@@ -138,9 +138,27 @@ def test_salt_declines_what_was_made_before(make_plan: Callable[..., Plan]) -> N
 
 def test_a_new_plan_declines_what_the_old_one_did(make_plan: Callable[..., Plan]) -> None:
     salted = with_salt(make_plan("a", "b", "c"), 1, "1")
-    assert salted_like(make_plan("a", "b", "c"), salted) == salted
-    assert kept_prefix(salted, salted_like(make_plan("a", "b", "d"), salted)) == 3
-    assert salted_like(make_plan("x"), salted) == make_plan("x")
+    assert continued(make_plan("a", "b", "c"), salted, 0) == salted
+    assert kept_prefix(salted, continued(make_plan("a", "b", "d"), salted, 0)) == 3
+    assert continued(make_plan("x"), salted, 0) == make_plan("x")
+
+
+def test_result_that_is_there_does_not_go_stale_when_a_repository_moves_on() -> None:
+    def plan(state: str, argument: str = "1") -> Plan:
+        return chain(
+            [
+                checkpoint(
+                    "transfer",
+                    Ingredient("argument", "x", argument),
+                    Ingredient("external", "sid", state),
+                ),
+                checkpoint("next", Ingredient("argument", "y", "1")),
+            ]
+        )
+
+    assert continued(plan("moved"), plan("found"), completed=1) == plan("found")
+    assert continued(plan("moved"), plan("found"), completed=0) == plan("moved")
+    assert continued(plan("moved", "2"), plan("found"), completed=1) == plan("moved", "2")
 
 
 @pytest.mark.parametrize(
