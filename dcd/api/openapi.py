@@ -126,6 +126,6 @@ def render(operations: tuple[Operation, ...], version: str) -> str:
 if __name__ == "__main__":
     from importlib.metadata import version
 
-    from dcd.api.app import described_operations
+    from dcd.api.app import OPERATIONS
 
-    sys.stdout.write(render(described_operations(), version("dcd")))
+    sys.stdout.write(render(OPERATIONS, version("dcd")))

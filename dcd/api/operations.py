@@ -14,10 +14,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from dcd.api.handling import Api
 from dcd.api.schemas import Problem
 from statemachine.errors import DcdError, UsageError
 
-Handler = Callable[[Request], Awaitable[Response]]
+Handler = Callable[[Api, Request], Awaitable[Response]]
 
 PROBLEM_TYPE = "urn:dcd:problem:"
 
@@ -125,20 +126,26 @@ def choice(request: Request, parameter: QueryParameter, default: str) -> str:
     return text
 
 
-def routes(operations: tuple[Operation, ...]) -> list[Route]:
-    """The operations as Starlette routes."""
+def limit(default: int, maximum: int) -> QueryParameter:
+    """The query parameter `limit` of a list."""
+    return QueryParameter("limit", f"at most so many (default {default})", int, 1, maximum)
+
+
+def routes(operations: tuple[Operation, ...], api: Api) -> list[Route]:
+    """The operations as Starlette routes, their handlers asking `api`."""
     paths: dict[str, dict[str, Handler]] = {}
     for operation in operations:
         paths.setdefault(operation.path, {})[operation.method] = operation.handler
     return [
-        Route(path, _dispatch(handlers), methods=list(handlers)) for path, handlers in paths.items()
+        Route(path, _dispatch(handlers, api), methods=list(handlers))
+        for path, handlers in paths.items()
     ]
 
 
-def _dispatch(handlers: dict[str, Handler]) -> Handler:
+def _dispatch(handlers: dict[str, Handler], api: Api) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         # Starlette adds HEAD to GET.
         method = "GET" if request.method == "HEAD" else request.method
-        return await handlers[method](request)
+        return await handlers[method](api, request)
 
     return endpoint

@@ -1,0 +1,147 @@
+"""Handlers for manifests, and for builds and what they are told to do; `dcd.api.app` says what each does."""
+
+import asyncio
+from tempfile import SpooledTemporaryFile
+from typing import BinaryIO, cast
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from dcd.access import Action
+from dcd.api import schemas
+from dcd.api.handling import Api
+from dcd.api.operations import QueryParameter, body_of, integer, json_response, limit
+from dcd.api.server import actor_of
+from dcd.api.views import build_view, summary_view
+from dcd.engine.engine import ManifestSource, Options
+from dcd.manifest.diagnostics import ManifestError
+from statemachine.build import Lifecycle
+from statemachine.errors import UsageError
+
+STATE = QueryParameter(
+    "state", "only builds in these states, separated by commas", str, pattern="^[a-z]+(,[a-z]+)*$"
+)
+BUILDS_LIMIT = limit(50, 1000)
+BEFORE = QueryParameter("before", "`next` of the page before")
+
+
+async def put_blob(api: Api, request: Request) -> Response:
+    api.require(request, Action.SUBMIT)
+    sha256 = request.path_params["sha256"]
+    with SpooledTemporaryFile(1024 * 1024, dir=str(api.settings().state_dir)) as spool:
+        async for chunk in request.stream():
+            await asyncio.to_thread(spool.write, chunk)
+        spool.seek(0)
+        new = await asyncio.to_thread(api.engine.stores.blobs.put, cast(BinaryIO, spool), sha256)
+    return json_response({"sha256": sha256}, 201 if new else 200)
+
+
+async def validate(api: Api, request: Request) -> Response:
+    api.require(request, Action.SUBMIT)
+    body = await body_of(request, schemas.ManifestRequest)
+    try:
+        loaded = await api.engine.load(_source(body.manifest, body.files, body.parameters))
+    except ManifestError as error:
+        return json_response(schemas.ValidationResult(False, error.diagnostics))
+    return json_response(schemas.ValidationResult(True, loaded.diagnostics))
+
+
+async def plan(api: Api, request: Request) -> Response:
+    api.require(request, Action.SUBMIT)
+    body = await body_of(request, schemas.ManifestRequest)
+    source = _source(body.manifest, body.files, body.parameters)
+    name, intentions = await api.engine.plan(source, body.fresh)
+    return json_response(schemas.PlanView(name, intentions))
+
+
+async def submit(api: Api, request: Request) -> Response:
+    api.require(request, Action.SUBMIT)
+    body = await body_of(request, schemas.SubmitRequest)
+    state, new = await api.engine.submit(
+        _source(body.manifest, body.files, body.parameters),
+        Options(body.pause_before, body.fresh, body.priority, body.idempotency_key),
+        actor_of(request.scope),
+        api.permit(request),
+    )
+    return json_response(build_view(state), 201 if new else 200)
+
+
+async def list_builds(api: Api, request: Request) -> Response:
+    api.require(request, Action.SEE)
+    page = integer(request, BUILDS_LIMIT, 50)
+    before = integer(request, BEFORE, -1)
+    found = await asyncio.to_thread(
+        api.engine.builds.log.list_builds,
+        _states(request),
+        page,
+        None if before < 0 else before,
+    )
+    following = found[-1].submitted_position if len(found) == page else None
+    return json_response(schemas.BuildList(tuple(map(summary_view, found)), following))
+
+
+async def show(api: Api, request: Request) -> Response:
+    api.require(request, Action.SEE)
+    return json_response(build_view(await api.state(request)))
+
+
+async def pause(api: Api, request: Request) -> Response:
+    build = await api.controlled(request)
+    body = await body_of(request, schemas.PauseRequest)
+    state = await api.engine.pause(build, body.before, actor_of(request.scope))
+    return json_response(build_view(state))
+
+
+async def resume(api: Api, request: Request) -> Response:
+    build = await api.controlled(request)
+    body = await body_of(request, schemas.ResumeRequest)
+    parameters = body.parameters
+    if parameters is None:
+        parameters = dict((await api.engine.builds.state(build)).parameters)
+    source = None
+    if body.manifest is not None:
+        source = _source(body.manifest, body.files, parameters)
+    state, kept, rerun = await api.engine.resume(
+        build,
+        body.rewind_to,
+        body.pause_before,
+        source,
+        actor_of(request.scope),
+        api.permit(request),
+    )
+    reruns = tuple(schemas.Rerun(name, reason) for name, reason in rerun)
+    return json_response(schemas.ResumedView(build_view(state), tuple(kept), reruns))
+
+
+async def cancel(api: Api, request: Request) -> Response:
+    build = await api.controlled(request)
+    return json_response(build_view(await api.engine.cancel(build, actor_of(request.scope))))
+
+
+async def remove(api: Api, request: Request) -> Response:
+    build = await api.controlled(request)
+    return json_response(build_view(await api.engine.remove(build, actor_of(request.scope))))
+
+
+def _source(
+    manifest: schemas.ManifestText, files: schemas.Files, parameters: schemas.Parameters
+) -> ManifestSource:
+    return ManifestSource(
+        manifest.text,
+        manifest.path,
+        {path: None if file is None else (file.sha256, file.mode) for path, file in files.items()},
+        parameters,
+    )
+
+
+def _states(request: Request) -> tuple[Lifecycle, ...] | None:
+    text = request.query_params.get(STATE.name)
+    if text is None:
+        return None
+    try:
+        return tuple(Lifecycle(word) for word in text.split(","))
+    except ValueError:
+        raise UsageError(
+            f"query parameter state: {text[:100]!r} names no states",
+            f"the states are {', '.join(Lifecycle)}",
+        ) from None

@@ -1,0 +1,57 @@
+"""What the handlers share: the engine, the settings, whose request it is and what it may do.
+
+A handler is a function of an `Api` and a request. It checks the peer's right, reads the request, asks
+the engine and answers; it decides nothing. Handlers lie in modules by subject, `dcd.api.app` has the table.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from starlette.requests import Request
+
+from dcd.access import Action, host_code, require
+from dcd.api.server import actor_of
+from dcd.configuration import Configuration
+from dcd.engine.engine import Engine
+from statemachine.build import BuildState
+from statemachine.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """What handlers ask."""
+
+    engine: Engine
+    settings: Callable[[], Configuration]
+    started_at: datetime
+
+    def require(self, request: Request, action: Action, owner: int | None = None) -> None:
+        """Raise PermissionDenied unless the peer may do `action`; `owner` as in `dcd.access`."""
+        require(self.settings(), actor_of(request.scope), action, owner=owner)
+
+    def permit(self, request: Request) -> Callable[[Plan], None]:
+        """Raises PermissionDenied for a plan that needs a right which the peer has not."""
+
+        def permit(plan: Plan) -> None:
+            if host_code(plan):
+                self.require(request, Action.RUN_HOST_CODE)
+
+        return permit
+
+    async def build(self, request: Request) -> str:
+        """The id of the build in the path, which may be a prefix. Raises NotFound."""
+        prefix = request.path_params["id"]
+        return await asyncio.to_thread(self.engine.builds.log.resolve_prefix, prefix)
+
+    async def state(self, request: Request) -> BuildState:
+        """The state of the build in the path. Raises NotFound."""
+        return await self.engine.builds.state(await self.build(request))
+
+    async def controlled(self, request: Request) -> str:
+        """The build's id, if the peer may control it."""
+        self.require(request, Action.SEE)
+        state = await self.state(request)
+        self.require(request, Action.CONTROL, owner=state.actor.uid)
+        return state.id

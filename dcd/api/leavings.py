@@ -1,0 +1,134 @@
+"""Handlers for what a build leaves: events, logs, artifacts, the drawing of its machine.
+
+`dcd.api.app` says what each does.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+
+from dcd.access import Action
+from dcd.api import schemas
+from dcd.api.handling import Api
+from dcd.api.operations import QueryParameter, choice, integer, json_response, limit
+from dcd.api.stream import follow
+from statemachine.build import BuildState, Lifecycle
+from statemachine.errors import NotFound, UsageError
+from statemachine.events import Event
+from statemachine.graph import graph as drawing
+from statemachine.machine import BuildMachine
+
+MOVING = (Lifecycle.QUEUED, Lifecycle.RUNNING, Lifecycle.PAUSING, Lifecycle.CANCELLING)
+"""States of a build that will go on without a command."""
+
+MAX_LOG_BYTES = 8 * 1024 * 1024
+"""The most of a log in one answer; the rest comes with a larger offset."""
+
+AFTER = QueryParameter("after", "a position: events after it")
+OFFSET = QueryParameter("offset", "bytes to skip")
+FORMAT = QueryParameter("format", "language of the drawing", str, choices=("mermaid", "dot"))
+EVENTS_LIMIT = limit(500, 5000)
+
+
+async def events(api: Api, request: Request) -> Response:
+    api.require(request, Action.SEE)
+    build = await api.build(request)
+    after = integer(request, AFTER, 0)
+    if "text/event-stream" in request.headers.get("accept", ""):
+        last = request.headers.get("last-event-id", "")
+        if last and not last.isdecimal():
+            raise UsageError("Last-Event-ID must be a position", f"got {last[:100]!r}")
+        return StreamingResponse(
+            _stream(api, build, int(last) if last else after),
+            media_type="text/event-stream",
+            headers={"cache-control": "no-store"},
+        )
+    page = integer(request, EVENTS_LIMIT, 500)
+    found = await _read(api, build, after, page)
+    following = found[-1].position if len(found) == page else None
+    return json_response(schemas.EventList(tuple(found), following))
+
+
+async def verify_events(api: Api, request: Request) -> Response:
+    api.require(request, Action.SEE)
+    build = await api.build(request)
+    problems = await asyncio.to_thread(api.engine.builds.log.verify, build)
+    count = (await asyncio.to_thread(api.engine.builds.log.summary, build)).sequence
+    return json_response(schemas.Verification(build, count, not problems, tuple(problems)))
+
+
+async def logs(api: Api, request: Request) -> Response:
+    api.require(request, Action.SEE)
+    state = await api.state(request)
+    directory = api.engine.stores.logs / state.id
+    found = await asyncio.to_thread(_log_files, directory, state)
+    return json_response(schemas.LogList(found))
+
+
+async def log(api: Api, request: Request) -> Response:
+    api.require(request, Action.SEE)
+    state = await api.state(request)
+    checkpoint, attempt = request.path_params["checkpoint"], request.path_params["attempt"]
+    path = api.engine.stores.logs / state.id / f"{checkpoint}.{attempt}.log"
+    if checkpoint not in state.attempts or not attempt.isdecimal() or not path.is_file():
+        raise NotFound(f"build {state.id} has no log of {checkpoint}, attempt {attempt}")
+    content = await asyncio.to_thread(_tail_of, path, integer(request, OFFSET, 0))
+    return Response(content, media_type="text/plain; charset=utf-8")
+
+
+async def artifacts(api: Api, request: Request) -> Response:
+    api.require(request, Action.SEE)
+    return json_response(schemas.ArtifactList((await api.state(request)).published))
+
+
+async def verify_artifacts(api: Api, request: Request) -> Response:
+    api.require(request, Action.SEE)
+    published = (await api.state(request)).published
+    verdicts = await asyncio.to_thread(api.engine.stores.artifacts.verify, published)
+    checks = tuple(
+        schemas.ArtifactCheck(v.artifact.name, v.artifact.path, v.ok, v.problem) for v in verdicts
+    )
+    return json_response(schemas.ArtifactChecks(checks, all(check.ok for check in checks)))
+
+
+async def graph(api: Api, request: Request) -> Response:
+    api.require(request, Action.SEE)
+    build = await api.build(request)
+    text_format: Any = choice(request, FORMAT, "mermaid")
+    events = await asyncio.to_thread(api.engine.builds.log.read_build, build)
+    return PlainTextResponse(drawing(BuildMachine.rehydrate(events), text_format))
+
+
+def _log_files(directory: Path, state: BuildState) -> tuple[schemas.LogFile, ...]:
+    found = [
+        schemas.LogFile(name, attempt, str(path), path.stat().st_size)
+        for name, attempts in state.attempts.items()
+        for attempt in range(1, attempts + 1)
+        if (path := directory / f"{name}.{attempt}.log").is_file()
+    ]
+    return tuple(found)
+
+
+def _tail_of(path: Path, offset: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(offset)
+        return file.read(MAX_LOG_BYTES)
+
+
+async def _read(api: Api, build: str, after: int, page: int) -> list[Event]:
+    return await asyncio.to_thread(api.engine.builds.log.read, build, after, page)
+
+
+def _stream(api: Api, build: str, after: int) -> AsyncIterator[bytes]:
+    async def read(build: str, after: int, page: int) -> list[Event]:
+        return await _read(api, build, after, page)
+
+    async def settled(build: str, after: int) -> bool:
+        state = await api.engine.builds.state(build)
+        return state.state not in MOVING and state.log_position <= after
+
+    return follow(read, settled, api.engine.builds.broadcast, build, after)
