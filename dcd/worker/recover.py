@@ -10,6 +10,7 @@ import fcntl
 import os
 import select
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from dcd.worker.request import MARKER
 from statemachine.errors import Unavailable
+from store.layers.overlay import DEVICE_FILE
 
 _KILL_SECONDS = 30.0
 
@@ -67,20 +69,21 @@ def kill_leftovers(prefix: str) -> list[Leftover]:
 
 
 def detach_loops(below: Path) -> list[str]:
-    """Detach every loop device whose file was attached by a name below a directory. Returns them.
-
-    The name is the one that the kernel shows, or, once the mount that the file was on is gone, the
-    one that losetup(8) noted; the kernel keeps 63 bytes of it, so that serves where `below` is no longer.
-    """
+    """Detach every loop device on a file below `below`, which is a workspace's directory or that of
+    all layers. Returns them."""
+    notes = [below / DEVICE_FILE, *below.glob(f"*/.work/*/{DEVICE_FILE}")]
+    devices = {int(note.read_text()) for note in notes if note.exists()}
     prefix = f"{below}/"
     detached = []
-    for device in _loops():
-        shown = Path("/sys/block", device, "loop/backing_file").read_text().removesuffix("\n")
-        with contextlib.suppress(FileNotFoundError), Path("/dev", device).open("rb") as opened:
-            noted = os.fsdecode(_noted_name(opened.fileno()))
-            if shown.startswith(prefix) or noted.startswith(prefix):
+    for name in _loops():
+        with contextlib.suppress(FileNotFoundError), Path("/dev", name).open("rb") as opened:
+            shown = Path("/sys/block", name, "loop/backing_file").read_text()
+            device, noted = _backing(opened.fileno())
+            # Once the worker's mounts are gone the kernel shows the rest of a path only. It still knows
+            # the mount's device, and the first 63 bytes of the name that losetup(8) was given.
+            if shown.startswith(prefix) or (device in devices and noted.startswith(prefix[:63])):
                 fcntl.ioctl(opened, _LOOP_CLR_FD)
-                detached.append(device)
+                detached.append(name)
     return detached
 
 
@@ -117,6 +120,8 @@ def _loops() -> list[str]:
     )
 
 
-def _noted_name(device: int) -> bytes:
-    status = fcntl.ioctl(device, _LOOP_GET_STATUS64, bytes(_STATUS64_BYTES))
-    return status[_FILE_NAME].split(b"\0")[0]
+def _backing(loop: int) -> tuple[int, str]:
+    """Device number and noted name of the file behind a loop device (struct loop_info64)."""
+    status = fcntl.ioctl(loop, _LOOP_GET_STATUS64, bytes(_STATUS64_BYTES))
+    name = status[_FILE_NAME].split(b"\0")[0]
+    return int.from_bytes(status[:8], sys.byteorder), os.fsdecode(name)

@@ -24,6 +24,7 @@ class BtrfsTrees:
     """See `store.layers.directory.Trees`."""
 
     name = "btrfs"
+    mounts = False
 
     def prepare(self, directory: Path) -> None:
         if (found := file_system_of(directory.parent)).type != "btrfs":

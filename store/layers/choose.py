@@ -1,8 +1,8 @@
 """Choosing a layer back end by trying it.
 
-Each back end in turn makes, commits, stacks, reads and removes layers among the real ones, in a process
-with a mount namespace of its own; the first that does all of it is taken. What the others said is
-kept for `dcctl doctor`. A trial that dies leaves what the reconciler removes.
+Each back end in turn makes, commits, stacks, reads and removes layers among the real ones, in a
+process of its own, with a mount namespace where it mounts; the first that does all of it is taken.
+What the others said is kept for `dcctl doctor`. A trial that dies leaves what the reconciler removes.
 
 Each back end keeps its layers in a directory of its own name, so that one never meets the files of
 another, and a back end that has layers is preferred: what builds have completed stays completed when a
@@ -46,7 +46,7 @@ def choose(directory: Path, only: str | None = None) -> tuple[LayerStore, str]:
         try:
             directory.mkdir(mode=0o711, parents=True, exist_ok=True)
             store.prepare()
-            _try_in_namespace(name, directory)
+            _try(name, directory)
         except DcdError as error:
             complaints.append(f"{name}: {error.brief}")
         else:
@@ -72,9 +72,11 @@ def _store(name: str, directory: Path) -> LayerDirectory:
     return LayerDirectory(directory / name, _BACK_ENDS[name]())
 
 
-def _try_in_namespace(name: str, directory: Path) -> None:
+def _try(name: str, directory: Path) -> None:
     """Raises Unprepared with what went wrong when the back end does not work in `directory`."""
-    namespace = ["unshare", "--mount", "--propagation", "slave"]
+    namespace = (
+        ["unshare", "--mount", "--propagation", "slave"] if _BACK_ENDS[name]().mounts else []
+    )
     trial = subprocess.run(
         [*namespace, *module_command(__name__), name, directory],
         env={**os.environ, **module_environment()},

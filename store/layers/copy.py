@@ -31,6 +31,7 @@ class CopyTrees:
     """See `store.layers.directory.Trees`."""
 
     name = "copy"
+    mounts = False
 
     def prepare(self, directory: Path) -> None:
         directory.mkdir(mode=0o711, exist_ok=True)

@@ -48,6 +48,8 @@ class Trees(Protocol):
     """
 
     name: str
+    mounts: bool
+    """Whether `enter` and `show` mount something."""
 
     def prepare(self, directory: Path) -> None:
         """Make the layer directory and what the back end needs in it. Raises Unprepared, and leaves

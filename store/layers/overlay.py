@@ -30,6 +30,10 @@ _OPTIONS = "redirect_dir=on,metacopy=off,index=off"
 _OPAQUE = "trusted.overlay.opaque"
 _REDIRECT = "trusted.overlay.redirect"
 
+DEVICE_FILE = "overlay-device"
+"""Beside a workspace that was entered: the number of the mount's device, as in stat(2). Loop devices
+on files of the workspace are known by it when the mount is gone (`dcd.worker.recover`)."""
+
 _Place = tuple[int, Path]
 """A path in one layer's tree, with that layer's number in the chain (0 is the nearest)."""
 
@@ -39,6 +43,7 @@ class OverlayTrees:
     links to the trees below it; `work`, for the kernel."""
 
     name = "overlay"
+    mounts = True
 
     def prepare(self, directory: Path) -> None:
         directory.mkdir(mode=0o711, exist_ok=True)
@@ -59,6 +64,7 @@ class OverlayTrees:
         (workspace.directory / "work").mkdir()
         upper = "upperdir=../layer/tree,workdir=../work,volatile"
         with _overlay(workspace.directory / "lower", workspace.root, upper) as root:
+            (workspace.directory / DEVICE_FILE).write_text(str(root.stat().st_dev))
             yield root
 
     def show(self, chain: Sequence[Path], scratch: Path) -> AbstractContextManager[Path]:

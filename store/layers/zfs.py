@@ -31,6 +31,7 @@ class ZfsTrees:
     """See `store.layers.directory.Trees`."""
 
     name = "zfs"
+    mounts = False
 
     def prepare(self, directory: Path) -> None:
         try:

@@ -2,9 +2,7 @@
 
 import asyncio
 import re
-import shutil
 import sys
-import tempfile
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -171,9 +169,10 @@ class Bench:
 
 
 @pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
-    # Short: the kernel keeps 63 bytes of a loop device's file name.
-    directory = Path(tempfile.mkdtemp(prefix="dcdw"))
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    # Long: the kernel keeps 63 bytes of a loop device's file name.
+    directory = tmp_path / "a-directory-with-a-name-that-is-rather-long-but-not-too-long"
+    directory.mkdir()
     (directory / "dcd_test_probes.py").write_text(PROBES)
     monkeypatch.syspath_prepend(directory)
     (directory / "layers").mkdir()
@@ -183,8 +182,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     yield bench
     sys.modules.pop("dcd_test_probes", None)
     kill_leftovers(f"{bench.state_id}:")
-    detach_loops(directory)
-    shutil.rmtree(directory)
+    detach_loops(directory / "layers")
 
 
 def processes_with(word: str) -> list[int]:

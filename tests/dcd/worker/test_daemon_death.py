@@ -19,6 +19,7 @@ pytestmark = pytest.mark.root
 
 DAEMON = """
 import asyncio, sys
+from pathlib import Path
 from dcd.worker.launch import run_attempt
 from dcd.worker.request import decode_request
 
@@ -81,7 +82,7 @@ def is_ready(request: WorkerRequest) -> bool:
 def test_nothing_is_left(bench: Bench, mark: str) -> None:
     request = bench.request("Runs", BUSY.replace("MARK", mark))
     with daemon(bench, request) as process:
-        assert eventually(lambda: is_ready(request)), bench.directory
+        assert eventually(lambda: is_ready(request)), (bench.directory / "request.log").read_text()
         assert len(processes_with(mark)) == 3
         assert loops_on(f"image{mark}") != []
         assert loops_on(f"other{mark}") != []

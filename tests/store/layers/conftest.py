@@ -6,6 +6,7 @@ import os
 import pickle
 import shutil
 import subprocess
+import time
 import traceback
 import uuid
 from collections.abc import Callable, Iterator
@@ -151,7 +152,12 @@ def zfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         try:
             yield directory / "pool"
         finally:
-            subprocess.run(["zpool", "destroy", "-f", pool], check=True)
+            for _ in range(50):  # zfs-fuse lets go of a pool some time after its last use
+                destroyed = subprocess.run(["zpool", "destroy", "-f", pool], capture_output=True)
+                if destroyed.returncode == 0:
+                    break
+                time.sleep(0.1)
+            assert destroyed.returncode == 0, destroyed.stderr
             image.unlink()
 
 

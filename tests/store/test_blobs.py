@@ -1,0 +1,108 @@
+"""Blobs: whole, digested, on disk, and never changed."""
+
+import hashlib
+import io
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from statemachine.errors import NotFound, UsageError
+from store.blobs import Blobs
+from store.durable import DiskFull
+
+
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+@pytest.fixture
+def blobs(tmp_path: Path) -> Blobs:
+    return Blobs(tmp_path / "blobs")
+
+
+@pytest.mark.parametrize("size", [0, 1, 3 * 2**20 + 1])
+def test_what_was_put_is_there(blobs: Blobs, size: int) -> None:
+    content = b"x" * size
+    assert not blobs.has(digest(content))
+    assert blobs.put(io.BytesIO(content), digest(content))
+    assert blobs.has(digest(content))
+    assert blobs.path(digest(content)).read_bytes() == content
+    assert stat.S_IMODE(blobs.path(digest(content)).stat().st_mode) == 0o444
+    assert list(blobs.digests()) == [digest(content)]
+
+
+def test_putting_it_again_changes_nothing(blobs: Blobs) -> None:
+    assert blobs.put(b"x", digest(b"x"))
+    inode = blobs.path(digest(b"x")).stat().st_ino
+    assert not blobs.put(b"x", digest(b"x"))
+    assert blobs.path(digest(b"x")).stat().st_ino == inode
+
+
+def test_content_of_another_digest_is_not_stored(blobs: Blobs) -> None:
+    with pytest.raises(UsageError):
+        blobs.put(b"changed meanwhile", digest(b"x"))
+    assert list(blobs.directory.iterdir()) == []
+
+
+def test_a_stream_that_breaks_leaves_nothing(blobs: Blobs) -> None:
+    class Breaking(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise ConnectionResetError
+
+    with pytest.raises(ConnectionResetError):
+        blobs.put(Breaking(), digest(b"x"))
+    assert list(blobs.directory.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["", "..", "../etc/passwd", "A" * 64, "0" * 63, "0" * 64 + "\n"])
+def test_only_digests_are_names(blobs: Blobs, name: str) -> None:
+    for use in (blobs.has, blobs.path, blobs.remove, lambda name: blobs.put(b"", name)):
+        with pytest.raises(UsageError):
+            use(name)
+
+
+def test_what_is_not_there(blobs: Blobs) -> None:
+    with pytest.raises(NotFound):
+        blobs.path(digest(b"x"))
+    blobs.remove(digest(b"x"))
+
+
+def test_removal(blobs: Blobs) -> None:
+    blobs.put(b"x", digest(b"x"))
+    blobs.remove(digest(b"x"))
+    assert not blobs.has(digest(b"x"))
+
+
+def test_what_a_dead_daemon_left_half_written_goes_at_the_next_start(blobs: Blobs) -> None:
+    (blobs.directory / ".part-abc").write_bytes(b"half")
+    blobs.put(b"x", digest(b"x"))
+    again = Blobs(blobs.directory)
+    assert [path.name for path in blobs.directory.iterdir()] == [digest(b"x")]
+    assert again.path(digest(b"x")).read_bytes() == b"x"
+
+
+def test_many_threads_may_put_the_same(blobs: Blobs) -> None:
+    content = b"x" * 2**20
+    threads = [
+        threading.Thread(target=blobs.put, args=(io.BytesIO(content), digest(content)))
+        for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [path.name for path in blobs.directory.iterdir()] == [digest(content)]
+    assert blobs.path(digest(content)).read_bytes() == content
+
+
+@pytest.mark.root
+def test_a_full_disk_is_told_and_leaves_nothing(small_disk: Path) -> None:
+    blobs = Blobs(small_disk / "blobs")
+    content = b"x" * 2**26
+    with pytest.raises(DiskFull) as told:
+        blobs.put(content, digest(content))
+    assert told.value.cause.errno == 28
+    assert list(blobs.directory.iterdir()) == []
+    assert blobs.put(b"small", digest(b"small"))
