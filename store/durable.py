@@ -74,8 +74,9 @@ def sync_file_system(path: Path) -> None:
 
 
 def write_file(path: Path, content: bytes, mode: int = 0o644) -> None:
-    """Write `content` to `path` at once or not at all, durably, replacing what was there."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    """Write `content` to `path` at once or not at all, durably, replacing what was there. Not for two
+    writers of one path: what a killed one leaves aside is what the next one overwrites."""
+    aside = path.with_name(f".{path.name}.part")
     try:
         descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
         with os.fdopen(descriptor, "wb") as file:
