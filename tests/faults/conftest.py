@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 from cli import client
-from statemachine.errors import DcdError
+from statemachine.errors import DcdError, NotFound
 from statemachine.machine import BuildMachine
 from store.eventlog import EventLog
 
@@ -314,6 +314,8 @@ class Witness:
             wrong = [f"{build}: {problem}" for problem in log.verify(build)]
             events = log.read_build(build)
             BuildMachine.rehydrate(events)
+        except NotFound:
+            return [f"{build} was acknowledged, but is not in the log"]
         except DcdError as error:
             return [f"{build}: {error}"]
         written = {event.position: event.hash for event in events}
@@ -380,7 +382,7 @@ def _processes_of(state_dir: Path) -> dict[int, str]:
             command = (entry / "cmdline").read_bytes()
             if not command:  # a kernel thread or a zombie
                 continue
-            place = os.fsencode(os.readlink(entry / "cwd"))
+            place = os.fsencode((entry / "cwd").readlink())
             seen = b"\0".join((command, (entry / "environ").read_bytes(), place))
         except OSError:
             continue

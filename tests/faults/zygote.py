@@ -50,8 +50,8 @@ def _become_daemon(run, arguments, log, fault, defect):
     status = 1
     try:
         status = run()
-    except SystemExit as exit:
-        status = exit.code
+    except SystemExit as ended:
+        status = ended.code
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
