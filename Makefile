@@ -6,7 +6,7 @@ PYTHON ?= python3
 PYTEST_ARGS ?=
 bin := $(VENV)/bin
 
-.PHONY: image test check bench soak clean tools
+.PHONY: image test check bench soak deb clean tools
 
 image: tools
 	tools/build-image.sh examples/debian-live.xml image
@@ -22,6 +22,12 @@ check: $(VENV)/.dev
 
 bench: tools $(VENV)/.dev
 	$(bin)/python -m benchmarks $(BENCH_ARGS)
+
+soak: tools $(VENV)/.dev
+	DCD_SOAK=1 $(bin)/pytest -m faults --timeout 7200 $(PYTEST_ARGS)
+
+deb: $(VENV)/.dev
+	packaging/build-deb.sh $(bin) build/deb
 
 tools: $(VENV)/.installed
 	tools/install-host-tools.sh $(bin)/dcd

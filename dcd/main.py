@@ -5,12 +5,16 @@ Exit codes: those of docs/reference/exit-codes.md; under SMF (`--from-smf`) thos
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from statemachine.errors import DcdError
+from statemachine.errors import DcdError, UsageError
+
+SMF_EXIT_ERR_FATAL, SMF_EXIT_ERR_CONFIG, SMF_EXIT_ERR_NOSMF = 95, 96, 99
+"""Source: smf_method(7)."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -26,8 +30,17 @@ def build_parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "--socket", type=_absolute, metavar="PATH", help="where dcctl finds the daemon"
     )
-    serve.add_argument("--config", type=Path, metavar="FILE", help="a TOML file of settings")
+    source = serve.add_mutually_exclusive_group()
+    source.add_argument("--config", type=Path, metavar="FILE", help="a TOML file of settings")
+    source.add_argument(
+        "--from-smf",
+        action="store_true",
+        help="take the settings from the SMF service's properties",
+    )
     serve.set_defaults(run=_serve)
+
+    manifest = commands.add_parser("smf-manifest", help="print the manifest of the SMF service")
+    manifest.set_defaults(run=_smf_manifest)
 
     doctor = commands.add_parser("doctor", help="examine this host, without a daemon")
     doctor.add_argument("--state-dir", type=Path, metavar="DIR", default=Path("/var/lib/dcd"))
@@ -58,7 +71,38 @@ def _serve(arguments: argparse.Namespace) -> int:
     from dcd.serve import serve
 
     options = {"state_dir": arguments.state_dir, "socket": arguments.socket}
-    return serve(lambda: configuration.load(arguments.config, options))
+    if not arguments.from_smf:
+        return serve(lambda: configuration.load(arguments.config, options))
+    try:
+        return serve(lambda: configuration.from_smf(_service_properties(), options))
+    except DcdError as error:
+        print(f"dcd: {error}", file=sys.stderr)
+        return _smf_exit_code(error)
+
+
+def _service_properties() -> str:
+    from dcd.platform.process import run
+
+    service = os.environ.get("SMF_FMRI")
+    if not service:
+        raise UsageError("--from-smf is for SMF", "SMF_FMRI is not set", "use --config FILE")
+    command = ["svcprop", "-p", "config", service]
+    return run(command, env={"PATH": os.environ["PATH"]}, capture=True, timeout_seconds=30).stdout
+
+
+def _smf_exit_code(error: DcdError) -> int:
+    from dcd.configuration import InvalidConfiguration
+
+    if isinstance(error, InvalidConfiguration):
+        return SMF_EXIT_ERR_CONFIG
+    return SMF_EXIT_ERR_NOSMF if isinstance(error, UsageError) else SMF_EXIT_ERR_FATAL
+
+
+def _smf_manifest(arguments: argparse.Namespace) -> int:
+    from smf.manifest import installed_manifest
+
+    sys.stdout.write(installed_manifest())
+    return 0
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
