@@ -52,7 +52,7 @@ def build_parser() -> Parser:
     shared.add_argument("--json", action="store_true", help="print JSON, for scripts")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name in NAMES:
-        module = import_module(f"cli.commands.{name}")
+        module = import_module(f"cli.commands.{name.replace('-', '_')}")
         command = commands.add_parser(
             name,
             help=module.HELP,

@@ -2,7 +2,7 @@
 
 A command module has `HELP` (a line for the list), `DESCRIPTION` (a paragraph), `configure(parser)` and
 `run(args)`, which returns the exit code. `args.socket` and `args.json` are always there. To add a command,
-add its module and its name here.
+add its module and its name here (a hyphen in the name is an underscore in the module's).
 """
 
 NAMES = (
@@ -19,6 +19,7 @@ NAMES = (
     "graph",
     "validate",
     "plan",
+    "checkpoint-types",
     "doctor",
     "version",
 )

@@ -45,6 +45,10 @@ OPERATIONS: tuple[Operation, ...] = (
         host.doctor, schemas.HostChecks,
     ),
     Operation(
+        "GET", "/v1/checkpoint-types", "checkpoint_types", "What a manifest's checkpoints may name",
+        host.checkpoint_types, schemas.CheckpointTypes,
+    ),
+    Operation(
         "GET", "/v1/openapi.json", "openapi", "This document", _openapi, dict,
     ),
     Operation(

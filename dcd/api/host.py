@@ -12,6 +12,7 @@ from dcd.access import Action
 from dcd.api import schemas
 from dcd.api.handling import Api
 from dcd.api.operations import json_response, problem_response
+from dcd.manifest.checkpoint_types import registered
 
 API = "v1"
 
@@ -34,3 +35,10 @@ async def doctor(api: Api, request: Request) -> Response:
     api.require(request, Action.SEE)
     checks = await asyncio.to_thread(host_doctor.examine, api.settings().state_dir)
     return json_response(schemas.HostChecks(tuple(checks)))
+
+
+async def checkpoint_types(api: Api, request: Request) -> Response:
+    api.require(request, Action.SEE)
+    modules = api.settings().checkpoint_modules
+    types, problems = await asyncio.to_thread(registered, modules)
+    return json_response(schemas.CheckpointTypes(tuple(types), tuple(problems)))

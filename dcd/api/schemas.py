@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from dcd.doctor import HostCheck
 from dcd.engine.engine import Intention
+from dcd.manifest.checkpoint_types import CheckpointType
 from dcd.manifest.diagnostics import Diagnostic
 from statemachine.events import Actor, Artifact, ErrorInfo, Event
 from statemachine.plan import Json
@@ -234,6 +235,14 @@ class HostChecks:
     """The state of the host."""
 
     checks: tuple[HostCheck, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointTypes:
+    """What a manifest's checkpoints may name; `problems` are modules that cannot be imported."""
+
+    types: tuple[CheckpointType, ...]
+    problems: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

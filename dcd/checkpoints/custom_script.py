@@ -36,11 +36,13 @@ class CustomScript(Checkpoint):
     with its line breaks; `script`, a captured script file, to which references are not applied.
     `shell` is the interpreter's path; without it, a script's own `#!` line or else /bin/sh counts. With
     `chroot` it runs inside the image, where PKG_IMAGE_PATH is `/`. `environment` are `NAME=VALUE`s.
-    `working_directory` is TMP_DIR, or `/` inside the image, unless it is given.
+    `working_directory` is TMP_DIR, or `/` inside the image, unless it is given. `network` leaves it the
+    host's network. A command that takes longer than `timeout_seconds` is stopped and has failed.
     """
 
     DESCRIPTION = "Run a command or script of the manifest"
     VERSION = 1
+    TOOLS = ("chroot",)
 
     def __init__(
         self,
@@ -67,7 +69,7 @@ class CustomScript(Checkpoint):
         self.working_directory = working_directory
 
     def needs(self, doc: DataObjectCache) -> Needs:
-        return Needs(tools=("chroot",) if self.chroot else (), network=self.network)
+        return Needs(tools=self.TOOLS if self.chroot else (), network=self.network)
 
     def check(self, doc: DataObjectCache) -> None:
         given = [part for part in (self.command, self.text, self.script) if part is not None]

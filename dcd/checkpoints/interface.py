@@ -122,6 +122,10 @@ class Checkpoint(ABC):
     """DOC paths of manifest nodes that decide the result, beside the `software` and `configuration`
     named for the checkpoint, which are always part of the key. Example: `//boot_mods`."""
 
+    TOOLS: ClassVar[tuple[str, ...]] = ()
+    """Every tool that it may need, as `Needs.tools` names them, for lists and the reference. What one
+    manifest really needs is for `needs` to say."""
+
     def __init__(self, name: str) -> None:
         self.name = name
 

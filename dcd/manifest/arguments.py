@@ -118,7 +118,11 @@ def described(parameters: Sequence[inspect.Parameter]) -> str:
     """The parameters as a list for people: `size_pad (a whole number)`."""
     return (
         listed(
-            (f"{p.name} ({expected(_type(p))})" for p in parameters if p.kind is not p.VAR_KEYWORD),
+            (
+                f"{p.name} ({expected(type_of(p))})"
+                for p in parameters
+                if p.kind is not p.VAR_KEYWORD
+            ),
             "and",
         )
         or "none"
@@ -134,7 +138,8 @@ def as_json(value: Any) -> Json:
     return str(value) if isinstance(value, Path | str) else value
 
 
-def _type(parameter: inspect.Parameter) -> Any:
+def type_of(parameter: inspect.Parameter) -> Any:
+    """The annotation of a parameter; without one it takes text."""
     return str if parameter.annotation is parameter.empty else parameter.annotation
 
 
@@ -163,7 +168,7 @@ def _unknown(name: str, text: Texts, parameters: Sequence[inspect.Parameter]) ->
 
 
 def _missing(parameter: inspect.Parameter, parameters: Sequence[inspect.Parameter]) -> Problem:
-    listing = is_list(_type(parameter))
+    listing = is_list(type_of(parameter))
     sample = (
         f'<arglist name="{parameter.name}"><argitem>...</argitem></arglist>'
         if listing
@@ -171,7 +176,7 @@ def _missing(parameter: inspect.Parameter, parameters: Sequence[inspect.Paramete
     )
     return Problem(
         None,
-        f"argument {parameter.name!r} is missing: {expected(_type(parameter))}",
+        f"argument {parameter.name!r} is missing: {expected(type_of(parameter))}",
         f"Its arguments are {described(parameters)}.",
         f"<kwargs>{sample}</kwargs>",
     )

@@ -68,7 +68,7 @@ def resolve(
             "install the package that brings it, or use another checkpoint",
             known=True,
         )
-    module = _import(module_name, mod_path)
+    module = import_module(module_name, mod_path)
     found = getattr(module, name, None)
     if name.startswith("_") or not _is_factory(found, module):
         offered = sorted(factories(module))
@@ -217,9 +217,13 @@ def _is_absent(module_name: str) -> bool:
         return importlib.util.find_spec(module_name) is None
     except ModuleNotFoundError:
         return True
+    except Exception:  # noqa: BLE001 - its package is there and fails; importing it says how
+        return False
 
 
-def _import(module_name: str, mod_path: str) -> ModuleType:
+def import_module(module_name: str, mod_path: str) -> ModuleType:
+    """The module, which must be one that may be used; `mod_path` is its name for people. Raises
+    Unresolved when there is none, or its code fails."""
     if _is_absent(module_name):
         meant = did_you_mean(module_name, own_modules())
         raise Unresolved(
@@ -233,8 +237,9 @@ def _import(module_name: str, mod_path: str) -> ModuleType:
         )
     try:
         return importlib.import_module(module_name)
-    except (ImportError, SyntaxError) as failure:
-        raise Unresolved("mod_path", f"module {mod_path!r} cannot be imported: {failure}") from None
+    except Exception as failure:  # noqa: BLE001 - it is not our code, and may raise anything
+        what = f"{type(failure).__name__}: {failure}"
+        raise Unresolved("mod_path", f"module {mod_path!r} cannot be imported: {what}") from None
 
 
 def _is_factory(found: Any, module: ModuleType) -> bool:

@@ -1,11 +1,13 @@
-"""Writes the grammar for editors and the reference of manifests: `python -m dcd.manifest.reference`.
+"""Writes the grammar for editors and the references of manifests and checkpoints:
+`python -m dcd.manifest.reference`.
 
-Both derive from the declarations of the data objects; a test holds the committed files to them. The prose
-at the beginning of the reference is written by hand and stays.
+They derive from the declarations of the data objects and from the checkpoints' code; tests hold the
+committed files to them. The prose at the beginning of the manifests' reference is written by hand and stays.
 """
 
 from pathlib import Path
 
+from dcd.manifest.checkpoint_reference import checkpoints_text
 from dcd.manifest.data_object import DataObject, Field, OneOf, Particle, fields_of
 from dcd.manifest.schema import classes_below, documentation, grammar_text, inside
 from dcd.manifest.values import choices, optional_of, written
@@ -13,6 +15,7 @@ from dcd.manifest.values import choices, optional_of, written
 ROOT = Path(__file__).resolve().parents[2]
 GRAMMAR = Path(__file__).with_name("grammar") / "dc.rng"
 REFERENCE = ROOT / "docs/reference/manifest.md"
+CHECKPOINTS = ROOT / "docs/reference/checkpoints.md"
 
 _GENERATED = "## Elements\n"
 
@@ -98,9 +101,10 @@ def _link(tag: str) -> str:
 
 
 def main() -> None:
-    """Write both files."""
+    """Write the files."""
     GRAMMAR.write_text(grammar_text())
     REFERENCE.write_text(reference_text(REFERENCE.read_text()))
+    CHECKPOINTS.write_text(checkpoints_text())
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ class DebianBootArchive(Checkpoint):
 
     DESCRIPTION = "Make the boot archive: kernel and initramfs"
     VERSION = 1
+    TOOLS = ("chroot",)
 
     def __init__(
         self,
@@ -45,7 +46,7 @@ class DebianBootArchive(Checkpoint):
         self.compression_level = compression_level
 
     def needs(self, doc: DataObjectCache) -> Needs:
-        return Needs(tools=("chroot",), disk_bytes=512 << 20)
+        return Needs(tools=self.TOOLS, disk_bytes=512 << 20)
 
     def check(self, doc: DataObjectCache) -> None:
         levels = _LEVELS["gzip" if self.compression_type == "auto" else self.compression_type]

@@ -26,14 +26,15 @@ _NAMED_FILES = 10
 class SquashfsPkgImgMod(Checkpoint):
     """Compress the image.
 
-    `compression_level` is the compressor's own (zstd 1 to 22, gzip 1 to 9; xz and lz4 have none);
-    without it mksquashfs chooses (zstd 15, gzip 9). Low levels of zstd are many times faster and a
+    `compression_type` is the compressor, `compression_level` its own level (zstd 1 to 22, gzip 1 to 9; xz and lz4 have none);
+    without one mksquashfs chooses (zstd 15, gzip 9). Low levels of zstd are many times faster and a
     few per cent larger. `block_size_kib` is a power of two from 4 to 1024. `exclude` are paths of
     the image, with shell patterns, that are left out: `var/cache/apt/*`. `posix_acls` says what to
     do about files with POSIX ACLs, which are not kept: `drop` them and name the files, or `fail`.
     """
 
     DESCRIPTION = "Compress the image"
+    TOOLS = ("mksquashfs",)
 
     def __init__(
         self,
@@ -52,7 +53,7 @@ class SquashfsPkgImgMod(Checkpoint):
         self.posix_acls = posix_acls
 
     def needs(self, doc: DataObjectCache) -> Needs:
-        return Needs(tools=("mksquashfs",), disk_bytes=1 << 30)
+        return Needs(tools=self.TOOLS, disk_bytes=1 << 30)
 
     def check(self, doc: DataObjectCache) -> None:
         levels = _LEVELS.get(self.compression_type)

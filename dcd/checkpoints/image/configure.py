@@ -44,6 +44,7 @@ class DebianPrePkgImgMod(Checkpoint):
 
     DESCRIPTION = "Configure the image: name, users, network, services, files"
     VERSION = 1
+    TOOLS = ("chroot",)
 
     def __init__(
         self,
@@ -64,7 +65,7 @@ class DebianPrePkgImgMod(Checkpoint):
         self.disable_services = disable_services
 
     def needs(self, doc: DataObjectCache) -> Needs:
-        return Needs(tools=("chroot",), disk_bytes=64 << 20)
+        return Needs(tools=self.TOOLS, disk_bytes=64 << 20)
 
     def check(self, doc: DataObjectCache) -> None:
         for argument, (pattern, expected, example) in _FORMS.items():

@@ -33,13 +33,14 @@ class CreateISO(Checkpoint):
 
     DESCRIPTION = "Make the hybrid ISO"
     READS = ("//distro.name", "//distro.add_timestamp")
+    TOOLS = ("xorriso", *grub.TOOLS)
 
     def __init__(self, name: str, volume_id: str | None = None) -> None:
         super().__init__(name)
         self.volume_id = volume_id
 
     def needs(self, doc: DataObjectCache) -> Needs:
-        return Needs(tools=("xorriso", *grub.TOOLS), disk_bytes=1 << 30)
+        return Needs(tools=self.TOOLS, disk_bytes=1 << 30)
 
     def check(self, doc: DataObjectCache) -> None:
         volume_id = self._volume_id(doc)

@@ -56,6 +56,7 @@ class VerifyBoot(Checkpoint):
     """
 
     DESCRIPTION = "Boot the medium to prove that it boots"
+    TOOLS = ("qemu-system-x86_64", "setpriv", "ovmf")
 
     def __init__(
         self,
@@ -81,8 +82,8 @@ class VerifyBoot(Checkpoint):
         self._stop = threading.Event()
 
     def needs(self, doc: DataObjectCache) -> Needs:
-        firmware = ("ovmf",) if "uefi" in self.firmware else ()
-        return Needs(tools=("qemu-system-x86_64", "setpriv", *firmware), disk_bytes=64 << 20)
+        tools = [tool for tool in self.TOOLS if tool != "ovmf" or "uefi" in self.firmware]
+        return Needs(tools=tuple(tools), disk_bytes=64 << 20)
 
     def check(self, doc: DataObjectCache) -> None:
         if not self.firmware or len(set(self.firmware)) != len(self.firmware):

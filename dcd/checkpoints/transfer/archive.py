@@ -42,13 +42,14 @@ class TransferArchive(Checkpoint):
 
     DESCRIPTION = "Unpack an archive into the workspace"
     VERSION = 1
+    TOOLS = ("tar", "zstd")
 
     def __init__(self, name: str, archive: InputPath) -> None:
         super().__init__(name)
         self.archive = archive
 
     def needs(self, doc: DataObjectCache) -> Needs:
-        return Needs(tools=("tar", "zstd"))
+        return Needs(tools=self.TOOLS)
 
     def check(self, doc: DataObjectCache) -> None:
         software = software_for(doc, self.name)

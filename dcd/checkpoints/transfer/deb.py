@@ -83,6 +83,7 @@ class TransferDEB(Checkpoint):
 
     DESCRIPTION = "Transfer Debian packages into the image"
     VERSION = 1
+    TOOLS = ("mmdebstrap", "apt-get", "apt-helper", "dpkg-query")
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -90,8 +91,7 @@ class TransferDEB(Checkpoint):
     def needs(self, doc: DataObjectCache) -> Needs:
         software = self._software(doc)
         listed = sum(data.size or 0 for data in software.get_descendants(class_type=SoftwareData))
-        tools = ("mmdebstrap", "apt-get", "apt-helper", "dpkg-query")
-        return Needs(tools=tools, network=True, disk_bytes=listed or _GIBIBYTE)
+        return Needs(tools=self.TOOLS, network=True, disk_bytes=listed or _GIBIBYTE)
 
     def check(self, doc: DataObjectCache) -> None:
         software = self._software(doc)

@@ -46,7 +46,7 @@ def test_other_modules_are_refused_without_being_imported(
     def never(name: str, *rest: object) -> None:
         assert name != module
 
-    monkeypatch.setattr("dcd.manifest.constructors._import", never)
+    monkeypatch.setattr("dcd.manifest.constructors.import_module", never)
     failure = unresolved(module, "system")
     assert failure.message.startswith(f"module {module!r} may not be used")
     assert failure.attribute == "mod_path"

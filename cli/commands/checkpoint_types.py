@@ -1,0 +1,82 @@
+"""`dcctl checkpoint-types`: what a manifest's checkpoints may name."""
+
+import argparse
+import sys
+
+from cli.client import ClientError, Json, request
+from cli.exit_codes import ExitCode
+from cli.text import print_json, print_table, printable
+
+HELP = "list the checkpoints that a manifest may use"
+DESCRIPTION = (
+    "List the checkpoints that a manifest may use: the project's, those of installed plug-ins and of the "
+    "modules that the configuration lists. With NAME, print its arguments, what they take, their defaults, "
+    "the tools that it needs, and what it does. Names of the original, such as "
+    "solaris_install/transfer/cpio, are understood."
+)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments."""
+    parser.add_argument(
+        "name", metavar="NAME", nargs="?", help="a checkpoint_class, a mod_path, or MOD_PATH:CLASS"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """List, or describe those of the name."""
+    answer = request(args.socket, "GET", "/v1/checkpoint-types")
+    types = [each for each in answer["types"] if args.name is None or _is_named(each, args.name)]
+    if not types and args.name is not None:
+        raise _unknown(args.name, answer["types"])
+    if args.json:
+        print_json({**answer, "types": types})
+        return ExitCode.OK
+    if args.name is None:
+        rows = [(each["checkpoint_class"], each["mod_path"], each["description"]) for each in types]
+        print_table(("CHECKPOINT_CLASS", "MOD_PATH", "DESCRIPTION"), rows, wrapped=True)
+    for number, each in enumerate(types if args.name is not None else []):
+        print("\n" * bool(number), end="")
+        _describe(each)
+    for problem in answer["problems"]:
+        print(f"dcctl: warning: {printable(problem)}", file=sys.stderr)
+    return ExitCode.OK
+
+
+def _is_named(each: Json, name: str) -> bool:
+    names = {each["checkpoint_class"]}
+    for place in (f"{each['mod_path']}:{each['checkpoint_class']}", *each["originals"]):
+        names |= {place, place.partition(":")[0]}
+    return name in names or name.replace(".", "/") in names
+
+
+def _describe(each: Json) -> None:
+    print(printable(f"{each['mod_path']}:{each['checkpoint_class']}"))
+    for line in printable(each["documentation"]).splitlines():
+        print(f"  {line}".rstrip())
+    if each["arguments"]:
+        print()
+        print_table(
+            ("ARGUMENT", "DEFAULT", "TAKES"),
+            [(item["name"], _default(item), item["type"]) for item in each["arguments"]],
+            wrapped=True,
+        )
+    for word, names in (("Tools", each["tools"]), ("In the original", each["originals"])):
+        if names:
+            print(f"\n{word}: {printable(', '.join(names))}")
+
+
+def _default(argument: Json) -> str:
+    return "(required)" if argument["required"] else argument["default"] or ""
+
+
+def _unknown(name: str, types: list[Json]) -> ClientError:
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, [each["checkpoint_class"] for each in types], n=2)
+    return ClientError(
+        "not-found",
+        f"there is no checkpoint {name}",
+        "",
+        f"did you mean {' or '.join(near)}?" if near else "dcctl checkpoint-types lists all",
+    )
