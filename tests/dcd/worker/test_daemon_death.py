@@ -83,7 +83,7 @@ def test_nothing_is_left(bench: Bench, mark: str) -> None:
     request = bench.request("Runs", BUSY.replace("MARK", mark))
     with daemon(bench, request) as process:
         assert eventually(lambda: is_ready(request)), (bench.directory / "request.log").read_text()
-        assert len(processes_with(mark)) == 3
+        assert eventually(lambda: len(processes_with(mark)) == 3)
         assert loops_on(f"image{mark}") != []
         assert loops_on(f"other{mark}") != []
         process.kill()

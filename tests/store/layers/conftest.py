@@ -149,10 +149,12 @@ def zfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             file.truncate(512 * 2**20)
         create = ["zpool", "create", "-m", directory / "pool", pool, image]
         subprocess.run(create, check=True, capture_output=True)
+        # So that unmounting reaches whoever has copied it into a mount namespace meanwhile.
+        subprocess.run(["mount", "--make-shared", directory / "pool"], check=True)
         try:
             yield directory / "pool"
         finally:
-            for _ in range(50):  # zfs-fuse lets go of a pool some time after its last use
+            for _ in range(300):  # zfs-fuse lets go of a pool some time after its last use
                 destroyed = subprocess.run(["zpool", "destroy", "-f", pool], capture_output=True)
                 if destroyed.returncode == 0:
                     break
@@ -170,7 +172,12 @@ BACK_ENDS = {
 }
 
 
-@pytest.fixture(params=list(BACK_ENDS))
+# zfs-fuse takes about half a second for each test.
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=pytest.mark.slow if name == "zfs" else ()) for name in BACK_ENDS
+    ]
+)
 def subject(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Subject]:
     """Each back end in turn."""
     trees, file_system = BACK_ENDS[request.param]
