@@ -28,13 +28,18 @@ class DiskFull(Unprepared):
         self.cause = cause
 
 
+def is_full(error: OSError) -> bool:
+    """Whether the error is want of space or quota."""
+    return error.errno in _FULL
+
+
 @contextlib.contextmanager
 def disk_full_is_told(doing: str, where: Path) -> Iterator[None]:
     """Turns an OSError for want of space into `DiskFull`; other errors pass."""
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
+        if is_full(error):
             raise DiskFull(doing, where, error) from error
         raise
 

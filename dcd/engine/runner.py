@@ -46,7 +46,7 @@ from statemachine.plan import PlannedCheckpoint
 from statemachine.steps import CancelNow, Finish, PauseNow, RunCheckpoint, next_step
 from store.artifacts import Artifacts
 from store.blobs import Blobs
-from store.durable import DiskFull
+from store.durable import DiskFull, is_full
 from store.layers import Layer, LayerRecord, LayerStore, Workspace
 
 log = structlog.get_logger()
@@ -183,6 +183,8 @@ class Runner:
         plan = state.plan if external is None else with_external(state.plan, index, external)
         planned = plan.checkpoints[index]
         async with self._making.setdefault(planned.key, asyncio.Lock()):
+        except OSError as error:
+            return await self._command(state, FailBuild(_disk_error(error)))
             if layer := await asyncio.to_thread(self.stores.layers.find, planned.key):
                 return await self._reuse(state, planned, layer, external)
             if shortage := self._shortage(planned):
@@ -285,6 +287,8 @@ class Runner:
         running: Running,
     ) -> Outcome:
         planned = state.plan.checkpoints[index]
+        except OSError as error:
+            return await self._command(state, _broken_off(planned.name, error))
         evidence = log_path.with_suffix("")
         evidence.mkdir(parents=True, exist_ok=True)
         request = WorkerRequest(
@@ -401,3 +405,18 @@ class Runner:
 
 def _info(error: DcdError) -> ErrorInfo:
     return ErrorInfo(error.brief, error.details, error.resolution)
+def _broken_off(checkpoint: str, error: OSError) -> Command:
+    """What an error of the state directory's file system comes to in an attempt."""
+    if is_full(error):
+        return InterruptCheckpoint(checkpoint, "no-space", str(error))
+    return FailCheckpoint(checkpoint, _disk_error(error))
+
+
+def _disk_error(error: OSError) -> ErrorInfo:
+    return ErrorInfo(
+        "the disk of the state directory fails",
+        str(error),
+        "look for the cause in the kernel's log, mend it, then resume the build",
+    )
+
+

@@ -92,7 +92,8 @@ def carry_out(request_line: bytes, messages: int) -> int:
     except DcdError as error:
         verdict = _rejected(request, error, ErrorInfo(error.brief, error.details, error.resolution))
     except Exception as error:  # noqa: BLE001 - the last one to know what happened
-        traceback.print_exc()
+        with contextlib.suppress(OSError):  # the log may be on a full disk; the verdict counts
+            traceback.print_exc()
         said = f"{type(error).__name__}: {error}"
         verdict = _rejected(request, error, ErrorInfo(f"{request.checkpoint} broke off", said))
     pipe.send(verdict)
