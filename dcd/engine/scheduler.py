@@ -3,7 +3,8 @@
 The queue is the event log: a build that is queued there is in the queue, whatever happened to the
 daemon. Higher priority first, then the older build; at most `max_running_builds` at once. A build
 that was running when the daemon died has its place already and keeps it. Builds paused for want of
-space are queued again when there is space.
+space are queued again when there is space: more than when they ran out of it, or another build has
+ended since, which may have held what they lacked.
 """
 
 import asyncio
@@ -41,6 +42,8 @@ class Scheduler:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
         self._stopping = False
+        self._free_when_starved: dict[str, int] = {}
+        """Free bytes just after a build was paused for want of space: not enough for it."""
 
     def wake(self) -> None:
         """Something was queued, or a place may be free."""
@@ -72,7 +75,7 @@ class Scheduler:
             if state.state in HAS_PLACE:
                 self._start(state)
         queued = [s for s in states if s.state is Lifecycle.QUEUED and s.id not in self._tasks]
-        queued.sort(key=lambda state: (-state.priority, state.submitted_at))
+        queued.sort(key=lambda state: (-state.priority, state.submitted_position))
         for state in queued[: max(0, self._settings().max_running_builds - len(self._tasks))]:
             self._start(state)
 
@@ -96,6 +99,7 @@ class Scheduler:
             # The last resort: one build's defect must not stop the others, nor be silent.
             log.exception("a build stopped because of a defect in dcd", build=build)
             await self._give_up(build, error)
+        self._note_space(build)
 
     async def _give_up(self, build: str, error: Exception) -> None:
         details = f"{type(error).__name__}: {error}"
@@ -106,18 +110,32 @@ class Scheduler:
         with contextlib.suppress(DcdError):
             await self._builds.command(build, command)
 
-    async def _resume_starved(self) -> None:
-        settings = self._settings()
-        starved = [
+    def _note_space(self, build: str) -> None:
+        if any(state.id == build for state in self._starved()):
+            self._free_when_starved[build] = self._free_bytes()
+        else:
+            self._free_when_starved.clear()
+
+    def _starved(self) -> list[BuildState]:
+        return [
             state
             for state in self._builds.unfinished()
             if state.state is Lifecycle.PAUSED and state.cause == "no-space"
         ]
-        for state in starved:
+
+    def _free_bytes(self) -> int:
+        return shutil.disk_usage(self._settings().state_dir).free
+
+    async def _resume_starved(self) -> None:
+        settings = self._settings()
+        for state in self._starved():
             following = state.completed
             planned = state.plan.checkpoints[following : following + 1]
-            needed = settings.min_free_bytes + sum(p.disk_bytes for p in planned)
-            if shutil.disk_usage(settings.state_dir).free >= needed + RESUME_MARGIN_BYTES:
+            needed = max(
+                settings.min_free_bytes + sum(p.disk_bytes for p in planned),
+                self._free_when_starved.get(state.id, 0),
+            )
+            if self._free_bytes() >= needed + RESUME_MARGIN_BYTES:
                 log.info("there is space again; the build goes on", build=state.id)
                 with contextlib.suppress(DcdError):
                     await self._builds.command(state.id, Resume())
