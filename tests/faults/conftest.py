@@ -401,3 +401,24 @@ def witness(frail: Any, tmp_path: Path) -> Witness:
 def make_fault() -> Callable[..., Fault]:
     """Makes a Fault."""
     return Fault
+
+
+@pytest.fixture
+def small_disk(frail: Any, tmp_path: Path) -> Iterator[Path]:
+    """A file system of 200 MiB of its own for the state directory of `frail`; where it is mounted."""
+    image, place = tmp_path / "disk.img", tmp_path / "disk"
+    with image.open("wb") as file:
+        file.truncate(200 * 2**20)
+    subprocess.run(["mkfs.ext4", "-q", "-m", "0", image], check=True)
+    place.mkdir()
+    subprocess.run(["mount", "-o", "loop", image, place], check=True)
+    frail.state_dir = place / "state"
+    try:
+        yield place
+    finally:
+        if frail.process is not None:
+            frail.process.kill()
+            frail.process.wait()
+            while _processes_of(frail.state_dir):
+                time.sleep(0.02)
+        subprocess.run(["umount", place], check=True)

@@ -1,6 +1,7 @@
 """Defects: what the negative controls put into a daemon, so that the suites prove that they would see it.
 
-Each is a function that changes the loaded code of the daemon that is being forked.
+Each is a function that changes the loaded code of the daemon that is being forked. The last two are no
+defects, but let tests get at what they are about.
 """
 
 import time
@@ -80,6 +81,28 @@ def layers_appear_bit_by_bit() -> None:
     LayerDirectory.commit = careless
 
 
+def look_for_space_often() -> None:
+    """See free space at once instead of within seconds."""
+    from dcd.engine import scheduler
+    from store.eventlog import writer
+
+    scheduler.SPACE_CHECK_SECONDS = 0.2
+    writer.PROBE_SECONDS = 0.2
+
+
+def trust_the_back_end() -> None:
+    """Take the configured layer back end without a trial, which would meet the fault first."""
+    from dcd import serve
+    from store.layers import choose
+
+    def trusted(directory, only):
+        store = choose.open_store(only, directory)
+        store.prepare()
+        return store, "trusted"
+
+    serve.choose = trusted
+
+
 DEFECTS = {
     defect.__name__: defect
     for defect in (
@@ -87,5 +110,7 @@ DEFECTS = {
         acknowledge_what_failed,
         workers_outlive_the_daemon,
         layers_appear_bit_by_bit,
+        look_for_space_often,
+        trust_the_back_end,
     )
 }
