@@ -173,6 +173,8 @@ class Runner:
             raise
         except DcdError as error:
             return await self._command(state, FailBuild(_info(error)))
+        except OSError as error:
+            return await self._command(state, FailBuild(_disk_error(error)))
 
     async def _run_checkpoint(self, state: BuildState, index: int) -> BuildState:
         name = state.plan.checkpoints[index].name
@@ -183,8 +185,6 @@ class Runner:
         plan = state.plan if external is None else with_external(state.plan, index, external)
         planned = plan.checkpoints[index]
         async with self._making.setdefault(planned.key, asyncio.Lock()):
-        except OSError as error:
-            return await self._command(state, FailBuild(_disk_error(error)))
             if layer := await asyncio.to_thread(self.stores.layers.find, planned.key):
                 return await self._reuse(state, planned, layer, external)
             if shortage := self._shortage(planned):
@@ -273,6 +273,8 @@ class Runner:
             raise
         except DcdError as error:
             return await self._command(state, FailCheckpoint(planned.name, _info(error)))
+        except OSError as error:
+            return await self._command(state, _broken_off(planned.name, error))
         finally:
             del self._running[state.id]
             self.builds.broadcast.clear(state.id)
@@ -287,8 +289,6 @@ class Runner:
         running: Running,
     ) -> Outcome:
         planned = state.plan.checkpoints[index]
-        except OSError as error:
-            return await self._command(state, _broken_off(planned.name, error))
         evidence = log_path.with_suffix("")
         evidence.mkdir(parents=True, exist_ok=True)
         request = WorkerRequest(
@@ -403,8 +403,6 @@ class Runner:
                 await asyncio.sleep(RETRY_SECONDS)
 
 
-def _info(error: DcdError) -> ErrorInfo:
-    return ErrorInfo(error.brief, error.details, error.resolution)
 def _broken_off(checkpoint: str, error: OSError) -> Command:
     """What an error of the state directory's file system comes to in an attempt."""
     if is_full(error):
@@ -420,3 +418,5 @@ def _disk_error(error: OSError) -> ErrorInfo:
     )
 
 
+def _info(error: DcdError) -> ErrorInfo:
+    return ErrorInfo(error.brief, error.details, error.resolution)
