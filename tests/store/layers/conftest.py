@@ -1,10 +1,12 @@
 """Layer stores on real file systems, and a mount namespace to enter workspaces in."""
 
+import contextlib
 import ctypes
 import fcntl
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import time
 import traceback
@@ -25,6 +27,7 @@ from store.layers.zfs import ZfsTrees
 
 CLONE_NEWNS, MS_REC, MS_SLAVE = 0x00020000, 0x4000, 0x80000
 ZFS_LOCK = Path("/run/lock/dcd-tests-zfs-fuse")
+ZFS_PID = Path("/run/dcd-tests-zfs-fuse.pid")
 
 
 def in_namespace(function: Callable[[], Any]) -> Any:
@@ -142,7 +145,7 @@ def zfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with ZFS_LOCK.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if subprocess.run(["zpool", "list"], capture_output=True).returncode != 0:
-            subprocess.run(["zfs-fuse"], check=True, capture_output=True)
+            subprocess.run(["zfs-fuse", "-p", ZFS_PID], check=True, capture_output=True)
         fcntl.flock(lock, fcntl.LOCK_SH)
         image = directory / "image"
         with image.open("wb") as file:
@@ -161,6 +164,11 @@ def zfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
                 time.sleep(0.1)
             assert destroyed.returncode == 0, destroyed.stderr
             image.unlink()
+            with contextlib.suppress(BlockingIOError):  # another test run uses it
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if ZFS_PID.exists():
+                    os.kill(int(ZFS_PID.read_text()), signal.SIGTERM)
+                    ZFS_PID.unlink()
 
 
 BACK_ENDS = {
