@@ -17,7 +17,8 @@ until "$bin/dcctl" version >/dev/null 2>&1; do
     sleep 0.2
 done
 
-unfinished=$("$bin/dcctl" list --json --state queued,running,paused,failed --limit 1 |
+unfinished=$("$bin/dcctl" list --json --limit 1 \
+    --state queued --state running --state pausing --state paused --state failed |
     "$bin/python" -c 'import json, sys; print(*(b["id"] for b in json.load(sys.stdin)))')
 if [ -n "$unfinished" ]; then
     echo "going on with build $unfinished"
