@@ -58,7 +58,7 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         "POST", "/v1/validate", "validate", "Check a manifest",
         builds.validate, schemas.ValidationResult, schemas.ManifestRequest,
-        problems=(404, 422),
+        problems=(404, 422, 424),
     ),
     Operation(
         "POST", "/v1/plan", "plan", "Plan a manifest",

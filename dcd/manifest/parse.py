@@ -29,8 +29,8 @@ from dcd.manifest.includes import (
     resolve_includes,
 )
 from dcd.manifest.inputs import absent, captured, named_files
-from dcd.manifest.objects import BUILTIN
 from dcd.manifest.parameters import escape, substitute_parameters, unescape
+from dcd.manifest.plugins import installed_registry
 from dcd.manifest.registry import Registry, write
 from dcd.manifest.source import LIMITS, Limits, Source, read
 from dcd.manifest.tokens import check_references
@@ -52,11 +52,8 @@ class Settings:
     include_directories: tuple[str, ...] = ()
     mapped_directories: Mapping[str, str] = field(default_factory=lambda: {ORIGINAL: ORIGINAL})
     allowed_modules: tuple[str, ...] = ()
-    registry: Registry = BUILTIN
+    registry: Registry = field(default_factory=installed_registry)
     limits: Limits = LIMITS
-
-
-DEFAULTS = Settings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +75,13 @@ def load(
     *,
     files: Mapping[str, CapturedFile | None] | None = None,
     parameters: Mapping[str, str] | None = None,
-    settings: Settings = DEFAULTS,
+    settings: Settings | None = None,
 ) -> Loaded:
     """Load a manifest. `path` is the absolute path that the client read it from; `files` has what the
     client has sent by absolute path, None for a file that it says it has not. Raises ManifestError
     with every diagnostic when there is an error."""
     given = files or {}
+    settings = settings or Settings()
     place = posixpath.normpath(posixpath.join("/", path))
     directories = Directories(
         posixpath.dirname(place), settings.include_directories, settings.mapped_directories
@@ -129,15 +127,16 @@ def canonical_text(doc: DataObjectCache) -> str:
 
 
 def restore(
-    canonical: str, persistent: str | None = None, registry: Registry = BUILTIN
+    canonical: str, persistent: str | None = None, registry: Registry | None = None
 ) -> DataObjectCache:
     """The DOC of a stored canonical manifest, and of the persistent part saved with a layer. Its
     objects have no origin, since lines of the stored text say nothing to anybody."""
     big = replace(LIMITS, max_bytes=LIMITS.max_expanded_bytes * 4)
     source = read(canonical, "the stored manifest", big)
     unescape(source.root)
-    doc = DataObjectCache(registry)
-    doc.volatile.insert_children(registry.read(source.root))
+    known = registry or installed_registry()
+    doc = DataObjectCache(known)
+    doc.volatile.insert_children(known.read(source.root))
     doc.restore_persistent(persistent)
     return doc
 

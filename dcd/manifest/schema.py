@@ -54,7 +54,9 @@ def classes_below(root: type[DataObject] = DC) -> list[type[DataObject]]:
 def can_match(path: str, registry: Registry = BUILTIN) -> bool:
     """Whether a path string, its names being tags, can find anything in some manifest. Raises
     PathError when it is malformed."""
-    everything = set(classes_below(DC))
+    added = [cls for cls in registry.classes if cls.EXTENDS]
+    roots: list[type[DataObject]] = [DC, *added]
+    everything = {below for root in roots for below in classes_below(root)}
     found: set[type[DataObject]] | None = None
     for step in parse_path(path):
         wanted, name = class_and_name(step, path)
@@ -68,7 +70,7 @@ def can_match(path: str, registry: Registry = BUILTIN) -> bool:
                 for parent in found
                 for cls in (
                     *(particle.of for particle in inside(parent)),
-                    *(cls for cls in registry.classes if parent.TAG in cls.EXTENDS),
+                    *(cls for cls in added if parent.TAG in cls.EXTENDS),
                 )
             }
             if step["axis"] == "//":

@@ -1,0 +1,41 @@
+"""Data objects that installed plug-ins add to the vocabulary of manifests.
+
+A plug-in names its `DataObject` classes in the entry-point group `dcd.data_objects`. A class says by
+`extends` in which elements it may stand, and by its priority whether it goes before a class of the project.
+Its checkpoints come by the group `dcd.checkpoints` (`dcd.manifest.constructors`). Loading runs the
+plug-in's code.
+"""
+
+import inspect
+from importlib.metadata import EntryPoint, entry_points
+
+from dcd.manifest.data_object import DataObject
+from dcd.manifest.objects import BUILTIN
+from dcd.manifest.registry import Registry
+from statemachine.errors import Unprepared
+
+GROUP = "dcd.data_objects"
+
+
+def installed_registry() -> Registry:
+    """The project's data objects and those of all installed plug-ins. Raises Unprepared for a plug-in
+    that is broken: manifests could mean something else without it."""
+    return BUILTIN.adding(*map(_load, sorted(entry_points(group=GROUP))))
+
+
+def _load(entry: EntryPoint) -> type[DataObject]:
+    try:
+        found = entry.load()
+    except Exception as failure:
+        raise _broken(entry, f"{type(failure).__name__}: {failure}") from failure
+    if not (inspect.isclass(found) and issubclass(found, DataObject)):
+        raise _broken(entry, f"it is {found!r}, not a class of data objects")
+    return found
+
+
+def _broken(entry: EntryPoint, why: str) -> Unprepared:
+    return Unprepared(
+        f"the data object {entry.value} of a plug-in cannot be loaded",
+        why,
+        f"mend or uninstall the plug-in (its entry-point group is {GROUP})",
+    )

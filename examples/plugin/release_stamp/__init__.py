@@ -1,0 +1,1 @@
+"""A plug-in for dcd: stamps an image with the release that its manifest describes."""

@@ -1,0 +1,61 @@
+"""`StampRelease`: writes into the image which release it is."""
+
+import json
+
+from dcd.checkpoints.interface import Checkpoint, Context, Report
+from dcd.manifest.doc import DataObjectCache, DataObjectDict, distro
+from dcd.platform.inside import write
+from release_stamp.data_object import Release
+from statemachine.errors import InvalidManifest
+
+
+class StampRelease(Checkpoint):
+    """Write the manifest's `<release>` into the image, as JSON.
+
+    `path` is the file of the image. Later checkpoints find the version as `%{//release-stamp.version}`.
+    """
+
+    DESCRIPTION = "Stamp the image with its release"
+    VERSION = 1
+    READS = ("//release", "//distro.name")
+
+    def __init__(self, name: str, path: str = "/etc/image-release") -> None:
+        super().__init__(name)
+        self.path = path
+
+    def check(self, doc: DataObjectCache) -> None:
+        if not self.path.startswith("/"):
+            raise InvalidManifest(
+                f"{self.name}: {self.path!r} is not an absolute path of the image",
+                "",
+                'write <arg name="path">/etc/image-release</arg>',
+            )
+        _release(doc)
+
+    def get_progress_estimate(self) -> float:
+        return 0.1
+
+    def execute(self, context: Context, dry_run: bool = False) -> None:
+        release = _release(context.doc)
+        stamp = {
+            "name": distro(context.doc).name,
+            "version": release.version,
+            "codename": release.codename,
+            "supported": release.supported,
+        }
+        context.report(Report(message=f"stamping {self.path} with {release.version}"))
+        if dry_run:
+            return
+        write(context.pkg_image, self.path, json.dumps(stamp, indent=2) + "\n")
+        context.doc.persistent.insert_children(DataObjectDict("release-stamp", stamp))
+
+
+def _release(doc: DataObjectCache) -> Release:
+    found = doc.volatile.get_descendants(class_type=Release, max_count=1)
+    if not found:
+        raise InvalidManifest(
+            "the manifest does not say which release it makes",
+            "",
+            'add <release version="1.0"/> to the <distro>',
+        )
+    return found[0]
