@@ -45,7 +45,8 @@ def settings(environment: Mapping[str, str] = os.environ) -> str:
         raise Unprepared(
             "the settings cannot be read from SMF",
             f"{' '.join(command)}: exit status {result.returncode}: {result.stderr.strip()}",
-            "import the service's manifest again: dcd smf-manifest | svccfg import /dev/stdin",
+            "import the manifest again: dcd smf-manifest >/lib/svc/manifest/site/dcd.xml, then "
+            "svcadm restart manifest-import",
         )
     return result.stdout
 
