@@ -15,7 +15,7 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import structlog
@@ -30,6 +30,7 @@ from dcd.engine.builds import Builds, now
 from dcd.engine.engine import Engine
 from dcd.engine.runner import Runner, Stores
 from dcd.engine.scheduler import Scheduler
+from dcd.engine.workspaces import kept_workspace
 from dcd.platform import notify
 from dcd.worker.recover import detach_loops, kill_leftovers
 from statemachine.errors import Unavailable
@@ -86,7 +87,8 @@ class Daemon:
             )
             builds = Builds(events, broadcast)
             unfinished = await builds.load_unfinished()
-            await asyncio.to_thread(_reconcile, events, layers)
+            kept = {name for state in unfinished if (name := kept_workspace(state))}
+            await asyncio.to_thread(_reconcile, events, layers, kept)
             log.info("recovered", unfinished=len(unfinished), position=events.position)
             runner = Runner(builds, stores, self.settings)
             scheduler = Scheduler(builds, runner, self.settings)
@@ -110,6 +112,7 @@ class Daemon:
         notify.extend_timeout(grace + self.settings().cancel_grace_seconds + 10)
         working.cancel()
         await scheduler.stop(grace)
+        await engine.shells.close_all()
         server.should_exit = True
         watchdog.cancel()
         stopped.cancel()
@@ -207,9 +210,9 @@ def _clear_away(identity: str, state_dir: Path) -> None:
         log.warning("detached what a dead daemon left", device=device)
 
 
-def _reconcile(events: EventLog, layers: LayerStore) -> None:
+def _reconcile(events: EventLog, layers: LayerStore, living: Collection[str]) -> None:
     keys = [layer.record.key for layer in layers.layers()]
-    removed = layers.reconcile(events.known_keys(keys), living=())
+    removed = layers.reconcile(events.known_keys(keys), living)
     for name in removed:
         log.info("removed what no event names", layer=name)
 

@@ -305,8 +305,10 @@ def advance(state: BuildState, payload: Payload) -> BuildState:
             return _resumed(state, payload)
         case BuildRewound():
             first = state.index(payload.checkpoint)
-            # Who rewinds wants it to run again, not to find what it made.
-            plan = with_salt(state.plan, first, f"{state.id}:{state.sequence}")
+            plan = state.plan
+            if payload.cause == "requested":
+                # Who rewinds wants it to run again, not to find what it made.
+                plan = with_salt(plan, first, f"{state.id}:{state.sequence}")
             return replace(
                 state,
                 plan=plan,

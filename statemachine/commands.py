@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from statemachine.build import BuildState, Lifecycle, advance
-from statemachine.errors import NotFound, UsageError
+from statemachine.errors import NotFound, Refused, UsageError
 from statemachine.events import (
     Artifact,
     ArtifactPublished,
@@ -75,6 +75,20 @@ class Resume:
     from_checkpoint: str | None = None
     pause_before: str | None = None
     replacement: Replacement | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Let a failed build go on from where it stands."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rewind:
+    """The layer of the completed checkpoint `checkpoint` is missing: it and all after it run again.
+    `reason` says so for people."""
+
+    checkpoint: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +193,8 @@ Command = (
     Start
     | RequestPause
     | Resume
+    | Retry
+    | Rewind
     | RequestCancel
     | Remove
     | StartCheckpoint
@@ -225,6 +241,10 @@ def _payloads(state: BuildState, command: Command) -> tuple[Payload, ...]:
             return _pause(state, command)
         case Resume():
             return _resume(state, command)
+        case Retry():
+            return _retry(state)
+        case Rewind():
+            return (BuildRewound(command.checkpoint, command.reason, "layer-missing"),)
         case RequestCancel():
             return _cancel(state)
         case Remove():
@@ -324,6 +344,16 @@ def _resume(state: BuildState, command: Resume) -> tuple[Payload, ...]:
             kept=kept,
         ),
     )
+
+
+def _retry(state: BuildState) -> tuple[Payload, ...]:
+    if state.state is Lifecycle.PAUSED:
+        raise Refused(
+            f"cannot retry build {state.id}: it is paused, it has not failed",
+            state.reason,
+            f"`dcctl resume {state.id}` lets it go on",
+        )
+    return _resume(state, Resume())
 
 
 def _goes_on_as_wished(state: BuildState, command: Resume) -> bool:

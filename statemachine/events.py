@@ -163,9 +163,12 @@ class BuildResumed(Payload):
 
 @dataclass(frozen=True, slots=True)
 class BuildRewound(Payload):
-    """Completed results from checkpoint `checkpoint` on no longer count; it runs again."""
+    """Completed results from checkpoint `checkpoint` on no longer count; it runs again. `cause` is one of
+    `requested` (what was made is declined) and `layer-missing` (it was lost); `reason` is for people."""
 
     checkpoint: str
+    reason: str = ""
+    cause: str = "requested"
 
 
 @dataclass(frozen=True, slots=True)

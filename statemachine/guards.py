@@ -102,6 +102,15 @@ def rewinds_completed(state: BuildState, payload: Payload) -> bool:
     return True
 
 
+def rewinds_lost(state: BuildState, payload: Payload) -> bool:
+    """A build that runs is rewound only because a layer is missing, and between two attempts."""
+    assert isinstance(payload, BuildRewound)
+    if payload.cause != "layer-missing":
+        return False
+    stands_still(state, payload)
+    return rewinds_completed(state, payload)
+
+
 def resumes(state: BuildState, payload: Payload) -> bool:
     """A new plan keeps exactly the completed checkpoints whose keys it shares; a wish to pause names
     a checkpoint that is still to come."""

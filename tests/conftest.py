@@ -3,10 +3,12 @@
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
@@ -127,8 +129,20 @@ class Daemon:
         ]
         identity = self.state_dir / "id"
         workers = leftover_workers(f"{identity.read_text()}:") if identity.exists() else []
-        spaces = [str(path) for path in self.state_dir.glob("layers/*/.work/*")]
+        kept = self._failed()
+        spaces = [
+            str(path)
+            for path in self.state_dir.glob("layers/*/.work/*")
+            if path.name.split(".")[0] not in kept
+        ]
         return [*mounts, *loops, *map(str, workers), *spaces]
+
+    def _failed(self) -> set[str]:
+        """Builds that have failed, which keep the workspace of the attempt."""
+        if not (self.state_dir / "events.db").exists():
+            return set()
+        with closing(sqlite3.connect(self.state_dir / "events.db")) as log:
+            return {row[0] for row in log.execute("SELECT id FROM builds WHERE state = 'failed'")}
 
 
 @pytest.fixture

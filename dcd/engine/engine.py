@@ -15,15 +15,24 @@ from dcd.engine import planning
 from dcd.engine.builds import Builds, new_id
 from dcd.engine.runner import Runner, Stores
 from dcd.engine.scheduler import Scheduler
+from dcd.engine.shells import Shells
 from dcd.manifest.doc import distro
 from dcd.manifest.includes import CapturedFile, MissingInput
 from dcd.manifest.parse import Loaded, load
 from dcd.manifest.parse import Settings as ManifestSettings
 from statemachine.build import BuildState
-from statemachine.commands import Command, Remove, Replacement, RequestCancel, RequestPause, Resume
+from statemachine.commands import (
+    Command,
+    Remove,
+    Replacement,
+    RequestCancel,
+    RequestPause,
+    Resume,
+    Retry,
+)
 from statemachine.errors import InvalidManifest
 from statemachine.events import Actor, BuildSubmitted
-from statemachine.keys import changes, kept_prefix
+from statemachine.keys import changes
 from statemachine.plan import Plan
 from store.eventlog import Conflict
 
@@ -95,6 +104,7 @@ class Engine:
         self._runner = runner
         self._scheduler = scheduler
         self._settings = settings
+        self.shells = Shells(stores, settings)
 
     async def load(self, source: ManifestSource) -> Loaded:
         """The manifest, complete. Raises ManifestError, InputsMissing."""
@@ -175,15 +185,25 @@ class Engine:
                 parameters=dict(source.parameters),
             )
         state = await self._command(build, Resume(rewind_to, pause_before, replacement), actor)
+        await self._release(before, state)
         self._runner.planned(build, fresh=replacement is not None)
         if replacement is None:
             return state, [], []
-        kept = min(kept_prefix(before.plan, state.plan), before.completed)
-        return state, *_compared(before.plan, state.plan, kept)
+        return state, *_compared(before.plan, state.plan, state.completed)
+
+    async def retry(self, build: str, actor: Actor) -> BuildState:
+        """Let a failed build go on from where it stands."""
+        before = await self.builds.state(build)
+        state = await self._command(build, Retry(), actor)
+        await self._release(before, state)
+        self._runner.planned(build, fresh=False)
+        return state
 
     async def cancel(self, build: str, actor: Actor) -> BuildState:
         """Give the build up; an attempt that runs is stopped."""
+        before = await self.builds.state(build)
         state = await self._command(build, RequestCancel(), actor)
+        await self._release(before, state)
         self._runner.stop(build, "cancelled")
         return state
 
@@ -193,6 +213,11 @@ class Engine:
         await asyncio.to_thread(self.stores.artifacts.remove, build)
         await asyncio.to_thread(shutil.rmtree, self.stores.logs / build, True)
         return state
+
+    async def _release(self, before: BuildState, after: BuildState) -> None:
+        """Let go of the workspace of the failed attempt when the build goes on or ends."""
+        if after.state is not before.state:
+            await self.shells.release(before)
 
     async def _command(self, build: str, command: Command, actor: Actor) -> BuildState:
         state = await self.builds.command(build, command, actor)

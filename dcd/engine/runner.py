@@ -23,6 +23,7 @@ from dcd.engine.broadcast import Progress
 from dcd.engine.builds import Builds
 from dcd.engine.host import boot_id
 from dcd.engine.publish import publish
+from dcd.engine.workspaces import kept_workspace, lost_layer, workspace_name
 from dcd.worker.launch import Cancelled, Completed, Died, Failed, Outcome, run_attempt
 from dcd.worker.request import Progress as WorkerProgress
 from dcd.worker.request import WorkerRequest
@@ -36,6 +37,7 @@ from statemachine.commands import (
     InterruptCheckpoint,
     Pause,
     ReuseCheckpoint,
+    Rewind,
     Start,
     StartCheckpoint,
 )
@@ -133,7 +135,15 @@ class Runner:
             state = after
 
     async def _step(self, state: BuildState) -> BuildState | None:
-        match next_step(state):
+        step = next_step(state)
+        needs_layers = isinstance(step, RunCheckpoint) or (step == Finish() and state.unpublished)
+        if needs_layers and (
+            lost := await asyncio.to_thread(lost_layer, self.stores.layers, state)
+        ):
+            log.warning("a layer is missing", build=state.id, checkpoint=lost.name)
+            reason = f"the layer of {lost.name} is missing, so it is made again"
+            return await self._command(state, Rewind(lost.name, reason))
+        match step:
             case RunCheckpoint(index):
                 return await self._run_checkpoint(state, index)
             case PauseNow(reason, cause):
@@ -258,13 +268,17 @@ class Runner:
             )
             log.info("checkpoint started", build=state.id, checkpoint=planned.name, attempt=attempt)
             workspace = await asyncio.to_thread(
-                self.stores.layers.begin, state.parent_key, f"{state.id}.{index}.{attempt}"
+                self.stores.layers.begin,
+                state.parent_key,
+                workspace_name(state.id, index, attempt),
             )
             try:
                 outcome = await self._work(state, index, attempt, workspace, log_path, running)
-                return await self._conclude(state, index, attempt, workspace, outcome, running)
+                state = await self._conclude(state, index, attempt, workspace, outcome, running)
+                return state
             finally:
-                await asyncio.to_thread(self.stores.layers.discard, workspace)
+                if kept_workspace(state) != workspace.name:
+                    await asyncio.to_thread(self.stores.layers.discard, workspace)
         except DiskFull as error:
             return await self._command(
                 state, InterruptCheckpoint(planned.name, "no-space", str(error))

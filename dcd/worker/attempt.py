@@ -26,6 +26,7 @@ from dcd.manifest.constructors import construct
 from dcd.manifest.parse import restore
 from dcd.worker.recover import detach_loops
 from dcd.worker.request import (
+    AREAS,
     Delivered,
     Message,
     Progress,
@@ -41,9 +42,6 @@ from statemachine.errors import DcdError
 from statemachine.events import Artifact, ErrorInfo
 from store.layers.choose import open_store
 from store.layers.mounts import unmount_below
-
-AREAS = ("pkg_image", "boot_archive", "media", "tmp")
-"""The directories of every workspace."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _LITTLE_BYTES = 16 * 1024 * 1024

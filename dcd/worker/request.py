@@ -16,6 +16,9 @@ from statemachine.events import Artifact, ErrorInfo
 from statemachine.plan import Json
 from store.layers.interface import Workspace
 
+AREAS = ("pkg_image", "boot_archive", "media", "tmp")
+"""The directories of every workspace."""
+
 CANCEL = b"cancel\n"
 """The line that asks a worker to stop."""
 
@@ -57,6 +60,16 @@ class WorkerRequest:
     def marker(self) -> str:
         """The value of `MARKER` for this attempt."""
         return f"{self.state_id}:{self.build}:{self.checkpoint}:{self.attempt}"
+
+
+@dataclass(frozen=True, slots=True)
+class ShellRequest:
+    """A shell in a workspace that is thrown away after it; see `dcd.worker.shell`. `marker` is the value
+    of `MARKER` for it and all that it starts."""
+
+    marker: str
+    layers: Path
+    workspace: Workspace
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):
@@ -107,4 +120,5 @@ encode = msgspec.json.Encoder(enc_hook=_from_path).encode
 """A request or a message as JSON, without a line end."""
 
 decode_request = msgspec.json.Decoder(WorkerRequest, dec_hook=_to_path).decode
+decode_shell = msgspec.json.Decoder(ShellRequest, dec_hook=_to_path).decode
 decode_message = msgspec.json.Decoder(Message).decode

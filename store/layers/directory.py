@@ -27,7 +27,7 @@ from typing import Protocol
 
 import msgspec
 
-from statemachine.errors import NotFound, Refused
+from statemachine.errors import NotFound, Refused, Unprepared
 from store.durable import disk_full_is_told, sync_directory, sync_file, write_file
 from store.layers.interface import Layer, LayerRecord, Workspace
 
@@ -120,17 +120,36 @@ class LayerDirectory:
         return self.directory.exists() and any(self._keys())
 
     def begin(self, parent: str | None, name: str) -> Workspace:
-        if not _NAME.fullmatch(name):
-            raise ValueError(f"{name!r} cannot name a workspace")
-        directory = self._work / name
+        with disk_full_is_told("making a workspace", self.directory), self._lock:
+            chain = self._chain(parent)
+            directory = self._new_work(name, parent)
+        return self._populated(directory, parent, chain)
+
+    def branch(self, source: str, name: str) -> Workspace:
+        origin = self._work / _checked(source)
+        with disk_full_is_told("making a workspace", self.directory), self._lock:
+            try:
+                parent = (origin / "parent").read_text() or None
+            except FileNotFoundError:
+                raise NotFound(f"there is no workspace {source}") from None
+            if not (origin / "sealed").exists():
+                self._trees.seal(origin / "layer")
+                (origin / "sealed").touch()
+            chain = [origin / "layer", *self._chain(parent)]
+            directory = self._new_work(name, parent)
+        return self._populated(directory, parent, chain)
+
+    def _new_work(self, name: str, parent: str | None) -> Path:
+        directory = self._work / _checked(name)
+        try:
+            directory.mkdir(mode=0o711)
+        except FileExistsError:
+            raise Refused(f"there is a workspace {name} already") from None
+        (directory / "parent").write_text(parent or "")
+        return directory
+
+    def _populated(self, directory: Path, parent: str | None, chain: list[Path]) -> Workspace:
         with disk_full_is_told("making a workspace", self.directory):
-            with self._lock:
-                chain = self._chain(parent)
-                try:
-                    directory.mkdir(mode=0o711)
-                except FileExistsError:
-                    raise Refused(f"there is a workspace {name} already") from None
-                (directory / "parent").write_text(parent or "")
             try:
                 self._trees.create(directory, chain)
                 layer = directory / "layer"
@@ -141,7 +160,7 @@ class LayerDirectory:
                 raise
         return Workspace(
             backend=self.name,
-            name=name,
+            name=directory.name,
             directory=directory,
             root=self._trees.root(directory),
             document=layer / "document.xml",
@@ -175,6 +194,9 @@ class LayerDirectory:
 
     def discard(self, workspace: Workspace) -> None:
         self._erase_work(workspace.directory)
+
+    def release(self, name: str) -> None:
+        self._erase_work(self._work / _checked(name))
 
     def find(self, key: str) -> Layer | None:
         if (stored := self._stored(key)) is None:
@@ -236,6 +258,14 @@ class LayerDirectory:
         for key in self._keys():
             if (layer := self.find(key)) is not None:
                 yield layer
+
+    def workspaces(self) -> Iterator[tuple[str, int]]:
+        for directory in sorted(self._work.iterdir()):
+            if directory.name.startswith(_RUBBISH) or not (directory / "layer").exists():
+                continue
+            # What is measured may be changed, and removed, at the same time.
+            with contextlib.suppress(FileNotFoundError, Unprepared):
+                yield directory.name, self._trees.size_bytes(directory / "layer")
 
     def reconcile(self, known_keys: Collection[str], living: Collection[str]) -> list[str]:
         removed = []
@@ -319,6 +349,13 @@ class LayerDirectory:
             if (rubbish / "layer").exists():
                 self._trees.erase(rubbish / "layer")
             shutil.rmtree(rubbish)
+
+
+def _checked(name: str) -> str:
+    """The name of a workspace, if it can be one."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name!r} cannot name a workspace")
+    return name
 
 
 def _doomed(parents: Mapping[str, str | None], needed: Collection[str]) -> list[str]:

@@ -71,6 +71,11 @@ class LayerStore(Protocol):
         """A fresh workspace on the layer with key `parent`, or on nothing."""
         ...
 
+    def branch(self, source: str, name: str) -> Workspace:
+        """A fresh workspace on what the workspace `source` holds, which nothing has entered now or will
+        enter again. It stands on it: `source` has to outlive it. Raises NotFound."""
+        ...
+
     def enter(self, workspace: Workspace) -> AbstractContextManager[Path]:
         """Make the tree appear at `workspace.root` (worker side); gone again on exit."""
         ...
@@ -82,6 +87,10 @@ class LayerStore(Protocol):
 
     def discard(self, workspace: Workspace) -> None:
         """Remove every trace of the workspace. Idempotent."""
+        ...
+
+    def release(self, name: str) -> None:
+        """Discard the workspace of that name, if there is one."""
         ...
 
     def find(self, key: str) -> Layer | None:
@@ -112,6 +121,10 @@ class LayerStore(Protocol):
 
     def layers(self) -> Iterator[Layer]:
         """All committed layers."""
+        ...
+
+    def workspaces(self) -> Iterator[tuple[str, int]]:
+        """Names of all workspaces, with the disk space that belongs to each alone, in bytes."""
         ...
 
     def reconcile(self, known_keys: Collection[str], living: Collection[str]) -> list[str]:

@@ -22,7 +22,9 @@ from statemachine.commands import (
     RequestCancel,
     RequestPause,
     Resume,
+    Retry,
     ReuseCheckpoint,
+    Rewind,
     Start,
     StartCheckpoint,
     submit,
@@ -226,6 +228,21 @@ def test_resume_of_a_failed_build_is_a_retry(begin: Begin) -> None:
     assert build.state.checkpoints[1].attempts == 2
 
 
+def test_retry_lets_a_failed_build_go_on_and_no_other(begin: Begin) -> None:
+    build = begin().run_to(1)
+    build.start_next()
+    build.do(FailCheckpoint("b", ERROR))
+    assert build.do(Retry()) == ["BuildResumed"]
+    assert build.do(Retry()) == []
+    build.run_to(2)
+    pause(build)
+    with pytest.raises(Refused, match="it is paused, it has not failed"):
+        build.do(Retry())
+    build.do(RequestCancel())
+    with pytest.raises(Refused, match="it is cancelled"):
+        build.do(Retry())
+
+
 def test_resuming_twice_is_resuming_once(begin: Begin) -> None:
     build = begin().run_to(2)
     pause(build)
@@ -264,6 +281,27 @@ def test_rewinding_drops_the_results_from_there_on(begin: Begin) -> None:
     assert build.do(Resume(from_checkpoint="b")) == ["BuildRewound", "BuildResumed"]
     assert states(build) == ["completed", "pending", "pending"]
     assert (build.machine.position, build.state.rewound_to) == ("a", "b")
+
+
+def test_a_missing_layer_rewinds_a_running_build_under_the_same_keys(begin: Begin) -> None:
+    """Nobody declined it: whoever has made it again meanwhile is welcome."""
+    build = begin().run_to(2)
+    before = [record.key for record in build.state.checkpoints]
+    assert build.do(Rewind("b", "its layer is missing")) == ["BuildRewound"]
+    assert states(build) == ["completed", "pending", "pending"]
+    assert [record.key for record in build.state.checkpoints] == before
+    assert (build.state.state, build.machine.position) == (Lifecycle.RUNNING, "a")
+    build.run_to(3)
+
+
+def test_a_missing_layer_rewinds_nothing_that_is_open_or_to_come(begin: Begin) -> None:
+    build = begin().run_to(1)
+    with pytest.raises(Refused):
+        build.do(Rewind("b", "its layer is missing"))
+    build.start_next()
+    with pytest.raises(Refused) as caught:
+        build.do(Rewind("a", "its layer is missing"))
+    assert caught.value.details == "attempt 1 at b is open"
 
 
 def test_what_is_rewound_runs_again_under_another_key(begin: Begin) -> None:

@@ -40,6 +40,7 @@ from statemachine.commands import (
     RequestPause,
     Resume,
     ReuseCheckpoint,
+    Rewind,
     Start,
     StartCheckpoint,
     decide,
@@ -145,6 +146,13 @@ def histories(
         def fail_between_checkpoints(self, named: bool) -> None:
             record = self.build.state.next
             self.do(FailCheckpoint(record.name, ERROR) if named and record else FailBuild(ERROR))
+
+        @precondition(lambda self: isinstance(next_step(self.build.state), RunCheckpoint | Finish))
+        @rule(data=st.data())
+        def lose_a_layer(self, data: st.DataObject) -> None:
+            done = [record.name for record in self.build.state.checkpoints if record.done]
+            if done:
+                self.do(Rewind(data.draw(st.sampled_from(done)), "its layer is missing"))
 
         def step(self, repository: str, reuse: bool = False) -> None:
             state = self.build.state

@@ -1,0 +1,120 @@
+"""Shells in builds: throw-away workspaces, each for as long as somebody's shell is open.
+
+A shell's workspace stands on the layer of a completed checkpoint, or on the workspace that the failed
+attempt left, which is never changed itself; so several shells can be open at once, and nothing that is
+done in one gets into the build. The kept workspace of a failed build is released here too, when the
+build goes on or ends, and the last shell on it is closed. What a dead daemon leaves open, the next one
+kills and removes when it starts. Used from the event loop's thread only.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from dcd.configuration import Configuration
+from dcd.engine.runner import Stores
+from dcd.engine.workspaces import kept_workspace
+from dcd.worker.recover import detach_loops, kill_leftovers
+from dcd.worker.request import ShellRequest
+from statemachine.build import BuildState
+from statemachine.errors import DcdError, NotFound, Refused
+from store.layers import Workspace
+
+log = structlog.get_logger()
+
+
+class Shells:
+    """The open shells, and the kept workspaces that wait for them to close."""
+
+    def __init__(self, stores: Stores, settings: Callable[[], Configuration]) -> None:
+        self._stores = stores
+        self._settings = settings
+        self._open: dict[str, tuple[ShellRequest, str | None]] = {}
+        """By workspace: the shell, and the kept workspace on which it stands."""
+        self._released: set[str] = set()
+
+    async def open(self, state: BuildState, at: str | None) -> tuple[ShellRequest, str]:
+        """A workspace for a shell, and in words what it holds: the state in which the failed attempt
+        left it, or the result of the last completed checkpoint, or of checkpoint `at`.
+
+        Raises NotFound when the layer was removed, Refused when the checkpoint has not completed.
+        """
+        name = f"shell-{secrets.token_hex(8)}"
+        kept = kept_workspace(state)
+        if kept and state.next and at in (None, state.next.name):
+            try:
+                workspace = await asyncio.to_thread(self._stores.layers.branch, kept, name)
+            except NotFound:
+                log.info("no workspace is kept", build=state.id, workspace=kept)
+            else:
+                attempt = f"attempt {state.next.attempts} at {state.next.name}"
+                return self._opened(state, workspace, kept), f"as {attempt} left it"
+        index = _completed(state, at)
+        record = state.checkpoints[index]
+        try:
+            workspace = await asyncio.to_thread(self._stores.layers.begin, record.key, name)
+        except NotFound as error:
+            raise NotFound(
+                f"the layer of {record.name} was removed",
+                error.brief,
+                "submit the manifest again, or resume the build: it is made again then",
+            ) from error
+        return self._opened(state, workspace, None), f"after {record.name}"
+
+    async def close(self, shell: ShellRequest) -> None:
+        """End what is left of a shell and remove its workspace. Idempotent."""
+        name = shell.workspace.name
+        if name not in self._open:
+            return
+        _, kept = self._open[name]
+        try:
+            await asyncio.to_thread(kill_leftovers, shell.marker)
+            await asyncio.to_thread(detach_loops, shell.workspace.directory)
+            await asyncio.to_thread(self._stores.layers.release, name)
+        except (DcdError, OSError) as error:
+            log.error("a shell's workspace stays until the next start", error=str(error))
+        self._open.pop(name, None)
+        if kept in self._released:
+            await self._release(kept)
+
+    async def close_all(self) -> None:
+        """Close every shell: the daemon stops."""
+        for shell, _ in list(self._open.values()):
+            await self.close(shell)
+
+    async def release(self, state: BuildState) -> None:
+        """Let go of the workspace that a build kept when it was in this state, if it kept one."""
+        if kept := kept_workspace(state):
+            self._released.add(kept)
+            await self._release(kept)
+
+    async def _release(self, kept: str) -> None:
+        if all(source != kept for _, source in self._open.values()):
+            self._released.discard(kept)
+            await asyncio.to_thread(self._stores.layers.release, kept)
+
+    def _opened(self, state: BuildState, workspace: Workspace, kept: str | None) -> ShellRequest:
+        marker = f"{self._stores.state_id}:{state.id}:{workspace.name}:0"
+        shell = ShellRequest(marker, self._layers(), workspace)
+        self._open[workspace.name] = (shell, kept)
+        log.info("shell opened", build=state.id, workspace=workspace.name)
+        return shell
+
+    def _layers(self) -> Path:
+        return self._settings().state_dir / "layers"
+
+
+def _completed(state: BuildState, at: str | None) -> int:
+    """The place of the completed checkpoint that is meant."""
+    index = state.completed - 1 if at is None else state.index(at)
+    if 0 <= index < state.completed:
+        return index
+    done = [record.name for record in state.checkpoints[: state.completed]]
+    raise Refused(
+        f"{at or 'no checkpoint'} has {'not ' if at else ''}completed in build {state.id}",
+        f"completed: {', '.join(done) or 'none'}",
+        "give a completed checkpoint with --at" if done else "wait until one has completed",
+    )

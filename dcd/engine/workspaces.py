@@ -1,0 +1,32 @@
+"""Which workspaces and layers belong to a build's state.
+
+The name of an attempt's workspace follows from the state, so nothing else has to remember it: the
+attempt that failed a build keeps its workspace until the build goes on or ends, for a look inside.
+"""
+
+from statemachine.build import BuildState, CheckpointRecord, CheckpointState, Lifecycle
+from store.layers import LayerStore
+
+
+def workspace_name(build: str, index: int, attempt: int) -> str:
+    """The workspace of an attempt at the checkpoint `index` of a build's plan."""
+    return f"{build}.{index}.{attempt}"
+
+
+def kept_workspace(state: BuildState) -> str | None:
+    """The workspace that a failed build keeps, or None. It may be missing: the checkpoint can have
+    failed before its workspace was begun."""
+    record = state.next
+    if state.state is not Lifecycle.FAILED or record is None:
+        return None
+    if record.state is not CheckpointState.FAILED:
+        return None
+    return workspace_name(state.id, state.completed, record.attempts)
+
+
+def lost_layer(layers: LayerStore, state: BuildState) -> CheckpointRecord | None:
+    """The first completed checkpoint of a build whose layer is not there, or None. Blocking."""
+    for record in state.checkpoints[: state.completed]:
+        if layers.find(record.key) is None:
+            return record
+    return None

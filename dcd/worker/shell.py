@@ -1,0 +1,88 @@
+"""`python -m dcd.worker.shell REQUEST [COMMAND...]`: a shell in a throw-away workspace.
+
+`dcctl shell` starts it as the first process of a PID namespace, in a mount namespace, on the terminal of
+who asked, with the daemon's `ShellRequest` in JSON. It enters the workspace, makes the image ready for
+chroot(8), runs the command (default: $SHELL) as root with the areas' paths in its environment, and ends
+with it; with it end all that the shell started, and the mounts. The daemon then removes the workspace.
+`MARKER` is in its environment from the start, so that the daemon finds what is left.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NoReturn
+
+from dcd.platform.chroot import Inside, chroot
+from dcd.worker.request import AREAS, decode_shell
+from statemachine.errors import DcdError
+from store.layers.choose import open_store
+
+CANNOT_RUN = 126
+"""Exit status when the command cannot be run, as shells have it."""
+
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the shell. Returns its exit status, 128 and the signal's number when one ended it."""
+    if os.getpid() != 1:
+        print("dcd.worker.shell is started by dcctl shell", file=sys.stderr)
+        return 1
+    request = decode_shell(arguments[0])
+    # Ctrl-C is for the command.
+    for number in (signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_IGN)
+    try:
+        with ExitStack() as entered:
+            store = open_store(request.workspace.backend, request.layers)
+            root = entered.enter_context(store.enter(request.workspace))
+            for area in AREAS:
+                (root / area).mkdir(exist_ok=True)
+            if Inside(root / "pkg_image").has("/bin/sh"):
+                entered.enter_context(chroot(root / "pkg_image"))
+            return _wait_for(_start(root, arguments[1:]))
+    except (DcdError, OSError) as error:
+        print(f"dcd: {error}", file=sys.stderr)
+        return 1
+
+
+def _start(root: Path, command: Sequence[str]) -> int:
+    child = os.fork()
+    if child == 0:
+        _become(root, command or [os.environ.get("SHELL", "/bin/sh")])
+    return child
+
+
+def _become(root: Path, command: Sequence[str]) -> NoReturn:
+    for number in (signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
+    environment = {
+        **os.environ,
+        "PATH": _PATH,
+        "PKG_IMAGE_PATH": str(root / "pkg_image"),
+        "BOOT_ARCHIVE": str(root / "boot_archive"),
+        "MEDIA_DIR": str(root / "media"),
+        "TMP_DIR": str(root / "tmp"),
+    }
+    try:
+        os.chdir(root)
+        os.execvpe(command[0], list(command), environment)
+    except OSError as error:
+        print(f"dcd: cannot run {command[0]}: {error.strerror}", file=sys.stderr)
+    os._exit(CANNOT_RUN)
+
+
+def _wait_for(child: int) -> int:
+    """Reap everything, as the first process of a namespace has to, until the child ends."""
+    while True:
+        ended, status = os.wait()
+        if ended == child:
+            code = os.waitstatus_to_exitcode(status)
+            return code if code >= 0 else 128 - code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
