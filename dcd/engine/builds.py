@@ -13,12 +13,17 @@ from datetime import UTC, datetime
 from typing import Any
 from weakref import WeakValueDictionary
 
+import structlog
+
 from dcd.engine.broadcast import Broadcast
 from statemachine.build import BuildState
 from statemachine.commands import Command, decide, submit
+from statemachine.errors import DcdError, Unavailable
 from statemachine.events import Actor, BuildSubmitted, Event, Payload
 from statemachine.machine import BuildMachine
-from store.eventlog import Conflict, EventLog
+from store.eventlog import Conflict, EventLog, LogDamaged
+
+log = structlog.get_logger()
 
 DAEMON = Actor()
 """The actor of what the daemon does on its own."""
@@ -52,10 +57,18 @@ class Builds:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def load_unfinished(self) -> list[BuildState]:
-        """Rehydrate every build that has not ended. Returns them, oldest first."""
+        """Rehydrate every build that has not ended. Returns them, oldest first.
+
+        A build whose events are damaged, or newer than this version, stands still, and whoever asks
+        for it is told so; the others do not wait for it. Raises Unavailable when the log cannot be read.
+        """
         for summary in await asyncio.to_thread(self.log.unfinished):
-            events = await asyncio.to_thread(self.log.read_build, summary.id)
-            self._machines[summary.id] = BuildMachine.rehydrate(events)
+            try:
+                self._machines[summary.id] = await self._rehydrate(summary.id)
+            except DcdError as error:
+                if isinstance(error, Unavailable) and not isinstance(error, LogDamaged):
+                    raise
+                log.error("a build cannot go on", build=summary.id, error=str(error))
         return self.unfinished()
 
     def unfinished(self) -> list[BuildState]:

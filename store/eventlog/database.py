@@ -27,14 +27,17 @@ BUSY_SECONDS = 10.0
 
 READERS = 4
 
+HEADER_BYTES = 100
+"""SQLite takes anything shorter than its header for a new database."""
+
 
 def open_writer(path: Path) -> sa.Connection:
     """The one connection that writes, made or migrated as needed. Raises LogDamaged, Unavailable."""
     with explained(path):
         if not path.exists():
             _create(path)
-        if path.stat().st_size == 0:
-            raise LogDamaged(f"the event log {path} is truncated: it is empty", "", _RESTORE)
+        if (size := path.stat().st_size) < HEADER_BYTES:
+            raise LogDamaged(f"the event log {path} is truncated to {size} bytes", "", _RESTORE)
         connection = _writing_engine(path).connect()
         try:
             _examine(connection, path)

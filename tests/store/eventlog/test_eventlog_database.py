@@ -175,7 +175,7 @@ def test_an_event_of_a_newer_version_is_not_skipped(filled: Path, execute: Execu
 def test_an_emptied_log_is_not_taken_for_a_new_one(filled: Path) -> None:
     with filled.open("wb"):
         pass
-    with pytest.raises(LogDamaged, match="empty"):
+    with pytest.raises(LogDamaged, match="truncated"):
         EventLog(filled)
 
 
