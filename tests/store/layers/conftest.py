@@ -24,6 +24,7 @@ from store.layers.directory import LayerDirectory
 from store.layers.interface import Layer, LayerRecord, Workspace
 from store.layers.overlay import OverlayTrees
 from store.layers.zfs import ZfsTrees
+from tests.store.conftest import loop_mounted, shared_mount
 
 CLONE_NEWNS, MS_REC, MS_SLAVE = 0x00020000, 0x4000, 0x80000
 ZFS_LOCK = Path("/run/lock/dcd-tests-zfs-fuse")
@@ -109,23 +110,6 @@ class Subject:
         return sorted(path.name for path in (self.store.directory / ".work").iterdir())
 
 
-def loop_mounted(directory: Path, size_mib: int, *mkfs: str) -> Iterator[Path]:
-    """A file system in a file, mounted as long as the generator lives."""
-    if shutil.which(mkfs[0]) is None:
-        pytest.skip(f"{mkfs[0]} is not installed")
-    image, mounted_at = directory / "image", directory / "mounted"
-    mounted_at.mkdir()
-    with image.open("wb") as file:
-        file.truncate(size_mib * 2**20)
-    subprocess.run([*mkfs, image], check=True, capture_output=True)
-    subprocess.run(["mount", "-o", "loop", image, mounted_at], check=True)
-    try:
-        yield mounted_at
-    finally:
-        subprocess.run(["umount", "--lazy", mounted_at], check=True)
-        image.unlink()
-
-
 @pytest.fixture(scope="session")
 def btrfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     yield from loop_mounted(tmp_path_factory.mktemp("btrfs"), 256, "mkfs.btrfs")
@@ -141,34 +125,38 @@ def zfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A pool on zfs-fuse, whose daemon is shared by all test runs on the host."""
     if shutil.which("zfs-fuse") is None:
         pytest.skip("zfs-fuse is not installed")
-    directory, pool = tmp_path_factory.mktemp("zfs"), f"dcdtest{uuid.uuid4().hex[:8]}"
+    directory = tmp_path_factory.mktemp("zfs")
     with ZFS_LOCK.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if subprocess.run(["zpool", "list"], capture_output=True).returncode != 0:
             subprocess.run(["zfs-fuse", "-p", ZFS_PID], check=True, capture_output=True)
         fcntl.flock(lock, fcntl.LOCK_SH)
-        image = directory / "image"
-        with image.open("wb") as file:
-            file.truncate(512 * 2**20)
-        create = ["zpool", "create", "-m", directory / "pool", pool, image]
-        subprocess.run(create, check=True, capture_output=True)
-        # So that unmounting reaches whoever has copied it into a mount namespace meanwhile.
-        subprocess.run(["mount", "--make-shared", directory / "pool"], check=True)
-        try:
-            yield directory / "pool"
-        finally:
-            for _ in range(300):  # zfs-fuse lets go of a pool some time after its last use
-                destroyed = subprocess.run(["zpool", "destroy", "-f", pool], capture_output=True)
-                if destroyed.returncode == 0:
-                    break
-                time.sleep(0.1)
-            assert destroyed.returncode == 0, destroyed.stderr
-            image.unlink()
-            with contextlib.suppress(BlockingIOError):  # another test run uses it
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if ZFS_PID.exists():
-                    os.kill(int(ZFS_PID.read_text()), signal.SIGTERM)
-                    ZFS_PID.unlink()
+        with shared_mount(directory):
+            yield from zfs_pool(directory)
+        with contextlib.suppress(BlockingIOError):  # another test run uses it
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if ZFS_PID.exists():
+                os.kill(int(ZFS_PID.read_text()), signal.SIGTERM)
+                ZFS_PID.unlink()
+
+
+def zfs_pool(directory: Path) -> Iterator[Path]:
+    """A pool in a file, mounted as long as the generator lives."""
+    image, pool = directory / "image", f"dcdtest{uuid.uuid4().hex[:8]}"
+    with image.open("wb") as file:
+        file.truncate(512 * 2**20)
+    create = ["zpool", "create", "-m", directory / "pool", pool, image]
+    subprocess.run(create, check=True, capture_output=True)
+    try:
+        yield directory / "pool"
+    finally:
+        for _ in range(50):  # zfs-fuse lets go of a pool some time after its last use
+            destroyed = subprocess.run(["zpool", "destroy", "-f", pool], capture_output=True)
+            if destroyed.returncode == 0:
+                break
+            time.sleep(0.1)
+        assert destroyed.returncode == 0, destroyed.stderr
+        image.unlink()
 
 
 BACK_ENDS = {
