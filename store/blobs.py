@@ -5,12 +5,14 @@ any number of times, by several threads at once. A blob is a read-only file that
 lies. Blocking.
 """
 
+import contextlib
 import hashlib
 import io
 import os
 import re
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,6 +24,15 @@ _ASIDE = ".part-"
 _CHUNK_BYTES = 1024 * 1024
 
 
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """A blob. `stored_at` is the Unix time at which it was put last, new or again."""
+
+    sha256: str
+    size_bytes: int
+    stored_at: float
+
+
 class Blobs:
     """The blobs in one directory, which is made when it is not there."""
 
@@ -31,6 +42,8 @@ class Blobs:
         # Only one daemon has this directory: what is half-written was left by a dead one.
         for leftover in directory.glob(f"{_ASIDE}*"):
             leftover.unlink()
+        # And what it had just renamed is not yet durable, but counts as stored.
+        sync_directory(directory)
 
     def put(self, content: bytes | BinaryIO, sha256: str) -> bool:
         """Store a blob whose digest the caller states. Returns whether it is new.
@@ -38,7 +51,8 @@ class Blobs:
         Raises UsageError when the content has another digest (nothing is stored then), and DiskFull.
         """
         path = self._path(sha256)
-        if path.exists():
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(path)
             return False
         with disk_full_is_told("storing a captured input", self.directory):
             self._store(io.BytesIO(content) if isinstance(content, bytes) else content, path)
@@ -55,9 +69,13 @@ class Blobs:
             raise NotFound(f"there is no blob {sha256}", f"no file {path}")
         return path
 
-    def digests(self) -> Iterator[str]:
-        """The digests of all blobs."""
-        return (path.name for path in self.directory.iterdir() if _SHA256.fullmatch(path.name))
+    def stored(self) -> Iterator[Blob]:
+        """All blobs."""
+        for path in self.directory.iterdir():
+            if _SHA256.fullmatch(path.name):
+                with contextlib.suppress(FileNotFoundError):
+                    status = path.stat()
+                    yield Blob(path.name, status.st_size, status.st_mtime)
 
     def remove(self, sha256: str) -> None:
         """Remove a blob, if it is there."""

@@ -269,6 +269,9 @@ class LayerDirectory:
 
     def reconcile(self, known_keys: Collection[str], living: Collection[str]) -> list[str]:
         removed = []
+        # A daemon that died between a layer's rename and its sync left a name that is not yet durable,
+        # and an event is about to rely on it.
+        sync_directory(self.directory)
         with self._lock:
             for directory in sorted(self._work.iterdir()):
                 if directory.name not in living:

@@ -148,6 +148,24 @@ def test_recovery_killed_before_any_of_its_calls_is_recovered_in_turn(
     assert wrong == []
 
 
+def test_recovery_makes_durable_what_it_relies_on_before_it_goes_on(scenario, zygote):
+    assert scenario.run(0)
+    renamed = max(
+        n for n, p in enumerate(zygote.points(), 1) if re.match("rename .*[0-9a-f]{64}$", p)
+    )
+    scenario.daemon.kill()
+    scenario.clear()
+    assert not scenario.run(renamed + 1)  # before the sync of the layer's name
+
+    assert scenario.run(0)
+
+    points = zygote.points()
+    synced = next(n for n, p in enumerate(points) if re.match("fsync .*/layers/overlay$", p))
+    written = next(n for n, p in enumerate(points) if re.match("fdatasync .*-wal$", p))
+    assert synced < written
+    assert scenario.end() == []
+
+
 def test_killed_again_and_again_before_any_call_the_build_completes(scenario, chance, soak):
     for _ in range(100 if soak else 2):
         scenario.clear()
