@@ -16,6 +16,7 @@ NAMES = (
     "events",
     "logs",
     "artifacts",
+    "doc",
     "graph",
     "validate",
     "plan",

@@ -117,6 +117,10 @@ OPERATIONS: tuple[Operation, ...] = (
         leavings.verify_artifacts, schemas.ArtifactChecks, problems=(404,),
     ),
     Operation(
+        "GET", f"{BUILD}/doc", "doc", "The DOC of a build, or what a path string names in it",
+        leavings.doc, schemas.DocView, query=(leavings.AT, leavings.PATH), problems=(404, 409, 422, 424),
+    ),
+    Operation(
         "GET", f"{BUILD}/graph", "graph", "The state machine, present state marked",
         leavings.graph, None, query=(leavings.FORMAT,), media_type="text/plain", problems=(404,),
     ),

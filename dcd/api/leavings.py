@@ -1,4 +1,4 @@
-"""Handlers for what a build leaves: events, logs, artifacts, the drawing of its machine.
+"""Handlers for what a build leaves: events, logs, artifacts, its DOC, the drawing of its machine.
 
 `dcd.api.app` says what each does.
 """
@@ -14,8 +14,9 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from dcd.access import Action
 from dcd.api import schemas
 from dcd.api.handling import Api
-from dcd.api.operations import QueryParameter, choice, integer, json_response, limit
+from dcd.api.operations import QueryParameter, choice, integer, json_response, limit, string
 from dcd.api.stream import follow
+from dcd.engine.document import document, matches
 from statemachine.build import BuildState, Lifecycle
 from statemachine.errors import NotFound, UsageError
 from statemachine.events import Event
@@ -28,8 +29,12 @@ MOVING = (Lifecycle.QUEUED, Lifecycle.RUNNING, Lifecycle.PAUSING, Lifecycle.CANC
 MAX_LOG_BYTES = 8 * 1024 * 1024
 """The most of a log in one answer; the rest comes with a larger offset."""
 
+CHECKPOINT_NAME = "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+
 AFTER = QueryParameter("after", "a position: events after it")
 OFFSET = QueryParameter("offset", "bytes to skip")
+AT = QueryParameter("at", "a checkpoint: the DOC after it", str, pattern=CHECKPOINT_NAME)
+PATH = QueryParameter("path", "a path string: only what it names", str)
 FORMAT = QueryParameter("format", "language of the drawing", str, choices=("mermaid", "dot"))
 EVENTS_LIMIT = limit(500, 5000)
 
@@ -93,6 +98,18 @@ async def verify_artifacts(api: Api, request: Request) -> Response:
         schemas.ArtifactCheck(v.artifact.name, v.artifact.path, v.ok, v.problem) for v in verdicts
     )
     return json_response(schemas.ArtifactChecks(checks, all(check.ok for check in checks)))
+
+
+async def doc(api: Api, request: Request) -> Response:
+    api.require(request, Action.SEE)
+    state = await api.state(request)
+    at, path = string(request, AT), string(request, PATH)
+
+    def look() -> schemas.DocView:
+        after, found = document(api.engine.stores.layers, state, at)
+        return schemas.DocView(state.id, after, matches(found, path))
+
+    return json_response(await asyncio.to_thread(look))
 
 
 async def graph(api: Api, request: Request) -> Response:

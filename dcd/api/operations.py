@@ -126,6 +126,17 @@ def choice(request: Request, parameter: QueryParameter, default: str) -> str:
     return text
 
 
+def string(request: Request, parameter: QueryParameter) -> str | None:
+    """A query parameter that is a string of the parameter's pattern, or None when it is not given."""
+    text = request.query_params.get(parameter.name)
+    if text is not None and not re.fullmatch(parameter.pattern, text):
+        raise UsageError(
+            f"query parameter {parameter.name} must match {parameter.pattern}",
+            f"got {text[:100]!r}",
+        )
+    return text
+
+
 def limit(default: int, maximum: int) -> QueryParameter:
     """The query parameter `limit` of a list."""
     return QueryParameter("limit", f"at most so many (default {default})", int, 1, maximum)

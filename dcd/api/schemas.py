@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from dcd.doctor import HostCheck
+from dcd.engine.document import Match
 from dcd.engine.engine import Intention
 from dcd.manifest.checkpoint_types import CheckpointType
 from dcd.manifest.diagnostics import Diagnostic
@@ -212,6 +213,15 @@ class ArtifactChecks:
 
     artifacts: tuple[ArtifactCheck, ...]
     ok: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DocView:
+    """What was asked for of a build's DOC after checkpoint `at` (null: before the first)."""
+
+    build: str
+    at: str | None
+    matches: tuple[Match, ...]
 
 
 @dataclass(frozen=True, slots=True)

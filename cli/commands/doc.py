@@ -1,0 +1,40 @@
+"""`dcctl doc`: the tree of data objects that a build's checkpoints read and write."""
+
+import argparse
+import json
+
+from cli.client import Json, build_path, request
+from cli.commands.options import add_build
+from cli.exit_codes import ExitCode
+from cli.text import print_json, printable
+
+HELP = "print the data object cache of a build"
+DESCRIPTION = (
+    "Print the DOC of a build as XML: what its manifest says, and what its checkpoints have handed on, after "
+    "the last that has completed or after the one that --at names. With PATH, only what that path string "
+    "names, such as //boot_mods or //distro.name: objects as XML, attributes as their values, each on a line."
+)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments."""
+    add_build(parser)
+    parser.add_argument("path", metavar="PATH", nargs="?", help="a path string into the DOC")
+    parser.add_argument("--at", metavar="CHECKPOINT", help="the DOC after this checkpoint")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print it."""
+    query = {"at": args.at, "path": args.path}
+    answer = request(args.socket, "GET", build_path(args.build, "doc"), query=query)
+    if args.json:
+        print_json(answer)
+        return ExitCode.OK
+    for match in answer["matches"]:
+        text = _written(match["value"]) if match["path"] is None else match["xml"].rstrip("\n")
+        print(printable(text))
+    return ExitCode.OK
+
+
+def _written(value: Json) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

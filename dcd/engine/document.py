@@ -1,0 +1,84 @@
+"""The DOC of a build, as it was after one of its checkpoints.
+
+The volatile part is the stored manifest; the persistent part is what was saved with the checkpoint's layer.
+Reads only, and blocks: the API calls it in a thread.
+"""
+
+from dataclasses import dataclass
+
+from dcd.manifest.data_object import DataObject
+from dcd.manifest.doc import DataObjectCache, object_path, write_text
+from dcd.manifest.parse import restore
+from dcd.manifest.paths import PathError
+from statemachine.build import BuildState
+from statemachine.errors import NotFound, Refused, UsageError
+from statemachine.plan import Json
+from store.layers.interface import LayerStore
+
+MOST_MATCHES = 1000
+"""How many matches of a path are told; more are a path that is too wide."""
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Something that a path names: an object, with its own path and XML, or the value of an attribute."""
+
+    path: str | None
+    xml: str | None
+    value: Json
+
+
+def document(
+    layers: LayerStore, state: BuildState, at: str | None = None
+) -> tuple[str | None, DataObjectCache]:
+    """The DOC after checkpoint `at`, or after the last that has completed, and that checkpoint's name
+    (None: nothing has completed yet). Raises NotFound for a checkpoint or layer that is not there,
+    Refused for a checkpoint that has not completed."""
+    records = {record.name: record for record in state.checkpoints}
+    if at is None:
+        done = [record.name for record in state.checkpoints if record.done]
+        if not done:
+            return None, restore(state.manifest)
+        at = done[-1]
+    if at not in records:
+        raise NotFound(
+            f"build {state.id} has no checkpoint {at}",
+            f"its checkpoints are {', '.join(records)}",
+        )
+    record = records[at]
+    if not record.done:
+        raise Refused(
+            f"{at} has not completed, so there is no DOC after it",
+            f"it is {record.state}",
+            "leave out the checkpoint for the DOC as it is now",
+        )
+    if layers.find(record.key) is None:
+        raise NotFound(
+            f"the layer of {at} is not there any more",
+            f"it was {record.key}",
+            "a build that needs it makes it again",
+        )
+    return at, restore(state.manifest, layers.document(record.key))
+
+
+def matches(doc: DataObjectCache, path: str | None) -> tuple[Match, ...]:
+    """What the path string names; the whole DOC when there is none. Raises NotFound when nothing matches,
+    UsageError for a path that is malformed or names too much."""
+    if path is None:
+        return (Match("", doc.to_text(), None),)
+    try:
+        found = doc.find_path(path)
+    except PathError as error:
+        raise UsageError(error.brief, error.details, error.resolution) from None
+    if len(found) > MOST_MATCHES:
+        raise UsageError(
+            f"{path!r} names {len(found)} objects",
+            f"at most {MOST_MATCHES} are told",
+            "name fewer: [#10] behind a name keeps the first ten",
+        )
+    return tuple(
+        Match(object_path(match), write_text(match), None)
+        if isinstance(match, DataObject)
+        else Match(None, None, match)
+        for match in found
+    )
