@@ -78,11 +78,13 @@ class Daemon:
         broadcast = Broadcast()
         with EventLog(state_dir / "events.db") as events:
             layers = await asyncio.to_thread(self._layers)
+            logs = state_dir / "logs"
+            logs.mkdir(mode=0o700, exist_ok=True)
             stores = Stores(
                 layers=layers,
                 blobs=Blobs(state_dir / "blobs"),
                 artifacts=Artifacts(state_dir / "artifacts"),
-                logs=state_dir / "logs",
+                logs=logs,
                 state_id=identity,
             )
             builds = Builds(events, broadcast)
@@ -100,9 +102,10 @@ class Daemon:
     async def _answer(self, engine: Engine, scheduler: Scheduler) -> None:
         application = make_app(engine, self.settings, now())
         server = http.make_server(application, self.settings(), self._ready)
-        listeners = self._listeners()
+        listeners, bound = self._listeners()
         serving = asyncio.create_task(server.serve(sockets=listeners))
         working = asyncio.create_task(scheduler.run())
+        collecting = asyncio.create_task(engine.collector.run())
         watchdog = asyncio.create_task(_feed_watchdog())
         stopped = asyncio.create_task(self._stop.wait())
         await asyncio.wait({stopped, serving, working}, return_when=asyncio.FIRST_COMPLETED)
@@ -111,13 +114,17 @@ class Daemon:
         notify.stopping(f"letting checkpoints end for {grace:g} s")
         notify.extend_timeout(grace + self.settings().cancel_grace_seconds + 10)
         working.cancel()
+        collecting.cancel()
         await scheduler.stop(grace)
         await engine.shells.close_all()
         server.should_exit = True
         watchdog.cancel()
         stopped.cancel()
-        results = await asyncio.gather(serving, working, watchdog, stopped, return_exceptions=True)
-        self._remove_socket()
+        results = await asyncio.gather(
+            serving, working, collecting, watchdog, stopped, return_exceptions=True
+        )
+        if bound is not None:
+            bound.unlink(missing_ok=True)
         for result in results:
             if isinstance(result, Exception):
                 raise result
@@ -136,18 +143,18 @@ class Daemon:
         log.info("layers", backend=store.name, reason=reason)
         return store
 
-    def _listeners(self) -> list[socket.socket]:
+    def _listeners(self) -> tuple[list[socket.socket], Path | None]:
+        """The listening sockets, and the path of the one that is the daemon's to remove: those that
+        the service manager opened stay, and hold clients until the next start."""
         if inherited := notify.inherited_sockets():
-            return inherited
+            return inherited, None
         configuration = self.settings()
         gid = None
         if configuration.group and os.geteuid() == 0:
             with contextlib.suppress(KeyError):  # a host without the group: root alone may connect
                 gid = grp.getgrnam(configuration.group).gr_gid
-        return [http.bind(configuration.socket, configuration.socket_mode, gid)]
-
-    def _remove_socket(self) -> None:
-        self.settings().socket.unlink(missing_ok=True)
+        path = configuration.socket
+        return [http.bind(path, configuration.socket_mode, gid)], path
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()

@@ -34,6 +34,9 @@ _PHRASES = {
     SALT: "what was made before is declined",
 }
 
+_NAMED_FOR_IT = ("software", "configuration")
+"""Manifest nodes that bear the checkpoint's name, which is why it is no part of the ingredient's."""
+
 
 def canonical(value: Json) -> bytes:
     """The one JSON text of a value: UTF-8, sorted keys, no white space (in the spirit of RFC 8785)."""
@@ -125,6 +128,16 @@ def _meaning(ingredients: Iterable[Ingredient]) -> list[tuple[str, str, str]]:
     return sorted((part.kind, part.name, part.digest) for part in ingredients)
 
 
+def without_salt(plan: Plan) -> Plan:
+    """The plan as it would be if nobody had declined any result."""
+    return chain(
+        replace(
+            planned, ingredients=tuple(part for part in planned.ingredients if part.kind != SALT)
+        )
+        for planned in plan.checkpoints
+    )
+
+
 def kept_prefix(old: Plan, new: Plan) -> int:
     """How many checkpoints at the start of both plans have equal keys."""
     count = 0
@@ -144,11 +157,13 @@ def changes(old: PlannedCheckpoint | None, new: PlannedCheckpoint) -> list[str]:
     before = {(part.kind, part.name): part for part in old.ingredients}
     after = {(part.kind, part.name): part for part in new.ingredients}
     reasons = [
-        _phrase(part, "changed" if name in before else "is new")
+        _phrase(new.name, part, "changed" if name in before else "is new")
         for name, part in after.items()
         if name not in before or before[name].digest != part.digest
     ]
-    reasons += [_phrase(part, "is gone") for name, part in before.items() if name not in after]
+    reasons += [
+        _phrase(old.name, part, "is gone") for name, part in before.items() if name not in after
+    ]
     return reasons or ["an earlier checkpoint changed"]
 
 
@@ -160,8 +175,12 @@ def _chain_from(checkpoints: tuple[PlannedCheckpoint, ...], first: int) -> Plan:
     return Plan(tuple(chained))
 
 
-def _phrase(part: Ingredient, verb: str) -> str:
+def _phrase(checkpoint: str, part: Ingredient, verb: str) -> str:
+    name = part.name
+    if part.kind == "manifest" and name.split(" ")[0] in _NAMED_FOR_IT:
+        node, *number = name.split(" ")
+        name = " ".join([f"{node}/{checkpoint}", *number])
     text = _PHRASES.get(part.kind, "{kind} {name} {verb}").format(
-        kind=part.kind, name=part.name, verb=verb
+        kind=part.kind, name=name, verb=verb
     )
     return f"{text} at line {part.line}" if part.line and verb != "is gone" else text

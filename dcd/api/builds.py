@@ -1,6 +1,7 @@
 """Handlers for manifests, and for builds and what they are told to do; `dcd.api.app` says what each does."""
 
 import asyncio
+from dataclasses import replace
 from tempfile import SpooledTemporaryFile
 from typing import BinaryIO, cast
 
@@ -95,12 +96,12 @@ async def pause(api: Api, request: Request) -> Response:
 async def resume(api: Api, request: Request) -> Response:
     build = await api.controlled(request)
     body = await body_of(request, schemas.ResumeRequest)
-    parameters = body.parameters
-    if parameters is None:
-        parameters = dict((await api.engine.builds.state(build)).parameters)
     source = None
     if body.manifest is not None:
-        source = _source(body.manifest, body.files, parameters)
+        inherited = (await api.engine.builds.state(build)).parameters
+        source = replace(
+            _source(body.manifest, body.files, body.parameters or {}), inherited=inherited
+        )
     state, kept, rerun = await api.engine.resume(
         build,
         body.rewind_to,

@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from dcd.doctor import HostCheck
 from dcd.engine.document import Match
-from dcd.engine.engine import Intention
+from dcd.engine.intentions import Intention
 from dcd.manifest.checkpoint_types import CheckpointType
 from dcd.manifest.diagnostics import Diagnostic
 from statemachine.events import Actor, Artifact, ErrorInfo, Event

@@ -53,6 +53,8 @@ class Builds:
         self.log = log
         self.broadcast = broadcast
         self._clock = clock
+        self.ended = asyncio.Event()
+        """Set whenever a build ends; whoever waits for it clears it."""
         self._machines: dict[str, BuildMachine] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -133,6 +135,7 @@ class Builds:
             for event in events:
                 machine.apply(event)
         if machine.state.ended:
+            self.ended.set()
             self._machines.pop(build, None)
             self.broadcast.clear(build)
         else:

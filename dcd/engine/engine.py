@@ -8,14 +8,18 @@ scheduler, stopping attempts.
 import asyncio
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dcd.configuration import Configuration
 from dcd.engine import planning
 from dcd.engine.builds import Builds, new_id
+from dcd.engine.garbage import Collector
+from dcd.engine.intentions import Intention, compared, intentions
 from dcd.engine.runner import Runner, Stores
 from dcd.engine.scheduler import Scheduler
 from dcd.engine.shells import Shells
+from dcd.engine.usage import DiskUsage, measure
+from dcd.engine.workspaces import lost_layer
 from dcd.manifest.doc import distro
 from dcd.manifest.includes import CapturedFile, MissingInput
 from dcd.manifest.parse import Loaded, load
@@ -32,7 +36,6 @@ from statemachine.commands import (
 )
 from statemachine.errors import InvalidManifest
 from statemachine.events import Actor, BuildSubmitted
-from statemachine.keys import changes
 from statemachine.plan import Plan
 from store.eventlog import Conflict
 
@@ -43,12 +46,14 @@ Permit = Callable[[Plan], None]
 @dataclass(frozen=True, slots=True)
 class ManifestSource:
     """A manifest as a client sent it: text, the path it was read from, files by absolute path (digest
-    and mode of an uploaded blob; None: the client has no such file), parameters."""
+    and mode of an uploaded blob; None: the client has no such file), parameters, and those of the
+    manifest that it replaces."""
 
     text: str
     path: str
     files: Mapping[str, tuple[str, int] | None]
     parameters: Mapping[str, str]
+    inherited: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,18 +64,6 @@ class Options:
     fresh: bool = False
     priority: int = 0
     idempotency_key: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Intention:
-    """What would happen to one planned checkpoint: `run` or `reuse`, and why."""
-
-    name: str
-    description: str
-    action: str
-    reason: str
-    key: str
-    estimate_seconds: float
 
 
 class InputsMissing(InvalidManifest):
@@ -105,6 +98,7 @@ class Engine:
         self._scheduler = scheduler
         self._settings = settings
         self.shells = Shells(stores, settings)
+        self.collector = Collector(builds, runner, stores, settings)
 
     async def load(self, source: ManifestSource) -> Loaded:
         """The manifest, complete. Raises ManifestError, InputsMissing."""
@@ -153,8 +147,16 @@ class Engine:
         plan = await asyncio.to_thread(
             planning.make_plan, loaded, self._settings().checkpoint_modules
         )
-        intentions = await asyncio.to_thread(self._intentions, plan, fresh)
-        return distro(loaded.doc).name, intentions
+        name = distro(loaded.doc).name
+        newest = await asyncio.to_thread(self.builds.log.newest, name)
+        found = await asyncio.to_thread(
+            intentions,
+            plan,
+            None if newest is None else await self.builds.state(newest),
+            self.stores.layers,
+            fresh,
+        )
+        return name, found
 
     async def pause(self, build: str, before: str | None, actor: Actor) -> BuildState:
         """Stop before `before`, or after the checkpoint that runs now."""
@@ -182,14 +184,14 @@ class Engine:
                 manifest_path=source.path,
                 plan=plan,
                 inputs=loaded.inputs,
-                parameters=dict(source.parameters),
+                parameters={**source.inherited, **source.parameters},
             )
         state = await self._command(build, Resume(rewind_to, pause_before, replacement), actor)
         await self._release(before, state)
         self._runner.planned(build, fresh=replacement is not None)
         if replacement is None:
             return state, [], []
-        return state, *_compared(before.plan, state.plan, state.completed)
+        return state, *compared(before, state)
 
     async def retry(self, build: str, actor: Actor) -> BuildState:
         """Let a failed build go on from where it stands."""
@@ -213,6 +215,28 @@ class Engine:
         await asyncio.to_thread(self.stores.artifacts.remove, build)
         await asyncio.to_thread(shutil.rmtree, self.stores.logs / build, True)
         return state
+
+    async def usage(self) -> DiskUsage:
+        """What uses the space of the state directory."""
+        settings = self._settings()
+        return await asyncio.to_thread(
+            measure,
+            settings.state_dir,
+            self.stores,
+            self.builds.log,
+            self.builds.unfinished(),
+            settings.layers_max_bytes,
+        )
+
+    async def checkpoints(self, build: str) -> tuple[BuildState, tuple[bool, ...]]:
+        """A build, and for each of its checkpoints whether the build can be resumed from it: it has
+        completed, or it is the first that has not, and the layer that it stands on is there."""
+        state = await self.builds.state(build)
+        lost = await asyncio.to_thread(lost_layer, self.stores.layers, state)
+        last = state.completed if lost is None else state.index(lost.name)
+        return state, tuple(
+            not state.ended and index <= last for index in range(len(state.checkpoints))
+        )
 
     async def _release(self, before: BuildState, after: BuildState) -> None:
         """Let go of the workspace of the failed attempt when the build goes on or ends."""
@@ -256,6 +280,7 @@ class Engine:
             source.path,
             files=files,
             parameters=source.parameters,
+            inherited=source.inherited,
             settings=ManifestSettings(
                 include_directories=tuple(map(str, settings.include_directories)),
                 mapped_directories={
@@ -265,39 +290,3 @@ class Engine:
                 allowed_modules=settings.checkpoint_modules,
             ),
         )
-
-    def _intentions(self, plan: Plan, fresh: bool) -> tuple[Intention, ...]:
-        intentions = []
-        for planned in plan.checkpoints:
-            layer = None if fresh else self.stores.layers.find(planned.key)
-            if fresh:
-                action, reason = "run", "no reuse is wanted"
-            elif layer is None:
-                action, reason = "run", f"there is no layer {planned.key[:12]}"
-            else:
-                action = "reuse"
-                reason = f"layer {planned.key[:12]} from build {layer.record.made_by}"
-            intentions.append(
-                Intention(
-                    planned.name,
-                    planned.description,
-                    action,
-                    reason,
-                    planned.key,
-                    planned.estimate_seconds if action == "run" else 0.0,
-                )
-            )
-        return tuple(intentions)
-
-
-def _compared(old: Plan, new: Plan, kept: int) -> tuple[list[str], list[tuple[str, str]]]:
-    before = {planned.name: planned for planned in old.checkpoints}
-    names = [planned.name for planned in new.checkpoints[:kept]]
-    reruns = [
-        (
-            planned.name,
-            "; ".join(changes(before.get(planned.name), planned)) or "it had not run yet",
-        )
-        for planned in new.checkpoints[kept:]
-    ]
-    return names, reruns

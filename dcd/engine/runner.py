@@ -104,6 +104,10 @@ class Runner:
         else:
             self._planned_at.pop(build, None)
 
+    def making(self, key: str) -> asyncio.Lock:
+        """The lock of a layer: held while a build makes it, or decides to reuse it."""
+        return self._making.setdefault(key, asyncio.Lock())
+
     def stop(self, build: str, cause: str) -> None:
         """End the attempt of `build` that runs now, if any; `cause` as in CheckpointInterrupted."""
         if running := self._running.get(build):
@@ -194,7 +198,7 @@ class Runner:
             return await self._command(state, FailCheckpoint(name, _info(error)))
         plan = state.plan if external is None else with_external(state.plan, index, external)
         planned = plan.checkpoints[index]
-        async with self._making.setdefault(planned.key, asyncio.Lock()):
+        async with self.making(planned.key):
             if layer := await asyncio.to_thread(self.stores.layers.find, planned.key):
                 return await self._reuse(state, planned, layer, external)
             if shortage := self._shortage(planned):

@@ -25,6 +25,9 @@ from store.layers import Workspace
 
 log = structlog.get_logger()
 
+SHELL = "shell-"
+"""What the names of shells' workspaces begin with."""
+
 
 class Shells:
     """The open shells, and the kept workspaces that wait for them to close."""
@@ -42,7 +45,7 @@ class Shells:
 
         Raises NotFound when the layer was removed, Refused when the checkpoint has not completed.
         """
-        name = f"shell-{secrets.token_hex(8)}"
+        name = f"{SHELL}{secrets.token_hex(8)}"
         kept = kept_workspace(state)
         if kept and state.next and at in (None, state.next.name):
             try:

@@ -75,11 +75,13 @@ def load(
     *,
     files: Mapping[str, CapturedFile | None] | None = None,
     parameters: Mapping[str, str] | None = None,
+    inherited: Mapping[str, str] | None = None,
     settings: Settings | None = None,
 ) -> Loaded:
     """Load a manifest. `path` is the absolute path that the client read it from; `files` has what the
-    client has sent by absolute path, None for a file that it says it has not. Raises ManifestError
-    with every diagnostic when there is an error."""
+    client has sent by absolute path, None for a file that it says it has not. `inherited` are the
+    parameters of the manifest that this one replaces: they hold where it declares them and `parameters`
+    says nothing else. Raises ManifestError with every diagnostic when there is an error."""
     given = files or {}
     settings = settings or Settings()
     place = posixpath.normpath(posixpath.join("/", path))
@@ -93,7 +95,10 @@ def load(
     missing = tuple(wanted for wanted in includes if wanted.path not in given)
     if missing:
         return Loaded(DataObjectCache(), "", in_order(found), tuple(includes), missing)
-    found += bounded(substitute_parameters(source, parameters or {}, settings.limits))
+    declared = {element.get("name", "") for element in source.root.findall("parameter")}
+    kept = {name: value for name, value in (inherited or {}).items() if name in declared}
+    values = {**kept, **(parameters or {})}
+    found += bounded(substitute_parameters(source, values, settings.limits))
     found += bounded(check_structure(source, settings.registry))
     found += bounded(cross_check(source))
     found += bounded(check_references(source))

@@ -209,13 +209,27 @@ class EventLog:
             found = connection.execute(query).scalar()
         return None if found is None else str(found)
 
+    def newest(self, name: str) -> str | None:
+        """The id of the newest build of that name that is not removed."""
+        query = sa.select(builds.c.id).where(builds.c.name == name, builds.c.removed == 0)
+        with self._reading() as connection:
+            newest = query.order_by(builds.c.submitted_position.desc()).limit(1)
+            found = connection.execute(newest).scalar()
+        return None if found is None else str(found)
+
+    def removed_among(self, names: Collection[str]) -> set[str]:
+        """Those of the ids `names` that are removed builds."""
+        return {
+            name
+            for some in _portions(names)
+            for name in self._ids(builds.c.id.in_(some), builds.c.removed == 1)
+        }
+
     def known_keys(self, among: Collection[str]) -> set[str]:
         """Those of the layer keys `among` that an event of a build that is not removed names."""
-        wanted = list(among)
         known: set[str] = set()
         with self._reading() as connection:
-            for first in range(0, len(wanted), _KEYS_A_QUERY):
-                some = wanted[first : first + _KEYS_A_QUERY]
+            for some in _portions(among):
                 query = sa.select(layer_keys.c.key).where(layer_keys.c.key.in_(some)).distinct()
                 known.update(connection.execute(query).scalars())
         return known
@@ -232,6 +246,10 @@ class EventLog:
             "synchronous": "full",
             "reserve": "kept" if self._writer.reserved else "in use",
         }
+
+    def _ids(self, *conditions: sa.ColumnElement[bool]) -> list[str]:
+        with self._reading() as connection:
+            return list(connection.execute(sa.select(builds.c.id).where(*conditions)).scalars())
 
     def _rows(self, build: str) -> Sequence[Any]:
         query = sa.select(events).where(events.c.build == build).order_by(events.c.sequence)
@@ -259,6 +277,13 @@ def _open(path: Path, reserve: Reserve) -> sa.Connection:
         if not reserve.give_up():
             raise
         return database.open_writer(path)
+
+
+def _portions(names: Collection[str]) -> Iterator[list[str]]:
+    """The names in portions that a query can take as parameters."""
+    wanted = list(names)
+    for first in range(0, len(wanted), _KEYS_A_QUERY):
+        yield wanted[first : first + _KEYS_A_QUERY]
 
 
 def _chain_problems(rows: Sequence[Any]) -> list[str]:

@@ -170,9 +170,19 @@ def test_result_that_is_there_does_not_go_stale_when_a_repository_moves_on() -> 
         (("code", "m", "1", 0), ("code", "m", "2", 0), "its own code changed"),
         (("argument", "locale", "1", 0), ("argument", "locale", "2", 0), "argument locale changed"),
         (
-            ("manifest", "software/ba-init", "1", 38),
-            ("manifest", "software/ba-init", "2", 41),
-            "software/ba-init changed at line 41",
+            ("manifest", "software", "1", 38),
+            ("manifest", "software", "2", 41),
+            "software/a changed at line 41",
+        ),
+        (
+            ("manifest", "configuration 2", "1", 38),
+            ("manifest", "configuration 2", "2", 41),
+            "configuration/a 2 changed at line 41",
+        ),
+        (
+            ("manifest", "boot_mods", "1", 38),
+            ("manifest", "boot_mods", "2", 41),
+            "boot_mods changed at line 41",
         ),
         (("input", "motd", "1", 3), ("input", "motd", "2", 3), "file motd changed at line 3"),
         (("external", "sid", "1", 0), ("external", "sid", "2", 0), "repository sid changed"),

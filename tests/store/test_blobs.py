@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import stat
 import threading
 from pathlib import Path
@@ -30,14 +31,19 @@ def test_what_was_put_is_there(blobs: Blobs, size: int) -> None:
     assert blobs.has(digest(content))
     assert blobs.path(digest(content)).read_bytes() == content
     assert stat.S_IMODE(blobs.path(digest(content)).stat().st_mode) == 0o444
-    assert list(blobs.digests()) == [digest(content)]
+    (stored,) = blobs.stored()
+    assert (stored.sha256, stored.size_bytes) == (digest(content), size)
 
 
 def test_putting_it_again_changes_nothing(blobs: Blobs) -> None:
     assert blobs.put(b"x", digest(b"x"))
-    inode = blobs.path(digest(b"x")).stat().st_ino
+    path = blobs.path(digest(b"x"))
+    inode = path.stat().st_ino
+    os.utime(path, (0, 0))
     assert not blobs.put(b"x", digest(b"x"))
-    assert blobs.path(digest(b"x")).stat().st_ino == inode
+    assert path.stat().st_ino == inode
+    (stored,) = blobs.stored()
+    assert stored.stored_at > 0, "who puts it again is about to use it"
 
 
 def test_content_of_another_digest_is_not_stored(blobs: Blobs) -> None:
