@@ -112,6 +112,12 @@ def _epoch(context: Context) -> int:
     """The time of the ISO, as Unix time."""
     given = context.environment.get("SOURCE_DATE_EPOCH")
     if given is not None:
+        if not given.isdecimal():
+            raise CheckpointError(
+                f"SOURCE_DATE_EPOCH {given!r} is not a time",
+                "it is seconds since 1970, in the environment of this build's tools",
+                "correct it where it is set",
+            )
         return int(given)
     return int((context.media / "iso" / LIVE_FILE_SYSTEM).stat().st_mtime)
 

@@ -121,7 +121,6 @@ class VerifyBoot(Checkpoint):
         context.report(
             Report(0.0, f"booting {medium.name} as {self.media} under {accelerator.upper()}")
         )
-        self._stop.clear()
         boots: list[Boot] = []
         with ThreadPoolExecutor(len(self.firmware) if self.parallel else 1) as pool:
             pending = [

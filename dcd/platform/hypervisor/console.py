@@ -130,6 +130,11 @@ _UNBOOTABLE = Trouble(
 
 TAIL_LINES = 25
 
+LAST_WORDS_SECONDS = 3.0
+"""How long a guest in trouble is listened to at most: the reason often comes after the sign."""
+
+_SILENCE_SECONDS = 0.5
+
 
 class GuestTrouble(CheckpointError):
     """A guest that will not come to its marker. `details` end with the last lines of the console."""
@@ -172,6 +177,7 @@ def wait_for(
                 return elapsed
             for trouble in TROUBLES:
                 if trouble.sign in printed:
+                    _read_on(guest, console)
                     raise _trouble(trouble.brief, console, trouble.resolution)
         if stopped():
             raise CheckpointError("stopped while a guest was running")
@@ -190,3 +196,10 @@ def wait_for(
                 "if it was still busy, raise timeout_seconds; if the console log is empty, the boot"
                 " entry lacks a console=ttyS0,115200 argument or the image a serial console",
             )
+
+
+def _read_on(guest: Guest, console: ConsoleText) -> None:
+    """Add what the guest still has to say, until it is silent."""
+    until = time.monotonic() + LAST_WORDS_SECONDS
+    while time.monotonic() < until and (chunk := guest.read_console(_SILENCE_SECONDS)):
+        console.feed(chunk)

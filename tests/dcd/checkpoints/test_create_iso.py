@@ -154,3 +154,8 @@ def test_a_sticks_image_needs_an_iso(bench: Any) -> None:
     with pytest.raises(CheckpointError, match="no ISO") as caught:
         bench.execute(CreateUSB("usb"))
     assert "CreateISO" in caught.value.resolution
+
+
+def test_a_time_that_is_none_is_refused(ready: Any) -> None:
+    with pytest.raises(CheckpointError, match="'yesterday' is not a time"):
+        make(ready, {"SOURCE_DATE_EPOCH": "yesterday"})

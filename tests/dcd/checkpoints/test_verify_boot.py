@@ -13,8 +13,10 @@ import pytest
 
 from dcd.checkpoints.interface import Context
 from dcd.checkpoints.media.deliver import record_medium
+from dcd.checkpoints.media.iso import CreateISO
 from dcd.checkpoints.media.verify_boot import VerifyBoot
 from dcd.platform.hypervisor import KvmVerdict
+from dcd.platform.tools import missing
 from statemachine.errors import CheckpointError, InvalidManifest, Unprepared
 
 BootDisk = Callable[[bytes, str], Path]
@@ -88,6 +90,35 @@ def test_a_medium_that_boots_with_bios_only_fails_for_uefi(bench: Any, boot_disk
         verify(firmware=("bios", "uefi"), timeout_seconds=120.0).execute(context)
     assert "UEFI firmware found nothing to boot" in caught.value.brief
     assert not bench.artifacts
+
+
+GREETING = """
+if [ "$grub_platform" = pc ]; then
+    serial
+    terminal_output serial
+fi
+echo "GRUB on $grub_platform, root $root, login:"
+sleep 600
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("media", ["cdrom", "usb"])
+def test_an_iso_boots_with_both_firmwares_as_cd_and_as_stick(bench: Any, media: str) -> None:
+    if lacking := missing((*CreateISO("iso").needs(bench.empty_doc()).tools, "ovmf")):
+        pytest.skip(f"not installed: {', '.join(lacking)}")
+    tree = bench.root / "media/iso"
+    (tree / "boot/grub").mkdir(parents=True)
+    (tree / "boot/grub/grub.cfg").write_text(GREETING)
+    (tree / "live").mkdir()
+    (tree / "live/filesystem.squashfs").write_bytes(b"hsqs")
+    context = bench.context(bench.empty_doc())
+    CreateISO("iso").execute(context)
+    verify(media=media, memory_mb=256, firmware=("bios", "uefi"), timeout_seconds=200.0).execute(
+        context
+    )
+    assert "GRUB on pc" in (bench.root / "media/verify-bios.log").read_text()
+    assert "GRUB on efi" in (bench.root / "media/verify-uefi.log").read_text()
 
 
 def test_cancel_ends_the_boot(bench: Any, boot_disk: BootDisk) -> None:

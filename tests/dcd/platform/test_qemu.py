@@ -301,6 +301,15 @@ def test_signs_of_a_failed_boot_end_the_wait(printed: bytes, brief: str) -> None
     assert caught.value.resolution
 
 
+def test_what_follows_a_sign_of_failure_is_in_the_error() -> None:
+    guest = PrintingGuest(
+        b"Kernel panic - not syncing", b": no init found", b"\r\nCPU: 0", b"", b"x"
+    )
+    with pytest.raises(GuestTrouble) as caught:
+        wait_for(guest, "login:", 60, ConsoleText())
+    assert caught.value.details.endswith("not syncing: no init found\nCPU: 0")
+
+
 def test_a_marker_in_two_chunks_is_seen_but_not_one_from_before_the_wait() -> None:
     console = ConsoleText()
     console.feed(b"login: ")
