@@ -5,16 +5,12 @@ Exit codes: those of docs/reference/exit-codes.md; under SMF (`--from-smf`) thos
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from statemachine.errors import DcdError, UsageError
-
-SMF_EXIT_ERR_FATAL, SMF_EXIT_ERR_CONFIG, SMF_EXIT_ERR_NOSMF = 95, 96, 99
-"""Source: smf_method(7)."""
+from statemachine.errors import DcdError
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -73,29 +69,13 @@ def _serve(arguments: argparse.Namespace) -> int:
     options = {"state_dir": arguments.state_dir, "socket": arguments.socket}
     if not arguments.from_smf:
         return serve(lambda: configuration.load(arguments.config, options))
+    from dcd.platform import smf
+
     try:
-        return serve(lambda: configuration.from_smf(_service_properties(), options))
+        return serve(lambda: configuration.from_smf(smf.settings(), options))
     except DcdError as error:
         print(f"dcd: {error}", file=sys.stderr)
-        return _smf_exit_code(error)
-
-
-def _service_properties() -> str:
-    from dcd.platform.process import run
-
-    service = os.environ.get("SMF_FMRI")
-    if not service:
-        raise UsageError("--from-smf is for SMF", "SMF_FMRI is not set", "use --config FILE")
-    command = ["svcprop", "-p", "config", service]
-    return run(command, env={"PATH": os.environ["PATH"]}, capture=True, timeout_seconds=30).stdout
-
-
-def _smf_exit_code(error: DcdError) -> int:
-    from dcd.configuration import InvalidConfiguration
-
-    if isinstance(error, InvalidConfiguration):
-        return SMF_EXIT_ERR_CONFIG
-    return SMF_EXIT_ERR_NOSMF if isinstance(error, UsageError) else SMF_EXIT_ERR_FATAL
+        return smf.exit_status(error)
 
 
 def _smf_manifest(arguments: argparse.Namespace) -> int:

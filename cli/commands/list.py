@@ -26,7 +26,11 @@ PAGE = 200
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments."""
     parser.add_argument(
-        "--state", choices=STATES, metavar="STATE", help="only builds in this state"
+        "--state",
+        choices=STATES,
+        metavar="STATE",
+        action="append",
+        help="only builds in this state; may be given more than once",
     )
     how_many = parser.add_mutually_exclusive_group()
     how_many.add_argument("--all", action="store_true", help="list all builds")
@@ -61,12 +65,12 @@ def run(args: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def _builds(socket_path: str, state: str | None, limit: int | None) -> list[Json]:
+def _builds(socket_path: str, states: list[str] | None, limit: int | None) -> list[Json]:
     builds: list[Json] = []
     before = None
     while True:
         page = PAGE if limit is None else min(limit - len(builds), PAGE)
-        query = {"state": state, "limit": page, "before": before}
+        query = {"state": ",".join(states) if states else None, "limit": page, "before": before}
         answer = request(socket_path, "GET", "/v1/builds", query=query)
         builds += answer["builds"]
         before = answer["next"]

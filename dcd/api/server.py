@@ -46,7 +46,10 @@ def bind(path: Path, mode: int, gid: int | None) -> socket.socket:
 
     Raises Unavailable when a living daemon answers there or the path is not a socket.
     """
-    path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+    if not path.parent.exists():
+        path.parent.mkdir(mode=0o750, parents=True)
+        if gid is not None:  # else the group does not get as far as the socket
+            os.chown(path.parent, -1, gid)
     if path.is_symlink() or path.exists():
         _remove_stale(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

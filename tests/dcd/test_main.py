@@ -45,7 +45,7 @@ def test_serve_under_smf_says_which_property_is_wrong_and_exits_as_smf_expects(s
 def test_serve_under_smf_outside_smf_is_refused():
     result = dcd("serve", "--from-smf")
 
-    assert result.returncode == 99
+    assert result.returncode == 95
     assert "SMF_FMRI" in result.stderr
 
 
