@@ -377,7 +377,13 @@ class Runner:
                 command = InterruptCheckpoint(planned.name, running.cause)
             case Died(how, tail):
                 command = InterruptCheckpoint(planned.name, "worker-died", f"{how}\n{tail}".strip())
-        log.info("checkpoint ended", build=state.id, checkpoint=planned.name, outcome=outcome)
+        log.info(
+            "checkpoint ended",
+            build=state.id,
+            checkpoint=planned.name,
+            outcome=type(outcome).__name__.lower(),
+            seconds=round(outcome.seconds, 1),
+        )
         return await self._command(state, command)
 
     def _report(
