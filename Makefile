@@ -6,12 +6,16 @@ PYTHON ?= python3
 PYTEST_ARGS ?=
 bin := $(VENV)/bin
 
+# What the tests use beside the tools of images: fault injection, other file systems.
+test_packages := acl attr btrfs-progs gcc groff-base libc6-dev strace xfsprogs zfs-fuse
+
 .PHONY: image test check bench soak deb clean tools
 
 image: tools
 	tools/build-image.sh examples/debian-live.xml image
 
-test: tools $(VENV)/.dev
+test: $(VENV)/.dev
+	tools/install-host-tools.sh $(bin)/dcd $(test_packages)
 	$(bin)/pytest $(PYTEST_ARGS)
 
 check: $(VENV)/.dev
@@ -23,7 +27,8 @@ check: $(VENV)/.dev
 bench: tools $(VENV)/.dev
 	$(bin)/python -m benchmarks $(BENCH_ARGS)
 
-soak: tools $(VENV)/.dev
+soak: $(VENV)/.dev
+	tools/install-host-tools.sh $(bin)/dcd $(test_packages)
 	DCD_SOAK=1 $(bin)/pytest -m faults --timeout 7200 $(PYTEST_ARGS)
 
 deb: $(VENV)/.dev

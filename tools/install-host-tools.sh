@@ -1,8 +1,14 @@
 #!/bin/sh
-# Installs the Debian packages that the dcd at $1 says this host lacks. Nothing missing, nothing done.
+# Installs the Debian packages that the dcd at $1 says this host lacks, and those named after it that are
+# not installed. Nothing missing, nothing done.
 set -eu
 missing=$("$1" doctor --packages)
-[ -n "$missing" ] || exit 0
+shift
+for package in "$@"; do
+    dpkg-query --show --showformat '${db:Status-Status}\n' "$package" 2>/dev/null | grep -qx installed ||
+        missing="$missing $package"
+done
+[ -n "${missing# }" ] || exit 0
 if [ "$(id -u)" -ne 0 ]; then
     echo "these packages are missing; install them as root: $missing" >&2
     exit 1
