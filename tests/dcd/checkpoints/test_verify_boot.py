@@ -48,7 +48,7 @@ def test_a_medium_that_boots_delivers_its_console_and_its_screen(
     delivered = {artifact.name: artifact for artifact in bench.artifacts}
     assert sorted(delivered) == ["verify-bios.log", "verify-bios.png"]
     log = bench.root / delivered["verify-bios.log"].path
-    assert log.read_text() == "host login:"
+    assert log.read_text().strip() == "host login:"
     picture = (bench.root / delivered["verify-bios.png"].path).read_bytes()
     assert picture.startswith(b"\x89PNG")
     assert delivered["verify-bios.png"].sha256 == hashlib.sha256(picture).hexdigest()
