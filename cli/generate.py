@@ -91,13 +91,15 @@ def _arguments(command: argparse.ArgumentParser) -> list[argparse.Action]:
 
 
 def _synopsis(name: str, command: argparse.ArgumentParser) -> str:
-    parts = []
+    parts, after_dashes = [], []
     for action in _arguments(command):
         spelled = _spelled(action)
-        if action.option_strings or action.nargs == "?":
-            spelled = f"[{spelled}]"
-        parts.append(spelled)
-    return " ".join(["dcctl", name, *parts])
+        if action.nargs == "*":
+            after_dashes.append(f"[-- {spelled}...]")
+        else:
+            optional = action.option_strings or action.nargs == "?"
+            parts.append(f"[{spelled}]" if optional else spelled)
+    return " ".join(["dcctl", name, *parts, *after_dashes])
 
 
 def _spelled(action: argparse.Action) -> str:

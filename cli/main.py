@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from cli.client import ClientError, default_socket
 from cli.commands import NAMES
@@ -22,7 +22,22 @@ SOCKET_HELP = "the daemon's socket (default: $DCD_SOCKET, or /run/dcd/dcd.sock)"
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that suggests what a mistyped word may have meant."""
+    """An ArgumentParser that suggests what a mistyped word may have meant.
+
+    With `command_after_dashes`, what follows `--` goes into `command` as it is; argparse's own way takes a
+    positional of any length for empty as soon as an option stands before it.
+    """
+
+    command_after_dashes = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As in argparse."""
+        if not self.command_after_dashes or args is None or "--" not in args:
+            return super().parse_known_args(args, namespace)
+        dashes = args.index("--")
+        found, unknown = super().parse_known_args(args[:dashes], namespace)
+        found.command = args[dashes + 1 :]
+        return found, unknown
 
     def error(self, message: str) -> NoReturn:
         """Exit with code 2, usage and the message."""

@@ -38,6 +38,20 @@ def build_parser() -> argparse.ArgumentParser:
     manifest = commands.add_parser("smf-manifest", help="print the manifest of the SMF service")
     manifest.set_defaults(run=_smf_manifest)
 
+    restore = commands.add_parser(
+        "restore", help="put a backup of the event log into a state directory"
+    )
+    restore.add_argument("backup", type=Path, metavar="FILE", help="what dcctl backup wrote")
+    restore.add_argument(
+        "--state-dir", type=_absolute, metavar="DIR", required=True, help="where builds will live"
+    )
+    restore.add_argument(
+        "--force",
+        action="store_true",
+        help="replace an event log that is there; it is kept under another name",
+    )
+    restore.set_defaults(run=_restore)
+
     doctor = commands.add_parser("doctor", help="examine this host, without a daemon")
     doctor.add_argument("--state-dir", type=Path, metavar="DIR", default=Path("/var/lib/dcd"))
     doctor.add_argument(
@@ -82,6 +96,18 @@ def _smf_manifest(arguments: argparse.Namespace) -> int:
     from smf.manifest import installed_manifest
 
     sys.stdout.write(installed_manifest())
+    return 0
+
+
+def _restore(arguments: argparse.Namespace) -> int:
+    from dcd.engine.backup import restore
+    from dcd.serve import locked
+
+    with locked(arguments.state_dir):
+        count, kept = restore(arguments.backup, arguments.state_dir, arguments.force)
+    print(f"restored {count} events into {arguments.state_dir}; start the daemon to go on")
+    if kept is not None:
+        print(f"the event log that was there is {kept}")
     return 0
 
 

@@ -25,6 +25,7 @@ from dcd import log as logging
 from dcd.api import server as http
 from dcd.api.app import make_app
 from dcd.configuration import Configuration, Effective
+from dcd.engine.backup import remove_leftovers
 from dcd.engine.broadcast import Broadcast
 from dcd.engine.builds import Builds, now
 from dcd.engine.engine import Engine
@@ -52,7 +53,7 @@ def serve(read_settings: Callable[[], Effective]) -> int:
     """
     configuration = read_settings().configuration
     logging.configure(configuration.log_format, configuration.log_level)
-    with _locked(configuration.state_dir):
+    with locked(configuration.state_dir):
         asyncio.run(Daemon(read_settings).run())
     return 0
 
@@ -175,7 +176,7 @@ class Daemon:
 
 
 @contextlib.contextmanager
-def _locked(state_dir: Path) -> Iterator[None]:
+def locked(state_dir: Path) -> Iterator[None]:
     """Hold the state directory's lock. It goes with the process, whatever ends it."""
     try:
         state_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
@@ -215,6 +216,7 @@ def _clear_away(identity: str, state_dir: Path) -> None:
         log.warning("killed what a dead daemon left", pid=leftover.pid, attempt=leftover.marker)
     for device in detach_loops(state_dir / "layers"):
         log.warning("detached what a dead daemon left", device=device)
+    remove_leftovers(state_dir)
 
 
 def _reconcile(events: EventLog, layers: LayerStore, living: Collection[str]) -> None:

@@ -14,12 +14,14 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 
-from dcd.api import builds, host, leavings, openapi, schemas
+from dcd.api import builds, host, leavings, openapi, schemas, shell
 from dcd.api.handling import Api
 from dcd.api.operations import Operation, json_response, problem_response, routes
 from dcd.api.server import Limits
 from dcd.configuration import Configuration
 from dcd.engine.engine import Engine
+from dcd.engine.garbage import Collected
+from dcd.engine.usage import DiskUsage
 from statemachine.errors import DcdError, NotFound, UsageError
 
 log = structlog.get_logger()
@@ -47,6 +49,18 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         "GET", "/v1/checkpoint-types", "checkpoint_types", "What a manifest's checkpoints may name",
         host.checkpoint_types, schemas.CheckpointTypes,
+    ),
+    Operation(
+        "GET", "/v1/df", "disk_usage", "What uses the space of the state directory",
+        host.disk_usage, DiskUsage,
+    ),
+    Operation(
+        "POST", "/v1/gc", "collect", "Remove layers and captured inputs that nobody needs",
+        host.collect, Collected, schemas.CollectRequest,
+    ),
+    Operation(
+        "GET", "/v1/backup", "backup", "A copy of the event log",
+        host.backup, None, media_type="application/octet-stream",
     ),
     Operation(
         "GET", "/v1/openapi.json", "openapi", "This document", _openapi, dict,
@@ -82,6 +96,19 @@ OPERATIONS: tuple[Operation, ...] = (
         "POST", f"{BUILD}/resume", "resume", "Go on",
         builds.resume, schemas.ResumedView, schemas.ResumeRequest,
         problems=(404, 409, 422, 424),
+    ),
+    Operation(
+        "POST", f"{BUILD}/retry", "retry", "Let a failed build go on",
+        builds.retry, schemas.BuildView, problems=(404, 409),
+    ),
+    Operation(
+        "GET", f"{BUILD}/checkpoints", "checkpoints", "From where a build can be resumed",
+        builds.checkpoints, schemas.CheckpointList, problems=(404,),
+    ),
+    Operation(
+        "POST", f"{BUILD}/shell", "shell", "A throw-away workspace, while the connection lasts",
+        shell.shell, schemas.ShellView, schemas.ShellRequest, media_type="application/x-ndjson",
+        problems=(404, 409, 424),
     ),
     Operation(
         "POST", f"{BUILD}/cancel", "cancel", "Give a build up",

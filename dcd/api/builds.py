@@ -114,6 +114,25 @@ async def resume(api: Api, request: Request) -> Response:
     return json_response(schemas.ResumedView(build_view(state), tuple(kept), reruns))
 
 
+async def retry(api: Api, request: Request) -> Response:
+    build = await api.controlled(request)
+    return json_response(build_view(await api.engine.retry(build, actor_of(request.scope))))
+
+
+async def checkpoints(api: Api, request: Request) -> Response:
+    api.require(request, Action.SEE)
+    state, resumable = await api.engine.checkpoints(await api.build(request))
+    found = zip(state.plan.checkpoints, state.checkpoints, resumable, strict=True)
+    return json_response(
+        schemas.CheckpointList(
+            tuple(
+                schemas.ResumableCheckpoint(record.name, planned.description, record.state, can)
+                for planned, record, can in found
+            )
+        )
+    )
+
+
 async def cancel(api: Api, request: Request) -> Response:
     build = await api.controlled(request)
     return json_response(build_view(await api.engine.cancel(build, actor_of(request.scope))))

@@ -1,20 +1,27 @@
 """Handlers for the daemon and its host; `dcd.api.app` says what each does."""
 
 import asyncio
+import base64
 import os
+from collections.abc import AsyncIterator
 from importlib.metadata import version as version_of
+from typing import BinaryIO
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from dcd import doctor as host_doctor
 from dcd.access import Action
 from dcd.api import schemas
 from dcd.api.handling import Api
-from dcd.api.operations import json_response, problem_response
+from dcd.api.operations import body_of, json_response, problem_response
+from dcd.engine.backup import copy_of
 from dcd.manifest.checkpoint_types import registered
 
 API = "v1"
+
+PIECE_BYTES = 256 * 1024
+"""A backup is sent in pieces of this size."""
 
 
 async def version(api: Api, request: Request) -> Response:
@@ -42,3 +49,33 @@ async def checkpoint_types(api: Api, request: Request) -> Response:
     modules = api.settings().checkpoint_modules
     types, problems = await asyncio.to_thread(registered, modules)
     return json_response(schemas.CheckpointTypes(tuple(types), tuple(problems)))
+
+
+async def disk_usage(api: Api, request: Request) -> Response:
+    api.require(request, Action.SEE)
+    return json_response(await api.engine.usage())
+
+
+async def collect(api: Api, request: Request) -> Response:
+    api.require(request, Action.ADMINISTER)
+    body = await body_of(request, schemas.CollectRequest)
+    return json_response(await api.engine.collector.collect(body.max_bytes, body.dry_run))
+
+
+async def backup(api: Api, request: Request) -> Response:
+    """A consistent copy of the event log. Its digest is in the header Repr-Digest (RFC 9530)."""
+    api.require(request, Action.ADMINISTER)
+    copy, size_bytes, sha256 = await asyncio.to_thread(
+        copy_of, api.engine.builds.log, api.settings().state_dir
+    )
+    headers = {
+        "content-length": str(size_bytes),
+        "repr-digest": f"sha-256=:{base64.b64encode(sha256).decode()}:",
+    }
+    return StreamingResponse(_pieces(copy), media_type="application/octet-stream", headers=headers)
+
+
+async def _pieces(file: BinaryIO) -> AsyncIterator[bytes]:
+    with file:
+        while piece := await asyncio.to_thread(file.read, PIECE_BYTES):
+            yield piece

@@ -80,6 +80,20 @@ class ResumeRequest(Request, frozen=True, rename={"rewind_to": "from"}):
     parameters: Parameters | None = None
 
 
+class ShellRequest(Request, frozen=True):
+    """Body of `shell`: after which checkpoint; None: as the failed attempt left it, or the last completed."""
+
+    at: CheckpointName | None = None
+
+
+class CollectRequest(Request, frozen=True):
+    """Body of `collect`. Layers over `max_bytes` together are removed, least recently used first; None:
+    only what nobody needs. `dry_run` only says what would be removed."""
+
+    max_bytes: Annotated[int, Meta(ge=0, le=2**53 - 1)] | None = None
+    dry_run: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class CheckpointView:
     """A checkpoint of a build as it stands."""
@@ -153,6 +167,35 @@ class BuildList:
 
     builds: tuple[BuildSummary, ...]
     next: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ResumableCheckpoint:
+    """A checkpoint, and whether the build can be resumed from it."""
+
+    name: str
+    description: str
+    state: str
+    resumable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointList:
+    """The checkpoints of a build, in order."""
+
+    checkpoints: tuple[ResumableCheckpoint, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ShellView:
+    """A workspace that is there as long as the connection is: whose, what it holds, where it appears
+    once entered, and `request` for `python -m dcd.worker.shell`, with the `marker` for its environment."""
+
+    build: str
+    place: str
+    root: str
+    marker: str
+    request: Json
 
 
 @dataclass(frozen=True, slots=True)

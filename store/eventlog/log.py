@@ -144,6 +144,14 @@ class EventLog:
             problems.append(f"the list of builds knows {listed} events, the log has {last}")
         return problems
 
+    def verify_all(self) -> list[str]:
+        """What is wrong with any build's events, and with what is derived from them. Reads every event."""
+        with self._reading() as connection:
+            known = connection.execute(sa.union(sa.select(builds.c.id), sa.select(events.c.build)))
+            names = list(known.scalars())
+        problems = [f"build {name}: {what}" for name in names for what in self.verify(name)]
+        return problems or self.verify_projection()
+
     def verify_projection(self) -> list[str]:
         """How the list of builds and the layer keys differ from the events. Reads every event."""
         with self._reading() as connection:

@@ -121,6 +121,9 @@ def test_every_command_takes_json() -> None:
         "validate": ["m"],
         "plan": ["m"],
         "list": [],
+        "df": [],
+        "gc": [],
+        "backup": ["f"],
         "doctor": [],
         "version": [],
     }

@@ -53,8 +53,11 @@ def app(tmp_path: Path) -> Iterator[Starlette]:
 
     with EventLog(tmp_path / "events.db") as log:
         builds = Builds(log, Broadcast())
+        layers = open_store("copy", tmp_path / "layers")
+        layers.directory.parent.mkdir()
+        layers.prepare()
         stores = Stores(
-            open_store("copy", tmp_path / "layers"),
+            layers,
             Blobs(tmp_path / "blobs"),
             Artifacts(tmp_path / "artifacts"),
             tmp_path / "logs",

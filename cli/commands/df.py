@@ -1,0 +1,58 @@
+"""`dcctl df`: what uses the space."""
+
+import argparse
+
+from cli.client import Json, request
+from cli.exit_codes import ExitCode
+from cli.text import print_json, print_table, printable, size
+
+HELP = "show what uses the space of the state directory"
+DESCRIPTION = (
+    "Show what the layers, artifacts and logs of each build take, and the rest of the state directory. "
+    "A layer is counted for the build that made it; it is pinned while a build that has not ended needs it. "
+    "WORK is what attempts that run, and the one that failed a build, have in their workspaces. An artifact "
+    "that shares its blocks with a layer is counted in both."
+)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """No arguments."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print a table of builds, then the sums."""
+    usage = request(args.socket, "GET", "/v1/df")
+    if args.json:
+        print_json(usage)
+        return ExitCode.OK
+    if usage["builds"]:
+        header = ("BUILD", "NAME", "STATE", "LAYERS", "SIZE", "PINNED", "WORK", "ARTIFACTS", "LOGS")
+        rows = [_row(item) for item in usage["builds"]]
+        print_table(header, rows, right=range(3, 9))
+        print()
+    limit = usage["layers_max_bytes"]
+    bounds = f", at most {size(limit)} (layers_max_bytes)" if limit else ""
+    print_table(
+        ("USED", "BY"),
+        [
+            (
+                size(usage["layer_bytes"]),
+                f"layers, of which {size(usage['pinned_bytes'])} pinned{bounds}",
+            ),
+            (size(usage["workspace_bytes"]), "workspaces of attempts and shells"),
+            (size(usage["artifact_bytes"]), "artifacts"),
+            (size(usage["log_bytes"]), "logs"),
+            (size(usage["blob_bytes"]), "captured inputs"),
+            (size(usage["event_log_bytes"]), "event log"),
+        ],
+        right=(0,),
+    )
+    where = printable(usage["state_dir"])
+    print(f"\n{size(usage['free_bytes'])} of {size(usage['total_bytes'])} free in {where}")
+    return ExitCode.OK
+
+
+def _row(item: Json) -> tuple[str, ...]:
+    kinds = ("layer_bytes", "pinned_bytes", "workspace_bytes", "artifact_bytes", "log_bytes")
+    sizes = (size(item[kind]) if item[kind] else "" for kind in kinds)
+    return (item["build"], item["name"], item["state"], str(item["layers"] or ""), *sizes)

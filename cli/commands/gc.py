@@ -1,0 +1,63 @@
+"""`dcctl gc`: remove what nobody needs."""
+
+import argparse
+import re
+
+from cli.client import request
+from cli.exit_codes import ExitCode
+from cli.text import print_json, print_table, size
+
+HELP = "remove layers and captured inputs that nobody needs"
+DESCRIPTION = (
+    "Remove layers that no build names any more, captured inputs that no unfinished build names, and what an "
+    "interrupted `rm` left. With --max-bytes also layers, least recently used first, until all together "
+    "take no more than that. Never removed are layers of builds that have not ended, artifacts and logs. "
+    "A layer that is needed later is made again. `layers_max_bytes` in the daemon's configuration does the "
+    "same whenever a build ends. Needs the role administer."
+)
+
+UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments."""
+    parser.add_argument(
+        "--max-bytes",
+        metavar="SIZE",
+        type=_bytes,
+        help="what all layers together may take: bytes, or with a unit K, M, G or T; 0: remove all "
+        "that no unfinished build needs",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="only print what would be removed")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Collect; prints every layer and the sum."""
+    body = {"max_bytes": args.max_bytes, "dry_run": args.dry_run}
+    answer = request(args.socket, "POST", "/v1/gc", body=body)
+    if args.json:
+        print_json(answer)
+        return ExitCode.OK
+    layers = answer["layers"]
+    if layers:
+        rows = [
+            (item["key"][:12], item["build"], item["checkpoint"], size(item["size_bytes"]), item["reason"])
+            for item in layers
+        ]  # fmt: skip
+        print_table(("LAYER", "BUILD", "CHECKPOINT", "SIZE", "REASON"), rows, right=(3,))
+        print()
+    would = "would remove" if args.dry_run else "removed"
+    print(
+        f"{would} {len(layers)} layers, {len(answer['blobs'])} captured inputs: "
+        f"{size(answer['freed_bytes'])}; the layers that stay take {size(answer['kept_bytes'])}"
+    )
+    if answer["builds"]:
+        print(f"{would} what was left of removed builds: {', '.join(answer['builds'])}")
+    return ExitCode.OK
+
+
+def _bytes(text: str) -> int:
+    found = re.fullmatch(r"([0-9]{1,15})([KMGT]?)(i?B)?", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 500000000 or 20G")
+    return int(found[1]) * UNITS[found[2]]

@@ -1,0 +1,34 @@
+"""`dcctl retry`: let a failed build go on."""
+
+import argparse
+import sys
+
+from cli.client import build_path, request
+from cli.commands.options import add_build, add_follow
+from cli.exit_codes import ExitCode
+from cli.follow import follow_build
+from cli.text import headline, print_json
+
+HELP = "let a failed build go on"
+DESCRIPTION = (
+    "Run the checkpoint that failed again, and then the others. The same as `dcctl resume`, but refused "
+    "for a build that is paused or has ended."
+)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments."""
+    add_build(parser)
+    add_follow(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Retry; prints the state."""
+    build = request(args.socket, "POST", build_path(args.build, "retry"))
+    if args.json:
+        print_json(build)
+    else:
+        print(headline(build), flush=True)
+    if not args.follow:
+        return ExitCode.OK
+    return follow_build(args.socket, build, stream=sys.stderr, as_json=args.json)

@@ -1,0 +1,88 @@
+"""`dcctl shell`: look into a build, in a workspace that is thrown away."""
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from cli.client import ClientError, Json, build_path, exchange
+from cli.commands.options import add_build
+from cli.text import is_terminal, printable
+
+HELP = "open a shell in a build"
+DESCRIPTION = (
+    "Open a shell, or run a command, as root in a writable workspace that vanishes when it ends: at the "
+    "state in which the failed attempt left it, which is kept until the build goes on; for other builds, "
+    "or with --at, after a completed checkpoint. Nothing that is done there gets into the build. In its "
+    'environment are PKG_IMAGE_PATH, BOOT_ARCHIVE, MEDIA_DIR and TMP_DIR; `chroot "$PKG_IMAGE_PATH"` '
+    "leads into the image. The exit code is the command's. Needs the role administer, and root."
+)
+
+NAMESPACES = (
+    *("setpriv", "--pdeathsig", "SIGKILL"),
+    *("unshare", "--mount", "--propagation", "slave", "--pid", "--fork"),
+    *("--kill-child=SIGKILL", "--mount-proc"),
+)
+"""With a mount and a PID namespace of its own; all in it dies with dcctl."""
+
+MARKER = "DCD_ATTEMPT"
+"""The variable by which the daemon finds what a shell started, should dcctl be killed."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments."""
+    add_build(parser)
+    parser.add_argument(
+        "--at", metavar="CHECKPOINT", help="after this checkpoint, which has completed"
+    )
+    parser.add_argument(
+        "command", nargs="*", metavar="COMMAND", help="after `--`: run this instead of $SHELL"
+    )
+    parser.command_after_dashes = True  # type: ignore[attr-defined]
+
+
+def run(args: argparse.Namespace) -> int:
+    """Hold the connection, with which the workspace goes, for as long as the shell runs."""
+    path = build_path(args.build, "shell")
+    content = json.dumps({"at": args.at}).encode()
+    headers = {"Content-Type": "application/json"}
+    with exchange(args.socket, "POST", path, content=content, headers=headers) as answer:
+        workspace = json.loads(answer.readline())
+        if is_terminal(sys.stderr) and not args.command:
+            _explain(workspace)
+        return _run_in(workspace, args.command)
+
+
+def _explain(workspace: Json) -> None:
+    print(
+        f"A throw-away copy of build {workspace['build']} {printable(workspace['place'])}, in "
+        f"{printable(workspace['root'])}\n"
+        'Into the image: chroot "$PKG_IMAGE_PATH"   (its /proc, /dev, /run and /tmp are mounted for that)\n'
+        "Also set: BOOT_ARCHIVE, MEDIA_DIR, TMP_DIR. Exit ends it; nothing gets into the build.",
+        file=sys.stderr,
+    )
+
+
+def _run_in(workspace: Json, command: Sequence[str]) -> int:
+    request = json.dumps(workspace["request"])
+    argv = [*NAMESPACES, sys.executable, "-I", "-m", "dcd.worker.shell", request, *command]
+    signals = (signal.SIGINT, signal.SIGQUIT)
+    before = [signal.signal(number, signal.SIG_IGN) for number in signals]  # for the command alone
+    try:
+        environment = {**os.environ, MARKER: workspace["marker"]}
+        child = os.posix_spawnp(argv[0], argv, environment, setsigdef=signals)
+        _, status = os.waitpid(child, 0)
+    except OSError as error:
+        raise ClientError(
+            "unprepared",
+            f"cannot run {argv[0]}",
+            error.strerror or str(error),
+            "install util-linux",
+        ) from None
+    finally:
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler)
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code
