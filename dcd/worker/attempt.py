@@ -60,6 +60,7 @@ class _Pipe:
     def __init__(self, descriptor: int) -> None:
         self._file = os.fdopen(descriptor, "wb")
         self._lock = threading.Lock()
+        self._last_message = ""
 
     def send(self, message: Message) -> None:
         with self._lock:
@@ -67,6 +68,10 @@ class _Pipe:
             self._file.flush()
 
     def report(self, report: Report) -> None:
+        if report.message and report.message != self._last_message:
+            # Progress is broadcast and gone; what was said belongs into the log too.
+            self._last_message = report.message
+            print(f"# {_readable(report.message)}", flush=True)
         self.send(Progress(report.fraction, _readable(report.message)))
 
     def deliver(self, artifact: Artifact) -> None:

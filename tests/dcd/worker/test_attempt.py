@@ -100,7 +100,7 @@ class TestResult:
     def test_a_flood_of_output_goes_to_the_log_only(self, bench: Bench) -> None:
         request = bench.request("Runs", "yes | head -c 20000000")
         assert isinstance(bench.run(request), Completed)
-        assert bench.log(request).stat().st_size == 20_000_000
+        assert bench.log(request).stat().st_size >= 20_000_000
 
     def test_the_log_of_an_attempt_is_appended_to(self, bench: Bench) -> None:
         request = bench.request("Runs", "echo hello")
