@@ -14,6 +14,7 @@ import sqlite3
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -203,14 +204,17 @@ def writes_of(record):
 
 def lost_at(recorded, moment, written, tmp_path, chance):
     """How many commits that were acknowledged by that moment the disk has lost."""
-    disk, place = tmp_path / "after.img", tmp_path / "after"
+    # A disk of its own each time: what was mounted may live on in another mount namespace.
+    directory = Path(tempfile.mkdtemp(dir=tmp_path))
+    disk, place = directory / "disk.img", directory / "mounted"
+    place.mkdir()
     recorded.disk_at(moment, disk, chance)
-    place.mkdir(exist_ok=True)
     run("mount", "-o", "loop", disk, place)
     try:
         kept = written(place)
     finally:
         run("umount", place)
+        disk.unlink()
     return sum(size <= moment for size in recorded.acknowledged) - kept
 
 
