@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from pathlib import Path
 
 
@@ -52,6 +53,8 @@ def _become_daemon(run, arguments, log, fault, defect):
         status = run()
     except SystemExit as ended:
         status = ended.code
+    except BaseException:  # noqa: BLE001 - nobody else would print it
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
