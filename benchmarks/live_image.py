@@ -18,7 +18,10 @@ from xml.etree import ElementTree
 
 from benchmarks.daemon import Daemon, children_cpu_seconds, daemon
 from benchmarks.figure import Figure
-from dcd.platform.apt import release_digests, sources_for
+from dcd.manifest.doc import software_for
+from dcd.manifest.objects.software import Image as ImageArea
+from dcd.manifest.parse import load
+from dcd.platform.apt import host_codename, release_digests, sources_for
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SCRIPT = Path(__file__).with_name("bare-live-build.sh")
@@ -95,24 +98,22 @@ def rebuild(scratch: Path, rounds: int) -> Iterator[Figure]:
 
 
 def _manifest(scratch: Path) -> tuple[Path, Image]:
-    """A copy of the example without verify-boot, beside the files that it names."""
+    """A copy of the example without verify-boot, beside the files that it names. It is for the host's
+    own release, from the host's own sources, as it stands."""
     copies = scratch / "examples"
     shutil.rmtree(copies, ignore_errors=True)
     shutil.copytree(EXAMPLES, copies)
     manifest = copies / "debian-live.xml"
     tree = ElementTree.parse(manifest)  # noqa: S314 - our own
-    execution = _only(tree, ".//execution")
+    (execution,) = tree.findall(".//execution")
     for checkpoint in execution.findall("checkpoint[@checkpoint_class='VerifyBoot']"):
         execution.remove(checkpoint)
     tree.write(manifest)
-    software = ".//software[@type='DEB']"
-    names = tree.iterfind(f"{software}/software_data[@action='install']/name")
-    image = Image(
-        suite=_only(tree, f"{software}//repository").attrib["suite"],
-        variant=_only(tree, f"{software}//image").attrib["variant"],
-        packages=tuple(name.text or "" for name in names),
-    )
-    return manifest, image
+    doc = load(manifest.read_text(), str(manifest)).doc
+    software = software_for(doc, "transfer-deb")
+    assert software is not None
+    (area,) = software.get_descendants(class_type=ImageArea)
+    return manifest, Image(host_codename(), area.variant or "", tuple(software.names("install")))
 
 
 def _bare(directory: Path, image: Image) -> tuple[float, str]:
@@ -130,7 +131,7 @@ def _bare(directory: Path, image: Image) -> tuple[float, str]:
     seconds = time.monotonic() - started
     if ended.returncode != 0:
         raise RuntimeError(f"the script failed:\n{log.read_text()[-3000:]}")
-    packages = (directory / "debian-live.packages").read_text()
+    packages = (directory / "packages.tsv").read_text()
     return seconds, packages
 
 
@@ -162,11 +163,6 @@ def _change_last(manifest: Path, volume_id: str) -> None:
     argument.set("name", "volume_id")
     argument.text = volume_id
     tree.write(manifest)
-
-
-def _only(tree: "ElementTree.ElementTree[Any]", path: str) -> ElementTree.Element:
-    (found,) = tree.findall(path)
-    return found
 
 
 def _repository_check(image: Image) -> float:

@@ -121,7 +121,11 @@ def _loops() -> list[str]:
 
 
 def _backing(loop: int) -> tuple[int, str]:
-    """Device number and noted name of the file behind a loop device (struct loop_info64)."""
-    status = fcntl.ioctl(loop, _LOOP_GET_STATUS64, bytes(_STATUS64_BYTES))
+    """Device number and noted name of the file behind a loop device (struct loop_info64). That cannot
+    be told (0, "") of a file whose file system has died, as FUSE's do: not the one of layers."""
+    try:
+        status = fcntl.ioctl(loop, _LOOP_GET_STATUS64, bytes(_STATUS64_BYTES))
+    except OSError:
+        return 0, ""
     name = status[_FILE_NAME].split(b"\0")[0]
     return int.from_bytes(status[:8], sys.byteorder), os.fsdecode(name)

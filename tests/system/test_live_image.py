@@ -1,0 +1,235 @@
+"""The live image of the examples, as its users get it: built by a daemon that is killed in every checkpoint,
+booted by a plain QEMU as they would boot it, and built again.
+
+The worker's processes are known by the PID namespace that they are in, so that also tools which know
+nothing of dcd are seen.
+"""
+
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dcd.worker.recover import leftover_workers
+
+pytestmark = [pytest.mark.system, pytest.mark.root, pytest.mark.timeout(1500)]
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+IN_THE_MIDDLE = {
+    "TransferDEB": "dpkg-deb",
+    "DebianBootArchive": "mkinitramfs",
+    "SquashfsPkgImgMod": "mksquashfs",
+    "CreateISO": "xorriso",
+    "VerifyBoot": "qemu-system-x86",
+}
+"""What runs when a checkpoint of that class is in its middle; of the others it is the worker itself."""
+
+GONE_SECONDS = 10.0
+BOOT_SECONDS = 400.0
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    """The example, in a directory where it may be changed."""
+    copies = tmp_path / "examples"
+    shutil.copytree(EXAMPLES, copies)
+    return copies / "debian-live.xml"
+
+
+def test_live_image_survives_sigkill_in_every_checkpoint_boots_and_is_reused(
+    cold_daemon: Any, manifest: Path, tmp_path: Path
+) -> None:
+    daemon = cold_daemon.start()
+    build = daemon.submit(manifest)
+    (submitted, *_) = daemon.events(build)
+    planned = submitted["data"]["plan"]["checkpoints"]
+
+    for index, checkpoint in enumerate(planned):
+        program = IN_THE_MIDDLE.get(checkpoint["checkpoint_class"])
+        namespace = wait_for_middle(daemon, build, checkpoint["name"], program)
+        daemon.kill()
+        wait_until_gone(namespace)
+        assert mounts_and_loops(daemon) == []
+        daemon.start()
+        wait_for_attempt(daemon, build, checkpoint["name"], 2)
+        assert list(daemon.state_dir.glob(f"layers/*/.work/{build}.{index}.1")) == []
+        interrupted = [e for e in daemon.events(build) if e["type"] == "CheckpointInterrupted"]
+        assert [(e["data"]["checkpoint"], e["data"]["cause"]) for e in interrupted] == [
+            (done["name"], "daemon-died") for done in planned[: index + 1]
+        ]
+        daemon.ctl("events", build, "--verify")
+
+    status = daemon.wait(build, "completed", seconds=600)
+    names = [checkpoint["name"] for checkpoint in planned]
+    assert [c["attempts"] for c in status["checkpoints"]] == [2] * len(names)
+    assert of_type(daemon, build, "CheckpointCompleted") == names
+    assert daemon.leaks() == []
+    daemon.ctl("events", build, "--verify")
+    daemon.ctl("artifacts", build, "--verify")
+    artifacts = {artifact["name"]: artifact for artifact in status["artifacts"]}
+    formats = {artifact["format"] for artifact in status["artifacts"]}
+    assert {"iso", "xml", "text", "png"} <= formats
+    assert_sums(Path(artifacts["SHA256SUMS"]["path"]))
+    iso = Path(artifacts["debian-live.iso"]["path"])
+
+    with ThreadPoolExecutor() as pool:
+        boots = [
+            pool.submit(
+                boots_to_login, iso, tmp_path / f"{firmware}-{medium}.log", firmware, medium
+            )
+            for firmware, medium in (("bios", "cd"), ("uefi", "cd"), ("bios", "stick"))
+        ]
+    assert [boot.result() for boot in boots] == [True] * 3
+
+    again = daemon.submit(manifest)
+    status = daemon.wait(again, "completed")
+    assert {c["state"] for c in status["checkpoints"]} == {"reused"}
+    assert of_type(daemon, again, "CheckpointStarted") == []
+    daemon.ctl("artifacts", again, "--verify")
+
+    text = manifest.read_text()
+    changed, count = re.subn(r"(<boot_mods[^>]* title=)\"[^\"]*\"", r'\1"Another title"', text)
+    assert count == 1
+    manifest.write_text(changed)
+    menu = next(i for i, c in enumerate(planned) if c["checkpoint_class"] == "GrubBootMenu")
+    proof = next(c["name"] for c in planned if c["checkpoint_class"] == "VerifyBoot")
+    other = daemon.submit(manifest, "--pause-before", proof)
+    status = daemon.wait(other, "paused", seconds=120)
+    assert [c["state"] for c in status["checkpoints"]] == [
+        *["reused"] * menu,
+        *["completed"] * (len(names) - menu - 1),
+        "pending",
+    ]
+    (new_iso,) = daemon.state_dir.glob(
+        f"layers/*/{status['checkpoints'][-2]['key']}/tree/media/*.iso"
+    )
+    assert "Another title" in boot_menu(new_iso, tmp_path / "new.cfg")
+    assert "Another title" not in boot_menu(iso, tmp_path / "old.cfg")
+    daemon.ctl("cancel", other)
+    daemon.wait(other, "cancelled")
+    assert daemon.stop() == 0
+    assert daemon.leaks() == []
+
+
+def wait_for_middle(daemon: Any, build: str, checkpoint: str, program: str | None) -> int:
+    """Until the checkpoint's first attempt runs, and `program` in it. Returns its PID namespace."""
+    ours = pid_namespace(Path("/proc/self"))
+    identity = (daemon.state_dir / "id").read_text().strip()
+    prefix = f"{identity}:{build}:{checkpoint}:1"
+
+    def namespace() -> int | None:
+        for worker in leftover_workers(prefix):
+            found = pid_namespace(Path(f"/proc/{worker.pid}"))
+            if found not in (None, ours) and (program is None or program in in_namespace(found)):
+                return found
+        return None
+
+    found: int = wait_until(namespace, 300, f"{checkpoint} in its middle")
+    return found
+
+
+def wait_until_gone(namespace: int) -> None:
+    """Until no process is left in a PID namespace."""
+    wait_until(lambda: not in_namespace(namespace), GONE_SECONDS, "the end of all processes")
+
+
+def wait_for_attempt(daemon: Any, build: str, checkpoint: str, attempt: int) -> None:
+    """Until that attempt of the checkpoint has started."""
+
+    def started() -> bool:
+        return any(
+            (event["type"], event["data"].get("checkpoint"), event["data"].get("attempt"))
+            == ("CheckpointStarted", checkpoint, attempt)
+            for event in daemon.events(build)
+        )
+
+    wait_until(started, 60, f"attempt {attempt} at {checkpoint}")
+
+
+def wait_until(look: Callable[[], Any], seconds: float, what: str) -> Any:
+    """Look until there is something to be seen, and return it."""
+    deadline = time.monotonic() + seconds
+    while not (found := look()):
+        if time.monotonic() > deadline:
+            pytest.fail(f"waited {seconds:g} s in vain: {what}")
+        time.sleep(0.005)
+    return found
+
+
+def in_namespace(namespace: int) -> list[str]:
+    """The names of the processes in a PID namespace."""
+    return [name for place, name in processes() if pid_namespace(place) == namespace]
+
+
+def processes() -> Iterator[tuple[Path, str]]:
+    """Every process: its directory in /proc and its name."""
+    for place in Path("/proc").iterdir():
+        if place.name.isdecimal():
+            try:
+                yield place, (place / "comm").read_text().strip()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+
+
+def pid_namespace(process: Path) -> int | None:
+    """The number of a process's PID namespace; None when it has ended."""
+    try:
+        return (process / "ns/pid").stat().st_ino
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def mounts_and_loops(daemon: Any) -> list[str]:
+    """What of the state directory is mounted or attached; workspaces are the next start's to remove."""
+    return [leak for leak in daemon.leaks() if "/.work/" not in leak or " " in leak]
+
+
+def of_type(daemon: Any, build: str, kind: str) -> list[str]:
+    """The checkpoints that events of a type name, in order."""
+    return [e["data"]["checkpoint"] for e in daemon.events(build) if e["type"] == kind]
+
+
+def assert_sums(sums: Path) -> None:
+    subprocess.run(["sha256sum", "--check", "--quiet", sums], cwd=sums.parent, check=True)
+
+
+def boot_menu(iso: Path, target: Path) -> str:
+    """The text of the menu on an ISO."""
+    command = ["xorriso", "-no_rc", "-osirrox", "on", "-indev", str(iso)]
+    command += ["-extract", "/boot/grub/grub.cfg", str(target)]
+    subprocess.run(command, check=True, capture_output=True)
+    return target.read_text()
+
+
+def boots_to_login(iso: Path, console: Path, firmware: str, medium: str) -> bool:
+    """Whether an emulated machine with nothing but the medium comes to the image's login prompt."""
+    command = ["qemu-system-x86_64", "-machine", "q35", "-accel", "tcg", "-cpu", "qemu64"]
+    command += ["-m", "1024", "-nic", "none", "-display", "none", "-no-reboot"]
+    command += ["-serial", f"file:{console}", "-device", "virtio-rng-pci"]
+    if firmware == "uefi":
+        command += ["-bios", "/usr/share/ovmf/OVMF.fd"]
+    drive = f"if=none,id=medium,format=raw,file={iso}"
+    if medium == "cd":
+        command += ["-drive", f"{drive},readonly=on", "-device", "virtio-scsi-pci"]
+        command += ["-device", "scsi-cd,drive=medium"]
+    else:
+        command += ["-drive", f"{drive},snapshot=on", "-device", "qemu-xhci"]
+        command += ["-device", "usb-storage,drive=medium,removable=on"]
+    guest = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *command])
+    try:
+        deadline = time.monotonic() + BOOT_SECONDS
+        while time.monotonic() < deadline and guest.poll() is None:
+            if console.exists() and b"debian-live login:" in console.read_bytes():
+                return True
+            time.sleep(0.2)
+        pytest.fail(f"{firmware}, {medium}: no login prompt\n{console.read_text()[-2000:]}")
+    finally:
+        guest.kill()
+        guest.wait()
