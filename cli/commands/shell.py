@@ -68,12 +68,15 @@ def _explain(workspace: Json) -> None:
 def _run_in(workspace: Json, command: Sequence[str]) -> int:
     request = json.dumps(workspace["request"])
     argv = [*NAMESPACES, sys.executable, "-I", "-m", "dcd.worker.shell", request, *command]
-    signals = (signal.SIGINT, signal.SIGQUIT)
+    signals = (signal.SIGINT, signal.SIGQUIT, signal.SIGTTOU)
     before = [signal.signal(number, signal.SIG_IGN) for number in signals]  # for the command alone
+    in_front = os.isatty(0) and os.tcgetpgrp(0) == os.getpgrp()
     try:
         environment = {**os.environ, MARKER: workspace["marker"]}
         child = os.posix_spawnp(argv[0], argv, environment, setsigdef=signals)
         _, status = os.waitpid(child, 0)
+        if in_front:  # the shell had taken the terminal
+            os.tcsetpgrp(0, os.getpgrp())
     except OSError as error:
         raise ClientError(
             "unprepared",

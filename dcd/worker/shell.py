@@ -57,7 +57,12 @@ def _start(root: Path, command: Sequence[str]) -> int:
 
 
 def _become(root: Path, command: Sequence[str]) -> NoReturn:
-    for number in (signal.SIGINT, signal.SIGQUIT):
+    if os.isatty(0):
+        # The terminal's foreground group is outside this namespace, where no shell could return to it.
+        os.setpgid(0, 0)
+        signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+        os.tcsetpgrp(0, os.getpgrp())
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTTOU):
         signal.signal(number, signal.SIG_DFL)
     environment = {
         **os.environ,
