@@ -82,6 +82,10 @@ TOOLS: dict[str, Tool] = {
 }
 
 
+ELSEWHERE = {"pkg": "pkg(7) belongs to illumos distributions: build IPS images on one of these"}
+"""Programs that no package of Debian brings, and what to do when they are missing."""
+
+
 def missing(names: Iterable[str]) -> list[str]:
     """Those of the tools `names` that this host lacks, in order, each once. A name that is not in
     `TOOLS` (a plug-in's own tool) counts as a program of that name."""
@@ -97,6 +101,15 @@ def install_command(missing: Iterable[str]) -> str:
     """The command that installs the tools `missing`, or "" when no package is known to."""
     names = packages(missing)
     return f"apt-get install {' '.join(names)}" if names else ""
+
+
+def remedy(missing: Iterable[str]) -> str:
+    """What to do about the tools `missing`, for people: a command where one installs them."""
+    names = list(missing)
+    unknown = [name for name in names if not _tool(name).package and name not in ELSEWHERE]
+    parts = [install_command(names), f"install {', '.join(unknown)}" if unknown else ""]
+    parts += [text for name, text in ELSEWHERE.items() if name in names]
+    return "; ".join(part for part in parts if part)
 
 
 def package_of(executable: str) -> str | None:

@@ -66,3 +66,9 @@ def test_each_entry_is_complete() -> None:
     for name, tool in TOOLS.items():
         assert tool.package, name
         assert "/" not in tool.executable or tool.executable.startswith("/"), name
+
+
+def test_a_remedy_tells_what_to_do_about_each_missing_tool() -> None:
+    told = tools.remedy(["zstd", "frobnicate", "pkg"])
+    assert "apt-get install zstd; install frobnicate; pkg(7) belongs to illumos" in told
+    assert tools.remedy([]) == ""

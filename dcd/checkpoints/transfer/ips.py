@@ -1,0 +1,390 @@
+"""`TransferIPS`: IPS packages into an image, with pkg(7).
+
+The state of the catalogs that it installs from is part of the key; when it is not the same after the
+transfer as it was at the start, the checkpoint fails instead of leaving a layer of something else. With
+`action="use_existing"` it changes the image that an earlier checkpoint made: then the publishers listed
+replace the image's own, and they are not contacted unless something is installed, since what an installed
+system uses later need not be reachable from here. The history of the image is purged at the end.
+
+Keys and certificates of publishers are read from where secrets are kept (`dcd.manifest.secrets`).
+Source: pkg(1); the original's TransferIPS. A killed install cannot be repaired, which is why the engine's
+fresh workspace for each attempt matters here.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from dcd.checkpoints.areas import areas
+from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
+from dcd.checkpoints.media.deliver import deliver_file
+from dcd.checkpoints.transfer.ips_output import InstallProgress, package_lines, unmatched
+from dcd.manifest.doc import DataObjectCache, checkpoints_of, distro, software_for
+from dcd.manifest.objects.software import (
+    Facet,
+    Image,
+    ImgType,
+    Mirror,
+    Origin,
+    Property,
+    Publisher,
+    Software,
+    SoftwareData,
+    Variant,
+)
+from dcd.manifest.secrets import DIRECTORIES, secret_file
+from dcd.platform.inside import resolve
+from dcd.platform.ips import Repository, catalog_digests
+from dcd.platform.process import ToolFailed
+from statemachine.errors import CheckpointError, InvalidManifest
+
+_NOTHING_TO_DO = 4
+"""Exit status of pkg(1) when the image is as it was asked to be."""
+
+_ROOT = re.compile(r"\{(?P<token>PKG_IMAGE_PATH|BOOT_ARCHIVE|BUILD_DATA|TMP_DIR)\}(?P<below>/.*)?")
+_SETTING = re.compile(r"[A-Za-z0-9][^\s=]*(=\S+)?")
+_PATTERN = re.compile(r"[^\s-]\S*")
+_PUBLISHER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_LOGIN = re.compile(r"[a-z]+://[^/]*@")
+_GIBIBYTE = 1 << 30
+
+PACKAGE_LIST = "packages.tsv"
+"""Publisher, name and version of each package."""
+
+
+class TransferIPS(Checkpoint):
+    """Make an IPS image and install packages into it, or change one.
+
+    The `software` of the checkpoint's name says how: the image (facets, variants, properties, whether it
+    is made or changed), publishers with origins and mirrors, and `software_data` to install, uninstall,
+    avoid or unavoid, done in the order in which they are listed. `show_stdout` repeats pkg's lines as
+    progress messages; they are in the log in any case. `zonename` is accepted from manifests of the
+    original, but images that are linked to a zone cannot be made.
+    """
+
+    DESCRIPTION = "Transfer IPS packages into the image"
+    VERSION = 1
+    TOOLS = ("pkg",)
+
+    def __init__(self, name: str, zonename: str | None = None, show_stdout: bool = False) -> None:
+        super().__init__(name)
+        self.zonename = zonename
+        self.show_stdout = show_stdout
+
+    def needs(self, doc: DataObjectCache) -> Needs:
+        software = self._software(doc)
+        listed = sum(data.size or 0 for data in software.get_descendants(class_type=SoftwareData))
+        fetches = _fetches(software)
+        return Needs(
+            tools=self.TOOLS,
+            network=fetches and any(each.is_remote for each in self._repositories(doc)),
+            disk_bytes=listed or (_GIBIBYTE if fetches else 0),
+        )
+
+    def check(self, doc: DataObjectCache) -> None:
+        software = self._software(doc)
+        if self.zonename is not None:
+            raise InvalidManifest(
+                f"{self.name}: an image that is linked to a zone cannot be made",
+                "",
+                "leave out zonename",
+            )
+        image = _image(software)
+        if not _ROOT.fullmatch(_root(image)) or ".." in _root(image).split("/"):
+            raise InvalidManifest(
+                f"{_root(image)!r} is not in the workspace",
+                _where(image),
+                'write img_root="{PKG_IMAGE_PATH}"',
+            )
+        publishers = software.get_descendants(class_type=Publisher)
+        if image.action == "create" and not publishers:
+            raise InvalidManifest(
+                f"{self.name} makes an image that has no publisher",
+                _where(software),
+                "<source><publisher name=...><origin name=.../></publisher></source>",
+            )
+        for publisher in publishers:
+            _check_publisher(publisher)
+        for data in software.get_descendants(class_type=SoftwareData):
+            _check_data(data)
+        settings = [each.text for each in image.get_children(class_type=Facet)]
+        settings += [f"{each.name}={each.text}" for each in image.get_children(class_type=Variant)]
+        settings += [name for name, _ in _properties(image)]
+        for setting in settings:
+            if not _SETTING.fullmatch(setting):
+                raise InvalidManifest(
+                    f"{setting!r} is no facet, variant or property", _where(image)
+                )
+
+    def external_state(self, doc: DataObjectCache) -> Mapping[str, str]:
+        software = self._software(doc)
+        if not _fetches(software):
+            return {}
+        return catalog_digests(self._repositories(doc), distro(doc).http_proxy or "")
+
+    def get_progress_estimate(self) -> float:
+        return 600.0
+
+    def execute(self, context: Context, dry_run: bool = False) -> None:
+        software = self._software(context.doc)
+        image = _image(software)
+        if dry_run:
+            count = len(software.names("install"))
+            verb = "make an image" if image.action == "create" else "change the image"
+            context.report(Report(message=f"would {verb} and install {count} listed packages"))
+            return
+        pkg = _Pkg(context, _place(context, image), self.show_stdout)
+        if image.action == "create":
+            _create(pkg, image)
+        else:
+            _change(pkg, image)
+        publishers = software.get_descendants(class_type=Publisher)
+        if publishers:
+            _set_publishers(pkg, image, publishers, refresh=_fetches(software))
+        for data in software.get_children(class_type=SoftwareData):
+            _carry_out(pkg, image, data)
+        pkg.run("purge-history")
+        if _fetches(software):
+            self._same_state(context)
+            _deliver_package_list(pkg)
+        context.report(Report(fraction=1.0))
+
+    def _same_state(self, context: Context) -> None:
+        if self.external_state(context.doc) != context.external:
+            raise CheckpointError(
+                "a repository changed while its packages were transferred",
+                "its catalog is not in the state that was recorded when the checkpoint started",
+                "resume the build to try again with the new state",
+            )
+
+    def _repositories(self, doc: DataObjectCache) -> list[Repository]:
+        """Where packages come from: the publishers listed, or else those that the image has from the
+        checkpoint before."""
+        names = [spec.name for spec in checkpoints_of(doc)]
+        earlier = names[: names.index(self.name)] if self.name in names else []
+        for name in (self.name, *reversed(earlier)):
+            software = software_for(doc, name)
+            if software is not None and software.type == "IPS":
+                publishers = software.get_descendants(class_type=Publisher)
+                if publishers:
+                    return list(_each_repository(_image(software), publishers))
+        return []
+
+    def _software(self, doc: DataObjectCache) -> Software:
+        software = software_for(doc, self.name)
+        if software is None or software.type != "IPS":
+            found = f"it has one of type {software.type}" if software else "it has none"
+            raise InvalidManifest(
+                f"{self.name} needs a <software> of type IPS",
+                found if software is None else f"{_where(software)}: {found}",
+                f'add <software name="{self.name}" type="IPS">...</software>',
+            )
+        return software
+
+
+class _Pkg:
+    """pkg(1) on one image."""
+
+    def __init__(self, context: Context, root: Path, show: bool) -> None:
+        self.context = context
+        self.root = root
+        self.progress = InstallProgress(context.report, show)
+
+    def create(self, *arguments: str) -> None:
+        """Make the image."""
+        self.context.run(
+            ["pkg", "image-create", *arguments, str(self.root)], on_line=self.progress.line
+        )
+
+    def run(self, *arguments: str, ok: Sequence[int] = (0,)) -> None:
+        """Run a subcommand; its output goes to the log."""
+        self.context.run(
+            ["pkg", "-R", str(self.root), *arguments], on_line=self.progress.line, ok=ok
+        )
+
+    def ask(self, *arguments: str, ok: Sequence[int] = (0,)) -> list[str]:
+        """The lines that a subcommand prints."""
+        command = ["pkg", "-R", str(self.root), *arguments]
+        return self.context.run(command, capture=True, ok=ok).stdout.splitlines()
+
+
+def _create(pkg: _Pkg, image: Image) -> None:
+    arguments = []
+    kind = image.get_first_child(class_type=ImgType)
+    arguments.append(f"--{kind.completeness}" if kind else "--full")
+    if kind and kind.zone:
+        arguments.append("--zone")
+    for facet in _facets(image):
+        arguments += ["--facet", facet]
+    for variant in image.get_children(class_type=Variant):
+        arguments += ["--variant", f"{variant.name}={variant.text}"]
+    for name, value in _properties(image):
+        arguments += ["--set-property", f"{name}={value}"]
+    pkg.create(*arguments)
+
+
+def _change(pkg: _Pkg, image: Image) -> None:
+    for name, value in _properties(image):
+        pkg.run("set-property", name, value)
+    variants = [f"{each.name}={each.text}" for each in image.get_children(class_type=Variant)]
+    if variants:
+        pkg.run("change-variant", "--accept", *variants, ok=(0, _NOTHING_TO_DO))
+    if facets := _facets(image):
+        pkg.run("change-facet", "--accept", *facets, ok=(0, _NOTHING_TO_DO))
+
+
+def _set_publishers(
+    pkg: _Pkg, image: Image, publishers: Sequence[Publisher], refresh: bool
+) -> None:
+    """Give the image these publishers, in this order of search, and no others."""
+    if image.action == "use_existing":
+        present = [line.split("\t")[0] for line in pkg.ask("publisher", "-H", "-F", "tsv")]
+        if present:
+            pkg.run("unset-publisher", *dict.fromkeys(present))
+    for publisher in publishers:
+        origins = [each.name for each in publisher.get_children(class_type=Origin)]
+        arguments = ["--sticky" if publisher.sticky else "--non-sticky"]
+        key, certificate = _login(image, publisher)
+        if key is not None and certificate is not None:
+            arguments += ["-k", str(key), "-c", str(certificate)]
+        if publisher.signature_policy:
+            arguments += ["--set-property", f"signature-policy={publisher.signature_policy}"]
+        if not _named(publisher):
+            pkg.run("set-publisher", *arguments, "-p", origins[0])
+            continue
+        for origin in origins:
+            arguments += ["-g", origin]
+        for mirror in publisher.get_children(class_type=Mirror):
+            arguments += ["-m", mirror.name]
+        if not refresh:
+            arguments.append("--no-refresh")
+        pkg.run("set-publisher", *arguments, publisher.name)
+
+
+def _carry_out(pkg: _Pkg, image: Image, data: SoftwareData) -> None:
+    index = [] if image.index else ["--no-index"]
+    rejects = [word for name in data.rejects for word in ("--reject", name)]
+    match data.action:
+        case "install":
+            arguments = ["install", "--accept", *index, *rejects]
+        case "uninstall":
+            arguments = ["uninstall", *index]
+        case action:
+            arguments = [action]
+    try:
+        pkg.run(*arguments, *data.names, ok=(0, _NOTHING_TO_DO))
+    except ToolFailed as error:
+        if unknown := unmatched(error.output):
+            raise CheckpointError(
+                f"there is no package {', '.join(unknown)} to {data.action}",
+                f"{_where(data)}\n{error.output}".strip(),
+                "correct the name, or add the publisher that has it",
+            ) from error
+        raise CheckpointError(
+            f"pkg cannot {data.action} what the manifest lists",
+            f"{_where(data)}\n{error.details}".strip(),
+            "correct the list of packages, then resume the build with the new manifest",
+        ) from error
+
+
+def _deliver_package_list(pkg: _Pkg) -> None:
+    lines = package_lines(pkg.ask("list", "-H", "-v", "--no-refresh", ok=(0, 1)))
+    path = pkg.context.media / PACKAGE_LIST
+    path.write_text("".join(f"{line}\n" for line in lines))
+    deliver_file(pkg.context, path, "text")
+
+
+def _place(context: Context, image: Image) -> Path:
+    """The root of the image, wherever links in the workspace point to."""
+    found = _ROOT.fullmatch(_root(image))
+    assert found is not None  # check has seen to it
+    return resolve(areas(context)[found["token"]], found["below"] or "/")
+
+
+def _check_publisher(publisher: Publisher) -> None:
+    origins = publisher.get_children(class_type=Origin)
+    if _named(publisher) and not _PUBLISHER.fullmatch(publisher.name):
+        raise InvalidManifest(
+            f"{publisher.name!r} is not the name of a publisher", _where(publisher)
+        )
+    if not _named(publisher) and (len(origins) > 1 or publisher.get_children(class_type=Mirror)):
+        raise InvalidManifest(
+            "a publisher without a name has one origin and no mirrors",
+            _where(publisher),
+            '<publisher name="...">',
+        )
+    if (publisher.ssl_key is None) != (publisher.ssl_cert is None):
+        raise InvalidManifest(
+            "a publisher needs both ssl_key and ssl_cert, or neither", _where(publisher)
+        )
+    for place in (*origins, *publisher.get_children(class_type=Mirror)):
+        if not _PATTERN.fullmatch(place.name):
+            raise InvalidManifest(f"{place.name!r} is not a URI or path", _where(place))
+        if _LOGIN.match(place.name):
+            # The manifest is kept in the event log for ever.
+            raise InvalidManifest(
+                "an origin must not hold a login", _where(place), "use ssl_key and ssl_cert"
+            )
+
+
+def _check_data(data: SoftwareData) -> None:
+    if data.action == "unpack":
+        raise InvalidManifest(
+            "unpack means nothing for IPS packages", _where(data), 'use action="install"'
+        )
+    for name in (*data.names, *data.rejects):
+        if not _PATTERN.fullmatch(name):
+            raise InvalidManifest(
+                f"{name!r} is not an IPS package",
+                _where(data),
+                "write a name or a pkg:/ FMRI, one in each <name>",
+            )
+
+
+def _fetches(software: Software) -> bool:
+    """Whether packages' contents are needed: to install, or because what of them is installed changes."""
+    image = _image(software)
+    changes = image.get_children(class_type=Facet) + image.get_children(class_type=Variant)
+    return bool(software.names("install") or (image.action == "use_existing" and changes))
+
+
+def _each_repository(image: Image, publishers: Sequence[Publisher]) -> Iterator[Repository]:
+    for publisher in publishers:
+        key, certificate = _login(image, publisher)
+        for origin in publisher.get_children(class_type=Origin):
+            name = publisher.name if _named(publisher) else ""
+            yield Repository(origin.name, name, key, certificate)
+
+
+def _login(image: Image, publisher: Publisher) -> tuple[Path | None, Path | None]:
+    key = publisher.ssl_key or image.ssl_key
+    certificate = publisher.ssl_cert or image.ssl_cert
+    return tuple(
+        None if name is None else secret_file(Path(name), DIRECTORIES)
+        for name in (key, certificate)
+    )  # type: ignore[return-value]  # two in, two out
+
+
+def _named(publisher: Publisher) -> bool:
+    return publisher.name not in ("", Publisher.TAG)
+
+
+def _image(software: Software) -> Image:
+    found = software.get_descendants(class_type=Image)
+    return found[0] if found else Image()
+
+
+def _root(image: Image) -> str:
+    return image.img_root or "{PKG_IMAGE_PATH}"
+
+
+def _facets(image: Image) -> list[str]:
+    return [f"{each.text}={each.set}" for each in image.get_children(class_type=Facet)]
+
+
+def _properties(image: Image) -> list[tuple[str, str]]:
+    return [(each.text, each.val) for each in image.get_children(class_type=Property)]
+
+
+def _where(node: object) -> str:
+    return str(getattr(node, "origin", None) or "")

@@ -1,0 +1,159 @@
+"""Repositories of IPS packages: what they hold now, as digests for keys.
+
+A repository is asked for the attributes of its publishers' catalogs; these name the signature of each part
+of the catalog, which changes with the packages in it and with nothing else. So asking costs a few kilobytes,
+and needs no pkg(7). Installing is for `dcd.checkpoints.transfer.ips`. Blocking.
+
+Source: pkg(7), the catalog's attributes; a package archive (p5p) counts by its content.
+"""
+
+import hashlib
+import json
+import ssl
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote, unquote, urlsplit
+
+from statemachine.errors import Unprepared
+from statemachine.keys import digest
+
+BACK_OFF_SECONDS = (1.0, 4.0, 15.0)
+"""Pauses between tries, while a repository may come back."""
+
+TIMEOUT_SECONDS = 60.0
+MOST_BYTES = 16 << 20
+_TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """An origin of packages: a URI, or the path of a repository or archive of this host. Without
+    `publisher`, all that it has count. `key` and `certificate` are files to log in with."""
+
+    origin: str
+    publisher: str = ""
+    key: Path | None = None
+    certificate: Path | None = None
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the network is needed to reach it."""
+        return urlsplit(self.origin).scheme in ("http", "https")
+
+
+def catalog_digests(repositories: Iterable[Repository], http_proxy: str = "") -> dict[str, str]:
+    """The state of the catalog of each publisher in the repositories, by `ORIGIN PUBLISHER` (by `ORIGIN`
+    for an archive). Raises Unprepared for a repository that cannot be read, after several tries."""
+    found: dict[str, str] = {}
+    for repository in repositories:
+        if repository.is_remote:
+            found.update(_remote(repository, http_proxy))
+        else:
+            found.update(_local(repository))
+    return found
+
+
+def _remote(repository: Repository, http_proxy: str) -> Iterator[tuple[str, str]]:
+    get = _getter(repository, http_proxy)
+    base = repository.origin.rstrip("/")
+    names = [repository.publisher]
+    if not repository.publisher:
+        names = _publishers(get(f"{base}/publisher/0/"), repository.origin)
+    for name in names:
+        attributes = get(f"{base}/{quote(name, safe='')}/catalog/1/catalog.attrs")
+        yield f"{repository.origin} {name}", _state(attributes, repository.origin)
+
+
+def _local(repository: Repository) -> Iterator[tuple[str, str]]:
+    parts = urlsplit(repository.origin)
+    path = Path(unquote(parts.path) if parts.scheme == "file" else repository.origin)
+    try:
+        if path.is_file():
+            with path.open("rb") as archive:
+                yield repository.origin, hashlib.file_digest(archive, "sha256").hexdigest()
+            return
+        names = [repository.publisher]
+        if not repository.publisher:
+            names = sorted(entry.name for entry in (path / "publisher").iterdir())
+        for name in names:
+            attributes = (path / "publisher" / name / "catalog/catalog.attrs").read_bytes()
+            yield f"{repository.origin} {name}", _state(attributes, repository.origin)
+    except OSError as error:
+        raise Unprepared(
+            f"the package repository {repository.origin} cannot be read",
+            f"{error.filename}: {error.strerror}",
+            "correct the path of the origin; the publisher must be one that the repository has",
+        ) from None
+
+
+def _getter(repository: Repository, http_proxy: str) -> Callable[[str], bytes]:
+    context = ssl.create_default_context()
+    if repository.certificate is not None:
+        try:
+            context.load_cert_chain(repository.certificate, repository.key)
+        except OSError as error:  # ssl.SSLError is one
+            raise Unprepared(
+                f"the key and certificate for {repository.origin} cannot be used", str(error)
+            ) from None
+    handlers: list[urllib.request.BaseHandler] = [urllib.request.HTTPSHandler(context=context)]
+    if http_proxy:
+        proxies = {"http": http_proxy, "https": http_proxy}
+        handlers.append(urllib.request.ProxyHandler(proxies))
+    opener = urllib.request.build_opener(*handlers)
+
+    def get(uri: str) -> bytes:
+        pauses = iter(BACK_OFF_SECONDS)
+        while True:
+            try:
+                with opener.open(uri, timeout=TIMEOUT_SECONDS) as answer:
+                    content: bytes = answer.read(MOST_BYTES + 1)
+                break
+            except urllib.error.HTTPError as error:
+                problem, transient = f"{error.code} {error.reason}", error.code in _TRANSIENT
+            except OSError as error:  # refused, timed out, no such host
+                problem, transient = str(getattr(error, "reason", error)), True
+            pause = next(pauses, None) if transient else None
+            if pause is None:
+                raise _unreachable(repository, uri, problem)
+            time.sleep(pause)
+        if len(content) > MOST_BYTES:
+            raise _unreachable(repository, uri, f"it answers more than {MOST_BYTES} bytes")
+        return content
+
+    return get
+
+
+def _unreachable(repository: Repository, uri: str, problem: str) -> Unprepared:
+    return Unprepared(
+        f"the package repository {repository.origin} cannot be reached",
+        f"{uri}: {problem}",
+        "check the origin and the publisher's name in the manifest, and that this host reaches it "
+        "(the distribution's http_proxy is used); then try again",
+    )
+
+
+def _publishers(content: bytes, origin: str) -> list[str]:
+    try:
+        return sorted(str(each["name"]) for each in json.loads(content)["publishers"])
+    except (ValueError, KeyError, TypeError):
+        raise _strange(origin) from None
+
+
+def _state(attributes: bytes, origin: str) -> str:
+    try:
+        parts = json.loads(attributes)["parts"]
+        return digest({name: part["signature-sha-1"] for name, part in parts.items()})
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise _strange(origin) from None
+
+
+def _strange(origin: str) -> Unprepared:
+    return Unprepared(
+        f"{origin} answers, but not as a repository of packages",
+        "what it sent is not the catalog's attributes",
+        "check the origin in the manifest",
+    )
