@@ -9,8 +9,9 @@ from cli.text import duration, print_json, print_table
 
 HELP = "show what a manifest would run, and why"
 DESCRIPTION = (
-    "Print for each checkpoint of a manifest whether it would run or be reused, and the reason. "
-    "Nothing is built."
+    "Print for each checkpoint of a manifest whether it would run or be reused, and the reason. Nothing is "
+    "built. One that cannot run here, because a tool or the checkpoint itself is missing, is unavailable; a "
+    "submit would be refused."
 )
 
 
@@ -37,4 +38,6 @@ def run(args: argparse.Namespace) -> int:
     print(
         f"\n{plan['name']}: {running} of {len(rows)} checkpoints run, about {duration(total_seconds)}"
     )
+    if unavailable := sum(1 for row in rows if row[1] == "unavailable"):
+        print(f"{unavailable} cannot run here, so a submit would be refused")
     return ExitCode.OK

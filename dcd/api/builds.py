@@ -41,10 +41,11 @@ async def validate(api: Api, request: Request) -> Response:
     api.require(request, Action.SUBMIT)
     body = await body_of(request, schemas.ManifestRequest)
     try:
-        loaded = await api.engine.load(_source(body.manifest, body.files, body.parameters))
+        source = _source(body.manifest, body.files, body.parameters)
+        warnings = await api.engine.validate(source)
     except ManifestError as error:
         return json_response(schemas.ValidationResult(False, error.diagnostics))
-    return json_response(schemas.ValidationResult(True, loaded.diagnostics))
+    return json_response(schemas.ValidationResult(True, warnings))
 
 
 async def plan(api: Api, request: Request) -> Response:

@@ -14,12 +14,14 @@ from dcd.configuration import Configuration
 from dcd.engine import planning
 from dcd.engine.builds import Builds, new_id
 from dcd.engine.garbage import Collector
-from dcd.engine.intentions import Intention, compared, intentions
+from dcd.engine.intentions import Intention, beyond, compared, intentions
+from dcd.engine.prospects import prospects
 from dcd.engine.runner import Runner, Stores
 from dcd.engine.scheduler import Scheduler
 from dcd.engine.shells import Shells
 from dcd.engine.usage import DiskUsage, measure
 from dcd.engine.workspaces import lost_layer
+from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import distro
 from dcd.manifest.includes import CapturedFile, MissingInput
 from dcd.manifest.parse import Loaded, load
@@ -107,6 +109,14 @@ class Engine:
             raise InputsMissing(loaded.missing)
         return loaded
 
+    async def validate(self, source: ManifestSource) -> tuple[Diagnostic, ...]:
+        """Warnings about the manifest. Raises ManifestError with everything that is wrong with it, what
+        its checkpoints find among it; InputsMissing."""
+        loaded = await self.load(source)
+        modules = self._settings().checkpoint_modules
+        await asyncio.to_thread(prospects, loaded.doc, modules)
+        return loaded.diagnostics
+
     async def submit(
         self, source: ManifestSource, options: Options, actor: Actor, permit: Permit
     ) -> tuple[BuildState, bool]:
@@ -144,8 +154,8 @@ class Engine:
     async def plan(self, source: ManifestSource, fresh: bool) -> tuple[str, tuple[Intention, ...]]:
         """The distribution's name, and what would happen if it were submitted now."""
         loaded = await self.load(source)
-        plan = await asyncio.to_thread(
-            planning.make_plan, loaded, self._settings().checkpoint_modules
+        plan, rest = await asyncio.to_thread(
+            planning.plan_ahead, loaded, self._settings().checkpoint_modules
         )
         name = distro(loaded.doc).name
         newest = await asyncio.to_thread(self.builds.log.newest, name)
@@ -156,7 +166,7 @@ class Engine:
             self.stores.layers,
             fresh,
         )
-        return name, found
+        return name, (*found, *beyond(rest))
 
     async def pause(self, build: str, before: str | None, actor: Actor) -> BuildState:
         """Stop before `before`, or after the checkpoint that runs now."""

@@ -4,8 +4,10 @@ Reuse is decided by layers alone. Why something runs is told by comparison with 
 same distribution: what differs from it, or what became of its layer. Blocking.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dcd.engine.prospects import Prospect
 from statemachine.build import BuildState
 from statemachine.keys import changes, without_salt
 from statemachine.plan import Plan, PlannedCheckpoint
@@ -14,7 +16,8 @@ from store.layers import LayerStore
 
 @dataclass(frozen=True, slots=True)
 class Intention:
-    """What would happen to one planned checkpoint: `run` or `reuse`, and why."""
+    """What would happen to one checkpoint: `run`, `reuse`, or nothing because it is `unavailable` here, and
+    why. `key` is empty where it cannot be known: for the first that is unavailable, and all after it."""
 
     name: str
     description: str
@@ -39,6 +42,19 @@ def intentions(
         estimate = planned.estimate_seconds if action == "run" else 0.0
         found.append(
             Intention(planned.name, planned.description, action, reason, planned.key, estimate)
+        )
+    return tuple(found)
+
+
+def beyond(rest: Sequence[Prospect]) -> tuple[Intention, ...]:
+    """What would happen from the first checkpoint on that cannot run here."""
+    found = []
+    for prospect in rest:
+        action = "unavailable" if prospect.obstacle else "run"
+        reason = prospect.obstacle or f"it comes after {rest[0].spec.name}, which cannot run here"
+        estimate = prospect.estimate_seconds if action == "run" else 0.0
+        found.append(
+            Intention(prospect.spec.name, prospect.description, action, reason, "", estimate)
         )
     return tuple(found)
 

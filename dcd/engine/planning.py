@@ -1,24 +1,23 @@
 """From a loaded manifest to a plan: which checkpoints, constructed how, with which keys.
 
-Planning touches nothing. It constructs every checkpoint to ask what it needs and what decides its
-result, asks the world for the state that a key covers (repositories), and chains the keys. Blocking,
-since that may use the network; the engine calls it in a thread. `check_host` compares a plan's needs
-with this host, before the first checkpoint runs.
+Planning touches nothing. When all checkpoints can run here (`dcd.engine.prospects`), it asks the world for
+the state that a key covers (repositories), takes what else decides each result, and chains the keys.
+Blocking, since that may use the network; the engine calls it in a thread. `check_host` compares a plan's
+needs of space with this host, before the first checkpoint runs.
 """
 
 import os
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import takewhile
 from pathlib import Path
 
-from dcd.checkpoints.interface import Checkpoint
+from dcd.engine.prospects import Prospect, prospects, require_all, texts_of
 from dcd.manifest.constructors import construct, resolve
-from dcd.manifest.doc import DataObjectCache, checkpoints_of, distro
+from dcd.manifest.doc import DataObjectCache, distro
 from dcd.manifest.ingredients import ingredients
-from dcd.manifest.objects import CheckpointSpec
 from dcd.manifest.parse import Loaded, restore
-from dcd.platform import tools
 from statemachine.build import BuildState
 from statemachine.errors import Unprepared
 from statemachine.keys import EXTERNAL, chain, with_salt
@@ -31,21 +30,33 @@ def make_plan(loaded: Loaded, allowed: Collection[str], salt: str | None = None)
     """The plan of a manifest. `allowed` are modules that it may name beside the project's.
 
     `salt` makes every key unlike any other, which is how all reuse is declined. Raises ManifestError,
-    and Unprepared when the state of a repository cannot be had.
+    and Unprepared when checkpoints cannot run here or the state of a repository cannot be had.
     """
-    doc = loaded.doc
-    specs = checkpoints_of(doc)
-    instances = [_construct(spec, allowed) for spec in specs]
-    for instance in instances:
-        instance.check(doc)
-    with ThreadPoolExecutor(max_workers=4) as pool:
-        states = list(pool.map(lambda instance: dict(instance.external_state(doc)), instances))
-    planned = [
-        _planned(loaded, spec, instance, external, allowed)
-        for spec, instance, external in zip(specs, instances, states, strict=True)
-    ]
-    plan = chain(planned)
+    found = prospects(loaded.doc, allowed)
+    require_all(found)
+    plan = _plan(loaded, found, allowed)
     return plan if salt is None else with_salt(plan, 0, salt)
+
+
+def plan_ahead(loaded: Loaded, allowed: Collection[str]) -> tuple[Plan, list[Prospect]]:
+    """The plan of the manifest's checkpoints up to the first that cannot run here, and the prospects of
+    the rest: their keys cannot be known. Raises as `make_plan`, but for checkpoints that cannot run."""
+    found = prospects(loaded.doc, allowed)
+    able = list(takewhile(lambda prospect: not prospect.obstacle, found))
+    return _plan(loaded, able, allowed), found[len(able) :]
+
+
+def _plan(loaded: Loaded, able: Sequence[Prospect], allowed: Collection[str]) -> Plan:
+    def ask(prospect: Prospect) -> dict[str, str]:
+        assert prospect.instance is not None  # it is able to run
+        return dict(prospect.instance.external_state(loaded.doc))
+
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        states = list(pool.map(ask, able))
+    return chain(
+        _planned(loaded, prospect, external, allowed)
+        for prospect, external in zip(able, states, strict=True)
+    )
 
 
 def external_state(state: BuildState, index: int, allowed: Collection[str]) -> dict[str, str]:
@@ -68,17 +79,7 @@ def recorded_external(planned: PlannedCheckpoint) -> dict[str, str]:
 
 
 def check_host(plan: Plan, state_dir: Path, min_free_bytes: int) -> None:
-    """Raise Unprepared when this host lacks a tool or the space that the plan needs."""
-    if absent := tools.missing(name for planned in plan.checkpoints for name in planned.tools):
-        users = {
-            name: [planned.name for planned in plan.checkpoints if name in planned.tools]
-            for name in absent
-        }
-        raise Unprepared(
-            f"this host lacks {len(absent)} tool{'s' * (len(absent) > 1)} that the build needs",
-            "\n".join(f"{name}: needed by {', '.join(names)}" for name, names in users.items()),
-            tools.install_command(absent) or f"install {', '.join(absent)}",
-        )
+    """Raise Unprepared when this host lacks the space that the plan needs."""
     needed = max((planned.disk_bytes for planned in plan.checkpoints), default=0) + min_free_bytes
     free = shutil.disk_usage(state_dir).free
     if free < needed:
@@ -103,29 +104,16 @@ def environment(state: BuildState, doc: DataObjectCache | None = None) -> dict[s
     return {**found, "SOURCE_DATE_EPOCH": str(int(state.submitted_at.timestamp()))}
 
 
-def _construct(spec: CheckpointSpec, allowed: Collection[str]) -> Checkpoint:
-    return construct(
-        spec.mod_path, spec.checkpoint_class, spec.name, _texts(spec), spec.kwargs, allowed
-    )
-
-
-def _texts(spec: CheckpointSpec) -> tuple[str, ...]:
-    return () if spec.args is None else (spec.args,)
-
-
 def _planned(
-    loaded: Loaded,
-    spec: CheckpointSpec,
-    instance: Checkpoint,
-    external: dict[str, str],
-    allowed: Collection[str],
+    loaded: Loaded, prospect: Prospect, external: dict[str, str], allowed: Collection[str]
 ) -> PlannedCheckpoint:
+    spec, instance, needs = prospect.spec, prospect.instance, prospect.needs
+    assert instance is not None  # it is able to run
     factory = resolve(spec.mod_path, spec.checkpoint_class, allowed)
-    needs = instance.needs(loaded.doc)
     line = spec.origin.line if spec.origin else 0
     return PlannedCheckpoint(
         name=spec.name,
-        description=spec.desc or type(instance).DESCRIPTION,
+        description=prospect.description,
         mod_path=spec.mod_path,
         checkpoint_class=spec.checkpoint_class,
         key="",
@@ -133,9 +121,9 @@ def _planned(
             *ingredients(loaded.doc, spec, factory, instance, loaded.inputs),
             *(Ingredient(EXTERNAL, name, value, line) for name, value in sorted(external.items())),
         ),
-        args=_texts(spec),
+        args=texts_of(spec),
         kwargs=dict(spec.kwargs),
-        estimate_seconds=instance.get_progress_estimate(),
+        estimate_seconds=prospect.estimate_seconds,
         network=needs.network,
         tools=needs.tools,
         disk_bytes=needs.disk_bytes,

@@ -143,3 +143,22 @@ def test_stream_sends_events_after_the_last_one_seen_and_ends_when_the_build_sta
     ]
     assert "BuildCancelled" in rest
     assert "BuildSubmitted" not in rest
+
+
+def test_validate_tells_all_that_checkpoints_find_wrong_as_diagnostics(request_, submission):
+    text = submission["manifest"]["text"]
+    bad = text.replace("<args>true</args>", '<kwargs><arg name="shell">sh</arg></kwargs>')
+    second = '<checkpoint name="two" mod_path="dcd/checkpoints/custom_script"' + (
+        ' checkpoint_class="CustomScript"/></execution>'
+    )
+    submission["manifest"]["text"] = bad.replace("</execution>", second)
+    answer = request_("POST", "/v1/validate", json=submission).json()
+    assert not answer["ok"]
+    assert [found["message"] for found in answer["diagnostics"]] == [
+        "one needs one command, text or script",
+        "two needs one command, text or script",
+    ]
+    assert {found["line"] for found in answer["diagnostics"]} == {2, 3}
+    refused = request_("POST", "/v1/builds", json=submission)
+    assert refused.status_code == 422
+    assert len(refused.json()["diagnostics"]) == 2

@@ -1,0 +1,98 @@
+"""Which checkpoints of a manifest can run here at all, and why others cannot.
+
+The first step of planning. It constructs every checkpoint, lets it check the manifest, and asks what it needs
+of the host. What stands in the way is found for all of them, so that a refusal names everything at once. The
+network is not used.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from dcd.checkpoints.interface import Checkpoint, Needs
+from dcd.manifest.constructors import Unresolved, construct, resolve
+from dcd.manifest.diagnostics import Diagnostic, ManifestError, error
+from dcd.manifest.doc import DataObjectCache, checkpoints_of
+from dcd.manifest.objects import CheckpointSpec
+from dcd.platform import tools
+from statemachine.errors import InvalidManifest, Unprepared
+
+
+@dataclass(frozen=True, slots=True)
+class Prospect:
+    """A checkpoint of a manifest. `instance` is None for one of the original's that has no counterpart in
+    this installation. `obstacle` says why it cannot run here; it is empty when it can."""
+
+    spec: CheckpointSpec
+    instance: Checkpoint | None
+    needs: Needs
+    obstacle: str = ""
+    lacks: tuple[str, ...] = ()
+    """The tools that this host lacks."""
+
+    @property
+    def description(self) -> str:
+        """A line about it, for lists."""
+        return self.spec.desc or (type(self.instance).DESCRIPTION if self.instance else "")
+
+    @property
+    def estimate_seconds(self) -> float:
+        """Expected seconds; none for what cannot run."""
+        return 0.0 if self.instance is None else self.instance.get_progress_estimate()
+
+
+def prospects(doc: DataObjectCache, allowed: Collection[str]) -> list[Prospect]:
+    """The prospects of all checkpoints, in order. `allowed` are modules that the manifest may name beside
+    the project's. Raises ManifestError with everything that checkpoints find wrong in the manifest."""
+    found: list[Prospect] = []
+    faults: list[Diagnostic] = []
+    for spec in checkpoints_of(doc):
+        try:
+            found.append(_prospect(doc, spec, allowed))
+        except ManifestError as fault:
+            faults += fault.diagnostics
+        except InvalidManifest as fault:
+            faults.append(error(spec.origin, fault.brief, fault.details, fault.resolution))
+    if faults:
+        raise ManifestError(faults)
+    return found
+
+
+def require_all(found: Sequence[Prospect]) -> None:
+    """Raise Unprepared, with every obstacle, unless all checkpoints can run."""
+    hindered = [prospect for prospect in found if prospect.obstacle]
+    if not hindered:
+        return
+    lacking = dict.fromkeys(tool for prospect in hindered for tool in prospect.lacks)
+    remedies = [tools.remedy(lacking)]
+    if any(prospect.instance is None for prospect in hindered):
+        remedies.append(
+            "install the packages that bring the missing checkpoints, or use others in their place "
+            "(dcctl checkpoint-types lists them)"
+        )
+    count = f"{len(hindered)} of {len(found)} checkpoints"
+    raise Unprepared(
+        f"{count} cannot run here",
+        "\n".join(f"{prospect.spec.name}: {prospect.obstacle}" for prospect in hindered),
+        "; ".join(filter(None, remedies)),
+    )
+
+
+def _prospect(doc: DataObjectCache, spec: CheckpointSpec, allowed: Collection[str]) -> Prospect:
+    try:
+        resolve(spec.mod_path, spec.checkpoint_class, allowed)
+    except Unresolved as failure:
+        if failure.known:
+            return Prospect(spec, None, Needs(), failure.message)
+    instance = construct(
+        spec.mod_path, spec.checkpoint_class, spec.name, texts_of(spec), spec.kwargs, allowed
+    )
+    instance.check(doc)
+    needs = instance.needs(doc)
+    lacks = tuple(tools.missing(needs.tools))
+    obstacle = f"this host lacks {', '.join(lacks)}" if lacks else ""
+    return Prospect(spec, instance, needs, obstacle, lacks)
+
+
+def texts_of(spec: CheckpointSpec) -> tuple[str, ...]:
+    """The positional arguments of a checkpoint, as texts."""
+    return () if spec.args is None else (spec.args,)

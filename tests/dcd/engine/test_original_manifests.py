@@ -1,0 +1,74 @@
+"""The original's own manifests, through a real daemon: they validate and plan, and a submit says everything
+that stands in the way."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.root
+
+CUD = Path(__file__).resolve().parents[4] / "shared/data/cud"
+SOLARIS_ONLY = ("PrePkgImgMod", "BootArchiveConfigure", "BootArchiveArchive", "PkgImgMod",
+                "ISOImageBootMenu", "AIPublishPackages")  # fmt: skip
+
+needs_cud = pytest.mark.skipif(
+    not CUD.is_dir(), reason="the original's manifests are not at ../shared/data/cud"
+)
+
+
+@pytest.fixture
+def host(cold_daemon: Any) -> Any:
+    """A daemon that finds what the original kept in /usr/share/distro_const."""
+    original = "/usr/share/distro_const/"
+    cold_daemon.settings[f'include_map."{original}"'] = str(CUD / "manifest")
+    cold_daemon.settings[f'include_map."{original}profile/"'] = str(CUD / "profile")
+    return cold_daemon.start()
+
+
+@needs_cud
+@pytest.mark.parametrize("name", sorted(path.name for path in (CUD / "manifest").glob("dc_*.xml")))
+def test_each_validates_and_plans_and_its_submit_names_every_obstacle(host: Any, name: str) -> None:
+    manifest = CUD / "manifest" / name
+    answer = host.json("validate", manifest)
+    assert answer["ok"]
+    assert {found["severity"] for found in answer["diagnostics"]} == {"warning"}
+
+    plan = host.json("plan", manifest)["checkpoints"]
+    names = [each["name"] for each in plan]
+    assert names[:4] == [
+        "transfer-ips-install", "set-ips-attributes", "pre-pkg-img-mod", "ba-init",
+    ]  # fmt: skip
+    unavailable = {each["name"]: each["reason"] for each in plan if each["action"] == "unavailable"}
+    assert unavailable["transfer-ips-install"] == "this host lacks pkg"
+    missing = [why for why in unavailable.values() if "known, but not available" in why]
+    assert len(missing) == len(answer["diagnostics"])
+    assert all(why.split(" of ")[0].endswith(SOLARIS_ONLY) for why in missing)
+    others = [each for each in plan if each["name"] not in unavailable]
+    assert {each["name"] for each in others} <= {"ba-init", "create-iso", "create-usb"}
+    assert {each["action"] for each in others} == {"run"}
+    assert others[0]["reason"] == "it comes after transfer-ips-install, which cannot run here"
+
+    outcome = host.run("submit", manifest)
+    assert outcome.returncode == 11
+    for checkpoint in unavailable:
+        assert f"{checkpoint}: {unavailable[checkpoint]}" in outcome.stderr
+    assert "illumos" in outcome.stderr  # where pkg(7) is
+    assert host.json("list") == []
+
+
+def test_what_comes_before_an_unavailable_checkpoint_is_planned_with_its_key(
+    daemon: Any, write_manifest: Any
+) -> None:
+    manifest = write_manifest(("one", "true"), ("two", "true"))
+    daemon.wait(daemon.submit(manifest))
+    original = "solaris_install/distro_const/checkpoints/pkg_img_mod"
+    between = f'<checkpoint name="x" mod_path="{original}" checkpoint_class="AIPkgImgMod"/>'
+    text = manifest.read_text()
+    manifest.write_text(text.replace('<checkpoint name="two"', f'{between}<checkpoint name="two"'))
+    plan = daemon.json("plan", manifest)["checkpoints"]
+    assert [each["action"] for each in plan] == ["reuse", "unavailable", "run"]
+    assert [bool(each["key"]) for each in plan] == [True, False, False]
+    printed = daemon.ctl("plan", manifest)
+    assert "1 of 3 checkpoints run" in printed
+    assert "1 cannot run here, so a submit would be refused" in printed
