@@ -167,6 +167,11 @@ class Bench:
     def log(self, request: WorkerRequest) -> Path:
         return self.directory / "logs" / f"{request.attempt}.log"
 
+    def output(self, request: WorkerRequest) -> str:
+        """What the attempt's tools printed: its log without what the checkpoint itself said."""
+        lines = self.log(request).read_text().splitlines(keepends=True)
+        return "".join(line for line in lines if not line.startswith("# "))
+
 
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:

@@ -107,7 +107,7 @@ class TestResult:
         bench.log(request).parent.mkdir()
         bench.log(request).write_text("before\n")
         bench.run(request)
-        assert bench.log(request).read_text() == "before\nhello\n"
+        assert bench.output(request) == "before\nhello\n"
 
 
 class TestIsolation:
@@ -116,25 +116,25 @@ class TestIsolation:
             "Runs", "ls /proc/sys/net/ipv4/conf; ping -c1 127.0.0.1 || ip -br a"
         )
         assert isinstance(bench.run(request), Completed)
-        text = bench.log(request).read_text()
+        text = bench.output(request)
         assert text.splitlines()[:3] == ["all", "default", "lo"]
         assert "1 received" in text or "127.0.0.1/8" in text
 
     def test_with_network_it_is_the_hosts(self, bench: Bench) -> None:
         request = bench.request("Runs", "readlink /proc/self/ns/net", network=True)
         assert isinstance(bench.run(request), Completed)
-        assert bench.log(request).read_text().strip() == str(Path("/proc/self/ns/net").readlink())
+        assert bench.output(request).strip() == str(Path("/proc/self/ns/net").readlink())
 
     def test_other_processes_are_out_of_sight(self, bench: Bench) -> None:
         request = bench.request("Runs", "echo /proc/[0-9]* | wc -w")
         bench.run(request)
-        assert int(bench.log(request).read_text()) <= 6
+        assert int(bench.output(request)) <= 6
 
     def test_mounts_do_not_reach_the_host(self, bench: Bench) -> None:
         command = "mount -t tmpfs none ROOT/pkg_image; grep -c ROOT /proc/self/mounts"
         request = bench.request("Runs", command)
         assert isinstance(bench.run(request), Completed)
-        assert bench.log(request).read_text().startswith("2\n")
+        assert bench.output(request).startswith("2\n")
         assert mounts_below(bench.directory) == []
 
     def test_the_environment_of_tools_is_not_the_daemons(
@@ -273,7 +273,7 @@ def test_attempts_run_beside_each_other(bench: Bench) -> None:
         )
 
     assert all(isinstance(outcome, Completed) for outcome in asyncio.run(attempts()))
-    assert [bench.log(request).read_text() for request in requests] == ["0\n", "1\n", "2\n"]
+    assert [bench.output(request) for request in requests] == ["0\n", "1\n", "2\n"]
 
 
 def test_a_host_without_the_tools_is_told_so(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
