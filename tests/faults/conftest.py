@@ -98,7 +98,10 @@ class Answers:
             return True
         if not select.select([self._descriptor], [], [], seconds)[0]:
             return False
-        self._buffer += os.read(self._descriptor, 65536)
+        came = os.read(self._descriptor, 65536)
+        if not came:
+            pytest.fail("the zygote has ended")
+        self._buffer += came
         return b"\n" in self._buffer
 
     def take(self) -> dict[str, int]:
