@@ -76,7 +76,7 @@ class Artifacts:
             sync_directory(target.parent)
         return replace(artifact, path=str(target))
 
-    def write(self, build: str, name: str, format: str, content: bytes) -> Artifact:
+    def write(self, build: str, name: str, file_format: str, content: bytes) -> Artifact:
         """Deliver `content` as an artifact. Raises UsageError for a name that is not a plain file
         name; DiskFull."""
         target = self._directory(build) / _plain(name)
@@ -85,7 +85,7 @@ class Artifacts:
             sync_directory(self.directory)
             write_file(target, content)
         digest = hashlib.sha256(content).hexdigest()
-        return Artifact(name, str(target), format, len(content), digest)
+        return Artifact(name, str(target), file_format, len(content), digest)
 
     def verify(self, artifacts: Iterable[Artifact]) -> list[Verdict]:
         """Read every published artifact and compare it with what was published."""
