@@ -303,7 +303,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._send(*daemon.respond(request))
 
-    do_GET = do_POST = do_PUT = handle_any  # noqa: N815
+    do_GET = do_POST = do_PUT = do_DELETE = handle_any  # noqa: N815
 
     def log_message(self, *args: Any) -> None:
         """Silence."""

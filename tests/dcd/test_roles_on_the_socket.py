@@ -37,7 +37,7 @@ connection.sock = socket.socket(socket.AF_UNIX)
 connection.sock.connect(path)
 connection.request(method, target, body or None, {"Content-Type": "application/json"})
 answer = connection.getresponse()
-print(json.dumps([answer.status, answer.read().decode()]))
+print(json.dumps([answer.status, answer.read().decode(errors="replace")]))
 """
 
 
@@ -151,6 +151,12 @@ SUBMITTERS = {"submitter", "operator", "administrator", "scripter"}
         ("POST", "/v1/builds/{id}/pause", {"operator", "administrator"}),
         ("POST", "/v1/builds/{id}/resume", {"operator", "administrator"}),
         ("POST", "/v1/builds/{id}/cancel", {"operator", "administrator"}),
+        ("POST", "/v1/builds/{id}/retry", {"operator", "administrator"}),
+        ("DELETE", "/v1/builds/{id}", {"operator", "administrator"}),
+        ("GET", "/v1/builds/{id}/checkpoints", EVERYBODY - {"nobody_at_all"}),
+        ("GET", "/v1/df", EVERYBODY - {"nobody_at_all"}),
+        ("POST", "/v1/gc", {"administrator"}),
+        ("GET", "/v1/backup", {"administrator"}),
     ],
 )
 def test_a_role_may_what_it_may_and_nothing_else(
@@ -178,6 +184,16 @@ def test_only_a_submitter_submits_and_one_controls_ones_own_builds(daemon: Daemo
     assert (status, cancelled["state"]) == (200, "cancelled")
     _, events = daemon.ask("observer", "GET", f"/v1/builds/{build['id']}/events")
     assert {event["actor"]["uid"] for event in events["events"]} <= {USERS["submitter"], None}
+
+
+def test_a_shell_in_a_build_is_for_root_even_among_administrators(
+    daemon: Daemon, build_of_root: str
+) -> None:
+    target = f"/v1/builds/{build_of_root}/shell"
+    status, problem = daemon.ask("operator", "POST", target, {})
+    assert (status, "administer" in problem["detail"]) == (403, True)
+    status, problem = daemon.ask("administrator", "POST", target, {})
+    assert (status, problem["resolution"]) == (403, "run it with sudo")
 
 
 def test_code_on_the_host_needs_its_own_right_whatever_the_role(daemon: Daemon) -> None:

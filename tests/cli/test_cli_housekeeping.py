@@ -1,0 +1,159 @@
+"""The commands that look after builds and the state directory: what they ask and what they print."""
+
+import base64
+import hashlib
+import json
+import stat
+
+import pytest
+
+LAYER = {
+    "key": "4dcc3834664c" + "0" * 52,
+    "build": "k2p7abcd",
+    "checkpoint": "transfer-deb",
+    "size_bytes": 3 * 1024**2,
+    "reason": "least recently used",
+}
+COLLECTED = {
+    "layers": [LAYER],
+    "blobs": ["a" * 64],
+    "builds": [],
+    "freed_bytes": 3 * 1024**2,
+    "kept_bytes": 1024,
+}
+
+
+def test_rm_prints_the_state(dcctl, daemon) -> None:
+    view = daemon.build().view
+    view["state"] = "completed"
+    daemon.answers["DELETE", "/v1/builds/k2"] = 200, view
+    assert dcctl("rm", "k2").out == "live k2p7abcd: completed, removed\n"
+    assert json.loads(dcctl("rm", "k2", "--json").out) == view
+
+
+def test_retry_prints_the_state(dcctl, daemon) -> None:
+    view = daemon.build().view
+    daemon.answers["POST", "/v1/builds/k2/retry"] = 200, view
+    assert dcctl("retry", "k2").out == "live k2p7abcd: queued\n"
+
+
+def test_checkpoints_has_the_columns_of_the_original(dcctl, daemon) -> None:
+    found = [
+        {"name": "ba-init", "description": "Copy files", "state": "completed", "resumable": True},
+        {"name": "ba-arch", "description": "Archive", "state": "pending", "resumable": False},
+    ]
+    daemon.answers["GET", "/v1/builds/k2/checkpoints"] = 200, {"checkpoints": found}
+    assert dcctl("checkpoints", "k2").out.splitlines() == [
+        "CHECKPOINT  RESUMABLE  DESCRIPTION",
+        "ba-init     yes        Copy files",
+        "ba-arch     no         Archive",
+    ]
+    assert json.loads(dcctl("checkpoints", "k2", "--json").out) == found
+
+
+@pytest.mark.parametrize(
+    ("options", "sent"),
+    [
+        ([], {"max_bytes": None, "dry_run": False}),
+        (["--max-bytes", "0"], {"max_bytes": 0, "dry_run": False}),
+        (["--max-bytes", "20G"], {"max_bytes": 20 * 1024**3, "dry_run": False}),
+        (["--max-bytes", "1MiB", "--dry-run"], {"max_bytes": 1024**2, "dry_run": True}),
+    ],
+)
+def test_gc_sends_the_limit_in_bytes(dcctl, daemon, options, sent) -> None:
+    daemon.answers["POST", "/v1/gc"] = 200, COLLECTED
+    outcome = dcctl("gc", *options)
+    assert daemon.requests[-1].json == sent
+    assert outcome.out.splitlines()[1] == (
+        "4dcc3834664c  k2p7abcd  transfer-deb  3.0 MiB  least recently used"
+    )
+    verb = "would remove" if sent["dry_run"] else "removed"
+    assert f"{verb} 1 layers, 1 captured inputs: 3.0 MiB; the layers that stay take 1.0 KiB" in (
+        outcome.out
+    )
+
+
+@pytest.mark.parametrize("size", ["much", "-1", "1.5G", "1X"])
+def test_gc_takes_sizes_only(dcctl, daemon, size) -> None:
+    outcome = dcctl("gc", f"--max-bytes={size}")
+    assert outcome.code == 2
+    assert "is not a size" in outcome.err
+
+
+def test_df_shows_builds_then_sums(dcctl, daemon) -> None:
+    build = {"build": "k2p7abcd", "name": "live", "state": "failed", "layers": 2, "layer_bytes": 2048,
+             "pinned_bytes": 1024, "workspace_bytes": 512, "artifact_bytes": 0, "log_bytes": 10}  # fmt: skip
+    usage = {"state_dir": "/var/lib/dcd", "total_bytes": 2**40, "free_bytes": 2**39,
+             "layers_max_bytes": 2**30, "layer_bytes": 2048, "pinned_bytes": 1024, "workspace_bytes": 512,
+             "blob_bytes": 7, "artifact_bytes": 0, "log_bytes": 10, "event_log_bytes": 4096,
+             "builds": [build]}  # fmt: skip
+    daemon.answers["GET", "/v1/df"] = 200, usage
+    lines = dcctl("df").out.splitlines()
+    assert lines[0].split() == [
+        *("BUILD", "NAME", "STATE", "LAYERS", "SIZE", "PINNED", "WORK", "ARTIFACTS", "LOGS")
+    ]
+    assert lines[1].split() == [
+        *("k2p7abcd", "live", "failed", "2", "2.0", "KiB", "1.0", "KiB", "512", "B", "10", "B")
+    ]
+    assert "2.0 KiB  layers, of which 1.0 KiB pinned, at most 1.0 GiB (layers_max_bytes)" in lines
+    assert lines[-1] == "512.0 GiB of 1.0 TiB free in /var/lib/dcd"
+    assert json.loads(dcctl("df", "--json").out) == usage
+
+
+def test_backup_refuses_what_did_not_arrive_whole(dcctl, daemon, tmp_path) -> None:
+    """The fake daemon sends no digest, as one that broke off."""
+    daemon.answers["GET", "/v1/backup"] = 200, b"half a log"
+    outcome = dcctl("backup", str(tmp_path / "log.db"))
+    assert outcome.code == 1
+    assert "did not arrive whole" in outcome.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_backup_writes_for_its_user_alone_and_never_over_a_file(
+    dcctl, daemon, tmp_path, monkeypatch
+) -> None:
+    from cli.commands import backup
+
+    content = b"a log"
+    digest = base64.b64encode(hashlib.sha256(content).digest()).decode()
+    daemon.answers["GET", "/v1/backup"] = 200, content
+
+    class WithDigest:
+        def __init__(self, answer):
+            self.headers = {"Repr-Digest": f"sha-256=:{digest}:"}
+            self.read1 = answer.read1
+
+    save = backup._save
+    monkeypatch.setattr(backup, "_save", lambda answer, path: save(WithDigest(answer), path))
+    target = tmp_path / "log.db"
+    assert dcctl("backup", str(target)).code == 0
+    assert target.read_bytes() == content
+    assert stat.S_IMODE(target.stat().st_mode) == 0o600
+    outcome = dcctl("backup", str(target))
+    assert (outcome.code, "exists already" in outcome.err) == (2, True)
+
+
+def test_shell_says_what_is_missing_to_run_it(dcctl, daemon, monkeypatch) -> None:
+    view = {"build": "k2", "place": "after one", "root": "/r", "marker": "m", "request": {}}
+    daemon.answers["POST", "/v1/builds/k2/shell"] = 200, view
+    monkeypatch.setattr("cli.commands.shell.NAMESPACES", ("no-such-program",))
+    outcome = dcctl("shell", "k2", "--at", "one", "--", "ls", "--all")
+    assert daemon.requests[-1].json == {"at": "one"}
+    assert outcome.code == 11
+    assert "cannot run no-such-program" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "at", "command"),
+    [
+        (["k2"], None, []),
+        (["k2", "--", "ls", "-l"], None, ["ls", "-l"]),
+        (["k2", "--at", "one", "--", "ls", "--at", "x", "--", "y"], "one", ["ls", "--at", "x", "--", "y"]),
+        (["--at", "one", "k2"], "one", []),
+    ],
+)  # fmt: skip
+def test_what_stands_after_the_dashes_is_the_shells_command(arguments, at, command) -> None:
+    from cli.main import build_parser
+
+    args = build_parser().parse_args(["shell", *arguments])
+    assert (args.build, args.at, args.command) == ("k2", at, command)
