@@ -182,7 +182,12 @@ class Writer:
                 self._look_for_space()
 
     def _look_for_space(self) -> None:
-        if self._reserve.take():
+        try:
+            kept_back = self._reserve.take()
+        except OSError as error:
+            self.trouble = _failed(error)
+            return
+        if kept_back:
             self.trouble = None
         elif self.trouble is None:
             self.trouble = LogFull(
@@ -296,7 +301,7 @@ class Writer:
     def _fail(self, requests: list[_Append], error: sa.exc.DBAPIError) -> None:
         """Nothing of the transaction is acknowledged. One bad append does not fail the others."""
         code, why = primary_code(error), str(error.orig)
-        if code == sqlite3.SQLITE_FULL and self._reserve.give_up():
+        if code == sqlite3.SQLITE_FULL and self._give_up_reserve():
             self.trouble = LogFull(
                 "the disk of the event log is full",
                 "the space that was kept back for it is in use",
@@ -323,6 +328,12 @@ class Writer:
         else:
             self.trouble = _failed(error.orig or error)
             self._refuse(requests, self.trouble)
+
+    def _give_up_reserve(self) -> bool:
+        try:
+            return self._reserve.give_up()
+        except OSError:
+            return False  # The disk is still full, which is what the callers are told.
 
     @staticmethod
     def _refuse(requests: list[_Append], refusal: DcdError) -> None:

@@ -193,6 +193,30 @@ def test_full_disk_of_the_log_refuses_clearly_and_heals(
     assert witness.wrong_after_death() == []
 
 
+def test_disk_that_fails_when_space_is_to_be_kept_back_stops_the_log_in_words(
+    frail, zygote, witness, write_manifest, make_fault, small_disk
+):
+    zygote.defect = "look_for_space_often"
+    zygote.fault = make_fault(at=2, error=errno.EIO, part=".events.db.reserve", calls=("creat",))
+    frail.start()
+    fill(small_disk / "ballast", leaving=0)
+    manifest = write_manifest(witness.step("one"))
+    witness.submit(manifest)  # into the space that was kept back
+    witness.until("paused", "completed")
+    (small_disk / "ballast").unlink()
+
+    deadline = time.monotonic() + 20
+    while "a write to the event log failed" not in refusal(witness, "GET", "/health").brief:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    refused = submit_until_refused(witness, manifest)
+
+    assert "a write to the event log failed" in refused.brief
+    witness.look()
+    frail.kill()
+    assert witness.wrong_after_death() == []
+
+
 def witness_is_refused(witness):
     try:
         witness.ask("GET", "/health")
