@@ -41,7 +41,7 @@ from statemachine.commands import (
     Start,
     StartCheckpoint,
 )
-from statemachine.errors import DcdError, Refused, Unavailable
+from statemachine.errors import DcdError, NotFound, Refused, Unavailable
 from statemachine.events import ErrorInfo
 from statemachine.keys import with_external
 from statemachine.plan import PlannedCheckpoint
@@ -322,7 +322,7 @@ class Runner:
             layers=self._settings().state_dir / "layers",
             workspace=workspace,
             evidence=evidence,
-            inputs={file.path: self.stores.blobs.path(file.sha256) for file in state.inputs},
+            inputs=self._inputs(state),
             environment=planning.environment(state),
             allowed=self._settings().checkpoint_modules,
             external=planning.recorded_external(planned),
@@ -337,6 +337,17 @@ class Runner:
             stop=running.stop,
             grace_seconds=self._settings().cancel_grace_seconds,
         )
+
+    def _inputs(self, state: BuildState) -> dict[str, Path]:
+        """The captured files by the paths that the manifest names."""
+        for file in state.inputs:
+            if not self.stores.blobs.has(file.sha256):
+                raise NotFound(
+                    f"the captured file {file.path} is lost",
+                    f"blob {file.sha256} is not in {self.stores.blobs.directory}",
+                    f"capture it again: dcctl resume {state.id} --manifest FILE",
+                )
+        return {file.path: self.stores.blobs.path(file.sha256) for file in state.inputs}
 
     async def _conclude(
         self,

@@ -74,6 +74,29 @@ def test_a_restored_daemon_goes_on_and_makes_lost_layers_again(daemon, saved, tm
     daemon.ctl("artifacts", build, "--verify")
 
 
+def test_a_captured_file_that_was_lost_is_told_and_captured_again(daemon, tmp_path):
+    script, manifest = tmp_path / "go.sh", tmp_path / "inputs.xml"
+    script.write_text("#!/bin/sh\necho from the script\n")
+    manifest.write_text(
+        '<dc><distro name="inputs"><execution><checkpoint name="one"'
+        ' mod_path="dcd/checkpoints/custom_script" checkpoint_class="CustomScript"><kwargs>'
+        '<arg name="script">go.sh</arg></kwargs></checkpoint></execution></distro></dc>'
+    )
+    build = daemon.submit(manifest, "--pause-before", "one")
+    daemon.wait(build, "paused")
+    for blob in (daemon.state_dir / "blobs").iterdir():
+        blob.unlink()
+
+    daemon.ctl("resume", build)
+    error = daemon.wait(build, "failed")["error"]
+    assert error["brief"] == "the captured file go.sh is lost"
+    assert "--manifest" in error["resolution"]
+
+    daemon.ctl("resume", build, "--manifest", manifest)
+    daemon.wait(build, "completed")
+    assert "from the script" in daemon.ctl("logs", build, "one")
+
+
 def test_restoring_over_a_log_needs_force_and_keeps_what_was_there(daemon, saved, write_manifest):
     build, path, _ = saved
     later = daemon.submit(write_manifest(("later", "true"), name="later"))
