@@ -179,10 +179,10 @@ def processes() -> Iterator[tuple[Path, str]]:
 
 
 def pid_namespace(process: Path) -> int | None:
-    """The number of a process's PID namespace; None when it has ended."""
+    """The number of a process's PID namespace; None when it has ended, or is none of ours to look at."""
     try:
         return (process / "ns/pid").stat().st_ino
-    except (FileNotFoundError, ProcessLookupError):
+    except OSError:
         return None
 
 
