@@ -80,8 +80,10 @@ def detach_loops(below: Path) -> list[str]:
             shown = Path("/sys/block", name, "loop/backing_file").read_text()
             device, noted = _backing(opened.fileno())
             # Once the worker's mounts are gone the kernel shows the rest of a path only. It still knows
-            # the mount's device, and the first 63 bytes of the name that losetup(8) was given.
-            if shown.startswith(prefix) or (device in devices and noted.startswith(prefix[:63])):
+            # the first 63 bytes of the name that losetup(8) was given, and, where that is too little
+            # to tell workspaces apart, the device of the mount; not that of a mount in the workspace.
+            ours = noted.startswith(prefix) or (device in devices and noted.startswith(prefix[:63]))
+            if shown.startswith(prefix) or ours:
                 fcntl.ioctl(opened, _LOOP_CLR_FD)
                 detached.append(name)
     return detached

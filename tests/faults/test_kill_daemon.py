@@ -1,9 +1,14 @@
 """The daemon is killed with SIGKILL: in every checkpoint, at random, and again and again."""
 
 import contextlib
+import fcntl
+import os
+import shutil
 import subprocess
+import tempfile
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -72,9 +77,32 @@ def test_killed_in_every_checkpoint_the_build_goes_on_from_the_interrupted_one(
     assert daemon.stop() == 0
 
 
+@pytest.fixture
+def short_path():
+    """A directory with so short a name that the kernel keeps all of a workspace's path."""
+    directory = Path(tempfile.mkdtemp(prefix="dcd", dir="/tmp"))
+    yield directory
+    shutil.rmtree(directory)
+
+
+def loops_named(prefix):
+    """Loop devices that were attached to a file under this name, whatever became of its mount."""
+    listed = subprocess.run(
+        ["losetup", "--raw", "-n", "-O", "NAME"], capture_output=True, text=True
+    )
+    found = []
+    for name in listed.stdout.split():
+        with contextlib.suppress(OSError), Path(name).open("rb") as device:
+            noted = fcntl.ioctl(device, 0x4C05, bytes(232))[56:120]  # struct loop_info64
+            if noted.startswith(os.fsencode(prefix)):
+                found.append(name)
+    return found
+
+
 def test_killed_daemon_takes_children_mounts_and_loop_devices_with_it(
-    frail, witness, write_manifest, tmp_path
+    frail, witness, write_manifest, tmp_path, short_path
 ):
+    frail.state_dir = short_path / "state"
     daemon = frail.start()
     messy = (
         "mkdir {TMP_DIR}/m && mount -t tmpfs tmpfs {TMP_DIR}/m && truncate -s 1M {TMP_DIR}/m/disk"
@@ -85,6 +113,7 @@ def test_killed_daemon_takes_children_mounts_and_loop_devices_with_it(
     manifest = write_manifest(witness.step("messy", messy), witness.step("after"))
     build = witness.submit(manifest)
     wait_for_flags(tmp_path, 1)
+    assert len(loops_named(short_path)) == 2
 
     daemon.kill()
 
@@ -92,6 +121,8 @@ def test_killed_daemon_takes_children_mounts_and_loop_devices_with_it(
     daemon.start()
     assert witness.until("completed")[build]["checkpoints"][0]["attempts"] == 2
     assert witness.wrong_at_rest() == []
+    assert loops_named(short_path) == []
+    daemon.stop()
 
 
 def test_three_interruptions_in_a_row_park_the_build_until_it_is_resumed(

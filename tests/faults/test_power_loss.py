@@ -149,6 +149,7 @@ def record_disk(tmp_path):
             )
             undo.callback(daemon.wait)
             undo.callback(daemon.terminate)
+            undo.callback(wait_until_detached, export)
             wait_for_size(export, DISK_BYTES, daemon)
             run("mount", "-o", "loop", export, place)
             undo.callback(run, "umount", place)
@@ -181,6 +182,14 @@ def wait_for_size(path, size, daemon, seconds=20):
     deadline = time.monotonic() + seconds
     while path.stat().st_size != size:
         assert daemon.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def wait_until_detached(path, seconds=20):
+    """A mount lives on in the mount namespaces that were made meanwhile, and its loop device with it."""
+    deadline = time.monotonic() + seconds
+    while subprocess.run(["losetup", "-j", path], capture_output=True, check=True).stdout:
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
