@@ -43,7 +43,8 @@ class Scheduler:
         self._wake = asyncio.Event()
         self._stopping = False
         self._free_when_starved: dict[str, int] = {}
-        """Free bytes just after a build was paused for want of space: not enough for it."""
+        """Free bytes just after a build ran out of space although its checkpoint had said that so much
+        would do: not enough for it."""
 
     def wake(self) -> None:
         """Something was queued, or a place may be free."""
@@ -111,10 +112,11 @@ class Scheduler:
             await self._builds.command(build, command)
 
     def _note_space(self, build: str) -> None:
-        if any(state.id == build for state in self._starved()):
-            self._free_when_starved[build] = self._free_bytes()
-        else:
+        starved = [state for state in self._starved() if state.id == build]
+        if not starved:
             self._free_when_starved.clear()
+        elif (free := self._free_bytes()) >= self._stated_need(starved[0]):
+            self._free_when_starved[build] = free
 
     def _starved(self) -> list[BuildState]:
         return [
@@ -126,15 +128,14 @@ class Scheduler:
     def _free_bytes(self) -> int:
         return shutil.disk_usage(self._settings().state_dir).free
 
+    def _stated_need(self, state: BuildState) -> int:
+        """Free bytes with which the next checkpoint says that it can do."""
+        planned = state.plan.checkpoints[state.completed : state.completed + 1]
+        return self._settings().min_free_bytes + sum(p.disk_bytes for p in planned)
+
     async def _resume_starved(self) -> None:
-        settings = self._settings()
         for state in self._starved():
-            following = state.completed
-            planned = state.plan.checkpoints[following : following + 1]
-            needed = max(
-                settings.min_free_bytes + sum(p.disk_bytes for p in planned),
-                self._free_when_starved.get(state.id, 0),
-            )
+            needed = max(self._stated_need(state), self._free_when_starved.get(state.id, 0))
             if self._free_bytes() >= needed + RESUME_MARGIN_BYTES:
                 log.info("there is space again; the build goes on", build=state.id)
                 with contextlib.suppress(DcdError):
