@@ -25,6 +25,7 @@ NAMES = (
     "validate",
     "plan",
     "checkpoint-types",
+    "migrate",
     "df",
     "gc",
     "backup",

@@ -75,6 +75,10 @@ OPERATIONS: tuple[Operation, ...] = (
         problems=(404, 422, 424),
     ),
     Operation(
+        "POST", "/v1/migrate", "migrate", "Convert a manifest from before the redesign",
+        builds.migrate, schemas.MigratedView, schemas.MigrateRequest, problems=(422,),
+    ),
+    Operation(
         "POST", "/v1/plan", "plan", "Plan a manifest",
         builds.plan, schemas.PlanView, schemas.ManifestRequest, problems=(404, 422, 424),
     ),

@@ -15,6 +15,7 @@ from dcd.api.operations import QueryParameter, body_of, integer, json_response, 
 from dcd.api.server import actor_of
 from dcd.api.views import build_view, summary_view
 from dcd.engine.engine import ManifestSource, Options
+from dcd.manifest import migrate as migration
 from dcd.manifest.diagnostics import ManifestError
 from statemachine.build import Lifecycle
 from statemachine.errors import UsageError
@@ -46,6 +47,16 @@ async def validate(api: Api, request: Request) -> Response:
     except ManifestError as error:
         return json_response(schemas.ValidationResult(False, error.diagnostics))
     return json_response(schemas.ValidationResult(True, warnings))
+
+
+async def migrate(api: Api, request: Request) -> Response:
+    api.require(request, Action.SUBMIT)
+    body = await body_of(request, schemas.MigrateRequest)
+    defaults = None if body.defaults is None else body.defaults.text
+    migrated = await asyncio.to_thread(
+        migration.migrate, body.manifest.text, body.manifest.path, defaults
+    )
+    return json_response(schemas.MigratedView(migrated.text, migrated.left))
 
 
 async def plan(api: Api, request: Request) -> Response:

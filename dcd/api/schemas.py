@@ -64,6 +64,13 @@ class SubmitRequest(ManifestRequest, frozen=True):
     idempotency_key: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
 
 
+class MigrateRequest(Request, frozen=True):
+    """Body of `migrate`: a manifest from before the redesign, and its defaults file."""
+
+    manifest: ManifestText
+    defaults: ManifestText | None = None
+
+
 class PauseRequest(Request, frozen=True):
     """Body of `pause`: before which checkpoint; None: after the running one."""
 
@@ -273,6 +280,14 @@ class ValidationResult:
 
     ok: bool
     diagnostics: tuple[Diagnostic, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MigratedView:
+    """The manifest in the present vocabulary, and what of the old one could not be carried over."""
+
+    manifest: str
+    left: tuple[Diagnostic, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,14 +40,19 @@ def cross_check(source: Source) -> Iterator[Diagnostic]:
         yield from check(source)
 
 
+def fitting_name(name: str) -> str:
+    """The name itself if it can name a distribution, else one like it that can."""
+    if len(name) <= VOLUME_ID_LENGTH and _NAME.fullmatch(name):
+        return name
+    return re.sub(r"[^A-Za-z0-9_.+\-]+", "-", name).strip("-. ")[:VOLUME_ID_LENGTH] or "my-image"
+
+
 def _distribution_name(source: Source) -> Iterator[Diagnostic]:
     for distro in source.root.iter("distro"):
         name = distro.get("name")
         if name is None:
             continue
-        fitting = (
-            re.sub(r"[^A-Za-z0-9_.+\-]+", "-", name).strip("-. ")[:VOLUME_ID_LENGTH] or "my-image"
-        )
+        fitting = fitting_name(name)
         problem = ""
         if not name.strip():
             problem = "the distribution's name is blank"

@@ -6,8 +6,6 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-pytest.importorskip("dcd.api.schemas")
-
 from dcd.api.schemas import CheckpointTypes
 from dcd.manifest.checkpoint_types import registered
 

@@ -162,3 +162,13 @@ def test_validate_tells_all_that_checkpoints_find_wrong_as_diagnostics(request_,
     refused = request_("POST", "/v1/builds", json=submission)
     assert refused.status_code == 422
     assert len(refused.json()["diagnostics"]) == 2
+
+
+def test_migrate_converts_an_old_manifest_and_refuses_a_new_one(request_, submission):
+    old = {"path": "/o.xml", "text": '<distribution name="old"><x/></distribution>'}
+    answer = request_("POST", "/v1/migrate", json={"manifest": old}).json()
+    assert '<distro name="old">' in answer["manifest"]
+    assert [found["message"] for found in answer["left"]] == ["<x></x> has no counterpart"]
+    refused = request_("POST", "/v1/migrate", json=submission)
+    assert refused.status_code == 422
+    assert "already" in refused.json()["diagnostics"][0]["message"]

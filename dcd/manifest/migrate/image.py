@@ -1,0 +1,151 @@
+"""What an old manifest says about the image beside its software: where it is built, boot menu, accounts,
+profiles of services, the virtual machine. Pure."""
+
+import re
+
+from dcd.manifest.data_object import Element
+from dcd.manifest.migrate.elements import add
+from dcd.manifest.migrate.reader import Reader
+from dcd.manifest.migrate.scripts import Script
+
+_MENU = "img_params/grub_menu_modifications"
+_PROFILES = "distro_constr_params/output_image/boot_archive/smf_service_profile/profile"
+_KERNEL = re.compile(r"kernel\$?\s+(?P<path>\S+)\s*(?P<arguments>.*)")
+_STANDARD_KERNEL = re.compile(r"/platform/i86pc/kernel/(\$ISADIR/|amd64/)?unix")
+_STANDARD_MODULE = re.compile(r"module\$?\s+/platform/i86pc/((\$ISADIR|amd64)/)?boot_archive")
+_IN_IMAGE = ("/etc/svc/", "/lib/svc/", "/var/svc/")
+_FORMATS = {"esx": "vmdk", "ovf": "ova"}
+
+
+def target(reader: Reader, distro: Element) -> None:
+    """The dataset to build in."""
+    area = reader.text("distro_constr_params/build_area") or ""
+    if area.startswith("/"):
+        reader.note(
+            reader.find("distro_constr_params/build_area"),
+            f"the build area is the directory {area}; builds are kept in the daemon's state directory",
+        )
+        return
+    pool, _, dataset = area.partition("/")
+    if pool:
+        logical = add(add(distro, "target", name="desired"), "logical")
+        zpool = add(logical, "zpool", name=pool, action="use_existing")
+        if dataset:
+            add(zpool, "filesystem", name=dataset, action="preserve")
+
+
+def media(reader: Reader, distro: Element) -> None:
+    """The image on media: its boot menu and its greatest size."""
+    medium = add(add(add(distro, "distro_spec"), "img_params"), "media_im")
+    if reader.find(_MENU) is not None:
+        _boot_menu(reader, medium)
+    size = reader.text("img_params/pkg_image_area_max_size_gb") or "0"
+    if size.strip("0."):
+        add(add(medium, "max_size"), "size", val=f"{size}gb")
+
+
+def machine(reader: Reader, distro: Element, scripts: list[Script]) -> None:
+    """The virtual machine, as the scripts of the original's VM constructor were told to make it."""
+    arguments = {script.path.rpartition("/")[2]: script.arguments for script in scripts}
+    created, configured = (
+        arguments.get("create_vm", ()),
+        arguments.get("post_install_vm_config", ()),
+    )
+    memory = configured[0] if configured else created[1] if len(created) > 1 else None
+    vm = add(
+        add(add(distro, "distro_spec"), "img_params"),
+        "vm_im",
+        memory=f"{memory}mb" if memory else None,
+        cpus=configured[1] if len(configured) > 1 else None,
+        os_type=created[2] if len(created) > 2 else None,
+    )
+    for script in ("export_esx", "export_ovf"):
+        for word in arguments.get(script, ()):
+            if word in _FORMATS:
+                add(vm, "vm_format", type=_FORMATS[word])
+    if created:
+        disk = add(add(distro, "target"), "disk")
+        add(disk, "disk_image", name="disk.raw", size=f"{created[0]}mb")
+
+
+def users(reader: Reader, distro: Element, checkpoint: str) -> None:
+    """The accounts of the image."""
+    found = [*reader.each("img_params/root_user"), *reader.each("img_params/user")]
+    if not found:
+        return
+    configuration = add(distro, "configuration", name=checkpoint, type="user")
+    for element in found:
+        name = "root"
+        if element.tag == "user":
+            name = reader.attribute_of(element, "username") or ""
+        uid = reader.attribute_of(element, "UID")
+        home, shell = (
+            None if child is None else reader.text_of(child) or None
+            for child in (element.find("homedir"), element.find("shell"))
+        )
+        user = add(configuration, "user", name=name, uid=uid, home=home, shell=shell)
+        password = element.find("password")
+        if password is not None:
+            text = reader.text_of(password).strip('"')
+            hashed = reader.attribute_of(password, "encrypted") == "true"
+            if text:
+                add(user, "password", text, hashed="true" if hashed else None)
+            else:
+                reader.leave(password, f"the account {name} had no password, which is not possible")
+
+
+def profiles(reader: Reader, distro: Element, checkpoint: str) -> None:
+    """The profiles of services, in the order in which they are applied."""
+    sources = [reader.text("img_params/netservices_SMF_profile")]
+    if reader.find("img_params/netservices_SMF_profile") is None:
+        sources = []  # the default's place has been taken by the list below
+    for element in reader.each(_PROFILES):
+        path = reader.attribute_of(element, "path") or ""
+        from_host = reader.attribute_of(element, "use_build_sys_file") == "true"
+        if not from_host and not path.startswith(_IN_IMAGE):
+            path = f"{{PKG_IMAGE_PATH}}{path}"
+        sources.append(path)
+    for source in dict.fromkeys(filter(None, sources)):
+        add(distro, "configuration", name=checkpoint, type="sysconf", source=source)
+
+
+def _boot_menu(reader: Reader, medium: Element) -> None:
+    title = reader.text(f"{_MENU}/title")
+    timeout = reader.text(f"{_MENU}/timeout")
+    menu = add(medium, "boot_mods", title=title or None, timeout=timeout or None)
+    default = reader.find(f"{_MENU}/default_entry")
+    chosen = None if default is None else reader.text_of(default)
+    for element in reader.each(f"{_MENU}/entry"):
+        suffix = element.find("title_suffix")
+        position = reader.attribute_of(element, "position")
+        is_default = chosen is not None and chosen == position
+        entry = add(
+            menu,
+            "boot_entry",
+            default_entry="true" if is_default else None,
+            insert_at="start" if position == "0" else None,
+        )
+        add(entry, "title_suffix", "" if suffix is None else reader.text_of(suffix))
+        for line in element.findall("line"):
+            _menu_line(reader, entry, line)
+        if position not in (None, "0"):
+            reader.note(
+                element, f"the entry's position {position} in the menu; it is at the end now"
+            )
+        chosen = None if is_default else chosen
+    if default is not None and chosen is not None:
+        reader.note(
+            default,
+            f"the default entry is number {chosen} of the menu, which is not one of the manifest's",
+            'mark an entry with default_entry="true"',
+        )
+
+
+def _menu_line(reader: Reader, entry: Element, line: Element) -> None:
+    text = reader.text_of(line)
+    kernel = _KERNEL.fullmatch(text)
+    if kernel and _STANDARD_KERNEL.fullmatch(kernel["path"]):
+        if kernel["arguments"]:
+            add(entry, "kernel_args", kernel["arguments"])
+    elif not _STANDARD_MODULE.fullmatch(text):
+        reader.note(line, f"the menu line {text!r}: entries start the image's own kernel")

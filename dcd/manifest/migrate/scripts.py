@@ -1,0 +1,178 @@
+"""Finalizer scripts of old manifests, and the checkpoints that replaced them.
+
+The redesign put several scripts into one checkpoint; that one then keeps the name of the script that does
+most of it, and the others are named as being part of it. A script that is not the original's own becomes a
+`CustomScript` that calls it as the original did: with five standard arguments, then its own. Pure.
+"""
+
+import re
+import shlex
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+
+from dcd.manifest.data_object import Element
+from dcd.manifest.migrate.reader import Reader
+from dcd.manifest.values import CHECKPOINT_NAME, BadValue
+
+OURS = "/usr/share/distro_const/"
+"""Where the original's own scripts were."""
+
+_CHECKPOINTS = "solaris_install/distro_const/checkpoints"
+
+ROLES = {
+    "transfer": ("solaris_install/transfer/ips", "TransferIPS"),
+    "configure": (f"{_CHECKPOINTS}/pre_pkg_img_mod", "{kind}PrePkgImgMod"),
+    "archive-init": ("solaris_install/transfer/cpio", "TransferCPIO"),
+    "archive-configure": (f"{_CHECKPOINTS}/boot_archive_configure", "{kind}BootArchiveConfigure"),
+    "archive": (f"{_CHECKPOINTS}/boot_archive_archive", "BootArchiveArchive"),
+    "menu": ("solaris_install/boot/boot", "{kind}ISOImageBootMenu"),
+    "compress": (f"{_CHECKPOINTS}/pkg_img_mod", "{kind}PkgImgMod"),
+    "iso": (f"{_CHECKPOINTS}/create_iso", "CreateISO"),
+    "usb": (f"{_CHECKPOINTS}/create_usb", "CreateUSB"),
+}
+"""The constructor of the checkpoint that has a role."""
+
+_MAIN = {
+    "im_pop": "transfer",
+    "pre_boot_archive_pkg_image_mod": "configure",
+    "boot_archive_initialize": "archive-init",
+    "boot_archive_configure": "archive-configure",
+    "boot_archive_archive": "archive",
+    "grub_setup": "menu",
+    "post_boot_archive_pkg_image_mod": "compress",
+    "create_iso": "iso",
+    "create_usb": "usb",
+}
+_PARTS = {
+    "boot_archive_archive_32": "archive",
+    "gen_cd_content": "compress",
+    "post_boot_archive_pkg_image_mod_custom": "compress",
+    "plat_setup": "archive",
+}
+_PREFIX = re.compile(r"(slimcd|tm|ai)_(?P<of>.*)")
+"""Scripts that did for one kind of image what another did for all."""
+
+_KINDS = (
+    ("LiveCD", re.compile(r"slim_?cd|^\.?livecd$")),
+    ("AI", re.compile(r"(^|/)(ai_|auto_?install/)|^\.?(autoinstall|auto-install|ai)$")),
+    ("Text", re.compile(r"text_install/|(^|/)tm_|^\.?text-?install$")),
+)
+_KNOWN_ARGUMENTS = re.compile(
+    r"\.?(livecd|text-?install|auto-?install|ai)|amd64|x86|sparc|usr_zlib_compression=\w+"
+)
+_QUOTED = re.compile(r'"([^"]*)"|(\S+)')
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A finalizer script: its checkpoint's name and message, its path, its own arguments, and its role
+    (None: it is not one of the original's). `main`: its checkpoint keeps this one's name."""
+
+    element: Element
+    name: str
+    message: str
+    path: str
+    arguments: tuple[str, ...]
+    role: str | None
+    main: bool = False
+
+
+def scripts_of(reader: Reader) -> list[Script]:
+    """All finalizer scripts, in order, each with a name that no other has."""
+    found: list[Script] = []
+    names = _Names(reader)
+    for element in reader.each("distro_constr_params/output_image/finalizer/script"):
+        path = reader.attribute_of(element, "name") or ""
+        checkpoint = element.find("checkpoint")
+        name, message = "", ""
+        if checkpoint is not None:
+            name = reader.attribute_of(checkpoint, "name") or ""
+            message = reader.attribute_of(checkpoint, "message") or ""
+        arguments = element.find("argslist")
+        words = "" if arguments is None else reader.text_of(arguments)
+        found.append(
+            Script(
+                element,
+                names.unique(element, name or _stem(path)),
+                message,
+                path,
+                tuple(quoted or bare for quoted, bare in _QUOTED.findall(words)),
+                _role(path),
+            )
+        )
+    chiefs: dict[str, Script] = {}
+    for script in found:
+        chief = chiefs.get(script.role or "")
+        if script.role and (chief is None or (_is_main(script) and not _is_main(chief))):
+            chiefs[script.role] = script
+    return [replace(script, main=chiefs.get(script.role or "") is script) for script in found]
+
+
+def kind_of(reader: Reader, scripts: list[Script]) -> str:
+    """The kind of image that the scripts make, as the names of classes have it."""
+    words = [word for script in scripts for word in (script.path, *script.arguments)]
+    for kind, pattern in _KINDS:
+        if any(pattern.search(word) for word in words):
+            return kind
+    if any(
+        script.role in ("configure", "archive-configure", "menu", "compress") for script in scripts
+    ):
+        reader.note(
+            None,
+            "what kind of image this is cannot be told from its scripts; Text is assumed",
+            "for another kind, replace Text in the names of classes by LiveCD or AI",
+        )
+    return "Text"
+
+
+def command(script: Script) -> str:
+    """The shell line that calls a script as the original did. Its first argument was a socket to ask for
+    values of the manifest, which is no more."""
+    standard = "'' {PKG_IMAGE_PATH} {TMP_DIR} {BOOT_ARCHIVE} {MEDIA_DIR}"
+    own = [shlex.quote(argument) for argument in script.arguments]
+    return " ".join([shlex.quote(script.path), standard, *own])
+
+
+def unknown_arguments(script: Script) -> list[str]:
+    """The arguments of one of the original's scripts that mean nothing to its replacement."""
+    return [each for each in script.arguments if not _KNOWN_ARGUMENTS.fullmatch(each)]
+
+
+def _role(path: str) -> str | None:
+    if not path.startswith(OURS):
+        return None
+    stem = _stem(path)
+    special = _PREFIX.fullmatch(stem)
+    return _MAIN.get(stem) or _PARTS.get(stem) or (_MAIN.get(special["of"]) if special else None)
+
+
+def _stem(path: str) -> str:
+    return PurePosixPath(path).name.removesuffix(".py")
+
+
+def _is_main(script: Script) -> bool:
+    return _stem(script.path) in _MAIN
+
+
+class _Names:
+    """Names of checkpoints, each given once."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._next: dict[str, int] = {}
+
+    def unique(self, element: Element, name: str) -> str:
+        """The name, or one like it that fits and is not taken; a difference is noted."""
+        fitting = name
+        try:
+            CHECKPOINT_NAME.check(name)
+        except BadValue:
+            fitting = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "script"
+        candidate = fitting
+        while candidate in self._next:
+            self._next[fitting] += 1
+            candidate = f"{fitting}-{self._next[fitting]}"
+        self._next[candidate] = 1
+        if candidate != name:
+            self._reader.note(element, f"the checkpoint {name!r} is named {candidate!r} now")
+        return candidate
