@@ -23,7 +23,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_manifest(parser)
     add_follow(parser)
     add_pause_before(parser)
-    parser.add_argument("--fresh", action="store_true", help="reuse no layer of another build")
+    reuse = parser.add_mutually_exclusive_group()
+    reuse.add_argument("--fresh", action="store_true", help="reuse no layer of another build")
+    reuse.add_argument(
+        "--fresh-from", metavar="CHECKPOINT", help="reuse none from this checkpoint on"
+    )
     parser.add_argument(
         "--priority",
         metavar="NUMBER",
@@ -44,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
         **manifest_body(args),
         "pause_before": args.pause_before,
         "fresh": args.fresh,
+        "fresh_from": args.fresh_from,
         "priority": args.priority,
         "idempotency_key": args.idempotency_key,
     }

@@ -72,7 +72,9 @@ async def submit(api: Api, request: Request) -> Response:
     body = await body_of(request, schemas.SubmitRequest)
     state, new = await api.engine.submit(
         _source(body.manifest, body.files, body.parameters),
-        Options(body.pause_before, body.fresh, body.priority, body.idempotency_key),
+        Options(
+            body.pause_before, body.fresh, body.priority, body.idempotency_key, body.fresh_from
+        ),
         actor_of(request.scope),
         api.permit(request),
     )

@@ -60,6 +60,7 @@ class SubmitRequest(ManifestRequest, frozen=True):
     """Body of `POST /v1/builds`."""
 
     pause_before: CheckpointName | None = None
+    fresh_from: CheckpointName | None = None
     priority: Annotated[int, Meta(ge=-1000, le=1000)] = 0
     idempotency_key: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
 

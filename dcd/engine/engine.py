@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from dcd.configuration import Configuration
 from dcd.engine import planning
-from dcd.engine.builds import Builds, new_id
+from dcd.engine.builds import Builds
 from dcd.engine.garbage import Collector
 from dcd.engine.intentions import Intention, beyond, compared, intentions
 from dcd.engine.prospects import prospects
@@ -66,6 +66,8 @@ class Options:
     fresh: bool = False
     priority: int = 0
     idempotency_key: str | None = None
+    fresh_from: str | None = None
+    """The checkpoint from which on nothing is reused."""
 
 
 class InputsMissing(InvalidManifest):
@@ -125,8 +127,9 @@ class Engine:
         if earlier := await self._earlier(options.idempotency_key):
             return earlier, False
         loaded = await self.load(source)
-        salt = new_id() if options.fresh else None
-        plan = await self._plan(loaded, salt)
+        plan = await self._plan(loaded)
+        if options.fresh or options.fresh_from is not None:
+            plan = planning.declining_reuse(plan, options.fresh_from)
         permit(plan)
         submitted = BuildSubmitted(
             name=distro(loaded.doc).name,
@@ -187,7 +190,7 @@ class Engine:
         replacement = None
         if source is not None:
             loaded = await self.load(source)
-            plan = await self._plan(loaded, None)
+            plan = await self._plan(loaded)
             permit(plan)
             replacement = Replacement(
                 manifest=loaded.canonical,
@@ -258,11 +261,9 @@ class Engine:
         self._scheduler.wake()
         return state
 
-    async def _plan(self, loaded: Loaded, salt: str | None) -> Plan:
+    async def _plan(self, loaded: Loaded) -> Plan:
         settings = self._settings()
-        plan = await asyncio.to_thread(
-            planning.make_plan, loaded, settings.checkpoint_modules, salt
-        )
+        plan = await asyncio.to_thread(planning.make_plan, loaded, settings.checkpoint_modules)
         await asyncio.to_thread(
             planning.check_host, plan, settings.state_dir, settings.min_free_bytes
         )

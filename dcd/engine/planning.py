@@ -13,29 +13,37 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import takewhile
 from pathlib import Path
 
+from dcd.engine.builds import new_id
 from dcd.engine.prospects import Prospect, prospects, require_all, texts_of
 from dcd.manifest.constructors import construct, resolve
 from dcd.manifest.doc import DataObjectCache, distro
 from dcd.manifest.ingredients import ingredients
 from dcd.manifest.parse import Loaded, restore
 from statemachine.build import BuildState
-from statemachine.errors import Unprepared
+from statemachine.errors import NotFound, Unprepared
 from statemachine.keys import EXTERNAL, chain, with_salt
 from statemachine.plan import Ingredient, Plan, PlannedCheckpoint
 
 PROXY_VARIABLES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy")
 
 
-def make_plan(loaded: Loaded, allowed: Collection[str], salt: str | None = None) -> Plan:
-    """The plan of a manifest. `allowed` are modules that it may name beside the project's.
-
-    `salt` makes every key unlike any other, which is how all reuse is declined. Raises ManifestError,
-    and Unprepared when checkpoints cannot run here or the state of a repository cannot be had.
-    """
+def make_plan(loaded: Loaded, allowed: Collection[str]) -> Plan:
+    """The plan of a manifest. `allowed` are modules that it may name beside the project's. Raises
+    ManifestError, and Unprepared when checkpoints cannot run here or the state of a repository cannot be
+    had."""
     found = prospects(loaded.doc, allowed)
     require_all(found)
-    plan = _plan(loaded, found, allowed)
-    return plan if salt is None else with_salt(plan, 0, salt)
+    return _plan(loaded, found, allowed)
+
+
+def declining_reuse(plan: Plan, checkpoint: str | None) -> Plan:
+    """The plan with keys from `checkpoint` on (None: from the first) that no layer has. Raises NotFound."""
+    names = [planned.name for planned in plan.checkpoints]
+    if checkpoint is not None and checkpoint not in names:
+        raise NotFound(
+            f"the plan has no checkpoint {checkpoint}", f"its checkpoints are: {', '.join(names)}"
+        )
+    return with_salt(plan, names.index(checkpoint) if checkpoint else 0, new_id())
 
 
 def plan_ahead(loaded: Loaded, allowed: Collection[str]) -> tuple[Plan, list[Prospect]]:

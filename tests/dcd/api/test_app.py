@@ -172,3 +172,9 @@ def test_migrate_converts_an_old_manifest_and_refuses_a_new_one(request_, submis
     refused = request_("POST", "/v1/migrate", json=submission)
     assert refused.status_code == 422
     assert "already" in refused.json()["diagnostics"][0]["message"]
+
+
+def test_reuse_can_be_declined_only_from_a_checkpoint_that_is_there(request_, submission):
+    refused = request_("POST", "/v1/builds", json={**submission, "fresh_from": "two"})
+    assert refused.status_code == 404
+    assert "two" in refused.json()["title"]
