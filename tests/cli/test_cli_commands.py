@@ -58,6 +58,7 @@ def test_submit_prints_the_id_alone(dcctl, daemon, manifest) -> None:
         "parameters": {"a": "1", "b": "x=y"},
         "pause_before": "boot-setup",
         "fresh": True,
+        "fresh_from": None,
         "priority": -3,
         "idempotency_key": "key",
     }
