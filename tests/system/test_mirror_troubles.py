@@ -175,10 +175,9 @@ def test_a_mirror_that_is_down_fails_the_transfer_and_one_that_stumbles_does_not
     status = daemon.wait(build, "completed", seconds=300)
     assert states(status) == ["completed", "completed"]
     assert len(mirror.refused) == 3
-    started = [
-        e["data"]["checkpoint"] for e in daemon.events(build) if e["type"] == "CheckpointStarted"
-    ]
-    assert started == ["first", "transfer", "transfer"]
+    kinds = [event["type"] for event in daemon.events(build)]
+    # The mirror is asked for its state before an attempt begins, so none was spent on a dead one.
+    assert kinds.count("CheckpointStarted") == 2
     artifacts = {artifact["name"]: artifact for artifact in status["artifacts"]}
     listed = Path(artifacts["packages.tsv"]["path"]).read_text()
     assert "dpkg\t" in listed
