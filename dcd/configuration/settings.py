@@ -251,7 +251,8 @@ class Configuration:
     administer: tuple[str, ...] = field(
         default=(),
         metadata=_about(
-            "Role: reload the daemon, collect garbage. Includes `operate`, not `host_code`.",
+            "Role: reload the daemon, collect garbage, back up the event log, and, for who is root too, open "
+            "shells in builds. Includes `operate`, not `host_code`.",
             reloads=True,
         ),
     )
