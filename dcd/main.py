@@ -52,6 +52,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     restore.set_defaults(run=_restore)
 
+    shown = commands.add_parser("config", help="show the settings and where each comes from")
+    shown.add_argument("--config", type=Path, metavar="FILE", help="a TOML file of settings")
+    shown.add_argument("--json", action="store_true", help="print JSON")
+    shown.set_defaults(run=_config)
+
     doctor = commands.add_parser("doctor", help="examine this host, without a daemon")
     doctor.add_argument("--state-dir", type=Path, metavar="DIR", default=Path("/var/lib/dcd"))
     doctor.add_argument(
@@ -90,6 +95,20 @@ def _serve(arguments: argparse.Namespace) -> int:
     except DcdError as error:
         print(f"dcd: {error}", file=sys.stderr)
         return smf.exit_status(error)
+
+
+def _config(arguments: argparse.Namespace) -> int:
+    from dcd import configuration
+
+    rows = list(configuration.load(arguments.config).rows())
+    if arguments.json:
+        found = {s.name: {"value": str(value), "origin": origin} for s, value, origin in rows}
+        print(json.dumps(found, indent=2))
+        return 0
+    width = max(len(setting.name) for setting, _, _ in rows)
+    for setting, value, origin in rows:
+        print(f"{setting.name:{width}}  {value}  ({origin})")
+    return 0
 
 
 def _smf_manifest(arguments: argparse.Namespace) -> int:

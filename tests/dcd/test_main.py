@@ -1,5 +1,6 @@
 """The `dcd` command line."""
 
+import json
 import os
 import subprocess
 import sys
@@ -69,3 +70,15 @@ def test_doctor_lists_only_packages_on_request():
 
     assert result.returncode == 0
     assert len(result.stdout.splitlines()) == 1
+
+
+def test_config_shows_each_setting_with_where_it_comes_from(tmp_path):
+    config = tmp_path / "dcd.toml"
+    config.write_text("max_running_builds = 7\n")
+
+    shown = json.loads(dcd("config", "--config", str(config), "--json").stdout)
+
+    assert shown["max_running_builds"] == {"value": "7", "origin": f"{config}:1"}
+    assert shown["layer_backend"]["origin"] == "default"
+    lines = dcd("config", "--config", str(config)).stdout.splitlines()
+    assert ["max_running_builds", "7", f"({config}:1)"] in [line.split() for line in lines]
