@@ -30,7 +30,7 @@ def main() -> None:
         if pid == 0:
             _become_daemon(dcd.main.main, **request)
         _say({"pid": pid})
-        threading.Thread(target=_await, args=(pid,)).start()
+        threading.Thread(target=_await, args=(pid,), daemon=True).start()
 
 
 def _become_daemon(run, arguments, log, fault, defect):
