@@ -18,6 +18,8 @@ from statemachine.errors import CheckpointError, InvalidManifest
 
 _SETTINGS = "etc/initramfs-tools/conf.d/zz-dcd"
 _RESULT = "dcd-initrd.img"
+_ROOMY_BYTES = 2 << 30
+"""Memory in which to gather an initramfs (a few hundred MiB) without anybody else missing it."""
 _LEVELS = {"zstd": range(1, 20), "gzip": range(1, 10), "xz": range(10), "lz4": range(1, 13)}
 
 
@@ -92,7 +94,7 @@ class DebianBootArchive(Checkpoint):
         try:
             inside.run(
                 ["mkinitramfs", "-o", f"/{_RESULT}", version],
-                env=context.environment,
+                env={**context.environment, "TMPDIR": _scratch()},
                 timeout_seconds=1800,
             )
             result.rename(context.boot_archive / "initrd.img")
@@ -112,6 +114,15 @@ class DebianBootArchive(Checkpoint):
                 f'add the package {package} to the transfer, or use compression_type "auto"',
             )
         return self.compression_type
+
+
+def _scratch() -> str:
+    """Where in the image mkinitramfs gathers its files: in memory, where there is plenty, since what it
+    does is to make and remove thousands of small files; otherwise on disk. Source: proc(5), meminfo."""
+    meminfo = Path("/proc/meminfo").read_text("ascii")
+    fields = dict(line.split(":") for line in meminfo.splitlines())
+    available_bytes = int(fields["MemAvailable"].split()[0]) << 10
+    return "/tmp" if available_bytes >= _ROOMY_BYTES else "/var/tmp"
 
 
 def _kernel_version(image: Path, wanted: str | None) -> str:

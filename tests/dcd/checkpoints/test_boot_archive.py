@@ -65,6 +65,17 @@ def test_a_failed_mkinitramfs_leaves_nothing_behind(bench: Any, own_mounts: None
 
 
 @pytest.mark.root
+def test_what_mkinitramfs_gathers_does_not_stay_in_the_image(bench: Any, own_mounts: None) -> None:
+    bench.add_shell()
+    add_kernel(bench.image, "6.1.0-1-amd64")
+    (bench.image / "var/tmp").mkdir(parents=True)
+    add_mkinitramfs(bench.image, 'echo gathered > "$TMPDIR/file" && echo made > "$2"')
+    bench.execute(DebianBootArchive("ba-arch"))
+    assert (bench.root / "boot_archive/initrd.img").read_text() == "made\n"
+    assert list((bench.image / "tmp").iterdir()) == []
+
+
+@pytest.mark.root
 def test_an_image_without_the_compressor_is_told_its_package(bench: Any, own_mounts: None) -> None:
     bench.add_shell()
     add_kernel(bench.image, "6.1.0-1-amd64")
