@@ -1,0 +1,1 @@
+"""Virtual machine disks: laid out, installed, made independent of their device, converted, booted."""

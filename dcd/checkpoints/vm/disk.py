@@ -1,0 +1,90 @@
+"""The disk that the checkpoints of a virtual machine hand on to each other.
+
+It is a raw, sparse file in the media area, laid out as the manifest's `target` says. `CreateDisk` makes
+it and records where it is and how it is divided, ids and all; every later checkpoint reads that record,
+never the manifest's `target` again, so that what it does fits the disk that is there.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from dcd.checkpoints.interface import Context
+from dcd.manifest.doc import DataObjectDict
+from statemachine.errors import CheckpointError
+
+FileSystem = Literal["ext4", "xfs", "btrfs", "vfat", "swap"]
+
+_DICTIONARY = "disk"
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """What a partition holds: a file system, or swap space. `uuid` is as blkid(8) prints it (for vfat
+    XXXX-XXXX); `mountpoint` is where the installed system mounts it, with mount options `options`."""
+
+    type: FileSystem
+    uuid: str
+    label: str = ""
+    mountpoint: str | None = None
+    options: str = "defaults"
+
+
+@dataclass(frozen=True, slots=True)
+class DiskPartition:
+    """A partition in the table. `type` and `uuid` are its GUIDs, lower case; `start` and `size` are in
+    bytes."""
+
+    number: int
+    type: str
+    uuid: str
+    start: int
+    size: int
+    label: str = ""
+    volume: Volume | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DiskLayout:
+    """A disk with a GUID partition table: its file's name, size and sector size in bytes, the table's
+    GUID, and its partitions by number."""
+
+    name: str
+    size: int
+    sector_size: int
+    uuid: str
+    partitions: tuple[DiskPartition, ...]
+
+    def mounted_at(self, mountpoint: str) -> DiskPartition | None:
+        """The partition that the installed system mounts there."""
+        for partition in self.partitions:
+            if partition.volume is not None and partition.volume.mountpoint == mountpoint:
+                return partition
+        return None
+
+
+def record_disk(context: Context, path: Path, layout: DiskLayout) -> None:
+    """Tell later checkpoints of the disk."""
+    record = context.doc.persistent.get_first_child(_DICTIONARY, DataObjectDict)
+    if record is None:
+        record = DataObjectDict(_DICTIONARY)
+        context.doc.persistent.insert_children(record)
+    record["path"] = str(path.relative_to(context.root))
+    record["layout"] = msgspec.to_builtins(layout)
+
+
+def recorded_disk(context: Context) -> tuple[Path, DiskLayout]:
+    """The disk that a checkpoint before has made. Raises `CheckpointError` when none has."""
+    record = context.doc.persistent.get_first_child(_DICTIONARY, DataObjectDict)
+    if record is None:
+        raise CheckpointError(
+            "there is no disk yet",
+            "no checkpoint before has made one",
+            "run a checkpoint that makes the disk (CreateDisk) before",
+        )
+    return (
+        context.root / str(record["path"]),
+        msgspec.convert(record["layout"], DiskLayout),
+    )
