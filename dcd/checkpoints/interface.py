@@ -93,6 +93,7 @@ class Context:
         timeout_seconds: float | None = None,
         capture: bool = False,
         on_line: Callable[[str], None] | None = None,
+        on_meter: Callable[[str], None] | None = None,
         ok: Sequence[int] = (0,),
     ) -> Completed:
         """Run a tool with this context's environment (plus `env`); see `dcd.platform.process.run`."""
@@ -104,6 +105,7 @@ class Context:
             timeout_seconds=timeout_seconds,
             capture=capture,
             on_line=on_line,
+            on_meter=on_meter,
             ok=ok,
         )
 

@@ -83,14 +83,16 @@ def run(
     capture: bool = False,
     merge: bool = False,
     on_line: Callable[[str], None] | None = None,
+    on_meter: Callable[[str], None] | None = None,
     ok: Sequence[int] = (0,),
 ) -> Completed:
     """Run a program to its end.
 
     `env` is added to `BASE_ENVIRONMENT`. `stdin` is fed to it (None: /dev/null). With `capture` its
     standard output is returned instead of logged, and with `merge` its standard error with it.
-    `on_line` is called, in this thread, with each line of output (without its end) as it comes;
-    an exception out of it stops the program. `ok` are the exit statuses that are not a failure.
+    `on_line` is called, in this thread, with each line of output (without its end) as it comes, and
+    `on_meter` with what a progress meter shows before it overwrites it; an exception out of them
+    stops the program. `ok` are the exit statuses that are not a failure.
     Raises `ToolFailed`, and `Unprepared` when there is no such program.
     """
     arguments = [os.fspath(part) for part in argv]
@@ -112,7 +114,7 @@ def run(
             name = Path(arguments[0]).name
             raise CheckpointError(f"{name} cannot be started", f"{error}: {arguments}") from error
         group.start(process)
-        output = _Output(capture=capture, on_line=on_line)
+        output = _Output(capture=capture, on_line=on_line, on_meter=on_meter)
         status, timed_out = _attend(group, output, stdin, timeout_seconds)
     seconds = time.monotonic() - started
     if timed_out or status not in ok:
@@ -211,9 +213,16 @@ class _Group:
 class _Output:
     """What a program prints: kept, logged, and cut into lines, as `run` was asked."""
 
-    def __init__(self, *, capture: bool, on_line: Callable[[str], None] | None) -> None:
+    def __init__(
+        self,
+        *,
+        capture: bool,
+        on_line: Callable[[str], None] | None,
+        on_meter: Callable[[str], None] | None,
+    ) -> None:
         self._capture = capture
         self._on_line = on_line
+        self._on_meter = on_meter
         self._whole = bytearray()
         self._tail: deque[bytes] = deque(maxlen=LAST_LINES)
         self._rest: dict[str, bytes] = {}
@@ -226,6 +235,10 @@ class _Output:
         *lines, self._rest[stream] = (self._rest.get(stream, b"") + chunk).split(b"\n")
         for line in lines:
             self._line(line)
+        if self._on_meter is not None:
+            shown, overwritten, _ = self._rest[stream].rpartition(b"\r")
+            if overwritten:
+                self._on_meter(shown.rpartition(b"\r")[2].decode("utf-8", "surrogateescape"))
 
     def end(self) -> None:
         for rest in self._rest.values():

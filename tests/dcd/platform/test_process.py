@@ -59,6 +59,14 @@ def test_lines_are_handed_on_as_they_come_and_logged_too(capfd: pytest.CaptureFi
     assert capfd.readouterr().err == "one\ntwo\r\n10%\r20%\nlast"
 
 
+def test_what_a_progress_meter_shows_is_handed_on_while_it_moves() -> None:
+    shown: list[str] = []
+    script = r"printf 'a\n1%%\r'; sleep 0.2; printf '2%%\r3%%\r'; sleep 0.2; printf '4%%'"
+    completed = run(["sh", "-c", script], capture=True, on_meter=shown.append)
+    assert shown == ["1%", "3%", "3%"]
+    assert completed.stdout == "a\n1%\r2%\r3%\r4%"
+
+
 def test_merged_output_holds_both_streams() -> None:
     assert (
         run(["sh", "-c", "echo out; echo err >&2"], capture=True, merge=True).stdout == "out\nerr\n"
