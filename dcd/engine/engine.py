@@ -258,6 +258,7 @@ class Engine:
 
     async def _command(self, build: str, command: Command, actor: Actor) -> BuildState:
         state = await self.builds.command(build, command, actor)
+        self._runner.recall(build)
         self._scheduler.wake()
         return state
 

@@ -7,9 +7,10 @@ disk before its completion is an event.
 """
 
 import asyncio
+import contextlib
 import shutil
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,12 +24,19 @@ from dcd.engine.broadcast import Progress
 from dcd.engine.builds import Builds
 from dcd.engine.host import boot_id
 from dcd.engine.publish import publish
-from dcd.engine.workspaces import kept_workspace, lost_layer, workspace_name
+from dcd.engine.workspaces import (
+    claiming_workspace,
+    kept_workspace,
+    lost_layer,
+    workspace_name,
+)
+from dcd.platform import resources
 from dcd.worker.launch import Cancelled, Completed, Died, Failed, Outcome, run_attempt
+from dcd.worker.request import Claim, WorkerRequest
 from dcd.worker.request import Progress as WorkerProgress
-from dcd.worker.request import WorkerRequest
 from statemachine.build import BuildState
 from statemachine.commands import (
+    ClaimResource,
     Command,
     CompleteCheckpoint,
     FailBuild,
@@ -95,6 +103,8 @@ class Runner:
         self.stopping = False
         """Set when the daemon stops: builds go no further than their next durable point."""
         self._running: dict[str, Running] = {}
+        self._waiting: dict[str, asyncio.Event] = {}
+        """Builds that wait for a layer that another makes; set to end the wait."""
         self._making: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def planned(self, build: str, fresh: bool = True) -> None:
@@ -108,15 +118,21 @@ class Runner:
         """The lock of a layer: held while a build makes it, or decides to reuse it."""
         return self._making.setdefault(key, asyncio.Lock())
 
+    def recall(self, build: str) -> None:
+        """Have `build` look at its state again, if it waits for a layer that another build makes."""
+        if waiting := self._waiting.get(build):
+            waiting.set()
+
     def stop(self, build: str, cause: str) -> None:
         """End the attempt of `build` that runs now, if any; `cause` as in CheckpointInterrupted."""
+        self.recall(build)
         if running := self._running.get(build):
             running.cause = cause
             running.stop.set()
 
     def stop_all(self, cause: str) -> None:
-        """End all attempts that run now."""
-        for build in self._running:
+        """End all attempts that run now, and all waiting."""
+        for build in (*self._running, *self._waiting):
             self.stop(build, cause)
 
     async def run(self, build: str) -> None:
@@ -161,9 +177,15 @@ class Runner:
 
     async def _settle(self, state: BuildState) -> BuildState:
         """Give the attempt that a dead daemon left open its outcome: complete when its layer was
-        committed, interrupted otherwise."""
+        committed, interrupted otherwise; failed when what it claimed cannot be released."""
         record = state.running
         assert record is not None
+        if workspace := claiming_workspace(state):
+            try:
+                await self._release(state.id)
+            except DcdError as error:
+                return await self._command(state, FailCheckpoint(record.name, _info(error)))
+            await asyncio.to_thread(self.stores.layers.release, workspace)
         layer = await asyncio.to_thread(self.stores.layers.find, record.key)
         if layer and (layer.record.made_by, layer.record.attempt) == (state.id, record.attempts):
             return await self._command(
@@ -198,12 +220,31 @@ class Runner:
             return await self._command(state, FailCheckpoint(name, _info(error)))
         plan = state.plan if external is None else with_external(state.plan, index, external)
         planned = plan.checkpoints[index]
-        async with self.making(planned.key):
+        async with self._turn(state.id, planned.key) as mine:
+            if not mine or self.stopping:
+                return await self.builds.state(state.id)
             if layer := await asyncio.to_thread(self.stores.layers.find, planned.key):
                 return await self._reuse(state, planned, layer, external)
             if shortage := self._shortage(planned):
                 return await self._command(state, Pause(shortage, "no-space"))
             return await self._attempt(state, index, planned, external)
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, build: str, key: str) -> AsyncIterator[bool]:
+        """Hold the lock of a layer inside the context. False: the build was recalled before it had it."""
+        lock = self.making(key)
+        recalled = self._waiting[build] = asyncio.Event()
+        acquiring = asyncio.ensure_future(lock.acquire())
+        leaving = asyncio.ensure_future(recalled.wait())
+        try:
+            await asyncio.wait({acquiring, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            del self._waiting[build]
+            yield acquiring.done()
+        finally:
+            leaving.cancel()
+            # Not done: gives up its place among those who wait.
+            if not acquiring.cancel():
+                lock.release()
 
     async def _external(self, state: BuildState, index: int) -> dict[str, str] | None:
         """External state for the checkpoint's key as of now; None when the plan's is fresh enough."""
@@ -277,7 +318,10 @@ class Runner:
                 workspace_name(state.id, index, attempt),
             )
             try:
-                outcome = await self._work(state, index, attempt, workspace, log_path, running)
+                try:
+                    outcome = await self._work(state, index, attempt, workspace, log_path, running)
+                finally:
+                    await self._release(state.id)
                 state = await self._conclude(state, index, attempt, workspace, outcome, running)
                 return state
             finally:
@@ -334,9 +378,20 @@ class Runner:
             request,
             log_path=log_path,
             on_progress=on_progress,
+            on_claim=partial(self._claim, state.id, planned.name),
             stop=running.stop,
             grace_seconds=self._settings().cancel_grace_seconds,
         )
+
+    async def _claim(self, build: str, checkpoint: str, claim: Claim) -> None:
+        await self._insist(build, ClaimResource(checkpoint, claim.kind, claim.name))
+
+    async def _release(self, build: str) -> None:
+        """Release all that the open attempt of a build has claimed. Its worker has ended."""
+        state = await self.builds.state(build)
+        for claim in state.running.claims if state.running else ():
+            log.info("releasing", build=build, kind=claim.kind, name=claim.name)
+            await asyncio.to_thread(resources.release, claim.kind, claim.name)
 
     def _inputs(self, state: BuildState) -> dict[str, Path]:
         """The captured files by the paths that the manifest names."""

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from store.eventlog import EventLog
+
 pytestmark = pytest.mark.root
 
 
@@ -166,3 +168,51 @@ def test_plan_tells_by_the_newest_build_why_something_runs(daemon, write_manifes
     daemon.ctl("gc", "--max-bytes", "0")
     manifest = write_manifest(("one", "true"), ("two", "true"), ("three", "true"))
     assert reasons(manifest)["one"] == ("run", f"its layer was removed since build {build}")
+
+
+@pytest.fixture
+def waiting(daemon, write_manifest):
+    """A build that makes a layer, for ever, and another that waits for that layer."""
+    manifest = write_manifest(("one", "sleep 1000"))
+    maker = daemon.submit(manifest)
+    daemon.wait_for_event(maker, "CheckpointStarted")
+    build = daemon.submit(manifest)
+    daemon.wait_for_event(build, "BuildStarted")
+    yield maker, build
+    daemon.ctl("cancel", maker)
+    daemon.wait(maker, "cancelled")
+
+
+def test_a_build_that_waits_for_anothers_layer_is_cancelled_at_once(daemon, waiting):
+    maker, build = waiting
+
+    daemon.ctl("cancel", build)
+
+    daemon.wait(build, "cancelled")
+    assert daemon.json("status", maker)["state"] == "running"
+    assert "CheckpointStarted" not in kinds(daemon, build)
+
+
+def test_a_build_that_waits_for_anothers_layer_is_paused_at_once_and_waits_again(daemon, waiting):
+    maker, build = waiting
+
+    daemon.ctl("pause", build)
+    daemon.wait(build, "paused")
+    daemon.ctl("resume", build)
+    daemon.wait_for_event(build, "BuildResumed")
+    daemon.ctl("cancel", maker)
+
+    daemon.wait_for_event(build, "CheckpointStarted")
+    daemon.ctl("cancel", build)
+    daemon.wait(build, "cancelled")
+
+
+def test_a_build_that_waits_for_anothers_layer_does_not_hold_up_the_stop(daemon, waiting):
+    _, build = waiting
+
+    assert daemon.stop() == 0
+
+    with EventLog(daemon.state_dir / "events.db") as log:
+        assert [event.type for event in log.read_build(build)] == ["BuildSubmitted", "BuildStarted"]
+    daemon.start()
+    daemon.ctl("cancel", build)
