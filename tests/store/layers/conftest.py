@@ -120,24 +120,30 @@ def xfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     yield from loop_mounted(tmp_path_factory.mktemp("xfs"), 320, "mkfs.xfs", "-m", "reflink=1")
 
 
-@pytest.fixture(scope="session")
-def zfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A pool on zfs-fuse, whose daemon is shared by all test runs on the host."""
+@contextlib.contextmanager
+def zfs_fuse() -> Iterator[None]:
+    """zfs-fuse, whose daemon is shared by all test runs on the host."""
     if shutil.which("zfs-fuse") is None:
         pytest.skip("zfs-fuse is not installed")
-    directory = tmp_path_factory.mktemp("zfs")
     with ZFS_LOCK.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if subprocess.run(["zpool", "list"], capture_output=True).returncode != 0:
             subprocess.run(["zfs-fuse", "-p", ZFS_PID], check=True, capture_output=True)
         fcntl.flock(lock, fcntl.LOCK_SH)
-        with shared_mount(directory):
-            yield from zfs_pool(directory)
+        yield
         with contextlib.suppress(BlockingIOError):  # another test run uses it
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if ZFS_PID.exists():
                 os.kill(int(ZFS_PID.read_text()), signal.SIGTERM)
                 ZFS_PID.unlink()
+
+
+@pytest.fixture(scope="session")
+def zfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A pool on zfs-fuse."""
+    directory = tmp_path_factory.mktemp("zfs")
+    with zfs_fuse(), shared_mount(directory):
+        yield from zfs_pool(directory)
 
 
 def zfs_pool(directory: Path) -> Iterator[Path]:
