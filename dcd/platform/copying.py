@@ -57,6 +57,14 @@ def copy_entries(
     return copy.copied
 
 
+def copy_into(origin: Path, target: Path, at: int) -> None:
+    """Copy a file's bytes into another, which is there, from its byte `at` on. What is a hole in the
+    origin is left there as it is."""
+    with origin.open("rb") as source, target.open("r+b") as sink:
+        for start, end in data_ranges(source.fileno(), os.fstat(source.fileno()).st_size):
+            _copy_range(source.fileno(), sink.fileno(), start, end, at)
+
+
 def _normal(name: str) -> PurePosixPath:
     return PurePosixPath(*(part for part in PurePosixPath(name).parts if part not in ("/", ".")))
 
@@ -195,7 +203,7 @@ def _copy_content(origin: Path, target: Path, status: os.stat_result) -> None:
         sink = os.open(target, flags, 0o600)
         try:
             os.truncate(sink, status.st_size)
-            for start, end in _data(source, status.st_size):
+            for start, end in data_ranges(source, status.st_size):
                 _copy_range(source, sink, start, end)
         finally:
             os.close(sink)
@@ -203,7 +211,7 @@ def _copy_content(origin: Path, target: Path, status: os.stat_result) -> None:
         os.close(source)
 
 
-def _data(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
+def data_ranges(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
     """The parts of a file that are not holes."""
     position = 0
     while position < size:
@@ -220,11 +228,11 @@ def _data(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
         position = end
 
 
-def _copy_range(source: int, sink: int, start: int, end: int) -> None:
+def _copy_range(source: int, sink: int, start: int, end: int, shift: int = 0) -> None:
     position = start
     with suppress(AttributeError, OSError):
         while position < end:
-            done = os.copy_file_range(source, sink, end - position, position, position)
+            done = os.copy_file_range(source, sink, end - position, position, position + shift)
             if done == 0:
                 break
             position += done
@@ -234,5 +242,5 @@ def _copy_range(source: int, sink: int, start: int, end: int) -> None:
             return  # It became shorter meanwhile.
         view = memoryview(chunk)
         while view:
-            written = os.pwrite(sink, view, position)
+            written = os.pwrite(sink, view, position + shift)
             view, position = view[written:], position + written

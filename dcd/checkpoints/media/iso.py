@@ -12,6 +12,7 @@ import re
 from datetime import UTC, datetime
 from pathlib import Path
 
+from dcd.checkpoints.epoch import source_date_epoch
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
 from dcd.checkpoints.media import grub
 from dcd.checkpoints.media.deliver import deliver_file, record_medium
@@ -110,15 +111,9 @@ class CreateISO(Checkpoint):
 
 def _epoch(context: Context) -> int:
     """The time of the ISO, as Unix time."""
-    given = context.environment.get("SOURCE_DATE_EPOCH")
+    given = source_date_epoch(context)
     if given is not None:
-        if not given.isdecimal():
-            raise CheckpointError(
-                f"SOURCE_DATE_EPOCH {given!r} is not a time",
-                "it is seconds since 1970, in the environment of this build's tools",
-                "correct it where it is set",
-            )
-        return int(given)
+        return given
     return int((context.media / "iso" / LIVE_FILE_SYSTEM).stat().st_mtime)
 
 

@@ -37,7 +37,8 @@ class Format(DataObject, tag="format"):
     type: Literal["ext4", "xfs", "btrfs", "vfat", "swap"] = attribute("What is made.")
     label: str | None = attribute("Its label.", default=None)
     uuid: str | None = attribute(
-        "Its UUID; without it, one that is derived from the build's key.", default=None
+        "Its UUID (vfat: XXXX-XXXX); without it, one that is derived from the disk's id.",
+        default=None,
     )
     mountpoint: str | None = attribute("Where the installed system mounts it.", default=None)
     options: str = attribute("Mount options in fstab.", default="defaults")
@@ -71,10 +72,11 @@ class DiskImage(DataObject, tag="disk_image"):
     """A disk that is a file: it is made by the build and delivered or converted."""
 
     name: str = attribute("The file's name, below the media area.")
-    size: str = attribute("The size of the disk.", form=SIZE)
+    size: str = attribute("The size of the disk, rounded up to full MiB.", form=SIZE)
     sector_size: Literal[512, 4096] = attribute("Bytes of a sector.", default=512)
     id: str = attribute(
-        "The disk's and its partitions' identifiers: `derived` from the build's key, `random`, or a UUID.",
+        "The disk's identifier: `derived` from the distribution's name, `random`, or a UUID. Those of "
+        "partitions and file systems are derived from it.",
         default="derived",
     )
 

@@ -1,0 +1,104 @@
+"""`CreateDisk`: the disk of a virtual machine, laid out as the manifest's `target` says.
+
+A sparse file in the media area with a GUID partition table and empty file systems, made without loop
+devices and mounts. Result: media/NAME, and its layout in the DOC for the checkpoints after (`disk`), which
+install into it. Ids and times are the same each time, unless the manifest wants ids by chance. Takes as
+much space as tables and journals do: a few MiB.
+"""
+
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+
+from dcd.checkpoints.epoch import source_date_epoch
+from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
+from dcd.checkpoints.vm import gpt
+from dcd.checkpoints.vm.disk import DiskLayout, record_disk
+from dcd.checkpoints.vm.layout import disk_layout
+from dcd.checkpoints.vm.volumes import VOLUME_TOOLS, Place, make_volume
+from dcd.manifest.doc import DataObjectCache
+from statemachine.errors import CheckpointError
+
+LAYOUT_READS = ("//target", "//max_size", "//vm_im.firmware", "//distro.name")
+"""What decides the layout."""
+
+_NO_TIME = 315532800
+"""1980-01-01, before which FAT knows no time: of a disk that has no files yet."""
+
+
+class CreateDisk(Checkpoint):
+    """Make the disk with its partitions and empty file systems.
+
+    The `target` says how, in one `disk` with a `disk_image`; without one the disk has what the firmware
+    needs, and an ext4 root. `InstallOffline` fills it.
+    """
+
+    DESCRIPTION = "Make the disk: partitions and file systems"
+    READS = LAYOUT_READS
+    TOOLS = tuple(dict.fromkeys(tool for tools in VOLUME_TOOLS.values() for tool in tools))
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+
+    def needs(self, doc: DataObjectCache) -> Needs:
+        return Needs(tools=tools_for(disk_layout(doc)), disk_bytes=256 << 20)
+
+    def check(self, doc: DataObjectCache) -> None:
+        disk_layout(doc)
+
+    def get_progress_estimate(self) -> float:
+        return 1.0
+
+    def execute(self, context: Context, dry_run: bool = False) -> None:
+        layout = disk_layout(context.doc, uuid.uuid4())
+        size = f"{layout.size >> 20} MiB"
+        if dry_run:
+            count = len(layout.partitions)
+            context.report(Report(message=f"would make a disk of {size} with {count} partitions"))
+            return
+        path = context.media / layout.name
+        if path.exists():
+            raise CheckpointError(
+                f"there is a {layout.name} already",
+                str(path),
+                'give the disk another name: <disk_image name="..."/>',
+            )
+        given = source_date_epoch(context)
+        make_disk(context, path, layout, _NO_TIME if given is None else given)
+        record_disk(context, path, layout)
+        context.report(Report(1.0, f"{layout.name}: {size}"))
+
+
+def tools_for(layout: DiskLayout) -> tuple[str, ...]:
+    """The host tools that make the layout's file systems."""
+    kinds = [partition.volume.type for partition in layout.partitions if partition.volume]
+    return tuple(dict.fromkeys(tool for kind in kinds for tool in VOLUME_TOOLS[kind]))
+
+
+def make_disk(
+    context: Context,
+    path: Path,
+    layout: DiskLayout,
+    epoch: int,
+    trees: Mapping[int, Path] | None = None,
+) -> None:
+    """Make the disk anew at `path`: the table, then each file system, in partition N with what the
+    directory trees[N] holds. Times that have no other source are the Unix time `epoch`."""
+    path.unlink(missing_ok=True)
+    with path.open("xb") as disk:
+        disk.truncate(layout.size)
+        for at, content in gpt.table(layout):
+            disk.seek(at)
+            disk.write(content)
+    for done, partition in enumerate(layout.partitions):
+        if partition.volume is None:
+            continue
+        point = partition.volume.mountpoint or "not mounted"
+        context.report(
+            Report(
+                0.1 + 0.8 * done / len(layout.partitions),
+                f"partition {partition.number}: {partition.volume.type}, {point}",
+            )
+        )
+        tree = (trees or {}).get(partition.number)
+        make_volume(context, Place(path, layout, partition, epoch), tree)

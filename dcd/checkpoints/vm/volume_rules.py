@@ -1,0 +1,125 @@
+"""What a file system asks of its partition: least size, label, id, mountpoint. Pure.
+
+Source: mke2fs(8), mkfs.xfs(8), mkfs.btrfs(8), mkswap(8); Microsoft's FAT specification, "FAT type
+determination"; file-hierarchy(7) for what cannot be a file system of its own.
+"""
+
+import re
+import uuid
+from pathlib import PurePosixPath
+
+from dcd.checkpoints.vm.disk import FileSystem, Volume
+
+MIB = 1 << 20
+
+_LEAST_FAT16_CLUSTERS, _LEAST_FAT32_CLUSTERS = 4085, 65525
+_FAT_OVERHEAD_SECTORS = 1200
+"""Reserved sectors, root directory and two FATs of the smallest FAT32: 2 * 65525 * 4 / 512, rounded up."""
+
+_LEAST_BYTES = {"ext4": 16 * MIB, "xfs": 300 * MIB, "btrfs": 128 * MIB, "swap": 1 * MIB}
+_LONGEST_LABEL = {"ext4": 16, "xfs": 12, "btrfs": 255, "swap": 15, "vfat": 11}
+_FAT_LABEL = re.compile(r"[A-Z0-9 $%'@~!(){}^#&_-]*")
+_FAT_ID = re.compile(r"[0-9A-F]{4}-[0-9A-F]{4}")
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_OF_THE_ROOT = ("bin", "dev", "etc", "lib", "lib32", "lib64", "proc", "run", "sbin", "sys")
+"""What the system needs before it mounts anything, or mounts itself."""
+
+
+def volume_id(kind: FileSystem, given: str | uuid.UUID) -> str:
+    """An id in the form that blkid(8) prints for that file system, from the manifest's or a derived one."""
+    if isinstance(given, str):
+        return given.upper() if kind == "vfat" else given.lower()
+    if kind == "vfat":
+        digits = given.hex[:8].upper()
+        return f"{digits[:4]}-{digits[4:]}"
+    return str(given)
+
+
+def least_fat32_bytes(sector_size: int) -> int:
+    """The smallest partition that FAT32 fits into, with one sector a cluster."""
+    return (_LEAST_FAT32_CLUSTERS + _FAT_OVERHEAD_SECTORS) * sector_size
+
+
+def problem(volume: Volume, size: int, sector_size: int) -> tuple[str, str] | None:
+    """What is wrong with a volume in a partition of `size` bytes, and what would be right; or None."""
+    for found in (_size(volume, size, sector_size), _label(volume), _id(volume), _mount(volume)):
+        if found is not None:
+            return found
+    return None
+
+
+def _size(volume: Volume, size: int, sector_size: int) -> tuple[str, str] | None:
+    if volume.type == "vfat":
+        least = (_LEAST_FAT16_CLUSTERS + _FAT_OVERHEAD_SECTORS) * sector_size
+    else:
+        least = _LEAST_BYTES[volume.type]
+    if size >= least:
+        return None
+    need = -(-least // MIB)
+    if volume.type == "vfat":
+        return (
+            f"{size} bytes are too small for FAT, and for an ESP, with sectors of {sector_size} bytes",
+            f"make it at least {need}mb; UEFI asks for FAT32, which begins at "
+            f"{-(-least_fat32_bytes(sector_size) // MIB)}mb",
+        )
+    return f"{size} bytes are too small for {volume.type}", f"make it at least {need}mb"
+
+
+def _label(volume: Volume) -> tuple[str, str] | None:
+    most = _LONGEST_LABEL[volume.type]
+    if len(volume.label.encode()) > most:
+        return (
+            f"the label {volume.label!r} is too long for {volume.type}",
+            f"it is at most {most} bytes",
+        )
+    if not volume.label.isprintable() or "/" in volume.label:
+        return (
+            f"{volume.label!r} is not a label",
+            "use printable characters, and no slash",
+        )
+    if volume.type == "vfat" and not _FAT_LABEL.fullmatch(volume.label):
+        return (
+            f"{volume.label!r} is not a label that FAT can hold",
+            "use capital letters, digits, blanks, - and _",
+        )
+    return None
+
+
+def _id(volume: Volume) -> tuple[str, str] | None:
+    form = _FAT_ID if volume.type == "vfat" else _UUID
+    if form.fullmatch(volume.uuid):
+        return None
+    example = "4E5A-01B2" if volume.type == "vfat" else "6a3c9f0e-3f0c-4c2e-9a55-0d5f0a1b2c3d"
+    return (
+        f"{volume.uuid!r} is not an id that {volume.type} can have",
+        f"write, for example, {example}, or leave uuid out",
+    )
+
+
+def _mount(volume: Volume) -> tuple[str, str] | None:
+    point = volume.mountpoint
+    if point is None:
+        return None
+    if volume.type == "swap":
+        return "swap space is not mounted", "take mountpoint out"
+    path = PurePosixPath(point)
+    if (
+        not path.is_absolute()
+        or str(path) != point
+        or ".." in path.parts
+        or not point.isprintable()
+    ):
+        return f"{point!r} is not a mountpoint", "write an absolute path, such as /srv"
+    if path.parts[1:2] and path.parts[1] in _OF_THE_ROOT:
+        return (
+            f"{point} cannot be a file system of its own",
+            f"/{path.parts[1]} belongs to the root, or to the running system",
+        )
+    if point == "/" and volume.type == "vfat":
+        return "the root cannot be vfat", "use ext4, xfs or btrfs"
+    if any(character.isspace() for character in volume.options) or not volume.options:
+        return (
+            f"{volume.options!r} are not mount options",
+            "separate them by commas, without blanks, or leave options out",
+        )
+    return None

@@ -1,0 +1,194 @@
+"""Making the file systems of a disk, each in its partition, empty or with a tree in it.
+
+The disk is a sparse file and stays one: nothing is written where nothing is. ext4 and vfat are made in
+place, without loop devices or mounts. xfs, btrfs and swap are made in a sparse file of the partition's size
+and moved in; a tree goes into xfs and btrfs through a mount by the kernel, on a loop device that goes with
+the mount, and the mount with the worker. What a tree holds is kept: owners, modes, times, attributes,
+capabilities, hard links, devices, holes; vfat holds files and directories only.
+
+Features are named, not left to the host's mke2fs.conf, so that the result is the same on any host, and all
+that reads it (GRUB, the image's kernel) knows them.
+Source: mke2fs(8), mkfs.xfs(8), mkfs.btrfs(8), mkswap(8), mformat(1), mcopy(1), mount(8).
+"""
+
+import os
+import stat
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from dcd.checkpoints.interface import Context
+from dcd.checkpoints.vm.disk import DiskLayout, DiskPartition, FileSystem, Volume
+from dcd.checkpoints.vm.volume_rules import least_fat32_bytes
+from dcd.platform.copying import copy_into
+from statemachine.errors import CheckpointError
+
+BLOCK_BYTES = 4096
+
+_EXT4_FEATURES = (
+    "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,sparse_super,"
+    "large_file,huge_file,dir_nlink,extra_isize,metadata_csum"
+)
+_GIB = 1 << 30
+_FAT_CLUSTERS = ((260 << 20, 512), (8 * _GIB, 4096), (16 * _GIB, 8192), (32 * _GIB, 16384))
+_LARGEST_FAT_CLUSTER = 32768
+
+VOLUME_TOOLS: dict[FileSystem, tuple[str, ...]] = {
+    "ext4": ("mke2fs",),
+    "vfat": ("mformat", "mcopy"),
+    "xfs": ("mkfs.xfs",),
+    "btrfs": ("mkfs.btrfs",),
+    "swap": ("mkswap",),
+}
+"""What makes each, as named in `dcd.platform.tools`."""
+
+MOUNTED: tuple[FileSystem, ...] = ("xfs", "btrfs")
+"""Those that are mounted to be filled."""
+
+MOUNT_TOOLS = ("cp", "mount", "umount")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a volume is made: the partition of a disk that is the file `disk`, laid out as `layout`.
+    `epoch` is the Unix time of everything that has no time of its own."""
+
+    disk: Path
+    layout: DiskLayout
+    partition: DiskPartition
+    epoch: int
+
+    @property
+    def volume(self) -> Volume:
+        """What is in the partition."""
+        assert self.partition.volume is not None
+        return self.partition.volume
+
+
+def make_volume(context: Context, place: Place, tree: Path | None = None) -> None:
+    """Make the partition's file system, with what is in the directory `tree`. Its part of the disk must
+    be all zeros. Raises `CheckpointError`, with the tool's own words."""
+    _MAKERS[place.volume.type](context, place, tree)
+
+
+def _ext4(context: Context, place: Place, tree: Path | None) -> None:
+    volume, partition = place.volume, place.partition
+    # mke2fs keeps only the last -E.
+    extended = (
+        f"offset={partition.start}",
+        f"hash_seed={uuid.uuid5(uuid.UUID(volume.uuid), 'hash_seed')}",
+        "root_owner=0:0,lazy_itable_init=0,lazy_journal_init=0,nodiscard",
+        # The file is all holes: nothing has to be zeroed, neither now nor by the guest's kernel.
+        "assume_storage_prezeroed=1",
+    )
+    context.run(
+        [
+            *("mke2fs", "-q", "-t", "ext4", "-b", str(BLOCK_BYTES), "-I", "256"),
+            *("-O", _EXT4_FEATURES, "-E", ",".join(extended)),
+            *("-U", volume.uuid, "-L", volume.label),
+            *(("-d", tree) if tree else ()),
+            *(place.disk, f"{partition.size // 1024}k"),
+        ],
+        env={"E2FSPROGS_FAKE_TIME": str(place.epoch)},
+    )
+
+
+def _vfat(context: Context, place: Place, tree: Path | None) -> None:
+    volume, partition, sector = place.volume, place.partition, place.layout.sector_size
+    target = f"{place.disk}@@{partition.start}"
+    env = {"SOURCE_DATE_EPOCH": str(place.epoch)}
+    cluster = next((c for most, c in _FAT_CLUSTERS if partition.size <= most), _LARGEST_FAT_CLUSTER)
+    context.run(
+        [
+            *("mformat", "-i", target, "-S", str(sector.bit_length() - 8)),
+            *("-T", str(partition.size // sector), "-H", str(partition.start // sector)),
+            *("-h", "255", "-s", "63", "-c", str(max(1, cluster // sector))),
+            *("-N", volume.uuid.replace("-", "")),
+            *(("-v", volume.label) if volume.label else ()),
+            *(("-F",) if partition.size >= least_fat32_bytes(sector) else ()),
+            "::",
+        ],
+        env=env,
+    )
+    if tree is not None:
+        _fill_vfat(context, target, tree, env)
+
+
+def _fill_vfat(context: Context, target: str, tree: Path, env: Mapping[str, str]) -> None:
+    """Directory by directory in the order of names, which mcopy -s would not keep."""
+    for where, directories, files in os.walk(tree, onerror=_raise):
+        directories.sort()
+        here = Path(where)
+        for name in (*directories, *files):
+            mode = (here / name).lstat().st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                raise CheckpointError(
+                    "vfat holds files and directories only",
+                    f"/{(here / name).relative_to(tree)} of its content is neither",
+                    "take it out of the image, or use another file system",
+                )
+        inside = f"::/{here.relative_to(tree)}" if here != tree else "::"
+        if directories:
+            names = [f"{inside}/{name}" for name in directories]
+            context.run(["mmd", "-i", target, *names], env=env)
+        if files:
+            paths = [here / name for name in sorted(files)]
+            context.run(["mcopy", "-i", target, "-m", *paths, f"{inside}/"], env=env)
+
+
+def _xfs(context: Context, place: Place, tree: Path | None) -> None:
+    volume = place.volume
+    sector = f"size={place.layout.sector_size}"
+    command = ["mkfs.xfs", "-q", "-m", f"uuid={volume.uuid}", "-s", sector]
+    _move_in(context, place, [*command, *(("-L", volume.label) if volume.label else ())])
+    if tree is not None:
+        _fill_mounted(context, place, tree)
+
+
+def _btrfs(context: Context, place: Place, tree: Path | None) -> None:
+    volume = place.volume
+    _move_in(context, place, ["mkfs.btrfs", "-q", "-U", volume.uuid, "-L", volume.label])
+    if tree is not None:
+        _fill_mounted(context, place, tree)
+
+
+def _swap(context: Context, place: Place, tree: Path | None) -> None:
+    volume = place.volume
+    _move_in(context, place, ["mkswap", "-q", "-U", volume.uuid, "-L", volume.label])
+
+
+def _move_in(context: Context, place: Place, command: list[str]) -> None:
+    """Run the command on a sparse file of the partition's size, and put what it wrote into the disk."""
+    alone = context.tmp / f"partition-{place.partition.number}"
+    with alone.open("xb") as file:
+        file.truncate(place.partition.size)
+    context.run([*command, alone])
+    copy_into(alone, place.disk, place.partition.start)
+    alone.unlink()
+
+
+def _fill_mounted(context: Context, place: Place, tree: Path) -> None:
+    partition = place.partition
+    target = context.tmp / f"mounted-{partition.number}"
+    target.mkdir()
+    window = f"loop,offset={partition.start},sizelimit={partition.size}"
+    context.run(["mount", "-t", place.volume.type, "-o", window, place.disk, target])
+    try:
+        context.run(["cp", "--archive", "--sparse=auto", "--no-target-directory", tree, target])
+    finally:
+        context.run(["umount", target])
+    target.rmdir()
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+_MAKERS: Mapping[FileSystem, Callable[[Context, Place, Path | None], None]] = {
+    "ext4": _ext4,
+    "vfat": _vfat,
+    "xfs": _xfs,
+    "btrfs": _btrfs,
+    "swap": _swap,
+}
