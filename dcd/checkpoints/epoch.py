@@ -3,6 +3,8 @@
 Source: the SOURCE_DATE_EPOCH specification of reproducible-builds.org.
 """
 
+from pathlib import Path
+
 from dcd.checkpoints.interface import Context
 from statemachine.errors import CheckpointError
 
@@ -22,3 +24,10 @@ def source_date_epoch(context: Context) -> int | None:
             "correct it where it is set",
         )
     return int(given)
+
+
+def epoch_of(context: Context, made_from: Path) -> int:
+    """The Unix time that the build's environment gives, else when `made_from` was changed. Raises as
+    `source_date_epoch`."""
+    given = source_date_epoch(context)
+    return int(made_from.stat().st_mtime) if given is None else given

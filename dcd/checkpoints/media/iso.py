@@ -9,13 +9,12 @@ Source: xorrisofs(1); the El Torito and UEFI specifications for what firmware lo
 
 import hashlib
 import re
-from datetime import UTC, datetime
 from pathlib import Path
 
-from dcd.checkpoints.epoch import source_date_epoch
+from dcd.checkpoints.epoch import epoch_of
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
 from dcd.checkpoints.media import grub
-from dcd.checkpoints.media.deliver import deliver_file, record_medium
+from dcd.checkpoints.media.deliver import deliver_file, media_name, record_medium
 from dcd.manifest.doc import DataObjectCache, distro
 from statemachine.errors import CheckpointError, InvalidManifest
 
@@ -66,8 +65,8 @@ class CreateISO(Checkpoint):
         ):
             if not (tree / part).is_file():
                 raise CheckpointError(f"there is no {part} for the ISO", str(tree), remedy)
-        epoch = _epoch(context)
-        result = context.media / f"{_file_name(context.doc, epoch)}.iso"
+        epoch = epoch_of(context, tree / LIVE_FILE_SYSTEM)
+        result = context.media / f"{media_name(context.doc, epoch)}.iso"
         context.report(Report(0.1, f"making {result.name}"))
         self._make(context, tree, epoch, result)
         context.report(Report(0.7, "computing its digest"))
@@ -107,21 +106,6 @@ class CreateISO(Checkpoint):
             ],
             env={"SOURCE_DATE_EPOCH": str(epoch)},
         )
-
-
-def _epoch(context: Context) -> int:
-    """The time of the ISO, as Unix time."""
-    given = source_date_epoch(context)
-    if given is not None:
-        return given
-    return int((context.media / "iso" / LIVE_FILE_SYSTEM).stat().st_mtime)
-
-
-def _file_name(doc: DataObjectCache, epoch: int) -> str:
-    described = distro(doc)
-    if not described.add_timestamp:
-        return described.name
-    return f"{described.name}-{datetime.fromtimestamp(epoch, UTC):%Y%m%d-%H%M%S}"
 
 
 def _marker(identity: str) -> str:
