@@ -6,7 +6,7 @@ Pure but for the clock that the caller hands in. `cli.follow` feeds it, `cli.dra
 from typing import NamedTuple
 
 from cli.client import Json
-from cli.text import duration, timestamp
+from cli.text import count, duration, timestamp
 
 
 class Line(NamedTuple):
@@ -73,7 +73,9 @@ class Picture:
             case "BuildSubmitted":
                 self.name = data["name"]
                 self._plan(data["plan"])
-                return Line("started", self.name, f"queued, {len(self.estimates)} checkpoints")
+                return Line(
+                    "started", self.name, f"queued, {count(len(self.estimates), 'checkpoint')}"
+                )
             case "BuildStarted":
                 self.state, self.started = "running", at
                 left = (name for name in self.estimates if name not in self.done)

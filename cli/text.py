@@ -152,6 +152,11 @@ def headline(build: Json, stream: TextIO | None = None) -> str:
     return f"{printable(build['name'])} {build['id']}: {state}{printable(reason)}"
 
 
+def count(number: int, noun: str) -> str:
+    """`1 layer`, `2 layers`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def duration(seconds: float | None) -> str:
     """`0.4 s`, `41 s`, `2m 05s`, `1h 02m`; nothing for None."""
     if seconds is None:

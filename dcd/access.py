@@ -74,7 +74,7 @@ def require(
         f"{actor.user} (uid {actor.uid}) may not {action}",
         f"this needs {role.value}; {actor.user} has {mine}",
         f"an administrator can add {actor.user}, or a group as @GROUP, to `{role.value}` in the "
-        "daemon's configuration and reload it; `dcd config` shows the present values",
+        "daemon's configuration and reload it; `dcctl config` shows the present values",
     )
 
 

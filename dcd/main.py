@@ -52,7 +52,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     restore.set_defaults(run=_restore)
 
-    shown = commands.add_parser("config", help="show the settings and where each comes from")
+    shown = commands.add_parser(
+        "config", help="show what a file of settings comes to, without a daemon"
+    )
     shown.add_argument("--config", type=Path, metavar="FILE", help="a TOML file of settings")
     shown.add_argument("--json", action="store_true", help="print JSON")
     shown.set_defaults(run=_config)
@@ -100,14 +102,17 @@ def _serve(arguments: argparse.Namespace) -> int:
 def _config(arguments: argparse.Namespace) -> int:
     from dcd import configuration
 
-    rows = list(configuration.load(arguments.config).rows())
+    rows = [
+        (setting.name, configuration.plain(value), origin)
+        for setting, value, origin in configuration.load(arguments.config).rows()
+    ]
     if arguments.json:
-        found = {s.name: {"value": str(value), "origin": origin} for s, value, origin in rows}
+        found = {name: {"value": value, "origin": origin} for name, value, origin in rows}
         print(json.dumps(found, indent=2))
         return 0
-    width = max(len(setting.name) for setting, _, _ in rows)
-    for setting, value, origin in rows:
-        print(f"{setting.name:{width}}  {value}  ({origin})")
+    width = max(len(name) for name, _, _ in rows)
+    for name, value, origin in rows:
+        print(f"{name:{width}}  {json.dumps(value)}  ({origin})")
     return 0
 
 
@@ -124,7 +129,9 @@ def _restore(arguments: argparse.Namespace) -> int:
 
     with locked(arguments.state_dir):
         count, kept = restore(arguments.backup, arguments.state_dir, arguments.force)
-    print(f"restored {count} events into {arguments.state_dir}; start the daemon to go on")
+    print(
+        f"restored {count} event{'s' * (count != 1)} into {arguments.state_dir}; start the daemon to go on"
+    )
     if kept is not None:
         print(f"the event log that was there is {kept}")
     return 0

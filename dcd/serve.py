@@ -20,11 +20,10 @@ from pathlib import Path
 
 import structlog
 
-from dcd import configuration as settings
 from dcd import log as logging
 from dcd.api import server as http
 from dcd.api.app import make_app
-from dcd.configuration import Configuration, Effective
+from dcd.configuration import Effective, Live, Reloaded
 from dcd.engine.backup import remove_leftovers
 from dcd.engine.broadcast import Broadcast
 from dcd.engine.builds import Builds, now
@@ -34,13 +33,13 @@ from dcd.engine.scheduler import Scheduler
 from dcd.engine.workspaces import kept_workspace
 from dcd.platform import notify
 from dcd.worker.recover import detach_loops, kill_leftovers
-from statemachine.errors import Unavailable
+from statemachine.errors import DcdError, Unavailable
 from store.artifacts import Artifacts
 from store.blobs import Blobs
 from store.durable import write_file
 from store.eventlog import EventLog
 from store.layers import LayerStore
-from store.layers.choose import choose
+from store.layers.choose import choose, retired
 
 log = structlog.get_logger()
 
@@ -51,24 +50,21 @@ def serve(read_settings: Callable[[], Effective]) -> int:
     `read_settings` is called now and at each reload. Raises InvalidConfiguration, and Unavailable
     when the state directory or the socket cannot be used.
     """
-    configuration = read_settings().configuration
-    logging.configure(configuration.log_format, configuration.log_level)
-    with locked(configuration.state_dir):
-        asyncio.run(Daemon(read_settings).run())
+    settings = Live(read_settings)
+    logging.configure(settings().log_format, settings().log_level)
+    with locked(settings().state_dir):
+        asyncio.run(Daemon(settings).run())
     return 0
 
 
 class Daemon:
     """The running daemon: its settings and its parts."""
 
-    def __init__(self, read_settings: Callable[[], Effective]) -> None:
-        self._read_settings = read_settings
-        self._effective = read_settings()
+    def __init__(self, settings: Live) -> None:
+        self.settings = settings
         self._stop = asyncio.Event()
-
-    def settings(self) -> Configuration:
-        """The settings in force."""
-        return self._effective.configuration
+        self._status = f"answering on {settings().socket}"
+        """What the service manager shows."""
 
     async def run(self) -> None:
         """From start to stop."""
@@ -87,6 +83,7 @@ class Daemon:
                 artifacts=Artifacts(state_dir / "artifacts"),
                 logs=logs,
                 state_id=identity,
+                retired=await asyncio.to_thread(retired, state_dir / "layers", layers.name),
             )
             builds = Builds(events, broadcast)
             unfinished = await builds.load_unfinished()
@@ -96,6 +93,8 @@ class Daemon:
             runner = Runner(builds, stores, self.settings)
             scheduler = Scheduler(builds, runner, self.settings)
             engine = Engine(builds, runner, scheduler, stores, self.settings)
+            self.settings.watch(self._reloaded)
+            self.settings.watch(lambda _: engine.settings_changed())
             await self._answer(engine, scheduler)
         notify.stopping("stopped")
         log.info("stopped")
@@ -134,7 +133,7 @@ class Daemon:
         log.info(
             "ready", socket=str(self.settings().socket), state_dir=str(self.settings().state_dir)
         )
-        notify.ready(f"answering on {self.settings().socket}")
+        notify.ready(self._status)
 
     def _layers(self) -> LayerStore:
         backend = self.settings().layer_backend
@@ -166,13 +165,19 @@ class Daemon:
     def _reload(self) -> None:
         notify.reloading()
         try:
-            fresh = self._read_settings()
-            self._effective, changed, waiting = settings.reload(self._effective, fresh)
-            logging.configure(self.settings().log_format, self.settings().log_level)
-            log.info("settings reloaded", changed=changed, waiting_for_a_restart=waiting)
-        except settings.InvalidConfiguration as error:
+            self.settings.reload()
+        except DcdError as error:
             log.error("the settings stay as they were", error=str(error))
-        notify.ready(f"answering on {self.settings().socket}")
+        notify.ready(self._status)
+
+    def _reloaded(self, outcome: Reloaded) -> None:
+        logging.configure(self.settings().log_format, self.settings().log_level)
+        log.info(
+            "settings reloaded", changed=outcome.changed, waiting_for_a_restart=outcome.waiting
+        )
+        self._status = f"answering on {self.settings().socket}"
+        if outcome.waiting:
+            self._status += f"; wait for a restart: {', '.join(outcome.waiting)}"
 
 
 @contextlib.contextmanager

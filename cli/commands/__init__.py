@@ -29,6 +29,7 @@ NAMES = (
     "df",
     "gc",
     "backup",
+    "config",
     "doctor",
     "version",
 )

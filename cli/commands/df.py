@@ -39,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
                 size(usage["layer_bytes"]),
                 f"layers, of which {size(usage['pinned_bytes'])} pinned{bounds}",
             ),
+            *_retired(usage),
             (size(usage["workspace_bytes"]), "workspaces of attempts and shells"),
             (size(usage["artifact_bytes"]), "artifacts"),
             (size(usage["log_bytes"]), "logs"),
@@ -50,6 +51,13 @@ def run(args: argparse.Namespace) -> int:
     where = printable(usage["state_dir"])
     print(f"\n{size(usage['free_bytes'])} of {size(usage['total_bytes'])} free in {where}")
     return ExitCode.OK
+
+
+def _retired(usage: Json) -> list[tuple[str, str]]:
+    if not usage["retired_bytes"]:
+        return []
+    what = "layers of a back end that is not in use (`dcctl gc` removes them)"
+    return [(size(usage["retired_bytes"]), what)]
 
 
 def _row(item: Json) -> tuple[str, ...]:

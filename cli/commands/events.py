@@ -7,7 +7,7 @@ from cli.client import Json, build_path, request
 from cli.commands.options import add_build
 from cli.exit_codes import AT_REST, ExitCode
 from cli.stream import follow
-from cli.text import duration, local_time, print_json, printable
+from cli.text import count, duration, local_time, print_json, printable
 
 HELP = "print the events of a build"
 DESCRIPTION = (
@@ -88,7 +88,7 @@ def _verify(args: argparse.Namespace) -> int:
         print_json(answer)
     else:
         verdict = "intact" if answer["ok"] else "NOT intact"
-        print(f"{answer['build']}: {answer['events']} events, {verdict}")
+        print(f"{answer['build']}: {count(answer['events'], 'event')}, {verdict}")
         for problem in answer["problems"]:
             print(f"  {printable(problem)}")
     return ExitCode.OK if answer["ok"] else ExitCode.ERROR

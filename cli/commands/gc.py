@@ -5,15 +5,15 @@ import re
 
 from cli.client import request
 from cli.exit_codes import ExitCode
-from cli.text import print_json, print_table, size
+from cli.text import count, print_json, print_table, size
 
 HELP = "remove layers and captured inputs that nobody needs"
 DESCRIPTION = (
-    "Remove layers that no build names any more, captured inputs that no unfinished build names, and what an "
-    "interrupted `rm` left. With --max-bytes also layers, least recently used first, until all together "
-    "take no more than that. Never removed are layers of builds that have not ended, artifacts and logs. "
-    "A layer that is needed later is made again. `layers_max_bytes` in the daemon's configuration does the "
-    "same whenever a build ends. Needs the role administer."
+    "Remove layers that no build names any more, those of a back end that is not in use, captured inputs "
+    "that no unfinished build names, and what an interrupted `rm` left. With --max-bytes also layers, least "
+    "recently used first, until all together take no more than that. Never removed are layers of builds that "
+    "have not ended, artifacts and logs. A layer that is needed later is made again. `layers_max_bytes` in "
+    "the daemon's configuration does the same whenever a build ends. Needs the role administer."
 )
 
 UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
@@ -47,8 +47,9 @@ def run(args: argparse.Namespace) -> int:
         print_table(("LAYER", "BUILD", "CHECKPOINT", "SIZE", "REASON"), rows, right=(3,))
         print()
     would = "would remove" if args.dry_run else "removed"
+    inputs = count(len(answer["blobs"]), "captured input")
     print(
-        f"{would} {len(layers)} layers, {len(answer['blobs'])} captured inputs: "
+        f"{would} {count(len(layers), 'layer')}, {inputs}: "
         f"{size(answer['freed_bytes'])}; the layers that stay take {size(answer['kept_bytes'])}"
     )
     if answer["builds"]:

@@ -3,7 +3,6 @@
 Each `DcdError` becomes a problem; anything else is logged and becomes problem `internal`.
 """
 
-from collections.abc import Callable
 from datetime import datetime
 from importlib.metadata import version
 
@@ -18,7 +17,7 @@ from dcd.api import builds, host, leavings, openapi, schemas, shell
 from dcd.api.handling import Api
 from dcd.api.operations import Operation, json_response, problem_response, routes
 from dcd.api.server import Limits
-from dcd.configuration import Configuration
+from dcd.configuration import Live, Reloaded
 from dcd.engine.engine import Engine
 from dcd.engine.garbage import Collected
 from dcd.engine.usage import DiskUsage
@@ -41,6 +40,14 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         "GET", "/v1/health", "health", "Whether the daemon can serve",
         host.health, schemas.Health,
+    ),
+    Operation(
+        "GET", "/v1/config", "configuration", "The settings in force, and where each comes from",
+        host.configuration, schemas.ConfigurationView,
+    ),
+    Operation(
+        "POST", "/v1/reload", "reload", "Read the settings again",
+        host.reload, Reloaded,
     ),
     Operation(
         "GET", "/v1/doctor", "doctor", "Examine the host",
@@ -159,9 +166,7 @@ OPERATIONS: tuple[Operation, ...] = (
 """The table."""
 
 
-def make_app(
-    engine: Engine, settings: Callable[[], Configuration], started_at: datetime
-) -> Starlette:
+def make_app(engine: Engine, settings: Live, started_at: datetime) -> Starlette:
     """The ASGI application."""
     limits = settings()
     return Starlette(

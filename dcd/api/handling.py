@@ -13,7 +13,7 @@ from starlette.requests import Request
 
 from dcd.access import Action, host_code, require
 from dcd.api.server import actor_of
-from dcd.configuration import Configuration
+from dcd.configuration import Live
 from dcd.engine.engine import Engine
 from statemachine.build import BuildState
 from statemachine.plan import Plan
@@ -24,7 +24,7 @@ class Api:
     """What handlers ask."""
 
     engine: Engine
-    settings: Callable[[], Configuration]
+    settings: Live
     started_at: datetime
 
     def require(self, request: Request, action: Action, owner: int | None = None) -> None:

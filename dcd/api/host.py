@@ -15,6 +15,7 @@ from dcd.access import Action
 from dcd.api import schemas
 from dcd.api.handling import Api
 from dcd.api.operations import body_of, json_response, problem_response
+from dcd.configuration import LiveSetting, plain
 from dcd.engine.backup import copy_of
 from dcd.manifest.checkpoint_types import registered
 
@@ -36,6 +37,32 @@ async def health(api: Api, request: Request) -> Response:
     if trouble := api.engine.builds.log.trouble:
         return problem_response(trouble)
     return json_response(schemas.Health("ok"))
+
+
+async def configuration(api: Api, request: Request) -> Response:
+    api.require(request, Action.ADMINISTER)
+    return json_response(schemas.ConfigurationView(tuple(map(_view, api.settings.settings()))))
+
+
+async def reload(api: Api, request: Request) -> Response:
+    """As SIGHUP does."""
+    api.require(request, Action.ADMINISTER)
+    return json_response(api.settings.reload())
+
+
+def _view(live: LiveSetting) -> schemas.SettingView:
+    waiting = None
+    if live.waiting is not None:
+        value, origin = live.waiting
+        waiting = schemas.WaitingValue(plain(value), origin)
+    return schemas.SettingView(
+        live.setting.name,
+        plain(live.value),
+        live.origin,
+        live.setting.unit,
+        live.setting.reloads,
+        waiting,
+    )
 
 
 async def doctor(api: Api, request: Request) -> Response:

@@ -326,6 +326,34 @@ class VersionView:
 
 
 @dataclass(frozen=True, slots=True)
+class WaitingValue:
+    """A value that is in the settings' source, and takes effect with a restart."""
+
+    value: Json
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class SettingView:
+    """A setting: the value in force, where it comes from (`default`, `FILE:LINE`, `$VARIABLE`,
+    `--OPTION` or an SMF property), and whether a reload can change it."""
+
+    name: str
+    value: Json
+    origin: str
+    unit: str
+    reloads: bool
+    waiting: WaitingValue | None
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigurationView:
+    """All settings of the daemon."""
+
+    settings: tuple[SettingView, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Health:
     """Answered while the daemon can serve."""
 

@@ -1,6 +1,7 @@
 """The daemon's settings: one table, read from a TOML file, SMF properties, the environment, options."""
 
-from dcd.configuration.origin import Effective, reload
+from dcd.configuration.live import Live, LiveSetting, Reloaded
+from dcd.configuration.origin import Effective, plain, reload
 from dcd.configuration.read import InvalidConfiguration, from_smf, load
 from dcd.configuration.settings import SETTINGS, Configuration, Setting
 
@@ -9,8 +10,12 @@ __all__ = [
     "Configuration",
     "Effective",
     "InvalidConfiguration",
+    "Live",
+    "LiveSetting",
+    "Reloaded",
     "Setting",
     "from_smf",
     "load",
+    "plain",
     "reload",
 ]

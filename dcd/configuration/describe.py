@@ -46,7 +46,7 @@ def example() -> str:
     """A dcd.toml in which every setting stands commented out with its default."""
     parts = [
         "# Settings of the distribution constructor daemon; dcd.toml(5) describes the format.\n"
-        "# `systemctl reload dcd` applies changes, except where a setting says otherwise; `dcd config` "
+        "# `systemctl reload dcd` applies changes, except where a setting says otherwise; `dcctl config` "
         "shows\n# the effective values. What is commented out is the default.\n"
     ]
     for setting in SETTINGS.values():
@@ -71,12 +71,15 @@ def reference() -> str:
         "",
         "Settings come from, strongest first: options of `dcd serve`, environment variables, one TOML",
         "file (`--config FILE`; the Debian package uses `/etc/dcd/dcd.toml`) or, on illumos, the",
-        "properties of the service's property group `config` (`--from-smf`), and defaults. `dcd config`",
+        "properties of the service's property group `config` (`--from-smf`), and defaults. `dcctl config`",
         "shows each effective value and where it comes from. An unknown or wrong setting is an error, not",
         "a warning, and names the file and line.",
         "",
-        "`systemctl reload dcd`, or `svcadm refresh dcd`, applies changes without touching builds; settings",
-        "marked *restart* wait for the next start.",
+        "`systemctl reload dcd`, `svcadm refresh dcd` or `dcctl config --reload` applies changes without",
+        "touching builds: a lowered `layers_max_bytes` removes layers and a raised `max_running_builds`",
+        "starts builds at once, and roles hold from the next request on. Settings marked *restart* wait for",
+        "the next start; the answer of `dcctl config --reload`, the daemon's log and `systemctl status dcd`",
+        "name them.",
         "",
     ]
     for setting in SETTINGS.values():
@@ -118,7 +121,7 @@ def manual() -> str:
         ".SH DESCRIPTION",
         _roff(
             "A TOML file; every setting is a key at the top level. An unknown key, or a value of another "
-            "type, keeps the daemon from starting, and a reload from taking effect. `dcd config` shows "
+            "type, keeps the daemon from starting, and a reload from taking effect. `dcctl config` shows "
             "the effective values and where each comes from."
         ),
         ".SH SETTINGS",

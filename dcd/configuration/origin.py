@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from dcd.configuration.settings import SETTINGS, Configuration, Setting
+from dcd.configuration.settings import SETTINGS, Configuration, Mode, Setting
 
 DEFAULT = "default"
 
@@ -22,6 +23,17 @@ class Effective:
         for setting in SETTINGS.values():
             value = getattr(self.configuration, setting.name)
             yield setting, value, self.origins.get(setting.name, DEFAULT)
+
+
+def plain(value: Any) -> Any:
+    """A setting's value in the types of JSON, as the TOML file would have it."""
+    if isinstance(value, Mode | Path):
+        return str(value)
+    if isinstance(value, tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    return value
 
 
 def reload(running: Effective, fresh: Effective) -> tuple[Effective, list[str], list[str]]:

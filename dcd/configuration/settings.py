@@ -1,7 +1,7 @@
 """Every setting of the daemon, described once.
 
 A field of `Configuration` is a setting; its metadata says what a person must know. The TOML file, the
-SMF property group and its templates, `dcd config` and docs/reference/configuration.md all come from
+SMF property group and its templates, `dcctl config` and docs/reference/configuration.md all come from
 this table, so none of them can forget a setting. Pure data: reads nothing, checks nothing.
 """
 

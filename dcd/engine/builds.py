@@ -54,7 +54,7 @@ class Builds:
         self.broadcast = broadcast
         self._clock = clock
         self.ended = asyncio.Event()
-        """Set whenever a build ends; whoever waits for it clears it."""
+        """Set whenever a build ends; the collector of garbage waits for it, and clears it."""
         self._machines: dict[str, BuildMachine] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 

@@ -104,6 +104,11 @@ class Engine:
         self.shells = Shells(stores, settings)
         self.collector = Collector(builds, runner, stores, settings)
 
+    def settings_changed(self) -> None:
+        """Act on new settings: more builds may run, fewer layers may be kept."""
+        self._scheduler.wake()
+        self.collector.wake()
+
     async def load(self, source: ManifestSource) -> Loaded:
         """The manifest, complete. Raises ManifestError, InputsMissing."""
         loaded = await asyncio.to_thread(self._load, source)

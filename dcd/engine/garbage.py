@@ -2,7 +2,8 @@
 
 Never removed: layers on which a build that has not ended stands (its completed checkpoints, the one
 that runs, and all below), and artifacts and logs, which stay until `rm`. Removed always: layers that no
-build names any more, captured inputs that no unfinished build names, what a removal of a build left.
+build names any more, or of a back end that is not in use any more, captured inputs that no unfinished
+build names, what a removal of a build left.
 Removed over the limit: layers, least recently used first, none before what stands on it. A layer that is
 needed later is simply made again. Each removal is whole or finished by the next start, so a crash in
 the middle harms nothing. Used from the event loop's thread only.
@@ -23,7 +24,7 @@ from dcd.engine.builds import Builds
 from dcd.engine.runner import Runner, Stores
 from statemachine.build import BuildState, CheckpointState
 from statemachine.errors import DcdError, NotFound, Refused
-from store.layers import Layer
+from store.layers import Layer, LayerStore
 
 log = structlog.get_logger()
 
@@ -128,6 +129,10 @@ class Collector:
             await self._builds.ended.wait()
             self._builds.ended.clear()
 
+    def wake(self) -> None:
+        """Look at the limit again: it may have changed."""
+        self._builds.ended.set()
+
     async def collect(self, max_bytes: int | None, dry_run: bool = False) -> Collected:
         """Remove what nobody needs, and with `max_bytes` as many layers as take more than that."""
         async with self._collecting:
@@ -141,8 +146,10 @@ class Collector:
                 for build in builds:
                     await asyncio.to_thread(self._stores.artifacts.remove, build)
                     await asyncio.to_thread(shutil.rmtree, self._stores.logs / build, True)
-        freed = sum(layer.size_bytes for layer, _ in chosen)
-        kept = sum(layer.size_bytes for layer in layers) - freed
+            retired = await asyncio.to_thread(self._retired, dry_run)
+        kept = sum(layer.size_bytes for layer in layers)
+        kept -= sum(layer.size_bytes for layer, _ in chosen)
+        chosen += retired
         return Collected(
             layers=tuple(
                 RemovedLayer(
@@ -156,7 +163,7 @@ class Collector:
             ),
             blobs=tuple(blobs),
             builds=tuple(builds),
-            freed_bytes=freed + sum(blobs.values()),
+            freed_bytes=sum(layer.size_bytes for layer, _ in chosen) + sum(blobs.values()),
             kept_bytes=kept,
         )
 
@@ -197,6 +204,10 @@ class Collector:
             if blob.sha256 not in named and blob.stored_at < oldest_young
         }
 
+    def _retired(self, dry_run: bool) -> list[tuple[Layer, str]]:
+        look = _all_of if dry_run else _clear
+        return [pair for store in self._stores.retired for pair in look(store)]
+
     def _left_over(self) -> list[str]:
         """Removed builds of which something is left: the daemon died while it removed them."""
         found = {
@@ -206,3 +217,20 @@ class Collector:
             for path in directory.iterdir()
         }
         return sorted(self._builds.log.removed_among(found))
+
+
+def _all_of(store: LayerStore) -> list[tuple[Layer, str]]:
+    reason = f"of back end {store.name}, which is not in use"
+    return [(layer, reason) for layer in store.layers()]
+
+
+def _clear(store: LayerStore) -> list[tuple[Layer, str]]:
+    """Remove all that a retired back end holds; returns what is gone, each with the reason."""
+    held = _all_of(store)
+    try:
+        store.prepare()
+        for name in store.reconcile((), ()):
+            log.info("removed what a retired back end left", backend=store.name, what=name)
+    except (DcdError, OSError) as error:
+        log.warning("a retired back end stays", backend=store.name, error=str(error))
+    return [(layer, reason) for layer, reason in held if store.find(layer.record.key) is None]

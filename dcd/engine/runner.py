@@ -80,6 +80,8 @@ class Stores:
     artifacts: Artifacts
     logs: Path
     state_id: str
+    retired: tuple[LayerStore, ...] = ()
+    """Back ends that were used before, with what they left."""
 
 
 @dataclass(slots=True)

@@ -12,6 +12,7 @@ from dcd.engine.shells import SHELL
 from statemachine.build import BuildState
 from statemachine.errors import NotFound
 from store.eventlog import EventLog
+from store.layers import LayerStore
 from store.layers.plain import allocated_bytes
 
 
@@ -48,6 +49,8 @@ class DiskUsage:
     log_bytes: int
     event_log_bytes: int
     builds: tuple[BuildUsage, ...]
+    retired_bytes: int = 0
+    """What layer back ends left that are not in use any more; `gc` removes it."""
 
 
 def measure(
@@ -94,7 +97,14 @@ def measure(
         log_bytes=sum(usage.log_bytes for usage in builds),
         event_log_bytes=sum(path.stat().st_size for path in state_dir.glob("events.db*")),
         builds=tuple(sorted(builds, key=_total, reverse=True)),
+        retired_bytes=sum(map(held_bytes, stores.retired)),
     )
+
+
+def held_bytes(store: LayerStore) -> int:
+    """What the layers and workspaces of a back end take together."""
+    layers = sum(layer.size_bytes for layer in store.layers())
+    return layers + sum(size_bytes for _, size_bytes in store.workspaces())
 
 
 def _described(events: EventLog, build: str, sizes: dict[str, int]) -> BuildUsage:

@@ -59,6 +59,13 @@ def choose(directory: Path, only: str | None = None) -> tuple[LayerStore, str]:
     )
 
 
+def retired(directory: Path, name: str) -> tuple[LayerStore, ...]:
+    """The back ends other than `name` that left something in `directory`: those used before. Nothing
+    reads their layers any more; `reconcile` with no keys and no names removes all that they hold."""
+    others = (_store(other, directory) for other in _BACK_ENDS if other != name)
+    return tuple(store for store in others if store.holds_something())
+
+
 def open_store(name: str, directory: Path) -> LayerStore:
     """The back end of that name on a directory that the daemon has prepared: for workers."""
     return _store(name, directory)

@@ -119,6 +119,10 @@ class LayerDirectory:
         """Whether there is a layer."""
         return self.directory.exists() and any(self._keys())
 
+    def holds_something(self) -> bool:
+        """Whether there is a layer, or what is left of a workspace."""
+        return self._work.exists() and (self.has_layers() or any(self._work.iterdir()))
+
     def begin(self, parent: str | None, name: str) -> Workspace:
         with disk_full_is_told("making a workspace", self.directory), self._lock:
             chain = self._chain(parent)

@@ -67,6 +67,11 @@ class LayerStore(Protocol):
 
     name: str
 
+    def prepare(self) -> None:
+        """Make ready what the back end needs (daemon side, once, before all else). Raises Unprepared
+        when it cannot work there."""
+        ...
+
     def begin(self, parent: str | None, name: str) -> Workspace:
         """A fresh workspace on the layer with key `parent`, or on nothing."""
         ...

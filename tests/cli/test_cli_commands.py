@@ -378,7 +378,7 @@ def test_plan_tells_what_runs_why_and_how_long(dcctl, daemon, manifest) -> None:
         "transfer-deb  reuse             key 3f9c from build k2p7",
         "create-iso    run       1m 45s  argument changed at line 41",
         "",
-        "live: 1 of 2 checkpoints run, about 1m 45s",
+        "live: 1 of 2 checkpoints to run, about 1m 45s",
     ]
     assert json.loads(dcctl("plan", manifest, "--json").out) == answer
 

@@ -68,7 +68,7 @@ def test_gc_sends_the_limit_in_bytes(dcctl, daemon, options, sent) -> None:
         "4dcc3834664c  k2p7abcd  transfer-deb  3.0 MiB  least recently used"
     )
     verb = "would remove" if sent["dry_run"] else "removed"
-    assert f"{verb} 1 layers, 1 captured inputs: 3.0 MiB; the layers that stay take 1.0 KiB" in (
+    assert f"{verb} 1 layer, 1 captured input: 3.0 MiB; the layers that stay take 1.0 KiB" in (
         outcome.out
     )
 
@@ -85,7 +85,8 @@ def test_df_shows_builds_then_sums(dcctl, daemon) -> None:
              "pinned_bytes": 1024, "workspace_bytes": 512, "artifact_bytes": 0, "log_bytes": 10}  # fmt: skip
     usage = {"state_dir": "/var/lib/dcd", "total_bytes": 2**40, "free_bytes": 2**39,
              "layers_max_bytes": 2**30, "layer_bytes": 2048, "pinned_bytes": 1024, "workspace_bytes": 512,
-             "blob_bytes": 7, "artifact_bytes": 0, "log_bytes": 10, "event_log_bytes": 4096,
+             "retired_bytes": 0, "blob_bytes": 7, "artifact_bytes": 0, "log_bytes": 10,
+             "event_log_bytes": 4096,
              "builds": [build]}  # fmt: skip
     daemon.answers["GET", "/v1/df"] = 200, usage
     lines = dcctl("df").out.splitlines()
@@ -157,3 +158,32 @@ def test_what_stands_after_the_dashes_is_the_shells_command(arguments, at, comma
 
     args = build_parser().parse_args(["shell", *arguments])
     assert (args.build, args.at, args.command) == ("k2", at, command)
+
+
+SETTINGS = [
+    {"name": "max_running_builds", "value": 4, "origin": "/etc/dcd/dcd.toml:3", "unit": "",
+     "reloads": True, "waiting": None},
+    {"name": "layer_backend", "value": "overlay", "origin": "default", "unit": "", "reloads": False,
+     "waiting": {"value": "copy", "origin": "/etc/dcd/dcd.toml:4"}},
+    {"name": "include_map", "value": {"/a/": "/b"}, "origin": "property config/include_map", "unit": "",
+     "reloads": True, "waiting": None},
+]  # fmt: skip
+
+
+def test_config_shows_values_as_in_the_file_and_what_a_restart_would_bring(dcctl, daemon) -> None:
+    daemon.answers["GET", "/v1/config"] = 200, {"settings": SETTINGS}
+    assert dcctl("config").out.splitlines() == [
+        "SETTING             VALUE             FROM",
+        "max_running_builds  4                 /etc/dcd/dcd.toml:3",
+        'layer_backend       "overlay"         default',
+        'include_map         { "/a/" = "/b" }  property config/include_map',
+        "",
+        "After a restart:",
+        '  layer_backend = "copy"  (/etc/dcd/dcd.toml:4)',
+    ]
+    assert json.loads(dcctl("config", "--json").out) == {"settings": SETTINGS}
+
+
+def test_config_reload_says_what_changed_and_what_waits(dcctl, daemon) -> None:
+    daemon.answers["POST", "/v1/reload"] = 200, {"changed": [], "waiting": ["socket"]}
+    assert dcctl("config", "--reload").out == "changed: nothing\nwait for a restart: socket\n"

@@ -124,6 +124,7 @@ def test_every_command_takes_json() -> None:
         "df": [],
         "gc": [],
         "backup": ["f"],
+        "config": [],
         "doctor": [],
         "version": [],
     }

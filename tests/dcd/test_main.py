@@ -78,7 +78,7 @@ def test_config_shows_each_setting_with_where_it_comes_from(tmp_path):
 
     shown = json.loads(dcd("config", "--config", str(config), "--json").stdout)
 
-    assert shown["max_running_builds"] == {"value": "7", "origin": f"{config}:1"}
+    assert shown["max_running_builds"] == {"value": 7, "origin": f"{config}:1"}
     assert shown["layer_backend"]["origin"] == "default"
     lines = dcd("config", "--config", str(config)).stdout.splitlines()
     assert ["max_running_builds", "7", f"({config}:1)"] in [line.split() for line in lines]

@@ -11,7 +11,7 @@ import pytest
 from starlette.applications import Starlette
 
 from dcd.api.app import make_app
-from dcd.configuration import Configuration
+from dcd.configuration import Configuration, Effective, Live
 from dcd.engine.broadcast import Broadcast
 from dcd.engine.builds import Builds, now
 from dcd.engine.engine import Engine
@@ -48,8 +48,7 @@ def app(tmp_path: Path) -> Iterator[Starlette]:
         state_dir=tmp_path, min_free_bytes=0, body_limit_bytes=65536, request_timeout_seconds=0.2
     )
 
-    def settings() -> Configuration:
-        return configuration
+    settings = Live(lambda: Effective(configuration, {}))
 
     with EventLog(tmp_path / "events.db") as log:
         builds = Builds(log, Broadcast())

@@ -70,5 +70,5 @@ def test_what_comes_before_an_unavailable_checkpoint_is_planned_with_its_key(
     assert [each["action"] for each in plan] == ["reuse", "unavailable", "run"]
     assert [bool(each["key"]) for each in plan] == [True, False, False]
     printed = daemon.ctl("plan", manifest)
-    assert "1 of 3 checkpoints run" in printed
+    assert "1 of 3 checkpoints to run" in printed
     assert "1 cannot run here, so a submit would be refused" in printed

@@ -1,0 +1,65 @@
+"""`dcctl config`: the daemon's settings."""
+
+import argparse
+import json
+
+from cli.client import Json, request
+from cli.exit_codes import ExitCode
+from cli.text import print_json, print_table, printable
+
+HELP = "show the daemon's settings, or have it read them again"
+DESCRIPTION = (
+    "Show every setting that is in force in the daemon, and where its value comes from: a line of the file, "
+    "an SMF property, the environment, an option, or the default. A value that is in its source but takes "
+    "effect only with a restart is shown below. With --reload, the daemon reads its settings again, as "
+    "`systemctl reload dcd` and `svcadm refresh dcd` have it do; builds go on. A wrong setting changes "
+    "nothing. Needs the role administer."
+)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments."""
+    parser.add_argument(
+        "--reload",
+        action="store_true",
+        help="read the settings again; print which changed and which wait for a restart",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the settings, or what a reload did."""
+    if args.reload:
+        return _reload(args)
+    answer = request(args.socket, "GET", "/v1/config")
+    if args.json:
+        print_json(answer)
+        return ExitCode.OK
+    settings = answer["settings"]
+    rows = [(item["name"], _shown(item["value"]), item["origin"]) for item in settings]
+    print_table(("SETTING", "VALUE", "FROM"), rows)
+    waiting = [item for item in settings if item["waiting"]]
+    if waiting:
+        print("\nAfter a restart:")
+    for item in waiting:
+        value, origin = _shown(item["waiting"]["value"]), item["waiting"]["origin"]
+        print(printable(f"  {item['name']} = {value}  ({origin})"))
+    return ExitCode.OK
+
+
+def _reload(args: argparse.Namespace) -> int:
+    answer = request(args.socket, "POST", "/v1/reload")
+    if args.json:
+        print_json(answer)
+        return ExitCode.OK
+    print(f"changed: {', '.join(answer['changed']) or 'nothing'}")
+    if answer["waiting"]:
+        print(f"wait for a restart: {', '.join(answer['waiting'])}")
+    return ExitCode.OK
+
+
+def _shown(value: Json) -> str:
+    """A value as in the TOML file."""
+    if isinstance(value, dict):
+        pairs = ", ".join(f"{json.dumps(key)} = {json.dumps(item)}" for key, item in value.items())
+        return f"{{ {pairs} }}" if pairs else "{}"
+    return json.dumps(value, ensure_ascii=False)
