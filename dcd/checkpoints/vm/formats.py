@@ -118,7 +118,8 @@ def _image(wanted: VmFormat, checkpoint: str) -> Image:
     compression = wanted.compression or ""
     if compression and compression not in compressions:
         raise _impossible(wanted, checkpoint, f"it cannot be compressed with {compression!r}")
-    return Image(wanted.type, subformat, compression)
+    # streamOptimized always is compressed; to say so changes nothing.
+    return Image(wanted.type, subformat, "" if subformat else compression)
 
 
 def _impossible(wanted: VmFormat, checkpoint: str, why: str) -> InvalidManifest:

@@ -53,8 +53,8 @@ class Sink(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """One grain table's part of the stream: markers and compressed grains, where each begins in it by
-    its index, and how much of the disk is done with it."""
+    """One grain table's part of the stream: markers and compressed grains, and where each begins in it
+    by its index."""
 
     stream: bytes
     starts: tuple[tuple[int, int], ...]
@@ -66,18 +66,16 @@ def write_stream_vmdk(
     *,
     name: str,
     content_id: int,
-    adapter: str = "lsilogic",
     level: int = 6,
     on_progress: Callable[[float], None] = lambda fraction: None,
 ) -> None:
     """Write the raw disk to `sink`. `name` is the file's name as its descriptor says it, `content_id` 32
-    bits that tell this content from other, `adapter` VMware's name of the controller, `level` zlib's 1 to
-    9. `on_progress` is told the fraction of the disk that is done; an exception out of it ends the work.
-    Raises OSError.
+    bits that tell this content from other, `level` zlib's 1 to 9. `on_progress` is told the fraction of
+    the disk that is done; an exception out of it ends the work. Raises OSError.
     """
     size = disk.stat().st_size
     capacity = -(-size // SECTOR_BYTES)
-    descriptor = _descriptor(name, content_id, capacity, adapter).encode()
+    descriptor = _descriptor(name, content_id, capacity).encode()
     head = _header(capacity, _DIRECTORY_AT_END)
     head += descriptor.ljust(_DESCRIPTOR_SECTORS * SECTOR_BYTES, b"\0")
     sink.write(head.ljust(_OVERHEAD_SECTORS * SECTOR_BYTES, b"\0"))
@@ -179,7 +177,7 @@ def _padded(data: bytes) -> bytes:
     return data.ljust(-(-len(data) // SECTOR_BYTES) * SECTOR_BYTES, b"\0")
 
 
-def _descriptor(name: str, content_id: int, capacity: int, adapter: str) -> str:
+def _descriptor(name: str, content_id: int, capacity: int) -> str:
     heads, sectors = 255, 63
     return f"""# Disk DescriptorFile
 version=1
@@ -193,7 +191,7 @@ RW {capacity} SPARSE "{name}"
 # The Disk Data Base
 #DDB
 
-ddb.adapterType = "{adapter}"
+ddb.adapterType = "lsilogic"
 ddb.geometry.cylinders = "{max(1, min(65535, capacity // (heads * sectors)))}"
 ddb.geometry.heads = "{heads}"
 ddb.geometry.sectors = "{sectors}"

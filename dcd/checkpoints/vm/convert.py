@@ -1,0 +1,191 @@
+"""`Convert`: the virtual machine's disk in every format that the manifest asks for, but `ova`.
+
+The formats are made side by side, as many as there are processors, the slowest first. Each is checked and
+held against the disk before it is delivered. The raw disk is delivered as the file that it is: no copy, no
+link. Results: media/NAME.SUFFIX, recorded by kind.
+"""
+
+import os
+import threading
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+
+from dcd.checkpoints.epoch import epoch_of
+from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
+from dcd.checkpoints.media.deliver import as_artifact, media_name, record_medium
+from dcd.checkpoints.vm.conversion import TOOLS, convert, examine, make_stream
+from dcd.checkpoints.vm.disk import DiskLayout, recorded_disk
+from dcd.checkpoints.vm.formats import STREAM, Image, images_of
+from dcd.manifest.doc import DataObjectCache
+from statemachine.errors import CheckpointError, InvalidManifest
+from statemachine.events import Artifact
+
+AZURE_STEP_BYTES = 1 << 20
+"""A fixed VHD is for Azure, which takes only whole MiB."""
+
+_EXPECTED_BYTES = 512 << 20
+"""What a system's disk takes in one of the formats, as far as nobody knows its contents yet."""
+
+_POLL_SECONDS = 0.5
+_CONVERSION_SHARE = 0.8
+"""The part of an image's work that is its conversion; the rest is looking at the result."""
+
+
+class Convert(Checkpoint):
+    """Convert the disk to the formats that `vm_im` lists.
+
+    `formats` chooses some of them, as `TYPE` or `TYPE-SUBFORMAT`; all by default. `level` is zlib's, 1
+    to 9, for a streamOptimized VMDK. `out_of_order` writes a compressed qcow2 as its clusters come out
+    of several processors: the same contents sooner, in another order each time.
+    """
+
+    DESCRIPTION = "Convert the disk to the formats it is delivered in"
+    READS = ("//vm_im", "//distro.name", "//distro.add_timestamp")
+    TOOLS = TOOLS
+
+    def __init__(
+        self,
+        name: str,
+        formats: tuple[str, ...] = (),
+        level: int = 6,
+        out_of_order: bool = False,
+    ) -> None:
+        super().__init__(name)
+        self.formats = formats
+        self.level = level
+        self.out_of_order = out_of_order
+        self._stop = threading.Event()
+
+    def needs(self, doc: DataObjectCache) -> Needs:
+        made = sum(image.type != "raw" for image in self._images(doc))
+        return Needs(tools=self.TOOLS if made else (), disk_bytes=made * _EXPECTED_BYTES)
+
+    def check(self, doc: DataObjectCache) -> None:
+        self._images(doc)
+        if not 1 <= self.level <= 9:
+            raise InvalidManifest(
+                f"{self.name}: level {self.level} is not one of zlib's",
+                "it is 1 (fast) to 9 (small)",
+                'write <arg name="level">6</arg>',
+            )
+
+    def get_progress_estimate(self) -> float:
+        return 20.0
+
+    def cancel(self) -> None:
+        self._stop.set()
+
+    def execute(self, context: Context, dry_run: bool = False) -> None:
+        images = self._images(context.doc)
+        kinds = ", ".join(image.kind for image in images)
+        if dry_run:
+            context.report(Report(message=f"would convert the disk to {kinds}"))
+            return
+        disk, layout = recorded_disk(context)
+        _assure(disk, layout, images)
+        context.report(Report(0.0, f"converting {disk.name} to {kinds}"))
+        done = self._carry_out(context, disk, layout, images)
+        for image in images:
+            artifact = done[image]
+            context.deliver(artifact)
+            record_medium(context, image.kind, context.root / artifact.path)
+
+    def _images(self, doc: DataObjectCache) -> tuple[Image, ...]:
+        """What is to be made."""
+        offered = [image for image in images_of(doc, self.name) if image.type != "ova"]
+        kinds = [image.kind for image in offered]
+        if unknown := [kind for kind in self.formats if kind not in kinds]:
+            raise InvalidManifest(
+                f"{self.name}: {', '.join(unknown)} is not among the formats of vm_im",
+                f"formats chooses some of {', '.join(kinds) or 'none'}",
+                "add a vm_format to vm_im, or leave the argument out",
+            )
+        if not offered:
+            raise InvalidManifest(
+                f"{self.name}: the manifest asks for no format but ova",
+                "CreateOVA makes what it needs itself",
+                "leave this checkpoint out, or add a vm_format to vm_im",
+            )
+        return tuple(image for image in offered if not self.formats or image.kind in self.formats)
+
+    def _carry_out(
+        self, context: Context, disk: Path, layout: DiskLayout, images: tuple[Image, ...]
+    ) -> dict[Image, Artifact]:
+        """Make all images; the first failure ends the work at the others."""
+        fractions = dict.fromkeys(images, 0.0)
+        total = sum(map(_expected_seconds, images))
+        stem = media_name(context.doc, epoch_of(context, disk))
+
+        def make(image: Image) -> Artifact:
+            def on_progress(fraction: float) -> None:
+                if self._stop.is_set():
+                    raise CheckpointError("stopped while the disk was being converted")
+                fractions[image] = fraction * _CONVERSION_SHARE
+
+            on_progress(0.0)
+            name = image.file_name(stem)
+            if image.type == "raw":
+                return as_artifact(context, disk, "raw", name=name)
+            path, sha256 = context.media / name, None
+            if image == STREAM:
+                sha256 = make_stream(path, disk, layout, level=self.level, on_progress=on_progress)
+            else:
+                convert(
+                    *(context, disk, image, path),
+                    out_of_order=self.out_of_order,
+                    on_progress=on_progress,
+                )
+            examine(context, disk, image, path)
+            return as_artifact(context, path, image.type, sha256=sha256)
+
+        made: dict[Image, Artifact] = {}
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            slowest_first = sorted(images, key=_expected_seconds, reverse=True)
+            futures: dict[Future[Artifact], Image] = {
+                pool.submit(make, image): image for image in slowest_first
+            }
+            pending = set(futures)
+            try:
+                while pending:
+                    ended, pending = wait(pending, _POLL_SECONDS, FIRST_EXCEPTION)
+                    for future in ended:
+                        image = futures[future]
+                        made[image] = future.result()
+                        fractions[image] = 1.0
+                    share = sum(fractions[image] * _expected_seconds(image) for image in images)
+                    names = [made[futures[future]].name for future in ended]
+                    message = f"{', '.join(names)}: equal to the disk" if names else ""
+                    context.report(Report(share / total, message))
+            finally:
+                self._stop.set()
+                pool.shutdown(cancel_futures=True)
+        return made
+
+
+def _expected_seconds(image: Image) -> float:
+    """About how long an image takes, against others."""
+    return {"zlib": 15.0, "zstd": 4.0}.get("zlib" if image == STREAM else image.compression, 2.0)
+
+
+def _assure(disk: Path, layout: DiskLayout, images: tuple[Image, ...]) -> None:
+    """Refuse a disk that cannot be converted."""
+    if not disk.is_file():
+        raise CheckpointError(
+            f"the disk {disk.name} is not there any more",
+            str(disk),
+            "look for a checkpoint before that removes it",
+        )
+    size = disk.stat().st_size
+    if size != layout.size:
+        raise CheckpointError(
+            f"the disk {disk.name} is corrupt: it is not as big as its partition table says",
+            f"it has {size} bytes, its layout {layout.size}",
+            "rewind the build to the checkpoint that makes the disk",
+        )
+    fixed = [image for image in images if (image.type, image.subformat) == ("vhd", "fixed")]
+    if fixed and size % AZURE_STEP_BYTES:
+        raise CheckpointError(
+            "a fixed VHD is a whole number of MiB",
+            f"the disk has {size} bytes",
+            'give disk_image a size in mb: <disk_image size="4096mb" .../>',
+        )

@@ -1,0 +1,341 @@
+"""Convert: every format holds what the disk holds, by qemu-img's own judgement and by reading it back."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dcd.checkpoints.interface import Context
+from dcd.checkpoints.media.deliver import recorded_media
+from dcd.checkpoints.vm import conversion
+from dcd.checkpoints.vm.convert import Convert
+from dcd.checkpoints.vm.disk import DiskLayout, record_disk
+from dcd.checkpoints.vm.stream_vmdk import write_stream_vmdk
+from statemachine.errors import CheckpointError, InvalidManifest
+
+pytestmark = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="no qemu-utils")
+
+MIB = 1 << 20
+DISK_BYTES = 80 * MIB
+
+DRIVERS = {
+    "qcow2": "qcow2",
+    "vmdk": "vmdk",
+    "vmdk-monolithicSparse": "vmdk",
+    "vdi": "vdi",
+    "vhd": "vpc",
+    "vhd-fixed": "vpc",
+    "vhdx": "vhdx",
+}
+
+ALL = (
+    '<vm_format type="raw"/>',
+    '<vm_format type="qcow2" compression="zstd"/>',
+    '<vm_format type="vmdk"/>',
+    '<vm_format type="vmdk" subformat="monolithicSparse"/>',
+    '<vm_format type="vdi"/>',
+    '<vm_format type="vhd"/>',
+    '<vm_format type="vhd" subformat="fixed"/>',
+    '<vm_format type="vhdx"/>',
+    '<vm_format type="ova"/>',
+)
+
+
+def machine(*formats: str) -> str:
+    return f"<distro_spec><img_params><vm_im>{''.join(formats)}</vm_im></img_params></distro_spec>"
+
+
+def write_disk(path: Path, size: int = DISK_BYTES) -> Path:
+    """A sparse disk: something that compresses, something that does not, and zeros that are written."""
+    with path.open("wb") as file:
+        file.truncate(size)
+        os.pwrite(file.fileno(), b"first sector".ljust(512, b"\1"), 0)
+        if size > 60 * MIB:
+            os.pwrite(file.fileno(), hashlib.shake_256(b"noise").digest(3 * MIB), 33 * MIB + 512)
+            os.pwrite(file.fileno(), bytes(2 * MIB), 50 * MIB)
+        os.pwrite(file.fileno(), b"last sector".ljust(512, b"\2"), size - 512)
+    return path
+
+
+def with_disk(bench: Any, *formats: str, size: int = DISK_BYTES) -> Context:
+    context: Context = bench.context(bench.doc(machine(*formats)))
+    disk = write_disk(bench.root / "media/disk.img", size)
+    record_disk(context, disk, DiskLayout("disk.img", size, 512, "8d2c-guid", ()))
+    return context
+
+
+def virtual_size(path: Path, driver: str) -> int:
+    told = subprocess.run(
+        ["qemu-img", "info", "--output=json", "-f", driver, path], capture_output=True, check=True
+    ).stdout
+    size: int = json.loads(told)["virtual-size"]
+    return size
+
+
+def test_every_format_holds_what_the_disk_holds(bench: Any, tmp_path: Path) -> None:
+    context = with_disk(bench, *ALL)
+    Convert("convert").execute(context)
+    disk = (bench.root / "media/disk.img").read_bytes()
+    media = recorded_media(context)
+    assert set(media) == {"raw", *DRIVERS}
+    for kind, driver in DRIVERS.items():
+        back = tmp_path / kind
+        subprocess.run(
+            ["qemu-img", "convert", "-f", driver, "-O", "raw", media[kind], back], check=True
+        )
+        assert back.read_bytes() == disk, kind
+        assert virtual_size(media[kind], driver) == DISK_BYTES, kind
+        assert media[kind].stat().st_blocks * 512 < 16 * MIB, kind
+
+
+def test_what_is_delivered_is_named_for_the_distribution_and_digested(bench: Any) -> None:
+    context = with_disk(bench, *ALL)
+    Convert("convert").execute(context)
+    assert [(artifact.name, artifact.format) for artifact in bench.artifacts] == [
+        ("test.raw", "raw"),
+        ("test.qcow2", "qcow2"),
+        ("test.vmdk", "vmdk"),
+        ("test-monolithicSparse.vmdk", "vmdk"),
+        ("test.vdi", "vdi"),
+        ("test.vhd", "vhd"),
+        ("test-fixed.vhd", "vhd"),
+        ("test.vhdx", "vhdx"),
+    ]
+    for artifact in bench.artifacts:
+        content = (bench.root / artifact.path).read_bytes()
+        assert artifact.sha256 == hashlib.sha256(content).hexdigest(), artifact.name
+        assert artifact.size_bytes == len(content)
+    fractions = [report.fraction for report in bench.reports]
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == 1.0
+    for artifact in bench.artifacts:
+        assert f"{artifact.name}" in bench.messages()
+
+
+def test_the_raw_disk_is_delivered_as_it_is_without_a_copy_or_a_tool(bench: Any) -> None:
+    context = with_disk(bench, '<vm_format type="raw"/>')
+    checkpoint = Convert("convert")
+    assert checkpoint.needs(context.doc).tools == ()
+    assert checkpoint.needs(context.doc).disk_bytes == 0
+    checkpoint.execute(context)
+    (artifact,) = bench.artifacts
+    assert artifact.path == "media/disk.img"
+    assert [path.name for path in (bench.root / "media").iterdir()] == ["disk.img"]
+
+
+def test_compression_and_varieties_are_those_that_were_asked_for(bench: Any) -> None:
+    context = with_disk(
+        bench,
+        '<vm_format type="qcow2" compression="zlib"/>',
+        '<vm_format type="vhdx" subformat="fixed"/>',
+        '<vm_format type="vmdk" subformat="streamOptimized" compression="zlib"/>',
+    )
+    Convert("convert").execute(context)
+    media = recorded_media(context)
+
+    def details(kind: str) -> Any:
+        told = subprocess.run(
+            ["qemu-img", "info", "--output=json", media[kind]], capture_output=True, check=True
+        ).stdout
+        return json.loads(told).get("format-specific", {}).get("data")
+
+    assert details("qcow2")["compression-type"] == "zlib"
+    assert details("vmdk")["create-type"] == "streamOptimized"
+    assert media["vhdx-fixed"].stat().st_size > DISK_BYTES
+
+
+def test_formats_are_chosen_by_argument(bench: Any) -> None:
+    context = with_disk(bench, *ALL)
+    Convert("convert", formats=("vdi", "vmdk-monolithicSparse")).execute(context)
+    assert set(recorded_media(context)) == {"vdi", "vmdk-monolithicSparse"}
+
+
+@pytest.mark.parametrize("form", ['type="qcow2" compression="zstd"', 'type="vmdk"', 'type="qcow2"'])
+def test_the_same_disk_gives_the_same_bytes(bench: Any, form: str) -> None:
+    context = with_disk(bench, f"<vm_format {form}/>")
+    Convert("convert").execute(context)
+    Convert("again").execute(context)
+    first, second = bench.artifacts
+    assert first == second
+
+
+def test_out_of_order_gives_the_same_contents(bench: Any, tmp_path: Path) -> None:
+    context = with_disk(bench, '<vm_format type="qcow2" compression="zlib"/>')
+    Convert("convert", out_of_order=True).execute(context)
+    path = recorded_media(context)["qcow2"]
+    subprocess.run(["qemu-img", "convert", "-O", "raw", path, tmp_path / "back"], check=True)
+    assert (tmp_path / "back").read_bytes() == (bench.root / "media/disk.img").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("formats", "problem", "remedy"),
+    [
+        ((), "no format", "vm_format"),
+        (
+            ('<vm_format type="vmdk" subformat="monolithicFlat"/>',),
+            "vmdk cannot be made like that",
+            '<vm_format type="vmdk" subformat="monolithicSparse"/>',
+        ),
+        (
+            ('<vm_format type="vdi" compression="zstd"/>',),
+            "vdi cannot be made like that",
+            '<vm_format type="vdi" subformat="dynamic"/>',
+        ),
+        (
+            ('<vm_format type="qcow2" compression="lz4"/>',),
+            "qcow2 cannot be made like that",
+            '<vm_format type="qcow2" compression="zstd"/>',
+        ),
+        (
+            ('<vm_format type="qcow2"/>', '<vm_format type="qcow2" compression="zstd"/>'),
+            "qcow2 is asked for more than once",
+            "leave one",
+        ),
+        (('<vm_format type="ova"/>',), "no format but ova", "leave this checkpoint out"),
+    ],
+)
+def test_what_cannot_be_made_is_refused_with_what_can(
+    bench: Any, formats: tuple[str, ...], problem: str, remedy: str
+) -> None:
+    with pytest.raises(InvalidManifest, match=problem) as caught:
+        Convert("convert").check(bench.doc(machine(*formats)))
+    assert remedy in caught.value.resolution
+
+
+def test_a_manifest_without_a_machine_or_the_chosen_format_is_refused(bench: Any) -> None:
+    with pytest.raises(InvalidManifest, match="describes no virtual machine"):
+        Convert("convert").check(bench.doc())
+    doc = bench.doc(machine('<vm_format type="qcow2"/>'))
+    with pytest.raises(InvalidManifest, match="vdi is not among the formats") as caught:
+        Convert("convert", formats=("vdi",)).check(doc)
+    assert "qcow2" in caught.value.details
+    with pytest.raises(InvalidManifest, match="level 12"):
+        Convert("convert", level=12).check(doc)
+
+
+def test_a_fixed_vhd_needs_whole_mebibytes(bench: Any) -> None:
+    context = with_disk(bench, '<vm_format type="vhd" subformat="fixed"/>', size=8 * MIB + 512)
+    with pytest.raises(CheckpointError, match="whole number of MiB"):
+        Convert("convert").execute(context)
+
+
+def test_a_dynamic_vhd_is_as_big_as_the_disk_whatever_its_geometry(bench: Any) -> None:
+    context = with_disk(bench, '<vm_format type="vhd"/>', size=8 * MIB + 512)
+    Convert("convert").execute(context)
+    assert virtual_size(recorded_media(context)["vhd"], "vpc") == 8 * MIB + 512
+
+
+def test_a_disk_that_is_missing_or_cut_short_is_refused(bench: Any) -> None:
+    context = with_disk(bench, '<vm_format type="qcow2"/>')
+    disk = bench.root / "media/disk.img"
+    os.truncate(disk, 4 * MIB)
+    with pytest.raises(CheckpointError, match="corrupt: it is not as big as"):
+        Convert("convert").execute(context)
+    disk.unlink()
+    with pytest.raises(CheckpointError, match="not there any more"):
+        Convert("convert").execute(context)
+    with pytest.raises(CheckpointError, match="no disk yet"):
+        Convert("convert").execute(bench.context(bench.doc(machine('<vm_format type="raw"/>'))))
+    assert not bench.artifacts
+
+
+@pytest.mark.parametrize(
+    ("offset", "problem"),
+    [(2 * MIB, "does not hold what the disk holds"), (0x10000, "not consistent|corrupt")],
+)
+def test_an_image_that_is_corrupt_is_not_delivered(
+    bench: Any, offset: int, problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk of the host that writes something else than it was given."""
+    context = with_disk(bench, '<vm_format type="qcow2"/>')
+    genuine = conversion.convert
+
+    def damaged(*arguments: Any, **options: Any) -> None:
+        genuine(*arguments, **options)
+        with (bench.root / "media/test.qcow2").open("r+b") as file:
+            os.pwrite(file.fileno(), b"\xa5" * 4096, offset)
+
+    monkeypatch.setattr("dcd.checkpoints.vm.convert.convert", damaged)
+    with pytest.raises(CheckpointError, match=problem):
+        Convert("convert").execute(context)
+    assert not bench.artifacts
+
+
+def test_cancel_ends_the_conversion(bench: Any) -> None:
+    context = with_disk(bench, *ALL)
+    checkpoint = Convert("convert")
+    checkpoint.cancel()
+    with pytest.raises(CheckpointError, match="stopped"):
+        checkpoint.execute(context)
+    assert not bench.artifacts
+
+
+def test_a_dry_run_only_says_what_it_would_do(bench: Any) -> None:
+    context = with_disk(bench, *ALL)
+    Convert("convert").execute(context, dry_run=True)
+    assert "qcow2" in bench.messages()
+    assert not bench.artifacts
+
+
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    sectors=st.integers(1, 140_000),
+    writes=st.lists(
+        st.tuples(st.floats(0, 0.999), st.binary(min_size=1, max_size=600)), max_size=5
+    ),
+)
+def test_any_disk_comes_back_from_a_stream(
+    tmp_path: Path, sectors: int, writes: list[tuple[float, bytes]]
+) -> None:
+    size = sectors * 512
+    disk, stream, back = tmp_path / "disk", tmp_path / "stream.vmdk", tmp_path / "back"
+    with disk.open("wb") as file:
+        file.truncate(size)
+        for place, data in writes:
+            offset = int(place * size)
+            os.pwrite(file.fileno(), data[: size - offset], offset)
+    with stream.open("wb") as out:
+        write_stream_vmdk(disk, out, name="stream.vmdk", content_id=7)
+    subprocess.run(
+        ["qemu-img", "convert", "-f", "vmdk", "-O", "raw", stream, back], check=True, timeout=60
+    )
+    assert back.read_bytes() == disk.read_bytes()
+
+
+def test_a_stream_can_be_read_by_one_that_cannot_go_back(tmp_path: Path) -> None:
+    """As VMware's tools read it: header, grains, tables, directory, footer, end, and not a byte more."""
+    disk = write_disk(tmp_path / "disk")
+    with (tmp_path / "stream").open("wb") as out:
+        write_stream_vmdk(disk, out, name="test.vmdk", content_id=0xCAFE)
+    stream = (tmp_path / "stream").read_bytes()
+    assert stream[:4] == b"KDMV"
+    assert int.from_bytes(stream[4:8], "little") == 3
+    assert stream[56:64] == b"\xff" * 8, "the directory comes at the end"
+    assert b'createType="streamOptimized"\n' in stream[512 : 21 * 512]
+    assert b"CID=0000cafe\n" in stream[512 : 21 * 512]
+    kinds, position, addresses = [], 128 * 512, []
+    while position < len(stream):
+        value = int.from_bytes(stream[position : position + 8], "little")
+        size = int.from_bytes(stream[position + 8 : position + 12], "little")
+        if size:
+            addresses.append(value)
+            position += -(-(12 + size) // 512) * 512
+            continue
+        kinds.append(int.from_bytes(stream[position + 12 : position + 16], "little"))
+        position += 512 + value * 512
+    assert kinds == [1, 1, 1, 2, 3, 0]
+    assert addresses == sorted(addresses)
+    assert position == len(stream)
+    footer = stream[-1024:-512]
+    directory = int.from_bytes(footer[56:64], "little") * 512
+    assert directory < len(stream)
+    assert footer[:56] == stream[:56]
