@@ -39,6 +39,7 @@ class Tool:
 TOOLS: dict[str, Tool] = {
     "apt-get": Tool("apt-get", "apt"),
     "apt-helper": Tool("/usr/lib/apt/apt-helper", "apt"),
+    "blkid": Tool("blkid", "util-linux"),
     "btrfs": Tool("btrfs", "btrfs-progs"),
     "chroot": Tool("chroot", "coreutils"),
     "cp": Tool("cp", "coreutils"),
