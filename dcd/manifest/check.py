@@ -24,6 +24,9 @@ from dcd.manifest.registry import Registry
 from dcd.manifest.source import Source
 from dcd.manifest.values import BadValue, choices
 
+_SECRET = ("chap_password",)
+"""Attributes whose values are not repeated to anybody."""
+
 
 def check_structure(source: Source, registry: Registry) -> Iterator[Diagnostic]:
     """Everything in the tree that its grammar does not allow, as it is found."""
@@ -253,7 +256,8 @@ def _particles(cls: type[DataObject]) -> list[Particle]:
 
 
 def _start_tag(tag: str, attributes: dict[str, str]) -> str:
-    written = "".join(f' {name}="{shortened(value)}"' for name, value in attributes.items())
+    shown = {name: "..." if name in _SECRET else value for name, value in attributes.items()}
+    written = "".join(f' {name}="{shortened(value)}"' for name, value in shown.items())
     return f"<{tag}{written}>"
 
 

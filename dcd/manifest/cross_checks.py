@@ -307,3 +307,27 @@ def _iscsi(source: Source) -> Iterator[Diagnostic]:
                 'With source="manifest", the target\'s address and unit stand in the manifest.',
                 '<iscsi target_ip="192.0.2.1" target_lun="0"/>',
             )
+        yield from _chap(source, disk)
+
+
+def _chap(source: Source, disk: Element) -> Iterator[Diagnostic]:
+    ways = [
+        name
+        for name in ("chap_password", "chap_password_file", "chap_password_env")
+        if disk.get(name) is not None
+    ]
+    if len(ways) > 1:
+        yield error(
+            source.origin(disk, ways[1]),
+            f"the CHAP secret is given by {listed(ways, 'and')}",
+            "One of these is enough.",
+            f"keep {ways[-1]}",
+        )
+    elif ways == ["chap_password"]:
+        # The value is not repeated: diagnostics go to logs and screens.
+        yield warning(
+            source.origin(disk, "chap_password"),
+            "the CHAP secret stands in the manifest, and is stored in the event log with it",
+            "Whoever may read the build or a backup can read it.",
+            'chap_password_file="/etc/dcd/secrets/chap"',
+        )

@@ -1,16 +1,17 @@
 """Secrets by reference: a manifest names where the daemon finds a secret, and never holds it.
 
 `<password file="/etc/dcd/secrets/live"/>` names a file, `<password env="DCD_SECRET_LIVE"/>` a variable of the
-daemon's environment. The reference is what is stored, logged and part of keys; the value is read just before
-it is used, in the worker, and goes nowhere else. So that a manifest cannot have any file of the host read by
-root, files must be below one of the directories, and variables begin with the prefix, that are given here.
+daemon's environment; so do `chap_password_file` and `chap_password_env` of an iSCSI disk. The reference is
+what is stored, logged and part of keys; the value is read just before it is used, in the worker, and goes
+nowhere else. So that a manifest cannot have any file of the host read by root, files must be below one of the
+directories, and variables begin with the prefix, that are given here.
 """
 
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dcd.manifest.objects import Password
+from dcd.manifest.objects import Iscsi, Password
 from statemachine.errors import InvalidManifest, Unprepared
 
 DIRECTORIES = (Path("/etc/dcd/secrets"),)
@@ -25,23 +26,19 @@ def password_text(
 ) -> str:
     """The password, or its hash, as text, without the newline at a file's end. Raises InvalidManifest for
     a reference that is not allowed, Unprepared for one that leads to nothing; neither tells the secret."""
-    if password.file is not None:
-        return _from_file(Path(password.file), directories)
-    if password.env is None:
-        return password.text
-    if not password.env.startswith(PREFIX):
-        raise InvalidManifest(
-            f"the variable {password.env!r} may not be read for a secret",
-            "",
-            f"name one that begins with {PREFIX}",
-        )
-    if password.env not in environment:
-        raise Unprepared(
-            f"the daemon's environment has no variable {password.env!r}",
-            "A password of the manifest refers to it.",
-            "set it for the service, for example by EnvironmentFile=",
-        )
-    return environment[password.env]
+    found = _referred(password.file, password.env, environment, directories)
+    return password.text if found is None else found
+
+
+def chap_secret(
+    disk: Iscsi,
+    environment: Mapping[str, str],
+    directories: Sequence[Path] = DIRECTORIES,
+) -> str | None:
+    """The CHAP secret of an iSCSI disk, or None when it has none. Raises as `password_text` does."""
+    references = disk.chap_password_file, disk.chap_password_env
+    found = _referred(*references, environment, directories)
+    return disk.chap_password if found is None else found
 
 
 def secret_file(path: Path, directories: Sequence[Path] = DIRECTORIES) -> Path:
@@ -58,6 +55,32 @@ def secret_file(path: Path, directories: Sequence[Path] = DIRECTORIES) -> Path:
             "put the secret into a file there",
         )
     return real
+
+
+def _referred(
+    file: str | None,
+    variable: str | None,
+    environment: Mapping[str, str],
+    directories: Sequence[Path],
+) -> str | None:
+    """What a reference leads to, or None when there is no reference."""
+    if file is not None:
+        return _from_file(Path(file), directories)
+    if variable is None:
+        return None
+    if not variable.startswith(PREFIX):
+        raise InvalidManifest(
+            f"the variable {variable!r} may not be read for a secret",
+            "",
+            f"name one that begins with {PREFIX}",
+        )
+    if variable not in environment:
+        raise Unprepared(
+            f"the daemon's environment has no variable {variable!r}",
+            "The manifest refers to it for a secret.",
+            "set it for the service, for example by EnvironmentFile=",
+        )
+    return environment[variable]
 
 
 def _from_file(path: Path, directories: Sequence[Path]) -> str:

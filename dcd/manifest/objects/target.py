@@ -93,7 +93,18 @@ class Iscsi(DataObject, tag="iscsi"):
     target_ip: str | None = attribute("The portal's address.", default=None)
     initiator_name: str | None = attribute("The initiator's IQN.", default=None)
     chap_name: str | None = attribute("The CHAP user.", default=None)
-    chap_password: str | None = attribute("The CHAP secret.", default=None)
+    chap_password: str | None = attribute(
+        "The CHAP secret itself: it is stored with the manifest. Better name where it is.",
+        default=None,
+    )
+    chap_password_file: str | None = attribute(
+        "A file of the daemon's host that holds the CHAP secret; read when it is needed, stored nowhere.",
+        default=None,
+    )
+    chap_password_env: str | None = attribute(
+        "A variable of the daemon's environment that holds the CHAP secret; stored nowhere.",
+        default=None,
+    )
 
 
 class Slice(DataObject, tag="slice", content=(optional(Size),)):

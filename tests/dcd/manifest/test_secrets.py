@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from dcd.manifest.objects import Password
-from dcd.manifest.secrets import password_text
+from dcd.manifest.diagnostics import ManifestError
+from dcd.manifest.objects import Iscsi, Password
+from dcd.manifest.parse import load
+from dcd.manifest.secrets import chap_secret, password_text
 from statemachine.errors import InvalidManifest, Unprepared
 
 
@@ -47,3 +49,46 @@ def test_a_secret_that_is_not_there_is_said_so(tmp_path: Path) -> None:
 
 def test_a_password_in_the_manifest_is_its_text() -> None:
     assert password_text(Password(text="live"), {}) == "live"
+
+
+def test_a_chap_secret_is_found_as_a_password_is(tmp_path: Path) -> None:
+    (tmp_path / "chap").write_text("hunter2\n")
+    from_file = Iscsi(chap_password_file=str(tmp_path / "chap"))
+    assert chap_secret(from_file, {}, [tmp_path]) == "hunter2"
+    from_environment = Iscsi(chap_password_env="DCD_SECRET_CHAP")
+    assert chap_secret(from_environment, {"DCD_SECRET_CHAP": "hunter2"}) == "hunter2"
+    assert chap_secret(Iscsi(chap_password="hunter2"), {}) == "hunter2"
+    assert chap_secret(Iscsi(), {}) is None
+    with pytest.raises(InvalidManifest, match="may not be read"):
+        chap_secret(Iscsi(chap_password_file="/etc/shadow"), {})
+    with pytest.raises(InvalidManifest, match="'PATH' may not be read"):
+        chap_secret(Iscsi(chap_password_env="PATH"), {"PATH": "/bin"})
+
+
+def told(attributes: str) -> list[str]:
+    """What is said of an iSCSI disk, all of it as text."""
+    text = f"""<dc><distro name="x"><target><disk>
+<iscsi target_ip="192.0.2.1" target_lun="0" {attributes}/></disk></target>
+<execution><checkpoint name="a" mod_path="dcd/checkpoints/custom_script"
+checkpoint_class="CustomScript"><args>true</args></checkpoint></execution></distro></dc>"""
+    try:
+        found = load(text, "/m.xml").diagnostics
+    except ManifestError as refused:
+        found = refused.diagnostics
+    return [f"{each.severity} {each.line} {each.message} {each.suggestion}" for each in found]
+
+
+def test_a_chap_secret_in_the_manifest_is_warned_of_and_not_repeated() -> None:
+    (warned,) = told('chap_name="me" chap_password="hunter2"')
+    assert warned.startswith("warning 2 the CHAP secret stands in the manifest")
+    assert 'chap_password_file="' in warned
+    refused = told('chap_password="hunter2" chap_passwrd_file="x"')
+    assert any(text.startswith("error") for text in refused)
+    assert "hunter2" not in "".join([warned, *refused])
+
+
+def test_a_chap_secret_by_reference_is_nothing_to_warn_of_and_two_are_one_too_many() -> None:
+    assert told('chap_name="me" chap_password_file="/etc/dcd/secrets/chap"') == []
+    assert told('chap_password_env="DCD_SECRET_CHAP"') == []
+    (refused,) = told('chap_password="hunter2" chap_password_file="/etc/dcd/secrets/chap"')
+    assert "is given by chap_password and chap_password_file" in refused
