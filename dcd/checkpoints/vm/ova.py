@@ -1,0 +1,225 @@
+"""`CreateOVA`: the virtual machine as one package that VMware, VirtualBox and others import.
+
+An OVA is a tar of the descriptor, the manifest with the files' digests, and the disk, in this order: it is
+read as a stream. The disk is the streamOptimized VMDK that `Convert` made, or else one that is made here;
+it is copied into the tar, once, and digested on the way. Result: media/NAME.ova. The same disk gives the
+same bytes.
+Source: DMTF DSP0243, "Distribution"; ustar of pax(1).
+"""
+
+import hashlib
+import io
+import tarfile
+from pathlib import Path
+from typing import BinaryIO
+
+from dcd.checkpoints.epoch import epoch_of
+from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
+from dcd.checkpoints.media.deliver import (
+    deliver_file,
+    media_name,
+    record_medium,
+    recorded_medium,
+)
+from dcd.checkpoints.vm import ovf
+from dcd.checkpoints.vm.conversion import TOOLS, examine, make_stream
+from dcd.checkpoints.vm.disk import recorded_disk
+from dcd.checkpoints.vm.formats import STREAM, Image, images_of, machine_of
+from dcd.manifest.doc import DataObjectCache, distro
+from dcd.manifest.objects.distro import VmController, VmIm, VmNetwork
+from dcd.manifest.values import size_bytes
+from statemachine.errors import CheckpointError, InvalidManifest
+
+LARGEST_MEMBER_BYTES = 0o77777777777
+"""What a ustar header can say: 8 GiB less one byte."""
+
+_OVA = Image("ova")
+_EXPECTED_BYTES = 512 << 20
+_DEFAULT_MEMORY = "1gb"
+_CHUNK_BYTES = 1 << 20
+
+
+class CreateOVA(Checkpoint):
+    """Pack the virtual machine that `vm_im` describes.
+
+    `ovf_version` is the descriptor's. `vendor`, `version` and `url` say what the product is; its name is
+    the distribution's. `level` is zlib's, 1 to 9, where the disk has to be compressed first.
+    """
+
+    DESCRIPTION = "Pack the virtual machine as an OVA"
+    READS = ("//vm_im", "//distro.name", "//distro.add_timestamp")
+    TOOLS = TOOLS
+
+    def __init__(
+        self,
+        name: str,
+        ovf_version: ovf.Version = "1.1",
+        vendor: str = "",
+        version: str = "",
+        url: str = "",
+        level: int = 6,
+    ) -> None:
+        super().__init__(name)
+        self.ovf_version = ovf_version
+        self.vendor = vendor
+        self.version = version
+        self.url = url
+        self.level = level
+
+    def needs(self, doc: DataObjectCache) -> Needs:
+        converted = STREAM in images_of(doc, self.name)
+        return Needs(
+            tools=() if converted else self.TOOLS,
+            disk_bytes=_EXPECTED_BYTES if converted else 2 * _EXPECTED_BYTES,
+        )
+
+    def check(self, doc: DataObjectCache) -> None:
+        if _OVA not in images_of(doc, self.name):
+            raise InvalidManifest(
+                f"{self.name}: the manifest does not ask for an OVA",
+                "",
+                'add <vm_format type="ova"/> to vm_im, or leave this checkpoint out',
+            )
+        if not 1 <= self.level <= 9:
+            raise InvalidManifest(
+                f"{self.name}: level {self.level} is not one of zlib's",
+                "it is 1 (fast) to 9 (small)",
+                'write <arg name="level">6</arg>',
+            )
+        described = machine_of(doc, self.name)
+        _system(described, self.name)
+        _networks(described, self.name)
+
+    def get_progress_estimate(self) -> float:
+        return 3.0
+
+    def execute(self, context: Context, dry_run: bool = False) -> None:
+        if dry_run:
+            context.report(Report(message="would pack the virtual machine as an OVA"))
+            return
+        disk, layout = recorded_disk(context)
+        epoch = epoch_of(context, disk)
+        stem = media_name(context.doc, epoch)
+        stream = recorded_medium(context, STREAM.kind)
+        if stream is None:
+            stream = context.tmp / STREAM.file_name(stem)
+            context.report(Report(0.0, "compressing the disk"))
+            make_stream(stream, disk, layout, level=self.level)
+            examine(context, disk, STREAM, stream)
+        packaged = ovf.PackagedDisk(
+            file_name=f"{stem}-disk1.vmdk",
+            size_bytes=stream.stat().st_size,
+            capacity_bytes=layout.size,
+            populated_bytes=min(disk.stat().st_blocks * 512, layout.size),
+        )
+        if packaged.size_bytes > LARGEST_MEMBER_BYTES:
+            raise CheckpointError(
+                "the disk is too big for an OVA",
+                f"compressed it has {packaged.size_bytes} bytes, an OVA's file at most"
+                f" {LARGEST_MEMBER_BYTES}",
+                "leave the format ova out, or put less on the disk",
+            )
+        result = context.media / _OVA.file_name(stem)
+        context.report(Report(0.5, f"packing {result.name}"))
+        text = ovf.descriptor(self._machine(context.doc, packaged), self.ovf_version)
+        write_ova(result, f"{stem}.ovf", text, packaged.file_name, stream, epoch)
+        deliver_file(context, result, _OVA.type)
+        record_medium(context, _OVA.kind, result)
+        context.report(Report(1.0, f"{result.name}: {result.stat().st_size / (1 << 20):.1f} MiB"))
+
+    def _machine(self, doc: DataObjectCache, disk: ovf.PackagedDisk) -> ovf.Machine:
+        described = machine_of(doc, self.name)
+        memory = size_bytes(described.memory or _DEFAULT_MEMORY)
+        return ovf.Machine(
+            product=ovf.Product(distro(doc).name, self.vendor, self.version, self.url),
+            system=_system(described, self.name),
+            cpus=described.cpus or 1,
+            memory_mb=-(-memory // (1 << 20)),
+            controller=_controller(described),
+            networks=_networks(described, self.name),
+            # A machine that boots with both has the firmware that importers give by themselves.
+            efi=described.firmware == "uefi",
+            disk=disk,
+        )
+
+
+def write_ova(
+    result: Path, descriptor_name: str, text: bytes, disk_name: str, disk: Path, epoch: int
+) -> None:
+    """Write the package. The manifest's place is kept free until the disk, which comes after it, has
+    gone by."""
+    manifest_name = Path(descriptor_name).with_suffix(".mf").name
+
+    def manifest(disk_digest: str) -> bytes:
+        own = hashlib.sha256(text).hexdigest()
+        # Without a blank before the bracket: VMware's importers take it for another algorithm.
+        return f"SHA256({descriptor_name})= {own}\nSHA256({disk_name})= {disk_digest}\n".encode()
+
+    with result.open("w+b") as file:
+        with tarfile.TarFile(
+            fileobj=file, mode="w", format=tarfile.USTAR_FORMAT, copybufsize=_CHUNK_BYTES
+        ) as tar:
+            tar.addfile(_member(descriptor_name, len(text), epoch), io.BytesIO(text))
+            place = tar.offset + tarfile.BLOCKSIZE
+            blank = manifest("0" * 64)
+            tar.addfile(_member(manifest_name, len(blank), epoch), io.BytesIO(blank))
+            with disk.open("rb") as source:
+                digested = _Digested(source)
+                tar.addfile(_member(disk_name, disk.stat().st_size, epoch), digested)
+        file.seek(place)
+        file.write(manifest(digested.digest.hexdigest()))
+
+
+def _member(name: str, size: int, epoch: int) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.size, member.mtime, member.mode = size, epoch, 0o644
+    return member
+
+
+class _Digested:
+    """A file that is read once, and the digest of what was read."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.digest = hashlib.sha256()
+
+    def read(self, size: int = -1, /) -> bytes:
+        data = self._file.read(size)
+        self.digest.update(data)
+        return data
+
+
+def _system(described: VmIm, checkpoint: str) -> ovf.OperatingSystem:
+    name = described.os_type or "Linux_64"
+    system = ovf.system_named(name)
+    if system is None:
+        known = ", ".join(system.virtualbox for system in ovf.OPERATING_SYSTEMS)
+        raise InvalidManifest(
+            f"{checkpoint}: no importer is known to know the operating system {name!r}",
+            "os_type is VirtualBox's or VMware's name of it",
+            f"write one of {known}",
+        )
+    return system
+
+
+def _networks(described: VmIm, checkpoint: str) -> tuple[ovf.Network, ...]:
+    networks = tuple(
+        ovf.Network(network.model, network.network)
+        for network in described.get_children(class_type=VmNetwork)
+    )
+    for network in networks:
+        if network.model not in ovf.ADAPTERS:
+            raise InvalidManifest(
+                f"{checkpoint}: no importer is known to know the network adapter {network.model!r}",
+                "",
+                f"write one of {', '.join(ovf.ADAPTERS)}",
+            )
+    return networks
+
+
+def _controller(described: VmIm) -> ovf.Controller:
+    """The first controller that importers have; virtio is none."""
+    for controller in described.get_children(class_type=VmController):
+        if controller.type != "virtio":
+            return controller.type
+    return "sata"
