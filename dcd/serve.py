@@ -19,6 +19,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import structlog
+from starlette.types import ASGIApp
 
 from dcd import log as logging
 from dcd.api import server as http
@@ -31,6 +32,7 @@ from dcd.engine.engine import Engine
 from dcd.engine.runner import Runner, Stores
 from dcd.engine.scheduler import Scheduler
 from dcd.engine.workspaces import kept_workspace
+from dcd.metrics import Metrics
 from dcd.platform import notify
 from dcd.worker.recover import detach_loops, kill_leftovers
 from statemachine.errors import DcdError, Unavailable
@@ -73,7 +75,8 @@ class Daemon:
         identity = _identity(state_dir)
         await asyncio.to_thread(_clear_away, identity, state_dir)
         broadcast = Broadcast()
-        with EventLog(state_dir / "events.db") as events:
+        metrics = Metrics()
+        with EventLog(state_dir / "events.db", metrics.committed) as events:
             layers = await asyncio.to_thread(self._layers)
             logs = state_dir / "logs"
             logs.mkdir(mode=0o700, exist_ok=True)
@@ -95,12 +98,12 @@ class Daemon:
             engine = Engine(builds, runner, scheduler, stores, self.settings)
             self.settings.watch(self._reloaded)
             self.settings.watch(lambda _: engine.settings_changed())
-            await self._answer(engine, scheduler)
+            builds.watch(metrics.happened)
+            await self._answer(make_app(engine, self.settings, now(), metrics), engine, scheduler)
         notify.stopping("stopped")
         log.info("stopped")
 
-    async def _answer(self, engine: Engine, scheduler: Scheduler) -> None:
-        application = make_app(engine, self.settings, now())
+    async def _answer(self, application: ASGIApp, engine: Engine, scheduler: Scheduler) -> None:
         server = http.make_server(application, self.settings(), self._ready)
         listeners, bound = self._listeners()
         serving = asyncio.create_task(server.serve(sockets=listeners))

@@ -30,6 +30,7 @@ NAMES = (
     "gc",
     "backup",
     "config",
+    "metrics",
     "doctor",
     "version",
 )

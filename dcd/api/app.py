@@ -16,11 +16,12 @@ from starlette.responses import Response
 from dcd.api import builds, host, leavings, openapi, schemas, shell
 from dcd.api.handling import Api
 from dcd.api.operations import Operation, json_response, problem_response, routes
-from dcd.api.server import Limits
+from dcd.api.server import Counted, Limits
 from dcd.configuration import Live, Reloaded
 from dcd.engine.engine import Engine
 from dcd.engine.garbage import Collected
 from dcd.engine.usage import DiskUsage
+from dcd.metrics import CONTENT_TYPE, Metrics
 from statemachine.errors import DcdError, NotFound, UsageError
 
 log = structlog.get_logger()
@@ -38,8 +39,16 @@ OPERATIONS: tuple[Operation, ...] = (
         host.version, schemas.VersionView,
     ),
     Operation(
-        "GET", "/v1/health", "health", "Whether the daemon can serve",
+        "GET", "/v1/health", "health", "Whether the daemon can serve now: readiness",
         host.health, schemas.Health,
+    ),
+    Operation(
+        "GET", "/v1/health/live", "live", "Whether the daemon answers at all: liveness",
+        host.live, schemas.Health,
+    ),
+    Operation(
+        "GET", "/metrics", "metrics", "What the daemon measures, for Prometheus",
+        host.metrics, None, media_type=CONTENT_TYPE,
     ),
     Operation(
         "GET", "/v1/config", "configuration", "The settings in force, and where each comes from",
@@ -166,19 +175,20 @@ OPERATIONS: tuple[Operation, ...] = (
 """The table."""
 
 
-def make_app(engine: Engine, settings: Live, started_at: datetime) -> Starlette:
+def make_app(engine: Engine, settings: Live, started_at: datetime, metrics: Metrics) -> Starlette:
     """The ASGI application."""
     limits = settings()
     return Starlette(
-        routes=routes(OPERATIONS, Api(engine, settings, started_at)),
+        routes=routes(OPERATIONS, Api(engine, settings, started_at, metrics)),
         middleware=[
+            Middleware(Counted, count=metrics.request),
             Middleware(
                 Limits,
                 body_bytes=limits.body_limit_bytes,
                 blob_bytes=limits.blob_limit_bytes,
                 request_seconds=limits.request_timeout_seconds,
                 send_seconds=limits.send_timeout_seconds,
-            )
+            ),
         ],
         exception_handlers={
             DcdError: _on_error,

@@ -15,6 +15,7 @@ from dcd.access import Action, host_code, require
 from dcd.api.server import actor_of
 from dcd.configuration import Live
 from dcd.engine.engine import Engine
+from dcd.metrics import Metrics
 from statemachine.build import BuildState
 from statemachine.plan import Plan
 
@@ -26,6 +27,7 @@ class Api:
     engine: Engine
     settings: Live
     started_at: datetime
+    metrics: Metrics
 
     def require(self, request: Request, action: Action, owner: int | None = None) -> None:
         """Raise PermissionDenied unless the peer may do `action`; `owner` as in `dcd.access`."""

@@ -18,6 +18,8 @@ from dcd.api.operations import body_of, json_response, problem_response
 from dcd.configuration import LiveSetting, plain
 from dcd.engine.backup import copy_of
 from dcd.manifest.checkpoint_types import registered
+from dcd.metrics import CONTENT_TYPE
+from statemachine.errors import Unavailable
 
 API = "v1"
 
@@ -34,9 +36,22 @@ async def version(api: Api, request: Request) -> Response:
 
 
 async def health(api: Api, request: Request) -> Response:
+    """Readiness: whether a command would be taken now."""
     if trouble := api.engine.builds.log.trouble:
         return problem_response(trouble)
+    if api.engine.stopping:
+        return problem_response(Unavailable("the daemon is stopping"))
     return json_response(schemas.Health("ok"))
+
+
+async def live(api: Api, request: Request) -> Response:
+    """Liveness: it answers, so its event loop runs. A restart would not mend anything else."""
+    return json_response(schemas.Health("ok"))
+
+
+async def metrics(api: Api, request: Request) -> Response:
+    api.require(request, Action.SEE)
+    return Response(await api.metrics.scrape(api.engine), media_type=CONTENT_TYPE)
 
 
 async def configuration(api: Api, request: Request) -> Response:

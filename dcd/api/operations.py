@@ -144,19 +144,20 @@ def limit(default: int, maximum: int) -> QueryParameter:
 
 def routes(operations: tuple[Operation, ...], api: Api) -> list[Route]:
     """The operations as Starlette routes, their handlers asking `api`."""
-    paths: dict[str, dict[str, Handler]] = {}
+    paths: dict[str, dict[str, Operation]] = {}
     for operation in operations:
-        paths.setdefault(operation.path, {})[operation.method] = operation.handler
+        paths.setdefault(operation.path, {})[operation.method] = operation
     return [
-        Route(path, _dispatch(handlers, api), methods=list(handlers))
-        for path, handlers in paths.items()
+        Route(path, _dispatch(methods, api), methods=list(methods))
+        for path, methods in paths.items()
     ]
 
 
-def _dispatch(handlers: dict[str, Handler], api: Api) -> Callable[[Request], Awaitable[Response]]:
+def _dispatch(methods: dict[str, Operation], api: Api) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         # Starlette adds HEAD to GET.
-        method = "GET" if request.method == "HEAD" else request.method
-        return await handlers[method](api, request)
+        operation = methods["GET" if request.method == "HEAD" else request.method]
+        request.scope["dcd.operation"] = operation.name
+        return await operation.handler(api, request)
 
     return endpoint

@@ -119,6 +119,32 @@ class PeerProtocol(H11Protocol):
         return self.cycle is not None and not self.cycle.response_complete
 
 
+class Counted:
+    """ASGI middleware: `count` is told the operation and the status of each answer. What the table of
+    operations does not have is `unknown`; 499 is a client that went away before its answer began."""
+
+    def __init__(self, app: ASGIApp, *, count: Callable[[str, int], None]) -> None:
+        self.app = app
+        self.count = count
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        status = 499
+
+        async def noting_send(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, noting_send)
+        except Exception:
+            status = 500
+            raise
+        finally:
+            self.count(scope.get("dcd.operation", "unknown"), status)
+
+
 class Limits:
     """ASGI middleware: bounds the body's size and the time to send it and to take the answer.
 

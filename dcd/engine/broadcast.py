@@ -68,6 +68,11 @@ class Broadcast:
             if not listeners:
                 self._listeners.pop(build, None)
 
+    @property
+    def followers(self) -> int:
+        """How many listen, to any build."""
+        return sum(map(len, self._listeners.values()))
+
     def changed(self, build: str) -> None:
         """Wake everybody who follows `build`."""
         for listener in self._listeners.get(build, ()):

@@ -55,8 +55,14 @@ class Builds:
         self._clock = clock
         self.ended = asyncio.Event()
         """Set whenever a build ends; the collector of garbage waits for it, and clears it."""
+        self._watching: list[Callable[[BuildState | None, Event], None]] = []
         self._machines: dict[str, BuildMachine] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    def watch(self, happened: Callable[[BuildState | None, Event], None]) -> None:
+        """Have `happened` called for each new event of any build, with the state before it (None: the
+        build is new)."""
+        self._watching.append(happened)
 
     async def load_unfinished(self) -> list[BuildState]:
         """Rehydrate every build that has not ended. Returns them, oldest first.
@@ -123,11 +129,16 @@ class Builds:
     def _move(
         self, build: str, machine: BuildMachine | None, events: Sequence[Event]
     ) -> BuildState:
-        if machine is None:
-            machine = BuildMachine.rehydrate(events)
-        else:
-            for event in events:
+        before = None if machine is None else machine.state
+        for event in events:
+            if machine is None:
+                machine = BuildMachine(event)
+            else:
                 machine.apply(event)
+            for tell in self._watching:
+                tell(before, event)
+            before = machine.state
+        assert machine is not None
         if machine.state.ended:
             self.ended.set()
             self._machines.pop(build, None)

@@ -104,6 +104,11 @@ class Engine:
         self.shells = Shells(stores, settings)
         self.collector = Collector(builds, runner, stores, settings)
 
+    @property
+    def stopping(self) -> bool:
+        """Whether nothing is started any more, because the daemon stops."""
+        return self._runner.stopping
+
     def settings_changed(self) -> None:
         """Act on new settings: more builds may run, fewer layers may be kept."""
         self._scheduler.wake()

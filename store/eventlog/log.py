@@ -40,12 +40,12 @@ _KEYS_A_QUERY = 500
 class EventLog:
     """The log in the file `path`; made when it does not exist, migrated when it is older.
 
-    `on_commit` is called with the last position after each commit, on the writer's thread: it must
-    return at once (`loop.call_soon_threadsafe`). Raises LogDamaged for a file that is foreign, truncated,
-    corrupt or newer, Unavailable when it cannot be used.
+    `on_commit` is called after each commit with the last position and the seconds that it took, on the
+    writer's thread: it must return at once (`loop.call_soon_threadsafe`). Raises LogDamaged for a file
+    that is foreign, truncated, corrupt or newer, Unavailable when it cannot be used.
     """
 
-    def __init__(self, path: Path, on_commit: Callable[[int], None] | None = None) -> None:
+    def __init__(self, path: Path, on_commit: Callable[[int, float], None] | None = None) -> None:
         self.path = path
         reserve = Reserve(path.with_name(f"{path.name}.reserve"))
         self._connection = _open(path, reserve)
@@ -183,6 +183,14 @@ class EventLog:
         """Builds that have not ended, oldest first: what a daemon looks at when it starts."""
         query = sa.select(builds).where(builds.c.state.in_([str(state) for state in UNFINISHED]))
         return self._summaries(query.order_by(builds.c.submitted_position))
+
+    def ended_counts(self) -> dict[Lifecycle, int]:
+        """How many builds have ended in which state, removed ones too. Reads an index only."""
+        ended = [str(state) for state in Lifecycle if state not in UNFINISHED]
+        query = sa.select(builds.c.state, sa.func.count()).where(builds.c.state.in_(ended))
+        with self._reading() as connection:
+            rows = connection.execute(query.group_by(builds.c.state))
+            return {Lifecycle(state): count for state, count in rows}
 
     def summary(self, build: str) -> BuildSummary:
         """The summary of a build, removed ones too. Raises NotFound."""

@@ -13,6 +13,7 @@ back cleanly. The reserve is given up once; after that each append fails until t
 import queue
 import sqlite3
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -74,7 +75,7 @@ class Writer:
         self,
         connection: sa.Connection,
         reserve: Reserve,
-        on_commit: Callable[[int], None] | None,
+        on_commit: Callable[[int, float], None] | None,
     ) -> None:
         self._connection = connection
         self._reserve = reserve
@@ -136,19 +137,19 @@ class Writer:
 
     def _run(self) -> None:
         while (group := self._next()) is not None:
-            before = self.position
+            before, began = self.position, time.monotonic()
             if isinstance(group, _Job):
                 self._perform(group)
             elif waiting := [r for r in group if r.future.set_running_or_notify_cancel()]:
                 self._commit(waiting)
             if self.position > before:
-                self._tell()
+                self._tell(time.monotonic() - began)
 
-    def _tell(self) -> None:
+    def _tell(self, seconds: float) -> None:
         if self._on_commit is None:
             return
         try:
-            self._on_commit(self.position)
+            self._on_commit(self.position, seconds)
         except RuntimeError:
             self._on_commit = None  # its event loop is closed: nobody is left to tell
 

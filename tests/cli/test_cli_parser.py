@@ -125,6 +125,7 @@ def test_every_command_takes_json() -> None:
         "gc": [],
         "backup": ["f"],
         "config": [],
+        "metrics": [],
         "doctor": [],
         "version": [],
     }

@@ -17,6 +17,7 @@ from dcd.engine.builds import Builds, now
 from dcd.engine.engine import Engine
 from dcd.engine.runner import Runner, Stores
 from dcd.engine.scheduler import Scheduler
+from dcd.metrics import Metrics
 from store.artifacts import Artifacts
 from store.blobs import Blobs
 from store.eventlog import EventLog
@@ -64,7 +65,10 @@ def app(tmp_path: Path) -> Iterator[Starlette]:
         )
         runner = Runner(builds, stores, settings)
         scheduler = Scheduler(builds, runner, settings)
-        yield make_app(Engine(builds, runner, scheduler, stores, settings), settings, now())
+        engine = Engine(builds, runner, scheduler, stores, settings)
+        metrics = Metrics()
+        builds.watch(metrics.happened)
+        yield make_app(engine, settings, now(), metrics)
 
 
 @pytest.fixture

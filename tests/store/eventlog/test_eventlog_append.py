@@ -39,7 +39,7 @@ class Held:
         self.release.set()
         self.log = EventLog(path, self.told)
 
-    def told(self, position: int) -> None:
+    def told(self, position: int, seconds: float) -> None:
         self.commits.append(position)
         self.holding.set()
         assert self.release.wait(timeout=30)
@@ -181,7 +181,7 @@ def test_closing_writes_what_is_queued_and_takes_no_more(held: Any) -> None:
 def test_a_listener_without_a_loop_does_not_stop_the_writer(
     path: Path, submission: Callable[..., Any], append: Append
 ) -> None:
-    def closed(position: int) -> None:
+    def closed(position: int, seconds: float) -> None:
         raise RuntimeError("Event loop is closed")
 
     with EventLog(path, closed) as log:

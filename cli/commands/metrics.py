@@ -1,0 +1,29 @@
+"""`dcctl metrics`: what the daemon measures, for Prometheus."""
+
+import argparse
+
+from cli.client import read
+from cli.exit_codes import ExitCode
+from cli.text import print_json
+
+HELP = "print what the daemon measures, for Prometheus"
+DESCRIPTION = (
+    "Print the daemon's metrics in Prometheus' text format: builds by state, waits, durations of "
+    "checkpoints, what was reused, sizes, requests. Prometheus does not scrape Unix sockets: have a timer "
+    "write this into a file for the textfile collector of node_exporter. docs/reference/metrics.md has the "
+    "list of metrics."
+)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """No arguments."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the text; with --json an object with `text`."""
+    text = b"".join(read(args.socket, "/metrics")).decode()
+    if args.json:
+        print_json({"text": text})
+    else:
+        print(text, end="")
+    return ExitCode.OK

@@ -1,0 +1,204 @@
+"""What the daemon measures of itself, in the form that Prometheus scrapes.
+
+Counters and histograms begin at 0 with the daemon, as Prometheus expects of them. What must not be
+forgotten with it is a gauge, and comes from the event log each time it is asked for: how many builds are
+in which state, and since when the oldest one waits. A queue wait is measured between the times of two
+events, so it is right across a restart too.
+
+A scrape costs the same whatever the history: states of builds that have not ended are in memory; what has
+to be counted or measured on the disk is looked at once in `MEASURED_SECONDS`. docs/reference/metrics.md
+lists the metrics. Observations come from the event loop's thread, and the log's from its writer's.
+"""
+
+import asyncio
+import time
+from collections import Counter as Tally
+from collections.abc import Mapping
+from datetime import datetime
+from importlib.metadata import version
+from shutil import disk_usage
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+
+from dcd.engine.builds import now
+from dcd.engine.engine import Engine
+from dcd.engine.usage import held_bytes
+from statemachine.build import BuildState, Lifecycle
+from statemachine.events import (
+    BuildCancelled,
+    BuildPaused,
+    BuildResumed,
+    BuildStarted,
+    BuildSubmitted,
+    CheckpointCompleted,
+    CheckpointFailed,
+    CheckpointInterrupted,
+    CheckpointReused,
+    CheckpointStarted,
+    Event,
+)
+from store.layers.plain import allocated_bytes
+
+CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+
+MEASURED_SECONDS = 60.0
+"""How old what was counted or measured on the disk may be."""
+
+_WAITS = (0.1, 1, 10, 60, 300, 900, 3600, 4 * 3600, 12 * 3600)
+_CHECKPOINTS = (0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 4 * 3600)
+_COMMITS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5)
+_PAUSES = ("requested", "interrupted", "no-space")
+
+
+class Metrics:
+    """The instruments of one daemon."""
+
+    def __init__(self) -> None:
+        # Series that Prometheus does not know from text, and would take for gauges.
+        disable_created_metrics()
+        self._registry = registry = CollectorRegistry()
+        self._ended: Mapping[Lifecycle, int] = {}
+        self._measured_at = float("-inf")
+        self._queued_at: dict[str, datetime] = {}
+        self._attempt_at: dict[str, datetime] = {}
+        info = Gauge("dcd_info", "The daemon.", ["version"], registry=registry)
+        info.labels(version("dcd")).set(1)
+        self._requests = Counter(
+            "dcd_requests", "Requests answered.", ["operation", "status"], registry=registry
+        )
+        self._queue_wait = Histogram(
+            "dcd_queue_wait_seconds",
+            "From when a build was queued until it started.",
+            buckets=_WAITS,
+            registry=registry,
+        )
+        self._checkpoints = Counter(
+            "dcd_checkpoints",
+            "Checkpoints that ended, by class and outcome.",
+            ["type", "outcome"],
+            registry=registry,
+        )
+        self._checkpoint_seconds = Histogram(
+            "dcd_checkpoint_seconds",
+            "Duration of attempts, by class and outcome.",
+            ["type", "outcome"],
+            buckets=_CHECKPOINTS,
+            registry=registry,
+        )
+        self._commits = Histogram(
+            "dcd_event_log_commit_seconds",
+            "Duration of the event log's commits.",
+            buckets=_COMMITS,
+            registry=registry,
+        )
+        self._builds = Gauge("dcd_builds", "Builds, by state.", ["state"], registry=registry)
+        self._paused = Gauge("dcd_builds_paused", "Paused, by cause.", ["cause"], registry=registry)
+        self._oldest_queued = self._gauge(
+            "oldest_queued_seconds", "Wait of the oldest queued build."
+        )
+        self._followers = self._gauge("followers", "Clients that follow a build.")
+        self._available = self._gauge("event_log_available", "1: events can be appended; 0: not.")
+        self._position = self._gauge("event_log_position", "Position of the last event.")
+        self._layers = self._gauge("layers", "Layers.")
+        self._layer_bytes = self._gauge("layer_bytes", "Size of all layers.")
+        self._retired_bytes = self._gauge(
+            "retired_layer_bytes", "Size of the layers of back ends not in use."
+        )
+        self._artifact_bytes = self._gauge("artifact_bytes", "Size of all artifacts.")
+        self._log_bytes = self._gauge("event_log_bytes", "Size of the event log.")
+        self._free_bytes = self._gauge("free_bytes", "Free space of the state directory.")
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+
+    def request(self, operation: str, status: int) -> None:
+        """A request was answered."""
+        self._requests.labels(operation, str(status)).inc()
+
+    def committed(self, position: int, seconds: float) -> None:
+        """The event log has committed; for `EventLog`'s `on_commit`."""
+        self._commits.observe(seconds)
+
+    def happened(self, before: BuildState | None, event: Event) -> None:
+        """An event was appended; for `Builds.watch`."""
+        match event.data:
+            case BuildSubmitted() | BuildResumed():
+                self._queued_at[event.build] = event.time
+            case BuildStarted() if before is not None:
+                since = self._queued_at.pop(event.build, before.updated_at)
+                self._queue_wait.observe((event.time - since).total_seconds())
+            case CheckpointStarted():
+                self._attempt_at[event.build] = event.time
+            case CheckpointReused(checkpoint) if before is not None:
+                self._checkpoints.labels(_type(before, checkpoint), "reused").inc()
+            case CheckpointCompleted(checkpoint, seconds=seconds) if before is not None:
+                self._attempt(before, checkpoint, "completed", seconds)
+            case CheckpointFailed(checkpoint, seconds=seconds) if before is not None:
+                self._attempt(before, checkpoint, "failed", seconds)
+            case CheckpointInterrupted(checkpoint) if before is not None:
+                # None: the attempt was a dead daemon's. How long it worked, nobody knows.
+                began = self._attempt_at.get(event.build)
+                worked = None if began is None else (event.time - began).total_seconds()
+                self._attempt(before, checkpoint, "interrupted", worked)
+            case BuildPaused() | BuildCancelled():
+                self._queued_at.pop(event.build, None)
+
+    def _attempt(
+        self, before: BuildState, checkpoint: str, outcome: str, seconds: float | None
+    ) -> None:
+        self._attempt_at.pop(before.id, None)
+        labels = (_type(before, checkpoint), outcome)
+        self._checkpoints.labels(*labels).inc()
+        if seconds is not None:
+            self._checkpoint_seconds.labels(*labels).observe(seconds)
+
+    async def scrape(self, engine: Engine) -> bytes:
+        """The text of a scrape. Raises Unavailable when the log cannot be read."""
+        unfinished = engine.builds.unfinished()
+        if time.monotonic() - self._measured_at >= MEASURED_SECONDS:
+            self._ended = await asyncio.to_thread(self._measure, engine)
+            self._measured_at = time.monotonic()
+        states = Tally(state.state for state in unfinished) + Tally(self._ended)
+        for lifecycle in Lifecycle:
+            self._builds.labels(lifecycle).set(states[lifecycle])
+        causes = Tally(state.cause for state in unfinished if state.state is Lifecycle.PAUSED)
+        for cause in _PAUSES:
+            self._paused.labels(cause).set(causes[cause])
+        queued = [s.updated_at for s in unfinished if s.state is Lifecycle.QUEUED]
+        oldest = (now() - min(queued)).total_seconds() if queued else 0.0
+        self._oldest_queued.set(oldest)
+        self._followers.set(engine.builds.broadcast.followers)
+        self._available.set(engine.builds.log.trouble is None)
+        self._position.set(engine.builds.log.position)
+        return await asyncio.to_thread(generate_latest, self._registry)
+
+    def _measure(self, engine: Engine) -> Mapping[Lifecycle, int]:
+        """Set what is measured on the disk. Returns how many builds ended in which state. Blocking."""
+        stores, log = engine.stores, engine.builds.log
+        layers = list(stores.layers.layers())
+        self._layers.set(len(layers))
+        self._layer_bytes.set(sum(layer.size_bytes for layer in layers))
+        self._retired_bytes.set(sum(map(held_bytes, stores.retired)))
+        artifacts = stores.artifacts.directory
+        self._artifact_bytes.set(allocated_bytes(artifacts) if artifacts.exists() else 0)
+        files = log.path.parent.glob(f"{log.path.name}*")
+        self._log_bytes.set(sum(path.stat().st_size for path in files))
+        self._free_bytes.set(disk_usage(log.path.parent).free)
+        return log.ended_counts()
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(f"dcd_{name}", text, registry=self._registry)
+
+
+def _type(state: BuildState, checkpoint: str) -> str:
+    """The class of a checkpoint, as the manifest names it."""
+    return state.plan.checkpoints[state.index(checkpoint)].checkpoint_class
