@@ -31,7 +31,7 @@ from dcd.engine.builds import Builds, now
 from dcd.engine.engine import Engine
 from dcd.engine.runner import Runner, Stores
 from dcd.engine.scheduler import Scheduler
-from dcd.engine.workspaces import kept_workspace
+from dcd.engine.workspaces import claiming_workspace, kept_workspace
 from dcd.metrics import Metrics
 from dcd.platform import notify
 from dcd.worker.recover import detach_loops, kill_leftovers
@@ -90,7 +90,11 @@ class Daemon:
             )
             builds = Builds(events, broadcast)
             unfinished = await builds.load_unfinished()
-            kept = {name for state in unfinished if (name := kept_workspace(state))}
+            kept = {
+                name
+                for state in unfinished
+                if (name := kept_workspace(state) or claiming_workspace(state))
+            }
             await asyncio.to_thread(_reconcile, events, layers, kept)
             log.info("recovered", unfinished=len(unfinished), position=events.position)
             runner = Runner(builds, stores, self.settings)

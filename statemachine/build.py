@@ -37,6 +37,7 @@ from statemachine.events import (
     InputFile,
     PauseRequested,
     Payload,
+    ResourceClaimed,
 )
 from statemachine.keys import with_external, with_salt
 from statemachine.plan import Plan
@@ -75,12 +76,21 @@ class CheckpointState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Claim:
+    """A resource that an open attempt may have made; as in ResourceClaimed."""
+
+    kind: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class CheckpointRecord:
     """What became of one checkpoint of the plan.
 
     `attempts` counts all attempts of this build at the name, rewound ones too, so that a log file's
     name is never used twice. `interruptions` counts those in a row. `log` and `boot_id` are the last
-    attempt's. `seconds`, `artifacts`, `size_bytes` and `reused_from` are the result's.
+    attempt's, `claims` those of the open one. `seconds`, `artifacts`, `size_bytes` and `reused_from`
+    are the result's.
     """
 
     name: str
@@ -95,6 +105,7 @@ class CheckpointRecord:
     size_bytes: int = 0
     log: str = ""
     boot_id: str = ""
+    claims: tuple[Claim, ...] = ()
 
     @property
     def done(self) -> bool:
@@ -250,6 +261,10 @@ def advance(state: BuildState, payload: Payload) -> BuildState:
                 ),
                 attempts={**state.attempts, payload.checkpoint: payload.attempt},
             )
+        case ResourceClaimed():
+            record = state.checkpoints[state.index(payload.checkpoint)]
+            claim = Claim(payload.kind, payload.name)
+            return _recorded(state, payload.checkpoint, claims=(*record.claims, claim))
         case CheckpointReused():
             return _recorded(
                 _with_external(state, payload.checkpoint, payload.external),
@@ -265,6 +280,7 @@ def advance(state: BuildState, payload: Payload) -> BuildState:
                 state,
                 payload.checkpoint,
                 state=CheckpointState.COMPLETED,
+                claims=(),
                 seconds=payload.seconds,
                 artifacts=payload.artifacts,
                 size_bytes=payload.size_bytes,
@@ -275,6 +291,7 @@ def advance(state: BuildState, payload: Payload) -> BuildState:
                 state,
                 payload.checkpoint,
                 state=CheckpointState.FAILED,
+                claims=(),
                 seconds=payload.seconds,
                 error=payload.error,
                 interruptions=0,
@@ -285,6 +302,7 @@ def advance(state: BuildState, payload: Payload) -> BuildState:
                 state,
                 payload.checkpoint,
                 state=CheckpointState.INTERRUPTED,
+                claims=(),
                 interruptions=record.interruptions + (payload.cause in COUNTED_CAUSES),
             )
         case PauseRequested(before=None):

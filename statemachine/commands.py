@@ -8,7 +8,7 @@ event and no error, so a command may be sent twice. Pure: no I/O, no clock.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from statemachine.build import BuildState, Lifecycle, advance
+from statemachine.build import BuildState, Claim, Lifecycle, advance
 from statemachine.errors import NotFound, Refused, UsageError
 from statemachine.events import (
     Artifact,
@@ -32,6 +32,7 @@ from statemachine.events import (
     InputFile,
     PauseRequested,
     Payload,
+    ResourceClaimed,
 )
 from statemachine.keys import chain, continued, kept_prefix
 from statemachine.machine import BuildMachine
@@ -113,6 +114,16 @@ class StartCheckpoint:
     log: str
     boot_id: str = ""
     external: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimResource:
+    """The open attempt is about to make a resource that could outlive its worker; as in
+    ResourceClaimed."""
+
+    checkpoint: str
+    kind: str
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +209,7 @@ Command = (
     | RequestCancel
     | Remove
     | StartCheckpoint
+    | ClaimResource
     | ReuseCheckpoint
     | CompleteCheckpoint
     | FailCheckpoint
@@ -260,6 +272,11 @@ def _payloads(state: BuildState, command: Command) -> tuple[Payload, ...]:
                     external=dict(command.external),
                 ),
             )
+        case ClaimResource():
+            record = state.checkpoints[state.index(command.checkpoint)]
+            if Claim(command.kind, command.name) in record.claims:
+                return ()
+            return (ResourceClaimed(record.name, record.attempts, command.kind, command.name),)
         case ReuseCheckpoint():
             return (
                 CheckpointReused(

@@ -86,6 +86,18 @@ class CheckpointStarted(Payload):
 
 
 @dataclass(frozen=True, slots=True)
+class ResourceClaimed(Payload):
+    """The attempt is about to make something that no namespace of its worker contains, such as an iSCSI
+    target of the kernel. `kind` says what and how it is released, `name` which. It is released before
+    the attempt's end is an event, so claims without one are what recovery has to release."""
+
+    checkpoint: str
+    attempt: int
+    kind: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class CheckpointReused(Payload):
     """A layer with the checkpoint's key was there; nothing ran. `reused_from` is the build that
     made it (the build itself after a rewind)."""

@@ -19,6 +19,7 @@ from statemachine.events import (
     CheckpointStarted,
     PauseRequested,
     Payload,
+    ResourceClaimed,
 )
 from statemachine.keys import kept_prefix, with_external
 
@@ -40,15 +41,16 @@ def reuses_next(state: BuildState, payload: Payload) -> bool:
     return True
 
 
+def claims_in_attempt(state: BuildState, payload: Payload) -> bool:
+    """It is the open attempt that claims something."""
+    assert isinstance(payload, ResourceClaimed)
+    return _is_of_open_attempt(state, payload)
+
+
 def ends_attempt(state: BuildState, payload: Payload) -> bool:
     """The attempt that ends is the open one."""
     assert isinstance(payload, CheckpointCompleted | CheckpointFailed | CheckpointInterrupted)
-    running = state.running
-    if running is None:
-        raise Refused("no attempt is open")
-    if (payload.checkpoint, payload.attempt) != (running.name, running.attempts):
-        raise Refused(f"the open attempt is {running.name}, {running.attempts}")
-    return True
+    return _is_of_open_attempt(state, payload)
 
 
 def completes_attempt(state: BuildState, payload: Payload) -> bool:
@@ -160,6 +162,18 @@ def _is_next(state: BuildState, payload: CheckpointStarted | CheckpointReused) -
     plan = with_external(state.plan, index, payload.external) if payload.external else state.plan
     if payload.key != plan.checkpoints[index].key:
         raise Refused(f"key {payload.key} does not follow from the plan")
+
+
+def _is_of_open_attempt(
+    state: BuildState,
+    payload: ResourceClaimed | CheckpointCompleted | CheckpointFailed | CheckpointInterrupted,
+) -> bool:
+    running = state.running
+    if running is None:
+        raise Refused("no attempt is open")
+    if (payload.checkpoint, payload.attempt) != (running.name, running.attempts):
+        raise Refused(f"the open attempt is {running.name}, {running.attempts}")
+    return True
 
 
 def _is_to_come(state: BuildState, checkpoint: str) -> None:

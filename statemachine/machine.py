@@ -44,6 +44,7 @@ _LIFECYCLE: tuple[tuple[str, tuple[str, ...], str | None, Guard | None], ...] = 
     # event, from, to (None: stays), guard
     ("BuildStarted", (QUEUED,), RUNNING, None),
     ("CheckpointStarted", (RUNNING,), None, guards.starts_next),
+    ("ResourceClaimed", (RUNNING, PAUSING, CANCELLING), None, guards.claims_in_attempt),
     ("CheckpointReused", (RUNNING,), None, guards.reuses_next),
     ("CheckpointCompleted", (RUNNING, PAUSING, CANCELLING), None, guards.completes_attempt),
     ("CheckpointFailed", (RUNNING, PAUSING, CANCELLING), None, guards.ends_attempt),

@@ -52,6 +52,9 @@ class Context:
     it, to the captured file (read-only). `environment` is the explicit environment of every tool.
     `external` is the state of the world outside that CheckpointStarted recorded: what
     `external_state` returned just before the start, and what the layer's key says it was made from.
+    `claim(kind, name)` is called before something is made that could outlive the worker, and returns
+    when the event log has it (see `dcd.platform.resources`). `attempt` names this attempt among all on
+    the host: STATE:BUILD:CHECKPOINT:ATTEMPT.
     """
 
     root: Path
@@ -60,6 +63,8 @@ class Context:
     inputs: Mapping[str, Path]
     report: Callable[[Report], None]
     deliver: Callable[[Artifact], None]
+    claim: Callable[[str, str], None]
+    attempt: str
     environment: Mapping[str, str] = field(default_factory=dict)
     external: Mapping[str, str] = field(default_factory=dict)
 

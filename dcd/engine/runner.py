@@ -22,15 +22,10 @@ from dcd.configuration import Configuration
 from dcd.engine import planning
 from dcd.engine.broadcast import Progress
 from dcd.engine.builds import Builds
+from dcd.engine.claims import claims_released, release_claims
 from dcd.engine.host import boot_id
 from dcd.engine.publish import publish
-from dcd.engine.workspaces import (
-    claiming_workspace,
-    kept_workspace,
-    lost_layer,
-    workspace_name,
-)
-from dcd.platform import resources
+from dcd.engine.workspaces import claiming_workspace, kept_workspace, lost_layer, workspace_name
 from dcd.worker.launch import Cancelled, Completed, Died, Failed, Outcome, run_attempt
 from dcd.worker.request import Claim, WorkerRequest
 from dcd.worker.request import Progress as WorkerProgress
@@ -184,7 +179,7 @@ class Runner:
         assert record is not None
         if workspace := claiming_workspace(state):
             try:
-                await self._release(state.id)
+                await release_claims(state)
             except DcdError as error:
                 return await self._command(state, FailCheckpoint(record.name, _info(error)))
             await asyncio.to_thread(self.stores.layers.release, workspace)
@@ -320,10 +315,8 @@ class Runner:
                 workspace_name(state.id, index, attempt),
             )
             try:
-                try:
+                async with claims_released(self.builds, state.id):
                     outcome = await self._work(state, index, attempt, workspace, log_path, running)
-                finally:
-                    await self._release(state.id)
                 state = await self._conclude(state, index, attempt, workspace, outcome, running)
                 return state
             finally:
@@ -387,13 +380,6 @@ class Runner:
 
     async def _claim(self, build: str, checkpoint: str, claim: Claim) -> None:
         await self._insist(build, ClaimResource(checkpoint, claim.kind, claim.name))
-
-    async def _release(self, build: str) -> None:
-        """Release all that the open attempt of a build has claimed. Its worker has ended."""
-        state = await self.builds.state(build)
-        for claim in state.running.claims if state.running else ():
-            log.info("releasing", build=build, kind=claim.kind, name=claim.name)
-            await asyncio.to_thread(resources.release, claim.kind, claim.name)
 
     def _inputs(self, state: BuildState) -> dict[str, Path]:
         """The captured files by the paths that the manifest names."""

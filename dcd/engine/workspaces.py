@@ -24,6 +24,15 @@ def kept_workspace(state: BuildState) -> str | None:
     return workspace_name(state.id, state.completed, record.attempts)
 
 
+def claiming_workspace(state: BuildState) -> str | None:
+    """The workspace of an open attempt that has claimed resources, or None: they may hold its files
+    until they are released."""
+    record = state.running
+    if record is None or not record.claims:
+        return None
+    return workspace_name(state.id, state.completed, record.attempts)
+
+
 def lost_layer(layers: LayerStore, state: BuildState) -> CheckpointRecord | None:
     """The first completed checkpoint of a build whose layer is not there, or None. Blocking."""
     for record in state.checkpoints[: state.completed]:

@@ -3,7 +3,8 @@
 It reads the request, starts the process that carries it out (`dcd.worker.attempt`) with FD for its
 messages, and then does what only the first process of a namespace can: it reaps whatever tools leave
 behind, and by its end ends all of them. It ends with its child, and at once when the daemon closes
-the request's stream, which also happens when the daemon dies. A line on that stream asks the child to stop.
+the request's stream, which also happens when the daemon dies. A line on that stream asks the child to
+stop, or is an answer, which is passed on to the child.
 """
 
 import os
@@ -11,6 +12,8 @@ import signal
 import sys
 import threading
 from typing import NoReturn
+
+from dcd.worker.words import CANCEL
 
 
 def main() -> NoReturn:
@@ -21,11 +24,14 @@ def main() -> NoReturn:
     request = sys.stdin.buffer.readline()
     if not request.endswith(b"\n"):
         sys.exit("the daemon ended before it had said what to do")
+    reading, answers = os.pipe()
     child = os.fork()
     if child == 0:
-        _carry_out(request, messages)
+        os.close(answers)
+        _carry_out(request, messages, reading)
     os.close(messages)
-    threading.Thread(target=_obey, args=(child,), daemon=True).start()
+    os.close(reading)
+    threading.Thread(target=_obey, args=(child, answers), daemon=True).start()
     while True:
         ended, status = os.wait()
         if ended == child:
@@ -34,7 +40,7 @@ def main() -> NoReturn:
             os._exit(code if code >= 0 else 128 - code)
 
 
-def _carry_out(request: bytes, messages: int) -> NoReturn:
+def _carry_out(request: bytes, messages: int, answers: int) -> NoReturn:
     """The child: nothing that it starts shares the daemon's streams."""
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
@@ -43,12 +49,15 @@ def _carry_out(request: bytes, messages: int) -> NoReturn:
     # Only here: what it imports would cost the first process time and memory for nothing.
     from dcd.worker.attempt import carry_out
 
-    sys.exit(carry_out(request, messages))
+    sys.exit(carry_out(request, messages, answers))
 
 
-def _obey(child: int) -> None:
-    while sys.stdin.buffer.readline():
-        os.kill(child, signal.SIGTERM)
+def _obey(child: int, answers: int) -> None:
+    while line := sys.stdin.buffer.readline():
+        if line == CANCEL:
+            os.kill(child, signal.SIGTERM)
+        else:
+            os.write(answers, line)
     os._exit(1)
 
 

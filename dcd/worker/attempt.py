@@ -24,9 +24,11 @@ from types import FrameType
 from dcd.checkpoints.interface import Checkpoint, Context, Report
 from dcd.manifest.constructors import construct
 from dcd.manifest.parse import restore
+from dcd.platform import resources
 from dcd.worker.recover import detach_loops
 from dcd.worker.request import (
     AREAS,
+    Claim,
     Delivered,
     Message,
     Progress,
@@ -38,7 +40,8 @@ from dcd.worker.request import (
     decode_request,
     encode,
 )
-from statemachine.errors import DcdError
+from dcd.worker.words import CLAIMED
+from statemachine.errors import DcdError, Unavailable
 from statemachine.events import Artifact, ErrorInfo
 from store.layers.choose import open_store
 from store.layers.mounts import unmount_below
@@ -55,10 +58,11 @@ class _Asked(BaseException):
 
 
 class _Pipe:
-    """The messages to the daemon; safe for several threads."""
+    """The messages to the daemon and its answers; safe for several threads, claims apart."""
 
-    def __init__(self, descriptor: int) -> None:
-        self._file = os.fdopen(descriptor, "wb")
+    def __init__(self, messages: int, answers: int) -> None:
+        self._file = os.fdopen(messages, "wb")
+        self._answers = os.fdopen(answers, "rb")
         self._lock = threading.Lock()
         self._last_message = ""
 
@@ -77,13 +81,21 @@ class _Pipe:
     def deliver(self, artifact: Artifact) -> None:
         self.send(Delivered(artifact))
 
+    def claim(self, kind: str, name: str) -> None:
+        if kind not in resources.RELEASE:
+            raise LookupError(f"nobody could release a resource of kind {kind}")
+        self.send(Claim(kind, name))
+        if self._answers.readline() != CLAIMED:
+            raise Unavailable("the daemon is gone", f"{kind} {name} was not recorded, so not made")
 
-def carry_out(request_line: bytes, messages: int) -> int:
-    """Carry out the request and send what happens to the descriptor `messages`. Returns the exit
-    status: 0 when a verdict was sent. Only for the child of a PID namespace's first process."""
+
+def carry_out(request_line: bytes, messages: int, answers: int) -> int:
+    """Carry out the request and send what happens to the descriptor `messages`; the daemon's answers
+    come from `answers`. Returns the exit status: 0 when a verdict was sent. Only for the child of a PID
+    namespace's first process."""
     os.umask(0o022)
     request = decode_request(request_line)
-    pipe = _Pipe(messages)
+    pipe = _Pipe(messages, answers)
     verdict: Verdict = Succeeded()
     try:
         if not request.network:
@@ -124,6 +136,8 @@ def _work(request: WorkerRequest, root: Path, pipe: _Pipe) -> None:
         inputs=request.inputs,
         report=pipe.report,
         deliver=pipe.deliver,
+        claim=pipe.claim,
+        attempt=request.marker,
         environment=request.environment,
         external=request.external,
     )

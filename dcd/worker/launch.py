@@ -16,15 +16,15 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dcd.worker.recover import detach_loops, kill_leftovers
 from dcd.worker.request import (
-    CANCEL,
     MARKER,
+    Claim,
     Delivered,
     Progress,
     Rejected,
@@ -35,6 +35,7 @@ from dcd.worker.request import (
     decode_message,
     encode,
 )
+from dcd.worker.words import CANCEL, CLAIMED
 from statemachine.errors import Unprepared
 from statemachine.events import Artifact, ErrorInfo
 from store.durable import disk_full_is_told
@@ -86,15 +87,17 @@ async def run_attempt(
     *,
     log_path: Path,
     on_progress: Callable[[Progress], None],
+    on_claim: Callable[[Claim], Awaitable[object]],
     stop: asyncio.Event,
     grace_seconds: float = 10.0,
 ) -> Outcome:
     """Run an attempt to its end. Call from the main thread's event loop.
 
-    When `stop` is set the worker is asked to stop, and killed with all it started `grace_seconds`
-    later; when the calling task is cancelled it is killed at once. When this returns or raises,
-    nothing of the worker is left: no process, mount or loop device. Raises Unprepared when the
-    worker cannot be started, DiskFull when there is no space for its log.
+    `on_claim` returns when a claim is in the event log; the worker waits for that. What it then made is
+    the caller's to release. When `stop` is set the worker is asked to stop, and killed with all it
+    started `grace_seconds` later; when the calling task is cancelled it is killed at once. When this
+    returns or raises, nothing of the worker is left: no process, mount or loop device. Raises Unprepared
+    when the worker cannot be started, DiskFull when there is no space for its log.
     """
     started = time.monotonic()
     artifacts: list[Artifact] = []
@@ -108,6 +111,9 @@ async def run_attempt(
                         on_progress(progress)
                     case Delivered(artifact):
                         artifacts.append(artifact)
+                    case Claim() as claim:
+                        await on_claim(claim)
+                        _tell(process, CLAIMED)
                     case Succeeded() | Rejected() | Stopped() as said:
                         verdict = said
             status = await process.wait()
@@ -210,10 +216,15 @@ async def _stop_when_asked(
     process: asyncio.subprocess.Process, stop: asyncio.Event, grace_seconds: float
 ) -> None:
     await stop.wait()
-    assert process.stdin is not None
-    process.stdin.write(CANCEL)
+    _tell(process, CANCEL)
     await asyncio.sleep(grace_seconds)
     _kill(process)
+
+
+def _tell(process: asyncio.subprocess.Process, line: bytes) -> None:
+    """Write a line to a worker. To one that has died it is lost, which its end will tell."""
+    assert process.stdin is not None
+    process.stdin.write(line)
 
 
 def _kill(process: asyncio.subprocess.Process) -> None:

@@ -1,9 +1,9 @@
 """What the daemon and a worker say to each other, as JSON lines.
 
 The daemon writes one `WorkerRequest` to the worker's standard input and keeps it open: a line `cancel`
-asks the worker to stop, the end of the stream means that the daemon is gone. The worker writes
-messages to a pipe of their own; the last one is its verdict. Plain data: this module imports nothing
-that costs time at the worker's start.
+asks the worker to stop, a line `claimed` answers a `Claim`, the end of the stream means that the daemon
+is gone. The worker writes messages to a pipe of their own; the last one is its verdict. Plain data: this
+module imports nothing that costs time at the worker's start.
 """
 
 import os
@@ -18,9 +18,6 @@ from store.layers.interface import Workspace
 
 AREAS = ("pkg_image", "boot_archive", "media", "tmp")
 """The directories of every workspace."""
-
-CANCEL = b"cancel\n"
-"""The line that asks a worker to stop."""
 
 MARKER = "DCD_ATTEMPT"
 """The variable in the environment of a worker, and of all that it starts, that says which attempt they
@@ -85,6 +82,14 @@ class Delivered(msgspec.Struct, frozen=True, tag="artifact"):
     artifact: Artifact
 
 
+class Claim(msgspec.Struct, frozen=True, tag="claim"):
+    """The checkpoint is about to make a resource that could outlive the worker, and waits for `words.CLAIMED`
+    before it does. `kind` and `name` are those of `dcd.platform.resources`."""
+
+    kind: str
+    name: str
+
+
 class Succeeded(msgspec.Struct, frozen=True, tag="succeeded"):
     """The checkpoint has done its work; the workspace is ready to be committed."""
 
@@ -101,7 +106,7 @@ class Stopped(msgspec.Struct, frozen=True, tag="stopped"):
 
 
 Verdict = Succeeded | Rejected | Stopped
-Message = Progress | Delivered | Succeeded | Rejected | Stopped
+Message = Progress | Delivered | Claim | Succeeded | Rejected | Stopped
 
 
 def _from_path(value: object) -> str:

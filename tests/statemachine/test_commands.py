@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from statemachine.build import CheckpointState, Lifecycle
+from statemachine.build import CheckpointState, Claim, Lifecycle
 from statemachine.commands import (
     PARK_AFTER,
+    ClaimResource,
     Complete,
     CompleteCheckpoint,
     FailBuild,
@@ -413,3 +414,23 @@ def test_a_layer_found_under_the_key_with_the_world_as_it_is_now_is_reused(
     assert (record.state, record.reused_from, record.key) == (CheckpointState.REUSED, "b0", key)
     with pytest.raises(Refused, match="does not follow"):
         build.do(ReuseCheckpoint("b", plan.checkpoints[1].key, "b0"))
+
+
+# Resources
+
+
+def test_a_claim_belongs_to_the_open_attempt_and_ends_with_it(begin: Begin) -> None:
+    build = begin()
+    build.do(Start())
+    build.start_next()
+    assert build.do(ClaimResource("a", "target", "one")) == ["ResourceClaimed"]
+    assert build.do(ClaimResource("a", "target", "one")) == []
+    assert build.state.running.claims == (Claim("target", "one"),)
+    build.do(InterruptCheckpoint("a", "daemon-died"))
+    assert [record.claims for record in build.state.checkpoints] == [(), (), ()]
+
+
+def test_nothing_is_claimed_without_an_attempt(begin: Begin) -> None:
+    build = begin().run_to(1)
+    with pytest.raises(Refused, match="no attempt is open"):
+        build.do(ClaimResource("a", "target", "one"))

@@ -25,6 +25,7 @@ from hypothesis.stateful import (
 from statemachine import codec
 from statemachine.build import BuildState, Lifecycle
 from statemachine.commands import (
+    ClaimResource,
     Command,
     Complete,
     CompleteCheckpoint,
@@ -141,6 +142,13 @@ def histories(
         def fail(self) -> None:
             self.do(FailCheckpoint(self.build.state.running.name, ERROR))
 
+        @precondition(lambda self: self.build.state.running is not None)
+        @rule(resource=st.sampled_from(["one", "two"]))
+        def claim(self, resource: str) -> None:
+            self.ask(ClaimResource(self.build.state.running.name, "target", resource))
+            held = [claim.name for claim in self.build.state.running.claims]
+            assert held.count(resource) == 1
+
         @precondition(lambda self: isinstance(next_step(self.build.state), RunCheckpoint | Finish))
         @rule(named=st.booleans())
         def fail_between_checkpoints(self, named: bool) -> None:
@@ -255,6 +263,12 @@ def histories(
             elif state.state in (Lifecycle.RUNNING, Lifecycle.PAUSING, Lifecycle.CANCELLING):
                 assert next_step(state) is not None or state.running is not None
             assert state.running is None or not state.ended
+
+        @invariant()
+        def only_an_open_attempt_holds_claims(self) -> None:
+            state = self.build.state
+            holding = [record for record in state.checkpoints if record.claims]
+            assert holding == ([state.running] if holding else [])
 
         @invariant()
         def attempts_have_numbers_of_their_own(self) -> None:

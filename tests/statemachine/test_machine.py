@@ -41,6 +41,7 @@ from statemachine.events import (
     ErrorInfo,
     PauseRequested,
     Payload,
+    ResourceClaimed,
 )
 from statemachine.machine import BuildMachine
 from statemachine.plan import Plan
@@ -84,6 +85,7 @@ def payloads(build: Any) -> dict[str, Payload]:
         for payload in (
             BuildStarted(),
             CheckpointStarted("b", b.attempts + 1, b.key, "log"),
+            ResourceClaimed("b", b.attempts, "target", "one"),
             CheckpointReused("b", b.key, "b0"),
             CheckpointCompleted("b", b.attempts, b.key, 1.0),
             CheckpointFailed("b", b.attempts, ERROR),
@@ -102,15 +104,20 @@ def payloads(build: Any) -> dict[str, Payload]:
     }
 
 
-END_OF_ATTEMPT = {"CheckpointCompleted", "CheckpointFailed", "CheckpointInterrupted"}
+IN_ATTEMPT = {
+    "ResourceClaimed",
+    "CheckpointCompleted",
+    "CheckpointFailed",
+    "CheckpointInterrupted",
+}
 
 LEGAL = {
     "queued": {"BuildStarted", "PauseRequested", "CancelRequested"},
-    "running": {"PauseRequested", "CancelRequested"} | END_OF_ATTEMPT,
-    "pausing": {"CancelRequested"} | END_OF_ATTEMPT,
+    "running": {"PauseRequested", "CancelRequested"} | IN_ATTEMPT,
+    "pausing": {"CancelRequested"} | IN_ATTEMPT,
     "paused": {"BuildResumed", "BuildRewound", "CancelRequested"},
     "failed": {"BuildResumed", "BuildRewound", "CancelRequested"},
-    "cancelling": END_OF_ATTEMPT,
+    "cancelling": IN_ATTEMPT,
     "cancelled": {"BuildRemoved"},
     "completed": {"BuildRemoved"},
 }

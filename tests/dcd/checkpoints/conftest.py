@@ -41,6 +41,7 @@ class Bench:
     evidence: Path
     reports: list[Report] = field(default_factory=list)
     artifacts: list[Artifact] = field(default_factory=list)
+    claims: list[tuple[str, str]] = field(default_factory=list)
 
     def context(
         self,
@@ -58,6 +59,8 @@ class Bench:
             inputs=inputs or {},
             report=self.reports.append,
             deliver=self.artifacts.append,
+            claim=lambda kind, name: self.claims.append((kind, name)),
+            attempt=f"state:build:test:{id(self)}",
             environment=environment or {},
             external=external or {},
         )

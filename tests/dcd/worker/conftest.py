@@ -13,7 +13,7 @@ import pytest
 
 from dcd.worker.launch import Outcome, run_attempt
 from dcd.worker.recover import detach_loops, kill_leftovers
-from dcd.worker.request import Progress, WorkerRequest
+from dcd.worker.request import Claim, Progress, WorkerRequest
 from store.layers.directory import LayerDirectory
 from store.layers.overlay import OverlayTrees
 
@@ -93,6 +93,20 @@ class Runs(Checkpoint):
         (self.evidence / "cancelled").write_text("")
 
 
+class Claims(Checkpoint):
+    """Claims something, then makes it."""
+
+    def execute(self, context: Context, dry_run: bool = False) -> None:
+        context.report(Report(message="claiming"))
+        context.claim("iscsi-tgt", context.attempt)
+        (context.evidence / "made").write_text("")
+
+
+class ClaimsTheUnknown(Checkpoint):
+    def execute(self, context: Context, dry_run: bool = False) -> None:
+        context.claim("perpetual motion", "one")
+
+
 class Stubborn(Checkpoint):
     """Takes no notice of being asked."""
 
@@ -116,6 +130,7 @@ class Bench:
     store: LayerDirectory
     state_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     progress: list[Progress] = field(default_factory=list)
+    claims: list[Claim] = field(default_factory=list)
     attempts: int = 0
 
     def request(
@@ -158,11 +173,16 @@ class Bench:
                 request,
                 log_path=self.log(request),
                 on_progress=note,
+                on_claim=self.claimed,
                 stop=stop,
                 grace_seconds=grace_seconds,
             )
 
         return asyncio.run(attempt())
+
+    async def claimed(self, claim: Claim) -> None:
+        """Take note of a claim."""
+        self.claims.append(claim)
 
     def log(self, request: WorkerRequest) -> Path:
         return self.directory / "logs" / f"{request.attempt}.log"

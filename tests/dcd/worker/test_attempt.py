@@ -17,7 +17,7 @@ from dcd.worker.launch import (
     run_attempt,
 )
 from dcd.worker.recover import leftover_workers
-from dcd.worker.request import MARKER, Progress, encode
+from dcd.worker.request import MARKER, Claim, Progress, encode
 from statemachine.errors import Unprepared
 from statemachine.events import Artifact, ErrorInfo
 from store.layers.interface import LayerRecord
@@ -206,7 +206,11 @@ class TestEnd:
             stop = asyncio.Event()
             stop.set()
             return await run_attempt(
-                request, log_path=bench.log(request), on_progress=print, stop=stop
+                request,
+                log_path=bench.log(request),
+                on_progress=print,
+                on_claim=bench.claimed,
+                stop=stop,
             )
 
         assert isinstance(asyncio.run(attempt()), Cancelled)
@@ -222,6 +226,7 @@ class TestEnd:
                     request,
                     log_path=bench.log(request),
                     on_progress=lambda progress: started.set(),
+                    on_claim=bench.claimed,
                     stop=asyncio.Event(),
                 )
             )
@@ -256,6 +261,67 @@ class TestEnd:
         assert leftover_workers(request.marker) == []
 
 
+class TestClaims:
+    def test_are_known_before_what_they_claim_is_made(self, bench: Bench) -> None:
+        request = bench.request("Claims")
+        made_before = []
+
+        async def claimed(claim: Claim) -> None:
+            await asyncio.sleep(0.1)
+            made_before.append((request.evidence / "made").exists())
+            await Bench.claimed(bench, claim)
+
+        bench.claimed = claimed  # type: ignore[method-assign]
+        assert isinstance(bench.run(request), Completed)
+        assert bench.claims == [Claim("iscsi-tgt", request.marker)]
+        assert made_before == [False]
+        assert (request.evidence / "made").exists()
+
+    def test_that_cannot_be_recorded_are_not_made(self, bench: Bench) -> None:
+        request = bench.request("Claims")
+
+        async def refused(claim: Claim) -> None:
+            raise Unprepared("the log takes no events")
+
+        bench.claimed = refused  # type: ignore[method-assign]
+        with pytest.raises(Unprepared, match="takes no events"):
+            bench.run(request)
+        assert not (request.evidence / "made").exists()
+        assert leftover_workers(request.marker) == []
+
+    def test_can_be_waited_for_in_vain(self, bench: Bench) -> None:
+        request = bench.request("Claims")
+
+        async def never(claim: Claim) -> None:
+            await asyncio.sleep(3600)
+
+        async def attempt() -> None:
+            task = asyncio.create_task(
+                run_attempt(
+                    request,
+                    log_path=bench.log(request),
+                    on_progress=lambda progress: claiming.set(),
+                    on_claim=never,
+                    stop=asyncio.Event(),
+                )
+            )
+            await claiming.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+        claiming = asyncio.Event()
+        asyncio.run(attempt())
+        assert not (request.evidence / "made").exists()
+        assert leftover_workers(request.marker) == []
+
+    def test_of_what_nobody_could_release_are_a_fault_of_the_code(self, bench: Bench) -> None:
+        outcome = bench.run(bench.request("ClaimsTheUnknown"))
+        assert isinstance(outcome, Failed)
+        assert "perpetual motion" in outcome.error.details
+        assert bench.claims == []
+
+
 def test_attempts_run_beside_each_other(bench: Bench) -> None:
     requests = [bench.request("Runs", f"sleep 0.2; echo {n}") for n in range(3)]
 
@@ -266,6 +332,7 @@ def test_attempts_run_beside_each_other(bench: Bench) -> None:
                     request,
                     log_path=bench.log(request),
                     on_progress=lambda progress: None,
+                    on_claim=bench.claimed,
                     stop=asyncio.Event(),
                 )
                 for request in requests

@@ -27,7 +27,12 @@ async def attempt():
     request = decode_request(Path(sys.argv[1]).read_bytes())
     report = lambda progress: print(progress.message, flush=True)
     log = Path(sys.argv[1]).with_suffix(".log")
-    print(await run_attempt(request, log_path=log, on_progress=report, stop=asyncio.Event()))
+    stop = asyncio.Event()
+    print(
+        await run_attempt(
+            request, log_path=log, on_progress=report, on_claim=None, stop=stop
+        )
+    )
 
 asyncio.run(attempt())
 """

@@ -150,6 +150,7 @@ def write_history(log: EventLog) -> None:
     history.do("dddddddddd", do.Start())
     for cause in ("daemon-died", "machine-rebooted", "worker-died"):
         name = history.start("dddddddddd")
+        history.do("dddddddddd", do.ClaimResource(name, "iscsi-tgt", "iqn.2026-11.invalid.dcd:d"))
         history.do("dddddddddd", do.InterruptCheckpoint(name, cause, "the worker was killed"))
 
 

@@ -1,0 +1,11 @@
+"""The lines that the daemon writes to a worker after its request.
+
+Apart from `dcd.worker.request`, because the first process of a worker's namespace reads them and imports
+nothing else of the project.
+"""
+
+CANCEL = b"cancel\n"
+"""Asks the worker to stop."""
+
+CLAIMED = b"claimed\n"
+"""Answers a claim: it is in the event log."""
