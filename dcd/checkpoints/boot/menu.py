@@ -48,24 +48,14 @@ class GrubBootMenu(Checkpoint):
         self.kernel_args = kernel_args
 
     def check(self, doc: DataObjectCache) -> None:
-        mods = _boot_mods(doc)
-        given = [entry.kernel_args for entry in mods.get_children(class_type=BootEntry)]
-        for text in (self.kernel_args, *given):
-            try:
-                _split(text)
-            except ValueError as error:
-                raise InvalidManifest(
-                    f"{self.name}: kernel arguments that cannot be taken apart",
-                    f"{text}: {error}",
-                    "close every quote, or write a quote that is meant as such as \\' or \\\"",
-                ) from None
+        check_arguments(doc, self.name, self.kernel_args)
 
     def get_progress_estimate(self) -> float:
         return 1.0
 
     def execute(self, context: Context, dry_run: bool = False) -> None:
-        mods = _boot_mods(context.doc)
-        title = mods.title or _name_of_image(context) or distro(context.doc).name
+        mods = boot_mods(context.doc)
+        title = menu_title(context)
         entries, default = menu(mods, title, self.kernel_args)
         if dry_run:
             context.report(Report(message=f"would write a menu of {len(entries)} entries"))
@@ -84,10 +74,26 @@ class GrubBootMenu(Checkpoint):
         context.report(Report(1.0, f"{len(entries)} boot entries"))
 
 
-def menu(mods: BootMods, title: str, kernel_args: str) -> tuple[list[Entry], int]:
+def check_arguments(doc: DataObjectCache, checkpoint: str, kernel_args: str) -> None:
+    """Raise `InvalidManifest` for kernel arguments, those given or an entry's, with an open quote."""
+    entries = boot_mods(doc).get_children(class_type=BootEntry)
+    for text in (kernel_args, *(entry.kernel_args for entry in entries)):
+        try:
+            _split(text)
+        except ValueError as error:
+            raise InvalidManifest(
+                f"{checkpoint}: kernel arguments that cannot be taken apart",
+                f"{text}: {error}",
+                "close every quote, or write a quote that is meant as such as \\' or \\\"",
+            ) from None
+
+
+def menu(
+    mods: BootMods, title: str, kernel_args: str, own_args: str = _IMAGE_ENTRY_ARGUMENTS
+) -> tuple[list[Entry], int]:
     """The entries in the order of the menu, and the index of the one that starts by itself: the last
-    that asks for it, else the image's own."""
-    own = Entry(_one_line(title), tuple(_split(f"{kernel_args} {_IMAGE_ENTRY_ARGUMENTS}")))
+    that asks for it, else the image's own, whose arguments are `kernel_args` and `own_args`."""
+    own = Entry(_one_line(title), tuple(_split(f"{kernel_args} {own_args}")))
     before: list[Entry] = []
     after: list[Entry] = []
     default = own
@@ -103,9 +109,19 @@ def menu(mods: BootMods, title: str, kernel_args: str) -> tuple[list[Entry], int
     return entries, next(at for at, entry in enumerate(entries) if entry is default)
 
 
-def grub_cfg(entries: list[Entry], default: int, timeout_seconds: int) -> str:
-    """The text of grub.cfg."""
+def grub_cfg(
+    entries: list[Entry],
+    default: int,
+    timeout_seconds: int,
+    *,
+    find: str = "",
+    kernel: str = "/live/vmlinuz",
+    initramfs: str = "/live/initrd.img",
+) -> str:
+    """The text of grub.cfg. `find` is the command that makes the file system with kernel and initramfs
+    GRUB's root, where it is not so already."""
     lines = [
+        *([find] if find else []),
         f"set default={default}",
         f"set timeout={timeout_seconds}",
         "",
@@ -122,16 +138,23 @@ def grub_cfg(entries: list[Entry], default: int, timeout_seconds: int) -> str:
         lines += [
             "",
             f"menuentry {_quoted(entry.title)} {{",
-            f"    linux /live/vmlinuz {arguments}".rstrip(),
-            "    initrd /live/initrd.img",
+            f"    linux {kernel} {arguments}".rstrip(),
+            f"    initrd {initramfs}",
             "}",
         ]
     return "\n".join(lines) + "\n"
 
 
-def _boot_mods(doc: DataObjectCache) -> BootMods:
+def boot_mods(doc: DataObjectCache) -> BootMods:
+    """What the manifest says about the menu."""
     found = doc.volatile.get_descendants(None, BootMods, max_count=1)
     return found[0] if found else BootMods()
+
+
+def menu_title(context: Context) -> str:
+    """What entries are called: as the manifest says, as the image calls itself, or as the distribution."""
+    named = boot_mods(context.doc).title or _name_of_image(context)
+    return named or distro(context.doc).name
 
 
 def _name_of_image(context: Context) -> str | None:

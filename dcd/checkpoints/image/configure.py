@@ -12,6 +12,7 @@ from pathlib import Path
 
 from dcd.checkpoints.areas import captured_file
 from dcd.checkpoints.image.accounts import apply_users, check_user, owner_ids
+from dcd.checkpoints.image.identity import remove_identity
 from dcd.checkpoints.image.network import apply_network, check_interface
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
 from dcd.manifest.doc import DataObjectCache, configurations_for
@@ -245,9 +246,7 @@ def _switch_services(inside: Inside, verb: str, units: list[str]) -> None:
 
 def _make_generic(root: Path) -> None:
     """Take out what each machine must make for itself, and what only the build needed."""
-    write(root, "etc/machine-id", "", mode=0o444)
-    entry(root, "var/lib/dbus/machine-id").unlink(missing_ok=True)
-    entry(root, "var/lib/systemd/random-seed").unlink(missing_ok=True)
+    remove_identity(root)
     for archive in resolve(root, "var/cache/apt/archives").glob("*.deb"):
         archive.unlink()
     lists = resolve(root, "var/lib/apt/lists")

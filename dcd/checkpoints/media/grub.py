@@ -1,11 +1,12 @@
-"""GRUB's boot images for live media, made by grub-mkimage from the host's GRUB modules.
+"""GRUB's boot images, made by grub-mkimage; those for live media from the host's GRUB modules.
 
-One image for BIOS (El Torito, and behind a hybrid boot record) and one EFI system partition. Each holds
-the modules it needs, finds the medium by a file that only this medium has, and reads boot/grub/grub.cfg
-from it. Same input, same bytes.
+For media, one image for BIOS (El Torito, and behind a hybrid boot record) and one EFI system partition.
+Each holds the modules it needs, finds the medium by a file that only this medium has, and reads
+boot/grub/grub.cfg from it. Same input, same bytes.
 Source: grub-mkimage(1), the GRUB manual; mformat(1), mcopy(1).
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from dcd.checkpoints.interface import Context
@@ -19,10 +20,11 @@ MODULES = Path("/usr/lib/grub")
 HYBRID_RECORD = MODULES / "i386-pc/boot_hybrid.img"
 """The boot record that starts the BIOS image when the medium is a USB stick."""
 
-_MENU = (
+MENU = (
     *("all_video", "boot", "configfile", "echo", "gfxterm", "halt", "linux", "ls", "minicmd"),
     *("normal", "reboot", "search", "search_fs_file", "serial", "sleep", "terminal", "test"),
 )
+"""The modules that a menu needs which starts Linux."""
 _MEDIUM = ("fat", "iso9660", "part_gpt", "part_msdos")
 _ESP_KIB = "2880"
 """The size of a floppy disk, which all firmware can read."""
@@ -35,14 +37,16 @@ def find_medium(marker: str) -> str:
 
 def bios_image(context: Context, marker: str, result: Path) -> None:
     """Make the image that BIOS starts, from a CD by El Torito or from a stick by `HYBRID_RECORD`."""
-    _core_image(context, "i386-pc-eltorito", ("biosdisk",), marker, result)
+    modules = ("biosdisk", *_MEDIUM, *MENU)
+    core_image(context, "i386-pc-eltorito", modules, find_medium(marker), result)
 
 
 def efi_system_partition(context: Context, marker: str, epoch: int, result: Path) -> None:
     """Make a FAT file system with GRUB as EFI/BOOT/BOOTX64.EFI, where all UEFI firmware looks. Its
     times and serial number come from the Unix time `epoch`."""
     program = context.tmp / "BOOTX64.EFI"
-    _core_image(context, "x86_64-efi", ("efi_gop", "efi_uga"), marker, program)
+    modules = ("efi_gop", "efi_uga", *_MEDIUM, *MENU)
+    core_image(context, "x86_64-efi", modules, find_medium(marker), program)
     serial = f"{epoch & 0xFFFFFFFF:08x}"
     env = {"SOURCE_DATE_EPOCH": str(epoch)}
     commands: tuple[list[str | Path], ...] = (
@@ -54,15 +58,22 @@ def efi_system_partition(context: Context, marker: str, epoch: int, result: Path
         context.run(command, env=env)
 
 
-def _core_image(
-    context: Context, target: str, modules: tuple[str, ...], marker: str, result: Path
+def core_image(
+    context: Context,
+    target: str,
+    modules: Sequence[str],
+    configuration: str,
+    result: Path,
+    directory: Path | None = None,
 ) -> None:
+    """Make GRUB's image for `target` (as grub-mkimage --format has it) with these modules, which runs
+    `configuration` first. The modules are those in `directory`, or the host's."""
     early = context.tmp / f"{target}.cfg"
-    early.write_text(find_medium(marker), "utf-8")
+    early.write_text(configuration, "utf-8")
+    own: list[str | Path] = ["--directory", directory] if directory else []
     context.run(
         [
             *("grub-mkimage", "--format", target, "--output", result),
-            *("--prefix", "/boot/grub", "--config", early),
-            *(*modules, *_MEDIUM, *_MENU),
+            *(*own, "--prefix", "/boot/grub", "--config", early, *modules),
         ]
     )

@@ -7,7 +7,6 @@ much space as tables and journals do: a few MiB.
 """
 
 import uuid
-from collections.abc import Mapping
 from pathlib import Path
 
 from dcd.checkpoints.epoch import source_date_epoch
@@ -64,7 +63,11 @@ class CreateDisk(Checkpoint):
                 'give the disk another name: <disk_image name="..."/>',
             )
         given = source_date_epoch(context)
-        make_disk(context, path, layout, _NO_TIME if given is None else given)
+        epoch = _NO_TIME if given is None else given
+        begin_disk(path, layout)
+        for partition in layout.partitions:
+            if partition.volume is not None:
+                make_volume(context, Place(path, layout, partition, epoch))
         record_disk(context, path, layout)
         context.report(Report(1.0, f"{layout.name}: {size}"))
 
@@ -75,30 +78,11 @@ def tools_for(layout: DiskLayout) -> tuple[str, ...]:
     return tuple(dict.fromkeys(tool for kind in kinds for tool in VOLUME_TOOLS[kind]))
 
 
-def make_disk(
-    context: Context,
-    path: Path,
-    layout: DiskLayout,
-    epoch: int,
-    trees: Mapping[int, Path] | None = None,
-) -> None:
-    """Make the disk anew at `path`: the table, then each file system, in partition N with what the
-    directory trees[N] holds. Times that have no other source are the Unix time `epoch`."""
+def begin_disk(path: Path, layout: DiskLayout) -> None:
+    """Make the disk anew at `path`: all holes, but for the partition table."""
     path.unlink(missing_ok=True)
     with path.open("xb") as disk:
         disk.truncate(layout.size)
         for at, content in gpt.table(layout):
             disk.seek(at)
             disk.write(content)
-    for done, partition in enumerate(layout.partitions):
-        if partition.volume is None:
-            continue
-        point = partition.volume.mountpoint or "not mounted"
-        context.report(
-            Report(
-                0.1 + 0.8 * done / len(layout.partitions),
-                f"partition {partition.number}: {partition.volume.type}, {point}",
-            )
-        )
-        tree = (trees or {}).get(partition.number)
-        make_volume(context, Place(path, layout, partition, epoch), tree)

@@ -31,7 +31,7 @@ def mounted(context: Context, disk: Path, layout: DiskLayout, *, read_only: bool
     with ExitStack() as mounts:
         for where, partition in _in_order(layout):
             target = resolve(root, where) if read_only else make_directory(root, where)
-            context.run(["mount", *_how(partition, read_only), disk, target])
+            context.run(["mount", *mount_arguments(partition, read_only=read_only), disk, target])
             mounts.callback(context.run, ["umount", target])
         yield root
     root.rmdir()
@@ -47,7 +47,8 @@ def _in_order(layout: DiskLayout) -> list[tuple[str, DiskPartition]]:
     return sorted(found, key=lambda each: (each[0].count("/"), len(each[0])))
 
 
-def _how(partition: DiskPartition, read_only: bool) -> list[str]:
+def mount_arguments(partition: DiskPartition, *, read_only: bool) -> list[str]:
+    """How mount(8) mounts the partition of a disk in a file, before disk and directory."""
     volume = partition.volume
     assert volume is not None
     options = ["loop", f"offset={partition.start}", f"sizelimit={partition.size}", "nodev"]

@@ -2,9 +2,11 @@
 
 The disk is a sparse file and stays one: nothing is written where nothing is. ext4 and vfat are made in
 place, without loop devices or mounts. xfs, btrfs and swap are made in a sparse file of the partition's size
-and moved in; a tree goes into xfs and btrfs through a mount by the kernel, on a loop device that goes with
-the mount, and the mount with the worker. What a tree holds is kept: owners, modes, times, attributes,
-capabilities, hard links, devices, holes; vfat holds files and directories only.
+and moved in. A tree goes into xfs and btrfs through a mount by the kernel, on a loop device that goes with
+the mount, and the mount with the worker: mkfs.xfs -p would lose attributes and hard links, and
+mkfs.btrfs --rootdir of Debian 12 loses devices, holes and counts of links. What a tree holds is kept:
+owners, modes, times, attributes, capabilities, hard links, devices, holes; vfat holds files and
+directories only.
 
 Features are named, not left to the host's mke2fs.conf, so that the result is the same on any host, and all
 that reads it (GRUB, the image's kernel) knows them.
@@ -20,6 +22,7 @@ from pathlib import Path
 
 from dcd.checkpoints.interface import Context
 from dcd.checkpoints.vm.disk import DiskLayout, DiskPartition, FileSystem, Volume
+from dcd.checkpoints.vm.mounted import mount_arguments
 from dcd.checkpoints.vm.volume_rules import least_fat32_bytes
 from dcd.platform.copying import copy_into
 from statemachine.errors import CheckpointError
@@ -46,7 +49,7 @@ VOLUME_TOOLS: dict[FileSystem, tuple[str, ...]] = {
 MOUNTED: tuple[FileSystem, ...] = ("xfs", "btrfs")
 """Those that are mounted to be filled."""
 
-MOUNT_TOOLS = ("cp", "mount", "umount")
+MOUNT_TOOLS = ("cp", "losetup", "mount", "umount")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,11 @@ class Place:
         """What is in the partition."""
         assert self.partition.volume is not None
         return self.partition.volume
+
+
+def bytes_per_inode(size: int) -> int:
+    """For each so many bytes of an ext4 file system of `size` bytes there is an inode."""
+    return 16384 if size >= 512 << 20 else 4096
 
 
 def make_volume(context: Context, place: Place, tree: Path | None = None) -> None:
@@ -84,7 +92,8 @@ def _ext4(context: Context, place: Place, tree: Path | None) -> None:
     )
     context.run(
         [
-            *("mke2fs", "-q", "-t", "ext4", "-b", str(BLOCK_BYTES), "-I", "256"),
+            *("mke2fs", "-q", "-t", "ext4", "-b", str(BLOCK_BYTES), "-I", "256", "-m", "5"),
+            *("-i", str(bytes_per_inode(partition.size))),
             *("-O", _EXT4_FEATURES, "-E", ",".join(extended)),
             *("-U", volume.uuid, "-L", volume.label),
             *(("-d", tree) if tree else ()),
@@ -172,8 +181,7 @@ def _fill_mounted(context: Context, place: Place, tree: Path) -> None:
     partition = place.partition
     target = context.tmp / f"mounted-{partition.number}"
     target.mkdir()
-    window = f"loop,offset={partition.start},sizelimit={partition.size}"
-    context.run(["mount", "-t", place.volume.type, "-o", window, place.disk, target])
+    context.run(["mount", *mount_arguments(partition, read_only=False), place.disk, target])
     try:
         context.run(["cp", "--archive", "--sparse=auto", "--no-target-directory", tree, target])
     finally:

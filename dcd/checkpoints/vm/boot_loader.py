@@ -1,0 +1,143 @@
+"""GRUB on the disk of a virtual machine, for BIOS and UEFI, without grub-install.
+
+GRUB comes from the image's own packages, so that the boot loader, the modules in /boot/grub and the menu
+that `update-grub` writes later agree. For BIOS, boot.img goes into the first sector and the core image into
+the BIOS boot partition; for UEFI, one program goes where all firmware looks. Both find the menu by the
+UUID of the file system that it is on, whatever controller the disk is at.
+Source: the GRUB manual, "Images", "BIOS installation"; GRUB's boot.S and diskboot.S for the fields that
+grub-install fills in; UEFI specification 2.10, 3.5.1.1.
+"""
+
+import shutil
+import struct
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from dcd.checkpoints.interface import Context
+from dcd.checkpoints.media.grub import MENU, core_image
+from dcd.checkpoints.vm.disk import DiskLayout, DiskPartition, FileSystem
+from dcd.checkpoints.vm.gpt import BOOT_CODE_BYTES
+from dcd.checkpoints.vm.layout import BIOS_BOOT
+from dcd.platform.inside import make_directory, resolve
+from statemachine.errors import CheckpointError
+
+TOOLS = ("grub-mkimage",)
+PACKAGES = {"bios": "grub-pc-bin", "uefi": "grub-efi-amd64-bin"}
+"""The Debian package with GRUB's modules for each firmware."""
+
+UEFI_PROGRAM = PurePosixPath("EFI/BOOT/BOOTX64.EFI")
+
+_PLATFORMS = {"bios": "i386-pc", "uefi": "x86_64-efi"}
+_ALSO = {"bios": ("biosdisk",), "uefi": ("efi_gop", "efi_uga")}
+_DISK = ("part_gpt", "search_fs_uuid", "fat")
+_READERS: Mapping[FileSystem, tuple[str, ...]] = {
+    "ext4": ("ext2",),
+    "xfs": ("xfs",),
+    "btrfs": ("btrfs",),
+    "vfat": (),
+}
+
+_SECTOR_BYTES = 512
+_KERNEL_SECTOR = 0x5C
+"""In boot.img: the sector (8 bytes) where the core image begins."""
+_DRIVE_CHECK = 0x66
+"""In boot.img: a jump over the correction of the drive's number, that only old BIOSes need."""
+_FIRST_BLOCK_LIST = _SECTOR_BYTES - 12
+"""In the core image's first sector: the sector (8 bytes) where the rest of it begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a path of the installed system is: in which partition, and there at which path."""
+
+    partition: DiskPartition
+    path: PurePosixPath
+
+    @property
+    def find(self) -> str:
+        """GRUB's command that makes the file system its root."""
+        assert self.partition.volume is not None
+        return f"search --no-floppy --fs-uuid --set=root {self.partition.volume.uuid}"
+
+
+def place_of(layout: DiskLayout, path: str) -> Place:
+    """Where the layout puts a path of the installed system. Raises `CheckpointError` without a root."""
+    wanted = PurePosixPath(path)
+    for point in (wanted, *wanted.parents):
+        partition = layout.mounted_at(str(point))
+        if partition is not None:
+            return Place(partition, PurePosixPath("/") / wanted.relative_to(point))
+    raise CheckpointError(
+        "the disk has no root file system to install to",
+        "none of its partitions is mounted at /",
+        'give one <format type="ext4" mountpoint="/"/>',
+    )
+
+
+def check_packages(image: Path, firmware: Collection[str]) -> None:
+    """Raise `CheckpointError` when the image lacks GRUB for one of the kinds of firmware."""
+    lacking = [
+        PACKAGES[kind]
+        for kind in sorted(firmware)
+        if not resolve(image, f"usr/lib/grub/{_PLATFORMS[kind]}/moddep.lst").is_file()
+    ]
+    if lacking:
+        raise CheckpointError(
+            "the image has no boot loader to put on the disk",
+            f"there is nothing of {', '.join(lacking)} in its /usr/lib/grub",
+            f"add {' and '.join(f'<name>{name}</name>' for name in lacking)} to the transfer",
+        )
+
+
+def copy_modules(image: Path, firmware: Collection[str]) -> None:
+    """Put GRUB's modules into the image's /boot/grub, where the menu finds them."""
+    for kind in sorted(firmware):
+        platform = _PLATFORMS[kind]
+        directory = make_directory(image, f"boot/grub/{platform}")
+        source = resolve(image, f"usr/lib/grub/{platform}")
+        for file in sorted([*source.glob("*.mod"), *source.glob("*.lst")]):
+            shutil.copyfile(file, directory / file.name)
+
+
+def uefi_program(context: Context, layout: DiskLayout, result: Path) -> None:
+    """Make GRUB's program for UEFI."""
+    _core(context, "uefi", layout, result)
+
+
+def install_for_bios(context: Context, disk: Path, layout: DiskLayout) -> None:
+    """Write boot.img and the core image. Raises `CheckpointError` when the latter does not fit."""
+    partition = next(one for one in layout.partitions if one.type == BIOS_BOOT)
+    result = context.tmp / "core.img"
+    _core(context, "bios", layout, result)
+    core = bytearray(result.read_bytes())
+    if len(core) > partition.size:
+        raise CheckpointError(
+            f"GRUB does not fit into the BIOS boot partition ({partition.number})",
+            f"it has {len(core)} bytes, the partition {partition.size}",
+            "make that partition 1mb",
+        )
+    first = partition.start // _SECTOR_BYTES
+    struct.pack_into("<Q", core, _FIRST_BLOCK_LIST, first + 1)
+    image = resolve(context.pkg_image, "usr/lib/grub/i386-pc/boot.img")
+    boot = bytearray(image.read_bytes()[:BOOT_CODE_BYTES])
+    struct.pack_into("<Q", boot, _KERNEL_SECTOR, first)
+    struct.pack_into("2s", boot, _DRIVE_CHECK, b"\x90\x90")
+    with disk.open("r+b") as file:
+        file.write(boot)
+        file.seek(partition.start)
+        file.write(core)
+
+
+def _core(context: Context, kind: str, layout: DiskLayout, result: Path) -> None:
+    place = place_of(layout, "/boot/grub")
+    assert place.partition.volume is not None
+    platform = _PLATFORMS[kind]
+    core_image(
+        context,
+        platform,
+        (*_ALSO[kind], *_DISK, *_READERS[place.partition.volume.type], *MENU),
+        f"{place.find}\nset prefix=($root){place.path}\n",
+        result,
+        resolve(context.pkg_image, f"usr/lib/grub/{platform}"),
+    )

@@ -1,0 +1,161 @@
+"""How much room an image takes in its volumes, and whether it has that: asked before anything is written.
+
+Each entry of the image belongs to the volume that is mounted nearest above it. What a file system itself
+takes (inode tables, journal, metadata) is estimated, generously, from how its tool lays it out; on top comes
+a reserve, because a system that starts on a full disk does not start.
+Source: mke2fs(8), mkfs.xfs(8), mkfs.btrfs(8).
+"""
+
+import os
+import stat
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from dcd.checkpoints.vm.disk import DiskPartition, FileSystem
+from dcd.checkpoints.vm.volumes import BLOCK_BYTES, bytes_per_inode
+from dcd.platform.copying import data_ranges
+from statemachine.errors import CheckpointError
+
+MIB = 1 << 20
+_GIB = 1 << 30
+
+_SHORTEST_LINK_WITH_BLOCK = 60
+_EXT4_JOURNALS = (
+    (128 * MIB, 4 * MIB),
+    (_GIB, 16 * MIB),
+    (2 * _GIB, 32 * MIB),
+    (16 * _GIB, 64 * MIB),
+    (32 * _GIB, 128 * MIB),
+    (64 * _GIB, 256 * MIB),
+)
+_LARGEST_EXT4_JOURNAL = _GIB
+_EXT4_INODE_BYTES, _XFS_INODE_BYTES, _BTRFS_ENTRY_BYTES = 256, 512, 2048
+_RESERVE = 0.05
+
+
+@dataclass
+class Contents:
+    """What a volume is to hold: entries, and bytes in full blocks."""
+
+    entries: int = 0
+    size_bytes: int = 0
+
+    def add(self, size_bytes: int) -> None:
+        """One more entry of that many bytes."""
+        self.entries += 1
+        self.size_bytes += -(-size_bytes // BLOCK_BYTES) * BLOCK_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What an image holds, by the directory where each volume is mounted, and the time of its newest
+    entry, in nanoseconds since 1970."""
+
+    volumes: Mapping[Path, Contents]
+    newest_ns: int
+
+
+def entries_below(directory: Path) -> Iterator[os.DirEntry[str]]:
+    """Every entry of a tree, a directory's own entries right after it. No link is followed."""
+    with os.scandir(directory) as found:
+        for one in found:
+            yield one
+            if one.is_dir(follow_symlinks=False):
+                yield from entries_below(Path(one.path))
+
+
+def survey(image: Path, mountpoints: Collection[Path]) -> Survey:
+    """Look at every entry of the image once. `mountpoints` are directories of the image where volumes are
+    mounted, the image itself among them."""
+    volumes = {path: Contents() for path in mountpoints}
+    newest_ns = image.stat().st_mtime_ns
+    seen: set[tuple[int, int]] = set()
+    pending = [(image, volumes[image])]
+    while pending:
+        directory, contents = pending.pop()
+        contents.add(BLOCK_BYTES)
+        with os.scandir(directory) as found:
+            for one in found:
+                status = one.stat(follow_symlinks=False)
+                newest_ns = max(newest_ns, status.st_mtime_ns)
+                if stat.S_ISDIR(status.st_mode):
+                    path = Path(one.path)
+                    pending.append((path, volumes.get(path, contents)))
+                    continue
+                identity = (status.st_dev, status.st_ino)
+                if status.st_nlink > 1 and identity in seen:
+                    continue
+                seen.add(identity)
+                contents.add(_allocated(one.path, status))
+    return Survey(volumes, newest_ns)
+
+
+def check_room(partition: DiskPartition, contents: Contents) -> None:
+    """Raise `CheckpointError`, with numbers, when the partition is too small for the contents."""
+    assert partition.volume is not None
+    kind = partition.volume.type
+    overhead, reserve = _overhead(kind, partition.size, contents.entries), _reserve(partition.size)
+    enough_inodes = kind != "ext4" or contents.entries <= _inodes(partition.size)
+    if contents.size_bytes + overhead + reserve <= partition.size and enough_inodes:
+        return
+    raise CheckpointError(
+        f"the image does not fit into partition {partition.number} "
+        f"({partition.volume.mountpoint}, {_mib(partition.size)})",
+        f"it needs {_mib(contents.size_bytes)} for {contents.entries} files and directories, "
+        f"{_mib(overhead)} for {kind} itself and {_mib(reserve)} as a reserve",
+        f"make the partition (and the disk) at least {_mib(_enough(kind, contents))} in the manifest's "
+        "target, or take something out of the image",
+    )
+
+
+def _enough(kind: FileSystem, contents: Contents) -> int:
+    """A size that is large enough, in steps of 16 MiB."""
+    size = contents.size_bytes // (16 * MIB) * (16 * MIB)
+    while contents.size_bytes + _overhead(kind, size, contents.entries) + _reserve(size) > size or (
+        kind == "ext4" and contents.entries > _inodes(size)
+    ):
+        size += 16 * MIB
+    return size
+
+
+def _overhead(kind: FileSystem, size: int, entries: int) -> int:
+    match kind:
+        case "ext4":
+            journal = next((j for most, j in _EXT4_JOURNALS if size < most), _LARGEST_EXT4_JOURNAL)
+            descriptors = 8 * MIB + size // 256
+            return journal + _inodes(size) * _EXT4_INODE_BYTES + descriptors
+        case "xfs":
+            return max(64 * MIB, size // 2048) + entries * _XFS_INODE_BYTES + size // 128
+        case "btrfs":
+            metadata = max(32 * MIB, min(256 * MIB, size // 20), entries * _BTRFS_ENTRY_BYTES)
+            return 2 * metadata + 32 * MIB
+        case _:
+            return MIB + size // 64
+
+
+def _inodes(size: int) -> int:
+    return size // bytes_per_inode(size)
+
+
+def _reserve(size: int) -> int:
+    return int(size * _RESERVE)
+
+
+def _allocated(path: str, status: os.stat_result) -> int:
+    """The bytes of an entry that will take room: not the holes of a file, not a short link."""
+    if stat.S_ISLNK(status.st_mode):
+        return status.st_size if status.st_size >= _SHORTEST_LINK_WITH_BLOCK else 0
+    if not stat.S_ISREG(status.st_mode):
+        return 0
+    if status.st_blocks * 512 >= status.st_size:
+        return status.st_size
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        return sum(end - start for start, end in data_ranges(descriptor, status.st_size))
+    finally:
+        os.close(descriptor)
+
+
+def _mib(size: int) -> str:
+    return f"{-(-size // MIB)} MiB"

@@ -1,0 +1,357 @@
+"""`InstallOffline`: the image area onto the disk, so that it starts there by itself. No guest, no reboot.
+
+The image area becomes an installed system (fstab by UUID, kernel and initramfs in /boot under their
+versioned names, GRUB's menu and modules, no identity of its own), and the disk is made again with what
+belongs into each volume: the same layout, the same ids, and nothing left of what was there before. GRUB is
+put on it for the firmware of the manifest. What an updated kernel or `update-grub` does later in the
+guest works as on any Debian.
+
+Everything that can be said before is said before anything is written: content that does not fit, a boot
+loader that the image lacks. The same layer gives the same bytes where the tools allow it: ids derive
+from the layout, and times are SOURCE_DATE_EPOCH or that of the newest file of the image.
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from dcd.checkpoints.boot.menu import (
+    DEFAULT_TIMEOUT_SECONDS,
+    boot_mods,
+    check_arguments,
+    grub_cfg,
+    menu,
+    menu_title,
+)
+from dcd.checkpoints.epoch import source_date_epoch
+from dcd.checkpoints.image.identity import remove_identity
+from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
+from dcd.checkpoints.vm import boot_loader, installed
+from dcd.checkpoints.vm.contents import MIB, Survey, check_room, entries_below, survey
+from dcd.checkpoints.vm.create_disk import begin_disk, tools_for
+from dcd.checkpoints.vm.disk import DiskLayout, DiskPartition, recorded_disk
+from dcd.checkpoints.vm.layout import ESP, disk_layout, firmware
+from dcd.checkpoints.vm.volumes import MOUNT_TOOLS, MOUNTED, VOLUME_TOOLS, Place, make_volume
+from dcd.manifest.doc import DataObjectCache, DataObjectDict
+from dcd.manifest.objects.software import Software
+from dcd.platform.inside import make_directory, resolve, write
+from statemachine.errors import CheckpointError, InvalidManifest
+from store.layers.mounts import mount, unmount
+
+_GRUB_MODULES_BYTES = 8 * MIB
+"""What GRUB's modules for both kinds of firmware take in /boot, rounded up."""
+
+_BRINGING = {
+    "bios": {"grub-pc-bin", "grub-pc", "grub2", "grub-cloud-amd64"},
+    "uefi": {"grub-efi-amd64-bin", "grub-efi-amd64", "grub-efi", "grub-cloud-amd64"},
+}
+"""The packages that bring GRUB's modules for each firmware, directly or by what they depend on."""
+
+
+_SERIAL = re.compile(r"tty(S|AMA)(?P<unit>[0-9])(,(?P<speed>[0-9]+)[a-z0-9]*)?")
+
+
+@dataclass(frozen=True, slots=True)
+class _Kernel:
+    """The image's kernel version and where its initramfs is now."""
+
+    version: str
+    initramfs: Path
+
+
+class InstallOffline(Checkpoint):
+    """Install the image onto the disk of `CreateDisk`.
+
+    `kernel_args` are the kernel's arguments in every entry of the menu, before the entry's own (from
+    `boot_mods` in `vm_im`). `serial_console` is the serial line that the menu and the image's own entry
+    use, with its speed; empty: none. `grow_root` lets the root partition, which must then be the last on the
+    disk, take the rest of a larger disk whenever the system starts. `cloud_init` switches the image's
+    cloud-init on, for a NoCloud volume or a configuration drive; otherwise it is off.
+    """
+
+    DESCRIPTION = "Install the image onto the disk"
+    READS = ("//boot_mods", "//vm_im.firmware", "//distro.name")
+    TOOLS = tuple(
+        dict.fromkeys(
+            (
+                *boot_loader.TOOLS,
+                *(tool for tools in VOLUME_TOOLS.values() for tool in tools),
+                *MOUNT_TOOLS,
+            )
+        )
+    )
+
+    def __init__(
+        self,
+        name: str,
+        kernel_args: str = "quiet",
+        serial_console: str = "ttyS0,115200",
+        grow_root: bool = True,
+        cloud_init: bool = False,
+    ) -> None:
+        super().__init__(name)
+        self.kernel_args = kernel_args
+        self.serial_console = serial_console
+        self.grow_root = grow_root
+        self.cloud_init = cloud_init
+
+    def needs(self, doc: DataObjectCache) -> Needs:
+        layout = _planned(doc)
+        if layout is None:
+            return Needs(tools=self.TOOLS, disk_bytes=1 << 30)
+        mounted = any(one.volume and one.volume.type in MOUNTED for one in layout.partitions)
+        tools = (*boot_loader.TOOLS, *tools_for(layout), *(MOUNT_TOOLS if mounted else ()))
+        return Needs(tools=tools, disk_bytes=1 << 30)
+
+    def check(self, doc: DataObjectCache) -> None:
+        check_arguments(doc, self.name, self.kernel_args)
+        if self.serial_console and not _SERIAL.fullmatch(self.serial_console):
+            raise InvalidManifest(
+                f"{self.name}: serial_console {self.serial_console!r} is not a serial line",
+                "",
+                'write, for example, <arg name="serial_console">ttyS0,115200</arg>',
+            )
+        layout = _planned(doc)
+        if layout is not None:
+            _check_root(layout, self.grow_root)
+        _check_packages(doc)
+
+    def get_progress_estimate(self) -> float:
+        return 6.0
+
+    def execute(self, context: Context, dry_run: bool = False) -> None:
+        if dry_run:
+            context.report(Report(message="would install the image onto the disk"))
+            return
+        disk, layout = recorded_disk(context)
+        _check_root(layout, self.grow_root)
+        kinds = firmware(context.doc)
+        boot_loader.check_packages(context.pkg_image, kinds)
+        kernel = _kernel(context)
+        found = _survey(context, layout, kernel)
+        given = source_date_epoch(context)
+        epoch = found.newest_ns // 1_000_000_000 if given is None else given
+        context.report(Report(0.05, "making the image an installed system"))
+        self._install_system(context, layout, kernel)
+        boot_loader.copy_modules(context.pkg_image, kinds)
+        _keep_times(context.pkg_image, found.newest_ns)
+        trees = _trees(context, layout)
+        if "uefi" in kinds:
+            _add_program(context, layout, trees, found.newest_ns)
+        _make_disk(context, disk, layout, epoch, trees)
+        if "bios" in kinds:
+            boot_loader.install_for_bios(context, disk, layout)
+        used = disk.stat().st_blocks * 512
+        context.report(
+            Report(1.0, f"{disk.name}: {used / MIB:.0f} MiB of {layout.size // MIB} used")
+        )
+
+    def _install_system(self, context: Context, layout: DiskLayout, kernel: _Kernel) -> None:
+        """Make the image area what the disk is to hold."""
+        root = context.pkg_image
+        for partition in layout.partitions:
+            if partition.volume is not None and partition.volume.mountpoint is not None:
+                make_directory(root, partition.volume.mountpoint)
+        installed.write_fstab(root, layout, self.grow_root)
+        if self.grow_root:
+            installed.grow_root(root, layout)
+        remove_identity(root)
+        installed.renew_host_keys(root)
+        installed.arrange_cloud_init(root, self.cloud_init)
+        _link_or_copy(kernel.initramfs, resolve(root, "boot") / f"initrd.img-{kernel.version}")
+        self._write_menu(context, layout, kernel.version)
+
+    def _write_menu(self, context: Context, layout: DiskLayout, version: str) -> None:
+        root = boot_loader.place_of(layout, "/").partition
+        boot = boot_loader.place_of(layout, "/boot")
+        assert root.volume is not None
+        serial = _SERIAL.fullmatch(self.serial_console)
+        consoles = f"console=tty0 console={self.serial_console}" if serial else ""
+        before = f"root=UUID={root.volume.uuid} ro"
+        mods, title = boot_mods(context.doc), menu_title(context)
+        entries, default = menu(mods, title, f"{before} {self.kernel_args}", consoles)
+        timeout = DEFAULT_TIMEOUT_SECONDS if mods.timeout is None else mods.timeout
+        text = grub_cfg(
+            entries,
+            default,
+            timeout,
+            find=boot.find,
+            kernel=str(boot.path / f"vmlinuz-{version}"),
+            initramfs=str(boot.path / f"initrd.img-{version}"),
+        )
+        write(context.pkg_image, "boot/grub/grub.cfg", text)
+        installed.write_menu_settings(
+            context.pkg_image,
+            title,
+            timeout,
+            entries[default].arguments[len(before.split()) :],
+            int(serial["unit"]) if serial else None,
+        )
+
+
+def _planned(doc: DataObjectCache) -> DiskLayout | None:
+    """The layout that the manifest describes; None when it is not valid, which is for CreateDisk to say."""
+    try:
+        return disk_layout(doc)
+    except InvalidManifest:
+        return None
+
+
+def _check_root(layout: DiskLayout, grow: bool) -> None:
+    """Whether the image can be installed to the root, and this can grow. Raises `InvalidManifest`."""
+    root = layout.mounted_at("/")
+    if root is None:
+        raise InvalidManifest(
+            "the disk has no root file system that the image could be installed to",
+            "a ZFS root is installed by a guest only",
+            'give a partition <format type="ext4" mountpoint="/"/>, or use InstallISCSI',
+        )
+    last = max(layout.partitions, key=lambda partition: partition.start)
+    if grow and last is not root:
+        raise InvalidManifest(
+            f"the root cannot grow: partition {last.number} is behind it",
+            f"the root is partition {root.number}",
+            'put the root last on the disk, or write <arg name="grow_root">false</arg>',
+        )
+
+
+def _check_packages(doc: DataObjectCache) -> None:
+    """Whether GRUB's packages are among those of the manifest, where all of the image comes from
+    Debian packages. Raises `InvalidManifest`."""
+    all_software = doc.volatile.get_descendants(None, Software)
+    if not all_software or any(software.type != "DEB" for software in all_software):
+        return
+    names = {re.split(r"[:=/]", name)[0] for software in all_software for name in software.names()}
+    lacking = [
+        boot_loader.PACKAGES[kind] for kind in sorted(firmware(doc)) if not names & _BRINGING[kind]
+    ]
+    if lacking:
+        raise InvalidManifest(
+            "the image gets no boot loader to put on the disk",
+            f"{all_software[0].origin or ''}: {', '.join(lacking)} is not among its packages",
+            f"add {' and '.join(f'<name>{name}</name>' for name in lacking)} to its software_data",
+        )
+
+
+def _kernel(context: Context) -> _Kernel:
+    record = context.doc.persistent.get_first_child("boot_archive", DataObjectDict)
+    initramfs = context.boot_archive / "initrd.img"
+    version = "" if record is None else str(record["kernel_version"])
+    if not version or not initramfs.is_file():
+        raise CheckpointError(
+            "there is no initramfs for the disk",
+            "no checkpoint before has made one",
+            "run a boot archive checkpoint (DebianBootArchive) before",
+        )
+    return _Kernel(version, initramfs)
+
+
+def _survey(context: Context, layout: DiskLayout, kernel: _Kernel) -> Survey:
+    """What the image holds, and that there is room for it and for what the boot loader adds."""
+    image = context.pkg_image
+    mounted = {
+        resolve(image, one.volume.mountpoint): one
+        for one in layout.partitions
+        if one.volume is not None and one.volume.mountpoint is not None
+    }
+    found = survey(image, mounted)
+    boot = boot_loader.place_of(layout, "/boot").partition
+    for path, partition in mounted.items():
+        contents = found.volumes[path]
+        if partition is boot:
+            contents.add(kernel.initramfs.stat().st_size + _GRUB_MODULES_BYTES)
+        check_room(partition, contents)
+    return found
+
+
+def _keep_times(tree: Path, newest_ns: int) -> None:
+    """Give what was written just now the time of the image's newest file."""
+    found = [Path(one) for one in entries_below(tree) if _mtime_ns(one) > newest_ns]
+    for path in (*found, tree):
+        os.utime(path, ns=(newest_ns, newest_ns), follow_symlinks=False)
+
+
+def _mtime_ns(entry: os.DirEntry[str]) -> int:
+    return entry.stat(follow_symlinks=False).st_mtime_ns
+
+
+def _trees(context: Context, layout: DiskLayout) -> dict[int, Path]:
+    """Where the content of each partition's volume is."""
+    trees = {
+        one.number: resolve(context.pkg_image, one.volume.mountpoint)
+        for one in layout.partitions
+        if one.volume is not None and one.volume.mountpoint is not None
+    }
+    for partition in layout.partitions:
+        if partition.type == ESP:
+            # The boot loader's program is for the ESP alone.
+            tree = context.tmp / f"esp-{partition.number}"
+            if partition.number in trees:
+                shutil.copytree(trees[partition.number], tree, symlinks=True)
+            else:
+                tree.mkdir()
+            trees[partition.number] = tree
+    return trees
+
+
+def _add_program(context: Context, layout: DiskLayout, trees: Mapping[int, Path], ns: int) -> None:
+    """Put GRUB's program for UEFI into the first ESP."""
+    esp = next(one for one in layout.partitions if one.type == ESP)
+    program = trees[esp.number] / boot_loader.UEFI_PROGRAM
+    program.parent.mkdir(parents=True, exist_ok=True)
+    boot_loader.uefi_program(context, layout, program)
+    os.utime(program, ns=(ns, ns))
+
+
+def _make_disk(
+    context: Context, disk: Path, layout: DiskLayout, epoch: int, trees: Mapping[int, Path]
+) -> None:
+    """Make the disk again, each volume with what belongs into it, inner ones first."""
+    volumes = [one for one in layout.partitions if one.volume is not None]
+    begin_disk(disk, layout)
+    with ExitStack() as covers:
+        for done, partition in enumerate(sorted(volumes, key=_depth, reverse=True)):
+            assert partition.volume is not None
+            point = partition.volume.mountpoint
+            fraction = 0.1 + 0.8 * done / len(volumes)
+            name = point or "not mounted"
+            context.report(
+                Report(fraction, f"partition {partition.number}: {partition.volume.type}, {name}")
+            )
+            tree = trees.get(partition.number)
+            make_volume(context, Place(disk, layout, partition, epoch), tree)
+            if point is not None and point != "/":
+                covers.enter_context(_covered(resolve(context.pkg_image, point)))
+
+
+def _depth(partition: DiskPartition) -> int:
+    assert partition.volume is not None
+    return len(Path(partition.volume.mountpoint or "/").parts)
+
+
+@contextmanager
+def _covered(directory: Path) -> Iterator[None]:
+    """Hide what is in a directory, which is in a volume of its own, from what copies the tree around it."""
+    if not any(directory.iterdir()):
+        yield
+        return
+    status = directory.stat()
+    mode = f"{status.st_mode & 0o7777:o}"
+    mount("tmpfs", directory, f"mode={mode},uid={status.st_uid},gid={status.st_gid}")
+    try:
+        os.utime(directory, ns=(status.st_mtime_ns, status.st_mtime_ns))
+        yield
+    finally:
+        unmount(directory)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

@@ -1,0 +1,138 @@
+"""What makes an image area an installed system: fstab, the menu's settings, growth, identity.
+
+Each function changes the image area alone. Source: fstab(5), repart.d(5), systemd-growfs(8),
+systemd.mount(5) for x-systemd.growfs, ssh-keygen(1), cloud-init's documentation of NoCloud.
+"""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from dcd.checkpoints.vm.disk import DiskLayout, DiskPartition
+from dcd.platform.inside import entry, exists, make_directory, read, resolve, write
+from statemachine.errors import CheckpointError
+
+_HOST_KEYS = """\
+[Unit]
+Description=Make the host keys of this machine
+Before=ssh.service ssh.socket
+ConditionPathExistsGlob=!/etc/ssh/ssh_host_*_key
+
+[Service]
+Type=oneshot
+ExecStart=/usr/bin/ssh-keygen -A
+"""
+_HOST_KEYS_UNIT = "ssh-host-keys.service"
+_NO_CLOUD = """\
+# The data comes from a volume named CIDATA or a configuration drive, where there is one.
+datasource_list: [NoCloud, ConfigDrive, None]
+"""
+
+
+def write_fstab(root: Path, layout: DiskLayout, grow_root: bool) -> None:
+    """All volumes by UUID, and what the image's own fstab has beside them."""
+    volumes = [one for one in layout.partitions if one.volume and _point(one)]
+    lines = ["# <file system> <mount point> <type> <options> <dump> <pass>"]
+    lines += [_fstab_line(one, grow_root) for one in sorted(volumes, key=_point)]
+    ours = {_point(one) for one in volumes} - {"none"}
+    for line in (read(root, "etc/fstab") or "").splitlines():
+        fields = line.split()
+        if len(fields) >= 3 and not fields[0].startswith("#") and fields[1] not in ours:
+            lines.append(line)
+    write(root, "etc/fstab", "\n".join(lines) + "\n")
+
+
+def _point(partition: DiskPartition) -> str:
+    assert partition.volume is not None
+    return "none" if partition.volume.type == "swap" else partition.volume.mountpoint or ""
+
+
+def _fstab_line(partition: DiskPartition, grow_root: bool) -> str:
+    volume = partition.volume
+    assert volume is not None
+    point, options, check = _point(partition), volume.options, 2
+    if volume.type == "swap":
+        options, check = "sw" if options == "defaults" else options, 0
+    elif volume.type in ("xfs", "btrfs"):
+        check = 0  # They have nothing to be checked at boot: fsck.xfs(8), fsck.btrfs(8).
+    elif point == "/":
+        check = 1
+    if volume.type == "vfat" and options == "defaults":
+        options = "umask=0077"
+    if point == "/" and grow_root:
+        options += ",x-systemd.growfs"
+    escaped = point.replace(" ", r"\040")
+    return f"UUID={volume.uuid} {escaped} {volume.type} {options} 0 {check}"
+
+
+def grow_root(root: Path, layout: DiskLayout) -> None:
+    """Let the root partition take the rest of the disk whenever the system starts. Raises
+    `CheckpointError` when the image cannot."""
+    if not any(exists(root, f"{at}/systemd-repart") for at in ("usr/bin", "bin")):
+        raise CheckpointError(
+            "the image cannot grow its root",
+            "it has no systemd-repart",
+            "add the package systemd-repart (in Debian 12: systemd) to the transfer, or write "
+            '<arg name="grow_root">false</arg>',
+        )
+    mounted = layout.mounted_at("/")
+    assert mounted is not None
+    # systemd-repart takes the first of its files for the first partition of that type, and so on.
+    alike = [one for one in layout.partitions if one.type == mounted.type]
+    for partition in alike:
+        growing = partition is mounted
+        text = f"[Partition]\nType={partition.type}\n" + ("" if growing else "Weight=0\n")
+        name = "root" if growing else f"partition-{partition.number}"
+        write(root, f"etc/repart.d/{partition.number:03}-{name}.conf", text)
+
+
+def write_menu_settings(
+    root: Path, title: str, timeout: int, arguments: Sequence[str], serial: int | None
+) -> None:
+    """What `update-grub` in the installed system makes the menu from, unless the image has its own."""
+    if exists(root, "etc/default/grub"):
+        return
+    settings = {
+        "GRUB_DEFAULT": "0",
+        "GRUB_TIMEOUT": str(timeout),
+        "GRUB_DISTRIBUTOR": title,
+        "GRUB_CMDLINE_LINUX_DEFAULT": "",
+        "GRUB_CMDLINE_LINUX": shlex.join(arguments),
+    }
+    if serial is not None:
+        settings |= {
+            "GRUB_TERMINAL": "console serial",
+            "GRUB_SERIAL_COMMAND": f"serial --unit={serial} --speed=115200",
+        }
+    lines = [f"{name}={shlex.quote(value)}" for name, value in settings.items()]
+    write(root, "etc/default/grub", "\n".join(lines) + "\n")
+
+
+def renew_host_keys(root: Path) -> None:
+    """Take out the SSH host keys, and let each machine make its own before its server starts."""
+    for key in resolve(root, "etc/ssh").glob("ssh_host_*"):
+        key.unlink()
+    if exists(root, "usr/sbin/sshd"):
+        write(root, f"etc/systemd/system/{_HOST_KEYS_UNIT}", _HOST_KEYS)
+        for wanting in ("ssh.service", "ssh.socket"):
+            directory = make_directory(root, f"etc/systemd/system/{wanting}.wants")
+            link = directory / _HOST_KEYS_UNIT
+            link.unlink(missing_ok=True)
+            link.symlink_to(f"/etc/systemd/system/{_HOST_KEYS_UNIT}")
+
+
+def arrange_cloud_init(root: Path, wanted: bool) -> None:
+    """Switch the image's cloud-init on, for local sources of data, or off. Raises `CheckpointError` when
+    it is wanted and not there."""
+    there = any(exists(root, f"{at}/cloud-init") for at in ("usr/bin", "bin"))
+    if wanted and not there:
+        raise CheckpointError(
+            "the image has no cloud-init",
+            "cloud_init is true",
+            "add the package cloud-init to the transfer, or leave cloud_init out",
+        )
+    if wanted:
+        write(root, "etc/cloud/cloud.cfg.d/95_dcd.cfg", _NO_CLOUD)
+        entry(root, "etc/cloud/cloud-init.disabled").unlink(missing_ok=True)
+    elif there:
+        write(root, "etc/cloud/cloud-init.disabled", "")
