@@ -86,7 +86,16 @@ TOOLS: dict[str, Tool] = {
 }
 
 
-ELSEWHERE = {"pkg": "pkg(7) belongs to illumos distributions: build IPS images on one of these"}
+_BHYVE = "bhyve belongs to illumos distributions: boot with QEMU elsewhere"
+_VIRTUALBOX = "VirtualBox comes from its makers: install it, or boot with QEMU"
+
+ELSEWHERE = {
+    "VBoxHeadless": _VIRTUALBOX,
+    "VBoxManage": _VIRTUALBOX,
+    "bhyve": _BHYVE,
+    "bhyvectl": _BHYVE,
+    "pkg": "pkg(7) belongs to illumos distributions: build IPS images on one of these",
+}
 """Programs that no package of Debian brings, and what to do when they are missing."""
 
 
@@ -112,7 +121,7 @@ def remedy(missing: Iterable[str]) -> str:
     names = list(missing)
     unknown = [name for name in names if not _tool(name).package and name not in ELSEWHERE]
     parts = [install_command(names), f"install {', '.join(unknown)}" if unknown else ""]
-    parts += [text for name, text in ELSEWHERE.items() if name in names]
+    parts += dict.fromkeys(text for name, text in ELSEWHERE.items() if name in names)
     return "; ".join(part for part in parts if part)
 
 

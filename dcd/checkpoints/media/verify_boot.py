@@ -1,48 +1,20 @@
 """`VerifyBoot`: proof that a medium boots, by booting it.
 
 A guest without network boots the medium with each firmware, side by side, until the marker appears on
-its serial console. The console's log and a picture of the screen are delivered for each; in
-`context.evidence` they stay also when it fails. A panic, an emergency shell or a boot loader's prompt
-ends the wait at once; a time limit ends it always. No guest outlives the checkpoint.
+its serial console. The console's log and a picture of the screen are delivered for each; see
+`dcd.checkpoints.boots` for what holds for every boot.
 """
 
-import shutil
 import threading
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from dcd.checkpoints import boots
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
-from dcd.checkpoints.media.deliver import deliver_file, recorded_medium
+from dcd.checkpoints.media.deliver import recorded_medium
 from dcd.manifest.doc import DataObjectCache
-from dcd.platform.hypervisor import (
-    Accelerator,
-    ConsoleText,
-    Drive,
-    Firmware,
-    GuestSpec,
-    GuestTrouble,
-    Qemu,
-    probe_kvm,
-    wait_for,
-)
-from statemachine.errors import CheckpointError, InvalidManifest, Unprepared
-
-_LEAST_MEMORY_MB = 64
-_SETTLE_SECONDS = 2.0
-"""Between the marker on the serial console and the picture: the screen's login comes a little later."""
-
-
-@dataclass(frozen=True, slots=True)
-class Boot:
-    """One boot that came to its marker. `console` is the text of the serial console."""
-
-    firmware: Firmware
-    seconds: float
-    console: str
-    screenshot: Path
+from dcd.platform.hypervisor import Drive, HypervisorName, hypervisor_named, tools_of
+from statemachine.errors import CheckpointError, InvalidManifest
 
 
 class VerifyBoot(Checkpoint):
@@ -52,11 +24,12 @@ class VerifyBoot(Checkpoint):
     USB stick. `marker` is text that the serial console shows only after everything before it worked.
     `timeout_seconds` is the limit for each boot. `accelerator` `auto` is KVM if a tiny guest proves
     that it works here, else emulation (`tcg`). `cpus` and `memory_mb` are those of each guest.
-    `parallel` boots all firmware at once; each then needs `memory_mb`.
+    `parallel` boots all firmware at once; each then needs `memory_mb`. `hypervisor` `virtualbox` and
+    `bhyve` were never run on the real thing.
     """
 
     DESCRIPTION = "Boot the medium to prove that it boots"
-    TOOLS = ("qemu-system-x86_64", "setpriv", "ovmf")
+    TOOLS = tools_of("qemu", uefi=True)
 
     def __init__(
         self,
@@ -66,9 +39,10 @@ class VerifyBoot(Checkpoint):
         memory_mb: int = 1024,
         marker: str = "login:",
         timeout_seconds: float = 600.0,
-        accelerator: Literal["auto", "kvm", "tcg"] = "auto",
+        accelerator: boots.AcceleratorName = "auto",
         cpus: int = 1,
         parallel: bool = True,
+        hypervisor: HypervisorName = "qemu",
     ) -> None:
         super().__init__(name)
         self.firmware = firmware
@@ -79,31 +53,31 @@ class VerifyBoot(Checkpoint):
         self.accelerator = accelerator
         self.cpus = cpus
         self.parallel = parallel
+        self.hypervisor = hypervisor
         self._stop = threading.Event()
 
     def needs(self, doc: DataObjectCache) -> Needs:
-        tools = [tool for tool in self.TOOLS if tool != "ovmf" or "uefi" in self.firmware]
-        return Needs(tools=tuple(tools), disk_bytes=64 << 20)
+        return Needs(
+            tools=tools_of(self.hypervisor, uefi="uefi" in self.firmware), disk_bytes=64 << 20
+        )
 
     def check(self, doc: DataObjectCache) -> None:
-        if not self.firmware or len(set(self.firmware)) != len(self.firmware):
-            raise self._invalid("firmware", "names bios, uefi or both, each once", "bios")
-        if not self.marker.strip():
-            raise self._invalid("marker", "is text to wait for", "login:")
-        if self.memory_mb < _LEAST_MEMORY_MB:
-            raise self._invalid("memory_mb", f"is at least {_LEAST_MEMORY_MB}", "1024")
-        if self.cpus < 1:
-            raise self._invalid("cpus", "is at least 1", "1")
-        if self.timeout_seconds <= 0:
-            raise self._invalid("timeout_seconds", "is more than 0", "600")
-
-    def _invalid(self, argument: str, rule: str, example: str) -> InvalidManifest:
-        value = (
-            f'<arglist name="{argument}"><argitem>{example}</argitem></arglist>'
-            if argument == "firmware"
-            else f'<arg name="{argument}">{example}</arg>'
+        if not self.firmware:
+            raise InvalidManifest(
+                f"{self.name}: firmware names bios, uefi or both",
+                "",
+                'write <arglist name="firmware"><argitem>bios</argitem></arglist>',
+            )
+        boots.check_choice(self.name, "firmware", self.firmware, "bios")
+        boots.check_conditions(
+            self.name, self.marker, self.timeout_seconds, self.memory_mb, self.cpus
         )
-        return InvalidManifest(f"{self.name}: {argument} {rule}", "", f"write {value}")
+        if self.media not in hypervisor_named(self.hypervisor, {}).attachments:
+            raise InvalidManifest(
+                f"{self.name}: {self.hypervisor} attaches no {self.media}",
+                "",
+                'write <arg name="media">cdrom</arg>',
+            )
 
     def get_progress_estimate(self) -> float:
         return 60.0
@@ -117,36 +91,25 @@ class VerifyBoot(Checkpoint):
             context.report(Report(message=f"would boot the medium with {names}"))
             return
         medium = self._medium(context)
-        accelerator = self._accelerator()
-        context.report(
-            Report(0.0, f"booting {medium.name} as {self.media} under {accelerator.upper()}")
+        conditions = boots.Conditions(
+            marker=self.marker,
+            timeout_seconds=self.timeout_seconds,
+            accelerator=boots.accelerator_for(self.hypervisor, self.accelerator),
+            memory_mb=self.memory_mb,
+            cpus=self.cpus,
+            side_by_side=len(self.firmware) if self.parallel else 1,
         )
-        boots: list[Boot] = []
-        with ThreadPoolExecutor(len(self.firmware) if self.parallel else 1) as pool:
-            pending = [
-                pool.submit(self._boot, context, medium, accelerator, firmware)
-                for firmware in self.firmware
-            ]
-            try:
-                for ended in as_completed(pending):
-                    boot = ended.result()
-                    boots.append(boot)
-                    context.report(
-                        Report(
-                            len(boots) / len(pending),
-                            f"{boot.firmware}: {self.marker!r} after {boot.seconds:.1f} seconds",
-                        )
-                    )
-            finally:
-                # The first failure ends the boots beside it.
-                self._stop.set()
-                pool.shutdown(cancel_futures=True)
-        for boot in boots:
-            log = context.media / f"{self.name}-{boot.firmware}.log"
-            log.write_text(boot.console, "utf-8")
-            deliver_file(context, log, "text")
-            screenshot = Path(shutil.copy(boot.screenshot, context.media))
-            deliver_file(context, screenshot, "png")
+        under = conditions.accelerator.upper() if self.hypervisor == "qemu" else self.hypervisor
+        context.report(Report(0.0, f"booting {medium.name} as {self.media} under {under}"))
+        done = boots.boot_all(
+            context,
+            self.name,
+            hypervisor_named(self.hypervisor, context.environment),
+            [boots.Trial(kind, kind, Drive(medium, self.media)) for kind in self.firmware],
+            conditions,
+            self._stop,
+        )
+        boots.deliver_boots(context, self.name, done)
 
     def _medium(self, context: Context) -> Path:
         medium = recorded_medium(context, *(("iso",) if self.media == "cdrom" else ("usb", "iso")))
@@ -157,49 +120,3 @@ class VerifyBoot(Checkpoint):
                 "run a checkpoint that makes an ISO (CreateISO) before",
             )
         return medium
-
-    def _accelerator(self) -> Accelerator:
-        if self.accelerator == "tcg":
-            return "tcg"
-        kvm = probe_kvm()
-        if kvm.usable:
-            return "kvm"
-        if self.accelerator == "kvm":
-            raise Unprepared(
-                "KVM does not work on this host",
-                kvm.reason,
-                'use accelerator "auto" or "tcg" (slower), or enable nested virtualization',
-            )
-        return "tcg"
-
-    def _boot(
-        self, context: Context, medium: Path, accelerator: Accelerator, firmware: Firmware
-    ) -> Boot:
-        """Boot once. Runs in a thread of its own, which owns the guest."""
-        screenshot = context.evidence / f"{self.name}-{firmware}.png"
-        spec = GuestSpec(
-            name=f"{self.name}-{firmware}",
-            firmware=firmware,
-            accelerator=accelerator,
-            memory_mb=self.memory_mb,
-            cpus=self.cpus,
-            drives=(Drive(medium, self.media),),
-            console_log=context.evidence / f"{self.name}-{firmware}.log",
-        )
-        console = ConsoleText()
-        hypervisor = Qemu(context.environment)
-        with hypervisor.guest(spec, context.tmp / f"{self.name}-{firmware}") as guest:
-            try:
-                seconds = wait_for(
-                    guest, self.marker, self.timeout_seconds, console, self._stop.is_set
-                )
-            except GuestTrouble as trouble:
-                # The picture is evidence; a guest that has ended has none.
-                with suppress(CheckpointError):
-                    guest.screenshot(screenshot)
-                raise GuestTrouble(
-                    f"{firmware}: {trouble.brief}", trouble.details, trouble.resolution
-                ) from None
-            self._stop.wait(_SETTLE_SECONDS)
-            guest.screenshot(screenshot)
-        return Boot(firmware, seconds, console.text, screenshot)

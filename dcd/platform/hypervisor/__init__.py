@@ -1,5 +1,6 @@
 """Virtual machines behind one interface: boot an image, follow its console, take its picture."""
 
+from dcd.platform.hypervisor.choice import HypervisorName, hypervisor_named, tools_of
 from dcd.platform.hypervisor.console import ConsoleText, GuestTrouble, wait_for
 from dcd.platform.hypervisor.interface import (
     Accelerator,
@@ -9,6 +10,7 @@ from dcd.platform.hypervisor.interface import (
     Guest,
     GuestSpec,
     Hypervisor,
+    NetworkDisk,
 )
 from dcd.platform.hypervisor.probe import KvmVerdict, probe_accelerator, probe_kvm
 from dcd.platform.hypervisor.qemu import Qemu
@@ -23,9 +25,13 @@ __all__ = [
     "GuestSpec",
     "GuestTrouble",
     "Hypervisor",
+    "HypervisorName",
     "KvmVerdict",
+    "NetworkDisk",
     "Qemu",
+    "hypervisor_named",
     "probe_accelerator",
     "probe_kvm",
+    "tools_of",
     "wait_for",
 ]

@@ -9,7 +9,7 @@ shell, a boot loader that fell back to its prompt, firmware that found nothing t
 import codecs
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from dcd.platform.hypervisor.interface import Guest
@@ -155,27 +155,31 @@ def wait_for(
     console: ConsoleText,
     stopped: Callable[[], bool] = lambda: False,
     poll_seconds: float = 0.5,
+    troubles: Sequence[Trouble] = TROUBLES,
+    on_text: Callable[[str], None] = lambda text: None,
 ) -> float:
     """Follow the guest until `marker` is printed; returns the seconds it took.
 
-    Only what is printed from now on counts; it is added to `console`. Raises `GuestTrouble` when the
-    guest ends, shows a sign of failure, or has not printed it in time, and `CheckpointError` when
-    `stopped` says so.
+    Only what is printed from now on counts; it is added to `console`. `on_text` is called with each
+    piece of it. Raises `GuestTrouble` when the guest ends, shows a sign of one of the `troubles`, or has
+    not printed the marker in time, and `CheckpointError` when `stopped` says so.
     """
     begun = time.monotonic()
     start = len(console.text)
     # A sign that began in one chunk may end in the next.
-    overlap = max(len(sign) for sign in (marker, *(trouble.sign for trouble in TROUBLES)))
+    overlap = max(len(sign) for sign in (marker, *(trouble.sign for trouble in troubles)))
     while True:
         chunk = guest.read_console(poll_seconds)
         elapsed = time.monotonic() - begun
         if chunk:
-            news = max(start, len(console.text) - overlap)
+            known = len(console.text)
+            news = max(start, known - overlap)
             console.feed(chunk)
+            on_text(console.text[known:])
             printed = console.text[news:]
             if marker in printed:
                 return elapsed
-            for trouble in TROUBLES:
+            for trouble in troubles:
                 if trouble.sign in printed:
                     _read_on(guest, console)
                     raise _trouble(trouble.brief, console, trouble.resolution)

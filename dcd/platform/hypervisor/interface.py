@@ -13,8 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+from dcd.platform.iscsi.interface import Export
+
 Firmware = Literal["bios", "uefi"]
-Accelerator = Literal["kvm", "tcg"]
+Accelerator = Literal["kvm", "hvf", "tcg"]
+"""Linux's, macOS' and QEMU's own, which is emulation. Hypervisors of one way to run guests ignore it."""
+
 Attachment = Literal["cdrom", "usb", "virtio", "scsi", "sata", "nvme", "ide"]
 """How the guest sees an image: as a CD, a USB stick, or a disk on one of the controllers."""
 
@@ -22,17 +26,34 @@ Attachment = Literal["cdrom", "usb", "virtio", "scsi", "sata", "nvme", "ide"]
 @dataclass(frozen=True, slots=True)
 class Drive:
     """An image and how it is attached. `format` is QEMU's name of it (`raw`, `qcow2`, ...). Nothing
-    is written to the image unless it is `writable`: what the guest writes is thrown away."""
+    is written to the image unless it is `writable`: what the guest writes is thrown away. With a
+    `length` the image is that many bytes of the file from `offset` on. `sector_size` is the bytes of
+    a sector that the guest sees."""
 
     image: Path
     attachment: Attachment
     format: str = "raw"
     writable: bool = False
+    offset: int = 0
+    length: int | None = None
+    sector_size: int = 512
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkDisk:
+    """A disk that an iSCSI target serves, for reading and writing. The guest sees a disk with that
+    `serial` number; the hypervisor is the initiator."""
+
+    export: Export
+    attachment: Attachment
+    serial: str
+    sector_size: int = 512
 
 
 @dataclass(frozen=True, slots=True)
 class GuestSpec:
-    """One guest. It boots from the first of its `drives`. `name` shows in process lists."""
+    """One guest. It boots from the first of its `drives`. `name` shows in process lists.
+    `network_disks` come after the drives; of the hypervisors only QEMU is an initiator."""
 
     name: str
     firmware: Firmware
@@ -41,6 +62,7 @@ class GuestSpec:
     cpus: int
     drives: tuple[Drive, ...]
     console_log: Path
+    network_disks: tuple[NetworkDisk, ...] = ()
 
 
 class Guest(Protocol):
@@ -60,7 +82,8 @@ class Guest(Protocol):
         ...
 
     def screenshot(self, png: Path) -> None:
-        """Write what the guest's screen shows as a PNG file."""
+        """Write what the guest's screen shows as a PNG file. Raises `CheckpointError` when the guest
+        has ended, or the hypervisor cannot."""
         ...
 
     def power_down(self) -> None:
@@ -69,9 +92,12 @@ class Guest(Protocol):
 
 
 class Hypervisor(Protocol):
-    """A way to run guests on this host."""
+    """A way to run guests on this host. `formats` are those of `Drive.format` that it reads, and
+    `attachments` what it can attach a drive as."""
 
     name: str
+    formats: frozenset[str]
+    attachments: frozenset[Attachment]
 
     def guest(self, spec: GuestSpec, directory: Path) -> AbstractContextManager[Guest]:
         """Run a guest for the duration of the context, with `directory` for its own files. Raises

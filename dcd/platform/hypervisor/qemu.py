@@ -14,12 +14,20 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Iterator, Mapping
-from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, get_args
 
-from dcd.platform.hypervisor.interface import Accelerator, Attachment, Drive, Guest, GuestSpec
+from dcd.platform.hypervisor.interface import (
+    Accelerator,
+    Attachment,
+    Drive,
+    Guest,
+    GuestSpec,
+    NetworkDisk,
+)
 from dcd.platform.hypervisor.qmp import Qmp
+from dcd.platform.hypervisor.serial import SerialConsole
+from dcd.platform.iscsi.interface import Export
 from dcd.platform.process import BASE_ENVIRONMENT
 from statemachine.errors import CheckpointError, Unprepared
 
@@ -30,6 +38,7 @@ FIRMWARE_DIRECTORIES = (Path("/etc/qemu/firmware"), Path("/usr/share/qemu/firmwa
 
 _CPU: dict[Accelerator, str] = {
     "kvm": "host",
+    "hvf": "host",
     # Half the features of `max`, so fewer alternatives are patched and less is emulated: it boots
     # faster.
     "tcg": "qemu64",
@@ -54,6 +63,8 @@ class Qemu:
     """The hypervisor on Linux hosts. `environment` is added to that of its processes."""
 
     name = "qemu"
+    formats = frozenset({"raw", "qcow2", "vmdk", "vdi", "vpc", "vhdx"})
+    attachments: frozenset[Attachment] = frozenset(get_args(Attachment))
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         self._environment = {**BASE_ENVIRONMENT, **(environment or {})}
@@ -66,6 +77,10 @@ class Qemu:
         for number, drive in enumerate(spec.drives):
             argv += _drive_arguments(drive, number)
         with contextlib.ExitStack() as stack:
+            secrets: list[BinaryIO] = []
+            for number, disk in enumerate(spec.network_disks, len(spec.drives)):
+                secrets.append(stack.enter_context(_secret(disk.export)))
+                argv += _network_disk_arguments(disk, number, secrets[-1])
             console, console_peer = (stack.enter_context(end) for end in socket.socketpair())
             control, control_peer = (stack.enter_context(end) for end in socket.socketpair())
             # Not QEMU's own log of it: that lacks what the guest printed just before it was killed.
@@ -83,7 +98,7 @@ class Qemu:
             errors = directory / "qemu.log"
             # `snapshot=on` keeps what the guest writes in TMPDIR.
             environment = {**self._environment, "TMPDIR": os.fspath(directory.absolute())}
-            process = _start(argv, (console_peer, control_peer), errors, environment)
+            process = _start(argv, (console_peer, control_peer, *secrets), errors, environment)
             stack.callback(_end, process)
             console_peer.close()
             control_peer.close()
@@ -94,32 +109,17 @@ class Qemu:
                 _end(process)
                 said = errors.read_text("utf-8", "replace").strip()
                 raise CheckpointError("QEMU did not start the guest", said or str(error)) from error
-            yield _QemuGuest(console, log, monitor, debug)
+            yield _QemuGuest(SerialConsole(console, log), monitor, debug)
 
 
 class _QemuGuest:
     """A running QEMU, as `Guest`."""
 
-    def __init__(self, console: socket.socket, log: FileIO, monitor: Qmp, debug: Path) -> None:
-        self._console = console
-        self._log = log
+    def __init__(self, console: SerialConsole, monitor: Qmp, debug: Path) -> None:
+        self.read_console = console.read
+        self.write_console = console.write
         self._monitor = monitor
         self._debug = debug
-
-    def read_console(self, wait_seconds: float) -> bytes | None:
-        self._console.settimeout(wait_seconds)
-        try:
-            chunk = self._console.recv(65536)
-            self._log.write(chunk)
-            return chunk or None
-        except TimeoutError:
-            return b""
-        except ConnectionResetError:
-            return None
-
-    def write_console(self, text: bytes) -> None:
-        self._console.settimeout(None)
-        self._console.sendall(text)
 
     def firmware_says_unbootable(self) -> bool:
         return _UNBOOTABLE in self._debug.read_text("utf-8", "replace")
@@ -133,7 +133,9 @@ class _QemuGuest:
 
 def _machine_arguments(spec: GuestSpec) -> list[str]:
     # Only the old chipset has IDE ports.
-    chipset = "pc" if any(drive.attachment == "ide" for drive in spec.drives) else "q35"
+    attachments = {disk.attachment for disk in spec.drives}
+    attachments |= {disk.attachment for disk in spec.network_disks}
+    chipset = "pc" if "ide" in attachments else "q35"
     return [
         *("-name", f"{_escaped(spec.name)},debug-threads=on"),
         *("-no-user-config", "-nodefaults", "-no-reboot", "-display", "none", "-vga", "std"),
@@ -160,15 +162,46 @@ def _drive_arguments(drive: Drive, number: int) -> list[str]:
     access = "snapshot=off" if drive.writable else "snapshot=on"
     if drive.attachment == "cdrom":
         access = "readonly=on"
+    file = _escaped(drive.image.absolute())
+    if drive.length is None:
+        place = f"file={file}"
+    else:
+        place = f"file.driver=raw,file.offset={drive.offset},file.size={drive.length}"
+        place += f",file.file.driver=file,file.file.filename={file}"
+    backend = f"if=none,id=drive{number},format={drive.format},{access},{place}"
+    return ["-drive", backend, *_device_arguments(drive, number)]
+
+
+def _network_disk_arguments(disk: NetworkDisk, number: int, secret: BinaryIO) -> list[str]:
+    export = disk.export
     backend = (
-        f"if=none,id=drive{number},format={drive.format},{access},"
-        f"file={_escaped(drive.image.absolute())}"
+        f"if=none,id=drive{number},format=raw,snapshot=off,discard=unmap,"
+        f"file.driver=iscsi,file.transport=tcp,file.portal={export.address}:{export.port},"
+        f"file.target={export.target},file.lun={export.lun},"
+        f"file.initiator-name={export.initiator},file.user={export.chap.user},"
+        f"file.password-secret=chap{number}"
     )
+    return [
+        *("-object", f"secret,id=chap{number},file=/dev/fd/{secret.fileno()}"),
+        *("-drive", backend, *_device_arguments(disk, number, f",serial={_escaped(disk.serial)}")),
+    ]
+
+
+def _device_arguments(drive: Drive | NetworkDisk, number: int, more: str = "") -> list[str]:
+    """What attaches the back end of that number."""
     *buses, device = (part.format(bus=f"bus{number}") for part in _DEVICES[drive.attachment])
-    arguments = ["-drive", backend]
-    for bus in buses:
-        arguments += ["-device", bus]
-    return [*arguments, "-device", f"{device},drive=drive{number},bootindex={number}"]
+    device += f",drive=drive{number},bootindex={number}{more}"
+    if drive.sector_size != 512:
+        size = drive.sector_size
+        device += f",logical_block_size={size},physical_block_size={size}"
+    return [*(part for bus in buses for part in ("-device", bus)), "-device", device]
+
+
+def _secret(export: Export) -> BinaryIO:
+    """The secret of an export, in memory, for QEMU to inherit: it is in no file and on no command line."""
+    file = os.fdopen(os.memfd_create("chap"), "wb", buffering=0)
+    file.write(export.chap.secret.encode())
+    return file
 
 
 def find_uefi(directories: tuple[Path, ...] = FIRMWARE_DIRECTORIES) -> tuple[Path, Path]:
@@ -202,7 +235,7 @@ def find_uefi(directories: tuple[Path, ...] = FIRMWARE_DIRECTORIES) -> tuple[Pat
 
 def _start(
     argv: list[str],
-    inherited: tuple[socket.socket, ...],
+    inherited: tuple[socket.socket | BinaryIO, ...],
     errors: Path,
     environment: Mapping[str, str],
 ) -> subprocess.Popen[bytes]:

@@ -147,9 +147,7 @@ def test_without_a_medium_it_is_said_what_makes_one(bench: Any) -> None:
 def test_kvm_that_does_not_work_is_refused_where_it_is_demanded_and_passed_over_for_auto(
     bench: Any, boot_disk: BootDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "dcd.checkpoints.media.verify_boot.probe_kvm", lambda: KvmVerdict(False, "it hangs")
-    )
+    monkeypatch.setattr("dcd.checkpoints.boots.probe_kvm", lambda: KvmVerdict(False, "it hangs"))
     context = with_medium(bench, boot_disk(b"login:", "halt"))
     with pytest.raises(Unprepared, match="KVM does not work") as caught:
         verify(accelerator="kvm").execute(context)

@@ -1,0 +1,232 @@
+"""Guests that are booted as proof: side by side, each until its marker, with evidence.
+
+Every guest is without network, ends with its trial and writes nothing to the image it boots. Its console's
+log and a picture of its screen are in `context.evidence` whether it succeeds or not. A panic, an emergency
+shell or a boot loader's prompt ends a trial at once, a time limit ends it always, and the first failure
+ends the trials beside it.
+"""
+
+import shutil
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from dcd.checkpoints.interface import Context, Report
+from dcd.checkpoints.media.deliver import deliver_file
+from dcd.platform.hypervisor import (
+    Accelerator,
+    ConsoleText,
+    Drive,
+    Firmware,
+    GuestSpec,
+    GuestTrouble,
+    Hypervisor,
+    HypervisorName,
+    probe_kvm,
+    wait_for,
+)
+from statemachine.errors import CheckpointError, InvalidManifest, Unprepared
+
+AcceleratorName = Literal["auto", "kvm", "hvf", "tcg"]
+
+LEAST_MEMORY_MB = 64
+
+_SETTLE_SECONDS = 2.0
+"""Between the marker on the serial console and the picture: the screen's login comes a little later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One boot to be tried. `label` names it in reports and files; it boots from `drive`."""
+
+    label: str
+    firmware: Firmware
+    drive: Drive
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """What is typed on the console once the marker is there, and what has to be printed then."""
+
+    typed: str
+    awaited: str
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What holds for all trials. `timeout_seconds` is the limit for the marker, and again for each
+    exchange; `side_by_side` is how many guests run at once at most."""
+
+    marker: str
+    timeout_seconds: float
+    accelerator: Accelerator
+    memory_mb: int
+    cpus: int
+    side_by_side: int
+    exchanges: tuple[Exchange, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Boot:
+    """A trial that came to its marker after `seconds`, and to the end of its exchanges
+    `exchange_seconds` later. `console` is the text of the serial console. Where the hypervisor makes no
+    `screenshot`, `no_picture` says why."""
+
+    trial: Trial
+    seconds: float
+    exchange_seconds: float
+    console: str
+    screenshot: Path | None
+    no_picture: str = ""
+
+
+def check_conditions(
+    checkpoint: str, marker: str, timeout_seconds: float, memory_mb: int, cpus: int
+) -> None:
+    """Raise `InvalidManifest` for arguments that no boot can succeed with."""
+    for wrong, argument, rule, example in (
+        (not marker.strip(), "marker", "is text to wait for", "login:"),
+        (timeout_seconds <= 0, "timeout_seconds", "is more than 0", "600"),
+        (
+            memory_mb < LEAST_MEMORY_MB,
+            "memory_mb",
+            f"is at least {LEAST_MEMORY_MB}",
+            "1024",
+        ),
+        (cpus < 1, "cpus", "is at least 1", "1"),
+    ):
+        if wrong:
+            raise InvalidManifest(
+                f"{checkpoint}: {argument} {rule}",
+                "",
+                f'write <arg name="{argument}">{example}</arg>',
+            )
+
+
+def check_choice(checkpoint: str, argument: str, chosen: Sequence[str], example: str) -> None:
+    """Raise `InvalidManifest` when something is chosen twice."""
+    if len(set(chosen)) != len(chosen):
+        raise InvalidManifest(
+            f"{checkpoint}: {argument} names each once",
+            f"it is {', '.join(chosen)}",
+            f'write <arglist name="{argument}"><argitem>{example}</argitem></arglist>',
+        )
+
+
+def accelerator_for(hypervisor: HypervisorName, name: AcceleratorName) -> Accelerator:
+    """The accelerator of QEMU's guests; `auto` is KVM if a tiny guest proves that it works, else
+    emulation. Other hypervisors bring their own. Raises `Unprepared` for a KVM that does not work."""
+    if hypervisor != "qemu":
+        return "tcg"
+    if name in ("tcg", "hvf"):
+        return name
+    kvm = probe_kvm()
+    if kvm.usable:
+        return "kvm"
+    if name == "kvm":
+        raise Unprepared(
+            "KVM does not work on this host",
+            kvm.reason,
+            'use accelerator "auto" or "tcg" (slower), or enable nested virtualization',
+        )
+    return "tcg"
+
+
+def boot_all(
+    context: Context,
+    checkpoint: str,
+    hypervisor: Hypervisor,
+    trials: Sequence[Trial],
+    conditions: Conditions,
+    stop: threading.Event,
+) -> list[Boot]:
+    """Carry the trials out and return what came of them, in their order. `stop` is set when this ends,
+    and ends it when it is set. Raises `GuestTrouble`, `CheckpointError`, `Unprepared`."""
+    done: dict[str, Boot] = {}
+    with ThreadPoolExecutor(conditions.side_by_side) as pool:
+        pending = [
+            pool.submit(_boot, context, checkpoint, hypervisor, trial, conditions, stop)
+            for trial in trials
+        ]
+        try:
+            for ended in as_completed(pending):
+                boot = ended.result()
+                done[boot.trial.label] = boot
+                message = (
+                    f"{boot.trial.label}: {conditions.marker!r} after {boot.seconds:.1f} seconds"
+                )
+                if boot.no_picture:
+                    message += f" (no picture: {boot.no_picture})"
+                context.report(Report(len(done) / len(pending), message))
+        finally:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+    return [done[trial.label] for trial in trials]
+
+
+def deliver_boots(context: Context, checkpoint: str, boots: Sequence[Boot]) -> None:
+    """Deliver the console and the screen of each boot."""
+    for boot in boots:
+        log = context.media / f"{checkpoint}-{boot.trial.label}.log"
+        log.write_text(boot.console, "utf-8")
+        deliver_file(context, log, "text")
+        if boot.screenshot is not None:
+            screenshot = Path(shutil.copy(boot.screenshot, context.media))
+            deliver_file(context, screenshot, "png")
+
+
+def _boot(
+    context: Context,
+    checkpoint: str,
+    hypervisor: Hypervisor,
+    trial: Trial,
+    conditions: Conditions,
+    stop: threading.Event,
+) -> Boot:
+    """Boot once. Runs in a thread of its own, which owns the guest."""
+    name = f"{checkpoint}-{trial.label}"
+    spec = GuestSpec(
+        name=name,
+        firmware=trial.firmware,
+        accelerator=conditions.accelerator,
+        memory_mb=conditions.memory_mb,
+        cpus=conditions.cpus,
+        drives=(trial.drive,),
+        console_log=context.evidence / f"{name}.log",
+    )
+    console = ConsoleText()
+    picture = context.evidence / f"{name}.png"
+    directory = context.tmp / name
+    limit = conditions.timeout_seconds
+    no_picture = ""
+    try:
+        with hypervisor.guest(spec, directory) as guest:
+            try:
+                seconds = wait_for(guest, conditions.marker, limit, console, stop.is_set)
+                begun = time.monotonic()
+                for exchange in conditions.exchanges:
+                    guest.write_console(exchange.typed.encode())
+                    wait_for(guest, exchange.awaited, limit, console, stop.is_set)
+                exchange_seconds = time.monotonic() - begun
+            except GuestTrouble:
+                # The picture is evidence; a guest that has ended has none.
+                with suppress(CheckpointError):
+                    guest.screenshot(picture)
+                raise
+            stop.wait(_SETTLE_SECONDS)
+            try:
+                guest.screenshot(picture)
+            except CheckpointError as error:
+                no_picture = error.brief
+    except CheckpointError as error:
+        kind = GuestTrouble if isinstance(error, GuestTrouble) else CheckpointError
+        raise kind(f"{trial.label}: {error.brief}", error.details, error.resolution) from error
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+    screenshot = None if no_picture else picture
+    return Boot(trial, seconds, exchange_seconds, console.text, screenshot, no_picture)

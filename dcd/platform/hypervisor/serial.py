@@ -1,0 +1,29 @@
+"""A guest's serial console over a socket: read, logged as it is read, and typed on."""
+
+import socket
+from io import FileIO
+
+
+class SerialConsole:
+    """The owner's end of the connection. Belongs to the thread that opened the guest."""
+
+    def __init__(self, connection: socket.socket, log: FileIO) -> None:
+        self._connection = connection
+        self._log = log
+
+    def read(self, wait_seconds: float) -> bytes | None:
+        """See `Guest.read_console`."""
+        self._connection.settimeout(wait_seconds)
+        try:
+            chunk = self._connection.recv(65536)
+        except TimeoutError:
+            return b""
+        except ConnectionResetError:
+            return None
+        self._log.write(chunk)
+        return chunk or None
+
+    def write(self, text: bytes) -> None:
+        """See `Guest.write_console`."""
+        self._connection.settimeout(None)
+        self._connection.sendall(text)

@@ -1,0 +1,209 @@
+"""VirtualBox as hypervisor, through VBoxManage and VBoxHeadless. The only module that calls them.
+
+**Never run against a real VirtualBox**: written from its manual, tested with stand-ins for the programs.
+
+Each guest has a VirtualBox home and service of its own below its directory, so nothing is registered
+with the user's VirtualBox and nothing stays. A guest boots from a copy of the image, which VirtualBox makes
+itself by reading the format: that is what is verified. Its firmware's verdict is only on the screen, so
+a disk without a boot record is found by the time limit. VirtualBox brings its own acceleration.
+Source: VirtualBox 7 manual, chapter 8, "VBoxManage".
+"""
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from dcd.platform.hypervisor.interface import Attachment, Drive, Guest, GuestSpec
+from dcd.platform.hypervisor.private_copy import copy_image
+from dcd.platform.hypervisor.serial import SerialConsole
+from dcd.platform.process import BASE_ENVIRONMENT, ToolFailed, run
+from statemachine.errors import CheckpointError, Unprepared
+
+MANAGE, HEADLESS = "VBoxManage", "VBoxHeadless"
+TOOLS = (MANAGE, HEADLESS)
+
+COMMAND_SECONDS = 600.0
+START_SECONDS = 60.0
+
+_CONTROLLERS: dict[Attachment, tuple[str, str]] = {
+    "virtio": ("virtio", "VirtIO"),
+    "scsi": ("scsi", "LsiLogic"),
+    "sata": ("sata", "IntelAhci"),
+    "nvme": ("pcie", "NVMe"),
+    "ide": ("ide", "PIIX4"),
+    "usb": ("usb", "USB"),
+    "cdrom": ("sata", "IntelAhci"),
+}
+"""A bus for `--add` and a chip for `--controller`. VirtualBox's virtio is virtio-scsi."""
+
+
+class VirtualBox:
+    """VirtualBox, where it is installed. `environment` is added to that of its processes."""
+
+    name = "virtualbox"
+    formats = frozenset({"raw", "vdi", "vmdk", "vpc", "vhdx"})
+    attachments: frozenset[Attachment] = frozenset(_CONTROLLERS)
+
+    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+        self._environment = {**BASE_ENVIRONMENT, **(environment or {})}
+
+    @contextlib.contextmanager
+    def guest(self, spec: GuestSpec, directory: Path) -> Iterator[Guest]:
+        """Run a guest; see `Hypervisor.guest`."""
+        if shutil.which(HEADLESS, path=self._environment["PATH"]) is None:
+            raise Unprepared(
+                "VirtualBox is not installed",
+                f"{HEADLESS} was looked for in {self._environment['PATH']}",
+                'install it, or leave the argument hypervisor at "qemu"',
+            )
+        directory.mkdir(parents=True, exist_ok=True)
+        machine = _Machine(spec, directory, self._environment)
+        with contextlib.ExitStack() as stack:
+            # A socket's path is short.
+            meeting = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dcd-")))
+            listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+            listener.bind(os.fspath(meeting / "console"))
+            listener.listen(1)
+            listener.settimeout(START_SECONDS)
+            machine.define(meeting / "console")
+            stack.callback(machine.forget)
+            log = stack.enter_context(spec.console_log.open("wb", buffering=0))
+            stack.callback(machine.end)
+            machine.start()
+            try:
+                console, _ = listener.accept()
+            except TimeoutError as error:
+                raise CheckpointError(
+                    "VirtualBox did not start the guest", machine.said()
+                ) from error
+            stack.enter_context(console)
+            yield _VirtualBoxGuest(SerialConsole(console, log), machine)
+
+
+class _VirtualBoxGuest:
+    """A running guest, as `Guest`."""
+
+    def __init__(self, console: SerialConsole, machine: "_Machine") -> None:
+        self.read_console = console.read
+        self.write_console = console.write
+        self._machine = machine
+
+    def firmware_says_unbootable(self) -> bool:
+        return False
+
+    def screenshot(self, png: Path) -> None:
+        self._machine.control("screenshotpng", png.absolute())
+
+    def power_down(self) -> None:
+        self._machine.control("acpipowerbutton")
+
+
+class _Machine:
+    """One machine as VirtualBox knows it."""
+
+    def __init__(self, spec: GuestSpec, directory: Path, environment: Mapping[str, str]) -> None:
+        self._spec = spec
+        self._directory = directory.absolute()
+        self._environment = {
+            **environment,
+            "VBOX_USER_HOME": os.fspath(self._directory / "virtualbox"),
+            "VBOX_IPC_SOCKETID": f"dcd-{os.getpid()}-{spec.name}",
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def define(self, console: Path) -> None:
+        """Make the machine and its disks. `console` is the socket that it connects to."""
+        spec = self._spec
+        self._manage("createvm", "--name", spec.name, "--basefolder", self._directory, "--register")
+        self._manage(
+            *("modifyvm", spec.name, "--memory", spec.memory_mb, "--cpus", spec.cpus),
+            *("--firmware", "efi64" if spec.firmware == "uefi" else "bios"),
+            *("--ioapic", "on", "--rtcuseutc", "on", "--nic1", "none", "--vram", 16),
+            *("--graphicscontroller", "vmsvga", "--boot1", "dvd" if self._has_cd() else "disk"),
+            *("--uart1", "0x3F8", 4, "--uartmode1", "client", console),
+        )
+        for number, drive in enumerate(spec.drives):
+            self._attach(drive, number)
+
+    def _has_cd(self) -> bool:
+        return self._spec.drives[0].attachment == "cdrom"
+
+    def _attach(self, drive: Drive, number: int) -> None:
+        bus, chip = _CONTROLLERS[drive.attachment]
+        controller = f"controller{number}"
+        self._manage(
+            *("storagectl", self._spec.name, "--name", controller, "--add", bus),
+            *("--controller", chip, "--bootable", "on"),
+        )
+        medium = drive.image.absolute()
+        if drive.attachment != "cdrom" and not drive.writable:
+            medium = self._copied(drive, number)
+        self._manage(
+            *("storageattach", self._spec.name, "--storagectl", controller),
+            *("--port", 0, "--device", 0, "--medium", medium),
+            *("--type", "dvddrive" if drive.attachment == "cdrom" else "hdd"),
+        )
+
+    def _copied(self, drive: Drive, number: int) -> Path:
+        """What the guest may write to, read from the image by VirtualBox itself."""
+        source, target = drive.image.absolute(), self._directory / f"disk{number}.vdi"
+        if drive.length is not None:
+            source = copy_image(drive, self._directory / f"part{number}.{drive.format}")
+        if drive.format == "raw":
+            self._manage("convertfromraw", source, target, "--format", "VDI")
+        else:
+            self._manage("clonemedium", "disk", source, target, "--format", "VDI")
+        return target
+
+    def start(self) -> None:
+        """Switch the machine on."""
+        with self._log().open("wb") as log:
+            self._process = subprocess.Popen(
+                [
+                    *("setpriv", "--pdeathsig", "KILL"),
+                    *(HEADLESS, "--startvm", self._spec.name, "--vrde", "off"),
+                ],
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+    def said(self) -> str:
+        """What VBoxHeadless printed."""
+        return self._log().read_text("utf-8", "replace").strip()
+
+    def control(self, *arguments: str | Path) -> None:
+        """Do something to the running machine. Raises `ToolFailed`."""
+        self._manage("controlvm", self._spec.name, *arguments)
+
+    def end(self) -> None:
+        """Switch the machine off; nothing of it runs afterwards."""
+        process = self._process
+        if process is None:
+            return
+        if process.poll() is None:
+            with contextlib.suppress(ToolFailed):
+                self.control("poweroff")
+            process.kill()
+        process.wait()
+
+    def forget(self) -> None:
+        """Take the machine and its disks away."""
+        with contextlib.suppress(ToolFailed):
+            self._manage("unregistervm", self._spec.name, "--delete")
+
+    def _log(self) -> Path:
+        return self._directory / "virtualbox.log"
+
+    def _manage(self, *arguments: str | int | Path) -> None:
+        run(
+            [MANAGE, *map(str, arguments)],
+            env=self._environment,
+            timeout_seconds=COMMAND_SECONDS,
+        )
