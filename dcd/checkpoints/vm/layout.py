@@ -78,7 +78,7 @@ def disk_layout(doc: DataObjectCache, chance: uuid.UUID | None = None) -> DiskLa
     disk = _disk(doc)
     image = disk.get_first_child(class_type=DiskImage) if disk else None
     sector_size = image.sector_size if image else 512
-    name = image.name if image else f"{distro(doc).name}.img"
+    name = image.name if image else f"{distro(doc).name}.raw"
     where = image or distro(doc)
     if PurePosixPath(name).name != name or not name.isprintable():
         raise _invalid(where, f"{name!r} is not the name of a file", 'write name="disk.img"')
