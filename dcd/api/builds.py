@@ -42,7 +42,7 @@ async def validate(api: Api, request: Request) -> Response:
     api.require(request, Action.SUBMIT)
     body = await body_of(request, schemas.ManifestRequest)
     try:
-        source = _source(body.manifest, body.files, body.parameters)
+        source = _source(api, request, body.manifest, body.files, body.parameters)
         warnings = await api.engine.validate(source)
     except ManifestError as error:
         return json_response(schemas.ValidationResult(False, error.diagnostics))
@@ -62,7 +62,7 @@ async def migrate(api: Api, request: Request) -> Response:
 async def plan(api: Api, request: Request) -> Response:
     api.require(request, Action.SUBMIT)
     body = await body_of(request, schemas.ManifestRequest)
-    source = _source(body.manifest, body.files, body.parameters)
+    source = _source(api, request, body.manifest, body.files, body.parameters)
     name, intentions = await api.engine.plan(source, body.fresh)
     return json_response(schemas.PlanView(name, intentions))
 
@@ -71,7 +71,7 @@ async def submit(api: Api, request: Request) -> Response:
     api.require(request, Action.SUBMIT)
     body = await body_of(request, schemas.SubmitRequest)
     state, new = await api.engine.submit(
-        _source(body.manifest, body.files, body.parameters),
+        _source(api, request, body.manifest, body.files, body.parameters),
         Options(
             body.pause_before, body.fresh, body.priority, body.idempotency_key, body.fresh_from
         ),
@@ -114,7 +114,8 @@ async def resume(api: Api, request: Request) -> Response:
     if body.manifest is not None:
         inherited = (await api.engine.builds.state(build)).parameters
         source = replace(
-            _source(body.manifest, body.files, body.parameters or {}), inherited=inherited
+            _source(api, request, body.manifest, body.files, body.parameters or {}),
+            inherited=inherited,
         )
     state, kept, rerun = await api.engine.resume(
         build,
@@ -158,13 +159,18 @@ async def remove(api: Api, request: Request) -> Response:
 
 
 def _source(
-    manifest: schemas.ManifestText, files: schemas.Files, parameters: schemas.Parameters
+    api: Api,
+    request: Request,
+    manifest: schemas.ManifestText,
+    files: schemas.Files,
+    parameters: schemas.Parameters,
 ) -> ManifestSource:
     return ManifestSource(
         manifest.text,
         manifest.path,
         {path: None if file is None else (file.sha256, file.mode) for path, file in files.items()},
         parameters,
+        host_code=api.may(request, Action.RUN_HOST_CODE),
     )
 
 

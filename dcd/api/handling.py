@@ -17,6 +17,7 @@ from dcd.configuration import Live
 from dcd.engine.engine import Engine
 from dcd.metrics import Metrics
 from statemachine.build import BuildState
+from statemachine.errors import PermissionDenied
 from statemachine.plan import Plan
 
 
@@ -32,6 +33,14 @@ class Api:
     def require(self, request: Request, action: Action, owner: int | None = None) -> None:
         """Raise PermissionDenied unless the peer may do `action`; `owner` as in `dcd.access`."""
         require(self.settings(), actor_of(request.scope), action, owner=owner)
+
+    def may(self, request: Request, action: Action) -> bool:
+        """Whether the peer may do `action`."""
+        try:
+            self.require(request, action)
+        except PermissionDenied:
+            return False
+        return True
 
     def permit(self, request: Request) -> Callable[[Plan], None]:
         """Raises PermissionDenied for a plan that needs a right which the peer has not."""

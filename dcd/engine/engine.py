@@ -8,7 +8,7 @@ scheduler, stopping attempts.
 import asyncio
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dcd.configuration import Configuration
 from dcd.engine import planning
@@ -20,8 +20,9 @@ from dcd.engine.runner import Runner, Stores
 from dcd.engine.scheduler import Scheduler
 from dcd.engine.shells import Shells
 from dcd.engine.usage import DiskUsage, measure
+from dcd.engine.validation import validate
 from dcd.engine.workspaces import lost_layer
-from dcd.manifest.diagnostics import Diagnostic
+from dcd.manifest.diagnostics import Diagnostic, ManifestError, in_order
 from dcd.manifest.doc import distro
 from dcd.manifest.includes import CapturedFile, MissingInput
 from dcd.manifest.parse import Loaded, load
@@ -56,6 +57,8 @@ class ManifestSource:
     files: Mapping[str, tuple[str, int] | None]
     parameters: Mapping[str, str]
     inherited: Mapping[str, str] = field(default_factory=dict)
+    host_code: bool = False
+    """Whoever sent it may run code of their own on the host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +118,15 @@ class Engine:
         self.collector.wake()
 
     async def load(self, source: ManifestSource) -> Loaded:
-        """The manifest, complete. Raises ManifestError, InputsMissing."""
+        """The manifest, complete, its files validated as it says. Raises ManifestError, InputsMissing."""
         loaded = await asyncio.to_thread(self._load, source)
         if loaded.missing:
             raise InputsMissing(loaded.missing)
-        return loaded
+        found = await asyncio.to_thread(validate, loaded, self.stores.blobs, source.host_code)
+        diagnostics = in_order([*loaded.diagnostics, *found])
+        if any(each.severity == "error" for each in found):
+            raise ManifestError(diagnostics)
+        return replace(loaded, diagnostics=diagnostics)
 
     async def validate(self, source: ManifestSource) -> tuple[Diagnostic, ...]:
         """Warnings about the manifest. Raises ManifestError with everything that is wrong with it, what

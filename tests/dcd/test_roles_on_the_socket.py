@@ -4,6 +4,7 @@ The daemon is private and runs as root; each request comes from a process that h
 so that the kernel, the configuration and the API all have their say.
 """
 
+import hashlib
 import json
 import shutil
 import signal
@@ -202,6 +203,24 @@ def test_code_on_the_host_needs_its_own_right_whatever_the_role(daemon: Daemon) 
         assert (status, problem["type"]) == (403, "urn:dcd:problem:permission")
         assert "host_code" in problem["detail"]
     assert daemon.submit("scripter", SCRIPT)[0] == 201
+
+
+def test_a_command_that_checks_a_file_needs_the_right_to_code_on_the_host(daemon: Daemon) -> None:
+    checked = HARMLESS.replace(
+        "</distro>",
+        '<configuration name="copy" source="/a.json">'
+        '<validation path="/usr/bin/grep" args="-q nothing"/></configuration></distro>',
+    )
+    sha256 = hashlib.sha256(b"{}").hexdigest()
+    assert daemon.ask("scripter", "PUT", f"/v1/blobs/{sha256}", {})[0] in (200, 201)
+    body = {
+        "manifest": {"path": "/m.xml", "text": checked},
+        "files": {"/a.json": {"sha256": sha256, "mode": 0o644}},
+    }
+    for user, told in (("submitter", "may not be run"), ("scripter", "refuses a.json")):
+        status, problem = daemon.ask(user, "POST", "/v1/builds", body)
+        assert (status, problem["type"]) == (422, "urn:dcd:problem:invalid-manifest")
+        assert told in problem["title"]
 
 
 def test_a_new_manifest_at_resume_is_measured_like_a_submitted_one(daemon: Daemon) -> None:

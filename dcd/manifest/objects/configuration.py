@@ -9,7 +9,10 @@ _ACCOUNT = Form(r"[a-z_][a-z0-9_\-]{0,31}[$]?", "an account name", "live")
 
 
 class Validation(DataObject, tag="validation"):
-    """A command that checks the source; it gets the source as its last argument."""
+    """A command that checks the source when the manifest is checked; it gets a copy of it as its last
+    argument. Anybody who may submit can use `svccfg apply -n`, `svccfg validate` and `xmllint --noout`; any
+    other command needs the right `host_code`. It runs as nobody, without network. A file of the image is not
+    checked."""
 
     path: str | None = attribute("The command.", default=None)
     args: str | None = attribute("Its arguments, separated by spaces.", default=None)
