@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from dcd.platform.iscsi.interface import ADDRESS, LUN, PORT, Export, new_export
-from dcd.platform.iscsi.tgtd_control import Control, Mode, Operation
+from dcd.platform.iscsi.tgtd_control import ALL, Control, Mode, Operation
 from dcd.platform.process import BASE_ENVIRONMENT
 from statemachine.errors import CheckpointError, Unprepared
 
@@ -43,7 +43,7 @@ class Tgt:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         export = new_export(name)
         with self._tgtd() as control:
-            control.ask(Mode.TARGET, Operation.NEW, target=_TARGET, targetname=name)
+            control.ask(Mode.TARGET, Operation.MAKE, target=_TARGET, targetname=name)
             try:
                 self._serve(control, file, export)
                 yield export
@@ -63,13 +63,13 @@ class Tgt:
     def _serve(self, control: Control, file: Path, export: Export) -> None:
         """Who may connect is settled before there is something to connect to."""
         chap = export.chap
-        control.ask(Mode.ACCOUNT, Operation.NEW, user=chap.user, password=chap.secret)
+        control.ask(Mode.ACCOUNT, Operation.MAKE, user=chap.user, password=chap.secret)
         control.ask(Mode.ACCOUNT, Operation.BIND, target=_TARGET, user=chap.user)
         control.ask(Mode.TARGET, Operation.BIND, target=_TARGET, initiator_name=export.initiator)
         # Relative, since tgtd cuts its parameters at commas.
         link = self._directory / "file"
         link.symlink_to(file.absolute())
-        control.ask(Mode.UNIT, Operation.NEW, target=_TARGET, unit=LUN, path=link.name)
+        control.ask(Mode.UNIT, Operation.MAKE, target=_TARGET, unit=LUN, path=link.name)
 
     @contextlib.contextmanager
     def _tgtd(self) -> Iterator[Control]:
@@ -105,7 +105,7 @@ def _wait_until_it_answers(process: subprocess.Popen[bytes], control: Control, l
     deadline = time.monotonic() + _READY_SECONDS
     while True:
         try:
-            control.ask(Mode.TARGET, Operation.SHOW)
+            control.ask(Mode.TARGET, Operation.SHOW, target=ALL)
             break
         except OSError as error:
             if process.poll() is not None or time.monotonic() > deadline:

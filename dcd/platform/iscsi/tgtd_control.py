@@ -21,6 +21,9 @@ pack, force (struct tgtadm_req)."""
 _ANSWER = struct.Struct("=II")
 """error, length of it all (struct tgtadm_rsp)."""
 _DRIVER = b"iscsi"
+ALL = -1
+"""Instead of the number of a target: all of them."""
+
 _NO_UNIT = (1 << 64) - 1
 _ANSWER_SECONDS = 30.0
 
@@ -47,7 +50,7 @@ class Mode(IntEnum):
 class Operation(IntEnum):
     """What is done to it (enum tgtadm_op)."""
 
-    NEW = 0
+    MAKE = 0
     DELETE = 1
     SHOW = 2
     BIND = 3
