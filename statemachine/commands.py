@@ -304,7 +304,7 @@ def _payloads(state: BuildState, command: Command) -> tuple[Payload, ...]:
         case InterruptCheckpoint():
             return _interrupt(state, command)
         case Pause():
-            return (BuildPaused(command.reason, command.cause),)
+            return (_paused(state, command.reason, command.cause),)
         case FinishCancel():
             return (BuildCancelled(),)
         case Publish():
@@ -317,6 +317,9 @@ def _payloads(state: BuildState, command: Command) -> tuple[Payload, ...]:
 
 def _pause(state: BuildState, command: RequestPause) -> tuple[Payload, ...]:
     if command.before is None:
+        if state.state is Lifecycle.PAUSED and state.cause == "no-space":
+            # It would go on by itself.
+            return (BuildPaused("paused as requested"),)
         if state.state in (Lifecycle.PAUSING, Lifecycle.PAUSED):
             return ()
         if state.state is Lifecycle.QUEUED:
@@ -416,7 +419,7 @@ def _interrupt(state: BuildState, command: InterruptCheckpoint) -> tuple[Payload
         reason = (
             f"{command.checkpoint} ran out of space: {command.details or 'free some, then resume'}"
         )
-        return (interrupted, BuildPaused(reason, "no-space"))
+        return (interrupted, _paused(state, reason, "no-space"))
     after = advance(state, interrupted)
     record = after.checkpoints[after.index(command.checkpoint)]
     if record.interruptions < PARK_AFTER:
@@ -426,6 +429,11 @@ def _interrupt(state: BuildState, command: InterruptCheckpoint) -> tuple[Payload
         f" at last because of {command.cause}; find the cause, then resume"
     )
     return (interrupted, BuildPaused(reason, "interrupted"))
+
+
+def _paused(state: BuildState, reason: str, cause: str) -> BuildPaused:
+    """Whatever stops it, a build that a person wanted to stand still does not go on by itself."""
+    return BuildPaused(reason, "requested" if state.state is Lifecycle.PAUSING else cause)
 
 
 def _check_plan(plan: Plan) -> None:

@@ -52,6 +52,7 @@ _LIFECYCLE: tuple[tuple[str, tuple[str, ...], str | None, Guard | None], ...] = 
     ("PauseRequested", (QUEUED, RUNNING), PAUSING, guards.pauses_soon),
     ("PauseRequested", (QUEUED, RUNNING), None, guards.pauses_later),
     ("BuildPaused", (RUNNING, PAUSING), PAUSED, guards.stands_still),
+    ("BuildPaused", (PAUSED,), None, guards.stands_still),
     ("BuildRewound", (PAUSED, FAILED), None, guards.rewinds_completed),
     ("BuildRewound", (RUNNING,), None, guards.rewinds_lost),
     ("BuildResumed", (PAUSED, FAILED), QUEUED, guards.resumes),

@@ -329,6 +329,29 @@ def test_want_of_space_pauses_at_once_and_says_so(begin: Begin) -> None:
     assert details in build.state.reason
 
 
+def test_what_a_person_paused_does_not_wait_for_space(begin: Begin) -> None:
+    """There may soon be space again, and then it would go on by itself."""
+    lacking = begin().run_to(1)
+    interrupt(lacking, "no-space")
+    assert lacking.do(RequestPause()) == ["BuildPaused"]
+    assert lacking.state.cause == "requested"
+    assert lacking.do(RequestPause()) == []
+
+    asked_before = begin()
+    asked_before.do(Start())
+    asked_before.start_next()
+    asked_before.do(RequestPause())
+    asked_before.do(InterruptCheckpoint("a", "no-space", "no space left"))
+    assert asked_before.state.cause == "requested"
+    assert "no space left" in asked_before.state.reason
+
+    asked_between = begin()
+    asked_between.do(Start())
+    asked_between.do(RequestPause())
+    asked_between.do(Pause("a needs 1.0 GiB", "no-space"))
+    assert asked_between.state.cause == "requested"
+
+
 # Cancelling and removing
 
 

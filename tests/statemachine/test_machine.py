@@ -115,7 +115,7 @@ LEGAL = {
     "queued": {"BuildStarted", "PauseRequested", "CancelRequested"},
     "running": {"PauseRequested", "CancelRequested"} | IN_ATTEMPT,
     "pausing": {"CancelRequested"} | IN_ATTEMPT,
-    "paused": {"BuildResumed", "BuildRewound", "CancelRequested"},
+    "paused": {"BuildPaused", "BuildResumed", "BuildRewound", "CancelRequested"},
     "failed": {"BuildResumed", "BuildRewound", "CancelRequested"},
     "cancelling": IN_ATTEMPT,
     "cancelled": {"BuildRemoved"},
