@@ -125,13 +125,15 @@ AFTERWARDS = {
     "reset": bytes.fromhex("baf90cb006ee"),
     # Wait for a byte on the serial port, send it back, for ever.
     "echo": bytes.fromhex("bafd03eca80174f8baf803eceeebf1"),
+    # Wait for a line on the serial port, print the next text (each ends with a zero byte), and so on.
+    "converse": bytes.fromhex("803c007412bafd03eca80174f8baf803ec3c0a75f0ebe1f4ebfd"),
 }
 
 
 @pytest.fixture
 def boot_disk(tmp_path: Path) -> Callable[[bytes, str], Path]:
     """Makes disk images that a BIOS boots: `boot_disk(text, afterwards)` prints the text on the first
-    serial port and then halts, resets or echoes. The text has to fit into a sector."""
+    serial port and then halts, resets, echoes or converses. The text has to fit into a sector."""
 
     def make(text: bytes, afterwards: str) -> Path:
         # xor ax,ax; mov ds,ax; mov si,TEXT; mov dx,3f8; next: lodsb; test al,al; jz end; out dx,al; jmp next

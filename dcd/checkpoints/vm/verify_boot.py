@@ -1,0 +1,360 @@
+"""`VerifyBoot`: proof that a virtual machine boots in every format it is delivered in, by booting it.
+
+Each image is booted with each firmware, on a controller of choice, until the marker appears on the serial
+console; then, if asked, somebody logs in and a command has to give its answer. An OVA is booted from the
+disk inside it, where it lies. Delivered are the console and the screen of each boot, and NAME.json: how
+long each took. See `dcd.checkpoints.boots` for what holds for every boot.
+"""
+
+import itertools
+import json
+import os
+import tarfile
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+from dcd.checkpoints import boots
+from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
+from dcd.checkpoints.media.deliver import deliver_file, recorded_media
+from dcd.checkpoints.vm.disk import recorded_disk
+from dcd.checkpoints.vm.formats import Image, format_of_kind, images_of, machine_of
+from dcd.checkpoints.vm.layout import firmware
+from dcd.manifest.doc import DataObjectCache
+from dcd.manifest.objects import User
+from dcd.manifest.objects.configuration import Password
+from dcd.manifest.objects.distro import VmController
+from dcd.manifest.secrets import password_text
+from dcd.manifest.values import size_bytes
+from dcd.platform.hypervisor import (
+    Drive,
+    Firmware,
+    Hypervisor,
+    HypervisorName,
+    hypervisor_named,
+    tools_of,
+)
+from statemachine.errors import CheckpointError, InvalidManifest
+
+Controller = Literal["virtio", "scsi", "sata", "nvme", "ide"]
+
+_DEFAULT_MEMORY_MB = 1024
+_GUEST_WRITES_BYTES = 128 << 20
+_LARGE_SECTORS: tuple[Controller, ...] = ("virtio", "scsi", "nvme")
+"""Controllers whose disks may have sectors of 4096 bytes."""
+
+
+class VerifyBoot(Checkpoint):
+    """Boot the delivered images.
+
+    `formats` chooses some of those made, as `TYPE` or `TYPE-SUBFORMAT`; all by default. `firmware` is that
+    of `vm_im` by default, as are `memory_mb` and `cpus`. `controllers` are the first of `vm_im` by default,
+    else virtio. `matrix` `economical` boots every image with each firmware, and takes turns with the
+    controllers; `full` boots every image with each firmware on every controller. `marker` is text that the
+    serial console shows only after everything before it worked; `timeout_seconds` is the limit for it.
+    With `login` that user, who has a password in the manifest, logs in after the marker; with `command`
+    too, this is typed at the `prompt` and `answer` has to come. `accelerator` `auto` is KVM if a tiny
+    guest proves that it works here, else emulation (`tcg`). `side_by_side` guests run at once, by default
+    one for each processor. `hypervisor` `virtualbox` and `bhyve` were never run on the real thing; they
+    boot the formats that they read.
+    """
+
+    DESCRIPTION = "Boot the virtual machine in every format"
+    READS = ("//vm_im", "//user", "//distro.name")
+    TOOLS = tools_of("qemu", uefi=True)
+
+    def __init__(
+        self,
+        name: str,
+        formats: tuple[str, ...] = (),
+        firmware: tuple[Firmware, ...] = (),
+        controllers: tuple[Controller, ...] = (),
+        matrix: Literal["economical", "full"] = "economical",
+        memory_mb: int | None = None,
+        cpus: int | None = None,
+        marker: str = "login:",
+        timeout_seconds: float = 600.0,
+        login: str | None = None,
+        prompt: str = "$ ",
+        command: str | None = None,
+        answer: str | None = None,
+        accelerator: boots.AcceleratorName = "auto",
+        hypervisor: HypervisorName = "qemu",
+        side_by_side: int | None = None,
+    ) -> None:
+        super().__init__(name)
+        self.formats = formats
+        self.firmware = firmware
+        self.controllers = controllers
+        self.matrix = matrix
+        self.memory_mb = memory_mb
+        self.cpus = cpus
+        self.marker = marker
+        self.timeout_seconds = timeout_seconds
+        self.login = login
+        self.prompt = prompt
+        self.command = command
+        self.answer = answer
+        self.accelerator = accelerator
+        self.hypervisor = hypervisor
+        self.side_by_side = side_by_side
+        self._stop = threading.Event()
+
+    def needs(self, doc: DataObjectCache) -> Needs:
+        return Needs(
+            tools=tools_of(self.hypervisor, uefi="uefi" in self._firmware(doc)),
+            disk_bytes=self._side_by_side() * _GUEST_WRITES_BYTES,
+        )
+
+    def check(self, doc: DataObjectCache) -> None:
+        kinds = [image.kind for image in images_of(doc, self.name)]
+        for argument, chosen, example in (
+            ("formats", self.formats, kinds[0]),
+            ("firmware", self.firmware, "uefi"),
+            ("controllers", self.controllers, "virtio"),
+        ):
+            boots.check_choice(self.name, argument, chosen, example)
+        if unknown := [kind for kind in self.formats if kind not in kinds]:
+            raise InvalidManifest(
+                f"{self.name}: {', '.join(unknown)} is not among the formats of vm_im",
+                f"formats chooses some of {', '.join(kinds)}",
+                "add a vm_format to vm_im, or leave the argument out",
+            )
+        boots.check_conditions(
+            self.name, self.marker, self.timeout_seconds, self._memory_mb(doc), self._cpus(doc)
+        )
+        if self._side_by_side() < 1:
+            raise InvalidManifest(f"{self.name}: at least one guest runs at a time")
+        self._check_hypervisor(doc)
+        self._check_exchanges(doc)
+
+    def _check_hypervisor(self, doc: DataObjectCache) -> None:
+        hypervisor = hypervisor_named(self.hypervisor, {})
+        offered = ", ".join(c for c in get_args(Controller) if c in hypervisor.attachments)
+        for controller in self._controllers(doc):
+            if controller not in hypervisor.attachments:
+                raise InvalidManifest(
+                    f"{self.name}: {self.hypervisor} has no {controller} controller",
+                    f"it has {offered}",
+                    "choose others with the argument controllers",
+                )
+        for kind in self.formats:
+            if not _readable(hypervisor, kind):
+                raise InvalidManifest(
+                    f"{self.name}: {self.hypervisor} does not read {kind}",
+                    "",
+                    "leave it out of formats, or boot with QEMU",
+                )
+
+    def _check_exchanges(self, doc: DataObjectCache) -> None:
+        if (self.command is None) != (self.answer is None) or (self.command and not self.login):
+            raise InvalidManifest(
+                f"{self.name}: command, answer and login belong together",
+                "somebody logs in, the command is typed, and its answer is waited for",
+                'write <arg name="login">USER</arg><arg name="command">uname</arg>'
+                '<arg name="answer">Linux</arg>',
+            )
+        if self.answer is not None and self.answer.strip() in (self.command or ""):
+            raise InvalidManifest(
+                f"{self.name}: the answer {self.answer!r} would be seen in the echo of the command",
+                f"the console shows what is typed: {self.command}",
+                "wait for something that only the command's output has",
+            )
+        if self.login is not None:
+            _password_of(doc, self.login, self.name)
+
+    def get_progress_estimate(self) -> float:
+        return 300.0
+
+    def cancel(self) -> None:
+        self._stop.set()
+
+    def execute(self, context: Context, dry_run: bool = False) -> None:
+        doc = context.doc
+        if dry_run:
+            kinds = self.formats or tuple(image.kind for image in images_of(doc, self.name))
+            context.report(Report(message=f"would boot {', '.join(kinds)}"))
+            return
+        hypervisor = hypervisor_named(self.hypervisor, context.environment)
+        images = self._images(context, hypervisor)
+        _, layout = recorded_disk(context)
+        trials = self._trials(doc, images, layout.sector_size)
+        conditions = boots.Conditions(
+            marker=self.marker,
+            timeout_seconds=self.timeout_seconds,
+            accelerator=boots.accelerator_for(self.hypervisor, self.accelerator),
+            memory_mb=self._memory_mb(doc),
+            cpus=self._cpus(doc),
+            side_by_side=self._side_by_side(),
+            exchanges=self._exchanges(doc),
+        )
+        under = conditions.accelerator.upper() if self.hypervisor == "qemu" else self.hypervisor
+        context.report(Report(0.0, f"{len(trials)} boots of {', '.join(images)} under {under}"))
+        done = boots.boot_all(context, self.name, hypervisor, trials, conditions, self._stop)
+        boots.deliver_boots(context, self.name, done)
+        summary = context.media / f"{self.name}.json"
+        summary.write_text(self._summary(done, under), "utf-8")
+        deliver_file(context, summary, "json")
+
+    def _images(self, context: Context, hypervisor: Hypervisor) -> dict[str, Path]:
+        """The images to boot, by kind."""
+        made = {
+            kind: path
+            for kind, path in recorded_media(context).items()
+            if format_of_kind(kind) is not None
+        }
+        if missing := [kind for kind in self.formats if kind not in made]:
+            raise CheckpointError(
+                f"there is no image of format {', '.join(missing)} to boot",
+                f"made were {', '.join(made) or 'none'}",
+                "run the checkpoint that makes it (Convert, CreateOVA) before",
+            )
+        wanted = {k: path for k, path in made.items() if not self.formats or k in self.formats}
+        if unreadable := [kind for kind in wanted if not _readable(hypervisor, kind)]:
+            names = ", ".join(unreadable)
+            context.report(Report(message=f"{hypervisor.name} does not read {names}: not booted"))
+        images = {kind: path for kind, path in wanted.items() if kind not in unreadable}
+        if not images:
+            raise CheckpointError(
+                "there is no image to boot",
+                "no checkpoint before has made one",
+                "run a checkpoint that makes some (Convert, CreateOVA) before",
+            )
+        return images
+
+    def _trials(
+        self, doc: DataObjectCache, images: dict[str, Path], sector_size: int
+    ) -> list[boots.Trial]:
+        controllers, kinds = self._controllers(doc), self._firmware(doc)
+        if sector_size != 512 and ("bios" in kinds or not set(controllers) <= set(_LARGE_SECTORS)):
+            raise CheckpointError(
+                f"a disk with sectors of {sector_size} bytes does not boot like that",
+                f"it boots with UEFI, on {', '.join(_LARGE_SECTORS)}",
+                "choose these with the arguments firmware and controllers",
+            )
+        return [
+            boots.Trial(
+                f"{image}-{kind}-{controller}",
+                kind,
+                _drive(image, images[image], controller, sector_size),
+            )
+            for image, kind, controller in _matrix(list(images), kinds, controllers, self.matrix)
+        ]
+
+    def _summary(self, done: Sequence[boots.Boot], under: str) -> str:
+        """NAME.json."""
+        told = {
+            "hypervisor": self.hypervisor,
+            "accelerator": under.lower(),
+            "marker": self.marker,
+            "command": self.command,
+            "boots": [
+                {
+                    "boot": boot.trial.label,
+                    "image": boot.trial.drive.image.name,
+                    "firmware": boot.trial.firmware,
+                    "controller": boot.trial.drive.attachment,
+                    "seconds_to_marker": round(boot.seconds, 1),
+                    "seconds_to_answer": round(boot.exchange_seconds, 1) if self.login else None,
+                }
+                for boot in done
+            ],
+        }
+        return json.dumps(told, indent=2) + "\n"
+
+    def _exchanges(self, doc: DataObjectCache) -> tuple[boots.Exchange, ...]:
+        """What is typed after the marker."""
+        if self.login is None:
+            return ()
+        password = password_text(_password_of(doc, self.login, self.name), os.environ)
+        typed = [
+            boots.Exchange(f"{self.login}\n", "assword:"),
+            boots.Exchange(f"{password}\n", self.prompt),
+        ]
+        if self.command is not None and self.answer is not None:
+            typed.append(boots.Exchange(f"{self.command}\n", self.answer))
+        return tuple(typed)
+
+    def _firmware(self, doc: DataObjectCache) -> tuple[Firmware, ...]:
+        kinds: tuple[Firmware, ...] = ("bios", "uefi")
+        return self.firmware or tuple(kind for kind in kinds if kind in firmware(doc))
+
+    def _controllers(self, doc: DataObjectCache) -> tuple[Controller, ...]:
+        described = machine_of(doc, self.name).get_children(class_type=VmController)
+        return self.controllers or (described[0].type if described else "virtio",)
+
+    def _memory_mb(self, doc: DataObjectCache) -> int:
+        described = machine_of(doc, self.name).memory
+        default = size_bytes(described) >> 20 if described else _DEFAULT_MEMORY_MB
+        return default if self.memory_mb is None else self.memory_mb
+
+    def _cpus(self, doc: DataObjectCache) -> int:
+        return (machine_of(doc, self.name).cpus or 1) if self.cpus is None else self.cpus
+
+    def _side_by_side(self) -> int:
+        return (os.cpu_count() or 1) if self.side_by_side is None else self.side_by_side
+
+
+def _matrix(
+    images: Sequence[str],
+    kinds: Sequence[Firmware],
+    controllers: Sequence[Controller],
+    matrix: Literal["economical", "full"],
+) -> Iterator[tuple[str, Firmware, Controller]]:
+    """Which image is booted with which firmware on which controller."""
+    if matrix == "full":
+        yield from itertools.product(images, kinds, controllers)
+        return
+    pairs = list(itertools.product(images, kinds))
+    for number in range(max(len(pairs), len(controllers))):
+        # Each round begins one further, so that a kind of firmware does not always meet the same one.
+        turn = number + number // len(controllers)
+        yield (*pairs[number % len(pairs)], controllers[turn % len(controllers)])
+
+
+def _readable(hypervisor: Hypervisor, kind: str) -> bool:
+    described = format_of_kind(kind)
+    return described is not None and described.driver in hypervisor.formats
+
+
+def _drive(kind: str, path: Path, controller: Controller, sector_size: int) -> Drive:
+    """The image as the guest sees it."""
+    described = format_of_kind(kind)
+    assert described is not None
+    offset, length = 0, None
+    if kind == Image("ova").kind:
+        offset, length = _disk_in(path)
+    return Drive(
+        path,
+        controller,
+        format=described.driver,
+        offset=offset,
+        length=length,
+        sector_size=sector_size,
+    )
+
+
+def _disk_in(ova: Path) -> tuple[int, int]:
+    """Where in an OVA its disk lies, and its size."""
+    try:
+        with tarfile.open(ova, "r:") as tar:
+            for member in tar:
+                if member.name.endswith(".vmdk"):
+                    return member.offset_data, member.size
+    except tarfile.TarError as error:
+        raise CheckpointError(f"{ova.name} is corrupt: it is no tar", str(error)) from error
+    raise CheckpointError(f"{ova.name} is corrupt: there is no disk in it")
+
+
+def _password_of(doc: DataObjectCache, login: str, checkpoint: str) -> Password:
+    """The password of a user of the manifest. Raises `InvalidManifest` when nobody could type it."""
+    for user in doc.get_descendants(login, class_type=User):
+        password = user.get_first_child(class_type=Password)
+        if password is not None and not password.hashed and not password.locked:
+            return password
+    raise InvalidManifest(
+        f"{checkpoint}: nobody knows the password of {login!r}",
+        "the manifest has no user of that name with a password that is not hashed",
+        f'add <user name="{login}"><password>...</password></user> to a configuration of type user',
+    )
