@@ -3,6 +3,7 @@
 docs/reference/keys.md has the list; this test walks the declared data objects, so neither can forget one.
 """
 
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from lxml import etree
 
-from dcd.manifest.constructors import construct, resolve
+from dcd.manifest.constructors import code_digest, construct, resolve
 from dcd.manifest.data_object import DataObject, Field, OneOf, fields_of
 from dcd.manifest.doc import DataObjectCache, checkpoints_of
 from dcd.manifest.ingredients import ingredients
@@ -31,6 +32,8 @@ EXECUTION = """<execution stop_on_error="true">
 <args>true</args></checkpoint>
 <checkpoint name="menu" mod_path="dcd/checkpoints/boot/menu" checkpoint_class="GrubBootMenu"/>
 <checkpoint name="iso" mod_path="dcd/checkpoints/media/iso" checkpoint_class="CreateISO"/>
+<checkpoint name="disk" mod_path="dcd/checkpoints/vm/create_disk" checkpoint_class="CreateDisk"/>
+<checkpoint name="ova" mod_path="dcd/checkpoints/vm/ova" checkpoint_class="CreateOVA"/>
 </execution>"""
 """A checkpoint that reads its software and configuration, and all that read something else."""
 
@@ -41,6 +44,14 @@ TEXTS = ("64mb", "65mb", "7", "8", "0600", "0644", "alpha", "beta")
 
 NAMED = ("software", "configuration")
 """Elements that belong to a checkpoint by name."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def code_is_read_once() -> Iterator[None]:
+    """The code does not change while the manifest is walked."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dcd.manifest.ingredients.code_digest", functools.cache(code_digest))
+        yield
 
 
 def keys(doc: DataObjectCache) -> list[str]:
