@@ -1,0 +1,158 @@
+"""The virtual machine of the examples, as its users get it: every format held against the raw disk by
+qemu-img, the package opened by tar and sha256sum, and the disks booted by a plain QEMU."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import tarfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.system, pytest.mark.root, pytest.mark.timeout(1200)]
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+DRIVERS = {
+    "debian-vm.qcow2": "qcow2",
+    "debian-vm.vmdk": "vmdk",
+    "debian-vm-monolithicSparse.vmdk": "vmdk",
+    "debian-vm.vdi": "vdi",
+    "debian-vm.vhd": "vpc",
+    "debian-vm.vhdx": "vhdx",
+}
+CHECKED = ("qcow2", "vmdk", "vdi", "vhdx")
+
+BOOTS = (
+    ("debian-vm.qcow2", "bios", ("virtio-blk-pci,drive=disk",)),
+    ("debian-vm.vmdk", "uefi", ("virtio-scsi-pci", "scsi-hd,drive=disk")),
+    ("debian-vm.vdi", "bios", ("ich9-ahci,id=sata", "ide-hd,bus=sata.0,drive=disk")),
+)
+"""An image, firmware, and the devices that it is attached by. The checkpoint itself boots the OVA with UEFI
+from NVMe."""
+
+VERIFICATION = """
+<arg name="marker">${hostname} login:</arg>
+<arg name="timeout_seconds">600</arg>
+<arg name="login">vm</arg>
+<arg name="command">findmnt -no FSTYPE / | tr a-z A-Z</arg>
+<arg name="answer">EXT4</arg>
+<arglist name="formats"><argitem>ova</argitem></arglist>
+<arglist name="firmware"><argitem>uefi</argitem></arglist>
+<arglist name="controllers"><argitem>nvme</argitem></arglist>
+"""
+
+BOOT_SECONDS = 600.0
+MOST_TAKEN = 1.25
+"""How much more than the raw disk an uncompressed format may take."""
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    """The example, whose own verification boots one image and logs in."""
+    copies = tmp_path / "examples"
+    shutil.copytree(EXAMPLES, copies)
+    path = copies / "debian-vm.xml"
+    before, step, after = path.read_text().partition('checkpoint_class="VerifyBoot"')
+    after, count = re.subn(
+        r"<kwargs>.*?</kwargs>", f"<kwargs>{VERIFICATION}</kwargs>", after, count=1, flags=re.DOTALL
+    )
+    assert count == 1
+    path.write_text(before + step + after)
+    return path
+
+
+def test_a_virtual_machine_is_delivered_in_formats_that_others_read_and_boot(
+    cold_daemon: Any, manifest: Path, tmp_path: Path
+) -> None:
+    daemon = cold_daemon.start()
+    build = daemon.submit(manifest)
+    status = daemon.wait(build, "completed", seconds=900)
+    daemon.ctl("artifacts", build, "--verify")
+    assert daemon.leaks() == []
+    files = {artifact["name"]: Path(artifact["path"]) for artifact in status["artifacts"]}
+    raw = files["debian-vm.raw"]
+    assert_all_formats_hold_the_disk(raw, files)
+    assert_the_package_is_sound(files["debian-vm.ova"], raw, tmp_path / "package")
+
+    (booted,) = json.loads(files["verify-boot.json"].read_text())["boots"]
+    assert booted["boot"] == "ova-uefi-nvme"
+    assert booted["seconds_to_answer"] > 0
+    assert "\nEXT4" in files["verify-boot-ova-uefi-nvme.log"].read_text()
+    assert files["verify-boot-ova-uefi-nvme.png"].read_bytes().startswith(b"\x89PNG")
+
+    with ThreadPoolExecutor() as pool:
+        boots = [
+            pool.submit(boots_to_login, files[name], tmp_path / name, firmware, devices)
+            for name, firmware, devices in BOOTS
+        ]
+    assert [boot.result() for boot in boots] == [True] * len(BOOTS)
+    daemon.ctl("artifacts", build, "--verify")
+    assert daemon.stop() == 0
+    assert daemon.leaks() == []
+
+
+def assert_all_formats_hold_the_disk(raw: Path, files: dict[str, Path]) -> None:
+    assert taken(raw) < raw.stat().st_size / 2, "the disk is sparse"
+    for name, driver in DRIVERS.items():
+        image = files[name]
+        compare = ["qemu-img", "compare", "-f", "raw", "-F", driver, raw, image]
+        subprocess.run(compare, check=True)
+        if driver in CHECKED:
+            subprocess.run(["qemu-img", "check", "-f", driver, image], check=True)
+        assert taken(image) < MOST_TAKEN * taken(raw), name
+
+
+def taken(path: Path) -> int:
+    """The bytes that a file takes on its file system."""
+    return path.stat().st_blocks * 512
+
+
+def assert_the_package_is_sound(ova: Path, raw: Path, place: Path) -> None:
+    place.mkdir()
+    subprocess.run(["tar", "xf", ova, "-C", place], check=True)
+    with tarfile.open(ova) as tar:
+        assert tar.getnames() == ["debian-vm.ovf", "debian-vm.mf", "debian-vm-disk1.vmdk"]
+    lines = (place / "debian-vm.mf").read_text().splitlines()
+    sums = [re.sub(r"SHA256\((.*)\)= (.*)", r"\2  \1", line) for line in lines]
+    subprocess.run(
+        ["sha256sum", "--check", "--strict"],
+        cwd=place,
+        input="\n".join(sums),
+        text=True,
+        check=True,
+    )
+    subprocess.run(["qemu-img", "compare", raw, place / "debian-vm-disk1.vmdk"], check=True)
+    shutil.rmtree(place)
+
+
+def boots_to_login(image: Path, directory: Path, firmware: str, devices: tuple[str, ...]) -> bool:
+    """Whether an emulated machine with nothing but the disk comes to the system's login prompt."""
+    directory.mkdir()
+    console = directory / "console.log"
+    command = ["qemu-system-x86_64", "-machine", "q35", "-accel", "tcg", "-cpu", "qemu64"]
+    command += ["-m", "1024", "-nic", "none", "-display", "none", "-no-reboot"]
+    command += ["-serial", f"file:{console}", "-device", "virtio-rng-pci"]
+    if firmware == "uefi":
+        command += ["-bios", "/usr/share/ovmf/OVMF.fd"]
+    command += ["-drive", f"if=none,id=disk,snapshot=on,file={image}"]
+    for device in devices:
+        command += ["-device", device]
+    guest = subprocess.Popen(
+        ["setpriv", "--pdeathsig", "KILL", *command], env={**os.environ, "TMPDIR": str(directory)}
+    )
+    try:
+        deadline = time.monotonic() + BOOT_SECONDS
+        while time.monotonic() < deadline and guest.poll() is None:
+            if console.exists() and b"debian-vm login:" in console.read_bytes():
+                return True
+            time.sleep(0.2)
+        pytest.fail(f"{image.name}, {firmware}: no login prompt\n{console.read_text()[-2000:]}")
+    finally:
+        guest.kill()
+        guest.wait()
