@@ -10,9 +10,7 @@ from collections.abc import Callable, Mapping
 from dcd.platform.iscsi import TARGETS
 from statemachine.errors import DcdError
 
-RELEASE: Mapping[str, Callable[[str], None]] = {
-    target.kind: target.release for target in TARGETS
-}
+RELEASE: Mapping[str, Callable[[str], None]] = {target.kind: target.release for target in TARGETS}
 """Kind of resource to the function that releases one, given its name."""
 
 

@@ -52,9 +52,6 @@ _BRINGING = {
 """The packages that bring GRUB's modules for each firmware, directly or by what they depend on."""
 
 
-_SERIAL = re.compile(r"tty(S|AMA)(?P<unit>[0-9])(,(?P<speed>[0-9]+)[a-z0-9]*)?")
-
-
 @dataclass(frozen=True, slots=True)
 class _Kernel:
     """The image's kernel version and where its initramfs is now."""
@@ -109,15 +106,10 @@ class InstallOffline(Checkpoint):
 
     def check(self, doc: DataObjectCache) -> None:
         check_arguments(doc, self.name, self.kernel_args)
-        if self.serial_console and not _SERIAL.fullmatch(self.serial_console):
-            raise InvalidManifest(
-                f"{self.name}: serial_console {self.serial_console!r} is not a serial line",
-                "",
-                'write, for example, <arg name="serial_console">ttyS0,115200</arg>',
-            )
+        installed.check_serial_console(self.name, self.serial_console)
         layout = _planned(doc)
         if layout is not None:
-            _check_root(layout, self.grow_root)
+            installed.check_root(layout, self.grow_root)
         _check_packages(doc)
 
     def get_progress_estimate(self) -> float:
@@ -128,7 +120,7 @@ class InstallOffline(Checkpoint):
             context.report(Report(message="would install the image onto the disk"))
             return
         disk, layout = recorded_disk(context)
-        _check_root(layout, self.grow_root)
+        installed.check_root(layout, self.grow_root)
         kinds = firmware(context.doc)
         boot_loader.check_packages(context.pkg_image, kinds)
         kernel = _kernel(context)
@@ -158,6 +150,7 @@ class InstallOffline(Checkpoint):
                 make_directory(root, partition.volume.mountpoint)
         installed.write_fstab(root, layout, self.grow_root)
         if self.grow_root:
+            installed.check_growth(root)
             installed.grow_root(root, layout)
         remove_identity(root)
         installed.renew_host_keys(root)
@@ -169,7 +162,7 @@ class InstallOffline(Checkpoint):
         root = boot_loader.place_of(layout, "/").partition
         boot = boot_loader.place_of(layout, "/boot")
         assert root.volume is not None
-        serial = _SERIAL.fullmatch(self.serial_console)
+        serial = installed.SERIAL_CONSOLE.fullmatch(self.serial_console)
         consoles = f"console=tty0 console={self.serial_console}" if serial else ""
         before = f"root=UUID={root.volume.uuid} ro"
         mods, title = boot_mods(context.doc), menu_title(context)
@@ -199,24 +192,6 @@ def _planned(doc: DataObjectCache) -> DiskLayout | None:
         return disk_layout(doc)
     except InvalidManifest:
         return None
-
-
-def _check_root(layout: DiskLayout, grow: bool) -> None:
-    """Whether the image can be installed to the root, and this can grow. Raises `InvalidManifest`."""
-    root = layout.mounted_at("/")
-    if root is None:
-        raise InvalidManifest(
-            "the disk has no root file system that the image could be installed to",
-            "a ZFS root is installed by a guest only",
-            'give a partition <format type="ext4" mountpoint="/"/>, or use InstallISCSI',
-        )
-    last = max(layout.partitions, key=lambda partition: partition.start)
-    if grow and last is not root:
-        raise InvalidManifest(
-            f"the root cannot grow: partition {last.number} is behind it",
-            f"the root is partition {root.number}",
-            'put the root last on the disk, or write <arg name="grow_root">false</arg>',
-        )
 
 
 def _check_packages(doc: DataObjectCache) -> None:

@@ -4,13 +4,17 @@ Each function changes the image area alone. Source: fstab(5), repart.d(5), syste
 systemd.mount(5) for x-systemd.growfs, ssh-keygen(1), cloud-init's documentation of NoCloud.
 """
 
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from dcd.checkpoints.vm.disk import DiskLayout, DiskPartition
 from dcd.platform.inside import entry, exists, make_directory, read, resolve, write
-from statemachine.errors import CheckpointError
+from statemachine.errors import CheckpointError, InvalidManifest
+
+SERIAL_CONSOLE = re.compile(r"tty(S|AMA)(?P<unit>[0-9])(,(?P<speed>[0-9]+)[a-z0-9]*)?")
+"""What may be the console of an installed system, as in the kernel's argument `console`."""
 
 _HOST_KEYS = """\
 [Unit]
@@ -27,6 +31,34 @@ _NO_CLOUD = """\
 # The data comes from a volume named CIDATA or a configuration drive, where there is one.
 datasource_list: [NoCloud, ConfigDrive, None]
 """
+
+
+def check_root(layout: DiskLayout, grow: bool) -> None:
+    """Whether the image can be installed to the root, and this can grow. Raises `InvalidManifest`."""
+    root = layout.mounted_at("/")
+    if root is None:
+        raise InvalidManifest(
+            "the disk has no root file system that the image could be installed to",
+            "none of its partitions is mounted at /; a ZFS root cannot be installed to yet",
+            'give a partition <format type="ext4" mountpoint="/"/>',
+        )
+    last = max(layout.partitions, key=lambda partition: partition.start)
+    if grow and last is not root:
+        raise InvalidManifest(
+            f"the root cannot grow: partition {last.number} is behind it",
+            f"the root is partition {root.number}",
+            'put the root last on the disk, or write <arg name="grow_root">false</arg>',
+        )
+
+
+def check_serial_console(checkpoint: str, console: str) -> None:
+    """Raise `InvalidManifest` for what is neither a serial line nor empty."""
+    if console and not SERIAL_CONSOLE.fullmatch(console):
+        raise InvalidManifest(
+            f"{checkpoint}: serial_console {console!r} is not a serial line",
+            "",
+            'write, for example, <arg name="serial_console">ttyS0,115200</arg>',
+        )
 
 
 def write_fstab(root: Path, layout: DiskLayout, grow_root: bool) -> None:
@@ -65,9 +97,8 @@ def _fstab_line(partition: DiskPartition, grow_root: bool) -> str:
     return f"UUID={volume.uuid} {escaped} {volume.type} {options} 0 {check}"
 
 
-def grow_root(root: Path, layout: DiskLayout) -> None:
-    """Let the root partition take the rest of the disk whenever the system starts. Raises
-    `CheckpointError` when the image cannot."""
+def check_growth(root: Path) -> None:
+    """Raise `CheckpointError` when the image cannot grow its root."""
     if not any(exists(root, f"{at}/systemd-repart") for at in ("usr/bin", "bin")):
         raise CheckpointError(
             "the image cannot grow its root",
@@ -75,6 +106,10 @@ def grow_root(root: Path, layout: DiskLayout) -> None:
             "add the package systemd-repart (in Debian 12: systemd) to the transfer, or write "
             '<arg name="grow_root">false</arg>',
         )
+
+
+def grow_root(root: Path, layout: DiskLayout) -> None:
+    """Let the root partition take the rest of the disk whenever the system starts."""
     mounted = layout.mounted_at("/")
     assert mounted is not None
     # systemd-repart takes the first of its files for the first partition of that type, and so on.
@@ -113,12 +148,17 @@ def renew_host_keys(root: Path) -> None:
     for key in resolve(root, "etc/ssh").glob("ssh_host_*"):
         key.unlink()
     if exists(root, "usr/sbin/sshd"):
-        write(root, f"etc/systemd/system/{_HOST_KEYS_UNIT}", _HOST_KEYS)
-        for wanting in ("ssh.service", "ssh.socket"):
-            directory = make_directory(root, f"etc/systemd/system/{wanting}.wants")
-            link = directory / _HOST_KEYS_UNIT
-            link.unlink(missing_ok=True)
-            link.symlink_to(f"/etc/systemd/system/{_HOST_KEYS_UNIT}")
+        make_host_keys(root)
+
+
+def make_host_keys(root: Path) -> None:
+    """Let each machine make the SSH host keys that it lacks before its server starts."""
+    write(root, f"etc/systemd/system/{_HOST_KEYS_UNIT}", _HOST_KEYS)
+    for wanting in ("ssh.service", "ssh.socket"):
+        directory = make_directory(root, f"etc/systemd/system/{wanting}.wants")
+        link = directory / _HOST_KEYS_UNIT
+        link.unlink(missing_ok=True)
+        link.symlink_to(f"/etc/systemd/system/{_HOST_KEYS_UNIT}")
 
 
 def arrange_cloud_init(root: Path, wanted: bool) -> None:

@@ -1,0 +1,100 @@
+"""The answers to an unattended installation, on a small medium that the installer finds by its label.
+
+They say how the disk is laid out, ids and all, and bring what makes the system that is put on it one that
+starts from it: fstab, the boot menu's settings. What each file is, is in
+`dcd.checkpoints.image.installer_script`.
+Source: sfdisk(8), "Script headers" and "Named-fields format".
+"""
+
+import shlex
+import tarfile
+from collections.abc import Collection, Mapping
+from pathlib import Path, PurePosixPath
+
+from dcd.checkpoints.image.installer_script import LABEL
+from dcd.checkpoints.interface import Context
+from dcd.checkpoints.vm.disk import DiskLayout, DiskPartition
+from dcd.checkpoints.vm.layout import ESP
+
+TOOLS = ("xorriso",)
+
+
+def make_answers(
+    context: Context, layout: DiskLayout, variables: Mapping[str, str], files: Path, result: Path
+) -> None:
+    """Make the medium. `variables` are those of the shell, `files` is the tree that is put over the installed
+    system."""
+    directory = context.tmp / "answers"
+    directory.mkdir()
+    (directory / "answers").write_text(
+        "".join(f"{name}={shlex.quote(value)}\n" for name, value in variables.items()), "utf-8"
+    )
+    (directory / "partitions").write_text(sfdisk_script(layout), "utf-8")
+    (directory / "volumes").write_text(volumes_table(layout), "utf-8")
+    with tarfile.open(directory / "files.tar", "w") as archive:
+        for entry in sorted(files.rglob("*")):
+            archive.add(entry, str(entry.relative_to(files)), recursive=False)
+    context.run(
+        [
+            *("xorriso", "-no_rc", "-as", "mkisofs", "-quiet", "-r"),
+            *("-V", LABEL, "-o", result, directory),
+        ]
+    )
+
+
+def sfdisk_script(layout: DiskLayout) -> str:
+    """What sfdisk makes the partition table from."""
+    lines = [
+        "label: gpt",
+        f"label-id: {layout.uuid.upper()}",
+        "unit: sectors",
+        "",
+    ]
+    for one in layout.partitions:
+        fields = {
+            "start": str(one.start // layout.sector_size),
+            "size": str(one.size // layout.sector_size),
+            "type": one.type.upper(),
+            "uuid": one.uuid.upper(),
+            **({"name": f'"{_escaped(one.label)}"'} if one.label else {}),
+        }
+        described = ", ".join(f"{name}={value}" for name, value in fields.items())
+        lines.append(f"{one.number} : {described}")
+    return "\n".join(lines) + "\n"
+
+
+def volumes_table(layout: DiskLayout) -> str:
+    """The volumes, a line each, outer mount points before those in them."""
+    lines = []
+    for one in sorted(layout.partitions, key=_depth):
+        if (volume := one.volume) is not None:
+            fields = (str(one.number), volume.type, volume.uuid, volume.label, volume.mountpoint)
+            lines.append("\t".join(field or "-" for field in fields))
+    return "\n".join(lines) + "\n"
+
+
+def esp_mountpoint(layout: DiskLayout) -> str:
+    """Where the EFI system partition is mounted; empty where there is none or it is not."""
+    for one in layout.partitions:
+        if one.type == ESP and one.volume is not None and one.volume.mountpoint is not None:
+            return one.volume.mountpoint
+    return ""
+
+
+def installer_packages(layout: DiskLayout, firmware: Collection[str]) -> tuple[str, ...]:
+    """The Debian packages beside those of the installer itself that this layout needs in the medium."""
+    makers = {"vfat": "dosfstools", "xfs": "xfsprogs", "btrfs": "btrfs-progs"}
+    loaders = {"bios": "grub-pc-bin", "uefi": "grub-efi-amd64-bin"}
+    kinds = [one.volume.type for one in layout.partitions if one.volume is not None]
+    wanted = [makers[kind] for kind in kinds if kind in makers]
+    return tuple(dict.fromkeys([*wanted, *(loaders[kind] for kind in sorted(firmware))]))
+
+
+def _depth(partition: DiskPartition) -> tuple[int, int]:
+    mountpoint = partition.volume.mountpoint if partition.volume else None
+    depth = len(PurePosixPath(mountpoint).parts) if mountpoint else 99
+    return depth, partition.number
+
+
+def _escaped(label: str) -> str:
+    return "".join(f"\\x{ord(c):02x}" if c in '"\\' else c for c in label)

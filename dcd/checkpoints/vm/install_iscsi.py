@@ -1,0 +1,260 @@
+"""`InstallISCSI`: a guest installs the system onto the disk, which it sees through an iSCSI target.
+
+The disk is made blank and served to one guest; the guest boots an installer medium, which finds answers
+made from the disk's layout on a drive of its own, installs without asking, and switches itself off. The
+serial console tells how far it is; success is a word that only an installer that read the answers knows,
+printed after all the rest. Then the disk itself is asked whether it holds what it should.
+
+Target and guest never outlive the attempt: the target is in the event log before it exists, and whatever
+interrupts this, the next attempt begins with a blank disk on the layer before.
+"""
+
+import re
+import secrets
+import shlex
+import shutil
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal
+
+from dcd.checkpoints import boots
+from dcd.checkpoints.areas import captured_file
+from dcd.checkpoints.boot.menu import (
+    DEFAULT_TIMEOUT_SECONDS,
+    boot_mods,
+    check_arguments,
+    menu_title,
+)
+from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
+from dcd.checkpoints.media.deliver import recorded_medium
+from dcd.checkpoints.vm import answers, installed, installed_disk
+from dcd.checkpoints.vm.create_disk import LAYOUT_READS
+from dcd.checkpoints.vm.disk import DiskLayout, recorded_disk
+from dcd.checkpoints.vm.installation import SUCCESS, follow
+from dcd.checkpoints.vm.layout import disk_layout, firmware
+from dcd.manifest.doc import DataObjectCache
+from dcd.manifest.objects.distro import VmController
+from dcd.manifest.values import InputPath
+from dcd.platform.hypervisor import (
+    Attachment,
+    Drive,
+    Firmware,
+    GuestSpec,
+    GuestTrouble,
+    NetworkDisk,
+    Qemu,
+    tools_of,
+)
+from dcd.platform.iscsi import Comstar, Export, Lio, Target, Tgt, target_name
+from statemachine.errors import CheckpointError, InvalidManifest
+
+TargetName = Literal["auto", "tgt", "lio", "comstar"]
+
+_TARGETS: dict[str, type[Target]] = {"tgt": Tgt, "lio": Lio, "comstar": Comstar}
+_DISK_SERIAL = "dcd-disk"
+_HOST_NAME = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_GIB = 1 << 30
+
+
+class InstallISCSI(Checkpoint):
+    """Install onto the disk of `CreateDisk` from an installer medium, in a guest.
+
+    `medium` is an ISO with an unattended installer (see `DebianInstaller`); by default the one that a
+    checkpoint before has made. `target` `auto` is tgt on Linux and comstar on illumos; lio and comstar
+    were never run on the real thing. `firmware` is what the guest boots the medium with, `memory_mb` and
+    `cpus` are the guest's, `timeout_seconds` is the limit for all of it. `accelerator` `auto` is KVM if a
+    tiny guest proves that it works here, else emulation (`tcg`). The installed system gets the kernel
+    arguments `kernel_args` and the console `serial_console` (empty: none), and the name `hostname`, by
+    default the live system's. `grow_root` lets the root partition, which must then be the last on the disk,
+    take the rest of a larger disk whenever the system starts.
+    """
+
+    DESCRIPTION = "Install onto the disk through iSCSI, in a guest"
+    READS = (*LAYOUT_READS, "//vm_im", "//boot_mods")
+    TOOLS = (
+        *tools_of("qemu", uefi=True),
+        "qemu-block-extra",
+        *(tool for target in _TARGETS.values() for tool in target.tools),
+        *answers.TOOLS,
+        *installed_disk.TOOLS,
+    )
+
+    def __init__(
+        self,
+        name: str,
+        medium: InputPath | None = None,
+        target: TargetName = "auto",
+        firmware: Firmware = "bios",
+        memory_mb: int = 1024,
+        cpus: int = 1,
+        timeout_seconds: float = 1800.0,
+        accelerator: boots.AcceleratorName = "auto",
+        kernel_args: str = "quiet",
+        serial_console: str = "ttyS0,115200",
+        hostname: str | None = None,
+        grow_root: bool = True,
+    ) -> None:
+        super().__init__(name)
+        self.medium = medium
+        self.target = target
+        self.firmware = firmware
+        self.memory_mb = memory_mb
+        self.cpus = cpus
+        self.timeout_seconds = timeout_seconds
+        self.accelerator = accelerator
+        self.kernel_args = kernel_args
+        self.serial_console = serial_console
+        self.hostname = hostname
+        self.grow_root = grow_root
+        self._stop = threading.Event()
+
+    def needs(self, doc: DataObjectCache) -> Needs:
+        tools = (
+            *tools_of("qemu", uefi=self.firmware == "uefi"),
+            *("qemu-block-extra", *self._target().tools),
+            *(*answers.TOOLS, *installed_disk.TOOLS),
+        )
+        return Needs(tools=tools, disk_bytes=2 * _GIB)
+
+    def check(self, doc: DataObjectCache) -> None:
+        boots.check_conditions(self.name, SUCCESS, self.timeout_seconds, self.memory_mb, self.cpus)
+        check_arguments(doc, self.name, self.kernel_args)
+        installed.check_serial_console(self.name, self.serial_console)
+        if self.hostname is not None and not re.fullmatch(_HOST_NAME, self.hostname):
+            raise InvalidManifest(
+                f"{self.name}: hostname {self.hostname!r} is not a host name",
+                "",
+                'write, for example, <arg name="hostname">box</arg>',
+            )
+        self._check_layout(disk_layout(doc), doc)
+
+    def get_progress_estimate(self) -> float:
+        return 240.0
+
+    def cancel(self) -> None:
+        self._stop.set()
+
+    def execute(self, context: Context, dry_run: bool = False) -> None:
+        if dry_run:
+            context.report(Report(message="would install onto the disk, in a guest"))
+            return
+        disk, layout = recorded_disk(context)
+        self._check_layout(layout, context.doc)
+        medium = self._medium(context)
+        token = secrets.token_hex(8)
+        drive = self._answers(context, layout, token)
+        _make_blank(disk, layout.size)
+        kind, name = self._target(), target_name(context.attempt)
+        context.claim(kind.kind, name)
+        with kind(context.tmp / "target").export(disk, name) as export:
+            self._install(context, medium, drive, export, layout, token)
+        context.report(Report(0.96, "looking at the disk"))
+        installed_disk.check_disk(context, disk, layout)
+        used = disk.stat().st_blocks * 512 >> 20
+        context.report(Report(1.0, f"{disk.name}: {used} MiB of {layout.size >> 20} used"))
+
+    def _install(
+        self,
+        context: Context,
+        medium: Path,
+        drive: Path,
+        export: Export,
+        layout: DiskLayout,
+        token: str,
+    ) -> None:
+        accelerator = boots.accelerator_for("qemu", self.accelerator)
+        disk = NetworkDisk(export, _attachment(context.doc), _DISK_SERIAL, layout.sector_size)
+        spec = GuestSpec(
+            name=self.name,
+            firmware=self.firmware,
+            accelerator=accelerator,
+            memory_mb=self.memory_mb,
+            cpus=self.cpus,
+            drives=(Drive(medium, "cdrom"), Drive(drive, "cdrom")),
+            console_log=context.evidence / f"{self.name}.log",
+            network_disks=(disk,),
+        )
+        context.report(Report(0.0, f"booting {medium.name} under {accelerator.upper()}"))
+        directory = context.tmp / "guest"
+        picture = context.evidence / f"{self.name}.png"
+        try:
+            with Qemu(context.environment).guest(spec, directory) as guest:
+                try:
+                    follow(context, guest, token, self.timeout_seconds, self._stop.is_set)
+                except GuestTrouble:
+                    # The picture is evidence; a guest that has ended has none.
+                    with suppress(CheckpointError):
+                        guest.screenshot(picture)
+                    raise
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+
+    def _check_layout(self, layout: DiskLayout, doc: DataObjectCache) -> None:
+        installed.check_root(layout, self.grow_root)
+        if "uefi" in firmware(doc) and not answers.esp_mountpoint(layout):
+            raise InvalidManifest(
+                f"{self.name}: the EFI system partition is mounted nowhere",
+                "the installer puts the boot loader there",
+                'write <format type="vfat" mountpoint="/boot/efi"/>',
+            )
+
+    def _medium(self, context: Context) -> Path:
+        if self.medium is not None:
+            return captured_file(context.inputs, str(self.medium))
+        medium = recorded_medium(context, "iso")
+        if medium is None:
+            raise CheckpointError(
+                "there is no medium to install from",
+                "no checkpoint before has made one",
+                "run a checkpoint that makes an ISO (CreateISO) before, or name one: "
+                '<arg name="medium">installer.iso</arg>',
+            )
+        return medium
+
+    def _target(self) -> type[Target]:
+        usual = "comstar" if sys.platform.startswith("sunos") else "tgt"
+        return _TARGETS[usual if self.target == "auto" else self.target]
+
+    def _answers(self, context: Context, layout: DiskLayout, token: str) -> Path:
+        """The drive with the answers."""
+        files = context.tmp / "files"
+        files.mkdir()
+        installed.write_fstab(files, layout, self.grow_root)
+        if self.grow_root:
+            installed.grow_root(files, layout)
+        installed.make_host_keys(files)
+        serial = installed.SERIAL_CONSOLE.fullmatch(self.serial_console)
+        consoles = ["console=tty0", f"console={self.serial_console}"] if serial else []
+        mods = boot_mods(context.doc)
+        installed.write_menu_settings(
+            files,
+            menu_title(context),
+            DEFAULT_TIMEOUT_SECONDS if mods.timeout is None else mods.timeout,
+            [*shlex.split(self.kernel_args), *consoles],
+            int(serial["unit"]) if serial else None,
+        )
+        drive = context.tmp / "answers.iso"
+        variables = {
+            "token": token,
+            "disk": _DISK_SERIAL,
+            "firmware": " ".join(sorted(firmware(context.doc))),
+            "esp": answers.esp_mountpoint(layout),
+            "hostname": self.hostname or "",
+        }
+        answers.make_answers(context, layout, variables, files, drive)
+        return drive
+
+
+def _attachment(doc: DataObjectCache) -> Attachment:
+    """The controller of the guest's disk: the machine's first."""
+    found = doc.volatile.get_descendants(None, VmController, max_count=1)
+    return found[0].type if found else "virtio"
+
+
+def _make_blank(disk: Path, size_bytes: int) -> None:
+    """A new file, so that the layer before is not read, and what is in it then is the installer's work."""
+    disk.unlink()
+    with disk.open("xb") as file:
+        file.truncate(size_bytes)

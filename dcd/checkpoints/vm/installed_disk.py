@@ -1,0 +1,68 @@
+"""Whether a disk holds what an installation was to put there: asked of the disk, not of the installer.
+
+The disk was blank, so what is on it is the installation's work. Source: blkid(8), low-level probing.
+"""
+
+from pathlib import Path
+
+from dcd.checkpoints.interface import Context
+from dcd.checkpoints.vm import gpt, mounted
+from dcd.checkpoints.vm.boot_loader import place_of
+from dcd.checkpoints.vm.disk import DiskLayout, DiskPartition
+from dcd.platform.inside import resolve
+from dcd.platform.process import ToolFailed
+from statemachine.errors import CheckpointError
+
+TOOLS = ("blkid", *mounted.TOOLS)
+
+_NOTHING_FOUND = 2
+_SYSTEM = ("etc/fstab", "boot/grub/grub.cfg", "sbin/init")
+"""What a system that starts by itself has, whatever it is."""
+
+
+def check_disk(context: Context, disk: Path, layout: DiskLayout) -> None:
+    """Raise `CheckpointError` when the disk is not divided as the layout says, a file system is not the one
+    that it names, or there is no system in them."""
+    with disk.open("rb") as file:
+        for at, content in gpt.table(layout)[2:3]:
+            file.seek(at)
+            if file.read(len(content)) != content:
+                raise _wrong("it is not divided as its layout says")
+    for partition in layout.partitions:
+        _check_volume(context, disk, partition)
+    place_of(layout, "/")
+    try:
+        with mounted.mounted(context, disk, layout, read_only=True) as root:
+            for name in _SYSTEM:
+                file_there = resolve(root, name)
+                if not file_there.is_file() or not file_there.stat().st_size:
+                    raise _wrong(f"there is no /{name} on it")
+    except ToolFailed as error:
+        raise _wrong(f"its file systems cannot be read: {error.output}") from error
+
+
+def _check_volume(context: Context, disk: Path, partition: DiskPartition) -> None:
+    volume = partition.volume
+    if volume is None:
+        return
+    place = ("--offset", str(partition.start), "--size", str(partition.size))
+    found = context.run(
+        ["blkid", "--probe", "--output", "export", *place, disk],
+        capture=True,
+        ok=(0, _NOTHING_FOUND),
+    ).stdout
+    fields = dict(line.split("=", 1) for line in found.splitlines() if "=" in line)
+    if (fields.get("TYPE"), fields.get("UUID", "").lower()) != (volume.type, volume.uuid.lower()):
+        there = f"{fields['TYPE']} {fields.get('UUID', '')}" if "TYPE" in fields else "nothing"
+        raise _wrong(
+            f"partition {partition.number} was to hold {volume.type} {volume.uuid} and holds {there}"
+        )
+
+
+def _wrong(what: str) -> CheckpointError:
+    return CheckpointError(
+        "the installation said that it succeeded, but the disk does not hold what it should",
+        what,
+        "the installer on the medium installed onto something else, or not as its answers say:"
+        " the console log in the evidence shows what it did",
+    )
