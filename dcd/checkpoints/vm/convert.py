@@ -40,7 +40,7 @@ class Convert(Checkpoint):
     """
 
     DESCRIPTION = "Convert the disk to the formats it is delivered in"
-    READS = ("//vm_im", "//distro.name", "//distro.add_timestamp")
+    READS = ("//vm_format", "//distro.name", "//distro.add_timestamp")
     TOOLS = TOOLS
 
     def __init__(
