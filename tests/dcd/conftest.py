@@ -2,7 +2,9 @@
 packages, served on the loopback interface), and a disk that boots (a program of one sector)."""
 
 import base64
+import ctypes
 import hashlib
+import os
 import subprocess
 import threading
 from collections import Counter
@@ -12,6 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+
+from dcd.worker.attempt import _raise_loopback
 
 
 @dataclass
@@ -147,3 +151,20 @@ def boot_disk(tmp_path: Path) -> Callable[[bytes, str], Path]:
         return disk
 
     return make
+
+
+@pytest.fixture
+def own_network() -> Iterator[None]:
+    """A network namespace of this thread's own, with a loopback interface, as a worker has one."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    new_network = 0x40000000
+    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    if libc.unshare(new_network) != 0:
+        os.close(before)
+        pytest.skip("no right to make a network namespace")
+    try:
+        _raise_loopback()
+        yield
+    finally:
+        assert libc.setns(before, new_network) == 0
+        os.close(before)

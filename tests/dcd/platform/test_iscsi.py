@@ -4,12 +4,10 @@ tgtd is real, in a network namespace of its own. The kernel's target and COMSTAR
 take their place at the boundary, configfs's directories and the two programs of illumos.
 """
 
-import ctypes
-import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,30 +18,12 @@ from dcd.platform.hypervisor import ConsoleText, GuestSpec, NetworkDisk, Qemu, w
 from dcd.platform.iscsi import TARGETS, Comstar, Export, Lio, Tgt, target_name
 from dcd.platform.resources import RELEASE, release
 from dcd.platform.tools import missing
-from dcd.worker.attempt import _raise_loopback
 from statemachine.errors import CheckpointError, DcdError, Unprepared
 
 BootDisk = Callable[[bytes, str], Path]
 
 NAME = target_name("0123456789abcdef:aaaaaaaaaa:install:1")
 PATTERN = b"written through iSCSI".ljust(512, b".")
-
-
-@pytest.fixture
-def own_network() -> Iterator[None]:
-    """A network namespace of this thread's own, with a loopback interface, as a worker has one."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    new_network = 0x40000000
-    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-    if libc.unshare(new_network) != 0:
-        os.close(before)
-        pytest.skip("no right to make a network namespace")
-    try:
-        _raise_loopback()
-        yield
-    finally:
-        assert libc.setns(before, new_network) == 0
-        os.close(before)
 
 
 @pytest.fixture
