@@ -47,6 +47,7 @@ TOOLS: dict[str, Tool] = {
     "debian-archive-keyring": Tool(
         "/usr/share/keyrings/debian-archive-keyring.gpg", "debian-archive-keyring", None
     ),
+    "debugfs": Tool("debugfs", "e2fsprogs", ("-V",)),
     "dpkg-query": Tool("dpkg-query", "dpkg"),
     "grub-bios": Tool("/usr/lib/grub/i386-pc/moddep.lst", "grub-pc-bin", None),
     "grub-efi": Tool("/usr/lib/grub/x86_64-efi/moddep.lst", "grub-efi-amd64-bin", None),
@@ -94,7 +95,9 @@ ELSEWHERE = {
     "VBoxManage": _VIRTUALBOX,
     "bhyve": _BHYVE,
     "bhyvectl": _BHYVE,
+    "itadm": 'COMSTAR belongs to illumos distributions: use target "tgt" elsewhere',
     "pkg": "pkg(7) belongs to illumos distributions: build IPS images on one of these",
+    "stmfadm": 'COMSTAR belongs to illumos distributions: use target "tgt" elsewhere',
 }
 """Programs that no package of Debian brings, and what to do when they are missing."""
 
