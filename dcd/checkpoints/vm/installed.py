@@ -130,7 +130,8 @@ def write_menu_settings(
     settings = {
         "GRUB_DEFAULT": "0",
         "GRUB_TIMEOUT": str(timeout),
-        "GRUB_DISTRIBUTOR": title,
+        # GNU/Linux is added to it.
+        "GRUB_DISTRIBUTOR": title.partition(" GNU/Linux")[0],
         "GRUB_CMDLINE_LINUX_DEFAULT": "",
         "GRUB_CMDLINE_LINUX": shlex.join(arguments),
     }

@@ -34,11 +34,15 @@ _EXT4_FEATURES = (
     "large_file,huge_file,dir_nlink,extra_isize,metadata_csum"
 )
 _GIB = 1 << 30
+_MBR_TABLE = range(446, 510)
+"""Where a table of partitions is in a first sector."""
+_FAT32_COPY = 6
+"""The sector with the copy of the first."""
 _FAT_CLUSTERS = ((260 << 20, 512), (8 * _GIB, 4096), (16 * _GIB, 8192), (32 * _GIB, 16384))
 _LARGEST_FAT_CLUSTER = 32768
 
 VOLUME_TOOLS: dict[FileSystem, tuple[str, ...]] = {
-    "ext4": ("mke2fs",),
+    "ext4": ("mke2fs", "debugfs"),
     "vfat": ("mformat", "mcopy"),
     "xfs": ("mkfs.xfs",),
     "btrfs": ("mkfs.btrfs",),
@@ -101,12 +105,42 @@ def _ext4(context: Context, place: Place, tree: Path | None) -> None:
         ],
         env={"E2FSPROGS_FAKE_TIME": str(place.epoch)},
     )
+    if tree is not None:
+        _copy_root(context, place, tree)
+
+
+def _copy_root(context: Context, place: Place, tree: Path) -> None:
+    """Give the root directory what the tree's own has: mke2fs -d (1.47) does so only for what is below."""
+    status = tree.stat()
+    fields = {"mode": f"0{status.st_mode:o}", "uid": status.st_uid, "gid": status.st_gid}
+    fields |= dict.fromkeys(("atime", "ctime", "mtime"), f"@{int(status.st_mtime)}")
+    requests = [f"set_inode_field <2> {field} {value}" for field, value in fields.items()]
+    for number, attribute in enumerate(os.listxattr(tree)):
+        value = context.tmp / f"attribute-{place.partition.number}-{number}"
+        value.write_bytes(os.getxattr(tree, attribute))
+        requests.append(f'ea_set -f "{value}" <2> "{attribute}"')
+    script = context.tmp / f"root-{place.partition.number}"
+    script.write_text("".join(f"{request}\n" for request in requests), "utf-8")
+    # Its exit status says nothing of what its requests came to: it tells on lines of their own.
+    lines: list[str] = []
+    context.run(
+        ["debugfs", "-w", "-f", script, f"{place.disk}?offset={place.partition.start}"],
+        env={"E2FSPROGS_FAKE_TIME": str(place.epoch)},
+        on_line=lines.append,
+    )
+    said = [line for line in lines if not line.startswith(("debugfs:", "debugfs 1."))]
+    if any(said):
+        raise CheckpointError(
+            f"the root directory of {place.volume.mountpoint} cannot be made as in the image",
+            "\n".join(said),
+        )
 
 
 def _vfat(context: Context, place: Place, tree: Path | None) -> None:
     volume, partition, sector = place.volume, place.partition, place.layout.sector_size
     target = f"{place.disk}@@{partition.start}"
     env = {"SOURCE_DATE_EPOCH": str(place.epoch)}
+    fat32 = partition.size >= least_fat32_bytes(sector)
     cluster = next((c for most, c in _FAT_CLUSTERS if partition.size <= most), _LARGEST_FAT_CLUSTER)
     context.run(
         [
@@ -115,11 +149,17 @@ def _vfat(context: Context, place: Place, tree: Path | None) -> None:
             *("-h", "255", "-s", "63", "-c", str(max(1, cluster // sector))),
             *("-N", volume.uuid.replace("-", "")),
             *(("-v", volume.label) if volume.label else ()),
-            *(("-F",) if partition.size >= least_fat32_bytes(sector) else ()),
+            *(("-F",) if fat32 else ()),
             "::",
         ],
         env=env,
     )
+    with place.disk.open("r+b") as disk:
+        # mformat describes the file system in a table of partitions too, as on a stick without one; in
+        # a partition that is taken for partitions inside it.
+        for first in (0, _FAT32_COPY) if fat32 else (0,):
+            disk.seek(partition.start + first * sector + _MBR_TABLE.start)
+            disk.write(bytes(len(_MBR_TABLE)))
     if tree is not None:
         _fill_vfat(context, target, tree, env)
 
