@@ -38,6 +38,8 @@ Before=serial-getty@{CONSOLE}.service
 
 [Service]
 Type=oneshot
+# No other service gets a copy of what is mounted here, which would keep it mounted to the very end.
+PrivateMounts=yes
 ExecStart=/{SCRIPT_PATH}
 """
 

@@ -73,12 +73,14 @@ class InstallISCSI(Checkpoint):
 
     DESCRIPTION = "Install onto the disk through iSCSI, in a guest"
     READS = (*LAYOUT_READS, "//vm_im", "//boot_mods")
-    TOOLS = (
-        *tools_of("qemu", uefi=True),
-        "qemu-block-extra",
-        *(tool for target in _TARGETS.values() for tool in target.tools),
-        *answers.TOOLS,
-        *installed_disk.TOOLS,
+    TOOLS = tuple(
+        dict.fromkeys(
+            (
+                *(*tools_of("qemu", uefi=True), "qemu-block-extra"),
+                *(tool for target in _TARGETS.values() for tool in target.tools),
+                *(*answers.TOOLS, *installed_disk.TOOLS),
+            )
+        )
     )
 
     def __init__(
