@@ -1,0 +1,153 @@
+"""A virtual machine that is installed through iSCSI: by a daemon that is killed in the middle of the
+installation and goes on, and booted by a plain QEMU.
+
+The processes of an attempt are known by the PID namespace that they are in.
+"""
+
+import hashlib
+import re
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dcd.worker.recover import leftover_workers
+
+pytestmark = [pytest.mark.system, pytest.mark.root, pytest.mark.timeout(2400)]
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SMALL = ("--set", "kernel=linux-image-cloud-amd64", "--set", "disk_size=1gb")
+BOOT_SECONDS = 600.0
+GONE_SECONDS = 10.0
+
+
+def test_an_installation_is_killed_in_its_middle_goes_on_and_the_result_boots(
+    cold_daemon: Any, tmp_path: Path
+) -> None:
+    shutil.copytree(EXAMPLES, tmp_path / "examples")
+    daemon = cold_daemon.start()
+    manifest = tmp_path / "examples/debian-vm-iscsi.xml"
+    build = daemon.submit(manifest, *SMALL, "--pause-before", "verify-boot")
+
+    log = daemon.state_dir / f"logs/{build}/install-iscsi.1.log"
+    wait_until(
+        lambda: log.exists() and "# making file systems" in log.read_text(), 900, "file systems"
+    )
+    disk = disk_of(daemon, build)
+    before = digest(disk)
+    namespace = namespace_of(daemon, build)
+    assert {"tgtd", "qemu-system-x86"} <= set(in_namespace(namespace))
+    with socket.socket() as outside:
+        assert outside.connect_ex(("127.0.0.1", 3260)) != 0, "the portal is the worker's alone"
+    daemon.kill()
+    wait_until(lambda: not in_namespace(namespace), GONE_SECONDS, "the end of all processes")
+
+    daemon.start()
+    status = daemon.wait(build, "paused", seconds=1500)
+    assert [c["attempts"] for c in status["checkpoints"] if c["name"] == "install-iscsi"] == [2]
+    assert digest(disk) == before, "the layer before the installation is as it was"
+    assert daemon.leaks() == []
+    events = daemon.events(build)
+    daemon.ctl("events", build, "--verify")
+    interrupted = [e["data"]["cause"] for e in events if e["type"] == "CheckpointInterrupted"]
+    assert interrupted == ["daemon-died"]
+    claims = [e["data"] for e in events if e["type"] == "ResourceClaimed"]
+    assert [(c["attempt"], c["kind"]) for c in claims] == [(1, "iscsi-tgt"), (2, "iscsi-tgt")]
+    assert claims[0]["name"] != claims[1]["name"]
+    second = log.with_name("install-iscsi.2.log").read_text()
+    assert "# installing the boot loader" in second
+    console = log.with_name("install-iscsi.2") / "install-iscsi.log"
+    assert b"dcd-install: installed " in console.read_bytes()
+
+    (image,) = daemon.state_dir.glob("layers/*/*/tree/media/debian-vm-iscsi.qcow2")
+    with ThreadPoolExecutor() as pool:
+        boots = [
+            pool.submit(boots_to_login, image, tmp_path / f"{firmware}.log", firmware)
+            for firmware in ("bios", "uefi")
+        ]
+        texts = [boot.result() for boot in boots]
+    assert all("debian-vm login:" in text for text in texts)
+    daemon.ctl("cancel", build)
+    assert daemon.stop() == 0
+    assert daemon.leaks() == []
+
+
+def disk_of(daemon: Any, build: str) -> Path:
+    """The disk in the layer of create-disk."""
+    (key,) = (
+        c["key"] for c in daemon.json("status", build)["checkpoints"] if c["name"] == "create-disk"
+    )
+    (disk,) = daemon.state_dir.glob(f"layers/*/{key}/tree/media/debian-vm.raw")
+    return Path(disk)
+
+
+def digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def namespace_of(daemon: Any, build: str) -> int:
+    """The PID namespace of the installation's first attempt."""
+    ours = Path("/proc/self/ns/pid").stat().st_ino
+    identity = (daemon.state_dir / "id").read_text().strip()
+    for worker in leftover_workers(f"{identity}:{build}:install-iscsi:1"):
+        found = pid_namespace(Path(f"/proc/{worker.pid}"))
+        if found not in (None, ours):
+            return int(found or 0)
+    pytest.fail("the installation does not run")
+
+
+def in_namespace(namespace: int) -> list[str]:
+    """The names of the processes in a PID namespace."""
+    names = []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            if pid_namespace(place) == namespace:
+                names.append((place / "comm").read_text().strip())
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return names
+
+
+def pid_namespace(process: Path) -> int | None:
+    try:
+        return (process / "ns/pid").stat().st_ino
+    except OSError:
+        return None
+
+
+def wait_until(look: Callable[[], Any], seconds: float, what: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not look():
+        if time.monotonic() > deadline:
+            pytest.fail(f"waited {seconds:g} s in vain: {what}")
+        time.sleep(0.02)
+
+
+def boots_to_login(image: Path, console: Path, firmware: str) -> str:
+    """The console of an emulated machine with nothing but the disk, at the login prompt."""
+    command = ["qemu-system-x86_64", "-machine", "q35", "-accel", "tcg", "-cpu", "qemu64"]
+    command += ["-m", "512", "-nic", "none", "-display", "none", "-no-reboot"]
+    command += ["-serial", f"file:{console}", "-device", "virtio-rng-pci"]
+    if firmware == "uefi":
+        command += ["-bios", "/usr/share/ovmf/OVMF.fd"]
+    command += ["-drive", f"if=none,id=disk,format=qcow2,snapshot=on,file={image}"]
+    command += ["-device", "virtio-blk-pci,drive=disk"]
+    guest = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *command])
+    try:
+        deadline = time.monotonic() + BOOT_SECONDS
+        while time.monotonic() < deadline and guest.poll() is None:
+            text = console.read_text("utf-8", "replace") if console.exists() else ""
+            if re.search(r"\S+ login:", text):
+                return text
+            time.sleep(0.2)
+        pytest.fail(f"{firmware}: no login prompt\n{console.read_text()[-2000:]}")
+    finally:
+        guest.kill()
+        guest.wait()
