@@ -20,6 +20,8 @@ media. Neither that, nor the booting of a rewritten pool by illumos, was ever tr
 were to be had. Tested is that ZFS accepts, imports and scrubs what was rewritten.
 """
 
+import os
+import stat
 from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -30,11 +32,12 @@ from dcd.checkpoints.vm.disk import DiskLayout, recorded_disk
 from dcd.checkpoints.vm.mounted import mounted
 from dcd.checkpoints.vm.ties import ESP_FILES, FILES, Finding, Name, in_initramfs, untied
 from dcd.manifest.doc import DataObjectCache
-from dcd.platform.chroot import chroot
+from dcd.platform.chroot import Inside, chroot
 from dcd.platform.inside import resolve
 from dcd.platform.process import ToolFailed
 from dcd.platform.zfs_label import Part, Place, read_labels, relabel
 from statemachine.errors import CheckpointError, InvalidManifest
+from store.layers.mounts import file_system_of
 
 _MOST_BYTES = 4 << 20
 """Files of settings are smaller than that."""
@@ -183,6 +186,8 @@ def _look(root: Path, names: dict[int, Name]) -> dict[str, tuple[str | None, lis
     initramfs = _has_initramfs(root)
     found: dict[str, tuple[str | None, list[Finding]]] = {}
     for path in dict.fromkeys(path for pattern in FILES for path in _matching(root, pattern)):
+        if resolve(root, path).stat().st_size > _MOST_BYTES:
+            continue
         text = _text(resolve(root, path).read_bytes())
         new, findings = untied(path, text, names, initramfs=initramfs)
         if findings:
@@ -205,8 +210,7 @@ def _matching(root: Path, pattern: str) -> list[str]:
             for entry in sorted(directory.iterdir())
             if fnmatch(entry.name, part)
         ]
-    files = ((path, resolve(root, path)) for path in paths)
-    return [p for p, file in files if file.is_file() and file.stat().st_size <= _MOST_BYTES]
+    return [path for path in paths if resolve(root, path).is_file()]
 
 
 def _write(file: Path, text: str | None) -> None:
@@ -227,6 +231,7 @@ def _changes(findings: list[Finding]) -> bool:
 
 def _remake_initramfs(context: Context, root: Path) -> None:
     with chroot(root) as inside:
+        _show_device(inside)
         for program, command in _MAKERS:
             if inside.has(program):
                 context.report(Report(message="making the initramfs anew, which named the device"))
@@ -237,6 +242,16 @@ def _remake_initramfs(context: Context, root: Path) -> None:
         "it has neither update-initramfs nor dracut",
         "install initramfs-tools or dracut in it",
     )
+
+
+def _show_device(inside: Inside) -> None:
+    """Give the system's programs the device that it is on, which they look for by its id to find out what
+    the initramfs has to check."""
+    source = Path(file_system_of(inside.root).source)
+    os.mknod(inside.root / "dev" / source.name, stat.S_IFBLK | 0o600, source.stat().st_rdev)
+    if inside.has("/sbin/blkid"):
+        # Without /sys it finds no device by itself, but remembers those that it has been shown (in /run).
+        inside.run(["blkid", f"/dev/{source.name}"], capture=True)
 
 
 def _untie_esp(context: Context, disk: Path, layout: DiskLayout, names: dict[int, Name]) -> int:
