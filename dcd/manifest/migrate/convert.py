@@ -13,7 +13,7 @@ from lxml import etree
 from dcd.manifest.cross_checks import fitting_name
 from dcd.manifest.data_object import Element
 from dcd.manifest.diagnostics import Diagnostic, in_order
-from dcd.manifest.migrate import image, software
+from dcd.manifest.migrate import image, machine, software
 from dcd.manifest.migrate.elements import Arguments, add, comment
 from dcd.manifest.migrate.reader import Reader, read_old
 from dcd.manifest.migrate.scripts import (
@@ -53,7 +53,7 @@ def migrate(text: str, path: str, defaults: str | None = None) -> Migrated:
         image.media(reader, distro)
     else:
         reader.carried(virtual)
-        image.machine(reader, distro, scripts)
+        machine.virtual_machine(reader, distro, scripts)
     image.target(reader, distro)
     _execution(reader, distro, scripts)
     left = tuple(in_order([*reader.left, *reader.unasked()]))
@@ -76,7 +76,7 @@ def _execution(reader: Reader, distro: Element, scripts: list[Script]) -> None:
         elif not script.main:
             _part(reader, script, scripts, kind)
         else:
-            _checkpoint(reader, distro, execution, script, kind)
+            _checkpoint(reader, distro, execution, script, scripts, kind)
             after += [script.name] if script.role == "configure" else []
     distro.append(execution)
     for checkpoint in after:
@@ -94,7 +94,12 @@ def _flags(reader: Reader) -> str:
 
 
 def _checkpoint(
-    reader: Reader, distro: Element, execution: Element, script: Script, kind: str
+    reader: Reader,
+    distro: Element,
+    execution: Element,
+    script: Script,
+    scripts: list[Script],
+    kind: str,
 ) -> None:
     assert script.role is not None
     arguments: Arguments = {}
@@ -113,6 +118,8 @@ def _checkpoint(
             arguments = software.archive_arguments(reader)
         case "compress":
             arguments = _compression(reader, script)
+        case "vm-install":
+            arguments = machine.installation(reader, scripts)
     _add_checkpoint(
         execution, script.name, script.message, *_constructor(script.role, kind), arguments
     )

@@ -1,12 +1,11 @@
 """What an old manifest says about the image beside its software: where it is built, boot menu, accounts,
-profiles of services, the virtual machine. Pure."""
+profiles of services. Pure."""
 
 import re
 
 from dcd.manifest.data_object import Element
 from dcd.manifest.migrate.elements import add
 from dcd.manifest.migrate.reader import Reader
-from dcd.manifest.migrate.scripts import Script
 
 _MENU = "img_params/grub_menu_modifications"
 _PROFILES = "distro_constr_params/output_image/boot_archive/smf_service_profile/profile"
@@ -14,7 +13,6 @@ _KERNEL = re.compile(r"kernel\$?\s+(?P<path>\S+)\s*(?P<arguments>.*)")
 _STANDARD_KERNEL = re.compile(r"/platform/i86pc/kernel/(\$ISADIR/|amd64/)?unix")
 _STANDARD_MODULE = re.compile(r"module\$?\s+/platform/i86pc/((\$ISADIR|amd64)/)?boot_archive")
 _IN_IMAGE = ("/etc/svc/", "/lib/svc/", "/var/svc/")
-_FORMATS = {"esx": "vmdk", "ovf": "ova"}
 
 
 def target(reader: Reader, distro: Element) -> None:
@@ -42,30 +40,6 @@ def media(reader: Reader, distro: Element) -> None:
     size = reader.text("img_params/pkg_image_area_max_size_gb") or "0"
     if size.strip("0."):
         add(add(medium, "max_size"), "size", val=f"{size}gb")
-
-
-def machine(reader: Reader, distro: Element, scripts: list[Script]) -> None:
-    """The virtual machine, as the scripts of the original's VM constructor were told to make it."""
-    arguments = {script.path.rpartition("/")[2]: script.arguments for script in scripts}
-    created, configured = (
-        arguments.get("create_vm", ()),
-        arguments.get("post_install_vm_config", ()),
-    )
-    memory = configured[0] if configured else created[1] if len(created) > 1 else None
-    vm = add(
-        add(add(distro, "distro_spec"), "img_params"),
-        "vm_im",
-        memory=f"{memory}mb" if memory else None,
-        cpus=configured[1] if len(configured) > 1 else None,
-        os_type=created[2] if len(created) > 2 else None,
-    )
-    for script in ("export_esx", "export_ovf"):
-        for word in arguments.get(script, ()):
-            if word in _FORMATS:
-                add(vm, "vm_format", type=_FORMATS[word])
-    if created:
-        disk = add(add(distro, "target"), "disk")
-        add(disk, "disk_image", name="disk.raw", size=f"{created[0]}mb")
 
 
 def users(reader: Reader, distro: Element, checkpoint: str) -> None:

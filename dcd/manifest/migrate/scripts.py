@@ -18,6 +18,7 @@ OURS = "/usr/share/distro_const/"
 """Where the original's own scripts were."""
 
 _CHECKPOINTS = "solaris_install/distro_const/checkpoints"
+_VM = "dcd/checkpoints/vm"
 
 ROLES = {
     "transfer": ("solaris_install/transfer/ips", "TransferIPS"),
@@ -29,6 +30,11 @@ ROLES = {
     "compress": (f"{_CHECKPOINTS}/pkg_img_mod", "{kind}PkgImgMod"),
     "iso": (f"{_CHECKPOINTS}/create_iso", "CreateISO"),
     "usb": (f"{_CHECKPOINTS}/create_usb", "CreateUSB"),
+    "vm-disk": (f"{_VM}/create_disk", "CreateDisk"),
+    "vm-install": (f"{_VM}/install_iscsi", "InstallISCSI"),
+    "vm-relabel": (f"{_VM}/relabel", "Relabel"),
+    "vm-convert": (f"{_VM}/convert", "Convert"),
+    "vm-ova": (f"{_VM}/ova", "CreateOVA"),
 }
 """The constructor of the checkpoint that has a role."""
 
@@ -42,12 +48,18 @@ _MAIN = {
     "post_boot_archive_pkg_image_mod": "compress",
     "create_iso": "iso",
     "create_usb": "usb",
+    "create_vm": "vm-disk",
+    "install_vm": "vm-install",
+    "post_install_vm_config": "vm-relabel",
+    "export_esx": "vm-convert",
+    "export_ovf": "vm-ova",
 }
 _PARTS = {
     "boot_archive_archive_32": "archive",
     "gen_cd_content": "compress",
     "post_boot_archive_pkg_image_mod_custom": "compress",
     "plat_setup": "archive",
+    "prepare_ai_image": "vm-install",
 }
 _PREFIX = re.compile(r"(slimcd|tm|ai)_(?P<of>.*)")
 """Scripts that did for one kind of image what another did for all."""
@@ -60,6 +72,16 @@ _KINDS = (
 _KNOWN_ARGUMENTS = re.compile(
     r"\.?(livecd|text-?install|auto-?install|ai)|amd64|x86|sparc|usr_zlib_compression=\w+"
 )
+_TAKES = {
+    "prepare_ai_image": 2,
+    "create_vm": 3,
+    "install_vm": 0,
+    "post_install_vm_config": 3,
+    "export_esx": 1,
+    "export_ovf": 1,
+}
+"""How many arguments the scripts of the VM constructor had, which are understood by their places."""
+
 _QUOTED = re.compile(r'"([^"]*)"|(\S+)')
 
 
@@ -135,6 +157,9 @@ def command(script: Script) -> str:
 
 def unknown_arguments(script: Script) -> list[str]:
     """The arguments of one of the original's scripts that mean nothing to its replacement."""
+    stem = _stem(script.path)
+    if stem in _TAKES:
+        return list(script.arguments[_TAKES[stem] :])
     return [each for each in script.arguments if not _KNOWN_ARGUMENTS.fullmatch(each)]
 
 

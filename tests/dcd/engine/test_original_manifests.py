@@ -9,6 +9,7 @@ import pytest
 pytestmark = pytest.mark.root
 
 CUD = Path(__file__).resolve().parents[4] / "shared/data/cud"
+VMC = CUD.parent / "precud/vmc/vmc_image.xml"
 SOLARIS_ONLY = ("PrePkgImgMod", "BootArchiveConfigure", "BootArchiveArchive", "PkgImgMod",
                 "ISOImageBootMenu", "AIPublishPackages")  # fmt: skip
 
@@ -59,6 +60,24 @@ def test_each_validates_and_plans_and_its_submit_names_every_obstacle(host: Any,
         assert f"{checkpoint}: {unavailable[checkpoint]}" in outcome.stderr
     assert "illumos" in outcome.stderr  # where pkg(7) is
     assert host.json("list") == []
+
+
+@pytest.mark.skipif(not VMC.is_file(), reason="old manifests are not at ../shared/data/precud")
+def test_the_manifest_of_the_vm_constructor_migrates_to_one_that_plans(
+    daemon: Any, tmp_path: Path
+) -> None:
+    medium = tmp_path / "installer.iso"
+    medium.write_bytes(b"an installer")
+    old, new = tmp_path / "old.xml", tmp_path / "new.xml"
+    old.write_text(VMC.read_text().replace("/export/home/name_of_bootable_ai_image", str(medium)))
+    daemon.ctl("migrate", old, "-o", new)
+    assert daemon.json("validate", new) == {"ok": True, "diagnostics": []}
+    plan = daemon.json("plan", new)["checkpoints"]
+    assert [each["name"] for each in plan] == [
+        "create-vm", "install-vm", "post-config", "export-esx", "export-ovf",
+    ]  # fmt: skip
+    # Where a tool is missing, that is said; nothing else stands in the way.
+    assert all(each["action"] == "run" or "this host lacks" in each["reason"] for each in plan)
 
 
 def test_what_comes_before_an_unavailable_checkpoint_is_planned_with_its_key(

@@ -261,22 +261,62 @@ def test_a_kind_that_cannot_be_told_is_said_to_be_assumed() -> None:
     assert "Text is assumed" in told(migrated)
 
 
+VM_SCRIPTS = (
+    script("vmc/prepare_ai_image", "prepare-image", '"/export/ai.iso" "default"'),
+    script("vmc/create_vm", "create-vm", '"16000" "1536" "opensolaris_64"'),
+    script("vmc/install_vm", "install-vm"),
+    script("vmc/post_install_vm_config", "post-config", '"1024" "2" "on"'),
+    script("vmc/export_esx", "export-esx", '"esx"'),
+    script("vmc/export_ovf", "export-ovf", '"ovf"'),
+)
+
+
+def vm(*scripts: str) -> str:
+    return old(*scripts).replace("<img_params></img_params>", "<vmimg_params/>")
+
+
 def test_the_virtual_machine_is_what_its_scripts_were_told() -> None:
-    scripts = [
-        script("vmc/create_vm", "create-vm", '"16000" "1536" "opensolaris_64"'),
-        script("vmc/post_install_vm_config", "post", '"1024" "2" "on"'),
-        script("vmc/export_esx", "esx", '"esx"'),
-        script("vmc/export_ovf", "ovf", '"ovf"'),
-    ]
-    text = old(*scripts).replace("<img_params></img_params>", "<vmimg_params/>")
-    loaded, _ = result(text)
+    loaded, migrated = result(vm(*VM_SCRIPTS))
     (machine,) = loaded.doc.volatile.get_descendants(class_type=VmIm)
-    assert (machine.memory, machine.cpus, machine.os_type) == ("1024mb", 2, "opensolaris_64")
+    assert (machine.memory, machine.cpus, machine.os_type) == ("1024mb", 2, "OpenSolaris_64")
     formats = machine.get_children(class_type=VmFormat)
     assert [found.type for found in formats] == ["vmdk", "ova"]
     (disk,) = loaded.doc.volatile.get_descendants(class_type=DiskImage)
-    assert disk.size == "16000mb"
-    assert list(constructors(loaded)) == ["create-vm", "post", "esx", "ovf"]
+    assert (disk.name, disk.size) == ("old.raw", "16000mb")
+    assert "VT-x/AMD-V was to be on" in told(migrated)
+
+
+def test_the_virtual_machines_scripts_become_its_checkpoints() -> None:
+    loaded, migrated = result(vm(*VM_SCRIPTS))
+    assert constructors(loaded) == {
+        "create-vm": "CreateDisk",
+        "install-vm": "InstallISCSI",
+        "post-config": "Relabel",
+        "export-esx": "Convert",
+        "export-ovf": "CreateOVA",
+    }
+    (install,) = (spec for spec in checkpoints_of(loaded.doc) if spec.name == "install-vm")
+    assert install.kwargs == {"medium": "/export/ai.iso", "memory_mb": "1536"}
+    assert "prepare-image (" in told(migrated)
+    assert "install-vm follows its guest by what the installer of dcd says" in told(migrated)
+
+
+def test_what_of_a_virtual_machine_has_no_counterpart_is_told() -> None:
+    scripts = [
+        script("vmc/prepare_ai_image", "prepare-image", '"/export/ai.iso" "/export/ai.xml"'),
+        script("vmc/create_vm", "create-vm", '"16000" "1536" "opensolaris" "odd"'),
+        script("vmc/install_vm", "install-vm", '"even"'),
+        script("vmc/export_ovf", "export-ovf", '"esx"'),
+    ]
+    _, migrated = result(vm(*scripts))
+    for what in (
+        "the manifest /export/ai.xml of the automated installer",
+        "the machine had 32 bits",
+        "the argument 'odd' of",
+        "the argument 'even' of",
+        "'esx': export-ovf makes ova",
+    ):
+        assert what in told(migrated)
 
 
 def test_defaults_stand_in_where_the_manifest_is_silent_and_only_there() -> None:
