@@ -32,7 +32,7 @@ from dcd.checkpoints.media.deliver import recorded_medium
 from dcd.checkpoints.vm import answers, installed, installed_disk
 from dcd.checkpoints.vm.create_disk import LAYOUT_READS
 from dcd.checkpoints.vm.disk import DiskLayout, recorded_disk
-from dcd.checkpoints.vm.installation import SUCCESS, follow
+from dcd.checkpoints.vm.installation import SUCCESS, wait_for_success, wait_until_off
 from dcd.checkpoints.vm.layout import disk_layout, firmware
 from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.objects.distro import VmController
@@ -41,6 +41,7 @@ from dcd.platform.hypervisor import (
     Attachment,
     Drive,
     Firmware,
+    Guest,
     GuestSpec,
     GuestTrouble,
     NetworkDisk,
@@ -183,13 +184,14 @@ class InstallISCSI(Checkpoint):
         picture = context.evidence / f"{self.name}.png"
         try:
             with Qemu(context.environment).guest(spec, directory) as guest:
+                stopped = self._stop.is_set
                 try:
-                    follow(context, guest, token, self.timeout_seconds, self._stop.is_set)
+                    console = wait_for_success(context, guest, token, self.timeout_seconds, stopped)
                 except GuestTrouble:
-                    # The picture is evidence; a guest that has ended has none.
-                    with suppress(CheckpointError):
-                        guest.screenshot(picture)
+                    _take_picture(guest, picture)
                     raise
+                _take_picture(guest, picture)
+                wait_until_off(guest, console, stopped)
         finally:
             shutil.rmtree(directory, ignore_errors=True)
 
@@ -247,6 +249,12 @@ class InstallISCSI(Checkpoint):
         }
         answers.make_answers(context, layout, variables, files, drive)
         return drive
+
+
+def _take_picture(guest: Guest, picture: Path) -> None:
+    """As evidence. A guest that has ended has none."""
+    with suppress(CheckpointError):
+        guest.screenshot(picture)
 
 
 def _attachment(doc: DataObjectCache) -> Attachment:

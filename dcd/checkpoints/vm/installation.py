@@ -69,15 +69,15 @@ class _Progress:
             )
 
 
-def follow(
+def wait_for_success(
     context: Context,
     guest: Guest,
     token: str,
     timeout_seconds: float,
     stopped: Callable[[], bool],
-) -> None:
-    """Return when the installation has succeeded and the guest has switched itself off. Raises
-    `GuestTrouble` when it has not, `CheckpointError` when `stopped` says so."""
+) -> ConsoleText:
+    """Return when the installation has succeeded; `wait_until_off` comes next. Raises `GuestTrouble` when
+    it has not, `CheckpointError` when `stopped` says so."""
     console = ConsoleText()
     progress = _Progress(context, console)
 
@@ -100,11 +100,12 @@ def follow(
         details = trouble.details.replace(os.strerror(errno.ENOSPC), "the guest's disk is full")
         raise GuestTrouble(trouble.brief, details, trouble.resolution) from None
     context.report(Report(_END, "installed; the guest switches itself off"))
-    _wait_until_off(guest, console, stopped)
+    return console
 
 
-def _wait_until_off(guest: Guest, console: ConsoleText, stopped: Callable[[], bool]) -> None:
-    """What the guest has written is on the disk when it has ended by itself."""
+def wait_until_off(guest: Guest, console: ConsoleText, stopped: Callable[[], bool]) -> None:
+    """Return when the guest has ended by itself: only then is on the disk what it has written. Raises as
+    `wait_for_success`."""
     deadline = time.monotonic() + _SWITCHES_OFF_SECONDS
     while (chunk := guest.read_console(0.5)) is not None:
         console.feed(chunk)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from dcd.checkpoints.interface import Context
 from dcd.checkpoints.vm import gpt, mounted
-from dcd.checkpoints.vm.boot_loader import place_of
 from dcd.checkpoints.vm.disk import DiskLayout, DiskPartition
 from dcd.platform.inside import resolve
 from dcd.platform.process import ToolFailed
@@ -23,14 +22,13 @@ _SYSTEM = ("etc/fstab", "boot/grub/grub.cfg", "sbin/init")
 def check_disk(context: Context, disk: Path, layout: DiskLayout) -> None:
     """Raise `CheckpointError` when the disk is not divided as the layout says, a file system is not the one
     that it names, or there is no system in them."""
+    at, entries = gpt.table(layout)[2]
     with disk.open("rb") as file:
-        for at, content in gpt.table(layout)[2:3]:
-            file.seek(at)
-            if file.read(len(content)) != content:
-                raise _wrong("it is not divided as its layout says")
+        file.seek(at)
+        if file.read(len(entries)) != entries:
+            raise _wrong("it is not divided as its layout says")
     for partition in layout.partitions:
         _check_volume(context, disk, partition)
-    place_of(layout, "/")
     try:
         with mounted.mounted(context, disk, layout, read_only=True) as root:
             for name in _SYSTEM:

@@ -153,13 +153,14 @@ class TestInstallation:
             )
 
     def test_whose_guest_stays_on_is_told(
-        self, context: Context, medium: MakeMedium, monkeypatch: pytest.MonkeyPatch
+        self, bench: Any, context: Context, medium: MakeMedium, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("dcd.checkpoints.vm.installation._SWITCHES_OFF_SECONDS", 0.5)
         with pytest.raises(CheckpointError, match="did not switch itself off"):
             install().execute(
                 with_medium(context, medium("dcd-install: installed token\n", "halt"))
             )
+        assert (bench.evidence / "install.png").read_bytes().startswith(b"\x89PNG")
 
     def test_from_a_medium_without_an_installer_is_told(
         self, context: Context, medium: MakeMedium, monkeypatch: pytest.MonkeyPatch
@@ -376,6 +377,20 @@ class TestTheDisk:
         assert (
             f"was to hold ext4 {root.volume.uuid} and holds ext4 00010203" in caught.value.details
         )
+
+    @pytest.mark.skipif(shutil.which("debugfs") is None, reason="e2fsprogs is not installed")
+    def test_with_a_file_system_that_was_not_unmounted_is_not_accepted(self, bench: Any) -> None:
+        context = bench.context(bench.doc(VM, TARGET))
+        CreateDisk("disk").execute(context)
+        disk, layout = recorded_disk(context)
+        root = layout.mounted_at("/")
+        assert root is not None
+        place = f"{disk}?offset={root.start}"
+        change = ["debugfs", "-w", "-R", "feature needs_recovery", place]
+        subprocess.run(change, check=True, capture_output=True)
+        with pytest.raises(CheckpointError) as caught:
+            check_disk(context, disk, layout)
+        assert "its file systems cannot be read" in caught.value.details
 
 
 class TestInstaller:
