@@ -6,6 +6,7 @@ shell or a boot loader's prompt ends a trial at once, a time limit ends it alway
 ends the trials beside it.
 """
 
+import os
 import shutil
 import threading
 import time
@@ -135,6 +136,12 @@ def accelerator_for(hypervisor: HypervisorName, name: AcceleratorName) -> Accele
             'use accelerator "auto" or "tcg" (slower), or enable nested virtualization',
         )
     return "tcg"
+
+
+def guests_at_once(memory_mb: int) -> int:
+    """How many guests may run side by side: one for each processor, in half of the host's memory."""
+    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return max(1, min(os.cpu_count() or 1, (physical // 2) // (memory_mb << 20)))
 
 
 def boot_all(

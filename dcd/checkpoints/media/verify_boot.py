@@ -13,7 +13,13 @@ from dcd.checkpoints import boots
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
 from dcd.checkpoints.media.deliver import recorded_medium
 from dcd.manifest.doc import DataObjectCache
-from dcd.platform.hypervisor import Drive, HypervisorName, hypervisor_named, tools_of
+from dcd.platform.hypervisor import (
+    Drive,
+    HypervisorName,
+    all_tools,
+    hypervisor_named,
+    tools_of,
+)
 from statemachine.errors import CheckpointError, InvalidManifest
 
 
@@ -29,7 +35,7 @@ class VerifyBoot(Checkpoint):
     """
 
     DESCRIPTION = "Boot the medium to prove that it boots"
-    TOOLS = tools_of("qemu", uefi=True)
+    TOOLS = all_tools()
 
     def __init__(
         self,

@@ -32,6 +32,7 @@ from dcd.platform.hypervisor import (
     Firmware,
     Hypervisor,
     HypervisorName,
+    all_tools,
     hypervisor_named,
     tools_of,
 )
@@ -55,14 +56,14 @@ class VerifyBoot(Checkpoint):
     serial console shows only after everything before it worked; `timeout_seconds` is the limit for it.
     With `login` that user, who has a password in the manifest, logs in after the marker; with `command`
     too, this is typed at the `prompt` and `answer` has to come. `accelerator` `auto` is KVM if a tiny
-    guest proves that it works here, else emulation (`tcg`). `side_by_side` guests run at once, by default
-    one for each processor. `hypervisor` `virtualbox` and `bhyve` were never run on the real thing; they
-    boot the formats that they read.
+    guest proves that it works here, else emulation (`tcg`). `side_by_side` guests run at once, by
+    default one for each processor, as far as half of the host's memory goes. `hypervisor` `virtualbox`
+    and `bhyve` were never run on the real thing; they boot the formats that they read.
     """
 
     DESCRIPTION = "Boot the virtual machine in every format"
     READS = ("//vm_im", "//user", "//distro.name")
-    TOOLS = tools_of("qemu", uefi=True)
+    TOOLS = all_tools()
 
     def __init__(
         self,
@@ -104,7 +105,7 @@ class VerifyBoot(Checkpoint):
     def needs(self, doc: DataObjectCache) -> Needs:
         return Needs(
             tools=tools_of(self.hypervisor, uefi="uefi" in self._firmware(doc)),
-            disk_bytes=self._side_by_side() * _GUEST_WRITES_BYTES,
+            disk_bytes=self._side_by_side(doc) * _GUEST_WRITES_BYTES,
         )
 
     def check(self, doc: DataObjectCache) -> None:
@@ -124,7 +125,7 @@ class VerifyBoot(Checkpoint):
         boots.check_conditions(
             self.name, self.marker, self.timeout_seconds, self._memory_mb(doc), self._cpus(doc)
         )
-        if self._side_by_side() < 1:
+        if self._side_by_side(doc) < 1:
             raise InvalidManifest(f"{self.name}: at least one guest runs at a time")
         self._check_hypervisor(doc)
         self._check_exchanges(doc)
@@ -186,7 +187,7 @@ class VerifyBoot(Checkpoint):
             accelerator=boots.accelerator_for(self.hypervisor, self.accelerator),
             memory_mb=self._memory_mb(doc),
             cpus=self._cpus(doc),
-            side_by_side=self._side_by_side(),
+            side_by_side=self._side_by_side(doc),
             exchanges=self._exchanges(doc),
         )
         under = conditions.accelerator.upper() if self.hypervisor == "qemu" else self.hypervisor
@@ -292,8 +293,10 @@ class VerifyBoot(Checkpoint):
     def _cpus(self, doc: DataObjectCache) -> int:
         return (machine_of(doc, self.name).cpus or 1) if self.cpus is None else self.cpus
 
-    def _side_by_side(self) -> int:
-        return (os.cpu_count() or 1) if self.side_by_side is None else self.side_by_side
+    def _side_by_side(self, doc: DataObjectCache) -> int:
+        if self.side_by_side is None:
+            return boots.guests_at_once(self._memory_mb(doc))
+        return self.side_by_side
 
 
 def _matrix(

@@ -1,7 +1,7 @@
 """The hypervisors by name, as manifests choose one."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, get_args
 
 from dcd.platform.hypervisor import bhyve, virtualbox
 from dcd.platform.hypervisor.bhyve import Bhyve
@@ -32,3 +32,9 @@ def tools_of(name: HypervisorName, *, uefi: bool) -> tuple[str, ...]:
             return (*virtualbox.TOOLS, "setpriv")
         case "bhyve":
             return bhyve.TOOLS
+
+
+def all_tools() -> tuple[str, ...]:
+    """What guests of any of them may need."""
+    names: tuple[HypervisorName, ...] = get_args(HypervisorName)
+    return tuple(dict.fromkeys(tool for name in names for tool in tools_of(name, uefi=True)))

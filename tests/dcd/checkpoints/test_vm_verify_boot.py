@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from dcd.checkpoints.boots import guests_at_once
 from dcd.checkpoints.interface import Context
 from dcd.checkpoints.media.deliver import record_medium, recorded_media
 from dcd.checkpoints.vm.convert import Convert
@@ -253,6 +254,15 @@ def test_no_firmware_always_meets_the_same_controller() -> None:
     assert {(kind, controller) for _, kind, controller in trials} == {
         (kind, controller) for kind in FIRMWARE for controller in ("virtio", "sata")
     }
+
+
+def test_guests_share_processors_and_half_of_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    pages = {"SC_PHYS_PAGES": 8 << 18, "SC_PAGE_SIZE": 4096}
+    monkeypatch.setattr("os.sysconf", pages.__getitem__)
+    monkeypatch.setattr("os.cpu_count", lambda: 16)
+    assert guests_at_once(1024) == 4
+    assert guests_at_once(128) == 16
+    assert guests_at_once(65536) == 1
 
 
 def test_what_the_manifest_says_of_the_machine_is_the_default(bench: Any) -> None:
