@@ -22,6 +22,7 @@ _SYSTEM = ("etc/fstab", "boot/grub/grub.cfg", "sbin/init")
 def check_disk(context: Context, disk: Path, layout: DiskLayout) -> None:
     """Raise `CheckpointError` when the disk is not divided as the layout says, a file system is not the one
     that it names, or there is no system in them."""
+    # The entries: who divides a disk may put into the headers what it takes for usable.
     at, entries = gpt.table(layout)[2]
     with disk.open("rb") as file:
         file.seek(at)
