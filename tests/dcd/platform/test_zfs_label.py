@@ -14,8 +14,8 @@ from dcd.platform.zfs_label import LabelError, Part, Place, label_offsets, read_
 from tests.store.layers.conftest import zfs_fuse
 
 SIZE = 2 << 20
-REAL_SIZE = 64 << 20
-"""The least of a real device."""
+REAL_SIZE = (64 << 20) + (100 << 10)
+"""More than the least of a real device, and not a multiple of anything."""
 ELSEWHERE = Place("/dev/dsk/c1t0d0s0", "/pci@0,0/disk@0,0:a", "id1,sd@SATA/a")
 
 
