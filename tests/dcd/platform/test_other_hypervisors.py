@@ -3,6 +3,7 @@ theirs write down how they were called, and play a guest on its serial console."
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -240,6 +241,17 @@ def test_every_hypervisor_says_what_it_reads_and_attaches(name: Any) -> None:
     expected: set[Attachment] = {"virtio", "sata", "nvme", "cdrom"}
     assert expected <= hypervisor.attachments
     assert tools_of(name, uefi=True)
+
+
+def test_one_module_alone_calls_virtualbox() -> None:
+    rooms = Path(__file__).parents[3] / "dcd"
+    calling = {
+        path.relative_to(rooms).as_posix()
+        for path in rooms.rglob("*.py")
+        if re.search(r"VBox(Manage|Headless)", path.read_text())
+    }
+    # tools.py says where the programs come from.
+    assert calling == {"platform/hypervisor/virtualbox.py", "platform/tools.py"}
 
 
 def test_a_private_copy_keeps_holes_and_stays_within_its_part(tmp_path: Path) -> None:
