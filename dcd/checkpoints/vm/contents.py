@@ -94,16 +94,20 @@ def survey(image: Path, mountpoints: Collection[Path]) -> Survey:
 def check_room(partition: DiskPartition, contents: Contents) -> None:
     """Raise `CheckpointError`, with numbers, when the partition is too small for the contents."""
     assert partition.volume is not None
-    kind = partition.volume.type
-    overhead, reserve = _overhead(kind, partition.size, contents.entries), _reserve(partition.size)
-    enough_inodes = kind != "ext4" or contents.entries <= _inodes(partition.size)
-    if contents.size_bytes + overhead + reserve <= partition.size and enough_inodes:
+    kind, size = partition.volume.type, partition.size
+    overhead, reserve = _overhead(kind, size, contents.entries), _reserve(size)
+    details = (
+        f"it needs {_mib(contents.size_bytes)} for {contents.entries} files and directories, "
+        f"{_mib(overhead)} for {kind} itself and {_mib(reserve)} as a reserve"
+    )
+    if kind == "ext4" and contents.entries > _inodes(size):
+        details += f"; in ext4 of that size there is room for {_inodes(size)} files"
+    elif contents.size_bytes + overhead + reserve <= size:
         return
     raise CheckpointError(
         f"the image does not fit into partition {partition.number} "
-        f"({partition.volume.mountpoint}, {_mib(partition.size)})",
-        f"it needs {_mib(contents.size_bytes)} for {contents.entries} files and directories, "
-        f"{_mib(overhead)} for {kind} itself and {_mib(reserve)} as a reserve",
+        f"({partition.volume.mountpoint}, {_mib(size)})",
+        details,
         f"make the partition (and the disk) at least {_mib(_enough(kind, contents))} in the manifest's "
         "target, or take something out of the image",
     )
@@ -123,7 +127,7 @@ def _overhead(kind: FileSystem, size: int, entries: int) -> int:
     match kind:
         case "ext4":
             journal = next((j for most, j in _EXT4_JOURNALS if size < most), _LARGEST_EXT4_JOURNAL)
-            descriptors = 8 * MIB + size // 256
+            descriptors = min(8 * MIB, size // 64) + size // 256
             return journal + _inodes(size) * _EXT4_INODE_BYTES + descriptors
         case "xfs":
             return max(64 * MIB, size // 2048) + entries * _XFS_INODE_BYTES + size // 128

@@ -123,6 +123,9 @@ class InstallOffline(Checkpoint):
         installed.check_root(layout, self.grow_root)
         kinds = firmware(context.doc)
         boot_loader.check_packages(context.pkg_image, kinds)
+        installed.check_means(
+            context.pkg_image, grow_root=self.grow_root, cloud_init=self.cloud_init
+        )
         kernel = _kernel(context)
         found = _survey(context, layout, kernel)
         given = source_date_epoch(context)

@@ -61,6 +61,27 @@ def check_serial_console(checkpoint: str, console: str) -> None:
         )
 
 
+def check_means(root: Path, *, grow_root: bool, cloud_init: bool) -> None:
+    """Raise `CheckpointError` when the image has not what growing its root or cloud-init takes."""
+    if grow_root and not _has(root, "systemd-repart"):
+        raise CheckpointError(
+            "the image cannot grow its root",
+            "it has no systemd-repart",
+            "add the package systemd-repart (in Debian 12: systemd) to the transfer, or write "
+            '<arg name="grow_root">false</arg>',
+        )
+    if cloud_init and not _has(root, "cloud-init"):
+        raise CheckpointError(
+            "the image has no cloud-init",
+            "cloud_init is true",
+            "add the package cloud-init to the transfer, or leave cloud_init out",
+        )
+
+
+def _has(root: Path, program: str) -> bool:
+    return any(exists(root, f"{directory}/{program}") for directory in ("usr/bin", "bin"))
+
+
 def write_fstab(root: Path, layout: DiskLayout, grow_root: bool) -> None:
     """All volumes by UUID, and what the image's own fstab has beside them."""
     volumes = [one for one in layout.partitions if one.volume and _point(one)]
@@ -163,17 +184,9 @@ def make_host_keys(root: Path) -> None:
 
 
 def arrange_cloud_init(root: Path, wanted: bool) -> None:
-    """Switch the image's cloud-init on, for local sources of data, or off. Raises `CheckpointError` when
-    it is wanted and not there."""
-    there = any(exists(root, f"{at}/cloud-init") for at in ("usr/bin", "bin"))
-    if wanted and not there:
-        raise CheckpointError(
-            "the image has no cloud-init",
-            "cloud_init is true",
-            "add the package cloud-init to the transfer, or leave cloud_init out",
-        )
+    """Switch the image's cloud-init, if there is one, on for local sources of data, or off."""
     if wanted:
         write(root, "etc/cloud/cloud.cfg.d/95_dcd.cfg", _NO_CLOUD)
         entry(root, "etc/cloud/cloud-init.disabled").unlink(missing_ok=True)
-    elif there:
+    elif _has(root, "cloud-init"):
         write(root, "etc/cloud/cloud-init.disabled", "")

@@ -1,0 +1,419 @@
+"""InstallOffline: the image is on the disk whole, each part in its volume, with all it needs to start."""
+
+import os
+import shutil
+import stat
+import struct
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dcd.checkpoints.media.grub import MODULES
+from dcd.checkpoints.vm.create_disk import CreateDisk
+from dcd.checkpoints.vm.disk import DiskLayout, recorded_disk
+from dcd.checkpoints.vm.install_offline import InstallOffline
+from dcd.checkpoints.vm.layout import BIOS_BOOT
+from dcd.checkpoints.vm.mounted import mount_arguments
+from dcd.manifest.doc import DataObjectDict
+from dcd.platform.tools import missing
+from statemachine.errors import CheckpointError, InvalidManifest
+
+LACKING = missing((*InstallOffline.TOOLS, "grub-bios", "grub-efi"))
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(bool(LACKING), reason=f"not installed: {', '.join(LACKING)}"),
+    pytest.mark.usefixtures("own_mounts"),
+]
+
+NEWEST = 1_700_000_000
+VERSION = "6.1.0-1-amd64"
+
+FIRMWARE = """
+<gpt_partition name="1" part_type="bios_boot"><size val="1mb"/></gpt_partition>
+<gpt_partition name="2" part_type="esp"><size val="64mb"/></gpt_partition>
+"""
+
+
+def partition(number: int, kind: str, point: str, size: str, options: str = "defaults") -> str:
+    given = f'<size val="{size}"/>' if size else ""
+    content = f'<format type="{kind}" mountpoint="{point}" options="{options}"/>'
+    return f'<gpt_partition name="{number}" part_type="linux">{given}{content}</gpt_partition>'
+
+
+def volumes(root: str = "ext4", data: str = "64mb") -> str:
+    """Many volumes, one inside another."""
+    return (
+        partition(3, "ext4", "/boot", "128mb")
+        + partition(4, "xfs", "/var", "400mb")
+        + partition(5, "btrfs", "/var/lib", "256mb")
+        + partition(6, "ext4", "/srv/data", data)
+        + '<gpt_partition name="7" part_type="swap"><size val="8mb"/></gpt_partition>'
+        + partition(8, root, "/", "", "noatime")
+    )
+
+
+def target(partitions: str = "", size: str = "2gb") -> str:
+    return (
+        f'<target><disk><disk_image name="disk.raw" size="{size}"/>'
+        f"{FIRMWARE}{partitions or partition(3, 'ext4', '/', '')}</disk></target>"
+    )
+
+
+@pytest.fixture
+def ready(bench: Any) -> Any:
+    """A bench with a small image that has all that can be in one, and its boot archive."""
+    image = bench.image
+    for name in ("etc/ssh", "boot", "var/lib/dbus", "srv/data/empty", "usr/bin", "usr/sbin", "dev"):
+        (image / name).mkdir(parents=True)
+    (image / "bin").symlink_to("usr/bin")
+    (image / "usr/bin/systemd-repart").touch()
+    (image / "usr/sbin/sshd").touch()
+    (image / "etc/machine-id").write_text("1" * 32)
+    (image / "etc/os-release").write_text('PRETTY_NAME="Debian GNU/Linux 12"\n')
+    (image / "etc/ssh/ssh_host_rsa_key").write_text("secret")
+    (image / "etc/fstab").write_text(
+        "# nothing\nUUID=old / ext4 ro 0 1\ntmpfs /tmp tmpfs size=1g 0 0\n"
+    )
+    (image / f"boot/vmlinuz-{VERSION}").write_bytes(b"kernel")
+    shutil.copytree(
+        MODULES,
+        image / "usr/lib/grub",
+        symlinks=True,
+        ignore=shutil.ignore_patterns("monolithic", "*.o"),
+    )
+    for directory in ("usr/bin", "var/lib", "srv/data"):
+        fill(image / directory)
+    (bench.root / "boot_archive/vmlinuz").write_bytes(b"kernel")
+    (bench.root / "boot_archive/initrd.img").write_bytes(b"initramfs")
+    for path in (image, *image.rglob("*")):
+        os.utime(path, (NEWEST, NEWEST), follow_symlinks=False)
+    return bench
+
+
+def fill(directory: Path) -> None:
+    """Entries of every kind, with everything that they can have."""
+    (directory / "file").write_text("content")
+    (directory / "hard").hardlink_to(directory / "file")
+    (directory / "soft").symlink_to("file")
+    (directory / "long").symlink_to("x" * 200)
+    os.mkfifo(directory / "fifo")
+    os.mknod(directory / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    (directory / "odd name\n'\"\\").write_text("odd")
+    with (directory / "sparse").open("wb") as file:
+        file.seek(20_000_000)
+        file.write(b"end")
+    (directory / "program").write_text("program")
+    os.chown(directory / "program", 1234, 65_000)
+    (directory / "program").chmod(0o4711)
+    capability = struct.pack("<IIIII", 0x02000001, 1 << 13, 0, 0, 0)
+    os.setxattr(directory / "program", "security.capability", capability)
+    os.setxattr(directory / "file", "user.note", b"\0\1")
+    directory.chmod(0o1777)
+    os.chown(directory, 33, 44)
+    os.setxattr(directory, "user.note", b"of the directory")
+
+
+def install(bench: Any, *elements: str, **arguments: Any) -> tuple[Path, DiskLayout]:
+    """Run both checkpoints, as the engine would."""
+    doc = bench.doc(*elements)
+    doc.persistent.insert_children(DataObjectDict("boot_archive", {"kernel_version": VERSION}))
+    for checkpoint in (CreateDisk("disk"), InstallOffline("install", **arguments)):
+        checkpoint.check(doc)
+        checkpoint.execute(bench.context(doc))
+    return recorded_disk(bench.context(doc))
+
+
+@contextmanager
+def mounted(disk: Path, layout: DiskLayout, where: Path) -> Iterator[Path]:
+    """The whole system of the disk, read-only."""
+    where.mkdir()
+    kept = [
+        one
+        for one in layout.partitions
+        if one.volume and one.volume.mountpoint and one.volume.type != "vfat"
+    ]
+    with ExitStack() as mounts:
+        for one in sorted(kept, key=lambda one: one.volume.mountpoint):
+            at = where / one.volume.mountpoint.lstrip("/")
+            subprocess.run(["mount", *mount_arguments(one, read_only=True), disk, at], check=True)
+            mounts.callback(subprocess.run, ["umount", at], check=True)
+        yield where
+
+
+def described(root: Path) -> dict[str, Any]:
+    """All that there is to say about each entry of a tree."""
+    found: dict[str, Any] = {}
+    for path in (root, *sorted(root.rglob("*"))):
+        status = path.lstat()
+        kind = stat.S_IFMT(status.st_mode)
+        content: Any = None
+        if kind == stat.S_IFREG:
+            content = path.read_bytes()
+        elif kind == stat.S_IFLNK:
+            content = str(path.readlink())
+        elif kind == stat.S_IFCHR:
+            content = status.st_rdev
+        attributes = {
+            name: os.getxattr(path, name, follow_symlinks=False)
+            for name in os.listxattr(path, follow_symlinks=False)
+        }
+        found[str(path.relative_to(root))] = (
+            oct(status.st_mode),
+            status.st_uid,
+            status.st_gid,
+            int(status.st_mtime),
+            content,
+            attributes,
+            status.st_nlink if kind == stat.S_IFREG else 0,
+        )
+    return found
+
+
+@pytest.mark.parametrize("root", ["ext4", "xfs", "btrfs"])
+def test_everything_is_on_the_disk_in_its_own_volume(ready: Any, tmp_path: Path, root: str) -> None:
+    disk, layout = install(ready, target(volumes(root)))
+    wanted = described(ready.image)
+    with mounted(disk, layout, tmp_path / "mounted") as system:
+        found = described(system)
+        for holes in ("usr/bin/sparse", "var/lib/sparse", "srv/data/sparse"):
+            assert (system / holes).stat().st_blocks * 512 < 1 << 20
+        # Volumes of their own leave nothing behind where they are mounted.
+        for below, device in (
+            ("var/lib", "/var/lib"),
+            ("srv/data", "/srv/data"),
+            ("boot", "/boot"),
+        ):
+            assert (system / below).is_mount(), device
+    extra = {name for name in found if name.rpartition("/")[2] == "lost+found"}
+    initramfs = f"boot/initrd.img-{VERSION}"
+    # Outside the image it has another link: the boot archive's.
+    wanted[initramfs] = (*wanted[initramfs][:-1], 1)
+    assert {name: found[name] for name in found if name not in extra} == wanted
+
+
+def test_what_is_in_a_volume_is_not_in_the_one_around_it(ready: Any, tmp_path: Path) -> None:
+    disk, layout = install(ready, target(volumes()))
+    (tmp_path / "root").mkdir()
+    arguments = mount_arguments(layout.mounted_at("/"), read_only=True)
+    subprocess.run(["mount", *arguments, disk, tmp_path / "root"], check=True)
+    try:
+        for point in ("var", "boot", "srv/data"):
+            inner = tmp_path / "root" / point
+            assert list(inner.iterdir()) == []
+            assert inner.stat().st_mode == (ready.image / point).stat().st_mode
+    finally:
+        subprocess.run(["umount", tmp_path / "root"], check=True)
+    assert (ready.image / "var/lib/file").read_text() == "content"
+
+
+def test_it_is_an_installed_system_without_an_identity(ready: Any) -> None:
+    _, layout = install(ready, target(volumes()))
+    ids = {
+        one.volume.mountpoint or "none": one.volume.uuid for one in layout.partitions if one.volume
+    }
+    assert (ready.image / "etc/fstab").read_text().splitlines()[1:] == [
+        f"UUID={ids['/']} / ext4 noatime,x-systemd.growfs 0 1",
+        f"UUID={ids['/boot']} /boot ext4 defaults 0 2",
+        f"UUID={ids['/boot/efi']} /boot/efi vfat umask=0077 0 2",
+        f"UUID={ids['/srv/data']} /srv/data ext4 defaults 0 2",
+        f"UUID={ids['/var']} /var xfs defaults 0 0",
+        f"UUID={ids['/var/lib']} /var/lib btrfs defaults 0 0",
+        f"UUID={ids['none']} none swap sw 0 0",
+        "tmpfs /tmp tmpfs size=1g 0 0",
+    ]
+    assert (ready.image / "etc/machine-id").read_text() == ""
+    assert [path.name for path in (ready.image / "etc/ssh").iterdir()] == []
+    unit = ready.image / "etc/systemd/system/ssh.service.wants/ssh-host-keys.service"
+    assert unit.readlink() == Path("/etc/systemd/system/ssh-host-keys.service")
+    assert (ready.image / f"boot/initrd.img-{VERSION}").read_bytes() == b"initramfs"
+    growing = {path.name: path.read_text() for path in (ready.image / "etc/repart.d").iterdir()}
+    assert [name for name, text in sorted(growing.items()) if "Weight=0" not in text] == [
+        "008-root.conf"
+    ]
+    assert len(growing) == 5
+
+
+def test_the_menu_finds_kernel_and_root_by_uuid(ready: Any) -> None:
+    mods = """<distro_spec><img_params><vm_im><boot_mods title="VM" timeout="1">
+        <boot_entry default_entry="true"><title_suffix>debug</title_suffix>
+        <kernel_args>debug=1</kernel_args></boot_entry></boot_mods></vm_im></img_params></distro_spec>"""
+    _, layout = install(ready, target(volumes()), mods)
+    text = (ready.image / "boot/grub/grub.cfg").read_text()
+    root, boot = layout.mounted_at("/"), layout.mounted_at("/boot")
+    assert text.startswith(f"search --no-floppy --fs-uuid --set=root {boot.volume.uuid}\n")
+    # /boot is a volume of its own: the kernel is at its top.
+    assert f"linux /vmlinuz-{VERSION} root=UUID={root.volume.uuid} ro quiet debug=1\n" in text
+    assert f"initrd /initrd.img-{VERSION}\n" in text
+    assert "console=tty0 console=ttyS0,115200\n" in text
+    settings = (ready.image / "etc/default/grub").read_text()
+    assert "GRUB_CMDLINE_LINUX='quiet debug=1'\n" in settings
+
+
+def test_grub_is_where_bios_and_uefi_look(ready: Any, tmp_path: Path) -> None:
+    disk, layout = install(ready, target())
+    [bios] = [one for one in layout.partitions if one.type == BIOS_BOOT]
+    with disk.open("rb") as content:
+        sector = content.read(512)
+        content.seek(bios.start)
+        core = content.read(bios.size)
+    boot = (MODULES / "i386-pc/boot.img").read_bytes()
+    # The table of partitions is still there, and so is the rest of boot.img.
+    assert sector[440:] != boot[440:512]
+    assert sector[:0x5C] == boot[:0x5C]
+    assert struct.unpack_from("<Q", sector, 0x5C) == (bios.start // 512,)
+    assert struct.unpack_from("<QH", core, 500)[0] == bios.start // 512 + 1
+    assert struct.unpack_from("<QH", core, 500)[1] * 512 + 512 >= len(core.rstrip(b"\0"))
+    esp = layout.mounted_at("/boot/efi")
+    program = tmp_path / "program"
+    subprocess.run(
+        ["mcopy", "-i", f"{disk}@@{esp.start}", "::EFI/BOOT/BOOTX64.EFI", program], check=True
+    )
+    assert program.read_bytes()[:2] == b"MZ"
+    assert layout.mounted_at("/").volume.uuid.encode() in program.read_bytes()
+    subprocess.run(["sfdisk", "--verify", disk], check=True, capture_output=True)
+
+
+def test_firmware_that_is_not_wanted_gets_nothing(ready: Any) -> None:
+    machine = '<distro_spec><img_params><vm_im firmware="uefi"/></img_params></distro_spec>'
+    shutil.rmtree(ready.image / "usr/lib/grub/i386-pc")
+    disk, _ = install(ready, machine)
+    with disk.open("rb") as content:
+        assert content.read(440) == bytes(440)
+    assert not (ready.image / "boot/grub/i386-pc").exists()
+
+
+def test_nothing_of_the_build_shows_in_times(ready: Any, tmp_path: Path) -> None:
+    disk, layout = install(ready, target())
+    with mounted(disk, layout, tmp_path / "mounted") as system:
+        times = {
+            str(path.relative_to(system)): path.lstat().st_mtime
+            for path in (system, *system.rglob("*"))
+        }
+    assert {name: time for name, time in times.items() if time != NEWEST} == {}
+
+
+def test_cloud_init_is_off_unless_it_is_wanted(ready: Any) -> None:
+    (ready.image / "usr/bin/cloud-init").touch()
+    install(ready, target())
+    assert (ready.image / "etc/cloud/cloud-init.disabled").exists()
+    clean(ready)
+    install(ready, target(), cloud_init=True)
+    assert not (ready.image / "etc/cloud/cloud-init.disabled").exists()
+    [settings] = (ready.image / "etc/cloud/cloud.cfg.d").iterdir()
+    assert "NoCloud" in settings.read_text()
+
+
+def clean(bench: Any) -> None:
+    """As at the beginning of a checkpoint of another build."""
+    (bench.root / "media/disk.raw").unlink()
+    shutil.rmtree(bench.root / "tmp")
+    (bench.root / "tmp").mkdir()
+
+
+def states(root: Path) -> dict[Path, tuple[int, ...]]:
+    """What would show that something was written."""
+    found = {path: path.lstat() for path in root.rglob("*")}
+    return {
+        path: (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        for path, status in found.items()
+    }
+
+
+def refused(bench: Any, *elements: str, **arguments: Any) -> CheckpointError:
+    """What InstallOffline says; the disk and the image must be as before."""
+    doc = bench.doc(*elements)
+    doc.persistent.insert_children(DataObjectDict("boot_archive", {"kernel_version": VERSION}))
+    CreateDisk("disk").execute(bench.context(doc))
+    before = states(bench.root)
+    with pytest.raises(CheckpointError) as caught:
+        InstallOffline("install", **arguments).execute(bench.context(doc))
+    assert states(bench.root) == before
+    return caught.value
+
+
+def test_what_does_not_fit_is_said_with_numbers_before_anything_is_written(ready: Any) -> None:
+    (ready.image / "var/big").write_bytes(os.urandom(380 << 20))
+    error = refused(ready, target(volumes()))
+    assert "does not fit into partition 4 (/var, 400 MiB)" in error.brief
+    assert "381 MiB for" in error.details
+    assert "for xfs itself and 20 MiB as a reserve" in error.details
+    assert "at least 480 MiB" in error.resolution
+
+
+def test_too_many_files_do_not_fit_either(ready: Any) -> None:
+    for number in range(4_100):
+        (ready.image / f"srv/data/empty/{number}").touch()
+    error = refused(ready, target(volumes(data="16mb")))
+    assert "partition 6 (/srv/data, 16 MiB)" in error.brief
+    assert "for 4110 files and directories" in error.details
+    assert "room for 4096 files" in error.details
+
+
+def test_an_image_without_grub_is_refused_with_the_package(ready: Any) -> None:
+    shutil.rmtree(ready.image / "usr/lib/grub/i386-pc")
+    error = refused(ready, target())
+    assert "<name>grub-pc-bin</name>" in error.resolution
+    assert "efi" not in error.resolution
+
+
+def test_an_image_that_cannot_grow_or_lacks_cloud_init_is_refused(ready: Any) -> None:
+    assert "cloud-init" in refused(ready, target(), cloud_init=True).resolution
+    clean(ready)
+    (ready.image / "usr/bin/systemd-repart").unlink()
+    assert "grow_root" in refused(ready, target()).resolution
+
+
+def test_without_a_boot_archive_it_says_what_to_run_before(ready: Any) -> None:
+    (ready.root / "boot_archive/initrd.img").unlink()
+    assert "DebianBootArchive" in refused(ready, target()).resolution
+
+
+DEB = """<software name="t" type="DEB"><software_data action="install"><name>linux-image-amd64</name>{}
+</software_data></software>"""
+
+
+@pytest.mark.parametrize(
+    ("software", "lacking"),
+    [
+        (DEB.format(""), "grub-pc-bin"),
+        (DEB.format("<name>grub-pc=2.06</name>"), "grub-efi-amd64-bin"),
+        (DEB.format("<name>grub-efi-amd64-bin</name>"), "grub-pc-bin"),
+    ],
+)
+def test_a_manifest_without_grub_is_refused(bench: Any, software: str, lacking: str) -> None:
+    with pytest.raises(InvalidManifest, match="no boot loader") as caught:
+        InstallOffline("install").check(bench.doc(software))
+    assert f"<name>{lacking}</name>" in caught.value.resolution
+    assert "manifest.xml:1" in caught.value.details
+
+
+def test_a_manifest_with_grub_or_whose_image_comes_from_elsewhere_is_not(bench: Any) -> None:
+    both = "<name>grub-pc-bin</name><name>grub-efi-amd64-bin:amd64</name>"
+    InstallOffline("install").check(bench.doc(DEB.format(both)))
+    InstallOffline("install").check(bench.doc(DEB.format("<name>grub-cloud-amd64</name>")))
+    archive = '<software name="a" type="ARCHIVE"/>'
+    InstallOffline("install").check(bench.doc(DEB.format(""), archive))
+
+
+def test_a_root_that_is_not_the_last_cannot_grow(bench: Any) -> None:
+    swap = '<gpt_partition name="4" part_type="swap"><size val="8mb"/></gpt_partition>'
+    swap_last = partition(3, "ext4", "/", "99mb") + swap
+    with pytest.raises(InvalidManifest, match="partition 4 is behind it"):
+        InstallOffline("install").check(bench.doc(target(swap_last)))
+    InstallOffline("install", grow_root=False).check(bench.doc(target(swap_last)))
+
+
+@pytest.mark.parametrize("line", ["ttyS", "ttyS0;reboot", "/dev/ttyS0"])
+def test_a_serial_line_that_is_none_is_refused(bench: Any, line: str) -> None:
+    with pytest.raises(InvalidManifest, match="is not a serial line"):
+        InstallOffline("install", serial_console=line).check(bench.doc())
+
+
+def test_a_faulty_target_is_left_for_create_disk_to_tell(bench: Any) -> None:
+    faulty = bench.doc(target(size="1mb"))
+    InstallOffline("install").check(faulty)
+    assert InstallOffline("install").needs(faulty).tools == InstallOffline.TOOLS
