@@ -152,7 +152,9 @@ def boots_to_login(image: Path, directory: Path, firmware: str, devices: tuple[s
             if console.exists() and b"debian-vm login:" in console.read_bytes():
                 return True
             time.sleep(0.2)
-        pytest.fail(f"{image.name}, {firmware}: no login prompt\n{console.read_text()[-2000:]}")
+        pytest.fail(
+            f"{image.name}, {firmware}: no login prompt\n{console.read_text(errors='replace')[-2000:]}"
+        )
     finally:
         guest.kill()
         guest.wait()

@@ -112,6 +112,10 @@ def _fstab_line(partition: DiskPartition, grow_root: bool) -> str:
         check = 1
     if volume.type == "vfat" and options == "defaults":
         options = "umask=0077"
+        if point == "/boot/efi":
+            # A running system needs it for updates only: on a machine so slow that it comes late, that is
+            # no reason to stop in emergency mode.
+            options += ",nofail"
     if point == "/" and grow_root:
         options += ",x-systemd.growfs"
     escaped = point.replace(" ", r"\040")

@@ -218,7 +218,7 @@ def test_it_is_an_installed_system_without_an_identity(ready: Any) -> None:
     assert (ready.image / "etc/fstab").read_text().splitlines()[1:] == [
         f"UUID={ids['/']} / ext4 noatime,x-systemd.growfs 0 1",
         f"UUID={ids['/boot']} /boot ext4 defaults 0 2",
-        f"UUID={ids['/boot/efi']} /boot/efi vfat umask=0077 0 2",
+        f"UUID={ids['/boot/efi']} /boot/efi vfat umask=0077,nofail 0 2",
         f"UUID={ids['/srv/data']} /srv/data ext4 defaults 0 2",
         f"UUID={ids['/var']} /var xfs defaults 0 0",
         f"UUID={ids['/var/lib']} /var/lib btrfs defaults 0 0",
