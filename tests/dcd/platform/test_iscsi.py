@@ -14,7 +14,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dcd.platform.hypervisor import ConsoleText, GuestSpec, NetworkDisk, Qemu, wait_for
+from dcd.platform.hypervisor import (
+    Attachment,
+    ConsoleText,
+    GuestSpec,
+    NetworkDisk,
+    Qemu,
+    wait_for,
+)
 from dcd.platform.iscsi import TARGETS, Comstar, Export, Lio, Tgt, target_name
 from dcd.platform.resources import RELEASE, release
 from dcd.platform.tools import missing
@@ -126,6 +133,18 @@ class TestTgt:
         written = [file for file in tmp_path.rglob("*") if file.is_file()]
         assert all(export.chap.secret.encode() not in file.read_bytes() for file in written)
         assert export.chap.secret not in repr(export)
+
+    @pytest.mark.parametrize("attachment", ["scsi", "sata", "nvme", "ide"])
+    def test_the_guest_sees_it_on_any_controller(
+        self, tmp_path: Path, boot_disk: BootDisk, attachment: Attachment
+    ) -> None:
+        boot = boot_disk(b"started over the network", "halt")
+        with Tgt(tmp_path / "tgt").export(boot, NAME) as export:
+            disk = NetworkDisk(export, attachment, "dcd-disk")
+            log = tmp_path / "console.log"
+            spec = GuestSpec("test", "bios", "tcg", 64, 1, (), log, (disk,))
+            with Qemu().guest(spec, tmp_path / "guest") as guest:
+                wait_for(guest, "over the network", 60, ConsoleText())
 
     @pytest.mark.parametrize("wrong", ["not the secret", ""])
     def test_whoever_does_not_know_the_secret_is_refused(
