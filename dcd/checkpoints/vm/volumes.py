@@ -15,6 +15,7 @@ Source: mke2fs(8), mkfs.xfs(8), mkfs.btrfs(8), mkswap(8), mformat(1), mcopy(1), 
 
 import os
 import stat
+import struct
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ _EXT4_FEATURES = (
     "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,sparse_super,"
     "large_file,huge_file,dir_nlink,extra_isize,metadata_csum"
 )
+_EXT4_SUPERBLOCK, _EXT4_ROOT, _EXT4_FIRST = 1024, 2, 11
 _GIB = 1 << 30
 _MBR_TABLE = range(446, 510)
 """Where a table of partitions is in a first sector."""
@@ -106,34 +108,50 @@ def _ext4(context: Context, place: Place, tree: Path | None) -> None:
         env={"E2FSPROGS_FAKE_TIME": str(place.epoch)},
     )
     if tree is not None:
-        _copy_root(context, place, tree)
+        _finish_ext4(context, place, tree)
 
 
-def _copy_root(context: Context, place: Place, tree: Path) -> None:
-    """Give the root directory what the tree's own has: mke2fs -d (1.47) does so only for what is below."""
+def _finish_ext4(context: Context, place: Place, tree: Path) -> None:
+    """What mke2fs -d (1.47) leaves undone: it gives the root directory nothing of the tree's own, and
+    entries the time when the *copy of the tree* was last touched (ctime, atime), which is another each time.
+    """
     status = tree.stat()
     fields = {"mode": f"0{status.st_mode:o}", "uid": status.st_uid, "gid": status.st_gid}
-    fields |= dict.fromkeys(("atime", "ctime", "mtime"), f"@{int(status.st_mtime)}")
+    fields["mtime"] = f"@{int(status.st_mtime)}"
     requests = [f"set_inode_field <2> {field} {value}" for field, value in fields.items()]
     for number, attribute in enumerate(os.listxattr(tree)):
         value = context.tmp / f"attribute-{place.partition.number}-{number}"
         value.write_bytes(os.getxattr(tree, attribute))
         requests.append(f'ea_set -f "{value}" <2> "{attribute}"')
-    script = context.tmp / f"root-{place.partition.number}"
+    requests += [
+        f"set_inode_field <{inode}> {field} @{place.epoch}"
+        for inode in (_EXT4_ROOT, *range(_EXT4_FIRST, _used_inodes(place) + 1))
+        for field in ("ctime", "atime")
+    ]
+    script = context.tmp / f"finish-{place.partition.number}"
     script.write_text("".join(f"{request}\n" for request in requests), "utf-8")
     # Its exit status says nothing of what its requests came to: it tells on lines of their own.
     lines: list[str] = []
     context.run(
         ["debugfs", "-w", "-f", script, f"{place.disk}?offset={place.partition.start}"],
         env={"E2FSPROGS_FAKE_TIME": str(place.epoch)},
+        capture=True,
         on_line=lines.append,
     )
-    said = [line for line in lines if not line.startswith(("debugfs:", "debugfs 1."))]
-    if any(said):
+    said = [line for line in lines if line and not line.startswith(("debugfs:", "debugfs 1."))]
+    if said:
         raise CheckpointError(
-            f"the root directory of {place.volume.mountpoint} cannot be made as in the image",
-            "\n".join(said),
+            f"the file system for {place.volume.mountpoint} cannot be finished",
+            "\n".join(said[:20]),
         )
+
+
+def _used_inodes(place: Place) -> int:
+    """How many inodes of a new file system are used; they are the first ones."""
+    with place.disk.open("rb") as disk:
+        disk.seek(place.partition.start + _EXT4_SUPERBLOCK)
+        total, free = struct.unpack("<I12xI", disk.read(20))
+    return int(total) - int(free)
 
 
 def _vfat(context: Context, place: Place, tree: Path | None) -> None:

@@ -1,5 +1,6 @@
 """InstallOffline: the image is on the disk whole, each part in its volume, with all it needs to start."""
 
+import hashlib
 import os
 import shutil
 import stat
@@ -286,14 +287,31 @@ def test_firmware_that_is_not_wanted_gets_nothing(ready: Any) -> None:
     assert not (ready.image / "boot/grub/i386-pc").exists()
 
 
+def test_the_same_image_gives_the_same_bytes_at_another_time(ready: Any) -> None:
+    def digest() -> bytes:
+        disk, _ = install(ready, target())
+        with disk.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+
+    # As in a layer, kept; the image was touched since, which does not show in it.
+    kept = ready.root.with_name("kept")
+    subprocess.run(["cp", "--archive", ready.root, kept], check=True)
+    first = digest()
+    shutil.rmtree(ready.root)
+    kept.rename(ready.root)
+    assert digest() == first
+
+
 def test_nothing_of_the_build_shows_in_times(ready: Any, tmp_path: Path) -> None:
     disk, layout = install(ready, target())
     with mounted(disk, layout, tmp_path / "mounted") as system:
-        times = {
-            str(path.relative_to(system)): path.lstat().st_mtime
-            for path in (system, *system.rglob("*"))
+        found = {
+            str(path.relative_to(system)): path.lstat() for path in (system, *system.rglob("*"))
         }
-    assert {name: time for name, time in times.items() if time != NEWEST} == {}
+    times = {
+        name: (status.st_atime, status.st_mtime, status.st_ctime) for name, status in found.items()
+    }
+    assert {name: each for name, each in times.items() if each != (NEWEST,) * 3} == {}
 
 
 def test_cloud_init_is_off_unless_it_is_wanted(ready: Any) -> None:
