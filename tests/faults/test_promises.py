@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.faults
-
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "promises.md").read_text()
 NAMED = re.findall(r"`(tests/\S+\.py)::(\w+)`", TEXT)
@@ -40,7 +38,7 @@ def test_each_promise_names_a_test():
 
 def test_each_fault_test_proves_a_promise_or_is_a_control():
     proving = {name for _, name in NAMED}
-    for path in Path(__file__).parent.glob("test_*.py"):
+    for path in Path(__file__).parent.rglob("test_*.py"):
         if path == Path(__file__):
             continue
         found = {name for name in names_in(path) if name.startswith("test_")}

@@ -1,0 +1,451 @@
+"""The whole engine in one thread, with nothing left to chance: a simulated life of the daemon.
+
+Real are the engine, the event log's database, the layers (copy back end), artifacts, manifests and plans.
+Simulated is what surrounds them: the clock, the boot id, free space, and the worker of an attempt, which
+ends when and how the test says. Whatever the engine hands to a thread or to the log's writer is a *job*.
+Jobs run one at a time, in an order drawn from the seed, and only as many as the test allows. So a kill
+comes between any two effects, and the same seed gives the same history.
+"""
+
+import asyncio
+import errno
+import hashlib
+import os
+import random
+import re
+import selectors
+import shutil
+import sys
+from collections import namedtuple
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import simulated_mirror
+import structlog
+
+from dcd.api.stream import follow
+from dcd.configuration import Configuration
+from dcd.engine import builds as engine_builds
+from dcd.engine import planning, runner
+from dcd.engine.broadcast import Broadcast
+from dcd.engine.builds import Builds
+from dcd.engine.engine import Engine
+from dcd.engine.runner import Runner, Stores
+from dcd.engine.scheduler import Scheduler
+from dcd.engine.workspaces import kept_workspace
+from dcd.manifest import constructors, ingredients, plugins
+from dcd.serve import _reconcile
+from dcd.worker.launch import Cancelled, Completed, Died, Failed, Outcome
+from dcd.worker.request import WorkerRequest
+from statemachine.build import ENDED, Lifecycle
+from statemachine.events import Artifact, ErrorInfo
+from store.artifacts import Artifacts
+from store.blobs import Blobs
+from store.durable import disk_full_is_told
+from store.eventlog import EventLog
+from store.eventlog.errors import LogFull
+from store.layers import Layer, LayerRecord, Workspace
+from store.layers.copy import CopyTrees
+from store.layers.directory import LayerDirectory
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+PLENTY = 2**40
+STANDING = ENDED | {Lifecycle.PAUSED, Lifecycle.FAILED}
+EXPECTED_ERRORS = (
+    "the event log takes no events; waiting",
+    "the log took no events before the stop",
+)
+
+DiskUsage = namedtuple("DiskUsage", "total used free")
+
+
+class Killed(BaseException):
+    """The daemon is dead: nothing that it still wants has an effect."""
+
+
+@dataclass(eq=False)
+class Attempt:
+    """An attempt whose worker runs."""
+
+    request: WorkerRequest
+    verdict: "asyncio.Future[Outcome]"
+
+    @property
+    def number(self) -> tuple[str, str, int]:
+        return self.request.build, self.request.checkpoint, self.request.attempt
+
+    @property
+    def history(self) -> Path:
+        """A file in the workspace to which each checkpoint adds a line."""
+        return self.request.workspace.root / "pkg_image" / "history"
+
+
+class World:
+    """What outlives the daemon, and the daemon that lives now. A context manager."""
+
+    def __init__(self, directory: Path, seed: int, began: Callable[[Attempt], None]) -> None:
+        self.state_dir = directory
+        self.settings = Configuration(
+            state_dir=directory, min_free_bytes=0, checkpoint_modules=(simulated_mirror.__name__,)
+        )
+        self.chance = random.Random(seed)
+        self.began = began
+        self.boot = "boot-0"
+        self.seconds = 0.0
+        self.jump_seconds = 0.0
+        self.free_bytes = PLENTY
+        self.log_is_full = False
+        self.attempts: list[Attempt] = []
+        self.seen: dict[str, list[int]] = {}
+        """By build: the positions of the events that its follower was shown."""
+        self.problems: list[object] = []
+        self._number = 0
+
+    def __enter__(self) -> "World":
+        self._patched = pytest.MonkeyPatch()
+        patch = self._patched.setattr
+        patch(runner, "run_attempt", self._run_attempt)
+        patch(runner, "boot_id", lambda: self.boot)
+        patch(shutil, "disk_usage", lambda _: DiskUsage(PLENTY, 0, self.free_bytes))
+        patch(engine_builds, "new_id", self._new_id)
+        patch(planning, "new_id", self._new_id)
+        patch(simulated_mirror, "state", "1")
+        # What takes time and does not change: there are no plug-ins, and code stays as it is.
+        patch(constructors, "entry_points", lambda group: ())
+        patch(plugins, "entry_points", lambda group: ())
+        patch(ingredients, "code_digest", cache(ingredients.code_digest))
+        structlog.configure(processors=[self._note])
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._dead:
+            self.kill(0)
+        structlog.reset_defaults()
+        self._patched.undo()
+
+    # The life of the daemon
+
+    def start(self) -> None:
+        """Begin a new life; `run` lets it come to anything."""
+        self._dead = False
+        self._jobs: list[tuple[Future[Any], Callable[[], Any]]] = []
+        self._allowed: float = 0
+        self._until = self.seconds
+        self._loop = _Loop(self)
+        self._loop.set_default_executor(_Jobs(self._job))
+        self._loop.set_exception_handler(self._unexpected)
+        self.log = _Log(self)
+        self.engine: Engine | None = None
+        self._life = [self._loop.create_task(self._begin())]
+
+    async def _begin(self) -> None:
+        """What dcd.serve does."""
+        layers = _Layers(self)
+        layers.prepare()
+        self.stores = Stores(
+            layers=layers,
+            blobs=Blobs(self.state_dir / "blobs"),
+            artifacts=_Artifacts(self),
+            logs=self.state_dir / "logs",
+            state_id="simulated",
+        )
+        builds = Builds(self.log, Broadcast(), self.now)
+        unfinished = await builds.load_unfinished()
+        kept = {name for state in unfinished if (name := kept_workspace(state))}
+        await asyncio.to_thread(_reconcile, self.log, layers, kept)
+        running = Runner(builds, self.stores, lambda: self.settings)
+        self._scheduler = Scheduler(builds, running, lambda: self.settings)
+        self.engine = Engine(builds, running, self._scheduler, self.stores, lambda: self.settings)
+        self._life += [
+            self._loop.create_task(work)
+            for work in (self._scheduler.run(), self.engine.collector.run())
+        ]
+        for build in list(self.seen):
+            self._follow(build)
+
+    @property
+    def ready(self) -> bool:
+        return self.engine is not None
+
+    def run(self, jobs: float = float("inf"), seconds: float = 0.0) -> bool:
+        """Let the daemon live until it has done so many jobs, or until it waits for the world; timers
+        ring for so many seconds. Returns whether it waits."""
+        self._allowed, self._until = jobs, self.seconds + seconds
+        self._loop.run_forever()
+        for task in self._life:
+            if task.done() and not task.cancelled() and task.exception():
+                raise task.exception()
+        for problem in self.problems:
+            raise problem if isinstance(problem, AssertionError) else AssertionError(problem)
+        return not self._jobs
+
+    def start_task(self, work: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
+        """Let the daemon begin with something."""
+        return self._loop.create_task(work)
+
+    def stop(self, seconds: float) -> None:
+        """What comes before the end of the process in an orderly stop; it is over within `seconds`."""
+        stopping = self.start_task(self._stop())
+        self.run(seconds=seconds)
+        assert stopping.done(), "the daemon does not stop"
+        stopping.result()
+
+    async def _stop(self) -> None:
+        for task in self._life:
+            task.cancel()
+        await self._scheduler.stop(self.settings.stop_grace_seconds)
+
+    def kill(self, jobs: int) -> None:
+        """SIGKILL. So many of the jobs that were under way are carried out all the same, and nobody
+        hears of it."""
+        self.chance.shuffle(self._jobs)
+        for future, work in self._jobs[:jobs]:
+            if not future.cancelled():
+                try:
+                    work()
+                except Exception as error:  # noqa: BLE001 - it has nobody to tell
+                    assert not isinstance(error, AssertionError)
+        self._end()
+
+    def _end(self) -> None:
+        self._dead = True
+        self._jobs.clear()
+        self._allowed, self._until = 0, self.seconds - 1
+        while tasks := asyncio.all_tasks(self._loop):
+            for task in tasks:
+                task.cancel()
+            self._loop.run_forever()
+        self.log.close()
+        self._loop.close()
+        self.attempts.clear()
+
+    # What the engine meets
+
+    def now(self) -> datetime:
+        return START + timedelta(seconds=self.seconds + self.jump_seconds)
+
+    def _new_id(self) -> str:
+        self._number += 1
+        return f"build{self._number}"
+
+    def _job(self, work: Callable[[], Any]) -> "Future[Any]":
+        if self._dead:
+            raise Killed
+        future: Future[Any] = Future()
+        self._jobs.append((future, work))
+        return future
+
+    def would_wait(self, seconds: float | None) -> None:
+        """The event loop has nothing to do, for so many seconds (None: for ever)."""
+        if self._jobs and self._allowed >= 1:
+            self._allowed -= 1
+            future, work = self._jobs.pop(self.chance.randrange(len(self._jobs)))
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(work())
+                except BaseException as error:  # noqa: BLE001 - it is the waiting task's
+                    future.set_exception(error)
+        elif not self._jobs and seconds is not None and self.seconds + seconds <= self._until:
+            self.seconds += seconds
+        else:
+            self._loop.stop()
+
+    def check_space(self) -> None:
+        if self.free_bytes == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def check_log(self) -> None:
+        if self.log_is_full:
+            raise LogFull("the disk of the event log is full")
+
+    async def _run_attempt(
+        self, request: WorkerRequest, *, stop: asyncio.Event, **_: Any
+    ) -> Outcome:
+        attempt = Attempt(request, self._loop.create_future())
+        self.attempts.append(attempt)
+        stopping = asyncio.ensure_future(stop.wait())
+        try:
+            self._begin_attempt(attempt)
+            await asyncio.wait({attempt.verdict, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+            self.attempts.remove(attempt)
+        return attempt.verdict.result() if attempt.verdict.done() else Cancelled(1.0)
+
+    def _begin_attempt(self, attempt: Attempt) -> None:
+        try:
+            self.began(attempt)
+        except AssertionError as error:
+            self.problems.append(error)  # the engine would take it for its own
+        request, history = attempt.request, attempt.history
+        history.parent.mkdir(exist_ok=True)
+        with history.open("a") as lines:
+            lines.write(f"{request.checkpoint} {' '.join(request.args)}\n")
+
+    def release(self, attempt: Attempt, outcome: str) -> None:
+        """Let the worker of an attempt end."""
+        if attempt.verdict.done():
+            return
+        error = ErrorInfo("the checkpoint says no")
+        match outcome:
+            case "completed":
+                attempt.verdict.set_result(Completed(self._delivered(attempt), 1.0))
+            case "failed":
+                attempt.verdict.set_result(Failed(error, 1.0))
+            case "no-space":
+                attempt.verdict.set_result(Failed(error, 1.0, no_space=True))
+            case "died":
+                attempt.verdict.set_result(Died("killed by SIGKILL", "the last line", 1.0))
+            case "broken":
+                attempt.verdict.set_exception(OSError(errno.EIO, os.strerror(errno.EIO)))
+
+    def _delivered(self, attempt: Attempt) -> tuple[Artifact, ...]:
+        if attempt.request.checkpoint != "iso":
+            return ()
+        content = attempt.history.read_bytes()
+        path = attempt.request.workspace.root / "media" / "image.iso"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+        digest = hashlib.sha256(content).hexdigest()
+        return (Artifact("image.iso", "media/image.iso", "iso", len(content), digest),)
+
+    def follow(self, build: str) -> None:
+        """Have a client follow a build from its first event on, in this life and the next ones."""
+        if build not in self.seen:
+            self.seen[build] = []
+            if self.ready:
+                self._follow(build)
+
+    def _follow(self, build: str) -> None:
+        self._life.append(self._loop.create_task(self._followed(build)))
+
+    async def _followed(self, build: str) -> None:
+        assert self.engine is not None
+        builds, seen = self.engine.builds, self.seen[build]
+
+        async def read(build: str, after: int, page: int) -> Any:
+            return await asyncio.to_thread(builds.log.read, build, after, page)
+
+        async def settled(build: str, after: int) -> bool:
+            state = await builds.state(build)
+            return state.state in STANDING and state.log_position <= after
+
+        with builds.broadcast.listen(build) as changed:
+            while True:
+                after = seen[-1] if seen else 0
+                async for message in follow(read, settled, builds.broadcast, build, after):
+                    if position := re.search(rb"^id: (\d+)$", message, re.MULTILINE):
+                        seen.append(int(position[1]))
+                await changed.wait()
+
+    def _note(self, _: object, method: str, entry: dict[str, Any]) -> Any:
+        bad = method in ("error", "exception", "critical")
+        if bad and entry["event"] not in EXPECTED_ERRORS and not self._dead:
+            self.problems.append(f"{entry}: {sys.exc_info()[1]!r}")
+        raise structlog.DropEvent
+
+    def _unexpected(self, loop: object, context: dict[str, Any]) -> None:
+        if loop is self._loop and not self._dead:  # the dead may be buried later
+            self.problems.append(str(context))
+
+
+class _Selector(selectors.DefaultSelector):
+    """Asks the world instead of waiting."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self._world = world
+
+    def select(self, timeout: float | None = None) -> Any:
+        if timeout is None or timeout > 0:
+            self._world.would_wait(timeout)
+        return super().select(0)
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """An event loop on the world's clock."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        super().__init__(_Selector(world))
+
+    def time(self) -> float:
+        return self._world.seconds
+
+
+class _Jobs(ThreadPoolExecutor):
+    """Makes jobs of what would run in a thread."""
+
+    def __init__(self, job: "Callable[[Callable[[], Any]], Future[Any]]") -> None:
+        super().__init__(max_workers=1)
+        self._job = job
+
+    def submit(self, work: Any, /, *args: Any, **kwargs: Any) -> "Future[Any]":
+        return self._job(partial(work, *args, **kwargs))
+
+
+class _Log(EventLog):
+    """The real log; appends are jobs, and its disk can be full."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world.state_dir / "events.db")
+        self._world = world
+
+    def append(self, *arguments: Any) -> "Future[Any]":
+        def append() -> Any:
+            self._world.check_log()
+            return EventLog.append(self, *arguments).result()
+
+        return self._world._job(append)
+
+
+class _Trees(CopyTrees):
+    """The real copy back end, on a disk that can be full."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def create(self, *arguments: Any) -> None:
+        self._world.check_space()
+        super().create(*arguments)
+
+    def seal(self, layer: Path) -> None:
+        self._world.check_space()
+        super().seal(layer)
+
+
+class _Layers(LayerDirectory):
+    """Real layers, used at the world's time."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world.state_dir / "layers" / "copy", _Trees(world))
+        self._world = world
+
+    def commit(self, workspace: Workspace, record: LayerRecord) -> Layer:
+        super().commit(workspace, record)
+        self.touch(record.key)
+        return self._found(record.key)
+
+    def touch(self, key: str) -> None:
+        moment = self._world.seconds
+        os.utime(self._found(key).directory / "layer.json", (moment, moment))
+
+
+class _Artifacts(Artifacts):
+    """The real artifacts, on a disk that can be full."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world.state_dir / "artifacts")
+        self._world = world
+
+    def publish(self, build: str, artifact: Artifact, source: Path) -> Artifact:
+        with disk_full_is_told("publishing", self.directory):
+            self._world.check_space()
+        return super().publish(build, artifact, source)
