@@ -12,13 +12,14 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from random import Random
 from typing import Any
 from xml.sax.saxutils import escape
 
 import pytest
 import simulated_mirror
 from expectations import ENDED, Broken, Expectations, Manifest, Wish
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -366,13 +367,13 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def look_for_trouble(template: Path, **profile: Any) -> None:
+def look_for_trouble(template: Path, chance: int | None = None, **profile: Any) -> None:
     class Here(Histories):
         pass
 
     Here.template = template
     run_state_machine_as_test(
-        Here,
+        Here if chance is None else seed(chance)(Here),
         settings=settings(
             BOUNDED,
             deadline=None,
@@ -385,11 +386,16 @@ def look_for_trouble(template: Path, **profile: Any) -> None:
 
 
 BOUNDED = settings(max_examples=40, stateful_step_count=40, derandomize=True)
-AT_LENGTH = {"max_examples": 2000, "stateful_step_count": 60, "derandomize": False}
+AT_LENGTH: dict[str, Any] = {"max_examples": 2000, "stateful_step_count": 60, "derandomize": False}
 
 
-def test_any_history_of_the_engine_keeps_its_promises(template: Path, soak: bool) -> None:
-    look_for_trouble(template, **(AT_LENGTH if soak else {}))
+def test_any_history_of_the_engine_keeps_its_promises(
+    template: Path, soak: bool, chance: Random
+) -> None:
+    if soak:
+        look_for_trouble(template, chance.randrange(2**32), **AT_LENGTH)
+    else:
+        look_for_trouble(template)
 
 
 def attempts_begin_before_their_event(patch: pytest.MonkeyPatch) -> None:
