@@ -10,7 +10,7 @@ import asyncio
 import secrets
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 import structlog
@@ -24,6 +24,8 @@ from statemachine.machine import BuildMachine
 from store.eventlog import Conflict, EventLog, LogDamaged
 
 log = structlog.get_logger()
+
+T = TypeVar("T")
 
 DAEMON = Actor()
 """The actor of what the daemon does on its own."""
@@ -94,20 +96,30 @@ class Builds:
         Raises Refused, NotFound, and Unavailable when the log takes no events; the build is then
         unchanged.
         """
+        _, after = await self.transition(build, command, actor)
+        return after
+
+    async def transition(
+        self, build: str, command: Command, actor: Actor = DAEMON
+    ) -> tuple[BuildState, BuildState]:
+        """As `command`; returns the states before and after it, with nothing in between."""
         return await self._finish(self._locked(build, command, actor))
 
-    async def _finish(self, change: Coroutine[Any, Any, BuildState]) -> BuildState:
+    async def _finish(self, change: Coroutine[Any, Any, T]) -> T:
         # A client that hangs up must not leave an event on disk that the machine does not know.
         return await asyncio.shield(asyncio.ensure_future(change))
 
-    async def _locked(self, build: str, command: Command, actor: Actor) -> BuildState:
+    async def _locked(
+        self, build: str, command: Command, actor: Actor
+    ) -> tuple[BuildState, BuildState]:
         lock = self._locks.setdefault(build, asyncio.Lock())
         async with lock:
             machine = self._machines.get(build) or await self._rehydrate(build)
+            before = machine.state
             payloads = decide(machine, command)
             if not payloads:
-                return machine.state
-            return await self._append(build, machine, payloads, actor)
+                return before, before
+            return before, await self._append(build, machine, payloads, actor)
 
     async def _append(
         self,

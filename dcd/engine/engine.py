@@ -190,7 +190,8 @@ class Engine:
 
     async def pause(self, build: str, before: str | None, actor: Actor) -> BuildState:
         """Stop before `before`, or after the checkpoint that runs now."""
-        return await self._command(build, RequestPause(before), actor)
+        _, state = await self._transition(build, RequestPause(before), actor)
+        return state
 
     async def resume(
         self,
@@ -203,7 +204,6 @@ class Engine:
     ) -> tuple[BuildState, list[str], list[tuple[str, str]]]:
         """Go on. With a manifest: also the names of the checkpoints that are kept, and the others
         each with the reason why it runs."""
-        before = await self.builds.state(build)
         replacement = None
         if source is not None:
             loaded = await self.load(source)
@@ -216,8 +216,8 @@ class Engine:
                 inputs=loaded.inputs,
                 parameters={**source.inherited, **source.parameters},
             )
-        state = await self._command(build, Resume(rewind_to, pause_before, replacement), actor)
-        await self._release(before, state)
+        command = Resume(rewind_to, pause_before, replacement)
+        before, state = await self._transition(build, command, actor)
         self._runner.planned(build, fresh=replacement is not None)
         if replacement is None:
             return state, [], []
@@ -225,23 +225,19 @@ class Engine:
 
     async def retry(self, build: str, actor: Actor) -> BuildState:
         """Let a failed build go on from where it stands."""
-        before = await self.builds.state(build)
-        state = await self._command(build, Retry(), actor)
-        await self._release(before, state)
+        _, state = await self._transition(build, Retry(), actor)
         self._runner.planned(build, fresh=False)
         return state
 
     async def cancel(self, build: str, actor: Actor) -> BuildState:
         """Give the build up; an attempt that runs is stopped."""
-        before = await self.builds.state(build)
-        state = await self._command(build, RequestCancel(), actor)
-        await self._release(before, state)
+        _, state = await self._transition(build, RequestCancel(), actor)
         self._runner.stop(build, "cancelled")
         return state
 
     async def remove(self, build: str, actor: Actor) -> BuildState:
         """Drop the artifacts and logs of an ended build; its events stay."""
-        state = await self._command(build, Remove(), actor)
+        _, state = await self._transition(build, Remove(), actor)
         await asyncio.to_thread(self.stores.artifacts.remove, build)
         await asyncio.to_thread(shutil.rmtree, self.stores.logs / build, True)
         return state
@@ -268,16 +264,17 @@ class Engine:
             not state.ended and index <= last for index in range(len(state.checkpoints))
         )
 
-    async def _release(self, before: BuildState, after: BuildState) -> None:
-        """Let go of the workspace of the failed attempt when the build goes on or ends."""
-        if after.state is not before.state:
-            await self.shells.release(before)
-
-    async def _command(self, build: str, command: Command, actor: Actor) -> BuildState:
-        state = await self.builds.command(build, command, actor)
+    async def _transition(
+        self, build: str, command: Command, actor: Actor
+    ) -> tuple[BuildState, BuildState]:
+        """A person's command: the states before and after it. A build that goes on or ends lets go of
+        the workspace of its failed attempt."""
+        before, after = await self.builds.transition(build, command, actor)
         self._runner.recall(build)
         self._scheduler.wake()
-        return state
+        if after.state is not before.state:
+            await self.shells.release(before)
+        return before, after
 
     async def _plan(self, loaded: Loaded) -> Plan:
         settings = self._settings()

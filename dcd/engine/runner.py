@@ -134,7 +134,10 @@ class Runner:
 
     async def run(self, build: str) -> None:
         """Run a build until it stands still or the daemon stops."""
-        state = await self._insist(build, Start())
+        try:
+            state = await self._insist(build, Start())
+        except Refused:
+            return  # somebody paused or cancelled it as its turn came
         if state.running:
             state = await self._settle(state)
         refusals = 0

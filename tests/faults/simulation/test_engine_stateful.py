@@ -39,7 +39,6 @@ from statemachine.build import BuildState, advance
 from statemachine.commands import Command, Resume, StartCheckpoint
 from statemachine.errors import NotFound, Refused, Unavailable, Unprepared
 from statemachine.events import BuildPaused
-from store.eventlog import EventLog
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
 
@@ -357,14 +356,6 @@ class Histories(RuleBasedStateMachine):
         self.seen.check_delivery()
         left = [path.name for path in (self.directory / "layers" / "copy").iterdir()]
         assert left == [".work"], f"nobody needs it any more: {left}"
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("template") / "events.db"
-    with EventLog(path):
-        pass
-    return path
 
 
 def look_for_trouble(template: Path, chance: int | None = None, **profile: Any) -> None:

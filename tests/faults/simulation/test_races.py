@@ -1,0 +1,78 @@
+"""Histories that broke a promise once, step by step."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from simulated_daemon import World
+from test_engine_stateful import ONE, TWO, source
+
+from dcd.engine.engine import Engine, Options
+from statemachine.build import Lifecycle
+from statemachine.events import Actor
+
+pytestmark = pytest.mark.faults
+
+SOMEBODY = Actor(uid=1000)
+
+
+@pytest.fixture
+def world(tmp_path: Path, template: Path) -> Iterator[World]:
+    (tmp_path / "layers").mkdir()
+    shutil.copy(template, tmp_path / "events.db")
+    with World(tmp_path, 0, lambda attempt: None) as world:
+        world.run()
+        yield world
+
+
+def submitted(world: World, *checkpoints: tuple[str, str]) -> str:
+    task = world.start_task(
+        world.engine.submit(source(checkpoints), Options(), SOMEBODY, lambda plan: None)
+    )
+    world.run()
+    return task.result()[0].id
+
+
+def test_a_build_that_is_paused_when_its_turn_comes_stands_still(world: World) -> None:
+    """It was taken for a defect: the build was given its place while the pause was being written."""
+    world.settings = replace(world.settings, max_running_builds=1)
+    submitted(world, ONE)
+    build = submitted(world, TWO)
+    pause = world.start_task(world.engine.pause(build, None, SOMEBODY))
+    world.run(jobs=0)
+    world.settings = replace(world.settings, max_running_builds=2)
+    world._scheduler.wake()
+
+    world.run()
+
+    assert pause.result().state is Lifecycle.PAUSED
+    assert [attempt.request.checkpoint for attempt in world.attempts] == ["one"]
+
+
+def cancel(engine: Engine, build: str) -> Any:
+    return engine.cancel(build, SOMEBODY)
+
+
+def resume(engine: Engine, build: str) -> Any:
+    return engine.resume(build, None, None, None, SOMEBODY, lambda plan: None)
+
+
+@pytest.mark.parametrize("command", [cancel, resume])
+def test_the_workspace_of_an_attempt_that_fails_meanwhile_is_let_go(
+    world: World, command: Callable[[Engine, str], Any]
+) -> None:
+    """It stayed until the next start: the build had not yet failed when the command looked."""
+    build = submitted(world, ONE)
+    world.release(world.attempts[0], "failed")
+    world.run(jobs=0)
+    task = world.start_task(command(world.engine, build))
+
+    world.run()
+
+    assert task.exception() is None
+    work = world.state_dir / "layers" / "copy" / ".work"
+    running = {attempt.request.workspace.name for attempt in world.attempts}
+    assert {path.name for path in work.iterdir()} == running
