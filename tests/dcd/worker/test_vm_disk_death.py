@@ -1,4 +1,4 @@
-"""When the daemon dies while a file system of a disk is mounted to be filled, neither mount nor loop stays."""
+"""When the daemon dies while a file system of a disk is being filled, neither mount nor loop device stays."""
 
 import os
 import signal
