@@ -8,13 +8,14 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from benchmarks import events, live_image
+from benchmarks import events, live_image, load
 from benchmarks.figure import Figure, as_json, machine, table
 
 BENCHMARKS: dict[str, Callable[[Path, int], Iterator[Figure]]] = {
     "appends": events.appends,
     "list": events.listing,
     "start": events.start,
+    "load": load.load,
     "rebuild": live_image.rebuild,
     "live-build": live_image.live_build,
 }

@@ -62,7 +62,7 @@ class ClientError(Exception):
 
 
 class Unreachable(ClientError):
-    """No daemon answers, or it went away in the middle. Worth trying again later."""
+    """No daemon answers, it went away in the middle, or has too much to do. Worth trying again later."""
 
 
 def default_socket() -> str:
@@ -190,7 +190,7 @@ def _problem(answer: HTTPResponse) -> ClientError:
     kind = str(problem.pop("type", "")).rpartition(":")[2]
     title, detail = problem.pop("title", ""), problem.pop("detail", "")
     resolution = problem.pop("resolution", "")
-    error = Unreachable if kind == "unavailable" else ClientError
+    error = Unreachable if kind in ("unavailable", "too-many-requests") else ClientError
     return error(kind, title, detail, resolution, problem)
 
 

@@ -34,6 +34,7 @@ PROBLEMS = {
     "invalid-manifest": ExitCode.INVALID_MANIFEST,
     "inputs-missing": ExitCode.INVALID_MANIFEST,
     "unavailable": ExitCode.UNREACHABLE,
+    "too-many-requests": ExitCode.UNREACHABLE,
     "permission": ExitCode.PERMISSION,
     "unprepared": ExitCode.UNPREPARED,
 }

@@ -65,7 +65,7 @@ class Metrics:
 
     def __init__(self) -> None:
         # Series that Prometheus does not know from text, and would take for gauges.
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = registry = CollectorRegistry()
         self._ended: Mapping[Lifecycle, int] = {}
         self._measured_at = float("-inf")

@@ -12,10 +12,12 @@ import contextlib
 import fcntl
 import grp
 import os
+import resource
 import secrets
 import signal
 import socket
 from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import structlog
@@ -45,6 +47,12 @@ from store.layers.choose import choose, retired
 
 log = structlog.get_logger()
 
+THREADS = 32
+"""For blocking work: most of it waits."""
+
+OPEN_FILES = 65536
+"""As in the systemd unit. No more: some tools close every descriptor that could be open."""
+
 
 def serve(read_settings: Callable[[], Effective]) -> int:
     """Run the daemon until it is told to stop. Returns the exit code.
@@ -72,6 +80,9 @@ class Daemon:
         """From start to stop."""
         state_dir = self.settings().state_dir
         self._handle_signals()
+        # What waits for mirrors and disks must not keep each other from being done.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS))
+        _raise_file_limit()
         identity = _identity(state_dir)
         await asyncio.to_thread(_clear_away, identity, state_dir)
         broadcast = Broadcast()
@@ -213,6 +224,14 @@ def locked(state_dir: Path) -> Iterator[None]:
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+def _raise_file_limit() -> None:
+    """Each follower holds a connection, and shells start programs with a limit of 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _identity(state_dir: Path) -> str:

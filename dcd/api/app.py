@@ -4,8 +4,10 @@ Each `DcdError` becomes a problem; anything else is logged and becomes problem `
 """
 
 from datetime import datetime
+from functools import cache
 from importlib.metadata import version
 
+import msgspec
 import structlog
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -14,9 +16,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from dcd.api import builds, host, leavings, openapi, schemas, shell
+from dcd.api.fairness import Fair, Turns
 from dcd.api.handling import Api
-from dcd.api.operations import Operation, json_response, problem_response, routes
-from dcd.api.server import Counted, Limits
+from dcd.api.limits import Counted, Limits
+from dcd.api.operations import Operation, routes
+from dcd.api.problems import problem_response
 from dcd.configuration import Live, Reloaded
 from dcd.engine.engine import Engine
 from dcd.engine.garbage import Collected
@@ -30,7 +34,13 @@ BUILD = "/v1/builds/{id}"
 
 
 async def _openapi(api: Api, request: Request) -> Response:
-    return json_response(openapi.document(OPERATIONS, version("dcd")))
+    return Response(_document(), media_type="application/json")
+
+
+@cache
+def _document() -> bytes:
+    """Made once: it takes as long as dozens of other answers."""
+    return msgspec.json.encode(openapi.document(OPERATIONS, version("dcd")))
 
 
 OPERATIONS: tuple[Operation, ...] = (
@@ -182,6 +192,11 @@ def make_app(engine: Engine, settings: Live, started_at: datetime, metrics: Metr
         routes=routes(OPERATIONS, Api(engine, settings, started_at, metrics)),
         middleware=[
             Middleware(Counted, count=metrics.request),
+            Middleware(
+                Fair,
+                turns=Turns(limits.requests_per_client, limits.request_timeout_seconds),
+                refuse=problem_response,
+            ),
             Middleware(
                 Limits,
                 body_bytes=limits.body_limit_bytes,

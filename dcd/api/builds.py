@@ -85,7 +85,7 @@ async def list_builds(api: Api, request: Request) -> Response:
     api.require(request, Action.SEE)
     page = integer(request, BUILDS_LIMIT, 50)
     before = integer(request, BEFORE, -1)
-    found = await asyncio.to_thread(
+    found = await api.engine.builds.ask(
         api.engine.builds.log.list_builds,
         _states(request),
         page,

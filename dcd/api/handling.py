@@ -4,7 +4,6 @@ A handler is a function of an `Api` and a request. It checks the peer's right, r
 the engine and answers; it decides nothing. Handlers lie in modules by subject, `dcd.api.app` has the table.
 """
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -54,7 +53,7 @@ class Api:
     async def build(self, request: Request) -> str:
         """The id of the build in the path, which may be a prefix. Raises NotFound."""
         prefix = request.path_params["id"]
-        return await asyncio.to_thread(self.engine.builds.log.resolve_prefix, prefix)
+        return await self.engine.builds.ask(self.engine.builds.log.resolve_prefix, prefix)
 
     async def state(self, request: Request) -> BuildState:
         """The state of the build in the path. Raises NotFound."""

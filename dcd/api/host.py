@@ -3,18 +3,18 @@
 import asyncio
 import base64
 import os
-from collections.abc import AsyncIterator
 from importlib.metadata import version as version_of
-from typing import BinaryIO
 
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from dcd import doctor as host_doctor
 from dcd.access import Action
 from dcd.api import schemas
 from dcd.api.handling import Api
-from dcd.api.operations import body_of, json_response, problem_response
+from dcd.api.operations import body_of, json_response
+from dcd.api.problems import problem_response
+from dcd.api.streaming import file_response
 from dcd.configuration import LiveSetting, plain
 from dcd.engine.backup import copy_of
 from dcd.manifest.checkpoint_types import registered
@@ -22,9 +22,6 @@ from dcd.metrics import CONTENT_TYPE
 from statemachine.errors import Unavailable
 
 API = "v1"
-
-PIECE_BYTES = 256 * 1024
-"""A backup is sent in pieces of this size."""
 
 
 async def version(api: Api, request: Request) -> Response:
@@ -110,14 +107,5 @@ async def backup(api: Api, request: Request) -> Response:
     copy, size_bytes, sha256 = await asyncio.to_thread(
         copy_of, api.engine.builds.log, api.settings().state_dir
     )
-    headers = {
-        "content-length": str(size_bytes),
-        "repr-digest": f"sha-256=:{base64.b64encode(sha256).decode()}:",
-    }
-    return StreamingResponse(_pieces(copy), media_type="application/octet-stream", headers=headers)
-
-
-async def _pieces(file: BinaryIO) -> AsyncIterator[bytes]:
-    with file:
-        while piece := await asyncio.to_thread(file.read, PIECE_BYTES):
-            yield piece
+    digest = {"repr-digest": f"sha-256=:{base64.b64encode(sha256).decode()}:"}
+    return file_response(copy, size_bytes, "application/octet-stream", digest)

@@ -4,18 +4,20 @@
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncGenerator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.responses import PlainTextResponse, Response
 
 from dcd.access import Action
 from dcd.api import schemas
 from dcd.api.handling import Api
 from dcd.api.operations import QueryParameter, choice, integer, json_response, limit, string
 from dcd.api.stream import follow
+from dcd.api.streaming import Streamed, file_response
 from dcd.engine.document import document, matches
 from statemachine.build import BuildState, Lifecycle
 from statemachine.errors import NotFound, UsageError
@@ -47,10 +49,10 @@ async def events(api: Api, request: Request) -> Response:
         last = request.headers.get("last-event-id", "")
         if last and not last.isdecimal():
             raise UsageError("Last-Event-ID must be a position", f"got {last[:100]!r}")
-        return StreamingResponse(
+        return Streamed(
             _stream(api, build, int(last) if last else after),
-            media_type="text/event-stream",
-            headers={"cache-control": "no-store"},
+            "text/event-stream",
+            {"cache-control": "no-store"},
         )
     page = integer(request, EVENTS_LIMIT, 500)
     found = await _read(api, build, after, page)
@@ -62,7 +64,7 @@ async def verify_events(api: Api, request: Request) -> Response:
     api.require(request, Action.SEE)
     build = await api.build(request)
     problems = await asyncio.to_thread(api.engine.builds.log.verify, build)
-    count = (await asyncio.to_thread(api.engine.builds.log.summary, build)).sequence
+    count = (await api.engine.builds.ask(api.engine.builds.log.summary, build)).sequence
     return json_response(schemas.Verification(build, count, not problems, tuple(problems)))
 
 
@@ -81,8 +83,9 @@ async def log(api: Api, request: Request) -> Response:
     path = api.engine.stores.logs / state.id / f"{checkpoint}.{attempt}.log"
     if checkpoint not in state.attempts or not attempt.isdecimal() or not path.is_file():
         raise NotFound(f"build {state.id} has no log of {checkpoint}, attempt {attempt}")
-    content = await asyncio.to_thread(_tail_of, path, integer(request, OFFSET, 0))
-    return Response(content, media_type="text/plain; charset=utf-8")
+    offset = integer(request, OFFSET, 0)
+    file, size_bytes = await asyncio.to_thread(_opened_at, path, offset)
+    return file_response(file, size_bytes, "text/plain; charset=utf-8")
 
 
 async def artifacts(api: Api, request: Request) -> Response:
@@ -116,7 +119,7 @@ async def graph(api: Api, request: Request) -> Response:
     api.require(request, Action.SEE)
     build = await api.build(request)
     text_format: Any = choice(request, FORMAT, "mermaid")
-    events = await asyncio.to_thread(api.engine.builds.log.read_build, build)
+    events = await api.engine.builds.ask(api.engine.builds.log.read_build, build)
     return PlainTextResponse(drawing(BuildMachine.rehydrate(events), text_format))
 
 
@@ -130,17 +133,19 @@ def _log_files(directory: Path, state: BuildState) -> tuple[schemas.LogFile, ...
     return tuple(found)
 
 
-def _tail_of(path: Path, offset: int) -> bytes:
-    with path.open("rb") as file:
-        file.seek(offset)
-        return file.read(MAX_LOG_BYTES)
+def _opened_at(path: Path, offset: int) -> tuple[BinaryIO, int]:
+    """The log from `offset` on: the open file, and how many bytes of it to send."""
+    file = path.open("rb")
+    size_bytes = file.seek(0, os.SEEK_END) - offset
+    file.seek(offset)
+    return file, max(0, min(size_bytes, MAX_LOG_BYTES))
 
 
 async def _read(api: Api, build: str, after: int, page: int) -> list[Event]:
-    return await asyncio.to_thread(api.engine.builds.log.read, build, after, page)
+    return await api.engine.builds.ask(api.engine.builds.log.read, build, after, page)
 
 
-def _stream(api: Api, build: str, after: int) -> AsyncIterator[bytes]:
+def _stream(api: Api, build: str, after: int) -> AsyncGenerator[bytes, None]:
     async def read(build: str, after: int, page: int) -> list[Event]:
         return await _read(api, build, after, page)
 

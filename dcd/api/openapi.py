@@ -73,7 +73,7 @@ def _describe(operation: Operation, schemas: dict[type, Any]) -> dict[str, Any]:
         str(status): {"description": "success", "content": content}
         for status in (operation.status, *operation.also)
     }
-    for status in sorted({400, 403, 413, 503, *operation.problems}):
+    for status in sorted({400, 403, 413, 429, 503, *operation.problems}):
         responses[str(status)] = {"description": "problem details", "content": problem}
     described: dict[str, Any] = {
         "operationId": operation.name,

@@ -15,12 +15,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from dcd.api.handling import Api
-from dcd.api.schemas import Problem
-from statemachine.errors import DcdError, UsageError
+from statemachine.errors import UsageError
 
 Handler = Callable[[Api, Request], Awaitable[Response]]
-
-PROBLEM_TYPE = "urn:dcd:problem:"
 
 Body = TypeVar("Body")
 
@@ -68,21 +65,6 @@ class Operation:
 def json_response(value: Any, status: int = 200, media_type: str = "application/json") -> Response:
     """`value` (dataclasses, datetimes and so on) as a JSON response."""
     return Response(msgspec.json.encode(value), status, media_type=media_type)
-
-
-def problem_response(error: DcdError) -> Response:
-    """An error as problem details (RFC 9457)."""
-    problem = Problem(
-        type=PROBLEM_TYPE + error.problem,
-        title=error.brief,
-        status=error.status,
-        detail=error.details,
-        resolution=error.resolution,
-        diagnostics=getattr(error, "diagnostics", None),
-        missing=getattr(error, "missing", None),
-    )
-    body = {key: value for key, value in msgspec.to_builtins(problem).items() if value is not None}
-    return json_response(body, error.status, "application/problem+json")
 
 
 async def body_of(request: Request, schema: type[Body]) -> Body:

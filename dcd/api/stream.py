@@ -6,7 +6,7 @@ Source: the HTML standard, section "Server-sent events".
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
 import msgspec
 
@@ -23,7 +23,7 @@ Settled = Callable[[str, int], Awaitable[bool]]
 
 async def follow(
     read: ReadPage, settled: Settled, broadcast: Broadcast, build: str, after: int
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """Yield SSE messages of `build` for events after position `after`, and progress in between,
     until the build stands still (paused, failed or ended)."""
     progress_seen = 0

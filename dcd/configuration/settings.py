@@ -226,6 +226,22 @@ class Configuration:
             unit="seconds",
         ),
     )
+    requests_per_client: int = field(
+        default=4,
+        metadata=_about(
+            "How many requests of one client process are worked on at once; the others wait their turn, "
+            "and are refused when it does not come within `request_timeout_seconds`. A user other than root "
+            "has four times as many turns, for all processes together. Followers need none.",
+            minimum=1,
+        ),
+    )
+    connections_per_user: int = field(
+        default=1000,
+        metadata=_about(
+            "How many connections a user may have to the daemon, followers among them.",
+            minimum=1,
+        ),
+    )
     observe: tuple[str, ...] = field(
         default=("@dcd",),
         metadata=_about(

@@ -9,6 +9,7 @@ log's blocking reads run in threads.
 import asyncio
 import secrets
 from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
@@ -36,6 +37,12 @@ ID_ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"
 ID_LENGTH = 10
 
 
+READERS = 4
+"""So many threads read the log for people who look at builds."""
+
+Answer = TypeVar("Answer")
+
+
 def new_id() -> str:
     """A random id for a build; about 50 bits."""
     return "".join(secrets.choice(ID_ALPHABET) for _ in range(ID_LENGTH))
@@ -55,6 +62,7 @@ class Builds:
         self.log = log
         self.broadcast = broadcast
         self._clock = clock
+        self._readers = ThreadPoolExecutor(READERS, "log-reader")
         self.ended = asyncio.Event()
         """Set whenever a build ends; the collector of garbage waits for it, and clears it."""
         self._watching: list[Callable[[BuildState | None, Event], None]] = []
@@ -74,6 +82,12 @@ class Builds:
         """
         self._machines.update(await asyncio.to_thread(self._load))
         return self.unfinished()
+
+    async def ask(self, read: Callable[..., Answer], *arguments: Any) -> Answer:
+        """Do a short read of the log, in a thread of those that do nothing else: whatever else keeps
+        threads busy (slow mirrors, large trees), builds can be looked at."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._readers, read, *arguments)
 
     def unfinished(self) -> list[BuildState]:
         """The builds that have not ended, in the order of their submission."""
@@ -174,4 +188,4 @@ class Builds:
         return machines
 
     async def _rehydrate(self, build: str) -> BuildMachine:
-        return BuildMachine.rehydrate(await asyncio.to_thread(self.log.read_build, build))
+        return BuildMachine.rehydrate(await self.ask(self.log.read_build, build))

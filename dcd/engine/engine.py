@@ -178,7 +178,7 @@ class Engine:
             planning.plan_ahead, loaded, self._settings().checkpoint_modules
         )
         name = distro(loaded.doc).name
-        newest = await asyncio.to_thread(self.builds.log.newest, name)
+        newest = await self.builds.ask(self.builds.log.newest, name)
         found = await asyncio.to_thread(
             intentions,
             plan,
@@ -270,7 +270,7 @@ class Engine:
         """A person's command: the states before and after it. A build that goes on or ends lets go of
         the workspace of its failed attempt."""
         before, after = await self.builds.transition(build, command, actor)
-        self._runner.recall(build)
+        self._runner.locks.recall(build)
         self._scheduler.wake()
         if after.state is not before.state:
             await self.shells.release(before)
@@ -288,7 +288,7 @@ class Engine:
         if idempotency_key is None:
             return None
         log = self.builds.log
-        build = await asyncio.to_thread(log.by_idempotency_key, idempotency_key)
+        build = await self.builds.ask(log.by_idempotency_key, idempotency_key)
         return None if build is None else await self.builds.state(build)
 
     def _load(self, source: ManifestSource) -> Loaded:

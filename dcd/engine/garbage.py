@@ -177,7 +177,7 @@ class Collector:
     async def _remove(self, layer: Layer) -> bool:
         """Remove a layer unless somebody has come to need it since it was chosen."""
         key = layer.record.key
-        lock = self._runner.making(key)
+        lock = self._runner.locks.of(key)
         if lock.locked():
             return False
         async with lock:

@@ -7,14 +7,12 @@ disk before its completion is an event.
 """
 
 import asyncio
-import contextlib
 import shutil
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from weakref import WeakValueDictionary
 
 import structlog
 
@@ -24,6 +22,7 @@ from dcd.engine.broadcast import Progress
 from dcd.engine.builds import Builds
 from dcd.engine.claims import claims_released, release_claims
 from dcd.engine.host import boot_id
+from dcd.engine.locks import LayerLocks
 from dcd.engine.publish import publish
 from dcd.engine.workspaces import claiming_workspace, kept_workspace, lost_layer, workspace_name
 from dcd.worker.launch import Cancelled, Completed, Died, Failed, Outcome, run_attempt
@@ -100,9 +99,7 @@ class Runner:
         self.stopping = False
         """Set when the daemon stops: builds go no further than their next durable point."""
         self._running: dict[str, Running] = {}
-        self._waiting: dict[str, asyncio.Event] = {}
-        """Builds that wait for a layer that another makes; set to end the wait."""
-        self._making: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self.locks = LayerLocks()
 
     def planned(self, build: str, fresh: bool = True) -> None:
         """Note whether the external state in the build's keys was looked at just now."""
@@ -111,25 +108,16 @@ class Runner:
         else:
             self._planned_at.pop(build, None)
 
-    def making(self, key: str) -> asyncio.Lock:
-        """The lock of a layer: held while a build makes it, or decides to reuse it."""
-        return self._making.setdefault(key, asyncio.Lock())
-
-    def recall(self, build: str) -> None:
-        """Have `build` look at its state again, if it waits for a layer that another build makes."""
-        if waiting := self._waiting.get(build):
-            waiting.set()
-
     def stop(self, build: str, cause: str) -> None:
         """End the attempt of `build` that runs now, if any; `cause` as in CheckpointInterrupted."""
-        self.recall(build)
+        self.locks.recall(build)
         if running := self._running.get(build):
             running.cause = cause
             running.stop.set()
 
     def stop_all(self, cause: str) -> None:
         """End all attempts that run now, and all waiting."""
-        for build in (*self._running, *self._waiting):
+        for build in (*self._running, *self.locks.waiting()):
             self.stop(build, cause)
 
     async def run(self, build: str) -> None:
@@ -220,7 +208,7 @@ class Runner:
             return await self._command(state, FailCheckpoint(name, _info(error)))
         plan = state.plan if external is None else with_external(state.plan, index, external)
         planned = plan.checkpoints[index]
-        async with self._turn(state.id, planned.key) as mine:
+        async with self.locks.turn(state.id, planned.key) as mine:
             if not mine or self.stopping:
                 return await self.builds.state(state.id)
             if layer := await asyncio.to_thread(self.stores.layers.find, planned.key):
@@ -228,23 +216,6 @@ class Runner:
             if shortage := self._shortage(planned):
                 return await self._command(state, Pause(shortage, "no-space"))
             return await self._attempt(state, index, planned, external)
-
-    @contextlib.asynccontextmanager
-    async def _turn(self, build: str, key: str) -> AsyncIterator[bool]:
-        """Hold the lock of a layer inside the context. False: the build was recalled before it had it."""
-        lock = self.making(key)
-        recalled = self._waiting[build] = asyncio.Event()
-        acquiring = asyncio.ensure_future(lock.acquire())
-        leaving = asyncio.ensure_future(recalled.wait())
-        try:
-            await asyncio.wait({acquiring, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            del self._waiting[build]
-            yield acquiring.done()
-        finally:
-            leaving.cancel()
-            # Not done: gives up its place among those who wait.
-            if not acquiring.cancel():
-                lock.release()
 
     async def _external(self, state: BuildState, index: int) -> dict[str, str] | None:
         """External state for the checkpoint's key as of now; None when the plan's is fresh enough."""

@@ -8,11 +8,13 @@ therefore nothing is imported that is not allowed.
 """
 
 import ast
+import functools
 import hashlib
 import importlib
 import importlib.util
 import inspect
 import pkgutil
+import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -28,6 +30,9 @@ from dcd.manifest.source import Source
 
 OWN = "dcd.checkpoints"
 GROUP = "dcd.checkpoints"
+
+_PARSING = threading.Lock()
+"""Python 3.11 fails now and then when two threads make syntax trees at once (cpython issue 106905)."""
 
 
 class Unresolved(Exception):
@@ -290,13 +295,21 @@ def _sources(module_name: str) -> dict[str, bytes]:
     return found
 
 
-def _imports(content: bytes, module_name: str) -> Iterator[str]:
+def _imports(content: bytes, module_name: str) -> frozenset[str]:
     """Every name that the source could mean by its import statements."""
+    with _PARSING:
+        return _parsed_imports(content, module_name)
+
+
+@functools.lru_cache(maxsize=256)
+def _parsed_imports(content: bytes, module_name: str) -> frozenset[str]:
+    found: set[str] = set()
     for node in ast.walk(ast.parse(content)):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             package = module_name.rpartition(".")[0]
             base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
-            yield base
-            yield from (f"{base}.{alias.name}" for alias in node.names)
+            found.add(base)
+            found.update(f"{base}.{alias.name}" for alias in node.names)
+    return frozenset(found)

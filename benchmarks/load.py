@@ -1,0 +1,129 @@
+"""(f) How long other clients wait for `status` while some ask too much of the daemon."""
+
+import json
+import multiprocessing
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from benchmarks import abuse
+from benchmarks.daemon import Daemon, daemon
+from benchmarks.figure import Figure
+from cli import client
+
+MOST_MEDIAN_SECONDS = 0.1
+SECONDS = 10.0
+FOLLOWERS = 200
+SUBMISSIONS = 1000
+PAUSE_SECONDS = 0.02
+"""Between two requests for the status."""
+
+MANIFEST = """<dc><distro name="{name}"><execution><checkpoint name="one"
+ mod_path="dcd/checkpoints/custom_script" checkpoint_class="CustomScript"><args>{line}</args></checkpoint>
+</execution></distro></dc>"""
+
+NOISY = "i=0; while [ $i -lt 1000 ]; do i=$((i+1)); echo line $i; sleep 0.02; done"
+
+
+def load(scratch: Path, rounds: int) -> Iterator[Figure]:
+    """Each kind of abuse in turn, ten seconds a round, with the status of a running build asked for by
+    another process."""
+    with daemon(scratch / "load") as running:
+        build = _submit(running, "noisy", NOISY)
+        events, status = f"/v1/builds/{build}/events", f"/v1/builds/{build}"
+        kinds: dict[str, tuple[object, ...]] = {
+            f"{FOLLOWERS} followers": ("follow", "--connections", FOLLOWERS, "--path", events),
+            "a flood over one connection": ("flood", "--path", status),
+            "a flood over 200 connections": ("flood", "--connections", 200, "--path", status),
+            "50 clients that never read": (
+                "deaf",
+                "--connections",
+                50,
+                "--path",
+                "/v1/openapi.json",
+            ),
+            "100 clients that send a byte a second": ("drip", "--connections", 100),
+            "4 bodies of a gigabyte": ("body", "--connections", 4, "--path", "/v1/validate"),
+        }
+        yield _figure("nobody", [s for _ in range(rounds) for s in _asked(running, status)])
+        for name, arguments in kinds.items():
+            waits: list[float] = []
+            answers = 0
+            for _ in range(rounds):
+                with _abusing(running, *arguments) as outcome:
+                    waits += _asked(running, status)
+                answers += sum(outcome["statuses"].values())
+            yield _figure(name, waits, f"{answers / rounds / SECONDS:,.0f} answers a second")
+        yield _figure(f"{SUBMISSIONS:,} submissions", _submitting(running, status))
+        peak = _peak_bytes(running)
+        yield Figure("the daemon's memory at its peak", "MiB", (peak / 2**20,))
+
+
+def _figure(during: str, waits: list[float], note: str = "") -> Figure:
+    return Figure(f"status during {during}", "s", tuple(waits), most=MOST_MEDIAN_SECONDS, note=note)
+
+
+def _submit(running: Daemon, name: str, line: str) -> str:
+    manifest = {"path": f"/{name}.xml", "text": MANIFEST.format(name=name, line=line)}
+    answer = client.request(str(running.socket), "POST", "/v1/builds", body={"manifest": manifest})
+    return str(answer["id"])
+
+
+def _asked(
+    running: Daemon, path: str, enough: Callable[[float], bool] = lambda spent: spent > SECONDS
+) -> list[float]:
+    """Ask for the path until it is enough; the seconds that each answer took."""
+    waits, began = [], time.monotonic()
+    while not enough(time.monotonic() - began):
+        asked = time.monotonic()
+        client.request(str(running.socket), "GET", path)
+        waits.append(time.monotonic() - asked)
+        time.sleep(PAUSE_SECONDS)
+    return waits
+
+
+@contextmanager
+def _abusing(running: Daemon, kind: object, *options: object) -> Iterator[dict[str, Any]]:
+    """Abuse the daemon inside the context; what the abusers saw is there afterwards."""
+    command = [sys.executable, abuse.__file__, kind, running.socket, "--seconds", 4 * SECONDS]
+    process = subprocess.Popen(
+        [*map(str, command), *map(str, options)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    outcome: dict[str, Any] = {}
+    try:
+        if process.stdout.readline() != "ready\n":
+            raise RuntimeError(f"benchmarks/abuse.py {kind} did not start")
+        yield outcome
+        process.terminate()
+        outcome.update(json.loads(process.stdout.read()))
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _submitting(running: Daemon, path: str) -> list[float]:
+    """Seconds that each status took while another process submitted builds."""
+    submitter = multiprocessing.Process(target=_submissions, args=(running,))
+    submitter.start()
+    waits = _asked(running, path, lambda _: not submitter.is_alive())
+    submitter.join()
+    if submitter.exitcode:
+        raise RuntimeError("not all builds could be submitted")
+    return waits
+
+
+def _submissions(running: Daemon) -> None:
+    for number in range(SUBMISSIONS):
+        _submit(running, f"build{number % 10}", "sleep 1000")
+
+
+def _peak_bytes(running: Daemon) -> int:
+    process = (running.state_dir / "lock").read_text()
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    (peak,) = [line.split()[1] for line in lines if line.startswith("VmHWM")]
+    return int(peak) * 1024

@@ -1,0 +1,130 @@
+"""Fairness between clients: however much one asks, the others are answered.
+
+Requests of one client, a process as the kernel names it, are worked on a few at a time; the others wait
+their turn without costing anything, and are told to come back (429, Retry-After) when it does not come in
+time. A user who is not root has a limit over all processes too. An answer without an end, such as an event
+stream, gives its turn back when it begins. Connections are counted by user. Used from the event loop's
+thread only.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from weakref import WeakValueDictionary
+
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from statemachine.errors import DcdError
+from statemachine.events import Actor
+
+PROCESSES = 4
+"""So many processes of one user can have all their turns at once."""
+
+RETRY_AFTER_SECONDS = 1
+
+_ENDLESS = (b"text/event-stream", b"application/x-ndjson")
+
+
+class TooManyRequests(DcdError):
+    """A client asks for more than its share."""
+
+    problem, status, exit_code = "too-many-requests", 429, 9
+
+
+class Turns:
+    """Who may have a request worked on now: `at_once` of each client process."""
+
+    def __init__(self, at_once: int, wait_seconds: float) -> None:
+        self._at_once = at_once
+        self._wait_seconds = wait_seconds
+        self._semaphores: WeakValueDictionary[object, asyncio.Semaphore] = WeakValueDictionary()
+
+    @asynccontextmanager
+    async def turn(self, actor: Actor) -> AsyncIterator[None]:
+        """Wait for a turn and hold it in the context. Raises TooManyRequests when none comes in time."""
+        limits = [self._semaphore((actor.uid, actor.pid), self._at_once)]
+        if actor.uid != 0:
+            limits.append(self._semaphore(actor.uid, self._at_once * PROCESSES))
+        async with AsyncExitStack() as held:
+            try:
+                async with asyncio.timeout(self._wait_seconds):
+                    for limit in limits:
+                        await held.enter_async_context(limit)
+            except TimeoutError:
+                raise TooManyRequests(
+                    f"{actor.user} asks for too much at once",
+                    f"{self._at_once} requests of a process are worked on at once; this one waited "
+                    f"{self._wait_seconds:g} s for its turn",
+                    f"send fewer requests at once; try again in {RETRY_AFTER_SECONDS} s",
+                ) from None
+            yield
+
+    def _semaphore(self, whose: object, at_once: int) -> asyncio.Semaphore:
+        return self._semaphores.setdefault(whose, asyncio.Semaphore(at_once))
+
+
+class Connections:
+    """How many connections each user has; at most `most`."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._open: Counter[int | None] = Counter()
+
+    def opened(self, actor: Actor) -> None:
+        """Count a connection; `closed` is to be called for it whatever comes of this. Raises
+        TooManyRequests when it is one too many."""
+        self._open[actor.uid] += 1
+        if self._open[actor.uid] > self._most:
+            raise TooManyRequests(
+                f"{actor.user} has too many connections to the daemon",
+                f"the limit is {self._most} for a user (connections_per_user)",
+                f"close some; try again in {RETRY_AFTER_SECONDS} s",
+            )
+
+    def closed(self, actor: Actor) -> None:
+        """A connection that was counted is closed."""
+        self._open[actor.uid] -= 1
+        if not self._open[actor.uid]:
+            del self._open[actor.uid]
+
+
+class Fair:
+    """ASGI middleware: a request is worked on when it is its client's turn; `refuse` makes the answer
+    when that does not come."""
+
+    def __init__(
+        self, app: ASGIApp, *, turns: Turns, refuse: Callable[[DcdError], Response]
+    ) -> None:
+        self.app = app
+        self.turns = turns
+        self.refuse = refuse
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        actor = scope.get("dcd.actor")
+        if actor is None:  # in process: nobody is at the other end of a socket
+            await self.app(scope, receive, send)
+            return
+        async with AsyncExitStack() as turn:
+
+            async def releasing_send(message: Message) -> None:
+                if message["type"] == "http.response.start" and _is_endless(message):
+                    await turn.aclose()
+                await send(message)
+
+            try:
+                await turn.enter_async_context(self.turns.turn(actor))
+            except TooManyRequests as error:
+                response = self.refuse(error)
+                response.headers["retry-after"] = str(RETRY_AFTER_SECONDS)
+                await response(scope, receive, send)
+            else:
+                await self.app(scope, receive, releasing_send)
+
+
+def _is_endless(message: Message) -> bool:
+    return any(
+        name == b"content-type" and value.startswith(_ENDLESS)
+        for name, value in message.get("headers", ())
+    )

@@ -1,0 +1,143 @@
+"""What a request may take: size and time of its body, time to take its answer; and the count of answers."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from statemachine.errors import DcdError
+
+
+class BodyTooLarge(DcdError):
+    """The request's body is over the limit."""
+
+    problem, status, exit_code = "usage", 413, 2
+
+
+class RequestTimeout(DcdError):
+    """The client did not send its request in time."""
+
+    problem, status, exit_code = "usage", 408, 2
+
+
+class Limits:
+    """ASGI middleware: bounds the body's size and the time to send it and to take the answer.
+
+    A body has to arrive within `request_seconds`; a blob, which may be large, must only not stall that
+    long. A client that takes nothing of its answer for `send_seconds` is cut off. An answer that does
+    not wait for the rest of a body closes the connection, so that the rest is never read.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        body_bytes: int,
+        blob_bytes: int,
+        request_seconds: float,
+        send_seconds: float,
+    ) -> None:
+        self.app = app
+        self.body_bytes = body_bytes
+        self.blob_bytes = blob_bytes
+        self.request_seconds = request_seconds
+        self.send_seconds = send_seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        blob = scope["path"].startswith("/v1/blobs/")
+        body = _Body(
+            scope,
+            receive,
+            most_bytes=self.blob_bytes if blob else self.body_bytes,
+            seconds=self.request_seconds,
+            each_time=blob,
+        )
+
+        async def limited_send(message: Message) -> None:
+            if message["type"] == "http.response.start" and body.is_coming:
+                message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
+            try:
+                await asyncio.wait_for(send(message), self.send_seconds)
+            except TimeoutError:
+                scope.get("dcd.abort", lambda: None)()
+                raise ClientDisconnect from None
+
+        # Somebody who went away, or was sent away, gets no answer.
+        with contextlib.suppress(ClientDisconnect):
+            await self.app(scope, body.receive, limited_send)
+
+
+class _Body:
+    """The body of a request, as it comes: at most `most_bytes`, within `seconds` in all, or, with
+    `each_time`, never nothing for so long."""
+
+    def __init__(
+        self, scope: Scope, receive: Receive, *, most_bytes: int, seconds: float, each_time: bool
+    ) -> None:
+        headers = dict(scope["headers"])
+        self._announced_bytes = int(headers.get(b"content-length", b"0"))
+        self._receive = receive
+        self._most_bytes = most_bytes
+        self._seconds = seconds
+        self._deadline = None if each_time else time.monotonic() + seconds
+        self._received_bytes = 0
+        self._ended = False
+        self.is_coming = self._announced_bytes > 0 or b"transfer-encoding" in headers
+        """Whether the client has more to send."""
+
+    async def receive(self) -> Message:
+        """The next message. Raises BodyTooLarge, RequestTimeout."""
+        if self._ended:  # only the disconnect can still come; that may take for ever
+            return await self._receive()
+        if self._announced_bytes > self._most_bytes:
+            raise self._too_large()
+        left = self._deadline - time.monotonic() if self._deadline else self._seconds
+        try:
+            message = await asyncio.wait_for(self._receive(), max(0.0, left))
+        except TimeoutError:
+            raise RequestTimeout(
+                "the request's body did not arrive in time", f"the limit is {self._seconds:g} s"
+            ) from None
+        self._received_bytes += len(message.get("body", b""))
+        if self._received_bytes > self._most_bytes:
+            raise self._too_large()
+        if message["type"] != "http.request" or not message.get("more_body", False):
+            self._ended, self.is_coming = True, False
+        return message
+
+    def _too_large(self) -> BodyTooLarge:
+        return BodyTooLarge(
+            "the request's body is too large", f"the limit is {self._most_bytes} bytes"
+        )
+
+
+class Counted:
+    """ASGI middleware: `count` is told the operation and the status of each answer. What the table of
+    operations does not have is `unknown`; 499 is a client that went away before its answer began."""
+
+    def __init__(self, app: ASGIApp, *, count: Callable[[str, int], None]) -> None:
+        self.app = app
+        self.count = count
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        status = 499
+
+        async def noting_send(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, noting_send)
+        except Exception:
+            status = 500
+            raise
+        finally:
+            self.count(scope.get("dcd.operation", "unknown"), status)

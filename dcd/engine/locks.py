@@ -1,0 +1,48 @@
+"""One lock a layer: held while a build makes it, or decides to reuse it, or while it is removed.
+
+A build that waits for its turn can be recalled, so that it looks at its state again: somebody cancelled or
+paused it, or the daemon stops. Used from the event loop's thread only.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from weakref import WeakValueDictionary
+
+
+class LayerLocks:
+    """The locks, by key, and the builds that wait for one."""
+
+    def __init__(self) -> None:
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._waiting: dict[str, asyncio.Event] = {}
+
+    def of(self, key: str) -> asyncio.Lock:
+        """The lock of a layer."""
+        return self._locks.setdefault(key, asyncio.Lock())
+
+    def waiting(self) -> Iterator[str]:
+        """The builds that wait now."""
+        return iter(tuple(self._waiting))
+
+    def recall(self, build: str) -> None:
+        """End the wait of `build`, if it waits."""
+        if recalled := self._waiting.get(build):
+            recalled.set()
+
+    @contextlib.asynccontextmanager
+    async def turn(self, build: str, key: str) -> AsyncIterator[bool]:
+        """Hold the lock of a layer inside the context. False: the build was recalled before it had it."""
+        lock = self.of(key)
+        recalled = self._waiting[build] = asyncio.Event()
+        acquiring = asyncio.ensure_future(lock.acquire())
+        leaving = asyncio.ensure_future(recalled.wait())
+        try:
+            await asyncio.wait({acquiring, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            del self._waiting[build]
+            yield acquiring.done()
+        finally:
+            leaving.cancel()
+            # Not done: gives up its place among those who wait.
+            if not acquiring.cancel():
+                lock.release()
