@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from benchmarks import events, live_image, load
+from benchmarks import events, live_image, load, vm_image
 from benchmarks.figure import Figure, as_json, machine, table
 
 BENCHMARKS: dict[str, Callable[[Path, int], Iterator[Figure]]] = {
@@ -18,6 +18,7 @@ BENCHMARKS: dict[str, Callable[[Path, int], Iterator[Figure]]] = {
     "load": load.load,
     "rebuild": live_image.rebuild,
     "live-build": live_image.live_build,
+    "vm-disk": vm_image.vm_disk,
 }
 """By name; each takes a directory for itself and the number of rounds."""
 

@@ -39,11 +39,11 @@ class Daemon:
         """Run dcctl with --json and return its one document."""
         return json.loads(self.ctl(*arguments, "--json"))
 
-    def build(self, manifest: Path) -> tuple[dict[str, Any], float]:
-        """Submit a manifest and follow the build to its end: its status, and the seconds from the
-        start of dcctl until the build was complete."""
+    def build(self, manifest: Path, *options: str) -> tuple[dict[str, Any], float]:
+        """Submit a manifest, with these options, and follow the build to its end: its status, and the
+        seconds from the start of dcctl until the build was complete."""
         started = time.monotonic()
-        build = self.ctl("submit", manifest).strip()
+        build = self.ctl("submit", manifest, *options).strip()
         self.ctl("follow", build)
         seconds = time.monotonic() - started
         return self.json("status", build), seconds

@@ -8,7 +8,6 @@ images must hold the same packages, or the comparison is void.
 
 import shutil
 import statistics
-import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,13 +16,10 @@ from typing import Any
 from xml.etree import ElementTree
 
 from benchmarks.daemon import Daemon, children_cpu_seconds, daemon
+from benchmarks.examples import Image, run_script, without_boots
 from benchmarks.figure import Figure
-from dcd.manifest.doc import software_for
-from dcd.manifest.objects.software import Image as ImageArea
-from dcd.manifest.parse import load
-from dcd.platform.apt import host_codename, release_digests, sources_for
+from dcd.platform.apt import release_digests, sources_for
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
 SCRIPT = Path(__file__).with_name("bare-live-build.sh")
 APART = ("unshare", "--mount", "--pid", "--fork", "--kill-child=SIGKILL", "--mount-proc")
 """A script that is killed must leave no process and no mount behind, above all none of the host's in a
@@ -41,18 +37,9 @@ class Side:
     cpu: float
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
-    """What the manifest says that the script has to know."""
-
-    suite: str
-    variant: str
-    packages: tuple[str, ...]
-
-
 def live_build(scratch: Path, rounds: int) -> Iterator[Figure]:
     """(a): the ratio, both sides, and where dcd's time goes."""
-    manifest, image = _manifest(scratch)
+    manifest, image = without_boots(scratch, "debian-live.xml")
     bare: list[Side] = []
     through_dcd: list[Side] = []
     checkpoints: dict[str, list[float]] = {}
@@ -85,7 +72,7 @@ def live_build(scratch: Path, rounds: int) -> Iterator[Figure]:
 
 def rebuild(scratch: Path, rounds: int) -> Iterator[Figure]:
     """(b): the unchanged manifest, and one whose last checkpoint is changed."""
-    manifest, image = _manifest(scratch)
+    manifest, image = without_boots(scratch, "debian-live.xml")
     check = [_repository_check(image) for _ in range(max(rounds, REUSE_ROUNDS))]
     with daemon(scratch / "rebuild") as running:
         running.build(manifest)
@@ -100,42 +87,10 @@ def rebuild(scratch: Path, rounds: int) -> Iterator[Figure]:
     yield Figure("last checkpoint changed", "s", tuple(changed), note="the ISO is made again")
 
 
-def _manifest(scratch: Path) -> tuple[Path, Image]:
-    """A copy of the example without verify-boot, beside the files that it names. It is for the host's
-    own release, from the host's own sources, as it stands."""
-    copies = scratch / "examples"
-    shutil.rmtree(copies, ignore_errors=True)
-    shutil.copytree(EXAMPLES, copies)
-    manifest = copies / "debian-live.xml"
-    tree = ElementTree.parse(manifest)  # noqa: S314 - our own
-    (execution,) = tree.findall(".//execution")
-    for checkpoint in execution.findall("checkpoint[@checkpoint_class='VerifyBoot']"):
-        execution.remove(checkpoint)
-    tree.write(manifest)
-    doc = load(manifest.read_text(), str(manifest)).doc
-    software = software_for(doc, "transfer-deb")
-    assert software is not None
-    (area,) = software.get_descendants(class_type=ImageArea)
-    return manifest, Image(host_codename(), area.variant or "", tuple(software.names("install")))
-
-
 def _bare(directory: Path, image: Image) -> tuple[float, str]:
     """The seconds that the script took, and the packages of its image."""
-    directory.mkdir(parents=True)
-    log = directory / "script.log"
-    started = time.monotonic()
-    with log.open("wb") as output:
-        ended = subprocess.run(
-            [*APART, SCRIPT, directory, image.suite, image.variant, *image.packages],
-            stdout=output,
-            stderr=output,
-            check=False,
-        )
-    seconds = time.monotonic() - started
-    if ended.returncode != 0:
-        raise RuntimeError(f"the script failed:\n{log.read_text()[-3000:]}")
-    packages = (directory / "packages.tsv").read_text()
-    return seconds, packages
+    seconds = run_script(SCRIPT, directory, image.suite, image.variant, *image.packages)
+    return seconds, (directory / "packages.tsv").read_text()
 
 
 def _through_dcd(directory: Path, manifest: Path) -> tuple[float, str, dict[str, Any]]:
