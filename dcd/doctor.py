@@ -15,6 +15,7 @@ from dcd.platform import apt, tools
 from dcd.platform.hypervisor import probe_kvm
 from statemachine.errors import DcdError
 from store.layers.choose import choose
+from store.layers.mounts import can_restrict
 
 ENGINE_TOOLS = ("setpriv", "unshare", "mount", "umount", "cp")
 """Without these no checkpoint runs."""
@@ -70,6 +71,7 @@ def examine(state_dir: Path) -> list[HostCheck]:
         _guarded("sqlite", _sqlite),
         _guarded("space", lambda: _space(state_dir)),
         _guarded("namespaces", _namespaces),
+        _guarded("isolation", _isolation),
         _guarded("accelerator", _accelerator),
         _guarded("apt sources", _apt_sources),
     ]
@@ -126,12 +128,30 @@ def _space(state_dir: Path) -> HostCheck:
 
 
 def _namespaces() -> HostCheck:
-    command = ["unshare", "--mount", "--pid", "--net", "--fork", "--mount-proc", "true"]
+    command = ["unshare", "--mount", "--pid", "--net", "--ipc", "--uts", "--fork", "--mount-proc"]
+    command.append("true")
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
     if result.returncode == 0:
-        return HostCheck("namespaces", "ok", "mount, PID and network namespaces can be made")
+        return HostCheck(
+            "namespaces", "ok", "mount, PID, network, IPC and UTS namespaces can be made"
+        )
     return HostCheck(
         "namespaces", "missing", result.stderr.strip(), "run the daemon as root (CAP_SYS_ADMIN)"
+    )
+
+
+def _isolation() -> HostCheck:
+    if can_restrict():
+        return HostCheck(
+            "isolation",
+            "ok",
+            "workers see the host read-only, and have the capabilities that checkpoints declare",
+        )
+    return HostCheck(
+        "isolation",
+        "warning",
+        "workers have the capabilities that checkpoints declare, but the host is not read-only",
+        "start a kernel from Linux 5.12 on",
     )
 
 

@@ -175,7 +175,9 @@ def write_manifest(tmp_path: Path) -> WriteManifest:
     def write(*checkpoints: tuple[str, str], name: str = "small") -> Path:
         steps = "\n".join(
             f'<checkpoint name="{checkpoint}" mod_path="dcd/checkpoints/custom_script"'
-            f' checkpoint_class="CustomScript"><args>{escape(line)}</args></checkpoint>'
+            f' checkpoint_class="CustomScript"><args>{escape(line)}</args><kwargs>'
+            # To tell the test what happens.
+            f'<arglist name="writes"><argitem>{tmp_path}</argitem></arglist></kwargs></checkpoint>'
             for checkpoint, line in checkpoints
         )
         path = tmp_path / f"{name}.xml"

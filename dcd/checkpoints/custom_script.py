@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dcd.checkpoints.areas import areas, captured_file, shell_line, substituted
-from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
+from dcd.checkpoints.interface import CHROOT, MOUNTS, Checkpoint, Context, Needs, Report
 from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.paths import references, substitute
 from dcd.manifest.values import InputPath
+from dcd.platform.capabilities import NUMBERS
 from dcd.platform.chroot import chroot
 from dcd.platform.inside import write
 from dcd.platform.process import BASE_ENVIRONMENT
@@ -38,6 +39,10 @@ class CustomScript(Checkpoint):
     `chroot` it runs inside the image, where PKG_IMAGE_PATH is `/`. `environment` are `NAME=VALUE`s.
     `working_directory` is TMP_DIR, or `/` inside the image, unless it is given. `network` leaves it the
     host's network. A command that takes longer than `timeout_seconds` is stopped and has failed.
+
+    Outside the image it can make and change any file of the workspace, read the host and enter the image.
+    What else it does on the host it must say: `capabilities` that it needs (`SYS_ADMIN` to mount),
+    `devices` (`kvm`; `*` for loop devices), directories and files that it `writes` to.
     """
 
     DESCRIPTION = "Run a command or script of the manifest"
@@ -56,6 +61,9 @@ class CustomScript(Checkpoint):
         timeout_seconds: float | None = None,
         environment: tuple[str, ...] = (),
         working_directory: str | None = None,
+        capabilities: tuple[str, ...] = (),
+        devices: tuple[str, ...] = (),
+        writes: tuple[str, ...] = (),
     ) -> None:
         super().__init__(name)
         self.command = " ".join(command.split("\n")).strip() if command is not None else None
@@ -67,9 +75,19 @@ class CustomScript(Checkpoint):
         self.timeout_seconds = timeout_seconds
         self.environment = environment
         self.working_directory = working_directory
+        self.capabilities = capabilities
+        self.devices = devices
+        self.writes = writes
 
     def needs(self, doc: DataObjectCache) -> Needs:
-        return Needs(tools=self.TOOLS if self.chroot else (), network=self.network)
+        if self.chroot:
+            return Needs(tools=self.TOOLS, network=self.network, capabilities=MOUNTS)
+        return Needs(
+            network=self.network,
+            capabilities=(*CHROOT, *self.capabilities),
+            devices=self.devices,
+            writes=tuple(map(Path, self.writes)),
+        )
 
     def check(self, doc: DataObjectCache) -> None:
         given = [part for part in (self.command, self.text, self.script) if part is not None]
@@ -90,6 +108,7 @@ class CustomScript(Checkpoint):
                 raise InvalidManifest(f"{self.name}: {variable!r} is not NAME=VALUE")
         if self.timeout_seconds is not None and self.timeout_seconds <= 0:
             raise InvalidManifest(f"{self.name}: timeout_seconds must be more than 0")
+        self._check_rights()
         if self.chroot:
             used = {token for token in _OUTSIDE if any(token in part for part in self._strings())}
             if used:
@@ -97,6 +116,28 @@ class CustomScript(Checkpoint):
                     f"{self.name}: {', '.join(sorted(used))} is not inside the image",
                     "with chroot the command sees the image area only",
                     "leave out chroot, or use {PKG_IMAGE_PATH} only",
+                )
+
+    def _check_rights(self) -> None:
+        if self.chroot and (self.capabilities or self.devices or self.writes):
+            raise InvalidManifest(
+                f"{self.name}: a command inside the image gets no rights on the host",
+                "it has capabilities, devices or writes",
+                "leave them out, or leave out chroot",
+            )
+        for capability in self.capabilities:
+            if capability not in NUMBERS:
+                raise InvalidManifest(
+                    f"{self.name}: {capability!r} is not a capability",
+                    "",
+                    "write names of capabilities(7) without CAP_, such as SYS_ADMIN",
+                )
+        for path in self.writes:
+            if not path.startswith("/"):
+                raise InvalidManifest(
+                    f"{self.name}: writes {path!r}, which is not an absolute path",
+                    "",
+                    "name a file or directory of the host; the workspace needs none",
                 )
 
     def external_state(self, doc: DataObjectCache) -> Mapping[str, str]:

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from dcd.manifest.doc import DataObjectCache
+from dcd.platform.capabilities import CHROOT, FILES, MOUNTS
+from dcd.platform.devices import ALL_DEVICES
 from dcd.platform.process import Completed, run
 from statemachine.events import Artifact
 from statemachine.plan import Json
@@ -27,11 +29,22 @@ class Needs:
 
     `tools` are names in `dcd.platform.tools.TOOLS`; `network` keeps the host's network namespace;
     `disk_bytes` is the peak of extra space in the state directory.
+
+    The rest is what the worker leaves it of root's rights; what is not named here the kernel refuses.
+    `capabilities` are those of capabilities(7) without CAP_: `FILES` for making files of any owner and kind,
+    `CHROOT` for tools that enter the image by themselves, `MOUNTS` for what mounts, or runs programs inside
+    the image (`dcd.platform.chroot`). `devices` are names in /dev beside the standard ones, or
+    `ALL_DEVICES` (for loop devices); `writes` are paths of the host that it changes, beside its
+    workspace and evidence; `secrets` are the files and variables that it reads (`dcd.manifest.secrets`).
     """
 
     tools: tuple[str, ...] = ()
     network: bool = False
     disk_bytes: int = 0
+    capabilities: tuple[str, ...] = FILES
+    devices: tuple[str, ...] = ()
+    writes: tuple[Path, ...] = ()
+    secrets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,4 +179,16 @@ class Checkpoint(ABC):
 CheckpointFactory = Callable[..., Checkpoint]
 """What the manifest's `checkpoint_class` may name: a class, or a function that returns one."""
 
-__all__ = ["Checkpoint", "CheckpointFactory", "Completed", "Context", "Json", "Needs", "Report"]
+__all__ = [
+    "ALL_DEVICES",
+    "CHROOT",
+    "FILES",
+    "MOUNTS",
+    "Checkpoint",
+    "CheckpointFactory",
+    "Completed",
+    "Context",
+    "Json",
+    "Needs",
+    "Report",
+]

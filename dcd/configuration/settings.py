@@ -165,6 +165,32 @@ class Configuration:
             reloads=True,
         ),
     )
+    worker_open_files: int = field(
+        default=16384,
+        metadata=_about(
+            "How many files a process of a checkpoint may have open.",
+            minimum=64,
+            reloads=True,
+        ),
+    )
+    worker_processes: int = field(
+        default=4096,
+        metadata=_about(
+            "How many processes and threads an attempt may have at once (on Linux from 6.14 on; before, "
+            "the service's limit is all there is).",
+            minimum=512,
+            reloads=True,
+        ),
+    )
+    worker_memory_bytes: int = field(
+        default=0,
+        metadata=_about(
+            "How much memory a process of a checkpoint may take for its data: a virtual machine's is "
+            "part of it. 0: no limit but the service's own.",
+            unit="bytes",
+            reloads=True,
+        ),
+    )
     log_format: str = field(
         default="auto",
         metadata=_about(

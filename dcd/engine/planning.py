@@ -13,12 +13,16 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import takewhile
 from pathlib import Path
 
+from dcd.checkpoints.interface import Checkpoint
+from dcd.configuration import Configuration
 from dcd.engine.builds import new_id
 from dcd.engine.prospects import Prospect, prospects, require_all, texts_of
 from dcd.manifest.constructors import construct, resolve
 from dcd.manifest.doc import DataObjectCache, distro
 from dcd.manifest.ingredients import ingredients
 from dcd.manifest.parse import Loaded, restore
+from dcd.manifest.secrets import DIRECTORIES, PREFIX
+from dcd.worker.request import Grants
 from statemachine.build import BuildState
 from statemachine.errors import NotFound, Unprepared
 from statemachine.keys import EXTERNAL, chain, with_salt
@@ -69,16 +73,33 @@ def _plan(loaded: Loaded, able: Sequence[Prospect], allowed: Collection[str]) ->
 
 def external_state(state: BuildState, index: int, allowed: Collection[str]) -> dict[str, str]:
     """The state of the world that the key of a build's checkpoint `index` covers, as it is now."""
-    planned = state.plan.checkpoints[index]
-    instance = construct(
-        planned.mod_path,
-        planned.checkpoint_class,
-        planned.name,
-        planned.args,
-        planned.kwargs,
-        allowed,
-    )
+    instance = _constructed(state.plan.checkpoints[index], allowed)
     return dict(instance.external_state(restore(state.manifest)))
+
+
+def grants(state: BuildState, index: int, settings: Configuration) -> Grants:
+    """What an attempt at the build's checkpoint `index` may use of the host."""
+    planned = state.plan.checkpoints[index]
+    needs = _constructed(planned, settings.checkpoint_modules).needs(restore(state.manifest))
+    kept = [directory.resolve() for directory in DIRECTORIES]
+    files = [Path(name) for name in needs.secrets if name.startswith("/")]
+    return Grants(
+        capabilities=needs.capabilities,
+        devices=needs.devices,
+        writes=needs.writes,
+        secrets=tuple(
+            file for file in files if any(file.resolve().is_relative_to(place) for place in kept)
+        ),
+        variables={
+            name: os.environ[name]
+            for name in needs.secrets
+            if name.startswith(PREFIX) and name in os.environ
+        },
+        hidden=(settings.state_dir, settings.socket),
+        open_files=settings.worker_open_files,
+        memory_bytes=settings.worker_memory_bytes,
+        processes=settings.worker_processes,
+    )
 
 
 def recorded_external(planned: PlannedCheckpoint) -> dict[str, str]:
@@ -110,6 +131,17 @@ def environment(state: BuildState, doc: DataObjectCache | None = None) -> dict[s
     if proxy:
         found |= {"http_proxy": proxy, "https_proxy": proxy}
     return {**found, "SOURCE_DATE_EPOCH": str(int(state.submitted_at.timestamp()))}
+
+
+def _constructed(planned: PlannedCheckpoint, allowed: Collection[str]) -> Checkpoint:
+    return construct(
+        planned.mod_path,
+        planned.checkpoint_class,
+        planned.name,
+        planned.args,
+        planned.kwargs,
+        allowed,
+    )
 
 
 def _planned(

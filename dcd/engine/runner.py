@@ -340,6 +340,7 @@ class Runner:
             allowed=self._settings().checkpoint_modules,
             external=planning.recorded_external(planned),
             network=planned.network,
+            grants=await asyncio.to_thread(planning.grants, state, index, self._settings()),
         )
         on_progress = partial(self._report, state, index, attempt, time.monotonic())
         on_progress(WorkerProgress())
@@ -424,8 +425,7 @@ class Runner:
     ) -> None:
         plan = state.plan.checkpoints
         estimates = [checkpoint.estimate_seconds for checkpoint in plan]
-        fraction = report.fraction or 0.0
-        done = sum(estimates[:index]) + fraction * estimates[index]
+        done = sum(estimates[:index]) + (report.fraction or 0.0) * estimates[index]
         self.builds.broadcast.report(
             state.id,
             Progress(

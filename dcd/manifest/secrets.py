@@ -8,7 +8,7 @@ directories, and variables begin with the prefix, that are given here.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from dcd.manifest.objects import Iscsi, Password
@@ -17,6 +17,11 @@ from statemachine.errors import InvalidManifest, Unprepared
 DIRECTORIES = (Path("/etc/dcd/secrets"),)
 PREFIX = "DCD_SECRET_"
 MAX_BYTES = 64 * 1024
+
+
+def references(passwords: Iterable[Password]) -> tuple[str, ...]:
+    """The files and variables that passwords refer to, as `Needs.secrets` names them."""
+    return tuple(name for each in passwords if (name := each.file or each.env))
 
 
 def password_text(

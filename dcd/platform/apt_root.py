@@ -13,6 +13,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from dcd.platform.apt import (
@@ -25,6 +26,7 @@ from dcd.platform.apt import (
     transfer_settings,
     unreachable,
 )
+from dcd.platform.capabilities import FILES, keep_only
 from dcd.platform.process import ToolFailed, run
 from statemachine.errors import CheckpointError
 
@@ -124,10 +126,11 @@ def similar_packages(environment: Environment, name: str) -> list[str]:
 
 
 def _persist(argv: Sequence[str], environment: Environment, on_line: OnLine | None) -> None:
-    """Run apt, again while its only complaint is a download that may work the next time."""
+    """Run apt, with rights over files only, and again while its only complaint is a download that may work
+    the next time."""
     for pause in (*BACK_OFF_SECONDS, None):
         try:
-            run(argv, env=environment, on_line=on_line)
+            run(argv, env=environment, on_line=on_line, start=partial(keep_only, FILES))
             return
         except ToolFailed as error:
             problem = fetch_problem(error.output)

@@ -4,35 +4,25 @@
 /run and /tmp that are not part of the image. Call it in a mount namespace of your own (a worker has
 one). On exit the mounts are gone, and so is all that the programs left in /run and /tmp. Network, users
 and processes are the worker's: services do not start in here.
+
+The programs are the image's, not ours. They run as root with the capabilities that making files takes, and
+none to mount or to change the root, so the image is all that they reach: they cannot leave it (which takes
+SYS_CHROOT), write to disks (its file systems open no devices), or look into processes that have more.
 """
 
 import os
-import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from dcd.platform.capabilities import FILES, keep_only
+from dcd.platform.devices import mount_devices
 from dcd.platform.inside import make_directory, resolve
 from dcd.platform.process import Completed, run
 from statemachine.errors import CheckpointError
-from store.layers.mounts import mount, unmount
-
-_DEVICES = {
-    "null": (1, 3),
-    "zero": (1, 5),
-    "full": (1, 7),
-    "random": (1, 8),
-    "urandom": (1, 9),
-    "tty": (5, 0),
-}
-_LINKS = {
-    "fd": "/proc/self/fd",
-    "stdin": "/proc/self/fd/0",
-    "stdout": "/proc/self/fd/1",
-    "stderr": "/proc/self/fd/2",
-    "ptmx": "pts/ptmx",
-}
+from store.layers.mounts import NO_DEVICES, NO_SUID, bind, bind_without_devices, mount, unmount
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +44,14 @@ class Inside:
     ) -> Completed:
         """Run a program of the image with the image as its root; see `dcd.platform.process.run`."""
         return run(
-            ["chroot", self.root, *argv],
+            argv,
             env={"DEBIAN_FRONTEND": "noninteractive", **(env or {})},
             stdin=stdin,
             timeout_seconds=timeout_seconds,
             capture=capture,
             on_line=on_line,
             ok=ok,
+            start=partial(_go_in, self.root),
         )
 
     def has(self, program: str) -> bool:
@@ -71,35 +62,56 @@ class Inside:
 @contextmanager
 def chroot(root: Path) -> Iterator[Inside]:
     """Mount what programs need below `root`. Raises `CheckpointError` when that is not possible."""
-    with ExitStack() as mounts:
-
-        def put(kind: str, name: str, options: str) -> Path:
-            target = make_directory(root, name)
-            mount(kind, target, options)
+    with _system_mounts(root), ExitStack() as mounts:
+        for name, options in (("run", "mode=755"), ("tmp", "mode=1777")):
+            with _explained():
+                target = make_directory(root, name)
+                mount("tmpfs", target, options, NO_SUID | NO_DEVICES)
             mounts.callback(unmount, target)
-            return target
-
-        try:
-            put("proc", "proc", "")
-            _populate(put("tmpfs", "dev", "mode=755,size=1m"))
-            put("devpts", "dev/pts", "newinstance,ptmxmode=0666,mode=620")
-            put("tmpfs", "run", "mode=755")
-            put("tmpfs", "tmp", "mode=1777")
-        except OSError as error:
-            raise CheckpointError(
-                "programs cannot be run inside the image",
-                f"{error.filename}: {error.strerror}",
-                "dcd must run as root to do so",
-            ) from error
         yield Inside(root)
 
 
-def _populate(device: Path) -> None:
-    for name, (major, minor) in _DEVICES.items():
-        os.mknod(device / name, stat.S_IFCHR, os.makedev(major, minor))
-        (device / name).chmod(0o666)
-    for name, target in _LINKS.items():
-        (device / name).symlink_to(target)
-    for name in ("pts", "shm"):
-        (device / name).mkdir()
-    (device / "shm").chmod(0o1777)
+@contextmanager
+def bootstrap_mounts(root: Path) -> Iterator[None]:
+    """Mount /proc and /dev below a `root` in which there is no system yet, for a tool that makes one there.
+    It can open no devices but these, and so makes none. Raises `CheckpointError` when that cannot be."""
+    with ExitStack() as mounts:
+        with _explained():
+            bind_without_devices(root)
+        mounts.callback(unmount, root)
+        with _system_mounts(root):
+            yield
+
+
+@contextmanager
+def _system_mounts(root: Path) -> Iterator[None]:
+    with ExitStack() as mounts:
+        with _explained():
+            # The worker's own, in which nobody changes the kernel's settings.
+            proc = make_directory(root, "proc")
+            bind(Path("/proc"), proc)
+            mounts.callback(unmount, proc)
+            devices = make_directory(root, "dev")
+            mount_devices(devices)
+            mounts.callback(unmount, devices)
+        yield
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(
+            "programs cannot be run inside the image",
+            f"{error.filename}: {error.strerror}",
+            "dcd must run as root to do so, and the checkpoint declare the capabilities in "
+            "dcd.checkpoints.interface.MOUNTS",
+        ) from error
+
+
+def _go_in(root: Path) -> None:
+    """Between fork and exec: into the image, and never out again."""
+    os.chroot(root)
+    os.chdir("/")
+    keep_only(FILES)

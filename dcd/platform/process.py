@@ -85,6 +85,7 @@ def run(
     on_line: Callable[[str], None] | None = None,
     on_meter: Callable[[str], None] | None = None,
     ok: Sequence[int] = (0,),
+    start: Callable[[], None] | None = None,
 ) -> Completed:
     """Run a program to its end.
 
@@ -92,12 +93,14 @@ def run(
     standard output is returned instead of logged, and with `merge` its standard error with it.
     `on_line` is called, in this thread, with each line of output (without its end) as it comes, and
     `on_meter` with what a progress meter shows before it overwrites it; an exception out of them
-    stops the program. `ok` are the exit statuses that are not a failure.
-    Raises `ToolFailed`, and `Unprepared` when there is no such program.
+    stops the program. `ok` are the exit statuses that are not a failure. `start` is called in the new
+    process just before it becomes the program, which is looked for only then; it may take no lock, since
+    who holds one is not there. Raises `ToolFailed`, and `Unprepared` when there is no such program.
     """
     arguments = [os.fspath(part) for part in argv]
     environment = {**BASE_ENVIRONMENT, **(env or {})}
-    _require(arguments[0], environment["PATH"])
+    if start is None:
+        _require(arguments[0], environment["PATH"])
     started = time.monotonic()
     with _Group() as group:
         try:
@@ -109,8 +112,9 @@ def run(
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT if merge or not capture else subprocess.PIPE,
                 start_new_session=True,
+                preexec_fn=start,
             )
-        except OSError as error:
+        except (OSError, subprocess.SubprocessError) as error:
             name = Path(arguments[0]).name
             raise CheckpointError(f"{name} cannot be started", f"{error}: {arguments}") from error
         group.start(process)

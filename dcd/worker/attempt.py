@@ -1,9 +1,11 @@
 """Carrying out one attempt, inside the worker's namespaces.
 
-Enters the workspace, rebuilds the DOC, constructs the checkpoint, executes it, saves the DOC's
-persistent part, ends every process that is left, leaves the workspace, and only then tells the
-verdict: a checkpoint that is said to have succeeded holds nothing any more. Whatever happens is a
-verdict; a traceback goes to the log, and only for what is a fault of the code.
+Two processes. The first keeps the worker's rights: it enters the workspace, takes the rest of the host out
+of sight, waits for the second, ends every process that is left, leaves the workspace, and only then
+tells of success: a checkpoint that is said to have succeeded holds nothing any more. The second has given up
+all rights that the checkpoint has not declared: it rebuilds the DOC, constructs the checkpoint,
+executes it and saves the DOC's persistent part. Whatever happens is a verdict; a traceback goes to the
+log, and only for what is a fault of the code.
 """
 
 import contextlib
@@ -20,11 +22,13 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 from dcd.checkpoints.interface import Checkpoint, Context, Report
 from dcd.manifest.constructors import construct
 from dcd.manifest.parse import restore
 from dcd.platform import resources
+from dcd.worker.isolation import confine, isolate
 from dcd.worker.recover import detach_loops
 from dcd.worker.request import (
     AREAS,
@@ -35,7 +39,6 @@ from dcd.worker.request import (
     Rejected,
     Stopped,
     Succeeded,
-    Verdict,
     WorkerRequest,
     decode_request,
     encode,
@@ -45,6 +48,9 @@ from statemachine.errors import DcdError, Unavailable
 from statemachine.events import Artifact, ErrorInfo
 from store.layers.choose import open_store
 from store.layers.mounts import unmount_below
+
+_DONE, _TOLD = 0, 3
+"""Exit statuses of the process that does the work."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _LITTLE_BYTES = 16 * 1024 * 1024
@@ -96,28 +102,89 @@ def carry_out(request_line: bytes, messages: int, answers: int) -> int:
     os.umask(0o022)
     request = decode_request(request_line)
     pipe = _Pipe(messages, answers)
-    verdict: Verdict = Succeeded()
-    try:
+    status = 0
+    with _verdict_on_error(request, pipe):
         if not request.network:
             _raise_loopback()
         with open_store(request.workspace.backend, request.layers).enter(request.workspace) as root:
+            for area in AREAS:
+                (root / area).mkdir(exist_ok=True)
+            _isolate(request, pipe)
+            try:
+                status = _confined(request, root, pipe)
+            finally:
+                _let_go(request, root)
+            if status == _DONE:
+                _empty(root / "tmp")
+        if status == _DONE:
+            pipe.send(Succeeded())
+    return 0 if status in (_DONE, _TOLD) else status
+
+
+def _isolate(request: WorkerRequest, pipe: _Pipe) -> None:
+    try:
+        isolate(request)
+    except OSError as error:
+        # Half a view is no place to go on in, or to leave in good order; the namespace goes with this.
+        told = ErrorInfo(
+            "a worker cannot be isolated from the host", str(error), "run dcctl doctor"
+        )
+        pipe.send(Rejected(told))
+        os._exit(0)
+
+
+def _confined(request: WorkerRequest, root: Path, pipe: _Pipe) -> int:
+    """Do the work in a process with the checkpoint's rights. Returns its exit status: `_DONE`; `_TOLD` when
+    it has told why it did not do it; another when it died."""
+    # Who asks to stop asks that process; who asks too early ends this one, and so both.
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
+    child = os.fork()
+    if child == 0:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
+        _exit_with(request, root, pipe)
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGTERM))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _, ended = os.waitpid(child, 0)
+    status = os.waitstatus_to_exitcode(ended)
+    return status if status >= 0 else 128 - status
+
+
+def _exit_with(request: WorkerRequest, root: Path, pipe: _Pipe) -> NoReturn:
+    status = 1
+    try:
+        with _verdict_on_error(request, pipe):
+            confine(request.grants)
+            os.environ.update(request.grants.variables)
             _work(request, root, pipe)
+            status = _DONE
+        if status != _DONE:
+            status = _TOLD
+    finally:
+        # What called this is for the other process to go on with.
+        os._exit(status)
+
+
+@contextlib.contextmanager
+def _verdict_on_error(request: WorkerRequest, pipe: _Pipe) -> Iterator[None]:
+    """Whatever goes wrong inside is told as the verdict, and ends there."""
+    try:
+        yield
     except _Asked:
-        verdict = Stopped()
+        pipe.send(Stopped())
     except DcdError as error:
-        verdict = _rejected(request, error, ErrorInfo(error.brief, error.details, error.resolution))
+        told = ErrorInfo(error.brief, error.details, error.resolution)
+        pipe.send(_rejected(request, error, told))
     except Exception as error:  # noqa: BLE001 - the last one to know what happened
         with contextlib.suppress(OSError):  # the log may be on a full disk; the verdict counts
             traceback.print_exc()
         said = f"{type(error).__name__}: {error}"
-        verdict = _rejected(request, error, ErrorInfo(f"{request.checkpoint} broke off", said))
-    pipe.send(verdict)
-    return 0
+        told = ErrorInfo(f"{request.checkpoint} broke off", said)
+        pipe.send(_rejected(request, error, told))
 
 
 def _work(request: WorkerRequest, root: Path, pipe: _Pipe) -> None:
-    for area in AREAS:
-        (root / area).mkdir(exist_ok=True)
     document = request.workspace.document
     saved = document.read_text() if document.exists() else None
     doc = restore(request.manifest, saved)
@@ -141,17 +208,18 @@ def _work(request: WorkerRequest, root: Path, pipe: _Pipe) -> None:
         environment=request.environment,
         external=request.external,
     )
-    try:
-        with _can_be_asked(checkpoint):
-            checkpoint.execute(context)
-    finally:
-        _end_other_processes()
-        # Before anything is removed below: what is mounted there may be the host's.
-        for left in unmount_below(root):
-            print(f"{request.checkpoint} left {left} mounted", flush=True)
-        detach_loops(request.workspace.directory)
+    with _can_be_asked(checkpoint):
+        checkpoint.execute(context)
     document.write_text(doc.persistent_text())
-    _empty(root / "tmp")
+
+
+def _let_go(request: WorkerRequest, root: Path) -> None:
+    """End what the checkpoint left running, mounted or attached."""
+    _end_other_processes()
+    # Before anything is removed below: what is mounted there may be the host's.
+    for left in unmount_below(root):
+        print(f"{request.checkpoint} left {left} mounted", flush=True)
+    detach_loops(request.workspace.directory)
 
 
 @contextlib.contextmanager
@@ -200,20 +268,42 @@ def _empty(directory: Path) -> None:
 
 
 def _rejected(request: WorkerRequest, error: BaseException, told: ErrorInfo) -> Rejected:
-    info = ErrorInfo(_readable(told.brief), _readable(told.details), _readable(told.resolution))
+    resolution = told.resolution or _missing_right(request, error, told)
+    info = ErrorInfo(_readable(told.brief), _readable(told.details), _readable(resolution))
     return Rejected(info, no_space=_lacks_space(request, error, info))
+
+
+def _missing_right(request: WorkerRequest, error: BaseException, told: ErrorInfo) -> str:
+    """What to do when the worker's isolation may be behind an error, or ""."""
+    if _is_behind((errno.EROFS,), error, told):
+        return (
+            f"{request.checkpoint} writes to its workspace only; what else it has to change it must "
+            "declare: see `writes` in its needs or arguments"
+        )
+    if _is_behind((errno.EPERM, errno.EACCES), error, told):
+        return (
+            f"{request.checkpoint} has only the rights that it declares; if it needs others, see "
+            "`capabilities` and `devices` in its needs or arguments. It has the capabilities "
+            f"{', '.join(request.grants.capabilities) or 'none'}"
+        )
+    return ""
 
 
 def _lacks_space(request: WorkerRequest, error: BaseException, told: ErrorInfo) -> bool:
     """Whether want of disk space is behind an error: it says so, a tool said so, or it is seen."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.errno in _FULL:
-            return True
-        cause = cause.__cause__ or cause.__context__
-    if any(os.strerror(number) in told.details for number in _FULL):
+    if _is_behind(_FULL, error, told):
         return True
     return shutil.disk_usage(request.workspace.directory).free < _LITTLE_BYTES
+
+
+def _is_behind(numbers: tuple[int, ...], error: BaseException, told: ErrorInfo) -> bool:
+    """Whether one of these error numbers caused it, or is what a tool said."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in numbers:
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return any(os.strerror(number).lower() in told.details.lower() for number in numbers)
 
 
 def _readable(text: str) -> str:

@@ -14,6 +14,7 @@ the moment before the signal is armed, the worker also ends when its request str
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
@@ -24,6 +25,7 @@ from typing import Any
 from dcd.worker.recover import detach_loops, kill_leftovers
 from dcd.worker.request import (
     MARKER,
+    SCRATCH,
     Claim,
     Delivered,
     Progress,
@@ -184,7 +186,7 @@ def _command(request: WorkerRequest, messages: int) -> list[str]:
     return [
         *("setpriv", "--pdeathsig", "SIGKILL"),
         *("unshare", "--mount", "--propagation", "slave", "--pid", "--fork"),
-        *("--kill-child=SIGKILL", "--mount-proc"),
+        *("--kill-child=SIGKILL", "--mount-proc", "--ipc", "--uts"),
         *(() if request.network else ("--net",)),
         *module_command("dcd.worker"),
         str(messages),
@@ -242,7 +244,12 @@ async def _end(process: asyncio.subprocess.Process, request: WorkerRequest) -> N
         _kill(process)
         await process.wait()
         await asyncio.to_thread(kill_leftovers, request.marker)
-    await asyncio.to_thread(detach_loops, request.workspace.directory)
+    await asyncio.to_thread(_remove_scratch, request.workspace.directory)
+
+
+def _remove_scratch(workspace: Path) -> None:
+    detach_loops(workspace)
+    shutil.rmtree(workspace / SCRATCH, ignore_errors=True)
 
 
 async def _uninterrupted(work: Coroutine[Any, Any, None]) -> None:

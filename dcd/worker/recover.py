@@ -10,13 +10,13 @@ import fcntl
 import os
 import select
 import signal
-import sys
+import struct
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from dcd.worker.request import MARKER
+from dcd.worker.request import MARKER, SCRATCH
 from statemachine.errors import Unavailable
 from store.layers.overlay import DEVICE_FILE
 
@@ -71,19 +71,22 @@ def kill_leftovers(prefix: str) -> list[Leftover]:
 def detach_loops(below: Path) -> list[str]:
     """Detach every loop device on a file below `below`, which is a workspace's directory or that of
     all layers. Returns them."""
-    notes = [below / DEVICE_FILE, *below.glob(f"*/.work/*/{DEVICE_FILE}")]
+    workspaces = [below, *below.glob("*/.work/*")]
+    notes = [workspace / DEVICE_FILE for workspace in workspaces]
     devices = {int(note.read_text()) for note in notes if note.exists()}
+    scratch = {file for workspace in workspaces for file in _files(workspace / SCRATCH)}
     prefix = f"{below}/"
     detached = []
     for name in _loops():
         with contextlib.suppress(FileNotFoundError), Path("/dev", name).open("rb") as opened:
             shown = Path("/sys/block", name, "loop/backing_file").read_text()
-            device, noted = _backing(opened.fileno())
+            device, inode, noted = _backing(opened.fileno())
             # Once the worker's mounts are gone the kernel shows the rest of a path only. It still knows
             # the first 63 bytes of the name that losetup(8) was given, and, where that is too little
             # to tell workspaces apart, the device of the mount; not that of a mount in the workspace.
             ours = noted.startswith(prefix) or (device in devices and noted.startswith(prefix[:63]))
-            if shown.startswith(prefix) or ours:
+            # What the worker called /tmp/NAME.
+            if shown.startswith(prefix) or ours or (device, inode) in scratch:
                 fcntl.ioctl(opened, _LOOP_CLR_FD)
                 detached.append(name)
     return detached
@@ -122,12 +125,22 @@ def _loops() -> list[str]:
     )
 
 
-def _backing(loop: int) -> tuple[int, str]:
-    """Device number and noted name of the file behind a loop device (struct loop_info64). That cannot
-    be told (0, "") of a file whose file system has died, as FUSE's do: not the one of layers."""
+def _files(directory: Path) -> Iterator[tuple[int, int]]:
+    """Device and inode numbers of all files below a directory."""
+    for parent, _, names in os.walk(directory):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                status = Path(parent, name).lstat()
+                yield status.st_dev, status.st_ino
+
+
+def _backing(loop: int) -> tuple[int, int, str]:
+    """Device and inode numbers and noted name of the file behind a loop device (struct loop_info64). That
+    cannot be told (0, 0, "") of a file whose file system has died, as FUSE's do: not the one of layers."""
     try:
         status = fcntl.ioctl(loop, _LOOP_GET_STATUS64, bytes(_STATUS64_BYTES))
     except OSError:
-        return 0, ""
+        return 0, 0, ""
     name = status[_FILE_NAME].split(b"\0")[0]
-    return int.from_bytes(status[:8], sys.byteorder), os.fsdecode(name)
+    device, inode = struct.unpack_from("=QQ", status)
+    return device, inode, os.fsdecode(name)

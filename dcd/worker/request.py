@@ -12,6 +12,7 @@ from pathlib import Path, PurePath
 
 import msgspec
 
+from dcd.platform.capabilities import FILES
 from statemachine.events import Artifact, ErrorInfo
 from statemachine.plan import Json
 from store.layers.interface import Workspace
@@ -22,6 +23,32 @@ AREAS = ("pkg_image", "boot_archive", "media", "tmp")
 MARKER = "DCD_ATTEMPT"
 """The variable in the environment of a worker, and of all that it starts, that says which attempt they
 belong to: STATE:BUILD:CHECKPOINT:ATTEMPT. Recovery finds what a dead daemon left by it."""
+
+
+SCRATCH = "scratch"
+"""In a workspace's directory: what the worker sees as /tmp and /var/tmp. Gone with the attempt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grants:
+    """What an attempt may use of the host, beside its workspace; see `dcd.worker.isolation`.
+
+    `capabilities`, `devices` and `writes` are what the checkpoint declared in its `Needs`, `secrets` the
+    files and `variables` the values of what it declared there as secrets. `hidden` are paths that it
+    does not get to see (the state directory, the daemon's socket).
+    `open_files` limits the open files of a process, `memory_bytes` its memory (0: no limit), `processes` how
+    many there are.
+    """
+
+    capabilities: tuple[str, ...] = FILES
+    devices: tuple[str, ...] = ()
+    writes: tuple[Path, ...] = ()
+    secrets: tuple[Path, ...] = ()
+    variables: dict[str, str] = field(default_factory=dict)
+    hidden: tuple[Path, ...] = ()
+    open_files: int = 16384
+    memory_bytes: int = 0
+    processes: int = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +79,7 @@ class WorkerRequest:
     external: dict[str, str] = field(default_factory=dict)
     allowed: tuple[str, ...] = ()
     network: bool = False
+    grants: Grants = field(default_factory=Grants)
 
     @property
     def marker(self) -> str:

@@ -1,10 +1,13 @@
 """Mounting, by the system calls: mount(2), umount2(2), and which file system a path is on.
 
 The calls are used directly because mount(8) breaks a long option string up for the kernel in ways
-that differ between its versions. Callers are in a mount namespace of their own.
+that differ between its versions, and because a process for each would cost more than all the mounts
+of a worker. Callers are in a mount namespace of their own. `copy_of`, `attach` and `restrict` need
+Linux 5.12.
 """
 
 import ctypes
+import errno
 import os
 import re
 from dataclasses import dataclass
@@ -13,6 +16,15 @@ from pathlib import Path
 from store.layers.tool import run_tool
 
 MNT_DETACH = 2
+
+READ_ONLY, NO_SUID, NO_DEVICES = 1, 2, 4
+"""Attributes of a mount. The same in mount(2) and mount_setattr(2)."""
+
+_MS_REMOUNT, _MS_BIND, _MS_MOVE, _MS_REC = 0x20, 0x1000, 0x2000, 0x4000
+_OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 428, 429, 442  # the numbers on every architecture
+_AT_FDCWD, _AT_EMPTY_PATH, _AT_RECURSIVE = -100, 0x1000, 0x8000  # linux/fcntl.h
+_OPEN_TREE_CLONE = 1  # linux/mount.h
+_MOVE_MOUNT_F_EMPTY_PATH, _MOVE_MOUNT_T_SYMLINKS = 0x4, 0x10
 
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
 
@@ -27,11 +39,73 @@ class FileSystem:
     mounted_at: Path
 
 
-def mount(kind: str, target: Path, options: str) -> None:
+def mount(kind: str, target: Path, options: str, attributes: int = 0) -> None:
     """Mount a new file system of type `kind`, named after it. Relative paths in `options` are
     looked up from the current directory. Raises OSError."""
-    arguments = (kind.encode(), os.fsencode(target), kind.encode(), 0, os.fsencode(options))
+    arguments = (
+        kind.encode(),
+        os.fsencode(target),
+        kind.encode(),
+        attributes,
+        os.fsencode(options),
+    )
     _check(_libc().mount(*arguments), target)
+
+
+def bind(source: Path, target: Path) -> None:
+    """Show at `target` what is seen at `source`, with all mounts below it. Raises OSError."""
+    arguments = (os.fsencode(source), os.fsencode(target), None, _MS_BIND | _MS_REC, None)
+    _check(_libc().mount(*arguments), target)
+
+
+def bind_without_devices(directory: Path) -> None:
+    """Show a directory on itself, so that no device can be opened below it. Raises OSError."""
+    bind(directory, directory)
+    path, flags = os.fsencode(directory), _MS_REMOUNT | _MS_BIND | NO_SUID | NO_DEVICES
+    _check(_libc().mount(None, path, None, flags, None), directory)
+
+
+def move(mounted: Path, target: Path) -> None:
+    """Take a mount, with all below it, to another place. Raises OSError."""
+    arguments = (os.fsencode(mounted), os.fsencode(target), None, _MS_MOVE, None)
+    _check(_libc().mount(*arguments), target)
+
+
+def copy_of(path: Path) -> int:
+    """A descriptor of a copy of what is seen at a path, a directory with all mounts below it or a file,
+    for `restrict` and `attach`. Raises OSError. Source: open_tree(2)."""
+    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_RECURSIVE
+    result = _libc().syscall(_OPEN_TREE, _AT_FDCWD, os.fsencode(path), flags)
+    _check(min(result, 0), path)
+    return int(result)
+
+
+def attach(copy: int, target: Path) -> None:
+    """Mount what `copy_of` returned at a path. Raises OSError. Source: move_mount(2)."""
+    flags = _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_SYMLINKS
+    result = _libc().syscall(_MOVE_MOUNT, copy, b"", _AT_FDCWD, os.fsencode(target), flags)
+    _check(result, target)
+
+
+def restrict(
+    mounted: Path | int, attributes: int, *, lift: int = 0, recursive: bool = True
+) -> None:
+    """Give the mount at a path, or a copy, and all below it `attributes`, and take those in `lift` from
+    it. Raises OSError. Source: mount_setattr(2)."""
+    at, path = (mounted, b"") if isinstance(mounted, int) else (_AT_FDCWD, os.fsencode(mounted))
+    flags = (_AT_RECURSIVE if recursive else 0) | (0 if path else _AT_EMPTY_PATH)
+    wanted = (ctypes.c_uint64 * 4)(attributes, lift, 0, 0)
+    result = _libc().syscall(
+        _MOUNT_SETATTR, at, path, flags, ctypes.byref(wanted), ctypes.sizeof(wanted)
+    )
+    _check(result, Path(os.fsdecode(path)))
+
+
+def can_restrict() -> bool:
+    """Whether the kernel has the calls behind `copy_of`, `attach` and `restrict`."""
+    # No such descriptor: only a kernel that knows the call says so.
+    result = _libc().syscall(_MOUNT_SETATTR, -1, b"", 0, None, 0)
+    return bool(result < 0 and ctypes.get_errno() != errno.ENOSYS)
 
 
 def unmount(target: Path) -> None:

@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Literal
 
-from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
+from dcd.checkpoints.interface import MOUNTS, Checkpoint, Context, Needs, Report
 from dcd.manifest.doc import DataObjectCache, DataObjectDict
 from dcd.platform.chroot import Inside, chroot
 from dcd.platform.inside import exists, resolve, write
@@ -48,7 +48,7 @@ class DebianBootArchive(Checkpoint):
         self.compression_level = compression_level
 
     def needs(self, doc: DataObjectCache) -> Needs:
-        return Needs(tools=self.TOOLS, disk_bytes=512 << 20)
+        return Needs(tools=self.TOOLS, disk_bytes=512 << 20, capabilities=MOUNTS)
 
     def check(self, doc: DataObjectCache) -> None:
         levels = _LEVELS["gzip" if self.compression_type == "auto" else self.compression_type]

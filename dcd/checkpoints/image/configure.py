@@ -14,10 +14,11 @@ from dcd.checkpoints.areas import captured_file
 from dcd.checkpoints.image.accounts import apply_users, check_user, owner_ids
 from dcd.checkpoints.image.identity import remove_identity
 from dcd.checkpoints.image.network import apply_network, check_interface
-from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
+from dcd.checkpoints.interface import MOUNTS, Checkpoint, Context, Needs, Report
 from dcd.manifest.doc import DataObjectCache, configurations_for
 from dcd.manifest.inputs import is_in_image
-from dcd.manifest.objects.configuration import Configuration, Interface, User
+from dcd.manifest.objects.configuration import Configuration, Interface, Password, User
+from dcd.manifest.secrets import references
 from dcd.platform.chroot import Inside, chroot
 from dcd.platform.inside import entry, exists, read, resolve, write
 from dcd.platform.process import ToolFailed
@@ -66,7 +67,16 @@ class DebianPrePkgImgMod(Checkpoint):
         self.disable_services = disable_services
 
     def needs(self, doc: DataObjectCache) -> Needs:
-        return Needs(tools=self.TOOLS, disk_bytes=64 << 20)
+        return Needs(
+            tools=self.TOOLS,
+            disk_bytes=64 << 20,
+            capabilities=MOUNTS,
+            secrets=references(
+                password
+                for configuration in configurations_for(doc, self.name)
+                for password in configuration.get_descendants(class_type=Password)
+            ),
+        )
 
     def check(self, doc: DataObjectCache) -> None:
         for argument, (pattern, expected, example) in _FORMS.items():

@@ -17,6 +17,7 @@ from dcd.platform.hypervisor import (
     Drive,
     HypervisorName,
     all_tools,
+    devices_of,
     hypervisor_named,
     tools_of,
 )
@@ -64,7 +65,9 @@ class VerifyBoot(Checkpoint):
 
     def needs(self, doc: DataObjectCache) -> Needs:
         return Needs(
-            tools=tools_of(self.hypervisor, uefi="uefi" in self.firmware), disk_bytes=64 << 20
+            tools=tools_of(self.hypervisor, uefi="uefi" in self.firmware),
+            disk_bytes=64 << 20,
+            devices=devices_of(self.hypervisor),
         )
 
     def check(self, doc: DataObjectCache) -> None:

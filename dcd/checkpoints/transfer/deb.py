@@ -15,9 +15,10 @@ import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
+from dcd.checkpoints.interface import MOUNTS, Checkpoint, Context, Needs, Report
 from dcd.checkpoints.transfer.deb_progress import Progress
 from dcd.manifest.doc import DataObjectCache, distro, software_for
 from dcd.manifest.objects.software import Image, Repository, Software, SoftwareData
@@ -38,6 +39,9 @@ from dcd.platform.apt_root import (
     similar_packages,
     update,
 )
+from dcd.platform.capabilities import CHROOT, keep_only
+from dcd.platform.chroot import bootstrap_mounts
+from dcd.platform.devices import LINKS, make_devices
 from dcd.platform.process import ToolFailed, run
 from statemachine.errors import CheckpointError, InvalidManifest
 from statemachine.events import Artifact
@@ -91,7 +95,12 @@ class TransferDEB(Checkpoint):
     def needs(self, doc: DataObjectCache) -> Needs:
         software = self._software(doc)
         listed = sum(data.size or 0 for data in software.get_descendants(class_type=SoftwareData))
-        return Needs(tools=self.TOOLS, network=True, disk_bytes=listed or _GIBIBYTE)
+        return Needs(
+            tools=self.TOOLS,
+            network=True,
+            disk_bytes=listed or _GIBIBYTE,
+            capabilities=MOUNTS,
+        )
 
     def check(self, doc: DataObjectCache) -> None:
         software = self._software(doc)
@@ -304,24 +313,32 @@ def _install(
     mirror = context.tmp / SOURCES_NAME.removeprefix("0000")
     mirror.write_text(source_list(sources))
     include = software.names("install")
-    context.run(
-        [
-            "mmdebstrap",
-            "--verbose",
-            "--mode=root",
-            "--format=directory",
-            f"--variant={_variant(software)}",
-            f"--architectures={architecture}",
-            # The lists, the cache and apt's settings are in place already.
-            "--skip=check/empty,check/signed-by,update,output/dev",
-            *([f"--include={','.join(include)}"] if include else []),
-            sources[0].suite,
-            context.pkg_image,
-            mirror,
-        ],
-        env={"INITRD": "No"},
-        on_line=progress.line,
-    )
+    command: list[str | Path] = [
+        "mmdebstrap",
+        "--verbose",
+        "--mode=root",
+        "--format=directory",
+        f"--variant={_variant(software)}",
+        f"--architectures={architecture}",
+        # The lists, the cache and apt's settings are in place already, and so are /proc and /dev.
+        "--skip=check/empty,check/signed-by,update,output/dev,chroot/mount",
+        *([f"--include={','.join(include)}"] if include else []),
+        sources[0].suite,
+        context.pkg_image,
+        mirror,
+    ]
+    with bootstrap_mounts(context.pkg_image):
+        for link in LINKS:
+            # mmdebstrap makes these itself, and takes them away again.
+            (context.pkg_image / "dev" / link).unlink()
+        run(
+            command,
+            env={**context.environment, "INITRD": "No"},
+            on_line=progress.line,
+            # The packages' scripts run with the same rights: not with that to mount.
+            start=partial(keep_only, CHROOT),
+        )
+    make_devices(context.pkg_image / "dev")
 
 
 def _finish(context: Context, sources: list[Source]) -> None:

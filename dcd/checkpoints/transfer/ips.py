@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from dcd.checkpoints.areas import areas
-from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
+from dcd.checkpoints.interface import CHROOT, Checkpoint, Context, Needs, Report
 from dcd.checkpoints.media.deliver import deliver_file
 from dcd.checkpoints.transfer.ips_output import InstallProgress, package_lines, unmatched
 from dcd.manifest.doc import DataObjectCache, checkpoints_of, distro, software_for
@@ -79,6 +79,9 @@ class TransferIPS(Checkpoint):
             tools=self.TOOLS,
             network=fetches and any(each.is_remote for each in self._repositories(doc)),
             disk_bytes=listed or (_GIBIBYTE if fetches else 0),
+            # Its actuators run programs of the image.
+            capabilities=CHROOT,
+            secrets=_secrets(software),
         )
 
     def check(self, doc: DataObjectCache) -> None:
@@ -363,6 +366,13 @@ def _login(image: Image, publisher: Publisher) -> tuple[Path | None, Path | None
         None if name is None else secret_file(Path(name), DIRECTORIES)
         for name in (key, certificate)
     )  # type: ignore[return-value]  # two in, two out
+
+
+def _secrets(software: Software) -> tuple[str, ...]:
+    """Where keys and certificates are."""
+    holders: list[Image | Publisher] = [_image(software)]
+    holders += software.get_descendants(class_type=Publisher)
+    return tuple(name for each in holders for name in (each.ssl_key, each.ssl_cert) if name)
 
 
 def _named(publisher: Publisher) -> bool:

@@ -27,7 +27,7 @@ from dcd.checkpoints.boot.menu import (
     check_arguments,
     menu_title,
 )
-from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
+from dcd.checkpoints.interface import ALL_DEVICES, MOUNTS, Checkpoint, Context, Needs, Report
 from dcd.checkpoints.media.deliver import recorded_medium
 from dcd.checkpoints.vm import answers, installed, installed_disk
 from dcd.checkpoints.vm.create_disk import LAYOUT_READS
@@ -49,6 +49,7 @@ from dcd.platform.hypervisor import (
     tools_of,
 )
 from dcd.platform.iscsi import Comstar, Export, Lio, Target, Tgt, target_name
+from dcd.platform.iscsi.lio import CONFIGFS
 from statemachine.errors import CheckpointError, InvalidManifest
 
 TargetName = Literal["auto", "tgt", "lio", "comstar"]
@@ -119,7 +120,14 @@ class InstallISCSI(Checkpoint):
             *("qemu-block-extra", *self._target().tools),
             *(*answers.TOOLS, *installed_disk.TOOLS),
         )
-        return Needs(tools=tools, disk_bytes=2 * _GIB)
+        return Needs(
+            tools=tools,
+            disk_bytes=2 * _GIB,
+            # To look into the disk afterwards.
+            capabilities=MOUNTS,
+            devices=(ALL_DEVICES,),
+            writes=(CONFIGFS,) if self._target() is Lio else (),
+        )
 
     def check(self, doc: DataObjectCache) -> None:
         boots.check_conditions(self.name, SUCCESS, self.timeout_seconds, self.memory_mb, self.cpus)

@@ -29,7 +29,7 @@ from dcd.checkpoints.boot.menu import (
 )
 from dcd.checkpoints.epoch import source_date_epoch
 from dcd.checkpoints.image.identity import remove_identity
-from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
+from dcd.checkpoints.interface import ALL_DEVICES, MOUNTS, Checkpoint, Context, Needs, Report
 from dcd.checkpoints.vm import boot_loader, installed
 from dcd.checkpoints.vm.contents import MIB, Survey, check_room, entries_below, survey
 from dcd.checkpoints.vm.create_disk import begin_disk, tools_for
@@ -99,10 +99,17 @@ class InstallOffline(Checkpoint):
     def needs(self, doc: DataObjectCache) -> Needs:
         layout = _planned(doc)
         if layout is None:
-            return Needs(tools=self.TOOLS, disk_bytes=1 << 30)
+            return Needs(
+                tools=self.TOOLS,
+                disk_bytes=1 << 30,
+                capabilities=MOUNTS,
+                devices=(ALL_DEVICES,),
+            )
         mounted = any(one.volume and one.volume.type in MOUNTED for one in layout.partitions)
         tools = (*boot_loader.TOOLS, *tools_for(layout), *(MOUNT_TOOLS if mounted else ()))
-        return Needs(tools=tools, disk_bytes=1 << 30)
+        if not mounted:
+            return Needs(tools=tools, disk_bytes=1 << 30)
+        return Needs(tools=tools, disk_bytes=1 << 30, capabilities=MOUNTS, devices=(ALL_DEVICES,))
 
     def check(self, doc: DataObjectCache) -> None:
         check_arguments(doc, self.name, self.kernel_args)

@@ -26,7 +26,7 @@ from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 
-from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
+from dcd.checkpoints.interface import ALL_DEVICES, MOUNTS, Checkpoint, Context, Needs, Report
 from dcd.checkpoints.vm import mounted as mounting
 from dcd.checkpoints.vm.disk import DiskLayout, recorded_disk
 from dcd.checkpoints.vm.mounted import mounted
@@ -75,7 +75,7 @@ class Relabel(Checkpoint):
         self.zfs_active = zfs_active
 
     def needs(self, doc: DataObjectCache) -> Needs:
-        return Needs(tools=self.TOOLS)
+        return Needs(tools=self.TOOLS, capabilities=MOUNTS, devices=(ALL_DEVICES,))
 
     def check(self, doc: DataObjectCache) -> None:
         for name in ("path", "phys_path"):

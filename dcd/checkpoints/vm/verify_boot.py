@@ -25,7 +25,7 @@ from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.objects import User
 from dcd.manifest.objects.configuration import Password
 from dcd.manifest.objects.distro import VmController
-from dcd.manifest.secrets import password_text
+from dcd.manifest.secrets import password_text, references
 from dcd.manifest.values import size_bytes
 from dcd.platform.hypervisor import (
     Drive,
@@ -33,6 +33,7 @@ from dcd.platform.hypervisor import (
     Hypervisor,
     HypervisorName,
     all_tools,
+    devices_of,
     hypervisor_named,
     tools_of,
 )
@@ -106,6 +107,8 @@ class VerifyBoot(Checkpoint):
         return Needs(
             tools=tools_of(self.hypervisor, uefi="uefi" in self._firmware(doc)),
             disk_bytes=self._side_by_side(doc) * _GUEST_WRITES_BYTES,
+            devices=devices_of(self.hypervisor),
+            secrets=references(_passwords_of(doc, self.login)) if self.login else (),
         )
 
     def check(self, doc: DataObjectCache) -> None:
@@ -350,11 +353,15 @@ def _disk_in(ova: Path) -> tuple[int, int]:
     raise CheckpointError(f"{ova.name} is corrupt: there is no disk in it")
 
 
+def _passwords_of(doc: DataObjectCache, login: str) -> list[Password]:
+    users = doc.get_descendants(login, class_type=User)
+    return [each for user in users for each in user.get_children(class_type=Password)]
+
+
 def _password_of(doc: DataObjectCache, login: str, checkpoint: str) -> Password:
     """The password of a user of the manifest. Raises `InvalidManifest` when nobody could type it."""
-    for user in doc.get_descendants(login, class_type=User):
-        password = user.get_first_child(class_type=Password)
-        if password is not None and not password.hashed and not password.locked:
+    for password in _passwords_of(doc, login):
+        if not password.hashed and not password.locked:
             return password
     raise InvalidManifest(
         f"{checkpoint}: nobody knows the password of {login!r}",

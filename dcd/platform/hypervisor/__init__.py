@@ -1,6 +1,12 @@
 """Virtual machines behind one interface: boot an image, follow its console, take its picture."""
 
-from dcd.platform.hypervisor.choice import HypervisorName, all_tools, hypervisor_named, tools_of
+from dcd.platform.hypervisor.choice import (
+    HypervisorName,
+    all_tools,
+    devices_of,
+    hypervisor_named,
+    tools_of,
+)
 from dcd.platform.hypervisor.console import ConsoleText, GuestTrouble, wait_for
 from dcd.platform.hypervisor.interface import (
     Accelerator,
@@ -30,6 +36,7 @@ __all__ = [
     "NetworkDisk",
     "Qemu",
     "all_tools",
+    "devices_of",
     "hypervisor_named",
     "probe_accelerator",
     "probe_kvm",

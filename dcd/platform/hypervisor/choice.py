@@ -23,6 +23,17 @@ def hypervisor_named(name: HypervisorName, environment: Mapping[str, str]) -> Hy
             return Bhyve(environment)
 
 
+def devices_of(name: HypervisorName) -> tuple[str, ...]:
+    """The devices that its guests use where the host has them, as `Needs.devices` names them."""
+    match name:
+        case "qemu":
+            return ("kvm",)
+        case "virtualbox":
+            return ("vboxdrv", "vboxdrvu", "vboxnetctl")
+        case "bhyve":
+            return ()
+
+
 def tools_of(name: HypervisorName, *, uefi: bool) -> tuple[str, ...]:
     """The tools that guests of that hypervisor need, as `Needs.tools` names them."""
     match name:

@@ -8,6 +8,7 @@ import pytest
 
 from dcd.checkpoints.areas import shell_line
 from dcd.checkpoints.custom_script import CustomScript
+from dcd.checkpoints.interface import CHROOT
 from dcd.manifest.values import InputPath
 from dcd.platform.process import ToolFailed
 from statemachine.errors import CheckpointError, InvalidManifest, NotFound, Unprepared
@@ -138,6 +139,11 @@ def test_a_dry_run_only_tells(bench: Any) -> None:
         ({"command": "true", "environment": ("1A=x",)}, "not NAME=VALUE"),
         ({"command": "true", "timeout_seconds": 0.0}, "more than 0"),
         ({"command": "ls {MEDIA_DIR}", "chroot": True}, "not inside the image"),
+        ({"command": "true", "chroot": True, "writes": ("/srv",)}, "no rights on the host"),
+        ({"command": "true", "chroot": True, "capabilities": ("SYS_ADMIN",)}, "no rights on the"),
+        ({"command": "true", "chroot": True, "devices": ("kvm",)}, "no rights on the host"),
+        ({"command": "true", "capabilities": ("CAP_SYS_ADMIN",)}, "is not a capability"),
+        ({"command": "true", "writes": ("srv",)}, "not an absolute path"),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused_at_check(
@@ -171,6 +177,17 @@ def test_a_missing_interpreter_is_found_before_anything_runs(bench: Any) -> None
 def test_the_network_is_asked_for(bench: Any) -> None:
     assert not CustomScript("c", "true").needs(bench.empty_doc()).network
     assert CustomScript("c", "true", network=True).needs(bench.empty_doc()).network
+
+
+def test_rights_on_the_host_are_asked_for(bench: Any) -> None:
+    needs = CustomScript("c", "true").needs(bench.empty_doc())
+    assert (needs.capabilities, needs.devices, needs.writes) == (CHROOT, (), ())
+    asking = CustomScript(
+        "c", "true", capabilities=("SYS_ADMIN",), devices=("kvm",), writes=("/srv/export",)
+    )
+    needs = asking.needs(bench.empty_doc())
+    assert needs.capabilities == (*CHROOT, "SYS_ADMIN")
+    assert (needs.devices, needs.writes) == (("kvm",), (Path("/srv/export"),))
 
 
 @pytest.mark.root

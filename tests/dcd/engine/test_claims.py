@@ -39,12 +39,15 @@ CHECKPOINT = '''
 import time
 from pathlib import Path
 
-from dcd.checkpoints.interface import Checkpoint, Context
+from dcd.checkpoints.interface import Checkpoint, Context, Needs
 
 PLACE = Path("RESOURCES")
 
 
 class Claims(Checkpoint):
+    def needs(self, doc) -> Needs:
+        return Needs(writes=(PLACE,))
+
     def execute(self, context: Context, dry_run: bool = False) -> None:
         name = context.attempt.replace(":", ".")
         self.reach("before")

@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
+from dcd.platform.capabilities import MOUNTS
+from dcd.platform.devices import ALL_DEVICES
 from dcd.worker.launch import Outcome, run_attempt
 from dcd.worker.recover import detach_loops, kill_leftovers
-from dcd.worker.request import Claim, Progress, WorkerRequest
+from dcd.worker.request import Claim, Grants, Progress, WorkerRequest
 from store.layers.directory import LayerDirectory
 from store.layers.overlay import OverlayTrees
 
@@ -21,10 +23,13 @@ PROBES = '''
 """Checkpoints for tests."""
 
 import os, signal, time
+from pathlib import Path
 from dcd.checkpoints.interface import Checkpoint, Context, Report
 from dcd.manifest.doc import DataObjectDict
+from dcd.platform.chroot import chroot
 from statemachine.errors import CheckpointError
 from statemachine.events import Artifact
+from store.layers.mounts import bind, unmount
 
 
 class Delivers(Checkpoint):
@@ -107,6 +112,26 @@ class ClaimsTheUnknown(Checkpoint):
         context.claim("perpetual motion", "one")
 
 
+class Enters(Checkpoint):
+    """Runs a command inside an image that has the host's programs."""
+
+    def __init__(self, name: str, command: str) -> None:
+        super().__init__(name)
+        self.command = command
+
+    def execute(self, context: Context, dry_run: bool = False) -> None:
+        for name in ("usr", "bin", "sbin", "lib", "lib64"):
+            source, target = Path("/", name), context.pkg_image / name
+            if source.is_symlink():
+                target.symlink_to(source.readlink())
+            else:
+                target.mkdir()
+                bind(source, target)
+        with chroot(context.pkg_image) as inside:
+            inside.run(["sh", "-ec", self.command])
+        unmount(context.pkg_image / "usr")
+
+
 class Stubborn(Checkpoint):
     """Takes no notice of being asked."""
 
@@ -118,6 +143,9 @@ class Stubborn(Checkpoint):
             except BaseException:
                 pass
 '''
+
+MOUNTING = Grants(capabilities=MOUNTS, devices=(ALL_DEVICES,))
+"""For probes that mount."""
 
 MANIFEST = '<dc><distro name="probe"><execution/></distro></dc>'
 

@@ -13,7 +13,7 @@ import pytest
 from dcd.worker.launch import _command, _environment
 from dcd.worker.recover import detach_loops, kill_leftovers, leftover_workers
 from dcd.worker.request import MARKER, WorkerRequest, encode
-from tests.dcd.worker.conftest import Bench, loops_on, mounts_below, processes_with
+from tests.dcd.worker.conftest import MOUNTING, Bench, loops_on, mounts_below, processes_with
 
 pytestmark = pytest.mark.root
 
@@ -85,7 +85,7 @@ def is_ready(request: WorkerRequest) -> bool:
 
 
 def test_nothing_is_left(bench: Bench, mark: str) -> None:
-    request = bench.request("Runs", BUSY.replace("MARK", mark))
+    request = bench.request("Runs", BUSY.replace("MARK", mark), grants=MOUNTING)
     with daemon(bench, request) as process:
         assert eventually(lambda: is_ready(request)), (bench.directory / "request.log").read_text()
         assert eventually(lambda: len(processes_with(mark)) == 3)

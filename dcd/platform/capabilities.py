@@ -1,0 +1,82 @@
+"""Capabilities of Linux: which a process keeps, and giving up the rest for good.
+
+`keep_only` is for a process that is about to run what is trusted less: whatever it does or starts
+afterwards, root or not, has the capabilities that are named and no others, and no program gives it more.
+Names are those of capabilities(7) without CAP_. Safe between fork and exec: it takes no lock.
+
+Three are in no set on purpose, since each undoes a worker's isolation: DAC_READ_SEARCH opens files by their
+number, past every mount (open_by_handle_at(2)); SYS_PTRACE reaches into processes that have more;
+SYS_MODULE speaks for itself.
+"""
+
+import ctypes
+import os
+from collections.abc import Collection
+
+_ALL = (
+    *("CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID"),
+    *("KILL", "SETGID", "SETUID", "SETPCAP", "LINUX_IMMUTABLE"),
+    *("NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK"),
+    *("IPC_OWNER", "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE"),
+    *("SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE", "SYS_RESOURCE"),
+    *("SYS_TIME", "SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE"),
+    *("AUDIT_CONTROL", "SETFCAP", "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG"),
+    *("WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF"),
+    *("CHECKPOINT_RESTORE",),
+)
+
+NUMBERS = {name: number for number, name in enumerate(_ALL)}
+"""By name, the kernel's number. Source: linux/capability.h."""
+
+FILES = (
+    *("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "MKNOD", "SETFCAP"),
+    # To become another user, to end what did, and to note accounts made in the image.
+    *("SETGID", "SETUID", "KILL", "AUDIT_WRITE"),
+)
+"""Enough to make the files of an image, whoever owns them, and for the programs of an image."""
+
+CHROOT = (*FILES, "SYS_CHROOT")
+"""The same, for tools that enter the image by themselves."""
+
+MOUNTS = (*CHROOT, "SYS_ADMIN")
+"""The same, for a checkpoint that mounts, or runs programs inside the image."""
+
+_VERSION_3 = 0x20080522
+_PR_CAPBSET_READ, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 23, 24, 38
+_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def keep_only(names: Collection[str]) -> None:
+    """Give up every capability but these, for this process and all that it will start; what it does not
+    have, it does not get. Needs SETPCAP. Raises OSError, KeyError for a name that is not known."""
+    kept = sum(1 << NUMBERS[name] for name in set(names))
+    _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+    _check(_libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0))
+    number = 0
+    while _libc.prctl(_PR_CAPBSET_READ, number, 0, 0, 0) >= 0:  # EINVAL beyond the last one
+        if not kept >> number & 1:
+            _check(_libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0))
+        number += 1
+    kept &= permitted()
+    low, high = kept & 0xFFFFFFFF, kept >> 32
+    _check(_libc.capset(_header(), (ctypes.c_uint32 * 6)(low, low, 0, high, high, 0)))
+
+
+def permitted() -> int:
+    """The permitted set of this process, a bit for each number."""
+    data = (ctypes.c_uint32 * 6)()
+    _check(_libc.capget(_header(), data))
+    return int(data[1]) | int(data[4]) << 32
+
+
+def _header() -> ctypes.Array[ctypes.c_uint32]:
+    """struct __user_cap_header_struct: version, and 0 for this process (capset(2))."""
+    return (ctypes.c_uint32 * 2)(_VERSION_3, 0)
+
+
+def _check(result: int) -> None:
+    if result != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"capabilities cannot be given up: {os.strerror(number)}")
