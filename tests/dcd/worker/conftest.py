@@ -1,6 +1,7 @@
 """Attempts run by `run_attempt` for real, with checkpoints made for the purpose."""
 
 import asyncio
+import contextlib
 import re
 import sys
 import uuid
@@ -16,7 +17,7 @@ from dcd.platform.devices import ALL_DEVICES
 from dcd.worker.launch import Outcome, run_attempt
 from dcd.worker.recover import detach_loops, kill_leftovers
 from dcd.worker.request import Claim, Grants, Progress, WorkerRequest
-from store.layers.directory import LayerDirectory
+from store.layers.directory import LayerDirectory, Trees
 from store.layers.overlay import OverlayTrees
 
 PROBES = '''
@@ -226,16 +227,25 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     # Long: the kernel keeps 63 bytes of a loop device's file name.
     directory = tmp_path / "a-directory-with-a-name-that-is-rather-long-but-not-too-long"
     directory.mkdir()
+    with bench_in(directory, OverlayTrees(), monkeypatch) as bench:
+        yield bench
+
+
+@contextlib.contextmanager
+def bench_in(directory: Path, trees: Trees, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    """A bench in a directory, with layers of that kind."""
     (directory / "dcd_test_probes.py").write_text(PROBES)
     monkeypatch.syspath_prepend(directory)
     (directory / "layers").mkdir()
-    store = LayerDirectory(directory / "layers" / "overlay", OverlayTrees())
+    store = LayerDirectory(directory / "layers" / trees.name, trees)
     store.prepare()
     bench = Bench(directory, store)
-    yield bench
-    sys.modules.pop("dcd_test_probes", None)
-    kill_leftovers(f"{bench.state_id}:")
-    detach_loops(directory / "layers")
+    try:
+        yield bench
+    finally:
+        sys.modules.pop("dcd_test_probes", None)
+        kill_leftovers(f"{bench.state_id}:")
+        detach_loops(directory / "layers")
 
 
 def processes_with(word: str) -> list[int]:
