@@ -132,6 +132,7 @@ class Runner:
         while not self.stopping:
             try:
                 after = await self._step(state)
+                refusals = 0
             except Refused:
                 # A person's command came between the look and the step: look again.
                 refusals += 1
@@ -286,7 +287,7 @@ class Runner:
             workspace = await asyncio.to_thread(
                 self.stores.layers.begin,
                 state.parent_key,
-                workspace_name(state.id, index, attempt),
+                workspace_name(state),
             )
             try:
                 async with claims_released(self.builds, state.id):

@@ -8,9 +8,11 @@ from statemachine.build import BuildState, CheckpointRecord, CheckpointState, Li
 from store.layers import LayerStore
 
 
-def workspace_name(build: str, index: int, attempt: int) -> str:
-    """The workspace of an attempt at the checkpoint `index` of a build's plan."""
-    return f"{build}.{index}.{attempt}"
+def workspace_name(state: BuildState) -> str:
+    """The workspace of the last attempt, which was at the checkpoint that is next. Attempts are counted
+    through all checkpoints: of two that have the same place, in one manifest and the next, the
+    workspaces can be there at once."""
+    return f"{state.id}.{state.completed}.{sum(state.attempts.values())}"
 
 
 def kept_workspace(state: BuildState) -> str | None:
@@ -19,18 +21,14 @@ def kept_workspace(state: BuildState) -> str | None:
     record = state.next
     if state.state is not Lifecycle.FAILED or record is None:
         return None
-    if record.state is not CheckpointState.FAILED:
-        return None
-    return workspace_name(state.id, state.completed, record.attempts)
+    return workspace_name(state) if record.state is CheckpointState.FAILED else None
 
 
 def claiming_workspace(state: BuildState) -> str | None:
     """The workspace of an open attempt that has claimed resources, or None: they may hold its files
     until they are released."""
     record = state.running
-    if record is None or not record.claims:
-        return None
-    return workspace_name(state.id, state.completed, record.attempts)
+    return workspace_name(state) if record is not None and record.claims else None
 
 
 def lost_layer(layers: LayerStore, state: BuildState) -> CheckpointRecord | None:

@@ -341,7 +341,8 @@ class Witness:
 
     def _wrong_in_effects(self) -> list[str]:
         """Each attempt that had an effect was announced, ran once, and was not followed by another
-        once its checkpoint had completed; a completed one ran to its end."""
+        once its checkpoint had completed; a completed one ran to its end. Attempts are counted through
+        all checkpoints of a build, as their workspaces are."""
         ran: dict[tuple[str, str, int], Counter[str]] = defaultdict(Counter)
         for line in self._effect_lines():
             what, name, place = line.split(" ", 2)
@@ -350,12 +351,14 @@ class Witness:
         wrong = []
         announced, completed = set(), {}
         for build in self.shown:
+            attempts = 0
             for event in self._events(build):
                 data = event["data"]
                 if event["type"] == "CheckpointStarted":
-                    announced.add((build, data["checkpoint"], data["attempt"]))
+                    attempts += 1
+                    announced.add((build, data["checkpoint"], attempts))
                 if event["type"] == "CheckpointCompleted":
-                    completed[build, data["checkpoint"]] = data["attempt"]
+                    completed[build, data["checkpoint"]] = attempts
         for (build, name, attempt), counted in ran.items():
             where = f"{build} {name} attempt {attempt}"
             if (build, name, attempt) not in announced:

@@ -126,7 +126,7 @@ def test_recovery_killed_before_any_of_its_calls_is_recovered_in_turn(
 ):
     assert scenario.run(0)
     assert scenario.end() == []
-    in_second = max(n for n, p in enumerate(zygote.points(), 1) if ".1.1" in p and "mkdir" in p)
+    in_second = max(n for n, p in enumerate(zygote.points(), 1) if ".1.2" in p and "mkdir" in p)
     scenario.clear()
     assert not scenario.run(in_second)
     dead = tmp_path / "dead"

@@ -59,7 +59,7 @@ def test_live_image_survives_sigkill_in_every_checkpoint_boots_and_is_reused(
         assert mounts_and_loops(daemon) == []
         daemon.start()
         wait_for_attempt(daemon, build, checkpoint["name"], 2)
-        assert list(daemon.state_dir.glob(f"layers/*/.work/{build}.{index}.1")) == []
+        assert list(daemon.state_dir.glob(f"layers/*/.work/{build}.{index}.{2 * index + 1}")) == []
         interrupted = [e for e in daemon.events(build) if e["type"] == "CheckpointInterrupted"]
         assert [(e["data"]["checkpoint"], e["data"]["cause"]) for e in interrupted] == [
             (done["name"], "daemon-died") for done in planned[: index + 1]

@@ -159,7 +159,7 @@ def test_a_daemon_killed_at_any_point_leaves_nothing_after_its_next_start(
 
     # The second attempt has begun and has made nothing yet: what there was, was the first's.
     assert resources.made() == []
-    assert list(daemon.state_dir.glob(f"layers/*/.work/{build}.1.1")) == []
+    assert list(daemon.state_dir.glob(f"layers/*/.work/{build}.1.2")) == []
     assert {path: path.read_text() for path in before} == before
     resources.let_go("before")
     status = daemon.wait(build, "completed")

@@ -230,7 +230,7 @@ class Expectations:
             case "CheckpointFailed" | "CheckpointInterrupted":
                 expect(build.open and build.open[:2] == (data.checkpoint, data.attempt), "it ran")
                 if event.type == "CheckpointFailed":
-                    build.kept = f"{build.id}.{len(build.results)}.{data.attempt}"
+                    build.kept = f"{build.id}.{len(build.results)}.{len(build.attempts)}"
                 elif data.cause in ("daemon-died", "machine-rebooted"):
                     expect(self.deaths, "only a dead daemon's attempts are told to be", event)
                     rebooted = build.boot != self.world.boot

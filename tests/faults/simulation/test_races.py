@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 from simulated_daemon import World
-from test_engine_stateful import ONE, TWO, source
+from test_engine_stateful import ONE, THREE, TWO, source
 
 from dcd.engine.engine import Engine, Options
+from dcd.worker.request import ShellRequest
 from statemachine.build import Lifecycle
 from statemachine.events import Actor
+from statemachine.plan import Plan
 
 pytestmark = pytest.mark.faults
 
@@ -28,10 +30,12 @@ def world(tmp_path: Path, template: Path) -> Iterator[World]:
         yield world
 
 
+def anything(plan: Plan) -> None:
+    """Everybody may run everything."""
+
+
 def submitted(world: World, *checkpoints: tuple[str, str]) -> str:
-    task = world.start_task(
-        world.engine.submit(source(checkpoints), Options(), SOMEBODY, lambda plan: None)
-    )
+    task = world.start_task(world.engine.submit(source(checkpoints), Options(), SOMEBODY, anything))
     world.run()
     return task.result()[0].id
 
@@ -57,7 +61,7 @@ def cancel(engine: Engine, build: str) -> Any:
 
 
 def resume(engine: Engine, build: str) -> Any:
-    return engine.resume(build, None, None, None, SOMEBODY, lambda plan: None)
+    return engine.resume(build, None, None, None, SOMEBODY, anything)
 
 
 @pytest.mark.parametrize("command", [cancel, resume])
@@ -76,3 +80,28 @@ def test_the_workspace_of_an_attempt_that_fails_meanwhile_is_let_go(
     work = world.state_dir / "layers" / "copy" / ".work"
     running = {attempt.request.workspace.name for attempt in world.attempts}
     assert {path.name for path in work.iterdir()} == running
+
+
+def test_another_manifest_goes_on_while_a_shell_is_open_in_the_failed_attempt(world: World) -> None:
+    """The new checkpoint's first attempt wanted the same workspace, and counted as an interruption."""
+    build = submitted(world, ONE, TWO)
+    world.release(world.attempts[0], "completed")
+    world.run()
+    world.release(world.attempts[0], "failed")
+    world.run()
+    engine = world.engine
+
+    async def look_inside() -> ShellRequest:
+        return (await engine.shells.open(await engine.builds.state(build), None))[0]
+
+    shell = world.start_task(look_inside())
+    world.run()
+    world.start_task(engine.resume(build, None, None, source((ONE, THREE)), SOMEBODY, anything))
+
+    world.run()
+
+    assert [attempt.number for attempt in world.attempts] == [(build, "three", 1)]
+    world.start_task(engine.shells.close(shell.result()))
+    world.run()
+    work = world.state_dir / "layers" / "copy" / ".work"
+    assert [path.name for path in work.iterdir()] == [world.attempts[0].request.workspace.name]
