@@ -110,7 +110,8 @@ def test_killed_daemon_takes_children_mounts_and_loop_devices_with_it(
         " && losetup -f {MEDIA_DIR}/disk && (setsid sleep 1000 & setsid sh -c 'sleep 1000 & wait' &)"
         f" && {waits_once(tmp_path)}"
     )
-    manifest = write_manifest(witness.step("messy", messy), witness.step("after"))
+    steps = (witness.step("messy", messy), witness.step("after"))
+    manifest = write_manifest(*steps, mounts=True)
     build = witness.submit(manifest)
     wait_for_flags(tmp_path, 1)
     assert len(loops_named(short_path)) == 2
