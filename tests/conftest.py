@@ -170,14 +170,21 @@ WriteManifest = Callable[..., Path]
 
 @pytest.fixture
 def write_manifest(tmp_path: Path) -> WriteManifest:
-    """Writes a manifest whose checkpoints are custom scripts, each (name, shell line)."""
+    """Writes a manifest whose checkpoints are custom scripts, each (name, shell line), which may write to
+    the test's directory, and with `mounts` may mount."""
 
-    def write(*checkpoints: tuple[str, str], name: str = "small") -> Path:
+    def write(*checkpoints: tuple[str, str], name: str = "small", mounts: bool = False) -> Path:
+        rights = {"writes": tmp_path} | (
+            {"capabilities": "SYS_ADMIN", "devices": "*"} if mounts else {}
+        )
+        arguments = "".join(
+            f'<arglist name="{right}"><argitem>{value}</argitem></arglist>'
+            for right, value in rights.items()
+        )
         steps = "\n".join(
             f'<checkpoint name="{checkpoint}" mod_path="dcd/checkpoints/custom_script"'
-            f' checkpoint_class="CustomScript"><args>{escape(line)}</args><kwargs>'
-            # To tell the test what happens.
-            f'<arglist name="writes"><argitem>{tmp_path}</argitem></arglist></kwargs></checkpoint>'
+            f' checkpoint_class="CustomScript"><args>{escape(line)}</args>'
+            f"<kwargs>{arguments}</kwargs></checkpoint>"
             for checkpoint, line in checkpoints
         )
         path = tmp_path / f"{name}.xml"
