@@ -44,7 +44,10 @@ class Daemon:
         seconds from the start of dcctl until the build was complete."""
         started = time.monotonic()
         build = self.ctl("submit", manifest, *options).strip()
-        self.ctl("follow", build)
+        try:
+            self.ctl("follow", build)
+        except subprocess.CalledProcessError:
+            raise RuntimeError(f"the build failed:\n{self.ctl('status', build)}") from None
         seconds = time.monotonic() - started
         return self.json("status", build), seconds
 
