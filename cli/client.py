@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from cli.exit_codes import PROBLEMS, ExitCode
+from cli.version import difference
 
 Json = Any
 """A decoded JSON value."""
@@ -185,11 +186,14 @@ def _problem(answer: HTTPResponse) -> ClientError:
             "internal",
             f"the daemon answered {answer.status} {answer.reason}",
             text.decode("utf-8", "replace")[:1000].strip(),
+            difference(answer.headers),
         )
     problem: dict[str, Json] = json.loads(text)
     kind = str(problem.pop("type", "")).rpartition(":")[2]
     title, detail = problem.pop("title", ""), problem.pop("detail", "")
     resolution = problem.pop("resolution", "")
+    if kind in ("usage", "internal") and (other := difference(answer.headers)):
+        resolution = f"{resolution}\n{other}".strip()
     error = Unreachable if kind in ("unavailable", "too-many-requests") else ClientError
     return error(kind, title, detail, resolution, problem)
 

@@ -5,6 +5,7 @@ import argparse
 from cli.client import ClientError, request
 from cli.exit_codes import ExitCode
 from cli.text import local_time, print_error, print_json, printable
+from cli.version import own_version
 
 HELP = "print the versions of dcctl and of the daemon"
 DESCRIPTION = (
@@ -24,28 +25,19 @@ def run(args: argparse.Namespace) -> int:
     except ClientError as error:
         daemon, failure = None, error
     if args.json:
-        print_json({"client": client_version(), "daemon": daemon})
+        print_json({"client": own_version(), "daemon": daemon})
     else:
-        print(f"dcctl {client_version()}")
+        print(f"dcctl {own_version()}")
         if daemon:
             since = local_time(daemon["started_at"])
             print(f"dcd {printable(daemon['version'])}, API {printable(daemon['api'])}")
             print(
                 f"  process {daemon['pid']} since {since}, state in {printable(daemon['state_dir'])}"
             )
+            if daemon["version"] != own_version():
+                print("dcctl and the daemon are of different versions: install the same of both")
     if failure is None:
         return ExitCode.OK
     if not args.json:
         print_error(failure)
     return failure.exit_code
-
-
-def client_version() -> str:
-    """The version of the installed package that this module is of."""
-    # Slow to import, and no other command needs it.
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("dcd")
-    except PackageNotFoundError:
-        return "(not installed)"

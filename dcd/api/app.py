@@ -21,12 +21,13 @@ from dcd.api.handling import Api
 from dcd.api.limits import Counted, Limits
 from dcd.api.operations import Operation, routes
 from dcd.api.problems import problem_response
+from dcd.api.server import API
 from dcd.configuration import Live, Reloaded
 from dcd.engine.engine import Engine
 from dcd.engine.garbage import Collected
 from dcd.engine.usage import DiskUsage
 from dcd.metrics import CONTENT_TYPE, Metrics
-from statemachine.errors import DcdError, NotFound, UsageError
+from statemachine.errors import DcdError, UsageError
 
 log = structlog.get_logger()
 
@@ -220,8 +221,13 @@ async def _on_error(request: Request, error: Exception) -> Response:
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    problem = NotFound if error.status_code == 404 else UsageError
-    response = problem_response(problem(error.detail, f"{request.method} {request.url.path}"))
+    response = problem_response(
+        UsageError(
+            f"there is no operation {request.method} {request.url.path}",
+            f"this is dcd {version('dcd')}, which speaks API {API}",
+            "GET /v1/openapi.json describes every operation",
+        )
+    )
     response.status_code = error.status_code
     response.headers.update(error.headers or {})
     return response

@@ -14,14 +14,13 @@ from dcd.api import schemas
 from dcd.api.handling import Api
 from dcd.api.operations import body_of, json_response
 from dcd.api.problems import problem_response
+from dcd.api.server import API
 from dcd.api.streaming import file_response
 from dcd.configuration import LiveSetting, plain
 from dcd.engine.backup import copy_of
 from dcd.manifest.checkpoint_types import registered
 from dcd.metrics import CONTENT_TYPE
 from statemachine.errors import Unavailable
-
-API = "v1"
 
 
 async def version(api: Api, request: Request) -> Response:

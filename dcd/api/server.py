@@ -12,6 +12,7 @@ import os
 import socket
 import stat
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -27,6 +28,9 @@ from statemachine.errors import Unavailable
 from statemachine.events import Actor
 
 BACKLOG = 512
+
+API = "v1"
+"""The version of the API. Every answer names it, and the daemon's own, in a header."""
 
 
 def bind(path: Path, mode: int, gid: int | None) -> socket.socket:
@@ -152,6 +156,7 @@ def make_server(app: ASGIApp, settings: Configuration, ready: Callable[[], None]
         log_config=None,
         access_log=False,
         server_header=False,
+        headers=[("DCD-Version", version("dcd")), ("DCD-API", API)],
         h11_max_incomplete_event_size=settings.header_limit_bytes,
         timeout_keep_alive=int(settings.idle_timeout_seconds),
         timeout_graceful_shutdown=2,

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from statemachine.errors import Unavailable
 from store.durable import sync_directory, sync_file
 from store.eventlog.errors import LogDamaged
-from store.eventlog.schema import APPLICATION_ID, REVISIONS, check_schema
+from store.eventlog.schema import APPLICATION_ID, EVENTS_VERSION, REVISIONS, check_schema
 
 BUSY_SECONDS = 10.0
 """How long a connection waits for another program's lock (a backup tool, the sqlite3 shell)."""
@@ -44,6 +44,9 @@ def open_writer(path: Path) -> sa.Connection:
             _migrate(connection)
             check_schema(connection)
             _set_modes(connection, path)
+            if _events_version(connection) != EVENTS_VERSION:
+                connection.exec_driver_sql(f"PRAGMA user_version={EVENTS_VERSION}")
+            connection.commit()
         except BaseException:
             close(connection)
             raise
@@ -169,11 +172,9 @@ def _examine(connection: sa.Connection, path: Path) -> None:
     if revision is None:
         raise LogDamaged(f"the event log {path} has no revision", "", _RESTORE)
     if revision not in REVISIONS:
-        raise LogDamaged(
-            f"the event log {path} was written by a newer dcd",
-            f"its revision is {revision}; this version knows up to {REVISIONS[-1]}",
-            "run the newer version, or restore a backup made before the upgrade",
-        )
+        raise _newer(path, f"its revision is {revision}; this version knows up to {REVISIONS[-1]}")
+    if _events_version(connection) > EVENTS_VERSION:
+        raise _newer(path, "it may hold events that this version cannot read")
     connection.commit()
 
 
@@ -183,6 +184,18 @@ def _revision(connection: sa.Connection) -> str | None:
         return None
     row = connection.exec_driver_sql("SELECT version_num FROM alembic_version").first()
     return None if row is None else str(row[0])
+
+
+def _newer(path: Path, details: str) -> LogDamaged:
+    return LogDamaged(
+        f"the event log {path} was written by a newer dcd",
+        details,
+        "run the newer version, or restore a backup made before the upgrade",
+    )
+
+
+def _events_version(connection: sa.Connection) -> int:
+    return int(connection.exec_driver_sql("PRAGMA user_version").scalar_one())
 
 
 def _migrate(connection: sa.Connection) -> None:

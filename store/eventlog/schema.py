@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.schema import CreateIndex, CreateTable
 
+from statemachine.codec import PAYLOADS
 from statemachine.errors import DcdError
 
 APPLICATION_ID = 0x64636431
@@ -20,6 +21,10 @@ APPLICATION_ID = 0x64636431
 
 REVISIONS = ("0001",)
 """Alembic revisions, oldest first; the last is this version's."""
+
+EVENTS_VERSION = sum(payload.VERSION for payload in PAYLOADS.values())
+"""Grows with every new type of event and every new version of one. The file's user_version is that of the
+newest dcd that opened it: an older one could not read all events, and does not begin to."""
 
 metadata = sa.MetaData()
 

@@ -175,6 +175,7 @@ class FakeDaemon:
         self.builds: dict[str, FakeBuild] = {}
         self.blobs: dict[str, bytes] = {}
         self.requests: list[Request] = []
+        self.headers: dict[str, str] = {}
         self.answers: dict[tuple[str, str], Answer | Callable[[Request], Answer]] = {}
         self.position = 0
         self.changed = threading.Condition()
@@ -318,6 +319,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(content)))
+        for name, text in self.server.daemon.headers.items():
+            self.send_header(name, text)
         self.end_headers()
         self.wfile.write(content)
 

@@ -120,7 +120,8 @@ def test_query_parameters_are_checked(request_, query):
 
 
 def test_unknown_paths_and_methods_are_problems(request_):
-    assert request_("GET", "/v1/nothing").json()["type"] == "urn:dcd:problem:not-found"
+    unknown = request_("GET", "/v1/nothing")
+    assert (unknown.status_code, unknown.json()["type"]) == (404, "urn:dcd:problem:usage")
     assert request_("PATCH", "/v1/builds").status_code == 405
 
 

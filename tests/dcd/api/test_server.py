@@ -138,3 +138,15 @@ def test_second_daemon_on_the_same_state_directory_is_refused(impatient):
 
     impatient.process = first
     impatient.ctl("version")
+
+
+def test_every_answer_names_the_version_of_the_daemon_and_of_its_api(impatient, connect):
+    for path, status in (("/v1/version", b"200"), ("/v2/builds", b"404")):
+        client = connect()
+        client.sendall(f"GET {path} HTTP/1.1\r\nHost: dcd\r\nConnection: close\r\n\r\n".encode())
+        head, _, body = everything(client).partition(b"\r\n\r\n")
+        lines = head.lower().splitlines()
+        assert status in lines[0]
+        assert b"dcd-api: v1" in lines
+        assert any(line.startswith(b"dcd-version: ") for line in lines)
+    assert b"which speaks API v1" in body

@@ -264,3 +264,27 @@ def test_another_program_that_holds_the_file_only_delays(
         other.execute("ROLLBACK")
         append(log, "b1", 1, BuildStarted())
         assert log.trouble is None
+
+
+def test_a_log_with_events_of_a_newer_version_is_refused_though_its_tables_are_the_same(tmp_path):
+    path = tmp_path / "events.db"
+    EventLog(path).close()
+    with closing(sqlite3.connect(path)) as other:
+        (written,) = other.execute("PRAGMA user_version").fetchone()
+        assert written == schema.EVENTS_VERSION
+        other.execute(f"PRAGMA user_version={written + 1}")
+
+    with pytest.raises(LogDamaged, match="was written by a newer dcd"):
+        EventLog(path)
+
+
+def test_a_log_of_an_older_version_is_marked_when_it_is_opened(tmp_path):
+    path = tmp_path / "events.db"
+    EventLog(path).close()
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("PRAGMA user_version=3")
+
+    EventLog(path).close()
+
+    with closing(sqlite3.connect(path)) as other:
+        assert other.execute("PRAGMA user_version").fetchone() == (schema.EVENTS_VERSION,)
