@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -163,6 +164,25 @@ def daemon(cold_daemon: Daemon) -> Iterator[Daemon]:
     if cold_daemon.process is not None and cold_daemon.process.poll() is None:
         assert cold_daemon.stop() == 0, cold_daemon.log.read_text()[-3000:]
     assert cold_daemon.leaks() == []
+
+
+@pytest.fixture(scope="session")
+def debian_package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The Debian package, built from the checkout as `make deb` does, or the one that DCD_PACKAGE names."""
+    if given := os.environ.get("DCD_PACKAGE"):
+        yield Path(given)
+        return
+    for tool in ("dpkg-buildpackage", "dh"):
+        if not shutil.which(tool):
+            pytest.skip(f"{tool} is not installed")
+    out = tmp_path_factory.mktemp("deb")
+    script = Path(__file__).parents[1] / "packaging" / "build-deb.sh"
+    command = [script, Path(sys.executable).parent, out]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    (built,) = out.glob("dcd_*.deb")
+    yield built
+    shutil.rmtree(out)
 
 
 WriteManifest = Callable[..., Path]

@@ -1,0 +1,208 @@
+"""A build server whose power fails in the middle of builds, and that is switched on again.
+
+dcd builds the server itself, as the disk of a virtual machine in which dcd is installed from its Debian
+package and enabled. There a build is submitted, and the power fails in the middle of its checkpoints.
+DCD_SEED chooses the moments; with DCD_SOAK=1 it fails oftener, also during recovery.
+"""
+
+import hashlib
+import json
+import random
+import shutil
+import subprocess
+import tarfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from store.eventlog import EventLog
+
+pytestmark = [pytest.mark.system, pytest.mark.root, pytest.mark.timeout(3600)]
+
+DATA = Path(__file__).parent / "data" / "reboot"
+STATE = "/var/lib/dcd"
+ROOT_BYTES = 2 << 20
+"""Where the root file system begins on both disks: behind the partition for the boot loader."""
+
+WORK = ("first", "second", "third")
+WORK_SECONDS = 8.0
+"""The inner build's checkpoints that take their time, and what of it there still is when somebody sees that
+one has started."""
+ENDS = ("BuildCompleted", "BuildFailed", "BuildCancelled", "BuildPaused")
+BUILD_SECONDS, START_SECONDS = 600.0, 400.0
+TICK_SECONDS = 0.1
+
+
+@pytest.fixture
+def server_disk(cold_daemon: Any, debian_package: Path, tmp_path: Path) -> Path:
+    """The disk of a build server, built by dcd."""
+    source = tmp_path / "manifest"
+    shutil.copytree(DATA, source)
+    shutil.copyfile(debian_package, source / "dcd.deb")
+    with tarfile.open(source / "tree.tar", "w") as archive:
+        archive.add(DATA / "work", "work")
+    daemon = cold_daemon.start()
+    build = daemon.submit(source / "build-server.xml")
+    status = daemon.wait(build, "completed", seconds=900)
+    (artifact,) = (one for one in status["artifacts"] if one["format"] == "raw")
+    disk = tmp_path / "disk.img"
+    subprocess.run(["cp", "--sparse=always", artifact["path"], disk], check=True)
+    assert daemon.stop() == 0
+    assert daemon.leaks() == []
+    return disk
+
+
+def test_build_survives_power_cuts_of_the_server(
+    server_disk: Path, plug_in: Any, tmp_path: Path, chance: random.Random, soak: bool
+) -> None:
+    machine = plug_in(server_disk)
+    server = Server(machine)
+    server.switch_on()
+    for _ in range(4 if soak else 1):
+        server.submit()
+        for _ in range(2):
+            checkpoint = server.wait_for_middle(chance.uniform(0.0, WORK_SECONDS))
+            machine.fail_power()
+            for _ in range(chance.randint(0, 2) if soak else 0):
+                machine.start()
+                machine.listen(chance.uniform(1.0, 90.0))
+                machine.fail_power()
+            server.switch_on()
+            assert (checkpoint, "machine-rebooted") in interruptions(server.seen.values())
+        server.wait_for_end()
+        assert_promises(server.events(), server.seen)
+        machine.run(
+            f"dcctl events {server.build} --verify && dcctl artifacts {server.build} --verify"
+        )
+    print(f"{machine.lost_writes} writes were lost")
+
+    assert server.leaks() == ""
+    machine.switch_off()
+    state = tmp_path / "server"
+    state.mkdir()
+    debugfs(machine.disk, f"rdump {STATE} {state}")
+    assert_state(state / "dcd", server)
+
+
+class Server:
+    """The build server, and what somebody sees who follows a build over its serial line."""
+
+    def __init__(self, machine: Any) -> None:
+        self.build = ""
+        self.seen: dict[int, dict[str, Any]] = {}
+        self._machine = machine
+
+    def switch_on(self) -> None:
+        """Until the daemon runs, which nobody has asked for yet. A parked build is let go on."""
+        self._machine.switch_on()
+        self._machine.run("until systemctl is-active --quiet dcd; do sleep 2; done", START_SECONDS)
+        if self.build and self.events()[-1]["type"] == "BuildPaused":
+            self._ctl("resume")
+
+    def submit(self) -> None:
+        """Submit the inner build, which reuses nothing."""
+        self.build = self._machine.run("dcctl submit --fresh inner.xml").strip()
+        self.seen = {}
+        self.events()
+
+    def events(self) -> list[dict[str, Any]]:
+        """The build's events until now."""
+        events = [json.loads(line) for line in self._ctl("events", "--json").splitlines()]
+        self.seen |= {event["position"]: event for event in events}
+        return events
+
+    def wait_for_middle(self, seconds: float) -> str:
+        """Until so long after a checkpoint of work was seen to start. Returns its name."""
+        started: list[tuple[str, float]] = []
+
+        def in_the_middle(event: dict[str, Any] | None) -> bool:
+            if event is not None and event["type"] == "CheckpointStarted":
+                started.append((event["data"]["checkpoint"], time.monotonic() + seconds))
+            name, moment = started[-1] if started else ("", 0.0)
+            return name in WORK and time.monotonic() >= moment
+
+        self._follow(in_the_middle)
+        return started[-1][0]
+
+    def wait_for_end(self) -> None:
+        """Until the build has completed."""
+        self._follow(lambda event: event is not None and event["type"] == "BuildCompleted")
+        self._machine.run("wait")
+
+    def leaks(self) -> str:
+        """What there is that nobody needs: loop devices, mounts in any namespace, workspaces; and, when
+        the daemon has been stopped, anything that it started."""
+        return str(
+            self._machine.run(
+                "losetup --all;"
+                f" cat /proc/[0-9]*/mountinfo | grep {STATE}/;"
+                f" find {STATE}/layers/*/.work -mindepth 1;"
+                " systemctl stop dcd.socket dcd.service;"
+                " systemctl show dcd.service -P Result | grep -v success;"
+                " cat $(find /sys/fs/cgroup/system.slice -path '*/dcd.service/*cgroup.procs') </dev/null"
+            )
+        )
+
+    def _ctl(self, command: str, *options: str) -> str:
+        return str(self._machine.run(" ".join(("dcctl", command, self.build, *options))))
+
+    def _follow(self, done: Callable[[dict[str, Any] | None], bool]) -> None:
+        command = f"dcctl events {self.build} --json --follow --after {max(self.seen, default=0)}"
+        deadline = time.monotonic() + BUILD_SECONDS
+        for line in self._machine.lines(command, TICK_SECONDS):
+            event = json.loads(line) if line.startswith("{") else None
+            if event is not None:
+                self.seen[event["position"]] = event
+            if done(event):
+                return
+            if time.monotonic() > deadline or (event and event["type"] in ENDS):
+                pytest.fail(f"waited in vain: {[one['type'] for one in self.seen.values()]}")
+
+
+def interruptions(events: Iterable[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Checkpoints that were interrupted, and why."""
+    interrupted = [e["data"] for e in events if e["type"] == "CheckpointInterrupted"]
+    return [(data["checkpoint"], data["cause"]) for data in interrupted]
+
+
+def named(events: list[dict[str, Any]], kind: str) -> list[str]:
+    """The checkpoints that events of a type name, in order."""
+    return [event["data"]["checkpoint"] for event in events if event["type"] == kind]
+
+
+def assert_promises(events: list[dict[str, Any]], seen: dict[int, dict[str, Any]]) -> None:
+    """Whatever was seen is there; each checkpoint has completed once; each other attempt at it was ended
+    by a power cut."""
+    assert [event["sequence"] for event in events] == list(range(1, len(events) + 1))
+    assert {event["position"]: event for event in events} == seen
+    planned = [checkpoint["name"] for checkpoint in events[0]["data"]["plan"]["checkpoints"]]
+    assert named(events, "CheckpointCompleted") == planned
+    assert named(events, "CheckpointReused") == named(events, "CheckpointFailed") == []
+    attempts = Counter(named(events, "CheckpointStarted"))
+    assert attempts == Counter(planned) + Counter(named(events, "CheckpointInterrupted"))
+    assert {cause for _, cause in interruptions(events)} == {"machine-rebooted"}
+
+
+def assert_state(state: Path, server: Server) -> None:
+    """The state directory, as it is on the server's disk: the log is whole, each attempt has its log, and
+    what the build delivered is what its checkpoints did, each once."""
+    with EventLog(state / "events.db") as log:
+        assert log.verify_all() == []
+    events = list(server.seen.values())
+    for event in events:
+        if event["type"] == "CheckpointStarted":
+            assert (state / Path(event["data"]["log"]).relative_to(STATE)).is_file()
+    (artifact,) = (e["data"]["artifact"] for e in events if e["type"] == "ArtifactPublished")
+    image = state / Path(artifact["path"]).relative_to(STATE)
+    assert hashlib.sha256(image.read_bytes()).hexdigest() == artifact["sha256"]
+    assert debugfs(image, "cat record").split() == list(WORK)
+
+
+def debugfs(disk: Path, command: str) -> str:
+    """What debugfs(8) prints when it carries out a command on a disk's root file system."""
+    argv = ["debugfs", "-R", command, f"{disk}?offset={ROOT_BYTES}"]
+    return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
