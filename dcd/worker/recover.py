@@ -73,7 +73,9 @@ def detach_loops(below: Path) -> list[str]:
     all layers. Returns them."""
     workspaces = [below, *below.glob("*/.work/*")]
     notes = [workspace / DEVICE_FILE for workspace in workspaces]
-    devices = {int(note.read_text()) for note in notes if note.exists()}
+    noted_numbers = [note.read_bytes() for note in notes if note.exists()]
+    # A power cut may leave a note without its number; then no device is left either.
+    devices = {int(number) for number in noted_numbers if number.isdigit()}
     scratch = {file for workspace in workspaces for file in _files(workspace / SCRATCH)}
     prefix = f"{below}/"
     detached = []

@@ -150,6 +150,9 @@ class LayerDirectory:
         except FileExistsError:
             raise Refused(f"there is a workspace {name} already") from None
         (directory / "parent").write_text(parent or "")
+        # A workspace that is kept (of an attempt that failed) outlives power cuts: an empty file would say
+        # that it stands on nothing.
+        sync_file(directory / "parent")
         return directory
 
     def _populated(self, directory: Path, parent: str | None, chain: list[Path]) -> Workspace:

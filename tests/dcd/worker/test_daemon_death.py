@@ -7,12 +7,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from dcd.worker.launch import _command, _environment
 from dcd.worker.recover import detach_loops, kill_leftovers, leftover_workers
 from dcd.worker.request import MARKER, WorkerRequest, encode
+from store.layers.overlay import DEVICE_FILE
 from tests.dcd.worker.conftest import MOUNTING, Bench, loops_on, mounts_below, processes_with
 
 pytestmark = pytest.mark.root
@@ -104,6 +106,16 @@ def test_nothing_is_left(bench: Bench, mark: str) -> None:
     assert loops_on(f"other{mark}") == []
     assert bench.store.reconcile((), ()) == ["workspace a1"]
     assert list((bench.store.directory / ".work").iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"", bytes(2)], ids=["empty", "zeros"])
+def test_what_a_power_cut_left_of_a_workspaces_note_is_passed_over(
+    tmp_path: Path, content: bytes
+) -> None:
+    workspace = tmp_path / "overlay" / ".work" / "build.0.1"
+    workspace.mkdir(parents=True)
+    (workspace / DEVICE_FILE).write_bytes(content)
+    assert detach_loops(tmp_path) == []
 
 
 def test_without_the_parent_death_signal_it_would_be(bench: Bench, mark: str) -> None:
