@@ -16,6 +16,7 @@ from xml.sax.saxutils import escape
 
 import pytest
 
+from cli import client
 from dcd.worker.recover import leftover_workers
 
 PROMPT_SECONDS = 30.0
@@ -99,11 +100,23 @@ class Daemon:
         """All events of a build."""
         return [json.loads(line) for line in self.ctl("events", build, "--json").splitlines()]
 
+    def status(self, build: str) -> dict[str, Any]:
+        """What `dcctl status --json` prints, without the cost of a process."""
+        found: dict[str, Any] = client.request(str(self.socket), "GET", client.build_path(build))
+        return found
+
+    def _events(self, build: str) -> list[dict[str, Any]]:
+        path = client.build_path(build, "events")
+        found: list[dict[str, Any]] = client.request(
+            str(self.socket), "GET", path, query={"limit": 1000}
+        )["events"]
+        return found
+
     def wait(self, build: str, *states: str, seconds: float = 60.0) -> dict[str, Any]:
         """Until the build is in one of the states (default: any in which it stands still)."""
         deadline = time.monotonic() + seconds
         while True:
-            status: dict[str, Any] = self.json("status", build)
+            status = self.status(build)
             if status["state"] in (states or SETTLED):
                 return status
             if time.monotonic() > deadline:
@@ -113,7 +126,7 @@ class Daemon:
     def wait_for_event(self, build: str, kind: str, seconds: float = 60.0) -> dict[str, Any]:
         """Until the build has an event of that type; returns the last of them."""
         deadline = time.monotonic() + seconds
-        while not (found := [event for event in self.events(build) if event["type"] == kind]):
+        while not (found := [event for event in self._events(build) if event["type"] == kind]):
             if time.monotonic() > deadline:
                 pytest.fail(f"no {kind}: {self.events(build)}\n{self.log.read_text()[-3000:]}")
             time.sleep(0.02)
