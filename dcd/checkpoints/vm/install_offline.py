@@ -107,9 +107,14 @@ class InstallOffline(Checkpoint):
             )
         mounted = any(one.volume and one.volume.type in MOUNTED for one in layout.partitions)
         tools = (*boot_loader.TOOLS, *tools_for(layout), *(MOUNT_TOOLS if mounted else ()))
-        if not mounted:
-            return Needs(tools=tools, disk_bytes=1 << 30)
-        return Needs(tools=tools, disk_bytes=1 << 30, capabilities=MOUNTS, devices=(ALL_DEVICES,))
+        return Needs(
+            tools=tools,
+            disk_bytes=1 << 30,
+            # Also without such volumes: what is in a volume of its own is covered while the others are
+            # made, and attributes of the kind trusted.* are seen by nobody else.
+            capabilities=MOUNTS,
+            devices=(ALL_DEVICES,) if mounted else (),
+        )
 
     def check(self, doc: DataObjectCache) -> None:
         check_arguments(doc, self.name, self.kernel_args)

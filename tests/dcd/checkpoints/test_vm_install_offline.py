@@ -20,6 +20,7 @@ from dcd.checkpoints.vm.install_offline import InstallOffline
 from dcd.checkpoints.vm.layout import BIOS_BOOT
 from dcd.checkpoints.vm.mounted import mount_arguments
 from dcd.manifest.doc import DataObjectDict
+from dcd.platform.devices import ALL_DEVICES
 from dcd.platform.tools import missing
 from statemachine.errors import CheckpointError, InvalidManifest
 
@@ -429,6 +430,13 @@ def test_a_root_that_is_not_the_last_cannot_grow(bench: Any) -> None:
 def test_a_serial_line_that_is_none_is_refused(bench: Any, line: str) -> None:
     with pytest.raises(InvalidManifest, match="is not a serial line"):
         InstallOffline("install", serial_console=line).check(bench.doc())
+
+
+def test_loop_devices_are_asked_for_only_where_volumes_are_mounted(bench: Any) -> None:
+    assert InstallOffline("install").needs(bench.doc(target())).devices == ()
+    needs = InstallOffline("install").needs(bench.doc(target(volumes())))
+    assert needs.devices == (ALL_DEVICES,)
+    assert "mount" in needs.tools
 
 
 def test_a_faulty_target_is_left_for_create_disk_to_tell(bench: Any) -> None:

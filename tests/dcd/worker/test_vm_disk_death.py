@@ -7,7 +7,7 @@ import pytest
 
 from dcd.platform.tools import missing
 from dcd.worker.recover import leftover_workers
-from tests.dcd.worker.conftest import Bench, loops_on, mounts_below
+from tests.dcd.worker.conftest import MOUNTING, Bench, loops_on, mounts_below
 from tests.dcd.worker.test_daemon_death import daemon, eventually
 
 LACKING = missing(("mkfs.xfs", "mkfs.btrfs", "cp", "mount"))
@@ -48,7 +48,7 @@ def test_nothing_of_a_file_system_being_filled_stays(bench: Bench, kind: str) ->
     probes = bench.directory / "dcd_test_probes.py"
     probes.write_text(probes.read_text() + FILLS)
     disk = f"disk-{os.getpid()}-{kind}.raw"
-    request = bench.request("Fills", kwargs={"kind": kind, "disk": disk})
+    request = bench.request("Fills", kwargs={"kind": kind, "disk": disk}, grants=MOUNTING)
     with daemon(bench, request) as process:
         assert eventually(lambda: loops_on(disk) != [])
         process.send_signal(signal.SIGKILL)
