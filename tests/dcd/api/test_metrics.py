@@ -12,6 +12,7 @@ from dcd.metrics import CONTENT_TYPE
 from store.eventlog import EventLog, LogFull
 
 REFERENCE = Path(__file__).parents[3] / "docs" / "reference" / "metrics.md"
+RUNBOOK = REFERENCE.parents[1] / "how-to" / "operate.md"
 STATES = {
     "queued",
     "running",
@@ -144,7 +145,7 @@ def test_health_tells_liveness_from_readiness(request_, app, monkeypatch):
     assert Scraped(request_("GET", "/metrics").text).value("dcd_event_log_available") == 0
 
 
-def test_the_reference_lists_every_metric(request_):
+def test_the_reference_lists_every_metric_and_the_alerts_use_no_other(request_):
     answer = request_("GET", "/metrics")
     assert answer.headers["content-type"] == CONTENT_TYPE
     named = set(re.findall(r"dcd_[a-z_]+", REFERENCE.read_text()))
@@ -153,5 +154,9 @@ def test_the_reference_lists_every_metric(request_):
         for family in text_string_to_metric_families(answer.text)
         if family.name.startswith("dcd_")
     }
+    alerts = set(re.findall(r"dcd_[a-z_]+", RUNBOOK.read_text()))
+    suffixes = r"_(bucket|count|sum)$"
+    assert alerts
+    assert {re.sub(suffixes, "", name) for name in alerts} <= exposed
     assert exposed <= named
     assert {name for name in named if not name.endswith("_total")} <= exposed
