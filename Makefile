@@ -6,6 +6,9 @@ PYTHON ?= python3
 PYTEST_ARGS ?=
 bin := $(VENV)/bin
 
+# As many processes as cores; a group of tests (those that build and boot images) stays in one.
+parallel := -n auto --dist loadgroup
+
 # What the tests use beside the tools of images: fault injection, other file systems.
 test_packages := acl attr btrfs-progs gcc groff-base libc6-dev strace xfsprogs zfs-fuse
 
@@ -16,13 +19,13 @@ image: tools
 
 test: $(VENV)/.dev
 	tools/install-host-tools.sh $(bin)/dcd $(test_packages)
-	$(bin)/pytest $(PYTEST_ARGS)
+	$(bin)/pytest $(parallel) $(PYTEST_ARGS)
 
 check: $(VENV)/.dev
 	$(bin)/ruff check .
 	$(bin)/ruff format --check .
 	$(bin)/mypy
-	$(bin)/pytest -q -m "not system and not faults and not slow"
+	$(bin)/pytest -q $(parallel) -m "not system and not faults and not slow and not daemon"
 
 bench: tools $(VENV)/.dev
 	$(bin)/python -m benchmarks $(BENCH_ARGS)

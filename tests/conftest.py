@@ -23,6 +23,16 @@ PROMPT_SECONDS = 30.0
 SETTLED = ("paused", "failed", "cancelled", "completed")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what starts a daemon, which `make check` leaves out; keep what shares an image together, for
+    runs with several processes."""
+    for item in items:
+        if "cold_daemon" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.daemon)
+        if item.get_closest_marker("system"):
+            item.add_marker(pytest.mark.xdist_group("system"))
+
+
 class Daemon:
     """`dcd serve` on a state directory and a socket of its own, and dcctl to talk to it."""
 
