@@ -99,7 +99,11 @@ class Server:
     def switch_on(self) -> None:
         """Until the daemon runs, which nobody has asked for yet. A parked build is let go on."""
         self._machine.switch_on()
-        self._machine.run("until systemctl is-active --quiet dcd; do sleep 2; done", START_SECONDS)
+        self._machine.run(
+            f"timeout {START_SECONDS:g} sh -c 'until systemctl -q is-active dcd; do sleep 2; done'"
+            " || { journalctl -u dcd -n 40 --no-pager; false; }",
+            START_SECONDS + 60,
+        )
         if self.build and self.events()[-1]["type"] == "BuildPaused":
             self._ctl("resume")
 
