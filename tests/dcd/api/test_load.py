@@ -18,7 +18,7 @@ import pytest
 
 from cli import client
 
-pytestmark = [pytest.mark.root, pytest.mark.slow]
+pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.faults]
 
 ABUSE = Path(__file__).parents[3] / "benchmarks" / "abuse.py"
 SOAK = os.environ.get("DCD_SOAK") == "1"
