@@ -36,7 +36,10 @@ os.setuid(int(uid))
 connection = http.client.HTTPConnection("dcd", timeout=60)
 connection.sock = socket.socket(socket.AF_UNIX)
 connection.sock.connect(path)
-connection.request(method, target, body or None, {"Content-Type": "application/json"})
+try:
+    connection.request(method, target, body or None, {"Content-Type": "application/json"})
+except BrokenPipeError:
+    pass  # refused before the body was read: the answer is there
 answer = connection.getresponse()
 print(json.dumps([answer.status, answer.read().decode(errors="replace")]))
 """

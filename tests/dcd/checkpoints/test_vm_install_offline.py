@@ -6,6 +6,7 @@ import shutil
 import stat
 import struct
 import subprocess
+import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -26,10 +27,15 @@ from statemachine.errors import CheckpointError, InvalidManifest
 
 LACKING = missing((*InstallOffline.TOOLS, "grub-bios", "grub-efi"))
 pytestmark = [
+    pytest.mark.xdist_group("disks"),  # the same identities: btrfs mounts only one at a time
     pytest.mark.root,
     pytest.mark.skipif(bool(LACKING), reason=f"not installed: {', '.join(LACKING)}"),
     pytest.mark.usefixtures("own_mounts"),
 ]
+
+IDENTITY = uuid.uuid4()
+"""Of the disks: the kernel attaches no two btrfs file systems with the same UUID, and tests may run twice
+at once."""
 
 NEWEST = 1_700_000_000
 VERSION = "6.1.0-1-amd64"
@@ -60,7 +66,7 @@ def volumes(root: str = "ext4", data: str = "64mb") -> str:
 
 def target(partitions: str = "", size: str = "2gb") -> str:
     return (
-        f'<target><disk><disk_image name="disk.raw" size="{size}"/>'
+        f'<target><disk><disk_image name="disk.raw" size="{size}" id="{IDENTITY}"/>'
         f"{FIRMWARE}{partitions or partition(3, 'ext4', '/', '')}</disk></target>"
     )
 
@@ -443,3 +449,15 @@ def test_a_faulty_target_is_left_for_create_disk_to_tell(bench: Any) -> None:
     faulty = bench.doc(target(size="1mb"))
     InstallOffline("install").check(faulty)
     assert InstallOffline("install").needs(faulty).tools == InstallOffline.TOOLS
+
+
+def test_a_btrfs_that_is_attached_to_the_host_is_told(ready: Any, tmp_path: Path) -> None:
+    manifest = target(partition(3, "btrfs", "/", ""), size="1gb")
+    disk, layout = install(ready, manifest)
+    elsewhere = disk.rename(tmp_path / "elsewhere.raw")
+    with (
+        mounted(elsewhere, layout, tmp_path / "there"),
+        pytest.raises(CheckpointError, match="attached already") as refused,
+    ):
+        install(ready, manifest)
+    assert "blkid -U" in refused.value.resolution

@@ -12,6 +12,7 @@ from tests.dcd.worker.test_daemon_death import daemon, eventually
 
 LACKING = missing(("mkfs.xfs", "mkfs.btrfs", "cp", "mount"))
 pytestmark = [
+    pytest.mark.xdist_group("disks"),  # the same identities: btrfs mounts only one at a time
     pytest.mark.root,
     pytest.mark.skipif(bool(LACKING), reason=f"not installed: {', '.join(LACKING)}"),
 ]
@@ -26,11 +27,13 @@ class Fills(Checkpoint):
         self.kind, self.disk = kind, disk
 
     def execute(self, context: Context, dry_run: bool = False) -> None:
+        import uuid
+
         from dcd.checkpoints.vm.create_disk import begin_disk
         from dcd.checkpoints.vm.disk import DiskLayout, DiskPartition, Volume
         from dcd.checkpoints.vm.volumes import Place, make_volume
 
-        ids = ["2d4bb2f1-6b39-4c5e-8d0e-2f0a0a1b1c%02d" % number for number in range(3)]
+        ids = [str(uuid.uuid5(uuid.NAMESPACE_OID, f"{self.disk} {number}")) for number in range(3)]
         volume = Volume(self.kind, ids[0], "", "/")
         partition = DiskPartition(1, ids[1], ids[1], 1 << 20, 400 << 20, "", volume)
         layout = DiskLayout(self.disk, 402 << 20, 512, ids[2], (partition,))
