@@ -10,6 +10,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from statemachine.errors import DcdError
 
+DRAINED_BYTES = 64 * 1024
+"""A body up to this is read to its end when nobody wants it: the client can send it before it looks for the
+answer, and keeps its connection."""
+
 
 class BodyTooLarge(DcdError):
     """The request's body is over the limit."""
@@ -28,7 +32,7 @@ class Limits:
 
     A body has to arrive within `request_seconds`; a blob, which may be large, must only not stall that
     long. A client that takes nothing of its answer for `send_seconds` is cut off. An answer that does
-    not wait for the rest of a body closes the connection, so that the rest is never read.
+    not wait for the rest of a large body closes the connection, so that the rest is never read.
     """
 
     def __init__(
@@ -60,7 +64,7 @@ class Limits:
         )
 
         async def limited_send(message: Message) -> None:
-            if message["type"] == "http.response.start" and body.is_coming:
+            if message["type"] == "http.response.start" and body.is_too_much_to_drain:
                 message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
             try:
                 await asyncio.wait_for(send(message), self.send_seconds)
@@ -87,9 +91,14 @@ class _Body:
         self._seconds = seconds
         self._deadline = None if each_time else time.monotonic() + seconds
         self._received_bytes = 0
-        self._ended = False
-        self.is_coming = self._announced_bytes > 0 or b"transfer-encoding" in headers
-        """Whether the client has more to send."""
+        self._endless = b"transfer-encoding" in headers
+        self._ended = not (self._announced_bytes or self._endless)
+
+    @property
+    def is_too_much_to_drain(self) -> bool:
+        """Whether the client has more to send than is worth reading."""
+        large = self._endless or self._announced_bytes - self._received_bytes > DRAINED_BYTES
+        return large and not self._ended
 
     async def receive(self) -> Message:
         """The next message. Raises BodyTooLarge, RequestTimeout."""
@@ -108,7 +117,7 @@ class _Body:
         if self._received_bytes > self._most_bytes:
             raise self._too_large()
         if message["type"] != "http.request" or not message.get("more_body", False):
-            self._ended, self.is_coming = True, False
+            self._ended = True
         return message
 
     def _too_large(self) -> BodyTooLarge:

@@ -26,6 +26,7 @@ from dcd.checkpoints.vm.disk import DiskLayout, DiskPartition, FileSystem, Volum
 from dcd.checkpoints.vm.mounted import mount_arguments
 from dcd.checkpoints.vm.volume_rules import least_fat32_bytes
 from dcd.platform.copying import copy_into
+from dcd.platform.process import ToolFailed
 from statemachine.errors import CheckpointError
 
 BLOCK_BYTES = 4096
@@ -215,7 +216,17 @@ def _xfs(context: Context, place: Place, tree: Path | None) -> None:
 
 def _btrfs(context: Context, place: Place, tree: Path | None) -> None:
     volume = place.volume
-    _move_in(context, place, ["mkfs.btrfs", "-q", "-U", volume.uuid, "-L", volume.label])
+    try:
+        _move_in(context, place, ["mkfs.btrfs", "-q", "-U", volume.uuid, "-L", volume.label])
+    except ToolFailed as error:
+        if "non-unique UUID" not in error.output:
+            raise
+        raise CheckpointError(
+            f"this host has a btrfs file system with the UUID {volume.uuid} attached already",
+            "the kernel tells btrfs file systems by their UUIDs",
+            f"detach it (`blkid -U {volume.uuid}` names its device), or give the disk another id:"
+            ' <disk_image id="random" .../>',
+        ) from error
     if tree is not None:
         _fill_mounted(context, place, tree)
 
