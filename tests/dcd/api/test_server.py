@@ -150,3 +150,18 @@ def test_every_answer_names_the_version_of_the_daemon_and_of_its_api(impatient, 
         assert b"dcd-api: v1" in lines
         assert any(line.startswith(b"dcd-version: ") for line in lines)
     assert b"which speaks API v1" in body
+
+
+def test_a_small_body_that_nobody_reads_costs_no_connection_and_a_large_one_does(
+    impatient, connect
+):
+    for length, closes in ((1000, False), (50_000_000, True)):
+        client = connect()
+        head = f"POST /v1/nothing HTTP/1.1\r\nHost: dcd\r\nContent-Length: {length}\r\n\r\n"
+        client.sendall(head.encode())
+        answer = client.recv(65536).lower()
+        assert answer.startswith(b"http/1.1 404 ")
+        assert (b"connection: close" in answer) is closes
+        if not closes:
+            client.sendall(b"x" * length + b"GET /v1/version HTTP/1.1\r\nHost: dcd\r\n\r\n")
+            assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
