@@ -192,18 +192,20 @@ def assert_promises(events: list[dict[str, Any]], seen: dict[int, dict[str, Any]
 
 
 def assert_state(state: Path, server: Server) -> None:
-    """The state directory, as it is on the server's disk: the log is whole, each attempt has its log, and
-    what the build delivered is what its checkpoints did, each once."""
+    """The state directory, as it is on the server's disk: the log is whole, what completed has its output,
+    and what the build delivered is what its checkpoints did, each once."""
     with EventLog(state / "events.db") as log:
         assert log.verify_all() == []
     events = list(server.seen.values())
-    for event in events:
-        if event["type"] == "CheckpointStarted":
-            assert (state / Path(event["data"]["log"]).relative_to(STATE)).is_file()
-    (artifact,) = (e["data"]["artifact"] for e in events if e["type"] == "ArtifactPublished")
-    image = state / Path(artifact["path"]).relative_to(STATE)
-    assert hashlib.sha256(image.read_bytes()).hexdigest() == artifact["sha256"]
-    assert debugfs(image, "cat record").split() == list(WORK)
+    logs = {path.name for path in (state / "logs" / server.build).iterdir()}
+    completed = [e["data"] for e in events if e["type"] == "CheckpointCompleted"]
+    assert {f"{data['checkpoint']}.{data['attempt']}.log" for data in completed} <= logs
+    artifacts = [e["data"]["artifact"] for e in events if e["type"] == "ArtifactPublished"]
+    places = {a["format"]: state / Path(a["path"]).relative_to(STATE) for a in artifacts}
+    for artifact in artifacts:
+        content = places[artifact["format"]].read_bytes()
+        assert hashlib.sha256(content).hexdigest() == artifact["sha256"]
+    assert debugfs(places["raw"], "cat record").split() == list(WORK)
 
 
 def debugfs(disk: Path, command: str) -> str:
