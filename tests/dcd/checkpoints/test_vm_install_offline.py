@@ -27,7 +27,6 @@ from statemachine.errors import CheckpointError, InvalidManifest
 
 LACKING = missing((*InstallOffline.TOOLS, "grub-bios", "grub-efi"))
 pytestmark = [
-    pytest.mark.xdist_group("disks"),  # the same identities: btrfs mounts only one at a time
     pytest.mark.root,
     pytest.mark.skipif(bool(LACKING), reason=f"not installed: {', '.join(LACKING)}"),
     pytest.mark.usefixtures("own_mounts"),

@@ -2,6 +2,7 @@
 
 import hashlib
 import subprocess
+import uuid
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,8 @@ pytestmark = [pytest.mark.root, pytest.mark.usefixtures("own_mounts")]
 LINUX = "0fc63daf-8483-4772-8e79-3d69d8477de4"
 ESP = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b"
 SOLARIS = "6a898cc3-1dd2-11b2-99a6-080020736631"
-ROOT_UUID = "11111111-2222-4333-8444-555555555555"
+ROOT_UUID = str(uuid.uuid4())
+"""Of this run alone: the kernel attaches no two btrfs file systems with the same one."""
 SWAP_UUID = "99999999-2222-4333-8444-555555555555"
 DISK = "bbbbbbbb-0000-4000-8000-000000000000"
 MIB = 1 << 20

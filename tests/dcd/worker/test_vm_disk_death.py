@@ -12,7 +12,6 @@ from tests.dcd.worker.test_daemon_death import daemon, eventually
 
 LACKING = missing(("mkfs.xfs", "mkfs.btrfs", "cp", "mount"))
 pytestmark = [
-    pytest.mark.xdist_group("disks"),  # the same identities: btrfs mounts only one at a time
     pytest.mark.root,
     pytest.mark.skipif(bool(LACKING), reason=f"not installed: {', '.join(LACKING)}"),
 ]
