@@ -113,6 +113,7 @@ class World:
         patch(runner, "run_attempt", self._run_attempt)
         patch(runner, "boot_id", lambda: self.boot)
         patch(shutil, "disk_usage", lambda _: DiskUsage(PLENTY, 0, self.free_bytes))
+        patch(engine_builds, "ThreadPoolExecutor", lambda *_: _Jobs(self._job))
         patch(engine_builds, "new_id", self._new_id)
         patch(planning, "new_id", self._new_id)
         patch(simulated_mirror, "state", "1")

@@ -32,6 +32,7 @@ from simulated_daemon import PLENTY, World
 
 from dcd.engine import garbage
 from dcd.engine.engine import ManifestSource, Options
+from dcd.engine.locks import LayerLocks
 from dcd.engine.runner import RETRY_SECONDS, Runner
 from dcd.engine.shells import Shells
 from statemachine import commands
@@ -72,7 +73,7 @@ manifests = st.sampled_from(MANIFESTS)
 maybe_name = st.none() | st.sampled_from(NAMES)
 which = st.integers(0, 5)
 paces = st.builds(
-    Pace, st.sampled_from((None, None, None, 0, 1, 2, 3, 5, 9)), st.sampled_from((0, 0, 1, 2))
+    Pace, st.sampled_from((None, None, None, 0, 0, 1, 2, 3, 5, 9)), st.sampled_from((0, 0, 1, 2))
 )
 STANDING = {
     "resume": ("paused", "failed"),
@@ -266,8 +267,10 @@ class Histories(RuleBasedStateMachine):
         builds = list(self.seen.builds.values())
         living = self.seen.living()
         meant = [b for b in builds if b.state in STANDING[kind]] if kind in STANDING else living
-        among = builds if which == 5 or not meant else meant
-        return among[-1 - which % len(among)].id if among else "none"
+        if which > 3 or not meant:
+            # Soon it may be one for it.
+            meant = living if which < 5 and living else builds
+        return meant[-1 - which % len(meant)].id if meant else "none"
 
     def send(self, wish: Wish) -> None:
         engine = self.world.engine
@@ -421,7 +424,7 @@ def free_space_outranks_who_paused(patch: pytest.MonkeyPatch) -> None:
 
 
 def builds_do_not_wait_for_a_layer_in_the_making(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Runner, "making", lambda self, key: asyncio.Lock())
+    patch.setattr(LayerLocks, "of", lambda self, key: asyncio.Lock())
 
 
 def workspaces_of_failed_attempts_stay(patch: pytest.MonkeyPatch) -> None:
@@ -435,7 +438,7 @@ def workspaces_of_failed_attempts_stay(patch: pytest.MonkeyPatch) -> None:
     ("plant", "promise"),
     [
         (attempts_begin_before_their_event, "announced before it has any effect"),
-        (garbage_ignores_who_needs_it, "a layer that is needed is there"),
+        (garbage_ignores_who_needs_it, "a layer that is needed is there|only what is lost"),
         (resume_forgets_where_to_pause, "a wish to pause is kept"),
         (free_space_outranks_who_paused, "stands until a person resumes it"),
         (builds_do_not_wait_for_a_layer_in_the_making, "make it once"),
