@@ -43,6 +43,14 @@ def without_boots(scratch: Path, name: str) -> tuple[Path, Image]:
     return manifest, Image(host_codename(), area.variant or "", tuple(software.names("install")))
 
 
+_APART = (
+    *("setpriv", "--pdeathsig", "KILL"),
+    *("unshare", "--mount", "--pid", "--fork", "--kill-child=SIGKILL", "--mount-proc"),
+)
+"""A script that is killed, or whose benchmark is, must leave no process and no mount behind, above all none
+of the host's in a directory that is about to be removed. Source: unshare(1), setpriv(1)."""
+
+
 def run_script(script: Path, directory: Path, *arguments: str) -> float:
     """Run a script on a directory of its own; the seconds that it took."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -50,7 +58,7 @@ def run_script(script: Path, directory: Path, *arguments: str) -> float:
     started = time.monotonic()
     with log.open("wb") as output:
         ended = subprocess.run(
-            [script, directory, *arguments], stdout=output, stderr=output, check=False
+            [*_APART, script, directory, *arguments], stdout=output, stderr=output, check=False
         )
     seconds = time.monotonic() - started
     if ended.returncode != 0:

@@ -21,9 +21,6 @@ from benchmarks.figure import Figure
 from dcd.platform.apt import release_digests, sources_for
 
 SCRIPT = Path(__file__).with_name("bare-live-build.sh")
-APART = ("unshare", "--mount", "--pid", "--fork", "--kill-child=SIGKILL", "--mount-proc")
-"""A script that is killed must leave no process and no mount behind, above all none of the host's in a
-directory that is about to be removed. Source: unshare(1)."""
 MOST_RATIO = 1.05
 MOST_REUSE_SECONDS = 2.0
 REUSE_ROUNDS = 5
