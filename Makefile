@@ -21,10 +21,8 @@ test: $(VENV)/.dev
 	tools/install-host-tools.sh $(bin)/dcd $(test_packages)
 	$(bin)/pytest $(parallel) $(PYTEST_ARGS)
 
+# Linters and types are tests too: tests/test_project.py.
 check: $(VENV)/.dev
-	$(bin)/ruff check .
-	$(bin)/ruff format --check .
-	$(bin)/mypy
 	$(bin)/pytest -q $(parallel) -m "not system and not faults and not slow and not daemon"
 
 bench: tools $(VENV)/.dev

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.daemon]
 
 ROOT = Path(__file__).parents[2]
 USERS = {"nobody_at_all": 70010, "observer": 70011, "submitter": 70012, "operator": 70013}

@@ -28,6 +28,7 @@ from statemachine.errors import CheckpointError, InvalidManifest
 LACKING = missing((*InstallOffline.TOOLS, "grub-bios", "grub-efi"))
 pytestmark = [
     pytest.mark.root,
+    pytest.mark.slow,
     pytest.mark.skipif(bool(LACKING), reason=f"not installed: {', '.join(LACKING)}"),
     pytest.mark.usefixtures("own_mounts"),
 ]

@@ -13,6 +13,7 @@ from tests.dcd.worker.test_daemon_death import daemon, eventually
 LACKING = missing(("mkfs.xfs", "mkfs.btrfs", "cp", "mount"))
 pytestmark = [
     pytest.mark.root,
+    pytest.mark.slow,
     pytest.mark.skipif(bool(LACKING), reason=f"not installed: {', '.join(LACKING)}"),
 ]
 
