@@ -16,6 +16,7 @@ Source: mke2fs(8), mkfs.xfs(8), mkfs.btrfs(8), mkswap(8), mformat(1), mcopy(1), 
 import os
 import stat
 import struct
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -55,6 +56,9 @@ VOLUME_TOOLS: dict[FileSystem, tuple[str, ...]] = {
 
 MOUNTED: tuple[FileSystem, ...] = ("xfs", "btrfs")
 """Those that are mounted to be filled."""
+
+_DETACHING_SECONDS = (0.2, 0.5, 1.0, 3.0)
+"""A loop device that was left goes when the last one that looks at it has closed it."""
 
 MOUNT_TOOLS = ("cp", "losetup", "mount", "umount")
 
@@ -216,17 +220,22 @@ def _xfs(context: Context, place: Place, tree: Path | None) -> None:
 
 def _btrfs(context: Context, place: Place, tree: Path | None) -> None:
     volume = place.volume
-    try:
-        _move_in(context, place, ["mkfs.btrfs", "-q", "-U", volume.uuid, "-L", volume.label])
-    except ToolFailed as error:
-        if "non-unique UUID" not in error.output:
-            raise
-        raise CheckpointError(
-            f"this host has a btrfs file system with the UUID {volume.uuid} attached already",
-            "the kernel tells btrfs file systems by their UUIDs",
-            f"detach it (`blkid -U {volume.uuid}` names its device), or give the disk another id:"
-            ' <disk_image id="random" .../>',
-        ) from error
+    command = ["mkfs.btrfs", "-q", "-U", volume.uuid, "-L", volume.label]
+    for pause_seconds in (*_DETACHING_SECONDS, None):
+        try:
+            _move_in(context, place, command)
+            break
+        except ToolFailed as error:
+            if "non-unique UUID" not in error.output:
+                raise
+            if pause_seconds is None:
+                raise CheckpointError(
+                    f"this host has a btrfs file system with the UUID {volume.uuid} attached already",
+                    "the kernel tells btrfs file systems by their UUIDs",
+                    f"detach it (`blkid -U {volume.uuid}` names its device), or give the disk another"
+                    ' id: <disk_image id="random" .../>',
+                ) from error
+        time.sleep(pause_seconds)
     if tree is not None:
         _fill_mounted(context, place, tree)
 
@@ -241,9 +250,11 @@ def _move_in(context: Context, place: Place, command: list[str]) -> None:
     alone = context.tmp / f"partition-{place.partition.number}"
     with alone.open("xb") as file:
         file.truncate(place.partition.size)
-    context.run([*command, alone])
-    copy_into(alone, place.disk, place.partition.start)
-    alone.unlink()
+    try:
+        context.run([*command, alone])
+        copy_into(alone, place.disk, place.partition.start)
+    finally:
+        alone.unlink()
 
 
 def _fill_mounted(context: Context, place: Place, tree: Path) -> None:

@@ -125,14 +125,16 @@ def zfs_fuse() -> Iterator[None]:
     """zfs-fuse, whose daemon is shared by all test runs on the host."""
     if shutil.which("zfs-fuse") is None:
         pytest.skip("zfs-fuse is not installed")
-    with ZFS_LOCK.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with ZFS_LOCK.open("w") as users, ZFS_LOCK.with_suffix(".turn").open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        fcntl.flock(users, fcntl.LOCK_SH)
         if subprocess.run(["zpool", "list"], capture_output=True).returncode != 0:
             subprocess.run(["zfs-fuse", "-p", ZFS_PID], check=True, capture_output=True)
-        fcntl.flock(lock, fcntl.LOCK_SH)
+        fcntl.flock(turn, fcntl.LOCK_UN)
         yield
+        fcntl.flock(turn, fcntl.LOCK_EX)
         with contextlib.suppress(BlockingIOError):  # another test run uses it
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if ZFS_PID.exists():
                 os.kill(int(ZFS_PID.read_text()), signal.SIGTERM)
                 ZFS_PID.unlink()
