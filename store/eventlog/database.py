@@ -151,6 +151,7 @@ def _create(path: Path) -> None:
     connection = _writing_engine(aside).connect()
     try:
         connection.exec_driver_sql(f"PRAGMA application_id={APPLICATION_ID}")
+        connection.exec_driver_sql(f"PRAGMA user_version={EVENTS_VERSION}")
         connection.commit()
         _migrate(connection)
     finally:
