@@ -11,7 +11,7 @@ import pytest
 from dcd.platform import zfs_label
 from dcd.platform.nvlist import NvList, NvPair, NvType, encode
 from dcd.platform.zfs_label import LabelError, Part, Place, label_offsets, read_labels, relabel
-from tests.store.layers.conftest import zfs_fuse
+from tests.store.layers.conftest import destroy_pool, zfs_fuse
 
 SIZE = 2 << 20
 REAL_SIZE = (64 << 20) + (100 << 10)
@@ -74,7 +74,7 @@ def test_a_real_pool_is_imported_after_its_labels_were_rewritten(
     tmp_path: Path, kind: str, devices: int
 ) -> None:
     files = [made(tmp_path, number, REAL_SIZE) for number in range(devices)]
-    pool = f"dcdlabel{uuid.uuid4().hex[:8]}"
+    pool = f"dcdtest{uuid.uuid4().hex[:8]}"
     zpool("create", "-m", tmp_path / "pool", pool, *([kind] if kind else []), *files)
     try:
         (tmp_path / "pool/file").write_bytes(b"content" * 10_000)
@@ -102,7 +102,7 @@ def test_a_real_pool_is_imported_after_its_labels_were_rewritten(
         assert "with 0 errors" in status
         assert (tmp_path / "pool/file").read_bytes() == b"content" * 10_000
     finally:
-        subprocess.run(["zpool", "destroy", "-f", pool], capture_output=True)
+        destroy_pool(pool)
 
 
 def config_region(file: Path, number: int) -> bytes:

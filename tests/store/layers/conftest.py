@@ -5,6 +5,7 @@ import ctypes
 import fcntl
 import os
 import pickle
+import select
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -127,17 +128,66 @@ def zfs_fuse() -> Iterator[None]:
         pytest.skip("zfs-fuse is not installed")
     with ZFS_LOCK.open("w") as users, ZFS_LOCK.with_suffix(".turn").open("w") as turn:
         fcntl.flock(turn, fcntl.LOCK_EX)
+        if _alone(users):
+            _end_zfs_fuse()  # a killed test run left it, perhaps with a mount namespace that is gone
+            _start_zfs_fuse()
         fcntl.flock(users, fcntl.LOCK_SH)
-        if subprocess.run(["zpool", "list"], capture_output=True).returncode != 0:
-            subprocess.run(["zfs-fuse", "-p", ZFS_PID], check=True, capture_output=True)
         fcntl.flock(turn, fcntl.LOCK_UN)
-        yield
-        fcntl.flock(turn, fcntl.LOCK_EX)
-        with contextlib.suppress(BlockingIOError):  # another test run uses it
-            fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if ZFS_PID.exists():
-                os.kill(int(ZFS_PID.read_text()), signal.SIGTERM)
-                ZFS_PID.unlink()
+        try:
+            yield
+        finally:
+            fcntl.flock(turn, fcntl.LOCK_EX)
+            if _alone(users):
+                _end_zfs_fuse()
+
+
+def _alone(users: IO[str]) -> bool:
+    """Whether no other test run uses zfs-fuse; the lock is exclusive then."""
+    try:
+        fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _start_zfs_fuse() -> None:
+    if subprocess.run(["zpool", "list"], capture_output=True).returncode == 0:
+        return  # the host's own
+    subprocess.run(["zfs-fuse", "-p", ZFS_PID], check=True, capture_output=True)
+    listing = ["zpool", "list", "-H", "-o", "name"]
+    known = subprocess.run(listing, check=True, capture_output=True, text=True).stdout.split()
+    for pool in known:  # of test runs that were killed
+        if pool.startswith("dcdtest"):
+            destroy_pool(pool)
+
+
+def _end_zfs_fuse() -> None:
+    """Until the daemon is gone: another cannot start before."""
+    if not ZFS_PID.exists():
+        return
+    number = int(ZFS_PID.read_text())
+    with contextlib.suppress(ProcessLookupError):
+        process = os.pidfd_open(number)
+        try:
+            if Path(f"/proc/{number}/comm").read_text().strip() != "zfs-fuse":
+                return  # the number has another owner since
+            signal.pidfd_send_signal(process, signal.SIGTERM)
+            if not select.select([process], [], [], 20)[0]:
+                signal.pidfd_send_signal(process, signal.SIGKILL)
+                select.select([process], [], [], 20)
+        finally:
+            os.close(process)
+            ZFS_PID.unlink(missing_ok=True)
+
+
+def destroy_pool(pool: str) -> None:
+    """Destroy it as soon as zfs-fuse lets go of it, which is some time after its last use."""
+    for _ in range(50):
+        destroyed = subprocess.run(["zpool", "destroy", "-f", pool], capture_output=True, text=True)
+        if destroyed.returncode == 0:
+            return
+        time.sleep(0.1)
+    pytest.fail(f"the pool {pool} cannot be destroyed: {destroyed.stderr}")
 
 
 @pytest.fixture(scope="session")
@@ -158,12 +208,7 @@ def zfs_pool(directory: Path) -> Iterator[Path]:
     try:
         yield directory / "pool"
     finally:
-        for _ in range(50):  # zfs-fuse lets go of a pool some time after its last use
-            destroyed = subprocess.run(["zpool", "destroy", "-f", pool], capture_output=True)
-            if destroyed.returncode == 0:
-                break
-            time.sleep(0.1)
-        assert destroyed.returncode == 0, destroyed.stderr
+        destroy_pool(pool)
         image.unlink()
 
 
