@@ -1,5 +1,6 @@
 """A private daemon for tests: real processes, a real socket, and a look for leaks afterwards."""
 
+import ctypes
 import json
 import os
 import shutil
@@ -239,3 +240,34 @@ def write_manifest(tmp_path: Path) -> WriteManifest:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def own_mounts() -> None:
+    """A mount namespace of this test process's own, as a worker has one; it ends with the process."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    new_namespace, recursive_slave = 0x00020000, 0x4000 | 0x80000
+    if libc.unshare(new_namespace) != 0:
+        pytest.skip("no right to make a mount namespace")
+    # As a worker's: what others unmount goes here too, and is not kept busy.
+    assert libc.mount(b"none", b"/", None, recursive_slave, None) == 0
+
+
+@pytest.fixture(scope="session")
+def zfs_fuse(own_mounts: None) -> Iterator[None]:
+    """A zfs-fuse of this test process's own: its socket, its lock and its cache of pools have fixed
+    places, and what it mounts is seen, and kept busy, by nobody else."""
+    if shutil.which("zfs-fuse") is None:
+        pytest.skip("zfs-fuse is not installed")
+    for place in ("/run/zfs", "/run/lock/zfs", "/var/lib/zfs"):
+        Path(place).mkdir(exist_ok=True)
+        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", place], check=True)
+    command = ["setpriv", "--pdeathsig", "KILL", "zfs-fuse", "--no-daemon", "--no-kstat-mount"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as daemon:
+        deadline = time.monotonic() + PROMPT_SECONDS
+        while subprocess.run(["zpool", "list"], capture_output=True).returncode != 0:
+            assert daemon.poll() is None, "zfs-fuse has ended"
+            assert time.monotonic() < deadline, "zfs-fuse does not answer"
+            time.sleep(0.05)
+        yield
+        daemon.kill()

@@ -35,8 +35,8 @@ _LIMITS = {
 _ENVIRONMENT = {"PATH": TOOL_PATH, "LC_ALL": "C.UTF-8", "HOME": "/"}
 _ALONE = (
     *("setpriv", "--pdeathsig", "SIGKILL", "--no-new-privs"),
-    *("unshare", "--mount", "--pid", "--net", "--ipc", "--fork", "--kill-child=SIGKILL"),
-    "--mount-proc",
+    *("unshare", "--mount", "--propagation=slave", "--pid", "--net", "--ipc", "--fork"),
+    *("--kill-child=SIGKILL", "--mount-proc"),
 )
 
 

@@ -58,7 +58,7 @@ def minimal_debian(debian_package: Path, tmp_path: Path) -> Iterator[Path]:
 
 
 def test_the_package_installs_works_and_purges_without_a_trace(minimal_debian: Path) -> None:
-    namespaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation=private"]
+    namespaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation=slave"]
     result = subprocess.run(
         [*namespaces, "sh", "-c", ENTER, "sh", minimal_debian],
         env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"},

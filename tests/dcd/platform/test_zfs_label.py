@@ -2,7 +2,6 @@
 
 import subprocess
 import uuid
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import pytest
 from dcd.platform import zfs_label
 from dcd.platform.nvlist import NvList, NvPair, NvType, encode
 from dcd.platform.zfs_label import LabelError, Part, Place, label_offsets, read_labels, relabel
-from tests.store.layers.conftest import destroy_pool, zfs_fuse
 
 SIZE = 2 << 20
 REAL_SIZE = (64 << 20) + (100 << 10)
@@ -56,19 +54,13 @@ def artificial(place: Path, order: str = "<", state: int = 1, **more: str) -> Pa
     return file
 
 
-@pytest.fixture(scope="module")
-def fuse() -> Iterator[None]:
-    with zfs_fuse():
-        yield
-
-
 def zpool(*arguments: str | Path) -> str:
     return subprocess.run(["zpool", *arguments], check=True, capture_output=True, text=True).stdout
 
 
 @pytest.mark.root
 @pytest.mark.slow
-@pytest.mark.usefixtures("fuse")
+@pytest.mark.usefixtures("zfs_fuse")
 @pytest.mark.parametrize(("kind", "devices"), [("", 1), ("mirror", 2), ("raidz", 3)])
 def test_a_real_pool_is_imported_after_its_labels_were_rewritten(
     tmp_path: Path, kind: str, devices: int
@@ -102,7 +94,7 @@ def test_a_real_pool_is_imported_after_its_labels_were_rewritten(
         assert "with 0 errors" in status
         assert (tmp_path / "pool/file").read_bytes() == b"content" * 10_000
     finally:
-        destroy_pool(pool)
+        zpool("destroy", "-f", pool)
 
 
 def config_region(file: Path, number: int) -> bytes:

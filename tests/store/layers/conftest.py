@@ -1,21 +1,15 @@
 """Layer stores on real file systems, and a mount namespace to enter workspaces in."""
 
-import contextlib
 import ctypes
-import fcntl
 import os
 import pickle
-import select
-import shutil
-import signal
 import subprocess
-import time
 import traceback
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pytest
 
@@ -25,11 +19,9 @@ from store.layers.directory import LayerDirectory
 from store.layers.interface import Layer, LayerRecord, Workspace
 from store.layers.overlay import OverlayTrees
 from store.layers.zfs import ZfsTrees
-from tests.store.conftest import loop_mounted, shared_mount
+from tests.store.conftest import loop_mounted
 
 CLONE_NEWNS, MS_REC, MS_SLAVE = 0x00020000, 0x4000, 0x80000
-ZFS_LOCK = Path("/run/lock/dcd-tests-zfs-fuse")
-ZFS_PID = Path("/run/dcd-tests-zfs-fuse.pid")
 
 
 def in_namespace(function: Callable[[], Any]) -> Any:
@@ -121,95 +113,17 @@ def xfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     yield from loop_mounted(tmp_path_factory.mktemp("xfs"), 320, "mkfs.xfs", "-m", "reflink=1")
 
 
-@contextlib.contextmanager
-def zfs_fuse() -> Iterator[None]:
-    """zfs-fuse, whose daemon is shared by all test runs on the host."""
-    if shutil.which("zfs-fuse") is None:
-        pytest.skip("zfs-fuse is not installed")
-    with ZFS_LOCK.open("w") as users, ZFS_LOCK.with_suffix(".turn").open("w") as turn:
-        fcntl.flock(turn, fcntl.LOCK_EX)
-        if _alone(users):
-            _end_zfs_fuse()  # a killed test run left it, perhaps with a mount namespace that is gone
-            _start_zfs_fuse()
-        fcntl.flock(users, fcntl.LOCK_SH)
-        fcntl.flock(turn, fcntl.LOCK_UN)
-        try:
-            yield
-        finally:
-            fcntl.flock(turn, fcntl.LOCK_EX)
-            if _alone(users):
-                _end_zfs_fuse()
-
-
-def _alone(users: IO[str]) -> bool:
-    """Whether no other test run uses zfs-fuse; the lock is exclusive then."""
-    try:
-        fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _start_zfs_fuse() -> None:
-    if subprocess.run(["zpool", "list"], capture_output=True).returncode == 0:
-        return  # the host's own
-    subprocess.run(["zfs-fuse", "-p", ZFS_PID], check=True, capture_output=True)
-    listing = ["zpool", "list", "-H", "-o", "name"]
-    known = subprocess.run(listing, check=True, capture_output=True, text=True).stdout.split()
-    for pool in known:  # of test runs that were killed
-        if pool.startswith("dcdtest"):
-            destroy_pool(pool)
-
-
-def _end_zfs_fuse() -> None:
-    """Until the daemon is gone: another cannot start before."""
-    if not ZFS_PID.exists():
-        return
-    number = int(ZFS_PID.read_text())
-    with contextlib.suppress(ProcessLookupError):
-        process = os.pidfd_open(number)
-        try:
-            if Path(f"/proc/{number}/comm").read_text().strip() != "zfs-fuse":
-                return  # the number has another owner since
-            signal.pidfd_send_signal(process, signal.SIGTERM)
-            if not select.select([process], [], [], 20)[0]:
-                signal.pidfd_send_signal(process, signal.SIGKILL)
-                select.select([process], [], [], 20)
-        finally:
-            os.close(process)
-            ZFS_PID.unlink(missing_ok=True)
-
-
-def destroy_pool(pool: str) -> None:
-    """Destroy it as soon as zfs-fuse lets go of it, which is some time after its last use."""
-    for _ in range(50):
-        destroyed = subprocess.run(["zpool", "destroy", "-f", pool], capture_output=True, text=True)
-        if destroyed.returncode == 0:
-            return
-        time.sleep(0.1)
-    pytest.fail(f"the pool {pool} cannot be destroyed: {destroyed.stderr}")
-
-
 @pytest.fixture(scope="session")
-def zfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def zfs(zfs_fuse: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A pool on zfs-fuse."""
     directory = tmp_path_factory.mktemp("zfs")
-    with zfs_fuse(), shared_mount(directory):
-        yield from zfs_pool(directory)
-
-
-def zfs_pool(directory: Path) -> Iterator[Path]:
-    """A pool in a file, mounted as long as the generator lives."""
     image, pool = directory / "image", f"dcdtest{uuid.uuid4().hex[:8]}"
     with image.open("wb") as file:
         file.truncate(512 * 2**20)
     create = ["zpool", "create", "-m", directory / "pool", pool, image]
     subprocess.run(create, check=True, capture_output=True)
-    try:
-        yield directory / "pool"
-    finally:
-        destroy_pool(pool)
-        image.unlink()
+    yield directory / "pool"
+    image.unlink()
 
 
 BACK_ENDS = {
