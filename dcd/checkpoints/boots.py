@@ -24,6 +24,7 @@ from dcd.platform.hypervisor import (
     ConsoleText,
     Drive,
     Firmware,
+    Guest,
     GuestSpec,
     GuestTrouble,
     Hypervisor,
@@ -176,6 +177,12 @@ def boot_all(
     return [done[trial.label] for trial in trials]
 
 
+def take_picture(guest: Guest, picture: Path) -> None:
+    """Keep what the screen shows, as evidence, where there is a picture: a guest that has ended has none."""
+    with suppress(CheckpointError):
+        guest.screenshot(picture)
+
+
 def deliver_boots(context: Context, checkpoint: str, boots: Sequence[Boot]) -> None:
     """Deliver the console and the screen of each boot."""
     for boot in boots:
@@ -221,9 +228,7 @@ def _boot(
                     wait_for(guest, exchange.awaited, limit, console, stop.is_set)
                 exchange_seconds = time.monotonic() - begun
             except GuestTrouble:
-                # The picture is evidence; a guest that has ended has none.
-                with suppress(CheckpointError):
-                    guest.screenshot(picture)
+                take_picture(guest, picture)
                 raise
             stop.wait(_SETTLE_SECONDS)
             try:

@@ -26,8 +26,6 @@ from store.eventlog import Conflict, EventLog, LogDamaged
 
 log = structlog.get_logger()
 
-T = TypeVar("T")
-
 DAEMON = Actor()
 """The actor of what the daemon does on its own."""
 
@@ -119,7 +117,7 @@ class Builds:
         """As `command`; returns the states before and after it, with nothing in between."""
         return await self._finish(self._locked(build, command, actor))
 
-    async def _finish(self, change: Coroutine[Any, Any, T]) -> T:
+    async def _finish(self, change: Coroutine[Any, Any, Answer]) -> Answer:
         # A client that hangs up must not leave an event on disk that the machine does not know.
         return await asyncio.shield(asyncio.ensure_future(change))
 

@@ -57,12 +57,15 @@ def copy_entries(
     return copy.copied
 
 
-def copy_into(origin: Path, target: Path, at: int) -> None:
-    """Copy a file's bytes into another, which is there, from its byte `at` on. What is a hole in the
-    origin is left there as it is."""
+def copy_into(
+    origin: Path, target: Path, at: int, *, begin: int = 0, end: int | None = None
+) -> None:
+    """Copy a file's bytes, from `begin` to `end`, into another, which is there, from its byte `at` on. What
+    is a hole in the origin is left there as it is."""
     with origin.open("rb") as source, target.open("r+b") as sink:
-        for start, end in data_ranges(source.fileno(), os.fstat(source.fileno()).st_size):
-            _copy_range(source.fileno(), sink.fileno(), start, end, at)
+        stop = os.fstat(source.fileno()).st_size if end is None else end
+        for first, last in data_ranges(source.fileno(), stop, begin):
+            _copy_range(source.fileno(), sink.fileno(), first, last, at - begin)
 
 
 def _normal(name: str) -> PurePosixPath:
@@ -211,21 +214,23 @@ def _copy_content(origin: Path, target: Path, status: os.stat_result) -> None:
         os.close(source)
 
 
-def data_ranges(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
-    """The parts of a file that are not holes."""
-    position = 0
-    while position < size:
+def data_ranges(descriptor: int, end: int, begin: int = 0) -> Iterator[tuple[int, int]]:
+    """The parts of a file from `begin` to `end` that are not holes."""
+    position = begin
+    while position < end:
         try:
             start = os.lseek(descriptor, position, os.SEEK_DATA)
-            end = os.lseek(descriptor, start, os.SEEK_HOLE)
+            hole = os.lseek(descriptor, start, os.SEEK_HOLE)
         except OSError as error:
             if error.errno == errno.ENXIO:
                 return  # Only a hole is left.
             if error.errno != errno.EINVAL:
                 raise
-            start, end = position, size  # The file system does not tell holes.
-        yield start, end
-        position = end
+            start, hole = position, end  # The file system does not tell holes.
+        if start >= end:
+            return
+        yield start, min(hole, end)
+        position = hole
 
 
 def _copy_range(source: int, sink: int, start: int, end: int, shift: int = 0) -> None:

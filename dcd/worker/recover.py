@@ -71,6 +71,9 @@ def kill_leftovers(prefix: str) -> list[Leftover]:
 def detach_loops(below: Path) -> list[str]:
     """Detach every loop device on a file below `below`, which is a workspace's directory or that of
     all layers. Returns them."""
+    loops = _loops()
+    if not loops:
+        return []  # which is so nearly always, and saves the looking below
     workspaces = [below, *below.glob("*/.work/*")]
     notes = [workspace / DEVICE_FILE for workspace in workspaces]
     noted_numbers = [note.read_bytes() for note in notes if note.exists()]
@@ -79,7 +82,7 @@ def detach_loops(below: Path) -> list[str]:
     scratch = {file for workspace in workspaces for file in _files(workspace / SCRATCH)}
     prefix = f"{below}/"
     detached = []
-    for name in _loops():
+    for name in loops:
         with contextlib.suppress(FileNotFoundError), Path("/dev", name).open("rb") as opened:
             shown = Path("/sys/block", name, "loop/backing_file").read_text()
             device, inode, noted = _backing(opened.fileno())

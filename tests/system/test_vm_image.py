@@ -2,17 +2,17 @@
 qemu-img, the package opened by tar and sha256sum, and the disks booted by a plain QEMU."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
 import tarfile
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.system.plain_qemu import console_with
 
 pytestmark = [pytest.mark.system, pytest.mark.root, pytest.mark.timeout(1200)]
 
@@ -132,29 +132,9 @@ def assert_the_package_is_sound(ova: Path, raw: Path, place: Path) -> None:
 
 
 def boots_to_login(image: Path, directory: Path, firmware: str, devices: tuple[str, ...]) -> bool:
-    """Whether an emulated machine with nothing but the disk comes to the system's login prompt."""
-    directory.mkdir()
-    console = directory / "console.log"
-    command = ["qemu-system-x86_64", "-machine", "q35", "-accel", "tcg", "-cpu", "qemu64"]
-    command += ["-m", "1024", "-nic", "none", "-display", "none", "-no-reboot"]
-    command += ["-serial", f"file:{console}", "-device", "virtio-rng-pci"]
-    if firmware == "uefi":
-        command += ["-bios", "/usr/share/ovmf/OVMF.fd"]
-    command += ["-drive", f"if=none,id=disk,snapshot=on,file={image}"]
+    """Whether a plain machine with nothing but the disk comes to the system's login prompt."""
+    arguments = ["-drive", f"if=none,id=disk,snapshot=on,file={image}"]
     for device in devices:
-        command += ["-device", device]
-    guest = subprocess.Popen(
-        ["setpriv", "--pdeathsig", "KILL", *command], env={**os.environ, "TMPDIR": str(directory)}
-    )
-    try:
-        deadline = time.monotonic() + BOOT_SECONDS
-        while time.monotonic() < deadline and guest.poll() is None:
-            if console.exists() and b"debian-vm login:" in console.read_bytes():
-                return True
-            time.sleep(0.2)
-        pytest.fail(
-            f"{image.name}, {firmware}: no login prompt\n{console.read_text(errors='replace')[-2000:]}"
-        )
-    finally:
-        guest.kill()
-        guest.wait()
+        arguments += ["-device", device]
+    prompt = "debian-vm login:"
+    return prompt in console_with(prompt, BOOT_SECONDS, directory, arguments, firmware=firmware)

@@ -5,10 +5,8 @@ The processes of an attempt are known by the PID namespace that they are in.
 """
 
 import hashlib
-import re
 import shutil
 import socket
-import subprocess
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +16,7 @@ from typing import Any
 import pytest
 
 from dcd.worker.recover import leftover_workers
+from tests.system.plain_qemu import console_with
 
 pytestmark = [pytest.mark.system, pytest.mark.root, pytest.mark.timeout(2400)]
 
@@ -68,7 +67,7 @@ def test_an_installation_is_killed_in_its_middle_goes_on_and_the_result_boots(
     (image,) = daemon.state_dir.glob("layers/*/*/tree/media/debian-vm-iscsi.qcow2")
     with ThreadPoolExecutor() as pool:
         boots = [
-            pool.submit(boots_to_login, image, tmp_path / f"{firmware}.log", firmware)
+            pool.submit(boots_to_login, image, tmp_path / firmware, firmware)
             for firmware in ("bios", "uefi")
         ]
         texts = [boot.result() for boot in boots]
@@ -130,24 +129,10 @@ def wait_until(look: Callable[[], Any], seconds: float, what: str) -> None:
         time.sleep(0.02)
 
 
-def boots_to_login(image: Path, console: Path, firmware: str) -> str:
-    """The console of an emulated machine with nothing but the disk, at the login prompt."""
-    command = ["qemu-system-x86_64", "-machine", "q35", "-accel", "tcg", "-cpu", "qemu64"]
-    command += ["-m", "512", "-nic", "none", "-display", "none", "-no-reboot"]
-    command += ["-serial", f"file:{console}", "-device", "virtio-rng-pci"]
-    if firmware == "uefi":
-        command += ["-bios", "/usr/share/ovmf/OVMF.fd"]
-    command += ["-drive", f"if=none,id=disk,format=qcow2,snapshot=on,file={image}"]
-    command += ["-device", "virtio-blk-pci,drive=disk"]
-    guest = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *command])
-    try:
-        deadline = time.monotonic() + BOOT_SECONDS
-        while time.monotonic() < deadline and guest.poll() is None:
-            text = console.read_text("utf-8", "replace") if console.exists() else ""
-            if re.search(r"\S+ login:", text):
-                return text
-            time.sleep(0.2)
-        pytest.fail(f"{firmware}: no login prompt\n{console.read_text()[-2000:]}")
-    finally:
-        guest.kill()
-        guest.wait()
+def boots_to_login(image: Path, directory: Path, firmware: str) -> str:
+    """The console of a plain machine with nothing but the disk, at the login prompt."""
+    devices = ["-drive", f"if=none,id=disk,format=qcow2,snapshot=on,file={image}"]
+    devices += ["-device", "virtio-blk-pci,drive=disk"]
+    return console_with(
+        "debian-vm login:", BOOT_SECONDS, directory, devices, firmware=firmware, memory_mb=512
+    )

@@ -17,7 +17,7 @@ from dcd.manifest.objects import BootEntry, BootMods
 from dcd.platform.inside import read
 from statemachine.errors import CheckpointError, InvalidManifest
 
-DEFAULT_TIMEOUT_SECONDS = 5
+_DEFAULT_TIMEOUT_SECONDS = 5
 
 _IMAGE_ENTRY_ARGUMENTS = "console=ttyS0,115200 console=tty0"
 """The last console is the one that init's output goes to."""
@@ -67,10 +67,10 @@ class GrubBootMenu(Checkpoint):
                     "the boot archive is not complete",
                     "run a boot archive checkpoint (DebianBootArchive) before the boot menu",
                 )
-        timeout = DEFAULT_TIMEOUT_SECONDS if mods.timeout is None else mods.timeout
         directory = context.media / "iso/boot/grub"
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / "grub.cfg").write_text(grub_cfg(entries, default, timeout), "utf-8")
+        text = grub_cfg(entries, default, menu_timeout(mods))
+        (directory / "grub.cfg").write_text(text, "utf-8")
         context.report(Report(1.0, f"{len(entries)} boot entries"))
 
 
@@ -149,6 +149,11 @@ def boot_mods(doc: DataObjectCache) -> BootMods:
     """What the manifest says about the menu."""
     found = doc.volatile.get_descendants(None, BootMods, max_count=1)
     return found[0] if found else BootMods()
+
+
+def menu_timeout(mods: BootMods) -> int:
+    """After how many seconds the menu starts its default entry."""
+    return _DEFAULT_TIMEOUT_SECONDS if mods.timeout is None else mods.timeout
 
 
 def menu_title(context: Context) -> str:

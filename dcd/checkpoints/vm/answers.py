@@ -8,7 +8,7 @@ Source: sfdisk(8), "Script headers" and "Named-fields format".
 
 import shlex
 import tarfile
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 from dcd.checkpoints.image.installer_script import LABEL
@@ -79,15 +79,6 @@ def esp_mountpoint(layout: DiskLayout) -> str:
         if one.type == ESP and one.volume is not None and one.volume.mountpoint is not None:
             return one.volume.mountpoint
     return ""
-
-
-def installer_packages(layout: DiskLayout, firmware: Collection[str]) -> tuple[str, ...]:
-    """The Debian packages beside those of the installer itself that this layout needs in the medium."""
-    makers = {"vfat": "dosfstools", "xfs": "xfsprogs", "btrfs": "btrfs-progs"}
-    loaders = {"bios": "grub-pc-bin", "uefi": "grub-efi-amd64-bin"}
-    kinds = [one.volume.type for one in layout.partitions if one.volume is not None]
-    wanted = [makers[kind] for kind in kinds if kind in makers]
-    return tuple(dict.fromkeys([*wanted, *(loaders[kind] for kind in sorted(firmware))]))
 
 
 def _depth(partition: DiskPartition) -> tuple[int, int]:

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dcd.checkpoints.vm.disk import DiskPartition, FileSystem
+from dcd.checkpoints.vm.volume_rules import MIB
 from dcd.checkpoints.vm.volumes import BLOCK_BYTES, bytes_per_inode
 from dcd.platform.copying import data_ranges
 from statemachine.errors import CheckpointError
 
-MIB = 1 << 20
 _GIB = 1 << 30
 
 _SHORTEST_LINK_WITH_BLOCK = 60

@@ -19,13 +19,23 @@ from dcd.checkpoints.vm.disk import DiskLayout
 from dcd.checkpoints.vm.formats import Image
 from dcd.checkpoints.vm.stream_vmdk import write_stream_vmdk
 from dcd.platform.process import ToolFailed
-from statemachine.errors import CheckpointError
+from statemachine.errors import CheckpointError, InvalidManifest
 
 TOOLS = ("qemu-img",)
 
 _METER = re.compile(r"\(([0-9.]+)/100%\)")
 _MOST_COROUTINES = 16
 """qemu-img's own limit."""
+
+
+def check_level(checkpoint: str, level: int) -> None:
+    """Raise `InvalidManifest` for what is not a level of zlib's."""
+    if not 1 <= level <= 9:
+        raise InvalidManifest(
+            f"{checkpoint}: level {level} is not one of zlib's",
+            "it is 1 (fast) to 9 (small)",
+            'write <arg name="level">6</arg>',
+        )
 
 
 def convert(

@@ -13,9 +13,9 @@ from pathlib import Path
 from dcd.checkpoints.epoch import epoch_of
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
 from dcd.checkpoints.media.deliver import as_artifact, media_name, record_medium
-from dcd.checkpoints.vm.conversion import TOOLS, convert, examine, make_stream
+from dcd.checkpoints.vm.conversion import TOOLS, check_level, convert, examine, make_stream
 from dcd.checkpoints.vm.disk import DiskLayout, recorded_disk
-from dcd.checkpoints.vm.formats import STREAM, Image, images_of
+from dcd.checkpoints.vm.formats import STREAM, Image, check_chosen, images_of
 from dcd.manifest.doc import DataObjectCache
 from statemachine.errors import CheckpointError, InvalidManifest
 from statemachine.events import Artifact
@@ -62,12 +62,7 @@ class Convert(Checkpoint):
 
     def check(self, doc: DataObjectCache) -> None:
         self._images(doc)
-        if not 1 <= self.level <= 9:
-            raise InvalidManifest(
-                f"{self.name}: level {self.level} is not one of zlib's",
-                "it is 1 (fast) to 9 (small)",
-                'write <arg name="level">6</arg>',
-            )
+        check_level(self.name, self.level)
 
     def get_progress_estimate(self) -> float:
         return 20.0
@@ -93,13 +88,7 @@ class Convert(Checkpoint):
     def _images(self, doc: DataObjectCache) -> tuple[Image, ...]:
         """What is to be made."""
         offered = [image for image in images_of(doc, self.name) if image.type != "ova"]
-        kinds = [image.kind for image in offered]
-        if unknown := [kind for kind in self.formats if kind not in kinds]:
-            raise InvalidManifest(
-                f"{self.name}: {', '.join(unknown)} is not among the formats of vm_im",
-                f"formats chooses some of {', '.join(kinds) or 'none'}",
-                "add a vm_format to vm_im, or leave the argument out",
-            )
+        check_chosen(self.name, self.formats, offered)
         if not offered:
             raise InvalidManifest(
                 f"{self.name}: the manifest asks for no format but ova",

@@ -4,7 +4,7 @@ One table says what each `vm_format` may be: QEMU's name of the format, its subf
 What is not in it is refused when the manifest is checked, with what would be possible.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dcd.manifest.doc import DataObjectCache
@@ -106,6 +106,17 @@ def images_of(doc: DataObjectCache, checkpoint: str) -> tuple[Image, ...]:
                 "leave one of the vm_format elements out, or give them different subformats",
             )
     return tuple(images)
+
+
+def check_chosen(checkpoint: str, chosen: Sequence[str], offered: Sequence[Image]) -> None:
+    """Raise `InvalidManifest` when the argument `formats` names a kind that is not offered."""
+    kinds = [image.kind for image in offered]
+    if unknown := [kind for kind in chosen if kind not in kinds]:
+        raise InvalidManifest(
+            f"{checkpoint}: {', '.join(unknown)} is not among the formats of vm_im",
+            f"formats chooses some of {', '.join(kinds) or 'none'}",
+            "add a vm_format to vm_im, or leave the argument out",
+        )
 
 
 def _image(wanted: VmFormat, checkpoint: str) -> Image:

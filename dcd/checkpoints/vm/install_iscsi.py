@@ -15,18 +15,12 @@ import shlex
 import shutil
 import sys
 import threading
-from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 from dcd.checkpoints import boots
 from dcd.checkpoints.areas import captured_file
-from dcd.checkpoints.boot.menu import (
-    DEFAULT_TIMEOUT_SECONDS,
-    boot_mods,
-    check_arguments,
-    menu_title,
-)
+from dcd.checkpoints.boot.menu import boot_mods, check_arguments, menu_timeout, menu_title
 from dcd.checkpoints.interface import ALL_DEVICES, MOUNTS, Checkpoint, Context, Needs, Report
 from dcd.checkpoints.media.deliver import recorded_medium
 from dcd.checkpoints.vm import answers, installed, installed_disk
@@ -41,7 +35,6 @@ from dcd.platform.hypervisor import (
     Attachment,
     Drive,
     Firmware,
-    Guest,
     GuestSpec,
     GuestTrouble,
     NetworkDisk,
@@ -196,9 +189,9 @@ class InstallISCSI(Checkpoint):
                 try:
                     console = wait_for_success(context, guest, token, self.timeout_seconds, stopped)
                 except GuestTrouble:
-                    _take_picture(guest, picture)
+                    boots.take_picture(guest, picture)
                     raise
-                _take_picture(guest, picture)
+                boots.take_picture(guest, picture)
                 wait_until_off(guest, console, stopped)
         finally:
             shutil.rmtree(directory, ignore_errors=True)
@@ -239,11 +232,10 @@ class InstallISCSI(Checkpoint):
         installed.make_host_keys(files)
         serial = installed.SERIAL_CONSOLE.fullmatch(self.serial_console)
         consoles = ["console=tty0", f"console={self.serial_console}"] if serial else []
-        mods = boot_mods(context.doc)
         installed.write_menu_settings(
             files,
             menu_title(context),
-            DEFAULT_TIMEOUT_SECONDS if mods.timeout is None else mods.timeout,
+            menu_timeout(boot_mods(context.doc)),
             [*shlex.split(self.kernel_args), *consoles],
             int(serial["unit"]) if serial else None,
         )
@@ -257,12 +249,6 @@ class InstallISCSI(Checkpoint):
         }
         answers.make_answers(context, layout, variables, files, drive)
         return drive
-
-
-def _take_picture(guest: Guest, picture: Path) -> None:
-    """As evidence. A guest that has ended has none."""
-    with suppress(CheckpointError):
-        guest.screenshot(picture)
 
 
 def _attachment(doc: DataObjectCache) -> Attachment:

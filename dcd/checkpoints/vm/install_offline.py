@@ -20,21 +20,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dcd.checkpoints.boot.menu import (
-    DEFAULT_TIMEOUT_SECONDS,
     boot_mods,
     check_arguments,
     grub_cfg,
     menu,
+    menu_timeout,
     menu_title,
 )
 from dcd.checkpoints.epoch import source_date_epoch
 from dcd.checkpoints.image.identity import remove_identity
 from dcd.checkpoints.interface import ALL_DEVICES, MOUNTS, Checkpoint, Context, Needs, Report
 from dcd.checkpoints.vm import boot_loader, installed
-from dcd.checkpoints.vm.contents import MIB, Survey, check_room, entries_below, survey
+from dcd.checkpoints.vm.contents import Survey, check_room, entries_below, survey
 from dcd.checkpoints.vm.create_disk import begin_disk, tools_for
 from dcd.checkpoints.vm.disk import DiskLayout, DiskPartition, recorded_disk
 from dcd.checkpoints.vm.layout import ESP, disk_layout, firmware
+from dcd.checkpoints.vm.volume_rules import MIB
 from dcd.checkpoints.vm.volumes import MOUNT_TOOLS, MOUNTED, VOLUME_TOOLS, Place, make_volume
 from dcd.manifest.doc import DataObjectCache, DataObjectDict
 from dcd.manifest.objects.software import Software
@@ -182,7 +183,7 @@ class InstallOffline(Checkpoint):
         before = f"root=UUID={root.volume.uuid} ro"
         mods, title = boot_mods(context.doc), menu_title(context)
         entries, default = menu(mods, title, f"{before} {self.kernel_args}", consoles)
-        timeout = DEFAULT_TIMEOUT_SECONDS if mods.timeout is None else mods.timeout
+        timeout = menu_timeout(mods)
         text = grub_cfg(
             entries,
             default,

@@ -20,6 +20,7 @@ from pathlib import PurePosixPath
 
 from dcd.checkpoints.vm import volume_rules
 from dcd.checkpoints.vm.disk import DiskLayout, DiskPartition, Volume
+from dcd.checkpoints.vm.volume_rules import MIB
 from dcd.manifest.data_object import DataObject
 from dcd.manifest.doc import DataObjectCache, distro
 from dcd.manifest.objects.distro import MaxSize, VmIm
@@ -36,7 +37,6 @@ from dcd.manifest.objects.target import (
 from dcd.manifest.values import size_bytes
 from statemachine.errors import InvalidManifest
 
-MIB = 1 << 20
 ALIGNMENT = MIB
 MOST_PARTITIONS = 128
 DEFAULT_DISK_BYTES = 8 << 30

@@ -22,7 +22,7 @@ from dcd.checkpoints.media.deliver import (
     recorded_medium,
 )
 from dcd.checkpoints.vm import ovf
-from dcd.checkpoints.vm.conversion import TOOLS, examine, make_stream
+from dcd.checkpoints.vm.conversion import TOOLS, check_level, examine, make_stream
 from dcd.checkpoints.vm.disk import recorded_disk
 from dcd.checkpoints.vm.formats import STREAM, Image, images_of, machine_of
 from dcd.manifest.doc import DataObjectCache, distro
@@ -80,12 +80,7 @@ class CreateOVA(Checkpoint):
                 "",
                 'add <vm_format type="ova"/> to vm_im, or leave this checkpoint out',
             )
-        if not 1 <= self.level <= 9:
-            raise InvalidManifest(
-                f"{self.name}: level {self.level} is not one of zlib's",
-                "it is 1 (fast) to 9 (small)",
-                'write <arg name="level">6</arg>',
-            )
+        check_level(self.name, self.level)
         described = machine_of(doc, self.name)
         _system(described, self.name)
         _networks(described, self.name)

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from dcd.platform.copying import data_ranges
+
 SECTOR_BYTES = 512
 GRAIN_BYTES = 65536
 
@@ -136,15 +138,9 @@ def _table(disk: Path, size: int, number: int, level: int) -> _Table:
 def _grains_with_data(descriptor: int, begin: int, end: int) -> Iterator[int]:
     """The offsets of the grains in a range that are not wholly holes."""
     offset = begin
-    while offset < end:
-        try:
-            data = os.lseek(descriptor, offset, os.SEEK_DATA)
-        except OSError:
-            # ENXIO: nothing but a hole up to the end.
-            return
-        offset = max(offset, data // GRAIN_BYTES * GRAIN_BYTES)
-        hole = min(end, os.lseek(descriptor, max(offset, data), os.SEEK_HOLE))
-        while offset < hole:
+    for first, last in data_ranges(descriptor, end, begin):
+        offset = max(offset, first // GRAIN_BYTES * GRAIN_BYTES)
+        while offset < last:
             yield offset
             offset += GRAIN_BYTES
 

@@ -19,7 +19,7 @@ from dcd.checkpoints import boots
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
 from dcd.checkpoints.media.deliver import deliver_file, recorded_media
 from dcd.checkpoints.vm.disk import recorded_disk
-from dcd.checkpoints.vm.formats import Image, format_of_kind, images_of, machine_of
+from dcd.checkpoints.vm.formats import Image, check_chosen, format_of_kind, images_of, machine_of
 from dcd.checkpoints.vm.layout import firmware
 from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.objects import User
@@ -112,19 +112,14 @@ class VerifyBoot(Checkpoint):
         )
 
     def check(self, doc: DataObjectCache) -> None:
-        kinds = [image.kind for image in images_of(doc, self.name)]
+        offered = images_of(doc, self.name)
         for argument, chosen, example in (
-            ("formats", self.formats, kinds[0]),
+            ("formats", self.formats, offered[0].kind),
             ("firmware", self.firmware, "uefi"),
             ("controllers", self.controllers, "virtio"),
         ):
             boots.check_choice(self.name, argument, chosen, example)
-        if unknown := [kind for kind in self.formats if kind not in kinds]:
-            raise InvalidManifest(
-                f"{self.name}: {', '.join(unknown)} is not among the formats of vm_im",
-                f"formats chooses some of {', '.join(kinds)}",
-                "add a vm_format to vm_im, or leave the argument out",
-            )
+        check_chosen(self.name, self.formats, offered)
         boots.check_conditions(
             self.name, self.marker, self.timeout_seconds, self._memory_mb(doc), self._cpus(doc)
         )

@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dcd.checkpoints.interface import Context
+from dcd.checkpoints.vm import mounted
 from dcd.checkpoints.vm.disk import DiskLayout, DiskPartition, FileSystem, Volume
-from dcd.checkpoints.vm.mounted import mount_arguments
 from dcd.checkpoints.vm.volume_rules import least_fat32_bytes
 from dcd.platform.copying import copy_into
 from dcd.platform.process import ToolFailed
@@ -60,7 +60,7 @@ MOUNTED: tuple[FileSystem, ...] = ("xfs", "btrfs")
 _DETACHING_SECONDS = (0.2, 0.5, 1.0, 3.0)
 """A loop device that was left goes when the last one that looks at it has closed it."""
 
-MOUNT_TOOLS = ("cp", "losetup", "mount", "umount")
+MOUNT_TOOLS = ("cp", *mounted.TOOLS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +261,7 @@ def _fill_mounted(context: Context, place: Place, tree: Path) -> None:
     partition = place.partition
     target = context.tmp / f"mounted-{partition.number}"
     target.mkdir()
-    context.run(["mount", *mount_arguments(partition, read_only=False), place.disk, target])
+    context.run(["mount", *mounted.mount_arguments(partition, read_only=False), place.disk, target])
     try:
         context.run(["cp", "--archive", "--sparse=auto", "--no-target-directory", tree, target])
     finally:

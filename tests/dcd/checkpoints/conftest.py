@@ -1,9 +1,10 @@
 """A bench on which one checkpoint at a time can be tested: a real DOC and a real workspace in tmp_path."""
 
-import ctypes
 import re
 import shutil
 import subprocess
+import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from dcd.checkpoints.interface import Checkpoint, Context, Report
 from dcd.manifest.data_object import Element, Origin
 from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.objects import BUILTIN
+from statemachine.errors import CheckpointError
 from statemachine.events import Artifact
 
 MANIFEST_PATH = "manifest.xml"
@@ -75,6 +77,22 @@ class Bench:
         checkpoint.execute(self.context(doc, inputs=inputs, external=external))
         return doc
 
+    def execute_and_cancel(self, checkpoint: Checkpoint, context: Context, log: str) -> None:
+        """Execute a checkpoint, and cancel it as soon as the evidence has a file `log`."""
+
+        def cancel_once_it_runs() -> None:
+            while not (self.evidence / log).exists():
+                time.sleep(0.01)
+            checkpoint.cancel()
+
+        canceller = threading.Thread(target=cancel_once_it_runs, daemon=True)
+        canceller.start()
+        try:
+            checkpoint.execute(context)
+        except CheckpointError:
+            canceller.join()
+            raise
+
     @staticmethod
     def empty_doc() -> DataObjectCache:
         """The DOC of a distribution without anything else."""
@@ -113,14 +131,3 @@ def bench(tmp_path: Path) -> Bench:
         (root / area).mkdir(parents=True)
     (tmp_path / "evidence").mkdir()
     return Bench(root, tmp_path / "evidence")
-
-
-@pytest.fixture(scope="session")
-def own_mounts() -> None:
-    """A mount namespace of this test process's own, as a worker has one; it ends with the process."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    new_namespace, recursive_slave = 0x00020000, 0x4000 | 0x80000
-    if libc.unshare(new_namespace) != 0:
-        pytest.skip("no right to make a mount namespace")
-    # As a worker's: what others unmount goes here too, and is not kept busy.
-    assert libc.mount(b"none", b"/", None, recursive_slave, None) == 0

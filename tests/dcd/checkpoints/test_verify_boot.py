@@ -3,8 +3,6 @@ sector, emulated; whole images are booted by the tests of the system."""
 
 import hashlib
 import shutil
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -124,18 +122,8 @@ def test_an_iso_boots_with_both_firmwares_as_cd_and_as_stick(bench: Any, media: 
 def test_cancel_ends_the_boot(bench: Any, boot_disk: BootDisk) -> None:
     context = with_medium(bench, boot_disk(b"", "halt"))
     checkpoint = verify()
-    log = bench.evidence / "verify-bios.log"
-
-    def cancel_once_it_runs() -> None:
-        while not log.exists():
-            time.sleep(0.01)
-        checkpoint.cancel()
-
-    canceller = threading.Thread(target=cancel_once_it_runs)
-    canceller.start()
     with pytest.raises(CheckpointError, match="stopped"):
-        checkpoint.execute(context)
-    canceller.join()
+        bench.execute_and_cancel(checkpoint, context, "verify-bios.log")
 
 
 def test_without_a_medium_it_is_said_what_makes_one(bench: Any) -> None:

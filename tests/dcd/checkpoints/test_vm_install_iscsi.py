@@ -7,8 +7,6 @@ tgtd. A whole installation is in the tests of the system.
 import shutil
 import socket
 import subprocess
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -201,18 +199,10 @@ class TestInstallation:
 
     def test_can_be_cancelled(self, bench: Any, context: Context, medium: MakeMedium) -> None:
         checkpoint = install(timeout_seconds=600.0)
-        log = bench.evidence / "install.log"
-
-        def cancel_once_it_runs() -> None:
-            while not log.exists():
-                time.sleep(0.01)
-            checkpoint.cancel()
-
-        canceller = threading.Thread(target=cancel_once_it_runs)
-        canceller.start()
         with pytest.raises(CheckpointError, match="stopped"):
-            checkpoint.execute(with_medium(context, medium("", "halt")))
-        canceller.join()
+            bench.execute_and_cancel(
+                checkpoint, with_medium(context, medium("", "halt")), "install.log"
+            )
         assert nothing_listens()
         assert children() == []
 

@@ -4,8 +4,6 @@ sector, emulated; whole systems are booted by the tests of the system."""
 import hashlib
 import json
 import shutil
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -213,17 +211,8 @@ def test_media_of_other_checkpoints_are_not_its_business(bench: Any, boot_disk: 
 def test_cancel_ends_the_boots(bench: Any, boot_disk: BootDisk) -> None:
     context = with_images(bench, boot_disk(b"", "halt"), '"raw"')
     checkpoint = verify()
-
-    def cancel_once_it_runs() -> None:
-        while not (bench.evidence / "verify-raw-bios-sata.log").exists():
-            time.sleep(0.01)
-        checkpoint.cancel()
-
-    canceller = threading.Thread(target=cancel_once_it_runs)
-    canceller.start()
     with pytest.raises(CheckpointError, match="stopped"):
-        checkpoint.execute(context)
-    canceller.join()
+        bench.execute_and_cancel(checkpoint, context, "verify-raw-bios-sata.log")
 
 
 FIRMWARE = ("bios", "uefi")

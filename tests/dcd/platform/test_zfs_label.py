@@ -1,6 +1,7 @@
 """Labels of real pools are rewritten while these are exported, and the pools go on as before."""
 
 import subprocess
+import time
 import uuid
 from dataclasses import replace
 from pathlib import Path
@@ -55,7 +56,15 @@ def artificial(place: Path, order: str = "<", state: int = 1, **more: str) -> Pa
 
 
 def zpool(*arguments: str | Path) -> str:
-    return subprocess.run(["zpool", *arguments], check=True, capture_output=True, text=True).stdout
+    """What zpool printed. A pool is busy until some time after its last use: the kernel tells zfs-fuse
+    of closed files when it comes to it."""
+    for _ in range(100):
+        result = subprocess.run(["zpool", *arguments], capture_output=True, text=True)
+        if "pool is busy" not in result.stderr:
+            break
+        time.sleep(0.1)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 @pytest.mark.root
