@@ -58,7 +58,7 @@ def artificial(place: Path, order: str = "<", state: int = 1, **more: str) -> Pa
 def zpool(*arguments: str | Path) -> str:
     """What zpool printed. A pool is busy until some time after its last use: the kernel tells zfs-fuse
     of closed files when it comes to it."""
-    for _ in range(100):
+    for _ in range(300):
         result = subprocess.run(["zpool", *arguments], capture_output=True, text=True)
         if "pool is busy" not in result.stderr:
             break
