@@ -19,6 +19,7 @@ import stat
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from dcd.manifest.secrets import DIRECTORIES as SECRETS
@@ -38,6 +39,8 @@ from store.layers.mounts import (
     move,
     restrict,
 )
+
+_OWN = ("dcd", "statemachine", "store")
 
 _KERNEL = ("sys", "sysrq-trigger", "irq", "bus", "fs", "acpi", "scsi", "mtrr", "driver")
 """Below /proc, what steers the kernel. None of it belongs to the PID namespace."""
@@ -123,7 +126,7 @@ def _shown(request: WorkerRequest, covers: tuple[Path, ...]) -> Iterator[_Shown]
                 "create it, or correct the manifest",
             )
         yield _Shown(path, path, True)
-    readable = [*request.inputs.values(), *grants.secrets, *_code()]
+    readable = [*request.inputs.values(), *grants.secrets, *_code(request)]
     if request.network:
         readable.append(Path("/etc/resolv.conf").resolve().parent)
     for path in dict.fromkeys(readable):
@@ -131,11 +134,16 @@ def _shown(request: WorkerRequest, covers: tuple[Path, ...]) -> Iterator[_Shown]
             yield _Shown(path, path)
 
 
-def _code() -> Iterator[Path]:
+def _code(request: WorkerRequest) -> Iterator[Path]:
     """Where this interpreter and what it imports live."""
     yield Path(sys.prefix)
     yield Path(sys.base_prefix)
     yield from (Path(entry).absolute() for entry in sys.path if entry)
+    # An editable install need not be in the search path: a finder of its own knows where its packages are.
+    modules = [*_OWN, request.mod_path, *request.allowed]
+    for package in {module.replace("/", ".").split(".")[0] for module in modules}:
+        if (spec := find_spec(package)) is not None:
+            yield from map(Path, spec.submodule_search_locations or filter(None, [spec.origin]))
 
 
 def _scratch(workspace: Path, name: str) -> Path:

@@ -2,8 +2,10 @@
 is tried with the right declared, which then works."""
 
 import os
+import shutil
 import socket
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,6 +53,43 @@ def mknod_and_read(directory: str) -> str:
         f"mknod {node} b {os.major(device)} {os.minor(device)} && echo made;"
         f" head -c 512 {node} | wc -c; rm {node}"
     )
+
+
+EDITABLE = """
+import importlib.util, sys
+
+class Finder:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == "dcd_test_editable":
+            return importlib.util.spec_from_file_location(
+                name, {away!r} + "/__init__.py", submodule_search_locations=[{away!r}]
+            )
+
+sys.meta_path.append(Finder)
+"""
+
+
+def test_a_package_that_is_installed_editable_is_seen(
+    bench: Bench, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    away = tmp_path_factory.mktemp("away")
+    package = away / "dcd_test_editable"
+    package.mkdir()
+    (away / "other").touch()
+    (package / "__init__.py").touch()
+    shutil.copy(bench.directory / "dcd_test_probes.py", package / "probes.py")
+    (bench.directory / "sitecustomize.py").write_text(EDITABLE.format(away=str(package)))
+    request = replace(
+        bench.request("Runs", f"ls {away}"),
+        mod_path="dcd_test_editable/probes",
+        allowed=("dcd_test_editable.*",),
+    )
+
+    outcome = bench.run(request)
+
+    assert isinstance(outcome, Completed), (outcome, bench.log(request).read_text())
+    assert bench.output(request).splitlines()[-1] == "dcd_test_editable"
 
 
 class TestTheHost:
