@@ -35,7 +35,8 @@ from dcd.engine.runner import Runner, Stores
 from dcd.engine.scheduler import Scheduler
 from dcd.engine.workspaces import claiming_workspace, kept_workspace
 from dcd.metrics import Metrics
-from dcd.platform import notify
+from dcd.platform import control_group, notify
+from dcd.platform.control_group import Delegated
 from dcd.worker.recover import detach_loops, kill_leftovers
 from statemachine.errors import DcdError, Unavailable
 from store.artifacts import Artifacts
@@ -84,7 +85,7 @@ class Daemon:
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS))
         _raise_file_limit()
         identity = _identity(state_dir)
-        await asyncio.to_thread(_clear_away, identity, state_dir)
+        groups = await asyncio.to_thread(_clear_away, identity, state_dir)
         broadcast = Broadcast()
         metrics = Metrics()
         with EventLog(state_dir / "events.db", metrics.committed) as events:
@@ -108,7 +109,7 @@ class Daemon:
             }
             await asyncio.to_thread(_reconcile, events, layers, kept)
             log.info("recovered", unfinished=len(unfinished), position=events.position)
-            runner = Runner(builds, stores, self.settings)
+            runner = Runner(builds, stores, self.settings, groups)
             scheduler = Scheduler(builds, runner, self.settings)
             engine = Engine(builds, runner, scheduler, stores, self.settings)
             self.settings.watch(self._reloaded)
@@ -242,12 +243,25 @@ def _identity(state_dir: Path) -> str:
     return path.read_text().strip()
 
 
-def _clear_away(identity: str, state_dir: Path) -> None:
+def _clear_away(identity: str, state_dir: Path) -> Delegated | None:
+    """End and remove what a dead daemon left. Returns the control group in which attempts get theirs."""
     for leftover in kill_leftovers(f"{identity}:"):
         log.warning("killed what a dead daemon left", pid=leftover.pid, attempt=leftover.marker)
     for device in detach_loops(state_dir / "layers"):
         log.warning("detached what a dead daemon left", device=device)
     remove_leftovers(state_dir)
+    try:
+        groups = control_group.take_over()
+        for name in groups.clear() if groups else ():
+            log.warning("removed what a dead daemon left", control_group=name)
+    except OSError as error:
+        log.error("attempts get no control groups of their own", error=str(error))
+        return None
+    if groups:
+        log.info(
+            "control groups", directory=str(groups.directory), limits=sorted(groups.controllers)
+        )
+    return groups
 
 
 def _reconcile(events: EventLog, layers: LayerStore, living: Collection[str]) -> None:

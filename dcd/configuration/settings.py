@@ -176,8 +176,8 @@ class Configuration:
     worker_processes: int = field(
         default=4096,
         metadata=_about(
-            "How many processes and threads an attempt may have at once (on Linux from 6.14 on; before, "
-            "the service's limit is all there is).",
+            "How many processes and threads an attempt may have at once (on Linux from 6.14 on, and where a "
+            "control group was delegated to the daemon; else the service's limit is all there is).",
             minimum=512,
             reloads=True,
         ),
@@ -187,6 +187,16 @@ class Configuration:
         metadata=_about(
             "How much memory a process of a checkpoint may take for its data: a virtual machine's is "
             "part of it. 0: no limit but the service's own.",
+            unit="bytes",
+            reloads=True,
+        ),
+    )
+    attempt_memory_bytes: int = field(
+        default=0,
+        metadata=_about(
+            "How much memory all processes of an attempt may take together, the kernel's cache of their "
+            "files included; one that takes more fails. Needs a control group that was delegated to the "
+            "daemon, as the systemd unit does. 0: no limit but the service's own.",
             unit="bytes",
             reloads=True,
         ),

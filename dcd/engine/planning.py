@@ -99,6 +99,7 @@ def grants(state: BuildState, index: int, settings: Configuration) -> Grants:
         open_files=settings.worker_open_files,
         memory_bytes=settings.worker_memory_bytes,
         processes=settings.worker_processes,
+        total_memory_bytes=settings.attempt_memory_bytes,
     )
 
 

@@ -25,6 +25,7 @@ from dcd.engine.host import boot_id
 from dcd.engine.locks import LayerLocks
 from dcd.engine.publish import publish
 from dcd.engine.workspaces import claiming_workspace, kept_workspace, lost_layer, workspace_name
+from dcd.platform.control_group import Delegated
 from dcd.worker.launch import Cancelled, Completed, Died, Failed, Outcome, run_attempt
 from dcd.worker.request import Claim, WorkerRequest
 from dcd.worker.request import Progress as WorkerProgress
@@ -90,11 +91,16 @@ class Runner:
     """Runs builds; one task a build. See the module."""
 
     def __init__(
-        self, builds: Builds, stores: Stores, settings: Callable[[], Configuration]
+        self,
+        builds: Builds,
+        stores: Stores,
+        settings: Callable[[], Configuration],
+        groups: Delegated | None = None,
     ) -> None:
         self.builds = builds
         self.stores = stores
         self._settings = settings
+        self._groups = groups
         self._planned_at: dict[str, float] = {}
         self.stopping = False
         """Set when the daemon stops: builds go no further than their next durable point."""
@@ -352,6 +358,7 @@ class Runner:
             on_claim=partial(self._claim, state.id, planned.name),
             stop=running.stop,
             grace_seconds=self._settings().cancel_grace_seconds,
+            groups=self._groups,
         )
 
     async def _claim(self, build: str, checkpoint: str, claim: Claim) -> None:

@@ -6,7 +6,8 @@ kills the worker, and with it every process and mount of the attempt. Its output
 log file, never through the daemon.
 
 The chain, each killed by the death of the one before: daemon, unshare(1) (by setpriv's parent-death
-signal), the namespace's first process (by --kill-child), and so all in the namespace. The signal comes
+signal), the namespace's first process (by --kill-child), and so all in the namespace. Where the daemon has
+control groups to give, the chain has one of its own, which limits the attempt as a whole. The signal comes
 when the *thread* that started the worker ends, so attempts run in the main thread's event loop. For
 the moment before the signal is armed, the worker also ends when its request stream does.
 """
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dcd.platform.control_group import AttemptGroup, Delegated
 from dcd.worker.recover import detach_loops, kill_leftovers
 from dcd.worker.request import (
     MARKER,
@@ -92,39 +94,45 @@ async def run_attempt(
     on_claim: Callable[[Claim], Awaitable[object]],
     stop: asyncio.Event,
     grace_seconds: float = 10.0,
+    groups: Delegated | None = None,
 ) -> Outcome:
     """Run an attempt to its end. Call from the main thread's event loop.
 
     `on_claim` returns when a claim is in the event log; the worker waits for that. What it then made is
     the caller's to release. When `stop` is set the worker is asked to stop, and killed with all it
     started `grace_seconds` later; when the calling task is cancelled it is killed at once. When this
-    returns or raises, nothing of the worker is left: no process, mount or loop device. Raises Unprepared
-    when the worker cannot be started, DiskFull when there is no space for its log.
+    returns or raises, nothing of the worker is left: no process, mount, loop device or control group, of
+    which `groups` gives it one. Raises Unprepared when the worker cannot be started, DiskFull when there is
+    no space for its log.
     """
     started = time.monotonic()
     artifacts: list[Artifact] = []
     verdict: Verdict | None = None
-    async with _worker(request, log_path) as (process, messages):
-        stopping = asyncio.create_task(_stop_when_asked(process, stop, grace_seconds))
-        try:
-            async for line in messages:
-                match decode_message(line):
-                    case Progress() as progress:
-                        on_progress(progress)
-                    case Delivered(artifact):
-                        artifacts.append(artifact)
-                    case Claim() as claim:
-                        await on_claim(claim)
-                        _tell(process, CLAIMED)
-                    case Succeeded() | Rejected() | Stopped() as said:
-                        verdict = said
-            status = await process.wait()
-        finally:
-            stopping.cancel()
+    async with _control_group(groups, request) as group:
+        async with _worker(request, log_path, group) as (process, messages):
+            stopping = asyncio.create_task(_stop_when_asked(process, stop, grace_seconds))
+            try:
+                async for line in messages:
+                    match decode_message(line):
+                        case Progress() as progress:
+                            on_progress(progress)
+                        case Delivered(artifact):
+                            artifacts.append(artifact)
+                        case Claim() as claim:
+                            await on_claim(claim)
+                            _tell(process, CLAIMED)
+                        case Succeeded() | Rejected() | Stopped() as said:
+                            verdict = said
+                status = await process.wait()
+            finally:
+                stopping.cancel()
+        no_memory = group is not None and group.ran_out_of_memory()
     seconds = time.monotonic() - started
     match verdict:
         case Succeeded():
             return Completed(tuple(artifacts), seconds)
+        case _ if no_memory and not stop.is_set():
+            return Failed(_no_memory(request), seconds)
         case Rejected(error, no_space) if not stop.is_set():
             return Failed(error, seconds, no_space)
         case _ if stop.is_set():
@@ -134,8 +142,40 @@ async def run_attempt(
 
 
 @contextlib.asynccontextmanager
+async def _control_group(
+    groups: Delegated | None, request: WorkerRequest
+) -> AsyncIterator[AttemptGroup | None]:
+    if groups is None:
+        yield None
+        return
+    grants = request.grants
+    name = request.workspace.directory.name
+    try:
+        group = groups.begin(name, grants.total_memory_bytes, grants.processes)
+    except OSError as error:
+        raise Unprepared(
+            "no control group can be made for an attempt",
+            str(error),
+            "restart the service; nothing else may use the groups that were delegated to it",
+        ) from error
+    try:
+        yield group
+    finally:
+        await _uninterrupted(asyncio.to_thread(group.end))
+
+
+def _no_memory(request: WorkerRequest) -> ErrorInfo:
+    most = request.grants.total_memory_bytes
+    return ErrorInfo(
+        f"{request.checkpoint} was killed because it took too much memory",
+        f"an attempt may take {most} bytes" if most else "the service or the host had no more",
+        "raise attempt_memory_bytes and reload the daemon, or let fewer builds run at once, then dcctl retry",
+    )
+
+
+@contextlib.asynccontextmanager
 async def _worker(
-    request: WorkerRequest, log_path: Path
+    request: WorkerRequest, log_path: Path, group: AttemptGroup | None
 ) -> AsyncIterator[tuple[asyncio.subprocess.Process, asyncio.StreamReader]]:
     """A worker that has been given its request, with the stream of its messages. On exit nothing of
     it is left."""
@@ -143,6 +183,7 @@ async def _worker(
     try:
         with disk_full_is_told("opening the attempt's log", log_path), _log(log_path) as log:
             process = await asyncio.create_subprocess_exec(
+                *(group.command() if group else ()),
                 *_command(request, sending),
                 env=_environment(request),
                 cwd="/",

@@ -37,7 +37,7 @@ class Grants:
     files and `variables` the values of what it declared there as secrets. `hidden` are paths that it
     does not get to see (the state directory, the daemon's socket).
     `open_files` limits the open files of a process, `memory_bytes` its memory (0: no limit), `processes` how
-    many there are.
+    many there are, `total_memory_bytes` the memory of all together (0: no limit).
     """
 
     capabilities: tuple[str, ...] = FILES
@@ -49,6 +49,7 @@ class Grants:
     open_files: int = 16384
     memory_bytes: int = 0
     processes: int = 4096
+    total_memory_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,6 +80,8 @@ def test_build_survives_power_cuts_of_the_server(
         )
     print(f"{machine.lost_writes} writes were lost")
 
+    server.kill_the_daemon()
+    assert "hog was killed because it took too much memory" in server.failure_of_a_hog()
     assert server.leaks() == ""
     machine.switch_off()
     state = tmp_path / "server"
@@ -136,6 +138,26 @@ class Server:
         """Until the build has completed."""
         self._follow(lambda event: event is not None and event["type"] == "BuildCompleted")
         self._machine.run("wait")
+
+    def kill_the_daemon(self) -> None:
+        """Until systemd has started another, whose own control group the dead one had divided."""
+        self._machine.run("systemctl kill --kill-whom=main --signal=KILL dcd.service")
+        self._machine.run(
+            "until [ $(systemctl show dcd.service -P NRestarts) = 1 ] && systemctl -q is-active dcd;"
+            " do sleep 2; done",
+            START_SECONDS,
+        )
+
+    def failure_of_a_hog(self) -> str:
+        """What is said of a build that takes more memory than its control group may."""
+        self._machine.run(
+            "echo 'attempt_memory_bytes = 200_000_000' >>/etc/dcd/dcd.toml && dcctl config --reload"
+        )
+        return str(
+            self._machine.run(
+                "hog=$(dcctl submit hog.xml); dcctl follow $hog || dcctl status $hog", BUILD_SECONDS
+            )
+        )
 
     def leaks(self) -> str:
         """What there is that nobody needs: loop devices, mounts in any namespace, workspaces; and, when
