@@ -1,5 +1,6 @@
 """Following a build: what is shown, across restarts of the daemon, and how it ends."""
 
+import contextlib
 import io
 import json
 import os
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -33,14 +35,24 @@ def without_times(text: str) -> list[str]:
     return [re.sub(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", "", line) for line in text.splitlines()]
 
 
-def start(
-    daemon, *arguments: str, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-m", "cli.main", "--socket", daemon.socket, *arguments],
-        cwd=REPOSITORY, stdout=stdout, stderr=stderr, text=True,
-        env={**os.environ, "TERM": "xterm", "COLUMNS": "80"},
-    )  # fmt: skip
+@pytest.fixture
+def start(daemon) -> Iterator[Callable[..., subprocess.Popen]]:
+    """Starts a dcctl that ends with the test."""
+    with contextlib.ExitStack() as started:
+
+        def run(*arguments: str, stdout=subprocess.PIPE, stderr=subprocess.PIPE):
+            # A test run in the background ignores SIGINT, and so would what it starts.
+            command = ["env", "--default-signal=INT", sys.executable, "-m", "cli.main"]
+            process = subprocess.Popen(
+                [*command, "--socket", daemon.socket, *arguments],
+                cwd=REPOSITORY, stdout=stdout, stderr=stderr, text=True,
+                env={**os.environ, "TERM": "xterm", "COLUMNS": "80"},
+            )  # fmt: skip
+            started.enter_context(process)
+            started.callback(process.kill)
+            return process
+
+        yield run
 
 
 def test_without_a_terminal_each_thing_that_happens_is_a_line_with_the_time(dcctl, daemon) -> None:
@@ -149,9 +161,9 @@ def test_resume_follow_shows_the_build_to_its_end(dcctl, daemon) -> None:
     assert "live resumed" in outcome.err
 
 
-def test_json_is_an_object_a_line_with_progress_between_events(daemon) -> None:
+def test_json_is_an_object_a_line_with_progress_between_events(daemon, start) -> None:
     build = daemon.build()
-    process = start(daemon, "follow", "k2", "--json")
+    process = start("follow", "k2", "--json")
     assert process.stdout is not None
     assert json.loads(process.stdout.readline())["type"] == "BuildSubmitted"
     build.tell(ev.BuildStarted(), ev.CheckpointStarted("transfer-deb", 1, "k", "/l"))
@@ -247,10 +259,10 @@ def test_progress_without_a_terminal_does_not_flood(monkeypatch) -> None:
     ]  # fmt: skip
 
 
-def on_terminal(daemon, *arguments: str) -> tuple[subprocess.Popen, int]:
+def on_terminal(start, *arguments: str) -> tuple[subprocess.Popen, int]:
     """dcctl with stdout and stderr on a terminal, and the terminal's other side."""
     ours, theirs = pty.openpty()
-    process = start(daemon, *arguments, stdout=theirs, stderr=theirs)
+    process = start(*arguments, stdout=theirs, stderr=theirs)
     os.close(theirs)
     return process, ours
 
@@ -275,9 +287,9 @@ def read_rest(terminal: int) -> str:
         seen += piece
 
 
-def test_on_a_terminal_two_lines_move_and_finished_checkpoints_scroll(daemon) -> None:
+def test_on_a_terminal_two_lines_move_and_finished_checkpoints_scroll(daemon, start) -> None:
     build = daemon.build(transfer_deb=45.0, create_iso=7.0)
-    process, terminal = on_terminal(daemon, "follow", "k2")
+    process, terminal = on_terminal(start, "follow", "k2")
     build.tell(ev.BuildStarted())
     complete(build, "transfer-deb")
     build.tell(ev.CheckpointStarted("create-iso", 1, "k", "/l"))
@@ -295,10 +307,10 @@ def test_on_a_terminal_two_lines_move_and_finished_checkpoints_scroll(daemon) ->
     assert rest.rstrip().endswith("completed\x1b[0m")
 
 
-def test_ctrl_c_ends_only_the_following(daemon) -> None:
+def test_ctrl_c_ends_only_the_following(daemon, start) -> None:
     build = daemon.build()
     build.tell(ev.BuildStarted())
-    process, terminal = on_terminal(daemon, "follow", "k2")
+    process, terminal = on_terminal(start, "follow", "k2")
     read_until(terminal, "running")
     process.send_signal(signal.SIGINT)
     rest = read_rest(terminal)
