@@ -25,12 +25,14 @@ SETTLED = ("paused", "failed", "cancelled", "completed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what starts a daemon, which `make check` leaves out; keep what shares an image or zfs-fuse
-    together, for runs with several processes."""
+    """Mark what starts a daemon, which `make check` leaves out; keep what shares an image, dcd's package
+    or zfs-fuse together, for runs with several processes."""
     for item in items:
         if "cold_daemon" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.daemon)
-        if item.get_closest_marker("system"):
+        if "debian_package" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("package"))
+        elif item.get_closest_marker("system"):
             item.add_marker(pytest.mark.xdist_group("system"))
         elif "zfs" in item.nodeid:
             item.add_marker(pytest.mark.xdist_group("zfs"))

@@ -56,7 +56,9 @@ class Service:
         (self.here / "properties" / "config" / name).write_text(value + "\n")
 
     def method(self, name: str, contract: str = "42") -> "subprocess.CompletedProcess[str]":
-        command = ["dash", str(SCRIPT), name, str(self.here / "bin" / "dcd")]
+        # A test run under nohup ignores SIGHUP, and so would the stand-ins.
+        command = ["env", "--default-signal=HUP", "dash", str(SCRIPT), name]
+        command.append(str(self.here / "bin" / "dcd"))
         with (self.here / "log").open("a") as log:  # as SMF does: a file, not a pipe to wait for
             return subprocess.run(
                 [*command, *([contract] if name != "start" and contract else [])],
