@@ -149,13 +149,14 @@ class Server:
         )
 
     def failure_of_a_hog(self) -> str:
-        """What is said of a build that takes more memory than its control group may."""
+        """What is said of a build that takes more memory than its control group may. It is ended then."""
         self._machine.run(
             "echo 'attempt_memory_bytes = 200_000_000' >>/etc/dcd/dcd.toml && dcctl config --reload"
         )
         return str(
             self._machine.run(
-                "hog=$(dcctl submit hog.xml); dcctl follow $hog || dcctl status $hog", BUILD_SECONDS
+                "hog=$(dcctl submit hog.xml); dcctl follow $hog || dcctl status $hog; dcctl cancel $hog",
+                BUILD_SECONDS,
             )
         )
 
