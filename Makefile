@@ -9,8 +9,10 @@ bin := $(VENV)/bin
 # As many processes as cores; a group of tests (those that build and boot images) stays in one.
 parallel := -n auto --dist loadgroup
 
-# What the tests use beside the tools of images: fault injection, other file systems.
-test_packages := acl attr btrfs-progs gcc groff-base libc6-dev strace xfsprogs zfs-fuse
+# What the tests use beside the tools of images: fault injection, other file systems, iSCSI, network
+# name spaces, dcd's own Debian package. With CI set, a test that misses one of them fails.
+test_packages := acl attr btrfs-progs debhelper dosfstools dpkg-dev fuse3 gcc groff-base iproute2 libc6-dev \
+	lintian procps qemu-block-extra qemu-system-common strace systemd tgt xfsprogs zfs-fuse
 
 .PHONY: image test check bench soak deb clean tools
 

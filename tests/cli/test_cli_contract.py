@@ -3,9 +3,8 @@
 import msgspec
 import pytest
 
+from dcd.api import schemas
 from statemachine import events as ev
-
-schemas = pytest.importorskip("dcd.api.schemas")
 
 
 @pytest.fixture

@@ -161,7 +161,7 @@ def own_network() -> Iterator[None]:
     before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
     if libc.unshare(new_network) != 0:
         os.close(before)
-        pytest.skip("no right to make a network namespace")
+        pytest.skip("this host gives no right to make a network namespace")
     try:
         _raise_loopback()
         yield

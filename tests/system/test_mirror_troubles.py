@@ -52,7 +52,7 @@ def source() -> Source:
     try:
         found = [s for s in sources_for(host_codename(), ["main"]) if s.suite == host_codename()]
     except Unprepared as error:
-        pytest.skip(f"needs apt sources on the host: {error.brief}")
+        pytest.skip(f"this host has no apt sources: {error.brief}")
     return found[0]
 
 

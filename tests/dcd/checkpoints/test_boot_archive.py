@@ -127,7 +127,7 @@ def test_the_initramfs_of_a_live_image_finds_and_mounts_any_medium(
     try:
         sources_for(suite, ["main"])
     except Unprepared as error:
-        pytest.skip(f"needs apt sources on the host: {error.brief}")
+        pytest.skip(f"this host has no apt sources: {error.brief}")
     bench.execute(
         TransferDEB("t"),
         f'<software name="t" type="DEB"><source><repository suite="{suite}"/></source>'

@@ -107,7 +107,7 @@ def set_acl(path: Path) -> None:
     try:
         os.setxattr(path, "system.posix_acl_access", ACL)
     except OSError as error:
-        pytest.skip(f"no POSIX ACLs on the file system of {path}: {error.strerror}")
+        pytest.skip(f"this host has no POSIX ACLs at {path}: {error.strerror}")
 
 
 def test_files_whose_acls_are_lost_are_named(filled: Any) -> None:

@@ -318,7 +318,7 @@ def test_a_real_system_is_configured(bench: Any, own_mounts: None, tmp_path: Pat
     try:
         sources_for(suite, ["main"])
     except Unprepared as error:
-        pytest.skip(f"needs apt sources on the host: {error.brief}")
+        pytest.skip(f"this host has no apt sources: {error.brief}")
     packages = "".join(
         f"<name>{name}</name>" for name in ("systemd-sysv", "locales", "openssh-server", "sudo")
     )

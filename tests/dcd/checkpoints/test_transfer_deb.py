@@ -205,7 +205,7 @@ def test_a_minimal_system_is_made_and_is_nobodys_copy(bench: Any, own_mounts: No
     try:
         sources = sources_for(suite, ["main"])
     except Unprepared as error:
-        pytest.skip(f"needs apt sources on the host: {error.brief}")
+        pytest.skip(f"this host has no apt sources: {error.brief}")
     bench.execute(
         TransferDEB("t"),
         software(

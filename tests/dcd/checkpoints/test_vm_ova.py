@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from COT.vm_description import ovf as parser
 from lxml import etree
 
 from dcd.checkpoints.interface import Context
@@ -151,7 +152,9 @@ def test_the_manifest_has_the_digest_of_every_other_file_as_vmware_reads_it(pack
 
 def test_the_disk_in_the_package_is_the_disk(package: Path, tmp_path: Path, bench: Any) -> None:
     with tarfile.open(package) as tar:
-        tar.extract("test-disk1.vmdk", tmp_path, filter="data")
+        (member,) = (one for one in tar if one.name == "test-disk1.vmdk")
+        with tar.extractfile(member) as packed, (tmp_path / member.name).open("wb") as disk:
+            shutil.copyfileobj(packed, disk)
     subprocess.run(
         ["qemu-img", "compare", bench.root / "media/disk.img", tmp_path / "test-disk1.vmdk"],
         check=True,
@@ -372,7 +375,6 @@ def test_another_projects_parser_finds_the_package_sound(
 ) -> None:
     """COT's, which holds the files against the manifest; of OVF 1.x it expects SHA-1, as importers of
     today no longer do."""
-    parser = pytest.importorskip("COT.vm_description.ovf", reason="cot is not installed")
     package = packed(bench, ovf_version="2.0", vendor="Example & Sons", version="7.1")
     read = parser.OVF(str(package), None)
     try:

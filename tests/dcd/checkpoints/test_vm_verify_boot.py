@@ -119,7 +119,7 @@ def test_the_summary_says_how_long_each_boot_took(bench: Any, boot_disk: BootDis
         ("test.qcow2", "bios", "nvme"),
     ]
     for boot in told["boots"]:
-        assert 0 < boot["seconds_to_marker"] < 60
+        assert 0 <= boot["seconds_to_marker"] < 60
         assert boot["seconds_to_answer"] is None
     delivered = {artifact.name: artifact for artifact in bench.artifacts}
     assert delivered["verify.json"].format == "json"

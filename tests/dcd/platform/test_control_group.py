@@ -22,7 +22,7 @@ def delegated() -> Iterator[Path]:
     mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
     tops = [fields[1] for fields in mounts if fields[2] == "cgroup2"]
     if not tops:
-        pytest.skip("there are no control groups (version 2) on this host")
+        pytest.skip("this host has no control groups of version 2")
     directory = Path(tops[0], f"dcd-test-{uuid.uuid4().hex[:8]}")
     directory.mkdir()
     os.setxattr(directory, "trusted.delegate", b"1")

@@ -90,7 +90,7 @@ def test_extended_attributes_are_kept(source: Path, destination: Path) -> None:
     try:
         os.setxattr(source / "usr/bin/ls", "user.note", b"\x00value")
     except OSError:
-        pytest.skip("no extended attributes on this file system")
+        pytest.skip("this host has no extended attributes on its temporary file system")
     copied = copy_entries(source, destination, ["usr"])
     assert os.getxattr(destination / "usr/bin/ls", "user.note") == b"\x00value"
     assert copied.lost == []

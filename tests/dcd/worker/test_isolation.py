@@ -141,7 +141,7 @@ class TestTheHost:
 
     def test_cannot_be_made_to_crash(self, bench: Bench) -> None:
         if not Path("/proc/sysrq-trigger").exists():
-            pytest.skip("this kernel has no magic SysRq")
+            pytest.skip("this host's kernel has no magic SysRq")
         # "h" only prints help, should it get through.
         assert "Read-only" in said(bench, "echo h > /proc/sysrq-trigger")
 
@@ -265,7 +265,7 @@ class TestRights:
 
     def test_has_no_more_processes_than_it_may(self, bench: Bench) -> None:
         if tuple(map(int, os.uname().release.split(".")[:2])) < (6, 14):
-            pytest.skip("the kernel has one limit for all")
+            pytest.skip("this host's kernel has one limit for all")
         ours = Path("/proc/sys/kernel/pid_max").read_text()
         command = "for n in $(seq 600); do sleep 5 & done"
         assert "fork" in said(bench, command, grants=Grants(processes=512))

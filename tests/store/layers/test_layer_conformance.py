@@ -240,7 +240,7 @@ class TestTree:
 
     def test_their_attributes(self, subject: Subject, look: Callable[..., object]) -> None:
         if not subject.keeps_attributes:
-            pytest.skip("the file system has no extended attributes")
+            pytest.skip("this host's file system for the test has no extended attributes")
 
         def described(image: Path) -> object:
             access = subprocess.run(
@@ -260,7 +260,9 @@ class TestTree:
 
     def test_hard_links_survive_writing(self, trees: Subject) -> None:
         if not trees.keeps_hard_links:
-            pytest.skip("overlayfs breaks links of earlier layers; documented in its module")
+            pytest.skip(
+                "this host's overlayfs breaks links of earlier layers, as its module documents"
+            )
         trees.make("three", "two", writes("pkg_image/file", "changed"))
         assert trees.read("three", reads("pkg_image/other-name")) == "changed"
 
