@@ -11,7 +11,16 @@ from dcd.configuration.settings import ILLUMOS_RUN_DIRECTORY
 from smf.manifest import installed_manifest, smf_manifest
 
 ROOT = Path(__file__).parents[2]
-DTD = ROOT.parent / "shared" / "data" / "smf" / "service_bundle.dtd.1"
+DTDS = [
+    path
+    for path in (
+        Path(__file__).with_name("service_bundle.dtd"),
+        ROOT.parent / "shared/data/smf/service_bundle.dtd.1",
+    )
+    if path.is_file()
+]
+"""This project's own, and the original where it is beside the checkout."""
+
 TEXT = smf_manifest(Path("/opt/dcd/bin/dcd"), Path("/opt/dcd/svc-dcd"), Path("/opt/dcd/man"))
 
 
@@ -20,10 +29,9 @@ def bundle() -> Any:
     return etree.fromstring(TEXT.encode())
 
 
-def test_the_manifest_is_valid_against_the_service_bundle_dtd(bundle: Any) -> None:
-    if not DTD.exists():
-        pytest.skip("the service bundle DTD is not beside this checkout")
-    dtd = etree.DTD(str(DTD))
+@pytest.mark.parametrize("path", DTDS, ids=lambda path: path.name)
+def test_the_manifest_is_valid_against_the_service_bundle_dtd(bundle: Any, path: Path) -> None:
+    dtd = etree.DTD(str(path))
     assert dtd.validate(bundle), dtd.error_log
     bundle.find("service/template").append(etree.Element("exec_method"))
     assert not dtd.validate(bundle)

@@ -265,6 +265,10 @@ def test_an_existing_image_is_changed(depot: Depot) -> None:
 def test_packages_that_are_there_already_are_no_failure(depot: Depot) -> None:
     one = depot.publish("one", "base")
     depot.execute(TransferIPS("t"), software(install("base") + install("base"), publisher(one)))
+    assert [call for call in depot.calls if call.startswith("install")] == [
+        "install --accept --no-index base",
+        "install --accept --no-index base",
+    ]
 
 
 def test_a_publisher_without_a_name_is_what_its_origin_publishes(depot: Depot) -> None:

@@ -8,29 +8,33 @@ import pytest
 
 pytestmark = pytest.mark.root
 
-CUD = Path(__file__).resolve().parents[4] / "shared/data/cud"
-VMC = CUD.parent / "precud/vmc/vmc_image.xml"
+ROOT = Path(__file__).resolve().parents[3]
+SAMPLES, ORIGINALS = ROOT / "tests/data", ROOT.parent / "shared/data"
+"""Samples of this project, and the original's own manifests where they are beside the checkout."""
+
+CUD = [
+    (place / "cud", path.name)
+    for place in (SAMPLES, ORIGINALS)
+    for path in sorted((place / "cud/manifest").glob("dc_*.xml"))
+]
+VMC = [
+    path
+    for path in (SAMPLES / "precud/vm_sample.xml", ORIGINALS / "precud/vmc/vmc_image.xml")
+    if path.is_file()
+]
 SOLARIS_ONLY = ("PrePkgImgMod", "BootArchiveConfigure", "BootArchiveArchive", "PkgImgMod",
                 "ISOImageBootMenu", "AIPublishPackages")  # fmt: skip
 
-needs_cud = pytest.mark.skipif(
-    not CUD.is_dir(), reason="the original's manifests are not at ../shared/data/cud"
-)
 
-
-@pytest.fixture
-def host(cold_daemon: Any) -> Any:
-    """A daemon that finds what the original kept in /usr/share/distro_const."""
+@pytest.mark.parametrize(("cud", "name"), CUD)
+def test_each_validates_and_plans_and_its_submit_names_every_obstacle(
+    cold_daemon: Any, cud: Path, name: str
+) -> None:
     original = "/usr/share/distro_const/"
-    cold_daemon.settings[f'include_map."{original}"'] = str(CUD / "manifest")
-    cold_daemon.settings[f'include_map."{original}profile/"'] = str(CUD / "profile")
-    return cold_daemon.start()
-
-
-@needs_cud
-@pytest.mark.parametrize("name", sorted(path.name for path in (CUD / "manifest").glob("dc_*.xml")))
-def test_each_validates_and_plans_and_its_submit_names_every_obstacle(host: Any, name: str) -> None:
-    manifest = CUD / "manifest" / name
+    cold_daemon.settings[f'include_map."{original}"'] = str(cud / "manifest")
+    cold_daemon.settings[f'include_map."{original}profile/"'] = str(cud / "profile")
+    host = cold_daemon.start()
+    manifest = cud / "manifest" / name
     answer = host.json("validate", manifest)
     assert answer["ok"]
     assert {found["severity"] for found in answer["diagnostics"]} == {"warning"}
@@ -62,14 +66,14 @@ def test_each_validates_and_plans_and_its_submit_names_every_obstacle(host: Any,
     assert host.json("list") == []
 
 
-@pytest.mark.skipif(not VMC.is_file(), reason="old manifests are not at ../shared/data/precud")
+@pytest.mark.parametrize("vmc", VMC, ids=lambda path: path.name)
 def test_the_manifest_of_the_vm_constructor_migrates_to_one_that_plans(
-    daemon: Any, tmp_path: Path
+    daemon: Any, tmp_path: Path, vmc: Path
 ) -> None:
     medium = tmp_path / "installer.iso"
     medium.write_bytes(b"an installer")
     old, new = tmp_path / "old.xml", tmp_path / "new.xml"
-    old.write_text(VMC.read_text().replace("/export/home/name_of_bootable_ai_image", str(medium)))
+    old.write_text(vmc.read_text().replace("/export/home/name_of_bootable_ai_image", str(medium)))
     daemon.ctl("migrate", old, "-o", new)
     assert daemon.json("validate", new) == {"ok": True, "diagnostics": []}
     plan = daemon.json("plan", new)["checkpoints"]

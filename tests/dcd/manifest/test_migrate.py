@@ -16,7 +16,10 @@ from dcd.manifest.migrate import Migrated, migrate
 from dcd.manifest.objects import BootEntry, BootMods, DiskImage, Publisher, User, VmFormat, VmIm
 from dcd.manifest.parse import Loaded, load
 
-PRECUD = Path(__file__).resolve().parents[4] / "shared/data/precud"
+ROOT = Path(__file__).resolve().parents[3]
+PRECUD = (ROOT / "tests/data/precud", ROOT.parent / "shared/data/precud")
+"""Samples of this project, and the original's own manifests where they are beside the checkout."""
+
 SCRIPTS = "/usr/share/distro_const"
 
 
@@ -78,19 +81,21 @@ def constructors(loaded: Loaded) -> dict[str, str]:
     return {spec.name: spec.checkpoint_class for spec in checkpoints_of(loaded.doc)}
 
 
-@pytest.mark.skipif(not PRECUD.is_dir(), reason="old manifests are not at ../shared/data/precud")
 @pytest.mark.parametrize("with_defaults", [True, False])
 @pytest.mark.parametrize(
-    "name",
-    sorted(
-        str(path.relative_to(PRECUD))
-        for path in PRECUD.rglob("*.xml")
+    ("directory", "name"),
+    [
+        (directory, str(path.relative_to(directory)))
+        for directory in PRECUD
+        for path in sorted(directory.rglob("*.xml"))
         if "<distribution" in path.read_text()
-    ),
+    ],
 )
-def test_each_real_manifest_migrates_to_one_that_validates(name: str, with_defaults: bool) -> None:
-    text = (PRECUD / name).read_text()
-    defaults = (PRECUD / "DC-manifest.defval.xml").read_text() if with_defaults else None
+def test_each_real_manifest_migrates_to_one_that_validates(
+    directory: Path, name: str, with_defaults: bool
+) -> None:
+    text = (directory / name).read_text()
+    defaults = (directory / "DC-manifest.defval.xml").read_text() if with_defaults else None
     loaded, migrated = result(text, defaults)
     before = etree.fromstring(text.encode())
     names = [str(found.get("name")) for found in before.iter("checkpoint")]

@@ -77,10 +77,13 @@ def test_a_package_that_stays_away_is_named_with_its_status(apt: Environment, st
     assert f"{stocked.uri}pool/lib_1.0_amd64.deb: 503" in caught.value.details
 
 
-def test_lists_that_stumble_are_fetched_again(apt: Environment, stocked: Any) -> None:
-    stocked.refusals["/dists/test/main/binary-amd64/Packages"] = [503]
+def test_lists_that_stumble_are_fetched_again(apt: Environment, root: Path, stocked: Any) -> None:
+    packages = "/dists/test/main/binary-amd64/Packages"
+    stocked.refusals[packages] = [503]
     update(apt)
+    assert stocked.requests[packages] == 2
     download(apt, ["lib"])
+    assert cached(root) == ["lib_1.0_amd64.deb"]
 
 
 def test_an_unknown_package_is_apts_refusal_at_once(apt: Environment, stocked: Any) -> None:

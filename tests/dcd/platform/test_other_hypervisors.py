@@ -211,9 +211,12 @@ def test_power_down_is_a_signal_for_bhyve(host: Path, tmp_path: Path) -> None:
     guest_spec = spec(tmp_path, Drive(image(tmp_path), "virtio"))
     with Bhyve(environment(host), firmware=host).guest(guest_spec, tmp_path / "guest") as guest:
         wait_for(guest, "login:", 30, ConsoleText())
+        pid = int((host / "pid").read_text())
+        assert alive(pid)
         guest.power_down()
         while guest.read_console(0.1) is not None:
             pass
+        assert not alive(pid)
 
 
 def test_bhyve_without_firmware_says_so(host: Path, tmp_path: Path) -> None:
