@@ -1,8 +1,7 @@
 """Pictures of a build's machine as text: Mermaid (https://mermaid.js.org) and DOT (https://graphviz.org).
 
 Drawn from the transitions that the machine really has, both regions side by side, with the present
-states marked. Rewinding is possible from every later position to every earlier one; to keep the picture
-legible only the step back over one checkpoint is drawn. Pure.
+states marked. A rewind over several checkpoints is several of the steps back that are drawn. Pure.
 """
 
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ def graph(machine: BuildMachine, text_format: Format) -> str:
 
 
 def _mermaid(machine: BuildMachine) -> Iterator[str]:
-    edges = list(_drawn(machine))
+    edges = list(machine.edges())
     ids = _ids(edges)
     yield "stateDiagram-v2"
     yield "    classDef present fill:#2e7d32,color:#fff,font-weight:bold"
@@ -34,7 +33,7 @@ def _mermaid(machine: BuildMachine) -> Iterator[str]:
 
 
 def _dot(machine: BuildMachine) -> Iterator[str]:
-    edges = list(_drawn(machine))
+    edges = list(machine.edges())
     ids = _ids(edges)
     present = machine.places()
     yield f"digraph {_dot_text(machine.state.name)} {{"
@@ -52,15 +51,6 @@ def _dot(machine: BuildMachine) -> Iterator[str]:
         source, dest = ids[edge.region, edge.source], ids[edge.region, edge.dest]
         yield f"    {source} -> {dest} [label={_dot_text(_label(edge))}]"
     yield "}"
-
-
-def _drawn(machine: BuildMachine) -> Iterator[Edge]:
-    edges = list(machine.edges())
-    forward = {(edge.region, edge.dest, edge.source) for edge in edges}
-    for edge in edges:
-        back = edge.region == "position" and edge.name.startswith("rewind ")
-        if not back or (edge.region, edge.source, edge.dest) in forward:
-            yield edge
 
 
 def _ids(edges: list[Edge]) -> dict[tuple[str, str], str]:

@@ -2,8 +2,8 @@
 
 A build is in two regions at once. The *lifecycle* (queued, running, ...) is the same for every build.
 The *position* has one state for the start and one after each checkpoint; every checkpoint is the
-transition named for it, from the state after its predecessor to its own, and can be rewound from
-every later state. An event fires the transition of its type in the lifecycle and, when a checkpoint gets or
+transition named for it, from the state after its predecessor to its own, and has one back. A rewind over
+several checkpoints takes one such step for each. An event fires the transition of its type in the lifecycle and, when a checkpoint gets or
 loses its result, the one of its name in the position. Guards on transitions say what the states alone do
 not. What no transition allows is refused here and nowhere else, as `Refused` with what is possible instead.
 
@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Self
 
-from transitions import Machine, MachineError
+from transitions import Machine
 
 from statemachine import guards
 from statemachine.build import BuildState, Lifecycle, advance, evolve
@@ -114,7 +114,7 @@ def _after(checkpoint: str | None) -> str:
     return "start" if checkpoint is None else f"after {checkpoint}"
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def _position_region(checkpoints: tuple[str, ...]) -> Any:
     """The position region of a plan. Names carry a verb before them, and no model is ever decorated with
     them, so that a checkpoint may be called anything, `state` and `may_trigger` included."""
@@ -123,8 +123,9 @@ def _position_region(checkpoints: tuple[str, ...]) -> Any:
         (f"run {name}", (states[index],), states[index + 1], None)
         for index, name in enumerate(checkpoints)
     ]
+    # One step each: from every later state to every earlier one would be the square of their number.
     back = [
-        (f"rewind {name}", tuple(states[index + 1 :]), states[index], None)
+        (f"rewind {name}", (states[index + 1],), states[index], None)
         for index, name in enumerate(checkpoints)
     ]
     return _region("position", states, [*forward, *back])
@@ -237,8 +238,9 @@ def _moved(place: _Place, state: BuildState, payload: Payload) -> _Place:
                 name = f"run {payload.checkpoint}"
                 _fire(_position_region(_names(state)), name, moved, state, payload)
             case BuildRewound():
-                name = f"rewind {payload.checkpoint}"
-                _fire(_position_region(_names(state)), name, moved, state, payload)
+                names = _names(state)
+                for name in reversed(names[state.index(payload.checkpoint) : state.completed]):
+                    _fire(_position_region(names), f"rewind {name}", moved, state, payload)
             case BuildResumed(plan=Plan() as plan):
                 kept = payload.kept or 0
                 moved.position = _after(plan.checkpoints[kept - 1].name if kept else None)
@@ -248,12 +250,13 @@ def _moved(place: _Place, state: BuildState, payload: Payload) -> _Place:
 
 
 def _fire(region: Any, trigger: str, place: _Place, state: BuildState, payload: Payload) -> None:
-    try:
-        if region.events[trigger].trigger(place, state, payload):
-            return
-    except (KeyError, MachineError):
-        pass
-    raise Refused("")
+    event = region.events.get(trigger)
+    source = getattr(place, region.model_attribute)
+    # Looked up before it fires, so that an error of a guard is never taken for a refusal.
+    if event is None or source not in event.transitions:
+        raise Refused("")
+    if not event.trigger(place, state, payload):
+        raise Refused("")
 
 
 def _explained(refusal: Refused, place: _Place, state: BuildState, payload: Payload) -> Refused:

@@ -36,6 +36,12 @@ GRACE_SECONDS = 5.0
 LAST_LINES = 20
 """How many of the last lines of output an error shows."""
 
+LONGEST_LINE_BYTES = 16 * 1024
+"""How much of a line is kept, for `on_line`, `on_meter` and errors; the rest of a longer one is only logged."""
+
+CAPTURE_BYTES = 256 * 1024 * 1024
+"""How much captured output is kept; a program that prints more has failed."""
+
 _POLL_SECONDS = 0.1
 _CHUNK_BYTES = 65536
 
@@ -118,7 +124,9 @@ def run(
             name = Path(arguments[0]).name
             raise CheckpointError(f"{name} cannot be started", f"{error}: {arguments}") from error
         group.start(process)
-        output = _Output(capture=capture, on_line=on_line, on_meter=on_meter)
+        output = _Output(
+            Path(arguments[0]).name, capture=capture, on_line=on_line, on_meter=on_meter
+        )
         status, timed_out = _attend(group, output, stdin, timeout_seconds)
     seconds = time.monotonic() - started
     if timed_out or status not in ok:
@@ -219,11 +227,13 @@ class _Output:
 
     def __init__(
         self,
+        program: str,
         *,
         capture: bool,
         on_line: Callable[[str], None] | None,
         on_meter: Callable[[str], None] | None,
     ) -> None:
+        self._program = program
         self._capture = capture
         self._on_line = on_line
         self._on_meter = on_meter
@@ -234,15 +244,25 @@ class _Output:
     def add(self, stream: str, chunk: bytes) -> None:
         if self._capture and stream == "stdout":
             self._whole += chunk
+            if len(self._whole) > CAPTURE_BYTES:
+                raise CheckpointError(
+                    f"{self._program} printed more than {CAPTURE_BYTES} bytes"
+                )
         else:
             _log(chunk)
-        *lines, self._rest[stream] = (self._rest.get(stream, b"") + chunk).split(b"\n")
+        *lines, rest = (self._rest.get(stream, b"") + chunk).split(b"\n")
         for line in lines:
             self._line(line)
-        if self._on_meter is not None:
-            shown, overwritten, _ = self._rest[stream].rpartition(b"\r")
-            if overwritten:
-                self._on_meter(shown.rpartition(b"\r")[2].decode("utf-8", "surrogateescape"))
+        shown, overwritten, after = rest.rpartition(b"\r")
+        if overwritten:
+            # A return ends a line that nobody sees again. The last one stays until it is known whether it
+            # was the return of "\r\n".
+            shown = shown.rpartition(b"\r")[2][:LONGEST_LINE_BYTES]
+            rest = after or shown + b"\r"
+            if self._on_meter is not None:
+                self._on_meter(shown.decode("utf-8", "surrogateescape"))
+        # Bounded, so that a line without an end costs no more than as many bytes in short ones.
+        self._rest[stream] = rest[: LONGEST_LINE_BYTES + 1]
 
     def end(self) -> None:
         for rest in self._rest.values():
@@ -258,7 +278,7 @@ class _Output:
 
     def _line(self, line: bytes) -> None:
         # Progress meters overwrite their line: what was last on it is what it says.
-        line = line.rstrip(b"\r").rpartition(b"\r")[2]
+        line = line.rstrip(b"\r").rpartition(b"\r")[2][:LONGEST_LINE_BYTES]
         if line.strip():
             self._tail.append(line)
         if self._on_line is not None:

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from statemachine.build import Lifecycle
+from statemachine import machine
+from statemachine.build import BuildState, Lifecycle
 from statemachine.commands import (
     Complete,
     FailBuild,
@@ -342,3 +343,38 @@ def test_starting_twice_is_one_start(begin: Callable[..., Any]) -> None:
     build = begin()
     assert build.do(Start()) == ["BuildStarted"]
     assert build.do(Start()) == []
+
+
+def test_a_defect_in_a_guard_comes_out_as_what_it_is(
+    begin: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(state: BuildState, payload: object) -> bool:
+        raise KeyError("a defect")
+
+    event = machine._lifecycle_region.events["PauseRequested"]
+    for transition in event.transitions["queued"]:
+        for condition in transition.conditions:
+            monkeypatch.setattr(condition, "func", broken)
+    with pytest.raises(KeyError, match="a defect"):
+        begin().machine.accept(PauseRequested())
+
+
+def test_the_machine_of_a_long_plan_grows_with_its_checkpoints(
+    begin: Callable[..., Any], make_plan: Callable[..., Plan]
+) -> None:
+    few, many = (
+        sum(1 for _ in begin(make_plan(*map(str, range(count)))).machine.edges())
+        for count in (10, 100)
+    )
+    lifecycle = few - 2 * 10
+    assert many == lifecycle + 2 * 100
+
+
+def test_a_rewind_goes_back_over_several_checkpoints(
+    begin: Callable[..., Any], make_plan: Callable[..., Plan]
+) -> None:
+    build = begin(make_plan("a", "b", "c", "d")).run_to(3)
+    build.do(Pause("because"))
+    build.do(Resume(from_checkpoint="a"))
+    assert build.machine.position is None
+    assert build.state.completed == 0

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dcd.platform.process import BASE_ENVIRONMENT, ToolFailed, run
+from dcd.platform.process import BASE_ENVIRONMENT, LONGEST_LINE_BYTES, ToolFailed, run
 from statemachine.errors import CheckpointError, Unprepared
 
 
@@ -211,3 +211,45 @@ def test_the_previous_sigterm_handler_is_back_afterwards() -> None:
     before = signal.getsignal(signal.SIGTERM)
     run(["true"])
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_line_without_end_costs_no_more_than_as_many_bytes_in_short_lines(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def seconds(shape: str) -> float:
+        started = time.monotonic()
+        run(["sh", "-c", f"head -c 33554432 /dev/zero | tr '\\0' {shape}"])
+        return time.monotonic() - started
+
+    lines, line = seconds("'\\n'"), seconds("A")
+    meter = seconds("'\\r'")
+    assert max(line, meter) < 3 * lines + 2
+    # The log has all of it.
+    assert len(capfd.readouterr().err) == 3 * 33554432
+
+
+def test_what_is_kept_of_a_line_is_bounded() -> None:
+    lines: list[str] = []
+    script = "head -c 1000000 /dev/zero | tr '\\0' A; echo; echo next; exit 3"
+    with pytest.raises(ToolFailed) as failure:
+        run(["sh", "-c", script], on_line=lines.append)
+    assert lines == ["A" * LONGEST_LINE_BYTES, "next"]
+    assert failure.value.output.endswith("A\nnext")
+    assert len(failure.value.output) == LONGEST_LINE_BYTES + len("\nnext")
+
+
+def test_a_return_ends_a_line_also_a_long_one() -> None:
+    lines: list[str] = []
+    shown: list[str] = []
+    script = "head -c 1000000 /dev/zero | tr '\\0' A; printf '\\rdone\\r\\n'"
+    run(["sh", "-c", script], on_line=lines.append, on_meter=shown.append)
+    assert lines == ["done"]
+    assert set(shown) <= {"A" * LONGEST_LINE_BYTES, "done"}
+
+
+def test_a_tool_that_prints_without_end_fails_instead_of_filling_the_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("dcd.platform.process.CAPTURE_BYTES", 100_000)
+    with pytest.raises(CheckpointError, match="yes printed more than 100000 bytes"):
+        run(["yes"], capture=True)
