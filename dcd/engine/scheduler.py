@@ -19,7 +19,7 @@ from dcd.engine.builds import Builds
 from dcd.engine.runner import Runner
 from statemachine.build import BuildState, Lifecycle
 from statemachine.commands import HAS_PLACE, FailBuild, FailCheckpoint, Resume
-from statemachine.errors import DcdError, Unavailable
+from statemachine.errors import Refused, Unavailable
 from statemachine.events import ErrorInfo
 
 log = structlog.get_logger()
@@ -108,7 +108,7 @@ class Scheduler:
         state = await self._builds.state(build)
         running = state.running
         command = FailCheckpoint(running.name, info) if running else FailBuild(info)
-        with contextlib.suppress(DcdError):
+        with contextlib.suppress(Refused, Unavailable):
             await self._builds.command(build, command)
 
     def _note_space(self, build: str) -> None:
@@ -138,6 +138,6 @@ class Scheduler:
             needed = max(self._stated_need(state), self._free_when_starved.get(state.id, 0))
             if self._free_bytes() >= needed + RESUME_MARGIN_BYTES:
                 log.info("there is space again; the build goes on", build=state.id)
-                with contextlib.suppress(DcdError):
+                with contextlib.suppress(Refused, Unavailable):
                     await self._builds.command(state.id, Resume())
                 self.wake()

@@ -214,14 +214,34 @@ class Writer:
             self._refuse(requests, self.trouble)
             return
         try:
-            self._transact(requests)
+            group, outcomes = self._transact(requests)
         except sa.exc.DBAPIError as error:
             self._fail(requests, error)
-        except Exception as error:  # noqa: BLE001 - a defect: waiters must hear of it, not hang
+        except OSError as error:
             self.trouble = _failed(error)
             self._refuse(requests, self.trouble)
+        except Exception as error:  # noqa: BLE001 - a defect, not a failing log: its caller hears of it
+            self._return_defect(requests, error)
+        else:
+            self._remember(group)
+            for request, outcome in outcomes:
+                if isinstance(outcome, DcdError):
+                    request.future.set_exception(outcome)
+                else:
+                    request.future.set_result(outcome)
 
-    def _transact(self, requests: list[_Append]) -> None:
+    def _return_defect(self, requests: list[_Append], error: Exception) -> None:
+        """Nothing of the transaction is in the log. The others are appended; the one with the defect gets
+        the exception as it is, and the log goes on."""
+        if len(requests) > 1:
+            for request in requests:
+                self._commit([request])
+        else:
+            requests[0].future.set_exception(error)
+
+    def _transact(
+        self, requests: list[_Append]
+    ) -> tuple[_Group, list[tuple[_Append, list[Event] | DcdError]]]:
         group = _Group(self.position)
         outcomes: list[tuple[_Append, list[Event] | DcdError]] = []
         with self._connection.begin():
@@ -231,12 +251,7 @@ class Writer:
                 except DcdError as error:
                     outcomes.append((request, error))
             projection.store(self._connection, group.states.values(), group.events)
-        self._remember(group)
-        for request, outcome in outcomes:
-            if isinstance(outcome, DcdError):
-                request.future.set_exception(outcome)
-            else:
-                request.future.set_result(outcome)
+        return group, outcomes
 
     def _insert(self, group: _Group, request: _Append) -> list[Event]:
         """Insert the events of one append. Raises DcdError before anything is written."""

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,20 @@ def test_text_that_cannot_be_stored_is_refused_and_hurts_nobody_else(
         append(log, "b1", 1, PauseRequested("\udc80"))
     append(log, "b1", 1, BuildStarted())
     assert log.trouble is None
+
+
+def test_a_defect_in_one_append_comes_out_of_it_and_the_log_goes_on(held: Any) -> None:
+    held.hold()
+    good = [queue(held.log, f"b{n}", 0, held.submitted) for n in range(3)]
+    bad = queue(held.log, "bad", 0, replace(held.submitted, priority=2**70))
+    later = queue(held.log, "later", 0, held.submitted)
+    held.release.set()
+    assert [len(future.result()) for future in (*good, later)] == [1, 1, 1, 1]
+    with pytest.raises(OverflowError):
+        bad.result()
+    assert held.log.trouble is None
+    with pytest.raises(NotFound):
+        held.log.read_build("bad")
 
 
 def test_appends_that_wait_share_a_commit(held: Any) -> None:
