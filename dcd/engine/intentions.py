@@ -4,11 +4,11 @@ Reuse is decided by layers alone. Why something runs is told by comparison with 
 same distribution: what differs from it, or what became of its layer. Blocking.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dcd.engine.prospects import Prospect
-from statemachine.build import BuildState
+from statemachine.build import BuildState, CheckpointRecord
 from statemachine.keys import changes, without_salt
 from statemachine.plan import Plan, PlannedCheckpoint
 from store.layers import LayerStore
@@ -33,12 +33,13 @@ def intentions(
     """What would happen to the checkpoints of `plan`, in order. `newest` is the newest build of the same
     distribution; `fresh` declines all reuse."""
     found = []
+    earlier = _Earlier.of(newest)
     for planned in plan.checkpoints:
         layer = None if fresh else layers.find(planned.key)
         if layer is not None:
             action, reason = "reuse", f"layer {planned.key[:12]} from build {layer.record.made_by}"
         else:
-            action, reason = "run", "no reuse is wanted" if fresh else _why(planned, newest)
+            action, reason = "run", "no reuse is wanted" if fresh else _why(planned, earlier)
         estimate = planned.estimate_seconds if action == "run" else 0.0
         found.append(
             Intention(planned.name, planned.description, action, reason, planned.key, estimate)
@@ -59,19 +60,39 @@ def beyond(rest: Sequence[Prospect]) -> tuple[Intention, ...]:
     return tuple(found)
 
 
-def _why(planned: PlannedCheckpoint, newest: BuildState | None) -> str:
+@dataclass(frozen=True, slots=True)
+class _Earlier:
+    """The checkpoints of an earlier build by name: as planned, had no reuse been declined, and what became
+    of them."""
+
+    build: str
+    planned: Mapping[str, PlannedCheckpoint]
+    records: Mapping[str, CheckpointRecord]
+
+    @classmethod
+    def of(cls, build: BuildState | None) -> "_Earlier | None":
+        """Those of a build, or None without one."""
+        if build is None:
+            return None
+        return cls(
+            build.id,
+            {planned.name: planned for planned in without_salt(build.plan).checkpoints},
+            {record.name: record for record in build.checkpoints},
+        )
+
+
+def _why(planned: PlannedCheckpoint, earlier: _Earlier | None) -> str:
     """Why there is no layer for a checkpoint."""
-    if newest is None:
+    if earlier is None:
         return "no build made it yet"
-    before = {earlier.name: earlier for earlier in without_salt(newest.plan).checkpoints}
-    if differences := changes(before.get(planned.name), planned):
+    if differences := changes(earlier.planned.get(planned.name), planned):
         return "; ".join(differences)
-    record = newest.checkpoints[newest.index(planned.name)]
+    record = earlier.records[planned.name]
     if not record.done:
         return "no build made it yet"
     if record.key == planned.key:
-        return f"its layer was removed since build {newest.id}"
-    return f"build {newest.id} made it for itself alone (fresh or rewound)"
+        return f"its layer was removed since build {earlier.build}"
+    return f"build {earlier.build} made it for itself alone (fresh or rewound)"
 
 
 def compared(before: BuildState, after: BuildState) -> tuple[list[str], list[tuple[str, str]]]:

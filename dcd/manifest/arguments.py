@@ -6,6 +6,7 @@ parameter of list type takes an `arglist`, or a text whose words are quoted as f
 """
 
 import enum
+import functools
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -109,9 +110,10 @@ def match_arguments(factory: Any, args: Sequence[str], kwargs: Mapping[str, Text
     )
 
 
-def parameters_of(factory: Any) -> list[inspect.Parameter]:
+@functools.lru_cache(maxsize=256)
+def parameters_of(factory: Any) -> tuple[inspect.Parameter, ...]:
     """The parameters of a checkpoint's constructor after its name, annotations evaluated."""
-    return list(inspect.signature(factory, eval_str=True).parameters.values())[1:]
+    return tuple(inspect.signature(factory, eval_str=True).parameters.values())[1:]
 
 
 def described(parameters: Sequence[inspect.Parameter]) -> str:

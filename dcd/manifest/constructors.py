@@ -207,14 +207,15 @@ def _matches(module_name: str, patterns: Collection[str]) -> bool:
     )
 
 
-def own_modules() -> list[str]:
+@functools.lru_cache(maxsize=1)
+def own_modules() -> tuple[str, ...]:
     """The project's modules of checkpoints."""
     package = importlib.import_module(OWN)
-    return [
+    return tuple(
         found.name
         for found in pkgutil.walk_packages(package.__path__, f"{OWN}.")
         if not found.ispkg and found.name != f"{OWN}.interface"
-    ]
+    )
 
 
 def _is_absent(module_name: str) -> bool:

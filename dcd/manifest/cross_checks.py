@@ -126,7 +126,7 @@ def _configuration_names(source: Source) -> Iterator[Diagnostic]:
 
 
 def _names_have_checkpoints(source: Source, tag: str) -> Iterator[Diagnostic]:
-    checkpoints = [found.get("name", "") for found in source.root.iter("checkpoint")]
+    checkpoints = dict.fromkeys(found.get("name", "") for found in source.root.iter("checkpoint"))
     for element in source.root.iter(tag):
         name = element.get("name")
         if name is not None and name not in checkpoints:
@@ -249,19 +249,18 @@ def _interfaces(source: Source) -> Iterator[Diagnostic]:
 
 def _devices(source: Source) -> Iterator[Diagnostic]:
     for target in source.root.iter("target"):
-        pools = {pool.get("name", ""): pool for pool in target.iter("zpool")}
+        pools = {
+            pool.get("name", ""): dict.fromkeys(vdev.get("name", "") for vdev in pool.iter("vdev"))
+            for pool in target.iter("zpool")
+        }
+        everywhere = dict.fromkeys(vdev for vdevs in pools.values() for vdev in vdevs)
         for device in target.iter("disk", "gpt_partition", "partition", "slice"):
             pool, vdev = device.get("in_zpool"), device.get("in_vdev")
             if pool is not None and pool not in pools:
                 yield _unknown_device(source, device, "in_zpool", "zpool", pool, list(pools))
-            vdevs = [
-                found.get("name", "")
-                for name, holder in pools.items()
-                if pool in (None, name)
-                for found in holder.iter("vdev")
-            ]
-            if vdev is not None and vdev not in vdevs and (pool is None or pool in pools):
-                yield _unknown_device(source, device, "in_vdev", "vdev", vdev, vdevs)
+            vdevs = everywhere if pool is None else pools.get(pool)
+            if vdev is not None and vdevs is not None and vdev not in vdevs:
+                yield _unknown_device(source, device, "in_vdev", "vdev", vdev, list(vdevs))
             action = device.get("action", "create").strip()
             if (
                 device.tag == "partition"

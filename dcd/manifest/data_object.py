@@ -156,6 +156,7 @@ class DataObject(_Declarative):
     origin: Origin | None = None
     _children: "list[DataObject]" = field(init=False, default_factory=list)
     _parent: "DataObject | None" = field(init=False, default=None)
+    _found: "dict[type[DataObject], _Descendants]" = field(init=False, default_factory=dict)
 
     def __init_subclass__(
         cls,
@@ -174,6 +175,11 @@ class DataObject(_Declarative):
 
     def __post_init__(self) -> None:
         self.name = self.name or self.TAG
+
+    def __setattr__(self, attribute: str, value: object) -> None:
+        super().__setattr__(attribute, value)
+        if attribute == "name" and self._parent is not None:
+            self._parent._forget_descendants()
 
     # Reading and writing
 
@@ -307,10 +313,13 @@ class DataObject(_Declarative):
         max_count: int | None = None,
     ) -> Any:
         """Descendants of that name and class in document order; children have depth 1. `max_depth` and
-        `max_count` are at least 1 or None (ValueError)."""
+        `max_count` are at least 1 or None (ValueError). Without `max_depth` and with a class, looking again
+        takes no time in proportion to the tree."""
         for limit in (max_depth, max_count):
             if limit is not None and limit < 1:
                 raise ValueError(f"a limit of {limit} finds nothing; it must be at least 1")
+        if max_depth is None and class_type is not None:
+            return self._descendants(class_type).named(name)[:max_count]
         found: list[DataObject] = []
         for candidate in self._walk(max_depth):
             if _matches(candidate, name, class_type):
@@ -318,6 +327,21 @@ class DataObject(_Declarative):
                 if len(found) == max_count:
                     break
         return found
+
+    def _descendants(self, class_type: "type[DataObject]") -> "_Descendants":
+        known = self._found.get(class_type)
+        if known is None:
+            known = _Descendants([one for one in self._walk(None) if isinstance(one, class_type)])
+            self._found[class_type] = known
+        return known
+
+    def _forget_descendants(self) -> None:
+        """What was found below this object, and so below all that it stands in, has changed."""
+        holder: DataObject | None = self
+        while holder is not None:
+            if holder._found:
+                holder._found = {}
+            holder = holder._parent
 
     def _walk(self, depth: int | None) -> "Iterator[DataObject]":
         for candidate in self._children:
@@ -351,6 +375,7 @@ class DataObject(_Declarative):
         for candidate in new:
             candidate._parent = self
         self._children[place:place] = new
+        self._forget_descendants()
 
     def delete_children(
         self,
@@ -365,8 +390,13 @@ class DataObject(_Declarative):
         else:
             doomed = [children] if isinstance(children, DataObject) else list(children)
         for candidate in doomed:
-            del self._children[self._index(candidate)]
+            if candidate._parent is not self:
+                raise ValueError(f"{candidate!r} is no child of {self!r}")
+        gone = {id(candidate) for candidate in doomed}
+        self._children = [child for child in self._children if id(child) not in gone]
+        for candidate in doomed:
             candidate._parent = None
+        self._forget_descendants()
 
     def delete(self) -> None:
         """Take this object out of its parent."""
@@ -395,6 +425,24 @@ class DataObject(_Declarative):
     def __repr__(self) -> str:
         where = f" at {self.origin}" if self.origin else ""
         return f"<{type(self).__name__} {self.name!r}{where}>"
+
+
+class _Descendants:
+    """The descendants of an object that are of one class: all of them, and by name once that was asked."""
+
+    def __init__(self, found: list[DataObject]) -> None:
+        self._all = found
+        self._by_name: dict[str, list[DataObject]] | None = None
+
+    def named(self, name: str | None) -> list[DataObject]:
+        """Those of that name, all for None; not to be changed."""
+        if name is None:
+            return self._all
+        if self._by_name is None:
+            self._by_name = {}
+            for one in self._all:
+                self._by_name.setdefault(one.name, []).append(one)
+        return self._by_name.get(name, [])
 
 
 def fields_of(cls: type[DataObject]) -> tuple[Field, ...]:

@@ -16,7 +16,7 @@ from statemachine.errors import InvalidManifest
 MOST = 200
 """How many diagnostics are made for one manifest; a hostile one could have a hundred thousand."""
 
-_MANY = 1000
+_MANY = 200
 _LONG = 100
 
 

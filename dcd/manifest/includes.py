@@ -18,7 +18,7 @@ from lxml import etree
 
 from dcd.manifest.data_object import Element, Origin
 from dcd.manifest.diagnostics import Diagnostic, ManifestError, error
-from dcd.manifest.source import Limits, Source, read
+from dcd.manifest.source import Limits, Source, read, too_many_elements
 
 NAMESPACE = "http://www.w3.org/2001/XInclude"
 INCLUDE = (f"{{{NAMESPACE}}}include", "{http://www.w3.org/2003/XInclude}include")
@@ -124,9 +124,12 @@ class _Run:
         self.diagnostics.append(error(origin, message, why, suggestion))
         _replace(element, [], "")
 
+    def origin_of(self, element: Element) -> Origin:
+        return self.source.origin(element, "href") or Origin("", 0)
+
     def include(self, element: Element, chain: tuple[str, ...], base: str, depth: int) -> None:
         href, parse = element.get("href", ""), element.get("parse", "xml")
-        origin = self.source.origin(element, "href") or Origin("", 0)
+        origin = self.origin_of(element)
         unknown = [str(name) for name in element.attrib if name not in _ATTRIBUTES]
         fallbacks = [inner for inner in element if inner.tag in FALLBACK]
         if unknown or len(element) > len(fallbacks) or len(fallbacks) > 1:
@@ -205,6 +208,8 @@ class _Run:
         except ManifestError as failure:
             self.diagnostics.extend(failure.diagnostics)
             return _replace(element, [], "")
+        if len(self.source.places) + len(part.places) > self.limits.max_elements:
+            raise too_many_elements(self.origin_of(element), self.limits)
         self.source.places.update(part.places)
         holder = etree.Element("included")
         holder.append(part.root)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 
 from dcd.manifest.data_object import Element, Origin, attributes_of
-from dcd.manifest.diagnostics import Diagnostic, did_you_mean, error, listed
+from dcd.manifest.diagnostics import MOST, Diagnostic, did_you_mean, error, listed
 from dcd.manifest.source import Limits, Source
 from dcd.manifest.values import IDENTIFIER
 
@@ -36,7 +36,7 @@ def substitute_parameters(
                 return "${"
             if name in values:
                 return values[name]
-            if name not in known and not (shell and not known):
+            if name not in known and not (shell and not known) and len(wrong) <= MOST:
                 wrong.append(_undefined(name, known, origin))
             return use[0]
 
@@ -48,8 +48,11 @@ def substitute_parameters(
             values.clear()
         return replaced
 
+    declarations = set(declared)
     for element in source.elements():
-        if element not in declared:
+        if len(wrong) > MOST:  # more are not shown, and each costs a search for what was meant
+            break
+        if element not in declarations:
             _rewrite(element, source, replace)
     return wrong
 

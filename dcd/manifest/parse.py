@@ -10,6 +10,7 @@ comments and formatting gone; `restore` makes an equal DOC from it, without any 
 """
 
 import posixpath
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -99,6 +100,7 @@ def load(
     kept = {name: value for name, value in (inherited or {}).items() if name in declared}
     values = {**kept, **(parameters or {})}
     found += bounded(substitute_parameters(source, values, settings.limits))
+    _count_checkpoints(source, settings.limits)
     found += bounded(check_structure(source, settings.registry))
     found += bounded(cross_check(source))
     found += bounded(check_references(source))
@@ -136,7 +138,8 @@ def restore(
 ) -> DataObjectCache:
     """The DOC of a stored canonical manifest, and of the persistent part saved with a layer. Its
     objects have no origin, since lines of the stored text say nothing to anybody."""
-    big = replace(LIMITS, max_bytes=LIMITS.max_expanded_bytes * 4)
+    # It was within the limits in force when it was stored.
+    big = replace(LIMITS, max_bytes=LIMITS.max_expanded_bytes * 4, max_elements=sys.maxsize)
     source = read(canonical, "the stored manifest", big)
     unescape(source.root)
     known = registry or installed_registry()
@@ -144,6 +147,25 @@ def restore(
     doc.volatile.insert_children(known.read(source.root))
     doc.restore_persistent(persistent)
     return doc
+
+
+def _count_checkpoints(source: Source, limits: Limits) -> None:
+    """Raise ManifestError, at the first checkpoint that is one too many."""
+    checkpoints = list(source.root.iter("checkpoint"))
+    if len(checkpoints) <= limits.max_checkpoints:
+        return
+    raise ManifestError(
+        [
+            error(
+                source.origin(checkpoints[limits.max_checkpoints]),
+                f"the manifest has {len(checkpoints)} checkpoints; at most "
+                f"{limits.max_checkpoints} are planned",
+                "Each of them is a layer, an attempt and a log of its own.",
+                "do more in one checkpoint, or have an administrator raise checkpoints_limit in the "
+                "daemon's configuration",
+            )
+        ]
+    )
 
 
 def _import(source: Source, registry: Registry) -> DataObjectCache:

@@ -26,13 +26,15 @@ _CODES = expat.errors.codes
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How big a manifest may be. `max_expanded_bytes` is the size after includes and parameters."""
+    """How big a manifest may be. `max_expanded_bytes` is the size after includes and parameters;
+    `max_elements` counts those of included files too."""
 
     max_bytes: int = 1024 * 1024
     max_expanded_bytes: int = 4 * 1024 * 1024
     max_depth: int = 64
     max_attributes: int = 64
-    max_elements: int = 100_000
+    max_elements: int = 50_000
+    max_checkpoints: int = 500
 
 
 LIMITS = Limits()
@@ -94,6 +96,16 @@ def read(data: str | bytes, file: str, limits: Limits) -> Source:
 
 def _refused(origin: Origin, message: str, why: str = "", suggestion: str = "") -> ManifestError:
     return ManifestError([error(origin, message, why, suggestion)])
+
+
+def too_many_elements(origin: Origin, limits: Limits) -> ManifestError:
+    """The refusal of a manifest at the element that is one too many."""
+    return _refused(
+        origin,
+        f"the manifest has more than {limits.max_elements} elements",
+        "What it takes to read a manifest grows with its elements.",
+        "list fewer, or have an administrator raise elements_limit in the daemon's configuration",
+    )
 
 
 def _decode(data: bytes, file: str) -> str:
@@ -184,9 +196,7 @@ class _Reader:
                 self.here(), f"elements are nested deeper than {self.limits.max_depth} levels"
             )
         if self.source is not None and len(self.source.places) >= self.limits.max_elements:
-            raise _refused(
-                self.here(), f"the file has more than {self.limits.max_elements} elements"
-            )
+            raise too_many_elements(self.here(), self.limits)
         if len(attributes) > 2 * self.limits.max_attributes:
             raise _refused(
                 self.here(), f"an element has more than {self.limits.max_attributes} attributes"

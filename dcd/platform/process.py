@@ -37,7 +37,7 @@ LAST_LINES = 20
 """How many of the last lines of output an error shows."""
 
 LONGEST_LINE_BYTES = 16 * 1024
-"""How much of a line is kept, for `on_line`, `on_meter` and errors; the rest of a longer one is only logged."""
+"""How much of a line is kept for `on_line`, `on_meter` and errors; the rest is only logged."""
 
 CAPTURE_BYTES = 256 * 1024 * 1024
 """How much captured output is kept; a program that prints more has failed."""
@@ -245,9 +245,7 @@ class _Output:
         if self._capture and stream == "stdout":
             self._whole += chunk
             if len(self._whole) > CAPTURE_BYTES:
-                raise CheckpointError(
-                    f"{self._program} printed more than {CAPTURE_BYTES} bytes"
-                )
+                raise CheckpointError(f"{self._program} printed more than {CAPTURE_BYTES} bytes")
         else:
             _log(chunk)
         *lines, rest = (self._rest.get(stream, b"") + chunk).split(b"\n")
