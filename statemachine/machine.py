@@ -4,8 +4,9 @@ A build is in two regions at once. The *lifecycle* (queued, running, ...) is the
 The *position* has one state for the start and one after each checkpoint; every checkpoint is the
 transition named for it, from the state after its predecessor to its own, and has one back. A rewind over
 several checkpoints takes one such step for each. An event fires the transition of its type in the lifecycle
-and, when a checkpoint gets or loses its result, the one of its name in the position. Guards on transitions say what the states alone do
-not. What no transition allows is refused here and nowhere else, as `Refused` with what is possible instead.
+and, when a checkpoint gets or loses its result, the one of its name in the position. Guards on transitions
+say what the states alone do not. What no transition allows is refused here and nowhere else, as `Refused`
+with what is possible instead.
 
 There are no effects: no callback does anything but judge. So `accept` tries events on a copy before
 they are appended, `apply` moves after they are on disk, and rehydration is `apply` of all events.
