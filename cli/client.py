@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
 
 from cli.exit_codes import PROBLEMS, ExitCode
@@ -27,6 +27,14 @@ ANSWER_SECONDS = 300.0
 """Planning may ask slow mirrors for their state; nothing takes longer."""
 
 CHUNK_BYTES = 64 * 1024
+
+FIRST_OWN_GROUP = 100
+"""Groups below are the system's (root, disk, shadow, sudo): being in one opens more than a socket, so
+joining it is never the remedy."""
+
+UNIT_DIRECTORIES = ("/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
+SMF_MANIFEST = "/lib/svc/manifest/site/dcd.xml"
+"""Where the service's own description is when it is installed."""
 
 
 class ClientError(Exception):
@@ -67,9 +75,14 @@ class Unreachable(ClientError):
 
 
 def default_socket() -> str:
-    """$DCD_SOCKET, or where the service has its socket on this operating system."""
+    """$DCD_SOCKET, or that of the service."""
+    return os.environ.get("DCD_SOCKET") or service_socket()
+
+
+def service_socket() -> str:
+    """Where the service has its socket on this operating system."""
     run = "/var/run" if sys.platform == "sunos5" else "/run"
-    return os.environ.get("DCD_SOCKET") or f"{run}/dcd/dcd.sock"
+    return f"{run}/dcd/dcd.sock"
 
 
 def build_path(build: str, *parts: str) -> str:
@@ -155,14 +168,14 @@ def exchange(
             "unavailable",
             f"the daemon on {socket_path} does not answer",
             f"waited {timeout_seconds:g} seconds for {method} {path}",
-            _look_at_service(),
+            _look_at_service(socket_path),
         ) from None
     except (OSError, HTTPException) as error:
         raise Unreachable(
             "unavailable",
             f"lost the daemon on {socket_path}",
             f"during {method} {path}: {error or type(error).__name__}",
-            _look_at_service(),
+            _look_at_service(socket_path),
         ) from None
     finally:
         connection.close()
@@ -200,33 +213,78 @@ def _problem(answer: HTTPResponse) -> ClientError:
 
 def _no_connection(socket_path: str, error: OSError) -> ClientError:
     if error.errno in (errno.EACCES, errno.EPERM):
-        group = _group_of(socket_path)
-        return ClientError(
-            "permission",
-            f"you may not connect to the daemon on {socket_path}",
-            f"the socket is for members of group {group}",
-            f"as root: usermod -a -G {group} YOUR_NAME, then log in again",
-        )
+        return _not_permitted(socket_path)
     return Unreachable(
         "unavailable",
         f"cannot reach the daemon on {socket_path}",
         error.strerror or str(error),
-        _look_at_service(),
+        _look_at_service(socket_path),
     )
 
 
-def _group_of(socket_path: str) -> str:
-    """The group that may connect: of the socket, or of its directory when that hides the socket."""
+def _not_permitted(socket_path: str) -> ClientError:
+    brief = f"you do not have permission to connect to the daemon on {socket_path}"
+    entry = _entry(socket_path)
+    if entry is None or entry.gid < FIRST_OWN_GROUP:
+        return ClientError(
+            "permission",
+            brief,
+            f"the socket is for group {entry.group}" if entry else "its directory is closed to you",
+            "run dcctl as the user that the daemon runs as, or ask for a daemon whose socket belongs to a "
+            "group of its own (setting socket_group)",
+        )
+    if entry.gid in (os.getegid(), *os.getgroups()):
+        return ClientError(
+            "permission",
+            brief,
+            f"you are in group {entry.group}, but the mode of the socket or of its directory is closed to it",
+            "the daemon gives its own socket and directory to its group: restart it",
+        )
+    command = f" (usermod -a -G {entry.group} {_user()})" if sys.platform == "linux" else ""
+    return ClientError(
+        "permission",
+        brief,
+        f"the socket is for members of group {entry.group}",
+        f"ask an administrator of this server to add you{command}, then log in again",
+    )
+
+
+class _Entry(NamedTuple):
+    """The group that a socket, or the directory that hides it, is for."""
+
+    gid: int
+    group: str
+
+
+def _entry(socket_path: str) -> _Entry | None:
     for path in (Path(socket_path), Path(socket_path).absolute().parent):
         try:
-            return path.group()
-        except KeyError:
-            return str(path.stat().st_gid)
+            gid = path.stat().st_gid
         except OSError:
             continue
-    return "dcd"
+        try:
+            return _Entry(gid, path.group())
+        except KeyError:
+            return _Entry(gid, str(gid))
+    return None
 
 
-def _look_at_service() -> str:
-    command = "svcs -x dcd" if sys.platform == "sunos5" else "systemctl status dcd"
-    return f"is the daemon running? {command} (another socket: --socket PATH or $DCD_SOCKET)"
+def _user() -> str:
+    import pwd  # only for this message
+
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
+
+
+def _look_at_service(socket_path: str) -> str:
+    """How to find out why nothing answers: about the service only where it is installed and the socket is
+    its own."""
+    other = "for another daemon: --socket PATH or $DCD_SOCKET"
+    if socket_path == service_socket():
+        if sys.platform == "sunos5" and Path(SMF_MANIFEST).exists():
+            return f"svcs -x dcd says why; {other}"
+        if any(Path(directory, "dcd.service").exists() for directory in UNIT_DIRECTORIES):
+            return f"systemctl status dcd says why; {other}"
+    return f"start one: dcd serve --socket {socket_path}; {other}"

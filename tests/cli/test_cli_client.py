@@ -44,7 +44,7 @@ def test_a_daemon_that_is_not_there_gives_9_and_the_remedy(dcctl, daemon) -> Non
     assert outcome.code == 9
     assert outcome.out == ""
     assert f"cannot reach the daemon on {daemon.socket}" in outcome.err
-    assert "systemctl status dcd" in outcome.err
+    assert "--socket PATH or $DCD_SOCKET" in outcome.err
 
 
 def test_a_socket_that_a_dead_daemon_left_gives_9(dcctl, daemon) -> None:
@@ -60,21 +60,58 @@ def test_a_socket_path_too_long_for_the_kernel_is_explained(dcctl) -> None:
     assert "too long" in outcome.err
 
 
-def test_a_forbidden_socket_gives_10_and_names_the_group(daemon) -> None:
-    daemon.path.chmod(0o000)
-    group = grp.getgrgid(daemon.path.stat().st_gid).gr_name
+def refused(socket_path: str) -> ClientError:
+    """The error of somebody without the socket's group."""
     was_root = os.geteuid() == 0
     if was_root:
         os.seteuid(65534)  # root may connect to every socket
     try:
         with pytest.raises(ClientError) as caught:
-            request(daemon.socket, "GET", "/v1/builds")
+            request(socket_path, "GET", "/v1/builds")
     finally:
         if was_root:
             os.seteuid(0)
     assert caught.value.exit_code == 10
-    assert f"members of group {group}" in caught.value.details
-    assert f"usermod -a -G {group}" in caught.value.resolution
+    return caught.value
+
+
+@pytest.mark.root
+def test_a_forbidden_socket_names_its_group_and_the_command(daemon) -> None:
+    daemon.path.chmod(0o000)
+    os.chown(daemon.path, 0, 4242)
+    error = refused(daemon.socket)
+    assert "members of group 4242" in error.details
+    assert "usermod -a -G 4242 nobody" in error.resolution
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("group", ["root", "disk", "shadow", "adm"])
+def test_nobody_is_advised_to_join_a_group_of_the_system(daemon, group) -> None:
+    daemon.path.chmod(0o000)
+    os.chown(daemon.path, 0, grp.getgrnam(group).gr_gid)
+    error = refused(daemon.socket)
+    assert "usermod" not in error.resolution
+    assert "socket_group" in error.resolution
+
+
+@pytest.mark.root
+def test_the_group_of_a_directory_that_hides_the_socket_counts(daemon) -> None:
+    daemon.path.parent.chmod(0o700)
+    assert "usermod" not in refused(daemon.socket).resolution
+
+
+def test_the_service_is_named_only_where_it_is_installed_and_meant(
+    dcctl, daemon, tmp_path, monkeypatch
+) -> None:
+    daemon.kill()
+    monkeypatch.setattr("cli.client.UNIT_DIRECTORIES", (str(tmp_path),))
+    assert f"dcd serve --socket {daemon.socket}" in dcctl("list").err
+    monkeypatch.setattr("cli.client.service_socket", lambda: daemon.socket)
+    assert "systemctl" not in dcctl("list").err
+    (tmp_path / "dcd.service").touch()
+    assert "systemctl status dcd says why" in dcctl("list").err
+    monkeypatch.setattr("cli.client.service_socket", lambda: "/other")
+    assert "systemctl" not in dcctl("list").err
 
 
 @pytest.mark.parametrize(
