@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -15,9 +16,10 @@ HELP = "open a shell in a build"
 DESCRIPTION = (
     "Open a shell, or run a command, as root in a writable workspace that vanishes when it ends: at the "
     "state in which the failed attempt left it, which is kept until the build goes on; for other builds, "
-    "or with --at, after a completed checkpoint. Nothing that is done there gets into the build. In its "
-    'environment are PKG_IMAGE_PATH, BOOT_ARCHIVE, MEDIA_DIR and TMP_DIR; `chroot "$PKG_IMAGE_PATH"` '
-    "leads into the image. The exit code is the command's. Needs the role administer, and root."
+    "or with --at, after a completed checkpoint. Nothing that is done there gets into the build; the prompt "
+    "says that it is a copy. In its environment are PKG_IMAGE_PATH, BOOT_ARCHIVE, MEDIA_DIR and TMP_DIR; "
+    '`chroot "$PKG_IMAGE_PATH"` leads into the image, inside which no network is set up. The exit code is '
+    "the command's. Needs the role administer, and root."
 )
 
 NAMESPACES = (
@@ -56,13 +58,23 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _explain(workspace: Json) -> None:
+    where = printable(f"{workspace['build']} {workspace['place']}, in {workspace['root']}")
     print(
-        f"A throw-away copy of build {workspace['build']} {printable(workspace['place'])}, in "
-        f"{printable(workspace['root'])}\n"
-        'Into the image: chroot "$PKG_IMAGE_PATH"   (its /proc, /dev, /run and /tmp are mounted for that)\n'
-        "Also set: BOOT_ARCHIVE, MEDIA_DIR, TMP_DIR. Exit ends it; nothing gets into the build.",
+        f"A throw-away copy of build {where}\n"
+        'Into the image: chroot "$PKG_IMAGE_PATH" (its /proc, /dev, /run and /tmp are mounted)\n'
+        "There is no network setup inside the image: names do not resolve there, so do not run apt-get.\n"
+        "Also set: BOOT_ARCHIVE, MEDIA_DIR, TMP_DIR. Exit ends the copy; nothing gets into the build.",
         file=sys.stderr,
     )
+
+
+def _prompt(build: str) -> dict[str, str]:
+    """Variables that make shells mark their prompt: PS1 for those that read no file which sets it, and bash's
+    PROMPT_COMMAND, which runs after its files. They hold inside the image too."""
+    mark = f"(copy of {re.sub('[^a-z0-9]', '', build)})"
+    command = f'case $PS1 in *"{mark}"*) ;; *) PS1="{mark} $PS1" ;; esac'
+    given = os.environ.get("PROMPT_COMMAND")
+    return {"PS1": f"{mark} # ", "PROMPT_COMMAND": f"{given}; {command}" if given else command}
 
 
 def _run_in(workspace: Json, command: Sequence[str]) -> int:
@@ -72,7 +84,11 @@ def _run_in(workspace: Json, command: Sequence[str]) -> int:
     before = [signal.signal(number, signal.SIG_IGN) for number in signals]  # for the command alone
     in_front = os.isatty(0) and os.tcgetpgrp(0) == os.getpgrp()
     try:
-        environment = {**os.environ, MARKER: workspace["marker"]}
+        environment = {
+            **os.environ,
+            **_prompt(workspace["build"]),
+            MARKER: workspace["marker"],
+        }
         child = os.posix_spawnp(argv[0], argv, environment, setsigdef=signals)
         _, status = os.waitpid(child, 0)
         if in_front:  # the shell had taken the terminal

@@ -184,3 +184,28 @@ def test_the_image_can_be_entered_with_chroot(daemon, write_manifest):
     inside = 'chroot "$PKG_IMAGE_PATH" /bin/ls /proc/self/status /dev/null'
     out = daemon.ctl("shell", build, "--", "sh", "-c", inside)
     assert out.split() == ["/dev/null", "/proc/self/status"]
+
+
+@pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])
+def test_the_prompt_says_that_it_is_a_copy_and_the_banner_that_there_is_no_network(
+    daemon, failed, shell
+):
+    environment = {"DCD_SOCKET": str(daemon.socket), "TERM": "xterm", "SHELL": shell}
+    child, terminal = pty.fork()
+    if child == 0:
+        line = [sys.executable, "-m", "cli.main", "shell", failed]
+        os.execvpe(line[0], line, {**os.environ, **environment})
+    seen = b""
+    try:
+        while b"(copy of %s)" % failed.encode() not in seen:
+            seen += os.read(terminal, 4096)
+        os.write(terminal, b"exit\n")
+        while os.read(terminal, 4096):
+            pass
+    except OSError:  # how a pseudo-terminal ends, pty(7)
+        pass
+    finally:
+        os.close(terminal)
+    os.waitpid(child, 0)
+    assert b"(copy of %s)" % failed.encode() in seen
+    assert b"no network setup inside the image" in seen
