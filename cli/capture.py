@@ -1,8 +1,8 @@
 """Reading what a build is made from: the manifest, and the files that it names.
 
-Files are read here, by dcctl, with the rights of the person who runs it, never with root's: the
+Files are read here, by dcctl, with the permissions of the person who runs it, never with root's: the
 daemon says which it needs, and gets their content as blobs. Each is read once per command, streamed,
-never held in memory. What cannot be read is told like any other fault of the manifest: all of it at
+never held in memory. What cannot be read is reported like any other fault of the manifest: all of it at
 once, with the manifest's line. Talks to the daemon only through `cli.client`.
 """
 
@@ -27,7 +27,7 @@ def read_manifest(path: str) -> dict[str, str]:
     """The manifest for a request: its absolute path and its text. Raises ClientError."""
     absolute = str(Path(path).absolute())
     try:
-        with _open_regular(absolute) as file:
+        with open_regular(absolute) as file:
             content = file.read(MANIFEST_LIMIT_BYTES + 1)
         if len(content) > MANIFEST_LIMIT_BYTES:
             raise _invalid(absolute, 0, "the manifest is larger than 1 MiB, which is the limit")
@@ -79,7 +79,7 @@ def _capture(socket_path: str, manifest: str, wanted: list[Json]) -> dict[str, J
                 captured[path] = None
                 continue
             message = f"cannot read {path}: {error.strerror or error}"
-            why = "dcctl reads the files that a manifest names, with your rights"
+            why = "dcctl reads the files that a manifest names, with your permissions"
             faults.append(_fault(item.get("file") or manifest, item["line"], message, why))
     if faults:
         raise _with_faults(faults)
@@ -87,7 +87,7 @@ def _capture(socket_path: str, manifest: str, wanted: list[Json]) -> dict[str, J
 
 
 def _capture_one(socket_path: str, path: str) -> dict[str, Json]:
-    with _open_regular(path) as file:
+    with open_regular(path) as file:
         status = os.fstat(file.fileno())
         digest, size_bytes = hashlib.sha256(), 0
         while piece := file.read(CHUNK_BYTES):
@@ -112,7 +112,7 @@ def _pieces(file: BinaryIO, path: str, size_bytes: int) -> Iterator[bytes]:
 
 
 @contextmanager
-def _open_regular(path: str) -> Iterator[BinaryIO]:
+def open_regular(path: str) -> Iterator[BinaryIO]:
     """Open a regular file; anything else is an OSError (a FIFO would block for ever)."""
     # O_NONBLOCK: opening a FIFO waits for its writer, before it can be seen to be one.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -17,7 +17,7 @@ from cli.capture import read_manifest, send
 from cli.client import ClientError, Json, build_path, default_socket, read, request
 from cli.follow import follow_build
 from cli.stream import follow
-from cli.text import headline, print_error, printable
+from cli.text import headline, print_error, printable, tool_output
 
 OPEN = "queued,running,pausing,paused,failed,cancelling"
 RESUMABLE = ("paused", "failed")
@@ -172,9 +172,9 @@ def _show_logs(socket: str, build: str) -> None:
             print(printable(f"==== {data['checkpoint']}: its result is there"), flush=True)
         elif message.data["type"] in LOGGED:
             path = build_path(build, "logs", data["checkpoint"], str(data["attempt"]))
-            for piece in read(socket, path):
-                sys.stdout.buffer.write(piece)
-            sys.stdout.buffer.flush()
+            with tool_output(sys.stdout) as write:
+                for piece in read(socket, path):
+                    write(piece)
     final = request(socket, "GET", build_path(build))
     print(headline(final, sys.stdout))
     if final["error"] and final["state"] == "failed":

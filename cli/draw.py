@@ -1,7 +1,7 @@
 """Drawing a build on a terminal: finished checkpoints scroll away above two moving lines.
 
 One line is the build: name, completed of all checkpoints, bar, elapsed and estimated time, state. The
-other is the running checkpoint: name, percentage, bar, times, what it says. The only module that
+other is the running checkpoint: name, percentage, bar, times, its message. The only module that
 imports rich; `cli.follow` imports it only when it draws.
 """
 
@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -21,6 +22,8 @@ from cli.text import clock, printable
 
 REFRESH_HERTZ = 4
 BAR_COLUMNS = 20
+BAR_FROM_COLUMNS, ONE_LINE_FROM_COLUMNS = 76, 110
+"""How wide a terminal must be for the bars, and for what the checkpoint says beside them."""
 
 MARKS = {
     "completed": ("✓", "+", "green", ""),
@@ -46,42 +49,49 @@ def drawing(picture: Picture, stream: TextIO) -> Iterator[Callable[[Line], None]
 
     with Live(
         console=console,
-        get_renderable=lambda: frame(picture, time.time()),
+        get_renderable=lambda: frame(picture, time.time(), console.width),
         refresh_per_second=REFRESH_HERTZ,
         transient=True,
     ):
         yield tell
 
 
-def frame(picture: Picture, now: float) -> Table:
-    """The two moving lines at Unix time `now`."""
+def frame(picture: Picture, now: float, columns: int) -> Group:
+    """The two moving lines at Unix time `now`, for a terminal of `columns` columns. On a narrow one there is
+    no bar, and what the checkpoint says has a line of its own, as times are worth more than both."""
+    with_bar, one_line = columns >= BAR_FROM_COLUMNS, columns >= ONE_LINE_FROM_COLUMNS
     table = Table.grid(padding=(0, 1), expand=True)
-    table.add_column(no_wrap=True, width=_name_columns(picture) + 2, overflow="ellipsis")
-    table.add_column(no_wrap=True, justify="right", min_width=5)
-    table.add_column(width=BAR_COLUMNS)
-    table.add_column(no_wrap=True, min_width=13)
+    table.add_column(no_wrap=True, max_width=_name_columns(picture) + 2, overflow="ellipsis")
+    table.add_column(no_wrap=True, justify="right")
+    if with_bar:
+        table.add_column(width=BAR_COLUMNS)
+    table.add_column(no_wrap=True)
     table.add_column(no_wrap=True, ratio=1, overflow="ellipsis")
     elapsed = now - picture.started if picture.started is not None else 0.0
     table.add_row(
         Text(printable(picture.name), style="bold"),
         f"{len(picture.done)}/{len(picture.estimates)}",
-        ProgressBar(total=1.0, completed=picture.fraction),
+        *([ProgressBar(total=1.0, completed=picture.fraction)] if with_bar else ()),
         _times(elapsed, picture.expected_seconds),
         picture.state,
     )
+    message = Text("")
     if running := picture.running:
-        table.add_row(
-            Text(running.checkpoint),
-            "" if running.fraction is None else f"{running.fraction:.0%}",
-            ProgressBar(
-                total=1.0,
-                completed=running.fraction or 0.0,
-                pulse=running.fraction is None,
-            ),
-            _times(now - running.started, running.estimate_seconds),
-            Text(printable(running.message).replace("\n", " ")),
+        message = Text(printable(running.message).replace("\n", " "), no_wrap=True)
+        bar = ProgressBar(
+            total=1.0, completed=running.fraction or 0.0, pulse=running.fraction is None
         )
-    return table
+        table.add_row(
+            Text(printable(running.checkpoint)),
+            "" if running.fraction is None else f"{running.fraction:.0%}",
+            *([bar] if with_bar else ()),
+            _times(now - running.started, running.estimate_seconds),
+            message if one_line else "",
+        )
+    if one_line or not message:
+        return Group(table)
+    message.truncate(columns - 2, overflow="ellipsis")
+    return Group(table, Padding(message, (0, 0, 0, 2)))
 
 
 def _times(elapsed_seconds: float, estimate_seconds: float | None) -> str:

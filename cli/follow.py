@@ -1,9 +1,10 @@
-"""Showing a build until it stands still: what `--follow` does.
+"""Showing a build until it ends, fails or is paused: what `--follow` does.
 
 On a terminal two moving lines (`cli.draw`), elsewhere a line with the time for each thing that
-happens, with `json` a JSON object for each event and progress message (of type `progress`). In the end
-the verdict, and for a failure the reason, what to do and the last lines of the log. Returns the exit
-code of the build's state. Ctrl-C stops only the following.
+happens, with `json` a JSON object for each event and progress message (of type `progress`). Events from
+before the newest resume only count towards what has completed; they are not shown. At the end the
+verdict, and for a failure the reason, what to do and the last lines of the log. Returns the exit code of
+the build's state. Ctrl-C stops only the display.
 """
 
 import sys
@@ -12,10 +13,11 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TextIO
 
+from cli.advice import print_next_steps
 from cli.client import Json, build_path, read, request
 from cli.exit_codes import AT_REST, ExitCode
 from cli.picture import Line, Picture
-from cli.stream import Message, follow
+from cli.stream import Message, events, follow
 from cli.text import (
     headline,
     is_terminal,
@@ -37,14 +39,15 @@ Tell = Callable[[Line], None]
 
 
 def follow_build(socket_path: str, build: Json, *, stream: TextIO, as_json: bool = False) -> int:
-    """Show `build` (as the API describes it) on `stream` until it stands still."""
+    """Show `build` (as the API describes it) on `stream` until it ends, fails or is paused."""
     identity = build["id"]
+    earlier, position = _before_newest_resume(socket_path, identity)
     try:
         if as_json:
-            for message in follow(socket_path, identity):
+            for message in follow(socket_path, identity, after=position):
                 _print_message(message)
         else:
-            _show(socket_path, build, stream)
+            _show(socket_path, build, stream, earlier)
     except KeyboardInterrupt:
         print(f"\nThe build goes on; to see it again: dcctl follow {identity}", file=sys.stderr)
         return ExitCode.INTERRUPTED
@@ -61,12 +64,23 @@ def _print_message(message: Message) -> None:
         print_json({"type": "progress", **message.data})
 
 
-def _show(socket_path: str, build: Json, stream: TextIO) -> None:
+def _before_newest_resume(socket_path: str, identity: str) -> tuple[list[Json], int]:
+    """The events of a build before it was last resumed, and the position of the last of them."""
+    seen = list(events(socket_path, identity))
+    resumed = [index for index, event in enumerate(seen) if event["type"] == "BuildResumed"]
+    earlier = seen[: resumed[-1]] if resumed else []
+    return earlier, earlier[-1]["position"] if earlier else 0
+
+
+def _show(socket_path: str, build: Json, stream: TextIO, earlier: list[Json]) -> None:
     picture = Picture(build["id"])
     picture.name = build["name"]
+    for event in earlier:
+        picture.event(event)
+    after = earlier[-1]["position"] if earlier else 0
     display = _drawn(picture, stream) if is_terminal(stream) else _plain(stream)
     with display as tell:
-        for message in follow(socket_path, build["id"]):
+        for message in follow(socket_path, build["id"], after=after):
             if line := _line(picture, message):
                 tell(line)
 
@@ -115,8 +129,7 @@ def _print_verdict(socket_path: str, build: Json, stream: TextIO) -> None:
         error = build["error"]
         print_indented([error["brief"], error["details"], error["resolution"]], stream)
         _print_log_tail(socket_path, build, stream)
-    if build["state"] in ("failed", "paused"):
-        print(f"To go on: dcctl resume {build['id']}", file=stream)
+    print_next_steps(socket_path, build, stream)
 
 
 def _print_log_tail(socket_path: str, build: Json, stream: TextIO) -> None:

@@ -14,12 +14,16 @@ from pathlib import Path
 
 from cli.commands import NAMES
 from cli.main import build_parser
+from cli.manual import sections
 
 Generate = Callable[[argparse.ArgumentParser], dict[str, str]]
 """From the parser to texts by file name."""
 
 FILES = ("MANIFEST", "PATH")
 """Metavariables that stand for a file, which shells complete."""
+
+IDS = "dcctl list --ids --limit 100 2>/dev/null"
+"""The command whose output shells offer for BUILD."""
 
 
 def completions(parser: argparse.ArgumentParser) -> dict[str, str]:
@@ -30,6 +34,8 @@ def completions(parser: argparse.ArgumentParser) -> dict[str, str]:
         for action in command._actions:
             if action.metavar in FILES:
                 action.complete = shtab.FILE  # type: ignore[attr-defined]
+            elif action.metavar == "BUILD":
+                action.complete = shtab.cmd(IDS)  # type: ignore[attr-defined]
     names = {"bash": "dcctl.bash", "zsh": "_dcctl", "fish": "dcctl.fish"}
     return {name: shtab.complete(parser, shell=shell) for shell, name in names.items()}
 
@@ -39,6 +45,8 @@ def man(parser: argparse.ArgumentParser) -> dict[str, str]:
     from argparse_manpage.manpage import Manpage
 
     page = Manpage(parser, {"manual_title": "dcd", "description": "client of the dcd daemon"})
+    for heading, text in sections().items():
+        page.add_section(heading, ">", text)
     return {"dcctl.1": f"{page}\n"}
 
 

@@ -16,9 +16,10 @@ from typing import Any, NoReturn
 from cli.client import ClientError, default_socket
 from cli.commands import NAMES
 from cli.exit_codes import ExitCode
-from cli.text import print_error, print_json_error
+from cli.text import print_error, print_json_error, printable
 
 SOCKET_HELP = "the daemon's socket (default: $DCD_SOCKET, or /run/dcd/dcd.sock)"
+JSON_HELP = "print JSON, for scripts"
 
 
 class Parser(argparse.ArgumentParser):
@@ -59,12 +60,13 @@ def build_parser() -> Parser:
         allow_abbrev=False,
     )
     parser.add_argument("--socket", metavar="PATH", default=default_socket(), help=SOCKET_HELP)
+    parser.add_argument("--json", action="store_true", help=JSON_HELP)
     shared = Parser(add_help=False)
-    # Suppressed, or the default would undo a --socket that stands before the command.
+    # No defaults here: they would undo what stands before the command.
     shared.add_argument(
         "--socket", metavar="PATH", default=argparse.SUPPRESS, help=argparse.SUPPRESS
     )
-    shared.add_argument("--json", action="store_true", help="print JSON, for scripts")
+    shared.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help=JSON_HELP)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name in NAMES:
         module = import_module(f"cli.commands.{name.replace('-', '_')}")
@@ -85,9 +87,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         # A name that the terminal's encoding lacks must not end the command.
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    arguments = sys.argv[1:] if argv is None else list(argv)
     try:
-        args = build_parser().parse_args(argv)
-        return _run(args)
+        parser = build_parser()
+        if not arguments:
+            parser.print_help(sys.stderr)
+            return ExitCode.USAGE
+        return _run(parser.parse_args(arguments))
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
     except BrokenPipeError:  # the reader has seen enough: `dcctl events ID | head`
@@ -105,7 +111,7 @@ def _run(args: argparse.Namespace) -> int:
     except BrokenPipeError:
         raise
     except OSError as error:  # sockets' and manifests' are ClientErrors: this is the output
-        print(f"dcctl: error: {error}", file=sys.stderr)
+        print(f"dcctl: error: {printable(str(error))}", file=sys.stderr)
         _abandon_output()
         return ExitCode.ERROR
     return code

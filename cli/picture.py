@@ -6,7 +6,7 @@ Pure but for the clock that the caller hands in. `cli.follow` feeds it, `cli.dra
 from typing import NamedTuple
 
 from cli.client import Json
-from cli.text import count, duration, timestamp
+from cli.text import count, duration, short_path, timestamp
 
 
 class Line(NamedTuple):
@@ -110,7 +110,10 @@ class Picture:
                 self.state, self.running = "queued", None
                 if data["plan"] is not None:
                     self._plan(data["plan"], keep=data["kept"] or 0)
-                return Line("note", self.name, "resumed")
+                other = data.get("manifest_path")
+                return Line(
+                    "note", self.name, f"resumed with {short_path(other)}" if other else "resumed"
+                )
             case "BuildRewound":
                 before = list(self.estimates)
                 before = before[: before.index(data["checkpoint"])]

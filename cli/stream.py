@@ -32,6 +32,16 @@ class Message(NamedTuple):
     data: Json = None
 
 
+def events(socket_path: str, build: str, after: int = 0) -> Iterator[Json]:
+    """The events of a build so far, from position `after` on, oldest first."""
+    path = build_path(build, "events")
+    position: int | None = after
+    while position is not None:
+        page = request(socket_path, "GET", path, query={"after": position})
+        yield from page["events"]
+        position = page["next"]
+
+
 def follow(
     socket_path: str, build: str, *, after: int = 0, patience_seconds: float = PATIENCE_SECONDS
 ) -> Iterator[Message]:

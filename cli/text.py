@@ -1,16 +1,21 @@
 """Text for people: aligned tables, durations, sizes, times, colours; and JSON for scripts.
 
 Plain standard library, so that commands that only print stay quick; `cli.draw` draws what moves.
-Whatever comes from the daemon may hold what a tool printed: `printable` takes out what would steer
-the terminal. Colours and wrapping only happen on a terminal.
+Everything that comes from the daemon may contain what a build or a manifest wrote, so it passes through
+`printable`, `print_json` or `tool_output`, which write control characters as escapes. Colours and
+wrapping only happen on a terminal.
 """
 
+import codecs
+import io
 import json
 import os
+import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TextIO
@@ -57,16 +62,59 @@ def coloured(text: str, word: str, stream: TextIO | None = None) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` without the control characters that would steer a terminal."""
+    """`text` with each character that could steer a terminal or reorder its text as a Python escape:
+    C0 and C1 controls, DEL, bidirectional overrides, other invisible formatting, lone surrogates.
+    Newlines and tabs stay."""
+    if text.isprintable():
+        return text
     return "".join(
-        char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}"
+        char if char.isprintable() or char in "\n\t" else char.encode("unicode_escape").decode()
         for char in text
     )
 
 
-def print_json(value: Json) -> None:
-    """One JSON value on one line, at once."""
-    print(json.dumps(value, ensure_ascii=False), flush=True)
+def print_text(text: str) -> None:
+    """A document on stdout: `printable` on a terminal, unchanged elsewhere."""
+    print(printable(text) if sys.stdout.isatty() else text)
+
+
+@contextmanager
+def tool_output(stream: TextIO, *, raw: bool = False) -> Iterator[Callable[[bytes], None]]:
+    """Yields a function that writes what a tool printed, in pieces, to `stream`.
+
+    On a terminal it is decoded as UTF-8 and made `printable`, a carriage return ends a line; elsewhere, and
+    with `raw`, the bytes go out unchanged.
+    """
+    if raw or not stream.isatty():
+
+        def copy(piece: bytes) -> None:
+            stream.buffer.write(piece)
+            stream.buffer.flush()
+
+        yield copy
+        return
+    utf8 = codecs.getincrementaldecoder("utf-8")(errors="backslashreplace")
+    lines = io.IncrementalNewlineDecoder(utf8, translate=True)
+
+    def show(piece: bytes) -> None:
+        stream.write(printable(lines.decode(piece)))
+        stream.flush()
+
+    yield show
+    stream.write(printable(lines.decode(b"", final=True)))
+    stream.flush()
+
+
+def print_json(value: Json, stream: TextIO | None = None) -> None:
+    """One JSON value on one line, at once. Characters that `printable` escapes are JSON escapes."""
+    text = json.dumps(value, ensure_ascii=False)
+    if not text.isprintable():
+        text = re.sub(r"[^ -~]", _json_escape, text)
+    print(text, file=stream or sys.stdout, flush=True)
+
+
+def _json_escape(found: re.Match[str]) -> str:
+    return found[0] if found[0].isprintable() else json.dumps(found[0])[1:-1]
 
 
 def print_table(
@@ -76,23 +124,45 @@ def print_table(
     right: Collection[int] = (),
     wrapped: bool = False,
 ) -> None:
-    """Aligned columns. `right` are flushed right; with `wrapped`, cells of the last column go on below
-    themselves where a terminal is too narrow. A cell that is the word of a state gets its colour."""
+    """Aligned columns. `right` are flushed right. Where a terminal is too narrow, the columns that do not
+    fit go on a line of their own below, indented; with `wrapped`, cells of the last column go on below
+    themselves. A cell that is the word of a state gets its colour."""
     cells = [[printable(cell).replace("\n", " ") for cell in row] for row in (header, *rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    before = sum(widths[:-1]) + 2 * (len(widths) - 1)
-    room = max(shutil.get_terminal_size().columns - before, 20)
-    if not wrapped or not is_terminal(sys.stdout):
-        room = widths[-1]
+    room = shutil.get_terminal_size().columns if is_terminal(sys.stdout) else sys.maxsize
+    last_needs = min(widths[-1], _LEAST_WRAPPED_COLUMNS) if wrapped else widths[-1]
     for row in cells:
-        parts = []
-        for index, (cell, width) in enumerate(zip(row[:-1], widths, strict=False)):
-            padded = cell.rjust(width) if index in right else cell.ljust(width)
-            parts.append(coloured(padded, cell))
-        first, *further = textwrap.wrap(row[-1], room) if len(row[-1]) > room else [row[-1]]
-        print("  ".join([*parts, coloured(first, first)]).rstrip())
-        for line in further:
-            print(" " * before + line)
+        for columns in _lines([*widths[:-1], last_needs], room):
+            indent = "  " if columns[0] else ""
+            parts = []
+            for index in columns[:-1]:
+                padded = row[index].rjust if index in right else row[index].ljust
+                parts.append(coloured(padded(widths[index]), row[index]))
+            end = columns[-1]
+            before = len(indent) + sum(widths[index] + 2 for index in columns[:-1])
+            width = max(room - before, last_needs)
+            cell = row[end].rjust(widths[end]) if end in right else row[end]
+            fold = wrapped and end == len(row) - 1 and len(cell) > width
+            first, *further = textwrap.wrap(cell, width) if fold else [cell]
+            print(indent + "  ".join([*parts, coloured(first, row[end])]).rstrip())
+            for line in further:
+                print(" " * before + line)
+
+
+_LEAST_WRAPPED_COLUMNS = 20
+
+
+def _lines(widths: Sequence[int], room: int) -> list[list[int]]:
+    """The indices of columns, divided into lines of at most `room` columns where that is possible."""
+    lines: list[list[int]] = [[0]]
+    used = widths[0]
+    for index, width in enumerate(widths[1:], 1):
+        if used + 2 + width > room:
+            lines.append([])
+            used = 0
+        lines[-1].append(index)
+        used += 2 + width
+    return lines
 
 
 def print_error(error: ClientError) -> None:
@@ -116,7 +186,7 @@ def print_json_error(error: ClientError) -> None:
         "resolution": error.resolution,
         **error.extra,
     }
-    print(json.dumps(problem, ensure_ascii=False), file=sys.stderr)
+    print_json(problem, sys.stderr)
 
 
 def print_diagnostics(diagnostics: Iterable[Json], stream: TextIO) -> None:
@@ -148,8 +218,8 @@ def headline(build: Json, stream: TextIO | None = None) -> str:
     """A build and its state in a line: `debian-live k2p7: paused (before create-iso)`. Why it failed
     is left to its error, which says more."""
     reason = f" ({build['reason']})" if build["reason"] and build["state"] != "failed" else ""
-    state = coloured(build["state"], build["state"], stream)
-    return f"{printable(build['name'])} {build['id']}: {state}{printable(reason)}"
+    state = coloured(printable(build["state"]), build["state"], stream)
+    return f"{printable(build['name'])} {printable(build['id'])}: {state}{printable(reason)}"
 
 
 def count(number: int, noun: str) -> str:

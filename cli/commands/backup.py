@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cli.client import CHUNK_BYTES, ClientError, exchange
 from cli.exit_codes import ExitCode
-from cli.text import print_json, size
+from cli.text import print_json, printable, size
 
 HELP = "write a copy of the event log to a file"
 DESCRIPTION = (
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json({"path": str(target.absolute()), "size_bytes": written})
     else:
-        print(f"{target}: {size(written)}")
+        print(f"{printable(str(target))}: {size(written)}")
     return ExitCode.OK
 
 

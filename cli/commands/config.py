@@ -51,9 +51,9 @@ def _reload(args: argparse.Namespace) -> int:
     if args.json:
         print_json(answer)
         return ExitCode.OK
-    print(f"changed: {', '.join(answer['changed']) or 'nothing'}")
+    print(f"changed: {printable(', '.join(answer['changed'])) or 'nothing'}")
     if answer["waiting"]:
-        print(f"wait for a restart: {', '.join(answer['waiting'])}")
+        print(f"wait for a restart: {printable(', '.join(answer['waiting']))}")
     return ExitCode.OK
 
 

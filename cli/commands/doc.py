@@ -6,7 +6,7 @@ import json
 from cli.client import Json, build_path, request
 from cli.commands.options import add_build
 from cli.exit_codes import ExitCode
-from cli.text import print_json, printable
+from cli.text import print_json, print_text
 
 HELP = "print the data object cache of a build"
 DESCRIPTION = (
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
         return ExitCode.OK
     for match in answer["matches"]:
         text = _written(match["value"]) if match["path"] is None else match["xml"].rstrip("\n")
-        print(printable(text))
+        print_text(text)
     return ExitCode.OK
 
 

@@ -1,19 +1,19 @@
 """`dcctl events`: what happened to a build, from the event log."""
 
 import argparse
-from collections.abc import Iterator
 
 from cli.client import Json, build_path, request
 from cli.commands.options import add_build
 from cli.exit_codes import AT_REST, ExitCode
-from cli.stream import follow
-from cli.text import count, duration, local_time, print_json, printable
+from cli.stream import events, follow
+from cli.text import count, duration, local_time, print_json, printable, short_path
 
 HELP = "print the events of a build"
 DESCRIPTION = (
-    "Print the events of a build from the event log, oldest first; with --json one object a line. With "
-    "--follow, go on until the build stands still, with its state as the exit code. With --verify, "
-    "recompute the chain of hashes instead; exit 1 when something does not match."
+    "Print the events of a build from the event log, oldest first: position, time, type, the user who caused "
+    "it (dcd: the daemon itself), and what it says; with --json one object a line. With --follow, go on "
+    "until the build ends, fails or is paused, with its state as the exit code. With --verify, recompute the "
+    "chain of hashes instead; exit 1 when something does not match."
 )
 
 
@@ -28,7 +28,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="begin after this position of the log",
     )
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--follow", action="store_true", help="go on until the build stands still")
+    what.add_argument(
+        "--follow", action="store_true", help="go on until the build ends, fails or is paused"
+    )
     what.add_argument("--verify", action="store_true", help="verify the events instead")
 
 
@@ -37,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     if args.verify:
         return _verify(args)
     if not args.follow:
-        for event in _events(args.socket, args.build, args.after):
+        for event in events(args.socket, args.build, args.after):
             _print_event(event, args.json)
         return ExitCode.OK
     build = request(args.socket, "GET", build_path(args.build))["id"]
@@ -48,22 +50,13 @@ def run(args: argparse.Namespace) -> int:
     return AT_REST.get(state, ExitCode.OK)
 
 
-def _events(socket_path: str, build: str, after: int) -> Iterator[Json]:
-    path = build_path(build, "events")
-    position: int | None = after
-    while position is not None:
-        page = request(socket_path, "GET", path, query={"after": position})
-        yield from page["events"]
-        position = page["next"]
-
-
 def _print_event(event: Json, as_json: bool) -> None:
     if as_json:
         print_json(event)
         return
-    summary = printable(_summary(event["data"])).replace("\n", " ")
-    time = local_time(event["time"])
-    print(f"{event['position']:>6}  {time}  {event['type']:<21}  {summary}".rstrip(), flush=True)
+    kind, user, summary = event["type"], event["actor"]["user"], _summary(event["data"])
+    line = f"{event['position']:>6}  {local_time(event['time'])}  {kind:<21}  {user:<8}  {summary}"
+    print(printable(line).replace("\n", " ").rstrip(), flush=True)
 
 
 def _summary(data: Json) -> str:
@@ -76,6 +69,8 @@ def _summary(data: Json) -> str:
     for name, words in (("before", "before"), ("reused_from", "from")):
         if data.get(name):
             shown.append(f"{words} {data[name]}")
+    if data.get("manifest_path"):  # of a submit, or of a resume with another manifest
+        shown.append(f"manifest {short_path(data['manifest_path'])}")
     for name, member in (("error", "brief"), ("artifact", "name")):
         if data.get(name):
             shown.append(data[name][member])
@@ -88,7 +83,7 @@ def _verify(args: argparse.Namespace) -> int:
         print_json(answer)
     else:
         verdict = "intact" if answer["ok"] else "NOT intact"
-        print(f"{answer['build']}: {count(answer['events'], 'event')}, {verdict}")
+        print(f"{printable(answer['build'])}: {count(answer['events'], 'event')}, {verdict}")
         for problem in answer["problems"]:
             print(f"  {printable(problem)}")
     return ExitCode.OK if answer["ok"] else ExitCode.ERROR

@@ -1,4 +1,4 @@
-"""`dcctl follow`: show a build until it stands still."""
+"""`dcctl follow`: show a build until it ends, fails or is paused."""
 
 import argparse
 import sys
@@ -7,12 +7,13 @@ from cli.client import build_path, request
 from cli.commands.options import add_build
 from cli.follow import follow_build
 
-HELP = "show a build until it stands still"
+HELP = "show a build until it ends, fails or is paused"
 DESCRIPTION = (
-    "Show what a build does until it is paused or has failed, ended or been cancelled; its state is "
-    "the exit code. A restart of the daemon is waited for. Ctrl-C ends only the showing. With --json "
-    "each event is an object on a line, as `dcctl events` prints them, and between them progress "
-    "messages have the type `progress`."
+    "Show what a build does, from its submit or its newest resume on, until it completes, fails, is paused "
+    "or is cancelled; its state is the exit code. What happened before that is in `dcctl events`. When the "
+    "daemon restarts, dcctl waits for it. Ctrl-C stops the display, not the build. With --json each event is "
+    "an object on a line, as `dcctl events` prints them, and progress messages between them have the type "
+    "`progress`."
 )
 
 

@@ -5,7 +5,7 @@ import re
 
 from cli.client import request
 from cli.exit_codes import ExitCode
-from cli.text import count, print_json, print_table, size
+from cli.text import count, print_json, print_table, printable, size
 
 HELP = "remove layers and captured inputs that nobody needs"
 DESCRIPTION = (
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         f"{size(answer['freed_bytes'])}; the layers that stay take {size(answer['kept_bytes'])}"
     )
     if answer["builds"]:
-        print(f"{would} what was left of removed builds: {', '.join(answer['builds'])}")
+        print(f"{would} the rest of removed builds: {printable(', '.join(answer['builds']))}")
     return ExitCode.OK
 
 

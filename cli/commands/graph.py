@@ -5,7 +5,7 @@ import argparse
 from cli.client import build_path, read
 from cli.commands.options import add_build
 from cli.exit_codes import ExitCode
-from cli.text import print_json
+from cli.text import print_json, print_text
 
 HELP = "print the state machine of a build"
 DESCRIPTION = (
@@ -31,5 +31,5 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json({"format": args.format, "text": text})
     else:
-        print(text.rstrip("\n"))
+        print_text(text.rstrip("\n"))
     return ExitCode.OK

@@ -4,7 +4,7 @@ import argparse
 
 from cli.client import Json, request
 from cli.exit_codes import ExitCode
-from cli.text import local_time, print_json, print_table
+from cli.text import local_time, print_json, print_table, printable
 
 HELP = "list builds, newest first"
 DESCRIPTION = "List the newest builds, or all of them."
@@ -32,6 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="append",
         help="only builds in this state; may be given more than once",
     )
+    parser.add_argument("--ids", action="store_true", help="print the ids alone, one on a line")
     how_many = parser.add_mutually_exclusive_group()
     how_many.add_argument("--all", action="store_true", help="list all builds")
     how_many.add_argument(
@@ -48,6 +49,10 @@ def run(args: argparse.Namespace) -> int:
     builds = _builds(args.socket, args.state, None if args.all else args.limit)
     if args.json:
         print_json(builds)
+        return ExitCode.OK
+    if args.ids:
+        for build in builds:
+            print(printable(build["id"]))
         return ExitCode.OK
     rows = [
         (

@@ -3,16 +3,19 @@
 import argparse
 import sys
 import time
+from collections.abc import Callable
 
 from cli.client import ClientError, Json, build_path, read, request
 from cli.commands.options import add_build
 from cli.exit_codes import ExitCode
-from cli.text import print_json
+from cli.text import print_json, tool_output
 
 HELP = "print the output of a checkpoint"
 DESCRIPTION = (
     "Print the log of a checkpoint's newest attempt, or of the attempt that --attempt names. Without "
-    "CHECKPOINT, of the newest attempt of the build. With --json, list the logs instead."
+    "CHECKPOINT, of the newest attempt of the build. On a terminal, control characters that tools printed "
+    "are shown as escapes; --raw prints them unchanged, as is done in a file or a pipe. With --json, list "
+    "the logs instead."
 )
 
 POLL_SECONDS = 0.5
@@ -24,10 +27,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", nargs="?", help="the checkpoint")
     parser.add_argument("--attempt", metavar="NUMBER", type=int, help="which attempt")
     parser.add_argument("--follow", action="store_true", help="go on until the attempt has ended")
+    parser.add_argument(
+        "--raw", action="store_true", help="print control characters unchanged on a terminal too"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the log's bytes as they are."""
+    """Print the log."""
     logs = request(args.socket, "GET", build_path(args.build, "logs"))["logs"]
     chosen = [
         log
@@ -40,25 +46,25 @@ def run(args: argparse.Namespace) -> int:
     if not chosen:
         raise _no_log(args, logs)
     log = chosen[-1]  # oldest first
-    offset = _copy(args, log, 0)
-    while args.follow and _is_running(args, log):
-        time.sleep(POLL_SECONDS)
-        offset = _copy(args, log, offset)
-    if args.follow:
-        _copy(args, log, offset)  # what came between the last look at the log and the end
+    with tool_output(sys.stdout, raw=args.raw) as write:
+        offset = _copy(args, log, 0, write)
+        while args.follow and _is_running(args, log):
+            time.sleep(POLL_SECONDS)
+            offset = _copy(args, log, offset, write)
+        if args.follow:
+            _copy(args, log, offset, write)  # written between the last read and the end
     return ExitCode.OK
 
 
-def _copy(args: argparse.Namespace, log: Json, offset: int) -> int:
-    """Write what the log has from `offset` on to stdout. Returns the offset of its end."""
+def _copy(args: argparse.Namespace, log: Json, offset: int, write: Callable[[bytes], None]) -> int:
+    """Write the log from `offset` on. Returns the offset of its end."""
     path = build_path(args.build, "logs", log["checkpoint"], str(log["attempt"]))
     begin = -1
     while offset > begin:  # the daemon bounds the size of an answer
         begin = offset
         for piece in read(args.socket, path, query={"offset": offset}):
-            sys.stdout.buffer.write(piece)
+            write(piece)
             offset += len(piece)
-    sys.stdout.buffer.flush()
     return offset
 
 

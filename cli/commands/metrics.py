@@ -4,7 +4,7 @@ import argparse
 
 from cli.client import read
 from cli.exit_codes import ExitCode
-from cli.text import print_json
+from cli.text import print_json, print_text
 
 HELP = "print what the daemon measures, for Prometheus"
 DESCRIPTION = (
@@ -25,5 +25,5 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json({"text": text})
     else:
-        print(text, end="")
+        print_text(text.rstrip("\n"))
     return ExitCode.OK

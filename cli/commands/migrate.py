@@ -7,7 +7,7 @@ from pathlib import Path
 from cli.capture import read_manifest
 from cli.client import ClientError, request
 from cli.exit_codes import ExitCode
-from cli.text import print_diagnostics, print_json, short_path
+from cli.text import print_diagnostics, print_json, print_text, short_path
 
 HELP = "convert a manifest from before the Caiman Unified Design"
 DESCRIPTION = (
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         print_json(answer)
         return ExitCode.OK
     if args.output is None:
-        print(answer["manifest"], end="")
+        print_text(answer["manifest"].rstrip("\n"))
     print_diagnostics(answer["left"], sys.stderr)
     if defaults is not None and args.defaults is None:
         print(f"dcctl: defaults are from {short_path(defaults)}", file=sys.stderr)

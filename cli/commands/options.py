@@ -6,9 +6,13 @@ from cli.capture import read_manifest
 from cli.client import Json
 
 
-def add_build(parser: argparse.ArgumentParser) -> None:
-    """BUILD."""
-    parser.add_argument("build", metavar="BUILD", help="the build's id or a unique prefix of it")
+def add_build(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """BUILD, as `args.build`; with `several` BUILD..., as the list `args.builds`."""
+    text = "the build's id or a unique prefix of it"
+    if several:
+        parser.add_argument("builds", metavar="BUILD", nargs="+", help=text)
+    else:
+        parser.add_argument("build", metavar="BUILD", help=text)
 
 
 def add_manifest(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +46,7 @@ def add_follow(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--follow",
         action="store_true",
-        help="show the build until it stands still; exit by its state",
+        help="show the build until it ends, fails or is paused; exit by its state",
     )
 
 

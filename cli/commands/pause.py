@@ -5,7 +5,7 @@ import argparse
 from cli.client import build_path, request
 from cli.commands.options import add_build
 from cli.exit_codes import ExitCode
-from cli.text import headline, print_json
+from cli.text import headline, print_json, printable
 
 HELP = "stop a build between two checkpoints"
 DESCRIPTION = (
@@ -29,5 +29,5 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(headline(build))
         if build["pause_before"]:
-            print(f"  stops before {build['pause_before']}")
+            print(f"  stops before {printable(build['pause_before'])}")
     return ExitCode.OK

@@ -5,7 +5,7 @@ import argparse
 from cli.capture import send
 from cli.commands.options import add_manifest, manifest_body
 from cli.exit_codes import ExitCode
-from cli.text import count, duration, print_json, print_table
+from cli.text import count, duration, print_json, print_table, printable
 
 HELP = "show what a manifest would run, and why"
 DESCRIPTION = (
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     print_table(("CHECKPOINT", "ACTION", "ESTIMATE", "REASON"), rows, right=(2,), wrapped=True)
     running = sum(1 for row in rows if row[1] == "run")
     of_all = f"{running} of {count(len(rows), 'checkpoint')}"
-    print(f"\n{plan['name']}: {of_all} to run, about {duration(total_seconds)}")
+    print(f"\n{printable(plan['name'])}: {of_all} to run, about {duration(total_seconds)}")
     if unavailable := sum(1 for row in rows if row[1] == "unavailable"):
         print(f"{unavailable} cannot run here, so a submit would be refused")
     return ExitCode.OK

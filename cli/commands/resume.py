@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from cli.advice import warn_of_changes
 from cli.capture import send
 from cli.client import ClientError, Json, build_path, request
 from cli.commands.options import (
@@ -19,9 +20,10 @@ from cli.text import headline, print_json, print_table
 HELP = "let a paused or failed build go on"
 DESCRIPTION = (
     "Let a paused or failed build go on from where it stopped, or from an earlier checkpoint with "
-    "--from. With --manifest the build goes on with an edited manifest: the longest beginning of "
-    "unchanged checkpoints is kept, the others run again, and both are printed, with the reason. Its "
-    "parameters are those of the submit, unless --set gives others."
+    "--from. With --manifest the build goes on with an edited manifest and its files as they are now: the "
+    "first checkpoints that are unchanged are kept, the others run again, and both are printed, with the "
+    "reason. Its parameters are those of the submit, unless --set gives others. Without --manifest, manifest "
+    "and files are those of the submit; a warning names those that have changed."
 )
 
 
@@ -56,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(headline(build), flush=True)
         _print_difference(answer)
+        if args.manifest is None:
+            warn_of_changes(args.socket, build)
     if not args.follow:
         return ExitCode.OK
     return follow_build(args.socket, build, stream=sys.stderr, as_json=args.json)

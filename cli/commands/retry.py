@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from cli.advice import warn_of_changes
 from cli.client import build_path, request
 from cli.commands.options import add_build, add_follow
 from cli.exit_codes import ExitCode
@@ -11,8 +12,9 @@ from cli.text import headline, print_json
 
 HELP = "let a failed build go on"
 DESCRIPTION = (
-    "Run the checkpoint that failed again, and then the others. The same as `dcctl resume`, but refused "
-    "for a build that is paused or has ended."
+    "Run the checkpoint that failed again, and then the others. The manifest and its files are those of the "
+    "submit: for one that has changed since, a warning names the command that takes it. The same as `dcctl "
+    "resume`, but refused for a build that is paused or has ended."
 )
 
 
@@ -29,6 +31,7 @@ def run(args: argparse.Namespace) -> int:
         print_json(build)
     else:
         print(headline(build), flush=True)
+        warn_of_changes(args.socket, build)
     if not args.follow:
         return ExitCode.OK
     return follow_build(args.socket, build, stream=sys.stderr, as_json=args.json)

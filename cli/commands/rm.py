@@ -1,30 +1,78 @@
-"""`dcctl rm`: drop what an ended build left."""
+"""`dcctl rm`: drop what ended builds left."""
 
 import argparse
+import time
 
-from cli.client import build_path, request
+from cli.client import ClientError, Json, build_path, request
 from cli.commands.options import add_build
 from cli.exit_codes import ExitCode
-from cli.text import headline, print_json
+from cli.text import headline, print_error, print_json, print_json_error
 
-HELP = "remove an ended build"
+HELP = "remove builds that have ended or failed"
 DESCRIPTION = (
-    "Remove the artifacts and logs of a build that has completed or was cancelled, and take it off the "
-    "list; its events stay. Its layers stay until `dcctl gc`, unless another build names them. Running it "
-    "twice is no error."
+    "Remove the artifacts and logs of builds and take them off the list; their events stay. Layers stay "
+    "until `dcctl gc`, unless another build names them. A build that has failed is cancelled first; one "
+    "that is queued, running or paused only with --cancel. Removing a build twice is no error. When one of "
+    "several cannot be removed, the others are, and the exit code is that of the first error."
 )
+
+ENDED = ("completed", "cancelled")
+POLL_SECONDS = 0.2
+CANCEL_SECONDS = 300.0
+"""How long a cancelled build may take to end; the daemon kills what runs long before that."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments."""
-    add_build(parser)
+    add_build(parser, several=True)
+    parser.add_argument(
+        "--cancel", action="store_true", help="cancel builds that have not ended, then remove them"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Remove; prints the state."""
-    build = request(args.socket, "DELETE", build_path(args.build))
-    if args.json:
-        print_json(build)
-    else:
-        print(f"{headline(build)}, removed")
-    return ExitCode.OK
+    """Remove each; prints its state."""
+    code = ExitCode.OK
+    for build in args.builds:
+        try:
+            removed = _remove(args.socket, build, cancel=args.cancel)
+        except ClientError as error:
+            (print_json_error if args.json else print_error)(error)
+            code = code or error.exit_code
+            continue
+        if args.json:
+            print_json(removed)
+        else:
+            print(f"{headline(removed)}, removed", flush=True)
+    return code
+
+
+def _remove(socket_path: str, build: str, *, cancel: bool) -> Json:
+    view = request(socket_path, "GET", build_path(build))
+    identity = view["id"]
+    if view["state"] == "failed" or (cancel and view["state"] not in ENDED):
+        _cancel(socket_path, identity)
+    elif view["state"] not in ENDED:
+        raise ClientError(
+            "refused",
+            f"build {identity} is {view['state']}",
+            "only builds that have completed, failed or been cancelled are removed",
+            f"to cancel and remove it: dcctl rm --cancel {identity}",
+        )
+    return request(socket_path, "DELETE", build_path(identity))
+
+
+def _cancel(socket_path: str, identity: str) -> None:
+    """Cancel the build and wait until it has ended. Raises ClientError when it does not."""
+    view = request(socket_path, "POST", build_path(identity, "cancel"))
+    limit = time.monotonic() + CANCEL_SECONDS
+    while view["state"] not in ENDED:
+        if time.monotonic() > limit:
+            raise ClientError(
+                "refused",
+                f"build {identity} is still {view['state']}",
+                f"waited {CANCEL_SECONDS:g} seconds for its running checkpoint to end",
+                f"dcctl status {identity} shows it; when it is cancelled: dcctl rm {identity}",
+            )
+        time.sleep(POLL_SECONDS)
+        view = request(socket_path, "GET", build_path(identity))

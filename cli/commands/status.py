@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from cli.advice import print_next_steps
 from cli.client import Json, build_path, request
 from cli.commands.options import add_build
 from cli.exit_codes import ExitCode
@@ -45,6 +46,9 @@ def run(args: argparse.Namespace) -> int:
     print_table(header, rows, right=(2, 3), wrapped=True)
     _print_error(build["error"])
     _print_artifacts(build["artifacts"])
+    if build["state"] in ("failed", "paused"):
+        print()
+        print_next_steps(args.socket, build, sys.stdout)
     return ExitCode.OK
 
 

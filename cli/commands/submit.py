@@ -1,4 +1,4 @@
-"""`dcctl submit`: hand in a manifest."""
+"""`dcctl submit`: build an image from a manifest."""
 
 import argparse
 import sys
@@ -7,14 +7,14 @@ from cli.capture import send
 from cli.commands.options import add_follow, add_manifest, add_pause_before, manifest_body
 from cli.exit_codes import ExitCode
 from cli.follow import follow_build
-from cli.text import print_json
+from cli.text import print_json, printable
 
 HELP = "build an image from a manifest"
 DESCRIPTION = (
-    "Hand in a manifest and print the id of its build. The manifest and the files that it names are "
-    "read now, with your rights; what happens to them later does not change the build. With --follow "
-    "the build is shown on stderr until it stands still, and its state is the exit code; Ctrl-C ends "
-    "only the showing."
+    "Submit a manifest and print the id of its build. The manifest and the files that it names are read "
+    "now, with your permissions; later changes to them do not change the build. With --follow the build "
+    "is shown on stderr until it ends, fails or is paused, and its state is the exit code; Ctrl-C stops the "
+    "display, not the build."
 )
 
 
@@ -56,7 +56,9 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(build)
     else:
-        print(build["id"], flush=True)
+        print(printable(build["id"]), flush=True)
     if not args.follow:
+        if not args.json and sys.stderr.isatty():
+            print(printable(f"To watch it: dcctl follow {build['id']}"), file=sys.stderr)
         return ExitCode.OK
     return follow_build(args.socket, build, stream=sys.stderr, as_json=args.json)

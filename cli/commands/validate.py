@@ -7,7 +7,7 @@ from cli.capture import send
 from cli.client import ClientError
 from cli.commands.options import add_manifest, manifest_body
 from cli.exit_codes import ExitCode
-from cli.text import print_diagnostics, print_json, short_path
+from cli.text import print_diagnostics, print_json, printable, short_path
 
 HELP = "check a manifest"
 DESCRIPTION = (
@@ -34,5 +34,5 @@ def run(args: argparse.Namespace) -> int:
     else:
         print_diagnostics(answer["diagnostics"], sys.stdout)
         if answer["ok"]:
-            print(f"{short_path(args.manifest)}: valid")
+            print(f"{printable(short_path(args.manifest))}: valid")
     return ExitCode.OK if answer["ok"] else ExitCode.INVALID_MANIFEST

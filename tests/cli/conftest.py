@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 import pytest
@@ -224,7 +224,7 @@ class FakeDaemon:
             return canned(request)
         if canned is not None:
             return canned
-        match request.method, request.path.strip("/").split("/")[1:]:
+        match request.method, [unquote(part) for part in request.path.strip("/").split("/")[1:]]:
             case "PUT", ["blobs", digest]:
                 if hashlib.sha256(request.body).hexdigest() != digest:
                     return problem("usage", 400, "the digest differs")

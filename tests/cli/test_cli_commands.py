@@ -115,7 +115,8 @@ def test_resume_sends_where_to_begin_and_where_to_stop(dcctl, daemon, build) -> 
     )
     outcome = dcctl("resume", "k2", "--from", "ba-arch", "--pause-before", "create-iso")
     assert outcome.out == "live k2p7abcd: queued\n"
-    assert daemon.requests[-1].json == {"from": "ba-arch", "pause_before": "create-iso"}
+    (sent,) = (request for request in daemon.requests if request.method == "POST")
+    assert sent.json == {"from": "ba-arch", "pause_before": "create-iso"}
 
 
 def test_resume_with_a_manifest_tells_what_is_kept_and_what_runs_again(
@@ -204,11 +205,11 @@ def test_events_are_an_object_a_line_through_all_pages(dcctl, build) -> None:
 def test_events_for_people_are_a_line_each(dcctl, build) -> None:
     lines = dcctl("events", "k2").out.splitlines()
     assert len(lines) == len(build.events)
-    assert lines[0].endswith("BuildSubmitted         live")
-    assert lines[3].endswith("CheckpointCompleted    transfer-deb, attempt 1, 41 s")
-    assert lines[4].endswith("CheckpointReused       ba-arch, from 7fa2wxyz")
+    assert lines[0].endswith("BuildSubmitted         root      live, manifest /m.xml")
+    assert lines[3].endswith("CheckpointCompleted    root      transfer-deb, attempt 1, 41 s")
+    assert lines[4].endswith("CheckpointReused       root      ba-arch, from 7fa2wxyz")
     assert lines[7].endswith(
-        "BuildFailed            boot-setup, grub-mkrescue exited with status 1"
+        "BuildFailed            root      boot-setup, grub-mkrescue exited with status 1"
     )
 
 

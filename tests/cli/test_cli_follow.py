@@ -1,6 +1,7 @@
 """Following a build: what is shown, across restarts of the daemon, and how it ends."""
 
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -113,8 +114,63 @@ def test_a_failure_ends_with_the_reason_the_remedy_and_the_logs_last_lines(dcctl
         "  free some space",
         "Log: /logs/boot-setup.2.log",
         *(f"  | line {number}" for number in range(4991, 5001)),
-        "To go on: dcctl resume k2p7abcd",
+        f"To look at it: dcctl shell k2p7abcd{'' if os.geteuid() == 0 else ' (as root)'}",
+        "After an edit: dcctl resume k2p7abcd --manifest /m.xml",
+        "To run the checkpoint again unchanged: dcctl retry k2p7abcd",
     ]
+
+
+def test_a_failure_says_which_files_have_changed_since_the_submit(dcctl, daemon, tmp_path) -> None:
+    (tmp_path / "m.xml").write_text("<dc/>")
+    (tmp_path / "post.sh").write_text("new")
+    (tmp_path / "same.sh").write_text("same")
+    build = daemon.build(boot_setup=1.0)
+    inputs = (
+        ev.InputFile(str(tmp_path / "post.sh"), hashlib.sha256(b"old").hexdigest()),
+        ev.InputFile(str(tmp_path / "same.sh"), hashlib.sha256(b"same").hexdigest()),
+        ev.InputFile(str(tmp_path / "gone.sh"), hashlib.sha256(b"gone").hexdigest()),
+    )
+    submitted = build.events[0]["data"]
+    submitted["manifest_path"] = str(tmp_path / "m.xml")
+    submitted["inputs"] = [{"path": item.path, "sha256": item.sha256} for item in inputs]
+    build.tell(ev.BuildStarted(), ev.BuildFailed("boot-setup", ERROR))
+    command = f"dcctl resume k2p7abcd --manifest {tmp_path}/m.xml"
+    said = [
+        f"{tmp_path}/m.xml was written after the submit: {command}",
+        f"{tmp_path}/post.sh has changed since the submit: {command}",
+        f"{tmp_path}/gone.sh has changed since the submit: {command}",
+    ]
+    for arguments in (("follow", "k2"), ("status", "k2")):
+        assert dcctl(*arguments).out.splitlines()[-4:-1] == said
+    daemon.answers["POST", "/v1/builds/k2/retry"] = 200, build.view
+    daemon.answers["POST", "/v1/builds/k2/resume"] = (
+        200,
+        {"build": build.view, "kept": [], "rerun": []},
+    )
+    for arguments in (("retry", "k2"), ("resume", "k2")):
+        assert dcctl(*arguments).err.splitlines() == [f"dcctl: warning: {line}" for line in said]
+
+
+def test_what_happened_before_the_newest_resume_is_counted_and_not_shown(dcctl, daemon) -> None:
+    build = daemon.build(transfer_deb=45.0, create_iso=7.0)
+    build.tell(ev.BuildStarted())
+    complete(build, "transfer-deb")
+    build.tell(ev.PauseRequested(), ev.BuildPaused("x"), ev.BuildResumed(), ev.BuildStarted())
+    complete(build, "create-iso")
+    build.tell(ev.BuildCompleted(9.0))
+    assert without_times(dcctl("follow", "k2").out) == [
+        "live resumed",
+        "live started",
+        "create-iso started, about 7.0 s",
+        "create-iso completed in 41 s",
+        "live completed in 9.0 s",
+        "live k2p7abcd: completed",
+    ]
+    shown = [json.loads(line)["type"] for line in dcctl("follow", "k2", "--json").out.splitlines()]
+    assert shown[0] == "BuildResumed"
+    with_another = ev.BuildResumed(manifest="<dc/>", manifest_path="/other.xml")
+    build.tell(ev.BuildFailed(None, ERROR), with_another, ev.BuildStarted(), ev.BuildCompleted(1.0))
+    assert without_times(dcctl("follow", "k2").out)[0] == "live resumed with /other.xml"
 
 
 @pytest.mark.parametrize(

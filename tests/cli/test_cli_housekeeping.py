@@ -26,9 +26,70 @@ COLLECTED = {
 def test_rm_prints_the_state(dcctl, daemon) -> None:
     view = daemon.build().view
     view["state"] = "completed"
-    daemon.answers["DELETE", "/v1/builds/k2"] = 200, view
+    daemon.answers["DELETE", "/v1/builds/k2p7abcd"] = 200, view
     assert dcctl("rm", "k2").out == "live k2p7abcd: completed, removed\n"
     assert json.loads(dcctl("rm", "k2", "--json").out) == view
+
+
+def test_rm_takes_several_and_goes_on_after_one_that_cannot_be_removed(dcctl, daemon) -> None:
+    for identity in ("aaa", "bbb"):
+        view = daemon.build(identity).view
+        view["state"] = "completed"
+        daemon.answers["DELETE", f"/v1/builds/{identity}"] = 200, view
+    outcome = dcctl("rm", "aaa", "nope", "bbb")
+    assert outcome.code == 7
+    assert outcome.out == "live aaa: completed, removed\nlive bbb: completed, removed\n"
+    assert "there is no build nope" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("state", "options", "requests"),
+    [
+        ("completed", [], ["DELETE"]),
+        ("cancelled", [], ["DELETE"]),
+        ("failed", [], ["POST", "DELETE"]),
+        ("failed", ["--cancel"], ["POST", "DELETE"]),
+        ("running", ["--cancel"], ["POST", "DELETE"]),
+        ("paused", ["--cancel"], ["POST", "DELETE"]),
+        ("running", [], []),
+        ("queued", [], []),
+        ("paused", [], []),
+    ],
+)
+def test_rm_cancels_what_has_failed_and_what_it_is_asked_to(
+    dcctl, daemon, monkeypatch, state, options, requests
+) -> None:
+    view = daemon.build().view
+    view["state"] = state
+    looks = []
+
+    def look(request):
+        looks.append(request)
+        if requests and view["state"] == "cancelling" and len(looks) > 2:
+            view["state"] = "cancelled"
+        return 200, view
+
+    def cancel(request):
+        view["state"] = "cancelling"
+        return 200, view
+
+    monkeypatch.setattr("cli.commands.rm.POLL_SECONDS", 0.0)
+    daemon.answers["GET", "/v1/builds/k2"] = daemon.answers["GET", "/v1/builds/k2p7abcd"] = look
+    daemon.answers["POST", "/v1/builds/k2p7abcd/cancel"] = cancel
+    daemon.answers["DELETE", "/v1/builds/k2p7abcd"] = 200, view
+    outcome = dcctl("rm", "k2", *options)
+    assert [item.method for item in daemon.requests if item.method != "GET"] == requests
+    if requests:
+        assert outcome.code == 0
+    else:
+        assert outcome.code == 6
+        assert "dcctl rm --cancel k2p7abcd" in outcome.err
+
+
+def test_list_can_print_the_ids_alone(dcctl, daemon) -> None:
+    builds = [{"id": "aaa"}, {"id": "bbb"}]
+    daemon.answers["GET", "/v1/builds"] = 200, {"builds": builds, "next": None}
+    assert dcctl("list", "--ids").out == "aaa\nbbb\n"
 
 
 def test_retry_prints_the_state(dcctl, daemon) -> None:

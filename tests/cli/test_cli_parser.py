@@ -11,6 +11,7 @@ from cli.commands import NAMES
 from cli.exit_codes import AT_REST, PROBLEMS, ExitCode
 from cli.generate import completions, man, reference
 from cli.main import build_parser
+from cli.manual import EXAMPLES, EXIT_STATUS
 from statemachine import errors
 
 REPOSITORY = Path(__file__).parents[2]
@@ -62,7 +63,6 @@ def test_the_client_is_the_standard_library_and_rich() -> None:
     [
         (["sumbit"], "did you mean 'submit'?"),
         (["list", "--state", "faild"], "did you mean 'failed'?"),
-        ([], "COMMAND"),
         (["submit"], "MANIFEST"),
         (["submit", "m.xml", "--set", "hostname"], "'hostname' is not NAME=VALUE"),
         (["submit", "m.xml", "--set", "=box"], "'=box' is not NAME=VALUE"),
@@ -79,6 +79,21 @@ def test_wrong_usage_exits_2_and_says_what(
         build_parser().parse_args(arguments)
     assert stop.value.code == ExitCode.USAGE
     assert said in capsys.readouterr().err
+
+
+def test_without_a_command_the_commands_are_listed(dcctl) -> None:
+    outcome = dcctl()
+    assert (outcome.code, outcome.out) == (ExitCode.USAGE, "")
+    for name in NAMES:
+        assert re.search(rf"^ +{name}\s+\w", outcome.err, re.MULTILINE), name
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--json", "list"], ["list", "--json"], ["--json", "list", "--json"]]
+)
+def test_json_may_stand_before_and_after_the_command(arguments: list[str]) -> None:
+    assert build_parser().parse_args(arguments).json
+    assert not build_parser().parse_args(["list"]).json
 
 
 def test_a_word_like_no_other_gets_no_suggestion(capsys: pytest.CaptureFixture[str]) -> None:
@@ -154,6 +169,43 @@ def test_exit_codes_are_those_of_the_documentation() -> None:
     table = re.findall(r"^\| (\d+) \|", (REFERENCE / "exit-codes.md").read_text(), re.MULTILINE)
     signals = {ExitCode.INTERRUPTED, ExitCode.BROKEN_PIPE}
     assert set(map(int, table)) == set(ExitCode) - signals
+    assert set(EXIT_STATUS) == set(ExitCode)
+
+
+def test_the_manual_page_has_what_manual_pages_have_and_its_examples_parse() -> None:
+    page = man(build_parser())["dcctl.1"]
+    for heading in ("EXAMPLES", "EXIT STATUS", "ENVIRONMENT", "FILES", "SEE ALSO"):
+        assert f"\n.SH {heading}\n" in page
+    formatted = subprocess.run(
+        ["groff", "-man", "-Tutf8", "-ww"], input=page, capture_output=True, text=True, check=True
+    )
+    assert formatted.stderr == ""
+    assert "dcctl resume k2p7 --manifest image.xml --follow" in re.sub(
+        "\x1b.*?m", "", formatted.stdout
+    )
+    for _, line in EXAMPLES:
+        for command in re.split("; |\\$\\(|\\)", line):
+            arguments = command.split()[1:]
+            if arguments:
+                build_parser().parse_args([*arguments, *(["k2"] if arguments == ["rm"] else [])])
+
+
+def test_bash_completes_the_ids_of_builds(daemon, tmp_path) -> None:
+    builds = [{"id": "k2p7abcd"}, {"id": "k3xyzabc"}, {"id": "zzzzzzzz"}]
+    daemon.answers["GET", "/v1/builds"] = 200, {"builds": builds, "next": None}
+    (tmp_path / "dcctl").write_text(f'#!/bin/sh\nexec {sys.executable} -m cli.main "$@"\n')
+    (tmp_path / "dcctl").chmod(0o755)
+    (tmp_path / "dcctl.bash").write_text(completions(build_parser())["dcctl.bash"])
+    script = (
+        f". {tmp_path}/dcctl.bash; COMP_WORDS=(dcctl status k); COMP_CWORD=2; "
+        "COMP_LINE='dcctl status k'; COMP_POINT=14; "
+        "$(complete -p dcctl | sed 's/.*-F \\([^ ]*\\).*/\\1/'); echo ${COMPREPLY[@]}"
+    )
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=True,
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin", "DCD_SOCKET": daemon.socket},
+    )  # fmt: skip
+    assert done.stdout.split() == ["k2p7abcd", "k3xyzabc"]
 
 
 def test_each_problem_of_the_api_has_its_documented_exit_code() -> None:

@@ -138,7 +138,7 @@ def test_sizes(size_bytes, shown) -> None:
 
 
 def test_control_characters_do_not_reach_the_terminal() -> None:
-    assert text.printable("a\x1b[31m\x07b\u202e\n\tc é") == "a\ufffd[31m\ufffdb\ufffd\n\tc é"
+    assert text.printable("a\x1b[31m\x07b\u202e\n\tc é") == "a\\x1b[31m\\x07b\\u202e\n\tc é"
 
 
 def test_long_cells_wrap_below_themselves_on_a_narrow_terminal(monkeypatch, capsys) -> None:
@@ -154,4 +154,21 @@ def test_long_cells_wrap_below_themselves_on_a_narrow_terminal(monkeypatch, caps
         "iso   run     the argument",
         "              compression_level changed",
         "              at line 41",
+    ]
+
+
+def test_columns_that_do_not_fit_go_on_a_line_below(monkeypatch, capsys) -> None:
+    monkeypatch.setenv("COLUMNS", "50")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr(text, "is_terminal", lambda stream: True)
+    header = ("BUILD", "NAME", "STATE", "DONE", "SUBMITTED", "REASON")
+    reason = "boot-setup: grub-mkrescue exited with status 1"
+    row = ("k2p7w3mxqa", "debian-live", "failed", "3/7", "2026-11-24 20:38:22", reason)
+    text.print_table(header, [row], right=(3,), wrapped=True)
+    assert capsys.readouterr().out.splitlines() == [
+        "BUILD       NAME         STATE   DONE",
+        "  SUBMITTED            REASON",
+        "k2p7w3mxqa  debian-live  failed   3/7",
+        "  2026-11-24 20:38:22  boot-setup: grub-mkrescue",
+        "                       exited with status 1",
     ]

@@ -1,0 +1,104 @@
+"""What to do next with a build that failed or is paused, and which of its files have changed since.
+
+A build uses the manifest and the files that it names as they were when they were submitted. The paths and
+digests are in its events, so dcctl compares them with the files as they are now, with the permissions of the
+person who runs it; files that cannot be read are left out.
+"""
+
+import hashlib
+import os
+import sys
+from pathlib import Path
+from typing import NamedTuple, TextIO
+
+from cli.capture import open_regular
+from cli.client import CHUNK_BYTES, Json
+from cli.stream import events
+from cli.text import printable, short_path, timestamp
+
+MARGIN_SECONDS = 300.0
+"""A file that was last touched longer than this before the submit is not read again."""
+
+
+class Origin(NamedTuple):
+    """What a build was made from last: the manifest's path, when it was submitted (Unix time), and the
+    captured files as the API has them."""
+
+    manifest: str
+    submitted: float
+    inputs: list[Json]
+
+
+def print_next_steps(socket_path: str, build: Json, stream: TextIO) -> None:
+    """How to look at a build that failed or is paused, and how it goes on."""
+    identity = build["id"]
+    if build["state"] == "paused":
+        print(f"To go on: dcctl resume {identity}", file=stream)
+    if build["state"] != "failed":
+        return
+    root = "" if os.geteuid() == 0 else " (as root)"
+    print(f"To look at it: dcctl shell {identity}{root}", file=stream)
+    origin = _origin(socket_path, identity)
+    lines = _changes(identity, origin)
+    if not lines:
+        edited = printable(short_path(origin.manifest))
+        lines = [f"After an edit: dcctl resume {identity} --manifest {edited}"]
+    for line in [*lines, f"To run the checkpoint again unchanged: dcctl retry {identity}"]:
+        print(line, file=stream)
+
+
+def warn_of_changes(socket_path: str, build: Json) -> None:
+    """Say on stderr which files the build does not take as they are now, and which command takes them."""
+    for line in _changes(build["id"], _origin(socket_path, build["id"])):
+        print(f"dcctl: warning: {line}", file=sys.stderr)
+
+
+def _origin(socket_path: str, identity: str) -> Origin:
+    found = Origin("", 0.0, [])
+    for event in events(socket_path, identity):
+        data = event["data"]
+        if event["type"] in ("BuildSubmitted", "BuildResumed") and data["manifest"] is not None:
+            path = data["manifest_path"] or ""
+            found = Origin(path, timestamp(event["time"]), data["inputs"])
+    return found
+
+
+def _changes(identity: str, origin: Origin) -> list[str]:
+    """A line for each file that has changed, with the command that takes the change."""
+    command = f"dcctl resume {identity} --manifest {short_path(origin.manifest)}"
+    changed = [
+        f"{short_path(item['path'])} has changed since the submit: {command}"
+        for item in origin.inputs
+        if _has_changed(item, origin.submitted)
+    ]
+    if _touched(origin.manifest, origin.submitted) > 0:
+        changed.insert(0, f"{short_path(origin.manifest)} was written after the submit: {command}")
+    return [printable(line).replace("\n", " ") for line in changed]
+
+
+def _has_changed(item: Json, submitted: float) -> bool:
+    path = item["path"]
+    if not item.get("sha256") or _touched(path, submitted) < -MARGIN_SECONDS:
+        return False
+    try:
+        with open_regular(path) as file:
+            digest = hashlib.sha256()
+            while piece := file.read(CHUNK_BYTES):
+                digest.update(piece)
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError):  # ValueError: a NUL in the path
+        return False
+    return digest.hexdigest() != str(item["sha256"])
+
+
+def _touched(path: str, submitted: float) -> float:
+    """Seconds from the submit to the last change of the file's content or name; minus infinity when that
+    cannot be seen. A missing file counts as touched."""
+    try:
+        # ctime: a file that was moved or copied over another keeps the old mtime.
+        return Path(path).stat().st_ctime - submitted
+    except FileNotFoundError:
+        return 0.0
+    except (OSError, ValueError):
+        return float("-inf")

@@ -1,0 +1,72 @@
+"""Sections of dcctl(1) that the parser does not know: examples, exit status, environment, files, see also.
+
+Plain data; `cli.generate` makes roff of it. The exit statuses are also those of docs/reference/exit-codes.md,
+which a test compares.
+"""
+
+EXAMPLES = (
+    ("Build an image and watch it:", "dcctl submit image.xml --follow"),
+    ("See what would run, and why:", "dcctl plan image.xml"),
+    ("Find out why a build failed, and look at what the failed attempt left:",
+     "dcctl status k2p7; dcctl logs k2p7; dcctl shell k2p7"),
+    ("Go on after an edit of the manifest or of a file that it names:",
+     "dcctl resume k2p7 --manifest image.xml --follow"),
+    ("Remove all builds that failed:", "dcctl rm $(dcctl list --state failed --all --ids)"),
+    ("Give back space, but keep 50 GiB of layers:", "dcctl gc --max-bytes 50G"),
+)  # fmt: skip
+"""What somebody wants, and the command line for it."""
+
+EXIT_STATUS = {
+    0: "success; with --follow, the build completed",
+    1: "an error of the daemon or of dcctl itself",
+    2: "usage: an unknown option, a missing argument, a malformed value",
+    3: "the build failed",
+    4: "the build is paused",
+    5: "the build was cancelled",
+    6: "refused in this state",
+    7: "not found: no such build, checkpoint, log or artifact",
+    8: "invalid manifest",
+    9: "the daemon cannot be reached, or cannot serve now",
+    10: "permission denied",
+    11: "the host lacks what the build needs: a tool, space, a reachable mirror",
+    130: "interrupted by Ctrl-C; a build that was followed goes on",
+    141: "the reader of the output went away",
+}
+
+ENVIRONMENT = {
+    "DCD_SOCKET": "the daemon's socket, when there is no --socket",
+    "NO_COLOR": "when it is set and not empty, no colours",
+    "TERM": "colours and moving lines need a terminal other than dumb",
+    "SHELL": "what dcctl shell runs",
+}
+
+FILES = {
+    "/run/dcd/dcd.sock": "the service's socket; on illumos /var/run/dcd/dcd.sock",
+    "/etc/dcd/dcd.toml": "the daemon's settings; on illumos they are SMF properties",
+    "/var/lib/dcd": "the daemon's state: event log, layers, artifacts, logs",
+}
+
+SEE_ALSO = ("dcd(8)", "dcd.toml(5)")
+
+
+def sections() -> dict[str, str]:
+    """The sections in roff, by heading, in the order of man-pages(7)."""
+    examples = "".join(
+        f".PP\n{_roff(text)}\n.PP\n.in +4n\n.EX\n{_roff(line)}\n.EE\n.in\n"
+        for text, line in EXAMPLES
+    )
+    return {
+        "EXIT STATUS": _list(EXIT_STATUS),
+        "ENVIRONMENT": _list(ENVIRONMENT),
+        "FILES": _list(FILES),
+        "EXAMPLES": examples,
+        "SEE ALSO": _roff(", ".join(SEE_ALSO)),
+    }
+
+
+def _list(items: dict[int, str] | dict[str, str]) -> str:
+    return "".join(f".TP\n.B {_roff(str(name))}\n{_roff(text)}\n" for name, text in items.items())
+
+
+def _roff(text: str) -> str:
+    return text.replace("\\", "\\e").replace("-", "\\-").replace("'", "\\(aq")
