@@ -18,7 +18,8 @@ from xml.etree import ElementTree
 from benchmarks.daemon import Daemon, children_cpu_seconds, daemon
 from benchmarks.examples import Image, run_script, without_boots
 from benchmarks.figure import Figure
-from dcd.platform.apt import release_digests, sources_for
+from dcd.platform.apt import sources_for
+from dcd.platform.asking import ask_host_apt, ask_releases
 
 SCRIPT = Path(__file__).with_name("bare-live-build.sh")
 MOST_RATIO = 1.05
@@ -122,5 +123,6 @@ def _change_last(manifest: Path, volume_id: str) -> None:
 
 def _repository_check(image: Image) -> float:
     started = time.monotonic()
-    release_digests(sources_for(image.suite))
+    host = ask_host_apt()
+    ask_releases(sources_for(host.sources, image.suite), host)
     return time.monotonic() - started

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dcd.platform import apt, tools
+from dcd.platform.asking import ask_host_apt
 from dcd.platform.hypervisor import probe_kvm
 from statemachine.errors import DcdError
 from store.layers.choose import choose
@@ -165,6 +166,6 @@ def _accelerator() -> HostCheck:
 
 
 def _apt_sources() -> HostCheck:
-    sources = apt.sources_for(apt.host_codename())
+    sources = apt.sources_for(ask_host_apt().sources, apt.host_codename())
     suites = ", ".join(dict.fromkeys(source.suite for source in sources))
     return HostCheck("apt sources", "ok", f"{len(sources)} for {suites}")

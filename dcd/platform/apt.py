@@ -1,32 +1,22 @@
-"""The host's own apt: which repositories it has, and what state they are in now.
+"""The host's own apt: which repositories, proxies and logins it has, and how apt is given others.
 
-apt is asked, not imitated: `apt-get indextargets` lists the sources, `apt-helper` fetches with apt's
-own transports, proxies and credentials. A `Source` never carries a login in its URI: logins go into
-an auth file (apt_auth.conf(5)) that only apt reads, so URIs may be logged, stored and made part of a
-key. Everything here may be called from a thread of the daemon, and touches nothing of the host.
+apt is asked, not imitated: `apt-get indextargets` lists the sources. A `Source` never carries a login in
+its URI: logins go into an auth file (apt_auth.conf(5)) that only apt reads, so URIs may be logged, stored
+and made part of a key. What is written for apt is written here, and refuses what it could not hold. Nothing
+here uses the network or changes the host. The daemon calls it through `dcd.platform.asking`.
 """
 
 import contextlib
-import hashlib
 import platform
 import re
 import shlex
-import shutil
-import tempfile
-import time
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import repeat
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from dcd.platform.process import ToolFailed, run
-from dcd.platform.tools import TOOLS
-from statemachine.errors import Unprepared
-
-BACK_OFF_SECONDS = (1.0, 3.0, 7.0)
-"""The pauses between tries at a download that failed for a reason that may pass."""
+from statemachine.errors import InvalidManifest, Unprepared
 
 TRANSFER_OPTIONS = ("Acquire::http::Timeout=20", "Acquire::https::Timeout=20", "Acquire::Retries=0")
 """apt's time limits; the retries are ours, because apt does not retry a 503."""
@@ -34,6 +24,8 @@ TRANSFER_OPTIONS = ("Acquire::http::Timeout=20", "Acquire::https::Timeout=20", "
 _POCKETS = ("", "-updates", "-security")
 _NO_LISTS = ("-o", "Dir::State::lists=/nonexistent")
 """Configured sources can be told without reading megabytes of downloaded lists."""
+
+Environment = Mapping[str, str] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,23 +53,27 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class FetchProblem:
-    """Why apt could not download something, in its own words ("503  Service Unavailable")."""
+class HostApt:
+    """What the host's apt is configured with: its binary package sources in its order, its settings for
+    transports and proxies as an apt.conf(5) text, and its logins as an auth file."""
 
-    uri: str
-    reason: str
-
-    @property
-    def transient(self) -> bool:
-        """Whether trying again may help: everything but a definite answer of the server."""
-        return re.match(r"4(?!08|29)\d\d\b", self.reason) is None
+    sources: tuple[Source, ...]
+    settings: str = field(repr=False)
+    logins: str = field(repr=False)
 
 
-def sources_for(suite: str, components: Sequence[str] = ()) -> list[Source]:
-    """The host's sources for a distribution: those whose suite is `suite`, `suite`-updates or
+def host_apt(environment: Environment = None) -> HostApt:
+    """The host's configuration; `environment` is added to that of apt's tools. Raises `Unprepared` when apt
+    cannot read it."""
+    return HostApt(
+        tuple(host_sources(environment)), _host_settings(environment), _host_logins(environment)
+    )
+
+
+def sources_for(host: Sequence[Source], suite: str, components: Sequence[str] = ()) -> list[Source]:
+    """Of the host's sources, those for a distribution: whose suite is `suite`, `suite`-updates or
     `suite`-security. With `components`, those that offer any of them, and then with these ones.
-    Raises `Unprepared` when apt has none."""
-    host = host_sources()
+    Raises `Unprepared` when there is none."""
     wanted = {suite + pocket for pocket in _POCKETS}
     found = [
         Source(s.uri, s.suite, tuple(components) or s.components, s.signed_by, s.trusted, s.login)
@@ -96,14 +92,14 @@ def sources_for(suite: str, components: Sequence[str] = ()) -> list[Source]:
     return found
 
 
-def host_sources() -> list[Source]:
+def host_sources(environment: Environment = None) -> list[Source]:
     """All binary package sources of the host's apt configuration, in its order. Raises `Unprepared`
     when apt cannot read it."""
     fields = ("TARGET_OF", "CREATED_BY", "REPO_URI", "RELEASE", "COMPONENT", "SOURCESENTRY")
     columns = "\t".join(f"$({name})" for name in fields)
     argv = ["apt-get", *_NO_LISTS, "indextargets", "--no-release-info", "--format", columns]
     try:
-        listing = run(argv, capture=True, timeout_seconds=60).stdout
+        listing = run(argv, env=environment, capture=True, timeout_seconds=60).stdout
     except ToolFailed as error:
         raise Unprepared(
             "apt cannot read the sources of this host",
@@ -153,9 +149,22 @@ def source_list(sources: Iterable[Source]) -> str:
     return "\n".join(_stanza(source) for source in sources)
 
 
-def auth_file(sources: Iterable[Source]) -> str:
-    """What apt needs to log in: the host's own auth files, then the logins of the sources."""
-    main, parts = configured_paths("Dir::Etc::netrc/f", "Dir::Etc::netrcparts/d")
+def auth_file(host_logins: str, sources: Iterable[Source]) -> str:
+    """What apt needs to log in: the host's own logins, then those of the sources."""
+    texts = [host_logins]
+    for source in sources:
+        if source.login is not None:
+            user, password = source.login
+            # With its scheme: apt sends a login without encryption only where that is asked for.
+            words = map(_word, ("machine", source.uri, "login", user, "password", password))
+            texts.append(" ".join(words) + "\n")
+    return "\n".join(texts)
+
+
+def _host_logins(environment: Environment) -> str:
+    main, parts = configured_paths(
+        "Dir::Etc::netrc/f", "Dir::Etc::netrcparts/d", environment=environment
+    )
     files = [Path(main)] if main else []
     if parts:
         files += sorted(Path(parts).glob("*.conf"))
@@ -164,124 +173,76 @@ def auth_file(sources: Iterable[Source]) -> str:
         # Unreadable for this user: apt run as this user would not see it either.
         with contextlib.suppress(FileNotFoundError, PermissionError):
             texts.append(file.read_text())
-    for source in sources:
-        if source.login is not None:
-            user, password = source.login
-            # With its scheme: apt sends a login without encryption only where that is asked for.
-            texts.append(f"machine {source.uri} login {user} password {password}\n")
     return "\n".join(texts)
 
 
-def configured_paths(*options: str) -> list[str]:
+def configured_paths(*options: str, environment: Environment = None) -> list[str]:
     """The paths that the host's apt is configured with, one for each option (as `apt-config shell`
     takes them: `Dir::Etc::netrc/f`); "" for one that is not set."""
     words = [word for number, option in enumerate(options) for word in (f"P{number}", option)]
-    output = shlex.split(run(["apt-config", "shell", *words], capture=True).stdout)
+    command = ["apt-config", "shell", *words]
+    output = shlex.split(run(command, env=environment, capture=True, timeout_seconds=60).stdout)
     values = dict(word.split("=", 1) for word in output)
     return [values.get(f"P{number}", "") for number in range(len(options))]
 
 
-def transfer_settings(http_proxy: str = "") -> str:
-    """The host's settings for transports and proxies as an apt.conf(5) text, and our limits."""
+def transfer_settings(host_settings: str, http_proxy: str = "") -> str:
+    """The settings for transports and proxies as an apt.conf(5) text: the host's, our limits, and the
+    manifest's proxy, which outranks the host's."""
+    text = host_settings + settings_text(option.split("=") for option in TRANSFER_OPTIONS)
+    if http_proxy:
+        text += settings_text(
+            (f"Acquire::{scheme}::Proxy", http_proxy) for scheme in ("http", "https")
+        )
+    return text
+
+
+def settings_text(settings: Iterable[Sequence[str]]) -> str:
+    """Options and their values as an apt.conf(5) text. Raises InvalidManifest for a value that this
+    language cannot hold: it has no way to write a quotation mark or the end of a line in one."""
+    lines = []
+    for option, value in settings:
+        if not re.fullmatch(r'[^"\x00-\x1f\x7f]*', value):
+            raise InvalidManifest(
+                f"{value[:100]!r} cannot be a setting of apt",
+                f"It would be the value of {option}, which holds no quotation marks or line ends.",
+                "correct it in the manifest",
+            )
+        lines.append(f'{option} "{value}";\n')
+    return "".join(lines)
+
+
+def _host_settings(environment: Environment) -> str:
     dump = run(
         ["apt-config", "dump", "--format", '%F "%v";%n', "Acquire::http", "Acquire::https"],
+        env=environment,
         capture=True,
+        timeout_seconds=60,
     ).stdout
-    lines = [line for line in dump.splitlines() if not line.endswith(' "";')]
-    lines += ['{} "{}";'.format(*option.split("=")) for option in TRANSFER_OPTIONS]
-    if http_proxy:
-        lines += [f'Acquire::http::Proxy "{http_proxy}";', f'Acquire::https::Proxy "{http_proxy}";']
-    return "\n".join(lines) + "\n"
-
-
-def fetch_problem(output: str) -> FetchProblem | None:
-    """The first failed download that apt's output tells of, or None."""
-    found = re.search(r"Failed to fetch (\S+)\s+(.*?)(?: \[IP: [^]]*\])?\s*$", output, re.MULTILINE)
-    return FetchProblem(split_login(found[1])[0], found[2]) if found else None
-
-
-def release_digests(sources: Sequence[Source], http_proxy: str = "") -> dict[str, str]:
-    """The sha256 of each source's InRelease (or Release) as its mirror serves it now, by the source's
-    name. It changes with every change of the repository. Raises `Unprepared`, after several tries,
-    for a mirror that does not answer."""
-    if not sources:
-        return {}
-    with tempfile.TemporaryDirectory(prefix="dcd-apt-") as name:
-        directory = Path(name)
-        settings = directory / "apt.conf"
-        settings.write_text(
-            transfer_settings(http_proxy)
-            + f'Dir::Etc::netrc "{directory}/auth.conf";\nDir::Etc::netrcparts "/dev/null";\n'
-        )
-        with (directory / "auth.conf").open("w") as auth:
-            Path(auth.name).chmod(0o600)
-            auth.write(auth_file(sources))
-        targets = [directory / f"{number}" for number in range(len(sources))]
-        for target in targets:
-            target.mkdir()
-            # apt downloads as its own unprivileged user where it can.
-            with contextlib.suppress(LookupError, PermissionError):
-                shutil.chown(target, "_apt")
-        directory.chmod(0o711)
-        environment = {"APT_CONFIG": str(settings)}
-        with ThreadPoolExecutor(max_workers=8) as pool:
-            digests = pool.map(_release_digest, sources, targets, repeat(environment))
-            return dict(zip((source.name for source in sources), digests, strict=True))
-
-
-def _release_digest(source: Source, directory: Path, environment: Mapping[str, str]) -> str:
-    target = directory / "InRelease"
-    problem = _fetch(source.release_uri + "InRelease", target, environment)
-    if problem is not None and problem.reason.startswith("404"):
-        problem = _fetch(source.release_uri + "Release", target, environment)
-    if problem is not None:
-        raise unreachable(problem, source)
-    return hashlib.sha256(target.read_bytes()).hexdigest()
-
-
-def unreachable(problem: FetchProblem, source: Source | None = None) -> Unprepared:
-    """The error for a download that failed for good."""
-    return Unprepared(
-        f"the mirror does not serve {source.name if source else problem.uri}: {problem.reason}",
-        f"{problem.uri}: {problem.reason}"
-        + (f" (tried {len(BACK_OFF_SECONDS) + 1} times)" if problem.transient else ""),
-        "check the address and the suite in the manifest or in this host's apt sources, and that "
-        "this host reaches the mirror (proxies are taken from apt's configuration); then try again",
-    )
-
-
-def _fetch(uri: str, target: Path, environment: Mapping[str, str]) -> FetchProblem | None:
-    """Download, trying again while that may help. Returns what went wrong in the end, or None."""
-    helper = TOOLS["apt-helper"].executable
-    pauses = iter(BACK_OFF_SECONDS)
-    while True:
-        try:
-            run(
-                [helper, "download-file", uri, target],
-                env=environment,
-                capture=True,
-                merge=True,
-                timeout_seconds=120,
-            )
-            return None
-        except ToolFailed as error:
-            reason = "no answer within 120 seconds" if error.timed_out else error.output
-            problem = fetch_problem(error.output) or FetchProblem(uri, reason)
-        pause = next(pauses, None) if problem.transient else None
-        if pause is None:
-            return problem
-        time.sleep(pause)
+    return "".join(f"{line}\n" for line in dump.splitlines() if not line.endswith(' "";'))
 
 
 def _stanza(source: Source) -> str:
-    lines = ["Types: deb", f"URIs: {source.uri}", f"Suites: {source.suite}"]
+    lines = ["Types: deb", f"URIs: {_word(source.uri)}", f"Suites: {_word(source.suite)}"]
     if source.components:
-        lines.append(f"Components: {' '.join(source.components)}")
+        lines.append(f"Components: {' '.join(map(_word, source.components))}")
     if source.signed_by:
-        lines.append(f"Signed-By: {source.signed_by}")
+        keys = source.signed_by
+        lines.append(f"Signed-By: {_word(keys) if keys.startswith('/') else keys}")
     if source.trusted:
         lines.append("Trusted: yes")
     return "\n".join(lines) + "\n"
+
+
+def _word(text: str) -> str:
+    """The text, which is to be one word of a file for apt. Raises InvalidManifest when it is not."""
+    if not re.fullmatch(r"[^\s\x00-\x1f\x7f]+", text):
+        raise InvalidManifest(
+            f"{text[:100]!r} cannot be written for apt",
+            "It has to be one word there, without blanks and line ends.",
+            "correct it in the manifest",
+        )
+    return text
 
 
 def _options_of(entry: str) -> dict[str, str]:

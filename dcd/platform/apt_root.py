@@ -13,19 +13,19 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from dcd.platform.apt import (
-    BACK_OFF_SECONDS,
+    HostApt,
     Source,
     auth_file,
     configured_paths,
-    fetch_problem,
     source_list,
     transfer_settings,
-    unreachable,
 )
+from dcd.platform.apt_release import BACK_OFF_SECONDS, fetch_problem, unreachable
 from dcd.platform.capabilities import FILES, keep_only
 from dcd.platform.process import ToolFailed, run
 from statemachine.errors import CheckpointError
@@ -43,6 +43,7 @@ def apt_root(
     scratch: Path,
     *,
     sources: Sequence[Source],
+    host: HostApt,
     architecture: str,
     never: Sequence[str] = (),
     http_proxy: str = "",
@@ -51,9 +52,9 @@ def apt_root(
     candidate in it. `scratch` is a directory outside the root."""
     etc = root / "etc/apt"
     files = {
-        etc / "apt.conf.d/00dcd": transfer_settings(http_proxy)
+        etc / "apt.conf.d/00dcd": transfer_settings(host.settings, http_proxy)
         + 'APT::Install-Recommends "false";\nAcquire::Languages "none";\n',
-        etc / "auth.conf.d/00dcd.conf": auth_file(sources),
+        etc / "auth.conf.d/00dcd.conf": auth_file(host.logins, sources),
         etc / "preferences.d/00dcd": "\n".join(
             f"Package: {name}\nPin: release *\nPin-Priority: -1\n" for name in never
         ),
@@ -104,11 +105,12 @@ def update(environment: Environment, on_line: OnLine | None = None) -> None:
 def list_digests(root: Path) -> set[str]:
     """The sha256 of each InRelease (or Release) that the lists below the root came with."""
     lists = root / "var/lib/apt/lists"
-    return {
-        hashlib.sha256(file.read_bytes()).hexdigest()
-        for pattern in ("*InRelease", "*_Release", "Release")
-        for file in lists.glob(pattern)
-    }
+    digests = set()
+    for pattern in ("*InRelease", "*_Release", "Release"):
+        for file in lists.glob(pattern):
+            with file.open("rb") as content:
+                digests.add(hashlib.file_digest(content, "sha256").hexdigest())
+    return digests
 
 
 def download(
@@ -128,7 +130,7 @@ def similar_packages(environment: Environment, name: str) -> list[str]:
 def _persist(argv: Sequence[str], environment: Environment, on_line: OnLine | None) -> None:
     """Run apt, with rights over files only, and again while its only complaint is a download that may work
     the next time."""
-    for pause in (*BACK_OFF_SECONDS, None):
+    for tries, pause in enumerate((*BACK_OFF_SECONDS, None), 1):
         try:
             run(argv, env=environment, on_line=on_line, start=partial(keep_only, FILES))
             return
@@ -137,5 +139,5 @@ def _persist(argv: Sequence[str], environment: Environment, on_line: OnLine | No
             if problem is None:
                 raise
             if pause is None or not problem.transient:
-                raise unreachable(problem) from error
+                raise unreachable(replace(problem, tries=tries)) from error
         time.sleep(pause)

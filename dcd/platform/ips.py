@@ -2,18 +2,22 @@
 
 A repository is asked for the attributes of its publishers' catalogs; these name the signature of each part
 of the catalog, which changes with the packages in it and with nothing else. So asking costs a few kilobytes,
-and needs no pkg(7). Installing is for `dcd.checkpoints.transfer.ips`. Blocking.
+and needs no pkg(7). Installing is for `dcd.checkpoints.transfer.ips`. Blocking. The daemon calls it through
+`dcd.platform.asking`, in a confined process.
 
 Source: pkg(7), the catalog's attributes; a package archive (p5p) counts by its content.
 """
 
+import errno
 import hashlib
 import json
+import os
 import ssl
+import stat
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
@@ -25,7 +29,9 @@ BACK_OFF_SECONDS = (1.0, 4.0, 15.0)
 """Pauses between tries, while a repository may come back."""
 
 TIMEOUT_SECONDS = 60.0
-MOST_BYTES = 16 << 20
+MOST_BYTES = 4 << 20
+"""How long an answer may be. The attributes of a catalog are a few KiB."""
+
 _TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
 
 
@@ -45,20 +51,26 @@ class Repository:
         return urlsplit(self.origin).scheme in ("http", "https")
 
 
-def catalog_digests(repositories: Iterable[Repository], http_proxy: str = "") -> dict[str, str]:
+def catalog_digests(
+    repositories: Iterable[Repository],
+    http_proxy: str = "",
+    pauses: Sequence[float] = BACK_OFF_SECONDS,
+) -> dict[str, str]:
     """The state of the catalog of each publisher in the repositories, by `ORIGIN PUBLISHER` (by `ORIGIN`
-    for an archive). Raises Unprepared for a repository that cannot be read, after several tries."""
+    for an archive). `pauses` are between tries. Raises Unprepared for a repository that cannot be read."""
     found: dict[str, str] = {}
     for repository in repositories:
         if repository.is_remote:
-            found.update(_remote(repository, http_proxy))
+            found.update(_remote(repository, http_proxy, pauses))
         else:
             found.update(_local(repository))
     return found
 
 
-def _remote(repository: Repository, http_proxy: str) -> Iterator[tuple[str, str]]:
-    get = _getter(repository, http_proxy)
+def _remote(
+    repository: Repository, http_proxy: str, pauses: Sequence[float]
+) -> Iterator[tuple[str, str]]:
+    get = _getter(repository, http_proxy, pauses)
     base = repository.origin.rstrip("/")
     names = [repository.publisher]
     if not repository.publisher:
@@ -80,7 +92,7 @@ def _local(repository: Repository) -> Iterator[tuple[str, str]]:
         if not repository.publisher:
             names = sorted(entry.name for entry in (path / "publisher").iterdir())
         for name in names:
-            attributes = (path / "publisher" / name / "catalog/catalog.attrs").read_bytes()
+            attributes = _content(path / "publisher" / name / "catalog/catalog.attrs")
             yield f"{repository.origin} {name}", _state(attributes, repository.origin)
     except OSError as error:
         raise Unprepared(
@@ -90,7 +102,20 @@ def _local(repository: Repository) -> Iterator[tuple[str, str]]:
         ) from None
 
 
-def _getter(repository: Repository, http_proxy: str) -> Callable[[str], bytes]:
+def _content(path: Path) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+        content = file.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
+    return content
+
+
+def _getter(
+    repository: Repository, http_proxy: str, pauses: Sequence[float]
+) -> Callable[[str], bytes]:
     context = ssl.create_default_context()
     if repository.certificate is not None:
         try:
@@ -106,23 +131,21 @@ def _getter(repository: Repository, http_proxy: str) -> Callable[[str], bytes]:
     opener = urllib.request.build_opener(*handlers)
 
     def get(uri: str) -> bytes:
-        pauses = iter(BACK_OFF_SECONDS)
-        while True:
+        for pause in (*pauses, None):
             try:
                 with opener.open(uri, timeout=TIMEOUT_SECONDS) as answer:
                     content: bytes = answer.read(MOST_BYTES + 1)
-                break
+                if len(content) > MOST_BYTES:
+                    raise _unreachable(repository, uri, f"it answers more than {MOST_BYTES} bytes")
+                return content
             except urllib.error.HTTPError as error:
                 problem, transient = f"{error.code} {error.reason}", error.code in _TRANSIENT
             except OSError as error:  # refused, timed out, no such host
                 problem, transient = str(getattr(error, "reason", error)), True
-            pause = next(pauses, None) if transient else None
-            if pause is None:
+            if pause is None or not transient:
                 raise _unreachable(repository, uri, problem)
             time.sleep(pause)
-        if len(content) > MOST_BYTES:
-            raise _unreachable(repository, uri, f"it answers more than {MOST_BYTES} bytes")
-        return content
+        raise AssertionError("the last pause is None")
 
     return get
 

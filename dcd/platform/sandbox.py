@@ -1,11 +1,14 @@
 """Running a program that is not trusted on the host, with as little as it can do with.
 
-It runs as nobody, with limits on time, memory, files and output; on Linux also without new privileges, and in
-mount, process, network and IPC namespaces of its own, so that there is no network, no other process, and
-nothing of it left afterwards. It can read what everybody on the host can read, and write nothing of use.
-Where the caller is not root, it runs as the caller. `main` is the inner side.
+It runs as a user without rights, with limits on time, memory, files and output. On Linux it also gets no new
+privileges, and mount, process, IPC and (unless it may use the network) network namespaces of its own, so that
+there is no other process, and nothing of it left afterwards. With `seen` it has a root of its own, in which
+there is the system's software, its directory, and what is named; else, and on kernels before Linux 5.12, it
+can read what everybody on the host can read. It can write nothing of use. Where the caller is not root, it
+runs as the caller; where the caller may not mount (inside a worker), in the caller's namespaces. `main` is
+the inner side.
 
-Source: setpriv(1), unshare(1), setrlimit(2).
+Source: setpriv(1), unshare(1), setrlimit(2), chroot(2).
 """
 
 import os
@@ -13,43 +16,101 @@ import pwd
 import resource
 import signal
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
+import msgspec
+
+from dcd.platform.capabilities import NUMBERS, keep_only, permitted
+from dcd.platform.devices import mount_devices
 from dcd.platform.process import run
 from dcd.platform.tools import TOOL_PATH
 from store.interpreter import module_command, module_environment
+from store.layers.mounts import (
+    NO_DEVICES,
+    NO_SUID,
+    READ_ONLY,
+    attach,
+    bind,
+    can_restrict,
+    copy_of,
+    mount,
+    restrict,
+)
 
 OUTPUT_BYTES = 64 * 1024
-"""What it may write, to its output or to any other file."""
+"""What it may write, to its output or to any other file, unless it is allowed more."""
 
-_NOBODY = "nobody"
+NOBODY = "nobody"
+
+MODULE = "-m"
+"""In place of a program: the `main` of a module of this project, whose name follows, is run."""
+
+_CODE = ("dcd", "statemachine", "store", "msgspec")
+
+_SOFTWARE = ("bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr")
+_SETTINGS = (
+    *("alternatives", "ca-certificates", "gai.conf", "group", "host.conf", "hosts", "ld.so.cache"),
+    *("localtime", "nsswitch.conf", "os-release", "passwd", "pki/tls", "protocols", "resolv.conf"),
+    *("services", "ssl/certs", "ssl/openssl.cnf", "xml"),
+)
+"""Of /etc, what programs need to find libraries, users, hosts and certificates."""
+
 _LIMITS = {
     resource.RLIMIT_CPU: 20,
     resource.RLIMIT_AS: 1 << 30,
-    resource.RLIMIT_FSIZE: OUTPUT_BYTES,
     resource.RLIMIT_NOFILE: 128,
     resource.RLIMIT_CORE: 0,
 }
 _ENVIRONMENT = {"PATH": TOOL_PATH, "LC_ALL": "C.UTF-8", "HOME": "/"}
-_ALONE = (
-    *("setpriv", "--pdeathsig", "SIGKILL", "--no-new-privs"),
-    *("unshare", "--mount", "--propagation=slave", "--pid", "--net", "--ipc", "--fork"),
-    *("--kill-child=SIGKILL", "--mount-proc"),
-)
 
 
-def run_confined(argv: Sequence[str | Path], directory: Path, timeout_seconds: float) -> str:
-    """Run a program in a directory that everybody may enter, and return what it printed. Raises ToolFailed
-    when it fails, takes too long, or prints more than `OUTPUT_BYTES`; its output is in the directory's
-    file `output` then too."""
-    output = directory / "output"
-    alone = _ALONE if sys.platform == "linux" and os.geteuid() == 0 else ()
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """What a confined program may do and see beyond the least.
+
+    `network` leaves it the host's network. `file_bytes` is how large its output and each other file may
+    become. `seen` are the only paths of the host, beside the system's software, that are there for it
+    (None: all that everybody can read). `user` is who it runs as where the caller is root; "" leaves it
+    root's number without any capability, to read settings that are root's own. `environment` is added to
+    the few variables that it gets.
+    """
+
+    network: bool = False
+    file_bytes: int = OUTPUT_BYTES
+    seen: tuple[str, ...] | None = None
+    user: str = NOBODY
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+LEAST = Allowed()
+
+
+def run_confined(
+    argv: Sequence[str | Path],
+    directory: Path,
+    timeout_seconds: float,
+    allowed: Allowed = LEAST,
+) -> str:
+    """Run a program in a directory that its user may enter, and return what it printed. Raises ToolFailed
+    when it fails, takes too long, or prints more than it may; its output is in the directory's file
+    `output` then too."""
+    settings = msgspec.json.encode(allowed).decode()
     run(
-        [*alone, *module_command("dcd.platform.sandbox"), output, *argv],
+        [
+            *_alone(allowed.network),
+            *module_command("dcd.platform.sandbox"),
+            *(settings, directory),
+            *argv,
+        ],
         env=module_environment(),
-        cwd=directory,
+        cwd=Path("/"),
         timeout_seconds=timeout_seconds,
     )
     return printed(directory)
@@ -63,17 +124,52 @@ def printed(directory: Path) -> str:
         return ""
 
 
+def is_apart() -> bool:
+    """Whether this process may give a confined program namespaces and a root of its own."""
+    return (
+        sys.platform == "linux"
+        and os.geteuid() == 0
+        and bool(permitted() >> NUMBERS["SYS_ADMIN"] & 1)
+    )
+
+
+def code_places() -> tuple[str, ...]:
+    """What of the host a Python program of this project has to see, beside the system's software."""
+    places = [Path(sys.prefix), Path(sys.base_prefix)]
+    for package in _CODE:
+        if (spec := find_spec(package)) is not None:
+            places += map(Path, spec.submodule_search_locations or filter(None, [spec.origin]))
+    both = [place for path in places for place in (path.absolute(), path.resolve())]
+    return tuple(dict.fromkeys(map(str, both)))
+
+
+def _alone(network: bool) -> Iterable[str]:
+    if not is_apart():
+        return ()
+    return (
+        *("setpriv", "--pdeathsig", "SIGKILL", "--no-new-privs"),
+        *("unshare", "--mount", "--propagation=slave", "--pid", "--ipc", "--fork"),
+        *(() if network else ("--net",)),
+        *("--kill-child=SIGKILL", "--mount-proc"),
+    )
+
+
 def main() -> None:
-    """Run the program with nothing to gain, and end as it did: OUTPUT PROGRAM ARGUMENT..."""
-    output, *argv = sys.argv[1:]
-    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    """Run the program with nothing to gain, and end as it did: ALLOWED DIRECTORY PROGRAM ARGUMENT..."""
+    settings, place, *argv = sys.argv[1:]
+    allowed = msgspec.json.decode(settings, type=Allowed)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+    descriptor = os.open(Path(place, "output"), flags, 0o600)
+    if is_apart() and allowed.seen is not None and can_restrict():
+        _enter_own_root(Path(place), allowed.seen)
+    os.chdir(place)
     # As the first process of its namespace it would not be ended by signals, such as those of the limits.
     child = os.fork()
     if child == 0:
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
         os.close(descriptor)
-        _become(argv)
+        _become(argv, allowed)
     # With this one the kernel ends all others in the namespace.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
     _, status = os.waitpid(child, 0)
@@ -81,18 +177,80 @@ def main() -> None:
     sys.exit(code if code >= 0 else 128 - code)
 
 
-def _become(argv: list[str]) -> NoReturn:
+def _enter_own_root(place: Path, seen: Iterable[str]) -> None:
+    """Change the root to one in which there is only what the program may see, each thing at its path."""
+    os.umask(0o022)
+    # The root is mounted over the place itself, which is shown in it again.
+    own = copy_of(place)
+    mount("tmpfs", place, "mode=755,size=64m", NO_SUID | NO_DEVICES)
+    for name, mode in (("proc", 0o755), ("dev", 0o755), ("tmp", 0o1777)):
+        (place / name).mkdir()
+        (place / name).chmod(mode)
+    show = partial(_show, place)
+    for name in _SOFTWARE:
+        entry = Path("/", name)
+        if entry.is_symlink():
+            (place / name).symlink_to(entry.readlink())
+        elif entry.exists():
+            show(entry, entry)
+    for path in (*(Path("/etc", name) for name in _SETTINGS), *map(Path, seen)):
+        if path.exists() and not path.is_relative_to("/usr"):
+            show(path.resolve(), path)
+    shown = place / place.relative_to("/")
+    shown.mkdir(parents=True, exist_ok=True)
+    attach(own, shown)
+    os.close(own)
+    bind(Path("/proc"), place / "proc")
+    mount_devices(place / "dev")
+    os.chroot(place)
+
+
+def _show(root: Path, source: Path, path: Path) -> None:
+    target = root / path.relative_to("/")
+    if target.exists() and not target.is_dir():
+        return
+    if source.is_dir():
+        target.mkdir(parents=True, exist_ok=True)
+    else:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.touch()
+    bind(source, target)
+    restrict(target, READ_ONLY | NO_SUID | NO_DEVICES)
+
+
+def _become(argv: list[str], allowed: Allowed) -> NoReturn:
     for ignored in (signal.SIGXFSZ, signal.SIGPIPE):  # by Python, and so by what it starts
         signal.signal(ignored, signal.SIG_DFL)
-    for what, most in _LIMITS.items():
+    for what, most in (*_LIMITS.items(), (resource.RLIMIT_FSIZE, allowed.file_bytes)):
         resource.setrlimit(what, (most, most))
     if os.geteuid() == 0:
-        nobody = pwd.getpwnam(_NOBODY)
-        os.setgroups([])
-        os.setgid(nobody.pw_gid)
-        os.setuid(nobody.pw_uid)
+        if allowed.user:
+            user = pwd.getpwnam(allowed.user)
+            os.setgroups([])
+            os.setgid(user.pw_gid)
+            os.setuid(user.pw_uid)
+        else:
+            keep_only(())
     os.umask(0o077)
-    os.execve(argv[0], argv, _ENVIRONMENT)
+    environment = {**_ENVIRONMENT, **allowed.environment}
+    if argv[0] == MODULE:
+        _run_module(argv[1], environment)
+    os.execve(argv[0], argv, environment)
+
+
+def _run_module(name: str, environment: Mapping[str, str]) -> NoReturn:
+    """Run a module's `main` in this interpreter: to start another takes longer than what it is for."""
+    status = 1
+    try:
+        os.environ.clear()
+        os.environ.update(environment)
+        import_module(name).main()
+        status = 0
+    except BaseException:  # noqa: BLE001 - the end of this process, which the output tells
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
 
 
 if __name__ == "__main__":

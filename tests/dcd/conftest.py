@@ -118,7 +118,7 @@ def apt_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "dcd.platform.process.BASE_ENVIRONMENT",
         {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "APT_CONFIG": str(settings)},
     )
-    monkeypatch.setattr("dcd.platform.apt.BACK_OFF_SECONDS", (0.01, 0.02, 0.03))
+    monkeypatch.setattr("dcd.platform.apt_release.BACK_OFF_SECONDS", (0.01, 0.02, 0.03))
     monkeypatch.setattr("dcd.platform.apt_root.BACK_OFF_SECONDS", (0.01, 0.02, 0.03))
     return etc
 

@@ -13,7 +13,7 @@ empty lists; no host name, resolver or machine id of the build host.
 import hashlib
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,8 +24,8 @@ from dcd.manifest.doc import DataObjectCache, distro, software_for
 from dcd.manifest.objects.software import Image, Repository, Software, SoftwareData
 from dcd.platform.apt import (
     Source,
+    host_apt,
     host_codename,
-    release_digests,
     source_list,
     sources_for,
     split_login,
@@ -39,6 +39,7 @@ from dcd.platform.apt_root import (
     similar_packages,
     update,
 )
+from dcd.platform.asking import ask_host_apt, ask_releases
 from dcd.platform.capabilities import CHROOT, keep_only
 from dcd.platform.chroot import bootstrap_mounts
 from dcd.platform.devices import LINKS, make_devices
@@ -135,15 +136,17 @@ class TransferDEB(Checkpoint):
             _check_repository(repository)
 
     def external_state(self, doc: DataObjectCache) -> Mapping[str, str]:
-        sources = _sources(self._software(doc))
-        return release_digests(sources, distro(doc).http_proxy or "")
+        host = ask_host_apt()
+        sources = _sources(self._software(doc), host.sources)
+        return ask_releases(sources, host, distro(doc).http_proxy or "")
 
     def get_progress_estimate(self) -> float:
         return 45.0
 
     def execute(self, context: Context, dry_run: bool = False) -> None:
         software = self._software(context.doc)
-        sources = _sources(software)
+        host = host_apt()
+        sources = _sources(software, host.sources)
         if dry_run:
             names = ", ".join(source.name for source in sources)
             count = len(software.names("install"))
@@ -157,6 +160,7 @@ class TransferDEB(Checkpoint):
             context.pkg_image,
             context.tmp,
             sources=sources,
+            host=host,
             architecture=architecture,
             never=[name.partition("=")[0] for name in software.names("uninstall")],
             http_proxy=distro(context.doc).http_proxy or "",
@@ -202,11 +206,11 @@ def _check_repository(repository: Repository) -> None:
         )
 
 
-def _sources(software: Software) -> list[Source]:
+def _sources(software: Software, host: Sequence[Source]) -> list[Source]:
     """The sources that the manifest names, in order; those of the host where it names none."""
     repositories = software.get_descendants(class_type=Repository)
     if not repositories:
-        return sources_for(host_codename())
+        return sources_for(host, host_codename())
     sources: list[Source] = []
     for repository in repositories:
         suite = repository.suite or host_codename()
@@ -215,7 +219,7 @@ def _sources(software: Software) -> list[Source]:
             kept = () if suite.endswith("/") else components
             found = [Source(repository.uri, suite, kept, repository.signed_by or "")]
         else:
-            found = sources_for(suite, components)
+            found = sources_for(host, suite, components)
         sources += [source for source in found if source.name not in {s.name for s in sources}]
     return sources
 

@@ -33,6 +33,7 @@ from dcd.manifest.objects.software import (
     Variant,
 )
 from dcd.manifest.secrets import DIRECTORIES, secret_file
+from dcd.platform.asking import ask_catalogs
 from dcd.platform.inside import resolve
 from dcd.platform.ips import Repository, catalog_digests
 from dcd.platform.process import ToolFailed
@@ -123,7 +124,7 @@ class TransferIPS(Checkpoint):
         software = self._software(doc)
         if not _fetches(software):
             return {}
-        return catalog_digests(self._repositories(doc), distro(doc).http_proxy or "")
+        return ask_catalogs(self._repositories(doc), distro(doc).http_proxy or "")
 
     def get_progress_estimate(self) -> float:
         return 600.0
@@ -153,7 +154,9 @@ class TransferIPS(Checkpoint):
         context.report(Report(fraction=1.0))
 
     def _same_state(self, context: Context) -> None:
-        if self.external_state(context.doc) != context.external:
+        repositories = self._repositories(context.doc)
+        proxy = distro(context.doc).http_proxy or ""
+        if catalog_digests(repositories, proxy) != context.external:
             raise CheckpointError(
                 "a repository changed while its packages were transferred",
                 "its catalog is not in the state that was recorded when the checkpoint started",

@@ -10,7 +10,7 @@ import pytest
 
 from dcd.checkpoints.transfer.deb import TransferDEB
 from dcd.checkpoints.transfer.deb_progress import Progress
-from dcd.platform.apt import host_codename, sources_for
+from dcd.platform.apt import host_codename, host_sources, sources_for
 from dcd.platform.apt_root import list_digests
 from statemachine.errors import CheckpointError, DcdError, InvalidManifest, Unprepared
 
@@ -203,7 +203,7 @@ def test_progress_only_goes_forward_and_ends_near_the_end() -> None:
 def test_a_minimal_system_is_made_and_is_nobodys_copy(bench: Any, own_mounts: None) -> None:
     suite = host_codename()
     try:
-        sources = sources_for(suite, ["main"])
+        sources = sources_for(host_sources(), suite, ["main"])
     except Unprepared as error:
         pytest.skip(f"this host has no apt sources: {error.brief}")
     bench.execute(

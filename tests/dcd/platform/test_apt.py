@@ -7,17 +7,17 @@ from typing import Any
 import pytest
 
 from dcd.platform.apt import (
-    FetchProblem,
     Source,
     auth_file,
-    fetch_problem,
+    host_apt,
     host_sources,
-    release_digests,
     source_list,
     sources_for,
     split_login,
     transfer_settings,
 )
+from dcd.platform.apt_release import FetchProblem, fetch_problem
+from dcd.platform.asking import ask_host_apt, ask_releases
 from statemachine.errors import Unprepared
 
 ONE_LINE = """\
@@ -77,7 +77,7 @@ def test_deb822_sources_come_with_an_embedded_key(apt_host: Path) -> None:
 def test_sources_for_a_suite_are_its_pockets_with_a_wanted_component(apt_host: Path) -> None:
     (apt_host / "sources.list").write_text(ONE_LINE)
     (apt_host / "sources.list.d/vendor.sources").write_text(DEB822)
-    found = sources_for("bookworm", ["main", "non-free"])
+    found = sources_for(host_sources(), "bookworm", ["main", "non-free"])
     assert [source.name for source in found] == [
         "http://example.org/debian/ bookworm",
         "http://example.org/private/ bookworm-security",
@@ -88,7 +88,7 @@ def test_sources_for_a_suite_are_its_pockets_with_a_wanted_component(apt_host: P
 def test_a_suite_that_the_host_does_not_have_names_those_that_it_has(apt_host: Path) -> None:
     (apt_host / "sources.list").write_text(ONE_LINE)
     with pytest.raises(Unprepared) as caught:
-        sources_for("trixie", ["main"])
+        sources_for(host_sources(), "trixie", ["main"])
     assert "no source for suite trixie" in caught.value.brief
     assert "bookworm (main contrib)" in caught.value.details
     assert "<repository>" in caught.value.resolution
@@ -102,7 +102,7 @@ def test_logins_are_for_apt_only(apt_host: Path) -> None:
     told = source_list(sources) + "".join(source.name for source in sources) + repr(sources)
     assert "p@ss" not in told
     assert "user" not in told
-    auth = auth_file(sources)
+    auth = auth_file(host_apt().logins, sources)
     assert "machine one.example.org login a password b" in auth
     assert "machine two.example.org login c password d" in auth
     assert "machine http://example.org/private/ login user password p@ss" in auth
@@ -125,7 +125,9 @@ def test_proxies_come_from_the_hosts_configuration(apt_host: Path) -> None:
     (apt_host / "apt.conf.d/proxy").write_text(
         'Acquire::http::Proxy "http://cache.example:3142";\n'
     )
-    assert 'Acquire::http::Proxy "http://cache.example:3142";' in transfer_settings()
+    assert 'Acquire::http::Proxy "http://cache.example:3142";' in transfer_settings(
+        host_apt().settings
+    )
 
 
 def test_the_manifests_proxy_comes_last(apt_host: Path) -> None:
@@ -133,9 +135,15 @@ def test_the_manifests_proxy_comes_last(apt_host: Path) -> None:
         'Acquire::http::Proxy "http://cache.example:3142";\n'
     )
     proxies = [
-        line for line in transfer_settings("http://mine:1").splitlines() if "http::P" in line
+        line
+        for line in transfer_settings(host_apt().settings, "http://mine:1").splitlines()
+        if "http::P" in line
     ]
     assert proxies[-1] == 'Acquire::http::Proxy "http://mine:1";'
+
+
+def states(sources: list[Source]) -> dict[str, str]:
+    return ask_releases(sources, ask_host_apt())
 
 
 def test_release_digests_are_those_of_what_the_mirror_serves(apt_host: Path, mirror: Any) -> None:
@@ -144,7 +152,7 @@ def test_release_digests_are_those_of_what_the_mirror_serves(apt_host: Path, mir
         release.parent.mkdir(parents=True)
         release.write_text(f"state of {suite}")
     sources = [Source(mirror.uri, suite) for suite in ("one", "two")]
-    assert release_digests(sources) == {
+    assert states(sources) == {
         f"{mirror.uri} {suite}": hashlib.sha256(f"state of {suite}".encode()).hexdigest()
         for suite in ("one", "two")
     }
@@ -153,21 +161,21 @@ def test_release_digests_are_those_of_what_the_mirror_serves(apt_host: Path, mir
 def test_a_repository_without_inrelease_counts_by_its_release(apt_host: Path, mirror: Any) -> None:
     mirror.publish("old")
     release = (mirror.directory / "dists/old/Release").read_bytes()
-    digests = release_digests([Source(mirror.uri, "old")])
+    digests = states([Source(mirror.uri, "old")])
     assert list(digests.values()) == [hashlib.sha256(release).hexdigest()]
 
 
 def test_a_stumbling_mirror_is_asked_again(apt_host: Path, mirror: Any) -> None:
     mirror.publish("old")
     mirror.refusals["/dists/old/InRelease"] = [503, 502]
-    assert len(release_digests([Source(mirror.uri, "old")])) == 1
+    assert len(states([Source(mirror.uri, "old")])) == 1
     assert mirror.requests["/dists/old/InRelease"] == 3
 
 
 def test_a_mirror_that_stays_away_is_named_with_its_status(apt_host: Path, mirror: Any) -> None:
     mirror.refusals["/dists/old/InRelease"] = [-503]
     with pytest.raises(Unprepared) as caught:
-        release_digests([Source(mirror.uri, "old")])
+        states([Source(mirror.uri, "old")])
     assert f"{mirror.uri} old" in caught.value.brief
     assert "503  Service Unavailable" in caught.value.brief
     assert "tried 4 times" in caught.value.details
@@ -176,23 +184,23 @@ def test_a_mirror_that_stays_away_is_named_with_its_status(apt_host: Path, mirro
 
 def test_a_suite_that_does_not_exist_is_not_asked_for_again(apt_host: Path, mirror: Any) -> None:
     with pytest.raises(Unprepared, match="404"):
-        release_digests([Source(mirror.uri, "nosuch")])
+        states([Source(mirror.uri, "nosuch")])
     assert mirror.requests == {"/dists/nosuch/InRelease": 1, "/dists/nosuch/Release": 1}
 
 
 def test_a_mirror_that_does_not_answer_is_an_error_not_a_traceback(apt_host: Path) -> None:
     with pytest.raises(Unprepared, match="Could not connect"):
-        release_digests([Source("http://127.0.0.1:1/", "old")])
+        states([Source("http://127.0.0.1:1/", "old")])
 
 
 def test_a_private_mirror_gets_its_login(apt_host: Path, mirror: Any) -> None:
     mirror.publish("private")
     mirror.login = "user:p@ss"
     source = Source(mirror.uri, "private", login=("user", "p@ss"))
-    digests = release_digests([source])
+    digests = states([source])
     assert list(digests) == [f"{mirror.uri} private"]
     with pytest.raises(Unprepared, match="401"):
-        release_digests([Source(mirror.uri, "private")])
+        states([Source(mirror.uri, "private")])
 
 
 @pytest.mark.parametrize(

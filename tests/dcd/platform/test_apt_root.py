@@ -1,13 +1,14 @@
 """apt working on a root directory that holds nothing yet, against a real mirror."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dcd.platform.apt import Source
+from dcd.platform.apt import Source, host_apt
 from dcd.platform.apt_root import (
     Environment,
     apt_root,
@@ -33,11 +34,23 @@ def stocked(mirror: Any) -> Any:
     return mirror
 
 
+def at_work(
+    root: Path, sources: Sequence[Source], never: Sequence[str] = ()
+) -> AbstractContextManager[Environment]:
+    """apt on the root, as a host of this configuration would do it."""
+    scratch = root.parent / "scratch"
+    return apt_root(
+        root, scratch, sources=sources, host=host_apt(), architecture="amd64", never=never
+    )
+
+
 @pytest.fixture
 def apt(apt_host: Path, root: Path, stocked: Any) -> Iterator[Environment]:
     sources = [Source(stocked.uri, "test", trusted=True)]
     scratch = root.parent / "scratch"
-    with apt_root(root, scratch, sources=sources, architecture="amd64", never=["game"]) as inside:
+    with apt_root(
+        root, scratch, sources=sources, host=host_apt(), architecture="amd64", never=["game"]
+    ) as inside:
         yield inside
 
 
@@ -106,7 +119,9 @@ def test_a_repository_without_a_trusted_signature_is_refused(
 ) -> None:
     sources = [Source(stocked.uri, "test")]
     with (
-        apt_root(root, root.parent / "scratch", sources=sources, architecture="amd64") as inside,
+        apt_root(
+            root, root.parent / "scratch", sources=sources, host=host_apt(), architecture="amd64"
+        ) as inside,
         pytest.raises(CheckpointError) as caught,
     ):
         update(inside)
@@ -120,7 +135,9 @@ def test_nothing_of_the_hosts_settings_stays_in_the_root(
     stocked.login = "user:secret"
     sources = [Source(stocked.uri, "test", trusted=True, login=("user", "secret"))]
     (apt_host / "apt.conf.d/proxy").write_text('Acquire::https::Proxy "http://user:secret@x/";\n')
-    with apt_root(root, root.parent / "scratch", sources=sources, architecture="amd64") as inside:
+    with apt_root(
+        root, root.parent / "scratch", sources=sources, host=host_apt(), architecture="amd64"
+    ) as inside:
         update(inside)
         secrets = [
             file for file in root.rglob("*") if file.is_file() and b"secret" in file.read_bytes()

@@ -1,0 +1,137 @@
+"""The state of repositories of Debian packages: the digests of their InRelease files, as served now.
+
+`apt-helper` fetches with apt's own transports, proxies and logins; what it fetches is bounded. The daemon
+calls `release_digests` through `dcd.platform.asking`, in a confined process. Blocking; uses the network.
+"""
+
+import hashlib
+import re
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from dcd.platform.apt import Source, auth_file, settings_text, split_login, transfer_settings
+from dcd.platform.process import ToolFailed, run
+from dcd.platform.tools import TOOLS
+from statemachine.errors import Unprepared
+
+BACK_OFF_SECONDS = (1.0, 3.0, 7.0)
+"""The pauses between tries at a download that failed for a reason that may pass."""
+
+MOST_BYTES = 4 << 20
+"""How large a Release file may be; Debian's have some 200 KiB. Whoever calls has to limit files to that."""
+
+
+@dataclass(frozen=True, slots=True)
+class FetchProblem:
+    """Why apt could not download something, in its own words ("503  Service Unavailable")."""
+
+    uri: str
+    reason: str
+    tries: int = 1
+
+    @property
+    def transient(self) -> bool:
+        """Whether trying again may help: everything but a definite answer of the server."""
+        return re.match(r"4(?!08|29)\d\d\b|it is larger than ", self.reason) is None
+
+
+def fetch_problem(output: str) -> FetchProblem | None:
+    """The first failed download that apt's output reports, or None."""
+    found = re.search(r"Failed to fetch (\S+)\s+(.*?)(?: \[IP: [^]]*\])?\s*$", output, re.MULTILINE)
+    return FetchProblem(split_login(found[1])[0], found[2]) if found else None
+
+
+def unreachable(problem: FetchProblem, source: Source | None = None) -> Unprepared:
+    """The error for a download that failed for good."""
+    times = f" (tried {problem.tries} times)" if problem.tries > 1 else ""
+    return Unprepared(
+        f"the mirror does not serve {source.name if source else problem.uri}: {problem.reason}",
+        f"{problem.uri}: {problem.reason}{times}",
+        "check the address and the suite in the manifest or in this host's apt sources, and that "
+        "this host reaches the mirror (proxies are taken from apt's configuration); then try again",
+    )
+
+
+def release_digests(
+    sources: Sequence[Source],
+    settings: str,
+    logins: str,
+    http_proxy: str = "",
+    pauses: Sequence[float] = BACK_OFF_SECONDS,
+) -> dict[str, str]:
+    """The sha256 of each source's InRelease (or Release) as its mirror serves it now, by the source's
+    name. It changes with every change of the repository. `settings` and `logins` are those of the host
+    (`HostApt`); `pauses` are between tries. Raises `Unprepared` for a mirror that does not answer."""
+    if not sources:
+        return {}
+    with tempfile.TemporaryDirectory(prefix="dcd-apt-", dir=".") as name:
+        directory = Path(name).absolute()
+        auth = directory / "auth.conf"
+        auth.touch(0o600)
+        auth.write_text(auth_file(logins, sources))
+        configuration = directory / "apt.conf"
+        configuration.write_text(
+            transfer_settings(settings, http_proxy)
+            + settings_text([("Dir::Etc::netrc", f"{auth}"), ("Dir::Etc::netrcparts", "/dev/null")])
+        )
+        targets = [directory / f"{number}" for number in range(len(sources))]
+        for target in targets:
+            target.mkdir()
+        ask = partial(_release_digest, {"APT_CONFIG": str(configuration)}, tuple(pauses))
+        with ThreadPoolExecutor(max_workers=8) as pool:
+            digests = pool.map(ask, sources, targets)
+            return dict(zip((source.name for source in sources), digests, strict=True))
+
+
+def _release_digest(
+    environment: Mapping[str, str], pauses: tuple[float, ...], source: Source, directory: Path
+) -> str:
+    target = directory / "InRelease"
+    problem = _fetch(source.release_uri + "InRelease", target, environment, pauses)
+    if problem is not None and re.match(r"404|File not found|Failed to stat", problem.reason):
+        problem = _fetch(source.release_uri + "Release", target, environment, pauses)
+    if problem is not None:
+        raise unreachable(problem, source)
+    with target.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _fetch(
+    uri: str, target: Path, environment: Mapping[str, str], pauses: tuple[float, ...]
+) -> FetchProblem | None:
+    """Download, trying again while that may help. Returns what went wrong in the end, or None."""
+    helper = TOOLS["apt-helper"].executable
+    for tries, pause in enumerate((*pauses, None), 1):
+        try:
+            run(
+                [helper, "download-file", uri, target],
+                env=environment,
+                capture=True,
+                merge=True,
+                timeout_seconds=120,
+            )
+            return None
+        except ToolFailed as error:
+            problem = _problem(uri, target, error, tries)
+        if pause is None or not problem.transient:
+            return problem
+        time.sleep(pause)
+    raise AssertionError("the last pause is None")
+
+
+def _problem(uri: str, target: Path, error: ToolFailed, tries: int) -> FetchProblem:
+    if any(file.stat().st_size >= MOST_BYTES for file in target.parent.iterdir()):
+        return FetchProblem(uri, f"it is larger than {MOST_BYTES >> 20} MiB", tries)
+    if error.timed_out:
+        return FetchProblem(uri, "no answer within 120 seconds", tries)
+    found = fetch_problem(error.output)
+    return (
+        FetchProblem(found.uri, found.reason, tries)
+        if found
+        else FetchProblem(uri, error.output, tries)
+    )

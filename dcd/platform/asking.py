@@ -1,0 +1,235 @@
+"""What the daemon asks of repositories and of the host's apt, in a process that can do nothing else.
+
+What a manifest says about repositories, and what their servers answer, is never handled with the daemon's
+rights: each question goes to a process of its own (`dcd.platform.sandbox`) that runs as a user without
+rights, sees no files of the host but what the question is about, and is bounded in time, memory and output.
+The host's configuration of apt may be root's alone, so it is read by root's number without any capability,
+and without the network; no text of a manifest goes there. `main` is the inner side.
+"""
+
+import os
+import pwd
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+
+from dcd.platform import apt, apt_release, ips, process
+from dcd.platform.apt import HostApt, Source
+from dcd.platform.ips import Repository
+from dcd.platform.process import ToolFailed
+from dcd.platform.sandbox import NOBODY, Allowed, code_places, is_apart, printed, run_confined
+from statemachine.errors import DcdError, InvalidManifest, Unprepared
+
+SECONDS = 300.0
+"""How long one question may take, whatever is tried again."""
+
+_FILE_BYTES = 4 << 20
+_HOST_SECONDS = 60.0
+
+
+class _Host(msgspec.Struct, frozen=True, tag="host"):
+    """What is the host's apt configured with? `environment` is that of its tools."""
+
+    environment: dict[str, str]
+
+
+class _Releases(msgspec.Struct, frozen=True, tag="releases"):
+    """What are the digests of these repositories' Release files?"""
+
+    sources: tuple[Source, ...]
+    settings: str
+    logins: str
+    http_proxy: str
+    pauses: tuple[float, ...]
+
+
+class _Catalogs(msgspec.Struct, frozen=True, tag="catalogs"):
+    """What is the state of the catalogs of these repositories? `logins` are the contents of the key and the
+    certificate of each that has them."""
+
+    repositories: tuple[Repository, ...]
+    logins: tuple[tuple[bytes, bytes] | None, ...]
+    http_proxy: str
+    pauses: tuple[float, ...]
+
+
+_Question = _Host | _Releases | _Catalogs
+
+
+class _Answer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The answer, or the error: the name of its class, and its texts."""
+
+    host: HostApt | None = None
+    digests: dict[str, str] | None = None
+    error: tuple[str, str, str, str] | None = None
+
+
+def ask_host_apt() -> HostApt:
+    """The configuration of the host's apt. Raises `Unprepared` when apt cannot read it."""
+    allowed = Allowed(file_bytes=_FILE_BYTES, user="")
+    host = _ask(_Host(dict(process.BASE_ENVIRONMENT)), allowed, _HOST_SECONDS).host
+    assert host is not None
+    return host
+
+
+def ask_releases(
+    sources: Sequence[Source], host: HostApt, http_proxy: str = "", *, patient: bool = True
+) -> dict[str, str]:
+    """The state of each source's repository now; see `apt_release.release_digests`. With `patient`, asks
+    again while a mirror may come back."""
+    places = [path for source in sources if (path := local_path(source.uri)) is not None]
+    pauses = apt_release.BACK_OFF_SECONDS if patient else ()
+    question = _Releases(tuple(sources), host.settings, host.logins, http_proxy, pauses)
+    return _digests(question, places, "_apt")
+
+
+def ask_catalogs(
+    repositories: Sequence[Repository], http_proxy: str = "", *, patient: bool = True
+) -> dict[str, str]:
+    """The state of each repository's catalogs now; see `ips.catalog_digests`. With `patient`, asks again
+    while a server may come back."""
+    logins: list[tuple[bytes, bytes] | None] = []
+    for repository in repositories:
+        if repository.key is None or repository.certificate is None:
+            logins.append(None)
+        else:
+            logins.append((repository.key.read_bytes(), repository.certificate.read_bytes()))
+    places = [path for each in repositories if (path := local_path(each.origin)) is not None]
+    pauses = ips.BACK_OFF_SECONDS if patient else ()
+    question = _Catalogs(tuple(repositories), tuple(logins), http_proxy, pauses)
+    # As the host's tools, also those of pkg(7), take them.
+    proxies = {name: value for name, value in os.environ.items() if name.lower().endswith("_proxy")}
+    return _digests(question, places, NOBODY, proxies)
+
+
+def local_path(origin: str) -> Path | None:
+    """The path of the host that an origin of packages names, as a path or a URI, or None."""
+    if origin.startswith("/"):
+        return Path(origin)
+    parts = urlsplit(origin)
+    return Path(unquote(parts.path)) if parts.scheme in ("file", "copy") else None
+
+
+def _digests(
+    question: _Question,
+    places: Sequence[Path],
+    user: str,
+    environment: Mapping[str, str] | None = None,
+) -> dict[str, str]:
+    try:
+        pwd.getpwnam(user)
+    except KeyError:
+        user = NOBODY
+    seen = (*code_places(), *(str(path) for path in places if path.is_absolute()))
+    allowed = Allowed(
+        network=True,
+        file_bytes=_FILE_BYTES,
+        seen=seen,
+        user=user,
+        environment=environment or {},
+    )
+    digests = _ask(question, allowed, SECONDS).digests
+    assert digests is not None
+    return digests
+
+
+def _ask(question: _Question, allowed: Allowed, seconds: float) -> _Answer:
+    with tempfile.TemporaryDirectory(prefix="dcd-asking-") as name:
+        # What is in it is out of reach for others: with a root of its own, who answers sees it all the same.
+        Path(name).chmod(0o700 if is_apart() else 0o711)
+        place = Path(name) / "place"
+        place.mkdir(0o755)
+        scratch = place / "scratch"
+        scratch.mkdir(0o700)
+        asked = place / "question"
+        asked.touch(0o400)
+        asked.write_bytes(msgspec.json.encode(question, enc_hook=str))
+        if os.geteuid() == 0 and allowed.user:
+            for path in (asked, scratch):
+                shutil.chown(path, allowed.user)
+        try:
+            text = run_confined(["-m", __name__], place, seconds, allowed)
+            answer = msgspec.json.decode(text, type=_Answer)
+        except ToolFailed as failure:
+            raise _unanswered(failure, seconds, printed(place)) from failure
+    if answer.error is not None:
+        kind, *texts = answer.error
+        raise (InvalidManifest if kind == InvalidManifest.__name__ else Unprepared)(*texts)
+    return answer
+
+
+def _unanswered(failure: ToolFailed, seconds: float, output: str) -> Unprepared:
+    if failure.timed_out:
+        return Unprepared(
+            "the repositories did not answer in time",
+            f"all of them together have {seconds:.0f} seconds",
+            "check that this host reaches them, then try again",
+        )
+    return Unprepared(
+        "the repositories cannot be asked",
+        output[-2000:] or failure.details,
+        "run dcctl doctor; then try again",
+    )
+
+
+def main() -> None:
+    """Answer the question in the directory's file `question`: JSON to standard output, and nothing else
+    there unless this code is at fault."""
+    output = os.dup(1)
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 1)
+    os.dup2(nothing, 2)
+    try:
+        question = msgspec.json.decode(
+            Path("question").read_bytes(), type=_Question, dec_hook=lambda kind, value: kind(value)
+        )
+        os.chdir("scratch")
+        os.write(output, msgspec.json.encode(_answer(question)))
+    except BaseException:
+        os.dup2(output, 2)
+        raise
+
+
+def _answer(question: _Question) -> _Answer:
+    try:
+        return _answered(question)
+    except DcdError as error:
+        texts = (error.brief, error.details, error.resolution)
+        return _Answer(error=(type(error).__name__, *texts))
+
+
+def _answered(question: _Question) -> _Answer:
+    match question:
+        case _Host(environment):
+            return _Answer(host=apt.host_apt(environment))
+        case _Releases(sources, settings, logins, http_proxy, pauses):
+            return _Answer(
+                digests=apt_release.release_digests(sources, settings, logins, http_proxy, pauses)
+            )
+        case _Catalogs(repositories, logins, http_proxy, pauses):
+            ready = [
+                _with_login(*each) for each in enumerate(zip(repositories, logins, strict=True))
+            ]
+            return _Answer(digests=ips.catalog_digests(ready, http_proxy, pauses))
+
+
+def _with_login(number: int, asked: tuple[Repository, tuple[bytes, bytes] | None]) -> Repository:
+    repository, login = asked
+    if login is None:
+        return repository
+    files = []
+    for kind, content in zip(("key", "certificate"), login, strict=True):
+        file = Path(f"{kind}-{number}").absolute()
+        file.touch(0o600)
+        file.write_bytes(content)
+        files.append(file)
+    return replace(repository, key=files[0], certificate=files[1])
+
+
+if __name__ == "__main__":
+    main()
