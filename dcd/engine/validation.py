@@ -18,7 +18,7 @@ from dcd.manifest.inputs import is_in_image
 from dcd.manifest.objects import Configuration, Validation
 from dcd.manifest.parse import Loaded
 from dcd.platform.process import ToolFailed
-from dcd.platform.sandbox import printed, run_confined
+from dcd.platform.sandbox import Allowed, printed, run_confined
 from dcd.platform.tools import TOOL_PATH
 from store.blobs import Blobs
 
@@ -94,7 +94,7 @@ def _checked(
             f"{name} was not checked: all validations together took too long",
             f"They have {ALL_SECONDS:.0f} seconds.",
         )
-    elif said := _said([program, *arguments], file, name, min(seconds, SECONDS)):
+    elif said := _said([program, *arguments], file, name, min(seconds, SECONDS), known):
         yield severe(validation.origin, f"{words} refuses {name}", said, f"correct {name}")
 
 
@@ -107,8 +107,9 @@ def _program(path: str, arguments: tuple[str, ...]) -> tuple[str | None, bool]:
     return shutil.which(path, path=TOOL_PATH), False
 
 
-def _said(command: list[str], file: Path, name: str, seconds: float) -> str:
-    """Why the command refuses the file; empty when it does not."""
+def _said(command: list[str], file: Path, name: str, seconds: float, known: bool) -> str:
+    """Why the command refuses the file; empty when it does not. One of `KNOWN` sees no file of the host
+    but the system's software: what it parses may name others."""
     with tempfile.TemporaryDirectory(prefix="dcd-validation-") as place:
         directory = Path(place)
         directory.chmod(0o755)
@@ -117,7 +118,9 @@ def _said(command: list[str], file: Path, name: str, seconds: float) -> str:
         shutil.copyfile(file, copied)
         copied.chmod(0o444)
         try:
-            run_confined([*command, copied], directory, seconds)
+            run_confined(
+                [*command, copied], directory, seconds, Allowed(seen=() if known else None)
+            )
         except ToolFailed as failure:
             if failure.timed_out:
                 return f"It took longer than {seconds:.0f} seconds."

@@ -10,8 +10,9 @@ and without the network; no text of a manifest goes there. `main` is the inner s
 import os
 import pwd
 import shutil
+import stat
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -82,7 +83,7 @@ def ask_releases(
 ) -> dict[str, str]:
     """The state of each source's repository now; see `apt_release.release_digests`. With `patient`, asks
     again while a mirror may come back."""
-    places = [path for source in sources if (path := local_path(source.uri)) is not None]
+    places = _places(source.uri for source in sources)
     pauses = apt_release.BACK_OFF_SECONDS if patient else ()
     question = _Releases(tuple(sources), host.settings, host.logins, http_proxy, pauses)
     return _digests(question, places, "_apt")
@@ -99,7 +100,7 @@ def ask_catalogs(
             logins.append(None)
         else:
             logins.append((repository.key.read_bytes(), repository.certificate.read_bytes()))
-    places = [path for each in repositories if (path := local_path(each.origin)) is not None]
+    places = _places(repository.origin for repository in repositories)
     pauses = ips.BACK_OFF_SECONDS if patient else ()
     question = _Catalogs(tuple(repositories), tuple(logins), http_proxy, pauses)
     # As the host's tools, also those of pkg(7), take them.
@@ -115,9 +116,40 @@ def local_path(origin: str) -> Path | None:
     return Path(unquote(parts.path)) if parts.scheme in ("file", "copy") else None
 
 
+def _places(origins: Iterable[str]) -> list[str]:
+    """What of this host the origins name. Raises `Unprepared` for what everybody may not read: a manifest
+    names it, and root is not to read for its author what that person may not."""
+    places = []
+    for origin in origins:
+        path = local_path(origin)
+        if path is None:
+            continue
+        if is_apart() and not _is_open(path):
+            raise Unprepared(
+                f"the package repository {origin} cannot be read by everybody on this host",
+                f"{path} is not there, or it or a directory above it is closed to others",
+                "open it to others, or serve it over http",
+            )
+        places.append(str(path))
+    return places
+
+
+def _is_open(path: Path) -> bool:
+    try:
+        real = path.resolve(strict=True)
+        return (
+            ".." not in path.parts
+            and real != Path("/")
+            and all(each.stat().st_mode & stat.S_IXOTH for each in real.parents)
+            and bool(real.stat().st_mode & stat.S_IROTH)
+        )
+    except OSError:
+        return False
+
+
 def _digests(
     question: _Question,
-    places: Sequence[Path],
+    places: Sequence[str],
     user: str,
     environment: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
@@ -125,7 +157,7 @@ def _digests(
         pwd.getpwnam(user)
     except KeyError:
         user = NOBODY
-    seen = (*code_places(), *(str(path) for path in places if path.is_absolute()))
+    seen = (*code_places(), *places)
     allowed = Allowed(
         network=True,
         file_bytes=_FILE_BYTES,

@@ -6,6 +6,7 @@ import ctypes
 import hashlib
 import os
 import subprocess
+import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -100,6 +101,14 @@ def mirror(tmp_path: Path) -> Iterator[Mirror]:
         finally:
             server.shutdown()
             thread.join()
+
+
+@pytest.fixture
+def public_path() -> Iterator[Path]:
+    """A new directory that everybody on this host may enter, as pytest's own are not."""
+    with tempfile.TemporaryDirectory(prefix="dcd-public-") as directory:
+        Path(directory).chmod(0o755)
+        yield Path(directory)
 
 
 @pytest.fixture

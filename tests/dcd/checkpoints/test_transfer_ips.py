@@ -144,8 +144,8 @@ class Depot:
 
 
 @pytest.fixture
-def depot(tmp_path: Path, bench: Any) -> Depot:
-    return Depot(tmp_path / "depot", bench)
+def depot(public_path: Path, bench: Any) -> Depot:
+    return Depot(public_path / "depot", bench)
 
 
 def install(*names: str, action: str = "install", reject: str = "") -> str:
@@ -352,8 +352,8 @@ def test_a_repository_over_http_is_asked_again_while_that_may_help(
         TransferIPS("t").external_state(named)
 
 
-def test_a_package_archive_counts_by_its_content(bench: Any, tmp_path: Path) -> None:
-    archive = tmp_path / "packages.p5p"
+def test_a_package_archive_counts_by_its_content(bench: Any, public_path: Path) -> None:
+    archive = public_path / "packages.p5p"
     archive.write_bytes(b"1")
     doc = bench.doc(software(install("base"), publisher(f"file://{archive}")))
     state = TransferIPS("t").external_state(doc)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dcd.platform.process import ToolFailed
-from dcd.platform.sandbox import OUTPUT_BYTES, printed, run_confined
+from dcd.platform.sandbox import OUTPUT_BYTES, Allowed, printed, run_confined
 
 pytestmark = pytest.mark.root
 
@@ -21,8 +21,13 @@ def place() -> Iterator[Path]:
         yield Path(directory)
 
 
-def shell(command: str, place: Path, seconds: float = 20) -> str:
-    return run_confined(["/bin/sh", "-c", command], place, seconds)
+def shell(
+    command: str,
+    place: Path,
+    seconds: float = 20,
+    allowed: Allowed = Allowed(),  # noqa: B008
+) -> str:
+    return run_confined(["/bin/sh", "-c", command], place, seconds, allowed)
 
 
 def test_it_runs_as_nobody_with_no_privileges_and_none_to_get(place: Path) -> None:
@@ -78,3 +83,57 @@ def test_what_takes_too_long_is_stopped_and_leaves_no_process(place: Path) -> No
         with contextlib.suppress(OSError):
             commands.append(path.read_bytes())
     assert not any(b"4242." in command for command in commands)
+
+
+def test_in_a_root_of_its_own_it_sees_the_systems_software_and_what_it_is_shown(
+    place: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "shown").mkdir()
+    (tmp_path / "shown/file").write_text("content")
+    (place / "given").write_text("input")
+    seen = Allowed(seen=(f"{tmp_path}/shown",))
+    assert shell(f"cat given {tmp_path}/shown/file", place, allowed=seen) == "inputcontent"
+    assert shell(f"ls {tmp_path}", place, allowed=seen) == "shown\n"
+    top = set(shell("ls /", place, allowed=seen).split())
+    assert top <= {
+        "bin",
+        "dev",
+        "etc",
+        "lib",
+        "lib32",
+        "lib64",
+        "libx32",
+        "proc",
+        "sbin",
+        "tmp",
+        "usr",
+    }
+    for hidden in ("/etc/shadow", "/root", "/home", "/srv", "/var", "/run", "/opt", "/etc/apt"):
+        assert shell(f"ls -d {hidden} 2>/dev/null || echo none", place, allowed=seen) == "none\n"
+    # What is mounted for it is gone with it.
+    assert str(place) not in Path("/proc/self/mounts").read_text()
+
+
+def test_what_it_is_shown_cannot_be_written_to(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "shown").mkdir(mode=0o777)
+    (tmp_path / "shown").chmod(0o777)
+    with pytest.raises(ToolFailed):
+        shell(f"echo x >{tmp_path}/shown/new", place, allowed=Allowed(seen=(f"{tmp_path}/shown",)))
+    assert "Read-only" in printed(place)
+
+
+def test_it_gets_the_network_only_where_it_is_allowed(place: Path) -> None:
+    mine = Path("/proc/self/ns/net").readlink()
+    assert shell("readlink /proc/self/ns/net", place).strip() != str(mine)
+    allowed = Allowed(network=True)
+    assert shell("readlink /proc/self/ns/net", place, allowed=allowed).strip() == str(mine)
+
+
+def test_it_may_be_given_roots_number_without_any_of_roots_rights(place: Path) -> None:
+    own = place / "own"
+    own.write_text("root reads it")
+    own.chmod(0o600)
+    fields = shell("cat own; grep CapEff /proc/self/status", place, allowed=Allowed(user=""))
+    assert fields == "root reads itCapEff:\t0000000000000000\n"
+    with pytest.raises(ToolFailed):
+        shell("chown 1 own", place, allowed=Allowed(user=""))
