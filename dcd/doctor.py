@@ -16,9 +16,9 @@ from dcd.platform.asking import ask_host_apt
 from dcd.platform.hypervisor import probe_kvm
 from statemachine.errors import DcdError
 from store.layers.choose import choose
-from store.layers.mounts import can_restrict
+from store.layers.mounts import can_restrict, file_system_of
 
-ENGINE_TOOLS = ("setpriv", "unshare", "mount", "umount", "cp")
+ENGINE_TOOLS = (*tools.WORKER_TOOLS, "mount", "umount", "cp")
 """Without these no checkpoint runs."""
 
 IMAGE_TOOLS = (
@@ -42,8 +42,14 @@ IMAGE_TOOLS = (
 )
 """What the project's own checkpoints for a Debian-family image use."""
 
-OPTIONAL_TOOLS = ("btrfs", "zfs", "tgtd", "qemu-block-extra")
-"""Layer back ends and the iSCSI target: only needed where they are wanted."""
+OPTIONAL_TOOLS = {
+    "tgtd": "only InstallISCSI needs it",
+    "qemu-block-extra": "only InstallISCSI needs it",
+}
+"""Tools that most builds do without, and what needs them."""
+
+LAYER_TOOLS = {"btrfs": "btrfs", "zfs": "zfs"}
+"""The tool that makes layers cheap, by the state directory's file system."""
 
 LOW_SPACE_BYTES = 4 * 1024**3
 
@@ -68,6 +74,7 @@ def examine(state_dir: Path) -> list[HostCheck]:
     """All checks, in the order in which a person wants to read them."""
     return [
         *_tools(),
+        *_layer_tools(state_dir),
         _guarded("layers", lambda: _layers(state_dir)),
         _guarded("sqlite", _sqlite),
         _guarded("space", lambda: _space(state_dir)),
@@ -85,24 +92,43 @@ def _guarded(name: str, check: Callable[[], HostCheck]) -> HostCheck:
         return HostCheck(
             name, "missing", f"{error.brief} {error.details}".strip(), error.resolution
         )
+    except FileNotFoundError as error:
+        absent = tools.cannot_start(error)
+        return HostCheck(name, "missing", absent.brief, absent.resolution)
+    except (OSError, subprocess.SubprocessError) as error:
+        return HostCheck(name, "missing", f"cannot be examined: {error}")
 
 
 def _tools() -> Iterator[HostCheck]:
     absent = tools.missing(ENGINE_TOOLS + IMAGE_TOOLS)
-    optional = tools.missing(OPTIONAL_TOOLS)
-    for name in ENGINE_TOOLS + IMAGE_TOOLS + OPTIONAL_TOOLS:
-        if name in absent or name in optional:
-            status = "missing" if name in absent else "warning"
-            yield HostCheck(name, status, "not installed", tools.install_command([name]))
+    for name in ENGINE_TOOLS + IMAGE_TOOLS:
+        if name in absent:
+            yield HostCheck(name, "missing", "not installed", tools.remedy([name]))
+        else:
+            yield HostCheck(name, "ok", tools.version(name) or "installed")
+    for name, purpose in OPTIONAL_TOOLS.items():
+        if tools.missing([name]):
+            yield HostCheck(name, "ok", f"not installed; {purpose}")
         else:
             yield HostCheck(name, "ok", tools.version(name) or "installed")
     if absent:
-        yield HostCheck(
-            "tools",
-            "missing",
-            f"{len(absent)} of the tools that Debian images need are missing",
-            tools.install_command(absent),
+        count = f"{len(absent)} of the tools that Debian images need are missing"
+        yield HostCheck("tools", "missing", count, tools.remedy(absent))
+
+
+def _layer_tools(state_dir: Path) -> Iterator[HostCheck]:
+    """A warning where the state directory's file system could keep layers better than it does."""
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True)
+        kind = file_system_of(state_dir).type
+    except (DcdError, OSError):  # the check of layers says what is wrong
+        return
+    tool = LAYER_TOOLS.get(kind)
+    if tool is not None and tools.missing([tool]):
+        value = (
+            f"not installed, so layers in {state_dir} take more space and time than {kind} needs"
         )
+        yield HostCheck(tool, "warning", value, tools.remedy([tool]))
 
 
 def _layers(state_dir: Path) -> HostCheck:
@@ -112,12 +138,7 @@ def _layers(state_dir: Path) -> HostCheck:
 
 
 def _sqlite() -> HostCheck:
-    version = tuple(map(int, sqlite3.sqlite_version.split(".")))
-    # The fault needs two connections that write or checkpoint; the daemon has one.
-    note = " (WAL-reset fault, harmless with one writer)" if version < (3, 51, 3) else ""
-    return HostCheck(
-        "sqlite", "ok", f"{sqlite3.sqlite_version}, journal_mode=WAL synchronous=FULL{note}"
-    )
+    return HostCheck("sqlite", "ok", f"{sqlite3.sqlite_version}, journal_mode=WAL synchronous=FULL")
 
 
 def _space(state_dir: Path) -> HostCheck:
@@ -161,7 +182,11 @@ def _accelerator() -> HostCheck:
     if verdict.usable:
         return HostCheck("accelerator", "ok", f"kvm: {verdict.reason}")
     return HostCheck(
-        "accelerator", "warning", f"tcg: {verdict.reason}", "booting images works, only slower"
+        "accelerator",
+        "warning",
+        f"emulation; KVM cannot be used: {verdict.reason}",
+        "checkpoints that boot images work, but take several times longer; on a host with KVM they are "
+        "fast (in a virtual machine: switch nested virtualization on)",
     )
 
 

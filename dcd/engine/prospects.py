@@ -59,6 +59,12 @@ def prospects(doc: DataObjectCache, allowed: Collection[str]) -> list[Prospect]:
 
 def require_all(found: Sequence[Prospect]) -> None:
     """Raise Unprepared, with every obstacle, unless all checkpoints can run."""
+    if absent := tools.missing(tools.WORKER_TOOLS):
+        raise Unprepared(
+            "no checkpoint can run on this host",
+            f"workers are started with {' and '.join(tools.WORKER_TOOLS)}; missing: {', '.join(absent)}",
+            tools.remedy(absent),
+        )
     hindered = [prospect for prospect in found if prospect.obstacle]
     if not hindered:
         return

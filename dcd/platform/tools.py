@@ -7,11 +7,12 @@ a set of files rather than a program (GRUB's modules, firmware, a keyring) is na
 
 import re
 import shutil
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from statemachine.errors import DcdError
+from statemachine.errors import DcdError, Unprepared
 
 TOOL_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """Where tools are looked for, whatever PATH the daemon was started with."""
@@ -35,6 +36,11 @@ class Tool:
         found = shutil.which(self.executable, path=TOOL_PATH)
         return Path(found) if found else None
 
+
+WORKER_TOOLS = ("setpriv", "unshare")
+"""Without these no checkpoint runs."""
+
+NOT_LINUX = "checkpoints run on Linux only: run the daemon on a Linux host"
 
 TOOLS: dict[str, Tool] = {
     "apt-get": Tool("apt-get", "apt"),
@@ -122,10 +128,18 @@ def install_command(missing: Iterable[str]) -> str:
 def remedy(missing: Iterable[str]) -> str:
     """What to do about the tools `missing`, for people: a command where one installs them."""
     names = list(missing)
+    if sys.platform != "linux" and any(_tool(name).package == "util-linux" for name in names):
+        return NOT_LINUX
     unknown = [name for name in names if not _tool(name).package and name not in ELSEWHERE]
     parts = [install_command(names), f"install {', '.join(unknown)}" if unknown else ""]
     parts += dict.fromkeys(text for name, text in ELSEWHERE.items() if name in names)
     return "; ".join(part for part in parts if part)
+
+
+def cannot_start(error: OSError) -> Unprepared:
+    """The error for a program that could not be started, of the exception that says so."""
+    program = Path(str(error.filename or "the program")).name
+    return Unprepared(f"{program} cannot be started", str(error), remedy([program]))
 
 
 def package_of(executable: str) -> str | None:

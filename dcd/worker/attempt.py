@@ -29,9 +29,10 @@ from dcd.manifest.constructors import construct
 from dcd.manifest.parse import restore
 from dcd.platform import resources
 from dcd.worker.isolation import confine, isolate
-from dcd.worker.recover import detach_loops
+from dcd.worker.recover import detach_loops, leftover_workers
 from dcd.worker.request import (
     AREAS,
+    MARKER,
     Claim,
     Delivered,
     Message,
@@ -215,7 +216,7 @@ def _work(request: WorkerRequest, root: Path, pipe: _Pipe) -> None:
 
 def _let_go(request: WorkerRequest, root: Path) -> None:
     """End what the checkpoint left running, mounted or attached."""
-    _end_other_processes()
+    _end_other_processes(request.marker)
     # Before anything is removed below: what is mounted there may be the host's.
     for left in unmount_below(root):
         print(f"{request.checkpoint} left {left} mounted", flush=True)
@@ -244,15 +245,36 @@ def _can_be_asked(checkpoint: Checkpoint) -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def _end_other_processes() -> None:
+def _end_other_processes(marker: str) -> None:
     """Kill everything in this PID namespace but its first process and this one, and wait until it is
-    gone: nothing may write into a workspace that is to be committed."""
+    gone: nothing may write into a workspace that is to be committed. Outside a namespace of its own, where
+    that would be every process of the host, kill only what has the attempt's marker."""
+    if not _is_in_own_namespace(marker):
+        _end_marked_processes(marker)
+        return
     with contextlib.suppress(ProcessLookupError):
         os.kill(-1, signal.SIGKILL)
     staying = {"1", str(os.getpid())}
     deadline = time.monotonic() + _LAST_PROCESSES_SECONDS
     while _processes() - staying and time.monotonic() < deadline:
         time.sleep(0.001)
+
+
+def _is_in_own_namespace(marker: str) -> bool:
+    """Whether the first process here is the attempt's own: then all others are the attempt's as well."""
+    try:
+        environment = Path("/proc/1/environ").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return f"{MARKER}={marker}".encode() in environment
+
+
+def _end_marked_processes(marker: str) -> None:
+    above = {os.getpid(), os.getppid(), 1}
+    for leftover in leftover_workers(marker):
+        if leftover.pid not in above:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(leftover.pid, signal.SIGKILL)
 
 
 def _processes() -> set[str]:

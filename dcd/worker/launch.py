@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dcd.platform import tools
 from dcd.platform.control_group import AttemptGroup, Delegated
 from dcd.worker.recover import detach_loops, kill_leftovers
 from dcd.worker.request import (
@@ -195,9 +196,7 @@ async def _worker(
             )
     except FileNotFoundError as error:
         os.close(receiving)
-        raise Unprepared(
-            "a worker cannot be started", str(error), "install the package util-linux"
-        ) from error
+        raise tools.cannot_start(error) from error
     except BaseException:
         os.close(receiving)
         raise

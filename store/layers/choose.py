@@ -84,14 +84,17 @@ def _try(name: str, directory: Path) -> None:
     namespace = (
         ["unshare", "--mount", "--propagation", "slave"] if _BACK_ENDS[name]().mounts else []
     )
-    trial = subprocess.run(
-        [*namespace, *module_command(__name__), name, directory],
-        env={**os.environ, **module_environment()},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    try:
+        trial = subprocess.run(
+            [*namespace, *module_command(__name__), name, directory],
+            env={**os.environ, **module_environment()},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except OSError as error:  # no unshare(1), as on every system but Linux
+        raise Unprepared(f"{error.filename}: {error.strerror}", str(error)) from None
     if trial.returncode != 0:
         last = trial.stderr.strip().splitlines()[-1:] or [f"exit status {trial.returncode}"]
         raise Unprepared(f"a trial failed: {last[0]}", trial.stderr)

@@ -10,6 +10,7 @@ import ctypes
 import errno
 import os
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,6 +104,8 @@ def restrict(
 
 def can_restrict() -> bool:
     """Whether the kernel has the calls behind `copy_of`, `attach` and `restrict`."""
+    if sys.platform != "linux":  # the number is another call there, or none
+        return False
     # No such descriptor: only a kernel that knows the call says so.
     result = _libc().syscall(_MOUNT_SETATTR, -1, b"", 0, None, 0)
     return bool(result < 0 and ctypes.get_errno() != errno.ENOSYS)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dcd.doctor import ENGINE_TOOLS, IMAGE_TOOLS, OPTIONAL_TOOLS
+from dcd.doctor import ENGINE_TOOLS, IMAGE_TOOLS, LAYER_TOOLS, OPTIONAL_TOOLS
 from dcd.platform import tools
 
 ROOT = Path(__file__).parents[2]
@@ -31,7 +31,7 @@ def test_the_package_depends_on_recommends_and_suggests_the_tools_that_doctor_lo
     image = set(tools.packages(IMAGE_TOOLS))
     assert engine <= names("Depends")
     assert names("Recommends") == image - names("Depends") - ESSENTIAL
-    assert names("Suggests") == set(tools.packages(OPTIONAL_TOOLS))
+    assert names("Suggests") == set(tools.packages([*OPTIONAL_TOOLS, *LAYER_TOOLS.values()]))
 
 
 def test_package_and_project_have_the_same_version() -> None:

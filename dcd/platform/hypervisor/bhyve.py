@@ -15,6 +15,7 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from dcd.platform import tools
 from dcd.platform.hypervisor.interface import Attachment, Drive, Firmware, Guest, GuestSpec
 from dcd.platform.hypervisor.private_copy import copy_image
 from dcd.platform.hypervisor.serial import SerialConsole
@@ -73,9 +74,12 @@ class Bhyve:
             self._destroy(spec)
             stack.callback(self._destroy, spec)
             end = peer.fileno()
-            process = subprocess.Popen(
-                argv, env=self._environment, stdin=end, stdout=end, stderr=stderr
-            )
+            try:
+                process = subprocess.Popen(
+                    argv, env=self._environment, stdin=end, stdout=end, stderr=stderr
+                )
+            except OSError as error:
+                raise tools.cannot_start(error) from error
             stack.callback(_end, process)
             peer.close()
             yield _BhyveGuest(SerialConsole(console, log), process)

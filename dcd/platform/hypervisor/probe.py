@@ -9,6 +9,7 @@ a second. The verdict holds as long as this process, hence at most until the hos
 
 import functools
 import os
+import signal
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -82,9 +83,12 @@ def run_probe_guest(
         except subprocess.TimeoutExpired:
             return KvmVerdict(False, f"a tiny guest did not answer within {limit_seconds:g} s")
         except OSError as error:
-            return KvmVerdict(False, f"QEMU cannot be started: {error.strerror}")
+            return KvmVerdict(False, f"{error.filename} cannot be started: {error.strerror}")
     if ended.returncode == _EXIT_STATUS:
         return KvmVerdict(True, "a tiny guest ran and answered")
+    if ended.returncode < 0:  # an assertion: its text tells only QEMU's developers something
+        number = signal.Signals(-ended.returncode).name
+        return KvmVerdict(False, f"QEMU ended with {number} instead of running a tiny guest")
     said = ended.stderr.decode("utf-8", "replace").strip().splitlines()
     return KvmVerdict(
         False,

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, get_args
 
+from dcd.platform import tools
 from dcd.platform.hypervisor.interface import (
     Accelerator,
     Attachment,
@@ -250,11 +251,7 @@ def _start(
                 pass_fds=[end.fileno() for end in inherited],
             )
         except OSError as error:
-            raise Unprepared(
-                f"{PROGRAM} cannot be started",
-                str(error),
-                "install it: apt-get install qemu-system-x86 util-linux",
-            ) from error
+            raise tools.cannot_start(error) from error
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

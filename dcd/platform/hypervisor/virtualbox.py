@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from dcd.platform import tools
 from dcd.platform.hypervisor.interface import Attachment, Drive, Guest, GuestSpec
 from dcd.platform.hypervisor.private_copy import copy_image
 from dcd.platform.hypervisor.serial import SerialConsole
@@ -163,16 +164,19 @@ class _Machine:
     def start(self) -> None:
         """Switch the machine on."""
         with self._log().open("wb") as log:
-            self._process = subprocess.Popen(
-                [
-                    *("setpriv", "--pdeathsig", "KILL"),
-                    *(HEADLESS, "--startvm", self._spec.name, "--vrde", "off"),
-                ],
-                env=self._environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
+            try:
+                self._process = subprocess.Popen(
+                    [
+                        *("setpriv", "--pdeathsig", "KILL"),
+                        *(HEADLESS, "--startvm", self._spec.name, "--vrde", "off"),
+                    ],
+                    env=self._environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                )
+            except OSError as error:
+                raise tools.cannot_start(error) from error
 
     def said(self) -> str:
         """What VBoxHeadless printed."""

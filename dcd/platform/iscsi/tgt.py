@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
+from dcd.platform import tools
 from dcd.platform.iscsi.interface import ADDRESS, LUN, PORT, Export, new_export
 from dcd.platform.iscsi.tgtd_control import ALL, Control, Mode, Operation
 from dcd.platform.process import BASE_ENVIRONMENT
@@ -90,9 +91,7 @@ class Tgt:
                     stderr=output,
                 )
             except OSError as error:
-                raise Unprepared(
-                    "tgtd cannot be started", str(error), "install it: apt-get install tgt"
-                ) from error
+                raise tools.cannot_start(error) from error
         try:
             _wait_until_it_answers(process, control, log)
             yield control

@@ -1,0 +1,125 @@
+"""A host without tools: the daemon starts, the doctor answers, and both say what to install.
+
+The tools are hidden by whiteouts in overlays over the host's program directories, in a mount namespace of
+the test's own, as on a host that has never had them. Where util-linux is missing, so it is on illumos.
+"""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+
+from dcd.doctor import ENGINE_TOOLS, IMAGE_TOOLS
+from dcd.platform.tools import TOOLS
+
+pytestmark = pytest.mark.root
+
+UTIL_LINUX = ("setpriv", "unshare", "findmnt", "losetup", "prlimit")
+ALL = tuple({tool.executable for tool in TOOLS.values() if "/" not in tool.executable})
+PROGRAM_DIRECTORIES = ("/usr/bin", "/usr/sbin")
+
+Hide = Callable[[Iterable[str]], tuple[str, ...]]
+
+
+@pytest.fixture
+def hide(tmp_path: Path) -> Hide:
+    """Makes the beginning of a command that runs the rest of it without these programs."""
+
+    def begin(programs: Iterable[str]) -> tuple[str, ...]:
+        lines = []
+        for number, directory in enumerate(PROGRAM_DIRECTORIES):
+            upper, work = tmp_path / f"upper{number}", tmp_path / f"work{number}"
+            upper.mkdir()
+            work.mkdir()
+            for program in programs:
+                os.mknod(upper / program, 0o020000, 0)  # a whiteout, as overlayfs has them
+            options = shlex.quote(f"lowerdir={directory},upperdir={upper},workdir={work}")
+            lines.append(f"mount -t overlay none -o {options} {directory}")
+        # Both mounts are made by a shell that has found mount(8) before it is hidden.
+        script = "; ".join(["hash mount", *reversed(lines), 'exec "$@"'])
+        return "unshare", "--mount", "--propagation", "slave", "bash", "-ec", script, "bash"
+
+    return begin
+
+
+@pytest.mark.parametrize("programs", [UTIL_LINUX, ALL], ids=["util-linux", "all"])
+def test_the_doctor_names_what_is_missing_and_the_remedy(hide: Hide, tmp_path: Path, programs):
+    command = [*hide(programs), sys.executable, "-m", "dcd.main", "doctor"]
+    done = subprocess.run(
+        [*command, "--state-dir", str(tmp_path / "state"), "--json"],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 11, done.stderr
+    assert "Traceback" not in done.stderr
+    checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
+    hidden = {name for name in ENGINE_TOOLS + IMAGE_TOOLS if TOOLS[name].executable in programs}
+    assert hidden
+    for name in hidden:
+        assert checks[name]["status"] == "missing"
+        assert TOOLS[name].package in checks[name]["remedy"]
+    assert checks["namespaces"]["status"] == "missing"
+    assert "util-linux" in checks["namespaces"]["remedy"]
+    assert "layers" in checks
+    assert checks["accelerator"]["status"] == "warning"
+
+
+@pytest.mark.parametrize("backend", ["auto", "copy"])
+def test_the_daemon_starts_and_refuses_what_cannot_run(
+    cold_daemon, hide: Hide, write_manifest, backend
+):
+    cold_daemon.settings["layer_backend"] = backend
+    cold_daemon.start(hide(UTIL_LINUX))
+    refused = cold_daemon.run("submit", write_manifest(("one", "echo hello")))
+    assert refused.returncode == 11
+    assert "no checkpoint can run on this host" in refused.stderr
+    assert "apt-get install util-linux" in refused.stderr
+    doctor = cold_daemon.run("doctor")
+    assert doctor.returncode == 11
+    assert "namespaces" in doctor.stdout
+    assert "defect" not in doctor.stderr
+    assert "Traceback" not in cold_daemon.log.read_text()
+
+
+def test_a_build_that_was_there_fails_with_the_remedy(cold_daemon, hide: Hide, write_manifest):
+    cold_daemon.start()
+    build = cold_daemon.submit(write_manifest(("one", "echo hello")), "--pause-before", "one")
+    cold_daemon.wait(build, "paused")
+    cold_daemon.stop()
+    cold_daemon.settings["layer_backend"] = "copy"
+    cold_daemon.start(hide(UTIL_LINUX))
+    cold_daemon.run("resume", build)
+    error = cold_daemon.wait(build, "failed")["error"]
+    assert error["brief"] == "setpriv cannot be started"
+    assert error["resolution"] == "apt-get install util-linux"
+
+
+def test_the_last_processes_are_not_looked_for_outside_a_namespace_of_the_attempts_own():
+    """In a PID namespace whose first process is not the attempt's: only what has the marker is killed."""
+    program = """
+import os, subprocess, time
+from dcd.worker.attempt import _end_other_processes
+marker = "state:build:one:1"
+others = [
+    subprocess.Popen(["sleep", "60"], env=environment, start_new_session=True)
+    for environment in ({}, {"DCD_ATTEMPT": "state:build:one:2"}, {"DCD_ATTEMPT": marker})
+]
+time.sleep(0.5)
+_end_other_processes(marker)
+time.sleep(0.5)
+print(*(other.poll() for other in others))
+for other in others:
+    other.kill()
+"""
+    # A shell as the first process; a defect here kills this namespace and not the host.
+    inside = f"{shlex.quote(sys.executable)} -c {shlex.quote(program)}; exit $?"
+    done = subprocess.run(
+        ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", "sh", "-c", inside],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.stderr == ""
+    assert done.stdout.split() == ["None", "None", "-9"]
