@@ -10,15 +10,18 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from dcd.checkpoints.interface import Context, Report
+from dcd.checkpoints.interface import Checkpoint, Context, Report
 from dcd.checkpoints.media.deliver import deliver_file
+from dcd.manifest.data_object import Origin
+from dcd.manifest.diagnostics import Diagnostic, error
+from dcd.manifest.doc import DataObjectCache
 from dcd.platform.hypervisor import (
     Accelerator,
     ConsoleText,
@@ -32,7 +35,7 @@ from dcd.platform.hypervisor import (
     probe_kvm,
     wait_for,
 )
-from statemachine.errors import CheckpointError, InvalidManifest, Unprepared
+from statemachine.errors import CheckpointError, Unprepared
 
 AcceleratorName = Literal["auto", "kvm", "hvf", "tcg"]
 
@@ -88,9 +91,16 @@ class Boot:
 
 
 def check_conditions(
-    checkpoint: str, marker: str, timeout_seconds: float, memory_mb: int, cpus: int
-) -> None:
-    """Raise `InvalidManifest` for arguments that no boot can succeed with."""
+    checkpoint: Checkpoint,
+    doc: DataObjectCache,
+    marker: str,
+    timeout_seconds: float,
+    memory_mb: int,
+    cpus: int,
+    elsewhere: Mapping[str, Origin | None] | None = None,
+) -> Iterator[Diagnostic]:
+    """Errors for arguments that no boot can succeed with. `elsewhere` are the places of values that
+    were not given as arguments."""
     for wrong, argument, rule, example in (
         (not marker.strip(), "marker", "is text to wait for", "login:"),
         (timeout_seconds <= 0, "timeout_seconds", "is more than 0", "600"),
@@ -103,20 +113,28 @@ def check_conditions(
         (cpus < 1, "cpus", "is at least 1", "1"),
     ):
         if wrong:
-            raise InvalidManifest(
-                f"{checkpoint}: {argument} {rule}",
+            origin = (elsewhere or {}).get(argument) or checkpoint.place(doc, argument)
+            yield error(
+                origin,
+                f"{checkpoint.name}: {argument} {rule}",
                 "",
-                f'write <arg name="{argument}">{example}</arg>',
+                f'<arg name="{argument}">{example}</arg>',
             )
 
 
-def check_choice(checkpoint: str, argument: str, chosen: Sequence[str], example: str) -> None:
-    """Raise `InvalidManifest` when something is chosen twice."""
-    if len(set(chosen)) != len(chosen):
-        raise InvalidManifest(
-            f"{checkpoint}: {argument} names each once",
+def check_choice(
+    checkpoint: Checkpoint, doc: DataObjectCache, argument: str, chosen: Sequence[str]
+) -> Iterator[Diagnostic]:
+    """An error when something is chosen twice."""
+    once = list(dict.fromkeys(chosen))
+    if len(once) != len(chosen):
+        items = "".join(f"<argitem>{item}</argitem>" for item in once)
+        yield checkpoint.fault(
+            doc,
+            argument,
+            f"{argument} names each once",
             f"it is {', '.join(chosen)}",
-            f'write <arglist name="{argument}"><argitem>{example}</argitem></arglist>',
+            f'<arglist name="{argument}">{items}</arglist>',
         )
 
 
@@ -142,7 +160,7 @@ def accelerator_for(hypervisor: HypervisorName, name: AcceleratorName) -> Accele
 def guests_at_once(memory_mb: int) -> int:
     """How many guests may run side by side: one for each processor, in half of the host's memory."""
     physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return max(1, min(os.cpu_count() or 1, (physical // 2) // (memory_mb << 20)))
+    return max(1, min(os.cpu_count() or 1, (physical // 2) // (max(1, memory_mb) << 20)))
 
 
 def boot_all(

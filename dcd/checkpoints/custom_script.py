@@ -8,11 +8,12 @@ the command and in environment variables of the same names. Source: the original
 import hashlib
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from dcd.checkpoints.areas import areas, captured_file, shell_line, substituted
 from dcd.checkpoints.interface import CHROOT, MOUNTS, Checkpoint, Context, Needs, Report
+from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.paths import references, substitute
 from dcd.manifest.values import InputPath
@@ -20,7 +21,7 @@ from dcd.platform.capabilities import NUMBERS
 from dcd.platform.chroot import chroot
 from dcd.platform.inside import write
 from dcd.platform.process import BASE_ENVIRONMENT
-from statemachine.errors import InvalidManifest, NotFound, Unprepared
+from statemachine.errors import NotFound, Unprepared
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=.*", re.DOTALL)
 _SHELL = "/bin/sh"
@@ -89,55 +90,82 @@ class CustomScript(Checkpoint):
             writes=tuple(map(Path, self.writes)),
         )
 
-    def check(self, doc: DataObjectCache) -> None:
+    def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
         given = [part for part in (self.command, self.text, self.script) if part is not None]
         if len(given) != 1 or not str(given[0]).strip():
-            raise InvalidManifest(
-                f"{self.name} needs one command, text or script",
+            yield self.fault(
+                doc,
+                None,
+                "one command, text or script is needed",
                 "it has several" if len(given) > 1 else "it has none, or an empty one",
                 "write <args>COMMAND</args>",
             )
         if self.shell is not None and not self.shell.startswith("/"):
-            raise InvalidManifest(
-                f"{self.name}: the shell {self.shell!r} is not an absolute path",
+            yield self.fault(
+                doc,
+                "shell",
+                f"the shell {self.shell!r} is not an absolute path",
                 "",
                 f'write, for example, <arg name="shell">/bin/{Path(self.shell).name}</arg>',
             )
-        for variable in self.environment:
+        for item, variable in enumerate(self.environment):
             if not _VARIABLE.fullmatch(variable):
-                raise InvalidManifest(f"{self.name}: {variable!r} is not NAME=VALUE")
+                yield self.fault(
+                    doc,
+                    "environment",
+                    f"{variable!r} is not NAME=VALUE",
+                    "NAME is letters, digits and underscores, and does not begin with a digit",
+                    "<argitem>NAME=VALUE</argitem>",
+                    item,
+                )
         if self.timeout_seconds is not None and self.timeout_seconds <= 0:
-            raise InvalidManifest(f"{self.name}: timeout_seconds must be more than 0")
-        self._check_rights()
+            yield self.fault(
+                doc,
+                "timeout_seconds",
+                "timeout_seconds must be more than 0",
+                "",
+                '<arg name="timeout_seconds">600</arg>, or leave it out',
+            )
+        yield from self._check_rights(doc)
         if self.chroot:
             used = {token for token in _OUTSIDE if any(token in part for part in self._strings())}
             if used:
-                raise InvalidManifest(
-                    f"{self.name}: {', '.join(sorted(used))} is not inside the image",
+                yield self.fault(
+                    doc,
+                    "chroot",
+                    f"{', '.join(sorted(used))} is not inside the image",
                     "with chroot the command sees the image area only",
                     "leave out chroot, or use {PKG_IMAGE_PATH} only",
                 )
 
-    def _check_rights(self) -> None:
+    def _check_rights(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
         if self.chroot and (self.capabilities or self.devices or self.writes):
-            raise InvalidManifest(
-                f"{self.name}: a command inside the image gets no rights on the host",
+            yield self.fault(
+                doc,
+                "chroot",
+                "a command inside the image gets no rights on the host",
                 "it has capabilities, devices or writes",
                 "leave them out, or leave out chroot",
             )
-        for capability in self.capabilities:
+        for item, capability in enumerate(self.capabilities):
             if capability not in NUMBERS:
-                raise InvalidManifest(
-                    f"{self.name}: {capability!r} is not a capability",
+                yield self.fault(
+                    doc,
+                    "capabilities",
+                    f"{capability!r} is not a capability",
                     "",
                     "write names of capabilities(7) without CAP_, such as SYS_ADMIN",
+                    item,
                 )
-        for path in self.writes:
+        for item, path in enumerate(self.writes):
             if not path.startswith("/"):
-                raise InvalidManifest(
-                    f"{self.name}: writes {path!r}, which is not an absolute path",
+                yield self.fault(
+                    doc,
+                    "writes",
+                    f"writes {path!r}, which is not an absolute path",
                     "",
                     "name a file or directory of the host; the workspace needs none",
+                    item,
                 )
 
     def external_state(self, doc: DataObjectCache) -> Mapping[str, str]:

@@ -10,12 +10,16 @@ Source: the Caiman Unified Design's AbstractCheckpoint, with the engine's needs 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from inspect import signature
 from pathlib import Path
 from typing import ClassVar
 
-from dcd.manifest.doc import DataObjectCache
+from dcd.manifest.data_object import DataObject, Origin
+from dcd.manifest.diagnostics import Diagnostic, error
+from dcd.manifest.doc import DataObjectCache, checkpoints_of
+from dcd.manifest.objects import Arg, ArgList, Args
 from dcd.platform.capabilities import CHROOT, FILES, MOUNTS
 from dcd.platform.devices import ALL_DEVICES
 from dcd.platform.process import Completed, run
@@ -150,12 +154,46 @@ class Checkpoint(ABC):
         self.name = name
 
     def needs(self, doc: DataObjectCache) -> Needs:
-        """What the host must have. Pure: reads only the DOC."""
+        """What the host must have. Pure: reads only the DOC. Raises nothing, also for a manifest in
+        which `check` finds errors."""
         return Needs()
 
-    def check(self, doc: DataObjectCache) -> None:
-        """Raise `InvalidManifest` for what the signature cannot express (a bad value, a node that is
-        missing). Pure; called at validate, plan and submit."""
+    def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
+        """Everything wrong or doubtful that the signature cannot express (a bad value, a node that is
+        missing), each at its own place: see `fault`. Does not stop at the first. Pure; called at
+        validate, plan and submit."""
+        yield from ()
+
+    def place(
+        self, doc: DataObjectCache, argument: str | None = None, item: int = 0
+    ) -> Origin | None:
+        """Where the manifest gives the argument, of a list its item number `item`; where it does not,
+        the place of the checkpoint."""
+        spec = next((each for each in checkpoints_of(doc) if each.name == self.name), None)
+        if spec is None or argument is None:
+            return None if spec is None else spec.origin
+        positional = None
+        for given in spec.get_descendants(class_type=DataObject):
+            if isinstance(given, Arg) and given.name == argument:
+                return given.origin
+            if isinstance(given, ArgList) and given.name == argument:
+                return given.place_of("argitem", item)
+            if isinstance(given, Args):
+                positional = given.origin
+        first = list(signature(type(self)).parameters)[1:2]
+        return positional if positional and [argument] == first else spec.origin
+
+    def fault(
+        self,
+        doc: DataObjectCache,
+        argument: str | None,
+        message: str,
+        why: str = "",
+        suggestion: str = "",
+        item: int = 0,
+    ) -> Diagnostic:
+        """An error about an argument (None: about the checkpoint), at its place."""
+        return error(self.place(doc, argument, item), f"{self.name}: {message}", why, suggestion)
 
     def external_state(self, doc: DataObjectCache) -> Mapping[str, str]:
         """State of the world outside that decides the result: name to sha256, for the key. May use

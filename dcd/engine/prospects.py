@@ -5,12 +5,12 @@ of the host. What stands in the way is found for all of them, so that a refusal 
 network is not used.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from dcd.checkpoints.interface import Checkpoint, Needs
 from dcd.manifest.constructors import Unresolved, construct, resolve
-from dcd.manifest.diagnostics import Diagnostic, ManifestError, error
+from dcd.manifest.diagnostics import Diagnostic, ManifestError, at, bounded, error, refuse
 from dcd.manifest.doc import DataObjectCache, checkpoints_of
 from dcd.manifest.objects import CheckpointSpec
 from dcd.platform import tools
@@ -46,14 +46,10 @@ def prospects(doc: DataObjectCache, allowed: Collection[str]) -> list[Prospect]:
     found: list[Prospect] = []
     faults: list[Diagnostic] = []
     for spec in checkpoints_of(doc):
-        try:
-            found.append(_prospect(doc, spec, allowed))
-        except ManifestError as fault:
-            faults += fault.diagnostics
-        except InvalidManifest as fault:
-            faults.append(error(spec.origin, fault.brief, fault.details, fault.resolution))
-    if faults:
-        raise ManifestError(faults)
+        prospect, said = _prospect(doc, spec, allowed)
+        found.append(prospect)
+        faults += said
+    refuse(bounded(faults))
     return found
 
 
@@ -83,20 +79,43 @@ def require_all(found: Sequence[Prospect]) -> None:
     )
 
 
-def _prospect(doc: DataObjectCache, spec: CheckpointSpec, allowed: Collection[str]) -> Prospect:
+def _prospect(
+    doc: DataObjectCache, spec: CheckpointSpec, allowed: Collection[str]
+) -> tuple[Prospect, list[Diagnostic]]:
+    """What is to be expected of a checkpoint, and what is wrong or doubtful in what it reads."""
     try:
         resolve(spec.mod_path, spec.checkpoint_class, allowed)
     except Unresolved as failure:
         if failure.known:
-            return Prospect(spec, None, Needs(), failure.message)
-    instance = construct(
-        spec.mod_path, spec.checkpoint_class, spec.name, texts_of(spec), spec.kwargs, allowed
-    )
-    instance.check(doc)
+            return Prospect(spec, None, Needs(), failure.message), []
+    try:
+        instance = construct(
+            spec.mod_path, spec.checkpoint_class, spec.name, texts_of(spec), spec.kwargs, allowed
+        )
+    except ManifestError as failure:
+        return Prospect(spec, None, Needs()), _placed(failure.diagnostics, spec)
+    found = _placed(_checked(instance, doc), spec)
+    if any(each.severity == "error" for each in found):
+        return Prospect(spec, instance, Needs()), found
     needs = instance.needs(doc)
     lacks = tuple(tools.missing(needs.tools))
     obstacle = f"this host lacks {', '.join(lacks)}" if lacks else ""
-    return Prospect(spec, instance, needs, obstacle, lacks)
+    return Prospect(spec, instance, needs, obstacle, lacks), found
+
+
+def _checked(instance: Checkpoint, doc: DataObjectCache) -> Iterator[Diagnostic]:
+    """What the checkpoint finds; of a plug-in also what it raises."""
+    try:
+        yield from instance.check(doc)
+    except ManifestError as failure:
+        yield from failure.diagnostics
+    except InvalidManifest as failure:
+        yield error(None, failure.brief, failure.details, failure.resolution)
+
+
+def _placed(found: Iterable[Diagnostic], spec: CheckpointSpec) -> list[Diagnostic]:
+    """The diagnostics, at the checkpoint where they have no place of their own."""
+    return [each if each.line or spec.origin is None else at(spec.origin, each) for each in found]
 
 
 def texts_of(spec: CheckpointSpec) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ the source; the origin is no part of equality or of the XML. A tree belongs to o
 Source: the Caiman Unified Design's DataObject (`can_handle`, `from_xml`, `to_xml`, children by name).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from typing import Any, ClassVar, Self, TypeVar, dataclass_transform, get_type_hints, overload
@@ -154,6 +154,8 @@ class DataObject(_Declarative):
 
     name: str = ""
     origin: Origin | None = None
+    places: Mapping[str, Sequence[Origin]] = field(init=False, default_factory=dict)
+    """Where the fields were written, by their tags; see `place_of`."""
     _children: "list[DataObject]" = field(init=False, default_factory=list)
     _parent: "DataObject | None" = field(init=False, default=None)
     _found: "dict[type[DataObject], _Descendants]" = field(init=False, default_factory=dict)
@@ -234,6 +236,12 @@ class DataObject(_Declarative):
             known.tag == element.tag and known.declared.kind in ("child", "children")
             for known in fields_of(cls)
         )
+
+    def place_of(self, tag: str, index: int = 0) -> Origin | None:
+        """Where the attribute or child element `tag` was written, of several children number `index`;
+        where that is not known, the place of the object."""
+        found = self.places.get(tag, ())
+        return found[index] if index < len(found) else self.origin
 
     # The tree
 

@@ -6,7 +6,7 @@ first in the order of the source. Lines and columns count from 1; 0 means that t
 
 import difflib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Literal
 
@@ -33,8 +33,14 @@ class Diagnostic:
     why: str = ""
     suggestion: str = ""
 
+    @property
+    def origin(self) -> Origin | None:
+        """The place; None when it is not known."""
+        return Origin(self.file, self.line, self.column) if self.line else None
+
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}:{self.column}: {self.severity}: {self.message}"
+        place = f"{self.file}:{self.line}:{self.column}: " if self.line else ""
+        return f"{place}{self.severity}: {self.message}"
 
 
 class ManifestError(InvalidManifest):
@@ -46,7 +52,9 @@ class ManifestError(InvalidManifest):
         brief = errors[0].message if len(errors) == 1 else f"the manifest has {len(errors)} errors"
         super().__init__(
             brief,
-            "\n".join(str(found) for found in self.diagnostics),
+            "\n".join(
+                "\n    ".join(filter(None, (str(found), found.why))) for found in self.diagnostics
+            ),
             errors[0].suggestion if len(errors) == 1 else "",
         )
 
@@ -59,6 +67,18 @@ def error(origin: Origin | None, message: str, why: str = "", suggestion: str = 
 def warning(origin: Origin | None, message: str, why: str = "", suggestion: str = "") -> Diagnostic:
     """A warning at a place of the source."""
     return _at(origin, "warning", message, why, suggestion)
+
+
+def at(origin: Origin, found: Diagnostic) -> Diagnostic:
+    """The diagnostic at another place."""
+    return replace(found, file=origin.file, line=origin.line, column=origin.column)
+
+
+def refuse(found: Iterable[Diagnostic]) -> None:
+    """Raise ManifestError with all of them when there is an error among them."""
+    diagnostics = list(found)
+    if any(each.severity == "error" for each in diagnostics):
+        raise ManifestError(in_order(diagnostics))
 
 
 def shortened(text: str) -> str:

@@ -5,17 +5,26 @@ the class of the lowest priority that says `can_handle` imports it; among equals
 element that nobody handles, an attribute nobody reads: `InvalidManifest`, never silence.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Self
+from typing import Protocol, Self
 
 from lxml import etree
 
-from dcd.manifest.data_object import DataObject, Element, Origin
+from dcd.manifest.data_object import DataObject, Element, Origin, fields_of
 from dcd.manifest.values import BadValue
 from statemachine.errors import InvalidManifest
 
-Locate = Callable[[Element], Origin | None]
+
+class Locate(Protocol):
+    """Where an element, or one of its attributes, was written; None where that is not known."""
+
+    def __call__(self, element: Element, attribute: str | None = None, /) -> Origin | None: ...
+
+
+def nowhere(element: Element, attribute: str | None = None) -> Origin | None:
+    """The places of a tree that was never written as text."""
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +42,7 @@ class Registry:
         """The class that imports the element, or None."""
         return next((cls for cls in self.classes if cls.can_handle(element)), None)
 
-    def read(self, element: Element, locate: Locate = lambda _: None) -> DataObject:
+    def read(self, element: Element, locate: Locate = nowhere) -> DataObject:
         """Import the element and all below it. Raises InvalidManifest for the first thing wrong."""
         cls = self.handler(element)
         where = locate(element)
@@ -44,12 +53,26 @@ class Registry:
         except BadValue as error:
             raise InvalidManifest(f"<{element.tag}>: {error}", str(where or "")) from None
         found.origin = where
+        found.places = dict(_places(cls, element, locate)) if where else {}
         found.insert_children(
             self.read(child, locate)
             for child in element.iterchildren("*")
             if not cls.consumes(child)
         )
         return found
+
+
+def _places(
+    cls: type[DataObject], element: Element, locate: Locate
+) -> Iterator[tuple[str, list[Origin]]]:
+    """Where the declared fields of an element were written."""
+    for field in fields_of(cls):
+        if field.declared.kind == "attribute":
+            places = [locate(element, field.tag)] if field.tag in element.attrib else []
+        else:
+            places = [locate(child) for child in element.iterchildren(field.tag)]
+        if found := [place for place in places if place is not None]:
+            yield field.tag, found
 
 
 def write(found: DataObject) -> Element | None:

@@ -48,7 +48,7 @@ class Repository:
     @property
     def is_remote(self) -> bool:
         """Whether the network is needed to reach it."""
-        return urlsplit(self.origin).scheme in ("http", "https")
+        return self.origin.lower().startswith(("http://", "https://"))
 
 
 def catalog_digests(

@@ -7,14 +7,16 @@ area itself is left as it was.
 """
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 from dcd.checkpoints.interface import MOUNTS, Checkpoint, Context, Needs, Report
+from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache, DataObjectDict
 from dcd.platform.chroot import Inside, chroot
 from dcd.platform.inside import exists, resolve, write
-from statemachine.errors import CheckpointError, InvalidManifest
+from statemachine.errors import CheckpointError
 
 _SETTINGS = "etc/initramfs-tools/conf.d/zz-dcd"
 _RESULT = "dcd-initrd.img"
@@ -50,13 +52,15 @@ class DebianBootArchive(Checkpoint):
     def needs(self, doc: DataObjectCache) -> Needs:
         return Needs(tools=self.TOOLS, disk_bytes=512 << 20, capabilities=MOUNTS)
 
-    def check(self, doc: DataObjectCache) -> None:
+    def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
         levels = _LEVELS["gzip" if self.compression_type == "auto" else self.compression_type]
         if self.compression_level not in levels:
-            raise InvalidManifest(
-                f"{self.name}: compression_level {self.compression_level} is out of range",
+            yield self.fault(
+                doc,
+                "compression_level",
+                f"compression_level {self.compression_level} is out of range",
                 f"{self.compression_type} has levels {levels[0]} to {levels[-1]}",
-                f'write <arg name="compression_level">{levels[0]}</arg>',
+                f'<arg name="compression_level">{levels[0]}</arg>',
             )
 
     def get_progress_estimate(self) -> float:

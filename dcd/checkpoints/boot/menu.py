@@ -9,13 +9,16 @@ Source: the GRUB manual (shell-like scripting, quoting), live-boot(7).
 """
 
 import shlex
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dcd.checkpoints.interface import Checkpoint, Context, Report
+from dcd.manifest.data_object import Origin
+from dcd.manifest.diagnostics import Diagnostic, error
 from dcd.manifest.doc import DataObjectCache, distro
 from dcd.manifest.objects import BootEntry, BootMods
 from dcd.platform.inside import read
-from statemachine.errors import CheckpointError, InvalidManifest
+from statemachine.errors import CheckpointError
 
 _DEFAULT_TIMEOUT_SECONDS = 5
 
@@ -47,8 +50,8 @@ class GrubBootMenu(Checkpoint):
         super().__init__(name)
         self.kernel_args = kernel_args
 
-    def check(self, doc: DataObjectCache) -> None:
-        check_arguments(doc, self.name, self.kernel_args)
+    def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
+        yield from check_arguments(doc, self, self.kernel_args)
 
     def get_progress_estimate(self) -> float:
         return 1.0
@@ -74,18 +77,27 @@ class GrubBootMenu(Checkpoint):
         context.report(Report(1.0, f"{len(entries)} boot entries"))
 
 
-def check_arguments(doc: DataObjectCache, checkpoint: str, kernel_args: str) -> None:
-    """Raise `InvalidManifest` for kernel arguments, those given or an entry's, with an open quote."""
-    entries = boot_mods(doc).get_children(class_type=BootEntry)
-    for text in (kernel_args, *(entry.kernel_args for entry in entries)):
+def check_arguments(
+    doc: DataObjectCache, checkpoint: Checkpoint, kernel_args: str
+) -> Iterator[Diagnostic]:
+    """Errors for kernel arguments, those given to the checkpoint or an entry's, with an open quote."""
+    given: list[tuple[str | None, Origin | None]] = [
+        (kernel_args, checkpoint.place(doc, "kernel_args"))
+    ]
+    given += [
+        (entry.kernel_args, entry.place_of("kernel_args"))
+        for entry in boot_mods(doc).get_children(class_type=BootEntry)
+    ]
+    for text, origin in given:
         try:
             _split(text)
-        except ValueError as error:
-            raise InvalidManifest(
-                f"{checkpoint}: kernel arguments that cannot be taken apart",
-                f"{text}: {error}",
+        except ValueError as failure:
+            yield error(
+                origin,
+                f"kernel arguments that cannot be taken apart: {text}",
+                f"{failure}",
                 "close every quote, or write a quote that is meant as such as \\' or \\\"",
-            ) from None
+            )
 
 
 def menu(

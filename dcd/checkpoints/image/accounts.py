@@ -5,39 +5,41 @@ error. Owners of files are looked up in the image, not on the build host.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from dcd.manifest.diagnostics import Diagnostic, error
 from dcd.manifest.objects.configuration import Password, User
 from dcd.manifest.secrets import password_text
 from dcd.platform.chroot import Inside
 from dcd.platform.inside import read
 from dcd.platform.process import ToolFailed
-from statemachine.errors import CheckpointError, InvalidManifest
+from statemachine.errors import CheckpointError
 
 
-def check_user(user: User) -> None:
-    """Raise `InvalidManifest` for a password that says nothing or two things."""
+def check_user(user: User) -> Iterator[Diagnostic]:
+    """Errors for a password that says nothing or two things."""
     password = user.get_first_child(class_type=Password)
     if password is None:
         return
-    where = str(password.origin or "")
     given = [password.text, password.file, password.env]
     count = sum(1 for value in given if value) + password.locked
     if count != 1:
-        raise InvalidManifest(
+        yield error(
+            password.origin,
             f"the password of {user.name} is {'given twice' if count else 'empty'}",
-            where,
+            "",
             'give either its text, or file="...", or env="...", or locked="true"',
         )
     if password.hashed and password.text and not password.text.startswith("$"):
-        raise InvalidManifest(
+        yield error(
+            password.origin,
             f"the password of {user.name} is no crypt(5) hash",
-            where,
+            "",
             "make one with `openssl passwd -6`, or leave out hashed",
         )
     if any(mark in password.text for mark in "\n\r"):
-        raise InvalidManifest(f"the password of {user.name} has more than one line", where)
+        yield error(password.origin, f"the password of {user.name} has more than one line")
 
 
 def apply_users(inside: Inside, users: Sequence[User]) -> None:

@@ -7,13 +7,14 @@ manifest says. Source: mksquashfs(1).
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
+from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache
-from statemachine.errors import CheckpointError, InvalidManifest
+from statemachine.errors import CheckpointError
 
 _LEVELS = {"zstd": range(1, 23), "gzip": range(1, 10)}
 _BLOCK_SIZES_KIB = tuple(2**exponent for exponent in range(2, 11))
@@ -56,33 +57,42 @@ class SquashfsPkgImgMod(Checkpoint):
     def needs(self, doc: DataObjectCache) -> Needs:
         return Needs(tools=self.TOOLS, disk_bytes=1 << 30)
 
-    def check(self, doc: DataObjectCache) -> None:
+    def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
         levels = _LEVELS.get(self.compression_type)
         if self.compression_level is not None:
             if levels is None:
-                raise InvalidManifest(
-                    f"{self.name}: {self.compression_type} has no compression_level",
+                yield self.fault(
+                    doc,
+                    "compression_level",
+                    f"{self.compression_type} has no compression_level",
                     "mksquashfs has levels for zstd and gzip only",
                     "leave compression_level out",
                 )
-            if self.compression_level not in levels:
-                raise InvalidManifest(
-                    f"{self.name}: compression_level {self.compression_level} is out of range",
+            elif self.compression_level not in levels:
+                yield self.fault(
+                    doc,
+                    "compression_level",
+                    f"compression_level {self.compression_level} is out of range",
                     f"{self.compression_type} has levels {levels[0]} to {levels[-1]}",
-                    f'write <arg name="compression_level">{levels[-1]}</arg>',
+                    f'<arg name="compression_level">{levels[-1]}</arg>',
                 )
         if self.block_size_kib not in _BLOCK_SIZES_KIB:
-            raise InvalidManifest(
-                f"{self.name}: block_size_kib {self.block_size_kib} is not possible",
+            yield self.fault(
+                doc,
+                "block_size_kib",
+                f"block_size_kib {self.block_size_kib} is not possible",
                 f"possible are {', '.join(map(str, _BLOCK_SIZES_KIB))}",
-                'write <arg name="block_size_kib">1024</arg>',
+                '<arg name="block_size_kib">1024</arg>',
             )
-        for pattern in self.exclude:
+        for item, pattern in enumerate(self.exclude):
             if not pattern.strip("/"):
-                raise InvalidManifest(
-                    f"{self.name}: exclude {pattern!r} leaves nothing of the image",
+                yield self.fault(
+                    doc,
+                    "exclude",
+                    f"exclude {pattern!r} leaves nothing of the image",
                     "",
                     "name paths below the root of the image",
+                    item,
                 )
 
     def get_progress_estimate(self) -> float:

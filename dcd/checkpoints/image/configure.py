@@ -8,6 +8,7 @@ taken out. Files are written beneath the image area whatever links are in it, an
 import difflib
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from dcd.checkpoints.areas import captured_file
@@ -15,6 +16,7 @@ from dcd.checkpoints.image.accounts import apply_users, check_user, owner_ids
 from dcd.checkpoints.image.identity import remove_identity
 from dcd.checkpoints.image.network import apply_network, check_interface
 from dcd.checkpoints.interface import MOUNTS, Checkpoint, Context, Needs, Report
+from dcd.manifest.diagnostics import Diagnostic, error
 from dcd.manifest.doc import DataObjectCache, configurations_for
 from dcd.manifest.inputs import is_in_image
 from dcd.manifest.objects.configuration import Configuration, Interface, Password, User
@@ -22,7 +24,7 @@ from dcd.manifest.secrets import references
 from dcd.platform.chroot import Inside, chroot
 from dcd.platform.inside import entry, exists, read, resolve, write
 from dcd.platform.process import ToolFailed
-from statemachine.errors import CheckpointError, InvalidManifest
+from statemachine.errors import CheckpointError
 
 _IMAGE = "{PKG_IMAGE_PATH}"
 _BUILT_IN_LOCALES = ("C", "POSIX", "C.UTF-8")
@@ -78,22 +80,30 @@ class DebianPrePkgImgMod(Checkpoint):
             ),
         )
 
-    def check(self, doc: DataObjectCache) -> None:
+    def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
         for argument, (pattern, expected, example) in _FORMS.items():
             value = getattr(self, argument)
             if value is not None and not re.fullmatch(pattern, value):
-                raise InvalidManifest(
-                    f"{self.name}: {argument} {value!r} is not {expected}",
+                yield self.fault(
+                    doc,
+                    argument,
+                    f"{argument} {value!r} is not {expected}",
                     "",
                     f'write, for example, <arg name="{argument}">{example}</arg>',
                 )
-        both = set(map(_unit, self.enable_services)) & set(map(_unit, self.disable_services))
-        if both:
-            raise InvalidManifest(
-                f"{self.name}: {', '.join(sorted(both))} is to be both enabled and disabled"
-            )
+        disabled = set(map(_unit, self.disable_services))
+        for item, service in enumerate(self.enable_services):
+            if _unit(service) in disabled:
+                yield self.fault(
+                    doc,
+                    "enable_services",
+                    f"{_unit(service)} is to be both enabled and disabled",
+                    "",
+                    "name it in one of the two lists",
+                    item,
+                )
         for configuration in configurations_for(doc, self.name):
-            _check_configuration(configuration)
+            yield from _check_configuration(configuration)
 
     def get_progress_estimate(self) -> float:
         return 3.0
@@ -162,18 +172,18 @@ class DebianPrePkgImgMod(Checkpoint):
         write(root, "etc/timezone", f"{self.timezone}\n")
 
 
-def _check_configuration(configuration: Configuration) -> None:
-    where = str(configuration.origin or "")
+def _check_configuration(configuration: Configuration) -> Iterator[Diagnostic]:
     if configuration.source is not None and not (configuration.dest or "").startswith("/"):
-        raise InvalidManifest(
+        yield error(
+            configuration.place_of("dest"),
             "a file to add needs dest, an absolute path of the image",
-            where,
+            "",
             f'add dest="/etc/{Path(configuration.source).name}"',
         )
     for user in configuration.get_children(class_type=User):
-        check_user(user)
+        yield from check_user(user)
     for interface in configuration.get_children(class_type=Interface):
-        check_interface(interface)
+        yield from check_interface(interface)
 
 
 def _unit(service: str) -> str:

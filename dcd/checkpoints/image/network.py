@@ -1,41 +1,60 @@
 """The network of a Debian image: systemd-networkd, or ifupdown in an image without systemd."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from ipaddress import ip_address, ip_interface
 from pathlib import Path
 
+from dcd.manifest.diagnostics import Diagnostic, error
 from dcd.manifest.objects.configuration import Interface
 from dcd.platform.inside import entry, exists, write
-from statemachine.errors import CheckpointError, InvalidManifest
+from statemachine.errors import CheckpointError
 
 
-def check_interface(interface: Interface) -> None:
-    """Raise `InvalidManifest` for addresses that are none, and for an interface without any."""
-    where = str(interface.origin or "")
+def check_interface(interface: Interface) -> Iterator[Diagnostic]:
+    """Errors for addresses that are none, and for an interface without any."""
     if any(character in interface.match for character in "\n[]="):
-        raise InvalidManifest(f"{interface.match!r} is not the name of an interface", where)
+        yield error(
+            interface.place_of("match"),
+            f"{interface.match!r} is not the name of an interface",
+            "",
+            'match="en*"',
+        )
     if not interface.dhcp and not interface.address:
-        raise InvalidManifest(
+        yield error(
+            interface.origin,
             f"interface {interface.match} gets no address",
-            where,
+            "",
             'add dhcp="true", or address="192.0.2.10/24"',
         )
     for text in (interface.address or "").split():
         try:
             ip_interface(text)
-        except ValueError as error:
-            raise InvalidManifest(
-                f"{text!r} is not an address with prefix length", where
-            ) from error
-        if "/" not in text:
-            raise InvalidManifest(
-                f"the address {text} has no prefix length", where, f'for example "{text}/24"'
+        except ValueError:
+            yield error(
+                interface.place_of("address"),
+                f"{text!r} is not an address with prefix length",
+                "",
+                'address="192.0.2.10/24"',
             )
-    for text in [*(interface.dns or "").split(), *(interface.gateway or "").split()]:
-        try:
-            ip_address(text)
-        except ValueError as error:
-            raise InvalidManifest(f"{text!r} is not an address", where) from error
+            continue
+        if "/" not in text:
+            yield error(
+                interface.place_of("address"),
+                f"the address {text} has no prefix length",
+                "",
+                f'address="{text}/{24 if ip_address(text).version == 4 else 64}"',
+            )
+    for attribute, given in (("gateway", interface.gateway), ("dns", interface.dns)):
+        for text in (given or "").split():
+            try:
+                ip_address(text)
+            except ValueError:
+                yield error(
+                    interface.place_of(attribute),
+                    f"{text!r} is not an address",
+                    "",
+                    f'{attribute}="192.0.2.1"',
+                )
 
 
 def apply_network(root: Path, interfaces: Sequence[Interface]) -> list[str]:

@@ -9,14 +9,17 @@ Source: xorrisofs(1); the El Torito and UEFI specifications for what firmware lo
 
 import hashlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from dcd.checkpoints.epoch import epoch_of
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
 from dcd.checkpoints.media import grub
 from dcd.checkpoints.media.deliver import deliver_file, media_name, record_medium
+from dcd.manifest.cross_checks import fitting_name
+from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache, distro
-from statemachine.errors import CheckpointError, InvalidManifest
+from statemachine.errors import CheckpointError
 
 VOLUME_ID = re.compile(r"[A-Za-z0-9_.+ -]{1,32}")
 """What an ISO 9660 volume id may be here: ISO 9660 itself allows only capitals, digits and _, but no
@@ -42,13 +45,15 @@ class CreateISO(Checkpoint):
     def needs(self, doc: DataObjectCache) -> Needs:
         return Needs(tools=self.TOOLS, disk_bytes=1 << 30)
 
-    def check(self, doc: DataObjectCache) -> None:
+    def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
         volume_id = self._volume_id(doc)
         if not VOLUME_ID.fullmatch(volume_id) or volume_id != volume_id.strip():
-            raise InvalidManifest(
-                f"{self.name}: {volume_id!r} cannot be the volume id of an ISO",
+            yield self.fault(
+                doc,
+                "volume_id",
+                f"{volume_id!r} cannot be the volume id of an ISO",
                 "it is 1 to 32 letters, digits, spaces (not at its ends) and any of _ . + -",
-                'write <arg name="volume_id">MY-IMAGE</arg>',
+                f'<arg name="volume_id">{fitting_name(volume_id)}</arg>',
             )
 
     def get_progress_estimate(self) -> float:

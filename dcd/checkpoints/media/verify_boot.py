@@ -6,12 +6,14 @@ its serial console. The console's log and a picture of the screen are delivered 
 """
 
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 from dcd.checkpoints import boots
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
 from dcd.checkpoints.media.deliver import recorded_medium
+from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache
 from dcd.platform.hypervisor import (
     Drive,
@@ -21,7 +23,7 @@ from dcd.platform.hypervisor import (
     hypervisor_named,
     tools_of,
 )
-from statemachine.errors import CheckpointError, InvalidManifest
+from statemachine.errors import CheckpointError
 
 
 class VerifyBoot(Checkpoint):
@@ -70,22 +72,26 @@ class VerifyBoot(Checkpoint):
             devices=devices_of(self.hypervisor),
         )
 
-    def check(self, doc: DataObjectCache) -> None:
+    def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
         if not self.firmware:
-            raise InvalidManifest(
-                f"{self.name}: firmware names bios, uefi or both",
+            yield self.fault(
+                doc,
+                "firmware",
+                "firmware names bios, uefi or both",
                 "",
-                'write <arglist name="firmware"><argitem>bios</argitem></arglist>',
+                '<arglist name="firmware"><argitem>bios</argitem></arglist>',
             )
-        boots.check_choice(self.name, "firmware", self.firmware, "bios")
-        boots.check_conditions(
-            self.name, self.marker, self.timeout_seconds, self.memory_mb, self.cpus
+        yield from boots.check_choice(self, doc, "firmware", self.firmware)
+        yield from boots.check_conditions(
+            self, doc, self.marker, self.timeout_seconds, self.memory_mb, self.cpus
         )
         if self.media not in hypervisor_named(self.hypervisor, {}).attachments:
-            raise InvalidManifest(
-                f"{self.name}: {self.hypervisor} attaches no {self.media}",
+            yield self.fault(
+                doc,
+                "media",
+                f"{self.hypervisor} attaches no {self.media}",
                 "",
-                'write <arg name="media">cdrom</arg>',
+                '<arg name="media">cdrom</arg>',
             )
 
     def get_progress_estimate(self) -> float:

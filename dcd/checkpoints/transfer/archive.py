@@ -9,17 +9,19 @@ import bz2
 import gzip
 import lzma
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from dcd.checkpoints.areas import area_path, captured_file
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
-from dcd.checkpoints.transfer.cpio import check_place
+from dcd.checkpoints.transfer.listed import check_places, check_software
+from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache, software_for
 from dcd.manifest.objects.software import Dir
 from dcd.manifest.values import InputPath
 from dcd.platform.copying import copy_entries
 from dcd.platform.cpio_archive import MAGICS, unpack_cpio
-from statemachine.errors import CheckpointError, InvalidManifest
+from statemachine.errors import CheckpointError
 
 _GZIP, _BZIP2, _XZ = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00"
 _ZSTD = b"\x28\xb5\x2f\xfd"
@@ -51,18 +53,11 @@ class TransferArchive(Checkpoint):
     def needs(self, doc: DataObjectCache) -> Needs:
         return Needs(tools=self.TOOLS)
 
-    def check(self, doc: DataObjectCache) -> None:
+    def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
         software = software_for(doc, self.name)
-        if software is None:
-            return
-        if software.type != "ARCHIVE":
-            raise InvalidManifest(
-                f"the software of {self.name} is of type {software.type}",
-                str(software.origin or ""),
-                'write type="ARCHIVE"',
-            )
-        for place in software.get_descendants(class_type=Dir):
-            check_place(place)
+        if software is not None:
+            yield from check_software(doc, self, "ARCHIVE")
+            yield from check_places(software)
 
     def execute(self, context: Context, dry_run: bool = False) -> None:
         software = software_for(context.doc, self.name)

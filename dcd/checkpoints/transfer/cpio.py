@@ -5,13 +5,16 @@ The name is the original's, which used cpio(1). Hard links, devices, extended at
 uninstall those that are left out. Software of type DIR that names nothing is all of its source.
 """
 
+from collections.abc import Iterator
+
 from dcd.checkpoints.areas import area_path
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
+from dcd.checkpoints.transfer.listed import check_places, check_software
+from dcd.manifest.diagnostics import Diagnostic, error
 from dcd.manifest.doc import DataObjectCache, software_for
 from dcd.manifest.objects.software import Destination, Dir, Software, SoftwareData, Source
-from dcd.manifest.tokens import has_token
 from dcd.platform.copying import Copied, copy_entries
-from statemachine.errors import CheckpointError, InvalidManifest
+from statemachine.errors import CheckpointError
 
 
 class TransferCPIO(Checkpoint):
@@ -25,30 +28,35 @@ class TransferCPIO(Checkpoint):
         super().__init__(name)
 
     def needs(self, doc: DataObjectCache) -> Needs:
-        software = self._software(doc)
+        software = software_for(doc, self.name) or Software()
         sizes = (data.size or 0 for data in software.get_descendants(class_type=SoftwareData))
         return Needs(disk_bytes=sum(sizes))
 
-    def check(self, doc: DataObjectCache) -> None:
-        software = self._software(doc)
+    def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
+        yield from check_software(doc, self)
+        software = software_for(doc, self.name)
+        if software is None:
+            return
         for data in software.get_descendants(class_type=SoftwareData):
             if data.action not in ("install", "uninstall"):
-                raise InvalidManifest(
+                yield error(
+                    data.place_of("action"),
                     f"{data.action} means nothing for a copy",
-                    str(data.origin or ""),
+                    "",
                     'use action="install", or "uninstall" for what is left out',
                 )
         if not software.names("install") and software.type != "DIR":
-            raise InvalidManifest(
+            yield error(
+                software.origin,
                 f"{self.name} has nothing to copy",
-                str(software.origin or ""),
+                "",
                 'add <software_data action="install"> with a <name> for each file or directory',
             )
-        for place in software.get_descendants(class_type=Dir):
-            check_place(place)
+        yield from check_places(software)
 
     def execute(self, context: Context, dry_run: bool = False) -> None:
-        software = self._software(context.doc)
+        software = software_for(context.doc, self.name)
+        assert software is not None  # check has seen to it
         source = _path_of(software, Source) or "{PKG_IMAGE_PATH}"
         destination = _path_of(software, Destination) or "{BOOT_ARCHIVE}"
         names = software.names("install")
@@ -77,26 +85,6 @@ class TransferCPIO(Checkpoint):
                 "\n".join(copied.lost[:20]),
                 "keep the state directory on a file system that has extended attributes",
             )
-
-    def _software(self, doc: DataObjectCache) -> Software:
-        software = software_for(doc, self.name)
-        if software is None:
-            raise InvalidManifest(
-                f"{self.name} needs a <software> of its name",
-                "",
-                f'add <software name="{self.name}" type="CPIO">...</software>',
-            )
-        return software
-
-
-def check_place(place: Dir) -> None:
-    """Raise `InvalidManifest` for a directory that is not in the workspace."""
-    if not has_token(place.path) or ".." in place.path.split("/"):
-        raise InvalidManifest(
-            f"{place.path!r} is not in the workspace",
-            str(place.origin or ""),
-            "begin it with an area, such as {PKG_IMAGE_PATH} or {BOOT_ARCHIVE}",
-        )
 
 
 def _path_of(software: Software, side: type[Source] | type[Destination]) -> str | None:

@@ -13,14 +13,16 @@ empty lists; no host name, resolver or machine id of the build host.
 import hashlib
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from dcd.checkpoints.interface import MOUNTS, Checkpoint, Context, Needs, Report
 from dcd.checkpoints.transfer.deb_progress import Progress
-from dcd.manifest.doc import DataObjectCache, distro, software_for
+from dcd.checkpoints.transfer.listed import check_software, software_of
+from dcd.manifest.diagnostics import Diagnostic, error
+from dcd.manifest.doc import DataObjectCache, distro
 from dcd.manifest.objects.software import Image, Repository, Software, SoftwareData
 from dcd.platform.apt import (
     Source,
@@ -44,7 +46,7 @@ from dcd.platform.capabilities import CHROOT, keep_only
 from dcd.platform.chroot import bootstrap_mounts
 from dcd.platform.devices import LINKS, make_devices
 from dcd.platform.process import ToolFailed, run
-from statemachine.errors import CheckpointError, InvalidManifest
+from statemachine.errors import CheckpointError
 from statemachine.events import Artifact
 
 _BASE: Mapping[str, tuple[str, ...]] = {
@@ -103,37 +105,42 @@ class TransferDEB(Checkpoint):
             capabilities=MOUNTS,
         )
 
-    def check(self, doc: DataObjectCache) -> None:
+    def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
+        yield from check_software(doc, self, "DEB")
         software = self._software(doc)
         variant = _variant(software)
         if variant not in _BASE:
-            raise InvalidManifest(
+            yield error(
+                software.get_descendants(class_type=Image)[0].place_of("variant"),
                 f"{variant!r} is not a variant",
-                _where(software.get_descendants(class_type=Image)[0]),
+                "",
                 f"use one of {', '.join(_BASE)}",
             )
         for data in software.get_descendants(class_type=SoftwareData):
             if data.action not in ("install", "uninstall"):
-                raise InvalidManifest(
+                yield error(
+                    data.place_of("action"),
                     f"{data.action} means nothing for Debian packages",
-                    _where(data),
+                    "",
                     'use action="install" or "uninstall"',
                 )
-            for name in data.names:
-                if not _PACKAGE.fullmatch(name):
-                    raise InvalidManifest(
+            for index, name in enumerate(data.names):
+                if name and not _PACKAGE.fullmatch(name):
+                    yield error(
+                        data.place_of("name", index),
                         f"{name!r} is not a Debian package",
-                        _where(data),
+                        "",
                         "write NAME, NAME=VERSION or NAME/SUITE, one in each <name>",
                     )
         if variant == "custom" and not software.names("install"):
-            raise InvalidManifest(
+            yield error(
+                software.origin,
                 "there is nothing to install",
-                _where(software),
+                "",
                 "list packages, or use another variant",
             )
         for repository in software.get_descendants(class_type=Repository):
-            _check_repository(repository)
+            yield from _check_repository(repository)
 
     def external_state(self, doc: DataObjectCache) -> Mapping[str, str]:
         host = ask_host_apt()
@@ -175,15 +182,7 @@ class TransferDEB(Checkpoint):
         context.report(Report(fraction=1.0))
 
     def _software(self, doc: DataObjectCache) -> Software:
-        software = software_for(doc, self.name)
-        if software is None or software.type != "DEB":
-            found = f"it has one of type {software.type}" if software else "it has none"
-            raise InvalidManifest(
-                f"{self.name} needs a <software> of type DEB",
-                found if software is None else f"{_where(software)}: {found}",
-                f'add <software name="{self.name}" type="DEB">...</software>',
-            )
-        return software
+        return software_of(doc, self, "DEB")
 
 
 def _variant(software: Software) -> str:
@@ -195,12 +194,13 @@ def _where(node: object) -> str:
     return str(getattr(node, "origin", None) or "")
 
 
-def _check_repository(repository: Repository) -> None:
+def _check_repository(repository: Repository) -> Iterator[Diagnostic]:
     if repository.uri and split_login(repository.uri)[1] is not None:
         # The manifest is kept in the event log for ever.
-        raise InvalidManifest(
+        yield error(
+            repository.place_of("uri"),
             "a repository's uri must not hold a login",
-            _where(repository),
+            "",
             "put it into the build host's /etc/apt/auth.conf.d/NAME.conf: "
             "machine HOST/PATH login USER password PASSWORD",
         )

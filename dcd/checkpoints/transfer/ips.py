@@ -13,12 +13,15 @@ fresh workspace for each attempt matters here.
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, starmap
 from pathlib import Path
 
 from dcd.checkpoints.areas import areas
 from dcd.checkpoints.interface import CHROOT, Checkpoint, Context, Needs, Report
 from dcd.checkpoints.media.deliver import deliver_file
 from dcd.checkpoints.transfer.ips_output import InstallProgress, package_lines, unmatched
+from dcd.checkpoints.transfer.listed import check_software, software_of
+from dcd.manifest.diagnostics import Diagnostic, error
 from dcd.manifest.doc import DataObjectCache, checkpoints_of, distro, software_for
 from dcd.manifest.objects.software import (
     Facet,
@@ -37,7 +40,7 @@ from dcd.platform.asking import ask_catalogs
 from dcd.platform.inside import resolve
 from dcd.platform.ips import Repository, catalog_digests
 from dcd.platform.process import ToolFailed
-from statemachine.errors import CheckpointError, InvalidManifest
+from statemachine.errors import CheckpointError
 
 _NOTHING_TO_DO = 4
 """Exit status of pkg(1) when the image is as it was asked to be."""
@@ -78,47 +81,26 @@ class TransferIPS(Checkpoint):
         fetches = _fetches(software)
         return Needs(
             tools=self.TOOLS,
-            network=fetches and any(each.is_remote for each in self._repositories(doc)),
+            network=fetches and any(Repository(each.name).is_remote for each in self._origins(doc)),
             disk_bytes=listed or (_GIBIBYTE if fetches else 0),
             # Its actuators run programs of the image.
             capabilities=CHROOT,
             secrets=_secrets(software),
         )
 
-    def check(self, doc: DataObjectCache) -> None:
-        software = self._software(doc)
+    def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
         if self.zonename is not None:
-            raise InvalidManifest(
-                f"{self.name}: an image that is linked to a zone cannot be made",
+            yield self.fault(
+                doc,
+                "zonename",
+                "an image that is linked to a zone cannot be made",
                 "",
                 "leave out zonename",
             )
-        image = _image(software)
-        if not _ROOT.fullmatch(_root(image)) or ".." in _root(image).split("/"):
-            raise InvalidManifest(
-                f"{_root(image)!r} is not in the workspace",
-                _where(image),
-                'write img_root="{PKG_IMAGE_PATH}"',
-            )
-        publishers = software.get_descendants(class_type=Publisher)
-        if image.action == "create" and not publishers:
-            raise InvalidManifest(
-                f"{self.name} makes an image that has no publisher",
-                _where(software),
-                "<source><publisher name=...><origin name=.../></publisher></source>",
-            )
-        for publisher in publishers:
-            _check_publisher(publisher)
-        for data in software.get_descendants(class_type=SoftwareData):
-            _check_data(data)
-        settings = [each.text for each in image.get_children(class_type=Facet)]
-        settings += [f"{each.name}={each.text}" for each in image.get_children(class_type=Variant)]
-        settings += [name for name, _ in _properties(image)]
-        for setting in settings:
-            if not _SETTING.fullmatch(setting):
-                raise InvalidManifest(
-                    f"{setting!r} is no facet, variant or property", _where(image)
-                )
+        missing = list(check_software(doc, self, "IPS"))
+        yield from missing
+        if not missing:
+            yield from _check_software(self.name, self._software(doc))
 
     def external_state(self, doc: DataObjectCache) -> Mapping[str, str]:
         software = self._software(doc)
@@ -164,8 +146,18 @@ class TransferIPS(Checkpoint):
             )
 
     def _repositories(self, doc: DataObjectCache) -> list[Repository]:
-        """Where packages come from: the publishers listed, or else those that the image has from the
-        checkpoint before."""
+        """Where packages come from, with what opens it."""
+        return list(chain.from_iterable(starmap(_each_repository, self._publishers(doc))))
+
+    def _origins(self, doc: DataObjectCache) -> list[Origin]:
+        return [
+            origin
+            for _, publisher in self._publishers(doc)
+            for origin in publisher.get_children(class_type=Origin)
+        ]
+
+    def _publishers(self, doc: DataObjectCache) -> list[tuple[Image, Publisher]]:
+        """The publishers listed, or else those that the image has from the checkpoint before."""
         names = [spec.name for spec in checkpoints_of(doc)]
         earlier = names[: names.index(self.name)] if self.name in names else []
         for name in (self.name, *reversed(earlier)):
@@ -173,19 +165,11 @@ class TransferIPS(Checkpoint):
             if software is not None and software.type == "IPS":
                 publishers = software.get_descendants(class_type=Publisher)
                 if publishers:
-                    return list(_each_repository(_image(software), publishers))
+                    return [(_image(software), publisher) for publisher in publishers]
         return []
 
     def _software(self, doc: DataObjectCache) -> Software:
-        software = software_for(doc, self.name)
-        if software is None or software.type != "IPS":
-            found = f"it has one of type {software.type}" if software else "it has none"
-            raise InvalidManifest(
-                f"{self.name} needs a <software> of type IPS",
-                found if software is None else f"{_where(software)}: {found}",
-                f'add <software name="{self.name}" type="IPS">...</software>',
-            )
-        return software
+        return software_of(doc, self, "IPS")
 
 
 class _Pkg:
@@ -307,44 +291,97 @@ def _place(context: Context, image: Image) -> Path:
     return resolve(areas(context)[found["token"]], found["below"] or "/")
 
 
-def _check_publisher(publisher: Publisher) -> None:
+def _check_software(checkpoint: str, software: Software) -> Iterator[Diagnostic]:
+    image = _image(software)
+    if not _ROOT.fullmatch(_root(image)) or ".." in _root(image).split("/"):
+        yield error(
+            image.place_of("img_root"),
+            f"{_root(image)!r} is not in the workspace",
+            "",
+            'img_root="{PKG_IMAGE_PATH}"',
+        )
+    publishers = software.get_descendants(class_type=Publisher)
+    if image.action == "create" and not publishers:
+        yield error(
+            software.origin,
+            f"{checkpoint} makes an image that has no publisher",
+            "",
+            '<source><publisher name="..."><origin name="..."/></publisher></source>',
+        )
+    for publisher in publishers:
+        yield from _check_publisher(publisher)
+    for data in software.get_descendants(class_type=SoftwareData):
+        yield from _check_data(data)
+    settings: list[tuple[Facet | Variant | Property, str]] = [
+        (each, each.text) for each in image.get_children(class_type=Facet)
+    ]
+    settings += [
+        (each, f"{each.name}={each.text}") for each in image.get_children(class_type=Variant)
+    ]
+    settings += [(each, each.text) for each in image.get_children(class_type=Property)]
+    for node, setting in settings:
+        if not _SETTING.fullmatch(setting):
+            yield error(node.origin, f"{setting!r} is no facet, variant or property")
+
+
+def _check_publisher(publisher: Publisher) -> Iterator[Diagnostic]:
     origins = publisher.get_children(class_type=Origin)
     if _named(publisher) and not _PUBLISHER.fullmatch(publisher.name):
-        raise InvalidManifest(
-            f"{publisher.name!r} is not the name of a publisher", _where(publisher)
+        yield error(
+            publisher.place_of("name"),
+            f"{publisher.name!r} is not the name of a publisher",
+            "It has letters, digits, dots, underscores and hyphens.",
+            'name="example.org"',
         )
     if not _named(publisher) and (len(origins) > 1 or publisher.get_children(class_type=Mirror)):
-        raise InvalidManifest(
+        yield error(
+            publisher.origin,
             "a publisher without a name has one origin and no mirrors",
-            _where(publisher),
+            "",
             '<publisher name="...">',
         )
     if (publisher.ssl_key is None) != (publisher.ssl_cert is None):
-        raise InvalidManifest(
-            "a publisher needs both ssl_key and ssl_cert, or neither", _where(publisher)
+        yield error(
+            publisher.origin,
+            "a publisher needs both ssl_key and ssl_cert, or neither",
+            "",
+            'ssl_key="FILE" ssl_cert="FILE"',
         )
     for place in (*origins, *publisher.get_children(class_type=Mirror)):
         if not _PATTERN.fullmatch(place.name):
-            raise InvalidManifest(f"{place.name!r} is not a URI or path", _where(place))
+            yield error(
+                place.place_of("name"),
+                f"{place.name!r} is not a URI or path",
+                "",
+                'name="https://pkg.example.org/"',
+            )
         if _LOGIN.match(place.name):
             # The manifest is kept in the event log for ever.
-            raise InvalidManifest(
-                "an origin must not hold a login", _where(place), "use ssl_key and ssl_cert"
+            yield error(
+                place.place_of("name"),
+                "an origin must not hold a login",
+                "",
+                "use ssl_key and ssl_cert",
             )
 
 
-def _check_data(data: SoftwareData) -> None:
+def _check_data(data: SoftwareData) -> Iterator[Diagnostic]:
     if data.action == "unpack":
-        raise InvalidManifest(
-            "unpack means nothing for IPS packages", _where(data), 'use action="install"'
+        yield error(
+            data.place_of("action"),
+            "unpack means nothing for IPS packages",
+            "",
+            'action="install"',
         )
-    for name in (*data.names, *data.rejects):
-        if not _PATTERN.fullmatch(name):
-            raise InvalidManifest(
-                f"{name!r} is not an IPS package",
-                _where(data),
-                "write a name or a pkg:/ FMRI, one in each <name>",
-            )
+    for tag, names in (("name", data.names), ("reject", data.rejects)):
+        for index, name in enumerate(names):
+            if name and not _PATTERN.fullmatch(name):
+                yield error(
+                    data.place_of(tag, index),
+                    f"{name!r} is not an IPS package",
+                    "",
+                    f"write a name or a pkg:/ FMRI, one in each <{tag}>",
+                )
 
 
 def _fetches(software: Software) -> bool:
@@ -354,12 +391,11 @@ def _fetches(software: Software) -> bool:
     return bool(software.names("install") or (image.action == "use_existing" and changes))
 
 
-def _each_repository(image: Image, publishers: Sequence[Publisher]) -> Iterator[Repository]:
-    for publisher in publishers:
-        key, certificate = _login(image, publisher)
-        for origin in publisher.get_children(class_type=Origin):
-            name = publisher.name if _named(publisher) else ""
-            yield Repository(origin.name, name, key, certificate)
+def _each_repository(image: Image, publisher: Publisher) -> Iterator[Repository]:
+    key, certificate = _login(image, publisher)
+    for origin in publisher.get_children(class_type=Origin):
+        name = publisher.name if _named(publisher) else ""
+        yield Repository(origin.name, name, key, certificate)
 
 
 def _login(image: Image, publisher: Publisher) -> tuple[Path | None, Path | None]:

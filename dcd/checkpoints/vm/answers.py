@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from dcd.checkpoints.image.installer_script import LABEL
 from dcd.checkpoints.interface import Context
 from dcd.checkpoints.vm.disk import DiskLayout, DiskPartition
-from dcd.checkpoints.vm.layout import ESP
+from dcd.checkpoints.vm.layout_checks import ESP
 
 TOOLS = ("xorriso",)
 

@@ -18,7 +18,7 @@ from dcd.checkpoints.interface import Context
 from dcd.checkpoints.media.grub import MENU, core_image
 from dcd.checkpoints.vm.disk import DiskLayout, DiskPartition, FileSystem
 from dcd.checkpoints.vm.gpt import BOOT_CODE_BYTES
-from dcd.checkpoints.vm.layout import BIOS_BOOT
+from dcd.checkpoints.vm.layout_checks import BIOS_BOOT
 from dcd.platform.inside import make_directory, resolve
 from statemachine.errors import CheckpointError
 

@@ -10,16 +10,18 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from dcd.checkpoints.interface import Context
+from dcd.checkpoints.interface import Checkpoint, Context
 from dcd.checkpoints.vm.disk import DiskLayout
 from dcd.checkpoints.vm.formats import Image
 from dcd.checkpoints.vm.stream_vmdk import write_stream_vmdk
+from dcd.manifest.diagnostics import Diagnostic
+from dcd.manifest.doc import DataObjectCache
 from dcd.platform.process import ToolFailed
-from statemachine.errors import CheckpointError, InvalidManifest
+from statemachine.errors import CheckpointError
 
 TOOLS = ("qemu-img",)
 
@@ -28,13 +30,15 @@ _MOST_COROUTINES = 16
 """qemu-img's own limit."""
 
 
-def check_level(checkpoint: str, level: int) -> None:
-    """Raise `InvalidManifest` for what is not a level of zlib's."""
+def check_level(doc: DataObjectCache, checkpoint: Checkpoint, level: int) -> Iterator[Diagnostic]:
+    """An error for what is not a level of zlib's."""
     if not 1 <= level <= 9:
-        raise InvalidManifest(
-            f"{checkpoint}: level {level} is not one of zlib's",
+        yield checkpoint.fault(
+            doc,
+            "level",
+            f"level {level} is not one of zlib's",
             "it is 1 (fast) to 9 (small)",
-            'write <arg name="level">6</arg>',
+            '<arg name="level">6</arg>',
         )
 
 

@@ -7,6 +7,7 @@ link. Results: media/NAME.SUFFIX, recorded by kind.
 
 import os
 import threading
+from collections.abc import Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
@@ -15,9 +16,16 @@ from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
 from dcd.checkpoints.media.deliver import as_artifact, media_name, record_medium
 from dcd.checkpoints.vm.conversion import TOOLS, check_level, convert, examine, make_stream
 from dcd.checkpoints.vm.disk import DiskLayout, recorded_disk
-from dcd.checkpoints.vm.formats import STREAM, Image, check_chosen, images_of
+from dcd.checkpoints.vm.formats import (
+    STREAM,
+    Image,
+    check_chosen,
+    check_images,
+    images_of,
+)
+from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache
-from statemachine.errors import CheckpointError, InvalidManifest
+from statemachine.errors import CheckpointError
 from statemachine.events import Artifact
 
 AZURE_STEP_BYTES = 1 << 20
@@ -60,9 +68,19 @@ class Convert(Checkpoint):
         made = sum(image.type != "raw" for image in self._images(doc))
         return Needs(tools=self.TOOLS if made else (), disk_bytes=made * _EXPECTED_BYTES)
 
-    def check(self, doc: DataObjectCache) -> None:
-        self._images(doc)
-        check_level(self.name, self.level)
+    def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
+        yield from check_images(doc, self)
+        offered = _offered(doc)
+        if images_of(doc) and not offered:
+            yield self.fault(
+                doc,
+                None,
+                "the manifest asks for no format but ova",
+                "CreateOVA makes what it needs itself",
+                "leave this checkpoint out, or add a vm_format to vm_im",
+            )
+        yield from check_chosen(doc, self, self.formats, offered)
+        yield from check_level(doc, self, self.level)
 
     def get_progress_estimate(self) -> float:
         return 20.0
@@ -87,15 +105,9 @@ class Convert(Checkpoint):
 
     def _images(self, doc: DataObjectCache) -> tuple[Image, ...]:
         """What is to be made."""
-        offered = [image for image in images_of(doc, self.name) if image.type != "ova"]
-        check_chosen(self.name, self.formats, offered)
-        if not offered:
-            raise InvalidManifest(
-                f"{self.name}: the manifest asks for no format but ova",
-                "CreateOVA makes what it needs itself",
-                "leave this checkpoint out, or add a vm_format to vm_im",
-            )
-        return tuple(image for image in offered if not self.formats or image.kind in self.formats)
+        return tuple(
+            image for image in _offered(doc) if not self.formats or image.kind in self.formats
+        )
 
     def _carry_out(
         self, context: Context, disk: Path, layout: DiskLayout, images: tuple[Image, ...]
@@ -149,6 +161,10 @@ class Convert(Checkpoint):
                 self._stop.set()
                 pool.shutdown(cancel_futures=True)
         return made
+
+
+def _offered(doc: DataObjectCache) -> list[Image]:
+    return [image for image in images_of(doc) if image.type != "ova"]
 
 
 def _expected_seconds(image: Image) -> float:

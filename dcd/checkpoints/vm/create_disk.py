@@ -7,14 +7,16 @@ much space as tables and journals do: a few MiB.
 """
 
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 from dcd.checkpoints.epoch import source_date_epoch
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
 from dcd.checkpoints.vm import gpt
 from dcd.checkpoints.vm.disk import DiskLayout, record_disk
-from dcd.checkpoints.vm.layout import disk_layout
+from dcd.checkpoints.vm.layout import disk_layout, examine_layout
 from dcd.checkpoints.vm.volumes import VOLUME_TOOLS, Place, make_volume
+from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache
 from statemachine.errors import CheckpointError
 
@@ -40,10 +42,11 @@ class CreateDisk(Checkpoint):
         super().__init__(name)
 
     def needs(self, doc: DataObjectCache) -> Needs:
-        return Needs(tools=tools_for(disk_layout(doc)), disk_bytes=256 << 20)
+        layout, _ = examine_layout(doc)
+        return Needs(tools=tools_for(layout), disk_bytes=256 << 20)
 
-    def check(self, doc: DataObjectCache) -> None:
-        disk_layout(doc)
+    def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
+        yield from examine_layout(doc)[1]
 
     def get_progress_estimate(self) -> float:
         return 1.0

@@ -4,12 +4,14 @@ One table says what each `vm_format` may be: QEMU's name of the format, its subf
 What is not in it is refused when the manifest is checked, with what would be possible.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from dcd.checkpoints.interface import Checkpoint
+from dcd.manifest.diagnostics import Diagnostic, error
 from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.objects.distro import VmFormat, VmIm
-from statemachine.errors import InvalidManifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,80 +74,106 @@ def format_of_kind(kind: str) -> Format | None:
     return FORMATS.get(kind.partition("-")[0])
 
 
-def machine_of(doc: DataObjectCache, checkpoint: str) -> VmIm:
-    """The manifest's virtual machine. Raises `InvalidManifest` when it describes none."""
+def machine_of(doc: DataObjectCache) -> VmIm:
+    """The manifest's virtual machine; one of which nothing is said where it describes none."""
+    described = doc.get_descendants(class_type=VmIm, max_count=1)
+    return described[0] if described else VmIm()
+
+
+def images_of(doc: DataObjectCache) -> tuple[Image, ...]:
+    """The images that the manifest asks for, in its order, each once, without what cannot be made."""
+    wanted = machine_of(doc).get_children(class_type=VmFormat)
+    return tuple(dict.fromkeys(_image(each) for each in wanted if not _impossible(each)))
+
+
+def check_images(doc: DataObjectCache, checkpoint: Checkpoint) -> Iterator[Diagnostic]:
+    """Errors for formats that the manifest does not name, names twice or names wrongly."""
     described = doc.get_descendants(class_type=VmIm, max_count=1)
     if not described:
-        raise InvalidManifest(
-            f"{checkpoint}: the manifest describes no virtual machine",
+        yield checkpoint.fault(
+            doc,
+            None,
+            "the manifest describes no virtual machine",
             "what its disk is delivered as stands in distro_spec/img_params/vm_im",
-            'write <img_params><vm_im><vm_format type="qcow2"/></vm_im></img_params>',
+            '<img_params><vm_im><vm_format type="qcow2"/></vm_im></img_params>',
         )
-    return described[0]
-
-
-def images_of(doc: DataObjectCache, checkpoint: str) -> tuple[Image, ...]:
-    """The images that the manifest asks for, in its order. Raises `InvalidManifest`, saying what is
-    possible."""
-    images = [
-        _image(wanted, checkpoint)
-        for wanted in machine_of(doc, checkpoint).get_children(class_type=VmFormat)
-    ]
-    if not images:
-        raise InvalidManifest(
-            f"{checkpoint}: the virtual machine's disk is to be delivered in no format",
+        return
+    wanted = described[0].get_children(class_type=VmFormat)
+    if not wanted:
+        yield error(
+            described[0].origin,
+            "the virtual machine's disk is to be delivered in no format",
             "vm_im has no vm_format",
-            'write <vm_format type="qcow2"/> into vm_im',
+            '<vm_im ...><vm_format type="qcow2"/></vm_im>',
         )
-    kinds = [image.kind for image in images]
-    for kind in kinds:
-        if kinds.count(kind) > 1:
-            raise InvalidManifest(
-                f"{checkpoint}: the format {kind} is asked for more than once",
+    seen: Counter[str] = Counter()
+    for each in wanted:
+        if problem := _impossible(each):
+            attribute, why = problem
+            yield error(
+                each.place_of(attribute),
+                f"a disk of format {each.type} cannot be made like that",
+                why,
+                f"possible are {', '.join(_possible(each.type))}",
+            )
+            continue
+        kind = _image(each).kind
+        seen[kind] += 1
+        if seen[kind] == 2:
+            yield error(
+                each.origin,
+                f"the format {kind} is asked for more than once",
                 "each format is one file",
                 "leave one of the vm_format elements out, or give them different subformats",
             )
-    return tuple(images)
 
 
-def check_chosen(checkpoint: str, chosen: Sequence[str], offered: Sequence[Image]) -> None:
-    """Raise `InvalidManifest` when the argument `formats` names a kind that is not offered."""
+def check_chosen(
+    doc: DataObjectCache, checkpoint: Checkpoint, chosen: Sequence[str], offered: Sequence[Image]
+) -> Iterator[Diagnostic]:
+    """Errors when the argument `formats` names a kind that is not offered."""
     kinds = [image.kind for image in offered]
-    if unknown := [kind for kind in chosen if kind not in kinds]:
-        raise InvalidManifest(
-            f"{checkpoint}: {', '.join(unknown)} is not among the formats of vm_im",
-            f"formats chooses some of {', '.join(kinds) or 'none'}",
-            "add a vm_format to vm_im, or leave the argument out",
-        )
+    for item, kind in enumerate(chosen):
+        if kind not in kinds:
+            yield checkpoint.fault(
+                doc,
+                "formats",
+                f"{kind} is not among the formats of vm_im",
+                f"formats chooses some of {', '.join(kinds) or 'none'}",
+                "add a vm_format to vm_im, or leave the argument out",
+                item,
+            )
 
 
-def _image(wanted: VmFormat, checkpoint: str) -> Image:
-    described = FORMATS[wanted.type]
-    default = next(iter(described.varieties))
-    subformat = default if wanted.subformat is None else wanted.subformat
-    if subformat not in described.varieties:
-        raise _impossible(wanted, checkpoint, f"it has no subformat {subformat!r}")
-    compressions = described.varieties[subformat]
-    compression = wanted.compression or ""
-    if compression and compression not in compressions:
-        raise _impossible(wanted, checkpoint, f"it cannot be compressed with {compression!r}")
+def _image(wanted: VmFormat) -> Image:
+    subformat = _subformat(wanted)
     # streamOptimized always is compressed; to say so changes nothing.
-    return Image(wanted.type, subformat, "" if subformat else compression)
+    return Image(wanted.type, subformat, "" if subformat else wanted.compression or "")
 
 
-def _impossible(wanted: VmFormat, checkpoint: str, why: str) -> InvalidManifest:
-    possible = [
+def _subformat(wanted: VmFormat) -> str:
+    default = next(iter(FORMATS[wanted.type].varieties))
+    return default if wanted.subformat is None else wanted.subformat
+
+
+def _impossible(wanted: VmFormat) -> tuple[str, str] | None:
+    """The attribute that makes the format impossible, and why."""
+    varieties = FORMATS[wanted.type].varieties
+    if _subformat(wanted) not in varieties:
+        return "subformat", f"it has no subformat {wanted.subformat!r}"
+    if wanted.compression and wanted.compression not in varieties[_subformat(wanted)]:
+        return "compression", f"it cannot be compressed with {wanted.compression!r}"
+    return None
+
+
+def _possible(type_: str) -> list[str]:
+    return [
         " ".join(
-            [f'<vm_format type="{wanted.type}"']
+            [f'<vm_format type="{type_}"']
             + ([f'subformat="{subformat}"'] if subformat else [])
             + ([f'compression="{compression}"'] if compression else [])
         )
         + "/>"
-        for subformat, compressions in FORMATS[wanted.type].varieties.items()
+        for subformat, compressions in FORMATS[type_].varieties.items()
         for compression in ("", *compressions)
     ]
-    return InvalidManifest(
-        f"{checkpoint}: a disk of format {wanted.type} cannot be made like that",
-        why,
-        f"possible are {', '.join(possible)}",
-    )

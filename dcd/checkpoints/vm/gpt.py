@@ -10,7 +10,8 @@ import uuid
 import zlib
 
 from dcd.checkpoints.vm.disk import DiskLayout, DiskPartition
-from dcd.checkpoints.vm.layout import MOST_PARTITIONS, table_bytes
+from dcd.checkpoints.vm.layout import table_bytes
+from dcd.checkpoints.vm.layout_checks import MOST_PARTITIONS
 
 _ENTRY_BYTES = 128
 _HEADER = struct.Struct("<8sIIIIQQQQ16sQIII")

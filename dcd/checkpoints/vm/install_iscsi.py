@@ -15,6 +15,7 @@ import shlex
 import shutil
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -27,7 +28,8 @@ from dcd.checkpoints.vm import answers, installed, installed_disk
 from dcd.checkpoints.vm.create_disk import LAYOUT_READS
 from dcd.checkpoints.vm.disk import DiskLayout, recorded_disk
 from dcd.checkpoints.vm.installation import SUCCESS, wait_for_success, wait_until_off
-from dcd.checkpoints.vm.layout import disk_layout, firmware
+from dcd.checkpoints.vm.layout import examine_layout, firmware
+from dcd.manifest.diagnostics import Diagnostic, refuse
 from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.objects.distro import VmController
 from dcd.manifest.values import InputPath
@@ -43,7 +45,7 @@ from dcd.platform.hypervisor import (
 )
 from dcd.platform.iscsi import Comstar, Export, Lio, Target, Tgt, target_name
 from dcd.platform.iscsi.lio import CONFIGFS
-from statemachine.errors import CheckpointError, InvalidManifest
+from statemachine.errors import CheckpointError
 
 TargetName = Literal["auto", "tgt", "lio", "comstar"]
 
@@ -122,17 +124,23 @@ class InstallISCSI(Checkpoint):
             writes=(CONFIGFS,) if self._target() is Lio else (),
         )
 
-    def check(self, doc: DataObjectCache) -> None:
-        boots.check_conditions(self.name, SUCCESS, self.timeout_seconds, self.memory_mb, self.cpus)
-        check_arguments(doc, self.name, self.kernel_args)
-        installed.check_serial_console(self.name, self.serial_console)
+    def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
+        yield from boots.check_conditions(
+            self, doc, SUCCESS, self.timeout_seconds, self.memory_mb, self.cpus
+        )
+        yield from check_arguments(doc, self, self.kernel_args)
+        yield from installed.check_serial_console(doc, self, self.serial_console)
         if self.hostname is not None and not re.fullmatch(_HOST_NAME, self.hostname):
-            raise InvalidManifest(
-                f"{self.name}: hostname {self.hostname!r} is not a host name",
+            yield self.fault(
+                doc,
+                "hostname",
+                f"hostname {self.hostname!r} is not a host name",
                 "",
                 'write, for example, <arg name="hostname">box</arg>',
             )
-        self._check_layout(disk_layout(doc), doc)
+        layout, faults = examine_layout(doc)
+        if not faults:  # Otherwise CreateDisk reports them.
+            yield from self._check_layout(layout, doc)
 
     def get_progress_estimate(self) -> float:
         return 240.0
@@ -145,7 +153,7 @@ class InstallISCSI(Checkpoint):
             context.report(Report(message="would install onto the disk, in a guest"))
             return
         disk, layout = recorded_disk(context)
-        self._check_layout(layout, context.doc)
+        refuse(self._check_layout(layout, context.doc))
         medium = self._medium(context)
         token = secrets.token_hex(8)
         drive = self._answers(context, layout, token)
@@ -196,11 +204,13 @@ class InstallISCSI(Checkpoint):
         finally:
             shutil.rmtree(directory, ignore_errors=True)
 
-    def _check_layout(self, layout: DiskLayout, doc: DataObjectCache) -> None:
-        installed.check_root(layout, self.grow_root)
+    def _check_layout(self, layout: DiskLayout, doc: DataObjectCache) -> Iterator[Diagnostic]:
+        yield from installed.check_root(doc, self, layout, self.grow_root)
         if "uefi" in firmware(doc) and not answers.esp_mountpoint(layout):
-            raise InvalidManifest(
-                f"{self.name}: the EFI system partition is mounted nowhere",
+            yield self.fault(
+                doc,
+                None,
+                "the EFI system partition is mounted nowhere",
                 "the installer puts the boot loader there",
                 'write <format type="vfat" mountpoint="/boot/efi"/>',
             )

@@ -34,13 +34,15 @@ from dcd.checkpoints.vm import boot_loader, installed
 from dcd.checkpoints.vm.contents import Survey, check_room, entries_below, survey
 from dcd.checkpoints.vm.create_disk import begin_disk, tools_for
 from dcd.checkpoints.vm.disk import DiskLayout, DiskPartition, recorded_disk
-from dcd.checkpoints.vm.layout import ESP, disk_layout, firmware
+from dcd.checkpoints.vm.layout import examine_layout, firmware
+from dcd.checkpoints.vm.layout_checks import ESP
 from dcd.checkpoints.vm.volume_rules import MIB
 from dcd.checkpoints.vm.volumes import MOUNT_TOOLS, MOUNTED, VOLUME_TOOLS, Place, make_volume
+from dcd.manifest.diagnostics import Diagnostic, error, refuse
 from dcd.manifest.doc import DataObjectCache, DataObjectDict
 from dcd.manifest.objects.software import Software
 from dcd.platform.inside import make_directory, resolve, write
-from statemachine.errors import CheckpointError, InvalidManifest
+from statemachine.errors import CheckpointError
 from store.layers.mounts import mount, unmount
 
 _GRUB_MODULES_BYTES = 8 * MIB
@@ -117,13 +119,13 @@ class InstallOffline(Checkpoint):
             devices=(ALL_DEVICES,) if mounted else (),
         )
 
-    def check(self, doc: DataObjectCache) -> None:
-        check_arguments(doc, self.name, self.kernel_args)
-        installed.check_serial_console(self.name, self.serial_console)
+    def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
+        yield from check_arguments(doc, self, self.kernel_args)
+        yield from installed.check_serial_console(doc, self, self.serial_console)
         layout = _planned(doc)
         if layout is not None:
-            installed.check_root(layout, self.grow_root)
-        _check_packages(doc)
+            yield from installed.check_root(doc, self, layout, self.grow_root)
+        yield from _check_packages(doc)
 
     def get_progress_estimate(self) -> float:
         return 6.0
@@ -133,7 +135,7 @@ class InstallOffline(Checkpoint):
             context.report(Report(message="would install the image onto the disk"))
             return
         disk, layout = recorded_disk(context)
-        installed.check_root(layout, self.grow_root)
+        refuse(installed.check_root(context.doc, self, layout, self.grow_root))
         kinds = firmware(context.doc)
         boot_loader.check_packages(context.pkg_image, kinds)
         installed.check_means(
@@ -204,15 +206,13 @@ class InstallOffline(Checkpoint):
 
 def _planned(doc: DataObjectCache) -> DiskLayout | None:
     """The layout that the manifest describes; None when it is not valid, which is for CreateDisk to say."""
-    try:
-        return disk_layout(doc)
-    except InvalidManifest:
-        return None
+    layout, faults = examine_layout(doc)
+    return None if faults else layout
 
 
-def _check_packages(doc: DataObjectCache) -> None:
-    """Whether GRUB's packages are among those of the manifest, where all of the image comes from
-    Debian packages. Raises `InvalidManifest`."""
+def _check_packages(doc: DataObjectCache) -> Iterator[Diagnostic]:
+    """An error when GRUB's packages are not among those of the manifest, where all of the image comes
+    from Debian packages."""
     all_software = doc.volatile.get_descendants(None, Software)
     if not all_software or any(software.type != "DEB" for software in all_software):
         return
@@ -221,9 +221,10 @@ def _check_packages(doc: DataObjectCache) -> None:
         boot_loader.PACKAGES[kind] for kind in sorted(firmware(doc)) if not names & _BRINGING[kind]
     ]
     if lacking:
-        raise InvalidManifest(
+        yield error(
+            all_software[0].origin,
             "the image gets no boot loader to put on the disk",
-            f"{all_software[0].origin or ''}: {', '.join(lacking)} is not among its packages",
+            f"{', '.join(lacking)} is not among its packages",
             f"add {' and '.join(f'<name>{name}</name>' for name in lacking)} to its software_data",
         )
 

@@ -6,12 +6,15 @@ systemd.mount(5) for x-systemd.growfs, ssh-keygen(1), cloud-init's documentation
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from dcd.checkpoints.interface import Checkpoint
 from dcd.checkpoints.vm.disk import DiskLayout, DiskPartition
+from dcd.manifest.diagnostics import Diagnostic
+from dcd.manifest.doc import DataObjectCache
 from dcd.platform.inside import entry, exists, make_directory, read, resolve, write
-from statemachine.errors import CheckpointError, InvalidManifest
+from statemachine.errors import CheckpointError
 
 SERIAL_CONSOLE = re.compile(r"tty(S|AMA)(?P<unit>[0-9])(,(?P<speed>[0-9]+)[a-z0-9]*)?")
 """What may be the console of an installed system, as in the kernel's argument `console`."""
@@ -33,29 +36,40 @@ datasource_list: [NoCloud, ConfigDrive, None]
 """
 
 
-def check_root(layout: DiskLayout, grow: bool) -> None:
-    """Whether the image can be installed to the root, and this can grow. Raises `InvalidManifest`."""
+def check_root(
+    doc: DataObjectCache, checkpoint: Checkpoint, layout: DiskLayout, grow: bool
+) -> Iterator[Diagnostic]:
+    """Errors unless the image can be installed to the root, and this can grow."""
     root = layout.mounted_at("/")
     if root is None:
-        raise InvalidManifest(
+        yield checkpoint.fault(
+            doc,
+            None,
             "the disk has no root file system that the image could be installed to",
             "none of its partitions is mounted at /; a ZFS root cannot be installed to yet",
             'give a partition <format type="ext4" mountpoint="/"/>',
         )
+        return
     last = max(layout.partitions, key=lambda partition: partition.start)
     if grow and last is not root:
-        raise InvalidManifest(
+        yield checkpoint.fault(
+            doc,
+            "grow_root",
             f"the root cannot grow: partition {last.number} is behind it",
             f"the root is partition {root.number}",
             'put the root last on the disk, or write <arg name="grow_root">false</arg>',
         )
 
 
-def check_serial_console(checkpoint: str, console: str) -> None:
-    """Raise `InvalidManifest` for what is neither a serial line nor empty."""
+def check_serial_console(
+    doc: DataObjectCache, checkpoint: Checkpoint, console: str
+) -> Iterator[Diagnostic]:
+    """An error for what is neither a serial line nor empty."""
     if console and not SERIAL_CONSOLE.fullmatch(console):
-        raise InvalidManifest(
-            f"{checkpoint}: serial_console {console!r} is not a serial line",
+        yield checkpoint.fault(
+            doc,
+            "serial_console",
+            f"serial_console {console!r} is not a serial line",
             "",
             'write, for example, <arg name="serial_console">ttyS0,115200</arg>',
         )

@@ -10,6 +10,7 @@ Source: DMTF DSP0243, "Distribution"; ustar of pax(1).
 import hashlib
 import io
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,11 +25,12 @@ from dcd.checkpoints.media.deliver import (
 from dcd.checkpoints.vm import ovf
 from dcd.checkpoints.vm.conversion import TOOLS, check_level, examine, make_stream
 from dcd.checkpoints.vm.disk import recorded_disk
-from dcd.checkpoints.vm.formats import STREAM, Image, images_of, machine_of
+from dcd.checkpoints.vm.formats import STREAM, Image, check_images, images_of, machine_of
+from dcd.manifest.diagnostics import Diagnostic, error
 from dcd.manifest.doc import DataObjectCache, distro
 from dcd.manifest.objects.distro import VmController, VmIm, VmNetwork
 from dcd.manifest.values import size_bytes
-from statemachine.errors import CheckpointError, InvalidManifest
+from statemachine.errors import CheckpointError
 
 LARGEST_MEMBER_BYTES = 0o77777777777
 """What a ustar header can say: 8 GiB less one byte."""
@@ -67,23 +69,40 @@ class CreateOVA(Checkpoint):
         self.level = level
 
     def needs(self, doc: DataObjectCache) -> Needs:
-        converted = STREAM in images_of(doc, self.name)
+        converted = STREAM in images_of(doc)
         return Needs(
             tools=() if converted else self.TOOLS,
             disk_bytes=_EXPECTED_BYTES if converted else 2 * _EXPECTED_BYTES,
         )
 
-    def check(self, doc: DataObjectCache) -> None:
-        if _OVA not in images_of(doc, self.name):
-            raise InvalidManifest(
-                f"{self.name}: the manifest does not ask for an OVA",
+    def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
+        yield from check_images(doc, self)
+        described = machine_of(doc)
+        if images_of(doc) and _OVA not in images_of(doc):
+            yield self.fault(
+                doc,
+                None,
+                "the manifest does not ask for an OVA",
                 "",
                 'add <vm_format type="ova"/> to vm_im, or leave this checkpoint out',
             )
-        check_level(self.name, self.level)
-        described = machine_of(doc, self.name)
-        _system(described, self.name)
-        _networks(described, self.name)
+        yield from check_level(doc, self, self.level)
+        if _system(described) is None:
+            known = ", ".join(system.virtualbox for system in ovf.OPERATING_SYSTEMS)
+            yield error(
+                described.place_of("os_type"),
+                f"no importer is known to know the operating system {described.os_type!r}",
+                "os_type is VirtualBox's or VMware's name of it",
+                f"write one of {known}",
+            )
+        for network in described.get_children(class_type=VmNetwork):
+            if network.model not in ovf.ADAPTERS:
+                yield error(
+                    network.place_of("model"),
+                    f"no importer is known to know the network adapter {network.model!r}",
+                    "",
+                    f"write one of {', '.join(ovf.ADAPTERS)}",
+                )
 
     def get_progress_estimate(self) -> float:
         return 3.0
@@ -123,15 +142,17 @@ class CreateOVA(Checkpoint):
         context.report(Report(1.0, f"{result.name}: {result.stat().st_size / (1 << 20):.1f} MiB"))
 
     def _machine(self, doc: DataObjectCache, disk: ovf.PackagedDisk) -> ovf.Machine:
-        described = machine_of(doc, self.name)
+        described = machine_of(doc)
+        system = _system(described)
+        assert system is not None  # check has seen to it
         memory = size_bytes(described.memory or _DEFAULT_MEMORY)
         return ovf.Machine(
             product=ovf.Product(distro(doc).name, self.vendor, self.version, self.url),
-            system=_system(described, self.name),
+            system=system,
             cpus=described.cpus or 1,
             memory_mb=-(-memory // (1 << 20)),
             controller=_controller(described),
-            networks=_networks(described, self.name),
+            networks=_networks(described),
             # A machine that boots with both has the firmware that importers give by themselves.
             efi=described.firmware == "uefi",
             disk=disk,
@@ -184,32 +205,15 @@ class _Digested:
         return data
 
 
-def _system(described: VmIm, checkpoint: str) -> ovf.OperatingSystem:
-    name = described.os_type or "Linux_64"
-    system = ovf.system_named(name)
-    if system is None:
-        known = ", ".join(system.virtualbox for system in ovf.OPERATING_SYSTEMS)
-        raise InvalidManifest(
-            f"{checkpoint}: no importer is known to know the operating system {name!r}",
-            "os_type is VirtualBox's or VMware's name of it",
-            f"write one of {known}",
-        )
-    return system
+def _system(described: VmIm) -> ovf.OperatingSystem | None:
+    return ovf.system_named(described.os_type or "Linux_64")
 
 
-def _networks(described: VmIm, checkpoint: str) -> tuple[ovf.Network, ...]:
-    networks = tuple(
+def _networks(described: VmIm) -> tuple[ovf.Network, ...]:
+    return tuple(
         ovf.Network(network.model, network.network)
         for network in described.get_children(class_type=VmNetwork)
     )
-    for network in networks:
-        if network.model not in ovf.ADAPTERS:
-            raise InvalidManifest(
-                f"{checkpoint}: no importer is known to know the network adapter {network.model!r}",
-                "",
-                f"write one of {', '.join(ovf.ADAPTERS)}",
-            )
-    return networks
 
 
 def _controller(described: VmIm) -> ovf.Controller:

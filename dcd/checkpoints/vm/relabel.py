@@ -22,6 +22,7 @@ were to be had. Tested is that ZFS accepts, imports and scrubs what was rewritte
 
 import os
 import stat
+from collections.abc import Iterator
 from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -31,12 +32,13 @@ from dcd.checkpoints.vm import mounted as mounting
 from dcd.checkpoints.vm.disk import DiskLayout, recorded_disk
 from dcd.checkpoints.vm.mounted import mounted
 from dcd.checkpoints.vm.ties import ESP_FILES, FILES, Finding, Name, in_initramfs, untied
+from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache
 from dcd.platform.chroot import Inside, chroot
 from dcd.platform.inside import resolve
 from dcd.platform.process import ToolFailed
 from dcd.platform.zfs_label import Part, Place, read_labels, relabel
-from statemachine.errors import CheckpointError, InvalidManifest
+from statemachine.errors import CheckpointError
 from store.layers.mounts import file_system_of
 
 _MOST_BYTES = 4 << 20
@@ -77,12 +79,14 @@ class Relabel(Checkpoint):
     def needs(self, doc: DataObjectCache) -> Needs:
         return Needs(tools=self.TOOLS, capabilities=MOUNTS, devices=(ALL_DEVICES,))
 
-    def check(self, doc: DataObjectCache) -> None:
+    def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
         for name in ("path", "phys_path"):
             value = getattr(self.zfs_place, name)
             if value is not None and not value.startswith("/"):
-                raise InvalidManifest(
-                    f"{self.name}: zfs_{name} {value!r} is not an absolute path",
+                yield self.fault(
+                    doc,
+                    f"zfs_{name}",
+                    f"zfs_{name} {value!r} is not an absolute path",
                     "ZFS opens no device whose path does not begin with /",
                     f'write, for example, <arg name="zfs_{name}">/dev/dsk/c1t0d0s0</arg>'
                     if name == "path"

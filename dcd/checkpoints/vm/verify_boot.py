@@ -19,8 +19,16 @@ from dcd.checkpoints import boots
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
 from dcd.checkpoints.media.deliver import deliver_file, recorded_media
 from dcd.checkpoints.vm.disk import recorded_disk
-from dcd.checkpoints.vm.formats import Image, check_chosen, format_of_kind, images_of, machine_of
+from dcd.checkpoints.vm.formats import (
+    Image,
+    check_chosen,
+    check_images,
+    format_of_kind,
+    images_of,
+    machine_of,
+)
 from dcd.checkpoints.vm.layout import firmware
+from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.objects import User
 from dcd.manifest.objects.configuration import Password
@@ -37,7 +45,7 @@ from dcd.platform.hypervisor import (
     hypervisor_named,
     tools_of,
 )
-from statemachine.errors import CheckpointError, InvalidManifest
+from statemachine.errors import CheckpointError
 
 Controller = Literal["virtio", "scsi", "sata", "nvme", "ide"]
 
@@ -111,57 +119,86 @@ class VerifyBoot(Checkpoint):
             secrets=references(_passwords_of(doc, self.login)) if self.login else (),
         )
 
-    def check(self, doc: DataObjectCache) -> None:
-        offered = images_of(doc, self.name)
-        for argument, chosen, example in (
-            ("formats", self.formats, offered[0].kind),
-            ("firmware", self.firmware, "uefi"),
-            ("controllers", self.controllers, "virtio"),
+    def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
+        yield from check_images(doc, self)
+        machine = machine_of(doc)
+        for argument, chosen in (
+            ("formats", self.formats),
+            ("firmware", self.firmware),
+            ("controllers", self.controllers),
         ):
-            boots.check_choice(self.name, argument, chosen, example)
-        check_chosen(self.name, self.formats, offered)
-        boots.check_conditions(
-            self.name, self.marker, self.timeout_seconds, self._memory_mb(doc), self._cpus(doc)
+            yield from boots.check_choice(self, doc, argument, chosen)
+        yield from check_chosen(doc, self, self.formats, images_of(doc))
+        yield from boots.check_conditions(
+            *(self, doc, self.marker, self.timeout_seconds),
+            *(self._memory_mb(doc), self._cpus(doc)),
+            elsewhere={
+                "memory_mb": machine.place_of("memory") if self.memory_mb is None else None,
+                "cpus": machine.place_of("cpus") if self.cpus is None else None,
+            },
         )
-        if self._side_by_side(doc) < 1:
-            raise InvalidManifest(f"{self.name}: at least one guest runs at a time")
-        self._check_hypervisor(doc)
-        self._check_exchanges(doc)
+        if self.side_by_side is not None and self.side_by_side < 1:
+            yield self.fault(
+                doc,
+                "side_by_side",
+                "at least one guest runs at a time",
+                "",
+                '<arg name="side_by_side">1</arg>',
+            )
+        yield from self._check_hypervisor(doc)
+        yield from self._check_exchanges(doc)
 
-    def _check_hypervisor(self, doc: DataObjectCache) -> None:
+    def _check_hypervisor(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
         hypervisor = hypervisor_named(self.hypervisor, {})
         offered = ", ".join(c for c in get_args(Controller) if c in hypervisor.attachments)
-        for controller in self._controllers(doc):
+        for item, controller in enumerate(self._controllers(doc)):
             if controller not in hypervisor.attachments:
-                raise InvalidManifest(
-                    f"{self.name}: {self.hypervisor} has no {controller} controller",
+                yield self.fault(
+                    doc,
+                    "controllers",
+                    f"{self.hypervisor} has no {controller} controller",
                     f"it has {offered}",
                     "choose others with the argument controllers",
+                    item,
                 )
-        for kind in self.formats:
-            if not _readable(hypervisor, kind):
-                raise InvalidManifest(
-                    f"{self.name}: {self.hypervisor} does not read {kind}",
+        made = {image.kind for image in images_of(doc)}
+        for item, kind in enumerate(self.formats):
+            if kind in made and not _readable(hypervisor, kind):
+                yield self.fault(
+                    doc,
+                    "formats",
+                    f"{self.hypervisor} does not read {kind}",
                     "",
                     "leave it out of formats, or boot with QEMU",
+                    item,
                 )
 
-    def _check_exchanges(self, doc: DataObjectCache) -> None:
+    def _check_exchanges(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
         if (self.command is None) != (self.answer is None) or (self.command and not self.login):
-            raise InvalidManifest(
-                f"{self.name}: command, answer and login belong together",
+            yield self.fault(
+                doc,
+                "answer" if self.command is None else "command",
+                "command, answer and login belong together",
                 "somebody logs in, the command is typed, and its answer is waited for",
-                'write <arg name="login">USER</arg><arg name="command">uname</arg>'
+                '<arg name="login">USER</arg><arg name="command">uname</arg>'
                 '<arg name="answer">Linux</arg>',
             )
         if self.answer is not None and self.answer.strip() in (self.command or ""):
-            raise InvalidManifest(
-                f"{self.name}: the answer {self.answer!r} would be seen in the echo of the command",
+            yield self.fault(
+                doc,
+                "answer",
+                f"the answer {self.answer!r} would be seen in the echo of the command",
                 f"the console shows what is typed: {self.command}",
                 "wait for something that only the command's output has",
             )
-        if self.login is not None:
-            _password_of(doc, self.login, self.name)
+        if self.login is not None and _password_of(doc, self.login) is None:
+            yield self.fault(
+                doc,
+                "login",
+                f"nobody knows the password of {self.login!r}",
+                "the manifest has no user of that name with a password that is not hashed",
+                f'add <user name="{self.login}"><password>...</password></user> to a configuration',
+            )
 
     def get_progress_estimate(self) -> float:
         return 300.0
@@ -172,7 +209,7 @@ class VerifyBoot(Checkpoint):
     def execute(self, context: Context, dry_run: bool = False) -> None:
         doc = context.doc
         if dry_run:
-            kinds = self.formats or tuple(image.kind for image in images_of(doc, self.name))
+            kinds = self.formats or tuple(image.kind for image in images_of(doc))
             context.report(Report(message=f"would boot {', '.join(kinds)}"))
             return
         hypervisor = hypervisor_named(self.hypervisor, context.environment)
@@ -266,7 +303,9 @@ class VerifyBoot(Checkpoint):
         """What is typed after the marker."""
         if self.login is None:
             return ()
-        password = password_text(_password_of(doc, self.login, self.name), os.environ)
+        found = _password_of(doc, self.login)
+        assert found is not None  # check has seen to it
+        password = password_text(found, os.environ)
         typed = [
             boots.Exchange(f"{self.login}\n", "assword:"),
             boots.Exchange(f"{password}\n", self.prompt),
@@ -280,16 +319,16 @@ class VerifyBoot(Checkpoint):
         return self.firmware or tuple(kind for kind in kinds if kind in firmware(doc))
 
     def _controllers(self, doc: DataObjectCache) -> tuple[Controller, ...]:
-        described = machine_of(doc, self.name).get_children(class_type=VmController)
+        described = machine_of(doc).get_children(class_type=VmController)
         return self.controllers or (described[0].type if described else "virtio",)
 
     def _memory_mb(self, doc: DataObjectCache) -> int:
-        described = machine_of(doc, self.name).memory
+        described = machine_of(doc).memory
         default = size_bytes(described) >> 20 if described else _DEFAULT_MEMORY_MB
         return default if self.memory_mb is None else self.memory_mb
 
     def _cpus(self, doc: DataObjectCache) -> int:
-        return (machine_of(doc, self.name).cpus or 1) if self.cpus is None else self.cpus
+        return (machine_of(doc).cpus or 1) if self.cpus is None else self.cpus
 
     def _side_by_side(self, doc: DataObjectCache) -> int:
         if self.side_by_side is None:
@@ -353,13 +392,9 @@ def _passwords_of(doc: DataObjectCache, login: str) -> list[Password]:
     return [each for user in users for each in user.get_children(class_type=Password)]
 
 
-def _password_of(doc: DataObjectCache, login: str, checkpoint: str) -> Password:
-    """The password of a user of the manifest. Raises `InvalidManifest` when nobody could type it."""
+def _password_of(doc: DataObjectCache, login: str) -> Password | None:
+    """The password of a user of the manifest, when there is one that can be typed."""
     for password in _passwords_of(doc, login):
         if not password.hashed and not password.locked:
             return password
-    raise InvalidManifest(
-        f"{checkpoint}: nobody knows the password of {login!r}",
-        "the manifest has no user of that name with a password that is not hashed",
-        f'add <user name="{login}"><password>...</password></user> to a configuration of type user',
-    )
+    return None

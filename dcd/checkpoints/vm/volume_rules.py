@@ -6,6 +6,7 @@ determination"; file-hierarchy(7) for what cannot be a file system of its own.
 
 import re
 import uuid
+from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from dcd.checkpoints.vm.disk import FileSystem, Volume
@@ -40,12 +41,17 @@ def least_fat32_bytes(sector_size: int) -> int:
     return (_LEAST_FAT32_CLUSTERS + _FAT_OVERHEAD_SECTORS) * sector_size
 
 
-def problem(volume: Volume, size: int, sector_size: int) -> tuple[str, str] | None:
-    """What is wrong with a volume in a partition of `size` bytes, and what would be right; or None."""
-    for found in (_size(volume, size, sector_size), _label(volume), _id(volume), _mount(volume)):
-        if found is not None:
-            return found
-    return None
+def problems(volume: Volume, size: int | None, sector_size: int) -> Iterator[tuple[str, str, str]]:
+    """What is wrong with a volume in a partition of `size` bytes (None: not known): the attribute of its
+    <format> at fault ("": the partition's size), what is wrong, and what would be right."""
+    found = (
+        ("", None if size is None else _size(volume, size, sector_size)),
+        ("label", _label(volume)),
+        ("uuid", _id(volume)),
+        ("mountpoint", _mount(volume)),
+        ("options", _options(volume)),
+    )
+    yield from ((attribute, *problem) for attribute, problem in found if problem is not None)
 
 
 def _size(volume: Volume, size: int, sector_size: int) -> tuple[str, str] | None:
@@ -117,6 +123,12 @@ def _mount(volume: Volume) -> tuple[str, str] | None:
         )
     if point == "/" and volume.type == "vfat":
         return "the root cannot be vfat", "use ext4, xfs or btrfs"
+    return None
+
+
+def _options(volume: Volume) -> tuple[str, str] | None:
+    if volume.mountpoint is None or volume.type == "swap":
+        return None
     if any(character.isspace() for character in volume.options) or not volume.options:
         return (
             f"{volume.options!r} are not mount options",

@@ -1,12 +1,13 @@
 """`StampRelease`: writes into the image which release it is."""
 
 import json
+from collections.abc import Iterator
 
 from dcd.checkpoints.interface import Checkpoint, Context, Report
+from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache, DataObjectDict, distro
 from dcd.platform.inside import write
 from release_stamp.data_object import Release
-from statemachine.errors import InvalidManifest
 
 
 class StampRelease(Checkpoint):
@@ -23,20 +24,30 @@ class StampRelease(Checkpoint):
         super().__init__(name)
         self.path = path
 
-    def check(self, doc: DataObjectCache) -> None:
+    def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
         if not self.path.startswith("/"):
-            raise InvalidManifest(
-                f"{self.name}: {self.path!r} is not an absolute path of the image",
+            yield self.fault(
+                doc,
+                "path",
+                f"{self.path!r} is not an absolute path of the image",
                 "",
-                'write <arg name="path">/etc/image-release</arg>',
+                '<arg name="path">/etc/image-release</arg>',
             )
-        _release(doc)
+        if _release(doc) is None:
+            yield self.fault(
+                doc,
+                None,
+                "the manifest does not say which release it makes",
+                "",
+                'add <release version="1.0"/> to the <distro>',
+            )
 
     def get_progress_estimate(self) -> float:
         return 0.1
 
     def execute(self, context: Context, dry_run: bool = False) -> None:
         release = _release(context.doc)
+        assert release is not None  # check has seen to it
         stamp = {
             "name": distro(context.doc).name,
             "version": release.version,
@@ -50,12 +61,6 @@ class StampRelease(Checkpoint):
         context.doc.persistent.insert_children(DataObjectDict("release-stamp", stamp))
 
 
-def _release(doc: DataObjectCache) -> Release:
+def _release(doc: DataObjectCache) -> Release | None:
     found = doc.volatile.get_descendants(class_type=Release, max_count=1)
-    if not found:
-        raise InvalidManifest(
-            "the manifest does not say which release it makes",
-            "",
-            'add <release version="1.0"/> to the <distro>',
-        )
-    return found[0]
+    return found[0] if found else None

@@ -14,6 +14,7 @@ from lxml import etree
 
 from dcd.checkpoints.interface import Checkpoint, Context, Report
 from dcd.manifest.data_object import Element, Origin
+from dcd.manifest.diagnostics import refuse
 from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.objects import BUILTIN
 from statemachine.errors import CheckpointError
@@ -26,7 +27,7 @@ def doc_of(*elements: str) -> DataObjectCache:
     """A DOC of the distribution `test` that holds these elements. Lines are those in each text."""
     doc = DataObjectCache()
 
-    def locate(element: Element) -> Origin:
+    def locate(element: Element, attribute: str | None = None) -> Origin:
         return Origin(MANIFEST_PATH, element.sourceline or 1)
 
     distro = BUILTIN.read(etree.fromstring('<distro name="test"/>'), locate)
@@ -72,7 +73,7 @@ class Bench:
     ) -> DataObjectCache:
         """Check and execute a checkpoint on a DOC of these elements, as the engine would."""
         doc = doc_of(*elements)
-        checkpoint.check(doc)
+        refuse(checkpoint.check(doc))
         external = checkpoint.external_state(doc)
         checkpoint.execute(self.context(doc, inputs=inputs, external=external))
         return doc

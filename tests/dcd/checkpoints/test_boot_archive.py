@@ -9,6 +9,7 @@ import pytest
 
 from dcd.checkpoints.boot.archive import DebianBootArchive
 from dcd.checkpoints.transfer.deb import TransferDEB
+from dcd.manifest.diagnostics import refuse
 from dcd.platform.apt import host_codename, sources_for
 from statemachine.errors import CheckpointError, InvalidManifest, Unprepared
 
@@ -114,7 +115,7 @@ def test_a_level_that_the_compressor_does_not_have_is_refused(
 ) -> None:
     checkpoint = DebianBootArchive("ba-arch", compression_type=kind, compression_level=level)
     with pytest.raises(InvalidManifest, match="out of range"):
-        checkpoint.check(bench.empty_doc())
+        refuse(checkpoint.check(bench.empty_doc()))
 
 
 @pytest.mark.system

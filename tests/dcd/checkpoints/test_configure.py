@@ -11,6 +11,7 @@ import pytest
 from dcd.checkpoints.image.accounts import owner_ids
 from dcd.checkpoints.image.configure import DebianPrePkgImgMod
 from dcd.checkpoints.transfer.deb import TransferDEB
+from dcd.manifest.diagnostics import refuse
 from dcd.platform.apt import host_codename, sources_for
 from statemachine.errors import CheckpointError, InvalidManifest, Unprepared
 
@@ -293,7 +294,7 @@ def test_what_makes_no_sense_is_refused_at_check(
     bench: Any, arguments: Any, elements: list[str], message: str
 ) -> None:
     with pytest.raises(InvalidManifest, match=message):
-        DebianPrePkgImgMod("c", **arguments).check(bench.doc(*elements))
+        refuse(DebianPrePkgImgMod("c", **arguments).check(bench.doc(*elements)))
 
 
 def test_owners_are_looked_up_in_the_image(tmp_path: Path) -> None:

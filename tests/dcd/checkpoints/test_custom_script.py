@@ -9,6 +9,7 @@ import pytest
 from dcd.checkpoints.areas import shell_line
 from dcd.checkpoints.custom_script import CustomScript
 from dcd.checkpoints.interface import CHROOT
+from dcd.manifest.diagnostics import refuse
 from dcd.manifest.values import InputPath
 from dcd.platform.process import ToolFailed
 from statemachine.errors import CheckpointError, InvalidManifest, NotFound, Unprepared
@@ -150,7 +151,7 @@ def test_arguments_that_make_no_sense_are_refused_at_check(
     bench: Any, arguments: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InvalidManifest, match=message):
-        CustomScript("c", **arguments).check(bench.empty_doc())
+        refuse(CustomScript("c", **arguments).check(bench.empty_doc()))
 
 
 def test_the_interpreter_and_what_paths_find_are_in_the_key(bench: Any) -> None:

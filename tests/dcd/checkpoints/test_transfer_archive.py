@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from dcd.checkpoints.transfer.archive import TransferArchive
+from dcd.manifest.diagnostics import refuse
 from dcd.manifest.values import InputPath
 from statemachine.errors import CheckpointError, InvalidManifest
 
@@ -150,4 +151,4 @@ def test_a_destination_outside_the_workspace_is_refused(bench: Any) -> None:
         '<software name="unpack" type="ARCHIVE"><destination><dir path="/srv"/></destination></software>'
     )
     with pytest.raises(InvalidManifest, match="not in the workspace"):
-        TransferArchive("unpack", InputPath("x")).check(doc)
+        refuse(TransferArchive("unpack", InputPath("x")).check(doc))

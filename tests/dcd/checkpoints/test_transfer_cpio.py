@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from dcd.checkpoints.transfer.cpio import TransferCPIO
+from dcd.manifest.diagnostics import refuse
 from statemachine.errors import CheckpointError, InvalidManifest
 
 
@@ -82,4 +83,4 @@ def test_what_makes_no_sense_is_refused_at_check(
     bench: Any, elements: list[str], message: str
 ) -> None:
     with pytest.raises(InvalidManifest, match=message):
-        TransferCPIO("ba-init").check(bench.doc(*elements))
+        refuse(TransferCPIO("ba-init").check(bench.doc(*elements)))

@@ -13,6 +13,7 @@ import pytest
 
 from dcd.checkpoints.transfer.ips import TransferIPS
 from dcd.checkpoints.transfer.ips_output import InstallProgress, package_lines, unmatched
+from dcd.manifest.diagnostics import refuse
 from dcd.platform.tools import TOOL_PATH
 from statemachine.errors import CheckpointError, DcdError, InvalidManifest, Unprepared
 
@@ -129,7 +130,7 @@ class Depot:
     def execute(self, checkpoint: TransferIPS, *elements: str) -> None:
         """As the engine would, with the stand-in on PATH."""
         doc = self.bench.doc(*elements)
-        checkpoint.check(doc)
+        refuse(checkpoint.check(doc))
         environment = {"PATH": f"{self.directory}/bin:{TOOL_PATH}"}
         external = checkpoint.external_state(doc)
         context = self.bench.context(doc, external=external, environment=environment)
@@ -411,7 +412,7 @@ def test_what_makes_no_sense_is_refused_at_check(
     bench: Any, elements: list[str], message: str
 ) -> None:
     with pytest.raises(InvalidManifest, match=message):
-        TransferIPS("t").check(bench.doc(*elements))
+        refuse(TransferIPS("t").check(bench.doc(*elements)))
 
 
 def test_an_image_below_a_link_stays_in_its_area(depot: Depot, bench: Any, tmp_path: Path) -> None:
@@ -424,9 +425,9 @@ def test_an_image_below_a_link_stays_in_its_area(depot: Depot, bench: Any, tmp_p
 
 def test_arguments_of_the_original_are_known(bench: Any) -> None:
     doc = bench.doc(software(install("a"), publisher("/r")))
-    TransferIPS("t", show_stdout=True).check(doc)
+    refuse(TransferIPS("t", show_stdout=True).check(doc))
     with pytest.raises(InvalidManifest, match="zone"):
-        TransferIPS("t", zonename="z1").check(doc)
+        refuse(TransferIPS("t", zonename="z1").check(doc))
 
 
 def test_a_dry_run_calls_nothing(depot: Depot, bench: Any) -> None:

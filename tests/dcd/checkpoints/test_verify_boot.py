@@ -13,6 +13,7 @@ from dcd.checkpoints.interface import Context
 from dcd.checkpoints.media.deliver import record_medium
 from dcd.checkpoints.media.iso import CreateISO
 from dcd.checkpoints.media.verify_boot import VerifyBoot
+from dcd.manifest.diagnostics import refuse
 from dcd.platform.hypervisor import KvmVerdict
 from dcd.platform.tools import missing
 from statemachine.errors import CheckpointError, InvalidManifest, Unprepared
@@ -159,5 +160,5 @@ def test_impossible_arguments_are_refused_when_the_manifest_is_checked(
     bench: Any, arguments: dict[str, Any], problem: str
 ) -> None:
     with pytest.raises(InvalidManifest, match=problem) as caught:
-        verify(**arguments).check(bench.empty_doc())
+        refuse(verify(**arguments).check(bench.empty_doc()))
     assert problem in caught.value.resolution

@@ -18,6 +18,7 @@ from dcd.checkpoints.vm import conversion
 from dcd.checkpoints.vm.convert import Convert
 from dcd.checkpoints.vm.disk import DiskLayout, record_disk
 from dcd.checkpoints.vm.stream_vmdk import write_stream_vmdk
+from dcd.manifest.diagnostics import refuse
 from statemachine.errors import CheckpointError, InvalidManifest
 
 pytestmark = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="no qemu-utils")
@@ -205,19 +206,19 @@ def test_what_cannot_be_made_is_refused_with_what_can(
     bench: Any, formats: tuple[str, ...], problem: str, remedy: str
 ) -> None:
     with pytest.raises(InvalidManifest, match=problem) as caught:
-        Convert("convert").check(bench.doc(machine(*formats)))
+        refuse(Convert("convert").check(bench.doc(machine(*formats))))
     assert remedy in caught.value.resolution
 
 
 def test_a_manifest_without_a_machine_or_the_chosen_format_is_refused(bench: Any) -> None:
     with pytest.raises(InvalidManifest, match="describes no virtual machine"):
-        Convert("convert").check(bench.doc())
+        refuse(Convert("convert").check(bench.doc()))
     doc = bench.doc(machine('<vm_format type="qcow2"/>'))
     with pytest.raises(InvalidManifest, match="vdi is not among the formats") as caught:
-        Convert("convert", formats=("vdi",)).check(doc)
+        refuse(Convert("convert", formats=("vdi",)).check(doc))
     assert "qcow2" in caught.value.details
     with pytest.raises(InvalidManifest, match="level 12"):
-        Convert("convert", level=12).check(doc)
+        refuse(Convert("convert", level=12).check(doc))
 
 
 def test_a_fixed_vhd_needs_whole_mebibytes(bench: Any) -> None:

@@ -23,6 +23,7 @@ from dcd.checkpoints.vm.create_disk import CreateDisk
 from dcd.checkpoints.vm.disk import DiskLayout, DiskPartition, Volume, recorded_disk
 from dcd.checkpoints.vm.install_iscsi import InstallISCSI
 from dcd.checkpoints.vm.installed_disk import check_disk
+from dcd.manifest.diagnostics import refuse
 from dcd.platform.iscsi import target_name
 from dcd.platform.tools import missing
 from statemachine.errors import CheckpointError, InvalidManifest, Unprepared
@@ -235,7 +236,7 @@ def test_impossible_arguments_are_refused_when_the_manifest_is_checked(
     bench: Any, arguments: dict[str, Any], problem: str
 ) -> None:
     with pytest.raises(InvalidManifest, match=problem) as caught:
-        install(**arguments).check(bench.doc(VM, TARGET))
+        refuse(install(**arguments).check(bench.doc(VM, TARGET)))
     assert caught.value.resolution
 
 
@@ -243,8 +244,8 @@ def test_a_root_that_cannot_grow_is_refused_when_the_manifest_is_checked(bench: 
     last = '<gpt_partition name="3" part_type="swap"><size val="4mb"/></gpt_partition></disk>'
     grown = TARGET.replace("<format", '<size val="20mb"/><format').replace("</disk>", last)
     with pytest.raises(InvalidManifest, match="root cannot grow"):
-        install().check(bench.doc(VM, grown))
-    install(grow_root=False).check(bench.doc(VM, grown))
+        refuse(install().check(bench.doc(VM, grown)))
+    refuse(install(grow_root=False).check(bench.doc(VM, grown)))
 
 
 def test_what_is_missing_is_known_before_the_build(bench: Any) -> None:

@@ -18,8 +18,9 @@ from dcd.checkpoints.media.grub import MODULES
 from dcd.checkpoints.vm.create_disk import CreateDisk
 from dcd.checkpoints.vm.disk import DiskLayout, recorded_disk
 from dcd.checkpoints.vm.install_offline import InstallOffline
-from dcd.checkpoints.vm.layout import BIOS_BOOT
+from dcd.checkpoints.vm.layout_checks import BIOS_BOOT
 from dcd.checkpoints.vm.mounted import mount_arguments
+from dcd.manifest.diagnostics import refuse
 from dcd.manifest.doc import DataObjectDict
 from dcd.platform.devices import ALL_DEVICES
 from dcd.platform.tools import missing
@@ -130,7 +131,7 @@ def install(bench: Any, *elements: str, **arguments: Any) -> tuple[Path, DiskLay
     doc = bench.doc(*elements)
     doc.persistent.insert_children(DataObjectDict("boot_archive", {"kernel_version": VERSION}))
     for checkpoint in (CreateDisk("disk"), InstallOffline("install", **arguments)):
-        checkpoint.check(doc)
+        refuse(checkpoint.check(doc))
         checkpoint.execute(bench.context(doc))
     return recorded_disk(bench.context(doc))
 
@@ -411,31 +412,31 @@ DEB = """<software name="t" type="DEB"><software_data action="install"><name>lin
 )
 def test_a_manifest_without_grub_is_refused(bench: Any, software: str, lacking: str) -> None:
     with pytest.raises(InvalidManifest, match="no boot loader") as caught:
-        InstallOffline("install").check(bench.doc(software))
+        refuse(InstallOffline("install").check(bench.doc(software)))
     assert f"<name>{lacking}</name>" in caught.value.resolution
     assert "manifest.xml:1" in caught.value.details
 
 
 def test_a_manifest_with_grub_or_whose_image_comes_from_elsewhere_is_not(bench: Any) -> None:
     both = "<name>grub-pc-bin</name><name>grub-efi-amd64-bin:amd64</name>"
-    InstallOffline("install").check(bench.doc(DEB.format(both)))
-    InstallOffline("install").check(bench.doc(DEB.format("<name>grub-cloud-amd64</name>")))
+    refuse(InstallOffline("install").check(bench.doc(DEB.format(both))))
+    refuse(InstallOffline("install").check(bench.doc(DEB.format("<name>grub-cloud-amd64</name>"))))
     archive = '<software name="a" type="ARCHIVE"/>'
-    InstallOffline("install").check(bench.doc(DEB.format(""), archive))
+    refuse(InstallOffline("install").check(bench.doc(DEB.format(""), archive)))
 
 
 def test_a_root_that_is_not_the_last_cannot_grow(bench: Any) -> None:
     swap = '<gpt_partition name="4" part_type="swap"><size val="8mb"/></gpt_partition>'
     swap_last = partition(3, "ext4", "/", "99mb") + swap
     with pytest.raises(InvalidManifest, match="partition 4 is behind it"):
-        InstallOffline("install").check(bench.doc(target(swap_last)))
-    InstallOffline("install", grow_root=False).check(bench.doc(target(swap_last)))
+        refuse(InstallOffline("install").check(bench.doc(target(swap_last))))
+    refuse(InstallOffline("install", grow_root=False).check(bench.doc(target(swap_last))))
 
 
 @pytest.mark.parametrize("line", ["ttyS", "ttyS0;reboot", "/dev/ttyS0"])
 def test_a_serial_line_that_is_none_is_refused(bench: Any, line: str) -> None:
     with pytest.raises(InvalidManifest, match="is not a serial line"):
-        InstallOffline("install", serial_console=line).check(bench.doc())
+        refuse(InstallOffline("install", serial_console=line).check(bench.doc()))
 
 
 def test_loop_devices_are_asked_for_only_where_volumes_are_mounted(bench: Any) -> None:
@@ -447,7 +448,7 @@ def test_loop_devices_are_asked_for_only_where_volumes_are_mounted(bench: Any) -
 
 def test_a_faulty_target_is_left_for_create_disk_to_tell(bench: Any) -> None:
     faulty = bench.doc(target(size="1mb"))
-    InstallOffline("install").check(faulty)
+    refuse(InstallOffline("install").check(faulty))
     assert InstallOffline("install").needs(faulty).tools == InstallOffline.TOOLS
 
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from dcd.checkpoints.vm import gpt
 from dcd.checkpoints.vm.disk import DiskLayout
-from dcd.checkpoints.vm.layout import BIOS_BOOT, ESP, disk_layout
-from statemachine.errors import InvalidManifest
+from dcd.checkpoints.vm.layout import disk_layout
+from dcd.checkpoints.vm.layout_checks import BIOS_BOOT, ESP
+from dcd.manifest.diagnostics import ManifestError
 
 MIB = 1 << 20
 
@@ -40,8 +41,8 @@ def layout(bench: Any) -> Any:
     return lambda *elements: disk_layout(bench.doc(*elements))
 
 
-def refusal(bench: Any, *elements: str) -> InvalidManifest:
-    with pytest.raises(InvalidManifest) as caught:
+def refusal(bench: Any, *elements: str) -> ManifestError:
+    with pytest.raises(ManifestError) as caught:
         disk_layout(bench.doc(*elements))
     return caught.value
 
@@ -208,9 +209,9 @@ WRONG = {
 @pytest.mark.parametrize("brief", WRONG)
 def test_what_cannot_be_laid_out_is_refused(bench: Any, brief: str) -> None:
     error = refusal(bench, target(BIOS, EFI, *WRONG[brief]))
-    assert brief in error.brief
+    assert brief in error.details
     assert "manifest.xml:1" in error.details
-    assert error.resolution
+    assert all(found.suggestion for found in error.diagnostics)
 
 
 @pytest.mark.parametrize(

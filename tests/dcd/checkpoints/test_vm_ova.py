@@ -21,6 +21,7 @@ from dcd.checkpoints.vm.convert import Convert
 from dcd.checkpoints.vm.disk import DiskLayout, record_disk
 from dcd.checkpoints.vm.ova import LARGEST_MEMBER_BYTES, CreateOVA
 from dcd.checkpoints.vm.ovf import OPERATING_SYSTEMS, system_named
+from dcd.manifest.diagnostics import refuse
 from statemachine.errors import CheckpointError, InvalidManifest
 
 pytestmark = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="no qemu-utils")
@@ -72,7 +73,7 @@ def packed(bench: Any, described: str | None = None, **arguments: Any) -> Path:
     context = with_disk(bench, described or machine())
     Convert("convert").execute(context)
     checkpoint = CreateOVA("ova", **arguments)
-    checkpoint.check(context.doc)
+    refuse(checkpoint.check(context.doc))
     checkpoint.execute(context)
     path = recorded_medium(context, "ova")
     assert path is not None
@@ -401,10 +402,10 @@ def test_what_no_importer_would_take_is_refused_when_the_manifest_is_checked(
     bench: Any, change: tuple[str, str], problem: str, remedy: str
 ) -> None:
     with pytest.raises(InvalidManifest, match=problem) as caught:
-        CreateOVA("ova").check(bench.doc(machine().replace(*change)))
+        refuse(CreateOVA("ova").check(bench.doc(machine().replace(*change))))
     assert remedy in caught.value.resolution
     with pytest.raises(InvalidManifest, match="level 0"):
-        CreateOVA("ova", level=0).check(bench.doc(machine()))
+        refuse(CreateOVA("ova", level=0).check(bench.doc(machine())))
 
 
 def test_a_disk_beyond_what_a_tar_header_can_say_is_refused(

@@ -14,6 +14,7 @@ from dcd.checkpoints.vm.mounted import mounted
 from dcd.checkpoints.vm.relabel import Relabel
 from dcd.checkpoints.vm.volumes import Place as VolumePlace
 from dcd.checkpoints.vm.volumes import make_volume
+from dcd.manifest.diagnostics import refuse
 from dcd.platform.zfs_label import Part, Place, place, read_labels
 from statemachine.errors import CheckpointError, InvalidManifest
 from tests.dcd.checkpoints.conftest import Bench
@@ -248,7 +249,7 @@ def test_a_pool_that_was_not_exported_is_refused_unless_that_is_known(bench: Ben
 
 def test_a_path_that_no_device_can_be_opened_by_is_refused(bench: Bench) -> None:
     with pytest.raises(InvalidManifest, match="not an absolute path"):
-        Relabel("relabel", zfs_path="c1t0d0s0").check(bench.empty_doc())
+        refuse(Relabel("relabel", zfs_path="c1t0d0s0").check(bench.empty_doc()))
 
 
 def test_without_a_disk_it_is_said_what_is_missing(bench: Bench) -> None:

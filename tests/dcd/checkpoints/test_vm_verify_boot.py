@@ -17,6 +17,7 @@ from dcd.checkpoints.vm.convert import Convert
 from dcd.checkpoints.vm.disk import DiskLayout, record_disk
 from dcd.checkpoints.vm.ova import CreateOVA
 from dcd.checkpoints.vm.verify_boot import VerifyBoot, _matrix
+from dcd.manifest.diagnostics import refuse
 from statemachine.errors import CheckpointError, InvalidManifest, Unprepared
 
 BootDisk = Callable[[bytes, str], Path]
@@ -88,7 +89,7 @@ def test_every_format_boots_and_none_is_written_to(bench: Any, boot_disk: BootDi
     for path in before:
         path.chmod(0o400)
     checkpoint = verify()
-    checkpoint.check(context.doc)
+    refuse(checkpoint.check(context.doc))
     checkpoint.execute(context)
     assert {path: hashlib.sha256(path.read_bytes()).digest() for path in before} == before
     kinds = recorded_media(context)
@@ -129,7 +130,7 @@ def test_somebody_logs_in_and_a_command_gives_its_answer(bench: Any, boot_disk: 
     talk = b"host login:\0Password:\0live@host:~$ \0uname\r\nLinux\r\n"
     context = with_images(bench, boot_disk(talk, "converse"), '"qcow2"')
     checkpoint = verify(login="live", command="uname", answer="Linux")
-    checkpoint.check(context.doc)
+    refuse(checkpoint.check(context.doc))
     checkpoint.execute(context)
     console = (bench.root / "media/verify-qcow2-bios-sata.log").read_text()
     # The line's end may come after the answer, when nobody listens any more.
@@ -296,7 +297,7 @@ def test_impossible_arguments_are_refused_when_the_manifest_is_checked(
     bench: Any, arguments: dict[str, Any], problem: str
 ) -> None:
     with pytest.raises(InvalidManifest, match=problem):
-        verify(**arguments).check(bench.doc(machine('"raw"', '"qcow2"'), USERS))
+        refuse(verify(**arguments).check(bench.doc(machine('"raw"', '"qcow2"'), USERS)))
 
 
 def test_without_images_it_is_said_what_makes_some(bench: Any, boot_disk: BootDisk) -> None:

@@ -116,7 +116,7 @@ def test_objects_are_equal_by_content_and_not_by_origin() -> None:
 
     from dcd.manifest.data_object import Origin
 
-    read = BUILTIN.read(etree.fromstring(xml), lambda element: Origin("a.xml", 1))
+    read = BUILTIN.read(etree.fromstring(xml), lambda element, attribute=None: Origin("a.xml", 1))
     same = tree(BootEntry(title_suffix="x"), parent=BootMods(timeout=5))
     assert read == same
     assert read.origin == Origin("a.xml", 1)

@@ -1,0 +1,170 @@
+"""What a layout must be for the disk to be made and to boot: errors, each at its element. Pure."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+from dcd.checkpoints.vm import volume_rules
+from dcd.checkpoints.vm.disk import DiskPartition
+from dcd.checkpoints.vm.volume_rules import MIB
+from dcd.manifest.data_object import DataObject
+from dcd.manifest.diagnostics import Diagnostic, error
+from dcd.manifest.objects.target import Format, GptPartition, Size
+
+MOST_PARTITIONS = 128
+
+BIOS_BOOT = "21686148-6449-6e6f-744e-656564454649"
+ESP = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b"
+TYPES = {
+    "bios_boot": BIOS_BOOT,
+    "esp": ESP,
+    "linux": "0fc63daf-8483-4772-8e79-3d69d8477de4",
+    "swap": "0657fd6d-a4ab-43c4-84e5-0933c84b4f4f",
+    "solaris": "6a85cf4d-1dd2-11b2-99a6-080020736631",
+}
+"""The partition types that have a name, and their GUIDs."""
+
+_LEAST_BIOS_BOOT_BYTES = 256 << 10
+"""GRUB's core image with the modules for a file system takes about 100 KiB."""
+
+Placed = tuple[GptPartition, DiskPartition, bool]
+"""An element, its partition, and whether the partition has a place on the disk."""
+
+
+def check_table(placed: Sequence[Placed], where: DataObject) -> Iterator[Diagnostic]:
+    seen: set[int] = set()
+    for element, partition, _ in placed:
+        if not 1 <= partition.number <= MOST_PARTITIONS:
+            yield fault(
+                element,
+                "name",
+                f"there is no partition {partition.number}",
+                f"partitions are numbered from 1 to {MOST_PARTITIONS}",
+            )
+        if partition.number in seen:
+            yield fault(
+                element,
+                "name",
+                f"there are two partitions {partition.number}",
+                "give each a number of its own",
+            )
+        seen.add(partition.number)
+    in_place = sorted(
+        ((partition, element) for element, partition, has_place in placed if has_place),
+        key=lambda pair: pair[0].start,
+    )
+    for (before, _), (after, element) in pairwise(in_place):
+        if before.start + before.size > after.start:
+            yield fault(
+                element,
+                "",
+                f"partitions {before.number} and {after.number} overlap",
+                f"partition {before.number} ends {mib(before.start + before.size - after.start)} "
+                "after the other's start: move or shorten one, or leave start_sector out",
+            )
+    # By number, since ids that are derived from one number are the same.
+    used = {(p.number, p.volume.uuid) for _, p, _ in placed if p.volume}
+    ids = Counter(id_ for _, id_ in used)
+    for twice in (id_ for id_, count in ids.items() if count > 1):
+        last = next(e for e, p, _ in reversed(placed) if p.volume and p.volume.uuid == twice)
+        yield fault(
+            last.get_first_child(class_type=Format) or where,
+            "uuid",
+            f"two file systems have the UUID {twice}",
+            "leave uuid out, or give each its own",
+        )
+
+
+def check_content(
+    element: GptPartition, partition: DiskPartition, sector_size: int | None
+) -> Iterator[Diagnostic]:
+    """Errors in what the partition holds; without a `sector_size` it has no size that counts."""
+    content = element.get_first_child(class_type=Format) or element
+    if partition.type == BIOS_BOOT:
+        if partition.volume is not None:
+            yield fault(
+                content,
+                "",
+                f"partition {partition.number}: a BIOS boot partition has no file system",
+                "take <format> out: the boot loader itself is in it",
+            )
+        if sector_size is not None and partition.size < _LEAST_BIOS_BOOT_BYTES:
+            yield fault(
+                element.get_first_child(class_type=Size) or element,
+                "val",
+                f"partition {partition.number}: the BIOS boot partition is too small for GRUB",
+                "make it 1mb",
+            )
+    if partition.volume is None or partition.type == BIOS_BOOT:
+        return
+    if partition.type == ESP and partition.volume.type != "vfat":
+        yield fault(
+            content,
+            "type",
+            f"partition {partition.number}: UEFI cannot read an ESP with {partition.volume.type}",
+            '<format type="vfat"/>',
+        )
+    for attribute, brief, resolution in volume_rules.problems(
+        partition.volume, None if sector_size is None else partition.size, sector_size or 512
+    ):
+        at: DataObject = content
+        if not attribute:
+            at = element.get_first_child(class_type=Size) or element
+        yield fault(at, attribute or "val", f"partition {partition.number}: {brief}", resolution)
+
+
+def check_mountpoints(placed: Sequence[Placed]) -> Iterator[Diagnostic]:
+    seen: dict[str, int] = {}
+    for element, partition, _ in placed:
+        point = partition.volume.mountpoint if partition.volume else None
+        if point is None:
+            continue
+        if point in seen:
+            yield fault(
+                element.get_first_child(class_type=Format) or element,
+                "mountpoint",
+                f"partitions {seen[point]} and {partition.number} are both to be mounted at {point}",
+                "give each a mountpoint of its own",
+            )
+        seen[point] = partition.number
+
+
+def check_bootable(
+    placed: Sequence[Placed],
+    where: DataObject,
+    firmware: frozenset[str],
+    pools: frozenset[str],
+) -> Iterator[Diagnostic]:
+    partitions = [partition for _, partition, _ in placed]
+    roots = [one for one in partitions if one.volume and one.volume.mountpoint == "/"]
+    if not roots and not any(element.in_zpool in pools for element, _, _ in placed):
+        yield fault(
+            where,
+            "",
+            "the disk has no root partition",
+            'give one <format type="ext4" mountpoint="/"/>, or the in_zpool of the root pool',
+        )
+    types = {partition.type for partition in partitions}
+    if "" in types:
+        return  # Which type the unknown one should be, is not known either.
+    for kind, guid, name, example in (
+        ("bios", BIOS_BOOT, "BIOS boot partition", ("bios_boot", "1mb")),
+        ("uefi", ESP, "EFI system partition", ("esp", "64mb")),
+    ):
+        if kind in firmware and guid not in types:
+            other = "uefi" if kind == "bios" else "bios"
+            yield fault(
+                where,
+                "",
+                f"the disk has no {name}, without which {kind.upper()} cannot boot it",
+                f'add <gpt_partition name="N" part_type="{example[0]}"><size val="{example[1]}"/>'
+                f'</gpt_partition>, or write <vm_im firmware="{other}">',
+            )
+
+
+def fault(element: DataObject, attribute: str, brief: str, resolution: str) -> Diagnostic:
+    return error(element.place_of(attribute), brief, "", resolution)
+
+
+def mib(size: int) -> str:
+    return f"{-(-size // MIB)} MiB" if size >= MIB else f"{size} bytes"
