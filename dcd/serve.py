@@ -26,7 +26,7 @@ from starlette.types import ASGIApp
 from dcd import log as logging
 from dcd.api import server as http
 from dcd.api.app import make_app
-from dcd.configuration import Effective, Live, Reloaded
+from dcd.configuration import Configuration, Effective, Live, Reloaded
 from dcd.engine.backup import remove_leftovers
 from dcd.engine.broadcast import Broadcast
 from dcd.engine.builds import Builds, now
@@ -95,7 +95,7 @@ class Daemon:
             stores = Stores(
                 layers=layers,
                 blobs=Blobs(state_dir / "blobs"),
-                artifacts=Artifacts(state_dir / "artifacts"),
+                artifacts=await asyncio.to_thread(_artifacts, self.settings()),
                 logs=logs,
                 state_id=identity,
                 retired=await asyncio.to_thread(retired, state_dir / "layers", layers.name),
@@ -203,8 +203,9 @@ class Daemon:
 def locked(state_dir: Path) -> Iterator[None]:
     """Hold the state directory's lock. It goes with the process, whatever ends it."""
     try:
-        state_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         file = (state_dir / "lock").open("a+")
+        os.fchmod(file.fileno(), 0o600)
     except OSError as error:
         raise Unavailable(
             f"the state directory {state_dir} cannot be used",
@@ -227,6 +228,32 @@ def locked(state_dir: Path) -> Iterator[None]:
         yield
 
 
+def _artifacts(settings: Configuration) -> Artifacts:
+    """The artifacts, in a state directory that lets their group pass to them, and nobody else."""
+    group = _artifact_group(settings)
+    if os.geteuid() == 0:
+        os.chown(settings.state_dir, -1, group or 0)
+    settings.state_dir.chmod(0o700 if group is None else 0o710)
+    artifacts = Artifacts(settings.state_dir / "artifacts", group)
+    artifacts.prepare()
+    return artifacts
+
+
+def _artifact_group(settings: Configuration) -> int | None:
+    """The id of the group that may read artifacts; None: there is none, or this daemon cannot give files
+    to a group."""
+    if os.geteuid() != 0:
+        return None
+    observing = [entry[1:] for entry in settings.observe if entry.startswith("@")]
+    name = settings.artifact_group or next(iter(observing), "")
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        if settings.artifact_group:
+            log.warning("artifacts are for root alone: there is no such group", group=name)
+        return None
+
+
 def _raise_file_limit() -> None:
     """Each follower holds a connection, and shells start programs with a limit of 1024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -239,7 +266,8 @@ def _identity(state_dir: Path) -> str:
     """A name for this state directory that no other on the host has; made once."""
     path = state_dir / "id"
     if not path.exists():
-        write_file(path, secrets.token_hex(8).encode())
+        write_file(path, secrets.token_hex(8).encode(), 0o600)
+    path.chmod(0o600)
     return path.read_text().strip()
 
 

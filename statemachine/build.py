@@ -121,7 +121,7 @@ class BuildState:
     the world as found when each started. `reason` says for people why the build is in its state, `cause`
     is that of the last BuildPaused. `pause_before` is a wish not yet reached; `rewound_to` is the
     checkpoint to which the build was rewound since it last stood still. `published` artifacts have
-    absolute paths. `submitted_position` is the log's position of
+    paths in the state directory. `submitted_position` is the log's position of
     the first event; `sequence`, `log_position` and `hash` are the last event's.
     """
 

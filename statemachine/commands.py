@@ -181,7 +181,7 @@ class FinishCancel:
 
 @dataclass(frozen=True, slots=True)
 class Publish:
-    """An artifact is in place, whole and synced; its path is absolute."""
+    """An artifact is in place, whole and synced; its path is relative to the state directory."""
 
     artifact: Artifact
 

@@ -22,8 +22,9 @@ class Payload:
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A file that a build delivers. `path` is relative to the workspace before it is published and
-    absolute afterwards; `format` is a short word such as `iso`, `text`, `png`, `xml`, `qcow2`."""
+    """A file that a build delivers. `path` is relative to the workspace before it is published, to the state
+    directory afterwards (version 0.1.0 recorded an absolute one); `format` is a short word such as `iso`,
+    `text`, `png`, `xml`, `qcow2`."""
 
     name: str
     path: str

@@ -1,9 +1,14 @@
 """Artifacts: the files that builds deliver, in one directory a build.
 
 `publish` makes a layer's file appear under the artifact's name, whole and on disk, or not at all; to
-do it again (after a crash) is harmless. It costs no space where the file system can share: a reflink
-first, since the layer then cannot be harmed through the artifact, else a hard link, else a copy. Names
-are plain file names: nothing is ever written outside the build's directory. Blocking.
+do it again (after a crash) is harmless. Names are plain file names: nothing is ever written outside the
+build's directory. Blocking.
+
+What is delivered is handed from one user to another, so nothing of the mode, the owner or the inode that a
+checkpoint chose goes with it: each file is regular, root's, mode 0640, readable by one group, before it has
+its name, and so are the directories (0750). It costs no space where the file system can share: a reflink
+first, else a hard link, else a copy. A link shares the inode, so only a file is linked that is in the layer
+already what it is to be here; `adopt` makes it so while it still belongs to a workspace.
 """
 
 import errno
@@ -12,22 +17,33 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterable
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from io import BufferedReader
 from pathlib import Path
+from typing import BinaryIO
 
 from statemachine.errors import UsageError
 from statemachine.events import Artifact
-from store.durable import disk_full_is_told, sync_directory, sync_file, write_file
+from store.durable import disk_full_is_told, sync_directory, sync_file
+from store.regular import open_regular
+from store.sparse import copy_content
 
 _NAME = re.compile(r"[^./\x00-\x1f][^/\x00-\x1f]*")
 _ASIDE = ".part-"
+
+FILE_MODE, DIRECTORY_MODE = 0o640, 0o750
 
 FICLONE = 0x40049409
 """ioctl_ficlone(2): share the source's extents."""
 
 _NOT_SHARED = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EPERM)
 _NOT_LINKED = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP)
+
+_RIGHTS = {"system.posix_acl_access", "security.capability"}
+"""Attributes that give rights beside those of the mode."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,53 +59,79 @@ class Verdict:
 
 
 class Artifacts:
-    """The artifact directories of all builds below one directory, which is made when needed."""
+    """The artifact directories of all builds below one directory. `group` is the id of the group that may
+    read them; None: root's, or that of a daemon that is not root."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, group: int | None = None) -> None:
         self.directory = directory
+        self._owner = os.geteuid()
+        self._group = os.getegid() if group is None else group
+
+    def prepare(self) -> None:
+        """Make the directory, closed to all but the group. What an earlier version, or another group
+        setting, left in it becomes the same; that is done again when it is interrupted."""
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self._is_closed(self.directory.lstat(), DIRECTORY_MODE):
+            return
+        for build in self.directory.iterdir():
+            if build.is_dir() and not build.is_symlink():
+                for file in build.iterdir():
+                    self._close_file(file)
+                self._close_directory(build)
+        self._close_directory(self.directory)
+
+    def adopt(self, file: Path) -> None:
+        """Give a file of a workspace, which nobody uses now, the owner and mode of what is delivered, so
+        that its layer can share it. What has other names in the workspace stays as it is: they may be
+        files of the image."""
+        with open_regular(file) as opened:
+            if os.fstat(opened.fileno()).st_nlink == 1:
+                self._close(opened.fileno(), FILE_MODE)
 
     def publish(self, build: str, artifact: Artifact, source: Path) -> Artifact:
-        """Deliver the regular file `source` as `artifact.name`. Returns the artifact with its
-        absolute path.
+        """Deliver the regular file `source` as `artifact.name`. Returns the artifact with its path
+        relative to the directory above that of all artifacts.
 
-        Raises UsageError for a name that is not a plain file name, or when `source` has not the size
-        that the artifact states; DiskFull.
+        Raises UsageError for a name that is not a plain file name, or when `source` is not a regular file of
+        the size that the artifact states; DiskFull.
         """
         target = self._directory(build) / _plain(artifact.name)
         with disk_full_is_told(f"publishing {artifact.name}", self.directory):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            sync_directory(self.directory)
-            if (size := source.lstat().st_size) != artifact.size_bytes:
-                raise UsageError(
-                    f"the artifact {artifact.name} is not as its checkpoint left it",
-                    f"{source} has {size} bytes; {artifact.size_bytes} were stated",
-                )
-            aside = target.with_name(f"{_ASIDE}{target.name}")
-            aside.unlink(missing_ok=True)
-            try:
-                _share(source, aside)
+            self._make_directory(target.parent)
+            with _stated(artifact, source) as content, _aside(target) as aside:
+                self._share(content, source, aside)
                 sync_file(aside)
                 aside.rename(target)
-            finally:
-                # Still there after a failure, and after rename(2) of two links of one file.
-                aside.unlink(missing_ok=True)
             sync_directory(target.parent)
-        return replace(artifact, path=str(target))
+        return replace(artifact, path=self._named(target))
 
     def write(self, build: str, name: str, file_format: str, content: bytes) -> Artifact:
         """Deliver `content` as an artifact. Raises UsageError for a name that is not a plain file
         name; DiskFull."""
         target = self._directory(build) / _plain(name)
         with disk_full_is_told(f"publishing {name}", self.directory):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            sync_directory(self.directory)
-            write_file(target, content)
+            self._make_directory(target.parent)
+            with _aside(target) as aside:
+                with _created(aside) as file:
+                    file.write(content)
+                    file.flush()
+                    self._close(file.fileno(), FILE_MODE)
+                    os.fsync(file.fileno())
+                aside.rename(target)
+            sync_directory(target.parent)
         digest = hashlib.sha256(content).hexdigest()
-        return Artifact(name, str(target), file_format, len(content), digest)
+        return Artifact(name, self._named(target), file_format, len(content), digest)
 
-    def verify(self, artifacts: Iterable[Artifact]) -> list[Verdict]:
-        """Read every published artifact and compare it with what was published."""
-        return [Verdict(artifact, _examine(artifact)) for artifact in artifacts]
+    def path(self, build: str, artifact: Artifact) -> Path:
+        """Where a published artifact of a build is. Raises UsageError."""
+        return self._directory(build) / _plain(artifact.name)
+
+    def verify(self, build: str, artifacts: Iterable[Artifact]) -> list[Verdict]:
+        """Read every published artifact of a build and compare it with what was published."""
+        return [
+            Verdict(artifact, _examine(artifact, self.path(build, artifact)))
+            for artifact in artifacts
+        ]
 
     def remove(self, build: str) -> None:
         """Remove all artifacts of a build, if there are any."""
@@ -99,6 +141,59 @@ class Artifacts:
 
     def _directory(self, build: str) -> Path:
         return self.directory / _plain(build)
+
+    def _named(self, target: Path) -> str:
+        return str(target.relative_to(self.directory.parent))
+
+    def _make_directory(self, directory: Path) -> None:
+        self.prepare()
+        directory.mkdir(mode=0o700, exist_ok=True)
+        self._close_directory(directory)
+        sync_directory(self.directory)
+
+    def _share(self, content: BinaryIO, source: Path, aside: Path) -> None:
+        if not _reflinked(content, aside):
+            if self._may_be_linked(content.fileno()) and _linked(content, source, aside):
+                return
+            _copy(content, aside)
+        with open_regular(aside) as shared:
+            self._close(shared.fileno(), FILE_MODE)
+
+    def _may_be_linked(self, descriptor: int) -> bool:
+        """Whether the file is as one that is delivered, so that it may be the same file."""
+        if not self._is_closed(os.fstat(descriptor), FILE_MODE):
+            return False
+        return not _rights_beside_the_mode(descriptor)
+
+    def _is_closed(self, status: os.stat_result, mode: int) -> bool:
+        owned = (status.st_uid, status.st_gid) == (self._owner, self._group)
+        return owned and stat.S_IMODE(status.st_mode) == mode
+
+    def _close_file(self, path: Path) -> None:
+        try:
+            opened = open_regular(path)
+        except OSError:
+            return  # Nothing that was delivered.
+        # Of a file that version 0.1.0 linked, the layer's name gets this mode too: that of a delivered
+        # medium decides nothing there.
+        with opened:
+            self._close(opened.fileno(), FILE_MODE)
+
+    def _close_directory(self, directory: Path) -> None:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            self._close(descriptor, DIRECTORY_MODE)
+        finally:
+            os.close(descriptor)
+
+    def _close(self, descriptor: int, mode: int) -> None:
+        """The owner first: who it was may not get back what the mode takes away."""
+        status = os.fstat(descriptor)
+        if (status.st_uid, status.st_gid) != (self._owner, self._group):
+            os.fchown(descriptor, self._owner, self._group)
+        for attribute in _rights_beside_the_mode(descriptor):
+            os.removexattr(descriptor, attribute)
+        os.fchmod(descriptor, mode)
 
 
 def _plain(name: str) -> str:
@@ -110,34 +205,85 @@ def _plain(name: str) -> str:
     return name
 
 
-def _share(source: Path, target: Path) -> None:
-    if _reflink(source, target):
-        return
+def _stated(artifact: Artifact, source: Path) -> BufferedReader:
+    """The file of a layer, open, if it is what its checkpoint declared."""
     try:
-        os.link(source, target, follow_symlinks=False)
+        content = open_regular(source)
     except OSError as error:
-        if error.errno not in _NOT_LINKED:
+        if error.errno != errno.EINVAL:
             raise
-        shutil.copyfile(source, target, follow_symlinks=False)
+        raise _not_as_left(artifact, f"{source} is not a regular file") from error
+    if (size := os.fstat(content.fileno()).st_size) != artifact.size_bytes:
+        content.close()
+        raise _not_as_left(
+            artifact, f"{source} has {size} bytes; {artifact.size_bytes} were stated"
+        )
+    return content
 
 
-def _reflink(source: Path, target: Path) -> bool:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-    with source.open("rb") as origin, os.fdopen(os.open(target, flags, 0o644), "wb") as clone:
+def _not_as_left(artifact: Artifact, details: str) -> UsageError:
+    return UsageError(f"the artifact {artifact.name} is not as its checkpoint left it", details)
+
+
+@contextmanager
+def _aside(target: Path) -> Iterator[Path]:
+    """A name beside `target` to make a file under, which is then renamed; free before and after."""
+    aside = target.with_name(f"{_ASIDE}{target.name}")
+    aside.unlink(missing_ok=True)
+    try:
+        yield aside
+    finally:
+        # Still there after a failure, and after rename(2) of two links of one file.
+        aside.unlink(missing_ok=True)
+
+
+def _created(path: Path) -> BinaryIO:
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    return os.fdopen(os.open(path, flags, 0o600), "w+b")
+
+
+def _reflinked(content: BinaryIO, aside: Path) -> bool:
+    with _created(aside) as clone:
         try:
-            fcntl.ioctl(clone, FICLONE, origin.fileno())
+            fcntl.ioctl(clone, FICLONE, content.fileno())
         except OSError as error:
             if error.errno not in _NOT_SHARED:
                 raise
-            target.unlink()
+            aside.unlink()
             return False
     return True
 
 
-def _examine(artifact: Artifact) -> str:
-    path = Path(artifact.path)
+def _linked(content: BinaryIO, source: Path, aside: Path) -> bool:
     try:
-        with path.open("rb") as file:
+        os.link(source, aside, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in _NOT_LINKED:
+            raise
+        return False
+    if os.path.samestat(os.fstat(content.fileno()), aside.lstat()):
+        return True
+    aside.unlink()
+    return False
+
+
+def _copy(content: BinaryIO, aside: Path) -> None:
+    with _created(aside) as copy:
+        size_bytes = os.fstat(content.fileno()).st_size
+        copy_content(content.fileno(), copy.fileno(), size_bytes)
+
+
+def _rights_beside_the_mode(descriptor: int) -> set[str]:
+    """Attributes of a file that give rights, where the file system has such."""
+    try:
+        return _RIGHTS.intersection(os.listxattr(descriptor))
+    except (OSError, AttributeError):
+        return set()
+
+
+def _examine(artifact: Artifact, path: Path) -> str:
+    try:
+        with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
             if size != artifact.size_bytes:
                 return f"has {size} bytes instead of {artifact.size_bytes}"

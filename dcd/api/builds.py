@@ -13,7 +13,7 @@ from dcd.api import schemas
 from dcd.api.handling import Api
 from dcd.api.operations import QueryParameter, body_of, integer, json_response, limit
 from dcd.api.server import actor_of
-from dcd.api.views import build_view, summary_view
+from dcd.api.views import summary_view
 from dcd.engine.engine import ManifestSource, Options
 from dcd.manifest import migrate as migration
 from dcd.manifest.diagnostics import ManifestError
@@ -78,7 +78,7 @@ async def submit(api: Api, request: Request) -> Response:
         actor_of(request.scope),
         api.permit(request),
     )
-    return json_response(build_view(state), 201 if new else 200)
+    return json_response(api.view(state), 201 if new else 200)
 
 
 async def list_builds(api: Api, request: Request) -> Response:
@@ -97,14 +97,14 @@ async def list_builds(api: Api, request: Request) -> Response:
 
 async def show(api: Api, request: Request) -> Response:
     api.require(request, Action.SEE)
-    return json_response(build_view(await api.state(request)))
+    return json_response(api.view(await api.state(request)))
 
 
 async def pause(api: Api, request: Request) -> Response:
     build = await api.controlled(request)
     body = await body_of(request, schemas.PauseRequest)
     state = await api.engine.pause(build, body.before, actor_of(request.scope))
-    return json_response(build_view(state))
+    return json_response(api.view(state))
 
 
 async def resume(api: Api, request: Request) -> Response:
@@ -126,12 +126,12 @@ async def resume(api: Api, request: Request) -> Response:
         api.permit(request),
     )
     reruns = tuple(schemas.Rerun(name, reason) for name, reason in rerun)
-    return json_response(schemas.ResumedView(build_view(state), tuple(kept), reruns))
+    return json_response(schemas.ResumedView(api.view(state), tuple(kept), reruns))
 
 
 async def retry(api: Api, request: Request) -> Response:
     build = await api.controlled(request)
-    return json_response(build_view(await api.engine.retry(build, actor_of(request.scope))))
+    return json_response(api.view(await api.engine.retry(build, actor_of(request.scope))))
 
 
 async def checkpoints(api: Api, request: Request) -> Response:
@@ -150,12 +150,12 @@ async def checkpoints(api: Api, request: Request) -> Response:
 
 async def cancel(api: Api, request: Request) -> Response:
     build = await api.controlled(request)
-    return json_response(build_view(await api.engine.cancel(build, actor_of(request.scope))))
+    return json_response(api.view(await api.engine.cancel(build, actor_of(request.scope))))
 
 
 async def remove(api: Api, request: Request) -> Response:
     build = await api.controlled(request)
-    return json_response(build_view(await api.engine.remove(build, actor_of(request.scope))))
+    return json_response(api.view(await api.engine.remove(build, actor_of(request.scope))))
 
 
 def _source(

@@ -11,7 +11,9 @@ from datetime import datetime
 from starlette.requests import Request
 
 from dcd.access import Action, host_code, require
+from dcd.api.schemas import BuildView
 from dcd.api.server import actor_of
+from dcd.api.views import build_view
 from dcd.configuration import Live
 from dcd.engine.engine import Engine
 from dcd.metrics import Metrics
@@ -49,6 +51,10 @@ class Api:
                 self.require(request, Action.RUN_HOST_CODE)
 
         return permit
+
+    def view(self, state: BuildState) -> BuildView:
+        """A build as it is shown."""
+        return build_view(state, self.engine.stores.artifacts)
 
     async def build(self, request: Request) -> str:
         """The id of the build in the path, which may be a prefix. Raises NotFound."""

@@ -90,15 +90,22 @@ async def log(api: Api, request: Request) -> Response:
 
 async def artifacts(api: Api, request: Request) -> Response:
     api.require(request, Action.SEE)
-    return json_response(schemas.ArtifactList((await api.state(request)).published))
+    return json_response(schemas.ArtifactList(api.view(await api.state(request)).artifacts))
 
 
 async def verify_artifacts(api: Api, request: Request) -> Response:
     api.require(request, Action.SEE)
-    published = (await api.state(request)).published
-    verdicts = await asyncio.to_thread(api.engine.stores.artifacts.verify, published)
+    state = await api.state(request)
+    stored = api.engine.stores.artifacts
+    verdicts = await asyncio.to_thread(stored.verify, state.id, state.published)
     checks = tuple(
-        schemas.ArtifactCheck(v.artifact.name, v.artifact.path, v.ok, v.problem) for v in verdicts
+        schemas.ArtifactCheck(
+            verdict.artifact.name,
+            str(stored.path(state.id, verdict.artifact)),
+            verdict.ok,
+            verdict.problem,
+        )
+        for verdict in verdicts
     )
     return json_response(schemas.ArtifactChecks(checks, all(check.ok for check in checks)))
 

@@ -1,12 +1,15 @@
 """Builds as the API shows them, made from the state that the events fold to."""
 
+from dataclasses import replace
+
 from dcd.api.schemas import BuildSummary, BuildView, CheckpointView
 from statemachine.build import BuildState
+from store.artifacts import Artifacts
 from store.eventlog import BuildSummary as StoredSummary
 
 
-def build_view(state: BuildState) -> BuildView:
-    """A build with its checkpoints and artifacts."""
+def build_view(state: BuildState, stored: Artifacts) -> BuildView:
+    """A build with its checkpoints and artifacts, these with their absolute paths."""
     return BuildView(
         id=state.id,
         name=state.name,
@@ -32,7 +35,10 @@ def build_view(state: BuildState) -> BuildView:
             )
             for planned, record in zip(state.plan.checkpoints, state.checkpoints, strict=True)
         ),
-        artifacts=state.published,
+        artifacts=tuple(
+            replace(artifact, path=str(stored.path(state.id, artifact)))
+            for artifact in state.published
+        ),
         error=state.error,
     )
 

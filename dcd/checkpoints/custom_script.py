@@ -13,6 +13,7 @@ from pathlib import Path
 
 from dcd.checkpoints.areas import areas, captured_file, shell_line, substituted
 from dcd.checkpoints.interface import CHROOT, MOUNTS, Checkpoint, Context, Needs, Report
+from dcd.checkpoints.recorded import recorded_files
 from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.paths import references, substitute
@@ -200,6 +201,8 @@ class CustomScript(Checkpoint):
             self._run_on_host(context)
 
     def _run_on_host(self, context: Context) -> None:
+        # Whoever may run commands on the host may change whatever is there.
+        context.made.update(recorded_files(context))
         tokens = areas(context)
         directory = self._directory(context, tokens) or str(context.tmp)
         context.run(

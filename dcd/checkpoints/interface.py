@@ -69,6 +69,8 @@ class Context:
     it, to the captured file (read-only). `environment` is the explicit environment of every tool.
     `external` is the state of the world outside that CheckpointStarted recorded: what
     `external_state` returned just before the start, and what the layer's key says it was made from.
+    `made` are the recorded files (the disk, media) that this attempt makes or changes; a checkpoint that
+    changes others has failed (`dcd.checkpoints.recorded`).
     `claim(kind, name)` is called before something is made that could outlive the worker, and returns
     when the event log has it (see `dcd.platform.resources`). `attempt` names this attempt among all on
     the host: STATE:BUILD:CHECKPOINT:ATTEMPT.
@@ -84,6 +86,7 @@ class Context:
     attempt: str
     environment: Mapping[str, str] = field(default_factory=dict)
     external: Mapping[str, str] = field(default_factory=dict)
+    made: set[Path] = field(default_factory=set)
 
     @property
     def pkg_image(self) -> Path:

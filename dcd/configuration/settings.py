@@ -90,6 +90,15 @@ class Configuration:
             "Permissions of the socket, in octal. Ignored when systemd hands it over.",
         ),
     )
+    artifact_group: str = field(
+        default="",
+        metadata=_about(
+            "The group that may read delivered artifacts, which are in `artifacts` below the state "
+            "directory. Everything else in the state directory is for root alone. Empty: the first group "
+            "in `observe`, so that nobody reads there what the daemon would refuse to show; without one, "
+            "root alone.",
+        ),
+    )
     max_running_builds: int = field(
         default=2,
         metadata=_about(

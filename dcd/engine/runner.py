@@ -284,7 +284,7 @@ class Runner:
                     planned.name,
                     attempt=attempt,
                     key=planned.key,
-                    log=str(log_path),
+                    log=str(log_path.relative_to(self.stores.logs.parent)),
                     boot_id=boot_id(),
                     external=external or {},
                 ),
@@ -397,7 +397,7 @@ class Runner:
                     seconds=seconds,
                     artifacts=artifacts,
                 )
-                layer = await asyncio.to_thread(self.stores.layers.commit, workspace, record)
+                layer = await asyncio.to_thread(self._commit, workspace, record)
                 command = CompleteCheckpoint(
                     planned.name,
                     seconds=seconds,
@@ -422,6 +422,13 @@ class Runner:
             seconds=round(outcome.seconds, 1),
         )
         return await self._command(state, command)
+
+    def _commit(self, workspace: Workspace, record: LayerRecord) -> Layer:
+        for artifact in record.artifacts:
+            file = self.stores.layers.own_file(workspace, artifact.path)
+            if file is not None:
+                self.stores.artifacts.adopt(file)
+        return self.stores.layers.commit(workspace, record)
 
     def _report(
         self,

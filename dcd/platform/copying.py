@@ -10,14 +10,13 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from dcd.platform.inside import entry, make_directory, resolve
 from statemachine.errors import CheckpointError
+from store.sparse import copy_content, copy_range, data_ranges
 
-_CHUNK_BYTES = 1 << 22
 _NO_ATTRIBUTE = {errno.ENOTSUP, errno.EPERM, errno.EINVAL}
 
 
@@ -65,7 +64,7 @@ def copy_into(
     with origin.open("rb") as source, target.open("r+b") as sink:
         stop = os.fstat(source.fileno()).st_size if end is None else end
         for first, last in data_ranges(source.fileno(), stop, begin):
-            _copy_range(source.fileno(), sink.fileno(), first, last, at - begin)
+            copy_range(source.fileno(), sink.fileno(), first, last, at - begin)
 
 
 def _normal(name: str) -> PurePosixPath:
@@ -205,47 +204,8 @@ def _copy_content(origin: Path, target: Path, status: os.stat_result) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
         sink = os.open(target, flags, 0o600)
         try:
-            os.truncate(sink, status.st_size)
-            for start, end in data_ranges(source, status.st_size):
-                _copy_range(source, sink, start, end)
+            copy_content(source, sink, status.st_size)
         finally:
             os.close(sink)
     finally:
         os.close(source)
-
-
-def data_ranges(descriptor: int, end: int, begin: int = 0) -> Iterator[tuple[int, int]]:
-    """The parts of a file from `begin` to `end` that are not holes."""
-    position = begin
-    while position < end:
-        try:
-            start = os.lseek(descriptor, position, os.SEEK_DATA)
-            hole = os.lseek(descriptor, start, os.SEEK_HOLE)
-        except OSError as error:
-            if error.errno == errno.ENXIO:
-                return  # Only a hole is left.
-            if error.errno != errno.EINVAL:
-                raise
-            start, hole = position, end  # The file system does not tell holes.
-        if start >= end:
-            return
-        yield start, min(hole, end)
-        position = hole
-
-
-def _copy_range(source: int, sink: int, start: int, end: int, shift: int = 0) -> None:
-    position = start
-    with suppress(AttributeError, OSError):
-        while position < end:
-            done = os.copy_file_range(source, sink, end - position, position, position + shift)
-            if done == 0:
-                break
-            position += done
-    while position < end:
-        chunk = os.pread(source, min(_CHUNK_BYTES, end - position), position)
-        if not chunk:
-            return  # It became shorter meanwhile.
-        view = memoryview(chunk)
-        while view:
-            written = os.pwrite(sink, view, position + shift)
-            view, position = view[written:], position + written

@@ -25,6 +25,7 @@ from types import FrameType
 from typing import NoReturn
 
 from dcd.checkpoints.interface import Checkpoint, Context, Report
+from dcd.checkpoints.recorded import recorded_files_kept
 from dcd.manifest.constructors import construct
 from dcd.manifest.parse import restore
 from dcd.platform import resources
@@ -209,7 +210,7 @@ def _work(request: WorkerRequest, root: Path, pipe: _Pipe) -> None:
         environment=request.environment,
         external=request.external,
     )
-    with _can_be_asked(checkpoint):
+    with recorded_files_kept(context), _can_be_asked(checkpoint):
         checkpoint.execute(context)
     document.write_text(doc.persistent_text())
 

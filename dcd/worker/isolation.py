@@ -147,8 +147,10 @@ def _code(request: WorkerRequest) -> Iterator[Path]:
 
 
 def _scratch(workspace: Path, name: str) -> Path:
+    # Everybody may write there as /tmp, and nobody by its path on the host.
+    (workspace / SCRATCH).mkdir(mode=0o700, exist_ok=True)
     directory = workspace / SCRATCH / name
-    directory.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(exist_ok=True)
     directory.chmod(0o1777)
     return directory
 

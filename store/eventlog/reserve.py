@@ -33,6 +33,7 @@ class Reserve:
         aside = self.path.with_name(f".{self.path.name}.part")
         try:
             with aside.open("wb") as file:
+                os.fchmod(file.fileno(), 0o600)
                 _fill(file)
             aside.rename(self.path)
         except OSError as error:

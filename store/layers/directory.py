@@ -199,6 +199,10 @@ class LayerDirectory:
         assert committed is not None
         return committed
 
+    def own_file(self, workspace: Workspace, path: str) -> Path | None:
+        real = self._trees.locate([workspace.directory / "layer"], _parts(path))
+        return real if real is not None and stat.S_ISREG(real.lstat().st_mode) else None
+
     def discard(self, workspace: Workspace) -> None:
         self._erase_work(workspace.directory)
 
@@ -234,10 +238,7 @@ class LayerDirectory:
             shutil.rmtree(scratch)
 
     def file(self, key: str, path: str) -> Path:
-        parts = PurePosixPath(path).parts
-        if not parts or parts[0] == "/" or ".." in parts:
-            raise NotFound(f"{path!r} is not a path in a layer")
-        real = self._trees.locate(self._chain(key), parts)
+        real = self._trees.locate(self._chain(key), _parts(path))
         if real is None or not stat.S_ISREG(real.lstat().st_mode):
             raise NotFound(f"there is no file {path} in layer {key}")
         return real
@@ -359,6 +360,13 @@ class LayerDirectory:
             if (rubbish / "layer").exists():
                 self._trees.erase(rubbish / "layer")
             shutil.rmtree(rubbish)
+
+
+def _parts(path: str) -> Sequence[str]:
+    parts = PurePosixPath(path).parts
+    if not parts or parts[0] == "/" or ".." in parts:
+        raise NotFound(f"{path!r} is not a path in a layer")
+    return parts
 
 
 def _checked(name: str) -> str:

@@ -90,6 +90,11 @@ class LayerStore(Protocol):
         When a layer of that key exists already, that one wins and the workspace is discarded."""
         ...
 
+    def own_file(self, workspace: Workspace, path: str) -> Path | None:
+        """The real file behind the regular file `path` of a workspace that nothing has entered now; None
+        when it is not there, or belongs to a layer below."""
+        ...
+
     def discard(self, workspace: Workspace) -> None:
         """Remove every trace of the workspace. Idempotent."""
         ...

@@ -4,6 +4,7 @@ The daemon is private and runs as root; each request comes from a process that h
 so that the kernel, the configuration and the API all have their say.
 """
 
+import grp
 import hashlib
 import json
 import shutil
@@ -283,6 +284,57 @@ def test_the_event_log_blobs_and_layers_are_for_root_alone(daemon: Daemon) -> No
         [sys.executable, "-c", program, *paths], capture_output=True, text=True, check=True
     )
     assert result.stdout == ""
+
+
+def test_the_state_directory_is_closed_to_all_but_the_artifacts_group(tmp_path: Path) -> None:
+    group = grp.getgrnam("games")
+    for observe, reading in (["@games", group.gr_gid], ["70011", None]):
+        directory = Path(tempfile.mkdtemp(prefix="dcd-roles-"))
+        directory.chmod(0o711)
+        try:
+            settings = directory / "dcd.toml"
+            settings.write_text(f'socket_mode = "0666"\ngroup = "games"\nobserve = ["{observe}"]\n')
+            state = directory / "state"
+            (state / "artifacts/old").mkdir(parents=True)
+            (state / "artifacts/old/a.iso").write_text("delivered by version 0.1.0")
+            where = ["--state-dir", str(state), "--socket", str(directory / "dcd.sock")]
+            process = subprocess.Popen(
+                [sys.executable, "-m", "dcd.main", "serve", *where, "--config", str(settings)],
+                cwd=ROOT,
+                stderr=subprocess.DEVNULL,
+            )
+            try:
+                deadline = time.monotonic() + 60
+                while not (directory / "dcd.sock").exists() and time.monotonic() < deadline:
+                    time.sleep(0.05)
+                assert readable(state, 70010, 70010) == []
+                found = readable(state, 70010, group.gr_gid)
+                artifacts = {"artifacts", "artifacts/old", "artifacts/old/a.iso"}
+                assert set(found) == (artifacts if reading else set())
+            finally:
+                process.send_signal(signal.SIGTERM)
+                process.wait(60)
+        finally:
+            shutil.rmtree(directory)
+
+
+def readable(state: Path, uid: int, gid: int) -> list[str]:
+    """What of a state directory such a user can list or read, who knows the names of all that is there."""
+    program = (
+        "import os, sys; os.setgroups([]); os.setgid(int(sys.argv[1])); os.setuid(int(sys.argv[2]))\n"
+        "for path in sys.argv[3:]:\n"
+        "    try: os.listdir(path) if os.path.isdir(path) else open(path).close()\n"
+        "    except OSError: continue\n"
+        "    print(path)\n"
+    )
+    paths = [str(state), *map(str, state.rglob("*"))]
+    result = subprocess.run(
+        [sys.executable, "-c", program, str(gid), str(uid), *paths],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return [str(Path(line).relative_to(state)) for line in result.stdout.splitlines()]
 
 
 def test_a_user_without_the_sockets_group_does_not_get_in(tmp_path: Path) -> None:

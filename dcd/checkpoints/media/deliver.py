@@ -9,10 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from dcd.checkpoints.interface import Context
+from dcd.checkpoints.recorded import MEDIA
 from dcd.manifest.doc import DataObjectCache, DataObjectDict, distro
 from statemachine.events import Artifact
-
-_DICTIONARY = "media"
 
 
 def deliver_file(context: Context, path: Path, kind: str) -> None:
@@ -47,17 +46,18 @@ def media_name(doc: DataObjectCache, epoch: int) -> str:
 
 
 def record_medium(context: Context, kind: str, path: Path) -> None:
-    """Tell later checkpoints of a medium."""
-    media = context.doc.persistent.get_first_child(_DICTIONARY, DataObjectDict)
+    """Tell later checkpoints of a medium that this one has made."""
+    context.made.add(path)
+    media = context.doc.persistent.get_first_child(MEDIA, DataObjectDict)
     if media is None:
-        media = DataObjectDict(_DICTIONARY)
+        media = DataObjectDict(MEDIA)
         context.doc.persistent.insert_children(media)
     media[kind] = str(path.relative_to(context.root))
 
 
 def recorded_medium(context: Context, *kinds: str) -> Path | None:
     """The medium of the first of these kinds that was made, or None."""
-    media = context.doc.persistent.get_first_child(_DICTIONARY, DataObjectDict)
+    media = context.doc.persistent.get_first_child(MEDIA, DataObjectDict)
     for kind in kinds:
         if media is not None and kind in media:
             return context.root / str(media[kind])
@@ -66,7 +66,7 @@ def recorded_medium(context: Context, *kinds: str) -> Path | None:
 
 def recorded_media(context: Context) -> dict[str, Path]:
     """All media that were made, by kind."""
-    media = context.doc.persistent.get_first_child(_DICTIONARY, DataObjectDict)
+    media = context.doc.persistent.get_first_child(MEDIA, DataObjectDict)
     if media is None:
         return {}
     return {kind: context.root / str(path) for kind, path in media.data_dict.items()}

@@ -37,6 +37,8 @@ class CreateUSB(Checkpoint):
                 "run a checkpoint that makes an ISO (CreateISO) before",
             )
         result = iso.with_suffix(".usb")
+        # One more name for it is a change to it.
+        context.made.add(iso)
         try:
             os.link(iso, result)
         except OSError:

@@ -15,8 +15,8 @@ from pathlib import Path
 from dcd.checkpoints.vm.disk import DiskPartition, FileSystem
 from dcd.checkpoints.vm.volume_rules import MIB
 from dcd.checkpoints.vm.volumes import BLOCK_BYTES, bytes_per_inode
-from dcd.platform.copying import data_ranges
 from statemachine.errors import CheckpointError
+from store.sparse import data_ranges
 
 _GIB = 1 << 30
 

@@ -12,12 +12,11 @@ from typing import Literal
 import msgspec
 
 from dcd.checkpoints.interface import Context
+from dcd.checkpoints.recorded import DISK
 from dcd.manifest.doc import DataObjectDict
 from statemachine.errors import CheckpointError
 
 FileSystem = Literal["ext4", "xfs", "btrfs", "vfat", "swap"]
-
-_DICTIONARY = "disk"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,25 +65,27 @@ class DiskLayout:
 
 
 def record_disk(context: Context, path: Path, layout: DiskLayout) -> None:
-    """Tell later checkpoints of the disk."""
-    record = context.doc.persistent.get_first_child(_DICTIONARY, DataObjectDict)
+    """Tell later checkpoints of the disk, which this one has made."""
+    context.made.add(path)
+    record = context.doc.persistent.get_first_child(DISK, DataObjectDict)
     if record is None:
-        record = DataObjectDict(_DICTIONARY)
+        record = DataObjectDict(DISK)
         context.doc.persistent.insert_children(record)
     record["path"] = str(path.relative_to(context.root))
     record["layout"] = msgspec.to_builtins(layout)
 
 
-def recorded_disk(context: Context) -> tuple[Path, DiskLayout]:
-    """The disk that a checkpoint before has made. Raises `CheckpointError` when none has."""
-    record = context.doc.persistent.get_first_child(_DICTIONARY, DataObjectDict)
+def recorded_disk(context: Context, *, change: bool = False) -> tuple[Path, DiskLayout]:
+    """The disk that a checkpoint before has made. `change`: this one is going to change it. Raises
+    `CheckpointError` when none has."""
+    record = context.doc.persistent.get_first_child(DISK, DataObjectDict)
     if record is None:
         raise CheckpointError(
             "there is no disk yet",
             "no checkpoint before has made one",
             "run a checkpoint that makes the disk (CreateDisk) before",
         )
-    return (
-        context.root / str(record["path"]),
-        msgspec.convert(record["layout"], DiskLayout),
-    )
+    path = context.root / str(record["path"])
+    if change:
+        context.made.add(path)
+    return path, msgspec.convert(record["layout"], DiskLayout)

@@ -152,7 +152,7 @@ class InstallISCSI(Checkpoint):
         if dry_run:
             context.report(Report(message="would install onto the disk, in a guest"))
             return
-        disk, layout = recorded_disk(context)
+        disk, layout = recorded_disk(context, change=True)
         refuse(self._check_layout(layout, context.doc))
         medium = self._medium(context)
         token = secrets.token_hex(8)

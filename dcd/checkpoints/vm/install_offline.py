@@ -134,7 +134,7 @@ class InstallOffline(Checkpoint):
         if dry_run:
             context.report(Report(message="would install the image onto the disk"))
             return
-        disk, layout = recorded_disk(context)
+        disk, layout = recorded_disk(context, change=True)
         refuse(installed.check_root(context.doc, self, layout, self.grow_root))
         kinds = firmware(context.doc)
         boot_loader.check_packages(context.pkg_image, kinds)

@@ -102,7 +102,7 @@ class Relabel(Checkpoint):
                 Report(message="would replace names of devices by ids where there are any")
             )
             return
-        disk, layout = recorded_disk(context)
+        disk, layout = recorded_disk(context, change=True)
         changes = self._relabel_pools(context, disk, layout)
         changes += _untie_system(context, disk, layout)
         if not changes:
