@@ -31,8 +31,10 @@ from statemachine.plan import Json
 class Needs:
     """What a checkpoint needs of the host; checked before the first checkpoint of a plan runs.
 
-    `tools` are names in `dcd.platform.tools.TOOLS`; `network` keeps the host's network namespace;
-    `disk_bytes` is the peak of extra space in the state directory.
+    `tools` are names in `dcd.platform.tools.TOOLS`; `network` keeps the host's network namespace, and
+    puts the host's proxies into the environment of tools, with their logins only where `proxy_logins`
+    says that nothing of a manifest or an image runs with them; `disk_bytes` is the peak of extra space in
+    the state directory.
 
     The rest is what the worker leaves it of root's rights; what is not named here the kernel refuses.
     `capabilities` are those of capabilities(7) without CAP_: `FILES` for making files of any owner and kind,
@@ -44,6 +46,7 @@ class Needs:
 
     tools: tuple[str, ...] = ()
     network: bool = False
+    proxy_logins: bool = False
     disk_bytes: int = 0
     capabilities: tuple[str, ...] = FILES
     devices: tuple[str, ...] = ()

@@ -7,6 +7,7 @@ needs of space with this host, before the first checkpoint runs.
 """
 
 import os
+import re
 import shutil
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ from dcd.configuration import Configuration
 from dcd.engine.builds import new_id
 from dcd.engine.prospects import Prospect, prospects, require_all, texts_of
 from dcd.manifest.constructors import construct, resolve
-from dcd.manifest.doc import DataObjectCache, distro
+from dcd.manifest.doc import distro
 from dcd.manifest.ingredients import ingredients
 from dcd.manifest.parse import Loaded, restore
 from dcd.manifest.secrets import DIRECTORIES, PREFIX
@@ -120,18 +121,33 @@ def check_host(plan: Plan, state_dir: Path, min_free_bytes: int) -> None:
         )
 
 
-def environment(state: BuildState, doc: DataObjectCache | None = None) -> dict[str, str]:
-    """The environment of a build's tools: its time (SOURCE_DATE_EPOCH) and the proxies in force."""
-    found = {
+def environment(state: BuildState, index: int, allowed: Collection[str]) -> dict[str, str]:
+    """The environment of the tools of a build's checkpoint: the build's time (SOURCE_DATE_EPOCH) and, when
+    the checkpoint uses the network, the proxies in force. What the checkpoint runs may be the manifest's
+    own, so a proxy's login goes only to one that gives it to nothing but what downloads."""
+    variables = {"SOURCE_DATE_EPOCH": str(int(state.submitted_at.timestamp()))}
+    doc = restore(state.manifest)
+    needs = _constructed(state.plan.checkpoints[index], allowed).needs(doc)
+    if not needs.network:
+        return variables
+    proxies = {
         name: value
         for variable in PROXY_VARIABLES
         for name in (variable, variable.upper())
         if (value := os.environ.get(name))
     }
-    proxy = distro(doc or restore(state.manifest)).http_proxy
-    if proxy:
-        found |= {"http_proxy": proxy, "https_proxy": proxy}
-    return {**found, "SOURCE_DATE_EPOCH": str(int(state.submitted_at.timestamp()))}
+    if proxy := distro(doc).http_proxy:
+        proxies |= {"http_proxy": proxy, "https_proxy": proxy}
+    if not needs.proxy_logins:
+        proxies = {name: _without_login(value) for name, value in proxies.items()}
+    return variables | proxies
+
+
+def _without_login(proxy: str) -> str:
+    """The address of a proxy without user and password; the scheme may be missing."""
+    login, at, host = proxy.rpartition("@")
+    scheme = re.match(r"[A-Za-z0-9+.-]+://", login)
+    return (scheme.group() if scheme else "") + host if at else proxy
 
 
 def _constructed(planned: PlannedCheckpoint, allowed: Collection[str]) -> Checkpoint:

@@ -343,7 +343,7 @@ class Runner:
             workspace=workspace,
             evidence=evidence,
             inputs=self._inputs(state),
-            environment=planning.environment(state),
+            environment=planning.environment(state, index, self._settings().checkpoint_modules),
             allowed=self._settings().checkpoint_modules,
             external=planning.recorded_external(planned),
             network=planned.network,

@@ -82,6 +82,7 @@ class TransferIPS(Checkpoint):
         return Needs(
             tools=self.TOOLS,
             network=fetches and any(Repository(each.name).is_remote for each in self._origins(doc)),
+            proxy_logins=True,
             disk_bytes=listed or (_GIBIBYTE if fetches else 0),
             # Its actuators run programs of the image.
             capabilities=CHROOT,

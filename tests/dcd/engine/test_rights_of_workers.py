@@ -116,3 +116,37 @@ def test_secrets_reach_who_declares_them_and_only_those_that_are_secrets(
         "a tool is told nothing",
         "no shadow",
     ]
+
+
+PROXIES = {
+    "http_proxy": "http://svc:PASS-1@proxy.example:3128/",
+    "HTTPS_PROXY": "svc:P@SS-2://x@proxy.example:3128",
+    "ftp_proxy": "http://svc%40corp@proxy.example:3128",
+    "no_proxy": "localhost",
+}
+
+
+@pytest.mark.parametrize("network", [False, True])
+def test_a_script_gets_proxies_only_with_the_network_and_never_their_logins(
+    cold_daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: bool
+) -> None:
+    for name, value in PROXIES.items():
+        monkeypatch.setenv(name, value)
+    cold_daemon.start()
+    line = "env; cat /proc/1/environ /proc/self/environ | tr '\\0' '\\n'"
+    rights = '<arg name="network">true</arg>' if network else ""
+    build = cold_daemon.submit(manifest(tmp_path, script(line, rights)))
+    cold_daemon.wait(build, "completed")
+    log = cold_daemon.ctl("logs", build)
+    assert not any(secret in log for secret in ("PASS-1", "SS-2", "svc"))
+    given = {line for line in log.splitlines() if "proxy" in line.lower().partition("=")[0]}
+    assert given == (
+        {
+            "http_proxy=http://proxy.example:3128/",
+            "HTTPS_PROXY=proxy.example:3128",
+            "ftp_proxy=http://proxy.example:3128",
+            "no_proxy=localhost",
+        }
+        if network
+        else set()
+    )
