@@ -75,8 +75,9 @@ class BuildStarted(Payload):
 @dataclass(frozen=True, slots=True)
 class CheckpointStarted(Payload):
     """An attempt at a checkpoint is about to run. `external` is the state of the world that its key
-    covers (repository digests), as found now; where it differs from the plan, the keys from this
-    checkpoint on are chained again from it. `boot_id` is the host's, to tell a reboot."""
+    covers (repositories, tools of the host: name to what identifies it), as found now; where it differs
+    from the plan, the keys from this checkpoint on are chained again from it. `boot_id` is the host's, to
+    tell a reboot."""
 
     checkpoint: str
     attempt: int
@@ -135,8 +136,8 @@ class CheckpointFailed(Payload):
 @dataclass(frozen=True, slots=True)
 class CheckpointInterrupted(Payload):
     """The attempt ended without a verdict. `cause` is one of `daemon-died`, `machine-rebooted`,
-    `worker-died`, `no-space`, `shutdown`, `cancelled`; the first three count towards parking the
-    build."""
+    `worker-died`, `no-space`, `shutdown`, `cancelled`, `host-changed` (a tool of the host that its key
+    covers was replaced meanwhile); the first three count towards parking the build."""
 
     checkpoint: str
     attempt: int

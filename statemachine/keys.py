@@ -9,6 +9,7 @@ swap their values differ), therefore an `input` is named by its path as the mani
 same manifest in another directory has the same keys. Pure.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from hashlib import sha256
@@ -30,9 +31,14 @@ _PHRASES = {
     "argument": "argument {name} {verb}",
     "manifest": "{name} {verb}",
     "input": "file {name} {verb}",
-    EXTERNAL: "repository {name} {verb}",
+    EXTERNAL: "{name} {verb}",
     SALT: "what was made before is declined",
 }
+
+_OF_HOST = " of the host"
+"""How the name of external state ends that is this host's: a tool, its files, what it is by default."""
+
+_SHA256 = re.compile(r"[0-9a-f]{64}\b ?")
 
 _NAMED_FOR_IT = ("software", "configuration")
 """Manifest nodes that bear the checkpoint's name, which is why it is no part of the ingredient's."""
@@ -59,8 +65,8 @@ def chain(checkpoints: Iterable[PlannedCheckpoint]) -> Plan:
 
 
 def with_external(plan: Plan, index: int, external: Mapping[str, str]) -> Plan:
-    """The plan with the `external` ingredients of checkpoint `index` replaced by these (name to
-    sha256), and every key from it on chained again. The same plan when nothing differs."""
+    """The plan with the `external` ingredients of checkpoint `index` replaced by these (name to what
+    identifies the state), and every key from it on chained again. The same plan when nothing differs."""
     checkpoint = plan.checkpoints[index]
     planned = {part.name: part for part in checkpoint.ingredients if part.kind == EXTERNAL}
     if {name: part.digest for name, part in planned.items()} == dict(external):
@@ -157,7 +163,7 @@ def changes(old: PlannedCheckpoint | None, new: PlannedCheckpoint) -> list[str]:
     before = {(part.kind, part.name): part for part in old.ingredients}
     after = {(part.kind, part.name): part for part in new.ingredients}
     reasons = [
-        _phrase(new.name, part, "changed" if name in before else "is new")
+        _phrase(new.name, part, _verb(before.get(name), part))
         for name, part in after.items()
         if name not in before or before[name].digest != part.digest
     ]
@@ -175,9 +181,34 @@ def _chain_from(checkpoints: tuple[PlannedCheckpoint, ...], first: int) -> Plan:
     return Plan(tuple(chained))
 
 
+def _verb(before: Ingredient | None, after: Ingredient) -> str:
+    """What happened to an ingredient; of external state, with the versions where it says them."""
+    if before is None:
+        return "is new"
+    old, new = _version(before), _version(after)
+    return f"changed (it was {old}, it is {new})" if old and new and old != new else "changed"
+
+
+def _version(part: Ingredient) -> str:
+    """The version or date in what identifies external state, or ""."""
+    if part.kind != EXTERNAL:
+        return ""
+    version = _SHA256.sub("", part.digest)
+    return version if version != part.digest or part.name.endswith(_OF_HOST) else ""
+
+
+def _external(name: str) -> str:
+    if name.startswith("%{"):
+        return f"what {name} finds"
+    own = name.endswith(_OF_HOST) or name.startswith("interpreter ")
+    return name if own else f"repository {name}"
+
+
 def _phrase(checkpoint: str, part: Ingredient, verb: str) -> str:
     name = part.name
-    if part.kind == "manifest" and name.split(" ")[0] in _NAMED_FOR_IT:
+    if part.kind == EXTERNAL:
+        name = _external(name)
+    elif part.kind == "manifest" and name.split(" ")[0] in _NAMED_FOR_IT:
         node, *number = name.split(" ")
         name = " ".join([f"{node}/{checkpoint}", *number])
     text = _PHRASES.get(part.kind, "{kind} {name} {verb}").format(

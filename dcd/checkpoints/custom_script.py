@@ -20,12 +20,15 @@ from dcd.manifest.paths import references, substitute
 from dcd.manifest.values import InputPath
 from dcd.platform.capabilities import NUMBERS
 from dcd.platform.chroot import chroot
+from dcd.platform.host_parts import file_digest
 from dcd.platform.inside import write
 from dcd.platform.process import BASE_ENVIRONMENT
+from dcd.platform.tools import TOOL_PATH
 from statemachine.errors import NotFound, Unprepared
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=.*", re.DOTALL)
 _SHELL = "/bin/sh"
+_OWN_INTERPRETER = re.compile(r"#![ \t]*(/\S+[^\n]*)")
 _OUTSIDE = ("{BOOT_ARCHIVE}", "{MEDIA_DIR}", "{TMP_DIR}", "{BUILD_DATA}")
 """Tokens of areas that cannot be seen from inside the image."""
 
@@ -170,19 +173,12 @@ class CustomScript(Checkpoint):
                 )
 
     def external_state(self, doc: DataObjectCache) -> Mapping[str, str]:
-        """The interpreter on the host, and what the manifest says where `%{path}`s point to. (Inside
+        """The interpreters on the host, and what the manifest says where `%{path}`s point to. (Inside
         the image, the interpreter comes with the layer below.)"""
         state: dict[str, str] = {}
         if not self.chroot:
-            shell = Path(self.shell or _SHELL)
-            try:
-                state[f"interpreter {shell}"] = hashlib.sha256(shell.read_bytes()).hexdigest()
-            except OSError as error:
-                raise Unprepared(
-                    f"{self.name}: this host has no {shell}",
-                    f"{shell}: {error.strerror}",
-                    "install it, or name another shell in the manifest",
-                ) from error
+            for program in self._interpreters():
+                state[f"interpreter {program}"] = self._digest_of(program)
         for path in sorted({path for part in self._strings() for path in references(part)}):
             try:
                 value = substitute(doc.volatile, f"%{{{path.removeprefix('/volatile')}}}")
@@ -190,6 +186,29 @@ class CustomScript(Checkpoint):
                 continue  # An earlier checkpoint puts it there; its key is chained already.
             state[f"%{{{path}}}"] = hashlib.sha256(value.encode()).hexdigest()
         return state
+
+    def _interpreters(self) -> list[Path]:
+        """The programs of the host that read the command: the shell, or what the text's `#!` line names."""
+        own = _OWN_INTERPRETER.match(self.text.lstrip("\n")) if self.text else None
+        if self.shell is not None or own is None:
+            return [Path(self.shell or _SHELL)]
+        program, *words = own[1].split()
+        if Path(program).name != "env":
+            return [Path(program)]
+        # Source: env(1), -S.
+        name = next((word for word in words if not word.startswith("-") and "=" not in word), "")
+        found = shutil.which(name, path=TOOL_PATH) if name else None
+        return [Path(program), *([Path(found)] if found else [])]
+
+    def _digest_of(self, program: Path) -> str:
+        try:
+            return file_digest(program)
+        except Unprepared as error:
+            raise Unprepared(
+                f"{self.name}: this host has no {program}",
+                error.details,
+                "install it, or name another shell in the manifest",
+            ) from error
 
     def execute(self, context: Context, dry_run: bool = False) -> None:
         if dry_run:

@@ -202,8 +202,11 @@ class Checkpoint(ABC):
         return error(self.place(doc, argument, item), f"{self.name}: {message}", why, suggestion)
 
     def external_state(self, doc: DataObjectCache) -> Mapping[str, str]:
-        """State of the world outside that decides the result: name to sha256, for the key. May use
-        the network; called in a thread of the daemon at plan time and just before the start."""
+        """State of the world outside that decides the result, for the key: name to a text that identifies
+        it, as a rule a sha256, with a date (2026-01-01T00:00:00Z) or a version behind it where there is one.
+        A default that is taken from the host belongs here too, with its value; a name that ends in
+        ` of the host` says so. The tools in `Needs.tools` are covered already. May use the network; called
+        in a thread of the daemon at plan time and just before the start."""
         return {}
 
     def get_progress_estimate(self) -> float:

@@ -1,9 +1,9 @@
 """From a loaded manifest to a plan: which checkpoints, constructed how, with which keys.
 
 Planning touches nothing. When all checkpoints can run here (`dcd.engine.prospects`), it asks the world for
-the state that a key covers (repositories), takes what else decides each result, and chains the keys.
-Blocking, since that may use the network; the engine calls it in a thread. `check_host` compares a plan's
-needs of space with this host, before the first checkpoint runs.
+the state that a key covers (repositories, the tools of this host), takes what else decides each result, and
+chains the keys. Blocking, since that may use the network; the engine calls it in a thread. `check_host`
+compares a plan's needs of space with this host, before the first checkpoint runs.
 """
 
 import os
@@ -23,6 +23,8 @@ from dcd.manifest.doc import distro
 from dcd.manifest.ingredients import ingredients
 from dcd.manifest.parse import Loaded, restore
 from dcd.manifest.secrets import DIRECTORIES, PREFIX
+from dcd.platform import tools
+from dcd.platform.host_parts import host_parts
 from dcd.worker.request import Grants
 from statemachine.build import BuildState
 from statemachine.errors import NotFound, Unprepared
@@ -62,7 +64,10 @@ def plan_ahead(loaded: Loaded, allowed: Collection[str]) -> tuple[Plan, list[Pro
 def _plan(loaded: Loaded, able: Sequence[Prospect], allowed: Collection[str]) -> Plan:
     def ask(prospect: Prospect) -> dict[str, str]:
         assert prospect.instance is not None  # it is able to run
-        return dict(prospect.instance.external_state(loaded.doc))
+        return {
+            **prospect.instance.external_state(loaded.doc),
+            **host_parts(prospect.needs.tools),
+        }
 
     with ThreadPoolExecutor(max_workers=4) as pool:
         states = list(pool.map(ask, able))
@@ -73,9 +78,34 @@ def _plan(loaded: Loaded, able: Sequence[Prospect], allowed: Collection[str]) ->
 
 
 def external_state(state: BuildState, index: int, allowed: Collection[str]) -> dict[str, str]:
-    """The state of the world that the key of a build's checkpoint `index` covers, as it is now."""
-    instance = _constructed(state.plan.checkpoints[index], allowed)
-    return dict(instance.external_state(restore(state.manifest)))
+    """The state of the world that the key of a build's checkpoint `index` covers, as it is now. Raises
+    Unprepared when the world cannot be asked, or this host has lost a tool since the plan was made."""
+    planned = state.plan.checkpoints[index]
+    found = _constructed(planned, allowed).external_state(restore(state.manifest))
+    return {**found, **_tools_of(planned)}
+
+
+def with_present_host(planned: PlannedCheckpoint) -> dict[str, str]:
+    """The external state in a checkpoint's key, with the tools of this host as they are now. Raises
+    Unprepared as `external_state`."""
+    return {**recorded_external(planned), **_tools_of(planned)}
+
+
+def changed_host(planned: PlannedCheckpoint) -> list[str]:
+    """The parts of this host that are not as the checkpoint's key says."""
+    recorded = recorded_external(planned)
+    present = host_parts(planned.tools)
+    return [name for name, state in recorded.items() if name in present and present[name] != state]
+
+
+def _tools_of(planned: PlannedCheckpoint) -> dict[str, str]:
+    if lacking := tools.missing(planned.tools):
+        raise Unprepared(
+            f"{planned.name} cannot run here",
+            f"this host lacks {', '.join(lacking)}",
+            tools.remedy(lacking),
+        )
+    return host_parts(planned.tools)
 
 
 def grants(state: BuildState, index: int, settings: Configuration) -> Grants:

@@ -225,15 +225,20 @@ class Runner:
             return await self._attempt(state, index, planned, external)
 
     async def _external(self, state: BuildState, index: int) -> dict[str, str] | None:
-        """External state for the checkpoint's key as of now; None when the plan's is fresh enough."""
-        if not planning.recorded_external(state.plan.checkpoints[index]):
+        """External state for the checkpoint's key as of now; None when it is as planned. Repositories are
+        asked again only when the plan is not fresh, the tools of this host always."""
+        planned = state.plan.checkpoints[index]
+        recorded = planning.recorded_external(planned)
+        if not recorded:
             return None
         age = time.monotonic() - self._planned_at.get(state.id, float("-inf"))
         if age < FRESH_SECONDS:
-            return None
-        return await asyncio.to_thread(
-            planning.external_state, state, index, self._settings().checkpoint_modules
-        )
+            found = await asyncio.to_thread(planning.with_present_host, planned)
+        else:
+            found = await asyncio.to_thread(
+                planning.external_state, state, index, self._settings().checkpoint_modules
+            )
+        return None if found == recorded else found
 
     def _shortage(self, planned: PlannedCheckpoint) -> str:
         """Why there is too little space to start the checkpoint, or ""."""
@@ -386,7 +391,12 @@ class Runner:
     ) -> BuildState:
         planned = state.plan.checkpoints[index]
         command: Command
+        changed = await asyncio.to_thread(planning.changed_host, planned)
         match outcome:
+            case Completed() if changed:
+                command = InterruptCheckpoint(
+                    planned.name, "host-changed", f"{', '.join(changed)} changed while it ran"
+                )
             case Completed(artifacts, seconds):
                 record = LayerRecord(
                     key=planned.key,

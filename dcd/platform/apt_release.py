@@ -4,6 +4,7 @@
 calls `release_digests` through `dcd.platform.asking`, in a confined process. Blocking; uses the network.
 """
 
+import contextlib
 import hashlib
 import re
 import tempfile
@@ -11,6 +12,8 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +27,9 @@ BACK_OFF_SECONDS = (1.0, 3.0, 7.0)
 
 MOST_BYTES = 4 << 20
 """How large a Release file may be; Debian's have some 200 KiB. Whoever calls has to limit files to that."""
+
+_HEAD_BYTES = 1 << 16
+"""The fields of a Release file come before its lists of digests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +71,8 @@ def release_digests(
     pauses: Sequence[float] = BACK_OFF_SECONDS,
 ) -> dict[str, str]:
     """The sha256 of each source's InRelease (or Release) as its mirror serves it now, by the source's
-    name. It changes with every change of the repository. `settings` and `logins` are those of the host
+    name, and behind it the date in there (" 2026-01-01T00:00:00Z"), if it has one. It changes with every
+    change of the repository. `settings` and `logins` are those of the host
     (`HostApt`); `pauses` are between tries. Raises `Unprepared` for a mirror that does not answer."""
     if not sources:
         return {}
@@ -98,7 +105,21 @@ def _release_digest(
     if problem is not None:
         raise unreachable(problem, source)
     with target.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
+        head = content.read(_HEAD_BYTES)
+        content.seek(0)
+        return f"{hashlib.file_digest(content, 'sha256').hexdigest()} {_date(head)}".strip()
+
+
+def _date(head: bytes) -> str:
+    """When a repository says that it was made, or "". Source: deb-repository, "Date"."""
+    found = re.search(rb"^Date: *(.+)$", head, re.MULTILINE)
+    with contextlib.suppress(ValueError, OverflowError):
+        if found is not None:
+            date = parsedate_to_datetime(found[1].decode("ascii", "replace").strip())
+            # "UTC" is no zone of RFC 5322; a date without one is in UTC, as all dates in there are.
+            date = date.replace(tzinfo=UTC) if date.tzinfo is None else date.astimezone(UTC)
+            return f"{date:%Y-%m-%dT%H:%M:%SZ}"
+    return ""
 
 
 def _fetch(

@@ -19,6 +19,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
@@ -56,8 +57,9 @@ def catalog_digests(
     http_proxy: str = "",
     pauses: Sequence[float] = BACK_OFF_SECONDS,
 ) -> dict[str, str]:
-    """The state of the catalog of each publisher in the repositories, by `ORIGIN PUBLISHER` (by `ORIGIN`
-    for an archive). `pauses` are between tries. Raises Unprepared for a repository that cannot be read."""
+    """The state of the catalog of each publisher in the repositories (a digest, and behind it when the
+    catalog was changed last), by `ORIGIN PUBLISHER` (by `ORIGIN` for an archive). `pauses` are between
+    tries. Raises Unprepared for a repository that cannot be read."""
     found: dict[str, str] = {}
     for repository in repositories:
         if repository.is_remote:
@@ -168,10 +170,20 @@ def _publishers(content: bytes, origin: str) -> list[str]:
 
 def _state(attributes: bytes, origin: str) -> str:
     try:
-        parts = json.loads(attributes)["parts"]
-        return digest({name: part["signature-sha-1"] for name, part in parts.items()})
+        catalog = json.loads(attributes)
+        signatures = {name: part["signature-sha-1"] for name, part in catalog["parts"].items()}
+        return f"{digest(signatures)} {_date(catalog.get('last-modified'))}".strip()
     except (ValueError, KeyError, TypeError, AttributeError):
         raise _strange(origin) from None
+
+
+def _date(stamp: object) -> str:
+    """A catalog's time as in ISO 8601, or "" when there is none. Source: pkg(7), `20260101T000000.123Z`."""
+    try:
+        date = datetime.strptime(str(stamp).partition(".")[0].rstrip("Z"), "%Y%m%dT%H%M%S")
+    except ValueError:
+        return ""
+    return f"{date:%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _strange(origin: str) -> Unprepared:

@@ -22,11 +22,19 @@ TOOL_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 class Tool:
     """A host tool. `executable` is a program on `TOOL_PATH`, or the absolute path of any file of the
     tool; `package` is the Debian package that installs it; `version_argv` are the arguments that
-    make the program print its version (None: it has no such option)."""
+    make the program print its version (None: it has no such option).
+
+    `shapes` says whether another version of it can make other bytes of the same input, so that keys cover
+    it; `part` is what it is called then (by default its package); with `whole` the executable stands for
+    all files of its directory.
+    """
 
     executable: str
     package: str
     version_argv: tuple[str, ...] | None = ("--version",)
+    shapes: bool = True
+    part: str = ""
+    whole: bool = False
 
     def find(self) -> Path | None:
         """Where it is on this host, or None."""
@@ -44,23 +52,27 @@ NOT_LINUX = "checkpoints run on Linux only: run the daemon on a Linux host"
 
 TOOLS: dict[str, Tool] = {
     "apt-get": Tool("apt-get", "apt"),
-    "apt-helper": Tool("/usr/lib/apt/apt-helper", "apt"),
-    "blkid": Tool("blkid", "util-linux"),
+    "apt-helper": Tool("/usr/lib/apt/apt-helper", "apt", shapes=False),
+    "blkid": Tool("blkid", "util-linux", shapes=False),
     "btrfs": Tool("btrfs", "btrfs-progs"),
-    "chroot": Tool("chroot", "coreutils"),
-    "cp": Tool("cp", "coreutils"),
-    "cpio": Tool("cpio", "cpio"),
+    "chroot": Tool("chroot", "coreutils", shapes=False),
+    "cp": Tool("cp", "coreutils", shapes=False),
+    "cpio": Tool("cpio", "cpio", shapes=False),
     "debian-archive-keyring": Tool(
         "/usr/share/keyrings/debian-archive-keyring.gpg", "debian-archive-keyring", None
     ),
     "debugfs": Tool("debugfs", "e2fsprogs", ("-V",)),
-    "dpkg-query": Tool("dpkg-query", "dpkg"),
-    "grub-bios": Tool("/usr/lib/grub/i386-pc/moddep.lst", "grub-pc-bin", None),
-    "grub-efi": Tool("/usr/lib/grub/x86_64-efi/moddep.lst", "grub-efi-amd64-bin", None),
-    "grub-mkimage": Tool("grub-mkimage", "grub-common"),
-    "grub-mkrescue": Tool("grub-mkrescue", "grub-common"),
-    "gzip": Tool("gzip", "gzip"),
-    "losetup": Tool("losetup", "mount"),
+    "dpkg-query": Tool("dpkg-query", "dpkg", shapes=False),
+    "grub-bios": Tool(
+        "/usr/lib/grub/i386-pc/moddep.lst", "grub-pc-bin", None, part="GRUB", whole=True
+    ),
+    "grub-efi": Tool(
+        "/usr/lib/grub/x86_64-efi/moddep.lst", "grub-efi-amd64-bin", None, part="GRUB", whole=True
+    ),
+    "grub-mkimage": Tool("grub-mkimage", "grub-common", part="GRUB"),
+    "grub-mkrescue": Tool("grub-mkrescue", "grub-common", part="GRUB"),
+    "gzip": Tool("gzip", "gzip", shapes=False),
+    "losetup": Tool("losetup", "mount", shapes=False),
     "mcopy": Tool("mcopy", "mtools"),
     "mformat": Tool("mformat", "mtools"),
     "mke2fs": Tool("mke2fs", "e2fsprogs", ("-V",)),
@@ -69,27 +81,27 @@ TOOLS: dict[str, Tool] = {
     "mksquashfs": Tool("mksquashfs", "squashfs-tools", ("-version",)),
     "mkswap": Tool("mkswap", "util-linux"),
     "mmdebstrap": Tool("mmdebstrap", "mmdebstrap"),
-    "mount": Tool("mount", "mount"),
-    "openssl": Tool("openssl", "openssl", ("version",)),
+    "mount": Tool("mount", "mount", shapes=False),
+    "openssl": Tool("openssl", "openssl", ("version",), shapes=False),
     "ovmf": Tool("/usr/share/OVMF/OVMF_CODE.fd", "ovmf", None),
     "qemu-block-extra": Tool(
-        "/usr/lib/x86_64-linux-gnu/qemu/block-iscsi.so", "qemu-block-extra", None
+        "/usr/lib/x86_64-linux-gnu/qemu/block-iscsi.so", "qemu-block-extra", None, shapes=False
     ),
     "qemu-img": Tool("qemu-img", "qemu-utils"),
     "qemu-system-x86_64": Tool("qemu-system-x86_64", "qemu-system-x86"),
-    "setpriv": Tool("setpriv", "util-linux"),
+    "setpriv": Tool("setpriv", "util-linux", shapes=False),
     "sfdisk": Tool("sfdisk", "fdisk"),
-    "tar": Tool("tar", "tar"),
-    "tgtadm": Tool("tgtadm", "tgt", ("--version",)),
-    "tgtd": Tool("tgtd", "tgt", ("--version",)),
-    "umount": Tool("umount", "mount"),
-    "unshare": Tool("unshare", "util-linux"),
-    "unsquashfs": Tool("unsquashfs", "squashfs-tools", ("-version",)),
+    "tar": Tool("tar", "tar", shapes=False),
+    "tgtadm": Tool("tgtadm", "tgt", ("--version",), shapes=False),
+    "tgtd": Tool("tgtd", "tgt", ("--version",), shapes=False),
+    "umount": Tool("umount", "mount", shapes=False),
+    "unshare": Tool("unshare", "util-linux", shapes=False),
+    "unsquashfs": Tool("unsquashfs", "squashfs-tools", ("-version",), shapes=False),
     "xorriso": Tool("xorriso", "xorriso", ("-version",)),
-    "xz": Tool("xz", "xz-utils"),
+    "xz": Tool("xz", "xz-utils", shapes=False),
     "zfs": Tool("zfs", "zfs-fuse", None),
     "zpool": Tool("zpool", "zfs-fuse", None),
-    "zstd": Tool("zstd", "zstd"),
+    "zstd": Tool("zstd", "zstd", shapes=False),
 }
 
 
@@ -109,14 +121,13 @@ ELSEWHERE = {
 
 
 def missing(names: Iterable[str]) -> list[str]:
-    """Those of the tools `names` that this host lacks, in order, each once. A name that is not in
-    `TOOLS` (a plug-in's own tool) counts as a program of that name."""
-    return [name for name in dict.fromkeys(names) if _tool(name).find() is None]
+    """Those of the tools `names` that this host lacks, in order, each once."""
+    return [name for name in dict.fromkeys(names) if tool_named(name).find() is None]
 
 
 def packages(names: Iterable[str]) -> list[str]:
     """The Debian packages that install the tools `names`, sorted, each once."""
-    return sorted({_tool(name).package for name in names if _tool(name).package})
+    return sorted({tool_named(name).package for name in names if tool_named(name).package})
 
 
 def install_command(missing: Iterable[str]) -> str:
@@ -128,9 +139,9 @@ def install_command(missing: Iterable[str]) -> str:
 def remedy(missing: Iterable[str]) -> str:
     """What to do about the tools `missing`, for people: a command where one installs them."""
     names = list(missing)
-    if sys.platform != "linux" and any(_tool(name).package == "util-linux" for name in names):
+    if sys.platform != "linux" and any(tool_named(name).package == "util-linux" for name in names):
         return NOT_LINUX
-    unknown = [name for name in names if not _tool(name).package and name not in ELSEWHERE]
+    unknown = [name for name in names if not tool_named(name).package and name not in ELSEWHERE]
     parts = [install_command(names), f"install {', '.join(unknown)}" if unknown else ""]
     parts += dict.fromkeys(text for name, text in ELSEWHERE.items() if name in names)
     return "; ".join(part for part in parts if part)
@@ -157,7 +168,7 @@ def version(name: str) -> str | None:
     # `process` reads this module's table to name the package of a missing program.
     from dcd.platform.process import run
 
-    tool = _tool(name)
+    tool = tool_named(name)
     path = tool.find()
     if path is None or tool.version_argv is None:
         return None
@@ -171,5 +182,6 @@ def version(name: str) -> str | None:
     return found.group().rstrip(".,:") if found else None
 
 
-def _tool(name: str) -> Tool:
+def tool_named(name: str) -> Tool:
+    """The tool of that name; one that is not in `TOOLS` (a plug-in's own) is a program of that name."""
     return TOOLS.get(name) or Tool(name, "", None)

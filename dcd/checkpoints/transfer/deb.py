@@ -45,9 +45,11 @@ from dcd.platform.asking import ask_host_apt, ask_releases
 from dcd.platform.capabilities import CHROOT, keep_only
 from dcd.platform.chroot import bootstrap_mounts
 from dcd.platform.devices import LINKS, make_devices
+from dcd.platform.host_parts import SUFFIX, file_digest
 from dcd.platform.process import ToolFailed, run
 from statemachine.errors import CheckpointError
 from statemachine.events import Artifact
+from statemachine.keys import digest
 
 _BASE: Mapping[str, tuple[str, ...]] = {
     "custom": (),
@@ -143,9 +145,17 @@ class TransferDEB(Checkpoint):
             yield from _check_repository(repository)
 
     def external_state(self, doc: DataObjectCache) -> Mapping[str, str]:
+        software = self._software(doc)
         host = ask_host_apt()
-        sources = _sources(self._software(doc), host.sources)
-        return ask_releases(sources, host, distro(doc).http_proxy or "")
+        sources = _sources(software, host.sources)
+        state = ask_releases(sources, host, distro(doc).http_proxy or "")
+        named = {repository.uri for repository in software.get_descendants(class_type=Repository)}
+        for source in sources:
+            if source.uri not in named:
+                state[f"source {source.name}{SUFFIX}"] = _as_configured(source)
+        if not _architecture(software):
+            state[f"architecture{SUFFIX}"] = _host_architecture()
+        return state
 
     def get_progress_estimate(self) -> float:
         return 45.0
@@ -160,8 +170,7 @@ class TransferDEB(Checkpoint):
             context.report(Report(message=f"would install {count} listed packages from {names}"))
             return
         sources = _with_keyrings(context, sources)
-        image = software.get_descendants(class_type=Image)
-        architecture = (image[0].architecture if image else None) or _host_architecture()
+        architecture = _architecture(software) or _host_architecture()
         progress = Progress(context.report)
         with apt_root(
             context.pkg_image,
@@ -188,6 +197,19 @@ class TransferDEB(Checkpoint):
 def _variant(software: Software) -> str:
     image = software.get_descendants(class_type=Image)
     return (image[0].variant if image else None) or "minbase"
+
+
+def _architecture(software: Software) -> str | None:
+    image = software.get_descendants(class_type=Image)
+    return image[0].architecture if image else None
+
+
+def _as_configured(source: Source) -> str:
+    """What this host's apt says of a source beside its name, and the keyring that comes with it."""
+    keyring = source.signed_by
+    if keyring.startswith("/"):
+        keyring = f"{keyring} {file_digest(Path(keyring))}"
+    return digest([list(source.components), keyring, source.trusted])
 
 
 def _where(node: object) -> str:
@@ -252,7 +274,7 @@ def _keep_host_out(root: Path) -> None:
 
 
 def _same_state(context: Context, sources: list[Source]) -> None:
-    expected = {context.external[source.name] for source in sources}
+    expected = {context.external[source.name].split()[0] for source in sources}
     if list_digests(context.pkg_image) != expected:
         raise CheckpointError(
             "a repository changed while its packages were transferred",

@@ -11,6 +11,7 @@ Source: pkg(1); the original's TransferIPS. A killed install cannot be repaired,
 fresh workspace for each attempt matters here.
 """
 
+import platform
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, starmap
@@ -37,6 +38,7 @@ from dcd.manifest.objects.software import (
 )
 from dcd.manifest.secrets import DIRECTORIES, secret_file
 from dcd.platform.asking import ask_catalogs
+from dcd.platform.host_parts import SUFFIX
 from dcd.platform.inside import resolve
 from dcd.platform.ips import Repository, catalog_digests
 from dcd.platform.process import ToolFailed
@@ -51,6 +53,9 @@ _PATTERN = re.compile(r"[^\s-]\S*")
 _PUBLISHER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _LOGIN = re.compile(r"[a-z]+://[^/]*@")
 _GIBIBYTE = 1 << 30
+
+_ARCHITECTURE = "arch"
+"""The variant that pkg(1) takes from the host where the manifest does not say it."""
 
 PACKAGE_LIST = "packages.tsv"
 """Publisher, name and version of each package."""
@@ -105,9 +110,14 @@ class TransferIPS(Checkpoint):
 
     def external_state(self, doc: DataObjectCache) -> Mapping[str, str]:
         software = self._software(doc)
-        if not _fetches(software):
-            return {}
-        return ask_catalogs(self._repositories(doc), distro(doc).http_proxy or "")
+        state: dict[str, str] = {}
+        image = _image(software)
+        variants = {variant.name for variant in image.get_children(class_type=Variant)}
+        if image.action == "create" and not variants & {_ARCHITECTURE, f"variant.{_ARCHITECTURE}"}:
+            state[f"architecture{SUFFIX}"] = platform.machine()
+        if _fetches(software):
+            state |= ask_catalogs(self._repositories(doc), distro(doc).http_proxy or "")
+        return state
 
     def get_progress_estimate(self) -> float:
         return 600.0
@@ -138,8 +148,8 @@ class TransferIPS(Checkpoint):
 
     def _same_state(self, context: Context) -> None:
         repositories = self._repositories(context.doc)
-        proxy = distro(context.doc).http_proxy or ""
-        if catalog_digests(repositories, proxy) != context.external:
+        present = catalog_digests(repositories, distro(context.doc).http_proxy or "")
+        if any(context.external.get(name) != state for name, state in present.items()):
             raise CheckpointError(
                 "a repository changed while its packages were transferred",
                 "its catalog is not in the state that was recorded when the checkpoint started",

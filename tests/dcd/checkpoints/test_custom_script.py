@@ -1,6 +1,7 @@
 """custom-script: what the command sees, what makes it fail, and what decides its key."""
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,34 @@ def test_the_interpreter_and_what_paths_find_are_in_the_key(bench: Any) -> None:
     assert set(state("a")) == {"interpreter /bin/sh", "%{//boot_mods.title}"}
     assert state("a") == state("a")
     assert state("a") != state("b")
+
+
+def test_a_changed_interpreter_changes_the_key(bench: Any, tmp_path: Path) -> None:
+    shell = tmp_path / "shell"
+    shutil.copy("/bin/sh", shell)
+    script = CustomScript("c", "true", shell=str(shell))
+    before = script.external_state(bench.empty_doc())
+    with shell.open("ab") as file:
+        file.write(b"\0")
+    after = script.external_state(bench.empty_doc())
+    assert list(before) == list(after) == [f"interpreter {shell}"]
+    assert before != after
+
+
+@pytest.mark.parametrize(
+    ("line", "programs"),
+    [
+        ("#!/bin/bash -e", {"/bin/bash"}),
+        ("#! /usr/bin/env -S awk -f", {"/usr/bin/env", "/usr/bin/awk"}),
+        ("#!/usr/bin/env nosuch", {"/usr/bin/env"}),
+        ("# no interpreter", {"/bin/sh"}),
+    ],
+)
+def test_the_interpreter_of_a_text_is_the_one_that_its_first_line_names(
+    bench: Any, line: str, programs: set[str]
+) -> None:
+    script = CustomScript("c", text=f"\n{line}\ntrue\n")
+    assert set(script.external_state(bench.empty_doc())) == {f"interpreter {p}" for p in programs}
 
 
 def test_a_missing_interpreter_is_found_before_anything_runs(bench: Any) -> None:

@@ -83,10 +83,54 @@ def test_the_network_and_the_listed_sizes_are_needed(bench: Any) -> None:
 def test_the_key_covers_the_state_of_each_repository(bench: Any, stocked: Any) -> None:
     doc = bench.doc(software(install("app"), SUITE))
     before = TransferDEB("t").external_state(doc)
-    assert list(before) == [f"{stocked.uri} test"]
+    assert next(iter(before)) == f"{stocked.uri} test"
     assert TransferDEB("t").external_state(doc) == before
     stocked.publish("test", ("app", ""), ("newer", ""))
     assert TransferDEB("t").external_state(doc) != before
+
+
+def test_the_key_covers_what_the_manifest_leaves_to_the_host(
+    bench: Any, stocked: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = bench.doc(software(install("app"), SUITE))
+    said = bench.doc(
+        software(
+            install("app"),
+            f'<repository suite="test" uri="{stocked.uri}"/>',
+            'variant="custom" architecture="amd64"',
+        )
+    )
+
+    def changed() -> list[bool]:
+        """Whether the state of either differs from what it was first."""
+        now = [dict(TransferDEB("t").external_state(doc)) for doc in (left, said)]
+        before.append(now)
+        return [a != b for a, b in zip(before[0], now, strict=True)]
+
+    before: list[list[dict[str, str]]] = []
+    assert changed() == [False, False]
+    monkeypatch.setattr("dcd.checkpoints.transfer.deb._host_architecture", lambda: "arm64")
+    assert changed() == [True, False]
+
+
+def test_the_key_covers_how_the_host_has_a_source_and_the_keyring_that_goes_along(
+    bench: Any, stocked: Any, apt_host: Path, tmp_path: Path
+) -> None:
+    doc = bench.doc(software(install("app"), SUITE))
+    keyring = tmp_path / "keyring.gpg"
+    keyring.write_bytes(b"one")
+    seen = []
+    for options, components, content in (
+        ("trusted=yes", "main", b"one"),
+        ("trusted=no", "main", b"one"),
+        (f"trusted=yes signed-by={keyring}", "main", b"one"),
+        (f"trusted=yes signed-by={keyring}", "main", b"two"),
+    ):
+        keyring.write_bytes(content)
+        entry = f"deb [{options}] {stocked.uri} test {components}\n"
+        (apt_host / "sources.list").write_text(entry)
+        seen.append(tuple(sorted(TransferDEB("t").external_state(doc).items())))
+    assert len(set(seen)) == len(seen)
 
 
 def test_a_suite_that_the_host_does_not_have_is_refused_before_anything_runs(

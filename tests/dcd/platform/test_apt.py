@@ -161,8 +161,30 @@ def test_release_digests_are_those_of_what_the_mirror_serves(apt_host: Path, mir
 def test_a_repository_without_inrelease_counts_by_its_release(apt_host: Path, mirror: Any) -> None:
     mirror.publish("old")
     release = (mirror.directory / "dists/old/Release").read_bytes()
-    digests = states([Source(mirror.uri, "old")])
-    assert list(digests.values()) == [hashlib.sha256(release).hexdigest()]
+    found = states([Source(mirror.uri, "old")])
+    digest = hashlib.sha256(release).hexdigest()
+    assert list(found.values()) == [f"{digest} 2026-01-01T00:00:00Z"]
+
+
+@pytest.mark.parametrize(
+    ("date", "told"),
+    [
+        ("Sat, 03 Oct 2026 10:20:30 UTC", " 2026-10-03T10:20:30Z"),
+        ("Sat, 03 Oct 2026 10:20:30 +0200", " 2026-10-03T08:20:30Z"),
+        ("yesterday", ""),
+        ("Sat, 99 Oct 99999 10:20:30 UTC", ""),
+        ("\xff\xfe", ""),
+    ],
+)
+def test_the_date_of_a_repository_is_part_of_its_state(
+    apt_host: Path, mirror: Any, date: str, told: str
+) -> None:
+    release = mirror.directory / "dists/one/InRelease"
+    release.parent.mkdir(parents=True)
+    content = f"Origin: test\nDate: {date}\nSHA256:\n".encode("latin-1")
+    release.write_bytes(content)
+    state = states([Source(mirror.uri, "one")])[f"{mirror.uri} one"]
+    assert state == hashlib.sha256(content).hexdigest() + told
 
 
 def test_a_stumbling_mirror_is_asked_again(apt_host: Path, mirror: Any) -> None:

@@ -1,0 +1,151 @@
+"""What of this host decides the bytes of a result: its tools, and the files that enter an image.
+
+A host part is named for people ("GRUB of the host") and identified by one line of text: a sha256 over the
+program, its shared libraries or all files of the set, and behind it, for people, the packages with their
+versions. The text changes when an update of the host could change a result, and the plan then says which part
+changed. The C library is left out: its updates change how a program runs, not what it writes.
+
+Asked when a build is planned and again before each checkpoint starts, therefore cheap: a file is read again
+only when its inode, size or times have changed, packages are listed again when dpkg's status has. Opens only
+regular files, never waits for one, and runs no tool but ldd(1), dpkg-query(1) and, for a program that no
+known package brings, the tool's own version option.
+"""
+
+import functools
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from dcd.platform.process import run
+from dcd.platform.tools import tool_named, version
+from statemachine.errors import DcdError, Unprepared
+
+SUFFIX = " of the host"
+"""How the names of host parts end."""
+
+_DPKG_STATUS = Path("/var/lib/dpkg/status")
+_LOADER_CACHE = Path("/etc/ld.so.cache")
+_C_LIBRARY = re.compile(
+    r"(ld-linux.*|ld|libc|libm|libdl|libpthread|librt|libresolv)(-[\d.]+)?\.so.*"
+)
+_LIBRARY = re.compile(r"(?:=>\s*|^\s*)(/\S+)", re.MULTILINE)
+
+Identity = tuple[int, ...]
+"""What changes when a file does: device, inode, size, times."""
+
+
+def host_parts(names: Iterable[str]) -> dict[str, str]:
+    """The host parts behind the tools `names` (see `dcd.platform.tools`), by the parts' names, as the text
+    that identifies each. Tools that decide no bytes, and tools that are missing, are no part."""
+    found: dict[str, dict[str, str]] = {}
+    packages: dict[str, dict[str, str]] = {}
+    for name in dict.fromkeys(names):
+        tool = tool_named(name)
+        path = tool.find()
+        if path is None or not tool.shapes:
+            continue
+        part = tool.part or tool.package or tool.executable
+        files = _files_of_set(path) if tool.whole else list(_program(path))
+        found.setdefault(part, {})[name] = _digest_of(files)
+        note = _package(tool.package, path) or f"{name} {version_of(name, path)}"
+        packages.setdefault(part, {})[note.strip()] = ""
+    return {
+        f"{part}{SUFFIX}": f"{_text_digest(digests)} {', '.join(packages[part])}"
+        for part, digests in found.items()
+    }
+
+
+def file_digest(path: Path) -> str:
+    """The sha256 (hex) of a regular file of the host. Raises Unprepared for anything else."""
+    try:
+        identity = _identity(path.stat())
+        return _file_digest(os.fspath(path), identity)
+    except OSError as error:
+        raise Unprepared(
+            f"{path} of this host cannot be read", error.strerror or str(error)
+        ) from error
+
+
+def version_of(name: str, path: Path) -> str:
+    """The version that a tool prints itself, or "". Its program is run once for each state of its file."""
+    return _version(name, os.fspath(path), _identity(path.stat()))
+
+
+def _program(path: Path) -> Iterator[Path]:
+    """A program and the shared libraries that it loads, but for the C library."""
+    yield path
+    cache = _identity(_LOADER_CACHE.stat()) if _LOADER_CACHE.exists() else ()
+    for library in _libraries(os.fspath(path), _identity(path.stat()), cache):
+        yield Path(library)
+
+
+@functools.lru_cache(maxsize=256)
+def _libraries(path: str, identity: Identity, cache: Identity) -> tuple[str, ...]:
+    """`identity` and `cache` (the loader's) are what the answer holds for."""
+    with open(path, "rb") as file:  # noqa: PTH123
+        if file.read(4) != b"\x7fELF":
+            return ()
+    printed = run(["ldd", path], capture=True, timeout_seconds=30, ok=range(256)).stdout
+    libraries = {found[1] for found in _LIBRARY.finditer(printed)}
+    return tuple(sorted(one for one in libraries if not _C_LIBRARY.fullmatch(Path(one).name)))
+
+
+def _files_of_set(path: Path) -> list[Path]:
+    """The files beside one that stands for a set of files, itself among them."""
+    return sorted(one for one in path.parent.iterdir() if one.is_file())
+
+
+def _digest_of(files: Iterable[Path]) -> str:
+    return _text_digest({file.name: file_digest(file) for file in files})
+
+
+def _text_digest(named: dict[str, str]) -> str:
+    lines = "".join(f"{name}\0{digest}\n" for name, digest in sorted(named.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _identity(status: os.stat_result) -> Identity:
+    return (
+        *(status.st_dev, status.st_ino, status.st_size),
+        *(status.st_mtime_ns, status.st_ctime_ns),
+    )
+
+
+@functools.lru_cache(maxsize=8192)
+def _file_digest(path: str, identity: Identity) -> str:
+    """`identity` is what the answer holds for."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:  # noqa: PTH123
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(0, "it is not a regular file")
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@functools.lru_cache(maxsize=256)
+def _version(name: str, path: str, identity: Identity) -> str:
+    return version(name) or ""
+
+
+def _package(package: str, path: Path) -> str:
+    """The package with its version, where dpkg has installed it and the file is not the administrator's."""
+    if not package or not _DPKG_STATUS.exists() or path.is_relative_to("/usr/local"):
+        return ""
+    installed = _packages(_identity(_DPKG_STATUS.stat()))
+    return f"{package} {installed[package]}" if package in installed else ""
+
+
+@functools.lru_cache(maxsize=4)
+def _packages(identity: Identity) -> dict[str, str]:
+    """All packages that are installed, with their versions."""
+    form = "${db:Status-Abbrev}\t${Package}\t${Version}\n"
+    try:
+        listing = run(
+            ["dpkg-query", "--show", f"--showformat={form}"], capture=True, timeout_seconds=60
+        ).stdout
+    except DcdError:
+        return {}
+    rows = (line.split("\t") for line in listing.splitlines())
+    return {name: number for status, name, number in rows if status.startswith("ii")}
