@@ -16,7 +16,7 @@ import resource
 import secrets
 import signal
 import socket
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -38,6 +38,7 @@ from dcd.metrics import Metrics
 from dcd.platform import control_group, notify
 from dcd.platform.control_group import Delegated
 from dcd.worker.recover import detach_loops, kill_leftovers
+from statemachine.build import BuildState
 from statemachine.errors import DcdError, Unavailable
 from store.artifacts import Artifacts
 from store.blobs import Blobs
@@ -108,6 +109,7 @@ class Daemon:
                 if (name := kept_workspace(state) or claiming_workspace(state))
             }
             await asyncio.to_thread(_reconcile, events, layers, kept)
+            await asyncio.to_thread(_give_inputs, stores.blobs, unfinished)
             log.info("recovered", unfinished=len(unfinished), position=events.position)
             runner = Runner(builds, stores, self.settings, groups)
             scheduler = Scheduler(builds, runner, self.settings)
@@ -290,6 +292,14 @@ def _clear_away(identity: str, state_dir: Path) -> Delegated | None:
             "control groups", directory=str(groups.directory), limits=sorted(groups.controllers)
         )
     return groups
+
+
+def _give_inputs(blobs: Blobs, unfinished: Sequence[BuildState]) -> None:
+    """Version 0.1.0 did not note whose captured inputs are: those of a build are its submitter's."""
+    for state in unfinished:
+        for file in state.inputs:
+            if state.actor.uid is not None:
+                blobs.give(file.sha256, state.actor.uid)
 
 
 def _reconcile(events: EventLog, layers: LayerStore, living: Collection[str]) -> None:

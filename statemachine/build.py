@@ -140,6 +140,7 @@ class BuildState:
     fresh: bool = False
     priority: int = 0
     idempotency_key: str | None = None
+    request_sha256: str = ""
     pause_before: str | None = None
     rewound_to: str | None = None
     reason: str = ""
@@ -152,6 +153,13 @@ class BuildState:
     sequence: int = 0
     log_position: int = 0
     hash: str = ""
+
+    @property
+    def submission_key(self) -> str | None:
+        """What no other build has, if it was submitted with an idempotency key."""
+        if self.idempotency_key is None or not self.request_sha256:
+            return self.idempotency_key
+        return submission_key(self.actor.uid, self.idempotency_key)
 
     @property
     def completed(self) -> int:
@@ -215,6 +223,11 @@ class BuildState:
     def next_attempt(self, checkpoint: str) -> int:
         """The number of the checkpoint's next attempt, from 1."""
         return self.attempts.get(checkpoint, 0) + 1
+
+
+def submission_key(uid: int | None, idempotency_key: str) -> str:
+    """An idempotency key among those of all users."""
+    return f"{uid}:{idempotency_key}"
 
 
 def evolve(state: BuildState | None, event: Event) -> BuildState:
@@ -385,6 +398,7 @@ def _submitted(event: Event, data: BuildSubmitted) -> BuildState:
         fresh=data.fresh,
         priority=data.priority,
         idempotency_key=data.idempotency_key,
+        request_sha256=data.request_sha256,
         pause_before=data.pause_before,
     )
 

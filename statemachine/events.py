@@ -53,7 +53,10 @@ class InputFile:
 
 @dataclass(frozen=True, slots=True)
 class BuildSubmitted(Payload):
-    """A client handed in a manifest; it was parsed, checked and planned. The build is queued."""
+    """A client handed in a manifest; it was parsed, checked and planned. The build is queued.
+
+    `idempotency_key` belongs to the user who submitted, `request_sha256` is the digest of all that was
+    submitted ("" in events of version 0.1.0, whose keys belonged to all users)."""
 
     name: str
     manifest: str
@@ -65,6 +68,7 @@ class BuildSubmitted(Payload):
     fresh: bool = False
     priority: int = 0
     idempotency_key: str | None = None
+    request_sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,8 @@ async def put_blob(api: Api, request: Request) -> Response:
         async for chunk in request.stream():
             await asyncio.to_thread(spool.write, chunk)
         spool.seek(0)
-        new = await asyncio.to_thread(api.engine.stores.blobs.put, cast(BinaryIO, spool), sha256)
+        put, owner = api.engine.stores.blobs.put, api.owner(request)
+        new = await asyncio.to_thread(put, cast(BinaryIO, spool), sha256, owner)
     return json_response({"sha256": sha256}, 201 if new else 200)
 
 
@@ -171,6 +172,7 @@ def _source(
         {path: None if file is None else (file.sha256, file.mode) for path, file in files.items()},
         parameters,
         host_code=api.may(request, Action.RUN_HOST_CODE),
+        owner=api.owner(request),
     )
 
 

@@ -4,6 +4,7 @@ A handler is a function of an `Api` and a request. It checks the peer's right, r
 the engine and answers; it decides nothing. Handlers lie in modules by subject, `dcd.api.app` has the table.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -42,6 +43,11 @@ class Api:
         except PermissionDenied:
             return False
         return True
+
+    def owner(self, request: Request) -> int | None:
+        """Whose captured files the peer may name: its own; None: everybody's, who is root here."""
+        uid = actor_of(request.scope).uid
+        return None if uid in (0, os.geteuid()) else uid
 
     def permit(self, request: Request) -> Callable[[Plan], None]:
         """Raises PermissionDenied for a plan that needs a right which the peer has not."""

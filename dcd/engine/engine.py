@@ -6,6 +6,7 @@ scheduler, stopping attempts.
 """
 
 import asyncio
+import hashlib
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -37,8 +38,9 @@ from statemachine.commands import (
     Resume,
     Retry,
 )
-from statemachine.errors import InvalidManifest
+from statemachine.errors import InvalidManifest, Refused
 from statemachine.events import Actor, BuildSubmitted
+from statemachine.keys import canonical
 from statemachine.plan import Plan
 from store.eventlog import Conflict
 
@@ -59,6 +61,8 @@ class ManifestSource:
     inherited: Mapping[str, str] = field(default_factory=dict)
     host_code: bool = False
     """Whoever sent it may run code of their own on the host."""
+    owner: int | None = None
+    """The user whose blobs `files` may name; None: everybody's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +144,10 @@ class Engine:
         self, source: ManifestSource, options: Options, actor: Actor, permit: Permit
     ) -> tuple[BuildState, bool]:
         """A new build, queued, and True; or the one submitted before under the same idempotency key,
-        and False. Raises ManifestError, InputsMissing, Unprepared, PermissionDenied."""
-        if earlier := await self._earlier(options.idempotency_key):
+        and False. Raises ManifestError, InputsMissing, Unprepared, PermissionDenied, Refused for a key that
+        was used for another submit."""
+        request = _digest(source, options)
+        if earlier := await self._earlier(options.idempotency_key, actor, request):
             return earlier, False
         loaded = await self.load(source)
         plan = await self._plan(loaded)
@@ -159,12 +165,13 @@ class Engine:
             fresh=options.fresh,
             priority=options.priority,
             idempotency_key=options.idempotency_key,
+            request_sha256=request,
         )
         try:
             state = await self.builds.create(submitted, actor)
         except Conflict:
             # The same request, sent twice at once.
-            if earlier := await self._earlier(options.idempotency_key):
+            if earlier := await self._earlier(options.idempotency_key, actor, request):
                 return earlier, False
             raise
         self._runner.planned(state.id)
@@ -284,12 +291,26 @@ class Engine:
         )
         return plan
 
-    async def _earlier(self, idempotency_key: str | None) -> BuildState | None:
+    async def _earlier(
+        self, idempotency_key: str | None, actor: Actor, request: str
+    ) -> BuildState | None:
+        """The build that this user submitted with this key, and with the same content. Raises Refused when
+        the content was another."""
         if idempotency_key is None:
             return None
         log = self.builds.log
-        build = await self.builds.ask(log.by_idempotency_key, idempotency_key)
-        return None if build is None else await self.builds.state(build)
+        build = await self.builds.ask(log.by_idempotency_key, actor.uid, idempotency_key)
+        if build is None:
+            return None
+        state = await self.builds.state(build)
+        # Version 0.1.0 did not record what was submitted.
+        if state.request_sha256 not in ("", request):
+            raise Refused(
+                f"the idempotency key {idempotency_key} belongs to another submit of yours",
+                f"it made build {build}, from another manifest, other files, parameters or options",
+                "give each submit a key of its own",
+            )
+        return state
 
     def _load(self, source: ManifestSource) -> Loaded:
         blobs = self.stores.blobs
@@ -299,7 +320,7 @@ class Engine:
                 files[path] = None
                 continue
             sha256, mode = uploaded
-            files[path] = CapturedFile(sha256, mode, blobs.path(sha256).read_bytes)
+            files[path] = CapturedFile(sha256, mode, blobs.path(sha256, source.owner).read_bytes)
         settings = self._settings()
         return load(
             source.text,
@@ -316,3 +337,9 @@ class Engine:
                 allowed_modules=settings.checkpoint_modules,
             ),
         )
+
+
+def _digest(source: ManifestSource, options: Options) -> str:
+    """The digest of all that a submit says: two with the same one ask for the same."""
+    said = (source.path, source.text, source.files, source.parameters, options)
+    return hashlib.sha256(canonical(said)).hexdigest()

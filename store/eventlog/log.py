@@ -19,8 +19,8 @@ from typing import Any, Self
 
 import sqlalchemy as sa
 
-from statemachine.build import Lifecycle
-from statemachine.codec import FIRST_HASH, event_hash
+from statemachine.build import Lifecycle, submission_key
+from statemachine.codec import FIRST_HASH, decode_actor, event_hash
 from statemachine.errors import DcdError, NotFound, Unavailable
 from statemachine.events import Actor, Event, Payload
 from store.eventlog import database, projection
@@ -218,12 +218,16 @@ class EventLog:
             )
         return str(ids[0])
 
-    def by_idempotency_key(self, key: str) -> str | None:
-        """The id of the build that was submitted with this key."""
-        query = sa.select(builds.c.id).where(builds.c.idempotency_key == key)
+    def by_idempotency_key(self, uid: int | None, key: str) -> str | None:
+        """The id of the build that this user submitted with this key."""
+        # Version 0.1.0 kept keys without their user.
+        wanted = builds.c.idempotency_key.in_((submission_key(uid, key), key))
+        query = sa.select(builds.c.id, builds.c.actor).where(wanted)
         with self._reading() as connection:
-            found = connection.execute(query).scalar()
-        return None if found is None else str(found)
+            for build, actor in connection.execute(query):
+                if decode_actor(actor).uid == uid:
+                    return str(build)
+        return None
 
     def newest(self, name: str) -> str | None:
         """The id of the newest build of that name that is not removed."""

@@ -185,7 +185,7 @@ def _row(state: BuildState) -> dict[str, Any]:
         "actor": encode_actor(state.actor),
         "priority": state.priority,
         "pause_before": state.pause_before,
-        "idempotency_key": state.idempotency_key,
+        "idempotency_key": state.submission_key,
         "completed_checkpoints": state.completed,
         "total_checkpoints": len(state.checkpoints),
         "removed": int(state.removed),

@@ -277,8 +277,8 @@ class Writer:
             appended.append(event)
         if state is None or not rows:
             return []
-        if sequence == 0 and state.idempotency_key is not None:
-            self._check_unused(group, state.idempotency_key)
+        if sequence == 0 and state.submission_key is not None:
+            self._check_unused(group, state, state.submission_key)
         self._connection.execute(events.insert(), rows)
         group.position += len(rows)
         group.states[request.build] = state
@@ -292,14 +292,14 @@ class Writer:
             self._states.move_to_end(build)
         return state
 
-    def _check_unused(self, group: _Group, key: str) -> None:
+    def _check_unused(self, group: _Group, submitted: BuildState, key: str) -> None:
         query = sa.select(builds.c.id).where(builds.c.idempotency_key == key)
         taken = self._connection.execute(query).scalar()
         for state in group.states.values():
-            if state.idempotency_key == key:
+            if state.submission_key == key:
                 taken = state.id
         if taken is not None:
-            raise DuplicateSubmission(key, taken)
+            raise DuplicateSubmission(str(submitted.idempotency_key), taken)
 
     def _remember(self, group: _Group) -> None:
         self.position = group.position

@@ -250,12 +250,12 @@ def test_a_command_that_checks_a_file_needs_the_right_to_code_on_the_host(daemon
         '<validation path="/usr/bin/grep" args="-q nothing"/></configuration></distro>',
     )
     sha256 = hashlib.sha256(b"{}").hexdigest()
-    assert daemon.ask("scripter", "PUT", f"/v1/blobs/{sha256}", {})[0] in (200, 201)
     body = {
         "manifest": {"path": "/m.xml", "text": checked},
         "files": {"/a.json": {"sha256": sha256, "mode": 0o644}},
     }
     for user, told in (("submitter", "may not be run"), ("scripter", "refuses a.json")):
+        assert daemon.ask(user, "PUT", f"/v1/blobs/{sha256}", {})[0] in (200, 201)
         status, problem = daemon.ask(user, "POST", "/v1/builds", body)
         assert (status, problem["type"]) == (422, "urn:dcd:problem:invalid-manifest")
         assert told in problem["title"]
@@ -266,6 +266,58 @@ def test_a_new_manifest_at_resume_is_measured_like_a_submitted_one(daemon: Daemo
     resume = {"manifest": {"path": "/m.xml", "text": SCRIPT}}
     status, problem = daemon.ask("submitter", "POST", f"/v1/builds/{build['id']}/resume", resume)
     assert (status, "host_code" in problem["detail"]) == (403, True)
+
+
+CAPTURING = HARMLESS.replace(
+    "</distro>", '<configuration name="copy" source="/secret" dest="/etc/secret"/></distro>'
+)
+
+
+def test_a_captured_file_of_another_user_is_as_one_that_nobody_has_uploaded(daemon: Daemon) -> None:
+    content = json.dumps({"password": "of the submitter"})
+    sha256, unknown = hashlib.sha256(content.encode()).hexdigest(), hashlib.sha256().hexdigest()
+    put = f"/v1/blobs/{sha256}"
+    assert daemon.ask("submitter", "PUT", put, json.loads(content))[0] == 201
+    answers = []
+    for named in (sha256, unknown):
+        files = {"/secret": {"sha256": named, "mode": 0o600}}
+        for target in ("/v1/builds", "/v1/validate", "/v1/plan"):
+            body = {"manifest": {"path": "/m.xml", "text": CAPTURING}, "files": files}
+            status, answer = daemon.ask("operator", "POST", target, body)
+            answers.append((status, answer["type"], answer["title"].replace(named, "DIGEST")))
+        status, answer = daemon.ask("operator", "PUT", f"/v1/blobs/{named}", {"a": "guess"})
+        answers.append((status, answer["type"], answer["title"]))
+    assert answers[:4] == answers[4:]
+    assert {status for status, *_ in answers} == {404, 400}
+    assert daemon.ask("submitter", "PUT", put, json.loads(content))[0] == 200
+    # Whoever has the content may use it, and learns nothing about others who have it.
+    assert daemon.ask("operator", "PUT", put, json.loads(content))[0] == 201
+    body["files"] = {"/secret": {"sha256": sha256, "mode": 0o600}}
+    assert daemon.ask("operator", "POST", "/v1/validate", body)[0] == 200
+
+
+def test_an_idempotency_key_belongs_to_a_user_and_to_what_was_submitted(daemon: Daemon) -> None:
+    def submit(user: str, text: str = HARMLESS, **options: Any) -> tuple[int, Any]:
+        body = {**submission(text), "idempotency_key": "nightly", **options}
+        return daemon.ask(user, "POST", "/v1/builds", body)
+
+    status, first = submit("submitter")
+    assert status == 201
+    status, others = submit("operator")
+    assert (status, others["actor"]["uid"]) == (201, USERS["operator"])
+    assert others["id"] != first["id"]
+    status, again = submit("submitter")
+    assert (status, again["id"]) == (200, first["id"])
+    for changed in (
+        {"text": HARMLESS.replace('name="small"', 'name="other"')},
+        {"priority": 7},
+        {"fresh": True},
+        {"parameters": {"hostname": "box"}},
+        {"files": {"/optional": None}},
+    ):
+        status, problem = submit("submitter", **changed)
+        assert (status, problem["type"]) == (409, "urn:dcd:problem:refused"), changed
+        assert first["id"] in problem["detail"]
 
 
 def test_the_event_log_blobs_and_layers_are_for_root_alone(daemon: Daemon) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from statemachine.errors import NotFound, UsageError
+from statemachine.errors import DcdError, NotFound, UsageError
 from store.blobs import Blobs
 from store.durable import DiskFull
 
@@ -112,3 +112,69 @@ def test_a_full_disk_is_told_and_leaves_nothing(small_disk: Path) -> None:
     assert told.value.cause.errno == 28
     assert list(blobs.directory.iterdir()) == []
     assert blobs.put(b"small", digest(b"small"))
+
+
+ADA, BOB = 1000, 1001
+
+
+def told(ask) -> tuple[type[BaseException], str]:  # type: ignore[no-untyped-def]
+    with pytest.raises(DcdError) as refused:
+        ask()
+    return type(refused.value), str(refused.value)
+
+
+def test_a_blob_is_there_only_for_those_who_have_put_it(blobs: Blobs) -> None:
+    blobs.put(b"secret", digest(b"secret"), ADA)
+    assert blobs.path(digest(b"secret"), ADA) == blobs.path(digest(b"secret"))
+    known = told(lambda: blobs.path(digest(b"secret"), BOB))
+    unknown = told(lambda: blobs.path(digest(b"nobody's"), BOB))
+    assert known == (unknown[0], unknown[1].replace(digest(b"nobody's"), digest(b"secret")))
+    assert blobs.put(b"secret", digest(b"secret"), BOB), "as if it were new"
+    assert blobs.path(digest(b"secret"), BOB)
+    assert not blobs.put(b"secret", digest(b"secret"), BOB)
+
+
+def test_other_content_is_refused_alike_whether_the_digest_is_known_or_not(blobs: Blobs) -> None:
+    blobs.put(b"secret", digest(b"secret"), ADA)
+    os.utime(blobs.path(digest(b"secret")), (1, 1))
+    known = told(lambda: blobs.put(b"a guess", digest(b"secret"), BOB))
+    blobs.remove(digest(b"secret"))
+    assert told(lambda: blobs.put(b"a guess", digest(b"secret"), BOB)) == known
+    assert known[0] is UsageError
+
+
+def test_a_guess_does_not_keep_a_blob_from_being_collected(blobs: Blobs) -> None:
+    blobs.put(b"secret", digest(b"secret"), ADA)
+    os.utime(blobs.path(digest(b"secret")), (1, 1))
+    with pytest.raises(UsageError):
+        blobs.put(b"a guess", digest(b"secret"), BOB)
+    assert [blob.stored_at for blob in blobs.stored()] == [1]
+
+
+def test_owners_outlive_the_daemon_and_end_with_the_blob(blobs: Blobs) -> None:
+    blobs.put(b"x", digest(b"x"), ADA)
+    again = Blobs(blobs.directory)
+    assert again.path(digest(b"x"), ADA)
+    assert [blob.sha256 for blob in again.stored()] == [digest(b"x")]
+    again.remove(digest(b"x"))
+    again.put(b"x", digest(b"x"), BOB)
+    with pytest.raises(NotFound):
+        again.path(digest(b"x"), ADA)
+
+
+def test_what_is_in_a_users_build_is_given_to_the_user(blobs: Blobs) -> None:
+    blobs.give(digest(b"x"), ADA)
+    blobs.put(b"x", digest(b"x"))
+    with pytest.raises(NotFound):
+        blobs.path(digest(b"x"), ADA)
+    blobs.give(digest(b"x"), ADA)
+    assert blobs.path(digest(b"x"), ADA)
+
+
+def test_a_blob_that_lost_its_owner_to_a_kill_is_put_again(blobs: Blobs) -> None:
+    # Killed between the two: the answer was not given, and the client sends it again.
+    blobs.put(b"x", digest(b"x"))
+    with pytest.raises(NotFound):
+        blobs.path(digest(b"x"), ADA)
+    assert blobs.put(b"x", digest(b"x"), ADA)
+    assert blobs.path(digest(b"x"), ADA)

@@ -25,6 +25,8 @@ from store.eventlog import Conflict, DuplicateSubmission, EventLog
 
 Append = Callable[..., list[Event]]
 NOW = datetime(2026, 1, 1, 12, 30, 0, 5, tzinfo=UTC)
+ACTOR = Actor(1000, 1000, 4711, "ada")
+"""Whoever `append` appends for."""
 
 
 def queue(log: EventLog, build: str, expected: int, *payloads: Payload) -> "Future[list[Event]]":
@@ -238,8 +240,35 @@ def test_an_idempotency_key_is_used_once(
     with pytest.raises(DuplicateSubmission) as caught:
         append(log, "b2", 0, submission(idempotency_key="k"))
     assert caught.value.build == "b1"
-    assert log.by_idempotency_key("k") == "b1"
-    assert log.by_idempotency_key("other") is None
+    assert log.by_idempotency_key(ACTOR.uid, "k") == "b1"
+    assert log.by_idempotency_key(ACTOR.uid, "other") is None
+
+
+def test_an_idempotency_key_belongs_to_its_user(
+    tmp_path: Path, submission: Callable[..., Any]
+) -> None:
+    with EventLog(tmp_path / "events.db") as log:
+        for uid in (1000, 1001, 0):
+            payloads = [submission(idempotency_key="k", request_sha256="aa")]
+            actor = replace(ACTOR, uid=uid)
+            log.append(f"b{uid}", 0, payloads, actor, NOW).result(30)
+            with pytest.raises(DuplicateSubmission):
+                log.append(f"again{uid}", 0, payloads, actor, NOW).result(30)
+        assert log.verify_projection() == []
+    with EventLog(tmp_path / "events.db") as log:
+        found = {uid: log.by_idempotency_key(uid, "k") for uid in (1000, 1001, 0, 2)}
+    assert found == {1000: "b1000", 1001: "b1001", 0: "b0", 2: None}
+
+
+def test_a_key_of_version_0_1_0_is_its_users_and_no_hindrance_to_others(
+    log: EventLog, submission: Callable[..., Any], append: Append
+) -> None:
+    append(log, "old", 0, submission(idempotency_key="k"))
+    payloads = [submission(idempotency_key="k", request_sha256="aa")]
+    assert log.by_idempotency_key(ACTOR.uid, "k") == "old"
+    assert log.by_idempotency_key(1001, "k") is None
+    log.append("new", 0, payloads, replace(ACTOR, uid=1001), NOW).result(30)
+    assert log.by_idempotency_key(1001, "k") == "new"
 
 
 def test_an_idempotency_key_is_used_once_within_a_commit_too(
