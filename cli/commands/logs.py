@@ -82,9 +82,17 @@ def _no_log(args: argparse.Namespace, logs: list[Json]) -> ClientError:
     wanted = args.checkpoint or "any checkpoint"
     if args.attempt is not None:
         wanted += f", attempt {args.attempt}"
+    brief = f"build {args.build} has no log of {wanted}"
+    reused = [
+        item
+        for item in request(args.socket, "GET", build_path(args.build))["checkpoints"]
+        if item["state"] == "reused" and args.checkpoint in (None, item["name"])
+    ]
+    if reused and args.attempt is None:
+        name, source = reused[-1]["name"], reused[-1]["reused_from"]
+        why = f"nothing ran: the result of {name} is that of build {source}"
+        return ClientError("not-found", brief, why, f"dcctl logs {source} {name}")
     there = ", ".join(dict.fromkeys(log["checkpoint"] for log in logs))
     return ClientError(
-        "not-found",
-        f"build {args.build} has no log of {wanted}",
-        f"there are logs of {there}" if there else "nothing has run yet",
+        "not-found", brief, f"there are logs of {there}" if there else "nothing has run yet"
     )

@@ -423,3 +423,10 @@ def test_version_tells_its_own_when_no_daemon_answers(dcctl, daemon) -> None:
     assert "cannot reach the daemon" in outcome.err
     outcome = dcctl("version", "--json")
     assert (outcome.code, json.loads(outcome.out)["daemon"]) == (9, None)
+
+
+def test_logs_of_a_reused_checkpoint_are_with_the_build_that_made_it(dcctl, build) -> None:
+    outcome = dcctl("logs", "k2", "ba-arch")
+    assert outcome.code == 7
+    assert "the result of ba-arch is that of build 7fa2wxyz" in outcome.err
+    assert "dcctl logs 7fa2wxyz ba-arch" in outcome.err
