@@ -46,14 +46,24 @@ def read_manifest(path: str) -> dict[str, str]:
 def send(socket_path: str, path: str, body: dict[str, Json]) -> Json:
     """POST a body that carries a manifest; upload the files that the daemon asks for until it has all.
 
-    Raises ClientError; problem `invalid-manifest`, with diagnostics, for files that cannot be read.
+    Raises ClientError; problem `invalid-manifest`, with diagnostics, for a manifest with errors: those
+    that the daemon finds, and files that cannot be read here.
     """
     manifest = body["manifest"]["path"]
     files: dict[str, Json] = {}
+    faults: list[Json] = []
     for _ in range(ROUNDS):
         try:
-            return request(socket_path, "POST", path, body={**body, "files": files})
+            answer = request(socket_path, "POST", path, body={**body, "files": files})
+            if faults or answer.get("ok") is False:
+                raise ClientError("invalid-manifest", "the manifest has errors", extra=answer)
+            return answer
         except ClientError as error:
+            if error.kind == "invalid-manifest":
+                unsent = error.extra.get("missing") or []
+                faults += _unreadable(manifest, [one for one in unsent if one["path"] not in files])
+                error.extra["diagnostics"] = _merged(error.diagnostics, faults)
+                raise
             if error.kind != "inputs-missing":
                 raise
             wanted = [item for item in error.extra["missing"] if item["path"] not in files]
@@ -61,28 +71,67 @@ def send(socket_path: str, path: str, body: dict[str, Json]) -> Json:
             raise ClientError(
                 "internal", "the daemon asks again for files that it already has", manifest
             )
-        files |= _capture(socket_path, manifest, wanted)
+        lacking = _unreadable(manifest, wanted)
+        faults += lacking
+        if lacking and all(item["kind"] == "file" for item in wanted):
+            raise _with_faults(_merged([], faults))  # The daemon has found nothing else.
+        files |= _capture(socket_path, wanted, {fault["path"] for fault in lacking})
     raise _invalid(
         manifest, 0, f"files include each other more than {ROUNDS} deep", "look for a cycle"
     )
 
 
-def _capture(socket_path: str, manifest: str, wanted: list[Json]) -> dict[str, Json]:
+def _unreadable(manifest: str, wanted: list[Json]) -> list[Json]:
+    """A diagnostic, with its `path`, for each of the files that cannot be read."""
+    faults = []
+    for item in wanted:
+        try:
+            with open_regular(item["path"]):
+                pass
+        except OSError as error:
+            if item["optional"] and isinstance(error, FileNotFoundError):
+                continue
+            message = f"cannot read {item['path']}: {error.strerror or error}"
+            why = "dcctl reads the files that a manifest names, with your permissions"
+            place = item.get("file") or manifest
+            suggestion = "correct the path, or make the file readable"
+            fault = _fault(place, item["line"], message, why, suggestion)
+            faults.append({**fault, "path": item["path"]})
+    return faults
+
+
+def _merged(found: list[Json], faults: list[Json]) -> list[Json]:
+    """The daemon's diagnostics and those of files, in order. Why a file cannot be read is known here."""
+    if not faults:
+        return found
+    known = {(fault["file"], fault["line"], fault["path"]) for fault in faults}
+    rest = [
+        item
+        for item in found
+        if not any(
+            (item["file"], item["line"]) == (file, line) and path in item["message"]
+            for file, line, path in known
+        )
+    ]
+    merged = [*rest, *({k: v for k, v in fault.items() if k != "path"} for fault in faults)]
+    return sorted(
+        merged, key=lambda item: (item["severity"], item["file"], item["line"], item["column"])
+    )
+
+
+def _capture(socket_path: str, wanted: list[Json], lacking: set[str]) -> dict[str, Json]:
+    """The files that are wanted; None for one that is lacking or, being optional, is not there."""
     captured: dict[str, Json] = {}
-    faults: list[Json] = []
     for item in wanted:
         path = item["path"]
         try:
-            captured[path] = _capture_one(socket_path, path)
+            captured[path] = None if path in lacking else _capture_one(socket_path, path)
+        except FileNotFoundError:
+            captured[path] = None
         except OSError as error:
-            if item["optional"] and isinstance(error, FileNotFoundError):
-                captured[path] = None
-                continue
-            message = f"cannot read {path}: {error.strerror or error}"
-            why = "dcctl reads the files that a manifest names, with your permissions"
-            faults.append(_fault(item.get("file") or manifest, item["line"], message, why))
-    if faults:
-        raise _with_faults(faults)
+            raise ClientError(
+                "invalid-manifest", f"cannot read {path}", error.strerror or str(error)
+            ) from None
     return captured
 
 

@@ -46,7 +46,7 @@ async def validate(api: Api, request: Request) -> Response:
         source = _source(api, request, body.manifest, body.files, body.parameters)
         warnings = await api.engine.validate(source)
     except ManifestError as error:
-        return json_response(schemas.ValidationResult(False, error.diagnostics))
+        return json_response(schemas.ValidationResult(False, error.diagnostics, error.missing))
     return json_response(schemas.ValidationResult(True, warnings))
 
 

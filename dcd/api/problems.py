@@ -23,7 +23,7 @@ def problem_json(error: DcdError) -> bytes:
         detail=error.details,
         resolution=error.resolution,
         diagnostics=getattr(error, "diagnostics", None),
-        missing=getattr(error, "missing", None),
+        missing=getattr(error, "missing", None) or None,
     )
     members = msgspec.to_builtins(problem)
     return msgspec.json.encode({key: value for key, value in members.items() if value is not None})

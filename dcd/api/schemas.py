@@ -16,7 +16,7 @@ from dcd.doctor import HostCheck
 from dcd.engine.document import Match
 from dcd.engine.intentions import Intention
 from dcd.manifest.checkpoint_types import CheckpointType
-from dcd.manifest.diagnostics import Diagnostic
+from dcd.manifest.diagnostics import Diagnostic, MissingInput
 from statemachine.events import Actor, Artifact, ErrorInfo, Event
 from statemachine.plan import Json
 
@@ -277,10 +277,13 @@ class DocView:
 
 @dataclass(frozen=True, slots=True)
 class ValidationResult:
-    """What is wrong with a manifest; `ok` when there are no errors (warnings may remain)."""
+    """What is wrong with a manifest; `ok` when there are no errors (warnings may remain). With errors,
+    `missing` are the files that it names and that were not sent, as a problem `inputs-missing` has them:
+    whether they can be read, only the client can say."""
 
     ok: bool
     diagnostics: tuple[Diagnostic, ...]
+    missing: tuple[MissingInput, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,22 +10,23 @@ import hashlib
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from dcd.configuration import Configuration
 from dcd.engine import planning
 from dcd.engine.builds import Builds
 from dcd.engine.garbage import Collector
 from dcd.engine.intentions import Intention, beyond, compared, intentions
-from dcd.engine.prospects import prospects
+from dcd.engine.prospects import examine
 from dcd.engine.runner import Runner, Stores
 from dcd.engine.scheduler import Scheduler
 from dcd.engine.shells import Shells
 from dcd.engine.usage import DiskUsage, measure
 from dcd.engine.validation import validate
 from dcd.engine.workspaces import lost_layer
-from dcd.manifest.diagnostics import Diagnostic, ManifestError, in_order
+from dcd.manifest.diagnostics import Diagnostic, ManifestError, MissingInput, in_order
 from dcd.manifest.doc import distro
-from dcd.manifest.includes import CapturedFile, MissingInput
+from dcd.manifest.includes import CapturedFile
 from dcd.manifest.parse import Loaded, load
 from dcd.manifest.parse import Settings as ManifestSettings
 from statemachine.build import BuildState
@@ -135,10 +136,7 @@ class Engine:
     async def validate(self, source: ManifestSource) -> tuple[Diagnostic, ...]:
         """Warnings about the manifest. Raises ManifestError with everything that is wrong with it, what
         its checkpoints find among it; InputsMissing."""
-        loaded = await self.load(source)
-        modules = self._settings().checkpoint_modules
-        await asyncio.to_thread(prospects, loaded.doc, modules)
-        return loaded.diagnostics
+        return (await self.load(source)).diagnostics
 
     async def submit(
         self, source: ManifestSource, options: Options, actor: Actor, permit: Permit
@@ -325,6 +323,7 @@ class Engine:
         return load(
             source.text,
             source.path,
+            examine=partial(examine, allowed=settings.checkpoint_modules),
             files=files,
             parameters=source.parameters,
             inherited=source.inherited,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from dcd.checkpoints.interface import Checkpoint, Needs
 from dcd.manifest.constructors import Unresolved, construct, resolve
+from dcd.manifest.damage import Damage
 from dcd.manifest.diagnostics import Diagnostic, ManifestError, at, bounded, error, refuse
 from dcd.manifest.doc import DataObjectCache, checkpoints_of
 from dcd.manifest.objects import CheckpointSpec
@@ -53,6 +54,24 @@ def prospects(doc: DataObjectCache, allowed: Collection[str]) -> list[Prospect]:
     return found
 
 
+def examine(doc: DataObjectCache, damage: Damage, allowed: Collection[str]) -> Iterator[Diagnostic]:
+    """What the checkpoints of a manifest find in it, as far as it is whole. What is wrong with their
+    constructors is left out: `dcd.manifest.constructors` reports it."""
+    for spec in checkpoints_of(doc):
+        try:
+            instance = construct(
+                *(spec.mod_path, spec.checkpoint_class, spec.name, texts_of(spec), spec.kwargs),
+                allowed=allowed,
+                whole=not damage,
+            )
+        except ManifestError:
+            continue
+        consequences = damage.concerns(spec.name, type(instance).READS)
+        for each in _placed(_checked(instance, doc, damage), spec):
+            if not (consequences and each.origin == spec.origin):
+                yield each
+
+
 def require_all(found: Sequence[Prospect]) -> None:
     """Raise Unprepared, with every obstacle, unless all checkpoints can run."""
     if absent := tools.missing(tools.WORKER_TOOLS):
@@ -94,7 +113,7 @@ def _prospect(
         )
     except ManifestError as failure:
         return Prospect(spec, None, Needs()), _placed(failure.diagnostics, spec)
-    found = _placed(_checked(instance, doc), spec)
+    found = _placed(_checked(instance, doc, Damage()), spec)
     if any(each.severity == "error" for each in found):
         return Prospect(spec, instance, Needs()), found
     needs = instance.needs(doc)
@@ -103,7 +122,7 @@ def _prospect(
     return Prospect(spec, instance, needs, obstacle, lacks), found
 
 
-def _checked(instance: Checkpoint, doc: DataObjectCache) -> Iterator[Diagnostic]:
+def _checked(instance: Checkpoint, doc: DataObjectCache, damage: Damage) -> Iterator[Diagnostic]:
     """What the checkpoint finds; of a plug-in also what it raises."""
     try:
         yield from instance.check(doc)
@@ -111,6 +130,10 @@ def _checked(instance: Checkpoint, doc: DataObjectCache) -> Iterator[Diagnostic]
         yield from failure.diagnostics
     except InvalidManifest as failure:
         yield error(None, failure.brief, failure.details, failure.resolution)
+    except Exception:
+        # It may rely on what the grammar requires, and that need not be there.
+        if not damage:
+            raise
 
 
 def _placed(found: Iterable[Diagnostic], spec: CheckpointSpec) -> list[Diagnostic]:

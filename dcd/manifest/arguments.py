@@ -8,7 +8,7 @@ parameter of list type takes an `arglist`, or a text whose words are quoted as f
 import enum
 import functools
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,11 @@ from dcd.manifest.values import (
     choices,
     convert,
     convert_list,
+    element_of,
     expected,
     is_list,
     optional_of,
+    written,
 )
 from statemachine.plan import Json
 
@@ -40,14 +42,8 @@ class Problem:
     message: str
     why: str = ""
     suggestion: str = ""
-
-
-class BadArguments(Exception):
-    """Arguments that do not match; turned into diagnostics by `dcd.manifest.constructors`."""
-
-    def __init__(self, problems: Sequence[Problem]) -> None:
-        super().__init__("; ".join(problem.message for problem in problems))
-        self.problems = tuple(problems)
+    item: int | None = None
+    """Of an argument that is a list: which of its items, from 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +54,16 @@ class Bound:
     values: dict[str, Any]
     positional: str | None
     inputs: dict[str, str]
+
+
+class BadArguments(Exception):
+    """Arguments that do not match; turned into diagnostics by `dcd.manifest.constructors`. `bound` are
+    those that do, when they are enough to construct with."""
+
+    def __init__(self, problems: Sequence[Problem], bound: Bound | None) -> None:
+        super().__init__("; ".join(problem.message for problem in problems))
+        self.problems = tuple(problems)
+        self.bound = bound
 
 
 def match_arguments(factory: Any, args: Sequence[str], kwargs: Mapping[str, Texts]) -> Bound:
@@ -90,24 +96,34 @@ def match_arguments(factory: Any, args: Sequence[str], kwargs: Mapping[str, Text
             problems.append(Problem(name, f"argument {name!r} is given by <args> already"))
         else:
             texts[name] = (parameter_found, text, name)
+    needed = {
+        p.name
+        for p in (*ordered, *(p for p in parameters if p.kind is p.KEYWORD_ONLY))
+        if p.default is p.empty
+    }
     problems.extend(
         _missing(parameter, parameters)
-        for parameter in (*ordered, *(p for p in parameters if p.kind is p.KEYWORD_ONLY))
-        if parameter.default is parameter.empty and parameter.name not in texts
+        for parameter in parameters
+        if parameter.name in needed - texts.keys()
     )
     values: dict[str, Any] = {}
     for name, (parameter, given, argument) in texts.items():
-        try:
-            values[name] = _converted(given, parameter.annotation)
-        except BadValue as bad:
-            problems.append(_bad(name, argument, bad, parameter))
-    if problems:
-        raise BadArguments(problems)
-    return Bound(
+        wrong = list(_wrong(name, argument, given, parameter))
+        if not wrong:
+            values[name] = _converted(given, type_of(parameter))
+        problems += wrong
+    bound = Bound(
         values,
-        ordered[0].name if args else None,
-        {n: str(t) for n, (p, t, _) in texts.items() if optional_of(p.annotation)[0] is InputPath},
+        ordered[0].name if args and ordered and ordered[0].name in values else None,
+        {
+            n: str(t)
+            for n, (p, t, _) in texts.items()
+            if n in values and optional_of(p.annotation)[0] is InputPath
+        },
     )
+    if problems:
+        raise BadArguments(problems, bound if needed <= values.keys() else None)
+    return bound
 
 
 @functools.lru_cache(maxsize=256)
@@ -145,13 +161,28 @@ def type_of(parameter: inspect.Parameter) -> Any:
     return str if parameter.annotation is parameter.empty else parameter.annotation
 
 
-def _converted(text: Texts, annotation: Any) -> Any:
-    wanted = str if annotation is inspect.Parameter.empty else annotation
-    if not isinstance(text, str):
-        if not is_list(wanted):
+def _wrong(
+    name: str, argument: str, text: Texts, parameter: inspect.Parameter
+) -> Iterator[Problem]:
+    """What is wrong with an argument's text; of a list, with each of its items."""
+    wanted = type_of(parameter)
+    try:
+        if isinstance(text, str):
+            convert(text, wanted)
+        elif not is_list(wanted):
             raise BadValue(list(text), f"a single value, {expected(wanted)}", choices(wanted))
-        return convert_list(list(text), wanted)
-    return convert(text, wanted)
+    except BadValue as bad:
+        yield _bad(name, argument, bad, parameter)
+        return
+    for item, each in enumerate(() if isinstance(text, str) else text):
+        try:
+            convert(each, element_of(wanted))
+        except BadValue as bad:
+            yield _bad(name, argument, bad, parameter, item)
+
+
+def _converted(text: Texts, wanted: Any) -> Any:
+    return convert(text, wanted) if isinstance(text, str) else convert_list(list(text), wanted)
 
 
 def _given(value: object) -> str:
@@ -184,13 +215,23 @@ def _missing(parameter: inspect.Parameter, parameters: Sequence[inspect.Paramete
     )
 
 
-def _bad(name: str, argument: str, bad: BadValue, parameter: inspect.Parameter) -> Problem:
+def _bad(
+    name: str,
+    argument: str,
+    bad: BadValue,
+    parameter: inspect.Parameter,
+    item: int | None = None,
+) -> Problem:
     meant = did_you_mean(str(bad.given), bad.choices)
-    value = meant or (bad.choices[0] if bad.choices else "...")
+    usual = written(parameter.default) if isinstance(parameter.default, int | float | str) else ""
+    why = f"Without it, {usual} is used." if usual else "It may be left out."
+    value = meant or (bad.choices[0] if bad.choices else "" if item is not None else usual)
+    tag = f'<arg name="{name}">{value}</arg>' if item is None else f"<argitem>{value}</argitem>"
     return Problem(
         argument,
         f"argument {name!r} is {_given(bad.given)}, not {bad.expected}"
         + (f"; did you mean {meant!r}?" if meant else ""),
-        f"Its type is {inspect.formatannotation(parameter.annotation)}.",
-        f'<arg name="{name}">{value}</arg>',
+        "" if parameter.default is parameter.empty else why,
+        tag if value else "",
+        item,
     )

@@ -14,13 +14,12 @@ from dcd.manifest.data_object import (
     Element,
     Field,
     OneOf,
-    Particle,
     attributes_of,
     fields_of,
     reads_itself,
 )
 from dcd.manifest.diagnostics import Diagnostic, did_you_mean, error, listed, shortened
-from dcd.manifest.registry import Registry
+from dcd.manifest.registry import Registry, may_stand_in, particles_of
 from dcd.manifest.source import Source
 from dcd.manifest.values import BadValue, choices
 
@@ -64,13 +63,13 @@ class _Check:
         texts = [f for f in known if f.declared.kind == "text"]
         yield from self.text(element, texts[0] if texts else None)
         inner = {f.tag: f for f in known if f.declared.kind in ("child", "children")}
-        allowed = {particle.of.TAG for particle in _particles(cls)}
+        allowed = {particle.of.TAG for particle in particles_of(cls)}
         for child in element.iterchildren("*"):
             if child.tag in inner:
                 yield from self.text_child(child)
                 continue
             handler = self.registry.handler(child)
-            if handler and (child.tag in allowed or cls.TAG in handler.EXTENDS):
+            if handler and may_stand_in(handler, cls):
                 yield from self.element(child, handler)
             else:
                 yield self.stranger(child, handler, element, [*inner, *sorted(allowed)])
@@ -166,7 +165,7 @@ class _Check:
         homes += sorted(
             cls.TAG
             for cls in self.registry.classes
-            if tag in {particle.of.TAG for particle in _particles(cls)}
+            if tag in {particle.of.TAG for particle in particles_of(cls)}
             or tag in {f.tag for f in fields_of(cls) if f.declared.kind in ("child", "children")}
         )
         if homes:
@@ -245,14 +244,6 @@ class _Check:
     def renamed(self, element: Element, tag: str) -> str:
         """The element's start tag with another name."""
         return _start_tag(tag, attributes_of(element))
-
-
-def _particles(cls: type[DataObject]) -> list[Particle]:
-    return [
-        option
-        for content in cls.CONTENT
-        for option in (content.options if isinstance(content, OneOf) else (content,))
-    ]
 
 
 def _start_tag(tag: str, attributes: dict[str, str]) -> str:

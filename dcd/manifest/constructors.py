@@ -95,11 +95,18 @@ def construct(
     args: Sequence[str] = (),
     kwargs: Mapping[str, Texts] | None = None,
     allowed: Collection[str] = (),
+    whole: bool = True,
 ) -> Checkpoint:
-    """The checkpoint, from the texts of the manifest. Raises ManifestError."""
+    """The checkpoint, from the texts of the manifest; when it need not be `whole`, without arguments that
+    are wrong, if the rest is enough. Raises ManifestError."""
     try:
         factory = resolve(mod_path, checkpoint_class, allowed)
-        bound = match_arguments(factory, args, kwargs or {})
+        try:
+            bound = match_arguments(factory, args, kwargs or {})
+        except BadArguments as failure:
+            if whole or failure.bound is None:
+                raise
+            bound = failure.bound
     except Unresolved as failure:
         raise ManifestError(
             [error(None, f"{name}: {failure.message}", failure.why, failure.suggestion)]
@@ -264,7 +271,11 @@ def _is_factory(found: Any, module: ModuleType) -> bool:
 def _located(problem: Problem, element: Element, source: Source) -> Diagnostic:
     """The problem at the argument that it is about."""
     message = f"checkpoint {element.get('name', '')!r}: {problem.message}"
-    where = source.origin(_place(element, problem.argument))
+    place = _place(element, problem.argument)
+    items = place.findall("argitem")
+    if problem.item is not None and problem.item < len(items):
+        place = items[problem.item]
+    where = source.origin(place)
     return error(where, message, problem.why, problem.suggestion)
 
 

@@ -44,10 +44,14 @@ class Diagnostic:
 
 
 class ManifestError(InvalidManifest):
-    """A manifest with at least one error; `diagnostics` has all of them, warnings too."""
+    """A manifest with at least one error; `diagnostics` has all of them, warnings too. `missing` are the
+    files that it names and that were not sent, so that the client can say which of them it cannot read."""
 
-    def __init__(self, diagnostics: Iterable[Diagnostic]) -> None:
+    def __init__(
+        self, diagnostics: Iterable[Diagnostic], missing: "tuple[MissingInput, ...]" = ()
+    ) -> None:
         self.diagnostics = tuple(diagnostics)
+        self.missing = missing
         errors = [found for found in self.diagnostics if found.severity == "error"]
         brief = errors[0].message if len(errors) == 1 else f"the manifest has {len(errors)} errors"
         super().__init__(
@@ -57,6 +61,19 @@ class ManifestError(InvalidManifest):
             ),
             errors[0].suggestion if len(errors) == 1 else "",
         )
+
+
+@dataclass(frozen=True, slots=True)
+class MissingInput:
+    """A file that the manifest names: `written` as it stands there, `path` (absolute) where the client
+    finds it. `kind` is `file` or `include`; an `optional` one may be absent."""
+
+    path: str
+    kind: str
+    optional: bool = False
+    line: int = 0
+    written: str = ""
+    file: str = ""
 
 
 def error(origin: Origin | None, message: str, why: str = "", suggestion: str = "") -> Diagnostic:

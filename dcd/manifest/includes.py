@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 from lxml import etree
 
 from dcd.manifest.data_object import Element, Origin
-from dcd.manifest.diagnostics import Diagnostic, ManifestError, error
+from dcd.manifest.diagnostics import Diagnostic, ManifestError, MissingInput, error
 from dcd.manifest.source import Limits, Source, read, too_many_elements
 
 NAMESPACE = "http://www.w3.org/2001/XInclude"
@@ -33,19 +33,6 @@ class CapturedFile:
     sha256: str
     mode: int = 0o644
     read: Callable[[], bytes] = lambda: b""
-
-
-@dataclass(frozen=True, slots=True)
-class MissingInput:
-    """A file that the manifest names: `written` as it stands there, `path` (absolute) where the client
-    finds it. `kind` is `file` or `include`; an `optional` one may be absent."""
-
-    path: str
-    kind: str
-    optional: bool = False
-    line: int = 0
-    written: str = ""
-    file: str = ""
 
 
 @dataclass(frozen=True, slots=True)

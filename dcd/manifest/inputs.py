@@ -10,9 +10,9 @@ a path that begins with a token (`{PKG_IMAGE_PATH}/...`), and the source of a `s
 from collections.abc import Iterable, Mapping
 
 from dcd.manifest.data_object import Origin
-from dcd.manifest.diagnostics import Diagnostic, error
+from dcd.manifest.diagnostics import Diagnostic, MissingInput, error
 from dcd.manifest.doc import DataObjectCache
-from dcd.manifest.includes import CapturedFile, Directories, MissingInput
+from dcd.manifest.includes import CapturedFile, Directories
 from dcd.manifest.objects import Configuration, Repository
 from dcd.manifest.tokens import has_token
 from statemachine.events import InputFile

@@ -11,7 +11,7 @@ comments and formatting gone; `restore` makes an equal DOC from it, without any 
 
 import posixpath
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from lxml import etree
@@ -19,14 +19,21 @@ from lxml import etree
 from dcd.manifest.check import check_structure
 from dcd.manifest.constructors import check_constructors
 from dcd.manifest.cross_checks import cross_check
+from dcd.manifest.damage import Damage, damage
 from dcd.manifest.data_object import Origin
-from dcd.manifest.diagnostics import Diagnostic, ManifestError, bounded, error, in_order
+from dcd.manifest.diagnostics import (
+    Diagnostic,
+    ManifestError,
+    MissingInput,
+    bounded,
+    error,
+    in_order,
+)
 from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.includes import (
     INCLUDE,
     CapturedFile,
     Directories,
-    MissingInput,
     resolve_includes,
 )
 from dcd.manifest.inputs import absent, captured, named_files
@@ -70,10 +77,15 @@ class Loaded:
     inputs: tuple[InputFile, ...] = ()
 
 
+Examine = Callable[[DataObjectCache, Damage], Iterable[Diagnostic]]
+"""What is examined in a DOC beyond its grammar; `Damage` says what of the manifest is not in it."""
+
+
 def load(
     text: str,
     path: str,
     *,
+    examine: Examine = lambda doc, damage: (),
     files: Mapping[str, CapturedFile | None] | None = None,
     parameters: Mapping[str, str] | None = None,
     inherited: Mapping[str, str] | None = None,
@@ -82,7 +94,8 @@ def load(
     """Load a manifest. `path` is the absolute path that the client read it from; `files` has what the
     client has sent by absolute path, None for a file that it says it has not. `inherited` are the
     parameters of the manifest that this one replaces: they hold where it declares them and `parameters`
-    says nothing else. Raises ManifestError with every diagnostic when there is an error."""
+    says nothing else. `examine` is called with what of the manifest is whole, whatever is wrong with the
+    rest. Raises ManifestError with every diagnostic when there is an error."""
     given = files or {}
     settings = settings or Settings()
     place = posixpath.normpath(posixpath.join("/", path))
@@ -106,17 +119,20 @@ def load(
     found += bounded(check_references(source))
     arguments: list[tuple[str, Origin | None]] = []
     found += bounded(check_constructors(source, arguments, settings.allowed_modules))
-    _raise_errors(found)
-    doc = _import(source, settings.registry)
+    harm = damage(source, found)
+    doc = _import(source, settings.registry, whole=not harm)
     named = named_files(doc, arguments, directories)
-    found += absent(named, given)
-    _raise_errors(found)
+    found += harm.own(absent(named, given))
+    found += bounded(harm.own(examine(doc, harm)))
+    unsent = tuple(wanted for wanted in named if wanted.path not in given)
+    if any(each.severity == "error" for each in found):
+        raise ManifestError(in_order(found), unsent)
     return Loaded(
         doc,
         canonical_text(doc),
         in_order(found),
         (*includes, *named),
-        tuple(wanted for wanted in named if wanted.path not in given),
+        unsent,
         captured(named, given),
     )
 
@@ -168,17 +184,16 @@ def _count_checkpoints(source: Source, limits: Limits) -> None:
     )
 
 
-def _import(source: Source, registry: Registry) -> DataObjectCache:
+def _import(source: Source, registry: Registry, whole: bool) -> DataObjectCache:
+    """The DOC of the tree, or (not `whole`) of as much of it as can be read."""
     for declaration in source.root.findall("parameter"):
         source.root.remove(declaration)
     doc = DataObjectCache(registry)
-    doc.volatile.insert_children(registry.read(source.root, source.origin))
+    if whole:
+        doc.volatile.insert_children(registry.read(source.root, source.origin))
+    elif remains := registry.read_whole(source.root, source.origin):
+        doc.volatile.insert_children(remains)
     return doc
-
-
-def _raise_errors(found: list[Diagnostic]) -> None:
-    if any(diagnostic.severity == "error" for diagnostic in found):
-        raise ManifestError(in_order(found))
 
 
 __all__ = [

@@ -11,7 +11,17 @@ from typing import Protocol, Self
 
 from lxml import etree
 
-from dcd.manifest.data_object import DataObject, Element, Origin, fields_of
+from dcd.manifest.data_object import (
+    DataObject,
+    Element,
+    Field,
+    OneOf,
+    Origin,
+    Particle,
+    attributes_of,
+    fields_of,
+    reads_itself,
+)
 from dcd.manifest.values import BadValue
 from statemachine.errors import InvalidManifest
 
@@ -60,6 +70,73 @@ class Registry:
             if not cls.consumes(child)
         )
         return found
+
+    def read_whole(self, element: Element, locate: Locate = nowhere) -> DataObject | None:
+        """Import as much of the element and all below it as is whole: without attributes that are
+        unknown or malformed, and without elements that nobody handles, that do not belong where they
+        are, or that lack something they need. None when nothing is left."""
+        cls = self.handler(element)
+        if cls is None:
+            return None
+        found = _remains(cls, element)
+        if found is None:
+            return None
+        found.origin = locate(element)
+        found.places = dict(_places(cls, element, locate)) if found.origin else {}
+        for child in element.iterchildren("*"):
+            handler = None if cls.consumes(child) else self.handler(child)
+            if handler is not None and may_stand_in(handler, cls):
+                inner = self.read_whole(child, locate)
+                found.insert_children([] if inner is None else inner)
+        return found
+
+
+def particles_of(cls: type[DataObject]) -> list[Particle]:
+    """The data objects that may stand in those of a class, as it declares them."""
+    return [
+        option
+        for content in cls.CONTENT
+        for option in (content.options if isinstance(content, OneOf) else (content,))
+    ]
+
+
+def may_stand_in(cls: type[DataObject], holder: type[DataObject]) -> bool:
+    """Whether objects of the class belong into those of the other."""
+    return holder.TAG in cls.EXTENDS or cls.TAG in {found.of.TAG for found in particles_of(holder)}
+
+
+def _remains(cls: type[DataObject], element: Element) -> DataObject | None:
+    """The object of an element, without what is wrong with it; None when too little is left. A name of
+    any form may be lacking: the tag stands for it."""
+    try:
+        return cls.from_xml(element)
+    except BadValue:
+        if reads_itself(cls):
+            return None
+    known = {(field.declared.kind == "attribute", field.tag): field for field in fields_of(cls)}
+    whole = etree.Element(element.tag)
+    whole.text = element.text
+    for name, value in attributes_of(element).items():
+        if (True, name) in known and _parses(known[True, name], value):
+            whole.set(name, value)
+    for child in element.iterchildren("*"):
+        if (False, str(child.tag)) in known:
+            etree.SubElement(whole, child.tag).text = child.text
+    name_field = known.get((True, "name"))
+    if name_field is not None and name_field.declared.form is None:
+        whole.set("name", whole.get("name", cls.TAG))
+    try:
+        return cls.from_xml(whole)
+    except BadValue:
+        return None
+
+
+def _parses(field: Field, text: str) -> bool:
+    try:
+        field.parse(text.strip())
+    except BadValue:
+        return False
+    return True
 
 
 def _places(

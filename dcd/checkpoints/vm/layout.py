@@ -280,8 +280,8 @@ def _misplaced(
         )
     if end > last:
         return fault(
-            size or element,
-            "val",
+            element,
+            "",
             f"partition {element.name} ends {mib(end - last)} beyond the end of the disk",
             f"the disk of {mib(disk_bytes)} is too small for its partitions: make it at least "
             f"{mib(_rounded_up(end + table_bytes(sector_size), ALIGNMENT))}, or the "

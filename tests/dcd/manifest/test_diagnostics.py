@@ -285,8 +285,8 @@ CASES = [
         ('<arg name="level">3<', '<arg name="level">three<'),
         (27, 17),
         "checkpoint 'configure': argument 'level' is 'three', not a whole number",
-        "Its type is int.",
-        '<arg name="level">...</arg>',
+        "Without it, 1 is used.",
+        '<arg name="level">1</arg>',
     ),
     (
         ('<arg name="level">3<', '<arg name="levl">3<'),
