@@ -10,8 +10,8 @@ from cli.text import print_json, print_table, printable
 HELP = "list the checkpoints that a manifest may use"
 DESCRIPTION = (
     "List the checkpoints that a manifest may use: the project's, those of installed plug-ins and of the "
-    "modules that the configuration lists. With NAME, print its arguments, what they take, their defaults, "
-    "the tools that it needs, and what it does. Names of the original, such as "
+    "modules that the configuration lists. With NAME, print what it does, its arguments with their defaults, "
+    "what they take and mean, and the tools that it needs. Names of the original, such as "
     "solaris_install/transfer/cpio, are understood."
 )
 
@@ -57,8 +57,11 @@ def _describe(each: Json) -> None:
     if each["arguments"]:
         print()
         print_table(
-            ("ARGUMENT", "DEFAULT", "TAKES"),
-            [(item["name"], _default(item), item["type"]) for item in each["arguments"]],
+            ("ARGUMENT", "DEFAULT", "TAKES", "MEANING"),
+            [
+                (item["name"], _default(item), item["type"], item.get("meaning", ""))
+                for item in each["arguments"]
+            ],
             wrapped=True,
         )
     for word, names in (("Tools", each["tools"]), ("In the original", each["originals"])):

@@ -38,16 +38,23 @@ _CHANGE_DIRECTORY = 'cd "$1" && shift && exec "$@"'
 class CustomScript(Checkpoint):
     """Run a command of the manifest.
 
-    Exactly one of: `command`, a shell command in which line breaks count as spaces; `text`, a script
-    with its line breaks; `script`, a captured script file, to which references are not applied.
-    `shell` is the interpreter's path; without it, a script's own `#!` line or else /bin/sh counts. With
-    `chroot` it runs inside the image, where PKG_IMAGE_PATH is `/`. `environment` are `NAME=VALUE`s.
-    `working_directory` is TMP_DIR, or `/` inside the image, unless it is given. `network` leaves it the
-    host's network. A command that takes longer than `timeout_seconds` is stopped and has failed.
+    Exactly one of `command`, `text` and `script` says what runs. Outside the image it can make and
+    change any file of the workspace, read the host and enter the image; what else it does on the
+    host needs an argument.
 
-    Outside the image it can make and change any file of the workspace, read the host and enter the image.
-    What else it does on the host it must say: `capabilities` that it needs (`SYS_ADMIN` to mount),
-    `devices` (`kvm`; `*` for loop devices), directories and files that it `writes` to.
+    Arguments:
+        command: A shell command, in which line breaks count as spaces.
+        shell: The path of the interpreter. Default: the script's own `#!` line, else /bin/sh.
+        text: A script with its line breaks.
+        script: A script file, captured at the submit; references are not applied to it.
+        chroot: Run it inside the image, where PKG_IMAGE_PATH is `/`.
+        network: Leave it the host's network.
+        timeout_seconds: A command that takes longer is stopped and has failed.
+        environment: Variables, each as `NAME=VALUE`.
+        working_directory: Where it runs. Default: TMP_DIR, or `/` inside the image.
+        capabilities: Capabilities that it needs on the host: `SYS_ADMIN` to mount.
+        devices: Devices that it needs on the host: `kvm`; `*` for loop devices.
+        writes: Directories and files of the host that it writes to.
     """
 
     DESCRIPTION = "Run a command or script of the manifest"

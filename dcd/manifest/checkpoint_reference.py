@@ -4,7 +4,9 @@ Written into docs/reference/checkpoints.md by `python -m dcd.manifest.reference`
 committed file to it. Only the project's own checkpoints are in it, whatever is installed beside it.
 """
 
+import re
 from collections.abc import Sequence
+from xml.sax.saxutils import escape
 
 from dcd.manifest.checkpoint_types import (
     Argument,
@@ -47,8 +49,9 @@ def _section(each: CheckpointType) -> str:
     lines = ["", f"## {each.checkpoint_class}", "", f"`{each.mod_path}` · {each.description}.", ""]
     lines.append(each.documentation)
     if each.arguments:
-        lines += ["", "| argument | takes | default |", "|---|---|---|"]
+        lines += ["", "| argument | takes | default | meaning |", "|---|---|---|---|"]
         lines += [_row(argument) for argument in each.arguments]
+    lines += ["", "```xml", *_example(each), "```"]
     if each.tools:
         lines += ["", f"Tools: {', '.join(f'`{tool}`' for tool in each.tools)}."]
     return "\n".join(lines) + "\n"
@@ -59,7 +62,30 @@ def _row(argument: Argument) -> str:
     if argument.listing and argument.choices:
         takes = f"a list of {takes}"
     default = "" if argument.default is None else f"`{argument.default}`"
-    return f"| `{argument.name}` | {takes} | {'**required**' if argument.required else default} |"
+    default = "**required**" if argument.required else default
+    return f"| `{argument.name}` | {takes} | {default} | {argument.meaning} |"
+
+
+def _example(each: CheckpointType) -> list[str]:
+    """How a manifest names it, with the arguments that it must have and those that have a default value."""
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", each.checkpoint_class).lower()
+    place = f'mod_path="{each.mod_path}" checkpoint_class="{each.checkpoint_class}"'
+    written = [line for argument in each.arguments for line in _argument_example(argument)]
+    if not written:
+        return [f'<checkpoint name="{name}" {place}/>']
+    opening = f'<checkpoint name="{name}" {place}>'
+    return [opening, "  <kwargs>", *written, "  </kwargs>", "</checkpoint>"]
+
+
+def _argument_example(argument: Argument) -> list[str]:
+    if argument.default is None and not argument.required:
+        return []
+    if argument.listing:
+        items = (argument.default or "").split()
+        values = "".join(f"<argitem>{escape(item)}</argitem>" for item in items)
+        return [f'    <arglist name="{argument.name}">{values}</arglist>']
+    value = escape(argument.default if argument.default is not None else "FILE")
+    return [f'    <arg name="{argument.name}">{value}</arg>'] if value.strip() else []
 
 
 def _originals(types: Sequence[CheckpointType]) -> str:

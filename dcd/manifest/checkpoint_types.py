@@ -2,13 +2,15 @@
 
 Found are those of the project's modules, of installed plug-ins and of the modules that the daemon's
 configuration lists. All that is said derives from the code itself: the annotated signature, the
-docstring, `DESCRIPTION` and `TOOLS`. A module that cannot be imported is reported, and the others are
-described all the same. Imports the modules, which runs their code; touches nothing else.
+docstring, in which a section "Arguments:" says what each argument means, `DESCRIPTION` and `TOOLS`.
+A module that cannot be imported is reported, and the others are described all the same. Imports the
+modules, which runs their code; touches nothing else.
 """
 
 import inspect
 import pkgutil
-from collections.abc import Collection, Iterator
+import re
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import cast, get_type_hints
@@ -30,7 +32,7 @@ from dcd.manifest.values import choices, expected, is_list, written
 class Argument:
     """An argument of a checkpoint. `type` says what it takes ("true or false"); `default` is written
     as in a manifest, None when there is none. `listing`: an `arglist` gives its values. The name `*`
-    stands for arguments of any other name."""
+    stands for arguments of any other name. `meaning` is what the documentation says of it."""
 
     name: str
     type: str
@@ -38,6 +40,7 @@ class Argument:
     default: str | None
     choices: tuple[str, ...]
     listing: bool
+    meaning: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +75,13 @@ def described(factory: CheckpointFactory) -> CheckpointType:
     """What the code of a checkpoint class or factory function says about itself."""
     cls = _class_of(factory)
     place = (factory.__module__, factory.__qualname__)
+    documentation, meanings = _documentation(factory if factory.__doc__ else cls)
     return CheckpointType(
         mod_path=factory.__module__.replace(".", "/"),
         checkpoint_class=factory.__qualname__,
         description=cls.DESCRIPTION,
-        documentation=_documentation(factory) or _documentation(cls),
-        arguments=tuple(map(_argument, parameters_of(factory))),
+        documentation=documentation,
+        arguments=tuple(_argument(each, meanings) for each in parameters_of(factory)),
         tools=cls.TOOLS,
         originals=tuple(
             f"{module.replace('.', '/')}:{name}"
@@ -99,11 +103,14 @@ def _class_of(factory: CheckpointFactory) -> type[Checkpoint]:
     return cast(type[Checkpoint], made)
 
 
-def _documentation(found: object) -> str:
-    return inspect.cleandoc(found.__doc__ or "")
+def _documentation(found: object) -> tuple[str, dict[str, str]]:
+    """A docstring without its section "Arguments:", and from that section what each argument means."""
+    text, _, section = inspect.cleandoc(found.__doc__ or "").partition("\nArguments:\n")
+    entries = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", section, re.MULTILINE)
+    return text.strip(), {name: " ".join(meaning.split()) for name, meaning in entries}
 
 
-def _argument(parameter: inspect.Parameter) -> Argument:
+def _argument(parameter: inspect.Parameter, meanings: Mapping[str, str]) -> Argument:
     wanted = type_of(parameter)
     open_ended = parameter.kind is parameter.VAR_KEYWORD
     required = parameter.default is parameter.empty and not open_ended
@@ -114,6 +121,7 @@ def _argument(parameter: inspect.Parameter) -> Argument:
         default=None if required or open_ended else _default(parameter.default),
         choices=choices(wanted),
         listing=is_list(wanted),
+        meaning=meanings.get(parameter.name, ""),
     )
 
 

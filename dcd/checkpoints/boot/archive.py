@@ -28,9 +28,12 @@ _LEVELS = {"zstd": range(1, 20), "gzip": range(1, 10), "xz": range(10), "lz4": r
 class DebianBootArchive(Checkpoint):
     """Make the boot archive of a Debian image.
 
-    `kernel` is a kernel version to choose where several are installed (as in /boot/vmlinuz-VERSION).
-    `compression_type` is zstd, gzip, xz or lz4 and needs the program of that name in the image; `auto`
-    is zstd where the image has it, else gzip. `compression_level` is the compressor's own.
+
+    Arguments:
+        kernel: The kernel version to use where several are installed, as in /boot/vmlinuz-VERSION.
+        compression_type: The compressor; the image needs its program. `auto` is zstd where the
+            image has it, else gzip.
+        compression_level: The compressor's own level.
     """
 
     DESCRIPTION = "Make the boot archive: kernel and initramfs"

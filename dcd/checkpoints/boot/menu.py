@@ -37,10 +37,12 @@ class Entry:
 class GrubBootMenu(Checkpoint):
     """Write GRUB's menu for live media.
 
-    `kernel_args` are the arguments that every entry gets, before its own. Arguments are separated by
-    spaces and quoted as for a shell: `dyndbg="file drivers/usb/* +p"` is one argument. Without a
-    title in the manifest, entries bear the name that the image gives itself (PRETTY_NAME in its
-    os-release(5)).
+    Without a title in the manifest, entries have the name that the image gives itself (PRETTY_NAME
+    in its os-release(5)).
+
+    Arguments:
+        kernel_args: The kernel arguments of every entry, before its own. They are separated by
+            spaces and quoted as for a shell: `dyndbg="file drivers/usb/* +p"` is one argument.
     """
 
     DESCRIPTION = "Write the boot menu"

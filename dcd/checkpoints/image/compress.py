@@ -27,12 +27,16 @@ _NAMED_FILES = 10
 class SquashfsPkgImgMod(Checkpoint):
     """Compress the image.
 
-    `compression_type` is the compressor, `compression_level` its own level (zstd 1 to 22, gzip 1 to
-    9; xz and lz4 have none); without one mksquashfs chooses (zstd 15, gzip 9). Low levels of zstd are
-    many times faster and a few per cent larger. `block_size_kib` is a power of two from 4 to
-    1024. `exclude` are paths of the image, with shell patterns, that are left out:
-    `var/cache/apt/*`. `posix_acls` says what to do about files with POSIX ACLs, which are not kept:
-    `drop` them and name the files, or `fail`.
+    Low levels of zstd are many times faster and a few per cent larger.
+
+    Arguments:
+        compression_type: The compressor.
+        compression_level: Its own level: zstd 1 to 22, gzip 1 to 9; xz and lz4 have none. Without
+            one mksquashfs chooses (zstd 15, gzip 9).
+        block_size_kib: A power of two from 4 to 1024.
+        exclude: Paths of the image that are left out, with shell patterns: `var/cache/apt/*`.
+        posix_acls: What to do with files that have POSIX ACLs, which are not kept: `drop` the ACLs
+            and name the files in the log, or `fail`.
     """
 
     DESCRIPTION = "Compress the image"

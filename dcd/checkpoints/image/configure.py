@@ -40,10 +40,16 @@ _FORMS = {
 class DebianPrePkgImgMod(Checkpoint):
     """Configure a Debian image.
 
-    `hostname` is the system's name, `locale` its LANG, `timezone` its zone as in /usr/share/zoneinfo.
-    `serial_console` is a serial line that gets a login prompt. `enable_services` and
-    `disable_services` are units (`ssh` means `ssh.service`). The `configuration`s of the
-    checkpoint's name hold users, network interfaces, and files to add (source, dest, mode, owner).
+    The `configuration`s of the checkpoint's name hold users, network interfaces, and files to add
+    (source, dest, mode, owner).
+
+    Arguments:
+        hostname: The name of the system.
+        locale: Its LANG.
+        timezone: Its time zone, as in /usr/share/zoneinfo.
+        serial_console: A serial line that gets a login prompt: `ttyS0`.
+        enable_services: Units to enable; `ssh` means `ssh.service`.
+        disable_services: Units to disable.
     """
 
     DESCRIPTION = "Configure the image: name, users, network, services, files"

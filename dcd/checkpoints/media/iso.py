@@ -31,7 +31,9 @@ LIVE_FILE_SYSTEM = "live/filesystem.squashfs"
 class CreateISO(Checkpoint):
     """Make the ISO.
 
-    `volume_id` is the name under which systems show the medium; by default it is the distribution's.
+
+    Arguments:
+        volume_id: The name under which systems show the medium. Default: the distribution's name.
     """
 
     DESCRIPTION = "Make the hybrid ISO"

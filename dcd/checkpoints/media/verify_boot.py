@@ -29,12 +29,18 @@ from statemachine.errors import CheckpointError
 class VerifyBoot(Checkpoint):
     """Boot the medium that an earlier checkpoint made.
 
-    `firmware` lists how: `bios`, `uefi` or both. `media` says as what the guest sees it: a CD or a
-    USB stick. `marker` is text that the serial console shows only after everything before it worked.
-    `timeout_seconds` is the limit for each boot. `accelerator` `auto` is KVM if a tiny guest proves
-    that it works here, else emulation (`tcg`). `cpus` and `memory_mb` are those of each guest.
-    `parallel` boots all firmware at once; each then needs `memory_mb`. `hypervisor` `virtualbox` and
-    `bhyve` were never run on the real thing.
+
+    Arguments:
+        firmware: The firmware to boot with, each of those listed.
+        media: How the guest sees the medium: as a CD or as a USB stick.
+        memory_mb: The memory of each guest, in MiB.
+        marker: Text that the serial console shows only after everything before it worked.
+        timeout_seconds: The limit for each boot.
+        accelerator: `auto` is KVM if a tiny guest proves that it works here, else emulation
+            (`tcg`).
+        cpus: The processors of each guest.
+        parallel: Boot with all firmware at once; each guest then needs `memory_mb`.
+        hypervisor: What runs the guest. `virtualbox` and `bhyve` were never run on the real thing.
     """
 
     DESCRIPTION = "Boot the medium to prove that it boots"

@@ -38,8 +38,11 @@ _TAR_OPTIONS = (
 class TransferArchive(Checkpoint):
     """Unpack an archive.
 
-    `archive` is the archive file; it is captured when the build is submitted. The `software` of the
-    checkpoint's name may say where to: its destination `dir`, or else the image area.
+    The `software` of the checkpoint's name may say where to: its destination `dir`, or else the
+    image area.
+
+    Arguments:
+        archive: The archive file; it is captured when the build is submitted.
     """
 
     DESCRIPTION = "Unpack an archive into the workspace"

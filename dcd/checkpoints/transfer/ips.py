@@ -64,11 +64,14 @@ PACKAGE_LIST = "packages.tsv"
 class TransferIPS(Checkpoint):
     """Make an IPS image and install packages into it, or change one.
 
-    The `software` of the checkpoint's name says how: the image (facets, variants, properties, whether it
-    is made or changed), publishers with origins and mirrors, and `software_data` to install, uninstall,
-    avoid or unavoid, done in the order in which they are listed. `show_stdout` repeats pkg's lines as
-    progress messages; they are in the log in any case. `zonename` is accepted from manifests of the
-    original, but images that are linked to a zone cannot be made.
+    The `software` of the checkpoint's name says how: the image (facets, variants, properties,
+    whether it is made or changed), publishers with origins and mirrors, and `software_data` to
+    install, uninstall, avoid or unavoid, done in the order in which they are listed.
+
+    Arguments:
+        zonename: Accepted from manifests of the original; images that are linked to a zone cannot
+            be made.
+        show_stdout: Repeat pkg's lines as progress messages; they are in the log in any case.
     """
 
     DESCRIPTION = "Transfer IPS packages into the image"

@@ -42,9 +42,12 @@ _CONVERSION_SHARE = 0.8
 class Convert(Checkpoint):
     """Convert the disk to the formats that `vm_im` lists.
 
-    `formats` chooses some of them, as `TYPE` or `TYPE-SUBFORMAT`; all by default. `level` is zlib's, 1
-    to 9, for a streamOptimized VMDK. `out_of_order` writes a compressed qcow2 as its clusters come out
-    of several processors: the same contents sooner, in another order each time.
+
+    Arguments:
+        formats: Some of them, as `TYPE` or `TYPE-SUBFORMAT`. Default: all.
+        level: The level of zlib, 1 to 9, for a streamOptimized VMDK.
+        out_of_order: Write a compressed qcow2 as its clusters come out of several processors:
+            faster, with the same contents, but in another order each time.
     """
 
     DESCRIPTION = "Convert the disk to the formats it is delivered in"

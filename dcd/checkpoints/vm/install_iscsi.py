@@ -58,14 +58,23 @@ _GIB = 1 << 30
 class InstallISCSI(Checkpoint):
     """Install onto the disk of `CreateDisk` from an installer medium, in a guest.
 
-    `medium` is an ISO with an unattended installer (see `DebianInstaller`); by default the one that a
-    checkpoint before has made. `target` `auto` is tgt on Linux and comstar on illumos; lio and comstar
-    were never run on the real thing. `firmware` is what the guest boots the medium with, `memory_mb` and
-    `cpus` are the guest's, `timeout_seconds` is the limit for all of it. `accelerator` `auto` is KVM if a
-    tiny guest proves that it works here, else emulation (`tcg`). The installed system gets the kernel
-    arguments `kernel_args` and the console `serial_console` (empty: none), and the name `hostname`, by
-    default the live system's. `grow_root` lets the root partition, which must then be the last on the disk,
-    take the rest of a larger disk whenever the system starts.
+
+    Arguments:
+        medium: An ISO with an unattended installer (see `DebianInstaller`). Default: the one that
+            an earlier checkpoint made.
+        target: The iSCSI target. `auto` is tgt on Linux and comstar on illumos; lio and comstar
+            were never run on the real thing.
+        firmware: What the guest boots the medium with.
+        memory_mb: The memory of the guest, in MiB.
+        cpus: The processors of the guest.
+        timeout_seconds: The limit for the whole installation.
+        accelerator: `auto` is KVM if a tiny guest proves that it works here, else emulation
+            (`tcg`).
+        kernel_args: The kernel arguments of the installed system.
+        serial_console: The serial console of the installed system, with its speed. Empty: none.
+        hostname: The name of the installed system. Default: that of the live system.
+        grow_root: Let the root partition, which must be the last on the disk, take the rest of a
+            larger disk whenever the system starts.
     """
 
     DESCRIPTION = "Install onto the disk through iSCSI, in a guest"

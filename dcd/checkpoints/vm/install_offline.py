@@ -66,11 +66,16 @@ class _Kernel:
 class InstallOffline(Checkpoint):
     """Install the image onto the disk of `CreateDisk`.
 
-    `kernel_args` are the kernel's arguments in every entry of the menu, before the entry's own (from
-    `boot_mods` in `vm_im`). `serial_console` is the serial line that the menu and the image's own entry
-    use, with its speed; empty: none. `grow_root` lets the root partition, which must then be the last on the
-    disk, take the rest of a larger disk whenever the system starts. `cloud_init` switches the image's
-    cloud-init on, for a NoCloud volume or a configuration drive; otherwise it is off.
+
+    Arguments:
+        kernel_args: The kernel arguments of every entry of the menu, before its own (from
+            `boot_mods` in `vm_im`).
+        serial_console: The serial line that the menu and the image's own entry use, with its speed.
+            Empty: none.
+        grow_root: Let the root partition, which must be the last on the disk, take the rest of a
+            larger disk whenever the system starts.
+        cloud_init: Switch the image's cloud-init on, for a NoCloud volume or a configuration drive;
+            otherwise it is off.
     """
 
     DESCRIPTION = "Install the image onto the disk"

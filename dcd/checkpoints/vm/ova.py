@@ -44,8 +44,14 @@ _CHUNK_BYTES = 1 << 20
 class CreateOVA(Checkpoint):
     """Pack the virtual machine that `vm_im` describes.
 
-    `ovf_version` is the descriptor's. `vendor`, `version` and `url` say what the product is; its name is
-    the distribution's. `level` is zlib's, 1 to 9, where the disk has to be compressed first.
+    The name of the product is the distribution's.
+
+    Arguments:
+        ovf_version: The version of the descriptor.
+        vendor: The vendor of the product, for the descriptor.
+        version: The version of the product, for the descriptor.
+        url: Where the product is described, for the descriptor.
+        level: The level of zlib, 1 to 9, where the disk has to be compressed first.
     """
 
     DESCRIPTION = "Pack the virtual machine as an OVA"

@@ -54,10 +54,14 @@ _MAKERS = (
 class Relabel(Checkpoint):
     """Make what is tied to the device that was installed on independent of it.
 
-    `zfs_path`, `zfs_phys_path` and `zfs_devid` are where the machine that will run the image has the device
-    of its ZFS pool; without them phys_path and devid are taken out of the labels, and the path stays.
-    `zfs_active` accepts a pool that was not exported, as an installed system leaves its root pool when it is
-    shut down.
+
+    Arguments:
+        zfs_path: The path of the device of its ZFS pool on the machine that will run the image.
+            Default: the path stays.
+        zfs_phys_path: The physical path there. Default: it is taken out of the labels.
+        zfs_devid: The device id there. Default: it is taken out of the labels.
+        zfs_active: Accept a pool that was not exported, as an installed system leaves its root pool
+            when it is shut down.
     """
 
     DESCRIPTION = "Make the installed system independent of the device it was installed on"

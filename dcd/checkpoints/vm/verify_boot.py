@@ -58,16 +58,29 @@ _LARGE_SECTORS: tuple[Controller, ...] = ("virtio", "scsi", "nvme")
 class VerifyBoot(Checkpoint):
     """Boot the delivered images.
 
-    `formats` chooses some of those made, as `TYPE` or `TYPE-SUBFORMAT`; all by default. `firmware` is that
-    of `vm_im` by default, as are `memory_mb` and `cpus`. `controllers` are the first of `vm_im` by default,
-    else virtio. `matrix` `economical` boots every image with each firmware, and takes turns with the
-    controllers; `full` boots every image with each firmware on every controller. `marker` is text that the
-    serial console shows only after everything before it worked; `timeout_seconds` is the limit for it.
-    With `login` that user, who has a password in the manifest, logs in after the marker; with `command`
-    too, this is typed at the `prompt` and `answer` has to come. `accelerator` `auto` is KVM if a tiny
-    guest proves that it works here, else emulation (`tcg`). `side_by_side` guests run at once, by
-    default one for each processor, as far as half of the host's memory goes. `hypervisor` `virtualbox`
-    and `bhyve` were never run on the real thing; they boot the formats that they read.
+    With `login` that user, who has a password in the manifest, logs in after the marker; with
+    `command` too, this is typed at the `prompt` and `answer` has to appear.
+
+    Arguments:
+        formats: Some of those made, as `TYPE` or `TYPE-SUBFORMAT`. Default: all.
+        firmware: The firmware to boot with. Default: that of `vm_im`.
+        controllers: The disk controllers to boot on. Default: the first of `vm_im`, else virtio.
+        matrix: `economical` boots every image with each firmware, and takes turns with the
+            controllers; `full` boots every image with each firmware on every controller.
+        memory_mb: The memory of each guest, in MiB. Default: that of `vm_im`.
+        cpus: The processors of each guest. Default: those of `vm_im`.
+        marker: Text that the serial console shows only after everything before it worked.
+        timeout_seconds: The limit until the marker.
+        login: The user who logs in.
+        prompt: The end of the shell's prompt after the login.
+        command: A command to type at the prompt.
+        answer: Text that the command has to print.
+        accelerator: `auto` is KVM if a tiny guest proves that it works here, else emulation
+            (`tcg`).
+        hypervisor: What runs the guests. `virtualbox` and `bhyve` were never run on the real thing;
+            they boot the formats that they read.
+        side_by_side: How many guests run at once. Default: one for each processor, as far as half
+            of the host's memory goes.
     """
 
     DESCRIPTION = "Boot the virtual machine in every format"

@@ -1,22 +1,27 @@
 """What is said about checkpoints: true to their code, complete, and committed as the reference."""
 
 import importlib
+import re
 from pathlib import Path
 
 import pytest
 
-from dcd.manifest.checkpoint_reference import checkpoints_text
+from dcd.manifest.checkpoint_reference import _example, checkpoints_text
 from dcd.manifest.checkpoint_types import (
     Argument,
     CheckpointType,
+    _documentation,
     described,
     registered,
     unavailable_originals,
 )
-from dcd.manifest.constructors import resolve
+from dcd.manifest.constructors import construct, resolve
+from dcd.manifest.doc import checkpoints_of
 from dcd.manifest.original_names import COUNTERPARTS
+from dcd.manifest.parse import Settings, load
 from dcd.manifest.reference import CHECKPOINTS
 from dcd.platform.tools import ELSEWHERE, TOOLS
+from statemachine.events import InputFile
 
 
 def found(name: str, *allowed: str) -> CheckpointType:
@@ -93,7 +98,39 @@ def test_each_checkpoint_of_the_project_documents_itself(each: CheckpointType) -
     assert each.documentation
     assert set(each.tools) <= {*TOOLS, *ELSEWHERE}  # so that a remedy can be told
     for argument in each.arguments:
-        assert f"`{argument.name}`" in each.documentation
+        assert argument.meaning.endswith("."), f"{argument.name} has no meaning in the docstring"
+    _, meanings = _documentation(resolve(each.mod_path, each.checkpoint_class, []))
+    assert set(meanings) == {argument.name for argument in each.arguments}
+
+
+def test_the_meaning_of_an_argument_is_what_the_docstring_says_in_its_section() -> None:
+    def factory() -> None:
+        """Do something.
+
+        More about it.
+
+        Arguments:
+            one: What it is, in a
+                long sentence.
+            two: Another: with a colon.
+        """
+
+    assert _documentation(factory) == (
+        "Do something.\n\nMore about it.",
+        {"one": "What it is, in a long sentence.", "two": "Another: with a colon."},
+    )
+
+
+@pytest.mark.parametrize("each", registered()[0], ids=lambda each: each.checkpoint_class)
+def test_the_example_in_the_reference_is_one_that_a_manifest_may_have(each: CheckpointType) -> None:
+    example = "\n".join(_example(each))
+    name = re.search('name="(.*?)"', example)[1]
+    text = f'<dc><distro name="d"><execution>{example}</execution></distro></dc>'
+    sent = {"/FILE": InputFile("/FILE", "0" * 64)}
+    loaded = load(text, "/m.xml", files=sent, settings=Settings())
+    (spec,) = checkpoints_of(loaded.doc)
+    made = construct(spec.mod_path, spec.checkpoint_class, name, (), spec.kwargs, [])
+    assert type(made).__name__ == each.checkpoint_class
 
 
 def test_the_reference_is_current() -> None:
