@@ -7,7 +7,7 @@ tgtd. A whole installation is in the tests of the system.
 import shutil
 import socket
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +96,16 @@ def children() -> list[str]:
     return [Path(f"/proc/{pid}/comm").read_text().strip() for pid in pids]
 
 
+@pytest.fixture
+def leaves_no_process() -> Iterator[None]:
+    before = children()
+    yield
+    assert children() == before
+
+
 @needs_tools
 @pytest.mark.root
+@pytest.mark.usefixtures("leaves_no_process")
 class TestInstallation:
     def test_that_says_it_succeeded_and_did_nothing_is_not_believed(
         self, bench: Any, context: Context, medium: MakeMedium
@@ -125,7 +133,6 @@ class TestInstallation:
         assert b"copying the system" in (bench.evidence / "install.log").read_bytes()
         assert (bench.evidence / "install.png").read_bytes().startswith(b"\x89PNG")
         assert nothing_listens()
-        assert children() == before
 
     def test_that_panics_ends_at_once(self, context: Context, medium: MakeMedium) -> None:
         said = "dcd-install: 15% copying\nKernel panic - not syncing: out of memory\n"
@@ -135,14 +142,12 @@ class TestInstallation:
         assert nothing_listens()
 
     def test_that_hangs_ends_at_the_time_limit(self, context: Context, medium: MakeMedium) -> None:
-        before = children()
         with pytest.raises(CheckpointError, match=r"within 2 seconds") as caught:
             install(timeout_seconds=2.0).execute(
                 with_medium(context, medium("dcd-install: 15% copying\n", "halt"))
             )
         assert "timeout_seconds" in caught.value.resolution
         assert nothing_listens()
-        assert children() == before
 
     def test_of_an_earlier_attempt_is_not_taken_for_this_one(
         self, context: Context, medium: MakeMedium
@@ -206,7 +211,6 @@ class TestInstallation:
                 checkpoint, with_medium(context, medium("", "halt")), "install.log"
             )
         assert nothing_listens()
-        assert children() == before
 
     def test_begins_with_the_claim(self, bench: Any, context: Context, medium: MakeMedium) -> None:
         with_medium(context, medium("", "halt"))
