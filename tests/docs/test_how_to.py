@@ -168,11 +168,12 @@ def test_pages_name_only_commands_and_options_that_there_are() -> None:
 SNIPPETS = [
     (block, example)
     for page, example in (
-        ("write-a-manifest.md", "debian-live.xml"),
-        ("build-a-virtual-machine-image.md", "debian-vm.xml"),
-        ("install-through-iscsi.md", "debian-vm-iscsi.xml"),
+        ("how-to/write-a-manifest.md", "debian-live.xml"),
+        ("how-to/build-a-virtual-machine-image.md", "debian-vm.xml"),
+        ("how-to/install-through-iscsi.md", "debian-vm-iscsi.xml"),
+        ("reference/manifest.md", "debian-live.xml"),
     )
-    for block in blocks(ROOT / "docs" / "how-to" / page, "xml")
+    for block in blocks(ROOT / "docs" / page, "xml")
 ]
 
 
