@@ -72,6 +72,37 @@ def test_imports_point_down(room):
     assert wrong == {}
 
 
+def room_of(module: str) -> str:
+    """The room of a module as docs/architecture.md names it: `dcd/engine`, `store`."""
+    return "/".join(module.split(".")[: 2 if module.startswith("dcd.") else 1])
+
+
+def inner_imports(path: Path) -> set[str]:
+    """The rooms that a module imports."""
+    modules: list[str] = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            modules += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module == "dcd":
+            modules += [f"dcd.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            modules.append(node.module)
+    return {room_of(module) for module in modules if module.split(".")[0] in ROOMS}
+
+
+def test_rooms_import_what_the_architecture_says():
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    rows = re.findall(r"^\| `([\w/]+?)(?:/|\.py)?` \| .* \| (.*) \|$", text, re.MULTILINE)
+    table = {room: set(re.findall(r"`([\w/]+)`", imports)) for room, imports in rows}
+    for room in ROOMS:
+        for path in (ROOT / room).rglob("*.py"):
+            module = path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
+            own = room_of(module.removesuffix(".__init__"))
+            strangers = inner_imports(path) - {own, "dcd"}
+            if own != "dcd":
+                assert strangers <= table[own], f"{path} imports {strangers - table[own]}"
+
+
 def test_only_one_module_knows_transitions():
     knowing = [
         path.relative_to(ROOT).as_posix()
