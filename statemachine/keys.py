@@ -12,6 +12,7 @@ same manifest in another directory has the same keys. Pure.
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from hashlib import sha256
 
 import msgspec
@@ -21,6 +22,7 @@ from statemachine.plan import Ingredient, Json, Plan, PlannedCheckpoint
 ROOT = ""
 """The key before the first checkpoint."""
 
+EPOCH = "epoch"
 EXTERNAL = "external"
 SALT = "salt"
 
@@ -31,6 +33,7 @@ _PHRASES = {
     "argument": "argument {name} {verb}",
     "manifest": "{name} {verb}",
     "input": "file {name} {verb}",
+    EPOCH: "the time of the build {verb}",
     EXTERNAL: "{name} {verb}",
     SALT: "what was made before is declined",
 }
@@ -62,6 +65,24 @@ def chain_key(previous_key: str, ingredients: Iterable[Ingredient]) -> str:
 def chain(checkpoints: Iterable[PlannedCheckpoint]) -> Plan:
     """A plan of these checkpoints with every key computed, whatever keys they came with."""
     return _chain_from(tuple(checkpoints), 0)
+
+
+def with_epoch(plan: Plan, epoch: int | None, line: int = 0) -> Plan:
+    """The plan with the build's time, seconds since 1970, as an ingredient of its first checkpoint (None:
+    with none), and all keys chained again. `line` is where the manifest says it."""
+    if not plan.checkpoints:
+        return plan
+    first = plan.checkpoints[0]
+    kept = _without(first.ingredients, EPOCH)
+    added = () if epoch is None else (Ingredient(EPOCH, "", str(epoch), line),)
+    changed = replace(first, ingredients=(*kept, *added))
+    return _chain_from((changed, *plan.checkpoints[1:]), first=0)
+
+
+def epoch_of(plan: Plan) -> int | None:
+    """The build's time in a plan, seconds since 1970; None in a plan of version 0.1.0, which had none."""
+    found = (part for planned in plan.checkpoints[:1] for part in planned.ingredients)
+    return next((int(part.digest) for part in found if part.kind == EPOCH), None)
 
 
 def with_external(plan: Plan, index: int, external: Mapping[str, str]) -> Plan:
@@ -190,7 +211,9 @@ def _verb(before: Ingredient | None, after: Ingredient) -> str:
 
 
 def _version(part: Ingredient) -> str:
-    """The version or date in what identifies external state, or ""."""
+    """The version or date in what identifies external state or the build's time, or ""."""
+    if part.kind == EPOCH:
+        return f"{datetime.fromtimestamp(int(part.digest), UTC):%Y-%m-%dT%H:%M:%SZ}"
     if part.kind != EXTERNAL:
         return ""
     version = _SHA256.sub("", part.digest)

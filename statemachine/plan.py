@@ -17,12 +17,12 @@ Json = Any
 class Ingredient:
     """One thing that decides a checkpoint's result.
 
-    `kind` is one of `class`, `version`, `code`, `argument`, `manifest`, `input`, `external`, `salt`
-    (nothing that the manifest says: it declines results made before); `name` says which (an
-    argument's name, a node's path, a file's path, a repository, a part of the host), `digest` is the
-    sha256 (hex) of its canonical form; of what is external, a text that identifies its state: as a rule a
-    sha256, with the version or date for people behind it. `line` is where the manifest says it (0 when
-    nowhere).
+    `kind` is one of `class`, `version`, `code`, `argument`, `manifest`, `input`, `external`, `epoch` (the
+    build's time, of the first checkpoint), `salt` (nothing that the manifest says: it declines results made
+    before); `name` says which (an argument's name, a node's path, a file's path, a repository, a part of
+    the host). `digest` is the sha256 (hex) of its canonical form; of the time, its seconds since 1970; of
+    what is external, a text that identifies its state: as a rule a sha256, with the version or date for
+    people behind it. `line` is where the manifest says it (0 when nowhere).
     """
 
     kind: str

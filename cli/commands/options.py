@@ -1,9 +1,12 @@
 """Arguments that several commands share, and what they mean."""
 
 import argparse
+import os
 
 from cli.capture import read_manifest
-from cli.client import Json
+from cli.client import ClientError, Json
+
+_EPOCH_VARIABLE = "SOURCE_DATE_EPOCH"
 
 
 def add_build(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
@@ -34,6 +37,17 @@ def add_parameters(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_source_date_epoch(parser: argparse.ArgumentParser) -> None:
+    """--source-date-epoch."""
+    parser.add_argument(
+        "--source-date-epoch",
+        metavar="SECONDS",
+        type=int,
+        help="the build's time, in seconds since 1970, where the manifest says none (default: "
+        "$SOURCE_DATE_EPOCH, else the newest date of the repositories)",
+    )
+
+
 def add_pause_before(parser: argparse.ArgumentParser) -> None:
     """--pause-before."""
     parser.add_argument(
@@ -55,7 +69,23 @@ def manifest_body(args: argparse.Namespace) -> dict[str, Json]:
     body: dict[str, Json] = {"manifest": read_manifest(args.manifest)}
     if args.parameters:
         body["parameters"] = dict(args.parameters)
+    if (epoch := _source_date_epoch(args)) is not None:
+        body["source_date_epoch"] = epoch
     return body
+
+
+def _source_date_epoch(args: argparse.Namespace) -> int | None:
+    """The build's time that is asked for. Commands that build nothing ask for none. Raises ClientError."""
+    if not hasattr(args, "source_date_epoch"):
+        return None
+    given = os.environ.get(_EPOCH_VARIABLE)
+    if args.source_date_epoch is not None or not given:
+        return args.source_date_epoch  # type: ignore[no-any-return]
+    if not given.isdecimal():
+        raise ClientError(
+            "usage", f"{_EPOCH_VARIABLE} {given!r} is not a time", "It is seconds since 1970."
+        )
+    return int(given)
 
 
 def _assignment(text: str) -> tuple[str, str]:

@@ -3,7 +3,7 @@
 import argparse
 
 from cli.capture import send
-from cli.commands.options import add_manifest, manifest_body
+from cli.commands.options import add_manifest, add_source_date_epoch, manifest_body
 from cli.exit_codes import ExitCode
 from cli.text import count, duration, print_json, print_table, printable
 
@@ -18,6 +18,7 @@ DESCRIPTION = (
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments."""
     add_manifest(parser)
+    add_source_date_epoch(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -4,7 +4,13 @@ import argparse
 import sys
 
 from cli.capture import send
-from cli.commands.options import add_follow, add_manifest, add_pause_before, manifest_body
+from cli.commands.options import (
+    add_follow,
+    add_manifest,
+    add_pause_before,
+    add_source_date_epoch,
+    manifest_body,
+)
 from cli.exit_codes import ExitCode
 from cli.follow import follow_build
 from cli.text import print_json, printable
@@ -23,6 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_manifest(parser)
     add_follow(parser)
     add_pause_before(parser)
+    add_source_date_epoch(parser)
     reuse = parser.add_mutually_exclusive_group()
     reuse.add_argument("--fresh", action="store_true", help="reuse no layer of another build")
     reuse.add_argument(

@@ -63,7 +63,10 @@ async def migrate(api: Api, request: Request) -> Response:
 async def plan(api: Api, request: Request) -> Response:
     api.require(request, Action.SUBMIT)
     body = await body_of(request, schemas.ManifestRequest)
-    source = _source(api, request, body.manifest, body.files, body.parameters)
+    source = replace(
+        _source(api, request, body.manifest, body.files, body.parameters),
+        source_date_epoch=body.source_date_epoch,
+    )
     name, intentions = await api.engine.plan(source, body.fresh)
     return json_response(schemas.PlanView(name, intentions))
 
@@ -72,7 +75,10 @@ async def submit(api: Api, request: Request) -> Response:
     api.require(request, Action.SUBMIT)
     body = await body_of(request, schemas.SubmitRequest)
     state, new = await api.engine.submit(
-        _source(api, request, body.manifest, body.files, body.parameters),
+        replace(
+            _source(api, request, body.manifest, body.files, body.parameters),
+            source_date_epoch=body.source_date_epoch,
+        ),
         Options(
             body.pause_before, body.fresh, body.priority, body.idempotency_key, body.fresh_from
         ),

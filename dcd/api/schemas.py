@@ -17,6 +17,7 @@ from dcd.engine.document import Match
 from dcd.engine.intentions import Intention
 from dcd.manifest.checkpoint_types import CheckpointType
 from dcd.manifest.diagnostics import Diagnostic, MissingInput
+from dcd.manifest.times import EARLIEST, LATEST
 from statemachine.events import Actor, Artifact, ErrorInfo, Event
 from statemachine.plan import Json
 
@@ -48,12 +49,14 @@ Parameters = Annotated[dict[str, str], Meta(max_length=1_000)]
 
 
 class ManifestRequest(Request, frozen=True):
-    """Body of `validate` and `plan`."""
+    """Body of `validate` and `plan`. `source_date_epoch` is the build's time that is asked for, in seconds
+    since 1970; the manifest's own outranks it."""
 
     manifest: ManifestText
     files: Files = {}
     parameters: Parameters = {}
     fresh: bool = False
+    source_date_epoch: Annotated[int, Meta(ge=EARLIEST, le=LATEST)] | None = None
 
 
 class SubmitRequest(ManifestRequest, frozen=True):
@@ -135,7 +138,7 @@ class BuildSummary:
 
 @dataclass(frozen=True, slots=True)
 class BuildView:
-    """A build with all that is known of it now."""
+    """A build with all that is known of it now. `source_date_epoch` is its time, in seconds since 1970."""
 
     id: str
     name: str
@@ -150,6 +153,7 @@ class BuildView:
     checkpoints: tuple[CheckpointView, ...]
     artifacts: tuple[Artifact, ...]
     error: ErrorInfo | None
+    source_date_epoch: int
 
 
 @dataclass(frozen=True, slots=True)

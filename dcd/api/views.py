@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from dcd.api.schemas import BuildSummary, BuildView, CheckpointView
+from dcd.engine.planning import build_epoch
 from statemachine.build import BuildState
 from store.artifacts import Artifacts
 from store.eventlog import BuildSummary as StoredSummary
@@ -40,6 +41,7 @@ def build_view(state: BuildState, stored: Artifacts) -> BuildView:
             for artifact in state.published
         ),
         error=state.error,
+        source_date_epoch=build_epoch(state),
     )
 
 

@@ -41,7 +41,7 @@ from statemachine.commands import (
 )
 from statemachine.errors import InvalidManifest, Refused
 from statemachine.events import Actor, BuildSubmitted
-from statemachine.keys import canonical
+from statemachine.keys import canonical, epoch_of, with_epoch
 from statemachine.plan import Plan
 from store.eventlog import Conflict
 
@@ -60,6 +60,8 @@ class ManifestSource:
     files: Mapping[str, tuple[str, int] | None]
     parameters: Mapping[str, str]
     inherited: Mapping[str, str] = field(default_factory=dict)
+    source_date_epoch: int | None = None
+    """The build's time that the client asks for, seconds since 1970."""
     host_code: bool = False
     """Whoever sent it may run code of their own on the host."""
     owner: int | None = None
@@ -148,7 +150,7 @@ class Engine:
         if earlier := await self._earlier(options.idempotency_key, actor, request):
             return earlier, False
         loaded = await self.load(source)
-        plan = await self._plan(loaded)
+        plan = await self._plan(loaded, source.source_date_epoch)
         if options.fresh or options.fresh_from is not None:
             plan = planning.declining_reuse(plan, options.fresh_from)
         permit(plan)
@@ -180,7 +182,10 @@ class Engine:
         """The distribution's name, and what would happen if it were submitted now."""
         loaded = await self.load(source)
         plan, rest = await asyncio.to_thread(
-            planning.plan_ahead, loaded, self._settings().checkpoint_modules
+            planning.plan_ahead,
+            loaded,
+            self._settings().checkpoint_modules,
+            source.source_date_epoch,
         )
         name = distro(loaded.doc).name
         newest = await self.builds.ask(self.builds.log.newest, name)
@@ -212,7 +217,7 @@ class Engine:
         replacement = None
         if source is not None:
             loaded = await self.load(source)
-            plan = await self._plan(loaded)
+            plan = await self._continuation(loaded, await self.builds.state(build))
             permit(plan)
             replacement = Replacement(
                 manifest=loaded.canonical,
@@ -281,9 +286,19 @@ class Engine:
             await self.shells.release(before)
         return before, after
 
-    async def _plan(self, loaded: Loaded) -> Plan:
+    async def _continuation(self, loaded: Loaded, state: BuildState) -> Plan:
+        """The plan of another manifest for a build, which keeps its time unless the manifest says one."""
+        epoch = epoch_of(state.plan)
+        plan = await self._plan(loaded, epoch)
+        if epoch is None and distro(loaded.doc).source_date_epoch is None:
+            return with_epoch(plan, None)
+        return plan
+
+    async def _plan(self, loaded: Loaded, epoch: int | None) -> Plan:
         settings = self._settings()
-        plan = await asyncio.to_thread(planning.make_plan, loaded, settings.checkpoint_modules)
+        plan = await asyncio.to_thread(
+            planning.make_plan, loaded, settings.checkpoint_modules, epoch
+        )
         await asyncio.to_thread(
             planning.check_host, plan, settings.state_dir, settings.min_free_bytes
         )
@@ -340,5 +355,6 @@ class Engine:
 
 def _digest(source: ManifestSource, options: Options) -> str:
     """The digest of all that a submit says: two with the same one ask for the same."""
-    said = (source.path, source.text, source.files, source.parameters, options)
+    time = source.source_date_epoch
+    said = (source.path, source.text, source.files, source.parameters, time, options)
     return hashlib.sha256(canonical(said)).hexdigest()

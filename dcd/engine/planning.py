@@ -17,6 +17,7 @@ from pathlib import Path
 from dcd.checkpoints.interface import Checkpoint
 from dcd.configuration import Configuration
 from dcd.engine.builds import new_id
+from dcd.engine.epoch import choose_epoch
 from dcd.engine.prospects import Prospect, prospects, require_all, texts_of
 from dcd.manifest.constructors import construct, resolve
 from dcd.manifest.doc import distro
@@ -28,19 +29,20 @@ from dcd.platform.host_parts import host_parts
 from dcd.worker.request import Grants
 from statemachine.build import BuildState
 from statemachine.errors import NotFound, Unprepared
-from statemachine.keys import EXTERNAL, chain, with_salt
+from statemachine.keys import EXTERNAL, chain, epoch_of, with_epoch, with_salt
 from statemachine.plan import Ingredient, Plan, PlannedCheckpoint
 
 PROXY_VARIABLES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy")
 
 
-def make_plan(loaded: Loaded, allowed: Collection[str]) -> Plan:
-    """The plan of a manifest. `allowed` are modules that it may name beside the project's. Raises
+def make_plan(loaded: Loaded, allowed: Collection[str], epoch: int | None = None) -> Plan:
+    """The plan of a manifest. `allowed` are modules that it may name beside the project's, `epoch` is the
+    build's time that is asked for (seconds since 1970); the manifest's own outranks it. Raises
     ManifestError, and Unprepared when checkpoints cannot run here or the state of a repository cannot be
     had."""
     found = prospects(loaded.doc, allowed)
     require_all(found)
-    return _plan(loaded, found, allowed)
+    return _plan(loaded, found, allowed, epoch)
 
 
 def declining_reuse(plan: Plan, checkpoint: str | None) -> Plan:
@@ -53,15 +55,19 @@ def declining_reuse(plan: Plan, checkpoint: str | None) -> Plan:
     return with_salt(plan, names.index(checkpoint) if checkpoint else 0, new_id())
 
 
-def plan_ahead(loaded: Loaded, allowed: Collection[str]) -> tuple[Plan, list[Prospect]]:
+def plan_ahead(
+    loaded: Loaded, allowed: Collection[str], epoch: int | None = None
+) -> tuple[Plan, list[Prospect]]:
     """The plan of the manifest's checkpoints up to the first that cannot run here, and the prospects of
     the rest: their keys cannot be known. Raises as `make_plan`, but for checkpoints that cannot run."""
     found = prospects(loaded.doc, allowed)
     able = list(takewhile(lambda prospect: not prospect.obstacle, found))
-    return _plan(loaded, able, allowed), found[len(able) :]
+    return _plan(loaded, able, allowed, epoch), found[len(able) :]
 
 
-def _plan(loaded: Loaded, able: Sequence[Prospect], allowed: Collection[str]) -> Plan:
+def _plan(
+    loaded: Loaded, able: Sequence[Prospect], allowed: Collection[str], epoch: int | None
+) -> Plan:
     def ask(prospect: Prospect) -> dict[str, str]:
         assert prospect.instance is not None  # it is able to run
         return {
@@ -71,10 +77,13 @@ def _plan(loaded: Loaded, able: Sequence[Prospect], allowed: Collection[str]) ->
 
     with ThreadPoolExecutor(max_workers=4) as pool:
         states = list(pool.map(ask, able))
-    return chain(
+    plan = chain(
         _planned(loaded, prospect, external, allowed)
         for prospect, external in zip(able, states, strict=True)
     )
+    described = distro(loaded.doc)
+    line = described.origin.line if described.origin and described.source_date_epoch else 0
+    return with_epoch(plan, choose_epoch(loaded.doc, epoch, states), line)
 
 
 def external_state(state: BuildState, index: int, allowed: Collection[str]) -> dict[str, str]:
@@ -151,11 +160,17 @@ def check_host(plan: Plan, state_dir: Path, min_free_bytes: int) -> None:
         )
 
 
+def build_epoch(state: BuildState) -> int:
+    """A build's time, seconds since 1970. Builds of version 0.1.0 have that of their submit."""
+    found = epoch_of(state.plan)
+    return int(state.submitted_at.timestamp()) if found is None else found
+
+
 def environment(state: BuildState, index: int, allowed: Collection[str]) -> dict[str, str]:
     """The environment of the tools of a build's checkpoint: the build's time (SOURCE_DATE_EPOCH) and, when
     the checkpoint uses the network, the proxies in force. What the checkpoint runs may be the manifest's
     own, so a proxy's login goes only to one that gives it to nothing but what downloads."""
-    variables = {"SOURCE_DATE_EPOCH": str(int(state.submitted_at.timestamp()))}
+    variables = {"SOURCE_DATE_EPOCH": str(build_epoch(state))}
     doc = restore(state.manifest)
     needs = _constructed(state.plan.checkpoints[index], allowed).needs(doc)
     if not needs.network:
@@ -167,7 +182,8 @@ def environment(state: BuildState, index: int, allowed: Collection[str]) -> dict
         if (value := os.environ.get(name))
     }
     if proxy := distro(doc).http_proxy:
-        proxies |= {"http_proxy": proxy, "https_proxy": proxy}
+        variables_of_it = ("http_proxy", "https_proxy")
+        proxies |= {name: proxy for each in variables_of_it for name in (each, each.upper())}
     if not needs.proxy_logins:
         proxies = {name: _without_login(value) for name, value in proxies.items()}
     return variables | proxies

@@ -15,7 +15,9 @@ from statemachine.keys import (
     chain_key,
     changes,
     continued,
+    epoch_of,
     kept_prefix,
+    with_epoch,
     with_external,
     with_salt,
 )
@@ -123,6 +125,24 @@ def test_external_state_as_planned_leaves_the_plan_alone(
     assert with_external(plan, 0, {}) is plan
 
 
+def test_the_time_of_a_build_is_in_all_of_its_keys_and_an_old_plan_has_none(
+    make_plan: Callable[..., Plan],
+) -> None:
+    plan = make_plan("a", "b")
+    assert epoch_of(plan) is None
+    assert with_epoch(plan, None) == plan
+    dated = with_epoch(plan, 1700000000, line=2)
+    assert epoch_of(dated) == 1700000000
+    assert not set(keys(dated)) & set(keys(plan))
+    assert with_epoch(dated, 1700000000, line=9).checkpoints[1] == dated.checkpoints[1]
+    assert kept_prefix(dated, with_epoch(dated, 1700000001)) == 0
+    assert with_epoch(dated, None) == plan
+    assert epoch_of(with_salt(with_external(dated, 0, {"sid": "1"}), 0, "s")) == 1700000000
+    assert changes(dated.checkpoints[0], with_epoch(dated, 1700003600).checkpoints[0]) == [
+        "the time of the build changed (it was 2023-11-14T22:13:20Z, it is 2023-11-14T23:13:20Z)"
+    ]
+
+
 def test_salt_declines_what_was_made_before(make_plan: Callable[..., Plan]) -> None:
     plan = make_plan("a", "b", "c")
     salted = with_salt(plan, 1, "1")
@@ -186,6 +206,31 @@ def test_result_that_is_there_does_not_go_stale_when_a_repository_moves_on() -> 
         ),
         (("input", "motd", "1", 3), ("input", "motd", "2", 3), "file motd changed at line 3"),
         (("external", "sid", "1", 0), ("external", "sid", "2", 0), "repository sid changed"),
+        (
+            ("external", "GRUB of the host", f"{'a' * 64} grub-common 2.06-1", 0),
+            ("external", "GRUB of the host", f"{'b' * 64} grub-common 2.06-2", 0),
+            "GRUB of the host changed (it was grub-common 2.06-1, it is grub-common 2.06-2)",
+        ),
+        (
+            ("external", "GRUB of the host", f"{'a' * 64} grub-common 2.06-1", 0),
+            ("external", "GRUB of the host", f"{'b' * 64} grub-common 2.06-1", 0),
+            "GRUB of the host changed",
+        ),
+        (
+            ("external", "architecture of the host", "amd64", 0),
+            ("external", "architecture of the host", "arm64", 0),
+            "architecture of the host changed (it was amd64, it is arm64)",
+        ),
+        (
+            ("external", "interpreter /bin/sh", "a", 0),
+            ("external", "interpreter /bin/sh", "b", 0),
+            "interpreter /bin/sh changed",
+        ),
+        (
+            ("external", "%{//distro.name}", "a", 4),
+            ("external", "%{//distro.name}", "b", 4),
+            "what %{//distro.name} finds changed at line 4",
+        ),
     ],
 )
 def test_changes_are_told_in_words(

@@ -15,6 +15,7 @@ from dcd.manifest.objects.configuration import Configuration
 from dcd.manifest.objects.execution import Execution
 from dcd.manifest.objects.software import Software
 from dcd.manifest.objects.target import Size, Target
+from dcd.manifest.times import TIME
 from dcd.manifest.values import IDENTIFIER, SIZE
 
 
@@ -104,7 +105,15 @@ class Distro(
     """The distribution: what is in the image and how it is made."""
 
     name: str = attribute("The image's name; also the volume id of its ISO.")
-    add_timestamp: bool = attribute("Add the time to the names of media files.", default=False)
+    add_timestamp: bool = attribute(
+        "Add the build's time to the names of media files.", default=False
+    )
+    source_date_epoch: str | None = attribute(
+        "The build's time, in seconds since 1970 or as a date in UTC; by default what `dcctl submit` is"
+        " given, else the newest date of the repositories.",
+        default=None,
+        form=TIME,
+    )
     http_proxy: str | None = attribute(
         "The proxy through which packages are fetched.", default=None
     )

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from lxml import etree
 
+from dcd.engine.epoch import choose_epoch
 from dcd.manifest.constructors import code_digest, construct, resolve
 from dcd.manifest.data_object import DataObject, Field, OneOf, fields_of
 from dcd.manifest.doc import DataObjectCache, checkpoints_of
@@ -19,7 +20,7 @@ from dcd.manifest.ingredients import ingredients
 from dcd.manifest.objects import BUILTIN, DC, BootMods, Distro, Execution
 from dcd.manifest.schema import classes_below, inside
 from dcd.manifest.values import choices, optional_of
-from statemachine.keys import chain
+from statemachine.keys import chain, with_epoch
 from statemachine.plan import PlannedCheckpoint
 
 KEYS = Path(__file__).parents[3] / "docs" / "reference" / "keys.md"
@@ -39,7 +40,7 @@ EXECUTION = """<execution stop_on_error="true">
 
 EXECUTION_FAMILY = classes_below(Execution)
 OTHERS = [cls for cls in classes_below(DC) if cls not in (DC, *EXECUTION_FAMILY)]
-TEXTS = ("64mb", "65mb", "7", "8", "0600", "0644", "alpha", "beta")
+TEXTS = ("64mb", "65mb", "7", "8", "0600", "0644", "1980-01-02", "1980-01-03", "alpha", "beta")
 """Two of them have any form there is."""
 
 NAMED = ("software", "configuration")
@@ -63,7 +64,8 @@ def keys(doc: DataObjectCache) -> list[str]:
         instance = construct(*names, spec.name, args, spec.kwargs)
         found = ingredients(doc, spec, resolve(*names), instance, ())
         planned.append(PlannedCheckpoint(spec.name, "", *names, "", found))
-    return [checkpoint.key for checkpoint in chain(planned).checkpoints]
+    plan = with_epoch(chain(planned), choose_epoch(doc, None, ()))
+    return [checkpoint.key for checkpoint in plan.checkpoints]
 
 
 def path_to(wanted: type[DataObject]) -> list[type[DataObject]]:
