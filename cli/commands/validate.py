@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
             raise
         answer = {"ok": False, "diagnostics": error.diagnostics}
     if args.json:
-        print_json(answer)
+        print_json({"ok": answer["ok"], "diagnostics": answer["diagnostics"]})
     else:
         print_diagnostics(answer["diagnostics"], sys.stdout)
         if answer["ok"]:

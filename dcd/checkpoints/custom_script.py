@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from dcd.checkpoints import products
 from dcd.checkpoints.areas import areas, captured_file, shell_line, substituted
 from dcd.checkpoints.interface import CHROOT, MOUNTS, Checkpoint, Context, Needs, Report
 from dcd.checkpoints.recorded import recorded_files
@@ -31,6 +32,9 @@ _SHELL = "/bin/sh"
 _OWN_INTERPRETER = re.compile(r"#![ \t]*(/\S+[^\n]*)")
 _OUTSIDE = ("{BOOT_ARCHIVE}", "{MEDIA_DIR}", "{TMP_DIR}", "{BUILD_DATA}")
 """Tokens of areas that cannot be seen from inside the image."""
+
+_INSTALLING = re.compile(r"\b(apt|apt-get|aptitude|dpkg|linux-image|vmlinuz|live-boot|grub)\b")
+"""Words of a command that puts packages or a kernel into the image."""
 
 _CHANGE_DIRECTORY = 'cd "$1" && shift && exec "$@"'
 
@@ -100,6 +104,17 @@ class CustomScript(Checkpoint):
             devices=self.devices,
             writes=tuple(map(Path, self.writes)),
         )
+
+    def provides(self, doc: DataObjectCache) -> products.Provided:
+        """What a command can do is not known before it runs; whether it is likely, its text says."""
+        text = "\n".join(self._strings())
+        places = ("PKG_IMAGE_PATH",) if self.chroot else tuple(products.IN_AREAS)
+        installs = self.chroot and _INSTALLING.search(text)
+        return {
+            name: "perhaps" if self.script is not None or installs or place in text else "hardly"
+            for place in sorted(places, key=lambda place: place in text)
+            for name in products.IN_AREAS[place]
+        }
 
     def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
         given = [part for part in (self.command, self.text, self.script) if part is not None]

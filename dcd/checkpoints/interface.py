@@ -16,10 +16,11 @@ from inspect import signature
 from pathlib import Path
 from typing import ClassVar
 
+from dcd.checkpoints.products import Provided
 from dcd.manifest.data_object import DataObject, Origin
 from dcd.manifest.diagnostics import Diagnostic, error
-from dcd.manifest.doc import DataObjectCache, checkpoints_of
-from dcd.manifest.objects import Arg, ArgList, Args
+from dcd.manifest.doc import DataObjectCache
+from dcd.manifest.objects import Arg, ArgList, Args, CheckpointSpec
 from dcd.platform.capabilities import CHROOT, FILES, MOUNTS
 from dcd.platform.devices import ALL_DEVICES
 from dcd.platform.process import Completed, run
@@ -156,6 +157,12 @@ class Checkpoint(ABC):
     """Every tool that it may need, as `Needs.tools` names them, for lists and the reference. What one
     manifest really needs is for `needs` to say."""
 
+    REQUIRES: ClassVar[tuple[str, ...]] = ()
+    """Products that it always needs of checkpoints before it; see `requires`."""
+
+    PROVIDES: ClassVar[tuple[str, ...] | None] = None
+    """Products that it always makes; see `provides`."""
+
     def __init__(self, name: str) -> None:
         self.name = name
 
@@ -163,6 +170,16 @@ class Checkpoint(ABC):
         """What the host must have. Pure: reads only the DOC. Raises nothing, also for a manifest in
         which `check` finds errors."""
         return Needs()
+
+    def requires(self, doc: DataObjectCache) -> Iterator[tuple[str, ...]]:
+        """What it needs of the checkpoints before it, as `dcd.checkpoints.products` names it: of each
+        tuple, one will do. Planning checks it against what these provide. Pure."""
+        yield from ((name,) for name in self.REQUIRES)
+
+    def provides(self, doc: DataObjectCache) -> Provided | None:
+        """What it makes for checkpoints after it, and how surely. None: it does not say, so it can be
+        anything. Pure; raises nothing."""
+        return None if self.PROVIDES is None else dict.fromkeys(self.PROVIDES, "surely")
 
     def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
         """Everything wrong or doubtful that the signature cannot express (a bad value, a node that is
@@ -175,7 +192,8 @@ class Checkpoint(ABC):
     ) -> Origin | None:
         """Where the manifest gives the argument, of a list its item number `item`; where it does not,
         the place of the checkpoint."""
-        spec = next((each for each in checkpoints_of(doc) if each.name == self.name), None)
+        found = doc.volatile.get_descendants(self.name, CheckpointSpec, max_count=1)
+        spec = found[0] if found else None
         if spec is None or argument is None:
             return None if spec is None else spec.origin
         positional = None

@@ -124,9 +124,10 @@ class Engine:
         self._scheduler.wake()
         self.collector.wake()
 
-    async def load(self, source: ManifestSource) -> Loaded:
-        """The manifest, complete, its files validated as it says. Raises ManifestError, InputsMissing."""
-        loaded = await asyncio.to_thread(self._load, source)
+    async def load(self, source: ManifestSource, pause_before: str | None = None) -> Loaded:
+        """The manifest, complete, its files validated as it says. What checkpoints from `pause_before` on
+        lack of those before them is a warning. Raises ManifestError, InputsMissing."""
+        loaded = await asyncio.to_thread(self._load, source, pause_before)
         if loaded.missing:
             raise InputsMissing(loaded.missing)
         found = await asyncio.to_thread(validate, loaded, self.stores.blobs, source.host_code)
@@ -149,7 +150,7 @@ class Engine:
         request = _digest(source, options)
         if earlier := await self._earlier(options.idempotency_key, actor, request):
             return earlier, False
-        loaded = await self.load(source)
+        loaded = await self.load(source, options.pause_before)
         plan = await self._plan(loaded, source.source_date_epoch)
         if options.fresh or options.fresh_from is not None:
             plan = planning.declining_reuse(plan, options.fresh_from)
@@ -216,7 +217,7 @@ class Engine:
         each with the reason why it runs."""
         replacement = None
         if source is not None:
-            loaded = await self.load(source)
+            loaded = await self.load(source, pause_before)
             plan = await self._continuation(loaded, await self.builds.state(build))
             permit(plan)
             replacement = Replacement(
@@ -325,7 +326,7 @@ class Engine:
             )
         return state
 
-    def _load(self, source: ManifestSource) -> Loaded:
+    def _load(self, source: ManifestSource, pause_before: str | None) -> Loaded:
         blobs = self.stores.blobs
         files: dict[str, CapturedFile | None] = {}
         for path, uploaded in source.files.items():
@@ -338,7 +339,9 @@ class Engine:
         return load(
             source.text,
             source.path,
-            examine=partial(examine, allowed=settings.checkpoint_modules),
+            examine=partial(
+                examine, allowed=settings.checkpoint_modules, pause_before=pause_before
+            ),
             files=files,
             parameters=source.parameters,
             inherited=source.inherited,

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from dcd.checkpoints.interface import Checkpoint, Needs
+from dcd.engine.sequence import Step, check_sequence
 from dcd.manifest.constructors import Unresolved, construct, resolve
 from dcd.manifest.damage import Damage
 from dcd.manifest.diagnostics import Diagnostic, ManifestError, at, bounded, error, refuse
@@ -54,9 +55,16 @@ def prospects(doc: DataObjectCache, allowed: Collection[str]) -> list[Prospect]:
     return found
 
 
-def examine(doc: DataObjectCache, damage: Damage, allowed: Collection[str]) -> Iterator[Diagnostic]:
-    """What the checkpoints of a manifest find in it, as far as it is whole. What is wrong with their
-    constructors is left out: `dcd.manifest.constructors` reports it."""
+def examine(
+    doc: DataObjectCache,
+    damage: Damage,
+    allowed: Collection[str],
+    pause_before: str | None = None,
+) -> Iterator[Diagnostic]:
+    """What the checkpoints of a manifest find in it, as far as it is whole, and whether they find what they
+    need of each other. What is wrong with their constructors is left out: `dcd.manifest.constructors`
+    reports it. From `pause_before` on nothing will run with this manifest."""
+    steps: list[Step] = []
     for spec in checkpoints_of(doc):
         try:
             instance = construct(
@@ -65,11 +73,15 @@ def examine(doc: DataObjectCache, damage: Damage, allowed: Collection[str]) -> I
                 whole=not damage,
             )
         except ManifestError:
+            steps.append((spec, None))
             continue
         consequences = damage.concerns(spec.name, type(instance).READS)
         for each in _placed(_checked(instance, doc, damage), spec):
             if not (consequences and each.origin == spec.origin):
                 yield each
+        # What is damaged may be just what makes a product.
+        steps.append((spec, None if consequences else instance))
+    yield from check_sequence(doc, steps, pause_before)
 
 
 def require_all(found: Sequence[Prospect]) -> None:

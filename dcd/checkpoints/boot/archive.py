@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+from dcd.checkpoints import products
 from dcd.checkpoints.interface import MOUNTS, Checkpoint, Context, Needs, Report
 from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache, DataObjectDict
@@ -37,6 +38,8 @@ class DebianBootArchive(Checkpoint):
     """
 
     DESCRIPTION = "Make the boot archive: kernel and initramfs"
+    REQUIRES = (products.IMAGE, products.KERNEL)
+    PROVIDES = (products.BOOT_ARCHIVE, products.KERNEL_RECORD)
     VERSION = 1
     TOOLS = ("chroot",)
 

@@ -12,6 +12,7 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from dcd.checkpoints import products
 from dcd.checkpoints.interface import Checkpoint, Context, Report
 from dcd.manifest.data_object import Origin
 from dcd.manifest.diagnostics import Diagnostic, error
@@ -46,6 +47,8 @@ class GrubBootMenu(Checkpoint):
     """
 
     DESCRIPTION = "Write the boot menu"
+    REQUIRES = (products.BOOT_ARCHIVE,)
+    PROVIDES = (products.BOOT_MENU,)
     READS = ("//boot_mods", "//distro.name")
 
     def __init__(self, name: str, kernel_args: str = "boot=live components quiet") -> None:

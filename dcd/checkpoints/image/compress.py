@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
+from dcd.checkpoints import products
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
 from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache
@@ -40,6 +41,8 @@ class SquashfsPkgImgMod(Checkpoint):
     """
 
     DESCRIPTION = "Compress the image"
+    REQUIRES = (products.IMAGE,)
+    PROVIDES = (products.SQUASHFS,)
     TOOLS = ("mksquashfs",)
 
     def __init__(

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from dcd.checkpoints import products
 from dcd.checkpoints.areas import captured_file
 from dcd.checkpoints.image.accounts import apply_users, check_user, owner_ids
 from dcd.checkpoints.image.identity import remove_identity
@@ -53,6 +54,8 @@ class DebianPrePkgImgMod(Checkpoint):
     """
 
     DESCRIPTION = "Configure the image: name, users, network, services, files"
+    REQUIRES = (products.IMAGE,)
+    PROVIDES = ()
     VERSION = 1
     TOOLS = ("chroot",)
 

@@ -8,6 +8,7 @@ installer is, and what answers are, is in `dcd.checkpoints.image.installer_scrip
 
 from pathlib import Path
 
+from dcd.checkpoints import products
 from dcd.checkpoints.image.installer_script import (
     RULE,
     RULE_PATH,
@@ -42,6 +43,9 @@ class DebianInstaller(Checkpoint):
     """
 
     DESCRIPTION = "Add an unattended installer to the image"
+
+    REQUIRES = (products.IMAGE,)
+    PROVIDES = ()
 
     def get_progress_estimate(self) -> float:
         return 1.0

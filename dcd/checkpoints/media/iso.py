@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from dcd.checkpoints import products
 from dcd.checkpoints.epoch import epoch_of
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
 from dcd.checkpoints.media import grub
@@ -37,6 +38,8 @@ class CreateISO(Checkpoint):
     """
 
     DESCRIPTION = "Make the hybrid ISO"
+    REQUIRES = (products.BOOT_MENU, products.SQUASHFS, products.LIVE_BOOT)
+    PROVIDES = (products.ISO,)
     READS = ("//distro.name", "//distro.add_timestamp")
     TOOLS = ("xorriso", *grub.TOOLS)
 

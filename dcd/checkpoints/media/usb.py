@@ -8,6 +8,7 @@ an artifact.
 import os
 import shutil
 
+from dcd.checkpoints import products
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
 from dcd.checkpoints.media.deliver import deliver_file, record_medium, recorded_medium
 from dcd.manifest.doc import DataObjectCache
@@ -18,6 +19,9 @@ class CreateUSB(Checkpoint):
     """Make the image of a USB stick from the ISO of a checkpoint before."""
 
     DESCRIPTION = "Make the image of a USB stick"
+
+    REQUIRES = (products.ISO,)
+    PROVIDES = (products.USB,)
 
     def needs(self, doc: DataObjectCache) -> Needs:
         return Needs(disk_bytes=1 << 30)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from dcd.checkpoints import boots
+from dcd.checkpoints import boots, products
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
 from dcd.checkpoints.media.deliver import recorded_medium
 from dcd.manifest.diagnostics import Diagnostic
@@ -45,6 +45,7 @@ class VerifyBoot(Checkpoint):
 
     DESCRIPTION = "Boot the medium to prove that it boots"
     TOOLS = all_tools()
+    PROVIDES = ()
 
     def __init__(
         self,
@@ -77,6 +78,9 @@ class VerifyBoot(Checkpoint):
             disk_bytes=64 << 20,
             devices=devices_of(self.hypervisor),
         )
+
+    def requires(self, doc: DataObjectCache) -> Iterator[tuple[str, ...]]:
+        yield (products.ISO,) if self.media == "cdrom" else (products.USB, products.ISO)
 
     def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
         if not self.firmware:

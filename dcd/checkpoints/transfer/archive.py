@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from dcd.checkpoints import products
 from dcd.checkpoints.areas import area_path, captured_file
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
 from dcd.checkpoints.transfer.listed import check_places, check_software
@@ -56,6 +57,10 @@ class TransferArchive(Checkpoint):
     def needs(self, doc: DataObjectCache) -> Needs:
         return Needs(tools=self.TOOLS)
 
+    def provides(self, doc: DataObjectCache) -> products.Provided:
+        found = products.in_area(_destination(doc, self.name))
+        return {**found, products.IMAGE: "surely"} if products.IMAGE in found else found
+
     def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
         software = software_for(doc, self.name)
         if software is not None:
@@ -63,9 +68,7 @@ class TransferArchive(Checkpoint):
             yield from check_places(software)
 
     def execute(self, context: Context, dry_run: bool = False) -> None:
-        software = software_for(context.doc, self.name)
-        places = software.get_descendants(class_type=Dir) if software is not None else []
-        where = places[0].path if places else "{PKG_IMAGE_PATH}"
+        where = _destination(context.doc, self.name)
         if dry_run:
             context.report(Report(message=f"would unpack {self.archive} into {where}"))
             return
@@ -123,6 +126,12 @@ class TransferArchive(Checkpoint):
         else:
             return archive
         return plain
+
+
+def _destination(doc: DataObjectCache, checkpoint: str) -> str:
+    software = software_for(doc, checkpoint)
+    places = software.get_descendants(class_type=Dir) if software is not None else []
+    return places[0].path if places else "{PKG_IMAGE_PATH}"
 
 
 def _opened(archive: Path, head: bytes) -> gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile:

@@ -7,6 +7,7 @@ uninstall those that are left out. Software of type DIR that names nothing is al
 
 from collections.abc import Iterator
 
+from dcd.checkpoints import products
 from dcd.checkpoints.areas import area_path
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
 from dcd.checkpoints.transfer.listed import check_places, check_software
@@ -31,6 +32,10 @@ class TransferCPIO(Checkpoint):
         software = software_for(doc, self.name) or Software()
         sizes = (data.size or 0 for data in software.get_descendants(class_type=SoftwareData))
         return Needs(disk_bytes=sum(sizes))
+
+    def provides(self, doc: DataObjectCache) -> products.Provided:
+        software = software_for(doc, self.name) or Software()
+        return products.in_area(_path_of(software, Destination) or "{BOOT_ARCHIVE}")
 
     def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
         yield from check_software(doc, self)

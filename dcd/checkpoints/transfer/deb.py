@@ -18,6 +18,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from dcd.checkpoints import products
 from dcd.checkpoints.interface import MOUNTS, Checkpoint, Context, Needs, Report
 from dcd.checkpoints.transfer.deb_progress import Progress
 from dcd.checkpoints.transfer.listed import check_software, software_of
@@ -77,6 +78,17 @@ _UNKNOWN = re.compile(
 
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+(:[a-z0-9-]+)?([=/][A-Za-z0-9.+:~-]+)?")
 
+_BRINGING: Mapping[str, tuple[str, str]] = {
+    products.KERNEL: (r"linux-image-.+", r"linux-|kernel|task-|live-task|pve-|proxmox"),
+    products.LIVE_BOOT: (r"live-boot(-initramfs-tools)?|casper", r"live-|task-"),
+    products.GRUB["bios"]: (r"grub-pc(-bin)?|grub2|grub-cloud-amd64", r"task-|proxmox"),
+    products.GRUB["uefi"]: (
+        r"grub-efi(-amd64(-bin|-signed)?)?|grub-cloud-amd64",
+        r"shim-|task-|proxmox",
+    ),
+}
+"""Which packages bring a product (all of a name matches), and which may depend on such (its beginning)."""
+
 PACKAGE_LIST = "packages.tsv"
 """Name, version, architecture of each package. Not named for the distribution: so that two which differ
 in name alone share the layer."""
@@ -106,6 +118,10 @@ class TransferDEB(Checkpoint):
             disk_bytes=listed or _GIBIBYTE,
             capabilities=MOUNTS,
         )
+
+    def provides(self, doc: DataObjectCache) -> products.Provided:
+        names = [re.split(r"[:=/]", name)[0] for name in self._software(doc).names()]
+        return {products.IMAGE: "surely", **_brought(names)}
 
     def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
         yield from check_software(doc, self, "DEB")
@@ -192,6 +208,20 @@ class TransferDEB(Checkpoint):
 
     def _software(self, doc: DataObjectCache) -> Software:
         return software_of(doc, self, "DEB")
+
+
+def _brought(names: Sequence[str]) -> products.Provided:
+    """What the packages bring that later checkpoints need; `hardly`, where only a dependency could. GRUB's
+    modules are no dependency of packages for other things."""
+    found: dict[str, products.Odds] = {}
+    for product, (certain, likely) in _BRINGING.items():
+        if any(re.fullmatch(certain, name) for name in names):
+            found[product] = "surely"
+        elif any(re.match(likely, name) for name in names):
+            found[product] = "perhaps"
+        elif names and product not in products.GRUB.values():
+            found[product] = "hardly"
+    return found
 
 
 def _variant(software: Software) -> str:

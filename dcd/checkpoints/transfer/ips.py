@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, starmap
 from pathlib import Path
 
+from dcd.checkpoints import products
 from dcd.checkpoints.areas import areas
 from dcd.checkpoints.interface import CHROOT, Checkpoint, Context, Needs, Report
 from dcd.checkpoints.media.deliver import deliver_file
@@ -96,6 +97,13 @@ class TransferIPS(Checkpoint):
             capabilities=CHROOT,
             secrets=_secrets(software),
         )
+
+    def requires(self, doc: DataObjectCache) -> Iterator[tuple[str, ...]]:
+        if _image(self._software(doc)).action == "use_existing":
+            yield (products.IMAGE,)
+
+    def provides(self, doc: DataObjectCache) -> products.Provided:
+        return {**products.in_area("{PKG_IMAGE_PATH}"), products.IMAGE: "surely"}
 
     def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
         if self.zonename is not None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
+from dcd.checkpoints import products
 from dcd.checkpoints.epoch import epoch_of
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
 from dcd.checkpoints.media.deliver import as_artifact, media_name, record_medium
@@ -53,6 +54,7 @@ class Convert(Checkpoint):
     DESCRIPTION = "Convert the disk to the formats it is delivered in"
     READS = ("//vm_format", "//distro.name", "//distro.add_timestamp")
     TOOLS = TOOLS
+    REQUIRES = (products.DISK,)
 
     def __init__(
         self,
@@ -70,6 +72,9 @@ class Convert(Checkpoint):
     def needs(self, doc: DataObjectCache) -> Needs:
         made = sum(image.type != "raw" for image in self._images(doc))
         return Needs(tools=self.TOOLS if made else (), disk_bytes=made * _EXPECTED_BYTES)
+
+    def provides(self, doc: DataObjectCache) -> products.Provided:
+        return {image.kind: "surely" for image in self._images(doc)}
 
     def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
         yield from check_images(doc, self)

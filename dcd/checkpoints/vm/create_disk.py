@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from dcd.checkpoints import products
 from dcd.checkpoints.epoch import source_date_epoch
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
 from dcd.checkpoints.vm import gpt
@@ -35,6 +36,7 @@ class CreateDisk(Checkpoint):
     """
 
     DESCRIPTION = "Make the disk: partitions and file systems"
+    PROVIDES = (products.DISK,)
     READS = LAYOUT_READS
     TOOLS = tuple(dict.fromkeys(tool for tools in VOLUME_TOOLS.values() for tool in tools))
 

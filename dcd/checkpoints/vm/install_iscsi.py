@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from dcd.checkpoints import boots
+from dcd.checkpoints import boots, products
 from dcd.checkpoints.areas import captured_file
 from dcd.checkpoints.boot.menu import boot_mods, check_arguments, menu_timeout, menu_title
 from dcd.checkpoints.interface import ALL_DEVICES, MOUNTS, Checkpoint, Context, Needs, Report
@@ -78,6 +78,7 @@ class InstallISCSI(Checkpoint):
     """
 
     DESCRIPTION = "Install onto the disk through iSCSI, in a guest"
+    PROVIDES = ()
     READS = (*LAYOUT_READS, "//vm_im", "//boot_mods")
     TOOLS = tuple(
         dict.fromkeys(
@@ -132,6 +133,11 @@ class InstallISCSI(Checkpoint):
             devices=(ALL_DEVICES,),
             writes=(CONFIGFS,) if self._target() is Lio else (),
         )
+
+    def requires(self, doc: DataObjectCache) -> Iterator[tuple[str, ...]]:
+        yield (products.DISK,)
+        if self.medium is None:
+            yield (products.ISO,)
 
     def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
         yield from boots.check_conditions(

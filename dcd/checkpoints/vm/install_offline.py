@@ -12,13 +12,13 @@ from the layout, and times are SOURCE_DATE_EPOCH or that of the newest file of t
 """
 
 import os
-import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from dcd.checkpoints import products
 from dcd.checkpoints.boot.menu import (
     boot_mods,
     check_arguments,
@@ -38,21 +38,14 @@ from dcd.checkpoints.vm.layout import examine_layout, firmware
 from dcd.checkpoints.vm.layout_checks import ESP
 from dcd.checkpoints.vm.volume_rules import MIB
 from dcd.checkpoints.vm.volumes import MOUNT_TOOLS, MOUNTED, VOLUME_TOOLS, Place, make_volume
-from dcd.manifest.diagnostics import Diagnostic, error, refuse
+from dcd.manifest.diagnostics import Diagnostic, refuse
 from dcd.manifest.doc import DataObjectCache, DataObjectDict
-from dcd.manifest.objects.software import Software
 from dcd.platform.inside import make_directory, resolve, write
 from statemachine.errors import CheckpointError
 from store.layers.mounts import mount, unmount
 
 _GRUB_MODULES_BYTES = 8 * MIB
 """What GRUB's modules for both kinds of firmware take in /boot, rounded up."""
-
-_BRINGING = {
-    "bios": {"grub-pc-bin", "grub-pc", "grub2", "grub-cloud-amd64"},
-    "uefi": {"grub-efi-amd64-bin", "grub-efi-amd64", "grub-efi", "grub-cloud-amd64"},
-}
-"""The packages that bring GRUB's modules for each firmware, directly or by what they depend on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +72,7 @@ class InstallOffline(Checkpoint):
     """
 
     DESCRIPTION = "Install the image onto the disk"
+    PROVIDES = ()
     READS = ("//boot_mods", "//vm_im.firmware", "//distro.name")
     TOOLS = tuple(
         dict.fromkeys(
@@ -124,13 +118,16 @@ class InstallOffline(Checkpoint):
             devices=(ALL_DEVICES,) if mounted else (),
         )
 
+    def requires(self, doc: DataObjectCache) -> Iterator[tuple[str, ...]]:
+        yield from ((name,) for name in (products.IMAGE, products.KERNEL_RECORD, products.DISK))
+        yield from ((products.GRUB[kind],) for kind in sorted(firmware(doc)))
+
     def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
         yield from check_arguments(doc, self, self.kernel_args)
         yield from installed.check_serial_console(doc, self, self.serial_console)
         layout = _planned(doc)
         if layout is not None:
             yield from installed.check_root(doc, self, layout, self.grow_root)
-        yield from _check_packages(doc)
 
     def get_progress_estimate(self) -> float:
         return 6.0
@@ -213,25 +210,6 @@ def _planned(doc: DataObjectCache) -> DiskLayout | None:
     """The layout that the manifest describes; None when it is not valid, which is for CreateDisk to say."""
     layout, faults = examine_layout(doc)
     return None if faults else layout
-
-
-def _check_packages(doc: DataObjectCache) -> Iterator[Diagnostic]:
-    """An error when GRUB's packages are not among those of the manifest, where all of the image comes
-    from Debian packages."""
-    all_software = doc.volatile.get_descendants(None, Software)
-    if not all_software or any(software.type != "DEB" for software in all_software):
-        return
-    names = {re.split(r"[:=/]", name)[0] for software in all_software for name in software.names()}
-    lacking = [
-        boot_loader.PACKAGES[kind] for kind in sorted(firmware(doc)) if not names & _BRINGING[kind]
-    ]
-    if lacking:
-        yield error(
-            all_software[0].origin,
-            "the image gets no boot loader to put on the disk",
-            f"{', '.join(lacking)} is not among its packages",
-            f"add {' and '.join(f'<name>{name}</name>' for name in lacking)} to its software_data",
-        )
 
 
 def _kernel(context: Context) -> _Kernel:

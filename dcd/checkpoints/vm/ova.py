@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from dcd.checkpoints import products
 from dcd.checkpoints.epoch import epoch_of
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
 from dcd.checkpoints.media.deliver import (
@@ -57,6 +58,8 @@ class CreateOVA(Checkpoint):
     DESCRIPTION = "Pack the virtual machine as an OVA"
     READS = ("//vm_im", "//distro.name", "//distro.add_timestamp")
     TOOLS = TOOLS
+    REQUIRES = (products.DISK,)
+    PROVIDES = (_OVA.kind,)
 
     def __init__(
         self,

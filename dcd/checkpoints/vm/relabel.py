@@ -27,6 +27,7 @@ from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 
+from dcd.checkpoints import products
 from dcd.checkpoints.interface import ALL_DEVICES, MOUNTS, Checkpoint, Context, Needs, Report
 from dcd.checkpoints.vm import mounted as mounting
 from dcd.checkpoints.vm.disk import DiskLayout, recorded_disk
@@ -65,6 +66,8 @@ class Relabel(Checkpoint):
     """
 
     DESCRIPTION = "Make the installed system independent of the device it was installed on"
+    REQUIRES = (products.DISK,)
+    PROVIDES = ()
     VERSION = 1
     TOOLS = ("blkid", "chroot", "mcopy", *mounting.TOOLS)
 

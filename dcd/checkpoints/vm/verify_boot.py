@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
-from dcd.checkpoints import boots
+from dcd.checkpoints import boots, products
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
 from dcd.checkpoints.media.deliver import deliver_file, recorded_media
 from dcd.checkpoints.vm.disk import recorded_disk
@@ -86,6 +86,7 @@ class VerifyBoot(Checkpoint):
     DESCRIPTION = "Boot the virtual machine in every format"
     READS = ("//vm_im", "//user", "//distro.name")
     TOOLS = all_tools()
+    PROVIDES = ()
 
     def __init__(
         self,
@@ -131,6 +132,14 @@ class VerifyBoot(Checkpoint):
             devices=devices_of(self.hypervisor),
             secrets=references(_passwords_of(doc, self.login)) if self.login else (),
         )
+
+    def requires(self, doc: DataObjectCache) -> Iterator[tuple[str, ...]]:
+        yield (products.DISK,)
+        offered = tuple(image.kind for image in images_of(doc))
+        if self.formats:
+            yield from ((kind,) for kind in self.formats if kind in offered)
+        elif offered:
+            yield offered
 
     def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
         yield from check_images(doc, self)

@@ -398,33 +398,6 @@ def test_without_a_boot_archive_it_says_what_to_run_before(ready: Any) -> None:
     assert "DebianBootArchive" in refused(ready, target()).resolution
 
 
-DEB = """<software name="t" type="DEB"><software_data action="install"><name>linux-image-amd64</name>{}
-</software_data></software>"""
-
-
-@pytest.mark.parametrize(
-    ("software", "lacking"),
-    [
-        (DEB.format(""), "grub-pc-bin"),
-        (DEB.format("<name>grub-pc=2.06</name>"), "grub-efi-amd64-bin"),
-        (DEB.format("<name>grub-efi-amd64-bin</name>"), "grub-pc-bin"),
-    ],
-)
-def test_a_manifest_without_grub_is_refused(bench: Any, software: str, lacking: str) -> None:
-    with pytest.raises(InvalidManifest, match="no boot loader") as caught:
-        refuse(InstallOffline("install").check(bench.doc(software)))
-    assert f"<name>{lacking}</name>" in caught.value.resolution
-    assert "manifest.xml:1" in caught.value.details
-
-
-def test_a_manifest_with_grub_or_whose_image_comes_from_elsewhere_is_not(bench: Any) -> None:
-    both = "<name>grub-pc-bin</name><name>grub-efi-amd64-bin:amd64</name>"
-    refuse(InstallOffline("install").check(bench.doc(DEB.format(both))))
-    refuse(InstallOffline("install").check(bench.doc(DEB.format("<name>grub-cloud-amd64</name>"))))
-    archive = '<software name="a" type="ARCHIVE"/>'
-    refuse(InstallOffline("install").check(bench.doc(DEB.format(""), archive)))
-
-
 def test_a_root_that_is_not_the_last_cannot_grow(bench: Any) -> None:
     swap = '<gpt_partition name="4" part_type="swap"><size val="8mb"/></gpt_partition>'
     swap_last = partition(3, "ext4", "/", "99mb") + swap

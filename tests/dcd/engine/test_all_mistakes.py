@@ -129,7 +129,8 @@ def test_an_argument_in_args_has_its_own_place() -> None:
       <checkpoint name="iso" mod_path="dcd/checkpoints/media/iso" checkpoint_class="CreateISO">
         <args>%s</args>
       </checkpoint></execution></distro></dc>"""
-    assert [each.line for each in mistakes(text % ("x" * 40))] == [3]
+    (found,) = [each for each in mistakes(text % ("x" * 40)) if "volume id" in each.message]
+    assert found.line == 3
 
 
 def every_checkpoint() -> Iterator[type[Checkpoint]]:
