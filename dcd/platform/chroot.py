@@ -13,7 +13,7 @@ SYS_CHROOT), write to disks (its file systems open no devices), or look into pro
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -27,9 +27,10 @@ from store.layers.mounts import NO_DEVICES, NO_SUID, bind, bind_without_devices,
 
 @dataclass(frozen=True, slots=True)
 class Inside:
-    """An image area that is ready to run programs in."""
+    """An image area that is ready to run programs in. `environment` is what all of them get."""
 
     root: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     def run(
         self,
@@ -45,7 +46,7 @@ class Inside:
         """Run a program of the image with the image as its root; see `dcd.platform.process.run`."""
         return run(
             argv,
-            env={"DEBIAN_FRONTEND": "noninteractive", **(env or {})},
+            env={"DEBIAN_FRONTEND": "noninteractive", **self.environment, **(env or {})},
             stdin=stdin,
             timeout_seconds=timeout_seconds,
             capture=capture,
@@ -60,15 +61,16 @@ class Inside:
 
 
 @contextmanager
-def chroot(root: Path) -> Iterator[Inside]:
-    """Mount what programs need below `root`. Raises `CheckpointError` when that is not possible."""
+def chroot(root: Path, environment: Mapping[str, str] | None = None) -> Iterator[Inside]:
+    """Mount what programs need below `root`. `environment` is that of all programs. Raises
+    `CheckpointError` when that is not possible."""
     with _system_mounts(root), ExitStack() as mounts:
         for name, options in (("run", "mode=755"), ("tmp", "mode=1777")):
             with _explained():
                 target = make_directory(root, name)
                 mount("tmpfs", target, options, NO_SUID | NO_DEVICES)
             mounts.callback(unmount, target)
-        yield Inside(root)
+        yield Inside(root, environment or {})
 
 
 @contextmanager

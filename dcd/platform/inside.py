@@ -49,15 +49,25 @@ def entry(root: Path, path: str | PurePosixPath) -> Path:
     return resolve(root, PurePosixPath(*parts[:-1])) / parts[-1]
 
 
-def make_directory(root: Path, path: str | PurePosixPath, mode: int = 0o755) -> Path:
-    """A directory of the image, made with its parents where it is not there. Returns the real one."""
+def make_directory(root: Path, path: str | PurePosixPath, *, private: bool = False) -> Path:
+    """A directory of the image, made with its parents where it is not there. Returns the real one.
+
+    Each that is made belongs to whoever the directory around it belongs to, so that what is added to a user's
+    home stays the user's (the image's own root makes root's). Their mode is 0755; with `private`, those that
+    are not root's are 0700.
+    """
     directory = resolve(root, path)
     missing = [
         part for part in (directory, *directory.parents) if not part.exists() and part != root
     ]
     for part in reversed(missing):
+        around = part.parent.stat()
+        owner = (0, 0) if part.parent == root else (around.st_uid, around.st_gid)
         part.mkdir()
-        part.chmod(mode)
+        if os.geteuid() == 0:
+            os.chown(part, *owner)
+        closed = private and owner[0] != 0
+        part.chmod((0o700 if closed else 0o755) | (around.st_mode & stat.S_ISGID))
     if not directory.is_dir():
         raise CheckpointError(f"{path} of the image is not a directory", str(directory))
     return directory
@@ -72,8 +82,9 @@ def write(
     owner: tuple[int, int] = (0, 0),
 ) -> Path:
     """Put a file at a path of the image, in place of what is there (a link is replaced, not followed).
-    Missing directories are made. Returns the real file."""
-    parent = make_directory(root, PurePosixPath(path).parent)
+    Missing directories are made, closed to others like the file where they are a user's. Returns the real
+    file."""
+    parent = make_directory(root, PurePosixPath(path).parent, private=mode & 0o077 == 0)
     file = parent / PurePosixPath(path).name
     if file.is_dir() and not file.is_symlink():
         raise CheckpointError(f"{path} of the image is a directory, not a file", str(file))

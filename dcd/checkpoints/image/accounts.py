@@ -12,9 +12,11 @@ from dcd.manifest.diagnostics import Diagnostic, error
 from dcd.manifest.objects.configuration import Password, User
 from dcd.manifest.secrets import password_text
 from dcd.platform.chroot import Inside
-from dcd.platform.inside import read
+from dcd.platform.inside import exists, make_directory, read
 from dcd.platform.process import ToolFailed
 from statemachine.errors import CheckpointError
+
+_DAY_SECONDS = 86400
 
 
 def check_user(user: User) -> Iterator[Diagnostic]:
@@ -103,25 +105,39 @@ def _require_groups(root: Path, user: User) -> None:
 
 
 def _apply_user(inside: Inside, user: User) -> None:
-    exists = user.name in _table(inside.root, "etc/passwd")
+    account = _table(inside.root, "etc/passwd").get(user.name)
     options: list[str] = []
     for option, value in (
         ("--comment", user.full_name),
         ("--uid", user.uid),
-        ("--home-dir" if not exists else "--home", user.home),
+        ("--home-dir" if account is None else "--home", user.home),
         ("--shell", user.shell),
     ):
         if value is not None:
             options += [option, str(value)]
-    if exists:
+    if account is not None:
+        if user.home is not None and exists(inside.root, account[5]):
+            # With it goes what is in it, unless there is something at the new place.
+            options += [] if exists(inside.root, user.home) else ["--move-home"]
         if groups := _groups(user):
             options += ["--append", "--groups", ",".join(groups)]
         if options:
             inside.run(["usermod", *options, user.name])
+        if user.home is not None:
+            _make_home(inside.root, user.home, user.uid or int(account[2]), int(account[3]))
         return
     if groups := _groups(user):
         options += ["--groups", ",".join(groups)]
     inside.run(["useradd", "--create-home", *options, user.name])
+
+
+def _make_home(root: Path, home: str, uid: int, gid: int) -> None:
+    """Make the home of an account that had none to move."""
+    if exists(root, home):
+        return
+    directory = make_directory(root, home)
+    if os.geteuid() == 0:
+        os.chown(directory, uid, gid)
 
 
 def _set_password(inside: Inside, user: User, password: Password) -> None:
@@ -138,6 +154,10 @@ def _set_password(inside: Inside, user: User, password: Password) -> None:
     encrypted = ["--encrypted"] if password.hashed else []
     try:
         inside.run(["chpasswd", *encrypted], stdin=f"{user.name}:{secret}\n".encode())
+        epoch = inside.environment.get("SOURCE_DATE_EPOCH")
+        if epoch is not None and not password.hashed:
+            # PAM, which chpasswd goes through then, takes the day of the change from the clock.
+            inside.run(["chage", "--lastdate", str(int(epoch) // _DAY_SECONDS), user.name])
     except ToolFailed as error:
         raise CheckpointError(
             f"the password of {user.name} could not be set",

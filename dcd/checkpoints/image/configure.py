@@ -9,7 +9,7 @@ import difflib
 import re
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from dcd.checkpoints import products
 from dcd.checkpoints.areas import captured_file
@@ -28,6 +28,8 @@ from dcd.platform.process import ToolFailed
 from statemachine.errors import CheckpointError
 
 _IMAGE = "{PKG_IMAGE_PATH}"
+_FOR_NEW_ACCOUNTS = ("/etc/skel", "/etc/login.defs", "/etc/default/useradd")
+"""What useradd(8) makes accounts from."""
 _BUILT_IN_LOCALES = ("C", "POSIX", "C.UTF-8")
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _FORMS = {
@@ -56,7 +58,7 @@ class DebianPrePkgImgMod(Checkpoint):
     DESCRIPTION = "Configure the image: name, users, network, services, files"
     REQUIRES = (products.IMAGE,)
     PROVIDES = ()
-    VERSION = 1
+    VERSION = 2
     TOOLS = ("chroot",)
 
     def __init__(
@@ -132,21 +134,27 @@ class DebianPrePkgImgMod(Checkpoint):
             return
         root = context.pkg_image
         context.report(Report(0.0, "configuring the image"))
-        with chroot(root) as inside:
+        with chroot(root, context.environment) as inside:
             self._name_the_system(root)
             self._set_locale(inside)
             self._set_timezone(root)
+            first = [one for one in files if _is_for_new_accounts(one)]
+            for configuration in first:
+                _add_file(context, configuration)
             apply_users(inside, users)
             for configuration in files:
-                _add_file(context, configuration)
+                if configuration not in first:
+                    _add_file(context, configuration)
             services = [*apply_network(root, interfaces), *map(_unit, self.enable_services)]
             if self.serial_console is not None:
-                services.append(f"serial-getty@{self.serial_console.partition(',')[0]}.service")
+                services.append(_log_in_on(root, self.serial_console))
             _switch_services(inside, "enable", services)
             _switch_services(inside, "disable", list(map(_unit, self.disable_services)))
         _make_generic(root)
 
     def _name_the_system(self, root: Path) -> None:
+        if self.hostname is None and exists(root, "etc/hosts"):
+            return  # As the image has it, or an earlier checkpoint has named it.
         lines = ["127.0.0.1\tlocalhost"]
         if self.hostname is not None:
             short = self.hostname.partition(".")[0]
@@ -199,6 +207,18 @@ def _unit(service: str) -> str:
     return service if "." in service else f"{service}.service"
 
 
+def _log_in_on(root: Path, console: str) -> str:
+    """Let a serial line, with its speed where it has one, ask for a login. Returns the service."""
+    line, _, settings = console.partition(",")
+    service = f"serial-getty@{line}.service"
+    if speed := re.match(r"[0-9]+", settings):
+        # Source: serial-getty@.service, agetty(8).
+        command = f"-/sbin/agetty -o '-p -- \\\\u' {speed.group()} - $TERM"
+        text = f"[Service]\nExecStart=\nExecStart={command}\n"
+        write(root, f"etc/systemd/system/{service}.d/dcd.conf", text)
+    return service
+
+
 def _generate_locale(inside: Inside, locale: str) -> None:
     def plain(name: str) -> str:
         return name.lower().replace("-", "")
@@ -224,6 +244,12 @@ def _generate_locale(inside: Inside, locale: str) -> None:
         )
     write(inside.root, "etc/locale.gen", (read(inside.root, "etc/locale.gen") or "") + f"{line}\n")
     inside.run(["locale-gen"], timeout_seconds=600)
+
+
+def _is_for_new_accounts(configuration: Configuration) -> bool:
+    """Whether a file to add is one that new accounts are made from."""
+    dest = PurePosixPath(configuration.dest or "/")
+    return any(dest.is_relative_to(place) for place in _FOR_NEW_ACCOUNTS)
 
 
 def _add_file(context: Context, configuration: Configuration) -> None:

@@ -6,8 +6,10 @@ from pathlib import Path
 
 from dcd.manifest.diagnostics import Diagnostic, error
 from dcd.manifest.objects.configuration import Interface
-from dcd.platform.inside import entry, exists, write
+from dcd.platform.inside import entry, exists, read, resolve, write
 from statemachine.errors import CheckpointError
+
+_NETWORKD = "etc/systemd/network"
 
 
 def check_interface(interface: Interface) -> Iterator[Diagnostic]:
@@ -62,13 +64,12 @@ def apply_network(root: Path, interfaces: Sequence[Interface]) -> list[str]:
     services: list[str] = []
     if interfaces:
         if exists(root, "usr/lib/systemd/systemd-networkd"):
-            for number, interface in enumerate(interfaces, start=10):
-                path = f"etc/systemd/network/{number}-dcd.network"
-                write(root, path, _networkd(interface))
+            _write_networkd(root, interfaces)
             services.append("systemd-networkd.service")
         elif exists(root, "usr/sbin/ifup") or exists(root, "sbin/ifup"):
-            text = "".join(_ifupdown(interface) for interface in interfaces)
-            write(root, "etc/network/interfaces.d/dcd", text)
+            for interface in interfaces:
+                path = f"etc/network/interfaces.d/dcd-{interface.match}"
+                write(root, path, _ifupdown(interface))
         else:
             raise CheckpointError(
                 "the image has nothing to configure its network with",
@@ -80,19 +81,40 @@ def apply_network(root: Path, interfaces: Sequence[Interface]) -> list[str]:
     return services
 
 
+def _write_networkd(root: Path, interfaces: Sequence[Interface]) -> None:
+    """A file for each interface, after those of an earlier checkpoint; one for the same is replaced."""
+    directory = resolve(root, _NETWORKD)
+    present = sorted(directory.glob("*-dcd.network")) if directory.is_dir() else []
+    number = 10 + len(present)
+    for interface in interfaces:
+        name = f"Name={interface.match}"
+        same = (file.name for file in present if name in file.read_text("utf-8").splitlines())
+        file_name = next(same, f"{number}-dcd.network")
+        number += file_name.startswith(f"{number}-")
+        write(root, f"{_NETWORKD}/{file_name}", _networkd(interface))
+
+
 def _resolver(root: Path, interfaces: Sequence[Interface]) -> bool:
     """A resolv.conf of the image's own. Returns whether systemd-resolved will fill it."""
+    servers = [server for one in interfaces for server in (one.dns or "").split()]
+    domains = [domain for one in interfaces for domain in (one.domains or "").split()]
     resolved = exists(root, "usr/lib/systemd/systemd-resolved")
     if resolved:
         link = entry(root, "etc/resolv.conf")
         link.unlink(missing_ok=True)
         link.symlink_to("../run/systemd/resolve/stub-resolv.conf")
-    else:
-        servers = [server for one in interfaces for server in (one.dns or "").split()]
-        domains = [domain for one in interfaces for domain in (one.domains or "").split()]
-        lines = [f"nameserver {server}" for server in dict.fromkeys(servers)]
-        if domains:
-            lines.append(f"search {' '.join(dict.fromkeys(domains))}")
+        if (servers or domains) and not exists(root, "usr/lib/systemd/systemd-networkd"):
+            # Nothing else tells it what ifupdown's interfaces have.
+            text = f"[Resolve]\nDNS={' '.join(servers)}\nDomains={' '.join(domains)}\n"
+            write(root, "etc/systemd/resolved.conf.d/dcd.conf", text)
+    elif interfaces or not exists(root, "etc/resolv.conf"):
+        # With what an earlier checkpoint has put there.
+        present = [line.split() for line in (read(root, "etc/resolv.conf") or "").splitlines()]
+        before = [words[1] for words in present if words[:1] == ["nameserver"] and words[1:]]
+        searched = [word for words in present if words[:1] == ["search"] for word in words[1:]]
+        lines = [f"nameserver {server}" for server in dict.fromkeys([*before, *servers])]
+        if searched or domains:
+            lines.append(f"search {' '.join(dict.fromkeys([*searched, *domains]))}")
         write(root, "etc/resolv.conf", "".join(f"{line}\n" for line in lines))
     return resolved
 
@@ -120,13 +142,12 @@ def _ifupdown(interface: Interface) -> str:
     lines = [f"auto {name}"]
     if interface.dhcp:
         lines.append(f"iface {name} inet dhcp")
+    routers = [ip_address(gateway) for gateway in (interface.gateway or "").split()]
     for text in (interface.address or "").split():
         address = ip_interface(text)
         lines.append(f"iface {name} {'inet' if address.version == 4 else 'inet6'} static")
         lines.append(f"    address {text}")
-        lines += [
-            f"    gateway {gateway}"
-            for gateway in (interface.gateway or "").split()
-            if ip_address(gateway).version == address.version
-        ]
+        lines += [f"    gateway {one}" for one in routers if one.version == address.version]
+        # The second of two default routes would fail.
+        routers = [one for one in routers if one.version != address.version]
     return "\n".join(lines) + "\n"

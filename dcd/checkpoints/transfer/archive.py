@@ -47,7 +47,7 @@ class TransferArchive(Checkpoint):
     """
 
     DESCRIPTION = "Unpack an archive into the workspace"
-    VERSION = 1
+    VERSION = 2
     TOOLS = ("tar", "zstd")
 
     def __init__(self, name: str, archive: InputPath) -> None:

@@ -23,7 +23,7 @@ class TransferCPIO(Checkpoint):
     `dir` (the image area and the boot archive, where they are not given)."""
 
     DESCRIPTION = "Copy files and directories within the workspace"
-    VERSION = 1
+    VERSION = 2
 
     def __init__(self, name: str) -> None:
         super().__init__(name)

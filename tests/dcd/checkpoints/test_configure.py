@@ -217,12 +217,146 @@ def test_ifupdown_serves_an_image_without_systemd(bench: Any, image: Path) -> No
             ' gateway="192.0.2.1"/>'
         ),
     )
-    assert (image / "etc/network/interfaces.d/dcd").read_text() == (
+    assert (image / "etc/network/interfaces.d/dcd-eth0").read_text() == (
         "auto eth0\niface eth0 inet static\n    address 192.0.2.5/24\n    gateway 192.0.2.1\n"
         "iface eth0 inet6 static\n    address 2001:db8::5/64\n"
     )
     with pytest.raises(CheckpointError, match=r"by the pattern en\*"):
         bench.execute(DebianPrePkgImgMod("c"), network('<interface match="en*"/>'))
+
+
+@pytest.mark.root
+def test_a_file_in_a_home_leaves_all_on_the_way_to_it_to_the_user(
+    bench: Any, image: Path, tmp_path: Path
+) -> None:
+    (image / "home/x").mkdir(parents=True)
+    os.chown(image / "home/x", 1000, 1001)
+    (tmp_path / "blob").write_text("key")
+    bench.execute(
+        DebianPrePkgImgMod("c"),
+        add_file("key", "/home/x/.ssh/authorized_keys", mode="0600", owner="live"),
+        add_file("key", "/home/x/.config/app/settings", owner="live"),
+        inputs={"key": tmp_path / "blob"},
+    )
+    found = {
+        path: ((image / path).stat().st_uid, oct((image / path).stat().st_mode & 0o7777))
+        for path in ("home/x/.ssh", "home/x/.config", "home/x/.config/app")
+    }
+    assert found == {
+        "home/x/.ssh": (1000, "0o700"),
+        "home/x/.config": (1000, "0o755"),
+        "home/x/.config/app": (1000, "0o755"),
+    }
+
+
+@pytest.mark.root
+def test_what_new_accounts_are_made_from_is_there_before_them(
+    bench: Any, image: Path, tmp_path: Path
+) -> None:
+    add_tool(image, "usr/sbin/useradd", "echo /etc/skel/* /opt/* >> /calls\n")
+    (tmp_path / "blob").write_text("x")
+    bench.execute(
+        DebianPrePkgImgMod("c"),
+        users('<user name="new"/>'),
+        add_file("f", "/opt/later"),
+        add_file("f", "/etc/skel/first"),
+        inputs={"f": tmp_path / "blob"},
+    )
+    assert calls(image) == ["useradd --create-home new", "/etc/skel/first /opt/*"]
+    assert (image / "opt/later").exists()
+
+
+@pytest.mark.root
+def test_the_home_of_an_account_that_is_there_moves_or_is_made(bench: Any, image: Path) -> None:
+    (image / "home/x").mkdir(parents=True)
+    with (image / "etc/passwd").open("a") as accounts:
+        accounts.write("none:x:7:8::/nonexistent:/bin/sh\n")
+    bench.execute(
+        DebianPrePkgImgMod("c"),
+        users('<user name="live" home="/srv/live"/><user name="none" home="/srv/none"/>'),
+    )
+    assert calls(image) == [
+        "usermod --home /srv/live --move-home live",
+        "usermod --home /srv/none none",
+    ]
+    status = (image / "srv/none").stat()
+    assert (status.st_uid, status.st_gid) == (7, 8)
+
+
+@pytest.mark.root
+def test_accounts_have_the_day_of_the_builds_time(bench: Any, image: Path) -> None:
+    add_tool(image, "usr/sbin/chage")
+    add_tool(image, "usr/sbin/useradd", 'echo "time $SOURCE_DATE_EPOCH" >> /calls\n')
+    doc = bench.doc(
+        users(
+            '<user name="new"><password>plain</password></user>'
+            '<user name="live"><password hashed="true">$6$salt$hash</password></user>'
+        )
+    )
+    environment = {"SOURCE_DATE_EPOCH": str(20000 * 86400 + 5)}
+    DebianPrePkgImgMod("c").execute(bench.context(doc, environment=environment))
+    assert calls(image) == [
+        "useradd --create-home new",
+        f"time {20000 * 86400 + 5}",
+        "chpasswd ",
+        "in new:plain",
+        "chage --lastdate 20000 new",
+        "chpasswd --encrypted",
+        "in live:$6$salt$hash",
+    ]
+
+
+@pytest.mark.root
+def test_a_second_configuration_adds_to_the_first(bench: Any, image: Path) -> None:
+    (image / "usr/lib/systemd").mkdir(parents=True)
+    (image / "usr/lib/systemd/systemd-networkd").touch()
+    add_tool(image, "usr/bin/systemctl")
+    bench.execute(
+        DebianPrePkgImgMod("c", hostname="box.example.org"),
+        network('<interface match="eth0" dns="192.0.2.53"/><interface match="eth1"/>'),
+    )
+    bench.execute(
+        DebianPrePkgImgMod("c"),
+        network('<interface match="eth2"/><interface match="eth1" domains="example.org"/>'),
+    )
+    directory = image / "etc/systemd/network"
+    matches = {file.name: file.read_text().split("\n")[1] for file in directory.iterdir()}
+    assert matches == {
+        "10-dcd.network": "Name=eth0",
+        "11-dcd.network": "Name=eth1",
+        "12-dcd.network": "Name=eth2",
+    }
+    assert "Domains=example.org" in (directory / "11-dcd.network").read_text()
+    bench.execute(DebianPrePkgImgMod("c"))
+    assert "box.example.org" in (image / "etc/hosts").read_text()
+    assert "nameserver 192.0.2.53\nsearch example.org" in (image / "etc/resolv.conf").read_text()
+
+
+@pytest.mark.root
+def test_the_speed_of_a_serial_console_reaches_its_login(bench: Any, image: Path) -> None:
+    add_tool(image, "usr/bin/systemctl")
+    bench.execute(DebianPrePkgImgMod("c", serial_console="ttyS1,9600n8"))
+    (text,) = (image / "etc/systemd/system").glob("serial-getty@ttyS1.service.d/*.conf")
+    assert "ExecStart=\nExecStart=-/sbin/agetty -o '-p -- \\\\u' 9600 -" in text.read_text()
+    assert calls(image) == ["systemctl enable serial-getty@ttyS1.service"]
+
+
+@pytest.mark.root
+def test_name_servers_reach_the_resolver_that_the_image_has(bench: Any, image: Path) -> None:
+    add_tool(image, "usr/sbin/ifup")
+    add_tool(image, "usr/bin/systemctl")
+    (image / "usr/lib/systemd").mkdir(parents=True)
+    (image / "usr/lib/systemd/systemd-resolved").touch()
+    bench.execute(
+        DebianPrePkgImgMod("c"),
+        network(
+            '<interface match="eth0" dhcp="false" address="192.0.2.5/24 192.0.2.6/24"'
+            ' gateway="192.0.2.1" dns="192.0.2.53" domains="example.org"/>'
+        ),
+    )
+    told = (image / "etc/systemd/resolved.conf.d/dcd.conf").read_text()
+    assert told == "[Resolve]\nDNS=192.0.2.53\nDomains=example.org\n"
+    assert (image / "etc/network/interfaces.d/dcd-eth0").read_text().count("gateway") == 1
 
 
 @pytest.mark.root

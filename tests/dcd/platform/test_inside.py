@@ -111,3 +111,40 @@ def _stays_inside(image: Path, links: dict[str, str], path: str) -> None:
     assert not found.is_symlink()
     if found.exists():
         assert os.path.realpath(found) == str(found)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("mode", "made"), [(0o600, 0o700), (0o400, 0o700), (0o644, 0o755), (0o640, 0o755)]
+)
+def test_directories_on_the_way_to_a_users_file_are_the_users(
+    image: Path, mode: int, made: int
+) -> None:
+    home = image / "home/ada"
+    home.mkdir(parents=True)
+    os.chown(home, 1234, 1235)
+    write(image, "home/ada/.config/app/settings", "x", mode=mode, owner=(1234, 1235))
+    for path in ("home/ada/.config", "home/ada/.config/app"):
+        status = (image / path).stat()
+        assert (status.st_uid, status.st_gid, status.st_mode & 0o7777) == (1234, 1235, made), path
+
+
+@pytest.mark.root
+def test_directories_of_the_system_are_roots_and_open_whatever_is_put_into_them(
+    image: Path,
+) -> None:
+    os.chown(image, 1234, 1235)
+    write(image, "opt/app/secret", "x", mode=0o600, owner=(1234, 1235))
+    for path in ("opt", "opt/app"):
+        status = (image / path).stat()
+        assert (status.st_uid, status.st_gid, status.st_mode & 0o7777) == (0, 0, 0o755), path
+
+
+@pytest.mark.root
+def test_a_directory_hands_its_group_on_where_it_says_so(image: Path) -> None:
+    shared = image / "srv/shared"
+    shared.mkdir(parents=True)
+    os.chown(shared, 0, 50)
+    shared.chmod(0o2775)
+    status = make_directory(image, "srv/shared/new/deep").stat()
+    assert (status.st_uid, status.st_gid, status.st_mode & 0o7777) == (0, 50, 0o2755)
