@@ -16,6 +16,7 @@ from enum import StrEnum
 from dcd.checkpoints.custom_script import CustomScript
 from dcd.configuration import Configuration
 from dcd.manifest.constructors import OWN, construct
+from dcd.manifest.diagnostics import ManifestError
 from dcd.manifest.original_names import COUNTERPARTS
 from statemachine.errors import PermissionDenied
 from statemachine.events import Actor
@@ -90,9 +91,12 @@ def _runs_host_code(planned: PlannedCheckpoint) -> bool:
     module, _ = COUNTERPARTS.get((module, planned.checkpoint_class), (module, ""))
     if not module.startswith(f"{OWN}."):
         return True
-    checkpoint = construct(
-        planned.mod_path, planned.checkpoint_class, planned.name, planned.args, planned.kwargs
-    )
+    try:
+        checkpoint = construct(
+            planned.mod_path, planned.checkpoint_class, planned.name, planned.args, planned.kwargs
+        )
+    except ManifestError:
+        return False  # dcd has no such checkpoint: it is behind a pause, and cannot run.
     return isinstance(checkpoint, CustomScript) and not checkpoint.chroot
 
 

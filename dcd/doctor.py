@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from dcd.platform import apt, tools
+from dcd.platform import apt, foreign, tools
 from dcd.platform.asking import ask_host_apt
 from dcd.platform.hypervisor import probe_kvm
 from statemachine.errors import DcdError
@@ -81,6 +81,7 @@ def examine(state_dir: Path) -> list[HostCheck]:
         _guarded("namespaces", _namespaces),
         _guarded("isolation", _isolation),
         _guarded("accelerator", _accelerator),
+        _guarded("architectures", _architectures),
         _guarded("apt sources", _apt_sources),
     ]
 
@@ -188,6 +189,16 @@ def _accelerator() -> HostCheck:
         "checkpoints that boot images work, but take several times longer; on a host with KVM they are "
         "fast (in a virtual machine: switch nested virtualization on)",
     )
+
+
+def _architectures() -> HostCheck:
+    """Of which architectures images can be made; for the others it takes emulation."""
+    others = foreign.runnable()
+    if len(others) > 1:
+        return HostCheck("architectures", "ok", f"the host's own, {', '.join(others)}")
+    able = ", ".join(["the host's own", *others])
+    why, remedy = foreign.obstacle("riscv64" if foreign.is_own("arm64") else "arm64") or ("", "")
+    return HostCheck("architectures", "ok", f"{able}; others need more: {why} ({remedy})")
 
 
 def _apt_sources() -> HostCheck:

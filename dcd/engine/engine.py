@@ -151,7 +151,7 @@ class Engine:
         if earlier := await self._earlier(options.idempotency_key, actor, request):
             return earlier, False
         loaded = await self.load(source, options.pause_before)
-        plan = await self._plan(loaded, source.source_date_epoch)
+        plan = await self._plan(loaded, source.source_date_epoch, options.pause_before)
         if options.fresh or options.fresh_from is not None:
             plan = planning.declining_reuse(plan, options.fresh_from)
         permit(plan)
@@ -218,7 +218,8 @@ class Engine:
         replacement = None
         if source is not None:
             loaded = await self.load(source, pause_before)
-            plan = await self._continuation(loaded, await self.builds.state(build))
+            state = await self.builds.state(build)
+            plan = await self._continuation(loaded, state, pause_before)
             permit(plan)
             replacement = Replacement(
                 manifest=loaded.canonical,
@@ -287,18 +288,20 @@ class Engine:
             await self.shells.release(before)
         return before, after
 
-    async def _continuation(self, loaded: Loaded, state: BuildState) -> Plan:
+    async def _continuation(
+        self, loaded: Loaded, state: BuildState, pause_before: str | None
+    ) -> Plan:
         """The plan of another manifest for a build, which keeps its time unless the manifest says one."""
         epoch = epoch_of(state.plan)
-        plan = await self._plan(loaded, epoch)
+        plan = await self._plan(loaded, epoch, pause_before)
         if epoch is None and distro(loaded.doc).source_date_epoch is None:
             return with_epoch(plan, None)
         return plan
 
-    async def _plan(self, loaded: Loaded, epoch: int | None) -> Plan:
+    async def _plan(self, loaded: Loaded, epoch: int | None, pause_before: str | None) -> Plan:
         settings = self._settings()
         plan = await asyncio.to_thread(
-            planning.make_plan, loaded, settings.checkpoint_modules, epoch
+            planning.make_plan, loaded, settings.checkpoint_modules, epoch, pause_before
         )
         await asyncio.to_thread(
             planning.check_host, plan, settings.state_dir, settings.min_free_bytes

@@ -29,19 +29,24 @@ from dcd.platform.host_parts import host_parts
 from dcd.worker.request import Grants
 from statemachine.build import BuildState
 from statemachine.errors import NotFound, Unprepared
-from statemachine.keys import EXTERNAL, chain, epoch_of, with_epoch, with_salt
+from statemachine.keys import EXTERNAL, chain, digest, epoch_of, with_epoch, with_salt
 from statemachine.plan import Ingredient, Plan, PlannedCheckpoint
 
 PROXY_VARIABLES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy")
 
 
-def make_plan(loaded: Loaded, allowed: Collection[str], epoch: int | None = None) -> Plan:
+def make_plan(
+    loaded: Loaded,
+    allowed: Collection[str],
+    epoch: int | None = None,
+    pause_before: str | None = None,
+) -> Plan:
     """The plan of a manifest. `allowed` are modules that it may name beside the project's, `epoch` is the
     build's time that is asked for (seconds since 1970); the manifest's own outranks it. Raises
-    ManifestError, and Unprepared when checkpoints cannot run here or the state of a repository cannot be
-    had."""
+    ManifestError, and Unprepared when checkpoints before `pause_before` cannot run here or the state of a
+    repository cannot be had."""
     found = prospects(loaded.doc, allowed)
-    require_all(found)
+    require_all(found, pause_before)
     return _plan(loaded, found, allowed, epoch)
 
 
@@ -69,7 +74,8 @@ def _plan(
     loaded: Loaded, able: Sequence[Prospect], allowed: Collection[str], epoch: int | None
 ) -> Plan:
     def ask(prospect: Prospect) -> dict[str, str]:
-        assert prospect.instance is not None  # it is able to run
+        if prospect.obstacle or prospect.instance is None:
+            return {}  # It is behind a pause; when it is to run, this is asked again.
         return {
             **prospect.instance.external_state(loaded.doc),
             **host_parts(prospect.needs.tools),
@@ -211,9 +217,13 @@ def _planned(
     loaded: Loaded, prospect: Prospect, external: dict[str, str], allowed: Collection[str]
 ) -> PlannedCheckpoint:
     spec, instance, needs = prospect.spec, prospect.instance, prospect.needs
-    assert instance is not None  # it is able to run
-    factory = resolve(spec.mod_path, spec.checkpoint_class, allowed)
     line = spec.origin.line if spec.origin else 0
+    if instance is None:
+        name = digest(f"{spec.mod_path}:{spec.checkpoint_class}")
+        found: tuple[Ingredient, ...] = (Ingredient("class", "", name, line),)
+    else:
+        factory = resolve(spec.mod_path, spec.checkpoint_class, allowed)
+        found = ingredients(loaded.doc, spec, factory, instance, loaded.inputs)
     return PlannedCheckpoint(
         name=spec.name,
         description=prospect.description,
@@ -221,7 +231,7 @@ def _planned(
         checkpoint_class=spec.checkpoint_class,
         key="",
         ingredients=(
-            *ingredients(loaded.doc, spec, factory, instance, loaded.inputs),
+            *found,
             *(Ingredient(EXTERNAL, name, value, line) for name, value in sorted(external.items())),
         ),
         args=texts_of(spec),

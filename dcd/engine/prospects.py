@@ -7,15 +7,16 @@ network is not used.
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from dcd.checkpoints.interface import Checkpoint, Needs
 from dcd.engine.sequence import Step, check_sequence
-from dcd.manifest.constructors import Unresolved, construct, resolve
+from dcd.manifest.constructors import PLUGIN_REMEDY, Unresolved, construct, resolve
 from dcd.manifest.damage import Damage
-from dcd.manifest.diagnostics import Diagnostic, ManifestError, at, bounded, error, refuse
-from dcd.manifest.doc import DataObjectCache, checkpoints_of
-from dcd.manifest.objects import CheckpointSpec
-from dcd.platform import tools
+from dcd.manifest.diagnostics import Diagnostic, ManifestError, at, bounded, error, refuse, warning
+from dcd.manifest.doc import DataObjectCache, checkpoints_of, software_for
+from dcd.manifest.objects import CheckpointSpec, Image
+from dcd.platform import foreign, tools
 from statemachine.errors import InvalidManifest, Unprepared
 
 
@@ -82,26 +83,26 @@ def examine(
         # What is damaged may be just what makes a product.
         steps.append((spec, None if consequences else instance))
     yield from check_sequence(doc, steps, pause_before)
+    yield from _foreign_images(doc, pause_before)
 
 
-def require_all(found: Sequence[Prospect]) -> None:
-    """Raise Unprepared, with every obstacle, unless all checkpoints can run."""
+def require_all(found: Sequence[Prospect], pause_before: str | None = None) -> None:
+    """Raise Unprepared, with every obstacle, unless all checkpoints before `pause_before` can run."""
     if absent := tools.missing(tools.WORKER_TOOLS):
         raise Unprepared(
             "no checkpoint can run on this host",
             f"workers are started with {' and '.join(tools.WORKER_TOOLS)}; missing: {', '.join(absent)}",
             tools.remedy(absent),
         )
-    hindered = [prospect for prospect in found if prospect.obstacle]
+    reached = takewhile(lambda prospect: prospect.spec.name != pause_before, found)
+    hindered = [prospect for prospect in reached if prospect.obstacle]
     if not hindered:
         return
     lacking = dict.fromkeys(tool for prospect in hindered for tool in prospect.lacks)
     remedies = [tools.remedy(lacking)]
     if any(prospect.instance is None for prospect in hindered):
-        remedies.append(
-            "install the packages that bring the missing checkpoints, or use others in their place "
-            "(dcctl checkpoint-types lists them)"
-        )
+        first = next(prospect.spec.name for prospect in hindered)
+        remedies.append(PLUGIN_REMEDY.replace("CHECKPOINT", first))
     count = f"{len(hindered)} of {len(found)} checkpoints"
     raise Unprepared(
         f"{count} cannot run here",
@@ -132,6 +133,26 @@ def _prospect(
     lacks = tuple(tools.missing(needs.tools))
     obstacle = f"this host lacks {', '.join(lacks)}" if lacks else ""
     return Prospect(spec, instance, needs, obstacle, lacks), found
+
+
+def _foreign_images(doc: DataObjectCache, pause_before: str | None) -> Iterator[Diagnostic]:
+    """Errors for images of architectures whose programs this host cannot run; after a pause, warnings."""
+    report = error
+    for spec in checkpoints_of(doc):
+        report = warning if spec.name == pause_before else report
+        software = software_for(doc, spec.name)
+        if software is None or software.type != "DEB":
+            continue
+        for image in software.get_descendants(class_type=Image):
+            wanted = image.architecture
+            if wanted not in foreign.ARCHITECTURES or not (hindrance := foreign.obstacle(wanted)):
+                continue
+            yield report(
+                image.place_of("architecture"),
+                f"this host cannot make an image for {wanted}",
+                hindrance[0],
+                hindrance[1],
+            )
 
 
 def _checked(instance: Checkpoint, doc: DataObjectCache, damage: Damage) -> Iterator[Diagnostic]:

@@ -35,9 +35,15 @@ _PARSING = threading.Lock()
 """Python 3.11 fails now and then when two threads make syntax trees at once (cpython issue 106905)."""
 
 
+PLUGIN_REMEDY = (
+    "write it as a plug-in (docs/how-to/write-a-checkpoint.md) and name that in mod_path; what comes before "
+    "it can be built: dcctl submit --pause-before CHECKPOINT"
+)
+
+
 class Unresolved(Exception):
-    """A constructor that cannot be had. `attribute` says which of the two names is at fault;
-    `known` is true for one of the original's whose counterpart is not installed."""
+    """A constructor that cannot be resolved. `attribute` says which of the two names is at fault;
+    `known` is true for one of the original's that dcd does not have."""
 
     def __init__(
         self, attribute: str, message: str, why: str = "", suggestion: str = "", known: bool = False
@@ -68,9 +74,10 @@ def resolve(
     if original and _is_absent(module_name):
         raise Unresolved(
             "mod_path",
-            f"{checkpoint_class} of {mod_path} is known, but not available in this installation",
-            f"Its counterpart here would be {name} of {module_name.replace('.', '/')}.",
-            "install the package that brings it, or use another checkpoint",
+            f"dcd has no checkpoint {checkpoint_class} of {mod_path}",
+            "It is one of the original's, for images of illumos. Of these dcd has TransferIPS, TransferCPIO "
+            "and CustomScript.",
+            PLUGIN_REMEDY,
             known=True,
         )
     module = import_module(module_name, mod_path)
@@ -146,9 +153,24 @@ def check_constructors(
             for problem in failure.problems:
                 yield _located(problem, element, source)
         else:
+            yield from _made_for_debian(element, factory, source)
             for name, text in bound.inputs.items():
                 argument = ARGS if name == bound.positional else name
                 inputs.append((text, source.origin(_place(element, argument))))
+
+
+def _made_for_debian(
+    element: Element, factory: CheckpointFactory, source: Source
+) -> Iterator[Diagnostic]:
+    """A warning where a name of the original's stands for a checkpoint that makes something else."""
+    module = (element.get("mod_path") or "").replace("/", ".")
+    if module.startswith("solaris_install.") and factory.__module__.startswith(f"{OWN}.media"):
+        yield warning(
+            source.origin(element, "mod_path"),
+            f"{element.get('checkpoint_class')} makes media that boot Debian with GRUB here",
+            "Those of the original boot illumos; dcd makes none of these.",
+            PLUGIN_REMEDY,
+        )
 
 
 def texts_of(checkpoint: Element) -> tuple[list[str], dict[str, Texts]]:

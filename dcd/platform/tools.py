@@ -53,6 +53,7 @@ NOT_LINUX = "checkpoints run on Linux only: run the daemon on a Linux host"
 TOOLS: dict[str, Tool] = {
     "apt-get": Tool("apt-get", "apt"),
     "apt-helper": Tool("/usr/lib/apt/apt-helper", "apt", shapes=False),
+    "arch-test": Tool("arch-test", "arch-test", None, shapes=False),
     "blkid": Tool("blkid", "util-linux", shapes=False),
     "btrfs": Tool("btrfs", "btrfs-progs"),
     "chroot": Tool("chroot", "coreutils", shapes=False),

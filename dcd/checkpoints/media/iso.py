@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dcd.checkpoints import products
+from dcd.checkpoints.architecture import check_x86
 from dcd.checkpoints.epoch import epoch_of
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
 from dcd.checkpoints.media import grub
@@ -51,6 +52,7 @@ class CreateISO(Checkpoint):
         return Needs(tools=self.TOOLS, disk_bytes=1 << 30)
 
     def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
+        yield from check_x86(doc, self, "makes a medium for", fails=False)
         volume_id = self._volume_id(doc)
         if not VOLUME_ID.fullmatch(volume_id) or volume_id != volume_id.strip():
             yield self.fault(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from dcd.checkpoints import boots, products
+from dcd.checkpoints.architecture import check_x86
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
 from dcd.checkpoints.media.deliver import recorded_medium
 from dcd.manifest.diagnostics import Diagnostic
@@ -83,6 +84,7 @@ class VerifyBoot(Checkpoint):
         yield (products.ISO,) if self.media == "cdrom" else (products.USB, products.ISO)
 
     def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
+        yield from check_x86(doc, self, "boots", fails=True)
         if not self.firmware:
             yield self.fault(
                 doc,

@@ -22,7 +22,7 @@ from dcd.checkpoints import products
 from dcd.checkpoints.interface import MOUNTS, Checkpoint, Context, Needs, Report
 from dcd.checkpoints.transfer.deb_progress import Progress
 from dcd.checkpoints.transfer.listed import check_software, software_of
-from dcd.manifest.diagnostics import Diagnostic, error
+from dcd.manifest.diagnostics import Diagnostic, did_you_mean, error
 from dcd.manifest.doc import DataObjectCache, distro
 from dcd.manifest.objects.software import Image, Repository, Software, SoftwareData
 from dcd.platform.apt import (
@@ -46,6 +46,7 @@ from dcd.platform.asking import ask_host_apt, ask_releases
 from dcd.platform.capabilities import CHROOT, keep_only
 from dcd.platform.chroot import bootstrap_mounts
 from dcd.platform.devices import LINKS, make_devices
+from dcd.platform.foreign import ARCHITECTURES
 from dcd.platform.host_parts import SUFFIX, file_digest
 from dcd.platform.process import ToolFailed, run
 from statemachine.errors import CheckpointError
@@ -133,6 +134,16 @@ class TransferDEB(Checkpoint):
                 f"{variant!r} is not a variant",
                 "",
                 f"use one of {', '.join(_BASE)}",
+            )
+        architecture = _architecture(software)
+        if architecture is not None and architecture not in ARCHITECTURES:
+            meant = did_you_mean(architecture, ARCHITECTURES)
+            yield error(
+                software.get_descendants(class_type=Image)[0].place_of("architecture"),
+                f"{architecture!r} is not an architecture of Debian"
+                + (f"; did you mean {meant!r}?" if meant else ""),
+                "",
+                f'architecture="{meant}"' if meant else f"use one of {', '.join(ARCHITECTURES)}",
             )
         for data in software.get_descendants(class_type=SoftwareData):
             if data.action not in ("install", "uninstall"):

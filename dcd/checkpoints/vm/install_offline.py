@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dcd.checkpoints import products
+from dcd.checkpoints.architecture import check_x86
 from dcd.checkpoints.boot.menu import (
     boot_mods,
     check_arguments,
@@ -123,6 +124,7 @@ class InstallOffline(Checkpoint):
         yield from ((products.GRUB[kind],) for kind in sorted(firmware(doc)))
 
     def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
+        yield from check_x86(doc, self, "makes a disk start on", fails=False)
         yield from check_arguments(doc, self, self.kernel_args)
         yield from installed.check_serial_console(doc, self, self.serial_console)
         layout = _planned(doc)

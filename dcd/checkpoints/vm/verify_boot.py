@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from dcd.checkpoints import boots, products
+from dcd.checkpoints.architecture import check_x86
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
 from dcd.checkpoints.media.deliver import deliver_file, recorded_media
 from dcd.checkpoints.vm.disk import recorded_disk
@@ -142,6 +143,7 @@ class VerifyBoot(Checkpoint):
             yield offered
 
     def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
+        yield from check_x86(doc, self, "boots", fails=True)
         yield from check_images(doc, self)
         machine = machine_of(doc)
         for argument, chosen in (

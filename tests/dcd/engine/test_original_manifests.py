@@ -50,8 +50,8 @@ def test_each_validates_and_plans_and_its_submit_names_every_obstacle(
     ]  # fmt: skip
     unavailable = {each["name"]: each["reason"] for each in plan if each["action"] == "unavailable"}
     assert unavailable["transfer-ips-install"] == "this host lacks pkg"
-    missing = [why for why in unavailable.values() if "known, but not available" in why]
-    assert len(missing) == len(told) - len(unchecked)
+    missing = [why for why in unavailable.values() if why.startswith("dcd has no checkpoint")]
+    assert set(missing) == {one for one in told if one.startswith("dcd has no checkpoint")}
     assert all(why.split(" of ")[0].endswith(SOLARIS_ONLY) for why in missing)
     others = [each for each in plan if each["name"] not in unavailable]
     assert {each["name"] for each in others} <= {"ba-init", "create-iso", "create-usb"}
@@ -63,6 +63,7 @@ def test_each_validates_and_plans_and_its_submit_names_every_obstacle(
     for checkpoint in unavailable:
         assert f"{checkpoint}: {unavailable[checkpoint]}" in outcome.stderr
     assert "illumos" in outcome.stderr  # where pkg(7) is
+    assert "plug-in" in outcome.stderr
     assert host.json("list") == []
 
 
@@ -99,3 +100,26 @@ def test_what_comes_before_an_unavailable_checkpoint_is_planned_with_its_key(
     printed = daemon.ctl("plan", manifest)
     assert "1 of 3 checkpoints to run" in printed
     assert "1 cannot run here, so a submit would be refused" in printed
+
+
+def test_what_comes_before_a_checkpoint_that_dcd_does_not_have_is_built_up_to_a_pause(
+    daemon: Any, write_manifest: Any
+) -> None:
+    original = "solaris_install/distro_const/checkpoints/pkg_img_mod"
+    absent = f'<checkpoint name="x" mod_path="{original}" checkpoint_class="AIPkgImgMod"/>'
+    manifest = write_manifest(("one", "true"), ("two", "true"))
+    whole = manifest.read_text()
+    manifest.write_text(whole.replace('<checkpoint name="two"', f'{absent}<checkpoint name="two"'))
+    for late in ((), ("--pause-before", "two")):
+        refused = daemon.run("submit", manifest, *late)
+        assert refused.returncode == 11
+        assert "x: dcd has no checkpoint AIPkgImgMod" in refused.stderr
+        assert "dcctl submit --pause-before x" in refused.stderr
+    build = daemon.submit(manifest, "--pause-before", "x")
+    assert daemon.wait(build, "paused")["state"] == "paused"
+    daemon.ctl("resume", build)
+    assert daemon.wait(build)["state"] == "failed"
+    assert "dcd has no checkpoint AIPkgImgMod" in daemon.ctl("status", build)
+    manifest.write_text(whole)
+    daemon.ctl("resume", build, "--manifest", manifest)
+    assert daemon.wait(build)["state"] == "completed"

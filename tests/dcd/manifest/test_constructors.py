@@ -94,7 +94,7 @@ def test_names_of_the_original_lead_to_their_counterparts_or_say_that_these_are_
             assert resolve(module.replace(".", "/"), name) is resolve(ours, our_name)
         except Unresolved as failure:
             assert failure.known
-            assert "is known, but not available in this installation" in failure.message
+            assert "dcd has no checkpoint" in failure.message
 
 
 def test_an_installed_plug_in_is_allowed(checkpoints: str, tmp_path: Path) -> None:

@@ -1,0 +1,108 @@
+"""Whether this host can run programs of another Debian architecture, and what it would take.
+
+mmdebstrap needs arch-test(1) for every architecture but the host's own. What the processor does not run
+itself, qemu-user runs, where the kernel has it registered with the flag F (fix binary), so that it works in
+another root too. Source: the kernel's Documentation/admin-guide/binfmt-misc.rst, mmdebstrap(1).
+"""
+
+import platform
+from pathlib import Path
+
+from dcd.platform import tools
+from dcd.platform.process import run
+from statemachine.errors import DcdError
+
+QEMU = {
+    "alpha": "alpha",
+    "amd64": "x86_64",
+    "arm64": "aarch64",
+    "armel": "arm",
+    "armhf": "arm",
+    "hppa": "hppa",
+    "i386": "i386",
+    "loong64": "loongarch64",
+    "m68k": "m68k",
+    "mips": "mips",
+    "mips64": "mips64",
+    "mips64el": "mips64el",
+    "mipsel": "mipsel",
+    "powerpc": "ppc",
+    "ppc64": "ppc64",
+    "ppc64el": "ppc64le",
+    "riscv64": "riscv64",
+    "s390x": "s390x",
+    "sh4": "sh4",
+    "sparc64": "sparc64",
+}
+"""Debian's architectures, and qemu-user's names of them."""
+
+ARCHITECTURES = tuple(QEMU)
+X86 = ("amd64", "i386")
+
+_NATIVE = {
+    "x86_64": ("amd64", "i386"),
+    "i686": ("i386",),
+    "aarch64": ("arm64",),
+    "armv7l": ("armhf", "armel"),
+    "ppc64le": ("ppc64el",),
+    "riscv64": ("riscv64",),
+    "s390x": ("s390x",),
+}
+"""By machine, as uname(2) has it: what it runs without help; its own is first."""
+
+_BINFMT = Path("/proc/sys/fs/binfmt_misc")
+_EMULATORS = ("/usr/bin/qemu-{}-static", "/usr/bin/qemu-{}")
+
+
+def is_own(architecture: str) -> bool:
+    """Whether it is the architecture of this host itself."""
+    return _NATIVE.get(platform.machine(), ("",))[0] == architecture
+
+
+def obstacle(architecture: str) -> tuple[str, str] | None:
+    """Why this host cannot make an image of that architecture, and what to do; None when it can."""
+    if is_own(architecture):
+        return None
+    lacking = tools.missing(["arch-test"])
+    runs = _runs(architecture)
+    if runs and not lacking:
+        return None
+    why = [f"{name} is not installed" for name in lacking]
+    wanted = ["arch-test"] if lacking else []
+    steps = []
+    if not runs:
+        name = QEMU.get(architecture, architecture)
+        why.append(f"the kernel runs no {architecture} programs")
+        if not any(Path(place.format(name)).exists() for place in _EMULATORS):
+            wanted += ["qemu-user-static", "binfmt-support"]
+            why.append("qemu-user is not installed")
+        if not (_BINFMT / "register").exists():
+            steps.append("mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc")
+        steps.append(f"register qemu-user: update-binfmts --enable qemu-{name}")
+    install = [f"apt-get install {' '.join(wanted)}"] if wanted else []
+    return "; ".join(why), "; ".join([*install, *steps])
+
+
+def runnable() -> list[str]:
+    """The architectures, beside the host's own, of which images can be made here."""
+    return [name for name in ARCHITECTURES if not is_own(name) and obstacle(name) is None]
+
+
+def _runs(architecture: str) -> bool:
+    """Whether the kernel runs programs of that architecture."""
+    if not tools.missing(["arch-test"]):
+        try:
+            run(["arch-test", architecture], capture=True, merge=True, timeout_seconds=10)
+        except DcdError:
+            return False
+        return True
+    if architecture in _NATIVE.get(platform.machine(), ()):
+        return True
+    try:
+        entry = (_BINFMT / f"qemu-{QEMU.get(architecture, architecture)}").read_text("ascii")
+    except OSError:
+        return False
+    lines = entry.splitlines()
+    return lines[:1] == ["enabled"] and any(
+        line.startswith("flags:") and "F" in line for line in lines
+    )
