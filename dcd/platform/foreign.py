@@ -90,9 +90,9 @@ def runnable() -> list[str]:
 
 def _runs(architecture: str) -> bool:
     """Whether the kernel runs programs of that architecture."""
-    if not tools.missing(["arch-test"]):
+    if (tester := tools.tool_named("arch-test").find()) is not None:
         try:
-            run(["arch-test", architecture], capture=True, merge=True, timeout_seconds=10)
+            run([tester, architecture], capture=True, merge=True, timeout_seconds=10)
         except DcdError:
             return False
         return True
