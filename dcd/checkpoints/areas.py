@@ -11,9 +11,12 @@ from pathlib import Path
 
 from dcd.checkpoints.interface import Context
 from dcd.manifest.doc import DataObjectCache
+from dcd.manifest.tokens import TOKENS
+from dcd.platform.inside import make_directory, resolve
 from statemachine.errors import CheckpointError
 
 _REFERENCE = re.compile(r"%\{(?P<path>[^}]*)\}|(?<![$%])\{(?P<token>[A-Z][A-Z_]+)\}")
+_BEGINS = re.compile(rf"\{{(?P<token>{'|'.join(TOKENS)})\}}")
 Lookup = Callable[[re.Match[str]], str]
 
 
@@ -29,8 +32,30 @@ def areas(context: Context) -> dict[str, Path]:
 
 
 def area_path(context: Context, text: str) -> Path:
-    """The path that a string of the manifest names. Without a token, it is a path of the workspace."""
-    return context.root / substituted(text, context.doc, areas(context))
+    """The real path that a string of the manifest names, beneath the area that it begins with: without one,
+    beneath the workspace. References are replaced first, links are followed as if the area were the root.
+    Raises `CheckpointError` for a path that leaves its area, `NotFound` and `PathError` as
+    `substituted`."""
+    return resolve(*_in_area(context, text))
+
+
+def area_directory(context: Context, text: str) -> Path:
+    """The same, of a directory, which is made where it is not there."""
+    return make_directory(*_in_area(context, text))
+
+
+def _in_area(context: Context, text: str) -> tuple[Path, str]:
+    """The area that a string of the manifest begins with, and the path in it."""
+    begins = _BEGINS.match(text)
+    area = areas(context)[begins["token"]] if begins else context.root
+    below = substituted(text[begins.end() :] if begins else text, context.doc, {})
+    if ".." in below.split("/") or "\0" in below or (begins and below and below[0] != "/"):
+        raise CheckpointError(
+            f"{text!r} is not a path in its area",
+            f"it names {below!r} in {begins['token'] if begins else 'the workspace'}",
+            "begin it with an area, such as {PKG_IMAGE_PATH}, and leave out `..`",
+        )
+    return area, below
 
 
 def substituted(text: str, doc: DataObjectCache, tokens: Mapping[str, Path]) -> str:

@@ -35,6 +35,7 @@ from dcd.platform.hypervisor import (
     probe_kvm,
     wait_for,
 )
+from dcd.platform.inside import new_file, write
 from statemachine.errors import CheckpointError, Unprepared
 
 AcceleratorName = Literal["auto", "kvm", "hvf", "tcg"]
@@ -204,11 +205,11 @@ def take_picture(guest: Guest, picture: Path) -> None:
 def deliver_boots(context: Context, checkpoint: str, boots: Sequence[Boot]) -> None:
     """Deliver the console and the screen of each boot."""
     for boot in boots:
-        log = context.media / f"{checkpoint}-{boot.trial.label}.log"
-        log.write_text(boot.console, "utf-8")
+        log = write(context.media, f"{checkpoint}-{boot.trial.label}.log", boot.console)
         deliver_file(context, log, "text")
         if boot.screenshot is not None:
-            screenshot = Path(shutil.copy(boot.screenshot, context.media))
+            screenshot = new_file(context.media, boot.screenshot.name)
+            shutil.copyfile(boot.screenshot, screenshot)
             deliver_file(context, screenshot, "png")
 
 

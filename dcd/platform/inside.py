@@ -2,12 +2,14 @@
 
 A path of the image, and every symbolic link met on its way, is resolved with the image area as the root:
 an absolute link begins at the image area again and `..` cannot leave it. So a link in the image (or
-a path in a manifest) never reaches a file of the build host. Meant for a workspace that nobody else
-changes meanwhile; commands in the image have ended by then.
+a path in a manifest) never reaches a file of the build host. The same holds for the other areas of a
+workspace. Meant for a workspace that nobody else changes meanwhile; commands in the image have ended by
+then.
 """
 
 import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path, PurePath, PurePosixPath
 
 from statemachine.errors import CheckpointError
@@ -73,6 +75,41 @@ def make_directory(root: Path, path: str | PurePosixPath, *, private: bool = Fal
     return directory
 
 
+def new_file(root: Path, path: str | PurePosixPath, *, private: bool = False) -> Path:
+    """Where a file can be made at a path of the image: nothing is there any more (a link is removed, not
+    followed), and the directories on the way are, as `make_directory` makes them."""
+    parent = make_directory(root, PurePosixPath(path).parent, private=private)
+    file = parent / PurePosixPath(path).name
+    if file.is_dir() and not file.is_symlink():
+        raise CheckpointError(f"{path} of the image is a directory, not a file", str(file))
+    file.unlink(missing_ok=True)
+    return file
+
+
+def regular_file(root: Path, path: str | PurePosixPath) -> Path | None:
+    """The real regular file behind a path of the image, all links followed, or None."""
+    file = resolve(root, path)
+    try:
+        return file if stat.S_ISREG(file.lstat().st_mode) else None
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def require_no_links(root: Path, paths: Iterable[str]) -> None:
+    """Raise `CheckpointError` when one of these paths of the image, or a directory on the way to it, is a
+    link: for tools that would follow it on the build host."""
+    for path in paths:
+        here = root
+        for part in _parts(path):
+            here /= part
+            if here.is_symlink():
+                raise CheckpointError(
+                    f"/{here.relative_to(root)} of the image is a link",
+                    f"it leads to {here.readlink()}; tools of the build host would follow it there",
+                    "leave a directory or file in its place",
+                )
+
+
 def write(
     root: Path,
     path: str | PurePosixPath,
@@ -84,11 +121,7 @@ def write(
     """Put a file at a path of the image, in place of what is there (a link is replaced, not followed).
     Missing directories are made, closed to others like the file where they are a user's. Returns the real
     file."""
-    parent = make_directory(root, PurePosixPath(path).parent, private=mode & 0o077 == 0)
-    file = parent / PurePosixPath(path).name
-    if file.is_dir() and not file.is_symlink():
-        raise CheckpointError(f"{path} of the image is a directory, not a file", str(file))
-    file.unlink(missing_ok=True)
+    file = new_file(root, path, private=mode & 0o077 == 0)
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "wb") as stream:
         stream.write(content.encode() if isinstance(content, str) else content)
@@ -100,13 +133,8 @@ def write(
 
 def read(root: Path, path: str | PurePosixPath) -> str | None:
     """The text of a file of the image, or None when it is not there."""
-    file = resolve(root, path)
-    try:
-        if not stat.S_ISREG(file.stat(follow_symlinks=False).st_mode):
-            return None
-        return file.read_text("utf-8", "surrogateescape")
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+    file = regular_file(root, path)
+    return None if file is None else file.read_text("utf-8", "surrogateescape")
 
 
 def exists(root: Path, path: str | PurePosixPath) -> bool:

@@ -4,7 +4,7 @@ Two processes. The first keeps the worker's rights: it enters the workspace, tak
 of sight, waits for the second, ends every process that is left, leaves the workspace, and only then
 tells of success: a checkpoint that is said to have succeeded holds nothing any more. The second has given up
 all rights that the checkpoint has not declared: it rebuilds the DOC, constructs the checkpoint,
-executes it and saves the DOC's persistent part. Whatever happens is a verdict; a traceback goes to the
+executes it and sends the DOC's persistent part. Whatever happens is a verdict; a traceback goes to the
 log, and only for what is a fault of the code.
 """
 
@@ -15,6 +15,7 @@ import os
 import shutil
 import signal
 import socket
+import stat
 import struct
 import threading
 import time
@@ -39,6 +40,7 @@ from dcd.worker.request import (
     Message,
     Progress,
     Rejected,
+    Saved,
     Stopped,
     Succeeded,
     WorkerRequest,
@@ -46,7 +48,7 @@ from dcd.worker.request import (
     encode,
 )
 from dcd.worker.words import CLAIMED
-from statemachine.errors import DcdError, Unavailable
+from statemachine.errors import CheckpointError, DcdError, Unavailable
 from statemachine.events import Artifact, ErrorInfo
 from store.layers.choose import open_store
 from store.layers.mounts import unmount_below
@@ -110,17 +112,31 @@ def carry_out(request_line: bytes, messages: int, answers: int) -> int:
             _raise_loopback()
         with open_store(request.workspace.backend, request.layers).enter(request.workspace) as root:
             for area in AREAS:
-                (root / area).mkdir(exist_ok=True)
+                if not os.path.lexists(root / area):
+                    (root / area).mkdir()
+            _require_areas(root)
             _isolate(request, pipe)
             try:
                 status = _confined(request, root, pipe)
             finally:
                 _let_go(request, root)
             if status == _DONE:
+                _require_areas(root)
                 _empty(root / "tmp")
         if status == _DONE:
             pipe.send(Succeeded())
     return 0 if status in (_DONE, _TOLD) else status
+
+
+def _require_areas(root: Path) -> None:
+    """Whatever is put into an area goes where its name leads: it has to be a directory of the workspace."""
+    for area in AREAS:
+        if not stat.S_ISDIR((root / area).lstat().st_mode):
+            raise CheckpointError(
+                f"the area {area} of the workspace is not a directory any more",
+                f"{root / area} was replaced",
+                "leave the areas themselves in their places",
+            )
 
 
 def _isolate(request: WorkerRequest, pipe: _Pipe) -> None:
@@ -212,7 +228,7 @@ def _work(request: WorkerRequest, root: Path, pipe: _Pipe) -> None:
     )
     with recorded_files_kept(context), _can_be_asked(checkpoint):
         checkpoint.execute(context)
-    document.write_text(doc.persistent_text())
+    pipe.send(Saved(doc.persistent_text()))
 
 
 def _let_go(request: WorkerRequest, root: Path) -> None:

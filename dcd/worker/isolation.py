@@ -46,6 +46,9 @@ _KERNEL = ("sys", "sysrq-trigger", "irq", "bus", "fs", "acpi", "scsi", "mtrr", "
 """Below /proc, what steers the kernel. None of it belongs to the PID namespace."""
 
 _EMPTY = (Path("/run"), Path("/root"), Path("/home"))
+_DEVICES = "dev"
+"""In the workspace's scratch space: where /dev is made before it is moved into place."""
+
 _TEMPORARY = (Path("/tmp"), Path("/var/tmp"))
 
 _PRIVATE = (
@@ -112,11 +115,13 @@ def confine(grants: Grants) -> None:
 
 def _shown(request: WorkerRequest, covers: tuple[Path, ...]) -> Iterator[_Shown]:
     workspace, grants = request.workspace, request.grants
+    _scratch(workspace.directory, _DEVICES)
     for target in _TEMPORARY:
         yield _Shown(_scratch(workspace.directory, "-".join(target.parts[1:])), target, True)
-    yield _Shown(workspace.directory, workspace.directory, True)
-    if workspace.directory not in workspace.root.parents:
-        yield _Shown(workspace.root, workspace.root, True)
+    # What the layer store has noted of the workspace, and its tree without what is mounted over it, are
+    # there to be looked at by what ends the attempt.
+    yield _Shown(workspace.directory, workspace.directory)
+    yield _Shown(workspace.root, workspace.root, True)
     yield _Shown(request.evidence, request.evidence, True)
     for path in grants.writes:
         if not path.exists():
@@ -181,7 +186,7 @@ def _show(copy: int, target: Path) -> None:
 def _replace_devices(request: WorkerRequest) -> None:
     devices = Path("/dev")
     if ALL_DEVICES not in request.grants.devices:
-        aside = _scratch(request.workspace.directory, "dev")
+        aside = request.workspace.directory / SCRATCH / _DEVICES
         mount_devices(aside, request.grants.devices)
         move(aside, devices)
     mount("tmpfs", devices / "shm", "mode=1777", NO_SUID | NO_DEVICES)

@@ -33,6 +33,7 @@ from dcd.worker.request import (
     Delivered,
     Progress,
     Rejected,
+    Saved,
     Stopped,
     Succeeded,
     Verdict,
@@ -43,7 +44,7 @@ from dcd.worker.request import (
 from dcd.worker.words import CANCEL, CLAIMED
 from statemachine.errors import Unprepared
 from statemachine.events import Artifact, ErrorInfo
-from store.durable import disk_full_is_told
+from store.durable import disk_full_is_told, write_file
 from store.interpreter import module_command, module_environment
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -119,6 +120,8 @@ async def run_attempt(
                             on_progress(progress)
                         case Delivered(artifact):
                             artifacts.append(artifact)
+                        case Saved(document):
+                            await asyncio.to_thread(_save, request, document)
                         case Claim() as claim:
                             await on_claim(claim)
                             _tell(process, CLAIMED)
@@ -163,6 +166,12 @@ async def _control_group(
         yield group
     finally:
         await _uninterrupted(asyncio.to_thread(group.end))
+
+
+def _save(request: WorkerRequest, document: str) -> None:
+    path = request.workspace.document
+    with disk_full_is_told("keeping what a checkpoint has recorded", path):
+        write_file(path, document.encode(), 0o600)
 
 
 def _no_memory(request: WorkerRequest) -> ErrorInfo:

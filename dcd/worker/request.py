@@ -111,6 +111,13 @@ class Delivered(msgspec.Struct, frozen=True, tag="artifact"):
     artifact: Artifact
 
 
+class Saved(msgspec.Struct, frozen=True, tag="saved"):
+    """The DOC's persistent part as the checkpoint leaves it, as XML text. The daemon puts it beside the
+    workspace's tree: nothing there can be written by a worker."""
+
+    document: str
+
+
 class Claim(msgspec.Struct, frozen=True, tag="claim"):
     """The checkpoint is about to make a resource that could outlive the worker, and waits for `words.CLAIMED`
     before it does. `kind` and `name` are those of `dcd.platform.resources`."""
@@ -135,7 +142,7 @@ class Stopped(msgspec.Struct, frozen=True, tag="stopped"):
 
 
 Verdict = Succeeded | Rejected | Stopped
-Message = Progress | Delivered | Claim | Succeeded | Rejected | Stopped
+Message = Progress | Delivered | Saved | Claim | Succeeded | Rejected | Stopped
 
 
 def _from_path(value: object) -> str:

@@ -16,7 +16,7 @@ from dcd.checkpoints.interface import MOUNTS, Checkpoint, Context, Needs, Report
 from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache, DataObjectDict
 from dcd.platform.chroot import Inside, chroot
-from dcd.platform.inside import exists, resolve, write
+from dcd.platform.inside import entry, exists, new_file, regular_file, resolve, write
 from statemachine.errors import CheckpointError
 
 _SETTINGS = "etc/initramfs-tools/conf.d/zz-dcd"
@@ -81,7 +81,7 @@ class DebianBootArchive(Checkpoint):
         context.report(Report(0.0, f"making the initramfs of kernel {version}"))
         with chroot(image) as inside:
             self._make_initramfs(inside, context, version)
-        shutil.copyfile(resolve(image, f"boot/vmlinuz-{version}"), context.boot_archive / "vmlinuz")
+        _take(image, f"boot/vmlinuz-{version}", context.boot_archive, "vmlinuz")
         context.doc.persistent.delete_children(name="boot_archive")
         context.doc.persistent.insert_children(
             DataObjectDict("boot_archive", {"kernel_version": version})
@@ -100,17 +100,16 @@ class DebianBootArchive(Checkpoint):
             _SETTINGS,
             f"MODULES=most\nCOMPRESS={compressor}\nCOMPRESSLEVEL={self.compression_level}\n",
         )
-        result = inside.root / _RESULT
         try:
             inside.run(
                 ["mkinitramfs", "-o", f"/{_RESULT}", version],
                 env={**context.environment, "TMPDIR": _scratch()},
                 timeout_seconds=1800,
             )
-            result.rename(context.boot_archive / "initrd.img")
+            _take(inside.root, _RESULT, context.boot_archive, "initrd.img", move=True)
         finally:
             settings.unlink()
-            result.unlink(missing_ok=True)
+            entry(inside.root, _RESULT).unlink(missing_ok=True)
 
     def _compressor(self, inside: Inside) -> str:
         if self.compression_type == "auto":
@@ -124,6 +123,21 @@ class DebianBootArchive(Checkpoint):
                 f'add the package {package} to the transfer, or use compression_type "auto"',
             )
         return self.compression_type
+
+
+def _take(image: Path, path: str, area: Path, name: str, *, move: bool = False) -> None:
+    """Copy or move a file of the image into the boot archive. What the image's own programs made there can
+    be anything, a link to a file of the build host for instance."""
+    file = regular_file(image, path)
+    if file is None:
+        raise CheckpointError(
+            f"/{path} of the image is not a file", "it is missing or something else"
+        )
+    target = new_file(area, name)
+    if move:
+        file.rename(target)
+    else:
+        shutil.copyfile(file, target)
 
 
 def _scratch() -> str:

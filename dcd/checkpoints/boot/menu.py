@@ -18,7 +18,7 @@ from dcd.manifest.data_object import Origin
 from dcd.manifest.diagnostics import Diagnostic, error
 from dcd.manifest.doc import DataObjectCache, distro
 from dcd.manifest.objects import BootEntry, BootMods
-from dcd.platform.inside import read
+from dcd.platform.inside import read, regular_file, write
 from statemachine.errors import CheckpointError
 
 _DEFAULT_TIMEOUT_SECONDS = 5
@@ -69,16 +69,14 @@ class GrubBootMenu(Checkpoint):
             context.report(Report(message=f"would write a menu of {len(entries)} entries"))
             return
         for kernel_file in ("vmlinuz", "initrd.img"):
-            if not (context.boot_archive / kernel_file).is_file():
+            if regular_file(context.boot_archive, kernel_file) is None:
                 raise CheckpointError(
                     f"there is no {kernel_file} to boot",
                     "the boot archive is not complete",
                     "run a boot archive checkpoint (DebianBootArchive) before the boot menu",
                 )
-        directory = context.media / "iso/boot/grub"
-        directory.mkdir(parents=True, exist_ok=True)
         text = grub_cfg(entries, default, menu_timeout(mods))
-        (directory / "grub.cfg").write_text(text, "utf-8")
+        write(context.media, "iso/boot/grub/grub.cfg", text)
         context.report(Report(1.0, f"{len(entries)} boot entries"))
 
 

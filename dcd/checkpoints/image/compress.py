@@ -15,6 +15,7 @@ from dcd.checkpoints import products
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
 from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache
+from dcd.platform.inside import new_file
 from statemachine.errors import CheckpointError
 
 _LEVELS = {"zstd": range(1, 23), "gzip": range(1, 10)}
@@ -120,8 +121,7 @@ class SquashfsPkgImgMod(Checkpoint):
                 "the image is empty", str(image), "run a transfer checkpoint before"
             )
         self._answer_for_acls(context, with_acls)
-        result = context.media / "iso/live/filesystem.squashfs"
-        result.parent.mkdir(parents=True, exist_ok=True)
+        result = new_file(context.media, "iso/live/filesystem.squashfs")
         context.run(
             self.command(image, result),
             # One line a file is for counting, not for the log.

@@ -21,6 +21,7 @@ from dcd.checkpoints.media.deliver import deliver_file, media_name, record_mediu
 from dcd.manifest.cross_checks import fitting_name
 from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache, distro
+from dcd.platform.inside import new_file, resolve
 from statemachine.errors import CheckpointError
 
 VOLUME_ID = re.compile(r"[A-Za-z0-9_.+ -]{1,32}")
@@ -70,15 +71,15 @@ class CreateISO(Checkpoint):
         if dry_run:
             context.report(Report(message=f"would make the ISO {self._volume_id(context.doc)}"))
             return
-        tree = context.media / "iso"
+        tree = resolve(context.media, "iso")
         for part, remedy in (
             ("boot/grub/grub.cfg", "run a boot menu checkpoint (GrubBootMenu) before"),
             (LIVE_FILE_SYSTEM, "run an image compression checkpoint (SquashfsPkgImgMod) before"),
         ):
-            if not (tree / part).is_file():
+            if not _is_regular(tree / part):
                 raise CheckpointError(f"there is no {part} for the ISO", str(tree), remedy)
         epoch = epoch_of(context, tree / LIVE_FILE_SYSTEM)
-        result = context.media / f"{media_name(context.doc, epoch)}.iso"
+        result = new_file(context.media, f"{media_name(context.doc, epoch)}.iso")
         context.report(Report(0.1, f"making {result.name}"))
         self._make(context, tree, epoch, result)
         context.report(Report(0.7, "computing its digest"))
@@ -92,6 +93,7 @@ class CreateISO(Checkpoint):
     def _make(self, context: Context, tree: Path, epoch: int, result: Path) -> None:
         volume_id = self._volume_id(context.doc)
         marker = _marker(f"{volume_id}\0{epoch}\0{_digest(tree / 'boot/grub/grub.cfg')}")
+        live = _boot_files(context.boot_archive)
         marker_file = context.tmp / "marker"
         marker_file.touch()
         bios, esp = context.tmp / "bios.img", context.tmp / "efi.img"
@@ -111,13 +113,26 @@ class CreateISO(Checkpoint):
                 f"boot/grub/bios.img={_escaped(bios)}",
                 f"boot/grub/efi.img={_escaped(esp)}",
                 f"{marker.lstrip('/')}={_escaped(marker_file)}",
-                *(
-                    f"live/{_escaped(file.name)}={_escaped(file)}"
-                    for file in sorted(context.boot_archive.iterdir())
-                ),
+                *(f"live/{_escaped(file.name)}={_escaped(file)}" for file in live),
             ],
             env={"SOURCE_DATE_EPOCH": str(epoch)},
         )
+
+
+def _is_regular(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()
+
+
+def _boot_files(boot_archive: Path) -> list[Path]:
+    """The entries of the boot archive. xorriso follows links that it is given by name, on the build host."""
+    files = sorted(boot_archive.iterdir())
+    if links := [file.name for file in files if file.is_symlink()]:
+        raise CheckpointError(
+            f"{', '.join(links)} in the boot archive is a link",
+            f"{boot_archive / links[0]} leads to {(boot_archive / links[0]).readlink()}",
+            "put the file itself there",
+        )
+    return files
 
 
 def _marker(identity: str) -> str:

@@ -12,6 +12,7 @@ from dcd.checkpoints import products
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
 from dcd.checkpoints.media.deliver import deliver_file, record_medium, recorded_medium
 from dcd.manifest.doc import DataObjectCache
+from dcd.platform.inside import new_file
 from statemachine.errors import CheckpointError
 
 
@@ -40,7 +41,7 @@ class CreateUSB(Checkpoint):
                 "",
                 "run a checkpoint that makes an ISO (CreateISO) before",
             )
-        result = iso.with_suffix(".usb")
+        result = new_file(context.media, iso.with_suffix(".usb").name)
         # One more name for it is a change to it.
         context.made.add(iso)
         try:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dcd.checkpoints import products
-from dcd.checkpoints.areas import area_path, captured_file
+from dcd.checkpoints.areas import area_directory, captured_file
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
 from dcd.checkpoints.transfer.listed import check_places, check_software
 from dcd.manifest.diagnostics import Diagnostic
@@ -73,8 +73,7 @@ class TransferArchive(Checkpoint):
             context.report(Report(message=f"would unpack {self.archive} into {where}"))
             return
         archive = captured_file(context.inputs, str(self.archive))
-        destination = area_path(context, where)
-        destination.mkdir(parents=True, exist_ok=True)
+        destination = area_directory(context, where)
         context.report(Report(0.0, f"unpacking {self.archive}"))
         if not any(destination.iterdir()):
             self._unpack(context, archive, destination)

@@ -8,7 +8,7 @@ uninstall those that are left out. Software of type DIR that names nothing is al
 from collections.abc import Iterator
 
 from dcd.checkpoints import products
-from dcd.checkpoints.areas import area_path
+from dcd.checkpoints.areas import area_directory, area_path
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
 from dcd.checkpoints.transfer.listed import check_places, check_software
 from dcd.manifest.diagnostics import Diagnostic, error
@@ -75,8 +75,7 @@ class TransferCPIO(Checkpoint):
             message = f"copied {copied.entries} files, {copied.size_bytes >> 20} MiB"
             context.report(Report(done / len(names), message))
 
-        target = area_path(context, destination)
-        target.mkdir(parents=True, exist_ok=True)
+        target = area_directory(context, destination)
         copied = copy_entries(
             area_path(context, source),
             target,

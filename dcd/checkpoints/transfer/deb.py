@@ -11,6 +11,7 @@ empty lists; no host name, resolver or machine id of the build host.
 """
 
 import hashlib
+import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -48,6 +49,7 @@ from dcd.platform.chroot import bootstrap_mounts
 from dcd.platform.devices import LINKS, make_devices
 from dcd.platform.foreign import ARCHITECTURES
 from dcd.platform.host_parts import SUFFIX, file_digest
+from dcd.platform.inside import require_no_links, write
 from dcd.platform.process import ToolFailed, run
 from statemachine.errors import CheckpointError
 from statemachine.events import Artifact
@@ -89,6 +91,14 @@ _BRINGING: Mapping[str, tuple[str, str]] = {
     ),
 }
 """Which packages bring a product (all of a name matches), and which may depend on such (its beginning)."""
+
+_HOST_TOOLS_USE = (
+    *("etc/hostname", "etc/apt/apt.conf.d/00dcd", "etc/apt/auth.conf.d/00dcd.conf"),
+    *("etc/apt/preferences.d/00dcd", "etc/apt/keyrings", f"etc/apt/sources.list.d/{SOURCES_NAME}"),
+    *("var/lib/apt/lists/partial", "var/cache/apt/archives/partial", "var/lib/dpkg/status", "dev"),
+)
+"""Paths of the image that apt, mmdebstrap and this checkpoint use from outside. No link may be on the way to
+one, neither of an earlier checkpoint nor of a package: it would lead into the build host."""
 
 PACKAGE_LIST = "packages.tsv"
 """Name, version, architecture of each package. Not named for the distribution: so that two which differ
@@ -199,6 +209,7 @@ class TransferDEB(Checkpoint):
         sources = _with_keyrings(context, sources)
         architecture = _architecture(software) or _host_architecture()
         progress = Progress(context.report)
+        require_no_links(context.pkg_image, _HOST_TOOLS_USE)
         with apt_root(
             context.pkg_image,
             context.tmp,
@@ -213,6 +224,7 @@ class TransferDEB(Checkpoint):
             _same_state(context, sources)
             _download(software, sources, environment, progress)
             _install(context, software, sources, architecture, progress)
+        require_no_links(context.pkg_image, _HOST_TOOLS_USE)
         _finish(context, sources)
         _deliver_package_list(context)
         context.report(Report(fraction=1.0))
@@ -310,8 +322,9 @@ def _host_architecture() -> str:
 
 def _keep_host_out(root: Path) -> None:
     """mmdebstrap copies these two from the host where they are not there yet."""
-    (root / "etc/hostname").write_text("localhost\n")
-    (root / "etc/resolv.conf").touch()
+    write(root, "etc/hostname", "localhost\n")
+    if not os.path.lexists(root / "etc/resolv.conf"):
+        write(root, "etc/resolv.conf", "")
 
 
 def _same_state(context: Context, sources: list[Source]) -> None:
@@ -426,7 +439,7 @@ def _finish(context: Context, sources: list[Source]) -> None:
             (etc / "keyrings").mkdir(exist_ok=True)
             shutil.copyfile(source.signed_by, root / keyring.lstrip("/"))
         kept.append(Source(source.uri, source.suite, source.components, keyring, source.trusted))
-    (etc / "sources.list.d/dcd.sources").write_text(source_list(kept))
+    write(root, "etc/apt/sources.list.d/dcd.sources", source_list(kept))
     names = ", ".join(source.name for source in kept)
     context.report(Report(message=f"apt sources of the image: {names}"))
 
@@ -441,8 +454,7 @@ def _deliver_package_list(context: Context) -> None:
         ],
         capture=True,
     ).stdout.encode()
-    path = context.media / PACKAGE_LIST
-    path.write_bytes(listing)
+    path = write(context.media, PACKAGE_LIST, listing)
     context.deliver(
         Artifact(
             name=path.name,

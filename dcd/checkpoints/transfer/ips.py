@@ -40,7 +40,7 @@ from dcd.manifest.objects.software import (
 from dcd.manifest.secrets import DIRECTORIES, secret_file
 from dcd.platform.asking import ask_catalogs
 from dcd.platform.host_parts import SUFFIX
-from dcd.platform.inside import resolve
+from dcd.platform.inside import resolve, write
 from dcd.platform.ips import Repository, catalog_digests
 from dcd.platform.process import ToolFailed
 from statemachine.errors import CheckpointError
@@ -301,8 +301,7 @@ def _carry_out(pkg: _Pkg, image: Image, data: SoftwareData) -> None:
 
 def _deliver_package_list(pkg: _Pkg) -> None:
     lines = package_lines(pkg.ask("list", "-H", "-v", "--no-refresh", ok=(0, 1)))
-    path = pkg.context.media / PACKAGE_LIST
-    path.write_text("".join(f"{line}\n" for line in lines))
+    path = write(pkg.context.media, PACKAGE_LIST, "".join(f"{line}\n" for line in lines))
     deliver_file(pkg.context, path, "text")
 
 

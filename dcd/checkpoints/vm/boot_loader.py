@@ -82,12 +82,25 @@ def check_packages(image: Path, firmware: Collection[str]) -> None:
         for kind in sorted(firmware)
         if not resolve(image, f"usr/lib/grub/{_PLATFORMS[kind]}/moddep.lst").is_file()
     ]
+    for kind in firmware:
+        _require_files(resolve(image, f"usr/lib/grub/{_PLATFORMS[kind]}"))
     if lacking:
         raise CheckpointError(
             "the image has no boot loader to put on the disk",
             f"there is nothing of {', '.join(lacking)} in its /usr/lib/grub",
             f"add {' and '.join(f'<name>{name}</name>' for name in lacking)} to the transfer",
         )
+
+
+def _require_files(directory: Path) -> None:
+    """grub-mkimage reads them on the build host, and would follow links there."""
+    for file in directory.iterdir() if directory.is_dir() else ():
+        if file.is_symlink():
+            raise CheckpointError(
+                f"{file.name} of the image's boot loader is a link",
+                f"{file} leads to {file.readlink()}",
+                "install the packages of the boot loader as they are",
+            )
 
 
 def copy_modules(image: Path, firmware: Collection[str]) -> None:

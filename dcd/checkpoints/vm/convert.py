@@ -26,6 +26,7 @@ from dcd.checkpoints.vm.formats import (
 )
 from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache
+from dcd.platform.inside import new_file
 from statemachine.errors import CheckpointError
 from statemachine.events import Artifact
 
@@ -135,7 +136,7 @@ class Convert(Checkpoint):
             name = image.file_name(stem)
             if image.type == "raw":
                 return as_artifact(context, disk, "raw", name=name)
-            path, sha256 = context.media / name, None
+            path, sha256 = new_file(context.media, name), None
             if image == STREAM:
                 sha256 = make_stream(path, disk, layout, level=self.level, on_progress=on_progress)
             else:

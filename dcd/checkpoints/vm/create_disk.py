@@ -6,6 +6,7 @@ install into it. Ids and times are the same each time, unless the manifest wants
 much space as tables and journals do: a few MiB.
 """
 
+import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from dcd.checkpoints.vm.layout import disk_layout, examine_layout
 from dcd.checkpoints.vm.volumes import VOLUME_TOOLS, Place, make_volume
 from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache
+from dcd.platform.inside import entry
 from statemachine.errors import CheckpointError
 
 LAYOUT_READS = ("//target", "//max_size", "//vm_im.firmware", "//distro.name")
@@ -60,8 +62,8 @@ class CreateDisk(Checkpoint):
             count = len(layout.partitions)
             context.report(Report(message=f"would make a disk of {size} with {count} partitions"))
             return
-        path = context.media / layout.name
-        if path.exists():
+        path = entry(context.media, layout.name)
+        if os.path.lexists(path):
             raise CheckpointError(
                 f"there is a {layout.name} already",
                 str(path),

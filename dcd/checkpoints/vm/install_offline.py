@@ -41,7 +41,7 @@ from dcd.checkpoints.vm.volume_rules import MIB
 from dcd.checkpoints.vm.volumes import MOUNT_TOOLS, MOUNTED, VOLUME_TOOLS, Place, make_volume
 from dcd.manifest.diagnostics import Diagnostic, refuse
 from dcd.manifest.doc import DataObjectCache, DataObjectDict
-from dcd.platform.inside import make_directory, resolve, write
+from dcd.platform.inside import make_directory, new_file, regular_file, resolve, write
 from statemachine.errors import CheckpointError
 from store.layers.mounts import mount, unmount
 
@@ -177,7 +177,7 @@ class InstallOffline(Checkpoint):
         remove_identity(root)
         installed.renew_host_keys(root)
         installed.arrange_cloud_init(root, self.cloud_init)
-        _link_or_copy(kernel.initramfs, resolve(root, "boot") / f"initrd.img-{kernel.version}")
+        _link_or_copy(kernel.initramfs, new_file(root, f"boot/initrd.img-{kernel.version}"))
         self._write_menu(context, layout, kernel.version)
 
     def _write_menu(self, context: Context, layout: DiskLayout, version: str) -> None:
@@ -216,9 +216,9 @@ def _planned(doc: DataObjectCache) -> DiskLayout | None:
 
 def _kernel(context: Context) -> _Kernel:
     record = context.doc.persistent.get_first_child("boot_archive", DataObjectDict)
-    initramfs = context.boot_archive / "initrd.img"
+    initramfs = regular_file(context.boot_archive, "initrd.img")
     version = "" if record is None else str(record["kernel_version"])
-    if not version or not initramfs.is_file():
+    if not version or initramfs is None:
         raise CheckpointError(
             "there is no initramfs for the disk",
             "no checkpoint before has made one",
@@ -278,8 +278,7 @@ def _trees(context: Context, layout: DiskLayout) -> dict[int, Path]:
 def _add_program(context: Context, layout: DiskLayout, trees: Mapping[int, Path], ns: int) -> None:
     """Put GRUB's program for UEFI into the first ESP."""
     esp = next(one for one in layout.partitions if one.type == ESP)
-    program = trees[esp.number] / boot_loader.UEFI_PROGRAM
-    program.parent.mkdir(parents=True, exist_ok=True)
+    program = new_file(trees[esp.number], boot_loader.UEFI_PROGRAM)
     boot_loader.uefi_program(context, layout, program)
     os.utime(program, ns=(ns, ns))
 
@@ -327,7 +326,6 @@ def _covered(directory: Path) -> Iterator[None]:
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
-    target.unlink(missing_ok=True)
     try:
         os.link(source, target)
     except OSError:

@@ -31,6 +31,7 @@ from dcd.manifest.diagnostics import Diagnostic, error
 from dcd.manifest.doc import DataObjectCache, distro
 from dcd.manifest.objects.distro import VmController, VmIm, VmNetwork
 from dcd.manifest.values import size_bytes
+from dcd.platform.inside import new_file
 from statemachine.errors import CheckpointError
 
 LARGEST_MEMBER_BYTES = 0o77777777777
@@ -142,7 +143,7 @@ class CreateOVA(Checkpoint):
                 f" {LARGEST_MEMBER_BYTES}",
                 "leave the format ova out, or put less on the disk",
             )
-        result = context.media / _OVA.file_name(stem)
+        result = new_file(context.media, _OVA.file_name(stem))
         context.report(Report(0.5, f"packing {result.name}"))
         text = ovf.descriptor(self._machine(context.doc, packaged), self.ovf_version)
         write_ova(result, f"{stem}.ovf", text, packaged.file_name, stream, epoch)

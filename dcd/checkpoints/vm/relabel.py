@@ -259,7 +259,7 @@ def _show_device(inside: Inside) -> None:
     """Give the system's programs the device that it is on, which they look for by its id to find out what
     the initramfs has to check."""
     source = Path(file_system_of(inside.root).source)
-    os.mknod(inside.root / "dev" / source.name, stat.S_IFBLK | 0o600, source.stat().st_rdev)
+    os.mknod(resolve(inside.root, "dev") / source.name, stat.S_IFBLK | 0o600, source.stat().st_rdev)
     if inside.has("/sbin/blkid"):
         # Without /sys it finds no device by itself, but remembers those that it has been shown (in /run).
         inside.run(["blkid", f"/dev/{source.name}"], capture=True)

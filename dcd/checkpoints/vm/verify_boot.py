@@ -46,6 +46,7 @@ from dcd.platform.hypervisor import (
     hypervisor_named,
     tools_of,
 )
+from dcd.platform.inside import write
 from statemachine.errors import CheckpointError
 
 Controller = Literal["virtio", "scsi", "sata", "nvme", "ide"]
@@ -253,8 +254,7 @@ class VerifyBoot(Checkpoint):
         context.report(Report(0.0, f"{len(trials)} boots of {', '.join(images)} under {under}"))
         done = boots.boot_all(context, self.name, hypervisor, trials, conditions, self._stop)
         boots.deliver_boots(context, self.name, done)
-        summary = context.media / f"{self.name}.json"
-        summary.write_text(self._summary(done, under), "utf-8")
+        summary = write(context.media, f"{self.name}.json", self._summary(done, under))
         deliver_file(context, summary, "json")
 
     def _images(self, context: Context, hypervisor: Hypervisor) -> dict[str, Path]:

@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from dcd.worker.launch import (
     run_attempt,
 )
 from dcd.worker.recover import leftover_workers
-from dcd.worker.request import Claim, Progress, encode
+from dcd.worker.request import AREAS, Claim, Progress, encode
 from statemachine.errors import Unprepared
 from statemachine.events import Artifact, ErrorInfo
 from store.layers.interface import LayerRecord
@@ -320,6 +322,36 @@ class TestClaims:
         assert isinstance(outcome, Failed)
         assert "perpetual motion" in outcome.error.details
         assert bench.claims == []
+
+
+@pytest.mark.parametrize("area", AREAS)
+@pytest.mark.parametrize("instead", ["ln -s EVIDENCE", "ln -s nothing", "touch", "mkfifo"])
+def test_an_area_that_was_replaced_fails_the_checkpoint(
+    bench: Bench, area: str, instead: str
+) -> None:
+    request = bench.request("Runs", "")
+    (request.evidence / "kept").touch()
+    instead = instead.replace("EVIDENCE", str(request.evidence))
+    command = f"rmdir ROOT/{area}; {instead} ROOT/{area}"
+    outcome = bench.run(replace(request, args=(command,)))
+    assert isinstance(outcome, Failed)
+    assert outcome.error.brief == f"the area {area} of the workspace is not a directory any more"
+    assert (request.evidence / "kept").exists()
+
+
+@pytest.mark.parametrize("area", AREAS)
+def test_a_layer_with_a_link_for_an_area_is_not_worked_in(bench: Bench, area: str) -> None:
+    before = bench.request("Runs", "true")
+    assert isinstance(bench.run(before), Completed)
+    shutil.rmtree(before.workspace.directory / "layer/tree" / area)
+    (before.workspace.directory / "layer/tree" / area).symlink_to("/etc")
+    key = "1" * 64
+    bench.store.commit(before.workspace, LayerRecord(key, None, "build", "probe", 1, 0.0))
+    request = bench.request("Runs", "echo never", parent=key)
+    outcome = bench.run(request)
+    assert isinstance(outcome, Failed)
+    assert f"the area {area} " in outcome.error.brief
+    assert bench.output(request) == ""
 
 
 def test_attempts_run_beside_each_other(bench: Bench) -> None:

@@ -47,7 +47,7 @@ truncate -s 4M ROOT/tmp/imageMARK ROOT/tmp/otherMARK
 mkfs.ext4 -q ROOT/tmp/imageMARK
 mount -o loop ROOT/tmp/imageMARK ROOT/tmp/m
 losetup --find ROOT/tmp/otherMARK
-touch ROOT/../layer/tree/ready
+touch ROOT/ready
 sleep MARK
 """
 
@@ -120,7 +120,7 @@ def test_what_a_power_cut_left_of_a_workspaces_note_is_passed_over(
 
 def test_without_the_parent_death_signal_it_would_be(bench: Bench, mark: str) -> None:
     """The negative control: what the chain of signals is for, and that recovery helps without it."""
-    request = bench.request("Runs", f"touch ROOT/../layer/tree/ready; sleep {mark}")
+    request = bench.request("Runs", f"touch ROOT/ready; sleep {mark}")
     receiving, sending = os.pipe()
     stream, held = os.pipe()
     worker = subprocess.Popen(
