@@ -85,7 +85,7 @@ async def submit(api: Api, request: Request) -> Response:
         actor_of(request.scope),
         api.permit(request),
     )
-    return json_response(api.view(state), 201 if new else 200)
+    return json_response(await api.view(request, state), 201 if new else 200)
 
 
 async def list_builds(api: Api, request: Request) -> Response:
@@ -104,14 +104,14 @@ async def list_builds(api: Api, request: Request) -> Response:
 
 async def show(api: Api, request: Request) -> Response:
     api.require(request, Action.SEE)
-    return json_response(api.view(await api.state(request)))
+    return json_response(await api.view(request, await api.state(request)))
 
 
 async def pause(api: Api, request: Request) -> Response:
     build = await api.controlled(request)
     body = await body_of(request, schemas.PauseRequest)
     state = await api.engine.pause(build, body.before, actor_of(request.scope))
-    return json_response(api.view(state))
+    return json_response(await api.view(request, state))
 
 
 async def resume(api: Api, request: Request) -> Response:
@@ -133,12 +133,14 @@ async def resume(api: Api, request: Request) -> Response:
         api.permit(request),
     )
     reruns = tuple(schemas.Rerun(name, reason) for name, reason in rerun)
-    return json_response(schemas.ResumedView(api.view(state), tuple(kept), reruns))
+    return json_response(schemas.ResumedView(await api.view(request, state), tuple(kept), reruns))
 
 
 async def retry(api: Api, request: Request) -> Response:
     build = await api.controlled(request)
-    return json_response(api.view(await api.engine.retry(build, actor_of(request.scope))))
+    return json_response(
+        await api.view(request, await api.engine.retry(build, actor_of(request.scope)))
+    )
 
 
 async def checkpoints(api: Api, request: Request) -> Response:
@@ -157,12 +159,16 @@ async def checkpoints(api: Api, request: Request) -> Response:
 
 async def cancel(api: Api, request: Request) -> Response:
     build = await api.controlled(request)
-    return json_response(api.view(await api.engine.cancel(build, actor_of(request.scope))))
+    return json_response(
+        await api.view(request, await api.engine.cancel(build, actor_of(request.scope)))
+    )
 
 
 async def remove(api: Api, request: Request) -> Response:
     build = await api.controlled(request)
-    return json_response(api.view(await api.engine.remove(build, actor_of(request.scope))))
+    return json_response(
+        await api.view(request, await api.engine.remove(build, actor_of(request.scope)))
+    )
 
 
 def _source(

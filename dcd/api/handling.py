@@ -4,6 +4,7 @@ A handler is a function of an `Api` and a request. It checks the peer's right, r
 the engine and answers; it decides nothing. Handlers lie in modules by subject, `dcd.api.app` has the table.
 """
 
+import asyncio
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,9 +18,11 @@ from dcd.api.server import actor_of
 from dcd.api.views import build_view
 from dcd.configuration import Live
 from dcd.engine.engine import Engine
+from dcd.manifest.withheld import withheld
 from dcd.metrics import Metrics
 from statemachine.build import BuildState
 from statemachine.errors import PermissionDenied
+from statemachine.events import Actor
 from statemachine.plan import Plan
 
 
@@ -49,6 +52,11 @@ class Api:
         uid = actor_of(request.scope).uid
         return None if uid in (0, os.geteuid()) else uid
 
+    def sees_secrets(self, request: Request, supplier: Actor) -> bool:
+        """Whether the peer may see the secrets in a manifest: who supplied it, and root."""
+        owner = self.owner(request)
+        return owner is None or owner == supplier.uid
+
     def permit(self, request: Request) -> Callable[[Plan], None]:
         """Raises PermissionDenied for a plan that needs a right which the peer has not."""
 
@@ -58,9 +66,13 @@ class Api:
 
         return permit
 
-    def view(self, state: BuildState) -> BuildView:
-        """A build as it is shown."""
-        return build_view(state, self.engine.stores.artifacts)
+    async def view(self, request: Request, state: BuildState) -> BuildView:
+        """A build as it is shown to the peer."""
+        parameters = dict(state.parameters)
+        if parameters and not self.sees_secrets(request, state.actor):
+            without = await asyncio.to_thread(withheld, state.manifest)
+            parameters = without.values(parameters)
+        return build_view(state, self.engine.stores.artifacts, parameters)
 
     async def build(self, request: Request) -> str:
         """The id of the build in the path, which may be a prefix. Raises NotFound."""

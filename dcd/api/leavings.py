@@ -14,11 +14,13 @@ from starlette.responses import PlainTextResponse, Response
 
 from dcd.access import Action
 from dcd.api import schemas
+from dcd.api.discretion import shown
 from dcd.api.handling import Api
 from dcd.api.operations import QueryParameter, choice, integer, json_response, limit, string
 from dcd.api.stream import follow
 from dcd.api.streaming import Streamed, file_response
 from dcd.engine.document import document, matches
+from dcd.manifest.withheld import withhold
 from statemachine.build import BuildState, Lifecycle
 from statemachine.errors import NotFound, UsageError
 from statemachine.events import Event
@@ -50,12 +52,12 @@ async def events(api: Api, request: Request) -> Response:
         if last and not last.isdecimal():
             raise UsageError("Last-Event-ID must be a position", f"got {last[:100]!r}")
         return Streamed(
-            _stream(api, build, int(last) if last else after),
+            _stream(api, request, build, int(last) if last else after),
             "text/event-stream",
             {"cache-control": "no-store"},
         )
     page = integer(request, EVENTS_LIMIT, 500)
-    found = await _read(api, build, after, page)
+    found = await _read(api, request, build, after, page)
     following = found[-1].position if len(found) == page else None
     return json_response(schemas.EventList(tuple(found), following))
 
@@ -90,7 +92,8 @@ async def log(api: Api, request: Request) -> Response:
 
 async def artifacts(api: Api, request: Request) -> Response:
     api.require(request, Action.SEE)
-    return json_response(schemas.ArtifactList(api.view(await api.state(request)).artifacts))
+    view = await api.view(request, await api.state(request))
+    return json_response(schemas.ArtifactList(view.artifacts))
 
 
 async def verify_artifacts(api: Api, request: Request) -> Response:
@@ -114,9 +117,12 @@ async def doc(api: Api, request: Request) -> Response:
     api.require(request, Action.SEE)
     state = await api.state(request)
     at, path = string(request, AT), string(request, PATH)
+    whole = api.sees_secrets(request, state.actor)
 
     def look() -> schemas.DocView:
         after, found = document(api.engine.stores.layers, state, at)
+        if not whole:
+            withhold(found)
         return schemas.DocView(state.id, after, matches(found, path))
 
     return json_response(await asyncio.to_thread(look))
@@ -148,13 +154,14 @@ def _opened_at(path: Path, offset: int) -> tuple[BinaryIO, int]:
     return file, max(0, min(size_bytes, MAX_LOG_BYTES))
 
 
-async def _read(api: Api, build: str, after: int, page: int) -> list[Event]:
-    return await api.engine.builds.ask(api.engine.builds.log.read, build, after, page)
+async def _read(api: Api, request: Request, build: str, after: int, page: int) -> list[Event]:
+    found = await api.engine.builds.ask(api.engine.builds.log.read, build, after, page)
+    return await shown(api, request, found)
 
 
-def _stream(api: Api, build: str, after: int) -> AsyncGenerator[bytes, None]:
+def _stream(api: Api, request: Request, build: str, after: int) -> AsyncGenerator[bytes, None]:
     async def read(build: str, after: int, page: int) -> list[Event]:
-        return await _read(api, build, after, page)
+        return await _read(api, request, build, after, page)
 
     async def settled(build: str, after: int) -> bool:
         state = await api.engine.builds.state(build)

@@ -9,8 +9,9 @@ from store.artifacts import Artifacts
 from store.eventlog import BuildSummary as StoredSummary
 
 
-def build_view(state: BuildState, stored: Artifacts) -> BuildView:
-    """A build with its checkpoints and artifacts, these with their absolute paths."""
+def build_view(state: BuildState, stored: Artifacts, parameters: dict[str, str]) -> BuildView:
+    """A build with its checkpoints and artifacts, these with their absolute paths, and with the parameters
+    that may be shown."""
     return BuildView(
         id=state.id,
         name=state.name,
@@ -21,7 +22,7 @@ def build_view(state: BuildState, stored: Artifacts) -> BuildView:
         actor=state.actor,
         priority=state.priority,
         pause_before=state.pause_before,
-        parameters=dict(state.parameters),
+        parameters=parameters,
         checkpoints=tuple(
             CheckpointView(
                 name=record.name,

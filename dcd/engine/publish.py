@@ -9,6 +9,7 @@ import asyncio
 from pathlib import Path
 
 from dcd.engine.builds import Builds
+from dcd.manifest.withheld import withheld
 from statemachine.build import BuildState
 from statemachine.commands import Complete, Publish
 from statemachine.errors import NotFound
@@ -17,6 +18,10 @@ from store.artifacts import Artifacts
 from store.layers import LayerStore
 
 SUMS = "SHA256SUMS"
+
+_LEFT_OUT = (
+    "<!-- Passwords, hashes and other secrets were left out of this copy of the manifest. -->\n"
+)
 
 
 async def publish(
@@ -31,7 +36,7 @@ async def publish(
         delivered = await asyncio.to_thread(artifacts.publish, state.id, artifact, source)
         state = await builds.command(state.id, Publish(delivered))
     manifest = await asyncio.to_thread(
-        artifacts.write, state.id, f"{state.name}.xml", "xml", state.manifest.encode()
+        artifacts.write, state.id, f"{state.name}.xml", "xml", await _delivered(state.manifest)
     )
     state = await builds.command(state.id, Publish(manifest))
     others = sorted((a for a in state.published if a.name != SUMS), key=lambda a: a.name)
@@ -40,6 +45,12 @@ async def publish(
     state = await builds.command(state.id, Publish(sums))
     seconds = sum(record.seconds or 0.0 for record in state.checkpoints)
     return await builds.command(state.id, Complete(seconds=seconds))
+
+
+async def _delivered(manifest: str) -> bytes:
+    """The manifest as everybody may have it who gets the image."""
+    without = await asyncio.to_thread(withheld, manifest)
+    return (_LEFT_OUT * bool(without.secrets) + without.text).encode()
 
 
 def _source(layers: LayerStore, state: BuildState, artifact: Artifact) -> Path:

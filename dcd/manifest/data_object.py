@@ -151,6 +151,8 @@ class DataObject(_Declarative):
     CONTENT: ClassVar[tuple[Particle | OneOf, ...]] = ()
     PRIORITY: ClassVar[int] = 50
     EXTENDS: ClassVar[tuple[str, ...]] = ()
+    SECRETS: ClassVar[tuple[str, ...]] = ()
+    """Fields that only whoever supplied them sees (`dcd.manifest.withheld`)."""
 
     name: str = ""
     origin: Origin | None = None

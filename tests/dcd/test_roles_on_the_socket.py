@@ -320,6 +320,41 @@ def test_an_idempotency_key_belongs_to_a_user_and_to_what_was_submitted(daemon: 
         assert first["id"] in problem["detail"]
 
 
+WITH_A_SECRET = HARMLESS.replace("<dc>", '<dc><parameter name="code"/>').replace(
+    "</distro>",
+    '<configuration name="copy"><user name="u"><password>${code}</password></user></configuration>'
+    "</distro>",
+)
+
+
+def test_a_secret_in_a_manifest_is_shown_to_who_supplied_it_and_root_alone(daemon: Daemon) -> None:
+    secret = "supplied-by-the-submitter"
+    body = {**submission(WITH_A_SECRET), "parameters": {"code": secret}}
+    status, build = daemon.ask("submitter", "POST", "/v1/builds", body)
+    assert status == 201, build
+    at = f"/v1/builds/{build['id']}"
+    targets = (
+        at,
+        f"{at}/events",
+        f"{at}/doc",
+        f"{at}/doc?path=//password.text",
+        f"{at}/checkpoints",
+    )
+    seen = {
+        user: sum(secret in json.dumps(daemon.ask(user, "GET", target)) for target in targets)
+        for user in ("observer", "operator", "administrator", "scripter", "submitter", 0)
+    }
+    assert seen == {
+        "observer": 0,
+        "operator": 0,
+        "administrator": 0,
+        "scripter": 0,
+        "submitter": 4,
+        0: 4,
+    }
+    assert daemon.ask("observer", "GET", f"{at}/events/verify")[1]["ok"]
+
+
 def test_the_event_log_blobs_and_layers_are_for_root_alone(daemon: Daemon) -> None:
     state = daemon.socket.parent / "state"
     program = (

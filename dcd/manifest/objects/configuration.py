@@ -23,6 +23,8 @@ class Password(DataObject, tag="password"):
     """A password: as text, hashed, locked, or by reference to where the daemon finds it."""
 
     hashed: bool = attribute("The text is a crypt(5) hash.", default=False)
+    SECRETS = ("text",)
+
     locked: bool = attribute("No password opens the account.", default=False)
     file: str | None = attribute(
         "A file of the daemon's host that holds it; read when it is needed, stored nowhere.",

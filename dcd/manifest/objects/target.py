@@ -84,6 +84,8 @@ class DiskImage(DataObject, tag="disk_image"):
 class Iscsi(DataObject, tag="iscsi"):
     """A disk reached through iSCSI. With `source="manifest"`, target_lun and target_ip are needed."""
 
+    SECRETS = ("chap_password",)
+
     source: Literal["manifest", "dhcp"] = attribute(
         "Whether the parameters stand here or come from DHCP.", default="manifest"
     )

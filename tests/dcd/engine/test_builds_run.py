@@ -46,6 +46,27 @@ def test_build_runs_its_checkpoints_in_order_each_on_the_layer_before(daemon, wr
     assert [event["sequence"] for event in daemon.events(build)] == list(range(1, len(kinds) + 1))
 
 
+def test_the_delivered_manifest_has_no_secrets(daemon, write_manifest):
+    manifest = write_manifest(("one", "true"))
+    secret = "known-to-the-submitter"
+    configuration = (
+        f'<configuration name="one"><user name="u"><password>{secret}</password></user>'
+        "</configuration></distro>"
+    )
+    manifest.write_text(manifest.read_text().replace("</distro>", configuration))
+    build = daemon.submit(manifest)
+    daemon.wait(build, "completed")
+
+    delivered = [Path(artifact["path"]) for artifact in daemon.json("artifacts", build)]
+
+    assert [path.name for path in delivered if secret in path.read_text()] == []
+    (copy,) = [path for path in delivered if path.suffix == ".xml"]
+    assert copy.read_text().startswith("<!-- Passwords, hashes and other secrets were left out")
+    assert {path.stat().st_mode & 0o7777 for path in delivered} == {0o640}
+    daemon.ctl("artifacts", build, "--verify")
+    assert secret in daemon.ctl("events", build, "--json"), "root may look"
+
+
 def test_completed_build_delivers_manifest_and_digests_that_verify(daemon, write_manifest):
     build = daemon.submit(write_manifest(("one", "true")))
     daemon.wait(build, "completed")
