@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -216,6 +217,10 @@ def test_power_down_is_a_signal_for_bhyve(host: Path, tmp_path: Path) -> None:
         guest.power_down()
         while guest.read_console(0.1) is not None:
             pass
+        # Its console closes a moment before it is gone.
+        deadline = time.monotonic() + 10
+        while alive(pid) and time.monotonic() < deadline:
+            time.sleep(0.01)
         assert not alive(pid)
 
 
