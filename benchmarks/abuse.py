@@ -1,12 +1,13 @@
 """Clients that ask too much of a daemon, each a process of its own.
 
-    python benchmarks/abuse.py KIND SOCKET [--connections N] [--seconds S] [--path PATH]
+    python benchmarks/abuse.py KIND SOCKET [--connections N] [--seconds S] [--path PATH] [--body FILE]
 
 `flood` sends request after request over each connection; `follow` follows the event stream at PATH; `deaf`
-asks for PATH and reads nothing; `drip` sends a request a byte a second; `body` sends a body of
-`--megabytes`. SIGTERM ends each of them early. Prints a line `ready` when all connections are made, and at
-the end a JSON object: answers by status, bytes received, connections that the daemon closed, followers by
-events heard. Standard library only; used by `load.py` and by tests/dcd/api/test_load.py.
+asks for PATH and reads nothing; `post` posts the content of `--body` to PATH, again and again; `drip` sends a
+request a byte a second; `body` sends a body of `--megabytes`. SIGTERM ends each of them early. Prints a line
+`ready` when all connections are made, and at the end a JSON object: answers by status, bytes received,
+connections that the daemon closed, followers by events heard. Standard library only; used by `load.py` and by
+tests/dcd/api/test_load.py.
 """
 
 import argparse
@@ -43,6 +44,7 @@ class Wanted:
     path: str
     until: float
     megabytes: int
+    body: bytes
 
 
 Client = Callable[[Wanted, Seen, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -55,6 +57,17 @@ async def flood(
     request = f"GET {wanted.path} HTTP/1.1\r\nHost: dcd\r\n\r\n".encode()
     while time.monotonic() < wanted.until:
         writer.write(request)
+        await _answer(seen, reader)
+
+
+async def post(
+    wanted: Wanted, seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
+    """The same body again and again, each answer read whole."""
+    head = f"POST {wanted.path} HTTP/1.1\r\nHost: dcd\r\nContent-Length: {len(wanted.body)}\r\n\r\n"
+    while time.monotonic() < wanted.until:
+        writer.write(head.encode() + wanted.body)
+        await writer.drain()
         await _answer(seen, reader)
 
 
@@ -109,7 +122,7 @@ async def body(
     await _answer(seen, reader)
 
 
-KINDS: dict[str, Client] = {f.__name__: f for f in (flood, follow, deaf, drip, body)}
+KINDS: dict[str, Client] = {f.__name__: f for f in (flood, post, follow, deaf, drip, body)}
 
 
 async def _answer(seen: Seen, reader: asyncio.StreamReader) -> None:
@@ -170,9 +183,11 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--path", default="/v1/version")
     parser.add_argument("--megabytes", type=int, default=1024)
+    parser.add_argument("--body", type=argparse.FileType("rb"))
     given = parser.parse_args()
     until = time.monotonic() + given.seconds
-    wanted = Wanted(given.socket, given.path, until, given.megabytes)
+    content = given.body.read() if given.body else b""
+    wanted = Wanted(given.socket, given.path, until, given.megabytes, content)
     seen = asyncio.run(_all(KINDS[given.kind], wanted, given.connections))
     found = {
         "statuses": seen.statuses,

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,13 @@ PAUSE_SECONDS = 0.02
 MANIFEST = """<dc><distro name="{name}"><execution><checkpoint name="one"
  mod_path="dcd/checkpoints/custom_script" checkpoint_class="CustomScript"><args>{line}</args></checkpoint>
 </execution></distro></dc>"""
+
+CHECKPOINT = """<checkpoint name="c{number}" mod_path="dcd/checkpoints/custom_script"
+ checkpoint_class="CustomScript"><args>true</args><kwargs><arg name="chroot">true</arg></kwargs>
+</checkpoint>"""
+
+PROCESSES, EACH = 4, 8
+"""So many processes post large manifests, each over so many connections."""
 
 NOISY = "i=0; while [ $i -lt 1000 ]; do i=$((i+1)); echo line $i; sleep 0.02; done"
 
@@ -58,9 +65,40 @@ def load(scratch: Path, rounds: int) -> Iterator[Figure]:
                     waits += _asked(running, status)
                 answers += sum(outcome["statuses"].values())
             yield _figure(name, waits, f"{answers / rounds / SECONDS:,.0f} answers a second")
+        for name, (path, body) in _large(scratch).items():
+            waits = []
+            for _ in range(rounds):
+                with ExitStack() as posting:
+                    options = ("--connections", EACH, "--path", path, "--body", body)
+                    for _ in range(PROCESSES):
+                        posting.enter_context(_abusing(running, "post", *options))
+                    waits += _asked(running, status)
+            yield _figure(name, waits)
         yield _figure(f"{SUBMISSIONS:,} submissions", _submitting(running, status))
         peak = _peak_bytes(running)
         yield Figure("the daemon's memory at its peak", "MiB", (peak / 2**20,))
+
+
+def _large(scratch: Path) -> dict[str, tuple[str, Path]]:
+    """Manifests that take long to read or plan, most of them legal: what they are, where they are posted
+    to, and the file of the request's body."""
+    steps = "".join(CHECKPOINT.format(number=number) for number in range(400))
+    names = "".join(f"<name>package-{number}</name>" for number in range(20_000))
+    listed = f'<software_data action="install">{names}</software_data>'
+    software = f'<software name="t" type="DEB">{listed}</software>'
+    transfer = '<checkpoint name="t" mod_path="dcd/checkpoints/transfer/deb" checkpoint_class="TransferDEB"/>'
+    shell = '<dc><distro name="large">{}<execution>{}</execution></distro></dc>'
+    texts = {
+        "plans of 400 checkpoints": ("/v1/plan", shell.format("", steps)),
+        "validations of 20,000 packages": ("/v1/validate", shell.format(software, transfer)),
+        "validations of 90,000 unknown elements": ("/v1/validate", f"<dc>{'<a/>' * 90_000}</dc>"),
+    }
+    found = {}
+    for number, (name, (path, text)) in enumerate(texts.items()):
+        file = scratch / f"large-{number}.json"
+        file.write_text(json.dumps({"manifest": {"path": "/large.xml", "text": text}}))
+        found[name] = (path, file)
+    return found
 
 
 def _figure(during: str, waits: list[float], note: str = "") -> Figure:

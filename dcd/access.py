@@ -13,11 +13,9 @@ import pwd
 from collections.abc import Iterable
 from enum import StrEnum
 
-from dcd.checkpoints.custom_script import CustomScript
 from dcd.configuration import Configuration
-from dcd.manifest.constructors import OWN, construct
+from dcd.manifest.constructors import construct, runs_host_code
 from dcd.manifest.diagnostics import ManifestError
-from dcd.manifest.original_names import COUNTERPARTS
 from statemachine.errors import PermissionDenied
 from statemachine.events import Actor
 from statemachine.plan import Plan, PlannedCheckpoint
@@ -87,17 +85,14 @@ def host_code(plan: Plan) -> tuple[str, ...]:
 
 
 def _runs_host_code(planned: PlannedCheckpoint) -> bool:
-    module = planned.mod_path.replace("/", ".").removesuffix(".py")
-    module, _ = COUNTERPARTS.get((module, planned.checkpoint_class), (module, ""))
-    if not module.startswith(f"{OWN}."):
-        return True
+    names = planned.mod_path, planned.checkpoint_class
+    if runs_host_code(*names, None):
+        return True  # One of somebody else's is not constructed for it.
     try:
-        checkpoint = construct(
-            planned.mod_path, planned.checkpoint_class, planned.name, planned.args, planned.kwargs
-        )
+        checkpoint = construct(*names, planned.name, planned.args, planned.kwargs)
     except ManifestError:
         return False  # dcd has no such checkpoint: it is behind a pause, and cannot run.
-    return isinstance(checkpoint, CustomScript) and not checkpoint.chroot
+    return runs_host_code(*names, checkpoint)
 
 
 def roles(configuration: Configuration, actor: Actor) -> frozenset[Role]:

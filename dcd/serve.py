@@ -35,6 +35,7 @@ from dcd.engine.runner import Runner, Stores
 from dcd.engine.scheduler import Scheduler
 from dcd.engine.workspaces import claiming_workspace, kept_workspace
 from dcd.metrics import Metrics
+from dcd.planner import Planner
 from dcd.platform import control_group, notify
 from dcd.platform.control_group import Delegated
 from dcd.worker.recover import detach_loops, kill_leftovers
@@ -89,7 +90,10 @@ class Daemon:
         groups = await asyncio.to_thread(_clear_away, identity, state_dir)
         broadcast = Broadcast()
         metrics = Metrics()
-        with EventLog(state_dir / "events.db", metrics.committed) as events:
+        with (
+            EventLog(state_dir / "events.db", metrics.committed) as events,
+            Planner(self.settings) as planner,
+        ):
             layers = await asyncio.to_thread(self._layers)
             logs = state_dir / "logs"
             logs.mkdir(mode=0o700, exist_ok=True)
@@ -111,9 +115,9 @@ class Daemon:
             await asyncio.to_thread(_reconcile, events, layers, kept)
             await asyncio.to_thread(_give_inputs, stores.blobs, unfinished)
             log.info("recovered", unfinished=len(unfinished), position=events.position)
-            runner = Runner(builds, stores, self.settings, groups)
+            runner = Runner(builds, stores, self.settings, planner, groups)
             scheduler = Scheduler(builds, runner, self.settings)
-            engine = Engine(builds, runner, scheduler, stores, self.settings)
+            engine = Engine(builds, runner, scheduler, stores, self.settings, planner)
             self.settings.watch(self._reloaded)
             self.settings.watch(lambda _: engine.settings_changed())
             builds.watch(metrics.happened)

@@ -72,6 +72,12 @@ class Unavailable(DcdError):
     problem, status, exit_code = "unavailable", 503, 9
 
 
+class TooManyRequests(DcdError):
+    """A client asks for more than its share."""
+
+    problem, status, exit_code = "too-many-requests", 429, 9
+
+
 class CheckpointError(DcdError):
     """A checkpoint could not do its work. Raised by `execute`, recorded in CheckpointFailed."""
 

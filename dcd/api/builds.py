@@ -10,13 +10,13 @@ from starlette.responses import Response
 
 from dcd.access import Action
 from dcd.api import schemas
-from dcd.api.handling import Api
+from dcd.api.handling import Api, left
 from dcd.api.operations import QueryParameter, body_of, integer, json_response, limit
 from dcd.api.server import actor_of
 from dcd.api.views import summary_view
 from dcd.engine.engine import ManifestSource, Options
-from dcd.manifest import migrate as migration
 from dcd.manifest.diagnostics import ManifestError
+from dcd.planner.tasks import OldManifest
 from statemachine.build import Lifecycle
 from statemachine.errors import UsageError
 
@@ -44,7 +44,7 @@ async def validate(api: Api, request: Request) -> Response:
     body = await body_of(request, schemas.ManifestRequest)
     try:
         source = _source(api, request, body.manifest, body.files, body.parameters)
-        warnings = await api.engine.validate(source)
+        warnings = await api.engine.validate(source, actor_of(request.scope))
     except ManifestError as error:
         return json_response(schemas.ValidationResult(False, error.diagnostics, error.missing))
     return json_response(schemas.ValidationResult(True, warnings))
@@ -54,9 +54,8 @@ async def migrate(api: Api, request: Request) -> Response:
     api.require(request, Action.SUBMIT)
     body = await body_of(request, schemas.MigrateRequest)
     defaults = None if body.defaults is None else body.defaults.text
-    migrated = await asyncio.to_thread(
-        migration.migrate, body.manifest.text, body.manifest.path, defaults
-    )
+    old = OldManifest(body.manifest.text, body.manifest.path, defaults)
+    migrated = await api.engine.migrate(old, actor_of(request.scope), left(request))
     return json_response(schemas.MigratedView(migrated.text, migrated.left))
 
 
@@ -67,7 +66,7 @@ async def plan(api: Api, request: Request) -> Response:
         _source(api, request, body.manifest, body.files, body.parameters),
         source_date_epoch=body.source_date_epoch,
     )
-    name, intentions = await api.engine.plan(source, body.fresh)
+    name, intentions = await api.engine.plan(source, body.fresh, actor_of(request.scope))
     return json_response(schemas.PlanView(name, intentions))
 
 
@@ -185,6 +184,7 @@ def _source(
         parameters,
         host_code=api.may(request, Action.RUN_HOST_CODE),
         owner=api.owner(request),
+        left=left(request),
     )
 
 

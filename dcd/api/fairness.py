@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from statemachine.errors import DcdError
+from statemachine.errors import DcdError, TooManyRequests
 from statemachine.events import Actor
 
 PROCESSES = 4
@@ -25,12 +25,6 @@ PROCESSES = 4
 RETRY_AFTER_SECONDS = 1
 
 _ENDLESS = (b"text/event-stream", b"application/x-ndjson")
-
-
-class TooManyRequests(DcdError):
-    """A client asks for more than its share."""
-
-    problem, status, exit_code = "too-many-requests", 429, 9
 
 
 class Turns:

@@ -6,7 +6,7 @@ the engine and answers; it decides nothing. Handlers lie in modules by subject, 
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -24,6 +24,16 @@ from statemachine.build import BuildState
 from statemachine.errors import PermissionDenied
 from statemachine.events import Actor
 from statemachine.plan import Plan
+
+
+def left(request: Request) -> Callable[[], Awaitable[None]]:
+    """What returns when the client of a request has left. Only for a request whose body was read."""
+
+    async def leaving() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    return leaving
 
 
 @dataclass(frozen=True, slots=True)

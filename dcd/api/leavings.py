@@ -15,12 +15,11 @@ from starlette.responses import PlainTextResponse, Response
 from dcd.access import Action
 from dcd.api import schemas
 from dcd.api.discretion import shown
-from dcd.api.handling import Api
+from dcd.api.handling import Api, left
 from dcd.api.operations import QueryParameter, choice, integer, json_response, limit, string
+from dcd.api.server import actor_of
 from dcd.api.stream import follow
 from dcd.api.streaming import Streamed, file_response
-from dcd.engine.document import document, matches
-from dcd.manifest.withheld import withhold
 from statemachine.build import BuildState, Lifecycle
 from statemachine.errors import NotFound, UsageError
 from statemachine.events import Event
@@ -115,17 +114,14 @@ async def verify_artifacts(api: Api, request: Request) -> Response:
 
 async def doc(api: Api, request: Request) -> Response:
     api.require(request, Action.SEE)
-    state = await api.state(request)
+    build = await api.build(request)
     at, path = string(request, AT), string(request, PATH)
-    whole = api.sees_secrets(request, state.actor)
-
-    def look() -> schemas.DocView:
-        after, found = document(api.engine.stores.layers, state, at)
-        if not whole:
-            withhold(found)
-        return schemas.DocView(state.id, after, matches(found, path))
-
-    return json_response(await asyncio.to_thread(look))
+    whole = api.sees_secrets(request, (await api.engine.builds.state(build)).actor)
+    await request.body()  # so that what comes next is the client's leaving
+    after, found = await api.engine.find(
+        build, at, path, actor_of(request.scope), left(request), whole=whole
+    )
+    return json_response(schemas.DocView(build, after, found))
 
 
 async def graph(api: Api, request: Request) -> Response:

@@ -20,11 +20,11 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from dcd.api.fairness import RETRY_AFTER_SECONDS, Connections, TooManyRequests
+from dcd.api.fairness import RETRY_AFTER_SECONDS, Connections
 from dcd.api.problems import problem_json
 from dcd.configuration import Configuration
 from dcd.platform.peer import peer_credentials
-from statemachine.errors import Unavailable
+from statemachine.errors import TooManyRequests, Unavailable
 from statemachine.events import Actor
 
 BACKLOG = 512

@@ -95,6 +95,10 @@ class CustomScript(Checkpoint):
         self.devices = devices
         self.writes = writes
 
+    @property
+    def runs_host_code(self) -> bool:
+        return not self.chroot
+
     def needs(self, doc: DataObjectCache) -> Needs:
         if self.chroot:
             return Needs(tools=self.TOOLS, network=self.network, capabilities=MOUNTS)

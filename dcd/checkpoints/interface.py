@@ -166,6 +166,12 @@ class Checkpoint(ABC):
     def __init__(self, name: str) -> None:
         self.name = name
 
+    @property
+    def runs_host_code(self) -> bool:
+        """Whether it runs code of the manifest outside the image, for which its sender needs the right
+        `host_code`. Asked before `external_state`, which then may open what the manifest names there."""
+        return False
+
     def needs(self, doc: DataObjectCache) -> Needs:
         """What the host must have. Pure: reads only the DOC. Raises nothing, also for a manifest in
         which `check` finds errors."""

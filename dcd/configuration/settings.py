@@ -226,6 +226,40 @@ class Configuration:
             reloads=True,
         ),
     )
+    elements_limit: int = field(
+        default=50_000,
+        metadata=_about(
+            "How many XML elements a manifest may have, with those of the files that it includes.",
+            minimum=100,
+            reloads=True,
+        ),
+    )
+    checkpoints_limit: int = field(
+        default=500,
+        metadata=_about(
+            "How many checkpoints a manifest may have.",
+            minimum=1,
+            reloads=True,
+        ),
+    )
+    planning_seconds: float = field(
+        default=180.0,
+        metadata=_about(
+            "How long it may take to read and plan a manifest, with what repositories take to answer. Each "
+            "is read in a process of its own, one at a time for a user.",
+            unit="seconds",
+            reloads=True,
+        ),
+    )
+    planning_memory_bytes: int = field(
+        default=768 * 1024**2,
+        metadata=_about(
+            "How much memory the process that reads and plans a manifest may take for its data.",
+            unit="bytes",
+            minimum=128 * 1024**2,
+            reloads=True,
+        ),
+    )
     body_limit_bytes: int = field(
         default=4 * 1024**2,
         metadata=_about(

@@ -1,14 +1,13 @@
 """The DOC of a build, as it was after one of its checkpoints.
 
 The volatile part is the stored manifest; the persistent part is what was saved with the checkpoint's layer.
-Reads only, and blocks: the API calls it in a thread.
+Reads only, and blocks: `saved` is called in a thread, `matches` by a planner (`dcd.planner`).
 """
 
 from dataclasses import dataclass
 
 from dcd.manifest.data_object import DataObject
 from dcd.manifest.doc import DataObjectCache, object_path, write_text
-from dcd.manifest.parse import restore
 from dcd.manifest.paths import PathError
 from statemachine.build import BuildState
 from statemachine.errors import NotFound, Refused, UsageError
@@ -28,17 +27,17 @@ class Match:
     value: Json
 
 
-def document(
+def saved(
     layers: LayerStore, state: BuildState, at: str | None = None
-) -> tuple[str | None, DataObjectCache]:
-    """The DOC after checkpoint `at`, or after the last that has completed, and that checkpoint's name
-    (None: nothing has completed yet). Raises NotFound for a checkpoint or layer that is not there,
+) -> tuple[str | None, str | None]:
+    """The checkpoint `at`, or the last that has completed, and the persistent part of the DOC after it, as
+    text (None, None: nothing has completed yet). Raises NotFound for a checkpoint or layer that is not there,
     Refused for a checkpoint that has not completed."""
     records = {record.name: record for record in state.checkpoints}
     if at is None:
         done = [record.name for record in state.checkpoints if record.done]
         if not done:
-            return None, restore(state.manifest)
+            return None, None
         at = done[-1]
     if at not in records:
         raise NotFound(
@@ -58,7 +57,7 @@ def document(
             f"it was {record.key}",
             "a build that needs it makes it again",
         )
-    return at, restore(state.manifest, layers.document(record.key))
+    return at, layers.document(record.key)
 
 
 def matches(doc: DataObjectCache, path: str | None) -> tuple[Match, ...]:

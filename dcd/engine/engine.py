@@ -10,25 +10,24 @@ import hashlib
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from typing import TypeVar
 
+from dcd import planner
 from dcd.configuration import Configuration
 from dcd.engine import planning
 from dcd.engine.builds import Builds
+from dcd.engine.document import Match, saved
 from dcd.engine.garbage import Collector
-from dcd.engine.intentions import Intention, beyond, compared, intentions
-from dcd.engine.prospects import examine
+from dcd.engine.intentions import Intention, compared, intentions
 from dcd.engine.runner import Runner, Stores
 from dcd.engine.scheduler import Scheduler
 from dcd.engine.shells import Shells
 from dcd.engine.usage import DiskUsage, measure
-from dcd.engine.validation import validate
 from dcd.engine.workspaces import lost_layer
-from dcd.manifest.diagnostics import Diagnostic, ManifestError, MissingInput, in_order
-from dcd.manifest.doc import distro
-from dcd.manifest.includes import CapturedFile
-from dcd.manifest.parse import Loaded, load
-from dcd.manifest.parse import Settings as ManifestSettings
+from dcd.manifest.diagnostics import Diagnostic
+from dcd.manifest.migrate import Migrated
+from dcd.planner.client import Left, Planning
+from dcd.planner.tasks import Captured, InDocument, Manifest, OldManifest, Planned, Rules, Task
 from statemachine.build import BuildState
 from statemachine.commands import (
     Command,
@@ -39,11 +38,13 @@ from statemachine.commands import (
     Resume,
     Retry,
 )
-from statemachine.errors import InvalidManifest, Refused
+from statemachine.errors import Refused
 from statemachine.events import Actor, BuildSubmitted
 from statemachine.keys import canonical, epoch_of, with_epoch
 from statemachine.plan import Plan
 from store.eventlog import Conflict
+
+Answer = TypeVar("Answer")
 
 Permit = Callable[[Plan], None]
 """Raises PermissionDenied when the actor may not run a plan."""
@@ -66,6 +67,8 @@ class ManifestSource:
     """Whoever sent it may run code of their own on the host."""
     owner: int | None = None
     """The user whose blobs `files` may name; None: everybody's."""
+    left: Left | None = None
+    """Returns when nobody waits for the answer any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,21 +83,6 @@ class Options:
     """The checkpoint from which on nothing is reused."""
 
 
-class InputsMissing(InvalidManifest):
-    """The client has to send files that the manifest names; `missing` says which."""
-
-    problem = "inputs-missing"
-
-    def __init__(self, missing: tuple[MissingInput, ...]) -> None:
-        paths = [wanted.path for wanted in missing]
-        super().__init__(
-            f"the manifest names {len(missing)} file{'s' * (len(missing) > 1)} that were not sent",
-            "\n".join(paths),
-            "upload each as a blob and name it in `files` (dcctl does)",
-        )
-        self.missing = missing
-
-
 class Engine:
     """See the module."""
 
@@ -105,9 +93,11 @@ class Engine:
         scheduler: Scheduler,
         stores: Stores,
         settings: Callable[[], Configuration],
+        planner: Planning,
     ) -> None:
         self.builds = builds
         self.stores = stores
+        self._planner = planner
         self._runner = runner
         self._scheduler = scheduler
         self._settings = settings
@@ -124,22 +114,10 @@ class Engine:
         self._scheduler.wake()
         self.collector.wake()
 
-    async def load(self, source: ManifestSource, pause_before: str | None = None) -> Loaded:
-        """The manifest, complete, its files validated as it says. What checkpoints from `pause_before` on
-        lack of those before them is a warning. Raises ManifestError, InputsMissing."""
-        loaded = await asyncio.to_thread(self._load, source, pause_before)
-        if loaded.missing:
-            raise InputsMissing(loaded.missing)
-        found = await asyncio.to_thread(validate, loaded, self.stores.blobs, source.host_code)
-        diagnostics = in_order([*loaded.diagnostics, *found])
-        if any(each.severity == "error" for each in found):
-            raise ManifestError(diagnostics)
-        return replace(loaded, diagnostics=diagnostics)
-
-    async def validate(self, source: ManifestSource) -> tuple[Diagnostic, ...]:
+    async def validate(self, source: ManifestSource, actor: Actor) -> tuple[Diagnostic, ...]:
         """Warnings about the manifest. Raises ManifestError with everything that is wrong with it, what
         its checkpoints find among it; InputsMissing."""
-        return (await self.load(source)).diagnostics
+        return (await self._ask(planner.CHECK, source, actor)).diagnostics
 
     async def submit(
         self, source: ManifestSource, options: Options, actor: Actor, permit: Permit
@@ -150,17 +128,16 @@ class Engine:
         request = _digest(source, options)
         if earlier := await self._earlier(options.idempotency_key, actor, request):
             return earlier, False
-        loaded = await self.load(source, options.pause_before)
-        plan = await self._plan(loaded, source.source_date_epoch, options.pause_before)
+        planned = await self._plan(source, actor, permit, options.pause_before)
+        plan = planned.plan
         if options.fresh or options.fresh_from is not None:
             plan = planning.declining_reuse(plan, options.fresh_from)
-        permit(plan)
         submitted = BuildSubmitted(
-            name=distro(loaded.doc).name,
-            manifest=loaded.canonical,
+            name=planned.name,
+            manifest=planned.canonical,
             manifest_path=source.path,
             plan=plan,
-            inputs=loaded.inputs,
+            inputs=planned.inputs,
             parameters=dict(source.parameters),
             pause_before=options.pause_before,
             fresh=options.fresh,
@@ -179,25 +156,41 @@ class Engine:
         self._scheduler.wake()
         return state, True
 
-    async def plan(self, source: ManifestSource, fresh: bool) -> tuple[str, tuple[Intention, ...]]:
+    async def plan(
+        self, source: ManifestSource, fresh: bool, actor: Actor
+    ) -> tuple[str, tuple[Intention, ...]]:
         """The distribution's name, and what would happen if it were submitted now."""
-        loaded = await self.load(source)
-        plan, rest = await asyncio.to_thread(
-            planning.plan_ahead,
-            loaded,
-            self._settings().checkpoint_modules,
-            source.source_date_epoch,
-        )
-        name = distro(loaded.doc).name
-        newest = await self.builds.ask(self.builds.log.newest, name)
+        preview = await self._ask(planner.PREVIEW, source, actor)
+        newest = await self.builds.ask(self.builds.log.newest, preview.name)
         found = await asyncio.to_thread(
             intentions,
-            plan,
+            preview.plan,
             None if newest is None else await self.builds.state(newest),
             self.stores.layers,
             fresh,
         )
-        return name, (*found, *beyond(rest))
+        return preview.name, (*found, *preview.rest)
+
+    async def migrate(self, old: OldManifest, actor: Actor, left: Left) -> Migrated:
+        """A manifest from before the redesign, converted. Raises ManifestError."""
+        return await self._planner.ask(planner.MIGRATE, old, actor, left)
+
+    async def find(
+        self,
+        build: str,
+        at: str | None,
+        path: str | None,
+        actor: Actor,
+        left: Left,
+        *,
+        whole: bool,
+    ) -> tuple[str | None, tuple[Match, ...]]:
+        """What a path string names in the DOC of a build after checkpoint `at`, or as it is now, and that
+        checkpoint's name; secrets are left out unless it is `whole`. Raises NotFound, Refused, UsageError."""
+        state = await self.builds.state(build)
+        after, persistent = await asyncio.to_thread(saved, self.stores.layers, state, at)
+        wanted = InDocument(state.manifest, persistent, path, whole)
+        return after, (await self._planner.ask(planner.FIND, wanted, actor, left)).matches
 
     async def pause(self, build: str, before: str | None, actor: Actor) -> BuildState:
         """Stop before `before`, or after the checkpoint that runs now."""
@@ -217,15 +210,16 @@ class Engine:
         each with the reason why it runs."""
         replacement = None
         if source is not None:
-            loaded = await self.load(source, pause_before)
-            state = await self.builds.state(build)
-            plan = await self._continuation(loaded, state, pause_before)
-            permit(plan)
+            # It keeps its time, unless the manifest says one.
+            epoch = epoch_of((await self.builds.state(build)).plan)
+            source = replace(source, source_date_epoch=epoch)
+            planned = await self._plan(source, actor, permit, pause_before)
+            timeless = epoch is None and not planned.has_time
             replacement = Replacement(
-                manifest=loaded.canonical,
+                manifest=planned.canonical,
                 manifest_path=source.path,
-                plan=plan,
-                inputs=loaded.inputs,
+                plan=with_epoch(planned.plan, None) if timeless else planned.plan,
+                inputs=planned.inputs,
                 parameters={**source.inherited, **source.parameters},
             )
         command = Resume(rewind_to, pause_before, replacement)
@@ -288,25 +282,28 @@ class Engine:
             await self.shells.release(before)
         return before, after
 
-    async def _continuation(
-        self, loaded: Loaded, state: BuildState, pause_before: str | None
-    ) -> Plan:
-        """The plan of another manifest for a build, which keeps its time unless the manifest says one."""
-        epoch = epoch_of(state.plan)
-        plan = await self._plan(loaded, epoch, pause_before)
-        if epoch is None and distro(loaded.doc).source_date_epoch is None:
-            return with_epoch(plan, None)
-        return plan
-
-    async def _plan(self, loaded: Loaded, epoch: int | None, pause_before: str | None) -> Plan:
+    async def _plan(
+        self, source: ManifestSource, actor: Actor, permit: Permit, pause_before: str | None
+    ) -> Planned:
+        planned = await self._ask(planner.PLAN, source, actor, pause_before)
+        # A planner has looked, before it opened anything; what it says is looked at again here.
+        await asyncio.to_thread(permit, planned.plan)
         settings = self._settings()
-        plan = await asyncio.to_thread(
-            planning.make_plan, loaded, settings.checkpoint_modules, epoch, pause_before
-        )
         await asyncio.to_thread(
-            planning.check_host, plan, settings.state_dir, settings.min_free_bytes
+            planning.check_host, planned.plan, settings.state_dir, settings.min_free_bytes
         )
-        return plan
+        return planned
+
+    async def _ask(
+        self,
+        task: Task[Manifest, Answer],
+        source: ManifestSource,
+        actor: Actor,
+        pause_before: str | None = None,
+    ) -> Answer:
+        """`pause_before`: what comes from that checkpoint on is not run yet."""
+        manifest = await asyncio.to_thread(self._manifest, source, pause_before)
+        return await self._planner.ask(task, manifest, actor, source.left)
 
     async def _earlier(
         self, idempotency_key: str | None, actor: Actor, request: str
@@ -329,32 +326,32 @@ class Engine:
             )
         return state
 
-    def _load(self, source: ManifestSource, pause_before: str | None) -> Loaded:
+    def _manifest(self, source: ManifestSource, pause_before: str | None) -> Manifest:
+        """What a planner gets to see of a manifest. Raises NotFound for a file that was not uploaded."""
         blobs = self.stores.blobs
-        files: dict[str, CapturedFile | None] = {}
+        files: dict[str, Captured | None] = {}
         for path, uploaded in source.files.items():
             if uploaded is None:
                 files[path] = None
                 continue
             sha256, mode = uploaded
-            files[path] = CapturedFile(sha256, mode, blobs.path(sha256, source.owner).read_bytes)
+            files[path] = Captured(sha256, mode, blobs.path(sha256, source.owner))
         settings = self._settings()
-        return load(
-            source.text,
-            source.path,
-            examine=partial(
-                examine, allowed=settings.checkpoint_modules, pause_before=pause_before
-            ),
+        return Manifest(
+            text=source.text,
+            path=source.path,
             files=files,
             parameters=source.parameters,
             inherited=source.inherited,
-            settings=ManifestSettings(
+            source_date_epoch=source.source_date_epoch,
+            pause_before=pause_before,
+            host_code=source.host_code,
+            rules=Rules(
                 include_directories=tuple(map(str, settings.include_directories)),
-                mapped_directories={
-                    **ManifestSettings().mapped_directories,
-                    **{prefix: str(path) for prefix, path in settings.include_map.items()},
-                },
-                allowed_modules=settings.checkpoint_modules,
+                include_map={prefix: str(path) for prefix, path in settings.include_map.items()},
+                modules=settings.checkpoint_modules,
+                elements=settings.elements_limit,
+                checkpoints=settings.checkpoints_limit,
             ),
         )
 

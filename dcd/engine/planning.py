@@ -2,24 +2,25 @@
 
 Planning touches nothing. When all checkpoints can run here (`dcd.engine.prospects`), it asks the world for
 the state that a key covers (repositories, the tools of this host), takes what else decides each result, and
-chains the keys. Blocking, since that may use the network; the engine calls it in a thread. `check_host`
+chains the keys. Blocking, since that may use the network; planners call it (`dcd.planner`). `check_host`
 compares a plan's needs of space with this host, before the first checkpoint runs.
 """
 
 import os
 import re
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import takewhile
 from pathlib import Path
 
-from dcd.checkpoints.interface import Checkpoint
+from dcd.checkpoints.interface import Checkpoint, Needs
 from dcd.configuration import Configuration
 from dcd.engine.builds import new_id
 from dcd.engine.epoch import choose_epoch
 from dcd.engine.prospects import Prospect, prospects, require_all, texts_of
 from dcd.manifest.constructors import construct, resolve
+from dcd.manifest.diagnostics import listed
 from dcd.manifest.doc import distro
 from dcd.manifest.ingredients import ingredients
 from dcd.manifest.parse import Loaded, restore
@@ -28,11 +29,15 @@ from dcd.platform import tools
 from dcd.platform.host_parts import host_parts
 from dcd.worker.request import Grants
 from statemachine.build import BuildState
-from statemachine.errors import NotFound, Unprepared
+from statemachine.errors import NotFound, PermissionDenied, Unprepared
 from statemachine.keys import EXTERNAL, chain, digest, epoch_of, with_epoch, with_salt
 from statemachine.plan import Ingredient, Plan, PlannedCheckpoint
 
 PROXY_VARIABLES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy")
+
+
+def _nothing() -> None:
+    """For callers that need not know when others are asked."""
 
 
 def make_plan(
@@ -40,13 +45,19 @@ def make_plan(
     allowed: Collection[str],
     epoch: int | None = None,
     pause_before: str | None = None,
+    *,
+    host_code: bool = True,
+    waiting: Callable[[], None] = _nothing,
 ) -> Plan:
     """The plan of a manifest. `allowed` are modules that it may name beside the project's, `epoch` is the
-    build's time that is asked for (seconds since 1970); the manifest's own outranks it. Raises
-    ManifestError, and Unprepared when checkpoints before `pause_before` cannot run here or the state of a
-    repository cannot be had."""
+    build's time that is asked for (seconds since 1970); the manifest's own outranks it. `host_code` says that
+    it may run code on the host, `waiting` is called before others are asked. Raises ManifestError;
+    PermissionDenied before anything that the manifest names is opened; Unprepared when checkpoints before
+    `pause_before` cannot run here or the state of a repository cannot be had."""
     found = prospects(loaded.doc, allowed)
+    _permit(found, host_code)
     require_all(found, pause_before)
+    waiting()
     return _plan(loaded, found, allowed, epoch)
 
 
@@ -61,11 +72,18 @@ def declining_reuse(plan: Plan, checkpoint: str | None) -> Plan:
 
 
 def plan_ahead(
-    loaded: Loaded, allowed: Collection[str], epoch: int | None = None
+    loaded: Loaded,
+    allowed: Collection[str],
+    epoch: int | None = None,
+    *,
+    host_code: bool = True,
+    waiting: Callable[[], None] = _nothing,
 ) -> tuple[Plan, list[Prospect]]:
     """The plan of the manifest's checkpoints up to the first that cannot run here, and the prospects of
     the rest: their keys cannot be known. Raises as `make_plan`, but for checkpoints that cannot run."""
     found = prospects(loaded.doc, allowed)
+    _permit(found, host_code)
+    waiting()
     able = list(takewhile(lambda prospect: not prospect.obstacle, found))
     return _plan(loaded, able, allowed, epoch), found[len(able) :]
 
@@ -92,11 +110,28 @@ def _plan(
     return with_epoch(plan, choose_epoch(loaded.doc, epoch, states), line)
 
 
-def external_state(state: BuildState, index: int, allowed: Collection[str]) -> dict[str, str]:
-    """The state of the world that the key of a build's checkpoint `index` covers, as it is now. Raises
+def _permit(found: Sequence[Prospect], host_code: bool) -> None:
+    """Raise PermissionDenied when a checkpoint runs code on the host and its sender may not. What such a
+    checkpoint names on the host is opened by its `external_state` only."""
+    if host_code:
+        return
+    running = [prospect.spec.name for prospect in found if prospect.runs_host_code]
+    if running:
+        raise PermissionDenied(
+            f"{listed(running, 'and')} would run code on the host",
+            "a custom script outside the image, or a checkpoint of somebody else's module; this needs "
+            "host_code",
+            "run the script inside the image (chroot), or have an administrator add you to `host_code` in "
+            "the daemon's configuration",
+        )
+
+
+def external_state(
+    manifest: str, planned: PlannedCheckpoint, allowed: Collection[str]
+) -> dict[str, str]:
+    """The state of the world that the key of a checkpoint of a stored manifest covers, as it is now. Raises
     Unprepared when the world cannot be asked, or this host has lost a tool since the plan was made."""
-    planned = state.plan.checkpoints[index]
-    found = _constructed(planned, allowed).external_state(restore(state.manifest))
+    found = constructed(planned, allowed).external_state(restore(manifest))
     return {**found, **_tools_of(planned)}
 
 
@@ -123,10 +158,8 @@ def _tools_of(planned: PlannedCheckpoint) -> dict[str, str]:
     return host_parts(planned.tools)
 
 
-def grants(state: BuildState, index: int, settings: Configuration) -> Grants:
-    """What an attempt at the build's checkpoint `index` may use of the host."""
-    planned = state.plan.checkpoints[index]
-    needs = _constructed(planned, settings.checkpoint_modules).needs(restore(state.manifest))
+def grants(needs: Needs, settings: Configuration) -> Grants:
+    """What an attempt at a checkpoint with these needs may use of the host."""
     kept = [directory.resolve() for directory in DIRECTORIES]
     files = [Path(name) for name in needs.secrets if name.startswith("/")]
     return Grants(
@@ -172,13 +205,12 @@ def build_epoch(state: BuildState) -> int:
     return int(state.submitted_at.timestamp()) if found is None else found
 
 
-def environment(state: BuildState, index: int, allowed: Collection[str]) -> dict[str, str]:
-    """The environment of the tools of a build's checkpoint: the build's time (SOURCE_DATE_EPOCH) and, when
-    the checkpoint uses the network, the proxies in force. What the checkpoint runs may be the manifest's
-    own, so a proxy's login goes only to one that gives it to nothing but what downloads."""
+def environment(state: BuildState, needs: Needs, http_proxy: str | None) -> dict[str, str]:
+    """The environment of the tools of a build's checkpoint with these needs: the build's time
+    (SOURCE_DATE_EPOCH) and, when the checkpoint uses the network, the proxies in force, of which the
+    manifest's, `http_proxy`, outranks the daemon's. What the checkpoint runs may be the manifest's own, so a
+    proxy's login goes only to one that gives it to nothing but what downloads."""
     variables = {"SOURCE_DATE_EPOCH": str(build_epoch(state))}
-    doc = restore(state.manifest)
-    needs = _constructed(state.plan.checkpoints[index], allowed).needs(doc)
     if not needs.network:
         return variables
     proxies = {
@@ -187,9 +219,9 @@ def environment(state: BuildState, index: int, allowed: Collection[str]) -> dict
         for name in (variable, variable.upper())
         if (value := os.environ.get(name))
     }
-    if proxy := distro(doc).http_proxy:
+    if http_proxy:
         variables_of_it = ("http_proxy", "https_proxy")
-        proxies |= {name: proxy for each in variables_of_it for name in (each, each.upper())}
+        proxies |= {name: http_proxy for each in variables_of_it for name in (each, each.upper())}
     if not needs.proxy_logins:
         proxies = {name: _without_login(value) for name, value in proxies.items()}
     return variables | proxies
@@ -202,7 +234,8 @@ def _without_login(proxy: str) -> str:
     return (scheme.group() if scheme else "") + host if at else proxy
 
 
-def _constructed(planned: PlannedCheckpoint, allowed: Collection[str]) -> Checkpoint:
+def constructed(planned: PlannedCheckpoint, allowed: Collection[str]) -> Checkpoint:
+    """The checkpoint that was planned. Raises ManifestError when its code does not take it any more."""
     return construct(
         planned.mod_path,
         planned.checkpoint_class,

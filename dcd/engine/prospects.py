@@ -11,7 +11,7 @@ from itertools import takewhile
 
 from dcd.checkpoints.interface import Checkpoint, Needs
 from dcd.engine.sequence import Step, check_sequence
-from dcd.manifest.constructors import PLUGIN_REMEDY, Unresolved, construct, resolve
+from dcd.manifest.constructors import PLUGIN_REMEDY, Unresolved, construct, resolve, runs_host_code
 from dcd.manifest.damage import Damage
 from dcd.manifest.diagnostics import Diagnostic, ManifestError, at, bounded, error, refuse, warning
 from dcd.manifest.doc import DataObjectCache, checkpoints_of, software_for
@@ -31,6 +31,9 @@ class Prospect:
     obstacle: str = ""
     lacks: tuple[str, ...] = ()
     """The tools that this host lacks."""
+
+    runs_host_code: bool = False
+    """It runs the manifest's code, or somebody else's, outside the image."""
 
     @property
     def description(self) -> str:
@@ -132,7 +135,8 @@ def _prospect(
     needs = instance.needs(doc)
     lacks = tuple(tools.missing(needs.tools))
     obstacle = f"this host lacks {', '.join(lacks)}" if lacks else ""
-    return Prospect(spec, instance, needs, obstacle, lacks), found
+    on_host = runs_host_code(spec.mod_path, spec.checkpoint_class, instance)
+    return Prospect(spec, instance, needs, obstacle, lacks, on_host), found
 
 
 def _foreign_images(doc: DataObjectCache, pause_before: str | None) -> Iterator[Diagnostic]:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import structlog
 
+from dcd import planner
 from dcd.configuration import Configuration
 from dcd.engine import planning
 from dcd.engine.broadcast import Progress
@@ -25,6 +26,8 @@ from dcd.engine.host import boot_id
 from dcd.engine.locks import LayerLocks
 from dcd.engine.publish import publish
 from dcd.engine.workspaces import claiming_workspace, kept_workspace, lost_layer, workspace_name
+from dcd.planner.client import Planning
+from dcd.planner.tasks import OfBuild
 from dcd.platform.control_group import Delegated
 from dcd.worker.launch import Cancelled, Completed, Died, Failed, Outcome, run_attempt
 from dcd.worker.request import Claim, WorkerRequest
@@ -95,9 +98,11 @@ class Runner:
         builds: Builds,
         stores: Stores,
         settings: Callable[[], Configuration],
+        planner: Planning,
         groups: Delegated | None = None,
     ) -> None:
         self.builds = builds
+        self._planner = planner
         self.stores = stores
         self._settings = settings
         self._groups = groups
@@ -128,6 +133,12 @@ class Runner:
 
     async def run(self, build: str) -> None:
         """Run a build until it stands still or the daemon stops."""
+        try:
+            await self._run(build)
+        finally:
+            self._planned_at.pop(build, None)
+
+    async def _run(self, build: str) -> None:
         try:
             state = await self._insist(build, Start())
         except Refused:
@@ -235,10 +246,12 @@ class Runner:
         if age < FRESH_SECONDS:
             found = await asyncio.to_thread(planning.with_present_host, planned)
         else:
-            found = await asyncio.to_thread(
-                planning.external_state, state, index, self._settings().checkpoint_modules
-            )
+            found = (await self._planner.ask(planner.EXTERNAL, self._of(state, index))).state
         return None if found == recorded else found
+
+    def _of(self, state: BuildState, index: int) -> OfBuild:
+        modules = self._settings().checkpoint_modules
+        return OfBuild(state.manifest, state.plan.checkpoints[index], modules)
 
     def _shortage(self, planned: PlannedCheckpoint) -> str:
         """Why there is too little space to start the checkpoint, or ""."""
@@ -334,6 +347,7 @@ class Runner:
         planned = state.plan.checkpoints[index]
         evidence = log_path.with_suffix("")
         evidence.mkdir(parents=True, exist_ok=True)
+        wanted = await self._planner.ask(planner.NEEDS, self._of(state, index))
         request = WorkerRequest(
             state_id=self.stores.state_id,
             build=state.id,
@@ -348,11 +362,11 @@ class Runner:
             workspace=workspace,
             evidence=evidence,
             inputs=self._inputs(state),
-            environment=planning.environment(state, index, self._settings().checkpoint_modules),
+            environment=planning.environment(state, wanted.needs, wanted.http_proxy),
             allowed=self._settings().checkpoint_modules,
             external=planning.recorded_external(planned),
             network=planned.network,
-            grants=await asyncio.to_thread(planning.grants, state, index, self._settings()),
+            grants=planning.grants(wanted.needs, self._settings()),
         )
         on_progress = partial(self._report, state, index, attempt, time.monotonic())
         on_progress(WorkerProgress())

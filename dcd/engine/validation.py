@@ -10,7 +10,7 @@ command says is a diagnostic at its place in the manifest: an error, or with on_
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from dcd.manifest.diagnostics import Diagnostic, error, warning
@@ -20,7 +20,6 @@ from dcd.manifest.parse import Loaded
 from dcd.platform.process import ToolFailed
 from dcd.platform.sandbox import Allowed, printed, run_confined
 from dcd.platform.tools import TOOL_PATH
-from store.blobs import Blobs
 
 KNOWN: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "svccfg": (("apply", "-n"), ("validate",)),
@@ -37,8 +36,14 @@ ALL_SECONDS = 120.0
 _LONGEST = 2000
 
 
-def validate(loaded: Loaded, blobs: Blobs, host_code: bool) -> list[Diagnostic]:
-    """What the commands find. `host_code`: whoever sent the manifest may run code on the host."""
+def validate(
+    loaded: Loaded,
+    path_of: Callable[[str], Path],
+    host_code: bool,
+    waiting: Callable[[], None] = lambda: None,
+) -> list[Diagnostic]:
+    """What the commands find. `path_of` is where the captured file of a sha256 is; `host_code`: whoever sent
+    the manifest may run code on the host; `waiting` is called before the first command."""
     files = {file.path: file.sha256 for file in loaded.inputs}
     until = time.monotonic() + ALL_SECONDS
     found: list[Diagnostic] = []
@@ -57,7 +62,8 @@ def validate(loaded: Loaded, blobs: Blobs, host_code: bool) -> list[Diagnostic]:
                 )
             )
         else:
-            file = blobs.path(sha256)
+            file = path_of(sha256)
+            waiting()
             name = PurePosixPath(configuration.source or "").name
             found += _checked(validation, file, name, host_code, until - time.monotonic())
     return found

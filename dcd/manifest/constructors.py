@@ -133,6 +133,16 @@ def construct(
     return checkpoint
 
 
+def runs_host_code(mod_path: str, checkpoint_class: str, instance: Checkpoint | None) -> bool:
+    """Whether a checkpoint, as named and as constructed (None: it cannot be), runs code on the host that is
+    not the project's: a script of the manifest, or a module of somebody else's."""
+    name = mod_path.replace("/", ".").removesuffix(".py")
+    name, _ = COUNTERPARTS.get((name, checkpoint_class), (name, ""))
+    if not name.startswith(f"{OWN}."):
+        return True
+    return instance is not None and instance.runs_host_code
+
+
 def check_constructors(
     source: Source, inputs: list[tuple[str, Origin | None]], allowed: Collection[str] = ()
 ) -> Iterator[Diagnostic]:

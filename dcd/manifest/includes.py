@@ -28,7 +28,7 @@ _ATTRIBUTES = {"href", "parse", "encoding", "xpointer", "accept", "accept-langua
 
 @dataclass(frozen=True, slots=True)
 class CapturedFile:
-    """A file that the client has sent: its digest, its mode and how to read it."""
+    """A file that the client has sent: its digest, its mode and how to read it, which may raise OSError."""
 
     sha256: str
     mode: int = 0o644
@@ -160,7 +160,11 @@ class _Run:
             return None
         captured = self.files[path]
         if captured is not None:
-            return self.insert(element, path, captured.read(), parse, (*chain, path), depth)
+            try:
+                content = captured.read()
+            except OSError as failure:
+                return self.fail(element, f"{path} cannot be read: {failure.strerror}")
+            return self.insert(element, path, content, parse, (*chain, path), depth)
         if not fallbacks:
             return self.fail(
                 element,

@@ -15,9 +15,25 @@ from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.includes import CapturedFile, Directories
 from dcd.manifest.objects import Configuration, Repository
 from dcd.manifest.tokens import has_token
+from statemachine.errors import InvalidManifest
 from statemachine.events import InputFile
 
 IN_IMAGE = ("/etc/svc/", "/lib/svc/", "/var/svc/")
+
+
+class InputsMissing(InvalidManifest):
+    """The client has to send files that the manifest names; `missing` says which."""
+
+    problem = "inputs-missing"
+
+    def __init__(self, missing: tuple[MissingInput, ...]) -> None:
+        paths = [wanted.path for wanted in missing]
+        super().__init__(
+            f"the manifest names {len(missing)} file{'s' * (len(missing) > 1)} that were not sent",
+            "\n".join(paths),
+            "upload each as a blob and name it in `files` (dcctl does)",
+        )
+        self.missing = missing
 
 
 def is_in_image(configuration: Configuration) -> bool:

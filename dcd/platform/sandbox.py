@@ -222,6 +222,9 @@ def _become(argv: list[str], allowed: Allowed) -> NoReturn:
     for ignored in (signal.SIGXFSZ, signal.SIGPIPE):  # by Python, and so by what it starts
         signal.signal(ignored, signal.SIG_DFL)
     for what, most in (*_LIMITS.items(), (resource.RLIMIT_FSIZE, allowed.file_bytes)):
+        _, hard = resource.getrlimit(what)
+        if hard != resource.RLIM_INFINITY:  # the caller has less itself
+            most = min(most, hard)
         resource.setrlimit(what, (most, most))
     if os.geteuid() == 0:
         if allowed.user:

@@ -18,6 +18,7 @@ from dcd.engine.engine import Engine
 from dcd.engine.runner import Runner, Stores
 from dcd.engine.scheduler import Scheduler
 from dcd.metrics import Metrics
+from dcd.planner import Planner
 from store.artifacts import Artifacts
 from store.blobs import Blobs
 from store.eventlog import EventLog
@@ -43,8 +44,14 @@ class Client:
         return asyncio.run(send())
 
 
+@pytest.fixture(scope="session")
+def planner() -> Iterator[Planner]:
+    with Planner(Configuration) as running:
+        yield running
+
+
 @pytest.fixture
-def app(tmp_path: Path) -> Iterator[Starlette]:
+def app(tmp_path: Path, planner: Planner) -> Iterator[Starlette]:
     configuration = Configuration(
         state_dir=tmp_path, min_free_bytes=0, body_limit_bytes=65536, request_timeout_seconds=0.2
     )
@@ -63,9 +70,9 @@ def app(tmp_path: Path) -> Iterator[Starlette]:
             tmp_path / "logs",
             "test",
         )
-        runner = Runner(builds, stores, settings)
+        runner = Runner(builds, stores, settings, planner)
         scheduler = Scheduler(builds, runner, settings)
-        engine = Engine(builds, runner, scheduler, stores, settings)
+        engine = Engine(builds, runner, scheduler, stores, settings, planner)
         metrics = Metrics()
         builds.watch(metrics.happened)
         yield make_app(engine, settings, now(), metrics)

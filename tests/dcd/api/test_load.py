@@ -30,6 +30,12 @@ ASKED = 500 if SOAK else 20
 MEBIBYTE = 2**20
 
 
+MANY = '<dc><distro name="many"><execution>{}</execution></distro></dc>'
+STEP = """<checkpoint name="c{0}" mod_path="dcd/checkpoints/custom_script"
+ checkpoint_class="CustomScript"><args>true</args><kwargs><arg name="chroot">true</arg></kwargs>
+</checkpoint>"""
+
+
 def memory_bytes(daemon: Any) -> int:
     """Resident memory of the daemon's process at its highest (proc(5), VmHWM)."""
     lines = Path(f"/proc/{daemon.process.pid}/status").read_text().splitlines()
@@ -257,6 +263,51 @@ def test_requests_that_wait_for_a_mirror_hold_up_their_own_client_only(cold_daem
         for one in waiting:
             one.close()
         daemon.kill()
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("/v1/validate", "<dc>" + "<a/>" * 45_000 + "</dc>"),
+        ("/v1/plan", MANY.format("".join(STEP.format(number) for number in range(400)))),
+    ],
+    ids=["elements", "checkpoints"],
+)
+def test_large_manifests_of_one_client_do_not_hold_up_others(daemon, abuse, tmp_path, path, text):
+    body = tmp_path / "body.json"
+    body.write_text(json.dumps({"manifest": {"path": "/large.xml", "text": text}}))
+    ask(daemon, "POST", path, json.loads(body.read_text()))  # what is loaded once
+    before = memory_bytes(daemon)
+    clients = [
+        abuse("post", "--connections", 8, "--seconds", 60, "--path", path, "--body", body)
+        for _ in range(3)
+    ]
+    waits = []
+    for _ in range(60):
+        asked = time.monotonic()
+        ask(daemon, "GET", "/v1/builds")
+        waits.append(time.monotonic() - asked)
+        time.sleep(0.05)
+
+    # Nowhere near what one such manifest takes, on a machine that does other things too.
+    assert sorted(waits)[30] < 0.5
+    assert len(planners(daemon)) <= 1
+    assert memory_bytes(daemon) - before < 64 * MEBIBYTE
+
+    for one in clients:
+        one.process.kill()
+    deadline = time.monotonic() + 30
+    while planners(daemon) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert planners(daemon) == []  # nobody waits for them any more
+
+
+def planners(daemon: Any) -> list[str]:
+    """The planners that run: children of the daemon's child that forks them."""
+    (forker,) = (
+        Path(f"/proc/{daemon.process.pid}/task/{daemon.process.pid}/children").read_text().split()
+    )
+    return Path(f"/proc/{forker}/task/{forker}/children").read_text().split()
 
 
 def test_a_user_has_so_many_connections_and_is_told(cold_daemon):

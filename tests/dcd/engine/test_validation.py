@@ -31,7 +31,7 @@ def found(
     sha256 = hashlib.sha256(content.encode()).hexdigest()
     blobs.put(content.encode(), sha256)
     loaded = load(text, "/home/m.xml", files={"/home/a.conf": CapturedFile(sha256)})
-    return validation.validate(loaded, blobs, host_code)
+    return validation.validate(loaded, blobs.path, host_code)
 
 
 def test_a_command_that_accepts_the_file_says_nothing(tmp_path: Path) -> None:

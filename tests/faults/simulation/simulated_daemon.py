@@ -161,9 +161,12 @@ class World:
         unfinished = await builds.load_unfinished()
         kept = {name for state in unfinished if (name := kept_workspace(state))}
         await asyncio.to_thread(_reconcile, self.log, layers, kept)
-        running = Runner(builds, self.stores, lambda: self.settings)
+        planner = _Planner()
+        running = Runner(builds, self.stores, lambda: self.settings, planner)
         self._scheduler = Scheduler(builds, running, lambda: self.settings)
-        self.engine = Engine(builds, running, self._scheduler, self.stores, lambda: self.settings)
+        self.engine = Engine(
+            builds, running, self._scheduler, self.stores, lambda: self.settings, planner
+        )
         self._life += [
             self._loop.create_task(work)
             for work in (self._scheduler.run(), self.engine.collector.run())
@@ -390,6 +393,13 @@ class _Jobs(ThreadPoolExecutor):
 
     def submit(self, work: Any, /, *args: Any, **kwargs: Any) -> "Future[Any]":
         return self._job(partial(work, *args, **kwargs))
+
+
+class _Planner:
+    """The real planning, as a job instead of in a process."""
+
+    async def ask(self, task: Any, question: Any, *_: object) -> Any:
+        return await asyncio.to_thread(task.work, question, lambda: None)
 
 
 class _Log(EventLog):

@@ -150,7 +150,7 @@ def source(manifest: Manifest) -> ManifestSource:
         ]
     )
     text = f'<dc><distro name="live"><execution>{steps}</execution></distro></dc>'
-    return ManifestSource(text, "/live.xml", {}, {})
+    return ManifestSource(text, "/live.xml", {}, {}, host_code=True)
 
 
 class Histories(RuleBasedStateMachine):

@@ -1,0 +1,216 @@
+"""`python -m dcd.planner FD`: the process from which planners are forked.
+
+It has imported all that planning takes, so a planner is there within milliseconds, and has one thread, so
+that it may fork. FD is its end of a socket of the daemon's. Each message there is a number, with a socket
+for `new`: a process is forked that answers the question which comes over it, and ends. `kill` ends the
+process of a number, with all that it started. When the daemon's end is closed, also by the daemon's death,
+everything ends.
+
+A planner has bounds of its own, in case nobody is left to kill it: seconds of the clock and of the processor,
+bytes of memory. It runs with a lower priority than the daemon.
+"""
+
+import contextlib
+import os
+import resource
+import selectors
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+from dcd.manifest.constructors import import_module, own_modules
+from dcd.manifest.plugins import installed_registry
+from dcd.planner.border import (
+    ANSWER,
+    DIED,
+    ERROR,
+    HEAD,
+    WAITING,
+    decode_question,
+    encode_answer,
+    encode_error,
+    message,
+)
+from dcd.planner.request import ORDER, Kind, Order
+from statemachine.errors import DcdError, Unprepared
+
+NICENESS = 5
+
+_ALL_DESCRIPTORS = 1 << 20
+
+_NOT_FOR_IT = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""Signals for the daemon that come here too; its end ends this."""
+
+
+class _Children:
+    """The planners that run, by the numbers that the daemon gave them, and their ends of the sockets."""
+
+    def __init__(self) -> None:
+        self._running: dict[int, tuple[int, socket.socket]] = {}
+
+    def fork(self, order: Order, connection: socket.socket) -> None:
+        """Begin with a question."""
+        child = os.fork()
+        if child == 0:
+            _answer(order, connection)
+        self._running[order.number] = (child, connection)
+
+    def kill(self, number: int) -> None:
+        """End a planner and what it started."""
+        if number in self._running:
+            _kill_tree(self._running[number][0])
+
+    def reap(self) -> None:
+        """Let go of those that have ended; who died without an answer has it told."""
+        for number, (child, connection) in list(self._running.items()):
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                code = os.waitstatus_to_exitcode(status)
+                if code != 0:
+                    with contextlib.suppress(OSError):
+                        connection.send(message(DIED, str(code).encode()), socket.MSG_DONTWAIT)
+                connection.close()
+                del self._running[number]
+
+    def end(self) -> None:
+        """End all."""
+        for child, _ in self._running.values():
+            _kill_tree(child)
+
+
+def main() -> None:
+    """Serve until the daemon has gone; see the module."""
+    control = socket.socket(fileno=int(sys.argv[1]))
+    _import_everything()
+    woken, waking = socket.socketpair()
+    for end in (woken, waking):
+        end.setblocking(False)
+    signal.set_wakeup_fd(waking.fileno(), warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    for ignored in _NOT_FOR_IT:
+        signal.signal(ignored, signal.SIG_IGN)
+    children = _Children()
+    with selectors.DefaultSelector() as selector:
+        selector.register(control, selectors.EVENT_READ)
+        selector.register(woken, selectors.EVENT_READ)
+        while True:
+            ready = {key.fileobj for key, _ in selector.select()}
+            if woken in ready:
+                with contextlib.suppress(BlockingIOError):
+                    woken.recv(4096)
+                children.reap()
+            if control in ready and not _obey(control, children):
+                children.end()
+                return
+
+
+def _obey(control: socket.socket, children: _Children) -> bool:
+    """Carry out one order. False: the daemon has gone."""
+    data, descriptors, _, _ = socket.recv_fds(control, ORDER.size, 1)
+    if not data:
+        return False
+    order = Order.from_bytes(data)
+    if order.kind is Kind.KILL:
+        children.kill(order.number)
+    else:
+        (descriptor,) = descriptors
+        children.fork(order, socket.socket(fileno=descriptor))
+    return True
+
+
+def _import_everything() -> None:
+    """What nearly every manifest needs. A plug-in that is broken is reported to whoever plans."""
+    with contextlib.suppress(DcdError):
+        installed_registry()
+    for module in own_modules():
+        import_module(module, module)
+
+
+def _answer(order: Order, connection: socket.socket) -> NoReturn:
+    """The planner's process: one question, one answer."""
+    status = 1
+    try:
+        signal.set_wakeup_fd(-1)
+        for number in (*_NOT_FOR_IT, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+        # The ends of other planners' sockets are none of its business.
+        os.closerange(3, connection.fileno())
+        os.closerange(connection.fileno() + 1, _ALL_DESCRIPTORS)
+        _bound(order)
+        connection.sendall(_said(_read(connection), connection, order))
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def _said(body: bytes, connection: socket.socket, order: Order) -> bytes:
+    try:
+        task, question = decode_question(body)
+        answer = task.work(question, lambda: connection.sendall(message(WAITING)))
+        return message(ANSWER, encode_answer(answer))
+    except DcdError as error:
+        return message(ERROR, encode_error(error))
+    except MemoryError:
+        too_big = Unprepared(
+            "the manifest takes too much memory",
+            f"reading and planning it may take {order.memory_bytes} bytes",
+            "split it, or have an administrator raise planning_memory_bytes",
+        )
+        return message(ERROR, encode_error(too_big))
+    except Exception as defect:  # noqa: BLE001 - whatever it is, the one who asked waits for an answer
+        traceback.print_exc()
+        said = f"{type(defect).__name__}: {defect}"
+        told = DcdError("a defect in dcd", said, "see the daemon's log; please report it")
+        return message(ERROR, encode_error(told))
+
+
+def _bound(order: Order) -> None:
+    os.nice(NICENESS)
+    # Twice as long as the daemon waits, which kills what this started as well.
+    signal.setitimer(signal.ITIMER_REAL, 2 * order.seconds)
+    for what, most in (
+        (resource.RLIMIT_CPU, int(order.seconds) + 1),
+        (resource.RLIMIT_DATA, order.memory_bytes),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        _, hard = resource.getrlimit(what)
+        if hard != resource.RLIM_INFINITY:
+            most = min(most, hard)
+        resource.setrlimit(what, (most, most))
+
+
+def _read(connection: socket.socket) -> bytes:
+    def exactly(count: int) -> bytes:
+        content = bytearray()
+        while len(content) < count:
+            piece = connection.recv(min(count - len(content), 1 << 20))
+            if not piece:
+                os._exit(0)  # whoever asked has gone
+            content += piece
+        return bytes(content)
+
+    _, length = HEAD.unpack(exactly(HEAD.size))
+    return exactly(length)
+
+
+def _kill_tree(first: int) -> None:
+    for process in (*_descendants(first), first):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(process, signal.SIGKILL)
+
+
+def _descendants(process: int) -> Iterator[int]:
+    """All that a process started, as far as the kernel tells (Linux; elsewhere nothing)."""
+    for children in Path(f"/proc/{process}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for child in map(int, children.read_text().split()):
+                yield from _descendants(child)
+                yield child
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""What crosses between the daemon and a planner: messages, each a length, a kind and a body.
+
+    Q   the name of a task, and its question; from the daemon, once
+    W   the planner waits for others now, and does not compute
+    A   the answer
+    E   the error, by the names of its classes, the nearest first
+    D   the status with which the process ended without an answer; from its parent
+
+Bodies are MessagePack of the types in `dcd.planner.tasks`. An error becomes the nearest class that both sides
+know, so nothing that a planner says can make the daemon run anything.
+"""
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path, PurePath
+from typing import Any
+
+import msgspec
+
+from dcd.manifest.diagnostics import Diagnostic, ManifestError, MissingInput
+from dcd.manifest.inputs import InputsMissing
+from dcd.manifest.paths import PathError
+from dcd.planner.tasks import TASKS, Task
+from statemachine import errors
+from statemachine.errors import DcdError
+
+QUESTION, WAITING, ANSWER, ERROR, DIED = b"Q", b"W", b"A", b"E", b"D"
+
+HEAD = struct.Struct("!cI")
+"""The kind of a message and the length of its body."""
+
+_ERRORS: dict[str, type[DcdError]] = {
+    found.__name__: found
+    for found in (
+        DcdError, errors.UsageError, errors.PermissionDenied, errors.NotFound, errors.Refused,
+        errors.InvalidManifest, errors.Unprepared, errors.Unavailable, errors.CheckpointError, PathError,
+    )
+}  # fmt: skip
+
+
+class _Error(msgspec.Struct, frozen=True):
+    classes: list[str]
+    brief: str
+    details: str
+    resolution: str
+    diagnostics: tuple[Diagnostic, ...] | None = None
+    missing: tuple[MissingInput, ...] | None = None
+
+
+def message(kind: bytes, body: bytes = b"") -> bytes:
+    """A message as bytes."""
+    return HEAD.pack(kind, len(body)) + body
+
+
+def encode_question(task: Task[Any, Any], question: object) -> bytes:
+    """The body of a question."""
+    return _encoder.encode((task.name, _encoder.encode(question)))
+
+
+def decode_question(body: bytes) -> tuple[Task[Any, Any], Any]:
+    """The task and the question of a body."""
+    name, question = msgspec.msgpack.decode(body, type=tuple[str, bytes])
+    task = TASKS[name]
+    return task, _decode(question, task.question)
+
+
+def encode_answer(answer: object) -> bytes:
+    """The body of an answer."""
+    return _encoder.encode(answer)
+
+
+def decode_answer(body: bytes, task: Task[Any, Any]) -> Any:
+    """The answer of a body. Raises msgspec.ValidationError for what is none."""
+    return _decode(body, task.answer)
+
+
+def encode_error(error: DcdError) -> bytes:
+    """The body of an error."""
+    return _encoder.encode(
+        _Error(
+            list(_names(error)),
+            error.brief,
+            error.details,
+            error.resolution,
+            getattr(error, "diagnostics", None),
+            getattr(error, "missing", None),
+        )
+    )
+
+
+def decode_error(body: bytes) -> DcdError:
+    """The error of a body."""
+    told = msgspec.msgpack.decode(body, type=_Error)
+    if told.diagnostics:
+        return ManifestError(told.diagnostics, told.missing or ())
+    if told.missing:
+        return InputsMissing(told.missing)
+    nearest = next((_ERRORS[name] for name in told.classes if name in _ERRORS), DcdError)
+    return nearest(told.brief, told.details, told.resolution)
+
+
+def _names(error: DcdError) -> Iterator[str]:
+    for cls in type(error).__mro__:
+        yield cls.__name__
+
+
+def _from_path(value: object) -> str:
+    if isinstance(value, PurePath):
+        return str(value)
+    raise NotImplementedError(f"{type(value)} does not cross to a planner")
+
+
+def _to_path(kind: type, value: object) -> Path:
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    raise NotImplementedError(f"{kind} does not cross to a planner")
+
+
+def _decode(body: bytes, kind: Any) -> Any:
+    return msgspec.msgpack.decode(body, type=kind, dec_hook=_to_path)
+
+
+_encoder = msgspec.msgpack.Encoder(enc_hook=_from_path)

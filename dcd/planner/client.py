@@ -1,0 +1,270 @@
+"""The daemon's side: questions to planners, each a process that is forked for it and ends with it.
+
+A user has one question answered at a time, and as many compute at once as there are processors; a planner
+that waits for mirrors does not count. The daemon's own questions, for attempts, wait for nobody. A planner is
+killed after its seconds, and when whoever asked has left. Used from the event loop's thread only.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from asyncio import Semaphore
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Protocol, TypeVar
+from weakref import WeakValueDictionary
+
+import structlog
+
+from dcd.configuration import Configuration
+from dcd.planner.border import (
+    ANSWER,
+    ERROR,
+    HEAD,
+    QUESTION,
+    WAITING,
+    decode_answer,
+    decode_error,
+    encode_question,
+    message,
+)
+from dcd.planner.request import Kind, Order
+from dcd.planner.tasks import Task
+from statemachine.errors import DcdError, TooManyRequests, Unavailable, Unprepared
+from statemachine.events import Actor
+from store.interpreter import module_command, module_environment
+
+log = structlog.get_logger()
+
+DAEMON = Actor()
+"""Who asks when the daemon itself does."""
+
+MOST = 32
+"""So many planners there are at most, those that wait for mirrors among them."""
+
+END_SECONDS = 5.0
+"""How long the process that forks planners may take to end."""
+
+Question = TypeVar("Question")
+Answer = TypeVar("Answer")
+Left = Callable[[], Awaitable[object]]
+
+
+class ClientLeft(DcdError):
+    """Whoever asked has left; nobody gets this."""
+
+    problem, status, exit_code = "client-left", 499, 1
+
+
+class Planning(Protocol):
+    """What the engine asks."""
+
+    async def ask(
+        self,
+        task: Task[Question, Answer],
+        question: Question,
+        actor: Actor = DAEMON,
+        left: Left | None = None,
+    ) -> Answer:
+        """The answer to a question of `actor`. `left` returns when nobody waits for it any more. Raises
+        what the task raises; Unprepared when it takes too long, TooManyRequests when the user's turn does not
+        come in time, ClientLeft."""
+
+
+class Planner:
+    """Planners, forked as they are needed from one process; a context manager, for as long as that runs."""
+
+    def __init__(self, settings: Callable[[], Configuration]) -> None:
+        self._settings = settings
+        self._process: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+        self._numbers = 0
+        self._turns: WeakValueDictionary[int, Semaphore] = WeakValueDictionary()
+        self._computing = Semaphore(max(1, len(os.sched_getaffinity(0))) if _LINUX else 2)
+        self._all = Semaphore(MOST)
+
+    def __enter__(self) -> "Planner":
+        self._start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
+
+    async def ask(
+        self,
+        task: Task[Question, Answer],
+        question: Question,
+        actor: Actor = DAEMON,
+        left: Left | None = None,
+    ) -> Answer:
+        """See `Planning.ask`."""
+        body = encode_question(task, question)
+        asking = asyncio.ensure_future(self._asked(task, body, actor))
+        leaving = None if left is None else asyncio.ensure_future(left())
+        try:
+            await asyncio.wait(
+                {asking, *([leaving] if leaving else [])}, return_when=asyncio.FIRST_COMPLETED
+            )
+            if not asking.done():
+                raise ClientLeft("the client has left")
+            return asking.result()  # type: ignore[no-any-return]
+        finally:
+            for task_ in filter(None, (asking, leaving)):
+                task_.cancel()
+            # Whoever is killed for it is gone when this returns.
+            await asyncio.wait({asking})
+
+    async def _asked(self, task: Task[Any, Any], body: bytes, actor: Actor) -> Any:
+        seconds = self._settings().planning_seconds
+        async with contextlib.AsyncExitStack() as held, contextlib.AsyncExitStack() as computing:
+            if actor.uid is not None:
+                try:
+                    async with asyncio.timeout(seconds):
+                        await held.enter_async_context(self._turn(actor.uid))
+                        await held.enter_async_context(self._all)
+                        await computing.enter_async_context(self._computing)
+                except TimeoutError:
+                    raise TooManyRequests(
+                        f"{actor.user} has too many manifests read at once",
+                        f"one is read at a time; this one waited {seconds:g} s for its turn",
+                        "send fewer at once, or smaller ones; try again",
+                    ) from None
+            async with self._planner(seconds) as connection:
+                try:
+                    async with asyncio.timeout(seconds):
+                        return await _conversation(connection, task, body, computing.aclose)
+                except TimeoutError:
+                    raise _too_long(seconds) from None
+
+    def _turn(self, uid: int) -> Semaphore:
+        return self._turns.setdefault(uid, Semaphore(1))
+
+    @contextlib.asynccontextmanager
+    async def _planner(self, seconds: float) -> AsyncIterator[socket.socket]:
+        """A planner; when the context ends, it is killed."""
+        mine, its = socket.socketpair()
+        mine.setblocking(False)
+        self._numbers += 1
+        number = self._numbers
+        with mine:
+            with its:
+                self._order(
+                    Order(Kind.NEW, number, seconds, self._settings().planning_memory_bytes), its
+                )
+            try:
+                yield mine
+            finally:
+                # An end that it came to by itself is no other.
+                with contextlib.suppress(Unavailable):
+                    self._order(Order(Kind.KILL, number))
+
+    def _order(self, order: Order, connection: socket.socket | None = None) -> None:
+        descriptors = [] if connection is None else [connection.fileno()]
+        for again in (True, False):
+            try:
+                assert self._control is not None
+                socket.send_fds(self._control, [bytes(order)], descriptors)
+                return
+            except OSError as error:
+                if not again or self._process is None:
+                    raise Unavailable("manifests cannot be read now", str(error)) from None
+                log.error("the process that forks planners died; it is started again")
+                self._end()
+                self._start()
+
+    def _start(self) -> None:
+        self._control, its = socket.socketpair()
+        with its:
+            self._process = subprocess.Popen(
+                [*module_command("dcd.planner"), str(its.fileno())],
+                env={**os.environ, **module_environment()},
+                stdin=subprocess.DEVNULL,
+                pass_fds=(its.fileno(),),
+                cwd="/",
+                # What a terminal sends is for the daemon.
+                start_new_session=True,
+            )
+
+    def _end(self) -> None:
+        if self._control is None or self._process is None:
+            return
+        self._control.close()
+        try:
+            self._process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process = self._control = None
+
+
+_LINUX = sys.platform == "linux"
+
+
+async def _conversation(
+    connection: socket.socket,
+    task: Task[Any, Any],
+    body: bytes,
+    waits: Callable[[], Awaitable[None]],
+) -> Any:
+    """Ask, and hear the planner out: what it says counts once it has ended well."""
+    loop = asyncio.get_running_loop()
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        await loop.sock_sendall(connection, message(QUESTION, body))
+    said: tuple[bytes, bytes] | None = None
+    while head := await _exactly(connection, HEAD.size):
+        kind, length = HEAD.unpack(head)
+        content = await _exactly(connection, length)
+        if kind == WAITING:
+            await waits()
+        elif kind in (ANSWER, ERROR) and said is None:
+            said = kind, content
+        else:
+            raise _died(int(content))
+    if said is None:
+        raise _died(1)
+    kind, content = said
+    if kind == ERROR:
+        raise decode_error(content)
+    return decode_answer(content, task)
+
+
+async def _exactly(connection: socket.socket, count: int) -> bytes:
+    """So many bytes, or none when the stream ended."""
+    loop = asyncio.get_running_loop()
+    content = bytearray()
+    while len(content) < count:
+        try:
+            piece = await loop.sock_recv(connection, min(count - len(content), 1 << 20))
+        except ConnectionResetError:
+            return b""
+        if not piece:
+            return b""
+        content += piece
+    return bytes(content)
+
+
+def _too_long(seconds: float) -> Unprepared:
+    return Unprepared(
+        "the manifest took too long to read and plan",
+        f"it may take {seconds:g} s, with what repositories take to answer",
+        "try again when its repositories answer; split it if it is large; or have an administrator raise "
+        "planning_seconds",
+    )
+
+
+def _died(status: int) -> DcdError:
+    if -status in (signal.SIGXCPU, signal.SIGALRM):
+        return Unprepared(
+            "the manifest took too long to read and plan",
+            "its process used all the time that it may have",
+            "split it, or have an administrator raise planning_seconds",
+        )
+    how = f"signal {-status}" if status < 0 else f"exit status {status}"
+    return Unprepared(
+        "the process that read the manifest ended before it had an answer",
+        f"it ended with {how}; a host without free memory kills processes",
+        "try again; see the daemon's log",
+    )
