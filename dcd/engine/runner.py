@@ -22,6 +22,7 @@ from dcd.engine import planning
 from dcd.engine.broadcast import Progress
 from dcd.engine.builds import Builds
 from dcd.engine.claims import claims_released, release_claims
+from dcd.engine.failures import broken_off, disk_error, info_of
 from dcd.engine.host import boot_id
 from dcd.engine.locks import LayerLocks
 from dcd.engine.publish import publish
@@ -48,13 +49,12 @@ from statemachine.commands import (
     StartCheckpoint,
 )
 from statemachine.errors import DcdError, NotFound, Refused, Unavailable
-from statemachine.events import ErrorInfo
 from statemachine.keys import with_external
 from statemachine.plan import PlannedCheckpoint
 from statemachine.steps import CancelNow, Finish, PauseNow, RunCheckpoint, next_step
 from store.artifacts import Artifacts
 from store.blobs import Blobs
-from store.durable import DiskFull, is_full
+from store.durable import DiskFull
 from store.layers import Layer, LayerRecord, LayerStore, Workspace
 
 log = structlog.get_logger()
@@ -190,7 +190,7 @@ class Runner:
             try:
                 await release_claims(state)
             except DcdError as error:
-                return await self._command(state, FailCheckpoint(record.name, _info(error)))
+                return await self._command(state, FailCheckpoint(record.name, info_of(error)))
             await asyncio.to_thread(self.stores.layers.release, workspace)
         layer = await asyncio.to_thread(self.stores.layers.find, record.key)
         if layer and (layer.record.made_by, layer.record.attempt) == (state.id, record.attempts):
@@ -214,16 +214,16 @@ class Runner:
         except (Refused, Unavailable):
             raise
         except DcdError as error:
-            return await self._command(state, FailBuild(_info(error)))
+            return await self._command(state, FailBuild(info_of(error)))
         except OSError as error:
-            return await self._command(state, FailBuild(_disk_error(error)))
+            return await self._command(state, FailBuild(disk_error(error)))
 
     async def _run_checkpoint(self, state: BuildState, index: int) -> BuildState:
         name = state.plan.checkpoints[index].name
         try:
             external = await self._external(state, index)
         except DcdError as error:
-            return await self._command(state, FailCheckpoint(name, _info(error)))
+            return await self._command(state, FailCheckpoint(name, info_of(error)))
         plan = state.plan if external is None else with_external(state.plan, index, external)
         planned = plan.checkpoints[index]
         async with self.locks.turn(state.id, planned.key) as mine:
@@ -328,9 +328,9 @@ class Runner:
         except (Refused, Unavailable):
             raise
         except DcdError as error:
-            return await self._command(state, FailCheckpoint(planned.name, _info(error)))
+            return await self._command(state, FailCheckpoint(planned.name, info_of(error)))
         except OSError as error:
-            return await self._command(state, _broken_off(planned.name, error))
+            return await self._command(state, broken_off(planned.name, error))
         finally:
             del self._running[state.id]
             self.builds.broadcast.clear(state.id)
@@ -492,22 +492,3 @@ class Runner:
                     raise
                 log.error("the event log takes no events; waiting", build=build, error=str(error))
                 await asyncio.sleep(RETRY_SECONDS)
-
-
-def _broken_off(checkpoint: str, error: OSError) -> Command:
-    """What an error of the state directory's file system comes to in an attempt."""
-    if is_full(error):
-        return InterruptCheckpoint(checkpoint, "no-space", str(error))
-    return FailCheckpoint(checkpoint, _disk_error(error))
-
-
-def _disk_error(error: OSError) -> ErrorInfo:
-    return ErrorInfo(
-        "the disk of the state directory fails",
-        str(error),
-        "look for the cause in the kernel's log, mend it, then resume the build",
-    )
-
-
-def _info(error: DcdError) -> ErrorInfo:
-    return ErrorInfo(error.brief, error.details, error.resolution)
