@@ -2,8 +2,9 @@
 
 The initramfs is made once, here, with the image's own initramfs-tools and hooks (live-boot makes
 it one that boots a live medium), for any machine (MODULES=most). Results: boot_archive/vmlinuz and
-boot_archive/initrd.img; the kernel's version goes into the DOC's persistent part. The image
-area itself is left as it was.
+boot_archive/initrd.img; the kernel's version goes into the DOC's persistent part. The image area itself is
+left as it was, but for further kernels: each gets the initramfs that its package would have made, in /boot,
+so that a system which is installed from the image can start all of its kernels.
 """
 
 import shutil
@@ -80,14 +81,19 @@ class DebianBootArchive(Checkpoint):
         version = _kernel_version(image, self.kernel)
         context.report(Report(0.0, f"making the initramfs of kernel {version}"))
         with chroot(image) as inside:
-            self._make_initramfs(inside, context, version)
+            self._make_initramfs(inside, context, version, context.boot_archive, "initrd.img")
+            for other in _without_initramfs(image, version):
+                context.report(Report(message=f"making the initramfs of kernel {other} too"))
+                self._make_initramfs(inside, context, other, image, f"boot/initrd.img-{other}")
         _take(image, f"boot/vmlinuz-{version}", context.boot_archive, "vmlinuz")
         context.doc.persistent.delete_children(name="boot_archive")
         context.doc.persistent.insert_children(
             DataObjectDict("boot_archive", {"kernel_version": version})
         )
 
-    def _make_initramfs(self, inside: Inside, context: Context, version: str) -> None:
+    def _make_initramfs(
+        self, inside: Inside, context: Context, version: str, area: Path, name: str
+    ) -> None:
         compressor = self._compressor(inside)
         if not inside.has("/usr/sbin/mkinitramfs"):
             raise CheckpointError(
@@ -106,7 +112,7 @@ class DebianBootArchive(Checkpoint):
                 env={**context.environment, "TMPDIR": _scratch()},
                 timeout_seconds=1800,
             )
-            _take(inside.root, _RESULT, context.boot_archive, "initrd.img", move=True)
+            _take(inside.root, _RESULT, area, name, move=True)
         finally:
             settings.unlink()
             entry(inside.root, _RESULT).unlink(missing_ok=True)
@@ -149,11 +155,27 @@ def _scratch() -> str:
     return "/tmp" if available_bytes >= _ROOMY_BYTES else "/var/tmp"
 
 
-def _kernel_version(image: Path, wanted: str | None) -> str:
-    """The version of the one kernel of the image, or of the wanted one."""
-    found = sorted(
+def _versions(image: Path) -> list[str]:
+    """The versions of the image's kernels, sorted as text."""
+    return sorted(
         file.name.removeprefix("vmlinuz-") for file in resolve(image, "boot").glob("vmlinuz-*")
     )
+
+
+def _without_initramfs(image: Path, chosen: str) -> list[str]:
+    """The kernels beside the chosen one that are whole but for their initramfs."""
+    return [
+        version
+        for version in _versions(image)
+        if version != chosen
+        and exists(image, f"lib/modules/{version}")
+        and not exists(image, f"boot/initrd.img-{version}")
+    ]
+
+
+def _kernel_version(image: Path, wanted: str | None) -> str:
+    """The version of the one kernel of the image, or of the wanted one."""
+    found = _versions(image)
     if not found:
         raise CheckpointError(
             "the image has no kernel",

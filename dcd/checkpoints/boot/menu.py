@@ -28,6 +28,27 @@ _IMAGE_ENTRY_ARGUMENTS = "console=ttyS0,115200 console=tty0"
 
 
 @dataclass(frozen=True, slots=True)
+class Serial:
+    """A serial line: its number, speed in bits a second, parity (`no`, `odd`, `even`) and bits."""
+
+    unit: int
+    speed: int
+    parity: str = "no"
+    bits: int = 8
+
+    @property
+    def command(self) -> str:
+        """GRUB's command that sets it up."""
+        form = "" if (self.parity, self.bits) == ("no", 8) else f" --word={self.bits}"
+        form += "" if self.parity == "no" else f" --parity={self.parity}"
+        return f"serial --unit={self.unit} --speed={self.speed}{form}"
+
+
+MEDIA_SERIAL = Serial(0, 115200)
+"""The serial line of live media, as in the arguments of their own entry."""
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """An entry of the menu: what is shown, and the arguments of its kernel."""
 
@@ -64,7 +85,7 @@ class GrubBootMenu(Checkpoint):
     def execute(self, context: Context, dry_run: bool = False) -> None:
         mods = boot_mods(context.doc)
         title = menu_title(context)
-        entries, default = menu(mods, title, self.kernel_args)
+        entries, default, _ = menu(mods, title, self.kernel_args)
         if dry_run:
             context.report(Report(message=f"would write a menu of {len(entries)} entries"))
             return
@@ -105,9 +126,9 @@ def check_arguments(
 
 def menu(
     mods: BootMods, title: str, kernel_args: str, own_args: str = _IMAGE_ENTRY_ARGUMENTS
-) -> tuple[list[Entry], int]:
-    """The entries in the order of the menu, and the index of the one that starts by itself: the last
-    that asks for it, else the image's own, whose arguments are `kernel_args` and `own_args`."""
+) -> tuple[list[Entry], int, int]:
+    """The entries in the order of the menu; the index of the one that starts by itself, the last that asks
+    for it, else the image's own; and the index of this, whose arguments are `kernel_args` and `own_args`."""
     own = Entry(_one_line(title), tuple(_split(f"{kernel_args} {own_args}")))
     before: list[Entry] = []
     after: list[Entry] = []
@@ -121,7 +142,7 @@ def menu(
         if given.default_entry:
             default = entry
     entries = [*before, own, *after]
-    return entries, next(at for at, entry in enumerate(entries) if entry is default)
+    return entries, next(at for at, entry in enumerate(entries) if entry is default), len(before)
 
 
 def grub_cfg(
@@ -132,22 +153,26 @@ def grub_cfg(
     find: str = "",
     kernel: str = "/live/vmlinuz",
     initramfs: str = "/live/initrd.img",
+    serial: Serial | None = MEDIA_SERIAL,
 ) -> str:
     """The text of grub.cfg. `find` is the command that makes the file system with kernel and initramfs
-    GRUB's root, where it is not so already."""
+    GRUB's root, where it is not so already; `serial` is the line that the menu is shown on too."""
     lines = [
         *([find] if find else []),
         f"set default={default}",
         f"set timeout={timeout_seconds}",
-        "",
-        "# UEFI firmware shows its console on the serial port too; written by both it would be doubled.",
-        'if [ "$grub_platform" = pc ]; then',
-        "    if serial --unit=0 --speed=115200; then",
-        "        terminal_input console serial",
-        "        terminal_output console serial",
-        "    fi",
-        "fi",
     ]
+    if serial is not None:
+        lines += [
+            "",
+            "# UEFI firmware shows its console on the serial port too; written by both it would be doubled.",
+            'if [ "$grub_platform" = pc ]; then',
+            f"    if {serial.command}; then",
+            "        terminal_input console serial",
+            "        terminal_output console serial",
+            "    fi",
+            "fi",
+        ]
     for entry in entries:
         arguments = " ".join(_quoted(argument) for argument in entry.arguments)
         lines += [

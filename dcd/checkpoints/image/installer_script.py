@@ -131,16 +131,43 @@ cp -a "$here/image/." "$target/"
 volumes mount_after
 
 step 65 "making it an installed system"
-tar -x -f "$here/answers/files.tar" -C "$target"
-for kernel in "$target"/boot/vmlinuz-*; do
-    cp "$medium/initrd.img" "$target/boot/initrd.img-${{kernel##*/vmlinuz-}}"
+# What the system has of its own of these stays beside what the answers bring.
+for own in fstab default/grub; do
+    [ ! -e "$target/etc/$own" ] || cp -p "$target/etc/$own" "$here/own-${{own##*/}}"
 done
-[ -z "$hostname" ] || echo "$hostname" >"$target/etc/hostname"
+tar -x --no-overwrite-dir -f "$here/answers/files.tar" -C "$target"
+if [ -e "$here/own-fstab" ]; then
+    awk 'NR == FNR {{ if ($2 != "none") ours[$2] = 1; next }}
+        NF >= 3 && $1 !~ /^#/ && !($2 in ours)' "$target/etc/fstab" "$here/own-fstab" >"$here/more"
+    cat "$here/more" >>"$target/etc/fstab"
+fi
+if [ -e "$here/own-grub" ]; then
+    mkdir -p "$target/etc/default/grub.d"
+    mv "$target/etc/default/grub" "$target/etc/default/grub.d/dcd.cfg"
+    cp -p "$here/own-grub" "$target/etc/default/grub"
+fi
+if [ -n "$hostname" ]; then
+    echo "$hostname" >"$target/etc/hostname"
+    touch "$target/etc/hosts"
+    sed -i '/^127\.0\.1\.1[[:space:]]/d' "$target/etc/hosts"
+    printf '127.0.1.1\t%s\n' "$hostname" >>"$target/etc/hosts"
+fi
+# The medium's initramfs is that of its own kernel.
+running=$(uname -r)
+if [ -e "$target/boot/vmlinuz-$running" ]; then
+    cp "$medium/initrd.img" "$target/boot/initrd.img-$running"
+fi
 for directory in dev proc sys; do
     mount --rbind --make-rslave "/$directory" "$target/$directory"
 done
 mount -t tmpfs tmpfs "$target/run"
 inside() {{ chroot "$target" env DEBIAN_FRONTEND=noninteractive "$@"; }}
+for kernel in "$target"/boot/vmlinuz-*; do
+    version=${{kernel##*/vmlinuz-}}
+    if [ -d "$target/lib/modules/$version" ] && [ ! -e "$target/boot/initrd.img-$version" ]; then
+        inside update-initramfs -c -k "$version"
+    fi
+done
 
 step 70 "removing what only live systems need"
 form='${{db:Status-Abbrev}} ${{Package}}\n'

@@ -9,8 +9,10 @@ Source: sfdisk(8), "Script headers" and "Named-fields format".
 import shlex
 import tarfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path, PurePosixPath
 
+from dcd.checkpoints.epoch import source_date_epoch
 from dcd.checkpoints.image.installer_script import LABEL
 from dcd.checkpoints.interface import Context
 from dcd.checkpoints.vm.disk import DiskLayout, DiskPartition
@@ -33,13 +35,23 @@ def make_answers(
     (directory / "volumes").write_text(volumes_table(layout), "utf-8")
     with tarfile.open(directory / "files.tar", "w") as archive:
         for entry in sorted(files.rglob("*")):
-            archive.add(entry, str(entry.relative_to(files)), recursive=False)
+            # Directories are the system's own, or made when they are missing.
+            if entry.is_symlink() or not entry.is_dir():
+                name = str(entry.relative_to(files))
+                archive.add(entry, name, recursive=False, filter=partial(_dated, context))
     context.run(
         [
             *("xorriso", "-no_rc", "-as", "mkisofs", "-quiet", "-r"),
             *("-V", LABEL, "-o", result, directory),
         ]
     )
+
+
+def _dated(context: Context, member: tarfile.TarInfo) -> tarfile.TarInfo:
+    """The member with the build's time, where it has one."""
+    epoch = source_date_epoch(context)
+    member.mtime = member.mtime if epoch is None else epoch
+    return member
 
 
 def sfdisk_script(layout: DiskLayout) -> str:

@@ -11,7 +11,6 @@ interrupts this, the next attempt begins with a blank disk on the layer before.
 
 import re
 import secrets
-import shlex
 import shutil
 import sys
 import threading
@@ -21,7 +20,7 @@ from typing import Literal
 
 from dcd.checkpoints import boots, products
 from dcd.checkpoints.areas import captured_file
-from dcd.checkpoints.boot.menu import boot_mods, check_arguments, menu_timeout, menu_title
+from dcd.checkpoints.boot.menu import boot_mods, check_arguments, menu, menu_timeout, menu_title
 from dcd.checkpoints.interface import ALL_DEVICES, MOUNTS, Checkpoint, Context, Needs, Report
 from dcd.checkpoints.media.deliver import recorded_medium
 from dcd.checkpoints.vm import answers, installed, installed_disk
@@ -29,6 +28,7 @@ from dcd.checkpoints.vm.create_disk import LAYOUT_READS
 from dcd.checkpoints.vm.disk import DiskLayout, recorded_disk
 from dcd.checkpoints.vm.installation import SUCCESS, wait_for_success, wait_until_off
 from dcd.checkpoints.vm.layout import examine_layout, firmware
+from dcd.checkpoints.vm.menu_settings import MenuSettings, write_menu_settings
 from dcd.manifest.diagnostics import Diagnostic, refuse
 from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.objects.distro import VmController
@@ -255,15 +255,7 @@ class InstallISCSI(Checkpoint):
         if self.grow_root:
             installed.grow_root(files, layout)
         installed.make_host_keys(files)
-        serial = installed.SERIAL_CONSOLE.fullmatch(self.serial_console)
-        consoles = ["console=tty0", f"console={self.serial_console}"] if serial else []
-        installed.write_menu_settings(
-            files,
-            menu_title(context),
-            menu_timeout(boot_mods(context.doc)),
-            [*shlex.split(self.kernel_args), *consoles],
-            int(serial["unit"]) if serial else None,
-        )
+        self._write_menu_settings(context, files)
         drive = context.tmp / "answers.iso"
         variables = {
             "token": token,
@@ -274,6 +266,14 @@ class InstallISCSI(Checkpoint):
         }
         answers.make_answers(context, layout, variables, files, drive)
         return drive
+
+    def _write_menu_settings(self, context: Context, files: Path) -> None:
+        serial = installed.serial_of(self.serial_console)
+        consoles = f"console=tty0 console={self.serial_console}" if serial else ""
+        mods, title = boot_mods(context.doc), menu_title(context)
+        entries, default, own = menu(mods, title, self.kernel_args, consoles)
+        settings = MenuSettings(title, menu_timeout(mods), entries, own, default, serial)
+        write_menu_settings(files, settings)
 
 
 def _attachment(doc: DataObjectCache) -> Attachment:

@@ -8,7 +8,7 @@ guest works as on any Debian.
 
 Everything that can be said before is said before anything is written: content that does not fit, a boot
 loader that the image lacks. The same layer gives the same bytes where the tools allow it: ids derive
-from the layout, and times are SOURCE_DATE_EPOCH or that of the newest file of the image.
+from the layout, and no time is after SOURCE_DATE_EPOCH or that of the newest file of the image.
 """
 
 import os
@@ -21,6 +21,7 @@ from pathlib import Path
 from dcd.checkpoints import products
 from dcd.checkpoints.architecture import check_x86
 from dcd.checkpoints.boot.menu import (
+    Entry,
     boot_mods,
     check_arguments,
     grub_cfg,
@@ -37,6 +38,7 @@ from dcd.checkpoints.vm.create_disk import begin_disk, tools_for
 from dcd.checkpoints.vm.disk import DiskLayout, DiskPartition, recorded_disk
 from dcd.checkpoints.vm.layout import examine_layout, firmware
 from dcd.checkpoints.vm.layout_checks import ESP
+from dcd.checkpoints.vm.menu_settings import MenuSettings, write_menu_settings
 from dcd.checkpoints.vm.volume_rules import MIB
 from dcd.checkpoints.vm.volumes import MOUNT_TOOLS, MOUNTED, VOLUME_TOOLS, Place, make_volume
 from dcd.manifest.diagnostics import Diagnostic, refuse
@@ -152,10 +154,11 @@ class InstallOffline(Checkpoint):
         context.report(Report(0.05, "making the image an installed system"))
         self._install_system(context, layout, kernel)
         boot_loader.copy_modules(context.pkg_image, kinds)
-        _keep_times(context.pkg_image, found.newest_ns)
+        newest_ns = min(found.newest_ns, epoch * 1_000_000_000)
+        _keep_times(context.pkg_image, newest_ns)
         trees = _trees(context, layout)
         if "uefi" in kinds:
-            _add_program(context, layout, trees, found.newest_ns)
+            _add_programs(context, layout, trees, newest_ns)
         _make_disk(context, disk, layout, epoch, trees)
         if "bios" in kinds:
             boot_loader.install_for_bios(context, disk, layout)
@@ -184,11 +187,11 @@ class InstallOffline(Checkpoint):
         root = boot_loader.place_of(layout, "/").partition
         boot = boot_loader.place_of(layout, "/boot")
         assert root.volume is not None
-        serial = installed.SERIAL_CONSOLE.fullmatch(self.serial_console)
+        serial = installed.serial_of(self.serial_console)
         consoles = f"console=tty0 console={self.serial_console}" if serial else ""
         before = f"root=UUID={root.volume.uuid} ro"
         mods, title = boot_mods(context.doc), menu_title(context)
-        entries, default = menu(mods, title, f"{before} {self.kernel_args}", consoles)
+        entries, default, own = menu(mods, title, f"{before} {self.kernel_args}", consoles)
         timeout = menu_timeout(mods)
         text = grub_cfg(
             entries,
@@ -197,15 +200,13 @@ class InstallOffline(Checkpoint):
             find=boot.find,
             kernel=str(boot.path / f"vmlinuz-{version}"),
             initramfs=str(boot.path / f"initrd.img-{version}"),
+            serial=serial,
         )
         write(context.pkg_image, "boot/grub/grub.cfg", text)
-        installed.write_menu_settings(
-            context.pkg_image,
-            title,
-            timeout,
-            entries[default].arguments[len(before.split()) :],
-            int(serial["unit"]) if serial else None,
-        )
+        count = len(before.split())
+        without = [Entry(each.title, each.arguments[count:]) for each in entries]
+        settings = MenuSettings(title, timeout, without, own, default, serial)
+        write_menu_settings(context.pkg_image, settings)
 
 
 def _planned(doc: DataObjectCache) -> DiskLayout | None:
@@ -246,7 +247,7 @@ def _survey(context: Context, layout: DiskLayout, kernel: _Kernel) -> Survey:
 
 
 def _keep_times(tree: Path, newest_ns: int) -> None:
-    """Give what was written just now the time of the image's newest file."""
+    """Give what is younger, as what was written just now, the time `newest_ns`."""
     found = [Path(one) for one in entries_below(tree) if _mtime_ns(one) > newest_ns]
     for path in (*found, tree):
         os.utime(path, ns=(newest_ns, newest_ns), follow_symlinks=False)
@@ -275,12 +276,15 @@ def _trees(context: Context, layout: DiskLayout) -> dict[int, Path]:
     return trees
 
 
-def _add_program(context: Context, layout: DiskLayout, trees: Mapping[int, Path], ns: int) -> None:
-    """Put GRUB's program for UEFI into the first ESP."""
-    esp = next(one for one in layout.partitions if one.type == ESP)
-    program = new_file(trees[esp.number], boot_loader.UEFI_PROGRAM)
+def _add_programs(context: Context, layout: DiskLayout, trees: Mapping[int, Path], ns: int) -> None:
+    """Put GRUB's program for UEFI into each ESP: firmware may look into any."""
+    program = context.tmp / boot_loader.UEFI_PROGRAM.name
     boot_loader.uefi_program(context, layout, program)
-    os.utime(program, ns=(ns, ns))
+    for esp in (one for one in layout.partitions if one.type == ESP):
+        target = new_file(trees[esp.number], boot_loader.UEFI_PROGRAM)
+        shutil.copyfile(program, target)
+        for path in (target, target.parent, target.parent.parent):
+            os.utime(path, ns=(ns, ns))
 
 
 def _make_disk(

@@ -1,14 +1,14 @@
-"""What makes an image area an installed system: fstab, the menu's settings, growth, identity.
+"""What makes an image area an installed system: fstab, growth, identity.
 
 Each function changes the image area alone. Source: fstab(5), repart.d(5), systemd-growfs(8),
 systemd.mount(5) for x-systemd.growfs, ssh-keygen(1), cloud-init's documentation of NoCloud.
 """
 
 import re
-import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
+from dcd.checkpoints.boot.menu import Serial
 from dcd.checkpoints.interface import Checkpoint
 from dcd.checkpoints.vm.disk import DiskLayout, DiskPartition
 from dcd.manifest.diagnostics import Diagnostic
@@ -16,8 +16,12 @@ from dcd.manifest.doc import DataObjectCache
 from dcd.platform.inside import entry, exists, make_directory, read, resolve, write
 from statemachine.errors import CheckpointError
 
-SERIAL_CONSOLE = re.compile(r"tty(S|AMA)(?P<unit>[0-9])(,(?P<speed>[0-9]+)[a-z0-9]*)?")
+_SERIAL_CONSOLE = re.compile(
+    r"tty(S|AMA)(?P<unit>[0-9])(,(?P<speed>[0-9]{2,7})((?P<parity>[noe])(?P<bits>[5-8])?r?)?)?"
+)
 """What may be the console of an installed system, as in the kernel's argument `console`."""
+_USUAL_SPEED = 9600
+_PARITIES = {None: "no", "n": "no", "o": "odd", "e": "even"}
 
 _HOST_KEYS = """\
 [Unit]
@@ -65,7 +69,7 @@ def check_serial_console(
     doc: DataObjectCache, checkpoint: Checkpoint, console: str
 ) -> Iterator[Diagnostic]:
     """An error for what is neither a serial line nor empty."""
-    if console and not SERIAL_CONSOLE.fullmatch(console):
+    if console and not _SERIAL_CONSOLE.fullmatch(console):
         yield checkpoint.fault(
             doc,
             "serial_console",
@@ -73,6 +77,20 @@ def check_serial_console(
             "",
             'write, for example, <arg name="serial_console">ttyS0,115200</arg>',
         )
+
+
+def serial_of(console: str) -> Serial | None:
+    """The serial line of a console, with the settings that the kernel takes from it; None for an empty
+    one. Source: the kernel's serial-console."""
+    found = _SERIAL_CONSOLE.fullmatch(console)
+    if found is None:
+        return None
+    return Serial(
+        unit=int(found["unit"]),
+        speed=int(found["speed"] or _USUAL_SPEED),
+        parity=_PARITIES[found["parity"]],
+        bits=int(found["bits"] or 8),
+    )
 
 
 def check_means(root: Path, *, grow_root: bool, cloud_init: bool) -> None:
@@ -158,29 +176,6 @@ def grow_root(root: Path, layout: DiskLayout) -> None:
         text = f"[Partition]\nType={partition.type}\n" + ("" if growing else "Weight=0\n")
         name = "root" if growing else f"partition-{partition.number}"
         write(root, f"etc/repart.d/{partition.number:03}-{name}.conf", text)
-
-
-def write_menu_settings(
-    root: Path, title: str, timeout: int, arguments: Sequence[str], serial: int | None
-) -> None:
-    """What `update-grub` in the installed system makes the menu from, unless the image has its own."""
-    if exists(root, "etc/default/grub"):
-        return
-    settings = {
-        "GRUB_DEFAULT": "0",
-        "GRUB_TIMEOUT": str(timeout),
-        # GNU/Linux is added to it.
-        "GRUB_DISTRIBUTOR": title.partition(" GNU/Linux")[0],
-        "GRUB_CMDLINE_LINUX_DEFAULT": "",
-        "GRUB_CMDLINE_LINUX": shlex.join(arguments),
-    }
-    if serial is not None:
-        settings |= {
-            "GRUB_TERMINAL": "console serial",
-            "GRUB_SERIAL_COMMAND": f"serial --unit={serial} --speed=115200",
-        }
-    lines = [f"{name}={shlex.quote(value)}" for name, value in settings.items()]
-    write(root, "etc/default/grub", "\n".join(lines) + "\n")
 
 
 def renew_host_keys(root: Path) -> None:

@@ -53,6 +53,23 @@ def test_kernel_and_initramfs_of_the_one_kernel(bench: Any, own_mounts: None) ->
 
 
 @pytest.mark.root
+def test_the_kernels_that_are_not_chosen_are_finished_too(bench: Any, own_mounts: None) -> None:
+    bench.add_shell()
+    for version, modules in (("6.1.0-1-amd64", True), ("6.9.0-2-amd64", True), ("5.0", False)):
+        add_kernel(bench.image, version, modules)
+    add_kernel(bench.image, "6.5.0-3-amd64")
+    (bench.image / "boot/initrd.img-6.5.0-3-amd64").write_text("its own")
+    add_mkinitramfs(bench.image, 'echo "for $3" > "$2"')
+    bench.execute(DebianBootArchive("ba-arch", kernel="6.1.0-1-amd64"))
+    assert (bench.root / "boot_archive/initrd.img").read_text() == "for 6.1.0-1-amd64\n"
+    made = {file.name: file.read_text() for file in (bench.image / "boot").glob("initrd*")}
+    assert made == {
+        "initrd.img-6.9.0-2-amd64": "for 6.9.0-2-amd64\n",
+        "initrd.img-6.5.0-3-amd64": "its own",
+    }
+
+
+@pytest.mark.root
 def test_a_failed_mkinitramfs_leaves_nothing_behind(bench: Any, own_mounts: None) -> None:
     bench.add_shell()
     add_kernel(bench.image, "6.1.0-1-amd64")

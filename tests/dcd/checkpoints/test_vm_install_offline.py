@@ -18,7 +18,7 @@ from dcd.checkpoints.media.grub import MODULES
 from dcd.checkpoints.vm.create_disk import CreateDisk
 from dcd.checkpoints.vm.disk import DiskLayout, recorded_disk
 from dcd.checkpoints.vm.install_offline import InstallOffline
-from dcd.checkpoints.vm.layout_checks import BIOS_BOOT
+from dcd.checkpoints.vm.layout_checks import BIOS_BOOT, ESP
 from dcd.checkpoints.vm.mounted import mount_arguments
 from dcd.manifest.diagnostics import refuse
 from dcd.manifest.doc import DataObjectDict
@@ -259,7 +259,53 @@ def test_the_menu_finds_kernel_and_root_by_uuid(ready: Any) -> None:
     assert f"initrd /initrd.img-{VERSION}\n" in text
     assert "console=tty0 console=ttyS0,115200\n" in text
     settings = (ready.image / "etc/default/grub").read_text()
-    assert "GRUB_CMDLINE_LINUX='quiet debug=1'\n" in settings
+    assert "GRUB_CMDLINE_LINUX='quiet console=tty0 console=ttyS0,115200'\n" in settings
+    assert "GRUB_DEFAULT=dcd-1\n" in settings
+    assert "debug=1" in (ready.image / "etc/grub.d/41_dcd").read_text()
+
+
+@pytest.mark.parametrize(
+    ("console", "command"),
+    [("ttyS1,9600", "serial --unit=1 --speed=9600"), ("", None)],
+)
+def test_the_serial_console_reaches_every_place(
+    ready: Any, console: str, command: str | None
+) -> None:
+    install(ready, target(), serial_console=console)
+    menu = (ready.image / "boot/grub/grub.cfg").read_text()
+    settings = (ready.image / "etc/default/grub").read_text()
+    for text in (menu, settings):
+        assert (f"console={console}" in text) == bool(console)
+        assert (command or "serial") in text if console else "serial" not in text
+
+
+def test_each_esp_gets_the_boot_loader(ready: Any, tmp_path: Path) -> None:
+    second = (
+        '<gpt_partition name="4" part_type="esp"><size val="64mb"/><format type="vfat"/>'
+        "</gpt_partition>"
+    )
+    disk, layout = install(ready, target(second + partition(5, "ext4", "/", "")))
+    programs = []
+    for esp in (one for one in layout.partitions if one.type == ESP):
+        copied = tmp_path / f"{esp.number}.efi"
+        image = f"{disk}@@{esp.start}"
+        subprocess.run(["mcopy", "-i", image, "::EFI/BOOT/BOOTX64.EFI", copied], check=True)
+        programs.append(copied.read_bytes())
+    assert len(programs) == 2
+    assert programs[0] == programs[1]
+
+
+def test_no_time_on_the_disk_is_after_the_builds(ready: Any, tmp_path: Path) -> None:
+    epoch = NEWEST - 1000
+    doc = ready.doc(target())
+    doc.persistent.insert_children(DataObjectDict("boot_archive", {"kernel_version": VERSION}))
+    context = ready.context(doc, environment={"SOURCE_DATE_EPOCH": str(epoch)})
+    CreateDisk("disk").execute(context)
+    InstallOffline("install").execute(context)
+    disk, layout = recorded_disk(context)
+    with mounted(disk, layout, tmp_path / "mounted") as system:
+        times = {path.lstat().st_mtime for path in system.rglob("*")}
+    assert max(times) == epoch
 
 
 def test_grub_is_where_bios_and_uefi_look(ready: Any, tmp_path: Path) -> None:

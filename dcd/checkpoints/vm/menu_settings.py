@@ -1,0 +1,102 @@
+"""What `update-grub` in an installed system makes its menu from, so that it stays as the manifest has it.
+
+The settings are /etc/default/grub; where the image has such a file of its own, a file in
+/etc/default/grub.d that is read after it and so outranks it. The manifest's own entries, which no setting
+can express, come from scripts in /etc/grub.d and start the newest kernel.
+Source: the GRUB manual, "Simple configuration handling"; grub-mkconfig's own 10_linux.
+"""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dcd.checkpoints.boot.menu import Entry, Serial
+from dcd.platform.inside import exists, write
+
+SETTINGS = "etc/default/grub"
+OVERRIDE = "etc/default/grub.d/dcd.cfg"
+
+_BEFORE, _AFTER = "etc/grub.d/09_dcd", "etc/grub.d/41_dcd"
+"""Before and after 10_linux, which makes the image's own entry."""
+
+_HEAD = r"""#!/bin/sh
+# Entries of the image's menu, for its newest kernel.
+set -e
+. "$pkgdatadir/grub-mkconfig_lib"
+kernel=$(ls /boot | sed -n 's/^vmlinuz-//p' | sort -V | tail -n 1)
+[ -n "$kernel" ] || exit 0
+boot=$(make_system_path_relative_to_its_root /boot)
+device=$(prepare_grub_to_access_device "$("$grub_probe" --target=device /boot)")
+"""
+
+_ENTRY = r"""
+cat <<'END_OF_TEXT'
+menuentry {title} --id {id} {{
+END_OF_TEXT
+printf '%s\n    linux %s/vmlinuz-%s root=UUID=%s ro ' "$device" "$boot" "$kernel" "$GRUB_DEVICE_UUID"
+cat <<'END_OF_TEXT'
+{arguments}
+END_OF_TEXT
+printf '    initrd %s/initrd.img-%s\n}}\n' "$boot" "$kernel"
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class MenuSettings:
+    """The menu of an installed system: its entries without the arguments that name kernel and root, in order,
+    `own` being the image's, `default` the one that starts by itself (their indices); `serial` is the line
+    that it is shown on too."""
+
+    title: str
+    timeout_seconds: int
+    entries: Sequence[Entry]
+    own: int
+    default: int
+    serial: Serial | None
+
+
+def write_menu_settings(root: Path, settings: MenuSettings) -> None:
+    """Write the settings and the entries."""
+    variables = {
+        "GRUB_DEFAULT": _default(settings),
+        "GRUB_TIMEOUT": str(settings.timeout_seconds),
+        # GNU/Linux is added to it.
+        "GRUB_DISTRIBUTOR": settings.title.partition(" GNU/Linux")[0],
+        "GRUB_CMDLINE_LINUX_DEFAULT": "",
+        "GRUB_CMDLINE_LINUX": shlex.join(settings.entries[settings.own].arguments),
+    }
+    if settings.serial is not None:
+        variables |= {
+            "GRUB_TERMINAL": "console serial",
+            "GRUB_SERIAL_COMMAND": settings.serial.command,
+        }
+    lines = [f"{name}={shlex.quote(value)}" for name, value in variables.items()]
+    place = OVERRIDE if exists(root, SETTINGS) else SETTINGS
+    write(root, place, "\n".join(lines) + "\n")
+    numbered = list(enumerate(settings.entries))
+    for path, entries in (
+        (_BEFORE, numbered[: settings.own]),
+        (_AFTER, numbered[settings.own + 1 :]),
+    ):
+        if entries:
+            text = _HEAD + "".join(_entry(number, entry) for number, entry in entries)
+            write(root, path, text, mode=0o755)
+
+
+def _default(settings: MenuSettings) -> str:
+    if settings.default == settings.own:
+        return str(settings.own)
+    return _id(settings.default)
+
+
+def _id(number: int) -> str:
+    return f"dcd-{number}"
+
+
+def _entry(number: int, entry: Entry) -> str:
+    return _ENTRY.format(
+        title=shlex.quote(entry.title),
+        id=_id(number),
+        arguments=" ".join(shlex.quote(argument) for argument in entry.arguments),
+    )
