@@ -4,7 +4,6 @@ A handler is a function of an `Api` and a request. It checks the peer's right, r
 the engine and answers; it decides nothing. Handlers lie in modules by subject, `dcd.api.app` has the table.
 """
 
-import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -18,8 +17,8 @@ from dcd.api.server import actor_of
 from dcd.api.views import build_view
 from dcd.configuration import Live
 from dcd.engine.engine import Engine
-from dcd.manifest.withheld import withheld
 from dcd.metrics import Metrics
+from dcd.planner.tasks import WithSecrets
 from statemachine.build import BuildState
 from statemachine.errors import PermissionDenied
 from statemachine.events import Actor
@@ -80,8 +79,9 @@ class Api:
         """A build as it is shown to the peer."""
         parameters = dict(state.parameters)
         if parameters and not self.sees_secrets(request, state.actor):
-            without = await asyncio.to_thread(withheld, state.manifest)
-            parameters = without.values(parameters)
+            secret = WithSecrets(state.manifest, parameters)
+            without = await self.engine.without_secrets(secret, actor_of(request.scope))
+            parameters = without.parameters
         return build_view(state, self.engine.stores.artifacts, parameters)
 
     async def build(self, request: Request) -> str:

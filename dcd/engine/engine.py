@@ -27,7 +27,17 @@ from dcd.engine.workspaces import lost_layer
 from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.migrate import Migrated
 from dcd.planner.client import Left, Planning
-from dcd.planner.tasks import Captured, InDocument, Manifest, OldManifest, Planned, Rules, Task
+from dcd.planner.tasks import (
+    Captured,
+    InDocument,
+    Manifest,
+    OldManifest,
+    Planned,
+    Rules,
+    Task,
+    WithoutSecrets,
+    WithSecrets,
+)
 from statemachine.build import BuildState
 from statemachine.commands import (
     Command,
@@ -45,6 +55,9 @@ from statemachine.plan import Plan
 from store.eventlog import Conflict
 
 Answer = TypeVar("Answer")
+
+SHOWN = 16
+"""For so many builds it is kept what they are without their secrets."""
 
 Permit = Callable[[Plan], None]
 """Raises PermissionDenied when the actor may not run a plan."""
@@ -98,6 +111,7 @@ class Engine:
         self.builds = builds
         self.stores = stores
         self._planner = planner
+        self._shown: dict[bytes, WithoutSecrets] = {}
         self._runner = runner
         self._scheduler = scheduler
         self._settings = settings
@@ -191,6 +205,18 @@ class Engine:
         after, persistent = await asyncio.to_thread(saved, self.stores.layers, state, at)
         wanted = InDocument(state.manifest, persistent, path, whole)
         return after, (await self._planner.ask(planner.FIND, wanted, actor, left)).matches
+
+    async def without_secrets(self, given: WithSecrets, actor: Actor) -> WithoutSecrets:
+        """A manifest with its parameters and plan, without its secrets. Asked again and again for the same
+        builds, so the last answers are kept."""
+        key = hashlib.sha256(canonical(given)).digest()
+        found = self._shown.pop(key, None)
+        if found is None:
+            found = await self._planner.ask(planner.WITHHOLD, given, actor)
+        self._shown[key] = found
+        while len(self._shown) > SHOWN:
+            del self._shown[next(iter(self._shown))]
+        return found
 
     async def pause(self, build: str, before: str | None, actor: Actor) -> BuildState:
         """Stop before `before`, or after the checkpoint that runs now."""

@@ -9,7 +9,9 @@ import asyncio
 from pathlib import Path
 
 from dcd.engine.builds import Builds
-from dcd.manifest.withheld import withheld
+from dcd.planner import WITHHOLD
+from dcd.planner.client import Planning
+from dcd.planner.tasks import WithSecrets
 from statemachine.build import BuildState
 from statemachine.commands import Complete, Publish
 from statemachine.errors import NotFound
@@ -25,7 +27,7 @@ _LEFT_OUT = (
 
 
 async def publish(
-    builds: Builds, artifacts: Artifacts, layers: LayerStore, state: BuildState
+    builds: Builds, artifacts: Artifacts, layers: LayerStore, planner: Planning, state: BuildState
 ) -> BuildState:
     """Publish everything that is not published yet, and complete the build.
 
@@ -36,7 +38,11 @@ async def publish(
         delivered = await asyncio.to_thread(artifacts.publish, state.id, artifact, source)
         state = await builds.command(state.id, Publish(delivered))
     manifest = await asyncio.to_thread(
-        artifacts.write, state.id, f"{state.name}.xml", "xml", await _delivered(state.manifest)
+        artifacts.write,
+        state.id,
+        f"{state.name}.xml",
+        "xml",
+        await _delivered(planner, state.manifest),
     )
     state = await builds.command(state.id, Publish(manifest))
     others = sorted((a for a in state.published if a.name != SUMS), key=lambda a: a.name)
@@ -47,10 +53,10 @@ async def publish(
     return await builds.command(state.id, Complete(seconds=seconds))
 
 
-async def _delivered(manifest: str) -> bytes:
+async def _delivered(planner: Planning, manifest: str) -> bytes:
     """The manifest as everybody may have it who gets the image."""
-    without = await asyncio.to_thread(withheld, manifest)
-    return (_LEFT_OUT * bool(without.secrets) + without.text).encode()
+    without = await planner.ask(WITHHOLD, WithSecrets(manifest))
+    return (_LEFT_OUT * without.had_any + without.manifest).encode()
 
 
 def _source(layers: LayerStore, state: BuildState, artifact: Artifact) -> Path:

@@ -208,7 +208,9 @@ class Runner:
 
     async def _finish(self, state: BuildState) -> BuildState:
         try:
-            return await publish(self.builds, self.stores.artifacts, self.stores.layers, state)
+            return await publish(
+                self.builds, self.stores.artifacts, self.stores.layers, self._planner, state
+            )
         except DiskFull as error:
             return await self._command(state, Pause(str(error), "no-space"))
         except (Refused, Unavailable):

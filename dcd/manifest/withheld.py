@@ -8,7 +8,6 @@ they tell nothing.
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
 
 from dcd.manifest.data_object import DataObject, Field, fields_of
@@ -66,9 +65,8 @@ class Withheld:
         return value
 
 
-@lru_cache(maxsize=64)
 def withheld(canonical: str) -> Withheld:
-    """A stored manifest without its secrets. Takes as long as to parse it, once."""
+    """A stored manifest without its secrets. Takes as long as to parse it: planners call it."""
     doc = restore(canonical)
     secrets = withhold(doc)
     return Withheld(canonical_text(doc) if secrets else canonical, frozenset(secrets))

@@ -36,9 +36,14 @@ from dcd.planner.border import (
     message,
 )
 from dcd.planner.request import ORDER, Kind, Order
+from dcd.platform.host_parts import host_parts
+from dcd.platform.tools import TOOLS
 from statemachine.errors import DcdError, Unprepared
 
 NICENESS = 5
+
+_LOOK_SECONDS = (2.0, 60.0)
+"""After so long without anything to do the host is looked at, at first and then."""
 
 _ALL_DESCRIPTORS = 1 << 20
 
@@ -97,8 +102,12 @@ def main() -> None:
     with selectors.DefaultSelector() as selector:
         selector.register(control, selectors.EVENT_READ)
         selector.register(woken, selectors.EVENT_READ)
+        idle = 0
         while True:
-            ready = {key.fileobj for key, _ in selector.select()}
+            ready = {key.fileobj for key, _ in selector.select(_LOOK_SECONDS[min(idle, 1)])}
+            if not ready:
+                idle += 1
+                _look_at_host()
             if woken in ready:
                 with contextlib.suppress(BlockingIOError):
                     woken.recv(4096)
@@ -120,6 +129,12 @@ def _obey(control: socket.socket, children: _Children) -> bool:
         (descriptor,) = descriptors
         children.fork(order, socket.socket(fileno=descriptor))
     return True
+
+
+def _look_at_host() -> None:
+    """Read what plans say of the host, so that planners find it read; what has not changed is not read."""
+    with contextlib.suppress(DcdError, OSError):
+        host_parts(TOOLS)
 
 
 def _import_everything() -> None:

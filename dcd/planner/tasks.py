@@ -25,7 +25,7 @@ from dcd.manifest.migrate import Migrated, migrate
 from dcd.manifest.parse import Loaded, load, restore
 from dcd.manifest.parse import Settings as ManifestSettings
 from dcd.manifest.source import LIMITS
-from dcd.manifest.withheld import withhold
+from dcd.manifest.withheld import withheld, withhold
 from statemachine.events import InputFile
 from statemachine.plan import Plan, PlannedCheckpoint
 from store.regular import read_regular
@@ -100,6 +100,25 @@ class InDocument:
     persistent: str | None
     path: str | None
     whole: bool
+
+
+@dataclass(frozen=True, slots=True)
+class WithSecrets:
+    """A stored manifest, and the parameters and the plan (None: neither matters) that went with it."""
+
+    manifest: str
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    plan: Plan | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WithoutSecrets:
+    """The same without the manifest's secrets, and whether there were any."""
+
+    manifest: str
+    parameters: dict[str, str]
+    plan: Plan | None
+    had_any: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +227,14 @@ def _migrate(old: OldManifest, waiting: Waiting) -> Migrated:
     return migrate(old.text, old.path, old.defaults)
 
 
+def _withhold(given: WithSecrets, waiting: Waiting) -> WithoutSecrets:
+    without = withheld(given.manifest)
+    plan = None if given.plan is None else without.plan(given.plan)
+    return WithoutSecrets(
+        without.text, without.values(given.parameters), plan, bool(without.secrets)
+    )
+
+
 def _find(wanted: InDocument, waiting: Waiting) -> Matches:
     doc = restore(wanted.manifest, wanted.persistent)
     if not wanted.whole:
@@ -237,9 +264,12 @@ MIGRATE = Task("migrate", OldManifest, Migrated, _migrate)
 FIND = Task("find", InDocument, Matches, _find)
 """What a path string names in the DOC of a build."""
 
+WITHHOLD = Task("withhold", WithSecrets, WithoutSecrets, _withhold)
+"""A manifest, parameters and a plan without the secrets of the manifest."""
+
 TASKS: Mapping[str, Task[object, object]] = {
     task.name: task  # type: ignore[misc]
-    for task in (CHECK, PLAN, PREVIEW, NEEDS, EXTERNAL, MIGRATE, FIND)
+    for task in (CHECK, PLAN, PREVIEW, NEEDS, EXTERNAL, MIGRATE, FIND, WITHHOLD)
 }
 
 
