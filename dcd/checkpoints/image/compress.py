@@ -1,6 +1,7 @@
 """`SquashfsPkgImgMod`: the image area, compressed into the file system that the live system runs from.
 
-Result: media/iso/live/filesystem.squashfs. The image area itself is left as it was. With
+Result: media/iso/live/filesystem.squashfs. Of the image area only what belongs to one machine is taken out
+before (`dcd.checkpoints.image.identity`). With
 SOURCE_DATE_EPOCH in the environment the same image gives the same bytes (times after it are set back
 to it). Squashfs cannot hold POSIX ACLs: those in the image are named, and lost or refused as the
 manifest says. Source: mksquashfs(1).
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from dcd.checkpoints import products
+from dcd.checkpoints.image.identity import remove_identity
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
 from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache
@@ -121,6 +123,7 @@ class SquashfsPkgImgMod(Checkpoint):
                 "the image is empty", str(image), "run a transfer checkpoint before"
             )
         self._answer_for_acls(context, with_acls)
+        remove_identity(image)
         result = new_file(context.media, "iso/live/filesystem.squashfs")
         context.run(
             self.command(image, result),

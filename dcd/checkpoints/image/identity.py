@@ -1,16 +1,153 @@
 """What a machine is known by, and each must make for itself: taken out of an image that many start from.
 
-Source: machine-id(5), systemd-random-seed.service(8).
+Every checkpoint that ends an image, or packs it (file system of a live medium, disk, transfer), calls
+`remove_identity`: whatever way an image is delivered, it has no private key, id, seed, lease or log of one
+machine. What does not come back by itself at a start gets a service that makes it there.
+
+Source: machine-id(5), systemd-random-seed.service(8), systemd-creds(1), ssh-keygen(1), dropbearkey(1),
+make-ssl-cert(8), dhclient(8), dhcpcd(8), NetworkManager(8), iscsi-iname(8), nvme-gen-hostnqn(1), cloud-init's
+documentation of `cloud-init clean`.
 """
 
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from dcd.platform.inside import entry, write
+from dcd.platform.inside import entry, exists, make_directory, resolve, write
+
+_REMOVED = (
+    # Keys.
+    *("etc/ssh/ssh_host_*", "etc/dropbear/dropbear_*_host_key*"),
+    *("etc/ssl/private/ssl-cert-snakeoil.key", "etc/ssl/certs/ssl-cert-snakeoil.pem"),
+    *("var/lib/systemd/credential.secret", "var/lib/NetworkManager/secret_key"),
+    # Ids and seeds.
+    *("var/lib/dbus/machine-id", "etc/hostid", "etc/nvme/hostnqn", "etc/nvme/hostid"),
+    *("var/lib/systemd/random-seed", "var/lib/urandom/random-seed", "boot/efi/loader/random-seed"),
+    *("var/lib/cloud/instance", "var/lib/cloud/instances/*", "var/lib/cloud/data/*"),
+    "etc/udev/rules.d/70-persistent-net.rules",
+    # What a network lent the machine, and by which id.
+    *("var/lib/dhcp/*.lease*", "var/lib/dhcpcd/*", "var/lib/dhcpcd5/*", "etc/dhcpcd.duid"),
+    *("var/lib/NetworkManager/*.lease", "var/lib/NetworkManager/timestamps"),
+    *("var/lib/NetworkManager/seen-bssids", "var/lib/systemd/network/*"),
+    # Logs that are not emptied but gone.
+    "var/log/journal/*",
+)
+"""Paths of the image, with patterns in the last part."""
+
+_ISCSI_NAME = "etc/iscsi/initiatorname.iscsi"
+
+
+@dataclass(frozen=True, slots=True)
+class _Renewal:
+    """A service that makes something anew where it is lacking. `program` is what the image has if it needs
+    that, `condition` when there is something to do, `before` are the services that wait for it."""
+
+    name: str
+    program: str
+    condition: str
+    command: str
+    before: tuple[str, ...]
+
+    @property
+    def unit(self) -> str:
+        """The text of the unit."""
+        return f"""\
+[Unit]
+Description=Make {self.name.replace("-", " ")} of this machine
+Before={" ".join(self.before)}
+{self.condition}
+
+[Service]
+Type=oneshot
+ExecStart={self.command}
+"""
+
+
+_SSH = _Renewal(
+    "ssh-host-keys",
+    "usr/sbin/sshd",
+    "ConditionPathExistsGlob=!/etc/ssh/ssh_host_*_key",
+    "/usr/bin/ssh-keygen -A",
+    ("ssh.service", "ssh.socket"),
+)
+_RENEWALS = (
+    _SSH,
+    _Renewal(
+        "dropbear-host-keys",
+        "usr/bin/dropbearkey",
+        "ConditionPathExistsGlob=!/etc/dropbear/dropbear_*_host_key",
+        "/bin/sh -c 'for type in rsa ecdsa ed25519; do"
+        " dropbearkey -t $type -f /etc/dropbear/dropbear_$${type}_host_key; done'",
+        ("dropbear.service", "dropbear.socket"),
+    ),
+    _Renewal(
+        "snakeoil-certificate",
+        "usr/sbin/make-ssl-cert",
+        "ConditionPathExists=!/etc/ssl/private/ssl-cert-snakeoil.key",
+        "/usr/sbin/make-ssl-cert generate-default-snakeoil",
+        (
+            *("apache2.service", "nginx.service", "postfix.service", "exim4.service"),
+            *("dovecot.service", "postgresql.service", "multi-user.target"),
+        ),
+    ),
+)
 
 
 def remove_identity(root: Path) -> None:
-    """Empty the machine id, and remove the random seed."""
-    # Empty, not absent: then a system without a writable /etc can still have one in memory.
-    write(root, "etc/machine-id", "", mode=0o444)
-    entry(root, "var/lib/dbus/machine-id").unlink(missing_ok=True)
-    entry(root, "var/lib/systemd/random-seed").unlink(missing_ok=True)
+    """Take out of an image what belongs to one machine. A tree without a system in it is left alone, but for
+    what is there. May be done again at any time."""
+    for path in _found(root):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    if exists(root, "etc/machine-id") or exists(root, "usr/lib/systemd/systemd"):
+        # Empty, not absent: then a system without a writable /etc can still have one in memory.
+        write(root, "etc/machine-id", "", mode=0o444)
+    if exists(root, _ISCSI_NAME):
+        write(root, _ISCSI_NAME, "GenerateName=yes\n", mode=0o600)
+    _empty_logs(resolve(root, "var/log"))
+    for renewal in _RENEWALS:
+        if exists(root, renewal.program):
+            _renew(root, renewal)
+
+
+def make_host_keys(root: Path) -> None:
+    """Let each machine make the SSH host keys that it lacks before its server starts."""
+    _renew(root, _SSH)
+
+
+def _found(root: Path) -> Iterator[Path]:
+    for pattern in _REMOVED:
+        directory, _, last = pattern.rpartition("/")
+        if "*" in last:
+            yield from sorted(resolve(root, directory).glob(last))
+        elif os.path.lexists(path := entry(root, pattern)):
+            yield path
+
+
+def _empty_logs(directory: Path) -> None:
+    """Empty every log, and keep the file: not every service may make its own again."""
+    for where, _, names in os.walk(directory):
+        for name in names:
+            file = Path(where, name)
+            status = file.lstat()
+            if not stat.S_ISREG(status.st_mode):
+                continue
+            if status.st_nlink > 1:  # Its other name may be no log.
+                file.unlink()
+            elif status.st_size:
+                os.truncate(file, 0)
+
+
+def _renew(root: Path, renewal: _Renewal) -> None:
+    unit = f"{renewal.name}.service"
+    write(root, f"etc/systemd/system/{unit}", renewal.unit)
+    for wanting in renewal.before:
+        directory = make_directory(root, f"etc/systemd/system/{wanting}.wants")
+        link = directory / unit
+        link.unlink(missing_ok=True)
+        link.symlink_to(f"/etc/systemd/system/{unit}")

@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 
 from dcd.checkpoints import products
+from dcd.checkpoints.image.identity import remove_identity
 from dcd.checkpoints.interface import MOUNTS, Checkpoint, Context, Needs, Report
 from dcd.checkpoints.transfer.deb_progress import Progress
 from dcd.checkpoints.transfer.listed import check_software, software_of
@@ -226,6 +227,7 @@ class TransferDEB(Checkpoint):
             _install(context, software, sources, architecture, progress)
         require_no_links(context.pkg_image, _HOST_TOOLS_USE)
         _finish(context, sources)
+        remove_identity(context.pkg_image)
         _deliver_package_list(context)
         context.report(Report(fraction=1.0))
 

@@ -21,6 +21,7 @@ from typing import Literal
 from dcd.checkpoints import boots, products
 from dcd.checkpoints.areas import captured_file
 from dcd.checkpoints.boot.menu import boot_mods, check_arguments, menu, menu_timeout, menu_title
+from dcd.checkpoints.image.identity import make_host_keys
 from dcd.checkpoints.interface import ALL_DEVICES, MOUNTS, Checkpoint, Context, Needs, Report
 from dcd.checkpoints.media.deliver import recorded_medium
 from dcd.checkpoints.vm import answers, installed, installed_disk
@@ -254,7 +255,7 @@ class InstallISCSI(Checkpoint):
         installed.write_fstab(files, layout, self.grow_root)
         if self.grow_root:
             installed.grow_root(files, layout)
-        installed.make_host_keys(files)
+        make_host_keys(files)
         self._write_menu_settings(context, files)
         drive = context.tmp / "answers.iso"
         variables = {

@@ -178,7 +178,6 @@ class InstallOffline(Checkpoint):
             installed.check_growth(root)
             installed.grow_root(root, layout)
         remove_identity(root)
-        installed.renew_host_keys(root)
         installed.arrange_cloud_init(root, self.cloud_init)
         _link_or_copy(kernel.initramfs, new_file(root, f"boot/initrd.img-{kernel.version}"))
         self._write_menu(context, layout, kernel.version)

@@ -13,7 +13,7 @@ from dcd.checkpoints.interface import Checkpoint
 from dcd.checkpoints.vm.disk import DiskLayout, DiskPartition
 from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache
-from dcd.platform.inside import entry, exists, make_directory, read, resolve, write
+from dcd.platform.inside import entry, exists, read, write
 from statemachine.errors import CheckpointError
 
 _SERIAL_CONSOLE = re.compile(
@@ -23,17 +23,6 @@ _SERIAL_CONSOLE = re.compile(
 _USUAL_SPEED = 9600
 _PARITIES = {None: "no", "n": "no", "o": "odd", "e": "even"}
 
-_HOST_KEYS = """\
-[Unit]
-Description=Make the host keys of this machine
-Before=ssh.service ssh.socket
-ConditionPathExistsGlob=!/etc/ssh/ssh_host_*_key
-
-[Service]
-Type=oneshot
-ExecStart=/usr/bin/ssh-keygen -A
-"""
-_HOST_KEYS_UNIT = "ssh-host-keys.service"
 _NO_CLOUD = """\
 # The data comes from a volume named CIDATA or a configuration drive, where there is one.
 datasource_list: [NoCloud, ConfigDrive, None]
@@ -176,24 +165,6 @@ def grow_root(root: Path, layout: DiskLayout) -> None:
         text = f"[Partition]\nType={partition.type}\n" + ("" if growing else "Weight=0\n")
         name = "root" if growing else f"partition-{partition.number}"
         write(root, f"etc/repart.d/{partition.number:03}-{name}.conf", text)
-
-
-def renew_host_keys(root: Path) -> None:
-    """Take out the SSH host keys, and let each machine make its own before its server starts."""
-    for key in resolve(root, "etc/ssh").glob("ssh_host_*"):
-        key.unlink()
-    if exists(root, "usr/sbin/sshd"):
-        make_host_keys(root)
-
-
-def make_host_keys(root: Path) -> None:
-    """Let each machine make the SSH host keys that it lacks before its server starts."""
-    write(root, f"etc/systemd/system/{_HOST_KEYS_UNIT}", _HOST_KEYS)
-    for wanting in ("ssh.service", "ssh.socket"):
-        directory = make_directory(root, f"etc/systemd/system/{wanting}.wants")
-        link = directory / _HOST_KEYS_UNIT
-        link.unlink(missing_ok=True)
-        link.symlink_to(f"/etc/systemd/system/{_HOST_KEYS_UNIT}")
 
 
 def arrange_cloud_init(root: Path, wanted: bool) -> None:
