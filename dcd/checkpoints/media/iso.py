@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from dcd.checkpoints import products
+from dcd.checkpoints import other_boot_loaders, products
 from dcd.checkpoints.architecture import check_x86
 from dcd.checkpoints.epoch import epoch_of
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
@@ -54,6 +54,7 @@ class CreateISO(Checkpoint):
 
     def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
         yield from check_x86(doc, self, "makes a medium for", fails=False)
+        yield from other_boot_loaders.check_packages(doc, self, "the medium")
         volume_id = self._volume_id(doc)
         if not VOLUME_ID.fullmatch(volume_id) or volume_id != volume_id.strip():
             yield self.fault(
@@ -80,6 +81,7 @@ class CreateISO(Checkpoint):
                 raise CheckpointError(f"there is no {part} for the ISO", str(tree), remedy)
         epoch = epoch_of(context, tree / LIVE_FILE_SYSTEM)
         result = new_file(context.media, f"{media_name(context.doc, epoch)}.iso")
+        other_boot_loaders.report_found(context, "the medium")
         context.report(Report(0.1, f"making {result.name}"))
         self._make(context, tree, epoch, result)
         context.report(Report(0.7, "computing its digest"))

@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from dcd.checkpoints import products
+from dcd.checkpoints import other_boot_loaders, products
 from dcd.checkpoints.architecture import check_x86
 from dcd.checkpoints.boot.menu import (
     Entry,
@@ -133,6 +133,9 @@ class InstallOffline(Checkpoint):
         if layout is not None:
             yield from installed.check_root(doc, self, layout, self.grow_root)
 
+        if "uefi" in firmware(doc):
+            yield from other_boot_loaders.check_packages(doc, self, "the disk")
+
     def get_progress_estimate(self) -> float:
         return 6.0
 
@@ -144,6 +147,8 @@ class InstallOffline(Checkpoint):
         refuse(installed.check_root(context.doc, self, layout, self.grow_root))
         kinds = firmware(context.doc)
         boot_loader.check_packages(context.pkg_image, kinds)
+        if "uefi" in kinds:
+            other_boot_loaders.report_found(context, "the disk")
         installed.check_means(
             context.pkg_image, grow_root=self.grow_root, cloud_init=self.cloud_init
         )
