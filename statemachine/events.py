@@ -24,13 +24,15 @@ class Payload:
 class Artifact:
     """A file that a build delivers. `path` is relative to the workspace before it is published, to the state
     directory afterwards (version 0.1.0 recorded an absolute one); `format` is a short word such as `iso`,
-    `text`, `png`, `xml`, `qcow2`."""
+    `text`, `png`, `xml`, `qcow2`. `evidence` tells of the trying of products and differs each time: a
+    console's log, a picture."""
 
     name: str
     path: str
     format: str
     size_bytes: int
     sha256: str
+    evidence: bool = False
 
 
 @dataclass(frozen=True, slots=True)

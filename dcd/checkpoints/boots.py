@@ -206,11 +206,11 @@ def deliver_boots(context: Context, checkpoint: str, boots: Sequence[Boot]) -> N
     """Deliver the console and the screen of each boot."""
     for boot in boots:
         log = write(context.media, f"{checkpoint}-{boot.trial.label}.log", boot.console)
-        deliver_file(context, log, "text")
+        deliver_file(context, log, "text", evidence=True)
         if boot.screenshot is not None:
             screenshot = new_file(context.media, boot.screenshot.name)
             shutil.copyfile(boot.screenshot, screenshot)
-            deliver_file(context, screenshot, "png")
+            deliver_file(context, screenshot, "png", evidence=True)
 
 
 def _boot(

@@ -1,8 +1,9 @@
 """Delivering: the artifacts of a build, in its artifact directory, and then its completion.
 
-Every checkpoint's artifacts are linked out of their layers; the canonical manifest and SHA256SUMS are
-written beside them. Each is in place, whole and synced, before its event; to do any of it again after a
-crash is harmless.
+Every checkpoint's artifacts are linked out of their layers; the canonical manifest and SHA256SUMS, the
+digests of all products, are written beside them. Evidence (consoles and pictures of boots), which differs
+each time, has its digests in a file of its own. Each is in place, whole and synced, before its event; to do
+any of it again after a crash is harmless.
 """
 
 import asyncio
@@ -20,6 +21,7 @@ from store.artifacts import Artifacts
 from store.layers import LayerStore
 
 SUMS = "SHA256SUMS"
+EVIDENCE_SUMS = f"{SUMS}.evidence"
 
 _LEFT_OUT = (
     "<!-- Passwords, hashes and other secrets were left out of this copy of the manifest. -->\n"
@@ -45,10 +47,14 @@ async def publish(
         await _delivered(planner, state.manifest),
     )
     state = await builds.command(state.id, Publish(manifest))
-    others = sorted((a for a in state.published if a.name != SUMS), key=lambda a: a.name)
-    lines = "".join(f"{artifact.sha256}  {artifact.name}\n" for artifact in others)
-    sums = await asyncio.to_thread(artifacts.write, state.id, SUMS, "text", lines.encode())
-    state = await builds.command(state.id, Publish(sums))
+    others = [a for a in state.published if a.name not in (SUMS, EVIDENCE_SUMS)]
+    for name, evidence in ((EVIDENCE_SUMS, True), (SUMS, False)):
+        listed = sorted((a for a in others if a.evidence is evidence), key=lambda a: a.name)
+        if evidence and not listed:
+            continue
+        lines = "".join(f"{artifact.sha256}  {artifact.name}\n" for artifact in listed)
+        sums = await asyncio.to_thread(artifacts.write, state.id, name, "text", lines.encode())
+        state = await builds.command(state.id, Publish(sums))
     seconds = sum(record.seconds or 0.0 for record in state.checkpoints)
     return await builds.command(state.id, Complete(seconds=seconds))
 

@@ -5,6 +5,7 @@ relative to the workspace, for the checkpoints that come after.
 """
 
 import hashlib
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from dcd.manifest.doc import DataObjectCache, DataObjectDict, distro
 from statemachine.events import Artifact
 
 
-def deliver_file(context: Context, path: Path, kind: str) -> None:
-    """Deliver a file of the workspace as an artifact. Reads it once, for its digest."""
-    context.deliver(as_artifact(context, path, kind))
+def deliver_file(context: Context, path: Path, kind: str, *, evidence: bool = False) -> None:
+    """Deliver a file of the workspace as an artifact. Reads it once, for its digest. `evidence` is no
+    product: it tells what became of one."""
+    context.deliver(replace(as_artifact(context, path, kind), evidence=evidence))
 
 
 def as_artifact(

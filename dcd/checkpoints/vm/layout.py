@@ -147,6 +147,16 @@ def _disk(doc: DataObjectCache, faults: list[Diagnostic]) -> Disk | None:
         fault(
             other,
             "",
+            "this disk is not made: only the one that is a file is",
+            "leave it out, or describe it as a build of its own",
+        )
+        for other in disks
+        if other not in images
+    ]
+    faults += [
+        fault(
+            other,
+            "",
             f"<{other.TAG}> cannot be on a disk that is a file",
             "it has a GUID partition table: use <gpt_partition>",
         )

@@ -49,6 +49,14 @@ def check_table(placed: Sequence[Placed], where: DataObject) -> Iterator[Diagnos
                 "give each a number of its own",
             )
         seen.add(partition.number)
+    boot = [element for element, partition, _ in placed if partition.type == BIOS_BOOT]
+    for element in boot[1:]:
+        yield fault(
+            element,
+            "part_type",
+            "the disk has more than one BIOS boot partition",
+            "keep one: the boot loader is put into the first only",
+        )
     in_place = sorted(
         ((partition, element) for element, partition, has_place in placed if has_place),
         key=lambda pair: pair[0].start,

@@ -27,6 +27,7 @@ from dcd.checkpoints.vm import ovf
 from dcd.checkpoints.vm.conversion import TOOLS, check_level, examine, make_stream
 from dcd.checkpoints.vm.disk import recorded_disk
 from dcd.checkpoints.vm.formats import STREAM, Image, check_images, images_of, machine_of
+from dcd.checkpoints.vm.stream_vmdk import populated_bytes
 from dcd.manifest.diagnostics import Diagnostic, error
 from dcd.manifest.doc import DataObjectCache, distro
 from dcd.manifest.objects.distro import VmController, VmIm, VmNetwork
@@ -134,7 +135,7 @@ class CreateOVA(Checkpoint):
             file_name=f"{stem}-disk1.vmdk",
             size_bytes=stream.stat().st_size,
             capacity_bytes=layout.size,
-            populated_bytes=min(disk.stat().st_blocks * 512, layout.size),
+            populated_bytes=populated_bytes(stream),
         )
         if packaged.size_bytes > LARGEST_MEMBER_BYTES:
             raise CheckpointError(

@@ -51,6 +51,7 @@ def test_a_medium_that_boots_delivers_its_console_and_its_screen(
     picture = (bench.root / delivered["verify-bios.png"].path).read_bytes()
     assert picture.startswith(b"\x89PNG")
     assert delivered["verify-bios.png"].sha256 == hashlib.sha256(picture).hexdigest()
+    assert all(artifact.evidence for artifact in bench.artifacts)
     assert "bios: 'login:' after" in bench.messages()
     assert bench.reports[-1].fraction == 1.0
 

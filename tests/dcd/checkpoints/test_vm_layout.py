@@ -257,6 +257,11 @@ def test_what_cannot_be_laid_out_is_refused(bench: Any, brief: str) -> None:
         ("'chance' is not an id", (target(image='name="d" size="1gb" id="chance"'),)),
         ("more than one disk", (target(), target())),
         (
+            "this disk is not made",
+            (target(), '<target><disk><disk_name name="c0t0d0"/></disk></target>'),
+        ),
+        ("more than one BIOS boot", (target(BIOS, BIOS.replace('"1"', '"9"'), EFI, ROOT),)),
+        (
             "none of the target's disks is a file",
             ('<target><disk><disk_name name="c0t0d0"/></disk></target>',),
         ),
