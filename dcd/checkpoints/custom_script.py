@@ -260,7 +260,7 @@ class CustomScript(Checkpoint):
     def _run_inside(self, context: Context) -> None:
         tokens = {"PKG_IMAGE_PATH": Path("/")}
         directory = self._directory(context, tokens) or "/"
-        with chroot(context.pkg_image) as inside:
+        with chroot(context.pkg_image, network=self.network) as inside:
             # Below /run, which is no part of the image while programs run in it.
             place = write(context.pkg_image, "run/custom-script", "")
             argv = self._argv(context, tokens, place, "/run/custom-script")

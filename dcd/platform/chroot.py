@@ -3,7 +3,8 @@
 `chroot` gives the image area for a while what programs expect of a system: /proc, a minimal /dev, and empty
 /run and /tmp that are not part of the image. Call it in a mount namespace of your own (a worker has
 one). On exit the mounts are gone, and so is all that the programs left in /run and /tmp. Network, users
-and processes are the worker's: services do not start in here.
+and processes are the worker's: services do not start in here. With `network` the host's resolver is in the
+place of /etc/resolv.conf for that while, whatever is there in the image.
 
 The programs are the image's, not ours. They run as root with the capabilities that making files takes, and
 none to mount or to change the root, so the image is all that they reach: they cannot leave it (which takes
@@ -11,18 +12,21 @@ SYS_CHROOT), write to disks (its file systems open no devices), or look into pro
 """
 
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from dcd.platform.capabilities import FILES, keep_only
 from dcd.platform.devices import mount_devices
-from dcd.platform.inside import make_directory, resolve
+from dcd.platform.inside import make_directory, resolve, write
 from dcd.platform.process import Completed, run
 from statemachine.errors import CheckpointError
 from store.layers.mounts import NO_DEVICES, NO_SUID, bind, bind_without_devices, mount, unmount
+
+_RESOLVER = Path("/etc/resolv.conf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +65,11 @@ class Inside:
 
 
 @contextmanager
-def chroot(root: Path, environment: Mapping[str, str] | None = None) -> Iterator[Inside]:
-    """Mount what programs need below `root`. `environment` is that of all programs. Raises
+def chroot(
+    root: Path, environment: Mapping[str, str] | None = None, *, network: bool = False
+) -> Iterator[Inside]:
+    """Mount what programs need below `root`, with `network` also to find hosts by name. `environment` is that
+    of all programs. Raises
     `CheckpointError` when that is not possible."""
     with _system_mounts(root), ExitStack() as mounts:
         for name, options in (("run", "mode=755"), ("tmp", "mode=1777")):
@@ -70,6 +77,8 @@ def chroot(root: Path, environment: Mapping[str, str] | None = None) -> Iterator
                 target = make_directory(root, name)
                 mount("tmpfs", target, options, NO_SUID | NO_DEVICES)
             mounts.callback(unmount, target)
+        if network:
+            mounts.enter_context(_hosts_resolver(root))
         yield Inside(root, environment or {})
 
 
@@ -97,6 +106,45 @@ def _system_mounts(root: Path) -> Iterator[None]:
             mount_devices(devices)
             mounts.callback(unmount, devices)
         yield
+
+
+@contextmanager
+def _hosts_resolver(root: Path) -> Iterator[None]:
+    """Put the host's resolver in the place of the image's /etc/resolv.conf, file or link or nothing, and
+    afterwards what was there back. What a program has put there itself stays: it may be a package's."""
+    try:
+        content = _RESOLVER.read_bytes()
+    except OSError:  # a host that finds names by other means
+        yield
+        return
+    above = resolve(root, "etc")
+    made = [path for path in (above, *above.parents) if not path.exists()]
+    make_directory(root, "etc")
+    place, aside = above / _RESOLVER.name, above / f".{_RESOLVER.name}.dcd"
+    was_there = os.path.lexists(place)
+    if was_there:
+        place.rename(aside)
+    ours = write(root, "etc/resolv.conf", content).stat().st_ino
+    try:
+        yield
+    finally:
+        if _is_file(place, ours, content):
+            place.unlink()
+        if was_there and not os.path.lexists(place):
+            aside.rename(place)
+        elif was_there:
+            aside.unlink()
+        for directory in made:
+            with suppress(OSError):  # a program has put something else there
+                directory.rmdir()
+
+
+def _is_file(path: Path, inode: int, content: bytes) -> bool:
+    try:
+        found = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_ino == inode and path.read_bytes() == content
 
 
 @contextmanager
