@@ -29,6 +29,14 @@ from statemachine.plan import Json
 
 
 @dataclass(frozen=True, slots=True)
+class HostPath:
+    """A path of the host, and where the manifest names it."""
+
+    path: Path
+    place: Origin | None
+
+
+@dataclass(frozen=True, slots=True)
 class Needs:
     """What a checkpoint needs of the host; checked before the first checkpoint of a plan runs.
 
@@ -41,7 +49,8 @@ class Needs:
     `capabilities` are those of capabilities(7) without CAP_: `FILES` for making files of any owner and kind,
     `CHROOT` for tools that enter the image by themselves, `MOUNTS` for what mounts, or runs programs inside
     the image (`dcd.platform.chroot`). `devices` are names in /dev beside the standard ones, or
-    `ALL_DEVICES` (for loop devices); `writes` are paths of the host that it changes, beside its
+    `ALL_DEVICES` (for loop devices); `reads` are paths of the host that the manifest has it read, which is
+    refused for those that workers do not see; `writes` are paths of the host that it changes, beside its
     workspace and evidence; `secrets` are the files and variables that it reads (`dcd.manifest.secrets`).
     """
 
@@ -51,6 +60,7 @@ class Needs:
     disk_bytes: int = 0
     capabilities: tuple[str, ...] = FILES
     devices: tuple[str, ...] = ()
+    reads: tuple[HostPath, ...] = ()
     writes: tuple[Path, ...] = ()
     secrets: tuple[str, ...] = ()
 
@@ -163,6 +173,10 @@ class Checkpoint(ABC):
     PROVIDES: ClassVar[tuple[str, ...] | None] = None
     """Products that it always makes; see `provides`."""
 
+    patient: bool = True
+    """Whether `external_state` may try for a while to reach what does not answer; not while somebody only
+    looks at a plan."""
+
     def __init__(self, name: str) -> None:
         self.name = name
 
@@ -259,6 +273,7 @@ __all__ = [
     "CheckpointFactory",
     "Completed",
     "Context",
+    "HostPath",
     "Json",
     "Needs",
     "Report",

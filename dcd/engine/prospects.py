@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
-from dcd.checkpoints.interface import Checkpoint, Needs
+from dcd.checkpoints.interface import Checkpoint, HostPath, Needs
 from dcd.engine.sequence import Step, check_sequence
 from dcd.manifest.constructors import PLUGIN_REMEDY, Unresolved, construct, resolve, runs_host_code
 from dcd.manifest.damage import Damage
@@ -17,6 +17,7 @@ from dcd.manifest.diagnostics import Diagnostic, ManifestError, at, bounded, err
 from dcd.manifest.doc import DataObjectCache, checkpoints_of, software_for
 from dcd.manifest.objects import CheckpointSpec, Image
 from dcd.platform import foreign, tools
+from dcd.worker.isolation import hiding
 from statemachine.errors import InvalidManifest, Unprepared
 
 
@@ -133,6 +134,7 @@ def _prospect(
     if any(each.severity == "error" for each in found):
         return Prospect(spec, instance, Needs()), found
     needs = instance.needs(doc)
+    found += _placed(_hidden(needs.reads), spec)
     lacks = tuple(tools.missing(needs.tools))
     obstacle = f"this host lacks {', '.join(lacks)}" if lacks else ""
     on_host = runs_host_code(spec.mod_path, spec.checkpoint_class, instance)
@@ -171,6 +173,18 @@ def _checked(instance: Checkpoint, doc: DataObjectCache, damage: Damage) -> Iter
         # It may rely on what the grammar requires, and that need not be there.
         if not damage:
             raise
+
+
+def _hidden(reads: Iterable[HostPath]) -> Iterator[Diagnostic]:
+    """Errors for files of this host that no checkpoint would see."""
+    for each in reads:
+        if cover := hiding(each.path):
+            yield error(
+                each.place,
+                f"checkpoints do not see {each.path} of this host",
+                f"{cover} of the host is hidden from them.",
+                "move it to a directory such as /srv, or serve it over http",
+            )
 
 
 def _placed(found: Iterable[Diagnostic], spec: CheckpointSpec) -> list[Diagnostic]:

@@ -144,6 +144,24 @@ def split_login(uri: str) -> tuple[str, tuple[str, str] | None]:
     return urlunsplit(parts._replace(netloc=host)), (unquote(user), unquote(password))
 
 
+def parsed_list(text: str) -> list[Source]:
+    """The sources of binary packages that a deb822 file names (sources.list(5)), without those that are
+    switched off."""
+    found = []
+    for stanza in _stanzas(text):
+        if stanza.get("enabled") == "no" or "deb" not in stanza.get("types", "").split():
+            continue
+        components = tuple(stanza.get("components", "").split())
+        keys, trusted = stanza.get("signed-by", ""), stanza.get("trusted") == "yes"
+        for uri in stanza.get("uris", "").split():
+            bare, login = split_login(uri)
+            found += [
+                Source(bare, suite, components, keys, trusted, login)
+                for suite in stanza.get("suites", "").split()
+            ]
+    return found
+
+
 def source_list(sources: Iterable[Source]) -> str:
     """The sources as a deb822 file (sources.list(5)), without logins."""
     return "\n".join(_stanza(source) for source in sources)
@@ -255,7 +273,12 @@ def _options_of(entry: str) -> dict[str, str]:
         options = re.match(r"\s*deb(?:-src)?\s+\[([^]]*)\]", line)
         pairs = (word.split("=", 1) for word in options[1].split()) if options else ()
         return {key.lower(): value.strip('"') for key, value in pairs}
+    return _stanzas(text)[int(number) - 1]
+
+
+def _stanzas(text: str) -> list[dict[str, str]]:
+    """The stanzas of a deb822 file, each its fields by their names in lower case."""
     uncommented = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
-    stanzas = [part for part in re.split(r"\n[ \t]*\n+", uncommented) if part.strip()]
-    fields = re.findall(r"^(\S+?):[ \t]*(.*(?:\n[ \t].*)*)", stanzas[int(number) - 1], re.MULTILINE)
-    return {key.lower(): value.strip() for key, value in fields}
+    parts = [part for part in re.split(r"\n[ \t]*\n+", uncommented) if part.strip()]
+    field_of = re.compile(r"^(\S+?):[ \t]*(.*(?:\n[ \t].*)*)", re.MULTILINE)
+    return [{key.lower(): value.strip() for key, value in field_of.findall(part)} for part in parts]

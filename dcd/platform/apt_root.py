@@ -1,19 +1,24 @@
-"""apt at work on a root directory in which there is no system yet.
+"""apt at work on the root directory of an image, from outside.
 
-`apt_root` puts what apt needs into the root (sources, logins, proxies, pins) and takes it out again
-at the end, whatever happens: none of it is left in the image. Inside it, `update` and `download` fill
-apt's lists and package cache below the root, trying again when a mirror stumbles, so that mmdebstrap
-then finds everything in place. The host's own apt state is neither used nor changed.
+`reachable` shows the root where apt's own user gets to it, whatever the directories above it are closed to,
+with a directory beside it that is gone afterwards. All that apt needs (sources, pins, keyrings, logins,
+proxies) is in there and never in the root: what packages bring can neither read nor change it. `transfers`
+has logins and proxies, and only for as long as something is downloaded. `update` and `download` fill apt's
+lists and package cache below the root, trying again when a mirror stumbles, so that whatever then installs
+finds everything in place. The host's own apt state is neither used nor changed, and neither are settings of
+the image, which could have apt run programs.
 """
 
 import difflib
 import hashlib
 import os
 import re
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -22,67 +27,162 @@ from dcd.platform.apt import (
     Source,
     auth_file,
     configured_paths,
+    settings_text,
     source_list,
     transfer_settings,
 )
-from dcd.platform.apt_release import BACK_OFF_SECONDS, fetch_problem, unreachable
+from dcd.platform.apt_release import BACK_OFF_SECONDS, MOST_BYTES, fetch_problem, unreachable
 from dcd.platform.capabilities import FILES, keep_only
+from dcd.platform.inside import entry, make_directory, resolve, write
 from dcd.platform.process import ToolFailed, run
+from dcd.platform.sandbox import is_apart
+from dcd.platform.tools import TOOLS
 from statemachine.errors import CheckpointError
+from store.layers.mounts import NO_DEVICES, NO_SUID, bind, mount, unmount
 
-SOURCES_NAME = "0000dcd.sources"
-"""The file that mmdebstrap itself would write for a mirror file `dcd.sources`; it keeps one that is there."""
+LISTS, ARCHIVES = "var/lib/apt/lists", "var/cache/apt/archives"
+
+MIRROR_NAME = "dcd.sources"
+"""The file of sources that mmdebstrap is given."""
+
+USER = "_apt"
+"""The user of the host that apt downloads as."""
 
 Environment = Mapping[str, str]
 OnLine = Callable[[str], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where apt works: the `root` of the image, and the directory `aside` for what is not part of it."""
+
+    root: Path
+    aside: Path
+
+    @property
+    def settings(self) -> Path:
+        """apt's settings, without logins and proxies."""
+        return self.aside / "apt.conf"
+
+
 @contextmanager
-def apt_root(
-    root: Path,
-    scratch: Path,
-    *,
-    sources: Sequence[Source],
-    host: HostApt,
-    architecture: str,
-    never: Sequence[str] = (),
-    http_proxy: str = "",
-) -> Iterator[Environment]:
-    """Prepare `root` for apt; yields the environment to run apt in. Packages named in `never` have no
-    candidate in it. `scratch` is a directory outside the root."""
-    etc = root / "etc/apt"
-    files = {
-        etc / "apt.conf.d/00dcd": transfer_settings(host.settings, http_proxy)
-        + 'APT::Install-Recommends "false";\nAcquire::Languages "none";\n',
-        etc / "auth.conf.d/00dcd.conf": auth_file(host.logins, sources),
-        etc / "preferences.d/00dcd": "\n".join(
-            f"Package: {name}\nPin: release *\nPin-Priority: -1\n" for name in never
-        ),
-        etc / "sources.list.d" / SOURCES_NAME: source_list(sources),
-    }
-    for directory in ("var/lib/apt/lists/partial", "var/cache/apt/archives/partial"):
-        (root / directory).mkdir(parents=True, exist_ok=True)
-    status = root / "var/lib/dpkg/status"
-    status.parent.mkdir(parents=True, exist_ok=True)
+def reachable(root: Path) -> Iterator[Place]:
+    """Show the root where apt's user reaches it. Raises `CheckpointError` when that cannot be: apt would
+    download as root instead."""
+    with ExitStack() as stack:
+        aside = Path(tempfile.mkdtemp(prefix="dcd-apt-"))
+        stack.callback(shutil.rmtree, aside, ignore_errors=True)
+        aside.chmod(0o711)
+        shown = root
+        if is_apart():
+            mount("tmpfs", aside, "mode=711", NO_SUID | NO_DEVICES)
+            stack.callback(unmount, aside)
+            shown = aside / "root"
+            shown.mkdir()
+            bind(root, shown)
+            stack.callback(unmount, shown)
+        for directory in (LISTS, ARCHIVES):
+            make_directory(shown, f"{directory}/partial")
+        if os.geteuid() == 0:
+            _require_reach(resolve(shown, f"{ARCHIVES}/partial"))
+        yield Place(shown, aside)
+
+
+def _require_reach(directory: Path) -> None:
+    try:
+        run(
+            [TOOLS["apt-helper"].executable, "drop-privs", "--", "test", "-r", directory],
+            capture=True,
+            merge=True,
+            timeout_seconds=60,
+        )
+    except ToolFailed as error:
+        raise CheckpointError(
+            f"apt cannot download as its own user {USER}",
+            f"{USER} cannot reach the package cache of the image: {error.output or directory}",
+            "a directory of the image that is closed to others has to be opened: /, /var, /var/cache, "
+            "/var/lib",
+        ) from error
+
+
+def apt_settings(
+    place: Place, *, sources: Sequence[Source], architecture: str, never: Sequence[str] = ()
+) -> Environment:
+    """Write settings with which apt works on the root and can download nothing. Returns the environment to
+    run apt in. Packages named in `never` have no candidate in it."""
+    etc = place.aside / "etc"
+    for directory in ("apt.conf.d", "sources.list.d", "preferences.d", "auth.conf.d"):
+        (etc / directory).mkdir(parents=True, exist_ok=True)
+    (place.aside / "log").mkdir(exist_ok=True)
+    (etc / "sources.list.d/dcd.sources").write_text(source_list(sources))
+    (etc / "preferences.d/dcd").write_text(_pins(never))
+    status = make_directory(place.root, "var/lib/dpkg") / "status"
     status.touch()
     trusted, trusted_parts = configured_paths("Dir::Etc::Trusted/f", "Dir::Etc::TrustedParts/d")
-    settings = scratch / "apt.conf"
-    settings.write_text(
-        f'APT::Architecture "{architecture}";\nAPT::Architectures "{architecture}";\n'
-        f'Dir "{root}";\nDir::State::Status "{status}";\n'
-        f'Dir::Etc::Trusted "{trusted}";\nDir::Etc::TrustedParts "{trusted_parts}";\n'
+    place.settings.write_text(
+        settings_text(
+            [
+                ("APT::Architecture", architecture),
+                ("APT::Architectures", architecture),
+                ("APT::Install-Recommends", "false"),
+                ("APT::Sandbox::User", USER),
+                ("Acquire::Languages", "none"),
+                ("Dir", f"{place.root}"),
+                ("Dir::State::Status", f"{status}"),
+                ("Dir::State::Lists", f"{resolve(place.root, LISTS)}"),
+                ("Dir::Cache::Archives", f"{resolve(place.root, ARCHIVES)}"),
+                ("Dir::Etc", f"{etc}"),
+                ("Dir::Etc::Trusted", trusted),
+                ("Dir::Etc::TrustedParts", trusted_parts),
+                ("Dir::Log", f"{place.aside}/log"),
+                ("Dir::Log::Terminal", ""),
+                ("Dir::Log::History", ""),
+            ]
+        )
     )
+    return {"APT_CONFIG": str(place.settings)}
+
+
+@contextmanager
+def transfers(
+    place: Place, host: HostApt, sources: Sequence[Source], http_proxy: str = ""
+) -> Iterator[Environment]:
+    """The same settings with what a download takes beside: the host's transports, proxies and logins."""
+    settings, auth = place.aside / "transfer.conf", place.aside / "auth.conf"
     try:
-        for file, text in files.items():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            secret = file.parent.name in ("apt.conf.d", "auth.conf.d")
-            descriptor = os.open(file, os.O_WRONLY | os.O_CREAT, 0o600 if secret else 0o644)
-            with open(descriptor, "w") as stream:  # noqa: PTH123
-                stream.write(text)
+        for file, text in (
+            (auth, auth_file(host.logins, sources)),
+            (
+                settings,
+                place.settings.read_text()
+                + transfer_settings(host.settings, http_proxy)
+                + settings_text(
+                    [
+                        ("Dir::Etc::netrc", f"{auth}"),
+                        ("Dir::Etc::netrcparts", "/dev/null"),
+                        ("Acquire::MaxReleaseFileSize", f"{MOST_BYTES}"),
+                    ]
+                ),
+            ),
+        ):
+            file.touch(0o600)
+            file.write_text(text)
         yield {"APT_CONFIG": str(settings)}
     finally:
-        for file in files:
-            file.unlink(missing_ok=True)
+        settings.unlink(missing_ok=True)
+        auth.unlink(missing_ok=True)
+
+
+@contextmanager
+def settings_in_root(root: Path, never: Sequence[str]) -> Iterator[None]:
+    """For mmdebstrap, whose apt reads its settings in the root: the pins, while it works there. The sources
+    it writes itself, and leaves there."""
+    pins = write(root, "etc/apt/preferences.d/00dcd", _pins(never))
+    try:
+        yield
+    finally:
+        pins.unlink(missing_ok=True)
+        entry(root, f"etc/apt/sources.list.d/0000{MIRROR_NAME}").unlink(missing_ok=True)
 
 
 def update(environment: Environment, on_line: OnLine | None = None) -> None:
@@ -104,10 +204,9 @@ def update(environment: Environment, on_line: OnLine | None = None) -> None:
 
 def list_digests(root: Path) -> set[str]:
     """The sha256 of each InRelease (or Release) that the lists below the root came with."""
-    lists = root / "var/lib/apt/lists"
     digests = set()
     for pattern in ("*InRelease", "*_Release", "Release"):
-        for file in lists.glob(pattern):
+        for file in resolve(root, LISTS).glob(pattern):
             with file.open("rb") as content:
                 digests.add(hashlib.file_digest(content, "sha256").hexdigest())
     return digests
@@ -121,10 +220,24 @@ def download(
     _persist(["apt-get", "--yes", "--download-only", "install", *packages], environment, on_line)
 
 
+def forget(root: Path) -> None:
+    """Leave lists and package cache of the root empty, as Debian's package apt has them: owned by root, by
+    whatever number this host calls apt's user."""
+    for directory in (LISTS, ARCHIVES):
+        shutil.rmtree(resolve(root, directory), ignore_errors=True)
+        make_directory(root, f"{directory}/partial")
+    for cache in ("pkgcache.bin", "srcpkgcache.bin"):
+        (resolve(root, ARCHIVES).parent / cache).unlink(missing_ok=True)
+
+
 def similar_packages(environment: Environment, name: str) -> list[str]:
     """Packages in the lists whose names look like `name`, best first."""
     names = run(["apt-cache", "pkgnames"], env=environment, capture=True).stdout.split()
     return difflib.get_close_matches(name, names, n=3, cutoff=0.75)
+
+
+def _pins(never: Sequence[str]) -> str:
+    return "\n".join(f"Package: {name}\nPin: release *\nPin-Priority: -1\n" for name in never)
 
 
 def _persist(argv: Sequence[str], environment: Environment, on_line: OnLine | None) -> None:

@@ -175,7 +175,8 @@ def _ask(question: _Question, allowed: Allowed, seconds: float) -> _Answer:
         # What is in it is out of reach for others: with a root of its own, who answers sees it all the same.
         Path(name).chmod(0o700 if is_apart() else 0o711)
         place = Path(name) / "place"
-        place.mkdir(0o755)
+        place.mkdir()
+        place.chmod(0o755)  # whatever the daemon's umask is
         scratch = place / "scratch"
         scratch.mkdir(0o700)
         asked = place / "question"

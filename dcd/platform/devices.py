@@ -6,6 +6,7 @@ in an image, leads to no disk. `make_devices` makes the nodes that an image has 
 """
 
 import os
+import shutil
 import stat
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,11 +59,36 @@ def mount_devices(target: Path, more: Sequence[str] = ()) -> None:
 
 
 def make_devices(target: Path) -> None:
-    """Make nodes, links and directories in the directory `target`, which is empty. Raises OSError."""
+    """Make nodes, links and directories in the directory `target`; what is there in their places goes, unless
+    it is the same. Raises OSError."""
     for name, (major, minor) in _NUMBERS.items():
-        os.mknod(target / name, stat.S_IFCHR, os.makedev(major, minor))
-        (target / name).chmod(0o666)
+        node = target / name
+        if not _is_node(node, os.makedev(major, minor)):
+            _remove(node)
+            os.mknod(node, stat.S_IFCHR, os.makedev(major, minor))
+        node.chmod(0o666)
     for name, destination in LINKS.items():
-        (target / name).symlink_to(destination)
+        link = target / name
+        if not (link.is_symlink() and str(link.readlink()) == destination):
+            _remove(link)
+            link.symlink_to(destination)
     for name in ("pts", "shm"):
-        (target / name).mkdir()
+        directory = target / name
+        if directory.is_symlink() or not directory.is_dir():
+            _remove(directory)
+            directory.mkdir()
+
+
+def _is_node(path: Path, device: int) -> bool:
+    try:
+        found = path.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return stat.S_ISCHR(found.st_mode) and found.st_rdev == device
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

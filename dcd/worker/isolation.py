@@ -103,6 +103,13 @@ def isolate(request: WorkerRequest) -> None:
     _replace_devices(request)
 
 
+def hiding(path: Path) -> Path | None:
+    """What on the way to a path of the host is hidden from every worker, or None when a worker sees it."""
+    places = (*_EMPTY, *_TEMPORARY, Path("/dev"), Path("/proc"), *_PRIVATE)
+    real = Path(os.path.normpath(path))
+    return next((place for place in places if real.is_relative_to(place)), None)
+
+
 def confine(grants: Grants) -> None:
     """Give up, for this process and all that it starts, what the checkpoint has not declared."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -1,60 +1,58 @@
-"""`TransferDEB`: Debian packages into the image area, with mmdebstrap.
+"""`TransferDEB`: Debian packages into the image area, with mmdebstrap, or with apt where a system is there.
 
 The state of the repositories (the digests of their InRelease files) is part of the key, and what apt then
 really fetched must have that state, so a layer never holds packages of another one. Everything is
-downloaded first, with retries; the same packages are then installed by mmdebstrap without the network.
-The kernel's packages make no initramfs here (`INITRD=No`): the boot archive checkpoint makes it once.
+downloaded first, with retries; the same packages are then installed without the network, and without logins
+and proxies in reach. The kernel's packages make no initramfs here (`INITRD=No`): the boot archive checkpoint
+makes it once.
 
 What the image gets beside the packages: the repositories that it was made from as its own apt
-sources (never with a login in them) with the keyrings that they need; an empty package cache and
-empty lists; no host name, resolver or machine id of the build host.
+sources (never with a login in them, and none that is on the build host) with the keyrings that they need; an
+empty package cache and empty lists; no host name, resolver, machine id or user number of the build host.
 """
 
-import hashlib
-import os
 import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from dcd.checkpoints import products
 from dcd.checkpoints.image.identity import remove_identity
-from dcd.checkpoints.interface import MOUNTS, Checkpoint, Context, Needs, Report
+from dcd.checkpoints.interface import MOUNTS, Checkpoint, Context, HostPath, Needs, Report
+from dcd.checkpoints.packages import debian_list, deliver_list
+from dcd.checkpoints.transfer.deb_install import bootstrap, change, installed
 from dcd.checkpoints.transfer.deb_progress import Progress
+from dcd.checkpoints.transfer.deb_sources import (
+    check_repositories,
+    host_ingredients,
+    leave_sources,
+    sources_of,
+    with_keyrings,
+)
 from dcd.checkpoints.transfer.listed import check_software, software_of
 from dcd.manifest.diagnostics import Diagnostic, did_you_mean, error
-from dcd.manifest.doc import DataObjectCache, distro
+from dcd.manifest.doc import DataObjectCache, checkpoints_of, distro, software_for
 from dcd.manifest.objects.software import Image, Repository, Software, SoftwareData
-from dcd.platform.apt import (
-    Source,
-    host_apt,
-    host_codename,
-    source_list,
-    sources_for,
-    split_login,
-)
+from dcd.platform import foreign
+from dcd.platform.apt import Source, host_apt
 from dcd.platform.apt_root import (
-    SOURCES_NAME,
+    ARCHIVES,
+    LISTS,
     Environment,
-    apt_root,
+    Place,
+    apt_settings,
     download,
+    forget,
     list_digests,
+    reachable,
     similar_packages,
+    transfers,
     update,
 )
-from dcd.platform.asking import ask_host_apt, ask_releases
-from dcd.platform.capabilities import CHROOT, keep_only
-from dcd.platform.chroot import bootstrap_mounts
-from dcd.platform.devices import LINKS, make_devices
-from dcd.platform.foreign import ARCHITECTURES
-from dcd.platform.host_parts import SUFFIX, file_digest
-from dcd.platform.inside import require_no_links, write
+from dcd.platform.asking import ask_host_apt, ask_releases, local_path
+from dcd.platform.host_parts import SUFFIX
+from dcd.platform.inside import exists, read, require_no_links
 from dcd.platform.process import ToolFailed, run
-from statemachine.errors import CheckpointError
-from statemachine.events import Artifact
-from statemachine.keys import digest
+from statemachine.errors import CheckpointError, Unprepared
 
 _BASE: Mapping[str, tuple[str, ...]] = {
     "custom": (),
@@ -94,16 +92,12 @@ _BRINGING: Mapping[str, tuple[str, str]] = {
 """Which packages bring a product (all of a name matches), and which may depend on such (its beginning)."""
 
 _HOST_TOOLS_USE = (
-    *("etc/hostname", "etc/apt/apt.conf.d/00dcd", "etc/apt/auth.conf.d/00dcd.conf"),
-    *("etc/apt/preferences.d/00dcd", "etc/apt/keyrings", f"etc/apt/sources.list.d/{SOURCES_NAME}"),
-    *("var/lib/apt/lists/partial", "var/cache/apt/archives/partial", "var/lib/dpkg/status", "dev"),
+    *("etc/hostname", "etc/apt/apt.conf.d", "etc/apt/preferences.d"),
+    *("etc/apt/keyrings", "etc/apt/sources.list.d", f"{LISTS}/partial", f"{ARCHIVES}/partial"),
+    *("var/lib/dpkg/status", "var/lib/dpkg/arch", "dev"),
 )
-"""Paths of the image that apt, mmdebstrap and this checkpoint use from outside. No link may be on the way to
-one, neither of an earlier checkpoint nor of a package: it would lead into the build host."""
-
-PACKAGE_LIST = "packages.tsv"
-"""Name, version, architecture of each package. Not named for the distribution: so that two which differ
-in name alone share the layer."""
+"""Paths of the image that mmdebstrap, apt and dpkg use from outside. No link may be on the way to one, of an
+earlier checkpoint or of a package: it would lead into the build host."""
 
 
 class TransferDEB(Checkpoint):
@@ -111,7 +105,10 @@ class TransferDEB(Checkpoint):
 
     The `software` of the checkpoint's name says which: `repository` (suite, components, uri,
     signed_by), the image's `variant` and `architecture`, and `software_data` to install and to
-    uninstall; what is listed under `uninstall` is never installed in the first place.
+    uninstall; what is listed under `uninstall` is never installed in the first place. With
+    `action="use_existing"` the packages go into the system that an earlier checkpoint made, with the
+    configuration and the answers for debconf that it has by now, and what is listed under `uninstall` is
+    taken away from it; the variant is `custom` then unless it is given.
     """
 
     DESCRIPTION = "Transfer Debian packages into the image"
@@ -129,6 +126,11 @@ class TransferDEB(Checkpoint):
             network=True,
             disk_bytes=listed or _GIBIBYTE,
             capabilities=MOUNTS,
+            reads=tuple(
+                HostPath(path, repository.place_of("uri"))
+                for repository in software.get_descendants(class_type=Repository)
+                if (path := local_path(repository.uri or "")) is not None
+            ),
         )
 
     def provides(self, doc: DataObjectCache) -> products.Provided:
@@ -147,14 +149,16 @@ class TransferDEB(Checkpoint):
                 f"use one of {', '.join(_BASE)}",
             )
         architecture = _architecture(software)
-        if architecture is not None and architecture not in ARCHITECTURES:
-            meant = did_you_mean(architecture, ARCHITECTURES)
+        if architecture is not None and architecture not in foreign.ARCHITECTURES:
+            meant = did_you_mean(architecture, foreign.ARCHITECTURES)
             yield error(
                 software.get_descendants(class_type=Image)[0].place_of("architecture"),
                 f"{architecture!r} is not an architecture of Debian"
                 + (f"; did you mean {meant!r}?" if meant else ""),
                 "",
-                f'architecture="{meant}"' if meant else f"use one of {', '.join(ARCHITECTURES)}",
+                f'architecture="{meant}"'
+                if meant
+                else f"use one of {', '.join(foreign.ARCHITECTURES)}",
             )
         for data in software.get_descendants(class_type=SoftwareData):
             if data.action not in ("install", "uninstall"):
@@ -172,26 +176,30 @@ class TransferDEB(Checkpoint):
                         "",
                         "write NAME, NAME=VERSION or NAME/SUITE, one in each <name>",
                     )
-        if variant == "custom" and not software.names("install"):
+        if variant == "custom" and not _lists_anything(software):
             yield error(
                 software.origin,
                 "there is nothing to install",
                 "",
                 "list packages, or use another variant",
             )
-        for repository in software.get_descendants(class_type=Repository):
-            yield from _check_repository(repository)
+        yield from check_repositories(software)
+        if not _changes(software) and (earlier := self._maker_before(doc)):
+            yield error(
+                software.origin,
+                f"{self.name} makes a system where {earlier} has made one already",
+                "",
+                '<destination><image action="use_existing"/></destination>',
+            )
 
     def external_state(self, doc: DataObjectCache) -> Mapping[str, str]:
         software = self._software(doc)
         host = ask_host_apt()
-        sources = _sources(software, host.sources)
-        state = ask_releases(sources, host, distro(doc).http_proxy or "")
-        named = {repository.uri for repository in software.get_descendants(class_type=Repository)}
-        for source in sources:
-            if source.uri not in named:
-                state[f"source {source.name}{SUFFIX}"] = _as_configured(source)
-        if not _architecture(software):
+        sources = sources_of(software, host.sources)
+        proxy = distro(doc).http_proxy or ""
+        state = ask_releases(sources, host, proxy, patient=self.patient)
+        state |= host_ingredients(software, sources)
+        if not _architecture(software) and not _changes(software):
             state[f"architecture{SUFFIX}"] = _host_architecture()
         return state
 
@@ -201,35 +209,43 @@ class TransferDEB(Checkpoint):
     def execute(self, context: Context, dry_run: bool = False) -> None:
         software = self._software(context.doc)
         host = host_apt()
-        sources = _sources(software, host.sources)
+        sources = sources_of(software, host.sources)
         if dry_run:
             names = ", ".join(source.name for source in sources)
             count = len(software.names("install"))
             context.report(Report(message=f"would install {count} listed packages from {names}"))
             return
-        sources = _with_keyrings(context, sources)
-        architecture = _architecture(software) or _host_architecture()
+        _check_image(context.pkg_image, software)
+        architecture = _architecture_of(context.pkg_image, software)
+        _check_architecture(architecture)
+        require_no_links(context.pkg_image, _HOST_TOOLS_USE)
         progress = Progress(context.report)
-        require_no_links(context.pkg_image, _HOST_TOOLS_USE)
-        with apt_root(
-            context.pkg_image,
-            context.tmp,
-            sources=sources,
-            host=host,
-            architecture=architecture,
-            never=[name.partition("=")[0] for name in software.names("uninstall")],
-            http_proxy=distro(context.doc).http_proxy or "",
-        ) as environment:
-            _keep_host_out(context.pkg_image)
-            update(environment, progress.line)
-            _same_state(context, sources)
-            _download(software, sources, environment, progress)
-            _install(context, software, sources, architecture, progress)
-        require_no_links(context.pkg_image, _HOST_TOOLS_USE)
-        _finish(context, sources)
+        with reachable(context.pkg_image) as place:
+            sources = with_keyrings(sources, context.inputs, place.aside / "keyrings")
+            apt = apt_settings(
+                place, sources=sources, architecture=architecture, never=_never(software)
+            )
+            with transfers(place, host, sources, distro(context.doc).http_proxy or "") as online:
+                update(online, progress.line)
+                _same_state(context, sources)
+                _download(software, sources, online, progress)
+            _install(context, place, software, sources, architecture, apt, progress)
+            require_no_links(context.pkg_image, _HOST_TOOLS_USE)
+            forget(place.root)
+            _leave_sources(context, sources)
         remove_identity(context.pkg_image)
-        _deliver_package_list(context)
+        deliver_list(context, debian_list(context.pkg_image))
         context.report(Report(fraction=1.0))
+
+    def _maker_before(self, doc: DataObjectCache) -> str | None:
+        """The checkpoint before this one that makes a system of Debian packages, if there is one."""
+        for spec in checkpoints_of(doc):
+            if spec.name == self.name:
+                return None
+            software = software_for(doc, spec.name)
+            if software is not None and software.type == "DEB" and not _changes(software):
+                return spec.name
+        return None
 
     def _software(self, doc: DataObjectCache) -> Software:
         return software_of(doc, self, "DEB")
@@ -251,7 +267,18 @@ def _brought(names: Sequence[str]) -> products.Provided:
 
 def _variant(software: Software) -> str:
     image = software.get_descendants(class_type=Image)
-    return (image[0].variant if image else None) or "minbase"
+    default = "custom" if _changes(software) else "minbase"
+    return (image[0].variant if image else None) or default
+
+
+def _changes(software: Software) -> bool:
+    """Whether the packages go into a system that is there."""
+    image = software.get_descendants(class_type=Image)
+    return bool(image and image[0].action == "use_existing")
+
+
+def _lists_anything(software: Software) -> bool:
+    return bool(software.names("install") or (_changes(software) and software.names("uninstall")))
 
 
 def _architecture(software: Software) -> str | None:
@@ -259,74 +286,55 @@ def _architecture(software: Software) -> str | None:
     return image[0].architecture if image else None
 
 
-def _as_configured(source: Source) -> str:
-    """What this host's apt says of a source beside its name, and the keyring that comes with it."""
-    keyring = source.signed_by
-    if keyring.startswith("/"):
-        keyring = f"{keyring} {file_digest(Path(keyring))}"
-    return digest([list(source.components), keyring, source.trusted])
+def _never(software: Software) -> list[str]:
+    return [re.split(r"[=/]", name)[0] for name in software.names("uninstall")]
 
 
 def _where(node: object) -> str:
     return str(getattr(node, "origin", None) or "")
 
 
-def _check_repository(repository: Repository) -> Iterator[Diagnostic]:
-    if repository.uri and split_login(repository.uri)[1] is not None:
-        # The manifest is kept in the event log for ever.
-        yield error(
-            repository.place_of("uri"),
-            "a repository's uri must not hold a login",
-            "",
-            "put it into the build host's /etc/apt/auth.conf.d/NAME.conf: "
-            "machine HOST/PATH login USER password PASSWORD",
+def _check_image(root: Path, software: Software) -> None:
+    """Raise `CheckpointError` unless there is a system to be changed, or none where one is to be made."""
+    there = bool(read(root, "var/lib/dpkg/status"))
+    if there and not _changes(software):
+        raise CheckpointError(
+            "there is a system in the image already",
+            "an earlier checkpoint has installed Debian packages",
+            'write <image action="use_existing"/> to install into it',
+        )
+    if not there and _changes(software):
+        raise CheckpointError(
+            "there is no system of Debian packages in the image",
+            'action="use_existing" changes one that an earlier checkpoint has made',
+            'leave out action="use_existing" to make one',
         )
 
 
-def _sources(software: Software, host: Sequence[Source]) -> list[Source]:
-    """The sources that the manifest names, in order; those of the host where it names none."""
-    repositories = software.get_descendants(class_type=Repository)
-    if not repositories:
-        return sources_for(host, host_codename())
-    sources: list[Source] = []
-    for repository in repositories:
-        suite = repository.suite or host_codename()
-        components = tuple(repository.components.split())
-        if repository.uri:
-            kept = () if suite.endswith("/") else components
-            found = [Source(repository.uri, suite, kept, repository.signed_by or "")]
-        else:
-            found = sources_for(host, suite, components)
-        sources += [source for source in found if source.name not in {s.name for s in sources}]
-    return sources
+def _check_architecture(architecture: str) -> None:
+    if hindrance := foreign.obstacle(architecture):
+        raise Unprepared(
+            f"this host cannot make an image for {architecture}", hindrance[0], hindrance[1]
+        )
 
 
-def _with_keyrings(context: Context, sources: list[Source]) -> list[Source]:
-    """The sources with keyrings that apt can read now: those that the manifest names were captured,
-    and apt tells a keyring's format by its name."""
-    directory = context.tmp / "keyrings"
-    directory.mkdir(exist_ok=True)
-    ready = []
-    for source in sources:
-        if source.signed_by in context.inputs:
-            content = context.inputs[source.signed_by].read_bytes()
-            suffix = ".asc" if content.startswith(b"-----BEGIN") else ".gpg"
-            keyring = directory / f"{Path(source.signed_by).stem}{suffix}"
-            keyring.write_bytes(content)
-            source = replace(source, signed_by=str(keyring))
-        ready.append(source)
-    return ready
+def _architecture_of(root: Path, software: Software) -> str:
+    wanted = _architecture(software)
+    there = (read(root, "var/lib/dpkg/arch") or "").split("\n")[0].strip()
+    if _changes(software) and there:
+        if wanted not in (None, there):
+            raise CheckpointError(
+                f"the system in the image is of {there}, not {wanted}",
+                "",
+                "leave out architecture where the image is changed",
+            )
+        return there
+    return wanted or _host_architecture()
 
 
 def _host_architecture() -> str:
-    return run(["dpkg", "--print-architecture"], capture=True).stdout.strip()
-
-
-def _keep_host_out(root: Path) -> None:
-    """mmdebstrap copies these two from the host where they are not there yet."""
-    write(root, "etc/hostname", "localhost\n")
-    if not os.path.lexists(root / "etc/resolv.conf"):
-        write(root, "etc/resolv.conf", "")
+    command = ["dpkg", "--print-architecture"]
+    return run(command, capture=True, timeout_seconds=60).stdout.strip()
 
 
 def _same_state(context: Context, sources: list[Source]) -> None:
@@ -387,82 +395,44 @@ def _unsolvable(
 
 def _install(
     context: Context,
+    place: Place,
     software: Software,
     sources: list[Source],
     architecture: str,
+    apt: Environment,
     progress: Progress,
 ) -> None:
-    mirror = context.tmp / SOURCES_NAME.removeprefix("0000")
-    mirror.write_text(source_list(sources))
     include = software.names("install")
-    command: list[str | Path] = [
-        "mmdebstrap",
-        "--verbose",
-        "--mode=root",
-        "--format=directory",
-        f"--variant={_variant(software)}",
-        f"--architectures={architecture}",
-        # The lists, the cache and apt's settings are in place already, and so are /proc and /dev.
-        "--skip=check/empty,check/signed-by,update,output/dev,chroot/mount",
-        *([f"--include={','.join(include)}"] if include else []),
-        sources[0].suite,
-        context.pkg_image,
-        mirror,
-    ]
-    with bootstrap_mounts(context.pkg_image):
-        for link in LINKS:
-            # mmdebstrap makes these itself, and takes them away again.
-            (context.pkg_image / "dev" / link).unlink()
-        run(
-            command,
-            env={**context.environment, "INITRD": "No"},
+    if _changes(software):
+        there = installed(place.root)
+        change(
+            place,
+            include=[*_BASE[_variant(software)], *include],
+            remove=[name for name in _never(software) if name in there],
+            apt=apt,
+            environment=context.environment,
             on_line=progress.line,
-            # The packages' scripts run with the same rights: not with that to mount.
-            start=partial(keep_only, CHROOT),
         )
-    make_devices(context.pkg_image / "dev")
+    else:
+        bootstrap(
+            place,
+            variant=_variant(software),
+            include=include,
+            never=_never(software),
+            architecture=architecture,
+            sources=sources,
+            environment=context.environment,
+            on_line=progress.line,
+        )
 
 
-def _finish(context: Context, sources: list[Source]) -> None:
-    """Leave in the image the sources that a user of it expects, and nothing of the build host."""
+def _leave_sources(context: Context, sources: list[Source]) -> None:
     root = context.pkg_image
-    etc = root / "etc/apt"
-    shutil.rmtree(root / "var/lib/apt/lists", ignore_errors=True)
-    (root / "var/lib/apt/lists/partial").mkdir(parents=True)
-    (root / "etc/hostname").unlink(missing_ok=True)
-    (root / "etc/resolv.conf").unlink(missing_ok=True)
-    if not (root / "usr/bin/apt-get").exists():
+    if not exists(root, "usr/bin/apt-get"):
         return
-    kept = []
-    for source in sources:
-        keyring = source.signed_by
-        if keyring.startswith("/") and not (root / keyring.lstrip("/")).exists():
-            keyring = f"/etc/apt/keyrings/{Path(keyring).name}"
-            (etc / "keyrings").mkdir(exist_ok=True)
-            shutil.copyfile(source.signed_by, root / keyring.lstrip("/"))
-        kept.append(Source(source.uri, source.suite, source.components, keyring, source.trusted))
-    write(root, "etc/apt/sources.list.d/dcd.sources", source_list(kept))
-    names = ", ".join(source.name for source in kept)
+    kept, left_out = leave_sources(root, sources)
+    names = ", ".join(source.name for source in kept) or "none"
     context.report(Report(message=f"apt sources of the image: {names}"))
-
-
-def _deliver_package_list(context: Context) -> None:
-    listing = run(
-        [
-            "dpkg-query",
-            f"--admindir={context.pkg_image}/var/lib/dpkg",
-            "--show",
-            "--showformat=${Package}\t${Version}\t${Architecture}\n",
-        ],
-        capture=True,
-    ).stdout.encode()
-    path = write(context.media, PACKAGE_LIST, listing)
-    context.deliver(
-        Artifact(
-            name=path.name,
-            path=str(path.relative_to(context.root)),
-            format="text",
-            size_bytes=len(listing),
-            sha256=hashlib.sha256(listing).hexdigest(),
-        )
-    )
+    if left_out:
+        names = ", ".join(source.name for source in left_out)
+        context.report(Report(message=f"not among them, being on the build host: {names}"))

@@ -11,21 +11,36 @@ import pytest
 from dcd.checkpoints.transfer.deb import TransferDEB
 from dcd.checkpoints.transfer.deb_progress import Progress
 from dcd.manifest.diagnostics import refuse
+from dcd.platform import foreign
 from dcd.platform.apt import host_codename, host_sources, sources_for
 from dcd.platform.apt_root import list_digests
 from statemachine.errors import CheckpointError, DcdError, InvalidManifest, Unprepared
 
+EXECUTION = (
+    '<execution><checkpoint name="base" mod_path="x" checkpoint_class="X"/>'
+    '<checkpoint name="t" mod_path="x" checkpoint_class="X"/></execution>'
+)
 
-def software(data: str = "", repository: str = "", image: str = 'variant="custom"') -> str:
+
+def software(
+    data: str = "", repository: str = "", image: str = 'variant="custom"', name: str = "t"
+) -> str:
     source = f"<source>{repository}</source>" if repository else ""
     return (
-        f'<software name="t" type="DEB"><destination><image {image}/></destination>{source}\n'
+        f'<software name="{name}" type="DEB"><destination><image {image}/></destination>{source}\n'
         f"{data}</software>"
     )
 
 
 def install(*names: str) -> str:
     return f"<software_data>{''.join(f'<name>{name}</name>' for name in names)}</software_data>"
+
+
+@pytest.fixture(autouse=True)
+def mounts(request: pytest.FixtureRequest) -> None:
+    """As a worker's: what root shows to apt's user is mounted."""
+    if os.geteuid() == 0:
+        request.getfixturevalue("own_mounts")
 
 
 @pytest.fixture
@@ -58,6 +73,25 @@ SUITE = '<repository suite="test"/>'
         (
             [software(install("app"), '<repository suite="x" uri="http://u:p@example.org/"/>')],
             "must not hold a login",
+        ),
+        (
+            [
+                software(
+                    install("app"),
+                    '<repository suite="x" uri="http://example.org/a" signed_by="keys/a/k.gpg"/>'
+                    '<repository suite="x" uri="http://example.org/a/" signed_by="keys/b/k.gpg"/>',
+                )
+            ],
+            "listed twice, with different keyrings",
+        ),
+        ([software(image='action="use_existing"')], "nothing to install"),
+        (
+            [
+                software(install("app"), name="base"),
+                software(install("app")),
+                EXECUTION,
+            ],
+            "makes a system where base has made one already",
         ),
     ],
 )
@@ -140,6 +174,34 @@ def test_a_suite_that_the_host_does_not_have_is_refused_before_anything_runs(
         bench.execute(TransferDEB("t"), software(install("app"), '<repository suite="nosuch"/>'))
 
 
+@pytest.mark.root
+def test_a_system_is_made_in_an_image_without_one_and_changed_in_one_that_has_it(
+    bench: Any, stocked: Any
+) -> None:
+    error = failure(bench, software(install("app"), SUITE, 'action="use_existing"'))
+    assert "no system" in error.brief
+    status = bench.image / "var/lib/dpkg/status"
+    status.parent.mkdir(parents=True, exist_ok=True)
+    status.write_text("Package: base\nStatus: install ok installed\nVersion: 1\n\n")
+    error = failure(bench, software(install("app"), SUITE))
+    assert "a system in the image already" in error.brief
+    assert "use_existing" in error.resolution
+
+
+def test_an_architecture_that_this_host_cannot_run_is_refused_before_anything_is_fetched(
+    bench: Any, stocked: Any
+) -> None:
+    element = software(install("app"), SUITE, 'variant="custom" architecture="s390x"')
+    if foreign.obstacle("s390x") is None:
+        pytest.skip("this host can run programs of s390x")
+    doc = bench.doc(element)
+    with pytest.raises(Unprepared) as caught:
+        TransferDEB("t").execute(bench.context(doc))
+    assert "cannot make an image for s390x" in caught.value.brief
+    assert "capabilit" not in str(caught.value).lower()
+    assert stocked.requests == {}
+
+
 def failure(bench: Any, *elements: str) -> DcdError:
     with pytest.raises(DcdError) as caught:
         bench.execute(TransferDEB("t"), *elements)
@@ -204,7 +266,7 @@ def test_a_keyring_of_the_manifest_is_the_captured_one(
             software(install("app"), repository),
             inputs={"keys/mine.gpg": tmp_path / "blob"},
         )
-    assert (bench.root / "tmp/keyrings/mine.asc").is_file()
+    assert list((bench.root / "tmp").iterdir()) == []
 
 
 def test_a_dry_run_only_tells(bench: Any, stocked: Any) -> None:
@@ -260,22 +322,57 @@ def test_a_minimal_system_is_made_and_is_nobodys_copy(bench: Any, own_mounts: No
         ),
     )
     image = bench.image
-    (artifact,) = bench.artifacts
-    listed = (bench.root / artifact.path).read_text()
-    assert artifact.name == "packages.tsv"
-    assert all(line.count("\t") == 2 for line in listed.splitlines())
-    assert {"apt", "zstd"} <= {line.split("\t")[0] for line in listed.splitlines()}
+    assert {"apt", "zstd"} <= listed(bench)
     assert (
         subprocess.run(["chroot", image, "zstd", "--version"], capture_output=True).returncode == 0
     )
     names = [path.name for path in (image / "etc/apt/sources.list.d").iterdir()]
     assert names == ["dcd.sources"]
     assert f"URIs: {sources[0].uri}" in (image / "etc/apt/sources.list.d/dcd.sources").read_text()
+    assert_nothing_of_the_host(image)
+    assert not (image / "etc/hostname").exists()
+    assert not os.path.lexists(image / "etc/resolv.conf")
+    assert bench.reports[-1].fraction == 1.0
+
+    # Somebody configures it; then more packages are installed into it, and one is taken away.
+    (image / "etc/hostname").write_text("kept\n")
+    (image / "etc/resolv.conf").symlink_to("../run/systemd/resolve/stub-resolv.conf")
+    (image / "etc/debconf.conf").write_text((image / "etc/debconf.conf").read_text() + "# mine\n")
+    nodes = sorted(path.name for path in (image / "dev").iterdir())
+    bench.execute(
+        TransferDEB("t"),
+        software(
+            install("ed") + '<software_data action="uninstall"><name>zstd</name></software_data>',
+            f'<repository suite="{suite}" components="main"/>',
+            image='action="use_existing"',
+        ),
+    )
+    assert "ed" in listed(bench)
+    assert "zstd" not in listed(bench)
+    assert not (image / "usr/bin/zstd").exists()
+    assert (image / "etc/hostname").read_text() == "kept\n"
+    assert str((image / "etc/resolv.conf").readlink()).endswith("stub-resolv.conf")
+    assert "# mine" in (image / "etc/debconf.conf").read_text()
+    assert sorted(path.name for path in (image / "dev").iterdir()) == nodes
+    assert not (image / "usr/sbin/policy-rc.d").exists()
+    assert_nothing_of_the_host(image)
+
+
+def listed(bench: Any) -> set[str]:
+    """The names in the list of packages that was delivered last."""
+    artifact = bench.artifacts[-1]
+    assert artifact.name == "packages.tsv"
+    lines = (bench.root / artifact.path).read_text().splitlines()
+    assert all(line.count("\t") == 2 for line in lines)
+    return {line.split("\t")[0] for line in lines}
+
+
+def assert_nothing_of_the_host(image: Path) -> None:
     for left in ("apt.conf.d/00dcd", "preferences.d/00dcd", "auth.conf.d/00dcd.conf"):
         assert not (image / "etc/apt" / left).exists()
     assert list_digests(image) == set()
     assert not list((image / "var/cache/apt/archives").glob("*.deb"))
-    assert not (image / "etc/hostname").exists()
-    assert not os.path.lexists(image / "etc/resolv.conf")
+    for partial in ("var/cache/apt/archives/partial", "var/lib/apt/lists/partial"):
+        found = (image / partial).stat()
+        assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (0, 0, 0o755)
     assert str(image) not in Path("/proc/self/mounts").read_text()
-    assert bench.reports[-1].fraction == 1.0

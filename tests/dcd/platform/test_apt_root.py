@@ -1,8 +1,9 @@
 """apt working on a root directory that holds nothing yet, against a real mirror."""
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +11,37 @@ import pytest
 
 from dcd.platform.apt import Source, host_apt
 from dcd.platform.apt_root import (
+    ARCHIVES,
+    LISTS,
     Environment,
-    apt_root,
+    Place,
+    apt_settings,
     download,
+    forget,
     list_digests,
+    reachable,
     similar_packages,
+    transfers,
     update,
 )
 from dcd.platform.process import ToolFailed
 from statemachine.errors import CheckpointError, Unprepared
 
 
+@pytest.fixture(autouse=True)
+def mounts(request: pytest.FixtureRequest) -> None:
+    """As a worker's: what root shows to apt's user is mounted."""
+    if os.geteuid() == 0:
+        request.getfixturevalue("own_mounts")
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    (tmp_path / "scratch").mkdir()
-    return tmp_path / "root"
+    """A root below a directory that is closed to others, as the state directory is."""
+    closed = tmp_path / "closed"
+    closed.mkdir(0o700)
+    (closed / "root").mkdir()
+    return closed / "root"
 
 
 @pytest.fixture
@@ -34,24 +51,23 @@ def stocked(mirror: Any) -> Any:
     return mirror
 
 
+@contextmanager
 def at_work(
     root: Path, sources: Sequence[Source], never: Sequence[str] = ()
-) -> AbstractContextManager[Environment]:
+) -> Iterator[tuple[Place, Environment]]:
     """apt on the root, as a host of this configuration would do it."""
-    scratch = root.parent / "scratch"
-    return apt_root(
-        root, scratch, sources=sources, host=host_apt(), architecture="amd64", never=never
-    )
+    host = host_apt()
+    with reachable(root) as place:
+        apt_settings(place, sources=sources, architecture="amd64", never=never)
+        with transfers(place, host, sources) as online:
+            yield place, online
 
 
 @pytest.fixture
 def apt(apt_host: Path, root: Path, stocked: Any) -> Iterator[Environment]:
     sources = [Source(stocked.uri, "test", trusted=True)]
-    scratch = root.parent / "scratch"
-    with apt_root(
-        root, scratch, sources=sources, host=host_apt(), architecture="amd64", never=["game"]
-    ) as inside:
-        yield inside
+    with at_work(root, sources, never=["game"]) as (_, online):
+        yield online
 
 
 def cached(root: Path) -> list[str]:
@@ -119,29 +135,97 @@ def test_a_repository_without_a_trusted_signature_is_refused(
 ) -> None:
     sources = [Source(stocked.uri, "test")]
     with (
-        apt_root(
-            root, root.parent / "scratch", sources=sources, host=host_apt(), architecture="amd64"
-        ) as inside,
+        at_work(root, sources) as (_, online),
         pytest.raises(CheckpointError) as caught,
     ):
-        update(inside)
+        update(online)
     assert "does not trust" in caught.value.brief
     assert "signed_by" in caught.value.resolution
 
 
-def test_nothing_of_the_hosts_settings_stays_in_the_root(
+def secrets_below(*directories: Path) -> list[Path]:
+    return [
+        file
+        for directory in directories
+        for file in directory.rglob("*")
+        if file.is_file() and b"secret" in file.read_bytes()
+    ]
+
+
+def test_logins_and_proxies_are_beside_the_root_and_only_while_something_is_downloaded(
     apt_host: Path, root: Path, stocked: Any
 ) -> None:
     stocked.login = "user:secret"
     sources = [Source(stocked.uri, "test", trusted=True, login=("user", "secret"))]
     (apt_host / "apt.conf.d/proxy").write_text('Acquire::https::Proxy "http://user:secret@x/";\n')
-    with apt_root(
-        root, root.parent / "scratch", sources=sources, host=host_apt(), architecture="amd64"
-    ) as inside:
-        update(inside)
-        secrets = [
-            file for file in root.rglob("*") if file.is_file() and b"secret" in file.read_bytes()
-        ]
-        assert {oct(file.stat().st_mode & 0o777) for file in secrets} == {"0o600"}
-    left = [file for file in (root / "etc").rglob("*") if file.is_file()]
-    assert left == []
+    with at_work(root, sources) as (place, online):
+        update(online)
+        download(online, ["app"])
+        found = secrets_below(place.aside)
+        assert {oct(file.stat().st_mode & 0o777) for file in found} == {"0o600"}
+        assert secrets_below(root) == []
+    assert secrets_below(root) == []
+    assert not place.aside.exists()
+    with reachable(root) as place:
+        apt = apt_settings(place, sources=sources, architecture="amd64")
+        with transfers(place, host_apt(), sources) as online:
+            update(online)
+        assert secrets_below(place.aside, place.root) == []
+        forget(root)
+        with pytest.raises((Unprepared, ToolFailed)):
+            update(apt)
+
+
+@pytest.mark.root
+def test_apt_downloads_as_its_own_user_whatever_the_directories_above_are_closed_to(
+    apt_host: Path, root: Path, stocked: Any
+) -> None:
+    lines: list[str] = []
+    with at_work(root, [Source(stocked.uri, "test", trusted=True)]) as (_, online):
+        update(online, lines.append)
+        download(online, ["app"], lines.append)
+    assert not [line for line in lines if "unsandboxed" in line]
+
+
+@pytest.mark.root
+def test_a_root_that_apts_user_cannot_reach_is_refused(apt_host: Path, root: Path) -> None:
+    (root / "var").mkdir(mode=0o700)
+    with pytest.raises(CheckpointError, match="cannot download as its own user"), reachable(root):
+        pass
+
+
+def test_lists_and_cache_are_left_empty_and_roots(apt: Environment, root: Path) -> None:
+    update(apt)
+    download(apt, ["app"])
+    forget(root)
+    for directory in (LISTS, ARCHIVES):
+        (left,) = (root / directory).iterdir()
+        assert left.name == "partial"
+        assert list(left.iterdir()) == []
+        owner = left.stat()
+        assert (owner.st_uid, owner.st_gid) == (os.geteuid(), os.getegid())
+        assert owner.st_mode & 0o777 == 0o755
+    assert sorted(path.name for path in (root / "var/cache/apt").iterdir()) == ["archives"]
+    assert not (root / "etc").exists()
+
+
+def test_settings_of_the_image_have_apt_run_nothing(
+    apt_host: Path, root: Path, stocked: Any
+) -> None:
+    parts = root / "etc/apt/apt.conf.d"
+    parts.mkdir(parents=True)
+    (parts / "hook").write_text(f'APT::Update::Pre-Invoke {{"touch {root}/ran"; }};\n')
+    with at_work(root, [Source(stocked.uri, "test", trusted=True)]) as (_, online):
+        update(online)
+    assert not (root / "ran").exists()
+
+
+def test_links_of_the_image_do_not_lead_apt_out_of_it(
+    apt_host: Path, root: Path, tmp_path: Path, stocked: Any
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (root / "var").symlink_to(outside)
+    with at_work(root, [Source(stocked.uri, "test", trusted=True)]) as (_, online):
+        update(online)
+    assert list(outside.iterdir()) == []

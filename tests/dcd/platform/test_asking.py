@@ -144,6 +144,15 @@ def test_the_hosts_configuration_may_be_roots_alone(apt_host: Path) -> None:
     assert "secret" not in repr(host)
 
 
+def test_the_umask_of_the_daemon_makes_no_difference(public_path: Path) -> None:
+    source = repository(public_path / "repository")
+    before = os.umask(0o077)
+    try:
+        assert ask_releases([source], ask_host_apt())
+    finally:
+        os.umask(before)
+
+
 @pytest.mark.parametrize(
     ("origin", "path"),
     [

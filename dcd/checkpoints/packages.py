@@ -1,0 +1,56 @@
+"""The list of an image's packages, which is delivered beside it, and kept true.
+
+A transfer delivers it. Whatever changes packages afterwards (a script that runs apt-get, an archive on top)
+would leave a list of what was there before: so it is compared with the image when a checkpoint has ended, and
+delivered again when it differs. Source: dpkg(1), the states of a package in its status file.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dcd.checkpoints.interface import Context
+from dcd.checkpoints.media.deliver import deliver_file
+from dcd.platform.inside import read, write
+
+PACKAGE_LIST = "packages.tsv"
+"""A line for each package: for Debian its name, version and architecture, for IPS publisher, name and
+version. Not named for the distribution: so that two which differ in name alone share the layer."""
+
+_STATUS = "var/lib/dpkg/status"
+_FIELD = re.compile(r"^(Package|Status|Version|Architecture): *(.*)$", re.MULTILINE)
+_ABSENT = ("not-installed", "config-files")
+
+
+def deliver_list(context: Context, listing: str) -> None:
+    """Deliver this list, unless it is what was delivered last."""
+    if read(context.media, PACKAGE_LIST) == listing:
+        return
+    written = write(context.media, PACKAGE_LIST, listing.encode("utf-8", "surrogateescape"))
+    deliver_file(context, written, "text")
+
+
+def debian_list(root: Path) -> str:
+    """The packages in the root that dpkg knows as installed."""
+    found = []
+    for stanza in (read(root, _STATUS) or "").split("\n\n"):
+        fields = dict(_FIELD.findall(stanza))
+        state = fields.get("Status", "").split()
+        if "Package" in fields and state and state[-1] not in _ABSENT:
+            names = ("Package", "Version", "Architecture")
+            found.append("\t".join(fields.get(name, "") for name in names))
+    return "".join(f"{line}\n" for line in sorted(found))
+
+
+@contextmanager
+def list_kept_true(context: Context) -> Iterator[None]:
+    """Inside, the image's packages may change in any way: afterwards the list says what there is, if one was
+    delivered before and dpkg's packages are not what they were."""
+    before = debian_list(context.pkg_image)
+    yield
+    if read(context.media, PACKAGE_LIST) is None:
+        return
+    after = debian_list(context.pkg_image)
+    if after != before:
+        deliver_list(context, after)

@@ -1,0 +1,185 @@
+"""Installing packages that apt has downloaded already: into nothing, or into the system that is there.
+
+`bootstrap` makes a system with mmdebstrap. `change` installs into, and takes away from, a system that an
+earlier checkpoint made; its configuration, debconf's answers among it, holds for what is installed then.
+Both work without the network. What fails is reported with its cause, a package's script by its package.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from dcd.platform.apt import Source, source_list
+from dcd.platform.apt_root import MIRROR_NAME, Environment, Place, settings_in_root
+from dcd.platform.capabilities import CHROOT, keep_only
+from dcd.platform.chroot import bootstrap_mounts, chroot
+from dcd.platform.devices import LINKS, make_devices
+from dcd.platform.inside import entry, exists, make_directory, require_no_links, write
+from dcd.platform.process import ToolFailed, run
+from statemachine.errors import CheckpointError
+
+OnLine = Callable[[str], None]
+
+_NO_INITRAMFS = {"INITRD": "No"}
+"""The boot archive checkpoint makes it, once."""
+
+_NO_QUESTIONS = {
+    "DEBIAN_FRONTEND": "noninteractive",
+    "DEBCONF_NONINTERACTIVE_SEEN": "true",
+    "DEBCONF_NOWARNINGS": "yes",
+}
+_POLICY = "usr/sbin/policy-rc.d"
+"""Where it says 101, packages start no service. Source: Debian's invoke-rc.d(8)."""
+
+_SCRIPT_FAILED = re.compile(
+    r"^dpkg: error processing (?:package|archive) (\S+) \(--\w+\):\n(.*)$", re.M
+)
+_ERRORS = re.compile(r"^(?:E|dpkg|mmdebstrap|dpkg-deb|tar): (?!warning).*$", re.MULTILINE)
+
+
+def bootstrap(
+    place: Place,
+    *,
+    variant: str,
+    include: Sequence[str],
+    never: Sequence[str],
+    architecture: str,
+    sources: Sequence[Source],
+    environment: Mapping[str, str],
+    on_line: OnLine,
+) -> None:
+    """Make a system of the variant and the packages `include`, from what is in the root's lists and package
+    cache. Raises `CheckpointError`."""
+    root = place.root
+    # mmdebstrap would write through them.
+    require_no_links(root, ("etc/hostname", "etc/resolv.conf"))
+    mirror = place.aside / MIRROR_NAME
+    mirror.write_text(source_list(sources))
+    command: list[str | Path] = [
+        "mmdebstrap",
+        "--verbose",
+        "--mode=root",
+        "--format=directory",
+        f"--variant={variant}",
+        f"--architectures={architecture}",
+        # The lists and the cache are in place already, and so are /proc and /dev.
+        "--skip=check/empty,check/signed-by,update,output/dev,chroot/mount",
+        *([f"--include={','.join(include)}"] if include else []),
+        sources[0].suite,
+        root,
+        mirror,
+    ]
+    with _hosts_files_kept_out(root), settings_in_root(root, never), bootstrap_mounts(root):
+        for link in LINKS:
+            # mmdebstrap makes these itself, and takes them away again.
+            (root / "dev" / link).unlink()
+        with _explained():
+            run(
+                command,
+                env={**environment, **_NO_INITRAMFS},
+                on_line=on_line,
+                # The packages' scripts run with the same rights: not with that to mount.
+                start=partial(keep_only, CHROOT),
+            )
+    make_devices(make_directory(root, "dev"))
+
+
+def change(
+    place: Place,
+    *,
+    include: Sequence[str],
+    remove: Sequence[str],
+    apt: Environment,
+    environment: Mapping[str, str],
+    on_line: OnLine,
+) -> None:
+    """Install the packages `include` into the system in the root, from its package cache, and take away
+    `remove` with their configuration. Raises `CheckpointError`."""
+    command = [
+        *("apt-get", "--yes", "--no-download", "--purge"),
+        *("-o", f"DPkg::Chroot-Directory={place.root}"),
+        # Inside the image these variables lead nowhere.
+        *("-o", "Dir::Bin::dpkg=env"),
+        *("-o", "DPkg::Options::=--unset=TMPDIR", "-o", "DPkg::Options::=--unset=APT_CONFIG"),
+        *("-o", "DPkg::Options::=dpkg", "-o", "DPkg::Use-Pty=false"),
+        # What a script has changed in a configuration file stays.
+        *("-o", "DPkg::Options::=--force-confold", "-o", "DPkg::Options::=--force-confdef"),
+        "install",
+        *include,
+        *(f"{name}-" for name in remove),
+    ]
+    with chroot(place.root), _no_services(place.root), _explained():
+        run(
+            command,
+            env={**environment, **_NO_INITRAMFS, **_NO_QUESTIONS, **apt},
+            on_line=on_line,
+            start=partial(keep_only, CHROOT),
+        )
+
+
+def installed(root: Path) -> set[str]:
+    """The names of the packages that are installed in the root, with and without their architectures."""
+    listing = run(
+        [
+            "dpkg-query",
+            f"--admindir={root}/var/lib/dpkg",
+            "--show",
+            "--showformat=${db:Status-Status}\t${Package}\t${Architecture}\n",
+        ],
+        capture=True,
+        timeout_seconds=60,
+    ).stdout
+    fields = [line.split("\t") for line in listing.splitlines()]
+    there = [(name, architecture) for status, name, architecture in fields if status == "installed"]
+    return {name for name, _ in there} | {f"{name}:{architecture}" for name, architecture in there}
+
+
+@contextmanager
+def _hosts_files_kept_out(root: Path) -> Iterator[None]:
+    """mmdebstrap copies these from the host where they are not there yet."""
+    made = []
+    for path, content in (("etc/hostname", "localhost\n"), ("etc/resolv.conf", "")):
+        if not os.path.lexists(entry(root, path)):
+            made.append(write(root, path, content))
+    try:
+        yield
+    finally:
+        for file in made:
+            file.unlink(missing_ok=True)
+
+
+@contextmanager
+def _no_services(root: Path) -> Iterator[None]:
+    if exists(root, _POLICY):
+        yield
+        return
+    policy = write(root, _POLICY, "#!/bin/sh\nexit 101\n", mode=0o755)
+    try:
+        yield
+    finally:
+        policy.unlink(missing_ok=True)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Put the cause first: a package's script, or what the tool says is wrong."""
+    try:
+        yield
+    except ToolFailed as error:
+        if failed := dict(_SCRIPT_FAILED.findall(error.output)):
+            names = ", ".join(failed)
+            raise CheckpointError(
+                f"{'packages' if len(failed) > 1 else 'the package'} {names} cannot be installed",
+                error.output,
+                "see what its script says in the log; list another version of it, or leave it out",
+            ) from error
+        if said := _ERRORS.findall(error.output):
+            raise CheckpointError(
+                "the packages cannot be installed",
+                "\n".join([*dict.fromkeys(said), f"({error.brief})"]),
+                "correct what it says, or the list of packages; then resume the build",
+            ) from error
+        raise

@@ -1,0 +1,222 @@
+"""The repositories of a transfer of Debian packages: which the manifest means, and which the image keeps.
+
+All that the manifest says of a repository counts: two entries for one URI and suite are one repository with
+the components of both, and are refused when they name different keyrings, which apt does not allow. What the
+image keeps as its own apt sources is what a user of it can reach: nothing that is on the build host.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from ipaddress import ip_address
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
+
+from dcd.manifest.diagnostics import Diagnostic, error
+from dcd.manifest.objects.software import Repository, Software
+from dcd.platform.apt import (
+    Source,
+    host_codename,
+    parsed_list,
+    source_list,
+    sources_for,
+    split_login,
+)
+from dcd.platform.host_parts import SUFFIX, file_digest
+from dcd.platform.inside import make_directory, read, resolve, write
+from statemachine.errors import InvalidManifest
+from statemachine.keys import digest
+
+SOURCES_FILE = "etc/apt/sources.list.d/dcd.sources"
+_KEYRINGS = "etc/apt/keyrings"
+_LOCAL_SCHEMES = ("file", "copy", "cdrom")
+
+
+def check_repositories(software: Software) -> Iterator[Diagnostic]:
+    """Errors for repositories that hold a login, and for two that are one but for their keyrings."""
+    seen: dict[tuple[str, str], Repository] = {}
+    for repository in software.get_descendants(class_type=Repository):
+        if repository.uri and split_login(repository.uri)[1] is not None:
+            # The manifest is kept in the event log for ever.
+            yield error(
+                repository.place_of("uri"),
+                "a repository's uri must not hold a login",
+                "",
+                "put it into the build host's /etc/apt/auth.conf.d/NAME.conf: "
+                "machine HOST/PATH login USER password PASSWORD",
+            )
+        place = (_bare(repository.uri or ""), repository.suite or "")
+        first = seen.setdefault(place, repository)
+        if first.signed_by != repository.signed_by:
+            yield error(
+                repository.place_of("signed_by") or repository.origin,
+                "this repository is listed twice, with different keyrings",
+                f"The other entry is {first.origin}. apt takes one keyring for a repository.",
+                "name the same signed_by in both: one file may hold several keys",
+            )
+
+
+def sources_of(software: Software, host: Sequence[Source]) -> list[Source]:
+    """The sources that the manifest names, in order; those of the host where it names none."""
+    repositories = software.get_descendants(class_type=Repository)
+    if not repositories:
+        return sources_for(host, host_codename())
+    sources: list[Source] = []
+    for repository in repositories:
+        suite = repository.suite or host_codename()
+        components = tuple(repository.components.split())
+        if repository.uri:
+            kept = () if suite.endswith("/") else components
+            found = [Source(_fetched(repository.uri), suite, kept)]
+        else:
+            found = sources_for(host, suite, components)
+        if repository.signed_by:
+            found = [replace(source, signed_by=repository.signed_by) for source in found]
+        sources += found
+    return combined(sources)
+
+
+def combined(sources: Sequence[Source]) -> list[Source]:
+    """The sources with each repository once, with the components of all that name it. Raises
+    InvalidManifest when it is to have two keyrings."""
+    found: dict[tuple[str, str], Source] = {}
+    for source in sources:
+        first = found.setdefault(_place(source), source)
+        if first.signed_by != source.signed_by:
+            raise InvalidManifest(
+                f"the repository {source.name} has two keyrings",
+                f"{first.signed_by or 'those of apt'} and {source.signed_by or 'those of apt'}; apt takes "
+                "one keyring for a repository",
+                "name the same signed_by for all entries of this repository",
+            )
+        components = tuple(dict.fromkeys((*first.components, *source.components)))
+        found[_place(source)] = replace(
+            first,
+            components=components,
+            trusted=first.trusted or source.trusted,
+            login=first.login or source.login,
+        )
+    return list(found.values())
+
+
+def host_ingredients(software: Software, sources: Sequence[Source]) -> dict[str, str]:
+    """What this host's apt says of the sources that it has, with their keyrings, for keys."""
+    repositories = software.get_descendants(class_type=Repository)
+    named = {_bare(_fetched(repository.uri)) for repository in repositories if repository.uri}
+    captured = {repository.signed_by for repository in repositories}
+    found = {}
+    for source in sources:
+        if _bare(source.uri) in named:
+            continue
+        keyring = source.signed_by
+        if keyring.startswith("/") and keyring not in captured:
+            keyring = f"{keyring} {file_digest(Path(keyring))}"
+        state = digest([list(source.components), keyring, source.trusted])
+        found[f"source {source.name}{SUFFIX}"] = state
+    return found
+
+
+def with_keyrings(
+    sources: Sequence[Source], inputs: Mapping[str, Path], directory: Path
+) -> list[Source]:
+    """The sources with keyrings that apt can read now: those that the manifest names were captured, and are
+    written to `directory`, each under a name of its own. apt knows a keyring's format by its name."""
+    directory.mkdir(exist_ok=True)
+    written: dict[str, Path] = {}
+    for path in dict.fromkeys(source.signed_by for source in sources):
+        if path not in inputs:
+            continue
+        content = inputs[path].read_bytes()
+        suffix = ".asc" if content.startswith(b"-----BEGIN") else ".gpg"
+        taken = {each.name for each in written.values()}
+        keyring = directory / _free_name(PurePosixPath(path).stem, suffix, taken)
+        keyring.write_bytes(content)
+        keyring.chmod(0o644)
+        written[path] = keyring
+    return [
+        replace(source, signed_by=str(written[source.signed_by]))
+        if source.signed_by in written
+        else source
+        for source in sources
+    ]
+
+
+def leave_sources(root: Path, sources: Sequence[Source]) -> tuple[list[Source], list[Source]]:
+    """Make the sources those of the image's apt, beside the ones that it has from an earlier transfer.
+    Returns those that are kept, and those that are left out since they are on the build host."""
+    kept = [source for source in sources if not is_on_this_host(source)]
+    left_out = [source for source in sources if source not in kept]
+    text = read(root, SOURCES_FILE) or ""
+    earlier = parsed_list(text)
+    keyrings = {_place(source): source.signed_by for source in earlier}
+    ready = []
+    for source in kept:
+        known = keyrings.get(_place(source))
+        keyring = _keyring_of(root, source) if known is None else known
+        ready.append(replace(source, signed_by=keyring, login=None))
+    if text and text != source_list(earlier):
+        # Somebody has edited it since: what it says stays.
+        new = [source for source in ready if _place(source) not in keyrings]
+        text = "\n".join([text, source_list(new)]) if new else text
+    else:
+        text = source_list(combined([*earlier, *ready]))
+    if text:
+        write(root, SOURCES_FILE, text)
+    return kept, left_out
+
+
+def is_on_this_host(source: Source) -> bool:
+    """Whether the source means something on the build host only: a path, or an address of its own."""
+    parts = urlsplit(source.uri)
+    if parts.scheme in _LOCAL_SCHEMES or parts.scheme.partition("+")[2] in _LOCAL_SCHEMES:
+        return True
+    name = (parts.hostname or "").rstrip(".")
+    try:
+        return ip_address(name).is_loopback
+    except ValueError:
+        return name == "localhost" or name.endswith(".localhost")
+
+
+def _keyring_of(root: Path, source: Source) -> str:
+    """The source's keyring as the image names it; it is put there unless the image has it."""
+    keyring = source.signed_by
+    if not keyring.startswith("/"):
+        return keyring
+    if _content(root, keyring) is not None:
+        # That of a package, which keeps it up to date.
+        return keyring
+    content = Path(keyring).read_bytes()
+    name = PurePosixPath(keyring)
+    taken = {
+        each.name
+        for each in make_directory(root, _KEYRINGS).iterdir()
+        if _content(root, f"{_KEYRINGS}/{each.name}") != content
+    }
+    path = f"{_KEYRINGS}/{_free_name(name.stem, name.suffix, taken)}"
+    write(root, path, content)
+    return f"/{path}"
+
+
+def _content(root: Path, path: str) -> bytes | None:
+    file = resolve(root, path)
+    return file.read_bytes() if file.is_file() else None
+
+
+def _free_name(stem: str, suffix: str, taken: set[str]) -> str:
+    number = 1
+    while (name := f"{stem}-{number}{suffix}" if number > 1 else f"{stem}{suffix}") in taken:
+        number += 1
+    return name
+
+
+def _fetched(uri: str) -> str:
+    """The URI that apt fetches from. It would use the packages of a `file:` repository where they are, which
+    is out of reach inside the image; those of a `copy:` one are put into the cache like all others."""
+    return f"copy:{uri.removeprefix('file:')}" if uri.startswith("file:") else uri
+
+
+def _bare(uri: str) -> str:
+    return uri.rstrip("/")
+
+
+def _place(source: Source) -> tuple[str, str]:
+    return _bare(source.uri), source.suite
