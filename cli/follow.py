@@ -23,6 +23,7 @@ from cli.text import (
     is_terminal,
     print_indented,
     print_json,
+    print_undelivered,
     printable,
     size,
 )
@@ -125,6 +126,7 @@ def _print_verdict(socket_path: str, build: Json, stream: TextIO) -> None:
     print(headline(build, stream), file=stream)
     for artifact in build["artifacts"] if build["state"] == "completed" else ():
         print(f"  {size(artifact['size_bytes']):>10}  {printable(artifact['path'])}", file=stream)
+    print_undelivered(build, stream)
     if build["state"] == "failed":
         error = build["error"]
         print_indented([error["brief"], error["details"], error["resolution"]], stream)

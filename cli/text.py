@@ -208,6 +208,12 @@ def print_indented(paragraphs: Iterable[str], stream: TextIO) -> None:
             print(f"  {line}".rstrip(), file=stream)
 
 
+def print_undelivered(build: Json, stream: TextIO) -> None:
+    """Which files of a completed build nobody gets: they lie among its media, and nothing delivers them."""
+    if build["state"] == "completed" and (left := build.get("undelivered")):
+        print(f"not delivered: {printable(', '.join(left))}", file=stream)
+
+
 def short_path(path: str) -> str:
     """A path beneath the working directory relative to it, another as it is."""
     here = Path.cwd()

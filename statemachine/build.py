@@ -102,6 +102,7 @@ class CheckpointRecord:
     error: ErrorInfo | None = None
     interruptions: int = 0
     artifacts: tuple[Artifact, ...] = ()
+    left: tuple[str, ...] = ()
     size_bytes: int = 0
     log: str = ""
     boot_id: str = ""
@@ -200,6 +201,13 @@ class BuildState:
         return tuple(named.values())
 
     @property
+    def undelivered(self) -> tuple[str, ...]:
+        """Files among the media that no completed checkpoint delivers, by their path in the workspace."""
+        delivered = {artifact.path for artifact in self.declared}
+        left = self.checkpoints[self.completed - 1].left if self.completed else ()
+        return tuple(path for path in left if path not in delivered)
+
+    @property
     def unpublished(self) -> tuple[Artifact, ...]:
         """Declared artifacts that are not published yet."""
         names = {artifact.name for artifact in self.published}
@@ -285,6 +293,7 @@ def advance(state: BuildState, payload: Payload) -> BuildState:
                 state=CheckpointState.REUSED,
                 reused_from=payload.reused_from,
                 artifacts=payload.artifacts,
+                left=payload.left,
                 error=None,
                 interruptions=0,
             )
@@ -296,6 +305,7 @@ def advance(state: BuildState, payload: Payload) -> BuildState:
                 claims=(),
                 seconds=payload.seconds,
                 artifacts=payload.artifacts,
+                left=payload.left,
                 size_bytes=payload.size_bytes,
                 interruptions=0,
             )

@@ -135,6 +135,7 @@ class ReuseCheckpoint:
     reused_from: str
     artifacts: tuple[Artifact, ...] = ()
     external: Mapping[str, str] = field(default_factory=dict)
+    left: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +146,7 @@ class CompleteCheckpoint:
     seconds: float
     artifacts: tuple[Artifact, ...] = ()
     size_bytes: int = 0
+    left: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +287,7 @@ def _payloads(state: BuildState, command: Command) -> tuple[Payload, ...]:
                     reused_from=command.reused_from,
                     artifacts=command.artifacts,
                     external=dict(command.external),
+                    left=command.left,
                 ),
             )
         case CompleteCheckpoint():
@@ -297,6 +300,7 @@ def _payloads(state: BuildState, command: Command) -> tuple[Payload, ...]:
                     seconds=command.seconds,
                     artifacts=command.artifacts,
                     size_bytes=command.size_bytes,
+                    left=command.left,
                 ),
             )
         case FailCheckpoint():

@@ -108,18 +108,20 @@ class ResourceClaimed(Payload):
 @dataclass(frozen=True, slots=True)
 class CheckpointReused(Payload):
     """A layer with the checkpoint's key was there; nothing ran. `reused_from` is the build that
-    made it (the build itself after a rewind)."""
+    made it (the build itself after a rewind). `left` as in CheckpointCompleted."""
 
     checkpoint: str
     key: str
     reused_from: str
     artifacts: tuple[Artifact, ...] = ()
     external: dict[str, str] = field(default_factory=dict)
+    left: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class CheckpointCompleted(Payload):
-    """The attempt succeeded and its layer is committed."""
+    """The attempt succeeded and its layer is committed. `left` are files among the media, by their path in
+    the workspace, that it neither delivered nor recorded for later checkpoints."""
 
     checkpoint: str
     attempt: int
@@ -127,6 +129,7 @@ class CheckpointCompleted(Payload):
     seconds: float
     artifacts: tuple[Artifact, ...] = ()
     size_bytes: int = 0
+    left: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,10 @@ from store.durable import disk_full_is_told, sync_directory, sync_file
 from store.regular import open_regular
 from store.sparse import copy_content
 
+SUMS = "SHA256SUMS"
+EVIDENCE_SUMS = f"{SUMS}.evidence"
+"""The artifacts with the digests of the others: of the products, and of the evidence."""
+
 _NAME = re.compile(r"[^./\x00-\x1f][^/\x00-\x1f]*")
 _ASIDE = ".part-"
 

@@ -14,6 +14,7 @@ from cli.text import (
     print_indented,
     print_json,
     print_table,
+    print_undelivered,
     printable,
     size,
 )
@@ -46,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
     print_table(header, rows, right=(2, 3), wrapped=True)
     _print_error(build["error"])
     _print_artifacts(build["artifacts"])
+    print_undelivered(build, sys.stdout)
     if build["state"] in ("failed", "paused"):
         print()
         print_next_steps(args.socket, build, sys.stdout)

@@ -138,7 +138,9 @@ class BuildSummary:
 
 @dataclass(frozen=True, slots=True)
 class BuildView:
-    """A build with all that is known of it now. `source_date_epoch` is its time, in seconds since 1970."""
+    """A build with all that is known of it now. `source_date_epoch` is its time, in seconds since 1970;
+    `undelivered` are files that checkpoints left among the media and none delivers, by their path in the
+    workspace."""
 
     id: str
     name: str
@@ -154,6 +156,7 @@ class BuildView:
     artifacts: tuple[Artifact, ...]
     error: ErrorInfo | None
     source_date_epoch: int
+    undelivered: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,7 @@ def build_view(state: BuildState, stored: Artifacts, parameters: dict[str, str])
         ),
         error=state.error,
         source_date_epoch=build_epoch(state),
+        undelivered=state.undelivered,
     )
 
 

@@ -14,18 +14,20 @@ from pathlib import Path
 from dcd.checkpoints import products
 from dcd.checkpoints.areas import areas, captured_file, shell_line, substituted
 from dcd.checkpoints.interface import CHROOT, MOUNTS, Checkpoint, Context, Needs, Report
+from dcd.checkpoints.media.deliver import deliver_file
 from dcd.checkpoints.recorded import recorded_files
 from dcd.manifest.diagnostics import Diagnostic
-from dcd.manifest.doc import DataObjectCache
+from dcd.manifest.doc import DataObjectCache, distro
 from dcd.manifest.paths import references, substitute
 from dcd.manifest.values import InputPath
 from dcd.platform.capabilities import NUMBERS
 from dcd.platform.chroot import chroot
 from dcd.platform.host_parts import file_digest
-from dcd.platform.inside import write
+from dcd.platform.inside import regular_file, write
 from dcd.platform.process import BASE_ENVIRONMENT
 from dcd.platform.tools import TOOL_PATH
-from statemachine.errors import NotFound, Unprepared
+from statemachine.errors import CheckpointError, NotFound, Unprepared
+from store.artifacts import EVIDENCE_SUMS, SUMS
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=.*", re.DOTALL)
 _SHELL = "/bin/sh"
@@ -35,6 +37,9 @@ _OUTSIDE = ("{BOOT_ARCHIVE}", "{MEDIA_DIR}", "{TMP_DIR}", "{BUILD_DATA}")
 
 _INSTALLING = re.compile(r"\b(apt|apt-get|aptitude|dpkg|linux-image|vmlinuz|live-boot|grub)\b")
 """Words of a command that puts packages or a kernel into the image."""
+
+_DELIVERED = re.compile(r"(\{MEDIA_DIR\}/)?([^/\x00-\x1f{}]+/)*[^./\x00-\x1f{}][^/\x00-\x1f{}]*")
+"""A file beneath MEDIA_DIR, with a name that artifacts can have."""
 
 _CHANGE_DIRECTORY = 'cd "$1" && shift && exec "$@"'
 
@@ -59,6 +64,8 @@ class CustomScript(Checkpoint):
         capabilities: Capabilities that it needs on the host: `SYS_ADMIN` to mount.
         devices: Devices that it needs on the host: `kvm`; `*` for loop devices.
         writes: Directories and files of the host that it writes to.
+        deliver: Files beneath MEDIA_DIR that it makes and the build delivers, each under its own name:
+            `{MEDIA_DIR}/root.tar`.
     """
 
     DESCRIPTION = "Run a command or script of the manifest"
@@ -80,6 +87,7 @@ class CustomScript(Checkpoint):
         capabilities: tuple[str, ...] = (),
         devices: tuple[str, ...] = (),
         writes: tuple[str, ...] = (),
+        deliver: tuple[str, ...] = (),
     ) -> None:
         super().__init__(name)
         self.command = " ".join(command.split("\n")).strip() if command is not None else None
@@ -94,6 +102,7 @@ class CustomScript(Checkpoint):
         self.capabilities = capabilities
         self.devices = devices
         self.writes = writes
+        self.deliver = deliver
 
     @property
     def runs_host_code(self) -> bool:
@@ -157,6 +166,7 @@ class CustomScript(Checkpoint):
                 '<arg name="timeout_seconds">600</arg>, or leave it out',
             )
         yield from self._check_rights(doc)
+        yield from self._check_deliveries(doc)
         if self.chroot:
             used = {token for token in _OUTSIDE if any(token in part for part in self._strings())}
             if used:
@@ -167,6 +177,34 @@ class CustomScript(Checkpoint):
                     "with chroot the command sees the image area only",
                     "leave out chroot, or use {PKG_IMAGE_PATH} only",
                 )
+
+    def _check_deliveries(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
+        if self.chroot and self.deliver:
+            yield self.fault(
+                doc,
+                "deliver",
+                "a command inside the image can deliver nothing",
+                "it does not see MEDIA_DIR, where files to deliver are made",
+                "leave out chroot, or deliver the file from a command outside the image",
+            )
+        names = [Path(item).name for item in self.deliver]
+        for item, text in enumerate(self.deliver):
+            if not _DELIVERED.fullmatch(text) or ".." in text.split("/"):
+                why = "it is no path of a file beneath MEDIA_DIR"
+            elif names[item] in (SUMS, EVIDENCE_SUMS, f"{distro(doc).name}.xml"):
+                why = "every build delivers a file of that name by itself"
+            elif names.index(names[item]) != item:
+                why = "another file is delivered under the same name"
+            else:
+                continue
+            yield self.fault(
+                doc,
+                "deliver",
+                f"{text!r} cannot be delivered",
+                why,
+                "<argitem>{MEDIA_DIR}/root.tar</argitem>",
+                item,
+            )
 
     def _check_rights(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
         if self.chroot and (self.capabilities or self.devices or self.writes):
@@ -256,6 +294,15 @@ class CustomScript(Checkpoint):
             cwd=Path(context.tmp, directory),
             timeout_seconds=self.timeout_seconds,
         )
+        for item in self.deliver:
+            file = regular_file(context.media, item.removeprefix("{MEDIA_DIR}/"))
+            if file is None:
+                raise CheckpointError(
+                    f"{self.name} made no file {item} to deliver",
+                    "it is not there, or no regular file",
+                    "correct the command, or the argument deliver",
+                )
+            deliver_file(context, file, file.suffix.removeprefix(".") or "file")
 
     def _run_inside(self, context: Context) -> None:
         tokens = {"PKG_IMAGE_PATH": Path("/")}

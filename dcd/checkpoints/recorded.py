@@ -6,13 +6,20 @@ it, may leave another file under its name; whatever else does (an archive that i
 A change is seen by the file's identity within the one attempt and its ctime, which no program can set.
 """
 
-from collections.abc import Iterator
+import os
+import stat
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from dcd.checkpoints.interface import Context
 from dcd.manifest.doc import DataObjectDict
 from statemachine.errors import CheckpointError
+
+_MOST_LEFT = 100
+
+ISO_TREE = "iso"
+"""The directory in the media area with what goes onto the ISO."""
 
 MEDIA, DISK = "media", "disk"
 """Dictionaries of the DOC's persistent part: media by kind, and the disk's `path` and `layout`."""
@@ -43,6 +50,27 @@ def recorded_files_kept(context: Context) -> Iterator[None]:
                 "an earlier checkpoint made it and recorded it for later ones, which rely on its content",
                 "put files into the image area, or under other names in the media area",
             )
+
+
+def left_among_media(context: Context, delivered: Collection[str]) -> tuple[str, ...]:
+    """The files of the media area, by their path in the workspace, that are neither recorded nor among those
+    delivered now, as far as it makes sense to name them. What is to go onto the ISO is none of them."""
+    recorded = {str(path.relative_to(context.root)) for path in recorded_files(context)}
+    found: list[str] = []
+    for where, directories, names in os.walk(context.media):
+        here = Path(where).relative_to(context.root)
+        if here == Path(context.media.name):
+            directories[:] = [name for name in directories if name != ISO_TREE]
+        found += [
+            path
+            for name in names
+            if (path := str(here / name)) not in recorded
+            and path not in delivered
+            and stat.S_ISREG(Path(where, name).lstat().st_mode)
+        ]
+        if len(found) >= _MOST_LEFT:
+            break
+    return tuple(sorted(found)[:_MOST_LEFT])
 
 
 def _identity(path: Path) -> tuple[int, ...] | None:

@@ -17,11 +17,8 @@ from statemachine.build import BuildState
 from statemachine.commands import Complete, Publish
 from statemachine.errors import NotFound
 from statemachine.events import Artifact
-from store.artifacts import Artifacts
-from store.layers import LayerStore
-
-SUMS = "SHA256SUMS"
-EVIDENCE_SUMS = f"{SUMS}.evidence"
+from store.artifacts import EVIDENCE_SUMS, SUMS, Artifacts
+from store.layers import Layer, LayerRecord, LayerStore, Workspace
 
 _LEFT_OUT = (
     "<!-- Passwords, hashes and other secrets were left out of this copy of the manifest. -->\n"
@@ -57,6 +54,18 @@ async def publish(
         state = await builds.command(state.id, Publish(sums))
     seconds = sum(record.seconds or 0.0 for record in state.checkpoints)
     return await builds.command(state.id, Complete(seconds=seconds))
+
+
+def commit(
+    layers: LayerStore, artifacts: Artifacts, workspace: Workspace, record: LayerRecord
+) -> Layer:
+    """Make the workspace of a completed attempt a layer, its artifacts ready to be delivered from there.
+    Blocking. Raises DiskFull."""
+    for artifact in record.artifacts:
+        file = layers.own_file(workspace, artifact.path)
+        if file is not None:
+            artifacts.adopt(file)
+    return layers.commit(workspace, record)
 
 
 async def _delivered(planner: Planning, manifest: str) -> bytes:

@@ -25,7 +25,7 @@ from dcd.engine.claims import claims_released, release_claims
 from dcd.engine.failures import broken_off, disk_error, info_of
 from dcd.engine.host import boot_id
 from dcd.engine.locks import LayerLocks
-from dcd.engine.publish import publish
+from dcd.engine.publish import commit, publish
 from dcd.engine.workspaces import claiming_workspace, kept_workspace, lost_layer, workspace_name
 from dcd.planner.client import Planning
 from dcd.planner.tasks import OfBuild
@@ -201,6 +201,7 @@ class Runner:
                     seconds=layer.record.seconds,
                     artifacts=layer.record.artifacts,
                     size_bytes=layer.size_bytes,
+                    left=layer.record.left,
                 ),
             )
         cause = "daemon-died" if record.boot_id == boot_id() else "machine-rebooted"
@@ -282,6 +283,7 @@ class Runner:
                 reused_from=layer.record.made_by,
                 artifacts=layer.record.artifacts,
                 external=external or {},
+                left=layer.record.left,
             ),
         )
 
@@ -413,7 +415,7 @@ class Runner:
                 command = InterruptCheckpoint(
                     planned.name, "host-changed", f"{', '.join(changed)} changed while it ran"
                 )
-            case Completed(artifacts, seconds):
+            case Completed(artifacts, seconds, left):
                 record = LayerRecord(
                     key=planned.key,
                     parent=workspace.parent,
@@ -422,13 +424,16 @@ class Runner:
                     attempt=attempt,
                     seconds=seconds,
                     artifacts=artifacts,
+                    left=left,
                 )
-                layer = await asyncio.to_thread(self._commit, workspace, record)
+                layers, delivered = self.stores.layers, self.stores.artifacts
+                layer = await asyncio.to_thread(commit, layers, delivered, workspace, record)
                 command = CompleteCheckpoint(
                     planned.name,
                     seconds=seconds,
                     artifacts=artifacts,
                     size_bytes=layer.size_bytes,
+                    left=left,
                 )
             case Failed(error, seconds, no_space):
                 command = (
@@ -448,13 +453,6 @@ class Runner:
             seconds=round(outcome.seconds, 1),
         )
         return await self._command(state, command)
-
-    def _commit(self, workspace: Workspace, record: LayerRecord) -> Layer:
-        for artifact in record.artifacts:
-            file = self.stores.layers.own_file(workspace, artifact.path)
-            if file is not None:
-                self.stores.artifacts.adopt(file)
-        return self.stores.layers.commit(workspace, record)
 
     def _report(
         self,

@@ -26,7 +26,7 @@ from types import FrameType
 from typing import NoReturn
 
 from dcd.checkpoints.interface import Checkpoint, Context, Report
-from dcd.checkpoints.recorded import recorded_files_kept
+from dcd.checkpoints.recorded import left_among_media, recorded_files_kept
 from dcd.manifest.constructors import construct
 from dcd.manifest.parse import restore
 from dcd.platform import resources
@@ -57,6 +57,9 @@ _DONE, _TOLD = 0, 3
 """Exit statuses of the process that does the work."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_NAMED = 5
+"""How many files a message names."""
+
 _LITTLE_BYTES = 16 * 1024 * 1024
 _LAST_PROCESSES_SECONDS = 10.0
 
@@ -75,6 +78,8 @@ class _Pipe:
         self._answers = os.fdopen(answers, "rb")
         self._lock = threading.Lock()
         self._last_message = ""
+        self.delivered: set[str] = set()
+        """The paths of what was delivered, in the workspace."""
 
     def send(self, message: Message) -> None:
         with self._lock:
@@ -89,6 +94,7 @@ class _Pipe:
         self.send(Progress(report.fraction, _readable(report.message)))
 
     def deliver(self, artifact: Artifact) -> None:
+        self.delivered.add(artifact.path)
         self.send(Delivered(artifact))
 
     def claim(self, kind: str, name: str) -> None:
@@ -226,9 +232,15 @@ def _work(request: WorkerRequest, root: Path, pipe: _Pipe) -> None:
         environment=request.environment,
         external=request.external,
     )
+    before = left_among_media(context, ())
     with recorded_files_kept(context), _can_be_asked(checkpoint):
         checkpoint.execute(context)
-    pipe.send(Saved(doc.persistent_text()))
+    left = left_among_media(context, pipe.delivered)
+    if new := [path for path in left if path not in before]:
+        names = ", ".join(new[:_NAMED])
+        more = f" and {len(new) - _NAMED} more" if len(new) > _NAMED else ""
+        context.report(Report(message=f"not delivered so far: {names}{more}"))
+    pipe.send(Saved(doc.persistent_text(), left))
 
 
 def _let_go(request: WorkerRequest, root: Path) -> None:

@@ -58,6 +58,7 @@ class Completed:
 
     artifacts: tuple[Artifact, ...]
     seconds: float
+    left: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,7 @@ async def run_attempt(
     """
     started = time.monotonic()
     artifacts: list[Artifact] = []
+    left: tuple[str, ...] = ()
     verdict: Verdict | None = None
     async with _control_group(groups, request) as group:
         async with _worker(request, log_path, group) as (process, messages):
@@ -120,7 +122,7 @@ async def run_attempt(
                             on_progress(progress)
                         case Delivered(artifact):
                             artifacts.append(artifact)
-                        case Saved(document):
+                        case Saved(document, left):
                             await asyncio.to_thread(_save, request, document)
                         case Claim() as claim:
                             await on_claim(claim)
@@ -134,7 +136,7 @@ async def run_attempt(
     seconds = time.monotonic() - started
     match verdict:
         case Succeeded():
-            return Completed(tuple(artifacts), seconds)
+            return Completed(tuple(artifacts), seconds, left)
         case _ if no_memory and not stop.is_set():
             return Failed(_no_memory(request), seconds)
         case Rejected(error, no_space) if not stop.is_set():

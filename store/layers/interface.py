@@ -28,6 +28,7 @@ class LayerRecord:
     attempt: int
     seconds: float
     artifacts: tuple[Artifact, ...] = ()
+    left: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import pytest
 from dcd.checkpoints.areas import shell_line
 from dcd.checkpoints.custom_script import CustomScript
 from dcd.checkpoints.interface import CHROOT
-from dcd.manifest.diagnostics import refuse
+from dcd.manifest.diagnostics import ManifestError, refuse
 from dcd.manifest.values import InputPath
 from dcd.platform.process import ToolFailed
 from statemachine.errors import CheckpointError, InvalidManifest, NotFound, Unprepared
@@ -246,3 +246,33 @@ def test_a_command_that_fails_inside_the_image_leaves_no_mount(
     with pytest.raises(ToolFailed, match="exit status 5"):
         bench.execute(CustomScript("c", "exit 5", chroot=True))
     assert str(bench.root) not in Path("/proc/self/mounts").read_text()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("../root.tar", "{MEDIA_DIR}/../x", "/etc/passwd", "{PKG_IMAGE_PATH}/x", "", ".hidden"),
+        *("{MEDIA_DIR}", "a\nb", "out/", "SHA256SUMS", "out/test.xml", "%{//distro.name}"),
+    ],
+)
+def test_what_cannot_be_delivered_is_refused(bench: Any, path: str) -> None:
+    with pytest.raises(ManifestError, match="cannot be delivered"):
+        bench.execute(CustomScript("test", command="true", deliver=(path,)))
+
+
+def test_two_files_of_one_name_are_not_delivered(bench: Any) -> None:
+    with pytest.raises(ManifestError, match="cannot be delivered"):
+        bench.execute(CustomScript("test", command="true", deliver=("a/x", "b/x")))
+
+
+def test_a_command_inside_the_image_delivers_nothing(bench: Any) -> None:
+    with pytest.raises(ManifestError, match="inside the image"):
+        bench.execute(CustomScript("test", command="true", chroot=True, deliver=("x",)))
+
+
+@pytest.mark.parametrize("made", ["true", "mkdir {}", "ln -s /etc/passwd {}", "mkfifo {}"])
+def test_a_file_to_deliver_that_was_not_made_fails(bench: Any, made: str) -> None:
+    command = made.replace("{}", "{MEDIA_DIR}/root.tar")
+    with pytest.raises(CheckpointError, match=r"made no file root\.tar to deliver"):
+        bench.execute(CustomScript("test", command=command, deliver=("root.tar",)))
+    assert bench.artifacts == []

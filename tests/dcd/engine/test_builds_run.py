@@ -46,6 +46,37 @@ def test_build_runs_its_checkpoints_in_order_each_on_the_layer_before(daemon, wr
     assert [event["sequence"] for event in daemon.events(build)] == list(range(1, len(kinds) + 1))
 
 
+def test_a_file_that_a_command_makes_is_delivered_if_it_says_so(daemon, tmp_path):
+    manifest = tmp_path / "m.xml"
+    manifest.write_text(
+        '<dc><distro name="small"><execution>'
+        '<checkpoint name="pack" mod_path="dcd/checkpoints/custom_script"'
+        ' checkpoint_class="CustomScript">'
+        "<args>mkdir {MEDIA_DIR}/out; echo a &gt; {MEDIA_DIR}/root.tar;"
+        " echo b &gt; {MEDIA_DIR}/out/b.cpio; chmod 4777 {MEDIA_DIR}/root.tar;"
+        " echo c &gt; {MEDIA_DIR}/notes</args>"
+        '<kwargs><arglist name="deliver"><argitem>{MEDIA_DIR}/root.tar</argitem>'
+        "<argitem>out/b.cpio</argitem></arglist></kwargs></checkpoint>"
+        '<checkpoint name="after" mod_path="dcd/checkpoints/custom_script"'
+        ' checkpoint_class="CustomScript"><args>true</args></checkpoint>'
+        "</execution></distro></dc>"
+    )
+    for _ in range(2):  # The second build reuses the layers.
+        build = daemon.submit(manifest)
+        status = daemon.wait(build, "completed")
+        delivered = {artifact["name"]: artifact for artifact in status["artifacts"]}
+        assert set(delivered) == {"root.tar", "b.cpio", "small.xml", "SHA256SUMS"}
+        assert delivered["root.tar"]["format"] == "tar"
+        path = Path(delivered["root.tar"]["path"])
+        assert (path.read_text(), path.stat().st_mode & 0o7777) == ("a\n", 0o640)
+        daemon.ctl("artifacts", build, "--verify")
+        assert status["undelivered"] == ["media/notes"]
+        for command in ("status", "follow"):
+            assert "not delivered: media/notes" in daemon.ctl(command, build)
+    log = daemon.ctl("logs", build := daemon.json("list")[-1]["id"], "pack")
+    assert "not delivered so far: media/notes" in log, build
+
+
 def test_the_delivered_manifest_has_no_secrets(daemon, write_manifest):
     manifest = write_manifest(("one", "true"))
     secret = "known-to-the-submitter"
