@@ -57,7 +57,7 @@ def reference(parser: argparse.ArgumentParser) -> dict[str, str]:
         "",
         "<!-- Made from the parser: python -m cli.generate reference docs/reference -->",
         "",
-        f"{parser.description} `dcctl` is a thin client: it reads files with your rights and talks to",
+        f"{parser.description} `dcctl` is a thin client: it reads files with your permissions and talks to",
         "the daemon through its socket.",
         "",
         "Each command takes `--json`, which prints JSON for scripts: a value on one line, or, where",

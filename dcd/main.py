@@ -53,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     restore.set_defaults(run=_restore)
 
     shown = commands.add_parser(
-        "config", help="show what a file of settings comes to, without a daemon"
+        "config", help="show the settings that a file gives, without a daemon"
     )
     shown.add_argument("--config", type=Path, metavar="FILE", help="a TOML file of settings")
     shown.add_argument("--json", action="store_true", help="print JSON")

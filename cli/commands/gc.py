@@ -7,7 +7,7 @@ from cli.client import request
 from cli.exit_codes import ExitCode
 from cli.text import count, print_json, print_table, printable, size
 
-HELP = "remove layers and captured inputs that nobody needs"
+HELP = "remove layers and captured inputs that no build needs"
 DESCRIPTION = (
     "Remove layers that no build names any more, those of a back end that is not in use, captured inputs "
     "that no unfinished build names, and what an interrupted `rm` left. With --max-bytes also layers, least "

@@ -40,7 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="NUMBER",
         type=_positive,
         default=DEFAULT_LIMIT,
-        help=f"list so many builds at most (default: {DEFAULT_LIMIT})",
+        help=f"list at most this many builds (default: {DEFAULT_LIMIT})",
     )
 
 

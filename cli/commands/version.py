@@ -35,7 +35,9 @@ def run(args: argparse.Namespace) -> int:
                 f"  process {daemon['pid']} since {since}, state in {printable(daemon['state_dir'])}"
             )
             if daemon["version"] != own_version():
-                print("dcctl and the daemon are of different versions: install the same of both")
+                print(
+                    "dcctl and the daemon have different versions: install the same version of both"
+                )
     if failure is None:
         return ExitCode.OK
     if not args.json:

@@ -82,7 +82,7 @@ OPERATIONS: tuple[Operation, ...] = (
         host.disk_usage, DiskUsage,
     ),
     Operation(
-        "POST", "/v1/gc", "collect", "Remove layers and captured inputs that nobody needs",
+        "POST", "/v1/gc", "collect", "Remove layers and captured inputs that no build needs",
         host.collect, Collected, schemas.CollectRequest,
     ),
     Operation(

@@ -211,7 +211,7 @@ class CustomScript(Checkpoint):
             yield self.fault(
                 doc,
                 "chroot",
-                "a command inside the image gets no rights on the host",
+                "a command inside the image gets no permissions on the host",
                 "it has capabilities, devices or writes",
                 "leave them out, or leave out chroot",
             )

@@ -186,7 +186,7 @@ class Configuration:
         default=4096,
         metadata=_about(
             "How many processes and threads an attempt may have at once (on Linux from 6.14 on, and where a "
-            "control group was delegated to the daemon; else the service's limit is all there is).",
+            "control group was delegated to the daemon; otherwise only the service's limit holds).",
             minimum=512,
             reloads=True,
         ),
@@ -346,8 +346,8 @@ class Configuration:
     administer: tuple[str, ...] = field(
         default=(),
         metadata=_about(
-            "Role: reload the daemon, collect garbage, back up the event log, and, for who is root too, open "
-            "shells in builds. Includes `operate`, not `host_code`.",
+            "Role: reload the daemon, collect garbage, back up the event log, and, with root, open shells in "
+            "builds. Includes `operate`, not `host_code`.",
             reloads=True,
         ),
     )
@@ -355,7 +355,7 @@ class Configuration:
         default=(),
         metadata=_about(
             "Right: submit manifests that run the submitter's code outside the image (custom scripts, "
-            "modules of others). Whoever has it can become root on the server.",
+            "modules of others). It is as good as root on the server.",
             reloads=True,
         ),
     )

@@ -72,7 +72,7 @@ def matches(doc: DataObjectCache, path: str | None) -> tuple[Match, ...]:
     if len(found) > MOST_MATCHES:
         raise UsageError(
             f"{path!r} names {len(found)} objects",
-            f"at most {MOST_MATCHES} are told",
+            f"at most {MOST_MATCHES} are listed",
             "name fewer: [#10] behind a name keeps the first ten",
         )
     return tuple(

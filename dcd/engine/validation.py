@@ -81,11 +81,11 @@ def _checked(
         yield severe(
             validation.origin,
             f"{words!r} may not be run",
-            "Only who has the right host_code may have any command run on the host; everybody may have: "
+            "Running other commands needs the right host_code. Without it, these are allowed: "
             + ", ".join(
                 sorted(f"{each} {' '.join(a)}" for each, all_ in KNOWN.items() for a in all_)
             ),
-            "use one of these, or ask an administrator for the right",
+            "use one of these, or ask an administrator for the right host_code",
         )
     elif program is None:
         yield warning(

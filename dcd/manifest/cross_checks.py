@@ -303,7 +303,7 @@ def _iscsi(source: Source) -> Iterator[Diagnostic]:
             yield error(
                 source.origin(disk),
                 f"this iSCSI disk needs {listed(missing, 'and')}",
-                'With source="manifest", the target\'s address and unit stand in the manifest.',
+                'With source="manifest", the target\'s address and unit are in the manifest.',
                 '<iscsi target_ip="192.0.2.1" target_lun="0"/>',
             )
         yield from _chap(source, disk)
@@ -326,7 +326,7 @@ def _chap(source: Source, disk: Element) -> Iterator[Diagnostic]:
         # The value is not repeated: diagnostics go to logs and screens.
         yield warning(
             source.origin(disk, "chap_password"),
-            "the CHAP secret stands in the manifest, and is stored in the event log with it",
-            "Whoever may read the build or a backup can read it.",
+            "the CHAP secret is in the manifest, and stored in the event log with it",
+            "Everybody who may read the build or a backup can read it.",
             'chap_password_file="/etc/dcd/secrets/chap"',
         )

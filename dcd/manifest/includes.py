@@ -170,7 +170,7 @@ class _Run:
                 element,
                 f"there is no file {path}",
                 "",
-                "correct the path, or say with xi:fallback what stands in for it",
+                "correct the path, or give a replacement with xi:fallback",
             )
         self.walk(fallbacks[0], chain, base, depth)
         return _replace(element, list(fallbacks[0].iterchildren("*")), fallbacks[0].text or "")

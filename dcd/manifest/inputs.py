@@ -74,7 +74,7 @@ def absent(
         error(
             Origin(wanted.file, wanted.line),
             f"there is no file {wanted.path}, or it cannot be read",
-            f"It is named {wanted.written!r}; files are read with the rights of who submits.",
+            f"It is named {wanted.written!r}; files are read with the permissions of the person who submits.",
             "correct the path, or make the file readable",
         )
         for wanted in named

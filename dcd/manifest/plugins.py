@@ -37,5 +37,5 @@ def _broken(entry: EntryPoint, why: str) -> Unprepared:
     return Unprepared(
         f"the data object {entry.value} of a plug-in cannot be loaded",
         why,
-        f"mend or uninstall the plug-in (its entry-point group is {GROUP})",
+        f"fix or uninstall the plug-in (its entry-point group is {GROUP})",
     )

@@ -42,7 +42,7 @@ def _check(text: str, origin: Origin | None) -> Iterator[Diagnostic]:
         if meant:
             yield error(origin, f"there is no token {{{token}}}", known, f"{{{meant}}}")
         else:
-            yield warning(origin, f"{{{token}}} is no token and stays as it is", known)
+            yield warning(origin, f"{{{token}}} is no token and is left unchanged", known)
     for path in references(text):
         if not path.startswith("/"):
             yield warning(

@@ -191,7 +191,7 @@ class _Copy:
 
 def _in_the_way(target: Path, what: str) -> CheckpointError:
     return CheckpointError(
-        f"{what} cannot be put where something else is",
+        f"{what} cannot be put there: something else is in its place",
         str(target),
         "leave one of the two out",
     )

@@ -23,7 +23,7 @@ def main() -> NoReturn:
     messages = int(sys.argv[1])
     request = sys.stdin.buffer.readline()
     if not request.endswith(b"\n"):
-        sys.exit("the daemon ended before it had said what to do")
+        sys.exit("the daemon ended before it sent the request")
     reading, answers = os.pipe()
     child = os.fork()
     if child == 0:

@@ -99,7 +99,7 @@ class _Pipe:
 
     def claim(self, kind: str, name: str) -> None:
         if kind not in resources.RELEASE:
-            raise LookupError(f"nobody could release a resource of kind {kind}")
+            raise LookupError(f"nothing releases a resource of kind {kind}")
         self.send(Claim(kind, name))
         if self._answers.readline() != CLAIMED:
             raise Unavailable("the daemon is gone", f"{kind} {name} was not recorded, so not made")
@@ -333,7 +333,7 @@ def _missing_right(request: WorkerRequest, error: BaseException, told: ErrorInfo
         )
     if _is_behind((errno.EPERM, errno.EACCES), error, told):
         return (
-            f"{request.checkpoint} has only the rights that it declares; if it needs others, see "
+            f"{request.checkpoint} has only the permissions that it declares; if it needs others, see "
             "`capabilities` and `devices` in its needs or arguments. It has the capabilities "
             f"{', '.join(request.grants.capabilities) or 'none'}"
         )

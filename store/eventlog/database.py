@@ -109,7 +109,7 @@ def explained(path: Path) -> Iterator[None]:
         raise Unavailable(
             f"the event log {path} cannot be used",
             str(cause),
-            "mend the cause (permissions, disk, another program that holds the file), then restart dcd",
+            "fix the cause (permissions, disk, another program that holds the file), then restart dcd",
         ) from error
 
 

@@ -361,7 +361,7 @@ def _failed(cause: BaseException) -> LogFailed:
     return LogFailed(
         "a write to the event log failed; nothing is appended until dcd is restarted",
         f"{type(cause).__name__}: {cause}",
-        "look for the cause in the kernel's log, mend it, then restart dcd",
+        "look for the cause in the kernel's log, fix it, then restart dcd",
     )
 
 

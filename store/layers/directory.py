@@ -255,8 +255,8 @@ class LayerDirectory:
             if standing := self._standing_on(key):
                 raise Refused(
                     f"layer {key} is needed by another",
-                    f"what stands on it: {', '.join(standing)}",
-                    "remove what stands on it first",
+                    f"layers above it: {', '.join(standing)}",
+                    "remove the layers above it first",
                 )
             removed = self._take_away(key)
         for rubbish in [*self._work.glob(f"{_RUBBISH}*"), removed]:

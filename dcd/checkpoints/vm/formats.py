@@ -94,7 +94,7 @@ def check_images(doc: DataObjectCache, checkpoint: Checkpoint) -> Iterator[Diagn
             doc,
             None,
             "the manifest describes no virtual machine",
-            "what its disk is delivered as stands in distro_spec/img_params/vm_im",
+            "the formats of its disk are in distro_spec/img_params/vm_im",
             '<img_params><vm_im><vm_format type="qcow2"/></vm_im></img_params>',
         )
         return

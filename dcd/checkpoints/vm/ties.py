@@ -94,7 +94,7 @@ class Finding:
     def __str__(self) -> str:
         where = f"{self.path}:{self.line}" if self.line else self.path
         if self.new is None:
-            return f"{where}: {self.old} depends on this machine's devices; it stays as it is"
+            return f"{where}: {self.old} depends on this machine's devices; it is left unchanged"
         return f"{where}: {self.old} is {self.new or 'removed'} now"
 
 

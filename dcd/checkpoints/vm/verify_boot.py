@@ -220,7 +220,7 @@ class VerifyBoot(Checkpoint):
             yield self.fault(
                 doc,
                 "login",
-                f"nobody knows the password of {self.login!r}",
+                f"the manifest has no plain password of {self.login!r}",
                 "the manifest has no user of that name with a password that is not hashed",
                 f'add <user name="{self.login}"><password>...</password></user> to a configuration',
             )

@@ -141,7 +141,7 @@ def kind_of(reader: Reader, scripts: list[Script]) -> str:
     ):
         reader.note(
             None,
-            "what kind of image this is cannot be told from its scripts; Text is assumed",
+            "the kind of image cannot be seen from its scripts; Text is assumed",
             "for another kind, replace Text in the names of classes by LiveCD or AI",
         )
     return "Text"

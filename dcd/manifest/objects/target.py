@@ -87,7 +87,7 @@ class Iscsi(DataObject, tag="iscsi"):
     SECRETS = ("chap_password",)
 
     source: Literal["manifest", "dhcp"] = attribute(
-        "Whether the parameters stand here or come from DHCP.", default="manifest"
+        "Whether the parameters are given here or come from DHCP.", default="manifest"
     )
     target_name: str | None = attribute("The target's IQN.", default=None)
     target_lun: str | None = attribute("The logical unit's number.", default=None)

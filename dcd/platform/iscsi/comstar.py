@@ -66,7 +66,7 @@ class Comstar:
                 run(["itadm", "create-tpg", group, f"{export.address}:{export.port}"])
             except ToolFailed as error:
                 raise Unprepared(
-                    f"port {export.port} of {export.address} cannot be had",
+                    f"port {export.port} of {export.address} is not available",
                     error.output,
                     "remove the portal group that has it: itadm list-tpg -v, itadm delete-tpg",
                 ) from error

@@ -367,7 +367,7 @@ WARNINGS = [
         (15, 5),
         "no packages are listed for 'transfer'",
     ),
-    (("echo", "echo {ELSEWHERE}"), (25, 9), "{ELSEWHERE} is no token and stays as it is"),
+    (("echo", "echo {ELSEWHERE}"), (25, 9), "{ELSEWHERE} is no token and is left unchanged"),
     (("echo", "echo %{arch}"), (25, 9), "%{arch} is no path into the DOC"),
 ]
 

@@ -80,7 +80,7 @@ checkpoint_class="CustomScript"><args>true</args></checkpoint></execution></dist
 
 def test_a_chap_secret_in_the_manifest_is_warned_of_and_not_repeated() -> None:
     (warned,) = told('chap_name="me" chap_password="hunter2"')
-    assert warned.startswith("warning 2 the CHAP secret stands in the manifest")
+    assert warned.startswith("warning 2 the CHAP secret is in the manifest")
     assert 'chap_password_file="' in warned
     refused = told('chap_password="hunter2" chap_passwrd_file="x"')
     assert any(text.startswith("error") for text in refused)
