@@ -72,6 +72,7 @@ TOOLS: dict[str, Tool] = {
     ),
     "grub-mkimage": Tool("grub-mkimage", "grub-common", part="GRUB"),
     "grub-mkrescue": Tool("grub-mkrescue", "grub-common", part="GRUB"),
+    "e2fsck": Tool("e2fsck", "e2fsprogs", ("-V",), shapes=False),
     "gzip": Tool("gzip", "gzip", shapes=False),
     "losetup": Tool("losetup", "mount", shapes=False),
     "mcopy": Tool("mcopy", "mtools"),

@@ -1,6 +1,8 @@
 """Whether a disk holds what an installation was to put there: asked of the disk, not of the installer.
 
-The disk was blank, so what is on it is the installation's work. Source: blkid(8), low-level probing.
+The disk was blank, so what is on it is the installation's work, and may be anything: its file systems are
+checked by their own programs before the kernel of the build host mounts them. Source: blkid(8), low-level
+probing; e2fsck(8), xfs_repair(8), btrfs-check(8).
 """
 
 from pathlib import Path
@@ -8,11 +10,18 @@ from pathlib import Path
 from dcd.checkpoints.interface import Context
 from dcd.checkpoints.vm import gpt, mounted
 from dcd.checkpoints.vm.disk import DiskLayout, DiskPartition
+from dcd.platform.copying import copy_into
 from dcd.platform.inside import resolve
 from dcd.platform.process import ToolFailed
 from statemachine.errors import CheckpointError
 
-TOOLS = ("blkid", *mounted.TOOLS)
+TOOLS = ("blkid", "e2fsck", *mounted.TOOLS)
+"""Those for xfs and btrfs are in the packages of what makes these file systems."""
+
+_CHECKERS: dict[str, tuple[str, ...]] = {
+    "xfs": ("xfs_repair", "-n", "-f"),
+    "btrfs": ("btrfs", "check", "--readonly"),
+}
 
 _NOTHING_FOUND = 2
 _SYSTEM = ("etc/fstab", "boot/grub/grub.cfg", "sbin/init")
@@ -30,6 +39,8 @@ def check_disk(context: Context, disk: Path, layout: DiskLayout) -> None:
             raise _wrong("it is not divided as its layout says")
     for partition in layout.partitions:
         _check_volume(context, disk, partition)
+    for partition in layout.partitions:
+        _check_structure(context, disk, partition)
     try:
         with mounted.mounted(context, disk, layout, read_only=True) as root:
             for name in _SYSTEM:
@@ -38,6 +49,29 @@ def check_disk(context: Context, disk: Path, layout: DiskLayout) -> None:
                     raise _wrong(f"there is no /{name} on it")
     except ToolFailed as error:
         raise _wrong(f"its file systems cannot be read: {error.output}") from error
+
+
+def _check_structure(context: Context, disk: Path, partition: DiskPartition) -> None:
+    """Let the file system's own program look at it, which changes nothing. Raises `CheckpointError` when it
+    finds anything wrong."""
+    kind = "" if partition.volume is None else partition.volume.type
+    alone = context.tmp / f"check-{partition.number}"
+    try:
+        if kind == "ext4":
+            context.run(["e2fsck", "-f", "-n", f"{disk}?offset={partition.start}"], capture=True)
+        elif checker := _CHECKERS.get(kind):
+            with alone.open("xb") as file:
+                file.truncate(partition.size)
+            end = partition.start + partition.size
+            copy_into(disk, alone, 0, begin=partition.start, end=end)
+            context.run([*checker, alone], capture=True)
+    except ToolFailed as error:
+        raise _wrong(
+            f"its file systems cannot be read: partition {partition.number} holds no sound {kind}:"
+            f" {error.output}"
+        ) from error
+    finally:
+        alone.unlink(missing_ok=True)
 
 
 def _check_volume(context: Context, disk: Path, partition: DiskPartition) -> None:

@@ -27,6 +27,7 @@ from dcd.manifest.diagnostics import refuse
 from dcd.platform.iscsi import target_name
 from dcd.platform.tools import missing
 from statemachine.errors import CheckpointError, InvalidManifest, Unprepared
+from store.sparse import data_ranges
 
 BootDisk = Callable[[bytes, str], Path]
 MakeMedium = Callable[[str, str], Path]
@@ -373,6 +374,34 @@ class TestTheDisk:
         assert (
             f"was to hold ext4 {root.volume.uuid} and holds ext4 00010203" in caught.value.details
         )
+
+    @pytest.mark.skipif(shutil.which("e2fsck") is None, reason="e2fsprogs is not installed")
+    @pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs"])
+    def test_with_a_file_system_of_the_guests_making_is_not_mounted(
+        self, bench: Any, kind: str
+    ) -> None:
+        if not all(map(shutil.which, {"xfs": ["xfs_repair"], "btrfs": ["btrfs"]}.get(kind, []))):
+            pytest.skip(f"the tools for {kind} are not installed")
+        target = TARGET.replace('type="ext4"', f'type="{kind}"').replace('"48mb"', '"512mb"')
+        context = bench.context(bench.doc(VM, target))
+        CreateDisk("disk").execute(context)
+        disk, layout = recorded_disk(context)
+        with pytest.raises(CheckpointError) as caught:
+            check_disk(context, disk, layout)
+        assert caught.value.details == "there is no /etc/fstab on it", "an honest one is mounted"
+        root = layout.mounted_at("/")
+        assert root is not None
+        with disk.open("r+b") as file:
+            # What follows the superblock, which still says what it is.
+            after = root.start + (0x11000 if kind == "btrfs" else 4096)
+            for begin, end in list(data_ranges(file.fileno(), root.start + root.size, after)):
+                file.seek(begin)
+                content = file.read(min(end - begin, 65536))
+                file.seek(begin)
+                file.write(bytes(byte ^ 0x5A for byte in content))
+        with pytest.raises(CheckpointError) as caught:
+            check_disk(context, disk, layout)
+        assert f"partition 2 holds no sound {kind}" in caught.value.details
 
     @pytest.mark.skipif(shutil.which("debugfs") is None, reason="e2fsprogs is not installed")
     def test_with_a_file_system_that_was_not_unmounted_is_not_accepted(self, bench: Any) -> None:
