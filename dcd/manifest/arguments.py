@@ -22,6 +22,7 @@ from dcd.manifest.values import (
     convert_list,
     element_of,
     expected,
+    form_of,
     is_list,
     optional_of,
     written,
@@ -110,7 +111,7 @@ def match_arguments(factory: Any, args: Sequence[str], kwargs: Mapping[str, Text
     for name, (parameter, given, argument) in texts.items():
         wrong = list(_wrong(name, argument, given, parameter))
         if not wrong:
-            values[name] = _converted(given, type_of(parameter))
+            values[name] = _converted(given, parameter)
         problems += wrong
     bound = Bound(
         values,
@@ -168,7 +169,7 @@ def _wrong(
     wanted = type_of(parameter)
     try:
         if isinstance(text, str):
-            convert(text, wanted)
+            _converted(text, parameter)
         elif not is_list(wanted):
             raise BadValue(list(text), f"a single value, {expected(wanted)}", choices(wanted))
     except BadValue as bad:
@@ -181,8 +182,11 @@ def _wrong(
             yield _bad(name, argument, bad, parameter, item)
 
 
-def _converted(text: Texts, wanted: Any) -> Any:
-    return convert(text, wanted) if isinstance(text, str) else convert_list(list(text), wanted)
+def _converted(text: Texts, parameter: inspect.Parameter) -> Any:
+    if not isinstance(text, str):
+        return convert_list(list(text), type_of(parameter))
+    # What stands for "not given" needs no form.
+    return text if text == parameter.default else convert(text, type_of(parameter))
 
 
 def _given(value: object) -> str:
@@ -225,7 +229,10 @@ def _bad(
     meant = did_you_mean(str(bad.given), bad.choices)
     usual = written(parameter.default) if isinstance(parameter.default, int | float | str) else ""
     why = f"Without it, {usual} is used." if usual else "It may be left out."
+    form = form_of(parameter.annotation)
+    example = form.suggestion(str(bad.given)) if form is not None else ""
     value = meant or (bad.choices[0] if bad.choices else "" if item is not None else usual)
+    value = value or example
     tag = f'<arg name="{name}">{value}</arg>' if item is None else f"<argitem>{value}</argitem>"
     return Problem(
         argument,

@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from lxml import etree
+
 from dcd.manifest.data_object import (
     DataObject,
     Element,
@@ -22,9 +24,6 @@ from dcd.manifest.diagnostics import Diagnostic, did_you_mean, error, listed, sh
 from dcd.manifest.registry import Registry, may_stand_in, particles_of
 from dcd.manifest.source import Source
 from dcd.manifest.values import BadValue, choices
-
-_SECRET = ("chap_password",)
-"""Attributes whose values are not repeated to anybody."""
 
 
 def check_structure(source: Source, registry: Registry) -> Iterator[Diagnostic]:
@@ -66,7 +65,7 @@ class _Check:
         allowed = {particle.of.TAG for particle in particles_of(cls)}
         for child in element.iterchildren("*"):
             if child.tag in inner:
-                yield from self.text_child(child)
+                yield from self.text_child(child, inner[str(child.tag)])
                 continue
             handler = self.registry.handler(child)
             if handler and may_stand_in(handler, cls):
@@ -118,14 +117,23 @@ class _Check:
     def bad_value(self, element: Element, field: Field, value: str, bad: BadValue) -> Diagnostic:
         meant = did_you_mean(value, bad.choices) if bad.choices else None
         suggestion = meant or (bad.choices[0] if bad.choices else "")
-        if not suggestion and field.declared.form is not None:
-            suggestion = field.declared.form.example.split(",")[0]
+        if not suggestion and field.form is not None:
+            suggestion = field.form.suggestion(value)
         return error(
             self.source.origin(element, field.tag),
-            f"{field.tag}={shortened(value)!r} of <{element.tag}> is not {bad.expected}"
+            f"{field.tag}={_shown(value, field)!r} of <{element.tag}> is not {bad.expected}"
             + (f"; did you mean {meant!r}?" if meant else ""),
             field.declared.doc,
             f'{field.tag}="{suggestion}"' if suggestion else "",
+        )
+
+    def bad_text(self, element: Element, field: Field, value: str, bad: BadValue) -> Diagnostic:
+        example = field.form.suggestion(value) if field.form is not None else ""
+        return error(
+            self.source.origin(element),
+            f"{_shown(value, field)!r} in <{element.tag}> is not {bad.expected}",
+            field.declared.doc,
+            f"<{element.tag}>{example}</{element.tag}>" if example else "",
         )
 
     def text(self, element: Element, field: Field | None) -> Iterator[Diagnostic]:
@@ -145,10 +153,23 @@ class _Check:
                 field.declared.doc,
                 f"<{element.tag}>...</{element.tag}>",
             )
+        elif field is not None:
+            yield from self.value_of(element, field)
 
-    def text_child(self, child: Element) -> Iterator[Diagnostic]:
+    def value_of(self, element: Element, field: Field) -> Iterator[Diagnostic]:
+        """Whether the text of the element is a value of the field."""
+        text = (element.text or "").strip()
+        if not text and field.declared.kind == "children":
+            return  # The cross checks say so where it matters.
+        try:
+            field.parse(text)
+        except BadValue as bad:
+            yield self.bad_text(element, field, text, bad)
+
+    def text_child(self, child: Element, field: Field) -> Iterator[Diagnostic]:
         for name in attributes_of(child):
             yield self.unknown_attribute(child, name, [])
+        yield from self.value_of(child, field)
         for inner in child.iterchildren("*"):
             yield self.stranger(inner, self.registry.handler(inner), child, [])
 
@@ -239,17 +260,27 @@ class _Check:
     def tag_with(self, element: Element, new: dict[str, str], without: str = "") -> str:
         """The element's start tag with attributes added and one left out."""
         kept = {k: v for k, v in attributes_of(element).items() if k != without}
-        return _start_tag(str(element.tag), {**kept, **{k: v for k, v in new.items() if k}})
+        return self.start_tag(element, {**kept, **{k: v for k, v in new.items() if k}})
 
     def renamed(self, element: Element, tag: str) -> str:
         """The element's start tag with another name."""
-        return _start_tag(tag, attributes_of(element))
+        renamed = etree.Element(tag)
+        return self.start_tag(renamed, attributes_of(element))
+
+    def start_tag(self, element: Element, attributes: dict[str, str]) -> str:
+        """A start tag as messages show it: without what is secret."""
+        handler = self.registry.handler(element)
+        known = {f.tag: f for f in (fields_of(handler) if handler is not None else ())}
+        written = "".join(
+            f' {name}="{_shown(value, known.get(name))}"' for name, value in attributes.items()
+        )
+        return f"<{element.tag}{written}>"
 
 
-def _start_tag(tag: str, attributes: dict[str, str]) -> str:
-    shown = {name: "..." if name in _SECRET else value for name, value in attributes.items()}
-    written = "".join(f' {name}="{shortened(value)}"' for name, value in shown.items())
-    return f"<{tag}{written}>"
+def _shown(value: str, field: Field | None) -> str:
+    """The value as messages repeat it."""
+    secret = field is not None and field.form is not None and field.form.secret
+    return "..." if secret else shortened(value)
 
 
 def _doc(cls: type[DataObject]) -> str:

@@ -1,27 +1,20 @@
 """What the grammar cannot say: the parts of a manifest must fit together.
 
-Names of software and configuration have their checkpoint, checkpoints' names are unique, the distribution's
-name can name a volume, lists are not empty, pools and vdevs that disks belong to exist. Each check is a
-generator of diagnostics over the tree. Pure.
+Names of software and configuration have their checkpoint, checkpoints' names are unique, lists are not
+empty, pools and vdevs that disks belong to exist. Each check is a generator of diagnostics over the tree.
+Pure.
 """
 
-import re
 from collections.abc import Callable, Iterator
 
 from dcd.manifest.data_object import Element, attributes_of
 from dcd.manifest.diagnostics import Diagnostic, did_you_mean, error, listed, warning
 from dcd.manifest.source import Source
 
-VOLUME_ID_LENGTH = 32
-"""Characters of a volume identifier (ISO 9660, 8.4.7; ECMA-119)."""
-
-_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9 _.+\-]*[A-Za-z0-9_+\-])?")
-
 
 def cross_check(source: Source) -> Iterator[Diagnostic]:
     """Everything that does not fit together."""
     checks: tuple[Callable[[Source], Iterator[Diagnostic]], ...] = (
-        _distribution_name,
         _checkpoint_names,
         _stop_on_error,
         _software_names,
@@ -38,38 +31,6 @@ def cross_check(source: Source) -> Iterator[Diagnostic]:
     )
     for check in checks:
         yield from check(source)
-
-
-def fitting_name(name: str) -> str:
-    """The name itself if it can name a distribution, else one like it that can."""
-    if len(name) <= VOLUME_ID_LENGTH and _NAME.fullmatch(name):
-        return name
-    return re.sub(r"[^A-Za-z0-9_.+\-]+", "-", name).strip("-. ")[:VOLUME_ID_LENGTH] or "my-image"
-
-
-def _distribution_name(source: Source) -> Iterator[Diagnostic]:
-    for distro in source.root.iter("distro"):
-        name = distro.get("name")
-        if name is None:
-            continue
-        fitting = fitting_name(name)
-        problem = ""
-        if not name.strip():
-            problem = "the distribution's name is blank"
-        elif len(name) > VOLUME_ID_LENGTH:
-            problem = f"the distribution's name has {len(name)} characters, {VOLUME_ID_LENGTH} at most fit"
-        elif not _NAME.fullmatch(name):
-            problem = (
-                f"the distribution's name {name!r} has characters that a volume's name cannot have"
-            )
-        if problem:
-            yield error(
-                source.origin(distro, "name"),
-                problem,
-                "It is the volume id of the ISO and the name of its file: letters, digits, spaces, "
-                "and any of _ . + -",
-                f'name="{fitting}"',
-            )
 
 
 def _checkpoint_names(source: Source) -> Iterator[Diagnostic]:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Self, TypeVar, dataclass_transform, get_type_h
 
 from lxml import etree
 
-from dcd.manifest.values import BadValue, Form, convert, written
+from dcd.manifest.values import BadValue, Form, convert, element_of, written
 
 Element = etree._Element
 Object = TypeVar("Object", bound="DataObject")
@@ -43,6 +43,7 @@ class Declared:
     tag: str = ""
     form: Form | None = None
     minimum: int | None = None
+    maximum: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +61,23 @@ class Field:
         """The attribute's or child element's name."""
         return self.declared.tag or self.name
 
+    @property
+    def form(self) -> Form | None:
+        """The form of its text, or of each of its texts."""
+        return self.declared.form
+
     def parse(self, text: str) -> Any:
-        """The value of the text. Raises BadValue."""
-        value = convert(text, self.annotation)
-        if self.declared.form is not None:
-            self.declared.form.check(text)
-        if self.declared.minimum is not None and value < self.declared.minimum:
-            raise BadValue(text, f"a whole number of at least {self.declared.minimum}")
+        """The value of the text; of `children`, that of one of them. Raises BadValue."""
+        several = self.declared.kind == "children"
+        value = convert(text, element_of(self.annotation) if several else self.annotation)
+        # What stands for "not given" needs no form.
+        if self.form is not None and text != self.default:
+            self.form.check(text)
+        least, most = self.declared.minimum, self.declared.maximum
+        if least is not None and value < least:
+            raise BadValue(text, f"a whole number of at least {least}")
+        if most is not None and value > most:
+            raise BadValue(text, f"a whole number of at most {most}")
         return value
 
 
@@ -75,25 +86,31 @@ def _declare(declared: Declared, default: Any) -> Any:
 
 
 def attribute(
-    doc: str, *, default: Any = MISSING, form: Form | None = None, minimum: int | None = None
+    doc: str,
+    *,
+    default: Any = MISSING,
+    form: Form | None = None,
+    minimum: int | None = None,
+    maximum: int | None = None,
 ) -> Any:
-    """A field that is an attribute of the element, required unless it has a default."""
-    return _declare(Declared("attribute", doc, "", form, minimum), default)
+    """A field that is an attribute of the element, required unless it has a default. `form` is that of a
+    text, `minimum` and `maximum` are the limits of a number."""
+    return _declare(Declared("attribute", doc, "", form, minimum, maximum), default)
 
 
-def text(doc: str, *, default: Any = MISSING) -> Any:
+def text(doc: str, *, default: Any = MISSING, form: Form | None = None) -> Any:
     """A field that is the element's text, without white space around it."""
-    return _declare(Declared("text", doc), default)
+    return _declare(Declared("text", doc, "", form), default)
 
 
-def child(doc: str, *, default: Any = MISSING) -> Any:
+def child(doc: str, *, default: Any = MISSING, form: Form | None = None) -> Any:
     """A field that is the text of the child element of the field's name."""
-    return _declare(Declared("child", doc), default)
+    return _declare(Declared("child", doc, "", form), default)
 
 
-def items(tag: str, doc: str, *, default: tuple[str, ...] = ()) -> Any:
-    """A field that is the tuple of the texts of all child elements `tag`."""
-    return _declare(Declared("children", doc, tag), default)
+def items(tag: str, doc: str, *, default: tuple[str, ...] = (), form: Form | None = None) -> Any:
+    """A field that is the tuple of the texts of all child elements `tag`, each of the form."""
+    return _declare(Declared("children", doc, tag, form), default)
 
 
 @dataclass_transform(
@@ -204,7 +221,7 @@ class DataObject(_Declarative):
         for known in fields_of(cls):
             given = _texts(known, element)
             if known.declared.kind == "children":
-                values[known.name] = tuple(given)
+                values[known.name] = tuple(known.parse(text) for text in given)
             elif given:
                 values[known.name] = known.parse(given[0])
             elif known.required:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 
 from dcd.manifest.data_object import Element, Origin, attributes_of
 from dcd.manifest.diagnostics import MOST, Diagnostic, did_you_mean, error, listed
+from dcd.manifest.forms import IDENTIFIER
 from dcd.manifest.source import Limits, Source
-from dcd.manifest.values import IDENTIFIER
 
 _USE = re.compile(r"\$\$\{|\$\{([^}]*)\}?")
 _SHELL = ("args", "arg")

@@ -63,11 +63,16 @@ def _table(fields: tuple[Field, ...]) -> list[str]:
 
 def _values(field: Field) -> str:
     plain, _ = optional_of(field.annotation)
-    if field.declared.form is not None:
-        return f"{field.declared.form.expected}: {field.declared.form.example}"
+    form = field.form
+    if form is not None and not form.why:
+        return f"{form.expected}: `{form.example}`" if form.example else form.expected
     if plain is int:
-        least = field.declared.minimum
-        return "whole number" if least is None else f"whole number from {least}"
+        least, most = field.declared.minimum, field.declared.maximum
+        return (
+            "whole number"
+            + ("" if least is None else f" from {least}")
+            + ("" if most is None else f" to {most}")
+        )
     return ", ".join(f"`{value}`" for value in choices(plain)) or "text"
 
 

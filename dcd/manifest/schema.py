@@ -16,7 +16,7 @@ from dcd.manifest.data_object import DataObject, Element, Field, OneOf, Particle
 from dcd.manifest.objects import BUILTIN, DC
 from dcd.manifest.paths import class_and_name, parse_path
 from dcd.manifest.registry import Registry
-from dcd.manifest.values import choices, optional_of
+from dcd.manifest.values import Form, choices, optional_of
 
 RNG = "http://relaxng.org/ns/structure/1.0"
 ANNOTATIONS = "http://relaxng.org/ns/compatibility/annotations/1.0"
@@ -125,7 +125,7 @@ def _define(grammar: Element, cls: type[DataObject]) -> None:
             _value(attribute, field)
     texts = [field for field in fields if field.declared.kind == "text"]
     if texts:
-        _text(element, texts[0].required)
+        _text(element, texts[0])
         return
     patterns = [*_text_children(fields), *(_content(content) for content in cls.CONTENT)]
     holder = _add(element, "interleave") if len(patterns) > 1 else element
@@ -142,7 +142,7 @@ def _text_children(fields: tuple[Field, ...]) -> Iterator[Element]:
         pattern = etree.Element(_rng("zeroOrMore" if many else "optional"))
         element = _add(pattern, "element", name=field.tag)
         _document(element, field.declared.doc)
-        _add(element, "text")
+        _text(element, field)
         yield element if field.required else pattern
 
 
@@ -173,27 +173,49 @@ def _particle(particle: Particle) -> Element:
 def _value(attribute: Element, field: Field) -> None:
     plain, _ = optional_of(field.annotation)
     listed = choices(plain)
-    if not listed and plain is not int and field.declared.form is None:
+    if not listed and plain is not int and _is_free(field.form):
         _add(attribute, "text")
         return
     choice = _add(attribute, "choice")
     for value in listed:
         _add(choice, "value").text = value
-    if not listed:
-        data = _add(choice, "data", type="integer" if plain is int else "token")
-        if field.declared.minimum is not None:
-            _add(data, "param", name="minInclusive").text = str(field.declared.minimum)
-        if field.declared.form is not None:
-            _add(data, "param", name="pattern").text = field.declared.form.pattern
+    if not listed and plain is int:
+        data = _add(choice, "data", type="integer")
+        for name, limit in (
+            ("minInclusive", field.declared.minimum),
+            ("maxInclusive", field.declared.maximum),
+        ):
+            if limit is not None:
+                _add(data, "param", name=name).text = str(limit)
+    elif not listed:
+        _form(choice, field)
     _add(choice, "ref", name="parameter-use")
 
 
-def _text(element: Element, required: bool) -> None:
-    if required:
+def _text(element: Element, field: Field) -> None:
+    """The text of an element: nothing but white space where it may be empty, or what its form says."""
+    if not _is_free(field.form):
+        choice = _add(element, "choice")
+        _form(choice, field)
+        _add(choice, "ref", name="parameter-use")
+    elif field.required and field.declared.kind == "text":
         data = _add(element, "data", type="string")
         _add(data, "param", name="pattern").text = r"[\s\S]*\S[\s\S]*"
     else:
         _add(element, "text")
+
+
+def _form(choice: Element, field: Field) -> None:
+    assert field.form is not None
+    data = _add(choice, "data", type="token")
+    _add(data, "param", name="maxLength").text = str(field.form.longest)
+    _add(data, "param", name="pattern").text = field.form.pattern
+    if field.default == "" or field.declared.kind == "children":
+        _add(choice, "value").text = ""
+
+
+def _is_free(form: Form | None) -> bool:
+    return form is None or bool(form.why)
 
 
 def _define_use(grammar: Element) -> None:

@@ -2,8 +2,9 @@
 
 The same conversions serve attributes of data objects and arguments of checkpoints, so that "false" is
 False everywhere. An annotation is one of bool, int, float, str, Path, a Literal, an Enum, a list or tuple
-of these (text is split as a shell would), or `X | None`. `BadValue` says what was expected and, where
-values are few, which they are. Pure.
+of these (text is split as a shell would), or `X | None`. `Annotated[str, FORM]` takes text of that form
+only (`dcd.manifest.forms`). `BadValue` says what was expected and, where values are few, which they are.
+Pure.
 """
 
 import enum
@@ -11,9 +12,11 @@ import math
 import re
 import shlex
 import types
+from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 
 class BadValue(ValueError):
@@ -36,36 +39,66 @@ class InputPath(str):
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """A form of text beyond its type: `pattern` must match all of it, `expected` names it in messages."""
+    """A form of text beyond its type: `pattern` must match all of it, `expected` names it in messages, and
+    it has at most `longest` characters.
+
+    The pattern is a regular expression of both Python and XML Schema, since the grammar for editors has it
+    too: no `(?:`, no `\\d`, no anchors. `also` looks for what a pattern cannot say, and returns what was
+    expected, or nothing when the text is right. `fitting` makes a text like the given one right. `why` says
+    of text that needs no pattern why it needs none (see `free`). What is `secret` is never repeated in a
+    message.
+    """
 
     pattern: str
     expected: str
     example: str
+    longest: int = 255
+    why: str = ""
+    secret: bool = False
+    also: Callable[[str], str] | None = None
+    fitting: Callable[[str], str] | None = None
+
+    def suggestion(self, text: str) -> str:
+        """What could be written instead of a text that is not of this form; empty when that is unknown."""
+        return self.fitting(text) if self.fitting is not None else self.example.split(",")[0]
 
     def check(self, text: str) -> None:
-        """Raise BadValue unless the whole text has this form."""
-        if not re.fullmatch(self.pattern, text):
-            raise BadValue(text, f"{self.expected} (such as {self.example})")
+        """Raise BadValue unless the whole text has this form. Control characters are in no form but free
+        text, since in one language or another they end a line, a word or the whole text."""
+        given = "..." if self.secret else text
+        if len(text) > self.longest:
+            raise BadValue(
+                given, f"{self.expected} of at most {self.longest} characters (it has {len(text)})"
+            )
+        if not re.fullmatch(self.pattern, text) or (not self.why and _CONTROL.search(text)):
+            example = f" (such as {self.example})" if self.example else ""
+            raise BadValue(given, f"{self.expected}{example}")
+        if self.also is not None and (wanted := self.also(text)):
+            raise BadValue(given, wanted)
+
+
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+"""Control characters but tab and newline, which are for the pattern; line ends; halves of characters."""
+
+
+def free(why: str, longest: int = 1 << 24) -> Form:
+    """The form of text that may be anything. `why` says why no pattern is needed: who reads it, and how it
+    gets there unchanged."""
+    return Form(r"[\s\S]*", "text", "", longest, why)
+
+
+def _fits(text: str) -> str:
+    most = "a size of less than 8 EiB, the largest that a file can have"
+    return "" if _in_bytes(text, 512) < 1 << 63 else most
 
 
 SIZE = Form(
-    r"[0-9]+(\.[0-9]+)? ?([kKmMgGtTpPeE]([iI]?[bB])?|[bB]|[sS][eE][cC][sS]?)",
+    r"[0-9]{1,15}(\.[0-9]{1,15})? ?([kKmMgGtTpPeE]([iI]?[bB])?|[bB]|[sS][eE][cC][sS]?)",
     "a size with its unit",
     "512mb, 4gb or 2048secs",
+    40,
+    also=_fits,
 )
-CHECKPOINT_NAME = Form(
-    r"[A-Za-z0-9][A-Za-z0-9._\-]*",
-    "a name of letters, digits, dots, underscores and hyphens",
-    "ba-init",
-)
-MODE = Form(r"[0-7]{3,4}", "a file mode in octal digits", "0644")
-OWNER = Form(
-    r"[A-Za-z0-9_.\-]+(:[A-Za-z0-9_.\-]+)?", "an owner and, after a colon, a group", "root:root"
-)
-IDENTIFIER = Form(
-    r"[A-Za-z_][A-Za-z0-9_]*", "a name of letters, digits and underscores", "hostname"
-)
-
 _UNIT_EXPONENT = {"": 0, "b": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5, "e": 6}
 
 
@@ -73,19 +106,42 @@ def size_bytes(text: str, sector_bytes: int = 512) -> int:
     """Bytes of a size such as `4gb`, `1.5GiB`, `2048secs`. Units are powers of 1024, as the original
     and ZFS count them. Raises BadValue."""
     SIZE.check(text)
+    return _in_bytes(text, sector_bytes)
+
+
+def _in_bytes(text: str, sector_bytes: int) -> int:
     number, unit = re.fullmatch(r"([0-9.]+) ?([A-Za-z]+)", text).groups()  # type: ignore[union-attr]
     if unit.lower().startswith("sec"):
-        return int(float(number) * sector_bytes)
-    return int(float(number) * 1024 ** _UNIT_EXPONENT[unit[0].lower()])
+        return int(Fraction(number) * sector_bytes)
+    return int(Fraction(number) * 1024 ** _UNIT_EXPONENT[unit[0].lower()])
 
 
 def optional_of(annotation: Any) -> tuple[Any, bool]:
-    """The annotation without None, and whether None was allowed."""
-    if get_origin(annotation) in (Union, types.UnionType):
-        rest = tuple(option for option in get_args(annotation) if option is not type(None))
-        if len(rest) < len(get_args(annotation)):
-            return (rest[0] if len(rest) == 1 else Union[rest]), True  # noqa: UP007
-    return annotation, False
+    """The annotation without None and without its form, and whether None was allowed."""
+    plain, optional, _ = _taken_apart(annotation)
+    return plain, optional
+
+
+def form_of(annotation: Any) -> Form | None:
+    """The form of the texts that an annotation takes (of each, where it is a list): that which
+    `Annotated[str, FORM]` names."""
+    plain, _, form = _taken_apart(annotation)
+    return form_of(element_of(plain)) if form is None and is_list(plain) else form
+
+
+def _taken_apart(annotation: Any) -> tuple[Any, bool, Form | None]:
+    plain, optional, form = annotation, False, None
+    while True:
+        if get_origin(plain) is Annotated:
+            plain, *notes = get_args(plain)
+            form = next((note for note in notes if isinstance(note, Form)), form)
+            continue
+        if get_origin(plain) in (Union, types.UnionType):
+            rest = tuple(option for option in get_args(plain) if option is not type(None))
+            if len(rest) < len(get_args(plain)):
+                plain, optional = (rest[0] if len(rest) == 1 else Union[rest]), True  # noqa: UP007
+                continue
+        return plain, optional, form
 
 
 def is_list(annotation: Any) -> bool:
@@ -117,9 +173,11 @@ def choices(annotation: Any) -> tuple[str, ...]:
 
 def expected(annotation: Any) -> str:
     """What the annotation wants, as a noun phrase: `true or false`, `a whole number`."""
-    plain, _ = optional_of(annotation)
+    plain, _, form = _taken_apart(annotation)
     if is_list(plain):
         return f"a list of values, each {expected(element_of(plain))}"
+    if form is not None and not form.why:
+        return form.expected
     if get_origin(plain) in (Union, types.UnionType):
         return " or ".join(expected(option) for option in get_args(plain))
     listed = choices(plain)
@@ -131,7 +189,7 @@ def expected(annotation: Any) -> str:
 
 def convert(text: str, annotation: Any) -> Any:
     """The value that `text` denotes under the annotation. Raises BadValue."""
-    plain, _ = optional_of(annotation)
+    plain, _, form = _taken_apart(annotation)
     if get_origin(plain) in (Union, types.UnionType):
         return _convert_union(text, plain)
     if is_list(plain):
@@ -149,6 +207,8 @@ def convert(text: str, annotation: Any) -> Any:
             return number
     if plain in (int, float):
         raise BadValue(text, expected(plain))
+    if form is not None:
+        form.check(text)
     return plain(text.strip()) if plain in (Path, InputPath) else text
 
 

@@ -18,9 +18,9 @@ from dcd.checkpoints.epoch import epoch_of
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
 from dcd.checkpoints.media import grub
 from dcd.checkpoints.media.deliver import deliver_file, media_name, record_medium
-from dcd.manifest.cross_checks import fitting_name
 from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache, distro
+from dcd.manifest.forms import fitting_name
 from dcd.platform.inside import new_file, resolve
 from statemachine.errors import CheckpointError
 

@@ -10,9 +10,9 @@ from pathlib import PurePosixPath
 
 from lxml import etree
 
-from dcd.manifest.cross_checks import fitting_name
 from dcd.manifest.data_object import Element
 from dcd.manifest.diagnostics import Diagnostic, in_order
+from dcd.manifest.forms import fitting_name
 from dcd.manifest.migrate import image, machine, software
 from dcd.manifest.migrate.elements import Arguments, add, comment
 from dcd.manifest.migrate.reader import Reader, read_old

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from dcd.manifest.data_object import Element
+from dcd.manifest.forms import CHECKPOINT_NAME
 from dcd.manifest.migrate.reader import Reader
-from dcd.manifest.values import CHECKPOINT_NAME, BadValue
+from dcd.manifest.values import BadValue
 
 OURS = "/usr/share/distro_const/"
 """Where the original's own scripts were."""

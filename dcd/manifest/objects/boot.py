@@ -3,6 +3,7 @@
 from typing import Literal
 
 from dcd.manifest.data_object import DataObject, attribute, child, many
+from dcd.manifest.forms import KERNEL_ARGUMENTS, LINE, LINES
 
 
 class BootEntry(DataObject, tag="boot_entry"):
@@ -12,9 +13,9 @@ class BootEntry(DataObject, tag="boot_entry"):
     insert_at: Literal["start", "end"] = attribute(
         "Before or after the entries that the image has by itself.", default="end"
     )
-    title_suffix: str = child("Appended to the menu's title to make the entry's title.")
+    title_suffix: str = child("Appended to the menu's title to make the entry's title.", form=LINES)
     kernel_args: str | None = child(
-        "Arguments appended to the kernel's command line.", default=None
+        "Arguments appended to the kernel's command line.", default=None, form=KERNEL_ARGUMENTS
     )
 
 
@@ -22,8 +23,13 @@ class BootMods(DataObject, tag="boot_mods", content=(many(BootEntry),)):
     """Changes to the boot menu of the image."""
 
     title: str | None = attribute(
-        "Title of the entries; without it, the name that the image gives itself.", default=None
+        "Title of the entries; without it, the name that the image gives itself.",
+        default=None,
+        form=LINE,
     )
     timeout: int | None = attribute(
-        "Seconds before the default entry starts by itself.", default=None, minimum=0
+        "Seconds before the default entry starts by itself.",
+        default=None,
+        minimum=0,
+        maximum=86400,
     )

@@ -10,13 +10,22 @@ from dcd.manifest.data_object import (
     one,
     optional,
 )
+from dcd.manifest.forms import (
+    DESCRIPTION,
+    DISTRIBUTION,
+    IDENTIFIER,
+    LINE,
+    PARAMETER_VALUE,
+    PROXY,
+    WORD,
+)
 from dcd.manifest.objects.boot import BootMods
 from dcd.manifest.objects.configuration import Configuration
 from dcd.manifest.objects.execution import Execution
 from dcd.manifest.objects.software import Software
 from dcd.manifest.objects.target import Size, Target
 from dcd.manifest.times import TIME
-from dcd.manifest.values import IDENTIFIER, SIZE
+from dcd.manifest.values import SIZE
 
 
 class Parameter(DataObject, tag="parameter"):
@@ -24,9 +33,11 @@ class Parameter(DataObject, tag="parameter"):
 
     name: str = attribute("Its name.", form=IDENTIFIER)
     default: str | None = attribute(
-        "Its value when nothing sets it; without it, it must be set.", default=None
+        "Its value when nothing sets it; without it, it must be set.",
+        default=None,
+        form=PARAMETER_VALUE,
     )
-    description: str | None = attribute("What it is for.", default=None)
+    description: str | None = attribute("What it is for.", default=None, form=DESCRIPTION)
 
 
 class MaxSize(DataObject, tag="max_size", content=(one(Size),)):
@@ -42,10 +53,10 @@ class VmFormat(DataObject, tag="vm_format"):
 
     type: Literal["raw", "qcow2", "vmdk", "vdi", "vhd", "vhdx", "ova"] = attribute("The format.")
     subformat: str | None = attribute(
-        "A variety of the format, such as streamOptimized for vmdk.", default=None
+        "A variety of the format, such as streamOptimized for vmdk.", default=None, form=WORD
     )
     compression: str | None = attribute(
-        "Compression inside the format: zlib or zstd.", default=None
+        "Compression inside the format: zlib or zstd.", default=None, form=WORD
     )
 
 
@@ -58,8 +69,8 @@ class VmController(DataObject, tag="vm_controller"):
 class VmNetwork(DataObject, tag="vm_network"):
     """A network adapter of the machine."""
 
-    model: str = attribute("Its model.", default="virtio")
-    network: str = attribute("The network it is connected to.", default="NAT")
+    model: str = attribute("Its model.", default="virtio", form=WORD)
+    network: str = attribute("The network it is connected to.", default="NAT", form=LINE)
 
 
 class VmIm(
@@ -78,7 +89,9 @@ class VmIm(
     memory: str | None = attribute("Its memory.", default=None, form=SIZE)
     cpus: int | None = attribute("How many processors it has.", default=None, minimum=1)
     firmware: Literal["bios", "uefi", "both"] | None = attribute("Its firmware.", default=None)
-    os_type: str | None = attribute("The operating system, as hypervisors name it.", default=None)
+    os_type: str | None = attribute(
+        "The operating system, as hypervisors name it.", default=None, form=WORD
+    )
 
 
 class ImgParams(
@@ -104,7 +117,7 @@ class Distro(
 ):
     """The distribution: what is in the image and how it is made."""
 
-    name: str = attribute("The image's name; also the volume id of its ISO.")
+    name: str = attribute("The image's name; also the volume id of its ISO.", form=DISTRIBUTION)
     add_timestamp: bool = attribute(
         "Add the build's time to the names of media files.", default=False
     )
@@ -115,7 +128,7 @@ class Distro(
         form=TIME,
     )
     http_proxy: str | None = attribute(
-        "The proxy through which packages are fetched.", default=None
+        "The proxy through which packages are fetched.", default=None, form=PROXY
     )
 
 

@@ -11,27 +11,27 @@ from dcd.manifest.data_object import (
     some,
     text,
 )
-from dcd.manifest.values import CHECKPOINT_NAME
+from dcd.manifest.forms import ARGUMENT, CHECKPOINT_NAME, DESCRIPTION, LINE
 
 
 class Args(DataObject, tag="args"):
     """The positional argument, as one text."""
 
-    text: str = text("The argument; for a list, words quoted as for a shell.")
+    text: str = text("The argument; for a list, words quoted as for a shell.", form=ARGUMENT)
 
 
 class Arg(DataObject, tag="arg"):
     """A keyword argument."""
 
-    name: str = attribute("The argument's name.")
-    text: str = text("Its value.")
+    name: str = attribute("The argument's name.", form=LINE)
+    text: str = text("Its value.", form=ARGUMENT)
 
 
 class ArgList(DataObject, tag="arglist"):
     """A keyword argument that is a list."""
 
-    name: str = attribute("The argument's name.")
-    argitems: tuple[str, ...] = items("argitem", "One value.")
+    name: str = attribute("The argument's name.", form=LINE)
+    argitems: tuple[str, ...] = items("argitem", "One value.", form=ARGUMENT)
 
 
 class Kwargs(DataObject, tag="kwargs", content=(many(Arg), many(ArgList))):
@@ -42,9 +42,11 @@ class CheckpointSpec(DataObject, tag="checkpoint", content=(optional(Args), opti
     """One step of the build and the constructor of its checkpoint."""
 
     name: str = attribute("Its name, unique in the manifest.", form=CHECKPOINT_NAME)
-    desc: str | None = attribute("One line about it, for lists.", default=None)
-    mod_path: str = attribute("The module, with slashes or dots.")
-    checkpoint_class: str = attribute("The class, or a function that returns a checkpoint.")
+    desc: str | None = attribute("One line about it, for lists.", default=None, form=DESCRIPTION)
+    mod_path: str = attribute("The module, with slashes or dots.", form=LINE)
+    checkpoint_class: str = attribute(
+        "The class, or a function that returns a checkpoint.", form=LINE
+    )
     log_level: Literal["debug", "info", "warning", "error", "critical"] | None = attribute(
         "How much it logs. No part of the checkpoint's key.", default=None
     )

@@ -13,34 +13,54 @@ from dcd.manifest.data_object import (
     some,
     text,
 )
+from dcd.manifest.forms import (
+    APT_URI,
+    ARCHITECTURE,
+    AREA_PATH,
+    CLIENT_PATH,
+    COMPONENTS,
+    ENTRY,
+    FACET,
+    HOST_PATH,
+    IPS_ORIGIN,
+    LINE,
+    PUBLISHER,
+    SUITE,
+    VARIANT_VALUE,
+    WORD,
+)
 
 
 class Dir(DataObject, tag="dir"):
     """A directory."""
 
     path: str = attribute(
-        "Its path; `{PKG_IMAGE_PATH}` and `{BOOT_ARCHIVE}` stand for those areas."
+        "Its path; `{PKG_IMAGE_PATH}` and `{BOOT_ARCHIVE}` stand for those areas.", form=AREA_PATH
     )
 
 
 class Origin(DataObject, tag="origin"):
     """Where a publisher's packages come from."""
 
-    name: str = attribute("A URI, or the path of a file, archive or directory.")
+    name: str = attribute("A URI, or the path of a file, archive or directory.", form=IPS_ORIGIN)
 
 
 class Mirror(DataObject, tag="mirror"):
     """Where the contents of a publisher's packages can be fetched too."""
 
-    name: str = attribute("A URI.")
+    name: str = attribute("A URI.", form=IPS_ORIGIN)
 
 
 class Publisher(DataObject, tag="publisher", content=(some(Origin), many(Mirror))):
     """A publisher of IPS packages. The first one is the preferred one."""
 
-    name: str = attribute("Its name; without it, whatever the origin publishes.", default="")
-    ssl_key: str | None = attribute("Key file for its origins.", default=None)
-    ssl_cert: str | None = attribute("Certificate file for its origins.", default=None)
+    name: str = attribute(
+        "Its name; without it, whatever the origin publishes.", default="", form=PUBLISHER
+    )
+    ssl_key: str | None = attribute("Key file for its origins.", default=None, form=HOST_PATH)
+    ssl_cert: str | None = attribute(
+        "Certificate file for its origins.", default=None, form=HOST_PATH
+    )
     signature_policy: Literal["ignore", "verify", "require-signatures", "require-names"] | None = (
         attribute("How signatures of its packages are treated.", default=None)
     )
@@ -52,13 +72,21 @@ class Publisher(DataObject, tag="publisher", content=(some(Origin), many(Mirror)
 class Repository(DataObject, tag="repository"):
     """A repository of Debian packages."""
 
-    suite: str | None = attribute("The suite or codename, such as bookworm.", default=None)
-    components: str = attribute("The components, separated by spaces.", default="main")
+    suite: str | None = attribute(
+        "The suite or codename, such as bookworm.", default=None, form=SUITE
+    )
+    components: str = attribute(
+        "The components, separated by spaces.", default="main", form=COMPONENTS
+    )
     uri: str | None = attribute(
-        "Where it is; without it, the host's own sources of that suite are used.", default=None
+        "Where it is; without it, the host's own sources of that suite are used.",
+        default=None,
+        form=APT_URI,
     )
     signed_by: str | None = attribute(
-        "The keyring file that its Release file must be signed with.", default=None
+        "The keyring file that its Release file must be signed with.",
+        default=None,
+        form=CLIENT_PATH,
     )
 
 
@@ -74,21 +102,21 @@ class Facet(DataObject, tag="facet"):
     """A facet of an IPS image that is set or not."""
 
     set: bool = attribute("Whether it is set.", default=True)
-    text: str = text("The facet's name, such as `facet.locale.*`.")
+    text: str = text("The facet's name, such as `facet.locale.*`.", form=FACET)
 
 
 class Variant(DataObject, tag="variant"):
     """A variant of an IPS image."""
 
-    name: str = attribute("The variant's name, such as `variant.arch`.")
-    text: str = text("Its value.")
+    name: str = attribute("The variant's name, such as `variant.arch`.", form=FACET)
+    text: str = text("Its value.", form=VARIANT_VALUE)
 
 
 class Property(DataObject, tag="property"):
     """A property of an IPS image."""
 
     val: Literal["true", "false"] = attribute("Its value.")
-    text: str = text("The property's name, such as `flush-content-cache-on-success`.")
+    text: str = text("The property's name, such as `flush-content-cache-on-success`.", form=FACET)
 
 
 class ImgType(DataObject, tag="img_type"):
@@ -107,15 +135,20 @@ class Image(
         "Make the image, or change the one that an earlier checkpoint made.", default="create"
     )
     index: bool = attribute("Make its search index.", default=False)
-    ssl_key: str | None = attribute("Key file for all its origins.", default=None)
-    ssl_cert: str | None = attribute("Certificate file for all its origins.", default=None)
-    img_root: str | None = attribute("Its root; usually `{PKG_IMAGE_PATH}`.", default=None)
+    ssl_key: str | None = attribute("Key file for all its origins.", default=None, form=HOST_PATH)
+    ssl_cert: str | None = attribute(
+        "Certificate file for all its origins.", default=None, form=HOST_PATH
+    )
+    img_root: str | None = attribute(
+        "Its root; usually `{PKG_IMAGE_PATH}`.", default=None, form=AREA_PATH
+    )
     variant: str | None = attribute(
         "For DEB, which packages are there at first: essential, apt, minbase, important, standard.",
         default=None,
+        form=WORD,
     )
     architecture: str | None = attribute(
-        "For DEB, the architecture; the host's by default.", default=None
+        "For DEB, the architecture; the host's by default.", default=None, form=ARCHITECTURE
     )
 
 
@@ -131,9 +164,13 @@ class SoftwareData(DataObject, tag="software_data"):
     action: Literal["install", "uninstall", "unpack", "avoid", "unavoid"] = attribute(
         "What is done.", default="install"
     )
-    size: int | None = attribute("Size of what is listed, in bytes.", default=None, minimum=0)
-    names: tuple[str, ...] = items("name", "A package, file or directory.")
-    rejects: tuple[str, ...] = items("reject", "A package that must not be installed (IPS).")
+    size: int | None = attribute(
+        "Size of what is listed, in bytes.", default=None, minimum=0, maximum=10**15
+    )
+    names: tuple[str, ...] = items("name", "A package, file or directory.", form=ENTRY)
+    rejects: tuple[str, ...] = items(
+        "reject", "A package that must not be installed (IPS).", form=ENTRY
+    )
 
 
 class Software(
@@ -143,7 +180,7 @@ class Software(
 ):
     """What the checkpoint of the same name transfers."""
 
-    name: str = attribute("The checkpoint's name.", default="")
+    name: str = attribute("The checkpoint's name.", default="", form=LINE)
     type: Literal["IPS", "DEB", "SVR4", "CPIO", "ARCHIVE", "IMAGE", "DIR", "P5I", "DU", "P5P"] = (
         attribute("The kind of transfer.", default="IPS")
     )

@@ -11,10 +11,31 @@ from dcd.manifest.data_object import (
     optional,
     some,
 )
-from dcd.manifest.values import SIZE, Form, size_bytes
+from dcd.manifest.forms import (
+    CHAP_NAME,
+    CHAP_SECRET,
+    DATASET,
+    DISK_ID,
+    FILE_NAME,
+    GPT_TYPE,
+    HOST_OR_ADDRESS,
+    HOST_PATH,
+    IDENTIFIER,
+    ISCSI_NAME,
+    LINE,
+    LOGICAL_UNIT,
+    MOUNT_OPTIONS,
+    MOUNTPOINT,
+    NUMBER,
+    PROPERTY_VALUE,
+    VOLUME_UUID,
+    WORD,
+    ZFS_MOUNTPOINT,
+    ZFS_NAME,
+)
+from dcd.manifest.values import SIZE, size_bytes
 
 Action = Literal["create", "delete", "preserve"]
-_NUMBER = Form(r"[0-9]+", "a number", "1")
 
 
 class Size(DataObject, tag="size"):
@@ -22,7 +43,10 @@ class Size(DataObject, tag="size"):
 
     val: str = attribute("The size with its unit (b, kb, mb, gb, tb, secs).", form=SIZE)
     start_sector: int | None = attribute(
-        "The first sector; without it, the next free one.", default=None, minimum=0
+        "The first sector; without it, the next free one.",
+        default=None,
+        minimum=0,
+        maximum=2**54,
     )
 
     @property
@@ -35,19 +59,22 @@ class Format(DataObject, tag="format"):
     """The file system, or swap space, made in a partition."""
 
     type: Literal["ext4", "xfs", "btrfs", "vfat", "swap"] = attribute("What is made.")
-    label: str | None = attribute("Its label.", default=None)
+    label: str | None = attribute("Its label.", default=None, form=LINE)
     uuid: str | None = attribute(
         "Its UUID (vfat: XXXX-XXXX); without it, one that is derived from the disk's id.",
         default=None,
+        form=VOLUME_UUID,
     )
-    mountpoint: str | None = attribute("Where the installed system mounts it.", default=None)
-    options: str = attribute("Mount options in fstab.", default="defaults")
+    mountpoint: str | None = attribute(
+        "Where the installed system mounts it.", default=None, form=MOUNTPOINT
+    )
+    options: str = attribute("Mount options in fstab.", default="defaults", form=MOUNT_OPTIONS)
 
 
 class DiskName(DataObject, tag="disk_name"):
     """A disk of the host, by name."""
 
-    name: str = attribute("The name.")
+    name: str = attribute("The name.", form=LINE)
     name_type: Literal["ctd", "volid", "devpath", "devid", "receptacle", "wwn"] = attribute(
         "What kind of name it is.", default="ctd"
     )
@@ -56,9 +83,9 @@ class DiskName(DataObject, tag="disk_name"):
 class DiskProp(DataObject, tag="disk_prop"):
     """The first disk of the host that has these properties."""
 
-    dev_type: str | None = attribute("Its bus: scsi, ata, usb and so on.", default=None)
-    dev_vendor: str | None = attribute("Its vendor.", default=None)
-    dev_chassis: str | None = attribute("Its chassis.", default=None)
+    dev_type: str | None = attribute("Its bus: scsi, ata, usb and so on.", default=None, form=WORD)
+    dev_vendor: str | None = attribute("Its vendor.", default=None, form=LINE)
+    dev_chassis: str | None = attribute("Its chassis.", default=None, form=LINE)
     dev_size: str | None = attribute("Its size at least.", default=None, form=SIZE)
 
 
@@ -71,13 +98,14 @@ class DiskKeyword(DataObject, tag="disk_keyword"):
 class DiskImage(DataObject, tag="disk_image"):
     """A disk that is a file: it is made by the build and delivered or converted."""
 
-    name: str = attribute("The file's name, below the media area.")
+    name: str = attribute("The file's name, below the media area.", form=FILE_NAME)
     size: str = attribute("The size of the disk, rounded up to full MiB.", form=SIZE)
     sector_size: Literal[512, 4096] = attribute("Bytes of a sector.", default=512)
     id: str = attribute(
         "The disk's identifier: `derived` from the distribution's name, `random`, or a UUID. Those of "
         "partitions and file systems are derived from it.",
         default="derived",
+        form=DISK_ID,
     )
 
 
@@ -89,34 +117,43 @@ class Iscsi(DataObject, tag="iscsi"):
     source: Literal["manifest", "dhcp"] = attribute(
         "Whether the parameters are given here or come from DHCP.", default="manifest"
     )
-    target_name: str | None = attribute("The target's IQN.", default=None)
-    target_lun: str | None = attribute("The logical unit's number.", default=None)
-    target_port: int | None = attribute("The portal's TCP port.", default=None, minimum=1)
-    target_ip: str | None = attribute("The portal's address.", default=None)
-    initiator_name: str | None = attribute("The initiator's IQN.", default=None)
-    chap_name: str | None = attribute("The CHAP user.", default=None)
+    target_name: str | None = attribute("The target's IQN.", default=None, form=ISCSI_NAME)
+    target_lun: str | None = attribute(
+        "The logical unit's number.", default=None, form=LOGICAL_UNIT
+    )
+    target_port: int | None = attribute(
+        "The portal's TCP port.", default=None, minimum=1, maximum=65535
+    )
+    target_ip: str | None = attribute("The portal's address.", default=None, form=HOST_OR_ADDRESS)
+    initiator_name: str | None = attribute("The initiator's IQN.", default=None, form=ISCSI_NAME)
+    chap_name: str | None = attribute("The CHAP user.", default=None, form=CHAP_NAME)
     chap_password: str | None = attribute(
         "The CHAP secret itself: it is stored with the manifest. Better name where it is.",
         default=None,
+        form=CHAP_SECRET,
     )
     chap_password_file: str | None = attribute(
         "A file of the daemon's host that holds the CHAP secret; read when it is needed, stored nowhere.",
         default=None,
+        form=HOST_PATH,
     )
     chap_password_env: str | None = attribute(
         "A variable of the daemon's environment that holds the CHAP secret; stored nowhere.",
         default=None,
+        form=IDENTIFIER,
     )
 
 
 class Slice(DataObject, tag="slice", content=(optional(Size),)):
     """A slice of a disk or of an MBR partition."""
 
-    name: str = attribute("The slice's number.", form=_NUMBER)
+    name: str = attribute("The slice's number.", form=NUMBER)
     action: Action = attribute("What happens to it.", default="create")
     force: bool = attribute("Create it even when it exists.", default=False)
-    in_zpool: str | None = attribute("The pool that it belongs to.", default=None)
-    in_vdev: str | None = attribute("The vdev of the pool that it belongs to.", default=None)
+    in_zpool: str | None = attribute("The pool that it belongs to.", default=None, form=ZFS_NAME)
+    in_vdev: str | None = attribute(
+        "The vdev of the pool that it belongs to.", default=None, form=ZFS_NAME
+    )
     is_swap: bool = attribute("It is swap space.", default=False)
 
 
@@ -125,28 +162,33 @@ class Partition(
 ):
     """A partition of a disk with an MBR."""
 
-    name: str = attribute("The partition's number.", default="", form=_NUMBER)
+    name: str = attribute("The partition's number.", default="", form=NUMBER)
     action: Literal["create", "delete", "preserve", "use_existing_solaris2"] = attribute(
         "What happens to it.", default="create"
     )
-    part_type: str = attribute("The partition type's number.", default="191")
-    in_zpool: str | None = attribute("The pool that it belongs to.", default=None)
-    in_vdev: str | None = attribute("The vdev of the pool that it belongs to.", default=None)
+    part_type: str = attribute("The partition type's number.", default="191", form=NUMBER)
+    in_zpool: str | None = attribute("The pool that it belongs to.", default=None, form=ZFS_NAME)
+    in_vdev: str | None = attribute(
+        "The vdev of the pool that it belongs to.", default=None, form=ZFS_NAME
+    )
 
 
 class GptPartition(DataObject, tag="gpt_partition", content=(optional(Size), optional(Format))):
     """A partition of a disk with a GUID partition table. Without a size it takes the rest of the disk."""
 
-    name: str = attribute("The partition's number.", form=_NUMBER)
+    name: str = attribute("The partition's number.", form=NUMBER)
     action: Action = attribute("What happens to it.", default="create")
     force: bool = attribute("Create it even when it exists.", default=False)
-    in_zpool: str | None = attribute("The pool that it belongs to.", default=None)
-    in_vdev: str | None = attribute("The vdev of the pool that it belongs to.", default=None)
+    in_zpool: str | None = attribute("The pool that it belongs to.", default=None, form=ZFS_NAME)
+    in_vdev: str | None = attribute(
+        "The vdev of the pool that it belongs to.", default=None, form=ZFS_NAME
+    )
     part_type: str = attribute(
         "The type: `solaris`, `bios_boot`, `esp`, `linux`, `swap`, or a GUID in braces.",
         default="solaris",
+        form=GPT_TYPE,
     )
-    label: str | None = attribute("The partition's name in the table.", default=None)
+    label: str | None = attribute("The partition's name in the table.", default=None, form=LINE)
 
 
 class Disk(
@@ -162,16 +204,20 @@ class Disk(
 ):
     """A disk and how it is divided."""
 
-    in_zpool: str | None = attribute("The pool that the whole disk belongs to.", default=None)
-    in_vdev: str | None = attribute("The vdev of the pool that it belongs to.", default=None)
+    in_zpool: str | None = attribute(
+        "The pool that the whole disk belongs to.", default=None, form=ZFS_NAME
+    )
+    in_vdev: str | None = attribute(
+        "The vdev of the pool that it belongs to.", default=None, form=ZFS_NAME
+    )
     whole_disk: bool = attribute("Give the whole disk to ZFS.", default=False)
 
 
 class Option(DataObject, tag="option"):
     """A property of a pool or dataset and its value."""
 
-    name: str = attribute("The property.")
-    value: str = attribute("The value.")
+    name: str = attribute("The property.", form=ZFS_NAME)
+    value: str = attribute("The value.", form=PROPERTY_VALUE)
 
 
 class Options(DataObject, tag="options", content=(some(Option),)):
@@ -189,7 +235,7 @@ class DatasetOptions(DataObject, tag="dataset_options", content=(some(Option),))
 class Vdev(DataObject, tag="vdev"):
     """A group of devices of a pool. Its name matches their `in_vdev`."""
 
-    name: str = attribute("The group's name.")
+    name: str = attribute("The group's name.", form=ZFS_NAME)
     redundancy: Literal[
         "mirror",
         "raidz",
@@ -207,16 +253,16 @@ class Vdev(DataObject, tag="vdev"):
 class Filesystem(DataObject, tag="filesystem", content=(optional(Options),)):
     """A ZFS file system."""
 
-    name: str = attribute("Its name below the pool (or a path, with in_be).")
+    name: str = attribute("Its name below the pool (or a path, with in_be).", form=DATASET)
     action: Action = attribute("What happens to it.", default="create")
-    mountpoint: str | None = attribute("Where it is mounted.", default=None)
+    mountpoint: str | None = attribute("Where it is mounted.", default=None, form=ZFS_MOUNTPOINT)
     in_be: bool = attribute("It belongs to the boot environment.", default=False)
 
 
 class Zvol(DataObject, tag="zvol", content=(optional(Options), one(Size))):
     """A ZFS volume."""
 
-    name: str = attribute("Its name below the pool.")
+    name: str = attribute("Its name below the pool.", form=DATASET)
     action: Literal["create", "delete", "preserve", "use_existing"] = attribute(
         "What happens to it.", default="create"
     )
@@ -226,7 +272,7 @@ class Zvol(DataObject, tag="zvol", content=(optional(Options), one(Size))):
 class BE(DataObject, tag="be", content=(optional(Options),)):
     """The boot environment that is created."""
 
-    name: str = attribute("Its name.")
+    name: str = attribute("Its name.", form=ZFS_NAME)
 
 
 class Zpool(
@@ -243,12 +289,14 @@ class Zpool(
 ):
     """A ZFS pool."""
 
-    name: str = attribute("Its name.")
+    name: str = attribute("Its name.", form=ZFS_NAME)
     action: Literal["create", "delete", "preserve", "use_existing"] = attribute(
         "What happens to it.", default="create"
     )
     is_root: bool = attribute("It holds the system.", default=False)
-    mountpoint: str | None = attribute("Where its top dataset is mounted.", default=None)
+    mountpoint: str | None = attribute(
+        "Where its top dataset is mounted.", default=None, form=ZFS_MOUNTPOINT
+    )
 
 
 class Logical(DataObject, tag="logical", content=(many(Zpool),)):
@@ -261,4 +309,6 @@ class Logical(DataObject, tag="logical", content=(many(Zpool),)):
 class Target(DataObject, tag="target", content=(many(Disk), optional(Logical))):
     """Where the image goes: disks, and pools with their datasets."""
 
-    name: str = attribute("A name for it; `desired` in the original's manifests.", default="")
+    name: str = attribute(
+        "A name for it; `desired` in the original's manifests.", default="", form=LINE
+    )

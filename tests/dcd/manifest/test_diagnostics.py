@@ -384,11 +384,11 @@ def test_what_is_doubtful_is_a_warning(
 @pytest.mark.parametrize(
     ("name", "part", "suggestion"),
     [
-        ("", "is blank", 'name="my-image"'),
-        ("x" * 33, "has 33 characters, 32 at most fit", f'name="{"x" * 32}"'),
-        ("../x", "has characters that a volume's name cannot have", 'name="x"'),
-        ("Live: 1/2", "has characters", 'name="Live-1-2"'),
-        (" live", "has characters", 'name="live"'),
+        ("", "name='' of <distro> is not a name of letters, digits", 'name="my-image"'),
+        ("x" * 33, "of at most 32 characters (it has 33)", f'name="{"x" * 32}"'),
+        ("../x", "is not a name of letters, digits, and blanks", 'name="x"'),
+        ("Live: 1/2", "is not a name of letters", 'name="Live-1-2"'),
+        ("live.", "is not a name of letters", 'name="live"'),
     ],
 )
 def test_the_distributions_name_must_fit_a_volume(

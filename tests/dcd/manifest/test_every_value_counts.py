@@ -19,7 +19,7 @@ from dcd.manifest.doc import DataObjectCache, checkpoints_of
 from dcd.manifest.ingredients import ingredients
 from dcd.manifest.objects import BUILTIN, DC, BootMods, Distro, Execution
 from dcd.manifest.schema import classes_below, inside
-from dcd.manifest.values import choices, optional_of
+from dcd.manifest.values import BadValue, choices, optional_of
 from statemachine.keys import chain, with_epoch
 from statemachine.plan import PlannedCheckpoint
 
@@ -40,7 +40,20 @@ EXECUTION = """<execution stop_on_error="true">
 
 EXECUTION_FAMILY = classes_below(Execution)
 OTHERS = [cls for cls in classes_below(DC) if cls not in (DC, *EXECUTION_FAMILY)]
-TEXTS = ("64mb", "65mb", "7", "8", "0600", "0644", "1980-01-02", "1980-01-03", "alpha", "beta")
+TEXTS = (
+    *("64mb", "65mb", "7", "8", "0600", "0644", "1980-01-02", "1980-01-03", "alpha", "beta", "/alpha", "/beta"),
+    *("http://alpha/a", "http://beta/b", "http://alpha:1", "http://beta:2"),
+    *(
+        "{TMP_DIR}/alpha",
+        "{TMP_DIR}/beta",
+        "192.0.2.1",
+        "192.0.2.2",
+        "192.0.2.1/24",
+        "192.0.2.2/24",
+    ),
+    *("iqn.2026-01.alpha:a", "iqn.2026-01.beta:b", "{6a3c9f0e-3f0c-4c2e-9a55-0d5f0a1b2c3d}"),
+    *("6a3c9f0e-3f0c-4c2e-9a55-0d5f0a1b2c3d", "6a3c9f0e-3f0c-4c2e-9a55-0d5f0a1b2c3e", "linux"),
+)
 """Two of them have any form there is."""
 
 NAMED = ("software", "configuration")
@@ -90,12 +103,17 @@ def samples(field: Field) -> tuple[Any, Any]:
         return first, second
     if plain is int:
         return 7, 8
-    fitting = [
-        text
-        for text in TEXTS
-        if field.declared.form is None or re.fullmatch(field.declared.form.pattern, text)
-    ]
+    fitting = [text for text in TEXTS if has_form(field, text)]
     return fitting[0], fitting[1]
+
+
+def has_form(field: Field, text: str) -> bool:
+    """Whether the text is a value of the field."""
+    try:
+        field.parse(text)
+    except BadValue:
+        return False
+    return True
 
 
 def sample(cls: type[DataObject]) -> DataObject:

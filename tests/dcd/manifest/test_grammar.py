@@ -1,6 +1,7 @@
 """One declaration, four readers: import, export, our checker and the RELAX NG grammar agree."""
 
 import copy
+from functools import cache, partial
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from dcd.manifest.reference import GRAMMAR, REFERENCE, reference_text
 from dcd.manifest.registry import write, write_text
 from dcd.manifest.schema import classes_below, documentation, grammar_text
 from dcd.manifest.source import LIMITS, read
-from dcd.manifest.values import choices, optional_of
+from dcd.manifest.values import BadValue, Form, choices, optional_of
 
 RELAX_NG = etree.RelaxNG(etree.parse(str(GRAMMAR)))
 words = st.text("abcXYZ019é _-./:{}$%&<>\"'", min_size=1, max_size=8).map(
@@ -30,10 +31,27 @@ def values(field: Field) -> st.SearchStrategy[Any]:
     if choices(plain):
         return st.sampled_from(choices(plain)).map(lambda text: field.parse(text))
     if plain is int:
-        return st.integers(field.declared.minimum or 0, 10**6)
-    if field.declared.form is not None:
-        return st.from_regex(field.declared.form.pattern, fullmatch=True).filter(str.isascii)
-    return words
+        return st.integers(field.declared.minimum or 0, field.declared.maximum or 10**6)
+    return words if field.form is None or field.form.why else texts(field.form)
+
+
+@cache
+def texts(form: Form) -> st.SearchStrategy[str]:
+    """Texts of a form, as XML keeps them."""
+    if form.also is not None:
+        return st.just(form.suggestion(""))  # Nothing made at random has what a pattern cannot say.
+    characters = st.characters(min_codepoint=32, max_codepoint=126)
+    made = st.from_regex(form.pattern, fullmatch=True, alphabet=characters)
+    return made.map(lambda text: " ".join(text.split())).filter(partial(has, form))
+
+
+def has(form: Form, text: str) -> bool:
+    """Whether the text has the form, and is something."""
+    try:
+        form.check(text)
+    except BadValue:
+        return False
+    return bool(text)
 
 
 @st.composite
@@ -42,7 +60,7 @@ def bare(draw: st.DrawFn, cls: type[DataObject]) -> DataObject:
     given_values: dict[str, Any] = {}
     for field in fields_of(cls):
         if field.declared.kind == "children":
-            given_values[field.name] = tuple(draw(st.lists(words, max_size=2)))
+            given_values[field.name] = tuple(draw(st.lists(values(field), max_size=2)))
         elif field.required or draw(st.booleans()):
             given_values[field.name] = draw(values(field))
     return cls(**given_values)

@@ -1,0 +1,323 @@
+r"""The forms of texts in a manifest that end in another language.
+
+Text of a manifest becomes a word of a command line, a line of fstab or passwd, a value of apt.conf, a title
+in GRUB's menu. Each such text has a form here: what the other language can hold, and nothing that it would
+take for something else. Attributes and arguments name their form where they are declared, so that the check
+of a manifest, the grammar for editors and the reference agree; the writer of each language refuses again
+what it cannot encode. Text without a pattern is `free`, and says why. Pure.
+
+Source: the manual page or RFC that each form names.
+"""
+
+import re
+from ipaddress import ip_address, ip_interface
+
+from dcd.manifest.values import BadValue, Form, free, shell_words
+
+_LABEL = r"[A-Za-z0-9]([A-Za-z0-9\-]{0,61}[A-Za-z0-9])?"
+_HOST = rf"({_LABEL}(\.{_LABEL})*\.?|\[[0-9A-Fa-f:.]+\])"
+_AUTHORITY = rf"{_HOST}(:[0-9]{{1,5}})?"
+_URL_REST = r"[A-Za-z0-9._~:/?#@!&*+,=%\[\]\-]*"
+_ENTRY = r"([^/.\t\n\r]|\.[^/.\t\n\r]|\.\.[^/\t\n\r])[^/\t\n\r]*"
+"""A part of a path, but for `.` and `..`."""
+_AREA = r"\{[A-Z_]+\}"
+_DISTRIBUTION = r"[A-Za-z0-9]([A-Za-z0-9 _.+\-]*[A-Za-z0-9_+\-])?"
+
+LONGEST_PATH = 4095
+"""Linux: PATH_MAX without the NUL."""
+LONGEST_KERNEL_ARGUMENTS = 2047
+"""Linux: COMMAND_LINE_SIZE of x86 and arm64 without the NUL; the kernel cuts off the rest."""
+
+
+def _stays_below(path: str) -> str:
+    """References are looked at again once they are replaced (`dcd.checkpoints.areas`)."""
+    plain = re.sub(r"%\{[^{}]*\}", "", path)
+    return "a path without .." if ".." in plain.split("/") else ""
+
+
+def _arguments_of_kernel(text: str) -> str:
+    try:
+        words = shell_words(text)
+    except BadValue as bad:
+        return bad.expected
+    if any(mark in word for word in words for mark in "\t\n\r"):
+        return "arguments without a tab or an end of line inside their quotes"
+    if len(" ".join(words).encode()) > LONGEST_KERNEL_ARGUMENTS:
+        return (
+            f"at most {LONGEST_KERNEL_ARGUMENTS} bytes of arguments, which is all that Linux reads"
+        )
+    return ""
+
+
+def _addresses(text: str) -> str:
+    try:
+        for word in text.split():
+            ip_address(word)
+    except ValueError:
+        return "addresses, separated by blanks"
+    return ""
+
+
+def _addresses_with_prefix(text: str) -> str:
+    try:
+        for word in text.split():
+            ip_interface(word)
+    except ValueError:
+        return "addresses, each with its prefix length"
+    without = next((word for word in text.split() if "/" not in word), None)
+    return f"an address with its prefix length (such as {without}/24)" if without else ""
+
+
+def fitting_name(name: str) -> str:
+    """The name itself if it can name a distribution, else one like it that can."""
+    if len(name) <= 32 and re.fullmatch(_DISTRIBUTION, name):
+        return name
+    return re.sub(r"[^A-Za-z0-9_.+\-]+", "-", name).strip("-. ")[:32] or "my-image"
+
+
+# Names
+
+CHECKPOINT_NAME = Form(
+    r"[A-Za-z0-9][A-Za-z0-9._\-]*",
+    "a name of letters, digits, dots, underscores and hyphens",
+    "ba-init",
+    100,
+)
+"""Files and directories of a build are called so."""
+IDENTIFIER = Form(
+    r"[A-Za-z_][A-Za-z0-9_]*", "a name of letters, digits and underscores", "hostname"
+)
+WORD = Form(r"[A-Za-z0-9_][A-Za-z0-9_.+\-]*", "a word of letters, digits and _ . + -", "virtio")
+LINE = Form(r"[^\t\n\r]*\S[^\t\n\r]*", "a line of text", "Debian live")
+"""Text for people, with whatever marks; each writer encodes it."""
+LINES = Form(r"[\s\S]*", "a line of text", "(safe mode)", 1000)
+"""The same over several lines, which count as one."""
+ENTRY = Form(LINE.pattern, "a package, file or directory", "openssh-server", LONGEST_PATH)
+"""Which of these, the kind of transfer decides, and checks."""
+FILE_NAME = Form(
+    r"[A-Za-z0-9_][A-Za-z0-9_.+\- ]*",
+    "a file's name of letters, digits, blanks and _ . + -",
+    "disk.img",
+    200,
+)
+"""Tools are given it in one word with other text: `FILE@@OFFSET` of mtools, `FILE?offset=` of debugfs."""
+DISTRIBUTION = Form(
+    _DISTRIBUTION,
+    "a name of letters, digits, and blanks or _ . + - between them",
+    "my-image",
+    32,
+    fitting=fitting_name,
+)
+"""A volume id, and a file's name."""
+VOLUME_ID = Form(
+    r"[A-Za-z0-9_.+\-]([A-Za-z0-9_.+\- ]*[A-Za-z0-9_.+\-])?",
+    "a volume id of letters, digits, _ . + - and blanks between them",
+    "MY-IMAGE",
+    32,
+)
+"""ISO 9660, 8.4.7. It allows only capitals, digits and _; no system that reads them minds the others."""
+NUMBER = Form(r"[0-9]{1,9}", "a number", "1", 9)
+MODE = Form(r"[0-7]{3,4}", "a file mode in octal digits", "0644", 4)
+
+ARGUMENT = free("the argument of the checkpoint that it is given to has a form of its own")
+PARAMETER_VALUE = free("it is checked where it is used")
+DESCRIPTION = free("for people; it is in no file but the manifest", 1000)
+VALIDATION_ARGUMENTS = free(
+    "words of a command line that host_code, or a list of commands, decides about; no shell reads it",
+    1000,
+)
+
+# Paths
+
+CLIENT_PATH = Form(r"[^\t\n\r]*[^/\s]", "the path of a file", "files/motd", LONGEST_PATH)
+"""The client reads the file, with its own rights, and the path is no word of a command."""
+IMAGE_PATH = Form(rf"(/+{_ENTRY})+", "an absolute path without ..", "/etc/motd", LONGEST_PATH)
+HOST_PATH = Form(rf"/|(/+{_ENTRY})+/?", "an absolute path without ..", "/srv/data", LONGEST_PATH)
+AREA_PATH = Form(
+    rf"{_AREA}(/[^\t\n\r]*)?",
+    "a path that begins with an area of the workspace",
+    "{PKG_IMAGE_PATH}/opt",
+    LONGEST_PATH,
+    also=_stays_below,
+)
+WORKING_DIRECTORY = Form(
+    r"[^\-\t\n\r][^\t\n\r]*", "the path of a directory", "{TMP_DIR}", LONGEST_PATH
+)
+MOUNTPOINT = Form(rf"/|(/{_ENTRY})+", "the absolute path of a directory", "/srv", 1000)
+ACCOUNT_PATH = Form(r"/|(/[^/:\t\n\r]+)+/?", "an absolute path without a colon", "/bin/bash", 1000)
+"""A home directory or shell: passwd(5) separates its fields by colons."""
+EXCLUDED = Form(
+    r"[^\-\t\n\r][^\t\n\r]*",
+    "a path of the image, with shell patterns",
+    "var/cache/apt/*",
+    LONGEST_PATH,
+    also=_stays_below,
+)
+"""mksquashfs(1), -wildcards -e: all arguments after it are patterns."""
+
+# Hosts and addresses
+
+PROXY = Form(
+    rf"(http|https|socks5h)://{_AUTHORITY}/?",
+    "the URL of a proxy, without a login",
+    "http://proxy.example.com:3128",
+)
+"""For apt.conf(5), where quotes, `;` and braces mean something. A login would be kept with the manifest."""
+APT_URI = Form(
+    rf"(http|https|ftp|file|copy|mirror|(mirror|tor)\+(http|https|file)):/{_URL_REST}",
+    "the URI of a repository",
+    "http://deb.debian.org/debian",
+    2000,
+)
+"""A word of sources.list(5), which needs no quotes there."""
+IPS_ORIGIN = Form(
+    rf"(http|https|file):/{_URL_REST}|/[A-Za-z0-9._~:/@+,=%\- ]*",
+    "a URI or an absolute path",
+    "http://pkg.example.com/release",
+    2000,
+)
+URL = Form(rf"(http|https)://{_AUTHORITY}(/{_URL_REST})?", "a URL", "https://example.com/", 2000)
+HOST_NAME = Form(rf"{_LABEL}(\.{_LABEL})*", "a host name", "debian-live", 253)
+"""hostname(7), hosts(5)."""
+SHORT_HOST_NAME = Form(_LABEL, "a host name without a domain", "box", 63)
+HOST_OR_ADDRESS = Form(rf"{_HOST}|[0-9A-Fa-f:.]+", "a host name or an address", "192.0.2.1", 253)
+INTERFACE = Form(
+    r"[A-Za-z0-9*?._:\-]+( [A-Za-z0-9*?._:\-]+)*",
+    "the name of an interface, or a pattern of names",
+    "en*",
+)
+"""systemd.network(5), Name=."""
+ADDRESSES = Form(
+    r"[0-9A-Fa-f:.]+( +[0-9A-Fa-f:.]+)*",
+    "addresses, separated by blanks",
+    "192.0.2.1",
+    1000,
+    also=_addresses,
+)
+ADDRESSES_WITH_PREFIX = Form(
+    r"[0-9A-Fa-f:./]+( +[0-9A-Fa-f:./]+)*",
+    "addresses, each with its prefix length",
+    "192.0.2.7/24",
+    1000,
+    also=_addresses_with_prefix,
+)
+DOMAINS = Form(
+    rf"~?{_LABEL}(\.{_LABEL})*\.?( +~?{_LABEL}(\.{_LABEL})*\.?)*",
+    "domains, separated by blanks",
+    "example.com",
+    1000,
+)
+ISCSI_NAME = Form(
+    r"iqn\.[0-9]{4}-[0-9]{2}\.[a-z0-9.\-]+(:[a-z0-9.:\-]+)?|eui\.[0-9A-Fa-f]{16}|naa\.[0-9A-Fa-f]{16,32}",
+    "an iSCSI name",
+    "iqn.2026-01.com.example:disk",
+    223,
+)
+"""RFC 7143, 4.2.7."""
+LOGICAL_UNIT = Form(
+    r"[0-9]{1,5}|[0-9A-Fa-f]{4}(-[0-9A-Fa-f]{4}){3}", "the number of a logical unit", "0", 19
+)
+
+# Packages and their repositories
+
+ARCHITECTURE = Form(r"[a-z0-9][a-z0-9\-]*", "an architecture of Debian", "amd64", 40)
+SUITE = Form(
+    r"[A-Za-z0-9][A-Za-z0-9_.+~\-]*(/[A-Za-z0-9][A-Za-z0-9_.+~\-]*)*/?|\./",
+    "a suite or codename",
+    "bookworm",
+)
+"""A word of sources.list(5), and a bare argument of mmdebstrap(1): it does not begin with `-`."""
+COMPONENTS = Form(
+    r"[A-Za-z0-9][A-Za-z0-9_.+/\-]*( +[A-Za-z0-9][A-Za-z0-9_.+/\-]*)*",
+    "components, separated by blanks",
+    "main contrib",
+)
+PUBLISHER = Form(r"[A-Za-z0-9][A-Za-z0-9._\-]*", "the name of a publisher", "example.com")
+FACET = Form(r"[A-Za-z0-9][^\s=]*", "the name of a facet, variant or property", "facet.locale.*")
+"""pkg(1) is given it as NAME=VALUE."""
+VARIANT_VALUE = Form(r"\S+", "a value without blanks", "i386")
+
+# The installed system
+
+ACCOUNT = Form(r"[a-z_][a-z0-9_\-]{0,31}[$]?", "an account name", "live", 33)
+"""useradd(8)."""
+GROUPS = Form(
+    r"[A-Za-z_][A-Za-z0-9_.\-]*[$]?([ ,]+[A-Za-z_][A-Za-z0-9_.\-]*[$]?)*",
+    "names of groups, separated by blanks or commas",
+    "sudo",
+    1000,
+)
+OWNER = Form(
+    r"[A-Za-z0-9_.\-]+(:[A-Za-z0-9_.\-]+)?", "an owner and, after a colon, a group", "root:root", 65
+)
+CHAP_NAME = Form(r"[^,\t\n\r]*[^,\s][^,\t\n\r]*", "a CHAP name without commas", "disk-user")
+CHAP_SECRET = Form(r"[^,\t\n\r]*[^,\s][^,\t\n\r]*", "a CHAP secret", "", secret=True)
+FULL_NAME = Form(r"[^:\t\n\r]*", "a person's name, without a colon", "Ada Lovelace")
+"""passwd(5) separates its fields by colons."""
+PASSWORD = Form(r"[^\t\n\r]*", "a password on one line", "", 511, secret=True)
+"""crypt(3): CRYPT_MAX_PASSPHRASE_SIZE."""
+PASSWORD_HASH = Form(
+    r"[$][A-Za-z0-9]+[$][A-Za-z0-9./=,$*\-]+", "a crypt(5) hash", "", 384, secret=True
+)
+LOCALE = Form(r"[A-Za-z]+(_[A-Z]+)?(\.[A-Za-z0-9\-]+)?(@[a-z]+)?", "a locale", "en_GB.UTF-8", 60)
+TIME_ZONE = Form(r"[A-Za-z0-9_+\-]+(/[A-Za-z0-9_+\-]+)*", "a time zone", "Europe/Berlin", 60)
+UNIT = Form(r"[A-Za-z0-9:_.@\\][A-Za-z0-9:_.@\\\-]*", "the name of a systemd unit", "ssh.service")
+SERIAL_LINE = Form(
+    r"(ttyS|ttyAMA|hvc)[0-9]{1,3}(,[0-9]{1,7}[a-z0-9]*)?", "a serial line", "ttyS0", 30
+)
+SERIAL_CONSOLE = Form(
+    r"(tty(S|AMA)[0-9]{1,3}(,[0-9]{1,7}[a-z0-9]*)?)?", "a serial line, or empty", "ttyS0,115200", 30
+)
+"""bootparam(7), console=."""
+KERNEL_ARGUMENTS = Form(
+    r"[\s\S]*",
+    "arguments of the kernel",
+    "quiet",
+    2 * LONGEST_KERNEL_ARGUMENTS,
+    also=_arguments_of_kernel,
+)
+"""Words quoted as for a shell."""
+KERNEL_VERSION = Form(r"[A-Za-z0-9][A-Za-z0-9.+~_\-]*", "the version of a kernel", "6.1.0-40-amd64")
+
+# Disks
+
+MOUNT_OPTIONS = Form(
+    r"[A-Za-z0-9_.\-]+(=[A-Za-z0-9_.:/@%+~\-]*)?(,[A-Za-z0-9_.\-]+(=[A-Za-z0-9_.:/@%+~\-]*)?)*",
+    "mount options, separated by commas",
+    "noatime,errors=remount-ro",
+    1000,
+)
+"""fstab(5), mount(8)."""
+DISK_ID = Form(
+    r"derived|random|[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}",
+    "derived, random or a UUID",
+    "derived",
+    36,
+)
+VOLUME_UUID = Form(
+    r"[0-9a-fA-F]{4}-[0-9a-fA-F]{4}|[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}",
+    "a UUID (for vfat, XXXX-XXXX)",
+    "6a3c9f0e-3f0c-4c2e-9a55-0d5f0a1b2c3d",
+    36,
+)
+GPT_TYPE = Form(
+    r"[a-z_]+|\{[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\}",
+    "a type of partition, or a GUID in braces",
+    "linux",
+    38,
+)
+ZFS_NAME = Form(r"[A-Za-z0-9][A-Za-z0-9_.:/ \-]*", "a name in ZFS", "rpool")
+"""zpool(8), zfs(8)."""
+DATASET = Form(r"[A-Za-z0-9/][A-Za-z0-9_.:/ \-]*", "the name of a dataset", "export/home")
+ZFS_MOUNTPOINT = Form(
+    rf"/|(/{_ENTRY})+|legacy|none", "an absolute path, legacy or none", "/export", 1000
+)
+PROPERTY_VALUE = Form(LINE.pattern, "the value of a property", "on", 1000)
+DEVICE_NAME = Form(
+    r"[*]|[A-Za-z0-9_][A-Za-z0-9_.\-]*(/[A-Za-z0-9_][A-Za-z0-9_.\-]*)*",
+    "the name of a device in /dev, or * for all",
+    "kvm",
+)
+CAPABILITY = Form(r"[A-Z_]+", "a capability of capabilities(7) without CAP_", "SYS_ADMIN", 40)
+VARIABLE = Form(r"[A-Za-z_][A-Za-z0-9_]*=[\s\S]*", "NAME=VALUE", "LANG=C.UTF-8", 65536)
+"""environ(7); the value may be anything: it reaches the program as it is."""
