@@ -10,6 +10,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Annotated
 
 from dcd.checkpoints import products
 from dcd.checkpoints.areas import areas, captured_file, shell_line, substituted
@@ -18,6 +19,17 @@ from dcd.checkpoints.media.deliver import deliver_file
 from dcd.checkpoints.recorded import recorded_files
 from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache, distro
+from dcd.manifest.forms import (
+    CAPABILITY,
+    CLIENT_PATH,
+    COMMAND,
+    DELIVERED,
+    DEVICE_NAME,
+    HOST_PATH,
+    SCRIPT,
+    VARIABLE,
+    WORKING_DIRECTORY,
+)
 from dcd.manifest.paths import references, substitute
 from dcd.manifest.values import InputPath
 from dcd.platform.capabilities import NUMBERS
@@ -29,7 +41,6 @@ from dcd.platform.tools import TOOL_PATH
 from statemachine.errors import CheckpointError, NotFound, Unprepared
 from store.artifacts import EVIDENCE_SUMS, SUMS
 
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=.*", re.DOTALL)
 _SHELL = "/bin/sh"
 _OWN_INTERPRETER = re.compile(r"#![ \t]*(/\S+[^\n]*)")
 _OUTSIDE = ("{BOOT_ARCHIVE}", "{MEDIA_DIR}", "{TMP_DIR}", "{BUILD_DATA}")
@@ -38,10 +49,7 @@ _OUTSIDE = ("{BOOT_ARCHIVE}", "{MEDIA_DIR}", "{TMP_DIR}", "{BUILD_DATA}")
 _INSTALLING = re.compile(r"\b(apt|apt-get|aptitude|dpkg|linux-image|vmlinuz|live-boot|grub)\b")
 """Words of a command that puts packages or a kernel into the image."""
 
-_DELIVERED = re.compile(r"(\{MEDIA_DIR\}/)?([^/\x00-\x1f{}]+/)*[^./\x00-\x1f{}][^/\x00-\x1f{}]*")
-"""A file beneath MEDIA_DIR, with a name that artifacts can have."""
-
-_CHANGE_DIRECTORY = 'cd "$1" && shift && exec "$@"'
+_CHANGE_DIRECTORY = 'cd -- "$1" && shift && exec "$@"'
 
 
 class CustomScript(Checkpoint):
@@ -75,19 +83,19 @@ class CustomScript(Checkpoint):
     def __init__(
         self,
         name: str,
-        command: str | None = None,
-        shell: str | None = None,
-        text: str | None = None,
-        script: InputPath | None = None,
+        command: Annotated[str, COMMAND] | None = None,
+        shell: Annotated[str, HOST_PATH] | None = None,
+        text: Annotated[str, SCRIPT] | None = None,
+        script: Annotated[InputPath, CLIENT_PATH] | None = None,
         chroot: bool = False,
         network: bool = False,
         timeout_seconds: float | None = None,
-        environment: tuple[str, ...] = (),
-        working_directory: str | None = None,
-        capabilities: tuple[str, ...] = (),
-        devices: tuple[str, ...] = (),
-        writes: tuple[str, ...] = (),
-        deliver: tuple[str, ...] = (),
+        environment: tuple[Annotated[str, VARIABLE], ...] = (),
+        working_directory: Annotated[str, WORKING_DIRECTORY] | None = None,
+        capabilities: tuple[Annotated[str, CAPABILITY], ...] = (),
+        devices: tuple[Annotated[str, DEVICE_NAME], ...] = (),
+        writes: tuple[Annotated[str, HOST_PATH], ...] = (),
+        deliver: tuple[Annotated[str, DELIVERED], ...] = (),
     ) -> None:
         super().__init__(name)
         self.command = " ".join(command.split("\n")).strip() if command is not None else None
@@ -139,24 +147,6 @@ class CustomScript(Checkpoint):
                 "it has several" if len(given) > 1 else "it has none, or an empty one",
                 "write <args>COMMAND</args>",
             )
-        if self.shell is not None and not self.shell.startswith("/"):
-            yield self.fault(
-                doc,
-                "shell",
-                f"the shell {self.shell!r} is not an absolute path",
-                "",
-                f'write, for example, <arg name="shell">/bin/{Path(self.shell).name}</arg>',
-            )
-        for item, variable in enumerate(self.environment):
-            if not _VARIABLE.fullmatch(variable):
-                yield self.fault(
-                    doc,
-                    "environment",
-                    f"{variable!r} is not NAME=VALUE",
-                    "NAME is letters, digits and underscores, and does not begin with a digit",
-                    "<argitem>NAME=VALUE</argitem>",
-                    item,
-                )
         if self.timeout_seconds is not None and self.timeout_seconds <= 0:
             yield self.fault(
                 doc,
@@ -189,9 +179,7 @@ class CustomScript(Checkpoint):
             )
         names = [Path(item).name for item in self.deliver]
         for item, text in enumerate(self.deliver):
-            if not _DELIVERED.fullmatch(text) or ".." in text.split("/"):
-                why = "it is no path of a file beneath MEDIA_DIR"
-            elif names[item] in (SUMS, EVIDENCE_SUMS, f"{distro(doc).name}.xml"):
+            if names[item] in (SUMS, EVIDENCE_SUMS, f"{distro(doc).name}.xml"):
                 why = "every build delivers a file of that name by itself"
             elif names.index(names[item]) != item:
                 why = "another file is delivered under the same name"

@@ -90,6 +90,7 @@ IDENTIFIER = Form(
 WORD = Form(r"[A-Za-z0-9_][A-Za-z0-9_.+\-]*", "a word of letters, digits and _ . + -", "virtio")
 LINE = Form(r"[^\t\n\r]*\S[^\t\n\r]*", "a line of text", "Debian live")
 """Text for people, with whatever marks; each writer encodes it."""
+TITLE = Form(r"[^\-\t\n\r\s][^\t\n\r]*", "a line of text that begins with no hyphen", "Debian live")
 LINES = Form(r"[\s\S]*", "a line of text", "(safe mode)", 1000)
 """The same over several lines, which count as one."""
 ENTRY = Form(LINE.pattern, "a package, file or directory", "openssh-server", LONGEST_PATH)
@@ -120,8 +121,14 @@ NUMBER = Form(r"[0-9]{1,9}", "a number", "1", 9)
 MODE = Form(r"[0-7]{3,4}", "a file mode in octal digits", "0644", 4)
 
 ARGUMENT = free("the argument of the checkpoint that it is given to has a form of its own")
+COMMAND = free(
+    "a command of whoever submits; what references lead to is quoted for the shell", 100_000
+)
+"""It is one argument of the shell: Linux takes no more than 128 KiB, MAX_ARG_STRLEN."""
+SCRIPT = free("a script of whoever submits, written to a file as it is", 1 << 20)
 PARAMETER_VALUE = free("it is checked where it is used")
 DESCRIPTION = free("for people; it is in no file but the manifest", 1000)
+VALIDATION_COMMAND = Form(r"[^\-\s][^\t\n\r]*", "a command", "/usr/bin/xmllint", 4095)
 VALIDATION_ARGUMENTS = free(
     "words of a command line that host_code, or a list of commands, decides about; no shell reads it",
     1000,
@@ -140,6 +147,14 @@ AREA_PATH = Form(
     LONGEST_PATH,
     also=_stays_below,
 )
+DELIVERED = Form(
+    r"(\{MEDIA_DIR\}/)?([^/{}\t\n\r]+/)*[^./{}\t\n\r][^/{}\t\n\r]*",
+    "the path of a file beneath MEDIA_DIR",
+    "{MEDIA_DIR}/root.tar",
+    LONGEST_PATH,
+    also=_stays_below,
+)
+"""Its name is that of an artifact."""
 WORKING_DIRECTORY = Form(
     r"[^\-\t\n\r][^\t\n\r]*", "the path of a directory", "{TMP_DIR}", LONGEST_PATH
 )
@@ -263,10 +278,13 @@ LOCALE = Form(r"[A-Za-z]+(_[A-Z]+)?(\.[A-Za-z0-9\-]+)?(@[a-z]+)?", "a locale", "
 TIME_ZONE = Form(r"[A-Za-z0-9_+\-]+(/[A-Za-z0-9_+\-]+)*", "a time zone", "Europe/Berlin", 60)
 UNIT = Form(r"[A-Za-z0-9:_.@\\][A-Za-z0-9:_.@\\\-]*", "the name of a systemd unit", "ssh.service")
 SERIAL_LINE = Form(
-    r"(ttyS|ttyAMA|hvc)[0-9]{1,3}(,[0-9]{1,7}[a-z0-9]*)?", "a serial line", "ttyS0", 30
+    r"(ttyS|ttyAMA|hvc)[0-9]{1,3}(,[0-9]{2,7}([noe][5-8]?r?)?)?", "a serial line", "ttyS0", 30
 )
 SERIAL_CONSOLE = Form(
-    r"(tty(S|AMA)[0-9]{1,3}(,[0-9]{1,7}[a-z0-9]*)?)?", "a serial line, or empty", "ttyS0,115200", 30
+    r"(tty(S|AMA)[0-9](,[0-9]{2,7}([noe][5-8]?r?)?)?)?",
+    "a serial line, or empty",
+    "ttyS0,115200",
+    30,
 )
 """bootparam(7), console=."""
 KERNEL_ARGUMENTS = Form(

@@ -93,7 +93,7 @@ def _fits(text: str) -> str:
 
 
 SIZE = Form(
-    r"[0-9]{1,15}(\.[0-9]{1,15})? ?([kKmMgGtTpPeE]([iI]?[bB])?|[bB]|[sS][eE][cC][sS]?)",
+    r"[0-9]{1,19}(\.[0-9]{1,19})? ?([kKmMgGtTpPeE]([iI]?[bB])?|[bB]|[sS][eE][cC][sS]?)",
     "a size with its unit",
     "512mb, 4gb or 2048secs",
     40,

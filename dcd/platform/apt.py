@@ -174,7 +174,7 @@ def auth_file(host_logins: str, sources: Iterable[Source]) -> str:
         if source.login is not None:
             user, password = source.login
             # With its scheme: apt sends a login without encryption only where that is asked for.
-            words = map(_word, ("machine", source.uri, "login", user, "password", password))
+            words = map(word, ("machine", source.uri, "login", user, "password", password))
             texts.append(" ".join(words) + "\n")
     return "\n".join(texts)
 
@@ -241,18 +241,18 @@ def _host_settings(environment: Environment) -> str:
 
 
 def _stanza(source: Source) -> str:
-    lines = ["Types: deb", f"URIs: {_word(source.uri)}", f"Suites: {_word(source.suite)}"]
+    lines = ["Types: deb", f"URIs: {word(source.uri)}", f"Suites: {word(source.suite)}"]
     if source.components:
-        lines.append(f"Components: {' '.join(map(_word, source.components))}")
+        lines.append(f"Components: {' '.join(map(word, source.components))}")
     if source.signed_by:
         keys = source.signed_by
-        lines.append(f"Signed-By: {_word(keys) if keys.startswith('/') else keys}")
+        lines.append(f"Signed-By: {word(keys) if keys.startswith('/') else keys}")
     if source.trusted:
         lines.append("Trusted: yes")
     return "\n".join(lines) + "\n"
 
 
-def _word(text: str) -> str:
+def word(text: str) -> str:
     """The text, which is to be one word of a file for apt. Raises InvalidManifest when it is not."""
     if not re.fullmatch(r"[^\s\x00-\x1f\x7f]+", text):
         raise InvalidManifest(

@@ -30,11 +30,12 @@ from dcd.platform.apt import (
     settings_text,
     source_list,
     transfer_settings,
+    word,
 )
 from dcd.platform.apt_release import BACK_OFF_SECONDS, MOST_BYTES, fetch_problem, unreachable
 from dcd.platform.capabilities import FILES, keep_only
 from dcd.platform.inside import entry, make_directory, resolve, write
-from dcd.platform.process import ToolFailed, run
+from dcd.platform.process import ToolFailed, operand, run
 from dcd.platform.sandbox import is_apart
 from dcd.platform.tools import TOOLS
 from statemachine.errors import CheckpointError
@@ -217,7 +218,11 @@ def download(
 ) -> None:
     """Fetch packages and all they depend on into the cache below the root. Raises `ToolFailed` when
     apt finds no solution, `Unprepared` when a mirror does not serve a package in the end."""
-    _persist(["apt-get", "--yes", "--download-only", "install", *packages], environment, on_line)
+    _persist(
+        ["apt-get", "--yes", "--download-only", "install", *map(operand, packages)],
+        environment,
+        on_line,
+    )
 
 
 def forget(root: Path) -> None:
@@ -237,7 +242,7 @@ def similar_packages(environment: Environment, name: str) -> list[str]:
 
 
 def _pins(never: Sequence[str]) -> str:
-    return "\n".join(f"Package: {name}\nPin: release *\nPin-Priority: -1\n" for name in never)
+    return "\n".join(f"Package: {word(name)}\nPin: release *\nPin-Priority: -1\n" for name in never)
 
 
 def _persist(argv: Sequence[str], environment: Environment, on_line: OnLine | None) -> None:

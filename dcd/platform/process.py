@@ -147,6 +147,17 @@ def _require(program: str, path: str) -> None:
     )
 
 
+def operand(text: str) -> str:
+    """The text as a word of a command line that the program takes for no option. Raises CheckpointError."""
+    if not text or text.startswith("-") or "\0" in text:
+        raise CheckpointError(
+            f"{text[:100]!r} cannot be an argument of a program",
+            "It is empty, or the program would take it for an option.",
+            "correct it in the manifest",
+        )
+    return text
+
+
 class _Group:
     """A program and its process group; on exit, nothing of the group is left.
 

@@ -42,7 +42,7 @@ def minimal_debian(debian_package: Path, tmp_path: Path) -> Iterator[Path]:
     root = tmp_path / "root"
     sources = tmp_path / "debian.sources"
     suite = apt.host_codename()
-    sources.write_text(apt.source_list(apt.sources_for(suite)))
+    sources.write_text(apt.source_list(apt.sources_for(apt.host_sources(), suite)))
     subprocess.run(
         [
             *("mmdebstrap", "--quiet", "--mode=root", "--variant=minbase"),

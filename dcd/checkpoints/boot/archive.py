@@ -10,12 +10,13 @@ so that a system which is installed from the image can start all of its kernels.
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from dcd.checkpoints import products
 from dcd.checkpoints.interface import MOUNTS, Checkpoint, Context, Needs, Report
 from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache, DataObjectDict
+from dcd.manifest.forms import KERNEL_VERSION
 from dcd.platform.chroot import Inside, chroot
 from dcd.platform.inside import entry, exists, new_file, regular_file, resolve, write
 from statemachine.errors import CheckpointError
@@ -47,7 +48,7 @@ class DebianBootArchive(Checkpoint):
     def __init__(
         self,
         name: str,
-        kernel: str | None = None,
+        kernel: Annotated[str, KERNEL_VERSION] | None = None,
         compression_type: Literal["auto", "zstd", "gzip", "xz", "lz4"] = "auto",
         compression_level: int = 1,
     ) -> None:

@@ -9,19 +9,24 @@ Source: the GRUB manual (shell-like scripting, quoting), live-boot(7).
 """
 
 import shlex
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Annotated
 
 from dcd.checkpoints import products
 from dcd.checkpoints.interface import Checkpoint, Context, Report
-from dcd.manifest.data_object import Origin
-from dcd.manifest.diagnostics import Diagnostic, error
 from dcd.manifest.doc import DataObjectCache, distro
+from dcd.manifest.forms import KERNEL_ARGUMENTS, LONGEST_KERNEL_ARGUMENTS
 from dcd.manifest.objects import BootEntry, BootMods
 from dcd.platform.inside import read, regular_file, write
 from statemachine.errors import CheckpointError
 
 _DEFAULT_TIMEOUT_SECONDS = 5
+
+_UNWRITABLE = ("Cc", "Cs", "Zl", "Zp")
+"""Categories of Unicode: control characters, halves of characters, ends of lines and paragraphs."""
 
 _IMAGE_ENTRY_ARGUMENTS = "console=ttyS0,115200 console=tty0"
 """The last console is the one that init's output goes to."""
@@ -72,12 +77,13 @@ class GrubBootMenu(Checkpoint):
     PROVIDES = (products.BOOT_MENU,)
     READS = ("//boot_mods", "//distro.name")
 
-    def __init__(self, name: str, kernel_args: str = "boot=live components quiet") -> None:
+    def __init__(
+        self,
+        name: str,
+        kernel_args: Annotated[str, KERNEL_ARGUMENTS] = "boot=live components quiet",
+    ) -> None:
         super().__init__(name)
         self.kernel_args = kernel_args
-
-    def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
-        yield from check_arguments(doc, self, self.kernel_args)
 
     def get_progress_estimate(self) -> float:
         return 1.0
@@ -99,29 +105,6 @@ class GrubBootMenu(Checkpoint):
         text = grub_cfg(entries, default, menu_timeout(mods))
         write(context.media, "iso/boot/grub/grub.cfg", text)
         context.report(Report(1.0, f"{len(entries)} boot entries"))
-
-
-def check_arguments(
-    doc: DataObjectCache, checkpoint: Checkpoint, kernel_args: str
-) -> Iterator[Diagnostic]:
-    """Errors for kernel arguments, those given to the checkpoint or an entry's, with an open quote."""
-    given: list[tuple[str | None, Origin | None]] = [
-        (kernel_args, checkpoint.place(doc, "kernel_args"))
-    ]
-    given += [
-        (entry.kernel_args, entry.place_of("kernel_args"))
-        for entry in boot_mods(doc).get_children(class_type=BootEntry)
-    ]
-    for text, origin in given:
-        try:
-            _split(text)
-        except ValueError as failure:
-            yield error(
-                origin,
-                f"kernel arguments that cannot be taken apart: {text}",
-                f"{failure}",
-                "close every quote, or write a quote that is meant as such as \\' or \\\"",
-            )
 
 
 def menu(
@@ -174,12 +157,11 @@ def grub_cfg(
             "fi",
         ]
     for entry in entries:
-        arguments = " ".join(_quoted(argument) for argument in entry.arguments)
         lines += [
             "",
             f"menuentry {_quoted(entry.title)} {{",
-            f"    linux {kernel} {arguments}".rstrip(),
-            f"    initrd {initramfs}",
+            f"    linux {_quoted(kernel)} {_arguments(entry.arguments)}".rstrip(),
+            f"    initrd {_quoted(initramfs)}",
             "}",
         ]
     return "\n".join(lines) + "\n"
@@ -207,7 +189,9 @@ def _name_of_image(context: Context) -> str | None:
     for line in (read(context.pkg_image, "etc/os-release") or "").splitlines():
         variable, _, value = line.partition("=")
         if variable.strip() == "PRETTY_NAME":
-            return " ".join(shlex.split(value)) or None
+            # An image's own text: an open quote in it is no reason to fail.
+            with suppress(ValueError):
+                return " ".join(shlex.split(value)) or None
     return None
 
 
@@ -217,10 +201,29 @@ def _split(arguments: str | None) -> list[str]:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    """A title. What begins with a hyphen, GRUB takes for an option of `menuentry`, also in quotes."""
+    return " ".join(text.split()).lstrip("- ")
 
 
 def _quoted(text: str) -> str:
     """A word of GRUB's language. Nothing but a single quote is special between single quotes; GRUB
-    itself then quotes for the kernel what contains a blank."""
+    itself then quotes for the kernel what contains a blank. Raises CheckpointError for a control character,
+    which GRUB would show, or pass on, as something else."""
+    if any(unicodedata.category(character) in _UNWRITABLE for character in text):
+        raise CheckpointError(
+            f"{text[:100]!r} cannot be in GRUB's menu",
+            "It has a control character or the end of a line.",
+            "correct the title or the arguments in the manifest, or the image's os-release",
+        )
     return shlex.quote(text)
+
+
+def _arguments(words: Sequence[str]) -> str:
+    """The arguments of a kernel. Raises CheckpointError when they are more than it reads."""
+    if len(" ".join(words).encode()) > LONGEST_KERNEL_ARGUMENTS:
+        raise CheckpointError(
+            "an entry of the boot menu has too many arguments for the kernel",
+            f"together they may have {LONGEST_KERNEL_ARGUMENTS} bytes; the kernel cuts off the rest",
+            "leave out some of kernel_args, or of the boot_entry's",
+        )
+    return " ".join(_quoted(word) for word in words)

@@ -10,13 +10,14 @@ manifest says. Source: mksquashfs(1).
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from dcd.checkpoints import products
 from dcd.checkpoints.image.identity import remove_identity
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
 from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache
+from dcd.manifest.forms import EXCLUDED
 from dcd.platform.inside import new_file
 from statemachine.errors import CheckpointError
 
@@ -54,7 +55,7 @@ class SquashfsPkgImgMod(Checkpoint):
         compression_type: Literal["zstd", "xz", "gzip", "lz4"] = "zstd",
         compression_level: int | None = None,
         block_size_kib: int = 1024,
-        exclude: tuple[str, ...] = (),
+        exclude: tuple[Annotated[str, EXCLUDED], ...] = (),
         posix_acls: Literal["drop", "fail"] = "drop",
     ) -> None:
         super().__init__(name)

@@ -10,15 +10,17 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import Annotated
 
 from dcd.checkpoints import products
 from dcd.checkpoints.areas import captured_file
 from dcd.checkpoints.image.accounts import apply_users, check_user, owner_ids
 from dcd.checkpoints.image.identity import remove_identity
-from dcd.checkpoints.image.network import apply_network, check_interface
+from dcd.checkpoints.image.network import apply_network
 from dcd.checkpoints.interface import MOUNTS, Checkpoint, Context, Needs, Report
 from dcd.manifest.diagnostics import Diagnostic, error
 from dcd.manifest.doc import DataObjectCache, configurations_for
+from dcd.manifest.forms import HOST_NAME, LOCALE, SERIAL_LINE, TIME_ZONE, UNIT
 from dcd.manifest.inputs import is_in_image
 from dcd.manifest.objects.configuration import Configuration, Interface, Password, User
 from dcd.manifest.secrets import references
@@ -31,13 +33,6 @@ _IMAGE = "{PKG_IMAGE_PATH}"
 _FOR_NEW_ACCOUNTS = ("/etc/skel", "/etc/login.defs", "/etc/default/useradd")
 """What useradd(8) makes accounts from."""
 _BUILT_IN_LOCALES = ("C", "POSIX", "C.UTF-8")
-_LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
-_FORMS = {
-    "hostname": (rf"{_LABEL}(\.{_LABEL})*", "a host name", "debian-live"),
-    "locale": (r"[A-Za-z]+(_[A-Z]+)?(\.[A-Za-z0-9-]+)?(@[a-z]+)?", "a locale", "en_GB.UTF-8"),
-    "timezone": (r"[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*", "a time zone", "Europe/Berlin"),
-    "serial_console": (r"(ttyS|ttyAMA|hvc)[0-9]+(,[0-9]+[a-z0-9]*)?", "a serial line", "ttyS0"),
-}
 
 
 class DebianPrePkgImgMod(Checkpoint):
@@ -64,12 +59,12 @@ class DebianPrePkgImgMod(Checkpoint):
     def __init__(
         self,
         name: str,
-        hostname: str | None = None,
-        locale: str = "C.UTF-8",
-        timezone: str = "Etc/UTC",
-        serial_console: str | None = None,
-        enable_services: tuple[str, ...] = (),
-        disable_services: tuple[str, ...] = (),
+        hostname: Annotated[str, HOST_NAME] | None = None,
+        locale: Annotated[str, LOCALE] = "C.UTF-8",
+        timezone: Annotated[str, TIME_ZONE] = "Etc/UTC",
+        serial_console: Annotated[str, SERIAL_LINE] | None = None,
+        enable_services: tuple[Annotated[str, UNIT], ...] = (),
+        disable_services: tuple[Annotated[str, UNIT], ...] = (),
     ) -> None:
         super().__init__(name)
         self.hostname = hostname
@@ -92,16 +87,6 @@ class DebianPrePkgImgMod(Checkpoint):
         )
 
     def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
-        for argument, (pattern, expected, example) in _FORMS.items():
-            value = getattr(self, argument)
-            if value is not None and not re.fullmatch(pattern, value):
-                yield self.fault(
-                    doc,
-                    argument,
-                    f"{argument} {value!r} is not {expected}",
-                    "",
-                    f'write, for example, <arg name="{argument}">{example}</arg>',
-                )
         disabled = set(map(_unit, self.disable_services))
         for item, service in enumerate(self.enable_services):
             if _unit(service) in disabled:
@@ -190,7 +175,7 @@ class DebianPrePkgImgMod(Checkpoint):
 
 
 def _check_configuration(configuration: Configuration) -> Iterator[Diagnostic]:
-    if configuration.source is not None and not (configuration.dest or "").startswith("/"):
+    if configuration.source is not None and configuration.dest is None:
         yield error(
             configuration.place_of("dest"),
             "a file to add needs dest, an absolute path of the image",
@@ -199,8 +184,6 @@ def _check_configuration(configuration: Configuration) -> Iterator[Diagnostic]:
         )
     for user in configuration.get_children(class_type=User):
         yield from check_user(user)
-    for interface in configuration.get_children(class_type=Interface):
-        yield from check_interface(interface)
 
 
 def _unit(service: str) -> str:

@@ -1,62 +1,14 @@
 """The network of a Debian image: systemd-networkd, or ifupdown in an image without systemd."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from ipaddress import ip_address, ip_interface
 from pathlib import Path
 
-from dcd.manifest.diagnostics import Diagnostic, error
 from dcd.manifest.objects.configuration import Interface
 from dcd.platform.inside import entry, exists, read, resolve, write
 from statemachine.errors import CheckpointError
 
 _NETWORKD = "etc/systemd/network"
-
-
-def check_interface(interface: Interface) -> Iterator[Diagnostic]:
-    """Errors for addresses that are none, and for an interface without any."""
-    if any(character in interface.match for character in "\n[]="):
-        yield error(
-            interface.place_of("match"),
-            f"{interface.match!r} is not the name of an interface",
-            "",
-            'match="en*"',
-        )
-    if not interface.dhcp and not interface.address:
-        yield error(
-            interface.origin,
-            f"interface {interface.match} gets no address",
-            "",
-            'add dhcp="true", or address="192.0.2.10/24"',
-        )
-    for text in (interface.address or "").split():
-        try:
-            ip_interface(text)
-        except ValueError:
-            yield error(
-                interface.place_of("address"),
-                f"{text!r} is not an address with prefix length",
-                "",
-                'address="192.0.2.10/24"',
-            )
-            continue
-        if "/" not in text:
-            yield error(
-                interface.place_of("address"),
-                f"the address {text} has no prefix length",
-                "",
-                f'address="{text}/{24 if ip_address(text).version == 4 else 64}"',
-            )
-    for attribute, given in (("gateway", interface.gateway), ("dns", interface.dns)):
-        for text in (given or "").split():
-            try:
-                ip_address(text)
-            except ValueError:
-                yield error(
-                    interface.place_of(attribute),
-                    f"{text!r} is not an address",
-                    "",
-                    f'{attribute}="192.0.2.1"',
-                )
 
 
 def apply_network(root: Path, interfaces: Sequence[Interface]) -> list[str]:

@@ -8,9 +8,9 @@ Source: xorrisofs(1); the El Torito and UEFI specifications for what firmware lo
 """
 
 import hashlib
-import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
 from dcd.checkpoints import other_boot_loaders, products
 from dcd.checkpoints.architecture import check_x86
@@ -20,13 +20,9 @@ from dcd.checkpoints.media import grub
 from dcd.checkpoints.media.deliver import deliver_file, media_name, record_medium
 from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache, distro
-from dcd.manifest.forms import fitting_name
+from dcd.manifest.forms import VOLUME_ID
 from dcd.platform.inside import new_file, resolve
 from statemachine.errors import CheckpointError
-
-VOLUME_ID = re.compile(r"[A-Za-z0-9_.+ -]{1,32}")
-"""What an ISO 9660 volume id may be here: ISO 9660 itself allows only capitals, digits and _, but no
-system that reads them minds the others."""
 
 LIVE_FILE_SYSTEM = "live/filesystem.squashfs"
 
@@ -45,7 +41,7 @@ class CreateISO(Checkpoint):
     READS = ("//distro.name", "//distro.add_timestamp")
     TOOLS = ("xorriso", *grub.TOOLS)
 
-    def __init__(self, name: str, volume_id: str | None = None) -> None:
+    def __init__(self, name: str, volume_id: Annotated[str, VOLUME_ID] | None = None) -> None:
         super().__init__(name)
         self.volume_id = volume_id
 
@@ -55,15 +51,6 @@ class CreateISO(Checkpoint):
     def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
         yield from check_x86(doc, self, "makes a medium for", fails=False)
         yield from other_boot_loaders.check_packages(doc, self, "the medium")
-        volume_id = self._volume_id(doc)
-        if not VOLUME_ID.fullmatch(volume_id) or volume_id != volume_id.strip():
-            yield self.fault(
-                doc,
-                "volume_id",
-                f"{volume_id!r} cannot be the volume id of an ISO",
-                "it is 1 to 32 letters, digits, spaces (not at its ends) and any of _ . + -",
-                f'<arg name="volume_id">{fitting_name(volume_id)}</arg>',
-            )
 
     def get_progress_estimate(self) -> float:
         return 3.0

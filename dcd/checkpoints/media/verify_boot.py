@@ -8,7 +8,7 @@ its serial console. The console's log and a picture of the screen are delivered 
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from dcd.checkpoints import boots, products
 from dcd.checkpoints.architecture import check_x86
@@ -16,6 +16,7 @@ from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
 from dcd.checkpoints.media.deliver import recorded_medium
 from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache
+from dcd.manifest.forms import LINE
 from dcd.platform.hypervisor import (
     Drive,
     HypervisorName,
@@ -54,7 +55,7 @@ class VerifyBoot(Checkpoint):
         firmware: tuple[Literal["bios", "uefi"], ...] = ("bios",),
         media: Literal["cdrom", "usb"] = "cdrom",
         memory_mb: int = 1024,
-        marker: str = "login:",
+        marker: Annotated[str, LINE] = "login:",
         timeout_seconds: float = 600.0,
         accelerator: boots.AcceleratorName = "auto",
         cpus: int = 1,

@@ -11,6 +11,7 @@ import lzma
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
 from dcd.checkpoints import products
 from dcd.checkpoints.areas import area_directory, captured_file
@@ -18,6 +19,7 @@ from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
 from dcd.checkpoints.transfer.listed import check_places, check_software
 from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache, software_for
+from dcd.manifest.forms import CLIENT_PATH
 from dcd.manifest.objects.software import Dir
 from dcd.manifest.values import InputPath
 from dcd.platform.copying import copy_entries
@@ -50,7 +52,7 @@ class TransferArchive(Checkpoint):
     VERSION = 2
     TOOLS = ("tar", "zstd")
 
-    def __init__(self, name: str, archive: InputPath) -> None:
+    def __init__(self, name: str, archive: Annotated[InputPath, CLIENT_PATH]) -> None:
         super().__init__(name)
         self.archive = archive
 

@@ -78,7 +78,10 @@ _UNKNOWN = re.compile(
 )
 """How apt says that it knows no such package."""
 
-_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+(:[a-z0-9-]+)?([=/][A-Za-z0-9.+:~-]+)?")
+_PACKAGE = re.compile(
+    r"[a-z0-9][a-z0-9+.-]*[a-z0-9+.](:[a-z0-9-]*[a-z0-9])?([=/][A-Za-z0-9.+:~-]*[A-Za-z0-9.+:~])?"
+)
+"""For apt, a word that ends in `-` asks for the package to be removed."""
 
 _BRINGING: Mapping[str, tuple[str, str]] = {
     products.KERNEL: (r"linux-image-.+", r"linux-|kernel|task-|live-task|pve-|proxmox"),

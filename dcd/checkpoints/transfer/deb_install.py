@@ -18,7 +18,7 @@ from dcd.platform.capabilities import CHROOT, keep_only
 from dcd.platform.chroot import bootstrap_mounts, chroot
 from dcd.platform.devices import LINKS, make_devices
 from dcd.platform.inside import entry, exists, make_directory, require_no_links, write
-from dcd.platform.process import ToolFailed, run
+from dcd.platform.process import ToolFailed, operand, run
 from statemachine.errors import CheckpointError
 
 OnLine = Callable[[str], None]
@@ -68,7 +68,7 @@ def bootstrap(
         # The lists and the cache are in place already, and so are /proc and /dev.
         "--skip=check/empty,check/signed-by,update,output/dev,chroot/mount",
         *([f"--include={','.join(include)}"] if include else []),
-        sources[0].suite,
+        operand(sources[0].suite),
         root,
         mirror,
     ]
@@ -108,7 +108,7 @@ def change(
         # What a script has changed in a configuration file stays.
         *("-o", "DPkg::Options::=--force-confold", "-o", "DPkg::Options::=--force-confdef"),
         "install",
-        *include,
+        *map(operand, include),
         *(f"{name}-" for name in remove),
     ]
     with chroot(place.root), _no_services(place.root), _explained():

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import Annotated
 
 from dcd.checkpoints import products
 from dcd.checkpoints.epoch import epoch_of
@@ -26,6 +27,7 @@ from dcd.checkpoints.vm.formats import (
 )
 from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache
+from dcd.manifest.forms import WORD
 from dcd.platform.inside import new_file
 from statemachine.errors import CheckpointError
 from statemachine.events import Artifact
@@ -60,7 +62,7 @@ class Convert(Checkpoint):
     def __init__(
         self,
         name: str,
-        formats: tuple[str, ...] = (),
+        formats: tuple[Annotated[str, WORD], ...] = (),
         level: int = 6,
         out_of_order: bool = False,
     ) -> None:

@@ -9,18 +9,17 @@ Target and guest never outlive the attempt: the target is in the event log befor
 interrupts this, the next attempt begins with a blank disk on the layer before.
 """
 
-import re
 import secrets
 import shutil
 import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from dcd.checkpoints import boots, products
 from dcd.checkpoints.areas import captured_file
-from dcd.checkpoints.boot.menu import boot_mods, check_arguments, menu, menu_timeout, menu_title
+from dcd.checkpoints.boot.menu import boot_mods, menu, menu_timeout, menu_title
 from dcd.checkpoints.image.identity import make_host_keys
 from dcd.checkpoints.interface import ALL_DEVICES, MOUNTS, Checkpoint, Context, Needs, Report
 from dcd.checkpoints.media.deliver import recorded_medium
@@ -32,6 +31,7 @@ from dcd.checkpoints.vm.layout import examine_layout, firmware
 from dcd.checkpoints.vm.menu_settings import MenuSettings, write_menu_settings
 from dcd.manifest.diagnostics import Diagnostic, refuse
 from dcd.manifest.doc import DataObjectCache
+from dcd.manifest.forms import CLIENT_PATH, KERNEL_ARGUMENTS, SERIAL_CONSOLE, SHORT_HOST_NAME
 from dcd.manifest.objects.distro import VmController
 from dcd.manifest.values import InputPath
 from dcd.platform.hypervisor import (
@@ -52,7 +52,6 @@ TargetName = Literal["auto", "tgt", "lio", "comstar"]
 
 _TARGETS: dict[str, type[Target]] = {"tgt": Tgt, "lio": Lio, "comstar": Comstar}
 _DISK_SERIAL = "dcd-disk"
-_HOST_NAME = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _GIB = 1 << 30
 
 
@@ -94,16 +93,16 @@ class InstallISCSI(Checkpoint):
     def __init__(
         self,
         name: str,
-        medium: InputPath | None = None,
+        medium: Annotated[InputPath, CLIENT_PATH] | None = None,
         target: TargetName = "auto",
         firmware: Firmware = "bios",
         memory_mb: int = 1024,
         cpus: int = 1,
         timeout_seconds: float = 1800.0,
         accelerator: boots.AcceleratorName = "auto",
-        kernel_args: str = "quiet",
-        serial_console: str = "ttyS0,115200",
-        hostname: str | None = None,
+        kernel_args: Annotated[str, KERNEL_ARGUMENTS] = "quiet",
+        serial_console: Annotated[str, SERIAL_CONSOLE] = "ttyS0,115200",
+        hostname: Annotated[str, SHORT_HOST_NAME] | None = None,
         grow_root: bool = True,
     ) -> None:
         super().__init__(name)
@@ -144,16 +143,6 @@ class InstallISCSI(Checkpoint):
         yield from boots.check_conditions(
             self, doc, SUCCESS, self.timeout_seconds, self.memory_mb, self.cpus
         )
-        yield from check_arguments(doc, self, self.kernel_args)
-        yield from installed.check_serial_console(doc, self, self.serial_console)
-        if self.hostname is not None and not re.fullmatch(_HOST_NAME, self.hostname):
-            yield self.fault(
-                doc,
-                "hostname",
-                f"hostname {self.hostname!r} is not a host name",
-                "",
-                'write, for example, <arg name="hostname">box</arg>',
-            )
         layout, faults = examine_layout(doc)
         if not faults:  # Otherwise CreateDisk reports them.
             yield from self._check_layout(layout, doc)

@@ -17,13 +17,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from dcd.checkpoints import other_boot_loaders, products
 from dcd.checkpoints.architecture import check_x86
 from dcd.checkpoints.boot.menu import (
     Entry,
     boot_mods,
-    check_arguments,
     grub_cfg,
     menu,
     menu_timeout,
@@ -43,6 +43,7 @@ from dcd.checkpoints.vm.volume_rules import MIB
 from dcd.checkpoints.vm.volumes import MOUNT_TOOLS, MOUNTED, VOLUME_TOOLS, Place, make_volume
 from dcd.manifest.diagnostics import Diagnostic, refuse
 from dcd.manifest.doc import DataObjectCache, DataObjectDict
+from dcd.manifest.forms import KERNEL_ARGUMENTS, SERIAL_CONSOLE
 from dcd.platform.inside import make_directory, new_file, regular_file, resolve, write
 from statemachine.errors import CheckpointError
 from store.layers.mounts import mount, unmount
@@ -90,8 +91,8 @@ class InstallOffline(Checkpoint):
     def __init__(
         self,
         name: str,
-        kernel_args: str = "quiet",
-        serial_console: str = "ttyS0,115200",
+        kernel_args: Annotated[str, KERNEL_ARGUMENTS] = "quiet",
+        serial_console: Annotated[str, SERIAL_CONSOLE] = "ttyS0,115200",
         grow_root: bool = True,
         cloud_init: bool = False,
     ) -> None:
@@ -127,8 +128,6 @@ class InstallOffline(Checkpoint):
 
     def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
         yield from check_x86(doc, self, "makes a disk start on", fails=False)
-        yield from check_arguments(doc, self, self.kernel_args)
-        yield from installed.check_serial_console(doc, self, self.serial_console)
         layout = _planned(doc)
         if layout is not None:
             yield from installed.check_root(doc, self, layout, self.grow_root)

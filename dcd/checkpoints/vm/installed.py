@@ -54,20 +54,6 @@ def check_root(
         )
 
 
-def check_serial_console(
-    doc: DataObjectCache, checkpoint: Checkpoint, console: str
-) -> Iterator[Diagnostic]:
-    """An error for what is neither a serial line nor empty."""
-    if console and not _SERIAL_CONSOLE.fullmatch(console):
-        yield checkpoint.fault(
-            doc,
-            "serial_console",
-            f"serial_console {console!r} is not a serial line",
-            "",
-            'write, for example, <arg name="serial_console">ttyS0,115200</arg>',
-        )
-
-
 def serial_of(console: str) -> Serial | None:
     """The serial line of a console, with the settings that the kernel takes from it; None for an empty
     one. Source: the kernel's serial-console."""

@@ -11,11 +11,9 @@ bytes, since FAT32 needs so much there), and an ext4 root on the rest.
 Source: UEFI specification 2.10, chapter 5 (GPT); the GRUB manual, "BIOS installation".
 """
 
-import re
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 from dcd.checkpoints.vm import layout_checks, volume_rules
 from dcd.checkpoints.vm.disk import DiskLayout, DiskPartition, Volume
@@ -47,7 +45,6 @@ DEFAULT_DISK_BYTES = 8 << 30
 
 _NAMESPACE = uuid.UUID("5b0ad5e2-5f43-5a0c-9d2f-6a0f3c0a6a41")
 _LONGEST_PARTITION_LABEL = 36
-_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
 def table_bytes(sector_size: int) -> int:
@@ -81,10 +78,6 @@ def examine_layout(
     sector_size = image.sector_size if image else 512
     name = image.name if image else f"{distro(doc).name}.raw"
     where = image or distro(doc)
-    if PurePosixPath(name).name != name or not name.isprintable():
-        faults.append(
-            fault(where, "name", f"{name!r} is not the name of a file", 'name="disk.img"')
-        )
     size = _disk_bytes(doc, image, faults)
     if "bios" in firmware(doc) and sector_size != 512:
         faults.append(
@@ -95,7 +88,7 @@ def examine_layout(
                 'write <vm_im firmware="uefi">, or sector_size="512"',
             )
         )
-    identity = _identity(doc, image, chance, faults)
+    identity = _identity(doc, image, chance)
     given = disk.get_children(class_type=GptPartition) if disk else []
     wanted = given or _default_partitions(doc, sector_size)
     placed = [
@@ -189,28 +182,14 @@ def _disk_bytes(doc: DataObjectCache, image: DiskImage | None, faults: list[Diag
     return size
 
 
-def _identity(
-    doc: DataObjectCache,
-    image: DiskImage | None,
-    chance: uuid.UUID | None,
-    faults: list[Diagnostic],
-) -> uuid.UUID:
+def _identity(doc: DataObjectCache, image: DiskImage | None, chance: uuid.UUID | None) -> uuid.UUID:
     """What all ids derive from; the table's own GUID."""
     wanted = image.id if image else "derived"
     if wanted == "random" and chance is not None:
         return chance
-    if _UUID.fullmatch(wanted):
-        return uuid.UUID(wanted)
-    if wanted not in ("derived", "random"):
-        faults.append(
-            fault(
-                image or distro(doc),
-                "id",
-                f"{wanted!r} is not an id of a disk",
-                'write id="derived", id="random" or a UUID',
-            )
-        )
-    return uuid.uuid5(_NAMESPACE, distro(doc).name)
+    if wanted in ("derived", "random"):
+        return uuid.uuid5(_NAMESPACE, distro(doc).name)
+    return uuid.UUID(wanted)
 
 
 def _default_partitions(doc: DataObjectCache, sector_size: int) -> list[GptPartition]:
@@ -358,10 +337,9 @@ def _partition(
 
 
 def _type(element: GptPartition, faults: list[Diagnostic]) -> str:
-    if element.part_type in TYPES:
-        return TYPES[element.part_type]
-    guid = element.part_type.removeprefix("{").removesuffix("}")
-    if f"{{{guid}}}" != element.part_type or not _UUID.fullmatch(guid):
+    if element.part_type.startswith("{"):
+        return element.part_type.strip("{}").lower()
+    if element.part_type not in TYPES:
         faults.append(
             fault(
                 element,
@@ -370,8 +348,7 @@ def _type(element: GptPartition, faults: list[Diagnostic]) -> str:
                 f"use one of {', '.join(TYPES)}, or a GUID in braces",
             )
         )
-        return ""
-    return guid.lower()
+    return TYPES.get(element.part_type, "")
 
 
 def _volume(element: GptPartition, identity: uuid.UUID) -> Volume | None:

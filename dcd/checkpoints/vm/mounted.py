@@ -53,5 +53,4 @@ def mount_arguments(partition: DiskPartition, *, read_only: bool) -> list[str]:
     assert volume is not None
     options = ["loop", f"offset={partition.start}", f"sizelimit={partition.size}", "nodev"]
     options += ["ro" if read_only else "rw", *_OPTIONS.get(volume.type, [])]
-    options += [each for each in volume.options.split(",") if each.startswith("subvol")]
     return ["-t", volume.type, "-o", ",".join(options)]

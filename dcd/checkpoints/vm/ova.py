@@ -12,7 +12,7 @@ import io
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Annotated, BinaryIO
 
 from dcd.checkpoints import products
 from dcd.checkpoints.epoch import epoch_of
@@ -30,6 +30,7 @@ from dcd.checkpoints.vm.formats import STREAM, Image, check_images, images_of, m
 from dcd.checkpoints.vm.stream_vmdk import populated_bytes
 from dcd.manifest.diagnostics import Diagnostic, error
 from dcd.manifest.doc import DataObjectCache, distro
+from dcd.manifest.forms import LINE, URL
 from dcd.manifest.objects.distro import VmController, VmIm, VmNetwork
 from dcd.manifest.values import size_bytes
 from dcd.platform.inside import new_file
@@ -67,9 +68,9 @@ class CreateOVA(Checkpoint):
         self,
         name: str,
         ovf_version: ovf.Version = "1.1",
-        vendor: str = "",
-        version: str = "",
-        url: str = "",
+        vendor: Annotated[str, LINE] = "",
+        version: Annotated[str, LINE] = "",
+        url: Annotated[str, URL] = "",
         level: int = 6,
     ) -> None:
         super().__init__(name)

@@ -22,10 +22,10 @@ were to be had. Tested is that ZFS accepts, imports and scrubs what was rewritte
 
 import os
 import stat
-from collections.abc import Iterator
 from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Annotated
 
 from dcd.checkpoints import products
 from dcd.checkpoints.interface import ALL_DEVICES, MOUNTS, Checkpoint, Context, Needs, Report
@@ -33,8 +33,8 @@ from dcd.checkpoints.vm import mounted as mounting
 from dcd.checkpoints.vm.disk import DiskLayout, recorded_disk
 from dcd.checkpoints.vm.mounted import mounted
 from dcd.checkpoints.vm.ties import ESP_FILES, FILES, Finding, Name, in_initramfs, untied
-from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache
+from dcd.manifest.forms import HOST_PATH, LINE
 from dcd.platform.chroot import Inside, chroot
 from dcd.platform.inside import resolve
 from dcd.platform.process import ToolFailed
@@ -74,9 +74,9 @@ class Relabel(Checkpoint):
     def __init__(
         self,
         name: str,
-        zfs_path: str | None = None,
-        zfs_phys_path: str | None = None,
-        zfs_devid: str | None = None,
+        zfs_path: Annotated[str, HOST_PATH] | None = None,
+        zfs_phys_path: Annotated[str, HOST_PATH] | None = None,
+        zfs_devid: Annotated[str, LINE] | None = None,
         zfs_active: bool = False,
     ) -> None:
         super().__init__(name)
@@ -85,20 +85,6 @@ class Relabel(Checkpoint):
 
     def needs(self, doc: DataObjectCache) -> Needs:
         return Needs(tools=self.TOOLS, capabilities=MOUNTS, devices=(ALL_DEVICES,))
-
-    def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
-        for name in ("path", "phys_path"):
-            value = getattr(self.zfs_place, name)
-            if value is not None and not value.startswith("/"):
-                yield self.fault(
-                    doc,
-                    f"zfs_{name}",
-                    f"zfs_{name} {value!r} is not an absolute path",
-                    "ZFS opens no device whose path does not begin with /",
-                    f'write, for example, <arg name="zfs_{name}">/dev/dsk/c1t0d0s0</arg>'
-                    if name == "path"
-                    else "",
-                )
 
     def get_progress_estimate(self) -> float:
         return 2.0

@@ -13,7 +13,7 @@ import tarfile
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from dcd.checkpoints import boots, products
 from dcd.checkpoints.architecture import check_x86
@@ -31,6 +31,7 @@ from dcd.checkpoints.vm.formats import (
 from dcd.checkpoints.vm.layout import firmware
 from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache
+from dcd.manifest.forms import ACCOUNT, LINE, WORD
 from dcd.manifest.objects import User
 from dcd.manifest.objects.configuration import Password
 from dcd.manifest.objects.distro import VmController
@@ -93,18 +94,18 @@ class VerifyBoot(Checkpoint):
     def __init__(
         self,
         name: str,
-        formats: tuple[str, ...] = (),
+        formats: tuple[Annotated[str, WORD], ...] = (),
         firmware: tuple[Firmware, ...] = (),
         controllers: tuple[Controller, ...] = (),
         matrix: Literal["economical", "full"] = "economical",
         memory_mb: int | None = None,
         cpus: int | None = None,
-        marker: str = "login:",
+        marker: Annotated[str, LINE] = "login:",
         timeout_seconds: float = 600.0,
-        login: str | None = None,
-        prompt: str = "$ ",
-        command: str | None = None,
-        answer: str | None = None,
+        login: Annotated[str, ACCOUNT] | None = None,
+        prompt: Annotated[str, LINE] = "$ ",
+        command: Annotated[str, LINE] | None = None,
+        answer: Annotated[str, LINE] | None = None,
         accelerator: boots.AcceleratorName = "auto",
         hypervisor: HypervisorName = "qemu",
         side_by_side: int | None = None,

@@ -22,6 +22,15 @@ _LONGEST_LABEL = {"ext4": 16, "xfs": 12, "btrfs": 255, "swap": 15, "vfat": 11}
 _FAT_LABEL = re.compile(r"[A-Z0-9 $%'@~!(){}^#&_-]*")
 _FAT_ID = re.compile(r"[0-9A-F]{4}-[0-9A-F]{4}")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_ASKS_FOR = {
+    **dict.fromkeys(("subvol", "subvolid"), "a subvolume of btrfs"),
+    "device": "another device of btrfs",
+    **dict.fromkeys(("logdev", "rtdev"), "another device of XFS"),
+    **dict.fromkeys(("journal_dev", "journal_path"), "a journal on another device"),
+    **dict.fromkeys(("bind", "rbind", "move"), "another directory that is mounted"),
+    **dict.fromkeys(("loop", "offset", "sizelimit"), "a file with a file system in it"),
+}
+"""Mount options without the structure that they name, and what that is."""
 _OF_THE_ROOT = ("bin", "dev", "etc", "lib", "lib32", "lib64", "proc", "run", "sbin", "sys")
 """What the system needs before it mounts anything, or mounts itself."""
 
@@ -109,13 +118,6 @@ def _mount(volume: Volume) -> tuple[str, str] | None:
     if volume.type == "swap":
         return "swap space is not mounted", "take mountpoint out"
     path = PurePosixPath(point)
-    if (
-        not path.is_absolute()
-        or str(path) != point
-        or ".." in path.parts
-        or not point.isprintable()
-    ):
-        return f"{point!r} is not a mountpoint", "write an absolute path, such as /srv"
     if path.parts[1:2] and path.parts[1] in _OF_THE_ROOT:
         return (
             f"{point} cannot be a file system of its own",
@@ -129,9 +131,11 @@ def _mount(volume: Volume) -> tuple[str, str] | None:
 def _options(volume: Volume) -> tuple[str, str] | None:
     if volume.mountpoint is None or volume.type == "swap":
         return None
-    if any(character.isspace() for character in volume.options) or not volume.options:
-        return (
-            f"{volume.options!r} are not mount options",
-            "separate them by commas, without blanks, or leave options out",
-        )
+    for option in volume.options.split(","):
+        name = option.partition("=")[0]
+        if name in _ASKS_FOR:
+            return (
+                f"the mount option {option} needs {_ASKS_FOR[name]}, which is not made",
+                f"take {name} out: the partition is the whole file system",
+            )
     return None

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from dcd.manifest.data_object import DataObject, attribute, child, many
-from dcd.manifest.forms import KERNEL_ARGUMENTS, LINE, LINES
+from dcd.manifest.forms import KERNEL_ARGUMENTS, LINES, TITLE
 
 
 class BootEntry(DataObject, tag="boot_entry"):
@@ -25,7 +25,7 @@ class BootMods(DataObject, tag="boot_mods", content=(many(BootEntry),)):
     title: str | None = attribute(
         "Title of the entries; without it, the name that the image gives itself.",
         default=None,
-        form=LINE,
+        form=TITLE,
     )
     timeout: int | None = attribute(
         "Seconds before the default entry starts by itself.",

@@ -21,6 +21,7 @@ from dcd.manifest.forms import (
     OWNER,
     PASSWORD,
     VALIDATION_ARGUMENTS,
+    VALIDATION_COMMAND,
 )
 
 LARGEST_ID = 2**32 - 2
@@ -33,7 +34,7 @@ class Validation(DataObject, tag="validation"):
     other command needs the right `host_code`. It runs as nobody, without network. A file of the image is not
     checked."""
 
-    path: str | None = attribute("The command.", default=None, form=HOST_PATH)
+    path: str | None = attribute("The command.", default=None, form=VALIDATION_COMMAND)
     args: str | None = attribute(
         "Its arguments, separated by spaces.", default=None, form=VALIDATION_ARGUMENTS
     )

@@ -10,7 +10,7 @@ import pytest
 from dcd.checkpoints.boot.archive import DebianBootArchive
 from dcd.checkpoints.transfer.deb import TransferDEB
 from dcd.manifest.diagnostics import refuse
-from dcd.platform.apt import host_codename, sources_for
+from dcd.platform.apt import host_codename, host_sources, sources_for
 from statemachine.errors import CheckpointError, InvalidManifest, Unprepared
 
 
@@ -143,7 +143,7 @@ def test_the_initramfs_of_a_live_image_finds_and_mounts_any_medium(
 ) -> None:
     suite = host_codename()
     try:
-        sources_for(suite, ["main"])
+        sources_for(host_sources(), suite, ["main"])
     except Unprepared as error:
         pytest.skip(f"this host has no apt sources: {error.brief}")
     bench.execute(

@@ -413,21 +413,21 @@ def test_keys_are_read_from_where_secrets_are_kept_and_from_nowhere_else(
         ([software(install("a", reject="-r"), publisher("/r"))], "'-r' is not an IPS package"),
         ([software(install("a", action="unpack"), publisher("/r"))], "unpack means nothing"),
         ([software("", publisher("http://u:p@example.org/"))], "must not hold a login"),
-        ([software("", publisher("-x"))], "'-x' is not a URI or path"),
+        ([software("", publisher("-x"))], "'-x' is not a URI or an absolute path"),
         ([software("", publisher("/r", name="-n"))], "not the name of a publisher"),
         (
             [software("", publisher("/r", name="", more='<origin name="/s"/>'))],
             "has one origin and no mirrors",
         ),
         ([software("", publisher("/r", attributes='ssl_key="/k"'))], "both ssl_key and ssl_cert"),
-        ([software("", publisher("/r"), '<image img_root="/etc"/>')], "not in the workspace"),
+        ([software("", publisher("/r"), '<image img_root="/etc"/>')], "begins with an area"),
         (
             [software("", publisher("/r"), '<image img_root="{PKG_IMAGE_PATH}/../x"/>')],
-            "not in the workspace",
+            r"a path without \.\.",
         ),
         (
             [software("", publisher("/r"), '<image><property val="true">-k</property></image>')],
-            "'-k' is no facet, variant or property",
+            "'-k' is not the name of a facet",
         ),
     ],
 )

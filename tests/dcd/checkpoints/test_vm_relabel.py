@@ -14,9 +14,8 @@ from dcd.checkpoints.vm.mounted import mounted
 from dcd.checkpoints.vm.relabel import Relabel
 from dcd.checkpoints.vm.volumes import Place as VolumePlace
 from dcd.checkpoints.vm.volumes import make_volume
-from dcd.manifest.diagnostics import refuse
 from dcd.platform.zfs_label import Part, Place, place, read_labels
-from statemachine.errors import CheckpointError, InvalidManifest
+from statemachine.errors import CheckpointError
 from tests.dcd.checkpoints.conftest import Bench
 from tests.dcd.platform.test_zfs_label import artificial
 
@@ -245,11 +244,6 @@ def test_a_pool_that_was_not_exported_is_refused_unless_that_is_known(bench: Ben
     assert "zfs_active" in caught.value.resolution
     Relabel("relabel", zfs_active=True).execute(context)
     assert place(read_labels(part)[0]) == Place("/dev/lofi/1")
-
-
-def test_a_path_that_no_device_can_be_opened_by_is_refused(bench: Bench) -> None:
-    with pytest.raises(InvalidManifest, match="not an absolute path"):
-        refuse(Relabel("relabel", zfs_path="c1t0d0s0").check(bench.empty_doc()))
 
 
 def test_without_a_disk_it_is_said_what_is_missing(bench: Bench) -> None:
