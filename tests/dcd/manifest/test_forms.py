@@ -17,6 +17,7 @@ from dcd.manifest.values import BadValue, Form, convert, expected, form_of, free
 FORMS = {name: form for name, form in vars(forms).items() if isinstance(form, Form)}
 
 RIGHT = {
+    "DELIVERED": ("root.tar", "{MEDIA_DIR}/out/root.tar"),
     "APT_URI": (
         "http://[2001:db8::1]:8080/debian/",
         "https://deb.example.com/debian?x=y",
@@ -48,6 +49,10 @@ RIGHT = {
 }
 
 WRONG = {
+    "DELIVERED": (
+        *("../root.tar", "{MEDIA_DIR}/../x", "/etc/passwd", "{PKG_IMAGE_PATH}/x", "", ".hidden"),
+        *("{MEDIA_DIR}", "a\nb", "out/", "%{//distro.name}"),
+    ),
     "APT_URI": (
         "deb.example.com",
         "-o",
