@@ -41,7 +41,8 @@ EXECUTION = """<execution stop_on_error="true">
 EXECUTION_FAMILY = classes_below(Execution)
 OTHERS = [cls for cls in classes_below(DC) if cls not in (DC, *EXECUTION_FAMILY)]
 TEXTS = (
-    *("64mb", "65mb", "7", "8", "0600", "0644", "1980-01-02", "1980-01-03", "alpha", "beta", "/alpha", "/beta"),
+    *("64mb", "65mb", "7", "8", "0600", "0644", "1980-01-02", "1980-01-03"),
+    *("alpha", "beta", "/alpha", "/beta"),
     *("http://alpha/a", "http://beta/b", "http://alpha:1", "http://beta:2"),
     *(
         "{TMP_DIR}/alpha",
