@@ -14,13 +14,13 @@ from lxml import etree
 from dcd.manifest.data_object import (
     DataObject,
     Element,
-    Field,
     OneOf,
     attributes_of,
     fields_of,
     reads_itself,
 )
 from dcd.manifest.diagnostics import Diagnostic, did_you_mean, error, listed, shortened
+from dcd.manifest.fields import Field
 from dcd.manifest.registry import Registry, may_stand_in, particles_of
 from dcd.manifest.source import Source
 from dcd.manifest.values import BadValue, choices

@@ -8,7 +8,8 @@ committed files to them. The prose at the beginning of the manifests' reference 
 from pathlib import Path
 
 from dcd.manifest.checkpoint_reference import checkpoints_text
-from dcd.manifest.data_object import DataObject, Field, OneOf, Particle, fields_of
+from dcd.manifest.data_object import DataObject, OneOf, Particle, fields_of
+from dcd.manifest.fields import Field
 from dcd.manifest.schema import classes_below, documentation, grammar_text, inside
 from dcd.manifest.values import choices, optional_of, written
 

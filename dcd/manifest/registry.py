@@ -14,7 +14,6 @@ from lxml import etree
 from dcd.manifest.data_object import (
     DataObject,
     Element,
-    Field,
     OneOf,
     Origin,
     Particle,
@@ -22,6 +21,7 @@ from dcd.manifest.data_object import (
     fields_of,
     reads_itself,
 )
+from dcd.manifest.fields import Field
 from dcd.manifest.values import BadValue
 from statemachine.errors import InvalidManifest
 

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 
 from lxml import etree
 
-from dcd.manifest.data_object import DataObject, Element, Field, OneOf, Particle, fields_of
+from dcd.manifest.data_object import DataObject, Element, OneOf, Particle, fields_of
+from dcd.manifest.fields import Field
 from dcd.manifest.objects import BUILTIN, DC
 from dcd.manifest.paths import class_and_name, parse_path
 from dcd.manifest.registry import Registry

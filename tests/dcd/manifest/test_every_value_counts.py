@@ -14,8 +14,9 @@ from lxml import etree
 
 from dcd.engine.epoch import choose_epoch
 from dcd.manifest.constructors import code_digest, construct, resolve
-from dcd.manifest.data_object import DataObject, Field, OneOf, fields_of
+from dcd.manifest.data_object import DataObject, OneOf, fields_of
 from dcd.manifest.doc import DataObjectCache, checkpoints_of
+from dcd.manifest.fields import Field
 from dcd.manifest.ingredients import ingredients
 from dcd.manifest.objects import BUILTIN, DC, BootMods, Distro, Execution
 from dcd.manifest.schema import classes_below, inside

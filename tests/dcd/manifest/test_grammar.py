@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from lxml import etree
 
 from dcd.manifest.check import check_structure
-from dcd.manifest.data_object import DataObject, Field, OneOf, Particle, fields_of
+from dcd.manifest.data_object import DataObject, OneOf, Particle, fields_of
 from dcd.manifest.doc import DataObjectCache
+from dcd.manifest.fields import Field
 from dcd.manifest.objects import BUILTIN, DC, Distro, Parameter
 from dcd.manifest.parse import canonical_text, restore
 from dcd.manifest.reference import GRAMMAR, REFERENCE, reference_text

@@ -1,0 +1,54 @@
+"""A declared field of a data object: how it stands in XML, and what its text may be. Pure."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from dcd.manifest.values import BadValue, Form, convert, element_of
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """How a field stands in XML. `kind` is `attribute`, `text` (the element's own text), `child` (the
+    text of a child element) or `children` (the texts of child elements of one name)."""
+
+    kind: str
+    doc: str
+    tag: str = ""
+    form: Form | None = None
+    minimum: int | None = None
+    maximum: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A declared field of a data object class, with its name, type and default."""
+
+    name: str
+    annotation: Any
+    required: bool
+    default: Any
+    declared: Declared
+
+    @property
+    def tag(self) -> str:
+        """The attribute's or child element's name."""
+        return self.declared.tag or self.name
+
+    @property
+    def form(self) -> Form | None:
+        """The form of its text, or of each of its texts."""
+        return self.declared.form
+
+    def parse(self, text: str) -> Any:
+        """The value of the text; of `children`, that of one of them. Raises BadValue."""
+        several = self.declared.kind == "children"
+        value = convert(text, element_of(self.annotation) if several else self.annotation)
+        # What stands for "not given" needs no form.
+        if self.form is not None and text != self.default:
+            self.form.check(text)
+        least, most = self.declared.minimum, self.declared.maximum
+        if least is not None and value < least:
+            raise BadValue(text, f"a whole number of at least {least}")
+        if most is not None and value > most:
+            raise BadValue(text, f"a whole number of at most {most}")
+        return value
