@@ -1,13 +1,15 @@
 """What of a manifest decides a checkpoint's result, as named digests for its key.
 
 Covered: the class that was resolved and its VERSION, the digest of its code, each argument after conversion,
-the software and configurations of its name, what its READS paths find, and the captured files that these
-name. Digests are of canonical forms: formatting, comments, the order of attributes, lines, and defaults that
-are written or left out make no difference. The checkpoint's name makes none either, so `name` of its software
-and configurations is left out. Pure, but for reading the project's source for the code's digest.
+the software and configurations of its name, what references in these and its READS paths find, and the
+captured files that these name. Digests are of canonical forms: formatting, comments, the order of attributes,
+lines, and defaults that are written or left out make no difference. The checkpoint's name makes none either,
+so `name` of its software and configurations is left out. Pure, but for reading the project's source for the
+code's digest.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from hashlib import sha256
 from typing import Any
 
@@ -16,7 +18,7 @@ from lxml import etree
 from dcd.checkpoints.interface import Checkpoint, CheckpointFactory
 from dcd.manifest.arguments import as_json, match_arguments
 from dcd.manifest.constructors import code_digest
-from dcd.manifest.data_object import DataObject
+from dcd.manifest.data_object import DataObject, fields_of
 from dcd.manifest.doc import DataObjectCache, configurations_for, software_for
 from dcd.manifest.objects import (
     Arg,
@@ -27,7 +29,7 @@ from dcd.manifest.objects import (
     Repository,
     Software,
 )
-from dcd.manifest.paths import PathError, find_path
+from dcd.manifest.paths import PathError, find_path, references, substitute
 from dcd.manifest.registry import write
 from dcd.manifest.schema import can_match
 from dcd.manifest.values import written
@@ -63,6 +65,7 @@ def ingredients(
         found.append(Ingredient("manifest", name, _node_digest(node), _line(node)))
         for path, place in _files(node):
             used.setdefault(path, place)
+    found += _references(doc, spec.name)
     found += _reads(doc, cls.READS)
     found += [
         Ingredient("input", file.path, digest([file.sha256, file.mode]), used[file.path])
@@ -83,6 +86,31 @@ def software_and_configurations(
         for number, node in enumerate(configurations_for(doc, checkpoint_name), 1)
     ]
     return named
+
+
+def _references(doc: DataObjectCache, checkpoint_name: str) -> Iterator[Ingredient]:
+    """What the manifest has where the `%{path}`s in the nodes of a checkpoint lead. What they find in
+    the persistent part an earlier checkpoint has put there, whose key is chained already."""
+    lines: dict[str, int] = {}
+    for _, node in software_and_configurations(doc, checkpoint_name):
+        for each in (node, *node.get_descendants()):
+            for text in _texts(each):
+                for path in references(text):
+                    lines.setdefault(path, _line(each))
+    for path, line in sorted(lines.items()):
+        with suppress(NotFound):
+            value = substitute(doc.volatile, f"%{{{path.removeprefix('/volatile')}}}")
+            yield Ingredient("manifest", f"%{{{path}}}", digest(value), line)
+
+
+def _texts(node: DataObject) -> Iterator[str]:
+    """All texts of one node, its children's not."""
+    for field in fields_of(type(node)):
+        value = getattr(node, field.name)
+        yield from (value,) if isinstance(value, str) else ()
+        yield from (
+            (one for one in value if isinstance(one, str)) if isinstance(value, tuple) else ()
+        )
 
 
 def _arguments(

@@ -160,6 +160,18 @@ def test_a_changed_value_changes_the_ingredient_that_holds_it(
         assert {k for k in before if before[k] != after.get(k)} == {key}
 
 
+def test_what_references_in_a_checkpoints_nodes_find_counts(settings: Settings) -> None:
+    text = MANIFEST.replace('dest="/b"', 'dest="/b/%{//boot_mods.title}/%{//made.later}"')
+    before = parts(settings, 1, text)
+    reference = ("manifest", "%{//boot_mods.title}")
+    assert before[reference].line == 15
+    after = parts(settings, 1, text.replace('title="Live"', 'title="Other"'))
+    changed = {name for name, part in before.items() if after[name].digest != part.digest}
+    assert reference in changed
+    assert ("manifest", "configuration 2") not in changed
+    assert reference not in parts(settings, 0, text)
+
+
 def test_a_changed_file_changes_only_the_checkpoints_that_name_it(settings: Settings) -> None:
     before = digests_of(parts(settings, 1))
     after = digests_of(parts(settings, 1, xml="0", o_sh="1"))
