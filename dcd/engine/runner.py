@@ -243,8 +243,6 @@ class Runner:
         asked again only when the plan is not fresh, the tools of this host always."""
         planned = state.plan.checkpoints[index]
         recorded = planning.recorded_external(planned)
-        if not recorded:
-            return None
         age = time.monotonic() - self._planned_at.get(state.id, float("-inf"))
         if age < FRESH_SECONDS:
             found = await asyncio.to_thread(planning.with_present_host, planned)
@@ -409,9 +407,8 @@ class Runner:
     ) -> BuildState:
         planned = state.plan.checkpoints[index]
         command: Command
-        changed = await asyncio.to_thread(planning.changed_host, planned)
         match outcome:
-            case Completed() if changed:
+            case Completed() if changed := await asyncio.to_thread(planning.changed_host, planned):
                 command = InterruptCheckpoint(
                     planned.name, "host-changed", f"{', '.join(changed)} changed while it ran"
                 )
