@@ -33,6 +33,7 @@ from dcd.engine.builds import Builds, now
 from dcd.engine.engine import Engine
 from dcd.engine.runner import Runner, Stores
 from dcd.engine.scheduler import Scheduler
+from dcd.engine.secret_digests import secret_key
 from dcd.engine.workspaces import claiming_workspace, kept_workspace
 from dcd.metrics import Metrics
 from dcd.planner import Planner
@@ -103,6 +104,7 @@ class Daemon:
                 artifacts=await asyncio.to_thread(_artifacts, self.settings()),
                 logs=logs,
                 state_id=identity,
+                secret_key=secret_key(state_dir),
                 retired=await asyncio.to_thread(retired, state_dir / "layers", layers.name),
             )
             builds = Builds(events, broadcast)

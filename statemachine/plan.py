@@ -33,7 +33,8 @@ class Ingredient:
 
 @dataclass(frozen=True, slots=True)
 class PlannedCheckpoint:
-    """One checkpoint of a plan: how to construct it and the key of its result."""
+    """One checkpoint of a plan: how to construct it and the key of its result. `secrets` are the names of
+    the files and variables that it reads them from."""
 
     name: str
     description: str
@@ -47,6 +48,7 @@ class PlannedCheckpoint:
     network: bool = False
     tools: tuple[str, ...] = ()
     disk_bytes: int = 0
+    secrets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

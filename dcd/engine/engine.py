@@ -21,6 +21,7 @@ from dcd.engine.garbage import Collector
 from dcd.engine.intentions import Intention, compared, intentions
 from dcd.engine.runner import Runner, Stores
 from dcd.engine.scheduler import Scheduler
+from dcd.engine.secret_digests import with_secrets
 from dcd.engine.shells import Shells
 from dcd.engine.usage import DiskUsage, measure
 from dcd.engine.workspaces import lost_layer
@@ -178,7 +179,7 @@ class Engine:
         newest = await self.builds.ask(self.builds.log.newest, preview.name)
         found = await asyncio.to_thread(
             intentions,
-            preview.plan,
+            await asyncio.to_thread(with_secrets, preview.plan, self.stores.secret_key),
             None if newest is None else await self.builds.state(newest),
             self.stores.layers,
             fresh,
@@ -318,7 +319,8 @@ class Engine:
         await asyncio.to_thread(
             planning.check_host, planned.plan, settings.state_dir, settings.min_free_bytes
         )
-        return planned
+        plan = await asyncio.to_thread(with_secrets, planned.plan, self.stores.secret_key)
+        return replace(planned, plan=plan)
 
     async def _ask(
         self,

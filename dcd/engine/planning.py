@@ -273,4 +273,5 @@ def _planned(
         network=needs.network,
         tools=needs.tools,
         disk_bytes=needs.disk_bytes,
+        secrets=needs.secrets,
     )

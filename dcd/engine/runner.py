@@ -26,6 +26,7 @@ from dcd.engine.failures import broken_off, disk_error, info_of
 from dcd.engine.host import boot_id
 from dcd.engine.locks import LayerLocks
 from dcd.engine.publish import commit, publish
+from dcd.engine.secret_digests import secret_digests
 from dcd.engine.workspaces import claiming_workspace, kept_workspace, lost_layer, workspace_name
 from dcd.planner.client import Planning
 from dcd.planner.tasks import OfBuild
@@ -78,6 +79,7 @@ class Stores:
     artifacts: Artifacts
     logs: Path
     state_id: str
+    secret_key: bytes = b""
     retired: tuple[LayerStore, ...] = ()
     """Back ends that were used before, with what they left."""
 
@@ -248,6 +250,8 @@ class Runner:
             found = await asyncio.to_thread(planning.with_present_host, planned)
         else:
             found = (await self._planner.ask(planner.EXTERNAL, self._of(state, index))).state
+        key = self.stores.secret_key
+        found |= await asyncio.to_thread(secret_digests, planned.secrets, key)
         return None if found == recorded else found
 
     def _of(self, state: BuildState, index: int) -> OfBuild:
