@@ -2,9 +2,10 @@
 
 `<password file="/etc/dcd/secrets/live"/>` names a file, `<password env="DCD_SECRET_LIVE"/>` a variable of the
 daemon's environment; so do `chap_password_file` and `chap_password_env` of an iSCSI disk. The reference is
-what is stored, logged and part of keys; the value is read just before it is used, in the worker, and goes
-nowhere else. So that a manifest cannot have any file of the host read by root, files must be below one of the
-directories, and variables begin with the prefix, that are given here.
+what is stored and logged; the value is read just before it is used, in the worker, and goes nowhere else.
+Keys have a digest of it that only the daemon can make (`dcd.engine.secret_digests`). So that a manifest
+cannot have any file of the host read by root, files must be below one of the directories, and variables
+begin with the prefix, that are given here.
 """
 
 import os

@@ -8,7 +8,8 @@ manifest says. Source: mksquashfs(1).
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -118,7 +119,7 @@ class SquashfsPkgImgMod(Checkpoint):
         if dry_run:
             context.report(Report(message=f"would compress the image by {self.compression_type}"))
             return
-        entries, with_acls = survey(image)
+        entries, with_acls = survey(image, self.exclude)
         if not entries:
             raise CheckpointError(
                 "the image is empty", str(image), "run a transfer checkpoint before"
@@ -163,23 +164,38 @@ class SquashfsPkgImgMod(Checkpoint):
         context.report(Report(message=f"POSIX ACLs are not kept, squashfs has none: {named}"))
 
 
-def survey(image: Path) -> tuple[int, list[str]]:
-    """How many entries the tree has, and the paths in it that bear POSIX ACLs."""
+def survey(image: Path, exclude: Sequence[str] = ()) -> tuple[int, list[str]]:
+    """How many entries of the tree are compressed, and the paths of those that bear POSIX ACLs. `exclude` are
+    patterns of what is left out."""
+    patterns = [pattern.strip("/").split("/") for pattern in exclude]
     entries = 0
     with_acls: list[str] = []
-    pending = [os.fspath(image)]
+    pending: list[tuple[str, list[str]]] = [(os.fspath(image), [])]
     while pending:
-        with os.scandir(pending.pop()) as directory:
+        path, above = pending.pop()
+        with os.scandir(path) as directory:
             for entry in directory:
+                parts = [*above, entry.name]
+                if any(_matches(parts, pattern) for pattern in patterns):
+                    continue
                 entries += 1
                 if entry.is_symlink():
                     continue
                 if entry.is_dir(follow_symlinks=False):
-                    pending.append(entry.path)
+                    pending.append((entry.path, parts))
                 attributes = os.listxattr(entry.path, follow_symlinks=False)
                 if any(name.startswith("system.posix_acl_") for name in attributes):
-                    with_acls.append(os.path.relpath(entry.path, image))
+                    with_acls.append("/".join(parts))
     return entries, sorted(with_acls)
+
+
+def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether mksquashfs leaves an entry out for a pattern. One in a form of ksh's, which only mksquashfs
+    itself can read, leaves out nothing here. Source: mksquashfs(1), -wildcards; fnmatch(3), FNM_PERIOD."""
+    return len(parts) == len(pattern) and all(
+        fnmatchcase(part, wanted) and (part[0] != "." or wanted[0] == ".")
+        for part, wanted in zip(parts, pattern, strict=True)
+    )
 
 
 def _progress(context: Context, entries: int) -> Callable[[str], None]:

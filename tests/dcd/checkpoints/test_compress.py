@@ -124,6 +124,21 @@ def test_acls_can_be_refused_before_anything_is_written(filled: Any) -> None:
     assert not (filled.root / RESULT).exists()
 
 
+@pytest.mark.parametrize("pattern", ["etc", "etc/motd", "e*/mot?", "/etc/"])
+def test_acls_of_what_is_left_out_do_not_matter(filled: Any, pattern: str) -> None:
+    set_acl(filled.image / "etc/motd")
+    filled.execute(
+        SquashfsPkgImgMod("squash", compression_level=1, posix_acls="fail", exclude=(pattern,))
+    )
+
+
+@pytest.mark.parametrize("pattern", ["motd", "etc/motd/x", "etc/.*", "*/*/*"])
+def test_acls_of_what_is_not_left_out_do(filled: Any, pattern: str) -> None:
+    set_acl(filled.image / "etc/motd")
+    with pytest.raises(CheckpointError, match="POSIX ACLs"):
+        filled.execute(SquashfsPkgImgMod("squash", posix_acls="fail", exclude=(pattern,)))
+
+
 def test_an_image_without_acls_is_not_complained_about(filled: Any) -> None:
     filled.execute(SquashfsPkgImgMod("squash", compression_level=1, posix_acls="fail"))
     assert "ACL" not in filled.messages()
