@@ -19,8 +19,10 @@ from pathlib import Path
 from dcd.worker.request import MARKER, SCRATCH
 from statemachine.errors import Unavailable
 from store.layers.overlay import DEVICE_FILE
+from store.regular import open_regular
 
 _KILL_SECONDS = 30.0
+_NUMBER_BYTES = 20
 
 _LOOP_CLR_FD, _LOOP_GET_STATUS64 = 0x4C01, 0x4C05  # linux/loop.h
 _STATUS64_BYTES, _FILE_NAME = 232, slice(56, 120)
@@ -75,10 +77,8 @@ def detach_loops(below: Path) -> list[str]:
     if not loops:
         return []  # which is so nearly always, and saves the looking below
     workspaces = [below, *below.glob("*/.work/*")]
-    notes = [workspace / DEVICE_FILE for workspace in workspaces]
-    noted_numbers = [note.read_bytes() for note in notes if note.exists()]
-    # A power cut may leave a note without its number; then no device is left either.
-    devices = {int(number) for number in noted_numbers if number.isdigit()}
+    noted_devices = (_noted_device(workspace / DEVICE_FILE) for workspace in workspaces)
+    devices = {device for device in noted_devices if device is not None}
     scratch = {file for workspace in workspaces for file in _files(workspace / SCRATCH)}
     prefix = f"{below}/"
     detached = []
@@ -95,6 +95,17 @@ def detach_loops(below: Path) -> list[str]:
                 fcntl.ioctl(opened, _LOOP_CLR_FD)
                 detached.append(name)
     return detached
+
+
+def _noted_device(note: Path) -> int | None:
+    """The number of the device that a workspace was mounted as. A power cut may leave a note without it; then
+    no device is left either. Workers of version 0.1.0 could put anything in its place."""
+    try:
+        with open_regular(note) as file:
+            number = file.read(_NUMBER_BYTES)
+    except OSError:
+        return None
+    return int(number) if number.isdigit() else None
 
 
 def _processes() -> Iterator[tuple[int, int, list[bytes]]]:

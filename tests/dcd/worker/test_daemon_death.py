@@ -108,14 +108,36 @@ def test_nothing_is_left(bench: Bench, mark: str) -> None:
     assert list((bench.store.directory / ".work").iterdir()) == []
 
 
-@pytest.mark.parametrize("content", [b"", bytes(2)], ids=["empty", "zeros"])
-def test_what_a_power_cut_left_of_a_workspaces_note_is_passed_over(
-    tmp_path: Path, content: bytes
+@pytest.fixture
+def somebodys_loop(tmp_path: Path) -> Iterator[str]:
+    """A loop device that is not dcd's: without one there is nothing to look for."""
+    (tmp_path / "image").write_bytes(bytes(1 << 20))
+    command = ["losetup", "--find", "--show", tmp_path / "image"]
+    device = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    yield device
+    subprocess.run(["losetup", "--detach", device], check=True)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("note", ["empty", "zeros", "text", "long", "fifo", "link", "directory"])
+def test_what_is_no_note_of_a_workspaces_device_is_passed_over(
+    tmp_path: Path, somebodys_loop: str, note: str
 ) -> None:
-    workspace = tmp_path / "overlay" / ".work" / "build.0.1"
-    workspace.mkdir(parents=True)
-    (workspace / DEVICE_FILE).write_bytes(content)
-    assert detach_loops(tmp_path) == []
+    path = tmp_path / "layers" / "overlay" / ".work" / "build.0.1" / DEVICE_FILE
+    path.parent.mkdir(parents=True)
+    match note:
+        case "fifo":
+            os.mkfifo(path)
+        case "link":
+            (tmp_path / "number").write_text("1")
+            path.symlink_to(tmp_path / "number")
+        case "directory":
+            path.mkdir()
+        case _:
+            contents = {"empty": b"", "zeros": bytes(2), "text": b"none", "long": b"7" * 100000}
+            path.write_bytes(contents[note])
+    assert detach_loops(tmp_path / "layers") == []
+    assert Path("/sys/block", Path(somebodys_loop).name, "loop/backing_file").exists()
 
 
 def test_without_the_parent_death_signal_it_would_be(bench: Bench, mark: str) -> None:
