@@ -66,30 +66,32 @@ def _origin(socket_path: str, identity: str) -> Origin:
 def _changes(identity: str, origin: Origin) -> list[str]:
     """A line for each file that has changed, with the command that takes the change."""
     command = f"dcctl resume {identity} --manifest {short_path(origin.manifest)}"
+    # As the manifest writes them: relative paths begin at its directory.
+    directory = Path(origin.manifest).parent
     changed = [
-        f"{short_path(item['path'])} has changed since the submit: {command}"
+        f"{short_path(path)} {how} since the submit: {command}"
         for item in origin.inputs
-        if _has_changed(item, origin.submitted)
+        if (how := _change(path := str(directory / item["path"]), item, origin.submitted))
     ]
     if _touched(origin.manifest, origin.submitted) > 0:
         changed.insert(0, f"{short_path(origin.manifest)} was written after the submit: {command}")
     return [printable(line).replace("\n", " ") for line in changed]
 
 
-def _has_changed(item: Json, submitted: float) -> bool:
-    path = item["path"]
+def _change(path: str, item: Json, submitted: float) -> str:
+    """What has happened to a captured file: "has changed", "was removed" or ""."""
     if not item.get("sha256") or _touched(path, submitted) < -MARGIN_SECONDS:
-        return False
+        return ""
     try:
         with open_regular(path) as file:
             digest = hashlib.sha256()
             while piece := file.read(CHUNK_BYTES):
                 digest.update(piece)
     except FileNotFoundError:
-        return True
+        return "was removed"
     except (OSError, ValueError):  # ValueError: a NUL in the path
-        return False
-    return digest.hexdigest() != str(item["sha256"])
+        return ""
+    return "" if digest.hexdigest() == item["sha256"] else "has changed"
 
 
 def _touched(path: str, submitted: float) -> float:

@@ -125,10 +125,16 @@ def test_a_failure_says_which_files_have_changed_since_the_submit(dcctl, daemon,
     (tmp_path / "post.sh").write_text("new")
     (tmp_path / "same.sh").write_text("same")
     build = daemon.build(boot_setup=1.0)
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "beside.sh").write_text("same")
+    (tmp_path / "files" / "edited.sh").write_text("new")
     inputs = (
         ev.InputFile(str(tmp_path / "post.sh"), hashlib.sha256(b"old").hexdigest()),
         ev.InputFile(str(tmp_path / "same.sh"), hashlib.sha256(b"same").hexdigest()),
         ev.InputFile(str(tmp_path / "gone.sh"), hashlib.sha256(b"gone").hexdigest()),
+        # Events have paths as the manifest writes them: relative ones begin at its directory.
+        ev.InputFile("files/beside.sh", hashlib.sha256(b"same").hexdigest()),
+        ev.InputFile("files/edited.sh", hashlib.sha256(b"old").hexdigest()),
     )
     submitted = build.events[0]["data"]
     submitted["manifest_path"] = str(tmp_path / "m.xml")
@@ -138,10 +144,11 @@ def test_a_failure_says_which_files_have_changed_since_the_submit(dcctl, daemon,
     said = [
         f"{tmp_path}/m.xml was written after the submit: {command}",
         f"{tmp_path}/post.sh has changed since the submit: {command}",
-        f"{tmp_path}/gone.sh has changed since the submit: {command}",
+        f"{tmp_path}/gone.sh was removed since the submit: {command}",
+        f"{tmp_path}/files/edited.sh has changed since the submit: {command}",
     ]
     for arguments in (("follow", "k2"), ("status", "k2")):
-        assert dcctl(*arguments).out.splitlines()[-4:-1] == said
+        assert dcctl(*arguments).out.splitlines()[-5:-1] == said
     daemon.answers["POST", "/v1/builds/k2/retry"] = 200, build.view
     daemon.answers["POST", "/v1/builds/k2/resume"] = (
         200,

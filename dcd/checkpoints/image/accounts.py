@@ -157,7 +157,7 @@ def _set_password(inside: Inside, user: User, password: Password) -> None:
         epoch = inside.environment.get("SOURCE_DATE_EPOCH")
         if epoch is not None and not password.hashed:
             # PAM, which chpasswd goes through then, takes the day of the change from the clock.
-            inside.run(["chage", "--lastdate", str(int(epoch) // _DAY_SECONDS), user.name])
+            inside.run(["chage", "--lastday", str(int(epoch) // _DAY_SECONDS), user.name])
     except ToolFailed as error:
         raise CheckpointError(
             f"the password of {user.name} could not be set",

@@ -68,7 +68,8 @@ class Comstar:
                 raise Unprepared(
                     f"port {export.port} of {export.address} is not available",
                     error.output,
-                    "remove the portal group that has it: itadm list-tpg -v, itadm delete-tpg",
+                    "another target uses it (itadm list-tpg -v names the portal group): install when it is "
+                    "gone, or on another host",
                 ) from error
             user = export.chap.user
             run(["itadm", "create-initiator", "-u", user, "-S", secret, export.initiator])

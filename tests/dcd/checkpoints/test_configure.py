@@ -300,7 +300,7 @@ def test_accounts_have_the_day_of_the_builds_time(bench: Any, image: Path) -> No
         f"time {20000 * 86400 + 5}",
         "chpasswd ",
         "in new:plain",
-        "chage --lastdate 20000 new",
+        "chage --lastday 20000 new",
         "chpasswd --encrypted",
         "in live:$6$salt$hash",
     ]
