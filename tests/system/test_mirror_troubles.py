@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from dcd.platform.apt import Source, host_codename, sources_for
+from dcd.platform.apt import Source, host_codename, host_sources, sources_for
 from statemachine.errors import Unprepared
 
 pytestmark = [pytest.mark.system, pytest.mark.root, pytest.mark.timeout(600)]
@@ -50,10 +50,10 @@ class Stumbling:
 def source() -> Source:
     """The main source of the host's own release."""
     try:
-        found = [s for s in sources_for(host_codename(), ["main"]) if s.suite == host_codename()]
+        found = sources_for(host_sources(), host_codename(), ["main"])
     except Unprepared as error:
         pytest.skip(f"this host has no apt sources: {error.brief}")
-    return found[0]
+    return next(each for each in found if each.suite == host_codename())
 
 
 @pytest.fixture
