@@ -67,7 +67,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(socket: str, args: argparse.Namespace) -> int:
     body: dict[str, Json] = {"manifest": read_manifest(args.manifest)}
     if args.listing:
-        _print_resumable(_Situation(socket, body).checkpoints)
+        situation = _Situation(socket, body)
+        _print_resumable(situation.checkpoints)
+        for item in situation.unknown:
+            print(printable(f"{item['name']}: {item['reason']}"), file=sys.stderr)
         return 0
     build = None
     if args.resume:
@@ -99,6 +102,7 @@ class _Situation:
             path = build_path(self.build["id"], "checkpoints")
             recorded = request(socket, "GET", path)["checkpoints"]
         self.checkpoints: list[tuple[str, bool, str]] = []
+        self.unknown = [item for item in plan["checkpoints"] if item["action"] == "unknown"]
         whole = True  # the results of all checkpoints before are there
         for number, item in enumerate(plan["checkpoints"]):
             known = recorded[number] if number < len(recorded) else None

@@ -10,8 +10,8 @@ from cli.text import count, duration, print_json, print_table, printable
 HELP = "show what a manifest would run, and why"
 DESCRIPTION = (
     "Print for each checkpoint of a manifest whether it would run or be reused, and the reason. Nothing is "
-    "built. One that cannot run here, because a tool or the checkpoint itself is missing, is unavailable; a "
-    "submit would be refused."
+    "built. One that cannot run here, because a tool or the checkpoint itself is missing, is unavailable; "
+    "one that depends on a repository that cannot be asked now is unknown. A submit would be refused then."
 )
 
 
@@ -40,4 +40,8 @@ def run(args: argparse.Namespace) -> int:
     print(f"\n{printable(plan['name'])}: {of_all} to run, about {duration(total_seconds)}")
     if unavailable := sum(1 for row in rows if row[1] == "unavailable"):
         print(f"{unavailable} cannot run here, so a submit would be refused")
+    if unknown := sum(1 for row in rows if row[1] == "unknown"):
+        print(
+            f"{unknown} not known, since a repository cannot be asked; a submit would be refused now"
+        )
     return ExitCode.OK

@@ -16,8 +16,9 @@ from store.layers import LayerStore
 
 @dataclass(frozen=True, slots=True)
 class Intention:
-    """What would happen to one checkpoint: `run`, `reuse`, or nothing because it is `unavailable` here, and
-    why. `key` is empty where it cannot be known: for the first that is unavailable, and all after it."""
+    """What would happen to one checkpoint, and why: `run`, `reuse`, nothing because it is `unavailable` here,
+    or `unknown` because its repository cannot be asked. `key` is empty where it cannot be known: for the
+    first of the latter two, and all after it."""
 
     name: str
     description: str
@@ -48,16 +49,26 @@ def intentions(
 
 
 def beyond(rest: Sequence[Prospect]) -> tuple[Intention, ...]:
-    """What would happen from the first checkpoint on that cannot run here."""
+    """What would happen from the first checkpoint on that cannot run here, or whose repository cannot be
+    asked."""
     found = []
     for prospect in rest:
-        action = "unavailable" if prospect.obstacle else "run"
-        reason = prospect.obstacle or f"it comes after {rest[0].spec.name}, which cannot run here"
+        action, reason = _beyond(prospect, rest[0])
         estimate = prospect.estimate_seconds if action == "run" else 0.0
         found.append(
             Intention(prospect.spec.name, prospect.description, action, reason, "", estimate)
         )
     return tuple(found)
+
+
+def _beyond(prospect: Prospect, first: Prospect) -> tuple[str, str]:
+    if prospect.obstacle:
+        return "unavailable", prospect.obstacle
+    if prospect.unasked:
+        return "unknown", prospect.unasked
+    if first.unasked:
+        return "run", f"it comes after {first.spec.name}, whose key is not known"
+    return "run", f"it comes after {first.spec.name}, which cannot run here"
 
 
 @dataclass(frozen=True, slots=True)

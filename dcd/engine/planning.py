@@ -11,6 +11,7 @@ import re
 import shutil
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def make_plan(
     _permit(found, host_code)
     require_all(found, pause_before)
     waiting()
-    return _plan(loaded, found, allowed, epoch)
+    return _plan(loaded, found, _known(_states(loaded, found)), allowed, epoch)
 
 
 def declining_reuse(plan: Plan, checkpoint: str | None) -> Plan:
@@ -79,28 +80,67 @@ def plan_ahead(
     host_code: bool = True,
     waiting: Callable[[], None] = _nothing,
 ) -> tuple[Plan, list[Prospect]]:
-    """The plan of the manifest's checkpoints up to the first that cannot run here, and the prospects of
-    the rest: their keys cannot be known. Raises as `make_plan`, but for checkpoints that cannot run."""
+    """The plan of the manifest's checkpoints up to the first that cannot run here or whose repository cannot
+    be asked, and the prospects of the rest: their keys cannot be known. A repository is asked once and not
+    waited for. Raises as `make_plan`, but for these two."""
     found = prospects(loaded.doc, allowed)
     _permit(found, host_code)
     waiting()
     able = list(takewhile(lambda prospect: not prospect.obstacle, found))
-    return _plan(loaded, able, allowed, epoch), found[len(able) :]
+    for prospect in able:
+        if prospect.instance is not None:
+            prospect.instance.patient = False
+    states = _states(loaded, able)
+    asked = [
+        replace(prospect, unasked=f"its repository cannot be asked: {state.brief}")
+        if isinstance(state, Unprepared)
+        else prospect
+        for prospect, state in zip(able, states, strict=True)
+    ]
+    known = list(takewhile(lambda state: not isinstance(state, Unprepared), states))
+    if len(known) < len(able) and epoch is None and distro(loaded.doc).source_date_epoch is None:
+        # Every key has the build's time in it, and that may be the time of what did not answer.
+        unasked = "the build's time may be that of a repository that cannot be asked"
+        asked[: len(known)] = [replace(each, unasked=unasked) for each in asked[: len(known)]]
+        known = []
+    plan = _plan(loaded, asked[: len(known)], _known(known), allowed, epoch)
+    return plan, [*asked[len(known) :], *found[len(able) :]]
+
+
+def _states(loaded: Loaded, able: Sequence[Prospect]) -> list[dict[str, str] | Unprepared]:
+    """The external state of each checkpoint, or why it cannot be had."""
+
+    def ask(prospect: Prospect) -> dict[str, str] | Unprepared:
+        if prospect.obstacle or prospect.instance is None:
+            return {}  # It is behind a pause; when it is to run, this is asked again.
+        try:
+            return {
+                **prospect.instance.external_state(loaded.doc),
+                **host_parts(prospect.needs.tools),
+            }
+        except Unprepared as error:
+            return error
+
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        return list(pool.map(ask, able))
+
+
+def _known(states: Sequence[dict[str, str] | Unprepared]) -> list[dict[str, str]]:
+    found = []
+    for state in states:
+        if isinstance(state, Unprepared):
+            raise state
+        found.append(state)
+    return found
 
 
 def _plan(
-    loaded: Loaded, able: Sequence[Prospect], allowed: Collection[str], epoch: int | None
+    loaded: Loaded,
+    able: Sequence[Prospect],
+    states: Sequence[dict[str, str]],
+    allowed: Collection[str],
+    epoch: int | None,
 ) -> Plan:
-    def ask(prospect: Prospect) -> dict[str, str]:
-        if prospect.obstacle or prospect.instance is None:
-            return {}  # It is behind a pause; when it is to run, this is asked again.
-        return {
-            **prospect.instance.external_state(loaded.doc),
-            **host_parts(prospect.needs.tools),
-        }
-
-    with ThreadPoolExecutor(max_workers=4) as pool:
-        states = list(pool.map(ask, able))
     plan = chain(
         _planned(loaded, prospect, external, allowed)
         for prospect, external in zip(able, states, strict=True)

@@ -36,6 +36,9 @@ class Prospect:
     runs_host_code: bool = False
     """It runs the manifest's code, or somebody else's, outside the image."""
 
+    unasked: str = ""
+    """Why its key cannot be known: a repository cannot be asked. Empty when it can, or was not asked."""
+
     @property
     def description(self) -> str:
         """A line about it, for lists."""

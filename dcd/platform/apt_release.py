@@ -25,6 +25,9 @@ from statemachine.errors import Unprepared
 BACK_OFF_SECONDS = (1.0, 3.0, 7.0)
 """The pauses between tries at a download that failed for a reason that may pass."""
 
+TIMEOUT_SECONDS, IMPATIENT_SECONDS = 120.0, 10.0
+"""How long one answer may take, at the most; the latter where nothing is tried again."""
+
 MOST_BYTES = 4 << 20
 """How large a Release file may be; Debian's have some 200 KiB. Whoever calls has to limit files to that."""
 
@@ -127,6 +130,7 @@ def _fetch(
 ) -> FetchProblem | None:
     """Download, trying again while that may help. Returns what went wrong in the end, or None."""
     helper = TOOLS["apt-helper"].executable
+    seconds = TIMEOUT_SECONDS if pauses else IMPATIENT_SECONDS
     for tries, pause in enumerate((*pauses, None), 1):
         try:
             run(
@@ -134,22 +138,22 @@ def _fetch(
                 env=environment,
                 capture=True,
                 merge=True,
-                timeout_seconds=120,
+                timeout_seconds=seconds,
             )
             return None
         except ToolFailed as error:
-            problem = _problem(uri, target, error, tries)
+            problem = _problem(uri, target, error, tries, seconds)
         if pause is None or not problem.transient:
             return problem
         time.sleep(pause)
     raise AssertionError("the last pause is None")
 
 
-def _problem(uri: str, target: Path, error: ToolFailed, tries: int) -> FetchProblem:
+def _problem(uri: str, target: Path, error: ToolFailed, tries: int, seconds: float) -> FetchProblem:
     if any(file.stat().st_size >= MOST_BYTES for file in target.parent.iterdir()):
         return FetchProblem(uri, f"it is larger than {MOST_BYTES >> 20} MiB", tries)
     if error.timed_out:
-        return FetchProblem(uri, "no answer within 120 seconds", tries)
+        return FetchProblem(uri, f"no answer within {seconds:.0f} seconds", tries)
     found = fetch_problem(error.output)
     return (
         FetchProblem(found.uri, found.reason, tries)

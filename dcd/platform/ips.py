@@ -30,6 +30,9 @@ BACK_OFF_SECONDS = (1.0, 4.0, 15.0)
 """Pauses between tries, while a repository may come back."""
 
 TIMEOUT_SECONDS = 60.0
+IMPATIENT_SECONDS = 10.0
+"""How long one answer may take, at the most; the latter where nothing is tried again."""
+
 MOST_BYTES = 4 << 20
 """How long an answer may be. The attributes of a catalog are a few KiB."""
 
@@ -132,10 +135,12 @@ def _getter(
         handlers.append(urllib.request.ProxyHandler(proxies))
     opener = urllib.request.build_opener(*handlers)
 
+    seconds = TIMEOUT_SECONDS if pauses else IMPATIENT_SECONDS
+
     def get(uri: str) -> bytes:
         for pause in (*pauses, None):
             try:
-                with opener.open(uri, timeout=TIMEOUT_SECONDS) as answer:
+                with opener.open(uri, timeout=seconds) as answer:
                     content: bytes = answer.read(MOST_BYTES + 1)
                 if len(content) > MOST_BYTES:
                     raise _unreachable(repository, uri, f"it answers more than {MOST_BYTES} bytes")

@@ -129,7 +129,9 @@ class TransferIPS(Checkpoint):
         if image.action == "create" and not variants & {_ARCHITECTURE, f"variant.{_ARCHITECTURE}"}:
             state[f"architecture{SUFFIX}"] = platform.machine()
         if _fetches(software):
-            state |= ask_catalogs(self._repositories(doc), distro(doc).http_proxy or "")
+            state |= ask_catalogs(
+                self._repositories(doc), distro(doc).http_proxy or "", patient=self.patient
+            )
         return state
 
     def get_progress_estimate(self) -> float:
