@@ -67,10 +67,12 @@ class Needs:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a running checkpoint tells: broadcast, never an event. `fraction` is 0..1."""
+    """What a running checkpoint tells: broadcast, never an event. `fraction` is 0..1. The message goes to the
+    log as well, unless it is `logged` already, such as a line of a tool."""
 
     fraction: float | None = None
     message: str = ""
+    logged: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -294,6 +294,11 @@ class _Output:
             self._on_line(line.decode("utf-8", "surrogateescape"))
 
 
+def log_line(line: str) -> None:
+    """Write a line to where the output of programs goes that is not captured, in order with it."""
+    _log(f"{line}\n".encode("utf-8", "surrogateescape"))
+
+
 def _log(chunk: bytes) -> None:
     """Write to the caller's standard error, past Python's buffers, so that nothing is reordered."""
     view = memoryview(chunk)

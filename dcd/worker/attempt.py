@@ -21,11 +21,13 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 from dcd.checkpoints.interface import Checkpoint, Context, Report
+from dcd.checkpoints.packages import list_kept_true
 from dcd.checkpoints.recorded import left_among_media, recorded_files_kept
 from dcd.manifest.constructors import construct
 from dcd.manifest.parse import restore
@@ -87,7 +89,7 @@ class _Pipe:
             self._file.flush()
 
     def report(self, report: Report) -> None:
-        if report.message and report.message != self._last_message:
+        if report.message and report.message != self._last_message and not report.logged:
             # Progress is broadcast and gone; what was said belongs into the log too.
             self._last_message = report.message
             print(f"# {_readable(report.message)}", flush=True)
@@ -203,9 +205,25 @@ def _verdict_on_error(request: WorkerRequest, pipe: _Pipe) -> Iterator[None]:
     except Exception as error:  # noqa: BLE001 - the last one to know what happened
         with contextlib.suppress(OSError):  # the log may be on a full disk; the verdict counts
             traceback.print_exc()
-        said = f"{type(error).__name__}: {error}"
-        told = ErrorInfo(f"{request.checkpoint} broke off", said)
-        pipe.send(_rejected(request, error, told))
+        pipe.send(_rejected(request, error, _broken_off(request, error)))
+
+
+def _broken_off(request: WorkerRequest, error: Exception) -> ErrorInfo:
+    """What an error that no checkpoint explains says to people; the traceback is in the log."""
+    if isinstance(error, OSError) and error.strerror:
+        root = f"{request.workspace.root}/"
+        names = (error.filename, error.filename2)
+        paths = [
+            os.fsdecode(name).removeprefix(root) for name in names if isinstance(name, str | bytes)
+        ]
+        return ErrorInfo(
+            f"{request.checkpoint} broke off: {error.strerror}", " and ".join(paths) or str(error)
+        )
+    return ErrorInfo(
+        f"{request.checkpoint} broke off: a defect in {request.mod_path}",
+        f"{type(error).__name__}: {error}",
+        "report it with the checkpoint's log, which says where it happened",
+    )
 
 
 def _work(request: WorkerRequest, root: Path, pipe: _Pipe) -> None:
@@ -233,7 +251,7 @@ def _work(request: WorkerRequest, root: Path, pipe: _Pipe) -> None:
         external=request.external,
     )
     before = left_among_media(context, ())
-    with recorded_files_kept(context), _can_be_asked(checkpoint):
+    with recorded_files_kept(context), list_kept_true(context), _can_be_asked(checkpoint):
         checkpoint.execute(context)
     left = left_among_media(context, pipe.delivered)
     if new := [path for path in left if path not in before]:
@@ -326,12 +344,14 @@ def _rejected(request: WorkerRequest, error: BaseException, told: ErrorInfo) -> 
 
 def _missing_right(request: WorkerRequest, error: BaseException, told: ErrorInfo) -> str:
     """What to do when the worker's isolation may be behind an error, or ""."""
-    if _is_behind((errno.EROFS,), error, told):
+    last = replace(told, details=told.details.strip().rpartition("\n")[2])
+    # Only what was said last: before it there may be warnings of rights that were not needed.
+    if _is_behind((errno.EROFS,), error, last):
         return (
             f"{request.checkpoint} writes to its workspace only; what else it has to change it must "
             "declare: see `writes` in its needs or arguments"
         )
-    if _is_behind((errno.EPERM, errno.EACCES), error, told):
+    if _is_behind((errno.EPERM, errno.EACCES), error, last):
         return (
             f"{request.checkpoint} has only the permissions that it declares; if it needs others, see "
             "`capabilities` and `devices` in its needs or arguments. It has the capabilities "

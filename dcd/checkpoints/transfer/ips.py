@@ -20,9 +20,9 @@ from typing import Annotated
 
 from dcd.checkpoints import products
 from dcd.checkpoints.areas import areas
-from dcd.checkpoints.interface import CHROOT, Checkpoint, Context, Needs, Report
-from dcd.checkpoints.media.deliver import deliver_file
-from dcd.checkpoints.transfer.ips_output import InstallProgress, package_lines, unmatched
+from dcd.checkpoints.interface import CHROOT, Checkpoint, Context, HostPath, Needs, Report
+from dcd.checkpoints.transfer.ips_output import unmatched
+from dcd.checkpoints.transfer.ips_pkg import NOTHING_TO_DO, Pkg
 from dcd.checkpoints.transfer.listed import check_software, software_of
 from dcd.manifest.diagnostics import Diagnostic, error
 from dcd.manifest.doc import DataObjectCache, checkpoints_of, distro, software_for
@@ -40,15 +40,13 @@ from dcd.manifest.objects.software import (
     Variant,
 )
 from dcd.manifest.secrets import DIRECTORIES, secret_file
-from dcd.platform.asking import ask_catalogs
+from dcd.platform.asking import ask_catalogs, local_path
 from dcd.platform.host_parts import SUFFIX
-from dcd.platform.inside import resolve, write
+from dcd.platform.inside import resolve
 from dcd.platform.ips import Repository, catalog_digests
+from dcd.platform.ips_image import forget_host, has_configuration, is_of_the_host
 from dcd.platform.process import ToolFailed
 from statemachine.errors import CheckpointError
-
-_NOTHING_TO_DO = 4
-"""Exit status of pkg(1) when the image is as it was asked to be."""
 
 _ROOT = re.compile(r"\{(?P<token>PKG_IMAGE_PATH|BOOT_ARCHIVE|BUILD_DATA|TMP_DIR)\}(?P<below>/.*)?")
 _PATTERN = re.compile(r"[^\s-]\S*")
@@ -57,9 +55,6 @@ _GIBIBYTE = 1 << 30
 
 _ARCHITECTURE = "arch"
 """The variant that pkg(1) takes from the host where the manifest does not say it."""
-
-PACKAGE_LIST = "packages.tsv"
-"""Publisher, name and version of each package."""
 
 
 class TransferIPS(Checkpoint):
@@ -73,6 +68,8 @@ class TransferIPS(Checkpoint):
         zonename: Accepted from manifests of the original; images that are linked to a zone cannot
             be made.
         show_stdout: Repeat pkg's lines as progress messages; they are in the log in any case.
+        verify: Compare the image with what its packages say at the end (pkg verify); a difference
+            fails the checkpoint.
     """
 
     DESCRIPTION = "Transfer IPS packages into the image"
@@ -80,11 +77,16 @@ class TransferIPS(Checkpoint):
     TOOLS = ("pkg",)
 
     def __init__(
-        self, name: str, zonename: Annotated[str, WORD] | None = None, show_stdout: bool = False
+        self,
+        name: str,
+        zonename: Annotated[str, WORD] | None = None,
+        show_stdout: bool = False,
+        verify: bool = False,
     ) -> None:
         super().__init__(name)
         self.zonename = zonename
         self.show_stdout = show_stdout
+        self.verify = verify
 
     def needs(self, doc: DataObjectCache) -> Needs:
         software = self._software(doc)
@@ -97,7 +99,12 @@ class TransferIPS(Checkpoint):
             disk_bytes=listed or (_GIBIBYTE if fetches else 0),
             # Its actuators run programs of the image.
             capabilities=CHROOT,
-            secrets=_secrets(software),
+            reads=tuple(
+                HostPath(path, each.place_of("name"))
+                for each in (self._origins(doc) if fetches else ())
+                if (path := local_path(each.name)) is not None
+            ),
+            secrets=_secrets(software, self._publishers(doc) if fetches else ()),
         )
 
     def requires(self, doc: DataObjectCache) -> Iterator[tuple[str, ...]]:
@@ -145,20 +152,29 @@ class TransferIPS(Checkpoint):
             verb = "make an image" if image.action == "create" else "change the image"
             context.report(Report(message=f"would {verb} and install {count} listed packages"))
             return
-        pkg = _Pkg(context, _place(context, image), self.show_stdout)
+        pkg = Pkg(context, _place(context, image), self.show_stdout)
         if image.action == "create":
             _create(pkg, image)
-        else:
-            _change(pkg, image)
         publishers = software.get_descendants(class_type=Publisher)
+        fetches = _fetches(software)
         if publishers:
-            _set_publishers(pkg, image, publishers, refresh=_fetches(software))
+            _set_publishers(pkg, image, publishers, refresh=fetches)
+        elif fetches and has_configuration(pkg.root):
+            _return_origins(pkg, self._publishers(context.doc))
+        if image.action == "use_existing":
+            _change(pkg, image)
         for data in software.get_children(class_type=SoftwareData):
             _carry_out(pkg, image, data)
         pkg.run("purge-history")
-        if _fetches(software):
+        if fetches:
             self._same_state(context)
-            _deliver_package_list(pkg)
+            pkg.restore_modes()
+        if self.verify:
+            pkg.verify()
+        if image.action == "create" or _changes_packages(software):
+            pkg.deliver_list()
+        if gone := forget_host(pkg.root):
+            context.report(Report(message=f"not left in the image: {', '.join(gone)}"))
         context.report(Report(fraction=1.0))
 
     def _same_state(self, context: Context) -> None:
@@ -198,33 +214,7 @@ class TransferIPS(Checkpoint):
         return software_of(doc, self, "IPS")
 
 
-class _Pkg:
-    """pkg(1) on one image."""
-
-    def __init__(self, context: Context, root: Path, show: bool) -> None:
-        self.context = context
-        self.root = root
-        self.progress = InstallProgress(context.report, show)
-
-    def create(self, *arguments: str) -> None:
-        """Make the image."""
-        self.context.run(
-            ["pkg", "image-create", *arguments, str(self.root)], on_line=self.progress.line
-        )
-
-    def run(self, *arguments: str, ok: Sequence[int] = (0,)) -> None:
-        """Run a subcommand; its output goes to the log."""
-        self.context.run(
-            ["pkg", "-R", str(self.root), *arguments], on_line=self.progress.line, ok=ok
-        )
-
-    def ask(self, *arguments: str, ok: Sequence[int] = (0,)) -> list[str]:
-        """The lines that a subcommand prints."""
-        command = ["pkg", "-R", str(self.root), *arguments]
-        return self.context.run(command, capture=True, ok=ok).stdout.splitlines()
-
-
-def _create(pkg: _Pkg, image: Image) -> None:
+def _create(pkg: Pkg, image: Image) -> None:
     arguments = []
     kind = image.get_first_child(class_type=ImgType)
     arguments.append(f"--{kind.completeness}" if kind else "--full")
@@ -239,19 +229,17 @@ def _create(pkg: _Pkg, image: Image) -> None:
     pkg.create(*arguments)
 
 
-def _change(pkg: _Pkg, image: Image) -> None:
+def _change(pkg: Pkg, image: Image) -> None:
     for name, value in _properties(image):
         pkg.run("set-property", name, value)
     variants = [f"{each.name}={each.text}" for each in image.get_children(class_type=Variant)]
     if variants:
-        pkg.run("change-variant", "--accept", *variants, ok=(0, _NOTHING_TO_DO))
+        pkg.run("change-variant", "--accept", *variants, ok=(0, NOTHING_TO_DO))
     if facets := _facets(image):
-        pkg.run("change-facet", "--accept", *facets, ok=(0, _NOTHING_TO_DO))
+        pkg.run("change-facet", "--accept", *facets, ok=(0, NOTHING_TO_DO))
 
 
-def _set_publishers(
-    pkg: _Pkg, image: Image, publishers: Sequence[Publisher], refresh: bool
-) -> None:
+def _set_publishers(pkg: Pkg, image: Image, publishers: Sequence[Publisher], refresh: bool) -> None:
     """Give the image these publishers, in this order of search, and no others."""
     if image.action == "use_existing":
         present = [line.split("\t")[0] for line in pkg.ask("publisher", "-H", "-F", "tsv")]
@@ -277,7 +265,28 @@ def _set_publishers(
         pkg.run("set-publisher", *arguments, publisher.name)
 
 
-def _carry_out(pkg: _Pkg, image: Image, data: SoftwareData) -> None:
+def _return_origins(pkg: Pkg, publishers: Sequence[tuple[Image, Publisher]]) -> None:
+    """Tell the image again of what an earlier checkpoint used and took out: origins and mirrors of this host,
+    and keys."""
+    for image, publisher in publishers:
+        key, certificate = _login(image, publisher)
+        arguments = []
+        if key is not None and certificate is not None:
+            arguments += ["-k", str(key), "-c", str(certificate)]
+        for option, kind in (("-g", Origin), ("-m", Mirror)):
+            for each in publisher.get_children(class_type=kind):
+                if is_of_the_host(each.name):
+                    arguments += [option, each.name]
+        if not arguments:
+            continue
+        if _named(publisher):
+            pkg.run("set-publisher", *arguments, "--no-refresh", publisher.name)
+        else:
+            origin = publisher.get_children(class_type=Origin)[0].name
+            pkg.run("set-publisher", *arguments[: -2 if "-g" in arguments else None], "-p", origin)
+
+
+def _carry_out(pkg: Pkg, image: Image, data: SoftwareData) -> None:
     index = [] if image.index else ["--no-index"]
     rejects = [word for name in data.rejects for word in ("--reject", name)]
     match data.action:
@@ -288,7 +297,7 @@ def _carry_out(pkg: _Pkg, image: Image, data: SoftwareData) -> None:
         case action:
             arguments = [action]
     try:
-        pkg.run(*arguments, *data.names, ok=(0, _NOTHING_TO_DO))
+        pkg.run(*arguments, *data.names, ok=(0, NOTHING_TO_DO))
     except ToolFailed as error:
         if unknown := unmatched(error.output):
             raise CheckpointError(
@@ -301,12 +310,6 @@ def _carry_out(pkg: _Pkg, image: Image, data: SoftwareData) -> None:
             f"{_where(data)}\n{error.details}".strip(),
             "correct the list of packages, then resume the build with the new manifest",
         ) from error
-
-
-def _deliver_package_list(pkg: _Pkg) -> None:
-    lines = package_lines(pkg.ask("list", "-H", "-v", "--no-refresh", ok=(0, 1)))
-    path = write(pkg.context.media, PACKAGE_LIST, "".join(f"{line}\n" for line in lines))
-    deliver_file(pkg.context, path, "text")
 
 
 def _place(context: Context, image: Image) -> Path:
@@ -392,6 +395,10 @@ def _fetches(software: Software) -> bool:
     return bool(software.names("install") or (image.action == "use_existing" and changes))
 
 
+def _changes_packages(software: Software) -> bool:
+    return bool(software.names("install") or software.names("uninstall") or _fetches(software))
+
+
 def _each_repository(image: Image, publisher: Publisher) -> Iterator[Repository]:
     key, certificate = _login(image, publisher)
     for origin in publisher.get_children(class_type=Origin):
@@ -408,11 +415,14 @@ def _login(image: Image, publisher: Publisher) -> tuple[Path | None, Path | None
     )  # type: ignore[return-value]  # two in, two out
 
 
-def _secrets(software: Software) -> tuple[str, ...]:
-    """Where keys and certificates are."""
+def _secrets(software: Software, used: Sequence[tuple[Image, Publisher]]) -> tuple[str, ...]:
+    """Where keys and certificates are: those of the software, and of the publishers that are used."""
     holders: list[Image | Publisher] = [_image(software)]
     holders += software.get_descendants(class_type=Publisher)
-    return tuple(name for each in holders for name in (each.ssl_key, each.ssl_cert) if name)
+    for pair in used:
+        holders += pair
+    names = (name for each in holders for name in (each.ssl_key, each.ssl_cert) if name)
+    return tuple(dict.fromkeys(names))
 
 
 def _named(publisher: Publisher) -> bool:

@@ -1,10 +1,12 @@
-"""What pkg(1) prints, understood: progress, unknown packages, the list of packages. Pure.
+"""What pkg(1) prints, understood: progress, unknown packages, why it failed, the list of packages. Pure.
 
-Source: pkg(1) without a terminal; a phase's line may be cut short by an error.
+Source: pkg(1) without a terminal; a phase's line may be cut short by an error. pkg5: progress.py (its
+CommandLineProgressTracker), transport/exception.py, api_errors.py.
 """
 
 import re
 from collections.abc import Callable, Iterable
+from typing import Literal
 
 from dcd.checkpoints.interface import Report
 
@@ -15,16 +17,36 @@ _PHASES = {
     "Actions": (0.6, 0.95),
     "Finalize": (0.95, 1.0),
 }
-_LINE = re.compile(r"(?P<phase>Startup|Planning|Download|Actions|Finalize): (?P<text>.*)")
+_LINE = re.compile(
+    r"\s*(?P<phase>Startup|Planning|Download|Actions|Finalize): (?P<text>.*)", re.DOTALL
+)
+"""The names of phases are set flush right."""
+
 _PERCENT = re.compile(r"\b([0-9]{1,3})%")
+_COUNT = re.compile(r"([0-9]+)/([0-9]+)\b")
 _NO_MATCH = re.compile(
     r"pattern\(s\) did not match any [^\n]*\n(?:\S[^\n]*\n)*\s*?(?P<names>(?:[ \t]+\S+\n?)+)"
 )
 _FMRI = re.compile(r"pkg://(?P<publisher>[^/]+)/(?P<name>[^@]+)@(?P<version>\S+)")
+_MODE = re.compile(r"\s*0?(?P<mode>[0-7]{4})\s+(?P<path>\S.*)")
+
+_TRANSPORT = re.compile(
+    r"protocol error|[Ff]ramework (?:error|stall)|Transfer from '|Invalid content|Too many"
+    r"|Invalid pkg\(5\) response|Unable to contact|Could not refresh the catalog"
+)
+_MISSING = re.compile(r"code: 4(?:04|10)\b|reason: (?:Not Found|Gone)\b")
+_SIGNATURE = re.compile(
+    r"signature[- ]policy|requires signatures|unsigned|is not signed|signature in|certificate .*(?:not"
+    r" (?:found|trusted)|verif)",
+    re.IGNORECASE,
+)
+
+Cause = Literal["transport", "missing", "signature", ""]
 
 
 class InstallProgress:
-    """Turns lines of pkg into reports. The fraction never goes back; with `show`, each line is told."""
+    """Turns lines of pkg into reports. The fraction never goes back; with `show`, each line is told. All
+    of them are in the log already."""
 
     def __init__(self, report: Callable[[Report], None], show: bool) -> None:
         self._report = report
@@ -36,11 +58,19 @@ class InstallProgress:
         found = _LINE.match(line)
         if found:
             begin, end = _PHASES[found["phase"]]
-            percent = _PERCENT.search(found["text"])
-            part = min(int(percent[1]), 100) / 100 if percent else 0.0
-            self._fraction = max(self._fraction, begin + (end - begin) * part)
+            self._fraction = max(self._fraction, begin + (end - begin) * _part(found["text"]))
         if found or (self._show and line.strip()):
-            self._report(Report(self._fraction, line.strip()))
+            self._report(Report(self._fraction, line.strip(), logged=True))
+
+
+def _part(text: str) -> float:
+    """How much of its phase a line says is done."""
+    if text.startswith("Completed "):
+        return 1.0
+    if percent := _PERCENT.search(text):
+        return min(int(percent[1]), 100) / 100
+    count = _COUNT.search(text)
+    return min(1.0, int(count[1]) / int(count[2])) if count and int(count[2]) else 0.0
 
 
 def unmatched(output: str) -> list[str]:
@@ -49,7 +79,24 @@ def unmatched(output: str) -> list[str]:
     return found["names"].split() if found else []
 
 
+def cause(output: str) -> Cause:
+    """Why pkg failed: what it needs did not come over the network, is not in the repository, or is not signed
+    as asked; "" for its own reasons."""
+    if _SIGNATURE.search(output):
+        return "signature"
+    if not _TRANSPORT.search(output):
+        return ""
+    return "missing" if _MISSING.search(output) else "transport"
+
+
 def package_lines(listing: Iterable[str]) -> list[str]:
     """Publisher, name and version of each line of `pkg list -H -v`, separated by tabs, sorted."""
     found = (_FMRI.match(line) for line in listing)
     return sorted("\t".join(match.groups()) for match in found if match)
+
+
+def special_modes(listing: Iterable[str]) -> dict[str, int]:
+    """Of the lines of `pkg contents -H -o mode,path`, the paths with set-id or sticky bits, and the modes."""
+    found = (_MODE.fullmatch(line.rstrip()) for line in listing)
+    modes = {match["path"]: int(match["mode"], 8) for match in found if match}
+    return {path: mode for path, mode in modes.items() if mode & 0o7000}

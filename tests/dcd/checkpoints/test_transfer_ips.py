@@ -29,7 +29,16 @@ LONG = ["full", "partial", "zone", "facet=", "variant=", "set-property=", "stick
         "no-refresh", "accept", "no-index", "reject="]
 options, operands = [], words
 if command != "set-property":
-    options, operands = getopt.gnu_getopt(words, "g:m:p:k:c:HF:v", LONG)
+    options, operands = getopt.gnu_getopt(words, "g:m:p:k:c:HF:vt:o:", LONG)
+
+trouble = pathlib.Path({calls!r} + "-trouble")
+if trouble.exists() and command in ("install", "set-publisher", "verify"):
+    pending = json.loads(trouble.read_text())
+    if pending["command"] == command and pending["times"] != 0:
+        trouble.write_text(json.dumps({{**pending, "times": pending["times"] - 1}}))
+        print("Planning: Fetching manifests: 0/2  0% complete")
+        print(f"pkg {{command}}: {{pending['text']}}", file=sys.stderr)
+        sys.exit(1)
 
 def fail(status, text):
     print(f"pkg {{command}}: {{text}}", file=sys.stderr)
@@ -86,6 +95,7 @@ elif command == "install":
     for package in new:
         state["installed"][package] = known[package]
         (pathlib.Path(root) / package).write_text("content")
+        (pathlib.Path(root) / package).chmod(0o755)
     status = 0 if new else 4
 elif command == "uninstall":
     for package in operands:
@@ -95,11 +105,26 @@ elif command == "uninstall":
         (pathlib.Path(root) / package).unlink()
 elif command == "avoid":
     state["avoided"] += operands
+elif command == "contents":
+    for package in state["installed"]:
+        print(f"{{'4755' if package == 'su' else '0644'}}  {{package}}")
+    status = 0 if state["installed"] else 1
 elif command == "list":
     for package, publisher in state["installed"].items():
         print(f"pkg://{{publisher}}/{{package}}@1.0-1:20260101T000000Z        i--")
     status = 0 if state["installed"] else 1
 state_file.write_text(json.dumps(state))
+sections = [
+    f"[authority_{{name}}]\\nprefix = {{name}}\\nuuid = 6ad2f2d6-1b1c-11ef-8d3c-000000000000\\n"
+    f"last_uuid = Thu Jan  1 00:00:00 2026\\norigins = {{origins}}\\nmirrors = []\\n"
+    f"origin_info = {{[dict(uri=o, proxy='') for o in origins]}}\\n"
+    "ssl_key = /x/ssl/1\\nssl_cert = /x/ssl/2\\n"
+    for name, origins in state["publishers"].items()
+]
+keys = state_file.parent / "ssl"
+keys.mkdir(exist_ok=True)
+(keys / "1").write_text("a key of the host")
+(state_file.parent / "pkg5.image").write_text("[image]\\nversion = 3\\n\\n" + "\\n".join(sections))
 sys.exit(status)
 """
 
@@ -135,6 +160,11 @@ class Depot:
         external = checkpoint.external_state(doc)
         context = self.bench.context(doc, external=external, environment=environment)
         checkpoint.execute(context)
+
+    def stumble(self, command: str, text: str, times: int) -> None:
+        """Have the next calls of a subcommand fail with that text (-1: all of them)."""
+        trouble = {"command": command, "text": text, "times": times}
+        Path(f"{self.calls_file}-trouble").write_text(json.dumps(trouble))
 
     @property
     def calls(self) -> list[str]:
@@ -201,13 +231,14 @@ def test_an_image_is_made_with_all_that_the_manifest_says_and_packages_installed
         "install --accept --no-index --reject bad base other extra",
         "uninstall --no-index extra",
         "purge-history",
+        "contents -H -t file -o mode,path",
         "list -H -v --no-refresh",
     ]
     assert (bench.image / "base").exists()
     listing = (bench.root / "media/packages.tsv").read_text()
     assert listing == ("one\tbase\t1.0-1:20260101T000000Z\ntwo\tother\t1.0-1:20260101T000000Z\n")
     assert [artifact.name for artifact in bench.artifacts] == ["packages.tsv"]
-    fractions = [report.fraction for report in bench.reports]
+    fractions = [report.fraction for report in bench.reports if report.fraction is not None]
     assert fractions == sorted(fractions)
     assert 0.3 < fractions[2] < 0.4  # half of the download
     assert fractions[-1] == 1.0
@@ -254,13 +285,149 @@ def test_an_existing_image_is_changed(depot: Depot) -> None:
     before = software(install("base"), publisher(one))
     depot.execute(TransferIPS("u"), before, software(install("more"), "", image, "u"), execution)
     assert depot.calls == [
+        # An origin on this host was taken out of the image, and is needed again.
+        f"set-publisher -g {one} --no-refresh one",
         "set-property p true",
         "change-variant --accept variant.debug=true",
         "change-facet --accept facet.doc=False",
         "install --accept more",
         "purge-history",
+        "contents -H -t file -o mode,path",
         "list -H -v --no-refresh",
     ]
+
+
+def listed(bench: Any) -> list[str]:
+    """The names in the list of packages that was delivered last."""
+    text = (bench.root / bench.artifacts[-1].path).read_text()
+    return [line.split("\t")[1] for line in text.splitlines()]
+
+
+def test_the_list_follows_a_package_that_is_taken_away(depot: Depot, bench: Any) -> None:
+    one = depot.publish("one", "base", "licensed")
+    depot.execute(TransferIPS("t"), software(install("base", "licensed"), publisher(one)))
+    assert listed(bench) == ["base", "licensed"]
+    away = software(
+        install("licensed", action="uninstall"), "", '<image action="use_existing"/>', "u"
+    )
+    depot.execute(TransferIPS("u"), away)
+    assert listed(bench) == ["base"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux takes the bits away")
+def test_files_get_the_set_id_bits_that_their_packages_give_them(depot: Depot, bench: Any) -> None:
+    one = depot.publish("one", "su", "base")
+    depot.execute(TransferIPS("t"), software(install("su", "base"), publisher(one)))
+    assert (bench.image / "su").stat().st_mode & 0o7777 == 0o4755
+    assert (bench.image / "base").stat().st_mode & 0o7777 == 0o755
+    assert "set-id bits of 1 file" in bench.messages()
+
+
+def test_the_image_says_nothing_of_the_host_that_made_it(depot: Depot, bench: Any) -> None:
+    one = depot.publish("one", "base")
+    depot.execute(TransferIPS("t"), software(install("base"), publisher(one)))
+    configuration = (bench.image / "var/pkg/pkg5.image").read_text()
+    for trace in (str(one), "6ad2f2d6", "/x/ssl", "2026"):
+        assert trace not in configuration
+    assert "[authority_one]" in configuration
+    assert "prefix = one" in configuration
+    assert list((bench.image / "var/pkg/ssl").iterdir()) == []
+    assert f"not left in the image: {one}" in bench.messages()
+
+
+def test_verify_compares_the_image_with_its_packages(depot: Depot) -> None:
+    one = depot.publish("one", "base")
+    depot.execute(TransferIPS("t", verify=True), software(install("base"), publisher(one)))
+    assert "verify" in depot.calls
+    depot.stumble("verify", "ERROR: file: bin/su: mode: 0555 should be 4555", 1)
+    again = software(
+        install("base", action="avoid"), "", '<image action="use_existing"/>', name="u"
+    )
+    with pytest.raises(CheckpointError, match="not as its packages say") as caught:
+        depot.execute(TransferIPS("u", verify=True), again)
+    assert "0555 should be 4555" in caught.value.details
+
+
+UNSERVED = (
+    "Transport errors encountered while trying to contact repository.\n"
+    "1: http protocol error: Unknown error code: {code} reason: {reason}\nURL: 'http://x/file/1/a'"
+)
+
+
+@pytest.mark.parametrize("command", ["install", "set-publisher"])
+def test_a_repository_that_stumbles_is_asked_again(
+    depot: Depot, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setattr("dcd.checkpoints.transfer.ips_pkg.BACK_OFF_SECONDS", (0.01, 0.01, 0.01))
+    one = depot.publish("one", "base")
+    depot.stumble(command, UNSERVED.format(code=503, reason="Service Unavailable"), 3)
+    depot.execute(TransferIPS("t"), software(install("base"), publisher(one)))
+    assert sum(call.startswith(command) for call in depot.calls) == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "brief", "remedy", "tries"),
+    [
+        (UNSERVED.format(code=503, reason="Service Unavailable"), "does not serve", "try again", 4),
+        (
+            "Framework error: code: E_COULDNT_CONNECT (7) reason: x",
+            "does not serve",
+            "try again",
+            4,
+        ),
+        ("Transfer from 'http://x/' failed: 99.", "does not serve", "try again", 4),
+        (UNSERVED.format(code=404, reason="Not Found"), "does not have the content", "pkgrepo", 1),
+        (
+            "The policy for one requires signatures to be present but no signature was found in pkg://one/base.",
+            "not signed as",
+            "signature_policy",
+            1,
+        ),
+        ("No matching version of base can be installed", "cannot install", "list of packages", 1),
+    ],
+)
+def test_what_a_failed_install_needs_is_said_by_its_cause(
+    depot: Depot,
+    monkeypatch: pytest.MonkeyPatch,
+    text: str,
+    brief: str,
+    remedy: str,
+    tries: int,
+) -> None:
+    monkeypatch.setattr("dcd.checkpoints.transfer.ips_pkg.BACK_OFF_SECONDS", (0.01, 0.01, 0.01))
+    one = depot.publish("one", "base")
+    depot.stumble("install", text, -1)
+    error = failure(depot, software(install("base"), publisher(one)))
+    assert brief in error.brief
+    assert remedy in error.resolution
+    assert text.splitlines()[0] in error.details
+    assert sum(call.startswith("install") for call in depot.calls) == tries
+
+
+def test_the_log_has_pkgs_commands_and_its_lines_once(
+    depot: Depot, bench: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    one = depot.publish("one", "base")
+    depot.execute(TransferIPS("t", show_stdout=True), software(install("base"), publisher(one)))
+    log = capfd.readouterr().err
+    assert f"# pkg -R {bench.image} install --accept --no-index base\n" in log
+    assert log.count("Planning: Solver setup ... Done") == 1
+    told = [report for report in bench.reports if report.message.startswith("Planning")]
+    assert told
+    assert all(report.logged for report in told)
+
+
+@pytest.mark.parametrize(
+    ("origin", "paths"),
+    [
+        ("/srv/repo", ["/srv/repo"]),
+        ("file:///srv/a.p5p", ["/srv/a.p5p"]),
+        ("http://pkg.example.org/", []),
+    ],
+)
+def test_repositories_of_this_host_are_declared(bench: Any, origin: str, paths: list[str]) -> None:
+    needs = TransferIPS("t").needs(bench.doc(software(install("base"), publisher(origin))))
+    assert [str(each.path) for each in needs.reads] == paths
 
 
 def test_packages_that_are_there_already_are_no_failure(depot: Depot) -> None:
@@ -458,6 +625,27 @@ def test_a_dry_run_calls_nothing(depot: Depot, bench: Any) -> None:
     TransferIPS("t").execute(context, dry_run=True)
     assert bench.messages() == "would make an image and install 2 listed packages"
     assert not depot.calls_file.exists()
+
+
+def test_progress_goes_on_through_all_phases_of_a_real_clients_output() -> None:
+    reports: list[Any] = []
+    progress = InstallProgress(reports.append, False)
+    for line in (
+        " Startup: Refreshing catalog 'one' ... Done",
+        "Planning: Fetching manifests:    0/4000  0% complete",
+        "Planning: Fetching manifests: 4000/4000  100% complete",
+        "Planning: Planning completed in 8.31 seconds",
+        "Download:  1200/4000 items   10.0/20.0MB  50% complete (1.0M/s)",
+        "Download: Completed 20.00 MB in 15.44 seconds (1.0M/s)",
+        " Actions:    1/8000 actions (Installing new actions)",
+        " Actions: 4000/8000 actions (Installing new actions)",
+        " Actions: Completed 8000 actions in 3.41 seconds.",
+        "Finalize: Updating package state database ... Done",
+    ):
+        progress.line(line)
+    fractions = [round(report.fraction, 2) for report in reports]
+    assert fractions == [0.0, 0.02, 0.1, 0.1, 0.35, 0.6, 0.6, 0.77, 0.95, 0.95]
+    assert reports[-1].message == "Finalize: Updating package state database ... Done"
 
 
 def test_lines_that_are_no_phase_are_told_only_when_asked_for() -> None:

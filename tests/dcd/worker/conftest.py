@@ -68,6 +68,26 @@ class Breaks(Checkpoint):
         raise KeyError("odd")
 
 
+class MakesTwice(Checkpoint):
+    """Makes a directory that is there, as one that an earlier checkpoint of its class left would be."""
+
+    def execute(self, context: Context, dry_run: bool = False) -> None:
+        (context.pkg_image / "made").mkdir()
+        (context.pkg_image / "made").mkdir()
+
+
+class Tells(Checkpoint):
+    """Says a tool's line, and one of its own; has packages change after their list was delivered."""
+
+    def execute(self, context: Context, dry_run: bool = False) -> None:
+        status = context.pkg_image / "var/lib/dpkg/status"
+        status.parent.mkdir(parents=True)
+        status.write_text("Package: new\\nStatus: install ok installed\\nVersion: 1\\n")
+        (context.media / "packages.tsv").write_text("old\\t1\\tamd64\\n")
+        context.report(Report(0.1, "of a tool", logged=True))
+        context.report(Report(0.2, "of its own"))
+
+
 class FillsTheDisk(Checkpoint):
     def execute(self, context: Context, dry_run: bool = False) -> None:
         try:

@@ -41,6 +41,19 @@ class TestResult:
         bench.store.commit(request.workspace, record)
         assert bench.store.file(key, "media/image.iso").read_text() == "iso"
 
+    def test_messages_are_logged_once_and_a_stale_list_of_packages_is_renewed(
+        self, bench: Bench
+    ) -> None:
+        request = bench.request("Tells")
+        outcome = bench.run(request)
+        assert isinstance(outcome, Completed)
+        log = bench.log(request).read_text()
+        assert "of a tool" not in log
+        assert log.count("# of its own") == 1
+        assert {"of a tool", "of its own"} <= {each.message for each in bench.progress}
+        (artifact,) = outcome.artifacts
+        assert (artifact.name, artifact.size_bytes) == ("packages.tsv", len("new\t1\t\n"))
+
     def test_is_handed_to_the_next_checkpoint(self, bench: Bench) -> None:
         first = bench.request("Delivers")
         bench.run(first)
@@ -76,6 +89,22 @@ class TestResult:
         assert isinstance(outcome, Failed)
         assert outcome.error.details == "KeyError: 'odd'"
         assert "Traceback" in bench.log(request).read_text()
+
+    def test_an_error_of_the_system_is_told_in_its_words_and_not_in_pythons(
+        self, bench: Bench
+    ) -> None:
+        outcome = bench.run(bench.request("MakesTwice"))
+        assert isinstance(outcome, Failed)
+        assert outcome.error == ErrorInfo("probe broke off: File exists", "pkg_image/made", "")
+
+    def test_warnings_of_rights_above_a_cause_bring_no_advice_on_rights(self, bench: Bench) -> None:
+        command = "echo 'W: mount: Operation not permitted'; echo 'E: install arch-test'; exit 25"
+        outcome = bench.run(bench.request("Runs", command))
+        assert isinstance(outcome, Failed)
+        assert outcome.error.resolution == ""
+        outcome = bench.run(bench.request("Runs", "echo 'mount: Operation not permitted'; exit 1"))
+        assert isinstance(outcome, Failed)
+        assert "capabilities" in outcome.error.resolution
 
     def test_want_of_space_is_seen_behind_an_error(self, bench: Bench) -> None:
         outcome = bench.run(bench.request("FillsTheDisk"))

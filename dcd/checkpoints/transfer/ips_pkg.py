@@ -1,0 +1,123 @@
+"""pkg(1) on one image: its commands go to the log, what a repository fails to serve is asked for again."""
+
+import os
+import shlex
+import stat
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from dcd.checkpoints.interface import Context, Report
+from dcd.checkpoints.packages import deliver_list
+from dcd.checkpoints.transfer.ips_output import (
+    InstallProgress,
+    cause,
+    package_lines,
+    special_modes,
+)
+from dcd.platform.inside import entry
+from dcd.platform.ips import BACK_OFF_SECONDS
+from dcd.platform.process import ToolFailed, log_line
+from statemachine.errors import CheckpointError, Unprepared
+
+NOTHING_TO_DO = 4
+"""Exit status of pkg(1) when the image is as it was asked to be."""
+
+
+class Pkg:
+    """pkg(1) on the image at `root`. With `show`, its lines are repeated as progress messages."""
+
+    def __init__(self, context: Context, root: Path, show: bool) -> None:
+        self.context = context
+        self.root = root
+        self._progress = InstallProgress(context.report, show)
+
+    def create(self, *arguments: str) -> None:
+        """Make the image."""
+        self._run(["pkg", "image-create", *arguments, str(self.root)], (0,))
+
+    def run(self, *arguments: str, ok: Sequence[int] = (0,)) -> None:
+        """Run a subcommand; its output goes to the log. What fails for want of a repository is tried again
+        for a while, and then Unprepared."""
+        command = ["pkg", "-R", str(self.root), *arguments]
+        for pause in (*BACK_OFF_SECONDS, None):
+            try:
+                self._run(command, ok)
+                return
+            except ToolFailed as error:
+                match cause(error.output):
+                    case "":
+                        raise
+                    case "transport" if pause is not None:
+                        log_line(f"a repository did not answer; again in {pause:g} seconds")
+                    case why:
+                        raise _unserved(why, error) from error
+            time.sleep(pause)
+
+    def ask(self, *arguments: str, ok: Sequence[int] = (0,)) -> list[str]:
+        """The lines that a subcommand prints."""
+        command = ["pkg", "-R", str(self.root), *arguments]
+        return self.context.run(command, capture=True, ok=ok).stdout.splitlines()
+
+    def deliver_list(self) -> None:
+        """Deliver the list of the packages that are in the image now."""
+        lines = package_lines(self.ask("list", "-H", "-v", "--no-refresh", ok=(0, 1)))
+        deliver_list(self.context, "".join(f"{line}\n" for line in lines))
+
+    def restore_modes(self) -> None:
+        """Give files back the set-id bits that their packages give them. pkg sets a file's mode and then its
+        owner, and Linux takes the bits away with the second."""
+        if sys.platform != "linux":
+            return
+        listing = self.ask("contents", "-H", "-t", "file", "-o", "mode,path", ok=(0, 1))
+        restored = 0
+        for path, mode in special_modes(listing).items():
+            file = entry(self.root, path)
+            if not os.path.lexists(file):
+                continue
+            present = file.lstat().st_mode
+            if stat.S_ISREG(present) and stat.S_IMODE(present) != mode:
+                file.chmod(mode)
+                restored += 1
+        if restored:
+            files = "1 file" if restored == 1 else f"{restored} files"
+            message = f"restored the set-id bits of {files}, which the kernel had taken away"
+            self.context.report(Report(message=message))
+
+    def verify(self) -> None:
+        """Raise `CheckpointError` unless the image is as its packages say."""
+        try:
+            self.run("verify")
+        except ToolFailed as error:
+            raise CheckpointError(
+                "the image is not as its packages say",
+                error.output,
+                "what is listed as an error was changed after the packages were installed, or could not be "
+                "installed as they say; leave out verify if that is meant",
+            ) from error
+
+    def _run(self, command: Sequence[str], ok: Sequence[int]) -> None:
+        log_line(f"# {shlex.join(command)}")
+        self.context.run(command, on_line=self._progress.line, ok=ok)
+
+
+def _unserved(why: str, error: ToolFailed) -> Unprepared:
+    if why == "missing":
+        return Unprepared(
+            "a repository does not have the content of its packages",
+            error.details,
+            "tell whoever keeps it (pkgrepo verify finds what is missing), or list another version",
+        )
+    if why == "signature":
+        return Unprepared(
+            "packages are not signed as their publisher's signature_policy asks",
+            error.details,
+            "use a repository whose packages are signed, or another signature_policy",
+        )
+    return Unprepared(
+        "a repository does not serve what is to be installed",
+        f"tried {len(BACK_OFF_SECONDS) + 1} times\n{error.details}",
+        "nothing in the manifest need be wrong: when the repository answers again, try again with dcctl "
+        "retry",
+    )

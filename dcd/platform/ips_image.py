@@ -1,0 +1,86 @@
+"""What an IPS image says of the host that made it, and taking that out of it.
+
+pkg(1) writes into the image's configuration what it was given for the transfer: paths of repositories of the
+host, a copy of the key that opens one, and an identifier of the client, of which every machine installed from
+the image would have the same. None of that means anything to a user of the image. pkg makes a new identifier
+when there is none.
+
+Source: pkg5, imageconfig.py (version 3 of an image's configuration), image.py (`__store_publisher_ssl`).
+"""
+
+import ast
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from dcd.platform.inside import read, resolve, write
+
+_DIRECTORIES = ("var/pkg", ".org.opensolaris,pkg")
+_SECTION = re.compile(r"\[authority_(?P<name>[^\]]+)\]\s*")
+_PROPERTY = re.compile(r"(?P<name>[a-z_.-]+)\s*=\s*(?P<value>.*)")
+_EMPTIED = ("uuid", "last_uuid", "ssl_key", "ssl_cert")
+_LISTS = ("origins", "mirrors", "origin_info", "mirror_info")
+
+
+def is_of_the_host(uri: str) -> bool:
+    """Whether an origin means something on the build host only."""
+    parts = urlsplit(uri)
+    if parts.scheme in ("", "file"):
+        return True
+    name = parts.hostname or ""
+    return name in ("localhost", "::1") or re.fullmatch(r"127(\.\d+){3}", name) is not None
+
+
+def has_configuration(root: Path) -> bool:
+    """Whether there is an image below the root whose configuration can be read here."""
+    return any(read(root, f"{directory}/pkg5.image") is not None for directory in _DIRECTORIES)
+
+
+def forget_host(root: Path) -> list[str]:
+    """Take it out of the image below the root. Returns the origins and mirrors that were taken out."""
+    gone: list[str] = []
+    for directory in _DIRECTORIES:
+        text = read(root, f"{directory}/pkg5.image")
+        if text is None:
+            continue
+        changed = _without_host(text, gone.append)
+        if changed != text:
+            file = resolve(root, f"{directory}/pkg5.image")
+            write(root, f"{directory}/pkg5.image", changed, mode=file.stat().st_mode & 0o777)
+        keys = resolve(root, f"{directory}/ssl")
+        if keys.is_dir():
+            shutil.rmtree(keys)
+            keys.mkdir()
+    return list(dict.fromkeys(gone))
+
+
+def _without_host(text: str, gone: Callable[[str], None]) -> str:
+    lines, within = [], False
+    for line in text.splitlines(keepends=True):
+        if line.startswith("["):
+            within = _SECTION.fullmatch(line) is not None
+        found = _PROPERTY.fullmatch(line.rstrip("\n")) if within else None
+        if found and found["name"] in _EMPTIED:
+            line = f"{found['name']} = \n"
+        elif found and found["name"] in _LISTS:
+            line = f"{found['name']} = {_kept(found['value'], gone)}\n"
+        lines.append(line)
+    return "".join(lines)
+
+
+def _kept(value: str, gone: Callable[[str], None]) -> str:
+    """A list of URIs, or of dictionaries that each have one, as pkg writes it, without the host's."""
+    try:
+        entries = ast.literal_eval(value or "[]")
+        uris = [entry["uri"] if isinstance(entry, dict) else entry for entry in entries]
+    except (ValueError, SyntaxError, KeyError, TypeError):
+        return value
+    kept = []
+    for entry, uri in zip(entries, uris, strict=True):
+        if is_of_the_host(str(uri)):
+            gone(str(uri))
+        else:
+            kept.append(entry)
+    return str(kept)
