@@ -237,4 +237,6 @@ def _phrase(checkpoint: str, part: Ingredient, verb: str) -> str:
     text = _PHRASES.get(part.kind, "{kind} {name} {verb}").format(
         kind=part.kind, name=name, verb=verb
     )
-    return f"{text} at line {part.line}" if part.line and verb != "is gone" else text
+    # What changed on the host has no place in the manifest.
+    placed = part.line and verb != "is gone" and not name.endswith(_OF_HOST)
+    return f"{text} at line {part.line}" if placed else text

@@ -212,8 +212,8 @@ def test_result_that_is_there_does_not_go_stale_when_a_repository_moves_on() -> 
             "GRUB of the host changed (it was grub-common 2.06-1, it is grub-common 2.06-2)",
         ),
         (
-            ("external", "GRUB of the host", f"{'a' * 64} grub-common 2.06-1", 0),
-            ("external", "GRUB of the host", f"{'b' * 64} grub-common 2.06-1", 0),
+            ("external", "GRUB of the host", f"{'a' * 64} grub-common 2.06-1", 7),
+            ("external", "GRUB of the host", f"{'b' * 64} grub-common 2.06-1", 7),
             "GRUB of the host changed",
         ),
         (
