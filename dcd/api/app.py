@@ -204,6 +204,7 @@ def make_app(engine: Engine, settings: Live, started_at: datetime, metrics: Metr
                 blob_bytes=limits.blob_limit_bytes,
                 request_seconds=limits.request_timeout_seconds,
                 send_seconds=limits.send_timeout_seconds,
+                refuse=problem_response,
             ),
         ],
         exception_handlers={

@@ -5,6 +5,7 @@
 
 import asyncio
 import os
+import re
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,12 +17,20 @@ from dcd.access import Action
 from dcd.api import schemas
 from dcd.api.discretion import shown
 from dcd.api.handling import Api, left
-from dcd.api.operations import QueryParameter, choice, integer, json_response, limit, string
+from dcd.api.operations import (
+    QueryParameter,
+    choice,
+    integer,
+    json_response,
+    limit,
+    string,
+    whole_number,
+)
 from dcd.api.server import actor_of
 from dcd.api.stream import follow
 from dcd.api.streaming import Streamed, file_response
 from statemachine.build import BuildState, Lifecycle
-from statemachine.errors import NotFound, UsageError
+from statemachine.errors import NotFound
 from statemachine.events import Event
 from statemachine.graph import graph as drawing
 from statemachine.machine import BuildMachine
@@ -32,6 +41,7 @@ MOVING = (Lifecycle.QUEUED, Lifecycle.RUNNING, Lifecycle.PAUSING, Lifecycle.CANC
 MAX_LOG_BYTES = 8 * 1024 * 1024
 """The most of a log in one answer; the rest comes with a larger offset."""
 
+_ATTEMPT = re.compile(r"[1-9][0-9]{0,6}")
 CHECKPOINT_NAME = "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 
 AFTER = QueryParameter("after", "a position: events after it")
@@ -48,10 +58,10 @@ async def events(api: Api, request: Request) -> Response:
     after = integer(request, AFTER, 0)
     if "text/event-stream" in request.headers.get("accept", ""):
         last = request.headers.get("last-event-id", "")
-        if last and not last.isdecimal():
-            raise UsageError("Last-Event-ID must be a position", f"got {last[:100]!r}")
+        if last:
+            after = whole_number(last, "Last-Event-ID", AFTER)
         return Streamed(
-            _stream(api, request, build, int(last) if last else after),
+            _stream(api, request, build, after),
             "text/event-stream",
             {"cache-control": "no-store"},
         )
@@ -82,7 +92,7 @@ async def log(api: Api, request: Request) -> Response:
     state = await api.state(request)
     checkpoint, attempt = request.path_params["checkpoint"], request.path_params["attempt"]
     path = api.engine.stores.logs / state.id / f"{checkpoint}.{attempt}.log"
-    if checkpoint not in state.attempts or not attempt.isdecimal() or not path.is_file():
+    if checkpoint not in state.attempts or not _ATTEMPT.fullmatch(attempt) or not path.is_file():
         raise NotFound(f"build {state.id} has no log of {checkpoint}, attempt {attempt}")
     offset = integer(request, OFFSET, 0)
     file, size_bytes = await asyncio.to_thread(_opened_at, path, offset)
@@ -145,9 +155,10 @@ def _log_files(directory: Path, state: BuildState) -> tuple[schemas.LogFile, ...
 def _opened_at(path: Path, offset: int) -> tuple[BinaryIO, int]:
     """The log from `offset` on: the open file, and how many bytes of it to send."""
     file = path.open("rb")
-    size_bytes = file.seek(0, os.SEEK_END) - offset
-    file.seek(offset)
-    return file, max(0, min(size_bytes, MAX_LOG_BYTES))
+    whole_bytes = file.seek(0, os.SEEK_END)
+    # No file system takes every offset that a client can write.
+    begin = file.seek(min(offset, whole_bytes))
+    return file, min(whole_bytes - begin, MAX_LOG_BYTES)
 
 
 async def _read(api: Api, request: Request, build: str, after: int, page: int) -> list[Event]:

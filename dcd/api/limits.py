@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable
 
 from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from statemachine.errors import DcdError
+from statemachine.errors import DcdError, UsageError
 
 DRAINED_BYTES = 64 * 1024
 """A body up to this is read to its end when nobody wants it: the client can send it before it looks for the
@@ -27,6 +28,14 @@ class RequestTimeout(DcdError):
     problem, status, exit_code = "usage", 408, 2
 
 
+_AMBIGUOUS = UsageError(
+    "a request has either Content-Length or Transfer-Encoding",
+    "with both, its end is not the same for everybody who reads it",
+    "send one of them",
+)
+"""Source: RFC 9112, 6.3."""
+
+
 class Limits:
     """ASGI middleware: bounds the body's size and the time to send it and to take the answer.
 
@@ -43,8 +52,10 @@ class Limits:
         blob_bytes: int,
         request_seconds: float,
         send_seconds: float,
+        refuse: Callable[[DcdError], Response],
     ) -> None:
         self.app = app
+        self.refuse = refuse
         self.body_bytes = body_bytes
         self.blob_bytes = blob_bytes
         self.request_seconds = request_seconds
@@ -53,6 +64,13 @@ class Limits:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
+            return
+        names = {name for name, _ in scope["headers"]}
+        if {b"content-length", b"transfer-encoding"} <= names:
+            refusal = self.refuse(_AMBIGUOUS)
+            # What comes next may be meant as the rest of this body, so it is never read.
+            refusal.headers["connection"] = "close"
+            await refusal(scope, receive, send)
             return
         blob = scope["path"].startswith("/v1/blobs/")
         body = _Body(

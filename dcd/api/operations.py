@@ -75,7 +75,7 @@ async def body_of(request: Request, schema: type[Body]) -> Body:
     content = await request.body() or b"{}"
     try:
         return msgspec.json.decode(content, type=schema, strict=True)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(
             "the request's body is not valid", str(error), "see /v1/openapi.json for its schema"
         ) from None
@@ -84,14 +84,20 @@ async def body_of(request: Request, schema: type[Body]) -> Body:
 def integer(request: Request, parameter: QueryParameter, default: int) -> int:
     """A query parameter that is an integer in the parameter's range."""
     text = request.query_params.get(parameter.name)
-    if text is None:
-        return default
-    if not re.fullmatch(r"\d{1,16}", text) or not (
+    return (
+        default
+        if text is None
+        else whole_number(text, f"query parameter {parameter.name}", parameter)
+    )
+
+
+def whole_number(text: str, what: str, parameter: QueryParameter) -> int:
+    """The number that a text of the request is, in the parameter's range. Raises UsageError."""
+    if not re.fullmatch(r"[0-9]{1,16}", text) or not (
         parameter.minimum <= int(text) <= parameter.maximum
     ):
         raise UsageError(
-            f"query parameter {parameter.name} must be an integer from {parameter.minimum} "
-            f"to {parameter.maximum}",
+            f"{what} must be an integer from {parameter.minimum} to {parameter.maximum}",
             f"got {text[:100]!r}",
         )
     return int(text)

@@ -4,9 +4,13 @@ import msgspec
 from starlette.responses import Response
 
 from dcd.api.schemas import Problem
+from dcd.manifest.diagnostics import without_middle
 from statemachine.errors import DcdError
 
 PROBLEM_TYPE = "urn:dcd:problem:"
+
+LONGEST_LINE, LONGEST_TEXT = 1000, 32_000
+"""So many characters of a title, and of the other texts, are sent. A name of the request can be in any."""
 
 
 def problem_response(error: DcdError) -> Response:
@@ -18,10 +22,10 @@ def problem_json(error: DcdError) -> bytes:
     """An error as problem details; members that say nothing are left out."""
     problem = Problem(
         type=PROBLEM_TYPE + error.problem,
-        title=error.brief,
+        title=without_middle(error.brief, LONGEST_LINE),
         status=error.status,
-        detail=error.details,
-        resolution=error.resolution,
+        detail=without_middle(error.details, LONGEST_TEXT),
+        resolution=without_middle(error.resolution, LONGEST_TEXT),
         diagnostics=getattr(error, "diagnostics", None),
         missing=getattr(error, "missing", None) or None,
     )

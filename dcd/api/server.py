@@ -9,6 +9,7 @@ send them; `dcd.api.limits` and `dcd.api.fairness` have those of requests.
 import asyncio
 import contextlib
 import os
+import select
 import socket
 import stat
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
+import h11
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -28,6 +30,9 @@ from statemachine.errors import TooManyRequests, Unavailable
 from statemachine.events import Actor
 
 BACKLOG = 512
+
+HALF_CLOSED_SECONDS = 1.0
+"""How often it is looked whether a client that sends no more is still there."""
 
 API = "v1"
 """The version of the API. Every answer names it, and the daemon's own, in a header."""
@@ -83,6 +88,8 @@ class PeerProtocol(H11Protocol):
 
     header_seconds: ClassVar[float]
     open: ClassVar[Connections]
+    half_closed = False
+    watching: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -112,7 +119,45 @@ class PeerProtocol(H11Protocol):
         if self._in_request():
             self.late.cancel()
 
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """The client sends no more. It may still read: one that has only closed its sending side gets the
+        answer to what it has sent. Returns whether the connection stays open."""
+        if not self._is_read_from():
+            return False
+        self.half_closed = True
+        unanswered = self._in_request() and self.conn.our_state is h11.SEND_RESPONSE
+        if (unanswered and self.cycle.more_body) or self.conn.trailing_data[0]:
+            # Half a request: h11 says so, and it is answered with 400.
+            self.conn.receive_data(b"")
+            self.handle_events()
+        if not self._in_request():
+            return False
+        self._watch_for_close()
+        return True
+
+    def _watch_for_close(self) -> None:
+        # Nothing tells of a close any more, after the end of what it sends.
+        if self.transport.is_closing():
+            return
+        if not self._is_read_from():
+            self.transport.abort()
+            return
+        self.watching = self.loop.call_later(HALF_CLOSED_SECONDS, self._watch_for_close)
+
+    def _is_read_from(self) -> bool:
+        """Whether there is somebody at the other end who can read an answer."""
+        poll = select.poll()
+        poll.register(self.transport.get_extra_info("socket").fileno(), 0)
+        return not any(events & (select.POLLHUP | select.POLLERR) for _, events in poll.poll(0))
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.half_closed and not self._in_request():
+            self.transport.close()
+
     def connection_lost(self, exc: Exception | None) -> None:
+        if self.watching is not None:
+            self.watching.cancel()
         self.late.cancel()
         self.open.closed(self.actor)
         super().connection_lost(exc)

@@ -19,6 +19,9 @@ MOST = 200
 _MANY = 200
 _LONG = 100
 
+LONGEST = 2000
+"""So many characters each text of a diagnostic has at most."""
+
 
 @dataclass(frozen=True, slots=True)
 class Diagnostic:
@@ -162,4 +165,14 @@ def _at(
     suggestion: str,
 ) -> Diagnostic:
     place = origin or Origin("", 0, 0)
-    return Diagnostic(severity, place.file, place.line, place.column, message, why, suggestion)
+    texts = (without_middle(text, LONGEST) for text in (message, why, suggestion))
+    return Diagnostic(severity, place.file, place.line, place.column, *texts)
+
+
+def without_middle(text: str, most: int) -> str:
+    """The text, its middle left out when it is longer than `most` characters: a name of the manifest or of a
+    request can be as long as that."""
+    if len(text) <= most:
+        return text
+    half = most // 2
+    return f"{text[:half]} [... {len(text) - 2 * half} characters ...] {text[-half:]}"

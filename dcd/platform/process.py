@@ -39,6 +39,9 @@ LAST_LINES = 20
 LONGEST_LINE_BYTES = 16 * 1024
 """How much of a line is kept for `on_line`, `on_meter` and errors; the rest is only logged."""
 
+SHOWN_LINE_BYTES = 1000
+"""How much of a line an error shows."""
+
 CAPTURE_BYTES = 256 * 1024 * 1024
 """How much captured output is kept; a program that prints more has failed."""
 
@@ -289,7 +292,7 @@ class _Output:
         # Progress meters overwrite their line: what was last on it is what it says.
         line = line.rstrip(b"\r").rpartition(b"\r")[2][:LONGEST_LINE_BYTES]
         if line.strip():
-            self._tail.append(line)
+            self._tail.append(line[:SHOWN_LINE_BYTES])
         if self._on_line is not None:
             self._on_line(line.decode("utf-8", "surrogateescape"))
 
