@@ -5,10 +5,12 @@ Exit codes: those of docs/reference/exit-codes.md; under SMF (`--from-smf`) thos
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import NoReturn
 
 from statemachine.errors import DcdError
 
@@ -89,14 +91,21 @@ def _serve(arguments: argparse.Namespace) -> int:
 
     options = {"state_dir": arguments.state_dir, "socket": arguments.socket}
     if not arguments.from_smf:
-        return serve(lambda: configuration.load(arguments.config, options))
+        _leave(serve(lambda: configuration.load(arguments.config, options)))
     from dcd.platform import smf
 
     try:
-        return serve(lambda: configuration.from_smf(smf.settings(), options))
+        _leave(serve(lambda: configuration.from_smf(smf.settings(), options)))
     except DcdError as error:
         print(f"dcd: {error}", file=sys.stderr)
         return smf.exit_status(error)
+
+
+def _leave(status: int) -> NoReturn:
+    """End the process without waiting for its threads, one of which may be blocked for ever."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _config(arguments: argparse.Namespace) -> int:

@@ -15,10 +15,10 @@ import os
 import resource
 import secrets
 import signal
-import socket
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import structlog
 from starlette.types import ASGIApp
@@ -26,6 +26,7 @@ from starlette.types import ASGIApp
 from dcd import log as logging
 from dcd.api import server as http
 from dcd.api.app import make_app
+from dcd.api.listening import Listener, Place
 from dcd.configuration import Configuration, Effective, Live, Reloaded
 from dcd.engine.backup import remove_leftovers
 from dcd.engine.broadcast import Broadcast
@@ -54,12 +55,20 @@ log = structlog.get_logger()
 THREADS = 32
 """For blocking work: most of it waits."""
 
+LOOK_SECONDS = 2.0
+"""How often it is looked whether the socket can be reached."""
+
+LAST_SECONDS = 5.0
+"""How long, beside the grace, each step of a stop may take. What is blocked longer ends with the process, and
+the next start settles it."""
+
 OPEN_FILES = 65536
 """As in the systemd unit. No more: some tools close every descriptor that could be open."""
 
 
 def serve(read_settings: Callable[[], Effective]) -> int:
-    """Run the daemon until it is told to stop. Returns the exit code.
+    """Run the daemon until it is told to stop. Returns the exit code, with which the process is to end by
+    `os._exit`: threads that wait for something may be left.
 
     `read_settings` is called now and at each reload. Raises InvalidConfiguration, and Unavailable
     when the state directory or the socket cannot be used.
@@ -67,7 +76,9 @@ def serve(read_settings: Callable[[], Effective]) -> int:
     settings = Live(read_settings)
     logging.configure(settings().log_format, settings().log_level)
     with locked(settings().state_dir):
-        asyncio.run(Daemon(settings).run())
+        # Not closed afterwards: that would wait for threads and tasks, and one may be blocked for ever. What
+        # has to be done in order is done when `run` returns; the end of the process does the rest.
+        asyncio.Runner().run(Daemon(settings).run())
     return 0
 
 
@@ -77,6 +88,8 @@ class Daemon:
     def __init__(self, settings: Live) -> None:
         self.settings = settings
         self._stop = asyncio.Event()
+        self._look = asyncio.Event()
+        self._listener: Listener | None = None
         self._status = f"answering on {settings().socket}"
         """What the service manager shows."""
 
@@ -129,32 +142,64 @@ class Daemon:
 
     async def _answer(self, application: ASGIApp, engine: Engine, scheduler: Scheduler) -> None:
         server = http.make_server(application, self.settings(), self._ready)
-        listeners, bound = self._listeners()
-        serving = asyncio.create_task(server.serve(sockets=listeners))
-        working = asyncio.create_task(scheduler.run())
-        collecting = asyncio.create_task(engine.collector.run())
-        watchdog = asyncio.create_task(_feed_watchdog())
-        stopped = asyncio.create_task(self._stop.wait())
+        inherited = notify.inherited_sockets()
+        listener = None if inherited else Listener(self._place())
+        sockets = inherited if listener is None else [listener.socket]
+        serving = asyncio.create_task(server.serve(sockets=sockets))
+        tasks: set[asyncio.Task[Any]] = {
+            serving,
+            working := asyncio.create_task(scheduler.run()),
+            collecting := asyncio.create_task(engine.collector.run()),
+            watching := asyncio.create_task(self._keep_listening(server, listener)),
+            feeding := asyncio.create_task(_feed_watchdog()),
+            stopped := asyncio.create_task(self._stop.wait()),
+        }
         await asyncio.wait({stopped, serving, working}, return_when=asyncio.FIRST_COMPLETED)
         grace = self.settings().stop_grace_seconds
+        longest = grace + self.settings().cancel_grace_seconds + LAST_SECONDS
         log.info("stopping", grace_seconds=grace)
         notify.stopping(f"letting checkpoints end for {grace:g} s")
-        notify.extend_timeout(grace + self.settings().cancel_grace_seconds + 10)
+        notify.extend_timeout(longest + 3 * LAST_SECONDS)
         working.cancel()
         collecting.cancel()
-        await scheduler.stop(grace)
-        await engine.shells.close_all()
+        watching.cancel()
+        await _within(longest, "attempts", asyncio.create_task(scheduler.stop(grace)))
+        await _within(LAST_SECONDS, "shells", asyncio.create_task(engine.shells.close_all()))
         server.should_exit = True
-        watchdog.cancel()
+        feeding.cancel()
         stopped.cancel()
-        results = await asyncio.gather(
-            serving, working, collecting, watchdog, stopped, return_exceptions=True
-        )
-        if bound is not None:
-            bound.unlink(missing_ok=True)
-        for result in results:
-            if isinstance(result, Exception):
-                raise result
+        await _within(LAST_SECONDS, "connections", *tasks)
+        if self._listener is not None:
+            self._listener.remove()
+        for task in tasks:
+            if task.done() and not task.cancelled() and (error := task.exception()):
+                raise error
+
+    async def _keep_listening(self, server: http.Server, listener: Listener | None) -> None:
+        """Bind the socket again when its file has gone. One that the service manager opened is its own."""
+        self._listener = listener
+        complained = ""
+        while self._listener is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._look.wait(), LOOK_SECONDS)
+            self._look.clear()
+            if self._listener.is_reachable():
+                continue
+            try:
+                self._listener = Listener(self._listener.place)
+            except (Unavailable, OSError) as error:
+                if str(error) != complained:
+                    complained = str(error)
+                    log.error(
+                        "the socket's file has gone and cannot be made again", error=complained
+                    )
+                continue
+            complained = ""
+            await server.listen(self._listener.socket)
+            log.warning(
+                "the socket's file had gone; it is bound again",
+                socket=str(self._listener.place.path),
+            )
 
     def _ready(self) -> None:
         log.info(
@@ -170,18 +215,13 @@ class Daemon:
         log.info("layers", backend=store.name, reason=reason)
         return store
 
-    def _listeners(self) -> tuple[list[socket.socket], Path | None]:
-        """The listening sockets, and the path of the one that is the daemon's to remove: those that
-        the service manager opened stay, and hold clients until the next start."""
-        if inherited := notify.inherited_sockets():
-            return inherited, None
+    def _place(self) -> Place:
         configuration = self.settings()
         gid = None
         if configuration.group and os.geteuid() == 0:
             with contextlib.suppress(KeyError):  # a host without the group: root alone may connect
                 gid = grp.getgrnam(configuration.group).gr_gid
-        path = configuration.socket
-        return [http.bind(path, configuration.socket_mode, gid)], path
+        return Place(configuration.socket, configuration.socket_mode, gid)
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -190,6 +230,7 @@ class Daemon:
         loop.add_signal_handler(signal.SIGHUP, self._reload)
 
     def _reload(self) -> None:
+        self._look.set()
         notify.reloading()
         try:
             self.settings.reload()
@@ -313,6 +354,15 @@ def _reconcile(events: EventLog, layers: LayerStore, living: Collection[str]) ->
     removed = layers.reconcile(events.known_keys(keys), living)
     for name in removed:
         log.info("removed what no event names", layer=name)
+
+
+async def _within(seconds: float, what: str, *tasks: asyncio.Task[Any]) -> None:
+    """Wait for tasks to end, but no longer; say what did not end."""
+    _, late = await asyncio.wait(tasks, timeout=seconds)
+    if late:
+        log.error(
+            "the daemon stops without waiting for what does not end", what=what, count=len(late)
+        )
 
 
 async def _feed_watchdog() -> None:

@@ -1,20 +1,16 @@
 """Serving the application on a Unix socket, within limits.
 
-The socket is bound here, not by uvicorn, which would make it world-writable: the file never exists
-with more rights than configured. Peer credentials are read when a connection is made and travel with
+Peer credentials are read when a connection is made and travel with
 each request in its scope. Limits hold for everybody: connections of a user, size of the headers, time to
 send them; `dcd.api.limits` and `dcd.api.fairness` have those of requests.
 """
 
 import asyncio
 import contextlib
-import os
 import select
 import socket
-import stat
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import h11
@@ -23,63 +19,18 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from dcd.api.fairness import RETRY_AFTER_SECONDS, Connections
+from dcd.api.listening import BACKLOG
 from dcd.api.problems import problem_json
 from dcd.configuration import Configuration
 from dcd.platform.peer import peer_credentials
-from statemachine.errors import TooManyRequests, Unavailable
+from statemachine.errors import TooManyRequests
 from statemachine.events import Actor
-
-BACKLOG = 512
 
 HALF_CLOSED_SECONDS = 1.0
 """How often it is looked whether a client that sends no more is still there."""
 
 API = "v1"
 """The version of the API. Every answer names it, and the daemon's own, in a header."""
-
-
-def bind(path: Path, mode: int, gid: int | None) -> socket.socket:
-    """A listening Unix socket at `path`; one left behind by a dead daemon is replaced.
-
-    Raises Unavailable when a living daemon answers there or the path is not a socket.
-    """
-    if not path.parent.exists():
-        path.parent.mkdir(mode=0o750, parents=True)
-        if gid is not None:  # else the group does not get as far as the socket
-            os.chown(path.parent, -1, gid)
-    if path.is_symlink() or path.exists():
-        _remove_stale(path)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    previous = os.umask(0o777 & ~mode)
-    try:
-        listener.bind(str(path))
-    except OSError as error:
-        listener.close()
-        raise Unavailable(
-            f"cannot listen on {path}", str(error), "choose a shorter or writable --socket path"
-        ) from None
-    finally:
-        os.umask(previous)
-    if gid is not None:
-        os.chown(path, -1, gid)
-    listener.listen(BACKLOG)
-    return listener
-
-
-def _remove_stale(path: Path) -> None:
-    if not stat.S_ISSOCK(path.lstat().st_mode):
-        raise Unavailable(
-            f"{path} exists and is not a socket", "", "remove it or choose another path"
-        )
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(str(path))
-        except (ConnectionRefusedError, FileNotFoundError):
-            path.unlink(missing_ok=True)
-            return
-    raise Unavailable(
-        f"a daemon is listening on {path} already", "", "stop it, or choose another --socket"
-    )
 
 
 class PeerProtocol(H11Protocol):
@@ -182,7 +133,7 @@ def actor_of(scope: Scope) -> Actor:
     return cast(Actor, scope.get("dcd.actor") or Actor())
 
 
-def make_server(app: ASGIApp, settings: Configuration, ready: Callable[[], None]) -> uvicorn.Server:
+def make_server(app: ASGIApp, settings: Configuration, ready: Callable[[], None]) -> "Server":
     """A uvicorn server for `app`; `ready` is called once it accepts connections."""
     protocol = type(
         "Protocol",
@@ -207,11 +158,11 @@ def make_server(app: ASGIApp, settings: Configuration, ready: Callable[[], None]
         timeout_graceful_shutdown=2,
         backlog=BACKLOG,
     )
-    return _Server(config, ready)
+    return Server(config, ready)
 
 
-class _Server(uvicorn.Server):
-    """Tells when it is ready; leaves signals to the daemon."""
+class Server(uvicorn.Server):
+    """Tells when it is ready; leaves signals to the daemon; can listen on another socket instead."""
 
     def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
         super().__init__(config)
@@ -220,6 +171,20 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._ready()
+
+    async def listen(self, listener: socket.socket) -> None:
+        """Take connections from this socket, and no more from those before. Present connections stay."""
+        loop = asyncio.get_running_loop()
+        added = await loop.create_server(self._protocol, sock=listener, backlog=BACKLOG)
+        for before in self.servers:
+            before.close()
+        self.servers = [added]
+
+    def _protocol(self) -> asyncio.Protocol:
+        make: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
+        return make(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -180,3 +180,38 @@ def test_reuse_can_be_declined_only_from_a_checkpoint_that_is_there(request_, su
     refused = request_("POST", "/v1/builds", json={**submission, "fresh_from": "two"})
     assert refused.status_code == 404
     assert "two" in refused.json()["title"]
+
+
+@pytest.mark.parametrize("operation", ["validate", "plan", "builds", "migrate"])
+def test_a_body_that_is_not_utf8_is_refused(request_, operation):
+    answer = request_("POST", f"/v1/{operation}", content=b'{"manifest":"\xff\xfe"}')
+    assert (answer.status_code, answer.json()["type"]) == (400, "urn:dcd:problem:usage")
+
+
+@pytest.mark.parametrize("size", ["9" * 400 + "eb", "8eb", "9" * 30 + "secs"])
+@pytest.mark.parametrize("operation", ["validate", "plan"])
+def test_a_size_that_nobody_can_count_is_an_error_at_its_place(request_, operation, size):
+    text = (
+        '<dc><distro name="t"><distro_spec><img_params><vm_im><vm_format type="raw"/></vm_im>'
+        "</img_params></distro_spec><target><disk>"
+        f'<disk_image name="d" size="{size}"/></disk></target>'
+        '<execution><checkpoint name="d" mod_path="dcd/checkpoints/vm/create_disk" '
+        'checkpoint_class="CreateDisk"/></execution></distro></dc>'
+    )
+    answer = request_(
+        "POST", f"/v1/{operation}", json={"manifest": {"path": "/m.xml", "text": text}}
+    )
+    assert answer.status_code in (200, 422)
+    told = [found["message"] for found in answer.json()["diagnostics"]]
+    assert any("is not a size of less than 8 EiB" in message for message in told)
+
+
+def test_an_answer_does_not_repeat_a_long_name(request_, submission):
+    name = "x" * 40_000
+    submission["manifest"]["text"] = submission["manifest"]["text"].replace('"one"', f'"{name}"')
+    for operation in ("validate", "plan"):
+        answer = request_("POST", f"/v1/{operation}", json=submission)
+        assert answer.status_code in (200, 422)
+        assert len(answer.content) < 20_000
+    answer = request_("GET", f"/v1/builds/{'x' * 10_000}")
+    assert len(answer.content) < 5_000

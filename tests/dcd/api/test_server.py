@@ -168,3 +168,85 @@ def test_a_small_body_that_nobody_reads_costs_no_connection_and_a_large_one_does
         if not closes:
             client.sendall(b"x" * length + b"GET /v1/version HTTP/1.1\r\nHost: dcd\r\n\r\n")
             assert stream.readline().startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_request_with_two_ends_is_refused_and_what_follows_is_not_taken_for_a_request(connect):
+    client = connect()
+    client.sendall(
+        b"POST /v1/validate HTTP/1.1\r\nHost: dcd\r\nContent-Length: 4\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+        b"GET /v1/version HTTP/1.1\r\nHost: dcd\r\n\r\n"
+    )
+    answer = everything(client)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert b"either Content-Length or Transfer-Encoding" in answer
+
+
+def test_a_client_that_sends_no_more_gets_the_answers_to_what_it_has_sent(connect):
+    client = connect()
+    asked = b"GET /v1/version HTTP/1.1\r\nHost: dcd\r\n\r\n"
+    doctor = b"GET /v1/checkpoint-types HTTP/1.1\r\nHost: dcd\r\n\r\n"
+    client.sendall(asked + doctor + asked)
+    client.shutdown(socket.SHUT_WR)
+    assert everything(client).count(b"HTTP/1.1 200 ") == 3
+
+
+@pytest.mark.parametrize(
+    "half",
+    [b"GET /v1/ver", b"POST /v1/validate HTTP/1.1\r\nHost: dcd\r\nContent-Length: 9\r\n\r\n{"],
+)
+def test_half_a_request_is_answered_as_one_when_no_more_comes(impatient, connect, half):
+    client = connect()
+    client.sendall(half)
+    client.shutdown(socket.SHUT_WR)
+    began = time.monotonic()
+    assert everything(client).startswith(b"HTTP/1.1 400 ")
+    assert time.monotonic() - began < 10
+
+
+def test_a_follower_that_sends_no_more_is_still_told_and_noticed_when_it_leaves(
+    impatient, connect, write_manifest
+):
+    build = impatient.submit(write_manifest(("one", "sleep 2"), ("two", "true")))
+    client = connect()
+    client.sendall(
+        f"GET /v1/builds/{build}/events HTTP/1.1\r\nHost: dcd\r\n"
+        "Accept: text/event-stream\r\n\r\n".encode()
+    )
+    client.shutdown(socket.SHUT_WR)
+    assert b'"type":"BuildCompleted"' in everything(client)
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/logs/one/1?offset=9007199254740991", b"200"),
+        ("/logs/one/1?offset=99999999999999999999", b"400"),
+        ("/logs/one/" + "9" * 300, b"404"),
+        ("/logs/one/%D9%A1", b"404"),
+        ("/events?after=" + "9" * 26, b"400"),
+        ("/events?after=%D9%A3", b"400"),
+    ],
+)
+def test_numbers_beyond_what_can_be_are_refused(impatient, connect, write_manifest, path, status):
+    build = impatient.submit(write_manifest(("one", "echo said")))
+    impatient.wait(build)
+    client = connect()
+    client.sendall(
+        f"GET /v1/builds/{build}{path} HTTP/1.1\r\nHost: dcd\r\nConnection: close\r\n\r\n".encode()
+    )
+    assert everything(client).split()[1] == status
+
+
+@pytest.mark.parametrize("last", [b"9" * 26, b"-1", b"x", b"1.5", b"\xd9\xa1"])
+def test_a_stream_begins_after_a_position_only(impatient, connect, write_manifest, last):
+    build = impatient.submit(write_manifest(("one", "true")))
+    client = connect()
+    client.sendall(
+        f"GET /v1/builds/{build}/events HTTP/1.1\r\nHost: dcd\r\nConnection: close\r\n"
+        "Accept: text/event-stream\r\nLast-Event-ID: ".encode()
+        + last
+        + b"\r\n\r\n"
+    )
+    assert everything(client).split()[1] == b"400"

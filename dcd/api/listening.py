@@ -1,0 +1,97 @@
+"""The daemon's own socket: bound, watched, and bound again when its file has gone.
+
+The socket is bound here, not by uvicorn, which would make it world-writable: the file never exists with more
+rights than configured. Somebody may remove the file, or the directory that it is in, while the daemon runs;
+nobody could reach the daemon then, and nothing would tell it, so it looks. Used from the event loop's thread.
+"""
+
+import os
+import socket
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from statemachine.errors import Unavailable
+
+BACKLOG = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the daemon listens: the path, its permissions, and the group (None: the daemon's own)."""
+
+    path: Path
+    mode: int
+    gid: int | None
+
+
+class Listener:
+    """A listening socket that was bound at a place. Raises Unavailable when a living daemon answers there or
+    the path is not a socket."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.socket = bind(place.path, place.mode, place.gid)
+        self._file = _identity(place.path)
+
+    def is_reachable(self) -> bool:
+        """Whether the file at the path is this socket's."""
+        return self._file is not None and _identity(self.place.path) == self._file
+
+    def remove(self) -> None:
+        """Remove the file, unless it is another's now."""
+        if self.is_reachable():
+            self.place.path.unlink(missing_ok=True)
+
+
+def bind(path: Path, mode: int, gid: int | None) -> socket.socket:
+    """A listening Unix socket at `path`; one left behind by a dead daemon is replaced.
+
+    Raises Unavailable when a living daemon answers there or the path is not a socket.
+    """
+    if not path.parent.exists():
+        path.parent.mkdir(mode=0o750, parents=True)
+        if gid is not None:  # else the group does not get as far as the socket
+            os.chown(path.parent, -1, gid)
+    if path.is_symlink() or path.exists():
+        _remove_stale(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    previous = os.umask(0o777 & ~mode)
+    try:
+        listener.bind(str(path))
+    except OSError as error:
+        listener.close()
+        raise Unavailable(
+            f"cannot listen on {path}", str(error), "choose a shorter or writable --socket path"
+        ) from None
+    finally:
+        os.umask(previous)
+    if gid is not None:
+        os.chown(path, -1, gid)
+    listener.listen(BACKLOG)
+    return listener
+
+
+def _remove_stale(path: Path) -> None:
+    if not stat.S_ISSOCK(path.lstat().st_mode):
+        raise Unavailable(
+            f"{path} exists and is not a socket", "", "remove it or choose another path"
+        )
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            path.unlink(missing_ok=True)
+            return
+    raise Unavailable(
+        f"a daemon is listening on {path} already", "", "stop it, or choose another --socket"
+    )
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Device and inode of the file, or None."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
