@@ -203,7 +203,7 @@ def test_a_size_that_nobody_can_count_is_an_error_at_its_place(request_, operati
     )
     assert answer.status_code in (200, 422)
     told = [found["message"] for found in answer.json()["diagnostics"]]
-    assert any("is not a size of less than 8 EiB" in message for message in told)
+    assert any("is not a size" in message for message in told)
 
 
 def test_an_answer_does_not_repeat_a_long_name(request_, submission):
