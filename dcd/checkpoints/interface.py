@@ -169,6 +169,10 @@ class Checkpoint(ABC):
     """Every tool that it may need, as `Needs.tools` names them, for lists and the reference. What one
     manifest really needs is for `needs` to say."""
 
+    NAMED: ClassVar[tuple[str, ...]] = ()
+    """Which elements of its name it reads: `software`, `configuration`. One that it does not read is warned
+    of; of a plug-in's checkpoints this is not asked."""
+
     REQUIRES: ClassVar[tuple[str, ...]] = ()
     """Products that it always needs of checkpoints before it; see `requires`."""
 

@@ -11,6 +11,7 @@ from itertools import takewhile
 
 from dcd.checkpoints.interface import Checkpoint, HostPath, Needs
 from dcd.engine.sequence import Step, check_sequence
+from dcd.engine.unused import check_unused
 from dcd.manifest.constructors import PLUGIN_REMEDY, Unresolved, construct, resolve, runs_host_code
 from dcd.manifest.damage import Damage
 from dcd.manifest.diagnostics import Diagnostic, ManifestError, at, bounded, error, refuse, warning
@@ -90,6 +91,8 @@ def examine(
         # What is damaged may be just what makes a product.
         steps.append((spec, None if consequences else instance))
     yield from check_sequence(doc, steps, pause_before)
+    if not damage:
+        yield from check_unused(doc, steps)
     yield from _foreign_images(doc, pause_before)
 
 

@@ -185,8 +185,10 @@ def _wrong(
 def _converted(text: Texts, parameter: inspect.Parameter) -> Any:
     if not isinstance(text, str):
         return convert_list(list(text), type_of(parameter))
-    # What stands for "not given" needs no form.
-    return text if text == parameter.default else convert(text, type_of(parameter))
+    # What stands for "not given" needs no form; manifests of the original leave an argument empty for it.
+    if text == parameter.default or (not text.strip() and parameter.default is None):
+        return parameter.default
+    return convert(text, type_of(parameter))
 
 
 def _given(value: object) -> str:

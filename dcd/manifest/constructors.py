@@ -25,7 +25,7 @@ from dcd.checkpoints.interface import Checkpoint, CheckpointFactory
 from dcd.manifest.arguments import ARGS, BadArguments, Problem, Texts, match_arguments
 from dcd.manifest.data_object import Element, Origin
 from dcd.manifest.diagnostics import Diagnostic, ManifestError, did_you_mean, error, listed, warning
-from dcd.manifest.original_names import COUNTERPARTS
+from dcd.manifest.original_names import COUNTERPARTS, original_module
 from dcd.manifest.source import Source
 
 OWN = "dcd.checkpoints"
@@ -67,6 +67,7 @@ def resolve(
     """The class or function that the manifest names. `allowed` are further modules; `package.*`
     allows all below a package. Raises Unresolved."""
     module_name, name = mod_path.replace("/", ".").removesuffix(".py"), checkpoint_class
+    module_name = original_module(module_name)
     original = (module_name, name) in COUNTERPARTS
     if original:
         module_name, name = COUNTERPARTS[module_name, name]
@@ -137,6 +138,7 @@ def runs_host_code(mod_path: str, checkpoint_class: str, instance: Checkpoint | 
     """Whether a checkpoint, as named and as constructed (None: it cannot be), runs code on the host that is
     not the project's: a script of the manifest, or a module of somebody else's."""
     name = mod_path.replace("/", ".").removesuffix(".py")
+    name = original_module(name)
     name, _ = COUNTERPARTS.get((name, checkpoint_class), (name, ""))
     if not name.startswith(f"{OWN}."):
         return True
@@ -173,7 +175,7 @@ def _made_for_debian(
     element: Element, factory: CheckpointFactory, source: Source
 ) -> Iterator[Diagnostic]:
     """A warning where a name of the original's stands for a checkpoint that makes something else."""
-    module = (element.get("mod_path") or "").replace("/", ".")
+    module = original_module((element.get("mod_path") or "").replace("/", "."))
     if module.startswith("solaris_install.") and factory.__module__.startswith(f"{OWN}.media"):
         yield warning(
             source.origin(element, "mod_path"),

@@ -289,5 +289,5 @@ def _chap(source: Source, disk: Element) -> Iterator[Diagnostic]:
             source.origin(disk, "chap_password"),
             "the CHAP secret is in the manifest, and stored in the event log with it",
             "Everybody who may read the build or a backup can read it.",
-            'chap_password_file="/etc/dcd/secrets/chap"',
+            "leave it out: nothing reads it",
         )

@@ -63,3 +63,14 @@ COUNTERPARTS: dict[tuple[str, str], tuple[str, str]] = {
     },
 }
 """(module, class) of the original to (module, class) here."""
+
+_OLDER = "transfer.transfer_"
+"""How manifests from before the package `solaris_install` begin the names of modules of transfers."""
+
+
+def original_module(module: str) -> str:
+    """The original's module that an older name stands for; any other name as it is."""
+    if module.removeprefix("solaris_install.").startswith(_OLDER):
+        kind = module.rpartition(_OLDER)[2]
+        return f"solaris_install.transfer.{kind}"
+    return module

@@ -29,6 +29,7 @@ from dcd.manifest.diagnostics import (
     error,
     in_order,
 )
+from dcd.manifest.dialect import translate
 from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.includes import (
     INCLUDE,
@@ -114,6 +115,7 @@ def load(
     values = {**kept, **(parameters or {})}
     found += bounded(substitute_parameters(source, values, settings.limits))
     _count_checkpoints(source, settings.limits)
+    found += bounded(translate(source))
     found += bounded(check_structure(source, settings.registry))
     found += bounded(cross_check(source))
     found += bounded(check_references(source))

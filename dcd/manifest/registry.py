@@ -123,7 +123,7 @@ def _remains(cls: type[DataObject], element: Element) -> DataObject | None:
         if (False, str(child.tag)) in known:
             etree.SubElement(whole, child.tag).text = child.text
     name_field = known.get((True, "name"))
-    if name_field is not None and name_field.declared.form is None:
+    if name_field is not None and _parses(name_field, cls.TAG):
         whole.set("name", whole.get("name", cls.TAG))
     try:
         return cls.from_xml(whole)

@@ -1,18 +1,17 @@
 """Secrets by reference: a manifest names where the daemon finds a secret, and never holds it.
 
 `<password file="/etc/dcd/secrets/live"/>` names a file, `<password env="DCD_SECRET_LIVE"/>` a variable of the
-daemon's environment; so do `chap_password_file` and `chap_password_env` of an iSCSI disk. The reference is
-what is stored and logged; the value is read just before it is used, in the worker, and goes nowhere else.
-Keys have a digest of it that only the daemon can make (`dcd.engine.secret_digests`). So that a manifest
-cannot have any file of the host read by root, files must be below one of the directories, and variables
-begin with the prefix, that are given here.
+daemon's environment. The reference is what is stored and logged; the value is read just before it is used,
+in the worker, and goes nowhere else. Keys have a digest of it that only the daemon can make
+(`dcd.engine.secret_digests`). So that a manifest cannot have any file of the host read by root, files must be
+below one of the directories, and variables begin with the prefix, that are given here.
 """
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from dcd.manifest.objects import Iscsi, Password
+from dcd.manifest.objects import Password
 from statemachine.errors import InvalidManifest, Unprepared
 
 DIRECTORIES = (Path("/etc/dcd/secrets"),)
@@ -34,17 +33,6 @@ def password_text(
     a reference that is not allowed, Unprepared for one that leads to nothing; neither tells the secret."""
     found = _referred(password.file, password.env, environment, directories)
     return password.text if found is None else found
-
-
-def chap_secret(
-    disk: Iscsi,
-    environment: Mapping[str, str],
-    directories: Sequence[Path] = DIRECTORIES,
-) -> str | None:
-    """The CHAP secret of an iSCSI disk, or None when it has none. Raises as `password_text` does."""
-    references = disk.chap_password_file, disk.chap_password_env
-    found = _referred(*references, environment, directories)
-    return disk.chap_password if found is None else found
 
 
 def secret_file(path: Path, directories: Sequence[Path] = DIRECTORIES) -> Path:

@@ -194,6 +194,8 @@ def convert(text: str, annotation: Any) -> Any:
         return _convert_union(text, plain)
     if is_list(plain):
         return convert_list(shell_words(text), plain)
+    if plain is bool and text.strip() in ("True", "False"):
+        return text.strip() == "True"  # as manifests of the original have it
     for member_text, member in _listed(plain):
         if text.strip() == member_text:
             return member

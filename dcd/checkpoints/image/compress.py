@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 from dcd.checkpoints import products
 from dcd.checkpoints.image.identity import remove_identity
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
+from dcd.checkpoints.media.largest import check_size
 from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.forms import EXCLUDED
@@ -133,6 +134,7 @@ class SquashfsPkgImgMod(Checkpoint):
             capture=True,
             on_line=_progress(context, entries),
         )
+        check_size(context.doc, "the compressed image", result.stat().st_size, alone=False)
         size_mib = result.stat().st_size / (1 << 20)
         context.report(Report(1.0, f"{size_mib:.1f} MiB from {entries} files"))
 

@@ -54,6 +54,7 @@ class DebianPrePkgImgMod(Checkpoint):
     REQUIRES = (products.IMAGE,)
     PROVIDES = ()
     VERSION = 2
+    NAMED = ("configuration",)
     TOOLS = ("chroot",)
 
     def __init__(

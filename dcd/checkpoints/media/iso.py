@@ -16,7 +16,7 @@ from dcd.checkpoints import other_boot_loaders, products
 from dcd.checkpoints.architecture import check_x86
 from dcd.checkpoints.epoch import epoch_of
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
-from dcd.checkpoints.media import grub
+from dcd.checkpoints.media import grub, largest
 from dcd.checkpoints.media.deliver import deliver_file, media_name, record_medium
 from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache, distro
@@ -38,7 +38,7 @@ class CreateISO(Checkpoint):
     DESCRIPTION = "Make the hybrid ISO"
     REQUIRES = (products.BOOT_MENU, products.SQUASHFS, products.LIVE_BOOT)
     PROVIDES = (products.ISO,)
-    READS = ("//distro.name", "//distro.add_timestamp")
+    READS = ("//distro.name", "//distro.add_timestamp", *largest.READS)
     TOOLS = ("xorriso", *grub.TOOLS)
 
     def __init__(self, name: str, volume_id: Annotated[str, VOLUME_ID] | None = None) -> None:
@@ -66,11 +66,15 @@ class CreateISO(Checkpoint):
         ):
             if not _is_regular(tree / part):
                 raise CheckpointError(f"there is no {part} for the ISO", str(tree), remedy)
+        parts = [*tree.rglob("*"), *context.boot_archive.iterdir()]
+        total = sum(part.lstat().st_size for part in parts if part.is_file())
+        largest.check_size(context.doc, "what goes onto the medium", total, alone=False)
         epoch = epoch_of(context, tree / LIVE_FILE_SYSTEM)
         result = new_file(context.media, f"{media_name(context.doc, epoch)}.iso")
         other_boot_loaders.report_found(context, "the medium")
         context.report(Report(0.1, f"making {result.name}"))
         self._make(context, tree, epoch, result)
+        largest.check_size(context.doc, result.name, result.stat().st_size)
         context.report(Report(0.7, "computing its digest"))
         deliver_file(context, result, "iso")
         record_medium(context, "iso", result)

@@ -10,6 +10,7 @@ import shutil
 
 from dcd.checkpoints import products
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
+from dcd.checkpoints.media import largest
 from dcd.checkpoints.media.deliver import deliver_file, record_medium, recorded_medium
 from dcd.manifest.doc import DataObjectCache
 from dcd.platform.inside import new_file
@@ -21,6 +22,7 @@ class CreateUSB(Checkpoint):
 
     DESCRIPTION = "Make the image of a USB stick"
 
+    READS = largest.READS
     REQUIRES = (products.ISO,)
     PROVIDES = (products.USB,)
 
@@ -41,6 +43,7 @@ class CreateUSB(Checkpoint):
                 "",
                 "run a checkpoint that makes an ISO (CreateISO) before",
             )
+        largest.check_size(context.doc, iso.with_suffix(".usb").name, iso.stat().st_size)
         result = new_file(context.media, iso.with_suffix(".usb").name)
         # One more name for it is a change to it.
         context.made.add(iso)

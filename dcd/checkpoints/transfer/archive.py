@@ -50,6 +50,7 @@ class TransferArchive(Checkpoint):
 
     DESCRIPTION = "Unpack an archive into the workspace"
     VERSION = 2
+    NAMED = ("software",)
     TOOLS = ("tar", "zstd")
 
     def __init__(self, name: str, archive: Annotated[InputPath, CLIENT_PATH]) -> None:

@@ -2,10 +2,13 @@
 
 The name is the original's, which used cpio(1). Hard links, devices, extended attributes and holes are kept;
 `software_data` to install names files and directories (with all below them) of the source, and to
-uninstall those that are left out. Software of type DIR that names nothing is all of its source.
+uninstall those that are left out. What does not exist is skipped with a warning. Software of type DIR that
+names nothing is all of its source.
 """
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from dcd.checkpoints import products
 from dcd.checkpoints.areas import area_directory, area_path
@@ -15,7 +18,11 @@ from dcd.manifest.diagnostics import Diagnostic, error
 from dcd.manifest.doc import DataObjectCache, software_for
 from dcd.manifest.objects.software import Destination, Dir, Software, SoftwareData, Source
 from dcd.platform.copying import Copied, copy_entries
+from dcd.platform.inside import entry
 from statemachine.errors import CheckpointError
+
+_NAMED = 50
+"""How many entries that do not exist are named."""
 
 
 class TransferCPIO(Checkpoint):
@@ -24,6 +31,7 @@ class TransferCPIO(Checkpoint):
 
     DESCRIPTION = "Copy files and directories within the workspace"
     VERSION = 2
+    NAMED = ("software",)
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -75,6 +83,7 @@ class TransferCPIO(Checkpoint):
             message = f"copied {copied.entries} files, {copied.size_bytes >> 20} MiB"
             context.report(Report(done / len(names), message))
 
+        names = self._present(context, area_path(context, source), names)
         target = area_directory(context, destination)
         copied = copy_entries(
             area_path(context, source),
@@ -89,6 +98,26 @@ class TransferCPIO(Checkpoint):
                 "\n".join(copied.lost[:20]),
                 "keep the state directory on a file system that has extended attributes",
             )
+
+    def _present(self, context: Context, source: Path, names: Sequence[str]) -> list[str]:
+        """The names that exist. Lists of the original name files that packages no longer bring; the
+        original skipped these. Raises `CheckpointError` when none exists."""
+        absent = [name for name in names if _absent(source, name)]
+        if absent and len(absent) == len(names):
+            raise CheckpointError(
+                f"none of the {len(names)} entries to copy exists",
+                "\n".join(f"{name} (below {source})" for name in absent[:_NAMED]),
+                "correct the names, or run the checkpoint that makes them before",
+            )
+        for name in absent[:_NAMED]:
+            context.report(Report(message=f"warning: there is no {name}; skipped"))
+        if len(absent) > _NAMED:
+            context.report(Report(message=f"warning: and {len(absent) - _NAMED} more; skipped"))
+        return [name for name in names if name not in set(absent)]
+
+
+def _absent(source: Path, name: str) -> bool:
+    return not os.path.lexists(entry(source, name))
 
 
 def _path_of(software: Software, side: type[Source] | type[Destination]) -> str | None:

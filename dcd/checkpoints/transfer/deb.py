@@ -116,6 +116,7 @@ class TransferDEB(Checkpoint):
 
     DESCRIPTION = "Transfer Debian packages into the image"
     VERSION = 1
+    NAMED = ("software",)
     TOOLS = ("mmdebstrap", "apt-get", "apt-helper", "dpkg-query")
 
     def __init__(self, name: str) -> None:

@@ -74,6 +74,7 @@ class TransferIPS(Checkpoint):
 
     DESCRIPTION = "Transfer IPS packages into the image"
     VERSION = 1
+    NAMED = ("software",)
     TOOLS = ("pkg",)
 
     def __init__(

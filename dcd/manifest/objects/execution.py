@@ -24,7 +24,7 @@ class Arg(DataObject, tag="arg"):
     """A keyword argument."""
 
     name: str = attribute("The argument's name.", form=LINE)
-    text: str = text("Its value.", form=ARGUMENT)
+    text: str = text("Its value.", default="", form=ARGUMENT)
 
 
 class ArgList(DataObject, tag="arglist"):

@@ -110,7 +110,8 @@ class DiskImage(DataObject, tag="disk_image"):
 
 
 class Iscsi(DataObject, tag="iscsi"):
-    """A disk reached through iSCSI. With `source="manifest"`, target_lun and target_ip are needed."""
+    """A disk reached through iSCSI. With `source="manifest"`, target_lun and target_ip are needed. Accepted
+    from manifests of the original; no checkpoint of dcd uses such a disk, or reads its secret."""
 
     SECRETS = ("chap_password",)
 
@@ -128,19 +129,13 @@ class Iscsi(DataObject, tag="iscsi"):
     initiator_name: str | None = attribute("The initiator's IQN.", default=None, form=ISCSI_NAME)
     chap_name: str | None = attribute("The CHAP user.", default=None, form=CHAP_NAME)
     chap_password: str | None = attribute(
-        "The CHAP secret itself: it is stored with the manifest. Better name where it is.",
-        default=None,
-        form=CHAP_SECRET,
+        "The CHAP secret itself: it is stored with the manifest.", default=None, form=CHAP_SECRET
     )
     chap_password_file: str | None = attribute(
-        "A file of the daemon's host that holds the CHAP secret; read when it is needed, stored nowhere.",
-        default=None,
-        form=HOST_PATH,
+        "A file that holds the CHAP secret.", default=None, form=HOST_PATH
     )
     chap_password_env: str | None = attribute(
-        "A variable of the daemon's environment that holds the CHAP secret; stored nowhere.",
-        default=None,
-        form=IDENTIFIER,
+        "A variable that holds the CHAP secret.", default=None, form=IDENTIFIER
     )
 
 

@@ -169,3 +169,11 @@ def test_impossible_arguments_are_refused_when_the_manifest_is_checked(
 def test_an_empty_image_is_refused(bench: Any) -> None:
     with pytest.raises(CheckpointError, match="image is empty"):
         bench.execute(SquashfsPkgImgMod("squash"))
+
+
+def test_an_image_that_no_medium_may_hold_is_refused_at_once(filled: Any) -> None:
+    most = """<distro_spec><img_params><media_im><max_size><size val="1kb"/></max_size></media_im>
+        </img_params></distro_spec>"""
+    with pytest.raises(CheckpointError, match="the compressed image is larger") as caught:
+        filled.execute(SquashfsPkgImgMod("squash"), most)
+    assert "max_size of media_im is 0.0 MiB (1024 bytes)" in caught.value.details

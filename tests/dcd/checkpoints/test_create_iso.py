@@ -12,6 +12,7 @@ import pytest
 
 from dcd.checkpoints.media.iso import CreateISO
 from dcd.checkpoints.media.usb import CreateUSB
+from dcd.manifest.objects import Size
 from dcd.platform.tools import missing
 from statemachine.errors import CheckpointError
 
@@ -153,3 +154,25 @@ def test_a_sticks_image_needs_an_iso(bench: Any) -> None:
 def test_a_time_that_is_none_is_refused(ready: Any) -> None:
     with pytest.raises(CheckpointError, match="'yesterday' is not a time"):
         make(ready, {"SOURCE_DATE_EPOCH": "yesterday"})
+
+
+MOST = """<distro_spec><img_params><media_im><max_size><size val="{}"/></max_size></media_im></img_params>
+</distro_spec>"""
+
+
+def test_a_medium_larger_than_it_may_be_is_refused_with_the_numbers(ready: Any) -> None:
+    doc = ready.execute(CreateISO("iso"), MOST.format("100mb"))
+    size = (ready.root / "media/test.iso").stat().st_size
+    CreateUSB("usb").execute(ready.context(doc))
+    # What goes onto it is known before it is made, its own parts only after.
+    for most, brief in (("64kb", "what goes onto the medium"), (f"{size - 512}b", "test.iso")):
+        with pytest.raises(CheckpointError) as caught:
+            ready.execute(CreateISO("iso"), MOST.format(most))
+        assert caught.value.brief == f"{brief} is larger than the medium may be"
+        assert "bytes); max_size of media_im is" in caught.value.details
+        assert "raise max_size" in caught.value.resolution
+    (limit,) = doc.get_descendants(class_type=Size)
+    limit.val = f"{size - 1}b"
+    with pytest.raises(CheckpointError, match=r"test\.usb is larger"):
+        CreateUSB("usb").execute(ready.context(doc))
+    ready.execute(CreateISO("iso"), MOST.format(f"{size}b"))

@@ -53,7 +53,17 @@ def test_a_directory_that_names_nothing_is_copied_whole(bench: Any) -> None:
     assert sorted(archive.rglob("*")) == [archive / "a", archive / "a/b"]
 
 
-def test_missing_entries_fail_with_their_names(bench: Any) -> None:
+def test_a_missing_entry_is_skipped_and_named(bench: Any) -> None:
+    (bench.image / "etc").mkdir()
+    (bench.image / "etc/x").touch()
+    data = "<software_data><name>etc</name><name>usr/bin/nosuch</name></software_data>"
+    bench.execute(TransferCPIO("ba-init"), software(data))
+    assert (bench.root / "boot_archive/etc/x").exists()
+    said = [report.message for report in bench.reports]
+    assert "warning: there is no usr/bin/nosuch; skipped" in said
+
+
+def test_when_none_of_the_entries_is_there_it_fails_with_their_names(bench: Any) -> None:
     data = "<software_data><name>nosuch</name></software_data>"
     with pytest.raises(CheckpointError) as caught:
         bench.execute(TransferCPIO("ba-init"), software(data))
@@ -71,11 +81,11 @@ def test_missing_entries_fail_with_their_names(bench: Any) -> None:
         ),
         (
             [software("<software_data><name>x</name></software_data>", source="/etc")],
-            "not in the workspace",
+            "begins with an area",
         ),
         (
             [software("<software_data><name>x</name></software_data>", to="{TMP_DIR}/../../x")],
-            "not in the workspace",
+            "not a path without",
         ),
     ],
 )

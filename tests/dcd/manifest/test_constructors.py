@@ -149,13 +149,13 @@ def problems(module: str, *args: str, **kwargs: Any) -> list[tuple[str | None, s
 
 def test_everything_wrong_with_arguments_is_said_at_once(checkpoints: str) -> None:
     assert problems(
-        checkpoints, levle="9", verbose="False", method="lzm", places="'x", level=["1"], ratio="x"
+        checkpoints, levle="9", verbose="FALSE", method="lzm", places="'x", level=["1"], ratio="x"
     ) == [
         ("levle", "there is no argument 'levle'; did you mean 'level'?"),
         (None, "argument 'command' is missing: text"),
         (
             "verbose",
-            "argument 'verbose' is 'False', not true or false; did you mean 'false'?",
+            "argument 'verbose' is 'FALSE', not true or false; did you mean 'false'?",
         ),
         ("method", "argument 'method' is 'lzm', not gzip or lzma; did you mean 'lzma'?"),
         ("places", "argument 'places' is \"'x\", not a list of words with balanced quotes"),

@@ -1,0 +1,36 @@
+"""`max_size` of `media_im`: how large a medium may be, compared as soon as a size is known."""
+
+from dcd.manifest.doc import DataObjectCache
+from dcd.manifest.objects.distro import MaxSize, MediaIm
+from dcd.manifest.objects.target import Size
+from statemachine.errors import CheckpointError
+
+READS = ("//media_im/max_size",)
+"""What decides it, as `Checkpoint.READS` names it."""
+
+
+def largest_bytes(doc: DataObjectCache) -> int | None:
+    """The most bytes that a medium may have; None when the manifest does not say."""
+    for medium in doc.volatile.get_descendants(class_type=MediaIm):
+        for most in medium.get_children(class_type=MaxSize):
+            for size in most.get_children(class_type=Size):
+                return size.size_bytes
+    return None
+
+
+def check_size(doc: DataObjectCache, what: str, size_bytes: int, *, alone: bool = True) -> None:
+    """Raise `CheckpointError`, with the numbers, when `what` is larger than a medium may be. It is the whole
+    medium, or (not `alone`) only a part of it."""
+    most = largest_bytes(doc)
+    if most is None or size_bytes <= most:
+        return
+    raise CheckpointError(
+        f"{what} is larger than the medium may be",
+        f"{'it has' if alone else 'already this has'} {_mib(size_bytes)} MiB ({size_bytes} bytes); "
+        f"max_size of media_im is {_mib(most)} MiB ({most} bytes)",
+        "put less into the image, compress it better (compression_level), or raise max_size",
+    )
+
+
+def _mib(size_bytes: int) -> str:
+    return f"{size_bytes / (1 << 20):.1f}"
