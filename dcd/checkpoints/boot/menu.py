@@ -159,9 +159,9 @@ def grub_cfg(
     for entry in entries:
         lines += [
             "",
-            f"menuentry {_quoted(entry.title)} {{",
-            f"    linux {_quoted(kernel)} {_arguments(entry.arguments)}".rstrip(),
-            f"    initrd {_quoted(initramfs)}",
+            f"menuentry {grub_word(entry.title)} {{",
+            f"    linux {grub_word(kernel)} {grub_arguments(entry.arguments)}".rstrip(),
+            f"    initrd {grub_word(initramfs)}",
             "}",
         ]
     return "\n".join(lines) + "\n"
@@ -205,7 +205,7 @@ def _one_line(text: str) -> str:
     return " ".join(text.split()).lstrip("- ")
 
 
-def _quoted(text: str) -> str:
+def grub_word(text: str) -> str:
     """A word of GRUB's language. Nothing but a single quote is special between single quotes; GRUB
     itself then quotes for the kernel what contains a blank. Raises CheckpointError for a control character,
     which GRUB would show, or pass on, as something else."""
@@ -218,7 +218,7 @@ def _quoted(text: str) -> str:
     return shlex.quote(text)
 
 
-def _arguments(words: Sequence[str]) -> str:
+def grub_arguments(words: Sequence[str]) -> str:
     """The arguments of a kernel. Raises CheckpointError when they are more than it reads."""
     if len(" ".join(words).encode()) > LONGEST_KERNEL_ARGUMENTS:
         raise CheckpointError(
@@ -226,4 +226,4 @@ def _arguments(words: Sequence[str]) -> str:
             f"together they may have {LONGEST_KERNEL_ARGUMENTS} bytes; the kernel cuts off the rest",
             "leave out some of kernel_args, or of the boot_entry's",
         )
-    return " ".join(_quoted(word) for word in words)
+    return " ".join(grub_word(word) for word in words)

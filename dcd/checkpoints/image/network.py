@@ -85,7 +85,7 @@ def _networkd(interface: Interface) -> str:
 
 def _ifupdown(interface: Interface) -> str:
     name = interface.match
-    if any(mark in name for mark in "*?"):
+    if any(mark in name for mark in "*? "):
         raise CheckpointError(
             f"ifupdown cannot configure interfaces by the pattern {name}",
             str(interface.origin or ""),

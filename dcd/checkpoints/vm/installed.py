@@ -125,8 +125,14 @@ def _fstab_line(partition: DiskPartition, grow_root: bool) -> str:
             options += ",nofail"
     if point == "/" and grow_root:
         options += ",x-systemd.growfs"
-    escaped = point.replace(" ", r"\040")
-    return f"UUID={volume.uuid} {escaped} {volume.type} {options} 0 {check}"
+    fields = (f"UUID={volume.uuid}", point, volume.type, options, "0", str(check))
+    return " ".join(map(fstab_field, fields))
+
+
+def fstab_field(text: str) -> str:
+    """The text as a field of fstab(5), which separates fields by blanks and has octal numbers for what means
+    something else in it."""
+    return re.sub(r"[\s\\#]", lambda found: f"\\{ord(found[0]):03o}", text)
 
 
 def check_growth(root: Path) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dcd.checkpoints.boot.menu import Entry, Serial
+from dcd.checkpoints.boot.menu import Entry, Serial, grub_arguments, grub_word
 from dcd.platform.inside import exists, write
 
 SETTINGS = "etc/default/grub"
@@ -31,13 +31,9 @@ device=$(prepare_grub_to_access_device "$("$grub_probe" --target=device /boot)")
 """
 
 _ENTRY = r"""
-cat <<'END_OF_TEXT'
-menuentry {title} --id {id} {{
-END_OF_TEXT
-printf '%s\n    linux %s/vmlinuz-%s root=UUID=%s ro ' "$device" "$boot" "$kernel" "$GRUB_DEVICE_UUID"
-cat <<'END_OF_TEXT'
-{arguments}
-END_OF_TEXT
+printf '%s\n' {opening}
+printf '%s\n    linux %s/vmlinuz-%s' "$device" "$boot" "$kernel"
+printf ' root=UUID=%s ro %s\n' "$GRUB_DEVICE_UUID" {arguments}
 printf '    initrd %s/initrd.img-%s\n}}\n' "$boot" "$kernel"
 """
 
@@ -64,7 +60,7 @@ def write_menu_settings(root: Path, settings: MenuSettings) -> None:
         # GNU/Linux is added to it.
         "GRUB_DISTRIBUTOR": settings.title.partition(" GNU/Linux")[0],
         "GRUB_CMDLINE_LINUX_DEFAULT": "",
-        "GRUB_CMDLINE_LINUX": shlex.join(settings.entries[settings.own].arguments),
+        "GRUB_CMDLINE_LINUX": grub_arguments(settings.entries[settings.own].arguments),
     }
     if settings.serial is not None:
         variables |= {
@@ -95,8 +91,8 @@ def _id(number: int) -> str:
 
 
 def _entry(number: int, entry: Entry) -> str:
+    """The entry's part of the script: words of GRUB's language as words of the shell's."""
     return _ENTRY.format(
-        title=shlex.quote(entry.title),
-        id=_id(number),
-        arguments=" ".join(shlex.quote(argument) for argument in entry.arguments),
+        opening=shlex.quote(f"menuentry {grub_word(entry.title)} --id {_id(number)} {{"),
+        arguments=shlex.quote(grub_arguments(entry.arguments)),
     )

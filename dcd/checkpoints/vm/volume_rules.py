@@ -87,7 +87,7 @@ def _label(volume: Volume) -> tuple[str, str] | None:
             f"the label {volume.label!r} is too long for {volume.type}",
             f"it is at most {most} bytes",
         )
-    if not volume.label.isprintable() or "/" in volume.label:
+    if not volume.label.isprintable() or "/" in volume.label or volume.label == "-":
         return (
             f"{volume.label!r} is not a label",
             "use printable characters, and no slash",

@@ -127,7 +127,7 @@ def _finish_ext4(context: Context, place: Place, tree: Path) -> None:
     for number, attribute in enumerate(os.listxattr(tree)):
         value = context.tmp / f"attribute-{place.partition.number}-{number}"
         value.write_bytes(os.getxattr(tree, attribute))
-        requests.append(f'ea_set -f "{value}" <2> "{attribute}"')
+        requests.append(f"ea_set -f {debugfs_word(str(value))} <2> {debugfs_word(attribute)}")
     requests += [
         f"set_inode_field <{inode}> {field} @{place.epoch}"
         for inode in (_EXT4_ROOT, *range(_EXT4_FIRST, _used_inodes(place) + 1))
@@ -149,6 +149,18 @@ def _finish_ext4(context: Context, place: Place, tree: Path) -> None:
             f"the file system for {place.volume.mountpoint} cannot be finished",
             "\n".join(said[:20]),
         )
+
+
+def debugfs_word(text: str) -> str:
+    """The text as a word of a debugfs request. Names of attributes are the image's own: one with the end of
+    a line in it would be a request of its own. Raises CheckpointError for what cannot be written."""
+    if not text.isprintable() or '"' in text:
+        raise CheckpointError(
+            f"{text[:100]!r} cannot be carried over into ext4",
+            "It is an attribute of the image's root directory, with a quotation mark or control character.",
+            "take the attribute away (setfattr --remove) in a checkpoint before",
+        )
+    return f'"{text}"'
 
 
 def _used_inodes(place: Place) -> int:
