@@ -2,8 +2,8 @@
 
 Never removed: layers on which a build that has not ended stands (its completed checkpoints, the one
 that runs, and all below), and artifacts and logs, which stay until `rm`. Removed always: layers that no
-build names any more, or of a back end that is not in use any more, captured inputs that no unfinished
-build names, what a removal of a build left.
+build names any more, stale ones, or those of a back end that is not in use any more, captured inputs that no
+unfinished build names, what a removal of a build left.
 Removed over the limit: layers, least recently used first, none before what stands on it. A layer that is
 needed later is simply made again. Each removal is whole or finished by the next start, so a crash in
 the middle harms nothing. Used from the event loop's thread only.
@@ -137,6 +137,8 @@ class Collector:
         """Remove what nobody needs, and with `max_bytes` as many layers as take more than that."""
         async with self._collecting:
             layers, chosen = await self._choose(max_bytes)
+            stale = await self._choose_stale()
+            layers, chosen = [*layers, *(layer for layer, _ in stale)], [*stale, *chosen]
             blobs = await asyncio.to_thread(self._unnamed_blobs, self._unfinished())
             builds = await asyncio.to_thread(self._left_over)
             if not dry_run:
@@ -167,6 +169,11 @@ class Collector:
             kept_bytes=kept,
         )
 
+    async def _choose_stale(self) -> list[tuple[Layer, str]]:
+        stale = await asyncio.to_thread(self._stores.layers.stale_layers)
+        reason = "a layer below it was lost or has been made again"
+        return [(layer, reason) for layer in stale]
+
     async def _choose(self, max_bytes: int | None) -> tuple[list[Layer], list[tuple[Layer, str]]]:
         layers = await asyncio.to_thread(lambda: list(self._stores.layers.layers()))
         keys = [layer.record.key for layer in layers]
@@ -182,7 +189,8 @@ class Collector:
             return False
         async with lock:
             # While this is held no build can begin to reuse the layer.
-            if key in pinned_keys([layer], self._unfinished()):
+            stale = await asyncio.to_thread(self._stores.layers.stale, key)
+            if not stale and key in pinned_keys([layer], self._unfinished()):
                 return False
             try:
                 await asyncio.to_thread(self._stores.layers.remove, key)

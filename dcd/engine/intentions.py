@@ -39,8 +39,12 @@ def intentions(
         layer = None if fresh else layers.find(planned.key)
         if layer is not None:
             action, reason = "reuse", f"layer {planned.key[:12]} from build {layer.record.made_by}"
+        elif fresh:
+            action, reason = "run", "no reuse is wanted"
+        elif layers.stale(planned.key):
+            action, reason = "run", "a layer below it was lost, or has been made again since"
         else:
-            action, reason = "run", "no reuse is wanted" if fresh else _why(planned, earlier)
+            action, reason = "run", _why(planned, earlier)
         estimate = planned.estimate_seconds if action == "run" else 0.0
         found.append(
             Intention(planned.name, planned.description, action, reason, planned.key, estimate)

@@ -27,7 +27,13 @@ from dcd.engine.host import boot_id
 from dcd.engine.locks import LayerLocks
 from dcd.engine.publish import commit, publish
 from dcd.engine.secret_digests import secret_digests
-from dcd.engine.workspaces import claiming_workspace, kept_workspace, lost_layer, workspace_name
+from dcd.engine.workspaces import (
+    claiming_workspace,
+    kept_workspace,
+    lost_layer,
+    why_lost,
+    workspace_name,
+)
 from dcd.planner.client import Planning
 from dcd.planner.tasks import OfBuild
 from dcd.platform.control_group import Delegated
@@ -168,9 +174,9 @@ class Runner:
         if needs_layers and (
             lost := await asyncio.to_thread(lost_layer, self.stores.layers, state)
         ):
-            log.warning("a layer is missing", build=state.id, checkpoint=lost.name)
-            reason = f"the layer of {lost.name} is missing, so it is made again"
-            return await self._command(state, Rewind(lost.name, reason))
+            reason = await asyncio.to_thread(why_lost, self.stores.layers, lost)
+            log.warning("a layer is missing", build=state.id, checkpoint=lost.name, reason=reason)
+            return await self._command(state, Rewind(lost.name, f"{reason}, so it is made again"))
         match step:
             case RunCheckpoint(index):
                 return await self._run_checkpoint(state, index)

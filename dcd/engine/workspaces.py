@@ -32,8 +32,16 @@ def claiming_workspace(state: BuildState) -> str | None:
 
 
 def lost_layer(layers: LayerStore, state: BuildState) -> CheckpointRecord | None:
-    """The first completed checkpoint of a build whose layer is not there, or None. Blocking."""
-    for record in state.checkpoints[: state.completed]:
-        if layers.find(record.key) is None:
-            return record
-    return None
+    """The first completed checkpoint of a build whose layer is not there or is stale, or None. Blocking."""
+    completed = state.checkpoints[: state.completed]
+    # The last layer counts only while all below it do.
+    if not completed or layers.find(completed[-1].key) is not None:
+        return None
+    return next((record for record in completed if layers.find(record.key) is None), None)
+
+
+def why_lost(layers: LayerStore, record: CheckpointRecord) -> str:
+    """Why a completed checkpoint whose layer does not count has to run again, for people."""
+    if layers.stale(record.key):
+        return f"the layer of {record.name} was built on a layer that has been made again since"
+    return f"the layer of {record.name} is missing"

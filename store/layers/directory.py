@@ -7,6 +7,11 @@ A workspace's `layer` directory gets its key by one rename, after everything in 
 first renames back. So a directory that bears a key is a whole layer, at any moment, and whatever is
 in `.work` and belongs to no living attempt is rubbish. What a back end adds is in `Trees`.
 
+A key names what a layer was made from, and two makings of one key may still differ (a download, the
+time). So each making has an identity of its own, and a layer names that of the one it was built on. A
+layer counts only while the layers below it are those very ones: when one of them was lost and made again,
+what stood on the lost one is made again as well. Layers of version 0.1.0 have the identity "".
+
 Layers hold set-uid programs of images, so nobody but root may look into one; the workspace's mount
 point can be passed by the unprivileged helpers of tools. Safe for several threads of one daemon.
 """
@@ -19,7 +24,7 @@ import shutil
 import stat
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -33,6 +38,8 @@ from store.layers.interface import Layer, LayerRecord, Workspace
 
 _KEY = re.compile(r"[0-9a-f]{64}")
 _RUBBISH = "removed-"
+_SUPERSEDED = "superseded-"
+"""A layer whose key another making has now, while a workspace still shows its files."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -92,10 +99,13 @@ class Trees(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
-    """The content of layer.json."""
+    """The content of layer.json. `identity` names this making of the layer, `parent_identity` the making
+    of its parent that it was built on."""
 
     record: LayerRecord
     size_bytes: int
+    identity: str = ""
+    parent_identity: str = ""
 
 
 class LayerDirectory:
@@ -126,36 +136,41 @@ class LayerDirectory:
     def begin(self, parent: str | None, name: str) -> Workspace:
         with disk_full_is_told("making a workspace", self.directory), self._lock:
             chain = self._chain(parent)
-            directory = self._new_work(name, parent)
-        return self._populated(directory, parent, chain)
+            identity = self._identity(parent)
+            directory = self._new_work(name, parent, identity)
+        return self._populated(directory, parent, identity, chain)
 
     def branch(self, source: str, name: str) -> Workspace:
         origin = self._work / _checked(source)
         with disk_full_is_told("making a workspace", self.directory), self._lock:
             try:
-                parent = (origin / "parent").read_text() or None
+                parent, identity = _stands_on(origin)
             except FileNotFoundError:
                 raise NotFound(f"there is no workspace {source}") from None
+            if identity != self._identity(parent):
+                raise NotFound(f"what workspace {source} stands on has been made again since")
             if not (origin / "sealed").exists():
                 self._trees.seal(origin / "layer")
                 (origin / "sealed").touch()
             chain = [origin / "layer", *self._chain(parent)]
-            directory = self._new_work(name, parent)
-        return self._populated(directory, parent, chain)
+            directory = self._new_work(name, parent, identity)
+        return self._populated(directory, parent, identity, chain)
 
-    def _new_work(self, name: str, parent: str | None) -> Path:
+    def _new_work(self, name: str, parent: str | None, identity: str) -> Path:
         directory = self._work / _checked(name)
         try:
             directory.mkdir(mode=0o711)
         except FileExistsError:
             raise Refused(f"there is a workspace {name} already") from None
-        (directory / "parent").write_text(parent or "")
+        (directory / "parent").write_text(f"{parent or ''} {identity}".strip())
         # A workspace that is kept (of an attempt that failed) outlives power cuts: an empty file would say
         # that it stands on nothing.
         sync_file(directory / "parent")
         return directory
 
-    def _populated(self, directory: Path, parent: str | None, chain: list[Path]) -> Workspace:
+    def _populated(
+        self, directory: Path, parent: str | None, identity: str, chain: list[Path]
+    ) -> Workspace:
         with disk_full_is_told("making a workspace", self.directory):
             try:
                 self._trees.create(directory, chain)
@@ -172,6 +187,7 @@ class LayerDirectory:
             root=self._trees.root(directory),
             document=layer / "document.xml",
             parent=parent,
+            parent_identity=identity,
             parents=tuple(chain),
         )
 
@@ -183,21 +199,35 @@ class LayerDirectory:
             raise ValueError(f"{record} does not describe {workspace}")
         layer, target = workspace.directory / "layer", self.directory / record.key
         with disk_full_is_told("committing a layer", self.directory):
-            if not target.exists():
+            if self.find(record.key) is None:
                 self._trees.seal(layer)
-                stored = _Stored(record, self._trees.size_bytes(layer))
+                stored = _Stored(
+                    record,
+                    self._trees.size_bytes(layer),
+                    identity=secrets.token_hex(16),
+                    parent_identity=workspace.parent_identity,
+                )
                 write_file(layer / "layer.json", msgspec.json.encode(stored), 0o600)
                 if workspace.document.exists():
                     sync_file(workspace.document)
                 with self._lock:
                     # Somebody else's layer of that key may have come first: it wins.
-                    if not target.exists():
+                    if self.find(record.key) is None:
+                        self._supersede(record.key)
                         layer.rename(target)
                         sync_directory(self.directory)
         self._erase_work(workspace.directory)
-        committed = self.find(record.key)
-        assert committed is not None
-        return committed
+        return self._layer(record.key)
+
+    def _supersede(self, key: str) -> None:
+        """Take away a layer of that key that does not count any more, if there is one. What a workspace
+        shows of it stays until the next start."""
+        if not (self.directory / key).exists():
+            return
+        in_use = any(key in self._ancestry(parent) for _, parent in self._workspaces())
+        away = self._take_away(key, _SUPERSEDED if in_use else _RUBBISH)
+        if not in_use:
+            self._erase_rubbish(away)
 
     def own_file(self, workspace: Workspace, path: str) -> Path | None:
         real = self._trees.locate([workspace.directory / "layer"], _parts(path))
@@ -210,14 +240,15 @@ class LayerDirectory:
         self._erase_work(self._work / _checked(name))
 
     def find(self, key: str) -> Layer | None:
-        if (stored := self._stored(key)) is None:
+        if self._line(key) is None:
             return None
-        directory = self.directory / key
         try:
-            used_at = (directory / "layer.json").stat().st_mtime
-        except FileNotFoundError:
-            return None
-        return Layer(stored.record, directory, stored.size_bytes, used_at)
+            return self._layer(key)
+        except NotFound:
+            return None  # removed since
+
+    def stale(self, key: str) -> bool:
+        return self._stored(key) is not None and self._line(key) is None
 
     def touch(self, key: str) -> None:
         now = time.time()
@@ -251,7 +282,7 @@ class LayerDirectory:
 
     def remove(self, key: str) -> None:
         with self._lock:
-            self._found(key)
+            self._layer(key)
             if standing := self._standing_on(key):
                 raise Refused(
                     f"layer {key} is needed by another",
@@ -267,9 +298,17 @@ class LayerDirectory:
             if (layer := self.find(key)) is not None:
                 yield layer
 
+    def stale_layers(self) -> list[Layer]:
+        stale = sorted(filter(self.stale, self._keys()), key=lambda key: -len(self._ancestry(key)))
+        with contextlib.suppress(NotFound):
+            return [self._layer(key) for key in stale]
+        return []  # one is just being removed: the next time
+
     def workspaces(self) -> Iterator[tuple[str, int]]:
         for directory in sorted(self._work.iterdir()):
-            if directory.name.startswith(_RUBBISH) or not (directory / "layer").exists():
+            if directory.name.startswith((_RUBBISH, _SUPERSEDED)):
+                continue
+            if not (directory / "layer").exists():
                 continue
             # What is measured may be changed, and removed, at the same time.
             with contextlib.suppress(FileNotFoundError, Unprepared):
@@ -285,13 +324,11 @@ class LayerDirectory:
                 if directory.name not in living:
                     self._erase_work(directory)
                     removed.append(f"workspace {directory.name}")
-            # What has no readable layer.json counts as standing on something that is not there.
-            parents = {
-                key: stored.record.parent if (stored := self._stored(key)) else key
-                for key in self._keys()
-            }
-            needed = {parent for _, parent in self._workspaces()}
-            for key in _doomed(parents, needed.union(known_keys)):
+            keys = self._keys()
+            needed = {*known_keys, *(parent for _, parent in self._workspaces())}
+            kept = {below for key in needed for below in self._line(key) or ()}
+            # Each before the one that it stands on.
+            for key in sorted(set(keys) - kept, key=lambda key: -len(self._ancestry(key))):
                 self._erase_rubbish(self._take_away(key))
                 removed.append(f"layer {key}")
         return removed
@@ -300,34 +337,75 @@ class LayerDirectory:
         return sorted(p.name for p in self.directory.iterdir() if _KEY.fullmatch(p.name))
 
     def _stored(self, key: str) -> _Stored | None:
-        """What layer.json says; a layer never changes, so it is read once."""
-        if key not in self._known:
-            if not _KEY.fullmatch(key):
-                return None
-            try:
-                text = (self.directory / key / "layer.json").read_bytes()
-                self._known[key] = msgspec.json.decode(text, type=_Stored)
-            except (FileNotFoundError, msgspec.DecodeError):
-                return None
-        return self._known[key]
+        """What layer.json says, None when there is no layer; a layer never changes, so it is read once."""
+        if not _KEY.fullmatch(key):
+            return None
+        file = self.directory / key / "layer.json"
+        try:
+            if not file.exists():
+                self._known.pop(key, None)
+            elif key not in self._known:
+                self._known[key] = msgspec.json.decode(file.read_bytes(), type=_Stored)
+        except (FileNotFoundError, msgspec.DecodeError):
+            return None
+        return self._known.get(key)
+
+    def _layer(self, key: str) -> Layer:
+        """The layer of that key, whether it counts or not. Raises NotFound."""
+        directory = self.directory / key
+        try:
+            if (stored := self._stored(key)) is not None:
+                used_at = (directory / "layer.json").stat().st_mtime
+                return Layer(stored.record, directory, stored.size_bytes, used_at)
+        except FileNotFoundError:
+            pass
+        raise NotFound(f"there is no layer {key}")
 
     def _found(self, key: str) -> Layer:
         if (layer := self.find(key)) is None:
             raise NotFound(f"there is no layer {key}")
         return layer
 
+    def _identity(self, key: str | None) -> str:
+        stored = None if key is None else self._stored(key)
+        return stored.identity if stored else ""
+
+    def _line(self, key: str | None) -> list[str] | None:
+        """A layer and all below it, nearest first. None when one of them is not there, or is not the one
+        on which the layer above it was built."""
+        line: list[str] = []
+        identity: str | None = None
+        while key is not None:
+            stored = self._stored(key)
+            if stored is None or key in line or identity not in (None, stored.identity):
+                return None
+            line.append(key)
+            key, identity = stored.record.parent, stored.parent_identity
+        return line
+
+    def _ancestry(self, key: str | None) -> list[str]:
+        """A layer and those below it by their keys alone, as far as they are there."""
+        line: list[str] = []
+        while key is not None and key not in line and (stored := self._stored(key)) is not None:
+            line.append(key)
+            key = stored.record.parent
+        return line
+
     def _chain(self, key: str | None) -> list[Path]:
         """The directories of a layer and of those that it stands on, nearest first."""
-        chain = []
-        while key is not None:
-            layer = self._found(key)
-            chain.append(layer.directory)
-            key = layer.record.parent
-        return chain
+        if (line := self._line(key)) is None:
+            raise NotFound(f"there is no layer {key}")
+        return [self.directory / each for each in line]
 
     def _standing_on(self, key: str) -> list[str]:
+        identity = self._identity(key)
+        above = ((other, self._stored(other)) for other in self._keys())
         return [
-            *(layer.record.key for layer in self.layers() if layer.record.parent == key),
+            *(
+                other
+                for other, stored in above
+                if stored and (stored.record.parent, stored.parent_identity) == (key, identity)
+            ),
             *(name for name, parent in self._workspaces() if parent == key),
         ]
 
@@ -335,12 +413,12 @@ class LayerDirectory:
         """Names of workspaces that stand on a layer, with its key."""
         for directory in self._work.iterdir():
             with contextlib.suppress(FileNotFoundError):
-                if parent := (directory / "parent").read_text():
+                if parent := _stands_on(directory)[0]:
                     yield directory.name, parent
 
-    def _take_away(self, key: str) -> Path:
+    def _take_away(self, key: str, prefix: str = _RUBBISH) -> Path:
         """Move a layer out of sight, to be erased. Returns the working directory that holds it."""
-        away = self._work / f"{_RUBBISH}{secrets.token_hex(8)}"
+        away = self._work / f"{prefix}{secrets.token_hex(8)}"
         away.mkdir(mode=0o711)
         (self.directory / key).rename(away / "layer")
         self._known.pop(key, None)
@@ -376,24 +454,10 @@ def _checked(name: str) -> str:
     return name
 
 
-def _doomed(parents: Mapping[str, str | None], needed: Collection[str]) -> list[str]:
-    """The layers to remove, each before the one that it stands on: those on which no needed layer
-    stands, and those that cannot be used because something below them is missing or broken."""
-    lines = {key: line for key in parents if (line := _line(parents, key)) is not None}
-    kept = {below for key in needed for below in lines.get(key, ())}
-    return sorted(parents.keys() - kept, key=lambda key: len(lines.get(key, ())), reverse=True)
-
-
-def _line(parents: Mapping[str, str | None], key: str) -> list[str] | None:
-    """A layer and all below it, or None when the line does not reach the ground."""
-    line: list[str] = []
-    at: str | None = key
-    while at is not None:
-        if at not in parents or at in line:
-            return None
-        line.append(at)
-        at = parents[at]
-    return line
+def _stands_on(workspace: Path) -> tuple[str | None, str]:
+    """Key and identity of the layer on which a workspace stands. Raises FileNotFoundError."""
+    key, _, identity = (workspace / "parent").read_text().partition(" ")
+    return key or None, identity
 
 
 def _copy_if_there(source: Path, target: Path) -> None:

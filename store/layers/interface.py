@@ -50,7 +50,8 @@ class Workspace:
     tree appears once entered (`pkg_image`, `boot_archive`, `media`, `tmp` below it); `parents` are the
     directories of the layers below, nearest first (back ends that need none leave it empty).
     `document` is the file that holds the DOC's persistent part: the parent's copy at first, what the
-    checkpoint leaves there is committed with the layer.
+    checkpoint leaves there is committed with the layer. `parent_identity` says which making of the parent
+    it stands on.
     """
 
     backend: str
@@ -59,6 +60,7 @@ class Workspace:
     root: Path
     document: Path
     parent: str | None = None
+    parent_identity: str = ""
     parents: tuple[Path, ...] = field(default=())
 
 
@@ -88,7 +90,8 @@ class LayerStore(Protocol):
 
     def commit(self, workspace: Workspace, record: LayerRecord) -> Layer:
         """Make the workspace the layer `record.key`: whole and on disk before it has that name.
-        When a layer of that key exists already, that one wins and the workspace is discarded."""
+        When a layer of that key exists already, that one wins and the workspace is discarded; one that
+        is stale is replaced."""
         ...
 
     def own_file(self, workspace: Workspace, path: str) -> Path | None:
@@ -105,7 +108,12 @@ class LayerStore(Protocol):
         ...
 
     def find(self, key: str) -> Layer | None:
-        """The layer of that key, or None. Marks nothing as used."""
+        """The layer of that key, or None when there is none or it is stale. Marks nothing as used."""
+        ...
+
+    def stale(self, key: str) -> bool:
+        """Whether a layer of that key is there that does not count: a layer below it was lost, or has been
+        made again since it was built on it."""
         ...
 
     def touch(self, key: str) -> None:
@@ -131,7 +139,11 @@ class LayerStore(Protocol):
         ...
 
     def layers(self) -> Iterator[Layer]:
-        """All committed layers."""
+        """All committed layers but stale ones."""
+        ...
+
+    def stale_layers(self) -> list[Layer]:
+        """All stale layers, each before the one that it stands on."""
         ...
 
     def workspaces(self) -> Iterator[tuple[str, int]]:
@@ -139,7 +151,7 @@ class LayerStore(Protocol):
         ...
 
     def reconcile(self, known_keys: Collection[str], living: Collection[str]) -> list[str]:
-        """Remove half-written layers, layers whose key is not known to any event (top down, never one
-        that a kept layer stands on), and workspaces whose name is not among the living. Returns what
+        """Remove half-written and stale layers, layers whose key is not among the known (top down, never
+        one that a kept layer stands on), and workspaces whose name is not among the living. Returns what
         was removed, for the daemon's log. Run at start, before any build goes on."""
         ...

@@ -96,3 +96,62 @@ def test_a_running_build_that_lost_a_layer_with_its_daemon_goes_back_to_it(
     daemon.wait(build, "completed")
 
     assert runs(tmp_path / "1") == 2
+
+
+def test_what_stood_on_a_layer_that_was_made_again_is_not_reused(daemon, write_manifest, tmp_path):
+    """The key of a layer does not name the content below it: two runs of one script differ."""
+    word = tmp_path / "word"
+    manifest = write_manifest(
+        ("one", f"cat {word} > {{PKG_IMAGE_PATH}}/file"),
+        ("two", marked(tmp_path / "2", "cp {PKG_IMAGE_PATH}/file {PKG_IMAGE_PATH}/copy")),
+        ("three", "cmp {PKG_IMAGE_PATH}/file {PKG_IMAGE_PATH}/copy"),
+    )
+    word.write_text("first")
+    first = daemon.submit(manifest)
+    daemon.wait(first, "completed")
+    word.write_text("second")
+    shutil.rmtree(layer_of(daemon, first, "one"))
+
+    planned = daemon.json("plan", manifest)["checkpoints"]
+    second = daemon.submit(manifest)
+    daemon.wait(second, "completed")
+
+    assert [checkpoint["action"] for checkpoint in planned] == ["run"] * 3
+    assert "made again" in planned[1]["reason"]
+    assert runs(tmp_path / "2") == 2
+    assert (layer_of(daemon, second, "two") / "tree/pkg_image/copy").read_text() == "second"
+    third = daemon.submit(manifest)
+    daemon.wait(third, "completed")
+    assert runs(tmp_path / "2") == 2, "what was made again is reused"
+
+
+def test_a_paused_build_goes_on_from_what_another_made_again(daemon, write_manifest, tmp_path):
+    manifest = write_manifest(
+        ("one", marked(tmp_path / "1")),
+        ("two", marked(tmp_path / "2")),
+        ("three", marked(tmp_path / "3")),
+    )
+    paused = daemon.submit(manifest, "--pause-before", "three")
+    daemon.wait(paused, "paused")
+    shutil.rmtree(layer_of(daemon, paused, "one"))
+    other = daemon.submit(manifest)
+    daemon.wait(other, "completed")
+
+    daemon.ctl("resume", paused)
+    daemon.wait(paused, "completed")
+
+    assert (runs(tmp_path / "1"), runs(tmp_path / "2"), runs(tmp_path / "3")) == (2, 2, 1)
+
+
+def test_gc_removes_stale_layers(daemon, write_manifest):
+    manifest = write_manifest(("one", "true"), ("two", "true"))
+    build = daemon.submit(manifest)
+    daemon.wait(build, "completed")
+    stale = layer_of(daemon, build, "two")
+    shutil.rmtree(layer_of(daemon, build, "one"))
+
+    collected = daemon.json("gc")
+
+    assert [layer["checkpoint"] for layer in collected["layers"]] == ["two"]
+    assert "made again" in collected["layers"][0]["reason"]
+    assert not stale.exists()
