@@ -1,7 +1,8 @@
 """The daemon's life: from a state directory to a socket that answers, and back to nothing.
 
 Start: take the state directory's lock, end what a dead daemon left running, open the event log,
-remove what no event names, load the builds that have not ended, listen, be ready, go on with them.
+remove what a dead daemon left half done, load the builds that have not ended, listen, be ready, go on with
+them.
 Stop (SIGTERM, SIGINT): start nothing more, let running checkpoints reach their end within the grace
 time, interrupt the others, close the log. SIGHUP reads the settings again. A SIGKILL at any point is
 as good as a stop: the next start does the rest.
@@ -32,6 +33,7 @@ from dcd.engine.backup import remove_leftovers
 from dcd.engine.broadcast import Broadcast
 from dcd.engine.builds import Builds, now
 from dcd.engine.engine import Engine
+from dcd.engine.losses import Losses, look_for_losses
 from dcd.engine.runner import Runner, Stores
 from dcd.engine.scheduler import Scheduler
 from dcd.engine.secret_digests import secret_key
@@ -48,7 +50,7 @@ from store.blobs import Blobs
 from store.durable import write_file
 from store.eventlog import EventLog
 from store.layers import LayerStore
-from store.layers.choose import choose, retired
+from store.layers.choose import TRIAL, choose, retired
 
 log = structlog.get_logger()
 
@@ -127,12 +129,14 @@ class Daemon:
                 for state in unfinished
                 if (name := kept_workspace(state) or claiming_workspace(state))
             }
+            losses = await asyncio.to_thread(_losses, events, stores)
+            kept.update(await asyncio.to_thread(_workspaces_of, layers, losses.builds))
             await asyncio.to_thread(_reconcile, events, layers, kept)
             await asyncio.to_thread(_give_inputs, stores.blobs, unfinished)
             log.info("recovered", unfinished=len(unfinished), position=events.position)
             runner = Runner(builds, stores, self.settings, planner, groups)
             scheduler = Scheduler(builds, runner, self.settings)
-            engine = Engine(builds, runner, scheduler, stores, self.settings, planner)
+            engine = Engine(builds, runner, scheduler, stores, self.settings, planner, losses)
             self.settings.watch(self._reloaded)
             self.settings.watch(lambda _: engine.settings_changed())
             builds.watch(metrics.happened)
@@ -349,11 +353,24 @@ def _give_inputs(blobs: Blobs, unfinished: Sequence[BuildState]) -> None:
                 blobs.give(file.sha256, state.actor.uid)
 
 
+def _losses(events: EventLog, stores: Stores) -> Losses:
+    """What the log has lost, told as loudly as a daemon that serves can."""
+    found = look_for_losses(events, stores.layers, (stores.artifacts.directory, stores.logs))
+    if told := found.told:
+        log.error(told.brief, details=told.details, resolution=told.resolution)
+    return found
+
+
+def _workspaces_of(layers: LayerStore, builds: Collection[str]) -> list[str]:
+    return [name for name, _ in layers.workspaces() if name.split(".")[0] in builds]
+
+
 def _reconcile(events: EventLog, layers: LayerStore, living: Collection[str]) -> None:
-    keys = [layer.record.key for layer in layers.layers()]
-    removed = layers.reconcile(events.known_keys(keys), living)
-    for name in removed:
-        log.info("removed what no event names", layer=name)
+    """Remove what a dead daemon left half done. Whole layers stay, whoever names them: what nobody needs
+    is removed by `gc`."""
+    kept = [layer.record.key for layer in layers.layers() if layer.record.made_by != TRIAL]
+    for name in layers.reconcile(kept, living):
+        log.info("removed what a dead daemon left", what=name)
 
 
 async def _within(seconds: float, what: str, *tasks: asyncio.Task[Any]) -> None:

@@ -78,6 +78,10 @@ class TooManyRequests(DcdError):
     problem, status, exit_code = "too-many-requests", 429, 9
 
 
+class LostEvents(DcdError):
+    """The event log holds less than it once did. Told, not raised: the daemon serves all the same."""
+
+
 class CheckpointError(DcdError):
     """A checkpoint could not do its work. Raised by `execute`, recorded in CheckpointFailed."""
 

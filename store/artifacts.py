@@ -11,6 +11,7 @@ first, else a hard link, else a copy. A link shares the inode, so only a file is
 already what it is to be here; `adopt` makes it so while it still belongs to a workspace.
 """
 
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -140,8 +141,10 @@ class Artifacts:
     def remove(self, build: str) -> None:
         """Remove all artifacts of a build, if there are any."""
         directory = self._directory(build)
-        if directory.exists():
-            shutil.rmtree(directory)
+        while directory.exists():
+            # Whoever else removes the same, at the same time, is no trouble.
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(directory)
 
     def _directory(self, build: str) -> Path:
         return self.directory / _plain(build)

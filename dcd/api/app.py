@@ -3,6 +3,8 @@
 Each `DcdError` becomes a problem; anything else is logged and becomes problem `internal`.
 """
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from functools import cache
 from importlib.metadata import version
@@ -28,6 +30,7 @@ from dcd.engine.garbage import Collected
 from dcd.engine.usage import DiskUsage
 from dcd.metrics import CONTENT_TYPE, Metrics
 from statemachine.errors import DcdError, UsageError
+from store.durable import DiskFull, is_full
 
 log = structlog.get_logger()
 
@@ -210,6 +213,7 @@ def make_app(engine: Engine, settings: Live, started_at: datetime, metrics: Metr
         exception_handlers={
             DcdError: _on_error,
             HTTPException: _on_http_exception,
+            OSError: _store_failed(engine),
             Exception: _on_defect,
         },
     )
@@ -218,6 +222,22 @@ def make_app(engine: Engine, settings: Live, started_at: datetime, metrics: Metr
 async def _on_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, DcdError)
     return problem_response(error)
+
+
+def _store_failed(engine: Engine) -> Callable[[Request, Exception], Awaitable[Response]]:
+    """The answer when the state directory does not take or give what a request needs."""
+
+    async def on_os_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, OSError)
+        if is_full(error):
+            where = engine.stores.blobs.directory.parent
+            return problem_response(DiskFull(f"answering {request.url.path}", where, error))
+        if trouble := await asyncio.to_thread(engine.trouble):
+            log.error(trouble.brief, path=request.url.path, error=str(error))
+            return problem_response(trouble)
+        return await _on_defect(request, error)
+
+    return on_os_error
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:

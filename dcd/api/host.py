@@ -20,7 +20,6 @@ from dcd.configuration import LiveSetting, plain
 from dcd.engine.backup import copy_of
 from dcd.manifest.checkpoint_types import registered
 from dcd.metrics import CONTENT_TYPE
-from statemachine.errors import Unavailable
 
 
 async def version(api: Api, request: Request) -> Response:
@@ -33,10 +32,10 @@ async def version(api: Api, request: Request) -> Response:
 
 async def health(api: Api, request: Request) -> Response:
     """Readiness: whether a command would be taken now."""
-    if trouble := api.engine.builds.log.trouble:
+    if trouble := await asyncio.to_thread(api.engine.trouble):
         return problem_response(trouble)
-    if api.engine.stopping:
-        return problem_response(Unavailable("the daemon is stopping"))
+    if told := api.engine.losses.told:
+        return json_response(schemas.Health("warning", (f"{told.brief}: {told.details}",)))
     return json_response(schemas.Health("ok"))
 
 
@@ -79,7 +78,16 @@ def _view(live: LiveSetting) -> schemas.SettingView:
 async def doctor(api: Api, request: Request) -> Response:
     api.require(request, Action.SEE)
     checks = await asyncio.to_thread(host_doctor.examine, api.settings().state_dir)
-    return json_response(schemas.HostChecks(tuple(checks)))
+    return json_response(schemas.HostChecks((*checks, _event_log(api))))
+
+
+def _event_log(api: Api) -> host_doctor.HostCheck:
+    log, told = api.engine.builds.log, api.engine.losses.told
+    if trouble := api.engine.trouble() or told:
+        return host_doctor.HostCheck(
+            "event log", "warning", f"{trouble.brief}: {trouble.details}", trouble.resolution
+        )
+    return host_doctor.HostCheck("event log", "ok", f"{log.position} events")
 
 
 async def checkpoint_types(api: Api, request: Request) -> Response:

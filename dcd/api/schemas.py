@@ -365,9 +365,10 @@ class ConfigurationView:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """Answered while the daemon can serve."""
+    """Answered while the daemon can serve. `status` is `ok`, or `warning`: `problems` say what is wrong."""
 
     status: str
+    problems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

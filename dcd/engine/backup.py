@@ -16,6 +16,7 @@ from typing import BinaryIO
 from statemachine.errors import Refused, Unavailable
 from store.durable import sync_directory, sync_file
 from store.eventlog import EventLog, LogDamaged
+from store.eventlog.high_water import HighWater
 
 _ASIDE = "backup-"
 _FILES = ("-wal", "-shm", "")
@@ -63,6 +64,7 @@ def restore(backup: Path, state_dir: Path, force: bool) -> tuple[int, Path | Non
         count = _verified(aside, backup)
         sync_file(aside)
         kept = _set_aside(target) if target.exists() else None
+        HighWater(target).forget()
         aside.rename(target)
         sync_directory(state_dir)
     finally:

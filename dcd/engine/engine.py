@@ -7,9 +7,11 @@ scheduler, stopping attempts.
 
 import asyncio
 import hashlib
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TypeVar
 
 from dcd import planner
@@ -19,6 +21,7 @@ from dcd.engine.builds import Builds
 from dcd.engine.document import Match, saved
 from dcd.engine.garbage import Collector
 from dcd.engine.intentions import Intention, compared, intentions
+from dcd.engine.losses import NO_LOSSES, Losses
 from dcd.engine.runner import Runner, Stores
 from dcd.engine.scheduler import Scheduler
 from dcd.engine.secret_digests import with_secrets
@@ -49,7 +52,7 @@ from statemachine.commands import (
     Resume,
     Retry,
 )
-from statemachine.errors import Refused
+from statemachine.errors import DcdError, Refused, Unavailable
 from statemachine.events import Actor, BuildSubmitted
 from statemachine.keys import canonical, epoch_of, with_epoch
 from statemachine.plan import Plan
@@ -108,7 +111,9 @@ class Engine:
         stores: Stores,
         settings: Callable[[], Configuration],
         planner: Planning,
+        losses: Losses = NO_LOSSES,
     ) -> None:
+        self.losses = losses
         self.builds = builds
         self.stores = stores
         self._planner = planner
@@ -116,13 +121,51 @@ class Engine:
         self._runner = runner
         self._scheduler = scheduler
         self._settings = settings
+        self._home = _place(settings().state_dir)
         self.shells = Shells(stores, settings)
-        self.collector = Collector(builds, runner, stores, settings)
+        self.collector = Collector(builds, runner, stores, settings, losses)
 
     @property
     def stopping(self) -> bool:
         """Whether nothing is started any more, because the daemon stops."""
         return self._runner.stopping
+
+    def trouble(self) -> DcdError | None:
+        """Why commands are not, or not safely, carried out at present; None when all is well."""
+        if self.stopping:
+            return Unavailable("the daemon is stopping")
+        return self.builds.log.trouble or self._trouble_of_store()
+
+    def _trouble_of_store(self) -> DcdError | None:
+        state_dir = self._settings().state_dir
+        remedy = "put it back where it was, then restart the daemon"
+        try:
+            place = _place(state_dir)
+            read_only = bool(os.statvfs(state_dir).f_flag & os.ST_RDONLY)
+            absent = [path for path in self._kept() if not path.exists()]
+        except OSError as error:
+            return Unavailable(f"the state directory {state_dir} is gone", str(error), remedy)
+        if place != self._home:
+            return Unavailable(
+                f"the state directory {state_dir} was replaced while the daemon runs",
+                "what the daemon keeps is in the directory that was there before",
+                remedy,
+            )
+        if absent:
+            names = ", ".join(map(str, absent))
+            return Unavailable("a part of the state directory is gone", names, remedy)
+        if read_only:
+            return Unavailable(
+                f"the file system of {state_dir} is read-only",
+                "the kernel makes it so after an error of the disk",
+                "look for the cause in the kernel's log, repair it, then restart the daemon",
+            )
+        return None
+
+    def _kept(self) -> tuple[Path, ...]:
+        """What the daemon cannot do without, and does not make again while it runs."""
+        stores = self.stores
+        return (self.builds.log.path, stores.blobs.directory, stores.layers.directory, stores.logs)
 
     def settings_changed(self) -> None:
         """Act on new settings: more builds may run, fewer layers may be kept."""
@@ -389,3 +432,9 @@ def _digest(source: ManifestSource, options: Options) -> str:
     time = source.source_date_epoch
     said = (source.path, source.text, source.files, source.parameters, time, options)
     return hashlib.sha256(canonical(said)).hexdigest()
+
+
+def _place(directory: Path) -> tuple[int, int]:
+    """What tells a directory from another of the same name. Raises OSError."""
+    status = directory.stat()
+    return status.st_dev, status.st_ino

@@ -1,7 +1,7 @@
 """Collecting garbage: what nobody needs, and what is used least when there is too much.
 
 Never removed: layers on which a build that has not ended stands (its completed checkpoints, the one
-that runs, and all below), and artifacts and logs, which stay until `rm`. Removed always: layers that no
+that runs, and all below), and artifacts and logs, which stay until `rm`. Removed when asked: layers that no
 build names any more, stale ones, or those of a back end that is not in use any more, captured inputs that no
 unfinished build names, what a removal of a build left.
 Removed over the limit: layers, least recently used first, none before what stands on it. A layer that is
@@ -21,6 +21,7 @@ import structlog
 
 from dcd.configuration import Configuration
 from dcd.engine.builds import Builds
+from dcd.engine.losses import Losses
 from dcd.engine.runner import Runner, Stores
 from statemachine.build import BuildState, CheckpointState
 from statemachine.errors import DcdError, NotFound, Refused
@@ -71,10 +72,15 @@ def pinned_keys(layers: Iterable[Layer], unfinished: Iterable[BuildState]) -> se
 
 
 def doomed(
-    layers: Sequence[Layer], pinned: Collection[str], named: Collection[str], max_bytes: int | None
+    layers: Sequence[Layer],
+    pinned: Collection[str],
+    named: Collection[str],
+    max_bytes: int | None,
+    only_over_limit: bool = False,
 ) -> list[tuple[Layer, str]]:
     """The layers to remove, in order, each with the reason. `named` are the keys that a build names;
-    without `max_bytes` (of all layers together) only the others go."""
+    the others go first, and without `max_bytes` (of all layers together) only they go. With
+    `only_over_limit` they too go only as far as the layers take more than that."""
     by_key = {layer.record.key: layer for layer in layers}
     standing = Counter(layer.record.parent for layer in layers)
     total = sum(layer.size_bytes for layer in layers)
@@ -91,7 +97,8 @@ def doomed(
     while heap:
         is_named, _, key = heapq.heappop(heap)
         layer = by_key[key]
-        if is_named and (max_bytes is None or total <= max_bytes):
+        spared = is_named or only_over_limit
+        if spared and (max_bytes is None or total <= max_bytes):
             break
         reason = "least recently used" if is_named else "no build names it"
         removed.append((layer, reason))
@@ -111,7 +118,9 @@ class Collector:
         runner: Runner,
         stores: Stores,
         settings: Callable[[], Configuration],
+        losses: Losses,
     ) -> None:
+        self._losses = losses
         self._builds = builds
         self._runner = runner
         self._stores = stores
@@ -123,7 +132,7 @@ class Collector:
         while True:
             if limit := self._settings().layers_max_bytes:
                 try:
-                    await self.collect(limit)
+                    await self.collect(limit, by_itself=True)
                 except (DcdError, OSError) as error:
                     log.error("garbage could not be collected", error=str(error))
             await self._builds.ended.wait()
@@ -133,13 +142,21 @@ class Collector:
         """Look at the limit again: it may have changed."""
         self._builds.ended.set()
 
-    async def collect(self, max_bytes: int | None, dry_run: bool = False) -> Collected:
-        """Remove what nobody needs, and with `max_bytes` as many layers as take more than that."""
+    async def collect(
+        self, max_bytes: int | None, dry_run: bool = False, by_itself: bool = False
+    ) -> Collected:
+        """Remove what nobody needs, and with `max_bytes` as many layers as take more than that.
+
+        `by_itself`, when nobody asked for it, layers go only over the limit: those of a removed build
+        stay until somebody collects. What builds left that the log has lost is left to people.
+        """
         async with self._collecting:
-            layers, chosen = await self._choose(max_bytes)
+            layers, chosen = await self._choose(max_bytes, by_itself)
             stale = await self._choose_stale()
             layers, chosen = [*layers, *(layer for layer, _ in stale)], [*stale, *chosen]
-            blobs = await asyncio.to_thread(self._unnamed_blobs, self._unfinished())
+            blobs = {}
+            if not (by_itself and self._losses.told):
+                blobs = await asyncio.to_thread(self._unnamed_blobs, self._unfinished())
             builds = await asyncio.to_thread(self._left_over)
             if not dry_run:
                 chosen = [pair for pair in chosen if await self._remove(pair[0])]
@@ -174,12 +191,14 @@ class Collector:
         reason = "a layer below it was lost or has been made again"
         return [(layer, reason) for layer in stale]
 
-    async def _choose(self, max_bytes: int | None) -> tuple[list[Layer], list[tuple[Layer, str]]]:
+    async def _choose(
+        self, max_bytes: int | None, only_over_limit: bool
+    ) -> tuple[list[Layer], list[tuple[Layer, str]]]:
         layers = await asyncio.to_thread(lambda: list(self._stores.layers.layers()))
         keys = [layer.record.key for layer in layers]
         named = await asyncio.to_thread(self._builds.log.known_keys, keys)
         pinned = pinned_keys(layers, self._unfinished())
-        return layers, doomed(layers, pinned, named, max_bytes)
+        return layers, doomed(layers, pinned, named, max_bytes, only_over_limit)
 
     async def _remove(self, layer: Layer) -> bool:
         """Remove a layer unless somebody has come to need it since it was chosen."""

@@ -25,6 +25,7 @@ from statemachine.errors import DcdError, NotFound, Unavailable
 from statemachine.events import Actor, Event, Payload
 from store.eventlog import database, projection
 from store.eventlog.errors import LogDamaged
+from store.eventlog.high_water import HighWater
 from store.eventlog.projection import BuildSummary
 from store.eventlog.reserve import Reserve
 from store.eventlog.schema import builds, events, layer_keys
@@ -51,11 +52,13 @@ class EventLog:
         self._connection = _open(path, reserve)
         try:
             with database.explained(path):
-                self._writer = Writer(self._connection, reserve, on_commit)
+                self._writer = Writer(self._connection, reserve, HighWater(path), on_commit)
         except BaseException:
             database.close(self._connection)
             raise
         self._readers = database.reading_engine(path)
+        self.lost = max(0, HighWater(path).read() - self._writer.position)
+        """So many events were committed once, and were not in the log when it was opened."""
 
     def __enter__(self) -> Self:
         return self
@@ -236,6 +239,10 @@ class EventLog:
             newest = query.order_by(builds.c.submitted_position.desc()).limit(1)
             found = connection.execute(newest).scalar()
         return None if found is None else str(found)
+
+    def known_builds(self, among: Collection[str]) -> set[str]:
+        """Those of the ids `among` that are builds, removed ones too."""
+        return {name for some in _portions(among) for name in self._ids(builds.c.id.in_(some))}
 
     def removed_among(self, names: Collection[str]) -> set[str]:
         """Those of the ids `names` that are removed builds."""

@@ -30,6 +30,7 @@ from statemachine.events import Actor, Event, Payload
 from store.eventlog import projection
 from store.eventlog.database import primary_code
 from store.eventlog.errors import Conflict, DuplicateSubmission, LogFailed, LogFull
+from store.eventlog.high_water import HighWater
 from store.eventlog.reserve import Reserve
 from store.eventlog.schema import builds, events
 
@@ -75,10 +76,12 @@ class Writer:
         self,
         connection: sa.Connection,
         reserve: Reserve,
+        high_water: HighWater,
         on_commit: Callable[[int, float], None] | None,
     ) -> None:
         self._connection = connection
         self._reserve = reserve
+        self._high_water = high_water
         self._on_commit = on_commit
         self._queue: queue.SimpleQueue[_Append | _Job | None] = queue.SimpleQueue()
         self._states: OrderedDict[str, BuildState] = OrderedDict()
@@ -143,6 +146,7 @@ class Writer:
             elif waiting := [r for r in group if r.future.set_running_or_notify_cancel()]:
                 self._commit(waiting)
             if self.position > before:
+                self._high_water.write(self.position)
                 self._tell(time.monotonic() - began)
 
     def _tell(self, seconds: float) -> None:

@@ -26,6 +26,9 @@ from store.layers.interface import LayerRecord, LayerStore
 from store.layers.overlay import OverlayTrees
 from store.layers.zfs import ZfsTrees
 
+TRIAL = "trial"
+"""Who made the layers of a trial, in the place of a build."""
+
 _BACK_ENDS: dict[str, Callable[[], Trees]] = {
     "zfs": ZfsTrees,
     "btrfs": BtrfsTrees,
@@ -130,7 +133,7 @@ def _workspace(store: LayerDirectory, parent: str | None, key: str) -> Iterator[
     try:
         with store.enter(workspace) as root:
             yield root
-        store.commit(workspace, LayerRecord(key, parent, "trial", "trial", 1, 0.0))
+        store.commit(workspace, LayerRecord(key, parent, TRIAL, "trial", 1, 0.0))
     finally:
         store.discard(workspace)
 

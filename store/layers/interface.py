@@ -69,6 +69,8 @@ class LayerStore(Protocol):
     attribute errno ENOSPC), `NotFound` for a key that is not there."""
 
     name: str
+    directory: Path
+    """Where it keeps them."""
 
     def prepare(self) -> None:
         """Make ready what the back end needs (daemon side, once, before all else). Raises Unprepared
