@@ -31,6 +31,7 @@ PROBLEMS = {
     "usage": ExitCode.USAGE,
     "refused": ExitCode.REFUSED,
     "not-found": ExitCode.NOT_FOUND,
+    "removed": ExitCode.NOT_FOUND,
     "invalid-manifest": ExitCode.INVALID_MANIFEST,
     "inputs-missing": ExitCode.INVALID_MANIFEST,
     "unavailable": ExitCode.UNREACHABLE,

@@ -106,6 +106,9 @@ class Picture:
                 return Line("note", self.name, f"will pause before {data['before']}")
             case "BuildPaused":
                 self.state, self.running = "paused", None
+            case "BuildResumed" if self.state == "pausing":
+                self.state = "running"
+                return Line("note", self.name, "not pausing any more")
             case "BuildResumed":
                 self.state, self.running = "queued", None
                 if data["plan"] is not None:

@@ -131,6 +131,8 @@ class Metrics:
     def happened(self, before: BuildState | None, event: Event) -> None:
         """An event was appended; for `Builds.watch`."""
         match event.data:
+            case BuildResumed() if before is not None and before.state is Lifecycle.PAUSING:
+                pass  # it has its place already
             case BuildSubmitted() | BuildResumed():
                 self._queued_at[event.build] = event.time
             case BuildStarted() if before is not None:

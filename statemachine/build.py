@@ -121,7 +121,8 @@ class BuildState:
     `checkpoints` go with `plan.checkpoints` one to one; their keys are the plan's, with the state of
     the world as found when each started. `reason` says for people why the build is in its state, `cause`
     is that of the last BuildPaused. `pause_before` is a wish not yet reached; `rewound_to` is the
-    checkpoint to which the build was rewound since it last stood still. `published` artifacts have
+    checkpoint to which the build was rewound since it last stood still. `removed_at` and `removed_by` say
+    when and by whom its artifacts and logs were removed. `published` artifacts have
     paths in the state directory. `submitted_position` is the log's position of
     the first event; `sequence`, `log_position` and `hash` are the last event's.
     """
@@ -149,6 +150,8 @@ class BuildState:
     error: ErrorInfo | None = None
     published: tuple[Artifact, ...] = ()
     removed: bool = False
+    removed_at: datetime | None = None
+    removed_by: Actor | None = None
     attempts: Mapping[str, int] = field(default_factory=dict)
     submitted_position: int = 0
     sequence: int = 0
@@ -253,6 +256,8 @@ def evolve(state: BuildState | None, event: Event) -> BuildState:
         after = _submitted(event, event.data)
     else:
         after = advance(state, event.data)
+    if isinstance(event.data, BuildRemoved):
+        after = replace(after, removed_at=event.time, removed_by=event.actor)
     return replace(
         after,
         updated_at=event.time,
@@ -342,8 +347,12 @@ def advance(state: BuildState, payload: Payload) -> BuildState:
                 pause_before=None if reached else state.pause_before,
                 rewound_to=None,
             )
+        case BuildResumed() if state.state is Lifecycle.PAUSING:
+            return replace(
+                state, state=Lifecycle.RUNNING, reason="", pause_before=payload.pause_before
+            )
         case BuildResumed():
-            return _resumed(state, payload)
+            return _declining(_resumed(state, payload), payload.declines)
         case BuildRewound():
             first = state.index(payload.checkpoint)
             plan = state.plan
@@ -447,6 +456,18 @@ def _resumed(state: BuildState, data: BuildResumed) -> BuildState:
         parameters=data.parameters,
         published=(),
     )
+
+
+def _declining(state: BuildState, checkpoint: str | None) -> BuildState:
+    """The build with keys from `checkpoint` on that no layer has; all of these are still to come."""
+    if checkpoint is None:
+        return state
+    plan = with_salt(state.plan, state.index(checkpoint), f"{state.id}:{state.sequence}")
+    records = tuple(
+        replace(record, key=planned.key)
+        for record, planned in zip(state.checkpoints, plan.checkpoints, strict=True)
+    )
+    return replace(state, plan=plan, checkpoints=records, rewound_to=checkpoint)
 
 
 def _pending(record: CheckpointRecord) -> CheckpointRecord:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from statemachine.build import BuildState, Claim, Lifecycle, advance
-from statemachine.errors import NotFound, Refused, UsageError
+from statemachine.errors import NotFound, Refused, Removed, UsageError
 from statemachine.events import (
     Artifact,
     ArtifactPublished,
@@ -70,8 +70,9 @@ class Replacement:
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """Go on: from where the build stands, or from before the completed checkpoint
-    `from_checkpoint`, or with a new manifest, of which the longest unchanged prefix is kept."""
+    """Go on: from where the build is, or from before checkpoint `from_checkpoint`, which then runs and is not
+    reused, or with a new manifest, of which the longest unchanged prefix is kept. A build that is pausing
+    goes on as if no pause had been requested."""
 
     from_checkpoint: str | None = None
     pause_before: str | None = None
@@ -170,10 +171,11 @@ class InterruptCheckpoint:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Make a build without an open attempt stand still."""
+    """Pause a build without an open attempt. `wanted`: only if somebody still wants it to pause here."""
 
     reason: str
     cause: str = "requested"
+    wanted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,9 +244,21 @@ def submit(payload: BuildSubmitted) -> tuple[Payload, ...]:
 def decide(machine: BuildMachine, command: Command) -> tuple[Payload, ...]:
     """The payloads that the command comes to now, in order, to be appended together; none when the
     wish already holds. Raises Refused, or NotFound for a checkpoint that does not exist."""
+    if machine.state.removed and not isinstance(command, Remove):
+        raise removed(machine.state)
     payloads = _payloads(machine.state, command)
     machine.accept(*payloads)
     return payloads
+
+
+def removed(state: BuildState) -> Removed:
+    """That a build was removed, as an error for whoever asks for what is gone."""
+    assert state.removed_at is not None and state.removed_by is not None
+    return Removed(
+        f"build {state.id} was removed",
+        f"by {state.removed_by.user} at {state.removed_at:%Y-%m-%d %H:%M:%S} UTC; it was {state.state}",
+        f"its events are kept: dcctl events {state.id}",
+    )
 
 
 def _payloads(state: BuildState, command: Command) -> tuple[Payload, ...]:
@@ -308,6 +322,8 @@ def _payloads(state: BuildState, command: Command) -> tuple[Payload, ...]:
         case InterruptCheckpoint():
             return _interrupt(state, command)
         case Pause():
+            if command.wanted and not _is_to_pause(state):
+                raise Refused(f"no pause of build {state.id} is wanted any more")
             return (_paused(state, command.reason, command.cause),)
         case FinishCancel():
             return (BuildCancelled(),)
@@ -336,13 +352,17 @@ def _pause(state: BuildState, command: RequestPause) -> tuple[Payload, ...]:
 def _resume(state: BuildState, command: Resume) -> tuple[Payload, ...]:
     if _goes_on_as_wished(state, command):
         return ()
+    if state.state is Lifecycle.PAUSING:
+        return _withdraw_pause(state, command)
     rewound: tuple[Payload, ...] = ()
-    if (
-        command.from_checkpoint is not None
-        and state.index(command.from_checkpoint) != state.completed
-    ):
-        rewound = (BuildRewound(command.from_checkpoint),)
-        state = advance(state, rewound[0])
+    declines = None
+    if command.from_checkpoint is not None:
+        if state.index(command.from_checkpoint) == state.completed:
+            # There is nothing to rewind, but whoever names it wants it to run.
+            declines = command.from_checkpoint
+        else:
+            rewound = (BuildRewound(command.from_checkpoint),)
+            state = advance(state, rewound[0])
     new = command.replacement
     plan = state.plan
     kept = state.completed
@@ -354,8 +374,10 @@ def _resume(state: BuildState, command: Resume) -> tuple[Payload, ...]:
     pause_before = command.pause_before
     if pause_before is None and state.pause_before in to_come:
         pause_before = state.pause_before
+    if declines not in to_come:
+        declines = None
     if new is None:
-        return (*rewound, BuildResumed(pause_before))
+        return (*rewound, BuildResumed(pause_before, declines=declines))
     return (
         *rewound,
         BuildResumed(
@@ -366,14 +388,36 @@ def _resume(state: BuildState, command: Resume) -> tuple[Payload, ...]:
             inputs=new.inputs,
             parameters=dict(new.parameters),
             kept=kept,
+            declines=declines,
         ),
     )
 
 
-def _retry(state: BuildState) -> tuple[Payload, ...]:
-    if state.state is Lifecycle.PAUSED:
+def _withdraw_pause(state: BuildState, command: Resume) -> tuple[Payload, ...]:
+    """The checkpoint that runs goes on running, so nothing else can change now."""
+    changed = command.replacement is not None and not _is_in_force(state, command.replacement)
+    if changed or command.from_checkpoint is not None:
+        wish = "another manifest" if changed else f"from {command.from_checkpoint}"
         raise Refused(
-            f"cannot retry build {state.id}: it is paused, it has not failed",
+            f"cannot resume build {state.id} {'with ' if changed else ''}{wish}: it is pausing",
+            "its checkpoint is still running",
+            f"wait until it is paused (dcctl follow {state.id}); `dcctl resume {state.id}` alone takes the"
+            " pause back",
+        )
+    return (BuildResumed(command.pause_before or state.pause_before),)
+
+
+def _is_to_pause(state: BuildState) -> bool:
+    following = state.next
+    return state.state in (Lifecycle.PAUSING, Lifecycle.PAUSED) or (
+        following is not None and following.name == state.pause_before
+    )
+
+
+def _retry(state: BuildState) -> tuple[Payload, ...]:
+    if state.state in (Lifecycle.PAUSING, Lifecycle.PAUSED):
+        raise Refused(
+            f"cannot retry build {state.id}: it is {state.state}, it has not failed",
             state.reason,
             f"`dcctl resume {state.id}` lets it go on",
         )
@@ -384,9 +428,9 @@ def _goes_on_as_wished(state: BuildState, command: Resume) -> bool:
     """Whether the build is going on already, and from there, so far and with that manifest."""
     if state.state not in (Lifecycle.QUEUED, Lifecycle.RUNNING):
         return False
-    following = state.next.name if state.next else None
+    running = state.running.name if state.running else None
     return (
-        command.from_checkpoint in (None, state.rewound_to, following)
+        command.from_checkpoint in (None, state.rewound_to, running)
         and command.pause_before in (None, state.pause_before)
         and (command.replacement is None or _is_in_force(state, command.replacement))
     )

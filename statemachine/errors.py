@@ -48,6 +48,12 @@ class NotFound(DcdError):
     problem, status, exit_code = "not-found", 404, 7
 
 
+class Removed(NotFound):
+    """The build was removed: its events are there, what it delivered and printed is not."""
+
+    problem, status = "removed", 410
+
+
 class Refused(DcdError):
     """The state machine does not allow this command in the present state."""
 

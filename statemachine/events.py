@@ -172,8 +172,9 @@ class BuildPaused(Payload):
 
 @dataclass(frozen=True, slots=True)
 class BuildResumed(Payload):
-    """A paused or failed build is queued again. With `plan`, the manifest was replaced, and the
-    first `kept` checkpoints keep their results."""
+    """A paused or failed build is queued again; one that was pausing runs on. With `plan`, the manifest was
+    replaced, and the first `kept` checkpoints keep their results. From checkpoint `declines` on, which is the
+    next, no result of other builds is reused."""
 
     pause_before: str | None = None
     manifest: str | None = None
@@ -182,6 +183,7 @@ class BuildResumed(Payload):
     inputs: tuple[InputFile, ...] = ()
     parameters: dict[str, str] = field(default_factory=dict)
     kept: int | None = None
+    declines: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

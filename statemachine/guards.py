@@ -125,6 +125,20 @@ def resumes(state: BuildState, payload: Payload) -> bool:
             raise Refused(f"the new plan keeps {position} checkpoints, not {payload.kept}")
     if payload.pause_before is not None and payload.pause_before not in names[position:]:
         raise Refused(f"{payload.pause_before} is not among the checkpoints still to come")
+    if payload.declines is not None and payload.declines not in names[position:]:
+        raise Refused(f"{payload.declines} is not among the checkpoints still to come")
+    return True
+
+
+def takes_pause_back(state: BuildState, payload: Payload) -> bool:
+    """The checkpoint that runs goes on running, so only where to pause next can change."""
+    assert isinstance(payload, BuildResumed)
+    if payload.plan is not None or payload.declines is not None:
+        raise Refused("its checkpoint is still running")
+    if payload.pause_before is not None:
+        _is_to_come(state, payload.pause_before)
+        if state.running is not None and state.running.name == payload.pause_before:
+            raise Refused(f"{payload.pause_before} is running already")
     return True
 
 

@@ -57,6 +57,7 @@ _LIFECYCLE: tuple[tuple[str, tuple[str, ...], str | None, Guard | None], ...] = 
     ("BuildRewound", (PAUSED, FAILED), None, guards.rewinds_completed),
     ("BuildRewound", (RUNNING,), None, guards.rewinds_lost),
     ("BuildResumed", (PAUSED, FAILED), QUEUED, guards.resumes),
+    ("BuildResumed", (PAUSING,), RUNNING, guards.takes_pause_back),
     ("CancelRequested", (QUEUED, RUNNING, PAUSING, PAUSED, FAILED), CANCELLING, None),
     ("BuildCancelled", (CANCELLING,), CANCELLED, guards.stands_still),
     ("ArtifactPublished", (RUNNING, PAUSING), None, guards.all_completed),

@@ -8,12 +8,15 @@ import contextlib
 import ctypes
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from statemachine.errors import Unprepared
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_FEW_BYTES = 16 * 1024 * 1024
+_FEW_INODES = 64
 
 
 class DiskFull(Unprepared):
@@ -31,6 +34,14 @@ class DiskFull(Unprepared):
 def is_full(error: OSError) -> bool:
     """Whether the error is want of space or quota."""
     return error.errno in _FULL
+
+
+def used_up(directory: Path) -> str:
+    """What a file system has next to nothing left of (`space`, `inodes`), or "". Raises OSError."""
+    status = os.statvfs(directory)
+    if status.f_files and status.f_favail < _FEW_INODES:
+        return "inodes"
+    return "space" if shutil.disk_usage(directory).free < _FEW_BYTES else ""
 
 
 @contextlib.contextmanager

@@ -124,16 +124,16 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("GET", BUILD, "show", "Show a build", builds.show, schemas.BuildView, problems=(404,)),
     Operation(
         "POST", f"{BUILD}/pause", "pause", "Stop before a checkpoint, or soon",
-        builds.pause, schemas.BuildView, schemas.PauseRequest, problems=(404, 409),
+        builds.pause, schemas.BuildView, schemas.PauseRequest, problems=(404, 409, 410),
     ),
     Operation(
         "POST", f"{BUILD}/resume", "resume", "Go on",
         builds.resume, schemas.ResumedView, schemas.ResumeRequest,
-        problems=(404, 409, 422, 424),
+        problems=(404, 409, 410, 422, 424),
     ),
     Operation(
         "POST", f"{BUILD}/retry", "retry", "Let a failed build go on",
-        builds.retry, schemas.BuildView, problems=(404, 409),
+        builds.retry, schemas.BuildView, problems=(404, 409, 410),
     ),
     Operation(
         "GET", f"{BUILD}/checkpoints", "checkpoints", "From where a build can be resumed",
@@ -142,11 +142,11 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         "POST", f"{BUILD}/shell", "shell", "A throw-away workspace, while the connection lasts",
         shell.shell, schemas.ShellView, schemas.ShellRequest, media_type="application/x-ndjson",
-        problems=(404, 409, 424),
+        problems=(404, 409, 410, 424),
     ),
     Operation(
         "POST", f"{BUILD}/cancel", "cancel", "Give a build up",
-        builds.cancel, schemas.BuildView, problems=(404, 409),
+        builds.cancel, schemas.BuildView, problems=(404, 409, 410),
     ),
     Operation(
         "DELETE", BUILD, "remove", "Drop the artifacts and logs of an ended build",
@@ -163,19 +163,19 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         "GET", f"{BUILD}/logs", "logs", "The logs of all attempts",
-        leavings.logs, schemas.LogList, problems=(404,),
+        leavings.logs, schemas.LogList, problems=(404, 410),
     ),
     Operation(
         "GET", f"{BUILD}/logs/{{checkpoint}}/{{attempt}}", "log", "The log of an attempt",
-        leavings.log, None, query=(leavings.OFFSET,), media_type="text/plain", problems=(404,),
+        leavings.log, None, query=(leavings.OFFSET,), media_type="text/plain", problems=(404, 410),
     ),
     Operation(
         "GET", f"{BUILD}/artifacts", "artifacts", "What the build delivered",
-        leavings.artifacts, schemas.ArtifactList, problems=(404,),
+        leavings.artifacts, schemas.ArtifactList, problems=(404, 410),
     ),
     Operation(
         "POST", f"{BUILD}/artifacts/verify", "verify_artifacts", "Digest them again",
-        leavings.verify_artifacts, schemas.ArtifactChecks, problems=(404,),
+        leavings.verify_artifacts, schemas.ArtifactChecks, problems=(404, 410),
     ),
     Operation(
         "GET", f"{BUILD}/doc", "doc", "The DOC of a build, or what a path string names in it",

@@ -20,6 +20,7 @@ from dcd.engine.engine import Engine
 from dcd.metrics import Metrics
 from dcd.planner.tasks import WithSecrets
 from statemachine.build import BuildState
+from statemachine.commands import removed
 from statemachine.errors import PermissionDenied
 from statemachine.events import Actor
 from statemachine.plan import Plan
@@ -92,6 +93,13 @@ class Api:
     async def state(self, request: Request) -> BuildState:
         """The state of the build in the path. Raises NotFound."""
         return await self.engine.builds.state(await self.build(request))
+
+    async def kept(self, request: Request) -> BuildState:
+        """As `state`, for what a removed build has no more. Raises Removed."""
+        state = await self.state(request)
+        if state.removed:
+            raise removed(state)
+        return state
 
     async def controlled(self, request: Request) -> str:
         """The build's id, if the peer may control it."""

@@ -81,7 +81,7 @@ async def verify_events(api: Api, request: Request) -> Response:
 
 async def logs(api: Api, request: Request) -> Response:
     api.require(request, Action.SEE)
-    state = await api.state(request)
+    state = await api.kept(request)
     directory = api.engine.stores.logs / state.id
     found = await asyncio.to_thread(_log_files, directory, state)
     return json_response(schemas.LogList(found))
@@ -89,7 +89,7 @@ async def logs(api: Api, request: Request) -> Response:
 
 async def log(api: Api, request: Request) -> Response:
     api.require(request, Action.SEE)
-    state = await api.state(request)
+    state = await api.kept(request)
     checkpoint, attempt = request.path_params["checkpoint"], request.path_params["attempt"]
     path = api.engine.stores.logs / state.id / f"{checkpoint}.{attempt}.log"
     if checkpoint not in state.attempts or not _ATTEMPT.fullmatch(attempt) or not path.is_file():
@@ -101,13 +101,13 @@ async def log(api: Api, request: Request) -> Response:
 
 async def artifacts(api: Api, request: Request) -> Response:
     api.require(request, Action.SEE)
-    view = await api.view(request, await api.state(request))
+    view = await api.view(request, await api.kept(request))
     return json_response(schemas.ArtifactList(view.artifacts))
 
 
 async def verify_artifacts(api: Api, request: Request) -> Response:
     api.require(request, Action.SEE)
-    state = await api.state(request)
+    state = await api.kept(request)
     stored = api.engine.stores.artifacts
     verdicts = await asyncio.to_thread(stored.verify, state.id, state.published)
     checks = tuple(

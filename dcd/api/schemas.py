@@ -18,7 +18,7 @@ from dcd.engine.intentions import Intention
 from dcd.manifest.checkpoint_types import CheckpointType
 from dcd.manifest.diagnostics import Diagnostic, MissingInput
 from dcd.manifest.times import EARLIEST, LATEST
-from statemachine.events import Actor, Artifact, ErrorInfo, Event
+from statemachine.events import Actor, Artifact, ErrorInfo, Event, InputFile
 from statemachine.plan import Json
 
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
@@ -156,7 +156,14 @@ class BuildView:
     artifacts: tuple[Artifact, ...]
     error: ErrorInfo | None
     source_date_epoch: int
+    manifest_path: str
+    """Where the client read the manifest in force."""
+    inputs: tuple[InputFile, ...]
+    """The captured files: path as the manifest resolves it, digest and mode."""
     undelivered: tuple[str, ...] = ()
+    removed_at: datetime | None = None
+    """When the artifacts and logs were removed (`rm`), and by whom."""
+    removed_by: Actor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,8 +370,7 @@ class ConfigurationView:
     settings: tuple[SettingView, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Health:
+class Health(msgspec.Struct, frozen=True, omit_defaults=True):
     """Answered while the daemon can serve. `status` is `ok`, or `warning`: `problems` say what is wrong."""
 
     status: str

@@ -31,7 +31,7 @@ async def shell(api: Api, request: Request) -> Response:
             "run it with sudo",
         )
     body = await body_of(request, schemas.ShellRequest)
-    state = await api.state(request)
+    state = await api.kept(request)
     opened, place = await api.engine.shells.open(state, body.at)
     view = schemas.ShellView(
         state.id,

@@ -16,7 +16,7 @@ def build_view(state: BuildState, stored: Artifacts, parameters: dict[str, str])
         id=state.id,
         name=state.name,
         state=state.state,
-        reason=state.reason,
+        reason=_reason(state),
         submitted_at=state.submitted_at,
         updated_at=state.updated_at,
         actor=state.actor,
@@ -44,7 +44,17 @@ def build_view(state: BuildState, stored: Artifacts, parameters: dict[str, str])
         error=state.error,
         source_date_epoch=build_epoch(state),
         undelivered=state.undelivered,
+        manifest_path=state.manifest_path,
+        inputs=state.inputs,
+        removed_at=state.removed_at,
+        removed_by=state.removed_by,
     )
+
+
+def _reason(state: BuildState) -> str:
+    if state.removed_at is None or state.removed_by is None:
+        return state.reason
+    return f"removed by {state.removed_by.user} at {state.removed_at:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def summary_view(stored: StoredSummary) -> BuildSummary:

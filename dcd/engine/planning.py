@@ -8,7 +8,6 @@ compares a plan's needs of space with this host, before the first checkpoint run
 
 import os
 import re
-import shutil
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from dcd.checkpoints.interface import Checkpoint, Needs
 from dcd.configuration import Configuration
+from dcd.engine import space
 from dcd.engine.builds import new_id
 from dcd.engine.epoch import choose_epoch
 from dcd.engine.prospects import Prospect, prospects, require_all, texts_of
@@ -229,12 +229,10 @@ def recorded_external(planned: PlannedCheckpoint) -> dict[str, str]:
 
 def check_host(plan: Plan, state_dir: Path, min_free_bytes: int) -> None:
     """Raise Unprepared when this host lacks the space that the plan needs."""
-    needed = max((planned.disk_bytes for planned in plan.checkpoints), default=0) + min_free_bytes
-    free = shutil.disk_usage(state_dir).free
-    if free < needed:
+    if lacking := space.shortage(state_dir, space.needed(plan.checkpoints, min_free_bytes)):
         raise Unprepared(
             "there is not enough disk space for the build",
-            f"{state_dir} has {free / 2**30:.1f} GiB free; the build needs {needed / 2**30:.1f} GiB",
+            lacking,
             "free some space there, or set state_dir to a larger file system",
         )
 

@@ -7,14 +7,14 @@ any of it again after a crash is harmless.
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from dcd.engine.builds import Builds
 from dcd.planner import WITHHOLD
 from dcd.planner.client import Planning
 from dcd.planner.tasks import WithSecrets
 from statemachine.build import BuildState
-from statemachine.commands import Complete, Publish
+from statemachine.commands import Command, Complete, Publish
 from statemachine.errors import NotFound
 from statemachine.events import Artifact
 from store.artifacts import EVIDENCE_SUMS, SUMS, Artifacts
@@ -24,18 +24,21 @@ _LEFT_OUT = (
     "<!-- Passwords, hashes and other secrets were left out of this copy of the manifest. -->\n"
 )
 
+Insist = Callable[[str, Command], Awaitable[BuildState]]
+
 
 async def publish(
-    builds: Builds, artifacts: Artifacts, layers: LayerStore, planner: Planning, state: BuildState
+    insist: Insist, artifacts: Artifacts, layers: LayerStore, planner: Planning, state: BuildState
 ) -> BuildState:
-    """Publish everything that is not published yet, and complete the build.
+    """Publish everything that is not published yet, and complete the build. `insist` carries out a command
+    of the engine's own, however long the log takes no events.
 
     Raises DcdError when a layer's file is gone, DiskFull.
     """
     for artifact in state.unpublished:
         source = await asyncio.to_thread(_source, layers, state, artifact)
         delivered = await asyncio.to_thread(artifacts.publish, state.id, artifact, source)
-        state = await builds.command(state.id, Publish(delivered))
+        state = await insist(state.id, Publish(delivered))
     manifest = await asyncio.to_thread(
         artifacts.write,
         state.id,
@@ -43,7 +46,7 @@ async def publish(
         "xml",
         await _delivered(planner, state.manifest),
     )
-    state = await builds.command(state.id, Publish(manifest))
+    state = await insist(state.id, Publish(manifest))
     others = [a for a in state.published if a.name not in (SUMS, EVIDENCE_SUMS)]
     for name, evidence in ((EVIDENCE_SUMS, True), (SUMS, False)):
         listed = sorted((a for a in others if a.evidence is evidence), key=lambda a: a.name)
@@ -51,9 +54,9 @@ async def publish(
             continue
         lines = "".join(f"{artifact.sha256}  {artifact.name}\n" for artifact in listed)
         sums = await asyncio.to_thread(artifacts.write, state.id, name, "text", lines.encode())
-        state = await builds.command(state.id, Publish(sums))
+        state = await insist(state.id, Publish(sums))
     seconds = sum(record.seconds or 0.0 for record in state.checkpoints)
-    return await builds.command(state.id, Complete(seconds=seconds))
+    return await insist(state.id, Complete(seconds=seconds))
 
 
 def commit(

@@ -7,7 +7,7 @@ disk before its completion is an event.
 """
 
 import asyncio
-import shutil
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ import structlog
 
 from dcd import planner
 from dcd.configuration import Configuration
-from dcd.engine import planning
+from dcd.engine import planning, space
 from dcd.engine.broadcast import Progress
 from dcd.engine.builds import Builds
 from dcd.engine.claims import claims_released, release_claims
@@ -61,7 +61,7 @@ from statemachine.plan import PlannedCheckpoint
 from statemachine.steps import CancelNow, Finish, PauseNow, RunCheckpoint, next_step
 from store.artifacts import Artifacts
 from store.blobs import Blobs
-from store.durable import DiskFull
+from store.durable import DiskFull, used_up
 from store.layers import Layer, LayerRecord, LayerStore, Workspace
 
 log = structlog.get_logger()
@@ -168,6 +168,15 @@ class Runner:
                 return
             state = after
 
+    async def give_up(self, build: str, error: Exception) -> None:
+        """Fail a build that a defect in dcd stopped."""
+        details = f"{type(error).__name__}: {error}"
+        info = ErrorInfo("a defect in dcd stopped the build", details, "report it, then resume")
+        running = (await self.builds.state(build)).running
+        command = FailCheckpoint(running.name, info) if running else FailBuild(info)
+        with contextlib.suppress(Refused, Unavailable):
+            await self._insist(build, command)
+
     async def _step(self, state: BuildState) -> BuildState | None:
         step = next_step(state)
         needs_layers = isinstance(step, RunCheckpoint) or (step == Finish() and state.unpublished)
@@ -181,7 +190,7 @@ class Runner:
             case RunCheckpoint(index):
                 return await self._run_checkpoint(state, index)
             case PauseNow(reason, cause):
-                return await self._command(state, Pause(reason, cause))
+                return await self._command(state, Pause(reason, cause, wanted=True))
             case CancelNow():
                 return await self._command(state, FinishCancel())
             case Finish():
@@ -218,7 +227,7 @@ class Runner:
     async def _finish(self, state: BuildState) -> BuildState:
         try:
             return await publish(
-                self.builds, self.stores.artifacts, self.stores.layers, self._planner, state
+                self._insist, self.stores.artifacts, self.stores.layers, self._planner, state
             )
         except DiskFull as error:
             return await self._command(state, Pause(str(error), "no-space"))
@@ -242,8 +251,13 @@ class Runner:
                 return await self.builds.state(state.id)
             if layer := await asyncio.to_thread(self.stores.layers.find, planned.key):
                 return await self._reuse(state, planned, layer, external)
-            if shortage := self._shortage(planned):
-                return await self._command(state, Pause(shortage, "no-space"))
+            settings = self._settings()
+            wanted = space.needed([planned], settings.min_free_bytes)
+            if lacking := space.shortage(settings.state_dir, wanted):
+                reason = (
+                    f"{planned.name} lacks space: {lacking}; the build goes on when there is more"
+                )
+                return await self._command(state, Pause(reason, "no-space"))
             return await self._attempt(state, index, planned, external)
 
     async def _external(self, state: BuildState, index: int) -> dict[str, str] | None:
@@ -263,17 +277,6 @@ class Runner:
     def _of(self, state: BuildState, index: int) -> OfBuild:
         modules = self._settings().checkpoint_modules
         return OfBuild(state.manifest, state.plan.checkpoints[index], modules)
-
-    def _shortage(self, planned: PlannedCheckpoint) -> str:
-        """Why there is too little space to start the checkpoint, or ""."""
-        free = shutil.disk_usage(self._settings().state_dir).free
-        needed = self._settings().min_free_bytes + planned.disk_bytes
-        if free >= needed:
-            return ""
-        return (
-            f"{planned.name} needs {needed / 2**30:.1f} GiB in {self._settings().state_dir},"
-            f" which has {free / 2**30:.1f} GiB free; the build goes on when there is space"
-        )
 
     async def _reuse(
         self,
@@ -451,7 +454,9 @@ class Runner:
             case Cancelled():
                 command = InterruptCheckpoint(planned.name, running.cause)
             case Died(how, tail):
-                command = InterruptCheckpoint(planned.name, "worker-died", f"{how}\n{tail}".strip())
+                # It may have had no room left to say why.
+                cause = "no-space" if used_up(workspace.directory) else "worker-died"
+                command = InterruptCheckpoint(planned.name, cause, f"{how}\n{tail}".strip())
         log.info(
             "checkpoint ended",
             build=state.id,

@@ -9,25 +9,22 @@ ended since, which may have held what they lacked.
 
 import asyncio
 import contextlib
-import shutil
 from collections.abc import Callable
+from dataclasses import replace
 
 import structlog
 
 from dcd.configuration import Configuration
+from dcd.engine import space
 from dcd.engine.builds import Builds
 from dcd.engine.runner import Runner
 from statemachine.build import BuildState, Lifecycle
-from statemachine.commands import HAS_PLACE, FailBuild, FailCheckpoint, Resume
-from statemachine.errors import Refused, Unavailable
-from statemachine.events import ErrorInfo
+from statemachine.commands import HAS_PLACE, Resume
+from statemachine.errors import DcdError, Unavailable
 
 log = structlog.get_logger()
 
 SPACE_CHECK_SECONDS = 10.0
-
-RESUME_MARGIN_BYTES = 64 * 1024**2
-"""Free space beyond what a starved build needs, so that it does not stop again at once."""
 
 
 class Scheduler:
@@ -42,8 +39,8 @@ class Scheduler:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
         self._stopping = False
-        self._free_when_starved: dict[str, int] = {}
-        """Free bytes just after a build ran out of space although its checkpoint had said that so much
+        self._room_when_starved: dict[str, space.Room] = {}
+        """The room just after a build ran out of space although its checkpoint had said that so much
         would do: not enough for it."""
 
     def wake(self) -> None:
@@ -95,28 +92,29 @@ class Scheduler:
         try:
             await self._runner.run(build)
         except Unavailable as error:
-            log.error("the log took no events before the stop", build=build, error=str(error))
-        except Exception as error:
-            # The last resort: one build's defect must not stop the others, nor be silent.
-            log.exception("a build stopped because of a defect in dcd", build=build)
-            await self._give_up(build, error)
+            # The runner waits for a log that takes no events, until the daemon stops.
+            if self._stopping:
+                log.error("the log took no events before the stop", build=build, error=str(error))
+            else:
+                await self._defect(build, error)
+        except Exception as error:  # noqa: BLE001 - the last resort
+            await self._defect(build, error)
         self._note_space(build)
 
-    async def _give_up(self, build: str, error: Exception) -> None:
-        details = f"{type(error).__name__}: {error}"
-        info = ErrorInfo("a defect in dcd stopped the build", details, "report it, then resume")
-        state = await self._builds.state(build)
-        running = state.running
-        command = FailCheckpoint(running.name, info) if running else FailBuild(info)
-        with contextlib.suppress(Refused, Unavailable):
-            await self._builds.command(build, command)
+    async def _defect(self, build: str, error: Exception) -> None:
+        """The last resort: one build's defect must not stop the others, nor be silent."""
+        log.error("a build stopped because of a defect in dcd", build=build, exc_info=error)
+        await self._runner.give_up(build, error)
 
     def _note_space(self, build: str) -> None:
         starved = [state for state in self._starved() if state.id == build]
         if not starved:
-            self._free_when_starved.clear()
-        elif (free := self._free_bytes()) >= self._stated_need(starved[0]):
-            self._free_when_starved[build] = free
+            self._room_when_starved.clear()
+            return
+        with contextlib.suppress(OSError):  # the state directory is gone, which health says
+            room = space.room(self._settings().state_dir)
+            if room.suffices(self._stated_need(starved[0])):
+                self._room_when_starved[build] = room
 
     def _starved(self) -> list[BuildState]:
         return [
@@ -125,19 +123,30 @@ class Scheduler:
             if state.state is Lifecycle.PAUSED and state.cause == "no-space"
         ]
 
-    def _free_bytes(self) -> int:
-        return shutil.disk_usage(self._settings().state_dir).free
-
-    def _stated_need(self, state: BuildState) -> int:
-        """Free bytes with which the next checkpoint says that it can do."""
+    def _stated_need(self, state: BuildState) -> space.Room:
+        """Room with which the next checkpoint says that it can do."""
         planned = state.plan.checkpoints[state.completed : state.completed + 1]
-        return self._settings().min_free_bytes + sum(p.disk_bytes for p in planned)
+        return space.needed(planned, self._settings().min_free_bytes)
 
     async def _resume_starved(self) -> None:
-        for state in self._starved():
-            needed = max(self._stated_need(state), self._free_when_starved.get(state.id, 0))
-            if self._free_bytes() >= needed + RESUME_MARGIN_BYTES:
+        # One whose attempt is still being cleaned up has not given back its room yet.
+        starved = [state for state in self._starved() if state.id not in self._tasks]
+        if not starved:
+            return
+        try:
+            room = space.room(self._settings().state_dir)
+        except OSError:
+            return
+        for state in starved:
+            if self._has_room(state, room):
                 log.info("there is space again; the build goes on", build=state.id)
-                with contextlib.suppress(Refused, Unavailable):
+                with contextlib.suppress(DcdError):
                     await self._builds.command(state.id, Resume())
                 self.wake()
+
+    def _has_room(self, state: BuildState, room: space.Room) -> bool:
+        need = self._stated_need(state)
+        if not room.suffices(replace(need, free_bytes=need.free_bytes + space.MARGIN_BYTES)):
+            return False
+        earlier = self._room_when_starved.get(state.id)
+        return earlier is None or room.exceeds(earlier)

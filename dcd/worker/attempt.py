@@ -52,6 +52,7 @@ from dcd.worker.request import (
 from dcd.worker.words import CLAIMED
 from statemachine.errors import CheckpointError, DcdError, Unavailable
 from statemachine.events import Artifact, ErrorInfo
+from store.durable import used_up
 from store.layers.choose import open_store
 from store.layers.mounts import unmount_below
 
@@ -62,7 +63,6 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NAMED = 5
 """How many files a message names."""
 
-_LITTLE_BYTES = 16 * 1024 * 1024
 _LAST_PROCESSES_SECONDS = 10.0
 
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 0x1  # netdevice(7)
@@ -337,13 +337,17 @@ def _empty(directory: Path) -> None:
 
 
 def _rejected(request: WorkerRequest, error: BaseException, told: ErrorInfo) -> Rejected:
-    resolution = told.resolution or _missing_right(request, error, told)
+    resolution = told.resolution or _remedy(request, error, told)
     info = ErrorInfo(_readable(told.brief), _readable(told.details), _readable(resolution))
-    return Rejected(info, no_space=_lacks_space(request, error, info))
+    # A tool, or a script that hides what its tools said, need not say that there is no room left.
+    lacking = used_up(request.workspace.directory)
+    if lacking == "inodes":
+        info = replace(info, brief=f"no inodes are left on the file system: {info.brief}")
+    return Rejected(info, no_space=bool(lacking) or _is_behind(_FULL, error, told))
 
 
-def _missing_right(request: WorkerRequest, error: BaseException, told: ErrorInfo) -> str:
-    """What to do when the worker's isolation may be behind an error, or ""."""
+def _remedy(request: WorkerRequest, error: BaseException, told: ErrorInfo) -> str:
+    """What to do when the worker's surroundings may be behind an error, or ""."""
     last = replace(told, details=told.details.strip().rpartition("\n")[2])
     # Only what was said last: before it there may be warnings of rights that were not needed.
     if _is_behind((errno.EROFS,), error, last):
@@ -357,14 +361,13 @@ def _missing_right(request: WorkerRequest, error: BaseException, told: ErrorInfo
             "`capabilities` and `devices` in its needs or arguments. It has the capabilities "
             f"{', '.join(request.grants.capabilities) or 'none'}"
         )
+    if _is_behind((errno.EAGAIN,), error, told):
+        return (
+            "if a process could not be started, there were too many: in the attempt (worker_processes = "
+            f"{request.grants.processes}), in the service (TasksMax) or on the host. Let fewer builds "
+            "run at once or raise the limit, then dcctl retry"
+        )
     return ""
-
-
-def _lacks_space(request: WorkerRequest, error: BaseException, told: ErrorInfo) -> bool:
-    """Whether want of disk space is behind an error: it says so, a tool said so, or it is seen."""
-    if _is_behind(_FULL, error, told):
-        return True
-    return shutil.disk_usage(request.workspace.directory).free < _LITTLE_BYTES
 
 
 def _is_behind(numbers: tuple[int, ...], error: BaseException, told: ErrorInfo) -> bool:

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import os
 import shutil
 import time
 
@@ -159,6 +160,59 @@ def test_checkpoint_that_needs_more_than_the_disk_has_is_not_tried_over_and_over
 
     paused = witness.until("paused")[build]
     assert paused["checkpoints"][0]["attempts"] == 1
+
+
+def test_inodes_used_up_in_a_checkpoint_pause_the_build_until_there_are_some(
+    frail, zygote, witness, write_manifest, small_disk
+):
+    """A script that hides what its tools say: there is space, and no file can be made."""
+    zygote.defect = "look_for_space_often"
+    frail.start()
+    hoard = small_disk / "hoard"
+    hoard.mkdir()
+    use_up_inodes(hoard, leaving=2000)
+    make = "mkdir {PKG_IMAGE_PATH}/$i 2>/dev/null || exit 1"
+    many = f"i=0; while [ $i -lt 3000 ]; do {make}; i=$((i+1)); done"
+    build = witness.submit(write_manifest(witness.step("many", many)))
+
+    paused = witness.until("paused")[build]
+
+    assert "ran out of space" in paused["reason"]
+    assert "inodes" in paused["reason"]
+    time.sleep(2)  # ten looks for space
+    assert witness.until("paused")[build]["checkpoints"][0]["attempts"] == 1
+    assert witness.wrong_at_rest() == []
+    shutil.rmtree(hoard)
+    witness.until("completed")
+    assert witness.wrong_at_rest() == []
+
+
+def test_a_build_that_lacks_inodes_from_the_start_waits_for_them(
+    frail, zygote, witness, write_manifest, small_disk, tmp_path
+):
+    zygote.defect = "look_for_space_often"
+    frail.start()
+    hoard = small_disk / "hoard"
+    hoard.mkdir()
+    wait = f"until [ -e {tmp_path}/go ]; do sleep 0.1; done"
+    build = witness.submit(write_manifest(witness.step("one", wait), witness.step("two")))
+    witness.until("running")
+    use_up_inodes(hoard, leaving=500)
+    (tmp_path / "go").touch()
+
+    paused = witness.until("paused")[build]
+
+    assert "inodes" in paused["reason"]
+    refused = refusal(witness, "POST", "/builds", submission(write_manifest(("x", "true"))))
+    assert (refused.kind, "inodes" in refused.details) == ("unprepared", True)
+    shutil.rmtree(hoard)
+    witness.until("completed")
+
+
+def use_up_inodes(directory, leaving):
+    """Make empty files until only so many inodes are left."""
+    for number in range(os.statvfs(directory).f_favail - leaving):
+        os.close(os.open(directory / str(number), os.O_CREAT | os.O_WRONLY))
 
 
 def test_full_disk_of_the_log_refuses_clearly_and_heals(

@@ -8,6 +8,7 @@ import pytest
 
 from statemachine.build import Lifecycle
 from statemachine.commands import (
+    CompleteCheckpoint,
     Pause,
     Publish,
     Replacement,
@@ -184,3 +185,89 @@ def test_a_wish_to_pause_before_what_the_new_manifest_lacks_is_dropped(
 
 
 # Interruptions
+
+
+# Naming the checkpoint that is next
+
+
+def test_what_is_named_to_run_next_is_declined_from_other_builds(begin: Begin) -> None:
+    """Whoever names a checkpoint wants it to run, whatever other builds have made."""
+    build = begin().run_to(1)
+    pause(build)
+    before = [record.key for record in build.state.checkpoints]
+    build.do(Resume(from_checkpoint="b"))
+    after = [record.key for record in build.state.checkpoints]
+    assert after[0] == before[0]
+    assert not set(after[1:]) & set(before)
+    assert build.do(Resume(from_checkpoint="b")) == [], "sent twice"
+    build.run_to(3)
+
+
+def test_a_plain_resume_declines_nothing(begin: Begin) -> None:
+    build = begin().run_to(1)
+    pause(build)
+    before = [record.key for record in build.state.checkpoints]
+    build.do(Resume())
+    assert [record.key for record in build.state.checkpoints] == before
+
+
+def test_what_is_declined_stays_declined_with_another_manifest(
+    begin: Begin, make_plan: MakePlan
+) -> None:
+    build = begin().run_to(1)
+    pause(build)
+    new = Replacement("<c/>", "/m", make_plan("a", "b", "c", "d"))
+    build.do(Resume(from_checkpoint="b", replacement=new))
+    unsalted = {planned.key for planned in make_plan("a", "b", "c", "d").checkpoints[1:]}
+    assert not unsalted & {record.key for record in build.state.checkpoints}
+    assert build.state.completed == 1
+    build.run_to(4)
+
+
+# Taking a pause back
+
+
+def test_resume_takes_a_pause_back_while_the_checkpoint_runs_on(begin: Begin) -> None:
+    build = begin().run_to(1)
+    name = build.start_next()
+    build.do(RequestPause())
+    assert build.do(Resume()) == ["BuildResumed"]
+    assert build.state.state is Lifecycle.RUNNING
+    assert build.state.running is not None
+    assert build.state.running.name == name
+    assert build.do(Resume()) == [], "sent twice"
+    build.do(CompleteCheckpoint(name, seconds=1.0))
+    build.run_to(3)
+
+
+def test_a_pause_that_was_taken_back_is_not_carried_out(begin: Begin) -> None:
+    """The engine may have been about to."""
+    build = begin().run_to(1)
+    build.do(RequestPause())
+    build.do(Resume())
+    with pytest.raises(Refused, match="no pause"):
+        build.do(Pause("paused as requested", wanted=True))
+    build.run_to(3)
+
+
+def test_a_pause_is_taken_back_for_a_later_one(begin: Begin) -> None:
+    build = begin().run_to(1)
+    build.start_next()
+    build.do(RequestPause())
+    build.do(Resume(pause_before="c"))
+    assert (build.state.state, build.state.pause_before) == (Lifecycle.RUNNING, "c")
+
+
+@pytest.mark.parametrize("wish", ["from", "manifest"])
+def test_a_running_checkpoint_is_not_changed_by_taking_a_pause_back(
+    begin: Begin, make_plan: MakePlan, wish: str
+) -> None:
+    build = begin().run_to(1)
+    build.start_next()
+    build.do(RequestPause())
+    new = Replacement("<c/>", "/m", make_plan("a", "c"))
+    command = Resume(from_checkpoint="a") if wish == "from" else Resume(replacement=new)
+    with pytest.raises(Refused, match="it is pausing") as caught:
+        build.do(command)
+    assert "takes the pause back" in caught.value.resolution
+    assert build.state.state is Lifecycle.PAUSING

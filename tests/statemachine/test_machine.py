@@ -115,7 +115,7 @@ IN_ATTEMPT = {
 LEGAL = {
     "queued": {"BuildStarted", "PauseRequested", "CancelRequested"},
     "running": {"PauseRequested", "CancelRequested"} | IN_ATTEMPT,
-    "pausing": {"CancelRequested"} | IN_ATTEMPT,
+    "pausing": {"CancelRequested", "BuildResumed"} | IN_ATTEMPT,
     "paused": {"BuildPaused", "BuildResumed", "BuildRewound", "CancelRequested"},
     "failed": {"BuildResumed", "BuildRewound", "CancelRequested"},
     "cancelling": IN_ATTEMPT,
@@ -198,7 +198,7 @@ def test_a_refusal_says_what_to_do_instead(
     [
         ("queued", ["pause", "cancel"]),
         ("running", ["pause", "cancel"]),
-        ("pausing", ["cancel"]),
+        ("pausing", ["resume", "cancel"]),
         ("paused", ["resume", "cancel"]),
         ("failed", ["resume", "cancel"]),
         ("cancelling", []),

@@ -29,7 +29,7 @@ LEGAL = {
     "CheckpointFailed": PLACED,
     "CheckpointInterrupted": PLACED,
     "BuildPaused": ("running", "pausing", "paused"),
-    "BuildResumed": ("paused", "failed"),
+    "BuildResumed": ("pausing", "paused", "failed"),
     "BuildRewound": ("paused", "failed", "running"),
     "CancelRequested": ("queued", "running", "pausing", "paused", "failed"),
     "BuildCancelled": ("cancelling",),
@@ -99,6 +99,8 @@ class Build:
     kept: str | None = None
     """The workspace that the failed attempt left."""
     declined: set[str] = field(default_factory=set)
+    wanted: str | None = None
+    """A checkpoint that a person wants to run, not to be reused."""
     attempts: set[tuple[str, int]] = field(default_factory=set)
     events: list[Event] = field(default_factory=list)
     removed: bool = False
@@ -215,8 +217,10 @@ class Expectations:
                 expect(not build.held, "a paused build stands until a person resumes it", event)
                 expect(data.key not in build.declined, "what was declined is not reused", event)
                 if event.type == "CheckpointReused":
+                    expect(name != build.wanted, "what is wanted to run is not reused", event)
                     build.results[name] = data.key
                 else:
+                    build.wanted = None if name == build.wanted else build.wanted
                     number = (name, data.attempt)
                     expect(
                         number not in build.attempts, "attempts have numbers of their own", event
@@ -258,6 +262,10 @@ class Expectations:
                     expect(data.checkpoint == wish.start, "it rewinds to where was asked", event)
                     build.declined |= set(list(build.results.values())[first:])
                 build.rewind(first)
+            case "BuildResumed" if build.state == "pausing":
+                expect(wish and wish.start is None, "only a person takes a pause back", event)
+                expect(data.plan is None, "what runs goes on running", event)
+                build.state, build.held, build.before = "running", False, data.pause_before
             case "BuildResumed":
                 self._resume(build, data, wish)
             case "CancelRequested":
@@ -290,6 +298,10 @@ class Expectations:
             build.manifest = wish.manifest
             build.declined.clear()
         to_come = [name for name, _ in build.manifest[len(build.results) :]]
+        if data.declines is not None:
+            asked_for = wish and wish.start == build.next
+            expect(asked_for and data.declines == wish.start, "it runs what was asked for", build)
+            build.wanted = data.declines
         before = (wish and wish.before) or (build.before if build.before in to_come else None)
         expect(data.pause_before == before, "a wish to pause is kept", build, data.pause_before)
         build.before = before
@@ -423,7 +435,7 @@ class Expectations:
                     for e in build.events
                     if e.type == "ArtifactPublished"
                 }
-                verdicts = self.world.stores.artifacts.verify(published.values())
+                verdicts = self.world.stores.artifacts.verify(build.id, published.values())
                 expect(all(v.ok for v in verdicts), "artifacts are as published", verdicts)
                 if "iso" in build.results:
                     content = (directory / "image.iso").read_text().splitlines()

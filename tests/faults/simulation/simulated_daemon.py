@@ -101,6 +101,8 @@ class World:
         self.jump_seconds = 0.0
         self.free_bytes = PLENTY
         self.log_is_full = False
+        self.refusals = 0
+        """So many appends were refused by the full log."""
         self.attempts: list[Attempt] = []
         self.seen: dict[str, list[int]] = {}
         """By build: the positions of the events that its follower was shown."""
@@ -267,6 +269,7 @@ class World:
 
     def check_log(self) -> None:
         if self.log_is_full:
+            self.refusals += 1
             raise LogFull("the disk of the event log is full")
 
     async def _run_attempt(

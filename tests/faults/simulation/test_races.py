@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 from simulated_daemon import World
-from test_engine_stateful import ONE, THREE, TWO, source
+from test_engine_stateful import ISO, ONE, THREE, TWO, source
 
 from dcd.engine.engine import Engine, Options
+from dcd.engine.runner import RETRY_SECONDS
 from dcd.worker.request import ShellRequest
 from statemachine.build import Lifecycle
 from statemachine.events import Actor
 from statemachine.plan import Plan
+from store.artifacts import Artifacts
 
 pytestmark = pytest.mark.faults
 
@@ -105,3 +107,80 @@ def test_another_manifest_goes_on_while_a_shell_is_open_in_the_failed_attempt(wo
     world.run()
     work = world.state_dir / "layers" / "copy" / ".work"
     assert [path.name for path in work.iterdir()] == [world.attempts[0].request.workspace.name]
+
+
+@pytest.mark.parametrize("published", [0, 1, 2])
+def test_publishing_waits_for_a_log_that_takes_no_events(
+    world: World, monkeypatch: pytest.MonkeyPatch, published: int
+) -> None:
+    """It was tried again at once, hundreds of times a second, and each time wrote onto the full disk."""
+    tried: list[str] = []
+    publish, write = Artifacts.publish, Artifacts.write
+
+    def counted(function: Any) -> Any:
+        def count(*arguments: Any) -> Any:
+            tried.append(function.__name__)
+            if len(tried) == published + 1:
+                world.log_is_full = True
+            return function(*arguments)
+
+        return count
+
+    monkeypatch.setattr(Artifacts, "publish", counted(publish))
+    monkeypatch.setattr(Artifacts, "write", counted(write))
+    build = submitted(world, ISO)
+    world.follow(build)
+    world.release(world.attempts[0], "completed")
+    world.run(seconds=10 * RETRY_SECONDS)
+
+    assert len(tried) == published + 1, "what is in place is not made again"
+    assert world.refusals <= 11
+    assert state_of(world, build) is Lifecycle.RUNNING
+
+    world.log_is_full = False
+    world.run(seconds=RETRY_SECONDS)
+
+    assert state_of(world, build) is Lifecycle.COMPLETED
+    assert tried == ["publish", "write", "write"]
+
+
+def test_a_log_that_is_full_while_the_daemon_stops_ends_the_publishing(world: World) -> None:
+    build = submitted(world, ONE)
+    world.release(world.attempts[0], "completed")
+    world.run(jobs=3)
+    world.log_is_full = True
+    world.run(seconds=RETRY_SECONDS)
+    world.stop(1000.0)
+    world.kill(0)
+    world.log_is_full = False
+    world.start()
+    world.run(seconds=RETRY_SECONDS)
+    for attempt in list(world.attempts):
+        world.release(attempt, "completed")
+    world.run()
+    assert state_of(world, build) is Lifecycle.COMPLETED
+
+
+def state_of(world: World, build: str) -> Lifecycle:
+    task = world.start_task(world.engine.builds.state(build))
+    world.run()
+    return task.result().state
+
+
+@pytest.mark.parametrize("when", ["while it runs", "between two checkpoints"])
+def test_a_pause_is_taken_back(world: World, when: str) -> None:
+    build = submitted(world, ONE, TWO)
+    pause = world.start_task(world.engine.pause(build, None, SOMEBODY))
+    world.run()
+    assert pause.result().state is Lifecycle.PAUSING
+    if when == "between two checkpoints":
+        world.release(world.attempts[0], "completed")
+        world.run(jobs=2)
+    back = world.start_task(resume(world.engine, build))
+    world.run()
+    assert back.exception() is None
+    for _ in range(2):
+        for attempt in list(world.attempts):
+            world.release(attempt, "completed")
+        world.run()
+    assert state_of(world, build) is Lifecycle.COMPLETED
