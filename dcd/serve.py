@@ -104,6 +104,7 @@ class Daemon:
         _raise_file_limit()
         identity = _identity(state_dir)
         groups = await asyncio.to_thread(_clear_away, identity, state_dir)
+        identity = _keep_secret(state_dir)
         broadcast = Broadcast()
         metrics = Metrics()
         with (
@@ -316,18 +317,26 @@ def _raise_file_limit() -> None:
 
 
 def _identity(state_dir: Path) -> str:
-    """A name for this state directory that no other on the host has; made once."""
+    """What marks the processes of this state directory; made once, and known to the daemon's user alone."""
     path = state_dir / "id"
     if not path.exists():
-        write_file(path, secrets.token_hex(8).encode(), 0o600)
-    path.chmod(0o600)
+        write_file(path, secrets.token_hex(16).encode(), 0o600)
     return path.read_text().strip()
+
+
+def _keep_secret(state_dir: Path) -> str:
+    """The mark for what is started from now on: another one when everybody could read the one so far, as in
+    version 0.1.0. What bears that has been cleared away."""
+    path = state_dir / "id"
+    if path.stat().st_mode & 0o077:
+        write_file(path, secrets.token_hex(16).encode(), 0o600)
+    return _identity(state_dir)
 
 
 def _clear_away(identity: str, state_dir: Path) -> Delegated | None:
     """End and remove what a dead daemon left. Returns the control group in which attempts get theirs."""
     for leftover in kill_leftovers(f"{identity}:"):
-        log.warning("killed what a dead daemon left", pid=leftover.pid, attempt=leftover.marker)
+        log.warning("killed what a dead daemon left", pid=leftover.pid, attempt=leftover.attempt)
     for device in detach_loops(state_dir / "layers"):
         log.warning("detached what a dead daemon left", device=device)
     remove_leftovers(state_dir)

@@ -78,11 +78,22 @@ def _remove_stale(path: Path) -> None:
             f"{path} exists and is not a socket", "", "remove it or choose another path"
         )
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        # Whoever listens there need not take the connection.
+        probe.setblocking(False)
         try:
             probe.connect(str(path))
         except (ConnectionRefusedError, FileNotFoundError):
             path.unlink(missing_ok=True)
             return
+        except BlockingIOError:
+            pass
+    owner = path.lstat().st_uid
+    if owner != os.geteuid():
+        raise Unavailable(
+            f"somebody else listens on {path}",
+            f"the socket belongs to user {owner}",
+            "choose a --socket in a directory in which only the daemon's user may write",
+        )
     raise Unavailable(
         f"a daemon is listening on {path} already", "", "stop it, or choose another --socket"
     )

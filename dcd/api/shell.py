@@ -5,6 +5,7 @@ closes the connection, by ending or by being killed, the shell is closed and its
 """
 
 import json
+from dataclasses import replace
 
 import msgspec
 from starlette.requests import Request
@@ -38,7 +39,7 @@ async def shell(api: Api, request: Request) -> Response:
         place,
         str(opened.workspace.root),
         opened.marker,
-        json.loads(encode(opened)),
+        json.loads(encode(replace(opened, marker=""))),  # it goes on a command line
     )
     return _WhileConnected(api.engine.shells, opened, view)
 

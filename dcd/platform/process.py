@@ -26,6 +26,7 @@ from typing import IO
 
 from dcd.platform.tools import TOOL_PATH, package_of
 from statemachine.errors import CheckpointError, Unprepared
+from store.forking import patiently
 
 BASE_ENVIRONMENT: Mapping[str, str] = {"PATH": TOOL_PATH, "LC_ALL": "C.UTF-8", "HOME": "/root"}
 """What every subprocess gets; `env` adds to it and outranks it. Nothing is inherited."""
@@ -113,15 +114,17 @@ def run(
     started = time.monotonic()
     with _Group() as group:
         try:
-            process = subprocess.Popen(
-                arguments,
-                env=environment,
-                cwd=cwd,
-                stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT if merge or not capture else subprocess.PIPE,
-                start_new_session=True,
-                preexec_fn=start,
+            process = patiently(
+                lambda: subprocess.Popen(
+                    arguments,
+                    env=environment,
+                    cwd=cwd,
+                    stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT if merge or not capture else subprocess.PIPE,
+                    start_new_session=True,
+                    preexec_fn=start,
+                )
             )
         except (OSError, subprocess.SubprocessError) as error:
             name = Path(arguments[0]).name

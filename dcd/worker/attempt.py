@@ -9,6 +9,7 @@ log, and only for what is a fault of the code.
 """
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import os
@@ -182,6 +183,7 @@ def _exit_with(request: WorkerRequest, root: Path, pipe: _Pipe) -> NoReturn:
     try:
         with _verdict_on_error(request, pipe):
             confine(request.grants)
+            _hide_marker()
             os.environ.update(request.grants.variables)
             _work(request, root, pipe)
             status = _DONE
@@ -190,6 +192,18 @@ def _exit_with(request: WorkerRequest, root: Path, pipe: _Pipe) -> NoReturn:
     finally:
         # What called this is for the other process to go on with.
         os._exit(status)
+
+
+def _hide_marker() -> None:
+    """Overwrite the marker where proc_pid_environ(5) shows it: what a checkpoint runs may look there."""
+    libc = ctypes.CDLL(None)
+    libc.getenv.restype = ctypes.c_void_p
+    name = MARKER.encode()
+    if address := libc.getenv(name):
+        ctypes.memset(
+            address - len(name) - 1, ord("-"), len(ctypes.string_at(address)) + len(name) + 1
+        )
+    os.environ.pop(MARKER, None)
 
 
 @contextlib.contextmanager
@@ -246,7 +260,7 @@ def _work(request: WorkerRequest, root: Path, pipe: _Pipe) -> None:
         report=pipe.report,
         deliver=pipe.deliver,
         claim=pipe.claim,
-        attempt=request.marker,
+        attempt=request.attempt_name,
         environment=request.environment,
         external=request.external,
     )

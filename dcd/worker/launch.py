@@ -45,6 +45,7 @@ from dcd.worker.words import CANCEL, CLAIMED
 from statemachine.errors import Unprepared
 from statemachine.events import Artifact, ErrorInfo
 from store.durable import disk_full_is_told, write_file
+from store.forking import PAUSES_SECONDS, is_transient
 from store.interpreter import module_command, module_environment
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -194,17 +195,8 @@ async def _worker(
     receiving, sending = os.pipe()
     try:
         with disk_full_is_told("opening the attempt's log", log_path), _log(log_path) as log:
-            process = await asyncio.create_subprocess_exec(
-                *(group.command() if group else ()),
-                *_command(request, sending),
-                env=_environment(request),
-                cwd="/",
-                stdin=asyncio.subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                pass_fds=(sending,),
-                start_new_session=True,
-            )
+            command = [*(group.command() if group else ()), *_command(request, sending)]
+            process = await _started(command, _environment(request), log, sending)
     except FileNotFoundError as error:
         os.close(receiving)
         raise tools.cannot_start(error) from error
@@ -229,6 +221,36 @@ async def _worker(
             transport.close()
     finally:
         await _uninterrupted(_end(process, request))
+
+
+async def _started(
+    command: list[str], environment: dict[str, str], log: int, messages: int
+) -> asyncio.subprocess.Process:
+    """The worker's first process. Raises Unprepared when the host has no process to give."""
+    for pause in (*PAUSES_SECONDS, None):
+        try:
+            return await asyncio.create_subprocess_exec(
+                *command,
+                env=environment,
+                cwd="/",
+                stdin=asyncio.subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                pass_fds=(messages,),
+                start_new_session=True,
+            )
+        except OSError as error:
+            if not is_transient(error):
+                raise
+            if pause is None:
+                raise Unprepared(
+                    "a worker cannot be started: the host has no process to give",
+                    str(error),
+                    "raise TasksMax of the service or the kernel's limits, or let fewer builds run at once,"
+                    " then dcctl retry",
+                ) from error
+        await asyncio.sleep(pause)
+    raise AssertionError
 
 
 def _command(request: WorkerRequest, messages: int) -> list[str]:

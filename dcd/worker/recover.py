@@ -1,8 +1,10 @@
 """Removing what a dead daemon's workers may have left: processes and loop devices.
 
 A worker dies with its daemon (see `dcd.worker.launch`), so after a crash there is normally nothing to
-find; this makes sure. Processes are known by the marker in their environment, never by a pid alone.
-Blocking; run before any build goes on.
+find; this makes sure. A process counts only when it bears a marker of this state directory, which no
+other user can read, and when all its user ids are the daemon's: what other users run, set-uid programs
+included, is neither killed nor waited for. Nor is what starts after the look: the processes of a worker are
+in a PID namespace, whose first process takes them with it. Blocking; run before any build goes on.
 """
 
 import contextlib
@@ -23,6 +25,8 @@ from store.regular import open_regular
 
 _KILL_SECONDS = 30.0
 _NUMBER_BYTES = 20
+_ROUNDS = 3
+"""So often is looked for what started while the earlier was killed."""
 
 _LOOP_CLR_FD, _LOOP_GET_STATUS64 = 0x4C01, 0x4C05  # linux/loop.h
 _STATUS64_BYTES, _FILE_NAME = 232, slice(56, 120)
@@ -37,10 +41,15 @@ class Leftover:
     start_time: int
     marker: str
 
+    @property
+    def attempt(self) -> str:
+        """BUILD:CHECKPOINT:ATTEMPT: the marker without what only the daemon may know."""
+        return self.marker.partition(":")[2]
+
 
 def leftover_workers(prefix: str) -> list[Leftover]:
-    """The processes whose marker begins with `prefix`: `STATE:` for all of a state directory, a
-    whole marker for one attempt."""
+    """The daemon's own processes whose marker begins with `prefix`: `STATE:` for all of a state directory,
+    a whole marker for one attempt."""
     wanted = f"{MARKER}={prefix}".encode()
     return [
         Leftover(pid, start_time, marker.removeprefix(f"{MARKER}=".encode()).decode())
@@ -57,16 +66,22 @@ def kill_leftovers(prefix: str) -> list[Leftover]:
     """
     killed: dict[int, Leftover] = {}
     deadline = time.monotonic() + _KILL_SECONDS
-    while found := leftover_workers(prefix):
-        for leftover in found:
-            _kill(leftover, deadline)
-            killed[leftover.pid] = leftover
-        if time.monotonic() > deadline:
-            raise Unavailable(
-                f"{len(found)} processes of an earlier attempt cannot be killed",
-                ", ".join(f"{leftover.pid} ({leftover.marker})" for leftover in found),
-                "they hang in the kernel; restart the machine",
-            )
+    for _ in range(_ROUNDS):
+        looked_at = _ticks_since_boot()
+        found = leftover_workers(prefix)
+        if not found:
+            break
+        while remaining := [leftover for leftover in found if leftover.start_time <= looked_at]:
+            for leftover in remaining:
+                _kill(leftover, deadline)
+                killed[leftover.pid] = leftover
+            if time.monotonic() > deadline:
+                raise Unavailable(
+                    f"{len(remaining)} processes of an earlier attempt cannot be killed",
+                    ", ".join(f"{left.pid} ({left.attempt})" for left in remaining),
+                    "they hang in the kernel; restart the machine",
+                )
+            found = leftover_workers(prefix)
     return list(killed.values())
 
 
@@ -109,13 +124,26 @@ def _noted_device(note: Path) -> int | None:
 
 
 def _processes() -> Iterator[tuple[int, int, list[bytes]]]:
-    """pid, start time and environment of every process but this one."""
+    """pid, start time and environment of every process of this user but this one."""
     for entry in Path("/proc").iterdir():
         if not entry.name.isdecimal() or entry.name == str(os.getpid()):
             continue
         with contextlib.suppress(OSError):
+            if _user_ids(entry) != {os.geteuid()}:
+                continue
             environment = (entry / "environ").read_bytes().split(b"\0")
             yield int(entry.name), _start_time(entry), environment
+
+
+def _user_ids(process: Path) -> set[int]:
+    """The real, effective, saved and file system user ids. Source: proc_pid_status(5)."""
+    lines = (process / "status").read_text("utf-8", "replace").splitlines()
+    return {int(number) for line in lines if line.startswith("Uid:") for number in line.split()[1:]}
+
+
+def _ticks_since_boot() -> int:
+    """The present time in the unit of start times."""
+    return int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
 
 
 def _start_time(process: Path) -> int:

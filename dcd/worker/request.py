@@ -6,6 +6,7 @@ is gone. The worker writes messages to a pipe of their own; the last one is its 
 module imports nothing that costs time at the worker's start.
 """
 
+import hashlib
 import os
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
@@ -21,8 +22,9 @@ AREAS = ("pkg_image", "boot_archive", "media", "tmp")
 """The directories of every workspace."""
 
 MARKER = "DCD_ATTEMPT"
-"""The variable in the environment of a worker, and of all that it starts, that says which attempt they
-belong to: STATE:BUILD:CHECKPOINT:ATTEMPT. Recovery finds what a dead daemon left by it."""
+"""The variable in the environment of a worker that says which attempt it belongs to:
+STATE:BUILD:CHECKPOINT:ATTEMPT. Recovery finds what a dead daemon left by it. STATE is a secret of the
+daemon's: no checkpoint, log, command line or name shows it."""
 
 
 SCRATCH = "scratch"
@@ -56,7 +58,7 @@ class Grants:
 class WorkerRequest:
     """One attempt at a checkpoint.
 
-    `state_id` names the daemon's state directory among all on this host. `manifest` is the canonical
+    `state_id` marks what belongs to the daemon's state directory; a secret. `manifest` is the canonical
     manifest's XML text. `layers` is the directory of the layer store. `inputs` maps a path, as the
     manifest resolves it, to the captured file. `evidence` is a directory that outlives the attempt.
     `allowed` are the modules that `mod_path` may name beside the project's own.
@@ -87,11 +89,17 @@ class WorkerRequest:
         """The value of `MARKER` for this attempt."""
         return f"{self.state_id}:{self.build}:{self.checkpoint}:{self.attempt}"
 
+    @property
+    def attempt_name(self) -> str:
+        """A name for this attempt that no other on the host has, and that everybody may see."""
+        place = hashlib.sha256(self.state_id.encode()).hexdigest()[:16]
+        return f"{place}:{self.build}:{self.checkpoint}:{self.attempt}"
+
 
 @dataclass(frozen=True, slots=True)
 class ShellRequest:
     """A shell in a workspace that is thrown away after it; see `dcd.worker.shell`. `marker` is the value
-    of `MARKER` for it and all that it starts."""
+    of `MARKER` for it and all that it starts; empty in what is shown of the request."""
 
     marker: str
     layers: Path

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from statemachine.errors import Unprepared
 from store.durable import DiskFull
+from store.forking import patiently
 
 _ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -27,8 +28,14 @@ def run_tool(doing: str, program: str, *arguments: str | Path) -> str:
     """
     command = [program, *(os.fspath(argument) for argument in arguments)]
     try:
-        ended = subprocess.run(
-            command, env=_ENVIRONMENT, stdin=subprocess.DEVNULL, capture_output=True, check=False
+        ended = patiently(
+            lambda: subprocess.run(
+                command,
+                env=_ENVIRONMENT,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                check=False,
+            )
         )
     except FileNotFoundError as error:
         raise Unprepared(

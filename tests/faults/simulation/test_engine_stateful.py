@@ -88,7 +88,7 @@ def _step(name: str, **arguments: st.SearchStrategy[Any]) -> st.SearchStrategy[A
     return st.tuples(st.just(name), st.fixed_dictionaries(arguments))
 
 
-_KINDS = (*("pause", "resume", "another manifest") * 2, "retry", "cancel", "rm")
+_KINDS = (*("pause",) * 3, *("resume", "another manifest") * 2, "retry", "cancel", "rm")
 _HAPPENS = ("disk full", "disk freed", "disk freed", "log full", *("log freed",) * 4, "mirror")
 _command = _step(
     "command",
