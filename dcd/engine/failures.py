@@ -25,3 +25,9 @@ def disk_error(error: OSError) -> ErrorInfo:
 def info_of(error: DcdError) -> ErrorInfo:
     """An error as an event holds it."""
     return ErrorInfo(error.brief, error.details, error.resolution)
+
+
+def defect(error: Exception) -> ErrorInfo:
+    """An error that no code of dcd expects."""
+    details = f"{type(error).__name__}: {error}"
+    return ErrorInfo("a defect in dcd stopped the build", details, "report it, then resume")

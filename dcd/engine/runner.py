@@ -22,7 +22,7 @@ from dcd.engine import planning, space
 from dcd.engine.broadcast import Progress
 from dcd.engine.builds import Builds
 from dcd.engine.claims import claims_released, release_claims
-from dcd.engine.failures import broken_off, disk_error, info_of
+from dcd.engine.failures import broken_off, defect, disk_error, info_of
 from dcd.engine.host import boot_id
 from dcd.engine.locks import LayerLocks
 from dcd.engine.publish import commit, publish
@@ -170,8 +170,7 @@ class Runner:
 
     async def give_up(self, build: str, error: Exception) -> None:
         """Fail a build that a defect in dcd stopped."""
-        details = f"{type(error).__name__}: {error}"
-        info = ErrorInfo("a defect in dcd stopped the build", details, "report it, then resume")
+        info = defect(error)
         running = (await self.builds.state(build)).running
         command = FailCheckpoint(running.name, info) if running else FailBuild(info)
         with contextlib.suppress(Refused, Unavailable):
