@@ -2,10 +2,10 @@
 
     distro_const build [-v] [-r CHECKPOINT] [-p CHECKPOINT] [-l] MANIFEST
 
-The meaning is the original's: without options all checkpoints run, -p pauses before one, -r resumes from one,
--l lists from which it can be resumed. What differs is that results which are still right are not made again,
-and that interrupting this command leaves the build to the daemon. Exits 0 when the build has completed or
-is paused as asked, else 1.
+The meaning is the original's: without options all checkpoints run, -p (--pause) pauses before one, -r
+(--resume) resumes from one, -l (--list) lists from which it can be resumed, -v is --verbose. What differs is
+that results which are still right are not made again, and that interrupting this command leaves the build to
+the daemon. Exits 0 when the build has completed or is paused as asked, else 1.
 """
 
 import argparse
@@ -19,7 +19,8 @@ from cli.follow import follow_build
 from cli.stream import follow
 from cli.text import headline, print_error, printable, tool_output
 
-OPEN = "queued,running,pausing,paused,failed,cancelling"
+PROGRAM = "distro_const"
+ENDED = ("completed", "cancelled")
 RESUMABLE = ("paused", "failed")
 LOGGED = ("CheckpointCompleted", "CheckpointFailed", "CheckpointInterrupted")
 
@@ -28,25 +29,25 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """The original knew no other status for a failure than 1."""
         self.print_usage(sys.stderr)
-        self.exit(1, f"{self.prog}: error: {message}\n")
+        self.exit(1, f"{PROGRAM}: error: {message}\n")
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
-    parser = _Parser(prog="distro_const", description="Build an image with the dcd daemon.")
+    parser = _Parser(prog=PROGRAM, description="Build an image with the dcd daemon.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     build = commands.add_parser(
         "build", help="build an image", description="Build an image from a manifest."
     )
-    build.add_argument("-v", dest="verbose", action="store_true", help="show what tools print")
+    build.add_argument("-v", "--verbose", action="store_true", help="show what tools print")
+    build.add_argument("-r", "--resume", metavar="CHECKPOINT", help="resume from this checkpoint")
+    build.add_argument("-p", "--pause", metavar="CHECKPOINT", help="pause before this checkpoint")
     build.add_argument(
-        "-r", metavar="CHECKPOINT", dest="resume", help="resume from this checkpoint"
-    )
-    build.add_argument(
-        "-p", metavar="CHECKPOINT", dest="pause", help="pause before this checkpoint"
-    )
-    build.add_argument(
-        "-l", dest="listing", action="store_true", help="list from where it can be resumed"
+        "-l",
+        "--list",
+        dest="listing",
+        action="store_true",
+        help="list from where it can be resumed",
     )
     build.add_argument("manifest", metavar="MANIFEST", help="the manifest's file")
     return parser
@@ -58,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(default_socket(), args)
     except ClientError as error:
-        print_error(error)
+        print_error(error, PROGRAM)
     except KeyboardInterrupt:
         pass
     return 1
@@ -88,15 +89,15 @@ def _run(socket: str, args: argparse.Namespace) -> int:
 
 
 class _Situation:
-    """How a manifest stands: its distribution's newest build that has not ended, and its checkpoints,
-    each with its name, whether it can be resumed from, and its description."""
+    """What became of a manifest so far: its newest build, if that has not ended, and its checkpoints, each
+    with its name, whether the build can be resumed from it, and its description."""
 
     def __init__(self, socket: str, body: dict[str, Json]) -> None:
         self.socket = socket
         self.body = body
         plan = send(socket, "/v1/plan", body)
         self.name = plan["name"]
-        self.build = _open_build(socket, self.name)
+        self.build = _open_build(socket, self.name, body["manifest"]["path"])
         recorded = []
         if self.build is not None:
             path = build_path(self.build["id"], "checkpoints")
@@ -115,23 +116,26 @@ class _Situation:
             self.checkpoints.append((item["name"], resumable, item["description"]))
 
 
-def _open_build(socket: str, name: str) -> Json | None:
-    """The newest build of a distribution that has not ended."""
+def _open_build(socket: str, name: str, path: str) -> Json | None:
+    """The newest build of the manifest in the file `path`, or None when there is none or it has ended: an
+    older one that was left behind, paused or failed, is not meant."""
     before: int | None = None
     while True:
-        page = request(socket, "GET", "/v1/builds", query={"state": OPEN, "before": before})
-        for build in page["builds"]:
-            if build["name"] == name:
-                found: Json = build
-                return found
+        page = request(socket, "GET", "/v1/builds", query={"limit": 1000, "before": before})
+        for listed in page["builds"]:
+            if listed["name"] != name:
+                continue
+            build = request(socket, "GET", build_path(listed["id"]))
+            if build["manifest_path"] == path:
+                return None if build["state"] in ENDED else build
         before = page["next"]
         if before is None:
             return None
 
 
 def _resumed(situation: _Situation, checkpoint: str, pause: str | None) -> Json | None:
-    """The build that stands still, going on from the checkpoint; None when there is none. Raises
-    ClientError when it cannot be resumed from there."""
+    """The build, going on from the checkpoint; None when there is none that can go on. Raises ClientError
+    when it cannot be resumed from there."""
     possible = [name for name, resumable, _ in situation.checkpoints if resumable]
     if checkpoint not in possible:
         raise ClientError(
@@ -184,7 +188,7 @@ def _show_logs(socket: str, build: str) -> None:
     if final["error"] and final["state"] == "failed":
         error = final["error"]
         failure = ClientError("failed", error["brief"], error["details"], error["resolution"])
-        print_error(failure)
+        print_error(failure, PROGRAM)
 
 
 if __name__ == "__main__":

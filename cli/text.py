@@ -165,13 +165,13 @@ def _lines(widths: Sequence[int], room: int) -> list[list[int]]:
     return lines
 
 
-def print_error(error: ClientError) -> None:
+def print_error(error: ClientError, program: str = "dcctl") -> None:
     """The error on stderr: diagnostics like a compiler's, or what happened, why and what to do."""
     if error.diagnostics:  # which say all that the problem's own text says
         print_diagnostics(error.diagnostics, sys.stderr)
         return
     print(
-        f"dcctl: {coloured('error', 'error', sys.stderr)}: {printable(error.brief)}",
+        f"{program}: {coloured('error', 'error', sys.stderr)}: {printable(error.brief)}",
         file=sys.stderr,
     )
     print_indented([error.details, error.resolution], sys.stderr)

@@ -10,10 +10,11 @@ same manifest in another directory has the same keys. Pure.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import sha256
+from itertools import zip_longest
 
 import msgspec
 
@@ -181,17 +182,49 @@ def changes(old: PlannedCheckpoint | None, new: PlannedCheckpoint) -> list[str]:
         return ["it is new"]
     if old.key == new.key:
         return []
-    before = {(part.kind, part.name): part for part in old.ingredients}
-    after = {(part.kind, part.name): part for part in new.ingredients}
-    reasons = [
-        _phrase(new.name, part, _verb(before.get(name), part))
-        for name, part in after.items()
-        if name not in before or before[name].digest != part.digest
-    ]
-    reasons += [
-        _phrase(old.name, part, "is gone") for name, part in before.items() if name not in after
-    ]
-    return reasons or ["an earlier checkpoint changed"]
+    reasons = []
+    gone = []
+    for before, after in _pairs(old.ingredients, new.ingredients):
+        if after is None:
+            assert before is not None
+            gone.append(_phrase(old.name, before, "is gone"))
+        elif before is None or before.digest != after.digest:
+            reasons.append(_phrase(new.name, after, _verb(before, after)))
+    return [*reasons, *gone] or _order(old, new) or ["an earlier checkpoint changed"]
+
+
+def _pairs(
+    old: Iterable[Ingredient], new: Iterable[Ingredient]
+) -> Iterator[tuple[Ingredient | None, Ingredient | None]]:
+    """The ingredients of two checkpoints that stand for the same, one of each. Several of one name are
+    numbered by their place; what they hold tells which are the same, so that one more does not change all
+    that come after it."""
+    groups: dict[tuple[str, str], tuple[list[Ingredient], list[Ingredient]]] = {}
+    for side, parts in enumerate((old, new)):
+        for part in parts:
+            groups.setdefault(_group(part), ([], []))[side].append(part)
+    for before, after in groups.values():
+        held = {part.digest for part in before} & {part.digest for part in after}
+        yield from zip_longest(
+            [part for part in before if part.digest not in held],
+            [part for part in after if part.digest not in held],
+        )
+
+
+def _group(part: Ingredient) -> tuple[str, str]:
+    name, _, number = part.name.rpartition(" ")
+    numbered = part.kind == "manifest" and number.isdecimal()
+    return part.kind, name if numbered else part.name
+
+
+def _order(old: PlannedCheckpoint, new: PlannedCheckpoint) -> list[str]:
+    """That several nodes of one name hold the same in another order, or are another number."""
+    changed = {_group(part)[1] for part in {*_named(old.ingredients)} ^ {*_named(new.ingredients)}}
+    return [f"the order of {name} changed" for name in sorted(changed)]
+
+
+def _named(ingredients: Iterable[Ingredient]) -> Iterator[Ingredient]:
+    return (replace(part, line=0) for part in ingredients if part.kind == "manifest")
 
 
 def _chain_from(checkpoints: tuple[PlannedCheckpoint, ...], first: int) -> Plan:

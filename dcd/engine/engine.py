@@ -20,6 +20,7 @@ from dcd.engine import planning
 from dcd.engine.builds import Builds
 from dcd.engine.document import Match, saved
 from dcd.engine.garbage import Collector
+from dcd.engine.history import History, expected, most_alike
 from dcd.engine.intentions import Intention, compared, intentions
 from dcd.engine.losses import NO_LOSSES, Losses
 from dcd.engine.runner import Runner, Stores
@@ -122,6 +123,7 @@ class Engine:
         self._scheduler = scheduler
         self._settings = settings
         self._home = _place(settings().state_dir)
+        self._history = History(builds.log)
         self.shells = Shells(stores, settings)
         self.collector = Collector(builds, runner, stores, settings, losses)
 
@@ -219,15 +221,15 @@ class Engine:
     ) -> tuple[str, tuple[Intention, ...]]:
         """The distribution's name, and what would happen if it were submitted now."""
         preview = await self._ask(planner.PREVIEW, source, actor)
-        newest = await self.builds.ask(self.builds.log.newest, preview.name)
-        found = await asyncio.to_thread(
-            intentions,
-            await asyncio.to_thread(with_secrets, preview.plan, self.stores.secret_key),
-            None if newest is None else await self.builds.state(newest),
-            self.stores.layers,
-            fresh,
-        )
-        return preview.name, (*found, *preview.rest)
+
+        def compare() -> tuple[Intention, ...]:
+            same = self._history.of(preview.name)
+            plan = with_secrets(preview.plan, self.stores.secret_key)
+            likely = expected(plan, same, self._history.of(None))
+            alike = most_alike(likely, source.path, same)
+            return intentions(likely, alike, self.stores.layers, fresh, same)
+
+        return preview.name, (*await asyncio.to_thread(compare), *preview.rest)
 
     async def migrate(self, old: OldManifest, actor: Actor, left: Left) -> Migrated:
         """A manifest from before the redesign, converted. Raises ManifestError."""
@@ -358,12 +360,15 @@ class Engine:
         planned = await self._ask(planner.PLAN, source, actor, pause_before)
         # A planner has looked, before it opened anything; what it says is looked at again here.
         await asyncio.to_thread(permit, planned.plan)
+        return await asyncio.to_thread(self._checked, planned)
+
+    def _checked(self, planned: Planned) -> Planned:
+        """The plan with the durations that earlier builds show. Raises Unprepared without the space for it."""
         settings = self._settings()
-        await asyncio.to_thread(
-            planning.check_host, planned.plan, settings.state_dir, settings.min_free_bytes
-        )
-        plan = await asyncio.to_thread(with_secrets, planned.plan, self.stores.secret_key)
-        return replace(planned, plan=plan)
+        planning.check_host(planned.plan, settings.state_dir, settings.min_free_bytes)
+        plan = with_secrets(planned.plan, self.stores.secret_key)
+        same, others = self._history.of(planned.name), self._history.of(None)
+        return replace(planned, plan=expected(plan, same, others))
 
     async def _ask(
         self,

@@ -1,7 +1,8 @@
 """What would happen to each checkpoint of a plan if it were submitted now, and why.
 
-Reuse is decided by layers alone. Why something runs is told by comparison with the newest build of the
-same distribution: what differs from it, or what became of its layer. Blocking.
+Reuse is decided by layers alone. Why something runs is found by comparison with earlier builds of the same
+distribution: what became of the layer, if one of them had that very result, else what differs from the build
+that is most alike (`dcd.engine.history`). Blocking.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,12 +30,17 @@ class Intention:
 
 
 def intentions(
-    plan: Plan, newest: BuildState | None, layers: LayerStore, fresh: bool
+    plan: Plan,
+    alike: BuildState | None,
+    layers: LayerStore,
+    fresh: bool,
+    others: Sequence[BuildState] = (),
 ) -> tuple[Intention, ...]:
-    """What would happen to the checkpoints of `plan`, in order. `newest` is the newest build of the same
-    distribution; `fresh` declines all reuse."""
+    """What would happen to the checkpoints of `plan`, in order. `alike` is the build to compare it with,
+    `others` are further builds of the same distribution, newest first; `fresh` declines all reuse."""
     found = []
-    earlier = _Earlier.of(newest)
+    earlier = _Earlier.of(alike)
+    made_by = _made_by(others)
     for planned in plan.checkpoints:
         layer = None if fresh else layers.find(planned.key)
         if layer is not None:
@@ -44,7 +50,7 @@ def intentions(
         elif layers.stale(planned.key):
             action, reason = "run", "a layer below it was lost, or has been made again since"
         else:
-            action, reason = "run", _why(planned, earlier)
+            action, reason = "run", _why(planned, earlier, made_by)
         estimate = planned.estimate_seconds if action == "run" else 0.0
         found.append(
             Intention(planned.name, planned.description, action, reason, planned.key, estimate)
@@ -96,8 +102,20 @@ class _Earlier:
         )
 
 
-def _why(planned: PlannedCheckpoint, earlier: _Earlier | None) -> str:
+def _made_by(builds: Sequence[BuildState]) -> dict[str, str]:
+    """The newest build that had a result, by its key."""
+    return {
+        record.key: build.id
+        for build in reversed(builds)
+        for record in build.checkpoints
+        if record.done
+    }
+
+
+def _why(planned: PlannedCheckpoint, earlier: _Earlier | None, made_by: Mapping[str, str]) -> str:
     """Why there is no layer for a checkpoint."""
+    if planned.key in made_by:
+        return f"its layer was removed since build {made_by[planned.key]}"
     if earlier is None:
         return "no build made it yet"
     if differences := changes(earlier.planned.get(planned.name), planned):

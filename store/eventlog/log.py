@@ -232,13 +232,12 @@ class EventLog:
                     return str(build)
         return None
 
-    def newest(self, name: str) -> str | None:
-        """The id of the newest build of that name that is not removed."""
-        query = sa.select(builds.c.id).where(builds.c.name == name, builds.c.removed == 0)
-        with self._reading() as connection:
-            newest = query.order_by(builds.c.submitted_position.desc()).limit(1)
-            found = connection.execute(newest).scalar()
-        return None if found is None else str(found)
+    def recent(self, name: str | None, limit: int) -> list[BuildSummary]:
+        """The newest builds of that name (None: of any) that are not removed, newest first."""
+        query = sa.select(builds).where(builds.c.removed == 0)
+        if name is not None:
+            query = query.where(builds.c.name == name)
+        return self._summaries(query.order_by(builds.c.submitted_position.desc()).limit(limit))
 
     def known_builds(self, among: Collection[str]) -> set[str]:
         """Those of the ids `among` that are builds, removed ones too."""

@@ -257,3 +257,33 @@ def test_a_checkpoint_that_only_follows_a_changed_one_says_so(
 ) -> None:
     old, new = make_plan("a", "b"), make_plan("a", "b", a="2")
     assert changes(old.checkpoints[1], new.checkpoints[1]) == ["an earlier checkpoint changed"]
+
+
+def node(number: int, holds: str, line: int = 0) -> Ingredient:
+    return Ingredient("manifest", f"configuration {number}", holds, line)
+
+
+def changed(old: list[Ingredient], new: list[Ingredient]) -> list[str]:
+    (before,) = chain([checkpoint("a", *old)]).checkpoints
+    (after,) = chain([checkpoint("a", *new)]).checkpoints
+    return changes(before, after)
+
+
+def test_a_node_before_others_does_not_change_them() -> None:
+    """They are numbered by their place, which is no reason for people."""
+    old = [node(1, "x", 10), node(2, "y", 20)]
+    new = [node(1, "new", 5), node(2, "x", 15), node(3, "y", 25)]
+    assert changed(old, new) == ["configuration/a 1 is new at line 5"]
+    assert changed(new, old) == ["configuration/a 1 is gone"]
+
+
+def test_of_several_nodes_the_changed_one_is_named() -> None:
+    old = [node(1, "x", 10), node(2, "y", 20), node(3, "z", 30)]
+    new = [node(1, "y", 10), node(2, "other", 20), node(3, "z", 30)]
+    assert changed(old, new) == ["configuration/a 2 changed at line 20"]
+
+
+def test_nodes_that_change_places_say_so() -> None:
+    assert changed([node(1, "x"), node(2, "y")], [node(1, "y"), node(2, "x")]) == [
+        "the order of configuration changed"
+    ]

@@ -86,6 +86,59 @@ def test_a_build_that_has_completed_can_be_resumed_too(
     assert states == ["reused", "completed", "completed"]
 
 
+def test_a_forgotten_build_does_not_stand_in_the_way(
+    build: Run, manifest: Path, daemon: Any
+) -> None:
+    assert build("-p", "one", manifest).returncode == 0
+    assert build(manifest).returncode == 0
+    assert resumable(build("--list", manifest).stdout) == ["one", "two", "three"]
+    assert build("-r", "two", manifest).returncode == 0
+    assert ran(manifest) == ["one", "two", "three", "two", "three"]
+    states = [each["state"] for each in daemon.json("list")]
+    assert states == ["completed", "completed", "paused"]
+
+
+def test_nor_does_one_of_another_manifest_with_the_same_name(
+    build: Run, manifest: Path, tmp_path: Path
+) -> None:
+    build(manifest)
+    other = tmp_path / "other.xml"
+    other.write_text(manifest.read_text().replace("echo two", "echo other"))
+    build("-p", "two", other)
+    assert build("-r", "three", manifest).returncode == 0
+    assert ran(manifest) == ["one", "two", "three", "three"]
+
+
+def test_the_checkpoint_of_r_runs_though_another_build_has_its_result(
+    build: Run, manifest: Path, tmp_path: Path
+) -> None:
+    build("-p", "two", manifest)
+    other = tmp_path / "other.xml"
+    other.write_text(manifest.read_text())
+    build(other)
+    assert build("-r", "two", manifest).returncode == 0
+    assert ran(manifest) == ["one", "two", "three", "two", "three"]
+
+
+def test_the_long_options_of_the_original_are_known(build: Run, manifest: Path) -> None:
+    assert build("--pause", "two", manifest).returncode == 0
+    assert resumable(build("--list", manifest).stdout) == ["one", "two"]
+    outcome = build("--resume", "two", "--verbose", manifest)
+    assert outcome.returncode == 0
+    assert "says two" in outcome.stdout
+    assert ran(manifest) == ["one", "two", "three"]
+
+
+@pytest.mark.parametrize("arguments", [["--resume", "nonsense"], ["--pause", "nonsense"], ["-x"]])
+def test_errors_begin_with_the_name_of_the_command(
+    build: Run, manifest: Path, arguments: list[str]
+) -> None:
+    outcome = build(*arguments, manifest)
+    assert outcome.returncode == 1
+    assert "distro_const: error:" in outcome.stderr
+    assert "dcctl:" not in outcome.stderr
+
+
 def newest(daemon: Any) -> str:
     identity: str = daemon.json("list")[0]["id"]
     return identity
