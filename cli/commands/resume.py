@@ -23,7 +23,8 @@ DESCRIPTION = (
     "--from. With --manifest the build goes on with an edited manifest and its files as they are now: the "
     "first checkpoints that are unchanged are kept, the others run again, and both are printed, with the "
     "reason. Its parameters are those of the submit, unless --set gives others. Without --manifest, manifest "
-    "and files are those of the submit; a warning names those that have changed."
+    "and files are those of the submit; a warning names those that have changed. A build that is pausing "
+    "runs on: the pause is taken back."
 )
 
 
@@ -34,7 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--from",
         metavar="CHECKPOINT",
         dest="rewind_to",
-        help="run this completed checkpoint and all after it again",
+        help="run this checkpoint, which has completed or is next, and all after it; reuse nothing for it",
     )
     add_pause_before(parser)
     parser.add_argument("--manifest", metavar="MANIFEST", help="go on with this manifest")

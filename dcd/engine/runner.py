@@ -30,8 +30,7 @@ from dcd.engine.secret_digests import secret_digests
 from dcd.engine.workspaces import (
     claiming_workspace,
     kept_workspace,
-    lost_layer,
-    why_lost,
+    missing_layer,
     workspace_name,
 )
 from dcd.planner.client import Planning
@@ -180,11 +179,11 @@ class Runner:
         step = next_step(state)
         needs_layers = isinstance(step, RunCheckpoint) or (step == Finish() and state.unpublished)
         if needs_layers and (
-            lost := await asyncio.to_thread(lost_layer, self.stores.layers, state)
+            lost := await asyncio.to_thread(missing_layer, self.stores.layers, state)
         ):
-            reason = await asyncio.to_thread(why_lost, self.stores.layers, lost)
-            log.warning("a layer is missing", build=state.id, checkpoint=lost.name, reason=reason)
-            return await self._command(state, Rewind(lost.name, f"{reason}, so it is made again"))
+            checkpoint, reason = lost
+            log.warning("a layer is missing", build=state.id, checkpoint=checkpoint, reason=reason)
+            return await self._command(state, Rewind(checkpoint, reason))
         match step:
             case RunCheckpoint(index):
                 return await self._run_checkpoint(state, index)

@@ -40,8 +40,13 @@ def lost_layer(layers: LayerStore, state: BuildState) -> CheckpointRecord | None
     return next((record for record in completed if layers.find(record.key) is None), None)
 
 
-def why_lost(layers: LayerStore, record: CheckpointRecord) -> str:
-    """Why a completed checkpoint whose layer does not count has to run again, for people."""
+def missing_layer(layers: LayerStore, state: BuildState) -> tuple[str, str] | None:
+    """As `lost_layer`: the checkpoint's name, and for people why it runs again. Blocking."""
+    record = lost_layer(layers, state)
+    if record is None:
+        return None
     if layers.stale(record.key):
-        return f"the layer of {record.name} was built on a layer that has been made again since"
-    return f"the layer of {record.name} is missing"
+        why = "was built on a layer that has been made again since"
+    else:
+        why = "is missing"
+    return record.name, f"the layer of {record.name} {why}, so it is made again"
