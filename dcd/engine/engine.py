@@ -363,7 +363,7 @@ class Engine:
         return await asyncio.to_thread(self._checked, planned)
 
     def _checked(self, planned: Planned) -> Planned:
-        """The plan with the durations that earlier builds show. Raises Unprepared without the space for it."""
+        """The plan with the durations that earlier builds show. Raises Unprepared for lack of space."""
         settings = self._settings()
         planning.check_host(planned.plan, settings.state_dir, settings.min_free_bytes)
         plan = with_secrets(planned.plan, self.stores.secret_key)

@@ -45,8 +45,6 @@ def missing_layer(layers: LayerStore, state: BuildState) -> tuple[str, str] | No
     record = lost_layer(layers, state)
     if record is None:
         return None
-    if layers.stale(record.key):
-        why = "was built on a layer that has been made again since"
-    else:
-        why = "is missing"
+    again = "was built on a layer that has been made again since"
+    why = again if layers.stale(record.key) else "is missing"
     return record.name, f"the layer of {record.name} {why}, so it is made again"
