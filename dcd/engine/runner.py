@@ -249,13 +249,8 @@ class Runner:
                 return await self.builds.state(state.id)
             if layer := await asyncio.to_thread(self.stores.layers.find, planned.key):
                 return await self._reuse(state, planned, layer, external)
-            settings = self._settings()
-            wanted = space.needed([planned], settings.min_free_bytes)
-            if lacking := space.shortage(settings.state_dir, wanted):
-                reason = (
-                    f"{planned.name} lacks space: {lacking}; the build goes on when there is more"
-                )
-                return await self._command(state, Pause(reason, "no-space"))
+            if lacking := space.lacking(self._settings(), planned):
+                return await self._command(state, Pause(lacking, "no-space"))
             return await self._attempt(state, index, planned, external)
 
     async def _external(self, state: BuildState, index: int) -> dict[str, str] | None:

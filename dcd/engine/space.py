@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from dcd.configuration import Configuration
 from statemachine.plan import PlannedCheckpoint
 
 LEAST_INODES = 1024
@@ -64,3 +65,10 @@ def shortage(directory: Path, wanted: Room) -> str:
             f" {found.free_bytes / 2**30:.1f} GiB free"
         )
     return f"{wanted.inodes} inodes are needed in {directory}, which has {found.inodes} free"
+
+
+def lacking(settings: Configuration, planned: PlannedCheckpoint) -> str:
+    """Why a checkpoint cannot start for lack of space, for people, or ""."""
+    short = shortage(settings.state_dir, needed([planned], settings.min_free_bytes))
+    again = "the build goes on when there is more"
+    return f"{planned.name} lacks space: {short}; {again}" if short else ""
