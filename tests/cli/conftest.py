@@ -107,6 +107,12 @@ class FakeBuild:
             ],
             "artifacts": [],
             "error": None,
+            "source_date_epoch": 0,
+            "manifest_path": "/m.xml",
+            "inputs": [],
+            "undelivered": [],
+            "removed_at": None,
+            "removed_by": None,
         }
         planned = tuple(
             PlannedCheckpoint(checkpoint, "", "dcd/x", "X", "k" * 64, (), estimate_seconds=seconds)
