@@ -167,7 +167,7 @@ class Engine:
     def _kept(self) -> tuple[Path, ...]:
         """What the daemon cannot do without, and does not make again while it runs."""
         stores = self.stores
-        return (self.builds.log.path, stores.blobs.directory, stores.layers.directory, stores.logs)
+        return (self.builds.log.path, stores.blobs.directory, stores.layers.directory)
 
     def settings_changed(self) -> None:
         """Act on new settings: more builds may run, fewer layers may be kept."""
