@@ -16,7 +16,6 @@ import os
 import shutil
 import signal
 import socket
-import stat
 import struct
 import threading
 import time
@@ -33,10 +32,10 @@ from dcd.checkpoints.recorded import left_among_media, recorded_files_kept
 from dcd.manifest.constructors import construct
 from dcd.manifest.parse import restore
 from dcd.platform import resources
+from dcd.worker.areas import make_areas, require_areas
 from dcd.worker.isolation import confine, isolate
 from dcd.worker.recover import detach_loops, leftover_workers
 from dcd.worker.request import (
-    AREAS,
     MARKER,
     Claim,
     Delivered,
@@ -51,7 +50,7 @@ from dcd.worker.request import (
     encode,
 )
 from dcd.worker.words import CLAIMED
-from statemachine.errors import CheckpointError, DcdError, Unavailable
+from statemachine.errors import DcdError, Unavailable
 from statemachine.events import Artifact, ErrorInfo
 from store.durable import used_up
 from store.layers.choose import open_store
@@ -120,32 +119,18 @@ def carry_out(request_line: bytes, messages: int, answers: int) -> int:
         if not request.network:
             _raise_loopback()
         with open_store(request.workspace.backend, request.layers).enter(request.workspace) as root:
-            for area in AREAS:
-                if not os.path.lexists(root / area):
-                    (root / area).mkdir()
-            _require_areas(root)
+            make_areas(root)
             _isolate(request, pipe)
             try:
                 status = _confined(request, root, pipe)
             finally:
                 _let_go(request, root)
             if status == _DONE:
-                _require_areas(root)
+                require_areas(root)
                 _empty(root / "tmp")
         if status == _DONE:
             pipe.send(Succeeded())
     return 0 if status in (_DONE, _TOLD) else status
-
-
-def _require_areas(root: Path) -> None:
-    """Whatever is put into an area goes where its name leads: it has to be a directory of the workspace."""
-    for area in AREAS:
-        if not stat.S_ISDIR((root / area).lstat().st_mode):
-            raise CheckpointError(
-                f"the area {area} of the workspace is not a directory any more",
-                f"{root / area} was replaced",
-                "leave the areas themselves in their places",
-            )
 
 
 def _isolate(request: WorkerRequest, pipe: _Pipe) -> None:

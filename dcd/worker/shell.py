@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from dcd.platform.chroot import Inside, chroot
-from dcd.worker.request import AREAS, decode_shell
+from dcd.worker.areas import make_areas
+from dcd.worker.request import decode_shell
 from statemachine.errors import DcdError
 from store.layers.choose import open_store
 
@@ -39,8 +40,7 @@ def main(arguments: Sequence[str]) -> int:
         with ExitStack() as entered:
             store = open_store(request.workspace.backend, request.layers)
             root = entered.enter_context(store.enter(request.workspace))
-            for area in AREAS:
-                (root / area).mkdir(exist_ok=True)
+            make_areas(root)
             if Inside(root / "pkg_image").has("/bin/sh"):
                 entered.enter_context(chroot(root / "pkg_image"))
             return _wait_for(_start(root, arguments[1:]))

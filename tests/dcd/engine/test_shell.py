@@ -71,6 +71,15 @@ def test_nothing_that_is_done_in_a_shell_stays(daemon, failed):
     eventually(lambda: not shells(daemon))
 
 
+def test_a_workspace_whose_areas_lead_to_the_host_is_not_entered(daemon, write_manifest):
+    line = "rmdir {PKG_IMAGE_PATH}; ln -s / {PKG_IMAGE_PATH}; false"
+    build = daemon.submit(write_manifest(("one", line)))
+    daemon.wait(build, "failed")
+    answer = daemon.run("shell", build, "--", "echo", "entered")
+    assert (answer.returncode, answer.stdout) == (1, "")
+    assert "the area pkg_image of the workspace is not a directory any more" in answer.stderr
+
+
 def test_the_exit_code_is_the_commands(daemon, failed):
     daemon.ctl("shell", failed, "--", "sh", "-c", "exit 42", status=42)
     daemon.ctl("shell", failed, "--", "sh", "-c", "kill -TERM $$", status=143)
