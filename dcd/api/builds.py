@@ -44,7 +44,7 @@ async def validate(api: Api, request: Request) -> Response:
     body = await body_of(request, schemas.ManifestRequest)
     try:
         source = _source(api, request, body.manifest, body.files, body.parameters)
-        warnings = await api.engine.validate(source, actor_of(request.scope))
+        warnings = await api.engine.validate(source, body.pause_before, actor_of(request.scope))
     except ManifestError as error:
         return json_response(schemas.ValidationResult(False, error.diagnostics, error.missing))
     return json_response(schemas.ValidationResult(True, warnings))
@@ -66,7 +66,7 @@ async def plan(api: Api, request: Request) -> Response:
         _source(api, request, body.manifest, body.files, body.parameters),
         source_date_epoch=body.source_date_epoch,
     )
-    name, intentions = await api.engine.plan(source, body.fresh, actor_of(request.scope))
+    name, intentions = await api.engine.plan(source, _options(body), actor_of(request.scope))
     return json_response(schemas.PlanView(name, intentions))
 
 
@@ -78,9 +78,7 @@ async def submit(api: Api, request: Request) -> Response:
             _source(api, request, body.manifest, body.files, body.parameters),
             source_date_epoch=body.source_date_epoch,
         ),
-        Options(
-            body.pause_before, body.fresh, body.priority, body.idempotency_key, body.fresh_from
-        ),
+        _options(body),
         actor_of(request.scope),
         api.permit(request),
     )
@@ -167,6 +165,12 @@ async def remove(api: Api, request: Request) -> Response:
     build = await api.controlled(request)
     return json_response(
         await api.view(request, await api.engine.remove(build, actor_of(request.scope)))
+    )
+
+
+def _options(body: schemas.ManifestRequest) -> Options:
+    return Options(
+        body.pause_before, body.fresh, body.priority, body.idempotency_key, body.fresh_from
     )
 
 

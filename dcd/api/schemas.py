@@ -49,23 +49,24 @@ Parameters = Annotated[dict[str, str], Meta(max_length=1_000)]
 
 
 class ManifestRequest(Request, frozen=True):
-    """Body of `validate` and `plan`. `source_date_epoch` is the build's time that is asked for, in seconds
-    since 1970; the manifest's own outranks it."""
+    """Body of `validate` and `plan`: a manifest and how it would be built, as a submit's body. `files` are by
+    absolute path, null for one that the client does not have. `source_date_epoch` is the build's time that
+    is asked for, in seconds since 1970; the manifest's own outranks it. `priority` and `idempotency_key`
+    matter to a submit only."""
 
     manifest: ManifestText
     files: Files = {}
     parameters: Parameters = {}
-    fresh: bool = False
     source_date_epoch: Annotated[int, Meta(ge=EARLIEST, le=LATEST)] | None = None
+    fresh: bool = False
+    fresh_from: CheckpointName | None = None
+    pause_before: CheckpointName | None = None
+    priority: Annotated[int, Meta(ge=-1000, le=1000)] = 0
+    idempotency_key: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
 
 
 class SubmitRequest(ManifestRequest, frozen=True):
-    """Body of `POST /v1/builds`."""
-
-    pause_before: CheckpointName | None = None
-    fresh_from: CheckpointName | None = None
-    priority: Annotated[int, Meta(ge=-1000, le=1000)] = 0
-    idempotency_key: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
+    """Body of `POST /v1/builds`: the same."""
 
 
 class MigrateRequest(Request, frozen=True):

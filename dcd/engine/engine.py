@@ -174,10 +174,12 @@ class Engine:
         self._scheduler.wake()
         self.collector.wake()
 
-    async def validate(self, source: ManifestSource, actor: Actor) -> tuple[Diagnostic, ...]:
-        """Warnings about the manifest. Raises ManifestError with everything that is wrong with it, what
-        its checkpoints find among it; InputsMissing."""
-        return (await self._ask(planner.CHECK, source, actor)).diagnostics
+    async def validate(
+        self, source: ManifestSource, pause_before: str | None, actor: Actor
+    ) -> tuple[Diagnostic, ...]:
+        """Warnings about the manifest, of which nothing from `pause_before` on runs yet. Raises ManifestError
+        with everything that is wrong with it, what its checkpoints find among it; InputsMissing."""
+        return (await self._ask(planner.CHECK, source, actor, pause_before)).diagnostics
 
     async def submit(
         self, source: ManifestSource, options: Options, actor: Actor, permit: Permit
@@ -217,17 +219,18 @@ class Engine:
         return state, True
 
     async def plan(
-        self, source: ManifestSource, fresh: bool, actor: Actor
+        self, source: ManifestSource, options: Options, actor: Actor
     ) -> tuple[str, tuple[Intention, ...]]:
-        """The distribution's name, and what would happen if it were submitted now."""
-        preview = await self._ask(planner.PREVIEW, source, actor)
+        """The distribution's name, and what would happen if it were submitted now with these options."""
+        preview = await self._ask(planner.PREVIEW, source, actor, options.pause_before)
 
         def compare() -> tuple[Intention, ...]:
             same = self._history.of(preview.name)
             plan = with_secrets(preview.plan, self.stores.secret_key)
             likely = expected(plan, same, self._history.of(None))
             alike = most_alike(likely, source.path, same)
-            return intentions(likely, alike, self.stores.layers, fresh, same)
+            layers = self.stores.layers
+            return intentions(likely, alike, layers, options.fresh, same, options.fresh_from)
 
         return preview.name, (*await asyncio.to_thread(compare), *preview.rest)
 

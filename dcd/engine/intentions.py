@@ -35,13 +35,16 @@ def intentions(
     layers: LayerStore,
     fresh: bool,
     others: Sequence[BuildState] = (),
+    fresh_from: str | None = None,
 ) -> tuple[Intention, ...]:
     """What would happen to the checkpoints of `plan`, in order. `alike` is the build to compare it with,
-    `others` are further builds of the same distribution, newest first; `fresh` declines all reuse."""
+    `others` are further builds of the same distribution, newest first; `fresh` declines all reuse,
+    `fresh_from` that from a checkpoint on."""
     found = []
     earlier = _Earlier.of(alike)
     made_by = _made_by(others)
     for planned in plan.checkpoints:
+        fresh = fresh or planned.name == fresh_from
         layer = None if fresh else layers.find(planned.key)
         if layer is not None:
             action, reason = "reuse", f"layer {planned.key[:12]} from build {layer.record.made_by}"

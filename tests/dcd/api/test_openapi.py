@@ -1,16 +1,21 @@
 """The OpenAPI document: current, and kept by the application, whatever is sent."""
 
+import re
 from importlib.metadata import version
 from pathlib import Path
 
+import msgspec
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
+from dcd.api import schemas
 from dcd.api.app import OPERATIONS
 from dcd.api.openapi import render
+from dcd.api.reference import NOTES, page
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "reference" / "openapi.json"
+REFERENCE = DOCUMENT.with_name("api.md")
 
 
 def test_committed_document_is_current():
@@ -40,3 +45,17 @@ def test_application_keeps_its_document(app):
             case.call_and_validate(excluded_checks=[positive_data_acceptance])
 
         answers_as_described()
+
+
+def test_the_reference_page_is_made_from_the_operations():
+    text = REFERENCE.read_text()
+    assert text == page(text, OPERATIONS), "run: python -m dcd.api.reference docs/reference/api.md"
+    assert set(NOTES) <= {operation.name for operation in OPERATIONS}
+
+
+def test_the_bodies_on_the_reference_page_are_taken_as_it_says():
+    blocks = re.findall(r"Body of .*?```json\n(.*?)```", REFERENCE.read_text(), re.DOTALL)
+    assert blocks
+    for block in blocks:
+        for schema in (schemas.SubmitRequest, schemas.ManifestRequest):
+            msgspec.json.decode(block.replace("…", "0" * 64), type=schema, strict=True)
