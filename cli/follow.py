@@ -7,6 +7,8 @@ verdict, and for a failure the reason, what to do and the last lines of the log.
 the build's state. Ctrl-C stops only the display.
 """
 
+import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -130,21 +132,30 @@ def _print_verdict(socket_path: str, build: Json, stream: TextIO) -> None:
     if build["state"] == "failed":
         error = build["error"]
         print_indented([error["brief"], error["details"], error["resolution"]], stream)
-        _print_log_tail(socket_path, build, stream)
+        _print_log_tail(socket_path, build, error["details"].splitlines(), stream)
     print_next_steps(socket_path, build, stream)
 
 
-def _print_log_tail(socket_path: str, build: Json, stream: TextIO) -> None:
+_SHELLS_PLACE = re.compile(r"^\S+:? (line )?\d+: ")
+"""Where in a script a shell says that an error is; the log and the error name the script differently."""
+
+
+def _print_log_tail(socket_path: str, build: Json, shown: list[str], stream: TextIO) -> None:
+    """The last lines of the failed checkpoint's log, without those that were `shown`, and where it is."""
     failed = [item["name"] for item in build["checkpoints"] if item["state"] == "failed"]
     logs = request(socket_path, "GET", build_path(build["id"], "logs"))["logs"]
     of_failed = [log for log in logs if log["checkpoint"] in failed]
     if not of_failed:
         return
     log = max(of_failed, key=lambda item: item["attempt"])
-    print(f"Log: {printable(log['path'])}", file=stream)
+    readable = os.access(log["path"], os.R_OK)
+    where = log["path"] if readable else f"dcctl logs {build['id']} {log['checkpoint']}"
+    print(f"Log: {printable(where)}", file=stream)
     path = build_path(build["id"], "logs", log["checkpoint"], str(log["attempt"]))
     offset = max(log["size_bytes"] - LOG_TAIL_BYTES, 0)
     content = b"".join(read(socket_path, path, query={"offset": offset}))
-    lines = content.decode("utf-8", "replace").splitlines()
-    for line in lines[-LOG_TAIL_LINES:]:
-        print(f"  | {printable(line)}", file=stream)
+    lines = content.decode("utf-8", "replace").splitlines()[-LOG_TAIL_LINES:]
+    known = {_SHELLS_PLACE.sub("", line.strip()) for line in shown}
+    for line in lines:
+        if _SHELLS_PLACE.sub("", line.strip()) not in known:
+            print(f"  | {printable(line)}", file=stream)

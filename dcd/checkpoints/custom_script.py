@@ -17,6 +17,7 @@ from dcd.checkpoints.areas import areas, captured_file, shell_line, substituted
 from dcd.checkpoints.interface import CHROOT, MOUNTS, Checkpoint, Context, Needs, Report
 from dcd.checkpoints.media.deliver import deliver_file
 from dcd.checkpoints.recorded import recorded_files
+from dcd.checkpoints.script_failure import script_failed
 from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache, distro
 from dcd.manifest.forms import (
@@ -36,7 +37,7 @@ from dcd.platform.capabilities import NUMBERS
 from dcd.platform.chroot import chroot
 from dcd.platform.host_parts import file_digest
 from dcd.platform.inside import regular_file, write
-from dcd.platform.process import BASE_ENVIRONMENT
+from dcd.platform.process import BASE_ENVIRONMENT, ToolFailed
 from dcd.platform.tools import TOOL_PATH
 from statemachine.errors import CheckpointError, NotFound, Unprepared
 from store.artifacts import EVIDENCE_SUMS, SUMS
@@ -48,6 +49,8 @@ _OUTSIDE = ("{BOOT_ARCHIVE}", "{MEDIA_DIR}", "{TMP_DIR}", "{BUILD_DATA}")
 
 _INSTALLING = re.compile(r"\b(apt|apt-get|aptitude|dpkg|linux-image|vmlinuz|live-boot|grub)\b")
 """Words of a command that puts packages or a kernel into the image."""
+
+_SCRIPT_NAME = "custom-script"
 
 _CHANGE_DIRECTORY = 'cd -- "$1" && shift && exec "$@"'
 
@@ -266,10 +269,14 @@ class CustomScript(Checkpoint):
         if dry_run:
             what = self.command or self.text or f"the script {self.script}"
             context.report(Report(message=f"would run {what.strip()}"))
-        elif self.chroot:
-            self._run_inside(context)
-        else:
-            self._run_on_host(context)
+            return
+        try:
+            (self._run_inside if self.chroot else self._run_on_host)(context)
+        except ToolFailed as failure:
+            file = "text" if self.script is None else str(self.script)
+            name = "the command" if self.command is not None else f"the script {file}"
+            places = (str(context.tmp / _SCRIPT_NAME), f"/run/{_SCRIPT_NAME}")
+            raise script_failed(failure, name, file, places) from failure
 
     def _run_on_host(self, context: Context) -> None:
         # Whoever may run commands on the host may change whatever is there.
@@ -277,7 +284,7 @@ class CustomScript(Checkpoint):
         tokens = areas(context)
         directory = self._directory(context, tokens) or str(context.tmp)
         context.run(
-            self._argv(context, tokens, context.tmp / "custom-script", None),
+            self._argv(context, tokens, context.tmp / _SCRIPT_NAME, None),
             env=self._environment(context, tokens),
             cwd=Path(context.tmp, directory),
             timeout_seconds=self.timeout_seconds,
@@ -297,8 +304,8 @@ class CustomScript(Checkpoint):
         directory = self._directory(context, tokens) or "/"
         with chroot(context.pkg_image, network=self.network) as inside:
             # Below /run, which is no part of the image while programs run in it.
-            place = write(context.pkg_image, "run/custom-script", "")
-            argv = self._argv(context, tokens, place, "/run/custom-script")
+            place = write(context.pkg_image, f"run/{_SCRIPT_NAME}", "")
+            argv = self._argv(context, tokens, place, f"/run/{_SCRIPT_NAME}")
             inside.run(
                 [_SHELL, "-c", _CHANGE_DIRECTORY, "sh", directory, *argv],
                 env={**context.environment, **self._environment(context, tokens)},

@@ -112,12 +112,25 @@ def test_a_failure_ends_with_the_reason_the_remedy_and_the_logs_last_lines(dcctl
         "  grub-mkrescue exited with status 1",
         "  no space",
         "  free some space",
-        "Log: /logs/boot-setup.2.log",
+        "Log: dcctl logs k2p7abcd boot-setup",
         *(f"  | line {number}" for number in range(4991, 5001)),
         f"To look at it: dcctl shell k2p7abcd{'' if os.geteuid() == 0 else ' (as root)'}",
         "After an edit: dcctl resume k2p7abcd --manifest /m.xml",
         "To run the checkpoint again unchanged: dcctl retry k2p7abcd",
     ]
+
+
+def test_lines_that_the_error_shows_are_not_shown_again(dcctl, daemon) -> None:
+    build = daemon.build(boot_setup=1.0)
+    build.logs["boot-setup", 1] = b"making\nno such file\nexit 3\n"
+    error = ev.ErrorInfo("broken", "its last lines:\nno such file\nexit 3", "")
+    build.tell(ev.BuildStarted(), ev.CheckpointStarted("boot-setup", 1, "k", "/l"))
+    build.tell(
+        ev.CheckpointFailed("boot-setup", 1, error, 1.0), ev.BuildFailed("boot-setup", error)
+    )
+    told = dcctl("follow", "k2").out
+    assert told.count("no such file") == 1
+    assert "  | making\n" in told
 
 
 def test_a_failure_says_which_files_have_changed_since_the_submit(dcctl, daemon, tmp_path) -> None:

@@ -12,7 +12,6 @@ from dcd.checkpoints.custom_script import CustomScript
 from dcd.checkpoints.interface import CHROOT
 from dcd.manifest.diagnostics import ManifestError, refuse
 from dcd.manifest.values import InputPath
-from dcd.platform.process import ToolFailed
 from statemachine.errors import CheckpointError, InvalidManifest, NotFound, Unprepared
 
 
@@ -67,14 +66,38 @@ def test_a_path_that_leads_to_nothing_fails_the_checkpoint(bench: Any) -> None:
 
 
 def test_a_failure_shows_status_and_output(bench: Any) -> None:
-    with pytest.raises(ToolFailed) as caught:
+    with pytest.raises(CheckpointError) as caught:
         bench.execute(CustomScript("c", "echo broken >&2; exit 3"))
-    assert caught.value.exit_status == 3
-    assert "broken" in caught.value.details
+    assert caught.value.brief == "the command failed with exit status 3"
+    assert caught.value.details == "its last lines:\nbroken"
+
+
+@pytest.mark.parametrize("chroot", [False, True])
+def test_a_failed_script_is_told_by_its_own_name_and_line(
+    bench: Any, tmp_path: Path, chroot: bool, own_mounts: None
+) -> None:
+    bench.add_shell()
+    script = tmp_path / "post.sh"
+    script.write_text("#!/bin/sh -e\n# a comment\n:\nnosuchprogram --option\n")
+    checkpoint = CustomScript("c", script=InputPath("files/post.sh"), chroot=chroot)
+    with pytest.raises(CheckpointError) as caught:
+        bench.execute(checkpoint, inputs={"files/post.sh": script})
+    brief = "the script files/post.sh failed with exit status 127: a command was not found"
+    assert caught.value.brief == brief
+    assert "files/post.sh line 4: nosuchprogram: not found" in caught.value.details
+    told = f"{caught.value.brief} {caught.value.details}"
+    assert not any(word in told for word in ("custom-script", "exec", "shift", "command: "))
+
+
+def test_a_failed_text_is_told_by_its_line(bench: Any) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        bench.execute(CustomScript("c", text="true\nnosuchprogram\n", shell="/bin/bash"))
+    assert caught.value.brief.startswith("the script text failed")
+    assert "text line 2: nosuchprogram: command not found" in caught.value.details
 
 
 def test_a_failure_in_the_middle_of_a_text_counts_when_the_script_says_so(bench: Any) -> None:
-    with pytest.raises(ToolFailed):
+    with pytest.raises(CheckpointError):
         bench.execute(CustomScript("c", text="set -e\nfalse\ntrue\n"))
 
 
@@ -119,7 +142,7 @@ def test_nothing_of_the_daemons_environment_is_seen(bench: Any, monkeypatch: Any
 
 
 def test_the_time_limit_fails_the_checkpoint(bench: Any) -> None:
-    with pytest.raises(ToolFailed, match="did not finish within"):
+    with pytest.raises(CheckpointError, match="the command did not finish within"):
         bench.execute(CustomScript("c", "sleep 1000", timeout_seconds=0.2))
 
 
@@ -138,9 +161,12 @@ def test_a_dry_run_only_tells(bench: Any) -> None:
         ({"command": "true", "text": "true"}, "one command, text or script"),
         ({"command": "true", "timeout_seconds": 0.0}, "more than 0"),
         ({"command": "ls {MEDIA_DIR}", "chroot": True}, "not inside the image"),
-        ({"command": "true", "chroot": True, "writes": ("/srv",)}, "no rights on the host"),
-        ({"command": "true", "chroot": True, "capabilities": ("SYS_ADMIN",)}, "no rights on the"),
-        ({"command": "true", "chroot": True, "devices": ("kvm",)}, "no rights on the host"),
+        ({"command": "true", "chroot": True, "writes": ("/srv",)}, "no permissions on the host"),
+        (
+            {"command": "true", "chroot": True, "capabilities": ("SYS_ADMIN",)},
+            "no permissions on the",
+        ),
+        ({"command": "true", "chroot": True, "devices": ("kvm",)}, "no permissions on the host"),
         ({"command": "true", "capabilities": ("CAP_SYS_ADMIN",)}, "is not a capability"),
         ({"command": "true", "writes": ("srv",)}, "not an absolute path"),
     ],
@@ -240,7 +266,7 @@ def test_a_command_that_fails_inside_the_image_leaves_no_mount(
     bench: Any, own_mounts: None
 ) -> None:
     bench.add_shell()
-    with pytest.raises(ToolFailed, match="exit status 5"):
+    with pytest.raises(CheckpointError, match="the command failed with exit status 5"):
         bench.execute(CustomScript("c", "exit 5", chroot=True))
     assert str(bench.root) not in Path("/proc/self/mounts").read_text()
 
