@@ -33,7 +33,7 @@ from dcd.engine.workspaces import (
     missing_layer,
     workspace_name,
 )
-from dcd.planner.client import Planning
+from dcd.planner.client import HERE, Planning
 from dcd.planner.tasks import OfBuild
 from dcd.platform.control_group import Delegated
 from dcd.worker.launch import Cancelled, Completed, Died, Failed, Outcome, run_attempt
@@ -105,7 +105,7 @@ class Runner:
         builds: Builds,
         stores: Stores,
         settings: Callable[[], Configuration],
-        planner: Planning,
+        planner: Planning = HERE,
         groups: Delegated | None = None,
     ) -> None:
         self.builds = builds

@@ -74,6 +74,24 @@ class Planning(Protocol):
         come in time, ClientLeft."""
 
 
+class Here:
+    """Planning in a thread of this process: unbounded and with its rights, so only for an engine that serves
+    nobody, as in tests."""
+
+    async def ask(
+        self,
+        task: Task[Question, Answer],
+        question: Question,
+        actor: Actor = DAEMON,
+        left: Left | None = None,
+    ) -> Answer:
+        """See `Planning.ask`."""
+        return await asyncio.to_thread(task.work, question, lambda: None)
+
+
+HERE = Here()
+
+
 class Planner:
     """Planners, forked as they are needed from one process; a context manager, for as long as that runs."""
 

@@ -40,6 +40,7 @@ from dcd.engine.runner import Runner, Stores
 from dcd.engine.scheduler import Scheduler
 from dcd.engine.workspaces import kept_workspace
 from dcd.manifest import constructors, ingredients, plugins
+from dcd.planner.client import HERE
 from dcd.serve import _reconcile
 from dcd.worker.launch import Cancelled, Completed, Died, Failed, Outcome
 from dcd.worker.request import WorkerRequest
@@ -163,7 +164,7 @@ class World:
         unfinished = await builds.load_unfinished()
         kept = {name for state in unfinished if (name := kept_workspace(state))}
         await asyncio.to_thread(_reconcile, self.log, layers, kept)
-        planner = _Planner()
+        planner = HERE
         running = Runner(builds, self.stores, lambda: self.settings, planner)
         self._scheduler = Scheduler(builds, running, lambda: self.settings)
         self.engine = Engine(
@@ -396,13 +397,6 @@ class _Jobs(ThreadPoolExecutor):
 
     def submit(self, work: Any, /, *args: Any, **kwargs: Any) -> "Future[Any]":
         return self._job(partial(work, *args, **kwargs))
-
-
-class _Planner:
-    """The real planning, as a job instead of in a process."""
-
-    async def ask(self, task: Any, question: Any, *_: object) -> Any:
-        return await asyncio.to_thread(task.work, question, lambda: None)
 
 
 class _Log(EventLog):
