@@ -138,9 +138,13 @@ def test_nothing_that_a_manifest_names_is_opened_without_the_right(
     for task in (PLAN, PREVIEW):
         with pytest.raises(PermissionDenied, match="one would run code on the host"):
             asyncio.run(planner.ask(task, asking, ADA))
-        # With the right it is looked at, and not waited for.
-        with pytest.raises(Unprepared, match="not a regular file"):
-            asyncio.run(planner.ask(task, replace(asking, host_code=True), ADA))
+    # With the right it is looked at, and not waited for.
+    trusted = replace(asking, host_code=True)
+    with pytest.raises(Unprepared, match="not a regular file"):
+        asyncio.run(planner.ask(PLAN, trusted, ADA))
+    (seen,) = asyncio.run(planner.ask(PREVIEW, trusted, ADA)).rest
+    assert seen.action == "unknown"
+    assert "not a regular file" in seen.reason
     with pytest.raises(OSError, match="No such device or address"):  # nobody reads it
         os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
 
