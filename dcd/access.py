@@ -53,17 +53,22 @@ _NEEDS = {
 
 
 def require(
-    configuration: Configuration, actor: Actor, action: Action, *, owner: int | None = None
+    configuration: Configuration,
+    actor: Actor,
+    action: Action,
+    *,
+    owner: int | None = None,
+    held: frozenset[Role] | None = None,
 ) -> None:
     """Raise PermissionDenied, saying which role is missing, unless `actor` may do `action`.
 
     `owner` is the uid of the build's submitter, for `Action.CONTROL`: one's own build needs only
-    the role that submitted it.
+    the role that submitted it. `held` are the actor's roles where they have been looked up.
     """
     role = _NEEDS[action]
     if action is Action.CONTROL and owner is not None and owner == actor.uid:
         role = Role.SUBMIT
-    held = roles(configuration, actor)
+    held = roles(configuration, actor) if held is None else held
     if role in held:
         return
     # An actor without a uid is the daemon and holds every role.
@@ -95,9 +100,15 @@ def _runs_host_code(planned: PlannedCheckpoint) -> bool:
     return runs_host_code(*names, checkpoint)
 
 
+def has_every_role(actor: Actor) -> bool:
+    """Whether the actor is root, the daemon's own user or the daemon, for whom nothing is looked up."""
+    return actor.uid is None or actor.uid in (0, os.geteuid())
+
+
 def roles(configuration: Configuration, actor: Actor) -> frozenset[Role]:
-    """All roles that `actor` holds, those that a higher one includes among them."""
-    if actor.uid is None or actor.uid in (0, os.geteuid()):
+    """All roles that `actor` holds, those that a higher one includes among them. Asks the user database,
+    which may take long where that is a directory service."""
+    if has_every_role(actor):
         return frozenset(Role)
     groups = _groups(actor)
     held = {role for role in Role if _names(getattr(configuration, role.value), actor, groups)}

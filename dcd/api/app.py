@@ -20,6 +20,7 @@ from starlette.responses import Response
 from dcd.api import builds, host, leavings, openapi, schemas, shell
 from dcd.api.fairness import Fair, Turns
 from dcd.api.handling import Api
+from dcd.api.identity import Identified
 from dcd.api.limits import Counted, Limits
 from dcd.api.operations import Operation, routes
 from dcd.api.problems import problem_response
@@ -196,6 +197,12 @@ def make_app(engine: Engine, settings: Live, started_at: datetime, metrics: Metr
         routes=routes(OPERATIONS, Api(engine, settings, started_at, metrics)),
         middleware=[
             Middleware(Counted, count=metrics.request),
+            Middleware(
+                Identified,
+                settings=settings,
+                seconds=limits.request_timeout_seconds,
+                refuse=problem_response,
+            ),
             Middleware(
                 Fair,
                 turns=Turns(limits.requests_per_client, limits.request_timeout_seconds),

@@ -72,7 +72,7 @@ class Connections:
         self._open[actor.uid] += 1
         if self._open[actor.uid] > self._most:
             raise TooManyRequests(
-                f"{actor.user} has too many connections to the daemon",
+                f"the user with uid {actor.uid} has too many connections to the daemon",
                 f"the limit is {self._most} for a user (connections_per_user)",
                 f"close some; try again in {RETRY_AFTER_SECONDS} s",
             )

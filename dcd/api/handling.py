@@ -47,7 +47,8 @@ class Api:
 
     def require(self, request: Request, action: Action, owner: int | None = None) -> None:
         """Raise PermissionDenied unless the peer may do `action`; `owner` as in `dcd.access`."""
-        require(self.settings(), actor_of(request.scope), action, owner=owner)
+        held = request.scope.get("dcd.roles")
+        require(self.settings(), actor_of(request.scope), action, owner=owner, held=held)
 
     def may(self, request: Request, action: Action) -> bool:
         """Whether the peer may do `action`."""

@@ -22,7 +22,8 @@ _NOBODY = 0xFFFFFFFF
 
 
 def peer_credentials(connection: socket.socket) -> Actor:
-    """The process at the other end of `connection`, an accepted Unix stream socket.
+    """The process at the other end of `connection`, an accepted Unix stream socket. Its user is the number:
+    the name takes a look into the user database (`user_name`), which may take long.
 
     Raises PermissionDenied when the kernel does not say.
     """
@@ -32,7 +33,7 @@ def peer_credentials(connection: socket.socket) -> Actor:
         raise PermissionDenied(
             "the peer's credentials are unknown", str(error), "connect over the Unix socket"
         ) from None
-    return Actor(uid=uid, gid=gid, pid=pid, user=user_name(uid))
+    return Actor(uid=uid, gid=gid, pid=pid, user=str(uid))
 
 
 def user_name(uid: int) -> str:

@@ -323,7 +323,7 @@ def test_a_user_has_so_many_connections_and_is_told(cold_daemon):
 
     refused = daemon.run("list")
     assert refused.returncode == 9
-    assert "root has too many connections to the daemon" in refused.stderr
+    assert "the user with uid 0 has too many connections to the daemon" in refused.stderr
 
     for one in held:
         one.close()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dcd.platform.peer import peer_credentials, ucred_of, user_name
+from dcd.platform.peer import peer_credentials, ucred_of
 from statemachine.errors import PermissionDenied
 
 CONNECT = """import socket, sys
@@ -32,7 +32,7 @@ def test_the_peer_is_the_connecting_process(tmp_path: Path) -> None:
         finally:
             client.wait(30)
     assert (actor.pid, actor.uid, actor.gid) == (client.pid, os.getuid(), os.getgid())
-    assert actor.user == user_name(os.getuid())
+    assert actor.user == str(os.getuid())
 
 
 @pytest.mark.root

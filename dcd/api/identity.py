@@ -1,0 +1,89 @@
+"""Who a request is from, and what they may: looked up before the request is worked on, in threads.
+
+The kernel names a peer by numbers. Its name, its groups and the groups that the configuration names come from
+the user database, which may be a directory service that is slow or does not answer. Roles are looked up for
+every request; requests of a user that come while that goes on share the answer. Names are for people, and are
+kept for a while. Used from the event loop's thread only.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from dcd.access import Role, has_every_role, roles
+from dcd.configuration import Configuration
+from dcd.platform.peer import user_name
+from statemachine.errors import DcdError, Unavailable
+from statemachine.events import Actor
+
+THREADS = 8
+"""So many look-ups at once."""
+
+NAME_SECONDS = 60.0
+
+Found = tuple[Actor, frozenset[Role]]
+
+
+class Identified:
+    """ASGI middleware: puts the peer with its name, and the roles that it holds, into the scope. `refuse`
+    makes the answer when the user database does not answer in `seconds`."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        settings: Callable[[], Configuration],
+        seconds: float,
+        refuse: Callable[[DcdError], Response],
+    ) -> None:
+        self.app = app
+        self._settings = settings
+        self._seconds = seconds
+        self._refuse = refuse
+        self._threads = ThreadPoolExecutor(THREADS, "user-database")
+        self._names: dict[int, tuple[str, float]] = {}
+        self._asked: dict[Actor, asyncio.Future[Found]] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        peer: Actor | None = scope.get("dcd.actor")
+        if peer is not None and peer.uid is not None:
+            try:
+                async with asyncio.timeout(self._seconds):
+                    named, held = await self._found(peer)
+            except TimeoutError:
+                silent = Unavailable(
+                    "the user database does not answer",
+                    f"the roles of uid {peer.uid} could not be looked up within {self._seconds:g} s",
+                    "try again; look whether `getent group` answers on the daemon's host",
+                )
+                await self._refuse(silent)(scope, receive, send)
+                return
+            scope["dcd.actor"], scope["dcd.roles"] = named, held
+        await self.app(scope, receive, send)
+
+    async def _found(self, peer: Actor) -> Found:
+        assert peer.uid is not None
+        name, until = self._names.get(peer.uid, ("", 0.0))
+        if has_every_role(peer) and time.monotonic() < until:
+            return replace(peer, user=name), frozenset(Role)
+        # A process' number says nothing about its user.
+        user = replace(peer, pid=None)
+        if user not in self._asked:
+            loop = asyncio.get_running_loop()
+            asked = loop.run_in_executor(self._threads, _look_up, self._settings(), user)
+            self._asked[user] = asked
+            asked.add_done_callback(lambda _: self._asked.pop(user, None))
+        named, held = await asyncio.shield(self._asked[user])
+        self._names[peer.uid] = (named.user, time.monotonic() + NAME_SECONDS)
+        return replace(named, pid=peer.pid), held
+
+
+def _look_up(configuration: Configuration, user: Actor) -> Found:
+    assert user.uid is not None
+    named = replace(user, user=user_name(user.uid))
+    return named, roles(configuration, named)
