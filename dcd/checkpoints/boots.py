@@ -6,6 +6,7 @@ shell or a boot loader's prompt ends a trial at once, a time limit ends it alway
 ends the trials beside it.
 """
 
+import math
 import os
 import shutil
 import threading
@@ -13,7 +14,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -28,6 +30,7 @@ from dcd.platform.hypervisor import (
     Drive,
     Firmware,
     Guest,
+    GuestSilent,
     GuestSpec,
     GuestTrouble,
     Hypervisor,
@@ -41,6 +44,10 @@ from statemachine.errors import CheckpointError, Unprepared
 AcceleratorName = Literal["auto", "kvm", "hvf", "tcg"]
 
 LEAST_MEMORY_MB = 64
+
+_SILENCE_SECONDS = 60.0
+"""For how long a guest under KVM may print nothing before it counts as hung. A KVM that is half there runs
+a tiny guest, and stops at some instruction of a kernel."""
 
 _SETTLE_SECONDS = 2.0
 """Between the marker on the serial console and the picture: the screen's login comes a little later."""
@@ -66,7 +73,8 @@ class Exchange:
 @dataclass(frozen=True, slots=True)
 class Conditions:
     """What holds for all trials. `timeout_seconds` is the limit for the marker, and again for each
-    exchange; `side_by_side` is how many guests run at once at most."""
+    exchange; `side_by_side` is how many guests run at once at most. `fall_back`: nobody asked for KVM,
+    so a guest that falls silent under it is booted again under emulation."""
 
     marker: str
     timeout_seconds: float
@@ -75,6 +83,7 @@ class Conditions:
     cpus: int
     side_by_side: int
     exchanges: tuple[Exchange, ...] = ()
+    fall_back: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +97,7 @@ class Boot:
     exchange_seconds: float
     console: str
     screenshot: Path | None
+    accelerator: Accelerator
     no_picture: str = ""
 
 
@@ -221,7 +231,29 @@ def _boot(
     conditions: Conditions,
     stop: threading.Event,
 ) -> Boot:
-    """Boot once. Runs in a thread of its own, which owns the guest."""
+    """Boot under KVM where it is there, else or after that under emulation. Runs in a thread of its own,
+    which owns the guest."""
+    if conditions.accelerator == "kvm" and conditions.fall_back:
+        try:
+            return _boot_once(
+                context, checkpoint, hypervisor, trial, conditions, stop, _SILENCE_SECONDS
+            )
+        except GuestSilent as silent:
+            message = f"{silent.brief} under KVM; booting it again under emulation"
+            context.report(Report(message=message))
+        conditions = replace(conditions, accelerator="tcg")
+    return _boot_once(context, checkpoint, hypervisor, trial, conditions, stop)
+
+
+def _boot_once(
+    context: Context,
+    checkpoint: str,
+    hypervisor: Hypervisor,
+    trial: Trial,
+    conditions: Conditions,
+    stop: threading.Event,
+    silence_seconds: float = math.inf,
+) -> Boot:
     name = f"{checkpoint}-{trial.label}"
     spec = GuestSpec(
         name=name,
@@ -235,16 +267,23 @@ def _boot(
     console = ConsoleText()
     picture = context.evidence / f"{name}.png"
     directory = context.tmp / name
-    limit = conditions.timeout_seconds
     no_picture = ""
     try:
         with hypervisor.guest(spec, directory) as guest:
+            wait = partial(
+                wait_for,
+                guest,
+                timeout_seconds=conditions.timeout_seconds,
+                console=console,
+                stopped=stop.is_set,
+                silence_seconds=silence_seconds,
+            )
             try:
-                seconds = wait_for(guest, conditions.marker, limit, console, stop.is_set)
+                seconds = wait(conditions.marker)
                 begun = time.monotonic()
                 for exchange in conditions.exchanges:
                     guest.write_console(exchange.typed.encode())
-                    wait_for(guest, exchange.awaited, limit, console, stop.is_set)
+                    wait(exchange.awaited)
                 exchange_seconds = time.monotonic() - begun
             except GuestTrouble:
                 take_picture(guest, picture)
@@ -255,9 +294,19 @@ def _boot(
             except CheckpointError as error:
                 no_picture = error.brief
     except CheckpointError as error:
-        kind = GuestTrouble if isinstance(error, GuestTrouble) else CheckpointError
+        kind = next(
+            each for each in (GuestSilent, GuestTrouble, CheckpointError) if isinstance(error, each)
+        )
         raise kind(f"{trial.label}: {error.brief}", error.details, error.resolution) from error
     finally:
         shutil.rmtree(directory, ignore_errors=True)
     screenshot = None if no_picture else picture
-    return Boot(trial, seconds, exchange_seconds, console.text, screenshot, no_picture)
+    return Boot(
+        trial,
+        seconds,
+        exchange_seconds,
+        console.text,
+        screenshot,
+        conditions.accelerator,
+        no_picture,
+    )

@@ -123,6 +123,7 @@ class VerifyBoot(Checkpoint):
             marker=self.marker,
             timeout_seconds=self.timeout_seconds,
             accelerator=boots.accelerator_for(self.hypervisor, self.accelerator),
+            fall_back=self.accelerator == "auto",
             memory_mb=self.memory_mb,
             cpus=self.cpus,
             side_by_side=len(self.firmware) if self.parallel else 1,

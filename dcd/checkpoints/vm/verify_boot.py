@@ -246,6 +246,7 @@ class VerifyBoot(Checkpoint):
             marker=self.marker,
             timeout_seconds=self.timeout_seconds,
             accelerator=boots.accelerator_for(self.hypervisor, self.accelerator),
+            fall_back=self.accelerator == "auto",
             memory_mb=self._memory_mb(doc),
             cpus=self._cpus(doc),
             side_by_side=self._side_by_side(doc),
@@ -316,6 +317,7 @@ class VerifyBoot(Checkpoint):
                     "image": boot.trial.drive.image.name,
                     "firmware": boot.trial.firmware,
                     "controller": boot.trial.drive.attachment,
+                    "accelerator": boot.accelerator if self.hypervisor == "qemu" else None,
                     "seconds_to_marker": round(boot.seconds, 1),
                     "seconds_to_answer": round(boot.exchange_seconds, 1) if self.login else None,
                 }

@@ -7,6 +7,7 @@ shell, a boot loader that fell back to its prompt, firmware that found nothing t
 """
 
 import codecs
+import math
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -140,6 +141,10 @@ class GuestTrouble(CheckpointError):
     """A guest that will not come to its marker. `details` end with the last lines of the console."""
 
 
+class GuestSilent(GuestTrouble):
+    """A guest that has printed nothing for too long."""
+
+
 def _trouble(brief: str, console: ConsoleText, resolution: str) -> GuestTrouble:
     tail = console.tail(TAIL_LINES)
     details = (
@@ -157,14 +162,16 @@ def wait_for(
     poll_seconds: float = 0.5,
     troubles: Sequence[Trouble] = TROUBLES,
     on_text: Callable[[str], None] = lambda text: None,
+    silence_seconds: float = math.inf,
 ) -> float:
     """Follow the guest until `marker` is printed; returns the seconds it took.
 
     Only what is printed from now on counts; it is added to `console`. `on_text` is called with each
     piece of it. Raises `GuestTrouble` when the guest ends, shows a sign of one of the `troubles`, or has
-    not printed the marker in time, and `CheckpointError` when `stopped` says so.
+    not printed the marker in time, `GuestSilent` when it has printed nothing at all for `silence_seconds`,
+    and `CheckpointError` when `stopped` says so.
     """
-    begun = time.monotonic()
+    begun = heard = time.monotonic()
     start = len(console.text)
     # A sign that began in one chunk may end in the next.
     overlap = max(len(sign) for sign in (marker, *(trouble.sign for trouble in troubles)))
@@ -172,6 +179,7 @@ def wait_for(
         chunk = guest.read_console(poll_seconds)
         elapsed = time.monotonic() - begun
         if chunk:
+            heard = time.monotonic()
             known = len(console.text)
             news = max(start, known - overlap)
             console.feed(chunk)
@@ -193,6 +201,8 @@ def wait_for(
             )
         if not chunk and guest.firmware_says_unbootable():
             raise _trouble(_UNBOOTABLE.brief, console, _UNBOOTABLE.resolution)
+        if time.monotonic() - heard > silence_seconds:
+            raise GuestSilent(f"the guest has printed nothing for {silence_seconds:g} seconds")
         if elapsed > timeout_seconds:
             raise _trouble(
                 f"the guest did not print {marker!r} within {timeout_seconds:g} seconds",

@@ -3,18 +3,22 @@ sector, emulated; whole images are booted by the tests of the system."""
 
 import hashlib
 import shutil
+import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dcd.checkpoints import boots
 from dcd.checkpoints.interface import Context
 from dcd.checkpoints.media.deliver import record_medium
 from dcd.checkpoints.media.iso import CreateISO
 from dcd.checkpoints.media.verify_boot import VerifyBoot
 from dcd.manifest.diagnostics import refuse
-from dcd.platform.hypervisor import KvmVerdict
+from dcd.platform.hypervisor import Drive, Guest, GuestSpec, GuestTrouble, KvmVerdict, Qemu
 from dcd.platform.tools import missing
 from statemachine.errors import CheckpointError, InvalidManifest, Unprepared
 
@@ -74,6 +78,41 @@ def test_the_time_limit_ends_a_boot_that_says_nothing(bench: Any, boot_disk: Boo
     with pytest.raises(CheckpointError, match=r"within 0\.5 seconds") as caught:
         verify(timeout_seconds=0.5).execute(context)
     assert "timeout_seconds" in caught.value.resolution
+
+
+class HalfThere:
+    """QEMU on a host whose KVM runs a tiny guest, and stops in every other."""
+
+    def __init__(self, silent: Path) -> None:
+        self.silent = silent
+
+    def guest(self, spec: GuestSpec, directory: Path) -> AbstractContextManager[Guest]:
+        if spec.accelerator == "kvm":
+            spec = replace(spec, accelerator="tcg", drives=(Drive(self.silent, "usb"),))
+        return Qemu().guest(spec, directory)
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_guest_that_falls_silent_under_kvm_is_booted_under_emulation_unless_kvm_was_asked_for(
+    bench: Any, boot_disk: BootDisk, monkeypatch: pytest.MonkeyPatch, asked: bool
+) -> None:
+    monkeypatch.setattr(boots, "_SILENCE_SECONDS", 1.0)
+    talks, silent = boot_disk(b"login:", "halt"), boot_disk(b"", "halt")
+    context = with_medium(bench, None)
+    conditions = boots.Conditions("login:", 5.0, "kvm", 64, 1, 1, fall_back=not asked)
+    trials = [boots.Trial("bios", "bios", Drive(talks, "usb"))]
+
+    def boot() -> list[boots.Boot]:
+        host = HalfThere(silent)
+        return boots.boot_all(context, "verify", host, trials, conditions, threading.Event())
+
+    if asked:
+        with pytest.raises(GuestTrouble, match="within 5 seconds"):
+            boot()
+    else:
+        (booted,) = boot()
+        assert booted.accelerator == "tcg"
+        assert "printed nothing for 1 seconds under KVM" in bench.messages()
 
 
 def test_a_medium_without_a_boot_record_is_called_that(bench: Any, tmp_path: Path) -> None:
