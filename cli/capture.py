@@ -95,6 +95,10 @@ def _unreadable(manifest: str, wanted: list[Json]) -> list[Json]:
             why = "dcctl reads the files that a manifest names, with your permissions"
             place = item.get("file") or manifest
             suggestion = "correct the path, or make the file readable"
+            if Path(item["path"]).is_dir():
+                suggestion = (
+                    "name a file; a directory is packed (tar) and unpacked by TransferArchive"
+                )
             fault = _fault(place, item["line"], message, why, suggestion)
             faults.append({**fault, "path": item["path"]})
     return faults

@@ -82,7 +82,9 @@ def match_arguments(factory: Any, args: Sequence[str], kwargs: Mapping[str, Text
                 ARGS,
                 "it takes no positional argument" if not ordered else "it takes one <args> only",
                 f"Its arguments are {described(parameters)}.",
-                "<kwargs><arg name=...>...</arg></kwargs>",
+                f'<kwargs><arg name="{ordered[-1].name}">{shortened(args[-1])}</arg></kwargs>'
+                if ordered
+                else "remove <args>",
             )
         )
     for parameter, positional in zip(ordered, args, strict=False):
@@ -197,27 +199,23 @@ def _given(value: object) -> str:
 
 def _unknown(name: str, text: Texts, parameters: Sequence[inspect.Parameter]) -> Problem:
     meant = did_you_mean(name, [p.name for p in parameters])
-    value = text if isinstance(text, str) else "..."
+    items = "" if isinstance(text, str) else "".join(f"<argitem>{each}</argitem>" for each in text)
+    listing = f'<arglist name="{meant}">{items}</arglist>'
     return Problem(
         name,
         f"there is no argument {name!r}" + (f"; did you mean {meant!r}?" if meant else ""),
         f"Its arguments are {described(parameters)}.",
-        f'<arg name="{meant}">{value}</arg>' if meant else "remove it",
+        "" if not meant else listing if items else f'<arg name="{meant}">{text}</arg>',
     )
 
 
 def _missing(parameter: inspect.Parameter, parameters: Sequence[inspect.Parameter]) -> Problem:
-    listing = is_list(type_of(parameter))
-    sample = (
-        f'<arglist name="{parameter.name}"><argitem>...</argitem></arglist>'
-        if listing
-        else f'<arg name="{parameter.name}">...</arg>'
-    )
+    tag = "arglist" if is_list(type_of(parameter)) else "arg"
     return Problem(
         None,
         f"argument {parameter.name!r} is missing: {expected(type_of(parameter))}",
         f"Its arguments are {described(parameters)}.",
-        f"<kwargs>{sample}</kwargs>",
+        f'add <{tag} name="{parameter.name}"> to its <kwargs>',
     )
 
 

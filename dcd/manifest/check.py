@@ -43,7 +43,7 @@ def check_structure(source: Source, registry: Registry) -> Iterator[Diagnostic]:
             source.origin(root),
             f"<{root.tag}> is not a manifest",
             "The root element of a manifest is <dc>.",
-            "<dc><distro name=...>...</distro></dc>",
+            "",
         )
 
 
@@ -100,7 +100,7 @@ class _Check:
                     self.source.origin(element),
                     f"<{element.tag}> needs the attribute {field.tag!r}",
                     field.declared.doc + allowed,
-                    self.tag_with(element, {field.tag: values[0] if values else "..."}),
+                    self.tag_with(element, {field.tag: values[0]}) if values else "",
                 )
 
     def unknown_attribute(self, element: Element, name: str, known: list[str]) -> Diagnostic:
@@ -151,7 +151,7 @@ class _Check:
                 self.source.origin(element),
                 f"<{element.tag}> is empty",
                 field.declared.doc,
-                f"<{element.tag}>...</{element.tag}>",
+                "",
             )
         elif field is not None:
             yield from self.value_of(element, field)
@@ -194,7 +194,12 @@ class _Check:
             suggestion = f"put it into {listed(f'<{home}>' for home in homes)}"
         else:
             message = f"there is no element <{tag}>"
-            suggestion = "remove it"
+            key = (str(parent.tag), tag.lower().replace("-", "_").removesuffix("s"))
+            suggestion = _ELSEWHERE.get(key, "")
+            listing, text = self.listing(parent), (child.text or "").strip()
+            if not suggestion and not meant and listing and text and not len(child):
+                message += f"; did you mean <{listing}>?"
+                suggestion = f"<{listing}>{shortened(text)}</{listing}>"
         if meant and meant != tag:
             message += f"; did you mean <{meant}>?"
             suggestion = self.renamed(child, meant)
@@ -206,6 +211,12 @@ class _Check:
             else f"<{parent.tag}> may hold no elements.",
             suggestion,
         )
+
+    def listing(self, parent: Element) -> str:
+        """The element that lists one text each in a parent, or nothing."""
+        cls = self.registry.handler(parent)
+        known = () if cls is None else fields_of(cls)
+        return next((field.tag for field in known if field.declared.kind == "children"), "")
 
     def counts(
         self, element: Element, cls: type[DataObject], inner: list[Field]
@@ -235,7 +246,7 @@ class _Check:
             self.source.origin(element),
             f"<{element.tag}> needs {listed(f'<{tag}>' for tag in tags)}",
             why,
-            f"<{element.tag} ...><{tags[0]} .../></{element.tag}>",
+            f"add {listed(f'<{tag}>' for tag in tags)}",
         )
 
     def too_many(self, element: Element, tag: str) -> Diagnostic:
@@ -275,6 +286,26 @@ class _Check:
             f' {name}="{_shown(value, known.get(name))}"' for name, value in attributes.items()
         )
         return f"<{element.tag}{written}>"
+
+
+_KEYS = (
+    "keys are a file: put them into one beside the manifest and add it with <configuration "
+    'name="CHECKPOINT" source="authorized_keys" dest="/home/USER/.ssh/authorized_keys" mode="0600" '
+    'owner="USER:USER"/>'
+)
+_ELSEWHERE = {
+    ("user", "ssh_key"): _KEYS,
+    ("user", "sshkey"): _KEYS,
+    ("user", "ssh_authorized_key"): _KEYS,
+    ("user", "authorized_key"): _KEYS,
+    ("user", "group"): 'name the groups in its attribute: groups="sudo video"',
+    ("interface", "addres"): 'give it as an attribute: address="192.0.2.10/24"',
+    ("interface", "gateway"): 'give it as an attribute: gateway="192.0.2.1"',
+    ("interface", "dn"): 'give it as an attribute: dns="192.0.2.1"',
+    ("distro", "hostname"): 'give it to DebianPrePkgImgMod: <arg name="hostname">box</arg>',
+    ("software", "package"): "list packages in <software_data>, each in a <name>",
+}
+"""By parent and element (small, with underscores, without an s at its end): where what it means is said."""
 
 
 def _shown(value: str, field: Field | None) -> str:

@@ -111,7 +111,7 @@ def _package_lists(source: Source) -> Iterator[Diagnostic]:
                     source.origin(data),
                     "this list is empty",
                     "A <software_data> lists packages or files.",
-                    "<software_data><name>...</name></software_data>",
+                    "list something in it, each in a <name>, or remove it",
                 )
             for item in data:
                 if not (item.text or "").strip():
@@ -125,7 +125,7 @@ def _package_lists(source: Source) -> Iterator[Diagnostic]:
                 "An image of no packages is empty."
                 if kind == "IPS"
                 else "Only what the variant brings is in the image; that has no kernel.",
-                '<software_data action="install"><name>...</name></software_data>',
+                "add a <software_data> with a <name> for each package",
             )
 
 

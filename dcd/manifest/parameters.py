@@ -130,5 +130,5 @@ def _undefined(name: str, known: set[str], origin: Origin | None) -> Diagnostic:
         origin,
         f"there is no parameter {name!r}",
         "${...} is replaced by a parameter's value; $${ stands for the characters ${ themselves.",
-        f"${{{meant}}}" if meant else f'<parameter name="{name}" default="..."/>',
+        f"${{{meant}}}" if meant else f'declare it: <parameter name="{name}"/>',
     )

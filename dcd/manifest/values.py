@@ -12,7 +12,8 @@ import math
 import re
 import shlex
 import types
-from collections.abc import Callable
+import unicodedata
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -59,8 +60,19 @@ class Form:
     fitting: Callable[[str], str] | None = None
 
     def suggestion(self, text: str) -> str:
-        """What could be written instead of a text that is not of this form; empty when that is unknown."""
-        return self.fitting(text) if self.fitting is not None else self.example.split(",")[0]
+        """What the text was probably meant to be, in this form; empty when that is not known."""
+        if self.fitting is not None:
+            return self.fitting(text)
+        if self.secret or self.why:
+            return ""
+        return next((near for near in _near(text[: self.longest]) if self._holds(near)), "")
+
+    def _holds(self, text: str) -> bool:
+        try:
+            self.check(text)
+        except BadValue:
+            return False
+        return True
 
     def check(self, text: str) -> None:
         """Raise BadValue unless the whole text has this form. Control characters are in no form but free
@@ -75,6 +87,15 @@ class Form:
             raise BadValue(given, f"{self.expected}{example}")
         if self.also is not None and (wanted := self.also(text)):
             raise BadValue(given, wanted)
+
+
+def _near(text: str) -> Iterator[str]:
+    """Texts like the given one: without accents, with one hyphen for each run of marks, in small letters."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().strip()
+    for marks in (r"[^A-Za-z0-9._]+", r"[^A-Za-z0-9]+"):
+        near = re.sub(r"[._\-]{2,}", "-", re.sub(marks, "-", plain)).strip("-._")
+        if any(letter.isalnum() for letter in near):
+            yield from (near, near.lower())
 
 
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")

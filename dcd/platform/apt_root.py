@@ -235,10 +235,16 @@ def forget(root: Path) -> None:
         (resolve(root, ARCHIVES).parent / cache).unlink(missing_ok=True)
 
 
+_AS_GOOD = 0.03
+"""How much less alike a name may be than the best, and still be meant."""
+
+
 def similar_packages(environment: Environment, name: str) -> list[str]:
-    """Packages in the lists whose names look like `name`, best first."""
+    """Packages in the lists whose names look most like `name`: the best, and others as good."""
     names = run(["apt-cache", "pkgnames"], env=environment, capture=True).stdout.split()
-    return difflib.get_close_matches(name, names, n=3, cutoff=0.75)
+    found = difflib.get_close_matches(name, names, n=3, cutoff=0.75)
+    alike = {each: difflib.SequenceMatcher(None, each, name).ratio() for each in found}
+    return [each for each in found if alike[each] >= max(alike.values()) - _AS_GOOD]
 
 
 def _pins(never: Sequence[str]) -> str:

@@ -145,7 +145,7 @@ def test_an_unknown_package_fails_the_transfer_and_keeps_what_was_before(
     error = status["checkpoints"][1]["error"]
     assert error["brief"] == "there is no package busybux"
     assert f"looked for in {mirror.uri} {source.suite} main" in error["details"]
-    assert "did you mean busybox" in error["resolution"]
+    assert "did you mean <name>busybox" in error["resolution"]
     assert "busybux" in daemon.ctl("logs", build, "transfer")
     daemon.ctl("follow", build, status=3)
 

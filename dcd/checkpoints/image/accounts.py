@@ -31,7 +31,7 @@ def check_user(user: User) -> Iterator[Diagnostic]:
             password.origin,
             f"the password of {user.name} is {'given twice' if count else 'empty'}",
             "",
-            'give either its text, or file="...", or env="...", or locked="true"',
+            "give one of these: its text, file, env, locked",
         )
     if password.hashed and password.text and not password.text.startswith("$"):
         yield error(

@@ -381,7 +381,8 @@ def _unsolvable(
             lines.append(": ".join([*filter(None, places), name]))
             similar = [found for found in similar_packages(environment, name) if found != name]
             if similar:
-                hints.append(f"did you mean {' or '.join(similar)} instead of {name}?")
+                meant = " or ".join(f"<name>{found}</name>" for found in similar)
+                hints.append(f"did you mean {meant} instead of {name}?")
         never = set(unknown) & set(software.names("uninstall"))
         if never:
             hints.append(f"{', '.join(sorted(never))} is listed under uninstall")

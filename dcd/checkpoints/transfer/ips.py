@@ -335,7 +335,7 @@ def _check_software(checkpoint: str, software: Software) -> Iterator[Diagnostic]
             software.origin,
             f"{checkpoint} makes an image that has no publisher",
             "",
-            '<source><publisher name="..."><origin name="..."/></publisher></source>',
+            "add a <source> with a <publisher> and its <origin>",
         )
     for publisher in publishers:
         yield from _check_publisher(publisher)
@@ -350,7 +350,7 @@ def _check_publisher(publisher: Publisher) -> Iterator[Diagnostic]:
             publisher.origin,
             "a publisher without a name has one origin and no mirrors",
             "",
-            '<publisher name="...">',
+            "give it its name, or leave one <origin> and no <mirror>",
         )
     if (publisher.ssl_key is None) != (publisher.ssl_cert is None):
         yield error(

@@ -27,7 +27,7 @@ def check_software(
             checkpoint.place(doc),
             f"{checkpoint.name} needs a <software> of type {kind}",
             "it has none",
-            f'<software name="{checkpoint.name}" type="{kind}">...</software>',
+            f'add <software name="{checkpoint.name}" type="{kind}">',
         )
     elif kinds and found.type not in kinds:
         yield error(

@@ -67,7 +67,7 @@ class CreateDisk(Checkpoint):
             raise CheckpointError(
                 f"there is a {layout.name} already",
                 str(path),
-                'give the disk another name: <disk_image name="..."/>',
+                "give the disk another name, in disk_image",
             )
         given = source_date_epoch(context)
         epoch = _NO_TIME if given is None else given

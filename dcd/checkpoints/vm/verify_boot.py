@@ -223,7 +223,7 @@ class VerifyBoot(Checkpoint):
                 "login",
                 f"the manifest has no plain password of {self.login!r}",
                 "the manifest has no user of that name with a password that is not hashed",
-                f'add <user name="{self.login}"><password>...</password></user> to a configuration',
+                f'add <user name="{self.login}"><password>live</password></user> to a configuration',
             )
 
     def get_progress_estimate(self) -> float:

@@ -114,6 +114,12 @@ def _checkpoint(
             }
         case "archive-init":
             software.boot_archive(reader, distro, script.name)
+            reader.note(
+                script.element,
+                f"{script.name} copies what its software lists; the script also copied everything below etc "
+                "and var that is no regular file, and made tmp, proc and mnt in the boot archive",
+                "list what of these is needed in the software, or make it in a CustomScript",
+            )
         case "archive":
             arguments = software.archive_arguments(reader)
         case "compress":

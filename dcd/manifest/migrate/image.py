@@ -7,7 +7,8 @@ from dcd.manifest.data_object import Element
 from dcd.manifest.migrate.elements import add
 from dcd.manifest.migrate.reader import Reader
 
-_MENU = "img_params/grub_menu_modifications"
+_MENUS = ("img_params/grub_menu_modifications", "img_params/loader_menu_modifications")
+"""The menu of GRUB, or in later manifests of the loader that replaced it."""
 _PROFILES = "distro_constr_params/output_image/boot_archive/smf_service_profile/profile"
 _KERNEL = re.compile(r"kernel\$?\s+(?P<path>\S+)\s*(?P<arguments>.*)")
 _STANDARD_KERNEL = re.compile(r"/platform/i86pc/kernel/(\$ISADIR/|amd64/)?unix")
@@ -35,8 +36,10 @@ def target(reader: Reader, distro: Element) -> None:
 def media(reader: Reader, distro: Element) -> None:
     """The image on media: its boot menu and its greatest size."""
     medium = add(add(add(distro, "distro_spec"), "img_params"), "media_im")
-    if reader.find(_MENU) is not None:
-        _boot_menu(reader, medium)
+    for menu in _MENUS:
+        if reader.find(menu) is not None:
+            _boot_menu(reader, medium, menu)
+            break
     size = reader.text("img_params/pkg_image_area_max_size_gb") or "0"
     if size.strip("0."):
         add(add(medium, "max_size"), "size", val=f"{size}gb")
@@ -83,13 +86,13 @@ def profiles(reader: Reader, distro: Element, checkpoint: str) -> None:
         add(distro, "configuration", name=checkpoint, type="sysconf", source=source)
 
 
-def _boot_menu(reader: Reader, medium: Element) -> None:
-    title = reader.text(f"{_MENU}/title")
-    timeout = reader.text(f"{_MENU}/timeout")
+def _boot_menu(reader: Reader, medium: Element, old: str) -> None:
+    title = reader.text(f"{old}/title")
+    timeout = reader.text(f"{old}/timeout")
     menu = add(medium, "boot_mods", title=title or None, timeout=timeout or None)
-    default = reader.find(f"{_MENU}/default_entry")
+    default = reader.find(f"{old}/default_entry")
     chosen = None if default is None else reader.text_of(default)
-    for element in reader.each(f"{_MENU}/entry"):
+    for element in reader.each(f"{old}/entry"):
         suffix = element.find("title_suffix")
         position = reader.attribute_of(element, "position")
         is_default = chosen is not None and chosen == position

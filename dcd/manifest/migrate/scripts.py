@@ -46,6 +46,7 @@ _MAIN = {
     "boot_archive_configure": "archive-configure",
     "boot_archive_archive": "archive",
     "grub_setup": "menu",
+    "loader_setup": "menu",
     "post_boot_archive_pkg_image_mod": "compress",
     "create_iso": "iso",
     "create_usb": "usb",

@@ -215,7 +215,7 @@ def test_an_unknown_package_is_named_with_its_place_and_a_likely_name(
     assert error.brief == "there is no package libb"
     assert "manifest.xml:2: libb" in error.details
     assert f"{stocked.uri} test main" in error.details
-    assert error.resolution == "did you mean lib instead of libb?"
+    assert error.resolution == "did you mean <name>lib</name> instead of libb?"
 
 
 def test_a_package_that_is_never_to_be_installed_is_not(bench: Any, stocked: Any) -> None:

@@ -102,7 +102,7 @@ CASES = [
         (7, 9),
         "<boot_entry> needs <title_suffix>",
         "Appended to the menu's title",
-        "<boot_entry ...><title_suffix .../></boot_entry>",
+        "add <title_suffix>",
     ),
     (
         ("<title_suffix>quiet<", "<title_suffix>a</title_suffix><title_suffix>quiet<"),
@@ -123,7 +123,7 @@ CASES = [
         (9, 23),
         "val='4' of <size> is not a size with its unit (such as 512mb, 4gb or 2048secs)",
         "",
-        'val="512mb"',
+        "",
     ),
     (
         ('<target name="desired">', '<target name="desired">stray'),
@@ -151,7 +151,7 @@ CASES = [
         (12, 7),
         "<disk> needs <disk_name>, <disk_prop>, <disk_keyword>, <disk_image> or <iscsi>",
         "A disk of the host, by name.",
-        "<disk ...><disk_name .../></disk>",
+        "add <disk_name>, <disk_prop>, <disk_keyword>, <disk_image> or <iscsi>",
     ),
     (
         ('<disk_name name="c1t0d0"/>', '<disk_name name="a"/><disk_keyword key="boot_disk"/>'),
@@ -172,7 +172,7 @@ CASES = [
         (12, 43),
         "<disk_name> needs the attribute 'name'",
         "The name.",
-        '<disk_name name_type="ctd" name="...">',
+        "",
     ),
     (
         ('type="DEB"', 'type="RPM"'),
@@ -207,7 +207,7 @@ CASES = [
         (18, 7),
         "this list is empty",
         "A <software_data> lists packages or files.",
-        "<software_data><name>...</name></software_data>",
+        "list something in it, each in a <name>, or remove it",
     ),
     (
         ("<name>linux</name>", "<name> </name>"),
@@ -244,7 +244,7 @@ CASES = [
         "name='bad/../x' of <checkpoint> is not a name of letters, digits, dots, underscores and "
         "hyphens (such as ba-init)",
         "Its name, unique in the manifest.",
-        'name="ba-init"',
+        'name="bad-x"',
     ),
     (
         ('"Options"', '"Option"'),
@@ -326,6 +326,24 @@ CASES = [
 ]
 
 
+HELPFUL = [
+    ("<name>linux</name>", "<package>linux</package>", "<name>linux</name>"),
+    ('<user name="root">', '<user name="Rööt User">', 'name="root-user"'),
+    ('<interface match="en*"/>', "<interface/>", ""),
+    ('<user name="root">', '<user name="root"><ssh_key>ssh-ed25519 A</ssh_key>', "authorized_keys"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "suggestion"), HELPFUL)
+def test_a_suggestion_can_be_written_there_or_there_is_none(
+    settings: Settings, old: str, new: str, suggestion: str
+) -> None:
+    assert old in MANIFEST
+    (found,) = diagnose(MANIFEST.replace(old, new, 1), settings)
+    assert suggestion in found.suggestion
+    assert suggestion or not found.suggestion
+
+
 @pytest.mark.parametrize(
     ("change", "place", "message", "why", "suggestion"), CASES, ids=[case[2] for case in CASES]
 )
@@ -344,6 +362,7 @@ def test_one_fault_gives_one_diagnostic_at_its_place(
     assert (found.line, found.column) == place
     assert why in found.why
     assert found.suggestion == suggestion
+    assert "..." not in suggestion  # what a person would have to fill in
 
 
 WARNINGS = [

@@ -40,7 +40,8 @@ def values(field: Field) -> st.SearchStrategy[Any]:
 def texts(form: Form) -> st.SearchStrategy[str]:
     """Texts of a form, as XML keeps them."""
     if form.also is not None:
-        return st.just(form.suggestion(""))  # Nothing made at random has what a pattern cannot say.
+        example = form.fitting("") if form.fitting else form.example.split(",")[0]
+        return st.just(example)  # Nothing made at random has what a pattern cannot say.
     characters = st.characters(min_codepoint=32, max_codepoint=126)
     made = st.from_regex(form.pattern, fullmatch=True, alphabet=characters)
     return made.map(lambda text: " ".join(text.split())).filter(partial(has, form))
