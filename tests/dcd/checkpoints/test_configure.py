@@ -458,25 +458,29 @@ def test_a_real_system_is_configured(bench: Any, own_mounts: None, tmp_path: Pat
         "</software>",
     )
     (tmp_path / "blob").write_text("key")
-    bench.execute(
-        DebianPrePkgImgMod(
-            "c",
-            hostname="box",
-            locale="en_GB.UTF-8",
-            timezone="Europe/Vienna",
-            serial_console="ttyS0",
-            disable_services=("ssh",),
-        ),
+    checkpoint = DebianPrePkgImgMod(
+        "c",
+        hostname="box",
+        locale="en_GB.UTF-8",
+        timezone="Europe/Vienna",
+        serial_console="ttyS0",
+        disable_services=("ssh",),
+    )
+    doc = bench.doc(
         users(
             '<user name="live" groups="sudo" shell="/bin/bash"><password>live</password></user>'
             '<user name="root"><password locked="true"/></user>'
         ),
         network('<interface match="en*"/>'),
         add_file("key", "/home/live/.ssh/authorized_keys", mode="0600", owner="live"),
-        inputs={"key": tmp_path / "blob"},
     )
+    environment = {"SOURCE_DATE_EPOCH": str(20000 * 86400)}
+    inputs = {"key": tmp_path / "blob"}
+    checkpoint.execute(bench.context(doc, inputs=inputs, environment=environment))
     image = bench.image
-    shadow = dict(line.split(":")[:2] for line in (image / "etc/shadow").read_text().splitlines())
+    fields = [line.split(":") for line in (image / "etc/shadow").read_text().splitlines()]
+    shadow = {name: password for name, password, *_ in fields}
+    assert {line[2] for line in fields if line[0] == "live"} == {"20000"}
     crypt = ["chroot", image, "perl", "-e", "print crypt('live', $ARGV[0])", shadow["live"]]
     assert subprocess.run(crypt, capture_output=True, text=True).stdout == shadow["live"]
     assert shadow["root"].startswith("!")
