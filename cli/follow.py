@@ -148,7 +148,7 @@ def _print_log_tail(socket_path: str, build: Json, shown: list[str], stream: Tex
     if not of_failed:
         return
     log = max(of_failed, key=lambda item: item["attempt"])
-    readable = os.access(log["path"], os.R_OK)
+    readable = "\0" not in log["path"] and os.access(log["path"], os.R_OK)
     where = log["path"] if readable else f"dcctl logs {build['id']} {log['checkpoint']}"
     print(f"Log: {printable(where)}", file=stream)
     path = build_path(build["id"], "logs", log["checkpoint"], str(log["attempt"]))

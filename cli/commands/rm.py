@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         if args.json:
             print_json(removed)
         else:
-            print(f"{headline(removed)}, removed", flush=True)
+            print(headline(removed), flush=True)  # which says when it was removed, and by whom
     return code
 
 

@@ -26,8 +26,11 @@ COLLECTED = {
 def test_rm_prints_the_state(dcctl, daemon) -> None:
     view = daemon.build().view
     view["state"] = "completed"
-    daemon.answers["DELETE", "/v1/builds/k2p7abcd"] = 200, view
-    assert dcctl("rm", "k2").out == "live k2p7abcd: completed, removed\n"
+    removed = {**view, "reason": "removed by root at 2026-10-03 12:00:00 UTC"}
+    daemon.answers["DELETE", "/v1/builds/k2p7abcd"] = 200, removed
+    said = "live k2p7abcd: completed (removed by root at 2026-10-03 12:00:00 UTC)\n"
+    assert dcctl("rm", "k2").out == said
+    view = removed
     assert json.loads(dcctl("rm", "k2", "--json").out) == view
 
 
@@ -38,7 +41,7 @@ def test_rm_takes_several_and_goes_on_after_one_that_cannot_be_removed(dcctl, da
         daemon.answers["DELETE", f"/v1/builds/{identity}"] = 200, view
     outcome = dcctl("rm", "aaa", "nope", "bbb")
     assert outcome.code == 7
-    assert outcome.out == "live aaa: completed, removed\nlive bbb: completed, removed\n"
+    assert outcome.out == "live aaa: completed\nlive bbb: completed\n"
     assert "there is no build nope" in outcome.err
 
 
