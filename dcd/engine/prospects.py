@@ -88,6 +88,8 @@ def examine(
         for each in _placed(_checked(instance, doc, damage), spec):
             if not (consequences and each.origin == spec.origin):
                 yield each
+        if not damage:
+            yield from _placed(_hidden(instance.needs(doc).reads), spec)
         # What is damaged may be just what makes a product.
         steps.append((spec, None if consequences else instance))
     yield from check_sequence(doc, steps, pause_before)
@@ -140,7 +142,6 @@ def _prospect(
     if any(each.severity == "error" for each in found):
         return Prospect(spec, instance, Needs()), found
     needs = instance.needs(doc)
-    found += _placed(_hidden(needs.reads), spec)
     lacks = tuple(tools.missing(needs.tools))
     obstacle = f"this host lacks {', '.join(lacks)}" if lacks else ""
     on_host = runs_host_code(spec.mod_path, spec.checkpoint_class, instance)

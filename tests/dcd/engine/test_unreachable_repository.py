@@ -84,3 +84,19 @@ def test_distro_const_lists_the_checkpoints(
     listed = [line.split()[0] for line in outcome.stdout.splitlines()[2:]]
     assert listed == ["before", "base", "after"]
     assert "base: its repository cannot be asked" in outcome.stderr
+
+
+@pytest.mark.parametrize("command", ["validate", "plan", "submit"])
+@pytest.mark.parametrize("scheme", ["file", "copy"])
+def test_a_repository_that_workers_do_not_see_is_refused_when_the_manifest_is_read(
+    daemon: Daemon, manifest: Path, command: str, scheme: str
+) -> None:
+    manifest.write_text(
+        manifest.read_text().replace("http://127.0.0.1:1/", f"{scheme}:///home/somebody/repo")
+    )
+    outcome = daemon.run(command, manifest)
+    assert outcome.returncode == 8
+    said = outcome.stdout + outcome.stderr
+    assert f"{manifest.name}:3" in said
+    assert "checkpoints do not see /home/somebody/repo of this host" in said
+    assert "serve it over http" in said
