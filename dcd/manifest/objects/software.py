@@ -143,7 +143,8 @@ class Image(
         "Its root; usually `{PKG_IMAGE_PATH}`.", default=None, form=AREA_PATH
     )
     variant: str | None = attribute(
-        "For DEB, which packages are there at first: essential, apt, minbase, important, standard.",
+        "For DEB, which packages are there at first: custom (those listed only), essential, apt, minbase "
+        "(the default; custom where the image is changed), important, standard.",
         default=None,
         form=WORD,
     )
