@@ -10,12 +10,14 @@ its rights, logged in or not.
 import grp
 import os
 import pwd
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from enum import StrEnum
 
 from dcd.configuration import Configuration
 from dcd.manifest.constructors import construct, runs_host_code
 from dcd.manifest.diagnostics import ManifestError
+from dcd.manifest.secrets import Borrower, require_use
 from statemachine.errors import PermissionDenied
 from statemachine.events import Actor
 from statemachine.plan import Plan, PlannedCheckpoint
@@ -116,6 +118,31 @@ def roles(configuration: Configuration, actor: Actor) -> frozenset[Role]:
         if role in held:
             held.update(_LADDER[:index])
     return frozenset(held)
+
+
+def borrower(configuration: Configuration, actor: Actor) -> Borrower | None:
+    """The actor as a user of secrets; None for root, the daemon's own user and the daemon, who use all."""
+    if actor.uid is None or actor.uid in (0, os.geteuid()):
+        return None
+    gids = _groups(actor)
+    return Borrower(
+        actor.uid,
+        actor.user,
+        tuple(sorted(gids)),
+        tuple(_group_names(gids)),
+        configuration.secret_users,
+    )
+
+
+def require_secrets(configuration: Configuration, actor: Actor, secrets: Iterable[str]) -> None:
+    """Raise PermissionDenied for a secret that the actor may not use, as things are now."""
+    require_use(borrower(configuration, actor), secrets)
+
+
+def _group_names(gids: Iterable[int]) -> Iterator[str]:
+    for gid in sorted(gids):
+        with suppress(KeyError):
+            yield grp.getgrgid(gid).gr_name
 
 
 def _names(entries: Iterable[str], actor: Actor, groups: frozenset[int]) -> bool:

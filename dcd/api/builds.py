@@ -66,7 +66,9 @@ async def plan(api: Api, request: Request) -> Response:
         _source(api, request, body.manifest, body.files, body.parameters),
         source_date_epoch=body.source_date_epoch,
     )
-    name, intentions = await api.engine.plan(source, _options(body), actor_of(request.scope))
+    name, intentions = await api.engine.plan(
+        source, _options(body), actor_of(request.scope), api.permit(request)
+    )
     return json_response(schemas.PlanView(name, intentions))
 
 
@@ -115,11 +117,11 @@ async def resume(api: Api, request: Request) -> Response:
     build = await api.controlled(request)
     body = await body_of(request, schemas.ResumeRequest)
     source = None
+    earlier = await api.engine.builds.state(build)
     if body.manifest is not None:
-        inherited = (await api.engine.builds.state(build)).parameters
         source = replace(
             _source(api, request, body.manifest, body.files, body.parameters or {}),
-            inherited=inherited,
+            inherited=earlier.parameters,
         )
     state, kept, rerun = await api.engine.resume(
         build,
@@ -127,7 +129,8 @@ async def resume(api: Api, request: Request) -> Response:
         body.pause_before,
         source,
         actor_of(request.scope),
-        api.permit(request),
+        # What a build uses, its submitter may see.
+        api.permit(request, earlier.actor),
     )
     reruns = tuple(schemas.Rerun(name, reason) for name, reason in rerun)
     return json_response(schemas.ResumedView(await api.view(request, state), tuple(kept), reruns))
@@ -187,6 +190,7 @@ def _source(
         {path: None if file is None else (file.sha256, file.mode) for path, file in files.items()},
         parameters,
         host_code=api.may(request, Action.RUN_HOST_CODE),
+        borrower=api.borrower(request),
         owner=api.owner(request),
         left=left(request),
     )

@@ -11,12 +11,13 @@ from datetime import datetime
 
 from starlette.requests import Request
 
-from dcd.access import Action, host_code, require
+from dcd.access import Action, borrower, host_code, require, require_secrets
 from dcd.api.schemas import BuildView
 from dcd.api.server import actor_of
 from dcd.api.views import build_view
 from dcd.configuration import Live
 from dcd.engine.engine import Engine
+from dcd.manifest.secrets import Borrower
 from dcd.metrics import Metrics
 from dcd.planner.tasks import WithSecrets
 from statemachine.build import BuildState
@@ -68,12 +69,20 @@ class Api:
         owner = self.owner(request)
         return owner is None or owner == supplier.uid
 
-    def permit(self, request: Request) -> Callable[[Plan], None]:
-        """Raises PermissionDenied for a plan that needs a right which the peer has not."""
+    def borrower(self, request: Request) -> Borrower | None:
+        """The peer as a user of secrets."""
+        return borrower(self.settings(), actor_of(request.scope))
+
+    def permit(self, request: Request, submitter: Actor | None = None) -> Callable[[Plan], None]:
+        """Raises PermissionDenied for a plan that needs a right which the peer has not, or a secret that the
+        peer, or the build's submitter, may not use."""
 
         def permit(plan: Plan) -> None:
             if host_code(plan):
                 self.require(request, Action.RUN_HOST_CODE)
+            secrets = [name for planned in plan.checkpoints for name in planned.secrets]
+            for user in filter(None, (actor_of(request.scope), submitter)):
+                require_secrets(self.settings(), user, secrets)
 
         return permit
 

@@ -360,6 +360,16 @@ class Configuration:
         ),
     )
 
+    secret_users: tuple[str, ...] = field(
+        default=(),
+        metadata=_about(
+            "Who may use which secret beside its owner and group: `SECRET=USER` or `SECRET=@GROUP`. SECRET "
+            "is a file below /etc/dcd/secrets, or a variable `DCD_SECRET_...` of the daemon's environment: "
+            "that has no owner, so that root alone may use it unless it is lent here.",
+            reloads=True,
+        ),
+    )
+
 
 def _default(declared: Field[Any]) -> Any:
     factory = declared.default_factory

@@ -31,6 +31,7 @@ from dcd.engine.usage import DiskUsage, measure
 from dcd.engine.workspaces import lost_layer
 from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.migrate import Migrated
+from dcd.manifest.secrets import Borrower
 from dcd.planner.client import Left, Planning
 from dcd.planner.tasks import (
     Captured,
@@ -82,6 +83,7 @@ class ManifestSource:
     source_date_epoch: int | None = None
     """The build's time that the client asks for, seconds since 1970."""
     host_code: bool = False
+    borrower: Borrower | None = None
     """Whoever sent it may run code of their own on the host."""
     owner: int | None = None
     """The user whose blobs `files` may name; None: everybody's."""
@@ -219,10 +221,11 @@ class Engine:
         return state, True
 
     async def plan(
-        self, source: ManifestSource, options: Options, actor: Actor
+        self, source: ManifestSource, options: Options, actor: Actor, permit: Permit
     ) -> tuple[str, tuple[Intention, ...]]:
         """The distribution's name, and what would happen if it were submitted now with these options."""
         preview = await self._ask(planner.PREVIEW, source, actor, options.pause_before)
+        await asyncio.to_thread(permit, preview.plan)
 
         def compare() -> tuple[Intention, ...]:
             same = self._history.of(preview.name)
@@ -425,6 +428,7 @@ class Engine:
             source_date_epoch=source.source_date_epoch,
             pause_before=pause_before,
             host_code=source.host_code,
+            borrower=source.borrower,
             rules=Rules(
                 include_directories=tuple(map(str, settings.include_directories)),
                 include_map={prefix: str(path) for prefix, path in settings.include_map.items()},

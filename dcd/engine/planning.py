@@ -25,7 +25,7 @@ from dcd.manifest.diagnostics import listed
 from dcd.manifest.doc import distro
 from dcd.manifest.ingredients import ingredients
 from dcd.manifest.parse import Loaded, restore
-from dcd.manifest.secrets import DIRECTORIES, PREFIX
+from dcd.manifest.secrets import DIRECTORIES, PREFIX, Borrower, require_use
 from dcd.platform import tools
 from dcd.platform.host_parts import host_parts
 from dcd.worker.request import Grants
@@ -48,15 +48,18 @@ def make_plan(
     pause_before: str | None = None,
     *,
     host_code: bool = True,
+    borrower: Borrower | None = None,
     waiting: Callable[[], None] = _nothing,
 ) -> Plan:
     """The plan of a manifest. `allowed` are modules that it may name beside the project's, `epoch` is the
     build's time that is asked for (seconds since 1970); the manifest's own outranks it. `host_code` says that
-    it may run code on the host, `waiting` is called before others are asked. Raises ManifestError;
-    PermissionDenied before anything that the manifest names is opened; Unprepared when checkpoints before
-    `pause_before` cannot run here or the state of a repository cannot be had."""
+    it may run code on the host, `borrower` is who uses its secrets (None: root), `waiting` is called before
+    others are asked. Raises ManifestError; PermissionDenied before anything that the manifest names is
+    opened; Unprepared when checkpoints before `pause_before` cannot run here or the state of a repository
+    cannot be had."""
     found = prospects(loaded.doc, allowed)
     _permit(found, host_code)
+    require_use(borrower, (name for each in found for name in each.needs.secrets))
     require_all(found, pause_before)
     waiting()
     return _plan(loaded, found, _known(_states(loaded, found)), allowed, epoch)
@@ -78,6 +81,7 @@ def plan_ahead(
     epoch: int | None = None,
     *,
     host_code: bool = True,
+    borrower: Borrower | None = None,
     waiting: Callable[[], None] = _nothing,
 ) -> tuple[Plan, list[Prospect]]:
     """The plan of the manifest's checkpoints up to the first that cannot run here or whose repository cannot
@@ -85,6 +89,7 @@ def plan_ahead(
     waited for. Raises as `make_plan`, but for these two."""
     found = prospects(loaded.doc, allowed)
     _permit(found, host_code)
+    require_use(borrower, (name for each in found for name in each.needs.secrets))
     waiting()
     able = list(takewhile(lambda prospect: not prospect.obstacle, found))
     for prospect in able:

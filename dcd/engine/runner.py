@@ -17,6 +17,7 @@ from pathlib import Path
 import structlog
 
 from dcd import planner
+from dcd.access import require_secrets
 from dcd.configuration import Configuration
 from dcd.engine import planning, space
 from dcd.engine.broadcast import Progress
@@ -27,12 +28,7 @@ from dcd.engine.host import boot_id
 from dcd.engine.locks import LayerLocks
 from dcd.engine.publish import commit, publish
 from dcd.engine.secret_digests import secret_digests
-from dcd.engine.workspaces import (
-    claiming_workspace,
-    kept_workspace,
-    missing_layer,
-    workspace_name,
-)
+from dcd.engine.workspaces import claiming_workspace, kept_workspace, missing_layer, workspace_name
 from dcd.planner.client import HERE, Planning
 from dcd.planner.tasks import OfBuild
 from dcd.platform.control_group import Delegated
@@ -258,6 +254,7 @@ class Runner:
         asked again only when the plan is not fresh, the tools of this host always."""
         planned = state.plan.checkpoints[index]
         recorded = planning.recorded_external(planned)
+        await asyncio.to_thread(require_secrets, self._settings(), state.actor, planned.secrets)
         age = time.monotonic() - self._planned_at.get(state.id, float("-inf"))
         if age < FRESH_SECONDS:
             found = await asyncio.to_thread(planning.with_present_host, planned)
@@ -356,6 +353,9 @@ class Runner:
         evidence = log_path.with_suffix("")
         evidence.mkdir(parents=True, exist_ok=True)
         wanted = await self._planner.ask(planner.NEEDS, self._of(state, index))
+        await asyncio.to_thread(
+            require_secrets, self._settings(), state.actor, wanted.needs.secrets
+        )
         request = WorkerRequest(
             state_id=self.stores.state_id,
             build=state.id,

@@ -75,6 +75,11 @@ def fitting_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.+\-]+", "-", name).strip("-. ")[:32] or "my-image"
 
 
+def _ids(text: str) -> str:
+    numbers = [int(part) for part in text.split(":") if part.isdecimal()]
+    return "a user or group id of at most 4294967294" if max(numbers, default=0) > 2**32 - 2 else ""
+
+
 # Names
 
 CHECKPOINT_NAME = Form(
@@ -263,7 +268,11 @@ GROUPS = Form(
     1000,
 )
 OWNER = Form(
-    r"[A-Za-z0-9_.\-]+(:[A-Za-z0-9_.\-]+)?", "an owner and, after a colon, a group", "root:root", 65
+    r"[A-Za-z0-9_.\-]+(:[A-Za-z0-9_.\-]+)?",
+    "an owner and, after a colon, a group",
+    "root:root",
+    65,
+    also=_ids,
 )
 CHAP_NAME = Form(r"[^,\t\n\r]*[^,\s][^,\t\n\r]*", "a CHAP name without commas", "disk-user")
 CHAP_SECRET = Form(r"[^,\t\n\r]*[^,\s][^,\t\n\r]*", "a CHAP secret", "", secret=True)
@@ -272,7 +281,7 @@ FULL_NAME = Form(r"[^:\t\n\r]*", "a person's name, without a colon", "Ada Lovela
 PASSWORD = Form(r"[^\t\n\r]*", "a password on one line", "", 511, secret=True)
 """crypt(3): CRYPT_MAX_PASSPHRASE_SIZE."""
 PASSWORD_HASH = Form(
-    r"[$][A-Za-z0-9]+[$][A-Za-z0-9./=,$*\-]+", "a crypt(5) hash", "", 384, secret=True
+    r"[$][A-Za-z0-9,=\-]+[$][A-Za-z0-9./=,$*+\-]+", "a crypt(5) hash", "", 384, secret=True
 )
 LOCALE = Form(r"[A-Za-z]+(_[A-Z]+)?(\.[A-Za-z0-9\-]+)?(@[a-z]+)?", "a locale", "en_GB.UTF-8", 60)
 TIME_ZONE = Form(r"[A-Za-z0-9_+\-]+(/[A-Za-z0-9_+\-]+)*", "a time zone", "Europe/Berlin", 60)

@@ -5,18 +5,66 @@ daemon's environment. The reference is what is stored and logged; the value is r
 in the worker, and goes nowhere else. Keys have a digest of it that only the daemon can make
 (`dcd.engine.secret_digests`). So that a manifest cannot have any file of the host read by root, files must be
 below one of the directories, and variables begin with the prefix, that are given here.
+
+Whose a secret is, its file says: its owner may use it, and the members of its group where the group may read
+it. The setting `secret_users` lends files and variables to others. Root may use all. `Borrower.may_use` is
+asked before anything opens a secret.
 """
 
 import os
+import stat
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from dcd.manifest.objects import Password
-from statemachine.errors import InvalidManifest, Unprepared
+from statemachine.errors import DcdError, InvalidManifest, PermissionDenied, Unprepared
 
 DIRECTORIES = (Path("/etc/dcd/secrets"),)
 PREFIX = "DCD_SECRET_"
 MAX_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Borrower:
+    """A user of this host who names secrets, with the numbers and names of its groups. `lent` are entries
+    of `secret_users`: `SECRET=USER` and `SECRET=@GROUP`."""
+
+    uid: int
+    user: str
+    gids: tuple[int, ...] = ()
+    groups: tuple[str, ...] = ()
+    lent: tuple[str, ...] = ()
+
+    def may_use(self, name: str, directories: Sequence[Path] = DIRECTORIES) -> bool:
+        """Whether this user may use the secret, a file or a variable. Opens nothing."""
+        names = {self.user, *(f"@{group}" for group in self.groups)}
+        if any(f"{name}={who}" in self.lent for who in names):
+            return True
+        if not name.startswith("/"):
+            return False
+        try:
+            status = secret_file(Path(name), directories).stat()
+        except (DcdError, OSError):
+            return False
+        group_reads = bool(status.st_mode & stat.S_IRGRP)
+        return status.st_uid == self.uid or (group_reads and status.st_gid in self.gids)
+
+
+def require_use(borrower: Borrower | None, secrets: Iterable[str]) -> None:
+    """Raise PermissionDenied for a secret that the borrower may not use; None is root, who may use all. Says
+    the same of a secret that is not there."""
+    if borrower is None:
+        return
+    for name in secrets:
+        if not borrower.may_use(name):
+            raise PermissionDenied(
+                f"{borrower.user} may not use the secret {name}",
+                "A secret may be used by root, the owner of its file, the members of the file's group where "
+                "the group may read it, and those to whom the setting `secret_users` lends it.",
+                "ask an administrator to give the file a group that you are in (chgrp GROUP, chmod 0640), "
+                f'or to add "{name}={borrower.user}" to `secret_users` and reload the daemon',
+            )
 
 
 def references(passwords: Iterable[Password]) -> tuple[str, ...]:

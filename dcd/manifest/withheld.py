@@ -15,6 +15,7 @@ from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.fields import Field
 from dcd.manifest.objects.execution import Arg, ArgList, Args
 from dcd.manifest.parse import canonical_text, restore
+from statemachine.errors import InvalidManifest
 from statemachine.plan import Json, Plan
 
 WITHHELD = "***"
@@ -31,11 +32,15 @@ class Withheld:
 
     text: str
     secrets: frozenset[str]
+    everything: bool = False
+    """It cannot be read, so that all of it counts as secret."""
 
     def value(self, text: str) -> str:
         """A parameter or an argument without the secrets of the manifest."""
-        if text in self.secrets or (
-            len(text) >= _LEAST and any(text in secret for secret in self.secrets)
+        if (
+            self.everything
+            or text in self.secrets
+            or (len(text) >= _LEAST and any(text in secret for secret in self.secrets))
         ):
             return WITHHELD
         return _without(text, self.secrets)
@@ -60,15 +65,19 @@ class Withheld:
 
     def _json(self, value: Json) -> Json:
         if isinstance(value, str):
-            return _without(value, self.secrets)
+            return WITHHELD if self.everything else _without(value, self.secrets)
         if isinstance(value, list | tuple):
             return [self._json(item) for item in value]
         return value
 
 
 def withheld(canonical: str) -> Withheld:
-    """A stored manifest without its secrets. Takes as long as to parse it: planners call it."""
-    doc = restore(canonical)
+    """A stored manifest without its secrets. Takes as long as to parse it: planners call it. Of one that an
+    earlier version stored and this one refuses, nothing is left."""
+    try:
+        doc = restore(canonical)
+    except InvalidManifest:
+        return Withheld("", frozenset(), everything=True)
     secrets = withhold(doc)
     return Withheld(canonical_text(doc) if secrets else canonical, frozenset(secrets))
 

@@ -24,6 +24,7 @@ from dcd.manifest.inputs import InputsMissing
 from dcd.manifest.migrate import Migrated, migrate
 from dcd.manifest.parse import Loaded, load, restore
 from dcd.manifest.parse import Settings as ManifestSettings
+from dcd.manifest.secrets import Borrower
 from dcd.manifest.source import LIMITS
 from dcd.manifest.withheld import withheld, withhold
 from statemachine.events import InputFile
@@ -60,7 +61,7 @@ class Manifest:
     """A manifest as a client sent it. `files` are by absolute path, None for one that the client has not;
     `inherited` are the parameters of the manifest that it replaces; `source_date_epoch` is the build's time
     that is asked for; from `pause_before` on no checkpoint runs yet; `host_code` says that its sender may run
-    code on the host."""
+    code on the host, `borrower` who uses its secrets (None: root)."""
 
     text: str
     path: str
@@ -71,6 +72,7 @@ class Manifest:
     source_date_epoch: int | None = None
     pause_before: str | None = None
     host_code: bool = False
+    borrower: Borrower | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +196,7 @@ def _plan(manifest: Manifest, waiting: Waiting) -> Planned:
         manifest.source_date_epoch,
         manifest.pause_before,
         host_code=manifest.host_code,
+        borrower=manifest.borrower,
         waiting=waiting,
     )
     has_time = described.source_date_epoch is not None
@@ -207,6 +210,7 @@ def _preview(manifest: Manifest, waiting: Waiting) -> Previewed:
         manifest.rules.modules,
         manifest.source_date_epoch,
         host_code=manifest.host_code,
+        borrower=manifest.borrower,
         waiting=waiting,
     )
     return Previewed(distro(loaded.doc).name, plan, beyond(rest))
@@ -231,7 +235,10 @@ def _withhold(given: WithSecrets, waiting: Waiting) -> WithoutSecrets:
     without = withheld(given.manifest)
     plan = None if given.plan is None else without.plan(given.plan)
     return WithoutSecrets(
-        without.text, without.values(given.parameters), plan, bool(without.secrets)
+        without.text,
+        without.values(given.parameters),
+        plan,
+        bool(without.secrets) or without.everything,
     )
 
 

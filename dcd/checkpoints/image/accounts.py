@@ -1,22 +1,24 @@
-"""Accounts of an image: users, their groups and passwords, made with the image's own tools.
+"""Accounts of an image: users and their groups, made with the image's own tools, and their passwords.
 
-A password reaches chpasswd(8) on its standard input: it is never on a command line, in the log or in an
-error. Owners of files are looked up in the image, not on the build host.
+The image's programs get no password (`dcd.checkpoints.image.passwords`). Owners of files are looked up in
+the image, not on the build host.
 """
 
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from dcd.checkpoints.image.passwords import set_password
 from dcd.manifest.diagnostics import Diagnostic, error
+from dcd.manifest.forms import PASSWORD_HASH
 from dcd.manifest.objects.configuration import Password, User
-from dcd.manifest.secrets import password_text
+from dcd.manifest.values import BadValue
 from dcd.platform.chroot import Inside
 from dcd.platform.inside import exists, make_directory, read
-from dcd.platform.process import ToolFailed
 from statemachine.errors import CheckpointError
 
-_DAY_SECONDS = 86400
+_FIELDS = {"etc/passwd": 7, "etc/group": 4}
+"""Of a line; one that has fewer, or no number, is not an account's or a group's."""
 
 
 def check_user(user: User) -> Iterator[Diagnostic]:
@@ -33,25 +35,34 @@ def check_user(user: User) -> Iterator[Diagnostic]:
             "",
             "give one of these: its text, file, env, locked",
         )
-    if password.hashed and password.text and not password.text.startswith("$"):
+    if password.hashed and password.text and not _is_hash(password.text):
         yield error(
             password.origin,
             f"the password of {user.name} is no crypt(5) hash",
             "",
             "make one with `openssl passwd -6`, or leave out hashed",
         )
-    if any(mark in password.text for mark in "\n\r"):
-        yield error(password.origin, f"the password of {user.name} has more than one line")
 
 
-def apply_users(inside: Inside, users: Sequence[User]) -> None:
-    """Create the users that the image does not have, change those that it has, and set passwords."""
+def _is_hash(text: str) -> bool:
+    try:
+        PASSWORD_HASH.check(text)
+    except BadValue:
+        return False
+    return True
+
+
+def apply_users(inside: Inside, users: Sequence[User], epoch: int) -> None:
+    """Create the users that the image does not have, change those that it has, and set passwords, which are
+    then changed at the Unix time `epoch`."""
     for user in users:
         _require_groups(inside.root, user)
         _apply_user(inside, user)
         password = user.get_first_child(class_type=Password)
-        if password is not None:
-            _set_password(inside, user, password)
+        if password is not None and password.locked:
+            inside.run(["usermod", "--lock", user.name])
+        elif password is not None:
+            set_password(inside.root, user, password, epoch)
 
 
 def owner_ids(root: Path, owner: str) -> tuple[int, int]:
@@ -87,7 +98,9 @@ def _unknown(kind: str, name: str, owner: str) -> CheckpointError:
 
 def _table(root: Path, path: str) -> dict[str, list[str]]:
     lines = (read(root, path) or "").splitlines()
-    return {line.split(":")[0]: line.split(":") for line in lines if line.count(":") >= 3}
+    least = _FIELDS[path]
+    rows = [line.split(":") for line in lines]
+    return {row[0]: row for row in rows if len(row) >= least and row[2].isdecimal()}
 
 
 def _groups(user: User) -> list[str]:
@@ -138,28 +151,3 @@ def _make_home(root: Path, home: str, uid: int, gid: int) -> None:
     directory = make_directory(root, home)
     if os.geteuid() == 0:
         os.chown(directory, uid, gid)
-
-
-def _set_password(inside: Inside, user: User, password: Password) -> None:
-    if password.locked:
-        inside.run(["usermod", "--lock", user.name])
-        return
-    secret = password_text(password, os.environ)
-    if not secret or "\n" in secret:
-        raise CheckpointError(
-            f"the password of {user.name} is empty or has more than one line",
-            f"it was read from {password.file or password.env}",
-            "correct it, then resume the build",
-        )
-    encrypted = ["--encrypted"] if password.hashed else []
-    try:
-        inside.run(["chpasswd", *encrypted], stdin=f"{user.name}:{secret}\n".encode())
-        epoch = inside.environment.get("SOURCE_DATE_EPOCH")
-        if epoch is not None and not password.hashed:
-            # PAM, which chpasswd goes through then, takes the day of the change from the clock.
-            inside.run(["chage", "--lastday", str(int(epoch) // _DAY_SECONDS), user.name])
-    except ToolFailed as error:
-        raise CheckpointError(
-            f"the password of {user.name} could not be set",
-            error.details.replace(secret, "********"),
-        ) from None

@@ -8,12 +8,14 @@ taken out. Files are written beneath the image area whatever links are in it, an
 import difflib
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
 from dcd.checkpoints import products
 from dcd.checkpoints.areas import captured_file
+from dcd.checkpoints.epoch import source_date_epoch
 from dcd.checkpoints.image.accounts import apply_users, check_user, owner_ids
 from dcd.checkpoints.image.identity import remove_identity
 from dcd.checkpoints.image.network import apply_network
@@ -127,7 +129,8 @@ class DebianPrePkgImgMod(Checkpoint):
             first = [one for one in files if _is_for_new_accounts(one)]
             for configuration in first:
                 _add_file(context, configuration)
-            apply_users(inside, users)
+            given = source_date_epoch(context)
+            apply_users(inside, users, int(time.time()) if given is None else given)
             for configuration in files:
                 if configuration not in first:
                     _add_file(context, configuration)

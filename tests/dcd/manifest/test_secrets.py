@@ -1,5 +1,6 @@
 """Secrets by reference: read at the last moment, from few places."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,8 @@ import pytest
 from dcd.manifest.diagnostics import ManifestError
 from dcd.manifest.objects import Password
 from dcd.manifest.parse import load
-from dcd.manifest.secrets import password_text
-from statemachine.errors import InvalidManifest, Unprepared
+from dcd.manifest.secrets import Borrower, password_text, require_use
+from statemachine.errors import InvalidManifest, PermissionDenied, Unprepared
 
 
 def test_a_secret_is_read_from_a_file_below_the_directory(tmp_path: Path) -> None:
@@ -78,3 +79,62 @@ def test_a_chap_secret_by_reference_is_nothing_to_warn_of_and_two_are_one_too_ma
     assert told('chap_password_env="DCD_SECRET_CHAP"') == []
     (refused,) = told('chap_password="hunter2" chap_password_file="/etc/dcd/secrets/chap"')
     assert "is given by chap_password and chap_password_file" in refused
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> Path:
+    """A secret of user 70020 and group 70021."""
+    if os.geteuid() != 0:
+        pytest.skip("only root gives files away")
+    path = tmp_path / "db"
+    path.write_text("hunter2")
+    os.chown(path, 70020, 70021)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("mode", "uid", "gids", "may"),
+    [
+        (0o600, 70020, (), True),
+        (0o600, 70099, (70021,), False),
+        (0o640, 70099, (70021,), True),
+        (0o640, 70099, (70099, 0), False),
+        (0o644, 70099, (70099,), False),
+        (0o000, 70099, (70021,), False),
+    ],
+)
+def test_a_secret_is_for_its_owner_and_for_the_group_that_may_read_it(
+    secret: Path, mode: int, uid: int, gids: tuple[int, ...], may: bool
+) -> None:
+    secret.chmod(mode)
+    assert Borrower(uid, "somebody", gids).may_use(str(secret), [secret.parent]) is may
+
+
+def test_a_link_lends_nothing(secret: Path, tmp_path: Path) -> None:
+    """Who may write in a directory of secrets has no more by a link there than what it leads to gives."""
+    link = tmp_path / "mine"
+    link.symlink_to(secret)
+    os.chown(link, 70099, 70099, follow_symlinks=False)
+    assert not Borrower(70099, "somebody").may_use(str(link), [tmp_path])
+    assert Borrower(70020, "owner").may_use(str(link), [tmp_path])
+
+
+def test_a_secret_can_be_lent_to_users_and_groups(secret: Path) -> None:
+    lent = (f"{secret}=ada", "DCD_SECRET_LIVE=@images")
+    places = [secret.parent]
+    assert Borrower(70099, "ada", lent=lent).may_use(str(secret), places)
+    assert not Borrower(70099, "ada", lent=lent).may_use("DCD_SECRET_LIVE", places)
+    assert Borrower(70098, "bob", groups=("images",), lent=lent).may_use("DCD_SECRET_LIVE", places)
+    assert not Borrower(70098, "images", lent=lent).may_use("DCD_SECRET_LIVE", places)
+    assert not Borrower(70098, "bob", lent=lent).may_use("DCD_SECRET_LIVE", places)
+
+
+def test_a_refusal_does_not_say_whether_a_secret_is_there(secret: Path) -> None:
+    somebody = Borrower(70099, "somebody")
+    told = []
+    for name in (str(secret), str(secret.parent / "other"), "/etc/shadow", "DCD_SECRET_LIVE"):
+        with pytest.raises(PermissionDenied) as caught:
+            require_use(somebody, [name])
+        told.append(str(caught.value).replace(name, "NAME"))
+    assert len(set(told)) == 1
+    require_use(None, [str(secret), "/etc/shadow"])  # root: others refuse what is no secret
