@@ -3,8 +3,8 @@
 `isolate` is called once, in the worker's own mount namespace, when the workspace has been entered; the view
 lasts as long as the namespace. What the checkpoint may write is its workspace, its evidence, what it has
 declared, and /tmp, /var/tmp, /run, /dev/shm and the home directory, which are new, empty and its own. Other
-builds, the event log, the daemon's socket and the host's secrets are not there, and no file system but /dev
-opens devices. Who has no SYS_ADMIN cannot change the view back.
+builds, the event log, the daemon's socket, what is mounted in /mnt and /media and the host's secrets are not
+there, and no file system but /dev opens devices. Of what it does not see it keeps no mount. Who has no SYS_ADMIN cannot change the view back.
 
 `confine` then gives up, for good, the rights that the checkpoint has not declared. Every mount is a system
 call or two: all of it takes a few milliseconds.
@@ -38,6 +38,7 @@ from store.layers.mounts import (
     mount,
     move,
     restrict,
+    unmount_all,
 )
 
 _OWN = ("dcd", "statemachine", "store")
@@ -45,7 +46,7 @@ _OWN = ("dcd", "statemachine", "store")
 _KERNEL = ("sys", "sysrq-trigger", "irq", "bus", "fs", "acpi", "scsi", "mtrr", "driver")
 """Below /proc, what steers the kernel. None of it belongs to the PID namespace."""
 
-_EMPTY = (Path("/run"), Path("/root"), Path("/home"))
+_EMPTY = tuple(map(Path, ("/run", "/root", "/home", "/mnt", "/media")))
 _DEVICES = "dev"
 """In the workspace's scratch space: where /dev is made before it is moved into place."""
 
@@ -79,6 +80,11 @@ def isolate(request: WorkerRequest) -> None:
     covers = (*_EMPTY, *hidden)
     shown = list(_shown(request, covers))
     copies = [(one, copy_of(one.source)) for one in shown]
+    # The worker's own copies of what it does not see: a host that lets go of a disk, an image or a dataset
+    # finds nobody here who keeps it busy.
+    unmount_all(
+        place for place in (*covers, *_TEMPORARY) if place.is_dir() and not place.is_symlink()
+    )
     for one, copy in copies:
         restrict(copy, NO_SUID | NO_DEVICES | (0 if one.writable else READ_ONLY))
     _limit_processes(request.grants.processes)

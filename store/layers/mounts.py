@@ -11,6 +11,7 @@ import errno
 import os
 import re
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,12 +123,25 @@ def unmount_below(directory: Path) -> list[Path]:
     Source: proc(5), mountinfo, where field 5 is the mount point.
     """
     prefix = os.fsencode(directory) + b"/"
-    lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
-    points = [_ESCAPE.sub(_unescaped, line.split(b" ")[4]) for line in lines]
-    below = [Path(os.fsdecode(point)) for point in points if point.startswith(prefix)]
+    below = [Path(os.fsdecode(point)) for point in _points() if point.startswith(prefix)]
     for point in reversed(below):  # a later mount may be on an earlier one
         unmount(point)
     return below
+
+
+def unmount_all(directories: Iterable[Path]) -> None:
+    """Unmount everything that is mounted on these directories or below them, so that nothing in this
+    namespace keeps it busy when it is unmounted elsewhere."""
+    names = [os.fsencode(directory) for directory in directories]
+    for point in reversed(_points()):
+        if any(point == name or point.startswith(name + b"/") for name in names):
+            unmount(Path(os.fsdecode(point)))
+
+
+def _points() -> list[bytes]:
+    """Where file systems are mounted, those on others after these."""
+    lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
+    return [_ESCAPE.sub(_unescaped, line.split(b" ")[4]) for line in lines]
 
 
 def file_system_of(path: Path) -> FileSystem:

@@ -150,7 +150,7 @@ def test_connections_are_counted_by_user():
     connections = Connections(2)
     for _ in range(2):
         connections.opened(ADA)
-    with pytest.raises(TooManyRequests, match="ada has too many connections"):
+    with pytest.raises(TooManyRequests, match="has too many connections"):
         connections.opened(process(ADA, 7))
     connections.opened(ROOT)
     for _ in range(2):

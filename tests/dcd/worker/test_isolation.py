@@ -5,6 +5,7 @@ import os
 import shutil
 import socket
 import stat
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -127,6 +128,21 @@ class TestTheHost:
         assert theirs.name not in output
         assert output.endswith("touched\n")
         assert not Path(place, f"{name}-worker").exists()
+
+    @pytest.mark.parametrize("place", ["/tmp", "/mnt", "/home", "/run"])
+    def test_a_disk_that_it_does_not_see_is_not_kept_busy_by_it(
+        self, bench: Bench, place: str
+    ) -> None:
+        mounted = Path(place, f"dcd-test-{os.getpid()}")
+        mounted.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "dcd-test", mounted], check=True)
+        try:
+            seen = said(bench, f"cat /proc/self/mountinfo; ls {mounted}")
+        finally:
+            subprocess.run(["umount", mounted], check=True)
+            mounted.rmdir()
+        assert " / / " in seen
+        assert f" {mounted} " not in seen
 
     def test_scratch_space_goes_with_the_attempt(self, bench: Bench) -> None:
         request = bench.request("Runs", "echo x > /tmp/file")
