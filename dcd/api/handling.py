@@ -93,7 +93,8 @@ class Api:
             secret = WithSecrets(state.manifest, parameters)
             without = await self.engine.without_secrets(secret, actor_of(request.scope))
             parameters = without.parameters
-        return build_view(state, self.engine.stores.artifacts, parameters)
+        waits = self.engine.builds.broadcast.waits_for(state.id)
+        return build_view(state, self.engine.stores.artifacts, parameters, waits)
 
     async def build(self, request: Request) -> str:
         """The id of the build in the path, which may be a prefix. Raises NotFound."""

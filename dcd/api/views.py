@@ -9,14 +9,16 @@ from store.artifacts import Artifacts
 from store.eventlog import BuildSummary as StoredSummary
 
 
-def build_view(state: BuildState, stored: Artifacts, parameters: dict[str, str]) -> BuildView:
-    """A build with its checkpoints and artifacts, these with their absolute paths, and with the parameters
-    that may be shown."""
+def build_view(
+    state: BuildState, stored: Artifacts, parameters: dict[str, str], waits: str = ""
+) -> BuildView:
+    """A build with its checkpoints and artifacts, these with their absolute paths, with the parameters that
+    may be shown, and, where nothing else is the reason for its state, with what it waits for."""
     return BuildView(
         id=state.id,
         name=state.name,
         state=state.state,
-        reason=_reason(state),
+        reason=_reason(state) or (f"waits for {waits}" if waits else ""),
         submitted_at=state.submitted_at,
         updated_at=state.updated_at,
         actor=state.actor,

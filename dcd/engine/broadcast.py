@@ -1,13 +1,15 @@
-"""Telling followers that something changed: new events, new progress.
+"""Telling followers that something changed: new events, new progress; and what a build waits for.
 
 Only the newest progress of a build is kept, and a listener is a flag, not a queue; so the memory that
 followers cost does not depend on how fast they read. Used from the event loop's thread only.
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+
+from statemachine.plan import PlannedCheckpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,28 @@ class Progress:
     elapsed_seconds: float
     estimate_seconds: float
     build_fraction: float
+
+
+def progress(
+    plan: Sequence[PlannedCheckpoint],
+    index: int,
+    attempt: int,
+    fraction: float | None,
+    message: str,
+    elapsed_seconds: float,
+) -> Progress:
+    """The progress of a build whose checkpoint `index` is that far; the others count by their estimates."""
+    estimates = [planned.estimate_seconds for planned in plan]
+    done = sum(estimates[:index]) + (fraction or 0.0) * estimates[index]
+    return Progress(
+        checkpoint=plan[index].name,
+        attempt=attempt,
+        fraction=fraction,
+        message=message,
+        elapsed_seconds=elapsed_seconds,
+        estimate_seconds=estimates[index],
+        build_fraction=min(1.0, done / (sum(estimates) or 1.0)),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +77,7 @@ class Broadcast:
 
     _listeners: dict[str, set[Listener]] = field(default_factory=dict)
     _progress: dict[str, NumberedProgress] = field(default_factory=dict)
+    _waits: dict[str, str] = field(default_factory=dict)
     _count: int = 0
 
     @contextmanager
@@ -87,6 +112,23 @@ class Broadcast:
     def progress(self, build: str) -> NumberedProgress | None:
         """The newest progress of `build`, if one of its checkpoints is running."""
         return self._progress.get(build)
+
+    @contextmanager
+    def waiting(self, build: str, what: str) -> Iterator[None]:
+        """Inside the context the build waits for `what`, which people who look at it are told."""
+        before = self._waits.get(build)
+        self._waits[build] = what
+        try:
+            yield
+        finally:
+            if before is None:
+                self._waits.pop(build, None)
+            else:
+                self._waits[build] = before
+
+    def waits_for(self, build: str) -> str:
+        """What the build waits for, or ""."""
+        return self._waits.get(build, "")
 
     def clear(self, build: str) -> None:
         """Forget the progress of `build`: nothing of it is running."""

@@ -9,11 +9,14 @@ import contextlib
 from collections.abc import AsyncIterator, Iterator
 from weakref import WeakValueDictionary
 
+from dcd.engine.broadcast import Broadcast
+
 
 class LayerLocks:
     """The locks, by key, and the builds that wait for one."""
 
-    def __init__(self) -> None:
+    def __init__(self, broadcast: Broadcast) -> None:
+        self._broadcast = broadcast
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._waiting: dict[str, asyncio.Event] = {}
 
@@ -38,7 +41,8 @@ class LayerLocks:
         acquiring = asyncio.ensure_future(lock.acquire())
         leaving = asyncio.ensure_future(recalled.wait())
         try:
-            await asyncio.wait({acquiring, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            with self._broadcast.waiting(build, "another build, which makes the same layer"):
+                await asyncio.wait({acquiring, leaving}, return_when=asyncio.FIRST_COMPLETED)
             del self._waiting[build]
             yield acquiring.done()
         finally:

@@ -20,7 +20,7 @@ from dcd import planner
 from dcd.access import require_secrets
 from dcd.configuration import Configuration
 from dcd.engine import planning, space
-from dcd.engine.broadcast import Progress
+from dcd.engine.broadcast import progress
 from dcd.engine.builds import Builds
 from dcd.engine.claims import claims_released, release_claims
 from dcd.engine.failures import broken_off, defect, disk_error, info_of
@@ -113,7 +113,7 @@ class Runner:
         self.stopping = False
         """Set when the daemon stops: builds go no further than their next durable point."""
         self._running: dict[str, Running] = {}
-        self.locks = LayerLocks()
+        self.locks = LayerLocks(builds.broadcast)
 
     def planned(self, build: str, fresh: bool = True) -> None:
         """Note whether the external state in the build's keys was looked at just now."""
@@ -259,7 +259,8 @@ class Runner:
         if age < FRESH_SECONDS:
             found = await asyncio.to_thread(planning.with_present_host, planned)
         else:
-            found = (await self._planner.ask(planner.EXTERNAL, self._of(state, index))).state
+            with self.builds.broadcast.waiting(state.id, "answers of repositories"):
+                found = (await self._planner.ask(planner.EXTERNAL, self._of(state, index))).state
         key = self.stores.secret_key
         found |= await asyncio.to_thread(secret_digests, planned.secrets, key)
         return None if found == recorded else found
@@ -313,11 +314,10 @@ class Runner:
                 ),
             )
             log.info("checkpoint started", build=state.id, checkpoint=planned.name, attempt=attempt)
-            workspace = await asyncio.to_thread(
-                self.stores.layers.begin,
-                state.parent_key,
-                workspace_name(state),
-            )
+            with self.builds.broadcast.waiting(state.id, "its workspace to be made"):
+                workspace = await asyncio.to_thread(
+                    self.stores.layers.begin, state.parent_key, workspace_name(state)
+                )
             try:
                 async with claims_released(self.builds, state.id):
                     outcome = await self._work(state, index, attempt, workspace, log_path, running)
@@ -325,7 +325,8 @@ class Runner:
                 return state
             finally:
                 if kept_workspace(state) != workspace.name:
-                    await asyncio.to_thread(self.stores.layers.discard, workspace)
+                    with self.builds.broadcast.waiting(state.id, "its workspace to be removed"):
+                        await asyncio.to_thread(self.stores.layers.discard, workspace)
         except DiskFull as error:
             return await self._command(
                 state, InterruptCheckpoint(planned.name, "no-space", str(error))
@@ -430,7 +431,8 @@ class Runner:
                     left=left,
                 )
                 layers, delivered = self.stores.layers, self.stores.artifacts
-                layer = await asyncio.to_thread(commit, layers, delivered, workspace, record)
+                with self.builds.broadcast.waiting(state.id, "its layer to be on disk"):
+                    layer = await asyncio.to_thread(commit, layers, delivered, workspace, record)
                 command = CompleteCheckpoint(
                     planned.name,
                     seconds=seconds,
@@ -467,20 +469,10 @@ class Runner:
         started: float,
         report: WorkerProgress,
     ) -> None:
+        seconds = time.monotonic() - started
         plan = state.plan.checkpoints
-        estimates = [checkpoint.estimate_seconds for checkpoint in plan]
-        done = sum(estimates[:index]) + (report.fraction or 0.0) * estimates[index]
         self.builds.broadcast.report(
-            state.id,
-            Progress(
-                checkpoint=plan[index].name,
-                attempt=attempt,
-                fraction=report.fraction,
-                message=report.message,
-                elapsed_seconds=time.monotonic() - started,
-                estimate_seconds=estimates[index],
-                build_fraction=min(1.0, done / (sum(estimates) or 1.0)),
-            ),
+            state.id, progress(plan, index, attempt, report.fraction, report.message, seconds)
         )
 
     def _command(self, state: BuildState, command: Command) -> Awaitable[BuildState]:
@@ -496,4 +488,5 @@ class Runner:
                 if self.stopping:
                     raise
                 log.error("the event log takes no events; waiting", build=build, error=str(error))
-                await asyncio.sleep(RETRY_SECONDS)
+                with self.builds.broadcast.waiting(build, f"the event log: {error.brief}"):
+                    await asyncio.sleep(RETRY_SECONDS)

@@ -4,7 +4,8 @@
 lasts as long as the namespace. What the checkpoint may write is its workspace, its evidence, what it has
 declared, and /tmp, /var/tmp, /run, /dev/shm and the home directory, which are new, empty and its own. Other
 builds, the event log, the daemon's socket, what is mounted in /mnt and /media and the host's secrets are not
-there, and no file system but /dev opens devices. Of what it does not see it keeps no mount. Who has no SYS_ADMIN cannot change the view back.
+there, and no file system but /dev opens devices. It keeps no mount of what it does not see. Who has no
+SYS_ADMIN cannot change the view back.
 
 `confine` then gives up, for good, the rights that the checkpoint has not declared. Every mount is a system
 call or two: all of it takes a few milliseconds.

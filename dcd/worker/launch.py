@@ -52,6 +52,12 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _TAIL_BYTES, _TAIL_LINES = 4096, 20
 _LONGEST_MESSAGE_BYTES = 16 * 1024 * 1024
 
+START_SECONDS = 120.0
+"""How long a worker may take to take its request."""
+
+KILLED_SECONDS = 5.0
+"""How often a worker that was killed, and has not ended, is killed again, and people are told."""
+
 
 @dataclass(frozen=True, slots=True)
 class Completed:
@@ -115,7 +121,9 @@ async def run_attempt(
     verdict: Verdict | None = None
     async with _control_group(groups, request) as group:
         async with _worker(request, log_path, group) as (process, messages):
-            stopping = asyncio.create_task(_stop_when_asked(process, stop, grace_seconds))
+            stopping = asyncio.create_task(
+                _stop_when_asked(process, stop, grace_seconds, on_progress)
+            )
             try:
                 async for line in messages:
                     match decode_message(line):
@@ -213,9 +221,18 @@ async def _worker(
         try:
             assert process.stdin is not None
             # A worker that dies while it is given its request ends its messages as well.
-            with contextlib.suppress(ConnectionError):
-                process.stdin.write(encode(request) + b"\n")
-                await process.stdin.drain()
+            try:
+                async with asyncio.timeout(START_SECONDS):
+                    process.stdin.write(encode(request) + b"\n")
+                    await process.stdin.drain()
+            except ConnectionError:
+                pass
+            except TimeoutError:
+                raise Unprepared(
+                    "a worker does not start",
+                    f"it did not take its request within {START_SECONDS:g} s",
+                    "look for a disk that does not answer, or too little memory; then resume the build",
+                ) from None
             yield process, messages
         finally:
             transport.close()
@@ -288,12 +305,21 @@ def _log(path: Path) -> Iterator[int]:
 
 
 async def _stop_when_asked(
-    process: asyncio.subprocess.Process, stop: asyncio.Event, grace_seconds: float
+    process: asyncio.subprocess.Process,
+    stop: asyncio.Event,
+    grace_seconds: float,
+    on_progress: Callable[[Progress], None],
 ) -> None:
     await stop.wait()
     _tell(process, CANCEL)
+    on_progress(Progress(message=f"asked to stop; killed in {grace_seconds:g} s"))
     await asyncio.sleep(grace_seconds)
-    _kill(process)
+    killed = time.monotonic()
+    while True:
+        _kill(process)
+        waited = time.monotonic() - killed
+        on_progress(Progress(message=f"killed; waiting for its processes to end ({waited:.0f} s)"))
+        await asyncio.sleep(KILLED_SECONDS)
 
 
 def _tell(process: asyncio.subprocess.Process, line: bytes) -> None:

@@ -10,6 +10,9 @@ from statemachine.errors import Unprepared
 from store.durable import DiskFull
 from store.forking import patiently
 
+SECONDS = 3600.0
+"""How long a tool may take: long enough to copy a large tree, but not for ever."""
+
 _ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "LC_ALL": "C",
@@ -35,8 +38,15 @@ def run_tool(doing: str, program: str, *arguments: str | Path) -> str:
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 check=False,
+                timeout=SECONDS,
             )
         )
+    except subprocess.TimeoutExpired:
+        raise Unprepared(
+            f"{program} did not finish within {SECONDS:g} s and was stopped, while {doing}",
+            f"command: {shlex.join(command)}",
+            "look for the cause in the kernel's log: a disk or pool that does not answer",
+        ) from None
     except FileNotFoundError as error:
         raise Unprepared(
             f"{program} is needed for {doing}", str(error), f"install {program}"

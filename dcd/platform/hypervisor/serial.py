@@ -3,6 +3,11 @@
 import socket
 from io import FileIO
 
+from statemachine.errors import CheckpointError
+
+WRITE_SECONDS = 60.0
+"""How long a guest may take to read what is typed."""
+
 
 class SerialConsole:
     """The owner's end of the connection. Belongs to the thread that opened the guest."""
@@ -25,5 +30,12 @@ class SerialConsole:
 
     def write(self, text: bytes) -> None:
         """See `Guest.write_console`."""
-        self._connection.settimeout(None)
-        self._connection.sendall(text)
+        self._connection.settimeout(WRITE_SECONDS)
+        try:
+            self._connection.sendall(text)
+        except TimeoutError:
+            raise CheckpointError(
+                "the guest takes nothing of what is typed on its serial console",
+                f"it took less than {len(text)} bytes in {WRITE_SECONDS:g} s",
+                "its console log says how far it came",
+            ) from None
