@@ -11,7 +11,9 @@ import os
 import pwd
 import shutil
 import stat
+import sys
 import tempfile
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +25,16 @@ from dcd.platform import apt, apt_release, ips, process
 from dcd.platform.apt import HostApt, Source
 from dcd.platform.ips import Repository
 from dcd.platform.process import ToolFailed
-from dcd.platform.sandbox import NOBODY, Allowed, code_places, is_apart, printed, run_confined
+from dcd.platform.sandbox import (
+    MODULE,
+    NOBODY,
+    Allowed,
+    code_places,
+    has_own_root,
+    is_apart,
+    printed,
+    run_confined,
+)
 from statemachine.errors import DcdError, InvalidManifest, Unprepared
 
 SECONDS = 300.0
@@ -31,6 +42,9 @@ SECONDS = 300.0
 
 _FILE_BYTES = 4 << 20
 _HOST_SECONDS = 60.0
+_PREFIX = "dcd-asking-"
+_SCRATCH = "scratch"
+"""Where who answers writes files, in the directory; where it has a root of its own, in that one's /tmp."""
 
 
 class _Host(msgspec.Struct, frozen=True, tag="host"):
@@ -171,22 +185,22 @@ def _digests(
 
 
 def _ask(question: _Question, allowed: Allowed, seconds: float) -> _Answer:
-    with tempfile.TemporaryDirectory(prefix="dcd-asking-") as name:
+    _remove_stale()
+    with tempfile.TemporaryDirectory(prefix=_PREFIX) as name:
         # What is in it is out of reach for others: with a root of its own, who answers sees it all the same.
         Path(name).chmod(0o700 if is_apart() else 0o711)
         place = Path(name) / "place"
         place.mkdir()
         place.chmod(0o755)  # whatever the daemon's umask is
-        scratch = place / "scratch"
-        scratch.mkdir(0o700)
-        asked = place / "question"
-        asked.touch(0o400)
-        asked.write_bytes(msgspec.json.encode(question, enc_hook=str))
-        if os.geteuid() == 0 and allowed.user:
-            for path in (asked, scratch):
-                shutil.chown(path, allowed.user)
+        if not has_own_root():
+            scratch = place / _SCRATCH
+            scratch.mkdir(0o700)
+            if os.geteuid() == 0 and allowed.user:
+                shutil.chown(scratch, allowed.user)
+        asked = msgspec.json.encode(question, enc_hook=str)
         try:
-            text = run_confined(["-m", __name__], place, seconds, allowed)
+            # Logins in it are on no disk, where a kill would leave them.
+            text = run_confined([MODULE, __name__], place, seconds, allowed, asked)
             answer = msgspec.json.decode(text, type=_Answer)
         except ToolFailed as failure:
             raise _unanswered(failure, seconds, printed(place)) from failure
@@ -194,6 +208,18 @@ def _ask(question: _Question, allowed: Allowed, seconds: float) -> _Answer:
         kind, *texts = answer.error
         raise (InvalidManifest if kind == InvalidManifest.__name__ else Unprepared)(*texts)
     return answer
+
+
+def _remove_stale() -> None:
+    """Remove the directories of questions whose asker was killed: no question takes as long as that."""
+    for left in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        try:
+            found = left.lstat()
+        except OSError:
+            continue
+        own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
+        if own and time.time() - found.st_mtime > 2 * SECONDS:
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _unanswered(failure: ToolFailed, seconds: float, output: str) -> Unprepared:
@@ -211,17 +237,17 @@ def _unanswered(failure: ToolFailed, seconds: float, output: str) -> Unprepared:
 
 
 def main() -> None:
-    """Answer the question in the directory's file `question`: JSON to standard output, and nothing else
-    there unless this code is at fault."""
+    """Answer the question on standard input: JSON to standard output, and nothing else there unless this
+    code is at fault."""
     output = os.dup(1)
     nothing = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 1)
     os.dup2(nothing, 2)
     try:
         question = msgspec.json.decode(
-            Path("question").read_bytes(), type=_Question, dec_hook=lambda kind, value: kind(value)
+            sys.stdin.buffer.read(), type=_Question, dec_hook=lambda kind, value: kind(value)
         )
-        os.chdir("scratch")
+        os.chdir(_SCRATCH if Path(_SCRATCH).is_dir() else "/tmp")
         os.write(output, msgspec.json.encode(_answer(question)))
     except BaseException:
         os.dup2(output, 2)

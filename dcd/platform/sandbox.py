@@ -97,6 +97,7 @@ def run_confined(
     directory: Path,
     timeout_seconds: float,
     allowed: Allowed = LEAST,
+    stdin: bytes | None = None,
 ) -> str:
     """Run a program in a directory that its user may enter, and return what it printed. Raises ToolFailed
     when it fails, takes too long, or prints more than it may; its output is in the directory's file
@@ -111,6 +112,7 @@ def run_confined(
         ],
         env=module_environment(),
         cwd=Path("/"),
+        stdin=stdin,
         timeout_seconds=timeout_seconds,
     )
     return printed(directory)
@@ -131,6 +133,12 @@ def is_apart() -> bool:
         and os.geteuid() == 0
         and bool(permitted() >> NUMBERS["SYS_ADMIN"] & 1)
     )
+
+
+def has_own_root() -> bool:
+    """Whether a confined program gets a root of its own, where it is shown some paths only. Its /tmp is then
+    in memory and gone with it."""
+    return is_apart() and can_restrict()
 
 
 def code_places() -> tuple[str, ...]:
@@ -160,7 +168,7 @@ def main() -> None:
     allowed = msgspec.json.decode(settings, type=Allowed)
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
     descriptor = os.open(Path(place, "output"), flags, 0o600)
-    if is_apart() and allowed.seen is not None and can_restrict():
+    if allowed.seen is not None and has_own_root():
         _enter_own_root(Path(place), allowed.seen)
     os.chdir(place)
     # As the first process of its namespace it would not be ended by signals, such as those of the limits.

@@ -1,6 +1,9 @@
 """What the daemon asks of repositories: through a process without rights, and with bounded answers."""
 
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +11,7 @@ import pytest
 
 from dcd.platform.apt import HostApt, Source
 from dcd.platform.apt_release import MOST_BYTES
-from dcd.platform.asking import ask_catalogs, ask_host_apt, ask_releases, local_path
+from dcd.platform.asking import SECONDS, ask_catalogs, ask_host_apt, ask_releases, local_path
 from dcd.platform.ips import Repository
 from statemachine.errors import InvalidManifest, Unprepared
 
@@ -164,3 +167,36 @@ def test_the_umask_of_the_daemon_makes_no_difference(public_path: Path) -> None:
 )
 def test_what_of_this_host_an_origin_names(origin: str, path: str | None) -> None:
     assert local_path(origin) == (None if path is None else Path(path))
+
+
+ASKER = """
+from dcd.platform.apt import HostApt, Source
+from dcd.platform.asking import ask_releases
+source = Source({uri!r}, "test", login=("user", "p@ss-of-the-host"))
+ask_releases([source], HostApt((), "", "machine x login a password p@ss-of-the-host"))
+"""
+
+
+@root
+def test_a_kill_in_the_middle_leaves_no_login_and_nothing_for_long(
+    mirror: Any, tmp_path: Path
+) -> None:
+    mirror.refusals["/dists/test/InRelease"] = [-503]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-c", ASKER.format(uri=mirror.uri)]
+    with subprocess.Popen(command, env=environment) as asker:
+        while not mirror.requests:
+            assert asker.poll() is None
+            time.sleep(0.01)
+        asker.kill()
+    (left,) = tmp_path.glob("dcd-asking-*")
+    assert left.stat().st_mode & 0o777 == 0o700
+    for file in left.rglob("*"):
+        assert file.is_dir() or b"p@ss" not in file.read_bytes()
+    long_ago = time.time() - 3 * SECONDS
+    os.utime(left, (long_ago, long_ago))
+    young = tmp_path / "dcd-asking-young"
+    young.mkdir()
+    code = "from dcd.platform.asking import ask_host_apt; ask_host_apt()"
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    assert list(tmp_path.glob("dcd-asking-*")) == [young]
