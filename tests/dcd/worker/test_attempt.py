@@ -304,7 +304,7 @@ class TestClaims:
 
         bench.claimed = claimed  # type: ignore[method-assign]
         assert isinstance(bench.run(request), Completed)
-        assert bench.claims == [Claim("iscsi-tgt", request.marker)]
+        assert bench.claims == [Claim("iscsi-tgt", request.attempt_name)]
         assert made_before == [False]
         assert (request.evidence / "made").exists()
 

@@ -99,6 +99,9 @@ class Build:
     kept: str | None = None
     """The workspace that the failed attempt left."""
     declined: set[str] = field(default_factory=set)
+    lost: set[str] = field(default_factory=set)
+    """Keys of its results whose layers were taken away from outside, also when another build has made one of
+    them again since: this one may have looked before."""
     wanted: str | None = None
     """A checkpoint that a person wants to run, not to be reused."""
     attempts: set[tuple[str, int]] = field(default_factory=set)
@@ -257,7 +260,8 @@ class Expectations:
                 first = list(build.results).index(data.checkpoint)
                 if wish is None:
                     key = build.results[data.checkpoint]
-                    expect(key in self.lost, "only what is lost is made again", event)
+                    expect(key in build.lost, "only what is lost is made again", event)
+                    build.lost.discard(key)
                 else:
                     expect(data.checkpoint == wish.start, "it rewinds to where was asked", event)
                     build.declined |= set(list(build.results.values())[first:])
@@ -452,7 +456,9 @@ class Expectations:
         for other in self.builds.values():
             keys = list(other.results.values())
             if last in keys:
-                self.lost.update(keys[keys.index(last) :])
+                gone = keys[keys.index(last) :]
+                self.lost.update(gone)
+                other.lost.update(gone)
         return self._layer(last)
 
     def _layer(self, key: str) -> Path:

@@ -88,7 +88,7 @@ def _step(name: str, **arguments: st.SearchStrategy[Any]) -> st.SearchStrategy[A
     return st.tuples(st.just(name), st.fixed_dictionaries(arguments))
 
 
-_KINDS = (*("pause",) * 3, *("resume", "another manifest") * 2, "retry", "cancel", "rm")
+_KINDS = (*("pause", "resume", "another manifest") * 2, "retry", "cancel", "rm")
 _HAPPENS = ("disk full", "disk freed", "disk freed", "log full", *("log freed",) * 4, "mirror")
 _command = _step(
     "command",
@@ -98,11 +98,9 @@ _command = _step(
     before=st.none() | maybe_name,
     manifest=manifests,
 )
-_end_attempt = _step(
-    "end_attempt",
-    which=which,
-    outcome=st.sampled_from(("completed", "failed", *("no-space",) * 2, "died", "broken")),
-)
+_outcome = st.sampled_from(("completed", "failed", *("no-space",) * 2, "died", "broken"))
+_end_attempt = _step("end_attempt", which=which, outcome=_outcome)
+_pause_attempt = _step("pause_attempt", which=which, taken_back=st.booleans(), outcome=_outcome)
 _start = {"running": st.integers(1, 3), "limit": st.sampled_from((0, 0, 1))}
 steps = st.one_of(
     _step(
@@ -120,6 +118,7 @@ steps = st.one_of(
     _step("collect_garbage", all_of_it=st.booleans()),
     _end_attempt,
     _end_attempt,
+    _pause_attempt,
     _step(
         "kill",
         under_way=st.integers(0, 4),
@@ -217,6 +216,17 @@ class Histories(RuleBasedStateMachine):
     def end_attempt(self, which: int, outcome: str) -> None:
         if attempts := self.world.attempts:
             self.world.release(attempts[which % len(attempts)], outcome)
+
+    def pause_attempt(self, which: int, taken_back: bool, outcome: str) -> None:
+        """Pause a build whose checkpoint runs, which then ends so; the pause may be taken back before."""
+        if attempts := self.world.attempts:
+            build = attempts[which % len(attempts)].number[0]
+            self.send(Wish("pause", build))
+            self.live()
+            if taken_back:
+                self.send(Wish("resume", build))
+                self.live()
+            self.end_attempt(which, outcome)
 
     # Fate
 

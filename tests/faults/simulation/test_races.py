@@ -20,7 +20,7 @@ from store.artifacts import Artifacts
 
 pytestmark = pytest.mark.faults
 
-SOMEBODY = Actor(uid=1000)
+SOMEBODY = Actor(uid=1000, gid=1000)
 
 
 @pytest.fixture
