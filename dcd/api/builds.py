@@ -43,7 +43,7 @@ async def validate(api: Api, request: Request) -> Response:
     api.require(request, Action.SUBMIT)
     body = await body_of(request, schemas.ManifestRequest)
     try:
-        source = _source(api, request, body.manifest, body.files, body.parameters)
+        source = await _source(api, request, body.manifest, body.files, body.parameters)
         warnings = await api.engine.validate(source, body.pause_before, actor_of(request.scope))
     except ManifestError as error:
         return json_response(schemas.ValidationResult(False, error.diagnostics, error.missing))
@@ -63,7 +63,7 @@ async def plan(api: Api, request: Request) -> Response:
     api.require(request, Action.SUBMIT)
     body = await body_of(request, schemas.ManifestRequest)
     source = replace(
-        _source(api, request, body.manifest, body.files, body.parameters),
+        await _source(api, request, body.manifest, body.files, body.parameters),
         source_date_epoch=body.source_date_epoch,
     )
     name, intentions = await api.engine.plan(
@@ -77,7 +77,7 @@ async def submit(api: Api, request: Request) -> Response:
     body = await body_of(request, schemas.SubmitRequest)
     state, new = await api.engine.submit(
         replace(
-            _source(api, request, body.manifest, body.files, body.parameters),
+            await _source(api, request, body.manifest, body.files, body.parameters),
             source_date_epoch=body.source_date_epoch,
         ),
         _options(body),
@@ -120,7 +120,7 @@ async def resume(api: Api, request: Request) -> Response:
     earlier = await api.engine.builds.state(build)
     if body.manifest is not None:
         source = replace(
-            _source(api, request, body.manifest, body.files, body.parameters or {}),
+            await _source(api, request, body.manifest, body.files, body.parameters or {}),
             inherited=earlier.parameters,
         )
     state, kept, rerun = await api.engine.resume(
@@ -177,7 +177,7 @@ def _options(body: schemas.ManifestRequest) -> Options:
     )
 
 
-def _source(
+async def _source(
     api: Api,
     request: Request,
     manifest: schemas.ManifestText,
@@ -190,7 +190,8 @@ def _source(
         {path: None if file is None else (file.sha256, file.mode) for path, file in files.items()},
         parameters,
         host_code=api.may(request, Action.RUN_HOST_CODE),
-        borrower=api.borrower(request),
+        # Asks the user database, which may be slow.
+        borrower=await asyncio.to_thread(api.borrower, request),
         owner=api.owner(request),
         left=left(request),
     )
