@@ -8,6 +8,7 @@ without a form, or with a form that nothing listens for, fails.
 """
 
 import functools
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -217,7 +218,10 @@ def final_of_argument(factory: Any, name: str, several: bool, text: str) -> str 
             return None
         assert bad.bound is None or name not in bad.bound.values
         value = given  # Another argument is missing.
-    return str(value[0] if several else value)
+    if several:
+        (value,) = value
+    # An empty text stands for an argument that is not given.
+    return "" if value is None else str(value)
 
 
 BY_TAG = {cls.TAG: cls for cls in classes_below()}
@@ -227,7 +231,7 @@ TEXTS = [*texts_of_elements(), *texts_of_checkpoints()]
 
 def given_texts(form: Form) -> Iterator[str]:
     """Hostile texts alone, around and inside what is right."""
-    right = form.suggestion("")
+    right = re.split(r",| or ", form.example)[0]
     for piece in HOSTILE:
         yield from dict.fromkeys(
             (
