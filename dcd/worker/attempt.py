@@ -347,8 +347,10 @@ def _rejected(request: WorkerRequest, error: BaseException, told: ErrorInfo) -> 
 
 def _remedy(request: WorkerRequest, error: BaseException, told: ErrorInfo) -> str:
     """What to do when the worker's surroundings may be behind an error, or ""."""
-    last = replace(told, details=told.details.strip().rpartition("\n")[2])
-    # Only what was said last: before it there may be warnings of rights that were not needed.
+    said = [line for line in told.details.strip().splitlines() if "dmesg(1)" not in line]
+    # Only what was said last, mount's hint at dmesg(1) apart: before it there may be warnings of rights
+    # that were not needed.
+    last = replace(told, details=said[-1] if said else "")
     if _is_behind((errno.EROFS,), error, last):
         return (
             f"{request.checkpoint} writes to its workspace only; what else it has to change it must "

@@ -110,7 +110,7 @@ def test_nothing_of_the_host_is_copied_through_a_link(bench: Any, host: Path) ->
         '<software name="test" type="CPIO"><source><dir path="{PKG_IMAGE_PATH}/out"/></source>'
         '<software_data action="install"><name>secret</name></software_data></software>'
     )
-    with pytest.raises(CheckpointError, match="do not exist"):
+    with pytest.raises(CheckpointError, match="none of the 1 entries to copy exists"):
         bench.execute(TransferCPIO("test"), software)
     assert list((bench.root / "boot_archive").iterdir()) == []
 

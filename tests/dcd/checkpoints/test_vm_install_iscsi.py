@@ -23,6 +23,7 @@ from dcd.checkpoints.vm.create_disk import CreateDisk
 from dcd.checkpoints.vm.disk import DiskLayout, DiskPartition, Volume, recorded_disk
 from dcd.checkpoints.vm.install_iscsi import InstallISCSI
 from dcd.checkpoints.vm.installed_disk import check_disk
+from dcd.manifest.arguments import BadArguments, match_arguments
 from dcd.manifest.diagnostics import refuse
 from dcd.platform.iscsi import target_name
 from dcd.platform.tools import missing
@@ -233,9 +234,6 @@ class TestInstallation:
         ({"memory_mb": 1}, "memory_mb"),
         ({"cpus": 0}, "cpus"),
         ({"timeout_seconds": 0.0}, "timeout_seconds"),
-        ({"hostname": "no spaces"}, "hostname"),
-        ({"serial_console": "COM1"}, "serial_console"),
-        ({"kernel_args": "a='b"}, "kernel arguments"),
     ],
 )
 def test_impossible_arguments_are_refused_when_the_manifest_is_checked(
@@ -244,6 +242,16 @@ def test_impossible_arguments_are_refused_when_the_manifest_is_checked(
     with pytest.raises(InvalidManifest, match=problem) as caught:
         refuse(install(**arguments).check(bench.doc(VM, TARGET)))
     assert caught.value.resolution
+
+
+@pytest.mark.parametrize(
+    ("argument", "text"),
+    [("hostname", "no spaces"), ("serial_console", "COM1"), ("kernel_args", "a='b")],
+)
+def test_arguments_without_their_form_are_refused(argument: str, text: str) -> None:
+    with pytest.raises(BadArguments) as caught:
+        match_arguments(InstallISCSI, [], {argument: text})
+    assert argument in {problem.argument for problem in caught.value.problems}
 
 
 def test_a_root_that_cannot_grow_is_refused_when_the_manifest_is_checked(bench: Any) -> None:

@@ -45,7 +45,7 @@ def test_a_text_denotes_a_value_of_its_type(text: str, annotation: Any, value: o
 @pytest.mark.parametrize(
     ("text", "annotation", "wanted"),
     [
-        ("False", bool, "true or false"),
+        ("no", bool, "true or false"),
         ("1", bool, "true or false"),
         ("1_000", int, "a whole number"),
         ("1.5", int, "a whole number"),
