@@ -111,6 +111,6 @@ def test_dcctl_says_that_the_daemon_is_of_another_version(cold_daemon, replace_d
     daemon = cold_daemon.start()
 
     assert "dcd 99.0, API v1" in daemon.ctl("version")
-    assert "of different versions" in daemon.ctl("version")
+    assert "have different versions" in daemon.ctl("version")
     # What both know works all the same.
     assert daemon.json("list") == []
