@@ -265,6 +265,7 @@ def test_there_is_a_form_for_every_text_and_a_listener_or_a_reason_for_every_for
     assert used == listeners.keys() | ELSEWHERE.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", TEXTS, ids=str)
 def test_a_text_is_received_as_it_is_or_refused(text: Text, listeners: Listeners) -> None:
     assert text.form is not None
@@ -287,6 +288,7 @@ def test_a_text_is_received_as_it_is_or_refused(text: Text, listeners: Listeners
     assert accepted, "nothing at all is accepted"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", TEXTS, ids=str)
 def test_no_text_brings_a_nul_or_is_without_end(text: Text) -> None:
     assert text.final("a\x00b") is None
