@@ -224,7 +224,8 @@ def assert_state(state: Path, server: Server) -> None:
     completed = [e["data"] for e in events if e["type"] == "CheckpointCompleted"]
     assert {f"{data['checkpoint']}.{data['attempt']}.log" for data in completed} <= logs
     artifacts = [e["data"]["artifact"] for e in events if e["type"] == "ArtifactPublished"]
-    places = {a["format"]: state / Path(a["path"]).relative_to(STATE) for a in artifacts}
+    place = state / "artifacts" / server.build
+    places = {artifact["format"]: place / artifact["name"] for artifact in artifacts}
     for artifact in artifacts:
         content = places[artifact["format"]].read_bytes()
         assert hashlib.sha256(content).hexdigest() == artifact["sha256"]
