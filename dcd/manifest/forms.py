@@ -186,7 +186,7 @@ PROXY = Form(
 APT_URI = Form(
     rf"(http|https|ftp|file|copy|mirror|(mirror|tor)\+(http|https|file)):/{_URL_REST}",
     "the URI of a repository",
-    "http://deb.debian.org/debian",
+    "http://mirror.example.org/debian",
     2000,
 )
 """A word of sources.list(5), which needs no quotes there."""
