@@ -47,7 +47,12 @@ enter='
     mount -t tmpfs -o mode=755 tmpfs "$root/run"
     # Indexes of Python packages may be files of the host.
     [ ! -d /opt ] || mount --rbind -o ro /opt "$root/opt"
-    chroot "$root" "$@"
+    # The root of the namespace, not only of the process: nsenter(1) enters by the namespace.
+    cd "$root"
+    mkdir -p .host
+    pivot_root . .host
+    umount --lazy /.host
+    exec "$@"
 '
 # shellcheck disable=SC2016
 unshare --mount --pid --fork --kill-child --propagation=slave bash -euc "$enter" clean-root "$root" \

@@ -115,7 +115,9 @@ def test_a_connection_has_what_is_looked_at() -> None:
 
 
 def test_a_server_has_what_listening_on_another_socket_takes() -> None:
-    config = uvicorn.Config(application, http=H11Protocol, lifespan="off", ws="none")
+    config = uvicorn.Config(
+        application, http=H11Protocol, lifespan="off", ws="none", log_config=None
+    )
     config.load()
     assert config.http_protocol_class is H11Protocol
     made = uvicorn.Server(config)

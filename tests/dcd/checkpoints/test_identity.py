@@ -1,6 +1,7 @@
 """What belongs to one machine: in no image, by whatever way it is delivered, and made anew at the start."""
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -181,8 +182,8 @@ def test_the_units_are_clean(tmp_path: Path) -> None:
     remove_identity(tmp_path)
     units = [tmp_path / "etc/systemd/system" / unit for unit in UNITS]
     for unit in units:
-        text = unit.read_text()
-        unit.write_text(text.replace("ExecStart=/usr/sbin/make-ssl-cert", "ExecStart=/bin/true"))
+        # The programs are the image's: this host may lack them.
+        unit.write_text(re.sub(r"(?m)^ExecStart=/\S+", "ExecStart=/bin/true", unit.read_text()))
     verified = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", *units],
         capture_output=True,

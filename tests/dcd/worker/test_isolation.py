@@ -2,6 +2,7 @@
 is tried with the right declared, which then works."""
 
 import os
+import re
 import shutil
 import socket
 import stat
@@ -141,7 +142,7 @@ class TestTheHost:
         finally:
             subprocess.run(["umount", mounted], check=True)
             mounted.rmdir()
-        assert " / / " in seen
+        assert re.search(r"^(\S+ ){4}/ ", seen, re.MULTILINE), "its root is mounted"
         assert f" {mounted} " not in seen
 
     def test_scratch_space_goes_with_the_attempt(self, bench: Bench) -> None:
