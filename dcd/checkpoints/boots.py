@@ -30,8 +30,8 @@ from dcd.platform.hypervisor import (
     Drive,
     Firmware,
     Guest,
-    GuestSilent,
     GuestSpec,
+    GuestStuck,
     GuestTrouble,
     Hypervisor,
     HypervisorName,
@@ -45,7 +45,7 @@ AcceleratorName = Literal["auto", "kvm", "hvf", "tcg"]
 
 LEAST_MEMORY_MB = 64
 
-_SILENCE_SECONDS = 60.0
+SILENCE_SECONDS = 60.0
 """For how long a guest under KVM may print nothing before it counts as hung. A KVM that is half there runs
 a tiny guest, and stops at some instruction of a kernel."""
 
@@ -236,10 +236,10 @@ def _boot(
     if conditions.accelerator == "kvm" and conditions.fall_back:
         try:
             return _boot_once(
-                context, checkpoint, hypervisor, trial, conditions, stop, _SILENCE_SECONDS
+                context, checkpoint, hypervisor, trial, conditions, stop, SILENCE_SECONDS
             )
-        except GuestSilent as silent:
-            message = f"{silent.brief} under KVM; booting it again under emulation"
+        except GuestStuck as stuck:
+            message = f"{stuck.brief} under KVM; booting it again under emulation"
             context.report(Report(message=message))
         conditions = replace(conditions, accelerator="tcg")
     return _boot_once(context, checkpoint, hypervisor, trial, conditions, stop)
@@ -295,7 +295,7 @@ def _boot_once(
                 no_picture = error.brief
     except CheckpointError as error:
         kind = next(
-            each for each in (GuestSilent, GuestTrouble, CheckpointError) if isinstance(error, each)
+            each for each in (GuestStuck, GuestTrouble, CheckpointError) if isinstance(error, each)
         )
         raise kind(f"{trial.label}: {error.brief}", error.details, error.resolution) from error
     finally:

@@ -176,6 +176,10 @@ class Machine:
         """See `dcd.platform.hypervisor.Guest`."""
         return False
 
+    def stopped_reason(self) -> str:
+        """See `dcd.platform.hypervisor.Guest`."""
+        return ""
+
     def _hear(self, seconds: float = 0.5) -> None:
         chunk = self.read_console(max(0.01, seconds))
         if chunk is None:

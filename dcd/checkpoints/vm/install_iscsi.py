@@ -35,10 +35,12 @@ from dcd.manifest.forms import CLIENT_PATH, KERNEL_ARGUMENTS, SERIAL_CONSOLE, SH
 from dcd.manifest.objects.distro import VmController
 from dcd.manifest.values import InputPath
 from dcd.platform.hypervisor import (
+    Accelerator,
     Attachment,
     Drive,
     Firmware,
     GuestSpec,
+    GuestStuck,
     GuestTrouble,
     NetworkDisk,
     Qemu,
@@ -162,28 +164,41 @@ class InstallISCSI(Checkpoint):
         medium = self._medium(context)
         token = secrets.token_hex(8)
         drive = self._answers(context, layout, token)
-        _make_blank(disk, layout.size)
         kind, name = self._target(), target_name(context.attempt)
         context.claim(kind.kind, name)
-        with kind(context.tmp / "target").export(disk, name) as export:
-            self._install(context, medium, drive, export, layout, token)
+
+        def install(accelerator: Accelerator, *, is_last: bool) -> None:
+            _make_blank(disk, layout.size)
+            with kind(context.tmp / "target").export(disk, name) as export:
+                machine = self._machine(context, medium, drive, export, layout, accelerator)
+                self._install(context, machine, token, may_be_stuck=not is_last)
+
+        accelerator = boots.accelerator_for("qemu", self.accelerator)
+        if accelerator == "kvm" and self.accelerator == "auto":
+            try:
+                install(accelerator, is_last=False)
+            except GuestStuck as stuck:
+                message = f"{stuck.brief} under KVM; installing once more under emulation"
+                context.report(Report(message=message))
+                install("tcg", is_last=True)
+        else:
+            install(accelerator, is_last=True)
         context.report(Report(0.96, "looking at the disk"))
         installed_disk.check_disk(context, disk, layout)
         used = disk.stat().st_blocks * 512 >> 20
         context.report(Report(1.0, f"{disk.name}: {used} MiB of {layout.size >> 20} used"))
 
-    def _install(
+    def _machine(
         self,
         context: Context,
         medium: Path,
         drive: Path,
         export: Export,
         layout: DiskLayout,
-        token: str,
-    ) -> None:
-        accelerator = boots.accelerator_for("qemu", self.accelerator)
+        accelerator: Accelerator,
+    ) -> GuestSpec:
         disk = NetworkDisk(export, _attachment(context.doc), _DISK_SERIAL, layout.sector_size)
-        spec = GuestSpec(
+        return GuestSpec(
             name=self.name,
             firmware=self.firmware,
             accelerator=accelerator,
@@ -193,14 +208,22 @@ class InstallISCSI(Checkpoint):
             console_log=context.evidence / f"{self.name}.log",
             network_disks=(disk,),
         )
-        context.report(Report(0.0, f"booting {medium.name} under {accelerator.upper()}"))
+
+    def _install(
+        self, context: Context, machine: GuestSpec, token: str, *, may_be_stuck: bool
+    ) -> None:
+        """Run the installation. Raises as `wait_for_success`."""
+        medium = machine.drives[0].image.name
+        context.report(Report(0.0, f"booting {medium} under {machine.accelerator.upper()}"))
         directory = context.tmp / "guest"
         picture = context.evidence / f"{self.name}.png"
         try:
-            with Qemu(context.environment).guest(spec, directory) as guest:
+            with Qemu(context.environment).guest(machine, directory) as guest:
                 stopped = self._stop.is_set
                 try:
-                    console = wait_for_success(context, guest, token, self.timeout_seconds, stopped)
+                    console = wait_for_success(
+                        context, guest, token, self.timeout_seconds, stopped, may_be_stuck
+                    )
                 except GuestTrouble:
                     boots.take_picture(guest, picture)
                     raise

@@ -12,9 +12,10 @@ import re
 import time
 from collections.abc import Callable
 
+from dcd.checkpoints.boots import SILENCE_SECONDS
 from dcd.checkpoints.image.installer_script import SAYS
 from dcd.checkpoints.interface import Context, Report
-from dcd.platform.hypervisor import ConsoleText, Guest, GuestTrouble, wait_for
+from dcd.platform.hypervisor import ConsoleText, Guest, GuestStuck, GuestTrouble, wait_for
 from dcd.platform.hypervisor.console import TAIL_LINES, TROUBLES, Trouble
 from statemachine.errors import CheckpointError
 
@@ -31,6 +32,8 @@ _LOGIN = "login:"
 _STARTS_LATE_SECONDS = 120.0
 """How long after the login prompt an installer may begin; it begins before, unless the machine is slow."""
 _SWITCHES_OFF_SECONDS = 120.0
+_SILENT_STEP_SECONDS = 600.0
+"""The longest that a step, such as the copy of the system, is thought to take."""
 _BOOTED = 0.15
 """The share of the time that booting the medium takes."""
 _END = 0.95
@@ -42,12 +45,14 @@ class _Progress:
     def __init__(self, context: Context, console: ConsoleText) -> None:
         self._context = context
         self._console = console
+        self._heard_at = time.monotonic()
         self._line = ""
         self._begun = False
         self._login_at: float | None = None
 
     def hear(self, text: str) -> None:
         """Take in a piece of what is printed."""
+        self._heard_at = time.monotonic()
         *lines, self._line = (self._line + text).split("\n")
         for line in lines:
             if step := _STEP.search(line):
@@ -56,6 +61,12 @@ class _Progress:
                 self._context.report(Report(share, step[2].strip()))
         if self._login_at is None and any(_LOGIN in line for line in (*lines, self._line)):
             self._login_at = time.monotonic()
+
+    def check_that_it_runs(self) -> None:
+        """Raise `GuestStuck` when nothing was printed for longer than any step is silent."""
+        limit = _SILENT_STEP_SECONDS if self._begun else SILENCE_SECONDS
+        if time.monotonic() - self._heard_at > limit:
+            raise GuestStuck(f"the guest has printed nothing for {limit:g} seconds")
 
     def check_that_it_installs(self) -> None:
         """Raise `GuestTrouble` when a login has been there for long and no installer."""
@@ -75,14 +86,18 @@ def wait_for_success(
     token: str,
     timeout_seconds: float,
     stopped: Callable[[], bool],
+    may_be_stuck: bool = False,
 ) -> ConsoleText:
     """Return when the installation has succeeded; `wait_until_off` comes next. Raises `GuestTrouble` when
-    it has not, `CheckpointError` when `stopped` says so."""
+    it has not, `GuestStuck` when its hypervisor does not run it any more (a silent one only where it
+    `may_be_stuck`), `CheckpointError` when `stopped` says so."""
     console = ConsoleText()
     progress = _Progress(context, console)
 
     def look() -> bool:
         progress.check_that_it_installs()
+        if may_be_stuck:
+            progress.check_that_it_runs()
         return stopped()
 
     try:
@@ -98,7 +113,8 @@ def wait_for_success(
     except GuestTrouble as trouble:
         # Whose disk is full is decided by these words elsewhere, and it is not this host's.
         details = trouble.details.replace(os.strerror(errno.ENOSPC), "the guest's disk is full")
-        raise GuestTrouble(trouble.brief, details, trouble.resolution) from None
+        kind = GuestStuck if isinstance(trouble, GuestStuck) else GuestTrouble
+        raise kind(trouble.brief, details, trouble.resolution) from None
     context.report(Report(_END, "installed; the guest switches itself off"))
     return console
 

@@ -7,7 +7,7 @@ from dcd.platform.hypervisor.choice import (
     hypervisor_named,
     tools_of,
 )
-from dcd.platform.hypervisor.console import ConsoleText, GuestSilent, GuestTrouble, wait_for
+from dcd.platform.hypervisor.console import ConsoleText, GuestStuck, GuestTrouble, wait_for
 from dcd.platform.hypervisor.interface import (
     Accelerator,
     Attachment,
@@ -28,8 +28,8 @@ __all__ = [
     "Drive",
     "Firmware",
     "Guest",
-    "GuestSilent",
     "GuestSpec",
+    "GuestStuck",
     "GuestTrouble",
     "Hypervisor",
     "HypervisorName",

@@ -118,6 +118,9 @@ class _BhyveGuest:
     def firmware_says_unbootable(self) -> bool:
         return False
 
+    def stopped_reason(self) -> str:
+        return ""
+
     def screenshot(self, png: Path) -> None:
         raise CheckpointError("bhyve makes no pictures of its guests' screens")
 

@@ -141,8 +141,9 @@ class GuestTrouble(CheckpointError):
     """A guest that will not come to its marker. `details` end with the last lines of the console."""
 
 
-class GuestSilent(GuestTrouble):
-    """A guest that has printed nothing for too long."""
+class GuestStuck(GuestTrouble):
+    """A guest that its accelerator does not run any more: it is silent for too long, or the hypervisor
+    says so."""
 
 
 def _trouble(brief: str, console: ConsoleText, resolution: str) -> GuestTrouble:
@@ -168,8 +169,8 @@ def wait_for(
 
     Only what is printed from now on counts; it is added to `console`. `on_text` is called with each
     piece of it. Raises `GuestTrouble` when the guest ends, shows a sign of one of the `troubles`, or has
-    not printed the marker in time, `GuestSilent` when it has printed nothing at all for `silence_seconds`,
-    and `CheckpointError` when `stopped` says so.
+    not printed the marker in time, `GuestStuck` when it has printed nothing at all for `silence_seconds` or
+    the hypervisor met an instruction that it cannot run, and `CheckpointError` when `stopped` says so.
     """
     begun = heard = time.monotonic()
     start = len(console.text)
@@ -201,8 +202,10 @@ def wait_for(
             )
         if not chunk and guest.firmware_says_unbootable():
             raise _trouble(_UNBOOTABLE.brief, console, _UNBOOTABLE.resolution)
+        if not chunk and (reason := guest.stopped_reason()):
+            raise _stopped(reason, console)
         if time.monotonic() - heard > silence_seconds:
-            raise GuestSilent(f"the guest has printed nothing for {silence_seconds:g} seconds")
+            raise GuestStuck(f"the guest has printed nothing for {silence_seconds:g} seconds")
         if elapsed > timeout_seconds:
             raise _trouble(
                 f"the guest did not print {marker!r} within {timeout_seconds:g} seconds",
@@ -210,6 +213,18 @@ def wait_for(
                 "if it was still busy, raise timeout_seconds; if the console log is empty, the boot"
                 " entry lacks a console=ttyS0,115200 argument or the image a serial console",
             )
+
+
+def _stopped(reason: str, console: ConsoleText) -> GuestTrouble:
+    """What a guest that its hypervisor stopped ends with."""
+    kind = GuestStuck if reason == "internal-error" else GuestTrouble
+    trouble = _trouble(
+        f"the hypervisor stopped the guest: {reason}",
+        console,
+        "the host's accelerator or storage is at fault: see whether the state directory's file system is"
+        ' full, and try accelerator "tcg"',
+    )
+    return kind(trouble.brief, trouble.details, trouble.resolution)
 
 
 def _read_on(guest: Guest, console: ConsoleText) -> None:

@@ -81,6 +81,11 @@ class Guest(Protocol):
         """Whether the firmware has given up finding something to boot."""
         ...
 
+    def stopped_reason(self) -> str:
+        """Why the hypervisor no longer runs the guest, in its own term (QEMU's `RunState`, such as
+        `internal-error`); empty while it runs, has ended, or where the hypervisor does not say."""
+        ...
+
     def screenshot(self, png: Path) -> None:
         """Write what the guest's screen shows as a PNG file. Raises `CheckpointError` when the guest
         has ended, or the hypervisor cannot."""

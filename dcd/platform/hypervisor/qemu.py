@@ -59,6 +59,9 @@ _DEVICES: dict[Attachment, tuple[str, ...]] = {
 
 _UNBOOTABLE = "No bootable device"
 
+_STOPPED = frozenset({"internal-error", "io-error", "guest-panicked"})
+"""States in which QEMU keeps a guest that does not run on by itself. Source: qapi/run-state.json."""
+
 
 class Qemu:
     """The hypervisor on Linux hosts. `environment` is added to that of its processes."""
@@ -124,6 +127,13 @@ class _QemuGuest:
 
     def firmware_says_unbootable(self) -> bool:
         return _UNBOOTABLE in self._debug.read_text("utf-8", "replace")
+
+    def stopped_reason(self) -> str:
+        try:
+            status = self._monitor.command("query-status")["status"]
+        except CheckpointError:  # it has ended; the console says so
+            return ""
+        return str(status) if status in _STOPPED else ""
 
     def screenshot(self, png: Path) -> None:
         self._monitor.command("screendump", filename=os.fspath(png.absolute()), format="png")

@@ -97,6 +97,9 @@ class _VirtualBoxGuest:
     def firmware_says_unbootable(self) -> bool:
         return False
 
+    def stopped_reason(self) -> str:
+        return ""
+
     def screenshot(self, png: Path) -> None:
         self._machine.control("screenshotpng", png.absolute())
 

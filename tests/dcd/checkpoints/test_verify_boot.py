@@ -96,7 +96,7 @@ class HalfThere:
 def test_a_guest_that_falls_silent_under_kvm_is_booted_under_emulation_unless_kvm_was_asked_for(
     bench: Any, boot_disk: BootDisk, monkeypatch: pytest.MonkeyPatch, asked: bool
 ) -> None:
-    monkeypatch.setattr(boots, "_SILENCE_SECONDS", 1.0)
+    monkeypatch.setattr(boots, "SILENCE_SECONDS", 1.0)
     talks, silent = boot_disk(b"login:", "halt"), boot_disk(b"", "halt")
     context = with_medium(bench, None)
     conditions = boots.Conditions("login:", 5.0, "kvm", 64, 1, 1, fall_back=not asked)

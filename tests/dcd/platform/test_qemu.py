@@ -18,6 +18,7 @@ from dcd.platform.hypervisor import (
     Firmware,
     Guest,
     GuestSpec,
+    GuestStuck,
     GuestTrouble,
     Qemu,
     wait_for,
@@ -261,16 +262,22 @@ def test_an_escape_sequence_that_never_ends_does_not_swallow_the_console() -> No
 class PrintingGuest:
     """A guest of which only the console is real."""
 
-    def __init__(self, *chunks: bytes) -> None:
+    def __init__(self, *chunks: bytes, stopped: str = "") -> None:
         self.chunks = list(chunks)
+        self.stopped = stopped
 
     def read_console(self, wait_seconds: float) -> bytes | None:
-        return self.chunks.pop(0) if self.chunks else None
+        if self.chunks:
+            return self.chunks.pop(0)
+        return b"" if self.stopped else None
 
     def write_console(self, text: bytes) -> None: ...
 
     def firmware_says_unbootable(self) -> bool:
         return False
+
+    def stopped_reason(self) -> str:
+        return "" if self.chunks else self.stopped
 
     def screenshot(self, png: Path) -> None: ...
 
@@ -299,6 +306,29 @@ def test_signs_of_a_failed_boot_end_the_wait(printed: bytes, brief: str) -> None
         wait_for(guest, "login:", 60, ConsoleText())
     assert "booting" in caught.value.details
     assert caught.value.resolution
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [("internal-error", GuestStuck), ("io-error", GuestTrouble), ("guest-panicked", GuestTrouble)],
+)
+def test_a_guest_that_its_hypervisor_stopped_ends_the_wait(
+    reason: str, kind: type[GuestTrouble]
+) -> None:
+    with pytest.raises(GuestTrouble, match=reason) as caught:
+        wait_for(PrintingGuest(b"booting", stopped=reason), "login:", 60, ConsoleText())
+    assert type(caught.value) is kind
+    assert "booting" in caught.value.details
+
+
+@needs_qemu
+def test_a_guest_that_runs_or_has_ended_was_not_stopped(
+    tmp_path: Path, boot_disk: BootDisk
+) -> None:
+    with running(tmp_path, boot_disk(b"ready", "halt")) as guest:
+        wait_for(guest, "ready", 60, ConsoleText())
+        assert guest.stopped_reason() == ""
+    assert guest.stopped_reason() == ""
 
 
 def test_what_follows_a_sign_of_failure_is_in_the_error() -> None:
