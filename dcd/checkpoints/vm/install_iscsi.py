@@ -169,9 +169,13 @@ class InstallISCSI(Checkpoint):
 
         def install(accelerator: Accelerator, *, is_last: bool) -> None:
             _make_blank(disk, layout.size)
-            with kind(context.tmp / "target").export(disk, name) as export:
-                machine = self._machine(context, medium, drive, export, layout, accelerator)
-                self._install(context, machine, token, may_be_stuck=not is_last)
+            directory = context.tmp / "target"
+            try:
+                with kind(directory).export(disk, name) as export:
+                    machine = self._machine(context, medium, drive, export, layout, accelerator)
+                    self._install(context, machine, token, may_be_stuck=not is_last)
+            finally:
+                shutil.rmtree(directory, ignore_errors=True)
 
         accelerator = boots.accelerator_for("qemu", self.accelerator)
         if accelerator == "kvm" and self.accelerator == "auto":

@@ -8,6 +8,8 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from dcd.checkpoints.vm.install_iscsi import InstallISCSI
 from dcd.checkpoints.vm.installed_disk import check_disk
 from dcd.manifest.arguments import BadArguments, match_arguments
 from dcd.manifest.diagnostics import refuse
+from dcd.platform.hypervisor import Drive, Guest, GuestSpec, KvmVerdict, Qemu
 from dcd.platform.iscsi import target_name
 from dcd.platform.tools import missing
 from statemachine.errors import CheckpointError, InvalidManifest, Unprepared
@@ -149,6 +152,43 @@ class TestInstallation:
                 with_medium(context, medium("dcd-install: 15% copying\n", "halt"))
             )
         assert "timeout_seconds" in caught.value.resolution
+        assert nothing_listens()
+
+    @pytest.mark.parametrize("accelerator", ["auto", "kvm"])
+    def test_that_kvm_does_not_carry_on_is_done_under_emulation_unless_kvm_was_asked_for(
+        self,
+        bench: Any,
+        context: Context,
+        medium: MakeMedium,
+        monkeypatch: pytest.MonkeyPatch,
+        accelerator: str,
+    ) -> None:
+        silent = medium("", "halt")
+        said = medium("dcd-install: 15% copying\ndcd-install: failed while copying\n", "halt")
+
+        class HalfThere(Qemu):
+            """A QEMU whose KVM runs a tiny guest, and stops in every other."""
+
+            @contextmanager
+            def guest(self, spec: GuestSpec, directory: Path) -> Iterator[Guest]:
+                if spec.accelerator == "kvm":
+                    drives = (Drive(silent, "cdrom"), *spec.drives[1:])
+                    spec = replace(spec, accelerator="tcg", drives=drives)
+                with super().guest(spec, directory) as guest:
+                    yield guest
+
+        monkeypatch.setattr("dcd.checkpoints.vm.install_iscsi.Qemu", HalfThere)
+        monkeypatch.setattr("dcd.checkpoints.boots.probe_kvm", lambda: KvmVerdict(True, "it runs"))
+        monkeypatch.setattr("dcd.checkpoints.vm.installation.SILENCE_SECONDS", 1.0)
+        expected = "failed" if accelerator == "auto" else "within 5 seconds"
+        with pytest.raises(CheckpointError, match=expected):
+            install(accelerator=accelerator, timeout_seconds=5.0).execute(
+                with_medium(context, said)
+            )
+        under_emulation = "printed nothing for 1 seconds under KVM" in bench.messages()
+        assert under_emulation == (accelerator == "auto")
+        # One target, however many guests.
+        assert bench.claims == [("iscsi-tgt", target_name(context.attempt))]
         assert nothing_listens()
 
     def test_of_an_earlier_attempt_is_not_taken_for_this_one(
