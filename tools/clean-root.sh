@@ -17,7 +17,7 @@ if ! command -v mmdebstrap >/dev/null; then
     apt-get update -q
     apt-get install -y -q --no-install-recommends mmdebstrap
 fi
-mmdebstrap --quiet --mode=root --variant=apt --include=ca-certificates,git,make,python3 "$release" "$root"
+mmdebstrap --quiet --mode=root --variant=apt --include=ca-certificates,git,make,mount,python3 "$release" "$root"
 
 take() {
     rm -rf "${root:?}$1"
