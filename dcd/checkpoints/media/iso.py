@@ -8,7 +8,7 @@ Source: xorrisofs(1); the El Torito and UEFI specifications for what firmware lo
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +25,9 @@ from dcd.platform.inside import new_file, resolve
 from statemachine.errors import CheckpointError
 
 LIVE_FILE_SYSTEM = "live/filesystem.squashfs"
+
+_SECTION_LIMIT_BYTES = 1 << 32
+"""The length of a section of a file is a number of 32 bits."""
 
 
 class CreateISO(Checkpoint):
@@ -69,11 +72,12 @@ class CreateISO(Checkpoint):
         parts = [*tree.rglob("*"), *context.boot_archive.iterdir()]
         total = sum(part.lstat().st_size for part in parts if part.is_file())
         largest.check_size(context.doc, "what goes onto the medium", total, alone=False)
+        level = needed_level(parts)
         epoch = epoch_of(context, tree / LIVE_FILE_SYSTEM)
         result = new_file(context.media, f"{media_name(context.doc, epoch)}.iso")
         other_boot_loaders.report_found(context, "the medium")
         context.report(Report(0.1, f"making {result.name}"))
-        self._make(context, tree, epoch, result)
+        self._make(context, tree, epoch, level, result)
         largest.check_size(context.doc, result.name, result.stat().st_size)
         context.report(Report(0.7, "computing its digest"))
         deliver_file(context, result, "iso")
@@ -83,7 +87,9 @@ class CreateISO(Checkpoint):
     def _volume_id(self, doc: DataObjectCache) -> str:
         return self.volume_id if self.volume_id is not None else distro(doc).name
 
-    def _make(self, context: Context, tree: Path, epoch: int, result: Path) -> None:
+    def _make(
+        self, context: Context, tree: Path, epoch: int, level: tuple[str, ...], result: Path
+    ) -> None:
         volume_id = self._volume_id(context.doc)
         marker = _marker(f"{volume_id}\0{epoch}\0{_digest(tree / 'boot/grub/grub.cfg')}")
         live = _boot_files(context.boot_archive)
@@ -94,7 +100,7 @@ class CreateISO(Checkpoint):
         grub.efi_system_partition(context, marker, epoch, esp)
         context.run(
             [
-                *("xorriso", "-no_rc", "-as", "mkisofs", "-quiet", "-r"),
+                *("xorriso", "-no_rc", "-as", "mkisofs", "-quiet", "-r", *level),
                 *("-V", volume_id, "-o", result),
                 *("--set_all_file_dates", f"={epoch}"),
                 *("-b", "boot/grub/bios.img", "-no-emul-boot", "-boot-load-size", "4"),
@@ -110,6 +116,17 @@ class CreateISO(Checkpoint):
             ],
             env={"SOURCE_DATE_EPOCH": str(epoch)},
         )
+
+
+def needed_level(files: Iterable[Path]) -> tuple[str, ...]:
+    """The option for the level of ISO 9660 that the files need. Only level 3 has files of several sections,
+    which all of 4 GiB and more are. Linux reads them, and only Linux has to: firmware and GRUB read what
+    is for them. Without such a file the medium is the same as ever.
+    Source: ECMA-119, 6.5.1 and 10.3; xorrisofs(1), -iso-level; Linux, fs/isofs/inode.c,
+    isofs_read_level3_size."""
+    if any(_is_regular(file) and file.stat().st_size >= _SECTION_LIMIT_BYTES for file in files):
+        return ("-iso-level", "3")
+    return ()
 
 
 def _is_regular(path: Path) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dcd.checkpoints.media.iso import CreateISO
+from dcd.checkpoints.media.iso import CreateISO, needed_level
 from dcd.checkpoints.media.usb import CreateUSB
 from dcd.manifest.objects import Size
 from dcd.platform.tools import missing
@@ -176,3 +176,41 @@ def test_a_medium_larger_than_it_may_be_is_refused_with_the_numbers(ready: Any) 
     with pytest.raises(CheckpointError, match=r"test\.usb is larger"):
         CreateUSB("usb").execute(ready.context(doc))
     ready.execute(CreateISO("iso"), MOST.format(f"{size}b"))
+
+
+@pytest.mark.parametrize(("size", "level"), [(2**32 - 1, ()), (2**32, ("-iso-level", "3"))])
+def test_a_file_of_4_gib_asks_for_the_level_that_can_hold_it(
+    tmp_path: Path, size: int, level: tuple[str, ...]
+) -> None:
+    large, small = tmp_path / "large", tmp_path / "small"
+    small.write_text("small")
+    with large.open("wb") as file:
+        file.truncate(size)
+    assert needed_level([small, large, tmp_path]) == level
+
+
+@pytest.mark.slow
+def test_a_live_file_system_of_more_than_4_gib_is_whole_on_the_medium(
+    ready: Any, tmp_path: Path
+) -> None:
+    squashfs = ready.root / "media/iso/live/filesystem.squashfs"
+    with squashfs.open("r+b") as file:
+        file.truncate((4 << 30) + 4096)
+        file.seek(-4, os.SEEK_END)
+        file.write(b"last")
+    os.utime(squashfs, (EPOCH, EPOCH))
+    ready.execute(CreateISO("iso"))
+    iso, end = ready.root / "media/test.iso", tmp_path / "end"
+    start = squashfs.stat().st_size - 2048
+    xorriso(
+        iso,
+        "-osirrox",
+        "on",
+        "-extract_cut",
+        "/live/filesystem.squashfs",
+        str(start),
+        "2048",
+        str(end),
+    )
+    assert end.read_bytes() == bytes(2044) + b"last"
+    iso.unlink()
