@@ -17,7 +17,7 @@ from typing import BinaryIO
 from dcd.checkpoints.interface import Checkpoint, Context
 from dcd.checkpoints.vm.disk import DiskLayout
 from dcd.checkpoints.vm.formats import Image
-from dcd.checkpoints.vm.stream_vmdk import write_stream_vmdk
+from dcd.checkpoints.vm.stream_vmdk import MOST_BYTES, write_stream_vmdk
 from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache
 from dcd.platform.process import ToolFailed
@@ -90,25 +90,41 @@ def make_stream(
     *,
     level: int,
     on_progress: Callable[[float], None] = lambda fraction: None,
+    most_bytes: int = MOST_BYTES,
+    holder: str = "a streamOptimized VMDK",
 ) -> str:
-    """Write the disk to `path` as a streamOptimized VMDK; returns its sha256."""
+    """Write the disk to `path` as a streamOptimized VMDK; returns its sha256. Raises `CheckpointError` as
+    soon as it has more than the `most_bytes` that its `holder` can have."""
     content_id = zlib.crc32(layout.uuid.encode()) or 1
     with path.open("wb") as file:
-        sink = _Digested(file)
+        sink = _Digested(file, most_bytes, holder)
         write_stream_vmdk(
             disk, sink, name=path.name, content_id=content_id, level=level, on_progress=on_progress
         )
     return sink.digest.hexdigest()
 
 
-class _Digested:
-    """A file, and the digest of what is written to it."""
+def refuse_above(most_bytes: int, size_bytes: int, holder: str) -> None:
+    """Raise `CheckpointError`, with the numbers, when a compressed disk is larger than `most_bytes`."""
+    if size_bytes > most_bytes:
+        raise CheckpointError(
+            f"the disk is too big for {holder}",
+            f"compressed it has {size_bytes} bytes or more, in {holder} it has at most {most_bytes}",
+            "leave the format out, or put less on the disk",
+        )
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+
+class _Digested:
+    """A file of at most `most_bytes`, and the digest of what is written to it."""
+
+    def __init__(self, file: BinaryIO, most_bytes: int, holder: str) -> None:
+        self._file, self._most_bytes, self._holder = file, most_bytes, holder
+        self._written = 0
         self.digest = hashlib.sha256()
 
     def write(self, data: bytes) -> None:
+        self._written += len(data)
+        refuse_above(self._most_bytes, self._written, self._holder)
         self._file.write(data)
         self.digest.update(data)
 

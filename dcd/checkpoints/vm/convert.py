@@ -23,8 +23,11 @@ from dcd.checkpoints.vm.formats import (
     Image,
     check_chosen,
     check_images,
+    check_sizes,
     images_of,
+    too_large,
 )
+from dcd.checkpoints.vm.layout import examine_layout
 from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.forms import WORD
@@ -81,6 +84,8 @@ class Convert(Checkpoint):
 
     def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
         yield from check_images(doc, self)
+        # What else is wrong with the layout, CreateDisk says.
+        yield from check_sizes(doc, examine_layout(doc)[0].size)
         offered = _offered(doc)
         if images_of(doc) and not offered:
             yield self.fault(
@@ -198,6 +203,9 @@ def _assure(disk: Path, layout: DiskLayout, images: tuple[Image, ...]) -> None:
             f"it has {size} bytes, its layout {layout.size}",
             "rewind the build to the checkpoint that makes the disk",
         )
+    for image in images:
+        if problem := too_large(image, size):
+            raise CheckpointError(*problem)
     fixed = [image for image in images if (image.type, image.subformat) == ("vhd", "fixed")]
     if fixed and size % AZURE_STEP_BYTES:
         raise CheckpointError(

@@ -18,13 +18,17 @@ from dcd.manifest.objects.distro import VmFormat, VmIm
 class Format:
     """A format. `driver` is QEMU's name of it and `suffix` that of its files. `varieties` maps each
     subformat, the default first, to the compressions that it may be given; the empty subformat is
-    that of a format which has none. `checkable`: qemu-img can check its own structure."""
+    that of a format which has none. `checkable`: qemu-img can check its own structure. `most_bytes` is the
+    largest disk that it can describe; None: any that QEMU can have."""
 
     driver: str
     suffix: str
     varieties: Mapping[str, tuple[str, ...]]
     checkable: bool = False
+    most_bytes: int | None = None
 
+
+_GIB = 1 << 30
 
 FORMATS: Mapping[str, Format] = {
     "raw": Format("raw", "raw", {"": ()}),
@@ -33,11 +37,14 @@ FORMATS: Mapping[str, Format] = {
         "vmdk", "vmdk", {"streamOptimized": ("zlib",), "monolithicSparse": ()}, checkable=True
     ),
     "vdi": Format("vdi", "vdi", {"dynamic": ()}, checkable=True),
-    "vhd": Format("vpc", "vhd", {"dynamic": (), "fixed": ()}),
-    "vhdx": Format("vhdx", "vhdx", {"dynamic": (), "fixed": ()}, checkable=True),
+    "vhd": Format("vpc", "vhd", {"dynamic": (), "fixed": ()}, most_bytes=2040 * _GIB),
+    "vhdx": Format(
+        "vhdx", "vhdx", {"dynamic": (), "fixed": ()}, checkable=True, most_bytes=64 * 1024 * _GIB
+    ),
     "ova": Format("vmdk", "ova", {"": ()}),
 }
-"""By `vm_format`'s type. Left out are varieties of several files and such as allocate everything."""
+"""By `vm_format`'s type. Left out are varieties of several files and such as allocate everything. Source of
+the sizes: QEMU's block/vpc.c, VHD_MAX_SECTORS; [MS-VHDX] 2.2, VirtualDiskSize."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +150,26 @@ def check_chosen(
                 "add a vm_format to vm_im, or leave the argument out",
                 item,
             )
+
+
+def too_large(image: Image, size_bytes: int) -> tuple[str, str, str] | None:
+    """What is wrong when the format cannot describe a disk of that size, the numbers, and the remedy."""
+    most = image.format.most_bytes
+    if most is None or size_bytes <= most:
+        return None
+    return (
+        f"the disk is too large for the format {image.kind}",
+        f"it has {size_bytes / _GIB:.1f} GiB ({size_bytes} bytes), such a disk at most {most // _GIB} GiB",
+        f"make the disk at most {most // _GIB}gb, or deliver it as "
+        f"{'vhdx or qcow2' if image.type == 'vhd' else 'qcow2'}",
+    )
+
+
+def check_sizes(doc: DataObjectCache, size_bytes: int) -> Iterator[Diagnostic]:
+    """Errors for the formats that cannot describe a disk of that size."""
+    for each in machine_of(doc).get_children(class_type=VmFormat):
+        if not _impossible(each) and (problem := too_large(_image(each), size_bytes)):
+            yield error(each.place_of("type"), *problem)
 
 
 def _image(wanted: VmFormat) -> Image:

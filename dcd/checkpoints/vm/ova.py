@@ -24,7 +24,7 @@ from dcd.checkpoints.media.deliver import (
     recorded_medium,
 )
 from dcd.checkpoints.vm import ovf
-from dcd.checkpoints.vm.conversion import TOOLS, check_level, examine, make_stream
+from dcd.checkpoints.vm.conversion import TOOLS, check_level, examine, make_stream, refuse_above
 from dcd.checkpoints.vm.disk import recorded_disk
 from dcd.checkpoints.vm.formats import STREAM, Image, check_images, images_of, machine_of
 from dcd.checkpoints.vm.stream_vmdk import populated_bytes
@@ -34,7 +34,6 @@ from dcd.manifest.forms import LINE, URL
 from dcd.manifest.objects.distro import VmController, VmIm, VmNetwork
 from dcd.manifest.values import size_bytes
 from dcd.platform.inside import new_file
-from statemachine.errors import CheckpointError
 
 LARGEST_MEMBER_BYTES = 0o77777777777
 """What a ustar header can say: 8 GiB less one byte."""
@@ -130,21 +129,20 @@ class CreateOVA(Checkpoint):
         if stream is None:
             stream = context.tmp / STREAM.file_name(stem)
             context.report(Report(0.0, "compressing the disk"))
-            make_stream(stream, disk, layout, level=self.level)
+            make_stream(
+                *(stream, disk, layout),
+                level=self.level,
+                most_bytes=LARGEST_MEMBER_BYTES,
+                holder="an OVA",
+            )
             examine(context, disk, STREAM, stream)
+        refuse_above(LARGEST_MEMBER_BYTES, stream.stat().st_size, "an OVA")
         packaged = ovf.PackagedDisk(
             file_name=f"{stem}-disk1.vmdk",
             size_bytes=stream.stat().st_size,
             capacity_bytes=layout.size,
             populated_bytes=populated_bytes(stream),
         )
-        if packaged.size_bytes > LARGEST_MEMBER_BYTES:
-            raise CheckpointError(
-                "the disk is too big for an OVA",
-                f"compressed it has {packaged.size_bytes} bytes, an OVA's file at most"
-                f" {LARGEST_MEMBER_BYTES}",
-                "leave the format ova out, or put less on the disk",
-            )
         result = new_file(context.media, _OVA.file_name(stem))
         context.report(Report(0.5, f"packing {result.name}"))
         text = ovf.descriptor(self._machine(context.doc, packaged), self.ovf_version)

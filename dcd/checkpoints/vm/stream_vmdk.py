@@ -23,6 +23,9 @@ from store.sparse import data_ranges
 SECTOR_BYTES = 512
 GRAIN_BYTES = 65536
 
+MOST_BYTES = ((1 << 32) - 1) * SECTOR_BYTES
+"""The stream's own length: grain tables have numbers of 32 bits for its sectors."""
+
 _GRAIN_SECTORS = GRAIN_BYTES // SECTOR_BYTES
 _TABLE_ENTRIES = 512
 _TABLE_BYTES = _TABLE_ENTRIES * GRAIN_BYTES

@@ -1,4 +1,4 @@
-"""What a file system asks of its partition: least size, label, id, mountpoint. Pure.
+"""What a file system asks of its partition: size, label, id, mountpoint. Pure.
 
 Source: mke2fs(8), mkfs.xfs(8), mkfs.btrfs(8), mkswap(8); Microsoft's FAT specification, "FAT type
 determination"; file-hierarchy(7) for what cannot be a file system of its own.
@@ -11,13 +11,17 @@ from pathlib import PurePosixPath
 
 from dcd.checkpoints.vm.disk import FileSystem, Volume
 
-MIB = 1 << 20
+MIB, TIB = 1 << 20, 1 << 40
 
 _LEAST_FAT16_CLUSTERS, _LEAST_FAT32_CLUSTERS = 4085, 65525
 _FAT_OVERHEAD_SECTORS = 1200
 """Reserved sectors, root directory and two FATs of the smallest FAT32: 2 * 65525 * 4 / 512, rounded up."""
 
 _LEAST_BYTES = {"ext4": 16 * MIB, "xfs": 300 * MIB, "btrfs": 128 * MIB, "swap": 1 * MIB}
+_MOST_FAT_SECTORS, _MOST_FAT32_BYTES = (1 << 32) - 1, ((1 << 28) - 12) * 32768
+"""Numbers of 32 bits for sectors, and of 28 bits for clusters, of which each has 32 KiB at most."""
+_MOST_BYTES = {"ext4": 64 * TIB - MIB, "swap": 16 * TIB - MIB}
+"""Numbers of 32 bits for inodes, one for each 16 KiB, and for pages of 4 KiB."""
 _LONGEST_LABEL = {"ext4": 16, "xfs": 12, "btrfs": 255, "swap": 15, "vfat": 11}
 _FAT_LABEL = re.compile(r"[A-Z0-9 $%'@~!(){}^#&_-]*")
 _FAT_ID = re.compile(r"[0-9A-F]{4}-[0-9A-F]{4}")
@@ -50,6 +54,14 @@ def least_fat32_bytes(sector_size: int) -> int:
     return (_LEAST_FAT32_CLUSTERS + _FAT_OVERHEAD_SECTORS) * sector_size
 
 
+def most_bytes(kind: FileSystem, sector_size: int) -> int:
+    """The largest partition that the file system can use."""
+    if kind == "vfat":
+        return min(_MOST_FAT_SECTORS * sector_size, _MOST_FAT32_BYTES)
+    # xfs and btrfs have more than any disk.
+    return _MOST_BYTES.get(kind, 1 << 63)
+
+
 def problems(volume: Volume, size: int | None, sector_size: int) -> Iterator[tuple[str, str, str]]:
     """What is wrong with a volume in a partition of `size` bytes (None: not known): the attribute of its
     <format> at fault ("": the partition's size), what is wrong, and what would be right."""
@@ -68,6 +80,12 @@ def _size(volume: Volume, size: int, sector_size: int) -> tuple[str, str] | None
         least = (_LEAST_FAT16_CLUSTERS + _FAT_OVERHEAD_SECTORS) * sector_size
     else:
         least = _LEAST_BYTES[volume.type]
+    if size > (most := most_bytes(volume.type, sector_size)):
+        return (
+            f"{size} bytes are too many for {volume.type}, with sectors of {sector_size} bytes",
+            f"make it at most {most // MIB}mb"
+            + (", or use xfs or btrfs" if volume.type == "ext4" else ""),
+        )
     if size >= least:
         return None
     need = -(-least // MIB)

@@ -340,3 +340,62 @@ def test_a_stream_can_be_read_by_one_that_cannot_go_back(tmp_path: Path) -> None
     directory = int.from_bytes(footer[56:64], "little") * 512
     assert directory < len(stream)
     assert footer[:56] == stream[:56]
+
+
+def of_size(size: str, form: str) -> tuple[str, str]:
+    disk = f'<disk_image name="disk.raw" size="{size}"/>'
+    return machine(form), f"<target><disk>{disk}{PARTITIONS}</disk></target>"
+
+
+PARTITIONS = (
+    '<gpt_partition name="1" part_type="bios_boot"><size val="1mb"/></gpt_partition>'
+    '<gpt_partition name="2" part_type="esp"><size val="64mb"/></gpt_partition>'
+    '<gpt_partition name="3" part_type="linux"><format type="ext4" mountpoint="/"/></gpt_partition>'
+)
+
+
+@pytest.mark.parametrize(
+    ("form", "size", "most"),
+    [
+        ('<vm_format type="vhd"/>', "2041gb", "2040"),
+        ('<vm_format type="vhd" subformat="fixed"/>', "3tb", "2040"),
+        ('<vm_format type="vhdx"/>', "65537gb", "65536"),
+    ],
+)
+def test_a_disk_that_a_format_cannot_describe_is_refused_when_the_manifest_is_checked(
+    bench: Any, form: str, size: str, most: str
+) -> None:
+    with pytest.raises(InvalidManifest, match="the disk is too large for the format vhd") as caught:
+        refuse(Convert("convert").check(bench.doc(*of_size(size, form))))
+    assert f"at most {most} GiB" in caught.value.details
+    assert "qcow2" in caught.value.resolution
+
+
+def test_the_largest_disk_of_a_format_is_what_qemu_takes(bench: Any, tmp_path: Path) -> None:
+    form = '<vm_format type="vhd"/>'
+    assert not list(Convert("convert").check(bench.doc(*of_size("2040gb", form))))
+    for size, taken in (("2040G", True), ("2041G", False)):
+        made = subprocess.run(
+            ["qemu-img", "create", "-qf", "vpc", tmp_path / "vhd", size], check=False
+        )
+        assert (made.returncode == 0) is taken
+
+
+def test_a_recorded_disk_that_a_format_cannot_describe_is_refused_before_the_work(
+    bench: Any,
+) -> None:
+    context = with_disk(bench, '<vm_format type="vhd"/>', size=2041 * 1024 * MIB)
+    with pytest.raises(CheckpointError, match="too large for the format vhd"):
+        Convert("convert").execute(context)
+    assert not list((bench.root / "media").glob("*.vhd"))
+
+
+def test_a_stream_ends_at_the_limit_of_what_holds_it(tmp_path: Path) -> None:
+    disk = write_disk(tmp_path / "disk")
+    layout = DiskLayout("disk.img", DISK_BYTES, 512, "8d2c-guid", ())
+    with pytest.raises(CheckpointError, match="too big for an OVA") as caught:
+        conversion.make_stream(
+            *(tmp_path / "stream", disk, layout), level=1, most_bytes=MIB, holder="an OVA"
+        )
+    assert str(MIB) in caught.value.details
+    assert (tmp_path / "stream").stat().st_size <= MIB

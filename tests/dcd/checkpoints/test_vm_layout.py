@@ -384,3 +384,27 @@ def test_the_copy_of_the_table_is_at_the_very_end(layout: Any, tmp_path: Path) -
     here, other = struct.unpack_from("<QQ", first, 24)
     assert struct.unpack_from("<QQ", last, 24) == (other, here)
     assert other == wanted.size // 512 - 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "most"),
+    [
+        ("vfat", "3tb", (2**32 - 1) * 512 // MIB),
+        ("ext4", "65tb", 64 * 2**20 - 1),
+        ("swap", "17tb", 16 * 2**20 - 1),
+    ],
+)
+def test_what_is_too_large_for_a_file_system_is_refused_with_the_size_that_would_do(
+    bench: Any, kind: str, size: str, most: int
+) -> None:
+    def disk(of: str) -> str:
+        content = (
+            f'<gpt_partition name="4" part_type="linux"><size val="{of}"/><format type="{kind}"/>'
+        )
+        root = ROOT.replace("<format", '<size val="1gb"/><format')
+        return target(BIOS, EFI, root, f"{content}</gpt_partition>", image='name="d" size="80tb"')
+
+    error = refusal(bench, disk(size))
+    assert f"too many for {kind}" in error.brief
+    assert f"at most {most}mb" in error.resolution
+    disk_layout(bench.doc(disk(f"{most}mb")))
