@@ -189,6 +189,16 @@ class _Copy:
                 self.copied.lost.append(f"{name} of {self._relative(origin)}")
 
 
+def refuse_losses(copied: Copied) -> None:
+    """Raise `CheckpointError`, with their names, when attributes could not be copied."""
+    if copied.lost:
+        raise CheckpointError(
+            f"{len(copied.lost)} attributes of files could not be copied",
+            "\n".join(copied.lost[:20]),
+            "keep the state directory on a file system that has extended attributes",
+        )
+
+
 def _in_the_way(target: Path, what: str) -> CheckpointError:
     return CheckpointError(
         f"{what} cannot be put there: something else is in its place",

@@ -4,11 +4,13 @@ Result: media/iso/live/filesystem.squashfs. Of the image area only what belongs 
 before (`dcd.checkpoints.image.identity`). With
 SOURCE_DATE_EPOCH in the environment the same image gives the same bytes (times after it are set back
 to it). Squashfs cannot hold POSIX ACLs: those in the image are named, and lost or refused as the
-manifest says. Source: mksquashfs(1).
+manifest says. Times before 1970 and after 2106, which it cannot hold either, are refused.
+Source: mksquashfs(1).
 """
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Literal
@@ -28,7 +30,9 @@ _BLOCK_SIZES_KIB = tuple(2**exponent for exponent in range(2, 11))
 _REPORTS = 100
 """How many times progress is reported, at most."""
 _NAMED_FILES = 10
-"""How many files with ACLs a message names."""
+"""How many files a message names."""
+_TIMES_END = 1 << 32
+"""Squashfs has times of 32 bits from 1970 on; mksquashfs writes the lower bits of all others."""
 
 
 class SquashfsPkgImgMod(Checkpoint):
@@ -120,23 +124,24 @@ class SquashfsPkgImgMod(Checkpoint):
         if dry_run:
             context.report(Report(message=f"would compress the image by {self.compression_type}"))
             return
-        entries, with_acls = survey(image, self.exclude)
-        if not entries:
+        found = survey(image, self.exclude)
+        if not found.entries:
             raise CheckpointError(
                 "the image is empty", str(image), "run a transfer checkpoint before"
             )
-        self._answer_for_acls(context, with_acls)
+        self._answer_for_acls(context, found.with_acls)
+        _refuse_times(found.with_odd_times)
         remove_identity(image)
         result = new_file(context.media, "iso/live/filesystem.squashfs")
         context.run(
             self.command(image, result),
             # One line a file is for counting, not for the log.
             capture=True,
-            on_line=_progress(context, entries),
+            on_line=_progress(context, found.entries),
         )
         check_size(context.doc, "the compressed image", result.stat().st_size, alone=False)
         size_mib = result.stat().st_size / (1 << 20)
-        context.report(Report(1.0, f"{size_mib:.1f} MiB from {entries} files"))
+        context.report(Report(1.0, f"{size_mib:.1f} MiB from {found.entries} files"))
 
     def command(self, image: Path, result: Path) -> list[str | Path]:
         """The command that compresses `image` into the file `result`."""
@@ -151,12 +156,10 @@ class SquashfsPkgImgMod(Checkpoint):
             command += ["-wildcards", "-e", *(pattern.strip("/") for pattern in self.exclude)]
         return command
 
-    def _answer_for_acls(self, context: Context, with_acls: list[str]) -> None:
+    def _answer_for_acls(self, context: Context, with_acls: Sequence[str]) -> None:
         if not with_acls:
             return
-        named = ", ".join(with_acls[:_NAMED_FILES])
-        if len(with_acls) > _NAMED_FILES:
-            named += f" and {len(with_acls) - _NAMED_FILES} more"
+        named = _named(with_acls)
         if self.posix_acls == "fail":
             raise CheckpointError(
                 "the image has POSIX ACLs, which squashfs cannot hold",
@@ -166,12 +169,22 @@ class SquashfsPkgImgMod(Checkpoint):
         context.report(Report(message=f"POSIX ACLs are not kept, squashfs has none: {named}"))
 
 
-def survey(image: Path, exclude: Sequence[str] = ()) -> tuple[int, list[str]]:
-    """How many entries of the tree are compressed, and the paths of those that bear POSIX ACLs. `exclude` are
-    patterns of what is left out."""
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What of a tree is compressed: how many entries, and the paths of those that bear POSIX ACLs and of
+    those with a time that squashfs has not."""
+
+    entries: int
+    with_acls: Sequence[str]
+    with_odd_times: Sequence[str]
+
+
+def survey(image: Path, exclude: Sequence[str] = ()) -> Found:
+    """Look at every entry of the tree. `exclude` are patterns of what is left out."""
     patterns = [pattern.strip("/").split("/") for pattern in exclude]
     entries = 0
     with_acls: list[str] = []
+    with_odd_times: list[str] = []
     pending: list[tuple[str, list[str]]] = [(os.fspath(image), [])]
     while pending:
         path, above = pending.pop()
@@ -181,6 +194,8 @@ def survey(image: Path, exclude: Sequence[str] = ()) -> tuple[int, list[str]]:
                 if any(_matches(parts, pattern) for pattern in patterns):
                     continue
                 entries += 1
+                if not 0 <= entry.stat(follow_symlinks=False).st_mtime < _TIMES_END:
+                    with_odd_times.append("/".join(parts))
                 if entry.is_symlink():
                     continue
                 if entry.is_dir(follow_symlinks=False):
@@ -188,7 +203,22 @@ def survey(image: Path, exclude: Sequence[str] = ()) -> tuple[int, list[str]]:
                 attributes = os.listxattr(entry.path, follow_symlinks=False)
                 if any(name.startswith("system.posix_acl_") for name in attributes):
                     with_acls.append("/".join(parts))
-    return entries, sorted(with_acls)
+    return Found(entries, sorted(with_acls), sorted(with_odd_times))
+
+
+def _refuse_times(paths: Sequence[str]) -> None:
+    if paths:
+        raise CheckpointError(
+            "the image has times that squashfs cannot hold",
+            f"they are before 1970 or after 2106, on {_named(paths)}",
+            "give these files another time (touch) in a checkpoint before, or leave them out (exclude)",
+        )
+
+
+def _named(paths: Sequence[str]) -> str:
+    more = len(paths) - _NAMED_FILES
+    named = os.fsencode(", ".join(paths[:_NAMED_FILES])).decode("utf-8", "backslashreplace")
+    return named + (f" and {more} more" if more > 0 else "")
 
 
 def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:

@@ -9,6 +9,7 @@ Source: grub-mkimage(1), the GRUB manual; mformat(1), mcopy(1).
 from collections.abc import Sequence
 from pathlib import Path
 
+from dcd.checkpoints.fat import fat_environment
 from dcd.checkpoints.interface import Context
 
 TOOLS = ("grub-bios", "grub-efi", "grub-mkimage", "mformat", "mcopy")
@@ -48,7 +49,7 @@ def efi_system_partition(context: Context, marker: str, epoch: int, result: Path
     modules = ("efi_gop", "efi_uga", *_MEDIUM, *MENU)
     core_image(context, "x86_64-efi", modules, find_medium(marker), program)
     serial = f"{epoch & 0xFFFFFFFF:08x}"
-    env = {"SOURCE_DATE_EPOCH": str(epoch)}
+    env = fat_environment(epoch)
     commands: tuple[list[str | Path], ...] = (
         ["mformat", "-C", "-i", result, "-f", _ESP_KIB, "-N", serial, "-v", "EFI", "::"],
         ["mmd", "-i", result, "::EFI", "::EFI/BOOT"],

@@ -22,7 +22,7 @@ from dcd.manifest.doc import DataObjectCache, software_for
 from dcd.manifest.forms import CLIENT_PATH
 from dcd.manifest.objects.software import Dir
 from dcd.manifest.values import InputPath
-from dcd.platform.copying import copy_entries
+from dcd.platform.copying import copy_entries, refuse_losses
 from dcd.platform.cpio_archive import MAGICS, unpack_cpio
 from statemachine.errors import CheckpointError
 
@@ -34,6 +34,7 @@ _TAR_OPTIONS = (
     "--numeric-owner",
     "--xattrs",
     "--xattrs-include=*",
+    "--acls",
     "--delay-directory-restore",
 )
 
@@ -49,7 +50,7 @@ class TransferArchive(Checkpoint):
     """
 
     DESCRIPTION = "Unpack an archive into the workspace"
-    VERSION = 2
+    VERSION = 3
     NAMED = ("software",)
     TOOLS = ("tar", "zstd")
 
@@ -86,8 +87,9 @@ class TransferArchive(Checkpoint):
         aside.mkdir()
         self._unpack(context, archive, aside)
         names = sorted(found.name for found in aside.iterdir())
-        copy_entries(aside, destination, names)
+        copied = copy_entries(aside, destination, names)
         shutil.rmtree(aside)
+        refuse_losses(copied)
 
     def _unpack(self, context: Context, archive: Path, destination: Path) -> None:
         plain = self._decompressed(context, archive)

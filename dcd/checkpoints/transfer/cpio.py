@@ -17,7 +17,7 @@ from dcd.checkpoints.transfer.listed import check_places, check_software
 from dcd.manifest.diagnostics import Diagnostic, error
 from dcd.manifest.doc import DataObjectCache, software_for
 from dcd.manifest.objects.software import Destination, Dir, Software, SoftwareData, Source
-from dcd.platform.copying import Copied, copy_entries
+from dcd.platform.copying import Copied, copy_entries, refuse_losses
 from dcd.platform.inside import entry
 from statemachine.errors import CheckpointError
 
@@ -92,12 +92,7 @@ class TransferCPIO(Checkpoint):
             excluded=software.names("uninstall"),
             on_name=report,
         )
-        if copied.lost:
-            raise CheckpointError(
-                f"{len(copied.lost)} attributes of files could not be copied",
-                "\n".join(copied.lost[:20]),
-                "keep the state directory on a file system that has extended attributes",
-            )
+        refuse_losses(copied)
 
     def _present(self, context: Context, source: Path, names: Sequence[str]) -> list[str]:
         """The names that exist. Lists of the original name files that packages no longer bring; the

@@ -36,6 +36,7 @@ from dcd.checkpoints.vm import boot_loader, installed
 from dcd.checkpoints.vm.contents import Survey, check_room, entries_below, survey
 from dcd.checkpoints.vm.create_disk import begin_disk, tools_for
 from dcd.checkpoints.vm.disk import DiskLayout, DiskPartition, recorded_disk
+from dcd.checkpoints.vm.encodable import check_encodable
 from dcd.checkpoints.vm.layout import examine_layout, firmware
 from dcd.checkpoints.vm.layout_checks import ESP
 from dcd.checkpoints.vm.menu_settings import MenuSettings, write_menu_settings
@@ -76,6 +77,7 @@ class InstallOffline(Checkpoint):
     """
 
     DESCRIPTION = "Install the image onto the disk"
+    VERSION = 2
     PROVIDES = ()
     READS = ("//boot_mods", "//vm_im.firmware", "//distro.name")
     TOOLS = tuple(
@@ -246,6 +248,7 @@ def _survey(context: Context, layout: DiskLayout, kernel: _Kernel) -> Survey:
         if partition is boot:
             contents.add(kernel.initramfs.stat().st_size + _GRUB_MODULES_BYTES)
         check_room(partition, contents)
+        check_encodable(partition, path, mounted)
     return found
 
 

@@ -18,11 +18,12 @@ import stat
 import struct
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dcd.checkpoints.interface import Context
+from dcd.checkpoints.fat import fat_environment, fat_time
+from dcd.checkpoints.interface import Context, Report
 from dcd.checkpoints.vm import mounted
 from dcd.checkpoints.vm.disk import DiskLayout, DiskPartition, FileSystem, Volume
 from dcd.checkpoints.vm.volume_rules import least_fat32_bytes
@@ -36,6 +37,7 @@ _EXT4_FEATURES = (
     "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,sparse_super,"
     "large_file,huge_file,dir_nlink,extra_isize,metadata_csum"
 )
+_LAST_OF_32_BITS = (1 << 31) - 1
 _EXT4_SUPERBLOCK, _EXT4_ROOT, _EXT4_FIRST = 1024, 2, 11
 _GIB = 1 << 30
 _MBR_TABLE = range(446, 510)
@@ -59,6 +61,12 @@ MOUNTED: tuple[FileSystem, ...] = ("xfs", "btrfs")
 
 _DETACHING_SECONDS = (0.2, 0.5, 1.0, 3.0)
 """A loop device that was left goes when the last one that looks at it has closed it."""
+
+_COPY = (
+    *("cp", "--archive", "--sparse=auto", "--no-target-directory"),
+    # Named again: what --archive implies of extended attributes, it lets fail silently.
+    "--preserve=mode,ownership,timestamps,links,xattr",
+)
 
 MOUNT_TOOLS = ("cp", *mounted.TOOLS)
 
@@ -128,6 +136,7 @@ def _finish_ext4(context: Context, place: Place, tree: Path) -> None:
         value = context.tmp / f"attribute-{place.partition.number}-{number}"
         value.write_bytes(os.getxattr(tree, attribute))
         requests.append(f"ea_set -f {debugfs_word(str(value))} <2> {debugfs_word(attribute)}")
+    requests += _late_times(tree)
     requests += [
         f"set_inode_field <{inode}> {field} @{place.epoch}"
         for inode in (_EXT4_ROOT, *range(_EXT4_FIRST, _used_inodes(place) + 1))
@@ -149,6 +158,26 @@ def _finish_ext4(context: Context, place: Place, tree: Path) -> None:
             f"the file system for {place.volume.mountpoint} cannot be finished",
             "\n".join(said[:20]),
         )
+
+
+def _late_times(tree: Path) -> Iterator[str]:
+    """Requests for the times after 2038, of which mke2fs -d writes the lower 32 bits only."""
+    below = (
+        Path(where, name)
+        for where, directories, files in os.walk(tree, onerror=_raise)
+        for name in (*directories, *files)
+    )
+    for one in below:
+        seconds = int(one.lstat().st_mtime)
+        if seconds > _LAST_OF_32_BITS:
+            path = f"/{one.relative_to(tree)}"
+            if not path.isprintable() or '"' in path:
+                raise CheckpointError(
+                    f"{path[:100]!r} cannot keep its time in ext4",
+                    "It is after 2038, and the name has a quotation mark or control character.",
+                    "give the file another time (touch) in a checkpoint before",
+                )
+            yield f'set_inode_field "{path}" mtime @{seconds}'
 
 
 def debugfs_word(text: str) -> str:
@@ -174,7 +203,7 @@ def _used_inodes(place: Place) -> int:
 def _vfat(context: Context, place: Place, tree: Path | None) -> None:
     volume, partition, sector = place.volume, place.partition, place.layout.sector_size
     target = f"{place.disk}@@{partition.start}"
-    env = {"SOURCE_DATE_EPOCH": str(place.epoch)}
+    env = fat_environment(place.epoch)
     fat32 = partition.size >= least_fat32_bytes(sector)
     cluster = next((c for most, c in _FAT_CLUSTERS if partition.size <= most), _LARGEST_FAT_CLUSTER)
     context.run(
@@ -216,9 +245,19 @@ def _fill_vfat(context: Context, target: str, tree: Path, env: Mapping[str, str]
         if directories:
             names = [f"{inside}/{name}" for name in directories]
             context.run(["mmd", "-i", target, *names], env=env)
-        if files:
-            paths = [here / name for name in sorted(files)]
-            context.run(["mcopy", "-i", target, "-m", *paths, f"{inside}/"], env=env)
+        kept: list[Path] = []
+        for path in (here / name for name in sorted(files)):
+            seconds = path.stat().st_mtime
+            if fat_time(seconds) == int(seconds):
+                kept.append(path)
+                continue
+            context.run(["mcopy", "-i", target, path, f"{inside}/"], env=fat_environment(seconds))
+            shown = f"/{path.relative_to(tree)}"
+            context.report(
+                Report(message=f"FAT has times of 1980 to 2107: {shown} gets the nearest")
+            )
+        if kept:
+            context.run(["mcopy", "-i", target, "-m", *kept, f"{inside}/"], env=env)
 
 
 def _xfs(context: Context, place: Place, tree: Path | None) -> None:
@@ -275,7 +314,7 @@ def _fill_mounted(context: Context, place: Place, tree: Path) -> None:
     target.mkdir()
     context.run(["mount", *mounted.mount_arguments(partition, read_only=False), place.disk, target])
     try:
-        context.run(["cp", "--archive", "--sparse=auto", "--no-target-directory", tree, target])
+        context.run([*_COPY, tree, target])
     finally:
         context.run(["umount", target])
     target.rmdir()

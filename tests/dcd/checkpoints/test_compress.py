@@ -177,3 +177,31 @@ def test_an_image_that_no_medium_may_hold_is_refused_at_once(filled: Any) -> Non
     with pytest.raises(CheckpointError, match="the compressed image is larger") as caught:
         filled.execute(SquashfsPkgImgMod("squash"), most)
     assert "max_size of media_im is 0.0 MiB (1024 bytes)" in caught.value.details
+
+
+@pytest.mark.parametrize("seconds", [-1, -3_000_000_000 // 2, 2**32])
+def test_times_that_squashfs_cannot_hold_are_refused_before_anything_is_written(
+    filled: Any, seconds: int
+) -> None:
+    os.utime(filled.image / "etc/link", (seconds, seconds), follow_symlinks=False)
+    with pytest.raises(CheckpointError, match="times that squashfs cannot hold") as caught:
+        filled.execute(SquashfsPkgImgMod("squash"))
+    assert "etc/link" in caught.value.details
+    assert "touch" in caught.value.resolution
+    assert not (filled.root / RESULT).exists()
+    filled.execute(SquashfsPkgImgMod("squash", compression_level=1, exclude=("etc/link",)))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(0, "1970-01-01 00:00"), (2**32 - 1, "2106-02-07 06:28")]
+)
+def test_the_first_and_the_last_time_of_squashfs_are_kept(
+    filled: Any, seconds: int, shown: str
+) -> None:
+    os.utime(filled.image / "etc/motd", (seconds, seconds))
+    filled.execute(SquashfsPkgImgMod("squash", compression_level=1))
+    told = subprocess.run(
+        ["unsquashfs", "-lln", "-d", "", filled.root / RESULT, "etc/motd"],
+        capture_output=True, text=True, check=True, env={**os.environ, "TZ": "UTC"},
+    ).stdout  # fmt: skip
+    assert f"{shown} /etc/motd" in told

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from dcd.checkpoints.media.grub import efi_system_partition
 from dcd.checkpoints.media.iso import CreateISO, needed_level
 from dcd.checkpoints.media.usb import CreateUSB
 from dcd.manifest.objects import Size
@@ -107,6 +108,19 @@ def test_the_times_on_the_iso_follow_source_date_epoch(ready: Any) -> None:
     make(ready, {"SOURCE_DATE_EPOCH": "1234567890"})
     shown = xorriso(ready.root / "media/test.iso", "-pvd_info")
     assert "2009021323313000" in shown
+
+
+@pytest.mark.parametrize(("epoch", "date"), [("1000", "1980-01-01"), ("5000000000", "2107-12-31")])
+def test_a_time_that_fat_has_not_becomes_the_nearest_in_the_efi_partition(
+    ready: Any, tmp_path: Path, epoch: str, date: str
+) -> None:
+    esp = tmp_path / "efi.img"
+    efi_system_partition(ready.context(ready.doc()), "/marker", int(epoch), esp)
+    told = subprocess.run(
+        ["mdir", "-i", esp, "::EFI/BOOT"],
+        capture_output=True, text=True, check=True, env={**os.environ, "TZ": "UTC"},
+    ).stdout  # fmt: skip
+    assert date in next(line for line in told.splitlines() if line.startswith("BOOTX64"))
 
 
 def test_volume_id_and_timestamped_name(bench: Any, ready: Any) -> None:

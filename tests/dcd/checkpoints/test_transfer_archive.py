@@ -2,6 +2,8 @@
 
 import contextlib
 import io
+import os
+import struct
 import subprocess
 import tarfile
 from pathlib import Path
@@ -12,6 +14,12 @@ import pytest
 from dcd.checkpoints.transfer.archive import TransferArchive
 from dcd.manifest.values import InputPath
 from statemachine.errors import CheckpointError, InvalidManifest
+
+# struct posix_acl_xattr: version 2, then (tag, permissions, id): owner, user 1000, group, mask, others.
+ACL = struct.pack("<I", 2) + b"".join(
+    struct.pack("<HHI", tag, 6, who)
+    for tag, who in ((1, 2**32 - 1), (2, 1000), (4, 2**32 - 1), (16, 2**32 - 1), (32, 2**32 - 1))
+)
 
 
 @pytest.fixture
@@ -149,3 +157,16 @@ def test_a_destination_outside_the_workspace_is_refused(bench: Any) -> None:
     destination = '<destination><dir path="/srv"/></destination>'
     with pytest.raises(InvalidManifest, match="not a path that begins with an area"):
         bench.doc(f'<software name="unpack" type="ARCHIVE">{destination}</software>')
+
+
+@pytest.mark.parametrize("present", [False, True])
+def test_lists_of_rights_in_an_archive_are_kept(bench: Any, tmp_path: Path, present: bool) -> None:
+    source, archive = tmp_path / "source", tmp_path / "blob"
+    source.mkdir()
+    (source / "shared").write_text("for two")
+    os.setxattr(source / "shared", "system.posix_acl_access", ACL)
+    subprocess.run(["tar", "--acls", "-cf", archive, "-C", source, "."], check=True)
+    if present:
+        (bench.image / "etc").mkdir()
+    unpack(bench, archive)
+    assert os.getxattr(bench.image / "shared", "system.posix_acl_access") == ACL

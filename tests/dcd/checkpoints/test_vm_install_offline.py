@@ -417,6 +417,15 @@ def test_what_does_not_fit_is_said_with_numbers_before_anything_is_written(ready
     assert "at least 480 MiB" in error.resolution
 
 
+def test_what_fat_cannot_hold_is_said_before_anything_is_written(ready: Any) -> None:
+    (ready.image / "srv/share").mkdir()
+    (ready.image / "srv/share/a:b").touch()
+    share = partition(3, "vfat", "/srv/share", "64mb") + partition(4, "ext4", "/", "")
+    error = refused(ready, target(share))
+    assert "vfat cannot hold 1 of the files for partition 3 (/srv/share)" in error.brief
+    assert "/a:b" in error.details
+
+
 def test_too_many_files_do_not_fit_either(ready: Any) -> None:
     for number in range(4_100):
         (ready.image / f"srv/data/empty/{number}").touch()
