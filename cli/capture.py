@@ -6,6 +6,7 @@ never held in memory. What cannot be read is reported like any other fault of th
 once, with the manifest's line. Talks to the daemon only through `cli.client`.
 """
 
+import errno
 import hashlib
 import os
 import stat
@@ -168,7 +169,12 @@ def _pieces(file: BinaryIO, path: str, size_bytes: int) -> Iterator[bytes]:
 def open_regular(path: str) -> Iterator[BinaryIO]:
     """Open a regular file; anything else is an OSError (a FIFO would block for ever)."""
     # O_NONBLOCK: opening a FIFO waits for its writer, before it can be seen to be one.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ENXIO, errno.ENODEV):  # A socket, or a device without a driver.
+            raise OSError(None, "it is not a regular file") from error
+        raise
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
         os.close(descriptor)

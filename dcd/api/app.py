@@ -249,14 +249,12 @@ def _store_failed(engine: Engine) -> Callable[[Request, Exception], Awaitable[Re
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    response = problem_response(
-        UsageError(
-            f"there is no operation {request.method} {request.url.path}",
-            f"this is dcd {version('dcd')}, which speaks API {API}",
-            "GET /v1/openapi.json describes every operation",
-        )
+    unknown = UsageError(
+        f"there is no operation {request.method} {request.url.path}",
+        f"this is dcd {version('dcd')}, which speaks API {API}",
+        "GET /v1/openapi.json describes every operation",
     )
-    response.status_code = error.status_code
+    response = problem_response(unknown, error.status_code)
     response.headers.update(error.headers or {})
     return response
 

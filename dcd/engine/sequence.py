@@ -73,7 +73,7 @@ def _unmet(
             f"{later.name} is at {later.origin}." if later.origin else "",
             f"put {later.name} before {spec.name}",
         )
-    makes = "makes one" if odds is None else "says that it makes one"
+    makes = "makes that" if odds is None else "says that it makes that"
     return report(
         spec.origin,
         f"{spec.name} needs {name}, and nothing before it {makes}",

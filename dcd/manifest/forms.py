@@ -16,7 +16,8 @@ from dcd.manifest.values import BadValue, Form, free, shell_words
 
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9\-]{0,61}[A-Za-z0-9])?"
 _HOST = rf"({_LABEL}(\.{_LABEL})*\.?|\[[0-9A-Fa-f:.]+\])"
-_AUTHORITY = rf"{_HOST}(:[0-9]{{1,5}})?"
+_PORT = r"0*([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+_AUTHORITY = rf"{_HOST}(:{_PORT})?"
 _URL_REST = r"[A-Za-z0-9._~:/?#@!&*+,=%\[\]\-]*"
 _ENTRY = r"([^/.\t\n\r]|\.[^/.\t\n\r]|\.\.[^/\t\n\r])[^/\t\n\r]*"
 """A part of a path, but for `.` and `..`."""
@@ -251,6 +252,7 @@ COMPONENTS = Form(
     r"[A-Za-z0-9][A-Za-z0-9_.+/\-]*( +[A-Za-z0-9][A-Za-z0-9_.+/\-]*)*",
     "components, separated by blanks",
     "main contrib",
+    fitting=lambda text: " ".join(re.findall(r"[A-Za-z0-9][A-Za-z0-9_.+/\-]*", text)),
 )
 PUBLISHER = Form(r"[A-Za-z0-9][A-Za-z0-9._\-]*", "the name of a publisher", "example.com")
 FACET = Form(r"[A-Za-z0-9][^\s=]*", "the name of a facet, variant or property", "facet.locale.*")

@@ -57,6 +57,17 @@ def substitute_parameters(
     return wrong
 
 
+def without_repeats(found: list[Diagnostic], undefined: list[Diagnostic]) -> list[Diagnostic]:
+    """What was found, without faults of a value that holds a reference to an `undefined` parameter: the
+    reference stands there for a text that is not known, so its form says nothing."""
+    places = {each.origin for each in undefined}
+    return [
+        each
+        for each in found
+        if each in undefined or each.origin not in places or "${" not in each.message
+    ]
+
+
 def escape(root: Element) -> None:
     """Rewrite a tree so that nothing in it is taken for a parameter."""
     _everywhere(root, lambda text: text.replace("${", "$${"))

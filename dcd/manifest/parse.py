@@ -38,7 +38,7 @@ from dcd.manifest.includes import (
     resolve_includes,
 )
 from dcd.manifest.inputs import absent, captured, named_files
-from dcd.manifest.parameters import escape, substitute_parameters, unescape
+from dcd.manifest.parameters import escape, substitute_parameters, unescape, without_repeats
 from dcd.manifest.plugins import installed_registry
 from dcd.manifest.registry import Registry, write
 from dcd.manifest.source import LIMITS, Limits, Source, read
@@ -113,7 +113,8 @@ def load(
     declared = {element.get("name", "") for element in source.root.findall("parameter")}
     kept = {name: value for name, value in (inherited or {}).items() if name in declared}
     values = {**kept, **(parameters or {})}
-    found += bounded(substitute_parameters(source, values, settings.limits))
+    undefined = substitute_parameters(source, values, settings.limits)
+    found += bounded(undefined)
     _count_checkpoints(source, settings.limits)
     found += bounded(translate(source))
     found += bounded(check_structure(source, settings.registry))
@@ -121,6 +122,7 @@ def load(
     found += bounded(check_references(source))
     arguments: list[tuple[str, Origin | None]] = []
     found += bounded(check_constructors(source, arguments, settings.allowed_modules))
+    found = without_repeats(found, undefined)
     harm = damage(source, found)
     doc = _import(source, settings.registry, whole=not harm)
     named = named_files(doc, arguments, directories)

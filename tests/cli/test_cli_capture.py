@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -84,7 +85,10 @@ def test_all_unreadable_files_are_told_at_once_with_the_manifests_line(
     dcctl, daemon, manifest, tmp_path, optional
 ) -> None:
     os.mkfifo(tmp_path / "fifo")
-    missing = [item(tmp_path, line=3, optional=optional), item(tmp_path / "fifo", line=4)]
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(tmp_path / "socket"))
+    missing = [item(tmp_path, line=3, optional=optional)]
+    missing += [item(tmp_path / name, line=4) for name in ("fifo", "socket")]
     if not optional:
         missing.append(item(tmp_path / "absent", line=5))
     wants(daemon, *missing)
@@ -92,10 +96,9 @@ def test_all_unreadable_files_are_told_at_once_with_the_manifests_line(
     assert outcome.code == 8
     assert outcome.out == ""
     assert f"{manifest}:3: error: cannot read {tmp_path}: it is a directory\n" in outcome.err
-    assert (
-        f"{manifest}:4: error: cannot read {tmp_path}/fifo: it is not a regular file\n"
-        in outcome.err
-    )
+    for name in ("fifo", "socket"):
+        fault = f"{manifest}:4: error: cannot read {tmp_path}/{name}: it is not a regular file\n"
+        assert fault in outcome.err
     absent = f"{manifest}:5: error: cannot read {tmp_path}/absent: No such file or directory\n"
     assert (absent in outcome.err) is not optional
     assert daemon.blobs == {}

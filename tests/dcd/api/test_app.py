@@ -122,7 +122,10 @@ def test_query_parameters_are_checked(request_, query):
 def test_unknown_paths_and_methods_are_problems(request_):
     unknown = request_("GET", "/v1/nothing")
     assert (unknown.status_code, unknown.json()["type"]) == (404, "urn:dcd:problem:usage")
-    assert request_("PATCH", "/v1/builds").status_code == 405
+    wrong_method = request_("PATCH", "/v1/builds")
+    assert wrong_method.status_code == 405
+    for answer in (unknown, wrong_method):  # RFC 9457, section 3.1.2
+        assert answer.json()["status"] == answer.status_code
 
 
 def test_stream_sends_events_after_the_last_one_seen_and_ends_when_the_build_stands(

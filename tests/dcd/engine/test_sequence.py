@@ -113,7 +113,7 @@ def test_checkpoints_that_find_what_they_need_are_fine() -> None:
         (
             ["TransferDEB", "DebianBootArchive", "SquashfsPkgImgMod", "CreateISO"],
             4,
-            "CreateISO needs a boot menu, and nothing before it makes one",
+            "CreateISO needs a boot menu, and nothing before it makes that",
             "GrubBootMenu",
         ),
         (
@@ -150,7 +150,7 @@ def test_what_nothing_before_makes_is_an_error_at_the_checkpoint(
 
 def test_each_lack_is_said_once() -> None:
     assert [message for _, message in errors("CreateUSB", "VerifyBoot")] == [
-        "CreateUSB needs an ISO, and nothing before it makes one"
+        "CreateUSB needs an ISO, and nothing before it makes that"
     ]
 
 

@@ -41,7 +41,12 @@ RIGHT = {
     "MOUNTPOINT": ("/", "/srv/my data"),
     "MOUNT_OPTIONS": ("defaults", "errors=remount-ro,noatime", "compress=zstd:3"),
     "PASSWORD_HASH": ("$6$salt$" + "a" * 86, "$y$j9T$salt./$hash", "$2b$05$abc./"),
-    "PROXY": ("http://127.0.0.1:3128", "https://[::1]:8080/", "socks5h://proxy.example.com:1080"),
+    "PROXY": (
+        "http://127.0.0.1:3128",
+        "http://x:65535",
+        "https://[::1]:8080/",
+        "socks5h://proxy.example.com:1080",
+    ),
     "SUITE": ("bookworm", "bookworm-updates", "stable/updates", "./", "12.1~rc"),
     "UNIT": ("ssh", "getty@tty1.service", "dev-disk-by\\x2dlabel.mount"),
     "VARIABLE": ("A=", "LANG=C UTF;8\n$x"),
@@ -93,6 +98,8 @@ WRONG = {
     "PROXY": (
         'http://x"; Dir::Bin::Methods "/home/u/"; X "',
         "http://x;",
+        "http://x:0",
+        "http://x:65536",
         "http://a b",
         "-x",
         "x",
@@ -122,6 +129,10 @@ def test_another_text_is_refused_with_what_was_expected(name: str, text: str) ->
     with pytest.raises(BadValue) as caught:
         FORMS[name].check(text)
     assert caught.value.expected
+
+
+def test_components_with_commas_are_suggested_as_a_list() -> None:
+    assert forms.COMPONENTS.suggestion("main, contrib;non-free") == "main contrib non-free"
 
 
 @pytest.mark.parametrize("name", FORMS)
