@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from dcd.checkpoints import products
+from dcd.checkpoints.epoch import source_date_epoch
 from dcd.checkpoints.image.identity import remove_identity
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
 from dcd.checkpoints.media.largest import check_size
@@ -31,8 +32,9 @@ _REPORTS = 100
 """How many times progress is reported, at most."""
 _NAMED_FILES = 10
 """How many files a message names."""
-_TIMES_END = 1 << 32
-"""Squashfs has times of 32 bits from 1970 on; mksquashfs writes the lower bits of all others."""
+_LATEST = (1 << 32) - 1
+"""Squashfs has times of 32 bits from 1970 on; mksquashfs writes the lower bits of all others, after it has
+set back those after SOURCE_DATE_EPOCH."""
 
 
 class SquashfsPkgImgMod(Checkpoint):
@@ -124,7 +126,8 @@ class SquashfsPkgImgMod(Checkpoint):
         if dry_run:
             context.report(Report(message=f"would compress the image by {self.compression_type}"))
             return
-        found = survey(image, self.exclude)
+        set_back = source_date_epoch(context) is not None
+        found = survey(image, self.exclude, latest=None if set_back else _LATEST)
         if not found.entries:
             raise CheckpointError(
                 "the image is empty", str(image), "run a transfer checkpoint before"
@@ -179,8 +182,9 @@ class Found:
     with_odd_times: Sequence[str]
 
 
-def survey(image: Path, exclude: Sequence[str] = ()) -> Found:
-    """Look at every entry of the tree. `exclude` are patterns of what is left out."""
+def survey(image: Path, exclude: Sequence[str] = (), *, latest: int | None = None) -> Found:
+    """Look at every entry of the tree. `exclude` are patterns of what is left out. Times after `latest` are
+    odd, and those before 1970."""
     patterns = [pattern.strip("/").split("/") for pattern in exclude]
     entries = 0
     with_acls: list[str] = []
@@ -194,7 +198,8 @@ def survey(image: Path, exclude: Sequence[str] = ()) -> Found:
                 if any(_matches(parts, pattern) for pattern in patterns):
                     continue
                 entries += 1
-                if not 0 <= entry.stat(follow_symlinks=False).st_mtime < _TIMES_END:
+                seconds = entry.stat(follow_symlinks=False).st_mtime_ns // 1_000_000_000
+                if seconds < 0 or (latest is not None and seconds > latest):
                     with_odd_times.append("/".join(parts))
                 if entry.is_symlink():
                     continue

@@ -205,3 +205,14 @@ def test_the_first_and_the_last_time_of_squashfs_are_kept(
         capture_output=True, text=True, check=True, env={**os.environ, "TZ": "UTC"},
     ).stdout  # fmt: skip
     assert f"{shown} /etc/motd" in told
+
+
+def test_a_time_after_the_builds_own_is_set_back_however_late_it_is(filled: Any) -> None:
+    os.utime(filled.image / "etc/motd", (2**32 + 5, 2**32 + 5))
+    context = filled.context(filled.doc(), environment={"SOURCE_DATE_EPOCH": str(EPOCH)})
+    SquashfsPkgImgMod("squash", compression_level=1).execute(context)
+    told = subprocess.run(
+        ["unsquashfs", "-lln", "-d", "", filled.root / RESULT, "etc/motd"],
+        capture_output=True, text=True, check=True, env={**os.environ, "TZ": "UTC"},
+    ).stdout  # fmt: skip
+    assert "2023-11-14 22:13 /etc/motd" in told
