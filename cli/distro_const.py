@@ -47,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--list",
         dest="listing",
         action="store_true",
-        help="list from where it can be resumed",
+        help="list the checkpoints from which it can be resumed",
     )
     build.add_argument("manifest", metavar="MANIFEST", help="the manifest's file")
     return parser

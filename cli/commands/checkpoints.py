@@ -7,7 +7,7 @@ from cli.commands.options import add_build
 from cli.exit_codes import ExitCode
 from cli.text import print_json, print_table
 
-HELP = "list from where a build can be resumed"
+HELP = "list the checkpoints from which a build can be resumed"
 DESCRIPTION = (
     "List the checkpoints of a build and whether it can be resumed from each (`dcctl resume --from`): from "
     "every completed one and from the one after, as far as the layers are there."

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     inputs = count(len(answer["blobs"]), "captured input")
     print(
         f"{would} {count(len(layers), 'layer')}, {inputs}: "
-        f"{size(answer['freed_bytes'])}; the layers that stay take {size(answer['kept_bytes'])}"
+        f"{size(answer['freed_bytes'])}; the remaining layers use {size(answer['kept_bytes'])}"
     )
     if answer["builds"]:
         print(f"{would} the rest of removed builds: {printable(', '.join(answer['builds']))}")

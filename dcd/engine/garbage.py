@@ -47,7 +47,7 @@ class RemovedLayer:
 @dataclass(frozen=True, slots=True)
 class Collected:
     """What was removed, or with a dry run what would be. `builds` are removed builds of which
-    artifacts or logs were left; `kept_bytes` is what the layers that stay take."""
+    artifacts or logs were left; `kept_bytes` is what the remaining layers use."""
 
     layers: tuple[RemovedLayer, ...]
     blobs: tuple[str, ...]

@@ -148,7 +148,7 @@ class LayerDirectory:
             except FileNotFoundError:
                 raise NotFound(f"there is no workspace {source}") from None
             if identity != self._identity(parent):
-                raise NotFound(f"what workspace {source} stands on has been made again since")
+                raise NotFound(f"the layer below workspace {source} has been made again since")
             if not (origin / "sealed").exists():
                 self._trees.seal(origin / "layer")
                 (origin / "sealed").touch()

@@ -132,7 +132,7 @@ def test_gc_sends_the_limit_in_bytes(dcctl, daemon, options, sent) -> None:
         "4dcc3834664c  k2p7abcd  transfer-deb  3.0 MiB  least recently used"
     )
     verb = "would remove" if sent["dry_run"] else "removed"
-    assert f"{verb} 1 layer, 1 captured input: 3.0 MiB; the layers that stay take 1.0 KiB" in (
+    assert f"{verb} 1 layer, 1 captured input: 3.0 MiB; the remaining layers use 1.0 KiB" in (
         outcome.out
     )
 

@@ -223,3 +223,10 @@ def test_exit_codes_agree_with_the_daemons_errors() -> None:
         if error.problem in PROBLEMS:
             assert PROBLEMS[error.problem] == error.exit_code
     assert AT_REST["failed"] == errors.CheckpointError.exit_code
+
+
+def test_a_limit_that_is_no_number_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        build_parser().parse_args(["list", "--limit", "ten"])
+    assert ended.value.code == 2
+    assert "argument --limit: 'ten' is not a whole number\n" in capsys.readouterr().err

@@ -116,7 +116,7 @@ def _unserved(why: str, error: ToolFailed) -> Unprepared:
             "use a repository whose packages are signed, or another signature_policy",
         )
     return Unprepared(
-        "a repository does not serve what is to be installed",
+        "a repository does not serve a file that the packages need",
         f"tried {len(BACK_OFF_SECONDS) + 1} times\n{error.details}",
         "nothing in the manifest need be wrong: when the repository answers again, try again with dcctl "
         "retry",

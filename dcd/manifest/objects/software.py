@@ -166,7 +166,7 @@ class SoftwareData(DataObject, tag="software_data"):
         "What is done.", default="install"
     )
     size: int | None = attribute(
-        "Size of what is listed, in bytes.", default=None, minimum=0, maximum=10**15
+        "Size of the listed files, in bytes.", default=None, minimum=0, maximum=10**15
     )
     names: tuple[str, ...] = items("name", "A package, file or directory.", form=ENTRY)
     rejects: tuple[str, ...] = items(

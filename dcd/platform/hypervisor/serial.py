@@ -35,7 +35,7 @@ class SerialConsole:
             self._connection.sendall(text)
         except TimeoutError:
             raise CheckpointError(
-                "the guest takes nothing of what is typed on its serial console",
+                "the guest does not read its serial console",
                 f"it took less than {len(text)} bytes in {WRITE_SECONDS:g} s",
                 "its console log says how far it came",
             ) from None
