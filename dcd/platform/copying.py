@@ -189,12 +189,12 @@ class _Copy:
                 self.copied.lost.append(f"{name} of {self._relative(origin)}")
 
 
-def refuse_losses(copied: Copied) -> None:
-    """Raise `CheckpointError`, with their names, when attributes could not be copied."""
-    if copied.lost:
+def refuse_losses(lost: Sequence[str]) -> None:
+    """Raise `CheckpointError`, with what is said of each, when attributes could not be copied."""
+    if lost:
         raise CheckpointError(
-            f"{len(copied.lost)} attributes of files could not be copied",
-            "\n".join(copied.lost[:20]),
+            f"{len(lost)} attributes of files could not be copied",
+            "\n".join(lost[:20]),
             "keep the state directory on a file system that has extended attributes",
         )
 

@@ -38,6 +38,9 @@ _TAR_OPTIONS = (
     "--delay-directory-restore",
 )
 
+_LOST = "extended attribute for file"
+"""In what tar says of an attribute that cannot be set."""
+
 
 class TransferArchive(Checkpoint):
     """Unpack an archive.
@@ -89,7 +92,7 @@ class TransferArchive(Checkpoint):
         names = sorted(found.name for found in aside.iterdir())
         copied = copy_entries(aside, destination, names)
         shutil.rmtree(aside)
-        refuse_losses(copied)
+        refuse_losses(copied.lost)
 
     def _unpack(self, context: Context, archive: Path, destination: Path) -> None:
         plain = self._decompressed(context, archive)
@@ -99,9 +102,13 @@ class TransferArchive(Checkpoint):
             with plain.open("rb") as stream:
                 unpack_cpio(stream, destination)
         elif head[257:262] == b"ustar":
+            said: list[str] = []
             context.run(
-                ["tar", "--extract", *_TAR_OPTIONS, "--file", plain, "--directory", destination]
+                ["tar", "--extract", *_TAR_OPTIONS, "--file", plain, "--directory", destination],
+                on_line=said.append,
             )
+            # For tar this is no failure.
+            refuse_losses([line for line in said if _LOST in line])
         else:
             raise CheckpointError(
                 f"{self.archive} is not an archive",

@@ -92,7 +92,7 @@ class TransferCPIO(Checkpoint):
             excluded=software.names("uninstall"),
             on_name=report,
         )
-        refuse_losses(copied)
+        refuse_losses(copied.lost)
 
     def _present(self, context: Context, source: Path, names: Sequence[str]) -> list[str]:
         """The names that exist. Lists of the original name files that packages no longer bring; the

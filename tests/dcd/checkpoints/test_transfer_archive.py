@@ -170,3 +170,21 @@ def test_lists_of_rights_in_an_archive_are_kept(bench: Any, tmp_path: Path, pres
         (bench.image / "etc").mkdir()
     unpack(bench, archive)
     assert os.getxattr(bench.image / "shared", "system.posix_acl_access") == ACL
+
+
+@pytest.mark.root
+@pytest.mark.usefixtures("own_mounts")
+def test_attributes_that_the_place_cannot_hold_are_an_error(bench: Any, tmp_path: Path) -> None:
+    source, archive = tmp_path / "source", tmp_path / "blob"
+    source.mkdir()
+    (source / "noted").write_text("content")
+    os.setxattr(source / "noted", "user.note", b"of the file")
+    subprocess.run(["tar", "--xattrs", "-cf", archive, "-C", source, "."], check=True)
+    # A file system without extended attributes.
+    subprocess.run(["mount", "-t", "ramfs", "ramfs", bench.image], check=True)
+    try:
+        with pytest.raises(CheckpointError, match="1 attributes of files could not be") as caught:
+            unpack(bench, archive)
+    finally:
+        subprocess.run(["umount", bench.image], check=True)
+    assert "'user.note'" in caught.value.details
