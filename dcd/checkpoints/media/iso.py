@@ -120,10 +120,10 @@ class CreateISO(Checkpoint):
 
 def needed_level(files: Iterable[Path]) -> tuple[str, ...]:
     """The option for the level of ISO 9660 that the files need. Only level 3 has files of several sections,
-    which all of 4 GiB and more are. Linux reads them, and only Linux has to: firmware and GRUB read what
-    is for them. Without such a file the medium is the same as ever.
+    which all of 4 GiB and more are. Linux and GRUB read them, and firmware has none of them to read. Without
+    such a file the medium is the same as ever.
     Source: ECMA-119, 6.5.1 and 10.3; xorrisofs(1), -iso-level; Linux, fs/isofs/inode.c,
-    isofs_read_level3_size."""
+    isofs_read_level3_size; GRUB, grub-core/fs/iso9660.c, FLAG_MORE_EXTENTS."""
     if any(_is_regular(file) and file.stat().st_size >= _SECTION_LIMIT_BYTES for file in files):
         return ("-iso-level", "3")
     return ()

@@ -227,4 +227,13 @@ def test_a_live_file_system_of_more_than_4_gib_is_whole_on_the_medium(
         str(end),
     )
     assert end.read_bytes() == bytes(2044) + b"last"
+    if shutil.which("grub-fstest") is not None:
+        grub = ["grub-fstest", iso, "cat"]
+        kernel = subprocess.run([*grub, "(loop0)/live/vmlinuz"], capture_output=True, check=True)
+        assert kernel.stdout == b"kernel"
+        grub[1:1] = ["--skip", str(start)]
+        rest = subprocess.run(
+            [*grub, "(loop0)/live/filesystem.squashfs"], capture_output=True, check=True
+        )
+        assert rest.stdout == bytes(2044) + b"last"
     iso.unlink()
