@@ -151,6 +151,7 @@ def check_constructors(
     """What is wrong with the constructors and arguments of all checkpoints in the tree, as it is
     found. Arguments that name files to be captured are appended to `inputs`."""
     for element in source.root.iter("checkpoint"):
+        yield from _given_twice(element, source)
         mod_path, checkpoint_class = element.get("mod_path"), element.get("checkpoint_class")
         if not mod_path or not checkpoint_class:
             continue  # the grammar has said so
@@ -183,6 +184,21 @@ def _made_for_debian(
             "Those of the original boot illumos; dcd makes none of these.",
             PLUGIN_REMEDY,
         )
+
+
+def _given_twice(checkpoint: Element, source: Source) -> Iterator[Diagnostic]:
+    """An error for each argument that the checkpoint has already: only one of the values would count."""
+    first: dict[str, Element] = {}
+    for argument in checkpoint.iterfind("kwargs/*"):
+        name = argument.get("name", "")
+        if name and name in first:
+            yield error(
+                source.origin(argument),
+                f"checkpoint {checkpoint.get('name', '')!r} has the argument {name!r} twice",
+                f"The first is at {source.origin(first[name])}.",
+                "keep one of them; several values go into one <arglist>",
+            )
+        first.setdefault(name, argument)
 
 
 def texts_of(checkpoint: Element) -> tuple[list[str], dict[str, Texts]]:

@@ -179,6 +179,39 @@ def _accounts(source: Source) -> Iterator[Diagnostic]:
                     "keep one of them",
                 )
             seen.setdefault(key, user)
+    yield from _same_number(source)
+    yield from _same_file(source)
+
+
+def _same_number(source: Source) -> Iterator[Diagnostic]:
+    """Two accounts with one number are one account with two names."""
+    seen: dict[tuple[str, str], Element] = {}
+    for configuration in source.root.iter("configuration"):
+        for user in configuration.iter("user"):
+            key = (configuration.get("name", ""), user.get("uid", ""))
+            if key[1] and key in seen and seen[key].get("name") != user.get("name"):
+                yield error(
+                    source.origin(user, "uid"),
+                    f"the uid {key[1]} belongs to {seen[key].get('name')!r} already",
+                    f"That user is at {source.origin(seen[key])}.",
+                    "give each user a number of its own, or leave uid out",
+                )
+            seen.setdefault(key, user)
+
+
+def _same_file(source: Source) -> Iterator[Diagnostic]:
+    """Two files for one place of one checkpoint: only the last would be there."""
+    seen: dict[tuple[str, str], Element] = {}
+    for configuration in source.root.iter("configuration"):
+        key = (configuration.get("name", ""), configuration.get("dest", ""))
+        if key[1] and key in seen:
+            yield error(
+                source.origin(configuration, "dest"),
+                f"two files are to be {key[1]}",
+                f"The first is at {source.origin(seen[key])}.",
+                "keep one of them, or give the other another dest",
+            )
+        seen.setdefault(key, configuration)
 
 
 def _passwords(source: Source) -> Iterator[Diagnostic]:
