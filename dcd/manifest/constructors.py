@@ -26,7 +26,7 @@ from dcd.manifest.arguments import ARGS, BadArguments, Problem, Texts, match_arg
 from dcd.manifest.data_object import Element, Origin
 from dcd.manifest.diagnostics import Diagnostic, ManifestError, did_you_mean, error, listed, warning
 from dcd.manifest.original_names import COUNTERPARTS, original_module
-from dcd.manifest.source import Source
+from dcd.manifest.source import Source, repeated
 
 OWN = "dcd.checkpoints"
 GROUP = "dcd.checkpoints"
@@ -188,17 +188,14 @@ def _made_for_debian(
 
 def _given_twice(checkpoint: Element, source: Source) -> Iterator[Diagnostic]:
     """An error for each argument that the checkpoint has already: only one of the values would count."""
-    first: dict[str, Element] = {}
-    for argument in checkpoint.iterfind("kwargs/*"):
-        name = argument.get("name", "")
-        if name and name in first:
-            yield error(
-                source.origin(argument),
-                f"checkpoint {checkpoint.get('name', '')!r} has the argument {name!r} twice",
-                f"The first is at {source.origin(first[name])}.",
-                "keep one of them; several values go into one <arglist>",
-            )
-        first.setdefault(name, argument)
+    named = ((each.get("name") or None, each) for each in checkpoint.iterfind("kwargs/*"))
+    for argument, first in repeated(named):
+        yield error(
+            source.origin(argument),
+            f"checkpoint {checkpoint.get('name', '')!r} has the argument {argument.get('name')!r} twice",
+            f"The first is at {source.origin(first)}.",
+            "keep one of them; several values go into one <arglist>",
+        )
 
 
 def texts_of(checkpoint: Element) -> tuple[list[str], dict[str, Texts]]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 from dcd.manifest.data_object import Element, attributes_of
 from dcd.manifest.diagnostics import Diagnostic, did_you_mean, error, listed, warning
-from dcd.manifest.source import Source
+from dcd.manifest.source import Source, repeated
 
 
 def cross_check(source: Source) -> Iterator[Diagnostic]:
@@ -24,6 +24,7 @@ def cross_check(source: Source) -> Iterator[Diagnostic]:
         _boot_entries,
         _configurations,
         _accounts,
+        _places,
         _passwords,
         _interfaces,
         _devices,
@@ -34,18 +35,15 @@ def cross_check(source: Source) -> Iterator[Diagnostic]:
 
 
 def _checkpoint_names(source: Source) -> Iterator[Diagnostic]:
-    first: dict[str, Element] = {}
-    for checkpoint in source.root.iter("checkpoint"):
+    named = ((each.get("name"), each) for each in source.root.iter("checkpoint"))
+    for checkpoint, first in repeated(named):
         name = checkpoint.get("name")
-        if name in first:
-            yield error(
-                source.origin(checkpoint, "name"),
-                f"there are two checkpoints named {name!r}",
-                f"The first is at {source.origin(first[name])}. Names are unique in a manifest.",
-                f'name="{name}-2"',
-            )
-        elif name is not None:
-            first[name] = checkpoint
+        yield error(
+            source.origin(checkpoint, "name"),
+            f"there are two checkpoints named {name!r}",
+            f"The first is at {source.origin(first)}. Names are unique in a manifest.",
+            f'name="{name}-2"',
+        )
 
 
 def _stop_on_error(source: Source) -> Iterator[Diagnostic]:
@@ -61,9 +59,8 @@ def _stop_on_error(source: Source) -> Iterator[Diagnostic]:
 
 def _software_names(source: Source) -> Iterator[Diagnostic]:
     yield from _names_have_checkpoints(source, "software")
-    seen: dict[str, Element] = {}
-    for software in source.root.iter("software"):
-        name = software.get("name")
+    named = [(each.get("name"), each) for each in source.root.iter("software")]
+    for name, software in named:
         if name is None:
             yield warning(
                 source.origin(software),
@@ -71,15 +68,13 @@ def _software_names(source: Source) -> Iterator[Diagnostic]:
                 "The checkpoint of the same name transfers it.",
                 '<software name="CHECKPOINT">',
             )
-        elif name in seen:
-            yield error(
-                source.origin(software, "name"),
-                f"checkpoint {name!r} has software twice",
-                f"The first is at {source.origin(seen[name])}.",
-                "put all of it into one <software>, or give the other a checkpoint of its own",
-            )
-        else:
-            seen[name] = software
+    for software, first in repeated(named):
+        yield error(
+            source.origin(software, "name"),
+            f"checkpoint {software.get('name')!r} has software twice",
+            f"The first is at {source.origin(first)}.",
+            "put all of it into one <software>, or give the other a checkpoint of its own",
+        )
 
 
 def _configuration_names(source: Source) -> Iterator[Diagnostic]:
@@ -167,51 +162,44 @@ def _configurations(source: Source) -> Iterator[Diagnostic]:
 
 
 def _accounts(source: Source) -> Iterator[Diagnostic]:
-    seen: dict[tuple[str, str], Element] = {}
-    for configuration in source.root.iter("configuration"):
-        for user in configuration.iter("user"):
-            key = (configuration.get("name", ""), user.get("name", ""))
-            if key in seen:
-                yield error(
-                    source.origin(user, "name"),
-                    f"there are two users named {key[1]!r}",
-                    f"The first is at {source.origin(seen[key])}.",
-                    "keep one of them",
-                )
-            seen.setdefault(key, user)
-    yield from _same_number(source)
-    yield from _same_file(source)
-
-
-def _same_number(source: Source) -> Iterator[Diagnostic]:
-    """Two accounts with one number are one account with two names."""
-    seen: dict[tuple[str, str], Element] = {}
-    for configuration in source.root.iter("configuration"):
-        for user in configuration.iter("user"):
-            key = (configuration.get("name", ""), user.get("uid", ""))
-            if key[1] and key in seen and seen[key].get("name") != user.get("name"):
-                yield error(
-                    source.origin(user, "uid"),
-                    f"the uid {key[1]} belongs to {seen[key].get('name')!r} already",
-                    f"That user is at {source.origin(seen[key])}.",
-                    "give each user a number of its own, or leave uid out",
-                )
-            seen.setdefault(key, user)
-
-
-def _same_file(source: Source) -> Iterator[Diagnostic]:
-    """Two files for one place of one checkpoint: only the last would be there."""
-    seen: dict[tuple[str, str], Element] = {}
-    for configuration in source.root.iter("configuration"):
-        key = (configuration.get("name", ""), configuration.get("dest", ""))
-        if key[1] and key in seen:
+    users = [
+        (configuration.get("name", ""), user)
+        for configuration in source.root.iter("configuration")
+        for user in configuration.iter("user")
+    ]
+    for user, first in repeated(((of, user.get("name", "")), user) for of, user in users):
+        yield error(
+            source.origin(user, "name"),
+            f"there are two users named {user.get('name', '')!r}",
+            f"The first is at {source.origin(first)}.",
+            "keep one of them",
+        )
+    # Two accounts with one number are one account with two names.
+    numbered = (((of, user.get("uid")), user) for of, user in users if user.get("uid"))
+    for user, first in repeated(numbered):
+        if user.get("name") != first.get("name"):
             yield error(
-                source.origin(configuration, "dest"),
-                f"two files are to be {key[1]}",
-                f"The first is at {source.origin(seen[key])}.",
-                "keep one of them, or give the other another dest",
+                source.origin(user, "uid"),
+                f"the uid {user.get('uid')} belongs to {first.get('name')!r} already",
+                f"That user is at {source.origin(first)}.",
+                "give each user a number of its own, or leave uid out",
             )
-        seen.setdefault(key, configuration)
+
+
+def _places(source: Source) -> Iterator[Diagnostic]:
+    """Two files for one place of one checkpoint: only the last would be there."""
+    placed = (
+        ((each.get("name", ""), each.get("dest")), each)
+        for each in source.root.iter("configuration")
+        if each.get("dest")
+    )
+    for configuration, first in repeated(placed):
+        yield error(
+            source.origin(configuration, "dest"),
+            f"two files are to be {configuration.get('dest')}",
+            f"The first is at {source.origin(first)}.",
+            "keep one of them, or give the other another dest",
+        )
 
 
 def _passwords(source: Source) -> Iterator[Diagnostic]:

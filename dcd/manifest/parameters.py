@@ -60,11 +60,12 @@ def substitute_parameters(
 def without_repeats(found: list[Diagnostic], undefined: list[Diagnostic]) -> list[Diagnostic]:
     """What was found, without faults of a value that holds a reference to an `undefined` parameter: the
     reference stands there for a text that is not known, so its form says nothing."""
+    known = frozenset(undefined)
     places = {each.origin for each in undefined}
     return [
         each
         for each in found
-        if each in undefined or each.origin not in places or "${" not in each.message
+        if each in known or each.origin not in places or "${" not in each.message
     ]
 
 

@@ -7,7 +7,7 @@ processing instructions are dropped. Takes time in proportion to the text. Pure.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from xml.parsers import expat
 
@@ -92,6 +92,21 @@ def read(data: str | bytes, file: str, limits: Limits) -> Source:
             "move long lists into files that are included with xi:include",
         )
     return _Reader(content, file, limits).read()
+
+
+def repeated(
+    entries: Iterable[tuple[Hashable | None, Element]],
+) -> Iterator[tuple[Element, Element]]:
+    """Each element whose key an earlier one has, and the first that has it. An element without a key
+    (None) repeats nothing."""
+    first: dict[Hashable, Element] = {}
+    for key, element in entries:
+        if key is None:
+            continue
+        if key in first:
+            yield element, first[key]
+        else:
+            first[key] = element
 
 
 def _refused(origin: Origin, message: str, why: str = "", suggestion: str = "") -> ManifestError:
