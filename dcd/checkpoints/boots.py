@@ -11,13 +11,13 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from dcd.checkpoints.interface import Checkpoint, Context, Report
 from dcd.checkpoints.media.deliver import deliver_file
@@ -42,6 +42,8 @@ from dcd.platform.inside import new_file, write
 from statemachine.errors import CheckpointError, Unprepared
 
 AcceleratorName = Literal["auto", "kvm", "hvf", "tcg"]
+
+Result = TypeVar("Result")
 
 LEAST_MEMORY_MB = 64
 
@@ -168,6 +170,27 @@ def accelerator_for(hypervisor: HypervisorName, name: AcceleratorName) -> Accele
     return "tcg"
 
 
+def with_fallback(
+    context: Context,
+    accelerator: Accelerator,
+    fall_back: bool,
+    *,
+    again: str,
+    attempt: Callable[[Accelerator, bool], Result],
+) -> Result:
+    """What a guest's `attempt` gives under the accelerator. Its second argument says whether the guest may
+    be stuck: nobody asked for KVM (`fall_back`), so an attempt that ends in `GuestStuck` is made once more
+    under emulation. `again` says so to people."""
+    if accelerator == "kvm" and fall_back:
+        try:
+            return attempt(accelerator, True)
+        except GuestStuck as stuck:
+            message = f"{stuck.brief} under KVM; {again} under emulation"
+            context.report(Report(message=message))
+        accelerator = "tcg"
+    return attempt(accelerator, False)
+
+
 def guests_at_once(memory_mb: int) -> int:
     """How many guests may run side by side: one for each processor, in half of the host's memory."""
     physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -233,16 +256,17 @@ def _boot(
 ) -> Boot:
     """Boot under KVM where it is there, else or after that under emulation. Runs in a thread of its own,
     which owns the guest."""
-    if conditions.accelerator == "kvm" and conditions.fall_back:
-        try:
-            return _boot_once(
-                context, checkpoint, hypervisor, trial, conditions, stop, SILENCE_SECONDS
-            )
-        except GuestStuck as stuck:
-            message = f"{stuck.brief} under KVM; booting it again under emulation"
-            context.report(Report(message=message))
-        conditions = replace(conditions, accelerator="tcg")
-    return _boot_once(context, checkpoint, hypervisor, trial, conditions, stop)
+
+    def attempt(accelerator: Accelerator, may_be_stuck: bool) -> Boot:
+        silence_seconds = SILENCE_SECONDS if may_be_stuck else math.inf
+        here = replace(conditions, accelerator=accelerator)
+        return _boot_once(context, checkpoint, hypervisor, trial, here, stop, silence_seconds)
+
+    return with_fallback(
+        *(context, conditions.accelerator, conditions.fall_back),
+        again="booting it again",
+        attempt=attempt,
+    )
 
 
 def _boot_once(
@@ -252,7 +276,7 @@ def _boot_once(
     trial: Trial,
     conditions: Conditions,
     stop: threading.Event,
-    silence_seconds: float = math.inf,
+    silence_seconds: float,
 ) -> Boot:
     name = f"{checkpoint}-{trial.label}"
     spec = GuestSpec(
@@ -276,7 +300,7 @@ def _boot_once(
                 timeout_seconds=conditions.timeout_seconds,
                 console=console,
                 stopped=stop.is_set,
-                silence_seconds=silence_seconds,
+                silence_seconds=lambda: silence_seconds,
             )
             try:
                 seconds = wait(conditions.marker)

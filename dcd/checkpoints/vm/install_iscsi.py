@@ -40,7 +40,6 @@ from dcd.platform.hypervisor import (
     Drive,
     Firmware,
     GuestSpec,
-    GuestStuck,
     GuestTrouble,
     NetworkDisk,
     Qemu,
@@ -167,26 +166,23 @@ class InstallISCSI(Checkpoint):
         kind, name = self._target(), target_name(context.attempt)
         context.claim(kind.kind, name)
 
-        def install(accelerator: Accelerator, *, is_last: bool) -> None:
+        def install(accelerator: Accelerator, may_be_stuck: bool) -> None:
             _make_blank(disk, layout.size)
             directory = context.tmp / "target"
             try:
                 with kind(directory).export(disk, name) as export:
                     machine = self._machine(context, medium, drive, export, layout, accelerator)
-                    self._install(context, machine, token, may_be_stuck=not is_last)
+                    self._install(context, machine, token, may_be_stuck=may_be_stuck)
             finally:
                 shutil.rmtree(directory, ignore_errors=True)
 
-        accelerator = boots.accelerator_for("qemu", self.accelerator)
-        if accelerator == "kvm" and self.accelerator == "auto":
-            try:
-                install(accelerator, is_last=False)
-            except GuestStuck as stuck:
-                message = f"{stuck.brief} under KVM; installing once more under emulation"
-                context.report(Report(message=message))
-                install("tcg", is_last=True)
-        else:
-            install(accelerator, is_last=True)
+        boots.with_fallback(
+            context,
+            boots.accelerator_for("qemu", self.accelerator),
+            self.accelerator == "auto",
+            again="installing once more",
+            attempt=install,
+        )
         context.report(Report(0.96, "looking at the disk"))
         installed_disk.check_disk(context, disk, layout)
         used = disk.stat().st_blocks * 512 >> 20

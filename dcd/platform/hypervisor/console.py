@@ -146,12 +146,14 @@ class GuestStuck(GuestTrouble):
     says so."""
 
 
-def _trouble(brief: str, console: ConsoleText, resolution: str) -> GuestTrouble:
+def _trouble(
+    brief: str, console: ConsoleText, resolution: str, kind: type[GuestTrouble] = GuestTrouble
+) -> GuestTrouble:
     tail = console.tail(TAIL_LINES)
     details = (
         f"the console's last lines:\n{tail}" if tail else "nothing came over the serial console"
     )
-    return GuestTrouble(brief, details, resolution)
+    return kind(brief, details, resolution)
 
 
 def wait_for(
@@ -163,14 +165,16 @@ def wait_for(
     poll_seconds: float = 0.5,
     troubles: Sequence[Trouble] = TROUBLES,
     on_text: Callable[[str], None] = lambda text: None,
-    silence_seconds: float = math.inf,
+    silence_seconds: Callable[[], float] = lambda: math.inf,
 ) -> float:
     """Follow the guest until `marker` is printed; returns the seconds it took.
 
     Only what is printed from now on counts; it is added to `console`. `on_text` is called with each
-    piece of it. Raises `GuestTrouble` when the guest ends, shows a sign of one of the `troubles`, or has
-    not printed the marker in time, `GuestStuck` when it has printed nothing at all for `silence_seconds` or
-    the hypervisor met an instruction that it cannot run, and `CheckpointError` when `stopped` says so.
+    piece of it, and `silence_seconds` for how long the guest may be silent where it is.
+
+    Raises `GuestTrouble` when the guest ends, shows a sign of one of the `troubles`, or has not printed the
+    marker in time, `GuestStuck` when it has printed nothing at all for `silence_seconds` or the hypervisor
+    met an instruction that it cannot run, and `CheckpointError` when `stopped` says so.
     """
     begun = heard = time.monotonic()
     start = len(console.text)
@@ -204,8 +208,8 @@ def wait_for(
             raise _trouble(_UNBOOTABLE.brief, console, _UNBOOTABLE.resolution)
         if not chunk and (reason := guest.stopped_reason()):
             raise _stopped(reason, console)
-        if time.monotonic() - heard > silence_seconds:
-            raise GuestStuck(f"the guest has printed nothing for {silence_seconds:g} seconds")
+        if time.monotonic() - heard > (limit := silence_seconds()):
+            raise GuestStuck(f"the guest has printed nothing for {limit:g} seconds")
         if elapsed > timeout_seconds:
             raise _trouble(
                 f"the guest did not print {marker!r} within {timeout_seconds:g} seconds",
@@ -217,14 +221,13 @@ def wait_for(
 
 def _stopped(reason: str, console: ConsoleText) -> GuestTrouble:
     """What a guest that its hypervisor stopped ends with."""
-    kind = GuestStuck if reason == "internal-error" else GuestTrouble
-    trouble = _trouble(
+    return _trouble(
         f"the hypervisor stopped the guest: {reason}",
         console,
         "the host's accelerator or storage is at fault: see whether the state directory's file system is"
         ' full, and try accelerator "tcg"',
+        GuestStuck if reason == "internal-error" else GuestTrouble,
     )
-    return kind(trouble.brief, trouble.details, trouble.resolution)
 
 
 def _read_on(guest: Guest, console: ConsoleText) -> None:
