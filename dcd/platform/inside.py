@@ -144,3 +144,8 @@ def exists(root: Path, path: str | PurePosixPath) -> bool:
 
 def _parts(path: str | PurePath) -> list[str]:
     return [part for part in PurePosixPath(path).parts if part not in ("/", "//", ".")]
+
+
+def readable(path: Path | str) -> str:
+    """A path of the image as text for messages; bytes that are not UTF-8 become escapes."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -23,7 +23,7 @@ from dcd.checkpoints.media.largest import check_size
 from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.forms import EXCLUDED
-from dcd.platform.inside import new_file
+from dcd.platform.inside import new_file, readable
 from statemachine.errors import CheckpointError
 
 _LEVELS = {"zstd": range(1, 23), "gzip": range(1, 10)}
@@ -222,7 +222,7 @@ def _refuse_times(paths: Sequence[str]) -> None:
 
 def _named(paths: Sequence[str]) -> str:
     more = len(paths) - _NAMED_FILES
-    named = os.fsencode(", ".join(paths[:_NAMED_FILES])).decode("utf-8", "backslashreplace")
+    named = readable(", ".join(paths[:_NAMED_FILES]))
     return named + (f" and {more} more" if more > 0 else "")
 
 

@@ -102,13 +102,18 @@ class TransferArchive(Checkpoint):
             with plain.open("rb") as stream:
                 unpack_cpio(stream, destination)
         elif head[257:262] == b"ustar":
-            said: list[str] = []
+            lost: list[str] = []
+
+            def hear(line: str) -> None:
+                if _LOST in line:
+                    lost.append(line)
+
             context.run(
                 ["tar", "--extract", *_TAR_OPTIONS, "--file", plain, "--directory", destination],
-                on_line=said.append,
+                on_line=hear,
             )
             # For tar this is no failure.
-            refuse_losses([line for line in said if _LOST in line])
+            refuse_losses(lost)
         else:
             raise CheckpointError(
                 f"{self.archive} is not an archive",

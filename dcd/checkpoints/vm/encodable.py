@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from dcd.checkpoints.vm.disk import DiskPartition, FileSystem
+from dcd.platform.inside import readable
 from statemachine.errors import CheckpointError
 
 _TIMES: dict[FileSystem, tuple[int, int]] = {
@@ -38,7 +39,7 @@ def check_encodable(partition: DiskPartition, tree: Path, apart: Collection[Path
     kind = partition.volume.type
     found = list(_problems(kind, tree, frozenset(apart) - {tree}))
     if found:
-        named = [f"/{_shown(path.relative_to(tree))}: {why}" for path, why in found[:_NAMED]]
+        named = [f"/{readable(path.relative_to(tree))}: {why}" for path, why in found[:_NAMED]]
         if len(found) > _NAMED:
             named.append(f"and {len(found) - _NAMED} more")
         raise CheckpointError(
@@ -47,11 +48,6 @@ def check_encodable(partition: DiskPartition, tree: Path, apart: Collection[Path
             "\n".join(named),
             "change them in a checkpoint before (mv, touch, rm), or use another file system",
         )
-
-
-def _shown(path: Path) -> str:
-    """The path as text that any file and terminal can take."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _problems(kind: FileSystem, tree: Path, apart: frozenset[Path]) -> Iterator[tuple[Path, str]]:

@@ -135,7 +135,8 @@ def _finish_ext4(context: Context, place: Place, tree: Path) -> None:
     for number, attribute in enumerate(os.listxattr(tree)):
         value = context.tmp / f"attribute-{place.partition.number}-{number}"
         value.write_bytes(os.getxattr(tree, attribute))
-        requests.append(f"ea_set -f {debugfs_word(str(value))} <2> {debugfs_word(attribute)}")
+        place_of_value, name = (debugfs_word(text, *_OF_ROOT) for text in (str(value), attribute))
+        requests.append(f"ea_set -f {place_of_value} <2> {name}")
     requests += _late_times(tree)
     requests += [
         f"set_inode_field <{inode}> {field} @{place.epoch}"
@@ -170,25 +171,28 @@ def _late_times(tree: Path) -> Iterator[str]:
     for one in below:
         seconds = int(one.lstat().st_mtime)
         if seconds > _LAST_OF_32_BITS:
-            path = f"/{one.relative_to(tree)}"
-            if not path.isprintable() or '"' in path:
-                raise CheckpointError(
-                    f"{path[:100]!r} cannot keep its time in ext4",
-                    "It is after 2038, and the name has a quotation mark or control character.",
-                    "give the file another time (touch) in a checkpoint before",
-                )
-            yield f'set_inode_field "{path}" mtime @{seconds}'
+            path = debugfs_word(f"/{one.relative_to(tree)}", *_LATE)
+            yield f"set_inode_field {path} mtime @{seconds}"
 
 
-def debugfs_word(text: str) -> str:
-    """The text as a word of a debugfs request. Names of attributes are the image's own: one with the end of
-    a line in it would be a request of its own. Raises CheckpointError for what cannot be written."""
+_OF_ROOT = (
+    "cannot be carried over into ext4",
+    "It is an attribute of the image's root directory, with a quotation mark or control character.",
+    "take the attribute away (setfattr --remove) in a checkpoint before",
+)
+_LATE = (
+    "cannot keep its time in ext4",
+    "It is after 2038, and the name has a quotation mark or control character.",
+    "give the file another time (touch) in a checkpoint before",
+)
+
+
+def debugfs_word(text: str, problem: str, details: str, resolution: str) -> str:
+    """The text as a word of a debugfs request. Names are the image's own: one with the end of a line in it
+    would be a request of its own. Raises CheckpointError, as the `problem` of the text, for what cannot be
+    written."""
     if not text.isprintable() or '"' in text:
-        raise CheckpointError(
-            f"{text[:100]!r} cannot be carried over into ext4",
-            "It is an attribute of the image's root directory, with a quotation mark or control character.",
-            "take the attribute away (setfattr --remove) in a checkpoint before",
-        )
+        raise CheckpointError(f"{text[:100]!r} {problem}", details, resolution)
     return f'"{text}"'
 
 
