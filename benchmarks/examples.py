@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 from dcd.manifest.doc import software_for
 from dcd.manifest.objects.software import Image as ImageArea
-from dcd.manifest.parse import load
+from dcd.planning.load import load
 from dcd.platform.apt import host_codename
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from dcd.platform import apt, foreign, tools
+from dcd.platform import apt, foreign
 from dcd.platform.asking import ask_host_apt
 from dcd.platform.hypervisor import probe_kvm
 from statemachine.errors import DcdError
+from store.host import tools
+from store.host.mounts import can_restrict, file_system_of
+from store.host.versions import version
 from store.layers.choose import choose
-from store.layers.mounts import can_restrict, file_system_of
 
 ENGINE_TOOLS = (*tools.WORKER_TOOLS, "mount", "umount", "cp")
 """Without these no checkpoint runs."""
@@ -106,12 +108,12 @@ def _tools() -> Iterator[HostCheck]:
         if name in absent:
             yield HostCheck(name, "missing", "not installed", tools.remedy([name]))
         else:
-            yield HostCheck(name, "ok", tools.version(name) or "installed")
+            yield HostCheck(name, "ok", version(name) or "installed")
     for name, purpose in OPTIONAL_TOOLS.items():
         if tools.missing([name]):
             yield HostCheck(name, "ok", f"not installed; {purpose}")
         else:
-            yield HostCheck(name, "ok", tools.version(name) or "installed")
+            yield HostCheck(name, "ok", version(name) or "installed")
     if absent:
         count = f"{len(absent)} of the tools that Debian images need are missing"
         yield HostCheck("tools", "missing", count, tools.remedy(absent))

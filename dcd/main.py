@@ -92,7 +92,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     options = {"state_dir": arguments.state_dir, "socket": arguments.socket}
     if not arguments.from_smf:
         _leave(serve(lambda: configuration.load(arguments.config, options)))
-    from dcd.platform import smf
+    from dcd.configuration import smf
 
     try:
         _leave(serve(lambda: configuration.from_smf(smf.settings(), options)))
@@ -126,9 +126,10 @@ def _config(arguments: argparse.Namespace) -> int:
 
 
 def _smf_manifest(arguments: argparse.Namespace) -> int:
+    from dcd.configuration.smf import properties
     from smf.manifest import installed_manifest
 
-    sys.stdout.write(installed_manifest())
+    sys.stdout.write(installed_manifest(properties()))
     return 0
 
 

@@ -28,6 +28,7 @@ from dcd import log as logging
 from dcd.api import server as http
 from dcd.api.app import make_app
 from dcd.api.listening import Listener, Place
+from dcd.api.metrics import Metrics
 from dcd.configuration import Configuration, Effective, Live, Reloaded
 from dcd.engine.backup import remove_leftovers
 from dcd.engine.broadcast import Broadcast
@@ -38,7 +39,6 @@ from dcd.engine.runner import Runner, Stores
 from dcd.engine.scheduler import Scheduler
 from dcd.engine.secret_digests import secret_key
 from dcd.engine.workspaces import claiming_workspace, kept_workspace
-from dcd.metrics import Metrics
 from dcd.planner import Planner
 from dcd.platform import control_group, notify
 from dcd.platform.control_group import Delegated
@@ -47,8 +47,8 @@ from statemachine.build import BuildState
 from statemachine.errors import DcdError, Unavailable
 from store.artifacts import Artifacts
 from store.blobs import Blobs
-from store.durable import write_file
 from store.eventlog import EventLog
+from store.host.durable import write_file
 from store.layers import LayerStore
 from store.layers.choose import TRIAL, choose, retired
 

@@ -1,26 +1,40 @@
 """The service's SMF manifest: `dcd.xml` with the paths of an installation and every setting.
 
-The property group `config` and its templates are made from `dcd.configuration.SETTINGS`, so no setting
-is without property, type, default, description and constraint. Pure: reads only the package's file.
+The property group `config` and its templates are made from the daemon's settings, which come as data: so
+no setting is without property, type, default, description and constraint. Pure: reads only the package's
+file.
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lxml import etree
-
-from dcd.configuration import SETTINGS, Setting
-from dcd.configuration.settings import ILLUMOS_RUN_DIRECTORY
 
 _COUNT_MAX = 2**63 - 1
 """What the daemon takes; a count of SMF goes to 2^64 - 1."""
 
 
-def smf_manifest(command: Path, script: Path, manual: Path) -> str:
-    """The manifest as XML text.
+@dataclass(frozen=True, slots=True)
+class Property:
+    """A setting as a property of the service. `values` are its default, one of them unless it `is_list`;
+    `choices` limit the text, `minimum` the count."""
+
+    name: str
+    type: Literal["count", "astring"]
+    values: tuple[str, ...]
+    is_list: bool
+    description: str
+    unit: str = ""
+    choices: tuple[str, ...] = ()
+    minimum: int = 0
+
+
+def smf_manifest(command: Path, script: Path, manual: Path, properties: Iterable[Property]) -> str:
+    """The manifest as XML text, with the `properties` of the group `config`.
 
     `command` is the installed `dcd` (with `dcctl` beside it), `script` the method script, `manual` the
     directory of the manual pages. All absolute.
@@ -36,21 +50,20 @@ def smf_manifest(command: Path, script: Path, manual: Path) -> str:
     _set(tree, "//manpage", "manpath", str(manual))
     (group,) = _find(tree, "//property_group[@name='config']")
     (pattern,) = _find(tree, "//pg_pattern[@name='config']")
-    for setting in SETTINGS.values():
-        group.append(_property(setting))
-        pattern.append(_template(setting))
+    for each in properties:
+        group.append(_property(each))
+        pattern.append(_template(each))
     etree.indent(tree, "  ")
     text: str = etree.tostring(tree, encoding="unicode")
     # lxml puts no line end between the comment and the root.
     return '<?xml version="1.0"?>\n' + text.replace("--><", "-->\n<", 1) + "\n"
 
 
-def installed_manifest() -> str:
+def installed_manifest(properties: Iterable[Property]) -> str:
     """The manifest for the installation that runs now: what `dcd smf-manifest` prints."""
     prefix = Path(sys.prefix)
-    return smf_manifest(
-        prefix / "bin" / "dcd", Path(str(files("smf"))) / "svc-dcd.sh", prefix / "share" / "man"
-    )
+    script = Path(str(files("smf"))) / "svc-dcd.sh"
+    return smf_manifest(prefix / "bin" / "dcd", script, prefix / "share" / "man", properties)
 
 
 def _find(tree: Any, path: str) -> list[Any]:
@@ -63,45 +76,35 @@ def _set(tree: Any, path: str, attribute: str, value: str) -> None:
         element.set(attribute, value)
 
 
-def smf_type(setting: Setting) -> str:
-    """The SMF type of a setting: numbers are counts, all else strings."""
-    return "count" if setting.kind in (int, float) else "astring"
-
-
-def _property(setting: Setting) -> Any:
-    kind = smf_type(setting)
-    if _is_list(setting):
-        element = etree.Element("property", name=setting.name, type=kind)
-        values = _values(setting)
-        if values:
-            container = etree.SubElement(element, f"{kind}_list")
-            for value in values:
+def _property(each: Property) -> Any:
+    if each.is_list:
+        element = etree.Element("property", name=each.name, type=each.type)
+        if each.values:
+            container = etree.SubElement(element, f"{each.type}_list")
+            for value in each.values:
                 etree.SubElement(container, "value_node", value=value)
         return element
-    (value,) = _values(setting)
-    return etree.Element("propval", name=setting.name, type=kind, value=value)
+    (value,) = each.values
+    return etree.Element("propval", name=each.name, type=each.type, value=value)
 
 
-def _template(setting: Setting) -> Any:
-    """The prop_pattern of a setting; the DTD prescribes the order of its children."""
-    pattern = etree.Element(
-        "prop_pattern", name=setting.name, type=smf_type(setting), required="true"
-    )
-    _text(pattern, "common_name", setting.name.replace("_", " "))
-    when = "" if setting.reloads else " Takes effect at the next restart."
-    _text(pattern, "description", setting.description + when)
-    if setting.unit:
-        _text(pattern, "units", setting.unit)
+def _template(each: Property) -> Any:
+    """The prop_pattern of a property; the DTD prescribes the order of its children."""
+    pattern = etree.Element("prop_pattern", name=each.name, type=each.type, required="true")
+    _text(pattern, "common_name", each.name.replace("_", " "))
+    _text(pattern, "description", each.description)
+    if each.unit:
+        _text(pattern, "units", each.unit)
     etree.SubElement(pattern, "visibility", value="readwrite")
-    if not _is_list(setting):
+    if not each.is_list:
         etree.SubElement(pattern, "cardinality", min="1", max="1")
-    if setting.choices:
+    if each.choices:
         constraints = etree.SubElement(pattern, "constraints")
-        for choice in setting.choices:
+        for choice in each.choices:
             etree.SubElement(constraints, "value", name=choice)
-    elif smf_type(setting) == "count":
+    elif each.type == "count":
         constraints = etree.SubElement(pattern, "constraints")
-        etree.SubElement(constraints, "range", min=str(setting.minimum), max=str(_COUNT_MAX))
+        etree.SubElement(constraints, "range", min=str(each.minimum), max=str(_COUNT_MAX))
     return pattern
 
 
@@ -109,17 +112,3 @@ def _text(parent: Any, name: str, text: str) -> None:
     text_element = etree.SubElement(etree.SubElement(parent, name), "loctext")
     text_element.set("{http://www.w3.org/XML/1998/namespace}lang", "C")
     text_element.text = text
-
-
-def _is_list(setting: Setting) -> bool:
-    return setting.kind in (tuple[str, ...], tuple[Path, ...], Mapping[str, Path])
-
-
-def _values(setting: Setting) -> list[str]:
-    if setting.kind == Mapping[str, Path]:
-        return [f"{prefix}={directory}" for prefix, directory in setting.default.items()]
-    if _is_list(setting):
-        return [str(value) for value in setting.default]
-    if setting.name == "socket":  # wherever the manifest is printed
-        return [str(ILLUMOS_RUN_DIRECTORY / "dcd.sock")]
-    return [str(int(setting.default)) if setting.kind is float else str(setting.default)]

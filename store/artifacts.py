@@ -28,9 +28,9 @@ from typing import BinaryIO
 
 from statemachine.errors import UsageError
 from statemachine.events import Artifact
-from store.durable import disk_full_is_told, sync_directory, sync_file
-from store.regular import open_regular
-from store.sparse import copy_content
+from store.host.durable import disk_full_is_told, sync_directory, sync_file
+from store.host.regular import open_regular
+from store.host.sparse import copy_content
 
 SUMS = "SHA256SUMS"
 EVIDENCE_SUMS = f"{SUMS}.evidence"

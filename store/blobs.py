@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from statemachine.errors import NotFound, UsageError
-from store.durable import disk_full_is_told, sync_directory
+from store.host.durable import disk_full_is_told, sync_directory
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _ASIDE = ".part-"

@@ -17,11 +17,12 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 
-from dcd.api import builds, host, leavings, openapi, schemas, shell
+from dcd.api import builds, host, openapi, results, schemas, shell
 from dcd.api.fairness import Fair, Turns
 from dcd.api.handling import Api
 from dcd.api.identity import Identified
 from dcd.api.limits import Counted, Limits
+from dcd.api.metrics import CONTENT_TYPE, Metrics
 from dcd.api.operations import Operation, routes
 from dcd.api.problems import problem_response
 from dcd.api.server import API
@@ -29,9 +30,8 @@ from dcd.configuration import Live, Reloaded
 from dcd.engine.engine import Engine
 from dcd.engine.garbage import Collected
 from dcd.engine.usage import DiskUsage
-from dcd.metrics import CONTENT_TYPE, Metrics
 from statemachine.errors import DcdError, UsageError
-from store.durable import DiskFull, is_full
+from store.host.durable import DiskFull, is_full
 
 log = structlog.get_logger()
 
@@ -155,36 +155,36 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         "GET", f"{BUILD}/events", "events", "The events of a build, or a stream of them",
-        leavings.events, schemas.EventList, query=(leavings.AFTER, leavings.EVENTS_LIMIT), problems=(404,),
+        results.events, schemas.EventList, query=(results.AFTER, results.EVENTS_LIMIT), problems=(404,),
         streams=True,
     ),
     Operation(
         "GET", f"{BUILD}/events/verify", "verify_events", "Recompute the hash chain",
-        leavings.verify_events, schemas.Verification, problems=(404,),
+        results.verify_events, schemas.Verification, problems=(404,),
     ),
     Operation(
         "GET", f"{BUILD}/logs", "logs", "The logs of all attempts",
-        leavings.logs, schemas.LogList, problems=(404, 410),
+        results.logs, schemas.LogList, problems=(404, 410),
     ),
     Operation(
         "GET", f"{BUILD}/logs/{{checkpoint}}/{{attempt}}", "log", "The log of an attempt",
-        leavings.log, None, query=(leavings.OFFSET,), media_type="text/plain", problems=(404, 410),
+        results.log, None, query=(results.OFFSET,), media_type="text/plain", problems=(404, 410),
     ),
     Operation(
         "GET", f"{BUILD}/artifacts", "artifacts", "What the build delivered",
-        leavings.artifacts, schemas.ArtifactList, problems=(404, 410),
+        results.artifacts, schemas.ArtifactList, problems=(404, 410),
     ),
     Operation(
         "POST", f"{BUILD}/artifacts/verify", "verify_artifacts", "Digest them again",
-        leavings.verify_artifacts, schemas.ArtifactChecks, problems=(404, 410),
+        results.verify_artifacts, schemas.ArtifactChecks, problems=(404, 410),
     ),
     Operation(
         "GET", f"{BUILD}/doc", "doc", "The DOC of a build, or what a path string names in it",
-        leavings.doc, schemas.DocView, query=(leavings.AT, leavings.PATH), problems=(404, 409, 422, 424),
+        results.doc, schemas.DocView, query=(results.AT, results.PATH), problems=(404, 409, 422, 424),
     ),
     Operation(
         "GET", f"{BUILD}/graph", "graph", "The state machine, present state marked",
-        leavings.graph, None, query=(leavings.FORMAT,), media_type="text/plain", problems=(404,),
+        results.graph, None, query=(results.FORMAT,), media_type="text/plain", problems=(404,),
     ),
 )  # fmt: skip
 """The table."""

@@ -8,8 +8,8 @@ from typing import BinaryIO, cast
 from starlette.requests import Request
 from starlette.responses import Response
 
-from dcd.access import Action
 from dcd.api import schemas
+from dcd.api.access import Action
 from dcd.api.handling import Api, left
 from dcd.api.operations import QueryParameter, body_of, integer, json_response, limit
 from dcd.api.server import actor_of

@@ -11,14 +11,15 @@ from datetime import datetime
 
 from starlette.requests import Request
 
-from dcd.access import Action, borrower, host_code, require, require_secrets
+from dcd.api.access import Action, host_code, require
+from dcd.api.metrics import Metrics
 from dcd.api.schemas import BuildView
 from dcd.api.server import actor_of
 from dcd.api.views import build_view
 from dcd.configuration import Live
+from dcd.engine.borrowers import borrower, require_secrets
 from dcd.engine.engine import Engine
 from dcd.manifest.secrets import Borrower
-from dcd.metrics import Metrics
 from dcd.planner.tasks import WithSecrets
 from statemachine.build import BuildState
 from statemachine.commands import removed
@@ -47,7 +48,7 @@ class Api:
     metrics: Metrics
 
     def require(self, request: Request, action: Action, owner: int | None = None) -> None:
-        """Raise PermissionDenied unless the peer may do `action`; `owner` as in `dcd.access`."""
+        """Raise PermissionDenied unless the peer may do `action`; `owner` as in `dcd.api.access`."""
         held = request.scope.get("dcd.roles")
         require(self.settings(), actor_of(request.scope), action, owner=owner, held=held)
 

@@ -9,17 +9,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from dcd import doctor as host_doctor
-from dcd.access import Action
 from dcd.api import schemas
+from dcd.api.access import Action
 from dcd.api.handling import Api
+from dcd.api.metrics import CONTENT_TYPE
 from dcd.api.operations import body_of, json_response
 from dcd.api.problems import problem_response
 from dcd.api.server import API
 from dcd.api.streaming import file_response
 from dcd.configuration import LiveSetting, plain
+from dcd.construction.checkpoint_types import registered
 from dcd.engine.backup import copy_of
-from dcd.manifest.checkpoint_types import registered
-from dcd.metrics import CONTENT_TYPE
 
 
 async def version(api: Api, request: Request) -> Response:

@@ -15,8 +15,9 @@ from dataclasses import replace
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from dcd.access import Role, has_every_role, roles
+from dcd.api.access import Role, roles
 from dcd.configuration import Configuration
+from dcd.engine.borrowers import has_every_role
 from dcd.platform.peer import user_name
 from statemachine.errors import DcdError, Unavailable
 from statemachine.events import Actor

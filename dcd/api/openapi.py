@@ -1,10 +1,9 @@
 """The OpenAPI 3.1 document, derived from the operations and the schemas.
 
 Served at `/v1/openapi.json` and committed as docs/reference/openapi.json (a test compares the two).
-`python -m dcd.api.openapi` prints it.
+`python -m dcd.api.reference` writes it down.
 """
 
-import sys
 from typing import Any
 
 import msgspec
@@ -121,11 +120,3 @@ def render(operations: tuple[Operation, ...], version: str) -> str:
     """The document as indented JSON text."""
     encoded = msgspec.json.encode(document(operations, version), order="deterministic")
     return msgspec.json.format(encoded, indent=1).decode() + "\n"
-
-
-if __name__ == "__main__":
-    from importlib.metadata import version
-
-    from dcd.api.app import OPERATIONS
-
-    sys.stdout.write(render(OPERATIONS, version("dcd")))

@@ -1,18 +1,19 @@
 """The tables of docs/reference/api.md, made from the operations and the schemas.
 
-    python -m dcd.api.reference docs/reference/api.md
+    python -m dcd.api.reference docs/reference
 
-writes them between the marks in the page; a test compares the two.
+writes them between the marks in the page, and openapi.json beside it; a test compares all of it.
 """
 
 import json
 import re
 import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from dcd.api.openapi import document
+from dcd.api.openapi import document, render
 from dcd.api.operations import Operation
 
 NOTES = {
@@ -134,5 +135,7 @@ def _kind(value: dict[str, Any]) -> str:
 if __name__ == "__main__":
     from dcd.api.app import OPERATIONS
 
-    place = Path(sys.argv[1])
+    directory = Path(sys.argv[1])
+    place = directory / "api.md"
     place.write_text(page(place.read_text(), OPERATIONS))
+    (directory / "openapi.json").write_text(render(OPERATIONS, version("dcd")))

@@ -12,12 +12,12 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from dcd.construction.checkpoint_types import CheckpointType
 from dcd.doctor import HostCheck
-from dcd.engine.document import Match
-from dcd.engine.intentions import Intention
-from dcd.manifest.checkpoint_types import CheckpointType
 from dcd.manifest.diagnostics import Diagnostic, MissingInput
 from dcd.manifest.times import EARLIEST, LATEST
+from dcd.planning.document import Match
+from dcd.planning.preview import Intention
 from statemachine.events import Actor, Artifact, ErrorInfo, Event, InputFile
 from statemachine.plan import Json
 

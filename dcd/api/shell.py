@@ -12,8 +12,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from dcd.access import Action
 from dcd.api import schemas
+from dcd.api.access import Action
 from dcd.api.handling import Api
 from dcd.api.operations import body_of
 from dcd.api.server import actor_of

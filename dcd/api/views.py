@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from dcd.api.schemas import BuildSummary, BuildView, CheckpointView
-from dcd.engine.planning import build_epoch
+from dcd.planning.plan import build_epoch
 from statemachine.build import BuildState
 from store.artifacts import Artifacts
 from store.eventlog import BuildSummary as StoredSummary

@@ -33,14 +33,14 @@ from dcd.manifest.forms import (
 )
 from dcd.manifest.paths import references, substitute
 from dcd.manifest.values import InputPath
-from dcd.platform.capabilities import NUMBERS
 from dcd.platform.chroot import chroot
 from dcd.platform.host_parts import file_digest
 from dcd.platform.inside import regular_file, write
-from dcd.platform.process import BASE_ENVIRONMENT, ToolFailed
-from dcd.platform.tools import TOOL_PATH
 from statemachine.errors import CheckpointError, NotFound, Unprepared
 from store.artifacts import EVIDENCE_SUMS, SUMS
+from store.host.capabilities import NUMBERS
+from store.host.process import BASE_ENVIRONMENT, ToolFailed
+from store.host.tools import TOOL_PATH
 
 _SHELL = "/bin/sh"
 _OWN_INTERPRETER = re.compile(r"#![ \t]*(/\S+[^\n]*)")

@@ -21,11 +21,11 @@ from dcd.manifest.data_object import DataObject, Origin
 from dcd.manifest.diagnostics import Diagnostic, error
 from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.objects import Arg, ArgList, Args, CheckpointSpec
-from dcd.platform.capabilities import CHROOT, FILES, MOUNTS
-from dcd.platform.devices import ALL_DEVICES
-from dcd.platform.process import Completed, run
 from statemachine.events import Artifact
 from statemachine.plan import Json
+from store.host.capabilities import CHROOT, FILES, MOUNTS
+from store.host.devices import ALL_DEVICES
+from store.host.process import Completed, run
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class HostPath:
 class Needs:
     """What a checkpoint needs of the host; checked before the first checkpoint of a plan runs.
 
-    `tools` are names in `dcd.platform.tools.TOOLS`; `network` keeps the host's network namespace, and
+    `tools` are names in `store.host.tools.TOOLS`; `network` keeps the host's network namespace, and
     puts the host's proxies into the environment of tools, with their logins only where `proxy_logins`
     says that nothing of a manifest or an image runs with them; `disk_bytes` is the peak of extra space in
     the state directory.
@@ -137,7 +137,7 @@ class Context:
         on_meter: Callable[[str], None] | None = None,
         ok: Sequence[int] = (0,),
     ) -> Completed:
-        """Run a tool with this context's environment (plus `env`); see `dcd.platform.process.run`."""
+        """Run a tool with this context's environment (plus `env`); see `store.host.process.run`."""
         return run(
             argv,
             env={**self.environment, **(env or {})},

@@ -8,8 +8,8 @@ import re
 import signal
 from collections.abc import Collection
 
-from dcd.platform.process import ToolFailed
 from statemachine.errors import CheckpointError
+from store.host.process import ToolFailed
 
 _STATUS = {
     126: "a program could not be executed",

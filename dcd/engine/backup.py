@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from statemachine.errors import Refused, Unavailable
-from store.durable import sync_directory, sync_file
 from store.eventlog import EventLog, LogDamaged
 from store.eventlog.high_water import HighWater
+from store.host.durable import sync_directory, sync_file
 
 _ASIDE = "backup-"
 _FILES = ("-wal", "-shm", "")

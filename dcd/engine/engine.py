@@ -16,12 +16,8 @@ from typing import TypeVar
 
 from dcd import planner
 from dcd.configuration import Configuration
-from dcd.engine import planning
 from dcd.engine.builds import Builds
-from dcd.engine.document import Match, saved
 from dcd.engine.garbage import Collector
-from dcd.engine.history import History, expected, most_alike
-from dcd.engine.intentions import Intention, compared, intentions
 from dcd.engine.losses import NO_LOSSES, Losses
 from dcd.engine.runner import Runner, Stores
 from dcd.engine.scheduler import Scheduler
@@ -44,6 +40,10 @@ from dcd.planner.tasks import (
     WithoutSecrets,
     WithSecrets,
 )
+from dcd.planning import plan as planning
+from dcd.planning.document import Match, saved
+from dcd.planning.history import History, expected, most_alike
+from dcd.planning.preview import Intention, compared, intentions
 from statemachine.build import BuildState
 from statemachine.commands import (
     Command,

@@ -5,7 +5,7 @@ import errno
 from statemachine.commands import Command, FailCheckpoint, InterruptCheckpoint
 from statemachine.errors import DcdError
 from statemachine.events import ErrorInfo
-from store.durable import is_full
+from store.host.durable import is_full
 
 
 def broken_off(checkpoint: str, error: OSError) -> Command:

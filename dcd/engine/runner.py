@@ -17,9 +17,8 @@ from pathlib import Path
 import structlog
 
 from dcd import planner
-from dcd.access import require_secrets
 from dcd.configuration import Configuration
-from dcd.engine import planning, space
+from dcd.engine.borrowers import require_secrets
 from dcd.engine.broadcast import progress
 from dcd.engine.builds import Builds
 from dcd.engine.claims import claims_released, release_claims
@@ -31,6 +30,7 @@ from dcd.engine.secret_digests import secret_digests
 from dcd.engine.workspaces import claiming_workspace, kept_workspace, missing_layer, workspace_name
 from dcd.planner.client import HERE, Planning
 from dcd.planner.tasks import OfBuild
+from dcd.planning import plan as planning
 from dcd.platform.control_group import Delegated
 from dcd.worker.launch import Cancelled, Completed, Died, Failed, Outcome, run_attempt
 from dcd.worker.request import Claim, WorkerRequest
@@ -56,7 +56,8 @@ from statemachine.plan import PlannedCheckpoint
 from statemachine.steps import CancelNow, Finish, PauseNow, RunCheckpoint, next_step
 from store.artifacts import Artifacts
 from store.blobs import Blobs
-from store.durable import DiskFull, used_up
+from store.host import space
+from store.host.durable import DiskFull, used_up
 from store.layers import Layer, LayerRecord, LayerStore, Workspace
 
 log = structlog.get_logger()
@@ -245,7 +246,8 @@ class Runner:
                 return await self.builds.state(state.id)
             if layer := await asyncio.to_thread(self.stores.layers.find, planned.key):
                 return await self._reuse(state, planned, layer, external)
-            if lacking := space.lacking(self._settings(), planned):
+            settings = self._settings()
+            if lacking := space.lacking(settings.state_dir, planned, settings.min_free_bytes):
                 return await self._command(state, Pause(lacking, "no-space"))
             return await self._attempt(state, index, planned, external)
 

@@ -15,12 +15,12 @@ from dataclasses import replace
 import structlog
 
 from dcd.configuration import Configuration
-from dcd.engine import space
 from dcd.engine.builds import Builds
 from dcd.engine.runner import Runner
 from statemachine.build import BuildState, Lifecycle
 from statemachine.commands import HAS_PLACE, Resume
 from statemachine.errors import DcdError, Unavailable
+from store.host import space
 
 log = structlog.get_logger()
 

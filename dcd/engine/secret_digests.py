@@ -20,7 +20,7 @@ from dcd.platform.host_parts import SUFFIX
 from statemachine.errors import DcdError
 from statemachine.keys import EXTERNAL, chain
 from statemachine.plan import Ingredient, Plan
-from store.durable import write_file
+from store.host.durable import write_file
 
 _KEY_BYTES = 32
 

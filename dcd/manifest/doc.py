@@ -83,7 +83,7 @@ class DataObjectCache(DataObject):
 
 
 def _parse(text: str, tag: str) -> Element:
-    """Parse text that this program wrote. Text from clients goes through `dcd.manifest.parse`."""
+    """Parse text that this program wrote. Text from clients goes through `dcd.planning.load`."""
     try:
         root = etree.fromstring(text.encode(), _PARSER)
     except etree.XMLSyntaxError as error:

@@ -2,7 +2,7 @@
 
 A plug-in names its `DataObject` classes in the entry-point group `dcd.data_objects`. A class says by
 `extends` in which elements it may stand, and by its priority whether it goes before a class of the project.
-Its checkpoints come by the group `dcd.checkpoints` (`dcd.manifest.constructors`). Loading runs the
+Its checkpoints come by the group `dcd.checkpoints` (`dcd.construction.constructors`). Loading runs the
 plug-in's code.
 """
 

@@ -10,11 +10,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from dcd.manifest.canonical import canonical_text, restore
 from dcd.manifest.data_object import DataObject, fields_of
 from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.fields import Field
 from dcd.manifest.objects.execution import Arg, ArgList, Args
-from dcd.manifest.parse import canonical_text, restore
 from statemachine.errors import InvalidManifest
 from statemachine.plan import Json, Plan
 

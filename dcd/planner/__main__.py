@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
-from dcd.manifest.constructors import import_module, own_modules
+from dcd.construction.constructors import import_module, own_modules
 from dcd.manifest.plugins import installed_registry
 from dcd.planner.border import (
     ANSWER,
@@ -37,8 +37,8 @@ from dcd.planner.border import (
 )
 from dcd.planner.request import ORDER, Kind, Order
 from dcd.platform.host_parts import host_parts
-from dcd.platform.tools import TOOLS
 from statemachine.errors import DcdError, Unprepared
+from store.host.tools import TOOLS
 
 NICENESS = 5
 

@@ -35,7 +35,7 @@ from dcd.planner.request import Kind, Order
 from dcd.planner.tasks import Task
 from statemachine.errors import DcdError, TooManyRequests, Unavailable, Unprepared
 from statemachine.events import Actor
-from store.interpreter import module_command, module_environment
+from store.host.interpreter import module_command, module_environment
 
 log = structlog.get_logger()
 

@@ -12,24 +12,26 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from dcd.checkpoints.interface import Needs
-from dcd.engine import document, planning
-from dcd.engine.document import Match
-from dcd.engine.intentions import Intention, beyond
-from dcd.engine.prospects import examine
-from dcd.engine.validation import validate
+from dcd.manifest.canonical import restore
 from dcd.manifest.diagnostics import Diagnostic, ManifestError, in_order
 from dcd.manifest.doc import distro
 from dcd.manifest.includes import CapturedFile
 from dcd.manifest.inputs import InputsMissing
 from dcd.manifest.migrate import Migrated, migrate
-from dcd.manifest.parse import Loaded, load, restore
-from dcd.manifest.parse import Settings as ManifestSettings
 from dcd.manifest.secrets import Borrower
 from dcd.manifest.source import LIMITS
 from dcd.manifest.withheld import withheld, withhold
+from dcd.planning import document
+from dcd.planning import plan as planning
+from dcd.planning.document import Match
+from dcd.planning.load import Loaded, load
+from dcd.planning.load import Settings as ManifestSettings
+from dcd.planning.preview import Intention, beyond
+from dcd.planning.readiness import examine
+from dcd.planning.validation import validate
 from statemachine.events import InputFile
 from statemachine.plan import Plan, PlannedCheckpoint
-from store.regular import read_regular
+from store.host.regular import read_regular
 
 Question = TypeVar("Question")
 Answer = TypeVar("Answer")

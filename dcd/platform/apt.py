@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from dcd.platform.process import ToolFailed, run
 from statemachine.errors import InvalidManifest, Unprepared
+from store.host.process import ToolFailed, run
 
 TRANSFER_OPTIONS = ("Acquire::http::Timeout=20", "Acquire::https::Timeout=20", "Acquire::Retries=0")
 """apt's time limits; the retries are ours, because apt does not retry a 503."""

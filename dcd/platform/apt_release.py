@@ -18,9 +18,9 @@ from functools import partial
 from pathlib import Path
 
 from dcd.platform.apt import Source, auth_file, settings_text, split_login, transfer_settings
-from dcd.platform.process import ToolFailed, run
-from dcd.platform.tools import TOOLS
 from statemachine.errors import Unprepared
+from store.host.process import ToolFailed, run
+from store.host.tools import TOOLS
 
 BACK_OFF_SECONDS = (1.0, 3.0, 7.0)
 """The pauses between tries at a download that failed for a reason that may pass."""

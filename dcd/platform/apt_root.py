@@ -33,13 +33,13 @@ from dcd.platform.apt import (
     word,
 )
 from dcd.platform.apt_release import BACK_OFF_SECONDS, MOST_BYTES, fetch_problem, unreachable
-from dcd.platform.capabilities import FILES, keep_only
 from dcd.platform.inside import entry, make_directory, resolve, write
-from dcd.platform.process import ToolFailed, operand, run
 from dcd.platform.sandbox import is_apart
-from dcd.platform.tools import TOOLS
 from statemachine.errors import CheckpointError
-from store.layers.mounts import NO_DEVICES, NO_SUID, bind, mount, unmount
+from store.host.capabilities import FILES, keep_only
+from store.host.mounts import NO_DEVICES, NO_SUID, bind, mount, unmount
+from store.host.process import ToolFailed, operand, run
+from store.host.tools import TOOLS
 
 LISTS, ARCHIVES = "var/lib/apt/lists", "var/cache/apt/archives"
 

@@ -21,10 +21,9 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from dcd.platform import apt, apt_release, ips, process
+from dcd.platform import apt, apt_release, ips
 from dcd.platform.apt import HostApt, Source
 from dcd.platform.ips import Repository
-from dcd.platform.process import ToolFailed
 from dcd.platform.sandbox import (
     MODULE,
     NOBODY,
@@ -36,6 +35,8 @@ from dcd.platform.sandbox import (
     run_confined,
 )
 from statemachine.errors import DcdError, InvalidManifest, Unprepared
+from store.host import process
+from store.host.process import ToolFailed
 
 SECONDS = 300.0
 """How long one question may take, whatever is tried again."""

@@ -19,12 +19,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from dcd.platform.capabilities import FILES, keep_only
-from dcd.platform.devices import mount_devices
 from dcd.platform.inside import make_directory, resolve, write
-from dcd.platform.process import Completed, run
 from statemachine.errors import CheckpointError
-from store.layers.mounts import NO_DEVICES, NO_SUID, bind, bind_without_devices, mount, unmount
+from store.host.capabilities import FILES, keep_only
+from store.host.devices import mount_devices
+from store.host.mounts import NO_DEVICES, NO_SUID, bind, bind_without_devices, mount, unmount
+from store.host.process import Completed, run
 
 _RESOLVER = Path("/etc/resolv.conf")
 
@@ -47,7 +47,7 @@ class Inside:
         on_line: Callable[[str], None] | None = None,
         ok: Sequence[int] = (0,),
     ) -> Completed:
-        """Run a program of the image with the image as its root; see `dcd.platform.process.run`."""
+        """Run a program of the image with the image as its root; see `store.host.process.run`."""
         return run(
             argv,
             env={"DEBIAN_FRONTEND": "noninteractive", **self.environment, **(env or {})},

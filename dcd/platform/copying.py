@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from dcd.platform.inside import entry, make_directory, resolve
 from statemachine.errors import CheckpointError
-from store.sparse import copy_content, copy_range, data_ranges
+from store.host.sparse import copy_content, copy_range, data_ranges
 
 _NO_ATTRIBUTE = {errno.ENOTSUP, errno.EPERM, errno.EINVAL}
 

@@ -8,9 +8,9 @@ another root too. Source: the kernel's Documentation/admin-guide/binfmt-misc.rst
 import platform
 from pathlib import Path
 
-from dcd.platform import tools
-from dcd.platform.process import run
 from statemachine.errors import DcdError
+from store.host import tools
+from store.host.process import run
 
 QEMU = {
     "alpha": "alpha",

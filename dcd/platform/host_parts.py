@@ -19,9 +19,10 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from dcd.platform.process import run
-from dcd.platform.tools import tool_named, version
 from statemachine.errors import DcdError, Unprepared
+from store.host.process import run
+from store.host.tools import tool_named
+from store.host.versions import version
 
 SUFFIX = " of the host"
 """How the names of host parts end."""
@@ -38,7 +39,7 @@ Identity = tuple[int, ...]
 
 
 def host_parts(names: Iterable[str]) -> dict[str, str]:
-    """The host parts behind the tools `names` (see `dcd.platform.tools`), by the parts' names, as the text
+    """The host parts behind the tools `names` (see `store.host.tools`), by the parts' names, as the text
     that identifies each. Tools that decide no bytes, and tools that are missing, are no part."""
     found: dict[str, dict[str, str]] = {}
     packages: dict[str, dict[str, str]] = {}

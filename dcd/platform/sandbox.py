@@ -27,12 +27,10 @@ from typing import NoReturn
 
 import msgspec
 
-from dcd.platform.capabilities import NUMBERS, keep_only, permitted
-from dcd.platform.devices import mount_devices
-from dcd.platform.process import run
-from dcd.platform.tools import TOOL_PATH
-from store.interpreter import module_command, module_environment
-from store.layers.mounts import (
+from store.host.capabilities import NUMBERS, keep_only, permitted
+from store.host.devices import mount_devices
+from store.host.interpreter import module_command, module_environment
+from store.host.mounts import (
     NO_DEVICES,
     NO_SUID,
     READ_ONLY,
@@ -43,6 +41,8 @@ from store.layers.mounts import (
     mount,
     restrict,
 )
+from store.host.process import run
+from store.host.tools import TOOL_PATH
 
 OUTPUT_BYTES = 64 * 1024
 """What it may write, to its output or to any other file, unless it is allowed more."""

@@ -13,7 +13,7 @@ import sys
 import threading
 from typing import NoReturn
 
-from dcd.worker.words import CANCEL
+from dcd.worker.signals import CANCEL
 
 
 def main() -> NoReturn:

@@ -29,8 +29,8 @@ from typing import NoReturn
 from dcd.checkpoints.interface import Checkpoint, Context, Report
 from dcd.checkpoints.packages import list_kept_true
 from dcd.checkpoints.recorded import left_among_media, recorded_files_kept
-from dcd.manifest.constructors import construct
-from dcd.manifest.parse import restore
+from dcd.construction.constructors import construct
+from dcd.manifest.canonical import restore
 from dcd.platform import resources
 from dcd.worker.areas import make_areas, require_areas
 from dcd.worker.isolation import confine, isolate
@@ -49,12 +49,12 @@ from dcd.worker.request import (
     decode_request,
     encode,
 )
-from dcd.worker.words import CLAIMED
+from dcd.worker.signals import CLAIMED
 from statemachine.errors import DcdError, Unavailable
 from statemachine.events import Artifact, ErrorInfo
-from store.durable import used_up
+from store.host.durable import used_up
+from store.host.mounts import unmount_below
 from store.layers.choose import open_store
-from store.layers.mounts import unmount_below
 
 _DONE, _TOLD = 0, 3
 """Exit statuses of the process that does the work."""

@@ -24,11 +24,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from dcd.manifest.secrets import DIRECTORIES as SECRETS
-from dcd.platform.capabilities import keep_only
-from dcd.platform.devices import ALL_DEVICES, mount_devices
 from dcd.worker.request import SCRATCH, Grants, WorkerRequest
 from statemachine.errors import Unprepared
-from store.layers.mounts import (
+from store.host.capabilities import keep_only
+from store.host.devices import ALL_DEVICES, mount_devices
+from store.host.mounts import (
     NO_DEVICES,
     NO_SUID,
     READ_ONLY,

@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dcd.platform import tools
 from dcd.platform.control_group import AttemptGroup, Delegated
 from dcd.worker.recover import detach_loops, kill_leftovers
 from dcd.worker.request import (
@@ -41,14 +40,15 @@ from dcd.worker.request import (
     decode_message,
     encode,
 )
-from dcd.worker.words import CANCEL, CLAIMED
+from dcd.worker.signals import CANCEL, CLAIMED
 from statemachine.errors import Unprepared
 from statemachine.events import Artifact, ErrorInfo
-from store.durable import disk_full_is_told, write_file
-from store.forking import PAUSES_SECONDS, is_transient
-from store.interpreter import module_command, module_environment
+from store.host import tools
+from store.host.durable import disk_full_is_told, write_file
+from store.host.forking import PAUSES_SECONDS, is_transient
+from store.host.interpreter import module_command, module_environment
+from store.host.tools import TOOL_PATH
 
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _TAIL_BYTES, _TAIL_LINES = 4096, 20
 _LONGEST_MESSAGE_BYTES = 16 * 1024 * 1024
 
@@ -285,7 +285,7 @@ def _command(request: WorkerRequest, messages: int) -> list[str]:
 
 def _environment(request: WorkerRequest) -> dict[str, str]:
     return {
-        "PATH": _PATH,
+        "PATH": TOOL_PATH,
         "LC_ALL": "C.UTF-8",
         "HOME": "/root",
         "PYTHONUNBUFFERED": "1",

@@ -20,8 +20,8 @@ from pathlib import Path
 
 from dcd.worker.request import MARKER, SCRATCH
 from statemachine.errors import Unavailable
+from store.host.regular import open_regular
 from store.layers.overlay import DEVICE_FILE
-from store.regular import open_regular
 
 _KILL_SECONDS = 30.0
 _NUMBER_BYTES = 20

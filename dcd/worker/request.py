@@ -13,9 +13,9 @@ from pathlib import Path, PurePath
 
 import msgspec
 
-from dcd.platform.capabilities import FILES
 from statemachine.events import Artifact, ErrorInfo
 from statemachine.plan import Json
+from store.host.capabilities import FILES
 from store.layers.interface import Workspace
 
 AREAS = ("pkg_image", "boot_archive", "media", "tmp")

@@ -19,12 +19,11 @@ from dcd.platform.chroot import Inside, chroot
 from dcd.worker.areas import make_areas
 from dcd.worker.request import decode_shell
 from statemachine.errors import DcdError
+from store.host.tools import TOOL_PATH
 from store.layers.choose import open_store
 
 CANNOT_RUN = 126
 """Exit status when the command cannot be run, as shells have it."""
-
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -66,7 +65,7 @@ def _become(root: Path, command: Sequence[str]) -> NoReturn:
         signal.signal(number, signal.SIG_DFL)
     environment = {
         **os.environ,
-        "PATH": _PATH,
+        "PATH": TOOL_PATH,
         "PKG_IMAGE_PATH": str(root / "pkg_image"),
         "BOOT_ARCHIVE": str(root / "boot_archive"),
         "MEDIA_DIR": str(root / "media"),

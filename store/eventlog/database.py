@@ -18,9 +18,9 @@ from urllib.parse import quote
 import sqlalchemy as sa
 
 from statemachine.errors import Unavailable
-from store.durable import sync_directory, sync_file
 from store.eventlog.errors import LogDamaged
 from store.eventlog.schema import APPLICATION_ID, EVENTS_VERSION, REVISIONS, check_schema
+from store.host.durable import sync_directory, sync_file
 
 BUSY_SECONDS = 10.0
 """How long a connection waits for another program's lock (a backup tool, the sqlite3 shell)."""

@@ -10,11 +10,11 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from statemachine.errors import CheckpointError, Unprepared
-from store.durable import sync_file_system
+from store.host.durable import sync_file_system
+from store.host.filesystem_tools import run_tool
+from store.host.mounts import file_system_of
 from store.layers.interface import Workspace
-from store.layers.mounts import file_system_of
 from store.layers.plain import locate
-from store.layers.tool import run_tool
 
 _SUBVOLUME_INODE = 256
 """The inode number of every subvolume's root, and of nothing else (btrfs-subvolume(8))."""

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from statemachine.errors import DcdError, Unprepared
-from store.interpreter import module_command, module_environment
+from store.host.interpreter import module_command, module_environment
 from store.layers.btrfs import BtrfsTrees
 from store.layers.copy import CopyTrees
 from store.layers.directory import LayerDirectory, Trees

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from store.host.filesystem_tools import run_tool
 from store.layers.interface import Workspace
 from store.layers.plain import allocated_bytes, locate, sync_tree
-from store.layers.tool import run_tool
 
 _COPY = (
     "cp",

@@ -33,7 +33,7 @@ from typing import Protocol
 import msgspec
 
 from statemachine.errors import NotFound, Refused, Unprepared
-from store.durable import disk_full_is_told, sync_directory, sync_file, write_file
+from store.host.durable import disk_full_is_told, sync_directory, sync_file, write_file
 from store.layers.interface import Layer, LayerRecord, Workspace
 
 _KEY = re.compile(r"[0-9a-f]{64}")

@@ -22,8 +22,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from store.host.mounts import mount, unmount
 from store.layers.interface import Workspace
-from store.layers.mounts import mount, unmount
 from store.layers.plain import allocated_bytes, sync_tree
 
 _OPTIONS = "redirect_dir=on,metacopy=off,index=off"

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from store.durable import sync_directory, sync_file, sync_file_system
+from store.host.durable import sync_directory, sync_file, sync_file_system
 
 _FEW = 64
 """Up to so many entries, syncing each is cheaper than the whole file system, where other builds may

@@ -17,10 +17,10 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from statemachine.errors import Unprepared
+from store.host.filesystem_tools import run_tool
 from store.layers.directory import Busy
 from store.layers.interface import Workspace
 from store.layers.plain import locate
-from store.layers.tool import run_tool
 
 _SNAPSHOT = "layer"
 _BUSY = ("dataset is busy", "has dependent clones")

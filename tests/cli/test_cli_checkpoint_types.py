@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from dcd.api.schemas import CheckpointTypes
-from dcd.manifest.checkpoint_types import registered
+from dcd.construction.checkpoint_types import registered
 
 
 @pytest.fixture

@@ -1,11 +1,14 @@
 """Stand-ins for the big things of the world, small but real: a package mirror (a repository of tiny
-packages, served on the loopback interface), and a disk that boots (a program of one sector)."""
+packages, served on the loopback interface), a disk that boots (a program of one sector), and a module of
+checkpoints that manifests may name (`sample_checkpoints`)."""
 
 import base64
 import ctypes
 import hashlib
+import importlib
 import os
 import subprocess
+import sys
 import tempfile
 import threading
 from collections import Counter
@@ -124,7 +127,7 @@ def apt_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         f'Dir::Etc::netrc "{etc}/auth.conf";\nDir::Etc::netrcparts "{etc}/auth.conf.d";\n'
     )
     monkeypatch.setattr(
-        "dcd.platform.process.BASE_ENVIRONMENT",
+        "store.host.process.BASE_ENVIRONMENT",
         {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "APT_CONFIG": str(settings)},
     )
     monkeypatch.setattr("dcd.platform.apt_release.BACK_OFF_SECONDS", (0.01, 0.02, 0.03))
@@ -177,3 +180,89 @@ def own_network() -> Iterator[None]:
     finally:
         assert libc.setns(before, new_network) == 0
         os.close(before)
+
+
+CHECKPOINTS = '''
+import enum
+import os
+from os import system
+from pathlib import Path
+from typing import Literal
+
+from dcd.checkpoints.interface import Checkpoint
+from dcd.manifest.values import InputPath
+
+
+class Kind(enum.Enum):
+    FAST = "fast"
+    SMALL = "small"
+
+
+class Transfer(Checkpoint):
+    """Does nothing."""
+
+    READS = ("//boot_mods",)
+
+    def execute(self, context, dry_run=False):
+        pass
+
+
+class Options(Transfer):
+    def __init__(
+        self,
+        name: str,
+        command: str,
+        *,
+        verbose: bool = False,
+        level: int = 1,
+        ratio: float = 1.0,
+        method: Literal["gzip", "lzma"] = "gzip",
+        kind: Kind = Kind.FAST,
+        places: list[Path] | None = None,
+        sizes: tuple[int, ...] = (),
+        memory_mb: int | None = None,
+        script: InputPath | None = None,
+    ) -> None:
+        super().__init__(name)
+        self.values = dict(
+            command=command, verbose=verbose, level=level, ratio=ratio, method=method, kind=kind,
+            places=places, sizes=sizes, memory_mb=memory_mb, script=script,
+        )
+
+
+class Anything(Transfer):
+    def __init__(self, name: str, **values: str) -> None:
+        super().__init__(name)
+        self.values = values
+
+
+class Unfinished(Checkpoint):
+    pass
+
+
+class _Hidden(Transfer):
+    pass
+
+
+def made(name: str, level: int = 1) -> Transfer:
+    return Options(name, "made", level=level)
+
+
+def broken(name: str) -> Checkpoint:
+    return None
+
+
+def run(name: str) -> str:
+    return os.system(name)
+'''
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The module's name; it is importable during the test."""
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules/sample_checkpoints.py").write_text(CHECKPOINTS)
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    importlib.invalidate_caches()
+    yield "sample_checkpoints"
+    sys.modules.pop("sample_checkpoints", None)

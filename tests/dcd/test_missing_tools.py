@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from dcd.doctor import ENGINE_TOOLS, IMAGE_TOOLS
-from dcd.platform.tools import TOOLS
+from store.host.tools import TOOLS
 
 pytestmark = pytest.mark.root
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dcd.doctor import ENGINE_TOOLS, IMAGE_TOOLS, LAYER_TOOLS, OPTIONAL_TOOLS
-from dcd.platform import tools
+from store.host import tools
 
 ROOT = Path(__file__).parents[2]
 DEBIAN = ROOT / "packaging" / "debian"

@@ -8,6 +8,7 @@ from lxml import etree
 
 from dcd.configuration import SETTINGS, Configuration, from_smf
 from dcd.configuration.settings import ILLUMOS_RUN_DIRECTORY
+from dcd.configuration.smf import properties
 from smf.manifest import installed_manifest, smf_manifest
 
 ROOT = Path(__file__).parents[2]
@@ -21,7 +22,9 @@ DTDS = [
 ]
 """This project's own, and the original where it is beside the checkout."""
 
-TEXT = smf_manifest(Path("/opt/dcd/bin/dcd"), Path("/opt/dcd/svc-dcd"), Path("/opt/dcd/man"))
+TEXT = smf_manifest(
+    Path("/opt/dcd/bin/dcd"), Path("/opt/dcd/svc-dcd"), Path("/opt/dcd/man"), properties()
+)
 
 
 @pytest.fixture
@@ -144,7 +147,7 @@ def test_a_contract_survives_a_build_tool_that_dumps_core(bundle: Any) -> None:
 
 
 def test_the_installed_manifest_names_files_of_this_installation() -> None:
-    bundle = etree.fromstring(installed_manifest().encode())
+    bundle = etree.fromstring(installed_manifest(properties()).encode())
     method = {p.get("name"): p.get("value") for p in bundle.find(".//*[@name='method'][@type]")[:]}
     assert Path(method["script"]).is_file()
     assert Path(method["command"]).is_absolute()

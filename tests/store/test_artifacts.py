@@ -11,7 +11,7 @@ import pytest
 from statemachine.errors import UsageError
 from statemachine.events import Artifact
 from store.artifacts import Artifacts
-from store.durable import DiskFull
+from store.host.durable import DiskFull
 
 
 @pytest.fixture

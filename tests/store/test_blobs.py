@@ -11,7 +11,7 @@ import pytest
 
 from statemachine.errors import DcdError, NotFound, UsageError
 from store.blobs import Blobs
-from store.durable import DiskFull
+from store.host.durable import DiskFull
 
 
 def digest(content: bytes) -> str:

@@ -28,8 +28,8 @@ from dcd.manifest.objects.configuration import Configuration, Interface, Passwor
 from dcd.manifest.secrets import references
 from dcd.platform.chroot import Inside, chroot
 from dcd.platform.inside import entry, exists, read, resolve, write
-from dcd.platform.process import ToolFailed
 from statemachine.errors import CheckpointError
+from store.host.process import ToolFailed
 
 _IMAGE = "{PKG_IMAGE_PATH}"
 _FOR_NEW_ACCOUNTS = ("/etc/skel", "/etc/login.defs", "/etc/default/useradd")

@@ -13,7 +13,7 @@ from dcd.checkpoints.fat import fat_environment
 from dcd.checkpoints.interface import Context
 
 TOOLS = ("grub-bios", "grub-efi", "grub-mkimage", "mformat", "mcopy")
-"""What is needed, as named in `dcd.platform.tools`."""
+"""What is needed, as named in `store.host.tools`."""
 
 MODULES = Path("/usr/lib/grub")
 """GRUB's modules for each platform, as the packages grub-pc-bin and grub-efi-amd64-bin install them."""

@@ -51,8 +51,8 @@ from dcd.platform.apt_root import (
 from dcd.platform.asking import ask_host_apt, ask_releases, local_path
 from dcd.platform.host_parts import SUFFIX
 from dcd.platform.inside import exists, read, require_no_links
-from dcd.platform.process import ToolFailed, run
 from statemachine.errors import CheckpointError, Unprepared
+from store.host.process import ToolFailed, run
 
 _BASE: Mapping[str, tuple[str, ...]] = {
     "custom": (),

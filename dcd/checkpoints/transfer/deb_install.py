@@ -14,12 +14,12 @@ from pathlib import Path
 
 from dcd.platform.apt import Source, source_list
 from dcd.platform.apt_root import MIRROR_NAME, Environment, Place, settings_in_root
-from dcd.platform.capabilities import CHROOT, keep_only
 from dcd.platform.chroot import bootstrap_mounts, chroot
-from dcd.platform.devices import LINKS, make_devices
 from dcd.platform.inside import entry, exists, make_directory, require_no_links, write
-from dcd.platform.process import ToolFailed, operand, run
 from statemachine.errors import CheckpointError
+from store.host.capabilities import CHROOT, keep_only
+from store.host.devices import LINKS, make_devices
+from store.host.process import ToolFailed, operand, run
 
 OnLine = Callable[[str], None]
 

@@ -45,8 +45,8 @@ from dcd.platform.host_parts import SUFFIX
 from dcd.platform.inside import resolve
 from dcd.platform.ips import Repository, catalog_digests
 from dcd.platform.ips_image import forget_host, has_configuration, is_of_the_host
-from dcd.platform.process import ToolFailed
 from statemachine.errors import CheckpointError
+from store.host.process import ToolFailed
 
 _ROOT = re.compile(r"\{(?P<token>PKG_IMAGE_PATH|BOOT_ARCHIVE|BUILD_DATA|TMP_DIR)\}(?P<below>/.*)?")
 _PATTERN = re.compile(r"[^\s-]\S*")

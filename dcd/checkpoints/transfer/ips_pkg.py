@@ -18,8 +18,8 @@ from dcd.checkpoints.transfer.ips_output import (
 )
 from dcd.platform.inside import entry
 from dcd.platform.ips import BACK_OFF_SECONDS
-from dcd.platform.process import ToolFailed, log_line
 from statemachine.errors import CheckpointError, Unprepared
+from store.host.process import ToolFailed, log_line
 
 NOTHING_TO_DO = 4
 """Exit status of pkg(1) when the image is as it was asked to be."""

@@ -16,7 +16,7 @@ from dcd.checkpoints.vm.disk import DiskPartition, FileSystem
 from dcd.checkpoints.vm.volume_rules import MIB
 from dcd.checkpoints.vm.volumes import BLOCK_BYTES, bytes_per_inode
 from statemachine.errors import CheckpointError
-from store.sparse import data_ranges
+from store.host.sparse import data_ranges
 
 _GIB = 1 << 30
 

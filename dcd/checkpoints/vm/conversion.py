@@ -20,8 +20,8 @@ from dcd.checkpoints.vm.formats import Image
 from dcd.checkpoints.vm.stream_vmdk import MOST_BYTES, write_stream_vmdk
 from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache
-from dcd.platform.process import ToolFailed
 from statemachine.errors import CheckpointError
+from store.host.process import ToolFailed
 
 TOOLS = ("qemu-img",)
 

@@ -47,7 +47,7 @@ from dcd.manifest.doc import DataObjectCache, DataObjectDict
 from dcd.manifest.forms import KERNEL_ARGUMENTS, SERIAL_CONSOLE
 from dcd.platform.inside import make_directory, new_file, regular_file, resolve, write
 from statemachine.errors import CheckpointError
-from store.layers.mounts import mount, unmount
+from store.host.mounts import mount, unmount
 
 _GRUB_MODULES_BYTES = 8 * MIB
 """What GRUB's modules for both kinds of firmware take in /boot, rounded up."""

@@ -12,8 +12,8 @@ from dcd.checkpoints.vm import gpt, mounted
 from dcd.checkpoints.vm.disk import DiskLayout, DiskPartition
 from dcd.platform.copying import copy_into
 from dcd.platform.inside import resolve
-from dcd.platform.process import ToolFailed
 from statemachine.errors import CheckpointError
+from store.host.process import ToolFailed
 
 TOOLS = ("blkid", "e2fsck", *mounted.TOOLS)
 """Those for xfs and btrfs are in the packages of what makes these file systems."""

@@ -37,10 +37,10 @@ from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.forms import HOST_PATH, LINE
 from dcd.platform.chroot import Inside, chroot
 from dcd.platform.inside import resolve
-from dcd.platform.process import ToolFailed
 from dcd.platform.zfs_label import Part, Place, read_labels, relabel
 from statemachine.errors import CheckpointError
-from store.layers.mounts import file_system_of
+from store.host.mounts import file_system_of
+from store.host.process import ToolFailed
 
 _MOST_BYTES = 4 << 20
 """Files of settings are smaller than that."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from store.sparse import data_ranges
+from store.host.sparse import data_ranges
 
 SECTOR_BYTES = 512
 GRAIN_BYTES = 65536

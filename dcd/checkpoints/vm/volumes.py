@@ -28,8 +28,8 @@ from dcd.checkpoints.vm import mounted
 from dcd.checkpoints.vm.disk import DiskLayout, DiskPartition, FileSystem, Volume
 from dcd.checkpoints.vm.volume_rules import least_fat32_bytes
 from dcd.platform.copying import copy_into
-from dcd.platform.process import ToolFailed
 from statemachine.errors import CheckpointError
+from store.host.process import ToolFailed
 
 BLOCK_BYTES = 4096
 
@@ -54,7 +54,7 @@ VOLUME_TOOLS: dict[FileSystem, tuple[str, ...]] = {
     "btrfs": ("mkfs.btrfs",),
     "swap": ("mkswap",),
 }
-"""What makes each, as named in `dcd.platform.tools`."""
+"""What makes each, as named in `store.host.tools`."""
 
 MOUNTED: tuple[FileSystem, ...] = ("xfs", "btrfs")
 """Those that are mounted to be filled."""

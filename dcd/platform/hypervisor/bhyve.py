@@ -15,12 +15,12 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from dcd.platform import tools
 from dcd.platform.hypervisor.interface import Attachment, Drive, Firmware, Guest, GuestSpec
 from dcd.platform.hypervisor.private_copy import copy_image
 from dcd.platform.hypervisor.serial import SerialConsole
-from dcd.platform.process import BASE_ENVIRONMENT, run
 from statemachine.errors import CheckpointError, Unprepared
+from store.host import tools
+from store.host.process import BASE_ENVIRONMENT, run
 
 PROGRAM, CONTROL = "bhyve", "bhyvectl"
 TOOLS = (PROGRAM, CONTROL)

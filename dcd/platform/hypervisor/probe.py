@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dcd.platform.hypervisor.interface import Accelerator
-from dcd.platform.process import BASE_ENVIRONMENT
+from store.host.process import BASE_ENVIRONMENT
 
 LIMIT_SECONDS = 3.0
 

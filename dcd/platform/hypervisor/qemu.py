@@ -17,7 +17,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, get_args
 
-from dcd.platform import tools
 from dcd.platform.hypervisor.interface import (
     Accelerator,
     Attachment,
@@ -29,8 +28,9 @@ from dcd.platform.hypervisor.interface import (
 from dcd.platform.hypervisor.qmp import Qmp
 from dcd.platform.hypervisor.serial import SerialConsole
 from dcd.platform.iscsi.interface import Export
-from dcd.platform.process import BASE_ENVIRONMENT
 from statemachine.errors import CheckpointError, Unprepared
+from store.host import tools
+from store.host.process import BASE_ENVIRONMENT
 
 PROGRAM = "qemu-system-x86_64"
 

@@ -18,12 +18,12 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from dcd.platform import tools
 from dcd.platform.hypervisor.interface import Attachment, Drive, Guest, GuestSpec
 from dcd.platform.hypervisor.private_copy import copy_image
 from dcd.platform.hypervisor.serial import SerialConsole
-from dcd.platform.process import BASE_ENVIRONMENT, ToolFailed, run
 from statemachine.errors import CheckpointError, Unprepared
+from store.host import tools
+from store.host.process import BASE_ENVIRONMENT, ToolFailed, run
 
 MANAGE, HEADLESS = "VBoxManage", "VBoxHeadless"
 TOOLS = (MANAGE, HEADLESS)

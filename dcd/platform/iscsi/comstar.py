@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from dcd.platform.iscsi.interface import Export, initiator_name, new_export
-from dcd.platform.process import ToolFailed, run
 from statemachine.errors import DcdError, Unprepared
+from store.host.process import ToolFailed, run
 
 _GUID_PREFIX = "600144F0"
 """NAA 6 and the vendor that COMSTAR itself puts into the ids of its units."""

@@ -55,7 +55,7 @@ class Target(Protocol):
     """The kind of resource under which it is claimed; see `dcd.platform.resources`."""
 
     tools: ClassVar[tuple[str, ...]]
-    """What it needs, as named in `dcd.platform.tools`."""
+    """What it needs, as named in `store.host.tools`."""
 
     def __init__(self, directory: Path) -> None: ...
 

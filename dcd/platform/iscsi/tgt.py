@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
-from dcd.platform import tools
 from dcd.platform.iscsi.interface import ADDRESS, LUN, PORT, Export, new_export
 from dcd.platform.iscsi.tgtd_control import ALL, Control, Mode, Operation
-from dcd.platform.process import BASE_ENVIRONMENT
 from statemachine.errors import CheckpointError, Unprepared
+from store.host import tools
+from store.host.process import BASE_ENVIRONMENT
 
 _SOCKET = "control"
 """tgtd puts its control port's number, 0, behind it."""

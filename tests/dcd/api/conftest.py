@@ -11,13 +11,13 @@ import pytest
 from starlette.applications import Starlette
 
 from dcd.api.app import make_app
+from dcd.api.metrics import Metrics
 from dcd.configuration import Configuration, Effective, Live
 from dcd.engine.broadcast import Broadcast
 from dcd.engine.builds import Builds, now
 from dcd.engine.engine import Engine
 from dcd.engine.runner import Runner, Stores
 from dcd.engine.scheduler import Scheduler
-from dcd.metrics import Metrics
 from dcd.planner import Planner
 from store.artifacts import Artifacts
 from store.blobs import Blobs

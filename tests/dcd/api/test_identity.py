@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from starlette.responses import Response
 
-from dcd.access import Role
+from dcd.api.access import Role
 from dcd.api.identity import Identified
 from dcd.api.problems import problem_response
 from dcd.configuration import Configuration

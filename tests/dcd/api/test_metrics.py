@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from dcd.metrics import CONTENT_TYPE
+from dcd.api.metrics import CONTENT_TYPE
 from store.eventlog import EventLog, LogFull
 
 REFERENCE = Path(__file__).parents[3] / "docs" / "reference" / "metrics.md"
@@ -114,13 +114,13 @@ def _seconds(text: str) -> float:
 
 def test_what_is_on_the_disk_is_measured_once_a_minute(request_, app, monkeypatch):
     measured = []
-    monkeypatch.setattr("dcd.metrics.Metrics._measure", lambda *_: measured.append(1) or {})
+    monkeypatch.setattr("dcd.api.metrics.Metrics._measure", lambda *_: measured.append(1) or {})
 
     for _ in range(3):
         assert request_("GET", "/metrics").status_code == 200
     assert len(measured) == 1
 
-    monkeypatch.setattr("dcd.metrics.MEASURED_SECONDS", 0.0)
+    monkeypatch.setattr("dcd.api.metrics.MEASURED_SECONDS", 0.0)
     assert request_("GET", "/metrics").status_code == 200
     assert len(measured) == 2
 

@@ -20,7 +20,7 @@ REFERENCE = DOCUMENT.with_name("api.md")
 
 def test_committed_document_is_current():
     assert DOCUMENT.read_text() == render(OPERATIONS, version("dcd")), (
-        "run: python -m dcd.api.openapi > docs/reference/openapi.json"
+        "run: python -m dcd.api.reference docs/reference"
     )
 
 
@@ -49,7 +49,7 @@ def test_application_keeps_its_document(app):
 
 def test_the_reference_page_is_made_from_the_operations():
     text = REFERENCE.read_text()
-    assert text == page(text, OPERATIONS), "run: python -m dcd.api.reference docs/reference/api.md"
+    assert text == page(text, OPERATIONS), "run: python -m dcd.api.reference docs/reference"
     assert set(NOTES) <= {operation.name for operation in OPERATIONS}
 
 

@@ -25,7 +25,7 @@ from dcd.checkpoints.vm.volumes import Place, make_volume
 from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.objects import Interface
 from dcd.platform.apt import Source, settings_text, source_list
-from dcd.platform.process import operand, run
+from store.host.process import operand, run
 
 Listener = Callable[[str, Path], str]
 """Called with a text and an empty directory; returns the text as it was received."""

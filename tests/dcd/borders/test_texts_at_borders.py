@@ -18,11 +18,11 @@ from typing import Any
 import pytest
 from lxml import etree
 
+from dcd.construction.arguments import BadArguments, match_arguments, parameters_of, type_of
+from dcd.construction.checkpoint_types import registered
+from dcd.construction.constructors import OWN, resolve
 from dcd.manifest import forms
-from dcd.manifest.arguments import BadArguments, match_arguments, parameters_of, type_of
 from dcd.manifest.check import check_structure
-from dcd.manifest.checkpoint_types import registered
-from dcd.manifest.constructors import OWN, resolve
 from dcd.manifest.data_object import DataObject, fields_of
 from dcd.manifest.fields import Field
 from dcd.manifest.objects import BUILTIN, Parameter

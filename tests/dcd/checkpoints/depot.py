@@ -9,7 +9,7 @@ from typing import Any
 
 from dcd.checkpoints.transfer.ips import TransferIPS
 from dcd.manifest.diagnostics import refuse
-from dcd.platform.tools import TOOL_PATH
+from store.host.tools import TOOL_PATH
 
 STAND_IN = """#!{python}
 import getopt, json, pathlib, sys

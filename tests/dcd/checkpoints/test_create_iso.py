@@ -14,8 +14,8 @@ from dcd.checkpoints.media.grub import efi_system_partition
 from dcd.checkpoints.media.iso import CreateISO, needed_level
 from dcd.checkpoints.media.usb import CreateUSB
 from dcd.manifest.objects import Size
-from dcd.platform.tools import missing
 from statemachine.errors import CheckpointError
+from store.host.tools import missing
 
 LACKING = missing(("xorriso", "grub-mkimage", "grub-bios", "grub-efi", "mformat", "mcopy"))
 pytestmark = pytest.mark.skipif(bool(LACKING), reason=f"not installed: {', '.join(LACKING)}")

@@ -11,8 +11,8 @@ import pytest
 from dcd.checkpoints.transfer.ips import TransferIPS
 from dcd.checkpoints.transfer.ips_output import InstallProgress, package_lines, unmatched
 from dcd.manifest.diagnostics import refuse
-from dcd.platform.tools import TOOL_PATH
 from statemachine.errors import CheckpointError, DcdError, InvalidManifest, Unprepared
+from store.host.tools import TOOL_PATH
 from tests.dcd.checkpoints.depot import Depot, install, publisher, software
 
 

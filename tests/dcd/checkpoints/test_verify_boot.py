@@ -19,8 +19,8 @@ from dcd.checkpoints.media.iso import CreateISO
 from dcd.checkpoints.media.verify_boot import VerifyBoot
 from dcd.manifest.diagnostics import refuse
 from dcd.platform.hypervisor import Drive, Guest, GuestSpec, GuestTrouble, KvmVerdict, Qemu
-from dcd.platform.tools import missing
 from statemachine.errors import CheckpointError, InvalidManifest, Unprepared
+from store.host.tools import missing
 
 BootDisk = Callable[[bytes, str], Path]
 

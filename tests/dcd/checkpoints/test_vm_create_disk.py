@@ -11,9 +11,9 @@ import pytest
 
 from dcd.checkpoints.vm.create_disk import CreateDisk
 from dcd.checkpoints.vm.disk import recorded_disk
-from dcd.platform.tools import missing
 from statemachine.errors import CheckpointError
-from store.sparse import data_ranges
+from store.host.sparse import data_ranges
+from store.host.tools import missing
 
 LACKING = missing(CreateDisk.TOOLS)
 pytestmark = pytest.mark.skipif(bool(LACKING), reason=f"not installed: {', '.join(LACKING)}")

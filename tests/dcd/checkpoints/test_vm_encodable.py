@@ -11,8 +11,8 @@ import pytest
 from dcd.checkpoints.vm.disk import DiskLayout, DiskPartition, FileSystem, Volume
 from dcd.checkpoints.vm.encodable import check_encodable
 from dcd.checkpoints.vm.volumes import VOLUME_TOOLS, Place, make_volume
-from dcd.platform.tools import missing
 from statemachine.errors import CheckpointError
+from store.host.tools import missing
 
 LACKING = missing((*VOLUME_TOOLS["ext4"], *VOLUME_TOOLS["vfat"]))
 pytestmark = pytest.mark.skipif(bool(LACKING), reason=f"not installed: {', '.join(LACKING)}")

@@ -25,13 +25,13 @@ from dcd.checkpoints.vm.create_disk import CreateDisk
 from dcd.checkpoints.vm.disk import DiskLayout, DiskPartition, Volume, recorded_disk
 from dcd.checkpoints.vm.install_iscsi import InstallISCSI
 from dcd.checkpoints.vm.installed_disk import check_disk
-from dcd.manifest.arguments import BadArguments, match_arguments
+from dcd.construction.arguments import BadArguments, match_arguments
 from dcd.manifest.diagnostics import refuse
 from dcd.platform.hypervisor import Drive, Guest, GuestSpec, KvmVerdict, Qemu
 from dcd.platform.iscsi import target_name
-from dcd.platform.tools import missing
 from statemachine.errors import CheckpointError, InvalidManifest, Unprepared
-from store.sparse import data_ranges
+from store.host.sparse import data_ranges
+from store.host.tools import missing
 
 BootDisk = Callable[[bytes, str], Path]
 MakeMedium = Callable[[str, str], Path]

@@ -20,12 +20,12 @@ from dcd.checkpoints.vm.disk import DiskLayout, recorded_disk
 from dcd.checkpoints.vm.install_offline import InstallOffline
 from dcd.checkpoints.vm.layout_checks import BIOS_BOOT, ESP
 from dcd.checkpoints.vm.mounted import mount_arguments
-from dcd.manifest.arguments import BadArguments, match_arguments
+from dcd.construction.arguments import BadArguments, match_arguments
 from dcd.manifest.diagnostics import refuse
 from dcd.manifest.doc import DataObjectDict
-from dcd.platform.devices import ALL_DEVICES
-from dcd.platform.tools import missing
 from statemachine.errors import CheckpointError, InvalidManifest
+from store.host.devices import ALL_DEVICES
+from store.host.tools import missing
 
 LACKING = missing((*InstallOffline.TOOLS, "grub-bios", "grub-efi"))
 pytestmark = [

@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from dcd.engine.planning import make_plan
 from dcd.manifest.diagnostics import ManifestError
 from dcd.manifest.doc import DataObjectCache, software_for
+from dcd.manifest.includes import CapturedFile
 from dcd.manifest.objects import Software
-from dcd.manifest.parse import CapturedFile, Limits, Settings, load
-from dcd.manifest.source import LIMITS
+from dcd.manifest.source import LIMITS, Limits
+from dcd.planning.load import Settings, load
+from dcd.planning.plan import make_plan
 
 CHECKPOINT = (
     '<checkpoint name="c{0}" mod_path="dcd/checkpoints/custom_script" '

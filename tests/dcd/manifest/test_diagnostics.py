@@ -3,7 +3,7 @@
 import pytest
 
 from dcd.manifest.diagnostics import Diagnostic, ManifestError, did_you_mean, in_order
-from dcd.manifest.parse import Settings, load
+from dcd.planning.load import Settings, load
 
 MANIFEST = """\
 <dc>

@@ -2,12 +2,12 @@
 
 import pytest
 
-from dcd.engine.prospects import examine as look
 from dcd.manifest.damage import Damage
 from dcd.manifest.diagnostics import Diagnostic, ManifestError
 from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.objects import Filesystem, Publisher, Zpool
-from dcd.manifest.parse import Loaded, load
+from dcd.planning.load import Loaded, load
+from dcd.planning.readiness import examine as look
 
 
 def examine(doc: DataObjectCache, damage: Damage) -> list[Diagnostic]:

@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 from lxml import etree
 
-from dcd.engine.epoch import choose_epoch
-from dcd.manifest.constructors import code_digest, construct, resolve
+from dcd.construction.constructors import code_digest, construct, resolve
 from dcd.manifest.data_object import DataObject, OneOf, fields_of
 from dcd.manifest.doc import DataObjectCache, checkpoints_of
 from dcd.manifest.fields import Field
-from dcd.manifest.ingredients import ingredients
 from dcd.manifest.objects import BUILTIN, DC, BootMods, Distro, Execution
 from dcd.manifest.schema import classes_below, inside
 from dcd.manifest.values import BadValue, choices, optional_of
+from dcd.planning.epoch import choose_epoch
+from dcd.planning.ingredients import ingredients
 from statemachine.keys import chain, with_epoch
 from statemachine.plan import PlannedCheckpoint
 
@@ -66,7 +66,7 @@ NAMED = ("software", "configuration")
 def code_is_read_once() -> Iterator[None]:
     """The code does not change while the manifest is walked."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dcd.manifest.ingredients.code_digest", functools.cache(code_digest))
+        patch.setattr("dcd.planning.ingredients.code_digest", functools.cache(code_digest))
         yield
 
 

@@ -9,8 +9,8 @@ from dcd.checkpoints.image.configure import DebianPrePkgImgMod
 from dcd.checkpoints.media.iso import CreateISO
 from dcd.checkpoints.vm.install_iscsi import InstallISCSI
 from dcd.checkpoints.vm.relabel import Relabel
+from dcd.construction.arguments import BadArguments, match_arguments
 from dcd.manifest import forms
-from dcd.manifest.arguments import BadArguments, match_arguments
 from dcd.manifest.objects import Format, Password, Repository
 from dcd.manifest.values import BadValue, Form, convert, expected, form_of, free, size_bytes
 

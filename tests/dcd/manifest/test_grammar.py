@@ -9,17 +9,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lxml import etree
 
+from dcd.manifest.canonical import canonical_text, restore
 from dcd.manifest.check import check_structure
 from dcd.manifest.data_object import DataObject, OneOf, Particle, fields_of
 from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.fields import Field
 from dcd.manifest.objects import BUILTIN, DC, Distro, Parameter
-from dcd.manifest.parse import canonical_text, restore
-from dcd.manifest.reference import GRAMMAR, REFERENCE, reference_text
 from dcd.manifest.registry import write, write_text
 from dcd.manifest.schema import classes_below, documentation, grammar_text
 from dcd.manifest.source import LIMITS, read
 from dcd.manifest.values import BadValue, Form, choices, optional_of
+from dcd.planning.reference import GRAMMAR, REFERENCE, reference_text
 
 RELAX_NG = etree.RelaxNG(etree.parse(str(GRAMMAR)))
 words = st.text("abcXYZ019é _-./:{}$%&<>\"'", min_size=1, max_size=8).map(
@@ -206,12 +206,12 @@ def test_an_element_of_a_plug_in_may_stand_where_it_says() -> None:
 
 
 def test_the_grammar_is_current() -> None:
-    assert GRAMMAR.read_text() == grammar_text(), "run python -m dcd.manifest.reference"
+    assert GRAMMAR.read_text() == grammar_text(), "run python -m dcd.planning.reference"
 
 
 def test_the_reference_is_current() -> None:
     present = REFERENCE.read_text()
-    assert present == reference_text(present), "run python -m dcd.manifest.reference"
+    assert present == reference_text(present), "run python -m dcd.planning.reference"
 
 
 def test_everything_is_documented() -> None:

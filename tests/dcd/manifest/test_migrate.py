@@ -7,14 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lxml import etree
 
-from dcd.engine.prospects import prospects
 from dcd.manifest.data_object import Element
 from dcd.manifest.diagnostics import ManifestError
 from dcd.manifest.doc import checkpoints_of, configurations_for, software_for
 from dcd.manifest.includes import CapturedFile
 from dcd.manifest.migrate import Migrated, migrate
 from dcd.manifest.objects import BootEntry, BootMods, DiskImage, Publisher, User, VmFormat, VmIm
-from dcd.manifest.parse import Loaded, load
+from dcd.planning.load import Loaded, load
+from dcd.planning.readiness import prospects
 
 ROOT = Path(__file__).resolve().parents[3]
 PRECUD = (ROOT / "tests/data/precud", ROOT.parent / "shared/data/precud")

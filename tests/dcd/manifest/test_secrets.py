@@ -7,8 +7,8 @@ import pytest
 
 from dcd.manifest.diagnostics import ManifestError
 from dcd.manifest.objects import Password
-from dcd.manifest.parse import load
 from dcd.manifest.secrets import Borrower, password_text, require_use
+from dcd.planning.load import load
 from statemachine.errors import InvalidManifest, PermissionDenied, Unprepared
 
 

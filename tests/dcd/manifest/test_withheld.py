@@ -2,9 +2,10 @@
 
 import pytest
 
+from dcd.manifest.canonical import restore
 from dcd.manifest.objects import BUILTIN
-from dcd.manifest.parse import load, restore
 from dcd.manifest.withheld import WITHHELD, withheld, withhold
+from dcd.planning.load import load
 
 HASH = "$6$saltsalt$IxDD3jeSOb5eB1CX5LBsqZFVkJdido3OUILO5Ifz5iwMuTS4XMS130MTSuDDl3aCI6WouIL9AjRbLCelDCy.g."
 

@@ -24,8 +24,8 @@ from dcd.platform.apt_root import (
     transfers,
     update,
 )
-from dcd.platform.process import ToolFailed
 from statemachine.errors import CheckpointError, Unprepared
+from store.host.process import ToolFailed
 
 
 @pytest.fixture(autouse=True)

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from dcd.doctor import examine as examine_host
-from dcd.engine.prospects import examine
 from dcd.manifest.diagnostics import Diagnostic, ManifestError
-from dcd.manifest.parse import load
-from dcd.platform import foreign, tools
+from dcd.planning.load import load
+from dcd.planning.readiness import examine
+from dcd.platform import foreign
+from store.host import tools
 
 Host = Callable[..., None]
 

@@ -9,8 +9,8 @@ import pytest
 
 from dcd.platform import host_parts as parts
 from dcd.platform.host_parts import file_digest, host_parts
-from dcd.platform.tools import TOOLS, Tool
 from statemachine.errors import Unprepared
+from store.host.tools import TOOLS, Tool
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -89,7 +89,7 @@ def test_a_changed_library_changes_its_programs_part(
     ldd.write_text(f"#!/bin/sh\necho '\tlibshape.so.1 => {library} (0x1)'\n")
     ldd.chmod(0o755)
     environment = {"PATH": f"{ldd.parent}:/usr/bin:/bin"}
-    monkeypatch.setattr("dcd.platform.process.BASE_ENVIRONMENT", environment)
+    monkeypatch.setattr("store.host.process.BASE_ENVIRONMENT", environment)
     before = host_parts([str(program)])
     replace_file(library, b"two")
     assert host_parts([str(program)]) != before

@@ -24,8 +24,8 @@ from dcd.platform.hypervisor import (
 )
 from dcd.platform.iscsi import TARGETS, Comstar, Export, Lio, Tgt, target_name
 from dcd.platform.resources import RELEASE, release
-from dcd.platform.tools import missing
 from statemachine.errors import CheckpointError, DcdError, Unprepared
+from store.host.tools import missing
 
 BootDisk = Callable[[bytes, str], Path]
 
@@ -353,7 +353,7 @@ def illumos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (programs / name).write_text(ADMINISTRATION.replace("STATE", str(state)))
         (programs / name).chmod(0o755)
     monkeypatch.setattr(
-        "dcd.platform.process.BASE_ENVIRONMENT", {"PATH": f"{programs}:/usr/bin:/bin"}
+        "store.host.process.BASE_ENVIRONMENT", {"PATH": f"{programs}:/usr/bin:/bin"}
     )
     return state
 

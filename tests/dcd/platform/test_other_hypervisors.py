@@ -24,8 +24,8 @@ from dcd.platform.hypervisor import (
 from dcd.platform.hypervisor.bhyve import Bhyve
 from dcd.platform.hypervisor.private_copy import copy_image
 from dcd.platform.hypervisor.virtualbox import VirtualBox
-from dcd.platform.process import BASE_ENVIRONMENT
 from statemachine.errors import CheckpointError, Unprepared
+from store.host.process import BASE_ENVIRONMENT
 
 NOTE = """#!{python}
 import json, os, shutil, socket, sys, time
@@ -252,14 +252,15 @@ def test_every_hypervisor_says_what_it_reads_and_attaches(name: Any) -> None:
 
 
 def test_one_module_alone_calls_virtualbox() -> None:
-    rooms = Path(__file__).parents[3] / "dcd"
+    root = Path(__file__).parents[3]
     calling = {
-        path.relative_to(rooms).as_posix()
-        for path in rooms.rglob("*.py")
+        path.relative_to(root).as_posix()
+        for room in ("dcd", "store")
+        for path in (root / room).rglob("*.py")
         if re.search(r"VBox(Manage|Headless)", path.read_text())
     }
     # tools.py says where the programs come from.
-    assert calling == {"platform/hypervisor/virtualbox.py", "platform/tools.py"}
+    assert calling == {"dcd/platform/hypervisor/virtualbox.py", "store/host/tools.py"}
 
 
 def test_a_private_copy_keeps_holes_and_stays_within_its_part(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dcd.platform.process import ToolFailed
 from dcd.platform.sandbox import OUTPUT_BYTES, Allowed, printed, run_confined
+from store.host.process import ToolFailed
 
 pytestmark = pytest.mark.root
 

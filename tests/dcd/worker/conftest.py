@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from dcd.platform.capabilities import MOUNTS
-from dcd.platform.devices import ALL_DEVICES
 from dcd.worker.launch import Outcome, run_attempt
 from dcd.worker.recover import detach_loops, kill_leftovers
 from dcd.worker.request import Claim, Grants, Progress, WorkerRequest
+from store.host.capabilities import MOUNTS
+from store.host.devices import ALL_DEVICES
 from store.layers.directory import LayerDirectory, Trees
 from store.layers.overlay import OverlayTrees
 
@@ -30,7 +30,7 @@ from dcd.manifest.doc import DataObjectDict
 from dcd.platform.chroot import chroot
 from statemachine.errors import CheckpointError
 from statemachine.events import Artifact
-from store.layers.mounts import bind, unmount
+from store.host.mounts import bind, unmount
 
 
 class Delivers(Checkpoint):

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from dcd.platform.capabilities import CHROOT, FILES, MOUNTS, NUMBERS
 from dcd.worker.launch import Completed, Failed
 from dcd.worker.request import SCRATCH, Grants
+from store.host.capabilities import CHROOT, FILES, MOUNTS, NUMBERS
 from tests.dcd.worker.conftest import MOUNTING, Bench
 
 pytestmark = pytest.mark.root

@@ -5,8 +5,8 @@ import signal
 
 import pytest
 
-from dcd.platform.tools import missing
 from dcd.worker.recover import leftover_workers
+from store.host.tools import missing
 from tests.dcd.worker.conftest import MOUNTING, Bench, loops_on, mounts_below
 from tests.dcd.worker.test_daemon_death import daemon, eventually
 

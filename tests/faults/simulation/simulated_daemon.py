@@ -31,16 +31,19 @@ import structlog
 
 from dcd.api.stream import follow
 from dcd.configuration import Configuration
+from dcd.construction import constructors
 from dcd.engine import builds as engine_builds
-from dcd.engine import planning, runner
+from dcd.engine import runner
 from dcd.engine.broadcast import Broadcast
 from dcd.engine.builds import Builds
 from dcd.engine.engine import Engine
 from dcd.engine.runner import Runner, Stores
 from dcd.engine.scheduler import Scheduler
 from dcd.engine.workspaces import kept_workspace
-from dcd.manifest import constructors, ingredients, plugins
+from dcd.manifest import plugins
 from dcd.planner.client import HERE
+from dcd.planning import ingredients
+from dcd.planning import plan as planning
 from dcd.serve import _reconcile
 from dcd.worker.launch import Cancelled, Completed, Died, Failed, Outcome
 from dcd.worker.request import WorkerRequest
@@ -48,9 +51,9 @@ from statemachine.build import ENDED, Lifecycle
 from statemachine.events import Artifact, ErrorInfo
 from store.artifacts import Artifacts
 from store.blobs import Blobs
-from store.durable import disk_full_is_told
 from store.eventlog import EventLog
 from store.eventlog.errors import LogFull
+from store.host.durable import disk_full_is_told
 from store.layers import Layer, LayerRecord, Workspace
 from store.layers.copy import CopyTrees
 from store.layers.directory import LayerDirectory

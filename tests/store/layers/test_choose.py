@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from statemachine.errors import Unprepared
+from store.host.mounts import mount
 from store.layers.choose import choose, open_store
 from store.layers.interface import LayerRecord, LayerStore
-from store.layers.mounts import mount
 from tests.store.layers.conftest import in_namespace, key_of
 
 pytestmark = pytest.mark.root

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from store.durable import DiskFull
+from store.host.durable import DiskFull
 from store.layers.copy import CopyTrees
 from store.layers.directory import LayerDirectory, Trees
 from store.layers.interface import LayerRecord

@@ -1,0 +1,125 @@
+"""Who may do what: roles by user and group, and the right to run code on the host.
+
+The kernel says who the peer is (`dcd.platform.peer`); the configuration says who has which role. Roles
+include each other upwards: observe, submit, operate, administer. `host_code` is beside them. Root, the
+daemon's own user and the daemon itself have everything, so a private daemon needs no configuration.
+Groups are looked up in the user database at each decision: who was removed from a group has lost
+its rights, logged in or not.
+"""
+
+import grp
+from collections.abc import Iterable
+from enum import StrEnum
+
+from dcd.configuration import Configuration
+from dcd.construction.constructors import construct, runs_host_code
+from dcd.engine.borrowers import groups_of, has_every_role
+from dcd.manifest.diagnostics import ManifestError
+from statemachine.errors import PermissionDenied
+from statemachine.events import Actor
+from statemachine.plan import Plan, PlannedCheckpoint
+
+
+class Role(StrEnum):
+    """What the configuration grants. The values are the names of the settings."""
+
+    OBSERVE = "observe"
+    SUBMIT = "submit"
+    OPERATE = "operate"
+    ADMINISTER = "administer"
+    HOST_CODE = "host_code"
+
+
+class Action(StrEnum):
+    """What a request does, in words that follow "may not"."""
+
+    SEE = "see builds"
+    SUBMIT = "submit builds"
+    CONTROL = "pause, resume, cancel or remove this build"
+    RUN_HOST_CODE = "run code of its own on the host"
+    ADMINISTER = "administer the daemon"
+
+
+_LADDER = (Role.OBSERVE, Role.SUBMIT, Role.OPERATE, Role.ADMINISTER)
+
+_NEEDS = {
+    Action.SEE: Role.OBSERVE,
+    Action.SUBMIT: Role.SUBMIT,
+    Action.CONTROL: Role.OPERATE,
+    Action.RUN_HOST_CODE: Role.HOST_CODE,
+    Action.ADMINISTER: Role.ADMINISTER,
+}
+
+
+def require(
+    configuration: Configuration,
+    actor: Actor,
+    action: Action,
+    *,
+    owner: int | None = None,
+    held: frozenset[Role] | None = None,
+) -> None:
+    """Raise PermissionDenied, saying which role is missing, unless `actor` may do `action`.
+
+    `owner` is the uid of the build's submitter, for `Action.CONTROL`: one's own build needs only
+    the role that submitted it. `held` are the actor's roles where they have been looked up.
+    """
+    role = _NEEDS[action]
+    if action is Action.CONTROL and owner is not None and owner == actor.uid:
+        role = Role.SUBMIT
+    held = roles(configuration, actor) if held is None else held
+    if role in held:
+        return
+    # An actor without a uid is the daemon and holds every role.
+    assert actor.uid is not None
+    mine = ", ".join(entry.value for entry in Role if entry in held) or "no role"
+    raise PermissionDenied(
+        f"{actor.user} (uid {actor.uid}) may not {action}",
+        f"this needs {role.value}; {actor.user} has {mine}",
+        f"an administrator can add {actor.user}, or a group as @GROUP, to `{role.value}` in the "
+        "daemon's configuration and reload it; `dcctl config` shows the present values",
+    )
+
+
+def host_code(plan: Plan) -> tuple[str, ...]:
+    """The checkpoints of `plan` that run the submitter's code on the host, by name: custom scripts
+    outside the image, and classes from modules outside the project. Not empty:
+    `Action.RUN_HOST_CODE` is needed."""
+    return tuple(checkpoint.name for checkpoint in plan.checkpoints if _runs_host_code(checkpoint))
+
+
+def _runs_host_code(planned: PlannedCheckpoint) -> bool:
+    names = planned.mod_path, planned.checkpoint_class
+    if runs_host_code(*names, None):
+        return True  # One of somebody else's is not constructed for it.
+    try:
+        checkpoint = construct(*names, planned.name, planned.args, planned.kwargs)
+    except ManifestError:
+        return False  # dcd has no such checkpoint: it is behind a pause, and cannot run.
+    return runs_host_code(*names, checkpoint)
+
+
+def roles(configuration: Configuration, actor: Actor) -> frozenset[Role]:
+    """All roles that `actor` holds, those that a higher one includes among them. Asks the user database,
+    which may take long where that is a directory service."""
+    if has_every_role(actor):
+        return frozenset(Role)
+    groups = groups_of(actor)
+    held = {role for role in Role if _names(getattr(configuration, role.value), actor, groups)}
+    for index, role in enumerate(_LADDER):
+        if role in held:
+            held.update(_LADDER[:index])
+    return frozenset(held)
+
+
+def _names(entries: Iterable[str], actor: Actor, groups: frozenset[int]) -> bool:
+    for entry in entries:
+        if entry.startswith("@"):
+            try:
+                if grp.getgrnam(entry[1:]).gr_gid in groups:
+                    return True
+            except KeyError:
+                continue  # a group that does not exist has no members
+        elif entry == actor.user:
+            return True
+    return False

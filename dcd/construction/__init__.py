@@ -1,0 +1,1 @@
+"""From names and texts of a manifest to checkpoints: constructors, their arguments, the original's names."""

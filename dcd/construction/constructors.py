@@ -1,0 +1,374 @@
+"""From `mod_path` and `checkpoint_class` to a checkpoint.
+
+Only these modules may be named: `dcd.checkpoints` and below, those of installed plug-ins (entry-point group
+`dcd.checkpoints`), and those that the daemon's configuration lists. In them, only what the module itself
+defines and declares to be a checkpoint can be called: a concrete `Checkpoint` class, or a function annotated
+to return one. Names of the original resolve through `original_names`. Importing a module runs its code,
+therefore nothing is imported that is not allowed.
+"""
+
+import ast
+import functools
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import threading
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any, cast
+
+from dcd.checkpoints.interface import Checkpoint, CheckpointFactory
+from dcd.construction.arguments import ARGS, BadArguments, Problem, Texts, match_arguments
+from dcd.construction.original_names import COUNTERPARTS, original_module
+from dcd.manifest.data_object import Element, Origin
+from dcd.manifest.diagnostics import Diagnostic, ManifestError, did_you_mean, error, listed, warning
+from dcd.manifest.source import Source, repeated
+
+OWN = "dcd.checkpoints"
+GROUP = "dcd.checkpoints"
+
+_PARSING = threading.Lock()
+"""Python 3.11 fails now and then when two threads make syntax trees at once (cpython issue 106905)."""
+
+
+PLUGIN_REMEDY = (
+    "write it as a plug-in (docs/how-to/write-a-checkpoint.md) and name that in mod_path; what comes before "
+    "it can be built: dcctl submit --pause-before CHECKPOINT"
+)
+
+
+class Unresolved(Exception):
+    """A constructor that cannot be resolved. `attribute` says which of the two names is at fault;
+    `known` is true for one of the original's that dcd does not have."""
+
+    def __init__(
+        self, attribute: str, message: str, why: str = "", suggestion: str = "", known: bool = False
+    ) -> None:
+        super().__init__(message)
+        self.attribute = attribute
+        self.message = message
+        self.why = why
+        self.suggestion = suggestion
+        self.known = known
+
+
+def plugin_modules() -> tuple[str, ...]:
+    """The modules that installed plug-ins name in the entry-point group `dcd.checkpoints`."""
+    return tuple(sorted({entry.module for entry in entry_points(group=GROUP)}))
+
+
+def resolve(
+    mod_path: str, checkpoint_class: str, allowed: Collection[str] = ()
+) -> CheckpointFactory:
+    """The class or function that the manifest names. `allowed` are further modules; `package.*`
+    allows all below a package. Raises Unresolved."""
+    module_name, name = mod_path.replace("/", ".").removesuffix(".py"), checkpoint_class
+    module_name = original_module(module_name)
+    original = (module_name, name) in COUNTERPARTS
+    if original:
+        module_name, name = COUNTERPARTS[module_name, name]
+    _permit(module_name, mod_path, allowed)
+    if original and _is_absent(module_name):
+        raise Unresolved(
+            "mod_path",
+            f"dcd has no checkpoint {checkpoint_class} of {mod_path}",
+            "It is one of the original's, for images of illumos. Of these dcd has TransferIPS, TransferCPIO "
+            "and CustomScript.",
+            PLUGIN_REMEDY,
+            known=True,
+        )
+    module = import_module(module_name, mod_path)
+    found = getattr(module, name, None)
+    if name.startswith("_") or not _is_factory(found, module):
+        offered = sorted(factories(module))
+        meant = did_you_mean(name, offered)
+        raise Unresolved(
+            "checkpoint_class",
+            f"{mod_path} has no checkpoint {checkpoint_class!r}"
+            + (f"; did you mean {meant!r}?" if meant else ""),
+            f"It has {listed(offered, 'and') or 'none'}.",
+            f'checkpoint_class="{meant or next(iter(offered), "")}"' if offered else "",
+        )
+    return cast(CheckpointFactory, found)
+
+
+def construct(
+    mod_path: str,
+    checkpoint_class: str,
+    name: str,
+    args: Sequence[str] = (),
+    kwargs: Mapping[str, Texts] | None = None,
+    allowed: Collection[str] = (),
+    whole: bool = True,
+) -> Checkpoint:
+    """The checkpoint, from the texts of the manifest; when it need not be `whole`, without arguments that
+    are wrong, if the rest is enough. Raises ManifestError."""
+    try:
+        factory = resolve(mod_path, checkpoint_class, allowed)
+        try:
+            bound = match_arguments(factory, args, kwargs or {})
+        except BadArguments as failure:
+            if whole or failure.bound is None:
+                raise
+            bound = failure.bound
+    except Unresolved as failure:
+        raise ManifestError(
+            [error(None, f"{name}: {failure.message}", failure.why, failure.suggestion)]
+        ) from None
+    except BadArguments as failure:
+        raise ManifestError(
+            error(None, f"{name}: {problem.message}", problem.why, problem.suggestion)
+            for problem in failure.problems
+        ) from None
+    values = dict(bound.values)
+    first = [values.pop(bound.positional)] if bound.positional is not None else []
+    checkpoint = factory(name, *first, **values)
+    if not isinstance(checkpoint, Checkpoint):
+        raise ManifestError(
+            [error(None, f"{name}: {checkpoint_class} of {mod_path} makes no checkpoint")]
+        )
+    return checkpoint
+
+
+def runs_host_code(mod_path: str, checkpoint_class: str, instance: Checkpoint | None) -> bool:
+    """Whether a checkpoint, as named and as constructed (None: it cannot be), runs code on the host that is
+    not the project's: a script of the manifest, or a module of somebody else's."""
+    name = mod_path.replace("/", ".").removesuffix(".py")
+    name = original_module(name)
+    name, _ = COUNTERPARTS.get((name, checkpoint_class), (name, ""))
+    if not name.startswith(f"{OWN}."):
+        return True
+    return instance is not None and instance.runs_host_code
+
+
+def check_constructors(
+    source: Source, inputs: list[tuple[str, Origin | None]], allowed: Collection[str] = ()
+) -> Iterator[Diagnostic]:
+    """What is wrong with the constructors and arguments of all checkpoints in the tree, as it is
+    found. Arguments that name files to be captured are appended to `inputs`."""
+    for element in source.root.iter("checkpoint"):
+        yield from _given_twice(element, source)
+        mod_path, checkpoint_class = element.get("mod_path"), element.get("checkpoint_class")
+        if not mod_path or not checkpoint_class:
+            continue  # the grammar has said so
+        try:
+            factory = resolve(mod_path.strip(), checkpoint_class.strip(), allowed)
+            bound = match_arguments(factory, *texts_of(element))
+        except Unresolved as failure:
+            report = warning if failure.known else error
+            where = source.origin(element, failure.attribute)
+            yield report(where, failure.message, failure.why, failure.suggestion)
+        except BadArguments as failure:
+            for problem in failure.problems:
+                yield _located(problem, element, source)
+        else:
+            yield from _made_for_debian(element, factory, source)
+            for name, text in bound.inputs.items():
+                argument = ARGS if name == bound.positional else name
+                inputs.append((text, source.origin(_place(element, argument))))
+
+
+def _made_for_debian(
+    element: Element, factory: CheckpointFactory, source: Source
+) -> Iterator[Diagnostic]:
+    """A warning where a name of the original's stands for a checkpoint that makes something else."""
+    module = original_module((element.get("mod_path") or "").replace("/", "."))
+    if module.startswith("solaris_install.") and factory.__module__.startswith(f"{OWN}.media"):
+        yield warning(
+            source.origin(element, "mod_path"),
+            f"{element.get('checkpoint_class')} makes media that boot Debian with GRUB here",
+            "Those of the original boot illumos; dcd makes none of these.",
+            PLUGIN_REMEDY,
+        )
+
+
+def _given_twice(checkpoint: Element, source: Source) -> Iterator[Diagnostic]:
+    """An error for each argument that the checkpoint has already: only one of the values would count."""
+    named = ((each.get("name") or None, each) for each in checkpoint.iterfind("kwargs/*"))
+    for argument, first in repeated(named):
+        yield error(
+            source.origin(argument),
+            f"checkpoint {checkpoint.get('name', '')!r} has the argument {argument.get('name')!r} twice",
+            f"The first is at {source.origin(first)}.",
+            "keep one of them; several values go into one <arglist>",
+        )
+
+
+def texts_of(checkpoint: Element) -> tuple[list[str], dict[str, Texts]]:
+    """The texts of a checkpoint element's arguments: positional, and by keyword."""
+    args = [(found.text or "").strip() for found in checkpoint.findall("args")]
+    kwargs: dict[str, Texts] = {}
+    for found in checkpoint.iterfind("kwargs/*"):
+        items = [(item.text or "").strip() for item in found.findall("argitem")]
+        kwargs[found.get("name", "")] = (
+            items if found.tag == "arglist" else (found.text or "").strip()
+        )
+    return args, kwargs
+
+
+def factories(module: ModuleType) -> dict[str, CheckpointFactory]:
+    """The checkpoint classes and functions that a module defines, by name."""
+    return {
+        name: found
+        for name, found in vars(module).items()
+        if not name.startswith("_") and _is_factory(found, module)
+    }
+
+
+def code_digest(factory: CheckpointFactory) -> str:
+    """sha256 (hex) of the code that makes a checkpoint's result: its module, and the modules of the
+    same package that this imports, directly or through one another. Not the interface, nor other
+    packages: a change there that changes results raises the class's VERSION."""
+    digest = hashlib.sha256()
+    for name, content in sorted(_sources(factory.__module__).items()):
+        digest.update(f"{name} {len(content)}\n".encode())
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def _permit(module_name: str, mod_path: str, allowed: Collection[str]) -> None:
+    if not all(part.isidentifier() for part in module_name.split(".")):
+        raise Unresolved(
+            "mod_path",
+            f"mod_path={mod_path!r} does not name a module",
+            "A module is named by its package and itself, with slashes or dots between them.",
+            'mod_path="dcd/checkpoints/custom_script"',
+        )
+    if _matches(module_name, (f"{OWN}.*", *allowed)) or module_name in plugin_modules():
+        return
+    modules = {module.replace(".", "/") for module in own_modules()}
+    meant = did_you_mean(
+        mod_path, modules | {module.replace(".", "/") for module, _ in COUNTERPARTS}
+    )
+    raise Unresolved(
+        "mod_path",
+        f"module {mod_path!r} may not be used" + (f"; did you mean {meant!r}?" if meant else ""),
+        "Checkpoints come from the project, from installed plug-ins, and from the modules that the "
+        "daemon's configuration lists.",
+        f'mod_path="{meant}"' if meant else "have the module added to the configuration",
+    )
+
+
+def _matches(module_name: str, patterns: Collection[str]) -> bool:
+    return any(
+        module_name == pattern
+        or (pattern.endswith(".*") and f"{module_name}.".startswith(pattern[:-1]))
+        for pattern in patterns
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def own_modules() -> tuple[str, ...]:
+    """The project's modules of checkpoints."""
+    package = importlib.import_module(OWN)
+    return tuple(
+        found.name
+        for found in pkgutil.walk_packages(package.__path__, f"{OWN}.")
+        if not found.ispkg and found.name != f"{OWN}.interface"
+    )
+
+
+def _is_absent(module_name: str) -> bool:
+    try:
+        return importlib.util.find_spec(module_name) is None
+    except ModuleNotFoundError:
+        return True
+    except Exception:  # noqa: BLE001 - its package is there and fails; importing it says how
+        return False
+
+
+def import_module(module_name: str, mod_path: str) -> ModuleType:
+    """The module, which must be one that may be used; `mod_path` is its name for people. Raises
+    Unresolved when there is none, or its code fails."""
+    if _is_absent(module_name):
+        meant = did_you_mean(module_name, own_modules())
+        raise Unresolved(
+            "mod_path",
+            f"there is no module {mod_path!r}"
+            + (f"; did you mean {meant.replace('.', '/')!r}?" if meant else ""),
+            "",
+            f'mod_path="{meant.replace(".", "/")}"'
+            if meant
+            else "dcctl checkpoint-types lists all",
+        )
+    try:
+        return importlib.import_module(module_name)
+    except Exception as failure:  # noqa: BLE001 - it is not our code, and may raise anything
+        what = f"{type(failure).__name__}: {failure}"
+        raise Unresolved("mod_path", f"module {mod_path!r} cannot be imported: {what}") from None
+
+
+def _is_factory(found: Any, module: ModuleType) -> bool:
+    if inspect.isclass(found):
+        return (
+            issubclass(found, Checkpoint)
+            and not inspect.isabstract(found)
+            and found.__module__ == module.__name__
+        )
+    if inspect.isfunction(found) and found.__module__ == module.__name__:
+        made = inspect.signature(found, eval_str=True).return_annotation
+        return inspect.isclass(made) and issubclass(made, Checkpoint)
+    return False
+
+
+def _located(problem: Problem, element: Element, source: Source) -> Diagnostic:
+    """The problem at the argument that it is about."""
+    message = f"checkpoint {element.get('name', '')!r}: {problem.message}"
+    place = _place(element, problem.argument)
+    items = place.findall("argitem")
+    if problem.item is not None and problem.item < len(items):
+        place = items[problem.item]
+    where = source.origin(place)
+    return error(where, message, problem.why, problem.suggestion)
+
+
+def _place(checkpoint: Element, argument: str | None) -> Element:
+    """The element of an argument (`ARGS`: the positional one), else the checkpoint's."""
+    found = checkpoint.findall("args") if argument == ARGS else []
+    found += [arg for arg in checkpoint.iterfind("kwargs/*") if arg.get("name") == argument]
+    return found[0] if found else checkpoint
+
+
+def _sources(module_name: str) -> dict[str, bytes]:
+    """The source of a module and of those of its package that it imports, by name."""
+    package = module_name.rpartition(".")[0]
+    found: dict[str, bytes] = {}
+    pending = [module_name]
+    while pending:
+        name = pending.pop()
+        spec = importlib.util.find_spec(name)
+        if name in found or spec is None or spec.origin is None:
+            continue
+        found[name] = Path(spec.origin).read_bytes()
+        pending += [
+            imported
+            for imported in _imports(found[name], name)
+            if imported.startswith(f"{package}.")
+            and imported != f"{OWN}.interface"
+            and not _is_absent(imported)
+        ]
+    return found
+
+
+def _imports(content: bytes, module_name: str) -> frozenset[str]:
+    """Every name that the source could mean by its import statements."""
+    with _PARSING:
+        return _parsed_imports(content, module_name)
+
+
+@functools.lru_cache(maxsize=256)
+def _parsed_imports(content: bytes, module_name: str) -> frozenset[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(content)):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            package = module_name.rpartition(".")[0]
+            base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+            found.add(base)
+            found.update(f"{base}.{alias.name}" for alias in node.names)
+    return frozenset(found)

@@ -1,0 +1,52 @@
+"""Who uses the secrets of a build: its submitter, with the groups that the user database says now."""
+
+import grp
+import os
+import pwd
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+
+from dcd.configuration import Configuration
+from dcd.manifest.secrets import Borrower, require_use
+from statemachine.events import Actor
+
+
+def has_every_role(actor: Actor) -> bool:
+    """Whether the actor is root, the daemon's own user or the daemon, for whom nothing is looked up."""
+    return actor.uid is None or actor.uid in (0, os.geteuid())
+
+
+def borrower(configuration: Configuration, actor: Actor) -> Borrower | None:
+    """The actor as a user of secrets; None for root, the daemon's own user and the daemon, who use all."""
+    if has_every_role(actor) or actor.uid is None:
+        return None
+    gids = groups_of(actor)
+    return Borrower(
+        actor.uid,
+        actor.user,
+        tuple(sorted(gids)),
+        tuple(_group_names(gids)),
+        configuration.secret_users,
+    )
+
+
+def require_secrets(configuration: Configuration, actor: Actor, secrets: Iterable[str]) -> None:
+    """Raise PermissionDenied for a secret that the actor may not use, as things are now."""
+    require_use(borrower(configuration, actor), secrets)
+
+
+def groups_of(actor: Actor) -> frozenset[int]:
+    """The ids of the actor's groups, from the user database as it is now."""
+    assert actor.uid is not None
+    assert actor.gid is not None
+    try:
+        name = pwd.getpwuid(actor.uid).pw_name
+    except KeyError:
+        return frozenset((actor.gid,))
+    return frozenset(os.getgrouplist(name, actor.gid))
+
+
+def _group_names(gids: Iterable[int]) -> Iterator[str]:
+    for gid in sorted(gids):
+        with suppress(KeyError):
+            yield grp.getgrgid(gid).gr_name

@@ -1,0 +1,171 @@
+"""What of a manifest decides a checkpoint's result, as named digests for its key.
+
+Covered: the class that was resolved and its VERSION, the digest of its code, each argument after conversion,
+the software and configurations of its name, what references in these and its READS paths find, and the
+captured files that these name. Digests are of canonical forms: formatting, comments, the order of attributes,
+lines, and defaults that are written or left out make no difference. The checkpoint's name makes none either,
+so `name` of its software and configurations is left out. Pure, but for reading the project's source for the
+code's digest.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from hashlib import sha256
+from typing import Any
+
+from lxml import etree
+
+from dcd.checkpoints.interface import Checkpoint, CheckpointFactory
+from dcd.construction.arguments import as_json, match_arguments
+from dcd.construction.constructors import code_digest
+from dcd.manifest.data_object import DataObject, fields_of
+from dcd.manifest.doc import DataObjectCache, configurations_for, software_for
+from dcd.manifest.objects import (
+    Arg,
+    ArgList,
+    Args,
+    CheckpointSpec,
+    Configuration,
+    Repository,
+    Software,
+)
+from dcd.manifest.paths import PathError, find_path, references, substitute
+from dcd.manifest.registry import write
+from dcd.manifest.schema import can_match
+from dcd.manifest.values import written
+from statemachine.errors import NotFound
+from statemachine.events import InputFile
+from statemachine.keys import digest
+from statemachine.plan import Ingredient
+
+
+def ingredients(
+    doc: DataObjectCache,
+    spec: CheckpointSpec,
+    factory: CheckpointFactory,
+    instance: Checkpoint,
+    inputs: Sequence[InputFile],
+) -> tuple[Ingredient, ...]:
+    """The ingredients of one checkpoint, `external` apart. `factory` is what its constructor resolved
+    to, `instance` what that made, `inputs` all captured files of the build."""
+    line = _line(spec)
+    cls = type(instance)
+    found = [
+        Ingredient("class", "", digest(f"{factory.__module__}:{factory.__qualname__}"), line),
+        Ingredient("version", "", digest(cls.VERSION), line),
+        Ingredient("code", "", code_digest(cls), line),
+    ]
+    if factory is not cls:
+        found.append(Ingredient("code", "factory", code_digest(factory), line))
+    used: dict[str, int] = {}
+    for ingredient, path in _arguments(spec, factory):
+        found.append(ingredient)
+        used.setdefault(path, ingredient.line)
+    for name, node in software_and_configurations(doc, spec.name):
+        found.append(Ingredient("manifest", name, _node_digest(node), _line(node)))
+        for path, place in _files(node):
+            used.setdefault(path, place)
+    found += _references(doc, spec.name)
+    found += _reads(doc, cls.READS)
+    found += [
+        Ingredient("input", file.path, digest([file.sha256, file.mode]), used[file.path])
+        for file in inputs
+        if file.path in used
+    ]
+    return tuple(found)
+
+
+def software_and_configurations(
+    doc: DataObjectCache, checkpoint_name: str
+) -> list[tuple[str, DataObject]]:
+    """The nodes named for a checkpoint, each with a name of its own: `software`, `configuration 1`."""
+    software = software_for(doc, checkpoint_name)
+    named: list[tuple[str, DataObject]] = [] if software is None else [("software", software)]
+    named += [
+        (f"configuration {number}", node)
+        for number, node in enumerate(configurations_for(doc, checkpoint_name), 1)
+    ]
+    return named
+
+
+def _references(doc: DataObjectCache, checkpoint_name: str) -> Iterator[Ingredient]:
+    """What the manifest has where the `%{path}`s in the nodes of a checkpoint lead. What they find in
+    the persistent part an earlier checkpoint has put there, whose key is chained already."""
+    lines: dict[str, int] = {}
+    for _, node in software_and_configurations(doc, checkpoint_name):
+        for each in (node, *node.get_descendants()):
+            for text in _texts(each):
+                for path in references(text):
+                    lines.setdefault(path, _line(each))
+    for path, line in sorted(lines.items()):
+        with suppress(NotFound):
+            value = substitute(doc.volatile, f"%{{{path.removeprefix('/volatile')}}}")
+            yield Ingredient("manifest", f"%{{{path}}}", digest(value), line)
+
+
+def _texts(node: DataObject) -> Iterator[str]:
+    """All texts of one node, its children's not."""
+    for field in fields_of(type(node)):
+        value = getattr(node, field.name)
+        yield from (value,) if isinstance(value, str) else ()
+        yield from (
+            (one for one in value if isinstance(one, str)) if isinstance(value, tuple) else ()
+        )
+
+
+def _arguments(
+    spec: CheckpointSpec, factory: CheckpointFactory
+) -> Iterator[tuple[Ingredient, str]]:
+    """Each argument, with the text that names a captured file or nothing."""
+    texts = [] if spec.args is None else [spec.args]
+    bound = match_arguments(factory, texts, spec.kwargs)
+    places: dict[str, DataObject] = {
+        node.name: node for node in spec.get_descendants() if isinstance(node, Arg | ArgList)
+    }
+    positional = spec.get_first_child(class_type=Args)
+    for name, value in bound.values.items():
+        node = positional if name == bound.positional else places.get(name)
+        line = _line(spec if node is None else node)
+        yield Ingredient("argument", name, digest(as_json(value)), line), bound.inputs.get(name, "")
+
+
+def _reads(doc: DataObjectCache, paths: Sequence[str]) -> Iterator[Ingredient]:
+    for path in paths:
+        try:
+            matches: list[Any] = find_path(doc, path)
+        except NotFound:
+            if not can_match(path, doc.registry):
+                raise PathError(
+                    f"{path!r} can find nothing in any manifest",
+                    "A checkpoint says that it reads it; what it reads would be missing in its key.",
+                    "name elements by tag, //distro, and attributes with a dot, //distro.name",
+                ) from None
+            continue
+        for number, match in enumerate(matches, 1):
+            name = path.lstrip("/") if len(matches) == 1 else f"{path.lstrip('/')} {number}"
+            if isinstance(match, DataObject):
+                yield Ingredient("manifest", name, _node_digest(match), _line(match))
+            else:
+                yield Ingredient("manifest", name, digest(written(match)))
+
+
+def _files(node: DataObject) -> Iterator[tuple[str, int]]:
+    """The paths that a node names, with their lines; only some of them are captured."""
+    for found in (node, *node.get_descendants()):
+        if isinstance(found, Configuration) and found.source:
+            yield found.source, _line(found)
+        elif isinstance(found, Repository) and found.signed_by:
+            yield found.signed_by, _line(found)
+
+
+def _node_digest(node: DataObject) -> str:
+    element = write(node)
+    if element is None:
+        return digest(None)
+    if isinstance(node, Software | Configuration):
+        element.attrib.pop("name", "")
+    return sha256(etree.tostring(element, method="c14n2")).hexdigest()
+
+
+def _line(node: DataObject) -> int:
+    return node.origin.line if node.origin else 0

@@ -1,0 +1,211 @@
+"""Which checkpoints of a manifest can run here at all, and why others cannot.
+
+The first step of planning. It constructs every checkpoint, lets it check the manifest, and asks what it needs
+of the host. What stands in the way is found for all of them, so that a refusal names everything at once. The
+network is not used.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+
+from dcd.checkpoints.interface import Checkpoint, HostPath, Needs
+from dcd.construction.constructors import (
+    PLUGIN_REMEDY,
+    Unresolved,
+    construct,
+    resolve,
+    runs_host_code,
+)
+from dcd.manifest.damage import Damage
+from dcd.manifest.diagnostics import Diagnostic, ManifestError, at, bounded, error, refuse, warning
+from dcd.manifest.doc import DataObjectCache, checkpoints_of, software_for
+from dcd.manifest.objects import CheckpointSpec, Image
+from dcd.planning.sequence import Step, check_sequence
+from dcd.planning.unused import check_unused
+from dcd.platform import foreign
+from dcd.worker.isolation import hiding
+from statemachine.errors import InvalidManifest, Unprepared
+from store.host import tools
+
+
+@dataclass(frozen=True, slots=True)
+class Prospect:
+    """A checkpoint of a manifest. `instance` is None for one of the original's that has no counterpart in
+    this installation. `obstacle` says why it cannot run here; it is empty when it can."""
+
+    spec: CheckpointSpec
+    instance: Checkpoint | None
+    needs: Needs
+    obstacle: str = ""
+    lacks: tuple[str, ...] = ()
+    """The tools that this host lacks."""
+
+    runs_host_code: bool = False
+    """It runs the manifest's code, or somebody else's, outside the image."""
+
+    unasked: str = ""
+    """Why its key cannot be known: a repository cannot be asked. Empty when it can, or was not asked."""
+
+    @property
+    def description(self) -> str:
+        """A line about it, for lists."""
+        return self.spec.desc or (type(self.instance).DESCRIPTION if self.instance else "")
+
+    @property
+    def estimate_seconds(self) -> float:
+        """Expected seconds; none for what cannot run."""
+        return 0.0 if self.instance is None else self.instance.get_progress_estimate()
+
+
+def prospects(doc: DataObjectCache, allowed: Collection[str]) -> list[Prospect]:
+    """The prospects of all checkpoints, in order. `allowed` are modules that the manifest may name beside
+    the project's. Raises ManifestError with everything that checkpoints find wrong in the manifest."""
+    found: list[Prospect] = []
+    faults: list[Diagnostic] = []
+    for spec in checkpoints_of(doc):
+        prospect, said = _prospect(doc, spec, allowed)
+        found.append(prospect)
+        faults += said
+    refuse(bounded(faults))
+    return found
+
+
+def examine(
+    doc: DataObjectCache,
+    damage: Damage,
+    allowed: Collection[str],
+    pause_before: str | None = None,
+) -> Iterator[Diagnostic]:
+    """What the checkpoints of a manifest find in it, as far as it is whole, and whether they find what they
+    need of each other. What is wrong with their constructors is left out: `dcd.construction.constructors`
+    reports it. From `pause_before` on nothing will run with this manifest."""
+    steps: list[Step] = []
+    for spec in checkpoints_of(doc):
+        try:
+            instance = construct(
+                *(spec.mod_path, spec.checkpoint_class, spec.name, texts_of(spec), spec.kwargs),
+                allowed=allowed,
+                whole=not damage,
+            )
+        except ManifestError:
+            steps.append((spec, None))
+            continue
+        consequences = damage.concerns(spec.name, type(instance).READS)
+        for each in _placed(_checked(instance, doc, damage), spec):
+            if not (consequences and each.origin == spec.origin):
+                yield each
+        if not damage:
+            yield from _placed(_hidden(instance.needs(doc).reads), spec)
+        # What is damaged may be just what makes a product.
+        steps.append((spec, None if consequences else instance))
+    yield from check_sequence(doc, steps, pause_before)
+    if not damage:
+        yield from check_unused(doc, steps)
+    yield from _foreign_images(doc, pause_before)
+
+
+def require_all(found: Sequence[Prospect], pause_before: str | None = None) -> None:
+    """Raise Unprepared, with every obstacle, unless all checkpoints before `pause_before` can run."""
+    if absent := tools.missing(tools.WORKER_TOOLS):
+        raise Unprepared(
+            "no checkpoint can run on this host",
+            f"workers are started with {' and '.join(tools.WORKER_TOOLS)}; missing: {', '.join(absent)}",
+            tools.remedy(absent),
+        )
+    reached = takewhile(lambda prospect: prospect.spec.name != pause_before, found)
+    hindered = [prospect for prospect in reached if prospect.obstacle]
+    if not hindered:
+        return
+    lacking = dict.fromkeys(tool for prospect in hindered for tool in prospect.lacks)
+    remedies = [tools.remedy(lacking)]
+    if any(prospect.instance is None for prospect in hindered):
+        first = next(prospect.spec.name for prospect in hindered)
+        remedies.append(PLUGIN_REMEDY.replace("CHECKPOINT", first))
+    count = f"{len(hindered)} of {len(found)} checkpoints"
+    raise Unprepared(
+        f"{count} cannot run here",
+        "\n".join(f"{prospect.spec.name}: {prospect.obstacle}" for prospect in hindered),
+        "; ".join(filter(None, remedies)),
+    )
+
+
+def _prospect(
+    doc: DataObjectCache, spec: CheckpointSpec, allowed: Collection[str]
+) -> tuple[Prospect, list[Diagnostic]]:
+    """What is to be expected of a checkpoint, and what is wrong or doubtful in what it reads."""
+    try:
+        resolve(spec.mod_path, spec.checkpoint_class, allowed)
+    except Unresolved as failure:
+        if failure.known:
+            return Prospect(spec, None, Needs(), failure.message), []
+    try:
+        instance = construct(
+            spec.mod_path, spec.checkpoint_class, spec.name, texts_of(spec), spec.kwargs, allowed
+        )
+    except ManifestError as failure:
+        return Prospect(spec, None, Needs()), _placed(failure.diagnostics, spec)
+    found = _placed(_checked(instance, doc, Damage()), spec)
+    if any(each.severity == "error" for each in found):
+        return Prospect(spec, instance, Needs()), found
+    needs = instance.needs(doc)
+    lacks = tuple(tools.missing(needs.tools))
+    obstacle = f"this host lacks {', '.join(lacks)}" if lacks else ""
+    on_host = runs_host_code(spec.mod_path, spec.checkpoint_class, instance)
+    return Prospect(spec, instance, needs, obstacle, lacks, on_host), found
+
+
+def _foreign_images(doc: DataObjectCache, pause_before: str | None) -> Iterator[Diagnostic]:
+    """Errors for images of architectures whose programs this host cannot run; after a pause, warnings."""
+    report = error
+    for spec in checkpoints_of(doc):
+        report = warning if spec.name == pause_before else report
+        software = software_for(doc, spec.name)
+        if software is None or software.type != "DEB":
+            continue
+        for image in software.get_descendants(class_type=Image):
+            wanted = image.architecture
+            if wanted not in foreign.ARCHITECTURES or not (hindrance := foreign.obstacle(wanted)):
+                continue
+            yield report(
+                image.place_of("architecture"),
+                f"this host cannot make an image for {wanted}",
+                hindrance[0],
+                hindrance[1],
+            )
+
+
+def _checked(instance: Checkpoint, doc: DataObjectCache, damage: Damage) -> Iterator[Diagnostic]:
+    """What the checkpoint finds; of a plug-in also what it raises."""
+    try:
+        yield from instance.check(doc)
+    except ManifestError as failure:
+        yield from failure.diagnostics
+    except InvalidManifest as failure:
+        yield error(None, failure.brief, failure.details, failure.resolution)
+    except Exception:
+        # It may rely on what the grammar requires, and that need not be there.
+        if not damage:
+            raise
+
+
+def _hidden(reads: Iterable[HostPath]) -> Iterator[Diagnostic]:
+    """Errors for files of this host that no checkpoint would see."""
+    for each in reads:
+        if cover := hiding(each.path):
+            yield error(
+                each.place,
+                f"checkpoints do not see {each.path} of this host",
+                f"{cover} of the host is hidden from them.",
+                "move it to a directory such as /srv, or serve it over http",
+            )
+
+
+def _placed(found: Iterable[Diagnostic], spec: CheckpointSpec) -> list[Diagnostic]:
+    """The diagnostics, at the checkpoint where they have no place of their own."""
+    return [each if each.line or spec.origin is None else at(spec.origin, each) for each in found]
+
+
+def texts_of(spec: CheckpointSpec) -> tuple[str, ...]:
+    """The positional arguments of a checkpoint, as texts."""
+    return () if spec.args is None else (spec.args,)

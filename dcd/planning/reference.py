@@ -1,0 +1,117 @@
+"""Writes the grammar for editors and the references of manifests and checkpoints:
+`python -m dcd.planning.reference`.
+
+They derive from the declarations of the data objects and from the checkpoints' code; tests hold the
+committed files to them. The prose at the beginning of the manifests' reference is written by hand and stays.
+"""
+
+from pathlib import Path
+
+from dcd.manifest.data_object import DataObject, OneOf, Particle, fields_of
+from dcd.manifest.fields import Field
+from dcd.manifest.schema import classes_below, documentation, grammar_text, inside
+from dcd.manifest.values import choices, optional_of, written
+from dcd.planning.checkpoint_reference import checkpoints_text
+
+ROOT = Path(__file__).resolve().parents[2]
+GRAMMAR = ROOT / "dcd/manifest/grammar/dc.rng"
+REFERENCE = ROOT / "docs/reference/manifest.md"
+CHECKPOINTS = ROOT / "docs/reference/checkpoints.md"
+
+_GENERATED = "## Elements\n"
+
+
+def reference_text(present: str) -> str:
+    """The reference as Markdown: the present text up to the heading of the elements, then these."""
+    prose, heading, _ = present.partition(_GENERATED)
+    classes = classes_below()
+    parents: dict[type[DataObject], list[str]] = {cls: [] for cls in classes}
+    for cls in classes:
+        for particle in inside(cls):
+            parents[particle.of].append(cls.TAG)
+    return prose + heading + "".join(_section(cls, parents[cls]) for cls in classes)
+
+
+def _section(cls: type[DataObject], parents: list[str]) -> str:
+    lines = ["", f"### {cls.TAG}", "", documentation(cls)]
+    if parents:
+        lines[-1] += f" In {', '.join(_link(parent) for parent in parents)}."
+    fields = fields_of(cls)
+    lines += ["", *_table(fields)] if any(f.declared.kind != "text" for f in fields) else []
+    text = next((field for field in fields if field.declared.kind == "text"), None)
+    if text is not None:
+        lines += ["", f"Text{'' if text.required else ' (may be empty)'}: {text.declared.doc}"]
+    if cls.CONTENT:
+        lines += ["", f"Holds {'; '.join(_held(content) for content in cls.CONTENT)}."]
+    return "\n".join(lines) + "\n"
+
+
+def _table(fields: tuple[Field, ...]) -> list[str]:
+    rows = ["| | values | default | |", "|---|---|---|---|"]
+    for field in fields:
+        match field.declared.kind:
+            case "attribute":
+                name = f"`{field.tag}`"
+            case "child":
+                name = f"`<{field.tag}>`"
+            case "children":
+                name = f"`<{field.tag}>`, any number"
+            case _:
+                continue
+        rows.append(f"| {name} | {_values(field)} | {_default(field)} | {field.declared.doc} |")
+    return rows
+
+
+def _values(field: Field) -> str:
+    plain, _ = optional_of(field.annotation)
+    form = field.form
+    if form is not None and not form.why:
+        return f"{form.expected}: `{form.example}`" if form.example else form.expected
+    if plain is int:
+        least, most = field.declared.minimum, field.declared.maximum
+        return (
+            "whole number"
+            + ("" if least is None else f" from {least}")
+            + ("" if most is None else f" to {most}")
+        )
+    return ", ".join(f"`{value}`" for value in choices(plain)) or "text"
+
+
+def _default(field: Field) -> str:
+    if field.required:
+        return "**required**"
+    if field.default in (None, "", ()):
+        return ""
+    return f"`{written(field.default)}`"
+
+
+def _held(content: Particle | OneOf) -> str:
+    if isinstance(content, Particle):
+        return _counted(content)
+    options = " or ".join(_counted(option).removeprefix("one ") for option in content.options)
+    return f"{'one of' if content.required else 'at most one of'}: {options}"
+
+
+def _counted(particle: Particle) -> str:
+    count = {
+        (0, 1): "at most one",
+        (0, None): "any number of",
+        (1, None): "at least one",
+        (1, 1): "one",
+    }[particle.minimum, particle.maximum]
+    return f"{count} {_link(particle.of.TAG)}"
+
+
+def _link(tag: str) -> str:
+    return f"[`{tag}`](#{tag})"
+
+
+def main() -> None:
+    """Write the files."""
+    GRAMMAR.write_text(grammar_text())
+    REFERENCE.write_text(reference_text(REFERENCE.read_text()))
+    CHECKPOINTS.write_text(checkpoints_text())
+
+
+if __name__ == "__main__":
+    main()

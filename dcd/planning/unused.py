@@ -1,0 +1,117 @@
+"""What a manifest says and nothing here acts upon: warned of, so that nobody waits for its effect.
+
+`UNREAD` are elements and attributes that are accepted for the sake of the original's manifests; a test
+holds it to the code. Beside these there is what no checkpoint of this manifest reads: the software or
+configuration of a checkpoint that has none, a boot menu or a largest size that nothing makes. Pure.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from dcd.construction.constructors import OWN
+from dcd.manifest.data_object import DataObject
+from dcd.manifest.diagnostics import Diagnostic, warning
+from dcd.manifest.doc import DataObjectCache
+from dcd.manifest.objects import (
+    BootMods,
+    CheckpointSpec,
+    Configuration,
+    Disk,
+    DiskImage,
+    DiskKeyword,
+    DiskName,
+    DiskProp,
+    GptPartition,
+    Iscsi,
+    Logical,
+    MaxSize,
+    Partition,
+    Slice,
+    Software,
+    VmFormat,
+    Zpool,
+)
+from dcd.planning.sequence import Step
+
+_NO_DISK = "dcd makes disks that are files; disks of a host are not touched."
+_POOLS = (
+    "dcd keeps what it builds in its state directory; `dcctl artifacts` says where a build's media are, and "
+    "`dcctl logs` shows its logs."
+)
+_ZFS = "No checkpoint of dcd makes ZFS pools."
+
+UNREAD: Mapping[tuple[type[DataObject], str], str] = {
+    (Logical, ""): _POOLS,
+    (DiskName, ""): _NO_DISK,
+    (DiskProp, ""): _NO_DISK,
+    (DiskKeyword, ""): _NO_DISK,
+    (Iscsi, ""): f"{_NO_DISK} InstallISCSI serves the disk that it installs onto by itself.",
+    (Disk, "in_zpool"): _ZFS,
+    (Disk, "in_vdev"): _ZFS,
+    (Disk, "whole_disk"): _ZFS,
+    (GptPartition, "in_vdev"): _ZFS,
+    (GptPartition, "force"): "A disk that is a file is made anew; nothing is there to be forced.",
+    (Partition, ""): "A disk that is a file has a GUID partition table.",
+    (Slice, ""): "A disk that is a file has a GUID partition table.",
+    (CheckpointSpec, "log_level"): "The log of an attempt has all that its checkpoint prints.",
+}
+"""Classes of elements, with "" for all of them or with an attribute, and why nothing reads them."""
+
+_FOR_PRODUCTS = ((BootMods, "boot menu"), (MaxSize, "largest size"), (VmFormat, "format"))
+"""Elements that some checkpoints read, when the manifest has one of them."""
+
+
+def check_unused(doc: DataObjectCache, steps: Sequence[Step]) -> Iterator[Diagnostic]:
+    """Warnings for what none of the checkpoints reads."""
+    yield from _unread(doc)
+    instances = [instance for _, instance in steps]
+    if any(each is None or not _is_own(each) for each in instances):
+        return  # What the others read is not known.
+    read = {tag for each in instances if each is not None for tag in _tags(each.READS)}
+    for cls, what in _FOR_PRODUCTS:
+        for node in doc.volatile.get_descendants(class_type=cls):
+            holder = node.parent.TAG if node.parent else ""
+            if not read & {cls.TAG, holder} or (cls is MaxSize and holder not in read):
+                yield warning(
+                    node.origin,
+                    f"no checkpoint of this manifest reads this {what}",
+                    f"<{cls.TAG}> in <{holder}> is for checkpoints that the manifest does not have.",
+                )
+    named = {spec.name: instance for spec, instance in steps}
+    for kind in (Software, Configuration):
+        for node in doc.volatile.get_descendants(class_type=kind):
+            instance = named.get(node.name)
+            if instance is not None and kind.TAG not in instance.NAMED:
+                yield warning(
+                    node.place_of("name"),
+                    f"checkpoint {node.name!r} reads no <{kind.TAG}>",
+                    f"It is a {type(instance).__name__}.",
+                )
+
+
+def _unread(doc: DataObjectCache) -> Iterator[Diagnostic]:
+    for (cls, attribute), why in UNREAD.items():
+        for node in doc.volatile.get_descendants(class_type=cls):
+            if attribute and attribute not in node.places:
+                continue
+            if cls in (Partition, Slice) and not _is_file(node.parent):
+                continue  # The disk itself is warned of.
+            name = f"{attribute} of <{cls.TAG}>" if attribute else f"<{cls.TAG}>"
+            if cls is Logical:
+                pools = ", ".join(pool.name for pool in node.get_children(class_type=Zpool))
+                name = f"the pool {pools} of <logical>" if pools else name
+            yield warning(node.place_of(attribute), f"{name} has no effect here", why)
+
+
+def _is_own(instance: object) -> bool:
+    return type(instance).__module__.startswith(f"{OWN}.")
+
+
+def _is_file(disk: DataObject | None) -> bool:
+    return disk is not None and disk.get_first_child(class_type=DiskImage) is not None
+
+
+def _tags(paths: Sequence[str]) -> Iterator[str]:
+    """The elements that paths into the DOC name, with those that they are looked for in."""
+    for path in paths:
+        for step in path.strip("/").split("/"):
+            yield step.partition(".")[0].partition("[")[0]

@@ -1,0 +1,168 @@
+"""The host tools that checkpoints use: which file proves a tool is there, and what installs it.
+
+Pure data and look-ups: a checkpoint names its tools in `Needs.tools`, planning asks `missing`, and
+`dcctl doctor` prints `version` and `install_command`. Nothing here installs anything. A tool that is
+a set of files rather than a program (GRUB's modules, firmware, a keyring) is named by one of them.
+"""
+
+import shutil
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from statemachine.errors import Unprepared
+
+TOOL_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""Where tools are looked for, whatever PATH the daemon was started with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A host tool. `executable` is a program on `TOOL_PATH`, or the absolute path of any file of the
+    tool; `package` is the Debian package that installs it; `version_argv` are the arguments that
+    make the program print its version (None: it has no such option).
+
+    `shapes` says whether another version of it can make other bytes of the same input, so that keys cover
+    it; `part` is what it is called then (by default its package); with `whole` the executable stands for
+    all files of its directory.
+    """
+
+    executable: str
+    package: str
+    version_argv: tuple[str, ...] | None = ("--version",)
+    shapes: bool = True
+    part: str = ""
+    whole: bool = False
+
+    def find(self) -> Path | None:
+        """Where it is on this host, or None."""
+        if "/" in self.executable:
+            path = Path(self.executable)
+            return path if path.exists() else None
+        found = shutil.which(self.executable, path=TOOL_PATH)
+        return Path(found) if found else None
+
+
+WORKER_TOOLS = ("setpriv", "unshare")
+"""Without these no checkpoint runs."""
+
+NOT_LINUX = "checkpoints run on Linux only: run the daemon on a Linux host"
+
+TOOLS: dict[str, Tool] = {
+    "apt-get": Tool("apt-get", "apt"),
+    "apt-helper": Tool("/usr/lib/apt/apt-helper", "apt", shapes=False),
+    "arch-test": Tool("arch-test", "arch-test", None, shapes=False),
+    "blkid": Tool("blkid", "util-linux", shapes=False),
+    "btrfs": Tool("btrfs", "btrfs-progs"),
+    "chroot": Tool("chroot", "coreutils", shapes=False),
+    "cp": Tool("cp", "coreutils", shapes=False),
+    "cpio": Tool("cpio", "cpio", shapes=False),
+    "debian-archive-keyring": Tool(
+        "/usr/share/keyrings/debian-archive-keyring.gpg", "debian-archive-keyring", None
+    ),
+    "debugfs": Tool("debugfs", "e2fsprogs", ("-V",)),
+    "dpkg-query": Tool("dpkg-query", "dpkg", shapes=False),
+    "grub-bios": Tool(
+        "/usr/lib/grub/i386-pc/moddep.lst", "grub-pc-bin", None, part="GRUB", whole=True
+    ),
+    "grub-efi": Tool(
+        "/usr/lib/grub/x86_64-efi/moddep.lst", "grub-efi-amd64-bin", None, part="GRUB", whole=True
+    ),
+    "grub-mkimage": Tool("grub-mkimage", "grub-common", part="GRUB"),
+    "grub-mkrescue": Tool("grub-mkrescue", "grub-common", part="GRUB"),
+    "e2fsck": Tool("e2fsck", "e2fsprogs", ("-V",), shapes=False),
+    "gzip": Tool("gzip", "gzip", shapes=False),
+    "losetup": Tool("losetup", "mount", shapes=False),
+    "mcopy": Tool("mcopy", "mtools"),
+    "mformat": Tool("mformat", "mtools"),
+    "mke2fs": Tool("mke2fs", "e2fsprogs", ("-V",)),
+    "mkfs.btrfs": Tool("mkfs.btrfs", "btrfs-progs"),
+    "mkfs.xfs": Tool("mkfs.xfs", "xfsprogs", ("-V",)),
+    "mksquashfs": Tool("mksquashfs", "squashfs-tools", ("-version",)),
+    "mkswap": Tool("mkswap", "util-linux"),
+    "mmdebstrap": Tool("mmdebstrap", "mmdebstrap"),
+    "mount": Tool("mount", "mount", shapes=False),
+    "openssl": Tool("openssl", "openssl", ("version",), shapes=False),
+    "ovmf": Tool("/usr/share/OVMF/OVMF_CODE.fd", "ovmf", None),
+    "qemu-block-extra": Tool(
+        "/usr/lib/x86_64-linux-gnu/qemu/block-iscsi.so", "qemu-block-extra", None, shapes=False
+    ),
+    "qemu-img": Tool("qemu-img", "qemu-utils"),
+    "qemu-system-x86_64": Tool("qemu-system-x86_64", "qemu-system-x86"),
+    "setpriv": Tool("setpriv", "util-linux", shapes=False),
+    "sfdisk": Tool("sfdisk", "fdisk"),
+    "tar": Tool("tar", "tar", shapes=False),
+    "tgtadm": Tool("tgtadm", "tgt", ("--version",), shapes=False),
+    "tgtd": Tool("tgtd", "tgt", ("--version",), shapes=False),
+    "umount": Tool("umount", "mount", shapes=False),
+    "unshare": Tool("unshare", "util-linux", shapes=False),
+    "unsquashfs": Tool("unsquashfs", "squashfs-tools", ("-version",), shapes=False),
+    "xorriso": Tool("xorriso", "xorriso", ("-version",)),
+    "xz": Tool("xz", "xz-utils", shapes=False),
+    "zfs": Tool("zfs", "zfs-fuse", None),
+    "zpool": Tool("zpool", "zfs-fuse", None),
+    "zstd": Tool("zstd", "zstd", shapes=False),
+}
+
+
+_BHYVE = "bhyve belongs to illumos distributions: boot with QEMU elsewhere"
+_VIRTUALBOX = "VirtualBox comes from its makers: install it, or boot with QEMU"
+
+ELSEWHERE = {
+    "VBoxHeadless": _VIRTUALBOX,
+    "VBoxManage": _VIRTUALBOX,
+    "bhyve": _BHYVE,
+    "bhyvectl": _BHYVE,
+    "itadm": 'COMSTAR belongs to illumos distributions: use target "tgt" elsewhere',
+    "pkg": "pkg(7) belongs to illumos distributions: build IPS images on one of these",
+    "stmfadm": 'COMSTAR belongs to illumos distributions: use target "tgt" elsewhere',
+}
+"""Programs that no package of Debian brings, and what to do when they are missing."""
+
+
+def missing(names: Iterable[str]) -> list[str]:
+    """Those of the tools `names` that this host lacks, in order, each once."""
+    return [name for name in dict.fromkeys(names) if tool_named(name).find() is None]
+
+
+def packages(names: Iterable[str]) -> list[str]:
+    """The Debian packages that install the tools `names`, sorted, each once."""
+    return sorted({tool_named(name).package for name in names if tool_named(name).package})
+
+
+def install_command(missing: Iterable[str]) -> str:
+    """The command that installs the tools `missing`, or "" when no package is known to."""
+    names = packages(missing)
+    return f"apt-get install {' '.join(names)}" if names else ""
+
+
+def remedy(missing: Iterable[str]) -> str:
+    """What to do about the tools `missing`, for people: a command where one installs them."""
+    names = list(missing)
+    if sys.platform != "linux" and any(tool_named(name).package == "util-linux" for name in names):
+        return NOT_LINUX
+    unknown = [name for name in names if not tool_named(name).package and name not in ELSEWHERE]
+    parts = [install_command(names), f"install {', '.join(unknown)}" if unknown else ""]
+    parts += dict.fromkeys(text for name, text in ELSEWHERE.items() if name in names)
+    return "; ".join(part for part in parts if part)
+
+
+def cannot_start(error: OSError) -> Unprepared:
+    """The error for a program that could not be started, of the exception that says so."""
+    program = Path(str(error.filename or "the program")).name
+    return Unprepared(f"{program} cannot be started", str(error), remedy([program]))
+
+
+def package_of(executable: str) -> str | None:
+    """The package that installs a program, by its name or path, or None when none is known."""
+    name = Path(executable).name
+    for tool in TOOLS.values():
+        if Path(tool.executable).name == name:
+            return tool.package
+    return None
+
+
+def tool_named(name: str) -> Tool:
+    """The tool of that name; one that is not in `TOOLS` (a plug-in's own) is a program of that name."""
+    return TOOLS.get(name) or Tool(name, "", None)
