@@ -35,9 +35,10 @@ from dcd.engine.broadcast import Broadcast
 from dcd.engine.builds import Builds, now
 from dcd.engine.engine import Engine
 from dcd.engine.losses import Losses, look_for_losses
-from dcd.engine.runner import Runner, Stores
+from dcd.engine.runner import Runner
 from dcd.engine.scheduler import Scheduler
 from dcd.engine.secret_digests import secret_key
+from dcd.engine.stores import Stores
 from dcd.engine.workspaces import claiming_workspace, kept_workspace
 from dcd.planner import Planner
 from dcd.platform import control_group, notify
@@ -51,6 +52,7 @@ from store.eventlog import EventLog
 from store.host.durable import write_file
 from store.layers import LayerStore
 from store.layers.choose import TRIAL, choose, retired
+from store.logs import AttemptLogs
 
 log = structlog.get_logger()
 
@@ -112,8 +114,8 @@ class Daemon:
             Planner(self.settings) as planner,
         ):
             layers = await asyncio.to_thread(self._layers)
-            logs = state_dir / "logs"
-            logs.mkdir(mode=0o700, exist_ok=True)
+            logs = AttemptLogs(state_dir / "logs")
+            logs.prepare()
             stores = Stores(
                 layers=layers,
                 blobs=Blobs(state_dir / "blobs"),
@@ -364,7 +366,9 @@ def _give_inputs(blobs: Blobs, unfinished: Sequence[BuildState]) -> None:
 
 def _losses(events: EventLog, stores: Stores) -> Losses:
     """What the log has lost, told as loudly as a daemon that serves can."""
-    found = look_for_losses(events, stores.layers, (stores.artifacts.directory, stores.logs))
+    found = look_for_losses(
+        events, stores.layers, (stores.artifacts.directory, stores.logs.directory)
+    )
     if told := found.told:
         log.error(told.brief, details=told.details, resolution=told.resolution)
     return found

@@ -34,6 +34,7 @@ from statemachine.errors import NotFound
 from statemachine.events import Event
 from statemachine.graph import graph as drawing
 from statemachine.machine import BuildMachine
+from store.logs import AttemptLogs
 
 MOVING = (Lifecycle.QUEUED, Lifecycle.RUNNING, Lifecycle.PAUSING, Lifecycle.CANCELLING)
 """States of a build that will go on without a command."""
@@ -82,8 +83,7 @@ async def verify_events(api: Api, request: Request) -> Response:
 async def logs(api: Api, request: Request) -> Response:
     api.require(request, Action.SEE)
     state = await api.kept(request)
-    directory = api.engine.stores.logs / state.id
-    found = await asyncio.to_thread(_log_files, directory, state)
+    found = await asyncio.to_thread(_log_files, api.engine.stores.logs, state)
     return json_response(schemas.LogList(found))
 
 
@@ -91,8 +91,9 @@ async def log(api: Api, request: Request) -> Response:
     api.require(request, Action.SEE)
     state = await api.kept(request)
     checkpoint, attempt = request.path_params["checkpoint"], request.path_params["attempt"]
-    path = api.engine.stores.logs / state.id / f"{checkpoint}.{attempt}.log"
-    if checkpoint not in state.attempts or not _ATTEMPT.fullmatch(attempt) or not path.is_file():
+    known = checkpoint in state.attempts and _ATTEMPT.fullmatch(attempt)
+    path = api.engine.stores.logs.path(state.id, checkpoint, int(attempt)) if known else None
+    if path is None or not path.is_file():
         raise NotFound(f"build {state.id} has no log of {checkpoint}, attempt {attempt}")
     offset = integer(request, OFFSET, 0)
     file, size_bytes = await asyncio.to_thread(_opened_at, path, offset)
@@ -142,12 +143,12 @@ async def graph(api: Api, request: Request) -> Response:
     return PlainTextResponse(drawing(BuildMachine.rehydrate(events), text_format))
 
 
-def _log_files(directory: Path, state: BuildState) -> tuple[schemas.LogFile, ...]:
+def _log_files(logs: AttemptLogs, state: BuildState) -> tuple[schemas.LogFile, ...]:
     found = [
         schemas.LogFile(name, attempt, str(path), path.stat().st_size)
         for name, attempts in state.attempts.items()
         for attempt in range(1, attempts + 1)
-        if (path := directory / f"{name}.{attempt}.log").is_file()
+        if (path := logs.path(state.id, name, attempt)).is_file()
     ]
     return tuple(found)
 

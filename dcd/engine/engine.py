@@ -8,7 +8,6 @@ scheduler, stopping attempts.
 import asyncio
 import hashlib
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,10 +18,11 @@ from dcd.configuration import Configuration
 from dcd.engine.builds import Builds
 from dcd.engine.garbage import Collector
 from dcd.engine.losses import NO_LOSSES, Losses
-from dcd.engine.runner import Runner, Stores
+from dcd.engine.runner import Runner
 from dcd.engine.scheduler import Scheduler
 from dcd.engine.secret_digests import with_secrets
 from dcd.engine.shells import Shells
+from dcd.engine.stores import Stores
 from dcd.engine.usage import DiskUsage, measure
 from dcd.engine.workspaces import lost_layer
 from dcd.manifest.diagnostics import Diagnostic
@@ -323,7 +323,7 @@ class Engine:
         """Drop the artifacts and logs of an ended build; its events stay."""
         _, state = await self._transition(build, Remove(), actor)
         await asyncio.to_thread(self.stores.artifacts.remove, build)
-        await asyncio.to_thread(shutil.rmtree, self.stores.logs / build, True)
+        await asyncio.to_thread(self.stores.logs.remove, build)
         return state
 
     async def usage(self) -> DiskUsage:

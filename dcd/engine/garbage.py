@@ -11,7 +11,6 @@ the middle harms nothing. Used from the event loop's thread only.
 
 import asyncio
 import heapq
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -22,7 +21,8 @@ import structlog
 from dcd.configuration import Configuration
 from dcd.engine.builds import Builds
 from dcd.engine.losses import Losses
-from dcd.engine.runner import Runner, Stores
+from dcd.engine.runner import Runner
+from dcd.engine.stores import Stores
 from statemachine.build import BuildState, CheckpointState
 from statemachine.errors import DcdError, NotFound, Refused
 from store.layers import Layer, LayerStore
@@ -164,7 +164,7 @@ class Collector:
                     await asyncio.to_thread(self._stores.blobs.remove, sha256)
                 for build in builds:
                     await asyncio.to_thread(self._stores.artifacts.remove, build)
-                    await asyncio.to_thread(shutil.rmtree, self._stores.logs / build, True)
+                    await asyncio.to_thread(self._stores.logs.remove, build)
             retired = await asyncio.to_thread(self._retired, dry_run)
         kept = sum(layer.size_bytes for layer in layers)
         kept -= sum(layer.size_bytes for layer, _ in chosen)
@@ -239,7 +239,7 @@ class Collector:
         """Removed builds of which something is left: the daemon died while it removed them."""
         found = {
             path.name
-            for directory in (self._stores.artifacts.directory, self._stores.logs)
+            for directory in (self._stores.artifacts.directory, self._stores.logs.directory)
             if directory.exists()
             for path in directory.iterdir()
         }

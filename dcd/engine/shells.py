@@ -15,7 +15,7 @@ from pathlib import Path
 import structlog
 
 from dcd.configuration import Configuration
-from dcd.engine.runner import Stores
+from dcd.engine.stores import Stores
 from dcd.engine.workspaces import kept_workspace
 from dcd.worker.recover import detach_loops, kill_leftovers
 from dcd.worker.request import ShellRequest

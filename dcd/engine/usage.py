@@ -7,8 +7,8 @@ from pathlib import Path
 from shutil import disk_usage
 
 from dcd.engine.garbage import pinned_keys
-from dcd.engine.runner import Stores
 from dcd.engine.shells import SHELL
+from dcd.engine.stores import Stores
 from statemachine.build import BuildState
 from statemachine.errors import NotFound
 from store.eventlog import EventLog
@@ -78,7 +78,7 @@ def measure(
             used[name.split(".")[0]]["workspace_bytes"] += size_bytes
     for kind, directory in (
         ("artifact_bytes", stores.artifacts.directory),
-        ("log_bytes", stores.logs),
+        ("log_bytes", stores.logs.directory),
     ):
         for path in directory.iterdir() if directory.exists() else ():
             used[path.name][kind] += allocated_bytes(path)

@@ -65,6 +65,11 @@ def make_plan(
     return _plan(loaded, found, _known(_states(loaded, found)), allowed, epoch)
 
 
+def new_salt() -> str:
+    """What no key holds yet; 64 random bits."""
+    return secrets.token_hex(8)
+
+
 def declining_reuse(plan: Plan, checkpoint: str | None) -> Plan:
     """The plan with keys from `checkpoint` on (None: from the first) that no layer has. Raises NotFound."""
     names = [planned.name for planned in plan.checkpoints]
@@ -72,7 +77,7 @@ def declining_reuse(plan: Plan, checkpoint: str | None) -> Plan:
         raise NotFound(
             f"the plan has no checkpoint {checkpoint}", f"its checkpoints are: {', '.join(names)}"
         )
-    return with_salt(plan, names.index(checkpoint) if checkpoint else 0, secrets.token_hex(8))
+    return with_salt(plan, names.index(checkpoint) if checkpoint else 0, new_salt())
 
 
 def plan_ahead(

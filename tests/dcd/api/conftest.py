@@ -16,13 +16,15 @@ from dcd.configuration import Configuration, Effective, Live
 from dcd.engine.broadcast import Broadcast
 from dcd.engine.builds import Builds, now
 from dcd.engine.engine import Engine
-from dcd.engine.runner import Runner, Stores
+from dcd.engine.runner import Runner
 from dcd.engine.scheduler import Scheduler
+from dcd.engine.stores import Stores
 from dcd.planner import Planner
 from store.artifacts import Artifacts
 from store.blobs import Blobs
 from store.eventlog import EventLog
 from store.layers.choose import open_store
+from store.logs import AttemptLogs
 
 MANIFEST = """<dc><distro name="small"><execution>
 <checkpoint name="one" mod_path="dcd/checkpoints/custom_script" checkpoint_class="CustomScript">
@@ -67,7 +69,7 @@ def app(tmp_path: Path, planner: Planner) -> Iterator[Starlette]:
             layers,
             Blobs(tmp_path / "blobs"),
             Artifacts(tmp_path / "artifacts"),
-            tmp_path / "logs",
+            AttemptLogs(tmp_path / "logs"),
             "test",
         )
         runner = Runner(builds, stores, settings, planner)

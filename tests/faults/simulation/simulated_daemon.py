@@ -32,13 +32,14 @@ import structlog
 from dcd.api.stream import follow
 from dcd.configuration import Configuration
 from dcd.construction import constructors
+from dcd.engine import attempt, runner
 from dcd.engine import builds as engine_builds
-from dcd.engine import runner
 from dcd.engine.broadcast import Broadcast
 from dcd.engine.builds import Builds
 from dcd.engine.engine import Engine
-from dcd.engine.runner import Runner, Stores
+from dcd.engine.runner import Runner
 from dcd.engine.scheduler import Scheduler
+from dcd.engine.stores import Stores
 from dcd.engine.workspaces import kept_workspace
 from dcd.manifest import plugins
 from dcd.planner.client import HERE
@@ -57,6 +58,7 @@ from store.host.durable import disk_full_is_told
 from store.layers import Layer, LayerRecord, Workspace
 from store.layers.copy import CopyTrees
 from store.layers.directory import LayerDirectory
+from store.logs import AttemptLogs
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 PLENTY = 2**40
@@ -116,12 +118,13 @@ class World:
     def __enter__(self) -> "World":
         self._patched = pytest.MonkeyPatch()
         patch = self._patched.setattr
-        patch(runner, "run_attempt", self._run_attempt)
-        patch(runner, "boot_id", lambda: self.boot)
+        patch(attempt, "run_attempt", self._run_attempt)
+        for module in (attempt, runner):
+            patch(module, "boot_id", lambda: self.boot)
         patch(shutil, "disk_usage", lambda _: DiskUsage(PLENTY, 0, self.free_bytes))
         patch(engine_builds, "ThreadPoolExecutor", lambda *_: _Jobs(self._job))
         patch(engine_builds, "new_id", self._new_id)
-        patch(planning, "new_id", self._new_id)
+        patch(planning, "new_salt", self._new_id)
         patch(simulated_mirror, "state", "1")
         # What takes time and does not change: there are no plug-ins, and code stays as it is.
         patch(constructors, "entry_points", lambda group: ())
@@ -160,7 +163,7 @@ class World:
             layers=layers,
             blobs=Blobs(self.state_dir / "blobs"),
             artifacts=_Artifacts(self),
-            logs=self.state_dir / "logs",
+            logs=AttemptLogs(self.state_dir / "logs"),
             state_id="simulated",
         )
         builds = Builds(self.log, Broadcast(), self.now)

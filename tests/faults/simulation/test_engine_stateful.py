@@ -31,9 +31,10 @@ from hypothesis.stateful import (
 from simulated_daemon import PLENTY, World
 
 from dcd.engine import garbage
+from dcd.engine.attempt import Attempt
 from dcd.engine.engine import ManifestSource, Options
 from dcd.engine.locks import LayerLocks
-from dcd.engine.runner import RETRY_SECONDS, Runner
+from dcd.engine.runner import RETRY_SECONDS
 from dcd.engine.shells import Shells
 from statemachine import commands
 from statemachine.build import BuildState, advance
@@ -403,16 +404,17 @@ def test_any_history_of_the_engine_keeps_its_promises(
 
 
 def attempts_begin_before_their_event(patch: pytest.MonkeyPatch) -> None:
-    command = Runner._command
+    record = Attempt._record
 
-    async def careless(self: Runner, state: BuildState, wanted: Command) -> BuildState:
+    async def careless(self: Attempt, wanted: Command) -> BuildState:
         if not isinstance(wanted, StartCheckpoint):
-            return await command(self, state, wanted)
-        task = asyncio.ensure_future(self._insist(state.id, wanted))
+            return await record(self, wanted)
+        task = asyncio.ensure_future(record(self, wanted))
         task.add_done_callback(lambda done: done.exception())
+        state = await self._means.builds.state(self._build)
         return advance(state, commands._payloads(state, wanted)[0])
 
-    patch.setattr(Runner, "_command", careless)
+    patch.setattr(Attempt, "_record", careless)
 
 
 def garbage_ignores_who_needs_it(patch: pytest.MonkeyPatch) -> None:

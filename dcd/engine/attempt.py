@@ -1,0 +1,267 @@
+"""One attempt at a checkpoint: its event, its workspace, its worker, and what comes of it.
+
+    begin       CheckpointStarted is on disk, then the workspace is made
+    work        the worker runs the checkpoint in it; what it claimed is released afterwards
+    conclude    the workspace becomes a layer, then CheckpointCompleted is on disk; or the event that says
+                why not, and the workspace is removed
+
+A daemon that dies in between finds the attempt open, and `dcd.engine.runner` settles it.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import structlog
+
+from dcd import planner
+from dcd.configuration import Configuration
+from dcd.engine.borrowers import require_secrets
+from dcd.engine.broadcast import progress
+from dcd.engine.builds import Builds
+from dcd.engine.claims import claims_released
+from dcd.engine.failures import broken_off, info_of
+from dcd.engine.host import boot_id
+from dcd.engine.publish import commit
+from dcd.engine.stores import Stores
+from dcd.engine.workspaces import kept_workspace, workspace_name
+from dcd.planner.client import Planning
+from dcd.planner.tasks import OfBuild
+from dcd.planning import plan as planning
+from dcd.platform.control_group import Delegated
+from dcd.worker.launch import Cancelled, Completed, Died, Failed, Outcome, run_attempt
+from dcd.worker.request import Claim, Progress, WorkerRequest
+from statemachine.build import BuildState
+from statemachine.commands import (
+    ClaimResource,
+    Command,
+    CompleteCheckpoint,
+    FailCheckpoint,
+    InterruptCheckpoint,
+    StartCheckpoint,
+)
+from statemachine.errors import DcdError, Refused, Unavailable
+from statemachine.plan import PlannedCheckpoint
+from store.host.durable import DiskFull, used_up
+from store.layers import LayerRecord, Workspace
+
+logger = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What attempts are made with. `record` carries out a command of the engine's own, however long the
+    event log takes no events."""
+
+    builds: Builds
+    stores: Stores
+    settings: Callable[[], Configuration]
+    planner: Planning
+    groups: Delegated | None
+    record: Callable[[str, Command], Awaitable[BuildState]]
+
+    def of_build(self, state: BuildState, index: int) -> OfBuild:
+        """What a planner is asked about a checkpoint of a build."""
+        modules = self.settings().checkpoint_modules
+        return OfBuild(state.manifest, state.plan.checkpoints[index], modules)
+
+
+class Attempt:
+    """An attempt at the checkpoint that is next in `state`; `planned` is that checkpoint with its key as
+    of now, `external` what of the world's state in the key has changed since the plan."""
+
+    def __init__(
+        self,
+        means: Means,
+        state: BuildState,
+        index: int,
+        planned: PlannedCheckpoint,
+        external: dict[str, str] | None,
+    ) -> None:
+        self._means = means
+        self._build = state.id
+        self._index = index
+        self._planned = planned
+        self._external = external or {}
+        self._number = state.next_attempt(planned.name)
+        self._log = means.stores.logs.path(state.id, planned.name, self._number)
+        self._stop = asyncio.Event()
+        self._cause = "cancelled"
+
+    def stop(self, cause: str) -> None:
+        """End the attempt; `cause` as in CheckpointInterrupted."""
+        self._cause = cause
+        self._stop.set()
+
+    async def run(self) -> BuildState:
+        """Make the attempt; returns the build's state after it. Raises Refused and Unavailable."""
+        name = self._planned.name
+        try:
+            state = await self._begin()
+            workspace = await self._make_workspace(state)
+            try:
+                async with claims_released(self._means.builds, self._build):
+                    outcome = await self._work(state, workspace)
+                state = await self._conclude(outcome, workspace)
+                return state
+            finally:
+                if kept_workspace(state) != workspace.name:
+                    await self._remove(workspace)
+        except DiskFull as error:
+            return await self._record(InterruptCheckpoint(name, "no-space", str(error)))
+        except (Refused, Unavailable):
+            raise
+        except DcdError as error:
+            return await self._record(FailCheckpoint(name, info_of(error)))
+        except OSError as error:
+            return await self._record(broken_off(name, error))
+        finally:
+            self._means.builds.broadcast.clear(self._build)
+
+    async def _begin(self) -> BuildState:
+        planned = self._planned
+        state = await self._record(
+            StartCheckpoint(
+                planned.name,
+                attempt=self._number,
+                key=planned.key,
+                log=self._means.stores.logs.recorded(self._log),
+                boot_id=boot_id(),
+                external=self._external,
+            )
+        )
+        logger.info(
+            "checkpoint started",
+            build=self._build,
+            checkpoint=planned.name,
+            attempt=self._number,
+        )
+        return state
+
+    async def _make_workspace(self, state: BuildState) -> Workspace:
+        with self._means.builds.broadcast.waiting(self._build, "its workspace to be made"):
+            return await asyncio.to_thread(
+                self._means.stores.layers.begin, state.parent_key, workspace_name(state)
+            )
+
+    async def _remove(self, workspace: Workspace) -> None:
+        with self._means.builds.broadcast.waiting(self._build, "its workspace to be removed"):
+            await asyncio.to_thread(self._means.stores.layers.discard, workspace)
+
+    async def _work(self, state: BuildState, workspace: Workspace) -> Outcome:
+        request = await self._request(state, workspace)
+        started = time.monotonic()
+
+        def report(news: Progress) -> None:
+            seconds = time.monotonic() - started
+            shown = progress(
+                state.plan.checkpoints,
+                self._index,
+                self._number,
+                news.fraction,
+                news.message,
+                seconds,
+            )
+            self._means.builds.broadcast.report(self._build, shown)
+
+        async def claim(claimed: Claim) -> None:
+            await self._record(ClaimResource(self._planned.name, claimed.kind, claimed.name))
+
+        report(Progress())
+        return await run_attempt(
+            request,
+            log_path=self._log,
+            on_progress=report,
+            on_claim=claim,
+            stop=self._stop,
+            grace_seconds=self._means.settings().cancel_grace_seconds,
+            groups=self._means.groups,
+        )
+
+    async def _request(self, state: BuildState, workspace: Workspace) -> WorkerRequest:
+        means, planned = self._means, state.plan.checkpoints[self._index]
+        evidence = means.stores.logs.evidence(self._build, planned.name, self._number)
+        evidence.mkdir(parents=True, exist_ok=True)
+        wanted = await means.planner.ask(planner.NEEDS, means.of_build(state, self._index))
+        settings = means.settings()
+        await asyncio.to_thread(require_secrets, settings, state.actor, wanted.needs.secrets)
+        return WorkerRequest(
+            state_id=means.stores.state_id,
+            build=self._build,
+            checkpoint=planned.name,
+            attempt=self._number,
+            mod_path=planned.mod_path,
+            checkpoint_class=planned.checkpoint_class,
+            args=planned.args,
+            kwargs=planned.kwargs,
+            manifest=state.manifest,
+            layers=settings.state_dir / "layers",
+            workspace=workspace,
+            evidence=evidence,
+            inputs=means.stores.inputs(state),
+            environment=planning.environment(state, wanted.needs, wanted.http_proxy),
+            allowed=settings.checkpoint_modules,
+            external=planning.recorded_external(planned),
+            network=planned.network,
+            grants=planning.grants(wanted.needs, settings),
+        )
+
+    async def _conclude(self, outcome: Outcome, workspace: Workspace) -> BuildState:
+        name = self._planned.name
+        command: Command
+        match outcome:
+            case Completed() as completed:
+                command = await self._commit(completed, workspace)
+            case Failed(error, seconds, no_space):
+                command = (
+                    InterruptCheckpoint(name, "no-space", error.brief)
+                    if no_space
+                    else FailCheckpoint(name, error, seconds=seconds)
+                )
+            case Cancelled():
+                command = InterruptCheckpoint(name, self._cause)
+            case Died(how, tail):
+                # It may have had no room left to say why.
+                cause = "no-space" if used_up(workspace.directory) else "worker-died"
+                command = InterruptCheckpoint(name, cause, f"{how}\n{tail}".strip())
+        logger.info(
+            "checkpoint ended",
+            build=self._build,
+            checkpoint=name,
+            outcome=type(outcome).__name__.lower(),
+            seconds=round(outcome.seconds, 1),
+        )
+        return await self._record(command)
+
+    async def _commit(self, completed: Completed, workspace: Workspace) -> Command:
+        """Make the workspace a layer, unless what its key says of the host is no longer true."""
+        planned = self._planned
+        if changed := await asyncio.to_thread(planning.changed_host, planned):
+            what = f"{', '.join(changed)} changed while it ran"
+            return InterruptCheckpoint(planned.name, "host-changed", what)
+        record = LayerRecord(
+            key=planned.key,
+            parent=workspace.parent,
+            made_by=self._build,
+            checkpoint=planned.name,
+            attempt=self._number,
+            seconds=completed.seconds,
+            artifacts=completed.artifacts,
+            left=completed.left,
+        )
+        stores = self._means.stores
+        with self._means.builds.broadcast.waiting(self._build, "its layer to be on disk"):
+            layer = await asyncio.to_thread(
+                commit, stores.layers, stores.artifacts, workspace, record
+            )
+        return CompleteCheckpoint(
+            planned.name,
+            seconds=completed.seconds,
+            artifacts=completed.artifacts,
+            size_bytes=layer.size_bytes,
+            left=completed.left,
+        )
+
+    def _record(self, command: Command) -> Awaitable[BuildState]:
+        return self._means.record(self._build, command)
