@@ -14,6 +14,19 @@ from typing import NoReturn
 
 from statemachine.errors import DcdError
 
+EXIT_CODES = {
+    "usage": 2,
+    "checkpoint-failed": 3,
+    "refused": 6,
+    "not-found": 7,
+    "invalid-manifest": 8,
+    "unavailable": 9,
+    "too-many-requests": 9,
+    "permission": 10,
+    "unprepared": 11,
+}
+"""The exit code for a `DcdError.problem`, as dcctl has it; 1 for any other."""
+
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line of `dcd`."""
@@ -82,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(arguments.run(arguments))
     except DcdError as error:
         print(f"dcd: {error}", file=sys.stderr)
-        return error.exit_code
+        return EXIT_CODES.get(error.problem, 1)
 
 
 def _serve(arguments: argparse.Namespace) -> int:

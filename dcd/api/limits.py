@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
+from http import HTTPStatus
 
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
@@ -19,13 +20,15 @@ answer, and keeps its connection."""
 class BodyTooLarge(DcdError):
     """The request's body is over the limit."""
 
-    problem, status, exit_code = "usage", 413, 2
+    problem = "usage"
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
 
 
 class RequestTimeout(DcdError):
     """The client did not send its request in time."""
 
-    problem, status, exit_code = "usage", 408, 2
+    problem = "usage"
+    status = HTTPStatus.REQUEST_TIMEOUT
 
 
 _AMBIGUOUS = UsageError(

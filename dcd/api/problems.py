@@ -1,11 +1,30 @@
 """Errors as the API tells them: problem details for HTTP, RFC 9457."""
 
+from http import HTTPStatus
+
 import msgspec
 from starlette.responses import Response
 
 from dcd.api.schemas import Problem
 from dcd.manifest.diagnostics import without_middle
 from statemachine.errors import DcdError
+
+STATUSES = {
+    "usage": HTTPStatus.BAD_REQUEST,
+    "permission": HTTPStatus.FORBIDDEN,
+    "not-found": HTTPStatus.NOT_FOUND,
+    "refused": HTTPStatus.CONFLICT,
+    "removed": HTTPStatus.GONE,
+    "invalid-manifest": HTTPStatus.UNPROCESSABLE_ENTITY,
+    "inputs-missing": HTTPStatus.UNPROCESSABLE_ENTITY,
+    "unprepared": HTTPStatus.FAILED_DEPENDENCY,
+    "too-many-requests": HTTPStatus.TOO_MANY_REQUESTS,
+    "client-left": 499,  # nginx's; nobody gets it
+    "unavailable": HTTPStatus.SERVICE_UNAVAILABLE,
+    "checkpoint-failed": HTTPStatus.INTERNAL_SERVER_ERROR,
+    "internal": HTTPStatus.INTERNAL_SERVER_ERROR,
+}
+"""The HTTP status for each `DcdError.problem`. An error of HTTP itself has a `status` of its own."""
 
 PROBLEM_TYPE = "urn:dcd:problem:"
 
@@ -14,10 +33,15 @@ LONGEST_LINE, LONGEST_TEXT = 1000, 32_000
 
 
 def problem_response(error: DcdError, status: int | None = None) -> Response:
-    """An error as an answer, with the HTTP `status` of the error's kind unless another is given."""
-    status = status or error.status
+    """An error as an answer, with the HTTP `status` of the error's problem unless another is given."""
+    status = status or status_of(error)
     body = problem_json(error, status)
     return Response(body, status, media_type="application/problem+json")
+
+
+def status_of(error: DcdError) -> int:
+    """The HTTP status that tells a client of an error."""
+    return int(getattr(error, "status", STATUSES[error.problem]))
 
 
 def problem_json(error: DcdError, status: int | None = None) -> bytes:
@@ -26,7 +50,7 @@ def problem_json(error: DcdError, status: int | None = None) -> bytes:
     problem = Problem(
         type=PROBLEM_TYPE + error.problem,
         title=without_middle(error.brief, LONGEST_LINE),
-        status=status or error.status,
+        status=status or status_of(error),
         detail=without_middle(error.details, LONGEST_TEXT),
         resolution=without_middle(error.resolution, LONGEST_TEXT),
         diagnostics=getattr(error, "diagnostics", None),

@@ -20,7 +20,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from dcd.api.fairness import RETRY_AFTER_SECONDS, Connections
 from dcd.api.listening import BACKLOG
-from dcd.api.problems import problem_json
+from dcd.api.problems import problem_json, status_of
 from dcd.configuration import Configuration
 from dcd.platform.peer import peer_credentials
 from statemachine.errors import TooManyRequests
@@ -121,7 +121,7 @@ def _bare_answer(error: TooManyRequests) -> bytes:
     """An answer to a request that was not read."""
     body = problem_json(error)
     head = (
-        f"HTTP/1.1 {error.status} Too Many Requests\r\nContent-Type: application/problem+json\r\n"
+        f"HTTP/1.1 {status_of(error)} Too Many Requests\r\nContent-Type: application/problem+json\r\n"
         f"Retry-After: {RETRY_AFTER_SECONDS}\r\nConnection: close\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
     )

@@ -30,7 +30,7 @@ _REFERENCE = re.compile(r"%\{(?P<path>[^{}]*)\}")
 class PathError(DcdError):
     """A path string that is malformed, names an unknown class, or asks for what no object has."""
 
-    problem, status, exit_code = "invalid-manifest", 422, 8
+    problem = "invalid-manifest"
 
 
 def quote_name(name: str) -> str:

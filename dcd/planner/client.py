@@ -56,7 +56,7 @@ Left = Callable[[], Awaitable[object]]
 class ClientLeft(DcdError):
     """Whoever asked has left; nobody gets this."""
 
-    problem, status, exit_code = "client-left", 499, 1
+    problem = "client-left"
 
 
 class Planning(Protocol):

@@ -12,6 +12,8 @@ from cli.exit_codes import AT_REST, PROBLEMS, ExitCode
 from cli.generate import completions, man, reference
 from cli.main import build_parser
 from cli.manual import EXAMPLES, EXIT_STATUS
+from dcd.api.problems import STATUSES
+from dcd.main import EXIT_CODES
 from statemachine import errors
 
 REPOSITORY = Path(__file__).parents[2]
@@ -218,15 +220,23 @@ def test_each_problem_of_the_api_has_its_documented_exit_code() -> None:
     assert documented == PROBLEMS
 
 
-def test_exit_codes_agree_with_the_daemons_errors() -> None:
-    for error in errors.DcdError.__subclasses__():
-        if error.problem in PROBLEMS:
-            assert PROBLEMS[error.problem] == error.exit_code
-    assert AT_REST["failed"] == errors.CheckpointError.exit_code
-
-
 def test_a_limit_that_is_no_number_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         build_parser().parse_args(["list", "--limit", "ten"])
     assert ended.value.code == 2
     assert "argument --limit: 'ten' is not a whole number\n" in capsys.readouterr().err
+
+
+def test_exit_codes_agree_with_the_daemons() -> None:
+    for problem, code in PROBLEMS.items():
+        if problem not in ("inputs-missing", "removed"):  # only answers have these
+            assert EXIT_CODES.get(problem, 1) == code
+    assert AT_REST["failed"] == EXIT_CODES["checkpoint-failed"]
+
+
+def test_each_problem_has_a_status() -> None:
+    pending = [errors.DcdError]
+    while pending:
+        error = pending.pop()
+        assert error.problem in STATUSES
+        pending += error.__subclasses__()
