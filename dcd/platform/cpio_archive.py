@@ -20,7 +20,15 @@ MAGICS = (b"070701", b"070702", b"070707")
 """What the archives begin with."""
 
 _CHUNK_BYTES = 1 << 20
-_NONSENSE = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.EEXIST}
+_NONSENSE = {
+    errno.ENAMETOOLONG,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EINVAL,
+    errno.EEXIST,
+    errno.ENOENT,
+}
+"""What the system says of a member that no file system can hold; ENOENT of a symbolic link to nothing."""
 _TRAILER = "TRAILER!!!"
 _NEWC_FIELDS, _ODC_WIDTHS = 13, (6, 6, 6, 6, 6, 6, 6, 11, 6, 11)
 

@@ -62,6 +62,15 @@ def test_devices_and_owners_are_kept(tmp_path: Path) -> None:
     assert stat.S_IMODE(status.st_mode) == 0o640
 
 
+def test_a_symbolic_link_to_nothing_is_damage(tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree/link").symlink_to("x")
+    emptied = packed(tmp_path / "tree", "newc").replace(b"x" + bytes(3) + b"07", bytes(4) + b"07")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(CheckpointError, match="damaged"):
+        unpack_cpio(io.BytesIO(emptied), tmp_path / "out")
+
+
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     tree = tmp_path_factory.mktemp("tree")
