@@ -59,8 +59,8 @@ class CustomScript(Checkpoint):
     """Run a command of the manifest.
 
     Exactly one of `command`, `text` and `script` says what runs. Outside the image it can make and
-    change any file of the workspace, read the host and enter the image; what else it does on the
-    host needs an argument.
+    change any file of the workspace, use the software of the host and enter the image; what else it
+    does on the host needs an argument.
 
     Arguments:
         command: A shell command, in which line breaks count as spaces.

@@ -174,6 +174,15 @@ class Configuration:
             reloads=True,
         ),
     )
+    worker_paths: tuple[Path, ...] = field(
+        default=(),
+        metadata=_about(
+            "Files and directories of the server that checkpoints see, read-only, beside the system's "
+            "software in /usr and what the manifest names: tools in /opt, for instance. Everybody who may "
+            "submit can read what is in them, whatever its permissions are.",
+            reloads=True,
+        ),
+    )
     worker_open_files: int = field(
         default=16384,
         metadata=_about(

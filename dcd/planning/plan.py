@@ -215,6 +215,7 @@ def grants(needs: Needs, settings: Configuration) -> Grants:
     return Grants(
         capabilities=needs.capabilities,
         devices=needs.devices,
+        reads=(*(each.path for each in needs.reads), *settings.worker_paths),
         writes=needs.writes,
         secrets=tuple(
             file for file in files if any(file.resolve().is_relative_to(place) for place in kept)

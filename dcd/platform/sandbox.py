@@ -54,8 +54,10 @@ MODULE = "-m"
 
 _CODE = ("dcd", "statemachine", "store", "msgspec")
 
-_SOFTWARE = ("bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr")
-_SETTINGS = (
+SOFTWARE = ("bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr")
+"""The directories of the system's software."""
+
+SETTINGS = (
     *("alternatives", "ca-certificates", "gai.conf", "group", "host.conf", "hosts", "ld.so.cache"),
     *("localtime", "nsswitch.conf", "os-release", "passwd", "pki/tls", "protocols", "resolv.conf"),
     *("services", "ssl/certs", "ssl/openssl.cnf", "xml"),
@@ -195,13 +197,13 @@ def _enter_own_root(place: Path, seen: Iterable[str]) -> None:
         (place / name).mkdir()
         (place / name).chmod(mode)
     show = partial(_show, place)
-    for name in _SOFTWARE:
+    for name in SOFTWARE:
         entry = Path("/", name)
         if entry.is_symlink():
             (place / name).symlink_to(entry.readlink())
         elif entry.exists():
             show(entry, entry)
-    for path in (*(Path("/etc", name) for name in _SETTINGS), *map(Path, seen)):
+    for path in (*(Path("/etc", name) for name in SETTINGS), *map(Path, seen)):
         if path.exists() and not path.is_relative_to("/usr"):
             show(path.resolve(), path)
     shown = place / place.relative_to("/")

@@ -13,6 +13,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import re
 import shutil
 import signal
 import socket
@@ -62,6 +63,9 @@ _DONE, _TOLD = 0, 3
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NAMED = 5
 """How many files a message names."""
+
+_ELSEWHERE = re.compile(r"(?<![\w/.])/(?:boot|etc|home|media|mnt|opt|root|run|srv|var)/[^\s:'\"]+")
+"""A path of the host, in what a tool says, where workers see little."""
 
 _LAST_PROCESSES_SECONDS = 10.0
 
@@ -362,6 +366,11 @@ def _remedy(request: WorkerRequest, error: BaseException, told: ErrorInfo) -> st
             "`capabilities` and `devices` in its needs or arguments. It has the capabilities "
             f"{', '.join(request.grants.capabilities) or 'none'}"
         )
+    if path := _out_of_sight(request, error, last):
+        return (
+            f"if {path} is a file of the host: checkpoints see the system's software and what the manifest "
+            "names; an administrator can let them see more (worker_paths)"
+        )
     if _is_behind((errno.EAGAIN,), error, told):
         return (
             "if a process could not be started, there were too many: in the attempt (worker_processes = "
@@ -369,6 +378,15 @@ def _remedy(request: WorkerRequest, error: BaseException, told: ErrorInfo) -> st
             "run at once or raise the limit, then dcctl retry"
         )
     return ""
+
+
+def _out_of_sight(request: WorkerRequest, error: BaseException, told: ErrorInfo) -> str:
+    """The path that was not found, if it may be one of the host that workers do not see; or ""."""
+    if not _is_behind((errno.ENOENT,), error, told) and "not found" not in told.details:
+        return ""
+    own = (os.fspath(request.workspace.directory), os.fspath(request.evidence))
+    found = [path for path in _ELSEWHERE.findall(told.details) if not path.startswith(own)]
+    return found[-1] if found else ""
 
 
 def _is_behind(numbers: tuple[int, ...], error: BaseException, told: ErrorInfo) -> bool:

@@ -1,118 +1,102 @@
-"""What a worker sees of the host: everything read-only, and nothing of what is none of its business.
+"""What a worker sees of the host: what is listed here, and nothing else.
 
-`isolate` is called once, in the worker's own mount namespace, when the workspace has been entered; the view
-lasts as long as the namespace. What the checkpoint may write is its workspace, its evidence, what it has
-declared, and /tmp, /var/tmp, /run, /dev/shm and the home directory, which are new, empty and its own. Other
-builds, the event log, the daemon's socket, what is mounted in /mnt and /media and the host's secrets are not
-there, and no file system but /dev opens devices. It keeps no mount of what it does not see. Who has no
-SYS_ADMIN cannot change the view back.
+`isolate` is called once, in the worker's own mount namespace, when the workspace has been entered; the
+view lasts as long as the namespace. In it are, read-only, the system's software, the files of /etc that tools
+need, the code of this project, and what the manifest or the configuration names; /proc and /sys without what
+steers or describes the machine; a /dev of the declared devices. What the checkpoint may write is its
+workspace, its evidence, what it has declared, and /tmp, /var/tmp, /run, /dev/shm and the home directory,
+which are new, empty and its own. Other builds, the event log, the daemon's socket and all other files of the
+host are not there, and no file system but /dev opens devices. It keeps no mount of what it does not see.
+Without SYS_ADMIN the view cannot be changed.
 
-`confine` then gives up, for good, the rights that the checkpoint has not declared. Every mount is a system
-call or two: all of it takes a few milliseconds.
+`confine` then gives up, for good, the rights and the system calls that the checkpoint has not declared.
 
-Source: mount_setattr(2), mount_namespaces(7), capabilities(7), setrlimit(2).
+Source: capabilities(7), setrlimit(2), seccomp(2); podman(1) for what of /proc and /sys is hidden.
 """
 
 import os
 import re
 import resource
-import stat
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 from dcd.manifest.secrets import DIRECTORIES as SECRETS
+from dcd.platform.sandbox import SETTINGS, SOFTWARE
+from dcd.worker import view
 from dcd.worker.request import SCRATCH, Grants, WorkerRequest
+from dcd.worker.view import Closed, Devices, Empty, Hidden, Place, Processes, ReadOnly, Shown, Step
 from statemachine.errors import Unprepared
 from store.host.capabilities import keep_only
-from store.host.devices import ALL_DEVICES, mount_devices
-from store.host.mounts import (
-    NO_DEVICES,
-    NO_SUID,
-    READ_ONLY,
-    attach,
-    bind,
-    can_restrict,
-    copy_of,
-    mount,
-    move,
-    restrict,
-    unmount_all,
-)
+from store.host.mounts import can_restrict
 
 _OWN = ("dcd", "statemachine", "store")
 
-_KERNEL = ("sys", "sysrq-trigger", "irq", "bus", "fs", "acpi", "scsi", "mtrr", "driver")
+_EMPTY = tuple(map(Path, ("/run", "/root", "/home", "/mnt", "/media")))
+_TEMPORARY = (Path("/tmp"), Path("/var/tmp"))
+_PLACES = tuple(
+    Path(name)
+    for name in ("/boot", "/opt", "/srv", *(f"/var/{n}" for n in ("cache", "lib", "log")))
+)
+_LINKED = ("/etc/mtab", "/var/lock", "/var/run")
+
+_TOOL_SETTINGS = (
+    # What tools read of themselves. Found with strace(1), and by reading what Debian's tools of images say.
+    *("apt", "dpkg", "mke2fs.conf", "mtools.conf", "mdadm.conf", "xattr.conf", "default/useradd"),
+    *("login.defs", "magic", "magic.mime", "mime.types", "debconf.conf", "perl", "python3"),
+    *("python3.11", "python3.12", "python3.13", "fonts", "java", "fuse.conf", "libaudit.conf"),
+    *("qemu", "qemu-ifdown", "qemu-ifup", "tgt", "vbox", "zfs", "lvm/lvm.conf", "gnutls"),
+    # What shells and scripts expect of a system.
+    *("adduser.conf", "bash.bashrc", "debian_version", "environment", "ethertypes", "inputrc"),
+    *("locale.alias", "locale.conf", "lsb-release", "networks", "profile", "profile.d", "rpc"),
+    *("shells", "skel", "subgid", "subuid", "terminfo", "timezone", "wgetrc", "gitconfig"),
+    *("ld.so.conf", "ld.so.conf.d", "ld.so.preload", "debuginfod", "pki", "crypto-policies"),
+)
+"""Of /etc, what is in sight beside `dcd.platform.sandbox.SETTINGS`."""
+
+_LOGINS = (Path("/etc/apt/auth.conf"), Path("/etc/apt/auth.conf.d"))
+"""Of these settings, those that only a checkpoint with the network sees."""
+
+_STEERING = ("sys", "sysrq-trigger", "irq", "bus", "fs", "driver", "mtrr")
 """Below /proc, what steers the kernel. None of it belongs to the PID namespace."""
 
-_EMPTY = tuple(map(Path, ("/run", "/root", "/home", "/mnt", "/media")))
-_DEVICES = "dev"
-"""In the workspace's scratch space: where /dev is made before it is moved into place."""
+_DESCRIBING = (
+    *("acpi", "asound", "kcore", "key-users", "keys", "kmsg", "kpagecgroup", "kpagecount"),
+    *("kpageflags", "latency_stats", "sched_debug", "scsi", "timer_list", "timer_stats"),
+)
+"""Below /proc, what tells of the machine's memory, of its other users' keys and of its hardware."""
 
-_TEMPORARY = (Path("/tmp"), Path("/var/tmp"))
+_MACHINE = tuple(map(Path, ("/sys/firmware", "/sys/devices/virtual/powercap", "/sys/kernel/debug")))
+
+_CLOSED = tuple(Path("/etc", name) for name in ("shadow", "gshadow"))
 
 _PRIVATE = (
-    *(Path("/etc", name) for name in ("shadow", "shadow-", "gshadow", "gshadow-")),
+    Path("/etc/shadow-"),
+    Path("/etc/gshadow-"),
     Path("/etc/ssl/private"),
     *SECRETS,
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _Shown:
-    """What stays in sight: the worker sees at `target` what was at `source`."""
-
-    source: Path
-    target: Path
-    writable: bool = False
-
-
 def isolate(request: WorkerRequest) -> None:
-    """Change the view of this mount namespace to what the attempt may see. Raises Unprepared when the host
-    lacks something that the checkpoint declared."""
+    """Change the root of this mount namespace to what the attempt may see. Raises OSError, and Unprepared
+    when the host lacks something that the checkpoint declared."""
     if not can_restrict():
-        print(
-            "# this kernel cannot make the host read-only for workers; Linux 5.12 can", flush=True
-        )
+        print("# this kernel cannot give workers a root of their own; Linux 5.12 can", flush=True)
         return
-    hidden = (*_PRIVATE, *Path("/etc/ssh").glob("ssh_host_*_key"), *request.grants.hidden)
-    covers = (*_EMPTY, *hidden)
-    shown = list(_shown(request, covers))
-    copies = [(one, copy_of(one.source)) for one in shown]
-    # The worker's own copies of what it does not see: a host that lets go of a disk, an image or a dataset
-    # finds nobody here who keeps it busy.
-    unmount_all(
-        place for place in (*covers, *_TEMPORARY) if place.is_dir() and not place.is_symlink()
-    )
-    for one, copy in copies:
-        restrict(copy, NO_SUID | NO_DEVICES | (0 if one.writable else READ_ONLY))
     _limit_processes(request.grants.processes)
-    for name in _KERNEL:
-        if (entry := Path("/proc", name)).exists():
-            bind(entry, entry)
-    restrict(Path("/"), READ_ONLY | NO_SUID | NO_DEVICES)
-    restrict(Path("/proc"), 0, lift=READ_ONLY, recursive=False)
-    restrict(Path("/dev"), 0, lift=NO_DEVICES)
-    # What is deeper comes later, and so is in or on what was put there before.
-    steps = [(len(cover.parts), -1, cover) for cover in covers]
-    steps += [(len(one.target.parts), copy, one.target) for one, copy in copies]
-    covered = set()
-    for _, copy, target in sorted(steps):
-        if copy >= 0:
-            _show(copy, target)
-            os.close(copy)
-        elif _cover(target):
-            covered.add(target)
-    for directory in covered.intersection(hidden):
-        restrict(directory, READ_ONLY, recursive=False)
-    _replace_devices(request)
+    scratch = request.workspace.directory / SCRATCH
+    # Everybody may write in some of it as /tmp, and nobody by its path on the host.
+    scratch.mkdir(mode=0o700, exist_ok=True)
+    place = scratch / "view"
+    place.mkdir()
+    view.enter([*_system(), *_host(request), *_own(request)], place)
 
 
 def hiding(path: Path) -> Path | None:
     """What on the way to a path of the host is hidden from every worker, or None when a worker sees it."""
-    places = (*_EMPTY, *_TEMPORARY, Path("/dev"), Path("/proc"), *_PRIVATE)
+    places = (*_EMPTY, *_TEMPORARY, Path("/dev"), Path("/proc"), *_CLOSED, *_PRIVATE)
     real = Path(os.path.normpath(path))
     return next((place for place in places if real.is_relative_to(place)), None)
 
@@ -127,16 +111,42 @@ def confine(grants: Grants) -> None:
     keep_only({*grants.capabilities, "SETPCAP"})
 
 
-def _shown(request: WorkerRequest, covers: tuple[Path, ...]) -> Iterator[_Shown]:
-    workspace, grants = request.workspace, request.grants
-    _scratch(workspace.directory, _DEVICES)
-    for target in _TEMPORARY:
-        yield _Shown(_scratch(workspace.directory, "-".join(target.parts[1:])), target, True)
-    # What the layer store has noted of the workspace, and its tree without what is mounted over it, are
-    # there to be looked at by what ends the attempt.
-    yield _Shown(workspace.directory, workspace.directory)
-    yield _Shown(workspace.root, workspace.root, True)
-    yield _Shown(request.evidence, request.evidence, True)
+def _system() -> Iterator[Step]:
+    """What every worker sees."""
+    for name in SOFTWARE:
+        yield from _if_there(Path("/", name))
+    for name in (*SETTINGS, *_TOOL_SETTINGS):
+        yield from _if_there(Path("/etc", name))
+    for file in _CLOSED:
+        yield Closed(file)
+    for text in _LINKED:
+        yield from view.links(Path(text))
+    for place in _PLACES:
+        yield Place(place)
+    for place in _EMPTY:
+        yield Empty(place)
+    yield Processes()
+    for name in _STEERING:
+        yield ReadOnly(Path("/proc", name))
+    for name in _DESCRIBING:
+        yield Hidden(Path("/proc", name))
+    yield Shown(Path("/sys"), Path("/sys"), alone=True)
+    for place in _MACHINE:
+        yield Hidden(place)
+    yield Empty(Path("/dev/shm"), mode=0o1777)
+    # Message queues are those of the namespace that it was mounted in: the host's.
+    yield Hidden(Path("/dev/mqueue"))
+
+
+def _host(request: WorkerRequest) -> Iterator[Step]:
+    """What this worker sees of the host beyond that. What it must not see comes first: what is named within
+    it is in sight all the same."""
+    grants = request.grants
+    yield Devices(grants.devices)
+    for path in (*_PRIVATE, *(() if request.network else _LOGINS), *grants.hidden):
+        yield Hidden(path.resolve())
+    for path in (*_code(request), *grants.reads, *request.inputs.values(), *grants.secrets):
+        yield from _if_there(path)
     for path in grants.writes:
         if not path.exists():
             raise Unprepared(
@@ -144,66 +154,50 @@ def _shown(request: WorkerRequest, covers: tuple[Path, ...]) -> Iterator[_Shown]
                 f"{request.checkpoint} declares that it writes there",
                 "create it, or correct the manifest",
             )
-        yield _Shown(path, path, True)
-    readable = [*request.inputs.values(), *grants.secrets, *_code(request)]
-    if request.network:
-        readable.append(Path("/etc/resolv.conf").resolve().parent)
-    for path in dict.fromkeys(readable):
-        if path.exists() and any(cover in path.parents for cover in (*covers, *_TEMPORARY)):
-            yield _Shown(path, path)
+        if path.is_relative_to("/sys"):
+            above = _mount_point(path)
+            yield Shown(above, above, alone=True)
+        yield from view.shown(path, writable=True)
+
+
+def _own(request: WorkerRequest) -> Iterator[Step]:
+    """What is the attempt's."""
+    workspace = request.workspace
+    for target in _TEMPORARY:
+        directory = workspace.directory / SCRATCH / "-".join(target.parts[1:])
+        directory.mkdir(exist_ok=True)
+        directory.chmod(0o1777)
+        yield Shown(directory, target.resolve(), writable=True)
+    # What the layer store has noted of the workspace, and its tree without what is mounted over it, are
+    # there to be looked at by what ends the attempt.
+    yield from view.shown(workspace.directory)
+    yield from view.shown(workspace.root, writable=True)
+    yield from view.shown(request.evidence, writable=True)
+
+
+def _if_there(path: Path) -> Iterator[Step]:
+    if path.exists():
+        yield from view.shown(path)
+
+
+def _mount_point(path: Path) -> Path:
+    return path if path.is_mount() else _mount_point(path.parent)
 
 
 def _code(request: WorkerRequest) -> Iterator[Path]:
     """Where this interpreter and what it imports live."""
     yield Path(sys.prefix)
     yield Path(sys.base_prefix)
-    yield from (Path(entry).absolute() for entry in sys.path if entry)
+    yield Path(sys.executable)
+    for entry in map(Path, filter(None, sys.path)):
+        # Whoever starts the daemon in / or /root does not mean that all of it is code.
+        if len(entry.absolute().parts) > 2:
+            yield entry.absolute()
     # An editable install need not be in the search path: a finder of its own knows where its packages are.
     modules = [*_OWN, request.mod_path, *request.allowed]
     for package in {module.replace("/", ".").split(".")[0] for module in modules}:
         if (spec := find_spec(package)) is not None:
             yield from map(Path, spec.submodule_search_locations or filter(None, [spec.origin]))
-
-
-def _scratch(workspace: Path, name: str) -> Path:
-    # Everybody may write there as /tmp, and nobody by its path on the host.
-    (workspace / SCRATCH).mkdir(mode=0o700, exist_ok=True)
-    directory = workspace / SCRATCH / name
-    directory.mkdir(exist_ok=True)
-    directory.chmod(0o1777)
-    return directory
-
-
-def _cover(path: Path) -> bool:
-    """Put something empty on a path. Returns whether it was a directory."""
-    if not path.exists():
-        return False
-    if path.is_dir():
-        mount("tmpfs", path, "mode=755", NO_SUID | NO_DEVICES)
-        return True
-    # Nobody opens a device on this mount, or connects to one.
-    bind(Path("/dev/null"), path)
-    restrict(path, NO_DEVICES)
-    return False
-
-
-def _show(copy: int, target: Path) -> None:
-    if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if stat.S_ISDIR(os.fstat(copy).st_mode):
-            target.mkdir()
-        else:
-            target.touch()
-    attach(copy, target)
-
-
-def _replace_devices(request: WorkerRequest) -> None:
-    devices = Path("/dev")
-    if ALL_DEVICES not in request.grants.devices:
-        aside = request.workspace.directory / SCRATCH / _DEVICES
-        mount_devices(aside, request.grants.devices)
-        move(aside, devices)
-    mount("tmpfs", devices / "shm", "mode=1777", NO_SUID | NO_DEVICES)
 
 
 def _limit_processes(most: int) -> None:

@@ -36,8 +36,9 @@ class Grants:
     """What an attempt may use of the host, beside its workspace; see `dcd.worker.isolation`.
 
     `capabilities`, `devices` and `writes` are what the checkpoint declared in its `Needs`, `secrets` the
-    files and `variables` the values of what it declared there as secrets. `hidden` are paths that it
-    does not get to see (the state directory, the daemon's socket).
+    files and `variables` the values of what it declared there as secrets. `reads` are other paths of the host
+    that it sees, named by the manifest or by the configuration; `hidden` are paths that it does not see
+    although they may be in one of these (the state directory, the daemon's socket).
     `open_files` limits the open files of a process, `memory_bytes` its memory (0: no limit), `processes` how
     many there are, `total_memory_bytes` the memory of all together (0: no limit).
     """
@@ -45,6 +46,7 @@ class Grants:
     capabilities: tuple[str, ...] = FILES
     devices: tuple[str, ...] = ()
     writes: tuple[Path, ...] = ()
+    reads: tuple[Path, ...] = ()
     secrets: tuple[Path, ...] = ()
     variables: dict[str, str] = field(default_factory=dict)
     hidden: tuple[Path, ...] = ()

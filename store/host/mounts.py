@@ -11,7 +11,6 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +21,8 @@ MNT_DETACH = 2
 READ_ONLY, NO_SUID, NO_DEVICES = 1, 2, 4
 """Attributes of a mount. The same in mount(2) and mount_setattr(2)."""
 
-_MS_REMOUNT, _MS_BIND, _MS_MOVE, _MS_REC = 0x20, 0x1000, 0x2000, 0x4000
+_MS_REMOUNT, _MS_BIND, _MS_REC = 0x20, 0x1000, 0x4000
+_MS_UNBINDABLE, _MS_PRIVATE = 1 << 17, 1 << 18
 _OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 428, 429, 442  # the numbers on every architecture
 _AT_FDCWD, _AT_EMPTY_PATH, _AT_RECURSIVE = -100, 0x1000, 0x8000  # linux/fcntl.h
 _OPEN_TREE_CLONE = 1  # linux/mount.h
@@ -67,16 +67,29 @@ def bind_without_devices(directory: Path) -> None:
     _check(_libc().mount(None, path, None, flags, None), directory)
 
 
-def move(mounted: Path, target: Path) -> None:
-    """Take a mount, with all below it, to another place. Raises OSError."""
-    arguments = (os.fsencode(mounted), os.fsencode(target), None, _MS_MOVE, None)
-    _check(_libc().mount(*arguments), target)
+def withhold_from_copies(mounted: Path) -> None:
+    """Leave a mount out wherever what is around it is bound or copied. Raises OSError."""
+    _check(_libc().mount(None, os.fsencode(mounted), None, _MS_UNBINDABLE, None), mounted)
 
 
-def copy_of(path: Path) -> int:
-    """A descriptor of a copy of what is seen at a path, a directory with all mounts below it or a file,
-    for `restrict` and `attach`. Raises OSError. Source: open_tree(2)."""
-    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_RECURSIVE
+def change_root(mounted: Path) -> None:
+    """Make a mount the root of this mount namespace and of all processes in it, and take what was the root
+    out of it, with all its mounts. The current directory is then the root. Raises OSError.
+
+    Source: pivot_root(2), which describes the new root over the old one, without a place for that.
+    """
+    libc = _libc()
+    os.chdir(mounted)
+    _check(libc.pivot_root(b".", b"."), mounted)
+    _check(libc.umount2(b".", MNT_DETACH), mounted)
+    os.chdir("/")
+    _check(libc.mount(None, b"/", None, _MS_PRIVATE, None), mounted)
+
+
+def copy_of(path: Path, *, recursive: bool = True) -> int:
+    """A descriptor of a copy of what is seen at a path, a file or a directory, with all mounts below it if
+    `recursive`, for `restrict` and `attach`. Raises OSError. Source: open_tree(2)."""
+    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | (_AT_RECURSIVE if recursive else 0)
     result = _libc().syscall(_OPEN_TREE, _AT_FDCWD, os.fsencode(path), flags)
     _check(min(result, 0), path)
     return int(result)
@@ -127,15 +140,6 @@ def unmount_below(directory: Path) -> list[Path]:
     for point in reversed(below):  # a later mount may be on an earlier one
         unmount(point)
     return below
-
-
-def unmount_all(directories: Iterable[Path]) -> None:
-    """Unmount everything that is mounted on these directories or below them, so that nothing in this
-    namespace keeps it busy when it is unmounted elsewhere."""
-    names = [os.fsencode(directory) for directory in directories]
-    for point in reversed(_points()):
-        if any(point == name or point.startswith(name + b"/") for name in names):
-            unmount(Path(os.fsdecode(point)))
 
 
 def _points() -> list[bytes]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from dcd.worker.launch import Outcome, run_attempt
+from dcd.worker.launch import Completed, Outcome, run_attempt
 from dcd.worker.recover import detach_loops, kill_leftovers
 from dcd.worker.request import Claim, Grants, Progress, WorkerRequest
 from store.host.capabilities import MOUNTS
@@ -240,6 +240,14 @@ class Bench:
         """What the attempt's tools printed: its log without what the checkpoint itself said."""
         lines = self.log(request).read_text().splitlines(keepends=True)
         return "".join(line for line in lines if not line.startswith("# "))
+
+
+def said(bench: Bench, command: str, *, probe: str = "Runs", **more: object) -> str:
+    """What a command that may fail prints, each line of it."""
+    request = bench.request(probe, f"({command}) 2>&1 || true", **more)
+    outcome = bench.run(request)
+    assert isinstance(outcome, Completed), (outcome, bench.log(request).read_text())
+    return bench.output(request)
 
 
 @pytest.fixture

@@ -15,19 +15,11 @@ import pytest
 from dcd.worker.launch import Completed, Failed
 from dcd.worker.request import SCRATCH, Grants
 from store.host.capabilities import CHROOT, FILES, MOUNTS, NUMBERS
-from tests.dcd.worker.conftest import MOUNTING, Bench
+from tests.dcd.worker.conftest import MOUNTING, Bench, said
 
 pytestmark = pytest.mark.root
 
 WITHOUT_MOUNTING = Grants(capabilities=CHROOT)
-
-
-def said(bench: Bench, command: str, *, probe: str = "Runs", **more: object) -> str:
-    """What a command that may fail prints, each line of it."""
-    request = bench.request(probe, f"({command}) 2>&1 || true", **more)
-    outcome = bench.run(request)
-    assert isinstance(outcome, Completed), (outcome, bench.log(request).read_text())
-    return bench.output(request)
 
 
 def inside(bench: Bench, command: str) -> str:
