@@ -46,10 +46,17 @@ class Source:
         return f"{self.uri} {self.suite}"
 
     @property
+    def fetched_uri(self) -> str:
+        """The URI that apt fetches from. It would use the packages of a `file:` repository where they are,
+        which is out of reach inside the image; those of a `copy:` one are put into the cache like all
+        others."""
+        return re.sub(r"^file:", "copy:", self.uri)
+
+    @property
     def release_uri(self) -> str:
         """The URI of the directory that holds InRelease."""
         below = self.suite if self.suite.endswith("/") else f"dists/{self.suite}/"
-        return f"{self.uri.rstrip('/')}/{below}"
+        return f"{self.fetched_uri.rstrip('/')}/{below}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +174,16 @@ def source_list(sources: Iterable[Source]) -> str:
     return "\n".join(_stanza(source) for source in sources)
 
 
+def as_written(text: str, sources: Iterable[Source]) -> str:
+    """What apt says, with the URIs as whoever named the sources wrote them."""
+    for source in sources:
+        if source.fetched_uri != source.uri:
+            path = re.escape(source.uri.removeprefix("file:").strip("/"))
+            written = source.uri.rstrip("/").replace("\\", r"\\")
+            text = re.sub(rf"copy:/+{path}(?![^/\s'\",;:)])", written, text)
+    return text
+
+
 def auth_file(host_logins: str, sources: Iterable[Source]) -> str:
     """What apt needs to log in: the host's own logins, then those of the sources."""
     texts = [host_logins]
@@ -241,7 +258,7 @@ def _host_settings(environment: Environment) -> str:
 
 
 def _stanza(source: Source) -> str:
-    lines = ["Types: deb", f"URIs: {word(source.uri)}", f"Suites: {word(source.suite)}"]
+    lines = ["Types: deb", f"URIs: {word(source.fetched_uri)}", f"Suites: {word(source.suite)}"]
     if source.components:
         lines.append(f"Components: {' '.join(map(word, source.components))}")
     if source.signed_by:

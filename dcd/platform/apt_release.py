@@ -17,7 +17,14 @@ from email.utils import parsedate_to_datetime
 from functools import partial
 from pathlib import Path
 
-from dcd.platform.apt import Source, auth_file, settings_text, split_login, transfer_settings
+from dcd.platform.apt import (
+    Source,
+    as_written,
+    auth_file,
+    settings_text,
+    split_login,
+    transfer_settings,
+)
 from statemachine.errors import Unprepared
 from store.host.process import ToolFailed, run
 from store.host.tools import TOOLS
@@ -57,10 +64,11 @@ def fetch_problem(output: str) -> FetchProblem | None:
 
 def unreachable(problem: FetchProblem, source: Source | None = None) -> Unprepared:
     """The error for a download that failed for good."""
+    uri = as_written(problem.uri, [source] if source else [])
     times = f" (tried {problem.tries} times)" if problem.tries > 1 else ""
     return Unprepared(
-        f"the mirror does not serve {source.name if source else problem.uri}: {problem.reason}",
-        f"{problem.uri}: {problem.reason}{times}",
+        f"the mirror does not serve {source.name if source else uri}: {problem.reason}",
+        f"{uri}: {problem.reason}{times}",
         "check the address and the suite in the manifest or in this host's apt sources, and that "
         "this host reaches the mirror (proxies are taken from apt's configuration); then try again",
     )

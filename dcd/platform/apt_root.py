@@ -25,6 +25,7 @@ from pathlib import Path
 from dcd.platform.apt import (
     HostApt,
     Source,
+    as_written,
     auth_file,
     configured_paths,
     settings_text,
@@ -186,11 +187,13 @@ def settings_in_root(root: Path, never: Sequence[str]) -> Iterator[None]:
         entry(root, f"etc/apt/sources.list.d/0000{MIRROR_NAME}").unlink(missing_ok=True)
 
 
-def update(environment: Environment, on_line: OnLine | None = None) -> None:
-    """Fetch the package lists. Raises `Unprepared` when a mirror does not serve them in the end, and
-    `CheckpointError` when apt does not trust them."""
+def update(
+    environment: Environment, sources: Sequence[Source], on_line: OnLine | None = None
+) -> None:
+    """Fetch the package lists of the sources. Raises `Unprepared` when a mirror does not serve them in the
+    end, and `CheckpointError` when apt does not trust them."""
     try:
-        _persist(["apt-get", "update", "--error-on=any"], environment, on_line)
+        _persist(["apt-get", "update", "--error-on=any"], environment, sources, on_line)
     except ToolFailed as error:
         if untrusted := re.findall(
             r"^(?:E|W): (.*(?:GPG error|not signed).*)$", error.output, re.M
@@ -214,13 +217,17 @@ def list_digests(root: Path) -> set[str]:
 
 
 def download(
-    environment: Environment, packages: Sequence[str], on_line: OnLine | None = None
+    environment: Environment,
+    sources: Sequence[Source],
+    packages: Sequence[str],
+    on_line: OnLine | None = None,
 ) -> None:
     """Fetch packages and all they depend on into the cache below the root. Raises `ToolFailed` when
     apt finds no solution, `Unprepared` when a mirror does not serve a package in the end."""
     _persist(
         ["apt-get", "--yes", "--download-only", "install", *map(operand, packages)],
         environment,
+        sources,
         on_line,
     )
 
@@ -251,17 +258,23 @@ def _pins(never: Sequence[str]) -> str:
     return "\n".join(f"Package: {word(name)}\nPin: release *\nPin-Priority: -1\n" for name in never)
 
 
-def _persist(argv: Sequence[str], environment: Environment, on_line: OnLine | None) -> None:
+def _persist(
+    argv: Sequence[str],
+    environment: Environment,
+    sources: Sequence[Source],
+    on_line: OnLine | None,
+) -> None:
     """Run apt, with rights over files only, and again while its only complaint is a download that may work
-    the next time."""
+    the next time. What it says in the end names the sources as they were written."""
     for tries, pause in enumerate((*BACK_OFF_SECONDS, None), 1):
         try:
             run(argv, env=environment, on_line=on_line, start=partial(keep_only, FILES))
             return
         except ToolFailed as error:
-            problem = fetch_problem(error.output)
+            said = as_written(error.output, sources)
+            problem = fetch_problem(said)
             if problem is None:
-                raise
+                raise ToolFailed(error.argv, error.exit_status, said, None) from error
             if pause is None or not problem.transient:
                 raise unreachable(replace(problem, tries=tries)) from error
         time.sleep(pause)

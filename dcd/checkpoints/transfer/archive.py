@@ -8,6 +8,7 @@ from its first bytes, not from its name. Members cannot get out of the destinati
 import bz2
 import gzip
 import lzma
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ from dcd.manifest.values import InputPath
 from dcd.platform.copying import copy_entries, refuse_losses
 from dcd.platform.cpio_archive import MAGICS, unpack_cpio
 from statemachine.errors import CheckpointError
+from store.host.process import ToolFailed
 
 _GZIP, _BZIP2, _XZ = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00"
 _ZSTD = b"\x28\xb5\x2f\xfd"
@@ -38,6 +40,7 @@ _TAR_OPTIONS = (
     "--delay-directory-restore",
 )
 
+_BLOCK_BYTES = 512
 _LOST = "extended attribute for file"
 """In what tar says of an attribute that cannot be set."""
 
@@ -95,13 +98,30 @@ class TransferArchive(Checkpoint):
         refuse_losses(copied.lost)
 
     def _unpack(self, context: Context, archive: Path, destination: Path) -> None:
+        """Unpack it. Whatever is wrong with it is said of the archive, as the manifest names it."""
+        try:
+            self._unpack_kind(context, archive, destination)
+        except CheckpointError as error:
+            said = error.output if isinstance(error, ToolFailed) else error.details
+            raise CheckpointError(
+                f"{self.archive} cannot be unpacked: {error.brief}",
+                "\n".join(part for part in (self._named_at(context.doc), said) if part),
+                error.resolution or "make the archive again, or name another",
+            ) from error
+
+    def _named_at(self, doc: DataObjectCache) -> str:
+        place = self.place(doc, "archive")
+        return f"the archive is named at {place}" if place else ""
+
+    def _unpack_kind(self, context: Context, archive: Path, destination: Path) -> None:
         plain = self._decompressed(context, archive)
         with plain.open("rb") as stream:
-            head = stream.read(512)
+            head = stream.read(_BLOCK_BYTES)
         if head.startswith(MAGICS):
             with plain.open("rb") as stream:
                 unpack_cpio(stream, destination)
         elif head[257:262] == b"ustar":
+            _check_end(context, plain)
             lost: list[str] = []
 
             def hear(line: str) -> None:
@@ -116,7 +136,7 @@ class TransferArchive(Checkpoint):
             refuse_losses(lost)
         else:
             raise CheckpointError(
-                f"{self.archive} is not an archive",
+                "it is not an archive",
                 "it is neither tar nor cpio, plain or compressed with gzip, bzip2, xz or zstd",
                 "name a tar or cpio archive",
             )
@@ -137,7 +157,7 @@ class TransferArchive(Checkpoint):
                 if isinstance(error, OSError) and error.errno is not None:
                     raise  # The disk's error, not the archive's.
                 raise CheckpointError(
-                    f"{self.archive} is damaged", str(error), "make the archive again"
+                    "it is damaged", str(error), "make the archive again"
                 ) from error
         else:
             return archive
@@ -148,6 +168,21 @@ def _destination(doc: DataObjectCache, checkpoint: str) -> str:
     software = software_for(doc, checkpoint)
     places = software.get_descendants(class_type=Dir) if software is not None else []
     return places[0].path if places else "{PKG_IMAGE_PATH}"
+
+
+def _check_end(context: Context, archive: Path) -> None:
+    """Raise `CheckpointError` for a tar archive that was cut off in a header: tar itself takes that for the
+    end. Warn of one that was cut off between members, or by a program that writes no end. Source: pax(1), two
+    blocks of zeros end an archive; tar takes one as well."""
+    size_bytes = archive.stat().st_size
+    if size_bytes % _BLOCK_BYTES:
+        raise CheckpointError(
+            "it is cut off", f"{size_bytes} bytes are no number of whole blocks of a tar archive"
+        )
+    with archive.open("rb") as stream:
+        stream.seek(-_BLOCK_BYTES, os.SEEK_END)
+        if any(stream.read()):
+            context.report(Report(message="warning: the tar archive has no end; it may be cut off"))
 
 
 def _opened(archive: Path, head: bytes) -> gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile:

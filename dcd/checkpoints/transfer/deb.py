@@ -230,7 +230,7 @@ class TransferDEB(Checkpoint):
                 place, sources=sources, architecture=architecture, never=_never(software)
             )
             with transfers(place, host, sources, distro(context.doc).http_proxy or "") as online:
-                update(online, progress.line)
+                update(online, sources, progress.line)
                 _same_state(context, sources)
                 _download(software, sources, online, progress)
             _install(context, place, software, sources, architecture, apt, progress)
@@ -357,7 +357,7 @@ def _download(
 ) -> None:
     wanted = [*_BASE[_variant(software)], *software.names("install")]
     try:
-        download(environment, wanted, progress.line)
+        download(environment, sources, wanted, progress.line)
     except ToolFailed as error:
         raise _unsolvable(error, software, sources, environment) from error
 

@@ -44,7 +44,7 @@ def check_repositories(software: Software) -> Iterator[Diagnostic]:
                 "put it into the build host's /etc/apt/auth.conf.d/NAME.conf: "
                 "machine HOST/PATH login USER password PASSWORD",
             )
-        place = (_bare(repository.uri or ""), repository.suite or "")
+        place = _place(Source(repository.uri or "", repository.suite or ""))
         first = seen.setdefault(place, repository)
         if first.signed_by != repository.signed_by:
             yield error(
@@ -66,7 +66,7 @@ def sources_of(software: Software, host: Sequence[Source]) -> list[Source]:
         components = tuple(repository.components.split())
         if repository.uri:
             kept = () if suite.endswith("/") else components
-            found = [Source(_fetched(repository.uri), suite, kept)]
+            found = [Source(repository.uri, suite, kept)]
         else:
             found = sources_for(host, suite, components)
         if repository.signed_by:
@@ -101,11 +101,11 @@ def combined(sources: Sequence[Source]) -> list[Source]:
 def host_ingredients(software: Software, sources: Sequence[Source]) -> dict[str, str]:
     """What this host's apt says of the sources that it has, with their keyrings, for keys."""
     repositories = software.get_descendants(class_type=Repository)
-    named = {_bare(_fetched(repository.uri)) for repository in repositories if repository.uri}
+    named = {_bare(Source(each.uri, "").fetched_uri) for each in repositories if each.uri}
     captured = {repository.signed_by for repository in repositories}
     found = {}
     for source in sources:
-        if _bare(source.uri) in named:
+        if _bare(source.fetched_uri) in named:
             continue
         keyring = source.signed_by
         if keyring.startswith("/") and keyring not in captured:
@@ -208,15 +208,9 @@ def _free_name(stem: str, suffix: str, taken: set[str]) -> str:
     return name
 
 
-def _fetched(uri: str) -> str:
-    """The URI that apt fetches from. It would use the packages of a `file:` repository where they are, which
-    is out of reach inside the image; those of a `copy:` one are put into the cache like all others."""
-    return f"copy:{uri.removeprefix('file:')}" if uri.startswith("file:") else uri
-
-
 def _bare(uri: str) -> str:
     return uri.rstrip("/")
 
 
 def _place(source: Source) -> tuple[str, str]:
-    return _bare(source.uri), source.suite
+    return _bare(source.fetched_uri), source.suite

@@ -14,7 +14,7 @@ from dcd.checkpoints.transfer.deb_sources import (
     with_keyrings,
 )
 from dcd.manifest.objects.software import Software
-from dcd.platform.apt import Source, parsed_list, source_list
+from dcd.platform.apt import Source, as_written, parsed_list, source_list
 from statemachine.errors import InvalidManifest
 
 DEBIAN = Source("http://deb.example.org/debian/", "bookworm", ("main",), "/usr/share/k.gpg")
@@ -58,9 +58,32 @@ def test_one_repository_with_two_keyrings_is_refused(bench: Any) -> None:
     assert "keys/mine.gpg" in caught.value.details
 
 
-def test_packages_of_a_directory_are_copied_into_the_cache(bench: Any) -> None:
-    (source,) = meant(bench, '<repository suite="x" uri="file:///srv/repo"/>')
-    assert source.uri == "copy:///srv/repo"
+@pytest.mark.parametrize("uri", ["file:///srv/repo", "file:/srv/repo/"])
+def test_packages_of_a_directory_are_copied_into_the_cache_and_the_source_is_named_as_written(
+    bench: Any, uri: str
+) -> None:
+    (source,) = meant(bench, f'<repository suite="x" uri="{uri}"/>')
+    assert f"URIs: copy:{uri[5:]}\n" in source_list([source])
+    assert source.name == f"{uri} x"
+    said = "E: The repository 'copy:/srv/repo x Release' is not signed, unlike copy:/srv/repository"
+    bare = uri.rstrip("/")
+    assert as_written(said, [source]) == (
+        f"E: The repository '{bare} x Release' is not signed, unlike copy:/srv/repository"
+    )
+
+
+def test_a_copy_of_a_directory_that_was_asked_for_is_named_so(bench: Any) -> None:
+    (source,) = meant(bench, '<repository suite="x" uri="copy:/srv/repo"/>')
+    assert as_written("copy:/srv/repo x Release", [source]) == "copy:/srv/repo x Release"
+
+
+def test_one_directory_named_in_two_ways_is_one_repository(bench: Any) -> None:
+    (source,) = meant(
+        bench,
+        '<repository suite="x" uri="file:/srv/repo" components="main"/>',
+        '<repository suite="x" uri="copy:/srv/repo" components="extra"/>',
+    )
+    assert source.components == ("main", "extra")
 
 
 def test_a_login_and_trust_of_either_entry_count() -> None:

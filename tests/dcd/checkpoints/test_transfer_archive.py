@@ -127,18 +127,53 @@ def test_a_hostile_archive_writes_nothing_outside(bench: Any, tmp_path: Path, ma
 
 def test_what_is_no_archive_is_said_to_be_none(bench: Any, tmp_path: Path) -> None:
     (tmp_path / "blob").write_text("hello")
-    with pytest.raises(CheckpointError, match=r"image\.archive is not an archive"):
+    with pytest.raises(CheckpointError, match=r"image\.archive cannot be unpacked: it is not"):
         unpack(bench, tmp_path / "blob")
 
 
-@pytest.mark.parametrize("kind", ["tar.gz", "tar.xz", "tar.zst"])
-def test_a_damaged_archive_is_an_error(bench: Any, tmp_path: Path, tree: Path, kind: str) -> None:
+@pytest.mark.parametrize("kind", COMMANDS)
+@pytest.mark.parametrize("present", [False, True])
+def test_a_damaged_archive_is_named_with_its_line(
+    bench: Any, tmp_path: Path, tree: Path, kind: str, present: bool
+) -> None:
     whole = subprocess.run(
         ["sh", "-c", COMMANDS[kind]], cwd=tree, stdout=subprocess.PIPE, check=True
     ).stdout
-    (tmp_path / "blob").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(CheckpointError):
+    (tmp_path / "blob").write_bytes(whole[: min(len(whole) // 2, 700)])
+    if present:
+        (bench.image / "etc").mkdir()
+    with pytest.raises(CheckpointError) as caught:
+        unpack(
+            bench,
+            tmp_path / "blob",
+            '<execution>\n<checkpoint name="unpack" mod_path="dcd/checkpoints/transfer/archive" '
+            'checkpoint_class="TransferArchive">\n'
+            '<arg name="archive">image.archive</arg></checkpoint></execution>',
+        )
+    assert caught.value.brief.startswith("image.archive cannot be unpacked: ")
+    assert "the archive is named at manifest.xml:3" in caught.value.details
+    assert caught.value.resolution
+
+
+@pytest.mark.parametrize("blocks", [2.3, 5.3, 5.9])
+def test_a_tar_archive_that_is_cut_off_in_a_block_is_damaged(
+    bench: Any, tmp_path: Path, tree: Path, blocks: float
+) -> None:
+    whole = subprocess.run(["tar", "-cf", "-", "."], cwd=tree, capture_output=True, check=True)
+    (tmp_path / "blob").write_bytes(whole.stdout[: int(512 * blocks)])
+    with pytest.raises(CheckpointError, match="cannot be unpacked"):
         unpack(bench, tmp_path / "blob")
+
+
+def test_a_tar_archive_without_an_end_is_unpacked_with_a_warning(
+    bench: Any, tmp_path: Path, tree: Path
+) -> None:
+    whole = subprocess.run(
+        ["tar", "-cf", "-", "etc/link", "etc/a file"], cwd=tree, capture_output=True, check=True
+    )
+    (tmp_path / "blob").write_bytes(whole.stdout[: 512 * 3])
+    unpack(bench, tmp_path / "blob")
+    assert "the tar archive has no end" in bench.messages()
 
 
 def test_the_destination_is_the_softwares(bench: Any, tmp_path: Path) -> None:

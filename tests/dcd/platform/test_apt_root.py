@@ -75,15 +75,15 @@ def cached(root: Path) -> list[str]:
 
 
 def test_packages_are_downloaded_with_what_they_depend_on(apt: Environment, root: Path) -> None:
-    update(apt)
-    download(apt, ["app"])
+    update(apt, [])
+    download(apt, [], ["app"])
     assert cached(root) == ["app_1.0_amd64.deb", "lib_1.0_amd64.deb"]
 
 
 def test_the_digests_of_the_lists_are_those_of_the_mirror(
     apt: Environment, root: Path, stocked: Any
 ) -> None:
-    update(apt)
+    update(apt, [])
     release = (stocked.directory / "dists/test/Release").read_bytes()
     assert list_digests(root) == {hashlib.sha256(release).hexdigest()}
 
@@ -91,42 +91,42 @@ def test_the_digests_of_the_lists_are_those_of_the_mirror(
 def test_a_mirror_that_stumbles_over_a_package_is_asked_again(
     apt: Environment, root: Path, stocked: Any
 ) -> None:
-    update(apt)
+    update(apt, [])
     stocked.refusals["/pool/lib_1.0_amd64.deb"] = [503, 503]
-    download(apt, ["app"])
+    download(apt, [], ["app"])
     assert "lib_1.0_amd64.deb" in cached(root)
     assert stocked.requests["/pool/app_1.0_amd64.deb"] == 1
 
 
 def test_a_package_that_stays_away_is_named_with_its_status(apt: Environment, stocked: Any) -> None:
-    update(apt)
+    update(apt, [])
     stocked.refusals["/pool/lib_1.0_amd64.deb"] = [-503]
     with pytest.raises(Unprepared) as caught:
-        download(apt, ["app"])
+        download(apt, [], ["app"])
     assert f"{stocked.uri}pool/lib_1.0_amd64.deb: 503" in caught.value.details
 
 
 def test_lists_that_stumble_are_fetched_again(apt: Environment, root: Path, stocked: Any) -> None:
     packages = "/dists/test/main/binary-amd64/Packages"
     stocked.refusals[packages] = [503]
-    update(apt)
+    update(apt, [])
     assert stocked.requests[packages] == 2
-    download(apt, ["lib"])
+    download(apt, [], ["lib"])
     assert cached(root) == ["lib_1.0_amd64.deb"]
 
 
 def test_an_unknown_package_is_apts_refusal_at_once(apt: Environment, stocked: Any) -> None:
-    update(apt)
+    update(apt, [])
     with pytest.raises(ToolFailed) as caught:
-        download(apt, ["ap"])
+        download(apt, [], ["ap"])
     assert "Unable to locate package ap" in caught.value.output
     assert similar_packages(apt, "ap") == ["app"]
 
 
 def test_a_package_that_is_never_wanted_has_no_candidate(apt: Environment) -> None:
-    update(apt)
+    update(apt, [])
     with pytest.raises(ToolFailed) as caught:
-        download(apt, ["game"])
+        download(apt, [], ["game"])
     assert "no installation candidate" in caught.value.output
 
 
@@ -138,7 +138,7 @@ def test_a_repository_without_a_trusted_signature_is_refused(
         at_work(root, sources) as (_, online),
         pytest.raises(CheckpointError) as caught,
     ):
-        update(online)
+        update(online, [])
     assert "does not trust" in caught.value.brief
     assert "signed_by" in caught.value.resolution
 
@@ -159,8 +159,8 @@ def test_logins_and_proxies_are_beside_the_root_and_only_while_something_is_down
     sources = [Source(stocked.uri, "test", trusted=True, login=("user", "secret"))]
     (apt_host / "apt.conf.d/proxy").write_text('Acquire::https::Proxy "http://user:secret@x/";\n')
     with at_work(root, sources) as (place, online):
-        update(online)
-        download(online, ["app"])
+        update(online, [])
+        download(online, [], ["app"])
         found = secrets_below(place.aside)
         assert {oct(file.stat().st_mode & 0o777) for file in found} == {"0o600"}
         assert secrets_below(root) == []
@@ -169,11 +169,11 @@ def test_logins_and_proxies_are_beside_the_root_and_only_while_something_is_down
     with reachable(root) as place:
         apt = apt_settings(place, sources=sources, architecture="amd64")
         with transfers(place, host_apt(), sources) as online:
-            update(online)
+            update(online, [])
         assert secrets_below(place.aside, place.root) == []
         forget(root)
         with pytest.raises((Unprepared, ToolFailed)):
-            update(apt)
+            update(apt, [])
 
 
 @pytest.mark.root
@@ -182,8 +182,8 @@ def test_apt_downloads_as_its_own_user_whatever_the_directories_above_are_closed
 ) -> None:
     lines: list[str] = []
     with at_work(root, [Source(stocked.uri, "test", trusted=True)]) as (_, online):
-        update(online, lines.append)
-        download(online, ["app"], lines.append)
+        update(online, [], lines.append)
+        download(online, [], ["app"], lines.append)
     assert not [line for line in lines if "unsandboxed" in line]
 
 
@@ -195,8 +195,8 @@ def test_a_root_that_apts_user_cannot_reach_is_refused(apt_host: Path, root: Pat
 
 
 def test_lists_and_cache_are_left_empty_and_roots(apt: Environment, root: Path) -> None:
-    update(apt)
-    download(apt, ["app"])
+    update(apt, [])
+    download(apt, [], ["app"])
     forget(root)
     for directory in (LISTS, ARCHIVES):
         (left,) = (root / directory).iterdir()
@@ -216,7 +216,7 @@ def test_settings_of_the_image_have_apt_run_nothing(
     parts.mkdir(parents=True)
     (parts / "hook").write_text(f'APT::Update::Pre-Invoke {{"touch {root}/ran"; }};\n')
     with at_work(root, [Source(stocked.uri, "test", trusted=True)]) as (_, online):
-        update(online)
+        update(online, [])
     assert not (root / "ran").exists()
 
 
@@ -227,5 +227,5 @@ def test_links_of_the_image_do_not_lead_apt_out_of_it(
     outside.mkdir()
     (root / "var").symlink_to(outside)
     with at_work(root, [Source(stocked.uri, "test", trusted=True)]) as (_, online):
-        update(online)
+        update(online, [])
     assert list(outside.iterdir()) == []
