@@ -1,20 +1,18 @@
-"""Commands: what somebody wants, and the events that it comes to.
+"""Commands: what somebody wants, and the events that follow from it.
 
 `decide` turns a command and the present machine into the payloads to append, all of them or none: they
-have been tried on the machine, which refuses what is not legal. A wish that already holds comes to no
-event and no error, so a command may be sent twice. Pure: no I/O, no clock.
+have been tried on the machine, which refuses what is not legal. A wish that already holds gives no event and
+no error, so a command may be sent twice. Facts of the engine's own (an attempt began, a layer is committed)
+need no decision: they are payloads already. Pure: no I/O, no clock.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from statemachine.build import BuildState, Claim, Lifecycle, advance
+from statemachine.build import BuildState, Lifecycle
 from statemachine.errors import NotFound, Refused, Removed, UsageError
 from statemachine.events import (
-    Artifact,
-    ArtifactPublished,
     BuildCancelled,
-    BuildCompleted,
     BuildFailed,
     BuildPaused,
     BuildRemoved,
@@ -23,17 +21,14 @@ from statemachine.events import (
     BuildStarted,
     BuildSubmitted,
     CancelRequested,
-    CheckpointCompleted,
     CheckpointFailed,
     CheckpointInterrupted,
-    CheckpointReused,
-    CheckpointStarted,
     ErrorInfo,
     InputFile,
     PauseRequested,
     Payload,
-    ResourceClaimed,
 )
+from statemachine.fold import advance
 from statemachine.keys import chain, continued, kept_prefix
 from statemachine.machine import BuildMachine
 from statemachine.plan import Plan
@@ -85,15 +80,6 @@ class Retry:
 
 
 @dataclass(frozen=True, slots=True)
-class Rewind:
-    """The layer of the completed checkpoint `checkpoint` is missing: it and all after it run again.
-    `reason` says so for people."""
-
-    checkpoint: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
 class RequestCancel:
     """Give the build up. One without an open attempt is cancelled at once, unless it has a place:
     then the engine, which may be at work for it, finishes the cancel."""
@@ -102,52 +88,6 @@ class RequestCancel:
 @dataclass(frozen=True, slots=True)
 class Remove:
     """Drop the artifacts and logs of an ended build. Append the event first, then remove."""
-
-
-@dataclass(frozen=True, slots=True)
-class StartCheckpoint:
-    """Begin an attempt. `external` is the state of the world as found now, whole; empty where it is
-    as planned or the checkpoint has none. `key` is the checkpoint's with it."""
-
-    checkpoint: str
-    attempt: int
-    key: str
-    log: str
-    boot_id: str = ""
-    external: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimResource:
-    """The open attempt is about to make a resource that could outlive its worker; as in
-    ResourceClaimed."""
-
-    checkpoint: str
-    kind: str
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class ReuseCheckpoint:
-    """Take a layer that is there already as the checkpoint's result."""
-
-    checkpoint: str
-    key: str
-    reused_from: str
-    artifacts: tuple[Artifact, ...] = ()
-    external: Mapping[str, str] = field(default_factory=dict)
-    left: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class CompleteCheckpoint:
-    """The open attempt's layer is committed."""
-
-    checkpoint: str
-    seconds: float
-    artifacts: tuple[Artifact, ...] = ()
-    size_bytes: int = 0
-    left: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,52 +118,20 @@ class Pause:
     wanted: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class FinishCancel:
-    """Nothing of the build runs any more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Publish:
-    """An artifact is in place, whole and synced; its path is relative to the state directory."""
-
-    artifact: Artifact
-
-
-@dataclass(frozen=True, slots=True)
-class Complete:
-    """All is done."""
-
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class FailBuild:
-    """The build cannot go on for a reason that is no checkpoint's."""
-
-    error: ErrorInfo
-
-
 Command = (
     Start
     | RequestPause
     | Resume
     | Retry
-    | Rewind
     | RequestCancel
     | Remove
-    | StartCheckpoint
-    | ClaimResource
-    | ReuseCheckpoint
-    | CompleteCheckpoint
     | FailCheckpoint
     | InterruptCheckpoint
     | Pause
-    | FinishCancel
-    | Publish
-    | Complete
-    | FailBuild
 )
+
+Change = Command | Payload
+"""What changes a build: a wish, or a fact of the engine's own, which is recorded as it is."""
 
 
 def submit(payload: BuildSubmitted) -> tuple[Payload, ...]:
@@ -241,12 +149,12 @@ def submit(payload: BuildSubmitted) -> tuple[Payload, ...]:
     return (payload,)
 
 
-def decide(machine: BuildMachine, command: Command) -> tuple[Payload, ...]:
-    """The payloads that the command comes to now, in order, to be appended together; none when the
-    wish already holds. Raises Refused, or NotFound for a checkpoint that does not exist."""
-    if machine.state.removed and not isinstance(command, Remove):
+def decide(machine: BuildMachine, change: Change) -> tuple[Payload, ...]:
+    """The payloads to append for `change`, in order and together; none when the wish already holds. Raises
+    Refused, or NotFound for a checkpoint that does not exist."""
+    if machine.state.removed and not isinstance(change, Remove):
         raise removed(machine.state)
-    payloads = _payloads(machine.state, command)
+    payloads = (change,) if isinstance(change, Payload) else _payloads(machine.state, change)
     machine.accept(*payloads)
     return payloads
 
@@ -256,7 +164,7 @@ def removed(state: BuildState) -> Removed:
     assert state.removed_at is not None and state.removed_by is not None
     return Removed(
         f"build {state.id} was removed",
-        f"by {state.removed_by.user} at {state.removed_at:%Y-%m-%d %H:%M:%S} UTC; it was {state.state}",
+        f"by {state.removed_by.user} at {state.removed_at:%Y-%m-%d %H:%M:%S} UTC; it was {state.lifecycle}",
         f"its events are kept: dcctl events {state.id}",
     )
 
@@ -264,59 +172,17 @@ def removed(state: BuildState) -> Removed:
 def _payloads(state: BuildState, command: Command) -> tuple[Payload, ...]:
     match command:
         case Start():
-            return () if state.state in HAS_PLACE else (BuildStarted(),)
+            return () if state.lifecycle in HAS_PLACE else (BuildStarted(),)
         case RequestPause():
             return _pause(state, command)
         case Resume():
             return _resume(state, command)
         case Retry():
             return _retry(state)
-        case Rewind():
-            return (BuildRewound(command.checkpoint, command.reason, "layer-missing"),)
         case RequestCancel():
             return _cancel(state)
         case Remove():
             return () if state.removed else (BuildRemoved(),)
-        case StartCheckpoint():
-            return (
-                CheckpointStarted(
-                    checkpoint=command.checkpoint,
-                    attempt=command.attempt,
-                    key=command.key,
-                    log=command.log,
-                    boot_id=command.boot_id,
-                    external=dict(command.external),
-                ),
-            )
-        case ClaimResource():
-            record = state.checkpoints[state.index(command.checkpoint)]
-            if Claim(command.kind, command.name) in record.claims:
-                return ()
-            return (ResourceClaimed(record.name, record.attempts, command.kind, command.name),)
-        case ReuseCheckpoint():
-            return (
-                CheckpointReused(
-                    checkpoint=command.checkpoint,
-                    key=command.key,
-                    reused_from=command.reused_from,
-                    artifacts=command.artifacts,
-                    external=dict(command.external),
-                    left=command.left,
-                ),
-            )
-        case CompleteCheckpoint():
-            record = state.checkpoints[state.index(command.checkpoint)]
-            return (
-                CheckpointCompleted(
-                    checkpoint=record.name,
-                    attempt=record.attempts,
-                    key=record.key,
-                    seconds=command.seconds,
-                    artifacts=command.artifacts,
-                    size_bytes=command.size_bytes,
-                    left=command.left,
-                ),
-            )
         case FailCheckpoint():
             return _fail(state, command)
         case InterruptCheckpoint():
@@ -325,24 +191,16 @@ def _payloads(state: BuildState, command: Command) -> tuple[Payload, ...]:
             if command.wanted and not _is_to_pause(state):
                 raise Refused(f"no pause of build {state.id} is wanted any more")
             return (_paused(state, command.reason, command.cause),)
-        case FinishCancel():
-            return (BuildCancelled(),)
-        case Publish():
-            return (ArtifactPublished(command.artifact),)
-        case Complete():
-            return (BuildCompleted(command.seconds),)
-        case FailBuild():
-            return (BuildFailed(None, command.error),)
 
 
 def _pause(state: BuildState, command: RequestPause) -> tuple[Payload, ...]:
     if command.before is None:
-        if state.state is Lifecycle.PAUSED and state.cause == "no-space":
+        if state.lifecycle is Lifecycle.PAUSED and state.cause == "no-space":
             # It would go on by itself.
             return (BuildPaused("paused as requested"),)
-        if state.state in (Lifecycle.PAUSING, Lifecycle.PAUSED):
+        if state.lifecycle in (Lifecycle.PAUSING, Lifecycle.PAUSED):
             return ()
-        if state.state is Lifecycle.QUEUED:
+        if state.lifecycle is Lifecycle.QUEUED:
             return (PauseRequested(), BuildPaused("paused as requested"))
         return (PauseRequested(),)
     state.index(command.before)
@@ -352,7 +210,7 @@ def _pause(state: BuildState, command: RequestPause) -> tuple[Payload, ...]:
 def _resume(state: BuildState, command: Resume) -> tuple[Payload, ...]:
     if _goes_on_as_wished(state, command):
         return ()
-    if state.state is Lifecycle.PAUSING:
+    if state.lifecycle is Lifecycle.PAUSING:
         return _withdraw_pause(state, command)
     rewound: tuple[Payload, ...] = ()
     declines = None
@@ -409,15 +267,15 @@ def _withdraw_pause(state: BuildState, command: Resume) -> tuple[Payload, ...]:
 
 def _is_to_pause(state: BuildState) -> bool:
     following = state.next
-    return state.state in (Lifecycle.PAUSING, Lifecycle.PAUSED) or (
+    return state.lifecycle in (Lifecycle.PAUSING, Lifecycle.PAUSED) or (
         following is not None and following.name == state.pause_before
     )
 
 
 def _retry(state: BuildState) -> tuple[Payload, ...]:
-    if state.state in (Lifecycle.PAUSING, Lifecycle.PAUSED):
+    if state.lifecycle in (Lifecycle.PAUSING, Lifecycle.PAUSED):
         raise Refused(
-            f"cannot retry build {state.id}: it is {state.state}, it has not failed",
+            f"cannot retry build {state.id}: it is {state.lifecycle}, it has not failed",
             state.reason,
             f"`dcctl resume {state.id}` lets it go on",
         )
@@ -426,7 +284,7 @@ def _retry(state: BuildState) -> tuple[Payload, ...]:
 
 def _goes_on_as_wished(state: BuildState, command: Resume) -> bool:
     """Whether the build is going on already, and from there, so far and with that manifest."""
-    if state.state not in (Lifecycle.QUEUED, Lifecycle.RUNNING):
+    if state.lifecycle not in (Lifecycle.QUEUED, Lifecycle.RUNNING):
         return False
     running = state.running.name if state.running else None
     return (
@@ -442,9 +300,9 @@ def _is_in_force(state: BuildState, new: Replacement) -> bool:
 
 
 def _cancel(state: BuildState) -> tuple[Payload, ...]:
-    if state.state in (Lifecycle.CANCELLING, Lifecycle.CANCELLED):
+    if state.lifecycle in (Lifecycle.CANCELLING, Lifecycle.CANCELLED):
         return ()
-    if state.state in HAS_PLACE:
+    if state.lifecycle in HAS_PLACE:
         return (CancelRequested(),)
     return (CancelRequested(), BuildCancelled())
 
@@ -452,7 +310,7 @@ def _cancel(state: BuildState) -> tuple[Payload, ...]:
 def _fail(state: BuildState, command: FailCheckpoint) -> tuple[Payload, ...]:
     record = state.checkpoints[state.index(command.checkpoint)]
     failed = CheckpointFailed(record.name, record.attempts, command.error, command.seconds)
-    if state.state is Lifecycle.CANCELLING:
+    if state.lifecycle is Lifecycle.CANCELLING:
         return (failed,) if state.running else ()
     build_failed = BuildFailed(record.name, command.error)
     return (failed, build_failed) if state.running else (build_failed,)
@@ -461,7 +319,7 @@ def _fail(state: BuildState, command: FailCheckpoint) -> tuple[Payload, ...]:
 def _interrupt(state: BuildState, command: InterruptCheckpoint) -> tuple[Payload, ...]:
     attempt = state.checkpoints[state.index(command.checkpoint)].attempts
     interrupted = CheckpointInterrupted(command.checkpoint, attempt, command.cause, command.details)
-    if state.state is Lifecycle.CANCELLING:
+    if state.lifecycle is Lifecycle.CANCELLING:
         return (interrupted,)
     if command.cause == "no-space":
         reason = (
@@ -481,7 +339,7 @@ def _interrupt(state: BuildState, command: InterruptCheckpoint) -> tuple[Payload
 
 def _paused(state: BuildState, reason: str, cause: str) -> BuildPaused:
     """Whatever stops it, a build that a person wanted to stand still does not go on by itself."""
-    return BuildPaused(reason, "requested" if state.state is Lifecycle.PAUSING else cause)
+    return BuildPaused(reason, "requested" if state.lifecycle is Lifecycle.PAUSING else cause)
 
 
 def _check_plan(plan: Plan) -> None:

@@ -8,6 +8,8 @@ start a checkpoint before which the build is to pause. Pure.
 from dataclasses import dataclass
 
 from statemachine.build import BuildState, Lifecycle
+from statemachine.commands import Pause
+from statemachine.events import BuildCancelled
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,40 +20,27 @@ class RunCheckpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class PauseNow:
-    """Decide `Pause(reason, cause)`."""
-
-    reason: str
-    cause: str
+class Deliver:
+    """Publish the artifacts, `state.unpublished` among them, then record BuildCompleted."""
 
 
-@dataclass(frozen=True, slots=True)
-class CancelNow:
-    """Decide `FinishCancel()`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finish:
-    """Publish the artifacts, `state.unpublished` among them, then decide `Complete`."""
-
-
-Step = RunCheckpoint | PauseNow | CancelNow | Finish
+Step = RunCheckpoint | Deliver | Pause | BuildCancelled
 
 
 def next_step(state: BuildState) -> Step | None:
-    """The engine's next step for the build, or None when it has to wait."""
+    """The engine's next step for the build: work, or what to record. None when it has to wait."""
     if state.running is not None:
         return None
-    match state.state:
+    match state.lifecycle:
         case Lifecycle.CANCELLING:
-            return CancelNow()
+            return BuildCancelled()
         case Lifecycle.PAUSING:
-            return PauseNow("paused as requested", "requested")
+            return Pause("paused as requested", wanted=True)
         case Lifecycle.RUNNING:
             checkpoint = state.next
             if checkpoint is None:
-                return Finish()
+                return Deliver()
             if checkpoint.name == state.pause_before:
-                return PauseNow(f"paused before {checkpoint.name} as requested", "requested")
+                return Pause(f"paused before {checkpoint.name} as requested", wanted=True)
             return RunCheckpoint(state.completed)
     return None

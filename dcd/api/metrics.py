@@ -131,7 +131,7 @@ class Metrics:
     def happened(self, before: BuildState | None, event: Event) -> None:
         """An event was appended; for `Builds.watch`."""
         match event.data:
-            case BuildResumed() if before is not None and before.state is Lifecycle.PAUSING:
+            case BuildResumed() if before is not None and before.lifecycle is Lifecycle.PAUSING:
                 pass  # it has its place already
             case BuildSubmitted() | BuildResumed():
                 self._queued_at[event.build] = event.time
@@ -169,13 +169,13 @@ class Metrics:
         if time.monotonic() - self._measured_at >= MEASURED_SECONDS:
             self._ended = await asyncio.to_thread(self._measure, engine)
             self._measured_at = time.monotonic()
-        states = Tally(state.state for state in unfinished) + Tally(self._ended)
+        states = Tally(state.lifecycle for state in unfinished) + Tally(self._ended)
         for lifecycle in Lifecycle:
             self._builds.labels(lifecycle).set(states[lifecycle])
-        causes = Tally(state.cause for state in unfinished if state.state is Lifecycle.PAUSED)
+        causes = Tally(state.cause for state in unfinished if state.lifecycle is Lifecycle.PAUSED)
         for cause in _PAUSES:
             self._paused.labels(cause).set(causes[cause])
-        queued = [s.updated_at for s in unfinished if s.state is Lifecycle.QUEUED]
+        queued = [s.updated_at for s in unfinished if s.lifecycle is Lifecycle.QUEUED]
         oldest = (now() - min(queued)).total_seconds() if queued else 0.0
         self._oldest_queued.set(oldest)
         self._followers.set(engine.builds.broadcast.followers)

@@ -173,6 +173,6 @@ def _stream(api: Api, request: Request, build: str, after: int) -> AsyncGenerato
 
     async def settled(build: str, after: int) -> bool:
         state = await api.engine.builds.state(build)
-        return state.state not in MOVING and state.log_position <= after
+        return state.lifecycle not in MOVING and state.log_position <= after
 
     return follow(read, settled, api.engine.builds.broadcast, build, after)

@@ -17,7 +17,7 @@ def build_view(
     return BuildView(
         id=state.id,
         name=state.name,
-        state=state.state,
+        state=state.lifecycle,
         reason=_reason(state) or (f"waits for {waits}" if waits else ""),
         submitted_at=state.submitted_at,
         updated_at=state.updated_at,

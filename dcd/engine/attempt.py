@@ -30,18 +30,20 @@ from dcd.planner.client import Planning
 from dcd.planner.tasks import OfBuild
 from dcd.planning import plan as planning
 from dcd.platform.control_group import Delegated
-from dcd.worker.launch import Cancelled, Completed, Died, Failed, Outcome, run_attempt
-from dcd.worker.request import Claim, Progress, WorkerRequest
-from statemachine.build import BuildState
-from statemachine.commands import (
-    ClaimResource,
-    Command,
-    CompleteCheckpoint,
-    FailCheckpoint,
-    InterruptCheckpoint,
-    StartCheckpoint,
+from dcd.worker.launch import Ending, run_attempt
+from dcd.worker.request import (
+    Cancelled,
+    Claim,
+    Completed,
+    Died,
+    Failed,
+    Progress,
+    WorkerRequest,
 )
+from statemachine.build import BuildState
+from statemachine.commands import Change, FailCheckpoint, InterruptCheckpoint
 from statemachine.errors import DcdError, Refused, Unavailable
+from statemachine.events import CheckpointCompleted, CheckpointStarted, ResourceClaimed
 from statemachine.plan import PlannedCheckpoint
 from store.host.durable import DiskFull, used_up
 from store.layers import LayerRecord, Workspace
@@ -51,15 +53,15 @@ logger = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """What attempts are made with. `record` carries out a command of the engine's own, however long the
-    event log takes no events."""
+    """What attempts are made with. `record` makes a change of the engine's own, however long the event log
+    takes no events."""
 
     builds: Builds
     stores: Stores
     settings: Callable[[], Configuration]
     planner: Planning
     groups: Delegated | None
-    record: Callable[[str, Command], Awaitable[BuildState]]
+    record: Callable[[str, Change], Awaitable[BuildState]]
 
     def of_build(self, state: BuildState, index: int) -> OfBuild:
         """What a planner is asked about a checkpoint of a build."""
@@ -102,8 +104,8 @@ class Attempt:
             workspace = await self._make_workspace(state)
             try:
                 async with claims_released(self._means.builds, self._build):
-                    outcome = await self._work(state, workspace)
-                state = await self._conclude(outcome, workspace)
+                    ending = await self._work(state, workspace)
+                state = await self._conclude(ending, workspace)
                 return state
             finally:
                 if kept_workspace(state) != workspace.name:
@@ -122,7 +124,7 @@ class Attempt:
     async def _begin(self) -> BuildState:
         planned = self._planned
         state = await self._record(
-            StartCheckpoint(
+            CheckpointStarted(
                 planned.name,
                 attempt=self._number,
                 key=planned.key,
@@ -149,7 +151,7 @@ class Attempt:
         with self._means.builds.broadcast.waiting(self._build, "its workspace to be removed"):
             await asyncio.to_thread(self._means.stores.layers.discard, workspace)
 
-    async def _work(self, state: BuildState, workspace: Workspace) -> Outcome:
+    async def _work(self, state: BuildState, workspace: Workspace) -> Ending:
         request = await self._request(state, workspace)
         started = time.monotonic()
 
@@ -165,8 +167,13 @@ class Attempt:
             )
             self._means.builds.broadcast.report(self._build, shown)
 
+        claims: set[Claim] = set()
+
         async def claim(claimed: Claim) -> None:
-            await self._record(ClaimResource(self._planned.name, claimed.kind, claimed.name))
+            if claimed not in claims:
+                claims.add(claimed)
+                name = self._planned.name
+                await self._record(ResourceClaimed(name, self._number, claimed.kind, claimed.name))
 
         report(Progress())
         return await run_attempt(
@@ -207,34 +214,32 @@ class Attempt:
             grants=planning.grants(wanted.needs, settings),
         )
 
-    async def _conclude(self, outcome: Outcome, workspace: Workspace) -> BuildState:
+    async def _conclude(self, ending: Ending, workspace: Workspace) -> BuildState:
         name = self._planned.name
-        command: Command
-        match outcome:
-            case Completed() as completed:
-                command = await self._commit(completed, workspace)
-            case Failed(error, seconds, no_space):
-                command = (
-                    InterruptCheckpoint(name, "no-space", error.brief)
-                    if no_space
-                    else FailCheckpoint(name, error, seconds=seconds)
-                )
+        change: Change
+        match ending.outcome:
+            case Completed():
+                change = await self._commit(ending, workspace)
+            case Failed(error, no_space=True):
+                change = InterruptCheckpoint(name, "no-space", error.brief)
+            case Failed(error):
+                change = FailCheckpoint(name, error, seconds=ending.seconds)
             case Cancelled():
-                command = InterruptCheckpoint(name, self._cause)
+                change = InterruptCheckpoint(name, self._cause)
             case Died(how, tail):
                 # It may have had no room left to say why.
                 cause = "no-space" if used_up(workspace.directory) else "worker-died"
-                command = InterruptCheckpoint(name, cause, f"{how}\n{tail}".strip())
+                change = InterruptCheckpoint(name, cause, f"{how}\n{tail}".strip())
         logger.info(
             "checkpoint ended",
             build=self._build,
             checkpoint=name,
-            outcome=type(outcome).__name__.lower(),
-            seconds=round(outcome.seconds, 1),
+            outcome=type(ending.outcome).__name__.lower(),
+            seconds=round(ending.seconds, 1),
         )
-        return await self._record(command)
+        return await self._record(change)
 
-    async def _commit(self, completed: Completed, workspace: Workspace) -> Command:
+    async def _commit(self, ending: Ending, workspace: Workspace) -> Change:
         """Make the workspace a layer, unless what its key says of the host is no longer true."""
         planned = self._planned
         if changed := await asyncio.to_thread(planning.changed_host, planned):
@@ -246,22 +251,24 @@ class Attempt:
             made_by=self._build,
             checkpoint=planned.name,
             attempt=self._number,
-            seconds=completed.seconds,
-            artifacts=completed.artifacts,
-            left=completed.left,
+            seconds=ending.seconds,
+            artifacts=ending.artifacts,
+            left=ending.left,
         )
         stores = self._means.stores
         with self._means.builds.broadcast.waiting(self._build, "its layer to be on disk"):
             layer = await asyncio.to_thread(
                 commit, stores.layers, stores.artifacts, workspace, record
             )
-        return CompleteCheckpoint(
+        return CheckpointCompleted(
             planned.name,
-            seconds=completed.seconds,
-            artifacts=completed.artifacts,
+            attempt=self._number,
+            key=planned.key,
+            seconds=ending.seconds,
+            artifacts=ending.artifacts,
             size_bytes=layer.size_bytes,
-            left=completed.left,
+            left=ending.left,
         )
 
-    def _record(self, command: Command) -> Awaitable[BuildState]:
-        return self._means.record(self._build, command)
+    def _record(self, change: Change) -> Awaitable[BuildState]:
+        return self._means.record(self._build, change)

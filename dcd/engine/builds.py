@@ -18,7 +18,7 @@ import structlog
 
 from dcd.engine.broadcast import Broadcast
 from statemachine.build import BuildState
-from statemachine.commands import Command, decide, submit
+from statemachine.commands import Change, decide, submit
 from statemachine.errors import DcdError, Unavailable
 from statemachine.events import Actor, BuildSubmitted, Event, Payload
 from statemachine.machine import BuildMachine
@@ -102,33 +102,33 @@ class Builds:
             return machine.state
         return (await self._rehydrate(build)).state
 
-    async def command(self, build: str, command: Command, actor: Actor = DAEMON) -> BuildState:
-        """Carry out a command: check, append, move. Returns the state after it.
+    async def command(self, build: str, change: Change, actor: Actor = DAEMON) -> BuildState:
+        """Carry out a command, or record a fact: check, append, move. Returns the state after it.
 
         Raises Refused, NotFound, and Unavailable when the log takes no events; the build is then
         unchanged.
         """
-        _, after = await self.transition(build, command, actor)
+        _, after = await self.transition(build, change, actor)
         return after
 
     async def transition(
-        self, build: str, command: Command, actor: Actor = DAEMON
+        self, build: str, change: Change, actor: Actor = DAEMON
     ) -> tuple[BuildState, BuildState]:
         """As `command`; returns the states before and after it, with nothing in between."""
-        return await self._finish(self._locked(build, command, actor))
+        return await self._finish(self._locked(build, change, actor))
 
     async def _finish(self, change: Coroutine[Any, Any, Answer]) -> Answer:
         # A client that hangs up must not leave an event on disk that the machine does not know.
         return await asyncio.shield(asyncio.ensure_future(change))
 
     async def _locked(
-        self, build: str, command: Command, actor: Actor
+        self, build: str, change: Change, actor: Actor
     ) -> tuple[BuildState, BuildState]:
         lock = self._locks.setdefault(build, asyncio.Lock())
         async with lock:
             machine = self._machines.get(build) or await self._rehydrate(build)
             before = machine.state
-            payloads = decide(machine, command)
+            payloads = decide(machine, change)
             if not payloads:
                 return before, before
             return before, await self._append(build, machine, payloads, actor)

@@ -356,7 +356,7 @@ class Engine:
         before, after = await self.builds.transition(build, command, actor)
         self._runner.locks.recall(build)
         self._scheduler.wake()
-        if after.state is not before.state:
+        if after.lifecycle is not before.lifecycle:
             await self.shells.release(before)
         return before, after
 

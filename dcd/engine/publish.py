@@ -14,9 +14,9 @@ from dcd.planner import WITHHOLD
 from dcd.planner.client import Planning
 from dcd.planner.tasks import WithSecrets
 from statemachine.build import BuildState
-from statemachine.commands import Command, Complete, Publish
+from statemachine.commands import Change
 from statemachine.errors import NotFound
-from statemachine.events import Artifact
+from statemachine.events import Artifact, ArtifactPublished, BuildCompleted
 from store.artifacts import EVIDENCE_SUMS, SUMS, Artifacts
 from store.layers import Layer, LayerRecord, LayerStore, Workspace
 
@@ -24,13 +24,13 @@ _LEFT_OUT = (
     "<!-- Passwords, hashes and other secrets were left out of this copy of the manifest. -->\n"
 )
 
-Insist = Callable[[str, Command], Awaitable[BuildState]]
+Insist = Callable[[str, Change], Awaitable[BuildState]]
 
 
 async def publish(
     insist: Insist, artifacts: Artifacts, layers: LayerStore, planner: Planning, state: BuildState
 ) -> BuildState:
-    """Publish everything that is not published yet, and complete the build. `insist` carries out a command
+    """Publish everything that is not published yet, and complete the build. `insist` makes a change
     of the engine's own, however long the log takes no events.
 
     Raises DcdError when a layer's file is gone, DiskFull.
@@ -38,7 +38,7 @@ async def publish(
     for artifact in state.unpublished:
         source = await asyncio.to_thread(_source, layers, state, artifact)
         delivered = await asyncio.to_thread(artifacts.publish, state.id, artifact, source)
-        state = await insist(state.id, Publish(delivered))
+        state = await insist(state.id, ArtifactPublished(delivered))
     manifest = await asyncio.to_thread(
         artifacts.write,
         state.id,
@@ -46,7 +46,7 @@ async def publish(
         "xml",
         await _delivered(planner, state.manifest),
     )
-    state = await insist(state.id, Publish(manifest))
+    state = await insist(state.id, ArtifactPublished(manifest))
     others = [a for a in state.published if a.name not in (SUMS, EVIDENCE_SUMS)]
     for name, evidence in ((EVIDENCE_SUMS, True), (SUMS, False)):
         listed = sorted((a for a in others if a.evidence is evidence), key=lambda a: a.name)
@@ -54,9 +54,9 @@ async def publish(
             continue
         lines = "".join(f"{artifact.sha256}  {artifact.name}\n" for artifact in listed)
         sums = await asyncio.to_thread(artifacts.write, state.id, name, "text", lines.encode())
-        state = await insist(state.id, Publish(sums))
+        state = await insist(state.id, ArtifactPublished(sums))
     seconds = sum(record.seconds or 0.0 for record in state.checkpoints)
-    return await insist(state.id, Complete(seconds=seconds))
+    return await insist(state.id, BuildCompleted(seconds))
 
 
 def commit(

@@ -1,9 +1,9 @@
 """Running one build: from its present state to the next state in which it stands still.
 
-The state machine says what comes next (`next_step`); this module does it and reports the outcome as a
-command. It keeps no state of its own beside the running attempts, so a build goes on after a crash
-by running again. A checkpoint's event is on disk before its workspace is begun; its layer is on
-disk before its completion is an event.
+The state machine says what comes next (`next_step`); this module does it and records the outcome. It
+keeps no state of its own beside the running attempts, so a build goes on after a crash by running again. A
+checkpoint's event is on disk before its workspace is begun; its layer is on disk before its completion is an
+event.
 """
 
 import asyncio
@@ -28,24 +28,15 @@ from dcd.engine.stores import Stores
 from dcd.engine.workspaces import claiming_workspace, missing_layer
 from dcd.planner.client import HERE, Planning
 from dcd.planning import plan as planning
+from dcd.planning.action import decide_action
 from dcd.platform.control_group import Delegated
 from statemachine.build import BuildState
-from statemachine.commands import (
-    Command,
-    CompleteCheckpoint,
-    FailBuild,
-    FailCheckpoint,
-    FinishCancel,
-    InterruptCheckpoint,
-    Pause,
-    ReuseCheckpoint,
-    Rewind,
-    Start,
-)
+from statemachine.commands import Change, FailCheckpoint, InterruptCheckpoint, Pause, Start
 from statemachine.errors import DcdError, Refused, Unavailable
+from statemachine.events import BuildFailed, BuildRewound, CheckpointCompleted, CheckpointReused
 from statemachine.keys import with_external
 from statemachine.plan import PlannedCheckpoint
-from statemachine.steps import CancelNow, Finish, PauseNow, RunCheckpoint, next_step
+from statemachine.steps import Deliver, RunCheckpoint, next_step
 from store.host import space
 from store.host.durable import DiskFull
 from store.layers import Layer
@@ -133,13 +124,13 @@ class Runner:
         """Fail a build that a defect in dcd stopped."""
         info = defect(error)
         running = (await self.builds.state(build)).running
-        command = FailCheckpoint(running.name, info) if running else FailBuild(info)
+        change = FailCheckpoint(running.name, info) if running else BuildFailed(None, info)
         with contextlib.suppress(Refused, Unavailable):
-            await self._insist(build, command)
+            await self._insist(build, change)
 
     async def _step(self, state: BuildState) -> BuildState | None:
         step = next_step(state)
-        needs_layers = isinstance(step, RunCheckpoint) or (step == Finish() and state.unpublished)
+        needs_layers = isinstance(step, RunCheckpoint) or (step == Deliver() and state.unpublished)
         if needs_layers and (
             lost := await asyncio.to_thread(missing_layer, self.stores.layers, state)
         ):
@@ -147,18 +138,16 @@ class Runner:
             logger.warning(
                 "a layer is missing", build=state.id, checkpoint=checkpoint, reason=reason
             )
-            return await self._command(state, Rewind(checkpoint, reason))
+            return await self._record(state, BuildRewound(checkpoint, reason, "layer-missing"))
         match step:
             case RunCheckpoint(index):
                 return await self._run_checkpoint(state, index)
-            case PauseNow(reason, cause):
-                return await self._command(state, Pause(reason, cause, wanted=True))
-            case CancelNow():
-                return await self._command(state, FinishCancel())
-            case Finish():
-                return await self._finish(state)
+            case Deliver():
+                return await self._deliver(state)
             case None:
                 return None
+            case change:
+                return await self._record(state, change)
 
     async def _settle(self, state: BuildState) -> BuildState:
         """Give the attempt that a dead daemon left open its outcome: complete when its layer was
@@ -169,14 +158,16 @@ class Runner:
             try:
                 await release_claims(state)
             except DcdError as error:
-                return await self._command(state, FailCheckpoint(record.name, info_of(error)))
+                return await self._record(state, FailCheckpoint(record.name, info_of(error)))
             await asyncio.to_thread(self.stores.layers.release, workspace)
         layer = await asyncio.to_thread(self.stores.layers.find, record.key)
         if layer and (layer.record.made_by, layer.record.attempt) == (state.id, record.attempts):
-            return await self._command(
+            return await self._record(
                 state,
-                CompleteCheckpoint(
+                CheckpointCompleted(
                     record.name,
+                    attempt=record.attempts,
+                    key=record.key,
                     seconds=layer.record.seconds,
                     artifacts=layer.record.artifacts,
                     size_bytes=layer.size_bytes,
@@ -184,38 +175,39 @@ class Runner:
                 ),
             )
         cause = "daemon-died" if record.boot_id == boot_id() else "machine-rebooted"
-        return await self._command(state, InterruptCheckpoint(record.name, cause))
+        return await self._record(state, InterruptCheckpoint(record.name, cause))
 
-    async def _finish(self, state: BuildState) -> BuildState:
+    async def _deliver(self, state: BuildState) -> BuildState:
         try:
             return await publish(
                 self._insist, self.stores.artifacts, self.stores.layers, self._means.planner, state
             )
         except DiskFull as error:
-            return await self._command(state, Pause(str(error), "no-space"))
+            return await self._record(state, Pause(str(error), "no-space"))
         except (Refused, Unavailable):
             raise
         except DcdError as error:
-            return await self._command(state, FailBuild(info_of(error)))
+            return await self._record(state, BuildFailed(None, info_of(error)))
         except OSError as error:
-            return await self._command(state, FailBuild(disk_error(error)))
+            return await self._record(state, BuildFailed(None, disk_error(error)))
 
     async def _run_checkpoint(self, state: BuildState, index: int) -> BuildState:
         name = state.plan.checkpoints[index].name
         try:
             external = await self._external(state, index)
         except DcdError as error:
-            return await self._command(state, FailCheckpoint(name, info_of(error)))
+            return await self._record(state, FailCheckpoint(name, info_of(error)))
         plan = state.plan if external is None else with_external(state.plan, index, external)
         planned = plan.checkpoints[index]
         async with self.locks.turn(state.id, planned.key) as mine:
             if not mine or self.stopping:
                 return await self.builds.state(state.id)
-            if layer := await asyncio.to_thread(self.stores.layers.find, planned.key):
-                return await self._reuse(state, planned, layer, external)
+            action = await asyncio.to_thread(decide_action, planned, self.stores.layers)
+            if action.layer:
+                return await self._reuse(state, planned, action.layer, external)
             settings = self._means.settings()
             if lacking := space.lacking(settings.state_dir, planned, settings.min_free_bytes):
-                return await self._command(state, Pause(lacking, "no-space"))
+                return await self._record(state, Pause(lacking, "no-space"))
             return await self._attempt(state, index, planned, external)
 
     async def _external(self, state: BuildState, index: int) -> dict[str, str] | None:
@@ -245,9 +237,9 @@ class Runner:
         external: dict[str, str] | None,
     ) -> BuildState:
         await asyncio.to_thread(self.stores.layers.touch, planned.key)
-        return await self._command(
+        return await self._record(
             state,
-            ReuseCheckpoint(
+            CheckpointReused(
                 planned.name,
                 key=planned.key,
                 reused_from=layer.record.made_by,
@@ -271,15 +263,15 @@ class Runner:
         finally:
             del self._attempts[state.id]
 
-    def _command(self, state: BuildState, command: Command) -> Awaitable[BuildState]:
-        return self._insist(state.id, command)
+    def _record(self, state: BuildState, change: Change) -> Awaitable[BuildState]:
+        return self._insist(state.id, change)
 
-    async def _insist(self, build: str, command: Command) -> BuildState:
-        """Carry out a command of the engine's own, however long the log takes no events: an outcome
-        that cannot be written yet must not be lost."""
+    async def _insist(self, build: str, change: Change) -> BuildState:
+        """Make a change of the engine's own, however long the log takes no events: an outcome that cannot be
+        written yet must not be lost."""
         while True:
             try:
-                return await self.builds.command(build, command)
+                return await self.builds.command(build, change)
             except Unavailable as error:
                 if self.stopping:
                     raise

@@ -70,9 +70,9 @@ class Scheduler:
     def _start_builds(self) -> None:
         states = self._builds.unfinished()
         for state in states:
-            if state.state in HAS_PLACE:
+            if state.lifecycle in HAS_PLACE:
                 self._start(state)
-        queued = [s for s in states if s.state is Lifecycle.QUEUED and s.id not in self._tasks]
+        queued = [s for s in states if s.lifecycle is Lifecycle.QUEUED and s.id not in self._tasks]
         queued.sort(key=lambda state: (-state.priority, state.submitted_position))
         for state in queued[: max(0, self._settings().max_running_builds - len(self._tasks))]:
             self._start(state)
@@ -120,7 +120,7 @@ class Scheduler:
         return [
             state
             for state in self._builds.unfinished()
-            if state.state is Lifecycle.PAUSED and state.cause == "no-space"
+            if state.lifecycle is Lifecycle.PAUSED and state.cause == "no-space"
         ]
 
     def _stated_need(self, state: BuildState) -> space.Room:

@@ -19,7 +19,7 @@ def kept_workspace(state: BuildState) -> str | None:
     """The workspace that a failed build keeps, or None. It may be missing: the checkpoint can have
     failed before its workspace was begun."""
     record = state.next
-    if state.state is not Lifecycle.FAILED or record is None:
+    if state.lifecycle is not Lifecycle.FAILED or record is None:
         return None
     return workspace_name(state) if record.state is CheckpointState.FAILED else None
 

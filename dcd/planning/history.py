@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from statistics import median
 
-from statemachine.build import BuildState, CheckpointState, evolve
+from statemachine.build import BuildState, CheckpointState
 from statemachine.errors import DcdError
+from statemachine.fold import evolve
 from statemachine.keys import kept_prefix, without_salt
 from statemachine.plan import Plan, PlannedCheckpoint
 from store.eventlog import EventLog

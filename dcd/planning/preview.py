@@ -7,7 +7,9 @@ that is most alike (`dcd.planning.history`). Blocking.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
+from dcd.planning.action import decide_action
 from dcd.planning.readiness import Prospect
 from statemachine.build import BuildState, CheckpointRecord
 from statemachine.keys import changes, without_salt
@@ -45,18 +47,16 @@ def intentions(
     made_by = _made_by(others)
     for planned in plan.checkpoints:
         fresh = fresh or planned.name == fresh_from
-        layer = None if fresh else layers.find(planned.key)
-        if layer is not None:
-            action, reason = "reuse", f"layer {planned.key[:12]} from build {layer.record.made_by}"
-        elif fresh:
-            action, reason = "run", "no reuse is wanted"
-        elif layers.stale(planned.key):
-            action, reason = "run", "a layer below it was lost, or has been made again since"
-        else:
-            action, reason = "run", _why(planned, earlier, made_by)
-        estimate = planned.estimate_seconds if action == "run" else 0.0
+        action = decide_action(planned, layers, fresh, partial(_why, planned, earlier, made_by))
         found.append(
-            Intention(planned.name, planned.description, action, reason, planned.key, estimate)
+            Intention(
+                planned.name,
+                planned.description,
+                action.kind,
+                action.reason,
+                planned.key,
+                0.0 if action.layer else planned.estimate_seconds,
+            )
         )
     return tuple(found)
 

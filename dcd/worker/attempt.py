@@ -38,14 +38,14 @@ from dcd.worker.isolation import confine, isolate
 from dcd.worker.recover import detach_loops, leftover_workers
 from dcd.worker.request import (
     MARKER,
+    Cancelled,
     Claim,
+    Completed,
     Delivered,
+    Failed,
     Message,
     Progress,
-    Rejected,
     Saved,
-    Stopped,
-    Succeeded,
     WorkerRequest,
     decode_request,
     encode,
@@ -133,7 +133,7 @@ def carry_out(request_line: bytes, messages: int, answers: int) -> int:
                 require_areas(root)
                 _empty(root / "tmp")
         if status == _DONE:
-            pipe.send(Succeeded())
+            pipe.send(Completed())
     return 0 if status in (_DONE, _TOLD) else status
 
 
@@ -145,7 +145,7 @@ def _isolate(request: WorkerRequest, pipe: _Pipe) -> None:
         told = ErrorInfo(
             "a worker cannot be isolated from the host", str(error), "run dcctl doctor"
         )
-        pipe.send(Rejected(told))
+        pipe.send(Failed(told))
         os._exit(0)
 
 
@@ -201,14 +201,14 @@ def _verdict_on_error(request: WorkerRequest, pipe: _Pipe) -> Iterator[None]:
     try:
         yield
     except _Asked:
-        pipe.send(Stopped())
+        pipe.send(Cancelled())
     except DcdError as error:
         told = ErrorInfo(error.brief, error.details, error.resolution)
-        pipe.send(_rejected(request, error, told))
+        pipe.send(_failed(request, error, told))
     except Exception as error:  # noqa: BLE001 - the last one to know what happened
         with contextlib.suppress(OSError):  # the log may be on a full disk; the verdict counts
             traceback.print_exc()
-        pipe.send(_rejected(request, error, _broken_off(request, error)))
+        pipe.send(_failed(request, error, _broken_off(request, error)))
 
 
 def _broken_off(request: WorkerRequest, error: Exception) -> ErrorInfo:
@@ -339,14 +339,14 @@ def _empty(directory: Path) -> None:
             entry.unlink()
 
 
-def _rejected(request: WorkerRequest, error: BaseException, told: ErrorInfo) -> Rejected:
+def _failed(request: WorkerRequest, error: BaseException, told: ErrorInfo) -> Failed:
     resolution = told.resolution or _remedy(request, error, told)
     info = ErrorInfo(_readable(told.brief), _readable(told.details), _readable(resolution))
     # A tool, or a script that hides what its tools said, need not say that there is no room left.
     lacking = used_up(request.workspace.directory)
     if lacking == "inodes":
         info = replace(info, brief=f"no inodes are left on the file system: {info.brief}")
-    return Rejected(info, no_space=bool(lacking) or _is_behind(_FULL, error, told))
+    return Failed(info, no_space=bool(lacking) or _is_behind(_FULL, error, told))
 
 
 def _remedy(request: WorkerRequest, error: BaseException, told: ErrorInfo) -> str:

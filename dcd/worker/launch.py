@@ -28,13 +28,15 @@ from dcd.worker.recover import detach_loops, kill_leftovers
 from dcd.worker.request import (
     MARKER,
     SCRATCH,
+    Cancelled,
     Claim,
+    Completed,
     Delivered,
+    Died,
+    Failed,
+    Outcome,
     Progress,
-    Rejected,
     Saved,
-    Stopped,
-    Succeeded,
     Verdict,
     WorkerRequest,
     decode_message,
@@ -60,40 +62,14 @@ KILLED_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Completed:
-    """The checkpoint has done its work; the workspace is to be committed."""
+class Ending:
+    """How an attempt ended, after so many seconds; the artifacts that it delivered, and `left` as in
+    CheckpointCompleted."""
 
-    artifacts: tuple[Artifact, ...]
+    outcome: Outcome
     seconds: float
+    artifacts: tuple[Artifact, ...] = ()
     left: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """The checkpoint said no. `no_space`: for want of disk space."""
-
-    error: ErrorInfo
-    seconds: float
-    no_space: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Cancelled:
-    """The worker ended because `stop` was set, by itself or by force."""
-
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Died:
-    """The worker ended without a verdict: `how` it ended, and the last lines of its log."""
-
-    how: str
-    tail: str
-    seconds: float
-
-
-Outcome = Completed | Failed | Cancelled | Died
 
 
 async def run_attempt(
@@ -105,7 +81,7 @@ async def run_attempt(
     stop: asyncio.Event,
     grace_seconds: float = 10.0,
     groups: Delegated | None = None,
-) -> Outcome:
+) -> Ending:
     """Run an attempt to its end. Call from the main thread's event loop.
 
     `on_claim` returns when a claim is in the event log; the worker waits for that. What it then made is
@@ -136,24 +112,26 @@ async def run_attempt(
                         case Claim() as claim:
                             await on_claim(claim)
                             _tell(process, CLAIMED)
-                        case Succeeded() | Rejected() | Stopped() as said:
+                        case Completed() | Failed() | Cancelled() as said:
                             verdict = said
                 status = await process.wait()
             finally:
                 stopping.cancel()
         no_memory = group is not None and group.ran_out_of_memory()
     seconds = time.monotonic() - started
+    outcome: Outcome
     match verdict:
-        case Succeeded():
-            return Completed(tuple(artifacts), seconds, left)
-        case _ if no_memory and not stop.is_set():
-            return Failed(_no_memory(request), seconds)
-        case Rejected(error, no_space) if not stop.is_set():
-            return Failed(error, seconds, no_space)
+        case Completed():
+            outcome = verdict
         case _ if stop.is_set():
-            return Cancelled(seconds)
+            outcome = Cancelled()
+        case _ if no_memory:
+            outcome = Failed(_no_memory(request))
+        case Failed():
+            outcome = verdict
         case _:
-            return Died(_ending(status), _tail(log_path), seconds)
+            outcome = Died(_ending(status), _tail(log_path))
+    return Ending(outcome, seconds, tuple(artifacts), left)
 
 
 @contextlib.asynccontextmanager

@@ -137,23 +137,36 @@ class Claim(msgspec.Struct, frozen=True, tag="claim"):
     name: str
 
 
-class Succeeded(msgspec.Struct, frozen=True, tag="succeeded"):
+class Completed(msgspec.Struct, frozen=True, tag="completed"):
     """The checkpoint has done its work; the workspace is ready to be committed."""
 
 
-class Rejected(msgspec.Struct, frozen=True, tag="failed"):
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
     """The checkpoint could not do its work. `no_space`: for want of disk space."""
 
     error: ErrorInfo
     no_space: bool = False
 
 
-class Stopped(msgspec.Struct, frozen=True, tag="stopped"):
-    """The checkpoint stopped because it was asked to."""
+class Cancelled(msgspec.Struct, frozen=True, tag="cancelled"):
+    """The worker ended because it was asked to, by itself or by force."""
 
 
-Verdict = Succeeded | Rejected | Stopped
-Message = Progress | Delivered | Saved | Claim | Succeeded | Rejected | Stopped
+@dataclass(frozen=True, slots=True)
+class Died:
+    """The worker ended without a verdict: `how` it ended, and the last lines of its log."""
+
+    how: str
+    tail: str
+
+
+Verdict = Completed | Failed | Cancelled
+"""What a worker says of its attempt."""
+
+Outcome = Verdict | Died
+"""What becomes of an attempt."""
+
+Message = Progress | Delivered | Saved | Claim | Verdict
 
 
 def _from_path(value: object) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 
-from statemachine.build import BuildState, Lifecycle, evolve
+from statemachine.build import BuildState, Lifecycle
 from statemachine.codec import (
     decode,
     decode_actor,
@@ -31,6 +31,7 @@ from statemachine.events import (
     CheckpointStarted,
     Event,
 )
+from statemachine.fold import evolve
 from store.eventlog.schema import builds, events, layer_keys
 
 
@@ -178,7 +179,7 @@ def _row(state: BuildState) -> dict[str, Any]:
     return {
         "id": state.id,
         "name": state.name,
-        "state": str(state.state),
+        "state": str(state.lifecycle),
         "reason": state.reason,
         "submitted_at": encode_time(state.submitted_at),
         "updated_at": encode_time(state.updated_at),

@@ -23,10 +23,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from statemachine.build import BuildState, evolve
+from statemachine.build import BuildState
 from statemachine.codec import FIRST_HASH, encode, encode_actor, encode_time, event_hash
 from statemachine.errors import DcdError, Unavailable
 from statemachine.events import Actor, Event, Payload
+from statemachine.fold import evolve
 from store.eventlog import projection
 from store.eventlog.database import primary_code
 from store.eventlog.errors import Conflict, DuplicateSubmission, LogFailed, LogFull

@@ -42,7 +42,7 @@ def test_log_of_a_released_revision_folds_to_what_it_was(restored, revision):
             assert log.verify(build) == []
             state = BuildMachine.rehydrate(log.read_build(build)).state
             assert before == {
-                "state": str(state.state),
+                "state": str(state.lifecycle),
                 "reason": state.reason,
                 "sequence": state.sequence,
                 "hash": state.hash,

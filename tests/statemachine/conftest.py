@@ -3,22 +3,29 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
 from statemachine.build import BuildState
 from statemachine.codec import FIRST_HASH, encode, encode_actor, encode_time, event_hash
 from statemachine.commands import (
-    Command,
-    CompleteCheckpoint,
+    Change,
     Start,
-    StartCheckpoint,
     decide,
     submit,
 )
-from statemachine.events import Actor, BuildSubmitted, Event, Payload
+from statemachine.events import (
+    Actor,
+    BuildResumed,
+    BuildSubmitted,
+    CheckpointCompleted,
+    CheckpointStarted,
+    Event,
+    Payload,
+)
 from statemachine.keys import chain
-from statemachine.machine import BuildMachine
+from statemachine.machine import BuildMachine, Place, judge
 from statemachine.plan import Ingredient, Plan, PlannedCheckpoint
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -71,9 +78,15 @@ class Driver:
     def state(self) -> BuildState:
         return self.machine.state
 
-    def do(self, command: Command) -> list[str]:
-        """The types of the events that the command came to."""
-        payloads = decide(self.machine, command)
+    @property
+    def position(self) -> str | None:
+        """The last completed checkpoint by the machine; None at the start."""
+        names = {f"after {record.name}": record.name for record in self.state.checkpoints}
+        return names.get(self.machine.places()["position"])
+
+    def do(self, change: Change) -> list[str]:
+        """The types of the events that follow from the change."""
+        payloads = decide(self.machine, change)
         for payload in payloads:
             self.record(payload)
         return [type(payload).__name__ for payload in payloads]
@@ -81,7 +94,10 @@ class Driver:
     def record(self, payload: Payload) -> None:
         """Append and apply without a command."""
         new = event("b1", len(self.events) + 1, payload, self.events[-1].hash)
+        moved = judge(self.state, payload)
         self.machine.apply(new)
+        if not isinstance(payload, BuildResumed):  # a new plan has places of its own
+            assert moved == Place.of(self.state), "the fold leads where the machine does"
         self.events.append(new)
 
     def start_next(self) -> str:
@@ -89,7 +105,7 @@ class Driver:
         record = self.state.next
         assert record is not None
         self.do(
-            StartCheckpoint(
+            CheckpointStarted(
                 record.name,
                 self.state.next_attempt(record.name),
                 record.key,
@@ -101,8 +117,15 @@ class Driver:
     def run_next(self) -> str:
         """Start and complete the next checkpoint; its name."""
         name = self.start_next()
-        self.do(CompleteCheckpoint(name, seconds=1.0))
+        self.complete()
         return name
+
+    def complete(self, seconds: float = 1.0, **result: Any) -> None:
+        """Complete the open attempt."""
+        running = self.state.running
+        assert running is not None
+        fact = CheckpointCompleted(running.name, running.attempts, running.key, seconds, **result)
+        self.do(fact)
 
     def run_to(self, completed: int) -> "Driver":
         """Start the build unless it has started, and complete so many checkpoints."""

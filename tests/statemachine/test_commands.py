@@ -9,30 +9,33 @@ import pytest
 from statemachine.build import CheckpointState, Claim, Lifecycle
 from statemachine.commands import (
     PARK_AFTER,
-    ClaimResource,
-    Complete,
-    CompleteCheckpoint,
-    FailBuild,
     FailCheckpoint,
-    FinishCancel,
     InterruptCheckpoint,
     Pause,
-    Publish,
     Remove,
     RequestCancel,
     RequestPause,
     Resume,
     Retry,
-    ReuseCheckpoint,
     Start,
-    StartCheckpoint,
     submit,
 )
 from statemachine.errors import NotFound, Refused, UsageError
-from statemachine.events import Artifact, BuildSubmitted, ErrorInfo
+from statemachine.events import (
+    Artifact,
+    ArtifactPublished,
+    BuildCancelled,
+    BuildCompleted,
+    BuildFailed,
+    BuildSubmitted,
+    CheckpointReused,
+    CheckpointStarted,
+    ErrorInfo,
+    ResourceClaimed,
+)
 from statemachine.keys import with_external
 from statemachine.plan import Plan
-from statemachine.steps import CancelNow, Finish, PauseNow, RunCheckpoint, next_step
+from statemachine.steps import Deliver, RunCheckpoint, next_step
 
 Begin = Callable[..., Any]
 MakePlan = Callable[..., Plan]
@@ -45,7 +48,7 @@ def states(build: Any) -> list[str]:
 
 def pause(build: Any) -> None:
     build.do(RequestPause())
-    if build.state.state is not Lifecycle.PAUSED:
+    if build.state.lifecycle is not Lifecycle.PAUSED:
         build.do(Pause("paused as requested"))
 
 
@@ -85,11 +88,11 @@ def test_the_steps_of_a_whole_build(begin: Begin) -> None:
         assert next_step(build.state) == RunCheckpoint(index)
         build.start_next()
         assert next_step(build.state) is None
-        build.do(CompleteCheckpoint(build.state.running.name, 2.0, size_bytes=7))
-    assert next_step(build.state) == Finish()
-    build.do(Complete(6.0))
+        build.complete(2.0, size_bytes=7)
+    assert next_step(build.state) == Deliver()
+    build.do(BuildCompleted(6.0))
     assert next_step(build.state) is None
-    assert build.state.state is Lifecycle.COMPLETED
+    assert build.state.lifecycle is Lifecycle.COMPLETED
     assert states(build) == ["completed"] * 3
     assert build.state.checkpoints[0].seconds == 2.0
     assert build.state.checkpoints[0].size_bytes == 7
@@ -104,10 +107,10 @@ def test_a_layer_stands_on_the_one_before(begin: Begin) -> None:
 
 def test_artifacts_are_published_once_declared(begin: Begin) -> None:
     build = begin().run_to(2)
-    name = build.start_next()
-    build.do(CompleteCheckpoint(name, 1.0, (Artifact("x.iso", "media/x.iso", "iso", 1, "0"),)))
+    build.start_next()
+    build.complete(artifacts=(Artifact("x.iso", "media/x.iso", "iso", 1, "0"),))
     assert [artifact.name for artifact in build.state.unpublished] == ["x.iso"]
-    build.do(Publish(Artifact("x.iso", "/artifacts/x.iso", "iso", 1, "0")))
+    build.do(ArtifactPublished(Artifact("x.iso", "/artifacts/x.iso", "iso", 1, "0")))
     assert build.state.unpublished == ()
     assert build.state.published[0].path == "/artifacts/x.iso"
 
@@ -119,12 +122,12 @@ def test_a_running_checkpoint_ends_before_the_build_pauses(begin: Begin) -> None
     build = begin().run_to(1)
     build.start_next()
     assert build.do(RequestPause()) == ["PauseRequested"]
-    assert build.state.state is Lifecycle.PAUSING
+    assert build.state.lifecycle is Lifecycle.PAUSING
     assert next_step(build.state) is None
-    build.do(CompleteCheckpoint("b", 1.0))
-    assert next_step(build.state) == PauseNow("paused as requested", "requested")
+    build.complete(1.0)
+    assert next_step(build.state) == Pause("paused as requested", wanted=True)
     build.do(Pause("paused as requested"))
-    assert (build.state.state, build.state.completed) == (Lifecycle.PAUSED, 2)
+    assert (build.state.lifecycle, build.state.completed) == (Lifecycle.PAUSED, 2)
 
 
 def test_a_queued_build_pauses_at_once(begin: Begin) -> None:
@@ -138,7 +141,7 @@ def test_pausing_twice_is_pausing_once(begin: Begin) -> None:
     build.start_next()
     build.do(RequestPause())
     assert build.do(RequestPause()) == []
-    build.do(CompleteCheckpoint("b", 1.0))
+    build.complete(1.0)
     build.do(Pause("paused as requested"))
     assert build.do(RequestPause()) == []
 
@@ -148,7 +151,7 @@ def test_a_build_runs_on_until_the_checkpoint_it_pauses_before(begin: Begin) -> 
     assert build.do(RequestPause(before="c")) == ["PauseRequested"]
     assert build.do(RequestPause(before="c")) == []
     build.run_to(2)
-    assert next_step(build.state) == PauseNow("paused before c as requested", "requested")
+    assert next_step(build.state) == Pause("paused before c as requested", wanted=True)
     build.do(Pause("paused before c as requested"))
     build.do(Resume())
     assert build.do(Start()) == ["BuildStarted"]
@@ -158,7 +161,7 @@ def test_a_build_runs_on_until_the_checkpoint_it_pauses_before(begin: Begin) -> 
 def test_a_build_can_be_submitted_to_pause_before_its_first_checkpoint(begin: Begin) -> None:
     build = begin(pause_before="a")
     build.do(Start())
-    assert next_step(build.state) == PauseNow("paused before a as requested", "requested")
+    assert next_step(build.state) == Pause("paused before a as requested", wanted=True)
 
 
 def test_a_build_cannot_pause_before_what_runs_or_has_completed(begin: Begin) -> None:
@@ -175,7 +178,7 @@ def test_a_failure_overtakes_a_pause(begin: Begin) -> None:
     build.start_next()
     build.do(RequestPause())
     assert build.do(FailCheckpoint("b", ERROR)) == ["CheckpointFailed", "BuildFailed"]
-    assert build.state.state is Lifecycle.FAILED
+    assert build.state.lifecycle is Lifecycle.FAILED
 
 
 def test_a_wish_to_pause_later_outlives_a_failure(begin: Begin) -> None:
@@ -186,7 +189,7 @@ def test_a_wish_to_pause_later_outlives_a_failure(begin: Begin) -> None:
     assert build.state.pause_before == "c"
     build.do(Resume())
     build.run_to(2)
-    assert isinstance(next_step(build.state), PauseNow)
+    assert isinstance(next_step(build.state), Pause)
 
 
 # Failing and resuming
@@ -210,8 +213,8 @@ def test_a_checkpoint_can_fail_before_its_attempt_begins(begin: Begin) -> None:
 
 def test_a_build_can_fail_through_no_fault_of_a_checkpoint(begin: Begin) -> None:
     build = begin().run_to(3)
-    build.do(FailBuild(ErrorInfo("artifact directory is gone")))
-    assert build.state.state is Lifecycle.FAILED
+    build.do(BuildFailed(None, ErrorInfo("artifact directory is gone")))
+    assert build.state.lifecycle is Lifecycle.FAILED
     assert states(build) == ["completed"] * 3
 
 
@@ -220,7 +223,7 @@ def test_resume_of_a_failed_build_is_a_retry(begin: Begin) -> None:
     build.start_next()
     build.do(FailCheckpoint("b", ERROR))
     assert build.do(Resume()) == ["BuildResumed"]
-    assert (build.state.state, build.state.error) == (Lifecycle.QUEUED, None)
+    assert (build.state.lifecycle, build.state.error) == (Lifecycle.QUEUED, None)
     assert states(build) == ["completed", "pending", "pending"]
     build.run_to(2)
     assert build.state.checkpoints[1].attempts == 2
@@ -312,7 +315,7 @@ def test_interruptions_of_different_checkpoints_do_not_add_up(begin: Begin) -> N
         for _ in range(PARK_AFTER - 1):
             assert interrupt(build, "daemon-died") == ["CheckpointInterrupted"]
         build.run_next()
-    assert next_step(build.state) == Finish()
+    assert next_step(build.state) == Deliver()
 
 
 def test_shutdowns_do_not_park(begin: Begin) -> None:
@@ -325,7 +328,7 @@ def test_want_of_space_pauses_at_once_and_says_so(begin: Begin) -> None:
     build = begin().run_to(1)
     details = "no space left while writing layers"
     assert interrupt(build, "no-space", details) == ["CheckpointInterrupted", "BuildPaused"]
-    assert (build.state.cause, build.state.state) == ("no-space", Lifecycle.PAUSED)
+    assert (build.state.cause, build.state.lifecycle) == ("no-space", Lifecycle.PAUSED)
     assert details in build.state.reason
 
 
@@ -362,7 +365,7 @@ def test_a_build_at_rest_is_cancelled_at_once(begin: Begin, where: str) -> None:
         pause(build)
     if where == "failed":
         build.do(Start())
-        build.do(FailBuild(ERROR))
+        build.do(BuildFailed(None, ERROR))
     assert build.do(RequestCancel()) == ["CancelRequested", "BuildCancelled"]
     assert build.do(RequestCancel()) == []
 
@@ -374,18 +377,18 @@ def test_a_running_attempt_ends_before_the_build_is_cancelled(begin: Begin) -> N
     assert build.do(RequestCancel()) == []
     assert next_step(build.state) is None
     assert build.do(InterruptCheckpoint("b", "cancelled")) == ["CheckpointInterrupted"]
-    assert next_step(build.state) == CancelNow()
-    build.do(FinishCancel())
-    assert build.state.state is Lifecycle.CANCELLED
+    assert next_step(build.state) == BuildCancelled()
+    build.do(BuildCancelled())
+    assert build.state.lifecycle is Lifecycle.CANCELLED
 
 
 def test_an_attempt_may_complete_while_it_is_being_cancelled(begin: Begin) -> None:
     build = begin().run_to(1)
     build.start_next()
     build.do(RequestCancel())
-    build.do(CompleteCheckpoint("b", 1.0))
+    build.complete(1.0)
     assert states(build) == ["completed", "completed", "pending"]
-    assert next_step(build.state) == CancelNow()
+    assert next_step(build.state) == BuildCancelled()
 
 
 def test_a_failure_while_cancelling_does_not_fail_the_build(begin: Begin) -> None:
@@ -396,7 +399,7 @@ def test_a_failure_while_cancelling_does_not_fail_the_build(begin: Begin) -> Non
     build.start_next()
     build.do(RequestCancel())
     assert build.do(FailCheckpoint("b", ERROR)) == ["CheckpointFailed"]
-    assert next_step(build.state) == CancelNow()
+    assert next_step(build.state) == BuildCancelled()
 
 
 def test_a_build_is_removed_once_and_only_when_it_has_ended(begin: Begin) -> None:
@@ -417,10 +420,12 @@ def test_a_repository_that_moved_changes_the_keys_from_its_checkpoint_on(
     plan = make_plan("a", "b", "c", repo_b="old")
     build = begin(plan).run_to(1)
     found = with_external(plan, 1, {"bookworm": "new"})
-    build.do(StartCheckpoint("b", 1, found.checkpoints[1].key, "log", "boot", {"bookworm": "new"}))
+    build.do(
+        CheckpointStarted("b", 1, found.checkpoints[1].key, "log", "boot", {"bookworm": "new"})
+    )
     assert build.state.plan == found
     assert [c.key for c in build.state.checkpoints] == [c.key for c in found.checkpoints]
-    build.do(CompleteCheckpoint("b", 1.0))
+    build.complete(1.0)
     assert build.events[-1].data.key == found.checkpoints[1].key
 
 
@@ -432,11 +437,11 @@ def test_a_layer_found_under_the_key_with_the_world_as_it_is_now_is_reused(
     build.do(Start())
     found = with_external(plan, 0, {"bookworm": "new"})
     key = found.checkpoints[0].key
-    build.do(ReuseCheckpoint("a", key, "b0", external={"bookworm": "new"}))
+    build.do(CheckpointReused("a", key, "b0", external={"bookworm": "new"}))
     record = build.state.checkpoints[0]
     assert (record.state, record.reused_from, record.key) == (CheckpointState.REUSED, "b0", key)
     with pytest.raises(Refused, match="does not follow"):
-        build.do(ReuseCheckpoint("b", plan.checkpoints[1].key, "b0"))
+        build.do(CheckpointReused("b", plan.checkpoints[1].key, "b0"))
 
 
 # Resources
@@ -446,8 +451,7 @@ def test_a_claim_belongs_to_the_open_attempt_and_ends_with_it(begin: Begin) -> N
     build = begin()
     build.do(Start())
     build.start_next()
-    assert build.do(ClaimResource("a", "target", "one")) == ["ResourceClaimed"]
-    assert build.do(ClaimResource("a", "target", "one")) == []
+    build.do(ResourceClaimed("a", 1, "target", "one"))
     assert build.state.running.claims == (Claim("target", "one"),)
     build.do(InterruptCheckpoint("a", "daemon-died"))
     assert [record.claims for record in build.state.checkpoints] == [(), (), ()]
@@ -456,4 +460,4 @@ def test_a_claim_belongs_to_the_open_attempt_and_ends_with_it(begin: Begin) -> N
 def test_nothing_is_claimed_without_an_attempt(begin: Begin) -> None:
     build = begin().run_to(1)
     with pytest.raises(Refused, match="no attempt is open"):
-        build.do(ClaimResource("a", "target", "one"))
+        build.do(ResourceClaimed("a", 1, "target", "one"))

@@ -8,16 +8,13 @@ import pytest
 
 from statemachine.build import Lifecycle
 from statemachine.commands import (
-    CompleteCheckpoint,
     Pause,
-    Publish,
     Replacement,
     RequestPause,
     Resume,
-    Rewind,
 )
 from statemachine.errors import Refused
-from statemachine.events import Artifact, ErrorInfo
+from statemachine.events import Artifact, ArtifactPublished, BuildRewound, ErrorInfo
 from statemachine.machine import BuildMachine
 from statemachine.plan import Plan
 
@@ -32,7 +29,7 @@ def states(build: Any) -> list[str]:
 
 def pause(build: Any) -> None:
     build.do(RequestPause())
-    if build.state.state is not Lifecycle.PAUSED:
+    if build.state.lifecycle is not Lifecycle.PAUSED:
         build.do(Pause("paused as requested"))
 
 
@@ -44,27 +41,27 @@ def test_rewinding_drops_the_results_from_there_on(begin: Begin) -> None:
     pause(build)
     assert build.do(Resume(from_checkpoint="b")) == ["BuildRewound", "BuildResumed"]
     assert states(build) == ["completed", "pending", "pending"]
-    assert (build.machine.position, build.state.rewound_to) == ("a", "b")
+    assert (build.position, build.state.rewound_to) == ("a", "b")
 
 
 def test_a_missing_layer_rewinds_a_running_build_under_the_same_keys(begin: Begin) -> None:
     """Nobody declined it: whoever has made it again meanwhile is welcome."""
     build = begin().run_to(2)
     before = [record.key for record in build.state.checkpoints]
-    assert build.do(Rewind("b", "its layer is missing")) == ["BuildRewound"]
+    assert build.do(BuildRewound("b", "its layer is missing", "layer-missing")) == ["BuildRewound"]
     assert states(build) == ["completed", "pending", "pending"]
     assert [record.key for record in build.state.checkpoints] == before
-    assert (build.state.state, build.machine.position) == (Lifecycle.RUNNING, "a")
+    assert (build.state.lifecycle, build.position) == (Lifecycle.RUNNING, "a")
     build.run_to(3)
 
 
 def test_a_missing_layer_rewinds_nothing_that_is_open_or_to_come(begin: Begin) -> None:
     build = begin().run_to(1)
     with pytest.raises(Refused):
-        build.do(Rewind("b", "its layer is missing"))
+        build.do(BuildRewound("b", "its layer is missing", "layer-missing"))
     build.start_next()
     with pytest.raises(Refused) as caught:
-        build.do(Rewind("a", "its layer is missing"))
+        build.do(BuildRewound("a", "its layer is missing", "layer-missing"))
     assert caught.value.details == "attempt 1 at b is open"
 
 
@@ -115,7 +112,7 @@ def test_the_numbers_of_attempts_are_never_used_twice(begin: Begin, make_plan: M
 
 def test_published_artifacts_do_not_outlive_a_rewind(begin: Begin) -> None:
     build = begin().run_to(3)
-    build.do(Publish(Artifact("x", "/x", "text", 1, "0")))
+    build.do(ArtifactPublished(Artifact("x", "/x", "text", 1, "0")))
     pause(build)
     build.do(Resume(from_checkpoint="c"))
     assert build.state.published == ()
@@ -133,7 +130,7 @@ def test_a_new_manifest_keeps_the_longest_unchanged_prefix(
     assert build.do(Resume(replacement=new)) == ["BuildResumed"]
     assert states(build) == ["completed", "pending", "pending", "pending"]
     assert (build.state.manifest, build.state.manifest_path) == ("<new/>", "/new.xml")
-    assert build.machine.position == "a"
+    assert build.position == "a"
     assert BuildMachine.rehydrate(build.events).state == build.state
 
 
@@ -151,7 +148,7 @@ def test_a_new_manifest_that_changes_the_beginning_keeps_nothing(
     pause(build)
     build.do(Resume(replacement=Replacement("<new/>", "/m", make_plan("x", "b", x="2"))))
     assert states(build) == ["pending", "pending"]
-    assert build.machine.position is None
+    assert build.position is None
 
 
 def test_a_new_manifest_together_with_a_rewind(begin: Begin, make_plan: MakePlan) -> None:
@@ -232,11 +229,11 @@ def test_resume_takes_a_pause_back_while_the_checkpoint_runs_on(begin: Begin) ->
     name = build.start_next()
     build.do(RequestPause())
     assert build.do(Resume()) == ["BuildResumed"]
-    assert build.state.state is Lifecycle.RUNNING
+    assert build.state.lifecycle is Lifecycle.RUNNING
     assert build.state.running is not None
     assert build.state.running.name == name
     assert build.do(Resume()) == [], "sent twice"
-    build.do(CompleteCheckpoint(name, seconds=1.0))
+    build.complete(1.0)
     build.run_to(3)
 
 
@@ -255,7 +252,7 @@ def test_a_pause_is_taken_back_for_a_later_one(begin: Begin) -> None:
     build.start_next()
     build.do(RequestPause())
     build.do(Resume(pause_before="c"))
-    assert (build.state.state, build.state.pause_before) == (Lifecycle.RUNNING, "c")
+    assert (build.state.lifecycle, build.state.pause_before) == (Lifecycle.RUNNING, "c")
 
 
 @pytest.mark.parametrize("wish", ["from", "manifest"])
@@ -270,4 +267,4 @@ def test_a_running_checkpoint_is_not_changed_by_taking_a_pause_back(
     with pytest.raises(Refused, match="it is pausing") as caught:
         build.do(command)
     assert "takes the pause back" in caught.value.resolution
-    assert build.state.state is Lifecycle.PAUSING
+    assert build.state.lifecycle is Lifecycle.PAUSING

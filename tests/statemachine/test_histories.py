@@ -23,35 +23,39 @@ from hypothesis.stateful import (
 )
 
 from statemachine import codec
-from statemachine.build import BuildState, Lifecycle
+from statemachine.build import BuildState, Claim, Lifecycle
 from statemachine.commands import (
-    ClaimResource,
+    Change,
     Command,
-    Complete,
-    CompleteCheckpoint,
-    FailBuild,
     FailCheckpoint,
-    FinishCancel,
     InterruptCheckpoint,
     Pause,
-    Publish,
     Remove,
     Replacement,
     RequestCancel,
     RequestPause,
     Resume,
-    ReuseCheckpoint,
-    Rewind,
     Start,
-    StartCheckpoint,
     decide,
 )
 from statemachine.errors import NotFound, Refused
-from statemachine.events import Artifact, ErrorInfo
+from statemachine.events import (
+    Artifact,
+    ArtifactPublished,
+    BuildCancelled,
+    BuildCompleted,
+    BuildFailed,
+    BuildRewound,
+    CheckpointCompleted,
+    CheckpointReused,
+    CheckpointStarted,
+    ErrorInfo,
+    ResourceClaimed,
+)
 from statemachine.keys import with_external
 from statemachine.machine import BuildMachine
 from statemachine.plan import Plan
-from statemachine.steps import CancelNow, Finish, PauseNow, RunCheckpoint, next_step
+from statemachine.steps import Deliver, RunCheckpoint, next_step
 
 NAMES = ("a", "b", "c", "d")
 names = st.sampled_from(NAMES)
@@ -117,7 +121,7 @@ def histories(
 
         @property
         def stands(self) -> bool:
-            return self.build.state.state in (Lifecycle.PAUSED, Lifecycle.FAILED)
+            return self.build.state.lifecycle in (Lifecycle.PAUSED, Lifecycle.FAILED)
 
         def ask(self, command: Command) -> None:
             """A person's command: done or refused, and nothing if it is sent again."""
@@ -145,40 +149,41 @@ def histories(
         @precondition(lambda self: self.build.state.running is not None)
         @rule(resource=st.sampled_from(["one", "two"]))
         def claim(self, resource: str) -> None:
-            self.ask(ClaimResource(self.build.state.running.name, "target", resource))
-            held = [claim.name for claim in self.build.state.running.claims]
-            assert held.count(resource) == 1
+            running = self.build.state.running
+            self.do(ResourceClaimed(running.name, running.attempts, "target", resource))
+            assert self.build.state.running.claims[-1] == Claim("target", resource)
 
-        @precondition(lambda self: isinstance(next_step(self.build.state), RunCheckpoint | Finish))
+        @precondition(lambda self: isinstance(next_step(self.build.state), RunCheckpoint | Deliver))
         @rule(named=st.booleans())
         def fail_between_checkpoints(self, named: bool) -> None:
             record = self.build.state.next
-            self.do(FailCheckpoint(record.name, ERROR) if named and record else FailBuild(ERROR))
+            self.do(
+                FailCheckpoint(record.name, ERROR) if named and record else BuildFailed(None, ERROR)
+            )
 
-        @precondition(lambda self: isinstance(next_step(self.build.state), RunCheckpoint | Finish))
+        @precondition(lambda self: isinstance(next_step(self.build.state), RunCheckpoint | Deliver))
         @rule(data=st.data())
         def lose_a_layer(self, data: st.DataObject) -> None:
             done = [record.name for record in self.build.state.checkpoints if record.done]
             if done:
-                self.do(Rewind(data.draw(st.sampled_from(done)), "its layer is missing"))
+                lost = data.draw(st.sampled_from(done))
+                self.do(BuildRewound(lost, "its layer is missing", "layer-missing"))
 
         def step(self, repository: str, reuse: bool = False) -> None:
             state = self.build.state
-            if state.state is Lifecycle.QUEUED:
+            if state.lifecycle is Lifecycle.QUEUED:
                 self.do(Start())
             elif state.running is not None:
                 self.end_attempt()
             match next_step(state):
                 case RunCheckpoint(index):
                     self.run(index, repository, reuse)
-                case PauseNow(reason, cause):
-                    self.do(Pause(reason, cause))
-                case CancelNow():
-                    self.do(FinishCancel())
-                case Finish():
+                case Pause() | BuildCancelled() as change:
+                    self.do(change)
+                case Deliver():
                     for artifact in self.build.state.unpublished:
-                        self.do(Publish(replace(artifact, path="/artifacts/x")))
-                    self.do(Complete())
+                        self.do(ArtifactPublished(replace(artifact, path="/artifacts/x")))
+                    self.do(BuildCompleted())
 
         def run(self, index: int, repository: str, reuse: bool) -> None:
             state = self.build.state
@@ -188,15 +193,16 @@ def histories(
             key = with_external(state.plan, index, external).checkpoints[index].key
             assert self.results.get(planned.name) != key, "completed, not rewound, and runs again"
             if reuse:
-                self.do(ReuseCheckpoint(planned.name, key, "b0", external=external))
+                self.do(CheckpointReused(planned.name, key, "b0", external=external))
             else:
                 attempt = state.next_attempt(planned.name)
-                self.do(StartCheckpoint(planned.name, attempt, key, "log", "boot", external))
+                self.do(CheckpointStarted(planned.name, attempt, key, "log", "boot", external))
 
         def end_attempt(self) -> None:
             name = self.build.state.running.name
             made = Artifact(f"{name}.txt", f"media/{name}.txt", "text", 1, "0")
-            self.do(CompleteCheckpoint(name, 1.0, (made,)))
+            running = self.build.state.running
+            self.do(CheckpointCompleted(name, running.attempts, running.key, 1.0, (made,)))
 
         # Fate
 
@@ -209,9 +215,9 @@ def histories(
         def restart(self) -> None:
             self.build.machine = BuildMachine.rehydrate(self.build.events)
 
-        def do(self, command: Command) -> None:
+        def do(self, change: Change) -> None:
             seen = len(self.build.events)
-            self.build.do(command)
+            self.build.do(change)
             for event in self.build.events[seen:]:
                 self.observe(event.type, event.data)
 
@@ -238,8 +244,8 @@ def histories(
         def the_fold_equals_the_machine(self) -> None:
             machine, state = self.build.machine, self.build.state
             done = [record.name for record in state.checkpoints if record.done]
-            assert machine.lifecycle is state.state
-            assert machine.position == (done[-1] if done else None)
+            place = f"after {done[-1]}" if done else "start"
+            assert machine.places() == {"lifecycle": state.lifecycle, "position": place}
             assert len(done) == state.completed
             assert [r.key for r in state.checkpoints] == [c.key for c in state.plan.checkpoints]
             assert [r.name for r in state.checkpoints] == [c.name for c in state.plan.checkpoints]
@@ -257,10 +263,10 @@ def histories(
         @invariant()
         def it_goes_on_or_stands_with_a_reason(self) -> None:
             state: BuildState = self.build.state
-            if state.state in (Lifecycle.PAUSED, Lifecycle.FAILED):
+            if state.lifecycle in (Lifecycle.PAUSED, Lifecycle.FAILED):
                 assert state.reason
                 assert "resume" in self.build.machine.legal()
-            elif state.state in (Lifecycle.RUNNING, Lifecycle.PAUSING, Lifecycle.CANCELLING):
+            elif state.lifecycle in (Lifecycle.RUNNING, Lifecycle.PAUSING, Lifecycle.CANCELLING):
                 assert next_step(state) is not None or state.running is not None
             assert state.running is None or not state.ended
 
@@ -285,11 +291,11 @@ def histories(
                 state = self.build.state
                 if state.ended:
                     return
-                if state.state in (Lifecycle.PAUSED, Lifecycle.FAILED):
+                if state.lifecycle in (Lifecycle.PAUSED, Lifecycle.FAILED):
                     self.do(Resume())
                 else:
                     self.step("1")
-            pytest.fail(f"the build does not end: {self.build.state.state}")
+            pytest.fail(f"the build does not end: {self.build.state.lifecycle}")
 
     return Histories
 

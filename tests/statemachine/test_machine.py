@@ -9,16 +9,12 @@ import pytest
 from statemachine import machine
 from statemachine.build import BuildState, Lifecycle
 from statemachine.commands import (
-    Complete,
-    FailBuild,
-    FinishCancel,
     Pause,
     Remove,
     RequestCancel,
     RequestPause,
     Resume,
     Start,
-    StartCheckpoint,
     decide,
 )
 from statemachine.errors import DcdError, NotFound, Refused
@@ -63,18 +59,18 @@ def driven(begin: Callable[..., Any], state: str) -> Any:
         case "paused":
             build.do(Pause("because"))
         case "failed":
-            build.do(FailBuild(ERROR))
+            build.do(BuildFailed(None, ERROR))
         case "cancelled":
             build.do(RequestCancel())
-            build.do(FinishCancel())
+            build.do(BuildCancelled())
         case "completed":
             build.run_to(3)
-            build.do(Complete())
+            build.do(BuildCompleted())
     if state == "pausing":
         build.do(RequestPause())
     if state == "cancelling":
         build.do(RequestCancel())
-    assert build.state.state == state
+    assert build.state.lifecycle == state
     return build
 
 
@@ -262,11 +258,11 @@ def test_a_build_is_not_completed_before_its_artifacts_are_published(
     c = build.state.checkpoints[2]
     build.record(CheckpointCompleted("c", 1, c.key, 1.0, (ARTIFACT,)))
     with pytest.raises(Refused) as caught:
-        build.do(Complete())
+        build.do(BuildCompleted())
     assert caught.value.details == "artifact a.iso is not published yet"
     build.record(ArtifactPublished(ARTIFACT))
-    build.do(Complete())
-    assert build.state.state is Lifecycle.COMPLETED
+    build.do(BuildCompleted())
+    assert build.state.lifecycle is Lifecycle.COMPLETED
 
 
 def test_the_machine_itself_refuses_to_start_what_the_build_is_to_pause_before(
@@ -275,7 +271,7 @@ def test_the_machine_itself_refuses_to_start_what_the_build_is_to_pause_before(
     build = begin(pause_before="b").run_to(1)
     b = build.state.checkpoints[1]
     with pytest.raises(Refused) as caught:
-        build.do(StartCheckpoint("b", 1, b.key, "log"))
+        build.do(CheckpointStarted("b", 1, b.key, "log"))
     assert caught.value.details == "the build is to pause before b"
 
 
@@ -291,23 +287,23 @@ def test_a_checkpoint_may_have_any_name(
     begin: Callable[..., Any], make_plan: Callable[..., Plan], names: tuple[str, ...]
 ) -> None:
     build = begin(make_plan(*names)).run_to(3)
-    assert build.machine.position == names[2]
+    assert build.position == names[2]
     build.do(Pause("because"))
     build.do(Resume(from_checkpoint=names[1]))
-    assert build.machine.position == names[0]
+    assert build.position == names[0]
     build.run_to(len(names))
-    build.do(Complete())
-    assert build.machine.lifecycle is Lifecycle.COMPLETED
+    build.do(BuildCompleted())
+    assert build.state.lifecycle is Lifecycle.COMPLETED
     assert BuildMachine.rehydrate(build.events).state == build.state
 
 
 def test_accept_tries_several_events_one_after_another(begin: Callable[..., Any]) -> None:
     build = begin()
     after = build.machine.accept(CancelRequested(), BuildCancelled())
-    assert after.state is Lifecycle.CANCELLED
+    assert after.lifecycle is Lifecycle.CANCELLED
     with pytest.raises(Refused):
         build.machine.accept(CancelRequested(), BuildStarted())
-    assert build.state.state is Lifecycle.QUEUED
+    assert build.state.lifecycle is Lifecycle.QUEUED
 
 
 def test_a_refused_event_does_not_move_the_machine(begin: Callable[..., Any]) -> None:
@@ -376,5 +372,5 @@ def test_a_rewind_goes_back_over_several_checkpoints(
     build = begin(make_plan("a", "b", "c", "d")).run_to(3)
     build.do(Pause("because"))
     build.do(Resume(from_checkpoint="a"))
-    assert build.machine.position is None
+    assert build.position is None
     assert build.state.completed == 0

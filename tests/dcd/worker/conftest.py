@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from dcd.worker.launch import Completed, Outcome, run_attempt
+from dcd.worker.launch import Ending, run_attempt
 from dcd.worker.recover import detach_loops, kill_leftovers
-from dcd.worker.request import Claim, Grants, Progress, WorkerRequest
+from dcd.worker.request import Claim, Completed, Grants, Outcome, Progress, WorkerRequest
 from store.host.capabilities import MOUNTS
 from store.host.devices import ALL_DEVICES
 from store.layers.directory import LayerDirectory, Trees
@@ -209,8 +209,14 @@ class Bench:
         self, request: WorkerRequest, *, stop_at: str | None = None, grace_seconds: float = 20.0
     ) -> Outcome:
         """Run it to its end; with `stop_at`, ask it to stop when it reports that message."""
+        return self.end(request, stop_at=stop_at, grace_seconds=grace_seconds).outcome
 
-        async def attempt() -> Outcome:
+    def end(
+        self, request: WorkerRequest, *, stop_at: str | None = None, grace_seconds: float = 20.0
+    ) -> Ending:
+        """As `run`, with all that is known of the end."""
+
+        async def attempt() -> Ending:
             stop = asyncio.Event()
 
             def note(progress: Progress) -> None:

@@ -10,16 +10,22 @@ from pathlib import Path
 import pytest
 
 from dcd.worker.launch import (
-    Cancelled,
-    Completed,
-    Died,
-    Failed,
+    Ending,
     _command,
     _environment,
     run_attempt,
 )
 from dcd.worker.recover import leftover_workers
-from dcd.worker.request import AREAS, Claim, Progress, encode
+from dcd.worker.request import (
+    AREAS,
+    Cancelled,
+    Claim,
+    Completed,
+    Died,
+    Failed,
+    Progress,
+    encode,
+)
 from statemachine.errors import Unprepared
 from statemachine.events import Artifact, ErrorInfo
 from store.layers.interface import LayerRecord
@@ -31,13 +37,13 @@ pytestmark = pytest.mark.root
 class TestResult:
     def test_is_in_the_workspace_and_in_the_outcome(self, bench: Bench) -> None:
         request = bench.request("Delivers")
-        outcome = bench.run(request)
-        assert isinstance(outcome, Completed)
-        assert outcome.artifacts == (Artifact("image.iso", "media/image.iso", "iso", 3, "0" * 64),)
+        ending = bench.end(request)
+        assert isinstance(ending.outcome, Completed)
+        assert ending.artifacts == (Artifact("image.iso", "media/image.iso", "iso", 3, "0" * 64),)
         assert bench.progress == [Progress(0.5, "half \ufffd done")]
         assert (request.evidence / "console.log").read_text() == "booted"
         key = "1" * 64
-        record = LayerRecord(key, None, "build", "probe", 1, outcome.seconds, outcome.artifacts)
+        record = LayerRecord(key, None, "build", "probe", 1, ending.seconds, ending.artifacts)
         bench.store.commit(request.workspace, record)
         assert bench.store.file(key, "media/image.iso").read_text() == "iso"
 
@@ -45,13 +51,13 @@ class TestResult:
         self, bench: Bench
     ) -> None:
         request = bench.request("Tells")
-        outcome = bench.run(request)
-        assert isinstance(outcome, Completed)
+        ending = bench.end(request)
+        assert isinstance(ending.outcome, Completed)
         log = bench.log(request).read_text()
         assert "of a tool" not in log
         assert log.count("# of its own") == 1
         assert {"of a tool", "of its own"} <= {each.message for each in bench.progress}
-        (artifact,) = outcome.artifacts
+        (artifact,) = ending.artifacts
         assert (artifact.name, artifact.size_bytes) == ("packages.tsv", len("new\t1\t\n"))
 
     def test_is_handed_to_the_next_checkpoint(self, bench: Bench) -> None:
@@ -233,7 +239,7 @@ class TestEnd:
     def test_of_a_worker_that_was_to_stop_before_it_began(self, bench: Bench) -> None:
         request = bench.request("Runs", "sleep 3600")
 
-        async def attempt() -> object:
+        async def attempt() -> Ending:
             stop = asyncio.Event()
             stop.set()
             return await run_attempt(
@@ -244,7 +250,7 @@ class TestEnd:
                 stop=stop,
             )
 
-        assert isinstance(asyncio.run(attempt()), Cancelled)
+        assert isinstance(asyncio.run(attempt()).outcome, Cancelled)
 
     def test_when_the_daemons_task_is_cancelled(self, bench: Bench) -> None:
         mark = f"{os.getpid()}.34567"
@@ -386,7 +392,7 @@ def test_a_layer_with_a_link_for_an_area_is_not_worked_in(bench: Bench, area: st
 def test_attempts_run_beside_each_other(bench: Bench) -> None:
     requests = [bench.request("Runs", f"sleep 0.2; echo {n}") for n in range(3)]
 
-    async def attempts() -> list[object]:
+    async def attempts() -> list[Ending]:
         return await asyncio.gather(
             *(
                 run_attempt(
@@ -400,7 +406,7 @@ def test_attempts_run_beside_each_other(bench: Bench) -> None:
             )
         )
 
-    assert all(isinstance(outcome, Completed) for outcome in asyncio.run(attempts()))
+    assert all(isinstance(ending.outcome, Completed) for ending in asyncio.run(attempts()))
     assert [bench.output(request) for request in requests] == ["0\n", "1\n", "2\n"]
 
 

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from dcd.worker.launch import Completed, Failed
-from dcd.worker.request import SCRATCH, Grants
+from dcd.worker.request import SCRATCH, Completed, Failed, Grants
 from store.host.capabilities import CHROOT, FILES, MOUNTS, NUMBERS
 from tests.dcd.worker.conftest import MOUNTING, Bench, said
 

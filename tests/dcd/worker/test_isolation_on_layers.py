@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dcd.worker.launch import Completed
-from dcd.worker.request import Grants
+from dcd.worker.request import Completed, Grants
 from store.layers.interface import LayerRecord
 from tests.dcd.worker.conftest import bench_in
 from tests.store.layers.conftest import BACK_ENDS, btrfs, xfs, zfs  # noqa: F401 - fixtures

@@ -16,8 +16,7 @@ import pytest
 from dcd.checkpoints.interface import HostPath, Needs
 from dcd.configuration import Configuration
 from dcd.planning.plan import grants
-from dcd.worker.launch import Completed, Failed
-from dcd.worker.request import Grants
+from dcd.worker.request import Completed, Failed, Grants
 from dcd.worker.view import links
 from tests.dcd.worker.conftest import MOUNTING, Bench, said
 

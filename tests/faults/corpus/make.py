@@ -11,10 +11,26 @@ import sys
 import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from statemachine import commands as do
-from statemachine.commands import Command, decide, submit
-from statemachine.events import Actor, Artifact, BuildSubmitted, ErrorInfo, InputFile, Payload
+from statemachine.build import CheckpointRecord
+from statemachine.commands import Change, decide, submit
+from statemachine.events import (
+    Actor,
+    Artifact,
+    ArtifactPublished,
+    BuildCancelled,
+    BuildCompleted,
+    BuildSubmitted,
+    CheckpointCompleted,
+    CheckpointReused,
+    CheckpointStarted,
+    ErrorInfo,
+    InputFile,
+    Payload,
+    ResourceClaimed,
+)
 from statemachine.keys import chain, with_external
 from statemachine.machine import BuildMachine
 from statemachine.plan import Ingredient, Plan, PlannedCheckpoint
@@ -62,16 +78,16 @@ class History:
     def submit(self, build: str, submitted: BuildSubmitted) -> None:
         self._append(build, 0, submit(submitted), PERSON)
 
-    def do(self, build: str, *wanted: Command, actor: Actor = DAEMON) -> None:
-        for command in wanted:
+    def do(self, build: str, *changes: Change, actor: Actor = DAEMON) -> None:
+        for change in changes:
             machine = BuildMachine.rehydrate(self.log.read_build(build))
-            self._append(build, machine.state.sequence, decide(machine, command), actor)
+            self._append(build, machine.state.sequence, decide(machine, change), actor)
 
     def run(self, build: str, **external: str) -> None:
         """Start and complete the next checkpoint."""
-        name = self.start(build, **external)
+        self.start(build, **external)
         iso = Artifact("live.iso", "media/live.iso", "iso", 5, "33")
-        self.do(build, do.CompleteCheckpoint(name, seconds=2.5, artifacts=(iso,), size_bytes=4096))
+        self.do(build, self.completed(build, 2.5, artifacts=(iso,), size_bytes=4096))
 
     def start(self, build: str, **external: str) -> str:
         state = BuildMachine.rehydrate(self.log.read_build(build)).state
@@ -84,9 +100,22 @@ class History:
         log = f"/var/lib/dcd/logs/{build}/{record.name}.{attempt}.log"
         self.do(
             build,
-            do.StartCheckpoint(record.name, attempt, key, log, BOOT, external),
+            CheckpointStarted(record.name, attempt, key, log, BOOT, external),
         )
         return record.name
+
+    def completed(self, build: str, seconds: float, **result: Any) -> CheckpointCompleted:
+        running = self._running(build)
+        return CheckpointCompleted(running.name, running.attempts, running.key, seconds, **result)
+
+    def claimed(self, build: str, kind: str, name: str) -> ResourceClaimed:
+        running = self._running(build)
+        return ResourceClaimed(running.name, running.attempts, kind, name)
+
+    def _running(self, build: str) -> CheckpointRecord:
+        running = BuildMachine.rehydrate(self.log.read_build(build)).state.running
+        assert running is not None
+        return running
 
     def _append(
         self, build: str, sequence: int, payloads: tuple[Payload, ...], actor: Actor
@@ -124,15 +153,15 @@ def write_history(log: EventLog) -> None:
     history.do("aaaaaaaaaa", do.InterruptCheckpoint(name, "daemon-died"))
     history.run("aaaaaaaaaa", bookworm="55")
     iso = Artifact("live.iso", "/var/lib/dcd/artifacts/aaaaaaaaaa/live.iso", "iso", 5, "33")
-    history.do("aaaaaaaaaa", do.Publish(iso), do.Complete(seconds=6.25))
+    history.do("aaaaaaaaaa", ArtifactPublished(iso), BuildCompleted(6.25))
 
     history.submit("bbbbbbbbbb", BuildSubmitted("live", "<dc/>", "/live.xml", three, fresh=True))
     history.do("bbbbbbbbbb", do.Start())
     key = three.checkpoints[0].key
-    history.do("bbbbbbbbbb", do.ReuseCheckpoint("transfer", key, "aaaaaaaaaa", external={}))
+    history.do("bbbbbbbbbb", CheckpointReused("transfer", key, "aaaaaaaaaa", external={}))
     name = history.start("bbbbbbbbbb")
     history.do("bbbbbbbbbb", do.RequestPause(), actor=PERSON)
-    history.do("bbbbbbbbbb", do.CompleteCheckpoint(name, seconds=1.0), do.Pause("as requested"))
+    history.do("bbbbbbbbbb", history.completed("bbbbbbbbbb", 1.0), do.Pause("as requested"))
     history.do("bbbbbbbbbb", do.Resume(from_checkpoint="transfer"), actor=PERSON)
     history.do("bbbbbbbbbb", do.Start())
     name = history.start("bbbbbbbbbb")
@@ -143,14 +172,16 @@ def write_history(log: EventLog) -> None:
     history.do("cccccccccc", do.Start())
     name = history.start("cccccccccc")
     history.do("cccccccccc", do.RequestCancel(), actor=PERSON)
-    history.do("cccccccccc", do.InterruptCheckpoint(name, "cancelled"), do.FinishCancel())
+    history.do("cccccccccc", do.InterruptCheckpoint(name, "cancelled"), BuildCancelled())
     history.do("cccccccccc", do.Remove(), actor=PERSON)
 
     history.submit("dddddddddd", BuildSubmitted("hard", "<dc/>", "/hard.xml", plan("only")))
     history.do("dddddddddd", do.Start())
     for cause in ("daemon-died", "machine-rebooted", "worker-died"):
         name = history.start("dddddddddd")
-        history.do("dddddddddd", do.ClaimResource(name, "iscsi-tgt", "iqn.2026-11.invalid.dcd:d"))
+        history.do(
+            "dddddddddd", history.claimed("dddddddddd", "iscsi-tgt", "iqn.2026-11.invalid.dcd:d")
+        )
         history.do("dddddddddd", do.InterruptCheckpoint(name, cause, "the worker was killed"))
 
 
@@ -158,7 +189,7 @@ def summary(log: EventLog, build: str) -> dict[str, object]:
     """What a fold makes of a build, in words that later versions can say too."""
     state = BuildMachine.rehydrate(log.read_build(build)).state
     return {
-        "state": str(state.state),
+        "state": str(state.lifecycle),
         "reason": state.reason,
         "sequence": state.sequence,
         "hash": state.hash,

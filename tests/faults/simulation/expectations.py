@@ -163,7 +163,12 @@ class Expectations:
                 known = {b.id for b in self.builds.values() if self._key(b) == wish.key}
                 expect(state.id in known, "a submit comes to the build of its key", wish, known)
             case "pause" if wish.before is None:
-                expect(state.state in ("pausing", "paused"), "a pause is one", wish, state.state)
+                expect(
+                    state.lifecycle in ("pausing", "paused"),
+                    "a pause is one",
+                    wish,
+                    state.lifecycle,
+                )
                 later = build.events[state.sequence :]
                 if not any(e.type == "BuildResumed" and self._by(e) for e in later):
                     expect(
@@ -175,7 +180,7 @@ class Expectations:
             case "pause" | "resume" if wish.before is not None:
                 expect(state.pause_before == wish.before, "a wish to pause is kept", wish)
             case "cancel":
-                expect(state.state in ("cancelling", "cancelled"), "a cancel is one", wish)
+                expect(state.lifecycle in ("cancelling", "cancelled"), "a cancel is one", wish)
             case "rm":
                 expect(state.removed, "what is removed is", wish)
 
@@ -377,7 +382,7 @@ class Expectations:
         """When the daemon waits for the world."""
         world = self.world
         assert world.engine is not None
-        states = {state.id: state.state for state in world.engine.builds.unfinished()}
+        states = {state.id: state.lifecycle for state in world.engine.builds.unfinished()}
         expected = {build.id: build.state for build in self.builds.values() if not build.ended}
         expect(states == expected, "the engine knows what the log says", states, expected)
         for build in self.builds.values():

@@ -46,8 +46,8 @@ from dcd.planner.client import HERE
 from dcd.planning import ingredients
 from dcd.planning import plan as planning
 from dcd.serve import _reconcile
-from dcd.worker.launch import Cancelled, Completed, Died, Failed, Outcome
-from dcd.worker.request import WorkerRequest
+from dcd.worker.launch import Ending
+from dcd.worker.request import Cancelled, Completed, Died, Failed, WorkerRequest
 from statemachine.build import ENDED, Lifecycle
 from statemachine.events import Artifact, ErrorInfo
 from store.artifacts import Artifacts
@@ -80,7 +80,7 @@ class Attempt:
     """An attempt whose worker runs."""
 
     request: WorkerRequest
-    verdict: "asyncio.Future[Outcome]"
+    verdict: "asyncio.Future[Ending]"
 
     @property
     def number(self) -> tuple[str, str, int]:
@@ -281,7 +281,7 @@ class World:
 
     async def _run_attempt(
         self, request: WorkerRequest, *, stop: asyncio.Event, **_: Any
-    ) -> Outcome:
+    ) -> Ending:
         attempt = Attempt(request, self._loop.create_future())
         self.attempts.append(attempt)
         stopping = asyncio.ensure_future(stop.wait())
@@ -291,7 +291,7 @@ class World:
         finally:
             stopping.cancel()
             self.attempts.remove(attempt)
-        return attempt.verdict.result() if attempt.verdict.done() else Cancelled(1.0)
+        return attempt.verdict.result() if attempt.verdict.done() else Ending(Cancelled(), 1.0)
 
     def _begin_attempt(self, attempt: Attempt) -> None:
         try:
@@ -310,13 +310,14 @@ class World:
         error = ErrorInfo("the checkpoint says no")
         match outcome:
             case "completed":
-                attempt.verdict.set_result(Completed(self._delivered(attempt), 1.0))
+                attempt.verdict.set_result(Ending(Completed(), 1.0, self._delivered(attempt)))
             case "failed":
-                attempt.verdict.set_result(Failed(error, 1.0))
+                attempt.verdict.set_result(Ending(Failed(error), 1.0))
             case "no-space":
-                attempt.verdict.set_result(Failed(error, 1.0, no_space=True))
+                attempt.verdict.set_result(Ending(Failed(error, no_space=True), 1.0))
             case "died":
-                attempt.verdict.set_result(Died("killed by SIGKILL", "the last line", 1.0))
+                died = Died("killed by SIGKILL", "the last line")
+                attempt.verdict.set_result(Ending(died, 1.0))
             case "broken":
                 attempt.verdict.set_exception(OSError(errno.EIO, os.strerror(errno.EIO)))
 
@@ -349,7 +350,7 @@ class World:
 
         async def settled(build: str, after: int) -> bool:
             state = await builds.state(build)
-            return state.state in STANDING and state.log_position <= after
+            return state.lifecycle in STANDING and state.log_position <= after
 
         with builds.broadcast.listen(build) as changed:
             while True:

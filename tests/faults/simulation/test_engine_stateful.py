@@ -37,10 +37,11 @@ from dcd.engine.locks import LayerLocks
 from dcd.engine.runner import RETRY_SECONDS
 from dcd.engine.shells import Shells
 from statemachine import commands
-from statemachine.build import BuildState, advance
-from statemachine.commands import Command, Resume, StartCheckpoint
+from statemachine.build import BuildState
+from statemachine.commands import Change, Resume
 from statemachine.errors import NotFound, Refused, Unavailable, Unprepared
-from statemachine.events import BuildPaused
+from statemachine.events import BuildPaused, CheckpointStarted
+from statemachine.fold import advance
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
 
@@ -406,13 +407,13 @@ def test_any_history_of_the_engine_keeps_its_promises(
 def attempts_begin_before_their_event(patch: pytest.MonkeyPatch) -> None:
     record = Attempt._record
 
-    async def careless(self: Attempt, wanted: Command) -> BuildState:
-        if not isinstance(wanted, StartCheckpoint):
+    async def careless(self: Attempt, wanted: Change) -> BuildState:
+        if not isinstance(wanted, CheckpointStarted):
             return await record(self, wanted)
         task = asyncio.ensure_future(record(self, wanted))
         task.add_done_callback(lambda done: done.exception())
         state = await self._means.builds.state(self._build)
-        return advance(state, commands._payloads(state, wanted)[0])
+        return advance(state, wanted)
 
     patch.setattr(Attempt, "_record", careless)
 

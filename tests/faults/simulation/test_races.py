@@ -54,7 +54,7 @@ def test_a_build_that_is_paused_when_its_turn_comes_stands_still(world: World) -
 
     world.run()
 
-    assert pause.result().state is Lifecycle.PAUSED
+    assert pause.result().lifecycle is Lifecycle.PAUSED
     assert [attempt.request.checkpoint for attempt in world.attempts] == ["one"]
 
 
@@ -172,7 +172,7 @@ def test_a_pause_is_taken_back(world: World, when: str) -> None:
     build = submitted(world, ONE, TWO)
     pause = world.start_task(world.engine.pause(build, None, SOMEBODY))
     world.run()
-    assert pause.result().state is Lifecycle.PAUSING
+    assert pause.result().lifecycle is Lifecycle.PAUSING
     if when == "between two checkpoints":
         world.release(world.attempts[0], "completed")
         world.run(jobs=2)

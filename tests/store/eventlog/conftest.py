@@ -12,14 +12,19 @@ import pytest
 
 from statemachine.build import BuildState
 from statemachine.commands import (
-    Command,
-    Complete,
-    CompleteCheckpoint,
+    Change,
     Start,
-    StartCheckpoint,
     decide,
 )
-from statemachine.events import Actor, BuildSubmitted, Event, Payload
+from statemachine.events import (
+    Actor,
+    BuildCompleted,
+    BuildSubmitted,
+    CheckpointCompleted,
+    CheckpointStarted,
+    Event,
+    Payload,
+)
 from statemachine.keys import chain
 from statemachine.machine import BuildMachine
 from statemachine.plan import Ingredient, PlannedCheckpoint
@@ -48,9 +53,9 @@ class Build:
     def state(self) -> BuildState:
         return self.machine.state
 
-    def do(self, *commands: Command) -> "Build":
-        for command in commands:
-            payloads = decide(self.machine, command)
+    def do(self, *changes: Change) -> "Build":
+        for change in changes:
+            payloads = decide(self.machine, change)
             state = self.state
             future = self.log.append(state.id, state.sequence, payloads, ACTOR, NOW)
             for event in future.result():
@@ -62,12 +67,13 @@ class Build:
         self.do(Start())
         for record in self.state.checkpoints[self.state.completed :][:count]:
             attempt = self.state.next_attempt(record.name)
-            self.do(StartCheckpoint(record.name, attempt, record.key, f"{record.name}.log"))
-            self.do(CompleteCheckpoint(record.name, 1.0))
+            self.do(CheckpointStarted(record.name, attempt, record.key, f"{record.name}.log"))
+            key = self.state.checkpoints[self.state.index(record.name)].key
+            self.do(CheckpointCompleted(record.name, attempt, key, 1.0))
         return self
 
     def complete(self) -> "Build":
-        return self.run(len(self.state.checkpoints)).do(Complete())
+        return self.run(len(self.state.checkpoints)).do(BuildCompleted())
 
 
 @pytest.fixture

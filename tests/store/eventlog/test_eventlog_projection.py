@@ -10,8 +10,6 @@ from hypothesis import strategies as st
 
 from statemachine.build import Lifecycle
 from statemachine.commands import (
-    FailBuild,
-    FinishCancel,
     Pause,
     Remove,
     RequestCancel,
@@ -19,7 +17,7 @@ from statemachine.commands import (
     Resume,
 )
 from statemachine.errors import NotFound, Refused, Removed
-from statemachine.events import ErrorInfo
+from statemachine.events import BuildCancelled, BuildFailed, ErrorInfo
 from store.eventlog import EventLog
 
 Submit = Callable[..., Any]
@@ -28,10 +26,10 @@ ACTIONS = {
     "pause": lambda build: build.do(RequestPause()),
     "pause later": lambda build: build.do(RequestPause("c2")),
     "paused": lambda build: build.do(Pause("because")),
-    "fail": lambda build: build.do(FailBuild(ErrorInfo("no"))),
+    "fail": lambda build: build.do(BuildFailed(None, ErrorInfo("no"))),
     "resume": lambda build: build.do(Resume()),
     "rewind": lambda build: build.do(Resume(from_checkpoint="c0")),
-    "cancel": lambda build: build.do(RequestCancel(), FinishCancel()),
+    "cancel": lambda build: build.do(RequestCancel(), BuildCancelled()),
     "remove": lambda build: build.do(Remove()),
 }
 histories = st.lists(st.lists(st.sampled_from(sorted(ACTIONS)), max_size=8), min_size=1, max_size=3)
@@ -54,7 +52,7 @@ def test_after_any_history_the_projection_is_what_the_events_say(
                     continue
             summary = log.summary(build.state.id)
             state = build.state
-            assert (summary.state, summary.reason) == (state.state, state.reason)
+            assert (summary.state, summary.reason) == (state.lifecycle, state.reason)
             assert summary.completed_checkpoints == state.completed
             assert (summary.position, summary.sequence) == (state.log_position, state.sequence)
             assert (summary.removed, summary.pause_before) == (state.removed, state.pause_before)
@@ -123,7 +121,7 @@ def test_unfinished_builds_are_those_that_can_go_on_oldest_first(
 ) -> None:
     submit(log, "completed").complete()
     submit(log, "cancelled").do(RequestCancel())
-    submit(log, "failed").run(1).do(FailBuild(ErrorInfo("no")))
+    submit(log, "failed").run(1).do(BuildFailed(None, ErrorInfo("no")))
     submit(log, "paused").do(RequestPause())
     submit(log, "running").run(1)
     submit(log, "queued")
@@ -176,7 +174,7 @@ def test_a_layer_key_is_known_from_the_start_of_its_attempt_until_its_build_is_r
     two = submit(log, "b2").run(1)
     one.do(Remove())
     assert log.known_keys(keys) == {keys[0]}
-    two.do(RequestCancel(), FinishCancel(), Remove())
+    two.do(RequestCancel(), BuildCancelled(), Remove())
     assert log.known_keys(keys) == set()
 
 

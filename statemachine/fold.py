@@ -1,0 +1,298 @@
+"""The fold: what each event makes of a build's state.
+
+`evolve` is the only way a `BuildState` comes to be: the same events give the same state, in the engine, in
+the projection and after a restart. It records what happened and does not judge: what may happen is decided
+by the machine (`statemachine.machine`). Where an event leads in the lifecycle is in the table of
+`statemachine.lifecycle`. Pure.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from statemachine.build import BuildState, CheckpointRecord, CheckpointState, Claim, Lifecycle
+from statemachine.errors import DcdError
+from statemachine.events import (
+    ArtifactPublished,
+    BuildCancelled,
+    BuildCompleted,
+    BuildFailed,
+    BuildPaused,
+    BuildRemoved,
+    BuildResumed,
+    BuildRewound,
+    BuildStarted,
+    BuildSubmitted,
+    CancelRequested,
+    CheckpointCompleted,
+    CheckpointFailed,
+    CheckpointInterrupted,
+    CheckpointReused,
+    CheckpointStarted,
+    Event,
+    PauseRequested,
+    Payload,
+    ResourceClaimed,
+)
+from statemachine.keys import with_external, with_salt
+from statemachine.lifecycle import destination
+
+COUNTED_CAUSES = frozenset({"daemon-died", "machine-rebooted", "worker-died"})
+"""Causes of interruption that count towards parking; a shutdown or a cancel says nothing about the
+checkpoint."""
+
+
+def evolve(state: BuildState | None, event: Event) -> BuildState:
+    """The state after `event`. Raises DcdError for an event that cannot follow."""
+    sequence, build = (state.sequence, state.id) if state else (0, event.build)
+    if event.sequence != sequence + 1 or event.build != build:
+        raise DcdError(
+            f"the events of build {build} are not contiguous",
+            f"event {event.sequence} of build {event.build} follows event {sequence}",
+            "verify the log with `dcctl events ID --verify`",
+        )
+    if state is None:
+        if not isinstance(event.data, BuildSubmitted):
+            raise DcdError(f"build {build} begins with {event.type}, not with BuildSubmitted")
+        after = _submitted(event, event.data)
+    else:
+        after = advance(state, event.data)
+    if isinstance(event.data, BuildRemoved):
+        after = replace(after, removed_at=event.time, removed_by=event.actor)
+    return replace(
+        after,
+        updated_at=event.time,
+        sequence=event.sequence,
+        log_position=event.position,
+        hash=event.hash,
+    )
+
+
+def advance(state: BuildState, payload: Payload) -> BuildState:
+    """What `payload` makes of the state, apart from the event's place in the log. Raises NotFound for
+    a checkpoint that is not in the plan, DcdError for an unknown payload."""
+    after = _noted(state, payload)
+    return replace(after, lifecycle=destination(state.lifecycle, payload))
+
+
+def _noted(state: BuildState, payload: Payload) -> BuildState:
+    """Everything that `payload` changes beside the lifecycle."""
+    match payload:
+        case BuildStarted():
+            return replace(state, reason="")
+        case CheckpointStarted():
+            found = _with_external(state, payload.checkpoint, payload.external)
+            return replace(
+                _recorded(
+                    found,
+                    payload.checkpoint,
+                    state=CheckpointState.RUNNING,
+                    attempts=payload.attempt,
+                    log=payload.log,
+                    boot_id=payload.boot_id,
+                    error=None,
+                ),
+                attempts={**state.attempts, payload.checkpoint: payload.attempt},
+            )
+        case ResourceClaimed():
+            record = state.checkpoints[state.index(payload.checkpoint)]
+            claim = Claim(payload.kind, payload.name)
+            return _recorded(state, payload.checkpoint, claims=(*record.claims, claim))
+        case CheckpointReused():
+            return _recorded(
+                _with_external(state, payload.checkpoint, payload.external),
+                payload.checkpoint,
+                state=CheckpointState.REUSED,
+                reused_from=payload.reused_from,
+                artifacts=payload.artifacts,
+                left=payload.left,
+                error=None,
+                interruptions=0,
+            )
+        case CheckpointCompleted():
+            return _recorded(
+                state,
+                payload.checkpoint,
+                state=CheckpointState.COMPLETED,
+                claims=(),
+                seconds=payload.seconds,
+                artifacts=payload.artifacts,
+                left=payload.left,
+                size_bytes=payload.size_bytes,
+                interruptions=0,
+            )
+        case CheckpointFailed():
+            return _recorded(
+                state,
+                payload.checkpoint,
+                state=CheckpointState.FAILED,
+                claims=(),
+                seconds=payload.seconds,
+                error=payload.error,
+                interruptions=0,
+            )
+        case CheckpointInterrupted():
+            record = state.checkpoints[state.index(payload.checkpoint)]
+            return _recorded(
+                state,
+                payload.checkpoint,
+                state=CheckpointState.INTERRUPTED,
+                claims=(),
+                interruptions=record.interruptions + (payload.cause in COUNTED_CAUSES),
+            )
+        case PauseRequested(before=None):
+            return replace(state, reason="a pause was requested")
+        case PauseRequested():
+            return replace(state, pause_before=payload.before)
+        case BuildPaused():
+            reached = state.next is not None and state.next.name == state.pause_before
+            return replace(
+                state,
+                reason=payload.reason,
+                cause=payload.cause,
+                pause_before=None if reached else state.pause_before,
+                rewound_to=None,
+            )
+        case BuildResumed() if state.lifecycle is Lifecycle.PAUSING:
+            return replace(state, reason="", pause_before=payload.pause_before)
+        case BuildResumed():
+            return _declining(_resumed(state, payload), payload.declines)
+        case BuildRewound():
+            first = state.index(payload.checkpoint)
+            plan = state.plan
+            if payload.cause == "requested":
+                # Who rewinds wants it to run again, not to find what it made.
+                plan = with_salt(plan, first, f"{state.id}:{state.sequence}")
+            return replace(
+                state,
+                plan=plan,
+                checkpoints=state.checkpoints[:first]
+                + tuple(
+                    replace(_pending(record), key=planned.key)
+                    for record, planned in zip(
+                        state.checkpoints[first:], plan.checkpoints[first:], strict=True
+                    )
+                ),
+                rewound_to=payload.checkpoint,
+                published=(),
+            )
+        case CancelRequested():
+            return replace(state, reason="a cancel was requested")
+        case ArtifactPublished():
+            others = (a for a in state.published if a.name != payload.artifact.name)
+            return replace(state, published=(*others, payload.artifact))
+        case BuildCancelled() | BuildCompleted():
+            return replace(state, reason="", pause_before=None)
+        case BuildFailed():
+            if payload.checkpoint is not None:
+                # It is the checkpoint's failure also when no attempt could begin.
+                state = _recorded(
+                    state, payload.checkpoint, state=CheckpointState.FAILED, error=payload.error
+                )
+            return replace(
+                state,
+                reason=payload.error.brief,
+                error=payload.error,
+                rewound_to=None,
+            )
+        case BuildRemoved():
+            return replace(state, removed=True, published=())
+    raise DcdError(f"build {state.id}: {type(payload).__name__} cannot follow")
+
+
+def _submitted(event: Event, data: BuildSubmitted) -> BuildState:
+    return BuildState(
+        id=event.build,
+        name=data.name,
+        lifecycle=Lifecycle.QUEUED,
+        plan=data.plan,
+        checkpoints=tuple(CheckpointRecord(c.name, c.key) for c in data.plan.checkpoints),
+        manifest=data.manifest,
+        manifest_path=data.manifest_path,
+        submitted_at=event.time,
+        submitted_position=event.position,
+        updated_at=event.time,
+        actor=event.actor,
+        inputs=data.inputs,
+        parameters=data.parameters,
+        fresh=data.fresh,
+        priority=data.priority,
+        idempotency_key=data.idempotency_key,
+        request_sha256=data.request_sha256,
+        pause_before=data.pause_before,
+    )
+
+
+def _resumed(state: BuildState, data: BuildResumed) -> BuildState:
+    kept = state.completed
+    resumed = replace(
+        state,
+        reason="",
+        cause="",
+        error=None,
+        pause_before=data.pause_before,
+        checkpoints=state.checkpoints[:kept] + tuple(map(_pending, state.checkpoints[kept:])),
+    )
+    if data.plan is None:
+        return resumed
+    kept = data.kept or 0
+    planned = data.plan.checkpoints
+    return replace(
+        resumed,
+        plan=data.plan,
+        checkpoints=(
+            *(
+                replace(record, name=c.name, key=c.key)
+                for record, c in zip(state.checkpoints[:kept], planned, strict=False)
+            ),
+            *(
+                CheckpointRecord(c.name, c.key, attempts=state.attempts.get(c.name, 0))
+                for c in planned[kept:]
+            ),
+        ),
+        manifest=state.manifest if data.manifest is None else data.manifest,
+        manifest_path=state.manifest_path if data.manifest_path is None else data.manifest_path,
+        inputs=data.inputs,
+        parameters=data.parameters,
+        published=(),
+    )
+
+
+def _declining(state: BuildState, checkpoint: str | None) -> BuildState:
+    """The build with keys from `checkpoint` on that no layer has; all of these are still to come."""
+    if checkpoint is None:
+        return state
+    plan = with_salt(state.plan, state.index(checkpoint), f"{state.id}:{state.sequence}")
+    records = tuple(
+        replace(record, key=planned.key)
+        for record, planned in zip(state.checkpoints, plan.checkpoints, strict=True)
+    )
+    return replace(state, plan=plan, checkpoints=records, rewound_to=checkpoint)
+
+
+def _pending(record: CheckpointRecord) -> CheckpointRecord:
+    """The record without its result; only the number of attempts stays."""
+    return CheckpointRecord(record.name, record.key, attempts=record.attempts)
+
+
+def _recorded(build: BuildState, checkpoint: str, /, **changes: Any) -> BuildState:
+    index = build.index(checkpoint)
+    record = replace(build.checkpoints[index], **changes)
+    return replace(
+        build, checkpoints=(*build.checkpoints[:index], record, *build.checkpoints[index + 1 :])
+    )
+
+
+def _with_external(state: BuildState, checkpoint: str, external: Mapping[str, str]) -> BuildState:
+    """The plan as the world was found. No external state recorded means: as planned."""
+    if not external:
+        return state
+    index = state.index(checkpoint)
+    plan = with_external(state.plan, index, external)
+    if plan is state.plan:
+        return state
+    records = tuple(
+        replace(record, key=planned.key)
+        for record, planned in zip(state.checkpoints, plan.checkpoints, strict=True)
+    )
+    return replace(state, plan=plan, checkpoints=records)
