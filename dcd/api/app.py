@@ -31,7 +31,7 @@ from dcd.engine.engine import Engine
 from dcd.engine.garbage import Collected
 from dcd.engine.usage import DiskUsage
 from statemachine.errors import DcdError, UsageError
-from store.host.durable import DiskFull, is_full
+from store.host.durable import is_full
 
 log = structlog.get_logger()
 
@@ -237,8 +237,7 @@ def _store_failed(engine: Engine) -> Callable[[Request, Exception], Awaitable[Re
     async def on_os_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, OSError)
         if is_full(error):
-            where = engine.stores.blobs.directory.parent
-            return problem_response(DiskFull(f"answering {request.url.path}", where, error))
+            return problem_response(engine.disk_full(f"answering {request.url.path}", error))
         if trouble := await asyncio.to_thread(engine.trouble):
             log.error(trouble.brief, path=request.url.path, error=str(error))
             return problem_response(trouble)

@@ -14,7 +14,7 @@ from dcd.api.handling import Api, left
 from dcd.api.operations import QueryParameter, body_of, integer, json_response, limit
 from dcd.api.server import actor_of
 from dcd.api.views import summary_view
-from dcd.engine.engine import ManifestSource, Options
+from dcd.engine.manifests import ManifestSource, Options
 from dcd.manifest.diagnostics import ManifestError
 from dcd.planner.tasks import OldManifest
 from statemachine.build import Lifecycle
@@ -34,8 +34,8 @@ async def put_blob(api: Api, request: Request) -> Response:
         async for chunk in request.stream():
             await asyncio.to_thread(spool.write, chunk)
         spool.seek(0)
-        put, owner = api.engine.stores.blobs.put, api.owner(request)
-        new = await asyncio.to_thread(put, cast(BinaryIO, spool), sha256, owner)
+        content = cast(BinaryIO, spool)
+        new = await api.records.keep_blob(content, sha256, api.owner(request))
     return json_response({"sha256": sha256}, 201 if new else 200)
 
 
@@ -44,7 +44,7 @@ async def validate(api: Api, request: Request) -> Response:
     body = await body_of(request, schemas.ManifestRequest)
     try:
         source = await _source(api, request, body.manifest, body.files, body.parameters)
-        warnings = await api.engine.validate(source, body.pause_before, actor_of(request.scope))
+        warnings = await api.manifests.check(source, body.pause_before, actor_of(request.scope))
     except ManifestError as error:
         return json_response(schemas.ValidationResult(False, error.diagnostics, error.missing))
     return json_response(schemas.ValidationResult(True, warnings))
@@ -55,7 +55,7 @@ async def migrate(api: Api, request: Request) -> Response:
     body = await body_of(request, schemas.MigrateRequest)
     defaults = None if body.defaults is None else body.defaults.text
     old = OldManifest(body.manifest.text, body.manifest.path, defaults)
-    migrated = await api.engine.migrate(old, actor_of(request.scope), left(request))
+    migrated = await api.manifests.migrate(old, actor_of(request.scope), left(request))
     return json_response(schemas.MigratedView(migrated.text, migrated.left))
 
 
@@ -66,7 +66,7 @@ async def plan(api: Api, request: Request) -> Response:
         await _source(api, request, body.manifest, body.files, body.parameters),
         source_date_epoch=body.source_date_epoch,
     )
-    name, intentions = await api.engine.plan(
+    name, intentions = await api.manifests.preview(
         source, _options(body), actor_of(request.scope), api.permit(request)
     )
     return json_response(schemas.PlanView(name, intentions))
@@ -91,12 +91,7 @@ async def list_builds(api: Api, request: Request) -> Response:
     api.require(request, Action.SEE)
     page = integer(request, BUILDS_LIMIT, 50)
     before = integer(request, BEFORE, -1)
-    found = await api.engine.builds.ask(
-        api.engine.builds.log.list_builds,
-        _states(request),
-        page,
-        None if before < 0 else before,
-    )
+    found = await api.records.page(_states(request), page, None if before < 0 else before)
     following = found[-1].submitted_position if len(found) == page else None
     return json_response(schemas.BuildList(tuple(map(summary_view, found)), following))
 
@@ -117,7 +112,7 @@ async def resume(api: Api, request: Request) -> Response:
     build = await api.controlled(request)
     body = await body_of(request, schemas.ResumeRequest)
     source = None
-    earlier = await api.engine.builds.state(build)
+    earlier = await api.records.state(build)
     if body.manifest is not None:
         source = replace(
             await _source(api, request, body.manifest, body.files, body.parameters or {}),

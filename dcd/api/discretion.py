@@ -31,7 +31,7 @@ async def _without_secrets(
     if data.manifest is None:
         return event
     secret = WithSecrets(data.manifest, data.parameters, data.plan)
-    without = await api.engine.without_secrets(secret, actor_of(request.scope))
+    without = await api.manifests.without_secrets(secret, actor_of(request.scope))
     if isinstance(data, BuildResumed):
         resumed = replace(
             data, manifest=without.manifest, parameters=without.parameters, plan=without.plan

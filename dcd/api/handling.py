@@ -19,6 +19,8 @@ from dcd.api.views import build_view
 from dcd.configuration import Live
 from dcd.engine.borrowers import borrower, require_secrets
 from dcd.engine.engine import Engine
+from dcd.engine.manifests import Manifests
+from dcd.engine.records import Records
 from dcd.manifest.secrets import Borrower
 from dcd.planner.tasks import WithSecrets
 from statemachine.build import BuildState
@@ -46,6 +48,16 @@ class Api:
     settings: Live
     started_at: datetime
     metrics: Metrics
+
+    @property
+    def manifests(self) -> Manifests:
+        """Manifests that clients send."""
+        return self.engine.manifests
+
+    @property
+    def records(self) -> Records:
+        """What builds leave."""
+        return self.engine.records
 
     def require(self, request: Request, action: Action, owner: int | None = None) -> None:
         """Raise PermissionDenied unless the peer may do `action`; `owner` as in `dcd.api.access`."""
@@ -92,19 +104,18 @@ class Api:
         parameters = dict(state.parameters)
         if parameters and not self.sees_secrets(request, state.actor):
             secret = WithSecrets(state.manifest, parameters)
-            without = await self.engine.without_secrets(secret, actor_of(request.scope))
+            without = await self.manifests.without_secrets(secret, actor_of(request.scope))
             parameters = without.parameters
-        waits = self.engine.builds.broadcast.waits_for(state.id)
-        return build_view(state, self.engine.stores.artifacts, parameters, waits)
+        waits = self.records.broadcast.waits_for(state.id)
+        return build_view(state, self.records.artifact_path, parameters, waits)
 
     async def build(self, request: Request) -> str:
         """The id of the build in the path, which may be a prefix. Raises NotFound."""
-        prefix = request.path_params["id"]
-        return await self.engine.builds.ask(self.engine.builds.log.resolve_prefix, prefix)
+        return await self.records.find(request.path_params["id"])
 
     async def state(self, request: Request) -> BuildState:
         """The state of the build in the path. Raises NotFound."""
-        return await self.engine.builds.state(await self.build(request))
+        return await self.records.state(await self.build(request))
 
     async def kept(self, request: Request) -> BuildState:
         """As `state`, for what a removed build has no more. Raises Removed."""

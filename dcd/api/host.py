@@ -19,7 +19,6 @@ from dcd.api.server import API
 from dcd.api.streaming import file_response
 from dcd.configuration import LiveSetting, plain
 from dcd.construction.checkpoint_types import registered
-from dcd.engine.backup import copy_of
 
 
 async def version(api: Api, request: Request) -> Response:
@@ -82,12 +81,12 @@ async def doctor(api: Api, request: Request) -> Response:
 
 
 def _event_log(api: Api) -> host_doctor.HostCheck:
-    log, told = api.engine.builds.log, api.engine.losses.told
+    told = api.engine.losses.told
     if trouble := api.engine.trouble() or told:
         return host_doctor.HostCheck(
             "event log", "warning", f"{trouble.brief}: {trouble.details}", trouble.resolution
         )
-    return host_doctor.HostCheck("event log", "ok", f"{log.position} events")
+    return host_doctor.HostCheck("event log", "ok", f"{api.records.position} events")
 
 
 async def checkpoint_types(api: Api, request: Request) -> Response:
@@ -111,8 +110,6 @@ async def collect(api: Api, request: Request) -> Response:
 async def backup(api: Api, request: Request) -> Response:
     """A consistent copy of the event log. Its digest is in the header Repr-Digest (RFC 9530)."""
     api.require(request, Action.ADMINISTER)
-    copy, size_bytes, sha256 = await asyncio.to_thread(
-        copy_of, api.engine.builds.log, api.settings().state_dir
-    )
+    copy, size_bytes, sha256 = await api.records.copy()
     digest = {"repr-digest": f"sha-256=:{base64.b64encode(sha256).decode()}:"}
     return file_response(copy, size_bytes, "application/octet-stream", digest)

@@ -16,7 +16,6 @@ from collections import Counter as Tally
 from collections.abc import Mapping
 from datetime import datetime
 from importlib.metadata import version
-from shutil import disk_usage
 
 from prometheus_client import (
     CollectorRegistry,
@@ -32,7 +31,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from dcd.engine.builds import now
 from dcd.engine.engine import Engine
-from dcd.engine.usage import held_bytes
+from dcd.engine.records import Records
 from statemachine.build import BuildState, Lifecycle
 from statemachine.events import (
     BuildCancelled,
@@ -47,7 +46,6 @@ from statemachine.events import (
     CheckpointStarted,
     Event,
 )
-from store.layers.plain import allocated_bytes
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
@@ -165,9 +163,10 @@ class Metrics:
 
     async def scrape(self, engine: Engine) -> bytes:
         """The text of a scrape. Raises Unavailable when the log cannot be read."""
-        unfinished = engine.builds.unfinished()
+        records = engine.records
+        unfinished = records.unfinished()
         if time.monotonic() - self._measured_at >= MEASURED_SECONDS:
-            self._ended = await asyncio.to_thread(self._measure, engine)
+            self._ended = await asyncio.to_thread(self._measure, records)
             self._measured_at = time.monotonic()
         states = Tally(state.lifecycle for state in unfinished) + Tally(self._ended)
         for lifecycle in Lifecycle:
@@ -178,24 +177,21 @@ class Metrics:
         queued = [s.updated_at for s in unfinished if s.lifecycle is Lifecycle.QUEUED]
         oldest = (now() - min(queued)).total_seconds() if queued else 0.0
         self._oldest_queued.set(oldest)
-        self._followers.set(engine.builds.broadcast.followers)
-        self._available.set(engine.builds.log.trouble is None)
-        self._position.set(engine.builds.log.position)
+        self._followers.set(records.broadcast.followers)
+        self._available.set(engine.log_trouble is None)
+        self._position.set(records.position)
         return await asyncio.to_thread(generate_latest, self._registry)
 
-    def _measure(self, engine: Engine) -> Mapping[Lifecycle, int]:
+    def _measure(self, records: Records) -> Mapping[Lifecycle, int]:
         """Set what is measured on the disk. Returns how many builds ended in which state. Blocking."""
-        stores, log = engine.stores, engine.builds.log
-        layers = list(stores.layers.layers())
-        self._layers.set(len(layers))
-        self._layer_bytes.set(sum(layer.size_bytes for layer in layers))
-        self._retired_bytes.set(sum(map(held_bytes, stores.retired)))
-        artifacts = stores.artifacts.directory
-        self._artifact_bytes.set(allocated_bytes(artifacts) if artifacts.exists() else 0)
-        files = log.path.parent.glob(f"{log.path.name}*")
-        self._log_bytes.set(sum(path.stat().st_size for path in files))
-        self._free_bytes.set(disk_usage(log.path.parent).free)
-        return log.ended_counts()
+        found = records.sizes()
+        self._layers.set(found.layers)
+        self._layer_bytes.set(found.layer_bytes)
+        self._retired_bytes.set(found.retired_bytes)
+        self._artifact_bytes.set(found.artifact_bytes)
+        self._log_bytes.set(found.event_log_bytes)
+        self._free_bytes.set(found.free_bytes)
+        return records.ended_counts()
 
     def _gauge(self, name: str, text: str) -> Gauge:
         return Gauge(f"dcd_{name}", text, registry=self._registry)

@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from dcd.construction.checkpoint_types import CheckpointType
 from dcd.doctor import HostCheck
+from dcd.engine.records import LogFile
 from dcd.manifest.diagnostics import Diagnostic, MissingInput
 from dcd.manifest.times import EARLIEST, LATEST
 from dcd.planning.document import Match
@@ -237,16 +238,6 @@ class Verification:
     events: int
     ok: bool
     problems: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class LogFile:
-    """The output of one attempt."""
-
-    checkpoint: str
-    attempt: int
-    path: str
-    size_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

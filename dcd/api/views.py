@@ -1,16 +1,21 @@
 """Builds as the API shows them, made from the state that the events fold to."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 from dcd.api.schemas import BuildSummary, BuildView, CheckpointView
 from dcd.planning.plan import build_epoch
 from statemachine.build import BuildState
-from store.artifacts import Artifacts
+from statemachine.events import Artifact
 from store.eventlog import BuildSummary as StoredSummary
 
 
 def build_view(
-    state: BuildState, stored: Artifacts, parameters: dict[str, str], waits: str = ""
+    state: BuildState,
+    artifact_path: Callable[[str, Artifact], Path],
+    parameters: dict[str, str],
+    waits: str = "",
 ) -> BuildView:
     """A build with its checkpoints and artifacts, these with their absolute paths, with the parameters that
     may be shown, and, where nothing else is the reason for its state, with what it waits for."""
@@ -40,7 +45,7 @@ def build_view(
             for planned, record in zip(state.plan.checkpoints, state.checkpoints, strict=True)
         ),
         artifacts=tuple(
-            replace(artifact, path=str(stored.path(state.id, artifact)))
+            replace(artifact, path=str(artifact_path(state.id, artifact)))
             for artifact in state.published
         ),
         error=state.error,

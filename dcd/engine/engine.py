@@ -1,49 +1,33 @@
-"""The engine as the API sees it: commands and questions about builds.
+"""The engine as the API sees it: commands about builds.
 
 Every command names its actor and answers with the build's state after it. Rights are checked by the
-API; legality by the machine; this module adds what is neither: reading manifests, planning, waking the
-scheduler, stopping attempts.
+API; legality by the machine; this module adds what is neither: planning, waking the scheduler, stopping
+attempts. Questions are answered by its parts: `manifests` (what clients send), `records` (what builds leave).
 """
 
 import asyncio
 import hashlib
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
-from dcd import planner
 from dcd.configuration import Configuration
 from dcd.engine.builds import Builds
 from dcd.engine.garbage import Collector
 from dcd.engine.losses import NO_LOSSES, Losses
+from dcd.engine.manifests import Manifests, ManifestSource, Options, Permit
+from dcd.engine.records import Records
 from dcd.engine.runner import Runner
 from dcd.engine.scheduler import Scheduler
-from dcd.engine.secret_digests import with_secrets
 from dcd.engine.shells import Shells
 from dcd.engine.stores import Stores
 from dcd.engine.usage import DiskUsage, measure
 from dcd.engine.workspaces import lost_layer
-from dcd.manifest.diagnostics import Diagnostic
-from dcd.manifest.migrate import Migrated
-from dcd.manifest.secrets import Borrower
-from dcd.planner.client import Left, Planning
-from dcd.planner.tasks import (
-    Captured,
-    InDocument,
-    Manifest,
-    OldManifest,
-    Planned,
-    Rules,
-    Task,
-    WithoutSecrets,
-    WithSecrets,
-)
+from dcd.planner.client import Planning
 from dcd.planning import plan as planning
-from dcd.planning.document import Match, saved
-from dcd.planning.history import History, expected, most_alike
-from dcd.planning.preview import Intention, compared, intentions
+from dcd.planning.history import History
+from dcd.planning.preview import compared
 from statemachine.build import BuildState
 from statemachine.commands import (
     Command,
@@ -57,50 +41,8 @@ from statemachine.commands import (
 from statemachine.errors import DcdError, Refused, Unavailable
 from statemachine.events import Actor, BuildSubmitted
 from statemachine.keys import canonical, epoch_of, with_epoch
-from statemachine.plan import Plan
 from store.eventlog import Conflict
-
-Answer = TypeVar("Answer")
-
-SHOWN = 16
-"""For so many builds it is kept what they are without their secrets."""
-
-Permit = Callable[[Plan], None]
-"""Raises PermissionDenied when the actor may not run a plan."""
-
-
-@dataclass(frozen=True, slots=True)
-class ManifestSource:
-    """A manifest as a client sent it: text, the path it was read from, files by absolute path (digest
-    and mode of an uploaded blob; None: the client has no such file), parameters, and those of the
-    manifest that it replaces."""
-
-    text: str
-    path: str
-    files: Mapping[str, tuple[str, int] | None]
-    parameters: Mapping[str, str]
-    inherited: Mapping[str, str] = field(default_factory=dict)
-    source_date_epoch: int | None = None
-    """The build's time that the client asks for, seconds since 1970."""
-    host_code: bool = False
-    borrower: Borrower | None = None
-    """Whoever sent it may run code of their own on the host."""
-    owner: int | None = None
-    """The user whose blobs `files` may name; None: everybody's."""
-    left: Left | None = None
-    """Returns when nobody waits for the answer any more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How a submitted build is to run."""
-
-    pause_before: str | None = None
-    fresh: bool = False
-    priority: int = 0
-    idempotency_key: str | None = None
-    fresh_from: str | None = None
-    """The checkpoint from which on nothing is reused."""
+from store.host.durable import DiskFull
 
 
 class Engine:
@@ -117,15 +59,14 @@ class Engine:
         losses: Losses = NO_LOSSES,
     ) -> None:
         self.losses = losses
-        self.builds = builds
-        self.stores = stores
-        self._planner = planner
-        self._shown: dict[bytes, WithoutSecrets] = {}
+        self._builds = builds
+        self._stores = stores
         self._runner = runner
         self._scheduler = scheduler
         self._settings = settings
         self._home = _place(settings().state_dir)
-        self._history = History(builds.log)
+        self.manifests = Manifests(planner, stores, settings, History(builds.log))
+        self.records = Records(builds, stores)
         self.shells = Shells(stores, settings)
         self.collector = Collector(builds, runner, stores, settings, losses)
 
@@ -138,7 +79,12 @@ class Engine:
         """Why commands are not, or not safely, carried out at present; None when all is well."""
         if self.stopping:
             return Unavailable("the daemon is stopping")
-        return self.builds.log.trouble or self._trouble_of_store()
+        return self.log_trouble or self._trouble_of_store()
+
+    @property
+    def log_trouble(self) -> DcdError | None:
+        """Why appends to the event log fail or soon will; None when it is healthy."""
+        return self._builds.log.trouble
 
     def _trouble_of_store(self) -> DcdError | None:
         state_dir = self._settings().state_dir
@@ -168,20 +114,17 @@ class Engine:
 
     def _kept(self) -> tuple[Path, ...]:
         """What the daemon cannot do without, and does not make again while it runs."""
-        stores = self.stores
-        return (self.builds.log.path, stores.blobs.directory, stores.layers.directory)
+        stores = self._stores
+        return (self._builds.log.path, stores.blobs.directory, stores.layers.directory)
+
+    def disk_full(self, what: str, error: OSError) -> DcdError:
+        """That the state directory has no room left for `what`."""
+        return DiskFull(what, self._settings().state_dir, error)
 
     def settings_changed(self) -> None:
         """Act on new settings: more builds may run, fewer layers may be kept."""
         self._scheduler.wake()
         self.collector.wake()
-
-    async def validate(
-        self, source: ManifestSource, pause_before: str | None, actor: Actor
-    ) -> tuple[Diagnostic, ...]:
-        """Warnings about the manifest, of which nothing from `pause_before` on runs yet. Raises ManifestError
-        with everything that is wrong with it, what its checkpoints find among it; InputsMissing."""
-        return (await self._ask(planner.CHECK, source, actor, pause_before)).diagnostics
 
     async def submit(
         self, source: ManifestSource, options: Options, actor: Actor, permit: Permit
@@ -192,7 +135,7 @@ class Engine:
         request = _digest(source, options)
         if earlier := await self._earlier(options.idempotency_key, actor, request):
             return earlier, False
-        planned = await self._plan(source, actor, permit, options.pause_before)
+        planned = await self.manifests.plan(source, actor, permit, options.pause_before)
         plan = planned.plan
         if options.fresh or options.fresh_from is not None:
             plan = planning.declining_reuse(plan, options.fresh_from)
@@ -210,7 +153,7 @@ class Engine:
             request_sha256=request,
         )
         try:
-            state = await self.builds.create(submitted, actor)
+            state = await self._builds.create(submitted, actor)
         except Conflict:
             # The same request, sent twice at once.
             if earlier := await self._earlier(options.idempotency_key, actor, request):
@@ -219,56 +162,6 @@ class Engine:
         self._runner.planned(state.id)
         self._scheduler.wake()
         return state, True
-
-    async def plan(
-        self, source: ManifestSource, options: Options, actor: Actor, permit: Permit
-    ) -> tuple[str, tuple[Intention, ...]]:
-        """The distribution's name, and what would happen if it were submitted now with these options."""
-        preview = await self._ask(planner.PREVIEW, source, actor, options.pause_before)
-        await asyncio.to_thread(permit, preview.plan)
-
-        def compare() -> tuple[Intention, ...]:
-            same = self._history.of(preview.name)
-            plan = with_secrets(preview.plan, self.stores.secret_key)
-            likely = expected(plan, same, self._history.of(None))
-            alike = most_alike(likely, source.path, same)
-            layers = self.stores.layers
-            return intentions(likely, alike, layers, options.fresh, same, options.fresh_from)
-
-        return preview.name, (*await asyncio.to_thread(compare), *preview.rest)
-
-    async def migrate(self, old: OldManifest, actor: Actor, left: Left) -> Migrated:
-        """A manifest from before the redesign, converted. Raises ManifestError."""
-        return await self._planner.ask(planner.MIGRATE, old, actor, left)
-
-    async def find(
-        self,
-        build: str,
-        at: str | None,
-        path: str | None,
-        actor: Actor,
-        left: Left,
-        *,
-        whole: bool,
-    ) -> tuple[str | None, tuple[Match, ...]]:
-        """What a path string names in the DOC of a build after checkpoint `at`, or as it is now, and that
-        checkpoint's name; secrets are left out unless it is `whole`. Raises NotFound, Refused, UsageError."""
-        state = await self.builds.state(build)
-        after, persistent = await asyncio.to_thread(saved, self.stores.layers, state, at)
-        wanted = InDocument(state.manifest, persistent, path, whole)
-        return after, (await self._planner.ask(planner.FIND, wanted, actor, left)).matches
-
-    async def without_secrets(self, given: WithSecrets, actor: Actor) -> WithoutSecrets:
-        """A manifest with its parameters and plan, without its secrets. Asked again and again for the same
-        builds, so the last answers are kept."""
-        key = hashlib.sha256(canonical(given)).digest()
-        found = self._shown.pop(key, None)
-        if found is None:
-            found = await self._planner.ask(planner.WITHHOLD, given, actor)
-        self._shown[key] = found
-        while len(self._shown) > SHOWN:
-            del self._shown[next(iter(self._shown))]
-        return found
 
     async def pause(self, build: str, before: str | None, actor: Actor) -> BuildState:
         """Stop before `before`, or after the checkpoint that runs now."""
@@ -289,9 +182,9 @@ class Engine:
         replacement = None
         if source is not None:
             # It keeps its time, unless the manifest says one.
-            epoch = epoch_of((await self.builds.state(build)).plan)
+            epoch = epoch_of((await self._builds.state(build)).plan)
             source = replace(source, source_date_epoch=epoch)
-            planned = await self._plan(source, actor, permit, pause_before)
+            planned = await self.manifests.plan(source, actor, permit, pause_before)
             timeless = epoch is None and not planned.has_time
             replacement = Replacement(
                 manifest=planned.canonical,
@@ -322,8 +215,8 @@ class Engine:
     async def remove(self, build: str, actor: Actor) -> BuildState:
         """Drop the artifacts and logs of an ended build; its events stay."""
         _, state = await self._transition(build, Remove(), actor)
-        await asyncio.to_thread(self.stores.artifacts.remove, build)
-        await asyncio.to_thread(self.stores.logs.remove, build)
+        await asyncio.to_thread(self._stores.artifacts.remove, build)
+        await asyncio.to_thread(self._stores.logs.remove, build)
         return state
 
     async def usage(self) -> DiskUsage:
@@ -332,17 +225,17 @@ class Engine:
         return await asyncio.to_thread(
             measure,
             settings.state_dir,
-            self.stores,
-            self.builds.log,
-            self.builds.unfinished(),
+            self._stores,
+            self._builds.log,
+            self._builds.unfinished(),
             settings.layers_max_bytes,
         )
 
     async def checkpoints(self, build: str) -> tuple[BuildState, tuple[bool, ...]]:
         """A build, and for each of its checkpoints whether the build can be resumed from it: it has
         completed, or it is the first that has not, and the layer that it stands on is there."""
-        state = await self.builds.state(build)
-        lost = await asyncio.to_thread(lost_layer, self.stores.layers, state)
+        state = await self._builds.state(build)
+        lost = await asyncio.to_thread(lost_layer, self._stores.layers, state)
         last = state.completed if lost is None else state.index(lost.name)
         return state, tuple(
             not state.ended and index <= last for index in range(len(state.checkpoints))
@@ -353,39 +246,12 @@ class Engine:
     ) -> tuple[BuildState, BuildState]:
         """A person's command: the states before and after it. A build that goes on or ends lets go of
         the workspace of its failed attempt."""
-        before, after = await self.builds.transition(build, command, actor)
+        before, after = await self._builds.transition(build, command, actor)
         self._runner.locks.recall(build)
         self._scheduler.wake()
         if after.lifecycle is not before.lifecycle:
             await self.shells.release(before)
         return before, after
-
-    async def _plan(
-        self, source: ManifestSource, actor: Actor, permit: Permit, pause_before: str | None
-    ) -> Planned:
-        planned = await self._ask(planner.PLAN, source, actor, pause_before)
-        # A planner has looked, before it opened anything; what it says is looked at again here.
-        await asyncio.to_thread(permit, planned.plan)
-        return await asyncio.to_thread(self._checked, planned)
-
-    def _checked(self, planned: Planned) -> Planned:
-        """The plan with the durations that earlier builds show. Raises Unprepared for lack of space."""
-        settings = self._settings()
-        planning.check_host(planned.plan, settings.state_dir, settings.min_free_bytes)
-        plan = with_secrets(planned.plan, self.stores.secret_key)
-        same, others = self._history.of(planned.name), self._history.of(None)
-        return replace(planned, plan=expected(plan, same, others))
-
-    async def _ask(
-        self,
-        task: Task[Manifest, Answer],
-        source: ManifestSource,
-        actor: Actor,
-        pause_before: str | None = None,
-    ) -> Answer:
-        """`pause_before`: what comes from that checkpoint on is not run yet."""
-        manifest = await asyncio.to_thread(self._manifest, source, pause_before)
-        return await self._planner.ask(task, manifest, actor, source.left)
 
     async def _earlier(
         self, idempotency_key: str | None, actor: Actor, request: str
@@ -394,11 +260,11 @@ class Engine:
         the content was another."""
         if idempotency_key is None:
             return None
-        log = self.builds.log
-        build = await self.builds.ask(log.by_idempotency_key, actor.uid, idempotency_key)
+        log = self._builds.log
+        build = await self._builds.ask(log.by_idempotency_key, actor.uid, idempotency_key)
         if build is None:
             return None
-        state = await self.builds.state(build)
+        state = await self._builds.state(build)
         # Version 0.1.0 did not record what was submitted.
         if state.request_sha256 not in ("", request):
             raise Refused(
@@ -407,36 +273,6 @@ class Engine:
                 "give each submit a key of its own",
             )
         return state
-
-    def _manifest(self, source: ManifestSource, pause_before: str | None) -> Manifest:
-        """What a planner gets to see of a manifest. Raises NotFound for a file that was not uploaded."""
-        blobs = self.stores.blobs
-        files: dict[str, Captured | None] = {}
-        for path, uploaded in source.files.items():
-            if uploaded is None:
-                files[path] = None
-                continue
-            sha256, mode = uploaded
-            files[path] = Captured(sha256, mode, blobs.path(sha256, source.owner))
-        settings = self._settings()
-        return Manifest(
-            text=source.text,
-            path=source.path,
-            files=files,
-            parameters=source.parameters,
-            inherited=source.inherited,
-            source_date_epoch=source.source_date_epoch,
-            pause_before=pause_before,
-            host_code=source.host_code,
-            borrower=source.borrower,
-            rules=Rules(
-                include_directories=tuple(map(str, settings.include_directories)),
-                include_map={prefix: str(path) for prefix, path in settings.include_map.items()},
-                modules=settings.checkpoint_modules,
-                elements=settings.elements_limit,
-                checkpoints=settings.checkpoints_limit,
-            ),
-        )
 
 
 def _digest(source: ManifestSource, options: Options) -> str:

@@ -95,10 +95,41 @@ def measure(
         blob_bytes=sum(blob.size_bytes for blob in stores.blobs.stored()),
         artifact_bytes=sum(usage.artifact_bytes for usage in builds),
         log_bytes=sum(usage.log_bytes for usage in builds),
-        event_log_bytes=sum(path.stat().st_size for path in state_dir.glob("events.db*")),
+        event_log_bytes=_event_log_bytes(events),
         builds=tuple(sorted(builds, key=_total, reverse=True)),
         retired_bytes=sum(map(held_bytes, stores.retired)),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What the state directory holds, in bytes but for the number of layers."""
+
+    layers: int
+    layer_bytes: int
+    retired_bytes: int
+    artifact_bytes: int
+    event_log_bytes: int
+    free_bytes: int
+
+
+def sizes(stores: Stores, events: EventLog) -> Sizes:
+    """The sizes that metrics show; cheaper than `measure`."""
+    layers = list(stores.layers.layers())
+    artifacts = stores.artifacts.directory
+    return Sizes(
+        layers=len(layers),
+        layer_bytes=sum(layer.size_bytes for layer in layers),
+        retired_bytes=sum(map(held_bytes, stores.retired)),
+        artifact_bytes=allocated_bytes(artifacts) if artifacts.exists() else 0,
+        event_log_bytes=_event_log_bytes(events),
+        free_bytes=disk_usage(events.path.parent).free,
+    )
+
+
+def _event_log_bytes(events: EventLog) -> int:
+    files = events.path.parent.glob(f"{events.path.name}*")
+    return sum(path.stat().st_size for path in files)
 
 
 def held_bytes(store: LayerStore) -> int:

@@ -382,7 +382,7 @@ class Expectations:
         """When the daemon waits for the world."""
         world = self.world
         assert world.engine is not None
-        states = {state.id: state.lifecycle for state in world.engine.builds.unfinished()}
+        states = {state.id: state.lifecycle for state in world.engine.records.unfinished()}
         expected = {build.id: build.state for build in self.builds.values() if not build.ended}
         expect(states == expected, "the engine knows what the log says", states, expected)
         for build in self.builds.values():

@@ -343,19 +343,18 @@ class World:
 
     async def _followed(self, build: str) -> None:
         assert self.engine is not None
-        builds, seen = self.engine.builds, self.seen[build]
-
-        async def read(build: str, after: int, page: int) -> Any:
-            return await asyncio.to_thread(builds.log.read, build, after, page)
+        records, seen = self.engine.records, self.seen[build]
 
         async def settled(build: str, after: int) -> bool:
-            state = await builds.state(build)
+            state = await records.state(build)
             return state.lifecycle in STANDING and state.log_position <= after
 
-        with builds.broadcast.listen(build) as changed:
+        with records.broadcast.listen(build) as changed:
             while True:
                 after = seen[-1] if seen else 0
-                async for message in follow(read, settled, builds.broadcast, build, after):
+                async for message in follow(
+                    records.events, settled, records.broadcast, build, after
+                ):
                     if position := re.search(rb"^id: (\d+)$", message, re.MULTILINE):
                         seen.append(int(position[1]))
                 await changed.wait()

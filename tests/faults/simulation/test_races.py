@@ -94,7 +94,7 @@ def test_another_manifest_goes_on_while_a_shell_is_open_in_the_failed_attempt(wo
     engine = world.engine
 
     async def look_inside() -> ShellRequest:
-        return (await engine.shells.open(await engine.builds.state(build), None))[0]
+        return (await engine.shells.open(await engine.records.state(build), None))[0]
 
     shell = world.start_task(look_inside())
     world.run()
@@ -162,9 +162,9 @@ def test_a_log_that_is_full_while_the_daemon_stops_ends_the_publishing(world: Wo
 
 
 def state_of(world: World, build: str) -> Lifecycle:
-    task = world.start_task(world.engine.builds.state(build))
+    task = world.start_task(world.engine.records.state(build))
     world.run()
-    return task.result().state
+    return task.result().lifecycle
 
 
 @pytest.mark.parametrize("when", ["while it runs", "between two checkpoints"])

@@ -1,0 +1,213 @@
+"""Manifests that clients send: checked, planned, converted and shown, by planners (`dcd.planner`).
+
+No manifest is read in the daemon's process. What a planner answers is checked against the client's rights
+again here.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from dcd import planner
+from dcd.configuration import Configuration
+from dcd.engine.secret_digests import with_secrets
+from dcd.engine.stores import Stores
+from dcd.manifest.diagnostics import Diagnostic
+from dcd.manifest.migrate import Migrated
+from dcd.manifest.secrets import Borrower
+from dcd.planner.client import Left, Planning
+from dcd.planner.tasks import (
+    Captured,
+    InDocument,
+    Manifest,
+    OldManifest,
+    Planned,
+    Rules,
+    Task,
+    WithoutSecrets,
+    WithSecrets,
+)
+from dcd.planning import plan as planning
+from dcd.planning.document import Match, saved
+from dcd.planning.history import History, expected, most_alike
+from dcd.planning.preview import Intention, intentions
+from statemachine.build import BuildState
+from statemachine.events import Actor
+from statemachine.keys import canonical
+from statemachine.plan import Plan
+
+Answer = TypeVar("Answer")
+
+SHOWN = 16
+"""For so many builds it is kept what they are without their secrets."""
+
+Permit = Callable[[Plan], None]
+"""Raises PermissionDenied when the actor may not run a plan."""
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestSource:
+    """A manifest as a client sent it: text, the path it was read from, files by absolute path (digest
+    and mode of an uploaded blob; None: the client has no such file), parameters, and those of the
+    manifest that it replaces."""
+
+    text: str
+    path: str
+    files: Mapping[str, tuple[str, int] | None]
+    parameters: Mapping[str, str]
+    inherited: Mapping[str, str] = field(default_factory=dict)
+    source_date_epoch: int | None = None
+    """The build's time that the client asks for, seconds since 1970."""
+    host_code: bool = False
+    borrower: Borrower | None = None
+    """Whoever sent it may run code of their own on the host."""
+    owner: int | None = None
+    """The user whose blobs `files` may name; None: everybody's."""
+    left: Left | None = None
+    """Returns when nobody waits for the answer any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a submitted build is to run."""
+
+    pause_before: str | None = None
+    fresh: bool = False
+    priority: int = 0
+    idempotency_key: str | None = None
+    fresh_from: str | None = None
+    """The checkpoint from which on nothing is reused."""
+
+
+class Manifests:
+    """See the module."""
+
+    def __init__(
+        self,
+        planner: Planning,
+        stores: Stores,
+        settings: Callable[[], Configuration],
+        history: History,
+    ) -> None:
+        self._planner = planner
+        self._stores = stores
+        self._settings = settings
+        self._history = history
+        self._shown: dict[bytes, WithoutSecrets] = {}
+
+    async def check(
+        self, source: ManifestSource, pause_before: str | None, actor: Actor
+    ) -> tuple[Diagnostic, ...]:
+        """Warnings about the manifest, of which nothing from `pause_before` on runs yet. Raises ManifestError
+        with everything that is wrong with it, what its checkpoints find among it; InputsMissing."""
+        return (await self._ask(planner.CHECK, source, actor, pause_before)).diagnostics
+
+    async def plan(
+        self, source: ManifestSource, actor: Actor, permit: Permit, pause_before: str | None
+    ) -> Planned:
+        """The plan of a manifest, with the durations that earlier builds show. Raises ManifestError,
+        InputsMissing, PermissionDenied, and Unprepared for lack of a tool or of space."""
+        planned = await self._ask(planner.PLAN, source, actor, pause_before)
+        # A planner has looked, before it opened anything; what it says is looked at again here.
+        await asyncio.to_thread(permit, planned.plan)
+        return await asyncio.to_thread(self._checked, planned)
+
+    async def preview(
+        self, source: ManifestSource, options: Options, actor: Actor, permit: Permit
+    ) -> tuple[str, tuple[Intention, ...]]:
+        """The distribution's name, and what would happen if it were submitted now with these options."""
+        preview = await self._ask(planner.PREVIEW, source, actor, options.pause_before)
+        await asyncio.to_thread(permit, preview.plan)
+
+        def compare() -> tuple[Intention, ...]:
+            same = self._history.of(preview.name)
+            plan = with_secrets(preview.plan, self._stores.secret_key)
+            likely = expected(plan, same, self._history.of(None))
+            alike = most_alike(likely, source.path, same)
+            layers = self._stores.layers
+            return intentions(likely, alike, layers, options.fresh, same, options.fresh_from)
+
+        return preview.name, (*await asyncio.to_thread(compare), *preview.rest)
+
+    async def migrate(self, old: OldManifest, actor: Actor, left: Left) -> Migrated:
+        """A manifest from before the redesign, converted. Raises ManifestError."""
+        return await self._planner.ask(planner.MIGRATE, old, actor, left)
+
+    async def find(
+        self,
+        state: BuildState,
+        at: str | None,
+        path: str | None,
+        actor: Actor,
+        left: Left,
+        *,
+        whole: bool,
+    ) -> tuple[str | None, tuple[Match, ...]]:
+        """What a path string names in the DOC of a build after checkpoint `at`, or as it is now, and that
+        checkpoint's name; secrets are left out unless it is `whole`. Raises NotFound, Refused, UsageError."""
+        after, persistent = await asyncio.to_thread(saved, self._stores.layers, state, at)
+        wanted = InDocument(state.manifest, persistent, path, whole)
+        return after, (await self._planner.ask(planner.FIND, wanted, actor, left)).matches
+
+    async def without_secrets(self, given: WithSecrets, actor: Actor) -> WithoutSecrets:
+        """A manifest with its parameters and plan, without its secrets. Asked again and again for the same
+        builds, so the last answers are kept."""
+        key = hashlib.sha256(canonical(given)).digest()
+        found = self._shown.pop(key, None)
+        if found is None:
+            found = await self._planner.ask(planner.WITHHOLD, given, actor)
+        self._shown[key] = found
+        while len(self._shown) > SHOWN:
+            del self._shown[next(iter(self._shown))]
+        return found
+
+    def _checked(self, planned: Planned) -> Planned:
+        """The plan with the durations that earlier builds show. Raises Unprepared for lack of space."""
+        settings = self._settings()
+        planning.check_host(planned.plan, settings.state_dir, settings.min_free_bytes)
+        plan = with_secrets(planned.plan, self._stores.secret_key)
+        same, others = self._history.of(planned.name), self._history.of(None)
+        return replace(planned, plan=expected(plan, same, others))
+
+    async def _ask(
+        self,
+        task: Task[Manifest, Answer],
+        source: ManifestSource,
+        actor: Actor,
+        pause_before: str | None = None,
+    ) -> Answer:
+        """`pause_before`: what comes from that checkpoint on is not run yet."""
+        manifest = await asyncio.to_thread(self._manifest, source, pause_before)
+        return await self._planner.ask(task, manifest, actor, source.left)
+
+    def _manifest(self, source: ManifestSource, pause_before: str | None) -> Manifest:
+        """What a planner gets to see of a manifest. Raises NotFound for a file that was not uploaded."""
+        blobs = self._stores.blobs
+        files: dict[str, Captured | None] = {}
+        for path, uploaded in source.files.items():
+            if uploaded is None:
+                files[path] = None
+                continue
+            sha256, mode = uploaded
+            files[path] = Captured(sha256, mode, blobs.path(sha256, source.owner))
+        settings = self._settings()
+        return Manifest(
+            text=source.text,
+            path=source.path,
+            files=files,
+            parameters=source.parameters,
+            inherited=source.inherited,
+            source_date_epoch=source.source_date_epoch,
+            pause_before=pause_before,
+            host_code=source.host_code,
+            borrower=source.borrower,
+            rules=Rules(
+                include_directories=tuple(map(str, settings.include_directories)),
+                include_map={prefix: str(path) for prefix, path in settings.include_map.items()},
+                modules=settings.checkpoint_modules,
+                elements=settings.elements_limit,
+                checkpoints=settings.checkpoints_limit,
+            ),
+        )

@@ -1,0 +1,139 @@
+"""What builds leave, for those who look at it: states, events, logs, artifacts, the copy of the event log.
+
+Reads only, each without waiting for what builds do.
+"""
+
+import asyncio
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from dcd.engine.backup import copy_of
+from dcd.engine.broadcast import Broadcast
+from dcd.engine.builds import Builds
+from dcd.engine.stores import Stores
+from dcd.engine.usage import Sizes, sizes
+from statemachine.build import BuildState, Lifecycle
+from statemachine.errors import NotFound
+from statemachine.events import Artifact, Event
+from statemachine.machine import BuildMachine
+from store.artifacts import Verdict
+from store.eventlog import BuildSummary
+
+MOVING = (Lifecycle.QUEUED, Lifecycle.RUNNING, Lifecycle.PAUSING, Lifecycle.CANCELLING)
+"""States of a build that will go on without a command."""
+
+
+_ATTEMPT = re.compile(r"[1-9][0-9]{0,6}")
+
+
+@dataclass(frozen=True, slots=True)
+class LogFile:
+    """The output of one attempt."""
+
+    checkpoint: str
+    attempt: int
+    path: str
+    size_bytes: int
+
+
+class Records:
+    """See the module."""
+
+    def __init__(self, builds: Builds, stores: Stores) -> None:
+        self._builds = builds
+        self._stores = stores
+        self._log = builds.log
+
+    @property
+    def broadcast(self) -> Broadcast:
+        """Where news of builds and their progress come from."""
+        return self._builds.broadcast
+
+    @property
+    def position(self) -> int:
+        """The position of the last event."""
+        return self._log.position
+
+    def unfinished(self) -> list[BuildState]:
+        """The builds that have not ended, in the order of their submission."""
+        return self._builds.unfinished()
+
+    async def find(self, prefix: str) -> str:
+        """The id of the build that begins with `prefix`. Raises NotFound."""
+        return await self._builds.ask(self._log.resolve_prefix, prefix)
+
+    async def state(self, build: str) -> BuildState:
+        """The state of a build. Raises NotFound."""
+        return await self._builds.state(build)
+
+    async def page(
+        self, states: tuple[Lifecycle, ...] | None, limit: int, before: int | None
+    ) -> list[BuildSummary]:
+        """At most `limit` builds, newest first, in these states (None: any), submitted before a position."""
+        return await self._builds.ask(self._log.list_builds, states, limit, before)
+
+    async def events(self, build: str, after: int, limit: int) -> list[Event]:
+        """At most `limit` events of a build after a position, oldest first."""
+        return await self._builds.ask(self._log.read, build, after, limit)
+
+    async def settled(self, build: str, after: int) -> bool:
+        """Whether a build goes on only by a command, and has no event after a position."""
+        state = await self.state(build)
+        return state.lifecycle not in MOVING and state.log_position <= after
+
+    async def machine(self, build: str) -> BuildMachine:
+        """The machine of a build, made from its events. Raises NotFound."""
+        return BuildMachine.rehydrate(await self._builds.ask(self._log.read_build, build))
+
+    async def verify(self, build: str) -> tuple[int, list[str]]:
+        """How many events a build has, and what is wrong with them. Raises NotFound."""
+        problems = await asyncio.to_thread(self._log.verify, build)
+        return (await self._builds.ask(self._log.summary, build)).sequence, problems
+
+    async def logs(self, state: BuildState) -> tuple[LogFile, ...]:
+        """The logs of a build's attempts."""
+        return await asyncio.to_thread(self._logs_of, state)
+
+    def _logs_of(self, state: BuildState) -> tuple[LogFile, ...]:
+        return tuple(
+            LogFile(name, attempt, str(path), path.stat().st_size)
+            for name, attempts in state.attempts.items()
+            for attempt in range(1, attempts + 1)
+            if (path := self._stores.logs.path(state.id, name, attempt)).is_file()
+        )
+
+    def log_of(self, state: BuildState, checkpoint: str, attempt: str) -> Path:
+        """The log of an attempt, whose number comes as text. Raises NotFound."""
+        known = checkpoint in state.attempts and _ATTEMPT.fullmatch(attempt)
+        path = self._stores.logs.path(state.id, checkpoint, int(attempt)) if known else None
+        if path is None or not path.is_file():
+            raise NotFound(f"build {state.id} has no log of {checkpoint}, attempt {attempt}")
+        return path
+
+    def artifact_path(self, build: str, artifact: Artifact) -> Path:
+        """Where a published artifact is."""
+        return self._stores.artifacts.path(build, artifact)
+
+    async def verify_artifacts(self, state: BuildState) -> Sequence[Verdict]:
+        """Each published artifact of a build, read and digested again."""
+        return await asyncio.to_thread(self._stores.artifacts.verify, state.id, state.published)
+
+    async def keep_blob(self, content: BinaryIO, sha256: str, owner: int | None) -> bool:
+        """Keep a captured file for its owner. Returns whether it is new. Raises UsageError for another
+        digest, DiskFull."""
+        return await asyncio.to_thread(self._stores.blobs.put, content, sha256, owner)
+
+    async def copy(self) -> tuple[BinaryIO, int, bytes]:
+        """A consistent copy of the event log: the open file, its size in bytes, its sha256."""
+        return await asyncio.to_thread(copy_of, self._log, self._log.path.parent)
+
+    def sizes(self) -> Sizes:
+        """What the state directory holds, as far as that is known at once. Blocking."""
+        return sizes(self._stores, self._log)
+
+    def ended_counts(self) -> dict[Lifecycle, int]:
+        """How many builds ended in which state. Blocking."""
+        return dict(self._log.ended_counts())
