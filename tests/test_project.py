@@ -122,3 +122,28 @@ def test_links_of_the_documentation_lead_somewhere():
         if not (page.parent / target).exists()
     ]
     assert dead == []
+
+
+def test_pages_name_only_files_and_functions_of_the_code():
+    """As `path/file.py`, and as `name` (`path/file.py`)."""
+    wrong = []
+    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]:
+        text = page.read_text()
+        named = set(re.findall(rf"`((?:{'|'.join(ROOMS)}|tests|tools)/[\w/.]+\.\w+)`", text))
+        wrong += [f"{page.name}: {path}" for path in named if not (ROOT / path).exists()]
+        for name, path in re.findall(r"`(\w+)`\s+(?:\(|in\s+)`([\w/]+\.py)`", text):
+            if not (ROOT / path).exists() or name not in defined(ROOT / path):
+                wrong.append(f"{page.name}: {name} in {path}")
+    assert wrong == []
+
+
+def defined(path: Path) -> set[str]:
+    """The functions, methods, classes and constants of a file."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found.update(target.id for target in targets if isinstance(target, ast.Name))
+    return found
