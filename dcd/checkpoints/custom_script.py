@@ -14,7 +14,7 @@ from typing import Annotated
 
 from dcd.checkpoints import products
 from dcd.checkpoints.areas import areas, captured_file, shell_line, substituted
-from dcd.checkpoints.interface import CHROOT, MOUNTS, Checkpoint, Context, Needs, Report
+from dcd.checkpoints.interface import CHROOT, MOUNTS, Checkpoint, Context, Needs
 from dcd.checkpoints.media.deliver import deliver_file
 from dcd.checkpoints.recorded import recorded_files
 from dcd.checkpoints.script_failure import script_failed
@@ -265,11 +265,7 @@ class CustomScript(Checkpoint):
                 "install it, or name another shell in the manifest",
             ) from error
 
-    def execute(self, context: Context, dry_run: bool = False) -> None:
-        if dry_run:
-            what = self.command or self.text or f"the script {self.script}"
-            context.report(Report(message=f"would run {what.strip()}"))
-            return
+    def execute(self, context: Context) -> None:
         try:
             (self._run_inside if self.chroot else self._run_on_host)(context)
         except ToolFailed as failure:

@@ -258,9 +258,8 @@ class Checkpoint(ABC):
         return 60.0
 
     @abstractmethod
-    def execute(self, context: Context, dry_run: bool = False) -> None:
-        """Do the work. With `dry_run`, only say through `context.report` what would be done.
-        Raises `CheckpointError` for anything a person can mend."""
+    def execute(self, context: Context) -> None:
+        """Do the work. Raises `CheckpointError` for anything that a person can put right."""
 
     def cancel(self) -> None:
         """Asked to stop (in the worker, from a signal handler); the group is terminated anyway a

@@ -203,7 +203,7 @@ class Transfer(Checkpoint):
 
     READS = ("//boot_mods",)
 
-    def execute(self, context, dry_run=False):
+    def execute(self, context):
         pass
 
 

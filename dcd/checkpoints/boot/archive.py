@@ -74,10 +74,7 @@ class DebianBootArchive(Checkpoint):
     def get_progress_estimate(self) -> float:
         return 8.0
 
-    def execute(self, context: Context, dry_run: bool = False) -> None:
-        if dry_run:
-            context.report(Report(message="would make the initramfs of the installed kernel"))
-            return
+    def execute(self, context: Context) -> None:
         image = context.pkg_image
         version = _kernel_version(image, self.kernel)
         context.report(Report(0.0, f"making the initramfs of kernel {version}"))

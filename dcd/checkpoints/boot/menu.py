@@ -88,13 +88,10 @@ class GrubBootMenu(Checkpoint):
     def get_progress_estimate(self) -> float:
         return 1.0
 
-    def execute(self, context: Context, dry_run: bool = False) -> None:
+    def execute(self, context: Context) -> None:
         mods = boot_mods(context.doc)
         title = menu_title(context)
         entries, default, _ = menu(mods, title, self.kernel_args)
-        if dry_run:
-            context.report(Report(message=f"would write a menu of {len(entries)} entries"))
-            return
         for kernel_file in ("vmlinuz", "initrd.img"):
             if regular_file(context.boot_archive, kernel_file) is None:
                 raise CheckpointError(

@@ -121,11 +121,8 @@ class SquashfsPkgImgMod(Checkpoint):
             return 25.0
         return 10.0
 
-    def execute(self, context: Context, dry_run: bool = False) -> None:
+    def execute(self, context: Context) -> None:
         image = context.pkg_image
-        if dry_run:
-            context.report(Report(message=f"would compress the image by {self.compression_type}"))
-            return
         set_back = source_date_epoch(context) is not None
         found = survey(image, self.exclude, latest=None if set_back else _LATEST)
         if not found.entries:

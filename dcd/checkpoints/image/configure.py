@@ -107,19 +107,11 @@ class DebianPrePkgImgMod(Checkpoint):
     def get_progress_estimate(self) -> float:
         return 3.0
 
-    def execute(self, context: Context, dry_run: bool = False) -> None:
+    def execute(self, context: Context) -> None:
         configurations = configurations_for(context.doc, self.name)
         users = [user for one in configurations for user in one.get_children(class_type=User)]
         interfaces = [i for one in configurations for i in one.get_children(class_type=Interface)]
         files = [one for one in configurations if one.source is not None]
-        if dry_run:
-            context.report(
-                Report(
-                    message=f"would configure {len(users)} users, {len(interfaces)} interfaces "
-                    f"and add {len(files)} files"
-                )
-            )
-            return
         root = context.pkg_image
         context.report(Report(0.0, "configuring the image"))
         with chroot(root, context.environment) as inside:

@@ -17,7 +17,7 @@ from dcd.checkpoints.image.installer_script import (
     UNIT,
     UNIT_PATH,
 )
-from dcd.checkpoints.interface import Checkpoint, Context, Report
+from dcd.checkpoints.interface import Checkpoint, Context
 from dcd.platform.inside import resolve, write
 from statemachine.errors import CheckpointError
 
@@ -50,10 +50,7 @@ class DebianInstaller(Checkpoint):
     def get_progress_estimate(self) -> float:
         return 1.0
 
-    def execute(self, context: Context, dry_run: bool = False) -> None:
-        if dry_run:
-            context.report(Report(message="would add an unattended installer to the image"))
-            return
+    def execute(self, context: Context) -> None:
         image = context.pkg_image
         _check_programs(image)
         write(image, SCRIPT_PATH, SCRIPT, mode=0o755)

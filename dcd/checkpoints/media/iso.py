@@ -58,10 +58,7 @@ class CreateISO(Checkpoint):
     def get_progress_estimate(self) -> float:
         return 3.0
 
-    def execute(self, context: Context, dry_run: bool = False) -> None:
-        if dry_run:
-            context.report(Report(message=f"would make the ISO {self._volume_id(context.doc)}"))
-            return
+    def execute(self, context: Context) -> None:
         tree = resolve(context.media, "iso")
         for part, remedy in (
             ("boot/grub/grub.cfg", "run a boot menu checkpoint (GrubBootMenu) before"),

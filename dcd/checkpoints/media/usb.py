@@ -9,7 +9,7 @@ import os
 import shutil
 
 from dcd.checkpoints import products
-from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
+from dcd.checkpoints.interface import Checkpoint, Context, Needs
 from dcd.checkpoints.media import largest
 from dcd.checkpoints.media.deliver import deliver_file, record_medium, recorded_medium
 from dcd.manifest.doc import DataObjectCache
@@ -32,10 +32,7 @@ class CreateUSB(Checkpoint):
     def get_progress_estimate(self) -> float:
         return 2.0
 
-    def execute(self, context: Context, dry_run: bool = False) -> None:
-        if dry_run:
-            context.report(Report(message="would make the image of a USB stick from the ISO"))
-            return
+    def execute(self, context: Context) -> None:
         iso = recorded_medium(context, "iso")
         if iso is None:
             raise CheckpointError(

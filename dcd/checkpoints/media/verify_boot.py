@@ -113,11 +113,7 @@ class VerifyBoot(Checkpoint):
     def cancel(self) -> None:
         self._stop.set()
 
-    def execute(self, context: Context, dry_run: bool = False) -> None:
-        if dry_run:
-            names = " and ".join(self.firmware)
-            context.report(Report(message=f"would boot the medium with {names}"))
-            return
+    def execute(self, context: Context) -> None:
         medium = self._medium(context)
         conditions = boots.Conditions(
             marker=self.marker,

@@ -77,11 +77,8 @@ class TransferArchive(Checkpoint):
             yield from check_software(doc, self, "ARCHIVE")
             yield from check_places(software)
 
-    def execute(self, context: Context, dry_run: bool = False) -> None:
+    def execute(self, context: Context) -> None:
         where = _destination(context.doc, self.name)
-        if dry_run:
-            context.report(Report(message=f"would unpack {self.archive} into {where}"))
-            return
         archive = captured_file(context.inputs, str(self.archive))
         destination = area_directory(context, where)
         context.report(Report(0.0, f"unpacking {self.archive}"))

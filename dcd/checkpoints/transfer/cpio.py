@@ -67,16 +67,12 @@ class TransferCPIO(Checkpoint):
             )
         yield from check_places(software)
 
-    def execute(self, context: Context, dry_run: bool = False) -> None:
+    def execute(self, context: Context) -> None:
         software = software_for(context.doc, self.name)
         assert software is not None  # check has seen to it
         source = _path_of(software, Source) or "{PKG_IMAGE_PATH}"
         destination = _path_of(software, Destination) or "{BOOT_ARCHIVE}"
         names = software.names("install")
-        if dry_run:
-            what = f"{len(names)} entries" if names else "all"
-            context.report(Report(message=f"would copy {what} from {source} to {destination}"))
-            return
         names = names or sorted(found.name for found in area_path(context, source).iterdir())
 
         def report(done: int, copied: Copied) -> None:

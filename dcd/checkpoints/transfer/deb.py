@@ -210,15 +210,10 @@ class TransferDEB(Checkpoint):
     def get_progress_estimate(self) -> float:
         return 45.0
 
-    def execute(self, context: Context, dry_run: bool = False) -> None:
+    def execute(self, context: Context) -> None:
         software = self._software(context.doc)
         host = host_apt()
         sources = sources_of(software, host.sources)
-        if dry_run:
-            names = ", ".join(source.name for source in sources)
-            count = len(software.names("install"))
-            context.report(Report(message=f"would install {count} listed packages from {names}"))
-            return
         _check_image(context.pkg_image, software)
         architecture = _architecture_of(context.pkg_image, software)
         _check_architecture(architecture)

@@ -145,14 +145,9 @@ class TransferIPS(Checkpoint):
     def get_progress_estimate(self) -> float:
         return 600.0
 
-    def execute(self, context: Context, dry_run: bool = False) -> None:
+    def execute(self, context: Context) -> None:
         software = self._software(context.doc)
         image = _image(software)
-        if dry_run:
-            count = len(software.names("install"))
-            verb = "make an image" if image.action == "create" else "change the image"
-            context.report(Report(message=f"would {verb} and install {count} listed packages"))
-            return
         pkg = Pkg(context, _place(context, image), self.show_stdout)
         if image.action == "create":
             _create(pkg, image)

@@ -104,12 +104,9 @@ class Convert(Checkpoint):
     def cancel(self) -> None:
         self._stop.set()
 
-    def execute(self, context: Context, dry_run: bool = False) -> None:
+    def execute(self, context: Context) -> None:
         images = self._images(context.doc)
         kinds = ", ".join(image.kind for image in images)
-        if dry_run:
-            context.report(Report(message=f"would convert the disk to {kinds}"))
-            return
         disk, layout = recorded_disk(context)
         _assure(disk, layout, images)
         context.report(Report(0.0, f"converting {disk.name} to {kinds}"))

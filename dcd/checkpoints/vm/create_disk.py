@@ -55,13 +55,9 @@ class CreateDisk(Checkpoint):
     def get_progress_estimate(self) -> float:
         return 1.0
 
-    def execute(self, context: Context, dry_run: bool = False) -> None:
+    def execute(self, context: Context) -> None:
         layout = disk_layout(context.doc, uuid.uuid4())
         size = f"{layout.size >> 20} MiB"
-        if dry_run:
-            count = len(layout.partitions)
-            context.report(Report(message=f"would make a disk of {size} with {count} partitions"))
-            return
         path = entry(context.media, layout.name)
         if os.path.lexists(path):
             raise CheckpointError(

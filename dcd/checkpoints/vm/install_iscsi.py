@@ -154,10 +154,7 @@ class InstallISCSI(Checkpoint):
     def cancel(self) -> None:
         self._stop.set()
 
-    def execute(self, context: Context, dry_run: bool = False) -> None:
-        if dry_run:
-            context.report(Report(message="would install onto the disk, in a guest"))
-            return
+    def execute(self, context: Context) -> None:
         disk, layout = recorded_disk(context, change=True)
         refuse(self._check_layout(layout, context.doc))
         medium = self._medium(context)

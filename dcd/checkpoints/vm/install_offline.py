@@ -140,10 +140,7 @@ class InstallOffline(Checkpoint):
     def get_progress_estimate(self) -> float:
         return 6.0
 
-    def execute(self, context: Context, dry_run: bool = False) -> None:
-        if dry_run:
-            context.report(Report(message="would install the image onto the disk"))
-            return
+    def execute(self, context: Context) -> None:
         disk, layout = recorded_disk(context, change=True)
         refuse(installed.check_root(context.doc, self, layout, self.grow_root))
         kinds = firmware(context.doc)

@@ -118,10 +118,7 @@ class CreateOVA(Checkpoint):
     def get_progress_estimate(self) -> float:
         return 3.0
 
-    def execute(self, context: Context, dry_run: bool = False) -> None:
-        if dry_run:
-            context.report(Report(message="would pack the virtual machine as an OVA"))
-            return
+    def execute(self, context: Context) -> None:
         disk, layout = recorded_disk(context)
         epoch = epoch_of(context, disk)
         stem = media_name(context.doc, epoch)

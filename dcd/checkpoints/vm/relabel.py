@@ -89,12 +89,7 @@ class Relabel(Checkpoint):
     def get_progress_estimate(self) -> float:
         return 2.0
 
-    def execute(self, context: Context, dry_run: bool = False) -> None:
-        if dry_run:
-            context.report(
-                Report(message="would replace names of devices by ids where there are any")
-            )
-            return
+    def execute(self, context: Context) -> None:
         disk, layout = recorded_disk(context, change=True)
         changes = self._relabel_pools(context, disk, layout)
         changes += _untie_system(context, disk, layout)

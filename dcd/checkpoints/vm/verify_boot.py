@@ -232,12 +232,8 @@ class VerifyBoot(Checkpoint):
     def cancel(self) -> None:
         self._stop.set()
 
-    def execute(self, context: Context, dry_run: bool = False) -> None:
+    def execute(self, context: Context) -> None:
         doc = context.doc
-        if dry_run:
-            kinds = self.formats or tuple(image.kind for image in images_of(doc))
-            context.report(Report(message=f"would boot {', '.join(kinds)}"))
-            return
         hypervisor = hypervisor_named(self.hypervisor, context.environment)
         images = self._images(context, hypervisor)
         _, layout = recorded_disk(context)

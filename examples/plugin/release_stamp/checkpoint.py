@@ -45,7 +45,7 @@ class StampRelease(Checkpoint):
     def get_progress_estimate(self) -> float:
         return 0.1
 
-    def execute(self, context: Context, dry_run: bool = False) -> None:
+    def execute(self, context: Context) -> None:
         release = _release(context.doc)
         assert release is not None  # check has seen to it
         stamp = {
@@ -55,8 +55,6 @@ class StampRelease(Checkpoint):
             "supported": release.supported,
         }
         context.report(Report(message=f"stamping {self.path} with {release.version}"))
-        if dry_run:
-            return
         write(context.pkg_image, self.path, json.dumps(stamp, indent=2) + "\n")
         context.doc.persistent.insert_children(DataObjectDict("release-stamp", stamp))
 

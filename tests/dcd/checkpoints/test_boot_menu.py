@@ -4,7 +4,6 @@ import re
 import shlex
 import shutil
 import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -136,14 +135,6 @@ def test_a_menu_without_a_boot_archive_says_what_to_run_before(bench: Any) -> No
     with pytest.raises(CheckpointError) as caught:
         bench.execute(GrubBootMenu("menu"))
     assert "DebianBootArchive" in caught.value.resolution
-
-
-def test_a_dry_run_writes_nothing(ready: Any, tmp_path: Path) -> None:
-    doc = ready.execute(GrubBootMenu("menu"))
-    (ready.root / MENU).unlink()
-    GrubBootMenu("menu").execute(ready.context(doc), dry_run=True)
-    assert not (ready.root / MENU).exists()
-    assert "1 entries" in ready.messages()
 
 
 SIGNS = st.sampled_from("'\"\\$`{}();&|<>#!*?[]~ -=")

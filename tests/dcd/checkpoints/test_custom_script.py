@@ -146,13 +146,6 @@ def test_the_time_limit_fails_the_checkpoint(bench: Any) -> None:
         bench.execute(CustomScript("c", "sleep 1000", timeout_seconds=0.2))
 
 
-def test_a_dry_run_only_tells(bench: Any) -> None:
-    script = CustomScript("c", "touch {TMP_DIR}/out")
-    script.execute(bench.context(bench.empty_doc()), dry_run=True)
-    assert not (bench.root / "tmp/out").exists()
-    assert "would run touch" in bench.messages()
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

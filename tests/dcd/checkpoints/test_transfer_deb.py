@@ -269,13 +269,6 @@ def test_a_keyring_of_the_manifest_is_the_captured_one(
     assert list((bench.root / "tmp").iterdir()) == []
 
 
-def test_a_dry_run_only_tells(bench: Any, stocked: Any) -> None:
-    doc = bench.doc(software(install("app"), SUITE))
-    TransferDEB("t").execute(bench.context(doc), dry_run=True)
-    assert bench.messages() == f"would install 1 listed packages from {stocked.uri} test"
-    assert list(bench.image.iterdir()) == []
-
-
 def test_progress_only_goes_forward_and_ends_near_the_end() -> None:
     reports: list[Any] = []
     progress = Progress(reports.append)

@@ -310,13 +310,6 @@ def test_arguments_of_the_original_are_known(bench: Any) -> None:
         refuse(TransferIPS("t", zonename="z1").check(doc))
 
 
-def test_a_dry_run_calls_nothing(depot: Depot, bench: Any) -> None:
-    context = bench.context(bench.doc(software(install("a", "b"), publisher("/r"))))
-    TransferIPS("t").execute(context, dry_run=True)
-    assert bench.messages() == "would make an image and install 2 listed packages"
-    assert not depot.calls_file.exists()
-
-
 def test_progress_goes_on_through_all_phases_of_a_real_clients_output() -> None:
     reports: list[Any] = []
     progress = InstallProgress(reports.append, False)

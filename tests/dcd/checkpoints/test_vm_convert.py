@@ -278,13 +278,6 @@ def test_cancel_ends_the_conversion(bench: Any) -> None:
     assert not bench.artifacts
 
 
-def test_a_dry_run_only_says_what_it_would_do(bench: Any) -> None:
-    context = with_disk(bench, *ALL)
-    Convert("convert").execute(context, dry_run=True)
-    assert "qcow2" in bench.messages()
-    assert not bench.artifacts
-
-
 @settings(
     max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

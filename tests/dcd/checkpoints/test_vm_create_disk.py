@@ -176,12 +176,3 @@ def test_a_file_that_is_there_is_not_overwritten(bench: Any) -> None:
     with pytest.raises(CheckpointError, match=r"there is a disk\.raw already"):
         bench.execute(CreateDisk("disk"), TARGET)
     assert (bench.root / "media/disk.raw").read_text() == "precious"
-
-
-def test_a_dry_run_makes_nothing(bench: Any) -> None:
-    doc = bench.doc(TARGET)
-    CreateDisk("disk").execute(bench.context(doc), dry_run=True)
-    assert list((bench.root / "media").iterdir()) == []
-    assert "a disk of 2048 MiB with 7 partitions" in bench.messages()
-    with pytest.raises(CheckpointError, match="no disk yet"):
-        recorded_disk(bench.context(doc))

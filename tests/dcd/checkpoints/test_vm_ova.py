@@ -434,9 +434,3 @@ def test_a_disk_beyond_what_a_tar_header_can_say_is_refused(
     with pytest.raises(CheckpointError, match="too big for an OVA"):
         packed(bench)
     assert not (bench.root / "media/test.ova").exists()
-
-
-def test_a_dry_run_only_says_what_it_would_do(bench: Any) -> None:
-    CreateOVA("ova").execute(with_disk(bench, machine()), dry_run=True)
-    assert "would pack" in bench.messages()
-    assert not bench.artifacts

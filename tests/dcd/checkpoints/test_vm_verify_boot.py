@@ -327,10 +327,3 @@ def test_large_sectors_boot_only_where_firmware_reads_them(bench: Any, boot_disk
         verify(controllers=("virtio",)).execute(context)
     with pytest.raises(CheckpointError, match="sectors of 4096 bytes does not boot"):
         verify(firmware=("uefi",), controllers=("sata",)).execute(context)
-
-
-def test_a_dry_run_only_says_what_it_would_do(bench: Any, boot_disk: BootDisk) -> None:
-    context = with_images(bench, boot_disk(b"login:", "halt"), '"raw"')
-    verify().execute(context, dry_run=True)
-    assert bench.messages() == "would boot raw"
-    assert not bench.artifacts

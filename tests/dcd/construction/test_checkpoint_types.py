@@ -73,7 +73,7 @@ def test_a_module_that_cannot_be_imported_is_reported_and_hides_no_other(
     (package / "__init__.py").touch()
     (package / "good.py").write_text(
         "from dcd.checkpoints.interface import Checkpoint\n"
-        "class Good(Checkpoint):\n    def execute(self, context, dry_run=False): pass\n"
+        "class Good(Checkpoint):\n    def execute(self, context): pass\n"
     )
     (package / "bad.py").write_text("1 / 0\n")
     monkeypatch.syspath_prepend(tmp_path)

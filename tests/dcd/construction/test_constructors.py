@@ -203,7 +203,7 @@ def test_no_argument_whatsoever_breaks_the_matching(
         def __init__(self, name: str, a: int, *, b: list[bool] | None = None) -> None:
             super().__init__(name)
 
-        def execute(self, context: object, dry_run: bool = False) -> None:
+        def execute(self, context: object) -> None:
             pass
 
     try:
@@ -225,7 +225,7 @@ def test_the_codes_digest_covers_the_module_and_what_it_imports_of_its_package(
     checkpoint = (
         "from dcd.checkpoints.interface import Checkpoint\nfrom . import aside\n"
         "from outer_package import far\n"
-        "class C(Checkpoint):\n    def execute(self, context, dry_run=False): ...\n"
+        "class C(Checkpoint):\n    def execute(self, context): ...\n"
     )
     package(tmp_path / "outer_package", far="")
     package(

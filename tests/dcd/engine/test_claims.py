@@ -48,7 +48,7 @@ class Claims(Checkpoint):
     def needs(self, doc) -> Needs:
         return Needs(writes=(PLACE,))
 
-    def execute(self, context: Context, dry_run: bool = False) -> None:
+    def execute(self, context: Context) -> None:
         name = context.attempt.replace(":", ".")
         self.reach("before")
         context.claim("file", name)

@@ -21,7 +21,7 @@ class Hand(Checkpoint):
         super().__init__(name)
         self.number = number
 
-    def execute(self, context, dry_run=False):
+    def execute(self, context):
         handed = DataObjectDict(self.name, {"number": self.number, "word": "<&>"})
         context.doc.persistent.insert_children(handed)
 '''

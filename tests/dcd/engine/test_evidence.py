@@ -12,7 +12,7 @@ from dcd.checkpoints.media.deliver import deliver_file
 
 
 class Tried(Checkpoint):
-    def execute(self, context, dry_run=False):
+    def execute(self, context):
         for name, evidence in (("product.img", False), ("console.log", True)):
             (context.media / name).write_text(name)
             deliver_file(context, context.media / name, "text", evidence=evidence)

@@ -23,7 +23,7 @@ class Looks(Checkpoint):
     def needs(self, doc) -> Needs:
         return Needs(secrets=("DCD_SECRET_MINE", "PATH_OF_DAEMON", "/etc/shadow"))
 
-    def execute(self, context: Context, dry_run: bool = False) -> None:
+    def execute(self, context: Context) -> None:
         for name in ("DCD_SECRET_MINE", "DCD_SECRET_OTHER", "PATH_OF_DAEMON"):
             print(name, "is", os.environ.get(name), flush=True)
         context.run(["sh", "-c", "echo a tool is told ${DCD_SECRET_MINE-nothing}"])

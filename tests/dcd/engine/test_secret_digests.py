@@ -77,7 +77,7 @@ class Holds(Checkpoint):
     def needs(self, doc):
         return Needs(secrets=("DCD_SECRET_LIVE",))
 
-    def execute(self, context, dry_run=False):
+    def execute(self, context):
         (context.pkg_image / "x").write_text("x")
 """
 

@@ -27,7 +27,7 @@ class Touch(Checkpoint):
         super().__init__(name)
         self.path = path
 
-    def execute(self, context, dry_run=False):
+    def execute(self, context):
         (context.pkg_image / self.path).touch()
 '''
 

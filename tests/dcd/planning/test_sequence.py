@@ -32,7 +32,7 @@ PLUGIN = ("silent_plugin",)
 SILENT = """
 from dcd.checkpoints.interface import Checkpoint
 class Silent(Checkpoint):
-    def execute(self, context, dry_run=False):
+    def execute(self, context):
         pass
 """
 LIVE = "linux-image-amd64 live-boot"

@@ -36,7 +36,7 @@ from store.host.mounts import bind, unmount
 class Delivers(Checkpoint):
     """Uses every way of handing something on."""
 
-    def execute(self, context: Context, dry_run: bool = False) -> None:
+    def execute(self, context: Context) -> None:
         (context.tmp / "scratch").mkdir()
         (context.tmp / "scratch" / "file").write_text("x")
         (context.media / "image.iso").write_text("iso")
@@ -49,7 +49,7 @@ class Delivers(Checkpoint):
 class Hands(Checkpoint):
     """Shows what it was handed."""
 
-    def execute(self, context: Context, dry_run: bool = False) -> None:
+    def execute(self, context: Context) -> None:
         made = context.doc.persistent.get_first_child("made", DataObjectDict)
         print("the persistent part says", made["by"], flush=True)
         print("input", context.inputs["/captured"].read_text(), flush=True)
@@ -59,19 +59,19 @@ class Hands(Checkpoint):
 
 
 class Refuses(Checkpoint):
-    def execute(self, context: Context, dry_run: bool = False) -> None:
+    def execute(self, context: Context) -> None:
         raise CheckpointError("it cannot be", "because", "do something else")
 
 
 class Breaks(Checkpoint):
-    def execute(self, context: Context, dry_run: bool = False) -> None:
+    def execute(self, context: Context) -> None:
         raise KeyError("odd")
 
 
 class MakesTwice(Checkpoint):
     """Makes a directory that is there, as one that an earlier checkpoint of its class left would be."""
 
-    def execute(self, context: Context, dry_run: bool = False) -> None:
+    def execute(self, context: Context) -> None:
         (context.pkg_image / "made").mkdir()
         (context.pkg_image / "made").mkdir()
 
@@ -79,7 +79,7 @@ class MakesTwice(Checkpoint):
 class Tells(Checkpoint):
     """Says a tool's line, and one of its own; has packages change after their list was delivered."""
 
-    def execute(self, context: Context, dry_run: bool = False) -> None:
+    def execute(self, context: Context) -> None:
         status = context.pkg_image / "var/lib/dpkg/status"
         status.parent.mkdir(parents=True)
         status.write_text("Package: new\\nStatus: install ok installed\\nVersion: 1\\n")
@@ -89,7 +89,7 @@ class Tells(Checkpoint):
 
 
 class FillsTheDisk(Checkpoint):
-    def execute(self, context: Context, dry_run: bool = False) -> None:
+    def execute(self, context: Context) -> None:
         try:
             raise OSError(28, "No space left on device")
         except OSError as error:
@@ -97,7 +97,7 @@ class FillsTheDisk(Checkpoint):
 
 
 class Dies(Checkpoint):
-    def execute(self, context: Context, dry_run: bool = False) -> None:
+    def execute(self, context: Context) -> None:
         print("last words", flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -109,7 +109,7 @@ class Runs(Checkpoint):
         super().__init__(name)
         self.command = command
 
-    def execute(self, context: Context, dry_run: bool = False) -> None:
+    def execute(self, context: Context) -> None:
         self.evidence = context.evidence
         (context.evidence / "started").write_text("")
         context.report(Report(message="started"))
@@ -122,14 +122,14 @@ class Runs(Checkpoint):
 class Claims(Checkpoint):
     """Claims something, then makes it."""
 
-    def execute(self, context: Context, dry_run: bool = False) -> None:
+    def execute(self, context: Context) -> None:
         context.report(Report(message="claiming"))
         context.claim("iscsi-tgt", context.attempt)
         (context.evidence / "made").write_text("")
 
 
 class ClaimsTheUnknown(Checkpoint):
-    def execute(self, context: Context, dry_run: bool = False) -> None:
+    def execute(self, context: Context) -> None:
         context.claim("perpetual motion", "one")
 
 
@@ -140,7 +140,7 @@ class Enters(Checkpoint):
         super().__init__(name)
         self.command = command
 
-    def execute(self, context: Context, dry_run: bool = False) -> None:
+    def execute(self, context: Context) -> None:
         for name in ("usr", "bin", "sbin", "lib", "lib64"):
             source, target = Path("/", name), context.pkg_image / name
             if source.is_symlink():
@@ -156,7 +156,7 @@ class Enters(Checkpoint):
 class Stubborn(Checkpoint):
     """Takes no notice of being asked."""
 
-    def execute(self, context: Context, dry_run: bool = False) -> None:
+    def execute(self, context: Context) -> None:
         context.report(Report(message="started"))
         while True:
             try:

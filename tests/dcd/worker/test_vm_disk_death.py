@@ -26,7 +26,7 @@ class Fills(Checkpoint):
         super().__init__(name)
         self.kind, self.disk = kind, disk
 
-    def execute(self, context: Context, dry_run: bool = False) -> None:
+    def execute(self, context: Context) -> None:
         import uuid
 
         from dcd.checkpoints.vm.create_disk import begin_disk

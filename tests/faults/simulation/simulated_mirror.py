@@ -14,5 +14,5 @@ class Transfer(Checkpoint):
     def external_state(self, doc):
         return {"mirror": state}
 
-    def execute(self, context, dry_run=False):
+    def execute(self, context):
         raise NotImplementedError
