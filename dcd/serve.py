@@ -54,7 +54,7 @@ from store.layers import LayerStore
 from store.layers.choose import TRIAL, choose, retired
 from store.logs import AttemptLogs
 
-log = structlog.get_logger()
+logger = structlog.get_logger()
 
 THREADS = 32
 """For blocking work: most of it waits."""
@@ -136,7 +136,7 @@ class Daemon:
             kept.update(await asyncio.to_thread(_workspaces_of, layers, losses.builds))
             await asyncio.to_thread(_reconcile, events, layers, kept)
             await asyncio.to_thread(_give_inputs, stores.blobs, unfinished)
-            log.info("recovered", unfinished=len(unfinished), position=events.position)
+            logger.info("recovered", unfinished=len(unfinished), position=events.position)
             runner = Runner(builds, stores, self.settings, planner, groups)
             scheduler = Scheduler(builds, runner, self.settings)
             engine = Engine(builds, runner, scheduler, stores, self.settings, planner, losses)
@@ -145,7 +145,7 @@ class Daemon:
             builds.watch(metrics.happened)
             await self._answer(make_app(engine, self.settings, now(), metrics), engine, scheduler)
         notify.stopping("stopped")
-        log.info("stopped")
+        logger.info("stopped")
 
     async def _answer(self, application: ASGIApp, engine: Engine, scheduler: Scheduler) -> None:
         server = http.make_server(application, self.settings(), self._ready)
@@ -164,7 +164,7 @@ class Daemon:
         await asyncio.wait({stopped, serving, working}, return_when=asyncio.FIRST_COMPLETED)
         grace = self.settings().stop_grace_seconds
         longest = grace + self.settings().cancel_grace_seconds + LAST_SECONDS
-        log.info("stopping", grace_seconds=grace)
+        logger.info("stopping", grace_seconds=grace)
         notify.stopping(f"letting checkpoints end for {grace:g} s")
         notify.extend_timeout(longest + 3 * LAST_SECONDS)
         working.cancel()
@@ -197,19 +197,19 @@ class Daemon:
             except (Unavailable, OSError) as error:
                 if str(error) != complained:
                     complained = str(error)
-                    log.error(
+                    logger.error(
                         "the socket's file has gone and cannot be made again", error=complained
                     )
                 continue
             complained = ""
             await server.listen(self._listener.socket)
-            log.warning(
+            logger.warning(
                 "the socket's file had gone; it is bound again",
                 socket=str(self._listener.place.path),
             )
 
     def _ready(self) -> None:
-        log.info(
+        logger.info(
             "ready", socket=str(self.settings().socket), state_dir=str(self.settings().state_dir)
         )
         notify.ready(self._status)
@@ -219,7 +219,7 @@ class Daemon:
         store, reason = choose(
             self.settings().state_dir / "layers", None if backend == "auto" else backend
         )
-        log.info("layers", backend=store.name, reason=reason)
+        logger.info("layers", backend=store.name, reason=reason)
         return store
 
     def _place(self) -> Place:
@@ -242,12 +242,12 @@ class Daemon:
         try:
             self.settings.reload()
         except DcdError as error:
-            log.error("the settings stay as they were", error=str(error))
+            logger.error("the settings stay as they were", error=str(error))
         notify.ready(self._status)
 
     def _reloaded(self, outcome: Reloaded) -> None:
         logging.configure(self.settings().log_format, self.settings().log_level)
-        log.info(
+        logger.info(
             "settings reloaded", changed=outcome.changed, waiting_for_a_restart=outcome.waiting
         )
         self._status = f"answering on {self.settings().socket}"
@@ -306,7 +306,7 @@ def _artifact_group(settings: Configuration) -> int | None:
         return grp.getgrnam(name).gr_gid
     except KeyError:
         if settings.artifact_group:
-            log.warning("artifacts are for root alone: there is no such group", group=name)
+            logger.warning("artifacts are for root alone: there is no such group", group=name)
         return None
 
 
@@ -338,19 +338,19 @@ def _keep_secret(state_dir: Path) -> str:
 def _clear_away(identity: str, state_dir: Path) -> Delegated | None:
     """End and remove what a dead daemon left. Returns the control group in which attempts get theirs."""
     for leftover in kill_leftovers(f"{identity}:"):
-        log.warning("killed what a dead daemon left", pid=leftover.pid, attempt=leftover.attempt)
+        logger.warning("killed what a dead daemon left", pid=leftover.pid, attempt=leftover.attempt)
     for device in detach_loops(state_dir / "layers"):
-        log.warning("detached what a dead daemon left", device=device)
+        logger.warning("detached what a dead daemon left", device=device)
     remove_leftovers(state_dir)
     try:
         groups = control_group.take_over()
         for name in groups.clear() if groups else ():
-            log.warning("removed what a dead daemon left", control_group=name)
+            logger.warning("removed what a dead daemon left", control_group=name)
     except OSError as error:
-        log.error("attempts get no control groups of their own", error=str(error))
+        logger.error("attempts get no control groups of their own", error=str(error))
         return None
     if groups:
-        log.info(
+        logger.info(
             "control groups", directory=str(groups.directory), limits=sorted(groups.controllers)
         )
     return groups
@@ -370,7 +370,7 @@ def _losses(events: EventLog, stores: Stores) -> Losses:
         events, stores.layers, (stores.artifacts.directory, stores.logs.directory)
     )
     if told := found.told:
-        log.error(told.brief, details=told.details, resolution=told.resolution)
+        logger.error(told.brief, details=told.details, resolution=told.resolution)
     return found
 
 
@@ -383,14 +383,14 @@ def _reconcile(events: EventLog, layers: LayerStore, living: Collection[str]) ->
     is removed by `gc`."""
     kept = [layer.record.key for layer in layers.layers() if layer.record.made_by != TRIAL]
     for name in layers.reconcile(kept, living):
-        log.info("removed what a dead daemon left", what=name)
+        logger.info("removed what a dead daemon left", what=name)
 
 
 async def _within(seconds: float, what: str, *tasks: asyncio.Task[Any]) -> None:
     """Wait for tasks to end, but no longer; say what did not end."""
     _, late = await asyncio.wait(tasks, timeout=seconds)
     if late:
-        log.error(
+        logger.error(
             "the daemon stops without waiting for what does not end", what=what, count=len(late)
         )
 

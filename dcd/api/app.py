@@ -33,7 +33,7 @@ from dcd.engine.usage import DiskUsage
 from statemachine.errors import DcdError, UsageError
 from store.host.durable import is_full
 
-log = structlog.get_logger()
+logger = structlog.get_logger()
 
 BUILD = "/v1/builds/{id}"
 
@@ -239,7 +239,7 @@ def _store_failed(engine: Engine) -> Callable[[Request, Exception], Awaitable[Re
         if is_full(error):
             return problem_response(engine.disk_full(f"answering {request.url.path}", error))
         if trouble := await asyncio.to_thread(engine.trouble):
-            log.error(trouble.brief, path=request.url.path, error=str(error))
+            logger.error(trouble.brief, path=request.url.path, error=str(error))
             return problem_response(trouble)
         return await _on_defect(request, error)
 
@@ -259,7 +259,9 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
 
 
 async def _on_defect(request: Request, error: Exception) -> Response:
-    log.error("a request failed because of a defect in dcd", path=request.url.path, exc_info=error)
+    logger.error(
+        "a request failed because of a defect in dcd", path=request.url.path, exc_info=error
+    )
     return problem_response(
         DcdError("a defect in dcd", type(error).__name__, "see the daemon's log; please report it")
     )

@@ -24,7 +24,7 @@ from statemachine.events import Actor, BuildSubmitted, Event, Payload
 from statemachine.machine import BuildMachine
 from store.eventlog import Conflict, EventLog, LogDamaged
 
-log = structlog.get_logger()
+logger = structlog.get_logger()
 
 DAEMON = Actor()
 """The actor of what the daemon does on its own."""
@@ -182,7 +182,7 @@ class Builds:
             except DcdError as error:
                 if isinstance(error, Unavailable) and not isinstance(error, LogDamaged):
                     raise
-                log.error("a build cannot go on", build=summary.id, error=str(error))
+                logger.error("a build cannot go on", build=summary.id, error=str(error))
         return machines
 
     async def _rehydrate(self, build: str) -> BuildMachine:

@@ -15,14 +15,14 @@ from dcd.engine.builds import Builds
 from dcd.platform import resources
 from statemachine.build import BuildState
 
-log = structlog.get_logger()
+logger = structlog.get_logger()
 
 
 async def release_claims(state: BuildState) -> None:
     """Release all that the open attempt of a build has claimed; its worker has ended. Raises DcdError
     when something cannot be."""
     for claim in state.running.claims if state.running else ():
-        log.info("releasing", build=state.id, kind=claim.kind, name=claim.name)
+        logger.info("releasing", build=state.id, kind=claim.kind, name=claim.name)
         await asyncio.to_thread(resources.release, claim.kind, claim.name)
 
 

@@ -27,7 +27,7 @@ from statemachine.build import BuildState, CheckpointState
 from statemachine.errors import DcdError, NotFound, Refused
 from store.layers import Layer, LayerStore
 
-log = structlog.get_logger()
+logger = structlog.get_logger()
 
 YOUNG_SECONDS = 3600.0
 """A captured input that was stored since may belong to a build that is just being submitted."""
@@ -134,7 +134,7 @@ class Collector:
                 try:
                     await self.collect(limit, by_itself=True)
                 except (DcdError, OSError) as error:
-                    log.error("garbage could not be collected", error=str(error))
+                    logger.error("garbage could not be collected", error=str(error))
             await self._builds.ended.wait()
             self._builds.ended.clear()
 
@@ -214,9 +214,9 @@ class Collector:
             try:
                 await asyncio.to_thread(self._stores.layers.remove, key)
             except (Refused, NotFound) as error:
-                log.info("a layer stays", layer=key, reason=str(error))
+                logger.info("a layer stays", layer=key, reason=str(error))
                 return False
-        log.info("layer removed", layer=key, build=layer.record.made_by)
+        logger.info("layer removed", layer=key, build=layer.record.made_by)
         return True
 
     def _unfinished(self) -> list[BuildState]:
@@ -257,7 +257,7 @@ def _clear(store: LayerStore) -> list[tuple[Layer, str]]:
     try:
         store.prepare()
         for name in store.reconcile((), ()):
-            log.info("removed what a retired back end left", backend=store.name, what=name)
+            logger.info("removed what a retired back end left", backend=store.name, what=name)
     except (DcdError, OSError) as error:
-        log.warning("a retired back end stays", backend=store.name, error=str(error))
+        logger.warning("a retired back end stays", backend=store.name, error=str(error))
     return [(layer, reason) for layer, reason in held if store.find(layer.record.key) is None]

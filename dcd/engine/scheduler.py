@@ -22,7 +22,7 @@ from statemachine.commands import HAS_PLACE, Resume
 from statemachine.errors import DcdError, Unavailable
 from store.host import space
 
-log = structlog.get_logger()
+logger = structlog.get_logger()
 
 SPACE_CHECK_SECONDS = 10.0
 
@@ -94,7 +94,9 @@ class Scheduler:
         except Unavailable as error:
             # The runner waits for a log that takes no events, until the daemon stops.
             if self._stopping:
-                log.error("the log took no events before the stop", build=build, error=str(error))
+                logger.error(
+                    "the log took no events before the stop", build=build, error=str(error)
+                )
             else:
                 await self._defect(build, error)
         except Exception as error:  # noqa: BLE001 - the last resort
@@ -103,7 +105,7 @@ class Scheduler:
 
     async def _defect(self, build: str, error: Exception) -> None:
         """The last resort: one build's defect must not stop the others, nor be silent."""
-        log.error("a build stopped because of a defect in dcd", build=build, exc_info=error)
+        logger.error("a build stopped because of a defect in dcd", build=build, exc_info=error)
         await self._runner.give_up(build, error)
 
     def _note_space(self, build: str) -> None:
@@ -139,7 +141,7 @@ class Scheduler:
             return
         for state in starved:
             if self._has_room(state, room):
-                log.info("there is space again; the build goes on", build=state.id)
+                logger.info("there is space again; the build goes on", build=state.id)
                 with contextlib.suppress(DcdError):
                     await self._builds.command(state.id, Resume())
                 self.wake()

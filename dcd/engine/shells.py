@@ -23,7 +23,7 @@ from statemachine.build import BuildState
 from statemachine.errors import DcdError, NotFound, Refused
 from store.layers import Workspace
 
-log = structlog.get_logger()
+logger = structlog.get_logger()
 
 SHELL = "shell-"
 """What the names of shells' workspaces begin with."""
@@ -51,7 +51,7 @@ class Shells:
             try:
                 workspace = await asyncio.to_thread(self._stores.layers.branch, kept, name)
             except NotFound:
-                log.info("no workspace is kept", build=state.id, workspace=kept)
+                logger.info("no workspace is kept", build=state.id, workspace=kept)
             else:
                 attempt = f"attempt {state.next.attempts} at {state.next.name}"
                 return self._opened(state, workspace, kept), f"as {attempt} left it"
@@ -78,7 +78,7 @@ class Shells:
             await asyncio.to_thread(detach_loops, shell.workspace.directory)
             await asyncio.to_thread(self._stores.layers.release, name)
         except (DcdError, OSError) as error:
-            log.error("a shell's workspace stays until the next start", error=str(error))
+            logger.error("a shell's workspace stays until the next start", error=str(error))
         self._open.pop(name, None)
         if kept in self._released:
             await self._release(kept)
@@ -103,7 +103,7 @@ class Shells:
         marker = f"{self._stores.state_id}:{state.id}:{workspace.name}:0"
         shell = ShellRequest(marker, self._layers(), workspace)
         self._open[workspace.name] = (shell, kept)
-        log.info("shell opened", build=state.id, workspace=workspace.name)
+        logger.info("shell opened", build=state.id, workspace=workspace.name)
         return shell
 
     def _layers(self) -> Path:

@@ -37,7 +37,7 @@ from statemachine.errors import DcdError, TooManyRequests, Unavailable, Unprepar
 from statemachine.events import Actor
 from store.host.interpreter import module_command, module_environment
 
-log = structlog.get_logger()
+logger = structlog.get_logger()
 
 DAEMON = Actor()
 """Who asks when the daemon itself does."""
@@ -189,7 +189,7 @@ class Planner:
             except OSError as error:
                 if not again or self._process is None:
                     raise Unavailable("manifests cannot be read now", str(error)) from None
-                log.error("the process that forks planners died; it is started again")
+                logger.error("the process that forks planners died; it is started again")
                 self._end()
                 self._start()
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from dcd import log as daemon_log
 from dcd.log import chosen_form, configure, journal_datagram, journal_fields
 
-log = structlog.get_logger()
+logger = structlog.get_logger()
 
 
 @pytest.fixture(autouse=True)
@@ -43,8 +43,8 @@ def parse(datagram: bytes) -> dict[str, str]:
 def test_json_is_one_object_a_line() -> None:
     stream = io.StringIO()
     configure("json", "info", stream)
-    log.info("checkpoint started", build="k2p7", checkpoint="transfer-deb")
-    log.debug("not shown")
+    logger.info("checkpoint started", build="k2p7", checkpoint="transfer-deb")
+    logger.debug("not shown")
     (line,) = stream.getvalue().splitlines()
     entry = json.loads(line)
     assert entry.pop("timestamp").endswith("Z")
@@ -63,7 +63,7 @@ def test_a_value_cannot_forge_a_line_or_move_the_cursor(
     monkeypatch.setattr(daemon_log, "JOURNAL_SOCKET", tmp_path / "absent")
     stream = io.StringIO()
     configure(form, "info", stream)
-    log.info("build submitted", name="x\n2026-01-01T00:00:00Z [error] forged\x1b[2J\u202e")
+    logger.info("build submitted", name="x\n2026-01-01T00:00:00Z [error] forged\x1b[2J\u202e")
     assert stream.getvalue().count("\n") == 1
     assert "\x1b" not in stream.getvalue()
     assert "\u202e" not in stream.getvalue()
@@ -86,10 +86,10 @@ def test_the_standard_librarys_loggers_come_out_in_the_same_form() -> None:
 def test_a_reload_changes_the_level_of_loggers_that_exist() -> None:
     stream = io.StringIO()
     configure("json", "warning", stream)
-    bound = log.bind(build="k2p7")
+    bound = logger.bind(build="k2p7")
     bound.info("before")
     configure("json", "info", stream)
-    log.bind(build="k2p7").info("after")
+    logger.bind(build="k2p7").info("after")
     assert [json.loads(line)["event"] for line in stream.getvalue().splitlines()] == ["after"]
 
 
@@ -101,7 +101,7 @@ def test_no_form_prints_local_variables_with_a_traceback() -> None:
         try:
             raise RuntimeError(len(password))
         except RuntimeError:
-            log.exception("it broke")
+            logger.exception("it broke")
         assert "RuntimeError" in stream.getvalue()
         assert "s3cret-value" not in stream.getvalue()
 
@@ -115,7 +115,7 @@ def test_the_journal_gets_build_and_checkpoint_as_fields(
         journal.settimeout(10)
         monkeypatch.setattr(daemon_log, "JOURNAL_SOCKET", tmp_path / "journal")
         configure("journald", "info", stream)
-        log.warning("checkpoint failed", build="k2p7", checkpoint="create-iso")
+        logger.warning("checkpoint failed", build="k2p7", checkpoint="create-iso")
         fields = parse(journal.recv(65536))
     assert fields == {
         "MESSAGE": "checkpoint failed build='k2p7' checkpoint='create-iso'",
@@ -133,7 +133,7 @@ def test_without_a_journal_the_line_goes_to_standard_error_with_its_priority(
     monkeypatch.setattr(daemon_log, "JOURNAL_SOCKET", tmp_path / "absent")
     stream = io.StringIO()
     configure("journald", "info", stream)
-    log.error("disk full", free_bytes=3)
+    logger.error("disk full", free_bytes=3)
     assert stream.getvalue() == "<3>disk full free_bytes='3'\n"
 
 
