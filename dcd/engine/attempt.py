@@ -211,7 +211,7 @@ class Attempt:
             allowed=settings.checkpoint_modules,
             external=planning.recorded_external(planned),
             network=planned.network,
-            grants=planning.grants(wanted.needs, settings),
+            grants=planning.grants(wanted.needs, settings, host_code=wanted.host_code),
         )
 
     async def _conclude(self, ending: Ending, workspace: Workspace) -> BuildState:

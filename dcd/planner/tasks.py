@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from dcd.checkpoints.interface import Needs
+from dcd.construction.constructors import runs_host_code
 from dcd.manifest.canonical import restore
 from dcd.manifest.diagnostics import Diagnostic, ManifestError, in_order
 from dcd.manifest.doc import distro
@@ -155,10 +156,12 @@ class Previewed:
 
 @dataclass(frozen=True, slots=True)
 class NeedsOfAttempt:
-    """What an attempt needs of the host, and the manifest's proxy."""
+    """What an attempt needs of the host, the manifest's proxy, and whether it runs code for which the right
+    `host_code` was needed."""
 
     needs: Needs
     http_proxy: str | None
+    host_code: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,8 +223,9 @@ def _preview(manifest: Manifest, waiting: Waiting) -> Previewed:
 
 def _needs(of: OfBuild, waiting: Waiting) -> NeedsOfAttempt:
     doc = restore(of.manifest)
-    needs = planning.constructed(of.planned, of.modules).needs(doc)
-    return NeedsOfAttempt(needs, distro(doc).http_proxy)
+    instance = planning.constructed(of.planned, of.modules)
+    on_host = runs_host_code(of.planned.mod_path, of.planned.checkpoint_class, instance)
+    return NeedsOfAttempt(instance.needs(doc), distro(doc).http_proxy, on_host)
 
 
 def _external(of: OfBuild, waiting: Waiting) -> Found:

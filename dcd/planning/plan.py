@@ -208,8 +208,9 @@ def _tools_of(planned: PlannedCheckpoint) -> dict[str, str]:
     return host_parts(planned.tools)
 
 
-def grants(needs: Needs, settings: Configuration) -> Grants:
-    """What an attempt at a checkpoint with these needs may use of the host."""
+def grants(needs: Needs, settings: Configuration, *, host_code: bool = False) -> Grants:
+    """What an attempt at a checkpoint with these needs may use of the host. `host_code`: it runs code for
+    which the right of that name was needed."""
     kept = [directory.resolve() for directory in DIRECTORIES]
     files = [Path(name) for name in needs.secrets if name.startswith("/")]
     return Grants(
@@ -226,6 +227,7 @@ def grants(needs: Needs, settings: Configuration) -> Grants:
             if name.startswith(PREFIX) and name in os.environ
         },
         hidden=(settings.state_dir, settings.socket),
+        host_code=host_code,
         open_files=settings.worker_open_files,
         memory_bytes=settings.worker_memory_bytes,
         processes=settings.worker_processes,

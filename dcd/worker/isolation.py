@@ -29,7 +29,9 @@ from dcd.worker.request import SCRATCH, Grants, WorkerRequest
 from dcd.worker.view import Closed, Devices, Empty, Hidden, Place, Processes, ReadOnly, Shown, Step
 from statemachine.errors import Unprepared
 from store.host.capabilities import keep_only
+from store.host.kernel_scopes import can_scope_sockets, leave_session_keyring, scope_sockets
 from store.host.mounts import can_restrict
+from store.host.system_calls import compile_filter, install
 
 _OWN = ("dcd", "statemachine", "store")
 
@@ -102,13 +104,20 @@ def hiding(path: Path) -> Path | None:
 
 
 def confine(grants: Grants) -> None:
-    """Give up, for this process and all that it starts, what the checkpoint has not declared."""
+    """Give up, for this process and all that it starts, what the checkpoint has not declared. Raises
+    OSError."""
+    leave_session_keyring()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _lower(resource.RLIMIT_NOFILE, grants.open_files)
     if grants.memory_bytes:
         _lower(resource.RLIMIT_DATA, grants.memory_bytes)
     # To give up still more for the programs of an image.
     keep_only({*grants.capabilities, "SETPCAP"})
+    if can_scope_sockets():
+        scope_sockets()
+    program = compile_filter(os.uname().machine, grants.capabilities, trusted=grants.host_code)
+    if program:
+        install(program)
 
 
 def _system() -> Iterator[Step]:

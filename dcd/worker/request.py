@@ -39,6 +39,7 @@ class Grants:
     files and `variables` the values of what it declared there as secrets. `reads` are other paths of the host
     that it sees, named by the manifest or by the configuration; `hidden` are paths that it does not see
     although they may be in one of these (the state directory, the daemon's socket).
+    `host_code` says that it runs code for which the right `host_code` was needed.
     `open_files` limits the open files of a process, `memory_bytes` its memory (0: no limit), `processes` how
     many there are, `total_memory_bytes` the memory of all together (0: no limit).
     """
@@ -50,6 +51,7 @@ class Grants:
     secrets: tuple[Path, ...] = ()
     variables: dict[str, str] = field(default_factory=dict)
     hidden: tuple[Path, ...] = ()
+    host_code: bool = False
     open_files: int = 16384
     memory_bytes: int = 0
     processes: int = 4096

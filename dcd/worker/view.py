@@ -246,8 +246,9 @@ class Devices:
 
 def shown(path: Path, *, writable: bool = False) -> Iterator[Step]:
     """The steps that show a path of the host at its place: it, and the links on the way to it."""
-    yield from links(path)
     real = path.resolve()
+    if real != path:
+        yield from links(path)
     yield Shown(real, real, writable)
 
 

@@ -28,6 +28,8 @@ _AT_FDCWD, _AT_EMPTY_PATH, _AT_RECURSIVE = -100, 0x1000, 0x8000  # linux/fcntl.h
 _OPEN_TREE_CLONE = 1  # linux/mount.h
 _MOVE_MOUNT_F_EMPTY_PATH, _MOVE_MOUNT_T_SYMLINKS = 0x4, 0x10
 
+_libc = ctypes.CDLL(None, use_errno=True)
+
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
 
 
@@ -51,25 +53,25 @@ def mount(kind: str, target: Path, options: str, attributes: int = 0) -> None:
         attributes,
         os.fsencode(options),
     )
-    _check(_libc().mount(*arguments), target)
+    _check(_libc.mount(*arguments), target)
 
 
 def bind(source: Path, target: Path) -> None:
     """Show at `target` what is seen at `source`, with all mounts below it. Raises OSError."""
     arguments = (os.fsencode(source), os.fsencode(target), None, _MS_BIND | _MS_REC, None)
-    _check(_libc().mount(*arguments), target)
+    _check(_libc.mount(*arguments), target)
 
 
 def bind_without_devices(directory: Path) -> None:
     """Show a directory on itself, so that no device can be opened below it. Raises OSError."""
     bind(directory, directory)
     path, flags = os.fsencode(directory), _MS_REMOUNT | _MS_BIND | NO_SUID | NO_DEVICES
-    _check(_libc().mount(None, path, None, flags, None), directory)
+    _check(_libc.mount(None, path, None, flags, None), directory)
 
 
 def withhold_from_copies(mounted: Path) -> None:
     """Leave a mount out wherever what is around it is bound or copied. Raises OSError."""
-    _check(_libc().mount(None, os.fsencode(mounted), None, _MS_UNBINDABLE, None), mounted)
+    _check(_libc.mount(None, os.fsencode(mounted), None, _MS_UNBINDABLE, None), mounted)
 
 
 def change_root(mounted: Path) -> None:
@@ -78,19 +80,18 @@ def change_root(mounted: Path) -> None:
 
     Source: pivot_root(2), which describes the new root over the old one, without a place for that.
     """
-    libc = _libc()
     os.chdir(mounted)
-    _check(libc.pivot_root(b".", b"."), mounted)
-    _check(libc.umount2(b".", MNT_DETACH), mounted)
+    _check(_libc.pivot_root(b".", b"."), mounted)
+    _check(_libc.umount2(b".", MNT_DETACH), mounted)
     os.chdir("/")
-    _check(libc.mount(None, b"/", None, _MS_PRIVATE, None), mounted)
+    _check(_libc.mount(None, b"/", None, _MS_PRIVATE, None), mounted)
 
 
 def copy_of(path: Path, *, recursive: bool = True) -> int:
     """A descriptor of a copy of what is seen at a path, a file or a directory, with all mounts below it if
     `recursive`, for `restrict` and `attach`. Raises OSError. Source: open_tree(2)."""
     flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | (_AT_RECURSIVE if recursive else 0)
-    result = _libc().syscall(_OPEN_TREE, _AT_FDCWD, os.fsencode(path), flags)
+    result = _libc.syscall(_OPEN_TREE, _AT_FDCWD, os.fsencode(path), flags)
     _check(min(result, 0), path)
     return int(result)
 
@@ -98,7 +99,7 @@ def copy_of(path: Path, *, recursive: bool = True) -> int:
 def attach(copy: int, target: Path) -> None:
     """Mount what `copy_of` returned at a path. Raises OSError. Source: move_mount(2)."""
     flags = _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_SYMLINKS
-    result = _libc().syscall(_MOVE_MOUNT, copy, b"", _AT_FDCWD, os.fsencode(target), flags)
+    result = _libc.syscall(_MOVE_MOUNT, copy, b"", _AT_FDCWD, os.fsencode(target), flags)
     _check(result, target)
 
 
@@ -110,7 +111,7 @@ def restrict(
     at, path = (mounted, b"") if isinstance(mounted, int) else (_AT_FDCWD, os.fsencode(mounted))
     flags = (_AT_RECURSIVE if recursive else 0) | (0 if path else _AT_EMPTY_PATH)
     wanted = (ctypes.c_uint64 * 4)(attributes, lift, 0, 0)
-    result = _libc().syscall(
+    result = _libc.syscall(
         _MOUNT_SETATTR, at, path, flags, ctypes.byref(wanted), ctypes.sizeof(wanted)
     )
     _check(result, Path(os.fsdecode(path)))
@@ -121,13 +122,13 @@ def can_restrict() -> bool:
     if sys.platform != "linux":  # the number is another call there, or none
         return False
     # No such descriptor: only a kernel that knows the call says so.
-    result = _libc().syscall(_MOUNT_SETATTR, -1, b"", 0, None, 0)
+    result = _libc.syscall(_MOUNT_SETATTR, -1, b"", 0, None, 0)
     return bool(result < 0 and ctypes.get_errno() != errno.ENOSYS)
 
 
 def unmount(target: Path) -> None:
     """Take a mount, and all mounts below it, out of the namespace. Raises OSError."""
-    _check(_libc().umount2(os.fsencode(target), MNT_DETACH), target)
+    _check(_libc.umount2(os.fsencode(target), MNT_DETACH), target)
 
 
 def unmount_below(directory: Path) -> list[Path]:
@@ -161,10 +162,6 @@ def file_system_of(path: Path) -> FileSystem:
 
 def _unescaped(escape: re.Match[bytes]) -> bytes:
     return bytes([int(escape[1], 8)])
-
-
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)
 
 
 def _check(result: int, target: Path) -> None:
