@@ -4,6 +4,7 @@ Each check looks at one thing, changes nothing that outlives it, and says what t
 ok. `dcctl doctor` shows them through the daemon, `dcd doctor` without one. Blocking; call in a thread.
 """
 
+import platform
 import shutil
 import sqlite3
 import subprocess
@@ -16,7 +17,9 @@ from dcd.platform.asking import ask_host_apt
 from dcd.platform.hypervisor import probe_kvm
 from statemachine.errors import DcdError
 from store.host import tools
+from store.host.kernel_scopes import can_scope_sockets
 from store.host.mounts import can_restrict, file_system_of
+from store.host.system_calls import compile_filter
 from store.host.versions import version
 from store.layers.choose import choose
 
@@ -166,17 +169,28 @@ def _namespaces() -> HostCheck:
 
 
 def _isolation() -> HostCheck:
-    if can_restrict():
+    if not can_restrict():
         return HostCheck(
             "isolation",
-            "ok",
-            "workers see the host read-only, and have the capabilities that checkpoints declare",
+            "warning",
+            "workers have the capabilities that checkpoints declare, but see all of the host",
+            "start a kernel from Linux 5.12 on",
         )
+    machine = platform.machine()
+    if not compile_filter(machine):
+        return HostCheck(
+            "isolation",
+            "warning",
+            f"workers have a root of their own, but no filter of system calls, on {machine}",
+            "let only people submit whom you trust with the server",
+        )
+    sockets = (
+        "no abstract socket of the host is in their reach"
+        if can_scope_sockets()
+        else "abstract sockets of the host are in reach of those with the network (before Linux 6.12)"
+    )
     return HostCheck(
-        "isolation",
-        "warning",
-        "workers have the capabilities that checkpoints declare, but the host is not read-only",
-        "start a kernel from Linux 5.12 on",
+        "isolation", "ok", f"workers have a root of their own and filtered system calls; {sockets}"
     )
 
 

@@ -1,12 +1,12 @@
 """Running a program that is not trusted on the host, with as little as it can do with.
 
 It runs as a user without rights, with limits on time, memory, files and output. On Linux it also gets no new
-privileges, and mount, process, IPC and (unless it may use the network) network namespaces of its own, so that
-there is no other process, and nothing of it left afterwards. With `seen` it has a root of its own, in which
-there is the system's software, its directory, and what is named; else, and on kernels before Linux 5.12, it
-can read what everybody on the host can read. It can write nothing of use. Where the caller is not root, it
-runs as the caller; where the caller may not mount (inside a worker), in the caller's namespaces. `main` is
-the inner side.
+privileges, a filter of its system calls, and mount, process, IPC and (unless it may use the network) network
+namespaces of its own, so that there is no other process, and nothing of it left afterwards. With `seen` it
+has a root of its own, in which there is the system's software, its directory, and what is named; else, and on
+kernels before Linux 5.12, it can read what everybody on the host can read. It can write nothing of use. Where
+the caller is not root, it runs as the caller; where the caller may not mount (inside a worker), in the
+caller's namespaces. `main` is the inner side.
 
 Source: setpriv(1), unshare(1), setrlimit(2), chroot(2).
 """
@@ -30,6 +30,7 @@ import msgspec
 from store.host.capabilities import NUMBERS, keep_only, permitted
 from store.host.devices import mount_devices
 from store.host.interpreter import module_command, module_environment
+from store.host.kernel_scopes import leave_session_keyring
 from store.host.mounts import (
     NO_DEVICES,
     NO_SUID,
@@ -42,6 +43,7 @@ from store.host.mounts import (
     restrict,
 )
 from store.host.process import run
+from store.host.system_calls import compile_filter, install
 from store.host.tools import TOOL_PATH
 
 OUTPUT_BYTES = 64 * 1024
@@ -237,6 +239,8 @@ def _become(argv: list[str], allowed: Allowed) -> NoReturn:
             most = min(most, hard)
         resource.setrlimit(what, (most, most))
     if os.geteuid() == 0:
+        if sys.platform == "linux":
+            leave_session_keyring()
         if allowed.user:
             user = pwd.getpwnam(allowed.user)
             os.setgroups([])
@@ -244,6 +248,8 @@ def _become(argv: list[str], allowed: Allowed) -> NoReturn:
             os.setuid(user.pw_uid)
         else:
             keep_only(())
+    if sys.platform == "linux" and (program := compile_filter(os.uname().machine)):
+        install(program)
     os.umask(0o077)
     environment = {**_ENVIRONMENT, **allowed.environment}
     if argv[0] == MODULE:

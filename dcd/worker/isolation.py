@@ -105,7 +105,7 @@ def hiding(path: Path) -> Path | None:
 
 def confine(grants: Grants) -> None:
     """Give up, for this process and all that it starts, what the checkpoint has not declared. Raises
-    OSError."""
+    Unprepared when the kernel cannot filter system calls."""
     leave_session_keyring()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _lower(resource.RLIMIT_NOFILE, grants.open_files)
@@ -116,8 +116,15 @@ def confine(grants: Grants) -> None:
     if can_scope_sockets():
         scope_sockets()
     program = compile_filter(os.uname().machine, grants.capabilities, trusted=grants.host_code)
-    if program:
-        install(program)
+    try:
+        if program:
+            install(program)
+    except OSError as error:
+        raise Unprepared(
+            "the system calls of a worker cannot be filtered",
+            str(error),
+            "start a kernel with seccomp filters (CONFIG_SECCOMP_FILTER)",
+        ) from error
 
 
 def _system() -> Iterator[Step]:

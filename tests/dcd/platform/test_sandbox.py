@@ -38,6 +38,7 @@ def test_it_runs_as_nobody_with_no_privileges_and_none_to_get(place: Path) -> No
     assert fields["Groups"].split() == []
     assert int(fields["CapEff"], 16) == int(fields["CapPrm"], 16) == 0
     assert fields["NoNewPrivs"] == "1"
+    assert fields["Seccomp"] == "2"
 
 
 def test_it_sees_no_other_process_and_no_network(place: Path) -> None:
