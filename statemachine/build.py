@@ -1,7 +1,7 @@
-"""A build's state: what its events say of it, as data.
+"""A build's state, folded from its events, as data.
 
-`statemachine.fold` makes it from the events and nothing else does. Completed checkpoints are always a prefix
-of the plan; at most one attempt is open, and it belongs to the first checkpoint that is not completed. Pure.
+Only `statemachine.fold` creates it. Completed checkpoints are always a prefix of the plan; at most one
+attempt is open, and it belongs to the first checkpoint that is not completed. Pure.
 """
 
 from collections.abc import Mapping
@@ -44,7 +44,7 @@ class CheckpointState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A resource that an open attempt may have made; as in ResourceClaimed."""
+    """A resource that an open attempt may have created; the fields are those of ResourceClaimed."""
 
     kind: str
     name: str
@@ -52,12 +52,12 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointRecord:
-    """What became of one checkpoint of the plan.
+    """The progress and the result of one checkpoint of the plan.
 
-    `attempts` counts all attempts of this build at the name, rewound ones too, so that a log file's
-    name is never used twice. `interruptions` counts those in a row. `log` and `boot_id` are the last
-    attempt's, `claims` those of the open one. `seconds`, `artifacts`, `size_bytes` and `reused_from`
-    are the result's.
+    `attempts` counts all attempts of this build at the checkpoint, including rewound ones, so that no log
+    file name is used twice. `interruptions` counts consecutive interruptions. `log` and `boot_id` belong
+    to the last attempt, `claims` to the open one. `seconds`, `artifacts`, `size_bytes` and `reused_from`
+    belong to the result.
     """
 
     name: str
@@ -77,21 +77,21 @@ class CheckpointRecord:
 
     @property
     def done(self) -> bool:
-        """Whether its result counts."""
+        """Whether the checkpoint has a valid result."""
         return self.state in (CheckpointState.COMPLETED, CheckpointState.REUSED)
 
 
 @dataclass(frozen=True, slots=True)
 class BuildState:
-    """All that is known of a build after its last event.
+    """A build after its last event.
 
-    `checkpoints` go with `plan.checkpoints` one to one; their keys are the plan's, with the state of
-    the world as found when each started. `reason` says for people why the build is in its state, `cause`
-    is that of the last BuildPaused. `pause_before` is a wish not yet reached; `rewound_to` is the
-    checkpoint to which the build was rewound since it last stood still. `removed_at` and `removed_by` say
-    when and by whom its artifacts and logs were removed. `published` artifacts have
-    paths in the state directory. `submitted_position` is the log's position of
-    the first event; `sequence`, `log_position` and `hash` are the last event's.
+    `checkpoints` correspond one to one to `plan.checkpoints`; their keys are the plan's, with the
+    external state found when each checkpoint started. `reason` explains the state to people; `cause` is
+    the cause of the last BuildPaused. `pause_before` is a pause requested and not yet reached;
+    `rewound_to` is the checkpoint to which the build was rewound since it last paused or failed.
+    `removed_at` and `removed_by` say when and by whom its artifacts and logs were removed. `published`
+    artifacts have paths in the state directory. `submitted_position` is the log position of the first
+    event; `sequence`, `log_position` and `hash` belong to the last event.
     """
 
     id: str
@@ -127,14 +127,14 @@ class BuildState:
 
     @property
     def submission_key(self) -> str | None:
-        """What no other build has, if it was submitted with an idempotency key."""
+        """The submission's unique key; None without an idempotency key."""
         if self.idempotency_key is None or not self.request_sha256:
             return self.idempotency_key
         return submission_key(self.actor.uid, self.idempotency_key)
 
     @property
     def completed(self) -> int:
-        """The position: how many checkpoints, from the first on, have a result that counts."""
+        """The position: the number of leading checkpoints with a valid result."""
         for index, record in enumerate(self.checkpoints):
             if not record.done:
                 return index
@@ -154,14 +154,14 @@ class BuildState:
 
     @property
     def parent_key(self) -> str | None:
-        """Key of the layer on which the next checkpoint stands; None for the first."""
+        """Key of the layer on which the next checkpoint builds; None for the first."""
         position = self.completed
         return self.checkpoints[position - 1].key if position else None
 
     @property
     def declared(self) -> tuple[Artifact, ...]:
-        """Artifacts of the completed checkpoints, paths relative to the workspace. Of two with one
-        name the later one counts."""
+        """Artifacts of the completed checkpoints, with paths relative to the workspace. Of two artifacts
+        with the same name the later one counts."""
         named = {
             artifact.name: artifact
             for record in self.checkpoints
@@ -185,11 +185,11 @@ class BuildState:
 
     @property
     def ended(self) -> bool:
-        """Whether no command can make it go on."""
+        """Whether the build has reached a final state."""
         return self.lifecycle in ENDED
 
     def index(self, checkpoint: str) -> int:
-        """The place of a checkpoint in the plan. Raises NotFound."""
+        """The index of a checkpoint in the plan. Raises NotFound."""
         for index, record in enumerate(self.checkpoints):
             if record.name == checkpoint:
                 return index
@@ -204,5 +204,5 @@ class BuildState:
 
 
 def submission_key(uid: int | None, idempotency_key: str) -> str:
-    """An idempotency key among those of all users."""
+    """An idempotency key made unique across users."""
     return f"{uid}:{idempotency_key}"

@@ -1,8 +1,8 @@
 """The codec: payloads and actors to canonical JSON and back, and the hash that chains events.
 
-What is stored is exactly what `encode` returns, and the hash covers exactly what is stored, so a
-log can be verified without understanding it. Reading applies upcasters. An event that this version
-does not know is an error that says so, never skipped: a fold that leaves events out is wrong. Pure.
+The log stores exactly the text that `encode` returns, and the hash covers exactly the stored text, so a
+log can be verified without decoding it. Reading applies upcasters. An event unknown to this version
+is an error and is never skipped: a fold that omits events is wrong. Pure.
 """
 
 from datetime import UTC, datetime
@@ -36,9 +36,9 @@ def encode(payload: Payload) -> str:
         return canonical(payload).decode()
     except UnicodeEncodeError as error:
         raise UsageError(
-            f"{type(payload).__name__} cannot be stored: it has text that is not Unicode",
+            f"{type(payload).__name__} cannot be stored: it contains text that is not Unicode",
             str(error),
-            "give files and parameters names in UTF-8",
+            "use UTF-8 for the names of files and parameters",
         ) from error
 
 
@@ -74,7 +74,7 @@ def decode_actor(data: str) -> Actor:
 
 
 def encode_time(time: datetime) -> str:
-    """RFC 3339, UTC, always with microseconds, so that texts sort as times do."""
+    """The time in RFC 3339, UTC, always with microseconds, so that the texts sort like the times."""
     text = time.astimezone(UTC).isoformat(timespec="microseconds")
     return text.replace("+00:00", "Z")
 
@@ -94,7 +94,7 @@ def event_hash(
     actor: str,
     data: str,
 ) -> str:
-    """sha256 (hex) over the build's previous hash (`FIRST_HASH` for its first event) and everything
-    of this event except its position, all as stored."""
+    """sha256 (hex) over the build's previous hash (`FIRST_HASH` for its first event) and all stored
+    fields of this event except its position."""
     fields = [previous_hash, build, sequence, type_name, version, time, actor, data]
     return sha256(canonical(fields)).hexdigest()

@@ -1,8 +1,8 @@
-"""Commands: what somebody wants, and the events that follow from it.
+"""Commands: requests to a build, and the events that result from them.
 
-`decide` turns a command and the present machine into the payloads to append, all of them or none: they
-have been tried on the machine, which refuses what is not legal. A wish that already holds gives no event and
-no error, so a command may be sent twice. Facts of the engine's own (an attempt began, a layer is committed)
+`decide` turns a command and the present machine into the payloads to append, all or none: the machine has
+accepted them in order and refuses illegal ones. A request that is already fulfilled gives no event and
+no error, so commands are idempotent. Facts that the engine reports (an attempt began, a layer is committed)
 need no decision: they are payloads already. Pure: no I/O, no clock.
 """
 
@@ -34,20 +34,20 @@ from statemachine.machine import BuildMachine
 from statemachine.plan import Plan
 
 PARK_AFTER = 3
-"""So many interruptions of one checkpoint in a row park the build."""
+"""Number of consecutive interruptions of one checkpoint after which the build is parked."""
 
 HAS_PLACE = frozenset({Lifecycle.RUNNING, Lifecycle.PAUSING, Lifecycle.CANCELLING})
-"""States in which the engine may be at work for a build."""
+"""States in which the engine may be working on a build."""
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Give a queued build its place; one that has it, after a restart of the daemon, keeps it."""
+    """Give a queued build its slot; a build that had a slot before a restart of the daemon keeps it."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequestPause:
-    """Stop before checkpoint `before`, or, when None, as soon as the running one has ended."""
+    """Pause before checkpoint `before`; when None, as soon as the running checkpoint ends."""
 
     before: str | None = None
 
@@ -65,9 +65,9 @@ class Replacement:
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """Go on: from where the build is, or from before checkpoint `from_checkpoint`, which then runs and is not
-    reused, or with a new manifest, of which the longest unchanged prefix is kept. A build that is pausing
-    goes on as if no pause had been requested."""
+    """Continue from the present position, or from checkpoint `from_checkpoint`, which then runs and is not
+    reused, or with a new manifest, which keeps the longest unchanged prefix. In a build that is pausing
+    it withdraws the pause."""
 
     from_checkpoint: str | None = None
     pause_before: str | None = None
@@ -76,23 +76,23 @@ class Resume:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Let a failed build go on from where it stands."""
+    """Continue a failed build from its present position."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequestCancel:
-    """Give the build up. One without an open attempt is cancelled at once, unless it has a place:
-    then the engine, which may be at work for it, finishes the cancel."""
+    """Cancel the build. A build without an open attempt is cancelled at once, unless it has a slot:
+    then the engine, which may be working on it, completes the cancellation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Remove:
-    """Drop the artifacts and logs of an ended build. Append the event first, then remove."""
+    """Remove the artifacts and logs of an ended build. The event is appended before the files are removed."""
 
 
 @dataclass(frozen=True, slots=True)
 class FailCheckpoint:
-    """The checkpoint failed, and the build with it: in its open attempt, or before one could begin."""
+    """Fail the checkpoint and the build: in its open attempt, or before an attempt could begin."""
 
     checkpoint: str
     error: ErrorInfo
@@ -101,8 +101,8 @@ class FailCheckpoint:
 
 @dataclass(frozen=True, slots=True)
 class InterruptCheckpoint:
-    """The open attempt ended without a verdict; causes as in CheckpointInterrupted. `no-space`, and a
-    counted cause `PARK_AFTER` times in a row, pause the build."""
+    """End the open attempt without a verdict; causes as in CheckpointInterrupted. `no-space` pauses the
+    build, and so does a counted cause the `PARK_AFTER`th time in a row."""
 
     checkpoint: str
     cause: str
@@ -111,7 +111,7 @@ class InterruptCheckpoint:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Pause a build without an open attempt. `wanted`: only if somebody still wants it to pause here."""
+    """Pause a build without an open attempt. `wanted`: only if a pause here is still requested."""
 
     reason: str
     cause: str = "requested"
@@ -131,12 +131,12 @@ Command = (
 )
 
 Change = Command | Payload
-"""What changes a build: a wish, or a fact of the engine's own, which is recorded as it is."""
+"""A change to a build: a command, or a fact from the engine, which is recorded unchanged."""
 
 
 def submit(payload: BuildSubmitted) -> tuple[Payload, ...]:
-    """The first events of a build. Raises UsageError for a plan that cannot be run, NotFound when it
-    is to pause before a checkpoint that does not exist."""
+    """The first events of a build. Raises UsageError for a plan that cannot run, NotFound when
+    `pause_before` names a checkpoint that does not exist."""
     names = [checkpoint.name for checkpoint in payload.plan.checkpoints]
     if not names:
         raise UsageError("a build needs at least one checkpoint")
@@ -150,7 +150,7 @@ def submit(payload: BuildSubmitted) -> tuple[Payload, ...]:
 
 
 def decide(machine: BuildMachine, change: Change) -> tuple[Payload, ...]:
-    """The payloads to append for `change`, in order and together; none when the wish already holds. Raises
+    """The payloads to append for `change`, in order and together; none when it is already fulfilled. Raises
     Refused, or NotFound for a checkpoint that does not exist."""
     if machine.state.removed and not isinstance(change, Remove):
         raise removed(machine.state)
@@ -160,7 +160,7 @@ def decide(machine: BuildMachine, change: Change) -> tuple[Payload, ...]:
 
 
 def removed(state: BuildState) -> Removed:
-    """That a build was removed, as an error for whoever asks for what is gone."""
+    """The error for a request about a removed build."""
     assert state.removed_at is not None and state.removed_by is not None
     return Removed(
         f"build {state.id} was removed",
@@ -189,14 +189,14 @@ def _payloads(state: BuildState, command: Command) -> tuple[Payload, ...]:
             return _interrupt(state, command)
         case Pause():
             if command.wanted and not _is_to_pause(state):
-                raise Refused(f"no pause of build {state.id} is wanted any more")
+                raise Refused(f"the pause of build {state.id} was withdrawn")
             return (_paused(state, command.reason, command.cause),)
 
 
 def _pause(state: BuildState, command: RequestPause) -> tuple[Payload, ...]:
     if command.before is None:
         if state.lifecycle is Lifecycle.PAUSED and state.cause == "no-space":
-            # It would go on by itself.
+            # Without this event the build would resume automatically.
             return (BuildPaused("paused as requested"),)
         if state.lifecycle in (Lifecycle.PAUSING, Lifecycle.PAUSED):
             return ()
@@ -208,7 +208,7 @@ def _pause(state: BuildState, command: RequestPause) -> tuple[Payload, ...]:
 
 
 def _resume(state: BuildState, command: Resume) -> tuple[Payload, ...]:
-    if _goes_on_as_wished(state, command):
+    if _is_already_as_requested(state, command):
         return ()
     if state.lifecycle is Lifecycle.PAUSING:
         return _withdraw_pause(state, command)
@@ -216,7 +216,7 @@ def _resume(state: BuildState, command: Resume) -> tuple[Payload, ...]:
     declines = None
     if command.from_checkpoint is not None:
         if state.index(command.from_checkpoint) == state.completed:
-            # There is nothing to rewind, but whoever names it wants it to run.
+            # There is nothing to rewind, but a named checkpoint must run and not be reused.
             declines = command.from_checkpoint
         else:
             rewound = (BuildRewound(command.from_checkpoint),)
@@ -252,15 +252,15 @@ def _resume(state: BuildState, command: Resume) -> tuple[Payload, ...]:
 
 
 def _withdraw_pause(state: BuildState, command: Resume) -> tuple[Payload, ...]:
-    """The checkpoint that runs goes on running, so nothing else can change now."""
+    """The payloads that withdraw a pause. The running checkpoint continues, so nothing else can change."""
     changed = command.replacement is not None and not _is_in_force(state, command.replacement)
     if changed or command.from_checkpoint is not None:
         wish = "another manifest" if changed else f"from {command.from_checkpoint}"
         raise Refused(
             f"cannot resume build {state.id} {'with ' if changed else ''}{wish}: it is pausing",
             "its checkpoint is still running",
-            f"wait until it is paused (dcctl follow {state.id}); `dcctl resume {state.id}` alone takes the"
-            " pause back",
+            f"wait until it is paused (dcctl follow {state.id}); `dcctl resume {state.id}` without options"
+            " withdraws the pause",
         )
     return (BuildResumed(command.pause_before or state.pause_before),)
 
@@ -275,15 +275,15 @@ def _is_to_pause(state: BuildState) -> bool:
 def _retry(state: BuildState) -> tuple[Payload, ...]:
     if state.lifecycle in (Lifecycle.PAUSING, Lifecycle.PAUSED):
         raise Refused(
-            f"cannot retry build {state.id}: it is {state.lifecycle}, it has not failed",
+            f"cannot retry build {state.id}: it is {state.lifecycle}, not failed",
             state.reason,
-            f"`dcctl resume {state.id}` lets it go on",
+            f"continue it with `dcctl resume {state.id}`",
         )
     return _resume(state, Resume())
 
 
-def _goes_on_as_wished(state: BuildState, command: Resume) -> bool:
-    """Whether the build is going on already, and from there, so far and with that manifest."""
+def _is_already_as_requested(state: BuildState, command: Resume) -> bool:
+    """Whether the build already runs with the requested start, pause and manifest."""
     if state.lifecycle not in (Lifecycle.QUEUED, Lifecycle.RUNNING):
         return False
     running = state.running.name if state.running else None
@@ -332,13 +332,13 @@ def _interrupt(state: BuildState, command: InterruptCheckpoint) -> tuple[Payload
         return (interrupted,)
     reason = (
         f"{command.checkpoint} was interrupted {record.interruptions} times in a row,"
-        f" at last because of {command.cause}; find the cause, then resume"
+        f" most recently by {command.cause}; find the cause, then resume"
     )
     return (interrupted, BuildPaused(reason, "interrupted"))
 
 
 def _paused(state: BuildState, reason: str, cause: str) -> BuildPaused:
-    """Whatever stops it, a build that a person wanted to stand still does not go on by itself."""
+    """A requested pause prevails over `cause`, so that the build does not resume automatically."""
     return BuildPaused(reason, "requested" if state.lifecycle is Lifecycle.PAUSING else cause)
 
 

@@ -1,7 +1,7 @@
-"""The one error hierarchy of the project.
+"""The error hierarchy of the project.
 
 Every error that a user can cause or correct is a `DcdError`: what happened (brief), where and why
-(details), and what to do (resolution). Its class says which `problem` it is, so a command, a script and
+(details), and what to do (resolution). Its class sets its `problem`, so a command, a script and
 a web client see the same error: the API maps it to an HTTP status (`dcd.api.problems`), the command
 lines to exit codes. Lowest layer: imports nothing.
 """
@@ -10,7 +10,7 @@ from typing import ClassVar
 
 
 class DcdError(Exception):
-    """Something went wrong that a person should read about.
+    """An error for people.
 
     `problem` is the last part of the problem type `urn:dcd:problem:<problem>` (RFC 9457).
     """
@@ -46,7 +46,7 @@ class NotFound(DcdError):
 
 
 class Removed(NotFound):
-    """The build was removed: its events are there, what it delivered and printed is not."""
+    """The build was removed: its events are kept, its artifacts and logs are gone."""
 
     problem = "removed"
 
@@ -58,13 +58,13 @@ class Refused(DcdError):
 
 
 class InvalidManifest(DcdError):
-    """The manifest cannot be built as it stands. `dcd.manifest` subclasses it with diagnostics."""
+    """The manifest has errors. `dcd.manifest` subclasses it with diagnostics."""
 
     problem = "invalid-manifest"
 
 
 class Unprepared(DcdError):
-    """The host lacks something the plan needs: a tool, space, a privilege, a reachable mirror."""
+    """The host lacks a requirement of the plan: a tool, space, a privilege, a reachable mirror."""
 
     problem = "unprepared"
 
@@ -76,16 +76,16 @@ class Unavailable(DcdError):
 
 
 class TooManyRequests(DcdError):
-    """A client asks for more than its share."""
+    """A client exceeds its share."""
 
     problem = "too-many-requests"
 
 
 class LostEvents(DcdError):
-    """The event log holds less than it once did. Told, not raised: the daemon serves all the same."""
+    """The event log has lost events. Reported, not raised: the daemon continues to serve."""
 
 
 class CheckpointError(DcdError):
-    """A checkpoint could not do its work. Raised by `execute`, recorded in CheckpointFailed."""
+    """A checkpoint failed. Raised by `execute`, recorded in CheckpointFailed."""
 
     problem = "checkpoint-failed"

@@ -1,9 +1,9 @@
-"""Events: what happened to a build, in the past tense, and nothing else.
+"""Events: the facts of a build, in the past tense.
 
-A payload is a frozen dataclass of JSON values; its class name is the event's type and `VERSION` the
+A payload is a frozen dataclass of JSON values; its class name is the event's type and `VERSION` is the
 version of its schema. Stored payloads never change: a new version of a schema comes with an upcaster
-(`statemachine.upcasters`) from the version before. Time, ids, actor and environment enter only
-here, as data, so that replay gives the same machine every time. Pure: no I/O, no clock.
+(`statemachine.upcasters`) from the previous version. Time, ids, actor and environment enter only
+here, as data, so that replay always gives the same machine. Pure: no I/O, no clock.
 """
 
 from dataclasses import dataclass, field
@@ -22,10 +22,10 @@ class Payload:
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A file that a build delivers. `path` is relative to the workspace before it is published, to the state
-    directory afterwards (version 0.1.0 recorded an absolute one); `format` is a short word such as `iso`,
-    `text`, `png`, `xml`, `qcow2`. `evidence` tells of the trying of products and differs each time: a
-    console's log, a picture."""
+    """A file that a build delivers. `path` is relative to the workspace before publication, to the state
+    directory afterwards (version 0.1.0 recorded an absolute path); `format` is a short word such as `iso`,
+    `text`, `png`, `xml`, `qcow2`. `evidence` marks a record of a product's test, which differs each time: a
+    console log, a screenshot."""
 
     name: str
     path: str
@@ -46,7 +46,7 @@ class ErrorInfo:
 
 @dataclass(frozen=True, slots=True)
 class InputFile:
-    """A captured input: the path as the manifest resolves it, the blob's digest and the mode."""
+    """A captured input file: the path resolved from the manifest, the blob's digest and the mode."""
 
     path: str
     sha256: str
@@ -55,10 +55,10 @@ class InputFile:
 
 @dataclass(frozen=True, slots=True)
 class BuildSubmitted(Payload):
-    """A client handed in a manifest; it was parsed, checked and planned. The build is queued.
+    """A client submitted a manifest; it was parsed, checked and planned. The build is queued.
 
-    `idempotency_key` belongs to the user who submitted, `request_sha256` is the digest of all that was
-    submitted ("" in events of version 0.1.0, whose keys belonged to all users)."""
+    `idempotency_key` is unique per submitting user; `request_sha256` is the digest of the whole request
+    ("" in events of version 0.1.0, whose keys were unique across all users)."""
 
     name: str
     manifest: str
@@ -75,15 +75,14 @@ class BuildSubmitted(Payload):
 
 @dataclass(frozen=True, slots=True)
 class BuildStarted(Payload):
-    """The scheduler gave the build a place (again, after it was resumed)."""
+    """The scheduler gave the build a slot, for the first time or after a resume."""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckpointStarted(Payload):
-    """An attempt at a checkpoint is about to run. `external` is the state of the world that its key
-    covers (repositories, tools of the host: name to what identifies it), as found now; where it differs
-    from the plan, the keys from this checkpoint on are chained again from it. `boot_id` is the host's, to
-    tell a reboot."""
+    """An attempt at a checkpoint is about to run. `external` is the present external state that the key
+    covers (repositories and tools of the host: name to identifying text); where it differs from the plan,
+    the keys from this checkpoint on are chained again. `boot_id` of the host identifies a reboot."""
 
     checkpoint: str
     attempt: int
@@ -95,9 +94,9 @@ class CheckpointStarted(Payload):
 
 @dataclass(frozen=True, slots=True)
 class ResourceClaimed(Payload):
-    """The attempt is about to make something that no namespace of its worker contains, such as an iSCSI
-    target of the kernel. `kind` says what and how it is released, `name` which. It is released before
-    the attempt's end is an event, so claims without one are what recovery has to release."""
+    """The attempt is about to create a resource outside its worker's namespaces, such as an iSCSI target of
+    the kernel. `kind` selects how to release it, `name` identifies it. It is released before the event
+    that ends the attempt, so recovery has to release the claims of attempts without such an event."""
 
     checkpoint: str
     attempt: int
@@ -107,8 +106,8 @@ class ResourceClaimed(Payload):
 
 @dataclass(frozen=True, slots=True)
 class CheckpointReused(Payload):
-    """A layer with the checkpoint's key was there; nothing ran. `reused_from` is the build that
-    made it (the build itself after a rewind). `left` as in CheckpointCompleted."""
+    """A layer with the checkpoint's key existed; nothing ran. `reused_from` is the build that
+    created it (the build itself after a rewind). `left` as in CheckpointCompleted."""
 
     checkpoint: str
     key: str
@@ -120,7 +119,7 @@ class CheckpointReused(Payload):
 
 @dataclass(frozen=True, slots=True)
 class CheckpointCompleted(Payload):
-    """The attempt succeeded and its layer is committed. `left` are files among the media, by their path in
+    """The attempt succeeded and its layer is committed. `left` lists the files among the media, by path in
     the workspace, that it neither delivered nor recorded for later checkpoints."""
 
     checkpoint: str
@@ -134,7 +133,7 @@ class CheckpointCompleted(Payload):
 
 @dataclass(frozen=True, slots=True)
 class CheckpointFailed(Payload):
-    """The checkpoint itself said no. Its attempt is discarded; every earlier layer is kept."""
+    """The checkpoint reported an error. Its attempt is discarded; every earlier layer is kept."""
 
     checkpoint: str
     attempt: int
@@ -156,14 +155,14 @@ class CheckpointInterrupted(Payload):
 
 @dataclass(frozen=True, slots=True)
 class PauseRequested(Payload):
-    """Stop before checkpoint `before`, or, when None, as soon as the running one has ended."""
+    """A pause was requested before checkpoint `before`; when None, as soon as the running one ends."""
 
     before: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class BuildPaused(Payload):
-    """The build stands still between two checkpoints. `reason` is for people; `cause` is one of
+    """The build is paused between two checkpoints. `reason` is for people; `cause` is one of
     `requested`, `interrupted` (parked), `no-space`."""
 
     reason: str
@@ -172,9 +171,9 @@ class BuildPaused(Payload):
 
 @dataclass(frozen=True, slots=True)
 class BuildResumed(Payload):
-    """A paused or failed build is queued again; one that was pausing runs on. With `plan`, the manifest was
-    replaced, and the first `kept` checkpoints keep their results. From checkpoint `declines` on, which is the
-    next, no result of other builds is reused."""
+    """A paused or failed build is queued again; a build that was pausing continues. With `plan`, the manifest
+    was replaced, and the first `kept` checkpoints keep their results. From `declines` on, the next
+    checkpoint, no result of other builds is reused."""
 
     pause_before: str | None = None
     manifest: str | None = None
@@ -188,8 +187,8 @@ class BuildResumed(Payload):
 
 @dataclass(frozen=True, slots=True)
 class BuildRewound(Payload):
-    """Completed results from checkpoint `checkpoint` on no longer count; it runs again. `cause` is one of
-    `requested` (what was made is declined) and `layer-missing` (it was lost); `reason` is for people."""
+    """The results from checkpoint `checkpoint` on are no longer valid; it runs again. `cause` is one of
+    `requested` (existing results are declined) and `layer-missing` (lost); `reason` is for people."""
 
     checkpoint: str
     reason: str = ""
@@ -198,17 +197,17 @@ class BuildRewound(Payload):
 
 @dataclass(frozen=True, slots=True)
 class CancelRequested(Payload):
-    """Somebody wants the build gone; a running attempt is being stopped."""
+    """A cancel was requested; a running attempt is being stopped."""
 
 
 @dataclass(frozen=True, slots=True)
 class BuildCancelled(Payload):
-    """The build will not go on."""
+    """The build is cancelled; no attempt runs."""
 
 
 @dataclass(frozen=True, slots=True)
 class ArtifactPublished(Payload):
-    """An artifact is in the artifact directory, whole and synced."""
+    """An artifact is in the artifact directory, complete and synced."""
 
     artifact: Artifact
 
@@ -222,7 +221,7 @@ class BuildCompleted(Payload):
 
 @dataclass(frozen=True, slots=True)
 class BuildFailed(Payload):
-    """A checkpoint failed; the build stands and can be resumed."""
+    """A checkpoint failed; the build stopped and can be resumed."""
 
     checkpoint: str | None
     error: ErrorInfo
@@ -230,12 +229,12 @@ class BuildFailed(Payload):
 
 @dataclass(frozen=True, slots=True)
 class BuildRemoved(Payload):
-    """The build's artifacts and logs are gone; its events stay."""
+    """The build's artifacts and logs are removed; its events are kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who caused an event: peer credentials of the socket, or the daemon itself (uid None)."""
+    """The originator of an event: peer credentials of the socket, or the daemon itself (uid None)."""
 
     uid: int | None = None
     gid: int | None = None

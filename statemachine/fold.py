@@ -1,9 +1,8 @@
-"""The fold: what each event makes of a build's state.
+"""The fold: the effect of each event on a build's state.
 
-`evolve` is the only way a `BuildState` comes to be: the same events give the same state, in the engine, in
-the projection and after a restart. It records what happened and does not judge: what may happen is decided
-by the machine (`statemachine.machine`). Where an event leads in the lifecycle is in the table of
-`statemachine.lifecycle`. Pure.
+Only `evolve` creates a `BuildState`: the same events give the same state, in the engine, in the projection
+and after a restart. The fold records and does not validate: the machine (`statemachine.machine`) decides
+which events may happen. The table of `statemachine.lifecycle` has the destination of each event. Pure.
 """
 
 from collections.abc import Mapping
@@ -69,14 +68,14 @@ def evolve(state: BuildState | None, event: Event) -> BuildState:
 
 
 def advance(state: BuildState, payload: Payload) -> BuildState:
-    """What `payload` makes of the state, apart from the event's place in the log. Raises NotFound for
-    a checkpoint that is not in the plan, DcdError for an unknown payload."""
+    """The state after `payload`, except for the event's place in the log. Raises NotFound for a
+    checkpoint that is not in the plan, DcdError for an unknown payload."""
     after = _noted(state, payload)
     return replace(after, lifecycle=destination(state.lifecycle, payload))
 
 
 def _noted(state: BuildState, payload: Payload) -> BuildState:
-    """Everything that `payload` changes beside the lifecycle."""
+    """The state after `payload`, except for the lifecycle."""
     match payload:
         case BuildStarted():
             return replace(state, reason="")
@@ -161,7 +160,7 @@ def _noted(state: BuildState, payload: Payload) -> BuildState:
             first = state.index(payload.checkpoint)
             plan = state.plan
             if payload.cause == "requested":
-                # Who rewinds wants it to run again, not to find what it made.
+                # After a requested rewind the checkpoint must run again, not reuse its own result.
                 plan = with_salt(plan, first, f"{state.id}:{state.sequence}")
             return replace(
                 state,
@@ -185,7 +184,7 @@ def _noted(state: BuildState, payload: Payload) -> BuildState:
             return replace(state, reason="", pause_before=None)
         case BuildFailed():
             if payload.checkpoint is not None:
-                # It is the checkpoint's failure also when no attempt could begin.
+                # The checkpoint has failed even if no attempt could begin.
                 state = _recorded(
                     state, payload.checkpoint, state=CheckpointState.FAILED, error=payload.error
                 )
@@ -259,7 +258,7 @@ def _resumed(state: BuildState, data: BuildResumed) -> BuildState:
 
 
 def _declining(state: BuildState, checkpoint: str | None) -> BuildState:
-    """The build with keys from `checkpoint` on that no layer has; all of these are still to come."""
+    """The build with new keys from `checkpoint` on, which no layer has; none of these has completed."""
     if checkpoint is None:
         return state
     plan = with_salt(state.plan, state.index(checkpoint), f"{state.id}:{state.sequence}")
@@ -271,7 +270,7 @@ def _declining(state: BuildState, checkpoint: str | None) -> BuildState:
 
 
 def _pending(record: CheckpointRecord) -> CheckpointRecord:
-    """The record without its result; only the number of attempts stays."""
+    """The record without its result; only the number of attempts is kept."""
     return CheckpointRecord(record.name, record.key, attempts=record.attempts)
 
 
@@ -284,7 +283,7 @@ def _recorded(build: BuildState, checkpoint: str, /, **changes: Any) -> BuildSta
 
 
 def _with_external(state: BuildState, checkpoint: str, external: Mapping[str, str]) -> BuildState:
-    """The plan as the world was found. No external state recorded means: as planned."""
+    """The build with the external state found at the start; an empty one means as planned."""
     if not external:
         return state
     index = state.index(checkpoint)

@@ -1,7 +1,7 @@
-"""Pictures of a build's machine as text: Mermaid (https://mermaid.js.org) and DOT (https://graphviz.org).
+"""Diagrams of a build's machine as text: Mermaid (https://mermaid.js.org) and DOT (https://graphviz.org).
 
-Drawn from the transitions that the machine really has, both regions side by side, with the present
-states marked. A rewind over several checkpoints is several of the steps back that are drawn. Pure.
+The diagrams show the machine's own transitions, both regions side by side, with the present states
+marked. A rewind over several checkpoints takes several of the steps back shown. Pure.
 """
 
 from collections.abc import Iterator
@@ -62,7 +62,7 @@ def _ids(edges: list[Edge]) -> dict[tuple[str, str], str]:
 
 
 def _label(edge: Edge) -> str:
-    """A checkpoint's own name for its transition; the command's, or the event's, in the lifecycle."""
+    """The label of a transition: the checkpoint in the position, the command or event in the lifecycle."""
     return COMMANDS.get(edge.name, edge.name).removeprefix("run ")
 
 

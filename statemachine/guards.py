@@ -1,8 +1,8 @@
-"""Guards: what a transition demands beyond the state it starts from.
+"""Guards: the conditions of a transition beyond its source state.
 
-Each judges one event against the build's state and raises `Refused` where it may not follow. The table in
-`statemachine.lifecycle` names them; `statemachine.machine` alone calls them, and completes the refusal with
-the command and what is possible instead. Pure.
+Each guard checks one event against the build's state and raises `Refused` for an illegal one. The table in
+`statemachine.lifecycle` names them; only `statemachine.machine` calls them, and completes the refusal with
+the command and the possible alternatives. Pure.
 """
 
 from statemachine.build import BuildState
@@ -35,21 +35,21 @@ def starts_next(state: BuildState, payload: CheckpointStarted) -> None:
 
 
 def reuses_next(state: BuildState, payload: CheckpointReused) -> None:
-    """A result is reused for the first checkpoint that is not completed."""
+    """Only the first checkpoint that is not completed reuses a result."""
     _is_next(state, payload)
 
 
 def in_attempt(state: BuildState, payload: InAttempt) -> None:
-    """The attempt that claims something, or ends, is the open one."""
+    """Only the open attempt claims a resource or ends."""
     running = state.running
     if running is None:
         raise Refused("no attempt is open")
     if (payload.checkpoint, payload.attempt) != (running.name, running.attempts):
-        raise Refused(f"the open attempt is {running.name}, {running.attempts}")
+        raise Refused(f"the open attempt is number {running.attempts} at {running.name}")
 
 
 def completes_attempt(state: BuildState, payload: CheckpointCompleted) -> None:
-    """The attempt that completes is the open one, and its result has the planned key."""
+    """Only the open attempt completes, with the planned key."""
     in_attempt(state, payload)
     planned = state.checkpoints[state.index(payload.checkpoint)].key
     if payload.key != planned:
@@ -57,7 +57,7 @@ def completes_attempt(state: BuildState, payload: CheckpointCompleted) -> None:
 
 
 def pauses_later(state: BuildState, payload: PauseRequested) -> None:
-    """The wish is to stop before a checkpoint that is still to come."""
+    """The requested pause is before a checkpoint that is still to come."""
     assert payload.before is not None
     _is_to_come(state, payload.before)
     if state.running is not None and state.running.name == payload.before:
@@ -78,20 +78,20 @@ def pauses(state: BuildState, payload: BuildPaused) -> None:
 
 
 def fails_next(state: BuildState, payload: BuildFailed) -> None:
-    """No attempt is open, and a checkpoint that is to blame is the one whose turn it is."""
+    """No attempt is open, and the failed checkpoint, if named, is the next one."""
     no_attempt(state, payload)
     if payload.checkpoint is not None and state.index(payload.checkpoint) != state.completed:
-        raise Refused(f"it is not the turn of {payload.checkpoint}")
+        raise Refused(f"{payload.checkpoint} is not the next checkpoint")
 
 
 def rewinds_completed(state: BuildState, payload: BuildRewound) -> None:
-    """Only what has completed can be rewound."""
+    """Only a completed checkpoint can be rewound."""
     if state.index(payload.checkpoint) >= state.completed:
         raise Refused(f"{payload.checkpoint} has not completed yet")
 
 
 def rewinds_lost(state: BuildState, payload: BuildRewound) -> None:
-    """A build that runs is rewound only because a layer is missing, and between two attempts."""
+    """A running build is rewound only for a missing layer, and only between attempts."""
     if payload.cause != "layer-missing":
         raise Refused("it is running")
     no_attempt(state, payload)
@@ -99,8 +99,8 @@ def rewinds_lost(state: BuildState, payload: BuildRewound) -> None:
 
 
 def resumes(state: BuildState, payload: BuildResumed) -> None:
-    """A new plan keeps exactly the completed checkpoints whose keys it shares; a wish to pause names
-    a checkpoint that is still to come."""
+    """A new plan keeps exactly the completed checkpoints whose keys it shares; a requested pause is
+    before a checkpoint that is still to come."""
     position, names = state.completed, [record.name for record in state.checkpoints]
     if payload.plan is not None:
         names = [checkpoint.name for checkpoint in payload.plan.checkpoints]
@@ -113,8 +113,8 @@ def resumes(state: BuildState, payload: BuildResumed) -> None:
         raise Refused(f"{payload.declines} is not among the checkpoints still to come")
 
 
-def takes_pause_back(state: BuildState, payload: BuildResumed) -> None:
-    """The checkpoint that runs goes on running, so only where to pause next can change."""
+def withdraws_pause(state: BuildState, payload: BuildResumed) -> None:
+    """The running checkpoint continues, so only the next pause can change."""
     if payload.plan is not None or payload.declines is not None:
         raise Refused("its checkpoint is still running")
     if payload.pause_before is not None:
@@ -130,14 +130,14 @@ def all_completed(state: BuildState, payload: Payload) -> None:
 
 
 def all_published(state: BuildState, payload: Payload) -> None:
-    """Every checkpoint has completed and every artifact that they declared is published."""
+    """Every checkpoint has completed and every declared artifact is published."""
     all_completed(state, payload)
     if state.unpublished:
         raise Refused(f"artifact {state.unpublished[0].name} is not published yet")
 
 
 def not_removed(state: BuildState, payload: Payload) -> None:
-    """A build is removed once."""
+    """The build is not removed yet."""
     if state.removed:
         raise Refused("it is removed already")
 

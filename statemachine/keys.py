@@ -1,12 +1,12 @@
-"""Keys: what names a checkpoint's result, and why two of them differ.
+"""Keys: the names of checkpoint results, and the reasons why two keys differ.
 
-A key is sha256 over the key of the checkpoint before and the checkpoint's own ingredients, sorted, so
-that the order in which a planner finds them does not matter. Nothing else enters: description,
-estimate, needs and log level do not change a result. The checkpoint's *name* is not an ingredient
-either: what is read by that name (`software`, `configuration`) enters as the manifest node itself, so a
-checkpoint that is merely renamed keeps its layer. An ingredient's name does enter (two arguments that
-swap their values differ), therefore an `input` is named by its path as the manifest writes it: the
-same manifest in another directory has the same keys. Pure.
+A key is sha256 over the previous checkpoint's key and the checkpoint's own ingredients, sorted, so
+that their order in the planner does not matter. Nothing else enters: description, estimate, needs and
+log level do not change a result. The checkpoint's *name* is not an ingredient either: the manifest nodes
+of that name (`software`, `configuration`) enter by themselves, so a renamed checkpoint keeps its layer.
+An ingredient's name does enter (swapping the values of two arguments changes the key), therefore an
+`input` is named by its path as written in the manifest: the same manifest in another directory has the
+same keys. Pure.
 """
 
 import re
@@ -36,20 +36,20 @@ _PHRASES = {
     "input": "file {name} {verb}",
     EPOCH: "the time of the build {verb}",
     EXTERNAL: "{name} {verb}",
-    SALT: "what was made before is declined",
+    SALT: "earlier results are declined",
 }
 
 _OF_HOST = " of the host"
-"""How the name of external state ends that is this host's: a tool, its files, what it is by default."""
+"""Suffix of the names of external state that belongs to this host: a tool, its files, its defaults."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}\b ?")
 
 _NAMED_FOR_IT = ("software", "configuration")
-"""Manifest nodes that bear the checkpoint's name, which is why it is no part of the ingredient's."""
+"""Manifest nodes that have the checkpoint's name, so the ingredient's name omits it."""
 
 
 def canonical(value: Json) -> bytes:
-    """The one JSON text of a value: UTF-8, sorted keys, no white space (in the spirit of RFC 8785)."""
+    """The canonical JSON of a value: UTF-8, sorted keys, no white space (similar to RFC 8785)."""
     return msgspec.json.encode(value, order="sorted")
 
 
@@ -64,13 +64,13 @@ def chain_key(previous_key: str, ingredients: Iterable[Ingredient]) -> str:
 
 
 def chain(checkpoints: Iterable[PlannedCheckpoint]) -> Plan:
-    """A plan of these checkpoints with every key computed, whatever keys they came with."""
+    """A plan of these checkpoints with every key computed anew."""
     return _chain_from(tuple(checkpoints), 0)
 
 
 def with_epoch(plan: Plan, epoch: int | None, line: int = 0) -> Plan:
-    """The plan with the build's time, seconds since 1970, as an ingredient of its first checkpoint (None:
-    with none), and all keys chained again. `line` is where the manifest says it."""
+    """The plan with the build's time, seconds since 1970, as an ingredient of its first checkpoint (None
+    for no time), and all keys chained again. `line` is its line in the manifest."""
     if not plan.checkpoints:
         return plan
     first = plan.checkpoints[0]
@@ -87,8 +87,8 @@ def epoch_of(plan: Plan) -> int | None:
 
 
 def with_external(plan: Plan, index: int, external: Mapping[str, str]) -> Plan:
-    """The plan with the `external` ingredients of checkpoint `index` replaced by these (name to what
-    identifies the state), and every key from it on chained again. The same plan when nothing differs."""
+    """The plan with the `external` ingredients of checkpoint `index` replaced by these (name to identifying
+    text), and every key from there on chained again. The same plan object when nothing differs."""
     checkpoint = plan.checkpoints[index]
     planned = {part.name: part for part in checkpoint.ingredients if part.kind == EXTERNAL}
     if {name: part.digest for name, part in planned.items()} == dict(external):
@@ -105,8 +105,8 @@ def with_external(plan: Plan, index: int, external: Mapping[str, str]) -> Plan:
 
 
 def with_salt(plan: Plan, index: int, salt: str) -> Plan:
-    """The plan with every key from checkpoint `index` on unlike any other's. So reuse is declined,
-    for a fresh build and for what was rewound, and no layer that others stand on is touched."""
+    """The plan with unique keys from checkpoint `index` on. This declines reuse, for a fresh build and
+    after a rewind, without touching layers that others depend on."""
     checkpoint = plan.checkpoints[index]
     kept = _without(checkpoint.ingredients, SALT)
     salted = replace(checkpoint, ingredients=(*kept, Ingredient(SALT, "", digest(salt))))
@@ -118,9 +118,9 @@ def with_salt(plan: Plan, index: int, salt: str) -> Plan:
 def continued(plan: Plan, old: Plan, completed: int) -> Plan:
     """The plan as a continuation of `old`, whose first `completed` checkpoints have their results.
 
-    What was declined stays declined: salts go over to the checkpoints of the same names. And a result that
-    is there does not go stale because a repository moved on since: a completed checkpoint that is
-    otherwise the same keeps the external state that it was made from.
+    Declined results stay declined: salts are copied to the checkpoints of the same names. A change in a
+    repository does not invalidate an existing result: a completed checkpoint that is otherwise unchanged
+    keeps the external state from which it was built.
     """
     before = {planned.name: planned for planned in old.checkpoints}
     results = {planned.name for planned in old.checkpoints[:completed]}
@@ -157,7 +157,7 @@ def _meaning(ingredients: Iterable[Ingredient]) -> list[tuple[str, str, str]]:
 
 
 def without_salt(plan: Plan) -> Plan:
-    """The plan as it would be if nobody had declined any result."""
+    """The plan with no result declined."""
     return chain(
         replace(
             planned, ingredients=tuple(part for part in planned.ingredients if part.kind != SALT)
@@ -167,7 +167,7 @@ def without_salt(plan: Plan) -> Plan:
 
 
 def kept_prefix(old: Plan, new: Plan) -> int:
-    """How many checkpoints at the start of both plans have equal keys."""
+    """The number of leading checkpoints with equal keys in both plans."""
     count = 0
     for before, after in zip(old.checkpoints, new.checkpoints, strict=False):
         if before.key != after.key:
@@ -177,7 +177,7 @@ def kept_prefix(old: Plan, new: Plan) -> int:
 
 
 def changes(old: PlannedCheckpoint | None, new: PlannedCheckpoint) -> list[str]:
-    """Why `new` does not have the result of `old`, for people; empty when the keys are equal."""
+    """The reasons why `new` differs from `old`, for people; empty when the keys are equal."""
     if old is None:
         return ["it is new"]
     if old.key == new.key:
@@ -196,9 +196,9 @@ def changes(old: PlannedCheckpoint | None, new: PlannedCheckpoint) -> list[str]:
 def _pairs(
     old: Iterable[Ingredient], new: Iterable[Ingredient]
 ) -> Iterator[tuple[Ingredient | None, Ingredient | None]]:
-    """The ingredients of two checkpoints that stand for the same, one of each. Several of one name are
-    numbered by their place; what they hold tells which are the same, so that one more does not change all
-    that come after it."""
+    """Pairs of corresponding ingredients of two checkpoints. Several ingredients with the same name are
+    numbered by position; they are matched by content, so that an inserted one does not change all that
+    follow it."""
     groups: dict[tuple[str, str], tuple[list[Ingredient], list[Ingredient]]] = {}
     for side, parts in enumerate((old, new)):
         for part in parts:
@@ -218,7 +218,7 @@ def _group(part: Ingredient) -> tuple[str, str]:
 
 
 def _order(old: PlannedCheckpoint, new: PlannedCheckpoint) -> list[str]:
-    """That several nodes of one name hold the same in another order, or are another number."""
+    """The reasons when nodes of the same name have the same contents in another order or number."""
     changed = {_group(part)[1] for part in {*_named(old.ingredients)} ^ {*_named(new.ingredients)}}
     return [f"the order of {name} changed" for name in sorted(changed)]
 
@@ -236,7 +236,7 @@ def _chain_from(checkpoints: tuple[PlannedCheckpoint, ...], first: int) -> Plan:
 
 
 def _verb(before: Ingredient | None, after: Ingredient) -> str:
-    """What happened to an ingredient; of external state, with the versions where it says them."""
+    """The change to an ingredient; for external state, with the versions if known."""
     if before is None:
         return "is new"
     old, new = _version(before), _version(after)
@@ -244,7 +244,7 @@ def _verb(before: Ingredient | None, after: Ingredient) -> str:
 
 
 def _version(part: Ingredient) -> str:
-    """The version or date in what identifies external state or the build's time, or ""."""
+    """The version or date of external state or of the build's time, or ""."""
     if part.kind == EPOCH:
         return f"{datetime.fromtimestamp(int(part.digest), UTC):%Y-%m-%dT%H:%M:%SZ}"
     if part.kind != EXTERNAL:
@@ -255,7 +255,7 @@ def _version(part: Ingredient) -> str:
 
 def _external(name: str) -> str:
     if name.startswith("%{"):
-        return f"what {name} finds"
+        return f"the output of {name}"
     own = name.endswith(_OF_HOST) or name.startswith("interpreter ")
     return name if own else f"repository {name}"
 
@@ -270,6 +270,6 @@ def _phrase(checkpoint: str, part: Ingredient, verb: str) -> str:
     text = _PHRASES.get(part.kind, "{kind} {name} {verb}").format(
         kind=part.kind, name=name, verb=verb
     )
-    # What changed on the host has no place in the manifest.
+    # A change on the host has no line in the manifest.
     placed = part.line and verb != "is gone" and not name.endswith(_OF_HOST)
     return f"{text} at line {part.line}" if placed else text

@@ -1,7 +1,7 @@
-"""The lifecycle of a build as one table: which event is possible in which state, and where it leads.
+"""The lifecycle of a build as one table: the events possible in each state, and their destinations.
 
-`statemachine.fold` takes the destination of an event from here, and `statemachine.machine` makes its
-transitions from it. Pure.
+`statemachine.fold` takes the destination of an event from here, and `statemachine.machine` builds its
+transitions from the table. Pure.
 """
 
 from collections.abc import Callable
@@ -36,9 +36,9 @@ P = TypeVar("P", bound=Payload)
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """An event that is possible in `sources`. It leads to `destination`; None: the state stays. `when` tells
-    transitions of one event apart by what the event says; `guard` raises Refused where the states alone
-    allow too much."""
+    """An event that is possible in `sources` and leads to `destination`; None keeps the state. `when`
+    distinguishes transitions of the same event by its payload; `guard` raises Refused when a condition
+    beyond the state is not met."""
 
     event: type[Payload]
     sources: tuple[Lifecycle, ...]
@@ -47,7 +47,7 @@ class Transition:
     when: Callable[[Any], bool] | None
 
     def is_of(self, payload: Payload) -> bool:
-        """Whether it is the transition of this event."""
+        """Whether this transition applies to the event."""
         return type(payload) is self.event and (self.when is None or self.when(payload))
 
 
@@ -99,7 +99,7 @@ TRANSITIONS = (
     _on(BuildRewound, (PAUSED, FAILED), None, guards.rewinds_completed),
     _on(BuildRewound, (RUNNING,), None, guards.rewinds_lost),
     _on(BuildResumed, (PAUSED, FAILED), QUEUED, guards.resumes),
-    _on(BuildResumed, (PAUSING,), RUNNING, guards.takes_pause_back),
+    _on(BuildResumed, (PAUSING,), RUNNING, guards.withdraws_pause),
     _on(CancelRequested, _BEFORE_END, CANCELLING),
     _on(BuildCancelled, (CANCELLING,), CANCELLED, guards.no_attempt),
     _on(ArtifactPublished, (RUNNING, PAUSING), None, guards.all_completed),
@@ -111,8 +111,8 @@ TRANSITIONS = (
 
 
 def destination(present: Lifecycle, payload: Payload) -> Lifecycle:
-    """Where an event leads. Of one that is not possible in the present state, where it leads from others:
-    the fold does not judge."""
+    """The state after an event. The fold does not validate: an event that is impossible in the present
+    state leads where it leads from other states."""
     possible = [transition for transition in TRANSITIONS if transition.is_of(payload)]
     fitting = [transition for transition in possible if present in transition.sources]
     return next((t.destination for t in fitting or possible if t.destination), present)

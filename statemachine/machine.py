@@ -1,15 +1,15 @@
-"""The state machine of a build, generated from its plan. The only module that knows `transitions`.
+"""The state machine of a build, generated from its plan. The only module that uses `transitions`.
 
 A build is in two regions at once. The *lifecycle* (queued, running, ...) is the same for every build.
-The *position* has one state for the start and one after each checkpoint; every checkpoint is the
-transition named for it, from the state after its predecessor to its own, and has one back. A rewind over
-several checkpoints takes one such step for each. An event fires the transition of its type in the lifecycle
-and, when a checkpoint gets or loses its result, the one of its name in the position. Guards on transitions
-say what the states alone do not. What no transition allows is refused here and nowhere else, as `Refused`
-with what is possible instead.
+The *position* has one state for the start and one after each checkpoint. Every checkpoint is a transition
+with its name, from the state after its predecessor to the state after itself, with one transition back. A
+rewind over several checkpoints takes one step back for each. An event fires the transition of its type in
+the lifecycle and, when a checkpoint gains or loses its result, the transition of its name in the position.
+Guards add conditions beyond the states. Only this module refuses an event that no transition allows, with
+`Refused` and the possible alternatives.
 
-Where a build is in both regions follows from its state, which is folded from its events
-(`statemachine.fold`); the machine only judges which event may follow. So `accept` tries events before they
+The present place in both regions follows from the build's state, which is folded from its events
+(`statemachine.fold`); the machine only decides which event may follow. So `accept` tries events before they
 are appended, `apply` moves after they are on disk, and rehydration is `apply` of all events.
 """
 
@@ -33,7 +33,7 @@ from statemachine.events import (
 from statemachine.fold import advance, evolve
 from statemachine.lifecycle import TRANSITIONS, Transition
 
-# It reports every step of every transition, also of those that are only tried.
+# It logs every step of every transition, including transitions that are only tried.
 logging.getLogger("transitions").setLevel(logging.WARNING)
 
 COMMANDS = {
@@ -43,12 +43,12 @@ COMMANDS = {
     "CancelRequested": "cancel",
     "BuildRemoved": "rm",
 }
-"""Event types that a person asks for, and the word for it."""
+"""Event types that a person requests, with the name of the command."""
 
 
 @dataclass(slots=True)
 class Place:
-    """Where a build is in both regions: what `transitions` calls the model."""
+    """The present state in both regions, the model of `transitions`."""
 
     lifecycle: str
     position: str
@@ -82,19 +82,19 @@ def _region(attribute: str, states: list[str]) -> Any:
 
 
 def _after(checkpoint: str | None) -> str:
-    """The position state after a checkpoint; of None, the start."""
+    """The position state after a checkpoint; the start for None."""
     return "start" if checkpoint is None else f"after {checkpoint}"
 
 
 @lru_cache(maxsize=64)
 def _position_region(checkpoints: tuple[str, ...]) -> Any:
-    """The position region of a plan. Names carry a verb before them, and no model is ever decorated with
-    them, so that a checkpoint may be called anything, `state` and `may_trigger` included."""
+    """The position region of a plan. Each transition name has a verb as prefix, and no model is decorated
+    with it, so that a checkpoint may have any name, even `state` or `may_trigger`."""
     states = [_after(None), *map(_after, checkpoints)]
     region = _region("position", states)
     for before, name, after in zip(states, checkpoints, states[1:], strict=False):
         region.add_transition(f"run {name}", before, after)
-        # One step each: from every later state to every earlier one would be the square of their number.
+        # Single steps: a transition between every pair of states would be quadratic in number.
         region.add_transition(f"rewind {name}", after, before)
     return region
 
@@ -112,7 +112,7 @@ def _lifecycle() -> Any:
 
 
 def _allows(transition: Transition, state: BuildState, payload: Payload) -> bool:
-    """False: the next transition of this event is to be tried. Raises Refused: none is possible."""
+    """False: try the next transition of this event. Raises Refused when none is possible."""
     if not transition.is_of(payload):
         return False
     if transition.guard is not None:
@@ -124,7 +124,7 @@ _lifecycle_region = _lifecycle()
 
 
 class BuildMachine:
-    """The machine of one build: born of BuildSubmitted, moved by events, gone with the process."""
+    """The machine of one build: created from BuildSubmitted, moved by events, never stored."""
 
     def __init__(self, submitted: Event) -> None:
         """Begin with the event of the submission. Raises DcdError for any other."""
@@ -132,8 +132,8 @@ class BuildMachine:
 
     @classmethod
     def rehydrate(cls, events: Iterable[Event]) -> Self:
-        """The machine after `events`, all of one build, in order. Raises DcdError for a history that
-        the machine does not allow: the log is damaged or a defect let it happen."""
+        """The machine after `events`, all of one build, in order. Raises DcdError for an illegal history:
+        the log is damaged or was written by a defective dcd."""
         history = iter(events)
         first = next(history, None)
         if first is None:
@@ -156,8 +156,8 @@ class BuildMachine:
         return self._state
 
     def accept(self, *payloads: Payload) -> BuildState:
-        """Check that these payloads may follow, one after another. Raises Refused (or NotFound for a
-        checkpoint that does not exist) and changes nothing. Returns the state that would be."""
+        """The state after these payloads, in order; the machine itself does not change. Raises Refused
+        when one may not follow, NotFound for a checkpoint that does not exist."""
         state = self._state
         for payload in payloads:
             judge(state, payload)
@@ -165,18 +165,18 @@ class BuildMachine:
         return state
 
     def apply(self, event: Event) -> BuildState:
-        """Move by an event that is in the log. Raises Refused, and has not moved then."""
+        """Move by an event that is in the log. Raises Refused without moving."""
         state = evolve(self._state, event)
         judge(self._state, event.data)
         self._state = state
         return state
 
     def legal(self) -> list[str]:
-        """What a person may ask for in the present state."""
+        """The commands that are possible in the present state."""
         return _legal(self._state)
 
     def edges(self) -> Iterator[Edge]:
-        """All transitions of both regions; those that stay where they are left out."""
+        """All transitions of both regions except those that keep the state."""
         regions = {
             "lifecycle": _lifecycle_region,
             "position": _position_region(_names(self._state)),
@@ -189,13 +189,13 @@ class BuildMachine:
                             yield Edge(region, name, transition.source, transition.dest)
 
     def places(self) -> dict[str, str]:
-        """The present state of each region, by the names that `edges` uses."""
+        """The present state of each region, by the region's name in `edges`."""
         place = Place.of(self._state)
         return {"lifecycle": place.lifecycle, "position": place.position}
 
 
 def judge(state: BuildState, payload: Payload) -> Place:
-    """Where the machine moves with `payload`. Raises Refused where it may not follow, NotFound for a
+    """The place of the machine after `payload`. Raises Refused when it may not follow, NotFound for a
     checkpoint that does not exist."""
     moved = Place.of(state)
     try:
@@ -221,14 +221,14 @@ def _legal(state: BuildState) -> list[str]:
     if state.removed:
         return []
     triggers = _lifecycle_region.get_triggers(str(state.lifecycle))
-    # To rewind is to resume from an earlier checkpoint, no command of its own.
+    # A rewind is a resume from an earlier checkpoint, not a separate command.
     return [word for kind, word in COMMANDS.items() if kind in triggers and kind != "BuildRewound"]
 
 
 def _fire(region: Any, trigger: str, place: Place, state: BuildState, payload: Payload) -> None:
     event = region.events.get(trigger)
     source = getattr(place, region.model_attribute)
-    # Looked up before it fires, so that an error of a guard is never taken for a refusal.
+    # Looked up before it fires, so that an error in a guard is never mistaken for a refusal.
     if event is None or source not in event.transitions:
         raise Refused("")
     if not event.trigger(place, state, payload):
@@ -241,7 +241,7 @@ def _explained(refusal: Refused, state: BuildState, payload: Payload) -> Refused
     if legal := _legal(state):
         resolution = f"possible now: {', '.join(legal)}"
     elif state.ended:
-        resolution = "nothing more can be done with it"
+        resolution = "no further command is possible"
     else:
         resolution = "wait until it is cancelled"
     return Refused(

@@ -1,9 +1,9 @@
-"""The plan: the ordered checkpoints of one build, with everything that decides their results.
+"""The plan: the ordered checkpoints of one build, with everything that determines their results.
 
-Pure data, made in memory before anything runs, stored in BuildSubmitted (and BuildResumed when the
-manifest changed). A checkpoint's key names its result. It is chained over the key before it and the
+Pure data, computed in memory before anything runs, stored in BuildSubmitted (and BuildResumed when the
+manifest changed). A checkpoint's key names its result. It is chained over the previous key and the
 ingredients: named digests of the code, version, arguments, manifest nodes and inputs. Because
-ingredients keep their names, two plans can be compared and the difference told to a person.
+ingredients keep their names, dcd can compare two plans and explain the difference.
 """
 
 from dataclasses import dataclass, field
@@ -15,14 +15,14 @@ Json = Any
 
 @dataclass(frozen=True, slots=True)
 class Ingredient:
-    """One thing that decides a checkpoint's result.
+    """One input that determines a checkpoint's result.
 
     `kind` is one of `class`, `version`, `code`, `argument`, `manifest`, `input`, `external`, `epoch` (the
-    build's time, of the first checkpoint), `salt` (nothing that the manifest says: it declines results made
-    before); `name` says which (an argument's name, a node's path, a file's path, a repository, a part of
-    the host). `digest` is the sha256 (hex) of its canonical form; of the time, its seconds since 1970; of
-    what is external, a text that identifies its state: as a rule a sha256, with the version or date for
-    people behind it. `line` is where the manifest says it (0 when nowhere).
+    build's time, of the first checkpoint), `salt` (not from the manifest: it declines earlier results);
+    `name` identifies it (an argument's name, a node's path, a file's path, a repository, a part of the
+    host). `digest` is the sha256 (hex) of its canonical form; for `epoch`, the seconds since 1970; for
+    `external`, a text that identifies the state: usually a sha256, followed by the version or date for
+    people. `line` is its line in the manifest (0 when it has none).
     """
 
     kind: str
@@ -33,8 +33,8 @@ class Ingredient:
 
 @dataclass(frozen=True, slots=True)
 class PlannedCheckpoint:
-    """One checkpoint of a plan: how to construct it and the key of its result. `secrets` are the names of
-    the files and variables that it reads them from."""
+    """One checkpoint of a plan: how to construct it and the key of its result. `secrets` names the files
+    and variables from which it reads secrets."""
 
     name: str
     description: str

@@ -1,7 +1,7 @@
-"""Steps: what the engine has to do next for a build, decided in one place, from its state alone.
+"""Steps: the engine's next action for a build, decided here from the build's state alone.
 
 A build that waits (in the queue, for its open attempt, for a command) or has ended has no next step.
-Where a build is to pause is decided here, between two checkpoints, and the machine agrees: it refuses to
+This module decides where a build pauses, between two checkpoints; the machine enforces it by refusing to
 start a checkpoint before which the build is to pause. Pure.
 """
 
@@ -28,7 +28,7 @@ Step = RunCheckpoint | Deliver | Pause | BuildCancelled
 
 
 def next_step(state: BuildState) -> Step | None:
-    """The engine's next step for the build: work, or what to record. None when it has to wait."""
+    """The engine's next step for the build: work, or a payload to record. None when it has to wait."""
     if state.running is not None:
         return None
     match state.lifecycle:

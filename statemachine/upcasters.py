@@ -1,9 +1,8 @@
-"""Upcasters: how payloads of older schema versions are read today.
+"""Upcasters: functions that convert payloads of older schema versions when they are read.
 
 Stored payloads never change. When the schema of an event type changes, its `VERSION` is raised and a
-pure function is entered here that turns the JSON object of the version before into one of the next.
-They are applied one after another when an event is read. Every version that was ever released must
-still be readable.
+pure function is added here that turns the JSON object of one version into the next.
+They are applied in sequence when an event is read. Every version ever released must stay readable.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,7 +13,7 @@ from statemachine.plan import Json
 Upcaster = Callable[[dict[str, Json]], dict[str, Json]]
 
 UPCASTERS: Mapping[tuple[str, int], Upcaster] = {}
-"""(event type, version) to the function that makes the next version of it."""
+"""(event type, version) to the function that produces the next version."""
 
 
 def upcast(
@@ -24,7 +23,7 @@ def upcast(
     to_version: int,
     upcasters: Mapping[tuple[str, int], Upcaster] = UPCASTERS,
 ) -> dict[str, Json]:
-    """The payload `data` of `version` as `to_version`. Raises DcdError where a step is missing."""
+    """The payload `data` of `version` as `to_version`. Raises DcdError when an upcaster is missing."""
     for step in range(version, to_version):
         if (type_name, step) not in upcasters:
             raise DcdError(

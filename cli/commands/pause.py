@@ -10,7 +10,7 @@ from cli.text import headline, print_json, printable
 HELP = "stop a build between two checkpoints"
 DESCRIPTION = (
     "Stop a build when its running checkpoint has ended, or before the checkpoint that --before names. "
-    "`dcctl resume` lets it go on, or takes the pause back while the checkpoint runs."
+    "`dcctl resume` continues it, or withdraws the pause while the checkpoint is running."
 )
 
 

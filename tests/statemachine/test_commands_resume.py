@@ -237,17 +237,17 @@ def test_resume_takes_a_pause_back_while_the_checkpoint_runs_on(begin: Begin) ->
     build.run_to(3)
 
 
-def test_a_pause_that_was_taken_back_is_not_carried_out(begin: Begin) -> None:
+def test_a_withdrawn_pause_is_not_carried_out(begin: Begin) -> None:
     """The engine may have been about to."""
     build = begin().run_to(1)
     build.do(RequestPause())
     build.do(Resume())
-    with pytest.raises(Refused, match="no pause"):
+    with pytest.raises(Refused, match="was withdrawn"):
         build.do(Pause("paused as requested", wanted=True))
     build.run_to(3)
 
 
-def test_a_pause_is_taken_back_for_a_later_one(begin: Begin) -> None:
+def test_a_pause_is_withdrawn_for_a_later_one(begin: Begin) -> None:
     build = begin().run_to(1)
     build.start_next()
     build.do(RequestPause())
@@ -256,7 +256,7 @@ def test_a_pause_is_taken_back_for_a_later_one(begin: Begin) -> None:
 
 
 @pytest.mark.parametrize("wish", ["from", "manifest"])
-def test_a_running_checkpoint_is_not_changed_by_taking_a_pause_back(
+def test_a_running_checkpoint_is_not_changed_by_withdrawing_a_pause(
     begin: Begin, make_plan: MakePlan, wish: str
 ) -> None:
     build = begin().run_to(1)
@@ -266,5 +266,5 @@ def test_a_running_checkpoint_is_not_changed_by_taking_a_pause_back(
     command = Resume(from_checkpoint="a") if wish == "from" else Resume(replacement=new)
     with pytest.raises(Refused, match="it is pausing") as caught:
         build.do(command)
-    assert "takes the pause back" in caught.value.resolution
+    assert "withdraws the pause" in caught.value.resolution
     assert build.state.lifecycle is Lifecycle.PAUSING

@@ -148,9 +148,7 @@ def test_salt_declines_what_was_made_before(make_plan: Callable[..., Plan]) -> N
     salted = with_salt(plan, 1, "1")
     assert kept_prefix(plan, salted) == 1
     assert len(set(keys(plan)) | set(keys(salted))) == 5
-    assert changes(plan.checkpoints[1], salted.checkpoints[1]) == [
-        "what was made before is declined"
-    ]
+    assert changes(plan.checkpoints[1], salted.checkpoints[1]) == ["earlier results are declined"]
     again = with_salt(salted, 1, "2")
     assert kept_prefix(salted, again) == 1
     assert len(again.checkpoints[1].ingredients) == len(salted.checkpoints[1].ingredients)
@@ -229,11 +227,11 @@ def test_result_that_is_there_does_not_go_stale_when_a_repository_moves_on() -> 
         (
             ("external", "%{//distro.name}", "a", 4),
             ("external", "%{//distro.name}", "b", 4),
-            "what %{//distro.name} finds changed at line 4",
+            "the output of %{//distro.name} changed at line 4",
         ),
     ],
 )
-def test_changes_are_told_in_words(
+def test_changes_are_explained(
     old: tuple[str, str, str, int] | None, new: tuple[str, str, str, int], reason: str
 ) -> None:
     if old is None:

@@ -215,7 +215,7 @@ def test_nothing_is_possible_with_a_removed_build(begin: Callable[..., Any]) -> 
     with pytest.raises(Refused) as caught:
         build.record(BuildRemoved())
     assert caught.value.details == "it is removed already"
-    assert caught.value.resolution == "nothing more can be done with it"
+    assert caught.value.resolution == "no further command is possible"
     assert build.state.removed
 
 
@@ -234,7 +234,7 @@ def test_a_checkpoint_that_is_not_in_the_plan_is_not_found(begin: Callable[..., 
         (CheckpointCompleted("b", 1, "KEY", 1.0), "no attempt is open"),
         (BuildCompleted(), "b has not completed yet"),
         (BuildPaused(""), "a pause needs a reason"),
-        (BuildFailed("c", ERROR), "it is not the turn of c"),
+        (BuildFailed("c", ERROR), "c is not the next checkpoint"),
     ],
 )
 def test_guards_say_why(begin: Callable[..., Any], payload: Payload, why: str) -> None:
