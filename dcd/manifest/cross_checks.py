@@ -6,6 +6,7 @@ Pure.
 """
 
 from collections.abc import Callable, Iterator
+from fnmatch import fnmatchcase
 
 from dcd.manifest.data_object import Element, attributes_of
 from dcd.manifest.diagnostics import Diagnostic, did_you_mean, error, listed, warning
@@ -20,6 +21,7 @@ def cross_check(source: Source) -> Iterator[Diagnostic]:
         _software_names,
         _configuration_names,
         _package_lists,
+        _places_of_sources,
         _repositories,
         _boot_entries,
         _configurations,
@@ -27,6 +29,7 @@ def cross_check(source: Source) -> Iterator[Diagnostic]:
         _places,
         _passwords,
         _interfaces,
+        _matches,
         _devices,
         _iscsi,
     )
@@ -122,6 +125,22 @@ def _package_lists(source: Source) -> Iterator[Diagnostic]:
                 else "Only what the variant brings is in the image; that has no kernel.",
                 "add a <software_data> with a <name> for each package",
             )
+
+
+def _places_of_sources(source: Source) -> Iterator[Diagnostic]:
+    """Of publishers and repositories all count, of directories one."""
+    named = (
+        (software, place)
+        for software in source.root.iter("software")
+        for place in software.findall("source/dir")
+    )
+    for place, first in repeated(named):
+        yield error(
+            source.origin(place),
+            "this software has another source directory already",
+            f"The first is at {source.origin(first)}. Only one is transferred from.",
+            "keep one of them, or give the other a <software> and a checkpoint of its own",
+        )
 
 
 def _repositories(source: Source) -> Iterator[Diagnostic]:
@@ -227,6 +246,33 @@ def _interfaces(source: Source) -> Iterator[Diagnostic]:
                 "",
                 f'<interface match="{interface.get("match", "en*")}" dhcp="false" address="192.0.2.7/24"/>',
             )
+
+
+def _matches(source: Source) -> Iterator[Diagnostic]:
+    """Of two elements that match an interface the first counts, so a later one needs names of its own."""
+    earlier: dict[str, list[tuple[str, Element]]] = {}
+    for configuration in source.root.iter("configuration"):
+        known = earlier.setdefault(configuration.get("name", ""), [])
+        for interface in configuration.iter("interface"):
+            patterns = interface.get("match", "").split()
+            for pattern in patterns:
+                first = next((other for has, other in known if _covers(has, pattern)), None)
+                if first is not None:
+                    yield error(
+                        source.origin(interface, "match"),
+                        f"interfaces {pattern!r} are matched by {first.get('match', '')!r} already",
+                        f"That <interface> is at {source.origin(first)}. The first that matches counts.",
+                        "put what is special before what is general, or keep one of them",
+                    )
+            known += [(pattern, interface) for pattern in patterns]
+
+
+def _covers(pattern: str, other: str) -> bool:
+    """Whether all names that `other` matches match `pattern`. Source: glob(7), `*` and `?`."""
+    for some in ("", "\0", "\0\0", "\0" * len(pattern)):
+        if not fnmatchcase(other.replace("*", some).replace("?", "\0"), pattern):
+            return False
+    return True
 
 
 def _devices(source: Source) -> Iterator[Diagnostic]:

@@ -18,6 +18,8 @@ _LABEL = r"[A-Za-z0-9]([A-Za-z0-9\-]{0,61}[A-Za-z0-9])?"
 _HOST = rf"({_LABEL}(\.{_LABEL})*\.?|\[[0-9A-Fa-f:.]+\])"
 _PORT = r"0*([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
 _AUTHORITY = rf"{_HOST}(:{_PORT})?"
+_SERVER = rf"([A-Za-z0-9._~%!$&+,;=:\-]*@)?([A-Za-z0-9._\-]+|\[[0-9A-Fa-f:.%]+\])(:{_PORT})?"
+"""Who serves a repository: servers in private networks have names that are no host names."""
 _URL_REST = r"[A-Za-z0-9._~:/?#@!&*+,=%\[\]\-]*"
 _ENTRY = r"([^/.\t\n\r]|\.[^/.\t\n\r]|\.\.[^/\t\n\r])[^/\t\n\r]*"
 """A part of a path, but for `.` and `..`."""
@@ -185,14 +187,16 @@ PROXY = Form(
 )
 """For apt.conf(5), where quotes, `;` and braces mean something. A login would be kept with the manifest."""
 APT_URI = Form(
-    rf"(http|https|ftp|file|copy|mirror|(mirror|tor)\+(http|https|file)):/{_URL_REST}",
+    rf"(http|https|ftp|mirror|(mirror|tor)\+(http|https))://{_SERVER}(/{_URL_REST})?"
+    rf"|(file|copy|(mirror|tor)\+file):/{_URL_REST}",
     "the URI of a repository",
     "http://mirror.example.org/debian",
     2000,
 )
-"""A word of sources.list(5), which needs no quotes there."""
+"""A word of sources.list(5), which needs no quotes there. What logs in is refused where it is known what to
+do instead."""
 IPS_ORIGIN = Form(
-    rf"(http|https|file):/{_URL_REST}|/[A-Za-z0-9._~:/@+,=%\- ]*",
+    rf"(http|https)://{_SERVER}(/{_URL_REST})?|file:/{_URL_REST}|/[A-Za-z0-9._~:/@+,=%\- ]*",
     "a URI or an absolute path",
     "http://pkg.example.com/release",
     2000,
@@ -285,7 +289,13 @@ PASSWORD = Form(r"[^\t\n\r]*", "a password on one line", "", 511, secret=True)
 PASSWORD_HASH = Form(
     r"[$][A-Za-z0-9,=\-]+[$][A-Za-z0-9./=,$*+\-]+", "a crypt(5) hash", "", 384, secret=True
 )
-LOCALE = Form(r"[A-Za-z]+(_[A-Z]+)?(\.[A-Za-z0-9\-]+)?(@[a-z]+)?", "a locale", "en_GB.UTF-8", 60)
+LOCALE = Form(
+    r"(C|POSIX|[a-z]{2,3}(_[A-Z]{2})?)(\.[A-Za-z0-9\-]+)?(@[a-z]+(\.[A-Za-z0-9\-]+)?)?",
+    "a locale",
+    "en_GB.UTF-8",
+    60,
+)
+"""locale(7); /usr/share/i18n/SUPPORTED of Debian's package locales."""
 TIME_ZONE = Form(r"[A-Za-z0-9_+\-]+(/[A-Za-z0-9_+\-]+)*", "a time zone", "Europe/Berlin", 60)
 UNIT = Form(r"[A-Za-z0-9:_.@\\][A-Za-z0-9:_.@\\\-]*", "the name of a systemd unit", "ssh.service")
 SERIAL_LINE = Form(

@@ -6,6 +6,7 @@ taken out. Files are written beneath the image area whatever links are in it, an
 """
 
 import difflib
+import os
 import re
 import shutil
 import time
@@ -20,7 +21,7 @@ from dcd.checkpoints.image.accounts import apply_users, check_user, owner_ids
 from dcd.checkpoints.image.identity import remove_identity
 from dcd.checkpoints.image.network import apply_network
 from dcd.checkpoints.interface import MOUNTS, Checkpoint, Context, Needs, Report
-from dcd.manifest.diagnostics import Diagnostic, error
+from dcd.manifest.diagnostics import Diagnostic, error, warning
 from dcd.manifest.doc import DataObjectCache, configurations_for
 from dcd.manifest.forms import HOST_NAME, LOCALE, SERIAL_LINE, TIME_ZONE, UNIT
 from dcd.manifest.inputs import is_in_image
@@ -28,6 +29,7 @@ from dcd.manifest.objects.configuration import Configuration, Interface, Passwor
 from dcd.manifest.secrets import references
 from dcd.platform.chroot import Inside, chroot
 from dcd.platform.inside import entry, exists, read, resolve, write
+from dcd.platform.regions import unknown_locale, unknown_time_zone
 from statemachine.errors import CheckpointError
 from store.host.process import ToolFailed
 
@@ -45,8 +47,9 @@ class DebianPrePkgImgMod(Checkpoint):
 
     Arguments:
         hostname: The name of the system.
-        locale: Its LANG.
-        timezone: Its time zone, as in /usr/share/zoneinfo.
+        locale: Its LANG. Default: as an earlier checkpoint or a package has set it, else C.UTF-8.
+        timezone: Its time zone, as in /usr/share/zoneinfo. Default: as an earlier checkpoint or a
+            package has set it, else Etc/UTC.
         serial_console: A serial line that gets a login prompt: `ttyS0`.
         enable_services: Units to enable; `ssh` means `ssh.service`.
         disable_services: Units to disable.
@@ -55,7 +58,7 @@ class DebianPrePkgImgMod(Checkpoint):
     DESCRIPTION = "Configure the image: name, users, network, services, files"
     REQUIRES = (products.IMAGE,)
     PROVIDES = ()
-    VERSION = 2
+    VERSION = 3
     NAMED = ("configuration",)
     TOOLS = ("chroot",)
 
@@ -63,8 +66,8 @@ class DebianPrePkgImgMod(Checkpoint):
         self,
         name: str,
         hostname: Annotated[str, HOST_NAME] | None = None,
-        locale: Annotated[str, LOCALE] = "C.UTF-8",
-        timezone: Annotated[str, TIME_ZONE] = "Etc/UTC",
+        locale: Annotated[str, LOCALE] | None = None,
+        timezone: Annotated[str, TIME_ZONE] | None = None,
         serial_console: Annotated[str, SERIAL_LINE] | None = None,
         enable_services: tuple[Annotated[str, UNIT], ...] = (),
         disable_services: tuple[Annotated[str, UNIT], ...] = (),
@@ -101,8 +104,26 @@ class DebianPrePkgImgMod(Checkpoint):
                     "name it in one of the two lists",
                     item,
                 )
+        yield from self._check_region(doc)
         for configuration in configurations_for(doc, self.name):
             yield from _check_configuration(configuration)
+
+    def _check_region(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
+        """Warn of names that this host does not know: the image, which decides, hardly knows others."""
+        for argument, kind, name, unknown, package in (
+            ("timezone", "time zone", self.timezone, unknown_time_zone, "tzdata"),
+            ("locale", "locale", self.locale, unknown_locale, "locales"),
+        ):
+            found = None if name is None else unknown(name)
+            if found is not None:
+                yield warning(
+                    self.place(doc, argument),
+                    f"{self.name}: this host knows no {kind} {name!r}"
+                    + (f"; did you mean {found.meant!r}?" if found.meant else ""),
+                    f"The package {package} in the image decides. Where that does not know it either, the "
+                    "checkpoint fails.",
+                    f'<arg name="{argument}">{found.meant}</arg>' if found.meant else "",
+                )
 
     def get_progress_estimate(self) -> float:
         return 3.0
@@ -150,24 +171,31 @@ class DebianPrePkgImgMod(Checkpoint):
         write(root, "etc/hosts", "\n".join(lines) + "\n")
 
     def _set_locale(self, inside: Inside) -> None:
-        if self.locale not in _BUILT_IN_LOCALES:
-            _generate_locale(inside, self.locale)
-        write(inside.root, "etc/default/locale", f"LANG={self.locale}\n")
+        present = read(inside.root, "etc/default/locale") or ""
+        if self.locale is None and re.search(r"^\s*(LANG|LC_\w+)=", present, re.MULTILINE):
+            return
+        locale = self.locale or "C.UTF-8"
+        if locale not in _BUILT_IN_LOCALES:
+            _generate_locale(inside, locale)
+        write(inside.root, "etc/default/locale", f"LANG={locale}\n")
 
     def _set_timezone(self, root: Path) -> None:
-        zone = f"usr/share/zoneinfo/{self.timezone}"
+        if self.timezone is None and os.path.lexists(entry(root, "etc/localtime")):
+            return
+        timezone = self.timezone or "Etc/UTC"
+        zone = f"usr/share/zoneinfo/{timezone}"
         if not resolve(root, zone).is_file():
-            if self.timezone in ("Etc/UTC", "UTC") and not exists(root, "usr/share/zoneinfo"):
+            if timezone in ("Etc/UTC", "UTC") and not exists(root, "usr/share/zoneinfo"):
                 return  # Without tzdata everything is in UTC anyway.
             raise CheckpointError(
-                f"the image does not know the time zone {self.timezone}",
+                f"the image does not know the time zone {timezone}",
                 f"/{zone} is not in it",
                 "correct the name, or add the package tzdata to the transfer",
             )
         link = entry(root, "etc/localtime")
         link.unlink(missing_ok=True)
         link.symlink_to(f"/{zone}")
-        write(root, "etc/timezone", f"{self.timezone}\n")
+        write(root, "etc/timezone", f"{timezone}\n")
 
 
 def _check_configuration(configuration: Configuration) -> Iterator[Diagnostic]:

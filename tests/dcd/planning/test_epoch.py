@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from dcd.manifest.objects import BUILTIN
 from dcd.manifest.times import EARLIEST, LATEST, unix_time
 from dcd.manifest.values import BadValue
 from dcd.planning.epoch import UNDATED, choose_epoch
+from dcd.planning.reference import GRAMMAR
 
+RELAX_NG = etree.RelaxNG(etree.parse(str(GRAMMAR)))
 SHA = "0" * 64
 
 
@@ -67,6 +70,8 @@ def test_times_are_seconds_or_dates_in_utc(text: str, seconds: int) -> None:
 NO_TIMES = (
     *("", "now", "0", "315532799", "4294967296", "2026-13-01", "2026-02-30", "1979-12-31", "-1"),
     *("2026-10-03 12:00:00", "2026-10-03T12:00:00+02:00", "315532800.5"),
+    *("000000000", "999999", "0315532800", "2100-02-29", "2023-02-29", "2026-04-31", "2107-01-01"),
+    *("2106-02-07T06:28:16Z", "2106-02-08", "2026-01-01T24:00:00Z", "2026-01-01T00:60:00Z"),
 )
 
 
@@ -74,6 +79,43 @@ NO_TIMES = (
 def test_what_no_file_system_can_hold_is_no_time(text: str) -> None:
     with pytest.raises(BadValue, match="1980 to 2106"):
         unix_time(text)
+
+
+_NUMBERS = st.integers(0, 2 * LATEST).map(str)
+_BORDERS = st.sampled_from([EARLIEST, LATEST, 10**9]).flatmap(
+    lambda border: st.integers(border - 2000, border + 2000).map(str)
+)
+_DATES = st.tuples(st.integers(1978, 2108), st.integers(0, 13), st.integers(0, 32)).map(
+    lambda date: "{:04}-{:02}-{:02}".format(*date)
+)
+_TIMES = st.tuples(st.integers(0, 24), st.integers(0, 60), st.integers(0, 60)).map(
+    lambda time: "T{:02}:{:02}:{:02}Z".format(*time)
+)
+_WITHOUT_TIME = """<dc><distro name="a"><execution>
+<checkpoint name="c" mod_path="a/b" checkpoint_class="C"/></execution></distro></dc>"""
+_LAST_DAYS = st.tuples(st.sampled_from(["2106-02-06", "2106-02-07", "2106-02-08"]), _TIMES)
+
+
+@given(st.one_of(_NUMBERS, _BORDERS, _DATES, st.tuples(_DATES, _TIMES), _LAST_DAYS))
+def test_the_grammar_takes_just_the_times_that_are_taken(parts: str | tuple[str, str]) -> None:
+    text = "".join(parts)
+    try:
+        seconds = (
+            int(text)
+            if text.isdecimal()
+            else int(datetime.fromisoformat(text.removesuffix("Z")).replace(tzinfo=UTC).timestamp())
+        )
+        possible = EARLIEST <= seconds <= LATEST
+    except ValueError:
+        possible = False
+    manifest = etree.fromstring(_WITHOUT_TIME)
+    manifest[0].set("source_date_epoch", text)
+    assert RELAX_NG.validate(manifest) == possible
+    if possible:
+        assert unix_time(text) == seconds
+    else:
+        with pytest.raises(BadValue):
+            unix_time(text)
 
 
 SCRIPT = 'mod_path="dcd/checkpoints/custom_script" checkpoint_class="CustomScript"'
