@@ -22,6 +22,8 @@ from statemachine.events import Artifact
 
 MANIFEST_PATH = "manifest.xml"
 
+RECORD = '#!/bin/sh\necho "{name} $*" >> /calls\n{more}'
+
 
 def doc_of(*elements: str) -> DataObjectCache:
     """A DOC of the distribution `test` that holds these elements. Lines are those in each text."""
@@ -132,3 +134,26 @@ def bench(tmp_path: Path) -> Bench:
         (root / area).mkdir(parents=True)
     (tmp_path / "evidence").mkdir()
     return Bench(root, tmp_path / "evidence")
+
+
+@pytest.fixture
+def image(bench: Bench, own_mounts: None) -> Path:
+    """An image with a shell, accounts, and tools that note how they were called in /calls."""
+    bench.add_shell()
+    root: Path = bench.image
+    for directory in ("etc/default", "usr/sbin", "usr/bin", "var/lib/dbus", "var/lib/apt/lists"):
+        (root / directory).mkdir(parents=True, exist_ok=True)
+    (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\nlive:x:1000:1001::/home:/x\n")
+    (root / "etc/group").write_text("root:x:0:\nsudo:x:27:\nlive:x:1001:\n")
+    for name in ("useradd", "usermod"):
+        add_tool(root, f"usr/sbin/{name}")
+    return root
+
+
+def add_tool(root: Path, path: str, more: str = "") -> None:
+    (root / path).write_text(RECORD.format(name=Path(path).name, more=more))
+    (root / path).chmod(0o755)
+
+
+def calls(root: Path) -> list[str]:
+    return (root / "calls").read_text().splitlines() if (root / "calls").exists() else []
