@@ -9,6 +9,7 @@ import hashlib
 import re
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -55,65 +56,58 @@ _SCRIPT_NAME = "custom-script"
 _CHANGE_DIRECTORY = 'cd -- "$1" && shift && exec "$@"'
 
 
+@dataclass(frozen=True)
 class CustomScript(Checkpoint):
     """Run a command of the manifest.
 
     Exactly one of `command`, `text` and `script` says what runs. Outside the image it can make and
     change any file of the workspace, use the software of the host and enter the image; what else it
     does on the host needs an argument.
-
-    Arguments:
-        command: A shell command, in which line breaks count as spaces.
-        shell: The path of the interpreter. Default: the script's own `#!` line, else /bin/sh.
-        text: A script with its line breaks.
-        script: A script file, captured at the submit; references are not applied to it.
-        chroot: Run it inside the image, where PKG_IMAGE_PATH is `/`.
-        network: Leave it the host's network.
-        timeout_seconds: A command that takes longer is stopped and has failed.
-        environment: Variables, each as `NAME=VALUE`.
-        working_directory: Where it runs. Default: TMP_DIR, or `/` inside the image.
-        capabilities: Capabilities that it needs on the host: `SYS_ADMIN` to mount.
-        devices: Devices that it needs on the host: `kvm`; `*` for loop devices.
-        writes: Directories and files of the host that it writes to.
-        deliver: Files beneath MEDIA_DIR that it makes and the build delivers, each under its own name:
-            `{MEDIA_DIR}/root.tar`.
     """
 
     DESCRIPTION = "Run a command or script of the manifest"
     VERSION = 1
     TOOLS = ("chroot",)
 
-    def __init__(
-        self,
-        name: str,
-        command: Annotated[str, COMMAND] | None = None,
-        shell: Annotated[str, HOST_PATH] | None = None,
-        text: Annotated[str, SCRIPT] | None = None,
-        script: Annotated[InputPath, CLIENT_PATH] | None = None,
-        chroot: bool = False,
-        network: bool = False,
-        timeout_seconds: float | None = None,
-        environment: tuple[Annotated[str, VARIABLE], ...] = (),
-        working_directory: Annotated[str, WORKING_DIRECTORY] | None = None,
-        capabilities: tuple[Annotated[str, CAPABILITY], ...] = (),
-        devices: tuple[Annotated[str, DEVICE_NAME], ...] = (),
-        writes: tuple[Annotated[str, HOST_PATH], ...] = (),
-        deliver: tuple[Annotated[str, DELIVERED], ...] = (),
-    ) -> None:
-        super().__init__(name)
-        self.command = " ".join(command.split("\n")).strip() if command is not None else None
-        self.shell = shell
-        self.text = text
-        self.script = script
-        self.chroot = chroot
-        self.network = network
-        self.timeout_seconds = timeout_seconds
-        self.environment = environment
-        self.working_directory = working_directory
-        self.capabilities = capabilities
-        self.devices = devices
-        self.writes = writes
-        self.deliver = deliver
+    command: Annotated[str, COMMAND] | None = None
+    """A shell command, in which line breaks count as spaces."""
+
+    shell: Annotated[str, HOST_PATH] | None = None
+    """The path of the interpreter. Default: the script's own `#!` line, else /bin/sh."""
+
+    text: Annotated[str, SCRIPT] | None = None
+    """A script with its line breaks."""
+
+    script: Annotated[InputPath, CLIENT_PATH] | None = None
+    """A script file, captured at the submit; references are not applied to it."""
+
+    chroot: bool = False
+    """Whether it runs inside the image, where PKG_IMAGE_PATH is `/`."""
+
+    network: bool = False
+    """Whether it has the network of the host."""
+
+    timeout_seconds: float | None = None
+    """The time limit in seconds: a command that takes longer is stopped and has failed."""
+
+    environment: tuple[Annotated[str, VARIABLE], ...] = ()
+    """Environment variables of the command, each as `NAME=VALUE`."""
+
+    working_directory: Annotated[str, WORKING_DIRECTORY] | None = None
+    """Where it runs. Default: TMP_DIR, or `/` inside the image."""
+
+    capabilities: tuple[Annotated[str, CAPABILITY], ...] = ()
+    """Capabilities that it needs on the host: `SYS_ADMIN` to mount."""
+
+    devices: tuple[Annotated[str, DEVICE_NAME], ...] = ()
+    """Devices that it needs on the host: `kvm`; `*` for loop devices."""
+
+    writes: tuple[Annotated[str, HOST_PATH], ...] = ()
+    """Directories and files of the host that it writes to."""
+
+    deliver: tuple[Annotated[str, DELIVERED], ...] = ()
+    """Files beneath MEDIA_DIR that it makes and the build delivers, each under its own name:
+    `{MEDIA_DIR}/root.tar`."""
 
     @property
     def runs_host_code(self) -> bool:
@@ -321,7 +315,7 @@ class CustomScript(Checkpoint):
     ) -> list[str]:
         """The command line. A script is put at `place`; the command may see it elsewhere."""
         if self.command is not None:
-            line = shell_line(self.command, context.doc, tokens)
+            line = shell_line(" ".join(self.command.split("\n")).strip(), context.doc, tokens)
             return [self.shell or _SHELL, "-c", line]
         if self.text is not None:
             place.write_text(substituted(self.text, context.doc, tokens).lstrip("\n"))

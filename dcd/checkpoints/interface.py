@@ -6,15 +6,22 @@ its namespaces, to be executed once. It reads the DOC and the workspace through 
 leaves its result in the workspace; what later checkpoints need to know it puts into the DOC's
 persistent part. It keeps no state elsewhere, so that the layer is the whole result.
 
+A checkpoint is a frozen dataclass. Its fields are the arguments that a manifest gives: by keyword, or the
+first of them as `<args>`. The string below a field, as in this module, says what it means; the reference,
+`dcctl checkpoint-types` and the grammar for editors show it. A class with a constructor of its own, or a
+function that returns a checkpoint, works as well: the arguments then have no descriptions.
+
 Source: the Caiman Unified Design's AbstractCheckpoint, with the engine's needs declared.
 """
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from inspect import signature
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from dcd.checkpoints.products import Provided
 from dcd.manifest.data_object import DataObject, Origin
@@ -151,9 +158,10 @@ class Context:
         )
 
 
+@dataclass(frozen=True, eq=False)
 class Checkpoint(ABC):
-    """Base of all checkpoints. `args` and `kwargs` come from the manifest, already matched against
-    the subclass's annotated signature and converted to the annotated types."""
+    """Base of all checkpoints. The values come from the manifest, already matched against the fields and
+    converted to their types."""
 
     DESCRIPTION: ClassVar[str] = ""
     """One line for lists; the manifest's `desc` outranks it."""
@@ -179,12 +187,16 @@ class Checkpoint(ABC):
     PROVIDES: ClassVar[tuple[str, ...] | None] = None
     """Products that it always makes; see `provides`."""
 
-    patient: bool = True
-    """Whether `external_state` may try for a while to reach what does not answer; not while somebody only
-    looks at a plan."""
+    name: str
+    """The checkpoint's name in the manifest."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    patient: bool = field(default=True, init=False, repr=False)
+    """Whether `external_state` may try for a while to reach what does not answer; see `impatient`."""
+
+    stopping: threading.Event = field(
+        default_factory=threading.Event, init=False, repr=False, compare=False
+    )
+    """Set by `cancel`."""
 
     @property
     def runs_host_code(self) -> bool:
@@ -253,6 +265,12 @@ class Checkpoint(ABC):
         in a thread of the daemon at plan time and just before the start."""
         return {}
 
+    def impatient(self) -> Self:
+        """A copy whose `external_state` does not wait: for somebody who only looks at a plan."""
+        copied = copy(self)
+        object.__setattr__(copied, "patient", False)
+        return copied
+
     def get_progress_estimate(self) -> float:
         """Expected seconds."""
         return 60.0
@@ -263,7 +281,8 @@ class Checkpoint(ABC):
 
     def cancel(self) -> None:
         """Asked to stop (in the worker, from a signal handler); the group is terminated anyway a
-        bounded time later. The default does nothing more."""
+        bounded time later. What waits watches `stopping`."""
+        self.stopping.set()
 
 
 CheckpointFactory = Callable[..., Checkpoint]

@@ -9,7 +9,7 @@ import enum
 import functools
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -131,8 +131,17 @@ def match_arguments(factory: Any, args: Sequence[str], kwargs: Mapping[str, Text
 
 @functools.lru_cache(maxsize=256)
 def parameters_of(factory: Any) -> tuple[inspect.Parameter, ...]:
-    """The parameters of a checkpoint's constructor after its name, annotations evaluated."""
-    return tuple(inspect.signature(factory, eval_str=True).parameters.values())[1:]
+    """The parameters of a checkpoint's constructor after its name, annotations evaluated. A dataclass has
+    them from its fields, with the default values that these would make."""
+    made = {
+        field.name: field.default_factory
+        for field in vars(factory).get("__dataclass_fields__", {}).values()
+        if field.init and field.default_factory is not MISSING
+    }
+    return tuple(
+        each.replace(default=made[each.name]()) if each.name in made else each
+        for each in inspect.signature(factory, eval_str=True).parameters.values()
+    )[1:]
 
 
 def described(parameters: Sequence[inspect.Parameter]) -> str:

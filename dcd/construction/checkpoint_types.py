@@ -1,23 +1,26 @@
 """Every checkpoint that a manifest may name, described: for people, the API and the reference.
 
 Found are those of the project's modules, of installed plug-ins and of the modules that the daemon's
-configuration lists. All that is said derives from the code itself: the annotated signature, the
-docstring, in which a section "Arguments:" says what each argument means, `DESCRIPTION` and `TOOLS`.
+configuration lists. All that is said derives from the code itself: the annotated fields and the strings
+below them, the docstring, `DESCRIPTION` and `TOOLS`.
 A module that cannot be imported is reported, and the others are described all the same. Imports the
 modules, which runs their code; touches nothing else.
 """
 
+import ast
 import inspect
 import pkgutil
-import re
+import textwrap
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from types import ModuleType
 from typing import cast, get_type_hints
 
 from dcd.checkpoints.interface import Checkpoint, CheckpointFactory
 from dcd.construction.arguments import parameters_of, type_of
 from dcd.construction.constructors import (
+    PARSING,
     Unresolved,
     factories,
     import_module,
@@ -32,7 +35,8 @@ from dcd.manifest.values import choices, expected, is_list, written
 class Argument:
     """An argument of a checkpoint. `type` says what it takes ("true or false"); `default` is written
     as in a manifest, None when there is none. `listing`: an `arglist` gives its values. The name `*`
-    stands for arguments of any other name. `meaning` is what the documentation says of it."""
+    stands for arguments of any other name. `meaning` says what it is for;
+    empty where a plug-in does not say."""
 
     name: str
     type: str
@@ -75,12 +79,12 @@ def described(factory: CheckpointFactory) -> CheckpointType:
     """What the code of a checkpoint class or factory function says about itself."""
     cls = _class_of(factory)
     place = (factory.__module__, factory.__qualname__)
-    documentation, meanings = _documentation(factory if factory.__doc__ else cls)
+    meanings = meanings_of(factory) if inspect.isclass(factory) else {}
     return CheckpointType(
         mod_path=factory.__module__.replace(".", "/"),
         checkpoint_class=factory.__qualname__,
         description=cls.DESCRIPTION,
-        documentation=documentation,
+        documentation=inspect.cleandoc(factory.__doc__ or cls.__doc__ or ""),
         arguments=tuple(_argument(each, meanings) for each in parameters_of(factory)),
         tools=cls.TOOLS,
         originals=tuple(
@@ -103,11 +107,24 @@ def _class_of(factory: CheckpointFactory) -> type[Checkpoint]:
     return cast(type[Checkpoint], made)
 
 
-def _documentation(found: object) -> tuple[str, dict[str, str]]:
-    """A docstring without its section "Arguments:", and from that section what each argument means."""
-    text, _, section = inspect.cleandoc(found.__doc__ or "").partition("\nArguments:\n")
-    entries = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", section, re.MULTILINE)
-    return text.strip(), {name: " ".join(meaning.split()) for name, meaning in entries}
+def meanings_of(cls: type) -> dict[str, str]:
+    """What the string below each field of a class says, on one line; inherited fields among them. Empty
+    where the source is not at hand."""
+    found: dict[str, str] = {}
+    for each in reversed(cls.__mro__):
+        try:
+            with PARSING:
+                tree = ast.parse(textwrap.dedent(inspect.getsource(each)))
+        except (OSError, TypeError, SyntaxError):
+            continue
+        for statements in pairwise(cast(ast.ClassDef, tree.body[0]).body):
+            match statements:
+                case (
+                    ast.AnnAssign(target=ast.Name(id=name)),
+                    ast.Expr(value=ast.Constant(value=str(text))),
+                ):
+                    found[name] = " ".join(text.split())
+    return found
 
 
 def _argument(parameter: inspect.Parameter, meanings: Mapping[str, str]) -> Argument:

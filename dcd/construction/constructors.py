@@ -31,7 +31,7 @@ from dcd.manifest.source import Source, repeated
 OWN = "dcd.checkpoints"
 GROUP = "dcd.checkpoints"
 
-_PARSING = threading.Lock()
+PARSING = threading.Lock()
 """Python 3.11 fails now and then when two threads make syntax trees at once (cpython issue 106905)."""
 
 
@@ -356,7 +356,7 @@ def _sources(module_name: str) -> dict[str, bytes]:
 
 def _imports(content: bytes, module_name: str) -> frozenset[str]:
     """Every name that the source could mean by its import statements."""
-    with _PARSING:
+    with PARSING:
         return _parsed_imports(content, module_name)
 
 

@@ -5,10 +5,10 @@ daemon itself checks against the same declarations in `dcd.manifest.check`, whos
 may stand in any order. Where a typed value is expected, `${name}` may stand for it. Includes are resolved
 before validation, so that `xi:include` is no part of the grammar.
 
-Source: RELAX NG Specification, OASIS, 2001; XML Schema Part 2 for datatypes.
+Source: RELAX NG Specification and RELAX NG DTD Compatibility, OASIS, 2001; XML Schema Part 2 for datatypes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from lxml import etree
 
@@ -86,14 +86,18 @@ def can_match(path: str, registry: Registry = BUILTIN) -> bool:
     return bool(found)
 
 
-def grammar_text() -> str:
+Offers = Mapping[type[DataObject], Mapping[str, Sequence[str]]]
+"""Of an element with a free name: names that an editor offers, each with what there is to say about it."""
+
+
+def grammar_text(offers: Offers) -> str:
     """The grammar as XML text."""
     namespaces: dict[str | None, str] = {None: RNG, "a": ANNOTATIONS}
     grammar = etree.Element(_rng("grammar"), nsmap=namespaces)  # type: ignore[arg-type]
     grammar.set("datatypeLibrary", DATATYPES)
     _add(_add(grammar, "start"), "ref", name="dc")
     for cls in classes_below():
-        _define(grammar, cls)
+        _define(grammar, cls, offers.get(cls, {}))
     _define_use(grammar)
     etree.indent(grammar, "  ")
     return etree.tostring(grammar, encoding="unicode") + "\n"
@@ -114,7 +118,7 @@ def _document(parent: Element, text: str) -> None:
     etree.SubElement(parent, f"{{{ANNOTATIONS}}}documentation").text = text
 
 
-def _define(grammar: Element, cls: type[DataObject]) -> None:
+def _define(grammar: Element, cls: type[DataObject], offered: Mapping[str, Sequence[str]]) -> None:
     element = _add(_add(grammar, "define", name=cls.TAG), "element", name=cls.TAG)
     _document(element, documentation(cls))
     fields = fields_of(cls)
@@ -123,7 +127,7 @@ def _define(grammar: Element, cls: type[DataObject]) -> None:
             holder = element if field.required else _add(element, "optional")
             attribute = _add(holder, "attribute", name=field.tag)
             _document(attribute, field.declared.doc)
-            _value(attribute, field)
+            _value(attribute, field, offered if field.name == "name" else {})
     texts = [field for field in fields if field.declared.kind == "text"]
     if texts:
         _text(element, texts[0])
@@ -171,15 +175,17 @@ def _particle(particle: Particle) -> Element:
     return reference if name == "group" else holder
 
 
-def _value(attribute: Element, field: Field) -> None:
+def _value(attribute: Element, field: Field, offered: Mapping[str, Sequence[str]]) -> None:
     plain, _ = optional_of(field.annotation)
     listed = choices(plain)
     if not listed and plain is not int and _is_free(field.form):
         _add(attribute, "text")
         return
     choice = _add(attribute, "choice")
-    for value in listed:
+    for value in (*listed, *offered):
         _add(choice, "value").text = value
+        for text in offered.get(value, ()):
+            _document(choice, text)  # of the value before it, as RELAX NG DTD Compatibility has it
     if not listed and plain is int:
         data = _add(choice, "data", type="integer")
         for name, limit in (

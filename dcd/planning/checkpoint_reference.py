@@ -39,9 +39,14 @@ with a warning and can be planned, but not built.
 """
 
 
+def own_types() -> list[CheckpointType]:
+    """The project's own checkpoints."""
+    return [each for each in registered()[0] if each.mod_path.startswith(OWN.replace(".", "/"))]
+
+
 def checkpoints_text() -> str:
     """The whole reference."""
-    types = [each for each in registered()[0] if each.mod_path.startswith(OWN.replace(".", "/"))]
+    types = own_types()
     return _HEAD + "".join(map(_section, types)) + _ORIGINALS + _originals(types)
 
 

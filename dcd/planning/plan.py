@@ -97,9 +97,10 @@ def plan_ahead(
     require_use(borrower, (name for each in found for name in each.needs.secrets))
     waiting()
     able = list(takewhile(lambda prospect: not prospect.obstacle, found))
-    for prospect in able:
-        if prospect.instance is not None:
-            prospect.instance.patient = False
+    able = [
+        replace(prospect, instance=prospect.instance and prospect.instance.impatient())
+        for prospect in able
+    ]
     states = _states(loaded, able)
     asked = [
         replace(prospect, unasked=f"its repository cannot be asked: {state.brief}")

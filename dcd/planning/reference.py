@@ -9,9 +9,10 @@ from pathlib import Path
 
 from dcd.manifest.data_object import DataObject, OneOf, Particle, fields_of
 from dcd.manifest.fields import Field
+from dcd.manifest.objects import Arg, ArgList
 from dcd.manifest.schema import classes_below, documentation, grammar_text, inside
 from dcd.manifest.values import choices, optional_of, written
-from dcd.planning.checkpoint_reference import checkpoints_text
+from dcd.planning.checkpoint_reference import checkpoints_text, own_types
 
 ROOT = Path(__file__).resolve().parents[2]
 GRAMMAR = ROOT / "dcd/manifest/grammar/dc.rng"
@@ -19,6 +20,21 @@ REFERENCE = ROOT / "docs/reference/manifest.md"
 CHECKPOINTS = ROOT / "docs/reference/checkpoints.md"
 
 _GENERATED = "## Elements\n"
+
+
+def editor_grammar() -> str:
+    """The grammar for editors. It offers the arguments of the project's checkpoints, with what each means."""
+    of_arg: dict[str, list[str]] = {}
+    of_arglist: dict[str, list[str]] = {}
+    for each in own_types():
+        for argument in each.arguments:
+            text = f"{each.checkpoint_class} of {each.mod_path}: {argument.meaning}"
+            of_arg.setdefault(argument.name, []).append(text)
+            if argument.listing:
+                of_arglist.setdefault(argument.name, []).append(text)
+    return grammar_text(
+        {Arg: dict(sorted(of_arg.items())), ArgList: dict(sorted(of_arglist.items()))}
+    )
 
 
 def reference_text(present: str) -> str:
@@ -108,7 +124,7 @@ def _link(tag: str) -> str:
 
 def main() -> None:
     """Write the files."""
-    GRAMMAR.write_text(grammar_text())
+    GRAMMAR.write_text(editor_grammar())
     REFERENCE.write_text(reference_text(REFERENCE.read_text()))
     CHECKPOINTS.write_text(checkpoints_text())
 

@@ -9,6 +9,7 @@ so that a system which is installed from the image can start all of its kernels.
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -28,16 +29,9 @@ _ROOMY_BYTES = 2 << 30
 _LEVELS = {"zstd": range(1, 20), "gzip": range(1, 10), "xz": range(10), "lz4": range(1, 13)}
 
 
+@dataclass(frozen=True)
 class DebianBootArchive(Checkpoint):
-    """Make the boot archive of a Debian image.
-
-
-    Arguments:
-        kernel: The kernel version to use where several are installed, as in /boot/vmlinuz-VERSION.
-        compression_type: The compressor; the image needs its program. `auto` is zstd where the
-            image has it, else gzip.
-        compression_level: The compressor's own level.
-    """
+    """Make the boot archive of a Debian image."""
 
     DESCRIPTION = "Make the boot archive: kernel and initramfs"
     REQUIRES = (products.IMAGE, products.KERNEL)
@@ -45,17 +39,15 @@ class DebianBootArchive(Checkpoint):
     VERSION = 1
     TOOLS = ("chroot",)
 
-    def __init__(
-        self,
-        name: str,
-        kernel: Annotated[str, KERNEL_VERSION] | None = None,
-        compression_type: Literal["auto", "zstd", "gzip", "xz", "lz4"] = "auto",
-        compression_level: int = 1,
-    ) -> None:
-        super().__init__(name)
-        self.kernel = kernel
-        self.compression_type = compression_type
-        self.compression_level = compression_level
+    kernel: Annotated[str, KERNEL_VERSION] | None = None
+    """The kernel version to use where several are installed, as in /boot/vmlinuz-VERSION."""
+
+    compression_type: Literal["auto", "zstd", "gzip", "xz", "lz4"] = "auto"
+    """The compressor; the image needs its program. `auto` is zstd where the image has it, else
+    gzip."""
+
+    compression_level: int = 1
+    """The compressor's own level."""
 
     def needs(self, doc: DataObjectCache) -> Needs:
         return Needs(tools=self.TOOLS, disk_bytes=512 << 20, capabilities=MOUNTS)

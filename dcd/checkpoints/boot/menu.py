@@ -61,15 +61,12 @@ class Entry:
     arguments: tuple[str, ...]
 
 
+@dataclass(frozen=True)
 class GrubBootMenu(Checkpoint):
     """Write GRUB's menu for live media.
 
     Without a title in the manifest, entries have the name that the image gives itself (PRETTY_NAME
     in its os-release(5)).
-
-    Arguments:
-        kernel_args: The kernel arguments of every entry, before its own. They are separated by
-            spaces and quoted as for a shell: `dyndbg="file drivers/usb/* +p"` is one argument.
     """
 
     DESCRIPTION = "Write the boot menu"
@@ -77,13 +74,9 @@ class GrubBootMenu(Checkpoint):
     PROVIDES = (products.BOOT_MENU,)
     READS = ("//boot_mods", "//distro.name")
 
-    def __init__(
-        self,
-        name: str,
-        kernel_args: Annotated[str, KERNEL_ARGUMENTS] = "boot=live components quiet",
-    ) -> None:
-        super().__init__(name)
-        self.kernel_args = kernel_args
+    kernel_args: Annotated[str, KERNEL_ARGUMENTS] = "boot=live components quiet"
+    """The kernel arguments of every entry, before its own. They are separated by spaces and quoted
+    as for a shell: `dyndbg="file drivers/usb/* +p"` is one argument."""
 
     def get_progress_estimate(self) -> float:
         return 1.0

@@ -37,19 +37,11 @@ _LATEST = (1 << 32) - 1
 set back those after SOURCE_DATE_EPOCH."""
 
 
+@dataclass(frozen=True)
 class SquashfsPkgImgMod(Checkpoint):
     """Compress the image.
 
     Low levels of zstd are many times faster and a few per cent larger.
-
-    Arguments:
-        compression_type: The compressor.
-        compression_level: Its own level: zstd 1 to 22, gzip 1 to 9; xz and lz4 have none. Without
-            one mksquashfs chooses (zstd 15, gzip 9).
-        block_size_kib: A power of two from 4 to 1024.
-        exclude: Paths of the image that are left out, with shell patterns: `var/cache/apt/*`.
-        posix_acls: What to do with files that have POSIX ACLs, which are not kept: `drop` the ACLs
-            and name the files in the log, or `fail`.
     """
 
     DESCRIPTION = "Compress the image"
@@ -57,21 +49,22 @@ class SquashfsPkgImgMod(Checkpoint):
     PROVIDES = (products.SQUASHFS,)
     TOOLS = ("mksquashfs",)
 
-    def __init__(
-        self,
-        name: str,
-        compression_type: Literal["zstd", "xz", "gzip", "lz4"] = "zstd",
-        compression_level: int | None = None,
-        block_size_kib: int = 1024,
-        exclude: tuple[Annotated[str, EXCLUDED], ...] = (),
-        posix_acls: Literal["drop", "fail"] = "drop",
-    ) -> None:
-        super().__init__(name)
-        self.compression_type = compression_type
-        self.compression_level = compression_level
-        self.block_size_kib = block_size_kib
-        self.exclude = exclude
-        self.posix_acls = posix_acls
+    compression_type: Literal["zstd", "xz", "gzip", "lz4"] = "zstd"
+    """The compressor to use."""
+
+    compression_level: int | None = None
+    """The compressor's own level: zstd 1 to 22, gzip 1 to 9; xz and lz4 have none. Without one mksquashfs
+    chooses (zstd 15, gzip 9)."""
+
+    block_size_kib: int = 1024
+    """The size of a block in KiB, a power of two from 4 to 1024."""
+
+    exclude: tuple[Annotated[str, EXCLUDED], ...] = ()
+    """Paths of the image that are left out, with shell patterns: `var/cache/apt/*`."""
+
+    posix_acls: Literal["drop", "fail"] = "drop"
+    """What to do with files that have POSIX ACLs, which are not kept: `drop` the ACLs and name the
+    files in the log, or `fail`."""
 
     def needs(self, doc: DataObjectCache) -> Needs:
         return Needs(tools=self.TOOLS, disk_bytes=1 << 30)

@@ -11,6 +11,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
@@ -39,20 +40,12 @@ _FOR_NEW_ACCOUNTS = ("/etc/skel", "/etc/login.defs", "/etc/default/useradd")
 _BUILT_IN_LOCALES = ("C", "POSIX", "C.UTF-8")
 
 
+@dataclass(frozen=True)
 class DebianPrePkgImgMod(Checkpoint):
     """Configure a Debian image.
 
     The `configuration`s of the checkpoint's name hold users, network interfaces, and files to add
     (source, dest, mode, owner).
-
-    Arguments:
-        hostname: The name of the system.
-        locale: Its LANG. Default: as an earlier checkpoint or a package has set it, else C.UTF-8.
-        timezone: Its time zone, as in /usr/share/zoneinfo. Default: as an earlier checkpoint or a
-            package has set it, else Etc/UTC.
-        serial_console: A serial line that gets a login prompt: `ttyS0`.
-        enable_services: Units to enable; `ssh` means `ssh.service`.
-        disable_services: Units to disable.
     """
 
     DESCRIPTION = "Configure the image: name, users, network, services, files"
@@ -62,23 +55,25 @@ class DebianPrePkgImgMod(Checkpoint):
     NAMED = ("configuration",)
     TOOLS = ("chroot",)
 
-    def __init__(
-        self,
-        name: str,
-        hostname: Annotated[str, HOST_NAME] | None = None,
-        locale: Annotated[str, LOCALE] | None = None,
-        timezone: Annotated[str, TIME_ZONE] | None = None,
-        serial_console: Annotated[str, SERIAL_LINE] | None = None,
-        enable_services: tuple[Annotated[str, UNIT], ...] = (),
-        disable_services: tuple[Annotated[str, UNIT], ...] = (),
-    ) -> None:
-        super().__init__(name)
-        self.hostname = hostname
-        self.locale = locale
-        self.timezone = timezone
-        self.serial_console = serial_console
-        self.enable_services = enable_services
-        self.disable_services = disable_services
+    hostname: Annotated[str, HOST_NAME] | None = None
+    """The name of the system."""
+
+    locale: Annotated[str, LOCALE] | None = None
+    """The locale of the system, its LANG. Default: as an earlier checkpoint or a package has set it,
+    else C.UTF-8."""
+
+    timezone: Annotated[str, TIME_ZONE] | None = None
+    """The time zone of the system, as in /usr/share/zoneinfo. Default: as an earlier checkpoint or a
+    package has set it, else Etc/UTC."""
+
+    serial_console: Annotated[str, SERIAL_LINE] | None = None
+    """A serial line that gets a login prompt: `ttyS0`."""
+
+    enable_services: tuple[Annotated[str, UNIT], ...] = ()
+    """Units to enable; `ssh` means `ssh.service`."""
+
+    disable_services: tuple[Annotated[str, UNIT], ...] = ()
+    """Units to disable."""
 
     def needs(self, doc: DataObjectCache) -> Needs:
         return Needs(

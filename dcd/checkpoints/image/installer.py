@@ -6,6 +6,7 @@ It belongs between the checkpoints that configure the image and the one that com
 installer is, and what answers are, is in `dcd.checkpoints.image.installer_script`.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from dcd.checkpoints import products
@@ -34,6 +35,7 @@ _PROGRAMS = {
 _PLACES = ("usr/sbin", "usr/bin", "sbin", "bin")
 
 
+@dataclass(frozen=True)
 class DebianInstaller(Checkpoint):
     """Add an unattended installer to a live Debian image.
 

@@ -9,6 +9,7 @@ Source: xorrisofs(1); the El Torito and UEFI specifications for what firmware lo
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -30,13 +31,9 @@ _SECTION_LIMIT_BYTES = 1 << 32
 """The length of a section of a file is a number of 32 bits."""
 
 
+@dataclass(frozen=True)
 class CreateISO(Checkpoint):
-    """Make the ISO.
-
-
-    Arguments:
-        volume_id: The name under which systems show the medium. Default: the distribution's name.
-    """
+    """Make the ISO."""
 
     DESCRIPTION = "Make the hybrid ISO"
     REQUIRES = (products.BOOT_MENU, products.SQUASHFS, products.LIVE_BOOT)
@@ -44,9 +41,8 @@ class CreateISO(Checkpoint):
     READS = ("//distro.name", "//distro.add_timestamp", *largest.READS)
     TOOLS = ("xorriso", *grub.TOOLS)
 
-    def __init__(self, name: str, volume_id: Annotated[str, VOLUME_ID] | None = None) -> None:
-        super().__init__(name)
-        self.volume_id = volume_id
+    volume_id: Annotated[str, VOLUME_ID] | None = None
+    """The name under which systems show the medium. Default: the distribution's name."""
 
     def needs(self, doc: DataObjectCache) -> Needs:
         return Needs(tools=self.TOOLS, disk_bytes=1 << 30)

@@ -7,6 +7,7 @@ an artifact.
 
 import os
 import shutil
+from dataclasses import dataclass
 
 from dcd.checkpoints import products
 from dcd.checkpoints.interface import Checkpoint, Context, Needs
@@ -17,6 +18,7 @@ from dcd.platform.inside import new_file
 from statemachine.errors import CheckpointError
 
 
+@dataclass(frozen=True)
 class CreateUSB(Checkpoint):
     """Make the image of a USB stick from the ISO of a checkpoint before."""
 

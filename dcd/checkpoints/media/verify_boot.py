@@ -5,8 +5,8 @@ its serial console. The console's log and a picture of the screen are delivered 
 `dcd.checkpoints.boots` for what holds for every boot.
 """
 
-import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -28,51 +28,41 @@ from dcd.platform.hypervisor import (
 from statemachine.errors import CheckpointError
 
 
+@dataclass(frozen=True)
 class VerifyBoot(Checkpoint):
-    """Boot the medium that an earlier checkpoint made.
-
-
-    Arguments:
-        firmware: The firmware to boot with, each of those listed.
-        media: How the guest sees the medium: as a CD or as a USB stick.
-        memory_mb: The memory of each guest, in MiB.
-        marker: Text that the serial console shows only after everything before it worked.
-        timeout_seconds: The limit for each boot.
-        accelerator: `auto` is KVM if a tiny guest proves that it works here, else emulation
-            (`tcg`).
-        cpus: The processors of each guest.
-        parallel: Boot with all firmware at once; each guest then needs `memory_mb`.
-        hypervisor: What runs the guest. `virtualbox` and `bhyve` were never run on the real thing.
-    """
+    """Boot the medium that an earlier checkpoint made."""
 
     DESCRIPTION = "Boot the medium to prove that it boots"
     TOOLS = all_tools()
     PROVIDES = ()
 
-    def __init__(
-        self,
-        name: str,
-        firmware: tuple[Literal["bios", "uefi"], ...] = ("bios",),
-        media: Literal["cdrom", "usb"] = "cdrom",
-        memory_mb: int = 1024,
-        marker: Annotated[str, LINE] = "login:",
-        timeout_seconds: float = 600.0,
-        accelerator: boots.AcceleratorName = "auto",
-        cpus: int = 1,
-        parallel: bool = True,
-        hypervisor: HypervisorName = "qemu",
-    ) -> None:
-        super().__init__(name)
-        self.firmware = firmware
-        self.media = media
-        self.memory_mb = memory_mb
-        self.marker = marker
-        self.timeout_seconds = timeout_seconds
-        self.accelerator = accelerator
-        self.cpus = cpus
-        self.parallel = parallel
-        self.hypervisor = hypervisor
-        self._stop = threading.Event()
+    firmware: tuple[Literal["bios", "uefi"], ...] = ("bios",)
+    """The firmware to boot with, each of those listed."""
+
+    media: Literal["cdrom", "usb"] = "cdrom"
+    """How the guest sees the medium: as a CD or as a USB stick."""
+
+    memory_mb: int = 1024
+    """The memory of each guest, in MiB."""
+
+    marker: Annotated[str, LINE] = "login:"
+    """Text that the serial console shows only after everything before it worked."""
+
+    timeout_seconds: float = 600.0
+    """The time limit of each boot, in seconds."""
+
+    accelerator: boots.AcceleratorName = "auto"
+    """What executes the guest. `auto` is KVM if a tiny guest proves that it works here, else
+    emulation (`tcg`)."""
+
+    cpus: int = 1
+    """The number of processors of each guest."""
+
+    parallel: bool = True
+    """Boot with all firmware at once; each guest then needs `memory_mb`."""
+
+    hypervisor: HypervisorName = "qemu"
+    """What runs the guest. `virtualbox` and `bhyve` were never run on the real thing."""
 
     def needs(self, doc: DataObjectCache) -> Needs:
         return Needs(
@@ -110,9 +100,6 @@ class VerifyBoot(Checkpoint):
     def get_progress_estimate(self) -> float:
         return 60.0
 
-    def cancel(self) -> None:
-        self._stop.set()
-
     def execute(self, context: Context) -> None:
         medium = self._medium(context)
         conditions = boots.Conditions(
@@ -132,7 +119,7 @@ class VerifyBoot(Checkpoint):
             hypervisor_named(self.hypervisor, context.environment),
             [boots.Trial(kind, kind, Drive(medium, self.media)) for kind in self.firmware],
             conditions,
-            self._stop,
+            self.stopping,
         )
         boots.deliver_boots(context, self.name, done)
 

@@ -11,6 +11,7 @@ import lzma
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -45,14 +46,12 @@ _LOST = "extended attribute for file"
 """In what tar says of an attribute that cannot be set."""
 
 
+@dataclass(frozen=True)
 class TransferArchive(Checkpoint):
     """Unpack an archive.
 
     The `software` of the checkpoint's name may say where to: its destination `dir`, or else the
     image area.
-
-    Arguments:
-        archive: The archive file; it is captured when the build is submitted.
     """
 
     DESCRIPTION = "Unpack an archive into the workspace"
@@ -60,9 +59,8 @@ class TransferArchive(Checkpoint):
     NAMED = ("software",)
     TOOLS = ("tar", "zstd")
 
-    def __init__(self, name: str, archive: Annotated[InputPath, CLIENT_PATH]) -> None:
-        super().__init__(name)
-        self.archive = archive
+    archive: Annotated[InputPath, CLIENT_PATH]
+    """The archive file; it is captured when the build is submitted."""
 
     def needs(self, doc: DataObjectCache) -> Needs:
         return Needs(tools=self.TOOLS)

@@ -8,6 +8,7 @@ names nothing is all of its source.
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from dcd.checkpoints import products
@@ -25,6 +26,7 @@ _NAMED = 50
 """How many entries that do not exist are named."""
 
 
+@dataclass(frozen=True)
 class TransferCPIO(Checkpoint):
     """Copy what the `software` of the checkpoint's name lists, from its source `dir` to its destination
     `dir` (the image area and the boot archive, where they are not given)."""
@@ -32,9 +34,6 @@ class TransferCPIO(Checkpoint):
     DESCRIPTION = "Copy files and directories within the workspace"
     VERSION = 2
     NAMED = ("software",)
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
 
     def needs(self, doc: DataObjectCache) -> Needs:
         software = software_for(doc, self.name) or Software()

@@ -13,6 +13,7 @@ empty package cache and empty lists; no host name, resolver, machine id or user 
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from dcd.checkpoints import products
@@ -103,6 +104,7 @@ _HOST_TOOLS_USE = (
 earlier checkpoint or of a package: it would lead into the build host."""
 
 
+@dataclass(frozen=True)
 class TransferDEB(Checkpoint):
     """Install Debian packages and all they depend on.
 
@@ -118,9 +120,6 @@ class TransferDEB(Checkpoint):
     VERSION = 1
     NAMED = ("software",)
     TOOLS = ("mmdebstrap", "apt-get", "apt-helper", "dpkg-query")
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
 
     def needs(self, doc: DataObjectCache) -> Needs:
         software = self._software(doc)

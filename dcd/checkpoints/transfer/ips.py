@@ -14,6 +14,7 @@ fresh workspace for each attempt matters here.
 import platform
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain, starmap
 from pathlib import Path
 from typing import Annotated
@@ -57,19 +58,13 @@ _ARCHITECTURE = "arch"
 """The variant that pkg(1) takes from the host where the manifest does not say it."""
 
 
+@dataclass(frozen=True)
 class TransferIPS(Checkpoint):
     """Make an IPS image and install packages into it, or change one.
 
     The `software` of the checkpoint's name says how: the image (facets, variants, properties,
     whether it is made or changed), publishers with origins and mirrors, and `software_data` to
     install, uninstall, avoid or unavoid, done in the order in which they are listed.
-
-    Arguments:
-        zonename: Accepted from manifests of the original; images that are linked to a zone cannot
-            be made.
-        show_stdout: Repeat pkg's lines as progress messages; they are in the log in any case.
-        verify: Compare the image with what its packages say at the end (pkg verify); a difference
-            fails the checkpoint.
     """
 
     DESCRIPTION = "Transfer IPS packages into the image"
@@ -77,17 +72,15 @@ class TransferIPS(Checkpoint):
     NAMED = ("software",)
     TOOLS = ("pkg",)
 
-    def __init__(
-        self,
-        name: str,
-        zonename: Annotated[str, WORD] | None = None,
-        show_stdout: bool = False,
-        verify: bool = False,
-    ) -> None:
-        super().__init__(name)
-        self.zonename = zonename
-        self.show_stdout = show_stdout
-        self.verify = verify
+    zonename: Annotated[str, WORD] | None = None
+    """Accepted from manifests of the original; images that are linked to a zone cannot be made."""
+
+    show_stdout: bool = False
+    """Repeat pkg's lines as progress messages; they are in the log in any case."""
+
+    verify: bool = False
+    """Compare the image with what its packages say at the end (pkg verify); a difference fails the
+    checkpoint."""
 
     def needs(self, doc: DataObjectCache) -> Needs:
         software = self._software(doc)

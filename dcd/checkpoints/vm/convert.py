@@ -6,9 +6,9 @@ link. Results: media/NAME.SUFFIX, recorded by kind.
 """
 
 import os
-import threading
 from collections.abc import Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -46,34 +46,24 @@ _CONVERSION_SHARE = 0.8
 """The part of an image's work that is its conversion; the rest is looking at the result."""
 
 
+@dataclass(frozen=True)
 class Convert(Checkpoint):
-    """Convert the disk to the formats that `vm_im` lists.
-
-
-    Arguments:
-        formats: Some of them, as `TYPE` or `TYPE-SUBFORMAT`. Default: all.
-        level: The level of zlib, 1 to 9, for a streamOptimized VMDK.
-        out_of_order: Write a compressed qcow2 as its clusters come out of several processors:
-            faster, with the same contents, but in another order each time.
-    """
+    """Convert the disk to the formats that `vm_im` lists."""
 
     DESCRIPTION = "Convert the disk to the formats it is delivered in"
     READS = ("//vm_format", "//distro.name", "//distro.add_timestamp")
     TOOLS = TOOLS
     REQUIRES = (products.DISK,)
 
-    def __init__(
-        self,
-        name: str,
-        formats: tuple[Annotated[str, WORD], ...] = (),
-        level: int = 6,
-        out_of_order: bool = False,
-    ) -> None:
-        super().__init__(name)
-        self.formats = formats
-        self.level = level
-        self.out_of_order = out_of_order
-        self._stop = threading.Event()
+    formats: tuple[Annotated[str, WORD], ...] = ()
+    """Some of them, as `TYPE` or `TYPE-SUBFORMAT`. Default: all."""
+
+    level: int = 6
+    """The level of zlib, 1 to 9, for a streamOptimized VMDK."""
+
+    out_of_order: bool = False
+    """Write a compressed qcow2 as its clusters come out of several processors: faster, with the
+    same contents, but in another order each time."""
 
     def needs(self, doc: DataObjectCache) -> Needs:
         made = sum(image.type != "raw" for image in self._images(doc))
@@ -100,9 +90,6 @@ class Convert(Checkpoint):
 
     def get_progress_estimate(self) -> float:
         return 20.0
-
-    def cancel(self) -> None:
-        self._stop.set()
 
     def execute(self, context: Context) -> None:
         images = self._images(context.doc)
@@ -132,7 +119,7 @@ class Convert(Checkpoint):
 
         def make(image: Image) -> Artifact:
             def on_progress(fraction: float) -> None:
-                if self._stop.is_set():
+                if self.stopping.is_set():
                     raise CheckpointError("stopped while the disk was being converted")
                 fractions[image] = fraction * _CONVERSION_SHARE
 
@@ -171,7 +158,7 @@ class Convert(Checkpoint):
                     message = f"{', '.join(names)}: equal to the disk" if names else ""
                     context.report(Report(share / total, message))
             finally:
-                self._stop.set()
+                self.stopping.set()
                 pool.shutdown(cancel_futures=True)
         return made
 

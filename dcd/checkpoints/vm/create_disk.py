@@ -9,6 +9,7 @@ much space as tables and journals do: a few MiB.
 import os
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from dcd.checkpoints import products
@@ -30,6 +31,7 @@ _NO_TIME = 315532800
 """1980-01-01, before which FAT knows no time: of a disk that has no files yet."""
 
 
+@dataclass(frozen=True)
 class CreateDisk(Checkpoint):
     """Make the disk with its partitions and empty file systems.
 
@@ -41,9 +43,6 @@ class CreateDisk(Checkpoint):
     PROVIDES = (products.DISK,)
     READS = LAYOUT_READS
     TOOLS = tuple(dict.fromkeys(tool for tools in VOLUME_TOOLS.values() for tool in tools))
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
 
     def needs(self, doc: DataObjectCache) -> Needs:
         layout, _ = examine_layout(doc)

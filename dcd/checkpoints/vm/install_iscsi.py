@@ -12,8 +12,8 @@ interrupts this, the next attempt begins with a blank disk on the layer before.
 import secrets
 import shutil
 import sys
-import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -56,27 +56,9 @@ _DISK_SERIAL = "dcd-disk"
 _GIB = 1 << 30
 
 
+@dataclass(frozen=True)
 class InstallISCSI(Checkpoint):
-    """Install onto the disk of `CreateDisk` from an installer medium, in a guest.
-
-
-    Arguments:
-        medium: An ISO with an unattended installer (see `DebianInstaller`). Default: the one that
-            an earlier checkpoint made.
-        target: The iSCSI target. `auto` is tgt on Linux and comstar on illumos; lio and comstar
-            were never run on the real thing.
-        firmware: What the guest boots the medium with.
-        memory_mb: The memory of the guest, in MiB.
-        cpus: The processors of the guest.
-        timeout_seconds: The limit for the whole installation.
-        accelerator: `auto` is KVM if a tiny guest proves that it works here, else emulation
-            (`tcg`).
-        kernel_args: The kernel arguments of the installed system.
-        serial_console: The serial console of the installed system, with its speed. Empty: none.
-        hostname: The name of the installed system. Default: that of the live system.
-        grow_root: Let the root partition, which must be the last on the disk, take the rest of a
-            larger disk whenever the system starts.
-    """
+    """Install onto the disk of `CreateDisk` from an installer medium, in a guest."""
 
     DESCRIPTION = "Install onto the disk through iSCSI, in a guest"
     PROVIDES = ()
@@ -91,34 +73,42 @@ class InstallISCSI(Checkpoint):
         )
     )
 
-    def __init__(
-        self,
-        name: str,
-        medium: Annotated[InputPath, CLIENT_PATH] | None = None,
-        target: TargetName = "auto",
-        firmware: Firmware = "bios",
-        memory_mb: int = 1024,
-        cpus: int = 1,
-        timeout_seconds: float = 1800.0,
-        accelerator: boots.AcceleratorName = "auto",
-        kernel_args: Annotated[str, KERNEL_ARGUMENTS] = "quiet",
-        serial_console: Annotated[str, SERIAL_CONSOLE] = "ttyS0,115200",
-        hostname: Annotated[str, SHORT_HOST_NAME] | None = None,
-        grow_root: bool = True,
-    ) -> None:
-        super().__init__(name)
-        self.medium = medium
-        self.target = target
-        self.firmware = firmware
-        self.memory_mb = memory_mb
-        self.cpus = cpus
-        self.timeout_seconds = timeout_seconds
-        self.accelerator = accelerator
-        self.kernel_args = kernel_args
-        self.serial_console = serial_console
-        self.hostname = hostname
-        self.grow_root = grow_root
-        self._stop = threading.Event()
+    medium: Annotated[InputPath, CLIENT_PATH] | None = None
+    """An ISO with an unattended installer (see `DebianInstaller`). Default: the one that an earlier
+    checkpoint made."""
+
+    target: TargetName = "auto"
+    """The iSCSI target. `auto` is tgt on Linux and comstar on illumos; lio and comstar were never
+    run on the real thing."""
+
+    firmware: Firmware = "bios"
+    """What the guest boots the medium with."""
+
+    memory_mb: int = 1024
+    """The memory of the guest, in MiB."""
+
+    cpus: int = 1
+    """The number of processors of the guest."""
+
+    timeout_seconds: float = 1800.0
+    """The time limit of the whole installation, in seconds."""
+
+    accelerator: boots.AcceleratorName = "auto"
+    """What executes the guest. `auto` is KVM if a tiny guest proves that it works here, else
+    emulation (`tcg`)."""
+
+    kernel_args: Annotated[str, KERNEL_ARGUMENTS] = "quiet"
+    """The kernel arguments of the installed system."""
+
+    serial_console: Annotated[str, SERIAL_CONSOLE] = "ttyS0,115200"
+    """The serial console of the installed system, with its speed. Empty: none."""
+
+    hostname: Annotated[str, SHORT_HOST_NAME] | None = None
+    """The name of the installed system. Default: that of the live system."""
+
+    grow_root: bool = True
+    """Let the root partition, which must be the last on the disk, take the rest of a larger disk
+    whenever the system starts."""
 
     def needs(self, doc: DataObjectCache) -> Needs:
         tools = (
@@ -150,9 +140,6 @@ class InstallISCSI(Checkpoint):
 
     def get_progress_estimate(self) -> float:
         return 240.0
-
-    def cancel(self) -> None:
-        self._stop.set()
 
     def execute(self, context: Context) -> None:
         disk, layout = recorded_disk(context, change=True)
@@ -216,7 +203,7 @@ class InstallISCSI(Checkpoint):
         picture = context.evidence / f"{self.name}.png"
         try:
             with Qemu(context.environment).guest(machine, directory) as guest:
-                stopped = self._stop.is_set
+                stopped = self.stopping.is_set
                 try:
                     console = wait_for_success(
                         context, guest, token, self.timeout_seconds, stopped, may_be_stuck

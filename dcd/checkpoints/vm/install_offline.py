@@ -61,20 +61,9 @@ class _Kernel:
     initramfs: Path
 
 
+@dataclass(frozen=True)
 class InstallOffline(Checkpoint):
-    """Install the image onto the disk of `CreateDisk`.
-
-
-    Arguments:
-        kernel_args: The kernel arguments of every entry of the menu, before its own (from
-            `boot_mods` in `vm_im`).
-        serial_console: The serial line that the menu and the image's own entry use, with its speed.
-            Empty: none.
-        grow_root: Let the root partition, which must be the last on the disk, take the rest of a
-            larger disk whenever the system starts.
-        cloud_init: Switch the image's cloud-init on, for a NoCloud volume or a configuration drive;
-            otherwise it is off.
-    """
+    """Install the image onto the disk of `CreateDisk`."""
 
     DESCRIPTION = "Install the image onto the disk"
     VERSION = 2
@@ -90,19 +79,20 @@ class InstallOffline(Checkpoint):
         )
     )
 
-    def __init__(
-        self,
-        name: str,
-        kernel_args: Annotated[str, KERNEL_ARGUMENTS] = "quiet",
-        serial_console: Annotated[str, SERIAL_CONSOLE] = "ttyS0,115200",
-        grow_root: bool = True,
-        cloud_init: bool = False,
-    ) -> None:
-        super().__init__(name)
-        self.kernel_args = kernel_args
-        self.serial_console = serial_console
-        self.grow_root = grow_root
-        self.cloud_init = cloud_init
+    kernel_args: Annotated[str, KERNEL_ARGUMENTS] = "quiet"
+    """The kernel arguments of every entry of the menu, before its own (from `boot_mods` in
+    `vm_im`)."""
+
+    serial_console: Annotated[str, SERIAL_CONSOLE] = "ttyS0,115200"
+    """The serial line that the menu and the image's own entry use, with its speed. Empty: none."""
+
+    grow_root: bool = True
+    """Let the root partition, which must be the last on the disk, take the rest of a larger disk
+    whenever the system starts."""
+
+    cloud_init: bool = False
+    """Switch the image's cloud-init on, for a NoCloud volume or a configuration drive; otherwise it
+    is off."""
 
     def needs(self, doc: DataObjectCache) -> Needs:
         layout = _planned(doc)

@@ -11,6 +11,7 @@ import hashlib
 import io
 import tarfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, BinaryIO
 
@@ -44,17 +45,11 @@ _DEFAULT_MEMORY = "1gb"
 _CHUNK_BYTES = 1 << 20
 
 
+@dataclass(frozen=True)
 class CreateOVA(Checkpoint):
     """Pack the virtual machine that `vm_im` describes.
 
     The name of the product is the distribution's.
-
-    Arguments:
-        ovf_version: The version of the descriptor.
-        vendor: The vendor of the product, for the descriptor.
-        version: The version of the product, for the descriptor.
-        url: Where the product is described, for the descriptor.
-        level: The level of zlib, 1 to 9, where the disk has to be compressed first.
     """
 
     DESCRIPTION = "Pack the virtual machine as an OVA"
@@ -63,21 +58,20 @@ class CreateOVA(Checkpoint):
     REQUIRES = (products.DISK,)
     PROVIDES = (_OVA.kind,)
 
-    def __init__(
-        self,
-        name: str,
-        ovf_version: ovf.Version = "1.1",
-        vendor: Annotated[str, LINE] = "",
-        version: Annotated[str, LINE] = "",
-        url: Annotated[str, URL] = "",
-        level: int = 6,
-    ) -> None:
-        super().__init__(name)
-        self.ovf_version = ovf_version
-        self.vendor = vendor
-        self.version = version
-        self.url = url
-        self.level = level
+    ovf_version: ovf.Version = "1.1"
+    """The version of the descriptor."""
+
+    vendor: Annotated[str, LINE] = ""
+    """The vendor of the product, for the descriptor."""
+
+    version: Annotated[str, LINE] = ""
+    """The version of the product, for the descriptor."""
+
+    url: Annotated[str, URL] = ""
+    """Where the product is described, for the descriptor."""
+
+    level: int = 6
+    """The level of zlib, 1 to 9, where the disk has to be compressed first."""
 
     def needs(self, doc: DataObjectCache) -> Needs:
         converted = STREAM in images_of(doc)

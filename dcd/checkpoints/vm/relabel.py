@@ -22,7 +22,7 @@ were to be had. Tested is that ZFS accepts, imports and scrubs what was rewritte
 
 import os
 import stat
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated
@@ -52,18 +52,9 @@ _MAKERS = (
 )
 
 
+@dataclass(frozen=True)
 class Relabel(Checkpoint):
-    """Make what is tied to the device that was installed on independent of it.
-
-
-    Arguments:
-        zfs_path: The path of the device of its ZFS pool on the machine that will run the image.
-            Default: the path stays.
-        zfs_phys_path: The physical path there. Default: it is taken out of the labels.
-        zfs_devid: The device id there. Default: it is taken out of the labels.
-        zfs_active: Accept a pool that was not exported, as an installed system leaves its root pool
-            when it is shut down.
-    """
+    """Make what is tied to the device that was installed on independent of it."""
 
     DESCRIPTION = "Make the installed system independent of the device it was installed on"
     REQUIRES = (products.DISK,)
@@ -71,17 +62,19 @@ class Relabel(Checkpoint):
     VERSION = 1
     TOOLS = ("blkid", "chroot", "mcopy", *mounting.TOOLS)
 
-    def __init__(
-        self,
-        name: str,
-        zfs_path: Annotated[str, HOST_PATH] | None = None,
-        zfs_phys_path: Annotated[str, HOST_PATH] | None = None,
-        zfs_devid: Annotated[str, LINE] | None = None,
-        zfs_active: bool = False,
-    ) -> None:
-        super().__init__(name)
-        self.zfs_place = Place(zfs_path, zfs_phys_path, zfs_devid)
-        self.zfs_active = zfs_active
+    zfs_path: Annotated[str, HOST_PATH] | None = None
+    """The path of the device of its ZFS pool on the machine that will run the image. Default: the
+    path stays."""
+
+    zfs_phys_path: Annotated[str, HOST_PATH] | None = None
+    """The physical path there. Default: it is taken out of the labels."""
+
+    zfs_devid: Annotated[str, LINE] | None = None
+    """The device id there. Default: it is taken out of the labels."""
+
+    zfs_active: bool = False
+    """Accept a pool that was not exported, as an installed system leaves its root pool when it is
+    shut down."""
 
     def needs(self, doc: DataObjectCache) -> Needs:
         return Needs(tools=self.TOOLS, capabilities=MOUNTS, devices=(ALL_DEVICES,))
@@ -104,7 +97,8 @@ class Relabel(Checkpoint):
             if partition.volume is None
         ]
         found = {part: labels[0] for part in candidates if (labels := read_labels(part))}
-        if len(found) > 1 and self.zfs_place != Place():
+        wanted = Place(self.zfs_path, self.zfs_phys_path, self.zfs_devid)
+        if len(found) > 1 and wanted != Place():
             raise CheckpointError(
                 f"{self.name}: the disk has {len(found)} ZFS devices, which cannot all be in one place",
                 f"they begin at bytes {', '.join(str(part.start) for part in found)}",
@@ -119,10 +113,10 @@ class Relabel(Checkpoint):
                     "export it at the end of the installation; or, if the system on it was shut down, "
                     'say so: <arg name="zfs_active">true</arg>',
                 )
-            old = relabel(part, self.zfs_place, active=self.zfs_active)
+            old = relabel(part, wanted, active=self.zfs_active)
             if old is not None:
                 changed += 1
-                new = replace(self.zfs_place, path=self.zfs_place.path or old.path)
+                new = replace(wanted, path=wanted.path or old.path)
                 context.report(Report(message=f"ZFS device: {_said(old)} is {_said(new)} now"))
         return changed
 

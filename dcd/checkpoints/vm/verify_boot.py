@@ -10,8 +10,8 @@ import itertools
 import json
 import os
 import tarfile
-import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -58,32 +58,12 @@ _LARGE_SECTORS: tuple[Controller, ...] = ("virtio", "scsi", "nvme")
 """Controllers whose disks may have sectors of 4096 bytes."""
 
 
+@dataclass(frozen=True)
 class VerifyBoot(Checkpoint):
     """Boot the delivered images.
 
     With `login` that user, who has a password in the manifest, logs in after the marker; with
     `command` too, this is typed at the `prompt` and `answer` has to appear.
-
-    Arguments:
-        formats: Some of those made, as `TYPE` or `TYPE-SUBFORMAT`. Default: all.
-        firmware: The firmware to boot with. Default: that of `vm_im`.
-        controllers: The disk controllers to boot on. Default: the first of `vm_im`, else virtio.
-        matrix: `economical` boots every image with each firmware, and takes turns with the
-            controllers; `full` boots every image with each firmware on every controller.
-        memory_mb: The memory of each guest, in MiB. Default: that of `vm_im`.
-        cpus: The processors of each guest. Default: those of `vm_im`.
-        marker: Text that the serial console shows only after everything before it worked.
-        timeout_seconds: The limit until the marker.
-        login: The user who logs in.
-        prompt: The end of the shell's prompt after the login.
-        command: A command to type at the prompt.
-        answer: Text that the command has to print.
-        accelerator: `auto` is KVM if a tiny guest proves that it works here, else emulation
-            (`tcg`).
-        hypervisor: What runs the guests. `virtualbox` and `bhyve` were never run on the real thing;
-            they boot the formats that they read.
-        side_by_side: How many guests run at once. Default: one for each processor, as far as half
-            of the host's memory goes.
     """
 
     DESCRIPTION = "Boot the virtual machine in every format"
@@ -91,42 +71,54 @@ class VerifyBoot(Checkpoint):
     TOOLS = all_tools()
     PROVIDES = ()
 
-    def __init__(
-        self,
-        name: str,
-        formats: tuple[Annotated[str, WORD], ...] = (),
-        firmware: tuple[Firmware, ...] = (),
-        controllers: tuple[Controller, ...] = (),
-        matrix: Literal["economical", "full"] = "economical",
-        memory_mb: int | None = None,
-        cpus: int | None = None,
-        marker: Annotated[str, LINE] = "login:",
-        timeout_seconds: float = 600.0,
-        login: Annotated[str, ACCOUNT] | None = None,
-        prompt: Annotated[str, LINE] = "$ ",
-        command: Annotated[str, LINE] | None = None,
-        answer: Annotated[str, LINE] | None = None,
-        accelerator: boots.AcceleratorName = "auto",
-        hypervisor: HypervisorName = "qemu",
-        side_by_side: int | None = None,
-    ) -> None:
-        super().__init__(name)
-        self.formats = formats
-        self.firmware = firmware
-        self.controllers = controllers
-        self.matrix = matrix
-        self.memory_mb = memory_mb
-        self.cpus = cpus
-        self.marker = marker
-        self.timeout_seconds = timeout_seconds
-        self.login = login
-        self.prompt = prompt
-        self.command = command
-        self.answer = answer
-        self.accelerator = accelerator
-        self.hypervisor = hypervisor
-        self.side_by_side = side_by_side
-        self._stop = threading.Event()
+    formats: tuple[Annotated[str, WORD], ...] = ()
+    """Some of those made, as `TYPE` or `TYPE-SUBFORMAT`. Default: all."""
+
+    firmware: tuple[Firmware, ...] = ()
+    """The firmware to boot with. Default: that of `vm_im`."""
+
+    controllers: tuple[Controller, ...] = ()
+    """The disk controllers to boot on. Default: the first of `vm_im`, else virtio."""
+
+    matrix: Literal["economical", "full"] = "economical"
+    """How many combinations are booted: `economical` boots every image with each firmware, and takes
+    turns with the controllers; `full` boots every image with each firmware on every controller."""
+
+    memory_mb: int | None = None
+    """The memory of each guest, in MiB. Default: that of `vm_im`."""
+
+    cpus: int | None = None
+    """The number of processors of each guest. Default: that of `vm_im`."""
+
+    marker: Annotated[str, LINE] = "login:"
+    """Text that the serial console shows only after everything before it worked."""
+
+    timeout_seconds: float = 600.0
+    """The time limit until the marker appears, in seconds."""
+
+    login: Annotated[str, ACCOUNT] | None = None
+    """The user who logs in."""
+
+    prompt: Annotated[str, LINE] = "$ "
+    """The end of the shell's prompt after the login."""
+
+    command: Annotated[str, LINE] | None = None
+    """A command to type at the prompt."""
+
+    answer: Annotated[str, LINE] | None = None
+    """Text that the command has to print."""
+
+    accelerator: boots.AcceleratorName = "auto"
+    """What executes the guest. `auto` is KVM if a tiny guest proves that it works here, else
+    emulation (`tcg`)."""
+
+    hypervisor: HypervisorName = "qemu"
+    """What runs the guests. `virtualbox` and `bhyve` were never run on the real thing; they boot
+    the formats that they read."""
+
+    side_by_side: int | None = None
+    """How many guests run at once. Default: one for each processor, as far as half of the host's
+    memory goes."""
 
     def needs(self, doc: DataObjectCache) -> Needs:
         return Needs(
@@ -229,9 +221,6 @@ class VerifyBoot(Checkpoint):
     def get_progress_estimate(self) -> float:
         return 300.0
 
-    def cancel(self) -> None:
-        self._stop.set()
-
     def execute(self, context: Context) -> None:
         doc = context.doc
         hypervisor = hypervisor_named(self.hypervisor, context.environment)
@@ -250,7 +239,7 @@ class VerifyBoot(Checkpoint):
         )
         under = conditions.accelerator.upper() if self.hypervisor == "qemu" else self.hypervisor
         context.report(Report(0.0, f"{len(trials)} boots of {', '.join(images)} under {under}"))
-        done = boots.boot_all(context, self.name, hypervisor, trials, conditions, self._stop)
+        done = boots.boot_all(context, self.name, hypervisor, trials, conditions, self.stopping)
         boots.deliver_boots(context, self.name, done)
         summary = write(context.media, f"{self.name}.json", self._summary(done, under))
         deliver_file(context, summary, "json")

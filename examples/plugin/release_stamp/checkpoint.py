@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from dcd.checkpoints.interface import Checkpoint, Context, Report
 from dcd.manifest.diagnostics import Diagnostic
@@ -10,19 +11,19 @@ from dcd.platform.inside import write
 from release_stamp.data_object import Release
 
 
+@dataclass(frozen=True)
 class StampRelease(Checkpoint):
     """Write the manifest's `<release>` into the image, as JSON.
 
-    `path` is the file of the image. Later checkpoints find the version as `%{//release-stamp.version}`.
+    Later checkpoints find the version as `%{//release-stamp.version}`.
     """
 
     DESCRIPTION = "Stamp the image with its release"
     VERSION = 1
     READS = ("//release", "//distro.name")
 
-    def __init__(self, name: str, path: str = "/etc/image-release") -> None:
-        super().__init__(name)
-        self.path = path
+    path: str = "/etc/image-release"
+    """The file of the image that is written."""
 
     def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
         if not self.path.startswith("/"):

@@ -2,14 +2,17 @@
 
 import importlib
 import re
+from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
+from lxml import etree
 
+from dcd.checkpoints.interface import Checkpoint, Context
 from dcd.construction.checkpoint_types import (
     Argument,
     CheckpointType,
-    _documentation,
     described,
     registered,
     unavailable_originals,
@@ -17,11 +20,40 @@ from dcd.construction.checkpoint_types import (
 from dcd.construction.constructors import construct, resolve
 from dcd.construction.original_names import COUNTERPARTS
 from dcd.manifest.doc import checkpoints_of
+from dcd.manifest.schema import RNG
 from dcd.planning.checkpoint_reference import _example, checkpoints_text
 from dcd.planning.load import Settings, load
-from dcd.planning.reference import CHECKPOINTS
+from dcd.planning.reference import CHECKPOINTS, GRAMMAR
 from statemachine.events import InputFile
 from store.host.tools import ELSEWHERE, TOOLS
+
+SENTENCE = re.compile(r"[A-Z`].*\w.* .*\w.* .*\.")
+"""From a capital letter, or a literal, to a full stop; at least three words."""
+
+
+@dataclass(frozen=True)
+class Above(Checkpoint):
+    """Do something."""
+
+    one: str
+    """What it is, in a
+    long sentence."""
+
+    two: int = 2
+    """Replaced below."""
+
+    def execute(self, context: Context) -> None:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Below(Above):
+    """Do something else."""
+
+    two: int = 3
+    """It stands for another."""
+
+    three: list[str] = field(default_factory=lambda: ["a", "b"])
 
 
 def found(name: str, *allowed: str) -> CheckpointType:
@@ -97,28 +129,56 @@ def test_each_checkpoint_of_the_project_documents_itself(each: CheckpointType) -
     assert each.description
     assert each.documentation
     assert set(each.tools) <= {*TOOLS, *ELSEWHERE}  # so that a remedy can be told
-    for argument in each.arguments:
-        assert argument.meaning.endswith("."), f"{argument.name} has no meaning in the docstring"
-    _, meanings = _documentation(resolve(each.mod_path, each.checkpoint_class, []))
-    assert set(meanings) == {argument.name for argument in each.arguments}
 
 
-def test_the_meaning_of_an_argument_is_what_the_docstring_says_in_its_section() -> None:
-    def factory() -> None:
-        """Do something.
+@pytest.mark.parametrize(
+    ("each", "argument"),
+    [(each, argument) for each in registered()[0] for argument in each.arguments],
+    ids=lambda value: getattr(value, "checkpoint_class", None) or value.name,
+)
+def test_each_argument_has_a_description_that_the_reference_and_editors_show(
+    each: CheckpointType, argument: Argument
+) -> None:
+    assert SENTENCE.fullmatch(argument.meaning), f"{argument.name}: {argument.meaning!r}"
+    section = CHECKPOINTS.read_text().partition(f"`{each.mod_path}` · ")[2].partition("\n## ")[0]
+    (row,) = re.findall(rf"^\| `{argument.name}` \|.*$", section, re.MULTILINE)
+    assert row.endswith(f"| {argument.meaning} |")
+    grammar = etree.parse(GRAMMAR)
+    text = f"{each.checkpoint_class} of {each.mod_path}: {argument.meaning}"
+    for tag in ("arg", "arglist") if argument.listing else ("arg",):
+        (value,) = grammar.xpath(
+            "//r:element[@name=$tag]/r:attribute[@name='name']//r:value[.=$name]",
+            tag=tag,
+            name=argument.name,
+            namespaces={"r": RNG},
+        )
+        following = takewhile(lambda one: one.tag.endswith("}documentation"), value.itersiblings())
+        assert text in [one.text for one in following]
 
-        More about it.
 
-        Arguments:
-            one: What it is, in a
-                long sentence.
-            two: Another: with a colon.
-        """
+def test_the_string_below_a_field_is_its_meaning_also_of_an_inherited_one() -> None:
+    made = described(Below)
+    assert {each.name: each.meaning for each in made.arguments} == {
+        "one": "What it is, in a long sentence.",
+        "two": "It stands for another.",
+        "three": "",
+    }
+    assert made.documentation == "Do something else."
 
-    assert _documentation(factory) == (
-        "Do something.\n\nMore about it.",
-        {"one": "What it is, in a long sentence.", "two": "Another: with a colon."},
+
+def test_a_field_with_a_default_factory_is_optional_and_has_what_that_makes() -> None:
+    (three,) = [each for each in described(Below).arguments if each.name == "three"]
+    assert (three.required, three.default, three.listing) == (False, "a b", True)
+
+
+def test_a_constructor_of_its_own_gives_arguments_without_descriptions(checkpoints: str) -> None:
+    options = found("Options", checkpoints)
+    assert options.arguments
+    assert {argument.meaning for argument in options.arguments} == {""}
+    made = construct(
+        "sample_checkpoints", "Options", "o", ["run"], {"verbose": "true"}, [checkpoints]
     )
+    assert (made.name, made.values["command"], made.values["verbose"]) == ("o", "run", True)
 
 
 @pytest.mark.parametrize("each", registered()[0], ids=lambda each: each.checkpoint_class)
