@@ -34,7 +34,8 @@ class Ingredient:
 @dataclass(frozen=True, slots=True)
 class PlannedCheckpoint:
     """One checkpoint of a plan: how to construct it and the key of its result. `secrets` names the files
-    and variables from which it reads secrets."""
+    and variables from which it reads secrets, `places` where its elements are in the manifest, in the form of
+    `dcd.manifest.places` (empty in plans of version 0.1.0)."""
 
     name: str
     description: str
@@ -49,6 +50,7 @@ class PlannedCheckpoint:
     tools: tuple[str, ...] = ()
     disk_bytes: int = 0
     secrets: tuple[str, ...] = ()
+    places: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

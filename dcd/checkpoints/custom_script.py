@@ -19,6 +19,7 @@ from dcd.checkpoints.interface import CHROOT, MOUNTS, Checkpoint, Context, Needs
 from dcd.checkpoints.media.deliver import deliver_file
 from dcd.checkpoints.recorded import recorded_files
 from dcd.checkpoints.script_failure import script_failed
+from dcd.manifest.data_object import DataObject, Origin
 from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache, distro
 from dcd.manifest.forms import (
@@ -32,6 +33,7 @@ from dcd.manifest.forms import (
     VARIABLE,
     WORKING_DIRECTORY,
 )
+from dcd.manifest.objects import Args, CheckpointSpec
 from dcd.manifest.paths import references, substitute
 from dcd.manifest.values import InputPath
 from dcd.platform.chroot import chroot
@@ -263,10 +265,25 @@ class CustomScript(Checkpoint):
         try:
             (self._run_inside if self.chroot else self._run_on_host)(context)
         except ToolFailed as failure:
-            file = "text" if self.script is None else str(self.script)
+            at = self._written_at(context.doc)
+            file = str(self.script) if self.script is not None else at.file if at else "text"
             name = "the command" if self.command is not None else f"the script {file}"
+            if at is not None:
+                name = f"{name.removesuffix(f' {file}')} at {at}"
             places = (str(context.tmp / _SCRIPT_NAME), f"/run/{_SCRIPT_NAME}")
-            raise script_failed(failure, name, file, places) from failure
+            line = at.line if at is not None else 1
+            raise script_failed(failure, name, file, places, line) from failure
+
+    def _written_at(self, doc: DataObjectCache) -> Origin | None:
+        """Where the manifest has the first line of the command or text; None of a script in a file."""
+        if self.script is not None:
+            return None
+        name = "text" if self.text is not None else "command"
+        for spec in doc.volatile.get_descendants(self.name, CheckpointSpec, max_count=1):
+            for given in spec.get_descendants(class_type=DataObject):
+                if getattr(given, "name", None) == name or isinstance(given, Args):
+                    return given.place_of("text")
+        return None
 
     def _run_on_host(self, context: Context) -> None:
         # Whoever may run commands on the host may change whatever is there.

@@ -19,10 +19,14 @@ _STATUS = {
 
 
 def script_failed(
-    failure: ToolFailed, name: str, file: str, places: Collection[str]
+    failure: ToolFailed, name: str, file: str, places: Collection[str], first_line: int = 1
 ) -> CheckpointError:
-    """The error of a command. `name` is what its author calls it, `file` where its lines are, `places` the
-    paths at which the host or the image saw it."""
+    """The error of a command. `name` is what its author calls it, `file` where its lines are, from
+    `first_line` on, `places` the paths at which the host or the image saw it."""
+
+    def as_written(found: re.Match[str]) -> str:
+        return f"{file} line {int(found[2]) + first_line - 1}"
+
     status = failure.exit_status
     if failure.timed_out:
         brief = f"{name} {failure.brief.partition(' ')[2]}"
@@ -33,6 +37,6 @@ def script_failed(
         brief = f"{name} failed with exit status {status}{meaning}"
     output = failure.output
     for place in sorted(places, key=len, reverse=True):
-        output = re.sub(rf"{re.escape(place)}: (line )?(\d+)(?=:)", rf"{file} line \2", output)
+        output = re.sub(rf"{re.escape(place)}: (line )?(\d+)(?=:)", as_written, output)
         output = output.replace(place, file)
     return CheckpointError(brief, f"its last lines:\n{output}" if output else "it printed nothing")

@@ -203,6 +203,8 @@ class Attempt:
             args=planned.args,
             kwargs=planned.kwargs,
             manifest=state.manifest,
+            manifest_path=state.manifest_path,
+            places=planned.places,
             layers=settings.state_dir / "layers",
             workspace=workspace,
             evidence=evidence,

@@ -191,7 +191,9 @@ class _Run:
             )
         if parse == "text":
             try:
-                return _replace(element, [], content.decode())
+                text = content.decode()
+                self.note_text(element, path)
+                return _replace(element, [], text)
             except UnicodeDecodeError:
                 return self.fail(element, f"{path} is not text in UTF-8")
         try:
@@ -206,6 +208,14 @@ class _Run:
         holder.append(part.root)
         self.walk(holder, chain, posixpath.dirname(path), depth)
         return _replace(element, list(holder), "")
+
+    def note_text(self, element: Element, path: str) -> None:
+        """Remember where a text begins that is all of its element's."""
+        parent = element.getparent()
+        assert parent is not None  # as in _replace
+        before = parent.text or ""
+        if parent[0] is element and not before.strip():
+            self.source.texts[parent] = Origin(path, 1 - before.count("\n"))
 
 
 def _replace(element: Element, new: list[Element], text: str) -> None:

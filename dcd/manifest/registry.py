@@ -22,6 +22,7 @@ from dcd.manifest.data_object import (
     reads_itself,
 )
 from dcd.manifest.fields import Field
+from dcd.manifest.source import TEXT
 from dcd.manifest.values import BadValue
 from statemachine.errors import InvalidManifest
 
@@ -146,6 +147,8 @@ def _places(
     for field in fields_of(cls):
         if field.declared.kind == "attribute":
             places = [locate(element, field.tag)] if field.tag in element.attrib else []
+        elif field.declared.kind == "text":
+            places = [locate(element, TEXT)]
         else:
             places = [locate(child) for child in element.iterchildren(field.tag)]
         if found := [place for place in places if place is not None]:

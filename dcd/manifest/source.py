@@ -8,7 +8,7 @@ processing instructions are dropped. Takes time in proportion to the text. Pure.
 
 import re
 from collections.abc import Hashable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from xml.parsers import expat
 
 from lxml import etree
@@ -39,6 +39,9 @@ class Limits:
 
 LIMITS = Limits()
 
+TEXT = "text()"
+"""Stands for the text of an element, where the name of an attribute may stand."""
+
 _MISTAKES = (
     (re.compile(rb"<!--(?:(?!-->).)*--.?$", re.S), "a comment holds --", "write it otherwise"),
     (re.compile(rb"&[\w.-]*[^\w;.#-]$"), "the character & stands alone", "write &amp;"),
@@ -62,17 +65,30 @@ class Place:
 @dataclass(slots=True)
 class Source:
     """A tree and the places of its elements. The map keeps lxml's elements alive, so that their
-    identity holds; elements that move into another tree keep their places."""
+    identity holds; elements that move into another tree keep their places. `texts` are where texts began that
+    were included, of which a blank beginning counts."""
 
     root: Element
     places: dict[Element, Place] = field(default_factory=dict)
+    texts: dict[Element, Origin] = field(default_factory=dict)
 
     def origin(self, element: Element, attribute: str | None = None) -> Origin | None:
-        """Where the element, or one of its attributes, was written; None for what was never written."""
+        """Where the element, one of its attributes, or the first word of its `TEXT` was written; None for
+        what was never written."""
         place = self.places.get(element)
+        if place is not None and attribute == TEXT:
+            return self._first_word(element, place)
         if place is None:
             return None
         return place.origin if attribute is None else place.attributes.get(attribute, place.origin)
+
+    def _first_word(self, element: Element, place: Place) -> Origin:
+        text = element.text or ""
+        blank = text[: len(text) - len(text.lstrip())].count("\n")
+        begin = self.texts.get(element)
+        if begin is None:
+            begin = replace(place.origin, line=place.origin.line + place.start_tag.count("\n"))
+        return Origin(begin.file, begin.line + blank)
 
     def elements(self) -> Iterator[Element]:
         """All elements, in document order."""

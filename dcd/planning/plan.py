@@ -21,6 +21,7 @@ from dcd.construction.constructors import construct, resolve
 from dcd.manifest.canonical import restore
 from dcd.manifest.diagnostics import listed
 from dcd.manifest.doc import distro
+from dcd.manifest.places import places_of
 from dcd.manifest.secrets import DIRECTORIES, PREFIX, Borrower, require_use
 from dcd.planning.epoch import choose_epoch
 from dcd.planning.ingredients import ingredients
@@ -321,6 +322,7 @@ def _planned(
         ),
         args=texts_of(spec),
         kwargs=dict(spec.kwargs),
+        places=places_of(loaded.doc, spec.name),
         estimate_seconds=prospect.estimate_seconds,
         network=needs.network,
         tools=needs.tools,

@@ -32,6 +32,7 @@ from dcd.checkpoints.packages import list_kept_true
 from dcd.checkpoints.recorded import left_among_media, recorded_files_kept
 from dcd.construction.constructors import construct
 from dcd.manifest.canonical import restore
+from dcd.manifest.places import put_places
 from dcd.platform import resources
 from dcd.worker.areas import make_areas, require_areas
 from dcd.worker.isolation import confine, isolate
@@ -233,6 +234,7 @@ def _work(request: WorkerRequest, root: Path, pipe: _Pipe) -> None:
     document = request.workspace.document
     saved = document.read_text() if document.exists() else None
     doc = restore(request.manifest, saved)
+    put_places(doc, request.checkpoint, request.places, request.manifest_path)
     checkpoint = construct(
         request.mod_path,
         request.checkpoint_class,

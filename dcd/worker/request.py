@@ -63,10 +63,11 @@ class WorkerRequest:
     """One attempt at a checkpoint.
 
     `state_id` marks what belongs to the daemon's state directory; a secret. `manifest` is the canonical
-    manifest's XML text. `layers` is the directory of the layer store. `inputs` maps a path, as the
-    manifest resolves it, to the captured file. `evidence` is a directory that outlives the attempt.
-    `allowed` are the modules that `mod_path` may name beside the project's own.
-    `environment` is what every tool gets, `external` the state of the world that the key covers.
+    manifest's XML text, `manifest_path` where its author keeps it, and `places` are as in the plan. `layers`
+    is the directory of the layer store. `inputs` maps a path, as the manifest resolves it, to the captured
+    file. `evidence` is a directory that outlives the attempt. `allowed` are the modules that `mod_path` may
+    name beside the project's own. `environment` is what every tool gets, `external` the state of the world
+    that the key covers.
     """
 
     state_id: str
@@ -85,6 +86,8 @@ class WorkerRequest:
     environment: dict[str, str] = field(default_factory=dict)
     external: dict[str, str] = field(default_factory=dict)
     allowed: tuple[str, ...] = ()
+    manifest_path: str = ""
+    places: tuple[str, ...] = ()
     network: bool = False
     grants: Grants = field(default_factory=Grants)
 
