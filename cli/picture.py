@@ -104,6 +104,9 @@ class Picture:
                     self.state = "pausing"
                     return Line("note", self.name, "pausing after the running checkpoint")
                 return Line("note", self.name, f"will pause before {data['before']}")
+            case "PauseWithdrawn":
+                self.state = "running" if self.state == "pausing" else self.state
+                return Line("note", self.name, "the requested pause is withdrawn")
             case "BuildPaused":
                 self.state, self.running = "paused", None
             case "BuildResumed" if self.state == "pausing":

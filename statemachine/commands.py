@@ -26,6 +26,7 @@ from statemachine.events import (
     ErrorInfo,
     InputFile,
     PauseRequested,
+    PauseWithdrawn,
     Payload,
 )
 from statemachine.fold import advance
@@ -50,6 +51,11 @@ class RequestPause:
     """Pause before checkpoint `before`; when None, as soon as the running checkpoint ends."""
 
     before: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WithdrawPause:
+    """Go past where a pause was requested, as long as the build has not reached it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +127,7 @@ class Pause:
 Command = (
     Start
     | RequestPause
+    | WithdrawPause
     | Resume
     | Retry
     | RequestCancel
@@ -175,6 +182,9 @@ def _payloads(state: BuildState, command: Command) -> tuple[Payload, ...]:
             return () if state.lifecycle in HAS_PLACE else (BuildStarted(),)
         case RequestPause():
             return _pause(state, command)
+        case WithdrawPause():
+            goes_on = state.lifecycle in (Lifecycle.QUEUED, Lifecycle.RUNNING, Lifecycle.FAILED)
+            return () if goes_on and state.pause_before is None else (PauseWithdrawn(),)
         case Resume():
             return _resume(state, command)
         case Retry():

@@ -161,6 +161,11 @@ class PauseRequested(Payload):
 
 
 @dataclass(frozen=True, slots=True)
+class PauseWithdrawn(Payload):
+    """The build does not stop where a pause was requested that it has not reached."""
+
+
+@dataclass(frozen=True, slots=True)
 class BuildPaused(Payload):
     """The build is paused between two checkpoints. `reason` is for people; `cause` is one of
     `requested`, `interrupted` (parked), `no-space`."""

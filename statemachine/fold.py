@@ -30,6 +30,7 @@ from statemachine.events import (
     CheckpointStarted,
     Event,
     PauseRequested,
+    PauseWithdrawn,
     Payload,
     ResourceClaimed,
 )
@@ -143,6 +144,9 @@ def _noted(state: BuildState, payload: Payload) -> BuildState:
             return replace(state, reason="a pause was requested")
         case PauseRequested():
             return replace(state, pause_before=payload.before)
+        case PauseWithdrawn():
+            reason = "" if state.lifecycle is Lifecycle.PAUSING else state.reason
+            return replace(state, reason=reason, pause_before=None)
         case BuildPaused():
             reached = state.next is not None and state.next.name == state.pause_before
             return replace(

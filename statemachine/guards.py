@@ -18,6 +18,7 @@ from statemachine.events import (
     CheckpointReused,
     CheckpointStarted,
     PauseRequested,
+    PauseWithdrawn,
     Payload,
     ResourceClaimed,
 )
@@ -62,6 +63,12 @@ def pauses_later(state: BuildState, payload: PauseRequested) -> None:
     _is_to_come(state, payload.before)
     if state.running is not None and state.running.name == payload.before:
         raise Refused(f"{payload.before} is running already: pause without naming a checkpoint")
+
+
+def has_pause_ahead(state: BuildState, payload: PauseWithdrawn) -> None:
+    """The build is to pause before a checkpoint that is still to come."""
+    if state.pause_before is None:
+        raise Refused("no pause is requested that it has not reached")
 
 
 def no_attempt(state: BuildState, payload: Payload) -> None:

@@ -27,6 +27,7 @@ from statemachine.events import (
     CheckpointReused,
     CheckpointStarted,
     PauseRequested,
+    PauseWithdrawn,
     Payload,
     ResourceClaimed,
 )
@@ -94,6 +95,8 @@ TRANSITIONS = (
     _on(CheckpointInterrupted, _AT_WORK, None, guards.in_attempt),
     _on(PauseRequested, (QUEUED, RUNNING), PAUSING, when=_at_once),
     _on(PauseRequested, (QUEUED, RUNNING), None, guards.pauses_later, when=_later),
+    _on(PauseWithdrawn, (PAUSING,), RUNNING),
+    _on(PauseWithdrawn, (QUEUED, RUNNING, FAILED), None, guards.has_pause_ahead),
     _on(BuildPaused, (RUNNING, PAUSING), PAUSED, guards.pauses),
     _on(BuildPaused, (PAUSED,), None, guards.pauses),
     _on(BuildRewound, (PAUSED, FAILED), None, guards.rewinds_completed),

@@ -38,12 +38,16 @@ logging.getLogger("transitions").setLevel(logging.WARNING)
 
 COMMANDS = {
     "PauseRequested": "pause",
+    "PauseWithdrawn": "withdraw a pause of",
     "BuildResumed": "resume",
     "BuildRewound": "rewind",
     "CancelRequested": "cancel",
     "BuildRemoved": "rm",
 }
 """Event types that a person requests, with the name of the command."""
+
+_OPTIONS = ("BuildRewound", "PauseWithdrawn")
+"""Of these, what an option of another command asks for (`resume --from`, `pause --withdraw`)."""
 
 
 @dataclass(slots=True)
@@ -221,8 +225,7 @@ def _legal(state: BuildState) -> list[str]:
     if state.removed:
         return []
     triggers = _lifecycle_region.get_triggers(str(state.lifecycle))
-    # A rewind is a resume from an earlier checkpoint, not a separate command.
-    return [word for kind, word in COMMANDS.items() if kind in triggers and kind != "BuildRewound"]
+    return [word for kind, word in COMMANDS.items() if kind in triggers and kind not in _OPTIONS]
 
 
 def _fire(region: Any, trigger: str, place: Place, state: BuildState, payload: Payload) -> None:

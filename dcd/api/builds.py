@@ -104,7 +104,13 @@ async def show(api: Api, request: Request) -> Response:
 async def pause(api: Api, request: Request) -> Response:
     build = await api.controlled(request)
     body = await body_of(request, schemas.PauseRequest)
-    state = await api.engine.pause(build, body.before, actor_of(request.scope))
+    actor = actor_of(request.scope)
+    if body.withdraw and body.before is not None:
+        raise UsageError("`before` requests a pause and `withdraw` withdraws it: send one of them")
+    if body.withdraw:
+        state = await api.engine.withdraw_pause(build, actor)
+    else:
+        state = await api.engine.pause(build, body.before, actor)
     return json_response(await api.view(request, state))
 
 

@@ -78,9 +78,11 @@ class MigrateRequest(Request, frozen=True):
 
 
 class PauseRequest(Request, frozen=True):
-    """Body of `pause`: before which checkpoint; None: after the running one."""
+    """Body of `pause`: before which checkpoint; None: after the running one. `withdraw`: a pause that was
+    requested, and that the build has not reached, is withdrawn."""
 
     before: CheckpointName | None = None
+    withdraw: bool = False
 
 
 class ResumeRequest(Request, frozen=True, rename={"rewind_to": "from"}):

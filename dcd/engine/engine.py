@@ -37,6 +37,7 @@ from statemachine.commands import (
     RequestPause,
     Resume,
     Retry,
+    WithdrawPause,
 )
 from statemachine.errors import DcdError, Refused, Unavailable
 from statemachine.events import Actor, BuildSubmitted
@@ -166,6 +167,11 @@ class Engine:
     async def pause(self, build: str, before: str | None, actor: Actor) -> BuildState:
         """Stop before `before`, or after the checkpoint that runs now."""
         _, state = await self._transition(build, RequestPause(before), actor)
+        return state
+
+    async def withdraw_pause(self, build: str, actor: Actor) -> BuildState:
+        """Go past where a pause was requested, as long as the build has not reached it."""
+        _, state = await self._transition(build, WithdrawPause(), actor)
         return state
 
     async def resume(

@@ -93,6 +93,7 @@ def test_status_json_has_what_scripts_depend_on(dcctl, build) -> None:
     [
         (["pause", "k2", "--before", "create-iso"], {"before": "create-iso"}),
         (["pause", "k2"], {"before": None}),
+        (["pause", "k2", "--withdraw"], {"withdraw": True}),
         (["cancel", "k2"], None),
     ],
 )

@@ -58,6 +58,11 @@ def test_an_interrupted_checkpoint_does_not_run_any_more(tell) -> None:
     assert tell(ev.CheckpointInterrupted("transfer", 1, "worker-died")).running is None
 
 
+def test_a_build_whose_pause_is_withdrawn_is_running(tell) -> None:
+    assert tell(ev.BuildStarted(), ev.PauseRequested()).state == "pausing"
+    assert tell(ev.PauseWithdrawn()).state == "running"
+
+
 def test_a_rewind_takes_results_back(tell) -> None:
     picture = tell(ev.BuildStarted(), *(ev.CheckpointReused(name, "k", "b") for name in NAMES[:2]))
     assert picture.done == ["transfer", "image"]

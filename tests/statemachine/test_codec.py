@@ -59,7 +59,7 @@ def test_there_is_a_payload_for_every_event_of_the_design() -> None:
     assert set(codec.PAYLOADS) == {
         "BuildSubmitted", "BuildStarted", "CheckpointStarted", "ResourceClaimed", "CheckpointReused",
         "CheckpointCompleted", "CheckpointFailed", "CheckpointInterrupted", "PauseRequested",
-        "BuildPaused", "BuildResumed", "BuildRewound", "CancelRequested", "BuildCancelled",
+        "PauseWithdrawn", "BuildPaused", "BuildResumed", "BuildRewound", "CancelRequested", "BuildCancelled",
         "ArtifactPublished", "BuildCompleted", "BuildFailed", "BuildRemoved",
     }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Commands and steps: pause, resume, rewind, cancel, park, replace the manifest; each safe to send twice."""
+"""Commands and steps: resume, rewind, cancel, park, replace the manifest; each safe to send twice."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -113,83 +113,6 @@ def test_artifacts_are_published_once_declared(begin: Begin) -> None:
     build.do(ArtifactPublished(Artifact("x.iso", "/artifacts/x.iso", "iso", 1, "0")))
     assert build.state.unpublished == ()
     assert build.state.published[0].path == "/artifacts/x.iso"
-
-
-# Pausing
-
-
-def test_a_running_checkpoint_ends_before_the_build_pauses(begin: Begin) -> None:
-    build = begin().run_to(1)
-    build.start_next()
-    assert build.do(RequestPause()) == ["PauseRequested"]
-    assert build.state.lifecycle is Lifecycle.PAUSING
-    assert next_step(build.state) is None
-    build.complete(1.0)
-    assert next_step(build.state) == Pause("paused as requested", wanted=True)
-    build.do(Pause("paused as requested"))
-    assert (build.state.lifecycle, build.state.completed) == (Lifecycle.PAUSED, 2)
-
-
-def test_a_queued_build_pauses_at_once(begin: Begin) -> None:
-    build = begin()
-    assert build.do(RequestPause()) == ["PauseRequested", "BuildPaused"]
-    assert build.state.reason == "paused as requested"
-
-
-def test_pausing_twice_is_pausing_once(begin: Begin) -> None:
-    build = begin().run_to(1)
-    build.start_next()
-    build.do(RequestPause())
-    assert build.do(RequestPause()) == []
-    build.complete(1.0)
-    build.do(Pause("paused as requested"))
-    assert build.do(RequestPause()) == []
-
-
-def test_a_build_runs_on_until_the_checkpoint_it_pauses_before(begin: Begin) -> None:
-    build = begin().run_to(0)
-    assert build.do(RequestPause(before="c")) == ["PauseRequested"]
-    assert build.do(RequestPause(before="c")) == []
-    build.run_to(2)
-    assert next_step(build.state) == Pause("paused before c as requested", wanted=True)
-    build.do(Pause("paused before c as requested"))
-    build.do(Resume())
-    assert build.do(Start()) == ["BuildStarted"]
-    assert next_step(build.state) == RunCheckpoint(2)
-
-
-def test_a_build_can_be_submitted_to_pause_before_its_first_checkpoint(begin: Begin) -> None:
-    build = begin(pause_before="a")
-    build.do(Start())
-    assert next_step(build.state) == Pause("paused before a as requested", wanted=True)
-
-
-def test_a_build_cannot_pause_before_what_runs_or_has_completed(begin: Begin) -> None:
-    build = begin().run_to(1)
-    build.start_next()
-    for name, why in (("a", "a has completed already"), ("b", "b is running already")):
-        with pytest.raises(Refused) as caught:
-            build.do(RequestPause(before=name))
-        assert caught.value.details.startswith(why)
-
-
-def test_a_failure_overtakes_a_pause(begin: Begin) -> None:
-    build = begin().run_to(1)
-    build.start_next()
-    build.do(RequestPause())
-    assert build.do(FailCheckpoint("b", ERROR)) == ["CheckpointFailed", "BuildFailed"]
-    assert build.state.lifecycle is Lifecycle.FAILED
-
-
-def test_a_wish_to_pause_later_outlives_a_failure(begin: Begin) -> None:
-    build = begin(pause_before="c").run_to(1)
-    build.start_next()
-    build.do(FailCheckpoint("b", ERROR))
-    build.do(Resume())
-    assert build.state.pause_before == "c"
-    build.do(Resume())
-    build.run_to(2)
-    assert isinstance(next_step(build.state), Pause)
 
 
 # Failing and resuming

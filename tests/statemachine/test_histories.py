@@ -36,6 +36,7 @@ from statemachine.commands import (
     RequestPause,
     Resume,
     Start,
+    WithdrawPause,
     decide,
 )
 from statemachine.errors import NotFound, Refused
@@ -90,6 +91,12 @@ def histories(
         @rule(before=maybe_name)
         def pause(self, before: str | None) -> None:
             self.ask(RequestPause(before))
+
+        @rule()
+        def withdraw_pause(self) -> None:
+            self.ask(WithdrawPause())
+            if self.build.state.lifecycle in (Lifecycle.QUEUED, Lifecycle.RUNNING):
+                assert self.build.state.pause_before is None
 
         @precondition(lambda self: self.stands)
         @rule(start=maybe_name, before=maybe_name)

@@ -37,6 +37,7 @@ from statemachine.events import (
     CheckpointStarted,
     ErrorInfo,
     PauseRequested,
+    PauseWithdrawn,
     Payload,
     ResourceClaimed,
 )
@@ -88,6 +89,7 @@ def payloads(build: Any) -> dict[str, Payload]:
             CheckpointFailed("b", b.attempts, ERROR),
             CheckpointInterrupted("b", b.attempts, "shutdown"),
             PauseRequested(),
+            PauseWithdrawn(),
             BuildPaused("because"),
             BuildResumed(),
             BuildRewound("a"),
@@ -111,7 +113,7 @@ IN_ATTEMPT = {
 LEGAL = {
     "queued": {"BuildStarted", "PauseRequested", "CancelRequested"},
     "running": {"PauseRequested", "CancelRequested"} | IN_ATTEMPT,
-    "pausing": {"CancelRequested", "BuildResumed"} | IN_ATTEMPT,
+    "pausing": {"CancelRequested", "BuildResumed", "PauseWithdrawn"} | IN_ATTEMPT,
     "paused": {"BuildPaused", "BuildResumed", "BuildRewound", "CancelRequested"},
     "failed": {"BuildResumed", "BuildRewound", "CancelRequested"},
     "cancelling": IN_ATTEMPT,

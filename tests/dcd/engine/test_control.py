@@ -193,6 +193,23 @@ def test_a_build_that_waits_for_anothers_layer_is_cancelled_at_once(daemon, wait
     assert "CheckpointStarted" not in kinds(daemon, build)
 
 
+def test_a_build_whose_pause_is_withdrawn_does_not_stop_there(daemon, write_manifest, tmp_path):
+    released = tmp_path / "released"
+    wait = f"until [ -e {released} ]; do sleep 0.05; done"
+    manifest = write_manifest(("one", wait), ("two", "true"), ("three", "true"))
+    build = daemon.submit(manifest, "--pause-before", "two")
+    daemon.wait_for_event(build, "CheckpointStarted")
+    daemon.ctl("pause", build, "--before", "three")
+    assert daemon.json("pause", build, "--withdraw")["pause_before"] is None
+
+    released.touch()
+    daemon.wait(build, "completed")
+    assert "BuildPaused" not in kinds(daemon, build)
+    refused = daemon.run("pause", build, "--withdraw")
+    assert refused.returncode == 6
+    assert "cannot withdraw a pause" in refused.stderr
+
+
 def test_a_build_that_waits_for_anothers_layer_is_paused_at_once_and_waits_again(daemon, waiting):
     maker, build = waiting
 

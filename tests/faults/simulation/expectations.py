@@ -28,6 +28,7 @@ LEGAL = {
     "CheckpointCompleted": PLACED,
     "CheckpointFailed": PLACED,
     "CheckpointInterrupted": PLACED,
+    "PauseWithdrawn": ("queued", "running", "pausing", "failed"),
     "BuildPaused": ("running", "pausing", "paused"),
     "BuildResumed": ("pausing", "paused", "failed"),
     "BuildRewound": ("paused", "failed", "running"),
@@ -42,6 +43,7 @@ LEGAL = {
 ASKED_FOR = {
     "BuildSubmitted": ("submit",),
     "PauseRequested": ("pause",),
+    "PauseWithdrawn": ("withdraw",),
     "BuildResumed": ("resume", "retry"),
     "BuildRewound": ("resume",),
     "CancelRequested": ("cancel",),
@@ -162,6 +164,8 @@ class Expectations:
             case "submit":
                 known = {b.id for b in self.builds.values() if self._key(b) == wish.key}
                 expect(state.id in known, "a submit comes to the build of its key", wish, known)
+            case "withdraw":
+                expect(state.pause_before is None, "a pause is withdrawn", wish)
             case "pause" if wish.before is None:
                 expect(
                     state.lifecycle in ("pausing", "paused"),
@@ -170,9 +174,10 @@ class Expectations:
                     state.lifecycle,
                 )
                 later = build.events[state.sequence :]
-                if not any(e.type == "BuildResumed" and self._by(e) for e in later):
+                on = ("BuildResumed", "PauseWithdrawn")
+                if not any(e.type in on and self._by(e) for e in later):
                     expect(
-                        all(e.type not in ("BuildResumed", "CheckpointStarted") for e in later),
+                        all(e.type not in (*on, "CheckpointStarted") for e in later),
                         "a paused build stands until a person resumes it",
                         wish,
                     )
@@ -254,6 +259,12 @@ class Expectations:
                 build.state, build.held = "pausing", True
             case "PauseRequested":
                 build.before = data.before
+            case "PauseWithdrawn" if build.state == "pausing":
+                expect(wish, "only a person withdraws a pause", event)
+                build.state, build.held, build.before = "running", False, None
+            case "PauseWithdrawn":
+                expect(wish, "only a person withdraws a pause", event)
+                build.before = None
             case "BuildPaused":
                 self._stand(build, event)
                 expect(wish or build.state != "paused", "nobody asked for it", event)

@@ -90,7 +90,7 @@ def _step(name: str, **arguments: st.SearchStrategy[Any]) -> st.SearchStrategy[A
     return st.tuples(st.just(name), st.fixed_dictionaries(arguments))
 
 
-_KINDS = (*("pause", "resume", "another manifest") * 2, "retry", "cancel", "rm")
+_KINDS = (*("pause", "resume", "another manifest") * 2, "withdraw", "retry", "cancel", "rm")
 _HAPPENS = ("disk full", "disk freed", "disk freed", "log full", *("log freed",) * 4, "mirror")
 _command = _step(
     "command",
@@ -298,6 +298,8 @@ class Histories(RuleBasedStateMachine):
                 command = engine.submit(given, options, actor, lambda plan: None)
             case "pause":
                 command = engine.pause(wish.build, wish.before, actor)
+            case "withdraw":
+                command = engine.withdraw_pause(wish.build, actor)
             case "resume":
                 command = engine.resume(
                     wish.build, wish.start, wish.before, given, actor, lambda plan: None
