@@ -81,7 +81,7 @@ def resolve(
             PLUGIN_REMEDY,
             known=True,
         )
-    module = import_module(module_name, mod_path)
+    module = import_module(module_name, mod_path, checkpoint_class)
     found = getattr(module, name, None)
     if name.startswith("_") or not _is_factory(found, module):
         offered = sorted(factories(module))
@@ -91,9 +91,16 @@ def resolve(
             f"{mod_path} has no checkpoint {checkpoint_class!r}"
             + (f"; did you mean {meant!r}?" if meant else ""),
             f"It has {listed(offered, 'and') or 'none'}.",
-            f'checkpoint_class="{meant or next(iter(offered), "")}"' if offered else "",
+            _class_or_module(meant, name, offered),
         )
     return cast(CheckpointFactory, found)
+
+
+def _class_or_module(meant: str | None, wanted: str, offered: Sequence[str]) -> str:
+    """The attribute that was probably mistaken, corrected: the class, or the module that has the class."""
+    if meant is None and (elsewhere := _module_of(wanted)):
+        return f'mod_path="{elsewhere}"'
+    return f'checkpoint_class="{meant or offered[0]}"' if offered else ""
 
 
 def construct(
@@ -240,7 +247,7 @@ def _permit(module_name: str, mod_path: str, allowed: Collection[str]) -> None:
         )
     if _matches(module_name, (f"{OWN}.*", *allowed)) or module_name in plugin_modules():
         return
-    modules = {module.replace(".", "/") for module in own_modules()}
+    modules = {module.replace(".", "/") for module in _checkpoint_modules()}
     meant = did_you_mean(
         mod_path, modules | {module.replace(".", "/") for module, _ in COUNTERPARTS}
     )
@@ -281,25 +288,48 @@ def _is_absent(module_name: str) -> bool:
         return False
 
 
-def import_module(module_name: str, mod_path: str) -> ModuleType:
-    """The module, which must be one that may be used; `mod_path` is its name for people. Raises
-    Unresolved when there is none, or its code fails."""
+def import_module(module_name: str, mod_path: str, wanted: str = "") -> ModuleType:
+    """The module, which must be one that may be used; `mod_path` is its name for people, `wanted` the class
+    that is looked for in it. Raises Unresolved when there is none, or its code fails."""
     if _is_absent(module_name):
-        meant = did_you_mean(module_name, own_modules())
+        meant = _module_like(module_name, wanted)
         raise Unresolved(
             "mod_path",
-            f"there is no module {mod_path!r}"
-            + (f"; did you mean {meant.replace('.', '/')!r}?" if meant else ""),
+            f"there is no module {mod_path!r}" + (f"; did you mean {meant!r}?" if meant else ""),
             "",
-            f'mod_path="{meant.replace(".", "/")}"'
-            if meant
-            else "dcctl checkpoint-types lists all",
+            f'mod_path="{meant}"' if meant else "dcctl checkpoint-types lists all",
         )
     try:
         return importlib.import_module(module_name)
     except Exception as failure:  # noqa: BLE001 - it is not our code, and may raise anything
         what = f"{type(failure).__name__}: {failure}"
         raise Unresolved("mod_path", f"module {mod_path!r} cannot be imported: {what}") from None
+
+
+def _module_like(module_name: str, wanted: str) -> str | None:
+    """The `mod_path` that was probably meant: that of the wanted class, or one of a similar name."""
+    if found := _module_of(wanted):
+        return found
+    # All share the package's name, so it says nothing about what was meant.
+    named = {name.removeprefix(f"{OWN}."): name for name in _checkpoint_modules()}
+    meant = did_you_mean(module_name.removeprefix(f"{OWN}."), named)
+    return named[meant].replace(".", "/") if meant else None
+
+
+def _module_of(wanted: str) -> str | None:
+    """The `mod_path` of the project's checkpoint of that class, in whatever case."""
+    for name, classes in _checkpoint_modules().items():
+        if wanted.lower() in map(str.lower, classes):
+            return name.replace(".", "/")
+    return None
+
+
+@functools.cache
+def _checkpoint_modules() -> dict[str, frozenset[str]]:
+    """The project's modules of checkpoints, each with the names of its checkpoints."""
+    modules = map(importlib.import_module, own_modules())
+    named = {module.__name__: frozenset(factories(module)) for module in modules}
+    return {name: classes for name, classes in named.items() if classes}
 
 
 def _is_factory(found: Any, module: ModuleType) -> bool:

@@ -200,7 +200,7 @@ class _Check:
             if not suggestion and not meant and listing and text and not len(child):
                 message += f"; did you mean <{listing}>?"
                 suggestion = f"<{listing}>{shortened(text)}</{listing}>"
-        if meant and meant != tag:
+        if meant and meant != tag and not set(homes) & set(allowed):
             message += f"; did you mean <{meant}>?"
             suggestion = self.renamed(child, meant)
         return error(

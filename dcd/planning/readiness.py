@@ -5,6 +5,7 @@ of the host. What stands in the way is found for all of them, so that a refusal 
 network is not used.
 """
 
+import inspect
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -21,7 +22,7 @@ from dcd.manifest.damage import Damage
 from dcd.manifest.diagnostics import Diagnostic, ManifestError, at, bounded, error, refuse, warning
 from dcd.manifest.doc import DataObjectCache, checkpoints_of, software_for
 from dcd.manifest.objects import CheckpointSpec, Image
-from dcd.planning.sequence import Step, check_sequence
+from dcd.planning.sequence import Step, check_sequence, outlined_step, whole_step
 from dcd.planning.unused import check_unused
 from dcd.platform import foreign
 from dcd.worker.isolation import hiding
@@ -89,7 +90,7 @@ def examine(
                 whole=not damage,
             )
         except ManifestError:
-            steps.append((spec, None))
+            steps.append(_outlined(spec, allowed))
             continue
         consequences = damage.concerns(spec.name, type(instance).READS)
         for each in _placed(_checked(instance, doc, damage), spec):
@@ -97,12 +98,25 @@ def examine(
                 yield each
         if not damage:
             yield from _placed(_hidden(instance.needs(doc).reads), spec)
-        # What is damaged may be just what makes a product.
-        steps.append((spec, None if consequences else instance))
-    yield from check_sequence(doc, steps, pause_before)
+        # What is at fault may be just what makes a product.
+        steps.append(
+            outlined_step(spec, type(instance)) if consequences else whole_step(spec, instance, doc)
+        )
+    yield from check_sequence(steps, pause_before)
     if not damage:
         yield from check_unused(doc, steps)
     yield from _foreign_images(doc, pause_before)
+
+
+def _outlined(spec: CheckpointSpec, allowed: Collection[str]) -> Step:
+    """What is known of a checkpoint whose arguments are wrong, or whose class there is not."""
+    try:
+        factory = resolve(spec.mod_path, spec.checkpoint_class, allowed)
+    except Unresolved:
+        return Step(spec)
+    if inspect.isclass(factory) and issubclass(factory, Checkpoint):
+        return outlined_step(spec, factory)
+    return Step(spec)
 
 
 def require_all(found: Sequence[Prospect], pause_before: str | None = None) -> None:

@@ -63,7 +63,7 @@ _FOR_PRODUCTS = ((BootMods, "boot menu"), (MaxSize, "largest size"), (VmFormat, 
 def check_unused(doc: DataObjectCache, steps: Sequence[Step]) -> Iterator[Diagnostic]:
     """Warnings for what none of the checkpoints reads."""
     yield from _unread(doc)
-    instances = [instance for _, instance in steps]
+    instances = [step.instance for step in steps]
     if any(each is None or not _is_own(each) for each in instances):
         return  # What the others read is not known.
     read = {tag for each in instances if each is not None for tag in _tags(each.READS)}
@@ -76,7 +76,7 @@ def check_unused(doc: DataObjectCache, steps: Sequence[Step]) -> Iterator[Diagno
                     f"no checkpoint of this manifest reads this {what}",
                     f"<{cls.TAG}> in <{holder}> is for checkpoints that the manifest does not have.",
                 )
-    named = {spec.name: instance for spec, instance in steps}
+    named = {step.spec.name: step.instance for step in steps}
     for kind in (Software, Configuration):
         for node in doc.volatile.get_descendants(class_type=kind):
             instance = named.get(node.name)

@@ -83,9 +83,20 @@ def test_a_mistyped_class_or_module_is_recognised(checkpoints: str) -> None:
         == "sample_checkpoints has no checkpoint 'Transfr'; did you mean 'Transfer'?"
     )
     assert failure.suggestion == 'checkpoint_class="Transfer"'
-    module = own_modules()[0]
-    failure = unresolved(module[:-1], "X")
-    assert failure.message.endswith(f"did you mean {module.replace('.', '/')!r}?")
+    failure = unresolved("dcd/checkpoints/media/isos", "X")
+    assert failure.message.endswith("did you mean 'dcd/checkpoints/media/iso'?")
+
+
+@pytest.mark.parametrize("module", ["media/create_iso", "custom_script"])
+def test_a_class_in_another_module_names_that_module(module: str) -> None:
+    failure = unresolved(f"dcd/checkpoints/{module}", "CreateIso")
+    assert failure.suggestion == 'mod_path="dcd/checkpoints/media/iso"'
+
+
+def test_a_module_like_no_other_gets_no_guess() -> None:
+    failure = unresolved("dcd/checkpoints/no/such", "X")
+    assert failure.message == "there is no module 'dcd/checkpoints/no/such'"
+    assert failure.suggestion == "dcctl checkpoint-types lists all"
 
 
 def test_names_of_the_original_lead_to_their_counterparts_or_say_that_these_are_missing() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dcd.manifest.diagnostics import Diagnostic, ManifestError, did_you_mean, in_order
+from dcd.manifest.diagnostics import Diagnostic, ManifestError
 from dcd.planning.load import Settings, load
 
 MANIFEST = """\
@@ -323,6 +323,13 @@ CASES = [
         "",
         '<configuration name="CHECKPOINT" source="FILE"/>',
     ),
+    (
+        ("<kwargs>", '<arg name="level">3</arg><kwargs>'),
+        (27, 9),
+        "<arg> does not belong in <checkpoint>",
+        "<checkpoint> may hold <args> or <kwargs>.",
+        "put it into <kwargs>",
+    ),
 ]
 
 
@@ -484,15 +491,3 @@ def test_another_root_is_explained(settings: Settings) -> None:
     assert found.suggestion == "convert it: dcctl migrate MANIFEST"
     (found,) = diagnose("<service_bundle/>", settings)
     assert found.message == "<service_bundle> is not a manifest"
-
-
-def test_nearest_words() -> None:
-    assert did_you_mean("TITLE", ["title", "timeout"]) == "title"
-    assert did_you_mean("zzz", ["title"]) is None
-
-
-def test_diagnostics_are_sorted_and_not_repeated() -> None:
-    late = Diagnostic("error", "a", 9, 1, "late")
-    early = Diagnostic("error", "a", 2, 1, "early")
-    doubt = Diagnostic("warning", "a", 1, 1, "doubt")
-    assert in_order([doubt, late, early, late]) == (early, late, doubt)

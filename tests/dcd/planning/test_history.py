@@ -107,7 +107,7 @@ def test_what_a_fresh_build_declined_does_not_make_it_another() -> None:
 
 
 def test_an_unfinished_build_can_be_compared_with() -> None:
-    pending = replace(build(1, TWO, 1.0, 1.0), state=Lifecycle.PAUSED)
+    pending = replace(build(1, TWO, 1.0, 1.0), lifecycle=Lifecycle.PAUSED)
     assert most_alike(TWO, "/m.xml", [pending]) is pending
 
 

@@ -235,3 +235,12 @@ def test_a_disk_needs_grub_for_its_firmware_among_the_packages(packages: str, la
 def test_a_disk_of_an_image_from_elsewhere_may_have_grub() -> None:
     install = script("apt-get install -y grub-pc-bin grub-efi-amd64-bin", chroot=True)
     assert found("TransferDEB", install, *DISK[1:], packages="linux-image-amd64") == []
+
+
+def test_a_mistake_in_what_a_checkpoint_reads_does_not_hide_that_it_comes_too_early() -> None:
+    wrong = (
+        '<checkpoint name="iso" mod_path="dcd/checkpoints/media/iso" checkpoint_class="CreateISO">'
+    )
+    argument = f'{wrong}<kwargs><arg name="lable">x</arg></kwargs></checkpoint>'
+    messages = [each.message for each in found(argument, "SquashfsPkgImgMod")]
+    assert "iso needs the compressed image, which SquashfsPkgImgMod makes after it" in messages
