@@ -15,12 +15,12 @@ import functools
 import hashlib
 import os
 import re
-import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from statemachine.errors import DcdError, Unprepared
 from store.host.process import run
+from store.host.regular import open_regular
 from store.host.tools import tool_named
 from store.host.versions import version
 
@@ -118,10 +118,7 @@ def _identity(status: os.stat_result) -> Identity:
 @functools.lru_cache(maxsize=8192)
 def _file_digest(path: str, identity: Identity) -> str:
     """`identity` is what the answer holds for."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb") as file:  # noqa: PTH123
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(0, "it is not a regular file")
+    with open_regular(Path(path), follow=True) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -8,12 +8,8 @@ and needs no pkg(7). Installing is for `dcd.checkpoints.transfer.ips`. Blocking.
 Source: pkg(7), the catalog's attributes; a package archive (p5p) counts by its content.
 """
 
-import errno
-import hashlib
 import json
-import os
 import ssl
-import stat
 import time
 import urllib.error
 import urllib.request
@@ -25,6 +21,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from statemachine.errors import Unprepared
 from statemachine.keys import digest
+from store.host.regular import digest_regular, read_regular
 
 BACK_OFF_SECONDS = (1.0, 4.0, 15.0)
 """Pauses between tries, while a repository may come back."""
@@ -35,6 +32,9 @@ IMPATIENT_SECONDS = 10.0
 
 MOST_BYTES = 4 << 20
 """How long an answer may be. The attributes of a catalog are a few KiB."""
+
+MOST_ARCHIVE_BYTES = 64 << 30
+"""How long a package archive may be."""
 
 _TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
 
@@ -89,15 +89,15 @@ def _local(repository: Repository) -> Iterator[tuple[str, str]]:
     parts = urlsplit(repository.origin)
     path = Path(unquote(parts.path) if parts.scheme == "file" else repository.origin)
     try:
-        if path.is_file():
-            with path.open("rb") as archive:
-                yield repository.origin, hashlib.file_digest(archive, "sha256").hexdigest()
+        if not path.is_dir():
+            yield repository.origin, digest_regular(path, MOST_ARCHIVE_BYTES, follow=True)
             return
         names = [repository.publisher]
         if not repository.publisher:
             names = sorted(entry.name for entry in (path / "publisher").iterdir())
         for name in names:
-            attributes = _content(path / "publisher" / name / "catalog/catalog.attrs")
+            file = path / "publisher" / name / "catalog/catalog.attrs"
+            attributes = read_regular(file, MOST_BYTES, follow=True)
             yield f"{repository.origin} {name}", _state(attributes, repository.origin)
     except OSError as error:
         raise Unprepared(
@@ -105,17 +105,6 @@ def _local(repository: Repository) -> Iterator[tuple[str, str]]:
             f"{error.filename}: {error.strerror}",
             "correct the path of the origin; the publisher must be one that the repository has",
         ) from None
-
-
-def _content(path: Path) -> bytes:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "it is not a regular file", str(path))
-        content = file.read(MOST_BYTES + 1)
-    if len(content) > MOST_BYTES:
-        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
-    return content
 
 
 def _getter(

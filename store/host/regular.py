@@ -51,6 +51,8 @@ def digest_regular(path: Path, most_bytes: int, *, follow: bool = False) -> str:
     digest = hashlib.sha256()
     left = most_bytes
     with open_regular(path, follow=follow) as file:
+        if os.fstat(file.fileno()).st_size > most_bytes:
+            raise _too_large(path, most_bytes)
         while chunk := file.read(_CHUNK_BYTES):
             left -= len(chunk)
             if left < 0:

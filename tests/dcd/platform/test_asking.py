@@ -12,7 +12,7 @@ import pytest
 from dcd.platform.apt import HostApt, Source
 from dcd.platform.apt_release import MOST_BYTES
 from dcd.platform.asking import SECONDS, ask_catalogs, ask_host_apt, ask_releases, local_path
-from dcd.platform.ips import Repository
+from dcd.platform.ips import MOST_ARCHIVE_BYTES, Repository
 from statemachine.errors import InvalidManifest, Unprepared
 
 NOTHING = HostApt((), "", "")
@@ -113,6 +113,32 @@ def test_a_catalog_that_is_no_file_is_an_error_and_not_waited_for(public_path: P
     with pytest.raises(Unprepared) as caught:
         ask_catalogs([Repository(str(public_path / "repo"), "one")])
     assert "not a regular file" in caught.value.details
+
+
+@pytest.mark.parametrize("what", ["fifo", "device", "sparse"])
+def test_an_origin_that_is_no_archive_is_refused_at_once(public_path: Path, what: str) -> None:
+    origin = public_path / "packages.p5p"
+    if what == "fifo":
+        os.mkfifo(origin, 0o644)
+    elif what == "device":
+        origin.symlink_to("/dev/zero")
+    else:
+        with origin.open("wb") as file:
+            file.truncate(MOST_ARCHIVE_BYTES + 1)
+    started = time.monotonic()
+    with pytest.raises(Unprepared, match="cannot be read"):
+        ask_catalogs([Repository(f"file://{origin}", "")])
+    assert time.monotonic() - started < 20
+
+
+def test_a_catalog_on_this_host_is_read_up_to_a_size(public_path: Path) -> None:
+    catalog = public_path / "repo/publisher/one/catalog"
+    catalog.mkdir(parents=True)
+    with (catalog / "catalog.attrs").open("wb") as file:
+        file.truncate(MOST_BYTES + 1)
+    with pytest.raises(Unprepared) as caught:
+        ask_catalogs([Repository(str(public_path / "repo"), "one")])
+    assert "larger than" in caught.value.details
 
 
 def test_without_patience_a_repository_is_asked_once(mirror: Any) -> None:
