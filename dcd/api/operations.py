@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from dcd.api.handling import Api
+from dcd.manifest.diagnostics import did_you_mean
 from statemachine.errors import UsageError
 
 Handler = Callable[[Api, Request], Awaitable[Response]]
@@ -60,6 +61,25 @@ class Operation:
     def path_parameters(self) -> tuple[str, ...]:
         """Names of the parameters in the path, in order."""
         return tuple(re.findall(r"{(\w+)}", self.path))
+
+
+def _check_query(request: Request, operation: Operation) -> None:
+    """Raises UsageError for a query parameter that the operation does not have, or that is there twice."""
+    names = [parameter.name for parameter in operation.query]
+    taken = (
+        f"{operation.name} takes {', '.join(names)}" if names else f"{operation.name} takes none"
+    )
+    given = [name for name, _ in request.query_params.multi_items()]
+    for name in given:
+        if name not in names:
+            near = did_you_mean(name, names)
+            raise UsageError(
+                f"there is no query parameter {name[:100]!r} of {request.method} {operation.path}",
+                taken,
+                f"did you mean {near}?" if near else "",
+            )
+        if given.count(name) > 1:
+            raise UsageError(f"query parameter {name} is given more than once", taken)
 
 
 def json_response(value: Any, status: int = 200, media_type: str = "application/json") -> Response:
@@ -146,6 +166,7 @@ def _dispatch(methods: dict[str, Operation], api: Api) -> Callable[[Request], Aw
         # Starlette adds HEAD to GET.
         operation = methods["GET" if request.method == "HEAD" else request.method]
         request.scope["dcd.operation"] = operation.name
+        _check_query(request, operation)
         return await operation.handler(api, request)
 
     return endpoint

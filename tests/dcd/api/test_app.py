@@ -1,8 +1,11 @@
 """What the API answers, in process."""
 
 import hashlib
+import re
 
 import pytest
+
+from dcd.api.app import OPERATIONS
 
 
 def test_submit_answers_the_build_and_then_shows_it_by_a_prefix(request_, submission):
@@ -117,6 +120,28 @@ def test_pages_of_events_and_builds_lead_on(request_, submission):
 @pytest.mark.parametrize("query", ["limit=0", "limit=x", "before=-1", "state=asleep", "limit=1e9"])
 def test_query_parameters_are_checked(request_, query):
     assert request_("GET", f"/v1/builds?{query}").status_code == 400
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
+def test_no_operation_takes_a_query_parameter_that_it_does_not_declare(request_, operation):
+    path = re.sub(r"{\w+}", "1", operation.path)
+    answer = request_(operation.method, f"{path}?formt=dot")
+    problem = answer.json()
+    assert (answer.status_code, problem["type"]) == (400, "urn:dcd:problem:usage")
+    assert problem["title"] == (
+        f"there is no query parameter 'formt' of {operation.method} {operation.path}"
+    )
+    for parameter in operation.query:
+        assert parameter.name in problem["detail"]
+
+
+def test_the_query_parameter_that_was_meant_is_named(request_):
+    assert "did you mean limit?" in request_("GET", "/v1/builds?limt=2").json()["resolution"]
+    twice = request_("GET", "/v1/builds?limit=2&limit=3")
+    assert (twice.status_code, twice.json()["title"]) == (
+        400,
+        "query parameter limit is given more than once",
+    )
 
 
 def test_unknown_paths_and_methods_are_problems(request_):
