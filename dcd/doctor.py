@@ -8,8 +8,11 @@ import platform
 import shutil
 import sqlite3
 import subprocess
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from dcd.platform import apt, foreign
@@ -56,6 +59,12 @@ OPTIONAL_TOOLS = {
 LAYER_TOOLS = {"btrfs": "btrfs", "zfs": "zfs"}
 """The tool that makes layers cheap, by the state directory's file system."""
 
+LIMIT_SECONDS = 15.0
+"""How long an examination takes at most. A guest that tries KVM has three seconds."""
+
+SIDE_BY_SIDE = 6
+"""So many checks run at once; most wait for a program."""
+
 LOW_SPACE_BYTES = 4 * 1024**3
 
 
@@ -70,28 +79,70 @@ class HostCheck:
     remedy: str = ""
 
 
+_Check = Callable[[], HostCheck | None]
+"""None: there is nothing that a person should read."""
+
+
 def missing_packages() -> list[str]:
     """Debian packages that this host lacks for building Debian-family images."""
     return tools.packages(tools.missing(ENGINE_TOOLS + IMAGE_TOOLS))
 
 
 def examine(state_dir: Path) -> list[HostCheck]:
-    """All checks, in the order in which a person wants to read them."""
-    return [
-        *_tools(),
-        *_layer_tools(state_dir),
-        _guarded("layers", lambda: _layers(state_dir)),
-        _guarded("sqlite", _sqlite),
-        _guarded("space", lambda: _space(state_dir)),
-        _guarded("namespaces", _namespaces),
-        _guarded("isolation", _isolation),
-        _guarded("accelerator", _accelerator),
-        _guarded("architectures", _architectures),
-        _guarded("apt sources", _apt_sources),
+    """All checks, in the order in which a person wants to read them. They run side by side; one that takes
+    longer than `LIMIT_SECONDS` (a file system that does not answer) is reported as such."""
+    checks: list[tuple[str, _Check]] = [
+        *((name, partial(_tool, name)) for name in ENGINE_TOOLS + IMAGE_TOOLS),
+        *((name, partial(_optional, name, purpose)) for name, purpose in OPTIONAL_TOOLS.items()),
+        ("tools", _absent_tools),
+        ("layer tools", partial(_layer_tool, state_dir)),
+        ("layers", partial(_layers, state_dir)),
+        ("sqlite", _sqlite),
+        ("space", partial(_space, state_dir)),
+        ("namespaces", _namespaces),
+        ("isolation", _isolation),
+        ("accelerator", _accelerator),
+        ("architectures", _architectures),
+        ("apt sources", _apt_sources),
     ]
+    return [found for found in _side_by_side(checks, LIMIT_SECONDS) if found is not None]
 
 
-def _guarded(name: str, check: Callable[[], HostCheck]) -> HostCheck:
+def _side_by_side(
+    checks: Sequence[tuple[str, _Check]], limit_seconds: float
+) -> Iterator[HostCheck | None]:
+    """The results, in order. The threads end with the process: nothing waits for one that hangs."""
+    results: list[Future[HostCheck | None]] = [Future() for _ in checks]
+    # The slow ones are last in the list, and begin first.
+    left = list(zip(results, checks, strict=True))
+    examined = threading.Event()
+
+    def work() -> None:
+        while not examined.is_set():
+            try:
+                result, (name, check) = left.pop()
+            except IndexError:
+                return
+            try:
+                result.set_result(_guarded(name, check))
+            except BaseException as defect:  # noqa: BLE001 - raised again below
+                result.set_exception(defect)
+
+    for _ in range(SIDE_BY_SIDE):
+        threading.Thread(target=work, name="doctor", daemon=True).start()
+    wait(results, limit_seconds)
+    examined.set()
+    for result, (name, _) in zip(results, checks, strict=True):
+        if result.done():
+            yield result.result()
+        else:
+            late = f"cannot be examined: no answer within {limit_seconds:g} seconds"
+            yield HostCheck(
+                name, "warning", late, "look whether the file systems of the host answer"
+            )
+
+
+def _guarded(name: str, check: _Check) -> HostCheck | None:
     try:
         return check()
     except DcdError as error:
@@ -105,36 +156,40 @@ def _guarded(name: str, check: Callable[[], HostCheck]) -> HostCheck:
         return HostCheck(name, "missing", f"cannot be examined: {error}")
 
 
-def _tools() -> Iterator[HostCheck]:
+def _tool(name: str) -> HostCheck:
+    if tools.missing([name]):
+        return HostCheck(name, "missing", "not installed", tools.remedy([name]))
+    return HostCheck(name, "ok", version(name) or "installed")
+
+
+def _optional(name: str, purpose: str) -> HostCheck:
+    if tools.missing([name]):
+        return HostCheck(name, "ok", f"not installed; {purpose}")
+    return _tool(name)
+
+
+def _absent_tools() -> HostCheck | None:
     absent = tools.missing(ENGINE_TOOLS + IMAGE_TOOLS)
-    for name in ENGINE_TOOLS + IMAGE_TOOLS:
-        if name in absent:
-            yield HostCheck(name, "missing", "not installed", tools.remedy([name]))
-        else:
-            yield HostCheck(name, "ok", version(name) or "installed")
-    for name, purpose in OPTIONAL_TOOLS.items():
-        if tools.missing([name]):
-            yield HostCheck(name, "ok", f"not installed; {purpose}")
-        else:
-            yield HostCheck(name, "ok", version(name) or "installed")
-    if absent:
-        count = f"{len(absent)} of the tools that Debian images need are missing"
-        yield HostCheck("tools", "missing", count, tools.remedy(absent))
+    if not absent:
+        return None
+    count = f"{len(absent)} of the tools that Debian images need are missing"
+    return HostCheck("tools", "missing", count, tools.remedy(absent))
 
 
-def _layer_tools(state_dir: Path) -> Iterator[HostCheck]:
+def _layer_tool(state_dir: Path) -> HostCheck | None:
     """A warning where the state directory's file system could keep layers better than it does."""
     try:
         state_dir.mkdir(parents=True, exist_ok=True)
         kind = file_system_of(state_dir).type
     except (DcdError, OSError):  # the check of layers says what is wrong
-        return
+        return None
     tool = LAYER_TOOLS.get(kind)
     if tool is not None and tools.missing([tool]):
         value = (
             f"not installed, so layers in {state_dir} take more space and time than {kind} needs"
         )
-        yield HostCheck(tool, "warning", value, tools.remedy([tool]))
+        return HostCheck(tool, "warning", value, tools.remedy([tool]))
+    return None
 
 
 def _layers(state_dir: Path) -> HostCheck:
@@ -148,6 +203,7 @@ def _sqlite() -> HostCheck:
 
 
 def _space(state_dir: Path) -> HostCheck:
+    state_dir.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(state_dir).free
     value = f"{free / 1024**3:.1f} GiB free in {state_dir}"
     if free < LOW_SPACE_BYTES:

@@ -77,7 +77,9 @@ def _view(live: LiveSetting) -> schemas.SettingView:
 async def doctor(api: Api, request: Request) -> Response:
     api.require(request, Action.SEE)
     checks = await asyncio.to_thread(host_doctor.examine, api.settings().state_dir)
-    return json_response(schemas.HostChecks((*checks, _event_log(api))))
+    # It looks at the state directory, which may not answer.
+    event_log = await asyncio.to_thread(_event_log, api)
+    return json_response(schemas.HostChecks((*checks, event_log)))
 
 
 def _event_log(api: Api) -> host_doctor.HostCheck:

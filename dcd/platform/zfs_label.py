@@ -29,7 +29,6 @@ _TRAILER = 40
 
 _MAGIC = 0x0210DA7AB10C7A11
 _STATES = ("active", "exported", "destroyed", "spare", "l2cache")
-_EXPORTED = 1
 _WRITING_ORDER = (0, 2, 1, 3)
 _NAMES = ("path", "phys_path", "devid")
 

@@ -18,7 +18,7 @@ from dcd.platform.hypervisor.interface import (
     Hypervisor,
     NetworkDisk,
 )
-from dcd.platform.hypervisor.probe import KvmVerdict, probe_accelerator, probe_kvm
+from dcd.platform.hypervisor.probe import KvmVerdict, probe_kvm
 from dcd.platform.hypervisor.qemu import Qemu
 
 __all__ = [
@@ -39,7 +39,6 @@ __all__ = [
     "all_tools",
     "devices_of",
     "hypervisor_named",
-    "probe_accelerator",
     "probe_kvm",
     "tools_of",
     "wait_for",

@@ -40,11 +40,6 @@ class KvmVerdict:
     reason: str
 
 
-def probe_accelerator() -> Accelerator:
-    """The fastest accelerator that works here: `kvm` if a guest has proven it, else `tcg`."""
-    return "kvm" if probe_kvm().usable else "tcg"
-
-
 @functools.cache
 def probe_kvm() -> KvmVerdict:
     """Run the guest, once a process. Takes at most `LIMIT_SECONDS` and a little."""

@@ -59,6 +59,15 @@ def test_version_is_what_the_tool_prints(host: Path, script: str, expected: str 
     assert version("mksquashfs") == expected
 
 
+def test_a_tool_prints_its_version_once_until_it_is_replaced(host: Path) -> None:
+    program(host / "mksquashfs", f"echo x >> {host}/asked; echo 4.5.1")
+    assert [version("mksquashfs"), version("mksquashfs")] == ["4.5.1", "4.5.1"]
+    assert (host / "asked").read_text() == "x\n"
+    program(host / "new", "echo 4.6")
+    (host / "new").replace(host / "mksquashfs")
+    assert version("mksquashfs") == "4.6"
+
+
 def test_a_missing_tool_has_no_version(host: Path) -> None:
     assert version("mksquashfs") is None
 
