@@ -369,8 +369,8 @@ def _losses(events: EventLog, stores: Stores) -> Losses:
     found = look_for_losses(
         events, stores.layers, (stores.artifacts.directory, stores.logs.directory)
     )
-    if told := found.told:
-        logger.error(told.brief, details=told.details, resolution=told.resolution)
+    if loss := found.error:
+        logger.error(loss.brief, details=loss.details, resolution=loss.resolution)
     return found
 
 

@@ -1,14 +1,13 @@
-"""Artifacts: the files that builds deliver, in one directory a build.
+"""Artifacts: the files that builds deliver, in one directory per build.
 
-`publish` makes a layer's file appear under the artifact's name, whole and on disk, or not at all; to
-do it again (after a crash) is harmless. Names are plain file names: nothing is ever written outside the
-build's directory. Blocking.
+`publish` delivers a layer's file under the artifact's name, complete and on disk, or not at all; it is
+idempotent. Names are plain file names: nothing is ever written outside the build's directory. Blocking.
 
-What is delivered is handed from one user to another, so nothing of the mode, the owner or the inode that a
-checkpoint chose goes with it: each file is regular, root's, mode 0640, readable by one group, before it has
-its name, and so are the directories (0750). It costs no space where the file system can share: a reflink
-first, else a hard link, else a copy. A link shares the inode, so only a file is linked that is in the layer
-already what it is to be here; `adopt` makes it so while it still belongs to a workspace.
+Artifacts pass from one user to another, so they do not keep the mode, owner or inode that a checkpoint
+chose: before it gets its name, each file is regular, owned by root, mode 0640, readable by one group;
+directories have mode 0750. Delivery takes no space where the file system can share: a reflink first,
+else a hard link, else a copy. A link shares the inode, so a file is linked only if it already has the
+final owner and mode in the layer; `adopt` sets these while the file still belongs to a workspace.
 """
 
 import contextlib
@@ -28,13 +27,13 @@ from typing import BinaryIO
 
 from statemachine.errors import UsageError
 from statemachine.events import Artifact
-from store.host.durable import disk_full_is_told, sync_directory, sync_file
+from store.host.durable import reporting_disk_full, sync_directory, sync_file
 from store.host.regular import open_regular
 from store.host.sparse import copy_content
 
 SUMS = "SHA256SUMS"
 EVIDENCE_SUMS = f"{SUMS}.evidence"
-"""The artifacts with the digests of the others: of the products, and of the evidence."""
+"""The artifacts that list digests: of the products, and of the evidence."""
 
 _NAME = re.compile(r"[^./\x00-\x1f][^/\x00-\x1f]*")
 _ASIDE = ".part-"
@@ -48,12 +47,12 @@ _NOT_SHARED = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.
 _NOT_LINKED = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP)
 
 _RIGHTS = {"system.posix_acl_access", "security.capability"}
-"""Attributes that give rights beside those of the mode."""
+"""Extended attributes that grant permissions beyond the mode."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether an artifact is still what was published; `problem` is "" when it is."""
+    """The result of comparing an artifact with its record; `problem` is "" when it is unchanged."""
 
     artifact: Artifact
     problem: str
@@ -64,8 +63,8 @@ class Verdict:
 
 
 class Artifacts:
-    """The artifact directories of all builds below one directory. `group` is the id of the group that may
-    read them; None: root's, or that of a daemon that is not root."""
+    """The artifact directories of all builds below one directory. `group` is the id of the group that
+    may read them; None: the daemon's own group."""
 
     def __init__(self, directory: Path, group: int | None = None) -> None:
         self.directory = directory
@@ -73,8 +72,8 @@ class Artifacts:
         self._group = os.getegid() if group is None else group
 
     def prepare(self) -> None:
-        """Make the directory, closed to all but the group. What an earlier version, or another group
-        setting, left in it becomes the same; that is done again when it is interrupted."""
+        """Create the directory, accessible to the group only. Existing content from an earlier version
+        or another group setting gets the same owner and mode; an interrupted change is repeated."""
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self._is_closed(self.directory.lstat(), DIRECTORY_MODE):
             return
@@ -86,9 +85,9 @@ class Artifacts:
         self._close_directory(self.directory)
 
     def adopt(self, file: Path) -> None:
-        """Give a file of a workspace, which nobody uses now, the owner and mode of what is delivered, so
-        that its layer can share it. What has other names in the workspace stays as it is: they may be
-        files of the image."""
+        """Give a file of an idle workspace the owner and mode of an artifact, so that its layer can
+        share it. A file with other hard links in the workspace is left unchanged: they may be files of
+        the image."""
         with open_regular(file) as opened:
             if os.fstat(opened.fileno()).st_nlink == 1:
                 self._close(opened.fileno(), FILE_MODE)
@@ -101,7 +100,7 @@ class Artifacts:
         the size that the artifact states; DiskFull.
         """
         target = self._directory(build) / _plain(artifact.name)
-        with disk_full_is_told(f"publishing {artifact.name}", self.directory):
+        with reporting_disk_full(f"publishing {artifact.name}", self.directory):
             self._make_directory(target.parent)
             with _stated(artifact, source) as content, _aside(target) as aside:
                 self._share(content, source, aside)
@@ -114,7 +113,7 @@ class Artifacts:
         """Deliver `content` as an artifact. Raises UsageError for a name that is not a plain file
         name; DiskFull."""
         target = self._directory(build) / _plain(name)
-        with disk_full_is_told(f"publishing {name}", self.directory):
+        with reporting_disk_full(f"publishing {name}", self.directory):
             self._make_directory(target.parent)
             with _aside(target) as aside:
                 with _created(aside) as file:
@@ -128,11 +127,11 @@ class Artifacts:
         return Artifact(name, self._named(target), file_format, len(content), digest)
 
     def path(self, build: str, artifact: Artifact) -> Path:
-        """Where a published artifact of a build is. Raises UsageError."""
+        """The path of a published artifact of a build. Raises UsageError."""
         return self._directory(build) / _plain(artifact.name)
 
     def verify(self, build: str, artifacts: Iterable[Artifact]) -> list[Verdict]:
-        """Read every published artifact of a build and compare it with what was published."""
+        """Read every published artifact of a build and compare it with its record."""
         return [
             Verdict(artifact, _examine(artifact, self.path(build, artifact)))
             for artifact in artifacts
@@ -142,7 +141,7 @@ class Artifacts:
         """Remove all artifacts of a build, if there are any."""
         directory = self._directory(build)
         while directory.exists():
-            # Whoever else removes the same, at the same time, is no trouble.
+            # Another thread may remove the same files at the same time.
             with contextlib.suppress(FileNotFoundError):
                 shutil.rmtree(directory)
 
@@ -167,7 +166,8 @@ class Artifacts:
             self._close(shared.fileno(), FILE_MODE)
 
     def _may_be_linked(self, descriptor: int) -> bool:
-        """Whether the file is as one that is delivered, so that it may be the same file."""
+        """Whether the file already has the owner and mode of an artifact, so that it may be
+        hard-linked."""
         if not self._is_closed(os.fstat(descriptor), FILE_MODE):
             return False
         return not _rights_beside_the_mode(descriptor)
@@ -180,9 +180,9 @@ class Artifacts:
         try:
             opened = open_regular(path)
         except OSError:
-            return  # Nothing that was delivered.
-        # Of a file that version 0.1.0 linked, the layer's name gets this mode too: that of a delivered
-        # medium decides nothing there.
+            return  # Not an artifact.
+        # A file that version 0.1.0 linked gets this mode in the layer too, where the mode does not
+        # matter.
         with opened:
             self._close(opened.fileno(), FILE_MODE)
 
@@ -194,7 +194,7 @@ class Artifacts:
             os.close(descriptor)
 
     def _close(self, descriptor: int, mode: int) -> None:
-        """The owner first: who it was may not get back what the mode takes away."""
+        """Set owner and mode. The owner comes first: the old owner could undo the mode."""
         status = os.fstat(descriptor)
         if (status.st_uid, status.st_gid) != (self._owner, self._group):
             os.fchown(descriptor, self._owner, self._group)
@@ -213,7 +213,7 @@ def _plain(name: str) -> str:
 
 
 def _stated(artifact: Artifact, source: Path) -> BufferedReader:
-    """The file of a layer, open, if it is what its checkpoint declared."""
+    """The file of a layer, open. Raises UsageError unless it is what its checkpoint declared."""
     try:
         content = open_regular(source)
     except OSError as error:
@@ -223,18 +223,20 @@ def _stated(artifact: Artifact, source: Path) -> BufferedReader:
     if (size := os.fstat(content.fileno()).st_size) != artifact.size_bytes:
         content.close()
         raise _not_as_left(
-            artifact, f"{source} has {size} bytes; {artifact.size_bytes} were stated"
+            artifact, f"{source} has {size} bytes; {artifact.size_bytes} were declared"
         )
     return content
 
 
 def _not_as_left(artifact: Artifact, details: str) -> UsageError:
-    return UsageError(f"the artifact {artifact.name} is not as its checkpoint left it", details)
+    return UsageError(
+        f"the artifact {artifact.name} differs from what its checkpoint declared", details
+    )
 
 
 @contextmanager
 def _aside(target: Path) -> Iterator[Path]:
-    """A name beside `target` to make a file under, which is then renamed; free before and after."""
+    """A temporary name beside `target` for a file that is then renamed; unused before and after."""
     aside = target.with_name(f"{_ASIDE}{target.name}")
     aside.unlink(missing_ok=True)
     try:
@@ -281,7 +283,7 @@ def _copy(content: BinaryIO, aside: Path) -> None:
 
 
 def _rights_beside_the_mode(descriptor: int) -> set[str]:
-    """Attributes of a file that give rights, where the file system has such."""
+    """The attributes of a file that grant permissions; empty if the file system has none."""
     try:
         return _RIGHTS.intersection(os.listxattr(descriptor))
     except (OSError, AttributeError):

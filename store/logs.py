@@ -1,9 +1,9 @@
-"""The logs of attempts, and the evidence beside them.
+"""The logs of attempts and their evidence.
 
-    DIRECTORY/BUILD/CHECKPOINT.ATTEMPT.log      what the tools of the attempt printed
-    DIRECTORY/BUILD/CHECKPOINT.ATTEMPT/         files that show how it went: consoles, screens
+    DIRECTORY/BUILD/CHECKPOINT.ATTEMPT.log      output of the attempt's tools
+    DIRECTORY/BUILD/CHECKPOINT.ATTEMPT/         evidence: console logs, screenshots
 
-They stay until the build is removed. Blocking.
+They are kept until the build is removed. Blocking.
 """
 
 import shutil
@@ -18,15 +18,15 @@ class AttemptLogs:
     directory: Path
 
     def prepare(self) -> None:
-        """Make the directory, which is closed to other users."""
+        """Create the directory, inaccessible to other users."""
         self.directory.mkdir(mode=0o700, exist_ok=True)
 
     def path(self, build: str, checkpoint: str, attempt: int) -> Path:
-        """The log of an attempt, whether it is there or not."""
+        """The path of an attempt's log, which may not exist."""
         return self.directory / build / f"{checkpoint}.{attempt}.log"
 
     def evidence(self, build: str, checkpoint: str, attempt: int) -> Path:
-        """The directory of an attempt's evidence, whether it is there or not."""
+        """The path of an attempt's evidence directory, which may not exist."""
         return self.path(build, checkpoint, attempt).with_suffix("")
 
     def recorded(self, log: Path) -> str:

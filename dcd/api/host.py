@@ -33,8 +33,8 @@ async def health(api: Api, request: Request) -> Response:
     """Readiness: whether a command would be taken now."""
     if trouble := await asyncio.to_thread(api.engine.trouble):
         return problem_response(trouble)
-    if told := api.engine.losses.told:
-        return json_response(schemas.Health("warning", (f"{told.brief}: {told.details}",)))
+    if loss := api.engine.losses.error:
+        return json_response(schemas.Health("warning", (f"{loss.brief}: {loss.details}",)))
     return json_response(schemas.Health("ok"))
 
 
@@ -83,8 +83,8 @@ async def doctor(api: Api, request: Request) -> Response:
 
 
 def _event_log(api: Api) -> host_doctor.HostCheck:
-    told = api.engine.losses.told
-    if trouble := api.engine.trouble() or told:
+    loss = api.engine.losses.error
+    if trouble := api.engine.trouble() or loss:
         return host_doctor.HostCheck(
             "event log", "warning", f"{trouble.brief}: {trouble.details}", trouble.resolution
         )

@@ -155,7 +155,7 @@ class Collector:
             stale = await self._choose_stale()
             layers, chosen = [*layers, *(layer for layer, _ in stale)], [*stale, *chosen]
             blobs = {}
-            if not (by_itself and self._losses.told):
+            if not (by_itself and self._losses.error):
                 blobs = await asyncio.to_thread(self._unnamed_blobs, self._unfinished())
             builds = await asyncio.to_thread(self._left_over)
             if not dry_run:

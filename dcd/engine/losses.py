@@ -26,7 +26,7 @@ class Losses:
     builds: tuple[str, ...] = ()
 
     @property
-    def told(self) -> LostEvents | None:
+    def error(self) -> LostEvents | None:
         """The loss for people, or None."""
         if not self.events and not self.builds:
             return None

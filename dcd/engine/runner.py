@@ -206,8 +206,10 @@ class Runner:
             if action.layer:
                 return await self._reuse(state, planned, action.layer, external)
             settings = self._means.settings()
-            if lacking := space.lacking(settings.state_dir, planned, settings.min_free_bytes):
-                return await self._record(state, Pause(lacking, "no-space"))
+            if shortage := space.lack_of_space(
+                settings.state_dir, planned, settings.min_free_bytes
+            ):
+                return await self._record(state, Pause(shortage, "no-space"))
             return await self._attempt(state, index, planned, external)
 
     async def _external(self, state: BuildState, index: int) -> dict[str, str] | None:

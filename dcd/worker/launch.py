@@ -46,7 +46,7 @@ from dcd.worker.signals import CANCEL, CLAIMED
 from statemachine.errors import Unprepared
 from statemachine.events import Artifact, ErrorInfo
 from store.host import tools
-from store.host.durable import disk_full_is_told, write_file
+from store.host.durable import reporting_disk_full, write_file
 from store.host.forking import PAUSES_SECONDS, is_transient
 from store.host.interpreter import module_command, module_environment
 from store.host.tools import TOOL_PATH
@@ -159,7 +159,7 @@ async def _control_group(
 
 def _save(request: WorkerRequest, document: str) -> None:
     path = request.workspace.document
-    with disk_full_is_told("keeping what a checkpoint has recorded", path):
+    with reporting_disk_full("keeping what a checkpoint has recorded", path):
         write_file(path, document.encode(), 0o600)
 
 
@@ -180,7 +180,7 @@ async def _worker(
     it is left."""
     receiving, sending = os.pipe()
     try:
-        with disk_full_is_told("opening the attempt's log", log_path), _log(log_path) as log:
+        with reporting_disk_full("opening the attempt's log", log_path), _log(log_path) as log:
             command = [*(group.command() if group else ()), *_command(request, sending)]
             process = await _started(command, _environment(request), log, sending)
     except FileNotFoundError as error:

@@ -1,11 +1,12 @@
 """Opening the event log's database: one writing connection, any number of reading ones.
 
-A new log is made aside and renamed, so a database that has the right name is a whole one; an empty
-file is therefore a truncated log, never a new one. Before the first event is read or written the file is
-examined: is it SQLite, ours, of a known revision (an older one is migrated, in one transaction), with
-every table and trigger; are journal_mode and synchronous really WAL and FULL. Nothing here depends on
-the number of events. The file is never opened by other means than SQLite while it is in use: closing any
-descriptor of it would drop SQLite's locks (https://sqlite.org/howtocorrupt.html, 2.2).
+A new log is created under a temporary name and renamed, so a database with the right name is complete;
+an empty file is therefore a truncated log, never a new one. Before the first event is read or written
+the file is checked: it must be a SQLite database of dcd, of a known revision (an older one is migrated,
+in one transaction), with every table and trigger, and with journal_mode WAL and synchronous FULL in
+effect. Nothing here depends on the number of events. While the file is in use only SQLite opens it:
+closing any other descriptor of it would drop SQLite's locks (https://sqlite.org/howtocorrupt.html,
+2.2).
 """
 
 import os
@@ -28,11 +29,12 @@ BUSY_SECONDS = 10.0
 READERS = 4
 
 HEADER_BYTES = 100
-"""SQLite takes anything shorter than its header for a new database."""
+"""SQLite treats a file shorter than its header as a new database."""
 
 
 def open_writer(path: Path) -> sa.Connection:
-    """The one connection that writes, made or migrated as needed. Raises LogDamaged, Unavailable."""
+    """The writing connection; the database is created or migrated as needed. Raises LogDamaged,
+    Unavailable."""
     with explained(path):
         if not path.exists():
             _create(path)
@@ -71,14 +73,15 @@ def reading_engine(path: Path) -> sa.Engine:
 
 
 def close(connection: sa.Connection) -> None:
-    """Close the writing connection and all behind it."""
+    """Close the writing connection and its engine."""
     connection.close()
     connection.engine.dispose()
 
 
 def backup(path: Path, target: Path) -> None:
-    """A compact, consistent copy of the log at `path`, which may be in use, as the new file `target`.
-    Whole and on disk, or not there. Raises Unavailable (the disk is full, it exists)."""
+    """Copy the log at `path`, which may be in use, to the new file `target`, compact and consistent.
+    The copy is complete and on disk, or does not exist. Raises Unavailable (the disk is full, `target`
+    exists)."""
     if target.exists():
         raise Unavailable(f"{target} exists already", resolution="name a file that does not exist")
     aside = target.with_name(f".{target.name}.part")
@@ -109,7 +112,7 @@ def explained(path: Path) -> Iterator[None]:
         raise Unavailable(
             f"the event log {path} cannot be used",
             str(cause),
-            "fix the cause (permissions, disk, another program that holds the file), then restart dcd",
+            "fix the cause (permissions, disk, another program that locks the file), then restart dcd",
         ) from error
 
 
@@ -119,7 +122,7 @@ def primary_code(error: Exception) -> int:
     return int(getattr(cause, "sqlite_errorcode", 0)) & 0xFF
 
 
-_RESTORE = "restore the latest backup of the event log, or move the file away to begin a new one"
+_RESTORE = "restore the latest backup of the event log, or move the file away to start a new one"
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
@@ -167,13 +170,15 @@ def _examine(connection: sa.Connection, path: Path) -> None:
         raise LogDamaged(
             f"{path} is a database, but not an event log of dcd",
             f"its application_id is {found}, not {APPLICATION_ID}",
-            "name the right state directory, or move the file away",
+            "use the right state directory, or move the file away",
         )
     revision = _revision(connection)
     if revision is None:
         raise LogDamaged(f"the event log {path} has no revision", "", _RESTORE)
     if revision not in REVISIONS:
-        raise _newer(path, f"its revision is {revision}; this version knows up to {REVISIONS[-1]}")
+        raise _newer(
+            path, f"its revision is {revision}; this version supports up to {REVISIONS[-1]}"
+        )
     if _events_version(connection) > EVENTS_VERSION:
         raise _newer(path, "it may hold events that this version cannot read")
     connection.commit()
@@ -203,7 +208,7 @@ def _migrate(connection: sa.Connection) -> None:
     with connection.begin():
         if _revision(connection) == REVISIONS[-1]:
             return
-        # Imported only when there is something to migrate: it takes longer than all of the start.
+        # Imported only for a migration: the import takes longer than the rest of the start.
         from alembic import command
         from alembic.config import Config
 
@@ -215,8 +220,8 @@ def _migrate(connection: sa.Connection) -> None:
 
 
 def _set_modes(connection: sa.Connection, path: Path) -> None:
-    """WAL with FULL is the fastest mode that loses no acknowledged commit in a power cut; others
-    do, or SQLite may not have got what it was asked for (a network file system)."""
+    """Set WAL and FULL, the fastest modes that lose no acknowledged commit in a power cut. Raises
+    Unavailable when SQLite does not apply them, as on a network file system."""
     connection.commit()
     driver = connection.connection.driver_connection
     assert isinstance(driver, sqlite3.Connection)

@@ -1,10 +1,10 @@
-"""What the event log refuses, and why."""
+"""The errors of the event log."""
 
 from statemachine.errors import Refused, Unavailable
 
 
 class Conflict(Refused):
-    """The build has moved on since the caller looked: read it again and decide again."""
+    """The build has changed since the caller read it: read it again and decide again."""
 
 
 class DuplicateSubmission(Conflict):
@@ -23,8 +23,8 @@ class LogFull(Unavailable):
 
 
 class LogFailed(Unavailable):
-    """A write failed and it is not known what is on disk: nothing is appended until a restart."""
+    """A write failed and the state of the disk is unknown: nothing is appended until a restart."""
 
 
 class LogDamaged(Unavailable):
-    """The database is not an event log that can be trusted: foreign, truncated, corrupt or newer."""
+    """The database is not a valid event log: foreign, truncated, corrupt or newer."""

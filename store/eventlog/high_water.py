@@ -1,9 +1,9 @@
-"""The high-water mark: the last position that was committed, in a file of its own beside the log.
+"""The high-water mark: the last committed position, in a separate file beside the log.
 
-SQLite takes a log whose -wal file is gone for a whole one, only older, and so it takes an older copy that was
-put in its place. The mark is written after each commit and not synced: after a power cut it may say less
-than the log holds, or nothing that can be read, but never more. So a log that holds less than its mark has
-lost events. Used by one thread.
+SQLite cannot tell a log without its -wal file, or an older copy in its place, from a complete one. The
+mark is written after each commit and not synced: after a power cut it may be lower than the log's last
+position, or unreadable, but never higher. So a log that ends before its mark has lost events. Used by
+one thread.
 """
 
 import contextlib
@@ -11,17 +11,17 @@ import os
 from pathlib import Path
 
 _WIDTH = 20
-"""Digits; the file is always written whole, in place."""
+"""Number of digits; the file is always written in full, in place."""
 
 
 class HighWater:
-    """The mark of the log in the file `log`. Nothing is made before the first commit."""
+    """The mark of the log in the file `log`. The file is created at the first commit."""
 
     def __init__(self, log: Path) -> None:
         self.path = log.with_name(f"{log.name}.position")
 
     def read(self) -> int:
-        """The position; 0 when there is none that can be read."""
+        """The position; 0 when the file is missing or unreadable."""
         try:
             text = self.path.read_text()
         except (OSError, UnicodeDecodeError):
@@ -29,7 +29,7 @@ class HighWater:
         return int(text) if len(text.strip()) == _WIDTH and text.strip().isdecimal() else 0
 
     def write(self, position: int) -> None:
-        """Note a position. What cannot be noted is not: the log is the truth."""
+        """Record a position. Errors are ignored: the log itself is authoritative."""
         with contextlib.suppress(OSError):
             descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600)
             try:
@@ -38,5 +38,5 @@ class HighWater:
                 os.close(descriptor)
 
     def forget(self) -> None:
-        """Remove the mark: another log takes the place of this one, on purpose."""
+        """Remove the mark, because another log deliberately replaces this one."""
         self.path.unlink(missing_ok=True)

@@ -1,10 +1,10 @@
-"""The event log: the append-only truth about all builds.
+"""The event log: the append-only record of all builds.
 
-Open exactly one `EventLog` for a file, as a context manager; the daemon's lock on its state directory
-sees to that. `append` may be called from any thread and returns at once; when its future has a result,
-the events are on disk. Everything else reads, blocks, and may be called from any thread; it sees what
-was committed before it began. Followers need nothing of the log but `read(after=...)`: `on_commit` tells
-when it is worth while. Nothing here costs more for builds that have ended, except `verify_projection` and
+Exactly one `EventLog` is open for a file, as a context manager; the daemon's lock on its state
+directory ensures it. `append` may be called from any thread and returns at once; when its future has a
+result, the events are on disk. All other methods read, block, may be called from any thread, and see
+all events committed before the call. Followers only need `read(after=...)`; `on_commit` signals new
+events. The cost does not depend on the number of ended builds, except for `verify_projection` and
 `rebuild_projection`.
 """
 
@@ -32,16 +32,16 @@ from store.eventlog.schema import builds, events, layer_keys
 from store.eventlog.writer import Writer
 
 UNFINISHED = tuple(state for state in Lifecycle if state not in ("completed", "cancelled"))
-"""States that a build can leave."""
+"""States that are not final."""
 
 _KEYS_A_QUERY = 500
 """SQLite limits the number of parameters of a statement."""
 
 
 class EventLog:
-    """The log in the file `path`; made when it does not exist, migrated when it is older.
+    """The log in the file `path`; created when it does not exist, migrated when it is older.
 
-    `on_commit` is called after each commit with the last position and the seconds that it took, on the
+    `on_commit` is called after each commit with the last position and the duration in seconds, on the
     writer's thread: it must return at once (`loop.call_soon_threadsafe`). Raises LogDamaged for a file
     that is foreign, truncated, corrupt or newer, Unavailable when it cannot be used.
     """
@@ -58,7 +58,7 @@ class EventLog:
             raise
         self._readers = database.reading_engine(path)
         self.lost = max(0, HighWater(path).read() - self._writer.position)
-        """So many events were committed once, and were not in the log when it was opened."""
+        """The number of committed events that were missing when the log was opened."""
 
     def __enter__(self) -> Self:
         return self
@@ -72,7 +72,7 @@ class EventLog:
         self.close()
 
     def close(self) -> None:
-        """Write what is queued, then close the file. Idempotent."""
+        """Write all queued events, then close the file. Idempotent."""
         self._writer.close()
         self._readers.dispose()
         database.close(self._connection)
@@ -84,7 +84,7 @@ class EventLog:
 
     @property
     def trouble(self) -> DcdError | None:
-        """Why events cannot, or not for long, be appended: LogFailed, LogFull. None: all is well."""
+        """The reason why appends fail or soon will: LogFailed, LogFull; None when healthy."""
         return self._writer.trouble
 
     def append(
@@ -97,11 +97,11 @@ class EventLog:
     ) -> "Future[list[Event]]":
         """Append the payloads to the build, together or not at all.
 
-        `expected_sequence` is the sequence of the last event the caller knows (0: the build is new), `time`
-        aware. The future has the events once they are on disk, or raises Conflict (the build has
-        moved on), DuplicateSubmission (the idempotency key is taken), LogFull, LogFailed, or DcdError for
-        payloads that cannot follow; nothing is appended then, except that after LogFailed it is
-        not known. A future that is cancelled in time appends nothing.
+        `expected_sequence` is the sequence of the last event that the caller has seen (0: the build is
+        new), `time` is aware. The future returns the events once they are on disk, or raises Conflict
+        (the build has changed), DuplicateSubmission (the idempotency key is taken), LogFull, LogFailed,
+        or DcdError for payloads that cannot follow. On an error nothing is appended, except that after
+        LogFailed this is unknown. A future cancelled before its commit appends nothing.
         """
         return self._writer.append(build, expected_sequence, payloads, actor, time)
 
@@ -115,21 +115,21 @@ class EventLog:
             return [projection.event_of(row) for row in rows]
 
     def read_build(self, build: str) -> list[Event]:
-        """All events of a build, whole and unaltered. Raises NotFound, LogDamaged."""
+        """All events of a build, verified. Raises NotFound, LogDamaged."""
         rows = self._rows(build)
         if not rows:
             raise NotFound(f"there is no build {build}")
         if problems := _chain_problems(rows):
             raise LogDamaged(
-                f"the events of build {build} have been damaged",
+                f"the events of build {build} are damaged",
                 "\n".join(problems),
                 "restore a backup of the event log",
             )
         return [projection.event_of(row) for row in rows]
 
     def verify(self, build: str) -> list[str]:
-        """What is wrong with the events of a build: gaps, altered events, a lost end, a list that
-        says otherwise. Empty when all is well. Raises NotFound."""
+        """The problems with the events of a build: gaps, altered events, missing last events, a
+        different count in the list of builds. Empty when there are none. Raises NotFound."""
         rows = self._rows(build)
         with self._reading() as connection:
             summary = connection.execute(sa.select(builds).where(builds.c.id == build)).first()
@@ -144,11 +144,11 @@ class EventLog:
         last = rows[-1].sequence if rows else 0
         if summary is None or summary.sequence > last:
             listed = "no" if summary is None else summary.sequence
-            problems.append(f"the list of builds knows {listed} events, the log has {last}")
+            problems.append(f"the list of builds has {listed} events, the log has {last}")
         return problems
 
     def verify_all(self) -> list[str]:
-        """What is wrong with any build's events, and with what is derived from them. Reads every event."""
+        """The problems with the events of all builds and with the projections. Reads every event."""
         with self._reading() as connection:
             known = connection.execute(sa.union(sa.select(builds.c.id), sa.select(events.c.build)))
             names = list(known.scalars())
@@ -156,12 +156,12 @@ class EventLog:
         return problems or self.verify_projection()
 
     def verify_projection(self) -> list[str]:
-        """How the list of builds and the layer keys differ from the events. Reads every event."""
+        """The differences between the projections and the events. Reads every event."""
         with self._reading() as connection:
             return projection.verify(connection)
 
     def rebuild_projection(self) -> int:
-        """Make the list of builds and the layer keys anew; returns the number of builds."""
+        """Rebuild the list of builds and the layer keys. Returns the number of builds."""
         with database.explained(self.path):
             count = self._writer.run(projection.rebuild)
         assert isinstance(count, int)
@@ -173,8 +173,8 @@ class EventLog:
         limit: int = 100,
         before: int | None = None,
     ) -> list[BuildSummary]:
-        """Builds that are not removed, newest first; `before` is the `submitted_position` of the
-        last one of the page before."""
+        """Builds that are not removed, newest first; `before` is the `submitted_position` of the last
+        build on the previous page."""
         query = sa.select(builds).where(builds.c.removed == 0)
         if states is not None:
             query = query.where(builds.c.state.in_([str(state) for state in states]))
@@ -183,12 +183,12 @@ class EventLog:
         return self._summaries(query.order_by(builds.c.submitted_position.desc()).limit(limit))
 
     def unfinished(self) -> list[BuildSummary]:
-        """Builds that have not ended, oldest first: what a daemon looks at when it starts."""
+        """Builds that have not ended, oldest first. A daemon loads these when it starts."""
         query = sa.select(builds).where(builds.c.state.in_([str(state) for state in UNFINISHED]))
         return self._summaries(query.order_by(builds.c.submitted_position))
 
     def ended_counts(self) -> dict[Lifecycle, int]:
-        """How many builds have ended in which state, removed ones too. Reads an index only."""
+        """The number of ended builds by state, including removed ones. Reads an index only."""
         ended = [str(state) for state in Lifecycle if state not in UNFINISHED]
         query = sa.select(builds.c.state, sa.func.count()).where(builds.c.state.in_(ended))
         with self._reading() as connection:
@@ -196,7 +196,7 @@ class EventLog:
             return {Lifecycle(state): count for state, count in rows}
 
     def summary(self, build: str) -> BuildSummary:
-        """The summary of a build, removed ones too. Raises NotFound."""
+        """The summary of a build, even a removed one. Raises NotFound."""
         found = self._summaries(sa.select(builds).where(builds.c.id == build))
         if not found:
             raise NotFound(f"there is no build {build}")
@@ -217,13 +217,13 @@ class EventLog:
             raise NotFound(
                 f"{prefix} names more than one build",
                 ", ".join(ids[:5]) + more,
-                "give more letters",
+                "give a longer prefix",
             )
         return str(ids[0])
 
     def by_idempotency_key(self, uid: int | None, key: str) -> str | None:
         """The id of the build that this user submitted with this key."""
-        # Version 0.1.0 kept keys without their user.
+        # Version 0.1.0 stored keys without their user.
         wanted = builds.c.idempotency_key.in_((submission_key(uid, key), key))
         query = sa.select(builds.c.id, builds.c.actor).where(wanted)
         with self._reading() as connection:
@@ -233,18 +233,18 @@ class EventLog:
         return None
 
     def recent(self, name: str | None, limit: int) -> list[BuildSummary]:
-        """The newest builds of that name (None: of any) that are not removed, newest first."""
+        """The newest builds of that name (None: of any name) that are not removed, newest first."""
         query = sa.select(builds).where(builds.c.removed == 0)
         if name is not None:
             query = query.where(builds.c.name == name)
         return self._summaries(query.order_by(builds.c.submitted_position.desc()).limit(limit))
 
     def known_builds(self, among: Collection[str]) -> set[str]:
-        """Those of the ids `among` that are builds, removed ones too."""
+        """The ids in `among` that are builds, including removed ones."""
         return {name for some in _portions(among) for name in self._ids(builds.c.id.in_(some))}
 
     def removed_among(self, names: Collection[str]) -> set[str]:
-        """Those of the ids `names` that are removed builds."""
+        """The ids in `names` that are removed builds."""
         return {
             name
             for some in _portions(names)
@@ -252,7 +252,7 @@ class EventLog:
         }
 
     def known_keys(self, among: Collection[str]) -> set[str]:
-        """Those of the layer keys `among` that an event of a build that is not removed names."""
+        """The layer keys in `among` that an event of a build that is not removed names."""
         known: set[str] = set()
         with self._reading() as connection:
             for some in _portions(among):
@@ -261,11 +261,12 @@ class EventLog:
         return known
 
     def backup(self, target: Path) -> None:
-        """A consistent copy as the new file `target`, while builds go on. Raises Unavailable."""
+        """Write a consistent copy to the new file `target`, while builds continue. Raises
+        Unavailable."""
         database.backup(self.path, target)
 
     def modes(self) -> dict[str, str]:
-        """How the log is kept, for people: SQLite's version, journal_mode, synchronous, reserve."""
+        """The log's settings for people: SQLite's version, journal_mode, synchronous, reserve."""
         return {
             "sqlite": sqlite3.sqlite_version,
             "journal_mode": "wal",
@@ -293,8 +294,8 @@ class EventLog:
 
 
 def _open(path: Path, reserve: Reserve) -> sa.Connection:
-    """The writing connection. SQLite needs a little space to open a log, and says only that there was
-    an error when there is none."""
+    """The writing connection. SQLite needs some space to open a log and reports an unspecific error on
+    a full disk, so a failure releases the reserve and tries again."""
     try:
         return database.open_writer(path)
     except LogDamaged:
@@ -306,14 +307,14 @@ def _open(path: Path, reserve: Reserve) -> sa.Connection:
 
 
 def _portions(names: Collection[str]) -> Iterator[list[str]]:
-    """The names in portions that a query can take as parameters."""
+    """The names in portions that fit into the parameters of a query."""
     wanted = list(names)
     for first in range(0, len(wanted), _KEYS_A_QUERY):
         yield wanted[first : first + _KEYS_A_QUERY]
 
 
 def _chain_problems(rows: Sequence[Any]) -> list[str]:
-    """Gaps and altered events among all the rows of a build."""
+    """The gaps and altered events in the rows of a build."""
     problems = []
     previous_hash = FIRST_HASH
     for expected, row in enumerate(rows, start=1):

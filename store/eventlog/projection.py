@@ -1,9 +1,9 @@
 """Projections: the list of builds and the keys of their layers, derived from events.
 
-A row of `builds` is a function of the folded `BuildState`, so the projection cannot disagree with the
-fold unless the file was damaged; `verify` and `rebuild` are for that. `layer_keys` names every key for
-which an attempt began or a result was taken, by builds that are not removed: a layer whose key is not
-there belongs to nobody. Callers hold the transaction.
+A row of `builds` is a function of the folded `BuildState`, so the projection cannot differ from the
+fold unless the file is damaged; `verify` and `rebuild` are for that case. `layer_keys` has every key of
+an attempt or a reused result, of builds that are not removed: a layer whose key is missing there
+belongs to no build. Callers hold the transaction.
 """
 
 from collections.abc import Collection, Iterable, Iterator
@@ -37,8 +37,8 @@ from store.eventlog.schema import builds, events, layer_keys
 
 @dataclass(frozen=True, slots=True)
 class BuildSummary:
-    """What a list shows of a build. `submitted_position` orders builds and is the cursor of lists;
-    `position` and `sequence` are the last event's."""
+    """A build in a list. `submitted_position` orders builds and is the cursor of lists; `position` and
+    `sequence` belong to the last event."""
 
     id: str
     name: str
@@ -96,7 +96,7 @@ def summary_of(row: Any) -> BuildSummary:
 
 
 def fold(connection: sa.Connection, build: str) -> BuildState | None:
-    """The state of a build from its events; None when there is no such build."""
+    """The state of a build, folded from its events; None when the build does not exist."""
     state: BuildState | None = None
     for row in connection.execute(_by_build(build)):
         state = evolve(state, event_of(row))
@@ -106,7 +106,7 @@ def fold(connection: sa.Connection, build: str) -> BuildState | None:
 def store(
     connection: sa.Connection, states: Collection[BuildState], appended: Iterable[Event]
 ) -> None:
-    """Bring the projections up to the states after `appended`."""
+    """Update the projections to the states after `appended`."""
     if not states:
         return
     connection.execute(_UPSERT, [_row(state) for state in states])
@@ -119,7 +119,8 @@ def store(
 
 
 def verify(connection: sa.Connection) -> list[str]:
-    """How the projections differ from the events; empty when they agree. Reads every event."""
+    """The differences between the projections and the events; empty when they agree. Reads every
+    event."""
     problems = []
     rows = {row.id: tuple(row) for row in connection.execute(sa.select(builds))}
     keys = {tuple(row) for row in connection.execute(sa.select(layer_keys))}
@@ -127,10 +128,10 @@ def verify(connection: sa.Connection) -> list[str]:
     for state, history in _folded(connection):
         expected = tuple(_row(state)[column.name] for column in builds.c)
         if rows.pop(state.id, None) != expected:
-            problems.append(f"build {state.id}: its row is not what its events say")
+            problems.append(f"build {state.id}: its row differs from its events")
         if not state.removed:
             expected_keys |= {(entry["key"], entry["build"]) for entry in _keys(history)}
-    problems += [f"build {build}: it has a row, but no events" for build in rows]
+    problems += [f"build {build}: it has a row but no events" for build in rows]
     problems += [
         f"build {build}: layer key {key} is {'missing' if (key, build) in expected_keys else 'extra'}"
         for key, build in sorted(keys ^ expected_keys)
@@ -139,7 +140,7 @@ def verify(connection: sa.Connection) -> list[str]:
 
 
 def rebuild(connection: sa.Connection) -> int:
-    """Make the projections anew from the events; returns the number of builds."""
+    """Rebuild the projections from the events. Returns the number of builds."""
     connection.execute(builds.delete())
     connection.execute(layer_keys.delete())
     count = 0
@@ -150,7 +151,7 @@ def rebuild(connection: sa.Connection) -> int:
 
 
 def _folded(connection: sa.Connection) -> Iterator[tuple[BuildState, list[Event]]]:
-    """Every build: its state and its events."""
+    """The state and the events of every build."""
     rows = connection.execute(
         sa.select(events).order_by(events.c.build, events.c.sequence)
     ).yield_per(1000)

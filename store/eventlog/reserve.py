@@ -1,7 +1,7 @@
-"""Space kept back for the event log.
+"""Space reserved for the event log.
 
-A file beside the database that is given up when the disk is full, so that the log can still
-say why builds pause. It is taken again when there is room for it and as much again. Blocking.
+A file beside the database is removed when the disk is full, so that the log can still record why builds
+pause. It is created again when twice its size is free. Blocking.
 """
 
 import errno
@@ -20,11 +20,11 @@ class Reserve:
 
     @property
     def held(self) -> bool:
-        """Whether the space is kept back now."""
+        """Whether the space is reserved now."""
         return self.path.exists()
 
     def take(self) -> bool:
-        """Keep the space back if there is enough; whether it is kept back now."""
+        """Reserve the space if enough is free. Returns whether it is reserved now."""
         if self.held:
             return True
         free = os.statvfs(self.path.parent)
@@ -44,7 +44,7 @@ class Reserve:
         return True
 
     def give_up(self) -> bool:
-        """Let the log have the space; False when there was none kept back."""
+        """Release the space to the log. Returns False when none was reserved."""
         held = self.held
         self.path.unlink(missing_ok=True)
         return held

@@ -1,10 +1,10 @@
 """Tables, triggers and revisions of the event log's database.
 
-`events` is the truth and only ever grows: triggers refuse every change and removal, and every insert
-that is not the next of the log and of its build, which also stops INSERT OR REPLACE. `builds` and
+`events` is authoritative and append-only: triggers reject every change and removal, and every insert
+that is not the next event of the log and of its build, including INSERT OR REPLACE. `builds` and
 `layer_keys` are projections, written in the same transaction as the events and rebuildable from them.
-`check_schema` compares what the database has with what is declared here, because a migration can
-drop triggers and constraints without a word. Migrations may add columns or tables, nothing else.
+`check_schema` compares the database with these declarations, because a migration can silently drop
+triggers and constraints. Migrations may only add columns or tables.
 """
 
 from collections.abc import Iterator
@@ -17,14 +17,14 @@ from statemachine.codec import PAYLOADS
 from statemachine.errors import DcdError
 
 APPLICATION_ID = 0x64636431
-"""`dcd1` in the file's header: tells an event log from any other SQLite database."""
+"""`dcd1` in the file's header: distinguishes an event log from other SQLite databases."""
 
 REVISIONS = ("0001",)
-"""Alembic revisions, oldest first; the last is this version's."""
+"""Alembic revisions, oldest first; the last one is current."""
 
 EVENTS_VERSION = sum(payload.VERSION for payload in PAYLOADS.values())
-"""Grows with every new type of event and every new version of one. The file's user_version is that of the
-newest dcd that opened it: an older one could not read all events, and does not begin to."""
+"""Increases with every new event type and every new version of one. The file's user_version is set by
+the newest dcd that opened it: an older dcd could not read all events and refuses the file."""
 
 metadata = sa.MetaData()
 
@@ -124,9 +124,9 @@ def check_schema(connection: sa.Connection) -> None:
     )
     if wrong:
         raise DcdError(
-            "the schema of the event log is not what this version expects",
+            "the schema of the event log differs from this version's",
             f"different or missing: {', '.join(wrong)}",
-            "restore a backup, or report it if nothing but dcd has touched the file",
+            "restore a backup, or report it if only dcd has changed the file",
         )
 
 

@@ -1,13 +1,13 @@
 """The writer: one thread, one connection, all writes.
 
-Appends that wait while a commit is on its way to the disk go into the next transaction together, so
-that they share one fsync; each is still all or nothing, and is acknowledged only after the commit. The
-writer keeps the states of the builds that it wrote to last: they give the next sequence, the hash to
-chain from and the projection's row, and make it impossible to append what cannot be folded.
+Appends that arrive during a commit share the next transaction and its fsync; each is still all or
+nothing, and is acknowledged only after the commit. The writer caches the states of recent builds: they
+give the next sequence, the previous hash and the projection's row, and make it impossible to append an
+event that cannot be folded.
 
-When a write fails, what is on disk is not known any more (after a failed fsync the kernel may forget
-dirty pages), so nothing is appended until the log is opened again. A full disk is milder: SQLite rolls
-back cleanly. The reserve is given up once; after that each append fails until there is space.
+When a write fails, the state of the disk is unknown (after a failed fsync the kernel may drop dirty
+pages), so nothing is appended until the log is reopened. A full disk is less severe: SQLite rolls back
+cleanly. The reserve is released once; after that each append fails until there is space.
 """
 
 import queue
@@ -36,13 +36,13 @@ from store.eventlog.reserve import Reserve
 from store.eventlog.schema import builds, events
 
 GROUP = 256
-"""At most so many appends share a transaction."""
+"""The maximum number of appends in a transaction."""
 
 STATES = 1024
-"""So many builds' states are kept."""
+"""The number of build states in the cache."""
 
 PROBE_SECONDS = 2.0
-"""How often a writer whose disk was full looks for space."""
+"""The interval at which a writer whose disk was full checks for space."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class _Job:
 
 @dataclass(slots=True)
 class _Group:
-    """What one transaction has done so far; forgotten when it rolls back."""
+    """The changes of one transaction so far; discarded when it rolls back."""
 
     position: int
     states: dict[str, BuildState] = field(default_factory=dict)
@@ -71,7 +71,7 @@ class _Group:
 
 
 class Writer:
-    """The writing end of the log; `close` ends the thread after what is queued."""
+    """The writing end of the log; `close` ends the thread after all queued work."""
 
     def __init__(
         self,
@@ -92,15 +92,15 @@ class Writer:
         self.position = _last_position(connection)
         """Position of the last event on disk."""
         self.trouble: DcdError | None = None
-        """Why events are not, or not safely, appended at present; None when all is well."""
+        """The reason why appends fail or soon will; None when healthy."""
         self._look_for_space()
-        # A daemon thread: a process that ends without `close` has crashed, which the log survives.
+        # A daemon thread: the log survives a process that ends without `close`.
         self._thread = threading.Thread(target=self._run, name="event-log", daemon=True)
         self._thread.start()
 
     @property
     def reserved(self) -> bool:
-        """Whether space is kept back for the log."""
+        """Whether space is reserved for the log."""
         return self._reserve.held
 
     def append(
@@ -117,13 +117,13 @@ class Writer:
         return request.future
 
     def run(self, work: Callable[[sa.Connection], Any]) -> Any:
-        """Do `work` on the writing connection in a transaction of its own, and wait for it."""
+        """Run `work` on the writing connection in a separate transaction, and wait for it."""
         job = _Job(work)
         self._put(job)
         return job.future.result()
 
     def close(self) -> None:
-        """Finish what is queued and end the thread. Idempotent."""
+        """Finish all queued work and end the thread. Idempotent."""
         with self._closing:
             if not self._closed:
                 self._closed = True
@@ -148,18 +148,18 @@ class Writer:
                 self._commit(waiting)
             if self.position > before:
                 self._high_water.write(self.position)
-                self._tell(time.monotonic() - began)
+                self._announce(time.monotonic() - began)
 
-    def _tell(self, seconds: float) -> None:
+    def _announce(self, seconds: float) -> None:
         if self._on_commit is None:
             return
         try:
             self._on_commit(self.position, seconds)
         except RuntimeError:
-            self._on_commit = None  # its event loop is closed: nobody is left to tell
+            self._on_commit = None  # its event loop is closed: there are no followers
 
     def _next(self) -> "list[_Append] | _Job | None":
-        """Wait for work: the appends that can share a transaction, or a job. None: the end."""
+        """Wait for work: the appends that can share a transaction, or a job; None at the end."""
         first = self._held_over or self._get()
         self._held_over = None
         if not isinstance(first, _Append):
@@ -198,7 +198,7 @@ class Writer:
         elif self.trouble is None:
             self.trouble = LogFull(
                 "the disk of the event log is nearly full",
-                "there is not enough space to keep some back for the log",
+                "there is not enough space for the log's reserve",
                 "free some space",
             )
 
@@ -208,7 +208,7 @@ class Writer:
         try:
             with self._connection.begin():
                 result = job.work(self._connection)
-        except Exception as error:  # noqa: BLE001 - it is the caller's, who waits for it
+        except Exception as error:  # noqa: BLE001 - the waiting caller handles it
             job.future.set_exception(error)
         else:
             self._states.clear()
@@ -225,7 +225,7 @@ class Writer:
         except OSError as error:
             self.trouble = _failed(error)
             self._refuse(requests, self.trouble)
-        except Exception as error:  # noqa: BLE001 - a defect, not a failing log: its caller hears of it
+        except Exception as error:  # noqa: BLE001 - a defect, not a failing log: the caller gets it
             self._return_defect(requests, error)
         else:
             self._remember(group)
@@ -236,8 +236,8 @@ class Writer:
                     request.future.set_result(outcome)
 
     def _return_defect(self, requests: list[_Append], error: Exception) -> None:
-        """Nothing of the transaction is in the log. The others are appended; the one with the defect gets
-        the exception as it is, and the log goes on."""
+        """Append the requests one by one after a rollback, so that only the defective one fails. It
+        gets the original exception, and the log continues."""
         if len(requests) > 1:
             for request in requests:
                 self._commit([request])
@@ -264,9 +264,9 @@ class Writer:
         sequence = state.sequence if state else 0
         if sequence != request.expected_sequence:
             raise Conflict(
-                f"build {request.build} has moved on",
+                f"build {request.build} has changed in the meantime",
                 f"its last event is {sequence}, not {request.expected_sequence}",
-                "look at it again and repeat the command if it is still wanted",
+                "check its state and repeat the command if you still want it",
             )
         rows, appended = [], []
         for number, payload in enumerate(request.payloads, start=1):
@@ -320,12 +320,13 @@ class Writer:
             self._look_for_space()
 
     def _fail(self, requests: list[_Append], error: sa.exc.DBAPIError) -> None:
-        """Nothing of the transaction is acknowledged. One bad append does not fail the others."""
+        """Handle a failed transaction, of which nothing was acknowledged. A bad append does not fail
+        the others."""
         code, why = primary_code(error), str(error.orig)
         if code == sqlite3.SQLITE_FULL and self._give_up_reserve():
             self.trouble = LogFull(
                 "the disk of the event log is full",
-                "the space that was kept back for it is in use",
+                "the space reserved for it is in use",
                 "free some space",
             )
             self._commit(requests)
@@ -344,7 +345,9 @@ class Writer:
             )
             self._refuse(requests, refusal)
         elif code == sqlite3.SQLITE_BUSY:
-            busy = Unavailable("another program holds the event log", why, "end it, then try again")
+            busy = Unavailable(
+                "another program locks the event log", why, "end that program, then try again"
+            )
             self._refuse(requests, busy)
         else:
             self.trouble = _failed(error.orig or error)
@@ -354,7 +357,7 @@ class Writer:
         try:
             return self._reserve.give_up()
         except OSError:
-            return False  # The disk is still full, which is what the callers are told.
+            return False  # The disk is still full, and the callers get that error.
 
     @staticmethod
     def _refuse(requests: list[_Append], refusal: DcdError) -> None:
@@ -373,7 +376,7 @@ def _failed(cause: BaseException) -> LogFailed:
 def _event(
     request: _Append, payload: Payload, *, position: int, sequence: int, previous_hash: str
 ) -> tuple[Event, dict[str, Any]]:
-    """The event that `payload` becomes, and its row."""
+    """The event of `payload`, and its row."""
     kind = type(payload).__name__
     time, actor, data = encode_time(request.time), encode_actor(request.actor), encode(payload)
     stored = (request.build, sequence, kind, payload.VERSION, time, actor, data)

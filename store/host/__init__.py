@@ -1,4 +1,4 @@
-"""What the host does for the project: processes, mounts, devices, capabilities, durable writes.
+"""Access to the host: processes, mounts, devices, capabilities, durable writes.
 
-The ground: nothing of the project is below it but the errors of `statemachine`.
+The base of the project: imports only the errors of `statemachine`.
 """

@@ -1,12 +1,12 @@
-"""Capabilities of Linux: which a process keeps, and giving up the rest for good.
+"""Linux capabilities: keeping some and dropping the others permanently.
 
-`keep_only` is for a process that is about to run what is trusted less: whatever it does or starts
-afterwards, root or not, has the capabilities that are named and no others, and no program gives it more.
+`keep_only` is for a process that is about to run less trusted code: the process and all its
+descendants, root or not, keep only the named capabilities, and no program can add others.
 Names are those of capabilities(7) without CAP_. Safe between fork and exec: it takes no lock.
 
-Three are in no set on purpose, since each undoes a worker's isolation: DAC_READ_SEARCH opens files by their
-number, past every mount (open_by_handle_at(2)); SYS_PTRACE reaches into processes that have more;
-SYS_MODULE speaks for itself.
+Three capabilities are deliberately in no set, since each defeats a worker's isolation: DAC_READ_SEARCH
+opens files by handle, past every mount (open_by_handle_at(2)); SYS_PTRACE controls processes with more
+capabilities; SYS_MODULE loads kernel modules.
 """
 
 import ctypes
@@ -26,17 +26,17 @@ _ALL = (
 )
 
 NUMBERS = {name: number for number, name in enumerate(_ALL)}
-"""By name, the kernel's number. Source: linux/capability.h."""
+"""Name to the kernel's number. Source: linux/capability.h."""
 
 FILES = (
     *("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "MKNOD", "SETFCAP"),
-    # To become another user, to end what did, and to note accounts made in the image.
+    # To switch users, to end processes of other users, and to audit accounts created in the image.
     *("SETGID", "SETUID", "KILL", "AUDIT_WRITE"),
 )
-"""Enough to make the files of an image, whoever owns them, and for the programs of an image."""
+"""For creating the files of an image with any owner, and for the programs of an image."""
 
 CHROOT = (*FILES, "SYS_CHROOT")
-"""The same, for tools that enter the image by themselves."""
+"""The same, for tools that chroot into the image themselves."""
 
 MOUNTS = (*CHROOT, "SYS_ADMIN")
 """The same, for a checkpoint that mounts, or runs programs inside the image."""
@@ -49,8 +49,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def keep_only(names: Collection[str]) -> None:
-    """Give up every capability but these, for this process and all that it will start; what it does not
-    have, it does not get. Needs SETPCAP. Raises OSError, KeyError for a name that is not known."""
+    """Drop all other capabilities, for this process and all its descendants, without gaining any. Needs
+    SETPCAP. Raises OSError, and KeyError for an unknown name."""
     kept = sum(1 << NUMBERS[name] for name in set(names))
     _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
     _check(_libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0))
@@ -65,7 +65,7 @@ def keep_only(names: Collection[str]) -> None:
 
 
 def permitted() -> int:
-    """The permitted set of this process, a bit for each number."""
+    """The permitted set of this process, one bit per capability."""
     data = (ctypes.c_uint32 * 6)()
     _check(_libc.capget(_header(), data))
     return int(data[1]) | int(data[4]) << 32
@@ -79,4 +79,4 @@ def _header() -> ctypes.Array[ctypes.c_uint32]:
 def _check(result: int) -> None:
     if result != 0:
         number = ctypes.get_errno()
-        raise OSError(number, f"capabilities cannot be given up: {os.strerror(number)}")
+        raise OSError(number, f"capabilities cannot be dropped: {os.strerror(number)}")

@@ -1,8 +1,9 @@
-"""A /dev with the devices that every program expects and no others.
+"""A /dev with only the devices that every program expects.
 
-`mount_devices` makes one to be used now, in a mount namespace of one's own. Its nodes are those of the host,
-each bound to its place: the file system itself opens none, so a node that somebody makes in it, or anywhere
-in an image, leads to no disk. `make_devices` makes the nodes that an image has before devtmpfs covers them.
+`mount_devices` mounts one for immediate use in the caller's mount namespace. It binds each device node
+from the host; its file system is mounted nodev, so a node created in it, or anywhere in an image, gives
+no access to a disk. `make_devices` creates the nodes of an image for the time before devtmpfs covers
+them.
 """
 
 import os
@@ -14,7 +15,7 @@ from pathlib import Path
 from store.host.mounts import NO_DEVICES, NO_SUID, bind, mount
 
 ALL_DEVICES = "*"
-"""Stands for the host's whole /dev: loop devices come and go, and only there do they show up."""
+"""Means the host's whole /dev: loop devices come and go, and appear only there."""
 
 STANDARD = ("null", "zero", "full", "random", "urandom", "tty")
 
@@ -39,7 +40,7 @@ LINKS = {
 
 
 def mount_devices(target: Path, more: Sequence[str] = ()) -> None:
-    """Mount it at `target`, with the devices `more` (names in /dev) beside the standard ones, as far as the
+    """Mount a /dev at `target`, with the standard devices and `more` (names in /dev), as far as the
     host has them. Raises OSError."""
     mount("tmpfs", target, "mode=755,size=1m", NO_SUID | NO_DEVICES)
     for name in (*STANDARD, *more):
@@ -59,8 +60,8 @@ def mount_devices(target: Path, more: Sequence[str] = ()) -> None:
 
 
 def make_devices(target: Path) -> None:
-    """Make nodes, links and directories in the directory `target`; what is there in their places goes, unless
-    it is the same. Raises OSError."""
+    """Create nodes, links and directories in the directory `target`, replacing different files in their
+    places. Raises OSError."""
     for name, (major, minor) in _NUMBERS.items():
         node = target / name
         if not _is_node(node, os.makedev(major, minor)):

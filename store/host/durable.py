@@ -1,7 +1,7 @@
-"""Putting files on disk so that they are still there, whole, after a power cut.
+"""Writing files so that they survive a power cut complete.
 
-A file gets its name only when all of it is on disk: written aside, synced, renamed, and then the
-directory synced. A full disk is a `DiskFull`, whatever call met it. Blocking.
+A file gets its name only when it is completely on disk: written under a temporary name, synced,
+renamed, and then the directory synced. A full disk raises `DiskFull` in every function. Blocking.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ _FEW_INODES = 64
 
 
 class DiskFull(Unprepared):
-    """No space (or quota) is left where it is needed. `cause` keeps the errno."""
+    """No space or quota is left. `cause` has the errno."""
 
     def __init__(self, doing: str, where: Path | str, cause: OSError) -> None:
         super().__init__(
@@ -32,12 +32,12 @@ class DiskFull(Unprepared):
 
 
 def is_full(error: OSError) -> bool:
-    """Whether the error is want of space or quota."""
+    """Whether the error means a lack of space or quota."""
     return error.errno in _FULL
 
 
 def used_up(directory: Path) -> str:
-    """What a file system has next to nothing left of (`space`, `inodes`), or "". Raises OSError."""
+    """The exhausted resource of a file system (`space`, `inodes`), or "". Raises OSError."""
     status = os.statvfs(directory)
     if status.f_files and status.f_favail < _FEW_INODES:
         return "inodes"
@@ -45,8 +45,8 @@ def used_up(directory: Path) -> str:
 
 
 @contextlib.contextmanager
-def disk_full_is_told(doing: str, where: Path) -> Iterator[None]:
-    """Turns an OSError for want of space into `DiskFull`; other errors pass."""
+def reporting_disk_full(doing: str, where: Path) -> Iterator[None]:
+    """Convert an OSError for lack of space to `DiskFull`; other errors pass unchanged."""
     try:
         yield
     except OSError as error:
@@ -74,8 +74,8 @@ def sync_file(path: Path) -> None:
 
 
 def sync_file_system(path: Path) -> None:
-    """Write back everything dirty on the file system that holds `path` and report write errors
-    (syncfs(2)). Where the system has no syncfs, sync(2): it waits as well, but reports no errors."""
+    """Write back all dirty data on the file system of `path` and report write errors (syncfs(2)).
+    Systems without syncfs use sync(2), which also waits but reports no errors."""
     syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
     if syncfs is None:
         os.sync()
@@ -90,8 +90,8 @@ def sync_file_system(path: Path) -> None:
 
 
 def write_file(path: Path, content: bytes, mode: int = 0o644) -> None:
-    """Write `content` to `path` at once or not at all, durably, replacing what was there. Not for two
-    writers of one path: what a killed one leaves aside is what the next one overwrites."""
+    """Write `content` to `path` atomically and durably, replacing an existing file. Not for concurrent
+    writers of one path: they share the temporary file."""
     aside = path.with_name(f".{path.name}.part")
     try:
         descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)

@@ -1,4 +1,4 @@
-"""Running the file system's own tools (cp, btrfs, zfs): quick, quiet, and an error that shows all."""
+"""Running the file system's own tools (cp, btrfs, zfs), with errors that show command and output."""
 
 import errno
 import os
@@ -12,7 +12,7 @@ from store.host.forking import patiently
 from store.host.tools import TOOL_PATH
 
 SECONDS = 3600.0
-"""How long a tool may take: long enough to copy a large tree, but not for ever."""
+"""Time limit of a tool: long enough to copy a large tree."""
 
 _ENVIRONMENT = {"PATH": TOOL_PATH, "LC_ALL": "C"}
 _FULL = {
@@ -23,9 +23,10 @@ _FULL = {
 
 
 def run_tool(doing: str, program: str, *arguments: str | Path) -> str:
-    """Run a tool to its end. Returns its standard output.
+    """Run a tool to its end.
 
-    Raises DiskFull when it says that it lacks space, else Unprepared when it fails or is not there.
+    Returns its standard output. Raises DiskFull when it reports a lack of space, else Unprepared when
+    it fails or is missing.
     """
     command = [program, *(os.fspath(argument) for argument in arguments)]
     try:

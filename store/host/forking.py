@@ -1,7 +1,7 @@
-"""Starting processes on a machine that has none to give for a moment.
+"""Starting processes on a machine that is temporarily out of them.
 
 fork(2) fails with EAGAIN when a limit on processes is reached (of a user, a control group, the kernel), and
-with ENOMEM when memory is short. Both pass when others end, which takes moments on a busy machine.
+with ENOMEM when memory is short. Both are usually temporary on a busy machine.
 """
 
 import errno
@@ -10,18 +10,19 @@ from collections.abc import Callable
 from typing import TypeVar
 
 PAUSES_SECONDS = (0.1, 0.3, 1.0, 3.0)
-"""Between one try and the next."""
+"""The delay between tries."""
 
 Started = TypeVar("Started")
 
 
 def is_transient(error: OSError) -> bool:
-    """Whether a process could not be started for a reason that passes."""
+    """Whether the reason why a process could not be started is temporary."""
     return error.errno in (errno.EAGAIN, errno.ENOMEM)
 
 
 def patiently(start: Callable[[], Started]) -> Started:
-    """What `start` returns, which starts a process: tried again while the reason why it cannot passes."""
+    """Call `start`, which starts a process, and try again while it fails for a temporary reason.
+    Returns its result."""
     for pause in PAUSES_SECONDS:
         try:
             return start()

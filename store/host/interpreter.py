@@ -1,4 +1,4 @@
-"""Starting another Python that imports what this one imports, wherever the project is installed."""
+"""Starting another Python with this one's import path, independent of the installation."""
 
 import os
 import sys
@@ -11,5 +11,5 @@ def module_command(module: str) -> list[str]:
 
 
 def module_environment() -> dict[str, str]:
-    """What the environment of `module_command` must hold: this interpreter's search path."""
+    """The environment that `module_command` needs: this interpreter's search path."""
     return {"PYTHONPATH": os.pathsep.join(str(Path(entry).resolve()) for entry in sys.path)}

@@ -1,8 +1,8 @@
-"""Mounting, by the system calls: mount(2), umount2(2), and which file system a path is on.
+"""Mounting by system calls (mount(2), umount2(2)), and finding the file system of a path.
 
-The calls are used directly because mount(8) breaks a long option string up for the kernel in ways
-that differ between its versions, and because a process for each would cost more than all the mounts
-of a worker. Callers are in a mount namespace of their own. `copy_of`, `attach` and `restrict` need
+The calls are used directly because versions of mount(8) split a long option string for the kernel in
+different ways, and because a process per mount would take longer than all the mounts of a worker.
+Callers have their own mount namespace. `copy_of`, `attach` and `restrict` need
 Linux 5.12.
 """
 
@@ -19,7 +19,7 @@ from store.host.filesystem_tools import run_tool
 MNT_DETACH = 2
 
 READ_ONLY, NO_SUID, NO_DEVICES = 1, 2, 4
-"""Attributes of a mount. The same in mount(2) and mount_setattr(2)."""
+"""Attributes of a mount, with the same values in mount(2) and mount_setattr(2)."""
 
 _MS_REMOUNT, _MS_BIND, _MS_REC = 0x20, 0x1000, 0x4000
 _MS_UNBINDABLE, _MS_PRIVATE = 1 << 17, 1 << 18
@@ -35,8 +35,7 @@ _ESCAPE = re.compile(rb"\\([0-7]{3})")
 
 @dataclass(frozen=True, slots=True)
 class FileSystem:
-    """The file system a path is on: its type (`ext4`), source (device or dataset) and where it is
-    mounted."""
+    """The file system of a path: its type (`ext4`), source (device or dataset) and mount point."""
 
     type: str
     source: str
@@ -45,7 +44,7 @@ class FileSystem:
 
 def mount(kind: str, target: Path, options: str, attributes: int = 0) -> None:
     """Mount a new file system of type `kind`, named after it. Relative paths in `options` are
-    looked up from the current directory. Raises OSError."""
+    relative to the current directory. Raises OSError."""
     arguments = (
         kind.encode(),
         os.fsencode(target),
@@ -57,28 +56,30 @@ def mount(kind: str, target: Path, options: str, attributes: int = 0) -> None:
 
 
 def bind(source: Path, target: Path) -> None:
-    """Show at `target` what is seen at `source`, with all mounts below it. Raises OSError."""
+    """Bind `source`, with all mounts below it, to `target`. Raises OSError."""
     arguments = (os.fsencode(source), os.fsencode(target), None, _MS_BIND | _MS_REC, None)
     _check(_libc.mount(*arguments), target)
 
 
 def bind_without_devices(directory: Path) -> None:
-    """Show a directory on itself, so that no device can be opened below it. Raises OSError."""
+    """Bind a directory to itself with nodev, so that no device can be opened below it. Raises
+    OSError."""
     bind(directory, directory)
     path, flags = os.fsencode(directory), _MS_REMOUNT | _MS_BIND | NO_SUID | NO_DEVICES
     _check(_libc.mount(None, path, None, flags, None), directory)
 
 
 def withhold_from_copies(mounted: Path) -> None:
-    """Leave a mount out wherever what is around it is bound or copied. Raises OSError."""
+    """Exclude a mount from binds and copies of the mounts around it. Raises OSError."""
     _check(_libc.mount(None, os.fsencode(mounted), None, _MS_UNBINDABLE, None), mounted)
 
 
 def change_root(mounted: Path) -> None:
-    """Make a mount the root of this mount namespace and of all processes in it, and take what was the root
-    out of it, with all its mounts. The current directory is then the root. Raises OSError.
+    """Make a mount the root of this mount namespace and of all processes in it, and unmount the old
+    root with all its mounts.
 
-    Source: pivot_root(2), which describes the new root over the old one, without a place for that.
+    The current directory is then the root. Raises OSError. Source: pivot_root(2), which describes
+    stacking the new root on the old one.
     """
     os.chdir(mounted)
     _check(_libc.pivot_root(b".", b"."), mounted)
@@ -88,8 +89,8 @@ def change_root(mounted: Path) -> None:
 
 
 def copy_of(path: Path, *, recursive: bool = True) -> int:
-    """A descriptor of a copy of what is seen at a path, a file or a directory, with all mounts below it if
-    `recursive`, for `restrict` and `attach`. Raises OSError. Source: open_tree(2)."""
+    """A descriptor of a detached copy of the mount at a path (file or directory), with all mounts below
+    it if `recursive`, for `restrict` and `attach`. Raises OSError. Source: open_tree(2)."""
     flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | (_AT_RECURSIVE if recursive else 0)
     result = _libc.syscall(_OPEN_TREE, _AT_FDCWD, os.fsencode(path), flags)
     _check(min(result, 0), path)
@@ -97,7 +98,7 @@ def copy_of(path: Path, *, recursive: bool = True) -> int:
 
 
 def attach(copy: int, target: Path) -> None:
-    """Mount what `copy_of` returned at a path. Raises OSError. Source: move_mount(2)."""
+    """Mount a copy from `copy_of` at a path. Raises OSError. Source: move_mount(2)."""
     flags = _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_SYMLINKS
     result = _libc.syscall(_MOVE_MOUNT, copy, b"", _AT_FDCWD, os.fsencode(target), flags)
     _check(result, target)
@@ -106,8 +107,8 @@ def attach(copy: int, target: Path) -> None:
 def restrict(
     mounted: Path | int, attributes: int, *, lift: int = 0, recursive: bool = True
 ) -> None:
-    """Give the mount at a path, or a copy, and all below it `attributes`, and take those in `lift` from
-    it. Raises OSError. Source: mount_setattr(2)."""
+    """Set `attributes` on the mount at a path, or on a copy, and on all mounts below it, and clear
+    those in `lift`. Raises OSError. Source: mount_setattr(2)."""
     at, path = (mounted, b"") if isinstance(mounted, int) else (_AT_FDCWD, os.fsencode(mounted))
     flags = (_AT_RECURSIVE if recursive else 0) | (0 if path else _AT_EMPTY_PATH)
     wanted = (ctypes.c_uint64 * 4)(attributes, lift, 0, 0)
@@ -119,20 +120,20 @@ def restrict(
 
 def can_restrict() -> bool:
     """Whether the kernel has the calls behind `copy_of`, `attach` and `restrict`."""
-    if sys.platform != "linux":  # the number is another call there, or none
+    if sys.platform != "linux":  # the number belongs to another call there, or to none
         return False
-    # No such descriptor: only a kernel that knows the call says so.
+    # EBADF: only a kernel that has the call returns it.
     result = _libc.syscall(_MOUNT_SETATTR, -1, b"", 0, None, 0)
     return bool(result < 0 and ctypes.get_errno() != errno.ENOSYS)
 
 
 def unmount(target: Path) -> None:
-    """Take a mount, and all mounts below it, out of the namespace. Raises OSError."""
+    """Detach a mount and all mounts below it from the namespace. Raises OSError."""
     _check(_libc.umount2(os.fsencode(target), MNT_DETACH), target)
 
 
 def unmount_below(directory: Path) -> list[Path]:
-    """Unmount everything below a directory, not what is mounted on itself. Returns where it was.
+    """Unmount everything below a directory, but not the directory itself. Returns the mount points.
 
     Source: proc(5), mountinfo, where field 5 is the mount point.
     """
@@ -144,16 +145,16 @@ def unmount_below(directory: Path) -> list[Path]:
 
 
 def _points() -> list[bytes]:
-    """Where file systems are mounted, those on others after these."""
+    """All mount points, each after the mounts on which it is stacked."""
     lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
     return [_ESCAPE.sub(_unescaped, line.split(b" ")[4]) for line in lines]
 
 
 def file_system_of(path: Path) -> FileSystem:
-    """The file system that holds `path`, as findmnt(8) tells."""
+    """The file system of `path`, as findmnt(8) reports it."""
     command = ["findmnt", "--noheadings", "--raw", "--output", "FSTYPE,SOURCE,TARGET", "--target"]
     found = run_tool(f"looking up the file system of {path}", *command, path)
-    # Raw output writes blanks in names as \x20.
+    # Raw output escapes spaces in names as \x20.
     kind, source, target = (
         field.encode().decode("unicode_escape") for field in found.split("\n")[0].split(" ")
     )

@@ -1,11 +1,11 @@
 """The one function through which subprocesses run.
 
-`run` starts a program from an argument list (never a shell) in a process group of its own, with an
-explicit environment, and returns when it has ended; nothing of its group outlives the call, whatever
-ends it: success, failure, the time limit, an exception, or SIGTERM of the calling process. Output
-goes to the caller's own standard error, which in a worker is the attempt's log, unless it is
-captured. A failure is a `ToolFailed` that shows the command, how it ended and its last lines. Safe
-in any thread (the SIGTERM promise holds in the main thread, where Python runs signal handlers).
+`run` starts a program from an argument list (never a shell) in its own process group, with an explicit
+environment, and returns when it has ended. No process of its group outlives the call, after success,
+failure, the time limit, an exception, or SIGTERM to the calling process. Output goes to the caller's
+standard error, which in a worker is the attempt's log, unless it is captured. A failure raises
+`ToolFailed` with the command, its status and its last lines. Safe in any thread (SIGTERM is handled
+only in the main thread, where Python runs signal handlers).
 """
 
 import contextlib
@@ -29,22 +29,22 @@ from store.host.forking import patiently
 from store.host.tools import TOOL_PATH, package_of
 
 BASE_ENVIRONMENT: Mapping[str, str] = {"PATH": TOOL_PATH, "LC_ALL": "C.UTF-8", "HOME": "/root"}
-"""What every subprocess gets; `env` adds to it and outranks it. Nothing is inherited."""
+"""The environment of every subprocess; `env` extends and overrides it. Nothing is inherited."""
 
 GRACE_SECONDS = 5.0
-"""How long a group may take to end after SIGTERM before SIGKILL."""
+"""The time between SIGTERM and SIGKILL for a group."""
 
 LAST_LINES = 20
-"""How many of the last lines of output an error shows."""
+"""The number of last lines of output in an error."""
 
 LONGEST_LINE_BYTES = 16 * 1024
-"""How much of a line is kept for `on_line`, `on_meter` and errors; the rest is only logged."""
+"""The length of a line that is kept for `on_line`, `on_meter` and errors; the rest is only logged."""
 
 SHOWN_LINE_BYTES = 1000
-"""How much of a line an error shows."""
+"""The length of a line in an error."""
 
 CAPTURE_BYTES = 256 * 1024 * 1024
-"""How much captured output is kept; a program that prints more has failed."""
+"""The limit of captured output; a program that prints more fails."""
 
 _POLL_SECONDS = 0.1
 _CHUNK_BYTES = 65536
@@ -52,8 +52,8 @@ _CHUNK_BYTES = 65536
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """A program that ended as it should. `stdout` is "" unless it was captured; bytes that are not
-    UTF-8 are kept as surrogates (so file names survive). `status` is the exit status."""
+    """A program that succeeded. `stdout` is "" unless it was captured; bytes that are not UTF-8 are
+    kept as surrogates (so file names survive). `status` is the exit status."""
 
     argv: tuple[str, ...]
     status: int
@@ -62,7 +62,7 @@ class Completed:
 
 
 class ToolFailed(CheckpointError):
-    """A tool ended with a status that was not expected, by a signal or at its time limit.
+    """A tool ended with an unexpected status, by a signal or at its time limit.
 
     `exit_status` is as in `subprocess` (negative: the signal), `output` its last lines of text.
     """
@@ -99,13 +99,13 @@ def run(
 ) -> Completed:
     """Run a program to its end.
 
-    `env` is added to `BASE_ENVIRONMENT`. `stdin` is fed to it (None: /dev/null). With `capture` its
-    standard output is returned instead of logged, and with `merge` its standard error with it.
-    `on_line` is called, in this thread, with each line of output (without its end) as it comes, and
-    `on_meter` with what a progress meter shows before it overwrites it; an exception out of them
-    stops the program. `ok` are the exit statuses that are not a failure. `start` is called in the new
-    process just before it becomes the program, which is looked for only then; it may take no lock, since
-    who holds one is not there. Raises `ToolFailed`, and `Unprepared` when there is no such program.
+    `env` is added to `BASE_ENVIRONMENT`. `stdin` is its standard input (None: /dev/null). With
+    `capture` its standard output is returned instead of logged, and with `merge` its standard error
+    too. `on_line` is called, in this thread, with each line of output (without the line end), and
+    `on_meter` with each state of a progress meter that overwrites its line; an exception from them
+    stops the program. `ok` lists the successful exit statuses. `start` is called in the new process
+    just before exec, which looks up the program only then; it must not take locks, since their owners
+    do not exist after the fork. Raises `ToolFailed`, and `Unprepared` when the program does not exist.
     """
     arguments = [os.fspath(part) for part in argv]
     environment = {**BASE_ENVIRONMENT, **(env or {})}
@@ -154,21 +154,21 @@ def _require(program: str, path: str) -> None:
 
 
 def operand(text: str) -> str:
-    """The text as a word of a command line that the program takes for no option. Raises CheckpointError."""
+    """The text, checked to be an operand and not an option of a program. Raises CheckpointError."""
     if not text or text.startswith("-") or "\0" in text:
         raise CheckpointError(
             f"{text[:100]!r} cannot be an argument of a program",
-            "It is empty, or the program would take it for an option.",
+            "it is empty, or the program would treat it as an option",
             "correct it in the manifest",
         )
     return text
 
 
 class _Group:
-    """A program and its process group; on exit, nothing of the group is left.
+    """A program and its process group; on exit, all processes of the group have ended.
 
-    In the main thread SIGTERM of this process is passed on to the group first, then handled as
-    before; where it was not handled, it ends this process as SystemExit, so that `finally`s run.
+    In the main thread SIGTERM to this process is forwarded to the group, then handled as before;
+    without a handler it ends this process by SystemExit, so that `finally` blocks run.
     """
 
     process: subprocess.Popen[bytes] | None = None
@@ -182,7 +182,7 @@ class _Group:
         return self
 
     def start(self, process: subprocess.Popen[bytes]) -> None:
-        """Take charge of a program that was just started."""
+        """Start managing a program that was just started."""
         self.process = process
         if self._terminated_early:
             self._on_terminate(signal.SIGTERM, None)
@@ -196,13 +196,13 @@ class _Group:
                 signal.signal(signal.SIGTERM, self._previous)
 
     def terminate(self) -> None:
-        """Ask the group to end; SIGKILL is due `GRACE_SECONDS` after the first time."""
+        """Send SIGTERM to the group; SIGKILL follows `GRACE_SECONDS` after the first call."""
         if self._kill_at is None:
             self._kill_at = time.monotonic() + GRACE_SECONDS
             self._signal(signal.SIGTERM)
 
     def ended(self) -> bool:
-        """Whether the program has ended; kills the group when that is due."""
+        """Whether the program has ended; kills the group after the grace time."""
         assert self.process is not None
         if self._kill_at is not None and time.monotonic() >= self._kill_at:
             self._signal(signal.SIGKILL)
@@ -213,7 +213,7 @@ class _Group:
             self.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(GRACE_SECONDS)
-        # Also when the program itself has ended: what it left behind in its group goes now.
+        # Also when the program itself has ended: this ends the processes that it left in its group.
         self._signal(signal.SIGKILL)
         process.wait()
         for stream in (process.stdin, process.stdout, process.stderr):
@@ -222,8 +222,8 @@ class _Group:
                     stream.close()
 
     def _signal(self, number: signal.Signals) -> None:
-        # Safe after the program was waited for: the kernel gives out no pid that still is the id
-        # of a group, and without a group there is nobody to reach.
+        # Safe after the program was waited for: the kernel does not reuse a pid that is still the id of
+        # a group, and without a group there is no target.
         assert self.process is not None
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, number)
@@ -240,7 +240,7 @@ class _Group:
 
 
 class _Output:
-    """What a program prints: kept, logged, and cut into lines, as `run` was asked."""
+    """The output of a program: captured, logged and split into lines, as requested of `run`."""
 
     def __init__(
         self,
@@ -270,13 +270,13 @@ class _Output:
             self._line(line)
         shown, overwritten, after = rest.rpartition(b"\r")
         if overwritten:
-            # A return ends a line that nobody sees again. The last one stays until it is known whether it
-            # was the return of "\r\n".
+            # A carriage return ends an overwritten line. The last one is kept until it is known whether
+            # it belongs to "\r\n".
             shown = shown.rpartition(b"\r")[2][:LONGEST_LINE_BYTES]
             rest = after or shown + b"\r"
             if self._on_meter is not None:
                 self._on_meter(shown.decode("utf-8", "surrogateescape"))
-        # Bounded, so that a line without an end costs no more than as many bytes in short ones.
+        # Bounded, so that a line without an end costs no more than the same bytes in short lines.
         self._rest[stream] = rest[: LONGEST_LINE_BYTES + 1]
 
     def end(self) -> None:
@@ -292,7 +292,7 @@ class _Output:
         return b"\n".join(self._tail).decode("utf-8", "replace")
 
     def _line(self, line: bytes) -> None:
-        # Progress meters overwrite their line: what was last on it is what it says.
+        # Progress meters overwrite their line: only the last text counts.
         line = line.rstrip(b"\r").rpartition(b"\r")[2][:LONGEST_LINE_BYTES]
         if line.strip():
             self._tail.append(line[:SHOWN_LINE_BYTES])
@@ -301,12 +301,12 @@ class _Output:
 
 
 def log_line(line: str) -> None:
-    """Write a line to where the output of programs goes that is not captured, in order with it."""
+    """Write a line to the log of uncaptured output, in order with that output."""
     _log(f"{line}\n".encode("utf-8", "surrogateescape"))
 
 
 def _log(chunk: bytes) -> None:
-    """Write to the caller's standard error, past Python's buffers, so that nothing is reordered."""
+    """Write to the caller's standard error, bypassing Python's buffers, to keep the order."""
     view = memoryview(chunk)
     while view:
         view = view[os.write(2, view) :]
@@ -315,7 +315,8 @@ def _log(chunk: bytes) -> None:
 def _attend(
     group: _Group, output: _Output, stdin: bytes | None, timeout_seconds: float | None
 ) -> tuple[int, bool]:
-    """Feed and read the program until it has ended. Returns its status and whether it was too slow."""
+    """Write to and read from the program until it has ended. Returns its status and whether it timed
+    out."""
     process = group.process
     assert process is not None
     deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
@@ -330,8 +331,8 @@ def _attend(
             if deadline is not None and not timed_out and time.monotonic() >= deadline:
                 timed_out = True
                 group.terminate()
-        # What it wrote is all in the pipes now. A child that it left behind may hold them open, or
-        # go on writing: that is not waited for.
+        # All its output is in the pipes now. A child that it left behind may keep them open or continue
+        # to write; there is no wait for that.
         last_look = time.monotonic() + GRACE_SECONDS
         while _exchange(selector, output, 0) and time.monotonic() < last_look:
             pass
@@ -355,7 +356,7 @@ def _watched(
 
 
 def _exchange(selector: selectors.BaseSelector, output: _Output, wait_seconds: float) -> bool:
-    """One round over the streams that are ready. Returns whether any bytes came out of them."""
+    """Handle all streams that are ready. Returns whether any bytes were read."""
     if not selector.get_map():
         return False
     came = False
@@ -378,7 +379,7 @@ def _feed(selector: selectors.BaseSelector, key: selectors.SelectorKey) -> None:
     try:
         rest = rest[os.write(key.fd, rest[:_CHUNK_BYTES]) :] if rest else rest
     except BrokenPipeError:
-        # It does not want the rest; whether that is a failure is for its exit status to say.
+        # The program closed its input early; its exit status tells whether that is a failure.
         rest = memoryview(b"")
     if rest:
         selector.modify(stream, selectors.EVENT_WRITE, rest)

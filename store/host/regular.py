@@ -1,8 +1,8 @@
-"""Opening files that somebody else made or named: only regular ones, without waiting, up to a size.
+"""Opening untrusted files: only regular ones, without blocking, up to a size.
 
-A name in a workspace, in what came out of one, or in a manifest can be a link to a file of the host, a FIFO
-that keeps whoever opens it, or a device that has no end or does something when it is opened. So nothing is
-read before it is known to be a regular file, and nothing beyond the limit.
+A name in a workspace, in its results, or in a manifest can be a link to a file of the host, a FIFO that
+blocks on open, or a device with endless content or side effects on open. So a file is read only after
+it is known to be regular, and never beyond the limit.
 
 Source: open(2), O_NOFOLLOW and O_NONBLOCK; fstat(2).
 """
@@ -18,9 +18,9 @@ _CHUNK_BYTES = 1024 * 1024
 
 
 def open_regular(path: Path, *, follow: bool = False) -> BufferedReader:
-    """The regular file at `path`, open for reading. Links on the way to the last name are followed, so the
-    directory has to be one that is trusted; with `follow` also one in the last place. Raises OSError, also
-    for what is no regular file (`EINVAL`)."""
+    """The regular file at `path`, open for reading. Links in the parent directories are followed, so
+    these have to be trusted; with `follow` also a link in the last component. Raises OSError, with
+    `EINVAL` for a file that is not regular."""
     links = 0 if follow else os.O_NOFOLLOW
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY | links
     try:
@@ -37,8 +37,8 @@ def open_regular(path: Path, *, follow: bool = False) -> BufferedReader:
 
 
 def read_regular(path: Path, most_bytes: int, *, follow: bool = False) -> bytes:
-    """The content of a regular file. Raises OSError as `open_regular`, and (`EFBIG`) for one of more than
-    `most_bytes`."""
+    """The content of a regular file. Raises OSError as `open_regular`, and with `EFBIG` for a file
+    larger than `most_bytes`."""
     with open_regular(path, follow=follow) as file:
         content = file.read(most_bytes + 1)
     if len(content) > most_bytes:
@@ -47,7 +47,7 @@ def read_regular(path: Path, most_bytes: int, *, follow: bool = False) -> bytes:
 
 
 def digest_regular(path: Path, most_bytes: int, *, follow: bool = False) -> str:
-    """sha256 (hex) of a regular file, read in pieces. Raises as `read_regular`."""
+    """sha256 (hex) of a regular file, read in chunks. Raises as `read_regular`."""
     digest = hashlib.sha256()
     left = most_bytes
     with open_regular(path, follow=follow) as file:

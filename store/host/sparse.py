@@ -1,4 +1,4 @@
-"""Copying file content by descriptor: holes stay holes, and extents are shared where the file system can.
+"""Copying file content by descriptor: holes are kept, and extents are shared if the file system can.
 
 Source: lseek(2), SEEK_DATA and SEEK_HOLE; copy_file_range(2).
 """
@@ -12,7 +12,7 @@ _CHUNK_BYTES = 1 << 22
 
 
 def copy_content(source: int, sink: int, size_bytes: int) -> None:
-    """Copy the first `size_bytes` of the file open as `source` into the empty file open as `sink`, which
+    """Copy the first `size_bytes` of the file open as `source` to the empty file open as `sink`, which
     gets that size. Raises OSError."""
     os.truncate(sink, size_bytes)
     for begin, end in data_ranges(source, size_bytes):
@@ -31,7 +31,7 @@ def data_ranges(descriptor: int, end: int, begin: int = 0) -> Iterator[tuple[int
                 return  # Only a hole is left.
             if error.errno != errno.EINVAL:
                 raise
-            start, hole = position, end  # The file system does not tell holes.
+            start, hole = position, end  # The file system does not report holes.
         if start >= end:
             return
         yield start, min(hole, end)
@@ -39,8 +39,8 @@ def data_ranges(descriptor: int, end: int, begin: int = 0) -> Iterator[tuple[int
 
 
 def copy_range(source: int, sink: int, start: int, end: int, shift: int = 0) -> None:
-    """Copy the bytes from `start` to `end` to the place `shift` bytes further on. A source that became
-    shorter meanwhile ends the copy."""
+    """Copy the bytes from `start` to `end`, `shift` bytes further on. A source that became shorter ends
+    the copy."""
     position = start
     with suppress(AttributeError, OSError):
         while position < end:

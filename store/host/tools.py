@@ -1,6 +1,7 @@
-"""The host tools that checkpoints use: which file proves a tool is there, and what installs it.
+"""The host tools that checkpoints use: the file that identifies each tool, and the package that
+installs it.
 
-Pure data and look-ups: a checkpoint names its tools in `Needs.tools`, planning asks `missing`, and
+Pure data and look-ups: a checkpoint names its tools in `Needs.tools`, planning calls `missing`, and
 `dcctl doctor` prints `version` and `install_command`. Nothing here installs anything. A tool that is
 a set of files rather than a program (GRUB's modules, firmware, a keyring) is named by one of them.
 """
@@ -14,7 +15,7 @@ from pathlib import Path
 from statemachine.errors import Unprepared
 
 TOOL_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-"""Where tools are looked for, whatever PATH the daemon was started with."""
+"""The search path for tools, independent of the daemon's own PATH."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +24,8 @@ class Tool:
     tool; `package` is the Debian package that installs it; `version_argv` are the arguments that
     make the program print its version (None: it has no such option).
 
-    `shapes` says whether another version of it can make other bytes of the same input, so that keys cover
-    it; `part` is what it is called then (by default its package); with `whole` the executable stands for
+    `shapes` says whether another version can produce other output from the same input, so that keys
+    cover it; `part` is its name there (by default its package); with `whole` the executable represents
     all files of its directory.
     """
 
@@ -36,7 +37,7 @@ class Tool:
     whole: bool = False
 
     def find(self) -> Path | None:
-        """Where it is on this host, or None."""
+        """The path of the tool on this host, or None."""
         if "/" in self.executable:
             path = Path(self.executable)
             return path if path.exists() else None
@@ -45,7 +46,7 @@ class Tool:
 
 
 WORKER_TOOLS = ("setpriv", "unshare")
-"""Without these no checkpoint runs."""
+"""The tools that every checkpoint needs."""
 
 NOT_LINUX = "checkpoints run on Linux only: run the daemon on a Linux host"
 
@@ -107,7 +108,7 @@ TOOLS: dict[str, Tool] = {
 
 
 _BHYVE = "bhyve belongs to illumos distributions: boot with QEMU elsewhere"
-_VIRTUALBOX = "VirtualBox comes from its makers: install it, or boot with QEMU"
+_VIRTUALBOX = "install VirtualBox from its vendor, or boot with QEMU"
 
 ELSEWHERE = {
     "VBoxHeadless": _VIRTUALBOX,
@@ -118,11 +119,11 @@ ELSEWHERE = {
     "pkg": "pkg(7) belongs to illumos distributions: build IPS images on one of these",
     "stmfadm": 'COMSTAR belongs to illumos distributions: use target "tgt" elsewhere',
 }
-"""Programs that no package of Debian brings, and what to do when they are missing."""
+"""Programs that no Debian package provides, with the remedy when they are missing."""
 
 
 def missing(names: Iterable[str]) -> list[str]:
-    """Those of the tools `names` that this host lacks, in order, each once."""
+    """The tools in `names` that this host lacks, in order, each once."""
     return [name for name in dict.fromkeys(names) if tool_named(name).find() is None]
 
 
@@ -132,13 +133,13 @@ def packages(names: Iterable[str]) -> list[str]:
 
 
 def install_command(missing: Iterable[str]) -> str:
-    """The command that installs the tools `missing`, or "" when no package is known to."""
+    """The command that installs the tools `missing`, or "" when no package is known."""
     names = packages(missing)
     return f"apt-get install {' '.join(names)}" if names else ""
 
 
 def remedy(missing: Iterable[str]) -> str:
-    """What to do about the tools `missing`, for people: a command where one installs them."""
+    """The remedy for the tools `missing`, for people: a command if packages provide them."""
     names = list(missing)
     if sys.platform != "linux" and any(tool_named(name).package == "util-linux" for name in names):
         return NOT_LINUX
@@ -149,7 +150,7 @@ def remedy(missing: Iterable[str]) -> str:
 
 
 def cannot_start(error: OSError) -> Unprepared:
-    """The error for a program that could not be started, of the exception that says so."""
+    """The error for a program that could not be started, from the exception."""
     program = Path(str(error.filename or "the program")).name
     return Unprepared(f"{program} cannot be started", str(error), remedy([program]))
 
@@ -164,5 +165,5 @@ def package_of(executable: str) -> str | None:
 
 
 def tool_named(name: str) -> Tool:
-    """The tool of that name; one that is not in `TOOLS` (a plug-in's own) is a program of that name."""
+    """The tool of that name; a name missing in `TOOLS` (a plug-in's tool) is a program of that name."""
     return TOOLS.get(name) or Tool(name, "", None)

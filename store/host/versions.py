@@ -1,4 +1,4 @@
-"""Versions of the host's tools, as these print them."""
+"""Versions of the host's tools, as the tools print them."""
 
 import functools
 import re
@@ -10,8 +10,8 @@ from store.host.tools import tool_named
 
 
 def version(name: str) -> str | None:
-    """The tool's version as it prints it itself ("1.3.5"), or None when it is missing, has no such
-    option, or prints nothing that looks like a version."""
+    """The version that the tool prints ("1.3.5"), or None when it is missing, has no such option, or
+    prints nothing that looks like a version."""
     tool = tool_named(name)
     path = tool.find()
     if path is None or tool.version_argv is None:

@@ -1,6 +1,6 @@
 """Layers as btrfs subvolumes: a tree is a read-only snapshot, a workspace a writable one of it.
 
-Begin, commit and removal cost the same for any size, and what is shared takes no space.
+Begin, commit and removal take the same time for any size, and shared data takes no space.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from store.layers.interface import Workspace
 from store.layers.plain import locate
 
 _SUBVOLUME_INODE = 256
-"""The inode number of every subvolume's root, and of nothing else (btrfs-subvolume(8))."""
+"""The inode number that only roots of subvolumes have (btrfs-subvolume(8))."""
 
 
 class BtrfsTrees:
@@ -54,13 +54,13 @@ class BtrfsTrees:
         return locate(chain[0] / "tree", parts)
 
     def seal(self, layer: Path) -> None:
-        # A snapshot leaves out subvolumes inside: better no layer than one with a hole in it.
+        # A snapshot omits nested subvolumes, so the layer would be incomplete.
         inner = run_tool("sealing a layer", "btrfs", "subvolume", "list", "-o", layer / "tree")
         if inner.strip():
             raise CheckpointError(
                 "the checkpoint left btrfs subvolumes in its workspace",
                 inner.strip(),
-                "have it make plain directories instead",
+                "have it create plain directories instead",
             )
         sync_file_system(layer)
         run_tool("sealing a layer", "btrfs", "property", "set", "-ts", layer / "tree", "ro", "true")

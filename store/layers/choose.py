@@ -1,12 +1,12 @@
 """Choosing a layer back end by trying it.
 
-Each back end in turn makes, commits, stacks, reads and removes layers among the real ones, in a
-process of its own, with a mount namespace where it mounts; the first that does all of it is taken.
-What the others said is kept for `dcctl doctor`. A trial that dies leaves what the reconciler removes.
+Each back end in turn creates, commits, stacks, reads and removes layers in the real directory, in a
+separate process, with a mount namespace if it mounts; the first one that succeeds is chosen. The errors
+of the others are kept for `dcctl doctor`. The reconciler cleans up after a trial that dies.
 
-Each back end keeps its layers in a directory of its own name, so that one never meets the files of
-another, and a back end that has layers is preferred: what builds have completed stays completed when a
-better one becomes available (somebody installs btrfs-progs).
+Each back end keeps its layers in a directory with its own name, so that back ends never see each
+other's files. A back end that has layers is preferred: completed checkpoints stay completed when a
+better back end becomes available (for example after installing btrfs-progs).
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from store.layers.overlay import OverlayTrees
 from store.layers.zfs import ZfsTrees
 
 TRIAL = "trial"
-"""Who made the layers of a trial, in the place of a build."""
+"""The `made_by` of the layers of a trial, instead of a build."""
 
 _BACK_ENDS: dict[str, Callable[[], Trees]] = {
     "zfs": ZfsTrees,
@@ -39,8 +39,8 @@ _BACK_ENDS: dict[str, Callable[[], Trees]] = {
 
 
 def choose(directory: Path, only: str | None = None) -> tuple[LayerStore, str]:
-    """The best back end that works in `directory` (made when needed), and why it is that one. With
-    `only`, that one, if it works. Raises Unprepared, with what each said, when none does.
+    """The best back end that works in `directory` (created if needed), and the reason for the choice.
+    With `only`, that one, if it works. Raises Unprepared, with the error of each, when none does.
     """
     candidates = [only] if only else list(_BACK_ENDS)
     complaints = []
@@ -63,14 +63,14 @@ def choose(directory: Path, only: str | None = None) -> tuple[LayerStore, str]:
 
 
 def retired(directory: Path, name: str) -> tuple[LayerStore, ...]:
-    """The back ends other than `name` that left something in `directory`: those used before. Nothing
-    reads their layers any more; `reconcile` with no keys and no names removes all that they hold."""
+    """The back ends other than `name` with files in `directory`, from earlier use. Their layers are
+    never read again; `reconcile` without keys and names removes them all."""
     others = (_store(other, directory) for other in _BACK_ENDS if other != name)
     return tuple(store for store in others if store.holds_something())
 
 
 def open_store(name: str, directory: Path) -> LayerStore:
-    """The back end of that name on a directory that the daemon has prepared: for workers."""
+    """The back end of that name, for workers, on a directory that the daemon has prepared."""
     return _store(name, directory)
 
 
@@ -83,7 +83,7 @@ def _store(name: str, directory: Path) -> LayerDirectory:
 
 
 def _try(name: str, directory: Path) -> None:
-    """Raises Unprepared with what went wrong when the back end does not work in `directory`."""
+    """Run a trial of the back end in `directory`. Raises Unprepared with its error when it fails."""
     namespace = (
         ["unshare", "--mount", "--propagation", "slave"] if _BACK_ENDS[name]().mounts else []
     )
@@ -104,7 +104,8 @@ def _try(name: str, directory: Path) -> None:
 
 
 def _trial(store: LayerDirectory) -> None:
-    """Two layers, the second with a rename, a removal and an owner: what back ends stumble over."""
+    """Create two layers, the second with a rename, a removal and a change of owner, which often
+    fail."""
     lower, upper = secrets.token_hex(32), secrets.token_hex(32)
     with _workspace(store, None, lower) as root:
         (root / "directory").mkdir()
@@ -119,7 +120,7 @@ def _trial(store: LayerDirectory) -> None:
             with store.open(upper) as tree:
                 kept = tree / "renamed" / "kept"
                 if list(tree.iterdir()) != [kept.parent] or kept.stat().st_uid != 1:
-                    raise Unprepared("a layer does not show what its workspace held")
+                    raise Unprepared("a layer differs from its workspace")
         finally:
             store.remove(upper)
     finally:
@@ -128,7 +129,7 @@ def _trial(store: LayerDirectory) -> None:
 
 @contextlib.contextmanager
 def _workspace(store: LayerDirectory, parent: str | None, key: str) -> Iterator[Path]:
-    """A workspace, entered, that becomes layer `key` when all went well."""
+    """An entered workspace that becomes layer `key` when the context exits without an error."""
     workspace = store.begin(parent, f"trial-{key[:16]}")
     try:
         with store.enter(workspace) as root:

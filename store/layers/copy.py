@@ -1,8 +1,8 @@
-"""Layers as whole copies of the tree: works on every file system, needs no mount and no privilege
+"""Layers as full copies of the tree: works on every file system, without mounts and without privileges
 beyond those for the files themselves.
 
 Where the file system can share extents (xfs, btrfs, bcachefs) a copy takes little time and no space;
-elsewhere each layer costs what its whole tree costs. cp(1) of GNU does the work: it keeps owners,
+elsewhere each layer takes the space of its whole tree. GNU cp(1) copies: it keeps owners,
 modes, times, hard links, devices, extended attributes and ACLs, and holes.
 """
 
@@ -19,7 +19,7 @@ from store.layers.plain import allocated_bytes, locate, sync_tree
 _COPY = (
     "cp",
     "--archive",
-    # Named again: what --archive implies of extended attributes, it lets fail silently.
+    # Named again: --archive alone ignores errors with extended attributes.
     "--preserve=mode,ownership,timestamps,links,xattr",
     "--reflink=auto",
     "--sparse=auto",

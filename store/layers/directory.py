@@ -1,19 +1,19 @@
-"""Layers as directories: everything that the back ends have in common.
+"""Layers as directories: the code common to all back ends.
 
     DIRECTORY/KEY/{tree, document.xml, layer.json}      a layer
     DIRECTORY/.work/NAME/{parent, layer/, ...}          a workspace, or a layer being removed
 
 A workspace's `layer` directory gets its key by one rename, after everything in it is on disk; removal
-first renames back. So a directory that bears a key is a whole layer, at any moment, and whatever is
-in `.work` and belongs to no living attempt is rubbish. What a back end adds is in `Trees`.
+first renames back. So a directory named by a key is always a complete layer, and everything in `.work`
+without an open attempt is garbage. The back ends implement `Trees`.
 
-A key names what a layer was made from, and two makings of one key may still differ (a download, the
-time). So each making has an identity of its own, and a layer names that of the one it was built on. A
-layer counts only while the layers below it are those very ones: when one of them was lost and made again,
-what stood on the lost one is made again as well. Layers of version 0.1.0 have the identity "".
+A key names a layer's inputs, and two instances with the same key may still differ (a download, the
+time). So each instance has its own identity, and a layer records the identity of its parent. A layer is
+valid only while exactly these layers exist below it: when one of them was lost and rebuilt, the layers
+above it are rebuilt too. Layers of version 0.1.0 have the identity "".
 
-Layers hold set-uid programs of images, so nobody but root may look into one; the workspace's mount
-point can be passed by the unprivileged helpers of tools. Safe for several threads of one daemon.
+Layers contain set-uid programs of images, so only root may access them; unprivileged helpers of tools
+may traverse the workspace's mount point. Safe for several threads of one daemon.
 """
 
 import contextlib
@@ -33,24 +33,25 @@ from typing import Protocol
 import msgspec
 
 from statemachine.errors import NotFound, Refused, Unprepared
-from store.host.durable import disk_full_is_told, sync_directory, sync_file, write_file
+from store.host.durable import reporting_disk_full, sync_directory, sync_file, write_file
 from store.layers.interface import Layer, LayerRecord, Workspace
 
 _KEY = re.compile(r"[0-9a-f]{64}")
 _RUBBISH = "removed-"
 _SUPERSEDED = "superseded-"
-"""A layer whose key another making has now, while a workspace still shows its files."""
+"""Prefix of a layer replaced by another instance with its key while a workspace still uses its
+files."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 class Busy(Exception):
-    """Something outside the project holds on to a tree."""
+    """A process outside the project uses a tree."""
 
 
 class Trees(Protocol):
-    """What a back end knows: how a layer directory and the tree in it are made and shown.
+    """The operations of a back end: creating and showing a layer directory and its tree.
 
-    `layer` is a layer directory, `chain` are layer directories, nearest first, each standing on the
+    `layer` is a layer directory; `chain` lists layer directories, nearest first, each based on the
     next.
     """
 
@@ -59,16 +60,16 @@ class Trees(Protocol):
     """Whether `enter` and `show` mount something."""
 
     def prepare(self, directory: Path) -> None:
-        """Make the layer directory and what the back end needs in it. Raises Unprepared, and leaves
-        nothing, when it cannot work there."""
+        """Create the layer directory and the back end's own files in it. Raises Unprepared, leaving
+        nothing behind, when it cannot work there."""
         ...
 
     def root(self, workspace: Path) -> Path:
-        """Where the tree of the workspace in this directory appears once entered."""
+        """The path at which the tree of the workspace in this directory appears once entered."""
         ...
 
     def create(self, workspace: Path, chain: Sequence[Path]) -> None:
-        """Make the directory `layer` of a workspace, with a writable `tree` on top of the chain."""
+        """Create the directory `layer` of a workspace, with a writable `tree` on top of the chain."""
         ...
 
     def enter(self, workspace: Workspace) -> AbstractContextManager[Path]:
@@ -76,31 +77,31 @@ class Trees(Protocol):
         ...
 
     def show(self, chain: Sequence[Path], scratch: Path) -> AbstractContextManager[Path]:
-        """The tree of the nearest of the chain for reading; may be mounted on or in `scratch`."""
+        """The tree of the first layer of the chain for reading; may be mounted on or in `scratch`."""
         ...
 
     def locate(self, chain: Sequence[Path], parts: Sequence[str]) -> Path | None:
-        """The real file behind a path in the tree, which may be of any type; no link is followed."""
+        """The real file, of any type, behind a path in the tree; links are not followed."""
         ...
 
     def seal(self, layer: Path) -> None:
-        """Put the whole tree on disk, ready to be stood on."""
+        """Write the whole tree to disk, ready to be the base of other layers."""
         ...
 
     def size_bytes(self, layer: Path) -> int:
-        """Disk space that belongs to this sealed layer alone."""
+        """The exclusive disk space of this sealed layer."""
         ...
 
     def erase(self, layer: Path) -> None:
-        """Remove a layer directory, whatever state it is in. Raises Busy, with the directory still
-        there, when something holds on to it; it is then erased later."""
+        """Remove a layer directory in any state. Raises Busy, keeping the directory, while something
+        uses it; it is then erased later."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
-    """The content of layer.json. `identity` names this making of the layer, `parent_identity` the making
-    of its parent that it was built on."""
+    """The content of layer.json. `identity` names this instance of the layer, `parent_identity` the
+    instance of its parent on which it was built."""
 
     record: LayerRecord
     size_bytes: int
@@ -109,7 +110,7 @@ class _Stored:
 
 
 class LayerDirectory:
-    """The layers in one directory; implements LayerStore for any back end."""
+    """The layers in one directory. Implements LayerStore for any back end."""
 
     def __init__(self, directory: Path, trees: Trees) -> None:
         self.name = trees.name
@@ -120,21 +121,21 @@ class LayerDirectory:
         self._known: dict[str, _Stored] = {}
 
     def prepare(self) -> None:
-        """Make the directory when it is not there (daemon side, once). Raises Unprepared when the
+        """Create the directory if it does not exist (daemon side, once). Raises Unprepared when the
         back end cannot work there."""
         self._trees.prepare(self.directory)
         self._work.mkdir(mode=0o711, parents=True, exist_ok=True)
 
     def has_layers(self) -> bool:
-        """Whether there is a layer."""
+        """Whether any layer exists."""
         return self.directory.exists() and any(self._keys())
 
     def holds_something(self) -> bool:
-        """Whether there is a layer, or what is left of a workspace."""
+        """Whether any layer, or the remains of any workspace, exist."""
         return self._work.exists() and (self.has_layers() or any(self._work.iterdir()))
 
     def begin(self, parent: str | None, name: str) -> Workspace:
-        with disk_full_is_told("making a workspace", self.directory), self._lock:
+        with reporting_disk_full("making a workspace", self.directory), self._lock:
             chain = self._chain(parent)
             identity = self._identity(parent)
             directory = self._new_work(name, parent, identity)
@@ -142,13 +143,13 @@ class LayerDirectory:
 
     def branch(self, source: str, name: str) -> Workspace:
         origin = self._work / _checked(source)
-        with disk_full_is_told("making a workspace", self.directory), self._lock:
+        with reporting_disk_full("making a workspace", self.directory), self._lock:
             try:
                 parent, identity = _stands_on(origin)
             except FileNotFoundError:
                 raise NotFound(f"there is no workspace {source}") from None
             if identity != self._identity(parent):
-                raise NotFound(f"the layer below workspace {source} has been made again since")
+                raise NotFound(f"the layer below workspace {source} has been rebuilt since")
             if not (origin / "sealed").exists():
                 self._trees.seal(origin / "layer")
                 (origin / "sealed").touch()
@@ -161,17 +162,17 @@ class LayerDirectory:
         try:
             directory.mkdir(mode=0o711)
         except FileExistsError:
-            raise Refused(f"there is a workspace {name} already") from None
+            raise Refused(f"the workspace {name} exists already") from None
         (directory / "parent").write_text(f"{parent or ''} {identity}".strip())
-        # A workspace that is kept (of an attempt that failed) outlives power cuts: an empty file would say
-        # that it stands on nothing.
+        # The kept workspace of a failed attempt outlives power cuts: an empty file would mean no
+        # parent.
         sync_file(directory / "parent")
         return directory
 
     def _populated(
         self, directory: Path, parent: str | None, identity: str, chain: list[Path]
     ) -> Workspace:
-        with disk_full_is_told("making a workspace", self.directory):
+        with reporting_disk_full("making a workspace", self.directory):
             try:
                 self._trees.create(directory, chain)
                 layer = directory / "layer"
@@ -198,7 +199,7 @@ class LayerDirectory:
         if not _KEY.fullmatch(record.key) or record.parent != workspace.parent:
             raise ValueError(f"{record} does not describe {workspace}")
         layer, target = workspace.directory / "layer", self.directory / record.key
-        with disk_full_is_told("committing a layer", self.directory):
+        with reporting_disk_full("committing a layer", self.directory):
             if self.find(record.key) is None:
                 self._trees.seal(layer)
                 stored = _Stored(
@@ -211,7 +212,7 @@ class LayerDirectory:
                 if workspace.document.exists():
                     sync_file(workspace.document)
                 with self._lock:
-                    # Somebody else's layer of that key may have come first: it wins.
+                    # Another build may have committed this key first; its layer is kept.
                     if self.find(record.key) is None:
                         self._supersede(record.key)
                         layer.rename(target)
@@ -220,8 +221,8 @@ class LayerDirectory:
         return self._layer(record.key)
 
     def _supersede(self, key: str) -> None:
-        """Take away a layer of that key that does not count any more, if there is one. What a workspace
-        shows of it stays until the next start."""
+        """Remove a stale layer of that key, if it exists. Files that a workspace uses are kept until
+        the next start."""
         if not (self.directory / key).exists():
             return
         in_use = any(key in self._ancestry(parent) for _, parent in self._workspaces())
@@ -252,7 +253,7 @@ class LayerDirectory:
 
     def touch(self, key: str) -> None:
         now = time.time()
-        # The time may be lost with the machine's power; it is a hint for garbage collection.
+        # The time may be lost in a power cut; it is only a hint for garbage collection.
         os.utime(self._found(key).directory / "layer.json", (now, now))
 
     @contextlib.contextmanager
@@ -302,7 +303,7 @@ class LayerDirectory:
         stale = sorted(filter(self.stale, self._keys()), key=lambda key: -len(self._ancestry(key)))
         with contextlib.suppress(NotFound):
             return [self._layer(key) for key in stale]
-        return []  # one is just being removed: the next time
+        return []  # being removed at this moment: next time
 
     def workspaces(self) -> Iterator[tuple[str, int]]:
         for directory in sorted(self._work.iterdir()):
@@ -310,7 +311,7 @@ class LayerDirectory:
                 continue
             if not (directory / "layer").exists():
                 continue
-            # What is measured may be changed, and removed, at the same time.
+            # The files may be changed and removed while they are measured.
             with contextlib.suppress(FileNotFoundError, Unprepared):
                 yield directory.name, self._trees.size_bytes(directory / "layer")
 
@@ -327,7 +328,7 @@ class LayerDirectory:
             keys = self._keys()
             needed = {*known_keys, *(parent for _, parent in self._workspaces())}
             kept = {below for key in needed for below in self._line(key) or ()}
-            # Each before the one that it stands on.
+            # Each before its parent.
             for key in sorted(set(keys) - kept, key=lambda key: -len(self._ancestry(key))):
                 self._erase_rubbish(self._take_away(key))
                 removed.append(f"layer {key}")
@@ -337,7 +338,8 @@ class LayerDirectory:
         return sorted(p.name for p in self.directory.iterdir() if _KEY.fullmatch(p.name))
 
     def _stored(self, key: str) -> _Stored | None:
-        """What layer.json says, None when there is no layer; a layer never changes, so it is read once."""
+        """The content of layer.json, None when the layer does not exist; read once, since a layer never
+        changes."""
         if not _KEY.fullmatch(key):
             return None
         file = self.directory / key / "layer.json"
@@ -351,7 +353,7 @@ class LayerDirectory:
         return self._known.get(key)
 
     def _layer(self, key: str) -> Layer:
-        """The layer of that key, whether it counts or not. Raises NotFound."""
+        """The layer of that key, stale or not. Raises NotFound."""
         directory = self.directory / key
         try:
             if (stored := self._stored(key)) is not None:
@@ -371,8 +373,8 @@ class LayerDirectory:
         return stored.identity if stored else ""
 
     def _line(self, key: str | None) -> list[str] | None:
-        """A layer and all below it, nearest first. None when one of them is not there, or is not the one
-        on which the layer above it was built."""
+        """A layer and all layers below it, nearest first. None when one is missing, or is not the
+        instance on which the layer above it was built."""
         line: list[str] = []
         identity: str | None = None
         while key is not None:
@@ -384,7 +386,7 @@ class LayerDirectory:
         return line
 
     def _ancestry(self, key: str | None) -> list[str]:
-        """A layer and those below it by their keys alone, as far as they are there."""
+        """A layer and the existing layers below it, by key alone."""
         line: list[str] = []
         while key is not None and key not in line and (stored := self._stored(key)) is not None:
             line.append(key)
@@ -392,7 +394,7 @@ class LayerDirectory:
         return line
 
     def _chain(self, key: str | None) -> list[Path]:
-        """The directories of a layer and of those that it stands on, nearest first."""
+        """The directories of a layer and of all layers below it, nearest first."""
         if (line := self._line(key)) is None:
             raise NotFound(f"there is no layer {key}")
         return [self.directory / each for each in line]
@@ -410,14 +412,14 @@ class LayerDirectory:
         ]
 
     def _workspaces(self) -> Iterator[tuple[str, str]]:
-        """Names of workspaces that stand on a layer, with its key."""
+        """Names of workspaces that are based on a layer, with its key."""
         for directory in self._work.iterdir():
             with contextlib.suppress(FileNotFoundError):
                 if parent := _stands_on(directory)[0]:
                     yield directory.name, parent
 
     def _take_away(self, key: str, prefix: str = _RUBBISH) -> Path:
-        """Move a layer out of sight, to be erased. Returns the working directory that holds it."""
+        """Move a layer to a working directory, to be erased there. Returns that directory."""
         away = self._work / f"{prefix}{secrets.token_hex(8)}"
         away.mkdir(mode=0o711)
         (self.directory / key).rename(away / "layer")
@@ -425,7 +427,7 @@ class LayerDirectory:
         return away
 
     def _erase_work(self, directory: Path) -> None:
-        """Remove a workspace; its name is free, and what it stood on is too, when this returns."""
+        """Remove a workspace. When this returns, its name and its parent are free."""
         rubbish = self._work / f"{_RUBBISH}{secrets.token_hex(8)}"
         with contextlib.suppress(FileNotFoundError):
             directory.rename(rubbish)
@@ -433,7 +435,7 @@ class LayerDirectory:
             self._erase_rubbish(rubbish)
 
     def _erase_rubbish(self, rubbish: Path) -> None:
-        # What is busy is met again by the next removal.
+        # The next removal tries busy directories again.
         with contextlib.suppress(Busy, FileNotFoundError):
             if (rubbish / "layer").exists():
                 self._trees.erase(rubbish / "layer")
@@ -448,14 +450,14 @@ def _parts(path: str) -> Sequence[str]:
 
 
 def _checked(name: str) -> str:
-    """The name of a workspace, if it can be one."""
+    """The name of a workspace, checked. Raises UsageError."""
     if not _NAME.fullmatch(name):
         raise ValueError(f"{name!r} cannot name a workspace")
     return name
 
 
 def _stands_on(workspace: Path) -> tuple[str | None, str]:
-    """Key and identity of the layer on which a workspace stands. Raises FileNotFoundError."""
+    """Key and identity of the layer on which a workspace is based. Raises FileNotFoundError."""
     key, _, identity = (workspace / "parent").read_text().partition(" ")
     return key or None, identity
 

@@ -1,10 +1,10 @@
-"""What a layer back end promises.
+"""The contract of a layer back end.
 
 A *layer* is the immutable state of the workspace after a completed checkpoint, addressed by the
 checkpoint's key. A *workspace* is the writable tree of one attempt, begun on a parent layer; it ends
-by `commit` (it becomes the layer, atomically) or by `discard` (nothing of it remains). A back end
-mounts nothing itself outside the worker: `enter` is called in the worker's own mount namespace, so a
-mount cannot outlive it. All methods are blocking; the daemon calls them from threads.
+by `commit` (it becomes the layer, atomically) or by `discard` (it is removed completely). A back end
+does not mount outside the worker: `enter` is called in the worker's own mount namespace, so a mount
+cannot outlive it. All methods are blocking; the daemon calls them from threads.
 """
 
 from collections.abc import Collection, Iterator
@@ -18,8 +18,8 @@ from statemachine.events import Artifact
 
 @dataclass(frozen=True, slots=True)
 class LayerRecord:
-    """What is known of a layer beside its tree; stored with it, so that a layer whose event was lost
-    with the daemon can be adopted. `made_by` is the build, `seconds` the attempt's duration."""
+    """The metadata of a layer, stored with it, so that the daemon can adopt a layer whose event was
+    lost in a crash. `made_by` is the build, `seconds` the attempt's duration."""
 
     key: str
     parent: str | None
@@ -46,12 +46,11 @@ class Layer:
 class Workspace:
     """An attempt's writable tree. JSON-encodable: the daemon sends it to the worker.
 
-    `name` is unique among living attempts; `directory` belongs to the back end; `root` is where the
-    tree appears once entered (`pkg_image`, `boot_archive`, `media`, `tmp` below it); `parents` are the
-    directories of the layers below, nearest first (back ends that need none leave it empty).
-    `document` is the file that holds the DOC's persistent part: the parent's copy at first, what the
-    checkpoint leaves there is committed with the layer. `parent_identity` says which making of the parent
-    it stands on.
+    `name` is unique among open attempts; `directory` belongs to the back end; the tree appears at
+    `root` once entered (`pkg_image`, `boot_archive`, `media`, `tmp` below it); `parents` are the
+    directories of the layers below, nearest first (empty for back ends that need none). `document` is
+    the file with the DOC's persistent part: it starts as the parent's copy and is committed with the
+    layer. `parent_identity` identifies the instance of the parent layer on which it is based.
     """
 
     backend: str
@@ -66,65 +65,65 @@ class Workspace:
 
 class LayerStore(Protocol):
     """A back end. Errors: `statemachine.errors.Unprepared` when the disk is full (its `cause`
-    attribute errno ENOSPC), `NotFound` for a key that is not there."""
+    attribute errno ENOSPC), `NotFound` for a key without a layer."""
 
     name: str
     directory: Path
-    """Where it keeps them."""
+    """The directory of its layers and workspaces."""
 
     def prepare(self) -> None:
-        """Make ready what the back end needs (daemon side, once, before all else). Raises Unprepared
-        when it cannot work there."""
+        """Prepare the back end (daemon side, once, before any other call). Raises Unprepared when it
+        cannot work there."""
         ...
 
     def begin(self, parent: str | None, name: str) -> Workspace:
-        """A fresh workspace on the layer with key `parent`, or on nothing."""
+        """Create a workspace on the layer with key `parent`; None for an empty one."""
         ...
 
     def branch(self, source: str, name: str) -> Workspace:
-        """A fresh workspace on what the workspace `source` holds, which nothing has entered now or will
-        enter again. It stands on it: `source` has to outlive it. Raises NotFound."""
+        """Create a workspace on the contents of the workspace `source`, which is not entered and will
+        not be entered again. `source` has to outlive the new workspace. Raises NotFound."""
         ...
 
     def enter(self, workspace: Workspace) -> AbstractContextManager[Path]:
-        """Make the tree appear at `workspace.root` (worker side); gone again on exit."""
+        """Show the tree at `workspace.root` (worker side) until the context exits."""
         ...
 
     def commit(self, workspace: Workspace, record: LayerRecord) -> Layer:
-        """Make the workspace the layer `record.key`: whole and on disk before it has that name.
-        When a layer of that key exists already, that one wins and the workspace is discarded; one that
-        is stale is replaced."""
+        """Turn the workspace into the layer `record.key`: complete and on disk before it gets that
+        name. An existing layer of that key is kept and the workspace is discarded; a stale one is
+        replaced."""
         ...
 
     def own_file(self, workspace: Workspace, path: str) -> Path | None:
-        """The real file behind the regular file `path` of a workspace that nothing has entered now; None
-        when it is not there, or belongs to a layer below."""
+        """The real file behind the regular file `path` of a workspace that is not entered; None when it
+        does not exist or belongs to a layer below."""
         ...
 
     def discard(self, workspace: Workspace) -> None:
-        """Remove every trace of the workspace. Idempotent."""
+        """Remove the workspace completely. Idempotent."""
         ...
 
     def release(self, name: str) -> None:
-        """Discard the workspace of that name, if there is one."""
+        """Discard the workspace of that name, if it exists."""
         ...
 
     def find(self, key: str) -> Layer | None:
-        """The layer of that key, or None when there is none or it is stale. Marks nothing as used."""
+        """The layer of that key; None when it does not exist or is stale. Does not mark it as used."""
         ...
 
     def stale(self, key: str) -> bool:
-        """Whether a layer of that key is there that does not count: a layer below it was lost, or has been
-        made again since it was built on it."""
+        """Whether the layer of that key exists but is stale: a layer below it was lost or rebuilt after
+        it was created."""
         ...
 
     def touch(self, key: str) -> None:
-        """Note that the layer was used now."""
+        """Mark the layer as used now."""
         ...
 
     def open(self, key: str) -> AbstractContextManager[Path]:
-        """The layer's tree for reading, at a path valid inside the context. Needs the right to mount
-        on some back ends, in a mount namespace of the caller's own."""
+        """The layer's tree for reading, at a path valid inside the context. Some back ends mount it,
+        which needs the privilege and a mount namespace of the caller."""
         ...
 
     def file(self, key: str, path: str) -> Path:
@@ -133,27 +132,27 @@ class LayerStore(Protocol):
         ...
 
     def document(self, key: str) -> str | None:
-        """The DOC's persistent part as XML text as saved with the layer, or None."""
+        """The DOC's persistent part as XML text, as saved with the layer, or None."""
         ...
 
     def remove(self, key: str) -> None:
-        """Remove a layer. Refused (`Refused`) while another layer or a workspace stands on it."""
+        """Remove a layer. Raises Refused while another layer or a workspace is based on it."""
         ...
 
     def layers(self) -> Iterator[Layer]:
-        """All committed layers but stale ones."""
+        """All committed layers except stale ones."""
         ...
 
     def stale_layers(self) -> list[Layer]:
-        """All stale layers, each before the one that it stands on."""
+        """All stale layers, each before its parent."""
         ...
 
     def workspaces(self) -> Iterator[tuple[str, int]]:
-        """Names of all workspaces, with the disk space that belongs to each alone, in bytes."""
+        """Names of all workspaces, each with its exclusive disk space in bytes."""
         ...
 
     def reconcile(self, known_keys: Collection[str], living: Collection[str]) -> list[str]:
-        """Remove half-written and stale layers, layers whose key is not among the known (top down, never
-        one that a kept layer stands on), and workspaces whose name is not among the living. Returns what
-        was removed, for the daemon's log. Run at start, before any build goes on."""
+        """Remove partial and stale layers, layers whose key is not in `known_keys` (top down, never the
+        parent of a kept layer), and workspaces whose name is not in `living`. Returns the removed items
+        for the daemon's log. Runs at start, before any build continues."""
         ...

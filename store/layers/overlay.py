@@ -1,17 +1,17 @@
 """Layers by overlayfs: each holds only what its checkpoint changed (Linux, any file system).
 
 A layer's `tree` was the upper directory of its attempt; a workspace is mounted, in the worker's mount
-namespace only, over the trees of all layers below. Begin and commit cost the same for any size.
+namespace only, over the trees of all layers below. Begin and commit take the same time for any size.
 
-The mount options are chosen, not defaulted, since hosts differ in their defaults:
+The mount options are explicit, since the defaults of hosts differ:
 - redirect_dir=on: renaming a directory of a layer below works, as on every other back end.
 - metacopy=off: a file in an upper directory is always the whole file, so `locate` is enough to find it.
 - index=off: the index ties an upper directory to one mount; ours become lower directories of others.
   So, as in every layered format, writing through one name of a hard link of an earlier layer leaves the
-  other names with the old content.
-- volatile: fsync in a workspace does nothing. An interrupted attempt is thrown away anyway, and the
-  commit writes everything back once. The mark that this leaves, against mounting again after a
-  crash, is in the work directory, which is made anew for each mount and never kept.
+  old content under the other names.
+- volatile: fsync in a workspace does nothing. An interrupted attempt is discarded anyway, and the
+commit writes everything back once. The kernel's mark against mounting again after a crash is in the
+work directory, which is new for each mount and never kept.
 """
 
 import contextlib
@@ -31,8 +31,8 @@ _OPAQUE = "trusted.overlay.opaque"
 _REDIRECT = "trusted.overlay.redirect"
 
 DEVICE_FILE = "overlay-device"
-"""Beside a workspace that was entered: the number of the mount's device, as in stat(2). Loop devices
-on files of the workspace are known by it when the mount is gone (`dcd.worker.recover`)."""
+"""File beside an entered workspace with the mount's device number, as in stat(2). It identifies loop
+devices on files of the workspace after the mount is gone (`dcd.worker.recover`)."""
 
 _Place = tuple[int, Path]
 """A path in one layer's tree, with that layer's number in the chain (0 is the nearest)."""
@@ -87,11 +87,11 @@ class OverlayTrees:
 
 
 def _link_lowers(lower: Path, chain: Sequence[Path]) -> None:
-    """Links with short names: the kernel takes one page of mount options, whatever the paths."""
+    """Create links with short names: the kernel limits mount options to one page."""
     lower.mkdir(mode=0o700)
     for number, layer in enumerate(chain):
         (lower / str(number)).symlink_to(layer / "tree")
-    # The lowest: an overlay needs one lower directory, and two when nothing is above.
+    # The lowest one: an overlay needs one lower directory, or two without an upper one.
     (lower / "none").mkdir()
 
 
@@ -109,8 +109,8 @@ def _overlay(lower: Path, target: Path, upper: str | None) -> Iterator[Path]:
 
 
 def _resolve(trees: Sequence[Path], first: int, parts: Sequence[str]) -> list[_Place]:
-    """The directories that together are the directory of that path in the overlay of `trees[first:]`,
-    or the one file that is there; nearest first. Empty when nothing is."""
+    """The directories, nearest first, that form the directory of that path in the overlay of
+    `trees[first:]`, or the one file at that path. Empty when it does not exist."""
     places = [(number, trees[number]) for number in range(first, len(trees))]
     for part in parts:
         places = _descend(trees, [place for place in places if _is_directory(place[1])], part)
@@ -118,9 +118,9 @@ def _resolve(trees: Sequence[Path], first: int, parts: Sequence[str]) -> list[_P
 
 
 def _descend(trees: Sequence[Path], parents: Sequence[_Place], name: str) -> list[_Place]:
-    """The same for one name in the directory that `parents` are together. As in the kernel's
-    overlayfs(5): a whiteout or a file ends the search below, so does an opaque directory, and a
-    renamed directory goes on below under its old name."""
+    """The same for one name in the directory that `parents` form. As in the kernel's overlayfs(5): a
+    whiteout, a file or an opaque directory ends the search, and a renamed directory continues in the
+    lower layers under its old name."""
     found: list[_Place] = []
     for position, (number, parent) in enumerate(parents):
         path = parent / name

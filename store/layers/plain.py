@@ -1,4 +1,4 @@
-"""Trees that lie whole in one directory: finding a path, putting all on disk, measuring."""
+"""Trees in one plain directory: finding a path, syncing, measuring."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -8,12 +8,12 @@ from pathlib import Path
 from store.host.durable import sync_directory, sync_file, sync_file_system
 
 _FEW = 64
-"""Up to so many entries, syncing each is cheaper than the whole file system, where other builds may
-just be writing gigabytes."""
+"""Up to this number of entries, syncing each one is cheaper than syncing the whole file system, to
+which other builds may be writing gigabytes."""
 
 
 def locate(tree: Path, parts: Sequence[str]) -> Path | None:
-    """The path below `tree`, when it exists and no directory on the way to it is a link."""
+    """The path below `tree` if it exists and none of its parent directories is a link, else None."""
     path = tree
     for part in parts:
         if path.is_symlink() or not os.path.lexists(path / part):
@@ -23,7 +23,7 @@ def locate(tree: Path, parts: Sequence[str]) -> Path | None:
 
 
 def sync_tree(directory: Path) -> None:
-    """Put everything below `directory`, and itself, on disk."""
+    """Sync `directory` and everything below it to disk."""
     few = list(islice(_entries(directory), _FEW + 1))
     if len(few) > _FEW:
         sync_file_system(directory)

@@ -1,8 +1,8 @@
 """Layers as ZFS snapshots: a tree is a dataset, sealed by a snapshot; a workspace is a clone of it.
 
-Begin, commit and removal cost the same for any size, and what is shared takes no space. The datasets
-lie below one of their own, made on the dataset that holds the layer directory and mounted there at
-`.trees`. They bear ids and are never renamed: a layer directory holds a link to its dataset's
+Begin, commit and removal take the same time for any size, and shared data takes no space. The datasets
+have a common parent dataset, created below the dataset that holds the layer directory and mounted there
+at `.trees`. Their names are ids and never change: a layer directory contains a link to its dataset's
 mount point, so a layer gets its key as in every back end, by a rename of that directory.
 """
 
@@ -48,12 +48,12 @@ class ZfsTrees:
         if name not in mounted:
             run_tool("making layers", "zfs", "create", "-o", f"mountpoint={trees}", name)
             trees.chmod(0o700)
-        # After a restart of the machine they may be there, but not mounted yet.
+        # After a reboot they may exist without being mounted.
         for dataset, state in mounted.items():
             if state == "no" and (dataset == name or dataset.startswith(f"{name}/")):
                 run_tool("mounting layers", "zfs", "mount", dataset)
-        # A worker's mount namespace copies every mount and would keep it busy; from a shared one
-        # unmounting reaches it.
+        # A worker's mount namespace copies every mount and would keep it busy; unmounting a shared
+        # mount propagates there.
         if sys.platform == "linux":
             run_tool("mounting layers", "mount", "--make-rshared", trees)
 
@@ -65,7 +65,7 @@ class ZfsTrees:
         layer.mkdir(mode=0o700)
         base = workspace.parent.parent / ".trees"
         tree = base / secrets.token_hex(8)
-        # The link first: what a crash leaves can then be found, and erased.
+        # The link comes first, so that a dataset left by a crash can be found and erased.
         (layer / "tree").symlink_to(tree)
         if chain:
             origin = f"{_dataset(chain[0])}@{_SNAPSHOT}"
@@ -97,9 +97,9 @@ class ZfsTrees:
 
 
 def _destroy(dataset: str) -> None:
-    """Destroy a dataset with its snapshots. It may be busy for a moment, since zfs-fuse lets go of a
-    dataset some time after umount(2), or for long, when it is mounted in somebody's mount namespace
-    or a clone of it could not be destroyed yet. Raises Busy."""
+    """Destroy a dataset with its snapshots. It may be busy for a moment, since zfs-fuse releases a
+    dataset some time after umount(2), or for longer, when it is mounted in another mount namespace or a
+    clone of it still exists. Raises Busy."""
     deadline = time.monotonic() + _BUSY_SECONDS
     while True:
         try:

@@ -77,5 +77,5 @@ def test_the_corpus_has_every_revision_and_every_event_in_its_present_version(re
 def test_control_a_corpus_with_an_altered_event_is_noticed(restored):
     path = restored("0001", lambda text: text.replace("its last lines: no", "its last lines: yes"))
 
-    with EventLog(path) as log, pytest.raises(LogDamaged, match="have been damaged"):
+    with EventLog(path) as log, pytest.raises(LogDamaged, match="are damaged"):
         log.read_build("aaaaaaaaaa")

@@ -209,7 +209,7 @@ def test_only_regular_files_are_delivered_and_read(
                 os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 5))
     (verdict,) = artifacts.verify("build", [published])
     assert verdict.problem == "cannot be read: not a regular file"
-    with pytest.raises(UsageError, match="not as its checkpoint left it") as refused:
+    with pytest.raises(UsageError, match="differs from what its checkpoint declared") as refused:
         artifacts.publish("other", stated, source.with_name("other"))
     assert "not a regular file" in refused.value.details
     with pytest.raises(OSError, match="not a regular file"):

@@ -1,4 +1,4 @@
-"""Alembic's entry: migrate over the connection, and in the transaction, that the caller holds."""
+"""Alembic's entry point: migrate on the caller's connection, in the caller's transaction."""
 
 from alembic import context
 

@@ -54,7 +54,7 @@ from store.artifacts import Artifacts
 from store.blobs import Blobs
 from store.eventlog import EventLog
 from store.eventlog.errors import LogFull
-from store.host.durable import disk_full_is_told
+from store.host.durable import reporting_disk_full
 from store.layers import Layer, LayerRecord, Workspace
 from store.layers.copy import CopyTrees
 from store.layers.directory import LayerDirectory
@@ -460,6 +460,6 @@ class _Artifacts(Artifacts):
         self._world = world
 
     def publish(self, build: str, artifact: Artifact, source: Path) -> Artifact:
-        with disk_full_is_told("publishing", self.directory):
+        with reporting_disk_full("publishing", self.directory):
             self._world.check_space()
         return super().publish(build, artifact, source)

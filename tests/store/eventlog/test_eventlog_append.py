@@ -97,7 +97,7 @@ def test_an_append_after_another_one_is_a_conflict_and_leaves_nothing(
     log: EventLog, submission: Callable[..., Any], append: Append
 ) -> None:
     append(log, "b1", 0, submission())
-    with pytest.raises(Conflict, match="b1 has moved on"):
+    with pytest.raises(Conflict, match="b1 has changed in the meantime"):
         append(log, "b1", 0, submission())
     with pytest.raises(Conflict):
         append(log, "b1", 7, BuildStarted())

@@ -52,7 +52,7 @@ def test_an_altered_event_is_found_and_not_acted_on(
 ) -> None:
     with forge(f"UPDATE events SET {change} WHERE build = 'b1' AND sequence = 3") as log:
         assert any("event 3" in problem for problem in log.verify("b1"))
-        with pytest.raises(LogDamaged, match="b1 have been damaged"):
+        with pytest.raises(LogDamaged, match="b1 are damaged"):
             log.read_build("b1")
         assert log.verify("b2") == []
         assert len(log.read_build("b2")) == 6
@@ -72,9 +72,9 @@ def test_a_gap_is_found(forge: Callable[[str], EventLog]) -> None:
 
 def test_a_lost_end_is_found(forge: Callable[[str], EventLog]) -> None:
     with forge("DELETE FROM events WHERE build = 'b1' AND sequence > 4") as log:
-        assert log.verify("b1") == ["the list of builds knows 6 events, the log has 4"]
+        assert log.verify("b1") == ["the list of builds has 6 events, the log has 4"]
 
 
 def test_a_lost_build_is_found(forge: Callable[[str], EventLog]) -> None:
     with forge("DELETE FROM events WHERE build = 'b1'") as log:
-        assert log.verify("b1") == ["the list of builds knows 6 events, the log has 0"]
+        assert log.verify("b1") == ["the list of builds has 6 events, the log has 0"]

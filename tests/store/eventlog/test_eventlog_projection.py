@@ -71,7 +71,7 @@ def test_a_projection_that_differs_is_told_and_made_anew(
         execute(path, "INSERT INTO layer_keys VALUES ('k', 'b1')")
         execute(path, "DELETE FROM layer_keys WHERE key != 'k'")
         assert log.verify_projection() == [
-            "build b1: its row is not what its events say",
+            "build b1: its row differs from its events",
             *sorted(
                 [f"build b1: layer key {key} is missing", "build b1: layer key k is extra"],
                 key=lambda problem: problem.split()[4],

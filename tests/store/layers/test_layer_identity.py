@@ -110,7 +110,7 @@ def test_a_kept_workspace_goes_stale_with_the_layer_that_it_stands_on(stack: Sub
     stack.store.release(stack.store.branch("kept", "look").name)
     lose(stack, "two")
     stack.make("two", "one", writes("two", "second"))
-    with pytest.raises(NotFound, match="made again"):
+    with pytest.raises(NotFound, match="rebuilt"):
         stack.store.branch("kept", "another-look")
 
 
