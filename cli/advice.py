@@ -1,8 +1,7 @@
-"""What to do next with a build that failed or is paused, and which of its files have changed since.
+"""The next steps for a failed or paused build, and its files that have changed since the submit.
 
-A build uses the manifest and the files that it names as they were when they were submitted. The paths and
-digests are in its events, so dcctl compares them with the files as they are now, with the permissions of the
-person who runs it; files that cannot be read are left out.
+A build uses the manifest and its files as submitted. The paths and digests are in its events, so dcctl
+compares them with the present files, with the user's permissions; it skips files that it cannot read.
 """
 
 import hashlib
@@ -17,12 +16,12 @@ from cli.stream import events
 from cli.text import printable, short_path, timestamp
 
 MARGIN_SECONDS = 300.0
-"""A file that was last touched longer than this before the submit is not read again."""
+"""A file last changed longer than this before the submit is not read again."""
 
 
 class Origin(NamedTuple):
-    """What a build was made from last: the manifest's path, when it was submitted (Unix time), and the
-    captured files as the API has them."""
+    """The latest source of a build: the manifest's path, its time of submission (Unix time), and the
+    captured files as the API reports them."""
 
     manifest: str
     submitted: float
@@ -30,14 +29,14 @@ class Origin(NamedTuple):
 
 
 def print_next_steps(socket_path: str, build: Json, stream: TextIO) -> None:
-    """How to look at a build that failed or is paused, and how it goes on."""
+    """Print how to inspect and how to continue a failed or paused build."""
     identity = build["id"]
     if build["state"] == "paused":
-        print(f"To go on: dcctl resume {identity}", file=stream)
+        print(f"To continue: dcctl resume {identity}", file=stream)
     if build["state"] != "failed":
         return
     root = "" if os.geteuid() == 0 else " (as root)"
-    print(f"To look at it: dcctl shell {identity}{root}", file=stream)
+    print(f"To inspect it: dcctl shell {identity}{root}", file=stream)
     origin = _origin(socket_path, identity)
     lines = _changes(identity, origin)
     if not lines:
@@ -48,7 +47,8 @@ def print_next_steps(socket_path: str, build: Json, stream: TextIO) -> None:
 
 
 def warn_of_changes(socket_path: str, build: Json) -> None:
-    """Say on stderr which files the build does not take as they are now, and which command takes them."""
+    """Warn on stderr of files that have changed since the submit, with the command that uses the
+    change."""
     for line in _changes(build["id"], _origin(socket_path, build["id"])):
         print(f"dcctl: warning: {line}", file=sys.stderr)
 
@@ -64,9 +64,9 @@ def _origin(socket_path: str, identity: str) -> Origin:
 
 
 def _changes(identity: str, origin: Origin) -> list[str]:
-    """A line for each file that has changed, with the command that takes the change."""
+    """A line for each changed file, with the command that uses the change."""
     command = f"dcctl resume {identity} --manifest {short_path(origin.manifest)}"
-    # As the manifest writes them: relative paths begin at its directory.
+    # Relative paths in the manifest start at its directory.
     directory = Path(origin.manifest).parent
     changed = [
         f"{short_path(path)} {how} since the submit: {command}"
@@ -79,7 +79,7 @@ def _changes(identity: str, origin: Origin) -> list[str]:
 
 
 def _change(path: str, item: Json, submitted: float) -> str:
-    """What has happened to a captured file: "has changed", "was removed" or ""."""
+    """The change to a captured file: "has changed", "was removed" or ""."""
     if not item.get("sha256") or _touched(path, submitted) < -MARGIN_SECONDS:
         return ""
     try:
@@ -95,10 +95,10 @@ def _change(path: str, item: Json, submitted: float) -> str:
 
 
 def _touched(path: str, submitted: float) -> float:
-    """Seconds from the submit to the last change of the file's content or name; minus infinity when that
-    cannot be seen. A missing file counts as touched."""
+    """Seconds from the submit to the last change of the file's content or name; minus infinity when
+    unknown. A missing file counts as changed."""
     try:
-        # ctime: a file that was moved or copied over another keeps the old mtime.
+        # ctime, because a file that is moved over another keeps its old mtime.
         return Path(path).stat().st_ctime - submitted
     except FileNotFoundError:
         return 0.0

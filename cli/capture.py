@@ -1,9 +1,10 @@
-"""Reading what a build is made from: the manifest, and the files that it names.
+"""Reading the inputs of a build: the manifest and the files that it names. dcctl reads files with the
+permissions of the user, never with root's: the daemon says which files it needs and gets their content
+as blobs.
 
-Files are read here, by dcctl, with the permissions of the person who runs it, never with root's: the
-daemon says which it needs, and gets their content as blobs. Each is read once per command, streamed,
-never held in memory. What cannot be read is reported like any other fault of the manifest: all of it at
-once, with the manifest's line. Talks to the daemon only through `cli.client`.
+Each file is read once per command, streamed, never held in memory. Unreadable files are reported like
+other errors in the manifest: all at once, with the manifest's line. Talks to the daemon only through
+`cli.client`.
 """
 
 import errno
@@ -18,10 +19,10 @@ from typing import BinaryIO
 from cli.client import CHUNK_BYTES, ClientError, Json, request, upload
 
 MANIFEST_LIMIT_BYTES = 1024 * 1024
-"""The daemon refuses larger manifests; refusing here names the limit before anything is sent."""
+"""The daemon refuses larger manifests; dcctl checks the limit before it sends anything."""
 
 ROUNDS = 32
-"""Included files can include more; a chain longer than this is a mistake."""
+"""The maximum depth of includes; a longer chain is a mistake."""
 
 
 def read_manifest(path: str) -> dict[str, str]:
@@ -45,10 +46,10 @@ def read_manifest(path: str) -> dict[str, str]:
 
 
 def send(socket_path: str, path: str, body: dict[str, Json]) -> Json:
-    """POST a body that carries a manifest; upload the files that the daemon asks for until it has all.
+    """POST a body with a manifest; upload the files that the daemon requests until it has all.
 
-    Raises ClientError; problem `invalid-manifest`, with diagnostics, for a manifest with errors: those
-    that the daemon finds, and files that cannot be read here.
+    Raises ClientError; problem `invalid-manifest`, with diagnostics, for a manifest with errors: from
+    the daemon, and for files that cannot be read here.
     """
     manifest = body["manifest"]["path"]
     files: dict[str, Json] = {}
@@ -70,13 +71,13 @@ def send(socket_path: str, path: str, body: dict[str, Json]) -> Json:
             wanted = [item for item in error.extra["missing"] if item["path"] not in files]
         if not wanted:
             raise ClientError(
-                "internal", "the daemon asks again for files that it already has", manifest
+                "internal", "the daemon requests files again that it already has", manifest
             )
-        lacking = _unreadable(manifest, wanted)
-        faults += lacking
-        if lacking and all(item["kind"] == "file" for item in wanted):
-            raise _with_faults(_merged([], faults))  # The daemon has found nothing else.
-        files |= _capture(socket_path, wanted, {fault["path"] for fault in lacking})
+        unreadable = _unreadable(manifest, wanted)
+        faults += unreadable
+        if unreadable and all(item["kind"] == "file" for item in wanted):
+            raise _with_faults(_merged([], faults))  # The daemon has found no other errors.
+        files |= _capture(socket_path, wanted, {fault["path"] for fault in unreadable})
     raise _invalid(
         manifest, 0, f"files include each other more than {ROUNDS} deep", "look for a cycle"
     )
@@ -93,20 +94,19 @@ def _unreadable(manifest: str, wanted: list[Json]) -> list[Json]:
             if item["optional"] and isinstance(error, FileNotFoundError):
                 continue
             message = f"cannot read {item['path']}: {error.strerror or error}"
-            why = "dcctl reads the files that a manifest names, with your permissions"
+            why = "dcctl reads the files that a manifest names with your permissions"
             place = item.get("file") or manifest
             suggestion = "correct the path, or make the file readable"
             if Path(item["path"]).is_dir():
-                suggestion = (
-                    "name a file; a directory is packed (tar) and unpacked by TransferArchive"
-                )
+                suggestion = "name a file, or pack the directory with tar and use TransferArchive"
             fault = _fault(place, item["line"], message, why, suggestion)
             faults.append({**fault, "path": item["path"]})
     return faults
 
 
 def _merged(found: list[Json], faults: list[Json]) -> list[Json]:
-    """The daemon's diagnostics and those of files, in order. Why a file cannot be read is known here."""
+    """The daemon's diagnostics and those of files, in order. Only dcctl knows why a file cannot be
+    read."""
     if not faults:
         return found
     known = {(fault["file"], fault["line"], fault["path"]) for fault in faults}
@@ -124,13 +124,13 @@ def _merged(found: list[Json], faults: list[Json]) -> list[Json]:
     )
 
 
-def _capture(socket_path: str, wanted: list[Json], lacking: set[str]) -> dict[str, Json]:
-    """The files that are wanted; None for one that is lacking or, being optional, is not there."""
+def _capture(socket_path: str, wanted: list[Json], unreadable: set[str]) -> dict[str, Json]:
+    """Upload the wanted files. None for one that is unreadable, or optional and missing."""
     captured: dict[str, Json] = {}
     for item in wanted:
         path = item["path"]
         try:
-            captured[path] = None if path in lacking else _capture_one(socket_path, path)
+            captured[path] = None if path in unreadable else _capture_one(socket_path, path)
         except FileNotFoundError:
             captured[path] = None
         except OSError as error:
@@ -153,7 +153,8 @@ def _capture_one(socket_path: str, path: str) -> dict[str, Json]:
 
 
 def _pieces(file: BinaryIO, path: str, size_bytes: int) -> Iterator[bytes]:
-    """Exactly `size_bytes`, which were announced. Other bytes than digested the daemon refuses."""
+    """The announced `size_bytes` of a file. The daemon refuses content that does not match the
+    digest."""
     left = size_bytes
     while left:
         piece = file.read(min(left, CHUNK_BYTES))
@@ -167,8 +168,8 @@ def _pieces(file: BinaryIO, path: str, size_bytes: int) -> Iterator[bytes]:
 
 @contextmanager
 def open_regular(path: str) -> Iterator[BinaryIO]:
-    """Open a regular file; anything else is an OSError (a FIFO would block for ever)."""
-    # O_NONBLOCK: opening a FIFO waits for its writer, before it can be seen to be one.
+    """Open a regular file. Raises OSError for any other kind (a FIFO would block forever)."""
+    # O_NONBLOCK: opening a FIFO waits for its writer, before its type can be checked.
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
@@ -186,7 +187,7 @@ def open_regular(path: str) -> Iterator[BinaryIO]:
 
 
 def _fault(file: str, line: int, message: str, why: str = "", suggestion: str = "") -> Json:
-    """A diagnostic as the API has them."""
+    """A diagnostic in the form of the API."""
     return {
         "severity": "error",
         "file": file,

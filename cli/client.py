@@ -1,8 +1,8 @@
-"""Talking to the daemon: HTTP/1.1 over its Unix socket, as docs/reference/api.md says.
+"""Talking to the daemon: HTTP/1.1 over its Unix socket, as described in docs/reference/api.md.
 
-One connection a request, so there is nothing to keep or to close. Every failure, of the socket, of
-HTTP or told by the daemon as problem details (RFC 9457), becomes a `ClientError` with what happened,
-why, what to do and the exit code. Nothing here prints. `cli.stream` follows builds.
+Each request has its own connection, so there is no state. Every failure, of the socket, of HTTP or
+reported by the daemon as problem details (RFC 9457), becomes a `ClientError` with brief, details,
+resolution and the exit code. This module does not print. `cli.stream` follows builds.
 """
 
 import errno
@@ -24,21 +24,21 @@ Json = Any
 """A decoded JSON value."""
 
 ANSWER_SECONDS = 300.0
-"""Planning may ask slow mirrors for their state; nothing takes longer."""
+"""The longest operation is planning, which may query slow mirrors."""
 
 CHUNK_BYTES = 64 * 1024
 
 FIRST_OWN_GROUP = 100
-"""Groups below are the system's (root, disk, shadow, sudo): being in one opens more than a socket, so
-joining it is never the remedy."""
+"""Lower ids are system groups (root, disk, shadow, sudo): membership grants more than a socket, so
+joining one is never the remedy."""
 
 UNIT_DIRECTORIES = ("/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
 SMF_MANIFEST = "/lib/svc/manifest/site/dcd.xml"
-"""Where the service's own description is when it is installed."""
+"""The service's description on a host where it is installed."""
 
 
 class ClientError(Exception):
-    """A command that did not work: what happened (brief), why (details), what to do (resolution).
+    """A failed command: what happened (brief), why (details), what to do (resolution).
 
     `kind` is the last part of the API's problem type and decides the exit code; `extra` holds the
     problem's further members (`diagnostics`, `missing`).
@@ -61,26 +61,27 @@ class ClientError(Exception):
 
     @property
     def exit_code(self) -> ExitCode:
-        """The exit code of dcctl for it."""
+        """The exit code of dcctl for this error."""
         return PROBLEMS.get(self.kind, ExitCode.ERROR)
 
     @property
     def diagnostics(self) -> list[Json]:
-        """What is wrong with the manifest, for an invalid one."""
+        """The diagnostics of an invalid manifest."""
         return self.extra.get("diagnostics") or []
 
 
 class Unreachable(ClientError):
-    """No daemon answers, it went away in the middle, or has too much to do. Worth trying again later."""
+    """No daemon answers, the connection was lost, or the daemon is overloaded. A later retry may
+    succeed."""
 
 
 def default_socket() -> str:
-    """$DCD_SOCKET, or that of the service."""
+    """$DCD_SOCKET, or the socket of the service."""
     return os.environ.get("DCD_SOCKET") or service_socket()
 
 
 def service_socket() -> str:
-    """Where the service has its socket on this operating system."""
+    """The path of the service's socket on this operating system."""
     run = "/var/run" if sys.platform == "sunos5" else "/run"
     return f"{run}/dcd/dcd.sock"
 
@@ -98,9 +99,10 @@ def request(
     query: Mapping[str, str | int | None] | None = None,
     body: Json = None,
 ) -> Json:
-    """Send a request and decode the JSON answer. Query parameters that are None are left out.
+    """Send a request and decode the JSON response.
 
-    Raises ClientError for every answer that is not a success.
+    Query parameters that are None are omitted. Raises ClientError for every response that is not a
+    success.
     """
     content = None if body is None else json.dumps(body).encode()
     headers = {} if content is None else {"Content-Type": "application/json"}
@@ -113,8 +115,8 @@ def request(
     except ValueError:
         raise ClientError(
             "internal",
-            f"what answers on {socket_path} does not speak dcd's language",
-            f"{method} {path} got something that is not JSON",
+            f"the server on {socket_path} is not a dcd daemon",
+            f"{method} {path} returned a response that is not JSON",
             "give the daemon's socket with --socket or $DCD_SOCKET",
         ) from None
 
@@ -122,14 +124,14 @@ def request(
 def read(
     socket_path: str, path: str, *, query: Mapping[str, str | int | None] | None = None
 ) -> Iterator[bytes]:
-    """The pieces of an answer that is not JSON, as they arrive."""
+    """The chunks of a response that is not JSON, as they arrive."""
     with exchange(socket_path, "GET", path, query=query) as answer:
         while piece := answer.read1(CHUNK_BYTES):
             yield piece
 
 
 def upload(socket_path: str, sha256: str, pieces: Iterable[bytes], size_bytes: int) -> None:
-    """Store a captured input; `pieces` are its `size_bytes` bytes in order."""
+    """Store a captured input; `pieces` are the chunks of its `size_bytes` bytes, in order."""
     headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size_bytes)}
     path = f"/v1/blobs/{sha256}"
     with exchange(socket_path, "PUT", path, content=pieces, headers=headers) as answer:
@@ -147,7 +149,7 @@ def exchange(
     headers: Mapping[str, str] | None = None,
     timeout_seconds: float = ANSWER_SECONDS,
 ) -> Iterator[HTTPResponse]:
-    """One request and its successful answer, to be read inside the context and nothing else done."""
+    """Send one request; yields its successful response, to be read inside the context."""
     given = {key: value for key, value in (query or {}).items() if value is not None}
     target = path + ("?" + urlencode(given) if given else "")
     connection = _UnixConnection(socket_path, timeout_seconds)
@@ -156,7 +158,7 @@ def exchange(
             connection.connect()
         except OSError as error:
             raise _no_connection(socket_path, error) from None
-        # Refused before it was all sent: the answer, if there is one, says why.
+        # Refused before the whole request was sent: the response, if any, says why.
         with suppress(BrokenPipeError, ConnectionResetError):
             connection.request(method, target, body=content, headers=dict(headers or {}))
         answer = connection.getresponse()
@@ -229,28 +231,31 @@ def _not_permitted(socket_path: str) -> ClientError:
         return ClientError(
             "permission",
             brief,
-            f"the socket is for group {entry.group}" if entry else "its directory is closed to you",
-            "run dcctl as the user that the daemon runs as, or ask for a daemon whose socket belongs to a "
-            "group of its own (setting socket_group)",
+            f"only group {entry.group} has access to the socket"
+            if entry
+            else "you have no access to its directory",
+            "run dcctl as the daemon's user, or ask an administrator to give the socket "
+            "its own group (setting group)",
         )
     if entry.gid in (os.getegid(), *os.getgroups()):
         return ClientError(
             "permission",
             brief,
-            f"you are in group {entry.group}, but the mode of the socket or of its directory is closed to it",
+            f"you are in group {entry.group}, but the mode of the socket or of its directory"
+            " does not give the group access",
             "the daemon gives its own socket and directory to its group: restart it",
         )
     command = f" (usermod -a -G {entry.group} {_user()})" if sys.platform == "linux" else ""
     return ClientError(
         "permission",
         brief,
-        f"the socket is for members of group {entry.group}",
-        f"ask an administrator of this server to add you{command}, then log in again",
+        f"only members of group {entry.group} have access to the socket",
+        f"ask an administrator of this host to add you{command}, then log in again",
     )
 
 
 class _Entry(NamedTuple):
-    """The group that a socket, or the directory that hides it, is for."""
+    """The group of a socket, or of a directory that restricts access to it."""
 
     gid: int
     group: str
@@ -279,9 +284,9 @@ def _user() -> str:
 
 
 def _look_at_service(socket_path: str) -> str:
-    """How to find out why nothing answers: about the service only where it is installed and the socket is
-    its own."""
-    other = "for another daemon: --socket PATH or $DCD_SOCKET"
+    """How to find out why no daemon answers. Names the service only if it is installed and the socket
+    is the service's."""
+    other = "for another daemon, use --socket PATH or $DCD_SOCKET"
     if socket_path == service_socket():
         if sys.platform == "sunos5" and Path(SMF_MANIFEST).exists():
             return f"svcs -x dcd says why; {other}"

@@ -1,11 +1,12 @@
-"""distro_const: the command line of the original, as a front end to the daemon.
+"""distro_const: the original's command line as a front end to the daemon.
 
     distro_const build [-v] [-r CHECKPOINT] [-p CHECKPOINT] [-l] MANIFEST
 
-The meaning is the original's: without options all checkpoints run, -p (--pause) pauses before one, -r
-(--resume) resumes from one, -l (--list) lists from which it can be resumed, -v is --verbose. What differs is
-that results which are still right are not made again, and that interrupting this command leaves the build to
-the daemon. Exits 0 when the build has completed or is paused as asked, else 1.
+The options mean the same as in the original: without options all checkpoints run, -p (--pause) pauses
+before a checkpoint, -r (--resume) resumes from a checkpoint, -l (--list) lists the resumable
+checkpoints, -v is --verbose. There are two differences: valid results are reused, and the build
+continues in the daemon when this command is interrupted. Exits 0 when the build has completed or is
+paused as requested, else 1.
 """
 
 import argparse
@@ -27,7 +28,7 @@ LOGGED = ("CheckpointCompleted", "CheckpointFailed", "CheckpointInterrupted")
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """The original knew no other status for a failure than 1."""
+        """Exit with status 1, the original's only status for a failure."""
         self.print_usage(sys.stderr)
         self.exit(1, f"{PROGRAM}: error: {message}\n")
 
@@ -39,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     build = commands.add_parser(
         "build", help="build an image", description="Build an image from a manifest."
     )
-    build.add_argument("-v", "--verbose", action="store_true", help="show what tools print")
+    build.add_argument("-v", "--verbose", action="store_true", help="show the output of tools")
     build.add_argument("-r", "--resume", metavar="CHECKPOINT", help="resume from this checkpoint")
     build.add_argument("-p", "--pause", metavar="CHECKPOINT", help="pause before this checkpoint")
     build.add_argument(
@@ -47,9 +48,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--list",
         dest="listing",
         action="store_true",
-        help="list the checkpoints from which it can be resumed",
+        help="list the checkpoints from which the build can be resumed",
     )
-    build.add_argument("manifest", metavar="MANIFEST", help="the manifest's file")
+    build.add_argument("manifest", metavar="MANIFEST", help="the manifest file")
     return parser
 
 
@@ -68,14 +69,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(socket: str, args: argparse.Namespace) -> int:
     body: dict[str, Json] = {"manifest": read_manifest(args.manifest)}
     if args.listing:
-        situation = _Situation(socket, body)
+        situation = _Progress(socket, body)
         _print_resumable(situation.checkpoints)
         for item in situation.unknown:
             print(printable(f"{item['name']}: {item['reason']}"), file=sys.stderr)
         return 0
     build = None
     if args.resume:
-        build = _resumed(_Situation(socket, body), args.resume, args.pause)
+        build = _resumed(_Progress(socket, body), args.resume, args.pause)
     if build is None:
         options = {"pause_before": args.pause, "fresh_from": args.resume}
         build = send(socket, "/v1/builds", {**body, **options})
@@ -88,9 +89,9 @@ def _run(socket: str, args: argparse.Namespace) -> int:
     return 0 if as_asked else 1
 
 
-class _Situation:
-    """What became of a manifest so far: its newest build, if that has not ended, and its checkpoints, each
-    with its name, whether the build can be resumed from it, and its description."""
+class _Progress:
+    """The state of a manifest: its newest build, unless that has ended, and its checkpoints, each with
+    its name, whether the build can be resumed from it, and its description."""
 
     def __init__(self, socket: str, body: dict[str, Json]) -> None:
         self.socket = socket
@@ -104,7 +105,7 @@ class _Situation:
             recorded = request(socket, "GET", path)["checkpoints"]
         self.checkpoints: list[tuple[str, bool, str]] = []
         self.unknown = [item for item in plan["checkpoints"] if item["action"] == "unknown"]
-        whole = True  # the results of all checkpoints before are there
+        whole = True  # the results of all previous checkpoints exist
         for number, item in enumerate(plan["checkpoints"]):
             known = recorded[number] if number < len(recorded) else None
             if known is not None and known["name"] == item["name"]:
@@ -117,8 +118,8 @@ class _Situation:
 
 
 def _open_build(socket: str, name: str, path: str) -> Json | None:
-    """The newest build of the manifest in the file `path`, or None when there is none or it has ended: an
-    older one that was left behind, paused or failed, is not meant."""
+    """The newest build of the manifest in the file `path`; None when it does not exist or has ended.
+    Older builds that are still paused or failed do not count."""
     before: int | None = None
     while True:
         page = request(socket, "GET", "/v1/builds", query={"limit": 1000, "before": before})
@@ -133,9 +134,9 @@ def _open_build(socket: str, name: str, path: str) -> Json | None:
             return None
 
 
-def _resumed(situation: _Situation, checkpoint: str, pause: str | None) -> Json | None:
-    """The build, going on from the checkpoint; None when there is none that can go on. Raises ClientError
-    when it cannot be resumed from there."""
+def _resumed(situation: _Progress, checkpoint: str, pause: str | None) -> Json | None:
+    """Resume the build from the checkpoint; None when no build can be resumed. Raises ClientError when
+    it cannot be resumed from there."""
     possible = [name for name, resumable, _ in situation.checkpoints if resumable]
     if checkpoint not in possible:
         raise ClientError(
@@ -151,7 +152,7 @@ def _resumed(situation: _Situation, checkpoint: str, pause: str | None) -> Json 
         raise ClientError(
             "refused",
             f"build {build['id']} of {situation.name} is {build['state']}",
-            "only one that is paused or has failed can be resumed",
+            "only a paused or failed build can be resumed",
             f"dcctl follow {build['id']} shows it",
         )
     body = {**situation.body, "from": checkpoint, "pause_before": pause}
@@ -169,7 +170,7 @@ def _print_resumable(table: list[tuple[str, bool, str]]) -> None:
 
 
 def _show_logs(socket: str, build: str) -> None:
-    """Print what each checkpoint's tools printed, as it ends, until the build stands still."""
+    """Print the tool output of each checkpoint as it ends, until the build stops."""
     for message in follow(socket, build):
         if message.kind != "event":
             continue
@@ -177,7 +178,7 @@ def _show_logs(socket: str, build: str) -> None:
         if message.data["type"] == "CheckpointStarted":
             print(printable(f"==== {data['checkpoint']}"), flush=True)
         elif message.data["type"] == "CheckpointReused":
-            print(printable(f"==== {data['checkpoint']}: its result is there"), flush=True)
+            print(printable(f"==== {data['checkpoint']}: result reused"), flush=True)
         elif message.data["type"] in LOGGED:
             path = build_path(build, "logs", data["checkpoint"], str(data["attempt"]))
             with tool_output(sys.stdout) as write:

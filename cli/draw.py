@@ -1,8 +1,8 @@
-"""Drawing a build on a terminal: finished checkpoints scroll away above two moving lines.
+"""Drawing a build on a terminal: finished checkpoints scroll away above two status lines.
 
-One line is the build: name, completed of all checkpoints, bar, elapsed and estimated time, state. The
-other is the running checkpoint: name, percentage, bar, times, its message. The only module that
-imports rich; `cli.follow` imports it only when it draws.
+One line shows the build: name, completed and total checkpoints, bar, elapsed and estimated time, state.
+The other shows the running checkpoint: name, percentage, bar, times, its message. The only module that
+imports rich; `cli.follow` imports it only for a terminal.
 """
 
 import time
@@ -23,7 +23,7 @@ from cli.text import clock, printable
 REFRESH_HERTZ = 4
 BAR_COLUMNS = 20
 BAR_FROM_COLUMNS, ONE_LINE_FROM_COLUMNS = 76, 110
-"""How wide a terminal must be for the bars, and for what the checkpoint says beside them."""
+"""The width that a terminal needs for the bars, and for the checkpoint's message beside them."""
 
 MARKS = {
     "completed": ("✓", "+", "green", ""),
@@ -31,12 +31,12 @@ MARKS = {
     "failed": ("✗", "x", "red", "failed after "),
     "note": ("!", "!", "yellow", ""),
 }
-"""By kind of line: the sign, the sign for a terminal without Unicode, the style, words before."""
+"""By kind of line: the symbol, its ASCII form, the style, the text before."""
 
 
 @contextmanager
 def drawing(picture: Picture, stream: TextIO) -> Iterator[Callable[[Line], None]]:
-    """Draw `picture` as it changes; yields the function that lets a line scroll above it."""
+    """Draw `picture` as it changes; yields the function that prints a line above it."""
     console = Console(file=stream, highlight=False)
     unicode = console.encoding.startswith("utf")
 
@@ -57,8 +57,8 @@ def drawing(picture: Picture, stream: TextIO) -> Iterator[Callable[[Line], None]
 
 
 def frame(picture: Picture, now: float, columns: int) -> Group:
-    """The two moving lines at Unix time `now`, for a terminal of `columns` columns. On a narrow one there is
-    no bar, and what the checkpoint says has a line of its own, as times are worth more than both."""
+    """The two status lines at Unix time `now`, for a terminal of `columns` columns. A narrow terminal
+    gets no bar, and the checkpoint's message on a separate line, to leave space for the times."""
     with_bar, one_line = columns >= BAR_FROM_COLUMNS, columns >= ONE_LINE_FROM_COLUMNS
     table = Table.grid(padding=(0, 1), expand=True)
     table.add_column(no_wrap=True, max_width=_name_columns(picture) + 2, overflow="ellipsis")

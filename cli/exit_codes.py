@@ -1,14 +1,14 @@
 """Exit codes of dcctl. Scripts depend on them; docs/reference/exit-codes.md is the table for people.
 
-Two more come from the shell's convention for signals: 130 after Ctrl-C and 141 when the reader of
-the output went away.
+Two more follow the shell's convention for signals: 130 after Ctrl-C and 141 when the reader of the
+output closed it.
 """
 
 from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """What dcctl tells the shell."""
+    """The exit codes of dcctl."""
 
     OK = 0
     ERROR = 1
@@ -47,4 +47,4 @@ AT_REST = {
     "paused": ExitCode.PAUSED,
     "cancelled": ExitCode.CANCELLED,
 }
-"""By the state in which a build stands still; in the other states it moves."""
+"""By the state of a build that has stopped; in the other states it is active."""

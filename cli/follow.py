@@ -1,10 +1,10 @@
-"""Showing a build until it ends, fails or is paused: what `--follow` does.
+"""Showing a build until it ends, fails or is paused, for `--follow`.
 
-On a terminal two moving lines (`cli.draw`), elsewhere a line with the time for each thing that
-happens, with `json` a JSON object for each event and progress message (of type `progress`). Events from
-before the newest resume only count towards what has completed; they are not shown. At the end the
-verdict, and for a failure the reason, what to do and the last lines of the log. Returns the exit code of
-the build's state. Ctrl-C stops only the display.
+Shows two status lines on a terminal (`cli.draw`), elsewhere a line with the time for each event, with
+`json` a JSON object for each event and progress message (of type `progress`). Events before the newest
+resume are not shown; they only count as completed work. Ends with the result, and for a failure the
+reason, the remedy and the last lines of the log. Returns the exit code of the build's state. Ctrl-C
+stops only the display.
 """
 
 import os
@@ -31,7 +31,7 @@ from cli.text import (
 )
 
 PROGRESS_SECONDS = 10.0
-"""Without a terminal, progress of a checkpoint is told this often at most."""
+"""The minimum interval between progress lines without a terminal."""
 
 LOG_TAIL_LINES = 10
 LOG_TAIL_BYTES = 8 * 1024
@@ -52,7 +52,9 @@ def follow_build(socket_path: str, build: Json, *, stream: TextIO, as_json: bool
         else:
             _show(socket_path, build, stream, earlier)
     except KeyboardInterrupt:
-        print(f"\nThe build goes on; to see it again: dcctl follow {identity}", file=sys.stderr)
+        print(
+            f"\nThe build continues; to follow it again: dcctl follow {identity}", file=sys.stderr
+        )
         return ExitCode.INTERRUPTED
     final = request(socket_path, "GET", build_path(identity))
     if not as_json:
@@ -95,14 +97,14 @@ def _line(picture: Picture, message: Message) -> Line | None:
         case "progress":
             return picture.progress(message.data)
         case "away":
-            return Line("note", "the daemon", "does not answer; waiting for it to come back")
+            return Line("note", "the daemon", "does not answer; waiting for it")
         case "back":
-            return Line("note", "the daemon", "is back")
+            return Line("note", "the daemon", "answers again")
     return None
 
 
 def _drawn(picture: Picture, stream: TextIO) -> AbstractContextManager[Tell]:
-    from cli.draw import drawing  # rich: only where something is drawn
+    from cli.draw import drawing  # imports rich, which is needed only for drawing
 
     return drawing(picture, stream)
 
@@ -137,11 +139,12 @@ def _print_verdict(socket_path: str, build: Json, stream: TextIO) -> None:
 
 
 _SHELLS_PLACE = re.compile(r"^\S+:? (line )?\d+: ")
-"""Where in a script a shell says that an error is; the log and the error name the script differently."""
+"""The location of an error in a shell script; the log and the error name the script differently."""
 
 
 def _print_log_tail(socket_path: str, build: Json, shown: list[str], stream: TextIO) -> None:
-    """The last lines of the failed checkpoint's log, without those that were `shown`, and where it is."""
+    """Print the last lines of the failed checkpoint's log, without those already `shown`, and its
+    location."""
     failed = [item["name"] for item in build["checkpoints"] if item["state"] == "failed"]
     logs = request(socket_path, "GET", build_path(build["id"], "logs"))["logs"]
     of_failed = [log for log in logs if log["checkpoint"] in failed]

@@ -1,4 +1,4 @@
-"""What is made from the parser when dcctl is packaged: completions, man page, reference.
+"""Generating files from the parser when dcctl is packaged: completions, man page, reference.
 
     python -m cli.generate completions DIR    dcctl.bash, _dcctl (zsh) and dcctl.fish
     python -m cli.generate man DIR            dcctl.1
@@ -23,7 +23,7 @@ FILES = ("MANIFEST", "PATH")
 """Metavariables that stand for a file, which shells complete."""
 
 IDS = "dcctl list --ids --limit 100 2>/dev/null"
-"""The command whose output shells offer for BUILD."""
+"""The command whose output shells complete for BUILD."""
 
 
 def completions(parser: argparse.ArgumentParser) -> dict[str, str]:
@@ -60,10 +60,10 @@ def reference(parser: argparse.ArgumentParser) -> dict[str, str]:
         f"{parser.description} `dcctl` is a thin client: it reads files with your permissions and talks to",
         "the daemon through its socket.",
         "",
-        "Each command takes `--json`, which prints JSON for scripts: a value on one line, or, where",
-        "things go on happening, an object a line. With `--json`, errors on stderr are JSON too. Colours",
-        "and moving lines appear only on a terminal; `NO_COLOR` turns the colours off. Exit codes are",
-        "listed in [exit-codes.md](exit-codes.md), and what JSON objects hold in [api.md](api.md).",
+        "Each command takes `--json`, which prints JSON for scripts: a value on one line, or, for",
+        "a stream, one object per line. With `--json`, errors on stderr are JSON too. Colours",
+        "and status lines appear only on a terminal; `NO_COLOR` turns the colours off. Exit codes are",
+        "listed in [exit-codes.md](exit-codes.md), the fields of JSON objects in [api.md](api.md).",
         "",
         "| option or variable | meaning |",
         "|---|---|",
@@ -81,7 +81,7 @@ def reference(parser: argparse.ArgumentParser) -> dict[str, str]:
 
 
 def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
-    # argparse has no public way to its own arguments; shtab and argparse-manpage go the same way.
+    # argparse has no public access to a parser's arguments; shtab and argparse-manpage do the same.
     subparsers = next(
         action for action in parser._actions if isinstance(action, argparse._SubParsersAction)
     )

@@ -1,8 +1,9 @@
 """dcctl: the command line.
 
-Parses arguments, runs one command, and turns whatever goes wrong into a message on stderr and an exit
-code (docs/reference/exit-codes.md). Starts quickly: nothing is imported here or by a command module
-that a short command does not need; rich and importlib.metadata come in where they are used.
+Parses arguments, runs one command, and turns every error into a message on stderr and an exit code
+(docs/reference/exit-codes.md). Starts quickly: neither this module nor a command module imports
+anything that a short command does not need; rich and importlib.metadata are imported where they are
+used.
 """
 
 import argparse
@@ -23,10 +24,10 @@ JSON_HELP = "print JSON, for scripts"
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that suggests what a mistyped word may have meant.
+    """An ArgumentParser that suggests corrections for mistyped words.
 
-    With `command_after_dashes`, what follows `--` goes into `command` as it is; argparse's own way takes a
-    positional of any length for empty as soon as an option stands before it.
+    With `command_after_dashes`, the words after `--` go unchanged into `command`; argparse itself
+    treats a positional of any length as empty when an option precedes it.
     """
 
     command_after_dashes = False
@@ -62,7 +63,7 @@ def build_parser() -> Parser:
     parser.add_argument("--socket", metavar="PATH", default=default_socket(), help=SOCKET_HELP)
     parser.add_argument("--json", action="store_true", help=JSON_HELP)
     shared = Parser(add_help=False)
-    # No defaults here: they would undo what stands before the command.
+    # No defaults here: they would override options before the command.
     shared.add_argument(
         "--socket", metavar="PATH", default=argparse.SUPPRESS, help=argparse.SUPPRESS
     )
@@ -85,7 +86,7 @@ def build_parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run dcctl with these arguments (default: the process's). Returns the exit code."""
     for stream in (sys.stdout, sys.stderr):
-        # A name that the terminal's encoding lacks must not end the command.
+        # A name that the terminal cannot encode must not abort the command.
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     arguments = sys.argv[1:] if argv is None else list(argv)
     try:
@@ -96,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(parser.parse_args(arguments))
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
-    except BrokenPipeError:  # the reader has seen enough: `dcctl events ID | head`
+    except BrokenPipeError:  # the reader closed the pipe: `dcctl events ID | head`
         _abandon_output()
         return ExitCode.BROKEN_PIPE
 
@@ -110,7 +111,9 @@ def _run(args: argparse.Namespace) -> int:
         return error.exit_code
     except BrokenPipeError:
         raise
-    except OSError as error:  # sockets' and manifests' are ClientErrors: this is the output
+    except (
+        OSError
+    ) as error:  # errors of sockets and manifests are ClientErrors: this one comes from the output
         print(f"dcctl: error: {printable(str(error))}", file=sys.stderr)
         _abandon_output()
         return ExitCode.ERROR
@@ -118,7 +121,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _abandon_output() -> None:
-    """Let what is buffered go nowhere, or Python would complain again when it exits."""
+    """Discard buffered output, so that Python does not fail again when it exits."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -1,20 +1,20 @@
-"""Sections of dcctl(1) that the parser does not know: examples, exit status, environment, files, see also.
+"""Sections of dcctl(1) that are not in the parser: examples, exit status, environment, files, see also.
 
-Plain data; `cli.generate` makes roff of it. The exit statuses are also those of docs/reference/exit-codes.md,
-which a test compares.
+Plain data; `cli.generate` turns it into roff. A test compares the exit statuses with
+docs/reference/exit-codes.md.
 """
 
 EXAMPLES = (
     ("Build an image and watch it:", "dcctl submit image.xml --follow"),
     ("See what would run, and why:", "dcctl plan image.xml"),
-    ("Find out why a build failed, and look at what the failed attempt left:",
+    ("Find out why a build failed, and inspect the workspace of the failed attempt:",
      "dcctl status k2p7; dcctl logs k2p7; dcctl shell k2p7"),
-    ("Go on after an edit of the manifest or of a file that it names:",
+    ("Continue after an edit of the manifest or of a file that it names:",
      "dcctl resume k2p7 --manifest image.xml --follow"),
     ("Remove all builds that failed:", "dcctl rm $(dcctl list --state failed --all --ids)"),
-    ("Give back space, but keep 50 GiB of layers:", "dcctl gc --max-bytes 50G"),
+    ("Free space, but keep 50 GiB of layers:", "dcctl gc --max-bytes 50G"),
 )  # fmt: skip
-"""What somebody wants, and the command line for it."""
+"""The purpose of each example, and its command line."""
 
 EXIT_STATUS = {
     0: "success; with --follow, the build completed",
@@ -29,15 +29,15 @@ EXIT_STATUS = {
     9: "the daemon cannot be reached, or cannot serve now",
     10: "permission denied",
     11: "the host lacks what the build needs: a tool, space, a reachable mirror",
-    130: "interrupted by Ctrl-C; a build that was followed goes on",
-    141: "the reader of the output went away",
+    130: "interrupted by Ctrl-C; a followed build continues",
+    141: "the reader of the output closed it",
 }
 
 ENVIRONMENT = {
     "DCD_SOCKET": "the daemon's socket, when there is no --socket",
-    "NO_COLOR": "when it is set and not empty, no colours",
-    "TERM": "colours and moving lines need a terminal other than dumb",
-    "SHELL": "what dcctl shell runs",
+    "NO_COLOR": "no colours if set and not empty",
+    "TERM": "colours and status lines need a terminal other than dumb",
+    "SHELL": "the shell that dcctl shell runs",
 }
 
 FILES = {

@@ -1,6 +1,6 @@
-"""What a follower knows of a build: a fold of its events and progress, with a line to tell for each.
+"""The state of a followed build: a fold of its events and progress, with a line to print for each.
 
-Pure but for the clock that the caller hands in. `cli.follow` feeds it, `cli.draw` draws it.
+Pure; the caller passes the clock. `cli.follow` feeds it, `cli.draw` draws it.
 """
 
 from typing import NamedTuple
@@ -10,10 +10,10 @@ from cli.text import count, duration, short_path, timestamp
 
 
 class Line(NamedTuple):
-    """Something to tell. `mark` is `completed`, `reused`, `failed` or `note` for what stays on the
-    screen above the moving lines, `started` and `progress` for what those show already. `subject` is
-    the checkpoint or the build; `text` for the first three only a duration or the build that is
-    reused from. `at` is Unix time, None for now."""
+    """A line to print. `mark` is `completed`, `reused`, `failed` or `note` for lines that stay on the
+    screen above the status lines, `started` and `progress` for lines that the status lines already
+    cover. `subject` is the checkpoint or the build; `text` is for the first three marks only a duration
+    or the id of the build whose result is reused. `at` is Unix time, None for now."""
 
     mark: str
     subject: str
@@ -32,7 +32,7 @@ class Running(NamedTuple):
 
 
 class Picture:
-    """The build as the messages so far tell it."""
+    """The build after the messages so far."""
 
     def __init__(self, build: str) -> None:
         self.build = build
@@ -44,14 +44,14 @@ class Picture:
         self.running: Running | None = None
         self.fraction = 0.0
         self.started: float | None = None
-        """Unix time when the build last began or went on."""
+        """Unix time when the build last started or resumed."""
         self.expected_seconds: float | None = None
-        """Estimate for all that was left then."""
+        """The estimate for all remaining checkpoints at that time."""
 
     def progress(self, data: Json) -> Line | None:
-        """Take in a progress message."""
+        """Apply a progress message."""
         if self.running is None or self.running.checkpoint != data["checkpoint"]:
-            return None  # of an attempt that an event has ended since
+            return None  # from an attempt that has ended since
         self.fraction = data["build_fraction"]
         self.running = self.running._replace(
             fraction=data["fraction"],
@@ -63,7 +63,7 @@ class Picture:
         return Line("progress", data["checkpoint"], text or "running")
 
     def event(self, event: Json) -> Line | None:
-        """Take in an event. Types that this version does not know change nothing."""
+        """Apply an event. Types unknown to this version are ignored."""
         data, at = event["data"], timestamp(event["time"])
         line = self._fold(event["type"], data, at)
         return None if line is None else line._replace(at=at)
@@ -111,7 +111,7 @@ class Picture:
                 self.state, self.running = "paused", None
             case "BuildResumed" if self.state == "pausing":
                 self.state = "running"
-                return Line("note", self.name, "not pausing any more")
+                return Line("note", self.name, "pause withdrawn")
             case "BuildResumed":
                 self.state, self.running = "queued", None
                 if data["plan"] is not None:
@@ -125,7 +125,7 @@ class Picture:
                 before = before[: before.index(data["checkpoint"])]
                 self.done = [name for name in self.done if name in before]
                 self.fraction = self._fraction()
-                return Line("note", self.name, f"rewound to before {data['checkpoint']}")
+                return Line("note", self.name, f"rewound; continues with {data['checkpoint']}")
             case "CancelRequested":
                 self.state = "cancelling"
                 return Line("note", self.name, "cancelling")

@@ -1,8 +1,8 @@
 """Following a build's events and progress, across restarts of the daemon.
 
 The stream is server-sent events (HTML standard, "Server-sent events"). When it ends before the build
-stands still, it is opened again after the last event seen (Last-Event-ID), so no event is lost or
-told twice. How long a daemon may stay away is bounded; that it went away is told once.
+stops, it is reopened after the last event seen (Last-Event-ID), so no event is lost or repeated. The
+wait for a lost daemon is bounded, and the loss is reported once.
 """
 
 import json
@@ -16,17 +16,17 @@ from cli.client import Json, Unreachable, build_path, exchange, request
 from cli.exit_codes import AT_REST
 
 PATIENCE_SECONDS = 120.0
-"""How long a daemon may stay away before following ends with its error."""
+"""The time to wait for a lost daemon before following fails."""
 
 SILENCE_SECONDS = 60.0
-"""A stream that says nothing for so long is dead: the daemon keeps idle ones alive with comments."""
+"""A stream without data for this long is dead: the daemon keeps idle streams alive with comments."""
 
 SHORTEST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.1, 2.0
 
 
 class Message(NamedTuple):
-    """What a follower hears: an `event` or `progress` of the API with its data, or, from here,
-    `away` when the daemon was lost and `back` when it answers again (without data)."""
+    """A message for a follower: an `event` or `progress` of the API with its data, or, from this
+    module, `away` when the daemon was lost and `back` when it answers again (without data)."""
 
     kind: str
     data: Json = None
@@ -45,9 +45,9 @@ def events(socket_path: str, build: str, after: int = 0) -> Iterator[Json]:
 def follow(
     socket_path: str, build: str, *, after: int = 0, patience_seconds: float = PATIENCE_SECONDS
 ) -> Iterator[Message]:
-    """Messages of a build from event position `after` on, until it stands still and all is told.
+    """Messages of a build from event position `after` on, until it stops and all events are sent.
 
-    `build` should be a whole id: a prefix may name two builds by the time it is asked for again.
+    `build` should be a full id: a prefix may become ambiguous before a reconnect.
     Raises ClientError, and Unreachable when the daemon stays away longer than `patience_seconds`.
     """
     position = after
@@ -63,7 +63,7 @@ def follow(
                     position = identity or position
                     wait_seconds = SHORTEST_WAIT_SECONDS
                     yield message
-            if _all_told(socket_path, build, position):
+            if _is_complete(socket_path, build, position):
                 return
         except Unreachable:
             now = time.monotonic()
@@ -97,7 +97,7 @@ def _messages(answer: HTTPResponse) -> Iterator[tuple[int, Message]]:
                 yield identity, Message(kind, json.loads("\n".join(data)))
             kind, identity, data = "", 0, []
             continue
-        field, _, value = line.partition(":")  # of a comment line the field is empty
+        field, _, value = line.partition(":")  # a comment line has an empty field
         value = value.removeprefix(" ")
         if field == "event":
             kind = value
@@ -107,8 +107,8 @@ def _messages(answer: HTTPResponse) -> Iterator[tuple[int, Message]]:
             data.append(value)
 
 
-def _all_told(socket_path: str, build: str, position: int) -> bool:
-    """Whether a stream that ended was right to: the build stands still and has no later event."""
+def _is_complete(socket_path: str, build: str, position: int) -> bool:
+    """Whether the end of a stream was regular: the build has stopped and has no later event."""
     state = request(socket_path, "GET", build_path(build))["state"]
     query = {"after": position, "limit": 1}
     later = request(socket_path, "GET", build_path(build, "events"), query=query)["events"]

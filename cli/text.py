@@ -1,9 +1,9 @@
 """Text for people: aligned tables, durations, sizes, times, colours; and JSON for scripts.
 
-Plain standard library, so that commands that only print stay quick; `cli.draw` draws what moves.
-Everything that comes from the daemon may contain what a build or a manifest wrote, so it passes through
-`printable`, `print_json` or `tool_output`, which write control characters as escapes. Colours and
-wrapping only happen on a terminal.
+Standard library only, so that commands that only print stay fast; `cli.draw` draws live output. All
+data from the daemon may contain text from a build or a manifest, so it passes through `printable`,
+`print_json` or `tool_output`, which write control characters as escapes. Colours and wrapping apply
+only to a terminal.
 """
 
 import codecs
@@ -40,21 +40,21 @@ COLOURS = {
     "cancelling": "35",
     "pending": "2",
 }
-"""SGR parameters for the words that stand for a state."""
+"""SGR parameters for the names of states."""
 
 
 def is_terminal(stream: TextIO) -> bool:
-    """Whether a person's terminal shows the stream, one that understands escape sequences."""
+    """Whether the stream is a terminal that supports escape sequences."""
     return stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
 
 
 def has_colour(stream: TextIO) -> bool:
-    """Whether to colour what goes to the stream (https://no-color.org is honoured)."""
+    """Whether to use colours on the stream (see https://no-color.org)."""
     return is_terminal(stream) and not os.environ.get("NO_COLOR")
 
 
 def coloured(text: str, word: str, stream: TextIO | None = None) -> str:
-    """`text` in the colour of `word`, where colours are wanted."""
+    """`text` in the colour of `word`, if the stream has colours."""
     colour = COLOURS.get(word)
     if colour is None or not has_colour(stream or sys.stdout):
         return text
@@ -62,9 +62,9 @@ def coloured(text: str, word: str, stream: TextIO | None = None) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` with each character that could steer a terminal or reorder its text as a Python escape:
+    """`text` with each character that could control a terminal or reorder its text as a Python escape:
     C0 and C1 controls, DEL, bidirectional overrides, other invisible formatting, lone surrogates.
-    Newlines and tabs stay."""
+    Newlines and tabs are kept."""
     if text.isprintable():
         return text
     return "".join(
@@ -80,10 +80,10 @@ def print_text(text: str) -> None:
 
 @contextmanager
 def tool_output(stream: TextIO, *, raw: bool = False) -> Iterator[Callable[[bytes], None]]:
-    """Yields a function that writes what a tool printed, in pieces, to `stream`.
+    """Yields a function that writes chunks of a tool's output to `stream`.
 
-    On a terminal it is decoded as UTF-8 and made `printable`, a carriage return ends a line; elsewhere, and
-    with `raw`, the bytes go out unchanged.
+    On a terminal they are decoded as UTF-8 and made `printable`, and a carriage return ends a line;
+    elsewhere, and with `raw`, the bytes are unchanged.
     """
     if raw or not stream.isatty():
 
@@ -106,7 +106,8 @@ def tool_output(stream: TextIO, *, raw: bool = False) -> Iterator[Callable[[byte
 
 
 def print_json(value: Json, stream: TextIO | None = None) -> None:
-    """One JSON value on one line, at once. Characters that `printable` escapes are JSON escapes."""
+    """Print one JSON value on one line and flush. Characters that `printable` escapes are JSON
+    escapes."""
     text = json.dumps(value, ensure_ascii=False)
     if not text.isprintable():
         text = re.sub(r"[^ -~]", _json_escape, text)
@@ -124,9 +125,9 @@ def print_table(
     right: Collection[int] = (),
     wrapped: bool = False,
 ) -> None:
-    """Aligned columns. `right` are flushed right. Where a terminal is too narrow, the columns that do not
-    fit go on a line of their own below, indented; with `wrapped`, cells of the last column go on below
-    themselves. A cell that is the word of a state gets its colour."""
+    """Print aligned columns; those in `right` are right-aligned. On a narrow terminal, columns that do
+    not fit go on an indented line below; with `wrapped`, cells of the last column are wrapped. A cell
+    with the name of a state gets its colour."""
     cells = [[printable(cell).replace("\n", " ") for cell in row] for row in (header, *rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     room = shutil.get_terminal_size().columns if is_terminal(sys.stdout) else sys.maxsize
@@ -153,7 +154,7 @@ _LEAST_WRAPPED_COLUMNS = 20
 
 
 def _lines(widths: Sequence[int], room: int) -> list[list[int]]:
-    """The indices of columns, divided into lines of at most `room` columns where that is possible."""
+    """The indices of columns, divided into lines of at most `room` characters if possible."""
     lines: list[list[int]] = [[0]]
     used = widths[0]
     for index, width in enumerate(widths[1:], 1):
@@ -166,8 +167,9 @@ def _lines(widths: Sequence[int], room: int) -> list[list[int]]:
 
 
 def print_error(error: ClientError, program: str = "dcctl") -> None:
-    """The error on stderr: diagnostics like a compiler's, or what happened, why and what to do."""
-    if error.diagnostics:  # which say all that the problem's own text says
+    """Print the error on stderr: diagnostics in the style of a compiler, or brief, details and
+    resolution."""
+    if error.diagnostics:  # which include the text of the problem
         print_diagnostics(error.diagnostics, sys.stderr)
         return
     print(
@@ -178,7 +180,7 @@ def print_error(error: ClientError, program: str = "dcctl") -> None:
 
 
 def print_json_error(error: ClientError) -> None:
-    """The error on stderr as a JSON object on a line, for scripts that asked for JSON."""
+    """Print the error on stderr as a JSON object on one line, for scripts."""
     problem = {
         "error": error.kind,
         "brief": error.brief,
@@ -190,9 +192,9 @@ def print_json_error(error: ClientError) -> None:
 
 
 def print_diagnostics(diagnostics: Iterable[Json], stream: TextIO) -> None:
-    """`file:line:column: severity: message`, then why and what would be right, indented."""
+    """Print `file:line:column: severity: message`, then reason and correction, indented."""
     for item in diagnostics:
-        # An unknown place is empty or 0; nothing stands behind it then.
+        # An unknown position is empty or 0, and ends the prefix.
         place = [short_path(item["file"]) or "dcctl"]
         place += [str(item[part]) for part in ("line", "column") if item[part]]
         severity = coloured(item["severity"], item["severity"], stream)
@@ -202,27 +204,27 @@ def print_diagnostics(diagnostics: Iterable[Json], stream: TextIO) -> None:
 
 
 def print_indented(paragraphs: Iterable[str], stream: TextIO) -> None:
-    """Those paragraphs that say something, two columns in."""
+    """Print the paragraphs that are not empty, indented by two columns."""
     for paragraph in paragraphs:
         for line in printable(paragraph).splitlines():
             print(f"  {line}".rstrip(), file=stream)
 
 
 def print_undelivered(build: Json, stream: TextIO) -> None:
-    """Which files of a completed build nobody gets: they lie among its media, and nothing delivers them."""
+    """Print the files among the media of a completed build that no checkpoint delivers."""
     if build["state"] == "completed" and (left := build.get("undelivered")):
         print(f"not delivered: {printable(', '.join(left))}", file=stream)
 
 
 def short_path(path: str) -> str:
-    """A path beneath the working directory relative to it, another as it is."""
+    """A path below the working directory relative to it, any other unchanged."""
     here = Path.cwd()
     return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
 
 
 def headline(build: Json, stream: TextIO | None = None) -> str:
-    """A build and its state in a line: `debian-live k2p7: paused (before create-iso)`. Why it failed
-    is left to its error, which says more."""
+    """A build and its state in one line: `debian-live k2p7: paused (before create-iso)`. The reason of
+    a failure is left to its error."""
     reason = f" ({build['reason']})" if build["reason"] and build["state"] != "failed" else ""
     state = coloured(printable(build["state"]), build["state"], stream)
     return f"{printable(build['name'])} {printable(build['id'])}: {state}{printable(reason)}"
@@ -234,7 +236,7 @@ def count(number: int, noun: str) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """`0.4 s`, `41 s`, `2m 05s`, `1h 02m`; nothing for None."""
+    """`0.4 s`, `41 s`, `2m 05s`, `1h 02m`; "" for None."""
     if seconds is None:
         return ""
     if seconds < 9.95:
@@ -248,7 +250,7 @@ def duration(seconds: float | None) -> str:
 
 
 def clock(seconds: float) -> str:
-    """`0:41`, `2:05`, `1:02:00`: a duration that is seen running."""
+    """`0:41`, `2:05`, `1:02:00`: a running duration."""
     minutes, whole = divmod(max(int(seconds), 0), 60)
     if minutes < 60:
         return f"{minutes}:{whole:02}"
@@ -273,5 +275,5 @@ def timestamp(text: str) -> float:
 
 
 def local_time(text: str) -> str:
-    """An RFC 3339 time as the clock on the wall shows it."""
+    """An RFC 3339 time in the local time zone."""
     return datetime.fromisoformat(text).astimezone().strftime("%Y-%m-%d %H:%M:%S")

@@ -1,19 +1,20 @@
-"""The version of dcctl, and what to say when the daemon is of another one.
+"""The version of dcctl, and the advice for a daemon of another version.
 
-Within an API version, fields and operations are only added: a dcctl and a daemon of different versions get
-along until one asks for what the other does not know. The headers DCD-Version and DCD-API of every answer
-tell; they are looked at when something was not understood.
+Within an API version, fields and operations are only added: a dcctl and a daemon of different versions
+work together until one uses a feature that the other lacks. The headers DCD-Version and DCD-API of
+every response give the daemon's versions; they are checked when a request or response was not
+understood.
 """
 
 from email.message import Message
 
 API = "v1"
-"""The API that this dcctl speaks."""
+"""The API version of this dcctl."""
 
 
 def own_version() -> str:
-    """The version of the installed package that this module is of."""
-    # Slow to import, and most commands do not need it.
+    """The version of the installed package."""
+    # Slow to import, and not needed by most commands.
     from importlib.metadata import PackageNotFoundError, version
 
     try:
@@ -23,8 +24,8 @@ def own_version() -> str:
 
 
 def difference(headers: Message) -> str:
-    """How the daemon that sent these headers differs from this dcctl, and what to do; "" when it does
-    not differ or does not say."""
+    """The version difference between the daemon that sent these headers and this dcctl, with the
+    remedy; "" when there is none or the headers are missing."""
     theirs, api = headers.get("DCD-Version"), headers.get("DCD-API")
     ours = own_version()
     if theirs is None or (theirs == ours and api == API):

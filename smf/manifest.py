@@ -1,8 +1,8 @@
 """The service's SMF manifest: `dcd.xml` with the paths of an installation and every setting.
 
-The property group `config` and its templates are made from the daemon's settings, which come as data: so
-no setting is without property, type, default, description and constraint. Pure: reads only the package's
-file.
+The property group `config` and its templates are generated from the daemon's settings, passed as data,
+so every setting has a property with type, default, description and constraint. Pure: reads only the
+package's file.
 """
 
 import sys
@@ -15,13 +15,13 @@ from typing import Any, Literal
 from lxml import etree
 
 _COUNT_MAX = 2**63 - 1
-"""What the daemon takes; a count of SMF goes to 2^64 - 1."""
+"""The daemon's limit; a count in SMF can be up to 2^64 - 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class Property:
-    """A setting as a property of the service. `values` are its default, one of them unless it `is_list`;
-    `choices` limit the text, `minimum` the count."""
+    """A setting as a property of the service. `values` is its default, a single value unless it
+    `is_list`; `choices` limits the text, `minimum` the count."""
 
     name: str
     type: Literal["count", "astring"]
@@ -55,12 +55,12 @@ def smf_manifest(command: Path, script: Path, manual: Path, properties: Iterable
         pattern.append(_template(each))
     etree.indent(tree, "  ")
     text: str = etree.tostring(tree, encoding="unicode")
-    # lxml puts no line end between the comment and the root.
+    # lxml writes no line end between the comment and the root.
     return '<?xml version="1.0"?>\n' + text.replace("--><", "-->\n<", 1) + "\n"
 
 
 def installed_manifest(properties: Iterable[Property]) -> str:
-    """The manifest for the installation that runs now: what `dcd smf-manifest` prints."""
+    """The manifest for the running installation, for `dcd smf-manifest`."""
     prefix = Path(sys.prefix)
     script = Path(str(files("smf"))) / "svc-dcd.sh"
     return smf_manifest(prefix / "bin" / "dcd", script, prefix / "share" / "man", properties)

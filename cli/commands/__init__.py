@@ -1,4 +1,4 @@
-"""The commands of dcctl, a module each.
+"""The commands of dcctl, one module each.
 
 A command module has `HELP` (a line for the list), `DESCRIPTION` (a paragraph), `configure(parser)` and
 `run(args)`, which returns the exit code. `args.socket` and `args.json` are always there. To add a command,
@@ -34,4 +34,4 @@ NAMES = (
     "doctor",
     "version",
 )
-"""In the order of the help."""
+"""The commands, in the order of the help."""

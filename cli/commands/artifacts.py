@@ -1,4 +1,4 @@
-"""`dcctl artifacts`: what a build delivered."""
+"""`dcctl artifacts`: the files that a build delivered."""
 
 import argparse
 
@@ -7,17 +7,17 @@ from cli.commands.options import add_build
 from cli.exit_codes import ExitCode
 from cli.text import print_json, print_table, size
 
-HELP = "list what a build delivered"
+HELP = "list the files that a build delivered"
 DESCRIPTION = (
-    "List the files that a build has delivered, with their digests. With --verify, read and digest "
-    "each again; exit 1 when one is missing or changed."
+    "List the files that a build has delivered, with their digests. With --verify, "
+    "check the digest of each file; exit 1 when one is missing or changed."
 )
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments."""
     add_build(parser)
-    parser.add_argument("--verify", action="store_true", help="read and digest each file again")
+    parser.add_argument("--verify", action="store_true", help="check the digest of each file")
 
 
 def run(args: argparse.Namespace) -> int:

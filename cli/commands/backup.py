@@ -14,9 +14,11 @@ from cli.text import print_json, printable, size
 
 HELP = "write a copy of the event log to a file"
 DESCRIPTION = (
-    "Write a consistent copy of the daemon's event log to a new file, while builds go on. `dcd restore` "
-    "makes a daemon from it that goes on with every build; layers, captured inputs and artifacts are not in "
-    "it. It holds manifests, so only you can read it. Needs the role administer."
+    "Write a consistent copy of the daemon's event log to a new file, while builds "
+    "continue. `dcd restore` installs it in a state directory, and the daemon there "
+    "continues every build; the copy does not contain layers, captured inputs and "
+    "artifacts. It contains manifests, so only you can read it. Needs the role "
+    "administer."
 )
 
 
@@ -26,11 +28,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the copy: whole, verified and on disk, or not at all."""
+    """Write the copy: complete, verified and on disk, or not at all."""
     target = Path(args.file)
     if target.exists():
         raise ClientError(
-            "usage", f"{target} exists already", "", "name a file that does not exist"
+            "usage", f"{target} exists already", "", "give a file name that does not exist"
         )
     aside = target.with_name(f".{target.name}.{os.getpid()}.part")
     with exchange(args.socket, "GET", "/v1/backup") as answer:
@@ -55,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _save(answer: HTTPResponse, path: Path) -> int:
-    """Save the answer. Returns its size. Raises ClientError when it is not what the daemon sent."""
+    """Save the response. Returns its size. Raises ClientError when its digest is wrong."""
     digest, written = hashlib.sha256(), 0
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file:
@@ -67,7 +69,7 @@ def _save(answer: HTTPResponse, path: Path) -> int:
         os.fsync(file.fileno())
     # RFC 9530
     if answer.headers["Repr-Digest"] != f"sha-256=:{base64.b64encode(digest.digest()).decode()}:":
-        raise ClientError("internal", "the copy did not arrive whole", "", "try again")
+        raise ClientError("internal", "the copy is incomplete or damaged", "", "try again")
     return written
 
 

@@ -1,4 +1,4 @@
-"""`dcctl cancel`: end a build for good."""
+"""`dcctl cancel`: end a build permanently."""
 
 import argparse
 
@@ -7,10 +7,10 @@ from cli.commands.options import add_build
 from cli.exit_codes import ExitCode
 from cli.text import headline, print_json
 
-HELP = "end a build for good"
+HELP = "end a build permanently"
 DESCRIPTION = (
-    "Stop the running checkpoint and end the build; it cannot go on after that. The layers of its "
-    "completed checkpoints stay, for other builds to reuse."
+    "Stop the running checkpoint and end the build; it cannot be resumed. The layers of "
+    "its completed checkpoints are kept, for other builds to reuse."
 )
 
 

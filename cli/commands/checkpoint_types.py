@@ -1,4 +1,4 @@
-"""`dcctl checkpoint-types`: what a manifest's checkpoints may name."""
+"""`dcctl checkpoint-types`: the checkpoints that a manifest may use."""
 
 import argparse
 import sys
@@ -10,9 +10,9 @@ from cli.text import print_json, print_table, printable
 HELP = "list the checkpoints that a manifest may use"
 DESCRIPTION = (
     "List the checkpoints that a manifest may use: the project's, those of installed plug-ins and of the "
-    "modules that the configuration lists. With NAME, print what it does, its arguments with their defaults, "
-    "what they take and mean, and the tools that it needs. Names of the original, such as "
-    "solaris_install/transfer/cpio, are understood."
+    "modules that the configuration lists. With NAME, print its purpose, its arguments "
+    "with their defaults, types and meanings, and the tools that it needs. Names of the "
+    "original, such as solaris_install/transfer/cpio, are accepted."
 )
 
 
@@ -24,7 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """List, or describe those of the name."""
+    """List all, or describe those with the name."""
     answer = request(args.socket, "GET", "/v1/checkpoint-types")
     types = [each for each in answer["types"] if args.name is None or _is_named(each, args.name)]
     if not types and args.name is not None:

@@ -1,4 +1,4 @@
-"""`dcctl checkpoints`: from where a build can be resumed."""
+"""`dcctl checkpoints`: the checkpoints from which a build can be resumed."""
 
 import argparse
 
@@ -9,8 +9,8 @@ from cli.text import print_json, print_table
 
 HELP = "list the checkpoints from which a build can be resumed"
 DESCRIPTION = (
-    "List the checkpoints of a build and whether it can be resumed from each (`dcctl resume --from`): from "
-    "every completed one and from the one after, as far as the layers are there."
+    "List the checkpoints of a build and whether it can be resumed from each (`dcctl resume --from`): "
+    "from every completed one and from the next one, if the layers exist."
 )
 
 
@@ -20,7 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """List, with the columns of the original's -l."""
+    """Print the list, with the columns of the original's -l."""
     answer = request(args.socket, "GET", build_path(args.build, "checkpoints"))
     checkpoints = answer["checkpoints"]
     if args.json:

@@ -7,13 +7,13 @@ from cli.client import Json, request
 from cli.exit_codes import ExitCode
 from cli.text import print_json, print_table, printable
 
-HELP = "show the daemon's settings, or have it read them again"
+HELP = "show or reload the daemon's settings"
 DESCRIPTION = (
-    "Show every setting that is in force in the daemon, and where its value comes from: a line of the file, "
-    "an SMF property, the environment, an option, or the default. A value that is in its source but takes "
-    "effect only with a restart is shown below. With --reload, the daemon reads its settings again, as "
-    "`systemctl reload dcd` and `svcadm refresh dcd` have it do; builds go on. A wrong setting changes "
-    "nothing. Needs the role administer."
+    "Show every effective setting of the daemon and its origin: a line of the file, an "
+    "SMF property, the environment, an option, or the default. A changed value that "
+    "takes effect only with a restart is shown below. With --reload, the daemon reads "
+    "its settings again, like `systemctl reload dcd` and `svcadm refresh dcd`; builds "
+    "continue. If a setting is wrong, nothing changes. Needs the role administer."
 )
 
 
@@ -27,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the settings, or what a reload did."""
+    """Print the settings, or the result of a reload."""
     if args.reload:
         return _reload(args)
     answer = request(args.socket, "GET", "/v1/config")

@@ -1,4 +1,4 @@
-"""`dcctl df`: what uses the space."""
+"""`dcctl df`: the use of space."""
 
 import argparse
 
@@ -6,11 +6,12 @@ from cli.client import Json, request
 from cli.exit_codes import ExitCode
 from cli.text import print_json, print_table, printable, size
 
-HELP = "show what uses the space of the state directory"
+HELP = "show the use of space in the state directory"
 DESCRIPTION = (
-    "Show what the layers, artifacts and logs of each build take, and the rest of the state directory. "
-    "A layer is counted for the build that made it; it is pinned while a build that has not ended needs it. "
-    "WORK is what attempts that run, and the one that failed a build, have in their workspaces. An artifact "
+    "Show the space used by the layers, artifacts and logs of each build, and by the "
+    "rest of the state directory. A layer is counted for the build that created it; it "
+    "is pinned while a build that has not ended needs it. WORK is the space of the "
+    "workspaces of running attempts and of the attempt that failed a build. An artifact "
     "that shares its blocks with a layer is counted in both."
 )
 

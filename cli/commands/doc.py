@@ -1,4 +1,4 @@
-"""`dcctl doc`: the tree of data objects that a build's checkpoints read and write."""
+"""`dcctl doc`: the data object cache that a build's checkpoints read and write."""
 
 import argparse
 import json
@@ -10,9 +10,11 @@ from cli.text import print_json, print_text
 
 HELP = "print the data object cache of a build"
 DESCRIPTION = (
-    "Print the DOC of a build as XML: what its manifest says, and what its checkpoints have handed on, after "
-    "the last that has completed or after the one that --at names. With PATH, only what that path string "
-    "names, such as //boot_mods or //distro.name: objects as XML, attributes as their values, each on a line."
+    "Print the DOC of a build as XML: the content of its manifest and the results of "
+    "its checkpoints, after the last completed one or after the one that --at names. "
+    "With PATH, print only the objects and attributes that this path string selects, "
+    "such as //boot_mods or //distro.name: objects as XML, attributes as values, one per "
+    "line."
 )
 
 

@@ -8,8 +8,9 @@ from cli.text import print_json, print_table, printable
 
 HELP = "examine the host"
 DESCRIPTION = (
-    "Examine the host on which the daemon runs: tools, layers, space, isolation, acceleration. For what "
-    "is not as it should be, print what to do. Exit 11 when something that builds need is missing."
+    "Examine the host on which the daemon runs: tools, layers, space, isolation, "
+    "acceleration. Print a remedy for each problem. Exit 11 when a requirement of builds "
+    "is missing."
 )
 
 
@@ -18,7 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the checks, then what to do."""
+    """Print the checks, then the remedies."""
     answer = request(args.socket, "GET", "/v1/doctor")
     checks = answer["checks"]
     if args.json:

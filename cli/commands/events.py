@@ -1,4 +1,4 @@
-"""`dcctl events`: what happened to a build, from the event log."""
+"""`dcctl events`: the events of a build from the event log."""
 
 import argparse
 
@@ -10,10 +10,11 @@ from cli.text import count, duration, local_time, print_json, printable, short_p
 
 HELP = "print the events of a build"
 DESCRIPTION = (
-    "Print the events of a build from the event log, oldest first: position, time, type, the user who caused "
-    "it (dcd: the daemon itself), and what it says; with --json one object a line. With --follow, go on "
-    "until the build ends, fails or is paused, with its state as the exit code. With --verify, recompute the "
-    "chain of hashes instead; exit 1 when something does not match."
+    "Print the events of a build from the event log, oldest first: position, time, "
+    "type, user (dcd: the daemon itself) and data; with --json one object per line. With "
+    "--follow, continue until the build ends, fails or is paused; the exit code is that "
+    "of its state. With --verify, verify the chain of hashes instead; exit 1 on a "
+    "mismatch."
 )
 
 
@@ -25,11 +26,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="POSITION",
         type=int,
         default=0,
-        help="begin after this position of the log",
+        help="start after this position of the log",
     )
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
-        "--follow", action="store_true", help="go on until the build ends, fails or is paused"
+        "--follow", action="store_true", help="continue until the build ends, fails or is paused"
     )
     what.add_argument("--verify", action="store_true", help="verify the events instead")
 
@@ -60,7 +61,7 @@ def _print_event(event: Json, as_json: bool) -> None:
 
 
 def _summary(data: Json) -> str:
-    """The short values of an event's data; long ones (plan, manifest, keys) are for --json."""
+    """The short values of an event's data; long ones (plan, manifest, keys) are only in --json."""
     shown = [data[name] for name in ("name", "checkpoint", "reason", "cause") if data.get(name)]
     if data.get("attempt"):
         shown.append(f"attempt {data['attempt']}")

@@ -9,10 +9,11 @@ from cli.follow import follow_build
 
 HELP = "show a build until it ends, fails or is paused"
 DESCRIPTION = (
-    "Show what a build does, from its submit or its newest resume on, until it completes, fails, is paused "
-    "or is cancelled; its state is the exit code. What happened before that is in `dcctl events`. When the "
-    "daemon restarts, dcctl waits for it. Ctrl-C stops the display, not the build. With --json each event is "
-    "an object on a line, as `dcctl events` prints them, and progress messages between them have the type "
+    "Show the progress of a build, from its submit or its newest resume on, until it "
+    "completes, fails, is paused or is cancelled; the exit code is that of its state. "
+    "`dcctl events` shows earlier events. When the daemon restarts, dcctl waits for it. "
+    "Ctrl-C stops the display, not the build. With --json each event is an object on a "
+    "line, as in `dcctl events`, and progress messages between them have the type "
     "`progress`."
 )
 

@@ -1,4 +1,4 @@
-"""`dcctl gc`: remove what nobody needs."""
+"""`dcctl gc`: remove unneeded layers and captured inputs."""
 
 import argparse
 import re
@@ -9,11 +9,13 @@ from cli.text import count, print_json, print_table, printable, size
 
 HELP = "remove layers and captured inputs that no build needs"
 DESCRIPTION = (
-    "Remove layers that no build names any more, those of a back end that is not in use, captured inputs "
-    "that no unfinished build names, and what an interrupted `rm` left. With --max-bytes also layers, least "
-    "recently used first, until all together take no more than that. Never removed are layers of builds that "
-    "have not ended, artifacts and logs. A layer that is needed later is made again. `layers_max_bytes` in "
-    "the daemon's configuration does the same whenever a build ends. Needs the role administer."
+    "Remove layers that no build names any more, layers of unused back ends, captured "
+    "inputs that no unfinished build names, and the remains of an interrupted `rm`. With "
+    "--max-bytes, also remove layers, least recently used first, until the rest fits "
+    "into that size. Layers of builds that have not ended, artifacts and logs are never "
+    "removed. A removed layer that is needed later is built again. `layers_max_bytes` in "
+    "the daemon's configuration applies such a limit whenever a build ends. Needs the "
+    "role administer."
 )
 
 UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
@@ -25,14 +27,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--max-bytes",
         metavar="SIZE",
         type=_bytes,
-        help="what all layers together may take: bytes, or with a unit K, M, G or T; 0: remove all "
-        "that no unfinished build needs",
+        help="size limit of all layers together: bytes, or with a unit K, M, G or T; 0: "
+        "remove all that no unfinished build needs",
     )
     parser.add_argument("--dry-run", action="store_true", help="only print what would be removed")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Collect; prints every layer and the sum."""
+    """Collect; print every layer and the sum."""
     body = {"max_bytes": args.max_bytes, "dry_run": args.dry_run}
     answer = request(args.socket, "POST", "/v1/gc", body=body)
     if args.json:
@@ -53,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         f"{size(answer['freed_bytes'])}; the remaining layers use {size(answer['kept_bytes'])}"
     )
     if answer["builds"]:
-        print(f"{would} the rest of removed builds: {printable(', '.join(answer['builds']))}")
+        print(f"{would} the remains of removed builds: {printable(', '.join(answer['builds']))}")
     return ExitCode.OK
 
 

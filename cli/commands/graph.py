@@ -1,4 +1,4 @@
-"""`dcctl graph`: a build's state machine as a drawing."""
+"""`dcctl graph`: a diagram of a build's state machine."""
 
 import argparse
 
@@ -20,12 +20,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--format",
         choices=("mermaid", "dot"),
         default="mermaid",
-        help="the language of the drawing (default: mermaid)",
+        help="the language of the diagram (default: mermaid)",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the drawing; with --json an object with `format` and `text`."""
+    """Print the diagram; with --json an object with `format` and `text`."""
     path = build_path(args.build, "graph")
     text = b"".join(read(args.socket, path, query={"format": args.format})).decode()
     if args.json:

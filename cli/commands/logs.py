@@ -12,10 +12,11 @@ from cli.text import print_json, tool_output
 
 HELP = "print the output of a checkpoint"
 DESCRIPTION = (
-    "Print the log of a checkpoint's newest attempt, or of the attempt that --attempt names. Without "
-    "CHECKPOINT, of the newest attempt of the build. On a terminal, control characters that tools printed "
-    "are shown as escapes; --raw prints them unchanged, as is done in a file or a pipe. With --json, list "
-    "the logs instead."
+    "Print the log of a checkpoint's newest attempt, or of the attempt that --attempt "
+    "names. Without CHECKPOINT, print the log of the build's newest attempt. A terminal "
+    "shows control characters in the output of tools as escapes; --raw prints them "
+    "unchanged, which is the default for a file or a pipe. With --json, list the logs "
+    "instead."
 )
 
 POLL_SECONDS = 0.5
@@ -26,7 +27,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_build(parser)
     parser.add_argument("checkpoint", metavar="CHECKPOINT", nargs="?", help="the checkpoint")
     parser.add_argument("--attempt", metavar="NUMBER", type=int, help="which attempt")
-    parser.add_argument("--follow", action="store_true", help="go on until the attempt has ended")
+    parser.add_argument(
+        "--follow", action="store_true", help="continue until the attempt has ended"
+    )
     parser.add_argument(
         "--raw", action="store_true", help="print control characters unchanged on a terminal too"
     )
@@ -57,10 +60,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _copy(args: argparse.Namespace, log: Json, offset: int, write: Callable[[bytes], None]) -> int:
-    """Write the log from `offset` on. Returns the offset of its end."""
+    """Write the log from `offset` on. Returns the offset of the end."""
     path = build_path(args.build, "logs", log["checkpoint"], str(log["attempt"]))
     begin = -1
-    while offset > begin:  # the daemon bounds the size of an answer
+    while offset > begin:  # the daemon limits the size of a response
         begin = offset
         for piece in read(args.socket, path, query={"offset": offset}):
             write(piece)
@@ -90,7 +93,7 @@ def _no_log(args: argparse.Namespace, logs: list[Json]) -> ClientError:
     ]
     if reused and args.attempt is None:
         name, source = reused[-1]["name"], reused[-1]["reused_from"]
-        why = f"nothing ran: the result of {name} is that of build {source}"
+        why = f"nothing ran: {name} reused the result of build {source}"
         return ClientError("not-found", brief, why, f"dcctl logs {source} {name}")
     there = ", ".join(dict.fromkeys(log["checkpoint"] for log in logs))
     return ClientError(

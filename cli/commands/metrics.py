@@ -1,4 +1,4 @@
-"""`dcctl metrics`: what the daemon measures, for Prometheus."""
+"""`dcctl metrics`: the daemon's metrics for Prometheus."""
 
 import argparse
 
@@ -6,12 +6,12 @@ from cli.client import read
 from cli.exit_codes import ExitCode
 from cli.text import print_json, print_text
 
-HELP = "print what the daemon measures, for Prometheus"
+HELP = "print the daemon's metrics for Prometheus"
 DESCRIPTION = (
-    "Print the daemon's metrics in Prometheus' text format: builds by state, waits, durations of "
-    "checkpoints, what was reused, sizes, requests. Prometheus does not scrape Unix sockets: have a timer "
-    "write this into a file for the textfile collector of node_exporter. docs/reference/metrics.md has the "
-    "list of metrics."
+    "Print the daemon's metrics in Prometheus' text format: builds by state, waits, "
+    "durations of checkpoints, reuse, sizes, requests. Prometheus does not scrape Unix "
+    "sockets: use a timer that writes this into a file for the textfile collector of "
+    "node_exporter. docs/reference/metrics.md lists the metrics."
 )
 
 

@@ -1,4 +1,4 @@
-"""`dcctl migrate`: a manifest from before the Caiman Unified Design in its vocabulary."""
+"""`dcctl migrate`: convert a manifest from before the Caiman Unified Design."""
 
 import argparse
 import sys
@@ -11,27 +11,28 @@ from cli.text import print_diagnostics, print_json, print_text, short_path
 
 HELP = "convert a manifest from before the Caiman Unified Design"
 DESCRIPTION = (
-    "Convert a manifest with the root element <distribution>, as the original had them before its "
-    "redesign, to one that dcctl validate and submit take; the names of its checkpoints stay. What could "
-    "not be carried over is listed on stderr and, as comments, in the result. Values that the manifest does "
-    "not give come from its file of defaults."
+    "Convert a manifest with the root element <distribution>, from before the "
+    "original's redesign, to one that dcctl validate and submit accept; the names of its "
+    "checkpoints are kept. Parts that could not be converted are listed on stderr and, "
+    "as comments, in the result. Values that the manifest omits come from its file of "
+    "defaults."
 )
 
 DEFAULTS = "DC-manifest.defval.xml"
 PLACES = (".", "..", "/usr/share/distro_const")
-"""Where the file of defaults is looked for, from the manifest's directory."""
+"""The search path for the file of defaults, relative to the manifest's directory."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments."""
-    parser.add_argument("manifest", metavar="MANIFEST", help="the old manifest's file")
+    parser.add_argument("manifest", metavar="MANIFEST", help="the old manifest file")
     parser.add_argument(
-        "-o", metavar="PATH", dest="output", help="write the result there instead of to stdout"
+        "-o", metavar="PATH", dest="output", help="write the result to this file instead of stdout"
     )
     parser.add_argument(
         "--defaults",
         metavar="PATH",
-        help=f"its file of defaults (default: {DEFAULTS} beside it, above it, or where the original had it)",
+        help=f"its file of defaults (default: {DEFAULTS} beside it, above it, or in the original's location)",
     )
 
 

@@ -1,4 +1,4 @@
-"""Arguments that several commands share, and what they mean."""
+"""Arguments shared by several commands."""
 
 import argparse
 import os
@@ -20,7 +20,7 @@ def add_build(parser: argparse.ArgumentParser, *, several: bool = False) -> None
 
 def add_manifest(parser: argparse.ArgumentParser) -> None:
     """MANIFEST and its parameters."""
-    parser.add_argument("manifest", metavar="MANIFEST", help="the manifest's file")
+    parser.add_argument("manifest", metavar="MANIFEST", help="the manifest file")
     add_parameters(parser)
 
 
@@ -33,7 +33,7 @@ def add_parameters(parser: argparse.ArgumentParser) -> None:
         type=_assignment,
         action="append",
         default=[],
-        help="give the manifest's parameter NAME a value; may be repeated",
+        help="set the manifest's parameter NAME; may be repeated",
     )
 
 
@@ -43,29 +43,27 @@ def add_source_date_epoch(parser: argparse.ArgumentParser) -> None:
         "--source-date-epoch",
         metavar="SECONDS",
         type=int,
-        help="the build's time, in seconds since 1970, where the manifest says none (default: "
-        "$SOURCE_DATE_EPOCH, else the newest date of the repositories)",
+        help="the build's time, in seconds since 1970, if the manifest sets none "
+        "(default: $SOURCE_DATE_EPOCH, else the newest date of the repositories)",
     )
 
 
 def add_pause_before(parser: argparse.ArgumentParser) -> None:
     """--pause-before."""
-    parser.add_argument(
-        "--pause-before", metavar="CHECKPOINT", help="stop when this checkpoint is next"
-    )
+    parser.add_argument("--pause-before", metavar="CHECKPOINT", help="pause before this checkpoint")
 
 
 def add_follow(parser: argparse.ArgumentParser) -> None:
-    """--follow, to the end of the build."""
+    """--follow, until the end of the build."""
     parser.add_argument(
         "--follow",
         action="store_true",
-        help="show the build until it ends, fails or is paused; exit by its state",
+        help="show the build until it ends, fails or is paused; the exit code is that of its state",
     )
 
 
 def manifest_body(args: argparse.Namespace) -> dict[str, Json]:
-    """The part of a request that carries the manifest and its parameters."""
+    """The part of a request with the manifest and its parameters."""
     body: dict[str, Json] = {"manifest": read_manifest(args.manifest)}
     if args.parameters:
         body["parameters"] = dict(args.parameters)
@@ -75,7 +73,7 @@ def manifest_body(args: argparse.Namespace) -> dict[str, Json]:
 
 
 def _source_date_epoch(args: argparse.Namespace) -> int | None:
-    """The build's time that is asked for. Commands that build nothing ask for none. Raises ClientError."""
+    """The requested time of the build; None for commands without the option. Raises ClientError."""
     if not hasattr(args, "source_date_epoch"):
         return None
     given = os.environ.get(_EPOCH_VARIABLE)
@@ -83,7 +81,7 @@ def _source_date_epoch(args: argparse.Namespace) -> int | None:
         return args.source_date_epoch  # type: ignore[no-any-return]
     if not given.isdecimal():
         raise ClientError(
-            "usage", f"{_EPOCH_VARIABLE} {given!r} is not a time", "It is seconds since 1970."
+            "usage", f"{_EPOCH_VARIABLE} {given!r} is not a time", "the unit is seconds since 1970"
         )
     return int(given)
 

@@ -1,4 +1,4 @@
-"""`dcctl plan`: what would run if a manifest were submitted now."""
+"""`dcctl plan`: the checkpoints that a submit of a manifest would run now."""
 
 import argparse
 
@@ -7,11 +7,12 @@ from cli.commands.options import add_manifest, add_source_date_epoch, manifest_b
 from cli.exit_codes import ExitCode
 from cli.text import count, duration, print_json, print_table, printable
 
-HELP = "show what a manifest would run, and why"
+HELP = "show which checkpoints of a manifest would run, and why"
 DESCRIPTION = (
     "Print for each checkpoint of a manifest whether it would run or be reused, and the reason. Nothing is "
-    "built. One that cannot run here, because a tool or the checkpoint itself is missing, is unavailable; "
-    "one that depends on a repository that cannot be asked now is unknown. A submit would be refused then."
+    "built. A checkpoint that cannot run here, because a tool or the checkpoint itself is missing, is "
+    "unavailable; one that depends on an unreachable repository is unknown. In both cases a submit would be "
+    "refused."
 )
 
 
@@ -22,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Plan; the estimate counts only what would run."""
+    """Print the plan; the estimate covers only the checkpoints that would run."""
     plan = send(args.socket, "/v1/plan", manifest_body(args))
     if args.json:
         print_json(plan)
@@ -42,6 +43,6 @@ def run(args: argparse.Namespace) -> int:
         print(f"{unavailable} cannot run here, so a submit would be refused")
     if unknown := sum(1 for row in rows if row[1] == "unknown"):
         print(
-            f"{unknown} not known, since a repository cannot be asked; a submit would be refused now"
+            f"{unknown} not known, since a repository is unreachable; a submit would be refused now"
         )
     return ExitCode.OK

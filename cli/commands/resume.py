@@ -1,4 +1,4 @@
-"""`dcctl resume`: let a paused or failed build go on."""
+"""`dcctl resume`: continue a paused or failed build."""
 
 import argparse
 import sys
@@ -17,14 +17,15 @@ from cli.exit_codes import ExitCode
 from cli.follow import follow_build
 from cli.text import headline, print_json, print_table
 
-HELP = "let a paused or failed build go on"
+HELP = "continue a paused or failed build"
 DESCRIPTION = (
-    "Let a paused or failed build go on from where it stopped, or from an earlier checkpoint with "
-    "--from. With --manifest the build goes on with an edited manifest and its files as they are now: the "
-    "first checkpoints that are unchanged are kept, the others run again, and both are printed, with the "
-    "reason. Its parameters are those of the submit, unless --set gives others. Without --manifest, manifest "
-    "and files are those of the submit; a warning names those that have changed. A build that is pausing "
-    "runs on: the pause is taken back."
+    "Continue a paused or failed build from where it stopped, or from an earlier "
+    "checkpoint with --from. With --manifest the build continues with an edited manifest "
+    "and the present content of its files: unchanged checkpoints at the start are kept, "
+    "the others run again, and both are printed, with the reason. The parameters are "
+    "those of the submit, unless --set changes them. Without --manifest, manifest and "
+    "files are those of the submit; a warning names the ones that have changed. For a "
+    "build that is pausing, the pause is withdrawn."
 )
 
 
@@ -35,16 +36,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--from",
         metavar="CHECKPOINT",
         dest="rewind_to",
-        help="run this checkpoint, which has completed or is next, and all after it; reuse nothing for it",
+        help="run this checkpoint, which must be completed or next, without reuse, and all after it",
     )
     add_pause_before(parser)
-    parser.add_argument("--manifest", metavar="MANIFEST", help="go on with this manifest")
+    parser.add_argument("--manifest", metavar="MANIFEST", help="continue with this manifest")
     add_parameters(parser)
     add_follow(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Resume; prints the state, and for a new manifest what is kept and what runs again."""
+    """Resume, and print the state, and for a new manifest the kept and the rerun checkpoints."""
     if args.parameters and args.manifest is None:
         raise ClientError("usage", "--set needs --manifest: parameters belong to a manifest")
     body: dict[str, Json] = {"from": args.rewind_to, "pause_before": args.pause_before}

@@ -1,4 +1,4 @@
-"""`dcctl retry`: let a failed build go on."""
+"""`dcctl retry`: continue a failed build."""
 
 import argparse
 import sys
@@ -10,10 +10,11 @@ from cli.exit_codes import ExitCode
 from cli.follow import follow_build
 from cli.text import headline, print_json
 
-HELP = "let a failed build go on"
+HELP = "continue a failed build"
 DESCRIPTION = (
-    "Run the checkpoint that failed again, and then the others. The manifest and its files are those of the "
-    "submit: for one that has changed since, a warning names the command that takes it. The same as `dcctl "
+    "Run the failed checkpoint again, and then the remaining ones. The manifest and its "
+    "files are those of the submit: for a file that has changed since, a warning names "
+    "the command that uses the change. The same as `dcctl "
     "resume`, but refused for a build that is paused or has ended."
 )
 
@@ -25,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Retry; prints the state."""
+    """Retry, and print the state."""
     build = request(args.socket, "POST", build_path(args.build, "retry"))
     if args.json:
         print_json(build)

@@ -1,4 +1,4 @@
-"""`dcctl rm`: drop what ended builds left."""
+"""`dcctl rm`: remove the artifacts and logs of ended builds."""
 
 import argparse
 import time
@@ -10,16 +10,18 @@ from cli.text import headline, print_error, print_json, print_json_error
 
 HELP = "remove builds that have ended or failed"
 DESCRIPTION = (
-    "Remove the artifacts and logs of builds and take them off the list; their events stay. Layers stay "
-    "until `dcctl gc`, unless another build names them. A build that has failed is cancelled first; one "
-    "that is queued, running or paused only with --cancel. Removing a build twice is no error. When one of "
-    "several cannot be removed, the others are, and the exit code is that of the first error."
+    "Remove the artifacts and logs of builds and remove the builds from the list; their "
+    "events are kept. Layers are kept until `dcctl gc`, and longer if another build "
+    "names them. A failed build is cancelled first; a queued, running or paused one only "
+    "with --cancel. Removing a removed build is no error. If one of several builds "
+    "cannot be removed, the others still are, and the exit code is that of the first "
+    "error."
 )
 
 ENDED = ("completed", "cancelled")
 POLL_SECONDS = 0.2
 CANCEL_SECONDS = 300.0
-"""How long a cancelled build may take to end; the daemon kills what runs long before that."""
+"""The time for a cancelled build to end; the daemon kills its processes long before."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Remove each; prints its state."""
+    """Remove each build, and print its state."""
     code = ExitCode.OK
     for build in args.builds:
         try:
@@ -43,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         if args.json:
             print_json(removed)
         else:
-            print(headline(removed), flush=True)  # which says when it was removed, and by whom
+            print(headline(removed), flush=True)  # the error says when it was removed, and by whom
     return code
 
 
@@ -56,7 +58,7 @@ def _remove(socket_path: str, build: str, *, cancel: bool) -> Json:
         raise ClientError(
             "refused",
             f"build {identity} is {view['state']}",
-            "only builds that have completed, failed or been cancelled are removed",
+            "only completed, failed and cancelled builds can be removed",
             f"to cancel and remove it: dcctl rm --cancel {identity}",
         )
     return request(socket_path, "DELETE", build_path(identity))
@@ -72,7 +74,7 @@ def _cancel(socket_path: str, identity: str) -> None:
                 "refused",
                 f"build {identity} is still {view['state']}",
                 f"waited {CANCEL_SECONDS:g} seconds for its running checkpoint to end",
-                f"dcctl status {identity} shows it; when it is cancelled: dcctl rm {identity}",
+                f"check it with dcctl status {identity}; when it is cancelled: dcctl rm {identity}",
             )
         time.sleep(POLL_SECONDS)
         view = request(socket_path, "GET", build_path(identity))

@@ -1,4 +1,4 @@
-"""`dcctl shell`: look into a build, in a workspace that is thrown away."""
+"""`dcctl shell`: inspect a build in a throw-away workspace."""
 
 import argparse
 import json
@@ -14,12 +14,12 @@ from cli.text import is_terminal, printable
 
 HELP = "open a shell in a build"
 DESCRIPTION = (
-    "Open a shell, or run a command, as root in a writable workspace that vanishes when it ends: at the "
-    "state in which the failed attempt left it, which is kept until the build goes on; for other builds, "
-    "or with --at, after a completed checkpoint. Nothing that is done there gets into the build; the prompt "
-    "says that it is a copy. In its environment are PKG_IMAGE_PATH, BOOT_ARCHIVE, MEDIA_DIR and TMP_DIR; "
-    '`chroot "$PKG_IMAGE_PATH"` leads into the image, inside which no network is set up. The exit code is '
-    "the command's. Needs the role administer, and root."
+    "Open a shell, or run a command, as root in a throw-away copy of a workspace: in the state in which the "
+    "failed attempt left it, which is kept until the build is resumed or ends; for other builds, or with "
+    "--at, after a completed checkpoint. Changes in the copy never affect the build; the prompt marks it as "
+    "a copy. The environment has PKG_IMAGE_PATH, BOOT_ARCHIVE, MEDIA_DIR and TMP_DIR; "
+    '`chroot "$PKG_IMAGE_PATH"` enters the image, which has no network setup. The exit code is that of the '
+    "command. Needs the role administer, and root."
 )
 
 NAMESPACES = (
@@ -27,26 +27,29 @@ NAMESPACES = (
     *("unshare", "--mount", "--propagation", "slave", "--pid", "--fork"),
     *("--kill-child=SIGKILL", "--mount-proc"),
 )
-"""With a mount and a PID namespace of its own; all in it dies with dcctl."""
+"""Runs the command in its own mount and PID namespace; all its processes end with dcctl."""
 
 MARKER = "DCD_ATTEMPT"
-"""The variable by which the daemon finds what a shell started, should dcctl be killed."""
+"""The variable by which the daemon finds the processes of a shell after dcctl was killed."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments."""
     add_build(parser)
     parser.add_argument(
-        "--at", metavar="CHECKPOINT", help="after this checkpoint, which has completed"
+        "--at", metavar="CHECKPOINT", help="the state after this completed checkpoint"
     )
     parser.add_argument(
-        "command", nargs="*", metavar="COMMAND", help="after `--`: run this instead of $SHELL"
+        "command",
+        nargs="*",
+        metavar="COMMAND",
+        help="after `--`: the command to run instead of $SHELL",
     )
     parser.command_after_dashes = True  # type: ignore[attr-defined]
 
 
 def run(args: argparse.Namespace) -> int:
-    """Hold the connection, with which the workspace goes, for as long as the shell runs."""
+    """Keep the connection open while the shell runs; the workspace is removed when it closes."""
     path = build_path(args.build, "shell")
     content = json.dumps({"at": args.at}).encode()
     headers = {"Content-Type": "application/json"}
@@ -62,15 +65,15 @@ def _explain(workspace: Json) -> None:
     print(
         f"A throw-away copy of build {where}\n"
         'Into the image: chroot "$PKG_IMAGE_PATH" (its /proc, /dev, /run and /tmp are mounted)\n'
-        "There is no network setup inside the image: names do not resolve there, so do not run apt-get.\n"
-        "Also set: BOOT_ARCHIVE, MEDIA_DIR, TMP_DIR. Exit ends the copy; nothing gets into the build.",
+        "The image has no network setup: names do not resolve there, so do not run apt-get.\n"
+        "Also set: BOOT_ARCHIVE, MEDIA_DIR, TMP_DIR. Exit removes the copy; changes do not affect the build.",
         file=sys.stderr,
     )
 
 
 def _prompt(build: str) -> dict[str, str]:
-    """Variables that make shells mark their prompt: PS1 for those that read no file which sets it, and bash's
-    PROMPT_COMMAND, which runs after its files. They hold inside the image too."""
+    """Variables that make shells mark their prompt: PS1 for shells without a startup file that sets it,
+    and PROMPT_COMMAND of bash, which runs after its startup files. They also apply inside the image."""
     mark = f"(copy of {re.sub('[^a-z0-9]', '', build)})"
     command = f'case $PS1 in *"{mark}"*) ;; *) PS1="{mark} $PS1" ;; esac'
     given = os.environ.get("PROMPT_COMMAND")
@@ -81,7 +84,7 @@ def _run_in(workspace: Json, command: Sequence[str]) -> int:
     request = json.dumps(workspace["request"])
     argv = [*NAMESPACES, sys.executable, "-I", "-m", "dcd.worker.shell", request, *command]
     signals = (signal.SIGINT, signal.SIGQUIT, signal.SIGTTOU)
-    before = [signal.signal(number, signal.SIG_IGN) for number in signals]  # for the command alone
+    before = [signal.signal(number, signal.SIG_IGN) for number in signals]  # for the command only
     in_front = os.isatty(0) and os.tcgetpgrp(0) == os.getpgrp()
     try:
         environment = {

@@ -20,7 +20,7 @@ from cli.text import (
 )
 
 HELP = "show a build and its checkpoints"
-DESCRIPTION = "Show the state of a build, of each of its checkpoints, and what it has delivered."
+DESCRIPTION = "Show the state of a build and of each of its checkpoints, and its artifacts."
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     print(headline(build))
     print(f"  submitted {local_time(build['submitted_at'])} by {printable(build['actor']['user'])}")
     if build["pause_before"]:
-        print(f"  stops before {printable(build['pause_before'])}")
+        print(f"  pauses before {printable(build['pause_before'])}")
     print()
     rows = [
         (item["name"], item["state"], duration(item["seconds"]), str(item["attempts"]), _note(item))

@@ -17,10 +17,11 @@ from cli.text import print_json, printable
 
 HELP = "build an image from a manifest"
 DESCRIPTION = (
-    "Submit a manifest and print the id of its build. The manifest and the files that it names are read "
-    "now, with your permissions; later changes to them do not change the build. With --follow the build "
-    "is shown on stderr until it ends, fails or is paused, and its state is the exit code; Ctrl-C stops the "
-    "display, not the build."
+    "Submit a manifest and print the id of its build. The manifest and the files that "
+    "it names are read now, with your permissions; later changes to them do not affect "
+    "the build. With --follow the build is shown on stderr until it ends, fails or is "
+    "paused, and the exit code is that of its state; Ctrl-C stops the display, not the "
+    "build."
 )
 
 
@@ -33,24 +34,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
     reuse = parser.add_mutually_exclusive_group()
     reuse.add_argument("--fresh", action="store_true", help="reuse no layer of another build")
     reuse.add_argument(
-        "--fresh-from", metavar="CHECKPOINT", help="reuse none from this checkpoint on"
+        "--fresh-from", metavar="CHECKPOINT", help="reuse no layers from this checkpoint on"
     )
     parser.add_argument(
         "--priority",
         metavar="NUMBER",
         type=int,
         default=0,
-        help="builds with a greater number start first (default: 0)",
+        help="builds with a higher number start first (default: 0)",
     )
     parser.add_argument(
         "--idempotency-key",
         metavar="KEY",
-        help="a second submit with this key makes no second build, but answers with the first",
+        help="a second submit with this key returns the first build instead of creating another",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Submit; prints the id alone on a line."""
+    """Submit, and print the id alone on a line."""
     body = {
         **manifest_body(args),
         "pause_before": args.pause_before,
@@ -66,6 +67,6 @@ def run(args: argparse.Namespace) -> int:
         print(printable(build["id"]), flush=True)
     if not args.follow:
         if not args.json and sys.stderr.isatty():
-            print(printable(f"To watch it: dcctl follow {build['id']}"), file=sys.stderr)
+            print(printable(f"To follow it: dcctl follow {build['id']}"), file=sys.stderr)
         return ExitCode.OK
     return follow_build(args.socket, build, stream=sys.stderr, as_json=args.json)

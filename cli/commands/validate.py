@@ -1,4 +1,4 @@
-"""`dcctl validate`: what is wrong with a manifest."""
+"""`dcctl validate`: check a manifest."""
 
 import argparse
 import sys
@@ -11,8 +11,9 @@ from cli.text import print_diagnostics, print_json, printable, short_path
 
 HELP = "check a manifest"
 DESCRIPTION = (
-    "Print everything that is wrong with a manifest, as compilers do, with the reason and what would "
-    "be right. Nothing is built. Exit 8 when there are errors; warnings alone are no error."
+    "Print all errors and warnings of a manifest in the style of a compiler, with "
+    "reasons and corrections. Nothing is built. Exit 8 when there are errors; warnings "
+    "alone are no error."
 )
 
 
@@ -22,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Validate; diagnostics are the output, so they go to stdout."""
+    """Validate. The diagnostics are the output, so they go to stdout."""
     try:
         answer = send(args.socket, "/v1/validate", manifest_body(args))
     except ClientError as error:

@@ -1,4 +1,4 @@
-"""`dcctl version`: of dcctl and of the daemon."""
+"""`dcctl version`: the versions of dcctl and of the daemon."""
 
 import argparse
 
@@ -9,8 +9,8 @@ from cli.version import own_version
 
 HELP = "print the versions of dcctl and of the daemon"
 DESCRIPTION = (
-    "Print the version of dcctl and of the daemon. When no daemon answers, dcctl's own is printed all "
-    "the same, and the exit code is that of the error."
+    "Print the version of dcctl and of the daemon. When no daemon answers, only dcctl's "
+    "version is printed, and the exit code is that of the error."
 )
 
 

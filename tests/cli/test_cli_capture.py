@@ -163,7 +163,7 @@ def test_a_daemon_that_asks_twice_for_the_same_is_stopped(dcctl, daemon, manifes
     daemon.answers["POST", "/v1/builds"] = 422, problem
     outcome = dcctl("submit", str(manifest))
     assert outcome.code == 1
-    assert "asks again" in outcome.err
+    assert "requests files again" in outcome.err
 
 
 def test_a_file_that_changes_while_it_is_sent_is_refused(daemon, tmp_path, monkeypatch) -> None:

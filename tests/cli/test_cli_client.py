@@ -166,7 +166,7 @@ def test_an_error_cannot_steer_the_terminal(dcctl, daemon) -> None:
         (b"SSH-2.0-OpenSSH\r\n", "lost the daemon"),
         (b"", "lost the daemon"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort", "lost the daemon"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", "does not speak dcd's language"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", "is not a dcd daemon"),
         (b"HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\nnope", "answered 404 Not Found"),
     ],
 )

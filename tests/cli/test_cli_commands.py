@@ -283,7 +283,7 @@ def test_a_log_that_is_not_there_is_not_found(dcctl, daemon, build) -> None:
     assert "no log of create-iso" in outcome.err
     assert "transfer-deb, boot-setup" in outcome.err
     build.logs.clear()
-    assert "the result of ba-arch is that of build 7fa2wxyz" in dcctl("logs", "k2").err
+    assert "ba-arch reused the result of build 7fa2wxyz" in dcctl("logs", "k2").err
     assert "nothing has run yet" in dcctl("logs", "k2", "create-iso").err
 
 
@@ -430,5 +430,5 @@ def test_version_tells_its_own_when_no_daemon_answers(dcctl, daemon) -> None:
 def test_logs_of_a_reused_checkpoint_are_with_the_build_that_made_it(dcctl, build) -> None:
     outcome = dcctl("logs", "k2", "ba-arch")
     assert outcome.code == 7
-    assert "the result of ba-arch is that of build 7fa2wxyz" in outcome.err
+    assert "ba-arch reused the result of build 7fa2wxyz" in outcome.err
     assert "dcctl logs 7fa2wxyz ba-arch" in outcome.err

@@ -114,7 +114,7 @@ def test_a_failure_ends_with_the_reason_the_remedy_and_the_logs_last_lines(dcctl
         "  free some space",
         "Log: dcctl logs k2p7abcd boot-setup",
         *(f"  | line {number}" for number in range(4991, 5001)),
-        f"To look at it: dcctl shell k2p7abcd{'' if os.geteuid() == 0 else ' (as root)'}",
+        f"To inspect it: dcctl shell k2p7abcd{'' if os.geteuid() == 0 else ' (as root)'}",
         "After an edit: dcctl resume k2p7abcd --manifest /m.xml",
         "To run the checkpoint again unchanged: dcctl retry k2p7abcd",
     ]
@@ -391,6 +391,6 @@ def test_ctrl_c_ends_only_the_following(daemon, start) -> None:
     process.send_signal(signal.SIGINT)
     rest = read_rest(terminal)
     assert process.wait() == 130
-    assert "The build goes on; to see it again: dcctl follow k2p7abcd" in rest
+    assert "The build continues; to follow it again: dcctl follow k2p7abcd" in rest
     assert "Traceback" not in rest
     assert not any(request.method == "POST" for request in daemon.requests)

@@ -170,7 +170,7 @@ def test_backup_refuses_what_did_not_arrive_whole(dcctl, daemon, tmp_path) -> No
     daemon.answers["GET", "/v1/backup"] = 200, b"half a log"
     outcome = dcctl("backup", str(tmp_path / "log.db"))
     assert outcome.code == 1
-    assert "did not arrive whole" in outcome.err
+    assert "is incomplete or damaged" in outcome.err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -180,7 +180,7 @@ def test_v_shows_what_the_tools_print(build: Run, manifest: Path) -> None:
     assert outcome.stdout.index("==== one") < outcome.stdout.index("says one")
     assert outcome.stdout.index("says one") < outcome.stdout.index("==== two")
     again = build("-v", manifest)
-    assert "==== one: its result is there" in again.stdout
+    assert "==== one: result reused" in again.stdout
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def test_a_failure_ends_with_how_to_look_at_it_and_how_to_go_on(daemon, failed):
     build, manifest, _ = failed
     lines = daemon.ctl("follow", build, status=3).splitlines()
     assert lines[-3:] == [
-        f"To look at it: dcctl shell {build}",
+        f"To inspect it: dcctl shell {build}",
         f"After an edit: dcctl resume {build} --manifest {manifest}",
         f"To run the checkpoint again unchanged: dcctl retry {build}",
     ]

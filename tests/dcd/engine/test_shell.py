@@ -217,4 +217,4 @@ def test_the_prompt_says_that_it_is_a_copy_and_the_banner_that_there_is_no_netwo
         os.close(terminal)
     os.waitpid(child, 0)
     assert b"(copy of %s)" % failed.encode() in seen
-    assert b"no network setup inside the image" in seen
+    assert b"The image has no network setup" in seen

@@ -55,7 +55,7 @@ def test_the_plan_is_shown_with_the_repository_that_cannot_be_asked(
         "run", "it comes after before, whose key is not known", False,
     )  # fmt: skip
     text = daemon.ctl("plan", manifest)
-    assert "2 not known, since a repository cannot be asked" in text
+    assert "2 not known, since a repository is unreachable" in text
 
 
 def test_what_comes_before_it_is_known_when_the_builds_time_is(
