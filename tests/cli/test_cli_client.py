@@ -91,7 +91,7 @@ def test_nobody_is_advised_to_join_a_group_of_the_system(daemon, group) -> None:
     os.chown(daemon.path, 0, grp.getgrnam(group).gr_gid)
     error = refused(daemon.socket)
     assert "usermod" not in error.resolution
-    assert "socket_group" in error.resolution
+    assert "setting group" in error.resolution
 
 
 @pytest.mark.root
