@@ -38,6 +38,7 @@ _SILENT_STEP_SECONDS = 600.0
 _BOOTED = 0.15
 """The share of the time that booting the medium takes."""
 _END = 0.95
+_LONGEST_LINE = 1000
 
 
 class _Progress:
@@ -52,7 +53,9 @@ class _Progress:
 
     def hear(self, text: str) -> None:
         """Take in a piece of what is printed."""
-        *lines, self._line = (self._line + text).split("\n")
+        *lines, last = (self._line + text).split("\n")
+        # A guest may print a line without end; a step or a prompt is no longer than this.
+        self._line = last[-_LONGEST_LINE:]
         for line in lines:
             if step := _STEP.search(line):
                 self._begun = True

@@ -7,6 +7,7 @@ shell, a boot loader that fell back to its prompt, firmware that found nothing t
 """
 
 import codecs
+import io
 import math
 import re
 import time
@@ -27,23 +28,44 @@ _CONTROL = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f]")
 _LONGEST_SEQUENCE_BYTES = 4096
 
 
+KEPT_CHARACTERS = 2 * 1024 * 1024
+"""So much of the beginning of a console is kept, and at least so much of its end."""
+
+
 class ConsoleText:
-    """The text of a console so far, in `text`."""
+    """The text of a console so far: all of it, or of a guest that prints without end its beginning and its
+    end. What lies between is only in the console log."""
 
     def __init__(self) -> None:
-        self.text = ""
+        self._head = io.StringIO()
+        self._older, self._newer = "", io.StringIO()
+        self._length = 0
         self._pending = b""
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
-    def feed(self, chunk: bytes) -> None:
-        """Add what came over the wire."""
+    @property
+    def text(self) -> str:
+        """The text, with a line in the place of what is not kept."""
+        head, end = self._head.getvalue(), self._older + self._newer.getvalue()
+        left_out = self._length - len(head) - len(end)
+        return f"{head}\n[{left_out} characters left out]\n{end}" if left_out else head + end
+
+    def feed(self, chunk: bytes) -> str:
+        """Add what came over the wire; returns what it adds to the text."""
         raw = self._pending + chunk
         self._pending = b""
         unfinished = _UNFINISHED.search(raw)
         if unfinished and len(unfinished.group()) < _LONGEST_SEQUENCE_BYTES:
             self._pending = unfinished.group()
             raw = raw[: unfinished.start()]
-        self.text += self._decoder.decode(_CONTROL.sub(b"", _ESCAPE.sub(b"", raw)))
+        new = self._decoder.decode(_CONTROL.sub(b"", _ESCAPE.sub(b"", raw)))
+        room = max(0, KEPT_CHARACTERS - self._length)
+        self._length += len(new)
+        self._head.write(new[:room])
+        self._newer.write(new[room:])
+        if self._newer.tell() >= KEPT_CHARACTERS:
+            self._older, self._newer = self._newer.getvalue(), io.StringIO()
+        return new
 
     def tail(self, lines: int) -> str:
         """The last lines that are not blank."""
@@ -177,7 +199,7 @@ def wait_for(
     met an instruction that it cannot run, and `CheckpointError` when `stopped` says so.
     """
     begun = heard = time.monotonic()
-    start = len(console.text)
+    recent = ""
     # A sign that began in one chunk may end in the next.
     overlap = max(len(sign) for sign in (marker, *(trouble.sign for trouble in troubles)))
     while True:
@@ -185,11 +207,10 @@ def wait_for(
         elapsed = time.monotonic() - begun
         if chunk:
             heard = time.monotonic()
-            known = len(console.text)
-            news = max(start, known - overlap)
-            console.feed(chunk)
-            on_text(console.text[known:])
-            printed = console.text[news:]
+            new = console.feed(chunk)
+            on_text(new)
+            printed = recent + new
+            recent = printed[-overlap:]
             if marker in printed:
                 return elapsed
             for trouble in troubles:

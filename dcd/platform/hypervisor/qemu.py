@@ -57,7 +57,8 @@ _DEVICES: dict[Attachment, tuple[str, ...]] = {
 }
 """What attaches a drive; the last device takes it."""
 
-_UNBOOTABLE = "No bootable device"
+_UNBOOTABLE = b"No bootable device"
+_DEBUG_BYTES = 1024 * 1024
 
 _STOPPED = frozenset({"internal-error", "io-error", "guest-panicked"})
 """States in which QEMU keeps a guest that does not run on by itself. Source: qapi/run-state.json."""
@@ -124,9 +125,15 @@ class _QemuGuest:
         self.write_console = console.write
         self._monitor = monitor
         self._debug = debug
+        self._debug_read_bytes = 0
 
     def firmware_says_unbootable(self) -> bool:
-        return _UNBOOTABLE in self._debug.read_text("utf-8", "replace")
+        # What runs in the guest can write there too, without end.
+        with self._debug.open("rb") as file:
+            file.seek(max(0, self._debug_read_bytes - len(_UNBOOTABLE)))
+            said = file.read(_DEBUG_BYTES)
+            self._debug_read_bytes = file.tell()
+        return _UNBOOTABLE in said
 
     def stopped_reason(self) -> str:
         try:

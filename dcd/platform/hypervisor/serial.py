@@ -9,12 +9,17 @@ WRITE_SECONDS = 60.0
 """How long a guest may take to read what is typed."""
 
 
+LOG_BYTES = 256 * 1024 * 1024
+"""How much of a console its log takes: a guest can print without end."""
+
+
 class SerialConsole:
     """The owner's end of the connection. Belongs to the thread that opened the guest."""
 
     def __init__(self, connection: socket.socket, log: FileIO) -> None:
         self._connection = connection
         self._log = log
+        self._room_bytes = LOG_BYTES
 
     def read(self, wait_seconds: float) -> bytes | None:
         """See `Guest.read_console`."""
@@ -25,7 +30,11 @@ class SerialConsole:
             return b""
         except ConnectionResetError:
             return None
-        self._log.write(chunk)
+        if self._room_bytes > 0:
+            self._log.write(chunk[: self._room_bytes])
+            self._room_bytes -= len(chunk)
+            if self._room_bytes <= 0:
+                self._log.write(b"\n[dcd: the rest is left out]\n")
         return chunk or None
 
     def write(self, text: bytes) -> None:

@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from dcd.platform.hypervisor import (
     GuestStuck,
     GuestTrouble,
     Qemu,
+    serial,
     wait_for,
 )
 from dcd.platform.hypervisor.probe import run_probe_guest
@@ -257,6 +259,44 @@ def test_an_escape_sequence_that_never_ends_does_not_swallow_the_console() -> No
     console.feed(b" after")
     assert console.text.startswith("before")
     assert console.text.endswith("after")
+
+
+def test_of_a_console_without_end_the_beginning_and_the_end_are_kept() -> None:
+    console = ConsoleText()
+    console.feed(b"firmware\r\n")
+    line = b"audit: backlog limit exceeded\r\n" * 1000
+    for _ in range(300):
+        console.feed(line)
+    console.feed(b"Kernel panic\r\n")
+    assert len(console.text) < 7 * 1024 * 1024
+    assert console.text.startswith("firmware\naudit")
+    assert console.text.endswith("exceeded\nKernel panic\n")
+    assert "characters left out]\n" in console.text
+    assert console.tail(1) == "Kernel panic"
+
+
+def test_a_marker_is_found_in_a_console_without_end() -> None:
+    flood = [b"x" * 65536] * 200
+    console = ConsoleText()
+    guest = PrintingGuest(*flood, b"log", b"in:")
+    assert wait_for(guest, "login:", 600, console) >= 0
+    assert console.text.endswith("xlogin:")
+    assert len(console.text) < 7 * 1024 * 1024
+
+
+def test_the_log_of_a_console_without_end_has_an_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serial, "LOG_BYTES", 100_000)
+    guest, owner = socket.socketpair()
+    with guest, owner, (tmp_path / "log").open("wb", buffering=0) as log:
+        console = serial.SerialConsole(owner, log)
+        for _ in range(50):
+            guest.sendall(b"x" * 10_000)
+            assert console.read(1.0)
+    written = (tmp_path / "log").read_bytes()
+    assert written[:100_000] == b"x" * 100_000
+    assert written[100_000:] == b"\n[dcd: the rest is left out]\n"
 
 
 class PrintingGuest:
