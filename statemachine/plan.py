@@ -35,7 +35,8 @@ class Ingredient:
 class PlannedCheckpoint:
     """One checkpoint of a plan: how to construct it and the key of its result. `secrets` names the files
     and variables from which it reads secrets, `places` where its elements are in the manifest, in the form of
-    `dcd.manifest.places` (empty in plans of version 0.1.0)."""
+    `dcd.manifest.places` (empty in plans of version 0.1.0). `host_code`: it runs code of the manifest, or of
+    somebody else's module, on the host (not said in plans of version 0.1.0)."""
 
     name: str
     description: str
@@ -51,6 +52,7 @@ class PlannedCheckpoint:
     disk_bytes: int = 0
     secrets: tuple[str, ...] = ()
     places: tuple[str, ...] = ()
+    host_code: bool = False
 
 
 @dataclass(frozen=True, slots=True)

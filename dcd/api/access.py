@@ -12,12 +12,9 @@ from collections.abc import Iterable
 from enum import StrEnum
 
 from dcd.configuration import Configuration
-from dcd.construction.constructors import construct, runs_host_code
 from dcd.engine.borrowers import groups_of, has_every_role
-from dcd.manifest.diagnostics import ManifestError
 from statemachine.errors import PermissionDenied
 from statemachine.events import Actor
-from statemachine.plan import Plan, PlannedCheckpoint
 
 
 class Role(StrEnum):
@@ -79,24 +76,6 @@ def require(
         f"an administrator can add {actor.user}, or a group as @GROUP, to `{role.value}` in the "
         "daemon's configuration and reload it; `dcctl config` shows the present values",
     )
-
-
-def host_code(plan: Plan) -> tuple[str, ...]:
-    """The checkpoints of `plan` that run the submitter's code on the host, by name: custom scripts
-    outside the image, and classes from modules outside the project. Not empty:
-    `Action.RUN_HOST_CODE` is needed."""
-    return tuple(checkpoint.name for checkpoint in plan.checkpoints if _runs_host_code(checkpoint))
-
-
-def _runs_host_code(planned: PlannedCheckpoint) -> bool:
-    names = planned.mod_path, planned.checkpoint_class
-    if runs_host_code(*names, None):
-        return True  # One of somebody else's is not constructed for it.
-    try:
-        checkpoint = construct(*names, planned.name, planned.args, planned.kwargs)
-    except ManifestError:
-        return False  # dcd has no such checkpoint: it is behind a pause, and cannot run.
-    return runs_host_code(*names, checkpoint)
 
 
 def roles(configuration: Configuration, actor: Actor) -> frozenset[Role]:

@@ -11,7 +11,7 @@ from datetime import datetime
 
 from starlette.requests import Request
 
-from dcd.api.access import Action, host_code, require
+from dcd.api.access import Action, require
 from dcd.api.metrics import Metrics
 from dcd.api.schemas import BuildView
 from dcd.api.server import actor_of
@@ -91,7 +91,7 @@ class Api:
         peer, or the build's submitter, may not use."""
 
         def permit(plan: Plan) -> None:
-            if host_code(plan):
+            if any(planned.host_code for planned in plan.checkpoints):
                 self.require(request, Action.RUN_HOST_CODE)
             secrets = [name for planned in plan.checkpoints for name in planned.secrets]
             for user in filter(None, (actor_of(request.scope), submitter)):

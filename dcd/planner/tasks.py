@@ -28,7 +28,7 @@ from dcd.planning.document import Match
 from dcd.planning.load import Loaded, load
 from dcd.planning.load import Settings as ManifestSettings
 from dcd.planning.preview import Intention, beyond
-from dcd.planning.readiness import examine
+from dcd.planning.readiness import Made, examine
 from dcd.planning.validation import validate
 from statemachine.events import InputFile
 from statemachine.plan import Plan, PlannedCheckpoint
@@ -189,14 +189,15 @@ class Task(Generic[Question, Answer]):
 
 
 def _check(manifest: Manifest, waiting: Waiting) -> Checked:
-    return Checked(_loaded(manifest, waiting).diagnostics)
+    return Checked(_loaded(manifest, waiting)[0].diagnostics)
 
 
 def _plan(manifest: Manifest, waiting: Waiting) -> Planned:
-    loaded = _loaded(manifest, waiting)
+    loaded, made = _loaded(manifest, waiting)
     described = distro(loaded.doc)
     plan = planning.make_plan(
         loaded,
+        made,
         manifest.rules.modules,
         manifest.source_date_epoch,
         manifest.pause_before,
@@ -209,9 +210,10 @@ def _plan(manifest: Manifest, waiting: Waiting) -> Planned:
 
 
 def _preview(manifest: Manifest, waiting: Waiting) -> Previewed:
-    loaded = _loaded(manifest, waiting)
+    loaded, made = _loaded(manifest, waiting)
     plan, rest = planning.plan_ahead(
         loaded,
+        made,
         manifest.rules.modules,
         manifest.source_date_epoch,
         host_code=manifest.host_code,
@@ -286,13 +288,17 @@ TASKS: Mapping[str, Task[object, object]] = {
 }
 
 
-def _loaded(manifest: Manifest, waiting: Waiting) -> Loaded:
-    """The manifest, complete, its files validated as it says. Raises ManifestError, InputsMissing."""
+def _loaded(manifest: Manifest, waiting: Waiting) -> tuple[Loaded, list[Made]]:
+    """The manifest, complete, its files validated as it says, and its checkpoints, constructed. Raises
+    ManifestError, InputsMissing."""
     rules = manifest.rules
+    made: list[Made] = []
     loaded = load(
         manifest.text,
         manifest.path,
-        examine=partial(examine, allowed=rules.modules, pause_before=manifest.pause_before),
+        examine=partial(
+            examine, allowed=rules.modules, pause_before=manifest.pause_before, made=made
+        ),
         files={path: None if f is None else _file(f) for path, f in manifest.files.items()},
         parameters=manifest.parameters,
         inherited=manifest.inherited,
@@ -310,7 +316,7 @@ def _loaded(manifest: Manifest, waiting: Waiting) -> Loaded:
     diagnostics = in_order([*loaded.diagnostics, *found])
     if any(each.severity == "error" for each in found):
         raise ManifestError(diagnostics)
-    return replace(loaded, diagnostics=diagnostics)
+    return replace(loaded, diagnostics=diagnostics), made
 
 
 def _file(captured: Captured) -> CapturedFile:

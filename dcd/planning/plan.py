@@ -26,7 +26,7 @@ from dcd.manifest.secrets import DIRECTORIES, PREFIX, Borrower, require_use
 from dcd.planning.epoch import choose_epoch
 from dcd.planning.ingredients import ingredients
 from dcd.planning.load import Loaded
-from dcd.planning.readiness import Prospect, prospects, require_all, texts_of
+from dcd.planning.readiness import Made, Prospect, prospects, require_all, texts_of
 from dcd.platform.host_parts import host_parts
 from dcd.worker.request import Grants
 from statemachine.build import BuildState
@@ -44,6 +44,7 @@ def _nothing() -> None:
 
 def make_plan(
     loaded: Loaded,
+    made: Sequence[Made],
     allowed: Collection[str],
     epoch: int | None = None,
     pause_before: str | None = None,
@@ -52,13 +53,13 @@ def make_plan(
     borrower: Borrower | None = None,
     waiting: Callable[[], None] = _nothing,
 ) -> Plan:
-    """The plan of a manifest. `allowed` are modules that it may name beside the project's, `epoch` is the
-    build's time that is asked for (seconds since 1970); the manifest's own outranks it. `host_code` says that
-    it may run code on the host, `borrower` is who uses its secrets (None: root), `waiting` is called before
-    others are asked. Raises ManifestError; PermissionDenied before anything that the manifest names is
-    opened; Unprepared when checkpoints before `pause_before` cannot run here or the state of a repository
-    cannot be had."""
-    found = prospects(loaded.doc, allowed)
+    """The plan of a manifest. `made` are its checkpoints as `examine` constructed them, `allowed` modules
+    that it may name beside the project's, `epoch` is the build's time that is asked for (seconds since 1970);
+    the manifest's own outranks it. `host_code` says that it may run code on the host, `borrower` is who uses
+    its secrets (None: root), `waiting` is called before others are asked. Raises PermissionDenied before
+    anything that the manifest names is opened; Unprepared when checkpoints before `pause_before` cannot run
+    here or the state of a repository cannot be had."""
+    found = prospects(loaded.doc, made, allowed)
     _permit(found, host_code)
     require_use(borrower, (name for each in found for name in each.needs.secrets))
     require_all(found, pause_before)
@@ -83,6 +84,7 @@ def declining_reuse(plan: Plan, checkpoint: str | None) -> Plan:
 
 def plan_ahead(
     loaded: Loaded,
+    made: Sequence[Made],
     allowed: Collection[str],
     epoch: int | None = None,
     *,
@@ -93,7 +95,7 @@ def plan_ahead(
     """The plan of the manifest's checkpoints up to the first that cannot run here or whose repository cannot
     be asked, and the prospects of the rest: their keys cannot be known. A repository is asked once and not
     waited for. Raises as `make_plan`, but for these two."""
-    found = prospects(loaded.doc, allowed)
+    found = prospects(loaded.doc, made, allowed)
     _permit(found, host_code)
     require_use(borrower, (name for each in found for name in each.needs.secrets))
     waiting()
@@ -328,4 +330,5 @@ def _planned(
         tools=needs.tools,
         disk_bytes=needs.disk_bytes,
         secrets=needs.secrets,
+        host_code=prospect.runs_host_code,
     )

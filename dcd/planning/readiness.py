@@ -1,8 +1,8 @@
 """Which checkpoints of a manifest can run here at all, and why others cannot.
 
-The first step of planning. It constructs every checkpoint, lets it check the manifest, and asks what it needs
-of the host. What stands in the way is found for all of them, so that a refusal names everything at once. The
-network is not used.
+The first step of planning. It constructs every checkpoint, once, lets it check the manifest, and asks what
+it needs of the host. What stands in the way is found for all of them, so that a refusal names everything at
+once. The network is not used.
 """
 
 import inspect
@@ -19,7 +19,7 @@ from dcd.construction.constructors import (
     runs_host_code,
 )
 from dcd.manifest.damage import Damage
-from dcd.manifest.diagnostics import Diagnostic, ManifestError, at, bounded, error, refuse, warning
+from dcd.manifest.diagnostics import Diagnostic, ManifestError, at, error, warning
 from dcd.manifest.doc import DataObjectCache, checkpoints_of, software_for
 from dcd.manifest.objects import CheckpointSpec, Image
 from dcd.planning.sequence import Step, check_sequence, outlined_step, whole_step
@@ -28,6 +28,9 @@ from dcd.platform import foreign
 from dcd.worker.isolation import hiding
 from statemachine.errors import InvalidManifest, Unprepared
 from store.host import tools
+
+Made = tuple[CheckpointSpec, Checkpoint | None]
+"""A checkpoint of a manifest, constructed; None where it cannot be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,17 +62,25 @@ class Prospect:
         return 0.0 if self.instance is None else self.instance.get_progress_estimate()
 
 
-def prospects(doc: DataObjectCache, allowed: Collection[str]) -> list[Prospect]:
-    """The prospects of all checkpoints, in order. `allowed` are modules that the manifest may name beside
-    the project's. Raises ManifestError with everything that checkpoints find wrong in the manifest."""
-    found: list[Prospect] = []
-    faults: list[Diagnostic] = []
-    for spec in checkpoints_of(doc):
-        prospect, said = _prospect(doc, spec, allowed)
-        found.append(prospect)
-        faults += said
-    refuse(bounded(faults))
-    return found
+def constructed(doc: DataObjectCache, allowed: Collection[str], whole: bool = True) -> list[Made]:
+    """All checkpoints of a manifest, in order; None for one that cannot be constructed. `allowed` are
+    modules that the manifest may name beside the project's, `whole` as for `construct`."""
+
+    def instance(spec: CheckpointSpec) -> Checkpoint | None:
+        names = (spec.mod_path, spec.checkpoint_class, spec.name)
+        try:
+            return construct(*names, texts_of(spec), spec.kwargs, allowed, whole)
+        except ManifestError:
+            return None
+
+    return [(spec, instance(spec)) for spec in checkpoints_of(doc)]
+
+
+def prospects(
+    doc: DataObjectCache, made: Sequence[Made], allowed: Collection[str]
+) -> list[Prospect]:
+    """The prospects of the checkpoints of a manifest that `examine` finds no fault in."""
+    return [_prospect(doc, spec, instance, allowed) for spec, instance in made]
 
 
 def examine(
@@ -77,20 +88,22 @@ def examine(
     damage: Damage,
     allowed: Collection[str],
     pause_before: str | None = None,
+    made: list[Made] | None = None,
 ) -> Iterator[Diagnostic]:
     """What the checkpoints of a manifest find in it, as far as it is whole, and whether they find what they
     need of each other. What is wrong with their constructors is left out: `dcd.construction.constructors`
-    reports it. From `pause_before` on nothing will run with this manifest."""
+    reports it. From `pause_before` on nothing will run with this manifest. The checkpoints, constructed, are
+    appended to `made`."""
+    everything = constructed(doc, allowed, whole=not damage)
+    if made is not None:
+        made += everything
     steps: list[Step] = []
-    for spec in checkpoints_of(doc):
-        try:
-            instance = construct(
-                *(spec.mod_path, spec.checkpoint_class, spec.name, texts_of(spec), spec.kwargs),
-                allowed=allowed,
-                whole=not damage,
-            )
-        except ManifestError:
+    for spec, instance in everything:
+        if instance is None:
             steps.append(_outlined(spec, allowed))
+            if not damage and not _absence(spec, allowed):
+                what = f"{spec.checkpoint_class} of {spec.mod_path} makes no checkpoint"
+                yield error(spec.origin, f"{spec.name}: {what}")
             continue
         consequences = damage.concerns(spec.name, type(instance).READS)
         for each in _placed(_checked(instance, doc, damage), spec):
@@ -145,28 +158,27 @@ def require_all(found: Sequence[Prospect], pause_before: str | None = None) -> N
 
 
 def _prospect(
-    doc: DataObjectCache, spec: CheckpointSpec, allowed: Collection[str]
-) -> tuple[Prospect, list[Diagnostic]]:
-    """What is to be expected of a checkpoint, and what is wrong or doubtful in what it reads."""
-    try:
-        resolve(spec.mod_path, spec.checkpoint_class, allowed)
-    except Unresolved as failure:
-        if failure.known:
-            return Prospect(spec, None, Needs(), failure.message), []
-    try:
-        instance = construct(
-            spec.mod_path, spec.checkpoint_class, spec.name, texts_of(spec), spec.kwargs, allowed
-        )
-    except ManifestError as failure:
-        return Prospect(spec, None, Needs()), _placed(failure.diagnostics, spec)
-    found = _placed(_checked(instance, doc, Damage()), spec)
-    if any(each.severity == "error" for each in found):
-        return Prospect(spec, instance, Needs()), found
+    doc: DataObjectCache,
+    spec: CheckpointSpec,
+    instance: Checkpoint | None,
+    allowed: Collection[str],
+) -> Prospect:
+    if instance is None:
+        return Prospect(spec, None, Needs(), _absence(spec, allowed))
     needs = instance.needs(doc)
     lacks = tuple(tools.missing(needs.tools))
     obstacle = f"this host lacks {', '.join(lacks)}" if lacks else ""
     on_host = runs_host_code(spec.mod_path, spec.checkpoint_class, instance)
-    return Prospect(spec, instance, needs, obstacle, lacks, on_host), found
+    return Prospect(spec, instance, needs, obstacle, lacks, on_host)
+
+
+def _absence(spec: CheckpointSpec, allowed: Collection[str]) -> str:
+    """Why there is no such checkpoint in this installation; empty when there is."""
+    try:
+        resolve(spec.mod_path, spec.checkpoint_class, allowed)
+    except Unresolved as failure:
+        return failure.message
+    return ""
 
 
 def _foreign_images(doc: DataObjectCache, pause_before: str | None) -> Iterator[Diagnostic]:

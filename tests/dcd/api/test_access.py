@@ -11,11 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dcd.api.access import Action, Role, host_code, require, roles
+from dcd.api.access import Action, Role, require, roles
 from dcd.configuration import Configuration
 from statemachine.errors import PermissionDenied
 from statemachine.events import Actor
-from statemachine.plan import Plan, PlannedCheckpoint
 
 NOBODY = Configuration(observe=(), submit=(), operate=(), administer=(), host_code=())
 ALICE = Actor(uid=70001, gid=70001, pid=5, user="alice")
@@ -108,53 +107,6 @@ def test_the_refusal_says_what_is_missing_and_who_can_give_it() -> None:
     assert error.brief == "alice (uid 70001) may not pause, resume, cancel or remove this build"
     assert error.details == "this needs operate; alice has observe, submit"
     assert "to `operate` in the daemon's configuration" in error.resolution
-
-
-def planned(
-    mod_path: str, checkpoint_class: str, args: tuple[str, ...] = (), **kwargs: str
-) -> Plan:
-    checkpoint = PlannedCheckpoint(
-        name="x",
-        description="",
-        mod_path=mod_path,
-        checkpoint_class=checkpoint_class,
-        key="",
-        ingredients=(),
-        args=args,
-        kwargs=dict(kwargs),
-    )
-    return Plan((checkpoint,))
-
-
-@pytest.mark.parametrize(
-    "plan",
-    [
-        planned("dcd/checkpoints/custom_script", "CustomScript", ("true",)),
-        planned("dcd.checkpoints.custom_script.py", "CustomScript", ("true",)),
-        planned("dcd/checkpoints/custom_script", "CustomScript", command="true", chroot="false"),
-        planned(
-            "solaris_install/distro_const/checkpoints/custom_script", "CustomScript", ("true",)
-        ),
-        planned("acme/checkpoints", "Upload"),
-        planned("dcd/checkpoints_of_others", "X"),
-        planned("dcd/checkpoints", "X"),
-    ],
-)
-def test_scripts_and_foreign_modules_need_the_right_to_run_host_code(plan: Plan) -> None:
-    assert host_code(plan) == ("x",)
-
-
-@pytest.mark.parametrize(
-    "plan",
-    [
-        planned("dcd/checkpoints/transfer/deb", "TransferDEB"),
-        planned("solaris_install/transfer/cpio", "TransferCPIO"),
-        planned("dcd/checkpoints/custom_script", "CustomScript", ("true",), chroot="true"),
-        planned("dcd/checkpoints/custom_script", "CustomScript", text="true", chroot="true"),
-    ],
-)
-def test_what_runs_inside_the_image_needs_no_more_than_packages_do(plan: Plan) -> None:
-    assert host_code(plan) == ()
 
 
 named = st.lists(st.sampled_from(["alice", "bob", "@no-such-group"])).map(tuple)

@@ -13,6 +13,7 @@ from dcd.manifest.objects import Software
 from dcd.manifest.source import LIMITS, Limits
 from dcd.planning.load import Settings, load
 from dcd.planning.plan import make_plan
+from dcd.planning.readiness import constructed
 
 CHECKPOINT = (
     '<checkpoint name="c{0}" mod_path="dcd/checkpoints/custom_script" '
@@ -58,7 +59,7 @@ def test_planning_takes_time_in_proportion_to_the_manifest(shape: Callable[[int]
         except ManifestError:
             return time.process_time() - started
         if shape is manifest:
-            make_plan(loaded, ())
+            make_plan(loaded, constructed(loaded.doc, ()), ())
         else:
             for number in range(count):
                 software_for(loaded.doc, f"c{number}")

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lxml import etree
 
+from dcd.manifest.damage import Damage
 from dcd.manifest.data_object import Element
 from dcd.manifest.diagnostics import ManifestError
 from dcd.manifest.doc import checkpoints_of, configurations_for, software_for
@@ -14,7 +15,7 @@ from dcd.manifest.includes import CapturedFile
 from dcd.manifest.migrate import Migrated, migrate
 from dcd.manifest.objects import BootEntry, BootMods, DiskImage, Publisher, User, VmFormat, VmIm
 from dcd.planning.load import Loaded, load
-from dcd.planning.readiness import prospects
+from dcd.planning.readiness import examine
 
 ROOT = Path(__file__).resolve().parents[3]
 PRECUD = (ROOT / "tests/data/precud", ROOT.parent / "shared/data/precud")
@@ -65,7 +66,8 @@ def validated(text: str) -> Loaded:
     assert loaded.missing == ()
     expected = ("dcd has no checkpoint", "makes media that boot Debian")
     assert all(any(text in found.message for text in expected) for found in loaded.diagnostics)
-    prospects(loaded.doc, ())
+    found = examine(loaded.doc, Damage(), ())
+    assert [each.message for each in found if each.severity == "error"] == []
     return loaded
 
 
