@@ -9,6 +9,9 @@ bin := $(VENV)/bin
 # As many processes as cores; a group of tests (those that build and boot images) stays in one.
 parallel := -n auto --dist loadgroup
 
+# Without its bytecode every worker, planner and daemon that a test starts compiles all of dcd again.
+unexport PYTHONDONTWRITEBYTECODE
+
 # What the tests use beside the tools of images: fault injection, other file systems, iSCSI, network
 # name spaces, dcd's own Debian package. With CI set, a test that misses one of them fails.
 test_packages := acl attr btrfs-progs curl debhelper dosfstools dpkg-dev fuse3 gcc groff-base iproute2 \

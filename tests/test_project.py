@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -137,6 +138,7 @@ def test_pages_name_only_files_and_functions_of_the_code():
     assert wrong == []
 
 
+@cache
 def defined(path: Path) -> set[str]:
     """The functions, methods, classes and constants of a file."""
     found = set()

@@ -5,6 +5,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
+import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.specs.openapi.checks import positive_data_acceptance
@@ -24,6 +25,7 @@ def test_committed_document_is_current():
     )
 
 
+@pytest.mark.slow
 def test_application_keeps_its_document(app):
     # A request that fits the schema can still be refused: a manifest that is none, a wrong digest.
     document = schemathesis.openapi.from_asgi("/v1/openapi.json", app)

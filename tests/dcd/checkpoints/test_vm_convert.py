@@ -80,6 +80,7 @@ def virtual_size(path: Path, driver: str) -> int:
     return size
 
 
+@pytest.mark.slow
 def test_every_format_holds_what_the_disk_holds(bench: Any, tmp_path: Path) -> None:
     context = with_disk(bench, *ALL)
     Convert("convert").execute(context)

@@ -102,6 +102,7 @@ def _names(tree: ast.AST) -> set[str]:
     }
 
 
+@cache
 def below_unread() -> set[type[DataObject]]:
     """Classes that stand only in elements that nobody reads."""
     unread = {cls for cls, attribute in UNREAD if not attribute}
@@ -116,6 +117,7 @@ def below_unread() -> set[type[DataObject]]:
     return unread
 
 
+@cache
 def holds(parent: type[DataObject], cls: type[DataObject]) -> bool:
     return any(particle.of is cls for particle in inside(parent))
 

@@ -16,6 +16,8 @@ import pytest
 
 from store.eventlog import EventLog
 
+pytestmark = pytest.mark.faults
+
 APPENDER = """
 import json, sys
 from datetime import UTC, datetime

@@ -219,6 +219,7 @@ def test_the_previous_sigterm_handler_is_back_afterwards() -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+@pytest.mark.slow
 def test_a_line_without_end_costs_no_more_than_as_many_bytes_in_short_lines(
     capfd: pytest.CaptureFixture[str],
 ) -> None:

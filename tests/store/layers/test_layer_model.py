@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from statemachine.errors import NotFound
 from tests.store.layers.conftest import Subject, key_of
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 NAMES = st.sampled_from(["a", "b", "c"])
 PATHS = st.lists(NAMES, min_size=1, max_size=3).map("/".join)
