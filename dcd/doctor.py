@@ -4,6 +4,7 @@ Each check looks at one thing, changes nothing that outlives it, and says what t
 ok. `dcctl doctor` shows them through the daemon, `dcd doctor` without one. Blocking; call in a thread.
 """
 
+import os
 import platform
 import shutil
 import sqlite3
@@ -213,15 +214,21 @@ def _space(state_dir: Path) -> HostCheck:
 
 def _namespaces() -> HostCheck:
     command = ["unshare", "--mount", "--pid", "--net", "--ipc", "--uts", "--fork", "--mount-proc"]
-    command.append("true")
+    root = os.geteuid() == 0
+    command += ["true"] if root else ["--user", "--map-root-user", "true"]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
-    if result.returncode == 0:
+    if result.returncode != 0:
         return HostCheck(
-            "namespaces", "ok", "mount, PID, network, IPC and UTS namespaces can be made"
+            "namespaces", "missing", result.stderr.strip(), "run the daemon as root (CAP_SYS_ADMIN)"
         )
-    return HostCheck(
-        "namespaces", "missing", result.stderr.strip(), "run the daemon as root (CAP_SYS_ADMIN)"
-    )
+    if not root:
+        only = (
+            "in a user namespace only: no checkpoint mounts, opens devices or makes files of others"
+        )
+        return HostCheck(
+            "namespaces", "warning", only, "for all checkpoints, run the daemon as root"
+        )
+    return HostCheck("namespaces", "ok", "mount, PID, network, IPC and UTS namespaces can be made")
 
 
 def _isolation() -> HostCheck:

@@ -6,6 +6,7 @@ once. The network is not used.
 """
 
 import inspect
+import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -19,7 +20,7 @@ from dcd.construction.constructors import (
     runs_host_code,
 )
 from dcd.manifest.damage import Damage
-from dcd.manifest.diagnostics import Diagnostic, ManifestError, at, error, warning
+from dcd.manifest.diagnostics import Diagnostic, ManifestError, at, error, listed, warning
 from dcd.manifest.doc import DataObjectCache, checkpoints_of, software_for
 from dcd.manifest.objects import CheckpointSpec, Image
 from dcd.planning.sequence import Step, check_sequence, outlined_step, whole_step
@@ -28,6 +29,7 @@ from dcd.platform import foreign
 from dcd.worker.isolation import hiding
 from statemachine.errors import InvalidManifest, Unprepared
 from store.host import tools
+from store.host.capabilities import CHROOT, NEEDS_ROOT
 
 Made = tuple[CheckpointSpec, Checkpoint | None]
 """A checkpoint of a manifest, constructed; None where it cannot be."""
@@ -149,6 +151,8 @@ def require_all(found: Sequence[Prospect], pause_before: str | None = None) -> N
     if any(prospect.instance is None for prospect in hindered):
         first = next(prospect.spec.name for prospect in hindered)
         remedies.append(PLUGIN_REMEDY.replace("CHECKPOINT", first))
+    if any(_rights_missing(prospect.needs) for prospect in hindered):
+        remedies.append(NEEDS_ROOT)
     count = f"{len(hindered)} of {len(found)} checkpoints"
     raise Unprepared(
         f"{count} cannot run here",
@@ -167,9 +171,20 @@ def _prospect(
         return Prospect(spec, None, Needs(), _absence(spec, allowed))
     needs = instance.needs(doc)
     lacks = tuple(tools.missing(needs.tools))
-    obstacle = f"this host lacks {', '.join(lacks)}" if lacks else ""
+    obstacle = f"this host lacks {', '.join(lacks)}" if lacks else _rights_missing(needs)
     on_host = runs_host_code(spec.mod_path, spec.checkpoint_class, instance)
     return Prospect(spec, instance, needs, obstacle, lacks, on_host)
+
+
+def _rights_missing(needs: Needs) -> str:
+    """Why a daemon that is not root cannot run a checkpoint, or "". Its workers have a user namespace, which
+    opens no device and mounts no disk."""
+    if os.geteuid() == 0:
+        return ""
+    wanted = [f"the capability {name}" for name in needs.capabilities if name not in CHROOT]
+    # Without KVM guests are emulated.
+    wanted += [f"/dev/{name}" for name in needs.devices if name != "kvm"]
+    return f"it needs {listed(wanted, 'and')}, and this daemon is not root" if wanted else ""
 
 
 def _absence(spec: CheckpointSpec, allowed: Collection[str]) -> str:

@@ -54,6 +54,7 @@ from dcd.worker.request import (
 from dcd.worker.signals import CLAIMED
 from statemachine.errors import DcdError, Unavailable
 from statemachine.events import Artifact, ErrorInfo
+from store.host.capabilities import NEEDS_ROOT, in_user_namespace
 from store.host.durable import used_up
 from store.host.mounts import unmount_below
 from store.layers.choose import open_store
@@ -362,6 +363,8 @@ def _remedy(request: WorkerRequest, error: BaseException, told: ErrorInfo) -> st
             f"{request.checkpoint} writes to its workspace only; what else it has to change it must "
             "declare: see `writes` in its needs or arguments"
         )
+    if in_user_namespace() and _is_behind((errno.EPERM, errno.EACCES, errno.EINVAL), error, last):
+        return f"the daemon is not root, so files have one owner and disks are not mounted: {NEEDS_ROOT}"
     if _is_behind((errno.EPERM, errno.EACCES), error, last):
         return (
             f"{request.checkpoint} has only the permissions that it declares; if it needs others, see "

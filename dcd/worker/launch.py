@@ -256,6 +256,7 @@ def _command(request: WorkerRequest, messages: int) -> list[str]:
         *("unshare", "--mount", "--propagation", "slave", "--pid", "--fork"),
         *("--kill-child=SIGKILL", "--mount-proc", "--ipc", "--uts"),
         *(() if request.network else ("--net",)),
+        *(() if os.geteuid() == 0 else ("--user", "--map-root-user")),
         *module_command("dcd.worker"),
         str(messages),
     ]

@@ -10,6 +10,7 @@ view has the same link.
 Source: mount_setattr(2), pivot_root(2), mount_namespaces(7).
 """
 
+import errno
 import os
 import stat
 from collections.abc import Iterable, Iterator
@@ -69,7 +70,13 @@ class Shown:
 
     def apply(self, root: Path) -> None:
         """Mount a copy of the mount."""
-        copy = copy_of(self.source, recursive=not self.alone)
+        try:
+            copy = copy_of(self.source, recursive=not self.alone)
+        except OSError as error:
+            # In a user namespace what is mounted below belongs to it: neither is there without the other.
+            if error.errno != errno.EINVAL or not self.alone:
+                raise
+            copy = copy_of(self.source)
         try:
             restrict(copy, NO_SUID | NO_DEVICES | (0 if self.writable else READ_ONLY))
             target = _below(root, self.target)

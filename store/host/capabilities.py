@@ -12,6 +12,7 @@ capabilities; SYS_MODULE loads kernel modules.
 import ctypes
 import os
 from collections.abc import Collection
+from pathlib import Path
 
 _ALL = (
     *("CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID"),
@@ -41,11 +42,25 @@ CHROOT = (*FILES, "SYS_CHROOT")
 MOUNTS = (*CHROOT, "SYS_ADMIN")
 """The same, for a checkpoint that mounts, or runs programs inside the image."""
 
+NEEDS_ROOT = "submit it to the service (dcctl without --socket), or start the daemon as root"
+"""The remedy where a daemon that is not root lacks rights."""
+
+_ALL_USERS = ["0", "0", str(2**32 - 1)]
+"""/proc/self/uid_map outside every user namespace: user_namespaces(7)."""
+
 _VERSION_3 = 0x20080522
 _PR_CAPBSET_READ, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 23, 24, 38
 _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+def in_user_namespace() -> bool:
+    """Whether root here is another user outside, so that files cannot be given to any user."""
+    try:
+        return Path("/proc/self/uid_map").read_text().split() != _ALL_USERS
+    except OSError:
+        return False
 
 
 def keep_only(names: Collection[str]) -> None:

@@ -1,0 +1,118 @@
+"""A private daemon of a user who is not root: it reads, plans and builds what needs no rights of root, and
+names the service for the rest.
+
+Directories that only root enters, on the way to the interpreter and the code, are opened for the test by an
+overlay in a mount namespace of its own.
+"""
+
+import os
+import shlex
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Daemon
+
+pytestmark = [pytest.mark.root, pytest.mark.daemon]
+
+NOBODY = 65534
+
+SCRIPT = """<dc><distro name="note"><execution>
+<checkpoint name="write" mod_path="dcd/checkpoints/custom_script" checkpoint_class="CustomScript">
+<args>{command}</args></checkpoint></execution></distro></dc>"""
+
+
+def closed_directories() -> list[Path]:
+    """The outermost directories that others may not enter, on the way to what the daemon imports."""
+    closed = []
+    for path in {
+        Path(sys.executable).resolve(),
+        Path(sys.prefix),
+        Path(__file__),
+        Path(sys.base_prefix),
+    }:
+        above = [parent for parent in reversed(path.parents) if not parent.stat().st_mode & 0o001]
+        closed += above[:1]
+    return list(dict.fromkeys(closed))
+
+
+def as_nobody(scratch: Path) -> tuple[str, ...]:
+    lines = [f"mount -t tmpfs none {shlex.quote(str(scratch))}"]
+    for number, directory in enumerate(closed_directories()):
+        upper, work = scratch / f"upper{number}", scratch / f"work{number}"
+        options = f"lowerdir={directory},upperdir={upper},workdir={work}"
+        lines += [
+            f"mkdir {upper} {work}",
+            f"mount -t overlay none -o {shlex.quote(options)} {directory}",
+            f"chmod 755 {directory}",
+        ]
+    rights = f"setpriv --reuid {NOBODY} --regid {NOBODY} --clear-groups"
+    script = "; ".join(["set -e", *lines, f'exec {rights} "$@"'])
+    return ("unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh")
+
+
+@pytest.fixture
+def private() -> Iterator[Daemon]:
+    """A daemon that runs as nobody, in a directory that nobody owns."""
+    directory = Path(tempfile.mkdtemp(prefix="dcd-nobody-", dir="/tmp"))
+    try:
+        directory.chmod(0o755)
+        (directory / "own").mkdir()
+        (directory / "scratch").mkdir()
+        os.chown(directory / "own", NOBODY, NOBODY)
+        daemon = Daemon(directory / "own")
+        daemon.start(as_nobody(directory / "scratch"))
+        assert daemon.process is not None
+        try:
+            yield daemon
+        finally:
+            assert daemon.stop() == 0, daemon.log.read_text()[-3000:]
+            assert daemon.leaks() == []
+    finally:
+        shutil.rmtree(directory)
+
+
+def manifest(directory: Path, command: str) -> Path:
+    path = directory / "manifest.xml"
+    path.write_text(SCRIPT.format(command=command))
+    return path
+
+
+def test_it_builds_what_needs_no_rights_of_root(private: Daemon, tmp_path: Path) -> None:
+    build = private.submit(manifest(tmp_path, "id -u &gt; {MEDIA_DIR}/user"))
+    status = private.wait(build)
+    assert status["state"] == "completed", status
+    artifacts = private.state_dir / "artifacts" / build
+    assert {path.stat().st_uid for path in artifacts.iterdir()} == {NOBODY}
+
+
+def test_it_refuses_what_needs_root_before_anything_runs(private: Daemon) -> None:
+    example = Path(__file__).parents[2] / "examples/debian-live.xml"
+    private.ctl("validate", example)
+    actions = {
+        each["name"]: each["action"] for each in private.json("plan", example)["checkpoints"]
+    }
+    assert actions["transfer-deb"] == "unavailable"
+    assert actions["create-iso"] == "run"
+    refused = private.run("submit", example)
+    assert refused.returncode == 11
+    assert "it needs the capability SYS_ADMIN, and this daemon is not root" in refused.stderr
+    assert "submit it to the service" in refused.stderr
+
+
+def test_a_file_of_another_user_cannot_be_made_and_the_error_says_who_could(
+    private: Daemon, tmp_path: Path
+) -> None:
+    build = private.submit(manifest(tmp_path, "chown 1000 {PKG_IMAGE_PATH}"))
+    error = private.wait(build)["error"]
+    assert "the daemon is not root" in error["resolution"]
+
+
+def test_the_doctor_says_what_it_lacks(private: Daemon) -> None:
+    checks = {check["name"]: check for check in private.json("doctor", status=None)["checks"]}
+    assert checks["namespaces"]["status"] == "warning"
+    assert "in a user namespace only" in checks["namespaces"]["value"]
