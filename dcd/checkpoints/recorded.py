@@ -25,6 +25,15 @@ MEDIA, DISK = "media", "disk"
 """Dictionaries of the DOC's persistent part: media by kind, and the disk's `path` and `layout`."""
 
 
+def record(context: Context, name: str) -> DataObjectDict:
+    """The dictionary of that name, made where there is none."""
+    found = context.doc.persistent.get_first_child(name, DataObjectDict)
+    if found is None:
+        found = DataObjectDict(name)
+        context.doc.persistent.insert_children(found)
+    return found
+
+
 def recorded_files(context: Context) -> set[Path]:
     """The disk, and all media."""
     paths: set[str] = set()

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from dcd.checkpoints.interface import Context
-from dcd.checkpoints.recorded import MEDIA
+from dcd.checkpoints.recorded import MEDIA, record
 from dcd.manifest.doc import DataObjectCache, DataObjectDict, distro
 from statemachine.events import Artifact
 
@@ -50,11 +50,7 @@ def media_name(doc: DataObjectCache, epoch: int) -> str:
 def record_medium(context: Context, kind: str, path: Path) -> None:
     """Tell later checkpoints of a medium that this one has made."""
     context.made.add(path)
-    media = context.doc.persistent.get_first_child(MEDIA, DataObjectDict)
-    if media is None:
-        media = DataObjectDict(MEDIA)
-        context.doc.persistent.insert_children(media)
-    media[kind] = str(path.relative_to(context.root))
+    record(context, MEDIA)[kind] = str(path.relative_to(context.root))
 
 
 def recorded_medium(context: Context, *kinds: str) -> Path | None:

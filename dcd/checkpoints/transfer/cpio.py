@@ -14,7 +14,7 @@ from pathlib import Path
 from dcd.checkpoints import products
 from dcd.checkpoints.areas import area_directory, area_path
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
-from dcd.checkpoints.transfer.listed import check_places, check_software
+from dcd.checkpoints.transfer.listed import check_places, check_software, listed_bytes, software_of
 from dcd.manifest.diagnostics import Diagnostic, error
 from dcd.manifest.doc import DataObjectCache, software_for
 from dcd.manifest.objects.software import Destination, Dir, Software, SoftwareData, Source
@@ -36,12 +36,10 @@ class TransferCPIO(Checkpoint):
     NAMED = ("software",)
 
     def needs(self, doc: DataObjectCache) -> Needs:
-        software = software_for(doc, self.name) or Software()
-        sizes = (data.size or 0 for data in software.get_descendants(class_type=SoftwareData))
-        return Needs(disk_bytes=sum(sizes))
+        return Needs(disk_bytes=listed_bytes(software_of(doc, self)))
 
     def provides(self, doc: DataObjectCache) -> products.Provided:
-        software = software_for(doc, self.name) or Software()
+        software = software_of(doc, self)
         return products.in_area(_path_of(software, Destination) or "{BOOT_ARCHIVE}")
 
     def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
@@ -67,8 +65,7 @@ class TransferCPIO(Checkpoint):
         yield from check_places(software)
 
     def execute(self, context: Context) -> None:
-        software = software_for(context.doc, self.name)
-        assert software is not None  # check has seen to it
+        software = software_of(context.doc, self)
         source = _path_of(software, Source) or "{PKG_IMAGE_PATH}"
         destination = _path_of(software, Destination) or "{BOOT_ARCHIVE}"
         names = software.names("install")

@@ -29,7 +29,7 @@ from dcd.checkpoints.transfer.deb_sources import (
     sources_of,
     with_keyrings,
 )
-from dcd.checkpoints.transfer.listed import check_software, software_of
+from dcd.checkpoints.transfer.listed import check_software, listed_bytes, software_of
 from dcd.manifest.diagnostics import Diagnostic, did_you_mean, error
 from dcd.manifest.doc import DataObjectCache, checkpoints_of, distro, software_for
 from dcd.manifest.objects.software import Image, Repository, Software, SoftwareData
@@ -71,7 +71,6 @@ _BASE: Mapping[str, tuple[str, ...]] = {
 }
 """What mmdebstrap's variants install of themselves, as apt patterns."""
 
-_GIBIBYTE = 1 << 30
 _UNKNOWN = re.compile(
     r"^E: (?:Unable to locate package |Package '|Couldn't find any package by (?:glob|regex) ')"
     r"([^'\s]+)(?:' has no installation candidate|')?$",
@@ -122,12 +121,12 @@ class TransferDEB(Checkpoint):
     TOOLS = ("mmdebstrap", "apt-get", "apt-helper", "dpkg-query")
 
     def needs(self, doc: DataObjectCache) -> Needs:
-        software = self._software(doc)
-        listed = sum(data.size or 0 for data in software.get_descendants(class_type=SoftwareData))
+        software = software_of(doc, self, "DEB")
+        listed = listed_bytes(software)
         return Needs(
             tools=self.TOOLS,
             network=True,
-            disk_bytes=listed or _GIBIBYTE,
+            disk_bytes=listed or 1 << 30,
             capabilities=MOUNTS,
             reads=tuple(
                 HostPath(path, repository.place_of("uri"))
@@ -137,12 +136,12 @@ class TransferDEB(Checkpoint):
         )
 
     def provides(self, doc: DataObjectCache) -> products.Provided:
-        names = [re.split(r"[:=/]", name)[0] for name in self._software(doc).names()]
+        names = [re.split(r"[:=/]", name)[0] for name in software_of(doc, self, "DEB").names()]
         return {products.IMAGE: "surely", **_brought(names)}
 
     def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
         yield from check_software(doc, self, "DEB")
-        software = self._software(doc)
+        software = software_of(doc, self, "DEB")
         variant = _variant(software)
         if variant not in _BASE:
             yield error(
@@ -196,7 +195,7 @@ class TransferDEB(Checkpoint):
             )
 
     def external_state(self, doc: DataObjectCache) -> Mapping[str, str]:
-        software = self._software(doc)
+        software = software_of(doc, self, "DEB")
         host = ask_host_apt()
         sources = sources_of(software, host.sources)
         proxy = distro(doc).http_proxy or ""
@@ -210,7 +209,7 @@ class TransferDEB(Checkpoint):
         return 45.0
 
     def execute(self, context: Context) -> None:
-        software = self._software(context.doc)
+        software = software_of(context.doc, self, "DEB")
         host = host_apt()
         sources = sources_of(software, host.sources)
         _check_image(context.pkg_image, software)
@@ -244,9 +243,6 @@ class TransferDEB(Checkpoint):
             if software is not None and software.type == "DEB" and not _changes(software):
                 return spec.name
         return None
-
-    def _software(self, doc: DataObjectCache) -> Software:
-        return software_of(doc, self, "DEB")
 
 
 def _brought(names: Sequence[str]) -> products.Provided:
@@ -286,10 +282,6 @@ def _architecture(software: Software) -> str | None:
 
 def _never(software: Software) -> list[str]:
     return [re.split(r"[=/]", name)[0] for name in software.names("uninstall")]
-
-
-def _where(node: object) -> str:
-    return str(getattr(node, "origin", None) or "")
 
 
 def _check_image(root: Path, software: Software) -> None:
@@ -368,7 +360,7 @@ def _unsolvable(
         lines, hints = [], []
         for name in unknown:
             places = [
-                _where(data)
+                str(data.origin or "")
                 for data in software.get_descendants(class_type=SoftwareData)
                 if name in {re.split(r"[=/]", listed)[0] for listed in data.names}
             ]

@@ -24,7 +24,7 @@ from dcd.checkpoints.areas import areas
 from dcd.checkpoints.interface import CHROOT, Checkpoint, Context, HostPath, Needs, Report
 from dcd.checkpoints.transfer.ips_output import unmatched
 from dcd.checkpoints.transfer.ips_pkg import NOTHING_TO_DO, Pkg
-from dcd.checkpoints.transfer.listed import check_software, software_of
+from dcd.checkpoints.transfer.listed import check_software, listed_bytes, software_of
 from dcd.manifest.diagnostics import Diagnostic, error
 from dcd.manifest.doc import DataObjectCache, checkpoints_of, distro, software_for
 from dcd.manifest.forms import WORD
@@ -52,7 +52,6 @@ from store.host.process import ToolFailed
 _ROOT = re.compile(r"\{(?P<token>PKG_IMAGE_PATH|BOOT_ARCHIVE|BUILD_DATA|TMP_DIR)\}(?P<below>/.*)?")
 _PATTERN = re.compile(r"[^\s-]\S*")
 _LOGIN = re.compile(r"[a-z]+://[^/]*@")
-_GIBIBYTE = 1 << 30
 
 _ARCHITECTURE = "arch"
 """The variant that pkg(1) takes from the host where the manifest does not say it."""
@@ -83,14 +82,14 @@ class TransferIPS(Checkpoint):
     checkpoint."""
 
     def needs(self, doc: DataObjectCache) -> Needs:
-        software = self._software(doc)
-        listed = sum(data.size or 0 for data in software.get_descendants(class_type=SoftwareData))
+        software = software_of(doc, self, "IPS")
+        listed = listed_bytes(software)
         fetches = _fetches(software)
         return Needs(
             tools=self.TOOLS,
             network=fetches and any(Repository(each.name).is_remote for each in self._origins(doc)),
             proxy_logins=True,
-            disk_bytes=listed or (_GIBIBYTE if fetches else 0),
+            disk_bytes=listed or (1 << 30 if fetches else 0),
             # Its actuators run programs of the image.
             capabilities=CHROOT,
             reads=tuple(
@@ -102,7 +101,7 @@ class TransferIPS(Checkpoint):
         )
 
     def requires(self, doc: DataObjectCache) -> Iterator[tuple[str, ...]]:
-        if _image(self._software(doc)).action == "use_existing":
+        if _image(software_of(doc, self, "IPS")).action == "use_existing":
             yield (products.IMAGE,)
 
     def provides(self, doc: DataObjectCache) -> products.Provided:
@@ -120,10 +119,10 @@ class TransferIPS(Checkpoint):
         missing = list(check_software(doc, self, "IPS"))
         yield from missing
         if not missing:
-            yield from _check_software(self.name, self._software(doc))
+            yield from _check_software(self.name, software_of(doc, self, "IPS"))
 
     def external_state(self, doc: DataObjectCache) -> Mapping[str, str]:
-        software = self._software(doc)
+        software = software_of(doc, self, "IPS")
         state: dict[str, str] = {}
         image = _image(software)
         variants = {variant.name for variant in image.get_children(class_type=Variant)}
@@ -139,7 +138,7 @@ class TransferIPS(Checkpoint):
         return 600.0
 
     def execute(self, context: Context) -> None:
-        software = self._software(context.doc)
+        software = software_of(context.doc, self, "IPS")
         image = _image(software)
         pkg = Pkg(context, _place(context, image), self.show_stdout)
         if image.action == "create":
@@ -198,9 +197,6 @@ class TransferIPS(Checkpoint):
                 if publishers:
                     return [(_image(software), publisher) for publisher in publishers]
         return []
-
-    def _software(self, doc: DataObjectCache) -> Software:
-        return software_of(doc, self, "IPS")
 
 
 def _create(pkg: Pkg, image: Image) -> None:
@@ -291,12 +287,12 @@ def _carry_out(pkg: Pkg, image: Image, data: SoftwareData) -> None:
         if unknown := unmatched(error.output):
             raise CheckpointError(
                 f"there is no package {', '.join(unknown)} to {data.action}",
-                f"{_where(data)}\n{error.output}".strip(),
+                f"{data.origin or ''}\n{error.output}".strip(),
                 "correct the name, or add the publisher that has it",
             ) from error
         raise CheckpointError(
             f"pkg cannot {data.action} what the manifest lists",
-            f"{_where(data)}\n{error.details}".strip(),
+            f"{data.origin or ''}\n{error.details}".strip(),
             "correct the list of packages, then resume the build with the new manifest",
         ) from error
 
@@ -433,7 +429,3 @@ def _facets(image: Image) -> list[str]:
 
 def _properties(image: Image) -> list[tuple[str, str]]:
     return [(each.text, each.val) for each in image.get_children(class_type=Property)]
-
-
-def _where(node: object) -> str:
-    return str(getattr(node, "origin", None) or "")

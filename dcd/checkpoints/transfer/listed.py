@@ -5,15 +5,21 @@ from collections.abc import Iterator
 from dcd.checkpoints.interface import Checkpoint
 from dcd.manifest.diagnostics import Diagnostic, error
 from dcd.manifest.doc import DataObjectCache, software_for
-from dcd.manifest.objects.software import Dir, Software
+from dcd.manifest.objects.software import Dir, Software, SoftwareData
 from dcd.manifest.tokens import has_token
 
 
-def software_of(doc: DataObjectCache, checkpoint: Checkpoint, kind: str) -> Software:
-    """The checkpoint's software; one that lists nothing where the manifest has none of type `kind`, which
-    `check_software` reports."""
+def software_of(doc: DataObjectCache, checkpoint: Checkpoint, kind: str | None = None) -> Software:
+    """The checkpoint's software; one that lists nothing where the manifest has none, or (where `kind` is
+    given) one of another type, which `check_software` reports."""
     found = software_for(doc, checkpoint.name)
-    return found if found is not None and found.type == kind else Software(name=checkpoint.name)
+    fits = found is not None and kind in (None, found.type)
+    return found if found is not None and fits else Software(name=checkpoint.name)
+
+
+def listed_bytes(software: Software) -> int:
+    """The space that the lists of the software say they need."""
+    return sum(data.size or 0 for data in software.get_descendants(class_type=SoftwareData))
 
 
 def check_software(

@@ -13,23 +13,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dcd.checkpoints.vm.disk import DiskPartition, FileSystem
-from dcd.checkpoints.vm.volume_rules import MIB
+from dcd.checkpoints.vm.volume_rules import GIB, MIB
 from dcd.checkpoints.vm.volumes import BLOCK_BYTES, bytes_per_inode
 from statemachine.errors import CheckpointError
 from store.host.sparse import data_ranges
 
-_GIB = 1 << 30
-
 _SHORTEST_LINK_WITH_BLOCK = 60
 _EXT4_JOURNALS = (
     (128 * MIB, 4 * MIB),
-    (_GIB, 16 * MIB),
-    (2 * _GIB, 32 * MIB),
-    (16 * _GIB, 64 * MIB),
-    (32 * _GIB, 128 * MIB),
-    (64 * _GIB, 256 * MIB),
+    (GIB, 16 * MIB),
+    (2 * GIB, 32 * MIB),
+    (16 * GIB, 64 * MIB),
+    (32 * GIB, 128 * MIB),
+    (64 * GIB, 256 * MIB),
 )
-_LARGEST_EXT4_JOURNAL = _GIB
+_LARGEST_EXT4_JOURNAL = GIB
 _EXT4_INODE_BYTES, _XFS_INODE_BYTES, _BTRFS_ENTRY_BYTES = 256, 512, 2048
 _RESERVE = 0.05
 

@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 
 from dcd.checkpoints.interface import Context
-from dcd.checkpoints.recorded import DISK
+from dcd.checkpoints.recorded import DISK, record
 from dcd.manifest.doc import DataObjectDict
 from statemachine.errors import CheckpointError
 
@@ -67,25 +67,22 @@ class DiskLayout:
 def record_disk(context: Context, path: Path, layout: DiskLayout) -> None:
     """Tell later checkpoints of the disk, which this one has made."""
     context.made.add(path)
-    record = context.doc.persistent.get_first_child(DISK, DataObjectDict)
-    if record is None:
-        record = DataObjectDict(DISK)
-        context.doc.persistent.insert_children(record)
-    record["path"] = str(path.relative_to(context.root))
-    record["layout"] = msgspec.to_builtins(layout)
+    described = record(context, DISK)
+    described["path"] = str(path.relative_to(context.root))
+    described["layout"] = msgspec.to_builtins(layout)
 
 
 def recorded_disk(context: Context, *, change: bool = False) -> tuple[Path, DiskLayout]:
     """The disk that a checkpoint before has made. `change`: this one is going to change it. Raises
     `CheckpointError` when none has."""
-    record = context.doc.persistent.get_first_child(DISK, DataObjectDict)
-    if record is None:
+    described = context.doc.persistent.get_first_child(DISK, DataObjectDict)
+    if described is None:
         raise CheckpointError(
             "there is no disk yet",
             "no checkpoint before has made one",
             "run a checkpoint that makes the disk (CreateDisk) before",
         )
-    path = context.root / str(record["path"])
+    path = context.root / str(described["path"])
     if change:
         context.made.add(path)
-    return path, msgspec.convert(record["layout"], DiskLayout)
+    return path, msgspec.convert(described["layout"], DiskLayout)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from dcd.checkpoints.interface import Checkpoint
+from dcd.checkpoints.vm.volume_rules import GIB
 from dcd.manifest.diagnostics import Diagnostic, error
 from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.objects.distro import VmFormat, VmIm
@@ -28,8 +29,6 @@ class Format:
     most_bytes: int | None = None
 
 
-_GIB = 1 << 30
-
 FORMATS: Mapping[str, Format] = {
     "raw": Format("raw", "raw", {"": ()}),
     "qcow2": Format("qcow2", "qcow2", {"": ("zlib", "zstd")}, checkable=True),
@@ -37,9 +36,9 @@ FORMATS: Mapping[str, Format] = {
         "vmdk", "vmdk", {"streamOptimized": ("zlib",), "monolithicSparse": ()}, checkable=True
     ),
     "vdi": Format("vdi", "vdi", {"dynamic": ()}, checkable=True),
-    "vhd": Format("vpc", "vhd", {"dynamic": (), "fixed": ()}, most_bytes=2040 * _GIB),
+    "vhd": Format("vpc", "vhd", {"dynamic": (), "fixed": ()}, most_bytes=2040 * GIB),
     "vhdx": Format(
-        "vhdx", "vhdx", {"dynamic": (), "fixed": ()}, checkable=True, most_bytes=64 * 1024 * _GIB
+        "vhdx", "vhdx", {"dynamic": (), "fixed": ()}, checkable=True, most_bytes=64 * 1024 * GIB
     ),
     "ova": Format("vmdk", "ova", {"": ()}),
 }
@@ -159,8 +158,8 @@ def too_large(image: Image, size_bytes: int) -> tuple[str, str, str] | None:
         return None
     return (
         f"the disk is too large for the format {image.kind}",
-        f"it has {size_bytes / _GIB:.1f} GiB ({size_bytes} bytes), such a disk at most {most // _GIB} GiB",
-        f"make the disk at most {most // _GIB}gb, or deliver it as "
+        f"it has {size_bytes / GIB:.1f} GiB ({size_bytes} bytes), such a disk at most {most // GIB} GiB",
+        f"make the disk at most {most // GIB}gb, or deliver it as "
         f"{'vhdx or qcow2' if image.type == 'vhd' else 'qcow2'}",
     )
 

@@ -53,7 +53,6 @@ TargetName = Literal["auto", "tgt", "lio", "comstar"]
 
 _TARGETS: dict[str, type[Target]] = {"tgt": Tgt, "lio": Lio, "comstar": Comstar}
 _DISK_SERIAL = "dcd-disk"
-_GIB = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -118,7 +117,7 @@ class InstallISCSI(Checkpoint):
         )
         return Needs(
             tools=tools,
-            disk_bytes=2 * _GIB,
+            disk_bytes=2 << 30,
             # To look into the disk afterwards.
             capabilities=MOUNTS,
             devices=(ALL_DEVICES,),

@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 
 from dcd.checkpoints.vm.disk import FileSystem, Volume
 
-MIB, TIB = 1 << 20, 1 << 40
+MIB, GIB, TIB = 1 << 20, 1 << 30, 1 << 40
 
 _LEAST_FAT16_CLUSTERS, _LEAST_FAT32_CLUSTERS = 4085, 65525
 _FAT_OVERHEAD_SECTORS = 1200

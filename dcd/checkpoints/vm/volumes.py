@@ -26,7 +26,7 @@ from dcd.checkpoints.fat import fat_environment, fat_time
 from dcd.checkpoints.interface import Context, Report
 from dcd.checkpoints.vm import mounted
 from dcd.checkpoints.vm.disk import DiskLayout, DiskPartition, FileSystem, Volume
-from dcd.checkpoints.vm.volume_rules import least_fat32_bytes
+from dcd.checkpoints.vm.volume_rules import GIB, least_fat32_bytes
 from dcd.platform.copying import copy_into
 from statemachine.errors import CheckpointError
 from store.host.process import ToolFailed
@@ -39,12 +39,11 @@ _EXT4_FEATURES = (
 )
 _LAST_OF_32_BITS = (1 << 31) - 1
 _EXT4_SUPERBLOCK, _EXT4_ROOT, _EXT4_FIRST = 1024, 2, 11
-_GIB = 1 << 30
 _MBR_TABLE = range(446, 510)
 """Where a table of partitions is in a first sector."""
 _FAT32_COPY = 6
 """The sector with the copy of the first."""
-_FAT_CLUSTERS = ((260 << 20, 512), (8 * _GIB, 4096), (16 * _GIB, 8192), (32 * _GIB, 16384))
+_FAT_CLUSTERS = ((260 << 20, 512), (8 * GIB, 4096), (16 * GIB, 8192), (32 * GIB, 16384))
 _LARGEST_FAT_CLUSTER = 32768
 
 VOLUME_TOOLS: dict[FileSystem, tuple[str, ...]] = {
