@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from dcd.checkpoints.epoch import source_date_epoch
 from dcd.checkpoints.image.installer_script import LABEL
 from dcd.checkpoints.interface import Context
-from dcd.checkpoints.vm.disk import DiskLayout, DiskPartition
+from dcd.checkpoints.vm.disk import DiskLayout, VolumePartition
 from dcd.checkpoints.vm.layout_checks import ESP
 
 TOOLS = ("xorriso",)
@@ -78,23 +78,20 @@ def sfdisk_script(layout: DiskLayout) -> str:
 def volumes_table(layout: DiskLayout) -> str:
     """The volumes, a line each, outer mount points before those in them."""
     lines = []
-    for one in sorted(layout.partitions, key=_depth):
-        if (volume := one.volume) is not None:
-            fields = (str(one.number), volume.type, volume.uuid, volume.label, volume.mountpoint)
-            lines.append("\t".join(field or "-" for field in fields))
+    for one in sorted(layout.volumes, key=_depth):
+        volume = one.volume
+        fields = (str(one.number), volume.type, volume.uuid, volume.label, volume.mountpoint)
+        lines.append("\t".join(field or "-" for field in fields))
     return "\n".join(lines) + "\n"
 
 
 def esp_mountpoint(layout: DiskLayout) -> str:
     """Where the EFI system partition is mounted; empty where there is none or it is not."""
-    for one in layout.partitions:
-        if one.type == ESP and one.volume is not None and one.volume.mountpoint is not None:
-            return one.volume.mountpoint
-    return ""
+    return next((point for point, one in layout.mounted.items() if one.type == ESP), "")
 
 
-def _depth(partition: DiskPartition) -> tuple[int, int]:
-    mountpoint = partition.volume.mountpoint if partition.volume else None
+def _depth(partition: VolumePartition) -> tuple[int, int]:
+    mountpoint = partition.volume.mountpoint
     depth = len(PurePosixPath(mountpoint).parts) if mountpoint else 99
     return depth, partition.number
 

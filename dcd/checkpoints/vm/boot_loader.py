@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from dcd.checkpoints.interface import Context
 from dcd.checkpoints.media.grub import MENU, core_image
-from dcd.checkpoints.vm.disk import DiskLayout, DiskPartition, FileSystem
+from dcd.checkpoints.vm.disk import DiskLayout, FileSystem, VolumePartition
 from dcd.checkpoints.vm.gpt import BOOT_CODE_BYTES
 from dcd.checkpoints.vm.layout_checks import BIOS_BOOT
 from dcd.platform.inside import make_directory, resolve
@@ -51,13 +51,12 @@ _FIRST_BLOCK_LIST = _SECTOR_BYTES - 12
 class Place:
     """Where a path of the installed system is: in which partition, and there at which path."""
 
-    partition: DiskPartition
+    partition: VolumePartition
     path: PurePosixPath
 
     @property
     def find(self) -> str:
         """GRUB's command that makes the file system its root."""
-        assert self.partition.volume is not None
         return f"search --no-floppy --fs-uuid --set=root {self.partition.volume.uuid}"
 
 
@@ -144,7 +143,6 @@ def install_for_bios(context: Context, disk: Path, layout: DiskLayout) -> None:
 
 def _core(context: Context, kind: str, layout: DiskLayout, result: Path) -> None:
     place = place_of(layout, "/boot/grub")
-    assert place.partition.volume is not None
     platform = _PLATFORMS[kind]
     core_image(
         context,

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dcd.checkpoints.vm.disk import DiskPartition, FileSystem
+from dcd.checkpoints.vm.disk import FileSystem, VolumePartition
 from dcd.checkpoints.vm.volume_rules import GIB, MIB
 from dcd.checkpoints.vm.volumes import BLOCK_BYTES, bytes_per_inode
 from statemachine.errors import CheckpointError
@@ -89,9 +89,8 @@ def survey(image: Path, mountpoints: Collection[Path]) -> Survey:
     return Survey(volumes, newest_ns)
 
 
-def check_room(partition: DiskPartition, contents: Contents) -> None:
+def check_room(partition: VolumePartition, contents: Contents) -> None:
     """Raise `CheckpointError`, with numbers, when the partition is too small for the contents."""
-    assert partition.volume is not None
     kind, size = partition.volume.type, partition.size
     overhead, reserve = _overhead(kind, size, contents.entries), _reserve(size)
     details = (

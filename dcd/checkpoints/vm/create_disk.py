@@ -67,16 +67,15 @@ class CreateDisk(Checkpoint):
         given = source_date_epoch(context)
         epoch = _NO_TIME if given is None else given
         begin_disk(path, layout)
-        for partition in layout.partitions:
-            if partition.volume is not None:
-                make_volume(context, Place(path, layout, partition, epoch))
+        for partition in layout.volumes:
+            make_volume(context, Place(path, layout, partition, epoch))
         record_disk(context, path, layout)
         context.report(Report(1.0, f"{layout.name}: {size}"))
 
 
 def tools_for(layout: DiskLayout) -> tuple[str, ...]:
     """The host tools that make the layout's file systems."""
-    kinds = [partition.volume.type for partition in layout.partitions if partition.volume]
+    kinds = [partition.volume.type for partition in layout.volumes]
     return tuple(dict.fromkeys(tool for kind in kinds for tool in VOLUME_TOOLS[kind]))
 
 

@@ -5,7 +5,7 @@ it and records where it is and how it is divided, ids and all; every later check
 never the manifest's `target` again, so that what it does fits the disk that is there.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -33,8 +33,8 @@ class Volume:
 
 @dataclass(frozen=True, slots=True)
 class DiskPartition:
-    """A partition in the table. `type` and `uuid` are its GUIDs, lower case; `start` and `size` are in
-    bytes."""
+    """A partition in the table, without a volume that dcd knows: a boot loader's, or one of a ZFS pool.
+    `type` and `uuid` are its GUIDs, lower case; `start` and `size` are in bytes."""
 
     number: int
     type: str
@@ -42,7 +42,13 @@ class DiskPartition:
     start: int
     size: int
     label: str = ""
-    volume: Volume | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VolumePartition(DiskPartition):
+    """A partition with a volume in it."""
+
+    volume: Volume = field(kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +62,20 @@ class DiskLayout:
     uuid: str
     partitions: tuple[DiskPartition, ...]
 
-    def mounted_at(self, mountpoint: str) -> DiskPartition | None:
+    @property
+    def volumes(self) -> tuple[VolumePartition, ...]:
+        """The partitions with a volume."""
+        return tuple(one for one in self.partitions if isinstance(one, VolumePartition))
+
+    @property
+    def mounted(self) -> dict[str, VolumePartition]:
+        """The partitions that the installed system mounts, by mount point."""
+        points = ((one.volume.mountpoint, one) for one in self.volumes)
+        return {point: one for point, one in points if point is not None}
+
+    def mounted_at(self, mountpoint: str) -> VolumePartition | None:
         """The partition that the installed system mounts there."""
-        for partition in self.partitions:
-            if partition.volume is not None and partition.volume.mountpoint == mountpoint:
-                return partition
-        return None
+        return self.mounted.get(mountpoint)
 
 
 def record_disk(context: Context, path: Path, layout: DiskLayout) -> None:
@@ -85,4 +99,11 @@ def recorded_disk(context: Context, *, change: bool = False) -> tuple[Path, Disk
     path = context.root / str(described["path"])
     if change:
         context.made.add(path)
-    return path, msgspec.convert(described["layout"], DiskLayout)
+    layout = described["layout"]
+    bare = msgspec.convert({**layout, "partitions": ()}, DiskLayout)
+    return path, replace(bare, partitions=tuple(map(_partition, layout["partitions"])))
+
+
+def _partition(described: dict[str, object]) -> DiskPartition:
+    kind = VolumePartition if described.get("volume") else DiskPartition
+    return msgspec.convert(described, kind)

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from dcd.checkpoints.vm.disk import DiskPartition, FileSystem
+from dcd.checkpoints.vm.disk import FileSystem, VolumePartition
 from dcd.platform.inside import readable
 from statemachine.errors import CheckpointError
 
@@ -32,10 +32,9 @@ _NAMED = 20
 """How many entries a message names."""
 
 
-def check_encodable(partition: DiskPartition, tree: Path, apart: Collection[Path]) -> None:
+def check_encodable(partition: VolumePartition, tree: Path, apart: Collection[Path]) -> None:
     """Raise `CheckpointError`, with the entries and why, when the partition's file system cannot hold what
     is in the directory `tree`. What is in the directories `apart` belongs to other file systems."""
-    assert partition.volume is not None
     kind = partition.volume.type
     found = list(_problems(kind, tree, frozenset(apart) - {tree}))
     if found:

@@ -35,7 +35,7 @@ from dcd.checkpoints.interface import ALL_DEVICES, MOUNTS, Checkpoint, Context, 
 from dcd.checkpoints.vm import boot_loader, installed
 from dcd.checkpoints.vm.contents import Survey, check_room, entries_below, survey
 from dcd.checkpoints.vm.create_disk import begin_disk, tools_for
-from dcd.checkpoints.vm.disk import DiskLayout, DiskPartition, recorded_disk
+from dcd.checkpoints.vm.disk import DiskLayout, VolumePartition, recorded_disk
 from dcd.checkpoints.vm.encodable import check_encodable
 from dcd.checkpoints.vm.layout import examine_layout, firmware
 from dcd.checkpoints.vm.layout_checks import ESP
@@ -103,7 +103,7 @@ class InstallOffline(Checkpoint):
                 capabilities=MOUNTS,
                 devices=(ALL_DEVICES,),
             )
-        mounted = any(one.volume and one.volume.type in MOUNTED for one in layout.partitions)
+        mounted = any(one.volume.type in MOUNTED for one in layout.volumes)
         tools = (*boot_loader.TOOLS, *tools_for(layout), *(MOUNT_TOOLS if mounted else ()))
         return Needs(
             tools=tools,
@@ -163,9 +163,8 @@ class InstallOffline(Checkpoint):
     def _install_system(self, context: Context, layout: DiskLayout, kernel: _Kernel) -> None:
         """Make the image area what the disk is to hold."""
         root = context.pkg_image
-        for partition in layout.partitions:
-            if partition.volume is not None and partition.volume.mountpoint is not None:
-                make_directory(root, partition.volume.mountpoint)
+        for mountpoint in layout.mounted:
+            make_directory(root, mountpoint)
         installed.write_fstab(root, layout, self.grow_root)
         if self.grow_root:
             installed.check_growth(root)
@@ -178,7 +177,6 @@ class InstallOffline(Checkpoint):
     def _write_menu(self, context: Context, layout: DiskLayout, version: str) -> None:
         root = boot_loader.place_of(layout, "/").partition
         boot = boot_loader.place_of(layout, "/boot")
-        assert root.volume is not None
         serial = installed.serial_of(self.serial_console)
         consoles = f"console=tty0 console={self.serial_console}" if serial else ""
         before = f"root=UUID={root.volume.uuid} ro"
@@ -223,11 +221,7 @@ def _kernel(context: Context) -> _Kernel:
 def _survey(context: Context, layout: DiskLayout, kernel: _Kernel) -> Survey:
     """What the image holds, and that there is room for it and for what the boot loader adds."""
     image = context.pkg_image
-    mounted = {
-        resolve(image, one.volume.mountpoint): one
-        for one in layout.partitions
-        if one.volume is not None and one.volume.mountpoint is not None
-    }
+    mounted = {resolve(image, point): one for point, one in layout.mounted.items()}
     found = survey(image, mounted)
     boot = boot_loader.place_of(layout, "/boot").partition
     for path, partition in mounted.items():
@@ -252,11 +246,7 @@ def _mtime_ns(entry: os.DirEntry[str]) -> int:
 
 def _trees(context: Context, layout: DiskLayout) -> dict[int, Path]:
     """Where the content of each partition's volume is."""
-    trees = {
-        one.number: resolve(context.pkg_image, one.volume.mountpoint)
-        for one in layout.partitions
-        if one.volume is not None and one.volume.mountpoint is not None
-    }
+    trees = {one.number: resolve(context.pkg_image, point) for point, one in layout.mounted.items()}
     for partition in layout.partitions:
         if partition.type == ESP:
             # The boot loader's program is for the ESP alone.
@@ -284,13 +274,11 @@ def _make_disk(
     context: Context, disk: Path, layout: DiskLayout, epoch: int, trees: Mapping[int, Path]
 ) -> None:
     """Make the disk again, each volume with what belongs into it, inner ones first."""
-    volumes = [one for one in layout.partitions if one.volume is not None]
     begin_disk(disk, layout)
     with ExitStack() as covers:
-        for done, partition in enumerate(sorted(volumes, key=_depth, reverse=True)):
-            assert partition.volume is not None
+        for done, partition in enumerate(sorted(layout.volumes, key=_depth, reverse=True)):
             point = partition.volume.mountpoint
-            fraction = 0.1 + 0.8 * done / len(volumes)
+            fraction = 0.1 + 0.8 * done / len(layout.volumes)
             name = point or "not mounted"
             context.report(
                 Report(fraction, f"partition {partition.number}: {partition.volume.type}, {name}")
@@ -301,8 +289,7 @@ def _make_disk(
                 covers.enter_context(_covered(resolve(context.pkg_image, point)))
 
 
-def _depth(partition: DiskPartition) -> int:
-    assert partition.volume is not None
+def _depth(partition: VolumePartition) -> int:
     return len(Path(partition.volume.mountpoint or "/").parts)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dcd.checkpoints.boot.menu import Serial
 from dcd.checkpoints.interface import Checkpoint
-from dcd.checkpoints.vm.disk import DiskLayout, DiskPartition
+from dcd.checkpoints.vm.disk import DiskLayout, VolumePartition
 from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache
 from dcd.platform.inside import entry, exists, read, write
@@ -91,7 +91,7 @@ def _has(root: Path, program: str) -> bool:
 
 def write_fstab(root: Path, layout: DiskLayout, grow_root: bool) -> None:
     """All volumes by UUID, and what the image's own fstab has beside them."""
-    volumes = [one for one in layout.partitions if one.volume and _point(one)]
+    volumes = [one for one in layout.volumes if _point(one)]
     lines = ["# <file system> <mount point> <type> <options> <dump> <pass>"]
     lines += [_fstab_line(one, grow_root) for one in sorted(volumes, key=_point)]
     ours = {_point(one) for one in volumes} - {"none"}
@@ -102,14 +102,12 @@ def write_fstab(root: Path, layout: DiskLayout, grow_root: bool) -> None:
     write(root, "etc/fstab", "\n".join(lines) + "\n")
 
 
-def _point(partition: DiskPartition) -> str:
-    assert partition.volume is not None
+def _point(partition: VolumePartition) -> str:
     return "none" if partition.volume.type == "swap" else partition.volume.mountpoint or ""
 
 
-def _fstab_line(partition: DiskPartition, grow_root: bool) -> str:
+def _fstab_line(partition: VolumePartition, grow_root: bool) -> str:
     volume = partition.volume
-    assert volume is not None
     point, options, check = _point(partition), volume.options, 2
     if volume.type == "swap":
         options, check = "sw" if options == "defaults" else options, 0

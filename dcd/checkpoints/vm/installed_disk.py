@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dcd.checkpoints.interface import Context
 from dcd.checkpoints.vm import gpt, mounted
-from dcd.checkpoints.vm.disk import DiskLayout, DiskPartition
+from dcd.checkpoints.vm.disk import DiskLayout, VolumePartition
 from dcd.platform.copying import copy_into
 from dcd.platform.inside import resolve
 from statemachine.errors import CheckpointError
@@ -37,9 +37,9 @@ def check_disk(context: Context, disk: Path, layout: DiskLayout) -> None:
         file.seek(at)
         if file.read(len(entries)) != entries:
             raise _wrong("it is not divided as its layout says")
-    for partition in layout.partitions:
+    for partition in layout.volumes:
         _check_volume(context, disk, partition)
-    for partition in layout.partitions:
+    for partition in layout.volumes:
         _check_structure(context, disk, partition)
     try:
         with mounted.mounted(context, disk, layout, read_only=True) as root:
@@ -51,10 +51,10 @@ def check_disk(context: Context, disk: Path, layout: DiskLayout) -> None:
         raise _wrong(f"its file systems cannot be read: {error.output}") from error
 
 
-def _check_structure(context: Context, disk: Path, partition: DiskPartition) -> None:
+def _check_structure(context: Context, disk: Path, partition: VolumePartition) -> None:
     """Let the file system's own program look at it, which changes nothing. Raises `CheckpointError` when it
     finds anything wrong."""
-    kind = "" if partition.volume is None else partition.volume.type
+    kind = partition.volume.type
     alone = context.tmp / f"check-{partition.number}"
     try:
         if kind == "ext4":
@@ -74,10 +74,8 @@ def _check_structure(context: Context, disk: Path, partition: DiskPartition) -> 
         alone.unlink(missing_ok=True)
 
 
-def _check_volume(context: Context, disk: Path, partition: DiskPartition) -> None:
+def _check_volume(context: Context, disk: Path, partition: VolumePartition) -> None:
     volume = partition.volume
-    if volume is None:
-        return
     place = ("--offset", str(partition.start), "--size", str(partition.size))
     found = context.run(
         ["blkid", "--probe", "--output", "export", *place, disk],

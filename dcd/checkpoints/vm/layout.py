@@ -13,10 +13,10 @@ Source: UEFI specification 2.10, chapter 5 (GPT); the GRUB manual, "BIOS install
 
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from dcd.checkpoints.vm import layout_checks, volume_rules
-from dcd.checkpoints.vm.disk import DiskLayout, DiskPartition, Volume
+from dcd.checkpoints.vm.disk import DiskLayout, DiskPartition, Volume, VolumePartition
 from dcd.checkpoints.vm.layout_checks import (
     MOST_PARTITIONS,
     TYPES,
@@ -325,15 +325,16 @@ def _partition(
                 f"it is at most {_LONGEST_PARTITION_LABEL} printable characters",
             )
         )
-    return DiskPartition(
+    bare = DiskPartition(
         number=number,
         type=_type(element, faults),
         uuid=str(uuid.uuid5(identity, f"partition {number}")),
         start=span.start if span else 0,
         size=span.size if span else 0,
         label=label,
-        volume=_volume(element, identity),
     )
+    volume = _volume(element, identity)
+    return bare if volume is None else VolumePartition(**asdict(bare), volume=volume)
 
 
 def _type(element: GptPartition, faults: list[Diagnostic]) -> str:

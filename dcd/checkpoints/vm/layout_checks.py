@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from dcd.checkpoints.vm import volume_rules
-from dcd.checkpoints.vm.disk import DiskPartition
+from dcd.checkpoints.vm.disk import DiskPartition, VolumePartition
 from dcd.checkpoints.vm.volume_rules import MIB
 from dcd.manifest.data_object import DataObject
 from dcd.manifest.diagnostics import Diagnostic, error
@@ -71,10 +71,11 @@ def check_table(placed: Sequence[Placed], where: DataObject) -> Iterator[Diagnos
                 "after the other's start: move or shorten one, or leave start_sector out",
             )
     # By number, since ids that are derived from one number are the same.
-    used = {(p.number, p.volume.uuid) for _, p, _ in placed if p.volume}
+    volumes = [(e, p) for e, p, _ in placed if isinstance(p, VolumePartition)]
+    used = {(p.number, p.volume.uuid) for _, p in volumes}
     ids = Counter(id_ for _, id_ in used)
     for twice in (id_ for id_, count in ids.items() if count > 1):
-        last = next(e for e, p, _ in reversed(placed) if p.volume and p.volume.uuid == twice)
+        last = next(e for e, p in reversed(volumes) if p.volume.uuid == twice)
         yield fault(
             last.get_first_child(class_type=Format) or where,
             "uuid",
@@ -89,7 +90,7 @@ def check_content(
     """Errors in what the partition holds; without a `sector_size` it has no size that counts."""
     content = element.get_first_child(class_type=Format) or element
     if partition.type == BIOS_BOOT:
-        if partition.volume is not None:
+        if isinstance(partition, VolumePartition):
             yield fault(
                 content,
                 "",
@@ -103,7 +104,7 @@ def check_content(
                 f"partition {partition.number}: the BIOS boot partition is too small for GRUB",
                 "make it 1mb",
             )
-    if partition.volume is None or partition.type == BIOS_BOOT:
+    if not isinstance(partition, VolumePartition) or partition.type == BIOS_BOOT:
         return
     if partition.type == ESP and partition.volume.type != "vfat":
         yield fault(
@@ -124,7 +125,9 @@ def check_content(
 def check_mountpoints(placed: Sequence[Placed]) -> Iterator[Diagnostic]:
     seen: dict[str, int] = {}
     for element, partition, _ in placed:
-        point = partition.volume.mountpoint if partition.volume else None
+        if not isinstance(partition, VolumePartition):
+            continue
+        point = partition.volume.mountpoint
         if point is None:
             continue
         if point in seen:
@@ -144,7 +147,11 @@ def check_bootable(
     pools: frozenset[str],
 ) -> Iterator[Diagnostic]:
     partitions = [partition for _, partition, _ in placed]
-    roots = [one for one in partitions if one.volume and one.volume.mountpoint == "/"]
+    roots = [
+        one
+        for one in partitions
+        if isinstance(one, VolumePartition) and one.volume.mountpoint == "/"
+    ]
     if not roots and not any(element.in_zpool in pools for element, _, _ in placed):
         yield fault(
             where,

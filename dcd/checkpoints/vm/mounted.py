@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from dcd.checkpoints.interface import Context
-from dcd.checkpoints.vm.disk import DiskLayout, DiskPartition
+from dcd.checkpoints.vm.disk import DiskLayout, VolumePartition
 from dcd.platform.inside import make_directory, resolve
 
 TOOLS = ("losetup", "mount", "umount")
@@ -37,20 +37,19 @@ def mounted(context: Context, disk: Path, layout: DiskLayout, *, read_only: bool
     root.rmdir()
 
 
-def _in_order(layout: DiskLayout) -> list[tuple[str, DiskPartition]]:
+def _in_order(layout: DiskLayout) -> list[tuple[str, VolumePartition]]:
     """Where which partition is mounted, outer ones first."""
     found = [
-        (volume.mountpoint, partition)
-        for partition in layout.partitions
-        if (volume := partition.volume) and volume.mountpoint and volume.type in _FILE_SYSTEMS
+        (point, partition)
+        for point, partition in layout.mounted.items()
+        if partition.volume.type in _FILE_SYSTEMS
     ]
     return sorted(found, key=lambda each: (each[0].count("/"), len(each[0])))
 
 
-def mount_arguments(partition: DiskPartition, *, read_only: bool) -> list[str]:
+def mount_arguments(partition: VolumePartition, *, read_only: bool) -> list[str]:
     """How mount(8) mounts the partition of a disk in a file, before disk and directory."""
     volume = partition.volume
-    assert volume is not None
     options = ["loop", f"offset={partition.start}", f"sizelimit={partition.size}", "nodev"]
     options += ["ro" if read_only else "rw", *_OPTIONS.get(volume.type, [])]
     return ["-t", volume.type, "-o", ",".join(options)]

@@ -30,7 +30,7 @@ from typing import Annotated
 from dcd.checkpoints import products
 from dcd.checkpoints.interface import ALL_DEVICES, MOUNTS, Checkpoint, Context, Needs, Report
 from dcd.checkpoints.vm import mounted as mounting
-from dcd.checkpoints.vm.disk import DiskLayout, recorded_disk
+from dcd.checkpoints.vm.disk import DiskLayout, VolumePartition, recorded_disk
 from dcd.checkpoints.vm.mounted import mounted
 from dcd.checkpoints.vm.ties import ESP_FILES, FILES, Finding, Name, in_initramfs, untied
 from dcd.manifest.doc import DataObjectCache
@@ -94,7 +94,7 @@ class Relabel(Checkpoint):
         candidates = [
             Part(disk, partition.start, partition.size)
             for partition in layout.partitions
-            if partition.volume is None
+            if not isinstance(partition, VolumePartition)
         ]
         found = {part: labels[0] for part in candidates if (labels := read_labels(part))}
         wanted = Place(self.zfs_path, self.zfs_phys_path, self.zfs_devid)
@@ -243,8 +243,8 @@ def _show_device(inside: Inside) -> None:
 def _untie_esp(context: Context, disk: Path, layout: DiskLayout, names: dict[int, Name]) -> int:
     """Untie the boot loader's files in EFI system partitions. Returns how many were changed."""
     changed = 0
-    for partition in layout.partitions:
-        if partition.volume is None or partition.volume.type != "vfat":
+    for partition in layout.volumes:
+        if partition.volume.type != "vfat":
             continue
         image = f"{disk}@@{partition.start}"
         # The bare listing of nothing fails, as it does on damage; the long one does not.

@@ -25,7 +25,7 @@ from pathlib import Path
 from dcd.checkpoints.fat import fat_environment, fat_time
 from dcd.checkpoints.interface import Context, Report
 from dcd.checkpoints.vm import mounted
-from dcd.checkpoints.vm.disk import DiskLayout, DiskPartition, FileSystem, Volume
+from dcd.checkpoints.vm.disk import DiskLayout, FileSystem, Volume, VolumePartition
 from dcd.checkpoints.vm.volume_rules import GIB, least_fat32_bytes
 from dcd.platform.copying import copy_into
 from statemachine.errors import CheckpointError
@@ -77,13 +77,12 @@ class Place:
 
     disk: Path
     layout: DiskLayout
-    partition: DiskPartition
+    partition: VolumePartition
     epoch: int
 
     @property
     def volume(self) -> Volume:
         """What is in the partition."""
-        assert self.partition.volume is not None
         return self.partition.volume
 
 

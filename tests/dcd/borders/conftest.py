@@ -19,7 +19,7 @@ from dcd.checkpoints.image.network import apply_network
 from dcd.checkpoints.interface import Context
 from dcd.checkpoints.vm import installed, ovf
 from dcd.checkpoints.vm.answers import sfdisk_script, volumes_table
-from dcd.checkpoints.vm.disk import DiskLayout, DiskPartition, Volume
+from dcd.checkpoints.vm.disk import DiskLayout, DiskPartition, Volume, VolumePartition
 from dcd.checkpoints.vm.menu_settings import MenuSettings, write_menu_settings
 from dcd.checkpoints.vm.volumes import Place, make_volume
 from dcd.manifest.doc import DataObjectCache
@@ -157,7 +157,7 @@ def options_in_fstab(text: str, directory: Path) -> str:
 
 
 def _fstab(volume: Volume, directory: Path) -> dict[str, str]:
-    partition = DiskPartition(2, LINUX, str(uuid.uuid4()), MIB, MIB, volume=volume)
+    partition = VolumePartition(2, LINUX, str(uuid.uuid4()), MIB, MIB, volume=volume)
     installed.write_fstab(directory, _layout(partition), grow_root=False)
     found = run(
         [
@@ -188,7 +188,7 @@ def label_of_volume(text: str, directory: Path) -> str:
     if not text.isprintable() or text == "-":
         return text  # The layout refuses it.
     volume = Volume("ext4", ROOT.uuid, label=text, mountpoint="/a b")
-    partition = DiskPartition(1, LINUX, str(uuid.uuid4()), MIB, MIB, volume=volume)
+    partition = VolumePartition(1, LINUX, str(uuid.uuid4()), MIB, MIB, volume=volume)
     script = "IFS='\t' read -r a b c label point && printf '%s\\n%s' \"$label\" \"$point\""
     found = run(
         ["sh", "-c", script], stdin=volumes_table(_layout(partition)).encode(), capture=True
@@ -212,8 +212,8 @@ def _makes_file_systems(disk: Path, directory: Path) -> bool:
         512,
         str(uuid.uuid4()),
         (
-            DiskPartition(1, LINUX, str(uuid.uuid4()), MIB, 16 * MIB, volume=fat),
-            DiskPartition(2, LINUX, str(uuid.uuid4()), 20 * MIB, 20 * MIB, volume=ext4),
+            VolumePartition(1, LINUX, str(uuid.uuid4()), MIB, 16 * MIB, volume=fat),
+            VolumePartition(2, LINUX, str(uuid.uuid4()), 20 * MIB, 20 * MIB, volume=ext4),
         ),
     )
     with disk.open("wb") as file:

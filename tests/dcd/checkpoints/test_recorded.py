@@ -15,7 +15,15 @@ from dcd.checkpoints.media.usb import CreateUSB
 from dcd.checkpoints.recorded import recorded_files_kept
 from dcd.checkpoints.transfer.archive import TransferArchive
 from dcd.checkpoints.transfer.cpio import TransferCPIO
-from dcd.checkpoints.vm.disk import DiskLayout, record_disk, recorded_disk
+from dcd.checkpoints.vm.disk import (
+    DiskLayout,
+    DiskPartition,
+    Volume,
+    VolumePartition,
+    record_disk,
+    recorded_disk,
+)
+from dcd.manifest.doc import DataObjectDict
 from statemachine.errors import CheckpointError
 
 INTO_MEDIA = (
@@ -128,3 +136,25 @@ def test_a_command_on_the_host_may_change_it(bench, context):
     with recorded_files_kept(context):
         CustomScript("script", command=command).execute(context)
     assert (bench.root / "media/disk.raw").read_bytes() == b"\0" + CONTENT[1:]
+
+
+def test_the_record_of_a_disk_of_an_earlier_version_is_read(bench) -> None:
+    """A partition without a volume had `volume: null`; the layer that holds the record outlives an update."""
+    place = {"type": "t", "uuid": "u", "start": 1, "size": 2, "label": ""}
+    volume = {"type": "ext4", "uuid": "v", "label": "", "mountpoint": "/", "options": "defaults"}
+    partitions = [
+        {"number": 1, **place, "volume": None},
+        {"number": 2, **place, "volume": volume},
+    ]
+    layout = {"name": "d", "size": 9, "sector_size": 512, "uuid": "x", "partitions": partitions}
+    context = bench.context(bench.empty_doc())
+    context.doc.persistent.insert_children(
+        DataObjectDict("disk", {"path": "media/d", "layout": layout})
+    )
+    _, found = recorded_disk(context)
+    assert [type(one) for one in found.partitions] == [DiskPartition, VolumePartition]
+    root = found.mounted_at("/")
+    assert root is not None
+    assert (root.number, root.volume) == (2, Volume("ext4", "v", mountpoint="/"))
+    record_disk(context, bench.root / "media/d", found)
+    assert recorded_disk(context)[1] == found

@@ -96,9 +96,8 @@ def test_each_partition_holds_the_file_system_that_is_asked_for(disk: Any, tmp_p
     path, layout, _ = disk(TARGET)
     assert path.stat().st_size == 2 << 30
     assert path.stat().st_blocks * 512 < 24 * MIB
-    for partition in layout.partitions:
-        if partition.volume is None:
-            continue
+    assert layout.volumes
+    for partition in layout.volumes:
         found = probed(path, partition)
         volume = partition.volume
         assert (found["TYPE"], found["UUID"]) == (volume.type, volume.uuid)

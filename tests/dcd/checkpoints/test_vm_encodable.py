@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dcd.checkpoints.vm.disk import DiskLayout, DiskPartition, FileSystem, Volume
+from dcd.checkpoints.vm.disk import DiskLayout, FileSystem, Volume, VolumePartition
 from dcd.checkpoints.vm.encodable import check_encodable
 from dcd.checkpoints.vm.volumes import VOLUME_TOOLS, Place, make_volume
 from statemachine.errors import CheckpointError
@@ -30,9 +30,9 @@ def tree(tmp_path: Path) -> Path:
     return tree
 
 
-def partition(kind: FileSystem) -> DiskPartition:
+def partition(kind: FileSystem) -> VolumePartition:
     volume = Volume(kind, IDS.get(kind, ANY_ID), "", "/srv")
-    return DiskPartition(1, "type", "guid", MIB, 64 * MIB, "", volume)
+    return VolumePartition(1, "type", "guid", MIB, 64 * MIB, volume=volume)
 
 
 def made(bench: Any, kind: FileSystem, tree: Path, epoch: int = EPOCH) -> str:

@@ -22,7 +22,13 @@ from dcd.checkpoints.media.deliver import record_medium
 from dcd.checkpoints.vm import gpt
 from dcd.checkpoints.vm.answers import make_answers, sfdisk_script, volumes_table
 from dcd.checkpoints.vm.create_disk import CreateDisk
-from dcd.checkpoints.vm.disk import DiskLayout, DiskPartition, Volume, recorded_disk
+from dcd.checkpoints.vm.disk import (
+    DiskLayout,
+    DiskPartition,
+    Volume,
+    VolumePartition,
+    recorded_disk,
+)
 from dcd.checkpoints.vm.install_iscsi import InstallISCSI
 from dcd.checkpoints.vm.installed_disk import check_disk
 from dcd.construction.arguments import BadArguments, match_arguments
@@ -319,35 +325,34 @@ LAYOUT = DiskLayout(
             1,
             "21686148-6449-6e6f-744e-656564454649",
             "11111111-95ac-4a9c-8a2f-0123456789ab",
-            1 << 20,
-            1 << 20,
+            *(1 << 20, 1 << 20),
         ),
-        DiskPartition(
+        VolumePartition(
             3,
             "0fc63daf-8483-4772-8e79-3d69d8477de4",
             "33333333-95ac-4a9c-8a2f-0123456789ab",
             2 << 20,
             8 << 20,
             'häme, "quoted" \\ name',
-            Volume("ext4", "aaaaaaaa-95ac-4a9c-8a2f-0123456789ab", "srv", "/srv/data"),
+            volume=Volume("ext4", "aaaaaaaa-95ac-4a9c-8a2f-0123456789ab", "srv", "/srv/data"),
         ),
-        DiskPartition(
+        VolumePartition(
             2,
             "0fc63daf-8483-4772-8e79-3d69d8477de4",
             "22222222-95ac-4a9c-8a2f-0123456789ab",
             10 << 20,
             50 << 20,
             "root",
-            Volume("ext4", "bbbbbbbb-95ac-4a9c-8a2f-0123456789ab", "", "/"),
+            volume=Volume("ext4", "bbbbbbbb-95ac-4a9c-8a2f-0123456789ab", "", "/"),
         ),
-        DiskPartition(
+        VolumePartition(
             7,
             "0657fd6d-a4ab-43c4-84e5-0933c84b4f4f",
             "77777777-95ac-4a9c-8a2f-0123456789ab",
             60 << 20,
             2 << 20,
             "",
-            Volume("swap", "cccccccc-95ac-4a9c-8a2f-0123456789ab"),
+            volume=Volume("swap", "cccccccc-95ac-4a9c-8a2f-0123456789ab"),
         ),
     ),
 )
@@ -413,7 +418,7 @@ class TestTheDisk:
         CreateDisk("disk").execute(context)
         disk, layout = recorded_disk(context)
         root = layout.mounted_at("/")
-        assert root is not None and root.volume is not None
+        assert root is not None
         with disk.open("r+b") as file:
             file.seek(root.start + 1024 + 0x68)
             file.write(bytes(range(16)))

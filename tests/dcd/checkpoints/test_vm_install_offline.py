@@ -141,11 +141,7 @@ def install(bench: Any, *elements: str, **arguments: Any) -> tuple[Path, DiskLay
 def mounted(disk: Path, layout: DiskLayout, where: Path) -> Iterator[Path]:
     """The whole system of the disk, read-only."""
     where.mkdir()
-    kept = [
-        one
-        for one in layout.partitions
-        if one.volume and one.volume.mountpoint and one.volume.type != "vfat"
-    ]
+    kept = [one for one in layout.mounted.values() if one.volume.type != "vfat"]
     with ExitStack() as mounts:
         for one in sorted(kept, key=lambda one: one.volume.mountpoint):
             at = where / one.volume.mountpoint.lstrip("/")
@@ -222,9 +218,7 @@ def test_what_is_in_a_volume_is_not_in_the_one_around_it(ready: Any, tmp_path: P
 
 def test_it_is_an_installed_system_without_an_identity(ready: Any) -> None:
     _, layout = install(ready, target(volumes()))
-    ids = {
-        one.volume.mountpoint or "none": one.volume.uuid for one in layout.partitions if one.volume
-    }
+    ids = {one.volume.mountpoint or "none": one.volume.uuid for one in layout.volumes}
     assert (ready.image / "etc/fstab").read_text().splitlines()[1:] == [
         f"UUID={ids['/']} / ext4 noatime,x-systemd.growfs 0 1",
         f"UUID={ids['/boot']} /boot ext4 defaults 0 2",

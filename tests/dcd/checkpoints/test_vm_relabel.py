@@ -9,7 +9,14 @@ import pytest
 
 from dcd.checkpoints.interface import Context
 from dcd.checkpoints.vm.create_disk import begin_disk
-from dcd.checkpoints.vm.disk import DiskLayout, DiskPartition, FileSystem, Volume, record_disk
+from dcd.checkpoints.vm.disk import (
+    DiskLayout,
+    DiskPartition,
+    FileSystem,
+    Volume,
+    VolumePartition,
+    record_disk,
+)
 from dcd.checkpoints.vm.mounted import mounted
 from dcd.checkpoints.vm.relabel import Relabel
 from dcd.checkpoints.vm.volumes import Place as VolumePlace
@@ -43,7 +50,8 @@ TIED = {
 def partition(number: int, start: int, size: int, volume: Volume | None) -> DiskPartition:
     kind = SOLARIS if volume is None else ESP if volume.type == "vfat" else LINUX
     guid = f"aaaaaaaa-0000-4000-8000-00000000000{number}"
-    return DiskPartition(number, kind, guid, start * MIB, size * MIB, volume=volume)
+    place = (number, kind, guid, start * MIB, size * MIB)
+    return VolumePartition(*place, volume=volume) if volume else DiskPartition(*place)
 
 
 def layout(root: FileSystem, size: int) -> DiskLayout:

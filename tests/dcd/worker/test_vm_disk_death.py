@@ -30,12 +30,12 @@ class Fills(Checkpoint):
         import uuid
 
         from dcd.checkpoints.vm.create_disk import begin_disk
-        from dcd.checkpoints.vm.disk import DiskLayout, DiskPartition, Volume
+        from dcd.checkpoints.vm.disk import DiskLayout, Volume, VolumePartition
         from dcd.checkpoints.vm.volumes import Place, make_volume
 
         ids = [str(uuid.uuid5(uuid.NAMESPACE_OID, f"{self.disk} {number}")) for number in range(3)]
         volume = Volume(self.kind, ids[0], "", "/")
-        partition = DiskPartition(1, ids[1], ids[1], 1 << 20, 400 << 20, "", volume)
+        partition = VolumePartition(1, ids[1], ids[1], 1 << 20, 400 << 20, volume=volume)
         layout = DiskLayout(self.disk, 402 << 20, 512, ids[2], (partition,))
         for number in range(200):
             (context.pkg_image / str(number)).write_bytes(bytes([number]) * (1 << 20))
