@@ -1,7 +1,7 @@
-"""Examining the host: what is there, what is missing, and the command that installs it.
+"""Examining the host: available and missing requirements, with the commands that install them.
 
-Each check looks at one thing, changes nothing that outlives it, and says what to do when it is not
-ok. `dcctl doctor` shows them through the daemon, `dcd doctor` without one. Blocking; call in a thread.
+Each check examines one item, makes no permanent changes, and has a remedy when it is not ok. `dcctl
+doctor` shows the checks through the daemon, `dcd doctor` without one. Blocking; call in a thread.
 """
 
 import os
@@ -28,7 +28,7 @@ from store.host.versions import version
 from store.layers.choose import choose
 
 ENGINE_TOOLS = (*tools.WORKER_TOOLS, "mount", "umount", "cp")
-"""Without these no checkpoint runs."""
+"""The tools that every checkpoint needs."""
 
 IMAGE_TOOLS = (
     "mmdebstrap",
@@ -49,30 +49,30 @@ IMAGE_TOOLS = (
     "xz",
     "cpio",
 )
-"""What the project's own checkpoints for a Debian-family image use."""
+"""The tools of the project's own checkpoints for Debian-family images."""
 
 OPTIONAL_TOOLS = {
     "tgtd": "only InstallISCSI needs it",
     "qemu-block-extra": "only InstallISCSI needs it",
 }
-"""Tools that most builds do without, and what needs them."""
+"""Tools that most builds do not need, with their users."""
 
 LAYER_TOOLS = {"btrfs": "btrfs", "zfs": "zfs"}
 """The tool that makes layers cheap, by the state directory's file system."""
 
 LIMIT_SECONDS = 15.0
-"""How long an examination takes at most. A guest that tries KVM has three seconds."""
+"""The maximum duration of an examination. A guest that tries KVM has three seconds."""
 
 SIDE_BY_SIDE = 6
-"""So many checks run at once; most wait for a program."""
+"""The number of concurrent checks; most wait for a program."""
 
 LOW_SPACE_BYTES = 4 * 1024**3
 
 
 @dataclass(frozen=True, slots=True)
 class HostCheck:
-    """One thing that was looked at. `status` is `ok`, `warning` or `missing`; `remedy` is a command
-    or a sentence."""
+    """The result of one check. `status` is `ok`, `warning` or `missing`; `remedy` is a command or a
+    sentence."""
 
     name: str
     status: str
@@ -81,7 +81,7 @@ class HostCheck:
 
 
 _Check = Callable[[], HostCheck | None]
-"""None: there is nothing that a person should read."""
+"""None: nothing to report."""
 
 
 def missing_packages() -> list[str]:
@@ -90,8 +90,8 @@ def missing_packages() -> list[str]:
 
 
 def examine(state_dir: Path) -> list[HostCheck]:
-    """All checks, in the order in which a person wants to read them. They run side by side; one that takes
-    longer than `LIMIT_SECONDS` (a file system that does not answer) is reported as such."""
+    """All checks, in the order in which they are shown. They run concurrently; a check that takes
+    longer than `LIMIT_SECONDS` (a file system that does not respond) is reported as such."""
     checks: list[tuple[str, _Check]] = [
         *((name, partial(_tool, name)) for name in ENGINE_TOOLS + IMAGE_TOOLS),
         *((name, partial(_optional, name, purpose)) for name, purpose in OPTIONAL_TOOLS.items()),
@@ -112,9 +112,9 @@ def examine(state_dir: Path) -> list[HostCheck]:
 def _side_by_side(
     checks: Sequence[tuple[str, _Check]], limit_seconds: float
 ) -> Iterator[HostCheck | None]:
-    """The results, in order. The threads end with the process: nothing waits for one that hangs."""
+    """The results, in order. A hanging thread ends with the process, without a wait for it."""
     results: list[Future[HostCheck | None]] = [Future() for _ in checks]
-    # The slow ones are last in the list, and begin first.
+    # The slow checks are last in the list and start first.
     left = list(zip(results, checks, strict=True))
     examined = threading.Event()
 
@@ -139,7 +139,7 @@ def _side_by_side(
         else:
             late = f"cannot be examined: no answer within {limit_seconds:g} seconds"
             yield HostCheck(
-                name, "warning", late, "look whether the file systems of the host answer"
+                name, "warning", late, "check whether the file systems of the host respond"
             )
 
 
@@ -178,11 +178,11 @@ def _absent_tools() -> HostCheck | None:
 
 
 def _layer_tool(state_dir: Path) -> HostCheck | None:
-    """A warning where the state directory's file system could keep layers better than it does."""
+    """A warning if a missing tool would make layers on the state directory's file system cheaper."""
     try:
         state_dir.mkdir(parents=True, exist_ok=True)
         kind = file_system_of(state_dir).type
-    except (DcdError, OSError):  # the check of layers says what is wrong
+    except (DcdError, OSError):  # the check of layers reports the error
         return None
     tool = LAYER_TOOLS.get(kind)
     if tool is not None and tools.missing([tool]):
@@ -222,13 +222,13 @@ def _namespaces() -> HostCheck:
             "namespaces", "missing", result.stderr.strip(), "run the daemon as root (CAP_SYS_ADMIN)"
         )
     if not root:
-        only = (
-            "in a user namespace only: no checkpoint mounts, opens devices or makes files of others"
-        )
+        only = "only in a user namespace: checkpoints cannot mount, open devices or create files of other users"
         return HostCheck(
             "namespaces", "warning", only, "for all checkpoints, run the daemon as root"
         )
-    return HostCheck("namespaces", "ok", "mount, PID, network, IPC and UTS namespaces can be made")
+    return HostCheck(
+        "namespaces", "ok", "mount, PID, network, IPC and UTS namespaces can be created"
+    )
 
 
 def _isolation() -> HostCheck:
@@ -236,24 +236,24 @@ def _isolation() -> HostCheck:
         return HostCheck(
             "isolation",
             "warning",
-            "workers have the capabilities that checkpoints declare, but see all of the host",
-            "start a kernel from Linux 5.12 on",
+            "workers have only the capabilities that checkpoints declare, but see the whole host",
+            "use Linux 5.12 or newer",
         )
     machine = platform.machine()
     if not compile_filter(machine):
         return HostCheck(
             "isolation",
             "warning",
-            f"workers have a root of their own, but no filter of system calls, on {machine}",
-            "let only people submit whom you trust with the server",
+            f"workers have their own root, but no filter of system calls on {machine}",
+            "give the role submit only to people whom you trust with the server",
         )
     sockets = (
-        "no abstract socket of the host is in their reach"
+        "they cannot reach abstract sockets of the host"
         if can_scope_sockets()
-        else "abstract sockets of the host are in reach of those with the network (before Linux 6.12)"
+        else "workers with network access can reach abstract sockets of the host (before Linux 6.12)"
     )
     return HostCheck(
-        "isolation", "ok", f"workers have a root of their own and filtered system calls; {sockets}"
+        "isolation", "ok", f"workers have their own root and filtered system calls; {sockets}"
     )
 
 
@@ -271,7 +271,7 @@ def _accelerator() -> HostCheck:
 
 
 def _architectures() -> HostCheck:
-    """Of which architectures images can be made; for the others it takes emulation."""
+    """The architectures for which images can be built; the others need emulation."""
     others = foreign.runnable()
     if len(others) > 1:
         return HostCheck("architectures", "ok", f"the host's own, {', '.join(others)}")

@@ -1,10 +1,10 @@
 """The daemon's own log, through structlog, to standard error or the journal.
 
-`configure` once at start and again when a reload changes the level. Everything that logs through the
-standard library (uvicorn, Alembic) comes out in the same form. Key words `build` and `checkpoint` of
-an entry become the journal's fields DCD_BUILD and DCD_CHECKPOINT, so that `journalctl DCD_BUILD=ID` finds
-all of a build. Values are escaped: a client cannot forge a line. Output of tools never comes here;
-it goes to the attempt's log.
+`configure` is called at start and again when a reload changes the level. Libraries that log through the
+standard library (uvicorn, Alembic) use the same form. The keywords `build` and `checkpoint` of an entry
+become the journal's fields DCD_BUILD and DCD_CHECKPOINT, so that `journalctl DCD_BUILD=ID` finds all
+entries of a build. Values are escaped: a client cannot forge a line. The output of tools goes to the
+attempt's log, never here.
 """
 
 import logging
@@ -24,7 +24,7 @@ _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "exception": 3, 
 """Levels of syslog(3)."""
 
 _LONGEST_VALUE = 48 * 1024
-"""The journal takes larger values only through a memory file; ours are never near that."""
+"""The journal accepts larger values only through a memory file; the daemon's are much smaller."""
 
 
 def configure(form: str, level: str, stream: TextIO = sys.stderr) -> None:
@@ -40,11 +40,11 @@ def configure(form: str, level: str, stream: TextIO = sys.stderr) -> None:
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         logger_factory=lambda *_: logger,
-        cache_logger_on_first_use=False,  # loggers made before a reload follow it
+        cache_logger_on_first_use=False,  # loggers created before a reload follow it
     )
     root = logging.getLogger()
     root.handlers = [_Bridge()]
-    # Libraries are of interest when something is wrong.
+    # Libraries log only problems.
     root.setLevel(max(logging.WARNING, getattr(logging, level.upper())))
 
 
@@ -78,7 +78,7 @@ def _output(form: str, stream: TextIO) -> tuple[list[Processor], Any]:
 
 
 def _escaped(_logger: WrappedLogger, _method: str, entry: EventDict) -> EventDict:
-    """Control characters made visible: what a client sends must not move a terminal's cursor."""
+    """Control characters made visible: text from a client must not control a terminal."""
     return {
         key: value.encode("unicode_escape").decode() if _has_controls(value) else value
         for key, value in entry.items()
@@ -90,7 +90,7 @@ def _has_controls(value: object) -> bool:
 
 
 class _Bridge(logging.Handler):
-    """Hands entries of the standard library's loggers to structlog."""
+    """Passes entries of the standard library's loggers to structlog."""
 
     def emit(self, record: logging.LogRecord) -> None:
         structlog.get_logger().log(
@@ -99,8 +99,8 @@ class _Bridge(logging.Handler):
 
 
 class _Journal:
-    """Sends entries over the journal's own protocol (systemd.io, JOURNAL_NATIVE_PROTOCOL); while no
-    journal listens, to `stream` with the priority in front (sd-daemon(3))."""
+    """Sends entries by the journal's native protocol (systemd.io, JOURNAL_NATIVE_PROTOCOL); while no
+    journal listens, to `stream` with the priority as prefix (sd-daemon(3))."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -119,7 +119,7 @@ class _Journal:
 
 
 def journal_fields(entry: Mapping[str, Any]) -> dict[str, str]:
-    """A log entry as journal fields: MESSAGE with the values in it, and each value as DCD_NAME."""
+    """A log entry as journal fields: MESSAGE, which includes the values, and each value as DCD_NAME."""
     values = {
         key: str(value)[:_LONGEST_VALUE]
         for key, value in entry.items()
@@ -139,7 +139,8 @@ def journal_fields(entry: Mapping[str, Any]) -> dict[str, str]:
 
 
 def journal_datagram(fields: Mapping[str, str]) -> bytes:
-    """Fields in the journal's protocol: every value with its length, so that it may hold anything."""
+    """Fields in the journal's protocol: every value with its length, so that it may contain any
+    bytes."""
     parts = []
     for name, value in fields.items():
         data = value.encode("utf-8", "surrogateescape")

@@ -1,4 +1,4 @@
-"""The `dcd` command: the daemon itself, and what an administrator runs beside it.
+"""The `dcd` command: the daemon itself, and commands for administrators.
 
 Exit codes: those of docs/reference/exit-codes.md; under SMF (`--from-smf`) those of smf_method(7).
 """
@@ -25,7 +25,7 @@ EXIT_CODES = {
     "permission": 10,
     "unprepared": 11,
 }
-"""The exit code for a `DcdError.problem`, as dcctl has it; 1 for any other."""
+"""The exit code for a `DcdError.problem`, as in dcctl; 1 for any other."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -37,10 +37,8 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     serve = commands.add_parser("serve", help="run the daemon in the foreground")
-    serve.add_argument("--state-dir", type=_absolute, metavar="DIR", help="where builds live")
-    serve.add_argument(
-        "--socket", type=_absolute, metavar="PATH", help="where dcctl finds the daemon"
-    )
+    serve.add_argument("--state-dir", type=_absolute, metavar="DIR", help="the state directory")
+    serve.add_argument("--socket", type=_absolute, metavar="PATH", help="the socket of the daemon")
     source = serve.add_mutually_exclusive_group()
     source.add_argument("--config", type=Path, metavar="FILE", help="a TOML file of settings")
     source.add_argument(
@@ -56,20 +54,18 @@ def build_parser() -> argparse.ArgumentParser:
     restore = commands.add_parser(
         "restore", help="put a backup of the event log into a state directory"
     )
-    restore.add_argument("backup", type=Path, metavar="FILE", help="what dcctl backup wrote")
+    restore.add_argument("backup", type=Path, metavar="FILE", help="a file written by dcctl backup")
     restore.add_argument(
-        "--state-dir", type=_absolute, metavar="DIR", required=True, help="where builds will live"
+        "--state-dir", type=_absolute, metavar="DIR", required=True, help="the new state directory"
     )
     restore.add_argument(
         "--force",
         action="store_true",
-        help="replace an event log that is there; it is kept under another name",
+        help="replace an existing event log, which is kept under another name",
     )
     restore.set_defaults(run=_restore)
 
-    shown = commands.add_parser(
-        "config", help="show the settings that a file gives, without a daemon"
-    )
+    shown = commands.add_parser("config", help="show the settings of a file, without a daemon")
     shown.add_argument("--config", type=Path, metavar="FILE", help="a TOML file of settings")
     shown.add_argument("--json", action="store_true", help="print JSON")
     shown.set_defaults(run=_config)
@@ -115,7 +111,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _leave(status: int) -> NoReturn:
-    """End the process without waiting for its threads, one of which may be blocked for ever."""
+    """End the process without waiting for its threads, one of which may be blocked forever."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
@@ -153,10 +149,10 @@ def _restore(arguments: argparse.Namespace) -> int:
     with locked(arguments.state_dir):
         count, kept = restore(arguments.backup, arguments.state_dir, arguments.force)
     print(
-        f"restored {count} event{'s' * (count != 1)} into {arguments.state_dir}; start the daemon to go on"
+        f"restored {count} event{'s' * (count != 1)} into {arguments.state_dir}; start the daemon to continue"
     )
     if kept is not None:
-        print(f"the event log that was there is {kept}")
+        print(f"the previous event log is {kept}")
     return 0
 
 

@@ -1,11 +1,10 @@
-"""The daemon's life: from a state directory to a socket that answers, and back to nothing.
+"""The daemon's life: start, service and stop.
 
-Start: take the state directory's lock, end what a dead daemon left running, open the event log,
-remove what a dead daemon left half done, load the builds that have not ended, listen, be ready, go on with
-them.
-Stop (SIGTERM, SIGINT): start nothing more, let running checkpoints reach their end within the grace
+Start: take the state directory's lock, end processes left by a dead daemon, open the event log, remove
+a dead daemon's unfinished work, load the builds that have not ended, listen, report readiness, continue
+the builds. Stop (SIGTERM, SIGINT): start no new work, let running checkpoints finish within the grace
 time, interrupt the others, close the log. SIGHUP reads the settings again. A SIGKILL at any point is
-as good as a stop: the next start does the rest.
+safe: the next start cleans up.
 """
 
 import asyncio
@@ -57,22 +56,22 @@ from store.logs import AttemptLogs
 logger = structlog.get_logger()
 
 THREADS = 32
-"""For blocking work: most of it waits."""
+"""The number of threads for blocking work, which mostly waits."""
 
 LOOK_SECONDS = 2.0
-"""How often it is looked whether the socket can be reached."""
+"""The interval for checking whether the socket is reachable."""
 
 LAST_SECONDS = 5.0
-"""How long, beside the grace, each step of a stop may take. What is blocked longer ends with the process, and
-the next start settles it."""
+"""The time limit of each step of a stop, in addition to the grace time. A step blocked longer ends with
+the process, and the next start cleans up."""
 
 OPEN_FILES = 65536
-"""As in the systemd unit. No more: some tools close every descriptor that could be open."""
+"""The limit of the systemd unit. Not higher, because some tools close every possible descriptor."""
 
 
 def serve(read_settings: Callable[[], Effective]) -> int:
-    """Run the daemon until it is told to stop. Returns the exit code, with which the process is to end by
-    `os._exit`: threads that wait for something may be left.
+    """Run the daemon until it is stopped. Returns the exit code for `os._exit`, since waiting threads
+    may remain.
 
     `read_settings` is called now and at each reload. Raises InvalidConfiguration, and Unavailable
     when the state directory or the socket cannot be used.
@@ -80,8 +79,8 @@ def serve(read_settings: Callable[[], Effective]) -> int:
     settings = Live(read_settings)
     logging.configure(settings().log_format, settings().log_level)
     with locked(settings().state_dir):
-        # Not closed afterwards: that would wait for threads and tasks, and one may be blocked for ever. What
-        # has to be done in order is done when `run` returns; the end of the process does the rest.
+        # Not closed afterwards: that would wait for threads and tasks, and one may be blocked forever.
+        # All ordered steps are done when `run` returns; the end of the process does the rest.
         asyncio.Runner().run(Daemon(settings).run())
     return 0
 
@@ -95,13 +94,13 @@ class Daemon:
         self._look = asyncio.Event()
         self._listener: Listener | None = None
         self._status = f"answering on {settings().socket}"
-        """What the service manager shows."""
+        """The status line for the service manager."""
 
     async def run(self) -> None:
-        """From start to stop."""
+        """Run the daemon from start to stop."""
         state_dir = self.settings().state_dir
         self._handle_signals()
-        # What waits for mirrors and disks must not keep each other from being done.
+        # Work that waits for mirrors and work that waits for disks must not block each other.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS))
         _raise_file_limit()
         identity = _identity(state_dir)
@@ -165,7 +164,7 @@ class Daemon:
         grace = self.settings().stop_grace_seconds
         longest = grace + self.settings().cancel_grace_seconds + LAST_SECONDS
         logger.info("stopping", grace_seconds=grace)
-        notify.stopping(f"letting checkpoints end for {grace:g} s")
+        notify.stopping(f"waiting up to {grace:g} s for running checkpoints")
         notify.extend_timeout(longest + 3 * LAST_SECONDS)
         working.cancel()
         collecting.cancel()
@@ -183,7 +182,8 @@ class Daemon:
                 raise error
 
     async def _keep_listening(self, server: http.Server, listener: Listener | None) -> None:
-        """Bind the socket again when its file has gone. One that the service manager opened is its own."""
+        """Bind the socket again when its file was removed. The service manager is responsible for a
+        socket that it passed."""
         self._listener = listener
         complained = ""
         while self._listener is not None:
@@ -198,13 +198,14 @@ class Daemon:
                 if str(error) != complained:
                     complained = str(error)
                     logger.error(
-                        "the socket's file has gone and cannot be made again", error=complained
+                        "the socket's file was removed and cannot be created again",
+                        error=complained,
                     )
                 continue
             complained = ""
             await server.listen(self._listener.socket)
             logger.warning(
-                "the socket's file had gone; it is bound again",
+                "the socket's file was removed; it is bound again",
                 socket=str(self._listener.place.path),
             )
 
@@ -226,7 +227,7 @@ class Daemon:
         configuration = self.settings()
         gid = None
         if configuration.group and os.geteuid() == 0:
-            with contextlib.suppress(KeyError):  # a host without the group: root alone may connect
+            with contextlib.suppress(KeyError):  # a host without the group: only root may connect
                 gid = grp.getgrnam(configuration.group).gr_gid
         return Place(configuration.socket, configuration.socket_mode, gid)
 
@@ -242,7 +243,7 @@ class Daemon:
         try:
             self.settings.reload()
         except DcdError as error:
-            logger.error("the settings stay as they were", error=str(error))
+            logger.error("the settings are unchanged", error=str(error))
         notify.ready(self._status)
 
     def _reloaded(self, outcome: Reloaded) -> None:
@@ -257,7 +258,7 @@ class Daemon:
 
 @contextlib.contextmanager
 def locked(state_dir: Path) -> Iterator[None]:
-    """Hold the state directory's lock. It goes with the process, whatever ends it."""
+    """Hold the state directory's lock. The kernel releases it with the process in any case."""
     try:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         file = (state_dir / "lock").open("a+")
@@ -285,7 +286,7 @@ def locked(state_dir: Path) -> Iterator[None]:
 
 
 def _artifacts(settings: Configuration) -> Artifacts:
-    """The artifacts, in a state directory that lets their group pass to them, and nobody else."""
+    """The artifacts, in a state directory that only their group may traverse."""
     group = _artifact_group(settings)
     if os.geteuid() == 0:
         os.chown(settings.state_dir, -1, group or 0)
@@ -296,8 +297,8 @@ def _artifacts(settings: Configuration) -> Artifacts:
 
 
 def _artifact_group(settings: Configuration) -> int | None:
-    """The id of the group that may read artifacts; None: there is none, or this daemon cannot give files
-    to a group."""
+    """The id of the group that may read artifacts; None when it does not exist, or this daemon cannot
+    give files to a group."""
     if os.geteuid() != 0:
         return None
     observing = [entry[1:] for entry in settings.observe if entry.startswith("@")]
@@ -306,12 +307,13 @@ def _artifact_group(settings: Configuration) -> int | None:
         return grp.getgrnam(name).gr_gid
     except KeyError:
         if settings.artifact_group:
-            logger.warning("artifacts are for root alone: there is no such group", group=name)
+            logger.warning("only root can read artifacts: the group does not exist", group=name)
         return None
 
 
 def _raise_file_limit() -> None:
-    """Each follower holds a connection, and shells start programs with a limit of 1024."""
+    """Raise the limit of open files: each follower has a connection, and shells start programs with a
+    limit of 1024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -319,7 +321,8 @@ def _raise_file_limit() -> None:
 
 
 def _identity(state_dir: Path) -> str:
-    """What marks the processes of this state directory; made once, and known to the daemon's user alone."""
+    """The mark of the processes of this state directory; created once, readable only by the daemon's
+    user."""
     path = state_dir / "id"
     if not path.exists():
         write_file(path, secrets.token_hex(16).encode(), 0o600)
@@ -327,8 +330,8 @@ def _identity(state_dir: Path) -> str:
 
 
 def _keep_secret(state_dir: Path) -> str:
-    """The mark for what is started from now on: another one when everybody could read the one so far, as in
-    version 0.1.0. What bears that has been cleared away."""
+    """The mark for new processes: a new one if the old one was world-readable, as in version 0.1.0. All
+    processes with the old mark have ended."""
     path = state_dir / "id"
     if path.stat().st_mode & 0o077:
         write_file(path, secrets.token_hex(16).encode(), 0o600)
@@ -336,18 +339,21 @@ def _keep_secret(state_dir: Path) -> str:
 
 
 def _clear_away(identity: str, state_dir: Path) -> Delegated | None:
-    """End and remove what a dead daemon left. Returns the control group in which attempts get theirs."""
+    """End and remove the remains of a dead daemon. Returns the control group for the groups of
+    attempts."""
     for leftover in kill_leftovers(f"{identity}:"):
-        logger.warning("killed what a dead daemon left", pid=leftover.pid, attempt=leftover.attempt)
+        logger.warning(
+            "killed the processes of a dead daemon", pid=leftover.pid, attempt=leftover.attempt
+        )
     for device in detach_loops(state_dir / "layers"):
-        logger.warning("detached what a dead daemon left", device=device)
+        logger.warning("detached the devices of a dead daemon", device=device)
     remove_leftovers(state_dir)
     try:
         groups = control_group.take_over()
         for name in groups.clear() if groups else ():
             logger.warning("removed what a dead daemon left", control_group=name)
     except OSError as error:
-        logger.error("attempts get no control groups of their own", error=str(error))
+        logger.error("attempts get no control groups", error=str(error))
         return None
     if groups:
         logger.info(
@@ -357,7 +363,8 @@ def _clear_away(identity: str, state_dir: Path) -> Delegated | None:
 
 
 def _give_inputs(blobs: Blobs, unfinished: Sequence[BuildState]) -> None:
-    """Version 0.1.0 did not note whose captured inputs are: those of a build are its submitter's."""
+    """Record the owners of captured inputs, which version 0.1.0 did not: the submitter of their
+    build."""
     for state in unfinished:
         for file in state.inputs:
             if state.actor.uid is not None:
@@ -365,7 +372,7 @@ def _give_inputs(blobs: Blobs, unfinished: Sequence[BuildState]) -> None:
 
 
 def _losses(events: EventLog, stores: Stores) -> Losses:
-    """What the log has lost, told as loudly as a daemon that serves can."""
+    """The log's losses, also logged as an error."""
     found = look_for_losses(
         events, stores.layers, (stores.artifacts.directory, stores.logs.directory)
     )
@@ -379,19 +386,19 @@ def _workspaces_of(layers: LayerStore, builds: Collection[str]) -> list[str]:
 
 
 def _reconcile(events: EventLog, layers: LayerStore, living: Collection[str]) -> None:
-    """Remove what a dead daemon left half done. Whole layers stay, whoever names them: what nobody needs
-    is removed by `gc`."""
+    """Remove the unfinished work of a dead daemon. Complete layers are kept; `gc` removes unneeded
+    ones."""
     kept = [layer.record.key for layer in layers.layers() if layer.record.made_by != TRIAL]
     for name in layers.reconcile(kept, living):
         logger.info("removed what a dead daemon left", what=name)
 
 
 async def _within(seconds: float, what: str, *tasks: asyncio.Task[Any]) -> None:
-    """Wait for tasks to end, but no longer; say what did not end."""
+    """Wait for tasks to end within a time limit, and log those that did not."""
     _, late = await asyncio.wait(tasks, timeout=seconds)
     if late:
         logger.error(
-            "the daemon stops without waiting for what does not end", what=what, count=len(late)
+            "the daemon stops without waiting for tasks that do not end", what=what, count=len(late)
         )
 
 

@@ -1,10 +1,10 @@
-"""Who may do what: roles by user and group, and the right to run code on the host.
+"""Access control: roles by user and group, and the right to run code on the host.
 
-The kernel says who the peer is (`dcd.platform.peer`); the configuration says who has which role. Roles
-include each other upwards: observe, submit, operate, administer. `host_code` is beside them. Root, the
-daemon's own user and the daemon itself have everything, so a private daemon needs no configuration.
-Groups are looked up in the user database at each decision: who was removed from a group has lost
-its rights, logged in or not.
+The kernel identifies the peer (`dcd.platform.peer`); the configuration assigns roles. Each role
+includes the previous ones: observe, submit, operate, administer. `host_code` is independent of them.
+Root, the daemon's own user and the daemon itself have all roles, so a private daemon needs no
+configuration. Groups are looked up in the user database for each decision: removing a user from a group
+takes effect at once, even while the user is logged in.
 """
 
 import grp
@@ -18,7 +18,7 @@ from statemachine.events import Actor
 
 
 class Role(StrEnum):
-    """What the configuration grants. The values are the names of the settings."""
+    """The roles that the configuration grants. The values are the names of the settings."""
 
     OBSERVE = "observe"
     SUBMIT = "submit"
@@ -28,7 +28,7 @@ class Role(StrEnum):
 
 
 class Action(StrEnum):
-    """What a request does, in words that follow "may not"."""
+    """The actions that need a role, as text that follows "may not"."""
 
     SEE = "see builds"
     SUBMIT = "submit builds"
@@ -56,10 +56,10 @@ def require(
     owner: int | None = None,
     held: frozenset[Role] | None = None,
 ) -> None:
-    """Raise PermissionDenied, saying which role is missing, unless `actor` may do `action`.
+    """Raise PermissionDenied, with the missing role, unless `actor` may do `action`.
 
-    `owner` is the uid of the build's submitter, for `Action.CONTROL`: one's own build needs only
-    the role that submitted it. `held` are the actor's roles where they have been looked up.
+    `owner` is the uid of the build's submitter, for `Action.CONTROL`: the actor's own builds need only
+    the role submit. `held` are the actor's roles if they are already known.
     """
     role = _NEEDS[action]
     if action is Action.CONTROL and owner is not None and owner == actor.uid:
@@ -73,14 +73,15 @@ def require(
     raise PermissionDenied(
         f"{actor.user} (uid {actor.uid}) may not {action}",
         f"this needs {role.value}; {actor.user} has {mine}",
-        f"an administrator can add {actor.user}, or a group as @GROUP, to `{role.value}` in the "
-        "daemon's configuration and reload it; `dcctl config` shows the present values",
+        f"an administrator can add {actor.user}, or a group as @GROUP, to "
+        f"`{role.value}` in the daemon's configuration and reload it; `dcctl config` "
+        "shows the present values",
     )
 
 
 def roles(configuration: Configuration, actor: Actor) -> frozenset[Role]:
-    """All roles that `actor` holds, those that a higher one includes among them. Asks the user database,
-    which may take long where that is a directory service."""
+    """All roles of `actor`, including those implied by a higher one. Queries the user database, which
+    may be a slow directory service."""
     if has_every_role(actor):
         return frozenset(Role)
     groups = groups_of(actor)

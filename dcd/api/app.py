@@ -44,13 +44,13 @@ async def _openapi(api: Api, request: Request) -> Response:
 
 @cache
 def _document() -> bytes:
-    """Made once: it takes as long as dozens of other answers."""
+    """The OpenAPI document, created once: it takes as long as dozens of other responses."""
     return msgspec.json.encode(openapi.document(OPERATIONS, version("dcd")))
 
 
 OPERATIONS: tuple[Operation, ...] = (
     Operation(
-        "GET", "/v1/version", "version", "Which daemon this is",
+        "GET", "/v1/version", "version", "The version and process of the daemon",
         host.version, schemas.VersionView,
     ),
     Operation(
@@ -62,11 +62,11 @@ OPERATIONS: tuple[Operation, ...] = (
         host.live, schemas.Health,
     ),
     Operation(
-        "GET", "/metrics", "metrics", "What the daemon measures, for Prometheus",
+        "GET", "/metrics", "metrics", "The daemon's metrics for Prometheus",
         host.metrics, None, media_type=CONTENT_TYPE,
     ),
     Operation(
-        "GET", "/v1/config", "configuration", "The settings in force, and where each comes from",
+        "GET", "/v1/config", "configuration", "The effective settings, each with its origin",
         host.configuration, schemas.ConfigurationView,
     ),
     Operation(
@@ -78,11 +78,11 @@ OPERATIONS: tuple[Operation, ...] = (
         host.doctor, schemas.HostChecks,
     ),
     Operation(
-        "GET", "/v1/checkpoint-types", "checkpoint_types", "What a manifest's checkpoints may name",
+        "GET", "/v1/checkpoint-types", "checkpoint_types", "The checkpoints that a manifest may use",
         host.checkpoint_types, schemas.CheckpointTypes,
     ),
     Operation(
-        "GET", "/v1/df", "disk_usage", "What uses the space of the state directory",
+        "GET", "/v1/df", "disk_usage", "The use of space in the state directory",
         host.disk_usage, DiskUsage,
     ),
     Operation(
@@ -124,7 +124,7 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation("GET", BUILD, "show", "Show a build", builds.show, schemas.BuildView, problems=(404,)),
     Operation(
-        "POST", f"{BUILD}/pause", "pause", "Stop before a checkpoint, or soon",
+        "POST", f"{BUILD}/pause", "pause", "Pause before a checkpoint, or after the running one",
         builds.pause, schemas.BuildView, schemas.PauseRequest, problems=(404, 409, 410),
     ),
     Operation(
@@ -133,24 +133,24 @@ OPERATIONS: tuple[Operation, ...] = (
         problems=(404, 409, 410, 422, 424),
     ),
     Operation(
-        "POST", f"{BUILD}/retry", "retry", "Let a failed build go on",
+        "POST", f"{BUILD}/retry", "retry", "Continue a failed build",
         builds.retry, schemas.BuildView, problems=(404, 409, 410),
     ),
     Operation(
-        "GET", f"{BUILD}/checkpoints", "checkpoints", "From where a build can be resumed",
+        "GET", f"{BUILD}/checkpoints", "checkpoints", "The checkpoints from which a build can be resumed",
         builds.checkpoints, schemas.CheckpointList, problems=(404,),
     ),
     Operation(
-        "POST", f"{BUILD}/shell", "shell", "A throw-away workspace, while the connection lasts",
+        "POST", f"{BUILD}/shell", "shell", "Create a throw-away workspace for the life of the connection",
         shell.shell, schemas.ShellView, schemas.ShellRequest, media_type="application/x-ndjson",
         problems=(404, 409, 410, 424),
     ),
     Operation(
-        "POST", f"{BUILD}/cancel", "cancel", "Give a build up",
+        "POST", f"{BUILD}/cancel", "cancel", "Cancel a build",
         builds.cancel, schemas.BuildView, problems=(404, 409, 410),
     ),
     Operation(
-        "DELETE", BUILD, "remove", "Drop the artifacts and logs of an ended build",
+        "DELETE", BUILD, "remove", "Remove the artifacts and logs of an ended build",
         builds.remove, schemas.BuildView, problems=(404, 409),
     ),
     Operation(
@@ -171,15 +171,15 @@ OPERATIONS: tuple[Operation, ...] = (
         results.log, None, query=(results.OFFSET,), media_type="text/plain", problems=(404, 410),
     ),
     Operation(
-        "GET", f"{BUILD}/artifacts", "artifacts", "What the build delivered",
+        "GET", f"{BUILD}/artifacts", "artifacts", "The artifacts of a build",
         results.artifacts, schemas.ArtifactList, problems=(404, 410),
     ),
     Operation(
-        "POST", f"{BUILD}/artifacts/verify", "verify_artifacts", "Digest them again",
+        "POST", f"{BUILD}/artifacts/verify", "verify_artifacts", "Verify the artifacts against their digests",
         results.verify_artifacts, schemas.ArtifactChecks, problems=(404, 410),
     ),
     Operation(
-        "GET", f"{BUILD}/doc", "doc", "The DOC of a build, or what a path string names in it",
+        "GET", f"{BUILD}/doc", "doc", "The DOC of a build, or the parts that a path string selects",
         results.doc, schemas.DocView, query=(results.AT, results.PATH), problems=(404, 409, 422, 424),
     ),
     Operation(
@@ -232,7 +232,7 @@ async def _on_error(request: Request, error: Exception) -> Response:
 
 
 def _store_failed(engine: Engine) -> Callable[[Request, Exception], Awaitable[Response]]:
-    """The answer when the state directory does not take or give what a request needs."""
+    """The response when the state directory cannot be read or written."""
 
     async def on_os_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, OSError)
@@ -250,7 +250,7 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     unknown = UsageError(
         f"there is no operation {request.method} {request.url.path}",
-        f"this is dcd {version('dcd')}, which speaks API {API}",
+        f"this is dcd {version('dcd')} with API {API}",
         "GET /v1/openapi.json describes every operation",
     )
     response = problem_response(unknown, error.status_code)

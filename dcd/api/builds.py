@@ -1,4 +1,4 @@
-"""Handlers for manifests, and for builds and what they are told to do; `dcd.api.app` says what each does."""
+"""Handlers for manifests, builds and commands to builds. The table in `dcd.api.app` describes each."""
 
 import asyncio
 from dataclasses import replace
@@ -24,7 +24,7 @@ STATE = QueryParameter(
     "state", "only builds in these states, separated by commas", str, pattern="^[a-z]+(,[a-z]+)*$"
 )
 BUILDS_LIMIT = limit(50, 1000)
-BEFORE = QueryParameter("before", "`next` of the page before")
+BEFORE = QueryParameter("before", "`next` of the previous page")
 
 
 async def put_blob(api: Api, request: Request) -> Response:
@@ -130,7 +130,7 @@ async def resume(api: Api, request: Request) -> Response:
         body.pause_before,
         source,
         actor_of(request.scope),
-        # What a build uses, its submitter may see.
+        # The submitter of a build may see its inputs.
         api.permit(request, earlier.actor),
     )
     reruns = tuple(schemas.Rerun(name, reason) for name, reason in rerun)
@@ -191,7 +191,7 @@ async def _source(
         {path: None if file is None else (file.sha256, file.mode) for path, file in files.items()},
         parameters,
         host_code=api.may(request, Action.RUN_HOST_CODE),
-        # Asks the user database, which may be slow.
+        # Queries the user database, which may be slow.
         borrower=await asyncio.to_thread(api.borrower, request),
         owner=api.owner(request),
         left=left(request),
@@ -206,6 +206,6 @@ def _states(request: Request) -> tuple[Lifecycle, ...] | None:
         return tuple(Lifecycle(word) for word in text.split(","))
     except ValueError:
         raise UsageError(
-            f"query parameter state: {text[:100]!r} names no states",
+            f"query parameter state: {text[:100]!r} has unknown states",
             f"the states are {', '.join(Lifecycle)}",
         ) from None

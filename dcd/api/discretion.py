@@ -1,6 +1,7 @@
-"""What events show to whom: their secrets only to the user who supplied them, and to root.
+"""Hiding secrets in events from all users except root and the user who supplied them.
 
-Manifests, parameters and arguments hold passwords and hashes; with the role `observe` one sees all the rest.
+Manifests, parameters and arguments contain passwords and hashes; the role `observe` shows everything
+else.
 """
 
 from collections.abc import Sequence

@@ -1,10 +1,9 @@
-"""Fairness between clients: however much one asks, the others are answered.
+"""Fairness between clients: a busy client does not block the others.
 
-Requests of one client, a process as the kernel names it, are worked on a few at a time; the others wait
-their turn without costing anything, and are told to come back (429, Retry-After) when it does not come in
-time. A user who is not root has a limit over all processes too. An answer without an end, such as an event
-stream, gives its turn back when it begins. Connections are counted by user. Used from the event loop's
-thread only.
+The daemon handles a few requests per client process at a time; the others wait for their turn at no
+cost, and get 429 with Retry-After when it does not come in time. A user other than root also has a
+limit for all processes together. An endless response, such as an event stream, releases its turn when
+it begins. Connections are counted by user. Used from the event loop's thread only.
 """
 
 import asyncio
@@ -20,7 +19,7 @@ from statemachine.errors import DcdError, TooManyRequests
 from statemachine.events import Actor
 
 PROCESSES = 4
-"""So many processes of one user can have all their turns at once."""
+"""The number of processes of one user that can use all their turns at once."""
 
 RETRY_AFTER_SECONDS = 1
 
@@ -28,7 +27,7 @@ _ENDLESS = (b"text/event-stream", b"application/x-ndjson")
 
 
 class Turns:
-    """Who may have a request worked on now: `at_once` of each client process."""
+    """The turns of all clients: `at_once` requests of each client process."""
 
     def __init__(self, at_once: int, wait_seconds: float) -> None:
         self._at_once = at_once
@@ -37,7 +36,7 @@ class Turns:
 
     @asynccontextmanager
     async def turn(self, actor: Actor) -> AsyncIterator[None]:
-        """Wait for a turn and hold it in the context. Raises TooManyRequests when none comes in time."""
+        """Wait for a turn and hold it in the context. Raises TooManyRequests on a timeout."""
         limits = [self._semaphore((actor.uid, actor.pid), self._at_once)]
         if actor.uid != 0:
             limits.append(self._semaphore(actor.uid, self._at_once * PROCESSES))
@@ -48,8 +47,8 @@ class Turns:
                         await held.enter_async_context(limit)
             except TimeoutError:
                 raise TooManyRequests(
-                    f"{actor.user} asks for too much at once",
-                    f"{self._at_once} requests of a process are worked on at once; this one waited "
+                    f"{actor.user} sends too many requests at once",
+                    f"{self._at_once} requests of a process are handled at once; this one waited "
                     f"{self._wait_seconds:g} s for its turn",
                     f"send fewer requests at once; try again in {RETRY_AFTER_SECONDS} s",
                 ) from None
@@ -60,33 +59,33 @@ class Turns:
 
 
 class Connections:
-    """How many connections each user has; at most `most`."""
+    """The number of connections of each user; at most `most`."""
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._open: Counter[int | None] = Counter()
 
     def opened(self, actor: Actor) -> None:
-        """Count a connection; `closed` is to be called for it whatever comes of this. Raises
-        TooManyRequests when it is one too many."""
+        """Count a connection; the caller has to call `closed` for it in any case. Raises
+        TooManyRequests when the limit is exceeded."""
         self._open[actor.uid] += 1
         if self._open[actor.uid] > self._most:
             raise TooManyRequests(
                 f"the user with uid {actor.uid} has too many connections to the daemon",
-                f"the limit is {self._most} for a user (connections_per_user)",
+                f"the limit is {self._most} per user (connections_per_user)",
                 f"close some; try again in {RETRY_AFTER_SECONDS} s",
             )
 
     def closed(self, actor: Actor) -> None:
-        """A connection that was counted is closed."""
+        """Stop counting a closed connection."""
         self._open[actor.uid] -= 1
         if not self._open[actor.uid]:
             del self._open[actor.uid]
 
 
 class Fair:
-    """ASGI middleware: a request is worked on when it is its client's turn; `refuse` makes the answer
-    when that does not come."""
+    """ASGI middleware: handles a request when its client has a turn; `refuse` creates the response on a
+    timeout."""
 
     def __init__(
         self, app: ASGIApp, *, turns: Turns, refuse: Callable[[DcdError], Response]
@@ -97,7 +96,7 @@ class Fair:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         actor = scope.get("dcd.actor")
-        if actor is None:  # in process: nobody is at the other end of a socket
+        if actor is None:  # in process: there is no peer
             await self.app(scope, receive, send)
             return
         async with AsyncExitStack() as turn:

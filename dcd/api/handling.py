@@ -1,7 +1,8 @@
-"""What the handlers share: the engine, the settings, whose request it is and what it may do.
+"""Code shared by the handlers: the engine, the settings, the peer and its permissions.
 
-A handler is a function of an `Api` and a request. It checks the peer's right, reads the request, asks
-the engine and answers; it decides nothing. Handlers lie in modules by subject, `dcd.api.app` has the table.
+A handler is a function of an `Api` and a request. It checks the peer's permission, reads the request,
+calls the engine and responds; it makes no decisions. Handlers are in modules by subject; `dcd.api.app`
+has the table.
 """
 
 import os
@@ -31,7 +32,8 @@ from statemachine.plan import Plan
 
 
 def left(request: Request) -> Callable[[], Awaitable[None]]:
-    """What returns when the client of a request has left. Only for a request whose body was read."""
+    """A function that returns when the client has disconnected. Only for a request whose body was
+    read."""
 
     async def leaving() -> None:
         while (await request.receive())["type"] != "http.disconnect":
@@ -42,7 +44,7 @@ def left(request: Request) -> Callable[[], Awaitable[None]]:
 
 @dataclass(frozen=True, slots=True)
 class Api:
-    """What handlers ask."""
+    """The context of handlers."""
 
     engine: Engine
     settings: Live
@@ -51,12 +53,12 @@ class Api:
 
     @property
     def manifests(self) -> Manifests:
-        """Manifests that clients send."""
+        """Operations on manifests that clients send."""
         return self.engine.manifests
 
     @property
     def records(self) -> Records:
-        """What builds leave."""
+        """States, events, logs and artifacts of builds."""
         return self.engine.records
 
     def require(self, request: Request, action: Action, owner: int | None = None) -> None:
@@ -73,12 +75,14 @@ class Api:
         return True
 
     def owner(self, request: Request) -> int | None:
-        """Whose captured files the peer may name: its own; None: everybody's, who is root here."""
+        """The user whose captured files the peer may name: the peer itself; None for root, who may name
+        all."""
         uid = actor_of(request.scope).uid
         return None if uid in (0, os.geteuid()) else uid
 
     def sees_secrets(self, request: Request, supplier: Actor) -> bool:
-        """Whether the peer may see the secrets in a manifest: who supplied it, and root."""
+        """Whether the peer may see the secrets in a manifest: only root and the user who supplied it
+        may."""
         owner = self.owner(request)
         return owner is None or owner == supplier.uid
 
@@ -87,8 +91,8 @@ class Api:
         return borrower(self.settings(), actor_of(request.scope))
 
     def permit(self, request: Request, submitter: Actor | None = None) -> Callable[[Plan], None]:
-        """Raises PermissionDenied for a plan that needs a right which the peer has not, or a secret that the
-        peer, or the build's submitter, may not use."""
+        """Raise PermissionDenied for a plan that needs a right that the peer does not have, or a secret
+        that the peer or the build's submitter may not use."""
 
         def permit(plan: Plan) -> None:
             if any(planned.host_code for planned in plan.checkpoints):
@@ -100,7 +104,7 @@ class Api:
         return permit
 
     async def view(self, request: Request, state: BuildState) -> BuildView:
-        """A build as it is shown to the peer."""
+        """The view of a build for the peer."""
         parameters = dict(state.parameters)
         if parameters and not self.sees_secrets(request, state.actor):
             secret = WithSecrets(state.manifest, parameters)
@@ -118,14 +122,14 @@ class Api:
         return await self.records.state(await self.build(request))
 
     async def kept(self, request: Request) -> BuildState:
-        """As `state`, for what a removed build has no more. Raises Removed."""
+        """As `state`, for data that a removed build no longer has. Raises Removed."""
         state = await self.state(request)
         if state.removed:
             raise removed(state)
         return state
 
     async def controlled(self, request: Request) -> str:
-        """The build's id, if the peer may control it."""
+        """The build's id. Raises PermissionDenied unless the peer may control it."""
         self.require(request, Action.SEE)
         state = await self.state(request)
         self.require(request, Action.CONTROL, owner=state.actor.uid)

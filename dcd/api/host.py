@@ -1,4 +1,4 @@
-"""Handlers for the daemon and its host; `dcd.api.app` says what each does."""
+"""Handlers for the daemon and its host. The table in `dcd.api.app` describes each."""
 
 import asyncio
 import base64
@@ -30,7 +30,7 @@ async def version(api: Api, request: Request) -> Response:
 
 
 async def health(api: Api, request: Request) -> Response:
-    """Readiness: whether a command would be taken now."""
+    """Readiness: whether the daemon accepts commands now."""
     if trouble := await asyncio.to_thread(api.engine.trouble):
         return problem_response(trouble)
     if loss := api.engine.losses.error:
@@ -39,7 +39,7 @@ async def health(api: Api, request: Request) -> Response:
 
 
 async def live(api: Api, request: Request) -> Response:
-    """Liveness: it answers, so its event loop runs. A restart would not mend anything else."""
+    """Liveness: a response shows that the event loop runs. A restart would not fix other problems."""
     return json_response(schemas.Health("ok"))
 
 
@@ -54,7 +54,7 @@ async def configuration(api: Api, request: Request) -> Response:
 
 
 async def reload(api: Api, request: Request) -> Response:
-    """As SIGHUP does."""
+    """Reload the settings, like SIGHUP."""
     api.require(request, Action.ADMINISTER)
     return json_response(api.settings.reload())
 

@@ -1,9 +1,9 @@
-"""Who a request is from, and what they may: looked up before the request is worked on, in threads.
+"""The sender of a request and its roles, looked up in threads before the request is handled.
 
-The kernel names a peer by numbers. Its name, its groups and the groups that the configuration names come from
-the user database, which may be a directory service that is slow or does not answer. Roles are looked up for
-every request; requests of a user that come while that goes on share the answer. Names are for people, and are
-kept for a while. Used from the event loop's thread only.
+The kernel identifies a peer by numbers. Its name, its groups and the groups in the configuration come
+from the user database, which may be a slow or unreachable directory service. Roles are looked up for
+every request; concurrent requests of a user share one look-up. Names are only for people and are cached
+for a while. Used from the event loop's thread only.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from statemachine.errors import DcdError, Unavailable
 from statemachine.events import Actor
 
 THREADS = 8
-"""So many look-ups at once."""
+"""The number of concurrent look-ups."""
 
 NAME_SECONDS = 60.0
 
@@ -31,8 +31,8 @@ Found = tuple[Actor, frozenset[Role]]
 
 
 class Identified:
-    """ASGI middleware: puts the peer with its name, and the roles that it holds, into the scope. `refuse`
-    makes the answer when the user database does not answer in `seconds`."""
+    """ASGI middleware: puts the peer with its name and its roles into the scope. `refuse` creates the
+    response when the user database does not answer within `seconds`."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Identified:
                 silent = Unavailable(
                     "the user database does not answer",
                     f"the roles of uid {peer.uid} could not be looked up within {self._seconds:g} s",
-                    "try again; look whether `getent group` answers on the daemon's host",
+                    "try again; check whether `getent group` works on the daemon's host",
                 )
                 await self._refuse(silent)(scope, receive, send)
                 return
@@ -72,7 +72,7 @@ class Identified:
         name, until = self._names.get(peer.uid, ("", 0.0))
         if has_every_role(peer) and time.monotonic() < until:
             return replace(peer, user=name), frozenset(Role)
-        # A process' number says nothing about its user.
+        # The pid does not matter for the user.
         user = replace(peer, pid=None)
         if user not in self._asked:
             loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""What a request may take: size and time of its body, time to take its answer; and the count of answers."""
+"""Limits of a request: size and time of its body, time to read its response. Also counts responses."""
 
 import asyncio
 import contextlib
@@ -13,12 +13,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from statemachine.errors import DcdError, UsageError
 
 DRAINED_BYTES = 64 * 1024
-"""A body up to this is read to its end when nobody wants it: the client can send it before it looks for the
-answer, and keeps its connection."""
+"""An unwanted body up to this size is read to its end: the client can send it before it reads the
+response, and keeps its connection."""
 
 
 class BodyTooLarge(DcdError):
-    """The request's body is over the limit."""
+    """The request's body exceeds the limit."""
 
     problem = "usage"
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
@@ -33,18 +33,18 @@ class RequestTimeout(DcdError):
 
 _AMBIGUOUS = UsageError(
     "a request has either Content-Length or Transfer-Encoding",
-    "with both, its end is not the same for everybody who reads it",
+    "with both, readers may disagree on where it ends",
     "send one of them",
 )
 """Source: RFC 9112, 6.3."""
 
 
 class Limits:
-    """ASGI middleware: bounds the body's size and the time to send it and to take the answer.
+    """ASGI middleware: limits the body's size, and the time to send it and to read the response.
 
-    A body has to arrive within `request_seconds`; a blob, which may be large, must only not stall that
-    long. A client that takes nothing of its answer for `send_seconds` is cut off. An answer that does
-    not wait for the rest of a large body closes the connection, so that the rest is never read.
+    A body has to arrive within `request_seconds`; a blob, which may be large, only must not stall that
+    long. A client that reads nothing of its response for `send_seconds` is disconnected. A response
+    sent before the rest of a large body arrives closes the connection, so that the rest is never read.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Limits:
         names = {name for name, _ in scope["headers"]}
         if {b"content-length", b"transfer-encoding"} <= names:
             refusal = self.refuse(_AMBIGUOUS)
-            # What comes next may be meant as the rest of this body, so it is never read.
+            # The following bytes may be the rest of this body, so they are never read.
             refusal.headers["connection"] = "close"
             await refusal(scope, receive, send)
             return
@@ -93,14 +93,14 @@ class Limits:
                 scope.get("dcd.abort", lambda: None)()
                 raise ClientDisconnect from None
 
-        # Somebody who went away, or was sent away, gets no answer.
+        # A client that disconnected, or was disconnected, gets no response.
         with contextlib.suppress(ClientDisconnect):
             await self.app(scope, body.receive, limited_send)
 
 
 class _Body:
-    """The body of a request, as it comes: at most `most_bytes`, within `seconds` in all, or, with
-    `each_time`, never nothing for so long."""
+    """The body of a request as it arrives: at most `most_bytes`, within `seconds` in total, or, with
+    `each_time`, without a longer pause."""
 
     def __init__(
         self, scope: Scope, receive: Receive, *, most_bytes: int, seconds: float, each_time: bool
@@ -117,13 +117,13 @@ class _Body:
 
     @property
     def is_too_much_to_drain(self) -> bool:
-        """Whether the client has more to send than is worth reading."""
+        """Whether the rest of the body is too large to read and discard."""
         large = self._endless or self._announced_bytes - self._received_bytes > DRAINED_BYTES
         return large and not self._ended
 
     async def receive(self) -> Message:
         """The next message. Raises BodyTooLarge, RequestTimeout."""
-        if self._ended:  # only the disconnect can still come; that may take for ever
+        if self._ended:  # only the disconnect can follow, after any time
             return await self._receive()
         if self._announced_bytes > self._most_bytes:
             raise self._too_large()
@@ -148,8 +148,9 @@ class _Body:
 
 
 class Counted:
-    """ASGI middleware: `count` is told the operation and the status of each answer. What the table of
-    operations does not have is `unknown`; 499 is a client that went away before its answer began."""
+    """ASGI middleware: calls `count` with the operation and the status of each response. The operation
+    is `unknown` for a path that is not in the table; status 499 means that the client disconnected
+    before its response began."""
 
     def __init__(self, app: ASGIApp, *, count: Callable[[str, int], None]) -> None:
         self.app = app

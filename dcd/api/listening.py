@@ -1,8 +1,9 @@
-"""The daemon's own socket: bound, watched, and bound again when its file has gone.
+"""The daemon's own socket: bound, monitored, and bound again when its file was removed.
 
-The socket is bound here, not by uvicorn, which would make it world-writable: the file never exists with more
-rights than configured. Somebody may remove the file, or the directory that it is in, while the daemon runs;
-nobody could reach the daemon then, and nothing would tell it, so it looks. Used from the event loop's thread.
+This module binds the socket, not uvicorn, which would make it world-writable: the file never has more
+permissions than configured. The file or its directory may be removed while the daemon runs, which makes
+the daemon unreachable without a notification, so the daemon checks for it. Used from the event loop's
+thread.
 """
 
 import os
@@ -18,7 +19,7 @@ BACKLOG = 512
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the daemon listens: the path, its permissions, and the group (None: the daemon's own)."""
+    """The place where the daemon listens: path, permissions, and group (None: the daemon's own)."""
 
     path: Path
     mode: int
@@ -26,8 +27,8 @@ class Place:
 
 
 class Listener:
-    """A listening socket that was bound at a place. Raises Unavailable when a living daemon answers there or
-    the path is not a socket."""
+    """A listening socket bound at a place. Raises Unavailable when another daemon answers there or the
+    path is not a socket."""
 
     def __init__(self, place: Place) -> None:
         self.place = place
@@ -35,23 +36,23 @@ class Listener:
         self._file = _identity(place.path)
 
     def is_reachable(self) -> bool:
-        """Whether the file at the path is this socket's."""
+        """Whether the file at the path belongs to this socket."""
         return self._file is not None and _identity(self.place.path) == self._file
 
     def remove(self) -> None:
-        """Remove the file, unless it is another's now."""
+        """Remove the file, unless it belongs to another socket now."""
         if self.is_reachable():
             self.place.path.unlink(missing_ok=True)
 
 
 def bind(path: Path, mode: int, gid: int | None) -> socket.socket:
-    """A listening Unix socket at `path`; one left behind by a dead daemon is replaced.
+    """A listening Unix socket at `path`, replacing one left by a dead daemon.
 
-    Raises Unavailable when a living daemon answers there or the path is not a socket.
+    Raises Unavailable when another daemon answers there or the path is not a socket.
     """
     if not path.parent.exists():
         path.parent.mkdir(mode=0o750, parents=True)
-        if gid is not None:  # else the group does not get as far as the socket
+        if gid is not None:  # otherwise the group has no access to the socket's directory
             os.chown(path.parent, -1, gid)
     if path.is_symlink() or path.exists():
         _remove_stale(path)
@@ -78,7 +79,7 @@ def _remove_stale(path: Path) -> None:
             f"{path} exists and is not a socket", "", "remove it or choose another path"
         )
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        # Whoever listens there need not take the connection.
+        # The other process may never accept the connection.
         probe.setblocking(False)
         try:
             probe.connect(str(path))
@@ -90,7 +91,7 @@ def _remove_stale(path: Path) -> None:
     owner = path.lstat().st_uid
     if owner != os.geteuid():
         raise Unavailable(
-            f"somebody else listens on {path}",
+            f"a process of another user listens on {path}",
             f"the socket belongs to user {owner}",
             "choose a --socket in a directory in which only the daemon's user may write",
         )

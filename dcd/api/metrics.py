@@ -1,13 +1,14 @@
-"""What the daemon measures of itself, in the form that Prometheus scrapes.
+"""The daemon's metrics in Prometheus' format.
 
-Counters and histograms begin at 0 with the daemon, as Prometheus expects of them. What must not be
-forgotten with it is a gauge, and comes from the event log each time it is asked for: how many builds are
-in which state, and since when the oldest one waits. A queue wait is measured between the times of two
-events, so it is right across a restart too.
+Counters and histograms start at 0 with the daemon, as Prometheus expects. Values that must survive a
+restart are gauges, read from the event log for each scrape: the number of builds in each state, and the
+wait of the oldest queued one. A queue wait is the difference between the times of two events, so it is
+correct across a restart.
 
-A scrape costs the same whatever the history: states of builds that have not ended are in memory; what has
-to be counted or measured on the disk is looked at once in `MEASURED_SECONDS`. docs/reference/metrics.md
-lists the metrics. Observations come from the event loop's thread, and the log's from its writer's.
+The cost of a scrape does not depend on the history: states of builds that have not ended are in memory;
+values counted or measured on the disk are refreshed once in `MEASURED_SECONDS`.
+docs/reference/metrics.md lists the metrics. Observations come from the event loop's thread, those of
+the log from its writer's thread.
 """
 
 import asyncio
@@ -50,7 +51,7 @@ from statemachine.events import (
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
 MEASURED_SECONDS = 60.0
-"""How old what was counted or measured on the disk may be."""
+"""The maximum age of values counted or measured on the disk."""
 
 _WAITS = (0.1, 1, 10, 60, 300, 900, 3600, 4 * 3600, 12 * 3600)
 _CHECKPOINTS = (0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 4 * 3600)
@@ -62,7 +63,7 @@ class Metrics:
     """The instruments of one daemon."""
 
     def __init__(self) -> None:
-        # Series that Prometheus does not know from text, and would take for gauges.
+        # Series that the text format does not declare, and that Prometheus would treat as gauges.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = registry = CollectorRegistry()
         self._ended: Mapping[Lifecycle, int] = {}
@@ -119,18 +120,18 @@ class Metrics:
         PlatformCollector(registry=registry)
 
     def request(self, operation: str, status: int) -> None:
-        """A request was answered."""
+        """Count an answered request."""
         self._requests.labels(operation, str(status)).inc()
 
     def committed(self, position: int, seconds: float) -> None:
-        """The event log has committed; for `EventLog`'s `on_commit`."""
+        """Observe a commit of the event log; for `EventLog`'s `on_commit`."""
         self._commits.observe(seconds)
 
     def happened(self, before: BuildState | None, event: Event) -> None:
-        """An event was appended; for `Builds.watch`."""
+        """Observe an appended event; for `Builds.watch`."""
         match event.data:
             case BuildResumed() if before is not None and before.lifecycle is Lifecycle.PAUSING:
-                pass  # it has its place already
+                pass  # it has its slot already
             case BuildSubmitted() | BuildResumed():
                 self._queued_at[event.build] = event.time
             case BuildStarted() if before is not None:
@@ -145,7 +146,7 @@ class Metrics:
             case CheckpointFailed(checkpoint, seconds=seconds) if before is not None:
                 self._attempt(before, checkpoint, "failed", seconds)
             case CheckpointInterrupted(checkpoint) if before is not None:
-                # None: the attempt was a dead daemon's. How long it worked, nobody knows.
+                # None: the attempt belonged to a dead daemon, and its duration is unknown.
                 began = self._attempt_at.get(event.build)
                 worked = None if began is None else (event.time - began).total_seconds()
                 self._attempt(before, checkpoint, "interrupted", worked)
@@ -183,7 +184,8 @@ class Metrics:
         return await asyncio.to_thread(generate_latest, self._registry)
 
     def _measure(self, records: Records) -> Mapping[Lifecycle, int]:
-        """Set what is measured on the disk. Returns how many builds ended in which state. Blocking."""
+        """Set the values measured on the disk. Returns the number of ended builds by state.
+        Blocking."""
         found = records.sizes()
         self._layers.set(found.layers)
         self._layer_bytes.set(found.layer_bytes)
@@ -198,5 +200,5 @@ class Metrics:
 
 
 def _type(state: BuildState, checkpoint: str) -> str:
-    """The class of a checkpoint, as the manifest names it."""
+    """The class of a checkpoint as named in the manifest."""
     return state.plan.checkpoints[state.index(checkpoint)].checkpoint_class

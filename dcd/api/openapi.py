@@ -1,7 +1,7 @@
 """The OpenAPI 3.1 document, derived from the operations and the schemas.
 
 Served at `/v1/openapi.json` and committed as docs/reference/openapi.json (a test compares the two).
-`python -m dcd.api.reference` writes it down.
+`python -m dcd.api.reference` writes the file.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""An operation: one method on one path, its types, and the function that does it.
+"""An operation: one method on one path, its types, and its handler.
 
 The table of operations is the only description of the API: the router serves it, and
 `dcd.api.openapi` turns it into the OpenAPI document.
@@ -50,12 +50,12 @@ class Operation:
     raw_request: bool = False
     status: int = 200
     also: tuple[int, ...] = ()
-    """Other statuses of success with the same body."""
+    """Other success statuses with the same body."""
     query: tuple[QueryParameter, ...] = ()
     problems: tuple[int, ...] = ()
     media_type: str = "application/json"
     streams: bool = False
-    """Answers an event stream when the client accepts one."""
+    """Responds with an event stream when the client accepts one."""
 
     @property
     def path_parameters(self) -> tuple[str, ...]:
@@ -88,9 +88,9 @@ def json_response(value: Any, status: int = 200, media_type: str = "application/
 
 
 async def body_of(request: Request, schema: type[Body]) -> Body:
-    """The request's JSON body, validated. An absent body counts as `{}`.
+    """The request's JSON body, validated.
 
-    Raises UsageError naming the field that is wrong.
+    A missing body counts as `{}`. Raises UsageError with the name of the wrong field.
     """
     content = await request.body() or b"{}"
     try:
@@ -112,7 +112,7 @@ def integer(request: Request, parameter: QueryParameter, default: int) -> int:
 
 
 def whole_number(text: str, what: str, parameter: QueryParameter) -> int:
-    """The number that a text of the request is, in the parameter's range. Raises UsageError."""
+    """The integer value of a text in the request, in the parameter's range. Raises UsageError."""
     if not re.fullmatch(r"[0-9]{1,16}", text) or not (
         parameter.minimum <= int(text) <= parameter.maximum
     ):
@@ -135,7 +135,7 @@ def choice(request: Request, parameter: QueryParameter, default: str) -> str:
 
 
 def string(request: Request, parameter: QueryParameter) -> str | None:
-    """A query parameter that is a string of the parameter's pattern, or None when it is not given."""
+    """A query parameter that matches the parameter's pattern, or None when it is missing."""
     text = request.query_params.get(parameter.name)
     if text is not None and not re.fullmatch(parameter.pattern, text):
         raise UsageError(
@@ -147,11 +147,11 @@ def string(request: Request, parameter: QueryParameter) -> str | None:
 
 def limit(default: int, maximum: int) -> QueryParameter:
     """The query parameter `limit` of a list."""
-    return QueryParameter("limit", f"at most so many (default {default})", int, 1, maximum)
+    return QueryParameter("limit", f"maximum number of items (default {default})", int, 1, maximum)
 
 
 def routes(operations: tuple[Operation, ...], api: Api) -> list[Route]:
-    """The operations as Starlette routes, their handlers asking `api`."""
+    """The operations as Starlette routes, with handlers that use `api`."""
     paths: dict[str, dict[str, Operation]] = {}
     for operation in operations:
         paths.setdefault(operation.path, {})[operation.method] = operation

@@ -1,4 +1,4 @@
-"""Errors as the API tells them: problem details for HTTP, RFC 9457."""
+"""Errors as the API reports them: problem details for HTTP, RFC 9457."""
 
 from http import HTTPStatus
 
@@ -19,34 +19,35 @@ STATUSES = {
     "inputs-missing": HTTPStatus.UNPROCESSABLE_ENTITY,
     "unprepared": HTTPStatus.FAILED_DEPENDENCY,
     "too-many-requests": HTTPStatus.TOO_MANY_REQUESTS,
-    "client-left": 499,  # nginx's; nobody gets it
+    "client-left": 499,  # nginx's status; never sent
     "unavailable": HTTPStatus.SERVICE_UNAVAILABLE,
     "checkpoint-failed": HTTPStatus.INTERNAL_SERVER_ERROR,
     "internal": HTTPStatus.INTERNAL_SERVER_ERROR,
 }
-"""The HTTP status for each `DcdError.problem`. An error of HTTP itself has a `status` of its own."""
+"""The HTTP status for each `DcdError.problem`. An error of HTTP itself has its own `status`."""
 
 PROBLEM_TYPE = "urn:dcd:problem:"
 
 LONGEST_LINE, LONGEST_TEXT = 1000, 32_000
-"""So many characters of a title, and of the other texts, are sent. A name of the request can be in any."""
+"""The maximum length of a title and of the other texts, since each may contain names from the
+request."""
 
 
 def problem_response(error: DcdError, status: int | None = None) -> Response:
-    """An error as an answer, with the HTTP `status` of the error's problem unless another is given."""
+    """The response for an error, with the HTTP `status` of its problem unless another is given."""
     status = status or status_of(error)
     body = problem_json(error, status)
     return Response(body, status, media_type="application/problem+json")
 
 
 def status_of(error: DcdError) -> int:
-    """The HTTP status that tells a client of an error."""
+    """The HTTP status for an error."""
     return int(getattr(error, "status", STATUSES[error.problem]))
 
 
 def problem_json(error: DcdError, status: int | None = None) -> bytes:
-    """An error as problem details; members that say nothing are left out. The member `status` is the one of
-    the HTTP answer (RFC 9457, section 3.1.2)."""
+    """An error as problem details without empty members. The member `status` equals the HTTP status
+    (RFC 9457, section 3.1.2)."""
     problem = Problem(
         type=PROBLEM_TYPE + error.problem,
         title=without_middle(error.brief, LONGEST_LINE),

@@ -1,8 +1,8 @@
-"""The tables of docs/reference/api.md, made from the operations and the schemas.
+"""The tables of docs/reference/api.md, generated from the operations and the schemas.
 
     python -m dcd.api.reference docs/reference
 
-writes them between the marks in the page, and openapi.json beside it; a test compares all of it.
+writes them between the marks in the page, and openapi.json beside it; a test compares both.
 """
 
 import json
@@ -21,37 +21,37 @@ NOTES = {
         "`warning` when the event log has lost events; 503 with a problem while events cannot be "
         "appended, a part of the state directory is gone or read-only, or the daemon stops"
     ),
-    "configuration": "`waiting` is the value that a restart would bring, when that is another",
+    "configuration": "`waiting` is the value after a restart, if it differs",
     "reload": "the settings in `waiting` need a restart",
-    "collect": "removes what nobody needs, then layers over `max_bytes`, least recently used first",
-    "backup": "its sha256 is in the header Repr-Digest (RFC 9530)",
+    "collect": "removes unneeded data, then layers over `max_bytes`, least recently used first",
+    "backup": "the header Repr-Digest has its sha256 (RFC 9530)",
     "put_blob": (
-        "the body is the file; 200 when the user has sent it before, 400 when its digest is another"
+        "the body is the file; 200 when the user has sent it before, 400 when its digest differs"
     ),
-    "validate": "200 also when the manifest is not valid: `ok` says so",
+    "validate": "200 even for an invalid manifest, with `ok` false",
     "plan": (
-        "`action` is `run`, `reuse`, `unavailable` (it cannot run here, so that a submit "
-        "is refused) or `unknown` (a repository cannot be asked); `key` is empty from the"
-        " first such checkpoint on"
+        "`action` is `run`, `reuse`, `unavailable` (it cannot run here, so a submit is "
+        "refused) or `unknown` (a repository is unreachable); `key` is empty from the "
+        "first such checkpoint on"
     ),
-    "submit": "200 for an idempotency key that the user has sent before with the same content",
-    "list_builds": "`next` goes into `before` of the next page",
+    "submit": "200 for an idempotency key that the user has already sent with the same content",
+    "list_builds": "`next` is the `before` of the next page",
     "resume": "with a manifest, `kept` and `rerun` say which checkpoints are kept and why others run",
     "shell": (
         "for root; one line of JSON, then nothing: the workspace is removed when the "
         "connection ends"
     ),
     "events": (
-        "with `Accept: text/event-stream` a stream, which begins after `Last-Event-ID` or `after`"
+        "with `Accept: text/event-stream` a stream, which starts after `Last-Event-ID` or `after`"
     ),
-    "log": "at most 8 MiB; the rest comes with a larger `offset`",
+    "log": "at most 8 MiB; use a larger `offset` for the rest",
     "doc": (
-        "after checkpoint `at`, or the last that completed; an object has `path` and "
+        "after checkpoint `at`, or the last completed one; an object has `path` and "
         "`xml`, an attribute `value`"
     ),
     "metrics": "see [metrics.md](metrics.md)",
 }
-"""What the types of operations do not say, for people who write clients."""
+"""Notes for authors of clients, beyond the types of operations."""
 
 BEGIN, END = "<!-- made by python -m dcd.api.reference -->", "<!-- end -->"
 

@@ -1,6 +1,6 @@
-"""Handlers for what a build leaves: events, logs, artifacts, its DOC, the drawing of its machine.
+"""Handlers for the results of a build: events, logs, artifacts, its DOC, the diagram of its machine.
 
-`dcd.api.app` says what each does.
+The table in `dcd.api.app` describes each.
 """
 
 import asyncio
@@ -32,15 +32,15 @@ from statemachine.events import Event
 from statemachine.graph import graph as drawing
 
 MAX_LOG_BYTES = 8 * 1024 * 1024
-"""The most of a log in one answer; the rest comes with a larger offset."""
+"""The maximum size of a log in one response; clients request the rest with a larger offset."""
 
 CHECKPOINT_NAME = "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 
 AFTER = QueryParameter("after", "a position: events after it")
 OFFSET = QueryParameter("offset", "bytes to skip")
 AT = QueryParameter("at", "a checkpoint: the DOC after it", str, pattern=CHECKPOINT_NAME)
-PATH = QueryParameter("path", "a path string: only what it names", str)
-FORMAT = QueryParameter("format", "language of the drawing", str, choices=("mermaid", "dot"))
+PATH = QueryParameter("path", "a path string: only the parts that it selects", str)
+FORMAT = QueryParameter("format", "language of the diagram", str, choices=("mermaid", "dot"))
 EVENTS_LIMIT = limit(500, 5000)
 
 
@@ -113,7 +113,7 @@ async def doc(api: Api, request: Request) -> Response:
     at, path = string(request, AT), string(request, PATH)
     state = await api.records.state(build)
     whole = api.sees_secrets(request, state.actor)
-    await request.body()  # so that what comes next is the client's leaving
+    await request.body()  # so that the next message is the client's disconnect
     after, found = await api.manifests.find(
         state, at, path, actor_of(request.scope), left(request), whole=whole
     )
@@ -128,10 +128,10 @@ async def graph(api: Api, request: Request) -> Response:
 
 
 def _opened_at(path: Path, offset: int) -> tuple[BinaryIO, int]:
-    """The log from `offset` on: the open file, and how many bytes of it to send."""
+    """The log from `offset` on: the open file, and the number of bytes to send."""
     file = path.open("rb")
     whole_bytes = file.seek(0, os.SEEK_END)
-    # No file system takes every offset that a client can write.
+    # A client can send an offset that no file system accepts.
     begin = file.seek(min(offset, whole_bytes))
     return file, min(whole_bytes - begin, MAX_LOG_BYTES)
 

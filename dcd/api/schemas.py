@@ -28,7 +28,7 @@ ShortText = Annotated[str, Meta(max_length=4096)]
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of what clients send: a field that is not known is an error, not ignored."""
+    """Base of request bodies: an unknown field is an error."""
 
 
 class ManifestText(Request, frozen=True):
@@ -50,10 +50,10 @@ Parameters = Annotated[dict[str, str], Meta(max_length=1_000)]
 
 
 class ManifestRequest(Request, frozen=True):
-    """Body of `validate` and `plan`: a manifest and how it would be built, as a submit's body. `files` are by
-    absolute path, null for one that the client does not have. `source_date_epoch` is the build's time that
-    is asked for, in seconds since 1970; the manifest's own outranks it. `priority` and `idempotency_key`
-    matter to a submit only."""
+    """Body of `validate` and `plan`: a manifest and its build options, as in a submit. The keys of
+    `files` are absolute paths, with null for a file that the client does not have. `source_date_epoch`
+    is the requested time of the build, in seconds since 1970; a time in the manifest overrides it.
+    `priority` and `idempotency_key` matter only to a submit."""
 
     manifest: ManifestText
     files: Files = {}
@@ -67,7 +67,7 @@ class ManifestRequest(Request, frozen=True):
 
 
 class SubmitRequest(ManifestRequest, frozen=True):
-    """Body of `POST /v1/builds`: the same."""
+    """Body of `POST /v1/builds`: the same as ManifestRequest."""
 
 
 class MigrateRequest(Request, frozen=True):
@@ -86,7 +86,7 @@ class PauseRequest(Request, frozen=True):
 
 
 class ResumeRequest(Request, frozen=True, rename={"rewind_to": "from"}):
-    """Body of `resume`. `rewind_to` goes by the name `from` on the wire."""
+    """Body of `resume`. The JSON name of `rewind_to` is `from`."""
 
     rewind_to: CheckpointName | None = None
     pause_before: CheckpointName | None = None
@@ -96,14 +96,15 @@ class ResumeRequest(Request, frozen=True, rename={"rewind_to": "from"}):
 
 
 class ShellRequest(Request, frozen=True):
-    """Body of `shell`: after which checkpoint; None: as the failed attempt left it, or the last completed."""
+    """Body of `shell`: the checkpoint after which to look; None: the state of the failed attempt, or
+    after the last completed checkpoint."""
 
     at: CheckpointName | None = None
 
 
 class CollectRequest(Request, frozen=True):
-    """Body of `collect`. Layers over `max_bytes` together are removed, least recently used first; None:
-    only what nobody needs. `dry_run` only says what would be removed."""
+    """Body of `collect`. Removes layers, least recently used first, until they fit into `max_bytes`
+    together; None: removes only unneeded data. `dry_run` reports without removing."""
 
     max_bytes: Annotated[int, Meta(ge=0, le=2**53 - 1)] | None = None
     dry_run: bool = False
@@ -111,7 +112,7 @@ class CollectRequest(Request, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class CheckpointView:
-    """A checkpoint of a build as it stands."""
+    """A checkpoint of a build in its present state."""
 
     name: str
     description: str
@@ -142,8 +143,8 @@ class BuildSummary:
 
 @dataclass(frozen=True, slots=True)
 class BuildView:
-    """A build with all that is known of it now. `source_date_epoch` is its time, in seconds since 1970;
-    `undelivered` are files that checkpoints left among the media and none delivers, by their path in the
+    """A build with all its details. `source_date_epoch` is its time, in seconds since 1970;
+    `undelivered` lists the files among the media that no checkpoint delivers, by their path in the
     workspace."""
 
     id: str
@@ -161,9 +162,9 @@ class BuildView:
     error: ErrorInfo | None
     source_date_epoch: int
     manifest_path: str
-    """Where the client read the manifest in force."""
+    """The path from which the client read the effective manifest."""
     inputs: tuple[InputFile, ...]
-    """The captured files: path as the manifest resolves it, digest and mode."""
+    """The captured files: path resolved from the manifest, digest and mode."""
     undelivered: tuple[str, ...] = ()
     removed_at: datetime | None = None
     """When the artifacts and logs were removed (`rm`), and by whom."""
@@ -172,7 +173,7 @@ class BuildView:
 
 @dataclass(frozen=True, slots=True)
 class ResumedView:
-    """The build, and for a new manifest which checkpoints are kept and which run again, and why."""
+    """The build, and for a new manifest the kept checkpoints and the rerun ones with reasons."""
 
     build: BuildView
     kept: tuple[str, ...] = ()
@@ -181,7 +182,7 @@ class ResumedView:
 
 @dataclass(frozen=True, slots=True)
 class Rerun:
-    """A checkpoint that runs (again), and the reason."""
+    """A checkpoint that runs, for the first time or again, and the reason."""
 
     name: str
     reason: str
@@ -214,8 +215,8 @@ class CheckpointList:
 
 @dataclass(frozen=True, slots=True)
 class ShellView:
-    """A workspace that is there as long as the connection is: whose, what it holds, where it appears
-    once entered, and `request` for `python -m dcd.worker.shell`, with the `marker` for its environment."""
+    """A workspace that exists as long as the connection: its build, its contents, its root once
+    entered, and `request` for `python -m dcd.worker.shell`, with the `marker` for its environment."""
 
     build: str
     place: str
@@ -234,7 +235,7 @@ class EventList:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """Outcome of recomputing a build's hash chain and comparing the projection with the fold."""
+    """Result of verifying a build's hash chain and comparing the projection with the fold."""
 
     build: str
     events: int
@@ -258,7 +259,7 @@ class ArtifactList:
 
 @dataclass(frozen=True, slots=True)
 class ArtifactCheck:
-    """One artifact, read and digested again. `problem` is empty when it is as published."""
+    """The verification of one artifact. `problem` is empty when it is unchanged."""
 
     name: str
     path: str
@@ -268,7 +269,7 @@ class ArtifactCheck:
 
 @dataclass(frozen=True, slots=True)
 class ArtifactChecks:
-    """All artifacts of a build, read and digested again."""
+    """The verification of all artifacts of a build."""
 
     artifacts: tuple[ArtifactCheck, ...]
     ok: bool
@@ -276,7 +277,7 @@ class ArtifactChecks:
 
 @dataclass(frozen=True, slots=True)
 class DocView:
-    """What was asked for of a build's DOC after checkpoint `at` (null: before the first)."""
+    """The requested parts of a build's DOC after checkpoint `at` (null: before the first)."""
 
     build: str
     at: str | None
@@ -285,9 +286,9 @@ class DocView:
 
 @dataclass(frozen=True, slots=True)
 class ValidationResult:
-    """What is wrong with a manifest; `ok` when there are no errors (warnings may remain). With errors,
-    `missing` are the files that it names and that were not sent, as a problem `inputs-missing` has them:
-    whether they can be read, only the client can say."""
+    """The diagnostics of a manifest; `ok` when there are no errors (warnings may remain). With errors,
+    `missing` lists the files that the manifest names and the client has not sent, as in a problem
+    `inputs-missing`: only the client knows whether they can be read."""
 
     ok: bool
     diagnostics: tuple[Diagnostic, ...]
@@ -296,7 +297,7 @@ class ValidationResult:
 
 @dataclass(frozen=True, slots=True)
 class MigratedView:
-    """The manifest in the present vocabulary, and what of the old one could not be carried over."""
+    """The converted manifest, and the parts of the old one that could not be converted."""
 
     manifest: str
     left: tuple[Diagnostic, ...]
@@ -304,7 +305,7 @@ class MigratedView:
 
 @dataclass(frozen=True, slots=True)
 class PlanView:
-    """What would happen if the manifest were submitted now."""
+    """The preview of a submit of the manifest."""
 
     name: str
     checkpoints: tuple[Intention, ...]
@@ -319,7 +320,7 @@ class HostChecks:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointTypes:
-    """What a manifest's checkpoints may name; `problems` are modules that cannot be imported."""
+    """The checkpoints that a manifest may use; `problems` lists modules that cannot be imported."""
 
     types: tuple[CheckpointType, ...]
     problems: tuple[str, ...]
@@ -327,7 +328,7 @@ class CheckpointTypes:
 
 @dataclass(frozen=True, slots=True)
 class VersionView:
-    """Which daemon this is."""
+    """The version and process of the daemon."""
 
     version: str
     api: str
@@ -338,7 +339,7 @@ class VersionView:
 
 @dataclass(frozen=True, slots=True)
 class WaitingValue:
-    """A value that is in the settings' source, and takes effect with a restart."""
+    """A value in the source of the settings that takes effect with a restart."""
 
     value: Json
     origin: str
@@ -346,8 +347,8 @@ class WaitingValue:
 
 @dataclass(frozen=True, slots=True)
 class SettingView:
-    """A setting: the value in force, where it comes from (`default`, `FILE:LINE`, `$VARIABLE`,
-    `--OPTION` or an SMF property), and whether a reload can change it."""
+    """A setting: the effective value, its origin (`default`, `FILE:LINE`, `$VARIABLE`, `--OPTION` or an
+    SMF property), and whether a reload can change it."""
 
     name: str
     value: Json
@@ -365,7 +366,7 @@ class ConfigurationView:
 
 
 class Health(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Answered while the daemon can serve. `status` is `ok`, or `warning`: `problems` say what is wrong."""
+    """The response while the daemon can serve. `status` is `ok`, or `warning` with `problems`."""
 
     status: str
     problems: tuple[str, ...] = ()

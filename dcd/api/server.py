@@ -1,8 +1,8 @@
 """Serving the application on a Unix socket, within limits.
 
-Peer credentials are read when a connection is made and travel with
-each request in its scope. Limits hold for everybody: connections of a user, size of the headers, time to
-send them; `dcd.api.limits` and `dcd.api.fairness` have those of requests.
+Peer credentials are read when a connection is made and passed in the scope of each request. This module
+limits connections per user, the size of the headers and the time to send them; `dcd.api.limits` and
+`dcd.api.fairness` limit requests.
 """
 
 import asyncio
@@ -27,15 +27,15 @@ from statemachine.errors import TooManyRequests
 from statemachine.events import Actor
 
 HALF_CLOSED_SECONDS = 1.0
-"""How often it is looked whether a client that sends no more is still there."""
+"""The interval for checking whether a client that has closed its sending side is still connected."""
 
 API = "v1"
-"""The version of the API. Every answer names it, and the daemon's own, in a header."""
+"""The version of the API. Every response has a header with it, and one with the daemon's version."""
 
 
 class PeerProtocol(H11Protocol):
-    """HTTP/1.1 by h11, with the peer's credentials and a way to cut it off in each scope, and a limit
-    on the time from a request's first byte (or the connection) to the end of its headers."""
+    """HTTP/1.1 by h11, with the peer's credentials and a function to disconnect it in each scope, and a
+    limit on the time from a request's first byte (or the connection) to the end of its headers."""
 
     header_seconds: ClassVar[float]
     open: ClassVar[Connections]
@@ -49,7 +49,7 @@ class PeerProtocol(H11Protocol):
         try:
             self.open.opened(self.actor)
         except TooManyRequests as error:
-            # Before anything is read: one that is refused costs next to nothing.
+            # Before anything is read: refusing a connection costs almost nothing.
             transport.write(_bare_answer(error))
             transport.close()
         application = self.app
@@ -71,14 +71,14 @@ class PeerProtocol(H11Protocol):
             self.late.cancel()
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """The client sends no more. It may still read: one that has only closed its sending side gets the
-        answer to what it has sent. Returns whether the connection stays open."""
+        """Handle the end of the client's data. The client may still read: one that has only closed its
+        sending side gets its response. Returns whether the connection stays open."""
         if not self._is_read_from():
             return False
         self.half_closed = True
         unanswered = self._in_request() and self.conn.our_state is h11.SEND_RESPONSE
         if (unanswered and self.cycle.more_body) or self.conn.trailing_data[0]:
-            # Half a request: h11 says so, and it is answered with 400.
+            # An incomplete request: h11 reports it, and the response is 400.
             self.conn.receive_data(b"")
             self.handle_events()
         if not self._in_request():
@@ -87,7 +87,7 @@ class PeerProtocol(H11Protocol):
         return True
 
     def _watch_for_close(self) -> None:
-        # Nothing tells of a close any more, after the end of what it sends.
+        # After the end of the client's data there is no notification of a close.
         if self.transport.is_closing():
             return
         if not self._is_read_from():
@@ -96,7 +96,7 @@ class PeerProtocol(H11Protocol):
         self.watching = self.loop.call_later(HALF_CLOSED_SECONDS, self._watch_for_close)
 
     def _is_read_from(self) -> bool:
-        """Whether there is somebody at the other end who can read an answer."""
+        """Whether the other end can still read a response."""
         poll = select.poll()
         poll.register(self.transport.get_extra_info("socket").fileno(), 0)
         return not any(events & (select.POLLHUP | select.POLLERR) for _, events in poll.poll(0))
@@ -118,7 +118,7 @@ class PeerProtocol(H11Protocol):
 
 
 def _bare_answer(error: TooManyRequests) -> bytes:
-    """An answer to a request that was not read."""
+    """A response to a request that was not read."""
     body = problem_json(error)
     head = (
         f"HTTP/1.1 {status_of(error)} Too Many Requests\r\nContent-Type: application/problem+json\r\n"
@@ -129,7 +129,7 @@ def _bare_answer(error: TooManyRequests) -> bytes:
 
 
 def actor_of(scope: Scope) -> Actor:
-    """Who sent the request, as the kernel says; without a socket (tests in process) the daemon."""
+    """The sender of the request, from the kernel; without a socket (tests in process) the daemon."""
     return cast(Actor, scope.get("dcd.actor") or Actor())
 
 
@@ -162,7 +162,7 @@ def make_server(app: ASGIApp, settings: Configuration, ready: Callable[[], None]
 
 
 class Server(uvicorn.Server):
-    """Tells when it is ready; leaves signals to the daemon; can listen on another socket instead."""
+    """Reports when it is ready; leaves signals to the daemon; can switch to another socket."""
 
     def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
         super().__init__(config)
@@ -173,7 +173,8 @@ class Server(uvicorn.Server):
         self._ready()
 
     async def listen(self, listener: socket.socket) -> None:
-        """Take connections from this socket, and no more from those before. Present connections stay."""
+        """Accept connections from this socket instead of the previous ones. Open connections are
+        kept."""
         loop = asyncio.get_running_loop()
         added = await loop.create_server(self._protocol, sock=listener, backlog=BACKLOG)
         for before in self.servers:

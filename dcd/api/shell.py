@@ -1,7 +1,8 @@
-"""The handler for shells: an answer that lasts as long as the shell.
+"""The handler for shells: a response that lasts as long as the shell.
 
-The first line says where the workspace is and what it holds; then nothing more is sent. When the client
-closes the connection, by ending or by being killed, the shell is closed and its workspace removed.
+The first line describes the location and contents of the workspace; no more data follows. When the
+connection closes, because the client ended or was killed, the shell is closed and its workspace
+removed.
 """
 
 import json
@@ -27,7 +28,7 @@ async def shell(api: Api, request: Request) -> Response:
     actor = actor_of(request.scope)
     if actor.uid not in (None, 0):
         raise PermissionDenied(
-            "a shell in a build runs as root, and is for root alone",
+            "a shell in a build runs as root, so only root may open one",
             f"{actor.user} may administer the daemon, but is not root",
             "run it with sudo",
         )
@@ -39,13 +40,13 @@ async def shell(api: Api, request: Request) -> Response:
         place,
         str(opened.workspace.root),
         opened.marker,
-        json.loads(encode(replace(opened, marker=""))),  # it goes on a command line
+        json.loads(encode(replace(opened, marker=""))),  # passed on a command line
     )
     return _WhileConnected(api.engine.shells, opened, view)
 
 
 class _WhileConnected(Response):
-    """Sends one line, and closes the shell when the client has gone."""
+    """Sends one line, and closes the shell when the client disconnects."""
 
     media_type = "application/x-ndjson"
 

@@ -1,7 +1,7 @@
 """Following a build: a server-sent event stream of its events and progress.
 
-A follower is a cursor over the log's positions and holds nothing else: no queue grows with a client
-that reads slowly, which simply gets newer progress when it reads again. Events are never skipped.
+A follower is only a cursor over the log's positions, without a queue: a slow client uses no extra
+memory and gets the newest progress when it reads again. Events are never skipped.
 Source: the HTML standard, section "Server-sent events".
 """
 
@@ -18,14 +18,14 @@ PAGE = 500
 
 ReadPage = Callable[[str, int, int], Awaitable[Sequence[Event]]]
 Settled = Callable[[str, int], Awaitable[bool]]
-"""Whether a build stands still and has no event after a position."""
+"""Whether a build has stopped and has no event after a position."""
 
 
 async def follow(
     read: ReadPage, settled: Settled, broadcast: Broadcast, build: str, after: int
 ) -> AsyncGenerator[bytes, None]:
     """Yield SSE messages of `build` for events after position `after`, and progress in between,
-    until the build stands still (paused, failed or ended)."""
+    until the build stops (paused, failed or ended)."""
     progress_seen = 0
     with broadcast.listen(build) as listener:
         while True:

@@ -1,4 +1,4 @@
-"""Answers that are sent in pieces, so that a client that reads slowly costs one piece of memory."""
+"""Responses sent in chunks, so that a slow client uses the memory of one chunk."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
@@ -11,8 +11,8 @@ PIECE_BYTES = 64 * 1024
 
 
 class Streamed(StreamingResponse):
-    """Sends what a generator yields, and closes it whatever becomes of the client: one that was cut off
-    in the middle would leave it suspended, with the file or the listener that it holds."""
+    """Sends the output of a generator, and always closes it: after a disconnect it would otherwise stay
+    suspended, with its open file or listener."""
 
     def __init__(
         self,
@@ -33,7 +33,8 @@ class Streamed(StreamingResponse):
 def file_response(
     file: BinaryIO, size_bytes: int, media_type: str, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """The next `size_bytes` of an open file, which is closed then. It may grow meanwhile, not shrink."""
+    """A response with the next `size_bytes` of an open file, which is closed afterwards. The file may
+    grow meanwhile, not shrink."""
     length = {"content-length": str(size_bytes)}
     return Streamed(_pieces(file, size_bytes), media_type, {**length, **(headers or {})})
 

@@ -1,4 +1,4 @@
-"""Builds as the API shows them, made from the state that the events fold to."""
+"""The API's views of builds, created from their folded state."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,8 +17,8 @@ def build_view(
     parameters: dict[str, str],
     waits: str = "",
 ) -> BuildView:
-    """A build with its checkpoints and artifacts, these with their absolute paths, with the parameters that
-    may be shown, and, where nothing else is the reason for its state, with what it waits for."""
+    """A build with its checkpoints, its artifacts (with absolute paths), the parameters that may be
+    shown, and, if its state has no other reason, the cause of its waiting."""
     return BuildView(
         id=state.id,
         name=state.name,

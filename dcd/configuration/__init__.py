@@ -1,4 +1,5 @@
-"""The daemon's settings: one table, read from a TOML file, SMF properties, the environment, options."""
+"""The daemon's settings: one table, read from a TOML file, SMF properties, the environment and
+options."""
 
 from dcd.configuration.live import Live, LiveSetting, Reloaded
 from dcd.configuration.origin import Effective, plain, reload

@@ -1,10 +1,10 @@
-"""The table of settings, written out: reference page, manual page dcd.toml(5), commented file.
+"""Generating texts from the table of settings: reference page, manual page dcd.toml(5), example file.
 
     python -m dcd.configuration.describe reference    docs/reference/configuration.md
     python -m dcd.configuration.describe manual       the manual page, as roff
     python -m dcd.configuration.describe example      the dcd.toml that the package installs
 
-Each prints to standard output; used when documentation and packages are made.
+Each prints to standard output; used when documentation and packages are built.
 """
 
 import json
@@ -27,7 +27,7 @@ _EMPTY_EXAMPLES = {
     "administer": '["alice"]',
     "host_code": '["@release"]',
 }
-"""What a person may want to write where the default is empty."""
+"""Example values for settings with an empty default."""
 
 
 def toml(value: Any) -> str:
@@ -43,11 +43,11 @@ def toml(value: Any) -> str:
 
 
 def example() -> str:
-    """A dcd.toml in which every setting stands commented out with its default."""
+    """A dcd.toml in which every setting is commented out with its default."""
     parts = [
         "# Settings of the distribution constructor daemon; dcd.toml(5) describes the format.\n"
         "# `systemctl reload dcd` applies changes, except where a setting says otherwise; `dcctl config` "
-        "shows\n# the effective values. What is commented out is the default.\n"
+        "shows\n# the effective values. Commented-out lines show the defaults.\n"
     ]
     for setting in SETTINGS.values():
         comment = textwrap.fill(
@@ -72,12 +72,12 @@ def reference() -> str:
         "Settings come from, strongest first: options of `dcd serve`, environment variables, one TOML",
         "file (`--config FILE`; the Debian package uses `/etc/dcd/dcd.toml`) or, on illumos, the",
         "properties of the service's property group `config` (`--from-smf`), and defaults. `dcctl config`",
-        "shows each effective value and where it comes from. An unknown or wrong setting is an error, not",
+        "shows each effective value and its origin. An unknown or wrong setting is an error, not",
         "a warning, and names the file and line.",
         "",
         "`systemctl reload dcd`, `svcadm refresh dcd` or `dcctl config --reload` applies changes without",
         "touching builds: a lowered `layers_max_bytes` removes layers and a raised `max_running_builds`",
-        "starts builds at once, and roles hold from the next request on. Settings marked *restart* wait for",
+        "starts builds at once, and roles apply from the next request on. Settings marked *restart* wait for",
         "the next start; the answer of `dcctl config --reload`, the daemon's log and `systemctl status dcd`",
         "name them.",
         "",
@@ -104,7 +104,7 @@ def reference() -> str:
     lines += [
         "## In SMF",
         "",
-        "The properties have the same names, below `config/`. Numbers are of type `count`, all else is",
+        "The properties have the same names, below `config/`. Numbers have type `count`, all others",
         "`astring`; lists have several values, and each value of `include_map` is `PREFIX=DIRECTORY`.",
     ]
     return "\n".join(lines) + "\n"
@@ -120,9 +120,9 @@ def manual() -> str:
         "/etc/dcd/dcd.toml",
         ".SH DESCRIPTION",
         _roff(
-            "A TOML file; every setting is a key at the top level. An unknown key, or a value of another "
-            "type, keeps the daemon from starting, and a reload from taking effect. `dcctl config` shows "
-            "the effective values and where each comes from."
+            "A TOML file; every setting is a key at the top level. With an unknown key "
+            "or a value of another type, the daemon does not start and a reload has no "
+            "effect. `dcctl config` shows the effective values and their origins."
         ),
         ".SH SETTINGS",
     ]

@@ -1,8 +1,8 @@
-"""The settings of a running daemon: what is in force, and what waits for a restart.
+"""The settings of a running daemon: effective values, and values that wait for a restart.
 
-One `Live` for a daemon's life. Calling it gives the configuration in force, so it goes wherever a
-`Callable[[], Configuration]` is wanted; `reload` reads the sources again, changes what may change while
-builds run, and tells those who watch. Used from the event loop's thread only.
+One `Live` exists for a daemon's life. Calling it returns the effective configuration, so it can be used
+as a `Callable[[], Configuration]`; `reload` reads the sources again, applies changes that are safe
+while builds run, and notifies watchers. Used from the event loop's thread only.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,8 +23,8 @@ class Reloaded:
 
 @dataclass(frozen=True, slots=True)
 class LiveSetting:
-    """A setting with the value in force and where that came from; `waiting` is the value, with its
-    origin, that a restart would bring, when it is another one."""
+    """A setting with its effective value and origin; `waiting` is the value after a restart, with its
+    origin, if it differs."""
 
     setting: Setting
     value: Any
@@ -33,24 +33,25 @@ class LiveSetting:
 
 
 class Live:
-    """See the module."""
+    """The settings of a running daemon; see the module."""
 
     def __init__(self, read: Callable[[], Effective]) -> None:
-        """`read` reads all sources. Raises InvalidConfiguration, then and at each reload."""
+        """Read the settings by `read`, which reads all sources. Raises InvalidConfiguration, also at
+        each reload."""
         self._read = read
         self._running = self._fresh = read()
         self._watching: list[Callable[[Reloaded], None]] = []
 
     def __call__(self) -> Configuration:
-        """The configuration in force."""
+        """The effective configuration."""
         return self._running.configuration
 
     def watch(self, changed: Callable[[Reloaded], None]) -> None:
-        """Have `changed` called after each reload."""
+        """Register `changed`, to be called after each reload."""
         self._watching.append(changed)
 
     def reload(self) -> Reloaded:
-        """Read the sources again. Raises InvalidConfiguration, and everything stays as it was."""
+        """Read the sources again. Raises InvalidConfiguration without changing anything."""
         fresh = self._read()
         self._running, changed, waiting = reload(self._running, fresh)
         self._fresh = fresh

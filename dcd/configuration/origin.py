@@ -1,4 +1,4 @@
-"""Effective settings: each value with where it came from, and what a reload may change of them."""
+"""Effective settings: each value with its origin, and the changes that a reload may apply."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -12,8 +12,8 @@ DEFAULT = "default"
 
 @dataclass(frozen=True, slots=True)
 class Effective:
-    """A configuration and its origins by name: `default`, `FILE:LINE`, `--OPTION`, `$VARIABLE` or an
-    SMF property."""
+    """A configuration and the origin of each setting: `default`, `FILE:LINE`, `--OPTION`, `$VARIABLE`
+    or an SMF property."""
 
     configuration: Configuration
     origins: Mapping[str, str]
@@ -26,7 +26,7 @@ class Effective:
 
 
 def plain(value: Any) -> Any:
-    """A setting's value in the types of JSON, as the TOML file would have it."""
+    """A setting's value in JSON types, in the form of the TOML file."""
     if isinstance(value, Mode | Path):
         return str(value)
     if isinstance(value, tuple):
@@ -37,7 +37,7 @@ def plain(value: Any) -> Any:
 
 
 def reload(running: Effective, fresh: Effective) -> tuple[Effective, list[str], list[str]]:
-    """What a running daemon makes of freshly read settings.
+    """Apply freshly read settings to a running daemon's.
 
     Returns the new effective settings, the names that changed, and the names that differ but keep
     their value until a restart.

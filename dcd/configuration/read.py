@@ -1,7 +1,7 @@
 """Reading settings: options over environment over the file (or the SMF properties) over defaults.
 
-Every problem of a file is reported at once, each with its line and what would be right; nothing is
-guessed, and an unknown key is an error, because a misspelt limit is worse than none.
+All problems of a file are reported at once, each with its line and the correction; nothing is guessed,
+and an unknown key is an error, because a misspelt limit would have no effect.
 """
 
 import difflib
@@ -22,11 +22,11 @@ SMF_GROUP = "config"
 SMF_OWN_PROPERTIES = frozenset(
     {"action_authorization", "modify_authorization", "read_authorization", "value_authorization"}
 )
-"""Properties of the group that are SMF's, not ours (smf_security(7))."""
+"""Properties of the group that belong to SMF, not to dcd (smf_security(7))."""
 
 
 class InvalidConfiguration(UsageError):
-    """The settings cannot be used. `problems` are all that were found, one line each."""
+    """The settings are invalid. `problems` lists all problems, one line each."""
 
     def __init__(self, where: str, problems: list[str]) -> None:
         self.problems = problems
@@ -38,7 +38,7 @@ class InvalidConfiguration(UsageError):
 
 
 class _Unfit(Exception):
-    """A value that a setting cannot take; the text says what it must be."""
+    """An invalid value of a setting; the text describes valid ones."""
 
 
 def load(
@@ -48,8 +48,8 @@ def load(
 ) -> Effective:
     """The settings from the TOML file `path` (None: no file), `environment` and `overrides`.
 
-    `overrides` are options of the command line by setting; None means not given. Raises
-    InvalidConfiguration for what cannot be read, parsed or used.
+    `overrides` are command-line options by setting; None means not given. Raises InvalidConfiguration
+    for a source that cannot be read or parsed, and for invalid settings.
     """
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
@@ -214,7 +214,7 @@ def _checked(setting: Setting, value: Any) -> Any:
 
 
 def expectation(setting: Setting) -> str:
-    """What a value must be, in words for a person."""
+    """The description of a setting's valid values, for people."""
     unit = f" of {setting.unit}" if setting.unit else ""
     words = {
         int: f"a whole number{unit}",
@@ -231,7 +231,7 @@ def expectation(setting: Setting) -> str:
 
 def _svcprop_lines(text: str) -> list[list[str]]:
     lines: list[list[str]] = [[]]
-    # A backslash takes any character with it, a line end too.
+    # A backslash escapes any character, including a line end.
     for word in re.findall(r"(?:\\[\s\S]|[^\s\\])+|\n", text):
         if word == "\n":
             lines.append([])

@@ -1,8 +1,8 @@
 """Every setting of the daemon, described once.
 
-A field of `Configuration` is a setting; its metadata says what a person must know. The TOML file, the
-SMF property group and its templates, `dcctl config` and docs/reference/configuration.md all come from
-this table, so none of them can forget a setting. Pure data: reads nothing, checks nothing.
+A field of `Configuration` is a setting; its metadata documents it. The TOML file, the SMF property
+group and its templates, `dcctl config` and docs/reference/configuration.md are all generated from this
+table, so none of them can omit a setting. Pure data, without reading or checking.
 """
 
 import sys
@@ -17,7 +17,7 @@ RUN_DIRECTORY = ILLUMOS_RUN_DIRECTORY if sys.platform == "sunos5" else Path("/ru
 
 
 class Mode(int):
-    """Permission bits; written in octal, as a string, wherever a person sees them."""
+    """Permission bits; shown to people as an octal string."""
 
     def __str__(self) -> str:
         return f"{int(self):04o}"
@@ -27,7 +27,7 @@ class Mode(int):
 class Setting:
     """One row of the table. `kind` is the Python type of the value, `unit` is `bytes`, `seconds` or
     empty, `choices` limit a string, `minimum` a number; `environment` names a variable that sets it;
-    `reloads` says that a reload applies it, the others need a restart."""
+    `reloads` means that a reload applies it; the others need a restart."""
 
     name: str
     kind: Any
@@ -66,43 +66,44 @@ class Configuration:
     state_dir: Path = field(
         default=Path("/var/lib/dcd"),
         metadata=_about(
-            "Where the event log, layers, blobs, logs and artifacts live. One daemon at a time uses it.",
+            "The directory of the event log, layers, blobs, logs and artifacts. Only one daemon "
+            "can use it at a time.",
             environment="DCD_STATE_DIR",
         ),
     )
     socket: Path = field(
         default=RUN_DIRECTORY / "dcd.sock",
         metadata=_about(
-            "The Unix socket on which the daemon answers. Ignored when systemd hands a socket over.",
+            "The Unix socket on which the daemon listens. Ignored when systemd passes a socket.",
             environment="DCD_SOCKET",
         ),
     )
     group: str = field(
         default="dcd",
         metadata=_about(
-            "The group that may connect to the socket. Empty: the daemon's own. A daemon that is not root "
-            "leaves the group alone.",
+            "The group that may connect to the socket. Empty: the daemon's own. A "
+            "daemon that does not run as root does not change the group.",
         ),
     )
     socket_mode: Mode = field(
         default=Mode(0o660),
         metadata=_about(
-            "Permissions of the socket, in octal. Ignored when systemd hands it over.",
+            "Permissions of the socket, in octal. Ignored when systemd passes a socket.",
         ),
     )
     artifact_group: str = field(
         default="",
         metadata=_about(
-            "The group that may read delivered artifacts, which are in `artifacts` below the state "
-            "directory. Everything else in the state directory is for root alone. Empty: the first group "
-            "in `observe`, so that nobody reads there what the daemon would refuse to show; without one, "
-            "root alone.",
+            "The group that may read artifacts, which are in `artifacts` below the "
+            "state directory. Only root can read the rest of the state directory. Empty: "
+            "the first group in `observe`, so that file access does not exceed the "
+            "API's; without such a group, only root.",
         ),
     )
     max_running_builds: int = field(
         default=2,
         metadata=_about(
-            "How many builds run at once; the others queue.",
+            "The number of builds that run at once; the others are queued.",
             minimum=1,
             reloads=True,
         ),
@@ -110,15 +111,15 @@ class Configuration:
     layer_backend: str = field(
         default="auto",
         metadata=_about(
-            "How layers are stored. `auto` takes the best that works on the state directory.",
+            "The storage of layers. `auto` selects the best one that works on the state directory.",
             choices=("auto", "zfs", "btrfs", "overlay", "copy"),
         ),
     )
     layers_max_bytes: int = field(
         default=0,
         metadata=_about(
-            "Layers that no build needs are removed, least recently used first, when all layers together "
-            "take more than this. 0: no limit.",
+            "When all layers together exceed this size, layers that no build needs are "
+            "removed, least recently used first. 0: no limit.",
             unit="bytes",
             reloads=True,
         ),
@@ -126,8 +127,8 @@ class Configuration:
     min_free_bytes: int = field(
         default=1024**3,
         metadata=_about(
-            "With less free space than this in the state directory no checkpoint starts: its build is "
-            "paused and says why.",
+            "With less free space than this in the state directory no checkpoint "
+            "starts: its build is paused with that reason.",
             unit="bytes",
             reloads=True,
         ),
@@ -135,33 +136,33 @@ class Configuration:
     include_directories: tuple[Path, ...] = field(
         default=(),
         metadata=_about(
-            "Directories of the server below which a manifest may XInclude files. Files beside the "
-            "manifest are read by the client and need no entry.",
+            "Directories of the server from which a manifest may XInclude files. The "
+            "client reads files beside the manifest, which need no entry.",
             reloads=True,
         ),
     )
     include_map: Mapping[str, Path] = field(
         default_factory=dict,
         metadata=_about(
-            "Maps the beginning of an XInclude href to a directory, for manifests that were written for "
-            "another host. The directory counts as one of `include_directories`.",
+            "Maps a prefix of an XInclude href to a directory, for manifests written "
+            "for another host. The directory is also allowed as in `include_directories`.",
             reloads=True,
         ),
     )
     checkpoint_modules: tuple[str, ...] = field(
         default=(),
         metadata=_about(
-            "Python modules, beside those of the project and of installed plug-ins, that a manifest may "
-            "name in mod_path; `package.*` means all below a package. Submitting a manifest that does "
-            "so needs `host_code`.",
+            "Python modules that a manifest may name in mod_path, in addition to those "
+            "of the project and of installed plug-ins; `package.*` means all modules "
+            "below a package. Submitting a manifest that uses them needs `host_code`.",
             reloads=True,
         ),
     )
     stop_grace_seconds: float = field(
         default=30.0,
         metadata=_about(
-            "How long running checkpoints may go on, to reach their end, when the daemon stops. After "
-            "that they are interrupted and start again with the daemon.",
+            "How long running checkpoints may continue when the daemon stops. After "
+            "that they are interrupted and run again when the daemon starts.",
             unit="seconds",
             reloads=True,
         ),
@@ -169,7 +170,7 @@ class Configuration:
     cancel_grace_seconds: float = field(
         default=10.0,
         metadata=_about(
-            "How long a checkpoint that was asked to stop may take before it is killed.",
+            "The time between the request to stop a checkpoint and its kill.",
             unit="seconds",
             reloads=True,
         ),
@@ -177,16 +178,17 @@ class Configuration:
     worker_paths: tuple[Path, ...] = field(
         default=(),
         metadata=_about(
-            "Files and directories of the server that checkpoints see, read-only, beside the system's "
-            "software in /usr and what the manifest names: tools in /opt, for instance. Everybody who may "
-            "submit can read what is in them, whatever its permissions are.",
+            "Files and directories of the server that checkpoints can read in addition "
+            "to the system's software in /usr and the inputs of the manifest: tools in "
+            "/opt, for instance. Every user who may submit can read them, regardless of "
+            "their permissions.",
             reloads=True,
         ),
     )
     worker_open_files: int = field(
         default=16384,
         metadata=_about(
-            "How many files a process of a checkpoint may have open.",
+            "The maximum number of open files of a process of a checkpoint.",
             minimum=64,
             reloads=True,
         ),
@@ -194,8 +196,9 @@ class Configuration:
     worker_processes: int = field(
         default=4096,
         metadata=_about(
-            "How many processes and threads an attempt may have at once (on Linux from 6.14 on, and where a "
-            "control group was delegated to the daemon; otherwise only the service's limit holds).",
+            "The maximum number of processes and threads of an attempt (on Linux 6.14 "
+            "or newer, or with a control group delegated to the daemon; otherwise only "
+            "the service's limit applies).",
             minimum=512,
             reloads=True,
         ),
@@ -203,8 +206,8 @@ class Configuration:
     worker_memory_bytes: int = field(
         default=0,
         metadata=_about(
-            "How much memory a process of a checkpoint may take for its data: a virtual machine's is "
-            "part of it. 0: no limit but the service's own.",
+            "The maximum data memory of a process of a checkpoint, including a virtual "
+            "machine's memory. 0: only the service's limit.",
             unit="bytes",
             reloads=True,
         ),
@@ -212,9 +215,10 @@ class Configuration:
     attempt_memory_bytes: int = field(
         default=0,
         metadata=_about(
-            "How much memory all processes of an attempt may take together, the kernel's cache of their "
-            "files included; one that takes more fails. Needs a control group that was delegated to the "
-            "daemon, as the systemd unit does. 0: no limit but the service's own.",
+            "The maximum memory of all processes of an attempt together, including the "
+            "kernel's cache of their files; an attempt that exceeds it fails. Needs a "
+            "control group delegated to the daemon, as by the systemd unit. 0: only the "
+            "service's limit.",
             unit="bytes",
             reloads=True,
         ),
@@ -230,7 +234,7 @@ class Configuration:
     log_level: str = field(
         default="info",
         metadata=_about(
-            "The least level that is logged.",
+            "The minimum level of logged messages.",
             choices=("debug", "info", "warning", "error"),
             reloads=True,
         ),
@@ -238,7 +242,7 @@ class Configuration:
     elements_limit: int = field(
         default=50_000,
         metadata=_about(
-            "How many XML elements a manifest may have, with those of the files that it includes.",
+            "The maximum number of XML elements of a manifest, including those of included files.",
             minimum=100,
             reloads=True,
         ),
@@ -246,7 +250,7 @@ class Configuration:
     checkpoints_limit: int = field(
         default=500,
         metadata=_about(
-            "How many checkpoints a manifest may have.",
+            "The maximum number of checkpoints of a manifest.",
             minimum=1,
             reloads=True,
         ),
@@ -254,8 +258,9 @@ class Configuration:
     planning_seconds: float = field(
         default=180.0,
         metadata=_about(
-            "How long it may take to read and plan a manifest, with what repositories take to answer. Each "
-            "is read in a process of its own, one at a time for a user.",
+            "The maximum time for reading and planning a manifest, including the "
+            "response times of repositories. Each manifest is read in a separate "
+            "process, one at a time per user.",
             unit="seconds",
             reloads=True,
         ),
@@ -263,7 +268,7 @@ class Configuration:
     planning_memory_bytes: int = field(
         default=768 * 1024**2,
         metadata=_about(
-            "How much memory the process that reads and plans a manifest may take for its data.",
+            "The maximum data memory of the process that reads and plans a manifest.",
             unit="bytes",
             minimum=128 * 1024**2,
             reloads=True,
@@ -272,7 +277,7 @@ class Configuration:
     body_limit_bytes: int = field(
         default=4 * 1024**2,
         metadata=_about(
-            "Largest body of a request, blobs apart.",
+            "The maximum size of a request body, except for blobs.",
             unit="bytes",
             minimum=64 * 1024,
         ),
@@ -280,7 +285,7 @@ class Configuration:
     blob_limit_bytes: int = field(
         default=1024**3,
         metadata=_about(
-            "Largest file that a client may upload for a manifest.",
+            "The maximum size of a file that a client uploads for a manifest.",
             unit="bytes",
             minimum=1,
         ),
@@ -288,7 +293,7 @@ class Configuration:
     header_limit_bytes: int = field(
         default=16 * 1024,
         metadata=_about(
-            "Largest request line and headers together.",
+            "The maximum size of request line and headers together.",
             unit="bytes",
             minimum=1024,
         ),
@@ -296,59 +301,61 @@ class Configuration:
     request_timeout_seconds: float = field(
         default=30.0,
         metadata=_about(
-            "A client that sends nothing for this long in mid-request is cut off.",
+            "A client that sends nothing for this long during a request is disconnected.",
             unit="seconds",
         ),
     )
     send_timeout_seconds: float = field(
         default=30.0,
         metadata=_about(
-            "A client that takes nothing of its answer for this long is cut off.",
+            "A client that reads nothing of its response for this long is disconnected.",
             unit="seconds",
         ),
     )
     idle_timeout_seconds: float = field(
         default=60.0,
         metadata=_about(
-            "A connection without a request is closed after this long.",
+            "A connection without a request is closed after this time.",
             unit="seconds",
         ),
     )
     requests_per_client: int = field(
         default=4,
         metadata=_about(
-            "How many requests of one client process are worked on at once; the others wait their turn, "
-            "and are refused when it does not come within `request_timeout_seconds`. A user other than root "
-            "has four times as many turns, for all processes together. Followers need none.",
+            "The number of requests of one client process that are handled at once; the "
+            "others wait for their turn, and are refused after "
+            "`request_timeout_seconds`. A user other than root has four times as many "
+            "turns for all processes together. Followers do not count.",
             minimum=1,
         ),
     )
     connections_per_user: int = field(
         default=1000,
         metadata=_about(
-            "How many connections a user may have to the daemon, followers among them.",
+            "The maximum number of connections of a user to the daemon, including followers.",
             minimum=1,
         ),
     )
     observe: tuple[str, ...] = field(
         default=("@dcd",),
         metadata=_about(
-            "Role: see builds, their events, logs and artifacts. Entries of every role are users, or "
-            "groups with a leading `@`; root and the daemon's own user have every role.",
+            "Role: see builds, their events, logs and artifacts. Entries of all roles "
+            "are users, or groups with a leading `@`; root and the daemon's own user "
+            "have all roles.",
             reloads=True,
         ),
     )
     submit: tuple[str, ...] = field(
         default=("@dcd",),
         metadata=_about(
-            "Role: submit builds; pause, resume, cancel and remove one's own. Includes `observe`.",
+            "Role: submit builds; pause, resume, cancel and remove one's own builds. Includes `observe`.",
             reloads=True,
         ),
     )
     operate: tuple[str, ...] = field(
         default=(),
         metadata=_about(
-            "Role: pause, resume, cancel and remove anybody's builds. Includes `submit`.",
+            "Role: pause, resume, cancel and remove all builds. Includes `submit`.",
             reloads=True,
         ),
     )
@@ -363,8 +370,9 @@ class Configuration:
     host_code: tuple[str, ...] = field(
         default=(),
         metadata=_about(
-            "Right: submit manifests that run the submitter's code outside the image (custom scripts, "
-            "modules of others). It is as good as root on the server.",
+            "Right: submit manifests that run the submitter's code outside the image "
+            "(custom scripts, modules outside the project). It is equivalent to root on "
+            "the server.",
             reloads=True,
         ),
     )
@@ -372,9 +380,10 @@ class Configuration:
     secret_users: tuple[str, ...] = field(
         default=(),
         metadata=_about(
-            "Who may use which secret beside its owner and group: `SECRET=USER` or `SECRET=@GROUP`. SECRET "
-            "is a file below /etc/dcd/secrets, or a variable `DCD_SECRET_...` of the daemon's environment: "
-            "that has no owner, so that root alone may use it unless it is lent here.",
+            "Users who may use a secret in addition to its owner and group: "
+            "`SECRET=USER` or `SECRET=@GROUP`. SECRET is a file below /etc/dcd/secrets, "
+            "or a variable `DCD_SECRET_...` of the daemon's environment; a variable has "
+            "no owner, so only root may use it unless it is listed here.",
             reloads=True,
         ),
     )
@@ -396,4 +405,4 @@ SETTINGS: Mapping[str, Setting] = MappingProxyType(
         for declared in fields(Configuration)
     }
 )
-"""The table, in its order."""
+"""The settings, in the order of the table."""

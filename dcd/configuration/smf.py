@@ -1,4 +1,4 @@
-"""The daemon's side of SMF: its settings as properties, and what its exit tells the restarter.
+"""The daemon's side of SMF: its settings as properties, and its exit status for the restarter.
 
 Source: svcprop(1), smf_method(7). Only for a process that an SMF method started: SMF_FMRI names the
 service instance.
@@ -16,7 +16,8 @@ from smf import Property
 from statemachine.errors import DcdError, PermissionDenied, Unavailable, Unprepared
 
 EXIT_ERROR = 1
-"""Any other failure: startd tries again, and puts the service into maintenance when that goes on."""
+"""Any other failure: startd tries again, and puts the service into maintenance after repeated
+failures."""
 EXIT_FATAL = 95
 EXIT_CONFIG = 96
 EXIT_PERMISSION = 100
@@ -27,8 +28,8 @@ _LIMIT_SECONDS = 30.0
 def settings(environment: Mapping[str, str] = os.environ) -> str:
     """The property group of the settings as `svcprop` prints it, for `configuration.from_smf`.
 
-    Composed with the service's, as of now: `svcadm refresh` has made it the running snapshot. Raises
-    Unprepared outside SMF and when svcprop fails.
+    The present values of instance and service together: `svcadm refresh` has updated the running
+    snapshot. Raises Unprepared outside SMF and when svcprop fails.
     """
     instance = environment.get("SMF_FMRI", "")
     if not instance:
@@ -55,8 +56,8 @@ def settings(environment: Mapping[str, str] = os.environ) -> str:
 
 
 def exit_status(error: DcdError) -> int:
-    """The exit status of a start method that ended in `error`: what a retry cannot mend leads to
-    maintenance at once."""
+    """The exit status of a start method that ended in `error`: an error that a retry cannot fix leads
+    to maintenance at once."""
     if isinstance(error, InvalidConfiguration):
         return EXIT_CONFIG
     if isinstance(error, PermissionDenied):
@@ -94,6 +95,6 @@ def _values(setting: Setting) -> tuple[str, ...]:
         return tuple(f"{prefix}={directory}" for prefix, directory in setting.default.items())
     if _is_list(setting):
         return tuple(str(value) for value in setting.default)
-    if setting.name == "socket":  # wherever the manifest is printed
+    if setting.name == "socket":  # independent of the host that prints the manifest
         return (str(ILLUMOS_RUN_DIRECTORY / "dcd.sock"),)
     return (str(int(setting.default)) if setting.kind is float else str(setting.default),)

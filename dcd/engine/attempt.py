@@ -1,11 +1,11 @@
-"""One attempt at a checkpoint: its event, its workspace, its worker, and what comes of it.
+"""One attempt at a checkpoint: its event, its workspace, its worker and its outcome.
 
-    begin       CheckpointStarted is on disk, then the workspace is made
-    work        the worker runs the checkpoint in it; what it claimed is released afterwards
-    conclude    the workspace becomes a layer, then CheckpointCompleted is on disk; or the event that says
-                why not, and the workspace is removed
+    begin       CheckpointStarted is on disk, then the workspace is created
+    work        the worker runs the checkpoint in it; afterwards its claims are released
+    conclude the workspace becomes a layer, then CheckpointCompleted is on disk; or the event with the
+    failure, and the workspace is removed
 
-A daemon that dies in between finds the attempt open, and `dcd.engine.runner` settles it.
+After a crash in between, the next start finds the attempt open, and `dcd.engine.runner` settles it.
 """
 
 import asyncio
@@ -53,8 +53,8 @@ logger = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """What attempts are made with. `record` makes a change of the engine's own, however long the event log
-    takes no events."""
+    """The resources of attempts. `record` records a change by the engine, and waits as long as the
+    event log accepts no events."""
 
     builds: Builds
     stores: Stores
@@ -64,14 +64,14 @@ class Means:
     record: Callable[[str, Change], Awaitable[BuildState]]
 
     def of_build(self, state: BuildState, index: int) -> OfBuild:
-        """What a planner is asked about a checkpoint of a build."""
+        """The question to a planner about a checkpoint of a build."""
         modules = self.settings().checkpoint_modules
         return OfBuild(state.manifest, state.plan.checkpoints[index], modules)
 
 
 class Attempt:
-    """An attempt at the checkpoint that is next in `state`; `planned` is that checkpoint with its key as
-    of now, `external` what of the world's state in the key has changed since the plan."""
+    """An attempt at the next checkpoint of `state`; `planned` is that checkpoint with its present key,
+    `external` is the external state in the key that has changed since the plan."""
 
     def __init__(
         self,
@@ -97,7 +97,7 @@ class Attempt:
         self._stop.set()
 
     async def run(self) -> BuildState:
-        """Make the attempt; returns the build's state after it. Raises Refused and Unavailable."""
+        """Run the attempt. Returns the build's state afterwards. Raises Refused and Unavailable."""
         name = self._planned.name
         try:
             state = await self._begin()
@@ -142,7 +142,7 @@ class Attempt:
         return state
 
     async def _make_workspace(self, state: BuildState) -> Workspace:
-        with self._means.builds.broadcast.waiting(self._build, "its workspace to be made"):
+        with self._means.builds.broadcast.waiting(self._build, "its workspace to be created"):
             return await asyncio.to_thread(
                 self._means.stores.layers.begin, state.parent_key, workspace_name(state)
             )
@@ -229,7 +229,7 @@ class Attempt:
             case Cancelled():
                 change = InterruptCheckpoint(name, self._cause)
             case Died(how, tail):
-                # It may have had no room left to say why.
+                # It may have had no space left to report the reason.
                 cause = "no-space" if used_up(workspace.directory) else "worker-died"
                 change = InterruptCheckpoint(name, cause, f"{how}\n{tail}".strip())
         logger.info(
@@ -242,7 +242,7 @@ class Attempt:
         return await self._record(change)
 
     async def _commit(self, ending: Ending, workspace: Workspace) -> Change:
-        """Make the workspace a layer, unless what its key says of the host is no longer true."""
+        """Turn the workspace into a layer, unless the host has changed from the state in the key."""
         planned = self._planned
         if changed := await asyncio.to_thread(planning.changed_host, planned):
             what = f"{', '.join(changed)} changed while it ran"

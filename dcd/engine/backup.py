@@ -1,7 +1,7 @@
-"""Backups of the event log: taken while the daemon runs, restored while it does not. Blocking.
+"""Backups of the event log: taken while the daemon runs, restored while it is stopped.
 
-The log is the only thing that cannot be made again. Layers, blobs and artifacts are not in a backup:
-docs/how-to/back-up-and-restore.md says what becomes of builds without them.
+Blocking. Only the log cannot be rebuilt. Backups do not contain layers, blobs and artifacts:
+docs/how-to/back-up-and-restore.md describes the effect on builds.
 """
 
 import contextlib
@@ -20,11 +20,11 @@ from store.host.durable import sync_directory, sync_file
 
 _ASIDE = "backup-"
 _FILES = ("-wal", "-shm", "")
-"""The files of a database, by what is appended to its name."""
+"""The suffixes of the files of a database."""
 
 
 def copy_of(events: EventLog, state_dir: Path) -> tuple[BinaryIO, int, bytes]:
-    """A consistent copy of the log as an open file without a name, its size in bytes, its sha256.
+    """A consistent copy of the log as an open, unnamed file, with its size in bytes and its sha256.
     Raises Unavailable (the disk is full)."""
     path = state_dir / f"{_ASIDE}{secrets.token_hex(8)}"
     events.backup(path)
@@ -37,23 +37,23 @@ def copy_of(events: EventLog, state_dir: Path) -> tuple[BinaryIO, int, bytes]:
 
 
 def remove_leftovers(state_dir: Path) -> None:
-    """Remove copies that a dead daemon was just making."""
+    """Remove unfinished copies of a dead daemon."""
     for pattern in (f"{_ASIDE}*", f".{_ASIDE}*"):
         for path in state_dir.glob(pattern):
             path.unlink()
 
 
 def restore(backup: Path, state_dir: Path, force: bool) -> tuple[int, Path | None]:
-    """Put a backup into a state directory that no daemon uses, as its event log. Returns the number of
-    its events, and where the log that it replaces has been kept.
+    """Install a backup as the event log of a state directory that no daemon uses. Returns the number of
+    its events, and the new path of the log that it replaces.
 
-    The backup is verified first, all of its events, and changed in nothing. Raises Refused when there is a
-    log already and not `force`, LogDamaged when the backup cannot be trusted, Unavailable.
+    All events of the backup are verified first; the backup itself is not changed. Raises Refused when a
+    log exists and `force` is not set, LogDamaged when the backup is invalid, Unavailable.
     """
     target = state_dir / "events.db"
     if target.exists() and not force:
         raise Refused(
-            f"{state_dir} has an event log already",
+            f"{state_dir} already has an event log",
             f"{target} would be replaced",
             "restore into an empty directory, or give --force: the present log is kept beside it",
         )
@@ -74,7 +74,7 @@ def restore(backup: Path, state_dir: Path, force: bool) -> tuple[int, Path | Non
 
 
 def _verified(copy: Path, backup: Path) -> int:
-    """The number of events of a log that is whole."""
+    """The number of events of a verified log. Raises LogDamaged."""
     with EventLog(copy) as log:
         problems = log.verify_all()
         count = log.position
@@ -86,8 +86,8 @@ def _verified(copy: Path, backup: Path) -> int:
 
 
 def _set_aside(log: Path) -> Path:
-    """Keep a log under another name. What belongs to it goes first: SQLite would take a -wal that
-    stays behind for that of the next database."""
+    """Rename a log. Its companion files are renamed first: SQLite would apply a remaining -wal to the
+    next database."""
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     kept = log.with_name(f"{log.name}.replaced-{stamp}")
     for suffix in _FILES:

@@ -1,4 +1,4 @@
-"""Who uses the secrets of a build: its submitter, with the groups that the user database says now."""
+"""The user of a build's secrets: its submitter, with the present groups from the user database."""
 
 import grp
 import os
@@ -12,12 +12,13 @@ from statemachine.events import Actor
 
 
 def has_every_role(actor: Actor) -> bool:
-    """Whether the actor is root, the daemon's own user or the daemon, for whom nothing is looked up."""
+    """Whether the actor is root, the daemon's own user or the daemon, which need no look-up."""
     return actor.uid is None or actor.uid in (0, os.geteuid())
 
 
 def borrower(configuration: Configuration, actor: Actor) -> Borrower | None:
-    """The actor as a user of secrets; None for root, the daemon's own user and the daemon, who use all."""
+    """The actor as a user of secrets; None for root, the daemon's own user and the daemon, who may use
+    all."""
     if has_every_role(actor) or actor.uid is None:
         return None
     gids = groups_of(actor)
@@ -31,12 +32,12 @@ def borrower(configuration: Configuration, actor: Actor) -> Borrower | None:
 
 
 def require_secrets(configuration: Configuration, actor: Actor, secrets: Iterable[str]) -> None:
-    """Raise PermissionDenied for a secret that the actor may not use, as things are now."""
+    """Raise PermissionDenied for a secret that the actor may not use at present."""
     require_use(borrower(configuration, actor), secrets)
 
 
 def groups_of(actor: Actor) -> frozenset[int]:
-    """The ids of the actor's groups, from the user database as it is now."""
+    """The ids of the actor's present groups, from the user database."""
     assert actor.uid is not None
     assert actor.gid is not None
     try:

@@ -1,7 +1,7 @@
-"""Telling followers that something changed: new events, new progress; and what a build waits for.
+"""Notifying followers of changes: new events, new progress, and the cause of a wait.
 
-Only the newest progress of a build is kept, and a listener is a flag, not a queue; so the memory that
-followers cost does not depend on how fast they read. Used from the event loop's thread only.
+Only the newest progress of a build is kept, and a listener is a flag, not a queue; so the memory of
+followers does not depend on their speed. Used from the event loop's thread only.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from statemachine.plan import PlannedCheckpoint
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a running checkpoint and its build are. Fractions are 0..1 or None when unknown."""
+    """The progress of a running checkpoint and its build. Fractions are 0..1 or None when unknown."""
 
     checkpoint: str
     attempt: int
@@ -33,7 +33,8 @@ def progress(
     message: str,
     elapsed_seconds: float,
 ) -> Progress:
-    """The progress of a build whose checkpoint `index` is that far; the others count by their estimates."""
+    """The progress of a build from the fraction of its checkpoint `index`; the others count by their
+    estimates."""
     estimates = [planned.estimate_seconds for planned in plan]
     done = sum(estimates[:index]) + (fraction or 0.0) * estimates[index]
     return Progress(
@@ -49,14 +50,14 @@ def progress(
 
 @dataclass(frozen=True, slots=True)
 class NumberedProgress:
-    """Progress with a number that grows, so that a follower can tell old from new."""
+    """Progress with an increasing number, so that a follower can recognise new progress."""
 
     number: int
     data: Progress
 
 
 class Listener:
-    """Wakes when its build changed since the last `wait`."""
+    """Wakes when its build has changed since the last `wait`."""
 
     def __init__(self) -> None:
         self._changed = asyncio.Event()
@@ -66,7 +67,7 @@ class Listener:
         self._changed.set()
 
     async def wait(self) -> None:
-        """Until the build changes."""
+        """Wait until the build changes."""
         await self._changed.wait()
         self._changed.clear()
 
@@ -82,7 +83,7 @@ class Broadcast:
 
     @contextmanager
     def listen(self, build: str) -> Iterator[Listener]:
-        """A listener for `build`, for the time of the context."""
+        """A listener for `build` inside the context."""
         listener = Listener()
         listeners = self._listeners.setdefault(build, set())
         listeners.add(listener)
@@ -95,11 +96,11 @@ class Broadcast:
 
     @property
     def followers(self) -> int:
-        """How many listen, to any build."""
+        """The number of listeners to all builds."""
         return sum(map(len, self._listeners.values()))
 
     def changed(self, build: str) -> None:
-        """Wake everybody who follows `build`."""
+        """Wake all followers of `build`."""
         for listener in self._listeners.get(build, ()):
             listener.notify()
 
@@ -110,12 +111,12 @@ class Broadcast:
         self.changed(build)
 
     def progress(self, build: str) -> NumberedProgress | None:
-        """The newest progress of `build`, if one of its checkpoints is running."""
+        """The newest progress of `build`, None unless one of its checkpoints is running."""
         return self._progress.get(build)
 
     @contextmanager
     def waiting(self, build: str, what: str) -> Iterator[None]:
-        """Inside the context the build waits for `what`, which people who look at it are told."""
+        """Inside the context the build waits for `what`, which is shown to people."""
         before = self._waits.get(build)
         self._waits[build] = what
         try:
@@ -127,9 +128,9 @@ class Broadcast:
                 self._waits[build] = before
 
     def waits_for(self, build: str) -> str:
-        """What the build waits for, or ""."""
+        """The cause of the build's wait, or ""."""
         return self._waits.get(build, "")
 
     def clear(self, build: str) -> None:
-        """Forget the progress of `build`: nothing of it is running."""
+        """Discard the progress of `build`, of which no checkpoint is running."""
         self._progress.pop(build, None)

@@ -1,9 +1,9 @@
-"""The builds that are loaded, and the one way to change a build.
+"""The loaded builds, and the only way to change a build.
 
-A change is always: the machine checks the command, its events are appended and on disk, the machine
-moves. `command` keeps this order, one command of a build at a time, and finishes what it began even
-if the caller goes away. Nothing here acts on the world. Used from the event loop's thread only; the
-log's blocking reads run in threads.
+Every change has the same order: the machine checks the command, its events are appended and on disk,
+the machine moves. `command` ensures this order, handles one command per build at a time, and completes
+even if the caller disconnects. This module has no effects outside the log. Used from the event loop's
+thread only; the log's blocking reads run in threads.
 """
 
 import asyncio
@@ -27,16 +27,16 @@ from store.eventlog import Conflict, EventLog, LogDamaged
 logger = structlog.get_logger()
 
 DAEMON = Actor()
-"""The actor of what the daemon does on its own."""
+"""The actor of the daemon's own changes."""
 
 ID_ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"
-"""No letters or digits that look alike: people read ids to each other."""
+"""The alphabet of ids, without similar letters and digits, since people read ids aloud."""
 
 ID_LENGTH = 10
 
 
 READERS = 4
-"""So many threads read the log for people who look at builds."""
+"""The number of threads that read the log for queries."""
 
 Answer = TypeVar("Answer")
 
@@ -62,37 +62,39 @@ class Builds:
         self._clock = clock
         self._readers = ThreadPoolExecutor(READERS, "log-reader")
         self.ended = asyncio.Event()
-        """Set whenever a build ends; the collector of garbage waits for it, and clears it."""
+        """Set whenever a build ends; the garbage collector waits for it and clears it."""
         self._watching: list[Callable[[BuildState | None, Event], None]] = []
         self._machines: dict[str, BuildMachine] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def watch(self, happened: Callable[[BuildState | None, Event], None]) -> None:
-        """Have `happened` called for each new event of any build, with the state before it (None: the
-        build is new)."""
+        """Register `happened`, to be called for each new event of any build with the previous state
+        (None: the build is new)."""
         self._watching.append(happened)
 
     async def load_unfinished(self) -> list[BuildState]:
         """Rehydrate every build that has not ended. Returns them, oldest first.
 
-        A build whose events are damaged, or newer than this version, stands still, and whoever asks
-        for it is told so; the others do not wait for it. Raises Unavailable when the log cannot be read.
+        A build whose events are damaged, or newer than this version, does not continue, and requests
+        for it get that error; other builds are not affected. Raises Unavailable when the log cannot be
+        read.
         """
         self._machines.update(await asyncio.to_thread(self._load))
         return self.unfinished()
 
     async def ask(self, read: Callable[..., Answer], *arguments: Any) -> Answer:
-        """Do a short read of the log, in a thread of those that do nothing else: whatever else keeps
-        threads busy (slow mirrors, large trees), builds can be looked at."""
+        """Run a short read of the log in the dedicated reader pool: queries work even while other
+        threads are busy (slow mirrors, large trees)."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._readers, read, *arguments)
 
     def unfinished(self) -> list[BuildState]:
-        """The builds that have not ended, in the order of their submission."""
+        """The builds that have not ended, in order of submission."""
         return [machine.state for machine in self._machines.values()]
 
     async def create(self, submitted: BuildSubmitted, actor: Actor) -> BuildState:
-        """A new build. Raises the log's Conflict when the idempotency key was taken meanwhile."""
+        """Create a build. Raises the log's Conflict when the idempotency key was taken in the
+        meantime."""
         build = new_id()
         return await self._finish(self._append(build, None, submit(submitted), actor))
 
@@ -105,8 +107,8 @@ class Builds:
     async def command(self, build: str, change: Change, actor: Actor = DAEMON) -> BuildState:
         """Carry out a command, or record a fact: check, append, move. Returns the state after it.
 
-        Raises Refused, NotFound, and Unavailable when the log takes no events; the build is then
-        unchanged.
+        Raises Refused, NotFound, and Unavailable when the log accepts no events, without changing the
+        build.
         """
         _, after = await self.transition(build, change, actor)
         return after
@@ -114,11 +116,11 @@ class Builds:
     async def transition(
         self, build: str, change: Change, actor: Actor = DAEMON
     ) -> tuple[BuildState, BuildState]:
-        """As `command`; returns the states before and after it, with nothing in between."""
+        """Like `command`. Returns the states immediately before and after it."""
         return await self._finish(self._locked(build, change, actor))
 
     async def _finish(self, change: Coroutine[Any, Any, Answer]) -> Answer:
-        # A client that hangs up must not leave an event on disk that the machine does not know.
+        # After a client disconnects, no event may be on disk that the machine has not applied.
         return await asyncio.shield(asyncio.ensure_future(change))
 
     async def _locked(
@@ -173,8 +175,8 @@ class Builds:
         return machine.state
 
     def _load(self) -> dict[str, BuildMachine]:
-        """The machines of the builds that have not ended; read in one thread, since for a thousand
-        builds switching threads would take longer than reading."""
+        """The machines of the builds that have not ended, read in one thread: for a thousand builds,
+        thread switches would take longer than reading."""
         machines = {}
         for summary in self.log.unfinished():
             try:
@@ -182,7 +184,7 @@ class Builds:
             except DcdError as error:
                 if isinstance(error, Unavailable) and not isinstance(error, LogDamaged):
                     raise
-                logger.error("a build cannot go on", build=summary.id, error=str(error))
+                logger.error("a build cannot continue", build=summary.id, error=str(error))
         return machines
 
     async def _rehydrate(self, build: str) -> BuildMachine:

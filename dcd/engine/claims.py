@@ -1,8 +1,8 @@
-"""What the open attempt of a build has claimed, released.
+"""Releasing the claims of a build's open attempt.
 
-A claim is in the event log before the resource exists (`ResourceClaimed`), and the resource is gone before
-the end of the attempt is an event. So the claims of an open attempt are all that a dead worker, daemon or
-machine may have left, whenever it died. Releasing is idempotent: what is not there is released.
+A claim is in the event log before the resource exists (`ResourceClaimed`), and the resource is removed
+before the event that ends the attempt. So a worker, daemon or machine can only leave resources claimed
+by an open attempt, whenever it dies. Releasing is idempotent: a missing resource counts as released.
 """
 
 import asyncio
@@ -19,8 +19,8 @@ logger = structlog.get_logger()
 
 
 async def release_claims(state: BuildState) -> None:
-    """Release all that the open attempt of a build has claimed; its worker has ended. Raises DcdError
-    when something cannot be."""
+    """Release all claims of a build's open attempt, whose worker has ended. Raises DcdError when a
+    release fails."""
     for claim in state.running.claims if state.running else ():
         logger.info("releasing", build=state.id, kind=claim.kind, name=claim.name)
         await asyncio.to_thread(resources.release, claim.kind, claim.name)
@@ -28,7 +28,7 @@ async def release_claims(state: BuildState) -> None:
 
 @contextlib.asynccontextmanager
 async def claims_released(builds: Builds, build: str) -> AsyncIterator[None]:
-    """On exit, whatever the cause, what was claimed for the build inside is released."""
+    """On exit, also by an exception, release the claims made for the build inside the context."""
     try:
         yield
     finally:

@@ -1,8 +1,8 @@
-"""The engine as the API sees it: commands about builds.
+"""The engine's interface for the API: commands to builds.
 
-Every command names its actor and answers with the build's state after it. Rights are checked by the
-API; legality by the machine; this module adds what is neither: planning, waking the scheduler, stopping
-attempts. Questions are answered by its parts: `manifests` (what clients send), `records` (what builds leave).
+Every command has an actor and returns the build's new state. The API checks permissions and the machine
+checks legality; this module adds planning, waking the scheduler and stopping attempts. Its parts answer
+queries: `manifests` (from clients), `records` (results of builds).
 """
 
 import asyncio
@@ -73,11 +73,11 @@ class Engine:
 
     @property
     def stopping(self) -> bool:
-        """Whether nothing is started any more, because the daemon stops."""
+        """Whether the daemon is stopping, so that no new work starts."""
         return self._runner.stopping
 
     def trouble(self) -> DcdError | None:
-        """Why commands are not, or not safely, carried out at present; None when all is well."""
+        """The reason why commands fail or soon will; None when healthy."""
         if self.stopping:
             return Unavailable("the daemon is stopping")
         return self.log_trouble or self._trouble_of_store()
@@ -89,7 +89,7 @@ class Engine:
 
     def _trouble_of_store(self) -> DcdError | None:
         state_dir = self._settings().state_dir
-        remedy = "put it back where it was, then restart the daemon"
+        remedy = "restore it in its place, then restart the daemon"
         try:
             place = _place(state_dir)
             read_only = bool(os.statvfs(state_dir).f_flag & os.ST_RDONLY)
@@ -99,7 +99,7 @@ class Engine:
         if place != self._home:
             return Unavailable(
                 f"the state directory {state_dir} was replaced while the daemon runs",
-                "what the daemon keeps is in the directory that was there before",
+                "the daemon's data is in the original directory",
                 remedy,
             )
         if absent:
@@ -108,31 +108,31 @@ class Engine:
         if read_only:
             return Unavailable(
                 f"the file system of {state_dir} is read-only",
-                "the kernel makes it so after an error of the disk",
+                "the kernel remounts it read-only after a disk error",
                 "look for the cause in the kernel's log, repair it, then restart the daemon",
             )
         return None
 
     def _kept(self) -> tuple[Path, ...]:
-        """What the daemon cannot do without, and does not make again while it runs."""
+        """The directories that the daemon needs and does not recreate while it runs."""
         stores = self._stores
         return (self._builds.log.path, stores.blobs.directory, stores.layers.directory)
 
     def disk_full(self, what: str, error: OSError) -> DcdError:
-        """That the state directory has no room left for `what`."""
+        """The error that the state directory has no space left for `what`."""
         return DiskFull(what, self._settings().state_dir, error)
 
     def settings_changed(self) -> None:
-        """Act on new settings: more builds may run, fewer layers may be kept."""
+        """Apply new settings: more builds may run, fewer layers may be kept."""
         self._scheduler.wake()
         self.collector.wake()
 
     async def submit(
         self, source: ManifestSource, options: Options, actor: Actor, permit: Permit
     ) -> tuple[BuildState, bool]:
-        """A new build, queued, and True; or the one submitted before under the same idempotency key,
-        and False. Raises ManifestError, InputsMissing, Unprepared, PermissionDenied, Refused for a key that
-        was used for another submit."""
+        """Submit a build. Returns a new, queued build and True; or the build already submitted with the
+        same idempotency key and False. Raises ManifestError, InputsMissing, Unprepared,
+        PermissionDenied, and Refused for a key used by another submit."""
         request = _digest(source, options)
         if earlier := await self._earlier(options.idempotency_key, actor, request):
             return earlier, False
@@ -156,7 +156,7 @@ class Engine:
         try:
             state = await self._builds.create(submitted, actor)
         except Conflict:
-            # The same request, sent twice at once.
+            # The same request was sent twice concurrently.
             if earlier := await self._earlier(options.idempotency_key, actor, request):
                 return earlier, False
             raise
@@ -165,7 +165,7 @@ class Engine:
         return state, True
 
     async def pause(self, build: str, before: str | None, actor: Actor) -> BuildState:
-        """Stop before `before`, or after the checkpoint that runs now."""
+        """Pause before `before`, or after the running checkpoint."""
         _, state = await self._transition(build, RequestPause(before), actor)
         return state
 
@@ -183,11 +183,11 @@ class Engine:
         actor: Actor,
         permit: Permit,
     ) -> tuple[BuildState, list[str], list[tuple[str, str]]]:
-        """Go on. With a manifest: also the names of the checkpoints that are kept, and the others
-        each with the reason why it runs."""
+        """Resume a build. With a manifest, also return the names of the kept checkpoints, and the other
+        ones each with the reason why it runs."""
         replacement = None
         if source is not None:
-            # It keeps its time, unless the manifest says one.
+            # The build keeps its time, unless the manifest sets one.
             epoch = epoch_of((await self._builds.state(build)).plan)
             source = replace(source, source_date_epoch=epoch)
             planned = await self.manifests.plan(source, actor, permit, pause_before)
@@ -207,26 +207,26 @@ class Engine:
         return state, *compared(before, state)
 
     async def retry(self, build: str, actor: Actor) -> BuildState:
-        """Let a failed build go on from where it stands."""
+        """Continue a failed build from its present position."""
         _, state = await self._transition(build, Retry(), actor)
         self._runner.planned(build, fresh=False)
         return state
 
     async def cancel(self, build: str, actor: Actor) -> BuildState:
-        """Give the build up; an attempt that runs is stopped."""
+        """Cancel the build; a running attempt is stopped."""
         _, state = await self._transition(build, RequestCancel(), actor)
         self._runner.stop(build, "cancelled")
         return state
 
     async def remove(self, build: str, actor: Actor) -> BuildState:
-        """Drop the artifacts and logs of an ended build; its events stay."""
+        """Remove the artifacts and logs of an ended build; its events are kept."""
         _, state = await self._transition(build, Remove(), actor)
         await asyncio.to_thread(self._stores.artifacts.remove, build)
         await asyncio.to_thread(self._stores.logs.remove, build)
         return state
 
     async def usage(self) -> DiskUsage:
-        """What uses the space of the state directory."""
+        """The use of space in the state directory."""
         settings = self._settings()
         return await asyncio.to_thread(
             measure,
@@ -239,7 +239,7 @@ class Engine:
 
     async def checkpoints(self, build: str) -> tuple[BuildState, tuple[bool, ...]]:
         """A build, and for each of its checkpoints whether the build can be resumed from it: it has
-        completed, or it is the first that has not, and the layer that it stands on is there."""
+        completed or is the next one, and its parent layer exists."""
         state = await self._builds.state(build)
         lost = await asyncio.to_thread(lost_layer, self._stores.layers, state)
         last = state.completed if lost is None else state.index(lost.name)
@@ -250,8 +250,8 @@ class Engine:
     async def _transition(
         self, build: str, command: Command, actor: Actor
     ) -> tuple[BuildState, BuildState]:
-        """A person's command: the states before and after it. A build that goes on or ends lets go of
-        the workspace of its failed attempt."""
+        """Carry out a person's command. Returns the states before and after it. A build that continues
+        or ends releases the workspace of its failed attempt."""
         before, after = await self._builds.transition(build, command, actor)
         self._runner.locks.recall(build)
         self._scheduler.wake()
@@ -262,8 +262,8 @@ class Engine:
     async def _earlier(
         self, idempotency_key: str | None, actor: Actor, request: str
     ) -> BuildState | None:
-        """The build that this user submitted with this key, and with the same content. Raises Refused when
-        the content was another."""
+        """The build that this user submitted with this key and the same content. Raises Refused when
+        the content differs."""
         if idempotency_key is None:
             return None
         log = self._builds.log
@@ -271,24 +271,24 @@ class Engine:
         if build is None:
             return None
         state = await self._builds.state(build)
-        # Version 0.1.0 did not record what was submitted.
+        # Version 0.1.0 did not record the digest of the request.
         if state.request_sha256 not in ("", request):
             raise Refused(
                 f"the idempotency key {idempotency_key} belongs to another submit of yours",
-                f"it made build {build}, from another manifest, other files, parameters or options",
-                "give each submit a key of its own",
+                f"it created build {build}, from a different manifest, files, parameters or options",
+                "use a separate key for each submit",
             )
         return state
 
 
 def _digest(source: ManifestSource, options: Options) -> str:
-    """The digest of all that a submit says: two with the same one ask for the same."""
+    """The digest of a whole submit: requests with equal digests are equal."""
     time = source.source_date_epoch
     said = (source.path, source.text, source.files, source.parameters, time, options)
     return hashlib.sha256(canonical(said)).hexdigest()
 
 
 def _place(directory: Path) -> tuple[int, int]:
-    """What tells a directory from another of the same name. Raises OSError."""
+    """The identity of a directory, independent of its name. Raises OSError."""
     status = directory.stat()
     return status.st_dev, status.st_ino

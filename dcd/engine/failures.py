@@ -1,4 +1,4 @@
-"""What an error becomes in the log: the command that records it, and what it says to people. Pure."""
+"""Recording errors in the log: the command for an error, and its text for people. Pure."""
 
 import errno
 
@@ -9,7 +9,7 @@ from store.host.durable import is_full
 
 
 def broken_off(checkpoint: str, error: OSError) -> Command:
-    """What follows from an error of the state directory's file system in an attempt."""
+    """The command for an error of the state directory's file system in an attempt."""
     if is_full(error):
         return InterruptCheckpoint(checkpoint, "no-space", str(error))
     return FailCheckpoint(checkpoint, disk_error(error))
@@ -33,24 +33,24 @@ _OF_THE_MACHINE = frozenset(
     )
     if hasattr(errno, name)
 )
-"""What a disk or a remote file system says that fails. All else a tree can provoke: by names that are too
-long, links that lead in circles, a file where a directory should be."""
+"""Errors of a failing disk or remote file system. The contents of a tree can cause all other errors:
+names that are too long, circular links, a file in place of a directory."""
 
 
 def disk_error(error: OSError) -> ErrorInfo:
-    """An error of the state directory's file system, for people: whether the disk fails, or cannot hold or
-    show what a checkpoint left there."""
+    """An error of the state directory's file system, for people: either the disk fails, or it cannot
+    store or read a checkpoint's files."""
     if error.errno == errno.ENAMETOOLONG:
         return ErrorInfo(
-            "what the checkpoint left has a path that is too long",
+            "a path in the checkpoint's workspace is too long",
             str(error),
             "shorten it: below the state directory a path has at most 4095 bytes, and a name 255",
         )
     if error.errno is not None and error.errno not in _OF_THE_MACHINE:
         return ErrorInfo(
-            f"what the checkpoint left cannot be kept: {error.strerror or error}",
+            f"the checkpoint's workspace cannot be kept: {error.strerror or error}",
             str(error),
-            "look at that path in what the checkpoint makes, correct it, then resume the build",
+            "check that path in the output of the checkpoint, correct it, then resume the build",
         )
     return ErrorInfo(
         "the disk of the state directory fails",
@@ -60,11 +60,11 @@ def disk_error(error: OSError) -> ErrorInfo:
 
 
 def info_of(error: DcdError) -> ErrorInfo:
-    """An error as an event holds it."""
+    """An error in the form of an event."""
     return ErrorInfo(error.brief, error.details, error.resolution)
 
 
 def defect(error: Exception) -> ErrorInfo:
-    """An error that no code of dcd expects."""
+    """The error for an unexpected exception."""
     details = f"{type(error).__name__}: {error}"
     return ErrorInfo("a defect in dcd stopped the build", details, "report it, then resume")

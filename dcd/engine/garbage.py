@@ -1,12 +1,11 @@
-"""Collecting garbage: what nobody needs, and what is used least when there is too much.
+"""Collecting garbage: unneeded data, and the least recently used layers over a limit.
 
-Never removed: layers on which a build that has not ended stands (its completed checkpoints, the one
-that runs, and all below), and artifacts and logs, which stay until `rm`. Removed when asked: layers that no
-build names any more, stale ones, or those of a back end that is not in use any more, captured inputs that no
-unfinished build names, what a removal of a build left.
-Removed over the limit: layers, least recently used first, none before what stands on it. A layer that is
-needed later is simply made again. Each removal is whole or finished by the next start, so a crash in
-the middle harms nothing. Used from the event loop's thread only.
+Never removed: layers of builds that have not ended (of completed checkpoints, of the running one, and
+all below), and artifacts and logs, which are kept until `rm`. Removed on request: layers that no build
+names any more, stale layers, layers of unused back ends, captured inputs that no unfinished build
+names, the remains of removed builds. Removed over the limit: layers, least recently used first,
+children before parents. A removed layer that is needed later is rebuilt. Each removal completes or is
+finished by the next start, so a crash in between is harmless. Used from the event loop's thread only.
 """
 
 import asyncio
@@ -30,12 +29,12 @@ from store.layers import Layer, LayerStore
 logger = structlog.get_logger()
 
 YOUNG_SECONDS = 3600.0
-"""A captured input that was stored since may belong to a build that is just being submitted."""
+"""A captured input stored within this time may belong to a build that is being submitted."""
 
 
 @dataclass(frozen=True, slots=True)
 class RemovedLayer:
-    """A layer that was removed (or would be), and why."""
+    """A layer that was (or would be) removed, with the reason."""
 
     key: str
     build: str
@@ -46,8 +45,8 @@ class RemovedLayer:
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """What was removed, or with a dry run what would be. `builds` are removed builds of which
-    artifacts or logs were left; `kept_bytes` is what the remaining layers use."""
+    """The removed data, or with a dry run the data to remove. `builds` are removed builds with
+    remaining artifacts or logs; `kept_bytes` is the size of the remaining layers."""
 
     layers: tuple[RemovedLayer, ...]
     blobs: tuple[str, ...]
@@ -57,7 +56,7 @@ class Collected:
 
 
 def pinned_keys(layers: Iterable[Layer], unfinished: Iterable[BuildState]) -> set[str]:
-    """The keys of the layers on which unfinished builds stand, and of all below them."""
+    """The keys of the layers of unfinished builds, and of all layers below them."""
     parents = {layer.record.key: layer.record.parent for layer in layers}
     pinned: set[str] = set()
     for state in unfinished:
@@ -79,8 +78,8 @@ def doomed(
     only_over_limit: bool = False,
 ) -> list[tuple[Layer, str]]:
     """The layers to remove, in order, each with the reason. `named` are the keys that a build names;
-    the others go first, and without `max_bytes` (of all layers together) only they go. With
-    `only_over_limit` they too go only as far as the layers take more than that."""
+    other layers are removed first, and without `max_bytes` (the limit of all layers together) only they
+    are removed. With `only_over_limit`, they too are removed only while the layers exceed the limit."""
     by_key = {layer.record.key: layer for layer in layers}
     standing = Counter(layer.record.parent for layer in layers)
     total = sum(layer.size_bytes for layer in layers)
@@ -110,7 +109,7 @@ def doomed(
 
 
 class Collector:
-    """Collects when asked, and whenever a build ends while there is a limit."""
+    """Collects on request, and whenever a build ends if a limit is set."""
 
     def __init__(
         self,
@@ -139,16 +138,17 @@ class Collector:
             self._builds.ended.clear()
 
     def wake(self) -> None:
-        """Look at the limit again: it may have changed."""
+        """Check the limit again: it may have changed."""
         self._builds.ended.set()
 
     async def collect(
         self, max_bytes: int | None, dry_run: bool = False, by_itself: bool = False
     ) -> Collected:
-        """Remove what nobody needs, and with `max_bytes` as many layers as take more than that.
+        """Remove unneeded data, and with `max_bytes` layers over that limit.
 
-        `by_itself`, when nobody asked for it, layers go only over the limit: those of a removed build
-        stay until somebody collects. What builds left that the log has lost is left to people.
+        With `by_itself`, for an automatic collection, layers are removed only over the limit: those of
+        a removed build are kept until a person requests a collection. Data of builds that the log has
+        lost is left to people.
         """
         async with self._collecting:
             layers, chosen = await self._choose(max_bytes, by_itself)
@@ -188,7 +188,7 @@ class Collector:
 
     async def _choose_stale(self) -> list[tuple[Layer, str]]:
         stale = await asyncio.to_thread(self._stores.layers.stale_layers)
-        reason = "a layer below it was lost or has been made again"
+        reason = "a layer below it was lost or rebuilt"
         return [(layer, reason) for layer in stale]
 
     async def _choose(
@@ -201,20 +201,20 @@ class Collector:
         return layers, doomed(layers, pinned, named, max_bytes, only_over_limit)
 
     async def _remove(self, layer: Layer) -> bool:
-        """Remove a layer unless somebody has come to need it since it was chosen."""
+        """Remove a layer unless a build has started to need it since it was chosen."""
         key = layer.record.key
         lock = self._runner.locks.of(key)
         if lock.locked():
             return False
         async with lock:
-            # While this is held no build can begin to reuse the layer.
+            # While this lock is held no build can start to reuse the layer.
             stale = await asyncio.to_thread(self._stores.layers.stale, key)
             if not stale and key in pinned_keys([layer], self._unfinished()):
                 return False
             try:
                 await asyncio.to_thread(self._stores.layers.remove, key)
             except (Refused, NotFound) as error:
-                logger.info("a layer stays", layer=key, reason=str(error))
+                logger.info("a layer cannot be removed", layer=key, reason=str(error))
                 return False
         logger.info("layer removed", layer=key, build=layer.record.made_by)
         return True
@@ -236,7 +236,7 @@ class Collector:
         return [pair for store in self._stores.retired for pair in look(store)]
 
     def _left_over(self) -> list[str]:
-        """Removed builds of which something is left: the daemon died while it removed them."""
+        """Removed builds with remaining files: the daemon died during the removal."""
         found = {
             path.name
             for directory in (self._stores.artifacts.directory, self._stores.logs.directory)
@@ -247,17 +247,17 @@ class Collector:
 
 
 def _all_of(store: LayerStore) -> list[tuple[Layer, str]]:
-    reason = f"of back end {store.name}, which is not in use"
+    reason = f"its back end {store.name} is not in use"
     return [(layer, reason) for layer in store.layers()]
 
 
 def _clear(store: LayerStore) -> list[tuple[Layer, str]]:
-    """Remove all that a retired back end holds; returns what is gone, each with the reason."""
+    """Remove all layers of a retired back end. Returns the removed layers, each with the reason."""
     held = _all_of(store)
     try:
         store.prepare()
         for name in store.reconcile((), ()):
-            logger.info("removed what a retired back end left", backend=store.name, what=name)
+            logger.info("removed the layers of a retired back end", backend=store.name, what=name)
     except (DcdError, OSError) as error:
-        logger.warning("a retired back end stays", backend=store.name, error=str(error))
+        logger.warning("a retired back end cannot be removed", backend=store.name, error=str(error))
     return [(layer, reason) for layer, reason in held if store.find(layer.record.key) is None]

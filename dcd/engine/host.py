@@ -7,7 +7,7 @@ from pathlib import Path
 
 @cache
 def boot_id() -> str:
-    """A name for the time since the host booted, or "" where the system has none.
+    """The id of the host's present boot, or "" on a system without one.
 
     Source: random(4), /proc/sys/kernel/random/boot_id.
     """

@@ -1,7 +1,7 @@
-"""One lock a layer: held while a build makes it, or decides to reuse it, or while it is removed.
+"""One lock per layer: held while a build creates it or decides to reuse it, and while it is removed.
 
-A build that waits for its turn can be recalled, so that it looks at its state again: somebody cancelled or
-paused it, or the daemon stops. Used from the event loop's thread only.
+A waiting build can be recalled to check its state again: after a cancel or a pause, or when the daemon
+stops. Used from the event loop's thread only.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from dcd.engine.broadcast import Broadcast
 
 
 class LayerLocks:
-    """The locks, by key, and the builds that wait for one."""
+    """The locks by key, and the builds that wait for one."""
 
     def __init__(self, broadcast: Broadcast) -> None:
         self._broadcast = broadcast
@@ -25,28 +25,29 @@ class LayerLocks:
         return self._locks.setdefault(key, asyncio.Lock())
 
     def waiting(self) -> Iterator[str]:
-        """The builds that wait now."""
+        """The builds that are waiting."""
         return iter(tuple(self._waiting))
 
     def recall(self, build: str) -> None:
-        """End the wait of `build`, if it waits."""
+        """End the wait of `build`, if it is waiting."""
         if recalled := self._waiting.get(build):
             recalled.set()
 
     @contextlib.asynccontextmanager
     async def turn(self, build: str, key: str) -> AsyncIterator[bool]:
-        """Hold the lock of a layer inside the context. False: the build was recalled before it had it."""
+        """Hold the lock of a layer inside the context. False: the build was recalled before it got the
+        lock."""
         lock = self.of(key)
         recalled = self._waiting[build] = asyncio.Event()
         acquiring = asyncio.ensure_future(lock.acquire())
         leaving = asyncio.ensure_future(recalled.wait())
         try:
-            with self._broadcast.waiting(build, "another build, which makes the same layer"):
+            with self._broadcast.waiting(build, "another build, which is creating the same layer"):
                 await asyncio.wait({acquiring, leaving}, return_when=asyncio.FIRST_COMPLETED)
             del self._waiting[build]
             yield acquiring.done()
         finally:
             leaving.cancel()
-            # Not done: gives up its place among those who wait.
+            # Not acquired: leaves the queue.
             if not acquiring.cancel():
                 lock.release()

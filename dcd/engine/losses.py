@@ -1,7 +1,7 @@
-"""What the event log should know, and does not: events were lost with a disk, or by hand.
+"""Detecting events that the event log has lost, with a disk or by a manual change.
 
-Nothing is ever removed for that reason alone. What unknown builds left stays as it is, so that a backup of
-the log that knows them can still be restored: their layers until `dcctl gc`, the rest until somebody removes
+No data is removed only for that reason. Data of unknown builds is kept, so that a backup of the log
+with these builds can still be restored: layers until `dcctl gc`, all other data until a person removes
 it. Blocking.
 """
 
@@ -19,29 +19,30 @@ _SHOWN = 10
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """`events` were committed once and are not in the log (0: none that is known of); `builds` are unknown
-    to the log, and left something."""
+    """`events` is the number of committed events missing in the log (0: none known); `builds` are
+    unknown to the log but have data."""
 
     events: int = 0
     builds: tuple[str, ...] = ()
 
     @property
     def error(self) -> LostEvents | None:
-        """The loss for people, or None."""
+        """The loss as an error for people, or None."""
         if not self.events and not self.builds:
             return None
         parts = []
         if self.events:
-            parts.append(f"its last {self.events} events are gone")
+            parts.append(f"its last {self.events} events are missing")
         if self.builds:
             more = ", ..." if len(self.builds) > _SHOWN else ""
             named = ", ".join(self.builds[:_SHOWN]) + more
-            parts.append(f"it does not know {len(self.builds)} builds that left something: {named}")
+            parts.append(f"{len(self.builds)} builds that have data are missing in it: {named}")
         return LostEvents(
             "the event log has lost events",
             "; ".join(parts),
-            "restore a backup of the log that has them (dcd restore). What the builds left is kept: their"
-            " layers until dcctl gc, their artifacts, logs and workspaces until you remove them",
+            "restore a backup of the log that has them (dcd restore). The data of the "
+            "builds is kept: layers until dcctl gc, artifacts, logs and workspaces until "
+            "you remove them",
         )
 
 
@@ -49,8 +50,8 @@ NO_LOSSES = Losses()
 
 
 def look_for_losses(events: EventLog, layers: LayerStore, directories: Iterable[Path]) -> Losses:
-    """Compare the log with its high-water mark, and with the builds that left layers, workspaces, or a
-    directory of their own in one of `directories`."""
+    """Compare the log with its high-water mark, and with the builds that have layers, workspaces, or a
+    directory in one of `directories`."""
     found = {*_makers(layers), *_names(directories)}
     return Losses(events.lost, tuple(sorted(found - events.known_builds(found))))
 

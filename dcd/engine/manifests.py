@@ -1,7 +1,7 @@
-"""Manifests that clients send: checked, planned, converted and shown, by planners (`dcd.planner`).
+"""Manifests from clients: checked, planned, converted and shown by planners (`dcd.planner`).
 
-No manifest is read in the daemon's process. What a planner answers is checked against the client's rights
-again here.
+The daemon's process never parses a manifest. This module checks a planner's answer against the client's
+permissions again.
 """
 
 import asyncio
@@ -41,16 +41,16 @@ from statemachine.plan import Plan
 Answer = TypeVar("Answer")
 
 SHOWN = 16
-"""For so many builds it is kept what they are without their secrets."""
+"""The number of builds in the cache of manifests without secrets."""
 
 Permit = Callable[[Plan], None]
-"""Raises PermissionDenied when the actor may not run a plan."""
+"""A check that raises PermissionDenied when the actor may not run a plan."""
 
 
 @dataclass(frozen=True, slots=True)
 class ManifestSource:
-    """A manifest as a client sent it: text, the path it was read from, files by absolute path (digest
-    and mode of an uploaded blob; None: the client has no such file), parameters, and those of the
+    """A manifest as a client sent it: text, path of its file, files by absolute path (digest and mode
+    of an uploaded blob; None: the client does not have the file), parameters, and parameters of the
     manifest that it replaces."""
 
     text: str
@@ -59,26 +59,26 @@ class ManifestSource:
     parameters: Mapping[str, str]
     inherited: Mapping[str, str] = field(default_factory=dict)
     source_date_epoch: int | None = None
-    """The build's time that the client asks for, seconds since 1970."""
+    """The requested time of the build, seconds since 1970."""
     host_code: bool = False
     borrower: Borrower | None = None
-    """Whoever sent it may run code of their own on the host."""
+    """Whether the sender may run code on the host."""
     owner: int | None = None
-    """The user whose blobs `files` may name; None: everybody's."""
+    """The user whose blobs `files` may name; None: all users."""
     left: Left | None = None
-    """Returns when nobody waits for the answer any more."""
+    """Returns when the client has disconnected."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How a submitted build is to run."""
+    """The options of a submitted build."""
 
     pause_before: str | None = None
     fresh: bool = False
     priority: int = 0
     idempotency_key: str | None = None
     fresh_from: str | None = None
-    """The checkpoint from which on nothing is reused."""
+    """The checkpoint from which on no result is reused."""
 
 
 class Manifests:
@@ -100,24 +100,24 @@ class Manifests:
     async def check(
         self, source: ManifestSource, pause_before: str | None, actor: Actor
     ) -> tuple[Diagnostic, ...]:
-        """Warnings about the manifest, of which nothing from `pause_before` on runs yet. Raises ManifestError
-        with everything that is wrong with it, what its checkpoints find among it; InputsMissing."""
+        """The warnings about a manifest whose checkpoints from `pause_before` on do not run yet. Raises
+        ManifestError with all its errors, including those found by its checkpoints; InputsMissing."""
         return (await self._ask(planner.CHECK, source, actor, pause_before)).diagnostics
 
     async def plan(
         self, source: ManifestSource, actor: Actor, permit: Permit, pause_before: str | None
     ) -> Planned:
-        """The plan of a manifest, with the durations that earlier builds show. Raises ManifestError,
-        InputsMissing, PermissionDenied, and Unprepared for lack of a tool or of space."""
+        """The plan of a manifest, with estimates from earlier builds. Raises ManifestError,
+        InputsMissing, PermissionDenied, and Unprepared for a missing tool or a lack of space."""
         planned = await self._ask(planner.PLAN, source, actor, pause_before)
-        # A planner has looked, before it opened anything; what it says is looked at again here.
+        # The planner has checked this before it opened any file; the check is repeated for its answer.
         await asyncio.to_thread(permit, planned.plan)
         return await asyncio.to_thread(self._checked, planned)
 
     async def preview(
         self, source: ManifestSource, options: Options, actor: Actor, permit: Permit
     ) -> tuple[str, tuple[Intention, ...]]:
-        """The distribution's name, and what would happen if it were submitted now with these options."""
+        """The distribution's name, and the preview of a submit with these options."""
         preview = await self._ask(planner.PREVIEW, source, actor, options.pause_before)
         await asyncio.to_thread(permit, preview.plan)
 
@@ -132,7 +132,7 @@ class Manifests:
         return preview.name, (*await asyncio.to_thread(compare), *preview.rest)
 
     async def migrate(self, old: OldManifest, actor: Actor, left: Left) -> Migrated:
-        """A manifest from before the redesign, converted. Raises ManifestError."""
+        """Convert a manifest from before the redesign. Raises ManifestError."""
         return await self._planner.ask(planner.MIGRATE, old, actor, left)
 
     async def find(
@@ -145,15 +145,16 @@ class Manifests:
         *,
         whole: bool,
     ) -> tuple[str | None, tuple[Match, ...]]:
-        """What a path string names in the DOC of a build after checkpoint `at`, or as it is now, and that
-        checkpoint's name; secrets are left out unless it is `whole`. Raises NotFound, Refused, UsageError."""
+        """The matches of a path string in the DOC of a build after checkpoint `at` (None: at present),
+        and that checkpoint's name; secrets are omitted unless `whole` is set. Raises NotFound, Refused,
+        UsageError."""
         after, persistent = await asyncio.to_thread(saved, self._stores.layers, state, at)
         wanted = InDocument(state.manifest, persistent, path, whole)
         return after, (await self._planner.ask(planner.FIND, wanted, actor, left)).matches
 
     async def without_secrets(self, given: WithSecrets, actor: Actor) -> WithoutSecrets:
-        """A manifest with its parameters and plan, without its secrets. Asked again and again for the same
-        builds, so the last answers are kept."""
+        """A manifest with its parameters and plan, without its secrets. The last results are cached,
+        since the same builds are requested repeatedly."""
         key = hashlib.sha256(canonical(given)).digest()
         found = self._shown.pop(key, None)
         if found is None:
@@ -164,7 +165,7 @@ class Manifests:
         return found
 
     def _checked(self, planned: Planned) -> Planned:
-        """The plan with the durations that earlier builds show. Raises Unprepared for lack of space."""
+        """The plan with estimates from earlier builds. Raises Unprepared for lack of space."""
         settings = self._settings()
         planning.check_host(planned.plan, settings.state_dir, settings.min_free_bytes)
         plan = with_secrets(planned.plan, self._stores.secret_key)
@@ -178,12 +179,12 @@ class Manifests:
         actor: Actor,
         pause_before: str | None = None,
     ) -> Answer:
-        """`pause_before`: what comes from that checkpoint on is not run yet."""
+        """Ask a planner. The checkpoints from `pause_before` on do not run yet."""
         manifest = await asyncio.to_thread(self._manifest, source, pause_before)
         return await self._planner.ask(task, manifest, actor, source.left)
 
     def _manifest(self, source: ManifestSource, pause_before: str | None) -> Manifest:
-        """What a planner gets to see of a manifest. Raises NotFound for a file that was not uploaded."""
+        """The planner's form of a manifest. Raises NotFound for a file that was not uploaded."""
         blobs = self._stores.blobs
         files: dict[str, Captured | None] = {}
         for path, uploaded in source.files.items():

@@ -1,9 +1,9 @@
-"""Delivering: the artifacts of a build, in its artifact directory, and then its completion.
+"""Delivering the artifacts of a build to its artifact directory, and completing the build.
 
-Every checkpoint's artifacts are linked out of their layers; the canonical manifest and SHA256SUMS, the
-digests of all products, are written beside them. Evidence (consoles and pictures of boots), which differs
-each time, has its digests in a file of its own. Each is in place, whole and synced, before its event; to do
-any of it again after a crash is harmless.
+Every checkpoint's artifacts are linked from their layers; the canonical manifest and SHA256SUMS, the
+digests of all products, are written beside them. Evidence (console logs and screenshots of boots),
+which differs each time, has its digests in a separate file. Each file is complete and synced before its
+event; all steps are idempotent.
 """
 
 import asyncio
@@ -20,9 +20,7 @@ from statemachine.events import Artifact, ArtifactPublished, BuildCompleted
 from store.artifacts import EVIDENCE_SUMS, SUMS, Artifacts
 from store.layers import Layer, LayerRecord, LayerStore, Workspace
 
-_LEFT_OUT = (
-    "<!-- Passwords, hashes and other secrets were left out of this copy of the manifest. -->\n"
-)
+_LEFT_OUT = "<!-- This copy of the manifest omits passwords, hashes and other secrets. -->\n"
 
 Insist = Callable[[str, Change], Awaitable[BuildState]]
 
@@ -30,10 +28,10 @@ Insist = Callable[[str, Change], Awaitable[BuildState]]
 async def publish(
     insist: Insist, artifacts: Artifacts, layers: LayerStore, planner: Planning, state: BuildState
 ) -> BuildState:
-    """Publish everything that is not published yet, and complete the build. `insist` makes a change
-    of the engine's own, however long the log takes no events.
+    """Publish all unpublished artifacts, and complete the build.
 
-    Raises DcdError when a layer's file is gone, DiskFull.
+    `insist` records a change by the engine, and waits as long as the log accepts no events. Raises
+    DcdError when a layer's file is missing, DiskFull.
     """
     for artifact in state.unpublished:
         source = await asyncio.to_thread(_source, layers, state, artifact)
@@ -62,7 +60,7 @@ async def publish(
 def commit(
     layers: LayerStore, artifacts: Artifacts, workspace: Workspace, record: LayerRecord
 ) -> Layer:
-    """Make the workspace of a completed attempt a layer, its artifacts ready to be delivered from there.
+    """Turn the workspace of a completed attempt into a layer, with its artifacts ready to be delivered.
     Blocking. Raises DiskFull."""
     for artifact in record.artifacts:
         file = layers.own_file(workspace, artifact.path)
@@ -72,7 +70,7 @@ def commit(
 
 
 async def _delivered(planner: Planning, manifest: str) -> bytes:
-    """The manifest as everybody may have it who gets the image."""
+    """The manifest without secrets, for recipients of the image."""
     without = await planner.ask(WITHHOLD, WithSecrets(manifest))
     return (_LEFT_OUT * without.had_any + without.manifest).encode()
 

@@ -1,6 +1,6 @@
-"""What builds leave, for those who look at it: states, events, logs, artifacts, the copy of the event log.
+"""Read access to builds: states, events, logs, artifacts, the copy of the event log.
 
-Reads only, each without waiting for what builds do.
+Reads never wait for running builds.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from store.artifacts import Verdict
 from store.eventlog import BuildSummary
 
 MOVING = (Lifecycle.QUEUED, Lifecycle.RUNNING, Lifecycle.PAUSING, Lifecycle.CANCELLING)
-"""States of a build that will go on without a command."""
+"""States in which a build continues without a command."""
 
 
 _ATTEMPT = re.compile(r"[1-9][0-9]{0,6}")
@@ -49,7 +49,7 @@ class Records:
 
     @property
     def broadcast(self) -> Broadcast:
-        """Where news of builds and their progress come from."""
+        """The source of notifications about builds and their progress."""
         return self._builds.broadcast
 
     @property
@@ -58,11 +58,11 @@ class Records:
         return self._log.position
 
     def unfinished(self) -> list[BuildState]:
-        """The builds that have not ended, in the order of their submission."""
+        """The builds that have not ended, in order of submission."""
         return self._builds.unfinished()
 
     async def find(self, prefix: str) -> str:
-        """The id of the build that begins with `prefix`. Raises NotFound."""
+        """The id of the build that starts with `prefix`. Raises NotFound."""
         return await self._builds.ask(self._log.resolve_prefix, prefix)
 
     async def state(self, build: str) -> BuildState:
@@ -80,16 +80,16 @@ class Records:
         return await self._builds.ask(self._log.read, build, after, limit)
 
     async def settled(self, build: str, after: int) -> bool:
-        """Whether a build goes on only by a command, and has no event after a position."""
+        """Whether a build continues only by a command, and has no event after a position."""
         state = await self.state(build)
         return state.lifecycle not in MOVING and state.log_position <= after
 
     async def machine(self, build: str) -> BuildMachine:
-        """The machine of a build, made from its events. Raises NotFound."""
+        """The machine of a build, created from its events. Raises NotFound."""
         return BuildMachine.rehydrate(await self._builds.ask(self._log.read_build, build))
 
     async def verify(self, build: str) -> tuple[int, list[str]]:
-        """How many events a build has, and what is wrong with them. Raises NotFound."""
+        """The number of events of a build, and their problems. Raises NotFound."""
         problems = await asyncio.to_thread(self._log.verify, build)
         return (await self._builds.ask(self._log.summary, build)).sequence, problems
 
@@ -106,7 +106,7 @@ class Records:
         )
 
     def log_of(self, state: BuildState, checkpoint: str, attempt: str) -> Path:
-        """The log of an attempt, whose number comes as text. Raises NotFound."""
+        """The log of an attempt, with its number as text. Raises NotFound."""
         known = checkpoint in state.attempts and _ATTEMPT.fullmatch(attempt)
         path = self._stores.logs.path(state.id, checkpoint, int(attempt)) if known else None
         if path is None or not path.is_file():
@@ -114,26 +114,26 @@ class Records:
         return path
 
     def artifact_path(self, build: str, artifact: Artifact) -> Path:
-        """Where a published artifact is."""
+        """The path of a published artifact."""
         return self._stores.artifacts.path(build, artifact)
 
     async def verify_artifacts(self, state: BuildState) -> Sequence[Verdict]:
-        """Each published artifact of a build, read and digested again."""
+        """Verify each published artifact of a build against its digest."""
         return await asyncio.to_thread(self._stores.artifacts.verify, state.id, state.published)
 
     async def keep_blob(self, content: BinaryIO, sha256: str, owner: int | None) -> bool:
-        """Keep a captured file for its owner. Returns whether it is new. Raises UsageError for another
+        """Store a captured file for its owner. Returns whether it is new. Raises UsageError for a wrong
         digest, DiskFull."""
         return await asyncio.to_thread(self._stores.blobs.put, content, sha256, owner)
 
     async def copy(self) -> tuple[BinaryIO, int, bytes]:
-        """A consistent copy of the event log: the open file, its size in bytes, its sha256."""
+        """A consistent copy of the event log: the open file, its size in bytes and its sha256."""
         return await asyncio.to_thread(copy_of, self._log, self._log.path.parent)
 
     def sizes(self) -> Sizes:
-        """What the state directory holds, as far as that is known at once. Blocking."""
+        """The sizes in the state directory that are cheap to measure. Blocking."""
         return sizes(self._stores, self._log)
 
     def ended_counts(self) -> dict[Lifecycle, int]:
-        """How many builds ended in which state. Blocking."""
+        """The number of ended builds by state. Blocking."""
         return dict(self._log.ended_counts())

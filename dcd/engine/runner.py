@@ -1,9 +1,9 @@
-"""Running one build: from its present state to the next state in which it stands still.
+"""Running one build: from its present state until it stops.
 
-The state machine says what comes next (`next_step`); this module does it and records the outcome. It
-keeps no state of its own beside the running attempts, so a build goes on after a crash by running again. A
-checkpoint's event is on disk before its workspace is begun; its layer is on disk before its completion is an
-event.
+The state machine determines the next step (`next_step`); this module carries it out and records the
+outcome. Its only own state is the running attempts, so a build continues after a crash by running
+again. A checkpoint's event is on disk before its workspace is created; its layer is on disk before the
+event of its completion.
 """
 
 import asyncio
@@ -44,17 +44,17 @@ from store.layers import Layer
 logger = structlog.get_logger()
 
 FRESH_SECONDS = 60.0
-"""A plan younger than this need not look at repositories again before their checkpoint starts."""
+"""For a plan younger than this, repositories are not queried again before their checkpoint starts."""
 
 RETRY_SECONDS = 2.0
-"""How long to wait for an event log that takes no events, before trying again."""
+"""The delay before trying an event log again that accepts no events."""
 
 MANY_REFUSALS = 20
-"""More refusals in a row than people can cause: a defect."""
+"""More consecutive refusals than people can cause indicate a defect."""
 
 
 class Runner:
-    """Runs builds; one task a build. See the module."""
+    """Runs builds, with one task per build. See the module."""
 
     def __init__(
         self,
@@ -69,30 +69,30 @@ class Runner:
         self._means = Means(builds, stores, settings, planner, groups, self._insist)
         self._planned_at: dict[str, float] = {}
         self.stopping = False
-        """Set when the daemon stops: builds go no further than their next durable point."""
+        """Set when the daemon stops: builds continue only to their next durable point."""
         self._attempts: dict[str, Attempt] = {}
         self.locks = LayerLocks(builds.broadcast)
 
     def planned(self, build: str, fresh: bool = True) -> None:
-        """Note whether the external state in the build's keys was looked at just now."""
+        """Record whether the external state in the build's keys is fresh."""
         if fresh:
             self._planned_at[build] = time.monotonic()
         else:
             self._planned_at.pop(build, None)
 
     def stop(self, build: str, cause: str) -> None:
-        """End the attempt of `build` that runs now, if any; `cause` as in CheckpointInterrupted."""
+        """End the running attempt of `build`, if any; `cause` as in CheckpointInterrupted."""
         self.locks.recall(build)
         if attempt := self._attempts.get(build):
             attempt.stop(cause)
 
     def stop_all(self, cause: str) -> None:
-        """End all attempts that run now, and all waiting."""
+        """End all running attempts and all waits."""
         for build in (*self._attempts, *self.locks.waiting()):
             self.stop(build, cause)
 
     async def run(self, build: str) -> None:
-        """Run a build until it stands still or the daemon stops."""
+        """Run a build until it stops or the daemon stops."""
         try:
             await self._run(build)
         finally:
@@ -102,7 +102,7 @@ class Runner:
         try:
             state = await self._insist(build, Start())
         except Refused:
-            return  # somebody paused or cancelled it as its turn came
+            return  # paused or cancelled just before its turn
         if state.running:
             state = await self._settle(state)
         refusals = 0
@@ -111,7 +111,7 @@ class Runner:
                 after = await self._step(state)
                 refusals = 0
             except Refused:
-                # A person's command came between the look and the step: look again.
+                # A person's command came between reading the state and the step: read it again.
                 refusals += 1
                 if refusals > MANY_REFUSALS:
                     raise
@@ -121,7 +121,7 @@ class Runner:
             state = after
 
     async def give_up(self, build: str, error: Exception) -> None:
-        """Fail a build that a defect in dcd stopped."""
+        """Fail a build after a defect in dcd."""
         info = defect(error)
         running = (await self.builds.state(build)).running
         change = FailCheckpoint(running.name, info) if running else BuildFailed(None, info)
@@ -150,8 +150,8 @@ class Runner:
                 return await self._record(state, change)
 
     async def _settle(self, state: BuildState) -> BuildState:
-        """Give the attempt that a dead daemon left open its outcome: complete when its layer was
-        committed, interrupted otherwise; failed when what it claimed cannot be released."""
+        """Record the outcome of an attempt that a dead daemon left open: completed if its layer was
+        committed, otherwise interrupted; failed if its claims cannot be released."""
         record = state.running
         assert record is not None
         if workspace := claiming_workspace(state):
@@ -213,8 +213,8 @@ class Runner:
             return await self._attempt(state, index, planned, external)
 
     async def _external(self, state: BuildState, index: int) -> dict[str, str] | None:
-        """External state for the checkpoint's key as of now; None when it is as planned. Repositories are
-        asked again only when the plan is not fresh, the tools of this host always."""
+        """The present external state for the checkpoint's key; None when it is as planned. Repositories
+        are queried only when the plan is not fresh, the tools of this host always."""
         planned = state.plan.checkpoints[index]
         recorded = planning.recorded_external(planned)
         await asyncio.to_thread(
@@ -224,7 +224,7 @@ class Runner:
         if age < FRESH_SECONDS:
             found = await asyncio.to_thread(planning.with_present_host, planned)
         else:
-            with self.builds.broadcast.waiting(state.id, "answers of repositories"):
+            with self.builds.broadcast.waiting(state.id, "responses of repositories"):
                 question = self._means.of_build(state, index)
                 found = (await self._means.planner.ask(planner.EXTERNAL, question)).state
         key = self.stores.secret_key
@@ -269,8 +269,8 @@ class Runner:
         return self._insist(state.id, change)
 
     async def _insist(self, build: str, change: Change) -> BuildState:
-        """Make a change of the engine's own, however long the log takes no events: an outcome that cannot be
-        written yet must not be lost."""
+        """Record a change by the engine, and wait as long as the log accepts no events: an outcome must
+        not be lost."""
         while True:
             try:
                 return await self.builds.command(build, change)
@@ -278,7 +278,7 @@ class Runner:
                 if self.stopping:
                     raise
                 logger.error(
-                    "the event log takes no events; waiting", build=build, error=str(error)
+                    "the event log accepts no events; waiting", build=build, error=str(error)
                 )
                 with self.builds.broadcast.waiting(build, f"the event log: {error.brief}"):
                     await asyncio.sleep(RETRY_SECONDS)

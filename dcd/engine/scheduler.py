@@ -1,10 +1,9 @@
-"""Which build runs when.
+"""The order in which builds run.
 
-The queue is the event log: a build that is queued there is in the queue, whatever happened to the
-daemon. Higher priority first, then the older build; at most `max_running_builds` at once. A build
-that was running when the daemon died has its place already and keeps it. Builds paused for want of
-space are queued again when there is space: more than when they ran out of it, or another build has
-ended since, which may have held what they lacked.
+The queue is the event log: a queued build stays in the queue across restarts of the daemon. Builds run
+by priority, then by age; at most `max_running_builds` at once. A build that was running when the daemon
+died keeps its slot. Builds paused for lack of space are queued again when more space is free than
+before, or when another build has ended, which may have freed some.
 """
 
 import asyncio
@@ -28,7 +27,7 @@ SPACE_CHECK_SECONDS = 10.0
 
 
 class Scheduler:
-    """Starts builds; one task a running build."""
+    """Starts builds, with one task per running build."""
 
     def __init__(
         self, builds: Builds, runner: Runner, settings: Callable[[], Configuration]
@@ -40,11 +39,10 @@ class Scheduler:
         self._wake = asyncio.Event()
         self._stopping = False
         self._room_when_starved: dict[str, space.Room] = {}
-        """The room just after a build ran out of space although its checkpoint had said that so much
-        would do: not enough for it."""
+        """The free space after a build ran out of space although its stated need was met."""
 
     def wake(self) -> None:
-        """Something was queued, or a place may be free."""
+        """Check the queue: a build was queued, or a slot may be free."""
         self._wake.set()
 
     async def run(self) -> None:
@@ -57,7 +55,7 @@ class Scheduler:
             await self._resume_starved()
 
     async def stop(self, grace_seconds: float) -> None:
-        """Start nothing more; let attempts end for `grace_seconds`, then interrupt them."""
+        """Start no more builds; wait `grace_seconds` for attempts to end, then interrupt them."""
         self._stopping = True
         self._runner.stopping = True
         tasks = set(self._tasks.values())
@@ -92,10 +90,12 @@ class Scheduler:
         try:
             await self._runner.run(build)
         except Unavailable as error:
-            # The runner waits for a log that takes no events, until the daemon stops.
+            # The runner waits for a log that accepts no events, until the daemon stops.
             if self._stopping:
                 logger.error(
-                    "the log took no events before the stop", build=build, error=str(error)
+                    "the event log accepted no events before the stop",
+                    build=build,
+                    error=str(error),
                 )
             else:
                 await self._defect(build, error)
@@ -104,7 +104,7 @@ class Scheduler:
         self._note_space(build)
 
     async def _defect(self, build: str, error: Exception) -> None:
-        """The last resort: one build's defect must not stop the others, nor be silent."""
+        """The last resort: a defect in one build must be reported, and must not stop the others."""
         logger.error("a build stopped because of a defect in dcd", build=build, exc_info=error)
         await self._runner.give_up(build, error)
 
@@ -113,7 +113,7 @@ class Scheduler:
         if not starved:
             self._room_when_starved.clear()
             return
-        with contextlib.suppress(OSError):  # the state directory is gone, which health says
+        with contextlib.suppress(OSError):  # the state directory is gone, which health reports
             room = space.room(self._settings().state_dir)
             if room.suffices(self._stated_need(starved[0])):
                 self._room_when_starved[build] = room
@@ -126,12 +126,12 @@ class Scheduler:
         ]
 
     def _stated_need(self, state: BuildState) -> space.Room:
-        """Room with which the next checkpoint says that it can do."""
+        """The stated need of space of the next checkpoint."""
         planned = state.plan.checkpoints[state.completed : state.completed + 1]
         return space.needed(planned, self._settings().min_free_bytes)
 
     async def _resume_starved(self) -> None:
-        # One whose attempt is still being cleaned up has not given back its room yet.
+        # A build whose attempt is still being cleaned up has not freed its space yet.
         starved = [state for state in self._starved() if state.id not in self._tasks]
         if not starved:
             return
@@ -141,7 +141,7 @@ class Scheduler:
             return
         for state in starved:
             if self._has_room(state, room):
-                logger.info("there is space again; the build goes on", build=state.id)
+                logger.info("there is space again; the build continues", build=state.id)
                 with contextlib.suppress(DcdError):
                     await self._builds.command(state.id, Resume())
                 self.wake()

@@ -1,9 +1,9 @@
-"""Secrets of the host in keys: a password that changed makes what holds it again.
+"""Secrets of the host in keys: a changed password leads to a rebuild of the layers that contain it.
 
-A secret is known by a keyed digest, so that nobody who reads the log can try words until one fits. The key is
-the state directory's own, made once, readable by the daemon alone. A secret that is not there has no digest;
-the attempt that needs it says so. Blocking.
-Source: RFC 2104.
+A key contains only a keyed digest of a secret, so that a reader of the log cannot guess it by trying
+words. The digest key belongs to the state directory, is created once, and is readable only by the
+daemon. A missing secret has no digest; the attempt that needs it reports the error. Blocking. Source:
+RFC 2104.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ _KEY_BYTES = 32
 
 
 def secret_key(state_dir: Path) -> bytes:
-    """The key of this state directory, made where there is none. Raises OSError."""
+    """The digest key of this state directory, created if missing. Raises OSError."""
     path = state_dir / "secret-digests.key"
     if not path.exists():
         write_file(path, secrets.token_bytes(_KEY_BYTES), 0o600)
@@ -44,7 +44,7 @@ def secret_digests(names: Iterable[str], key: bytes) -> dict[str, str]:
 
 
 def with_secrets(plan: Plan, key: bytes) -> Plan:
-    """The plan with the secrets of its checkpoints in their keys."""
+    """The plan with the digests of its checkpoints' secrets in their keys."""
     if not any(planned.secrets for planned in plan.checkpoints):
         return plan
     return chain(

@@ -1,10 +1,10 @@
-"""Shells in builds: throw-away workspaces, each for as long as somebody's shell is open.
+"""Shells in builds: throw-away workspaces, each for the life of a shell.
 
-A shell's workspace stands on the layer of a completed checkpoint, or on the workspace that the failed
-attempt left, which is never changed itself; so several shells can be open at once, and nothing that is
-done in one gets into the build. The kept workspace of a failed build is released here too, when the
-build goes on or ends, and the last shell on it is closed. What a dead daemon leaves open, the next one
-kills and removes when it starts. Used from the event loop's thread only.
+A shell's workspace is based on the layer of a completed checkpoint, or on the workspace of the failed
+attempt, which itself never changes; so several shells can be open at once, and no change in one affects
+the build. This module also releases the kept workspace of a failed build, when the build continues or
+ends and the last shell on it has closed. The next start kills and removes shells left by a dead daemon.
+Used from the event loop's thread only.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from store.layers import Workspace
 logger = structlog.get_logger()
 
 SHELL = "shell-"
-"""What the names of shells' workspaces begin with."""
+"""The prefix of the names of shells' workspaces."""
 
 
 class Shells:
@@ -36,14 +36,15 @@ class Shells:
         self._stores = stores
         self._settings = settings
         self._open: dict[str, tuple[ShellRequest, str | None]] = {}
-        """By workspace: the shell, and the kept workspace on which it stands."""
+        """By workspace: the shell, and the kept workspace on which it is based."""
         self._released: set[str] = set()
 
     async def open(self, state: BuildState, at: str | None) -> tuple[ShellRequest, str]:
-        """A workspace for a shell, and in words what it holds: the state in which the failed attempt
-        left it, or the result of the last completed checkpoint, or of checkpoint `at`.
+        """Create a workspace for a shell.
 
-        Raises NotFound when the layer was removed, Refused when the checkpoint has not completed.
+        Returns it with a description of its state: as left by the failed attempt, or after the last
+        completed checkpoint, or after checkpoint `at`. Raises NotFound when the layer was removed,
+        Refused when the checkpoint has not completed.
         """
         name = f"{SHELL}{secrets.token_hex(8)}"
         kept = kept_workspace(state)
@@ -63,12 +64,12 @@ class Shells:
             raise NotFound(
                 f"the layer of {record.name} was removed",
                 error.brief,
-                "submit the manifest again, or resume the build: it is made again then",
+                "submit the manifest again or resume the build, which rebuilds the layer",
             ) from error
         return self._opened(state, workspace, None), f"after {record.name}"
 
     async def close(self, shell: ShellRequest) -> None:
-        """End what is left of a shell and remove its workspace. Idempotent."""
+        """End the remaining processes of a shell and remove its workspace. Idempotent."""
         name = shell.workspace.name
         if name not in self._open:
             return
@@ -78,18 +79,18 @@ class Shells:
             await asyncio.to_thread(detach_loops, shell.workspace.directory)
             await asyncio.to_thread(self._stores.layers.release, name)
         except (DcdError, OSError) as error:
-            logger.error("a shell's workspace stays until the next start", error=str(error))
+            logger.error("a shell's workspace is kept until the next start", error=str(error))
         self._open.pop(name, None)
         if kept in self._released:
             await self._release(kept)
 
     async def close_all(self) -> None:
-        """Close every shell: the daemon stops."""
+        """Close all shells, when the daemon stops."""
         for shell, _ in list(self._open.values()):
             await self.close(shell)
 
     async def release(self, state: BuildState) -> None:
-        """Let go of the workspace that a build kept when it was in this state, if it kept one."""
+        """Release the workspace that a build in this state has kept, if any."""
         if kept := kept_workspace(state):
             self._released.add(kept)
             await self._release(kept)
@@ -111,7 +112,7 @@ class Shells:
 
 
 def _completed(state: BuildState, at: str | None) -> int:
-    """The place of the completed checkpoint that is meant."""
+    """The index of the requested completed checkpoint. Raises Refused."""
     index = state.completed - 1 if at is None else state.index(at)
     if 0 <= index < state.completed:
         return index

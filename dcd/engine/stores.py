@@ -1,4 +1,4 @@
-"""Where the engine keeps what is not events."""
+"""The engine's stores for all data except events."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +25,11 @@ class Stores:
     retired: tuple[LayerStore, ...] = ()
 
     def inputs(self, state: BuildState) -> dict[str, Path]:
-        """The captured files of a build by the paths that its manifest names. Raises NotFound."""
+        """The captured files of a build by their paths in its manifest. Raises NotFound."""
         for file in state.inputs:
             if not self.blobs.has(file.sha256):
                 raise NotFound(
-                    f"the captured file {file.path} is lost",
+                    f"the captured file {file.path} is missing",
                     f"blob {file.sha256} is not in {self.blobs.directory}",
                     f"capture it again: dcctl resume {state.id} --manifest FILE",
                 )

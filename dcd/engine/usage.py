@@ -1,4 +1,4 @@
-"""What uses the space of the state directory. Blocking: measures every file of artifacts and logs."""
+"""The use of space in the state directory. Blocking: measures every file of artifacts and logs."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -18,8 +18,9 @@ from store.layers.plain import allocated_bytes
 
 @dataclass(frozen=True, slots=True)
 class BuildUsage:
-    """What one build uses, in bytes: the layers that it made (of which pinned, by any unfinished build),
-    its workspaces, artifacts and logs. `state` is that of the build, or `removed`."""
+    """The space used by one build, in bytes: the layers that it created (with the part pinned by
+    unfinished builds), its workspaces, artifacts and logs. `state` is the state of the build, or
+    `removed`."""
 
     build: str
     name: str
@@ -34,8 +35,8 @@ class BuildUsage:
 
 @dataclass(frozen=True, slots=True)
 class DiskUsage:
-    """The space of the state directory, in bytes. `layers_max_bytes` is the configured limit, 0 for
-    none. An artifact that shares its blocks with a layer is counted in both."""
+    """The space used in the state directory, in bytes. `layers_max_bytes` is the configured limit, 0
+    for none. An artifact that shares its blocks with a layer is counted in both."""
 
     state_dir: str
     total_bytes: int
@@ -50,7 +51,7 @@ class DiskUsage:
     event_log_bytes: int
     builds: tuple[BuildUsage, ...]
     retired_bytes: int = 0
-    """What layer back ends left that are not in use any more; `gc` removes it."""
+    """The layers of unused back ends; `gc` removes them."""
 
 
 def measure(
@@ -103,7 +104,7 @@ def measure(
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """What the state directory holds, in bytes but for the number of layers."""
+    """The sizes in the state directory, in bytes, and the number of layers."""
 
     layers: int
     layer_bytes: int
@@ -114,7 +115,7 @@ class Sizes:
 
 
 def sizes(stores: Stores, events: EventLog) -> Sizes:
-    """The sizes that metrics show; cheaper than `measure`."""
+    """The sizes for metrics; cheaper than `measure`."""
     layers = list(stores.layers.layers())
     artifacts = stores.artifacts.directory
     return Sizes(
@@ -133,7 +134,7 @@ def _event_log_bytes(events: EventLog) -> int:
 
 
 def held_bytes(store: LayerStore) -> int:
-    """What the layers and workspaces of a back end take together."""
+    """The total size of the layers and workspaces of a back end."""
     layers = sum(layer.size_bytes for layer in store.layers())
     return layers + sum(size_bytes for _, size_bytes in store.workspaces())
 

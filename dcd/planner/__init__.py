@@ -1,10 +1,10 @@
 """Reading and planning manifests in processes of their own.
 
-What a client sends is never parsed in the daemon's process: each question goes to a process that answers it
-and ends. Its seconds and its memory are bounded, a user has one at a time, and it is killed when its client
-leaves. What goes in and comes out is plain data (`dcd.planner.tasks`): a manifest's text, the paths of
-captured files and settings go in; plans, diagnostics and errors come out. The daemon's side is `Planner`;
-`python -m dcd.planner` is the other side.
+The daemon's process never parses client data: a separate process answers each question and exits. Its
+time and memory are limited, a user has one at a time, and it is killed when its client disconnects.
+Input and output are plain data (`dcd.planner.tasks`): a manifest's text, the paths of captured files
+and settings go in; plans, diagnostics and errors come out. The daemon's side is `Planner`; `python -m
+dcd.planner` is the other side.
 """
 
 from dcd.planner.client import Planner, Planning

@@ -1,13 +1,13 @@
 """`python -m dcd.planner FD`: the process from which planners are forked.
 
-It has imported all that planning takes, so a planner is there within milliseconds, and has one thread, so
-that it may fork. FD is its end of a socket of the daemon's. Each message there is a number, with a socket
-for `new`: a process is forked that answers the question which comes over it, and ends. `kill` ends the
-process of a number, with all that it started. When the daemon's end is closed, also by the daemon's death,
-everything ends.
+It has imported all modules for planning, so a planner starts within milliseconds, and has one thread,
+so that it may fork. FD is its end of a socket shared with the daemon. Each message there has a number,
+and for `new` a socket: a forked process answers the question from that socket and exits. `kill` ends
+the process with that number and all its descendants. When the daemon's end closes, even by the daemon's
+death, all processes end.
 
-A planner has bounds of its own, in case nobody is left to kill it: seconds of the clock and of the processor,
-bytes of memory. It runs with a lower priority than the daemon.
+A planner also has its own limits, in case the daemon cannot kill it: wall-clock time, CPU time and
+memory. It runs with a lower priority than the daemon.
 """
 
 import contextlib
@@ -43,34 +43,34 @@ from store.host.tools import TOOLS
 NICENESS = 5
 
 _LOOK_SECONDS = (2.0, 60.0)
-"""After so long without anything to do the host is looked at, at first and then."""
+"""Idle time before the host is examined: the first time, and afterwards."""
 
 _ALL_DESCRIPTORS = 1 << 20
 
 _NOT_FOR_IT = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-"""Signals for the daemon that come here too; its end ends this."""
+"""Signals for the daemon that this process also receives and ignores; it ends with the daemon."""
 
 
 class _Children:
-    """The planners that run, by the numbers that the daemon gave them, and their ends of the sockets."""
+    """The running planners by the daemon's numbers, with the parent's copies of their sockets."""
 
     def __init__(self) -> None:
         self._running: dict[int, tuple[int, socket.socket]] = {}
 
     def fork(self, order: Order, connection: socket.socket) -> None:
-        """Begin with a question."""
+        """Fork a planner for a question."""
         child = os.fork()
         if child == 0:
             _answer(order, connection)
         self._running[order.number] = (child, connection)
 
     def kill(self, number: int) -> None:
-        """End a planner and what it started."""
+        """Kill a planner and its descendants."""
         if number in self._running:
             _kill_tree(self._running[number][0])
 
     def reap(self) -> None:
-        """Let go of those that have ended; who died without an answer has it told."""
+        """Reap the planners that have ended, and report those that died without an answer."""
         for number, (child, connection) in list(self._running.items()):
             ended, status = os.waitpid(child, os.WNOHANG)
             if ended:
@@ -82,13 +82,13 @@ class _Children:
                 del self._running[number]
 
     def end(self) -> None:
-        """End all."""
+        """Kill all planners."""
         for child, _ in self._running.values():
             _kill_tree(child)
 
 
 def main() -> None:
-    """Serve until the daemon has gone; see the module."""
+    """Serve until the daemon ends; see the module."""
     control = socket.socket(fileno=int(sys.argv[1]))
     _import_everything()
     woken, waking = socket.socketpair()
@@ -118,7 +118,7 @@ def main() -> None:
 
 
 def _obey(control: socket.socket, children: _Children) -> bool:
-    """Carry out one order. False: the daemon has gone."""
+    """Carry out one order. Returns False when the daemon has ended."""
     data, descriptors, _, _ = socket.recv_fds(control, ORDER.size, 1)
     if not data:
         return False
@@ -132,13 +132,14 @@ def _obey(control: socket.socket, children: _Children) -> bool:
 
 
 def _look_at_host() -> None:
-    """Read what plans say of the host, so that planners find it read; what has not changed is not read."""
+    """Read the facts about the host that plans contain, so that planners inherit them; unchanged files
+    are not read again."""
     with contextlib.suppress(DcdError, OSError):
         host_parts(TOOLS)
 
 
 def _import_everything() -> None:
-    """What nearly every manifest needs. A plug-in that is broken is reported to whoever plans."""
+    """Import the modules that nearly every manifest needs. Planning reports a broken plug-in later."""
     with contextlib.suppress(DcdError):
         installed_registry()
     for module in own_modules():
@@ -152,7 +153,7 @@ def _answer(order: Order, connection: socket.socket) -> NoReturn:
         signal.set_wakeup_fd(-1)
         for number in (*_NOT_FOR_IT, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
-        # The ends of other planners' sockets are none of its business.
+        # A planner must not keep the sockets of other planners.
         os.closerange(3, connection.fileno())
         os.closerange(connection.fileno() + 1, _ALL_DESCRIPTORS)
         _bound(order)
@@ -171,21 +172,21 @@ def _said(body: bytes, connection: socket.socket, order: Order) -> bytes:
         return message(ERROR, encode_error(error))
     except MemoryError:
         too_big = Unprepared(
-            "the manifest takes too much memory",
-            f"reading and planning it may take {order.memory_bytes} bytes",
+            "the manifest needs too much memory",
+            f"the limit for reading and planning it is {order.memory_bytes} bytes",
             "split it, or have an administrator raise planning_memory_bytes",
         )
         return message(ERROR, encode_error(too_big))
-    except Exception as defect:  # noqa: BLE001 - whatever it is, the one who asked waits for an answer
+    except Exception as defect:  # noqa: BLE001 - the client waits for an answer in any case
         traceback.print_exc()
         said = f"{type(defect).__name__}: {defect}"
-        told = DcdError("a defect in dcd", said, "see the daemon's log; please report it")
-        return message(ERROR, encode_error(told))
+        reported = DcdError("a defect in dcd", said, "see the daemon's log; please report it")
+        return message(ERROR, encode_error(reported))
 
 
 def _bound(order: Order) -> None:
     os.nice(NICENESS)
-    # Twice as long as the daemon waits, which kills what this started as well.
+    # Twice the daemon's limit: the daemon also kills the descendants.
     signal.setitimer(signal.ITIMER_REAL, 2 * order.seconds)
     for what, most in (
         (resource.RLIMIT_CPU, int(order.seconds) + 1),
@@ -204,7 +205,7 @@ def _read(connection: socket.socket) -> bytes:
         while len(content) < count:
             piece = connection.recv(min(count - len(content), 1 << 20))
             if not piece:
-                os._exit(0)  # whoever asked has gone
+                os._exit(0)  # the client has disconnected
             content += piece
         return bytes(content)
 
@@ -219,7 +220,7 @@ def _kill_tree(first: int) -> None:
 
 
 def _descendants(process: int) -> Iterator[int]:
-    """All that a process started, as far as the kernel tells (Linux; elsewhere nothing)."""
+    """All descendants of a process, if the kernel reports them (Linux; elsewhere none)."""
     for children in Path(f"/proc/{process}/task").glob("*/children"):
         with contextlib.suppress(OSError):
             for child in map(int, children.read_text().split()):

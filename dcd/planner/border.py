@@ -1,13 +1,13 @@
-"""What crosses between the daemon and a planner: messages, each a length, a kind and a body.
+"""The protocol between the daemon and a planner: messages, each a length, a kind and a body.
 
     Q   the name of a task, and its question; from the daemon, once
-    W   the planner waits for others now, and does not compute
+    W   the planner waits for mirrors now and does not compute
     A   the answer
-    E   the error, by the names of its classes, the nearest first
-    D   the status with which the process ended without an answer; from its parent
+    E   the error, with the names of its classes, the most specific first
+    D   the exit status of a process that ended without an answer; from its parent
 
-Bodies are MessagePack of the types in `dcd.planner.tasks`. An error becomes the nearest class that both sides
-know, so nothing that a planner says can make the daemon run anything.
+Bodies are MessagePack of the types in `dcd.planner.tasks`. An error becomes the most specific class
+that both sides know, so a planner's message can never make the daemon run code.
 """
 
 import struct
@@ -70,7 +70,7 @@ def encode_answer(answer: object) -> bytes:
 
 
 def decode_answer(body: bytes, task: Task[Any, Any]) -> Any:
-    """The answer of a body. Raises msgspec.ValidationError for what is none."""
+    """The answer of a body. Raises msgspec.ValidationError for an invalid one."""
     return _decode(body, task.answer)
 
 
@@ -90,13 +90,13 @@ def encode_error(error: DcdError) -> bytes:
 
 def decode_error(body: bytes) -> DcdError:
     """The error of a body."""
-    told = msgspec.msgpack.decode(body, type=_Error)
-    if told.diagnostics:
-        return ManifestError(told.diagnostics, told.missing or ())
-    if told.missing:
-        return InputsMissing(told.missing)
-    nearest = next((_ERRORS[name] for name in told.classes if name in _ERRORS), DcdError)
-    return nearest(told.brief, told.details, told.resolution)
+    error = msgspec.msgpack.decode(body, type=_Error)
+    if error.diagnostics:
+        return ManifestError(error.diagnostics, error.missing or ())
+    if error.missing:
+        return InputsMissing(error.missing)
+    nearest = next((_ERRORS[name] for name in error.classes if name in _ERRORS), DcdError)
+    return nearest(error.brief, error.details, error.resolution)
 
 
 def _names(error: DcdError) -> Iterator[str]:
@@ -107,13 +107,13 @@ def _names(error: DcdError) -> Iterator[str]:
 def _from_path(value: object) -> str:
     if isinstance(value, PurePath):
         return str(value)
-    raise NotImplementedError(f"{type(value)} does not cross to a planner")
+    raise NotImplementedError(f"{type(value)} cannot be sent to a planner")
 
 
 def _to_path(kind: type, value: object) -> Path:
     if kind is Path and isinstance(value, str):
         return Path(value)
-    raise NotImplementedError(f"{kind} does not cross to a planner")
+    raise NotImplementedError(f"{kind} cannot be sent to a planner")
 
 
 def _decode(body: bytes, kind: Any) -> Any:

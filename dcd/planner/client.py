@@ -1,8 +1,9 @@
-"""The daemon's side: questions to planners, each a process that is forked for it and ends with it.
+"""The daemon's side: questions to planners, each answered by a process forked for it.
 
-A user has one question answered at a time, and as many compute at once as there are processors; a planner
-that waits for mirrors does not count. The daemon's own questions, for attempts, wait for nobody. A planner is
-killed after its seconds, and when whoever asked has left. Used from the event loop's thread only.
+A user has one question answered at a time, and at most one planner per processor computes at once; a
+planner that waits for mirrors does not count. The daemon's own questions, for attempts, do not queue. A
+planner is killed at its time limit, and when its client disconnects. Used from the event loop's thread
+only.
 """
 
 import asyncio
@@ -40,13 +41,13 @@ from store.host.interpreter import module_command, module_environment
 logger = structlog.get_logger()
 
 DAEMON = Actor()
-"""Who asks when the daemon itself does."""
+"""The actor of the daemon's own questions."""
 
 MOST = 32
-"""So many planners there are at most, those that wait for mirrors among them."""
+"""The maximum number of planners, including those that wait for mirrors."""
 
 END_SECONDS = 5.0
-"""How long the process that forks planners may take to end."""
+"""The time for the process that forks planners to end."""
 
 Question = TypeVar("Question")
 Answer = TypeVar("Answer")
@@ -54,13 +55,13 @@ Left = Callable[[], Awaitable[object]]
 
 
 class ClientLeft(DcdError):
-    """Whoever asked has left; nobody gets this."""
+    """The client has disconnected; this error is never sent."""
 
     problem = "client-left"
 
 
 class Planning(Protocol):
-    """What the engine asks."""
+    """The interface through which the engine asks questions."""
 
     async def ask(
         self,
@@ -69,14 +70,14 @@ class Planning(Protocol):
         actor: Actor = DAEMON,
         left: Left | None = None,
     ) -> Answer:
-        """The answer to a question of `actor`. `left` returns when nobody waits for it any more. Raises
-        what the task raises; Unprepared when it takes too long, TooManyRequests when the user's turn does not
-        come in time, ClientLeft."""
+        """The answer to a question of `actor`. `left` returns when the client has disconnected. Raises
+        the errors of the task; Unprepared when it takes too long, TooManyRequests when the user's turn
+        does not come in time, ClientLeft."""
 
 
 class Here:
-    """Planning in a thread of this process: unbounded and with its rights, so only for an engine that serves
-    nobody, as in tests."""
+    """Planning in a thread of this process: without limits and with its privileges, so only for an
+    engine without clients, as in tests."""
 
     async def ask(
         self,
@@ -93,7 +94,7 @@ HERE = Here()
 
 
 class Planner:
-    """Planners, forked as they are needed from one process; a context manager, for as long as that runs."""
+    """Planners, forked on demand from one process; a context manager for the life of that process."""
 
     def __init__(self, settings: Callable[[], Configuration]) -> None:
         self._settings = settings
@@ -127,12 +128,12 @@ class Planner:
                 {asking, *([leaving] if leaving else [])}, return_when=asyncio.FIRST_COMPLETED
             )
             if not asking.done():
-                raise ClientLeft("the client has left")
+                raise ClientLeft("the client has disconnected")
             return asking.result()  # type: ignore[no-any-return]
         finally:
             for task_ in filter(None, (asking, leaving)):
                 task_.cancel()
-            # Whoever is killed for it is gone when this returns.
+            # A planner killed for it has ended when this returns.
             await asyncio.wait({asking})
 
     async def _asked(self, task: Task[Any, Any], body: bytes, actor: Actor) -> Any:
@@ -146,8 +147,8 @@ class Planner:
                         await computing.enter_async_context(self._computing)
                 except TimeoutError:
                     raise TooManyRequests(
-                        f"{actor.user} has too many manifests read at once",
-                        f"one is read at a time; this one waited {seconds:g} s for its turn",
+                        f"{actor.user} sends too many manifests at once",
+                        f"one is handled at a time; this one waited {seconds:g} s for its turn",
                         "send fewer at once, or smaller ones; try again",
                     ) from None
             async with self._planner(seconds) as connection:
@@ -162,7 +163,7 @@ class Planner:
 
     @contextlib.asynccontextmanager
     async def _planner(self, seconds: float) -> AsyncIterator[socket.socket]:
-        """A planner; when the context ends, it is killed."""
+        """A planner, killed at the end of the context."""
         mine, its = socket.socketpair()
         mine.setblocking(False)
         self._numbers += 1
@@ -175,7 +176,7 @@ class Planner:
             try:
                 yield mine
             finally:
-                # An end that it came to by itself is no other.
+                # A planner that has ended by itself needs no kill.
                 with contextlib.suppress(Unavailable):
                     self._order(Order(Kind.KILL, number))
 
@@ -189,7 +190,7 @@ class Planner:
             except OSError as error:
                 if not again or self._process is None:
                     raise Unavailable("manifests cannot be read now", str(error)) from None
-                logger.error("the process that forks planners died; it is started again")
+                logger.error("the process that forks planners died; it is being restarted")
                 self._end()
                 self._start()
 
@@ -202,7 +203,7 @@ class Planner:
                 stdin=subprocess.DEVNULL,
                 pass_fds=(its.fileno(),),
                 cwd="/",
-                # What a terminal sends is for the daemon.
+                # Signals from a terminal are for the daemon.
                 start_new_session=True,
             )
 
@@ -227,7 +228,7 @@ async def _conversation(
     body: bytes,
     waits: Callable[[], Awaitable[None]],
 ) -> Any:
-    """Ask, and hear the planner out: what it says counts once it has ended well."""
+    """Ask, and read all messages of the planner: its answer counts once it has exited with success."""
     loop = asyncio.get_running_loop()
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         await loop.sock_sendall(connection, message(QUESTION, body))
@@ -250,7 +251,7 @@ async def _conversation(
 
 
 async def _exactly(connection: socket.socket, count: int) -> bytes:
-    """So many bytes, or none when the stream ended."""
+    """Exactly this number of bytes, or none at the end of the stream."""
     loop = asyncio.get_running_loop()
     content = bytearray()
     while len(content) < count:
@@ -267,9 +268,9 @@ async def _exactly(connection: socket.socket, count: int) -> bytes:
 def _too_long(seconds: float) -> Unprepared:
     return Unprepared(
         "the manifest took too long to read and plan",
-        f"it may take {seconds:g} s, with what repositories take to answer",
-        "try again when its repositories answer; split it if it is large; or have an administrator raise "
-        "planning_seconds",
+        f"the limit is {seconds:g} s, including the response times of repositories",
+        "try again when its repositories respond; split it if it is large; or have an "
+        "administrator raise planning_seconds",
     )
 
 
@@ -277,12 +278,12 @@ def _died(status: int) -> DcdError:
     if -status in (signal.SIGXCPU, signal.SIGALRM):
         return Unprepared(
             "the manifest took too long to read and plan",
-            "its process used all the time that it may have",
+            "its process exceeded its limit of CPU time",
             "split it, or have an administrator raise planning_seconds",
         )
     how = f"signal {-status}" if status < 0 else f"exit status {status}"
     return Unprepared(
-        "the process that read the manifest ended before it had an answer",
-        f"it ended with {how}; a host without free memory kills processes",
+        "the process that reads the manifest ended without an answer",
+        f"it ended with {how}; the kernel kills processes when memory is exhausted",
         "try again; see the daemon's log",
     )

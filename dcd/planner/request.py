@@ -1,4 +1,4 @@
-"""What the daemon orders from the process that forks planners. Imports nothing that costs time."""
+"""The daemon's orders to the process that forks planners. Imports only fast modules."""
 
 import enum
 import struct
@@ -9,7 +9,7 @@ ORDER = struct.Struct("!cQdQ")
 
 
 class Kind(enum.Enum):
-    """What is to be done."""
+    """The kinds of orders."""
 
     NEW = b"N"
     KILL = b"K"
@@ -17,7 +17,7 @@ class Kind(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """An order about the planner of that number, and the bounds of a new one."""
+    """An order for the planner with that number, and the limits of a new one."""
 
     kind: Kind
     number: int

@@ -1,8 +1,8 @@
-"""The questions that a planner answers, each with its types and the function that answers it.
+"""The questions that a planner answers, each with its types and its function.
 
-Questions and answers are plain data: the planner gets nothing but them, and the daemon believes nothing else.
-A function may open the captured files of its question, and ask mirrors; before it does what takes long
-without computing, it calls `waiting`. Raises DcdError; `dcd.planner.border` carries it over.
+Questions and answers are plain data, and the only data exchanged with a planner. A function may open
+the captured files of its question and query mirrors; before it waits for a long time without computing,
+it calls `waiting`. Raises DcdError, which `dcd.planner.border` transfers.
 """
 
 from collections.abc import Callable, Mapping
@@ -41,7 +41,7 @@ Waiting = Callable[[], None]
 
 @dataclass(frozen=True, slots=True)
 class Captured:
-    """A file that the client has uploaded: its digest, its mode, and where the blob is."""
+    """A file that the client has uploaded: its digest, its mode, and the path of the blob."""
 
     sha256: str
     mode: int
@@ -50,7 +50,7 @@ class Captured:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What the settings say about manifests; see `dcd.configuration`."""
+    """The settings about manifests; see `dcd.configuration`."""
 
     include_directories: tuple[str, ...] = ()
     include_map: Mapping[str, str] = field(default_factory=dict)
@@ -61,10 +61,11 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A manifest as a client sent it. `files` are by absolute path, None for one that the client has not;
-    `inherited` are the parameters of the manifest that it replaces; `source_date_epoch` is the build's time
-    that is asked for; from `pause_before` on no checkpoint runs yet; `host_code` says that its sender may run
-    code on the host, `borrower` who uses its secrets (None: root)."""
+    """A manifest as a client sent it. The keys of `files` are absolute paths, with None for a file that
+    the client does not have; `inherited` are the parameters of the manifest that it replaces;
+    `source_date_epoch` is the requested time of the build; from `pause_before` on no checkpoint runs
+    yet; `host_code` means that its sender may run code on the host; `borrower` is the user of its
+    secrets (None: root)."""
 
     text: str
     path: str
@@ -98,8 +99,8 @@ class OldManifest:
 
 @dataclass(frozen=True, slots=True)
 class InDocument:
-    """A stored manifest, the persistent part that was saved with a layer, and a path string (None: all).
-    Secrets are left out unless it is `whole`."""
+    """A stored manifest, the DOC's persistent part saved with a layer, and a path string (None: all).
+    Secrets are omitted unless `whole` is set."""
 
     manifest: str
     persistent: str | None
@@ -109,7 +110,7 @@ class InDocument:
 
 @dataclass(frozen=True, slots=True)
 class WithSecrets:
-    """A stored manifest, and the parameters and the plan (None: neither matters) that went with it."""
+    """A stored manifest with its parameters and its plan (None: not needed)."""
 
     manifest: str
     parameters: Mapping[str, str] = field(default_factory=dict)
@@ -118,7 +119,7 @@ class WithSecrets:
 
 @dataclass(frozen=True, slots=True)
 class WithoutSecrets:
-    """The same without the manifest's secrets, and whether there were any."""
+    """The same without the manifest's secrets, and whether it had any."""
 
     manifest: str
     parameters: dict[str, str]
@@ -128,7 +129,7 @@ class WithoutSecrets:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A manifest without errors, and the warnings about it."""
+    """The warnings about a manifest without errors."""
 
     diagnostics: tuple[Diagnostic, ...]
 
@@ -142,12 +143,12 @@ class Planned:
     inputs: tuple[InputFile, ...]
     plan: Plan
     has_time: bool
-    """The manifest says the build's time itself."""
+    """Whether the manifest itself sets the build's time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Previewed:
-    """The plan up to the first checkpoint that cannot run here, and what is to be said of the others."""
+    """The plan up to the first checkpoint that cannot run here, and the state of the others."""
 
     name: str
     plan: Plan
@@ -166,14 +167,14 @@ class NeedsOfAttempt:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The external state of a checkpoint, name to sha256."""
+    """The external state of a checkpoint: name to sha256."""
 
     state: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Matches:
-    """What a path string names."""
+    """The matches of a path string."""
 
     matches: tuple[Match, ...]
 
@@ -258,29 +259,29 @@ def _find(wanted: InDocument, waiting: Waiting) -> Matches:
 
 
 CHECK = Task("check", Manifest, Checked, _check)
-"""What is wrong with a manifest, and what its checkpoints find wrong. Asks nobody else."""
+"""Check a manifest, including the checks of its checkpoints. Needs no network."""
 
 PLAN = Task("plan", Manifest, Planned, _plan)
-"""The plan of a manifest. Raises Unprepared when checkpoints cannot run here, PermissionDenied when it runs
-code on the host and its sender may not."""
+"""Plan a manifest. Raises Unprepared when checkpoints cannot run here, PermissionDenied when it runs
+code on the host without its sender's right to do so."""
 
 PREVIEW = Task("preview", Manifest, Previewed, _preview)
-"""As `PLAN`, up to the first checkpoint that cannot run here."""
+"""Like `PLAN`, up to the first checkpoint that cannot run here."""
 
 NEEDS = Task("needs", OfBuild, NeedsOfAttempt, _needs)
-"""What an attempt at a checkpoint needs."""
+"""Find the needs of an attempt at a checkpoint."""
 
 EXTERNAL = Task("external", OfBuild, Found, _external)
-"""The state of the world that a checkpoint's key covers, as it is now."""
+"""Find the present external state that a checkpoint's key covers."""
 
 MIGRATE = Task("migrate", OldManifest, Migrated, _migrate)
-"""A manifest from before the redesign, converted."""
+"""Convert a manifest from before the redesign."""
 
 FIND = Task("find", InDocument, Matches, _find)
-"""What a path string names in the DOC of a build."""
+"""Find the matches of a path string in the DOC of a build."""
 
 WITHHOLD = Task("withhold", WithSecrets, WithoutSecrets, _withhold)
-"""A manifest, parameters and a plan without the secrets of the manifest."""
+"""Remove the secrets of a manifest from it, its parameters and its plan."""
 
 TASKS: Mapping[str, Task[object, object]] = {
     task.name: task  # type: ignore[misc]
@@ -289,7 +290,7 @@ TASKS: Mapping[str, Task[object, object]] = {
 
 
 def _loaded(manifest: Manifest, waiting: Waiting) -> tuple[Loaded, list[Made]]:
-    """The manifest, complete, its files validated as it says, and its checkpoints, constructed. Raises
+    """The complete manifest with its files validated, and its constructed checkpoints. Raises
     ManifestError, InputsMissing."""
     rules = manifest.rules
     made: list[Made] = []
@@ -320,6 +321,6 @@ def _loaded(manifest: Manifest, waiting: Waiting) -> tuple[Loaded, list[Made]]:
 
 
 def _file(captured: Captured) -> CapturedFile:
-    # An include of more than this is refused anyway.
+    # A larger include is refused anyway.
     most = LIMITS.max_expanded_bytes
     return CapturedFile(captured.sha256, captured.mode, partial(read_regular, captured.path, most))

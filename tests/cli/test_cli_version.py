@@ -9,7 +9,7 @@ UNKNOWN = {
     "type": "urn:dcd:problem:usage",
     "title": "there is no operation GET /v1/config",
     "status": 404,
-    "detail": "this is dcd 0.0.9, which speaks API v1",
+    "detail": "this is dcd 0.0.9 with API v1",
     "resolution": "GET /v1/openapi.json describes every operation",
 }
 

@@ -188,7 +188,7 @@ def test_reload_takes_what_it_can_and_says_what_waits_for_a_restart(tmp_path: Pa
 def test_every_setting_is_described_and_its_default_is_valid() -> None:
     assert list(SETTINGS) == [field.name for field in fields(Configuration)]
     for setting in SETTINGS.values():
-        assert setting.description.endswith((".", "systemd hands it over."))
+        assert setting.description.endswith((".", "systemd passes a socket."))
         assert not setting.name.endswith(("_bytes", "_seconds")) or setting.unit
         assert not setting.choices or setting.default in setting.choices
 

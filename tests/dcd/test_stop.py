@@ -130,7 +130,7 @@ def test_connections_outlive_the_file_of_the_socket(daemon: Any, write_manifest:
 def test_what_took_the_place_of_the_socket_is_left_alone(daemon: Any) -> None:
     daemon.socket.unlink()
     daemon.socket.write_text("somebody else's")
-    until(lambda: "cannot be made again" in daemon.log.read_text())
+    until(lambda: "cannot be created again" in daemon.log.read_text())
     assert daemon.socket.read_text() == "somebody else's"
     assert daemon.stop() == 0
     assert daemon.socket.read_text() == "somebody else's"

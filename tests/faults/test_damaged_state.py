@@ -122,7 +122,7 @@ def test_altered_event_is_told_and_stops_only_its_build(stopped, witness):
         witness.ask("POST", f"/builds/{waiting}/resume", {})
     with pytest.raises(ClientError, match="are damaged"):
         witness.ask("GET", f"/builds/{waiting}")
-    assert "a build cannot go on" in stopped.log.read_text()
+    assert "a build cannot continue" in stopped.log.read_text()
     assert witness.ask("GET", f"/builds/{done}")["state"] == "completed"
     assert len(stopped.json("list", "--all")) == 2
 

@@ -88,7 +88,7 @@ def test_the_last_events_of_a_build_that_is_known_are_missed(
     daemon.start()
 
     (told,) = errors(daemon)
-    assert "events are gone" in told["details"]
+    assert "events are missing" in told["details"]
 
 
 def test_a_loss_is_not_told_where_there_is_none(

@@ -95,6 +95,6 @@ def test_a_socket_whose_owner_takes_no_connection_is_told_at_once(daemon: Any) -
         assert daemon.process.wait(30) != 0
         for client in waiting:
             client.close()
-    assert "somebody else listens on" in daemon.log.read_text()
+    assert "a process of another user listens on" in daemon.log.read_text()
     assert daemon.socket.exists()
     daemon.socket.unlink()

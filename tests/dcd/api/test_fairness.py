@@ -126,7 +126,7 @@ def test_an_answer_without_an_end_gives_its_turn_back(content_type, turns_left):
     assert asyncio.run(scenario()) is turns_left
 
 
-def test_who_waits_too_long_is_told_when_to_come_back():
+def test_a_request_that_waits_too_long_gets_retry_after():
     async def scenario() -> list:
         turns = Turns(1, 0.01)
         held = await hold(turns, ADA, 1)
@@ -143,7 +143,7 @@ def test_who_waits_too_long_is_told_when_to_come_back():
     start, body = asyncio.run(scenario())
     assert start["status"] == 429
     assert dict(start["headers"])[b"retry-after"] == b"1"
-    assert b"ada asks for too much at once" in body["body"]
+    assert b"ada sends too many requests at once" in body["body"]
 
 
 def test_connections_are_counted_by_user():

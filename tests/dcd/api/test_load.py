@@ -255,7 +255,7 @@ def test_requests_that_wait_for_a_mirror_hold_up_their_own_client_only(cold_daem
         refused = waiting[-1].recv(65536).decode()
         assert refused.startswith("HTTP/1.1 429 ")
         assert "retry-after: 1\r\n" in refused.lower()
-        with pytest.raises(client.Unreachable, match="asks for too much at once") as told:
+        with pytest.raises(client.Unreachable, match="sends too many requests at once") as told:
             ask(daemon, "GET", "/v1/builds")
         assert told.value.exit_code == 9
         assert daemon.json("list") == []

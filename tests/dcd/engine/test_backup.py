@@ -105,7 +105,7 @@ def test_restoring_over_a_log_needs_force_and_keeps_what_was_there(daemon, saved
 
     refused = restore(path, "--state-dir", daemon.state_dir)
     assert refused.returncode == 6
-    assert "has an event log already" in refused.stderr
+    assert "already has an event log" in refused.stderr
 
     assert restore(path, "--state-dir", daemon.state_dir, "--force").returncode == 0
     assert rows(daemon.state_dir / "events.db") == rows(path)

@@ -153,5 +153,5 @@ def test_gc_removes_stale_layers(daemon, write_manifest):
     collected = daemon.json("gc")
 
     assert [layer["checkpoint"] for layer in collected["layers"]] == ["two"]
-    assert "made again" in collected["layers"][0]["reason"]
+    assert "rebuilt" in collected["layers"][0]["reason"]
     assert not stale.exists()

@@ -23,7 +23,7 @@ def test_a_build_that_waits_for_anothers_layer_says_so(daemon: Any, write_manife
     second = daemon.submit(manifest)
     until(lambda: daemon.status(second)["reason"])
     assert daemon.status(second)["reason"] == (
-        "waits for another build, which makes the same layer"
+        "waits for another build, which is creating the same layer"
     )
     assert daemon.wait(second)["reason"] == ""
     assert daemon.status(second)["checkpoints"][0]["reused_from"] == first

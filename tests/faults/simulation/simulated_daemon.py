@@ -64,8 +64,8 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 PLENTY = 2**40
 STANDING = ENDED | {Lifecycle.PAUSED, Lifecycle.FAILED}
 EXPECTED_ERRORS = (
-    "the event log takes no events; waiting",
-    "the log took no events before the stop",
+    "the event log accepts no events; waiting",
+    "the event log accepted no events before the stop",
 )
 
 DiskUsage = namedtuple("DiskUsage", "total used free")
