@@ -222,7 +222,7 @@ def _namespaces() -> HostCheck:
             "namespaces", "missing", result.stderr.strip(), "run the daemon as root (CAP_SYS_ADMIN)"
         )
     if not root:
-        only = "only in a user namespace: checkpoints cannot mount, open devices or create files of other users"
+        only = "only in a user namespace: checkpoints cannot mount, open devices or set owners"
         return HostCheck(
             "namespaces", "warning", only, "for all checkpoints, run the daemon as root"
         )
