@@ -3,6 +3,7 @@
 import ctypes
 import json
 import os
+import resource
 import shutil
 import signal
 import sqlite3
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
@@ -52,6 +53,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group("system"))
         elif "zfs" in item.nodeid:
             item.add_marker(pytest.mark.xdist_group("zfs"))
+
+
+@contextmanager
+def _no_file_left() -> Iterator[Callable[[], None]]:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def give_back() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+    lowest = os.open(os.devnull, os.O_RDONLY)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, before[1]))
+    try:
+        yield give_back
+    finally:
+        give_back()
+
+
+@pytest.fixture
+def no_file_left() -> Callable[[], AbstractContextManager[Callable[[], None]]]:
+    """Makes contexts in which this process can open no file, until it calls what it gets."""
+    return _no_file_left
 
 
 class Daemon:

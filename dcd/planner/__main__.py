@@ -34,10 +34,12 @@ from dcd.planner.border import (
     encode_answer,
     encode_error,
     message,
+    unavailable,
 )
 from dcd.planner.request import ORDER, Kind, Order
 from dcd.platform.host_parts import host_parts
 from statemachine.errors import DcdError, Unprepared
+from store.host.forking import patiently
 from store.host.tools import TOOLS
 
 NICENESS = 5
@@ -59,7 +61,14 @@ class _Children:
 
     def fork(self, order: Order, connection: socket.socket) -> None:
         """Fork a planner for a question."""
-        child = os.fork()
+        try:
+            child = patiently(os.fork)
+        except OSError as error:
+            # The other planners go on.
+            with connection, contextlib.suppress(OSError):
+                refusal = message(ERROR, encode_error(unavailable(error)))
+                connection.send(refusal, socket.MSG_DONTWAIT)
+            return
         if child == 0:
             _answer(order, connection)
         self._running[order.number] = (child, connection)

@@ -22,7 +22,8 @@ from dcd.manifest.inputs import InputsMissing
 from dcd.manifest.paths import PathError
 from dcd.planner.tasks import TASKS, Task
 from statemachine import errors
-from statemachine.errors import DcdError
+from statemachine.errors import DcdError, Unavailable
+from store.host.forking import shortage
 
 QUESTION, WAITING, ANSWER, ERROR, DIED = b"Q", b"W", b"A", b"E", b"D"
 
@@ -97,6 +98,16 @@ def decode_error(body: bytes) -> DcdError:
         return InputsMissing(error.missing)
     nearest = next((_ERRORS[name] for name in error.classes if name in _ERRORS), DcdError)
     return nearest(error.brief, error.details, error.resolution)
+
+
+def unavailable(error: OSError) -> Unavailable:
+    """The error for a question that no process can be had for."""
+    short = shortage(error)
+    return Unavailable(
+        "manifests cannot be read now" + (f": {short.what}" if short else ""),
+        str(error),
+        f"try again; {short.remedy}" if short else "try again",
+    )
 
 
 def _names(error: DcdError) -> Iterator[str]:

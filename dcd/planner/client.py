@@ -31,6 +31,7 @@ from dcd.planner.border import (
     decode_error,
     encode_question,
     message,
+    unavailable,
 )
 from dcd.planner.request import Kind, Order
 from dcd.planner.tasks import Task
@@ -164,7 +165,10 @@ class Planner:
     @contextlib.asynccontextmanager
     async def _planner(self, seconds: float) -> AsyncIterator[socket.socket]:
         """A planner, killed at the end of the context."""
-        mine, its = socket.socketpair()
+        try:
+            mine, its = socket.socketpair()
+        except OSError as error:
+            raise unavailable(error) from None
         mine.setblocking(False)
         self._numbers += 1
         number = self._numbers
@@ -183,29 +187,40 @@ class Planner:
     def _order(self, order: Order, connection: socket.socket | None = None) -> None:
         descriptors = [] if connection is None else [connection.fileno()]
         for again in (True, False):
+            if self._control is None:
+                if order.kind is Kind.KILL:
+                    return  # With the process that forks them, planners have ended.
+                self._start()
             try:
                 assert self._control is not None
                 socket.send_fds(self._control, [bytes(order)], descriptors)
                 return
             except OSError as error:
-                if not again or self._process is None:
-                    raise Unavailable("manifests cannot be read now", str(error)) from None
+                if not again:
+                    raise unavailable(error) from None
                 logger.error("the process that forks planners died; it is being restarted")
                 self._end()
                 self._start()
 
     def _start(self) -> None:
-        self._control, its = socket.socketpair()
-        with its:
-            self._process = subprocess.Popen(
-                [*module_command("dcd.planner"), str(its.fileno())],
-                env={**os.environ, **module_environment()},
-                stdin=subprocess.DEVNULL,
-                pass_fds=(its.fileno(),),
-                cwd="/",
-                # Signals from a terminal are for the daemon.
-                start_new_session=True,
-            )
+        """Start the process that forks planners. Raises Unavailable; the next question tries again."""
+        try:
+            control, its = socket.socketpair()
+            with contextlib.ExitStack() as unless_started, its:
+                unless_started.callback(control.close)
+                process = subprocess.Popen(
+                    [*module_command("dcd.planner"), str(its.fileno())],
+                    env={**os.environ, **module_environment()},
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=(its.fileno(),),
+                    cwd="/",
+                    # Signals from a terminal are for the daemon.
+                    start_new_session=True,
+                )
+                unless_started.pop_all()
+        except OSError as error:
+            raise unavailable(error) from error
+        self._control, self._process = control, process
 
     def _end(self) -> None:
         if self._control is None or self._process is None:

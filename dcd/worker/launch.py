@@ -47,7 +47,7 @@ from statemachine.errors import Unprepared
 from statemachine.events import Artifact, ErrorInfo
 from store.host import tools
 from store.host.durable import reporting_disk_full, write_file
-from store.host.forking import PAUSES_SECONDS, is_transient
+from store.host.forking import PAUSES_SECONDS, shortage
 from store.host.interpreter import module_command, module_environment
 from store.host.tools import TOOL_PATH
 
@@ -221,7 +221,7 @@ async def _worker(
 async def _started(
     command: list[str], environment: dict[str, str], log: int, messages: int
 ) -> asyncio.subprocess.Process:
-    """The worker's first process. Raises Unprepared when the host has no process to give."""
+    """The worker's first process. Raises Unprepared when the host is short of what it takes."""
     for pause in (*PAUSES_SECONDS, None):
         try:
             return await asyncio.create_subprocess_exec(
@@ -235,14 +235,14 @@ async def _started(
                 start_new_session=True,
             )
         except OSError as error:
-            if not is_transient(error):
+            short = shortage(error)
+            if short is None:
                 raise
             if pause is None:
                 raise Unprepared(
-                    "a worker cannot be started: the host has no process to give",
+                    f"a worker cannot be started: {short.what}",
                     str(error),
-                    "raise TasksMax of the service or the kernel's limits, or let fewer builds run at once,"
-                    " then dcctl retry",
+                    f"{short.remedy}, then dcctl retry",
                 ) from error
         await asyncio.sleep(pause)
     raise AssertionError

@@ -25,7 +25,7 @@ from types import FrameType
 from typing import IO
 
 from statemachine.errors import CheckpointError, Unprepared
-from store.host.forking import patiently
+from store.host.forking import patiently, shortage
 from store.host.tools import TOOL_PATH, package_of
 
 BASE_ENVIRONMENT: Mapping[str, str] = {"PATH": TOOL_PATH, "LC_ALL": "C.UTF-8", "HOME": "/root"}
@@ -128,7 +128,12 @@ def run(
             )
         except (OSError, subprocess.SubprocessError) as error:
             name = Path(arguments[0]).name
-            raise CheckpointError(f"{name} cannot be started", f"{error}: {arguments}") from error
+            short = shortage(error)
+            raise CheckpointError(
+                f"{name} cannot be started" + (f": {short.what}" if short else ""),
+                f"{error}: {arguments}",
+                f"{short.remedy}, then dcctl retry" if short else "",
+            ) from error
         group.start(process)
         output = _Output(
             Path(arguments[0]).name, capture=capture, on_line=on_line, on_meter=on_meter

@@ -21,7 +21,13 @@ from dcd.manifest.inputs import InputsMissing
 from dcd.planner import CHECK, FIND, PLAN, PREVIEW, Captured, Manifest, Planner, Rules
 from dcd.planner.client import ClientLeft
 from dcd.planner.tasks import InDocument
-from statemachine.errors import PermissionDenied, TooManyRequests, Unprepared, UsageError
+from statemachine.errors import (
+    PermissionDenied,
+    TooManyRequests,
+    Unavailable,
+    Unprepared,
+    UsageError,
+)
 from statemachine.events import Actor
 
 ADA, BOB = Actor(uid=70001, gid=1, pid=1, user="ada"), Actor(uid=70002, gid=1, pid=2, user="bob")
@@ -229,6 +235,37 @@ def test_the_daemon_goes_on_when_the_process_that_forks_planners_dies(planner: P
     os.kill(forker(planner), signal.SIGKILL)
     os.waitid(os.P_PID, forker(planner), os.WEXITED | os.WNOWAIT)
     assert asyncio.run(planner.ask(PLAN, SMALL, ADA)).name == "small"
+
+
+@pytest.mark.parametrize("dies", [False, True], ids=["asked", "started again"])
+def test_want_of_files_is_reported_and_passes(planner: Planner, no_file_left, dies: bool) -> None:
+    async def ask() -> None:
+        assert (await planner.ask(PLAN, SMALL, ADA)).name == "small"
+        if dies:
+            os.kill(forker(planner), signal.SIGKILL)
+            os.waitid(os.P_PID, forker(planner), os.WEXITED | os.WNOWAIT)
+        with (
+            no_file_left(),
+            pytest.raises(Unavailable, match="too many files open") as refused,
+        ):
+            await planner.ask(PLAN, SMALL, ADA)
+        assert "LimitNOFILE" in refused.value.resolution
+        assert (await planner.ask(PLAN, SMALL, ADA)).name == "small"
+
+    asyncio.run(ask())
+
+
+def test_a_planner_that_cannot_be_started_again_is_started_for_a_later_question(
+    planner: Planner, no_file_left
+) -> None:
+    async def ask() -> None:
+        await planner.ask(PLAN, SMALL, ADA)
+        planner._end()  # as after its death
+        with no_file_left(), pytest.raises(Unavailable, match="cannot be read now"):
+            planner._start()
+        assert (await planner.ask(PLAN, SMALL, ADA)).name == "small"
+
+    asyncio.run(ask())
 
 
 def test_planners_end_with_the_daemon(tmp_path: Path) -> None:
