@@ -67,6 +67,7 @@ def test_an_interrupted_call_is_carried_on_by_python() -> None:
         "signal.signal(signal.SIGALRM, lambda *_: None)\n"
         "signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)\n"
         "print(subprocess.run(['sleep', '0.3'], check=True).returncode)\n"
+        "signal.setitimer(signal.ITIMER_REAL, 0)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "0\n"
