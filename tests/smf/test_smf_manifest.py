@@ -138,7 +138,7 @@ def test_the_documentation_says_that_the_profile_is_root() -> None:
     (execution,) = (ROOT / "smf/exec_attr").read_text().splitlines()
     assert execution.endswith("uid=0")
     text = (ROOT / "docs/how-to/illumos.md").read_text()
-    assert "**The profile is root.**" in text
+    assert "**The profile is equivalent to root.**" in text
 
 
 def test_a_contract_survives_a_build_tool_that_dumps_core(bundle: Any) -> None:
