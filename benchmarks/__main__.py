@@ -38,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"no benchmark {', '.join(sorted(unknown))}")
     if arguments.rounds < 1:
         parser.error("at least one round is needed")
+    if not arguments.directory.is_dir():
+        parser.error(f"{arguments.directory} is no directory")
     described = machine()
     figures: list[tuple[str, Figure]] = []
     for name in names:

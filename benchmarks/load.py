@@ -5,6 +5,7 @@ import multiprocessing
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -67,13 +68,19 @@ def load(scratch: Path, rounds: int) -> Iterator[Figure]:
             yield _figure(name, waits, f"{answers / rounds / SECONDS:,.0f} answers a second")
         for name, (path, body) in _large(scratch).items():
             waits = []
+            statuses: Counter[str] = Counter()
             for _ in range(rounds):
                 with ExitStack() as posting:
                     options = ("--connections", EACH, "--path", path, "--body", body)
-                    for _ in range(PROCESSES):
+                    outcomes = [
                         posting.enter_context(_abusing(running, "post", *options))
+                        for _ in range(PROCESSES)
+                    ]
                     waits += _asked(running, status)
-            yield _figure(name, waits)
+                for outcome in outcomes:
+                    statuses.update(outcome["statuses"])
+            answered = ", ".join(f"{count} answers {each}" for each, count in statuses.items())
+            yield _figure(name, waits, answered or "no answer in time")
         yield _figure(f"{SUBMISSIONS:,} submissions", _submitting(running, status))
         peak = _peak_bytes(running)
         yield Figure("the daemon's memory at its peak", "MiB", (peak / 2**20,))
