@@ -70,7 +70,6 @@ class Loaded:
     doc: DataObjectCache
     canonical: str
     diagnostics: tuple[Diagnostic, ...]
-    required_files: tuple[MissingInput, ...]
     missing: tuple[MissingInput, ...]
     inputs: tuple[InputFile, ...] = ()
 
@@ -106,7 +105,7 @@ def load(
     found, includes = resolve_includes(source, given, directories, settings.limits)
     missing = tuple(wanted for wanted in includes if wanted.path not in given)
     if missing:
-        return Loaded(DataObjectCache(), "", in_order(found), tuple(includes), missing)
+        return Loaded(DataObjectCache(), "", in_order(found), missing)
     declared = {element.get("name", "") for element in source.root.findall("parameter")}
     kept = {name: value for name, value in (inherited or {}).items() if name in declared}
     values = {**kept, **(parameters or {})}
@@ -132,7 +131,6 @@ def load(
         doc,
         canonical_text(doc),
         in_order(found),
-        (*includes, *named),
         unsent,
         captured(named, given),
     )

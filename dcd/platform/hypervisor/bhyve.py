@@ -124,10 +124,6 @@ class _BhyveGuest:
     def screenshot(self, png: Path) -> None:
         raise CheckpointError("bhyve makes no pictures of its guests' screens")
 
-    def power_down(self) -> None:
-        # bhyve takes SIGTERM for the power button.
-        self._process.terminate()
-
 
 def _own(drive: Drive, directory: Path) -> Path:
     """The image that the guest may write to."""

@@ -91,10 +91,6 @@ class Guest(Protocol):
         has ended, or the hypervisor cannot."""
         ...
 
-    def power_down(self) -> None:
-        """Press the power button: the guest may then shut down in its own time."""
-        ...
-
 
 class Hypervisor(Protocol):
     """A way to run guests on this host. `formats` are those of `Drive.format` that it reads, and

@@ -145,9 +145,6 @@ class _QemuGuest:
     def screenshot(self, png: Path) -> None:
         self._monitor.command("screendump", filename=os.fspath(png.absolute()), format="png")
 
-    def power_down(self) -> None:
-        self._monitor.command("system_powerdown")
-
 
 def _machine_arguments(spec: GuestSpec) -> list[str]:
     # Only the old chipset has IDE ports.

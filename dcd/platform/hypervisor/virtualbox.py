@@ -103,9 +103,6 @@ class _VirtualBoxGuest:
     def screenshot(self, png: Path) -> None:
         self._machine.control("screenshotpng", png.absolute())
 
-    def power_down(self) -> None:
-        self._machine.control("acpipowerbutton")
-
 
 class _Machine:
     """One machine as VirtualBox knows it."""

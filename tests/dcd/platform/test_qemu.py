@@ -321,8 +321,6 @@ class PrintingGuest:
 
     def screenshot(self, png: Path) -> None: ...
 
-    def power_down(self) -> None: ...
-
 
 @pytest.mark.parametrize(
     ("printed", "brief"),
