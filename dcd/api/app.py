@@ -128,7 +128,7 @@ OPERATIONS: tuple[Operation, ...] = (
         builds.pause, schemas.BuildView, schemas.PauseRequest, problems=(404, 409, 410),
     ),
     Operation(
-        "POST", f"{BUILD}/resume", "resume", "Go on",
+        "POST", f"{BUILD}/resume", "resume", "Resume a build",
         builds.resume, schemas.ResumedView, schemas.ResumeRequest,
         problems=(404, 409, 410, 422, 424),
     ),

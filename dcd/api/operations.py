@@ -64,7 +64,7 @@ class Operation:
 
 
 def _check_query(request: Request, operation: Operation) -> None:
-    """Raises UsageError for a query parameter that the operation does not have, or that is there twice."""
+    """Raises UsageError for a query parameter that the operation does not have, or a duplicate one."""
     names = [parameter.name for parameter in operation.query]
     taken = (
         f"{operation.name} takes {', '.join(names)}" if names else f"{operation.name} takes none"

@@ -1,4 +1,4 @@
-"""Reading and planning manifests in processes of their own.
+"""Reading and planning manifests in separate processes.
 
 The daemon's process never parses client data: a separate process answers each question and exits. Its
 time and memory are limited, a user has one at a time, and it is killed when its client disconnects.

@@ -64,7 +64,7 @@ class _Children:
         try:
             child = patiently(os.fork)
         except OSError as error:
-            # The other planners go on.
+            # The other planners continue.
             with connection, contextlib.suppress(OSError):
                 refusal = message(ERROR, encode_error(unavailable(error)))
                 connection.send(refusal, socket.MSG_DONTWAIT)

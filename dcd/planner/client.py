@@ -180,7 +180,7 @@ class Planner:
             try:
                 yield mine
             finally:
-                # A planner that has ended by itself needs no kill.
+                # A planner that has already ended needs no kill.
                 with contextlib.suppress(Unavailable):
                     self._order(Order(Kind.KILL, number))
 

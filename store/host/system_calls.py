@@ -1,18 +1,18 @@
-"""Which system calls a process that is trusted less may make: a filter for seccomp(2).
+"""The system calls of less trusted processes: a filter for seccomp(2).
 
-`RULES` is the table: what is refused, with which error, and which capability of capabilities(7) it is left
-to. Beyond it, sockets are limited by address family, `clone` and `unshare` make no user namespace, and a
-system call that is newer than this table is not there. The choice is that of the default profiles of
-podman(1) and docker, less what tools of images need: they mount, and what they may mount the capabilities
-decide.
+`RULES` is the table of refused calls, with the error of each and the capability of capabilities(7) that
+allows it. In addition, sockets are limited by address family, `clone` and `unshare` cannot create user
+namespaces, and system calls newer than this table do not exist. The selection follows the default
+profiles of podman(1) and docker, except for the calls that tools of images need, such as mount, which
+capabilities control.
 
-A call that programs try and do without (keyrings, io_uring) is answered as by a kernel that lacks it; one
-that they would have to be allowed is not permitted. `clone3` is not there since no filter sees its flags; C
-libraries then use `clone`. Programs of 32 bits are filtered alike, and make no socket through `socketcall`,
-whose arguments no filter sees; x32 and other system call interfaces are not there.
+An optional call (keyrings, io_uring) fails as on a kernel without it; other refused calls fail with
+EPERM. `clone3` does not exist, since a filter cannot check its flags; C libraries then use `clone`.
+32-bit programs are filtered in the same way, and cannot create sockets through `socketcall`, whose
+arguments a filter cannot check; x32 and other system call interfaces do not exist.
 
-`compile_filter` is pure; `install` gives a program to the kernel, for this process and all that it starts,
-for good. A machine that `MACHINES` does not have gets no filter.
+`compile_filter` is pure; `install` loads a program into the kernel, permanently, for this process and
+its descendants. A machine that is not in `MACHINES` gets no filter.
 
 Source: seccomp(2), linux/seccomp.h, linux/filter.h, linux/audit.h; the numbers: libseccomp.
 """
@@ -26,16 +26,16 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 LAST_KNOWN = 469
-"""The newest system call that this table was written with knowledge of (file_setattr, Linux 6.17)."""
+"""The newest system call that this table covers (file_setattr, Linux 6.17)."""
 
 _PRIVATE_ARM = 0xF0000
-"""From here on are the few that only 32-bit ARM has (set_tls and the like)."""
+"""The first of the few calls that only 32-bit ARM has (set_tls and others)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Calls that are refused with `answer`, unless `capability` is among those of the process, or it is
-    `trusted` with such calls: code of people who may run theirs on the host."""
+    """Calls that are refused with `answer`, unless the process has `capability`, or is `trusted` with
+    such calls because its author may run code on the host."""
 
     calls: tuple[str, ...]
     answer: int
@@ -44,13 +44,13 @@ class Rule:
 
 
 RULES = (
-    # Keys belong to a user number, and that of root is the host's.
+    # Keys belong to a user id, and root's keys are the host's.
     Rule(("add_key", "request_key", "keyctl"), errno.ENOSYS),
-    # Large, and with a history of faults; no tool of images needs them.
+    # Large interfaces with a history of vulnerabilities; no tool of images needs them.
     Rule(("io_uring_setup", "io_uring_enter", "io_uring_register", "userfaultfd"), errno.ENOSYS),
     Rule(("perf_event_open",), errno.ENOSYS, "PERFMON"),
     Rule(("bpf",), errno.EPERM, "BPF"),
-    # No filter sees its flags.
+    # A filter cannot check its flags.
     Rule(("clone3",), errno.ENOSYS),
     # Other processes.
     Rule(
@@ -77,9 +77,9 @@ RULES = (
         errno.EPERM,
         "SYS_TIME",
     ),
-    # Files by their number, past every mount.
+    # Files by handle, past every mount.
     Rule(("open_by_handle_at",), errno.EPERM, "DAC_READ_SEARCH"),
-    # What has had its day.
+    # Obsolete calls.
     Rule(
         (
             *("query_module", "get_kernel_syms", "lookup_dcookie", "nfsservctl", "uselib"),
@@ -154,7 +154,7 @@ NUMBERS: dict[str, tuple[int | None, int | None, int | None, int | None]] = {
     "unshare": (272, 310, 97, 337),
     "ioctl": (16, 54, 29, 54),
 }
-"""By name, the number on x86_64, i386, arm64 and arm; None: there is no such call."""
+"""Name to the number on x86_64, i386, arm64 and arm; None: the call does not exist."""
 
 _X86_64, _I386, _AARCH64, _ARM = 0xC000003E, 0x40000003, 0xC00000B7, 0x40000028
 _RISCV64, _LOONGARCH64 = 0xC00000F3, 0xC0000102
@@ -165,7 +165,7 @@ MACHINES: dict[str, tuple[tuple[int, int], ...]] = {
     "riscv64": ((_RISCV64, 2),),
     "loongarch64": ((_LOONGARCH64, 2),),
 }
-"""By machine, as uname(2) has it, its system call interfaces: the AUDIT_ARCH number and the column of
+"""Machine, as in uname(2), to its system call interfaces: the AUDIT_ARCH number and the column of
 `NUMBERS`."""
 
 _X32_BIT = 0x40000000
@@ -182,7 +182,7 @@ _NUMBER, _ARCH, _ARGUMENTS = 0, 4, 16  # in struct seccomp_data; of an argument,
 _PR_SET_NO_NEW_PRIVS, _SECCOMP_SET_MODE_FILTER = 38, 1
 _SECCOMP = {"x86_64": 317}
 _SECCOMP_LATER = 277
-"""The number of seccomp(2) where numbers are the same for all."""
+"""The number of seccomp(2) on machines with the common numbering."""
 
 Instruction = tuple[int, int, int, int]
 """Code, jumps if true and if false, and the constant: struct sock_filter."""
@@ -191,8 +191,8 @@ Instruction = tuple[int, int, int, int]
 def compile_filter(
     machine: str, capabilities: Collection[str] = (), *, trusted: bool = False
 ) -> list[Instruction]:
-    """The program for a process with these capabilities on a machine, empty for one that is not known.
-    `trusted` leaves it user namespaces and the calls that its rules leave to such processes."""
+    """The program for a process with these capabilities on a machine; empty for an unknown machine.
+    `trusted` allows user namespaces and the calls of rules for trusted processes."""
     program = []
     for arch, column in MACHINES.get(machine, ()):
         block = _interface(column, capabilities, trusted)
@@ -201,8 +201,8 @@ def compile_filter(
 
 
 def install(program: list[Instruction]) -> None:
-    """Filter the system calls of this process, which has one thread, and of all that it starts, by a program
-    that is not empty. No program gives it new rights from then on. Raises OSError."""
+    """Filter the system calls of this process, which has one thread, and of its descendants, by a
+    program that is not empty. From then on no program adds privileges. Raises OSError."""
     libc = ctypes.CDLL(None, use_errno=True)
     packed = b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
     instructions = ctypes.create_string_buffer(packed, len(packed))
@@ -223,7 +223,7 @@ class _Program(ctypes.Structure):
 
 
 def _interface(column: int, capabilities: Collection[str], trusted: bool) -> list[Instruction]:
-    """The part for one system call interface; it decides about every call."""
+    """The part for one system call interface, with a decision for every call."""
     block: list[Instruction] = [(_LD_ABS, 0, 0, _NUMBER)]
     if column == 0:
         block += [(_JSET, 0, 1, _X32_BIT), _refuse(errno.ENOSYS)]
@@ -250,13 +250,13 @@ def _interface(column: int, capabilities: Collection[str], trusted: bool) -> lis
 
 
 def _on(name: str, column: int, decision: list[Instruction]) -> list[Instruction]:
-    """Instructions that decide about one call, if the interface has it."""
+    """The instructions for one call, if the interface has it."""
     number = NUMBERS[name][column]
     return [] if number is None else [(_JEQ, 0, len(decision), number), *decision]
 
 
 def _argument(index: int, test: int, values: tuple[int, ...], answer: int) -> list[Instruction]:
-    """Refuse a call whose argument passes the test with one of the values; allow it otherwise."""
+    """Refuse a call whose argument matches one of the values in the test; allow it otherwise."""
     tests = [(test, len(values) - place, 0, value) for place, value in enumerate(values)]
     return [
         (_LD_ABS, 0, 0, _ARGUMENTS + 8 * index),
@@ -267,8 +267,8 @@ def _argument(index: int, test: int, values: tuple[int, ...], answer: int) -> li
 
 
 def _families(families: tuple[int, ...]) -> list[Instruction]:
-    """Allow sockets of these families, and of AF_NETLINK for some protocols. Programs take a family or a
-    protocol that is not supported for one that the kernel lacks."""
+    """Allow sockets of these families, and of AF_NETLINK for some protocols. For programs, a refused
+    family or protocol looks unsupported by the kernel."""
     by_family = [(_JEQ, len(families) - n, 0, family) for n, family in enumerate(families)]
     by_protocol = [(_JEQ, len(NETLINK) - n, 0, protocol) for n, protocol in enumerate(NETLINK)]
     return [

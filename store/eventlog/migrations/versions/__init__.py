@@ -1,1 +1,1 @@
-"""Revisions, one file each. Frozen: they say what was done, not what is declared today."""
+"""Revisions, one file each. Frozen: they record the changes made, not the present declarations."""
