@@ -13,6 +13,20 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ROOMS = ("cli", "dcd", "smf", "statemachine", "store")
 LONGEST = 500
+PLAIN = (
+    *("cli", "smf", "statemachine", "store", "dcd/api", "dcd/configuration", "dcd/engine"),
+    *("dcd/planner", "dcd/doctor.py", "dcd/log.py", "dcd/main.py", "dcd/serve.py"),
+    *("docs/tutorial", "docs/how-to", "docs/explanation", "README.md"),
+)
+"""Files and directories whose text is plain English."""
+DIALECT = re.compile(
+    r"\b(mends?|mended|by\s+chance|(?<!word )in\s+words|(is|are|was|were)\s+told|(stands?|stood)\s+still"
+    r"|for\s+want\s+of|who\s+has|whoever|comes\s+to\s+be|cannot\s+be\s+had|nobody\s+needs"
+    r"|is\s+said\s+to|(goes?|went)\s+on(?!\s+(a|an|the)\b))\b",
+    re.IGNORECASE,
+)
+"""Phrases that make a reader stop, with plain ones in their place: fix, at random, reported, stops,
+for lack of, a user who, exists, continues."""
 
 
 def sources() -> list[Path]:
@@ -149,3 +163,23 @@ def defined(path: Path) -> set[str]:
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             found.update(target.id for target in targets if isinstance(target, ast.Name))
     return found
+
+
+def test_text_is_plain_english():
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", *PLAIN],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    files = [ROOT / name for name in listed if name.endswith((".py", ".md"))]
+    assert len(files) > 100
+    found = [
+        f"{path.relative_to(ROOT)}:{text.count(chr(10), 0, match.start()) + 1}: {match[0]}"
+        for path in files
+        if path.exists()
+        for text in [path.read_text()]
+        for match in DIALECT.finditer(text)
+    ]
+    assert found == []

@@ -1,9 +1,9 @@
-"""Starting processes on a machine that has none to give for a moment.
+"""Starting processes on a machine that is temporarily out of them.
 
-fork(2) and the pipes to a new process fail when something is used up: of a user, a control group, the daemon
-or the kernel. `SHORTAGES` is the table of these errors. All of them pass when others end, which takes moments
-on a busy machine, so a start is tried again. EINTR is not among them: Python goes on by itself (PEP 475).
-Want of space on a disk is another matter: `store.host.durable`.
+fork(2) and the pipes to a new process fail when a limit is reached: of a user, a control group, the
+daemon or the kernel. `SHORTAGES` is the table of these errors. They are temporary on a busy machine, so
+a start is tried again. EINTR is not in the table: Python retries by itself (PEP 475).
+`store.host.durable` handles full disks.
 
 Source: fork(2), pipe(2), execve(2), errno(3).
 """
@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 PAUSES_SECONDS = (0.1, 0.3, 1.0, 3.0)
-"""Between one try and the next."""
+"""The delays between tries."""
 
 Started = TypeVar("Started")
 
 
 @dataclass(frozen=True, slots=True)
 class Shortage:
-    """Something that the host has too little of: what, and what helps."""
+    """An exhausted resource of the host, and the remedy."""
 
     what: str
     remedy: str
@@ -30,31 +30,34 @@ class Shortage:
 
 SHORTAGES: Mapping[int, Shortage] = {
     errno.EAGAIN: Shortage(
-        "the host has no process to give",
+        "the host has reached a limit of processes",
         "raise TasksMax of the service or the kernel's limits, or let fewer builds run at once",
     ),
     errno.ENOMEM: Shortage(
-        "the host has no memory to give", "add memory or swap, or let fewer builds run at once"
+        "the host is out of memory", "add memory or swap, or let fewer builds run at once"
     ),
     errno.EMFILE: Shortage(
         "the daemon has too many files open",
         "raise LimitNOFILE of the service, or let fewer builds run at once",
     ),
     errno.ENFILE: Shortage(
-        "the host has too many files open", "raise fs.file-max (sysctl), or end what holds files"
+        "the host has too many files open",
+        "raise fs.file-max (sysctl), or end programs with many open files",
     ),
 }
-"""By the number of the error."""
+"""Error number to shortage."""
 
 
 def shortage(error: BaseException) -> Shortage | None:
-    """What the host lacked when a process could not be started; None for another reason."""
+    """The resource that the host lacked when a process could not be started; None for another
+    reason."""
     number = error.errno if isinstance(error, OSError) else None
     return None if number is None else SHORTAGES.get(number)
 
 
 def patiently(start: Callable[[], Started]) -> Started:
-    """What `start` returns, which starts a process: tried again while the host lacks what it takes."""
+    """Call `start`, which starts a process, and try again while the host lacks a resource. Returns its
+    result."""
     for pause in PAUSES_SECONDS:
         try:
             return start()
