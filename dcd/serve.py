@@ -351,7 +351,7 @@ def _clear_away(identity: str, state_dir: Path) -> Delegated | None:
     try:
         groups = control_group.take_over()
         for name in groups.clear() if groups else ():
-            logger.warning("removed what a dead daemon left", control_group=name)
+            logger.warning("removed the control groups of a dead daemon", control_group=name)
     except OSError as error:
         logger.error("attempts get no control groups", error=str(error))
         return None
@@ -390,7 +390,7 @@ def _reconcile(events: EventLog, layers: LayerStore, living: Collection[str]) ->
     ones."""
     kept = [layer.record.key for layer in layers.layers() if layer.record.made_by != TRIAL]
     for name in layers.reconcile(kept, living):
-        logger.info("removed what a dead daemon left", what=name)
+        logger.info("removed the unfinished work of a dead daemon", what=name)
 
 
 async def _within(seconds: float, what: str, *tasks: asyncio.Task[Any]) -> None:

@@ -55,7 +55,7 @@ class RequestPause:
 
 @dataclass(frozen=True, slots=True)
 class WithdrawPause:
-    """Go past where a pause was requested, as long as the build has not reached it."""
+    """Withdraw a requested pause that the build has not reached."""
 
 
 @dataclass(frozen=True, slots=True)

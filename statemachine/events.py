@@ -162,7 +162,7 @@ class PauseRequested(Payload):
 
 @dataclass(frozen=True, slots=True)
 class PauseWithdrawn(Payload):
-    """The build does not stop where a pause was requested that it has not reached."""
+    """A requested pause was withdrawn before the build reached it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,8 @@ COMMANDS = {
 """Event types that a person requests, with the name of the command."""
 
 _OPTIONS = ("BuildRewound", "PauseWithdrawn")
-"""Of these, what an option of another command asks for (`resume --from`, `pause --withdraw`)."""
+"""Those of these events that an option of another command requests (`resume --from`, `pause
+--withdraw`)."""
 
 
 @dataclass(slots=True)

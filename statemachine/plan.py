@@ -36,7 +36,7 @@ class PlannedCheckpoint:
     """One checkpoint of a plan: how to construct it and the key of its result. `secrets` names the files
     and variables from which it reads secrets, `places` where its elements are in the manifest, in the form of
     `dcd.manifest.places` (empty in plans of version 0.1.0). `host_code`: it runs code of the manifest, or of
-    somebody else's module, on the host (not said in plans of version 0.1.0)."""
+    a module outside the project, on the host (unset in plans of version 0.1.0)."""
 
     name: str
     description: str

@@ -116,7 +116,7 @@ class Broadcast:
 
     @contextmanager
     def waiting(self, build: str, what: str) -> Iterator[None]:
-        """Inside the context the build waits for `what`, which is shown to people."""
+        """Show `what` as the cause of the build's wait inside the context."""
         before = self._waits.get(build)
         self._waits[build] = what
         try:

@@ -170,7 +170,7 @@ class Engine:
         return state
 
     async def withdraw_pause(self, build: str, actor: Actor) -> BuildState:
-        """Go past where a pause was requested, as long as the build has not reached it."""
+        """Withdraw a requested pause that the build has not reached."""
         _, state = await self._transition(build, WithdrawPause(), actor)
         return state
 

@@ -14,7 +14,7 @@ from store.logs import AttemptLogs
 @dataclass(frozen=True, slots=True)
 class Stores:
     """The stores of one state directory. `state_id` marks what belongs to it, `secret_key` is the key of
-    digests of secrets, `retired` are the back ends that were used before, with what they left."""
+    digests of secrets, `retired` are the back ends used earlier that still have files."""
 
     layers: LayerStore
     blobs: Blobs

@@ -43,7 +43,7 @@ MOUNTS = (*CHROOT, "SYS_ADMIN")
 """The same, for a checkpoint that mounts, or runs programs inside the image."""
 
 NEEDS_ROOT = "submit it to the service (dcctl without --socket), or start the daemon as root"
-"""The remedy where a daemon that is not root lacks rights."""
+"""The remedy when a daemon that does not run as root lacks privileges."""
 
 _ALL_USERS = ["0", "0", str(2**32 - 1)]
 """/proc/self/uid_map outside every user namespace: user_namespaces(7)."""
@@ -56,7 +56,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def in_user_namespace() -> bool:
-    """Whether root here is another user outside, so that files cannot be given to any user."""
+    """Whether root here is a different user outside, so that files cannot be given to other users."""
     try:
         return Path("/proc/self/uid_map").read_text().split() != _ALL_USERS
     except OSError:

@@ -274,7 +274,7 @@ def _families(families: tuple[int, ...]) -> list[Instruction]:
     return [
         (_LD_ABS, 0, 0, _ARGUMENTS),
         *by_family,
-        # Not one of them: netlink is behind the two returns.
+        # No match: netlink follows the two returns.
         (_JEQ, 2, 1, socket.AF_NETLINK),
         (_RET, 0, 0, _ALLOW),
         _refuse(errno.EAFNOSUPPORT),
