@@ -26,6 +26,7 @@ from cli.text import (
     print_indented,
     print_json,
     print_undelivered,
+    print_warnings,
     printable,
     size,
 )
@@ -130,6 +131,7 @@ def _print_verdict(socket_path: str, build: Json, stream: TextIO) -> None:
     print(headline(build, stream), file=stream)
     for artifact in build["artifacts"] if build["state"] == "completed" else ():
         print(f"  {size(artifact['size_bytes']):>10}  {printable(artifact['path'])}", file=stream)
+    print_warnings(build, stream)
     print_undelivered(build, stream)
     if build["state"] == "failed":
         error = build["error"]

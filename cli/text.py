@@ -216,6 +216,14 @@ def print_undelivered(build: Json, stream: TextIO) -> None:
         print(f"not delivered: {printable(', '.join(left))}", file=stream)
 
 
+def print_warnings(build: Json, stream: TextIO) -> None:
+    """What the results of a build lack or may be wrong with, by the checkpoints that say so."""
+    for checkpoint in build["checkpoints"]:
+        for message in checkpoint.get("warnings", ()):
+            severity = coloured("warning", "warning", stream)
+            print(f"{severity}: {printable(checkpoint['name'])}: {printable(message)}", file=stream)
+
+
 def short_path(path: str) -> str:
     """A path below the working directory relative to it, any other unchanged."""
     here = Path.cwd()

@@ -56,8 +56,8 @@ class CheckpointRecord:
 
     `attempts` counts all attempts of this build at the checkpoint, including rewound ones, so that no log
     file name is used twice. `interruptions` counts consecutive interruptions. `log` and `boot_id` belong
-    to the last attempt, `claims` to the open one. `seconds`, `artifacts`, `size_bytes` and `reused_from`
-    belong to the result.
+    to the last attempt, `claims` to the open one. `seconds`, `artifacts`, `warnings`, `size_bytes` and
+    `reused_from` belong to the result.
     """
 
     name: str
@@ -70,6 +70,7 @@ class CheckpointRecord:
     interruptions: int = 0
     artifacts: tuple[Artifact, ...] = ()
     left: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     size_bytes: int = 0
     log: str = ""
     boot_id: str = ""

@@ -107,7 +107,8 @@ class ResourceClaimed(Payload):
 @dataclass(frozen=True, slots=True)
 class CheckpointReused(Payload):
     """A layer with the checkpoint's key existed; nothing ran. `reused_from` is the build that
-    created it (the build itself after a rewind). `left` as in CheckpointCompleted."""
+    created it (the build itself after a rewind). `left` and `warnings` as in
+    CheckpointCompleted."""
 
     checkpoint: str
     key: str
@@ -115,12 +116,14 @@ class CheckpointReused(Payload):
     artifacts: tuple[Artifact, ...] = ()
     external: dict[str, str] = field(default_factory=dict)
     left: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class CheckpointCompleted(Payload):
     """The attempt succeeded and its layer is committed. `left` lists the files among the media, by path in
-    the workspace, that it neither delivered nor recorded for later checkpoints."""
+    the workspace, that it neither delivered nor recorded for later checkpoints; `warnings` say, for people,
+    what its result lacks or may be wrong with."""
 
     checkpoint: str
     attempt: int
@@ -129,6 +132,7 @@ class CheckpointCompleted(Payload):
     artifacts: tuple[Artifact, ...] = ()
     size_bytes: int = 0
     left: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

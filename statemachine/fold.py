@@ -106,6 +106,7 @@ def _noted(state: BuildState, payload: Payload) -> BuildState:
                 reused_from=payload.reused_from,
                 artifacts=payload.artifacts,
                 left=payload.left,
+                warnings=payload.warnings,
                 error=None,
                 interruptions=0,
             )
@@ -118,6 +119,7 @@ def _noted(state: BuildState, payload: Payload) -> BuildState:
                 seconds=payload.seconds,
                 artifacts=payload.artifacts,
                 left=payload.left,
+                warnings=payload.warnings,
                 size_bytes=payload.size_bytes,
                 interruptions=0,
             )

@@ -15,6 +15,7 @@ from cli.text import (
     print_json,
     print_table,
     print_undelivered,
+    print_warnings,
     printable,
     size,
 )
@@ -47,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
     print_table(header, rows, right=(2, 3), wrapped=True)
     _print_error(build["error"])
     _print_artifacts(build["artifacts"])
+    print_warnings(build, sys.stdout)
     print_undelivered(build, sys.stdout)
     if build["state"] in ("failed", "paused"):
         print()

@@ -123,6 +123,8 @@ class CheckpointView:
     estimate_seconds: float
     reused_from: str | None
     error: ErrorInfo | None
+    warnings: tuple[str, ...] = ()
+    """What its result lacks or may be wrong with."""
 
 
 @dataclass(frozen=True, slots=True)

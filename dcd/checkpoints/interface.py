@@ -75,11 +75,13 @@ class Needs:
 @dataclass(frozen=True, slots=True)
 class Report:
     """What a running checkpoint tells: broadcast, never an event. `fraction` is 0..1. The message goes to the
-    log as well, unless it is `logged` already, such as a line of a tool."""
+    log as well, unless it is `logged` already, such as a line of a tool. A `warning` says what the result
+    lacks or may be wrong with: it is kept with the result, and shown with the build."""
 
     fraction: float | None = None
     message: str = ""
     logged: bool = False
+    warning: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,10 @@ class Context:
     def tmp(self) -> Path:
         """Scratch space of this attempt, on the state directory's file system."""
         return self.root / "tmp"
+
+    def warn(self, message: str) -> None:
+        """Say what the result lacks or may be wrong with."""
+        self.report(Report(message=message, warning=True))
 
     def run(
         self,

@@ -256,6 +256,7 @@ class Attempt:
             seconds=ending.seconds,
             artifacts=ending.artifacts,
             left=ending.left,
+            warnings=ending.warnings,
         )
         stores = self._means.stores
         with self._means.builds.broadcast.waiting(self._build, "its layer to be on disk"):
@@ -270,6 +271,7 @@ class Attempt:
             artifacts=ending.artifacts,
             size_bytes=layer.size_bytes,
             left=ending.left,
+            warnings=ending.warnings,
         )
 
     def _record(self, change: Change) -> Awaitable[BuildState]:

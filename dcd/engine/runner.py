@@ -172,6 +172,7 @@ class Runner:
                     artifacts=layer.record.artifacts,
                     size_bytes=layer.size_bytes,
                     left=layer.record.left,
+                    warnings=layer.record.warnings,
                 ),
             )
         cause = "daemon-died" if record.boot_id == boot_id() else "machine-rebooted"
@@ -248,6 +249,7 @@ class Runner:
                 artifacts=layer.record.artifacts,
                 external=external or {},
                 left=layer.record.left,
+                warnings=layer.record.warnings,
             ),
         )
 

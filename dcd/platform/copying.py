@@ -9,6 +9,8 @@ in them. Sockets are left out: they mean nothing without their process.
 import errno
 import os
 import stat
+import struct
+import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -16,6 +18,13 @@ from pathlib import Path, PurePosixPath
 from dcd.platform.inside import entry, make_directory, resolve
 from statemachine.errors import CheckpointError
 from store.host.sparse import copy_content, copy_range, data_ranges
+
+_SOME_ACL = struct.pack("<I", 2) + b"".join(
+    struct.pack("<HHI", tag, 6, who)
+    for tag, who in ((1, 2**32 - 1), (2, 0), (4, 2**32 - 1), (16, 2**32 - 1), (32, 2**32 - 1))
+)
+"""Version 2; tag, permissions and id of owner, a user, group, mask and others. Source: Linux,
+include/uapi/linux/posix_acl_xattr.h."""
 
 _NO_ATTRIBUTE = {errno.ENOTSUP, errno.EPERM, errno.EINVAL}
 
@@ -189,13 +198,27 @@ class _Copy:
                 self.copied.lost.append(f"{name} of {self._relative(origin)}")
 
 
+def has_acls(directory: Path) -> bool:
+    """Whether the directory's file system takes POSIX ACLs: tried on a file without a name. Raises OSError
+    when no file can be made there."""
+    with tempfile.TemporaryFile(dir=directory) as file:
+        try:
+            os.setxattr(file.fileno(), "system.posix_acl_access", _SOME_ACL)
+        except OSError as error:
+            if error.errno not in _NO_ATTRIBUTE:
+                raise
+            return False
+    return True
+
+
 def refuse_losses(lost: Sequence[str]) -> None:
     """Raise `CheckpointError`, with what is said of each, when attributes could not be copied."""
     if lost:
         raise CheckpointError(
             f"{len(lost)} attributes of files could not be copied",
             "\n".join(lost[:20]),
-            "keep the state directory on a file system that has extended attributes",
+            "keep the state directory on a file system that has extended attributes and POSIX ACLs, such as"
+            " ext4, xfs or btrfs",
         )
 
 

@@ -62,6 +62,9 @@ from store.layers.choose import open_store
 _DONE, _TOLD = 0, 3
 """Exit statuses of the process that does the work."""
 
+MOST_WARNINGS, LONGEST_WARNING = 100, 2000
+"""How many warnings of an attempt are kept, and how many characters of each."""
+
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NAMED = 5
 """How many files a message names."""
@@ -86,6 +89,7 @@ class _Pipe:
         self._answers = os.fdopen(answers, "rb")
         self._lock = threading.Lock()
         self._last_message = ""
+        self.warnings: list[str] = []
         self.delivered: set[str] = set()
         """The paths of what was delivered, in the workspace."""
 
@@ -95,11 +99,22 @@ class _Pipe:
             self._file.flush()
 
     def report(self, report: Report) -> None:
-        if report.message and report.message != self._last_message and not report.logged:
+        message = _readable(report.message)
+        if report.warning:
+            self._warn(message)
+            message = f"warning: {message}"
+        if message and message != self._last_message and not report.logged:
             # Progress is broadcast and gone; what was said belongs into the log too.
-            self._last_message = report.message
-            print(f"# {_readable(report.message)}", flush=True)
-        self.send(Progress(report.fraction, _readable(report.message)))
+            self._last_message = message
+            print(f"# {message}", flush=True)
+        self.send(Progress(report.fraction, message))
+
+    def _warn(self, message: str) -> None:
+        """Keep a warning. There may be many, and all of them are in the log."""
+        if len(self.warnings) < MOST_WARNINGS:
+            self.warnings.append(message[:LONGEST_WARNING])
+        elif len(self.warnings) == MOST_WARNINGS:
+            self.warnings.append("there are more warnings in the log")
 
     def deliver(self, artifact: Artifact) -> None:
         self.delivered.add(artifact.path)
@@ -264,7 +279,7 @@ def _work(request: WorkerRequest, root: Path, pipe: _Pipe) -> None:
         names = ", ".join(new[:_NAMED])
         more = f" and {len(new) - _NAMED} more" if len(new) > _NAMED else ""
         context.report(Report(message=f"not delivered so far: {names}{more}"))
-    pipe.send(Saved(doc.persistent_text(), left))
+    pipe.send(Saved(doc.persistent_text(), left, tuple(pipe.warnings)))
 
 
 def _let_go(request: WorkerRequest, root: Path) -> None:

@@ -63,13 +63,14 @@ KILLED_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How an attempt ended, after so many seconds; the artifacts that it delivered, and `left` as in
-    CheckpointCompleted."""
+    """How an attempt ended, after so many seconds; the artifacts that it delivered, `left` and `warnings` as
+    in CheckpointCompleted."""
 
     outcome: Outcome
     seconds: float
     artifacts: tuple[Artifact, ...] = ()
     left: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 async def run_attempt(
@@ -94,6 +95,7 @@ async def run_attempt(
     started = time.monotonic()
     artifacts: list[Artifact] = []
     left: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     verdict: Verdict | None = None
     async with _control_group(groups, request) as group:
         async with _worker(request, log_path, group) as (process, messages):
@@ -107,7 +109,7 @@ async def run_attempt(
                             on_progress(progress)
                         case Delivered(artifact):
                             artifacts.append(artifact)
-                        case Saved(document, left):
+                        case Saved(document, left, warnings):
                             await asyncio.to_thread(_save, request, document)
                         case Claim() as claim:
                             await on_claim(claim)
@@ -131,7 +133,7 @@ async def run_attempt(
             outcome = verdict
         case _:
             outcome = Died(_ending(status), _tail(log_path))
-    return Ending(outcome, seconds, tuple(artifacts), left)
+    return Ending(outcome, seconds, tuple(artifacts), left, warnings)
 
 
 @contextlib.asynccontextmanager

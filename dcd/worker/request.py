@@ -128,10 +128,12 @@ class Delivered(msgspec.Struct, frozen=True, tag="artifact"):
 
 class Saved(msgspec.Struct, frozen=True, tag="saved"):
     """The DOC's persistent part as the checkpoint leaves it, as XML text. The daemon puts it beside the
-    workspace's tree: nothing there can be written by a worker. `left` as in CheckpointCompleted."""
+    workspace's tree: nothing there can be written by a worker. `left` and `warnings` as in
+    CheckpointCompleted."""
 
     document: str
     left: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 class Claim(msgspec.Struct, frozen=True, tag="claim"):

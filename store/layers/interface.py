@@ -29,6 +29,7 @@ class LayerRecord:
     seconds: float
     artifacts: tuple[Artifact, ...] = ()
     left: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

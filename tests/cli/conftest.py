@@ -102,6 +102,7 @@ class FakeBuild:
                     "estimate_seconds": seconds,
                     "reused_from": None,
                     "error": None,
+                    "warnings": [],
                 }
                 for checkpoint, seconds in estimates.items()
             ],

@@ -159,7 +159,7 @@ class SquashfsPkgImgMod(Checkpoint):
                 f"they are on {named}",
                 'remove them in a checkpoint before, or accept their loss: posix_acls "drop"',
             )
-        context.report(Report(message=f"POSIX ACLs are not kept, squashfs has none: {named}"))
+        context.warn(f"POSIX ACLs are not kept, squashfs has none: {named}")
 
 
 @dataclass(frozen=True, slots=True)

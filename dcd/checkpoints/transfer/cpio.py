@@ -97,9 +97,9 @@ class TransferCPIO(Checkpoint):
                 "correct the names, or run the checkpoint that makes them before",
             )
         for name in absent[:_NAMED]:
-            context.report(Report(message=f"warning: there is no {name}; skipped"))
+            context.warn(f"there is no {name}; skipped")
         if len(absent) > _NAMED:
-            context.report(Report(message=f"warning: and {len(absent) - _NAMED} more; skipped"))
+            context.warn(f"and {len(absent) - _NAMED} more; skipped")
         return [name for name in names if name not in set(absent)]
 
 

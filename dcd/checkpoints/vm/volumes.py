@@ -23,11 +23,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dcd.checkpoints.fat import fat_environment, fat_time
-from dcd.checkpoints.interface import Context, Report
+from dcd.checkpoints.interface import Context
 from dcd.checkpoints.vm import mounted
 from dcd.checkpoints.vm.disk import DiskLayout, FileSystem, Volume, VolumePartition
 from dcd.checkpoints.vm.volume_rules import GIB, least_fat32_bytes
 from dcd.platform.copying import copy_into
+from dcd.platform.inside import readable
 from statemachine.errors import CheckpointError
 from store.host.process import ToolFailed
 
@@ -230,8 +231,13 @@ def _vfat(context: Context, place: Place, tree: Path | None) -> None:
         _fill_vfat(context, target, tree, env)
 
 
+_NAMED_FILES = 10
+"""How many files a message names."""
+
+
 def _fill_vfat(context: Context, target: str, tree: Path, env: Mapping[str, str]) -> None:
     """Directory by directory in the order of names, which mcopy -s would not keep."""
+    changed: list[str] = []
     for where, directories, files in os.walk(tree, onerror=_raise):
         directories.sort()
         here = Path(where)
@@ -254,12 +260,14 @@ def _fill_vfat(context: Context, target: str, tree: Path, env: Mapping[str, str]
                 kept.append(path)
                 continue
             context.run(["mcopy", "-i", target, path, f"{inside}/"], env=fat_environment(seconds))
-            shown = f"/{path.relative_to(tree)}"
-            context.report(
-                Report(message=f"FAT has times of 1980 to 2107: {shown} gets the nearest")
-            )
+            changed.append(f"/{readable(path.relative_to(tree))}")
         if kept:
             context.run(["mcopy", "-i", target, "-m", *kept, f"{inside}/"], env=env)
+    if changed:
+        named = ", ".join(changed[:_NAMED_FILES])
+        more = len(changed) - _NAMED_FILES
+        named += f" and {more} more" if more > 0 else ""
+        context.warn(f"FAT has times of 1980 to 2107; the nearest is given to {named}")
 
 
 def _xfs(context: Context, place: Place, tree: Path | None) -> None:

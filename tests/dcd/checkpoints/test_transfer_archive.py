@@ -209,6 +209,32 @@ def test_lists_of_rights_in_an_archive_are_kept(bench: Any, tmp_path: Path, pres
 
 @pytest.mark.root
 @pytest.mark.usefixtures("own_mounts")
+@pytest.mark.parametrize("with_acl", [False, True])
+def test_lists_of_rights_that_the_place_cannot_hold_are_an_error(
+    bench: Any, tmp_path: Path, with_acl: bool
+) -> None:
+    source, archive = tmp_path / "source", tmp_path / "blob"
+    source.mkdir()
+    (source / "shared").write_text("for two")
+    if with_acl:
+        os.setxattr(source / "shared", "system.posix_acl_access", ACL)
+    subprocess.run(["tar", "--acls", "-cf", archive, "-C", source, "."], check=True)
+    subprocess.run(["mount", "-t", "ramfs", "ramfs", bench.image], check=True)
+    try:
+        if not with_acl:
+            unpack(bench, archive)
+            assert (bench.image / "shared").read_text() == "for two"
+            return
+        with pytest.raises(CheckpointError, match="1 attributes of files could not be") as caught:
+            unpack(bench, archive)
+    finally:
+        subprocess.run(["umount", bench.image], check=True)
+    assert "POSIX ACL of ./shared" in caught.value.details
+    assert "ext4" in caught.value.resolution
+
+
+@pytest.mark.root
+@pytest.mark.usefixtures("own_mounts")
 def test_attributes_that_the_place_cannot_hold_are_an_error(bench: Any, tmp_path: Path) -> None:
     source, archive = tmp_path / "source", tmp_path / "blob"
     source.mkdir()
