@@ -67,10 +67,9 @@ def test_log_of_a_released_revision_goes_on(restored, revision):
 
 
 def test_the_corpus_has_every_revision_and_every_event_in_its_present_version(restored):
-    assert list(REVISIONS) == RELEASED
-    found = set()
+    assert list(REVISIONS) == sorted({name.partition("-")[0] for name in RELEASED})
     with EventLog(restored(RELEASED[-1])) as log:
-        found |= {(event.type, event.version) for event in log.read()}
+        found = {(event.type, event.version) for event in log.read()}
     assert found >= {(name, payload.VERSION) for name, payload in PAYLOADS.items()}
 
 

@@ -1,8 +1,9 @@
-"""Makes a corpus: `python tests/faults/corpus/make.py REVISION` writes REVISION.sql and REVISION.json.
+"""Makes a corpus: `python tests/faults/corpus/make.py NAME` writes NAME.sql and NAME.json.
 
-Run once for each released revision of the event log (and when an event gets a new version), with the
-code of that release; the files never change afterwards. The log holds every event type. The JSON says
-what the code of the release made of it, which every later version must make of it too.
+Run once for each released revision of the event log, with the code of that release (NAME is the revision),
+and when there is a new event or a new version of one (NAME is REVISION-WORDS). The files never change
+afterwards. The log holds every event type. The JSON says what the code made of it, which every later version
+must make of it too.
 """
 
 import json
@@ -184,6 +185,11 @@ def write_history(log: EventLog) -> None:
         )
         history.do("dddddddddd", do.InterruptCheckpoint(name, cause, "the worker was killed"))
 
+    pauses = BuildSubmitted("pauses", "<dc/>", "/p.xml", plan("one", "two"), pause_before="two")
+    history.submit("eeeeeeeeee", pauses)
+    history.do("eeeeeeeeee", do.Start())
+    history.do("eeeeeeeeee", do.WithdrawPause())
+
 
 def summary(log: EventLog, build: str) -> dict[str, object]:
     """What a fold makes of a build, in words that later versions can say too."""
@@ -199,7 +205,7 @@ def summary(log: EventLog, build: str) -> dict[str, object]:
     }
 
 
-def main(revision: str) -> None:
+def main(name: str) -> None:
     """Write the corpus of this version."""
     with tempfile.TemporaryDirectory() as place:
         path = Path(place) / "events.db"
@@ -208,8 +214,8 @@ def main(revision: str) -> None:
             states = {build: summary(log, build) for build in sorted({e.build for e in log.read()})}
         with sqlite3.connect(path) as database:
             statements = [f"PRAGMA application_id={APPLICATION_ID};", *database.iterdump()]
-    (HERE / f"{revision}.sql").write_text("\n".join(statements) + "\n")
-    (HERE / f"{revision}.json").write_text(json.dumps(states, indent=1, ensure_ascii=False) + "\n")
+    (HERE / f"{name}.sql").write_text("\n".join(statements) + "\n")
+    (HERE / f"{name}.json").write_text(json.dumps(states, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":
