@@ -8,8 +8,9 @@ here, as data, so that replay always gives the same machine. Pure: no I/O, no cl
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import ClassVar
+from typing import ClassVar, Self
 
+from statemachine.errors import DcdError
 from statemachine.plan import Plan
 
 
@@ -42,6 +43,11 @@ class ErrorInfo:
     brief: str
     details: str = ""
     resolution: str = ""
+
+    @classmethod
+    def of(cls, error: DcdError) -> Self:
+        """The error as data."""
+        return cls(error.brief, error.details, error.resolution)
 
 
 @dataclass(frozen=True, slots=True)

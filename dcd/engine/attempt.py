@@ -21,7 +21,7 @@ from dcd.engine.borrowers import require_secrets
 from dcd.engine.broadcast import progress
 from dcd.engine.builds import Builds
 from dcd.engine.claims import claims_released
-from dcd.engine.failures import broken_off, info_of
+from dcd.engine.failures import broken_off
 from dcd.engine.host import boot_id
 from dcd.engine.publish import commit
 from dcd.engine.stores import Stores
@@ -43,7 +43,7 @@ from dcd.worker.request import (
 from statemachine.build import BuildState
 from statemachine.commands import Change, FailCheckpoint, InterruptCheckpoint
 from statemachine.errors import DcdError, Refused, Unavailable
-from statemachine.events import CheckpointCompleted, CheckpointStarted, ResourceClaimed
+from statemachine.events import CheckpointCompleted, CheckpointStarted, ErrorInfo, ResourceClaimed
 from statemachine.plan import PlannedCheckpoint
 from store.host.durable import DiskFull, used_up
 from store.layers import LayerRecord, Workspace
@@ -115,7 +115,7 @@ class Attempt:
         except (Refused, Unavailable):
             raise
         except DcdError as error:
-            return await self._record(FailCheckpoint(name, info_of(error)))
+            return await self._record(FailCheckpoint(name, ErrorInfo.of(error)))
         except OSError as error:
             return await self._record(broken_off(name, error))
         finally:

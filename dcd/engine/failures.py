@@ -3,7 +3,6 @@
 import errno
 
 from statemachine.commands import Command, FailCheckpoint, InterruptCheckpoint
-from statemachine.errors import DcdError
 from statemachine.events import ErrorInfo
 from store.host.durable import is_full
 
@@ -57,11 +56,6 @@ def disk_error(error: OSError) -> ErrorInfo:
         str(error),
         "look for the cause in the kernel's log, repair it, then resume the build",
     )
-
-
-def info_of(error: DcdError) -> ErrorInfo:
-    """An error in the form of an event."""
-    return ErrorInfo(error.brief, error.details, error.resolution)
 
 
 def defect(error: Exception) -> ErrorInfo:

@@ -19,7 +19,7 @@ from dcd.engine.attempt import Attempt, Means
 from dcd.engine.borrowers import require_secrets
 from dcd.engine.builds import Builds
 from dcd.engine.claims import release_claims
-from dcd.engine.failures import defect, disk_error, info_of
+from dcd.engine.failures import defect, disk_error
 from dcd.engine.host import boot_id
 from dcd.engine.locks import LayerLocks
 from dcd.engine.publish import publish
@@ -33,7 +33,13 @@ from dcd.platform.control_group import Delegated
 from statemachine.build import BuildState
 from statemachine.commands import Change, FailCheckpoint, InterruptCheckpoint, Pause, Start
 from statemachine.errors import DcdError, Refused, Unavailable
-from statemachine.events import BuildFailed, BuildRewound, CheckpointCompleted, CheckpointReused
+from statemachine.events import (
+    BuildFailed,
+    BuildRewound,
+    CheckpointCompleted,
+    CheckpointReused,
+    ErrorInfo,
+)
 from statemachine.keys import with_external
 from statemachine.plan import PlannedCheckpoint
 from statemachine.steps import Deliver, RunCheckpoint, next_step
@@ -158,7 +164,7 @@ class Runner:
             try:
                 await release_claims(state)
             except DcdError as error:
-                return await self._record(state, FailCheckpoint(record.name, info_of(error)))
+                return await self._record(state, FailCheckpoint(record.name, ErrorInfo.of(error)))
             await asyncio.to_thread(self.stores.layers.release, workspace)
         layer = await asyncio.to_thread(self.stores.layers.find, record.key)
         if layer and (layer.record.made_by, layer.record.attempt) == (state.id, record.attempts):
@@ -188,7 +194,7 @@ class Runner:
         except (Refused, Unavailable):
             raise
         except DcdError as error:
-            return await self._record(state, BuildFailed(None, info_of(error)))
+            return await self._record(state, BuildFailed(None, ErrorInfo.of(error)))
         except OSError as error:
             return await self._record(state, BuildFailed(None, disk_error(error)))
 
@@ -197,7 +203,7 @@ class Runner:
         try:
             external = await self._external(state, index)
         except DcdError as error:
-            return await self._record(state, FailCheckpoint(name, info_of(error)))
+            return await self._record(state, FailCheckpoint(name, ErrorInfo.of(error)))
         plan = state.plan if external is None else with_external(state.plan, index, external)
         planned = plan.checkpoints[index]
         async with self.locks.turn(state.id, planned.key) as mine:

@@ -55,7 +55,7 @@ from dcd.worker.signals import CLAIMED
 from statemachine.errors import DcdError, Unavailable
 from statemachine.events import Artifact, ErrorInfo
 from store.host.capabilities import NEEDS_ROOT, in_user_namespace
-from store.host.durable import used_up
+from store.host.durable import FULL, used_up
 from store.host.mounts import unmount_below
 from store.layers.choose import open_store
 
@@ -65,7 +65,6 @@ _DONE, _TOLD = 0, 3
 MOST_WARNINGS, LONGEST_WARNING = 100, 2000
 """How many warnings of an attempt are kept, and how many characters of each."""
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _NAMED = 5
 """How many files a message names."""
 
@@ -220,8 +219,7 @@ def _verdict_on_error(request: WorkerRequest, pipe: _Pipe) -> Iterator[None]:
     except _Asked:
         pipe.send(Cancelled())
     except DcdError as error:
-        told = ErrorInfo(error.brief, error.details, error.resolution)
-        pipe.send(_failed(request, error, told))
+        pipe.send(_failed(request, error, ErrorInfo.of(error)))
     except Exception as error:  # noqa: BLE001 - the last one to know what happened
         with contextlib.suppress(OSError):  # the log may be on a full disk; the verdict counts
             traceback.print_exc()
@@ -364,7 +362,7 @@ def _failed(request: WorkerRequest, error: BaseException, told: ErrorInfo) -> Fa
     lacking = used_up(request.workspace.directory)
     if lacking == "inodes":
         info = replace(info, brief=f"no inodes are left on the file system: {info.brief}")
-    return Failed(info, no_space=bool(lacking) or _is_behind(_FULL, error, told))
+    return Failed(info, no_space=bool(lacking) or _is_behind(FULL, error, told))
 
 
 def _remedy(request: WorkerRequest, error: BaseException, told: ErrorInfo) -> str:

@@ -9,6 +9,8 @@ import os
 from pathlib import Path
 from typing import BinaryIO
 
+from store.host.durable import is_full
+
 RESERVED_BYTES = 8 << 20
 
 
@@ -38,7 +40,7 @@ class Reserve:
             aside.rename(self.path)
         except OSError as error:
             aside.unlink(missing_ok=True)
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if is_full(error):
                 return False
             raise
         return True

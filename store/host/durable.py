@@ -14,7 +14,9 @@ from pathlib import Path
 
 from statemachine.errors import Unprepared
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""The error numbers for a lack of space or quota."""
+
 _FEW_BYTES = 16 * 1024 * 1024
 _FEW_INODES = 64
 
@@ -33,7 +35,7 @@ class DiskFull(Unprepared):
 
 def is_full(error: OSError) -> bool:
     """Whether the error means a lack of space or quota."""
-    return error.errno in _FULL
+    return error.errno in FULL
 
 
 def used_up(directory: Path) -> str:

@@ -92,6 +92,7 @@ def run(
     timeout_seconds: float | None = None,
     capture: bool = False,
     merge: bool = False,
+    log_errors: bool = True,
     on_line: Callable[[str], None] | None = None,
     on_meter: Callable[[str], None] | None = None,
     ok: Sequence[int] = (0,),
@@ -101,11 +102,12 @@ def run(
 
     `env` is added to `BASE_ENVIRONMENT`. `stdin` is its standard input (None: /dev/null). With
     `capture` its standard output is returned instead of logged, and with `merge` its standard error
-    too. `on_line` is called, in this thread, with each line of output (without the line end), and
-    `on_meter` with each state of a progress meter that overwrites its line; an exception from them
-    stops the program. `ok` lists the successful exit statuses. `start` is called in the new process
-    just before exec, which looks up the program only then; it must not take locks, since their owners
-    do not exist after the fork. Raises `ToolFailed`, and `Unprepared` when the program does not exist.
+    too; without `log_errors` that is not logged, and only an error has its last lines. `on_line` is
+    called, in this thread, with each line of output (without the line end), and `on_meter` with each
+    state of a progress meter that overwrites its line; an exception from them stops the program. `ok`
+    lists the successful exit statuses. `start` is called in the new process just before exec, which
+    looks up the program only then; it must not take locks, since their owners do not exist after the
+    fork. Raises `ToolFailed`, and `Unprepared` when the program does not exist.
     """
     arguments = [os.fspath(part) for part in argv]
     environment = {**BASE_ENVIRONMENT, **(env or {})}
@@ -136,7 +138,11 @@ def run(
             ) from error
         group.start(process)
         output = _Output(
-            Path(arguments[0]).name, capture=capture, on_line=on_line, on_meter=on_meter
+            Path(arguments[0]).name,
+            capture=capture,
+            log_errors=log_errors,
+            on_line=on_line,
+            on_meter=on_meter,
         )
         status, timed_out = _attend(group, output, stdin, timeout_seconds)
     seconds = time.monotonic() - started
@@ -252,11 +258,13 @@ class _Output:
         program: str,
         *,
         capture: bool,
+        log_errors: bool,
         on_line: Callable[[str], None] | None,
         on_meter: Callable[[str], None] | None,
     ) -> None:
         self._program = program
         self._capture = capture
+        self._log_errors = log_errors
         self._on_line = on_line
         self._on_meter = on_meter
         self._whole = bytearray()
@@ -268,7 +276,7 @@ class _Output:
             self._whole += chunk
             if len(self._whole) > CAPTURE_BYTES:
                 raise CheckpointError(f"{self._program} printed more than {CAPTURE_BYTES} bytes")
-        else:
+        elif stream == "stdout" or self._log_errors:
             _log(chunk)
         *lines, rest = (self._rest.get(stream, b"") + chunk).split(b"\n")
         for line in lines:

@@ -1,5 +1,6 @@
 """`store.host.process.run`: what it returns, what it refuses, and what it leaves behind (nothing)."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -12,6 +13,9 @@ from pathlib import Path
 import pytest
 
 from statemachine.errors import CheckpointError, Unprepared
+from store.host import filesystem_tools
+from store.host.durable import DiskFull
+from store.host.filesystem_tools import run_tool
 from store.host.process import (
     BASE_ENVIRONMENT,
     LONGEST_LINE_BYTES,
@@ -259,3 +263,39 @@ def test_a_tool_that_prints_without_end_fails_instead_of_filling_the_memory(
     monkeypatch.setattr("store.host.process.CAPTURE_BYTES", 100_000)
     with pytest.raises(CheckpointError, match="yes printed more than 100000 bytes"):
         run(["yes"], capture=True)
+
+
+def test_errors_that_are_not_logged_are_in_the_error_only(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    run(["sh", "-c", "echo aside >&2"], capture=True, log_errors=False)
+    with pytest.raises(ToolFailed, match="it hurts"):
+        run(["sh", "-c", "echo it hurts >&2; exit 3"], capture=True, log_errors=False)
+    run(["sh", "-c", "echo heard >&2"], capture=True)
+    assert capfd.readouterr().err == "heard\n"
+
+
+def test_a_tool_of_the_file_system_tells_a_full_disk_from_other_failures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = tmp_path / "tool"
+    tool.write_text('#!/bin/sh\necho "$1" >&2\nexit 1\n')
+    tool.chmod(0o755)
+    for said in ("cp: error writing: No space left on device", "cannot create: out of space"):
+        with pytest.raises(DiskFull, match="no space left while copying") as full:
+            run_tool("copying", str(tool), said)
+        assert full.value.cause.errno == errno.ENOSPC
+    with pytest.raises(DiskFull) as full:
+        run_tool("copying", str(tool), "cp: Disk quota exceeded")
+    assert full.value.cause.errno == errno.EDQUOT
+    with pytest.raises(
+        Unprepared, match=r"^tool failed with exit status 1, while copying"
+    ) as failed:
+        run_tool("copying", str(tool), "cp: it is not there")
+    assert not isinstance(failed.value, DiskFull)
+    assert "cp: it is not there" in failed.value.details
+    with pytest.raises(Unprepared, match="absent is not installed"):
+        run_tool("copying", "absent")
+    monkeypatch.setattr(filesystem_tools, "SECONDS", 0.2)
+    with pytest.raises(Unprepared, match=r"did not finish within 0\.2 seconds .* while copying"):
+        run_tool("copying", "sleep", "60")
