@@ -16,7 +16,7 @@ from dcd.worker.request import SCRATCH, Completed, Failed, Grants
 from store.host.capabilities import CHROOT, FILES, MOUNTS, NUMBERS
 from tests.dcd.worker.conftest import MOUNTING, Bench, said
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 WITHOUT_MOUNTING = Grants(capabilities=CHROOT)
 

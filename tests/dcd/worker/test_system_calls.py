@@ -22,6 +22,7 @@ from tests.dcd.worker.conftest import MOUNTING, Bench, said
 
 pytestmark = [
     pytest.mark.root,
+    pytest.mark.slow,
     pytest.mark.skipif(platform.machine() not in MACHINES, reason="no filter for this machine"),
 ]
 

@@ -20,7 +20,7 @@ from dcd.worker.request import Completed, Failed, Grants
 from dcd.worker.view import links
 from tests.dcd.worker.conftest import MOUNTING, Bench, said
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 PLACES = (
     "/opt",
