@@ -104,6 +104,16 @@ def test_command_that_the_machine_refuses_is_a_conflict(request_, submission):
     assert answer.json()["type"] == "urn:dcd:problem:refused"
 
 
+def test_a_pause_is_requested_or_withdrawn_and_not_both(request_, submission):
+    path = f"/v1/builds/{request_('POST', '/v1/builds', json=submission).json()['id']}/pause"
+    name = request_("GET", path.removesuffix("/pause")).json()["checkpoints"][0]["name"]
+
+    assert request_("POST", path, json={"before": name}).json()["pause_before"] == name
+    both = request_("POST", path, json={"before": name, "withdraw": True})
+    assert (both.status_code, both.json()["type"]) == (400, "urn:dcd:problem:usage")
+    assert request_("POST", path, json={"withdraw": True}).json()["pause_before"] is None
+
+
 def test_pages_of_events_and_builds_lead_on(request_, submission):
     for _ in range(3):
         request_("POST", "/v1/builds", json=submission)
