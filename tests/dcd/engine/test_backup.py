@@ -74,7 +74,7 @@ def test_a_restored_daemon_goes_on_and_makes_lost_layers_again(daemon, saved, tm
     daemon.ctl("artifacts", build, "--verify")
 
 
-def test_a_captured_file_that_was_lost_is_told_and_captured_again(daemon, tmp_path):
+def test_a_lost_captured_file_is_reported_and_captured_again(daemon, tmp_path):
     script, manifest = tmp_path / "go.sh", tmp_path / "inputs.xml"
     script.write_text("#!/bin/sh\necho from the script\n")
     manifest.write_text(
@@ -89,7 +89,7 @@ def test_a_captured_file_that_was_lost_is_told_and_captured_again(daemon, tmp_pa
 
     daemon.ctl("resume", build)
     error = daemon.wait(build, "failed")["error"]
-    assert error["brief"] == "the captured file go.sh is lost"
+    assert error["brief"] == "the captured file go.sh is missing"
     assert "--manifest" in error["resolution"]
 
     daemon.ctl("resume", build, "--manifest", manifest)
