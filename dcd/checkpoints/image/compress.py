@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 
 from dcd.checkpoints import products
 from dcd.checkpoints.epoch import source_date_epoch
-from dcd.checkpoints.image.identity import remove_identity
+from dcd.checkpoints.image.identity import NO_HOST_KEYS, remove_identity, without_host_keys
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
 from dcd.checkpoints.media.largest import check_size
 from dcd.manifest.diagnostics import Diagnostic
@@ -125,6 +125,8 @@ class SquashfsPkgImgMod(Checkpoint):
         self._answer_for_acls(context, found.with_acls)
         _refuse_times(found.with_odd_times)
         remove_identity(image)
+        if without_host_keys(image):
+            context.warn(NO_HOST_KEYS)
         result = new_file(context.media, "iso/live/filesystem.squashfs")
         context.run(
             self.command(image, result),

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from dcd.platform.inside import entry, exists, make_directory, resolve, write
+from dcd.platform.inside import entry, exists, make_directory, read, resolve, write
 
 _REMOVED = (
     # Keys.
@@ -73,6 +73,14 @@ _SSH = _Renewal(
     "/usr/bin/ssh-keygen -A",
     ("ssh.service", "ssh.socket"),
 )
+_SSH_SCRIPT, _SSH_SETTINGS = "etc/init.d/ssh", "etc/default/ssh"
+_SSH_LINE = """\
+# Make the host keys of this machine that it lacks.
+/usr/bin/ssh-keygen -A > /dev/null
+"""
+"""For an image that starts with scripts. Source: /etc/init.d/ssh of Debian, which reads
+/etc/default/ssh as a shell does, and then looks for keys."""
+
 _RENEWALS = (
     _SSH,
     _Renewal(
@@ -96,6 +104,12 @@ _RENEWALS = (
 )
 
 
+NO_HOST_KEYS = (
+    "the image has an SSH server, and neither systemd nor /etc/init.d/ssh to make its host keys: run "
+    "ssh-keygen -A on each machine before the server starts"
+)
+
+
 def remove_identity(root: Path) -> None:
     """Take out of an image what belongs to one machine. A tree without a system in it is left alone, but for
     what is there. May be done again at any time."""
@@ -113,6 +127,29 @@ def remove_identity(root: Path) -> None:
     for renewal in _RENEWALS:
         if exists(root, renewal.program):
             _renew(root, renewal)
+    if _starts_without_systemd(root) and exists(root, _SSH.program):
+        _renew_in_script(root)
+
+
+def without_host_keys(root: Path) -> bool:
+    """Whether an SSH server of the image lacks keys that nothing in the image makes."""
+    return (
+        exists(root, _SSH.program)
+        and not exists(root, "usr/lib/systemd/systemd")
+        and not exists(root, _SSH_SCRIPT)
+    )
+
+
+def _starts_without_systemd(root: Path) -> bool:
+    return exists(root, _SSH_SCRIPT) and not exists(root, "usr/lib/systemd/systemd")
+
+
+def _renew_in_script(root: Path) -> None:
+    """Have the script that starts the server make what is lacking: it reads its settings before all else."""
+    settings = read(root, _SSH_SETTINGS) or ""
+    if _SSH_LINE not in settings:
+        end = "" if settings.endswith("\n") or not settings else "\n"
+        write(root, _SSH_SETTINGS, f"{settings}{end}{_SSH_LINE}")
 
 
 def make_host_keys(root: Path) -> None:

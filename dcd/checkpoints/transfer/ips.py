@@ -21,6 +21,7 @@ from typing import Annotated
 
 from dcd.checkpoints import products
 from dcd.checkpoints.areas import areas
+from dcd.checkpoints.image.identity import remove_identity
 from dcd.checkpoints.interface import CHROOT, Checkpoint, Context, HostPath, Needs, Report
 from dcd.checkpoints.transfer.ips_output import unmatched
 from dcd.checkpoints.transfer.ips_pkg import NOTHING_TO_DO, Pkg
@@ -67,7 +68,7 @@ class TransferIPS(Checkpoint):
     """
 
     DESCRIPTION = "Transfer IPS packages into the image"
-    VERSION = 1
+    VERSION = 2
     NAMED = ("software",)
     TOOLS = ("pkg",)
 
@@ -161,6 +162,7 @@ class TransferIPS(Checkpoint):
             pkg.verify()
         if image.action == "create" or _changes_packages(software):
             pkg.deliver_list()
+        remove_identity(pkg.root)
         if gone := forget_host(pkg.root):
             context.report(Report(message=f"not left in the image: {', '.join(gone)}"))
         context.report(Report(fraction=1.0))

@@ -30,7 +30,7 @@ from dcd.checkpoints.boot.menu import (
     menu_title,
 )
 from dcd.checkpoints.epoch import source_date_epoch
-from dcd.checkpoints.image.identity import remove_identity
+from dcd.checkpoints.image.identity import NO_HOST_KEYS, remove_identity, without_host_keys
 from dcd.checkpoints.interface import ALL_DEVICES, MOUNTS, Checkpoint, Context, Needs, Report
 from dcd.checkpoints.vm import boot_loader, installed
 from dcd.checkpoints.vm.contents import Survey, check_room, entries_below, survey
@@ -170,6 +170,8 @@ class InstallOffline(Checkpoint):
             installed.check_growth(root)
             installed.grow_root(root, layout)
         remove_identity(root)
+        if without_host_keys(root):
+            context.warn(NO_HOST_KEYS)
         installed.arrange_cloud_init(root, self.cloud_init)
         _link_or_copy(kernel.initramfs, new_file(root, f"boot/initrd.img-{kernel.version}"))
         self._write_menu(context, layout, kernel.version)

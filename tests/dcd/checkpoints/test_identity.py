@@ -12,7 +12,7 @@ import pytest
 
 from dcd.checkpoints.boot.menu import GrubBootMenu
 from dcd.checkpoints.image.compress import SquashfsPkgImgMod
-from dcd.checkpoints.image.identity import remove_identity
+from dcd.checkpoints.image.identity import remove_identity, without_host_keys
 from dcd.checkpoints.media.iso import CreateISO
 from dcd.checkpoints.media.usb import CreateUSB
 from dcd.platform.inside import resolve
@@ -132,6 +132,40 @@ def test_a_log_keeps_its_file_owner_and_mode(tmp_path: Path) -> None:
     remove_identity(tmp_path)
     after = log.stat()
     assert (after.st_size, after.st_ino, after.st_mode) == (0, before.st_ino, before.st_mode)
+
+
+def system(root: Path, *programs: str) -> Path:
+    for path in ("usr/sbin/sshd", "etc/ssh/ssh_host_rsa_key", *programs):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text("")
+    return root
+
+
+def test_keys_are_made_anew_where_scripts_start_the_server(tmp_path: Path) -> None:
+    root = system(tmp_path, "etc/init.d/ssh", "usr/bin/ssh-keygen")
+    (root / "etc/default").mkdir()
+    (root / "etc/default/ssh").write_text("SSHD_OPTS=-4")
+    for _ in range(2):
+        remove_identity(root)
+    settings = (root / "etc/default/ssh").read_text()
+    assert settings.startswith("SSHD_OPTS=-4\n")
+    assert settings.count("/usr/bin/ssh-keygen -A") == 1
+    subprocess.run(["sh", "-n", root / "etc/default/ssh"], check=True)
+    assert not without_host_keys(root)
+
+
+def test_settings_stay_as_they_are_where_systemd_starts_the_server(tmp_path: Path) -> None:
+    root = system(tmp_path, "etc/init.d/ssh", "usr/lib/systemd/systemd")
+    remove_identity(root)
+    assert not (root / "etc/default/ssh").exists()
+    assert not without_host_keys(root)
+
+
+def test_a_server_whose_keys_nobody_makes_is_warned_of(bench: Any) -> None:
+    system(bench.image)
+    bench.execute(SquashfsPkgImgMod("s", compression_level=1))
+    (said,) = [report.message for report in bench.reports if report.warning]
+    assert "ssh-keygen -A" in said
 
 
 def test_links_lead_nowhere_outside_the_image(tmp_path: Path) -> None:

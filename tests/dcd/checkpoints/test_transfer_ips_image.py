@@ -153,3 +153,18 @@ def test_the_log_has_pkgs_commands_and_its_lines_once(
 def test_repositories_of_this_host_are_declared(bench: Any, origin: str, paths: list[str]) -> None:
     needs = TransferIPS("t").needs(bench.doc(software(install("base"), publisher(origin))))
     assert [str(each.path) for each in needs.reads] == paths
+
+
+def test_keys_ids_and_seeds_of_one_machine_do_not_stay(depot: Depot, bench: Any) -> None:
+    one = depot.publish("one", "base")
+    depot.execute(TransferIPS("t"), software(install("base"), publisher(one)))
+    machines = ("etc/ssh/ssh_host_rsa_key", "var/lib/systemd/random-seed", "etc/hostid")
+    for name in (*machines, "etc/machine-id"):
+        (bench.image / name).parent.mkdir(parents=True, exist_ok=True)
+        (bench.image / name).write_text("of one machine")
+    elements = software(
+        "", publisher("http://release.invalid/"), '<image action="use_existing"/>', "u"
+    )
+    depot.execute(TransferIPS("u"), elements)
+    assert [name for name in machines if (bench.image / name).exists()] == []
+    assert (bench.image / "etc/machine-id").read_text() == ""
