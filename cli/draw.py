@@ -40,7 +40,7 @@ def drawing(picture: Picture, stream: TextIO) -> Iterator[Callable[[Line], None]
     console = Console(file=stream, highlight=False)
     unicode = console.encoding.startswith("utf")
 
-    def tell(line: Line) -> None:
+    def print_line(line: Line) -> None:
         if line.mark in MARKS:
             sign, plain_sign, style, words = MARKS[line.mark]
             width = 0 if line.mark == "note" else _name_columns(picture) + 1
@@ -53,7 +53,7 @@ def drawing(picture: Picture, stream: TextIO) -> Iterator[Callable[[Line], None]
         refresh_per_second=REFRESH_HERTZ,
         transient=True,
     ):
-        yield tell
+        yield print_line
 
 
 def frame(picture: Picture, now: float, columns: int) -> Group:

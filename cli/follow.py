@@ -39,7 +39,7 @@ LOG_TAIL_BYTES = 8 * 1024
 
 VERBS = {"completed": "completed in ", "reused": "reused from ", "failed": "failed after "}
 
-Tell = Callable[[Line], None]
+PrintLine = Callable[[Line], None]
 
 
 def follow_build(socket_path: str, build: Json, *, stream: TextIO, as_json: bool = False) -> int:
@@ -85,10 +85,10 @@ def _show(socket_path: str, build: Json, stream: TextIO, earlier: list[Json]) ->
         picture.event(event)
     after = earlier[-1]["position"] if earlier else 0
     display = _drawn(picture, stream) if is_terminal(stream) else _plain(stream)
-    with display as tell:
+    with display as print_line:
         for message in follow(socket_path, build["id"], after=after):
             if line := _line(picture, message):
-                tell(line)
+                print_line(line)
 
 
 def _line(picture: Picture, message: Message) -> Line | None:
@@ -104,27 +104,27 @@ def _line(picture: Picture, message: Message) -> Line | None:
     return None
 
 
-def _drawn(picture: Picture, stream: TextIO) -> AbstractContextManager[Tell]:
+def _drawn(picture: Picture, stream: TextIO) -> AbstractContextManager[PrintLine]:
     from cli.draw import drawing  # imports rich, which is needed only for drawing
 
     return drawing(picture, stream)
 
 
 @contextmanager
-def _plain(stream: TextIO) -> Iterator[Tell]:
-    told_at = float("-inf")
+def _plain(stream: TextIO) -> Iterator[PrintLine]:
+    printed_at = float("-inf")
 
-    def tell(line: Line) -> None:
-        nonlocal told_at
+    def print_line(line: Line) -> None:
+        nonlocal printed_at
         now = time.monotonic()
-        if line.mark == "progress" and now - told_at < PROGRESS_SECONDS:
+        if line.mark == "progress" and now - printed_at < PROGRESS_SECONDS:
             return
-        told_at = now
+        printed_at = now
         stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(line.at))
         text = f"{line.subject} {VERBS.get(line.mark, '')}{line.text}"
         print(stamp, printable(text).replace("\n", " "), file=stream, flush=True)
 
-    yield tell
+    yield print_line
 
 
 def _print_verdict(socket_path: str, build: Json, stream: TextIO) -> None:

@@ -170,7 +170,7 @@ class Artifacts:
         hard-linked."""
         if not self._is_closed(os.fstat(descriptor), FILE_MODE):
             return False
-        return not _rights_beside_the_mode(descriptor)
+        return not _extra_permissions(descriptor)
 
     def _is_closed(self, status: os.stat_result, mode: int) -> bool:
         owned = (status.st_uid, status.st_gid) == (self._owner, self._group)
@@ -198,7 +198,7 @@ class Artifacts:
         status = os.fstat(descriptor)
         if (status.st_uid, status.st_gid) != (self._owner, self._group):
             os.fchown(descriptor, self._owner, self._group)
-        for attribute in _rights_beside_the_mode(descriptor):
+        for attribute in _extra_permissions(descriptor):
             os.removexattr(descriptor, attribute)
         os.fchmod(descriptor, mode)
 
@@ -219,16 +219,16 @@ def _stated(artifact: Artifact, source: Path) -> BufferedReader:
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
-        raise _not_as_left(artifact, f"{source} is not a regular file") from error
+        raise _differs_from_declared(artifact, f"{source} is not a regular file") from error
     if (size := os.fstat(content.fileno()).st_size) != artifact.size_bytes:
         content.close()
-        raise _not_as_left(
+        raise _differs_from_declared(
             artifact, f"{source} has {size} bytes; {artifact.size_bytes} were declared"
         )
     return content
 
 
-def _not_as_left(artifact: Artifact, details: str) -> UsageError:
+def _differs_from_declared(artifact: Artifact, details: str) -> UsageError:
     return UsageError(
         f"the artifact {artifact.name} differs from what its checkpoint declared", details
     )
@@ -282,7 +282,7 @@ def _copy(content: BinaryIO, aside: Path) -> None:
         copy_content(content.fileno(), copy.fileno(), size_bytes)
 
 
-def _rights_beside_the_mode(descriptor: int) -> set[str]:
+def _extra_permissions(descriptor: int) -> set[str]:
     """The attributes of a file that grant permissions; empty if the file system has none."""
     try:
         return _RIGHTS.intersection(os.listxattr(descriptor))

@@ -21,7 +21,7 @@ from dcd.engine.borrowers import require_secrets
 from dcd.engine.broadcast import progress
 from dcd.engine.builds import Builds
 from dcd.engine.claims import claims_released
-from dcd.engine.failures import broken_off
+from dcd.engine.failures import command_for_disk_error
 from dcd.engine.host import boot_id
 from dcd.engine.publish import commit
 from dcd.engine.stores import Stores
@@ -117,7 +117,7 @@ class Attempt:
         except DcdError as error:
             return await self._record(FailCheckpoint(name, ErrorInfo.of(error)))
         except OSError as error:
-            return await self._record(broken_off(name, error))
+            return await self._record(command_for_disk_error(name, error))
         finally:
             self._means.builds.broadcast.clear(self._build)
 

@@ -7,7 +7,7 @@ from statemachine.events import ErrorInfo
 from store.host.durable import is_full
 
 
-def broken_off(checkpoint: str, error: OSError) -> Command:
+def command_for_disk_error(checkpoint: str, error: OSError) -> Command:
     """The command for an error of the state directory's file system in an attempt."""
     if is_full(error):
         return InterruptCheckpoint(checkpoint, "no-space", str(error))

@@ -70,7 +70,7 @@ def pinned_keys(layers: Iterable[Layer], unfinished: Iterable[BuildState]) -> se
     return pinned
 
 
-def doomed(
+def layers_to_remove(
     layers: Sequence[Layer],
     pinned: Collection[str],
     named: Collection[str],
@@ -198,7 +198,7 @@ class Collector:
         keys = [layer.record.key for layer in layers]
         named = await asyncio.to_thread(self._builds.log.known_keys, keys)
         pinned = pinned_keys(layers, self._unfinished())
-        return layers, doomed(layers, pinned, named, max_bytes, only_over_limit)
+        return layers, layers_to_remove(layers, pinned, named, max_bytes, only_over_limit)
 
     async def _remove(self, layer: Layer) -> bool:
         """Remove a layer unless a build has started to need it since it was chosen."""

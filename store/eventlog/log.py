@@ -301,7 +301,7 @@ def _open(path: Path, reserve: Reserve) -> sa.Connection:
     except LogDamaged:
         raise
     except Unavailable:
-        if not reserve.give_up():
+        if not reserve.release():
             raise
         return database.open_writer(path)
 

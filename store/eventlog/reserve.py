@@ -45,7 +45,7 @@ class Reserve:
             raise
         return True
 
-    def give_up(self) -> bool:
+    def release(self) -> bool:
         """Release the space to the log. Returns False when none was reserved."""
         held = self.held
         self.path.unlink(missing_ok=True)

@@ -323,7 +323,7 @@ class Writer:
         """Handle a failed transaction, of which nothing was acknowledged. A bad append does not fail
         the others."""
         code, why = primary_code(error), str(error.orig)
-        if code == sqlite3.SQLITE_FULL and self._give_up_reserve():
+        if code == sqlite3.SQLITE_FULL and self._release_reserve():
             self.trouble = LogFull(
                 "the disk of the event log is full",
                 "the space reserved for it is in use",
@@ -353,9 +353,9 @@ class Writer:
             self.trouble = _failed(error.orig or error)
             self._refuse(requests, self.trouble)
 
-    def _give_up_reserve(self) -> bool:
+    def _release_reserve(self) -> bool:
         try:
-            return self._reserve.give_up()
+            return self._reserve.release()
         except OSError:
             return False  # The disk is still full, and the callers get that error.
 

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from dcd.engine.failures import broken_off, disk_error
+from dcd.engine.failures import command_for_disk_error, disk_error
 from statemachine.commands import FailCheckpoint, InterruptCheckpoint
 
 MACHINE = (errno.EIO, errno.EROFS, errno.ENXIO, errno.ENODEV, errno.ESTALE, errno.EUCLEAN)
@@ -36,7 +36,7 @@ def test_a_failing_disk_is_said_to_fail(number: int) -> None:
 
 @pytest.mark.parametrize("number", OF_A_TREE, ids=errno.errorcode.get)
 def test_what_a_tree_can_provoke_is_no_failure_of_the_disk(number: int) -> None:
-    command = broken_off("copy", failed(number))
+    command = command_for_disk_error("copy", failed(number))
     assert isinstance(command, FailCheckpoint)
     assert "disk" not in command.error.brief
     assert "pkg_image/x" in command.error.details
@@ -45,4 +45,4 @@ def test_what_a_tree_can_provoke_is_no_failure_of_the_disk(number: int) -> None:
 
 @pytest.mark.parametrize("number", SPACE, ids=errno.errorcode.get)
 def test_want_of_space_interrupts(number: int) -> None:
-    assert isinstance(broken_off("copy", failed(number)), InterruptCheckpoint)
+    assert isinstance(command_for_disk_error("copy", failed(number)), InterruptCheckpoint)

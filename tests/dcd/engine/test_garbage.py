@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dcd.engine.garbage import doomed
+from dcd.engine.garbage import layers_to_remove
 from store.layers import Layer, LayerRecord
 
 
@@ -51,7 +51,7 @@ def test_what_is_removed_leaves_a_whole_store_within_the_limit(
     named = set(data.draw(st.lists(st.sampled_from(keys)))) if keys else set()
     limit = data.draw(st.none() | st.integers(0, 60))
 
-    removed = [found.record.key for found, _ in doomed(layers, pinned, named, limit)]
+    removed = [found.record.key for found, _ in layers_to_remove(layers, pinned, named, limit)]
 
     assert len(set(removed)) == len(removed)
     assert not pinned & set(removed)
@@ -76,7 +76,7 @@ def test_what_is_removed_leaves_a_whole_store_within_the_limit(
 
 def test_what_was_used_least_goes_first_and_no_more_than_needed() -> None:
     layers = [layer("a", None, 10, 3.0), layer("b", None, 10, 1.0), layer("c", None, 10, 2.0)]
-    removed = doomed(layers, (), ("a", "b", "c"), 15)
+    removed = layers_to_remove(layers, (), ("a", "b", "c"), 15)
     assert [(found.record.key, reason) for found, reason in removed] == [
         ("b", "least recently used"),
         ("c", "least recently used"),
