@@ -7,8 +7,9 @@ left as it was, but for further kernels: each gets the initramfs that its packag
 so that a system which is installed from the image can start all of its kernels.
 """
 
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -21,9 +22,14 @@ from dcd.manifest.forms import KERNEL_VERSION
 from dcd.platform.chroot import Inside, chroot
 from dcd.platform.inside import entry, exists, new_file, regular_file, resolve, write
 from statemachine.errors import CheckpointError
+from store.host.process import ToolFailed
 
 _SETTINGS = "etc/initramfs-tools/conf.d/zz-dcd"
 _RESULT = "dcd-initrd.img"
+_TOO_LARGE = re.compile(
+    r"cpio: (.+): (value file size .* out of allowed range|field width not suff).*"
+)
+"""What cpio says of a file of 4 GiB and more, and leaves out: newc has sizes of 32 bits. Source: cpio(5)."""
 _ROOMY_BYTES = 2 << 30
 """Memory in which to gather an initramfs (a few hundred MiB) without anybody else missing it."""
 _LEVELS = {"zstd": range(1, 20), "gzip": range(1, 10), "xz": range(10), "lz4": range(1, 13)}
@@ -96,13 +102,24 @@ class DebianBootArchive(Checkpoint):
             _SETTINGS,
             f"MODULES=most\nCOMPRESS={compressor}\nCOMPRESSLEVEL={self.compression_level}\n",
         )
+        too_large: list[str] = []
+
+        def hear(line: str) -> None:
+            if found := _TOO_LARGE.fullmatch(line):
+                too_large.append(found[1])
+
         try:
             inside.run(
                 ["mkinitramfs", "-o", f"/{_RESULT}", version],
                 env={**context.environment, "TMPDIR": _scratch()},
                 timeout_seconds=1800,
+                on_line=hear,
             )
+            _refuse_large(too_large)
             _take(inside.root, _RESULT, area, name, move=True)
+        except ToolFailed:
+            _refuse_large(too_large)
+            raise
         finally:
             settings.unlink()
             entry(inside.root, _RESULT).unlink(missing_ok=True)
@@ -119,6 +136,15 @@ class DebianBootArchive(Checkpoint):
                 f'add the package {package} to the transfer, or use compression_type "auto"',
             )
         return self.compression_type
+
+
+def _refuse_large(names: Sequence[str]) -> None:
+    if names:
+        raise CheckpointError(
+            "an initramfs cannot hold a file of 4 GiB and more",
+            "\n".join(names),
+            "keep it out of the initramfs: look for the hook in /etc/initramfs-tools/hooks that adds it",
+        )
 
 
 def _take(image: Path, path: str, area: Path, name: str, *, move: bool = False) -> None:

@@ -1,6 +1,7 @@
 """DebianBootArchive: which kernel it takes, and what it says when there is none. (That the result boots
 is for the tests that build whole images.)"""
 
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,26 @@ def test_a_failed_mkinitramfs_leaves_nothing_behind(bench: Any, own_mounts: None
     assert "E: broken hook" in caught.value.details
     assert not (bench.image / "etc/initramfs-tools/conf.d/zz-dcd").exists()
     assert not list(bench.image.glob("*initrd*"))
+    assert list((bench.root / "boot_archive").iterdir()) == []
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("status", [0, 2])
+def test_a_file_that_an_initramfs_cannot_hold_is_named(
+    bench: Any, own_mounts: None, tmp_path: Path, status: int
+) -> None:
+    (tmp_path / "large").touch()
+    os.truncate(tmp_path / "large", 5 << 30)
+    said = subprocess.run(
+        ["cpio", "-o", "-H", "newc", "--quiet"],
+        input=b"large\n", cwd=tmp_path, capture_output=True, check=False,
+    ).stderr.decode().strip()  # fmt: skip
+    bench.add_shell()
+    add_kernel(bench.image, "6.1.0-1-amd64")
+    add_mkinitramfs(bench.image, f'echo "{said}" >&2; echo made > "$2"; exit {status}')
+    with pytest.raises(CheckpointError, match="cannot hold a file of 4 GiB") as caught:
+        bench.execute(DebianBootArchive("ba-arch"))
+    assert caught.value.details == "large"
     assert list((bench.root / "boot_archive").iterdir()) == []
 
 
