@@ -103,13 +103,14 @@ class Subject:
         return sorted(path.name for path in (self.store.directory / ".work").iterdir())
 
 
+# In the process's own namespace: a mount made before another fixture begins one would stay outside it.
 @pytest.fixture(scope="session")
-def btrfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def btrfs(own_mounts: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     yield from loop_mounted(tmp_path_factory.mktemp("btrfs"), 256, "mkfs.btrfs")
 
 
 @pytest.fixture(scope="session")
-def xfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def xfs(own_mounts: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     yield from loop_mounted(tmp_path_factory.mktemp("xfs"), 320, "mkfs.xfs", "-m", "reflink=1")
 
 
