@@ -123,7 +123,7 @@ def test_what_a_back_end_left_that_is_not_in_use_is_counted_and_collected(daemon
 
     assert did["layers"] == would["layers"]
     assert [gone["reason"] for gone in did["layers"]] == [
-        f"of back end {before.name}, which is not in use"
+        f"its back end {before.name} is not in use"
     ]
     assert did["freed_bytes"] >= 2 * 2**20
     assert layers(daemon) == []

@@ -80,7 +80,7 @@ def test_a_stop_waits_for_no_attempt_that_cannot_be_ended(
     build = daemon.submit(write_manifest(("one", "true")))
     until(mark.exists)
     assert daemon.stop() == 0
-    assert "does not end" in daemon.log.read_text()
+    assert "do not end" in daemon.log.read_text()
 
     # The next start settles it.
     daemon.launch = subprocess.Popen
