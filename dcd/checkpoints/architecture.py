@@ -23,7 +23,7 @@ def check_x86(
     image = foreign_image(doc)
     if image is not None:
         yield (error if fails else warning)(
-            checkpoint.place(doc),
+            checkpoint.argument_place(doc),
             f"{checkpoint.name} {does} x86 machines only, and the image is for {image.architecture}",
             f"The architecture is at {image.place_of('architecture')}." if image.origin else "",
             "leave this checkpoint out, and use the image area or the archive of another checkpoint",

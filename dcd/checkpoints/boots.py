@@ -126,7 +126,7 @@ def check_conditions(
         (cpus < 1, "cpus", "is at least 1", "1"),
     ):
         if wrong:
-            origin = (elsewhere or {}).get(argument) or checkpoint.place(doc, argument)
+            origin = (elsewhere or {}).get(argument) or checkpoint.argument_place(doc, argument)
             yield error(
                 origin,
                 f"{checkpoint.name}: {argument} {rule}",

@@ -19,7 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
-from inspect import signature
+from inspect import get_annotations, signature
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -204,6 +204,12 @@ class Checkpoint(ABC):
     )
     """Set by `cancel`."""
 
+    def __init_subclass__(cls) -> None:
+        """Raises TypeError for an argument that hides a method: code of the base class would call it."""
+        for argument in get_annotations(cls):
+            if callable(getattr(Checkpoint, argument, None)):
+                raise TypeError(f"the argument {argument!r} hides Checkpoint.{argument}: rename it")
+
     @property
     def runs_host_code(self) -> bool:
         """Whether it runs code of the manifest outside the image, for which its sender needs the right
@@ -231,7 +237,7 @@ class Checkpoint(ABC):
         validate, plan and submit."""
         yield from ()
 
-    def place(
+    def argument_place(
         self, doc: DataObjectCache, argument: str | None = None, item: int = 0
     ) -> Origin | None:
         """Where the manifest gives the argument, of a list its item number `item`; where it does not,
@@ -261,7 +267,9 @@ class Checkpoint(ABC):
         item: int = 0,
     ) -> Diagnostic:
         """An error about an argument (None: about the checkpoint), at its place."""
-        return error(self.place(doc, argument, item), f"{self.name}: {message}", why, suggestion)
+        return error(
+            self.argument_place(doc, argument, item), f"{self.name}: {message}", why, suggestion
+        )
 
     def external_state(self, doc: DataObjectCache) -> Mapping[str, str]:
         """State of the world outside that decides the result, for the key: name to a text that identifies

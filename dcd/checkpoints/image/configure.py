@@ -112,7 +112,7 @@ class DebianPrePkgImgMod(Checkpoint):
             found = None if name is None else unknown(name)
             if found is not None:
                 yield warning(
-                    self.place(doc, argument),
+                    self.argument_place(doc, argument),
                     f"{self.name}: this host knows no {kind} {name!r}"
                     + (f"; did you mean {found.meant!r}?" if found.meant else ""),
                     f"The package {package} in the image decides. Where that does not know it either, the "

@@ -107,7 +107,7 @@ class TransferArchive(Checkpoint):
             ) from error
 
     def _named_at(self, doc: DataObjectCache) -> str:
-        place = self.place(doc, "archive")
+        place = self.argument_place(doc, "archive")
         return f"the archive is named at {place}" if place else ""
 
     def _unpack_kind(self, context: Context, archive: Path, destination: Path) -> None:

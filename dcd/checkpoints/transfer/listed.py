@@ -30,7 +30,7 @@ def check_software(
     kind = kinds[0] if kinds else "CPIO"
     if found is None:
         yield error(
-            checkpoint.place(doc),
+            checkpoint.argument_place(doc),
             f"{checkpoint.name} needs a <software> of type {kind}",
             "it has none",
             f'add <software name="{checkpoint.name}" type="{kind}">',

@@ -195,3 +195,10 @@ def test_the_example_in_the_reference_is_one_that_a_manifest_may_have(each: Chec
 
 def test_the_reference_is_current() -> None:
     assert CHECKPOINTS.read_text() == checkpoints_text(), "run: python -m dcd.planning.reference"
+
+
+def test_an_argument_that_hides_a_method_is_refused_where_its_class_is_defined() -> None:
+    with pytest.raises(TypeError, match="the argument 'check' hides"):
+
+        class Hiding(Checkpoint):
+            check: str = ""  # type: ignore[assignment]
