@@ -16,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # name spaces, dcd's own Debian package. With CI set, a test that misses one of them fails.
 test_packages := acl attr btrfs-progs curl debhelper dosfstools dpkg-dev fuse3 gcc groff-base iproute2 \
 	libc6-dev libseccomp2 libxml2-dev libxslt1-dev lintian procps python3-dev python3-venv qemu-block-extra \
-	qemu-system-common strace systemd tgt xfsprogs zfs-fuse
+	qemu-system-common strace systemd tgt tzdata xfsprogs zfs-fuse
 
 .PHONY: image test check bench soak deb clean tools
 

@@ -1,6 +1,7 @@
 """A private daemon for tests: real processes, a real socket, and a look for leaks afterwards."""
 
 import ctypes
+import fcntl
 import json
 import os
 import resource
@@ -245,7 +246,13 @@ def debian_package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     out = tmp_path_factory.mktemp("deb")
     script = Path(__file__).parents[1] / "packaging" / "build-deb.sh"
     command = [script, Path(sys.executable).parent, out]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    directory = os.open(script.parent, os.O_RDONLY)
+    try:
+        # It may install what it builds with, and apt has one lock for the host.
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+    finally:
+        os.close(directory)
     assert result.returncode == 0, result.stderr
     (built,) = out.glob("dcd_*.deb")
     yield built

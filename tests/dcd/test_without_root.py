@@ -115,4 +115,4 @@ def test_a_file_of_another_user_cannot_be_made_and_the_error_says_who_could(
 def test_the_doctor_says_what_it_lacks(private: Daemon) -> None:
     checks = {check["name"]: check for check in private.json("doctor", status=None)["checks"]}
     assert checks["namespaces"]["status"] == "warning"
-    assert "in a user namespace only" in checks["namespaces"]["value"]
+    assert "only in a user namespace" in checks["namespaces"]["value"]

@@ -150,7 +150,7 @@ def test_every_answer_names_the_version_of_the_daemon_and_of_its_api(impatient, 
         assert status in lines[0]
         assert b"dcd-api: v1" in lines
         assert any(line.startswith(b"dcd-version: ") for line in lines)
-    assert b"which speaks API v1" in body
+    assert b"with API v1" in body
 
 
 def test_a_small_body_that_nobody_reads_costs_no_connection_and_a_large_one_does(
