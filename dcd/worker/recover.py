@@ -32,6 +32,10 @@ _LOOP_CLR_FD, _LOOP_GET_STATUS64 = 0x4C01, 0x4C05  # linux/loop.h
 _STATUS64_BYTES, _FILE_NAME = 232, slice(56, 120)
 
 
+_NOT_OURS = (FileNotFoundError, PermissionError)
+"""A loop device that is gone, or that a daemon who is not root cannot open and so never attached."""
+
+
 @dataclass(frozen=True, slots=True)
 class Leftover:
     """A process that belongs to an attempt: its pid and start time (clock ticks since boot), and the
@@ -98,7 +102,7 @@ def detach_loops(below: Path) -> list[str]:
     prefix = f"{below}/"
     detached = []
     for name in loops:
-        with contextlib.suppress(FileNotFoundError), Path("/dev", name).open("rb") as opened:
+        with contextlib.suppress(*_NOT_OURS), Path("/dev", name).open("rb") as opened:
             shown = Path("/sys/block", name, "loop/backing_file").read_text()
             device, inode, noted = _backing(opened.fileno())
             # Once the worker's mounts are gone the kernel shows the rest of a path only. It still knows

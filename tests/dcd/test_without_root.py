@@ -8,9 +8,11 @@ overlay in a mount namespace of its own.
 import os
 import shlex
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -57,23 +59,26 @@ def as_nobody(scratch: Path) -> tuple[str, ...]:
 
 @pytest.fixture
 def private() -> Iterator[Daemon]:
-    """A daemon that runs as nobody, in a directory that nobody owns."""
+    """A daemon that runs as nobody, in a directory that nobody owns, on a host that uses a loop device."""
     directory = Path(tempfile.mkdtemp(prefix="dcd-nobody-", dir="/tmp"))
-    try:
+    with ExitStack() as undo:
+        undo.callback(shutil.rmtree, directory)
         directory.chmod(0o755)
-        (directory / "own").mkdir()
-        (directory / "scratch").mkdir()
+        for name in ("own", "scratch"):
+            (directory / name).mkdir()
         os.chown(directory / "own", NOBODY, NOBODY)
+        image = directory / "image"
+        with image.open("wb") as file:
+            file.truncate(1 << 20)
+        attach = ["losetup", "--find", "--show", image]
+        loop = subprocess.run(attach, capture_output=True, text=True, check=True).stdout.strip()
+        undo.callback(subprocess.run, ["losetup", "--detach", loop], check=True)
         daemon = Daemon(directory / "own")
+        undo.callback(lambda: daemon.process and daemon.process.kill())
         daemon.start(as_nobody(directory / "scratch"))
-        assert daemon.process is not None
-        try:
-            yield daemon
-        finally:
-            assert daemon.stop() == 0, daemon.log.read_text()[-3000:]
-            assert daemon.leaks() == []
-    finally:
-        shutil.rmtree(directory)
+        yield daemon
+        assert daemon.stop() == 0, daemon.log.read_text()[-3000:]
+        assert daemon.leaks() == []
 
 
 def manifest(directory: Path, command: str) -> Path:
