@@ -10,7 +10,6 @@ import hashlib
 import hmac
 import os
 import secrets
-import stat
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from statemachine.errors import DcdError
 from statemachine.keys import EXTERNAL, chain
 from statemachine.plan import Ingredient, Plan
 from store.host.durable import write_file
+from store.host.regular import open_regular
 
 _KEY_BYTES = 32
 
@@ -67,10 +67,7 @@ def _content(name: str) -> bytes | None:
         value = os.environ.get(name)
         return None if value is None else value.encode("utf-8", "surrogateescape")
     try:
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        with os.fdopen(os.open(secret_file(Path(name)), flags), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                return None
+        with open_regular(secret_file(Path(name))) as file:
             return file.read(MAX_BYTES + 1)
     except (DcdError, OSError):
         return None

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from dcd.planning.action import decide_action
+from dcd.planning.action import decide_action, no_layer
 from dcd.planning.readiness import Prospect
 from statemachine.build import BuildState, CheckpointRecord
 from statemachine.keys import changes, without_salt
@@ -120,12 +120,12 @@ def _why(planned: PlannedCheckpoint, earlier: _Earlier | None, made_by: Mapping[
     if planned.key in made_by:
         return f"its layer was removed since build {made_by[planned.key]}"
     if earlier is None:
-        return "no build made it yet"
+        return no_layer()
     if differences := changes(earlier.planned.get(planned.name), planned):
         return "; ".join(differences)
     record = earlier.records[planned.name]
     if not record.done:
-        return "no build made it yet"
+        return no_layer()
     if record.key == planned.key:
         return f"its layer was removed since build {earlier.build}"
     return f"build {earlier.build} made it for itself alone (fresh or rewound)"

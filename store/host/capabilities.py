@@ -63,11 +63,17 @@ def in_user_namespace() -> bool:
         return False
 
 
+def give_up_new_privileges() -> None:
+    """Let no program that this process and its descendants start have more rights than they. Raises OSError.
+    Source: prctl(2), PR_SET_NO_NEW_PRIVS."""
+    _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+
+
 def keep_only(names: Collection[str]) -> None:
     """Drop all other capabilities, for this process and all its descendants, without gaining any. Needs
     SETPCAP. Raises OSError, and KeyError for an unknown name."""
     kept = sum(1 << NUMBERS[name] for name in set(names))
-    _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+    give_up_new_privileges()
     _check(_libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0))
     number = 0
     while _libc.prctl(_PR_CAPBSET_READ, number, 0, 0, 0) >= 0:  # EINVAL beyond the last one

@@ -8,6 +8,8 @@ import ctypes
 import errno
 import os
 
+from store.host.capabilities import give_up_new_privileges
+
 _KEYCTL = {"x86_64": 250}
 _KEYCTL_LATER = 219
 """The number of keyctl(2) on machines with the common numbering."""
@@ -17,7 +19,6 @@ _LANDLOCK_CREATE_RULESET, _LANDLOCK_RESTRICT_SELF = 444, 446  # the numbers on e
 _CREATE_RULESET_VERSION = 1
 _SCOPE_ABSTRACT_UNIX_SOCKET = 1
 _VERSION_WITH_SCOPES = 6
-_PR_SET_NO_NEW_PRIVS = 38
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -51,10 +52,8 @@ def scope_sockets() -> None:
     if ruleset < 0:
         raise _failed()
     try:
-        if (
-            _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0
-            or _libc.syscall(_LANDLOCK_RESTRICT_SELF, ruleset, 0) != 0
-        ):
+        give_up_new_privileges()
+        if _libc.syscall(_LANDLOCK_RESTRICT_SELF, ruleset, 0) != 0:
             raise _failed()
     finally:
         os.close(ruleset)

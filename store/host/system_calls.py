@@ -25,6 +25,8 @@ import struct
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from store.host.capabilities import give_up_new_privileges
+
 LAST_KNOWN = 469
 """The newest system call that this table covers (file_setattr, Linux 6.17)."""
 
@@ -179,7 +181,7 @@ _RET = 0x06
 _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000  # SECCOMP_RET_...
 _NUMBER, _ARCH, _ARGUMENTS = 0, 4, 16  # in struct seccomp_data; of an argument, the low half
 
-_PR_SET_NO_NEW_PRIVS, _SECCOMP_SET_MODE_FILTER = 38, 1
+_SECCOMP_SET_MODE_FILTER = 1
 _SECCOMP = {"x86_64": 317}
 _SECCOMP_LATER = 277
 """The number of seccomp(2) on machines with the common numbering."""
@@ -208,10 +210,8 @@ def install(program: list[Instruction]) -> None:
     instructions = ctypes.create_string_buffer(packed, len(packed))
     described = _Program(len(program), ctypes.addressof(instructions))
     number = _SECCOMP.get(os.uname().machine, _SECCOMP_LATER)
-    if (
-        libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0
-        or libc.syscall(number, _SECCOMP_SET_MODE_FILTER, 0, ctypes.byref(described)) != 0
-    ):
+    give_up_new_privileges()
+    if libc.syscall(number, _SECCOMP_SET_MODE_FILTER, 0, ctypes.byref(described)) != 0:
         code = ctypes.get_errno()
         raise OSError(code, f"system calls cannot be filtered: {os.strerror(code)}")
 

@@ -1,4 +1,4 @@
-"""What fails while a build runs is told with the line of the manifest that its author wrote."""
+"""The error of a failed checkpoint names the line of the manifest that its author wrote."""
 
 import io
 import tarfile
