@@ -1,10 +1,9 @@
 """`python -m dcd.worker FD`: the first process of a worker's PID namespace.
 
 It reads the request, starts the process that carries it out (`dcd.worker.attempt`) with FD for its
-messages, and then does what only the first process of a namespace can: it reaps whatever tools leave
-behind, and by its end ends all of them. It ends with its child, and at once when the daemon closes
-the request's stream, which also happens when the daemon dies. A line on that stream asks the child to
-stop, or is an answer, which is passed on to the child.
+messages, and then reaps the processes that tools leave behind. When it ends, the kernel kills all
+processes of the namespace. It ends with its child, and immediately when the daemon closes the stream of
+the request or dies. A line on that stream asks the child to stop, or is an answer for the child.
 """
 
 import os
@@ -36,17 +35,17 @@ def main() -> NoReturn:
         ended, status = os.wait()
         if ended == child:
             code = os.waitstatus_to_exitcode(status)
-            # Past Python's own shutdown, which would wait for the thread that reads.
+            # Skips Python's shutdown, which would wait for the reading thread.
             os._exit(code if code >= 0 else 128 - code)
 
 
 def _carry_out(request: bytes, messages: int, answers: int) -> NoReturn:
-    """The child: nothing that it starts shares the daemon's streams."""
+    """Run the attempt in the child. No process that it starts shares the daemon's streams."""
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)
     os.set_inheritable(messages, False)
-    # Only here: what it imports would cost the first process time and memory for nothing.
+    # Imported here, so that the first process stays small and starts fast.
     from dcd.worker.attempt import carry_out
 
     sys.exit(carry_out(request, messages, answers))

@@ -1,7 +1,6 @@
-"""The areas of a workspace, which have to be its own directories.
+"""The areas of a workspace: real directories, never links.
 
-Whatever is put into an area goes where its name leads, and work in a workspace is done as root: a link in the
-place of an area leads to the build host.
+A worker writes into an area as root, so a link in its place would lead to a directory of the host.
 """
 
 from pathlib import Path
@@ -11,7 +10,7 @@ from statemachine.errors import CheckpointError
 
 
 def make_areas(root: Path) -> None:
-    """Make the areas that are not there. Raises `CheckpointError` as `require_areas`."""
+    """Create the missing areas. Raises `CheckpointError` as `require_areas`."""
     for area in AREAS:
         path = root / area
         if not path.exists() and not path.is_symlink():
@@ -20,12 +19,12 @@ def make_areas(root: Path) -> None:
 
 
 def require_areas(root: Path) -> None:
-    """Raise `CheckpointError` when something else is in the place of an area."""
+    """Raise `CheckpointError` when an area is missing or not a directory."""
     for area in AREAS:
         path = root / area
         if path.is_symlink() or not path.is_dir():
             raise CheckpointError(
                 f"the area {area} of the workspace is not a directory any more",
                 f"{path} was replaced",
-                "leave the areas themselves in their places",
+                "change only what is inside the areas",
             )

@@ -1,11 +1,11 @@
 """Carrying out one attempt, inside the worker's namespaces.
 
-Two processes. The first keeps the worker's rights: it enters the workspace, takes the rest of the host out
-of sight, waits for the second, ends every process that is left, leaves the workspace, and only then
-tells of success: a checkpoint that is said to have succeeded holds nothing any more. The second has given up
-all rights that the checkpoint has not declared: it rebuilds the DOC, constructs the checkpoint,
-executes it and sends the DOC's persistent part. Whatever happens is a verdict; a traceback goes to the
-log, and only for what is a fault of the code.
+Two processes. The first keeps the worker's privileges: it enters the workspace, hides the rest of the
+host, waits for the second, kills the remaining processes, leaves the workspace, and only then reports
+success: by the time success is reported, no process, mount or file is held. The second drops all
+privileges that the checkpoint has not declared, rebuilds the DOC, constructs the checkpoint, executes it and
+sends the DOC's persistent part. Every outcome is sent as a verdict. Only defects of the code leave a
+traceback, in the log.
 """
 
 import contextlib
@@ -69,7 +69,7 @@ _NAMED = 5
 """How many files a message names."""
 
 _ELSEWHERE = re.compile(r"(?<![\w/.])/(?:boot|etc|home|media|mnt|opt|root|run|srv|var)/[^\s:'\"]+")
-"""A path of the host, in what a tool says, where workers see little."""
+"""A path in a tool's output, in directories of the host that workers hardly see."""
 
 _LAST_PROCESSES_SECONDS = 10.0
 
@@ -77,11 +77,11 @@ _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 0x1  # netdevice(7)
 
 
 class _Asked(BaseException):
-    """The daemon asked to stop. Not an Exception: no checkpoint may take it for a failure."""
+    """The daemon asked to stop. Not an Exception, so that no checkpoint handles it as a failure."""
 
 
 class _Pipe:
-    """The messages to the daemon and its answers; safe for several threads, claims apart."""
+    """The messages to the daemon and its answers. Safe for several threads, except `claim`."""
 
     def __init__(self, messages: int, answers: int) -> None:
         self._file = os.fdopen(messages, "wb")
@@ -90,7 +90,7 @@ class _Pipe:
         self._last_message = ""
         self.warnings: list[str] = []
         self.delivered: set[str] = set()
-        """The paths of what was delivered, in the workspace."""
+        """The paths of the delivered files in the workspace."""
 
     def send(self, message: Message) -> None:
         with self._lock:
@@ -103,13 +103,13 @@ class _Pipe:
             self._warn(message)
             message = f"warning: {message}"
         if message and message != self._last_message and not report.logged:
-            # Progress is broadcast and gone; what was said belongs into the log too.
+            # Progress is only broadcast; the log keeps the messages.
             self._last_message = message
             print(f"# {message}", flush=True)
         self.send(Progress(report.fraction, message))
 
     def _warn(self, message: str) -> None:
-        """Keep a warning. There may be many, and all of them are in the log."""
+        """Keep a warning, up to a limit. The log has all of them."""
         if len(self.warnings) < MOST_WARNINGS:
             self.warnings.append(message[:LONGEST_WARNING])
         elif len(self.warnings) == MOST_WARNINGS:
@@ -124,12 +124,14 @@ class _Pipe:
             raise LookupError(f"nothing releases a resource of kind {kind}")
         self.send(Claim(kind, name))
         if self._answers.readline() != CLAIMED:
-            raise Unavailable("the daemon is gone", f"{kind} {name} was not recorded, so not made")
+            raise Unavailable(
+                "the daemon is gone", f"{kind} {name} was not recorded, so not created"
+            )
 
 
 def carry_out(request_line: bytes, messages: int, answers: int) -> int:
-    """Carry out the request and send what happens to the descriptor `messages`; the daemon's answers
-    come from `answers`. Returns the exit status: 0 when a verdict was sent. Only for the child of a PID
+    """Carry out the request. Sends messages to the descriptor `messages` and reads the daemon's answers
+    from `answers`. Returns the exit status: 0 when a verdict was sent. Only for the child of a PID
     namespace's first process."""
     os.umask(0o022)
     request = decode_request(request_line)
@@ -157,7 +159,7 @@ def _isolate(request: WorkerRequest, pipe: _Pipe) -> None:
     try:
         isolate(request)
     except OSError as error:
-        # Half a view is no place to go on in, or to leave in good order; the namespace goes with this.
+        # A partial view allows neither work nor an orderly exit; the namespace ends with this process.
         told = ErrorInfo(
             "a worker cannot be isolated from the host", str(error), "run dcctl doctor"
         )
@@ -166,9 +168,9 @@ def _isolate(request: WorkerRequest, pipe: _Pipe) -> None:
 
 
 def _confined(request: WorkerRequest, root: Path, pipe: _Pipe) -> int:
-    """Do the work in a process with the checkpoint's rights. Returns its exit status: `_DONE`; `_TOLD` when
-    it has told why it did not do it; another when it died."""
-    # Who asks to stop asks that process; who asks too early ends this one, and so both.
+    """Do the work in a process with the checkpoint's privileges. Returns its exit status: `_DONE`; `_TOLD`
+    when it has sent another verdict; any other when it died."""
+    # SIGTERM is forwarded to that process. Before it exists, SIGTERM ends this one.
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
     child = os.fork()
     if child == 0:
@@ -195,12 +197,13 @@ def _exit_with(request: WorkerRequest, root: Path, pipe: _Pipe) -> NoReturn:
         if status != _DONE:
             status = _TOLD
     finally:
-        # What called this is for the other process to go on with.
+        # The callers of this function continue in the other process only.
         os._exit(status)
 
 
 def _hide_marker() -> None:
-    """Overwrite the marker where proc_pid_environ(5) shows it: what a checkpoint runs may look there."""
+    """Overwrite the marker in /proc/PID/environ, which programs of the checkpoint can read. Source:
+    proc_pid_environ(5)."""
     libc = ctypes.CDLL(None)
     libc.getenv.restype = ctypes.c_void_p
     name = MARKER.encode()
@@ -213,7 +216,7 @@ def _hide_marker() -> None:
 
 @contextlib.contextmanager
 def _verdict_on_error(request: WorkerRequest, pipe: _Pipe) -> Iterator[None]:
-    """Whatever goes wrong inside is told as the verdict, and ends there."""
+    """Send an exception from inside as the verdict, and suppress it."""
     try:
         yield
     except _Asked:
@@ -227,7 +230,7 @@ def _verdict_on_error(request: WorkerRequest, pipe: _Pipe) -> Iterator[None]:
 
 
 def _broken_off(request: WorkerRequest, error: Exception) -> ErrorInfo:
-    """What an error that no checkpoint explains says to people; the traceback is in the log."""
+    """The message for an unexpected exception; the traceback is in the log."""
     if isinstance(error, OSError) and error.strerror:
         root = f"{request.workspace.root}/"
         names = (error.filename, error.filename2)
@@ -283,7 +286,7 @@ def _work(request: WorkerRequest, root: Path, pipe: _Pipe) -> None:
 def _let_go(request: WorkerRequest, root: Path) -> None:
     """End what the checkpoint left running, mounted or attached."""
     _end_other_processes(request.marker)
-    # Before anything is removed below: what is mounted there may be the host's.
+    # Before anything is removed below: a mount there may be a directory of the host.
     for left in unmount_below(root):
         print(f"{request.checkpoint} left {left} mounted", flush=True)
     detach_loops(request.workspace.directory)
@@ -291,8 +294,8 @@ def _let_go(request: WorkerRequest, root: Path) -> None:
 
 @contextlib.contextmanager
 def _can_be_asked(checkpoint: Checkpoint) -> Iterator[None]:
-    """Inside, SIGTERM cancels the checkpoint and leaves the context by `_Asked`. Before, it ends the
-    process; after, it comes too late to matter."""
+    """Inside, SIGTERM cancels the checkpoint and raises `_Asked`. Before, it ends the process; after, it
+    is ignored."""
     asked = False
 
     def on_terminate(number: int, frame: FrameType | None) -> None:
@@ -312,9 +315,9 @@ def _can_be_asked(checkpoint: Checkpoint) -> Iterator[None]:
 
 
 def _end_other_processes(marker: str) -> None:
-    """Kill everything in this PID namespace but its first process and this one, and wait until it is
-    gone: nothing may write into a workspace that is to be committed. Outside a namespace of its own, where
-    that would be every process of the host, kill only what has the attempt's marker."""
+    """Kill all processes of this PID namespace except its first one and this one, and wait for their end,
+    so that none writes into a workspace that is about to be committed. Outside a PID namespace of the
+    attempt's own, kill only processes with the attempt's marker."""
     if not _is_in_own_namespace(marker):
         _end_marked_processes(marker)
         return
@@ -327,7 +330,7 @@ def _end_other_processes(marker: str) -> None:
 
 
 def _is_in_own_namespace(marker: str) -> bool:
-    """Whether the first process here is the attempt's own: then all others are the attempt's as well."""
+    """Whether the first process here belongs to the attempt; then all others do too."""
     try:
         environment = Path("/proc/1/environ").read_bytes().split(b"\0")
     except OSError:
@@ -358,7 +361,7 @@ def _empty(directory: Path) -> None:
 def _failed(request: WorkerRequest, error: BaseException, told: ErrorInfo) -> Failed:
     resolution = told.resolution or _remedy(request, error, told)
     info = ErrorInfo(_readable(told.brief), _readable(told.details), _readable(resolution))
-    # A tool, or a script that hides what its tools said, need not say that there is no room left.
+    # Not every tool or script reports a full disk.
     lacking = used_up(request.workspace.directory)
     if lacking == "inodes":
         info = replace(info, brief=f"no inodes are left on the file system: {info.brief}")
@@ -366,15 +369,15 @@ def _failed(request: WorkerRequest, error: BaseException, told: ErrorInfo) -> Fa
 
 
 def _remedy(request: WorkerRequest, error: BaseException, told: ErrorInfo) -> str:
-    """What to do when the worker's surroundings may be behind an error, or ""."""
+    """The remedy if the worker's restrictions may have caused an error, or ""."""
     said = [line for line in told.details.strip().splitlines() if "dmesg(1)" not in line]
-    # Only what was said last, mount's hint at dmesg(1) apart: before it there may be warnings of rights
-    # that were not needed.
+    # Only the last line counts, without mount's hint at dmesg(1): earlier ones may be harmless warnings
+    # about missing privileges.
     last = replace(told, details=said[-1] if said else "")
     if _is_behind((errno.EROFS,), error, last):
         return (
-            f"{request.checkpoint} writes to its workspace only; what else it has to change it must "
-            "declare: see `writes` in its needs or arguments"
+            f"{request.checkpoint} may write only to its workspace; other paths must be "
+            "declared: see `writes` in its needs or arguments"
         )
     if in_user_namespace() and _is_behind((errno.EPERM, errno.EACCES, errno.EINVAL), error, last):
         return f"the daemon is not root, so files have one owner and disks are not mounted: {NEEDS_ROOT}"
@@ -386,20 +389,20 @@ def _remedy(request: WorkerRequest, error: BaseException, told: ErrorInfo) -> st
         )
     if path := _out_of_sight(request, error, last):
         return (
-            f"if {path} is a file of the host: checkpoints see the system's software and what the manifest "
-            "names; an administrator can let them see more (worker_paths)"
+            f"if {path} is a file of the host: checkpoints see the system's software and the paths that the "
+            "manifest names; an administrator can add paths (worker_paths)"
         )
     if _is_behind((errno.EAGAIN,), error, told):
         return (
             "if a process could not be started, there were too many: in the attempt (worker_processes = "
-            f"{request.grants.processes}), in the service (TasksMax) or on the host. Let fewer builds "
-            "run at once or raise the limit, then dcctl retry"
+            f"{request.grants.processes}), in the service (TasksMax) or on the host. Run fewer builds "
+            "at once or raise the limit, then dcctl retry"
         )
     return ""
 
 
 def _out_of_sight(request: WorkerRequest, error: BaseException, told: ErrorInfo) -> str:
-    """The path that was not found, if it may be one of the host that workers do not see; or ""."""
+    """The path that was not found, if it may be a file of the host that workers do not see; or ""."""
     if not _is_behind((errno.ENOENT,), error, told) and "not found" not in told.details:
         return ""
     own = (os.fspath(request.workspace.directory), os.fspath(request.evidence))
@@ -408,7 +411,7 @@ def _out_of_sight(request: WorkerRequest, error: BaseException, told: ErrorInfo)
 
 
 def _is_behind(numbers: tuple[int, ...], error: BaseException, told: ErrorInfo) -> bool:
-    """Whether one of these error numbers caused it, or is what a tool said."""
+    """Whether one of these error numbers caused the error, or a tool reported one."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno in numbers:
@@ -418,7 +421,7 @@ def _is_behind(numbers: tuple[int, ...], error: BaseException, told: ErrorInfo) 
 
 
 def _readable(text: str) -> str:
-    """Text that JSON can carry: bytes that tools print are not always UTF-8."""
+    """The text in a form that JSON can carry: the output of tools is not always UTF-8."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 

@@ -1,17 +1,17 @@
-"""What a worker sees of the host: what is listed here, and nothing else.
+"""The host as a worker sees it: only the paths listed here.
 
-`isolate` is called once, in the worker's own mount namespace, when the workspace has been entered; the
-view lasts as long as the namespace. In it are, read-only, the system's software, the files of /etc that tools
-need, the code of this project, and what the manifest or the configuration names; /proc and /sys without what
-steers or describes the machine; a /dev of the declared devices. What the checkpoint may write is its
-workspace, its evidence, what it has declared, and /tmp, /var/tmp, /run, /dev/shm and the home directory,
-which are new, empty and its own. Other builds, the event log, the daemon's socket and all other files of the
-host are not there, and no file system but /dev opens devices. It keeps no mount of what it does not see.
-Without SYS_ADMIN the view cannot be changed.
+`isolate` is called once, in the worker's own mount namespace, after the workspace has been entered; the
+view lasts as long as the namespace. It contains, read-only, the system's software, the files of /etc that
+tools need, the code of this project, and the paths named by the manifest or the configuration; /proc and
+/sys without the files that control or describe the machine; a /dev with the declared devices. The checkpoint
+may write to its workspace, its evidence, the declared paths, and its own, initially empty /tmp, /var/tmp,
+/run, /dev/shm and home directory. Other builds, the event log, the daemon's socket and all other files of
+the host are absent, and only /dev opens devices. Hidden file systems are unmounted in the namespace. Without
+SYS_ADMIN the view cannot be changed.
 
-`confine` then gives up, for good, the rights and the system calls that the checkpoint has not declared.
+`confine` then permanently drops the capabilities and system calls that the checkpoint has not declared.
 
-Source: capabilities(7), setrlimit(2), seccomp(2); podman(1) for what of /proc and /sys is hidden.
+Source: capabilities(7), setrlimit(2), seccomp(2); podman(1) for the hidden parts of /proc and /sys.
 """
 
 import os
@@ -44,30 +44,30 @@ _PLACES = tuple(
 _LINKED = ("/etc/mtab", "/var/lock", "/var/run")
 
 _TOOL_SETTINGS = (
-    # What tools read of themselves. Found with strace(1), and by reading what Debian's tools of images say.
+    # Settings that tools read. Found with strace(1) and in the documentation of Debian's image tools.
     *("apt", "dpkg", "mke2fs.conf", "mtools.conf", "mdadm.conf", "xattr.conf", "default/useradd"),
     *("login.defs", "magic", "magic.mime", "mime.types", "debconf.conf", "perl", "python3"),
     *("python3.11", "python3.12", "python3.13", "fonts", "java", "fuse.conf", "libaudit.conf"),
     *("qemu", "qemu-ifdown", "qemu-ifup", "tgt", "vbox", "zfs", "lvm/lvm.conf", "gnutls"),
-    # What shells and scripts expect of a system.
+    # Files that shells and scripts expect.
     *("adduser.conf", "bash.bashrc", "debian_version", "environment", "ethertypes", "inputrc"),
     *("locale.alias", "locale.conf", "lsb-release", "networks", "profile", "profile.d", "rpc"),
     *("shells", "skel", "subgid", "subuid", "terminfo", "timezone", "wgetrc", "gitconfig"),
     *("ld.so.conf", "ld.so.conf.d", "ld.so.preload", "debuginfod", "pki", "crypto-policies"),
 )
-"""Of /etc, what is in sight beside `dcd.platform.sandbox.SETTINGS`."""
+"""The visible files of /etc in addition to `dcd.platform.sandbox.SETTINGS`."""
 
 _LOGINS = (Path("/etc/apt/auth.conf"), Path("/etc/apt/auth.conf.d"))
-"""Of these settings, those that only a checkpoint with the network sees."""
+"""The settings that only a checkpoint with network access sees."""
 
 _STEERING = ("sys", "sysrq-trigger", "irq", "bus", "fs", "driver", "mtrr")
-"""Below /proc, what steers the kernel. None of it belongs to the PID namespace."""
+"""Files below /proc that control the kernel; none belongs to the PID namespace."""
 
 _DESCRIBING = (
     *("acpi", "asound", "kcore", "key-users", "keys", "kmsg", "kpagecgroup", "kpagecount"),
     *("kpageflags", "latency_stats", "sched_debug", "scsi", "timer_list", "timer_stats"),
 )
-"""Below /proc, what tells of the machine's memory, of its other users' keys and of its hardware."""
+"""Files below /proc that show the machine's memory, the keys of other users and the hardware."""
 
 _MACHINE = tuple(map(Path, ("/sys/firmware", "/sys/devices/virtual/powercap", "/sys/kernel/debug")))
 
@@ -82,14 +82,14 @@ _PRIVATE = (
 
 
 def isolate(request: WorkerRequest) -> None:
-    """Change the root of this mount namespace to what the attempt may see. Raises OSError, and Unprepared
-    when the host lacks something that the checkpoint declared."""
+    """Change the root of this mount namespace to the attempt's view. Raises OSError, and Unprepared when
+    the host lacks a path or device that the checkpoint declared."""
     if not can_restrict():
         print("# this kernel cannot give workers a root of their own; Linux 5.12 can", flush=True)
         return
     _limit_processes(request.grants.processes)
     scratch = request.workspace.directory / SCRATCH
-    # Everybody may write in some of it as /tmp, and nobody by its path on the host.
+    # All users of the attempt may write to parts of it as /tmp, but nobody by its path on the host.
     scratch.mkdir(mode=0o700, exist_ok=True)
     place = scratch / "view"
     place.mkdir()
@@ -97,21 +97,21 @@ def isolate(request: WorkerRequest) -> None:
 
 
 def hiding(path: Path) -> Path | None:
-    """What on the way to a path of the host is hidden from every worker, or None when a worker sees it."""
+    """The directory or file that hides a path of the host from every worker, or None."""
     places = (*_EMPTY, *_TEMPORARY, Path("/dev"), Path("/proc"), *_CLOSED, *_PRIVATE)
     real = Path(os.path.normpath(path))
     return next((place for place in places if real.is_relative_to(place)), None)
 
 
 def confine(grants: Grants) -> None:
-    """Give up, for this process and all that it starts, what the checkpoint has not declared. Raises
-    Unprepared when the kernel cannot filter system calls."""
+    """Drop, for this process and its descendants, the privileges that the checkpoint has not declared.
+    Raises Unprepared when the kernel cannot filter system calls."""
     leave_session_keyring()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _lower(resource.RLIMIT_NOFILE, grants.open_files)
     if grants.memory_bytes:
         _lower(resource.RLIMIT_DATA, grants.memory_bytes)
-    # To give up still more for the programs of an image.
+    # SETPCAP allows dropping further capabilities for the programs of an image.
     keep_only({*grants.capabilities, "SETPCAP"})
     if can_scope_sockets():
         scope_sockets()
@@ -128,7 +128,7 @@ def confine(grants: Grants) -> None:
 
 
 def _system() -> Iterator[Step]:
-    """What every worker sees."""
+    """The view of every worker."""
     for name in SOFTWARE:
         yield from _if_there(Path("/", name))
     for name in (*SETTINGS, *_TOOL_SETTINGS):
@@ -150,13 +150,13 @@ def _system() -> Iterator[Step]:
     for place in _MACHINE:
         yield Hidden(place)
     yield Empty(Path("/dev/shm"), mode=0o1777)
-    # Message queues are those of the namespace that it was mounted in: the host's.
+    # It shows the message queues of the namespace in which it was mounted: the host's.
     yield Hidden(Path("/dev/mqueue"))
 
 
 def _host(request: WorkerRequest) -> Iterator[Step]:
-    """What this worker sees of the host beyond that. What it must not see comes first: what is named within
-    it is in sight all the same."""
+    """The further view of this worker. Hidden paths come first, so that named paths inside them are
+    visible."""
     grants = request.grants
     yield Devices(grants.devices)
     for path in (*_PRIVATE, *(() if request.network else _LOGINS), *grants.hidden):
@@ -177,15 +177,14 @@ def _host(request: WorkerRequest) -> Iterator[Step]:
 
 
 def _own(request: WorkerRequest) -> Iterator[Step]:
-    """What is the attempt's."""
+    """The attempt's own files."""
     workspace = request.workspace
     for target in _TEMPORARY:
         directory = workspace.directory / SCRATCH / "-".join(target.parts[1:])
         directory.mkdir(exist_ok=True)
         directory.chmod(0o1777)
         yield Shown(directory, target.resolve(), writable=True)
-    # What the layer store has noted of the workspace, and its tree without what is mounted over it, are
-    # there to be looked at by what ends the attempt.
+    # The end of the attempt reads the layer store's notes, and the tree without the mounts over it.
     yield from view.shown(workspace.directory)
     yield from view.shown(workspace.root, writable=True)
     yield from view.shown(request.evidence, writable=True)
@@ -201,15 +200,15 @@ def _mount_point(path: Path) -> Path:
 
 
 def _code(request: WorkerRequest) -> Iterator[Path]:
-    """Where this interpreter and what it imports live."""
+    """The directories of this interpreter and of the modules that it imports."""
     yield Path(sys.prefix)
     yield Path(sys.base_prefix)
     yield Path(sys.executable)
     for entry in map(Path, filter(None, sys.path)):
-        # Whoever starts the daemon in / or /root does not mean that all of it is code.
+        # A daemon started in / or /root has that directory in its path; it is not code.
         if len(entry.absolute().parts) > 2:
             yield entry.absolute()
-    # An editable install need not be in the search path: a finder of its own knows where its packages are.
+    # Packages of an editable install need not be in the search path: its own finder locates them.
     modules = [*_OWN, request.mod_path, *request.allowed]
     for package in {module.replace("/", ".").split(".")[0] for module in modules}:
         if (spec := find_spec(package)) is not None:
@@ -217,7 +216,7 @@ def _code(request: WorkerRequest) -> Iterator[Path]:
 
 
 def _limit_processes(most: int) -> None:
-    # Before Linux 6.14 the setting was the whole host's.
+    # Before Linux 6.14 the setting applied to the whole host.
     version = re.match(r"(\d+)\.(\d+)", os.uname().release)
     if version and (int(version[1]), int(version[2])) >= (6, 14):
         Path("/proc/sys/kernel/pid_max").write_text(str(most))

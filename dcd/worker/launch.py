@@ -1,15 +1,15 @@
 """Running one attempt in a worker process, as the daemon sees it.
 
-The worker is the first process of a PID namespace, with a mount namespace and, unless its checkpoint
-needs the network, a network namespace of its own; when the daemon dies, by whatever cause, the kernel
-kills the worker, and with it every process and mount of the attempt. Its output goes straight to the
-log file, never through the daemon.
+The worker is the first process of a PID namespace, with its own mount namespace and, unless its checkpoint
+needs the network, its own network namespace. When the daemon dies for any reason, the kernel kills the
+worker, and with it every process and mount of the attempt. Its output goes directly to the log file, never
+through the daemon.
 
 The chain, each killed by the death of the one before: daemon, unshare(1) (by setpriv's parent-death
-signal), the namespace's first process (by --kill-child), and so all in the namespace. Where the daemon has
-control groups to give, the chain has one of its own, which limits the attempt as a whole. The signal comes
-when the *thread* that started the worker ends, so attempts run in the main thread's event loop. For
-the moment before the signal is armed, the worker also ends when its request stream does.
+signal), the namespace's first process (by --kill-child), and so all in the namespace. If control groups are
+delegated to the daemon, the chain has its own, which limits the attempt as a whole. The signal is sent when
+the *thread* that started the worker ends, so attempts run in the main thread's event loop. Until the signal
+is set up, the end of its request stream also ends the worker.
 """
 
 import asyncio
@@ -55,16 +55,16 @@ _TAIL_BYTES, _TAIL_LINES = 4096, 20
 _LONGEST_MESSAGE_BYTES = 16 * 1024 * 1024
 
 START_SECONDS = 120.0
-"""How long a worker may take to take its request."""
+"""Time limit for a worker to read its request."""
 
 KILLED_SECONDS = 5.0
-"""How often a worker that was killed, and has not ended, is killed again, and people are told."""
+"""Interval at which a killed worker that has not ended is killed again and reported."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How an attempt ended, after so many seconds; the artifacts that it delivered, `left` and `warnings` as
-    in CheckpointCompleted."""
+    """The outcome of an attempt and its duration; the delivered artifacts; `left` and `warnings` as in
+    CheckpointCompleted."""
 
     outcome: Outcome
     seconds: float
@@ -85,12 +85,12 @@ async def run_attempt(
 ) -> Ending:
     """Run an attempt to its end. Call from the main thread's event loop.
 
-    `on_claim` returns when a claim is in the event log; the worker waits for that. What it then made is
-    the caller's to release. When `stop` is set the worker is asked to stop, and killed with all it
-    started `grace_seconds` later; when the calling task is cancelled it is killed at once. When this
-    returns or raises, nothing of the worker is left: no process, mount, loop device or control group, of
-    which `groups` gives it one. Raises Unprepared when the worker cannot be started, DiskFull when there is
-    no space for its log.
+    `on_claim` returns when a claim is in the event log; the worker waits for that. The caller releases the
+    claimed resources. When `stop` is set, the worker is asked to stop, and `grace_seconds` later it is
+    killed with all its processes; when the calling task is cancelled, it is killed immediately. When this
+    function returns or raises, nothing of the worker is left: no process, mount, loop device or control
+    group (created in `groups`). Raises Unprepared when the worker cannot be started, DiskFull when there
+    is no space for its log.
     """
     started = time.monotonic()
     artifacts: list[Artifact] = []
@@ -151,7 +151,7 @@ async def _control_group(
         raise Unprepared(
             "no control group can be made for an attempt",
             str(error),
-            "restart the service; nothing else may use the groups that were delegated to it",
+            "restart the service; no other program may use the groups that are delegated to it",
         ) from error
     try:
         yield group
@@ -168,9 +168,9 @@ def _save(request: WorkerRequest, document: str) -> None:
 def _no_memory(request: WorkerRequest) -> ErrorInfo:
     most = request.grants.total_memory_bytes
     return ErrorInfo(
-        f"{request.checkpoint} was killed because it took too much memory",
-        f"an attempt may take {most} bytes" if most else "the service or the host had no more",
-        "raise attempt_memory_bytes and reload the daemon, or let fewer builds run at once, then dcctl retry",
+        f"{request.checkpoint} was killed because it used too much memory",
+        f"an attempt may use {most} bytes" if most else "the service or the host had no more",
+        "raise attempt_memory_bytes and reload the daemon, or run fewer builds at once, then dcctl retry",
     )
 
 
@@ -178,8 +178,7 @@ def _no_memory(request: WorkerRequest) -> ErrorInfo:
 async def _worker(
     request: WorkerRequest, log_path: Path, group: AttemptGroup | None
 ) -> AsyncIterator[tuple[asyncio.subprocess.Process, asyncio.StreamReader]]:
-    """A worker that has been given its request, with the stream of its messages. On exit nothing of
-    it is left."""
+    """A worker that has its request, and the stream of its messages. On exit nothing of it is left."""
     receiving, sending = os.pipe()
     try:
         with reporting_disk_full("opening the attempt's log", log_path), _log(log_path) as log:
@@ -200,7 +199,7 @@ async def _worker(
         )
         try:
             assert process.stdin is not None
-            # A worker that dies while it is given its request ends its messages as well.
+            # A worker that dies while it reads its request also closes its messages.
             try:
                 async with asyncio.timeout(START_SECONDS):
                     process.stdin.write(encode(request) + b"\n")
@@ -210,8 +209,8 @@ async def _worker(
             except TimeoutError:
                 raise Unprepared(
                     "a worker does not start",
-                    f"it did not take its request within {START_SECONDS:g} s",
-                    "look for a disk that does not answer, or too little memory; then resume the build",
+                    f"it did not read its request within {START_SECONDS:g} s",
+                    "look for a disk that does not answer, or a lack of memory; then resume the build",
                 ) from None
             yield process, messages
         finally:
@@ -223,7 +222,7 @@ async def _worker(
 async def _started(
     command: list[str], environment: dict[str, str], log: int, messages: int
 ) -> asyncio.subprocess.Process:
-    """The worker's first process. Raises Unprepared when the host is short of what it takes."""
+    """The worker's first process. Raises Unprepared when the host lacks a resource for it."""
     for pause in (*PAUSES_SECONDS, None):
         try:
             return await asyncio.create_subprocess_exec(
@@ -251,8 +250,8 @@ async def _started(
 
 
 def _command(request: WorkerRequest, messages: int) -> list[str]:
-    # Slave: no mount of the worker reaches the host, while unmounting there reaches the worker, which
-    # would otherwise keep busy what it was given a copy of.
+    # Slave: the worker's mounts do not reach the host, but unmounting on the host reaches the worker;
+    # otherwise the worker's copies would keep file systems of the host busy.
     return [
         *("setpriv", "--pdeathsig", "SIGKILL"),
         *("unshare", "--mount", "--propagation", "slave", "--pid", "--fork"),
@@ -304,14 +303,14 @@ async def _stop_when_asked(
 
 
 def _tell(process: asyncio.subprocess.Process, line: bytes) -> None:
-    """Write a line to a worker. To one that has died it is lost, which its end will tell."""
+    """Write a line to a worker; it is lost if the worker has died."""
     assert process.stdin is not None
     process.stdin.write(line)
 
 
 def _kill(process: asyncio.subprocess.Process) -> None:
-    """Kill the namespace's first process, and so all in it: unshare(1) then sees it end last. Before
-    there is one, kill unshare."""
+    """Kill the namespace's first process, and with it all others; unshare(1) ends after them. If there is no
+    first process yet, kill unshare."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     with contextlib.suppress(ProcessLookupError, FileNotFoundError):
         first = children.read_text().split()
@@ -319,7 +318,7 @@ def _kill(process: asyncio.subprocess.Process) -> None:
 
 
 async def _end(process: asyncio.subprocess.Process, request: WorkerRequest) -> None:
-    """Kill what still runs of a worker, and wait until nothing is left."""
+    """Kill the remaining processes of a worker, wait for their end, and remove its files."""
     if process.returncode is None:
         _kill(process)
         await process.wait()
@@ -333,7 +332,7 @@ def _remove_scratch(workspace: Path) -> None:
 
 
 async def _uninterrupted(work: Coroutine[Any, Any, None]) -> None:
-    """Do the work to its end, also when this task is cancelled meanwhile, which then counts after."""
+    """Complete the work even if this task is cancelled meanwhile; the cancellation is raised afterwards."""
     task = asyncio.ensure_future(work)
     cancelled = None
     while not task.done():

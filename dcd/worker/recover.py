@@ -1,10 +1,11 @@
-"""Removing what a dead daemon's workers may have left: processes and loop devices.
+"""Removing processes and loop devices that the workers of a dead daemon may have left.
 
 A worker dies with its daemon (see `dcd.worker.launch`), so after a crash there is normally nothing to
-find; this makes sure. A process counts only when it bears a marker of this state directory, which no
-other user can read, and when all its user ids are the daemon's: what other users run, set-uid programs
-included, is neither killed nor waited for. Nor is what starts after the look: the processes of a worker are
-in a PID namespace, whose first process takes them with it. Blocking; run before any build goes on.
+remove; this makes sure. A process matches only if its environment has a marker of this state directory,
+which no other user can read, and all its user ids are the daemon's: processes of other users, set-uid
+programs included, are neither killed nor waited for. Processes that start after the search need no attention:
+those of a worker are in a PID namespace and end with its first process. Blocking; run before any build
+continues.
 """
 
 import contextlib
@@ -26,14 +27,14 @@ from store.layers.overlay import DEVICE_FILE
 _KILL_SECONDS = 30.0
 _NUMBER_BYTES = 20
 _ROUNDS = 3
-"""So often is looked for what started while the earlier was killed."""
+"""The number of searches: processes may start while earlier ones are killed."""
 
 _LOOP_CLR_FD, _LOOP_GET_STATUS64 = 0x4C01, 0x4C05  # linux/loop.h
 _STATUS64_BYTES, _FILE_NAME = 232, slice(56, 120)
 
 
 _NOT_OURS = (FileNotFoundError, PermissionError)
-"""A loop device that is gone, or that a daemon who is not root cannot open and so never attached."""
+"""A loop device that is gone, or that a daemon without root cannot open and so never attached."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class Leftover:
 
     @property
     def attempt(self) -> str:
-        """BUILD:CHECKPOINT:ATTEMPT: the marker without what only the daemon may know."""
+        """BUILD:CHECKPOINT:ATTEMPT: the marker without its secret part."""
         return self.marker.partition(":")[2]
 
 
@@ -64,9 +65,9 @@ def leftover_workers(prefix: str) -> list[Leftover]:
 
 
 def kill_leftovers(prefix: str) -> list[Leftover]:
-    """Kill those processes and wait until they are gone. Returns what was killed.
+    """Kill those processes, wait for their end, and return them.
 
-    Raises Unavailable when one does not go: it would write into layers.
+    Raises Unavailable when one does not end: it could write into layers.
     """
     killed: dict[int, Leftover] = {}
     deadline = time.monotonic() + _KILL_SECONDS
@@ -94,7 +95,7 @@ def detach_loops(below: Path) -> list[str]:
     all layers. Returns them."""
     loops = _loops()
     if not loops:
-        return []  # which is so nearly always, and saves the looking below
+        return []  # The usual case; skips the search below.
     workspaces = [below, *below.glob("*/.work/*")]
     noted_devices = (_noted_device(workspace / DEVICE_FILE) for workspace in workspaces)
     devices = {device for device in noted_devices if device is not None}
@@ -105,11 +106,11 @@ def detach_loops(below: Path) -> list[str]:
         with contextlib.suppress(*_NOT_OURS), Path("/dev", name).open("rb") as opened:
             shown = Path("/sys/block", name, "loop/backing_file").read_text()
             device, inode, noted = _backing(opened.fileno())
-            # Once the worker's mounts are gone the kernel shows the rest of a path only. It still knows
-            # the first 63 bytes of the name that losetup(8) was given, and, where that is too little
-            # to tell workspaces apart, the device of the mount; not that of a mount in the workspace.
+            # After the worker's mounts are gone, the kernel shows only the end of a path. It still knows
+            # the first 63 bytes of the name given to losetup(8) and, if these do not identify the
+            # workspace, the device of the mount; but not of a mount inside the workspace.
             ours = noted.startswith(prefix) or (device in devices and noted.startswith(prefix[:63]))
-            # What the worker called /tmp/NAME.
+            # A file that the worker called /tmp/NAME.
             if shown.startswith(prefix) or ours or (device, inode) in scratch:
                 fcntl.ioctl(opened, _LOOP_CLR_FD)
                 detached.append(name)
@@ -117,8 +118,8 @@ def detach_loops(below: Path) -> list[str]:
 
 
 def _noted_device(note: Path) -> int | None:
-    """The number of the device that a workspace was mounted as. A power cut may leave a note without it; then
-    no device is left either. Workers of version 0.1.0 could put anything in its place."""
+    """The device number of a workspace's mount, or None. A power cut may leave an empty note; then no device
+    is left either. Workers of version 0.1.0 could replace the note by any file."""
     try:
         with open_regular(note) as file:
             number = file.read(_NUMBER_BYTES)
@@ -128,7 +129,7 @@ def _noted_device(note: Path) -> int | None:
 
 
 def _processes() -> Iterator[tuple[int, int, list[bytes]]]:
-    """pid, start time and environment of every process of this user but this one."""
+    """pid, start time and environment of all other processes of this user."""
     for entry in Path("/proc").iterdir():
         if not entry.name.isdecimal() or entry.name == str(os.getpid()):
             continue
@@ -151,7 +152,7 @@ def _ticks_since_boot() -> int:
 
 
 def _start_time(process: Path) -> int:
-    # The name, in parentheses, may hold anything. Source: proc(5), field 22 of stat.
+    # The name, in parentheses, may contain any characters. Source: proc(5), field 22 of stat.
     return int((process / "stat").read_text().rpartition(")")[2].split()[19])
 
 
@@ -159,7 +160,7 @@ def _kill(leftover: Leftover, deadline: float) -> None:
     with contextlib.suppress(ProcessLookupError, FileNotFoundError):
         descriptor = os.pidfd_open(leftover.pid)
         try:
-            # The descriptor holds on to whoever has the pid now: is it still the same?
+            # The descriptor refers to the process that has the pid now, which may be a different one.
             if _start_time(Path("/proc", str(leftover.pid))) == leftover.start_time:
                 signal.pidfd_send_signal(descriptor, signal.SIGKILL)
                 select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))
@@ -183,8 +184,8 @@ def _files(directory: Path) -> Iterator[tuple[int, int]]:
 
 
 def _backing(loop: int) -> tuple[int, int, str]:
-    """Device and inode numbers and noted name of the file behind a loop device (struct loop_info64). That
-    cannot be told (0, 0, "") of a file whose file system has died, as FUSE's do: not the one of layers."""
+    """Device and inode numbers and noted name of the file behind a loop device (struct loop_info64). They
+    are unknown (0, 0, "") if the file system has died, as FUSE's can; that of layers cannot."""
     try:
         status = fcntl.ioctl(loop, _LOOP_GET_STATUS64, bytes(_STATUS64_BYTES))
     except OSError:

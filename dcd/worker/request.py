@@ -1,9 +1,9 @@
-"""What the daemon and a worker say to each other, as JSON lines.
+"""The messages between the daemon and a worker, as JSON lines.
 
 The daemon writes one `WorkerRequest` to the worker's standard input and keeps it open: a line `cancel`
 asks the worker to stop, a line `claimed` answers a `Claim`, the end of the stream means that the daemon
-is gone. The worker writes messages to a pipe of their own; the last one is its verdict. Plain data: this
-module imports nothing that costs time at the worker's start.
+is gone. The worker writes messages to a separate pipe; the last one is its verdict. Plain data: this
+module imports nothing that slows the start of a worker.
 """
 
 import hashlib
@@ -22,26 +22,26 @@ AREAS = ("pkg_image", "boot_archive", "media", "tmp")
 """The directories of every workspace."""
 
 MARKER = "DCD_ATTEMPT"
-"""The variable in the environment of a worker that says which attempt it belongs to:
-STATE:BUILD:CHECKPOINT:ATTEMPT. Recovery finds what a dead daemon left by it. STATE is a secret of the
-daemon's: no checkpoint, log, command line or name shows it."""
+"""The environment variable that names the attempt of a worker: STATE:BUILD:CHECKPOINT:ATTEMPT. Recovery
+finds the processes of a dead daemon by it. STATE is a secret of the daemon: no checkpoint, log, command line
+or name shows it."""
 
 
 SCRATCH = "scratch"
-"""In a workspace's directory: what the worker sees as /tmp and /var/tmp. Gone with the attempt."""
+"""Directory in a workspace's directory with the worker's /tmp and /var/tmp. Removed with the attempt."""
 
 
 @dataclass(frozen=True, slots=True)
 class Grants:
-    """What an attempt may use of the host, beside its workspace; see `dcd.worker.isolation`.
+    """The resources of the host that an attempt may use in addition to its workspace; see
+    `dcd.worker.isolation`.
 
-    `capabilities`, `devices` and `writes` are what the checkpoint declared in its `Needs`, `secrets` the
-    files and `variables` the values of what it declared there as secrets. `reads` are other paths of the host
-    that it sees, named by the manifest or by the configuration; `hidden` are paths that it does not see
-    although they may be in one of these (the state directory, the daemon's socket).
-    `host_code` says that it runs code for which the right `host_code` was needed.
-    `open_files` limits the open files of a process, `memory_bytes` its memory (0: no limit), `processes` how
-    many there are, `total_memory_bytes` the memory of all together (0: no limit).
+    `capabilities`, `devices` and `writes` are those of the checkpoint's `Needs`; `secrets` are the files and
+    `variables` the values of the secrets declared there. `reads` are other visible paths of the host, named
+    by the manifest or the configuration; `hidden` are paths that stay hidden even inside these (the state
+    directory, the daemon's socket). `host_code` says that it runs code that required the right `host_code`.
+    `open_files` limits the open files of a process, `memory_bytes` its memory (0: no limit), `processes`
+    the number of processes, `total_memory_bytes` the memory of all together (0: no limit).
     """
 
     capabilities: tuple[str, ...] = FILES
@@ -62,12 +62,12 @@ class Grants:
 class WorkerRequest:
     """One attempt at a checkpoint.
 
-    `state_id` marks what belongs to the daemon's state directory; a secret. `manifest` is the canonical
-    manifest's XML text, `manifest_path` where its author keeps it, and `places` are as in the plan. `layers`
+    `state_id` is the secret that identifies the daemon's state directory. `manifest` is the canonical
+    manifest's XML text, `manifest_path` its author's path for it, `places` are as in the plan. `layers`
     is the directory of the layer store. `inputs` maps a path, as the manifest resolves it, to the captured
-    file. `evidence` is a directory that outlives the attempt. `allowed` are the modules that `mod_path` may
-    name beside the project's own. `environment` is what every tool gets, `external` the state of the world
-    that the key covers.
+    file. `evidence` is a directory that outlives the attempt. `allowed` lists the modules that `mod_path` may
+    name in addition to the project's own. `environment` is the environment of every tool, `external` the
+    external state that the key covers.
     """
 
     state_id: str
@@ -98,15 +98,15 @@ class WorkerRequest:
 
     @property
     def attempt_name(self) -> str:
-        """A name for this attempt that no other on the host has, and that everybody may see."""
+        """A public name for this attempt, unique on the host."""
         place = hashlib.sha256(self.state_id.encode()).hexdigest()[:16]
         return f"{place}:{self.build}:{self.checkpoint}:{self.attempt}"
 
 
 @dataclass(frozen=True, slots=True)
 class ShellRequest:
-    """A shell in a workspace that is thrown away after it; see `dcd.worker.shell`. `marker` is the value
-    of `MARKER` for it and all that it starts; empty in what is shown of the request."""
+    """A shell in a temporary workspace; see `dcd.worker.shell`. `marker` is the value of `MARKER` for it and
+    its descendants; it is empty when the request is shown."""
 
     marker: str
     layers: Path
@@ -114,7 +114,7 @@ class ShellRequest:
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):
-    """`fraction` of the checkpoint is done (None: unknown), and what it does now."""
+    """The completed fraction of the checkpoint (None: unknown), and its current activity."""
 
     fraction: float | None = None
     message: str = ""
@@ -127,9 +127,8 @@ class Delivered(msgspec.Struct, frozen=True, tag="artifact"):
 
 
 class Saved(msgspec.Struct, frozen=True, tag="saved"):
-    """The DOC's persistent part as the checkpoint leaves it, as XML text. The daemon puts it beside the
-    workspace's tree: nothing there can be written by a worker. `left` and `warnings` as in
-    CheckpointCompleted."""
+    """The DOC's persistent part after the checkpoint, as XML text. The daemon writes it beside the
+    workspace's tree, where a worker cannot write. `left` and `warnings` as in CheckpointCompleted."""
 
     document: str
     left: tuple[str, ...] = ()
@@ -137,8 +136,8 @@ class Saved(msgspec.Struct, frozen=True, tag="saved"):
 
 
 class Claim(msgspec.Struct, frozen=True, tag="claim"):
-    """The checkpoint is about to make a resource that could outlive the worker, and waits for `words.CLAIMED`
-    before it does. `kind` and `name` are those of `dcd.platform.resources`."""
+    """The checkpoint is about to create a resource that could outlive the worker, and first waits for
+    `signals.CLAIMED`. `kind` and `name` are those of `dcd.platform.resources`."""
 
     kind: str
     name: str
@@ -149,29 +148,29 @@ class Completed(msgspec.Struct, frozen=True, tag="completed"):
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
-    """The checkpoint could not do its work. `no_space`: for want of disk space."""
+    """The checkpoint failed. `no_space`: for lack of disk space."""
 
     error: ErrorInfo
     no_space: bool = False
 
 
 class Cancelled(msgspec.Struct, frozen=True, tag="cancelled"):
-    """The worker ended because it was asked to, by itself or by force."""
+    """The worker was asked to stop and ended, or was killed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Died:
-    """The worker ended without a verdict: `how` it ended, and the last lines of its log."""
+    """The worker ended without a verdict: `how`, and the last lines of its log."""
 
     how: str
     tail: str
 
 
 Verdict = Completed | Failed | Cancelled
-"""What a worker says of its attempt."""
+"""The worker's own report of the end of its attempt."""
 
 Outcome = Verdict | Died
-"""What becomes of an attempt."""
+"""The end of an attempt."""
 
 Message = Progress | Delivered | Saved | Claim | Verdict
 

@@ -1,10 +1,10 @@
-"""`python -m dcd.worker.shell REQUEST [COMMAND...]`: a shell in a throw-away workspace.
+"""`python -m dcd.worker.shell REQUEST [COMMAND...]`: a shell in a temporary workspace.
 
-`dcctl shell` starts it as the first process of a PID namespace, in a mount namespace, on the terminal of
-who asked, with the daemon's `ShellRequest` in JSON. It enters the workspace, makes the image ready for
+`dcctl shell` starts it as the first process of a PID namespace, in a mount namespace, on the user's
+terminal, with the daemon's `ShellRequest` in JSON. It enters the workspace, prepares the image for
 chroot(8), runs the command (default: $SHELL) as root with the areas' paths in its environment, and ends
-with it; with it end all that the shell started, and the mounts. The daemon then removes the workspace.
-`MARKER` is in its environment from the start, so that the daemon finds what is left.
+with it; all processes and mounts of the shell end at the same time. The daemon then removes the workspace.
+`MARKER` is in its environment from the start, so that the daemon finds leftover processes.
 """
 
 import os
@@ -23,16 +23,16 @@ from store.host.tools import TOOL_PATH
 from store.layers.choose import open_store
 
 CANNOT_RUN = 126
-"""Exit status when the command cannot be run, as shells have it."""
+"""Exit status when the command cannot be run, as in shells."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the shell. Returns its exit status, 128 and the signal's number when one ended it."""
+    """Run the shell. Returns its exit status, or 128 plus the number of the signal that ended it."""
     if os.getpid() != 1:
         print("dcd.worker.shell is started by dcctl shell", file=sys.stderr)
         return 1
     request = decode_shell(arguments[0])
-    # Ctrl-C is for the command.
+    # Ctrl-C is meant for the command.
     for number in (signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
     try:
@@ -57,7 +57,7 @@ def _start(root: Path, command: Sequence[str]) -> int:
 
 def _become(root: Path, command: Sequence[str]) -> NoReturn:
     if os.isatty(0):
-        # The terminal's foreground group is outside this namespace, where no shell could return to it.
+        # The terminal's foreground group is outside this namespace, so no shell here could restore it.
         os.setpgid(0, 0)
         signal.signal(signal.SIGTTOU, signal.SIG_IGN)
         os.tcsetpgrp(0, os.getpgrp())
@@ -80,7 +80,7 @@ def _become(root: Path, command: Sequence[str]) -> NoReturn:
 
 
 def _wait_for(child: int) -> int:
-    """Reap everything, as the first process of a namespace has to, until the child ends."""
+    """Reap all processes, as the first one of a namespace must, until the child ends."""
     while True:
         ended, status = os.wait()
         if ended == child:

@@ -1,7 +1,7 @@
 """The lines that the daemon writes to a worker after its request.
 
-Apart from `dcd.worker.request`, because the first process of a worker's namespace reads them and imports
-nothing else of the project.
+Separate from `dcd.worker.request`, because the first process of a worker's namespace reads them and imports
+no other module of the project.
 """
 
 CANCEL = b"cancel\n"

@@ -1,11 +1,11 @@
-"""The root directory that a worker sees, made of steps.
+"""The root directory of a worker, as a list of steps.
 
-A view is an ordered list of steps, each a small piece of data that can say what it does (`describe`) and do
-it below a directory (`apply`). `enter` makes a new root of them, in which there is nothing else, and leaves
-the host's behind. For the first process of a mount namespace of one's own.
+A view is an ordered list of steps, each a small piece of data that can describe itself (`describe`) and carry
+itself out below a directory (`apply`). `enter` creates a new root from nothing but the steps, and detaches
+the host's root. For the first process of its own mount namespace.
 
-Every path in the view is the path of the host: where a link of the host is on the way to what is shown, the
-view has the same link.
+Paths in the view are those of the host: where a path of the host leads over a link, the view has the same
+link.
 
 Source: mount_setattr(2), pivot_root(2), mount_namespaces(7).
 """
@@ -33,30 +33,30 @@ from store.host.mounts import (
 )
 
 _ROOT_BYTES = "4m"
-"""What the new root itself may hold: directories and links."""
+"""Size limit of the new root itself, which holds directories and links."""
 
 
 class Step(Protocol):
-    """One step of making a view."""
+    """One step in the construction of a view."""
 
     @property
     def target(self) -> Path:
-        """Where in the view it changes something; the path of the host, without links."""
+        """The changed path in the view: the path of the host, without links."""
         ...
 
     def describe(self) -> str:
-        """What it does, for a message: `show /usr`."""
+        """The step for a message: `show /usr`."""
         ...
 
     def apply(self, root: Path) -> None:
-        """Do it, in the view that is being made at `root`. Raises OSError."""
+        """Carry it out in the view under construction at `root`. Raises OSError."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What is at `source` on the host is in sight at `target`, with all that is mounted below it unless it is
-    shown `alone`. No device of it can be opened and no program in it gives rights."""
+    """The file or directory `source` of the host, visible at `target`, with all mounts below it unless it is
+    shown `alone`. Its devices cannot be opened, and its set-uid programs have no effect."""
 
     source: Path
     target: Path
@@ -73,7 +73,7 @@ class Shown:
         try:
             copy = copy_of(self.source, recursive=not self.alone)
         except OSError as error:
-            # In a user namespace what is mounted below belongs to it: neither is there without the other.
+            # In a user namespace, mounts below belong to their parent: it cannot be copied without them.
             if error.errno != errno.EINVAL or not self.alone:
                 raise
             copy = copy_of(self.source)
@@ -103,7 +103,7 @@ class Link:
         return f"link {self.target} to {self.destination}"
 
     def apply(self, root: Path) -> None:
-        """Make the link, unless it came with what is shown around it."""
+        """Create the link, unless a directory shown around it contains it."""
         link = _below(root, self.target)
         if not os.path.lexists(link):
             link.parent.mkdir(parents=True, exist_ok=True)
@@ -112,7 +112,7 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A directory that every system has, with nothing in it but what is shown there."""
+    """A directory that every system has, which contains only what is shown there."""
 
     target: Path
 
@@ -121,13 +121,13 @@ class Place:
         return f"make the directory {self.target}"
 
     def apply(self, root: Path) -> None:
-        """Make it, unless it is there."""
+        """Create it if it does not exist."""
         _below(root, self.target).mkdir(parents=True, exist_ok=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Empty:
-    """A directory of the attempt's own, in memory and empty at first."""
+    """A directory of the attempt's own, in memory and initially empty."""
 
     target: Path
     mode: int = 0o755
@@ -145,7 +145,7 @@ class Empty:
 
 @dataclass(frozen=True, slots=True)
 class Hidden:
-    """What is not in sight although something around it is."""
+    """A hidden file or directory inside a visible one."""
 
     target: Path
 
@@ -154,23 +154,23 @@ class Hidden:
         return f"hide {self.target}"
 
     def apply(self, root: Path) -> None:
-        """Mount something empty on it, if it is there."""
+        """Mount an empty file or directory on it, if it exists."""
         target = _below(root, self.target)
         if target.is_dir():
             mount("tmpfs", target, "mode=755", NO_SUID | NO_DEVICES)
         elif target.exists():
-            # Nobody opens a device on this mount, or connects to one.
+            # A device on this mount cannot be opened, nor a socket connected to.
             Closed(self.target).apply(root)
 
     def finish(self, root: Path) -> None:
-        """Make it read-only, once what is shown in it has its place."""
+        """Make it read-only, after all steps inside it."""
         if (target := _below(root, self.target)).is_mount():
             restrict(target, READ_ONLY, recursive=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """A file that every system has and that nobody opens, as programs expect of it."""
+    """A file that every system has and that cannot be opened, as programs expect."""
 
     target: Path
 
@@ -179,7 +179,7 @@ class Closed:
         return f"close {self.target}"
 
     def apply(self, root: Path) -> None:
-        """Mount on it a device that cannot be opened."""
+        """Mount a device that cannot be opened on it."""
         target = _below(root, self.target)
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -190,7 +190,7 @@ class Closed:
 
 @dataclass(frozen=True, slots=True)
 class ReadOnly:
-    """What can be seen and not changed, although something around it can."""
+    """A read-only file or directory inside a writable one."""
 
     target: Path
 
@@ -199,7 +199,7 @@ class ReadOnly:
         return f"make {self.target} read-only"
 
     def apply(self, root: Path) -> None:
-        """Mount it on itself, if it is there."""
+        """Mount it on itself, read-only, if it exists."""
         if (target := _below(root, self.target)).exists():
             bind(target, target)
             restrict(target, READ_ONLY)
@@ -207,7 +207,7 @@ class ReadOnly:
 
 @dataclass(frozen=True, slots=True)
 class Processes:
-    """The namespace's own /proc, writable as far as its parts are not made read-only."""
+    """The namespace's own /proc, writable except for its read-only parts."""
 
     target: Path = Path("/proc")
 
@@ -216,7 +216,7 @@ class Processes:
         return f"show the attempt's processes at {self.target}"
 
     def apply(self, root: Path) -> None:
-        """Show what is mounted at /proc of this namespace."""
+        """Show the /proc of this namespace."""
         (target := _below(root, self.target)).mkdir()
         bind(Path("/proc"), target)
         restrict(target, NO_SUID | NO_DEVICES)
@@ -224,8 +224,8 @@ class Processes:
 
 @dataclass(frozen=True, slots=True)
 class Devices:
-    """A /dev with the standard devices and `more`: names, or `ALL_DEVICES` for the host's whole /dev. Nobody
-    makes a node in it."""
+    """A /dev with the standard devices and `more`: names, or `ALL_DEVICES` for the host's whole /dev. No node
+    can be created in it."""
 
     more: tuple[str, ...] = ()
     target: Path = Path("/dev")
@@ -240,19 +240,19 @@ class Devices:
         if ALL_DEVICES in self.more:
             bind(Path("/dev"), target)
             restrict(target, READ_ONLY | NO_SUID)
-            # Terminals of the host are not the attempt's.
+            # The terminals of the host stay hidden.
             mount("devpts", target / "pts", "newinstance,ptmxmode=0666,mode=620", NO_SUID)
         else:
             mount_devices(target, self.more)
 
     def finish(self, root: Path) -> None:
-        """Let nobody make a node in it, now that all that belongs in it is there."""
+        """Make it read-only, after all steps inside it."""
         if ALL_DEVICES not in self.more:
             restrict(_below(root, self.target), READ_ONLY, recursive=False)
 
 
 def shown(path: Path, *, writable: bool = False) -> Iterator[Step]:
-    """The steps that show a path of the host at its place: it, and the links on the way to it."""
+    """The steps that show a path of the host at the same path, with the links on the way to it."""
     real = path.resolve()
     if real != path:
         yield from links(path)
@@ -260,7 +260,7 @@ def shown(path: Path, *, writable: bool = False) -> Iterator[Step]:
 
 
 def links(path: Path) -> Iterator[Link]:
-    """The links of the host on the way to a path, its own last part included."""
+    """The links of the host on the way to a path, its last part included."""
     place, rest = Path("/"), list(path.parts[1:])
     for _ in range(40):  # as many as the kernel follows
         while rest:
@@ -276,9 +276,9 @@ def links(path: Path) -> Iterator[Link]:
 
 
 def enter(steps: Iterable[Step], place: Path) -> None:
-    """Make the view, at the directory `place`, and change the root of this namespace to it. What is deeper
-    comes later, and so is in what was put there before; of two steps for one place the later one counts.
-    Raises OSError."""
+    """Create the view at the directory `place`, and change the root of this namespace to it. Deeper paths
+    come later, so that they are inside what was created before; of two steps for one path the later one
+    wins. Raises OSError."""
     ordered = sorted(dict.fromkeys(steps), key=lambda step: len(step.target.parts))
     mount("tmpfs", place, f"mode=755,size={_ROOT_BYTES}", NO_SUID | NO_DEVICES)
     withhold_from_copies(place)

@@ -450,7 +450,7 @@ def _parts(path: str) -> Sequence[str]:
 
 
 def _checked(name: str) -> str:
-    """The name of a workspace, checked. Raises UsageError."""
+    """The name of a workspace, checked. Raises ValueError."""
     if not _NAME.fullmatch(name):
         raise ValueError(f"{name!r} cannot name a workspace")
     return name

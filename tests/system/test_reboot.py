@@ -81,7 +81,7 @@ def test_build_survives_power_cuts_of_the_server(
     print(f"{machine.lost_writes} writes were lost")
 
     server.kill_the_daemon()
-    assert "hog was killed because it took too much memory" in server.failure_of_a_hog()
+    assert "hog was killed because it used too much memory" in server.failure_of_a_hog()
     assert server.leaks() == ""
     machine.switch_off()
     state = tmp_path / "server"
