@@ -69,23 +69,24 @@ def frame(picture: Picture, now: float, columns: int) -> Group:
     table.add_column(no_wrap=True, ratio=1, overflow="ellipsis")
     elapsed = now - picture.started if picture.started is not None else 0.0
     table.add_row(
-        Text(printable(picture.name), style="bold"),
+        Text(printable(picture.view["name"]), style="bold"),
         f"{len(picture.done)}/{len(picture.estimates)}",
         *([ProgressBar(total=1.0, completed=picture.fraction)] if with_bar else ()),
-        _times(elapsed, picture.expected_seconds),
-        picture.state,
+        _times(elapsed, picture.expected_seconds(now)),
+        picture.view["state"],
     )
     message = Text("")
     if running := picture.running:
-        message = Text(printable(running.message).replace("\n", " "), no_wrap=True)
-        bar = ProgressBar(
-            total=1.0, completed=running.fraction or 0.0, pulse=running.fraction is None
+        message = Text(
+            printable(picture.progress.get("message", "")).replace("\n", " "), no_wrap=True
         )
+        fraction = picture.progress.get("fraction")
+        bar = ProgressBar(total=1.0, completed=fraction or 0.0, pulse=fraction is None)
         table.add_row(
-            Text(printable(running.checkpoint)),
-            "" if running.fraction is None else f"{running.fraction:.0%}",
+            Text(printable(running)),
+            "" if fraction is None else f"{fraction:.0%}",
             *([bar] if with_bar else ()),
-            _times(now - running.started, running.estimate_seconds),
+            _times(now - picture.attempt_started, picture.estimates[running]),
             message if one_line else "",
         )
     if one_line or not message:
@@ -100,5 +101,5 @@ def _times(elapsed_seconds: float, estimate_seconds: float | None) -> str:
 
 
 def _name_columns(picture: Picture) -> int:
-    longest = max(map(len, [picture.name, *picture.estimates]), default=0)
+    longest = max(map(len, [picture.view["name"], *picture.estimates]))
     return min(longest, 20)

@@ -2,16 +2,16 @@
 
 Shows two status lines on a terminal (`cli.draw`), elsewhere a line with the time for each event, with
 `json` a JSON object for each event and progress message (of type `progress`). Events before the newest
-resume are not shown; they only count as completed work. Ends with the result, and for a failure the
-reason, the remedy and the last lines of the log. Returns the exit code of the build's state. Ctrl-C
-stops only the display.
+resume are not shown. Ends with the result, and for a failure the reason, the remedy and the last lines
+of the log. Returns the exit code of the build's state. Ctrl-C stops only the display.
 """
 
+import argparse
 import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TextIO
 
@@ -25,8 +25,7 @@ from cli.text import (
     is_terminal,
     print_indented,
     print_json,
-    print_undelivered,
-    print_warnings,
+    print_remarks,
     printable,
     size,
 )
@@ -42,16 +41,23 @@ VERBS = {"completed": "completed in ", "reused": "reused from ", "failed": "fail
 PrintLine = Callable[[Line], None]
 
 
+def follow_if_asked(args: argparse.Namespace, build: Json) -> int:
+    """With `--follow` show the build on stderr, as `follow_build`; else return the code of success."""
+    if not args.follow:
+        return ExitCode.OK
+    return follow_build(args.socket, build, stream=sys.stderr, as_json=args.json)
+
+
 def follow_build(socket_path: str, build: Json, *, stream: TextIO, as_json: bool = False) -> int:
     """Show `build` (as the API describes it) on `stream` until it ends, fails or is paused."""
     identity = build["id"]
-    earlier, position = _before_newest_resume(socket_path, identity)
+    messages = follow(socket_path, identity, after=_before_newest_resume(socket_path, identity))
     try:
         if as_json:
-            for message in follow(socket_path, identity, after=position):
+            for message in messages:
                 _print_message(message)
         else:
-            _show(socket_path, build, stream, earlier)
+            _show(messages, Picture(build), stream)
     except KeyboardInterrupt:
         print(
             f"\nThe build continues; to follow it again: dcctl follow {identity}", file=sys.stderr
@@ -70,33 +76,32 @@ def _print_message(message: Message) -> None:
         print_json({"type": "progress", **message.data})
 
 
-def _before_newest_resume(socket_path: str, identity: str) -> tuple[list[Json], int]:
-    """The events of a build before it was last resumed, and the position of the last of them."""
-    seen = list(events(socket_path, identity))
-    resumed = [index for index, event in enumerate(seen) if event["type"] == "BuildResumed"]
-    earlier = seen[: resumed[-1]] if resumed else []
-    return earlier, earlier[-1]["position"] if earlier else 0
+def _before_newest_resume(socket_path: str, identity: str) -> int:
+    """The position of the event before the one that last resumed the build; 0 without one."""
+    position = newest = 0
+    for event in events(socket_path, identity):
+        if event["type"] == "BuildResumed":
+            newest = position
+        position = event["position"]
+    return newest
 
 
-def _show(socket_path: str, build: Json, stream: TextIO, earlier: list[Json]) -> None:
-    picture = Picture(build["id"])
-    picture.name = build["name"]
-    for event in earlier:
-        picture.event(event)
-    after = earlier[-1]["position"] if earlier else 0
+def _show(messages: Iterable[Message], picture: Picture, stream: TextIO) -> None:
     display = _drawn(picture, stream) if is_terminal(stream) else _plain(stream)
     with display as print_line:
-        for message in follow(socket_path, build["id"], after=after):
+        for message in messages:
             if line := _line(picture, message):
                 print_line(line)
 
 
 def _line(picture: Picture, message: Message) -> Line | None:
     match message.kind:
+        case "build":
+            picture.view = message.data
         case "event":
             return picture.event(message.data)
         case "progress":
-            return picture.progress(message.data)
+            return picture.report(message.data)
         case "away":
             return Line("note", "the daemon", "does not answer; waiting for it")
         case "back":
@@ -131,8 +136,7 @@ def _print_verdict(socket_path: str, build: Json, stream: TextIO) -> None:
     print(headline(build, stream), file=stream)
     for artifact in build["artifacts"] if build["state"] == "completed" else ():
         print(f"  {size(artifact['size_bytes']):>10}  {printable(artifact['path'])}", file=stream)
-    print_warnings(build, stream)
-    print_undelivered(build, stream)
+    print_remarks(build, stream)
     if build["state"] == "failed":
         error = build["error"]
         print_indented([error["brief"], error["details"], error["resolution"]], stream)

@@ -1,4 +1,4 @@
-"""The state of a followed build: a fold of its events and progress, with a line to print for each.
+"""What a follower shows of a build: the newest view that the stream has sent, and a line for each event.
 
 Pure; the caller passes the clock. `cli.follow` feeds it, `cli.draw` draws it.
 """
@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from cli.client import Json
 from cli.text import count, duration, short_path, timestamp
+
+DONE = ("completed", "reused")
 
 
 class Line(NamedTuple):
@@ -21,133 +23,108 @@ class Line(NamedTuple):
     at: float | None = None
 
 
-class Running(NamedTuple):
-    """The running checkpoint. `started` is Unix time, `fraction` 0..1 or None when unknown."""
-
-    checkpoint: str
-    started: float
-    estimate_seconds: float
-    fraction: float | None = None
-    message: str = ""
-
-
 class Picture:
-    """The build after the messages so far."""
+    """A build as the API describes it, with what only the messages between its views say."""
 
-    def __init__(self, build: str) -> None:
-        self.build = build
-        self.name = build
-        self.state = "queued"
-        self.estimates: dict[str, float] = {}
-        """Estimated seconds by checkpoint, in the order of the plan."""
-        self.done: list[str] = []
-        self.running: Running | None = None
-        self.fraction = 0.0
+    def __init__(self, view: Json) -> None:
+        self.view = view
         self.started: float | None = None
-        """Unix time when the build last started or resumed."""
-        self.expected_seconds: float | None = None
-        """The estimate for all remaining checkpoints at that time."""
+        """Unix time when the build last started."""
+        self.attempt_started = 0.0
+        """Unix time when the running checkpoint started."""
+        self._progress: Json = {}
 
-    def progress(self, data: Json) -> Line | None:
-        """Apply a progress message."""
-        if self.running is None or self.running.checkpoint != data["checkpoint"]:
-            return None  # from an attempt that has ended since
-        self.fraction = data["build_fraction"]
-        self.running = self.running._replace(
-            fraction=data["fraction"],
-            message=data["message"],
-            estimate_seconds=data["estimate_seconds"],
-        )
+    @property
+    def estimates(self) -> dict[str, float]:
+        """Estimated seconds by checkpoint, in the order of the plan."""
+        return {item["name"]: item["estimate_seconds"] for item in self.view["checkpoints"]}
+
+    @property
+    def done(self) -> list[str]:
+        """The checkpoints whose results exist."""
+        return [item["name"] for item in self.view["checkpoints"] if item["state"] in DONE]
+
+    @property
+    def running(self) -> str | None:
+        """The running checkpoint."""
+        running = (item["name"] for item in self.view["checkpoints"] if item["state"] == "running")
+        return next(running, None)
+
+    @property
+    def progress(self) -> Json:
+        """The newest progress of the running checkpoint; empty when it has sent none."""
+        return self._progress if self._progress.get("checkpoint") == self.running else {}
+
+    @property
+    def fraction(self) -> float:
+        """The completed part of the build, 0..1."""
+        if "build_fraction" in self.progress:
+            return float(self.progress["build_fraction"])
+        total = sum(self.estimates.values())
+        return sum(self.estimates[name] for name in self.done) / total if total else 0.0
+
+    def expected_seconds(self, now: float) -> float | None:
+        """The whole time from `started` to the end of the build, as estimated at Unix time `now`."""
+        if self.started is None:
+            return None
+        left = {name: each for name, each in self.estimates.items() if name not in self.done}
+        if self.running:
+            left[self.running] = max(left[self.running] - (now - self.attempt_started), 0.0)
+        return now - self.started + sum(left.values())
+
+    def report(self, data: Json) -> Line | None:
+        """The line for a progress message; None if its attempt has ended since."""
+        if data["checkpoint"] != self.running:
+            return None
+        self._progress = data
         percent = "" if data["fraction"] is None else f"{data['fraction']:.0%}"
         text = ", ".join(part for part in (percent, data["message"]) if part)
         return Line("progress", data["checkpoint"], text or "running")
 
     def event(self, event: Json) -> Line | None:
-        """Apply an event. Types unknown to this version are ignored."""
-        data, at = event["data"], timestamp(event["time"])
-        line = self._fold(event["type"], data, at)
-        return None if line is None else line._replace(at=at)
-
-    def _fold(self, kind: str, data: Json, at: float) -> Line | None:
-        match kind:
+        """The line for an event; None for one that needs none or that this version does not know."""
+        data, at, name = event["data"], timestamp(event["time"]), self.view["name"]
+        match event["type"]:
             case "BuildSubmitted":
-                self.name = data["name"]
-                self._plan(data["plan"])
-                return Line(
-                    "started", self.name, f"queued, {count(len(self.estimates), 'checkpoint')}"
-                )
+                checkpoints = count(len(data["plan"]["checkpoints"]), "checkpoint")
+                return Line("started", name, f"queued, {checkpoints}", at)
             case "BuildStarted":
-                self.state, self.started = "running", at
-                left = (name for name in self.estimates if name not in self.done)
-                self.expected_seconds = sum(self.estimates[name] for name in left)
-                return Line("started", self.name, "started")
+                self.started = at
+                return Line("started", name, "started", at)
             case "CheckpointStarted":
-                name = data["checkpoint"]
-                self.running = Running(name, at, self.estimates[name])
+                self.attempt_started = at
                 again = f" again (attempt {data['attempt']})" if data["attempt"] > 1 else ""
-                expected = duration(self.estimates[name])
-                return Line("started", name, f"started{again}, about {expected}")
+                expected = duration(self.estimates.get(data["checkpoint"]))
+                text = f"started{again}" + (f", about {expected}" if expected else "")
+                return Line("started", data["checkpoint"], text, at)
             case "CheckpointCompleted":
-                self._complete(data["checkpoint"])
-                return Line("completed", data["checkpoint"], duration(data["seconds"]))
+                return Line("completed", data["checkpoint"], duration(data["seconds"]), at)
             case "CheckpointReused":
-                self._complete(data["checkpoint"])
-                return Line("reused", data["checkpoint"], data["reused_from"])
+                return Line("reused", data["checkpoint"], data["reused_from"], at)
             case "CheckpointFailed":
-                self.running = None
-                return Line("failed", data["checkpoint"], duration(data["seconds"]))
+                return Line("failed", data["checkpoint"], duration(data["seconds"]), at)
             case "CheckpointInterrupted":
-                self.running = None
-                return Line("note", data["checkpoint"], f"interrupted: {data['cause']}")
-            case "PauseRequested":
-                if data["before"] is None:
-                    self.state = "pausing"
-                    return Line("note", self.name, "pausing after the running checkpoint")
-                return Line("note", self.name, f"will pause before {data['before']}")
-            case "PauseWithdrawn":
-                self.state = "running" if self.state == "pausing" else self.state
-                return Line("note", self.name, "the requested pause is withdrawn")
-            case "BuildPaused":
-                self.state, self.running = "paused", None
-            case "BuildResumed" if self.state == "pausing":
-                self.state = "running"
-                return Line("note", self.name, "pause withdrawn")
-            case "BuildResumed":
-                self.state, self.running = "queued", None
-                if data["plan"] is not None:
-                    self._plan(data["plan"], keep=data["kept"] or 0)
-                other = data.get("manifest_path")
-                return Line(
-                    "note", self.name, f"resumed with {short_path(other)}" if other else "resumed"
-                )
-            case "BuildRewound":
-                before = list(self.estimates)
-                before = before[: before.index(data["checkpoint"])]
-                self.done = [name for name in self.done if name in before]
-                self.fraction = self._fraction()
-                return Line("note", self.name, f"rewound; continues with {data['checkpoint']}")
-            case "CancelRequested":
-                self.state = "cancelling"
-                return Line("note", self.name, "cancelling")
-            case "BuildCancelled":
-                self.state, self.running = "cancelled", None
-            case "BuildFailed":
-                self.state, self.running = "failed", None
+                return Line("note", data["checkpoint"], f"interrupted: {data['cause']}", at)
             case "BuildCompleted":
-                self.state, self.fraction = "completed", 1.0
-                return Line("completed", self.name, duration(data["seconds"]))
-        return None
+                return Line("completed", name, duration(data["seconds"]), at)
+        text = _note(event["type"], data)
+        return Line("note", name, text, at) if text else None
 
-    def _plan(self, plan: Json, keep: int = 0) -> None:
-        self.estimates = {item["name"]: item["estimate_seconds"] for item in plan["checkpoints"]}
-        self.done = list(self.estimates)[:keep]
-        self.fraction = self._fraction()
 
-    def _complete(self, checkpoint: str) -> None:
-        self.done.append(checkpoint)
-        self.running = None
-        self.fraction = self._fraction()
-
-    def _fraction(self) -> float:
-        total = sum(self.estimates.values())
-        return sum(self.estimates[name] for name in self.done) / total if total else 0.0
+def _note(kind: str, data: Json) -> str:
+    """The text for an event of the build that no status line shows."""
+    match kind:
+        case "PauseRequested" if data["before"] is None:
+            return "pausing after the running checkpoint"
+        case "PauseRequested":
+            return f"will pause before {data['before']}"
+        case "PauseWithdrawn":
+            return "the requested pause is withdrawn"
+        case "BuildResumed":
+            other = data.get("manifest_path")
+            return f"resumed with {short_path(other)}" if other else "resumed"
+        case "BuildRewound":
+            return f"rewound; continues with {data['checkpoint']}"
+        case "CancelRequested":
+            return "cancelling"
+    return ""

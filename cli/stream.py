@@ -25,8 +25,8 @@ SHORTEST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.1, 2.0
 
 
 class Message(NamedTuple):
-    """A message for a follower: an `event` or `progress` of the API with its data, or, from this
-    module, `away` when the daemon was lost and `back` when it answers again (without data)."""
+    """A message for a follower: an `event`, a `build` or `progress` of the API with its data, or, from
+    this module, `away` when the daemon was lost and `back` when it answers again (without data)."""
 
     kind: str
     data: Json = None

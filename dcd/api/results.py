@@ -144,4 +144,7 @@ def _stream(api: Api, request: Request, build: str, after: int) -> AsyncGenerato
     async def read(build: str, after: int, page: int) -> list[Event]:
         return await _read(api, request, build, after, page)
 
-    return follow(read, api.records.settled, api.records.broadcast, build, after)
+    async def view(build: str) -> schemas.BuildView:
+        return await api.view(request, await api.records.state(build))
+
+    return follow(read, view, api.records.settled, api.records.broadcast, build, after)

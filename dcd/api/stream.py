@@ -1,4 +1,4 @@
-"""Following a build: a server-sent event stream of its events and progress.
+"""Following a build: a server-sent event stream of its events, its changing view and its progress.
 
 A follower is only a cursor over the log's positions, without a queue: a slow client uses no extra
 memory and gets the newest progress when it reads again. Events are never skipped.
@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
 import msgspec
 
+from dcd.api.schemas import BuildView
 from dcd.engine.broadcast import Broadcast
 from statemachine.events import Event
 
@@ -17,19 +18,21 @@ KEEP_ALIVE_SECONDS = 15.0
 PAGE = 500
 
 ReadPage = Callable[[str, int, int], Awaitable[Sequence[Event]]]
+View = Callable[[str], Awaitable[BuildView]]
 Settled = Callable[[str, int], Awaitable[bool]]
 """Whether a build has stopped and has no event after a position."""
 
 
 async def follow(
-    read: ReadPage, settled: Settled, broadcast: Broadcast, build: str, after: int
+    read: ReadPage, view: View, settled: Settled, broadcast: Broadcast, build: str, after: int
 ) -> AsyncGenerator[bytes, None]:
-    """Yield SSE messages of `build` for events after position `after`, and progress in between,
-    until the build stops (paused, failed or ended)."""
+    """Yield SSE messages of `build` for events after position `after`, the build's view before they
+    are sent, and progress in between, until the build stops (paused, failed or ended)."""
     progress_seen = 0
     with broadcast.listen(build) as listener:
         while True:
             while events := await read(build, after, PAGE):
+                yield _message("build", msgspec.json.encode(await view(build)))
                 for event in events:
                     yield _message("event", msgspec.json.encode(event), event.position)
                 after = events[-1].position

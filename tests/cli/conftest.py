@@ -343,10 +343,13 @@ class _Handler(BaseHTTPRequestHandler):
             with daemon.changed:
                 events = [event for event in build.events if event["position"] > after]
                 number, data = build.progress
+                view = json.loads(json.dumps(build.view))
                 at_rest = build.view["state"] in AT_REST
                 if not events and not at_rest and number == progress_seen:
                     daemon.changed.wait(0.2)
                     continue
+            if events:
+                self._message("build", view, None)
             for event in events:
                 if sent == daemon.cut_streams_after:
                     self.connection.shutdown(socket.SHUT_RDWR)

@@ -1,115 +1,116 @@
-"""What a follower makes of a build's events; and how numbers and tables look."""
+"""What a follower makes of a build's views and events; and how numbers and tables look."""
+
+from typing import Any
 
 import pytest
 
 from cli import text
-from cli.picture import Picture
+from cli.picture import Line, Picture
+from cli.text import timestamp
 from statemachine import events as ev
-from statemachine.plan import Plan, PlannedCheckpoint
-
-NAMES = ("transfer", "image", "iso")
-
-
-def plan(*names: str) -> Plan:
-    return Plan(
-        tuple(
-            PlannedCheckpoint(name, "", "m", "C", "k", (), estimate_seconds=10.0) for name in names
-        )
-    )
 
 
 @pytest.fixture
-def tell(daemon):
-    """A picture, and a function that tells it events in their form on the wire."""
-    build = daemon.build(transfer=10.0, image=10.0, iso=10.0)
-    picture = Picture(build.id)
+def build(daemon):
+    return daemon.build(transfer=10.0, image=10.0, iso=10.0)
 
-    def tell(*payloads: ev.Payload) -> Picture:
-        told = len(build.events) if payloads else 0
+
+@pytest.fixture
+def tell(build):
+    """A picture, and a function that tells it events as the stream does: the view, then the events."""
+    picture = Picture(build.view)
+
+    def tell(*payloads: ev.Payload) -> Line | None:
+        told = len(build.events)
         build.tell(*payloads)
-        for event in build.events[told:]:
-            picture.event(event)
-        return picture
+        lines = [picture.event(event) for event in build.events[told:]]
+        return lines[-1]
 
-    tell()
+    tell.picture = picture
     return tell
 
 
-def test_the_plan_comes_with_the_first_event(tell) -> None:
-    picture = tell()
-    assert (picture.name, picture.state, list(picture.estimates)) == ("live", "queued", list(NAMES))
-
-
 def test_completed_and_reused_checkpoints_count(tell) -> None:
-    picture = tell(
+    tell(
         ev.BuildStarted(),
         ev.CheckpointReused("transfer", "k", "b"),
         ev.CheckpointStarted("image", 1, "k", "/l"),
         ev.CheckpointCompleted("image", 1, "k", 3.0),
     )
-    assert picture.done == ["transfer", "image"]
-    assert picture.fraction == pytest.approx(2 / 3)
-    assert picture.running is None
+    assert tell.picture.done == ["transfer", "image"]
+    assert tell.picture.fraction == pytest.approx(2 / 3)
+    assert tell.picture.running is None
 
 
 def test_an_interrupted_checkpoint_does_not_run_any_more(tell) -> None:
-    started = ev.CheckpointStarted("transfer", 1, "k", "/l")
-    assert tell(ev.BuildStarted(), started).running is not None
-    assert tell(ev.CheckpointInterrupted("transfer", 1, "worker-died")).running is None
+    tell(ev.BuildStarted(), ev.CheckpointStarted("transfer", 1, "k", "/l"))
+    assert tell.picture.running == "transfer"
+    tell(ev.CheckpointInterrupted("transfer", 1, "worker-died"))
+    assert tell.picture.running is None
 
 
-def test_a_build_whose_pause_is_withdrawn_is_running(tell) -> None:
-    assert tell(ev.BuildStarted(), ev.PauseRequested()).state == "pausing"
-    assert tell(ev.PauseWithdrawn()).state == "running"
-
-
-def test_a_rewind_takes_results_back(tell) -> None:
-    picture = tell(ev.BuildStarted(), *(ev.CheckpointReused(name, "k", "b") for name in NAMES[:2]))
-    assert picture.done == ["transfer", "image"]
-    assert tell(ev.BuildRewound("image")).done == ["transfer"]
-
-
-def test_a_new_manifest_replaces_the_plan_and_keeps_its_beginning(tell) -> None:
-    tell(ev.BuildStarted(), *(ev.CheckpointReused(name, "k", "b") for name in NAMES[:2]))
-    picture = tell(ev.BuildPaused("x"), ev.BuildResumed(plan=plan("transfer", "other"), kept=1))
-    assert (picture.done, list(picture.estimates)) == (["transfer"], ["transfer", "other"])
-    assert picture.fraction == 0.5
-
-
-def test_what_is_expected_is_what_was_left_when_the_build_went_on(tell) -> None:
-    picture = tell(
-        ev.BuildStarted(), ev.CheckpointReused("transfer", "k", "b"), ev.BuildPaused("x")
+def test_a_new_view_replaces_the_plan(tell, build) -> None:
+    other = {**build.view["checkpoints"][0], "name": "other", "estimate_seconds": 30.0}
+    done = {**build.view["checkpoints"][0], "state": "completed"}
+    tell.picture.view = {**build.view, "checkpoints": [done, other]}
+    assert (tell.picture.done, list(tell.picture.estimates)) == (
+        ["transfer"],
+        ["transfer", "other"],
     )
-    assert picture.expected_seconds == 30.0
-    assert tell(ev.BuildResumed(), ev.BuildStarted()).expected_seconds == 20.0
+    assert tell.picture.fraction == 0.25
+
+
+def test_the_expected_time_is_what_has_passed_and_what_is_left(tell, build) -> None:
+    assert tell.picture.expected_seconds(0.0) is None
+    tell(ev.BuildStarted(), ev.CheckpointReused("transfer", "k", "b"))
+    begin = tell.picture.started
+    assert tell.picture.expected_seconds(begin + 3.0) == 23.0
+    tell(ev.CheckpointStarted("image", 1, "k", "/l"))
+    running = tell.picture.attempt_started
+    assert running == timestamp(build.events[-1]["time"])
+    assert tell.picture.expected_seconds(running + 4.0) == running - begin + 20.0
+    assert tell.picture.expected_seconds(running + 14.0) == running - begin + 24.0
 
 
 @pytest.mark.parametrize(
-    ("payload", "state"),
+    ("payload", "line"),
     [
-        (ev.PauseRequested(), "pausing"),
-        (ev.PauseRequested("iso"), "running"),
-        (ev.BuildPaused("x"), "paused"),
-        (ev.BuildFailed(None, ev.ErrorInfo("x")), "failed"),
-        (ev.CancelRequested(), "cancelling"),
-        (ev.BuildCancelled(), "cancelled"),
-        (ev.BuildCompleted(), "completed"),
+        (ev.PauseRequested(), ("note", "live", "pausing after the running checkpoint")),
+        (ev.PauseRequested("iso"), ("note", "live", "will pause before iso")),
+        (ev.PauseWithdrawn(), ("note", "live", "the requested pause is withdrawn")),
+        (ev.BuildPaused("x"), None),
+        (ev.BuildResumed(), ("note", "live", "resumed")),
+        (ev.BuildResumed(manifest_path="/m.xml"), ("note", "live", "resumed with /m.xml")),
+        (ev.BuildRewound("image"), ("note", "live", "rewound; continues with image")),
+        (ev.BuildFailed(None, ev.ErrorInfo("x")), None),
+        (ev.CancelRequested(), ("note", "live", "cancelling")),
+        (ev.BuildCancelled(), None),
+        (ev.BuildCompleted(7.2), ("completed", "live", "7.2 s")),
+        (ev.CheckpointReused("iso", "k", "b"), ("reused", "iso", "b")),
     ],
 )
-def test_the_state_follows_the_events(tell, payload, state) -> None:
-    assert tell(ev.BuildStarted(), payload).state == state
+def test_an_event_has_its_line(tell, payload, line) -> None:
+    found: Any = tell(ev.BuildStarted(), payload)
+    assert (found if found is None else found[:3]) == line
+
+
+def test_progress_is_that_of_the_running_checkpoint(tell) -> None:
+    tell(ev.BuildStarted(), ev.CheckpointStarted("transfer", 1, "k", "/l"))
+    data = {"checkpoint": "transfer", "fraction": 0.5, "message": "", "build_fraction": 0.2}
+    assert tell.picture.report(data)[:3] == ("progress", "transfer", "50%")
+    assert (tell.picture.progress, tell.picture.fraction) == (data, 0.2)
+    tell(ev.CheckpointCompleted("transfer", 1, "k", 3.0))
+    assert (tell.picture.progress, tell.picture.fraction) == ({}, pytest.approx(1 / 3))
 
 
 def test_late_progress_and_unknown_events_change_nothing(tell) -> None:
-    picture = tell(ev.BuildStarted())
-    before = dict(vars(picture))
+    tell(ev.BuildStarted())
+    before = dict(vars(tell.picture))
     late = {"checkpoint": "transfer", "fraction": 0.5, "message": "", "build_fraction": 0.9}
-    assert picture.progress(late) is None
-    assert (
-        picture.event({"type": "OfALaterVersion", "time": "2025-01-01T12:00:00Z", "data": {}})
-        is None
-    )
-    assert vars(picture) == before
+    assert tell.picture.report(late) is None
+    unknown = {"type": "OfALaterVersion", "time": "2025-01-01T12:00:00Z", "data": {}}
+    assert tell.picture.event(unknown) is None
+    assert vars(tell.picture) == before
 
 
 @pytest.mark.parametrize(

@@ -261,18 +261,27 @@ def test_moving_lines_show_times_and_message_on_a_narrow_terminal(columns) -> No
     from rich.console import Console
 
     from cli.draw import frame
-    from cli.picture import Picture, Running
+    from cli.picture import Picture
 
-    picture = Picture("k2")
-    picture.name, picture.state, picture.started = "debian-live", "running", 0.0
-    picture.estimates = {"transfer-deb": 90.0, "pre-pkg-img-mod": 1.0, "ba-arch": 60.0}
-    picture.expected_seconds = 3800.0
-    picture.running = Running("ba-arch", 100.0, 60.0, 0.35, "unpacking linux-image-6.1.0-18-amd64")
+    checkpoints = [
+        {"name": name, "state": state, "estimate_seconds": seconds}
+        for name, state, seconds in (
+            ("transfer-deb", "completed", 90.0),
+            ("ba-arch", "running", 60.0),
+            ("create-iso", "pending", 3640.0),
+        )
+    ]
+    picture = Picture({"name": "debian-live", "state": "running", "checkpoints": checkpoints})
+    picture.started, picture.attempt_started = 0.0, 100.0
+    message = "unpacking linux-image-6.1.0-18-amd64"
+    picture.report(
+        {"checkpoint": "ba-arch", "fraction": 0.35, "message": message, "build_fraction": 0.1}
+    )
     console = Console(width=columns, force_terminal=True, color_system=None)
     with console.capture() as captured:
         console.print(frame(picture, 123.0, columns))
     lines = [line.rstrip() for line in captured.get().splitlines()]
-    assert lines[0] == "debian-live 0/3 2:03 / ~1:03:20 running"
+    assert lines[0] == "debian-live 1/3 2:03 / ~1:03:20 running"
     assert lines[1] == "ba-arch     35% 0:23 / ~1:00"
     assert lines[2].startswith("  unpacking linux-image-6.1.0")
     assert max(map(len, lines)) <= columns

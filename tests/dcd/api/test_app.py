@@ -1,6 +1,7 @@
 """What the API answers, in process."""
 
 import hashlib
+import json
 import re
 
 import pytest
@@ -180,6 +181,11 @@ def test_stream_sends_events_after_the_last_one_seen_and_ends_when_the_build_sta
         "id: 2",
         "id: 3",
     ]
+    first, *_, last = whole.split("\n\n")[:-1]  # the build's view comes before its events
+    assert first.startswith("event: build\ndata: ")
+    view = json.loads(first.partition("data: ")[2])
+    assert view == request_("GET", f"/v1/builds/{build}").json()
+    assert last.startswith("event: event\n")
     assert "BuildCancelled" in rest
     assert "BuildSubmitted" not in rest
 
