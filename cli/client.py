@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote, urlencode
 
 from cli.exit_codes import PROBLEMS, ExitCode
@@ -27,6 +27,9 @@ ANSWER_SECONDS = 300.0
 """The longest operation is planning, which may query slow mirrors."""
 
 CHUNK_BYTES = 64 * 1024
+
+PAGE = 200
+"""The number of builds in one response."""
 
 FIRST_OWN_GROUP = 100
 """Lower ids are system groups (root, disk, shadow, sudo): membership grants more than a socket, so
@@ -119,6 +122,17 @@ def request(
             f"{method} {path} returned a response that is not JSON",
             "give the daemon's socket with --socket or $DCD_SOCKET",
         ) from None
+
+
+def builds(socket_path: str, states: Iterable[str] = (), page: int = PAGE) -> Iterator[Json]:
+    """Summaries of the builds in these states (none: in any), newest first; requested by the `page`."""
+    query: dict[str, str | int | None] = {"state": ",".join(states) or None, "limit": page}
+    while True:
+        answer = request(socket_path, "GET", "/v1/builds", query=query)
+        yield from answer["builds"]
+        query["before"] = answer["next"]
+        if answer["next"] is None:
+            return
 
 
 def read(
@@ -215,7 +229,8 @@ def _problem(answer: HTTPResponse) -> ClientError:
 
 def _no_connection(socket_path: str, error: OSError) -> ClientError:
     if error.errno in (errno.EACCES, errno.EPERM):
-        return _not_permitted(socket_path)
+        brief = f"you do not have permission to connect to the daemon on {socket_path}"
+        return ClientError("permission", brief, *_right_to_connect(socket_path))
     return Unreachable(
         "unavailable",
         f"cannot reach the daemon on {socket_path}",
@@ -224,54 +239,41 @@ def _no_connection(socket_path: str, error: OSError) -> ClientError:
     )
 
 
-def _not_permitted(socket_path: str) -> ClientError:
-    brief = f"you do not have permission to connect to the daemon on {socket_path}"
-    entry = _entry(socket_path)
-    if entry is None or entry.gid < FIRST_OWN_GROUP:
-        return ClientError(
-            "permission",
-            brief,
-            f"only group {entry.group} has access to the socket"
-            if entry
-            else "you have no access to its directory",
+def _right_to_connect(socket_path: str) -> tuple[str, str]:
+    """Who may connect to the socket, and how this user can."""
+    gid, group = _group(socket_path)
+    if gid < FIRST_OWN_GROUP:
+        who = f"only group {group} has access to the socket"
+        return (
+            who if group else "you have no access to its directory",
             "run dcctl as the daemon's user, or ask an administrator to give the socket "
             "its own group (setting group)",
         )
-    if entry.gid in (os.getegid(), *os.getgroups()):
-        return ClientError(
-            "permission",
-            brief,
-            f"you are in group {entry.group}, but the mode of the socket or of its directory"
+    if gid in (os.getegid(), *os.getgroups()):
+        return (
+            f"you are in group {group}, but the mode of the socket or of its directory"
             " does not give the group access",
             "the daemon gives its own socket and directory to its group: restart it",
         )
-    command = f" (usermod -a -G {entry.group} {_user()})" if sys.platform == "linux" else ""
-    return ClientError(
-        "permission",
-        brief,
-        f"only members of group {entry.group} have access to the socket",
+    command = f" (usermod -a -G {group} {_user()})" if sys.platform == "linux" else ""
+    return (
+        f"only members of group {group} have access to the socket",
         f"ask an administrator of this host to add you{command}, then log in again",
     )
 
 
-class _Entry(NamedTuple):
-    """The group of a socket, or of a directory that restricts access to it."""
-
-    gid: int
-    group: str
-
-
-def _entry(socket_path: str) -> _Entry | None:
+def _group(socket_path: str) -> tuple[int, str]:
+    """The group of the socket, or of the directory that hides it; (-1, "") when that is hidden too."""
     for path in (Path(socket_path), Path(socket_path).absolute().parent):
         try:
             gid = path.stat().st_gid
         except OSError:
             continue
         try:
-            return _Entry(gid, path.group())
+            return gid, path.group()
         except KeyError:
-            return _Entry(gid, str(gid))
-    return None
+            return gid, str(gid)
+    return -1, ""
 
 
 def _user() -> str:

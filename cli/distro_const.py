@@ -12,10 +12,10 @@ paused as requested, else 1.
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from cli.capture import read_manifest, send
-from cli.client import ClientError, Json, build_path, default_socket, read, request
+from cli.client import ClientError, Json, build_path, builds, default_socket, read, request
 from cli.follow import follow_build
 from cli.stream import follow
 from cli.text import headline, print_error, printable, tool_output
@@ -24,6 +24,14 @@ PROGRAM = "distro_const"
 ENDED = ("completed", "cancelled")
 RESUMABLE = ("paused", "failed")
 LOGGED = ("CheckpointCompleted", "CheckpointFailed", "CheckpointInterrupted")
+
+
+class Checkpoint(NamedTuple):
+    """A checkpoint of the manifest, and whether the build can be resumed from it."""
+
+    name: str
+    resumable: bool
+    description: str
 
 
 class _Parser(argparse.ArgumentParser):
@@ -68,18 +76,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(socket: str, args: argparse.Namespace) -> int:
     body: dict[str, Json] = {"manifest": read_manifest(args.manifest)}
-    if args.listing:
-        situation = _Progress(socket, body)
-        _print_resumable(situation.checkpoints)
-        for item in situation.unknown:
-            print(printable(f"{item['name']}: {item['reason']}"), file=sys.stderr)
-        return 0
     build = None
-    if args.resume:
-        build = _resumed(_Progress(socket, body), args.resume, args.pause)
-    if build is None:
-        options = {"pause_before": args.pause, "fresh_from": args.resume}
-        build = send(socket, "/v1/builds", {**body, **options})
+    if args.listing or args.resume:
+        plan = send(socket, "/v1/plan", body)
+        build = _open_build(socket, plan["name"], body["manifest"]["path"])
+        checkpoints = _checkpoints(socket, plan, build)
+        if args.listing:
+            _print_resumable(checkpoints)
+            for item in plan["checkpoints"]:
+                if item["action"] == "unknown":
+                    print(printable(f"{item['name']}: {item['reason']}"), file=sys.stderr)
+            return 0
+        _require_resumable(args.resume, checkpoints, build)
+    if build is not None:
+        body |= {"from": args.resume, "pause_before": args.pause}
+        build = send(socket, build_path(build["id"], "resume"), body)["build"]
+    else:
+        body |= {"pause_before": args.pause, "fresh_from": args.resume}
+        build = send(socket, "/v1/builds", body)
     if args.verbose:
         _show_logs(socket, build["id"])
     else:
@@ -89,55 +103,40 @@ def _run(socket: str, args: argparse.Namespace) -> int:
     return 0 if as_asked else 1
 
 
-class _Progress:
-    """The state of a manifest: its newest build, unless that has ended, and its checkpoints, each with
-    its name, whether the build can be resumed from it, and its description."""
-
-    def __init__(self, socket: str, body: dict[str, Json]) -> None:
-        self.socket = socket
-        self.body = body
-        plan = send(socket, "/v1/plan", body)
-        self.name = plan["name"]
-        self.build = _open_build(socket, self.name, body["manifest"]["path"])
-        recorded = []
-        if self.build is not None:
-            path = build_path(self.build["id"], "checkpoints")
-            recorded = request(socket, "GET", path)["checkpoints"]
-        self.checkpoints: list[tuple[str, bool, str]] = []
-        self.unknown = [item for item in plan["checkpoints"] if item["action"] == "unknown"]
-        whole = True  # the results of all previous checkpoints exist
-        for number, item in enumerate(plan["checkpoints"]):
-            known = recorded[number] if number < len(recorded) else None
-            if known is not None and known["name"] == item["name"]:
-                resumable = whole and known["resumable"]
-                whole = resumable and known["state"] in ("completed", "reused")
-            else:
-                resumable = whole
-                whole = whole and item["action"] == "reuse"
-            self.checkpoints.append((item["name"], resumable, item["description"]))
-
-
 def _open_build(socket: str, name: str, path: str) -> Json | None:
     """The newest build of the manifest in the file `path`; None when it does not exist or has ended.
     Older builds that are still paused or failed do not count."""
-    before: int | None = None
-    while True:
-        page = request(socket, "GET", "/v1/builds", query={"limit": 1000, "before": before})
-        for listed in page["builds"]:
-            if listed["name"] != name:
-                continue
+    for listed in builds(socket):
+        if listed["name"] == name:
             build = request(socket, "GET", build_path(listed["id"]))
             if build["manifest_path"] == path:
                 return None if build["state"] in ENDED else build
-        before = page["next"]
-        if before is None:
-            return None
+    return None
 
 
-def _resumed(situation: _Progress, checkpoint: str, pause: str | None) -> Json | None:
-    """Resume the build from the checkpoint; None when no build can be resumed. Raises ClientError when
-    it cannot be resumed from there."""
-    possible = [name for name, resumable, _ in situation.checkpoints if resumable]
+def _checkpoints(socket: str, plan: Json, build: Json | None) -> list[Checkpoint]:
+    """The checkpoints of a planned manifest. One is resumable while the results of all before it exist:
+    those of the open build, or without one those that a new build would reuse."""
+    recorded = []
+    if build is not None:
+        recorded = request(socket, "GET", build_path(build["id"], "checkpoints"))["checkpoints"]
+    found = []
+    whole = True  # the results of all previous checkpoints exist
+    for number, item in enumerate(plan["checkpoints"]):
+        known = recorded[number] if number < len(recorded) else None
+        if known is not None and known["name"] == item["name"]:
+            resumable = whole and known["resumable"]
+            whole = resumable and known["state"] in ("completed", "reused")
+        else:
+            resumable = whole
+            whole = whole and item["action"] == "reuse"
+        found.append(Checkpoint(item["name"], resumable, item["description"]))
+    return found
+
+
+def _require_resumable(checkpoint: str, found: list[Checkpoint], build: Json | None) -> None:
+    """Raise ClientError unless the open build, or without one a new one, can start with the checkpoint."""
+    possible = [each.name for each in found if each.resumable]
     if checkpoint not in possible:
         raise ClientError(
             "refused",
@@ -145,23 +144,17 @@ def _resumed(situation: _Progress, checkpoint: str, pause: str | None) -> Json |
             f"it is possible from {', '.join(possible)}",
             "distro_const build -l MANIFEST lists all checkpoints",
         )
-    build = situation.build
-    if build is None:
-        return None
-    if build["state"] not in RESUMABLE:
+    if build is not None and build["state"] not in RESUMABLE:
         raise ClientError(
             "refused",
-            f"build {build['id']} of {situation.name} is {build['state']}",
+            f"build {build['id']} of {build['name']} is {build['state']}",
             "only a paused or failed build can be resumed",
             f"dcctl follow {build['id']} shows it",
         )
-    body = {**situation.body, "from": checkpoint, "pause_before": pause}
-    resumed: Json = send(situation.socket, build_path(build["id"], "resume"), body)["build"]
-    return resumed
 
 
-def _print_resumable(table: list[tuple[str, bool, str]]) -> None:
-    width = max([len("Checkpoint"), *(len(name) for name, _, _ in table)])
+def _print_resumable(table: list[Checkpoint]) -> None:
+    width = max(len(each) for each in ("Checkpoint", *(item.name for item in table)))
     print(f"{'Checkpoint':<{width}}  Resumable  Description")
     print("-" * (width + 2 + len("Resumable  Description")))
     for name, resumable, description in table:

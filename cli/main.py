@@ -71,14 +71,16 @@ def build_parser() -> Parser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name in NAMES:
         module = import_module(f"cli.commands.{name.replace('-', '_')}")
+        summary, _, description = str(module.__doc__).partition("\n\n")
         command = commands.add_parser(
             name,
-            help=module.HELP,
-            description=module.DESCRIPTION,
+            help=summary.partition(": ")[2].rstrip("."),
+            description=" ".join(description.split()),
             parents=[shared],
             allow_abbrev=False,
         )
-        module.configure(command)
+        if hasattr(module, "configure"):
+            module.configure(command)
         command.set_defaults(run=module.run)
     return parser
 
@@ -104,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     try:
-        code: int = args.run(args)
+        code: int = args.run(args) or ExitCode.OK
         sys.stdout.flush()
     except ClientError as error:
         (print_json_error if args.json else print_error)(error)

@@ -210,18 +210,15 @@ def print_indented(paragraphs: Iterable[str], stream: TextIO) -> None:
             print(f"  {line}".rstrip(), file=stream)
 
 
-def print_undelivered(build: Json, stream: TextIO) -> None:
-    """Print the files among the media of a completed build that no checkpoint delivers."""
-    if build["state"] == "completed" and (left := build.get("undelivered")):
-        print(f"not delivered: {printable(', '.join(left))}", file=stream)
-
-
-def print_warnings(build: Json, stream: TextIO) -> None:
-    """What the results of a build lack or may be wrong with, by the checkpoints that say so."""
+def print_remarks(build: Json, stream: TextIO) -> None:
+    """Print the warnings of a build's checkpoints, and, when it has completed, the files among its media
+    that no checkpoint delivers."""
     for checkpoint in build["checkpoints"]:
         for message in checkpoint.get("warnings", ()):
             severity = coloured("warning", "warning", stream)
             print(f"{severity}: {printable(checkpoint['name'])}: {printable(message)}", file=stream)
+    if build["state"] == "completed" and (left := build.get("undelivered")):
+        print(f"not delivered: {printable(', '.join(left))}", file=stream)
 
 
 def short_path(path: str) -> str:

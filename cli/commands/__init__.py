@@ -1,8 +1,9 @@
 """The commands of dcctl, one module each.
 
-A command module has `HELP` (a line for the list), `DESCRIPTION` (a paragraph), `configure(parser)` and
-`run(args)`, which returns the exit code. `args.socket` and `args.json` are always there. To add a command,
-add its module and its name here (a hyphen in the name is an underscore in the module's).
+The docstring of a command's module is its help: a line for the list, behind a colon, and a paragraph.
+`run(args)` returns the exit code, or None for success; `configure(parser)` adds arguments, if there are
+any besides `args.socket` and `args.json`. To add a command, add its module and its name here (a hyphen
+in the name is an underscore in the module's).
 """
 
 NAMES = (

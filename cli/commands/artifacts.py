@@ -1,4 +1,8 @@
-"""`dcctl artifacts`: the files that a build delivered."""
+"""`dcctl artifacts`: list the files that a build delivered.
+
+List the files that a build has delivered, with their digests. With --verify, check the digest of
+each file; exit 1 when one is missing or changed.
+"""
 
 import argparse
 
@@ -7,15 +11,8 @@ from cli.commands.options import add_build
 from cli.exit_codes import ExitCode
 from cli.text import print_json, print_table, size
 
-HELP = "list the files that a build delivered"
-DESCRIPTION = (
-    "List the files that a build has delivered, with their digests. With --verify, "
-    "check the digest of each file; exit 1 when one is missing or changed."
-)
-
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Arguments."""
     add_build(parser)
     parser.add_argument("--verify", action="store_true", help="check the digest of each file")
 

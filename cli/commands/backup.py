@@ -1,4 +1,10 @@
-"""`dcctl backup`: a copy of the event log."""
+"""`dcctl backup`: write a copy of the event log to a file.
+
+Write a consistent copy of the daemon's event log to a new file, while builds continue. `dcd
+restore` installs it in a state directory, and the daemon there continues every build; the copy does
+not contain layers, captured inputs and artifacts. It contains manifests, so only you can read it.
+Needs the role administer.
+"""
 
 import argparse
 import base64
@@ -9,25 +15,14 @@ from http.client import HTTPResponse
 from pathlib import Path
 
 from cli.client import CHUNK_BYTES, ClientError, exchange
-from cli.exit_codes import ExitCode
 from cli.text import print_json, printable, size
-
-HELP = "write a copy of the event log to a file"
-DESCRIPTION = (
-    "Write a consistent copy of the daemon's event log to a new file, while builds "
-    "continue. `dcd restore` installs it in a state directory, and the daemon there "
-    "continues every build; the copy does not contain layers, captured inputs and "
-    "artifacts. It contains manifests, so only you can read it. Needs the role "
-    "administer."
-)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Arguments."""
     parser.add_argument("file", metavar="PATH", help="the file to write; it must not exist")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     """Write the copy: complete, verified and on disk, or not at all."""
     target = Path(args.file)
     if target.exists():
@@ -53,7 +48,6 @@ def run(args: argparse.Namespace) -> int:
         print_json({"path": str(target.absolute()), "size_bytes": written})
     else:
         print(f"{printable(str(target))}: {size(written)}")
-    return ExitCode.OK
 
 
 def _save(answer: HTTPResponse, path: Path) -> int:

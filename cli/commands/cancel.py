@@ -1,29 +1,24 @@
-"""`dcctl cancel`: end a build permanently."""
+"""`dcctl cancel`: end a build permanently.
+
+Stop the running checkpoint and end the build; it cannot be resumed. The layers of its completed
+checkpoints are kept, for other builds to reuse.
+"""
 
 import argparse
 
 from cli.client import build_path, request
 from cli.commands.options import add_build
-from cli.exit_codes import ExitCode
 from cli.text import headline, print_json
-
-HELP = "end a build permanently"
-DESCRIPTION = (
-    "Stop the running checkpoint and end the build; it cannot be resumed. The layers of "
-    "its completed checkpoints are kept, for other builds to reuse."
-)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Arguments."""
     add_build(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     """Cancel; prints the state."""
     build = request(args.socket, "POST", build_path(args.build, "cancel"))
     if args.json:
         print_json(build)
     else:
         print(headline(build))
-    return ExitCode.OK

@@ -1,29 +1,25 @@
-"""`dcctl checkpoint-types`: the checkpoints that a manifest may use."""
+"""`dcctl checkpoint-types`: list the checkpoints that a manifest may use.
+
+List the checkpoints that a manifest may use: the project's, those of installed plug-ins and of the
+modules that the configuration lists. With NAME, print its purpose, its arguments with their
+defaults, types and meanings, and the tools that it needs. Names of the original, such as
+solaris_install/transfer/cpio, are accepted.
+"""
 
 import argparse
 import sys
 
 from cli.client import ClientError, Json, request
-from cli.exit_codes import ExitCode
 from cli.text import print_json, print_table, printable
-
-HELP = "list the checkpoints that a manifest may use"
-DESCRIPTION = (
-    "List the checkpoints that a manifest may use: the project's, those of installed plug-ins and of the "
-    "modules that the configuration lists. With NAME, print its purpose, its arguments "
-    "with their defaults, types and meanings, and the tools that it needs. Names of the "
-    "original, such as solaris_install/transfer/cpio, are accepted."
-)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Arguments."""
     parser.add_argument(
         "name", metavar="NAME", nargs="?", help="a checkpoint_class, a mod_path, or MOD_PATH:CLASS"
     )
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     """List all, or describe those with the name."""
     answer = request(args.socket, "GET", "/v1/checkpoint-types")
     types = [each for each in answer["types"] if args.name is None or _is_named(each, args.name)]
@@ -31,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
         raise _unknown(args.name, answer["types"])
     if args.json:
         print_json({**answer, "types": types})
-        return ExitCode.OK
+        return
     if args.name is None:
         rows = [(each["checkpoint_class"], each["mod_path"], each["description"]) for each in types]
         print_table(("CHECKPOINT_CLASS", "MOD_PATH", "DESCRIPTION"), rows, wrapped=True)
@@ -40,7 +36,6 @@ def run(args: argparse.Namespace) -> int:
         _describe(each)
     for problem in answer["problems"]:
         print(f"dcctl: warning: {printable(problem)}", file=sys.stderr)
-    return ExitCode.OK
 
 
 def _is_named(each: Json, name: str) -> bool:

@@ -1,4 +1,11 @@
-"""`dcctl config`: the daemon's settings."""
+"""`dcctl config`: show or reload the daemon's settings.
+
+Show every effective setting of the daemon and its origin: a line of the file, an SMF property, the
+environment, an option, or the default. A changed value that takes effect only with a restart is
+shown below. With --reload, the daemon reads its settings again, like `systemctl reload dcd` and
+`svcadm refresh dcd`; builds continue. If a setting is wrong, nothing changes. Needs the role
+administer.
+"""
 
 import argparse
 import json
@@ -7,18 +14,8 @@ from cli.client import Json, request
 from cli.exit_codes import ExitCode
 from cli.text import print_json, print_table, printable
 
-HELP = "show or reload the daemon's settings"
-DESCRIPTION = (
-    "Show every effective setting of the daemon and its origin: a line of the file, an "
-    "SMF property, the environment, an option, or the default. A changed value that "
-    "takes effect only with a restart is shown below. With --reload, the daemon reads "
-    "its settings again, like `systemctl reload dcd` and `svcadm refresh dcd`; builds "
-    "continue. If a setting is wrong, nothing changes. Needs the role administer."
-)
-
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Arguments."""
     parser.add_argument(
         "--reload",
         action="store_true",

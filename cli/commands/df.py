@@ -1,31 +1,23 @@
-"""`dcctl df`: the use of space."""
+"""`dcctl df`: show the use of space in the state directory.
+
+Show the space used by the layers, artifacts and logs of each build, and by the rest of the state
+directory. A layer is counted for the build that created it; it is pinned while a build that has not
+ended needs it. WORK is the space of the workspaces of running attempts and of the attempt that
+failed a build. An artifact that shares its blocks with a layer is counted in both.
+"""
 
 import argparse
 
 from cli.client import Json, request
-from cli.exit_codes import ExitCode
 from cli.text import print_json, print_table, printable, size
 
-HELP = "show the use of space in the state directory"
-DESCRIPTION = (
-    "Show the space used by the layers, artifacts and logs of each build, and by the "
-    "rest of the state directory. A layer is counted for the build that created it; it "
-    "is pinned while a build that has not ended needs it. WORK is the space of the "
-    "workspaces of running attempts and of the attempt that failed a build. An artifact "
-    "that shares its blocks with a layer is counted in both."
-)
 
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """No arguments."""
-
-
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     """Print a table of builds, then the sums."""
     usage = request(args.socket, "GET", "/v1/df")
     if args.json:
         print_json(usage)
-        return ExitCode.OK
+        return
     if usage["builds"]:
         header = ("BUILD", "NAME", "STATE", "LAYERS", "SIZE", "PINNED", "WORK", "ARTIFACTS", "LOGS")
         rows = [_row(item) for item in usage["builds"]]
@@ -51,7 +43,6 @@ def run(args: argparse.Namespace) -> int:
     )
     where = printable(usage["state_dir"])
     print(f"\n{size(usage['free_bytes'])} of {size(usage['total_bytes'])} free in {where}")
-    return ExitCode.OK
 
 
 def _retired(usage: Json) -> list[tuple[str, str]]:

@@ -1,41 +1,35 @@
-"""`dcctl doc`: the data object cache that a build's checkpoints read and write."""
+"""`dcctl doc`: print the data object cache of a build.
+
+Print the DOC of a build as XML: the content of its manifest and the results of its checkpoints,
+after the last completed one or after the one that --at names. With PATH, print only the objects and
+attributes that this path string selects, such as //boot_mods or //distro.name: objects as XML,
+attributes as values, one per line.
+"""
 
 import argparse
 import json
 
 from cli.client import Json, build_path, request
 from cli.commands.options import add_build
-from cli.exit_codes import ExitCode
 from cli.text import print_json, print_text
-
-HELP = "print the data object cache of a build"
-DESCRIPTION = (
-    "Print the DOC of a build as XML: the content of its manifest and the results of "
-    "its checkpoints, after the last completed one or after the one that --at names. "
-    "With PATH, print only the objects and attributes that this path string selects, "
-    "such as //boot_mods or //distro.name: objects as XML, attributes as values, one per "
-    "line."
-)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Arguments."""
     add_build(parser)
     parser.add_argument("path", metavar="PATH", nargs="?", help="a path string into the DOC")
     parser.add_argument("--at", metavar="CHECKPOINT", help="the DOC after this checkpoint")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     """Print it."""
     query = {"at": args.at, "path": args.path}
     answer = request(args.socket, "GET", build_path(args.build, "doc"), query=query)
     if args.json:
         print_json(answer)
-        return ExitCode.OK
+        return
     for match in answer["matches"]:
         text = _written(match["value"]) if match["path"] is None else match["xml"].rstrip("\n")
         print_text(text)
-    return ExitCode.OK
 
 
 def _written(value: Json) -> str:

@@ -1,21 +1,14 @@
-"""`dcctl doctor`: whether the host can build images."""
+"""`dcctl doctor`: examine the host.
+
+Examine the host on which the daemon runs: tools, layers, space, isolation, acceleration. Print a
+remedy for each problem. Exit 11 when a requirement of builds is missing.
+"""
 
 import argparse
 
 from cli.client import request
 from cli.exit_codes import ExitCode
 from cli.text import print_json, print_table, printable
-
-HELP = "examine the host"
-DESCRIPTION = (
-    "Examine the host on which the daemon runs: tools, layers, space, isolation, "
-    "acceleration. Print a remedy for each problem. Exit 11 when a requirement of builds "
-    "is missing."
-)
-
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """No arguments."""
 
 
 def run(args: argparse.Namespace) -> int:

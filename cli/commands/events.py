@@ -1,4 +1,10 @@
-"""`dcctl events`: the events of a build from the event log."""
+"""`dcctl events`: print the events of a build.
+
+Print the events of a build from the event log, oldest first: position, time, type, user (dcd: the
+daemon itself) and data; with --json one object per line. With --follow, continue until the build
+ends, fails or is paused; the exit code is that of its state. With --verify, verify the chain of
+hashes instead; exit 1 on a mismatch.
+"""
 
 import argparse
 
@@ -8,18 +14,8 @@ from cli.exit_codes import AT_REST, ExitCode
 from cli.stream import events, follow
 from cli.text import count, duration, local_time, print_json, printable, short_path
 
-HELP = "print the events of a build"
-DESCRIPTION = (
-    "Print the events of a build from the event log, oldest first: position, time, "
-    "type, user (dcd: the daemon itself) and data; with --json one object per line. With "
-    "--follow, continue until the build ends, fails or is paused; the exit code is that "
-    "of its state. With --verify, verify the chain of hashes instead; exit 1 on a "
-    "mismatch."
-)
-
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Arguments."""
     add_build(parser)
     parser.add_argument(
         "--after",

@@ -1,4 +1,11 @@
-"""`dcctl follow`: show a build until it ends, fails or is paused."""
+"""`dcctl follow`: show a build until it ends, fails or is paused.
+
+Show the progress of a build, from its submit or its newest resume on, until it completes, fails, is
+paused or is cancelled; the exit code is that of its state. `dcctl events` shows earlier events.
+When the daemon restarts, dcctl waits for it. Ctrl-C stops the display, not the build. With --json
+each event is an object on a line, as in `dcctl events`, and progress messages between them have the
+type `progress`.
+"""
 
 import argparse
 import sys
@@ -7,19 +14,8 @@ from cli.client import build_path, request
 from cli.commands.options import add_build
 from cli.follow import follow_build
 
-HELP = "show a build until it ends, fails or is paused"
-DESCRIPTION = (
-    "Show the progress of a build, from its submit or its newest resume on, until it "
-    "completes, fails, is paused or is cancelled; the exit code is that of its state. "
-    "`dcctl events` shows earlier events. When the daemon restarts, dcctl waits for it. "
-    "Ctrl-C stops the display, not the build. With --json each event is an object on a "
-    "line, as in `dcctl events`, and progress messages between them have the type "
-    "`progress`."
-)
-
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Arguments."""
     add_build(parser)
 
 

@@ -1,28 +1,23 @@
-"""`dcctl gc`: remove unneeded layers and captured inputs."""
+"""`dcctl gc`: remove layers and captured inputs that no build needs.
+
+Remove layers that no build names any more, layers of unused back ends, captured inputs that no
+unfinished build names, and the remains of an interrupted `rm`. With --max-bytes, also remove
+layers, least recently used first, until the rest fits into that size. Layers of builds that have
+not ended, artifacts and logs are never removed. A removed layer that is needed later is built
+again. `layers_max_bytes` in the daemon's configuration applies such a limit whenever a build ends.
+Needs the role administer.
+"""
 
 import argparse
 import re
 
 from cli.client import request
-from cli.exit_codes import ExitCode
 from cli.text import count, print_json, print_table, printable, size
-
-HELP = "remove layers and captured inputs that no build needs"
-DESCRIPTION = (
-    "Remove layers that no build names any more, layers of unused back ends, captured "
-    "inputs that no unfinished build names, and the remains of an interrupted `rm`. With "
-    "--max-bytes, also remove layers, least recently used first, until the rest fits "
-    "into that size. Layers of builds that have not ended, artifacts and logs are never "
-    "removed. A removed layer that is needed later is built again. `layers_max_bytes` in "
-    "the daemon's configuration applies such a limit whenever a build ends. Needs the "
-    "role administer."
-)
 
 UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Arguments."""
     parser.add_argument(
         "--max-bytes",
         metavar="SIZE",
@@ -33,13 +28,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="only print what would be removed")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     """Collect; print every layer and the sum."""
     body = {"max_bytes": args.max_bytes, "dry_run": args.dry_run}
     answer = request(args.socket, "POST", "/v1/gc", body=body)
     if args.json:
         print_json(answer)
-        return ExitCode.OK
+        return
     layers = answer["layers"]
     if layers:
         rows = [
@@ -56,7 +51,6 @@ def run(args: argparse.Namespace) -> int:
     )
     if answer["builds"]:
         print(f"{would} the remains of removed builds: {printable(', '.join(answer['builds']))}")
-    return ExitCode.OK
 
 
 def _bytes(text: str) -> int:

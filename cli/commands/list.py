@@ -1,13 +1,14 @@
-"""`dcctl list`: the builds, newest first."""
+"""`dcctl list`: list builds, newest first.
+
+List the newest builds, or all of them.
+"""
 
 import argparse
+from itertools import islice
 
-from cli.client import Json, request
-from cli.exit_codes import ExitCode
+from cli import client
+from cli.client import PAGE
 from cli.text import local_time, print_json, print_table, printable
-
-HELP = "list builds, newest first"
-DESCRIPTION = "List the newest builds, or all of them."
 
 STATES = (
     "queued",
@@ -20,11 +21,9 @@ STATES = (
     "completed",
 )
 DEFAULT_LIMIT = 20
-PAGE = 200
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Arguments."""
     parser.add_argument(
         "--state",
         choices=STATES,
@@ -44,16 +43,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     """List; with --json one array."""
-    builds = _builds(args.socket, args.state, None if args.all else args.limit)
+    page = PAGE if args.all else min(args.limit, PAGE)
+    every = client.builds(args.socket, args.state or (), page)
+    builds = list(every if args.all else islice(every, args.limit))
     if args.json:
         print_json(builds)
-        return ExitCode.OK
+        return
     if args.ids:
         for build in builds:
             print(printable(build["id"]))
-        return ExitCode.OK
+        return
     rows = [
         (
             build["id"],
@@ -67,20 +68,6 @@ def run(args: argparse.Namespace) -> int:
     ]
     header = ("BUILD", "NAME", "STATE", "DONE", "SUBMITTED", "REASON")
     print_table(header, rows, right=(3,), wrapped=True)
-    return ExitCode.OK
-
-
-def _builds(socket_path: str, states: list[str] | None, limit: int | None) -> list[Json]:
-    builds: list[Json] = []
-    before = None
-    while True:
-        page = PAGE if limit is None else min(limit - len(builds), PAGE)
-        query = {"state": ",".join(states) if states else None, "limit": page, "before": before}
-        answer = request(socket_path, "GET", "/v1/builds", query=query)
-        builds += answer["builds"]
-        before = answer["next"]
-        if before is None or len(builds) == limit:
-            return builds
 
 
 def _positive(text: str) -> int:

@@ -1,4 +1,10 @@
-"""`dcctl logs`: the output of a checkpoint's attempt."""
+"""`dcctl logs`: print the output of a checkpoint.
+
+Print the log of a checkpoint's newest attempt, or of the attempt that --attempt names. Without
+CHECKPOINT, print the log of the build's newest attempt. A terminal shows control characters in the
+output of tools as escapes; --raw prints them unchanged, which is the default for a file or a pipe.
+With --json, list the logs instead.
+"""
 
 import argparse
 import sys
@@ -7,23 +13,12 @@ from collections.abc import Callable
 
 from cli.client import ClientError, Json, build_path, read, request
 from cli.commands.options import add_build
-from cli.exit_codes import ExitCode
 from cli.text import print_json, tool_output
-
-HELP = "print the output of a checkpoint"
-DESCRIPTION = (
-    "Print the log of a checkpoint's newest attempt, or of the attempt that --attempt "
-    "names. Without CHECKPOINT, print the log of the build's newest attempt. A terminal "
-    "shows control characters in the output of tools as escapes; --raw prints them "
-    "unchanged, which is the default for a file or a pipe. With --json, list the logs "
-    "instead."
-)
 
 POLL_SECONDS = 0.5
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Arguments."""
     add_build(parser)
     parser.add_argument("checkpoint", metavar="CHECKPOINT", nargs="?", help="the checkpoint")
     parser.add_argument("--attempt", metavar="NUMBER", type=int, help="which attempt")
@@ -35,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     """Print the log."""
     logs = request(args.socket, "GET", build_path(args.build, "logs"))["logs"]
     chosen = [
@@ -45,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     ]
     if args.json:
         print_json(chosen)
-        return ExitCode.OK
+        return
     if not chosen:
         raise _no_log(args, logs)
     log = chosen[-1]  # oldest first
@@ -56,7 +51,6 @@ def run(args: argparse.Namespace) -> int:
             offset = _copy(args, log, offset, write)
         if args.follow:
             _copy(args, log, offset, write)  # written between the last read and the end
-    return ExitCode.OK
 
 
 def _copy(args: argparse.Namespace, log: Json, offset: int, write: Callable[[bytes], None]) -> int:

@@ -1,4 +1,10 @@
-"""`dcctl migrate`: convert a manifest from before the Caiman Unified Design."""
+"""`dcctl migrate`: convert a manifest from before the Caiman Unified Design.
+
+Convert a manifest with the root element <distribution>, from before the original's redesign, to one
+that dcctl validate and submit accept; the names of its checkpoints are kept. Parts that could not
+be converted are listed on stderr and, as comments, in the result. Values that the manifest omits
+come from its file of defaults.
+"""
 
 import argparse
 import sys
@@ -6,17 +12,7 @@ from pathlib import Path
 
 from cli.capture import read_manifest
 from cli.client import ClientError, request
-from cli.exit_codes import ExitCode
 from cli.text import print_diagnostics, print_json, print_text, short_path
-
-HELP = "convert a manifest from before the Caiman Unified Design"
-DESCRIPTION = (
-    "Convert a manifest with the root element <distribution>, from before the "
-    "original's redesign, to one that dcctl validate and submit accept; the names of its "
-    "checkpoints are kept. Parts that could not be converted are listed on stderr and, "
-    "as comments, in the result. Values that the manifest omits come from its file of "
-    "defaults."
-)
 
 DEFAULTS = "DC-manifest.defval.xml"
 PLACES = (".", "..", "/usr/share/distro_const")
@@ -24,7 +20,6 @@ PLACES = (".", "..", "/usr/share/distro_const")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Arguments."""
     parser.add_argument("manifest", metavar="MANIFEST", help="the old manifest file")
     parser.add_argument(
         "-o", metavar="PATH", dest="output", help="write the result to this file instead of stdout"
@@ -36,7 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     """Convert."""
     defaults = args.defaults or _found_beside(args.manifest)
     body = {
@@ -48,13 +43,12 @@ def run(args: argparse.Namespace) -> int:
         _write(args.output, answer["manifest"])
     if args.json:
         print_json(answer)
-        return ExitCode.OK
+        return
     if args.output is None:
         print_text(answer["manifest"].rstrip("\n"))
     print_diagnostics(answer["left"], sys.stderr)
     if defaults is not None and args.defaults is None:
         print(f"dcctl: defaults are from {short_path(defaults)}", file=sys.stderr)
-    return ExitCode.OK
 
 
 def _found_beside(manifest: str) -> str | None:

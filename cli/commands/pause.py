@@ -1,23 +1,19 @@
-"""`dcctl pause`: pause a build between two checkpoints."""
+"""`dcctl pause`: pause a build between two checkpoints.
+
+Pause a build when its running checkpoint has ended, or before the checkpoint that --before names.
+`dcctl resume` continues it, or withdraws the pause while the checkpoint is running. With
+--withdraw, withdraw a pause requested with --before or at submit that the build has not reached
+yet.
+"""
 
 import argparse
 
 from cli.client import Json, build_path, request
 from cli.commands.options import add_build
-from cli.exit_codes import ExitCode
 from cli.text import headline, print_json, printable
-
-HELP = "pause a build between two checkpoints"
-DESCRIPTION = (
-    "Pause a build when its running checkpoint has ended, or before the checkpoint that --before names. "
-    "`dcctl resume` continues it, or withdraws the pause while the checkpoint is running. "
-    "With --withdraw, withdraw a pause requested with --before or at submit that the build has not "
-    "reached yet."
-)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Arguments."""
     add_build(parser)
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--before", metavar="CHECKPOINT", help="pause before this checkpoint")
@@ -26,7 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     """Pause, or withdraw a pause, and print the state."""
     path = build_path(args.build, "pause")
     body: dict[str, Json] = {"withdraw": True} if args.withdraw else {"before": args.before}
@@ -37,4 +33,3 @@ def run(args: argparse.Namespace) -> int:
         print(headline(build))
         if build["pause_before"]:
             print(f"  pauses before {printable(build['pause_before'])}")
-    return ExitCode.OK

@@ -1,33 +1,29 @@
-"""`dcctl plan`: the checkpoints that a submit of a manifest would run now."""
+"""`dcctl plan`: show which checkpoints of a manifest would run, and why.
+
+Print for each checkpoint of a manifest whether it would run or be reused, and the reason. Nothing
+is built. A checkpoint that cannot run here, because a tool or the checkpoint itself is missing, is
+unavailable; one that depends on an unreachable repository is unknown. In both cases a submit would
+be refused.
+"""
 
 import argparse
 
 from cli.capture import send
 from cli.commands.options import add_manifest, add_source_date_epoch, manifest_body
-from cli.exit_codes import ExitCode
 from cli.text import count, duration, print_json, print_table, printable
-
-HELP = "show which checkpoints of a manifest would run, and why"
-DESCRIPTION = (
-    "Print for each checkpoint of a manifest whether it would run or be reused, and the reason. Nothing is "
-    "built. A checkpoint that cannot run here, because a tool or the checkpoint itself is missing, is "
-    "unavailable; one that depends on an unreachable repository is unknown. In both cases a submit would be "
-    "refused."
-)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Arguments."""
     add_manifest(parser)
     add_source_date_epoch(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     """Print the plan; the estimate covers only the checkpoints that would run."""
     plan = send(args.socket, "/v1/plan", manifest_body(args))
     if args.json:
         print_json(plan)
-        return ExitCode.OK
+        return
     total_seconds = 0.0
     rows = []
     for item in plan["checkpoints"]:
@@ -45,4 +41,3 @@ def run(args: argparse.Namespace) -> int:
         print(
             f"{unknown} not known, since a repository is unreachable; a submit would be refused now"
         )
-    return ExitCode.OK

@@ -1,7 +1,14 @@
-"""`dcctl resume`: continue a paused or failed build."""
+"""`dcctl resume`: continue a paused or failed build.
+
+Continue a paused or failed build from where it stopped, or from an earlier checkpoint with --from.
+With --manifest the build continues with an edited manifest and the present content of its files:
+unchanged checkpoints at the start are kept, the others run again, and both are printed, with the
+reason. The parameters are those of the submit, unless --set changes them. Without --manifest,
+manifest and files are those of the submit; a warning names the ones that have changed. For a build
+that is pausing, the pause is withdrawn.
+"""
 
 import argparse
-import sys
 
 from cli.advice import warn_of_changes
 from cli.capture import send
@@ -13,24 +20,11 @@ from cli.commands.options import (
     add_pause_before,
     manifest_body,
 )
-from cli.exit_codes import ExitCode
-from cli.follow import follow_build
+from cli.follow import follow_if_asked
 from cli.text import headline, print_json, print_table
-
-HELP = "continue a paused or failed build"
-DESCRIPTION = (
-    "Continue a paused or failed build from where it stopped, or from an earlier "
-    "checkpoint with --from. With --manifest the build continues with an edited manifest "
-    "and the present content of its files: unchanged checkpoints at the start are kept, "
-    "the others run again, and both are printed, with the reason. The parameters are "
-    "those of the submit, unless --set changes them. Without --manifest, manifest and "
-    "files are those of the submit; a warning names the ones that have changed. For a "
-    "build that is pausing, the pause is withdrawn."
-)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Arguments."""
     add_build(parser)
     parser.add_argument(
         "--from",
@@ -59,16 +53,10 @@ def run(args: argparse.Namespace) -> int:
         print_json(answer)
     else:
         print(headline(build), flush=True)
-        _print_difference(answer)
+        rows = [(name, "keep", "unchanged") for name in answer["kept"]]
+        rows += [(item["name"], "run", item["reason"]) for item in answer["rerun"]]
+        if rows:
+            print_table(("CHECKPOINT", "ACTION", "REASON"), rows, wrapped=True)
         if args.manifest is None:
             warn_of_changes(args.socket, build)
-    if not args.follow:
-        return ExitCode.OK
-    return follow_build(args.socket, build, stream=sys.stderr, as_json=args.json)
-
-
-def _print_difference(answer: Json) -> None:
-    rows = [(name, "keep", "unchanged") for name in answer["kept"]]
-    rows += [(item["name"], "run", item["reason"]) for item in answer["rerun"]]
-    if rows:
-        print_table(("CHECKPOINT", "ACTION", "REASON"), rows, wrapped=True)
+    return follow_if_asked(args, build)

@@ -1,26 +1,20 @@
-"""`dcctl retry`: continue a failed build."""
+"""`dcctl retry`: continue a failed build.
+
+Run the failed checkpoint again, and then the remaining ones. The manifest and its files are those
+of the submit: for a file that has changed since, a warning names the command that uses the change.
+The same as `dcctl resume`, but refused for a build that is paused or has ended.
+"""
 
 import argparse
-import sys
 
 from cli.advice import warn_of_changes
 from cli.client import build_path, request
 from cli.commands.options import add_build, add_follow
-from cli.exit_codes import ExitCode
-from cli.follow import follow_build
+from cli.follow import follow_if_asked
 from cli.text import headline, print_json
-
-HELP = "continue a failed build"
-DESCRIPTION = (
-    "Run the failed checkpoint again, and then the remaining ones. The manifest and its "
-    "files are those of the submit: for a file that has changed since, a warning names "
-    "the command that uses the change. The same as `dcctl "
-    "resume`, but refused for a build that is paused or has ended."
-)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Arguments."""
     add_build(parser)
     add_follow(parser)
 
@@ -33,6 +27,4 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(headline(build), flush=True)
         warn_of_changes(args.socket, build)
-    if not args.follow:
-        return ExitCode.OK
-    return follow_build(args.socket, build, stream=sys.stderr, as_json=args.json)
+    return follow_if_asked(args, build)

@@ -1,4 +1,11 @@
-"""`dcctl rm`: remove the artifacts and logs of ended builds."""
+"""`dcctl rm`: remove builds that have ended or failed.
+
+Remove the artifacts and logs of builds and remove the builds from the list; their events are kept.
+Layers are kept until `dcctl gc`, and longer if another build names them. A failed build is
+cancelled first; a queued, running or paused one only with --cancel. Removing a removed build is no
+error. If one of several builds cannot be removed, the others still are, and the exit code is that
+of the first error.
+"""
 
 import argparse
 import time
@@ -8,16 +15,6 @@ from cli.commands.options import add_build
 from cli.exit_codes import ExitCode
 from cli.text import headline, print_error, print_json, print_json_error
 
-HELP = "remove builds that have ended or failed"
-DESCRIPTION = (
-    "Remove the artifacts and logs of builds and remove the builds from the list; their "
-    "events are kept. Layers are kept until `dcctl gc`, and longer if another build "
-    "names them. A failed build is cancelled first; a queued, running or paused one only "
-    "with --cancel. Removing a removed build is no error. If one of several builds "
-    "cannot be removed, the others still are, and the exit code is that of the first "
-    "error."
-)
-
 ENDED = ("completed", "cancelled")
 POLL_SECONDS = 0.2
 CANCEL_SECONDS = 300.0
@@ -25,7 +22,6 @@ CANCEL_SECONDS = 300.0
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Arguments."""
     add_build(parser, several=True)
     parser.add_argument(
         "--cancel", action="store_true", help="cancel builds that have not ended, then remove them"

@@ -1,4 +1,12 @@
-"""`dcctl shell`: inspect a build in a throw-away workspace."""
+"""`dcctl shell`: open a shell in a build.
+
+Open a shell, or run a command, as root in a throw-away copy of a workspace: in the state in which
+the failed attempt left it, which is kept until the build is resumed or ends; for other builds, or
+with --at, after a completed checkpoint. Changes in the copy never affect the build; the prompt
+marks it as a copy. The environment has PKG_IMAGE_PATH, BOOT_ARCHIVE, MEDIA_DIR and TMP_DIR; `chroot
+"$PKG_IMAGE_PATH"` enters the image, which has no network setup. The exit code is that of the
+command. Needs the role administer, and root.
+"""
 
 import argparse
 import json
@@ -12,16 +20,6 @@ from cli.client import ClientError, Json, build_path, exchange
 from cli.commands.options import add_build
 from cli.text import is_terminal, printable
 
-HELP = "open a shell in a build"
-DESCRIPTION = (
-    "Open a shell, or run a command, as root in a throw-away copy of a workspace: in the state in which the "
-    "failed attempt left it, which is kept until the build is resumed or ends; for other builds, or with "
-    "--at, after a completed checkpoint. Changes in the copy never affect the build; the prompt marks it as "
-    "a copy. The environment has PKG_IMAGE_PATH, BOOT_ARCHIVE, MEDIA_DIR and TMP_DIR; "
-    '`chroot "$PKG_IMAGE_PATH"` enters the image, which has no network setup. The exit code is that of the '
-    "command. Needs the role administer, and root."
-)
-
 NAMESPACES = (
     *("setpriv", "--pdeathsig", "SIGKILL"),
     *("unshare", "--mount", "--propagation", "slave", "--pid", "--fork"),
@@ -34,7 +32,6 @@ MARKER = "DCD_ATTEMPT"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Arguments."""
     add_build(parser)
     parser.add_argument(
         "--at", metavar="CHECKPOINT", help="the state after this completed checkpoint"

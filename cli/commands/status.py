@@ -1,4 +1,7 @@
-"""`dcctl status`: a build and its checkpoints."""
+"""`dcctl status`: show a build and its checkpoints.
+
+Show the state of a build and of each of its checkpoints, and its artifacts.
+"""
 
 import argparse
 import sys
@@ -6,35 +9,29 @@ import sys
 from cli.advice import print_next_steps
 from cli.client import Json, build_path, request
 from cli.commands.options import add_build
-from cli.exit_codes import ExitCode
 from cli.text import (
     duration,
     headline,
     local_time,
     print_indented,
     print_json,
+    print_remarks,
     print_table,
-    print_undelivered,
-    print_warnings,
     printable,
     size,
 )
 
-HELP = "show a build and its checkpoints"
-DESCRIPTION = "Show the state of a build and of each of its checkpoints, and its artifacts."
-
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Arguments."""
     add_build(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     """Show the build."""
     build = request(args.socket, "GET", build_path(args.build))
     if args.json:
         print_json(build)
-        return ExitCode.OK
+        return
     print(headline(build))
     print(f"  submitted {local_time(build['submitted_at'])} by {printable(build['actor']['user'])}")
     if build["pause_before"]:
@@ -46,14 +43,17 @@ def run(args: argparse.Namespace) -> int:
     ]
     header = ("CHECKPOINT", "STATE", "TIME", "ATTEMPTS", "NOTE")
     print_table(header, rows, right=(2, 3), wrapped=True)
-    _print_error(build["error"])
-    _print_artifacts(build["artifacts"])
-    print_warnings(build, sys.stdout)
-    print_undelivered(build, sys.stdout)
+    if error := build["error"]:
+        print(f"\nError: {printable(error['brief'])}")
+        print_indented([error["details"], error["resolution"]], sys.stdout)
+    if build["artifacts"]:
+        print()
+        artifacts = [(size(item["size_bytes"]), item["path"]) for item in build["artifacts"]]
+        print_table(("SIZE", "ARTIFACT"), artifacts, right=(0,))
+    print_remarks(build, sys.stdout)
     if build["state"] in ("failed", "paused"):
         print()
         print_next_steps(args.socket, build, sys.stdout)
-    return ExitCode.OK
 
 
 def _note(checkpoint: Json) -> str:
@@ -64,16 +64,3 @@ def _note(checkpoint: Json) -> str:
     if checkpoint["state"] in ("pending", "running"):
         return f"about {duration(checkpoint['estimate_seconds'])}"
     return ""
-
-
-def _print_error(error: Json) -> None:
-    if error:
-        print(f"\nError: {printable(error['brief'])}")
-        print_indented([error["details"], error["resolution"]], sys.stdout)
-
-
-def _print_artifacts(artifacts: list[Json]) -> None:
-    if artifacts:
-        print()
-        rows = [(size(item["size_bytes"]), item["path"]) for item in artifacts]
-        print_table(("SIZE", "ARTIFACT"), rows, right=(0,))

@@ -1,4 +1,10 @@
-"""`dcctl submit`: build an image from a manifest."""
+"""`dcctl submit`: build an image from a manifest.
+
+Submit a manifest and print the id of its build. The manifest and the files that it names are read
+now, with your permissions; later changes to them do not affect the build. With --follow the build
+is shown on stderr until it ends, fails or is paused, and the exit code is that of its state; Ctrl-C
+stops the display, not the build.
+"""
 
 import argparse
 import sys
@@ -11,22 +17,11 @@ from cli.commands.options import (
     add_source_date_epoch,
     manifest_body,
 )
-from cli.exit_codes import ExitCode
-from cli.follow import follow_build
+from cli.follow import follow_if_asked
 from cli.text import print_json, printable
-
-HELP = "build an image from a manifest"
-DESCRIPTION = (
-    "Submit a manifest and print the id of its build. The manifest and the files that "
-    "it names are read now, with your permissions; later changes to them do not affect "
-    "the build. With --follow the build is shown on stderr until it ends, fails or is "
-    "paused, and the exit code is that of its state; Ctrl-C stops the display, not the "
-    "build."
-)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Arguments."""
     add_manifest(parser)
     add_follow(parser)
     add_pause_before(parser)
@@ -65,8 +60,6 @@ def run(args: argparse.Namespace) -> int:
         print_json(build)
     else:
         print(printable(build["id"]), flush=True)
-    if not args.follow:
-        if not args.json and sys.stderr.isatty():
-            print(printable(f"To follow it: dcctl follow {build['id']}"), file=sys.stderr)
-        return ExitCode.OK
-    return follow_build(args.socket, build, stream=sys.stderr, as_json=args.json)
+    if not (args.follow or args.json) and sys.stderr.isatty():
+        print(printable(f"To follow it: dcctl follow {build['id']}"), file=sys.stderr)
+    return follow_if_asked(args, build)

@@ -1,4 +1,8 @@
-"""`dcctl validate`: check a manifest."""
+"""`dcctl validate`: check a manifest.
+
+Print all errors and warnings of a manifest in the style of a compiler, with reasons and
+corrections. Nothing is built. Exit 8 when there are errors; warnings alone are no error.
+"""
 
 import argparse
 import sys
@@ -9,16 +13,8 @@ from cli.commands.options import add_manifest, manifest_body
 from cli.exit_codes import ExitCode
 from cli.text import print_diagnostics, print_json, printable, short_path
 
-HELP = "check a manifest"
-DESCRIPTION = (
-    "Print all errors and warnings of a manifest in the style of a compiler, with "
-    "reasons and corrections. Nothing is built. Exit 8 when there are errors; warnings "
-    "alone are no error."
-)
-
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Arguments."""
     add_manifest(parser)
 
 

@@ -1,4 +1,8 @@
-"""`dcctl version`: the versions of dcctl and of the daemon."""
+"""`dcctl version`: print the versions of dcctl and of the daemon.
+
+Print the version of dcctl and of the daemon. When no daemon answers, only dcctl's version is
+printed, and the exit code is that of the error.
+"""
 
 import argparse
 
@@ -6,16 +10,6 @@ from cli.client import ClientError, request
 from cli.exit_codes import ExitCode
 from cli.text import local_time, print_error, print_json, printable
 from cli.version import own_version
-
-HELP = "print the versions of dcctl and of the daemon"
-DESCRIPTION = (
-    "Print the version of dcctl and of the daemon. When no daemon answers, only dcctl's "
-    "version is printed, and the exit code is that of the error."
-)
-
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """No arguments."""
 
 
 def run(args: argparse.Namespace) -> int:
