@@ -2,7 +2,7 @@
 options."""
 
 from dcd.configuration.live import Live, LiveSetting, Reloaded
-from dcd.configuration.origin import Effective, plain, reload
+from dcd.configuration.origin import Effective, plain
 from dcd.configuration.read import InvalidConfiguration, from_smf, load
 from dcd.configuration.settings import SETTINGS, Configuration, Setting
 
@@ -18,5 +18,4 @@ __all__ = [
     "from_smf",
     "load",
     "plain",
-    "reload",
 ]

@@ -62,52 +62,50 @@ def example() -> str:
     return "\n".join(parts)
 
 
+_REFERENCE = """\
+# Configuration
+
+<!-- Made from the table of settings: python -m dcd.configuration.describe reference -->
+
+Settings come from, strongest first: options of `dcd serve`, environment variables, one TOML
+file (`--config FILE`; the Debian package uses `/etc/dcd/dcd.toml`) or, on illumos, the
+properties of the service's property group `config` (`--from-smf`), and defaults. `dcctl config`
+shows each effective value and its origin. An unknown or wrong setting is an error, not
+a warning, and names the file and line.
+
+`systemctl reload dcd`, `svcadm refresh dcd` or `dcctl config --reload` applies changes without
+touching builds: a lowered `layers_max_bytes` removes layers and a raised `max_running_builds`
+starts builds at once, and roles apply from the next request on. Settings marked *restart* wait for
+the next start; the answer of `dcctl config --reload`, the daemon's log and `systemctl status dcd`
+name them.
+
+{settings}
+## In SMF
+
+The properties have the same names, below `config/`. Numbers have type `count`, all others
+`astring`; lists have several values, and each value of `include_map` is `PREFIX=DIRECTORY`.
+"""
+
+
 def reference() -> str:
     """The reference page, in Markdown."""
-    lines = [
-        "# Configuration",
-        "",
-        "<!-- Made from the table of settings: python -m dcd.configuration.describe reference -->",
-        "",
-        "Settings come from, strongest first: options of `dcd serve`, environment variables, one TOML",
-        "file (`--config FILE`; the Debian package uses `/etc/dcd/dcd.toml`) or, on illumos, the",
-        "properties of the service's property group `config` (`--from-smf`), and defaults. `dcctl config`",
-        "shows each effective value and its origin. An unknown or wrong setting is an error, not",
-        "a warning, and names the file and line.",
-        "",
-        "`systemctl reload dcd`, `svcadm refresh dcd` or `dcctl config --reload` applies changes without",
-        "touching builds: a lowered `layers_max_bytes` removes layers and a raised `max_running_builds`",
-        "starts builds at once, and roles apply from the next request on. Settings marked *restart* wait for",
-        "the next start; the answer of `dcctl config --reload`, the daemon's log and `systemctl status dcd`",
-        "name them.",
-        "",
-    ]
-    for setting in SETTINGS.values():
-        shown = _EMPTY_EXAMPLES.get(setting.name)
-        lines += [
-            f"## `{setting.name}`",
-            "",
-            *textwrap.wrap(setting.description, _WIDTH),
-            "",
-            f"- {expectation(setting)}; default `{toml(setting.default)}`",
-            *(
-                [f"- one of {', '.join(f'`{c}`' for c in setting.choices)}"]
-                if setting.choices
-                else []
-            ),
-            *([f"- at least {setting.minimum}"] if setting.minimum else []),
-            *([f"- for example `{shown}`"] if shown else []),
-            *([f"- environment variable `{setting.environment}`"] if setting.environment else []),
-            *([] if setting.reloads else ["- *restart*"]),
-            "",
-        ]
-    lines += [
-        "## In SMF",
-        "",
-        "The properties have the same names, below `config/`. Numbers have type `count`, all others",
-        "`astring`; lists have several values, and each value of `include_map` is `PREFIX=DIRECTORY`.",
-    ]
-    return "\n".join(lines) + "\n"
+    return _REFERENCE.format(settings="\n".join(map(_section, SETTINGS.values())))
+
+
+def _section(setting: Setting) -> str:
+    facts = [f"{expectation(setting)}; default `{toml(setting.default)}`"]
+    if setting.choices:
+        facts.append(f"one of {', '.join(f'`{choice}`' for choice in setting.choices)}")
+    if setting.minimum:
+        facts.append(f"at least {setting.minimum}")
+    if shown := _EMPTY_EXAMPLES.get(setting.name):
+        facts.append(f"for example `{shown}`")
+    if setting.environment:
+        facts.append(f"environment variable `{setting.environment}`")
+    if not setting.reloads:
+        facts.append("*restart*")
+    listed = "".join(f"- {fact}\n" for fact in facts)
+    return f"## `{setting.name}`\n\n{textwrap.fill(setting.description, _WIDTH)}\n\n{listed}"
 
 
 def manual() -> str:

@@ -6,10 +6,10 @@ while builds run, and notifies watchers. Used from the event loop's thread only.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from dcd.configuration.origin import Effective, reload
+from dcd.configuration.origin import Effective
 from dcd.configuration.settings import Configuration, Setting
 
 
@@ -52,10 +52,18 @@ class Live:
 
     def reload(self) -> Reloaded:
         """Read the sources again. Raises InvalidConfiguration without changing anything."""
-        fresh = self._read()
-        self._running, changed, waiting = reload(self._running, fresh)
-        self._fresh = fresh
-        outcome = Reloaded(tuple(changed), tuple(waiting))
+        self._fresh = self._read()
+        differing = [each for each in self.settings() if each.waiting]
+        applied = [each for each in self._fresh.rows() if each[0].reloads]
+        values = {setting.name: value for setting, value, _ in applied}
+        origins = {setting.name: origin for setting, _, origin in applied}
+        self._running = Effective(
+            replace(self._running.configuration, **values), {**self._running.origins, **origins}
+        )
+        outcome = Reloaded(
+            tuple(each.setting.name for each in differing if each.setting.reloads),
+            tuple(each.setting.name for each in differing if not each.setting.reloads),
+        )
         for tell in self._watching:
             tell(outcome)
         return outcome

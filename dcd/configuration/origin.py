@@ -1,7 +1,7 @@
-"""Effective settings: each value with its origin, and the changes that a reload may apply."""
+"""Effective settings: each value with its origin."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,22 +34,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
     return value
-
-
-def reload(running: Effective, fresh: Effective) -> tuple[Effective, list[str], list[str]]:
-    """Apply freshly read settings to a running daemon's.
-
-    Returns the new effective settings, the names that changed, and the names that differ but keep
-    their value until a restart.
-    """
-    changed: list[str] = []
-    waiting: list[str] = []
-    values: dict[str, Any] = {}
-    origins = dict(running.origins)
-    for setting, value, origin in fresh.rows():
-        if setting.reloads:
-            values[setting.name] = value
-            origins[setting.name] = origin
-        if value != getattr(running.configuration, setting.name):
-            (changed if setting.reloads else waiting).append(setting.name)
-    return Effective(replace(running.configuration, **values), origins), changed, waiting

@@ -8,7 +8,7 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +51,7 @@ def load(
     `overrides` are command-line options by setting; None means not given. Raises InvalidConfiguration
     for a source that cannot be read or parsed, and for invalid settings.
     """
-    values: dict[str, Any] = {}
-    origins: dict[str, str] = {}
+    given: dict[str, tuple[Any, str]] = {}
     if path is not None:
         text = _read(path)
         try:
@@ -60,9 +59,7 @@ def load(
         except tomllib.TOMLDecodeError as error:
             raise InvalidConfiguration(str(path), [f"not TOML: {error}"]) from None
         given = {name: (value, f"{path}:{_line(text, name)}") for name, value in document.items()}
-        _take(str(path), given, _from_toml, values, origins)
-    _override(overrides or {}, environment, values, origins)
-    return Effective(Configuration(**values), origins)
+    return _effective(str(path), given, _from_toml, overrides or {}, environment)
 
 
 def from_smf(
@@ -75,8 +72,6 @@ def from_smf(
     Source: svcprop(1): a line `GROUP/NAME TYPE VALUE...`, special characters behind a backslash, an
     empty string as `""`.
     """
-    values: dict[str, Any] = {}
-    origins: dict[str, str] = {}
     given: dict[str, tuple[Any, str]] = {}
     for words in _svcprop_lines(properties):
         group, _, name = words[0].partition("/")
@@ -84,9 +79,7 @@ def from_smf(
             raise InvalidConfiguration("svcprop", [f"unexpected line: {' '.join(words)[:200]}"])
         if name not in SMF_OWN_PROPERTIES:
             given[name] = (words[2:], f"property {words[0]}")
-    _take("service properties", given, _from_smf, values, origins)
-    _override(overrides or {}, environment, values, origins)
-    return Effective(Configuration(**values), origins)
+    return _effective("service properties", given, _from_smf, overrides or {}, environment)
 
 
 def _read(path: Path) -> str:
@@ -104,47 +97,37 @@ def _line(text: str, name: str) -> int:
     return text.count("\n", 0, found.end()) + 1 if found else 1
 
 
-def _take(
+def _effective(
     where: str,
     given: Mapping[str, tuple[Any, str]],
-    convert: Any,
-    values: dict[str, Any],
-    origins: dict[str, str],
-) -> None:
+    convert: Callable[[Setting, Any], Any],
+    overrides: Mapping[str, Any],
+    environment: Mapping[str, str],
+) -> Effective:
+    """The settings `given` by a source, each with its origin, below the environment and the overrides."""
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
     problems = []
     for name, (value, origin) in given.items():
         setting = SETTINGS.get(name)
         if setting is None:
-            problems.append(f"{origin}: unknown setting {name!r}{_suggestion(name)}")
+            close = difflib.get_close_matches(name, SETTINGS, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            problems.append(f"{origin}: unknown setting {name!r}{hint}")
             continue
         try:
-            values[name] = _checked(setting, convert(setting, value))
-            origins[name] = origin
+            values[name], origins[name] = _checked(setting, convert(setting, value)), origin
         except _Unfit as error:
             problems.append(f"{origin}: {name} must be {error}, not {_shown(value)}")
     if problems:
         raise InvalidConfiguration(where, problems)
-
-
-def _override(
-    overrides: Mapping[str, Any],
-    environment: Mapping[str, str],
-    values: dict[str, Any],
-    origins: dict[str, str],
-) -> None:
-    for setting in SETTINGS.values():
-        if setting.environment and environment.get(setting.environment):
-            values[setting.name] = Path(environment[setting.environment]).absolute()
-            origins[setting.name] = f"${setting.environment}"
-        option = overrides.get(setting.name)
-        if option is not None:
-            values[setting.name] = option.absolute() if isinstance(option, Path) else option
-            origins[setting.name] = "--" + setting.name.replace("_", "-")
-
-
-def _suggestion(name: str) -> str:
-    close = difflib.get_close_matches(name, SETTINGS, n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    for name, setting in SETTINGS.items():
+        if setting.environment and (text := environment.get(setting.environment)):
+            values[name], origins[name] = Path(text).absolute(), f"${setting.environment}"
+        if (option := overrides.get(name)) is not None:
+            values[name] = option.absolute() if isinstance(option, Path) else option
+            origins[name] = "--" + name.replace("_", "-")
+    return Effective(Configuration(**values), origins)
 
 
 def _shown(value: Any) -> str:

@@ -5,9 +5,11 @@ group and its templates, `dcctl config` and docs/reference/configuration.md are 
 table, so none of them can omit a setting. Pure data, without reading or checking.
 """
 
+# ruff: noqa: RUF009 - `_setting` makes a field
+
 import sys
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -33,375 +35,268 @@ class Setting:
     kind: Any
     default: Any
     description: str
-    unit: str
-    choices: tuple[str, ...]
-    minimum: int
-    environment: str
-    reloads: bool
+    unit: str = ""
+    choices: tuple[str, ...] = ()
+    minimum: int = 0
+    environment: str = ""
+    reloads: bool = False
 
 
-def _about(
-    description: str,
-    *,
-    unit: str = "",
-    choices: tuple[str, ...] = (),
-    minimum: int = 0,
-    environment: str = "",
-    reloads: bool = False,
-) -> dict[str, Any]:
-    return {
-        "description": description,
-        "unit": unit,
-        "choices": choices,
-        "minimum": minimum,
-        "environment": environment,
-        "reloads": reloads,
-    }
+def _setting(default: Any, description: str, **facts: Any) -> Any:
+    """A field of `Configuration`; `facts` are those of `Setting`."""
+    facts |= {"default": default, "description": description}
+    return field(default_factory=lambda: default, metadata=facts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Configuration:
     """The values of all settings. Roles name users (`alice`) and groups (`@staff`)."""
 
-    state_dir: Path = field(
-        default=Path("/var/lib/dcd"),
-        metadata=_about(
-            "The directory of the event log, layers, blobs, logs and artifacts. Only one daemon "
-            "can use it at a time.",
-            environment="DCD_STATE_DIR",
-        ),
+    state_dir: Path = _setting(
+        Path("/var/lib/dcd"),
+        "The directory of the event log, layers, blobs, logs and artifacts. Only one daemon can "
+        "use it at a time.",
+        environment="DCD_STATE_DIR",
     )
-    socket: Path = field(
-        default=RUN_DIRECTORY / "dcd.sock",
-        metadata=_about(
-            "The Unix socket on which the daemon listens. Ignored when systemd passes a socket.",
-            environment="DCD_SOCKET",
-        ),
+    socket: Path = _setting(
+        RUN_DIRECTORY / "dcd.sock",
+        "The Unix socket on which the daemon listens. Ignored when systemd passes a socket.",
+        environment="DCD_SOCKET",
     )
-    group: str = field(
-        default="dcd",
-        metadata=_about(
-            "The group that may connect to the socket. Empty: the daemon's own. A "
-            "daemon that does not run as root does not change the group.",
-        ),
+    group: str = _setting(
+        "dcd",
+        "The group that may connect to the socket. Empty: the daemon's own. A daemon that does "
+        "not run as root does not change the group.",
     )
-    socket_mode: Mode = field(
-        default=Mode(0o660),
-        metadata=_about(
-            "Permissions of the socket, in octal. Ignored when systemd passes a socket.",
-        ),
+    socket_mode: Mode = _setting(
+        Mode(0o660),
+        "Permissions of the socket, in octal. Ignored when systemd passes a socket.",
     )
-    artifact_group: str = field(
-        default="",
-        metadata=_about(
-            "The group that may read artifacts, which are in `artifacts` below the "
-            "state directory. Only root can read the rest of the state directory. Empty: "
-            "the first group in `observe`, so that file access does not exceed the "
-            "API's; without such a group, only root.",
-        ),
+    artifact_group: str = _setting(
+        "",
+        "The group that may read artifacts, which are in `artifacts` below the state directory. "
+        "Only root can read the rest of the state directory. Empty: the first group in "
+        "`observe`, so that file access does not exceed the API's; without such a group, only "
+        "root.",
     )
-    max_running_builds: int = field(
-        default=2,
-        metadata=_about(
-            "The number of builds that run at once; the others are queued.",
-            minimum=1,
-            reloads=True,
-        ),
+    max_running_builds: int = _setting(
+        2,
+        "The number of builds that run at once; the others are queued.",
+        minimum=1,
+        reloads=True,
     )
-    layer_backend: str = field(
-        default="auto",
-        metadata=_about(
-            "The storage of layers. `auto` selects the best one that works on the state directory.",
-            choices=("auto", "zfs", "btrfs", "overlay", "copy"),
-        ),
+    layer_backend: str = _setting(
+        "auto",
+        "The storage of layers. `auto` selects the best one that works on the state directory.",
+        choices=("auto", "zfs", "btrfs", "overlay", "copy"),
     )
-    layers_max_bytes: int = field(
-        default=0,
-        metadata=_about(
-            "When all layers together exceed this size, layers that no build needs are "
-            "removed, least recently used first. 0: no limit.",
-            unit="bytes",
-            reloads=True,
-        ),
+    layers_max_bytes: int = _setting(
+        0,
+        "When all layers together exceed this size, layers that no build needs are removed, "
+        "least recently used first. 0: no limit.",
+        unit="bytes",
+        reloads=True,
     )
-    min_free_bytes: int = field(
-        default=1024**3,
-        metadata=_about(
-            "With less free space than this in the state directory no checkpoint "
-            "starts: its build is paused with that reason.",
-            unit="bytes",
-            reloads=True,
-        ),
+    min_free_bytes: int = _setting(
+        1024**3,
+        "With less free space than this in the state directory no checkpoint starts: its build "
+        "is paused with that reason.",
+        unit="bytes",
+        reloads=True,
     )
-    include_directories: tuple[Path, ...] = field(
-        default=(),
-        metadata=_about(
-            "Directories of the server from which a manifest may XInclude files. The "
-            "client reads files beside the manifest, which need no entry.",
-            reloads=True,
-        ),
+    include_directories: tuple[Path, ...] = _setting(
+        (),
+        "Directories of the server from which a manifest may XInclude files. The client reads "
+        "files beside the manifest, which need no entry.",
+        reloads=True,
     )
-    include_map: Mapping[str, Path] = field(
-        default_factory=dict,
-        metadata=_about(
-            "Maps a prefix of an XInclude href to a directory, for manifests written "
-            "for another host. The directory is also allowed as in `include_directories`.",
-            reloads=True,
-        ),
+    include_map: Mapping[str, Path] = _setting(
+        {},
+        "Maps a prefix of an XInclude href to a directory, for manifests written for another "
+        "host. The directory is also allowed as in `include_directories`.",
+        reloads=True,
     )
-    checkpoint_modules: tuple[str, ...] = field(
-        default=(),
-        metadata=_about(
-            "Python modules that a manifest may name in mod_path, in addition to those "
-            "of the project and of installed plug-ins; `package.*` means all modules "
-            "below a package. Submitting a manifest that uses them needs `host_code`.",
-            reloads=True,
-        ),
+    checkpoint_modules: tuple[str, ...] = _setting(
+        (),
+        "Python modules that a manifest may name in mod_path, in addition to those of the "
+        "project and of installed plug-ins; `package.*` means all modules below a package. "
+        "Submitting a manifest that uses them needs `host_code`.",
+        reloads=True,
     )
-    stop_grace_seconds: float = field(
-        default=30.0,
-        metadata=_about(
-            "How long running checkpoints may continue when the daemon stops. After "
-            "that they are interrupted and run again when the daemon starts.",
-            unit="seconds",
-            reloads=True,
-        ),
+    stop_grace_seconds: float = _setting(
+        30.0,
+        "How long running checkpoints may continue when the daemon stops. After that they are "
+        "interrupted and run again when the daemon starts.",
+        unit="seconds",
+        reloads=True,
     )
-    cancel_grace_seconds: float = field(
-        default=10.0,
-        metadata=_about(
-            "The time between the request to stop a checkpoint and its kill.",
-            unit="seconds",
-            reloads=True,
-        ),
+    cancel_grace_seconds: float = _setting(
+        10.0,
+        "The time between the request to stop a checkpoint and its kill.",
+        unit="seconds",
+        reloads=True,
     )
-    worker_paths: tuple[Path, ...] = field(
-        default=(),
-        metadata=_about(
-            "Files and directories of the server that checkpoints can read in addition "
-            "to the system's software in /usr and the inputs of the manifest: tools in "
-            "/opt, for instance. Every user who may submit can read them, regardless of "
-            "their permissions.",
-            reloads=True,
-        ),
+    worker_paths: tuple[Path, ...] = _setting(
+        (),
+        "Files and directories of the server that checkpoints can read in addition to the "
+        "system's software in /usr and the inputs of the manifest: tools in /opt, for instance. "
+        "Every user who may submit can read them, regardless of their permissions.",
+        reloads=True,
     )
-    worker_open_files: int = field(
-        default=16384,
-        metadata=_about(
-            "The maximum number of open files of a process of a checkpoint.",
-            minimum=64,
-            reloads=True,
-        ),
+    worker_open_files: int = _setting(
+        16384,
+        "The maximum number of open files of a process of a checkpoint.",
+        minimum=64,
+        reloads=True,
     )
-    worker_processes: int = field(
-        default=4096,
-        metadata=_about(
-            "The maximum number of processes and threads of an attempt (on Linux 6.14 "
-            "or newer, or with a control group delegated to the daemon; otherwise only "
-            "the service's limit applies).",
-            minimum=512,
-            reloads=True,
-        ),
+    worker_processes: int = _setting(
+        4096,
+        "The maximum number of processes and threads of an attempt (on Linux 6.14 or newer, or "
+        "with a control group delegated to the daemon; otherwise only the service's limit "
+        "applies).",
+        minimum=512,
+        reloads=True,
     )
-    worker_memory_bytes: int = field(
-        default=0,
-        metadata=_about(
-            "The maximum data memory of a process of a checkpoint, including a virtual "
-            "machine's memory. 0: only the service's limit.",
-            unit="bytes",
-            reloads=True,
-        ),
+    worker_memory_bytes: int = _setting(
+        0,
+        "The maximum data memory of a process of a checkpoint, including a virtual machine's "
+        "memory. 0: only the service's limit.",
+        unit="bytes",
+        reloads=True,
     )
-    attempt_memory_bytes: int = field(
-        default=0,
-        metadata=_about(
-            "The maximum memory of all processes of an attempt together, including the "
-            "kernel's cache of their files; an attempt that exceeds it fails. Needs a "
-            "control group delegated to the daemon, as by the systemd unit. 0: only the "
-            "service's limit.",
-            unit="bytes",
-            reloads=True,
-        ),
+    attempt_memory_bytes: int = _setting(
+        0,
+        "The maximum memory of all processes of an attempt together, including the kernel's "
+        "cache of their files; an attempt that exceeds it fails. Needs a control group "
+        "delegated to the daemon, as by the systemd unit. 0: only the service's limit.",
+        unit="bytes",
+        reloads=True,
     )
-    log_format: str = field(
-        default="auto",
-        metadata=_about(
-            "Form of the daemon's own log on standard error. `auto`: `journald` where standard error is "
-            "the journal, `console` on a terminal, else `json`.",
-            choices=("auto", "console", "json", "journald"),
-        ),
+    log_format: str = _setting(
+        "auto",
+        "Form of the daemon's own log on standard error. `auto`: `journald` where standard "
+        "error is the journal, `console` on a terminal, else `json`.",
+        choices=("auto", "console", "json", "journald"),
     )
-    log_level: str = field(
-        default="info",
-        metadata=_about(
-            "The minimum level of logged messages.",
-            choices=("debug", "info", "warning", "error"),
-            reloads=True,
-        ),
+    log_level: str = _setting(
+        "info",
+        "The minimum level of logged messages.",
+        choices=("debug", "info", "warning", "error"),
+        reloads=True,
     )
-    elements_limit: int = field(
-        default=50_000,
-        metadata=_about(
-            "The maximum number of XML elements of a manifest, including those of included files.",
-            minimum=100,
-            reloads=True,
-        ),
+    elements_limit: int = _setting(
+        50_000,
+        "The maximum number of XML elements of a manifest, including those of included files.",
+        minimum=100,
+        reloads=True,
     )
-    checkpoints_limit: int = field(
-        default=500,
-        metadata=_about(
-            "The maximum number of checkpoints of a manifest.",
-            minimum=1,
-            reloads=True,
-        ),
+    checkpoints_limit: int = _setting(
+        500,
+        "The maximum number of checkpoints of a manifest.",
+        minimum=1,
+        reloads=True,
     )
-    planning_seconds: float = field(
-        default=180.0,
-        metadata=_about(
-            "The maximum time for reading and planning a manifest, including the "
-            "response times of repositories. Each manifest is read in a separate "
-            "process, one at a time per user.",
-            unit="seconds",
-            reloads=True,
-        ),
+    planning_seconds: float = _setting(
+        180.0,
+        "The maximum time for reading and planning a manifest, including the response times of "
+        "repositories. Each manifest is read in a separate process, one at a time per user.",
+        unit="seconds",
+        reloads=True,
     )
-    planning_memory_bytes: int = field(
-        default=768 * 1024**2,
-        metadata=_about(
-            "The maximum data memory of the process that reads and plans a manifest.",
-            unit="bytes",
-            minimum=128 * 1024**2,
-            reloads=True,
-        ),
+    planning_memory_bytes: int = _setting(
+        768 * 1024**2,
+        "The maximum data memory of the process that reads and plans a manifest.",
+        unit="bytes",
+        minimum=128 * 1024**2,
+        reloads=True,
     )
-    body_limit_bytes: int = field(
-        default=4 * 1024**2,
-        metadata=_about(
-            "The maximum size of a request body, except for blobs.",
-            unit="bytes",
-            minimum=64 * 1024,
-        ),
+    body_limit_bytes: int = _setting(
+        4 * 1024**2,
+        "The maximum size of a request body, except for blobs.",
+        unit="bytes",
+        minimum=64 * 1024,
     )
-    blob_limit_bytes: int = field(
-        default=1024**3,
-        metadata=_about(
-            "The maximum size of a file that a client uploads for a manifest.",
-            unit="bytes",
-            minimum=1,
-        ),
+    blob_limit_bytes: int = _setting(
+        1024**3,
+        "The maximum size of a file that a client uploads for a manifest.",
+        unit="bytes",
+        minimum=1,
     )
-    header_limit_bytes: int = field(
-        default=16 * 1024,
-        metadata=_about(
-            "The maximum size of request line and headers together.",
-            unit="bytes",
-            minimum=1024,
-        ),
+    header_limit_bytes: int = _setting(
+        16 * 1024,
+        "The maximum size of request line and headers together.",
+        unit="bytes",
+        minimum=1024,
     )
-    request_timeout_seconds: float = field(
-        default=30.0,
-        metadata=_about(
-            "A client that sends nothing for this long during a request is disconnected.",
-            unit="seconds",
-        ),
+    request_timeout_seconds: float = _setting(
+        30.0,
+        "A client that sends nothing for this long during a request is disconnected.",
+        unit="seconds",
     )
-    send_timeout_seconds: float = field(
-        default=30.0,
-        metadata=_about(
-            "A client that reads nothing of its response for this long is disconnected.",
-            unit="seconds",
-        ),
+    send_timeout_seconds: float = _setting(
+        30.0,
+        "A client that reads nothing of its response for this long is disconnected.",
+        unit="seconds",
     )
-    idle_timeout_seconds: float = field(
-        default=60.0,
-        metadata=_about(
-            "A connection without a request is closed after this time.",
-            unit="seconds",
-        ),
+    idle_timeout_seconds: float = _setting(
+        60.0,
+        "A connection without a request is closed after this time.",
+        unit="seconds",
     )
-    requests_per_client: int = field(
-        default=4,
-        metadata=_about(
-            "The number of requests of one client process that are handled at once; the "
-            "others wait for their turn, and are refused after "
-            "`request_timeout_seconds`. A user other than root has four times as many "
-            "turns for all processes together. Followers do not count.",
-            minimum=1,
-        ),
+    requests_per_client: int = _setting(
+        4,
+        "The number of requests of one client process that are handled at once; the others wait "
+        "for their turn, and are refused after `request_timeout_seconds`. A user other than "
+        "root has four times as many turns for all processes together. Followers do not count.",
+        minimum=1,
     )
-    connections_per_user: int = field(
-        default=1000,
-        metadata=_about(
-            "The maximum number of connections of a user to the daemon, including followers.",
-            minimum=1,
-        ),
+    connections_per_user: int = _setting(
+        1000,
+        "The maximum number of connections of a user to the daemon, including followers.",
+        minimum=1,
     )
-    observe: tuple[str, ...] = field(
-        default=("@dcd",),
-        metadata=_about(
-            "Role: see builds, their events, logs and artifacts. Entries of all roles "
-            "are users, or groups with a leading `@`; root and the daemon's own user "
-            "have all roles.",
-            reloads=True,
-        ),
+    observe: tuple[str, ...] = _setting(
+        ("@dcd",),
+        "Role: see builds, their events, logs and artifacts. Entries of all roles are users, or "
+        "groups with a leading `@`; root and the daemon's own user have all roles.",
+        reloads=True,
     )
-    submit: tuple[str, ...] = field(
-        default=("@dcd",),
-        metadata=_about(
-            "Role: submit builds; pause, resume, cancel and remove one's own builds. Includes `observe`.",
-            reloads=True,
-        ),
+    submit: tuple[str, ...] = _setting(
+        ("@dcd",),
+        "Role: submit builds; pause, resume, cancel and remove one's own builds. Includes "
+        "`observe`.",
+        reloads=True,
     )
-    operate: tuple[str, ...] = field(
-        default=(),
-        metadata=_about(
-            "Role: pause, resume, cancel and remove all builds. Includes `submit`.",
-            reloads=True,
-        ),
+    operate: tuple[str, ...] = _setting(
+        (),
+        "Role: pause, resume, cancel and remove all builds. Includes `submit`.",
+        reloads=True,
     )
-    administer: tuple[str, ...] = field(
-        default=(),
-        metadata=_about(
-            "Role: reload the daemon, collect garbage, back up the event log, and, with root, open shells in "
-            "builds. Includes `operate`, not `host_code`.",
-            reloads=True,
-        ),
+    administer: tuple[str, ...] = _setting(
+        (),
+        "Role: reload the daemon, collect garbage, back up the event log, and, with root, open "
+        "shells in builds. Includes `operate`, not `host_code`.",
+        reloads=True,
     )
-    host_code: tuple[str, ...] = field(
-        default=(),
-        metadata=_about(
-            "Right: submit manifests that run the submitter's code outside the image "
-            "(custom scripts, modules outside the project). It is equivalent to root on "
-            "the server.",
-            reloads=True,
-        ),
+    host_code: tuple[str, ...] = _setting(
+        (),
+        "Right: submit manifests that run the submitter's code outside the image (custom "
+        "scripts, modules outside the project). It is equivalent to root on the server.",
+        reloads=True,
     )
-
-    secret_users: tuple[str, ...] = field(
-        default=(),
-        metadata=_about(
-            "Users who may use a secret in addition to its owner and group: "
-            "`SECRET=USER` or `SECRET=@GROUP`. SECRET is a file below /etc/dcd/secrets, "
-            "or a variable `DCD_SECRET_...` of the daemon's environment; a variable has "
-            "no owner, so only root may use it unless it is listed here.",
-            reloads=True,
-        ),
+    secret_users: tuple[str, ...] = _setting(
+        (),
+        "Users who may use a secret in addition to its owner and group: `SECRET=USER` or "
+        "`SECRET=@GROUP`. SECRET is a file below /etc/dcd/secrets, or a variable "
+        "`DCD_SECRET_...` of the daemon's environment; a variable has no owner, so only root "
+        "may use it unless it is listed here.",
+        reloads=True,
     )
-
-
-def _default(declared: Field[Any]) -> Any:
-    factory = declared.default_factory
-    return declared.default if factory is MISSING else factory()
 
 
 SETTINGS: Mapping[str, Setting] = MappingProxyType(
     {
-        declared.name: Setting(
-            name=declared.name,
-            kind=declared.type,
-            default=_default(declared),
-            **declared.metadata,
-        )
+        declared.name: Setting(name=declared.name, kind=declared.type, **declared.metadata)
         for declared in fields(Configuration)
     }
 )

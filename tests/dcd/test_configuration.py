@@ -11,9 +11,9 @@ from dcd.configuration import (
     SETTINGS,
     Configuration,
     InvalidConfiguration,
+    Live,
     from_smf,
     load,
-    reload,
 )
 from dcd.configuration.settings import Mode
 
@@ -175,14 +175,15 @@ def test_any_smf_value_comes_through(values: list[str]) -> None:
 
 
 def test_reload_takes_what_it_can_and_says_what_waits_for_a_restart(tmp_path: Path) -> None:
-    running = load(None, environment={})
-    path = write(tmp_path, 'max_running_builds = 7\nstate_dir = "/elsewhere"\n')
-    merged, changed, waiting = reload(running, load(path, environment={}))
-    assert (changed, waiting) == (["max_running_builds"], ["state_dir"])
-    assert merged.configuration.max_running_builds == 7
-    assert merged.configuration.state_dir == Configuration().state_dir
-    assert merged.origins["max_running_builds"] == f"{path}:1"
-    assert "state_dir" not in merged.origins
+    path = write(tmp_path, "")
+    live = Live(lambda: load(path, environment={}))
+    write(tmp_path, 'max_running_builds = 7\nstate_dir = "/elsewhere"\n')
+    outcome = live.reload()
+    assert (outcome.changed, outcome.waiting) == (("max_running_builds",), ("state_dir",))
+    assert (live().max_running_builds, live().state_dir) == (7, Configuration().state_dir)
+    origins = {each.setting.name: (each.origin, each.waiting) for each in live.settings()}
+    assert origins["max_running_builds"] == (f"{path}:1", None)
+    assert origins["state_dir"] == ("default", (Path("/elsewhere"), f"{path}:2"))
 
 
 def test_every_setting_is_described_and_its_default_is_valid() -> None:
