@@ -1,1 +1,1 @@
-"""From names and texts of a manifest to checkpoints: constructors, their arguments, the original's names."""
+"""Constructing checkpoints from the names and texts of a manifest; the names of the original."""

@@ -1,6 +1,6 @@
 """Arguments of checkpoints: texts of the manifest matched against a constructor's annotated signature.
 
-`<args>` is one text: the first positional argument after the name. `<arg>` and `<arglist>` are keywords. Each
+`<args>` is the first positional argument after the name; `<arg>` and `<arglist>` are keyword arguments. Each
 text is converted to its parameter's annotation (see `dcd.manifest.values`), so that "false" is False; a
 parameter of list type takes an `arglist`, or a text whose words are quoted as for a shell. Pure.
 """
@@ -13,7 +13,7 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any
 
-from dcd.manifest.diagnostics import MOST, did_you_mean, listed, shortened
+from dcd.manifest.diagnostics import MOST, did_you_mean, hint, listed, shortened
 from dcd.manifest.values import (
     BadValue,
     InputPath,
@@ -37,20 +37,20 @@ ARGS = ""
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something wrong with one argument (`ARGS`: the positional one; None: one that is missing)."""
+    """A fault of one argument (`ARGS`: the positional one; None: a missing one)."""
 
     argument: str | None
     message: str
     why: str = ""
     suggestion: str = ""
     item: int | None = None
-    """Of an argument that is a list: which of its items, from 0."""
+    """The item at fault of an argument that is a list, from 0."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bound:
     """Converted arguments: `values` by parameter name, in the order of the signature; `positional`
-    is the parameter that `<args>` went to, and `inputs` the texts that name captured files."""
+    is the parameter of `<args>`, and `inputs` are the texts that name captured files."""
 
     values: dict[str, Any]
     positional: str | None
@@ -58,8 +58,8 @@ class Bound:
 
 
 class BadArguments(Exception):
-    """Arguments that do not match; turned into diagnostics by `dcd.construction.constructors`. `bound` are
-    those that do, when they are enough to construct with."""
+    """Arguments that do not match; `dcd.construction.constructors` reports them. `bound` are the matching
+    ones, if they are enough to construct with."""
 
     def __init__(self, problems: Sequence[Problem], bound: Bound | None) -> None:
         super().__init__("; ".join(problem.message for problem in problems))
@@ -69,7 +69,7 @@ class BadArguments(Exception):
 
 def match_arguments(factory: Any, args: Sequence[str], kwargs: Mapping[str, Texts]) -> Bound:
     """Convert the texts for the factory, whose first parameter (the checkpoint's name) is left out.
-    Raises BadArguments with everything that is wrong."""
+    Raises BadArguments with all faults."""
     parameters = parameters_of(factory)
     open_ended = next((p for p in parameters if p.kind is p.VAR_KEYWORD), None)
     named = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
@@ -131,8 +131,8 @@ def match_arguments(factory: Any, args: Sequence[str], kwargs: Mapping[str, Text
 
 @functools.lru_cache(maxsize=256)
 def parameters_of(factory: Any) -> tuple[inspect.Parameter, ...]:
-    """The parameters of a checkpoint's constructor after its name, annotations evaluated. A dataclass has
-    them from its fields, with the default values that these would make."""
+    """The parameters of a checkpoint's constructor after its name, annotations evaluated. Default values
+    of a dataclass's fields include those that a factory makes."""
     made = {
         field.name: field.default_factory
         for field in vars(factory).get("__dataclass_fields__", {}).values()
@@ -146,17 +146,8 @@ def parameters_of(factory: Any) -> tuple[inspect.Parameter, ...]:
 
 def described(parameters: Sequence[inspect.Parameter]) -> str:
     """The parameters as a list for people: `size_pad (a whole number)`."""
-    return (
-        listed(
-            (
-                f"{p.name} ({expected(type_of(p))})"
-                for p in parameters
-                if p.kind is not p.VAR_KEYWORD
-            ),
-            "and",
-        )
-        or "none"
-    )
+    known = [p for p in parameters if p.kind is not p.VAR_KEYWORD]
+    return listed((f"{p.name} ({expected(type_of(p))})" for p in known), "and") or "none"
 
 
 def as_json(value: Any) -> Json:
@@ -176,7 +167,7 @@ def type_of(parameter: inspect.Parameter) -> Any:
 def _wrong(
     name: str, argument: str, text: Texts, parameter: inspect.Parameter
 ) -> Iterator[Problem]:
-    """What is wrong with an argument's text; of a list, with each of its items."""
+    """Yield the fault of an argument's text, or that of each item of a list."""
     wanted = type_of(parameter)
     try:
         if isinstance(text, str):
@@ -196,7 +187,7 @@ def _wrong(
 def _converted(text: Texts, parameter: inspect.Parameter) -> Any:
     if not isinstance(text, str):
         return convert_list(list(text), type_of(parameter))
-    # What stands for "not given" needs no form; manifests of the original leave an argument empty for it.
+    # The default need not have the form. Manifests of the original leave an argument empty for None.
     if text == parameter.default or (not text.strip() and parameter.default is None):
         return parameter.default
     return convert(text, type_of(parameter))
@@ -212,7 +203,7 @@ def _unknown(name: str, text: Texts, parameters: Sequence[inspect.Parameter]) ->
     listing = f'<arglist name="{meant}">{items}</arglist>'
     return Problem(
         name,
-        f"there is no argument {name!r}" + (f"; did you mean {meant!r}?" if meant else ""),
+        f"there is no argument {name!r}{hint(meant)}",
         f"Its arguments are {described(parameters)}.",
         "" if not meant else listing if items else f'<arg name="{meant}">{text}</arg>',
     )
@@ -245,8 +236,7 @@ def _bad(
     tag = f'<arg name="{name}">{value}</arg>' if item is None else f"<argitem>{value}</argitem>"
     return Problem(
         argument,
-        f"argument {name!r} is {_given(bad.given)}, not {bad.expected}"
-        + (f"; did you mean {meant!r}?" if meant else ""),
+        f"argument {name!r} is {_given(bad.given)}, not {bad.expected}{hint(meant)}",
         "" if parameter.default is parameter.empty else why,
         tag if value else "",
         item,

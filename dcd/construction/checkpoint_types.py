@@ -1,10 +1,9 @@
 """Every checkpoint that a manifest may name, described: for people, the API and the reference.
 
-Found are those of the project's modules, of installed plug-ins and of the modules that the daemon's
-configuration lists. All that is said derives from the code itself: the annotated fields and the strings
-below them, the docstring, `DESCRIPTION` and `TOOLS`.
-A module that cannot be imported is reported, and the others are described all the same. Imports the
-modules, which runs their code; touches nothing else.
+Covers the project's modules, those of installed plug-ins and those that the daemon's configuration lists.
+The descriptions derive from the code: the annotated fields and the strings below them, the docstring,
+`DESCRIPTION` and `TOOLS`. A module that cannot be imported is reported, and the others are described.
+Importing the modules runs their code; nothing else is touched.
 """
 
 import ast
@@ -33,10 +32,9 @@ from dcd.manifest.values import choices, expected, is_list, written
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """An argument of a checkpoint. `type` says what it takes ("true or false"); `default` is written
+    """An argument of a checkpoint. `type` describes its values ("true or false"); `default` is written
     as in a manifest, None when there is none. `listing`: an `arglist` gives its values. The name `*`
-    stands for arguments of any other name. `meaning` says what it is for;
-    empty where a plug-in does not say."""
+    means arguments of any other name. `meaning` is its purpose; empty where a plug-in gives none."""
 
     name: str
     type: str
@@ -49,8 +47,8 @@ class Argument:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointType:
-    """A checkpoint class or factory function. `originals` are the names, `mod_path:class`, under which
-    manifests of the original find it."""
+    """A checkpoint class or factory function. `originals` are its names, `mod_path:class`, in manifests
+    of the original."""
 
     mod_path: str
     checkpoint_class: str
@@ -76,8 +74,9 @@ def registered(allowed: Collection[str] = ()) -> tuple[list[CheckpointType], lis
 
 
 def described(factory: CheckpointFactory) -> CheckpointType:
-    """What the code of a checkpoint class or factory function says about itself."""
-    cls = _class_of(factory)
+    """The description of a checkpoint class or factory function."""
+    made = factory if inspect.isclass(factory) else get_type_hints(factory)["return"]
+    cls = cast(type[Checkpoint], made)
     place = (factory.__module__, factory.__qualname__)
     meanings = meanings_of(factory) if inspect.isclass(factory) else {}
     return CheckpointType(
@@ -96,20 +95,15 @@ def described(factory: CheckpointFactory) -> CheckpointType:
 
 
 def unavailable_originals(types: Collection[CheckpointType]) -> list[str]:
-    """Names of the original, `mod_path:class`, that none of the types stands for."""
+    """The names of the original, `mod_path:class`, that none of the types has."""
     known = {name for each in types for name in each.originals}
     names = (f"{module.replace('.', '/')}:{name}" for module, name in COUNTERPARTS)
     return [name for name in names if name not in known]
 
 
-def _class_of(factory: CheckpointFactory) -> type[Checkpoint]:
-    made = factory if inspect.isclass(factory) else get_type_hints(factory)["return"]
-    return cast(type[Checkpoint], made)
-
-
 def meanings_of(cls: type) -> dict[str, str]:
-    """What the string below each field of a class says, on one line; inherited fields among them. Empty
-    where the source is not at hand."""
+    """The string below each field of a class, inherited ones included, on one line. Empty when there is no
+    source."""
     found: dict[str, str] = {}
     for each in reversed(cls.__mro__):
         try:

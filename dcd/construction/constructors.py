@@ -1,10 +1,10 @@
 """From `mod_path` and `checkpoint_class` to a checkpoint.
 
-Only these modules may be named: `dcd.checkpoints` and below, those of installed plug-ins (entry-point group
-`dcd.checkpoints`), and those that the daemon's configuration lists. In them, only what the module itself
-defines and declares to be a checkpoint can be called: a concrete `Checkpoint` class, or a function annotated
-to return one. Names of the original resolve through `original_names`. Importing a module runs its code,
-therefore nothing is imported that is not allowed.
+A manifest may name modules below `dcd.checkpoints`, those of installed plug-ins (entry-point group
+`dcd.checkpoints`), and those that the daemon's configuration lists. Of a module it may name concrete
+`Checkpoint` classes and functions annotated to return a checkpoint, if the module itself defines them. Names
+of the original resolve through `original_names`. Only allowed modules are imported, since that runs their
+code.
 """
 
 import ast
@@ -25,25 +25,32 @@ from dcd.checkpoints.interface import Checkpoint, CheckpointFactory
 from dcd.construction.arguments import ARGS, BadArguments, Problem, Texts, match_arguments
 from dcd.construction.original_names import COUNTERPARTS, original_module
 from dcd.manifest.data_object import Element, Origin
-from dcd.manifest.diagnostics import Diagnostic, ManifestError, did_you_mean, error, listed, warning
+from dcd.manifest.diagnostics import (
+    Diagnostic,
+    ManifestError,
+    did_you_mean,
+    error,
+    hint,
+    listed,
+    warning,
+)
 from dcd.manifest.source import Source, repeated
 
 OWN = "dcd.checkpoints"
 GROUP = "dcd.checkpoints"
 
 PARSING = threading.Lock()
-"""Python 3.11 fails now and then when two threads make syntax trees at once (cpython issue 106905)."""
-
+"""Python 3.11 sometimes fails when two threads make syntax trees at once (cpython issue 106905)."""
 
 PLUGIN_REMEDY = (
-    "write it as a plug-in (docs/how-to/write-a-checkpoint.md) and name that in mod_path; what comes before "
-    "it can be built: dcctl submit --pause-before CHECKPOINT"
+    "write it as a plug-in (docs/how-to/write-a-checkpoint.md) and name that in mod_path; the checkpoints "
+    "before it can be built: dcctl submit --pause-before CHECKPOINT"
 )
 
 
 class Unresolved(Exception):
-    """A constructor that cannot be resolved. `attribute` says which of the two names is at fault;
-    `known` is true for one of the original's that dcd does not have."""
+    """A constructor that cannot be resolved. `attribute` is the name at fault; `known` is true for a
+    constructor of the original that dcd does not have."""
 
     def __init__(
         self, attribute: str, message: str, why: str = "", suggestion: str = "", known: bool = False
@@ -66,18 +73,15 @@ def resolve(
 ) -> CheckpointFactory:
     """The class or function that the manifest names. `allowed` are further modules; `package.*`
     allows all below a package. Raises Unresolved."""
-    module_name, name = mod_path.replace("/", ".").removesuffix(".py"), checkpoint_class
-    module_name = original_module(module_name)
-    original = (module_name, name) in COUNTERPARTS
-    if original:
-        module_name, name = COUNTERPARTS[module_name, name]
+    written = (_module(mod_path), checkpoint_class)
+    module_name, name = COUNTERPARTS.get(written, written)
     _permit(module_name, mod_path, allowed)
-    if original and _is_absent(module_name):
+    if written in COUNTERPARTS and _is_absent(module_name):
         raise Unresolved(
             "mod_path",
             f"dcd has no checkpoint {checkpoint_class} of {mod_path}",
-            "It is one of the original's, for images of illumos. Of these dcd has TransferIPS, TransferCPIO "
-            "and CustomScript.",
+            "It is a checkpoint of the original, for images of illumos. Of these dcd has TransferIPS, "
+            "TransferCPIO and CustomScript.",
             PLUGIN_REMEDY,
             known=True,
         )
@@ -88,16 +92,20 @@ def resolve(
         meant = did_you_mean(name, offered)
         raise Unresolved(
             "checkpoint_class",
-            f"{mod_path} has no checkpoint {checkpoint_class!r}"
-            + (f"; did you mean {meant!r}?" if meant else ""),
+            f"{mod_path} has no checkpoint {checkpoint_class!r}{hint(meant)}",
             f"It has {listed(offered, 'and') or 'none'}.",
             _class_or_module(meant, name, offered),
         )
     return cast(CheckpointFactory, found)
 
 
+def _module(mod_path: str) -> str:
+    """The module that a `mod_path` names, under its newest name in the original."""
+    return original_module(mod_path.replace("/", ".").removesuffix(".py"))
+
+
 def _class_or_module(meant: str | None, wanted: str, offered: Sequence[str]) -> str:
-    """The attribute that was probably mistaken, corrected: the class, or the module that has the class."""
+    """The attribute that is probably wrong, corrected: the class, or the module that has the class."""
     if meant is None and (elsewhere := _module_of(wanted)):
         return f'mod_path="{elsewhere}"'
     return f'checkpoint_class="{meant or offered[0]}"' if offered else ""
@@ -112,8 +120,8 @@ def construct(
     allowed: Collection[str] = (),
     whole: bool = True,
 ) -> Checkpoint:
-    """The checkpoint, from the texts of the manifest; when it need not be `whole`, without arguments that
-    are wrong, if the rest is enough. Raises ManifestError."""
+    """The checkpoint, from the texts of the manifest. Without `whole`, wrong arguments are left out if the
+    others are enough. Raises ManifestError."""
     try:
         factory = resolve(mod_path, checkpoint_class, allowed)
         try:
@@ -142,12 +150,10 @@ def construct(
 
 
 def runs_host_code(mod_path: str, checkpoint_class: str, instance: Checkpoint | None) -> bool:
-    """Whether a checkpoint, as named and as constructed (None: it cannot be), runs code on the host that is
-    not the project's: a script of the manifest, or a module of somebody else's."""
-    name = mod_path.replace("/", ".").removesuffix(".py")
-    name = original_module(name)
-    name, _ = COUNTERPARTS.get((name, checkpoint_class), (name, ""))
-    if not name.startswith(f"{OWN}."):
+    """Whether a checkpoint (`instance` is None if it cannot be constructed) runs code on the host that is
+    not the project's: a script of the manifest, or a module from elsewhere."""
+    written = (_module(mod_path), checkpoint_class)
+    if not COUNTERPARTS.get(written, written)[0].startswith(f"{OWN}."):
         return True
     return instance is not None and instance.runs_host_code
 
@@ -155,13 +161,13 @@ def runs_host_code(mod_path: str, checkpoint_class: str, instance: Checkpoint | 
 def check_constructors(
     source: Source, inputs: list[tuple[str, Origin | None]], allowed: Collection[str] = ()
 ) -> Iterator[Diagnostic]:
-    """What is wrong with the constructors and arguments of all checkpoints in the tree, as it is
-    found. Arguments that name files to be captured are appended to `inputs`."""
+    """Yield the faults of the constructors and arguments of all checkpoints in the tree. Arguments that
+    name files to be captured are appended to `inputs`."""
     for element in source.root.iter("checkpoint"):
         yield from _given_twice(element, source)
         mod_path, checkpoint_class = element.get("mod_path"), element.get("checkpoint_class")
         if not mod_path or not checkpoint_class:
-            continue  # the grammar has said so
+            continue  # a fault of the grammar, reported there
         try:
             factory = resolve(mod_path.strip(), checkpoint_class.strip(), allowed)
             bound = match_arguments(factory, *texts_of(element))
@@ -182,19 +188,19 @@ def check_constructors(
 def _made_for_debian(
     element: Element, factory: CheckpointFactory, source: Source
 ) -> Iterator[Diagnostic]:
-    """A warning where a name of the original's stands for a checkpoint that makes something else."""
-    module = original_module((element.get("mod_path") or "").replace("/", "."))
+    """A warning where the checkpoint of the original with that name makes something else."""
+    module = _module(element.get("mod_path", ""))
     if module.startswith("solaris_install.") and factory.__module__.startswith(f"{OWN}.media"):
         yield warning(
             source.origin(element, "mod_path"),
             f"{element.get('checkpoint_class')} makes media that boot Debian with GRUB here",
-            "Those of the original boot illumos; dcd makes none of these.",
+            "Media of the original boot illumos; dcd makes no such media.",
             PLUGIN_REMEDY,
         )
 
 
 def _given_twice(checkpoint: Element, source: Source) -> Iterator[Diagnostic]:
-    """An error for each argument that the checkpoint has already: only one of the values would count."""
+    """An error for each repeated argument: only one of its values would count."""
     named = ((each.get("name") or None, each) for each in checkpoint.iterfind("kwargs/*"))
     for argument, first in repeated(named):
         yield error(
@@ -228,8 +234,8 @@ def factories(module: ModuleType) -> dict[str, CheckpointFactory]:
 
 def code_digest(factory: CheckpointFactory) -> str:
     """sha256 (hex) of the code that makes a checkpoint's result: its module, and the modules of the
-    same package that this imports, directly or through one another. Not the interface, nor other
-    packages: a change there that changes results raises the class's VERSION."""
+    same package that it imports, directly or indirectly. The interface and other packages are left
+    out: a change there that changes results raises the class's VERSION."""
     digest = hashlib.sha256()
     for name, content in sorted(_sources(factory.__module__).items()):
         digest.update(f"{name} {len(content)}\n".encode())
@@ -253,7 +259,7 @@ def _permit(module_name: str, mod_path: str, allowed: Collection[str]) -> None:
     )
     raise Unresolved(
         "mod_path",
-        f"module {mod_path!r} may not be used" + (f"; did you mean {meant!r}?" if meant else ""),
+        f"module {mod_path!r} may not be used{hint(meant)}",
         "Checkpoints come from the project, from installed plug-ins, and from the modules that the "
         "daemon's configuration lists.",
         f'mod_path="{meant}"' if meant else "have the module added to the configuration",
@@ -284,24 +290,24 @@ def _is_absent(module_name: str) -> bool:
         return importlib.util.find_spec(module_name) is None
     except ModuleNotFoundError:
         return True
-    except Exception:  # noqa: BLE001 - its package is there and fails; importing it says how
+    except Exception:  # noqa: BLE001 - its package exists and fails; importing it shows how
         return False
 
 
 def import_module(module_name: str, mod_path: str, wanted: str = "") -> ModuleType:
-    """The module, which must be one that may be used; `mod_path` is its name for people, `wanted` the class
-    that is looked for in it. Raises Unresolved when there is none, or its code fails."""
+    """An allowed module; `mod_path` is its name for messages, `wanted` the class that is needed of it.
+    Raises Unresolved when it does not exist or its code fails."""
     if _is_absent(module_name):
         meant = _module_like(module_name, wanted)
         raise Unresolved(
             "mod_path",
-            f"there is no module {mod_path!r}" + (f"; did you mean {meant!r}?" if meant else ""),
+            f"there is no module {mod_path!r}{hint(meant)}",
             "",
             f'mod_path="{meant}"' if meant else "dcctl checkpoint-types lists all",
         )
     try:
         return importlib.import_module(module_name)
-    except Exception as failure:  # noqa: BLE001 - it is not our code, and may raise anything
+    except Exception as failure:  # noqa: BLE001 - foreign code may raise anything
         what = f"{type(failure).__name__}: {failure}"
         raise Unresolved("mod_path", f"module {mod_path!r} cannot be imported: {what}") from None
 
@@ -310,7 +316,7 @@ def _module_like(module_name: str, wanted: str) -> str | None:
     """The `mod_path` that was probably meant: that of the wanted class, or one of a similar name."""
     if found := _module_of(wanted):
         return found
-    # All share the package's name, so it says nothing about what was meant.
+    # All names share the package's, which is left out of the comparison.
     named = {name.removeprefix(f"{OWN}."): name for name in _checkpoint_modules()}
     meant = did_you_mean(module_name.removeprefix(f"{OWN}."), named)
     return named[meant].replace(".", "/") if meant else None
@@ -346,14 +352,13 @@ def _is_factory(found: Any, module: ModuleType) -> bool:
 
 
 def _located(problem: Problem, element: Element, source: Source) -> Diagnostic:
-    """The problem at the argument that it is about."""
+    """The problem as an error at its argument."""
     message = f"checkpoint {element.get('name', '')!r}: {problem.message}"
     place = _place(element, problem.argument)
     items = place.findall("argitem")
     if problem.item is not None and problem.item < len(items):
         place = items[problem.item]
-    where = source.origin(place)
-    return error(where, message, problem.why, problem.suggestion)
+    return error(source.origin(place), message, problem.why, problem.suggestion)
 
 
 def _place(checkpoint: Element, argument: str | None) -> Element:
@@ -384,20 +389,17 @@ def _sources(module_name: str) -> dict[str, bytes]:
     return found
 
 
+@functools.lru_cache(maxsize=256)
 def _imports(content: bytes, module_name: str) -> frozenset[str]:
     """Every name that the source could mean by its import statements."""
-    with PARSING:
-        return _parsed_imports(content, module_name)
-
-
-@functools.lru_cache(maxsize=256)
-def _parsed_imports(content: bytes, module_name: str) -> frozenset[str]:
+    package = module_name.rpartition(".")[0]
     found: set[str] = set()
-    for node in ast.walk(ast.parse(content)):
+    with PARSING:
+        tree = ast.parse(content)
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            package = module_name.rpartition(".")[0]
             base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
             found.add(base)
             found.update(f"{base}.{alias.name}" for alias in node.names)

@@ -19,7 +19,7 @@ from dcd.manifest.data_object import (
     fields_of,
     reads_itself,
 )
-from dcd.manifest.diagnostics import Diagnostic, did_you_mean, error, listed, shortened
+from dcd.manifest.diagnostics import Diagnostic, did_you_mean, error, hint, listed, shortened
 from dcd.manifest.fields import Field
 from dcd.manifest.registry import Registry, may_stand_in, particles_of
 from dcd.manifest.source import Source
@@ -108,8 +108,7 @@ class _Check:
         meant = did_you_mean(name, missing)
         return error(
             self.source.origin(element, name),
-            f"<{element.tag}> has no attribute {name!r}"
-            + (f"; did you mean {meant!r}?" if meant else ""),
+            f"<{element.tag}> has no attribute {name!r}{hint(meant)}",
             f"It has {listed(known, 'and')}." if known else "It has no attributes.",
             self.tag_with(element, {meant or "": element.get(name, "")}, without=name),
         )
@@ -121,8 +120,7 @@ class _Check:
             suggestion = field.form.suggestion(value)
         return error(
             self.source.origin(element, field.tag),
-            f"{field.tag}={_shown(value, field)!r} of <{element.tag}> is not {bad.expected}"
-            + (f"; did you mean {meant!r}?" if meant else ""),
+            f"{field.tag}={_shown(value, field)!r} of <{element.tag}> is not {bad.expected}{hint(meant)}",
             field.declared.doc,
             f'{field.tag}="{suggestion}"' if suggestion else "",
         )

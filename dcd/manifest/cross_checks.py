@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 
 from dcd.manifest.data_object import Element, attributes_of
-from dcd.manifest.diagnostics import Diagnostic, did_you_mean, error, listed, warning
+from dcd.manifest.diagnostics import Diagnostic, did_you_mean, error, hint, listed, warning
 from dcd.manifest.source import Source, repeated
 
 
@@ -92,8 +92,7 @@ def _names_have_checkpoints(source: Source, tag: str) -> Iterator[Diagnostic]:
             meant = did_you_mean(name, checkpoints)
             yield error(
                 source.origin(element, "name"),
-                f"<{tag}> is for checkpoint {name!r}, which is not there"
-                + (f"; did you mean {meant!r}?" if meant else ""),
+                f"<{tag}> is for checkpoint {name!r}, which is not there{hint(meant)}",
                 f"The checkpoints are {listed(checkpoints, 'and') or 'none'}.",
                 f'name="{meant}"' if meant else f'<checkpoint name="{name}" .../>',
             )
@@ -309,8 +308,7 @@ def _unknown_device(
     meant = did_you_mean(name, known)
     return error(
         source.origin(device, attribute),
-        f"there is no {kind} {name!r} in this target"
-        + (f"; did you mean {meant!r}?" if meant else ""),
+        f"there is no {kind} {name!r} in this target{hint(meant)}",
         f"It has {listed(known, 'and') or 'none'}.",
         f'{attribute}="{meant}"' if meant else f'<{kind} name="{name}"/>',
     )

@@ -14,19 +14,19 @@ from dcd.manifest.data_object import Origin
 from statemachine.errors import InvalidManifest
 
 MOST = 200
-"""How many diagnostics are made for one manifest; a hostile one could have a hundred thousand."""
+"""The number of diagnostics for one manifest; a hostile one could have a hundred thousand."""
 
 _MANY = 200
 _LONG = 100
 
 LONGEST = 2000
-"""So many characters each text of a diagnostic has at most."""
+"""The number of characters of each text of a diagnostic."""
 
 
 @dataclass(frozen=True, slots=True)
 class Diagnostic:
-    """One thing wrong (`error`) or doubtful (`warning`). `message` says what, `why` the rule behind it,
-    `suggestion` what would be right: a corrected snippet or an instruction."""
+    """A fault (`error`) or a doubt (`warning`). `message` names it, `why` is the rule behind it,
+    `suggestion` the correction: a snippet or an instruction."""
 
     severity: Literal["error", "warning"]
     file: str
@@ -47,8 +47,8 @@ class Diagnostic:
 
 
 class ManifestError(InvalidManifest):
-    """A manifest with at least one error; `diagnostics` has all of them, warnings too. `missing` are the
-    files that it names and that were not sent, so that the client can say which of them it cannot read."""
+    """A manifest with at least one error; `diagnostics` are all errors and warnings. `missing` are the
+    named files that were not sent; the client can add which of them it cannot read."""
 
     def __init__(
         self, diagnostics: Iterable[Diagnostic], missing: "tuple[MissingInput, ...]" = ()
@@ -68,8 +68,8 @@ class ManifestError(InvalidManifest):
 
 @dataclass(frozen=True, slots=True)
 class MissingInput:
-    """A file that the manifest names: `written` as it stands there, `path` (absolute) where the client
-    finds it. `kind` is `file` or `include`; an `optional` one may be absent."""
+    """A file that the manifest names: `written` is its name there, `path` (absolute) is its place on the
+    client's host. `kind` is `file` or `include`; an `optional` one may be absent."""
 
     path: str
     kind: str
@@ -81,12 +81,14 @@ class MissingInput:
 
 def error(origin: Origin | None, message: str, why: str = "", suggestion: str = "") -> Diagnostic:
     """An error at a place of the source."""
-    return _at(origin, "error", message, why, suggestion)
+    place = origin or Origin("", 0, 0)
+    texts = (without_middle(text, LONGEST) for text in (message, why, suggestion))
+    return Diagnostic("error", place.file, place.line, place.column, *texts)
 
 
 def warning(origin: Origin | None, message: str, why: str = "", suggestion: str = "") -> Diagnostic:
     """A warning at a place of the source."""
-    return _at(origin, "warning", message, why, suggestion)
+    return replace(error(origin, message, why, suggestion), severity="warning")
 
 
 def at(origin: Origin, found: Diagnostic) -> Diagnostic:
@@ -108,21 +110,11 @@ def shortened(text: str) -> str:
 
 
 def bounded(diagnostics: Iterable[Diagnostic]) -> list[Diagnostic]:
-    """The first `MOST` of them; when there are more, that is said."""
+    """The first `MOST` of them, with an error that says so when there are more."""
     found = list(islice(diagnostics, MOST + 1))
     if len(found) > MOST:
-        last = found.pop()
-        found.append(
-            Diagnostic(
-                "error",
-                last.file,
-                last.line,
-                last.column,
-                f"there are more than {MOST} faults; the rest is not shown",
-                "",
-                "correct these first",
-            )
-        )
+        message = f"there are more than {MOST} faults; the rest is not shown"
+        found[MOST] = error(found[MOST].origin, message, suggestion="correct these first")
     return found
 
 
@@ -147,6 +139,11 @@ def did_you_mean(word: str, known: Iterable[str]) -> str | None:
     return next(iter(difflib.get_close_matches(word, candidates, n=1, cutoff=0.6)), None)
 
 
+def hint(meant: str | None) -> str:
+    """The end of a message about a word that is not known; empty when no other was meant."""
+    return f"; did you mean {meant!r}?" if meant else ""
+
+
 def listed(words: Iterable[str], conjunction: str = "or") -> str:
     """The words as an English list: `a, b or c`; of very many, the first."""
     several = list(words)
@@ -157,21 +154,8 @@ def listed(words: Iterable[str], conjunction: str = "or") -> str:
     return f"{', '.join(several[:-1])} {conjunction} {several[-1]}"
 
 
-def _at(
-    origin: Origin | None,
-    severity: Literal["error", "warning"],
-    message: str,
-    why: str,
-    suggestion: str,
-) -> Diagnostic:
-    place = origin or Origin("", 0, 0)
-    texts = (without_middle(text, LONGEST) for text in (message, why, suggestion))
-    return Diagnostic(severity, place.file, place.line, place.column, *texts)
-
-
 def without_middle(text: str, most: int) -> str:
-    """The text, its middle left out when it is longer than `most` characters: a name of the manifest or of a
-    request can be as long as that."""
+    """The text, without its middle when it is longer than `most` characters, as a hostile name can be."""
     if len(text) <= most:
         return text
     half = most // 2

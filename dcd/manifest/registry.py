@@ -77,10 +77,8 @@ class Registry:
         unknown or malformed, and without elements that nobody handles, that do not belong where they
         are, or that lack something they need. None when nothing is left."""
         cls = self.handler(element)
-        if cls is None:
-            return None
-        found = _remains(cls, element)
-        if found is None:
+        found = None if cls is None else _remains(cls, element)
+        if cls is None or found is None:
             return None
         found.origin = locate(element)
         found.places = dict(_places(cls, element, locate)) if found.origin else {}
@@ -168,7 +166,10 @@ def write(found: DataObject) -> Element | None:
 def write_text(found: DataObject) -> str:
     """The XML text of an object and all below it, indented, ending in a newline; empty when it has none."""
     element = write(found)
-    if element is None:
-        return ""
+    return "" if element is None else indented(element)
+
+
+def indented(element: Element) -> str:
+    """The XML text of an element, indented, ending in a newline."""
     etree.indent(element, "  ")
     return etree.tostring(element, encoding="unicode") + "\n"
