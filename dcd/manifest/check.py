@@ -1,8 +1,8 @@
 """Checks a tree against the declarations of the data objects: the manifest's grammar.
 
-Every deviation is found in one pass and said in terms of the manifest: what stands where, what may stand
-there, and the corrected snippet. The RELAX NG grammar in `grammar/dc.rng` is generated from the same
-declarations, for editors; a test holds the two together. Pure.
+One pass finds every deviation and reports it in terms of the manifest: its place, what is allowed there,
+and the corrected snippet. The RELAX NG grammar in `grammar/dc.rng`, for editors, is generated from the same
+declarations; a test compares the two. Pure.
 """
 
 from collections import Counter
@@ -27,7 +27,7 @@ from dcd.manifest.values import BadValue, choices
 
 
 def check_structure(source: Source, registry: Registry) -> Iterator[Diagnostic]:
-    """Everything in the tree that its grammar does not allow, as it is found."""
+    """Yield every deviation of the tree from the grammar."""
     root = source.root
     if root.tag == "dc":
         yield from _Check(source, registry).element(root, registry.handler(root) or DataObject)
@@ -35,7 +35,7 @@ def check_structure(source: Source, registry: Registry) -> Iterator[Diagnostic]:
         yield error(
             source.origin(root),
             "this manifest is from before the Caiman Unified Design",
-            "Its root element is <distribution>; a manifest's is <dc>.",
+            "Its root element is <distribution>; that of a manifest is <dc>.",
             "convert it: dcctl migrate MANIFEST",
         )
     else:
@@ -43,7 +43,6 @@ def check_structure(source: Source, registry: Registry) -> Iterator[Diagnostic]:
             source.origin(root),
             f"<{root.tag}> is not a manifest",
             "The root element of a manifest is <dc>.",
-            "",
         )
 
 
@@ -53,9 +52,12 @@ class _Check:
     registry: Registry
 
     def element(self, element: Element, cls: type[DataObject]) -> Iterator[Diagnostic]:
-        """The element, which `cls` handles, and all in it."""
+        """The element, which `cls` handles, and its content."""
         if reads_itself(cls):
-            yield from self.own_reading(element, cls)
+            try:
+                cls.from_xml(element)
+            except BadValue as bad:
+                yield error(self.source.origin(element), f"<{element.tag}>: {bad}", _doc(cls))
             return
         known = fields_of(cls)
         yield from self.attributes(element, [f for f in known if f.declared.kind == "attribute"])
@@ -73,13 +75,6 @@ class _Check:
             else:
                 yield self.stranger(child, handler, element, [*inner, *sorted(allowed)])
         yield from self.counts(element, cls, list(inner.values()))
-
-    def own_reading(self, element: Element, cls: type[DataObject]) -> Iterator[Diagnostic]:
-        """A class that reads its element itself is asked to do so."""
-        try:
-            cls.from_xml(element)
-        except BadValue as bad:
-            yield error(self.source.origin(element), f"<{element.tag}>: {bad}", _doc(cls))
 
     def attributes(self, element: Element, known: list[Field]) -> Iterator[Diagnostic]:
         fields = {field.tag: field for field in known}
@@ -125,15 +120,6 @@ class _Check:
             f'{field.tag}="{suggestion}"' if suggestion else "",
         )
 
-    def bad_text(self, element: Element, field: Field, value: str, bad: BadValue) -> Diagnostic:
-        example = field.form.suggestion(value) if field.form is not None else ""
-        return error(
-            self.source.origin(element),
-            f"{_shown(value, field)!r} in <{element.tag}> is not {bad.expected}",
-            field.declared.doc,
-            f"<{element.tag}>{example}</{element.tag}>" if example else "",
-        )
-
     def text(self, element: Element, field: Field | None) -> Iterator[Diagnostic]:
         written = [element.text or "", *(child.tail or "" for child in element)]
         stray = next((text.strip() for text in written if text.strip()), "")
@@ -146,10 +132,7 @@ class _Check:
             )
         elif field is not None and field.required and not stray:
             yield error(
-                self.source.origin(element),
-                f"<{element.tag}> is empty",
-                field.declared.doc,
-                "",
+                self.source.origin(element), f"<{element.tag}> is empty", field.declared.doc
             )
         elif field is not None:
             yield from self.value_of(element, field)
@@ -158,11 +141,17 @@ class _Check:
         """Whether the text of the element is a value of the field."""
         text = (element.text or "").strip()
         if not text and field.declared.kind == "children":
-            return  # The cross checks say so where it matters.
+            return  # The cross checks report it where it matters.
         try:
             field.parse(text)
         except BadValue as bad:
-            yield self.bad_text(element, field, text, bad)
+            example = field.form.suggestion(text) if field.form is not None else ""
+            yield error(
+                self.source.origin(element),
+                f"{_shown(text, field)!r} in <{element.tag}> is not {bad.expected}",
+                field.declared.doc,
+                f"<{element.tag}>{example}</{element.tag}>" if example else "",
+            )
 
     def text_child(self, child: Element, field: Field) -> Iterator[Diagnostic]:
         for name in attributes_of(child):
@@ -200,7 +189,7 @@ class _Check:
                 suggestion = f"<{listing}>{shortened(text)}</{listing}>"
         if meant and meant != tag and not set(homes) & set(allowed):
             message += f"; did you mean <{meant}>?"
-            suggestion = self.renamed(child, meant)
+            suggestion = self.start_tag(etree.Element(meant), attributes_of(child))
         return error(
             self.source.origin(child),
             message,
@@ -211,7 +200,7 @@ class _Check:
         )
 
     def listing(self, parent: Element) -> str:
-        """The element that lists one text each in a parent, or nothing."""
+        """The element of a parent's list of texts, or ""."""
         cls = self.registry.handler(parent)
         known = () if cls is None else fields_of(cls)
         return next((field.tag for field in known if field.declared.kind == "children"), "")
@@ -235,23 +224,18 @@ class _Check:
                 yield self.mixed(element, [option.of.TAG for option in present])
             needed = content.required if isinstance(content, OneOf) else content.minimum > 0
             if needed and not present:
-                yield self.lacks(
-                    element, [option.of.TAG for option in options], _doc(options[0].of)
-                )
+                tags = [option.of.TAG for option in options]
+                yield self.lacks(element, tags, _doc(options[0].of))
 
     def lacks(self, element: Element, tags: list[str], why: str) -> Diagnostic:
-        return error(
-            self.source.origin(element),
-            f"<{element.tag}> needs {listed(f'<{tag}>' for tag in tags)}",
-            why,
-            f"add {listed(f'<{tag}>' for tag in tags)}",
-        )
+        needed = listed(f"<{tag}>" for tag in tags)
+        origin = self.source.origin(element)
+        return error(origin, f"<{element.tag}> needs {needed}", why, f"add {needed}")
 
     def too_many(self, element: Element, tag: str) -> Diagnostic:
-        second = element.findall(tag)[1]
-        first = self.source.origin(element.findall(tag)[0])
+        first, second, *_ = map(self.source.origin, element.findall(tag))
         return error(
-            self.source.origin(second),
+            second,
             f"<{element.tag}> holds more than one <{tag}>",
             f"The first is at {first}.",
             "keep one of them",
@@ -271,13 +255,8 @@ class _Check:
         kept = {k: v for k, v in attributes_of(element).items() if k != without}
         return self.start_tag(element, {**kept, **{k: v for k, v in new.items() if k}})
 
-    def renamed(self, element: Element, tag: str) -> str:
-        """The element's start tag with another name."""
-        renamed = etree.Element(tag)
-        return self.start_tag(renamed, attributes_of(element))
-
     def start_tag(self, element: Element, attributes: dict[str, str]) -> str:
-        """A start tag as messages show it: without what is secret."""
+        """A start tag as messages show it: without secrets."""
         handler = self.registry.handler(element)
         known = {f.tag: f for f in (fields_of(handler) if handler is not None else ())}
         written = "".join(
@@ -303,11 +282,11 @@ _ELSEWHERE = {
     ("distro", "hostname"): 'give it to DebianPrePkgImgMod: <arg name="hostname">box</arg>',
     ("software", "package"): "list packages in <software_data>, each in a <name>",
 }
-"""By parent and element (small, with underscores, without an s at its end): where what it means is said."""
+"""By parent and element (in small letters, with underscores, without a final s): the right form."""
 
 
 def _shown(value: str, field: Field | None) -> str:
-    """The value as messages repeat it."""
+    """The value as messages show it."""
     secret = field is not None and field.form is not None and field.form.secret
     return "..." if secret else shortened(value)
 

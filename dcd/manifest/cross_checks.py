@@ -1,11 +1,10 @@
-"""What the grammar cannot say: the parts of a manifest must fit together.
+"""Checks beyond the grammar: the parts of a manifest must fit together.
 
-Names of software and configuration have their checkpoint, checkpoints' names are unique, lists are not
-empty, pools and vdevs that disks belong to exist. Each check is a generator of diagnostics over the tree.
-Pure.
+Software and configurations need a checkpoint of their name, names of checkpoints are unique, lists are not
+empty, the pools and vdevs of disks exist. Each check is a generator of diagnostics over the tree. Pure.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from fnmatch import fnmatchcase
 
 from dcd.manifest.data_object import Element, attributes_of
@@ -14,39 +13,66 @@ from dcd.manifest.source import Source, repeated
 
 
 def cross_check(source: Source) -> Iterator[Diagnostic]:
-    """Everything that does not fit together."""
-    checks: tuple[Callable[[Source], Iterator[Diagnostic]], ...] = (
+    """Yield every misfit."""
+    for check in (
         _checkpoint_names,
         _stop_on_error,
         _software_names,
-        _configuration_names,
         _package_lists,
         _places_of_sources,
         _repositories,
         _boot_entries,
         _configurations,
         _accounts,
-        _places,
         _passwords,
         _interfaces,
         _matches,
         _devices,
         _iscsi,
-    )
-    for check in checks:
+    ):
         yield from check(source)
 
 
-def _checkpoint_names(source: Source) -> Iterator[Diagnostic]:
-    named = ((each.get("name"), each) for each in source.root.iter("checkpoint"))
-    for checkpoint, first in repeated(named):
-        name = checkpoint.get("name")
+def _repeats(
+    source: Source,
+    named: Iterable[tuple[Hashable | None, Element]],
+    attribute: str | None,
+    message: str,
+    rule: str = "",
+    suggestion: str = "keep one of them",
+) -> Iterator[Diagnostic]:
+    """An error at the attribute of each element whose key an earlier one has; in the texts, `{NAME}` is
+    an attribute of the element."""
+    for element, first in repeated(named):
+        given = {"name": "", **attributes_of(element)}
         yield error(
-            source.origin(checkpoint, "name"),
-            f"there are two checkpoints named {name!r}",
-            f"The first is at {source.origin(first)}. Names are unique in a manifest.",
-            f'name="{name}-2"',
+            source.origin(element, attribute),
+            message.format(**given),
+            f"The first is at {source.origin(first)}. {rule}".strip(),
+            suggestion.format(**given),
         )
+
+
+def _checkpoint_names(source: Source) -> Iterator[Diagnostic]:
+    yield from _repeats(
+        source,
+        ((each.get("name"), each) for each in source.root.iter("checkpoint")),
+        "name",
+        "there are two checkpoints named {name!r}",
+        "Names are unique in a manifest.",
+        'name="{name}-2"',
+    )
+    checkpoints = dict.fromkeys(found.get("name", "") for found in source.root.iter("checkpoint"))
+    for element in source.root.iter("software", "configuration"):
+        name = element.get("name")
+        if name is not None and name not in checkpoints:
+            meant = did_you_mean(name, checkpoints)
+            yield error(
+                source.origin(element, "name"),
+                f"<{element.tag}> is for checkpoint {name!r}, which does not exist{hint(meant)}",
+                f"The checkpoints are {listed(checkpoints, 'and') or 'none'}.",
+                f'name="{meant}"' if meant else f'<checkpoint name="{name}" .../>',
+            )
 
 
 def _stop_on_error(source: Source) -> Iterator[Diagnostic]:
@@ -61,41 +87,21 @@ def _stop_on_error(source: Source) -> Iterator[Diagnostic]:
 
 
 def _software_names(source: Source) -> Iterator[Diagnostic]:
-    yield from _names_have_checkpoints(source, "software")
-    named = [(each.get("name"), each) for each in source.root.iter("software")]
-    for name, software in named:
-        if name is None:
+    for software in source.root.iter("software"):
+        if software.get("name") is None:
             yield warning(
                 source.origin(software),
                 "this software has no name, so that no checkpoint transfers it",
                 "The checkpoint of the same name transfers it.",
                 '<software name="CHECKPOINT">',
             )
-    for software, first in repeated(named):
-        yield error(
-            source.origin(software, "name"),
-            f"checkpoint {software.get('name')!r} has software twice",
-            f"The first is at {source.origin(first)}.",
-            "put all of it into one <software>, or give the other a checkpoint of its own",
-        )
-
-
-def _configuration_names(source: Source) -> Iterator[Diagnostic]:
-    yield from _names_have_checkpoints(source, "configuration")
-
-
-def _names_have_checkpoints(source: Source, tag: str) -> Iterator[Diagnostic]:
-    checkpoints = dict.fromkeys(found.get("name", "") for found in source.root.iter("checkpoint"))
-    for element in source.root.iter(tag):
-        name = element.get("name")
-        if name is not None and name not in checkpoints:
-            meant = did_you_mean(name, checkpoints)
-            yield error(
-                source.origin(element, "name"),
-                f"<{tag}> is for checkpoint {name!r}, which is not there{hint(meant)}",
-                f"The checkpoints are {listed(checkpoints, 'and') or 'none'}.",
-                f'name="{meant}"' if meant else f'<checkpoint name="{name}" .../>',
-            )
+    yield from _repeats(
+        source,
+        ((each.get("name"), each) for each in source.root.iter("software")),
+        "name",
+        "checkpoint {name!r} has software twice",
+        suggestion="put all of it into one <software>, or give the other a checkpoint of its own",
+    )
 
 
 def _package_lists(source: Source) -> Iterator[Diagnostic]:
@@ -127,19 +133,20 @@ def _package_lists(source: Source) -> Iterator[Diagnostic]:
 
 
 def _places_of_sources(source: Source) -> Iterator[Diagnostic]:
-    """Of publishers and repositories all count, of directories one."""
+    """All publishers and repositories are used, but only one directory."""
     named = (
         (software, place)
         for software in source.root.iter("software")
         for place in software.findall("source/dir")
     )
-    for place, first in repeated(named):
-        yield error(
-            source.origin(place),
-            "this software has another source directory already",
-            f"The first is at {source.origin(first)}. Only one is transferred from.",
-            "keep one of them, or give the other a <software> and a checkpoint of its own",
-        )
+    yield from _repeats(
+        source,
+        named,
+        None,
+        "this software already has a source directory",
+        "Only one is transferred.",
+        "keep one of them, or give the other a <software> and a checkpoint of its own",
+    )
 
 
 def _repositories(source: Source) -> Iterator[Diagnostic]:
@@ -148,7 +155,7 @@ def _repositories(source: Source) -> Iterator[Diagnostic]:
             yield error(
                 source.origin(repository, "uri"),
                 "this repository has a uri but no suite",
-                "Without a suite it is not known which packages are meant.",
+                "The suite selects the packages.",
                 f'<repository uri="{repository.get("uri")}" suite="bookworm"/>',
             )
 
@@ -162,7 +169,7 @@ def _boot_entries(source: Source) -> Iterator[Diagnostic]:
             yield warning(
                 source.origin(entry, "default_entry"),
                 "another entry after this one is the default",
-                f"The last one that asks for it is: {source.origin(defaults[-1])}.",
+                f"The last default entry counts: {source.origin(defaults[-1])}.",
                 'default_entry="false"',
             )
 
@@ -174,9 +181,20 @@ def _configurations(source: Source) -> Iterator[Diagnostic]:
             yield error(
                 source.origin(configuration),
                 "this configuration configures nothing",
-                "It has a source (a file), or users or interfaces.",
+                "It needs a source (a file), users or interfaces.",
                 '<configuration name="CHECKPOINT" source="FILE"/>',
             )
+    yield from _repeats(
+        source,
+        (
+            ((each.get("name", ""), each.get("dest")), each)
+            for each in source.root.iter("configuration")
+            if each.get("dest")
+        ),
+        "dest",
+        "two files have the dest {dest}",
+        suggestion="keep one of them, or give the other another dest",
+    )
 
 
 def _accounts(source: Source) -> Iterator[Diagnostic]:
@@ -185,39 +203,18 @@ def _accounts(source: Source) -> Iterator[Diagnostic]:
         for configuration in source.root.iter("configuration")
         for user in configuration.iter("user")
     ]
-    for user, first in repeated(((of, user.get("name", "")), user) for of, user in users):
-        yield error(
-            source.origin(user, "name"),
-            f"there are two users named {user.get('name', '')!r}",
-            f"The first is at {source.origin(first)}.",
-            "keep one of them",
-        )
-    # Two accounts with one number are one account with two names.
+    named = (((of, user.get("name", "")), user) for of, user in users)
+    yield from _repeats(source, named, "name", "there are two users named {name!r}")
+    # Two accounts with one uid are one account with two names.
     numbered = (((of, user.get("uid")), user) for of, user in users if user.get("uid"))
     for user, first in repeated(numbered):
         if user.get("name") != first.get("name"):
             yield error(
                 source.origin(user, "uid"),
-                f"the uid {user.get('uid')} belongs to {first.get('name')!r} already",
+                f"the uid {user.get('uid')} already belongs to {first.get('name')!r}",
                 f"That user is at {source.origin(first)}.",
                 "give each user a number of its own, or leave uid out",
             )
-
-
-def _places(source: Source) -> Iterator[Diagnostic]:
-    """Two files for one place of one checkpoint: only the last would be there."""
-    placed = (
-        ((each.get("name", ""), each.get("dest")), each)
-        for each in source.root.iter("configuration")
-        if each.get("dest")
-    )
-    for configuration, first in repeated(placed):
-        yield error(
-            source.origin(configuration, "dest"),
-            f"two files are to be {configuration.get('dest')}",
-            f"The first is at {source.origin(first)}.",
-            "keep one of them, or give the other another dest",
-        )
 
 
 def _passwords(source: Source) -> Iterator[Diagnostic]:
@@ -231,7 +228,7 @@ def _passwords(source: Source) -> Iterator[Diagnostic]:
                 f"this password is given by {listed(ways, 'and')}"
                 if ways
                 else "this password is empty",
-                "A password is text, or locked, or named by file or env; one of these.",
+                "A password is given by text, file or env, or is locked.",
                 '<password locked="true"/>',
             )
 
@@ -248,7 +245,7 @@ def _interfaces(source: Source) -> Iterator[Diagnostic]:
 
 
 def _matches(source: Source) -> Iterator[Diagnostic]:
-    """Of two elements that match an interface the first counts, so a later one needs names of its own."""
+    """Of two elements that match an interface the first counts, so a later one must match others."""
     earlier: dict[str, list[tuple[str, Element]]] = {}
     for configuration in source.root.iter("configuration"):
         known = earlier.setdefault(configuration.get("name", ""), [])
@@ -259,19 +256,19 @@ def _matches(source: Source) -> Iterator[Diagnostic]:
                 if first is not None:
                     yield error(
                         source.origin(interface, "match"),
-                        f"interfaces {pattern!r} are matched by {first.get('match', '')!r} already",
+                        f"{first.get('match', '')!r} already matches the interfaces {pattern!r}",
                         f"That <interface> is at {source.origin(first)}. The first that matches counts.",
-                        "put what is special before what is general, or keep one of them",
+                        "put the special pattern before the general one, or keep one of them",
                     )
             known += [(pattern, interface) for pattern in patterns]
 
 
 def _covers(pattern: str, other: str) -> bool:
     """Whether all names that `other` matches match `pattern`. Source: glob(7), `*` and `?`."""
-    for some in ("", "\0", "\0\0", "\0" * len(pattern)):
-        if not fnmatchcase(other.replace("*", some).replace("?", "\0"), pattern):
-            return False
-    return True
+    return all(
+        fnmatchcase(other.replace("*", some).replace("?", "\0"), pattern)
+        for some in ("", "\0", "\0\0", "\0" * len(pattern))
+    )
 
 
 def _devices(source: Source) -> Iterator[Diagnostic]:
@@ -297,7 +294,7 @@ def _devices(source: Source) -> Iterator[Diagnostic]:
                 yield error(
                     source.origin(device),
                     "this partition has no number",
-                    "Only with action use_existing_solaris2 it is found without one.",
+                    "Only action use_existing_solaris2 needs none.",
                     '<partition name="1">',
                 )
 
@@ -322,37 +319,33 @@ def _iscsi(source: Source) -> Iterator[Diagnostic]:
                 yield error(
                     source.origin(disk),
                     f'with source="dhcp", {listed(sorted(map(str, given)), "and")} cannot be given',
-                    "All of it comes from DHCP then.",
+                    "DHCP supplies all of it.",
                     '<iscsi source="dhcp"/>',
                 )
         elif missing := [name for name in ("target_lun", "target_ip") if name not in given]:
             yield error(
                 source.origin(disk),
                 f"this iSCSI disk needs {listed(missing, 'and')}",
-                'With source="manifest", the target\'s address and unit are in the manifest.',
+                'With source="manifest", the manifest has the address and unit of the target.',
                 '<iscsi target_ip="192.0.2.1" target_lun="0"/>',
             )
-        yield from _chap(source, disk)
-
-
-def _chap(source: Source, disk: Element) -> Iterator[Diagnostic]:
-    ways = [
-        name
-        for name in ("chap_password", "chap_password_file", "chap_password_env")
-        if disk.get(name) is not None
-    ]
-    if len(ways) > 1:
-        yield error(
-            source.origin(disk, ways[1]),
-            f"the CHAP secret is given by {listed(ways, 'and')}",
-            "One of these is enough.",
-            f"keep {ways[-1]}",
-        )
-    elif ways == ["chap_password"]:
-        # The value is not repeated: diagnostics go to logs and screens.
-        yield warning(
-            source.origin(disk, "chap_password"),
-            "the CHAP secret is in the manifest, and stored in the event log with it",
-            "Everybody who may read the build or a backup can read it.",
-            "leave it out: nothing reads it",
-        )
+        ways = [
+            name
+            for name in ("chap_password", "chap_password_file", "chap_password_env")
+            if disk.get(name) is not None
+        ]
+        if len(ways) > 1:
+            yield error(
+                source.origin(disk, ways[1]),
+                f"the CHAP secret is given by {listed(ways, 'and')}",
+                "One of these is enough.",
+                f"keep {ways[-1]}",
+            )
+        elif ways == ["chap_password"]:
+            # Without the value: diagnostics appear in logs and on screens.
+            yield warning(
+                source.origin(disk, "chap_password"),
+                "the CHAP secret is in the manifest, and stored in the event log with it",
+                "Everybody who may read the build or a backup can read it.",
+                "leave it out: nothing reads it",
+            )

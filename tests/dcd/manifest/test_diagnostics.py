@@ -184,7 +184,7 @@ CASES = [
     (
         ('software name="transfer"', 'software name="tranfser"'),
         (15, 15),
-        "<software> is for checkpoint 'tranfser', which is not there; did you mean 'transfer'?",
+        "<software> is for checkpoint 'tranfser', which does not exist; did you mean 'transfer'?",
         "The checkpoints are transfer and configure.",
         'name="transfer"',
     ),

@@ -54,7 +54,7 @@ def test_a_users_number() -> None:
     (fault,) = _errors(
         configurations=f'<configuration name="c" type="user">\n{users}\n</configuration>'
     )
-    assert fault[:2] == (8, "the uid 1001 belongs to 'ada' already")
+    assert fault[:2] == (8, "the uid 1001 already belongs to 'ada'")
     assert "/m.xml:7" in fault[2]
 
 
@@ -63,7 +63,7 @@ def test_a_place_of_a_file() -> None:
         f'<configuration name="c" source="{name}" dest="/etc/motd"/>' for name in "ab"
     )
     (fault,) = [each for each in _errors(configurations=files) if "cannot read" not in each[1]]
-    assert fault[:2] == (7, "two files are to be /etc/motd")
+    assert fault[:2] == (7, "two files have the dest /etc/motd")
     assert "/m.xml:6" in fault[2]
 
 
@@ -87,7 +87,7 @@ def _interfaces(*matches: str, names: str = "cc") -> str:
 )
 def test_an_interface(first: str, second: str, twice: str) -> None:
     (fault,) = _errors(configurations=_interfaces(first, second))
-    assert fault[:2] == (7, f"interfaces {twice!r} are matched by {first!r} already")
+    assert fault[:2] == (7, f"{first!r} already matches the interfaces {twice!r}")
     assert "/m.xml:6" in fault[2]
 
 
@@ -119,7 +119,7 @@ def test_a_source_directory() -> None:
     with pytest.raises(ManifestError) as refused:
         load(_COPY, "/m.xml")
     (fault,) = refused.value.diagnostics
-    assert (fault.line, fault.message) == (5, "this software has another source directory already")
+    assert (fault.line, fault.message) == (5, "this software already has a source directory")
     assert "/m.xml:4" in fault.why
 
 
