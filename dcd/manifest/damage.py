@@ -1,8 +1,8 @@
-"""What the errors of earlier passes over a manifest mean for the passes after them.
+"""The parts of a manifest that later passes leave out because an earlier pass found an error in them.
 
-A manifest with errors is still examined as far as it is whole, so that one pass reports all of its mistakes.
-What a later pass then misses because an earlier one refused it is no mistake of its own: a finding at an
-element that is at fault, or that holds one that is, is a consequence. Pure.
+The rest of a manifest with errors is still examined, so that one run reports all mistakes. A finding of a
+later pass at a faulty element, or at one that contains it, is a consequence of the first error and is not
+reported. Pure.
 """
 
 from collections.abc import Collection, Iterable, Iterator
@@ -17,9 +17,9 @@ _FOR_CHECKPOINTS = ("software", "configuration")
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """What is not whole: the `places` of faults and of the elements that hold them; the names of
-    `checkpoints` whose software or configuration has one; the `tags` of those elements. `unnamed`: a software
-    or configuration is at fault itself, so that it may be the one that a checkpoint lacks."""
+    """The `places` of faults and of the elements that contain them; the names of `checkpoints` whose
+    software or configuration has a fault; the `tags` of those elements. `unnamed`: a software or
+    configuration is itself at fault, so that its name is not reliable."""
 
     places: frozenset[Origin] = frozenset()
     checkpoints: frozenset[str] = frozenset()
@@ -30,21 +30,21 @@ class Damage:
         return bool(self.places)
 
     def own(self, found: Iterable[Diagnostic]) -> Iterator[Diagnostic]:
-        """The findings that are no consequence of the damage."""
+        """The findings that are not consequences of the damage."""
         return (each for each in found if each.origin not in self.places)
 
     def concerns(self, checkpoint: str, reads: Collection[str]) -> bool:
-        """Whether what the checkpoint reads of the manifest (`Checkpoint.READS`) is not whole."""
+        """Whether a part of the manifest that the checkpoint reads (`Checkpoint.READS`) is damaged."""
         tags = {path.rpartition("/")[2].partition(".")[0].partition("[")[0] for path in reads}
         return self.unnamed or checkpoint in self.checkpoints or not tags.isdisjoint(self.tags)
 
 
 def damage(source: Source, found: Iterable[Diagnostic]) -> Damage:
-    """The damage that the errors among `found` are."""
-    faults = {each.origin for each in found if each.severity == "error"} - {None}
+    """The damage by the errors among `found`."""
+    faults = {each.origin for each in found if each.severity == "error" and each.origin is not None}
     if not faults:
         return Damage()
-    places = {origin for origin in faults if origin is not None}
+    places = set(faults)
     checkpoints: set[str] = set()
     tags: set[str] = set()
     unnamed = False

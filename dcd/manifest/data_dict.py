@@ -1,8 +1,7 @@
-"""DataObjectDict: plain key/values that checkpoints hand on to later ones in the DOC's persistent part.
+"""DataObjectDict: key/value pairs that checkpoints pass to later ones in the DOC's persistent part.
 
-Keys are strings, values are JSON values. A value is reached as `found["key"]`, and in path strings as an
-attribute (`%{//iso.label}`). In XML a string stands as it is; anything else, and a string that XML cannot
-carry, as JSON.
+Keys are strings, values are JSON values. Code reads `found["key"]`, a path string the attribute
+(`%{//iso.label}`). XML holds a string as text; other values, and strings that XML does not allow, as JSON.
 """
 
 import json

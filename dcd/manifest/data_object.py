@@ -1,9 +1,9 @@
 """Data objects: the typed nodes of the DOC, each declared once.
 
-A class states its element (`tag=`), its attributes and text children as annotated fields, and the data
-objects that may stand inside it (`content=`). Reading, writing, comparing, the grammar and the reference
-derive from that declaration. An object knows its parent, its children in document order and its origin in
-the source; the origin is no part of equality or of the XML. A tree belongs to one thread.
+A class declares its element (`tag=`), its attributes and text children as annotated fields, and the data
+objects allowed in it (`content=`). Reading, writing, comparing, the grammar and the reference derive from
+that declaration. An object knows its parent, its children in document order and its origin in the source;
+the origin is no part of equality or of the XML. A tree belongs to one thread.
 
 Source: the Caiman Unified Design's DataObject (`can_handle`, `from_xml`, `to_xml`, children by name).
 """
@@ -24,7 +24,7 @@ Object = TypeVar("Object", bound="DataObject")
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a data object was written: file, line and column, both from 1."""
+    """The place of a data object in the source: file, line and column, both from 1."""
 
     file: str
     line: int
@@ -34,8 +34,8 @@ class Origin:
         return f"{self.file}:{self.line}"
 
 
-def _declare(declared: Declared, default: Any) -> Any:
-    return field(default=default, metadata={"xml": declared})
+def _declare(default: Any, kind: str, doc: str, *facts: Any) -> Any:
+    return field(default=default, metadata={"xml": Declared(kind, doc, *facts)})
 
 
 def attribute(
@@ -48,22 +48,22 @@ def attribute(
 ) -> Any:
     """A field that is an attribute of the element, required unless it has a default. `form` is that of a
     text, `minimum` and `maximum` are the limits of a number."""
-    return _declare(Declared("attribute", doc, "", form, minimum, maximum), default)
+    return _declare(default, "attribute", doc, "", form, minimum, maximum)
 
 
 def text(doc: str, *, default: Any = MISSING, form: Form | None = None) -> Any:
     """A field that is the element's text, without white space around it."""
-    return _declare(Declared("text", doc, "", form), default)
+    return _declare(default, "text", doc, "", form)
 
 
 def child(doc: str, *, default: Any = MISSING, form: Form | None = None) -> Any:
     """A field that is the text of the child element of the field's name."""
-    return _declare(Declared("child", doc, "", form), default)
+    return _declare(default, "child", doc, "", form)
 
 
 def items(tag: str, doc: str, *, default: tuple[str, ...] = (), form: Form | None = None) -> Any:
-    """A field that is the tuple of the texts of all child elements `tag`, each of the form."""
-    return _declare(Declared("children", doc, tag, form), default)
+    """A field that is the tuple of the texts, each of the form, of all child elements `tag`."""
+    return _declare(default, "children", doc, tag, form)
 
 
 @dataclass_transform(
@@ -122,15 +122,18 @@ class DataObject(_Declarative):
     PRIORITY: ClassVar[int] = 50
     EXTENDS: ClassVar[tuple[str, ...]] = ()
     SECRETS: ClassVar[tuple[str, ...]] = ()
-    """Fields that only whoever supplied them sees (`dcd.manifest.withheld`)."""
+    """Fields that only their supplier may see (`dcd.manifest.withheld`)."""
 
     name: str = ""
     origin: Origin | None = None
     places: Mapping[str, Sequence[Origin]] = field(init=False, default_factory=dict)
-    """Where the fields were written, by their tags; see `place_of`."""
+    """The places of the fields, by their tags; see `place_of`."""
     _children: "list[DataObject]" = field(init=False, default_factory=list)
     _parent: "DataObject | None" = field(init=False, default=None)
-    _found: "dict[type[DataObject], _Descendants]" = field(init=False, default_factory=dict)
+    _found: "dict[type[DataObject], dict[str | None, list[DataObject]]]" = field(
+        init=False, default_factory=dict
+    )
+    """The descendants by class and name (None: all of the class), as far as they were asked for."""
 
     def __init_subclass__(
         cls,
@@ -141,7 +144,7 @@ class DataObject(_Declarative):
         extends: tuple[str, ...] = (),
     ) -> None:
         """`priority` (0..100) decides between classes that can handle the same element, lowest first.
-        `extends` names elements inside which the class may stand beside their declared content."""
+        `extends` names elements that allow the class beside their declared content."""
         if not 0 <= priority <= 100:
             raise ValueError(f"{cls.__name__}: priority {priority} is not within 0..100")
         super().__init_subclass__()
@@ -164,8 +167,8 @@ class DataObject(_Declarative):
 
     @classmethod
     def from_xml(cls, element: Element) -> Self:
-        """The data object of the element itself; its child objects are imported by the caller.
-        Raises BadValue for an attribute that is missing, malformed or unknown."""
+        """The data object of the element, without its child objects. Raises BadValue for an attribute
+        that is missing, malformed or unknown."""
         values: dict[str, Any] = {}
         attributes = {f.tag for f in fields_of(cls) if f.declared.kind == "attribute"}
         for name in map(str, element.attrib):
@@ -182,8 +185,8 @@ class DataObject(_Declarative):
         return cls(**values)
 
     def to_xml(self) -> Element | None:
-        """The element of this object alone, or None when it has no XML. Defaults are written out, so
-        that a stored document keeps its meaning when a later version has other defaults."""
+        """The element of this object without its children, or None when it has no XML. Includes
+        defaults, so that a stored document keeps its meaning when a later version has other defaults."""
         element = etree.Element(self.TAG)
         for known in fields_of(type(self)):
             value = getattr(self, known.name)
@@ -203,15 +206,15 @@ class DataObject(_Declarative):
 
     @classmethod
     def consumes(cls, element: Element) -> bool:
-        """Whether `from_xml` reads this child element itself, so that it is no object of its own."""
+        """Whether `from_xml` reads this child element, which therefore is no object."""
         return any(
             known.tag == element.tag and known.declared.kind in ("child", "children")
             for known in fields_of(cls)
         )
 
     def place_of(self, tag: str, index: int = 0) -> Origin | None:
-        """Where the attribute or child element `tag` was written, of several children number `index`;
-        where that is not known, the place of the object."""
+        """The place of the attribute or child element `tag` (of several children, number `index`), or
+        that of the object if it is not known."""
         found = self.places.get(tag, ())
         return found[index] if index < len(found) else self.origin
 
@@ -219,7 +222,7 @@ class DataObject(_Declarative):
 
     @property
     def parent(self) -> "DataObject | None":
-        """The object that this one stands in."""
+        """The object that contains this one."""
         return self._parent
 
     @property
@@ -233,29 +236,21 @@ class DataObject(_Declarative):
         return list(self._children)
 
     @overload
-    def get_children(
-        self, name: str | None = None, class_type: None = None
-    ) -> "list[DataObject]": ...
+    def get_children(self, name: str | None = None) -> "list[DataObject]": ...
     @overload
     def get_children(
-        self, name: str | None = None, *, class_type: type[Object]
+        self, name: str | None = None, class_type: type[Object] = ...
     ) -> list[Object]: ...
-    @overload
-    def get_children(self, name: str | None, class_type: type[Object]) -> list[Object]: ...
     def get_children(self, name: str | None = None, class_type: Any = None) -> Any:
         """Children of that name and class (both, when both are given)."""
         return [child for child in self._children if _matches(child, name, class_type)]
 
     @overload
-    def get_first_child(
-        self, name: str | None = None, class_type: None = None
-    ) -> "DataObject | None": ...
+    def get_first_child(self, name: str | None = None) -> "DataObject | None": ...
     @overload
     def get_first_child(
-        self, name: str | None = None, *, class_type: type[Object]
+        self, name: str | None = None, class_type: type[Object] = ...
     ) -> Object | None: ...
-    @overload
-    def get_first_child(self, name: str | None, class_type: type[Object]) -> Object | None: ...
     def get_first_child(self, name: str | None = None, class_type: Any = None) -> Any:
         """The first child of that name and class, or None."""
         return next((child for child in self._children if _matches(child, name, class_type)), None)
@@ -264,7 +259,7 @@ class DataObject(_Declarative):
     def get_descendants(
         self,
         name: str | None = None,
-        class_type: None = None,
+        *,
         max_depth: int | None = None,
         max_count: int | None = None,
     ) -> "list[DataObject]": ...
@@ -272,16 +267,7 @@ class DataObject(_Declarative):
     def get_descendants(
         self,
         name: str | None = None,
-        *,
-        class_type: type[Object],
-        max_depth: int | None = None,
-        max_count: int | None = None,
-    ) -> list[Object]: ...
-    @overload
-    def get_descendants(
-        self,
-        name: str | None,
-        class_type: type[Object],
+        class_type: type[Object] = ...,
         max_depth: int | None = None,
         max_count: int | None = None,
     ) -> list[Object]: ...
@@ -293,13 +279,13 @@ class DataObject(_Declarative):
         max_count: int | None = None,
     ) -> Any:
         """Descendants of that name and class in document order; children have depth 1. `max_depth` and
-        `max_count` are at least 1 or None (ValueError). Without `max_depth` and with a class, looking again
-        takes no time in proportion to the tree."""
+        `max_count` are at least 1 or None (ValueError). With a class and without `max_depth`, the search is
+        done once."""
         for limit in (max_depth, max_count):
             if limit is not None and limit < 1:
                 raise ValueError(f"a limit of {limit} finds nothing; it must be at least 1")
         if max_depth is None and class_type is not None:
-            return self._descendants(class_type).named(name)[:max_count]
+            return self._descendants(class_type).get(name, [])[:max_count]
         found: list[DataObject] = []
         for candidate in self._walk(max_depth):
             if _matches(candidate, name, class_type):
@@ -308,19 +294,22 @@ class DataObject(_Declarative):
                     break
         return found
 
-    def _descendants(self, class_type: "type[DataObject]") -> "_Descendants":
-        known = self._found.get(class_type)
-        if known is None:
-            known = _Descendants([one for one in self._walk(None) if isinstance(one, class_type)])
+    def _descendants(
+        self, class_type: "type[DataObject]"
+    ) -> "Mapping[str | None, list[DataObject]]":
+        if class_type not in self._found:
+            every = [one for one in self._walk(None) if isinstance(one, class_type)]
+            known: dict[str | None, list[DataObject]] = {None: every}
+            for one in every:
+                known.setdefault(one.name, []).append(one)
             self._found[class_type] = known
-        return known
+        return self._found[class_type]
 
     def _forget_descendants(self) -> None:
-        """What was found below this object, and so below all that it stands in, has changed."""
+        """Discard what is known of the descendants of this object and of all that contain it."""
         holder: DataObject | None = self
         while holder is not None:
-            if holder._found:
-                holder._found = {}
+            holder._found = {}
             holder = holder._parent
 
     def _walk(self, depth: int | None) -> "Iterator[DataObject]":
@@ -335,8 +324,8 @@ class DataObject(_Declarative):
         before: "DataObject | None" = None,
         after: "DataObject | None" = None,
     ) -> None:
-        """Insert objects at the end, or before or after a child. ValueError when one has a parent
-        already, would contain itself, or `before`/`after` is no child."""
+        """Insert objects at the end, or before or after a child. Raises ValueError when one already has a
+        parent, would contain itself, or `before`/`after` is no child."""
         new = [children] if isinstance(children, DataObject) else list(children)
         if before is not None and after is not None:
             raise ValueError("insert either before or after an object, not both")
@@ -363,7 +352,7 @@ class DataObject(_Declarative):
         name: str | None = None,
         class_type: "type[DataObject] | None" = None,
     ) -> None:
-        """Delete the given children, or those of that name and class; all when nothing is given.
+        """Delete the given children, or those of that name and class (all, without arguments). Raises
         ValueError when one of the given objects is no child."""
         if children is None:
             doomed = [child for child in self._children if _matches(child, name, class_type)]
@@ -379,7 +368,7 @@ class DataObject(_Declarative):
         self._forget_descendants()
 
     def delete(self) -> None:
-        """Take this object out of its parent."""
+        """Remove this object from its parent."""
         if self._parent is not None:
             self._parent.delete_children(self)
 
@@ -392,7 +381,7 @@ class DataObject(_Declarative):
     # Comparing
 
     def __eq__(self, other: object) -> bool:
-        """The same class, fields and children; where it was written does not matter."""
+        """The same class, fields and children, wherever they were written."""
         if type(other) is not type(self):
             return NotImplemented
         mine = {
@@ -405,24 +394,6 @@ class DataObject(_Declarative):
     def __repr__(self) -> str:
         where = f" at {self.origin}" if self.origin else ""
         return f"<{type(self).__name__} {self.name!r}{where}>"
-
-
-class _Descendants:
-    """The descendants of an object that are of one class: all of them, and by name once that was asked."""
-
-    def __init__(self, found: list[DataObject]) -> None:
-        self._all = found
-        self._by_name: dict[str, list[DataObject]] | None = None
-
-    def named(self, name: str | None) -> list[DataObject]:
-        """Those of that name, all for None; not to be changed."""
-        if name is None:
-            return self._all
-        if self._by_name is None:
-            self._by_name = {}
-            for one in self._all:
-                self._by_name.setdefault(one.name, []).append(one)
-        return self._by_name.get(name, [])
 
 
 def fields_of(cls: type[DataObject]) -> tuple[Field, ...]:
@@ -446,7 +417,7 @@ def attributes_of(element: Element) -> dict[str, str]:
 
 
 def reads_itself(cls: type[DataObject]) -> bool:
-    """Whether the class reads its element by code of its own, beyond what it declares."""
+    """Whether the class reads its element by its own code, not by its declaration."""
     return any("from_xml" in vars(base) for base in cls.__mro__[: cls.__mro__.index(DataObject)])
 
 

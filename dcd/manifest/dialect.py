@@ -1,8 +1,8 @@
-"""What manifests of this family write otherwise than the grammar, put into its words before it is checked.
+"""Older forms of elements, translated into those of the grammar before a manifest is checked.
 
-Only what has one meaning is accepted so: `software_data type=` and `<zpool><dataset>` are in examples of the
-original's manual page, `<sigpolicy>` and the older paths of modules in manifests that are in use. Everything
-keeps the place where it was written. Changes the tree.
+Only forms with one meaning are accepted: `software_data type=` and `<zpool><dataset>` are in examples of the
+original's manual page, `<sigpolicy>` is in manifests in use. Translated elements keep their places. Changes
+the tree.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from dcd.manifest.source import Source
 
 
 def translate(source: Source) -> Iterator[Diagnostic]:
-    """Put the tree into the grammar's words; warnings where that leaves a doubt."""
+    """Translate the tree, with warnings about contradictions."""
     for software in source.root.iter("software"):
         kind = software.get("type", "IPS").strip()
         for data in software.findall("software_data"):
@@ -30,7 +30,7 @@ def _type_of_data(source: Source, data: Element, kind: str) -> Iterator[Diagnost
     if given.strip() != kind:
         yield warning(
             source.origin(data, "type"),
-            f"this list says type={given!r}, and its <software> {kind!r}, which is what counts",
+            f"this list has type={given!r}, but the type of its <software>, {kind!r}, counts",
             "All lists of one <software> are transferred by one checkpoint.",
             "leave type out of <software_data>",
         )

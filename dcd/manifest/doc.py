@@ -1,8 +1,8 @@
 """The DOC: the tree of data objects that checkpoints read and write.
 
-`volatile` holds what the manifest says, imported when it is read; `persistent` holds what checkpoints hand
-on, and is saved as XML text with each layer. Path strings begin at the DOC (`//boot_mods`,
-`/persistent/iso`). One DOC belongs to one thread; nothing in it is shared between builds.
+`volatile` is the content of the manifest; `persistent` is the data that checkpoints pass to later ones, and
+is saved as XML text with each layer. Path strings begin at the DOC (`//boot_mods`, `/persistent/iso`). A DOC
+belongs to one thread; builds share nothing in it.
 
 Source: the Caiman Unified Design's data object cache.
 """
@@ -65,7 +65,7 @@ class DataObjectCache(DataObject):
         return write_text(self.persistent)
 
     def restore_persistent(self, text: str | None) -> None:
-        """Replace the persistent part by a saved one (None or empty: by nothing). Raises InvalidManifest."""
+        """Replace the persistent part by a saved one (None or empty: clear it). Raises InvalidManifest."""
         self.persistent.delete_children()
         if text and text.strip():
             root = _parse(text, "persistent")
@@ -74,7 +74,7 @@ class DataObjectCache(DataObject):
             )
 
     def find_path(self, path: str) -> list[object]:
-        """What a path string names; see `dcd.manifest.paths.find_path`."""
+        """The objects and values of a path string; see `dcd.manifest.paths.find_path`."""
         return find_path(self, path)
 
     def substitute(self, text: str, separator: str = ",", quoted: bool = False) -> str:
@@ -83,7 +83,7 @@ class DataObjectCache(DataObject):
 
 
 def _parse(text: str, tag: str) -> Element:
-    """Parse text that this program wrote. Text from clients goes through `dcd.planning.load`."""
+    """Parse text that this program wrote. `dcd.planning.load` parses that of clients."""
     try:
         root = etree.fromstring(text.encode(), _PARSER)
     except etree.XMLSyntaxError as error:

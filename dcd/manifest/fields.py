@@ -1,4 +1,4 @@
-"""A declared field of a data object: how it stands in XML, and what its text may be. Pure."""
+"""A declared field of a data object: its form in XML, and the texts that it allows. Pure."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +8,7 @@ from dcd.manifest.values import BadValue, Form, convert, element_of
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """How a field stands in XML. `kind` is `attribute`, `text` (the element's own text), `child` (the
+    """A field's form in XML. `kind` is `attribute`, `text` (the element's own text), `child` (the
     text of a child element) or `children` (the texts of child elements of one name)."""
 
     kind: str
@@ -43,7 +43,7 @@ class Field:
         """The value of the text; of `children`, that of one of them. Raises BadValue."""
         several = self.declared.kind == "children"
         value = convert(text, element_of(self.annotation) if several else self.annotation)
-        # What stands for "not given" needs no form.
+        # The default need not have the form.
         if self.form is not None and text != self.default:
             self.form.check(text)
         least, most = self.declared.minimum, self.declared.maximum

@@ -1,10 +1,10 @@
-r"""The forms of texts in a manifest that end in another language.
+r"""The forms of texts of a manifest that become part of another language.
 
 Text of a manifest becomes a word of a command line, a line of fstab or passwd, a value of apt.conf, a title
-in GRUB's menu. Each such text has a form here: what the other language can hold, and nothing that it would
-take for something else. Attributes and arguments name their form where they are declared, so that the check
-of a manifest, the grammar for editors and the reference agree; the writer of each language refuses again
-what it cannot encode. Text without a pattern is `free`, and says why. Pure.
+in GRUB's menu. The form of each such text allows only text that the other language can represent and does
+not misread. Attributes and arguments declare their form, so that the check of a manifest, the grammar for
+editors and the reference agree; the writer of each language checks again. Text without a pattern is `free`,
+with the reason. Pure.
 
 Source: the manual page or RFC that each form names.
 """
@@ -19,10 +19,10 @@ _HOST = rf"({_LABEL}(\.{_LABEL})*\.?|\[[0-9A-Fa-f:.]+\])"
 _PORT = r"0*([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
 _AUTHORITY = rf"{_HOST}(:{_PORT})?"
 _SERVER = rf"([A-Za-z0-9._~%!$&+,;=:\-]*@)?([A-Za-z0-9._\-]+|\[[0-9A-Fa-f:.%]+\])(:{_PORT})?"
-"""Who serves a repository: servers in private networks have names that are no host names."""
+"""The server of a repository: names in private networks need not be valid host names."""
 _URL_REST = r"[A-Za-z0-9._~:/?#@!&*+,=%\[\]\-]*"
 _ENTRY = r"([^/.\t\n\r]|\.[^/.\t\n\r]|\.\.[^/\t\n\r])[^/\t\n\r]*"
-"""A part of a path, but for `.` and `..`."""
+"""A part of a path other than `.` and `..`."""
 _AREA = r"\{[A-Z_]+\}"
 _DISTRIBUTION = r"[A-Za-z0-9]([A-Za-z0-9 _.+\-]*[A-Za-z0-9_+\-])?"
 
@@ -33,7 +33,7 @@ LONGEST_KERNEL_ARGUMENTS = 2047
 
 
 def _stays_below(path: str) -> str:
-    """References are looked at again once they are replaced (`dcd.checkpoints.areas`)."""
+    """Without the references, which `dcd.checkpoints.areas` checks after their replacement."""
     plain = re.sub(r"%\{[^{}]*\}", "", path)
     return "a path without .." if ".." in plain.split("/") else ""
 
@@ -46,9 +46,7 @@ def _arguments_of_kernel(text: str) -> str:
     if any(mark in word for word in words for mark in "\t\n\r"):
         return "arguments without a tab or an end of line inside their quotes"
     if len(" ".join(words).encode()) > LONGEST_KERNEL_ARGUMENTS:
-        return (
-            f"at most {LONGEST_KERNEL_ARGUMENTS} bytes of arguments, which is all that Linux reads"
-        )
+        return f"at most {LONGEST_KERNEL_ARGUMENTS} bytes of arguments, the limit of Linux"
     return ""
 
 
@@ -72,7 +70,7 @@ def _addresses_with_prefix(text: str) -> str:
 
 
 def fitting_name(name: str) -> str:
-    """The name itself if it can name a distribution, else one like it that can."""
+    """The name, changed as little as needed to name a distribution."""
     if len(name) <= 32 and re.fullmatch(_DISTRIBUTION, name):
         return name
     return re.sub(r"[^A-Za-z0-9_.+\-]+", "-", name).strip("-. ")[:32] or "my-image"
@@ -91,25 +89,25 @@ CHECKPOINT_NAME = Form(
     "ba-init",
     100,
 )
-"""Files and directories of a build are called so."""
+"""Also the name of files and directories of a build."""
 IDENTIFIER = Form(
     r"[A-Za-z_][A-Za-z0-9_]*", "a name of letters, digits and underscores", "hostname"
 )
 WORD = Form(r"[A-Za-z0-9_][A-Za-z0-9_.+\-]*", "a word of letters, digits and _ . + -", "virtio")
 LINE = Form(r"[^\t\n\r]*\S[^\t\n\r]*", "a line of text", "Debian live")
-"""Text for people, with whatever marks; each writer encodes it."""
+"""Text for people, with any characters; each writer encodes it."""
 TITLE = Form(r"[^\-\t\n\r\s][^\t\n\r]*", "a line of text that begins with no hyphen", "Debian live")
 LINES = Form(r"[\s\S]*", "a line of text", "(safe mode)", 1000)
 """The same over several lines, which count as one."""
 ENTRY = Form(LINE.pattern, "a package, file or directory", "openssh-server", LONGEST_PATH)
-"""Which of these, the kind of transfer decides, and checks."""
+"""The kind of transfer decides which of these it is, and checks it."""
 FILE_NAME = Form(
     r"[A-Za-z0-9_][A-Za-z0-9_.+\- ]*",
     "a file's name of letters, digits, blanks and _ . + -",
     "disk.img",
     200,
 )
-"""Tools are given it in one word with other text: `FILE@@OFFSET` of mtools, `FILE?offset=` of debugfs."""
+"""Tools get it in one word with other text: `FILE@@OFFSET` of mtools, `FILE?offset=` of debugfs."""
 DISTRIBUTION = Form(
     _DISTRIBUTION,
     "a name of letters, digits, and blanks or _ . + - between them",
@@ -124,28 +122,25 @@ VOLUME_ID = Form(
     "MY-IMAGE",
     32,
 )
-"""ISO 9660, 8.4.7. It allows only capitals, digits and _; no system that reads them minds the others."""
+"""ISO 9660, 8.4.7. It allows only capitals, digits and _; systems accept the other characters."""
 NUMBER = Form(r"[0-9]{1,9}", "a number", "1", 9)
 MODE = Form(r"[0-7]{3,4}", "a file mode in octal digits", "0644", 4)
 
-ARGUMENT = free("the argument of the checkpoint that it is given to has a form of its own")
-COMMAND = free(
-    "a command of whoever submits; what references lead to is quoted for the shell", 100_000
-)
-"""It is one argument of the shell: Linux takes no more than 128 KiB, MAX_ARG_STRLEN."""
-SCRIPT = free("a script of whoever submits, written to a file as it is", 1 << 20)
+ARGUMENT = free("the checkpoint declares the form of its argument")
+COMMAND = free("a command of the submitter; the values of references are quoted", 100_000)
+"""It is one argument of the shell: the limit of Linux is 128 KiB, MAX_ARG_STRLEN."""
+SCRIPT = free("a script of the submitter, written to a file unchanged", 1 << 20)
 PARAMETER_VALUE = free("it is checked where it is used")
 DESCRIPTION = free("for people; it is in no file but the manifest", 1000)
 VALIDATION_COMMAND = Form(r"[^\-\s][^\t\n\r]*", "a command", "/usr/bin/xmllint", 4095)
 VALIDATION_ARGUMENTS = free(
-    "words of a command line that host_code, or a list of commands, decides about; no shell reads it",
-    1000,
+    "words of a command that host_code or a list of commands allows; no shell reads them", 1000
 )
 
 # Paths
 
 CLIENT_PATH = Form(r"[^\t\n\r]*[^/\s]", "the path of a file", "files/motd", LONGEST_PATH)
-"""The client reads the file, with its own rights, and the path is no word of a command."""
+"""The client reads the file with its own rights, and no command gets the path."""
 IMAGE_PATH = Form(rf"(/+{_ENTRY})+", "an absolute path without ..", "/etc/motd", LONGEST_PATH)
 HOST_PATH = Form(rf"/|(/+{_ENTRY})+/?", "an absolute path without ..", "/srv/data", LONGEST_PATH)
 AREA_PATH = Form(
@@ -162,7 +157,7 @@ DELIVERED = Form(
     LONGEST_PATH,
     also=_stays_below,
 )
-"""Its name is that of an artifact."""
+"""The file's name becomes that of an artifact."""
 WORKING_DIRECTORY = Form(
     r"[^\-\t\n\r][^\t\n\r]*", "the path of a directory", "{TMP_DIR}", LONGEST_PATH
 )
@@ -185,7 +180,7 @@ PROXY = Form(
     "the URL of a proxy, without a login",
     "http://proxy.example.com:3128",
 )
-"""For apt.conf(5), where quotes, `;` and braces mean something. A login would be kept with the manifest."""
+"""For apt.conf(5), where quotes, `;` and braces have a meaning. A login would be stored with the manifest."""
 APT_URI = Form(
     rf"(http|https|ftp|mirror|(mirror|tor)\+(http|https))://{_SERVER}(/{_URL_REST})?"
     rf"|(file|copy|(mirror|tor)\+file):/{_URL_REST}",
@@ -193,8 +188,8 @@ APT_URI = Form(
     "http://mirror.example.org/debian",
     2000,
 )
-"""A word of sources.list(5), which needs no quotes there. What logs in is refused where it is known what to
-do instead."""
+"""A word of sources.list(5), which needs no quotes there. Transfers refuse a login and name the
+alternative."""
 IPS_ORIGIN = Form(
     rf"(http|https)://{_SERVER}(/{_URL_REST})?|file:/{_URL_REST}|/[A-Za-z0-9._~:/@+,=%\- ]*",
     "a URI or an absolute path",
@@ -260,7 +255,7 @@ COMPONENTS = Form(
 )
 PUBLISHER = Form(r"[A-Za-z0-9][A-Za-z0-9._\-]*", "the name of a publisher", "example.com")
 FACET = Form(r"[A-Za-z0-9][^\s=]*", "the name of a facet, variant or property", "facet.locale.*")
-"""pkg(1) is given it as NAME=VALUE."""
+"""pkg(1) gets it as NAME=VALUE."""
 VARIANT_VALUE = Form(r"\S+", "a value without blanks", "i386")
 
 # The installed system
@@ -359,4 +354,4 @@ DEVICE_NAME = Form(
 )
 CAPABILITY = Form(r"[A-Z_]+", "a capability of capabilities(7) without CAP_", "SYS_ADMIN", 40)
 VARIABLE = Form(r"[A-Za-z_][A-Za-z0-9_]*=[\s\S]*", "NAME=VALUE", "LANG=C.UTF-8", 65536)
-"""environ(7); the value may be anything: it reaches the program as it is."""
+"""environ(7); any value reaches the program unchanged."""

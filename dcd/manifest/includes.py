@@ -1,10 +1,10 @@
-"""XInclude, resolved by the project's own code from files that the client has sent.
+"""XInclude, resolved from files that the client has sent.
 
 An `xi:include` names a file below the directory of the manifest, or below a configured directory; paths
-below a mapped prefix (`/usr/share/distro_const/`) are looked up in the directory that it is mapped to.
-Nothing is opened here: a file that was not sent is reported as missing, so that the client can send it.
-Loops are refused, and the whole stays within `Limits.max_expanded_bytes`. `parse="text"` includes text;
-`xi:fallback` stands in for a file that the client says it has not; `xpointer` is refused. Pure.
+below a mapped prefix (`/usr/share/distro_const/`) mean the directory that it is mapped to. Nothing is opened
+here: a file that was not sent is reported as missing, so that the client can send it. Loops are refused, and
+`Limits.max_expanded_bytes` limits the result. `parse="text"` includes text; `xi:fallback` replaces a file
+that the client does not have; `xpointer` is refused. Pure.
 
 Source: XML Inclusions (XInclude) 1.0, W3C.
 """
@@ -28,7 +28,7 @@ _ATTRIBUTES = {"href", "parse", "encoding", "xpointer", "accept", "accept-langua
 
 @dataclass(frozen=True, slots=True)
 class CapturedFile:
-    """A file that the client has sent: its digest, its mode and how to read it, which may raise OSError."""
+    """A file that the client has sent: its digest, its mode and a function that reads it (OSError)."""
 
     sha256: str
     mode: int = 0o644
@@ -37,7 +37,7 @@ class CapturedFile:
 
 @dataclass(frozen=True, slots=True)
 class Directories:
-    """Where the manifest's files may be. `manifest` is the manifest's own directory; `include` are
+    """The allowed places of the manifest's files. `manifest` is the manifest's own directory; `include` are
     further directories of includes; `mapped` maps prefixes (with a slash at the end) to directories."""
 
     manifest: str
@@ -45,8 +45,8 @@ class Directories:
     mapped: Mapping[str, str] = field(default_factory=dict)
 
     def resolve(self, written: str, base: str | None = None) -> str:
-        """The absolute path of a path that the manifest writes, relative to `base` or the manifest's
-        directory, through the longest mapped prefix. Lexical: links are not looked at."""
+        """The absolute path for a path in the manifest, relative to `base` or the manifest's directory,
+        through the longest mapped prefix. Lexical: links are not followed."""
         path = posixpath.normpath(posixpath.join(base or self.manifest, written))
         for prefix in sorted(self.mapped, key=len, reverse=True):
             if path.startswith(prefix):
@@ -61,9 +61,8 @@ class Directories:
 
 def is_below(path: str, directory: str) -> bool:
     """Whether the normal path is inside the directory."""
-    return posixpath.commonpath([path, posixpath.normpath(directory)]) == posixpath.normpath(
-        directory
-    ) and path != posixpath.normpath(directory)
+    place = posixpath.normpath(directory)
+    return path != place and posixpath.commonpath([path, place]) == place
 
 
 def resolve_includes(
@@ -72,8 +71,8 @@ def resolve_includes(
     directories: Directories,
     limits: Limits,
 ) -> tuple[list[Diagnostic], list[MissingInput]]:
-    """Replace every include in the tree by what it names. Returns what is wrong and every include
-    that was met, whether it was there or not; one that is not in `files` stays in the tree."""
+    """Replace every include in the tree by the content of its file. Returns the faults and all includes;
+    one that is not in `files` stays in the tree."""
     run = _Run(source, files, directories, limits)
     run.walk(source.root, (), directories.manifest)
     return run.diagnostics, run.met
@@ -210,7 +209,7 @@ class _Run:
         return _replace(element, list(holder), "")
 
     def note_text(self, element: Element, path: str) -> None:
-        """Remember where a text begins that is all of its element's."""
+        """Record the place of a text that is the whole text of its element."""
         parent = element.getparent()
         assert parent is not None  # as in _replace
         before = parent.text or ""
@@ -219,10 +218,10 @@ class _Run:
 
 
 def _replace(element: Element, new: list[Element], text: str) -> None:
-    """Put elements and text in the place of an element. Elements and text never stand side by side in
-    a manifest, so that only the text's being there matters, not its place among them."""
+    """Replace an element by elements and text. No element of a manifest contains both, so the text's place
+    among the elements does not matter."""
     parent = element.getparent()
-    assert parent is not None  # the root of a manifest is never an include; `load` sees to it
+    assert parent is not None  # the root of a manifest is never an include; `load` refuses that
     tail = text + (element.tail or "")
     index = parent.index(element)
     if index:

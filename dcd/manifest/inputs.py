@@ -1,10 +1,10 @@
-"""Which files a manifest names that are captured at submit, and which it names that are not.
+"""The files of a manifest that are captured at submit.
 
 Captured are the source of a configuration, the keyring of a repository (`signed_by`), and arguments of
-checkpoints of type `InputPath`. A relative path begins at the manifest's directory; an absolute one may be
-any that the submitter can read, through the mapped prefixes. Not captured, since they are in the image:
+checkpoints of type `InputPath`. A relative path begins at the manifest's directory; an absolute one may name
+any file that the submitter can read, through the mapped prefixes. Not captured, since they are in the image:
 a path that begins with a token (`{PKG_IMAGE_PATH}/...`), and the source of a `sysconf` configuration below
-`/etc/svc`, `/lib/svc` or `/var/svc`, where packages bring their SMF profiles. Pure.
+`/etc/svc`, `/lib/svc` or `/var/svc`, where packages install their SMF profiles. Pure.
 """
 
 from collections.abc import Iterable, Mapping
@@ -22,7 +22,7 @@ IN_IMAGE = ("/etc/svc/", "/lib/svc/", "/var/svc/")
 
 
 class InputsMissing(InvalidManifest):
-    """The client has to send files that the manifest names; `missing` says which."""
+    """The client must send the `missing` files of the manifest."""
 
     problem = "inputs-missing"
 
@@ -37,7 +37,7 @@ class InputsMissing(InvalidManifest):
 
 
 def is_in_image(configuration: Configuration) -> bool:
-    """Whether the configuration's source is a file of the image, not one that is captured."""
+    """Whether the configuration's source is a file of the image, which is not captured."""
     source = configuration.source or ""
     return has_token(source) or (configuration.type == "sysconf" and source.startswith(IN_IMAGE))
 
@@ -47,8 +47,8 @@ def named_files(
     arguments: Iterable[tuple[str, Origin | None]],
     directories: Directories,
 ) -> list[MissingInput]:
-    """Every file that is captured, in the order of the manifest, each written path once.
-    `arguments` are the texts of arguments that name files."""
+    """Every captured file, in the order of the manifest, each written path once. `arguments` are the texts
+    of arguments that name files."""
     named: list[tuple[str, Origin | None]] = []
     for found in doc.volatile.get_descendants():
         if isinstance(found, Configuration) and found.source and not is_in_image(found):
@@ -69,12 +69,12 @@ def named_files(
 def absent(
     named: Iterable[MissingInput], files: Mapping[str, CapturedFile | None]
 ) -> list[Diagnostic]:
-    """Errors for files that the client says it has not."""
+    """Errors for files that the client does not have."""
     return [
         error(
             Origin(wanted.file, wanted.line),
             f"there is no file {wanted.path}, or it cannot be read",
-            f"It is named {wanted.written!r}; files are read with the permissions of the person who submits.",
+            f"The manifest names it {wanted.written!r}; files are read with the submitter's permissions.",
             "correct the path, or make the file readable",
         )
         for wanted in named
@@ -85,8 +85,8 @@ def absent(
 def captured(
     named: Iterable[MissingInput], files: Mapping[str, CapturedFile | None]
 ) -> tuple[InputFile, ...]:
-    """The captured files by the path that the manifest writes, which is how a running checkpoint
-    finds them and how keys name them."""
+    """The captured files by their path in the manifest, by which a running checkpoint finds them and keys
+    name them."""
     return tuple(
         InputFile(wanted.written, found.sha256, found.mode)
         for wanted in named

@@ -1,8 +1,8 @@
 """Parameters: `<parameter name default>` declares one, `${name}` uses it, `--set` gives it a value.
 
-Replaced in every attribute and text, once: a value is not searched for further references. `$${` stands
-for `${`. In a manifest that declares no parameter, `${...}` in a checkpoint's arguments is left to the shell,
-as in manifests of the original. Pure; works on the tree, in place.
+They are replaced in every attribute and text, but not in values of parameters. `$${` means `${`. In a
+manifest without parameters, `${...}` in a checkpoint's arguments is for the shell, as in manifests of the
+original. Pure; changes the tree.
 """
 
 import re
@@ -21,7 +21,7 @@ _NOT_XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 def substitute_parameters(
     source: Source, given: Mapping[str, str], limits: Limits
 ) -> list[Diagnostic]:
-    """Replace all uses in the tree, declarations apart. Returns what is wrong."""
+    """Replace all uses in the tree except in declarations. Returns the faults."""
     declared = source.root.findall("parameter")
     values, wrong = _values(source, declared, given)
     known = {element.get("name", "") for element in declared}
@@ -50,7 +50,7 @@ def substitute_parameters(
 
     declarations = set(declared)
     for element in source.elements():
-        if len(wrong) > MOST:  # more are not shown, and each costs a search for what was meant
+        if len(wrong) > MOST:  # more are not shown, and each costs a search for a similar name
             break
         if element not in declarations:
             _rewrite(element, source, replace)
@@ -58,8 +58,8 @@ def substitute_parameters(
 
 
 def without_repeats(found: list[Diagnostic], undefined: list[Diagnostic]) -> list[Diagnostic]:
-    """What was found, without faults of a value that holds a reference to an `undefined` parameter: the
-    reference stands there for a text that is not known, so its form says nothing."""
+    """The findings without faults of values with a reference to an `undefined` parameter, whose text is
+    unknown."""
     known = frozenset(undefined)
     places = {each.origin for each in undefined}
     return [
@@ -70,7 +70,7 @@ def without_repeats(found: list[Diagnostic], undefined: list[Diagnostic]) -> lis
 
 
 def escape(root: Element) -> None:
-    """Rewrite a tree so that nothing in it is taken for a parameter."""
+    """Rewrite a tree so that nothing in it means a parameter."""
     _everywhere(root, lambda text: text.replace("${", "$${"))
 
 
@@ -129,7 +129,7 @@ def _values(
                 error(
                     source.origin(element),
                     f"parameter {name!r} has no value",
-                    "It has no default, so that it must be set.",
+                    "It has no default, so it must be set.",
                     f"--set {name}=VALUE",
                 )
             )
@@ -141,6 +141,6 @@ def _undefined(name: str, known: set[str], origin: Origin | None) -> Diagnostic:
     return error(
         origin,
         f"there is no parameter {name!r}",
-        "${...} is replaced by a parameter's value; $${ stands for the characters ${ themselves.",
+        "${...} is replaced by a parameter's value; $${ means the characters ${ themselves.",
         f"${{{meant}}}" if meant else f'declare it: <parameter name="{name}"/>',
     )

@@ -4,9 +4,9 @@
     /name[@Class]    of a class                    /name[#2]      the first two only
     //name[?3]       no deeper than three          /name.title    an attribute's value
 
-The parts in brackets combine (`[@Disk#2?3]`); without a name, every object matches. Other characters than
-letters, digits, `_`, `-`, `~` are quoted as in a URL (`%2F`), so names with dots and slashes are exact.
-Attributes that begin with an underscore cannot be reached.
+The parts in brackets combine (`[@Disk#2?3]`); without a name, every object matches. All characters except
+letters, digits, `_`, `-`, `~` are quoted as in a URL (`%2F`), so names may have dots and slashes. Attributes
+that begin with an underscore are not accessible.
 
 Source: the Caiman Unified Design's data object path strings.
 """
@@ -28,26 +28,26 @@ _REFERENCE = re.compile(r"%\{(?P<path>[^{}]*)\}")
 
 
 class PathError(DcdError):
-    """A path string that is malformed, names an unknown class, or asks for what no object has."""
+    """A path string that is malformed, or names an unknown class or attribute."""
 
     problem = "invalid-manifest"
 
 
 def quote_name(name: str) -> str:
-    """A name as a path string writes it."""
+    """A name in its form in a path string."""
     return quote(name, safe="").replace(".", "%2E")
 
 
 def object_path(found: DataObject) -> str:
-    """The path from the root to the object; `find_path` on the root finds it (and namesakes beside it)."""
+    """The path from the root to the object; `find_path` finds it, and siblings of the same name."""
     if found.parent is None:
         return ""
     return f"{object_path(found.parent)}/{quote_name(found.name)}"
 
 
 def find_path(start: DataObject, path: str) -> list[Any]:
-    """The objects, or with a trailing attribute the values that are set, that the path names below
-    `start`; never an empty list. Raises NotFound when nothing matches, PathError for a malformed path."""
+    """The objects that the path names below `start`, or with a trailing attribute its values that are set;
+    never an empty list. Raises NotFound when nothing matches, PathError for a malformed path."""
     found: list[Any] = [start]
     steps = parse_path(path)
     for number, step in enumerate(steps):
@@ -85,14 +85,14 @@ def parse_path(path: str) -> list[re.Match[str]]:
 
 
 def class_and_name(step: re.Match[str], path: str) -> tuple[type[DataObject], str]:
-    """The class that a step of a path asks for, and the name (or nothing). Raises PathError."""
+    """The class and the name ("": any) in a step of a path. Raises PathError."""
     filters = _FILTER.fullmatch(step["filter"] or "")
     assert filters is not None  # parse_path has matched it
     return (_class(filters["cls"], path) if filters["cls"] else DataObject), unquote(step["name"])
 
 
 def references(text: str) -> list[str]:
-    """The paths that `%{path}` references in the text name."""
+    """The paths in the text's references `%{path}`."""
     return [reference["path"] for reference in _REFERENCE.finditer(text)]
 
 
@@ -125,7 +125,7 @@ def _matches(parent: Any, step: re.Match[str], path: str) -> list[DataObject]:
 
 
 def _class(name: str, path: str) -> type[DataObject]:
-    """A class by its own name or by module and name; only data object classes can be named."""
+    """The data object class with this name, or module and name. Raises PathError."""
     pending: list[type[DataObject]] = [DataObject]
     while pending:
         cls = pending.pop()

@@ -1,8 +1,7 @@
-"""Where the elements of a checkpoint were written, kept beside a manifest whose own lines are gone.
+"""The lines of a checkpoint's elements in the author's file, kept beside the canonical manifest.
 
-A stored manifest is canonical, so that its objects have no origin. The plan keeps the lines of those that a
-checkpoint reads, in the order of the document, and whoever runs it gives them back: what fails is then told
-with the line that its author wrote. Pure.
+The objects of a stored manifest have no origin. The plan has the lines of those that a checkpoint reads, in
+the order of the document, and an attempt sets them again, so that its errors name the author's lines. Pure.
 """
 
 from collections.abc import Iterator
@@ -13,8 +12,8 @@ from dcd.manifest.objects import CheckpointSpec
 
 
 def places_of(doc: DataObjectCache, checkpoint: str) -> tuple[str, ...]:
-    """Where each element of the checkpoint, and each text in one, begins: `LINE`, or `LINE FILE` in another
-    file than the manifest's own; "" where that is not known."""
+    """The place of each element of the checkpoint and of each text in one: `LINE`, or `LINE FILE` for a file
+    other than the manifest; "" if it is not known."""
     top = next((each.origin for each in doc.volatile.children if each.origin), None)
     places = (
         node.places.get(tag, [None])[0] if tag else node.origin
@@ -26,8 +25,8 @@ def places_of(doc: DataObjectCache, checkpoint: str) -> tuple[str, ...]:
 def put_places(
     doc: DataObjectCache, checkpoint: str, places: tuple[str, ...], manifest_path: str
 ) -> None:
-    """Give the elements the places that `places_of` found in the same manifest. Places of another number of
-    elements, such as those of an older plan, which has none, are left out."""
+    """Give the elements the places that `places_of` found in the same manifest; none, when their number
+    differs: an older plan has no places."""
     elements = list(_elements(doc, checkpoint))
     if len(elements) != len(places):
         return
@@ -43,7 +42,7 @@ def put_places(
 
 
 def _elements(doc: DataObjectCache, checkpoint: str) -> Iterator[tuple[DataObject, str]]:
-    """The objects that the checkpoint reads, each by itself (with ""), then with the tag of its text."""
+    """The objects that the checkpoint reads, each with "", then with the tag of its text."""
     software = software_for(doc, checkpoint)
     tops: list[DataObject] = [
         *doc.volatile.get_descendants(checkpoint, CheckpointSpec, max_count=1),

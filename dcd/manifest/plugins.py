@@ -1,9 +1,8 @@
 """Data objects that installed plug-ins add to the vocabulary of manifests.
 
-A plug-in names its `DataObject` classes in the entry-point group `dcd.data_objects`. A class says by
-`extends` in which elements it may stand, and by its priority whether it goes before a class of the project.
-Its checkpoints come by the group `dcd.checkpoints` (`dcd.construction.constructors`). Loading runs the
-plug-in's code.
+A plug-in names its `DataObject` classes in the entry-point group `dcd.data_objects`. `extends` of a class
+names the elements that allow it, and its priority decides whether it precedes a class of the project. The
+group `dcd.checkpoints` is for checkpoints (`dcd.construction.constructors`). Loading runs the plug-in's code.
 """
 
 import inspect
@@ -18,8 +17,8 @@ GROUP = "dcd.data_objects"
 
 
 def installed_registry() -> Registry:
-    """The project's data objects and those of all installed plug-ins. Raises Unprepared for a plug-in
-    that is broken: manifests could mean something else without it."""
+    """The project's data objects and those of all installed plug-ins. Raises Unprepared for a broken
+    plug-in, without which manifests could have another meaning."""
     return BUILTIN.adding(*map(_load, sorted(entry_points(group=GROUP))))
 
 

@@ -1,8 +1,8 @@
-"""Which data object class handles which element, and the import and export of whole trees.
+"""The data object classes by element, and the import and export of whole trees.
 
-A registry is an immutable value: the project's classes, to which plug-ins' are added. For one element
-the class of the lowest priority that says `can_handle` imports it; among equals the one added first. An
-element that nobody handles, an attribute nobody reads: `InvalidManifest`, never silence.
+A registry is an immutable value: the project's classes and those of plug-ins. Of the classes that can handle
+an element the one with the lowest priority imports it; among equals the one added first. An element without a
+class and an attribute that no class reads raise `InvalidManifest`.
 """
 
 from collections.abc import Iterator
@@ -28,33 +28,32 @@ from statemachine.errors import InvalidManifest
 
 
 class Locate(Protocol):
-    """Where an element, or one of its attributes, was written; None where that is not known."""
+    """The place of an element, or of one of its attributes; None if it is not known."""
 
     def __call__(self, element: Element, attribute: str | None = None, /) -> Origin | None: ...
 
 
 def nowhere(element: Element, attribute: str | None = None) -> Origin | None:
-    """The places of a tree that was never written as text."""
+    """No place: for a tree without a text."""
     return None
 
 
 @dataclass(frozen=True, slots=True)
 class Registry:
-    """The classes that can be imported, in the order in which they are asked."""
+    """The classes that can be imported, in the order of their precedence."""
 
     classes: tuple[type[DataObject], ...] = ()
 
     def adding(self, *new: type[DataObject]) -> Self:
         """This registry with more classes."""
-        ordered = sorted((*self.classes, *new), key=lambda cls: cls.PRIORITY)
-        return type(self)(tuple(ordered))
+        return type(self)(tuple(sorted((*self.classes, *new), key=lambda cls: cls.PRIORITY)))
 
     def handler(self, element: Element) -> type[DataObject] | None:
         """The class that imports the element, or None."""
         return next((cls for cls in self.classes if cls.can_handle(element)), None)
 
     def read(self, element: Element, locate: Locate = nowhere) -> DataObject:
-        """Import the element and all below it. Raises InvalidManifest for the first thing wrong."""
+        """Import the element and all below it. Raises InvalidManifest for the first fault."""
         cls = self.handler(element)
         where = locate(element)
         if cls is None:
@@ -73,9 +72,9 @@ class Registry:
         return found
 
     def read_whole(self, element: Element, locate: Locate = nowhere) -> DataObject | None:
-        """Import as much of the element and all below it as is whole: without attributes that are
-        unknown or malformed, and without elements that nobody handles, that do not belong where they
-        are, or that lack something they need. None when nothing is left."""
+        """Import the valid part of the element and of all below it: without attributes that are unknown or
+        malformed, and without elements that no class handles, that are misplaced or that lack something
+        required. None when nothing is left."""
         cls = self.handler(element)
         found = None if cls is None else _remains(cls, element)
         if cls is None or found is None:
@@ -91,7 +90,7 @@ class Registry:
 
 
 def particles_of(cls: type[DataObject]) -> list[Particle]:
-    """The data objects that may stand in those of a class, as it declares them."""
+    """The data objects that a class allows, alternatives included, in declared order."""
     return [
         option
         for content in cls.CONTENT
@@ -100,13 +99,13 @@ def particles_of(cls: type[DataObject]) -> list[Particle]:
 
 
 def may_stand_in(cls: type[DataObject], holder: type[DataObject]) -> bool:
-    """Whether objects of the class belong into those of the other."""
+    """Whether objects of the holder's class may contain those of the class."""
     return holder.TAG in cls.EXTENDS or cls.TAG in {found.of.TAG for found in particles_of(holder)}
 
 
 def _remains(cls: type[DataObject], element: Element) -> DataObject | None:
-    """The object of an element, without what is wrong with it; None when too little is left. A name of
-    any form may be lacking: the tag stands for it."""
+    """The object of the valid part of an element; None when too little is left. The tag replaces a missing
+    name."""
     try:
         return cls.from_xml(element)
     except BadValue:
@@ -141,7 +140,7 @@ def _parses(field: Field, text: str) -> bool:
 def _places(
     cls: type[DataObject], element: Element, locate: Locate
 ) -> Iterator[tuple[str, list[Origin]]]:
-    """Where the declared fields of an element were written."""
+    """The places of the declared fields of an element."""
     for field in fields_of(cls):
         if field.declared.kind == "attribute":
             places = [locate(element, field.tag)] if field.tag in element.attrib else []

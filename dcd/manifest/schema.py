@@ -1,9 +1,9 @@
 """The RELAX NG grammar of manifests, generated from the declarations of the data objects.
 
 `grammar/dc.rng` is for editors (completion, validation, help by `a:documentation`) and other tools; the
-daemon itself checks against the same declarations in `dcd.manifest.check`, whose messages say more. Children
-may stand in any order. Where a typed value is expected, `${name}` may stand for it. Includes are resolved
-before validation, so that `xi:include` is no part of the grammar.
+daemon uses `dcd.manifest.check`, which has better messages for the same declarations. The order of children
+is free. A parameter, `${name}`, can replace a typed value. Includes are resolved before validation, so
+`xi:include` is not in the grammar.
 
 Source: RELAX NG Specification and RELAX NG DTD Compatibility, OASIS, 2001; XML Schema Part 2 for datatypes.
 """
@@ -16,7 +16,7 @@ from dcd.manifest.data_object import DataObject, Element, OneOf, Particle, field
 from dcd.manifest.fields import Field
 from dcd.manifest.objects import BUILTIN, DC
 from dcd.manifest.paths import class_and_name, parse_path
-from dcd.manifest.registry import Registry
+from dcd.manifest.registry import Registry, particles_of
 from dcd.manifest.values import Form, choices, optional_of
 
 RNG = "http://relaxng.org/ns/structure/1.0"
@@ -29,22 +29,13 @@ def documentation(cls: type[DataObject]) -> str:
     return " ".join((cls.__doc__ or "").split())
 
 
-def inside(cls: type[DataObject]) -> list[Particle]:
-    """What may stand in an element, alternatives included, in declared order."""
-    return [
-        particle
-        for content in cls.CONTENT
-        for particle in (content.options if isinstance(content, OneOf) else (content,))
-    ]
-
-
 def classes_below(root: type[DataObject] = DC) -> list[type[DataObject]]:
-    """The class and all that may stand in it, each once, outer ones first."""
+    """The class and all classes that it allows at any depth, each once, outer ones first."""
     found: dict[type[DataObject], None] = {}
 
     def visit(cls: type[DataObject]) -> None:
         found.setdefault(cls)
-        for particle in inside(cls):
+        for particle in particles_of(cls):
             if particle.of not in found:
                 visit(particle.of)
 
@@ -53,8 +44,8 @@ def classes_below(root: type[DataObject] = DC) -> list[type[DataObject]]:
 
 
 def can_match(path: str, registry: Registry = BUILTIN) -> bool:
-    """Whether a path string, its names being tags, can find anything in some manifest. Raises
-    PathError when it is malformed."""
+    """Whether a path string whose names are tags can find anything in any manifest. Raises PathError when
+    it is malformed."""
     added = [cls for cls in registry.classes if cls.EXTENDS]
     roots: list[type[DataObject]] = [DC, *added]
     everything = {below for root in roots for below in classes_below(root)}
@@ -70,7 +61,7 @@ def can_match(path: str, registry: Registry = BUILTIN) -> bool:
                 cls
                 for parent in found
                 for cls in (
-                    *(particle.of for particle in inside(parent)),
+                    *(particle.of for particle in particles_of(parent)),
                     *(cls for cls in added if parent.TAG in cls.EXTENDS),
                 )
             }
@@ -87,7 +78,7 @@ def can_match(path: str, registry: Registry = BUILTIN) -> bool:
 
 
 Offers = Mapping[type[DataObject], Mapping[str, Sequence[str]]]
-"""Of an element with a free name: names that an editor offers, each with what there is to say about it."""
+"""Names that an editor offers for an element with a free name, each with its documentation."""
 
 
 def grammar_text(offers: Offers) -> str:
@@ -185,7 +176,7 @@ def _value(attribute: Element, field: Field, offered: Mapping[str, Sequence[str]
     for value in (*listed, *offered):
         _add(choice, "value").text = value
         for text in offered.get(value, ()):
-            _document(choice, text)  # of the value before it, as RELAX NG DTD Compatibility has it
+            _document(choice, text)  # for the value before it (RELAX NG DTD Compatibility)
     if not listed and plain is int:
         data = _add(choice, "data", type="integer")
         for name, limit in (
@@ -200,7 +191,7 @@ def _value(attribute: Element, field: Field, offered: Mapping[str, Sequence[str]
 
 
 def _text(element: Element, field: Field) -> None:
-    """The text of an element: nothing but white space where it may be empty, or what its form says."""
+    """The text of an element by its form; white space only where it may be empty."""
     if not _is_free(field.form):
         choice = _add(element, "choice")
         _form(choice, field)

@@ -1,14 +1,13 @@
 """Secrets by reference: a manifest names where the daemon finds a secret, and never holds it.
 
 `<password file="/etc/dcd/secrets/live"/>` names a file, `<password env="DCD_SECRET_LIVE"/>` a variable of the
-daemon's environment. The reference is what is stored and logged; the value is read just before it is used,
-in the worker, and goes nowhere else. Keys have a digest of it that only the daemon can make
-(`dcd.engine.secret_digests`). So that a manifest cannot have any file of the host read by root, files must be
-below one of the directories, and variables begin with the prefix, that are given here.
+daemon's environment. Only the reference is stored and logged; the worker reads the value just before its use.
+Keys have a digest of it that only the daemon can make (`dcd.engine.secret_digests`). A manifest must not make
+root read any file of the host: files must be below `DIRECTORIES`, and variables begin with `PREFIX`.
 
-Whose a secret is, its file says: its owner may use it, and the members of its group where the group may read
-it. The setting `secret_users` lends files and variables to others. Root may use all. `Borrower.may_use` is
-asked before anything opens a secret.
+The owner of a secret's file may use it, and the members of its group if the group may read it. The setting
+`secret_users` lends files and variables to others. Root may use all. `Borrower.may_use` decides before
+anything opens a secret.
 """
 
 import os
@@ -27,8 +26,8 @@ MAX_BYTES = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Borrower:
-    """A user of this host who names secrets, with the numbers and names of its groups. `lent` are entries
-    of `secret_users`: `SECRET=USER` and `SECRET=@GROUP`."""
+    """A user of this host whose manifest names secrets, with the ids and names of its groups. `lent` are
+    entries of `secret_users`: `SECRET=USER` and `SECRET=@GROUP`."""
 
     uid: int
     user: str
@@ -52,16 +51,14 @@ class Borrower:
 
 
 def require_use(borrower: Borrower | None, secrets: Iterable[str]) -> None:
-    """Raise PermissionDenied for a secret that the borrower may not use; None is root, who may use all. Says
-    the same of a secret that is not there."""
-    if borrower is None:
-        return
+    """Raise PermissionDenied for a secret that the borrower may not use (None: root, who may use all),
+    whether it exists or not."""
     for name in secrets:
-        if not borrower.may_use(name):
+        if borrower is not None and not borrower.may_use(name):
             raise PermissionDenied(
                 f"{borrower.user} may not use the secret {name}",
-                "A secret may be used by root, the owner of its file, the members of the file's group where "
-                "the group may read it, and those to whom the setting `secret_users` lends it.",
+                "A secret may be used by root, the owner of its file, the members of the file's group if the "
+                "group may read it, and the users in the setting `secret_users`.",
                 "ask an administrator to give the file a group that you are in (chgrp GROUP, chmod 0640), "
                 f'or to add "{name}={borrower.user}" to `secret_users` and reload the daemon',
             )
@@ -78,14 +75,29 @@ def password_text(
     directories: Sequence[Path] = DIRECTORIES,
 ) -> str:
     """The password, or its hash, as text, without the newline at a file's end. Raises InvalidManifest for
-    a reference that is not allowed, Unprepared for one that leads to nothing; neither tells the secret."""
-    found = _referred(password.file, password.env, environment, directories)
-    return password.text if found is None else found
+    a reference that is not allowed, Unprepared for a secret that cannot be read."""
+    if password.file is not None:
+        return _from_file(Path(password.file), directories)
+    if password.env is None:
+        return password.text
+    if not password.env.startswith(PREFIX):
+        raise InvalidManifest(
+            f"the variable {password.env!r} may not be read for a secret",
+            "",
+            f"name one that begins with {PREFIX}",
+        )
+    if password.env not in environment:
+        raise Unprepared(
+            f"the daemon's environment has no variable {password.env!r}",
+            "The manifest refers to it for a secret.",
+            "set it for the service, for example by EnvironmentFile=",
+        )
+    return environment[password.env]
 
 
 def secret_file(path: Path, directories: Sequence[Path] = DIRECTORIES) -> Path:
     """The real path of a file that holds a secret, such as a key. Raises InvalidManifest for one that is
-    not below the directories, Unprepared for one that is not there."""
+    not below the directories, Unprepared for one that does not exist."""
     try:
         real = path.resolve(strict=True)
     except OSError as failure:
@@ -97,32 +109,6 @@ def secret_file(path: Path, directories: Sequence[Path] = DIRECTORIES) -> Path:
             "put the secret into a file there",
         )
     return real
-
-
-def _referred(
-    file: str | None,
-    variable: str | None,
-    environment: Mapping[str, str],
-    directories: Sequence[Path],
-) -> str | None:
-    """What a reference leads to, or None when there is no reference."""
-    if file is not None:
-        return _from_file(Path(file), directories)
-    if variable is None:
-        return None
-    if not variable.startswith(PREFIX):
-        raise InvalidManifest(
-            f"the variable {variable!r} may not be read for a secret",
-            "",
-            f"name one that begins with {PREFIX}",
-        )
-    if variable not in environment:
-        raise Unprepared(
-            f"the daemon's environment has no variable {variable!r}",
-            "The manifest refers to it for a secret.",
-            "set it for the service, for example by EnvironmentFile=",
-        )
-    return environment[variable]
 
 
 def _from_file(path: Path, directories: Sequence[Path]) -> str:

@@ -1,9 +1,9 @@
-"""Reading hostile XML: from text to a tree whose every element and attribute knows its place.
+"""Reading hostile XML: from text to a tree with the place of every element and attribute.
 
-Refused: whatever is beyond `Limits`, every entity declaration (so no entity can be expanded or fetched),
-bytes in an unknown encoding. A document type that names an external DTD is accepted and never fetched.
-The parser is expat, because it alone tells where a start tag begins; the tree is lxml's. Comments and
-processing instructions are dropped. Takes time in proportion to the text. Pure.
+Refused: text beyond `Limits`, every entity declaration (so no entity can be expanded or fetched), bytes in an
+unknown encoding. A document type that names an external DTD is accepted and never fetched. The parser is
+expat, since only it reports the start of a tag; the tree is lxml's. Comments and processing instructions are
+dropped. The time is proportional to the text. Pure.
 """
 
 import re
@@ -26,8 +26,8 @@ _CODES = expat.errors.codes
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How big a manifest may be. `max_expanded_bytes` is the size after includes and parameters;
-    `max_elements` counts those of included files too."""
+    """The maximum size of a manifest. `max_expanded_bytes` is the size after includes and parameters;
+    `max_elements` includes those of included files."""
 
     max_bytes: int = 1024 * 1024
     max_expanded_bytes: int = 4 * 1024 * 1024
@@ -40,7 +40,7 @@ class Limits:
 LIMITS = Limits()
 
 TEXT = "text()"
-"""Stands for the text of an element, where the name of an attribute may stand."""
+"""Means the text of an element, instead of an attribute's name."""
 
 _MISTAKES = (
     (re.compile(rb"<!--(?:(?!-->).)*--.?$", re.S), "a comment holds --", "write it otherwise"),
@@ -50,12 +50,12 @@ _MISTAKES = (
     (re.compile(rb"<[^<>]*\s[\w.:-]+\s*[/>]$"), "an attribute has no value", 'name="value"'),
     (re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]$"), "a control character", "remove it"),
 )
-"""What people mistake in writing XML, told by the text up to where the parser stops."""
+"""Usual mistakes in XML, recognised by the text before the place where the parser stops."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where an element stands: its start tag, the tag's attributes by name, and the tag as written."""
+    """The place of an element's start tag, those of its attributes by name, and the tag's text."""
 
     origin: Origin
     attributes: dict[str, Origin]
@@ -64,22 +64,22 @@ class Place:
 
 @dataclass(slots=True)
 class Source:
-    """A tree and the places of its elements. The map keeps lxml's elements alive, so that their
-    identity holds; elements that move into another tree keep their places. `texts` are where texts began that
-    were included, of which a blank beginning counts."""
+    """A tree and the places of its elements. The map keeps lxml's elements alive, which preserves their
+    identity; elements that move into another tree keep their places. `texts` are the places of included
+    texts, with the white space before them."""
 
     root: Element
     places: dict[Element, Place] = field(default_factory=dict)
     texts: dict[Element, Origin] = field(default_factory=dict)
 
     def origin(self, element: Element, attribute: str | None = None) -> Origin | None:
-        """Where the element, one of its attributes, or the first word of its `TEXT` was written; None for
-        what was never written."""
+        """The place of the element, of one of its attributes, or of the first word of its `TEXT`; None for
+        an element that is in no text."""
         place = self.places.get(element)
-        if place is not None and attribute == TEXT:
-            return self._first_word(element, place)
         if place is None:
             return None
+        if attribute == TEXT:
+            return self._first_word(element, place)
         return place.origin if attribute is None else place.attributes.get(attribute, place.origin)
 
     def _first_word(self, element: Element, place: Place) -> Origin:
@@ -104,7 +104,7 @@ def read(data: str | bytes, file: str, limits: Limits) -> Source:
         raise _refused(
             Origin(file, 1),
             f"the file has {len(content)} bytes; at most {limits.max_bytes} are read",
-            "A manifest is a short text; a big one is a mistake or an attack.",
+            "A manifest is a short text; a large one is a mistake or an attack.",
             "move long lists into files that are included with xi:include",
         )
     return _Reader(content, file, limits).read()
@@ -113,16 +113,12 @@ def read(data: str | bytes, file: str, limits: Limits) -> Source:
 def repeated(
     entries: Iterable[tuple[Hashable | None, Element]],
 ) -> Iterator[tuple[Element, Element]]:
-    """Each element whose key an earlier one has, and the first that has it. An element without a key
-    (None) repeats nothing."""
+    """Each element whose key an earlier one has, and the first with that key. Elements without a key
+    (None) are no repetitions."""
     first: dict[Hashable, Element] = {}
     for key, element in entries:
-        if key is None:
-            continue
-        if key in first:
+        if key is not None and first.setdefault(key, element) is not element:
             yield element, first[key]
-        else:
-            first[key] = element
 
 
 def _refused(origin: Origin, message: str, why: str = "", suggestion: str = "") -> ManifestError:
@@ -130,11 +126,11 @@ def _refused(origin: Origin, message: str, why: str = "", suggestion: str = "") 
 
 
 def too_many_elements(origin: Origin, limits: Limits) -> ManifestError:
-    """The refusal of a manifest at the element that is one too many."""
+    """The error for the first element beyond the limit."""
     return _refused(
         origin,
         f"the manifest has more than {limits.max_elements} elements",
-        "What it takes to read a manifest grows with its elements.",
+        "The effort of reading a manifest grows with its elements.",
         "list fewer, or have an administrator raise elements_limit in the daemon's configuration",
     )
 
@@ -190,7 +186,7 @@ class _Reader:
         return self.origin(self.parser.CurrentByteIndex)
 
     def origin(self, offset: int) -> Origin:
-        """The place of a byte. Counts on from the place before, as parsing goes forward."""
+        """The place of a byte. Counts from the previous place, since parsing moves forward."""
         before, line, column = self.mark if self.mark[0] <= offset else (0, 1, 1)
         passed = self.content[before:offset]
         lines = passed.count(b"\n")
@@ -243,7 +239,7 @@ class _Reader:
         self.last = None
 
     def place(self, offset: int) -> Place:
-        """Read the start tag once more, for the places of its attributes."""
+        """Read the start tag again, for the places of its attributes."""
         origin = self.origin(offset)
         end = offset + 1
         while self.content[end : end + 1] not in b" \t\r\n/>":
@@ -264,13 +260,12 @@ class _Reader:
         self.last = self.stack.pop()
 
     def flush(self) -> None:
-        """Hang the text since the last tag where lxml keeps it."""
+        """Store the text since the last tag in lxml's form."""
         if self.pending and self.stack:
-            text = "".join(self.pending)
             if self.last is not None:
-                self.last.tail = text
+                self.last.tail = "".join(self.pending)
             else:
-                self.stack[-1].text = text
+                self.stack[-1].text = "".join(self.pending)
         self.pending.clear()
 
     def malformed(self, failure: expat.ExpatError) -> ManifestError:
@@ -301,7 +296,7 @@ class _Reader:
         return _refused(self.origin(offset), f"{_INVALID}: {expat.ErrorString(failure.code)}")
 
     def innermost(self) -> tuple[str, Origin]:
-        """The open element's name as written, and its place."""
+        """The name of the innermost open element, and its place."""
         assert self.source is not None
         place = self.source.places[self.stack[-1]]
         name = re.match(r"<([^\s/>]+)", place.start_tag)

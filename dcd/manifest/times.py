@@ -1,6 +1,6 @@
-"""Times that a manifest gives: the seconds since 1970, or a date, in UTC.
+"""Times in a manifest: seconds since 1970, or a date in UTC.
 
-From 1980 to 2106: what FAT, squashfs and cpio can all hold. Pure.
+From 1980 to 2106, the range that FAT, squashfs and cpio share. Pure.
 Source: the SOURCE_DATE_EPOCH specification of reproducible-builds.org; ISO 8601.
 """
 
@@ -36,7 +36,7 @@ TIME = Form(
     "a time from 1980 to 2106, in seconds since 1970 or as a date in UTC",
     "2026-10-03T12:00:00Z",
 )
-"""Exact, so that editors that have the grammar only refuse what this program refuses."""
+"""Exact, so that editors, which have only the grammar, refuse the same texts as this program."""
 
 
 def unix_time(text: str) -> int:

@@ -1,7 +1,7 @@
 """References inside the manifest's strings: `{TOKEN}` for an area of the workspace, `%{path}` into the DOC.
 
-Areas are replaced when a checkpoint runs, `%{path}` then too, since earlier checkpoints may have put there
-what it names. So a token that looks mistyped is an error, and a path that names nothing yet a warning.
+Both are replaced when a checkpoint runs, since earlier checkpoints may create the objects of a path. A token
+that looks mistyped is an error; a path that names nothing yet is a warning.
 """
 
 import re

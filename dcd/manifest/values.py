@@ -1,10 +1,9 @@
 """Values of the manifest: text on one side, annotated Python types on the other.
 
-The same conversions serve attributes of data objects and arguments of checkpoints, so that "false" is
-False everywhere. An annotation is one of bool, int, float, str, Path, a Literal, an Enum, a list or tuple
-of these (text is split as a shell would), or `X | None`. `Annotated[str, FORM]` takes text of that form
-only (`dcd.manifest.forms`). `BadValue` says what was expected and, where values are few, which they are.
-Pure.
+Attributes of data objects and arguments of checkpoints have the same conversions, so that "false" is False
+everywhere. An annotation is one of bool, int, float, str, Path, a Literal, an Enum, a list or tuple of these
+(the words of a text, quoted as for a shell), or `X | None`. `Annotated[str, FORM]` takes only text of that
+form (`dcd.manifest.forms`). Pure.
 """
 
 import enum
@@ -13,7 +12,7 @@ import re
 import shlex
 import types
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -32,8 +31,8 @@ class BadValue(ValueError):
 
 
 class InputPath(str):
-    """The type of an argument that names a file to be captured: the file is read by the client at submit,
-    and a running checkpoint finds its copy as `context.inputs[path]`."""
+    """The type of an argument that names a captured file: the client reads the file at submit, and a running
+    checkpoint finds its copy as `context.inputs[path]`."""
 
     __slots__ = ()
 
@@ -43,11 +42,10 @@ class Form:
     """A form of text beyond its type: `pattern` must match all of it, `expected` names it in messages, and
     it has at most `longest` characters.
 
-    The pattern is a regular expression of both Python and XML Schema, since the grammar for editors has it
-    too: no `(?:`, no `\\d`, no anchors. `also` looks for what a pattern cannot say, and returns what was
-    expected, or nothing when the text is right. `fitting` makes a text like the given one right. `why` says
-    of text that needs no pattern why it needs none (see `free`). What is `secret` is never repeated in a
-    message.
+    The pattern is a regular expression of both Python and XML Schema, for the grammar of editors: no `(?:`,
+    no `\\d`, no anchors. `also` checks more than a pattern can, and returns the expectation, or "" for
+    a valid text. `fitting` changes a text into a valid one. `why` is the reason for having no pattern (see
+    `free`). Messages never contain `secret` text.
     """
 
     pattern: str
@@ -60,7 +58,7 @@ class Form:
     fitting: Callable[[str], str] | None = None
 
     def suggestion(self, text: str) -> str:
-        """What the text was probably meant to be, in this form; empty when that is not known."""
+        """The probable intention of the text, in this form; empty when it is not known."""
         if self.fitting is not None:
             return self.fitting(text)
         if self.secret or self.why:
@@ -75,8 +73,8 @@ class Form:
         return True
 
     def check(self, text: str) -> None:
-        """Raise BadValue unless the whole text has this form. Control characters are in no form but free
-        text, since in one language or another they end a line, a word or the whole text."""
+        """Raise BadValue unless the whole text has this form. Only free text may have control characters:
+        in some language they end a line, a word or the whole text."""
         given = "..." if self.secret else text
         if len(text) > self.longest:
             raise BadValue(
@@ -99,12 +97,12 @@ def _near(text: str) -> Iterator[str]:
 
 
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-"""Control characters but tab and newline, which are for the pattern; line ends; halves of characters."""
+"""Control characters except tab and newline, which are for the pattern; line ends; lone surrogates."""
 
 
 def free(why: str, longest: int = 1 << 24) -> Form:
-    """The form of text that may be anything. `why` says why no pattern is needed: who reads it, and how it
-    gets there unchanged."""
+    """The form of arbitrary text. `why` is the reason for having no pattern: its reader, and how it gets
+    there unchanged."""
     return Form(r"[\s\S]*", "text", "", longest, why)
 
 
@@ -144,8 +142,7 @@ def optional_of(annotation: Any) -> tuple[Any, bool]:
 
 
 def form_of(annotation: Any) -> Form | None:
-    """The form of the texts that an annotation takes (of each, where it is a list): that which
-    `Annotated[str, FORM]` names."""
+    """The form in `Annotated[str, FORM]` for the texts of an annotation (of a list: for each)."""
     plain, _, form = _taken_apart(annotation)
     return form_of(element_of(plain)) if form is None and is_list(plain) else form
 
@@ -179,21 +176,15 @@ def element_of(annotation: Any) -> Any:
 
 
 def choices(annotation: Any) -> tuple[str, ...]:
-    """The values of an annotation where they can be listed, as the manifest writes them."""
+    """The values of an annotation if they can be listed, in the form of the manifest."""
     plain, _ = optional_of(annotation)
-    if plain is bool:
-        return ("true", "false")
-    if get_origin(plain) is Literal:
-        return tuple(str(option) for option in get_args(plain))
-    if isinstance(plain, type) and issubclass(plain, enum.Enum):
-        return tuple(str(member.value) for member in plain)
     if is_list(plain):
         return choices(element_of(plain))
-    return ()
+    return tuple(written(value) for value in _listed(plain))
 
 
 def expected(annotation: Any) -> str:
-    """What the annotation wants, as a noun phrase: `true or false`, `a whole number`."""
+    """The values of the annotation as a noun phrase: `true or false`, `a whole number`."""
     plain, _, form = _taken_apart(annotation)
     if is_list(plain):
         return f"a list of values, each {expected(element_of(plain))}"
@@ -216,10 +207,10 @@ def convert(text: str, annotation: Any) -> Any:
     if is_list(plain):
         return convert_list(shell_words(text), plain)
     if plain is bool and text.strip() in ("True", "False"):
-        return text.strip() == "True"  # as manifests of the original have it
-    for member_text, member in _listed(plain):
-        if text.strip() == member_text:
-            return member
+        return text.strip() == "True"  # as in manifests of the original
+    for value in _listed(plain):
+        if text.strip() == written(value):
+            return value
     if choices(plain):
         raise BadValue(text, expected(plain), choices(plain))
     if plain is int and re.fullmatch(r"[+-]?[0-9]{1,18}", text.strip()):
@@ -243,7 +234,7 @@ def convert_list(items: list[str], annotation: Any) -> Any:
 
 
 def shell_words(text: str) -> list[str]:
-    """The words of a text, quoted as for a shell. Raises BadValue for a quote that is never closed."""
+    """The words of a text, quoted as for a shell. Raises BadValue for a quote without an end."""
     try:
         return shlex.split(text)
     except ValueError:
@@ -251,20 +242,18 @@ def shell_words(text: str) -> list[str]:
 
 
 def written(value: object) -> str:
-    """A scalar value as the manifest writes it; `convert` reads it back."""
+    """A scalar value in the form of the manifest; `convert` reverses it."""
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(value.value) if isinstance(value, enum.Enum) else str(value)
 
 
-def _listed(plain: Any) -> list[tuple[str, object]]:
+def _listed(plain: Any) -> Sequence[object]:
     if plain is bool:
-        return [("true", True), ("false", False)]
+        return (True, False)
     if get_origin(plain) is Literal:
-        return [(written(option), option) for option in get_args(plain)]
-    if isinstance(plain, type) and issubclass(plain, enum.Enum):
-        return [(str(member.value), member) for member in plain]
-    return []
+        return get_args(plain)
+    return list(plain) if isinstance(plain, type) and issubclass(plain, enum.Enum) else ()
 
 
 def _convert_union(text: str, union: Any) -> Any:

@@ -1,8 +1,7 @@
-"""Manifests without the secrets in them, for everybody but whoever supplied these.
+"""Manifests without their secrets, for everybody except the supplier of the secrets.
 
-Which fields are secret, the classes of data objects say (`SECRETS`); a login in a URL is one
-wherever it is, and so is a secret that got into an argument too. References to secrets (`file`, `env`) stay:
-they tell nothing.
+Secret are the fields in `SECRETS` of the classes of data objects, every login in a URL, and copies of these
+in arguments. References to secrets (`file`, `env`) are not secret.
 """
 
 import re
@@ -19,21 +18,21 @@ from statemachine.errors import InvalidManifest
 from statemachine.plan import Json, Plan
 
 WITHHELD = "***"
-"""What a value that holds a secret becomes."""
+"""Replaces a value that holds a secret."""
 
 _LOGIN = re.compile(r"(?<=://)[^/?#@\s'\"]+(?=@)")
 _LEAST = 4
-"""A shorter text is no secret for being in one, or for holding one."""
+"""A shorter text may be part of a secret by accident, and is not replaced."""
 
 
 @dataclass(frozen=True, slots=True)
 class Withheld:
-    """A manifest without secrets, and what these were."""
+    """A manifest without secrets, and the secrets."""
 
     text: str
     secrets: frozenset[str]
     everything: bool = False
-    """It cannot be read, so that all of it counts as secret."""
+    """The manifest cannot be read, so all of it counts as secret."""
 
     def value(self, text: str) -> str:
         """A parameter or an argument without the secrets of the manifest."""
@@ -72,8 +71,8 @@ class Withheld:
 
 
 def withheld(canonical: str) -> Withheld:
-    """A stored manifest without its secrets. Takes as long as to parse it: planners call it. Of one that an
-    earlier version stored and this one refuses, nothing is left."""
+    """A stored manifest without its secrets; empty if an earlier version stored it and this one refuses it.
+    Planners call it, since it parses the manifest."""
     try:
         doc = restore(canonical)
     except InvalidManifest:
@@ -83,7 +82,7 @@ def withheld(canonical: str) -> Withheld:
 
 
 def withhold(doc: DataObjectCache) -> set[str]:
-    """Take the secrets out of a DOC. Returns them."""
+    """Remove the secrets from a DOC. Returns them."""
     secrets: set[str] = set()
     for found, field, value in _texts(doc):
         logins = {login for text in value for login in _LOGIN.findall(text)}

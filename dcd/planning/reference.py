@@ -10,7 +10,8 @@ from pathlib import Path
 from dcd.manifest.data_object import DataObject, OneOf, Particle, fields_of
 from dcd.manifest.fields import Field
 from dcd.manifest.objects import Arg, ArgList
-from dcd.manifest.schema import classes_below, documentation, grammar_text, inside
+from dcd.manifest.registry import particles_of
+from dcd.manifest.schema import classes_below, documentation, grammar_text
 from dcd.manifest.values import choices, optional_of, written
 from dcd.planning.checkpoint_reference import checkpoints_text, own_types
 
@@ -43,7 +44,7 @@ def reference_text(present: str) -> str:
     classes = classes_below()
     parents: dict[type[DataObject], list[str]] = {cls: [] for cls in classes}
     for cls in classes:
-        for particle in inside(cls):
+        for particle in particles_of(cls):
             parents[particle.of].append(cls.TAG)
     return prose + heading + "".join(_section(cls, parents[cls]) for cls in classes)
 

@@ -2,113 +2,97 @@
 
 from typing import Literal
 
+from dcd.manifest import forms
 from dcd.manifest.data_object import DataObject, attribute, many, optional, text
-from dcd.manifest.forms import (
-    ACCOUNT,
-    ACCOUNT_PATH,
-    ADDRESSES,
-    ADDRESSES_WITH_PREFIX,
-    CLIENT_PATH,
-    DOMAINS,
-    FULL_NAME,
-    GROUPS,
-    HOST_PATH,
-    IDENTIFIER,
-    IMAGE_PATH,
-    INTERFACE,
-    LINE,
-    MODE,
-    OWNER,
-    PASSWORD,
-    VALIDATION_ARGUMENTS,
-    VALIDATION_COMMAND,
-)
 
 LARGEST_ID = 2**32 - 2
-"""Of a user or group; the number after it means \"none\" to chown(2)."""
+"""Of a user or group; for chown(2) the next number means \"none\"."""
 
 
 class Validation(DataObject, tag="validation"):
-    """A command that checks the source when the manifest is checked; it gets a copy of it as its last
-    argument. Anybody who may submit can use `svccfg apply -n`, `svccfg validate` and `xmllint --noout`; any
-    other command needs the right `host_code`. It runs as nobody, without network. A file of the image is not
-    checked."""
+    """A command that checks the source when the manifest is checked; its last argument is a copy of the
+    source. `svccfg apply -n`, `svccfg validate` and `xmllint --noout` are always allowed; any other command
+    needs the right `host_code`. It runs as nobody, without network. A file of the image is not checked."""
 
-    path: str | None = attribute("The command.", default=None, form=VALIDATION_COMMAND)
+    path: str | None = attribute("The command.", default=None, form=forms.VALIDATION_COMMAND)
     args: str | None = attribute(
-        "Its arguments, separated by spaces.", default=None, form=VALIDATION_ARGUMENTS
+        "Its arguments, separated by spaces.", default=None, form=forms.VALIDATION_ARGUMENTS
     )
-    on_error: Literal["stop", "continue"] = attribute("What a failed check does.", default="stop")
+    on_error: Literal["stop", "continue"] = attribute(
+        "The effect of a failed check.", default="stop"
+    )
 
 
 class Password(DataObject, tag="password"):
-    """A password: as text, hashed, locked, or by reference to where the daemon finds it."""
+    """A password: as text, hashed, locked, or by reference to a file or variable of the daemon."""
 
     hashed: bool = attribute("The text is a crypt(5) hash.", default=False)
     SECRETS = ("text",)
 
     locked: bool = attribute("No password opens the account.", default=False)
     file: str | None = attribute(
-        "A file of the daemon's host that holds it; read when it is needed, stored nowhere.",
+        "A file of the daemon's host with the password, which is read when it is needed and never stored.",
         default=None,
-        form=HOST_PATH,
+        form=forms.HOST_PATH,
     )
     env: str | None = attribute(
-        "A variable of the daemon's environment that holds it; stored nowhere.",
+        "A variable of the daemon's environment with the password, which is never stored.",
         default=None,
-        form=IDENTIFIER,
+        form=forms.IDENTIFIER,
     )
-    text: str = text("The password or hash itself.", default="", form=PASSWORD)
+    text: str = text("The password or hash itself.", default="", form=forms.PASSWORD)
 
 
 class User(DataObject, tag="user", content=(optional(Password),)):
     """An account in the image: created, or, when it exists, changed."""
 
-    name: str = attribute("The account's name.", form=ACCOUNT)
-    full_name: str | None = attribute("The person's name.", default=None, form=FULL_NAME)
+    name: str = attribute("The account's name.", form=forms.ACCOUNT)
+    full_name: str | None = attribute("The person's name.", default=None, form=forms.FULL_NAME)
     uid: int | None = attribute("The user id.", default=None, minimum=0, maximum=LARGEST_ID)
     groups: str = attribute(
-        "Groups that it joins, separated by spaces or commas.", default="", form=GROUPS
+        "Its further groups, separated by spaces or commas.", default="", form=forms.GROUPS
     )
-    home: str | None = attribute("Its home directory.", default=None, form=ACCOUNT_PATH)
-    shell: str | None = attribute("Its login shell.", default=None, form=ACCOUNT_PATH)
+    home: str | None = attribute("Its home directory.", default=None, form=forms.ACCOUNT_PATH)
+    shell: str | None = attribute("Its login shell.", default=None, form=forms.ACCOUNT_PATH)
 
 
 class Interface(DataObject, tag="interface"):
     """A network interface of the image."""
 
-    match: str = attribute("The interface's name, or a pattern such as `en*`.", form=INTERFACE)
+    match: str = attribute(
+        "The interface's name, or a pattern such as `en*`.", form=forms.INTERFACE
+    )
     dhcp: bool = attribute("Configure it by DHCP.", default=True)
     address: str | None = attribute(
         "Addresses with prefix length, separated by spaces.",
         default=None,
-        form=ADDRESSES_WITH_PREFIX,
+        form=forms.ADDRESSES_WITH_PREFIX,
     )
-    gateway: str | None = attribute("The default router.", default=None, form=ADDRESSES)
-    dns: str | None = attribute("Name servers, separated by spaces.", default=None, form=ADDRESSES)
+    gateway: str | None = attribute("The default router.", default=None, form=forms.ADDRESSES)
+    dns: str | None = attribute(
+        "Name servers, separated by spaces.", default=None, form=forms.ADDRESSES
+    )
     domains: str | None = attribute(
-        "Search domains, separated by spaces.", default=None, form=DOMAINS
+        "Search domains, separated by spaces.", default=None, form=forms.DOMAINS
     )
 
 
 class Configuration(
-    DataObject,
-    tag="configuration",
-    content=(optional(Validation), many(User), many(Interface)),
+    DataObject, tag="configuration", content=(optional(Validation), many(User), many(Interface))
 ):
-    """Something that the checkpoint of the same name applies: a profile or file, users, interfaces."""
+    """A profile or file, users or interfaces that the checkpoint of the same name applies."""
 
-    name: str = attribute("The checkpoint's name.", form=LINE)
+    name: str = attribute("The checkpoint's name.", form=forms.LINE)
     type: Literal["network", "sysconf", "user", "zone"] | None = attribute(
-        "What kind of configuration it is.", default=None
+        "The kind of configuration.", default=None
     )
     source: str | None = attribute(
         "The file to apply or add. A relative path begins at the manifest's directory.",
         default=None,
-        form=CLIENT_PATH,
+        form=forms.CLIENT_PATH,
     )
-    dest: str | None = attribute("Where it goes in the image.", default=None, form=IMAGE_PATH)
-    mode: str | None = attribute("The file's mode in the image.", default=None, form=MODE)
+    dest: str | None = attribute("Its path in the image.", default=None, form=forms.IMAGE_PATH)
+    mode: str | None = attribute("The file's mode in the image.", default=None, form=forms.MODE)
     owner: str | None = attribute(
-        "The file's owner and group in the image.", default=None, form=OWNER
+        "The file's owner and group in the image.", default=None, form=forms.OWNER
     )

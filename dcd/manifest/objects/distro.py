@@ -2,23 +2,8 @@
 
 from typing import Literal
 
-from dcd.manifest.data_object import (
-    DataObject,
-    OneOf,
-    attribute,
-    many,
-    one,
-    optional,
-)
-from dcd.manifest.forms import (
-    DESCRIPTION,
-    DISTRIBUTION,
-    IDENTIFIER,
-    LINE,
-    PARAMETER_VALUE,
-    PROXY,
-    WORD,
-)
+from dcd.manifest import forms
+from dcd.manifest.data_object import DataObject, OneOf, attribute, many, one, optional
 from dcd.manifest.objects.boot import BootMods
 from dcd.manifest.objects.configuration import Configuration
 from dcd.manifest.objects.execution import Execution
@@ -31,17 +16,17 @@ from dcd.manifest.values import SIZE
 class Parameter(DataObject, tag="parameter"):
     """A parameter of the manifest, used as `${name}` and set by `--set name=value`."""
 
-    name: str = attribute("Its name.", form=IDENTIFIER)
+    name: str = attribute("Its name.", form=forms.IDENTIFIER)
     default: str | None = attribute(
-        "Its value when nothing sets it; without it, it must be set.",
+        "Its value if `--set` gives none; without a default it must be set.",
         default=None,
-        form=PARAMETER_VALUE,
+        form=forms.PARAMETER_VALUE,
     )
-    description: str | None = attribute("What it is for.", default=None, form=DESCRIPTION)
+    description: str | None = attribute("Its purpose.", default=None, form=forms.DESCRIPTION)
 
 
 class MaxSize(DataObject, tag="max_size", content=(one(Size),)):
-    """The most that the image may take."""
+    """The maximum size of the image."""
 
 
 class MediaIm(DataObject, tag="media_im", content=(optional(BootMods), optional(MaxSize))):
@@ -49,14 +34,14 @@ class MediaIm(DataObject, tag="media_im", content=(optional(BootMods), optional(
 
 
 class VmFormat(DataObject, tag="vm_format"):
-    """A format in which the machine's disk is delivered."""
+    """A format of the delivered disk."""
 
     type: Literal["raw", "qcow2", "vmdk", "vdi", "vhd", "vhdx", "ova"] = attribute("The format.")
     subformat: str | None = attribute(
-        "A variety of the format, such as streamOptimized for vmdk.", default=None, form=WORD
+        "A variant of the format, such as streamOptimized for vmdk.", default=None, form=forms.WORD
     )
     compression: str | None = attribute(
-        "Compression inside the format: zlib or zstd.", default=None, form=WORD
+        "Compression inside the format: zlib or zstd.", default=None, form=forms.WORD
     )
 
 
@@ -69,8 +54,8 @@ class VmController(DataObject, tag="vm_controller"):
 class VmNetwork(DataObject, tag="vm_network"):
     """A network adapter of the machine."""
 
-    model: str = attribute("Its model.", default="virtio", form=WORD)
-    network: str = attribute("The network it is connected to.", default="NAT", form=LINE)
+    model: str = attribute("Its model.", default="virtio", form=forms.WORD)
+    network: str = attribute("Its network.", default="NAT", form=forms.LINE)
 
 
 class VmIm(
@@ -87,10 +72,10 @@ class VmIm(
     """An image that is a virtual machine's disk, and the machine."""
 
     memory: str | None = attribute("Its memory.", default=None, form=SIZE)
-    cpus: int | None = attribute("How many processors it has.", default=None, minimum=1)
+    cpus: int | None = attribute("The number of its processors.", default=None, minimum=1)
     firmware: Literal["bios", "uefi", "both"] | None = attribute("Its firmware.", default=None)
     os_type: str | None = attribute(
-        "The operating system, as hypervisors name it.", default=None, form=WORD
+        "The operating system, as hypervisors name it.", default=None, form=forms.WORD
     )
 
 
@@ -101,7 +86,7 @@ class ImgParams(
 
 
 class DistroSpec(DataObject, tag="distro_spec", content=(many(ImgParams),)):
-    """What kind of image the distribution is."""
+    """The kind of image."""
 
 
 class Distro(
@@ -115,20 +100,22 @@ class Distro(
         many(Configuration),
     ),
 ):
-    """The distribution: what is in the image and how it is made."""
+    """The distribution: the content of the image, and the checkpoints that make it."""
 
-    name: str = attribute("The image's name; also the volume id of its ISO.", form=DISTRIBUTION)
+    name: str = attribute(
+        "The image's name; also the volume id of its ISO.", form=forms.DISTRIBUTION
+    )
     add_timestamp: bool = attribute(
         "Add the build's time to the names of media files.", default=False
     )
     source_date_epoch: str | None = attribute(
-        "The build's time, in seconds since 1970 or as a date in UTC; by default what `dcctl submit` is"
-        " given, else the newest date of the repositories.",
+        "The build's time, in seconds since 1970 or as a date in UTC; by default the time given to "
+        "`dcctl submit`, else the newest date of the repositories.",
         default=None,
         form=TIME,
     )
     http_proxy: str | None = attribute(
-        "The proxy through which packages are fetched.", default=None, form=PROXY
+        "The proxy for downloads of packages.", default=None, form=forms.PROXY
     )
 
 

@@ -1,37 +1,29 @@
-"""Data objects of `execution`: the checkpoints, in order, and how each is constructed."""
+"""Data objects of `execution`: the checkpoints, in order, with their constructors."""
 
 from typing import Literal
 
-from dcd.manifest.data_object import (
-    DataObject,
-    attribute,
-    items,
-    many,
-    optional,
-    some,
-    text,
-)
-from dcd.manifest.forms import ARGUMENT, CHECKPOINT_NAME, DESCRIPTION, LINE
+from dcd.manifest import forms
+from dcd.manifest.data_object import DataObject, attribute, items, many, optional, some, text
 
 
 class Args(DataObject, tag="args"):
     """The positional argument, as one text."""
 
-    text: str = text("The argument; for a list, words quoted as for a shell.", form=ARGUMENT)
+    text: str = text("The argument; for a list, words quoted as for a shell.", form=forms.ARGUMENT)
 
 
 class Arg(DataObject, tag="arg"):
     """A keyword argument."""
 
-    name: str = attribute("The argument's name.", form=LINE)
-    text: str = text("Its value.", default="", form=ARGUMENT)
+    name: str = attribute("The argument's name.", form=forms.LINE)
+    text: str = text("Its value.", default="", form=forms.ARGUMENT)
 
 
 class ArgList(DataObject, tag="arglist"):
     """A keyword argument that is a list."""
 
-    name: str = attribute("The argument's name.", form=LINE)
-    argitems: tuple[str, ...] = items("argitem", "One value.", form=ARGUMENT)
+    name: str = attribute("The argument's name.", form=forms.LINE)
+    argitems: tuple[str, ...] = items("argitem", "One value.", form=forms.ARGUMENT)
 
 
 class Kwargs(DataObject, tag="kwargs", content=(many(Arg), many(ArgList))):
@@ -41,14 +33,16 @@ class Kwargs(DataObject, tag="kwargs", content=(many(Arg), many(ArgList))):
 class CheckpointSpec(DataObject, tag="checkpoint", content=(optional(Args), optional(Kwargs))):
     """One step of the build and the constructor of its checkpoint."""
 
-    name: str = attribute("Its name, unique in the manifest.", form=CHECKPOINT_NAME)
-    desc: str | None = attribute("One line about it, for lists.", default=None, form=DESCRIPTION)
-    mod_path: str = attribute("The module, with slashes or dots.", form=LINE)
+    name: str = attribute("Its name, unique in the manifest.", form=forms.CHECKPOINT_NAME)
+    desc: str | None = attribute(
+        "A one-line description, for lists.", default=None, form=forms.DESCRIPTION
+    )
+    mod_path: str = attribute("The module, with slashes or dots.", form=forms.LINE)
     checkpoint_class: str = attribute(
-        "The class, or a function that returns a checkpoint.", form=LINE
+        "The class, or a function that returns a checkpoint.", form=forms.LINE
     )
     log_level: Literal["debug", "info", "warning", "error", "critical"] | None = attribute(
-        "How much it logs. No part of the checkpoint's key.", default=None
+        "The level of its log. Not part of the checkpoint's key.", default=None
     )
 
     @property
@@ -70,8 +64,8 @@ class CheckpointSpec(DataObject, tag="checkpoint", content=(optional(Args), opti
 
 
 class Execution(DataObject, tag="execution", content=(some(CheckpointSpec),)):
-    """The checkpoints, in the order in which they run."""
+    """The checkpoints, in their order."""
 
     stop_on_error: bool = attribute(
-        "Stop at the first checkpoint that fails (always so here).", default=True
+        "Stop at the first checkpoint that fails (dcd always does).", default=True
     )

@@ -1,7 +1,8 @@
-"""Data objects of `software`: what a transfer checkpoint brings into the image."""
+"""Data objects of `software`: the content that a transfer checkpoint adds to the image."""
 
 from typing import Literal
 
+from dcd.manifest import forms
 from dcd.manifest.data_object import (
     DataObject,
     OneOf,
@@ -13,56 +14,43 @@ from dcd.manifest.data_object import (
     some,
     text,
 )
-from dcd.manifest.forms import (
-    APT_URI,
-    ARCHITECTURE,
-    AREA_PATH,
-    CLIENT_PATH,
-    COMPONENTS,
-    ENTRY,
-    FACET,
-    HOST_PATH,
-    IPS_ORIGIN,
-    LINE,
-    PUBLISHER,
-    SUITE,
-    VARIANT_VALUE,
-    WORD,
-)
 
 
 class Dir(DataObject, tag="dir"):
     """A directory."""
 
     path: str = attribute(
-        "Its path; `{PKG_IMAGE_PATH}` and `{BOOT_ARCHIVE}` stand for those areas.", form=AREA_PATH
+        "Its path; `{PKG_IMAGE_PATH}` and `{BOOT_ARCHIVE}` are the names of areas.",
+        form=forms.AREA_PATH,
     )
 
 
 class Origin(DataObject, tag="origin"):
-    """Where a publisher's packages come from."""
+    """The source of a publisher's packages."""
 
-    name: str = attribute("A URI, or the path of a file, archive or directory.", form=IPS_ORIGIN)
+    name: str = attribute(
+        "A URI, or the path of a file, archive or directory.", form=forms.IPS_ORIGIN
+    )
 
 
 class Mirror(DataObject, tag="mirror"):
-    """Where the contents of a publisher's packages can be fetched too."""
+    """A further source of the contents of a publisher's packages."""
 
-    name: str = attribute("A URI.", form=IPS_ORIGIN)
+    name: str = attribute("A URI.", form=forms.IPS_ORIGIN)
 
 
 class Publisher(DataObject, tag="publisher", content=(some(Origin), many(Mirror))):
     """A publisher of IPS packages. The first one is the preferred one."""
 
     name: str = attribute(
-        "Its name; without it, whatever the origin publishes.", default="", form=PUBLISHER
+        "Its name; without it, all publishers of the origin.", default="", form=forms.PUBLISHER
     )
-    ssl_key: str | None = attribute("Key file for its origins.", default=None, form=HOST_PATH)
+    ssl_key: str | None = attribute("Key file for its origins.", default=None, form=forms.HOST_PATH)
     ssl_cert: str | None = attribute(
-        "Certificate file for its origins.", default=None, form=HOST_PATH
+        "Certificate file for its origins.", default=None, form=forms.HOST_PATH
     )
     signature_policy: Literal["ignore", "verify", "require-signatures", "require-names"] | None = (
-        attribute("How signatures of its packages are treated.", default=None)
+        attribute("The treatment of its packages' signatures.", default=None)
     )
     sticky: bool = attribute(
         "Installed packages are updated from this publisher only.", default=True
@@ -73,50 +61,50 @@ class Repository(DataObject, tag="repository"):
     """A repository of Debian packages."""
 
     suite: str | None = attribute(
-        "The suite or codename, such as bookworm.", default=None, form=SUITE
+        "The suite or codename, such as bookworm.", default=None, form=forms.SUITE
     )
     components: str = attribute(
-        "The components, separated by spaces.", default="main", form=COMPONENTS
+        "The components, separated by spaces.", default="main", form=forms.COMPONENTS
     )
     uri: str | None = attribute(
-        "Where it is; without it, the host's own sources of that suite are used.",
+        "Its URI; without it, the host's own sources of that suite are used.",
         default=None,
-        form=APT_URI,
+        form=forms.APT_URI,
     )
     signed_by: str | None = attribute(
-        "The keyring file that its Release file must be signed with.",
+        "The keyring file for the signature of its Release file.",
         default=None,
-        form=CLIENT_PATH,
+        form=forms.CLIENT_PATH,
     )
 
 
 class Source(
-    DataObject,
-    tag="source",
-    content=(OneOf((some(Publisher), some(Repository), one(Dir))),),
+    DataObject, tag="source", content=(OneOf((some(Publisher), some(Repository), one(Dir))),)
 ):
-    """Where the software comes from."""
+    """The source of the software."""
 
 
 class Facet(DataObject, tag="facet"):
     """A facet of an IPS image that is set or not."""
 
     set: bool = attribute("Whether it is set.", default=True)
-    text: str = text("The facet's name, such as `facet.locale.*`.", form=FACET)
+    text: str = text("The facet's name, such as `facet.locale.*`.", form=forms.FACET)
 
 
 class Variant(DataObject, tag="variant"):
     """A variant of an IPS image."""
 
-    name: str = attribute("The variant's name, such as `variant.arch`.", form=FACET)
-    text: str = text("Its value.", form=VARIANT_VALUE)
+    name: str = attribute("The variant's name, such as `variant.arch`.", form=forms.FACET)
+    text: str = text("Its value.", form=forms.VARIANT_VALUE)
 
 
 class Property(DataObject, tag="property"):
     """A property of an IPS image."""
 
     val: Literal["true", "false"] = attribute("Its value.")
-    text: str = text("The property's name, such as `flush-content-cache-on-success`.", form=FACET)
+    text: str = text(
+        "The property's name, such as `flush-content-cache-on-success`.", form=forms.FACET
+    )
 
 
 class ImgType(DataObject, tag="img_type"):
@@ -129,59 +117,59 @@ class ImgType(DataObject, tag="img_type"):
 class Image(
     DataObject, tag="image", content=(many(Facet), many(Variant), optional(ImgType), many(Property))
 ):
-    """The package image that the software goes into."""
+    """The package image that receives the software."""
 
     action: Literal["create", "use_existing"] = attribute(
         "Make the image, or change the one that an earlier checkpoint made.", default="create"
     )
     index: bool = attribute("Make its search index.", default=False)
-    ssl_key: str | None = attribute("Key file for all its origins.", default=None, form=HOST_PATH)
+    ssl_key: str | None = attribute(
+        "Key file for all its origins.", default=None, form=forms.HOST_PATH
+    )
     ssl_cert: str | None = attribute(
-        "Certificate file for all its origins.", default=None, form=HOST_PATH
+        "Certificate file for all its origins.", default=None, form=forms.HOST_PATH
     )
     img_root: str | None = attribute(
-        "Its root; usually `{PKG_IMAGE_PATH}`.", default=None, form=AREA_PATH
+        "Its root; usually `{PKG_IMAGE_PATH}`.", default=None, form=forms.AREA_PATH
     )
     variant: str | None = attribute(
-        "For DEB, which packages are there at first: custom (those listed only), essential, apt, minbase "
+        "For DEB, the initial packages: custom (only the listed ones), essential, apt, minbase "
         "(the default; custom where the image is changed), important, standard.",
         default=None,
-        form=WORD,
+        form=forms.WORD,
     )
     architecture: str | None = attribute(
-        "For DEB, the architecture; the host's by default.", default=None, form=ARCHITECTURE
+        "For DEB, the architecture; the host's by default.", default=None, form=forms.ARCHITECTURE
     )
 
 
 class Destination(
     DataObject, tag="destination", content=(OneOf((one(Image), one(Dir)), required=True),)
 ):
-    """Where the software goes."""
+    """The place of the software."""
 
 
 class SoftwareData(DataObject, tag="software_data"):
-    """Packages or files, and what is done with them."""
+    """Packages or files, and the action for them."""
 
     action: Literal["install", "uninstall", "unpack", "avoid", "unavoid"] = attribute(
-        "What is done.", default="install"
+        "The action.", default="install"
     )
     size: int | None = attribute(
         "Size of the listed files, in bytes.", default=None, minimum=0, maximum=10**15
     )
-    names: tuple[str, ...] = items("name", "A package, file or directory.", form=ENTRY)
+    names: tuple[str, ...] = items("name", "A package, file or directory.", form=forms.ENTRY)
     rejects: tuple[str, ...] = items(
-        "reject", "A package that must not be installed (IPS).", form=ENTRY
+        "reject", "A package that must not be installed (IPS).", form=forms.ENTRY
     )
 
 
 class Software(
-    DataObject,
-    tag="software",
-    content=(optional(Destination), many(Source), many(SoftwareData)),
+    DataObject, tag="software", content=(optional(Destination), many(Source), many(SoftwareData))
 ):
-    """What the checkpoint of the same name transfers."""
+    """The software that the checkpoint of the same name transfers."""
 
-    name: str = attribute("The checkpoint's name.", default="", form=LINE)
+    name: str = attribute("The checkpoint's name.", default="", form=forms.LINE)
     type: Literal["IPS", "DEB", "SVR4", "CPIO", "ARCHIVE", "IMAGE", "DIR", "P5I", "DU", "P5P"] = (
         attribute("The kind of transfer.", default="IPS")
     )

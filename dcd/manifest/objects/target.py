@@ -1,52 +1,20 @@
-"""Data objects of `target`: disks, partitions and slices, ZFS pools and what is in them."""
+"""Data objects of `target`: disks, partitions and slices, ZFS pools and their content."""
 
 from typing import Literal
 
-from dcd.manifest.data_object import (
-    DataObject,
-    OneOf,
-    attribute,
-    many,
-    one,
-    optional,
-    some,
-)
-from dcd.manifest.forms import (
-    CHAP_NAME,
-    CHAP_SECRET,
-    DATASET,
-    DISK_ID,
-    FILE_NAME,
-    GPT_TYPE,
-    HOST_OR_ADDRESS,
-    HOST_PATH,
-    IDENTIFIER,
-    ISCSI_NAME,
-    LINE,
-    LOGICAL_UNIT,
-    MOUNT_OPTIONS,
-    MOUNTPOINT,
-    NUMBER,
-    PROPERTY_VALUE,
-    VOLUME_UUID,
-    WORD,
-    ZFS_MOUNTPOINT,
-    ZFS_NAME,
-)
+from dcd.manifest import forms
+from dcd.manifest.data_object import DataObject, OneOf, attribute, many, one, optional, some
 from dcd.manifest.values import SIZE, size_bytes
 
 Action = Literal["create", "delete", "preserve"]
 
 
 class Size(DataObject, tag="size"):
-    """How big the surrounding element is, and where it begins."""
+    """The size and the first sector of the surrounding element."""
 
     val: str = attribute("The size with its unit (b, kb, mb, gb, tb, secs).", form=SIZE)
     start_sector: int | None = attribute(
-        "The first sector; without it, the next free one.",
-        default=None,
-        minimum=0,
-        maximum=2**54,
+        "The first sector (by default the next free one).", default=None, minimum=0, maximum=2**54
     )
 
     @property
@@ -58,35 +26,39 @@ class Size(DataObject, tag="size"):
 class Format(DataObject, tag="format"):
     """The file system, or swap space, made in a partition."""
 
-    type: Literal["ext4", "xfs", "btrfs", "vfat", "swap"] = attribute("What is made.")
-    label: str | None = attribute("Its label.", default=None, form=LINE)
+    type: Literal["ext4", "xfs", "btrfs", "vfat", "swap"] = attribute("The kind.")
+    label: str | None = attribute("Its label.", default=None, form=forms.LINE)
     uuid: str | None = attribute(
-        "Its UUID (vfat: XXXX-XXXX); without it, one that is derived from the disk's id.",
+        "Its UUID (vfat: XXXX-XXXX); by default derived from the disk's id.",
         default=None,
-        form=VOLUME_UUID,
+        form=forms.VOLUME_UUID,
     )
     mountpoint: str | None = attribute(
-        "Where the installed system mounts it.", default=None, form=MOUNTPOINT
+        "Its mountpoint in the installed system.", default=None, form=forms.MOUNTPOINT
     )
-    options: str = attribute("Mount options in fstab.", default="defaults", form=MOUNT_OPTIONS)
+    options: str = attribute(
+        "Mount options in fstab.", default="defaults", form=forms.MOUNT_OPTIONS
+    )
 
 
 class DiskName(DataObject, tag="disk_name"):
     """A disk of the host, by name."""
 
-    name: str = attribute("The name.", form=LINE)
+    name: str = attribute("The name.", form=forms.LINE)
     name_type: Literal["ctd", "volid", "devpath", "devid", "receptacle", "wwn"] = attribute(
-        "What kind of name it is.", default="ctd"
+        "The kind of name.", default="ctd"
     )
 
 
 class DiskProp(DataObject, tag="disk_prop"):
     """The first disk of the host that has these properties."""
 
-    dev_type: str | None = attribute("Its bus: scsi, ata, usb and so on.", default=None, form=WORD)
-    dev_vendor: str | None = attribute("Its vendor.", default=None, form=LINE)
-    dev_chassis: str | None = attribute("Its chassis.", default=None, form=LINE)
-    dev_size: str | None = attribute("Its size at least.", default=None, form=SIZE)
+    dev_type: str | None = attribute(
+        "Its bus: scsi, ata, usb and so on.", default=None, form=forms.WORD
+    )
+    dev_vendor: str | None = attribute("Its vendor.", default=None, form=forms.LINE)
+    dev_chassis: str | None = attribute("Its chassis.", default=None, form=forms.LINE)
+    dev_size: str | None = attribute("Its minimum size.", default=None, form=SIZE)
 
 
 class DiskKeyword(DataObject, tag="disk_keyword"):
@@ -96,58 +68,66 @@ class DiskKeyword(DataObject, tag="disk_keyword"):
 
 
 class DiskImage(DataObject, tag="disk_image"):
-    """A disk that is a file: it is made by the build and delivered or converted."""
+    """A disk that is a file: the build makes it and delivers or converts it."""
 
-    name: str = attribute("The file's name, below the media area.", form=FILE_NAME)
+    name: str = attribute("The file's name, below the media area.", form=forms.FILE_NAME)
     size: str = attribute("The size of the disk, rounded up to full MiB.", form=SIZE)
     sector_size: Literal[512, 4096] = attribute("Bytes of a sector.", default=512)
     id: str = attribute(
         "The disk's identifier: `derived` from the distribution's name, `random`, or a UUID. Those of "
         "partitions and file systems are derived from it.",
         default="derived",
-        form=DISK_ID,
+        form=forms.DISK_ID,
     )
 
 
 class Iscsi(DataObject, tag="iscsi"):
-    """A disk reached through iSCSI. With `source="manifest"`, target_lun and target_ip are needed. Accepted
-    from manifests of the original; no checkpoint of dcd uses such a disk, or reads its secret."""
+    """A disk of an iSCSI target. `source="manifest"` needs target_lun and target_ip. Accepted for manifests
+    of the original; no checkpoint of dcd uses such a disk, or reads its secret."""
 
     SECRETS = ("chap_password",)
 
     source: Literal["manifest", "dhcp"] = attribute(
         "Whether the parameters are given here or come from DHCP.", default="manifest"
     )
-    target_name: str | None = attribute("The target's IQN.", default=None, form=ISCSI_NAME)
+    target_name: str | None = attribute("The target's IQN.", default=None, form=forms.ISCSI_NAME)
     target_lun: str | None = attribute(
-        "The logical unit's number.", default=None, form=LOGICAL_UNIT
+        "The logical unit's number.", default=None, form=forms.LOGICAL_UNIT
     )
     target_port: int | None = attribute(
         "The portal's TCP port.", default=None, minimum=1, maximum=65535
     )
-    target_ip: str | None = attribute("The portal's address.", default=None, form=HOST_OR_ADDRESS)
-    initiator_name: str | None = attribute("The initiator's IQN.", default=None, form=ISCSI_NAME)
-    chap_name: str | None = attribute("The CHAP user.", default=None, form=CHAP_NAME)
+    target_ip: str | None = attribute(
+        "The portal's address.", default=None, form=forms.HOST_OR_ADDRESS
+    )
+    initiator_name: str | None = attribute(
+        "The initiator's IQN.", default=None, form=forms.ISCSI_NAME
+    )
+    chap_name: str | None = attribute("The CHAP user.", default=None, form=forms.CHAP_NAME)
     chap_password: str | None = attribute(
-        "The CHAP secret itself: it is stored with the manifest.", default=None, form=CHAP_SECRET
+        "The CHAP secret itself, which is stored with the manifest.",
+        default=None,
+        form=forms.CHAP_SECRET,
     )
     chap_password_file: str | None = attribute(
-        "A file that holds the CHAP secret.", default=None, form=HOST_PATH
+        "A file with the CHAP secret.", default=None, form=forms.HOST_PATH
     )
     chap_password_env: str | None = attribute(
-        "A variable that holds the CHAP secret.", default=None, form=IDENTIFIER
+        "A variable with the CHAP secret.", default=None, form=forms.IDENTIFIER
     )
 
 
 class Slice(DataObject, tag="slice", content=(optional(Size),)):
     """A slice of a disk or of an MBR partition."""
 
-    name: str = attribute("The slice's number.", form=NUMBER)
-    action: Action = attribute("What happens to it.", default="create")
-    force: bool = attribute("Create it even when it exists.", default=False)
-    in_zpool: str | None = attribute("The pool that it belongs to.", default=None, form=ZFS_NAME)
+    name: str = attribute("The slice's number.", form=forms.NUMBER)
+    action: Action = attribute("The action for it.", default="create")
+    force: bool = attribute("Create it even if it exists.", default=False)
+    in_zpool: str | None = attribute(
+        "The pool that it belongs to.", default=None, form=forms.ZFS_NAME
+    )
     in_vdev: str | None = attribute(
-        "The vdev of the pool that it belongs to.", default=None, form=ZFS_NAME
+        "The vdev that it belongs to.", default=None, form=forms.ZFS_NAME
     )
     is_swap: bool = attribute("It is swap space.", default=False)
 
@@ -157,33 +137,39 @@ class Partition(
 ):
     """A partition of a disk with an MBR."""
 
-    name: str = attribute("The partition's number.", default="", form=NUMBER)
+    name: str = attribute("The partition's number.", default="", form=forms.NUMBER)
     action: Literal["create", "delete", "preserve", "use_existing_solaris2"] = attribute(
-        "What happens to it.", default="create"
+        "The action for it.", default="create"
     )
-    part_type: str = attribute("The partition type's number.", default="191", form=NUMBER)
-    in_zpool: str | None = attribute("The pool that it belongs to.", default=None, form=ZFS_NAME)
+    part_type: str = attribute("The partition type's number.", default="191", form=forms.NUMBER)
+    in_zpool: str | None = attribute(
+        "The pool that it belongs to.", default=None, form=forms.ZFS_NAME
+    )
     in_vdev: str | None = attribute(
-        "The vdev of the pool that it belongs to.", default=None, form=ZFS_NAME
+        "The vdev that it belongs to.", default=None, form=forms.ZFS_NAME
     )
 
 
 class GptPartition(DataObject, tag="gpt_partition", content=(optional(Size), optional(Format))):
-    """A partition of a disk with a GUID partition table. Without a size it takes the rest of the disk."""
+    """A partition of a disk with a GUID partition table; without a size, the rest of the disk."""
 
-    name: str = attribute("The partition's number.", form=NUMBER)
-    action: Action = attribute("What happens to it.", default="create")
-    force: bool = attribute("Create it even when it exists.", default=False)
-    in_zpool: str | None = attribute("The pool that it belongs to.", default=None, form=ZFS_NAME)
+    name: str = attribute("The partition's number.", form=forms.NUMBER)
+    action: Action = attribute("The action for it.", default="create")
+    force: bool = attribute("Create it even if it exists.", default=False)
+    in_zpool: str | None = attribute(
+        "The pool that it belongs to.", default=None, form=forms.ZFS_NAME
+    )
     in_vdev: str | None = attribute(
-        "The vdev of the pool that it belongs to.", default=None, form=ZFS_NAME
+        "The vdev that it belongs to.", default=None, form=forms.ZFS_NAME
     )
     part_type: str = attribute(
         "The type: `solaris`, `bios_boot`, `esp`, `linux`, `swap`, or a GUID in braces.",
         default="solaris",
-        form=GPT_TYPE,
+        form=forms.GPT_TYPE,
     )
-    label: str | None = attribute("The partition's name in the table.", default=None, form=LINE)
+    label: str | None = attribute(
+        "The partition's name in the table.", default=None, form=forms.LINE
+    )
 
 
 class Disk(
@@ -197,13 +183,13 @@ class Disk(
         OneOf((many(GptPartition), many(Partition), many(Slice))),
     ),
 ):
-    """A disk and how it is divided."""
+    """A disk and its partitions."""
 
     in_zpool: str | None = attribute(
-        "The pool that the whole disk belongs to.", default=None, form=ZFS_NAME
+        "The pool of the whole disk.", default=None, form=forms.ZFS_NAME
     )
     in_vdev: str | None = attribute(
-        "The vdev of the pool that it belongs to.", default=None, form=ZFS_NAME
+        "The vdev that it belongs to.", default=None, form=forms.ZFS_NAME
     )
     whole_disk: bool = attribute("Give the whole disk to ZFS.", default=False)
 
@@ -211,8 +197,8 @@ class Disk(
 class Option(DataObject, tag="option"):
     """A property of a pool or dataset and its value."""
 
-    name: str = attribute("The property.", form=ZFS_NAME)
-    value: str = attribute("The value.", form=PROPERTY_VALUE)
+    name: str = attribute("The property.", form=forms.ZFS_NAME)
+    value: str = attribute("The value.", form=forms.PROPERTY_VALUE)
 
 
 class Options(DataObject, tag="options", content=(some(Option),)):
@@ -230,7 +216,7 @@ class DatasetOptions(DataObject, tag="dataset_options", content=(some(Option),))
 class Vdev(DataObject, tag="vdev"):
     """A group of devices of a pool. Its name matches their `in_vdev`."""
 
-    name: str = attribute("The group's name.", form=ZFS_NAME)
+    name: str = attribute("The group's name.", form=forms.ZFS_NAME)
     redundancy: Literal[
         "mirror",
         "raidz",
@@ -242,32 +228,32 @@ class Vdev(DataObject, tag="vdev"):
         "cache",
         "logmirror",
         "none",
-    ] = attribute("How the devices share the data.", default="mirror")
+    ] = attribute("The redundancy of the devices.", default="mirror")
 
 
 class Filesystem(DataObject, tag="filesystem", content=(optional(Options),)):
     """A ZFS file system."""
 
-    name: str = attribute("Its name below the pool (or a path, with in_be).", form=DATASET)
-    action: Action = attribute("What happens to it.", default="create")
-    mountpoint: str | None = attribute("Where it is mounted.", default=None, form=ZFS_MOUNTPOINT)
+    name: str = attribute("Its name below the pool (or a path, with in_be).", form=forms.DATASET)
+    action: Action = attribute("The action for it.", default="create")
+    mountpoint: str | None = attribute("Its mountpoint.", default=None, form=forms.ZFS_MOUNTPOINT)
     in_be: bool = attribute("It belongs to the boot environment.", default=False)
 
 
 class Zvol(DataObject, tag="zvol", content=(optional(Options), one(Size))):
     """A ZFS volume."""
 
-    name: str = attribute("Its name below the pool.", form=DATASET)
+    name: str = attribute("Its name below the pool.", form=forms.DATASET)
     action: Literal["create", "delete", "preserve", "use_existing"] = attribute(
-        "What happens to it.", default="create"
+        "The action for it.", default="create"
     )
-    use: Literal["none", "swap", "dump"] = attribute("What it is for.", default="none")
+    use: Literal["none", "swap", "dump"] = attribute("Its purpose.", default="none")
 
 
 class BE(DataObject, tag="be", content=(optional(Options),)):
     """The boot environment that is created."""
 
-    name: str = attribute("Its name.", form=ZFS_NAME)
+    name: str = attribute("Its name.", form=forms.ZFS_NAME)
 
 
 class Zpool(
@@ -284,26 +270,26 @@ class Zpool(
 ):
     """A ZFS pool."""
 
-    name: str = attribute("Its name.", form=ZFS_NAME)
+    name: str = attribute("Its name.", form=forms.ZFS_NAME)
     action: Literal["create", "delete", "preserve", "use_existing"] = attribute(
-        "What happens to it.", default="create"
+        "The action for it.", default="create"
     )
     is_root: bool = attribute("It holds the system.", default=False)
     mountpoint: str | None = attribute(
-        "Where its top dataset is mounted.", default=None, form=ZFS_MOUNTPOINT
+        "The mountpoint of its top dataset.", default=None, form=forms.ZFS_MOUNTPOINT
     )
 
 
 class Logical(DataObject, tag="logical", content=(many(Zpool),)):
-    """What is made of the disks: pools and datasets."""
+    """The pools and datasets on the disks."""
 
     noswap: bool = attribute("Make no swap volume.", default=False)
     nodump: bool = attribute("Make no dump volume.", default=False)
 
 
 class Target(DataObject, tag="target", content=(many(Disk), optional(Logical))):
-    """Where the image goes: disks, and pools with their datasets."""
+    """The disks of the image, and pools with their datasets."""
 
     name: str = attribute(
-        "A name for it; `desired` in the original's manifests.", default="", form=LINE
+        "A name for it; `desired` in the original's manifests.", default="", form=forms.LINE
     )

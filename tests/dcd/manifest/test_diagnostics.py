@@ -73,7 +73,7 @@ CASES = [
         ('timeout="5"', 'timeout="soon"'),
         (5, 31),
         "timeout='soon' of <boot_mods> is not a whole number",
-        "Seconds before the default entry starts by itself.",
+        "Seconds before the default entry starts.",
         "",
     ),
     (
@@ -87,7 +87,7 @@ CASES = [
         ('default_entry="true"', 'default_entry="yes"'),
         (6, 21),
         "default_entry='yes' of <boot_entry> is not true or false",
-        "Start this entry when nobody chooses.",
+        "Start this entry by default.",
         'default_entry="true"',
     ),
     (
@@ -264,7 +264,7 @@ CASES = [
         ("${hostname}", "${hostnam}"),
         (25, 9),
         "there is no parameter 'hostnam'",
-        "$${ stands for",
+        "$${ means",
         "${hostname}",
     ),
     (

@@ -17,7 +17,8 @@ from dcd.manifest.data_object import DataObject, OneOf, fields_of
 from dcd.manifest.doc import DataObjectCache, checkpoints_of
 from dcd.manifest.fields import Field
 from dcd.manifest.objects import BUILTIN, DC, BootMods, Distro, Execution
-from dcd.manifest.schema import classes_below, inside
+from dcd.manifest.registry import particles_of
+from dcd.manifest.schema import classes_below
 from dcd.manifest.values import BadValue, choices, optional_of
 from dcd.planning.epoch import choose_epoch
 from dcd.planning.ingredients import ingredients
@@ -90,7 +91,9 @@ def path_to(wanted: type[DataObject]) -> list[type[DataObject]]:
         way = ways.pop(0)
         if way[-1] is wanted:
             return way
-        ways += [[*way, particle.of] for particle in inside(way[-1]) if particle.of not in way]
+        ways += [
+            [*way, particle.of] for particle in particles_of(way[-1]) if particle.of not in way
+        ]
     raise AssertionError(f"{wanted} stands nowhere")
 
 
@@ -249,6 +252,6 @@ def test_the_list_names_only_what_there_is() -> None:
 
 def test_content_of_the_grammar_is_reached() -> None:
     """Every class stands somewhere below the root, those of alternatives too."""
-    reached = {particle.of for cls in classes_below(DC) for particle in inside(cls)}
+    reached = {particle.of for cls in classes_below(DC) for particle in particles_of(cls)}
     assert reached == {cls for cls in classes_below(DC) if cls is not DC}
     assert any(isinstance(content, OneOf) for cls in reached for content in cls.CONTENT)

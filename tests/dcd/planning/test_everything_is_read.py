@@ -36,7 +36,8 @@ from dcd.manifest.objects import (
     Target,
     VmIm,
 )
-from dcd.manifest.schema import classes_below, inside
+from dcd.manifest.registry import particles_of
+from dcd.manifest.schema import classes_below
 from dcd.planning.load import load
 from dcd.planning.readiness import examine
 from dcd.planning.unused import UNREAD
@@ -119,7 +120,7 @@ def below_unread() -> set[type[DataObject]]:
 
 @cache
 def holds(parent: type[DataObject], cls: type[DataObject]) -> bool:
-    return any(particle.of is cls for particle in inside(parent))
+    return any(particle.of is cls for particle in particles_of(parent))
 
 
 def unread_fields() -> set[tuple[type[DataObject], str]]:
@@ -144,7 +145,7 @@ def test_every_element_is_read_where_it_stands_or_listed_as_unread() -> None:
         f"{cls.TAG} in {parent.TAG}"
         for parent in classes_below(DC)
         if parent not in below_unread() and not issubclass(parent, tuple(ANYWHERE - {VmIm}))
-        for cls in (particle.of for particle in inside(parent))
+        for cls in (particle.of for particle in particles_of(parent))
         if cls not in below_unread() | ANYWHERE
         and not any({cls.__name__, parent.__name__} <= each.classes for each in modules())
         and len([each for each in classes_below(DC) if holds(each, cls)]) > 1
