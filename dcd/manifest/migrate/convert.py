@@ -1,8 +1,8 @@
 """From a `distribution` manifest to one in the vocabulary of the Caiman Unified Design.
 
-The result is a manifest that validates, with the checkpoints' names kept. What could not be carried over is
-listed, each with its place in the old manifest, and stands in the result as comments. Pure: the texts of the
-manifest and of its defaults file go in, a text comes out.
+The result is a valid manifest with the same names of checkpoints. Parts without a counterpart are listed,
+each with its place in the old manifest, and become comments of the result. Pure: from the texts of the
+manifest and of its defaults file to a text.
 """
 
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ _CUSTOM = ("dcd/checkpoints/custom_script", "CustomScript")
 
 @dataclass(frozen=True, slots=True)
 class Migrated:
-    """The new manifest as XML text, and what of the old one could not be carried over."""
+    """The new manifest as XML text, and the parts of the old one without a counterpart."""
 
     text: str
     left: tuple[Diagnostic, ...]
@@ -39,13 +39,13 @@ class Migrated:
 
 def migrate(text: str, path: str, defaults: str | None = None) -> Migrated:
     """Convert a manifest. `path` names it in places; `defaults` is the text of its defaults file. Raises
-    ManifestError when one of them is not what it should be."""
+    ManifestError for a text that is no such file."""
     reader = read_old(text, path, defaults)
     root = etree.Element("dc")
     name = reader.attribute_of(reader.root, "name") or ""
     fitting = fitting_name(name)
     if fitting != name:
-        reader.note(reader.root, f"the name {name!r} cannot name a volume; it is {fitting!r} now")
+        reader.note(reader.root, f"the name {name!r} cannot name a volume; it is now {fitting!r}")
     distro = add(root, "distro", name=fitting)
     scripts = scripts_of(reader)
     virtual = reader.find("vmimg_params")
@@ -65,7 +65,7 @@ def migrate(text: str, path: str, defaults: str | None = None) -> Migrated:
 
 
 def _execution(reader: Reader, distro: Element, scripts: list[Script]) -> None:
-    """The checkpoints, and what belongs to them: software before them, configurations after."""
+    """The checkpoints with their software before them and their configurations after them."""
     kind = kind_of(reader, scripts)
     execution = etree.Element("execution")
     execution.set("stop_on_error", _flags(reader))
@@ -88,7 +88,7 @@ def _flags(reader: Reader) -> str:
     flags = "distro_constr_params/distro_constr_flags"
     enabled = reader.find(f"{flags}/checkpoint_enable")
     if enabled is not None and reader.text_of(enabled).lower() in ("false", "0"):
-        reader.note(enabled, "checkpoints cannot be switched off; each leaves a layer")
+        reader.note(enabled, "checkpoints cannot be switched off; each makes a layer")
     stop = (reader.text(f"{flags}/stop_on_error") or "true").lower()
     return "false" if stop in ("false", "0") else "true"
 
@@ -116,9 +116,9 @@ def _checkpoint(
             software.boot_archive(reader, distro, script.name)
             reader.note(
                 script.element,
-                f"{script.name} copies what its software lists; the script also copied everything below etc "
-                "and var that is no regular file, and made tmp, proc and mnt in the boot archive",
-                "list what of these is needed in the software, or make it in a CustomScript",
+                f"{script.name} copies the files in its software; the script also copied everything below "
+                "etc and var that is no regular file, and made tmp, proc and mnt in the boot archive",
+                "add the needed ones to the software, or make them in a CustomScript",
             )
         case "archive":
             arguments = software.archive_arguments(reader)
@@ -141,7 +141,7 @@ def _compression(reader: Reader, script: Script) -> Arguments:
     explicit = reader.find("img_params/live_img_compression")
     if given and explicit is not None and given[0] != live:
         reader.note(
-            explicit, f"{live} compressed only a part of the image; all of it is {given[0]} now"
+            explicit, f"{live} compressed only a part of the image; all of it is now {given[0]}"
         )
     sort = None
     for pair in reader.each("key_value_pairs/pair"):
@@ -156,9 +156,9 @@ def _custom(reader: Reader, execution: Element, script: Script) -> None:
     add(element, "args", command(script))
     reader.note(
         script.element,
-        f"{script.name} still runs {script.path}, which can no longer ask for values of the manifest: its "
+        f"{script.name} still runs {script.path}, which can no longer query values of the manifest: its "
         "first argument is empty",
-        "have it take what it needs from its own arguments",
+        "pass the values as arguments of the script",
     )
 
 
@@ -167,8 +167,8 @@ def _part(reader: Reader, script: Script, scripts: list[Script], kind: str) -> N
     chief = next(each for each in scripts if each.main and each.role == script.role)
     reader.note(
         script.element,
-        f"{script.name} ({script.path}) is a part of {chief.name} now: {_constructor(script.role, kind)[1]}",
-        "put what you had changed in the script into a CustomScript",
+        f"{script.name} ({script.path}) is now a part of {chief.name}: {_constructor(script.role, kind)[1]}",
+        "move your changes of the script into a CustomScript",
     )
     _unknown(reader, script)
 
@@ -215,7 +215,7 @@ def _add_checkpoint(
 def _remarks(path: str, left: tuple[Diagnostic, ...]) -> list[str]:
     lines = [f"Converted by dcctl migrate from {PurePosixPath(path).name}."]
     if left:
-        lines[0] += " What follows could not be carried over as it was:"
+        lines[0] += " These parts have no exact counterpart:"
     for found in left:
         where = f"line {found.line}: " if found.line else ""
         lines.append(

@@ -21,6 +21,6 @@ def add(parent: Element, tag: str, text: str | None = None, /, **attributes: str
 
 
 def comment(text: str) -> Element:
-    """A comment; what XML forbids in one is spaced out."""
+    """A comment; spaces separate hyphens, as XML requires."""
     safe = re.sub(r"-(?=-)|-$", "- ", text)
     return etree.Comment(f" {safe.strip()} ")

@@ -1,9 +1,10 @@
-"""What an old manifest says about the image beside its software: where it is built, boot menu, accounts,
-profiles of services. Pure."""
+"""The parts of an old manifest about the image except its software: build area, boot menu, accounts, profiles
+of services. Pure."""
 
 import re
 
 from dcd.manifest.data_object import Element
+from dcd.manifest.inputs import IN_IMAGE
 from dcd.manifest.migrate.elements import add
 from dcd.manifest.migrate.reader import Reader
 
@@ -13,7 +14,6 @@ _PROFILES = "distro_constr_params/output_image/boot_archive/smf_service_profile/
 _KERNEL = re.compile(r"kernel\$?\s+(?P<path>\S+)\s*(?P<arguments>.*)")
 _STANDARD_KERNEL = re.compile(r"/platform/i86pc/kernel/(\$ISADIR/|amd64/)?unix")
 _STANDARD_MODULE = re.compile(r"module\$?\s+/platform/i86pc/((\$ISADIR|amd64)/)?boot_archive")
-_IN_IMAGE = ("/etc/svc/", "/lib/svc/", "/var/svc/")
 
 
 def target(reader: Reader, distro: Element) -> None:
@@ -22,7 +22,7 @@ def target(reader: Reader, distro: Element) -> None:
     if area.startswith("/"):
         reader.note(
             reader.find("distro_constr_params/build_area"),
-            f"the build area is the directory {area}; builds are kept in the daemon's state directory",
+            f"the build area is the directory {area}; builds are in the daemon's state directory",
         )
         return
     pool, _, dataset = area.partition("/")
@@ -34,7 +34,7 @@ def target(reader: Reader, distro: Element) -> None:
 
 
 def media(reader: Reader, distro: Element) -> None:
-    """The image on media: its boot menu and its greatest size."""
+    """The image on media: its boot menu and its maximum size."""
     medium = add(add(add(distro, "distro_spec"), "img_params"), "media_im")
     for menu in _MENUS:
         if reader.find(menu) is not None:
@@ -68,18 +68,20 @@ def users(reader: Reader, distro: Element, checkpoint: str) -> None:
             if text:
                 add(user, "password", text, hashed="true" if hashed else None)
             else:
-                reader.leave(password, f"the account {name} had no password, which is not possible")
+                reader.leave(
+                    password, f"the account {name} had no password, which is not supported"
+                )
 
 
 def profiles(reader: Reader, distro: Element, checkpoint: str) -> None:
-    """The profiles of services, in the order in which they are applied."""
+    """The profiles of services, in the order of their application."""
     sources = [reader.text("img_params/netservices_SMF_profile")]
     if reader.find("img_params/netservices_SMF_profile") is None:
-        sources = []  # the default's place has been taken by the list below
+        sources = []  # the list below replaces the default
     for element in reader.each(_PROFILES):
         path = reader.attribute_of(element, "path") or ""
         from_host = reader.attribute_of(element, "use_build_sys_file") == "true"
-        if not from_host and not path.startswith(_IN_IMAGE):
+        if not from_host and not path.startswith(IN_IMAGE):
             path = f"{{PKG_IMAGE_PATH}}{path}"
         sources.append(path)
     for source in dict.fromkeys(filter(None, sources)):
@@ -107,13 +109,13 @@ def _boot_menu(reader: Reader, medium: Element, old: str) -> None:
             _menu_line(reader, entry, line)
         if position not in (None, "0"):
             reader.note(
-                element, f"the entry's position {position} in the menu; it is at the end now"
+                element, f"the entry's position {position} in the menu; it is now at the end"
             )
         chosen = None if is_default else chosen
     if default is not None and chosen is not None:
         reader.note(
             default,
-            f"the default entry is number {chosen} of the menu, which is not one of the manifest's",
+            f"the default entry is number {chosen} of the menu, which is no entry of the manifest",
             'mark an entry with default_entry="true"',
         )
 

@@ -1,19 +1,17 @@
-"""The original's VM constructor: six scripts that drove VirtualBox, and the checkpoints in their place.
+"""The original's VM constructor: six scripts that controlled VirtualBox, and their replacements.
 
-What the scripts were told is in `vm_im`, in the target, or in a checkpoint's arguments; VirtualBox is not
-asked any more. Where the original let VirtualBox choose (controller, network adapter), what its OpenSolaris
-guests had is written out. Pure.
+The scripts' arguments become parts of `vm_im`, of the target, or arguments of checkpoints. For the choices
+that the original left to VirtualBox (controller, network adapter), the result has those of its OpenSolaris
+guests. Pure.
 """
-
-from pathlib import PurePosixPath
 
 from dcd.manifest.data_object import Element
 from dcd.manifest.migrate.elements import Arguments, add
 from dcd.manifest.migrate.reader import Reader
-from dcd.manifest.migrate.scripts import Script
+from dcd.manifest.migrate.scripts import Script, stem_of
 
 _EXPORTS = {"export_esx": ("esx", "vmdk"), "export_ovf": ("ovf", "ova")}
-"""What the exporting scripts had to be told, and the format that they made."""
+"""The argument of the exporting scripts, and their format."""
 
 _SYSTEMS = {"opensolaris": "OpenSolaris_64", "opensolaris_64": "OpenSolaris_64"}
 _ORIGINAL_MANIFEST = "default"
@@ -33,7 +31,7 @@ def virtual_machine(reader: Reader, distro: Element, scripts: list[Script]) -> N
     )
     for script in scripts:
         if script.role in ("vm-convert", "vm-ova") and script.main:
-            word, format_ = _EXPORTS[_stem(script)]
+            word, format_ = _EXPORTS[stem_of(script.path)]
             add(vm, "vm_format", type=format_)
             if script.arguments[:1] not in ((), (word,)):
                 reader.note(
@@ -55,7 +53,7 @@ def installation(reader: Reader, scripts: list[Script]) -> Arguments:
         reader.note(
             _script(scripts, "prepare_ai_image").element,
             f"the manifest {answers} of the automated installer",
-            "make installer media that have it",
+            "make installer media with it",
         )
     return {"medium": medium, "memory_mb": memory}
 
@@ -66,34 +64,30 @@ def _remarks(
     if system == "opensolaris":
         reader.note(
             _script(scripts, "create_vm").element,
-            "the machine had 32 bits; it has 64 now",
+            "the machine had 32 bits; it now has 64",
             "systems of 32 bits run in it too",
         )
     if virtualization:
         reader.note(
             _script(scripts, "post_install_vm_config").element,
-            f"VT-x/AMD-V was to be {virtualization}; whether it is used is found out wherever a guest runs",
+            f"VT-x/AMD-V was {virtualization}; dcd uses it for a guest where the host has it",
         )
     for script in scripts:
         if script.role == "vm-install" and script.main:
             reader.note(
                 script.element,
-                f"{script.name} follows its guest by what the installer of dcd says on the serial console, "
-                "which an automated installer (AI) does not",
-                "use media with DebianInstaller, or a checkpoint of your own in its place",
+                f"{script.name} reads the messages of dcd's installer on the serial console; an automated "
+                "installer (AI) sends none",
+                "use media with DebianInstaller, or replace it by your own checkpoint",
             )
 
 
 def _arguments(scripts: list[Script], stem: str, count: int) -> tuple[str | None, ...]:
-    """The arguments of one of the scripts, as many as it had; None for what is not given."""
-    found = [script for script in scripts if script.role and _stem(script) == stem]
+    """The `count` arguments of a script; None for a missing one."""
+    found = [script for script in scripts if script.role and stem_of(script.path) == stem]
     given = found[0].arguments if found else ()
     return (*given, *[None] * count)[:count]
 
 
 def _script(scripts: list[Script], stem: str) -> Script:
-    return next(script for script in scripts if script.role and _stem(script) == stem)
-
-
-def _stem(script: Script) -> str:
-    return PurePosixPath(script.path).name.removesuffix(".py")
+    return next(script for script in scripts if script.role and stem_of(script.path) == stem)

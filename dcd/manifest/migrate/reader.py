@@ -1,10 +1,9 @@
-"""Reading a `distribution` manifest so that nothing in it goes unnoticed.
+"""Reading a `distribution` manifest without losing any part of it.
 
-Whoever converts a part asks the reader for it. What was asked for counts as carried over, unless it is left
-with a reason; what nobody asked for is found at the end. So every text and attribute of the old manifest is
-in the new one or in the list of what could not be carried. Values that the manifest does not give come from
-its defaults file, which is another XML file of the original's; they were never written by anybody, so they
-are in neither. Pure.
+The functions that convert a part read it through the reader, which marks it as carried over, unless it is
+left out with a reason; at the end the reader lists the unread parts. So every text and attribute of the old
+manifest is in the new one or in the list of parts without a counterpart. Missing values come from the
+defaults file, another XML file of the original; the list does not contain its values. Pure.
 """
 
 from collections.abc import Iterator
@@ -19,15 +18,15 @@ _CONTAINERS = {
     "boot_archive", "distro_constr_flags", "finalizer", "grub_menu_modifications", "img_params",
     "key_value_pairs", "output_image", "packages",
 }  # fmt: skip
-"""Elements that say nothing when nothing is in them."""
+"""Elements without a meaning when they are empty."""
 
 _TEXT = ""
-"""What stands for an element's text among the names of its attributes."""
+"""Means an element's text among the names of its attributes."""
 
 
 @dataclass(slots=True)
 class Reader:
-    """An old manifest, the defaults for it, and what has been asked for."""
+    """An old manifest, its defaults, and the parts read so far."""
 
     source: Source
     defaults: dict[str, str] = field(default_factory=dict)
@@ -72,31 +71,30 @@ class Reader:
         return None if value is None else value.strip()
 
     def carried(self, element: Element) -> None:
-        """Say that all of an element, and all in it, is in the result."""
+        """Mark an element and all of its content as carried over."""
         for found in element.iter("*"):
             self._asked.add((found, _TEXT))
             self._asked.update((found, str(name)) for name in found.attrib)
 
     def leave(self, element: Element, message: str, suggestion: str = "") -> None:
-        """Say that an element, and all in it, cannot be carried over, and why."""
+        """Report that an element and all of its content has no counterpart, and why."""
         self.carried(element)
         self.note(element, message, suggestion)
 
     def note(self, element: Element | None, message: str, suggestion: str = "") -> None:
-        """Say something about the result that whoever uses it has to know."""
+        """Report something about the result that its user must know."""
         where = None if element is None else self.source.origin(element)
         self.left.append(warning(where, message, "", suggestion))
 
     def unasked(self) -> Iterator[Diagnostic]:
-        """What nobody has asked for."""
+        """Yield a warning for each unread part."""
         for element in self.source.elements():
             for name in map(str, element.attrib):
                 if (element, name) not in self._asked:
                     yield self._lost(element, f'{name}="{element.get(name)}" of <{element.tag}>')
             text = " ".join((element.text or "").split())
             alone = not (len(element) or element.attrib or element.tag in _CONTAINERS)
-            says_something = bool(text) or alone
-            if says_something and (element, _TEXT) not in self._asked:
+            if (text or alone) and (element, _TEXT) not in self._asked:
                 yield self._lost(element, f"<{element.tag}>{text}</{element.tag}>")
 
     def _lost(self, element: Element, what: str) -> Diagnostic:
@@ -104,22 +102,20 @@ class Reader:
 
 
 def read_old(text: str, path: str, defaults: str | None) -> Reader:
-    """A reader of the manifest and its defaults file. Raises ManifestError for what is not one."""
+    """A reader of the manifest and its defaults file. Raises ManifestError for a text that is neither."""
     source = read(text, path, LIMITS)
     if source.root.tag != ROOT:
+        is_new = source.root.tag == "dc"
         what = (
-            "is a manifest of the Caiman Unified Design already" if source.root.tag == "dc" else ""
+            "is already a manifest of the Caiman Unified Design" if is_new else "is not a manifest"
         )
-        raise ManifestError(
-            [
-                error(
-                    source.origin(source.root),
-                    f"<{source.root.tag}> {what or 'is not a manifest'}",
-                    f"Manifests from before the Caiman Unified Design have the root element <{ROOT}>.",
-                    "use it as it is" if what else "",
-                )
-            ]
+        fault = error(
+            source.origin(source.root),
+            f"<{source.root.tag}> {what}",
+            f"Manifests from before the Caiman Unified Design have the root element <{ROOT}>.",
+            "use it unchanged" if is_new else "",
         )
+        raise ManifestError([fault])
     return Reader(source, {} if defaults is None else _defaults(defaults))
 
 
@@ -131,6 +127,6 @@ def _defaults(text: str) -> dict[str, str]:
     return {
         element.get("nodepath", "").strip(): (element.text or "").strip().strip('"')
         for element in source.root.iter("default")
-        # The others name code of the original that made up a value.
+        # The other elements name code of the original that makes a value.
         if element.get("from") == "value"
     }

@@ -1,8 +1,8 @@
 """Finalizer scripts of old manifests, and the checkpoints that replaced them.
 
-The redesign put several scripts into one checkpoint; that one then keeps the name of the script that does
-most of it, and the others are named as being part of it. A script that is not the original's own becomes a
-`CustomScript` that calls it as the original did: with five standard arguments, then its own. Pure.
+The redesign combined several scripts in one checkpoint, which keeps the name of the main script; the others
+are reported as parts of it. A script that is not the original's own becomes a `CustomScript` that calls it as
+the original did: with five standard arguments, then its own. Pure.
 """
 
 import re
@@ -16,7 +16,7 @@ from dcd.manifest.migrate.reader import Reader
 from dcd.manifest.values import BadValue
 
 OURS = "/usr/share/distro_const/"
-"""Where the original's own scripts were."""
+"""The directory of the original's own scripts."""
 
 _CHECKPOINTS = "solaris_install/distro_const/checkpoints"
 _VM = "dcd/checkpoints/vm"
@@ -37,7 +37,7 @@ ROLES = {
     "vm-convert": (f"{_VM}/convert", "Convert"),
     "vm-ova": (f"{_VM}/ova", "CreateOVA"),
 }
-"""The constructor of the checkpoint that has a role."""
+"""The constructor of the checkpoint for each role."""
 
 _MAIN = {
     "im_pop": "transfer",
@@ -64,7 +64,7 @@ _PARTS = {
     "prepare_ai_image": "vm-install",
 }
 _PREFIX = re.compile(r"(slimcd|tm|ai)_(?P<of>.*)")
-"""Scripts that did for one kind of image what another did for all."""
+"""Scripts for one kind of image, each a variant of another script."""
 
 _KINDS = (
     ("LiveCD", re.compile(r"slim_?cd|^\.?livecd$")),
@@ -82,7 +82,7 @@ _TAKES = {
     "export_esx": 1,
     "export_ovf": 1,
 }
-"""How many arguments the scripts of the VM constructor had, which are understood by their places."""
+"""The number of arguments of the scripts of the VM constructor, which are positional."""
 
 _QUOTED = re.compile(r'"([^"]*)"|(\S+)')
 
@@ -102,7 +102,7 @@ class Script:
 
 
 def scripts_of(reader: Reader) -> list[Script]:
-    """All finalizer scripts, in order, each with a name that no other has."""
+    """All finalizer scripts, in order, with unique names."""
     found: list[Script] = []
     names = _Names(reader)
     for element in reader.each("distro_constr_params/output_image/finalizer/script"):
@@ -117,7 +117,7 @@ def scripts_of(reader: Reader) -> list[Script]:
         found.append(
             Script(
                 element,
-                names.unique(element, name or _stem(path)),
+                names.unique(element, name or stem_of(path)),
                 message,
                 path,
                 tuple(quoted or bare for quoted, bare in _QUOTED.findall(words)),
@@ -133,7 +133,7 @@ def scripts_of(reader: Reader) -> list[Script]:
 
 
 def kind_of(reader: Reader, scripts: list[Script]) -> str:
-    """The kind of image that the scripts make, as the names of classes have it."""
+    """The kind of image that the scripts make, as in the names of classes."""
     words = [word for script in scripts for word in (script.path, *script.arguments)]
     for kind, pattern in _KINDS:
         if any(pattern.search(word) for word in words):
@@ -143,23 +143,23 @@ def kind_of(reader: Reader, scripts: list[Script]) -> str:
     ):
         reader.note(
             None,
-            "the kind of image cannot be seen from its scripts; Text is assumed",
+            "the scripts do not show the kind of image; Text is assumed",
             "for another kind, replace Text in the names of classes by LiveCD or AI",
         )
     return "Text"
 
 
 def command(script: Script) -> str:
-    """The shell line that calls a script as the original did. Its first argument was a socket to ask for
-    values of the manifest, which is no more."""
+    """The shell line that calls a script as the original did. Its first argument was a socket for queries of
+    values of the manifest, which does not exist any more."""
     standard = "'' {PKG_IMAGE_PATH} {TMP_DIR} {BOOT_ARCHIVE} {MEDIA_DIR}"
     own = [shlex.quote(argument) for argument in script.arguments]
     return " ".join([shlex.quote(script.path), standard, *own])
 
 
 def unknown_arguments(script: Script) -> list[str]:
-    """The arguments of one of the original's scripts that mean nothing to its replacement."""
-    stem = _stem(script.path)
+    """The arguments of a script of the original that its replacement does not have."""
+    stem = stem_of(script.path)
     if stem in _TAKES:
         return list(script.arguments[_TAKES[stem] :])
     return [each for each in script.arguments if not _KNOWN_ARGUMENTS.fullmatch(each)]
@@ -168,17 +168,18 @@ def unknown_arguments(script: Script) -> list[str]:
 def _role(path: str) -> str | None:
     if not path.startswith(OURS):
         return None
-    stem = _stem(path)
+    stem = stem_of(path)
     special = _PREFIX.fullmatch(stem)
     return _MAIN.get(stem) or _PARTS.get(stem) or (_MAIN.get(special["of"]) if special else None)
 
 
-def _stem(path: str) -> str:
+def stem_of(path: str) -> str:
+    """The name of a script without its directory and `.py`."""
     return PurePosixPath(path).name.removesuffix(".py")
 
 
 def _is_main(script: Script) -> bool:
-    return _stem(script.path) in _MAIN
+    return stem_of(script.path) in _MAIN
 
 
 class _Names:
@@ -189,7 +190,7 @@ class _Names:
         self._next: dict[str, int] = {}
 
     def unique(self, element: Element, name: str) -> str:
-        """The name, or one like it that fits and is not taken; a difference is noted."""
+        """The name, or a similar one that is valid and unused; reports a difference."""
         fitting = name
         try:
             CHECKPOINT_NAME.check(name)
@@ -201,5 +202,5 @@ class _Names:
             candidate = f"{fitting}-{self._next[fitting]}"
         self._next[candidate] = 1
         if candidate != name:
-            self._reader.note(element, f"the checkpoint {name!r} is named {candidate!r} now")
+            self._reader.note(element, f"the checkpoint {name!r} is now named {candidate!r}")
         return candidate

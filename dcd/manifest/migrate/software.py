@@ -1,4 +1,4 @@
-"""What an old manifest transfers: publishers and packages, and the boot archive's contents. Pure."""
+"""The software of an old manifest: publishers and packages, and the boot archive's contents. Pure."""
 
 from collections.abc import Iterable
 
@@ -22,7 +22,7 @@ def transfer(reader: Reader, distro: Element, checkpoint: str) -> None:
     if software.find("source") is None:
         reader.note(
             reader.find("img_params"),
-            "no publisher is named, so there is nowhere to install from",
+            "no publisher is named, so there is no source of packages",
             '<source><publisher name="..."><origin name="..."/></publisher></source>',
         )
     for action, path in (("install", "packages"), ("uninstall", "post_install_remove_packages")):
@@ -31,8 +31,8 @@ def transfer(reader: Reader, distro: Element, checkpoint: str) -> None:
 
 
 def post_install(reader: Reader, distro: Element, checkpoint: str) -> bool:
-    """The software of the checkpoint that sets the publishers of an installed system, and whether the
-    manifest asks for one."""
+    """Add the software of the checkpoint that sets the publishers of an installed system, if the manifest
+    names any. Returns whether it does."""
     software = add(distro, "software", name=checkpoint, type="IPS")
     destination = add(software, "destination")
     add(destination, "image", img_root="{PKG_IMAGE_PATH}", action="use_existing")
@@ -52,7 +52,7 @@ def boot_archive(reader: Reader, distro: Element, checkpoint: str) -> None:
     excluded: dict[str, None] = {}
     for names, tag in ((included, "base_include"), (excluded, "base_exclude")):
         for element in reader.each(f"{_CONTENTS}/{tag}"):
-            reader.attribute_of(element, "type")  # a copy sees for itself what is a directory
+            reader.attribute_of(element, "type")  # a copy itself recognises directories
             names[reader.text_of(element)] = None
     for place in (_CONTENTS, _ARCHIVE):
         for element in reader.each(f"{place}/adjustment"):
@@ -69,9 +69,7 @@ def archive_arguments(reader: Reader) -> Arguments:
     """The arguments of the checkpoint that packs the boot archive."""
     kind = reader.attribute(f"{_ARCHIVE}/compression", "type")
     level = reader.attribute(f"{_ARCHIVE}/compression", "level")
-    by_file = (
-        kind == "dcfs"
-    )  # on SPARC each file is compressed by itself, which goes without saying
+    by_file = kind == "dcfs"  # on SPARC, where each file is always compressed separately
     plain = [
         reader.text_of(element)
         for element in reader.each(f"{_CONTENTS}/base_include")

@@ -292,7 +292,7 @@ def test_the_virtual_machine_is_what_its_scripts_were_told() -> None:
     assert [found.type for found in formats] == ["vmdk", "ova"]
     (disk,) = loaded.doc.volatile.get_descendants(class_type=DiskImage)
     assert (disk.name, disk.size) == ("old.raw", "16000mb")
-    assert "VT-x/AMD-V was to be on" in told(migrated)
+    assert "VT-x/AMD-V was on" in told(migrated)
 
 
 def test_the_virtual_machines_scripts_become_its_checkpoints() -> None:
@@ -307,7 +307,7 @@ def test_the_virtual_machines_scripts_become_its_checkpoints() -> None:
     (install,) = (spec for spec in checkpoints_of(loaded.doc) if spec.name == "install-vm")
     assert install.kwargs == {"medium": "/export/ai.iso", "memory_mb": "1536"}
     assert "prepare-image (" in told(migrated)
-    assert "install-vm follows its guest by what the installer of dcd says" in told(migrated)
+    assert "install-vm reads the messages of dcd's installer" in told(migrated)
 
 
 def test_what_of_a_virtual_machine_has_no_counterpart_is_told() -> None:
@@ -356,7 +356,7 @@ def test_a_name_that_cannot_name_a_volume_and_names_that_cannot_name_checkpoints
     )
     loaded, migrated = result(text)
     assert list(constructors(loaded)) == ["two-words", "x", "x-2"]
-    assert "'two words' is named 'two-words' now" in told(migrated)
+    assert "'two words' is now named 'two-words'" in told(migrated)
     assert "cannot name a volume" in told(migrated)
 
 
@@ -403,7 +403,7 @@ def test_what_the_script_of_the_boot_archive_copied_beside_files_is_told() -> No
 @pytest.mark.parametrize(
     ("text", "defaults", "message"),
     [
-        ("<dc/>", None, "is a manifest of the Caiman Unified Design already"),
+        ("<dc/>", None, "is already a manifest of the Caiman Unified Design"),
         ("<service_bundle/>", None, "is not a manifest"),
         ("<distribution", None, "not well-formed"),
         (old(POP), "<dc/>", "is not a file of defaults"),
