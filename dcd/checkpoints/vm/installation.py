@@ -23,7 +23,7 @@ from statemachine.errors import CheckpointError
 SUCCESS = f"{SAYS}installed "
 
 _FAILED = Trouble(
-    f"{SAYS}failed while",
+    (f"{SAYS}failed while",),
     "the installation in the guest failed",
     "the console's last lines say at which step and why; the whole console is in the evidence of the"
     " attempt",

@@ -1,25 +1,23 @@
 """bhyve as hypervisor, on illumos.
 
-**Never run on an illumos machine**: written from its manual pages, tested with stand-ins for the programs.
+**Never run on an illumos machine**: written from the manual pages, tested with substitutes for the programs.
 
-One bhyve process a guest, its console on the process's standard streams. bhyve reads raw images only and
-keeps nothing apart, so a guest boots from a copy. There is no picture of its screen. The virtual machine
-in the kernel, which outlives the process, is destroyed before and after.
+There is one bhyve process per guest, with the console on its standard streams. bhyve reads only raw images
+and cannot discard writes, so a guest boots from a copy. There are no screenshots. The kernel's virtual
+machine outlives the process, so it is destroyed before and after.
 Source: bhyve(8), bhyvectl(8) of illumos; the firmware that OmniOS and SmartOS install.
 """
 
 import contextlib
 import shutil
 import socket
-import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from dcd.platform.child import running
 from dcd.platform.hypervisor.interface import Attachment, Drive, Firmware, Guest, GuestSpec
-from dcd.platform.hypervisor.private_copy import copy_image
-from dcd.platform.hypervisor.serial import SerialConsole
-from statemachine.errors import CheckpointError, Unprepared
-from store.host import tools
+from dcd.platform.hypervisor.serial import SerialGuest
+from statemachine.errors import Unprepared
 from store.host.process import BASE_ENVIRONMENT, run
 
 PROGRAM, CONTROL = "bhyve", "bhyvectl"
@@ -31,7 +29,7 @@ _FIRMWARE: dict[Firmware, tuple[str, ...]] = {
     "bios": ("BHYVE_RELEASE_CSM.fd", "BHYVE_CSM.fd"),
     "uefi": ("BHYVE_RELEASE.fd", "BHYVE.fd"),
 }
-"""File names, the first that exists counts. BIOS is a compatibility module of the UEFI firmware."""
+"""File names; the first existing one is used. BIOS is a compatibility module of the UEFI firmware."""
 
 _DEVICES: dict[Attachment, str] = {
     "virtio": "virtio-blk",
@@ -73,16 +71,11 @@ class Bhyve:
             stderr = stack.enter_context(errors.open("wb"))
             self._destroy(spec)
             stack.callback(self._destroy, spec)
-            end = peer.fileno()
-            try:
-                process = subprocess.Popen(
-                    argv, env=self._environment, stdin=end, stdout=end, stderr=stderr
-                )
-            except OSError as error:
-                raise tools.cannot_start(error) from error
-            stack.callback(_end, process)
+            stack.enter_context(
+                running(argv, env=self._environment, stdin=peer, stdout=peer, stderr=stderr)
+            )
             peer.close()
-            yield _BhyveGuest(SerialConsole(console, log), process)
+            yield SerialGuest(console, log)
 
     def _command(self, spec: GuestSpec, directory: Path) -> list[str]:
         argv = [PROGRAM, "-H", "-c", str(spec.cpus), "-m", f"{spec.memory_mb}M"]
@@ -103,36 +96,12 @@ class Bhyve:
         )
 
     def _destroy(self, spec: GuestSpec) -> None:
-        # It fails when there is none, which is as well.
+        # It fails when there is none.
         run([CONTROL, "--destroy", f"--vm={spec.name}"], env=self._environment, ok=range(256))
-
-
-class _BhyveGuest:
-    """A running guest, as `Guest`."""
-
-    def __init__(self, console: SerialConsole, process: "subprocess.Popen[bytes]") -> None:
-        self.read_console = console.read
-        self.write_console = console.write
-        self._process = process
-
-    def firmware_says_unbootable(self) -> bool:
-        return False
-
-    def stopped_reason(self) -> str:
-        return ""
-
-    def screenshot(self, png: Path) -> None:
-        raise CheckpointError("bhyve makes no pictures of its guests' screens")
 
 
 def _own(drive: Drive, directory: Path) -> Path:
     """The image that the guest may write to."""
     if drive.writable or drive.attachment == "cdrom":
         return drive.image.absolute()
-    return copy_image(drive, directory.absolute() / f"{drive.image.name}.copy")
-
-
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    if process.poll() is None:
-        process.kill()
-    process.wait()
+    return drive.copy_to(directory.absolute() / f"{drive.image.name}.copy")

@@ -1,6 +1,6 @@
 """The hypervisors by name, as manifests choose one."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal, get_args
 
 from dcd.platform.hypervisor import bhyve, virtualbox
@@ -11,41 +11,39 @@ from dcd.platform.hypervisor.virtualbox import VirtualBox
 
 HypervisorName = Literal["qemu", "virtualbox", "bhyve"]
 
+_CLASSES: Mapping[HypervisorName, Callable[[Mapping[str, str]], Hypervisor]] = {
+    "qemu": Qemu,
+    "virtualbox": VirtualBox,
+    "bhyve": Bhyve,
+}
+_DEVICES: Mapping[HypervisorName, tuple[str, ...]] = {
+    "qemu": ("kvm",),
+    "virtualbox": ("vboxdrv", "vboxdrvu", "vboxnetctl"),
+    "bhyve": (),
+}
+_TOOLS: Mapping[HypervisorName, tuple[str, ...]] = {
+    "qemu": (PROGRAM, "setpriv"),
+    "virtualbox": (*virtualbox.TOOLS, "setpriv"),
+    "bhyve": bhyve.TOOLS,
+}
+
 
 def hypervisor_named(name: HypervisorName, environment: Mapping[str, str]) -> Hypervisor:
     """The hypervisor of that name; `environment` is added to that of its processes."""
-    match name:
-        case "qemu":
-            return Qemu(environment)
-        case "virtualbox":
-            return VirtualBox(environment)
-        case "bhyve":
-            return Bhyve(environment)
+    return _CLASSES[name](environment)
 
 
 def devices_of(name: HypervisorName) -> tuple[str, ...]:
-    """The devices that its guests use where the host has them, as `Needs.devices` names them."""
-    match name:
-        case "qemu":
-            return ("kvm",)
-        case "virtualbox":
-            return ("vboxdrv", "vboxdrvu", "vboxnetctl")
-        case "bhyve":
-            return ()
+    """The devices that its guests use if the host has them, as `Needs.devices` names them."""
+    return _DEVICES[name]
 
 
 def tools_of(name: HypervisorName, *, uefi: bool) -> tuple[str, ...]:
-    """The tools that guests of that hypervisor need, as `Needs.tools` names them."""
-    match name:
-        case "qemu":
-            return (PROGRAM, "setpriv", *(("ovmf",) if uefi else ()))
-        case "virtualbox":
-            return (*virtualbox.TOOLS, "setpriv")
-        case "bhyve":
-            return bhyve.TOOLS
+    """The tools that its guests need, as `Needs.tools` names them."""
+    return (*_TOOLS[name], "ovmf") if uefi and name == "qemu" else _TOOLS[name]
 
 
 def all_tools() -> tuple[str, ...]:
-    """What guests of any of them may need."""
+    """The tools that guests of any of them may need."""
     names: tuple[HypervisorName, ...] = get_args(HypervisorName)
     return tuple(dict.fromkeys(tool for name in names for tool in tools_of(name, uefi=True)))

@@ -1,9 +1,9 @@
-"""Reading a guest's serial console: what was printed, what it means, how it ends.
+"""Reading a guest's serial console.
 
-`ConsoleText` turns the byte stream into text a person would have read: escape sequences and control
-characters gone, whatever the borders of the chunks. `wait_for` follows a guest until a marker is
-printed, and says at once, in a person's words, when waiting any longer is useless: panic, emergency
-shell, a boot loader that fell back to its prompt, firmware that found nothing to boot.
+`ConsoleText` turns the byte stream into the text that a person sees: without escape sequences and control
+characters, even those split across chunks. `wait_for` follows a guest until it prints a marker, and reports
+as soon as further waiting is useless: a panic, an emergency shell, the prompt of a boot loader, firmware that
+found nothing to boot.
 """
 
 import codecs
@@ -29,12 +29,12 @@ _LONGEST_SEQUENCE_BYTES = 4096
 
 
 KEPT_CHARACTERS = 2 * 1024 * 1024
-"""So much of the beginning of a console is kept, and at least so much of its end."""
+"""Length of the beginning of a console that is kept, and the minimum length of its end."""
 
 
 class ConsoleText:
-    """The text of a console so far: all of it, or of a guest that prints without end its beginning and its
-    end. What lies between is only in the console log."""
+    """The text of a console so far. Of a very long one, only the beginning and the end are kept; the console
+    log has all of it."""
 
     def __init__(self) -> None:
         self._head = io.StringIO()
@@ -45,13 +45,13 @@ class ConsoleText:
 
     @property
     def text(self) -> str:
-        """The text, with a line in the place of what is not kept."""
+        """The text, with a line in place of an omitted part."""
         head, end = self._head.getvalue(), self._older + self._newer.getvalue()
         left_out = self._length - len(head) - len(end)
         return f"{head}\n[{left_out} characters left out]\n{end}" if left_out else head + end
 
     def feed(self, chunk: bytes) -> str:
-        """Add what came over the wire; returns what it adds to the text."""
+        """Add received bytes; returns the text that they add."""
         raw = self._pending + chunk
         self._pending = b""
         unfinished = _UNFINISHED.search(raw)
@@ -75,78 +75,67 @@ class ConsoleText:
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """A sign on the console that the boot has failed, and what a person should do about it."""
+    """Signs on the console that the boot has failed, and the remedy."""
 
-    sign: str
+    signs: tuple[str, ...]
     brief: str
     resolution: str
 
 
 TROUBLES = (
     Trouble(
-        "Kernel panic - not syncing",
+        ("Kernel panic - not syncing",),
         "the guest's kernel panicked",
-        "the reason is in the console log, just above the panic; with too little memory for the"
-        " image raise memory_mb",
+        "the console log has the reason just above the panic; if the memory is too small for the image,"
+        " raise memory_mb",
     ),
     Trouble(
-        "Unable to find a medium containing a live file system",
-        "the guest did not find the medium it was booted from",
+        ("Unable to find a medium containing a live file system",),
+        "the guest did not find the medium from which it was booted",
         "the image's kernel or initramfs lacks a driver for the medium's controller, or /live of the"
         " medium lacks the compressed file system",
     ),
     Trouble(
-        "Dropping to a shell!",
+        ("Dropping to a shell!",),
         "the guest's initramfs did not find its root file system",
         "check the root= argument in the boot menu and the drivers in the initramfs",
     ),
     Trouble(
-        "(initramfs)",
+        ("(initramfs)",),
         "the guest stopped in the initramfs's shell",
-        "the console log says what was missing; for a live image the initramfs needs live-boot",
+        "the console log shows what was missing; for a live image the initramfs needs live-boot",
     ),
     Trouble(
-        "You are in emergency mode",
+        ("You are in emergency mode", "Cannot open access to console, the root account is locked"),
         "the guest stopped in emergency mode",
         "a unit that the boot depends on failed, often a file system in /etc/fstab; the console log"
         " names it",
     ),
     Trouble(
-        "Cannot open access to console, the root account is locked",
-        "the guest stopped in emergency mode",
-        "a unit that the boot depends on failed, often a file system in /etc/fstab; the console log"
-        " names it",
-    ),
-    Trouble(
-        "grub rescue>",
+        ("grub rescue>",),
         "GRUB did not find its files on the medium",
         "the boot loader's directory boot/grub is missing from the medium",
     ),
     Trouble(
-        "Press any key to continue...",
-        "GRUB could not load what the boot menu names",
+        ("Press any key to continue...",),
+        "GRUB could not load a file that the boot menu names",
         "check that the kernel and the initramfs are in the boot archive",
     ),
     Trouble(
-        "\ngrub>",
+        ("\ngrub>",),
         "GRUB showed its prompt instead of a menu",
         "boot/grub/grub.cfg is missing from the medium: run a boot menu checkpoint before",
     ),
     Trouble(
-        "UEFI Interactive Shell",
-        "the UEFI firmware found nothing to boot",
-        "the medium has no EFI system partition with EFI/BOOT/BOOTX64.EFI",
-    ),
-    Trouble(
-        "BdsDxe: No bootable option or device was found",
+        ("UEFI Interactive Shell", "BdsDxe: No bootable option or device was found"),
         "the UEFI firmware found nothing to boot",
         "the medium has no EFI system partition with EFI/BOOT/BOOTX64.EFI",
     ),
 )
-"""Checked in this order; the first that is printed decides."""
+"""Checked in this order; the first one with a printed sign counts."""
 
 _UNBOOTABLE = Trouble(
-    "",
+    (),
     "the firmware found nothing to boot",
     "the medium has no boot record for this firmware",
 )
@@ -154,27 +143,25 @@ _UNBOOTABLE = Trouble(
 TAIL_LINES = 25
 
 LAST_WORDS_SECONDS = 3.0
-"""How long a guest in trouble is listened to at most: the reason often comes after the sign."""
+"""Time limit for reading on after a sign of trouble: the reason often follows the sign."""
 
 _SILENCE_SECONDS = 0.5
 
 
 class GuestTrouble(CheckpointError):
-    """A guest that will not come to its marker. `details` end with the last lines of the console."""
+    """A guest that cannot reach its marker. `details` end with the last lines of the console."""
 
 
 class GuestStuck(GuestTrouble):
-    """A guest that its accelerator does not run any more: it is silent for too long, or the hypervisor
-    says so."""
+    """A guest that its accelerator no longer runs: it is silent for too long, or the hypervisor reports
+    it."""
 
 
 def _trouble(
     brief: str, console: ConsoleText, resolution: str, kind: type[GuestTrouble] = GuestTrouble
 ) -> GuestTrouble:
     tail = console.tail(TAIL_LINES)
-    details = (
-        f"the console's last lines:\n{tail}" if tail else "nothing came over the serial console"
-    )
+    details = f"the console's last lines:\n{tail}" if tail else "the serial console is empty"
     return kind(brief, details, resolution)
 
 
@@ -191,17 +178,18 @@ def wait_for(
 ) -> float:
     """Follow the guest until `marker` is printed; returns the seconds it took.
 
-    Only what is printed from now on counts; it is added to `console`. `on_text` is called with each
-    piece of it, and `silence_seconds` for how long the guest may be silent where it is.
+    Only new output counts; it is added to `console`. `on_text` is called with each piece of it;
+    `silence_seconds` returns how long the guest may be silent at present.
 
     Raises `GuestTrouble` when the guest ends, shows a sign of one of the `troubles`, or has not printed the
-    marker in time, `GuestStuck` when it has printed nothing at all for `silence_seconds` or the hypervisor
-    met an instruction that it cannot run, and `CheckpointError` when `stopped` says so.
+    marker in time, `GuestStuck` when it has been silent for `silence_seconds` or the hypervisor cannot run
+    an instruction, and `CheckpointError` when `stopped` returns True.
     """
     begun = heard = time.monotonic()
     recent = ""
-    # A sign that began in one chunk may end in the next.
-    overlap = max(len(sign) for sign in (marker, *(trouble.sign for trouble in troubles)))
+    # A sign that begins in one chunk may end in the next.
+    signs = [sign for trouble in troubles for sign in trouble.signs]
+    overlap = max(map(len, (marker, *signs)))
     while True:
         chunk = guest.read_console(poll_seconds)
         elapsed = time.monotonic() - begun
@@ -214,7 +202,7 @@ def wait_for(
             if marker in printed:
                 return elapsed
             for trouble in troubles:
-                if trouble.sign in printed:
+                if any(sign in printed for sign in trouble.signs):
                     _read_on(guest, console)
                     raise _trouble(trouble.brief, console, trouble.resolution)
         if stopped():
@@ -223,7 +211,7 @@ def wait_for(
             raise _trouble(
                 "the guest switched itself off or reset before it printed the marker",
                 console,
-                f"the console log shows how far it came; the marker is {marker!r}",
+                f"the console log shows how far it got; the marker is {marker!r}",
             )
         if not chunk and guest.firmware_says_unbootable():
             raise _trouble(_UNBOOTABLE.brief, console, _UNBOOTABLE.resolution)
@@ -241,18 +229,18 @@ def wait_for(
 
 
 def _stopped(reason: str, console: ConsoleText) -> GuestTrouble:
-    """What a guest that its hypervisor stopped ends with."""
+    """The error for a guest that its hypervisor stopped."""
     return _trouble(
         f"the hypervisor stopped the guest: {reason}",
         console,
-        "the host's accelerator or storage is at fault: see whether the state directory's file system is"
-        ' full, and try accelerator "tcg"',
+        "the host's accelerator or storage is at fault: check whether the state directory's file system"
+        ' is full, and try accelerator "tcg"',
         GuestStuck if reason == "internal-error" else GuestTrouble,
     )
 
 
 def _read_on(guest: Guest, console: ConsoleText) -> None:
-    """Add what the guest still has to say, until it is silent."""
+    """Add further output until the guest is silent."""
     until = time.monotonic() + LAST_WORDS_SECONDS
     while time.monotonic() < until and (chunk := guest.read_console(_SILENCE_SECONDS)):
         console.feed(chunk)

@@ -1,11 +1,9 @@
-"""What a hypervisor promises.
+"""The contract of a hypervisor.
 
-A *guest* is one virtual machine with a lifetime: `Hypervisor.guest` is a context manager that starts
-it and, whatever happens inside, leaves no process of it behind. The guest has no network. Its serial
-console is read and written through the `Guest`; what was read of it is also in `GuestSpec.console_log`,
-written as it comes, so the log is there when the reader dies.
-All methods block and belong to the thread that opened the guest; several guests may run side by side
-in several threads.
+A *guest* is one virtual machine: `Hypervisor.guest` is a context manager that starts it and never leaves a
+process of it behind. The guest has no network. Its serial console is read and written through the `Guest`;
+`GuestSpec.console_log` receives the output as soon as it is read, so the log survives its reader. All methods
+block and belong to the thread that opened the guest; several guests may run in several threads.
 """
 
 from contextlib import AbstractContextManager
@@ -13,22 +11,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+from dcd.platform.copying import copy_into
 from dcd.platform.iscsi.interface import Export
 
 Firmware = Literal["bios", "uefi"]
 Accelerator = Literal["kvm", "hvf", "tcg"]
-"""Linux's, macOS' and QEMU's own, which is emulation. Hypervisors of one way to run guests ignore it."""
+"""The accelerators of Linux and macOS, and QEMU's emulation. VirtualBox and bhyve ignore it."""
 
 Attachment = Literal["cdrom", "usb", "virtio", "scsi", "sata", "nvme", "ide"]
-"""How the guest sees an image: as a CD, a USB stick, or a disk on one of the controllers."""
+"""The form in which the guest sees an image: a CD, a USB stick, or a disk on one of the controllers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Drive:
-    """An image and how it is attached. `format` is QEMU's name of it (`raw`, `qcow2`, ...). Nothing
-    is written to the image unless it is `writable`: what the guest writes is thrown away. With a
-    `length` the image is that many bytes of the file from `offset` on. `sector_size` is the bytes of
-    a sector that the guest sees."""
+    """An image and its attachment. `format` is QEMU's name for it (`raw`, `qcow2`, ...). Unless it is
+    `writable`, the guest's writes are discarded. With a `length`, the image is that number of bytes of the
+    file from `offset` on. `sector_size` is the sector size, in bytes, that the guest sees."""
 
     image: Path
     attachment: Attachment
@@ -37,6 +35,14 @@ class Drive:
     offset: int = 0
     length: int | None = None
     sector_size: int = 512
+
+    def copy_to(self, target: Path) -> Path:
+        """Copy the image to the new file `target`, holes included, and return its path. Raises OSError."""
+        end = self.image.stat().st_size if self.length is None else self.offset + self.length
+        with target.open("wb") as copy:
+            copy.truncate(end - self.offset)
+        copy_into(self.image, target, 0, begin=self.offset, end=end)
+        return target
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +58,8 @@ class NetworkDisk:
 
 @dataclass(frozen=True, slots=True)
 class GuestSpec:
-    """One guest. It boots from the first of its `drives`. `name` shows in process lists.
-    `network_disks` come after the drives; of the hypervisors only QEMU is an initiator."""
+    """One guest. It boots from the first of its `drives`. `name` appears in process lists.
+    `network_disks` follow the drives; only QEMU is an initiator."""
 
     name: str
     firmware: Firmware
@@ -69,8 +75,8 @@ class Guest(Protocol):
     """A running guest."""
 
     def read_console(self, wait_seconds: float) -> bytes | None:
-        """What came over the serial console since the last call, as soon as there is anything;
-        b"" when nothing came in time, None when the guest has ended."""
+        """The output of the serial console since the last call, as soon as there is any; b"" when there
+        is none in time, None when the guest has ended."""
         ...
 
     def write_console(self, text: bytes) -> None:
@@ -82,19 +88,19 @@ class Guest(Protocol):
         ...
 
     def stopped_reason(self) -> str:
-        """Why the hypervisor no longer runs the guest, in its own term (QEMU's `RunState`, such as
-        `internal-error`); empty while it runs, has ended, or where the hypervisor does not say."""
+        """The reason why the hypervisor stopped the guest, in its own term (QEMU's `RunState`, such as
+        `internal-error`); "" while the guest runs, after its end, or if the hypervisor does not report it."""
         ...
 
     def screenshot(self, png: Path) -> None:
-        """Write what the guest's screen shows as a PNG file. Raises `CheckpointError` when the guest
-        has ended, or the hypervisor cannot."""
+        """Write a screenshot as a PNG file. Raises `CheckpointError` when the guest has ended, or the
+        hypervisor makes none."""
         ...
 
 
 class Hypervisor(Protocol):
-    """A way to run guests on this host. `formats` are those of `Drive.format` that it reads, and
-    `attachments` what it can attach a drive as."""
+    """A way to run guests on this host. `formats` are the readable values of `Drive.format`, and
+    `attachments` the possible ones of `Drive.attachment`."""
 
     name: str
     formats: frozenset[str]
@@ -102,5 +108,5 @@ class Hypervisor(Protocol):
 
     def guest(self, spec: GuestSpec, directory: Path) -> AbstractContextManager[Guest]:
         """Run a guest for the duration of the context, with `directory` for its own files. Raises
-        `Unprepared` when the host lacks something, `CheckpointError` when it does not start."""
+        `Unprepared` when the host lacks a requirement, `CheckpointError` when the guest does not start."""
         ...

@@ -1,10 +1,10 @@
 """Whether KVM works on this host, proven by running a guest in it.
 
-`/dev/kvm` can be there, open, accept a machine, and never execute it (nested virtualization that is
-half there), or the process aborts at the first model-specific register. So a guest is run: a boot
-sector of nine bytes that reports through QEMU's debug-exit device. Only its answer counts. A guest
-that has not answered in `LIMIT_SECONDS` is killed; under emulation the same one answers in a tenth of
-a second. The verdict holds as long as this process, hence at most until the host boots again.
+`/dev/kvm` can exist, open, accept a machine, and never execute it (incomplete nested virtualization), or the
+process can abort at the first model-specific register. So the probe runs a guest: a boot sector of nine bytes
+that reports through QEMU's debug-exit device. Only its answer counts. A guest without an answer within
+`LIMIT_SECONDS` is killed; under emulation it answers in a tenth of a second. The verdict is valid for the
+life of this process, hence at most until the host reboots.
 """
 
 import functools
@@ -34,7 +34,7 @@ _EXIT_STATUS = _ANSWER << 1 | 1
 
 @dataclass(frozen=True, slots=True)
 class KvmVerdict:
-    """Whether guests run under KVM, and what that was concluded from, in words."""
+    """Whether guests run under KVM, and the reason for people."""
 
     usable: bool
     reason: str
@@ -42,7 +42,7 @@ class KvmVerdict:
 
 @functools.cache
 def probe_kvm() -> KvmVerdict:
-    """Run the guest, once a process. Takes at most `LIMIT_SECONDS` and a little."""
+    """Run the guest, once per process. Takes little more than `LIMIT_SECONDS` at most."""
     device = Path("/dev/kvm")
     if not device.exists():
         return KvmVerdict(False, "there is no /dev/kvm")
@@ -59,7 +59,7 @@ def run_probe_guest(
         sector.write(_BOOT_SECTOR)
         sector.flush()
         argv = [
-            # Where KVM is half there QEMU aborts: that is an answer, not worth a core file.
+            # With an incomplete KVM QEMU aborts, which is an answer and needs no core file.
             *("prlimit", "--core=0", "setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64"),
             *("-no-user-config", "-nodefaults", "-display", "none", "-machine", "pc"),
             *("-accel", accelerator, "-cpu", cpu, "-m", "32"),
@@ -81,12 +81,11 @@ def run_probe_guest(
             return KvmVerdict(False, f"{error.filename} cannot be started: {error.strerror}")
     if ended.returncode == _EXIT_STATUS:
         return KvmVerdict(True, "a tiny guest ran and answered")
-    if ended.returncode < 0:  # an assertion: its text tells only QEMU's developers something
+    if ended.returncode < 0:  # An assertion, whose text helps only QEMU's developers.
         number = signal.Signals(-ended.returncode).name
         return KvmVerdict(False, f"QEMU ended with {number} instead of running a tiny guest")
-    said = ended.stderr.decode("utf-8", "replace").strip().splitlines()
+    lines = ended.stderr.decode("utf-8", "replace").strip().splitlines()
+    last = f": {lines[-1]}" if lines else ""
     return KvmVerdict(
-        False,
-        f"QEMU ended with status {ended.returncode} instead of running a tiny guest"
-        + (f": {said[-1]}" if said else ""),
+        False, f"QEMU ended with status {ended.returncode} instead of running a tiny guest{last}"
     )

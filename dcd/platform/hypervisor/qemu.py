@@ -1,9 +1,9 @@
 """QEMU as hypervisor.
 
-One QEMU process a guest, in the caller's process group, killed when its context ends and, by the
-kernel, when the thread that started it dies. Console and control are socket pairs of which QEMU
-inherits one end: no port, no path, nothing to clean up. No user configuration of QEMU is read and
-no network card is made. Tested with QEMU 7.2; screenshots need 7.1.
+There is one QEMU process per guest, in the caller's process group, killed when its context ends and, by the
+kernel, when the thread that started it ends. Console and control are socket pairs of which QEMU inherits one
+end, so there is no port, no path and nothing to clean up. QEMU reads no user configuration and the guest has
+no network card. Tested with QEMU 7.2; screenshots need 7.1.
 Source: qemu-system-x86_64(1); QEMU's docs/interop/firmware.json for finding UEFI firmware.
 """
 
@@ -14,9 +14,11 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Iterator, Mapping
+from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO, get_args
 
+from dcd.platform.child import DIES_WITH_CALLER, running
 from dcd.platform.hypervisor.interface import (
     Accelerator,
     Attachment,
@@ -26,27 +28,25 @@ from dcd.platform.hypervisor.interface import (
     NetworkDisk,
 )
 from dcd.platform.hypervisor.qmp import Qmp
-from dcd.platform.hypervisor.serial import SerialConsole
+from dcd.platform.hypervisor.serial import SerialGuest
 from dcd.platform.iscsi.interface import Export
 from statemachine.errors import CheckpointError, Unprepared
-from store.host import tools
 from store.host.process import BASE_ENVIRONMENT
 
 PROGRAM = "qemu-system-x86_64"
 
 FIRMWARE_DIRECTORIES = (Path("/etc/qemu/firmware"), Path("/usr/share/qemu/firmware"))
-"""Where firmware packages describe what they install; an earlier one outranks a later."""
+"""Directories with the descriptions of firmware packages; earlier ones take precedence."""
 
 _CPU: dict[Accelerator, str] = {
     "kvm": "host",
     "hvf": "host",
-    # Half the features of `max`, so fewer alternatives are patched and less is emulated: it boots
-    # faster.
+    # Half the features of `max`: less code is patched and emulated, so a guest boots faster.
     "tcg": "qemu64",
 }
 
 _DEVICES: dict[Attachment, tuple[str, ...]] = {
-    # Not q35's own AHCI port: kernels for clouds have no driver for it.
+    # Not q35's own AHCI port, for which cloud kernels have no driver.
     "cdrom": ("virtio-scsi-pci,id={bus}", "scsi-cd,bus={bus}.0"),
     "usb": ("qemu-xhci,id={bus}", "usb-storage,bus={bus}.0,removable=on"),
     "virtio": ("virtio-blk-pci",),
@@ -55,13 +55,13 @@ _DEVICES: dict[Attachment, tuple[str, ...]] = {
     "nvme": ("nvme,serial={bus}",),
     "ide": ("ide-hd",),
 }
-"""What attaches a drive; the last device takes it."""
+"""The devices of each attachment; the last one takes the drive."""
 
 _UNBOOTABLE = b"No bootable device"
 _DEBUG_BYTES = 1024 * 1024
 
 _STOPPED = frozenset({"internal-error", "io-error", "guest-panicked"})
-"""States in which QEMU keeps a guest that does not run on by itself. Source: qapi/run-state.json."""
+"""States of a guest that does not continue by itself. Source: qapi/run-state.json."""
 
 
 class Qemu:
@@ -88,7 +88,7 @@ class Qemu:
                 argv += _network_disk_arguments(disk, number, secrets[-1])
             console, console_peer = (stack.enter_context(end) for end in socket.socketpair())
             control, control_peer = (stack.enter_context(end) for end in socket.socketpair())
-            # Not QEMU's own log of it: that lacks what the guest printed just before it was killed.
+            # QEMU's own log would lack the output just before the guest is killed.
             log = stack.enter_context(spec.console_log.open("wb", buffering=0))
             debug = directory / "firmware.log"
             argv += [
@@ -101,44 +101,53 @@ class Qemu:
                 *("-device", "isa-debugcon,iobase=0x402,chardev=debug"),
             ]
             errors = directory / "qemu.log"
-            # `snapshot=on` keeps what the guest writes in TMPDIR.
-            environment = {**self._environment, "TMPDIR": os.fspath(directory.absolute())}
-            process = _start(argv, (console_peer, control_peer, *secrets), errors, environment)
-            stack.callback(_end, process)
+            process = stack.enter_context(
+                running(
+                    (*DIES_WITH_CALLER, PROGRAM, *argv),
+                    # `snapshot=on` keeps the guest's writes in TMPDIR.
+                    env={**self._environment, "TMPDIR": os.fspath(directory.absolute())},
+                    stdin=subprocess.DEVNULL,
+                    stdout=stack.enter_context(errors.open("wb")),
+                    stderr=subprocess.STDOUT,
+                    pass_fds=[
+                        console_peer.fileno(),
+                        control_peer.fileno(),
+                        *(one.fileno() for one in secrets),
+                    ],
+                )
+            )
             console_peer.close()
             control_peer.close()
             monitor = stack.enter_context(contextlib.closing(Qmp(control)))
             try:
                 monitor.command("query-status")
             except CheckpointError as error:
-                _end(process)
-                said = errors.read_text("utf-8", "replace").strip()
-                raise CheckpointError("QEMU did not start the guest", said or str(error)) from error
-            yield _QemuGuest(SerialConsole(console, log), monitor, debug)
+                process.kill()
+                process.wait()
+                output = errors.read_text("utf-8", "replace").strip() or str(error)
+                raise CheckpointError("QEMU did not start the guest", output) from error
+            yield _QemuGuest(console, log, monitor, debug)
 
 
-class _QemuGuest:
-    """A running QEMU, as `Guest`."""
-
-    def __init__(self, console: SerialConsole, monitor: Qmp, debug: Path) -> None:
-        self.read_console = console.read
-        self.write_console = console.write
+class _QemuGuest(SerialGuest):
+    def __init__(self, console: socket.socket, log: FileIO, monitor: Qmp, debug: Path) -> None:
+        super().__init__(console, log)
         self._monitor = monitor
         self._debug = debug
         self._debug_read_bytes = 0
 
     def firmware_says_unbootable(self) -> bool:
-        # What runs in the guest can write there too, without end.
+        # Programs of the guest can write to this port too, without end.
         with self._debug.open("rb") as file:
             file.seek(max(0, self._debug_read_bytes - len(_UNBOOTABLE)))
-            said = file.read(_DEBUG_BYTES)
+            new = file.read(_DEBUG_BYTES)
             self._debug_read_bytes = file.tell()
-        return _UNBOOTABLE in said
+        return _UNBOOTABLE in new
 
     def stopped_reason(self) -> str:
         try:
             status = self._monitor.command("query-status")["status"]
-        except CheckpointError:  # it has ended; the console says so
+        except CheckpointError:  # It has ended, which the console shows.
             return ""
         return str(status) if status in _STOPPED else ""
 
@@ -148,15 +157,14 @@ class _QemuGuest:
 
 def _machine_arguments(spec: GuestSpec) -> list[str]:
     # Only the old chipset has IDE ports.
-    attachments = {disk.attachment for disk in spec.drives}
-    attachments |= {disk.attachment for disk in spec.network_disks}
-    chipset = "pc" if "ide" in attachments else "q35"
+    disks: tuple[Drive | NetworkDisk, ...] = (*spec.drives, *spec.network_disks)
+    chipset = "pc" if any(disk.attachment == "ide" for disk in disks) else "q35"
     return [
         *("-name", f"{_escaped(spec.name)},debug-threads=on"),
         *("-no-user-config", "-nodefaults", "-no-reboot", "-display", "none", "-vga", "std"),
         *("-machine", chipset, "-accel", spec.accelerator, "-cpu", _CPU[spec.accelerator]),
         *("-m", str(spec.memory_mb), "-smp", str(spec.cpus)),
-        # Without a source of randomness an emulated guest waits for its interrupts to provide it.
+        # Otherwise an emulated guest waits for its interrupts to provide randomness.
         *("-device", "virtio-rng-pci"),
     ]
 
@@ -203,7 +211,7 @@ def _network_disk_arguments(disk: NetworkDisk, number: int, secret: BinaryIO) ->
 
 
 def _device_arguments(drive: Drive | NetworkDisk, number: int, more: str = "") -> list[str]:
-    """What attaches the back end of that number."""
+    """The options that attach the back end of that number."""
     *buses, device = (part.format(bus=f"bus{number}") for part in _DEVICES[drive.attachment])
     device += f",drive=drive{number},bootindex={number}{more}"
     if drive.sector_size != 512:
@@ -213,7 +221,7 @@ def _device_arguments(drive: Drive | NetworkDisk, number: int, more: str = "") -
 
 
 def _secret(export: Export) -> BinaryIO:
-    """The secret of an export, in memory, for QEMU to inherit: it is in no file and on no command line."""
+    """The secret of an export, in memory for QEMU to inherit: in no file and on no command line."""
     file = os.fdopen(os.memfd_create("chap"), "wb", buffering=0)
     file.write(export.chap.secret.encode())
     return file
@@ -243,35 +251,9 @@ def find_uefi(directories: tuple[Path, ...] = FIRMWARE_DIRECTORIES) -> tuple[Pat
                 return code, template
     raise Unprepared(
         "there is no UEFI firmware for guests on this host",
-        f"no description of any in {', '.join(map(str, directories))}",
+        f"no description of one in {', '.join(map(str, directories))}",
         "install it: apt-get install ovmf",
     )
-
-
-def _start(
-    argv: list[str],
-    inherited: tuple[socket.socket | BinaryIO, ...],
-    errors: Path,
-    environment: Mapping[str, str],
-) -> subprocess.Popen[bytes]:
-    with errors.open("wb") as log:
-        try:
-            return subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", PROGRAM, *argv],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=[end.fileno() for end in inherited],
-            )
-        except OSError as error:
-            raise tools.cannot_start(error) from error
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.kill()
-    process.wait()
 
 
 def _escaped(value: object) -> str:

@@ -1,8 +1,8 @@
 """A client of QEMU's machine protocol (QMP) over a connected socket.
 
-Speaks as much of it as a guest's owner needs: the greeting, one command at a time, events skipped.
-The socket is one end of a pair whose other end QEMU inherited, so there is no path to clash, to grow
-too long, or to leave behind. Source: QEMU's docs/interop/qmp-spec.
+It handles the greeting and one command at a time, and skips events. The socket is one end of a pair whose
+other end QEMU inherited, so there is no path to conflict, become too long, or be left behind. Source: QEMU's
+docs/interop/qmp-spec.
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Any
 from statemachine.errors import CheckpointError
 
 ANSWER_SECONDS = 60.0
-"""How long QEMU may take to answer; under emulation on a busy host it is slow at times."""
+"""Time limit for an answer: under emulation on a busy host QEMU can be slow."""
 
 
 class Qmp:
@@ -54,6 +54,6 @@ class Qmp:
         return message
 
     def close(self) -> None:
-        """Close the session; QEMU goes on."""
+        """Close the session; QEMU continues to run."""
         self._lines.close()
         self._connection.close()

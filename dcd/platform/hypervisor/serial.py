@@ -1,28 +1,30 @@
-"""A guest's serial console over a socket: read, logged as it is read, and typed on."""
+"""A guest with its serial console on a socket: what the guests of all hypervisors share."""
 
 import socket
 from io import FileIO
+from pathlib import Path
 
 from statemachine.errors import CheckpointError
 
 WRITE_SECONDS = 60.0
-"""How long a guest may take to read what is typed."""
+"""Time limit for a guest to read the typed text."""
 
 
 LOG_BYTES = 256 * 1024 * 1024
-"""How much of a console its log takes: a guest can print without end."""
+"""Size limit of a console log: a guest can print without end."""
 
 
-class SerialConsole:
-    """The owner's end of the connection. Belongs to the thread that opened the guest."""
+class SerialGuest:
+    """A running guest, as `dcd.platform.hypervisor.interface.Guest`, of a hypervisor that reports nothing
+    but the console. Belongs to the thread that opened the guest."""
 
     def __init__(self, connection: socket.socket, log: FileIO) -> None:
         self._connection = connection
         self._log = log
         self._room_bytes = LOG_BYTES
 
-    def read(self, wait_seconds: float) -> bytes | None:
-        """See `Guest.read_console`."""
+    def read_console(self, wait_seconds: float) -> bytes | None:
+        """See `Guest.read_console`. Logs what it reads."""
         self._connection.settimeout(wait_seconds)
         try:
             chunk = self._connection.recv(65536)
@@ -37,7 +39,7 @@ class SerialConsole:
                 self._log.write(b"\n[dcd: the rest is left out]\n")
         return chunk or None
 
-    def write(self, text: bytes) -> None:
+    def write_console(self, text: bytes) -> None:
         """See `Guest.write_console`."""
         self._connection.settimeout(WRITE_SECONDS)
         try:
@@ -45,6 +47,18 @@ class SerialConsole:
         except TimeoutError:
             raise CheckpointError(
                 "the guest does not read its serial console",
-                f"it took less than {len(text)} bytes in {WRITE_SECONDS:g} s",
-                "its console log says how far it came",
+                f"it read less than {len(text)} bytes in {WRITE_SECONDS:g} s",
+                "its console log shows how far it got",
             ) from None
+
+    def firmware_says_unbootable(self) -> bool:
+        """See `Guest.firmware_says_unbootable`."""
+        return False
+
+    def stopped_reason(self) -> str:
+        """See `Guest.stopped_reason`."""
+        return ""
+
+    def screenshot(self, png: Path) -> None:
+        """See `Guest.screenshot`."""
+        raise CheckpointError("this hypervisor makes no pictures of its guests' screens")

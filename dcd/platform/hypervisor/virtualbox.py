@@ -1,11 +1,11 @@
 """VirtualBox as hypervisor, through VBoxManage and VBoxHeadless. The only module that calls them.
 
-**Never run against a real VirtualBox**: written from its manual, tested with stand-ins for the programs.
+**Never run against a real VirtualBox**: written from its manual, tested with substitutes for the programs.
 
-Each guest has a VirtualBox home and service of its own below its directory, so nothing is registered
-with the user's VirtualBox and nothing stays. A guest boots from a copy of the image, which VirtualBox makes
-itself by reading the format: that is what is verified. Its firmware's verdict is only on the screen, so
-a disk without a boot record is found by the time limit. VirtualBox brings its own acceleration.
+Each guest has its own VirtualBox home and service below its directory, so nothing is registered with the
+user's VirtualBox and nothing remains. A guest boots from a copy that VirtualBox itself converts from the
+image, which verifies the format. The firmware reports a missing boot record only on the screen, so the time
+limit detects it. VirtualBox has its own acceleration.
 Source: VirtualBox 7 manual, chapter 8, "VBoxManage".
 """
 
@@ -16,13 +16,13 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
+from io import FileIO
 from pathlib import Path
 
+from dcd.platform.child import DIES_WITH_CALLER, running
 from dcd.platform.hypervisor.interface import Attachment, Drive, Guest, GuestSpec
-from dcd.platform.hypervisor.private_copy import copy_image
-from dcd.platform.hypervisor.serial import SerialConsole
+from dcd.platform.hypervisor.serial import SerialGuest
 from statemachine.errors import CheckpointError, Unprepared
-from store.host import tools
 from store.host.process import BASE_ENVIRONMENT, ToolFailed, run
 
 MANAGE, HEADLESS = "VBoxManage", "VBoxHeadless"
@@ -44,7 +44,7 @@ _CONTROLLERS: dict[Attachment, tuple[str, str]] = {
 
 
 class VirtualBox:
-    """VirtualBox, where it is installed. `environment` is added to that of its processes."""
+    """VirtualBox. `environment` is added to that of its processes."""
 
     name = "virtualbox"
     formats = frozenset({"raw", "vdi", "vmdk", "vpc", "vhdx"})
@@ -65,7 +65,7 @@ class VirtualBox:
         directory.mkdir(parents=True, exist_ok=True)
         machine = _Machine(spec, directory, self._environment)
         with contextlib.ExitStack() as stack:
-            # A socket's path is short.
+            # The path of a socket must be short.
             meeting = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dcd-")))
             listener = stack.enter_context(socket.socket(socket.AF_UNIX))
             listener.bind(os.fspath(meeting / "console"))
@@ -74,38 +74,27 @@ class VirtualBox:
             machine.define(meeting / "console")
             stack.callback(machine.forget)
             log = stack.enter_context(spec.console_log.open("wb", buffering=0))
-            stack.callback(machine.end)
-            machine.start()
+            stack.enter_context(machine.switched_on())
             try:
                 console, _ = listener.accept()
             except TimeoutError as error:
-                raise CheckpointError(
-                    "VirtualBox did not start the guest", machine.said()
-                ) from error
+                output = machine.log.read_text("utf-8", "replace").strip()
+                raise CheckpointError("VirtualBox did not start the guest", output) from error
             stack.enter_context(console)
-            yield _VirtualBoxGuest(SerialConsole(console, log), machine)
+            yield _VirtualBoxGuest(console, log, machine)
 
 
-class _VirtualBoxGuest:
-    """A running guest, as `Guest`."""
-
-    def __init__(self, console: SerialConsole, machine: "_Machine") -> None:
-        self.read_console = console.read
-        self.write_console = console.write
+class _VirtualBoxGuest(SerialGuest):
+    def __init__(self, console: socket.socket, log: FileIO, machine: "_Machine") -> None:
+        super().__init__(console, log)
         self._machine = machine
-
-    def firmware_says_unbootable(self) -> bool:
-        return False
-
-    def stopped_reason(self) -> str:
-        return ""
 
     def screenshot(self, png: Path) -> None:
         self._machine.control("screenshotpng", png.absolute())
 
 
 class _Machine:
-    """One machine as VirtualBox knows it."""
+    """One machine in VirtualBox's registry; `log` has the output of VBoxHeadless."""
 
     def __init__(self, spec: GuestSpec, directory: Path, environment: Mapping[str, str]) -> None:
         self._spec = spec
@@ -115,24 +104,22 @@ class _Machine:
             "VBOX_USER_HOME": os.fspath(self._directory / "virtualbox"),
             "VBOX_IPC_SOCKETID": f"dcd-{os.getpid()}-{spec.name}",
         }
-        self._process: subprocess.Popen[bytes] | None = None
+        self.log = self._directory / "virtualbox.log"
 
     def define(self, console: Path) -> None:
-        """Make the machine and its disks. `console` is the socket that it connects to."""
+        """Create the machine and its disks. `console` is the socket that it connects to."""
         spec = self._spec
+        boot = "dvd" if spec.drives[0].attachment == "cdrom" else "disk"
         self._manage("createvm", "--name", spec.name, "--basefolder", self._directory, "--register")
         self._manage(
             *("modifyvm", spec.name, "--memory", spec.memory_mb, "--cpus", spec.cpus),
             *("--firmware", "efi64" if spec.firmware == "uefi" else "bios"),
             *("--ioapic", "on", "--rtcuseutc", "on", "--nic1", "none", "--vram", 16),
-            *("--graphicscontroller", "vmsvga", "--boot1", "dvd" if self._has_cd() else "disk"),
+            *("--graphicscontroller", "vmsvga", "--boot1", boot),
             *("--uart1", "0x3F8", 4, "--uartmode1", "client", console),
         )
         for number, drive in enumerate(spec.drives):
             self._attach(drive, number)
-
-    def _has_cd(self) -> bool:
-        return self._spec.drives[0].attachment == "cdrom"
 
     def _attach(self, drive: Drive, number: int) -> None:
         bus, chip = _CONTROLLERS[drive.attachment]
@@ -151,59 +138,40 @@ class _Machine:
         )
 
     def _copied(self, drive: Drive, number: int) -> Path:
-        """What the guest may write to, read from the image by VirtualBox itself."""
+        """A copy that the guest may write to, converted from the image by VirtualBox."""
         source, target = drive.image.absolute(), self._directory / f"disk{number}.vdi"
         if drive.length is not None:
-            source = copy_image(drive, self._directory / f"part{number}.{drive.format}")
+            source = drive.copy_to(self._directory / f"part{number}.{drive.format}")
         if drive.format == "raw":
             self._manage("convertfromraw", source, target, "--format", "VDI")
         else:
             self._manage("clonemedium", "disk", source, target, "--format", "VDI")
         return target
 
-    def start(self) -> None:
-        """Switch the machine on."""
-        with self._log().open("wb") as log:
+    @contextlib.contextmanager
+    def switched_on(self) -> Iterator[None]:
+        """Run the machine for the duration of the context."""
+        command = (HEADLESS, "--startvm", self._spec.name, "--vrde", "off")
+        options = {"env": self._environment, "stdin": subprocess.DEVNULL}
+        with (
+            self.log.open("wb") as log,
+            running((*DIES_WITH_CALLER, *command), stdout=log, stderr=log, **options) as process,
+        ):
             try:
-                self._process = subprocess.Popen(
-                    [
-                        *("setpriv", "--pdeathsig", "KILL"),
-                        *(HEADLESS, "--startvm", self._spec.name, "--vrde", "off"),
-                    ],
-                    env=self._environment,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                )
-            except OSError as error:
-                raise tools.cannot_start(error) from error
-
-    def said(self) -> str:
-        """What VBoxHeadless printed."""
-        return self._log().read_text("utf-8", "replace").strip()
+                yield
+            finally:
+                if process.poll() is None:
+                    with contextlib.suppress(ToolFailed):
+                        self.control("poweroff")
 
     def control(self, *arguments: str | Path) -> None:
-        """Do something to the running machine. Raises `ToolFailed`."""
+        """Run a `controlvm` command. Raises `ToolFailed`."""
         self._manage("controlvm", self._spec.name, *arguments)
 
-    def end(self) -> None:
-        """Switch the machine off; nothing of it runs afterwards."""
-        process = self._process
-        if process is None:
-            return
-        if process.poll() is None:
-            with contextlib.suppress(ToolFailed):
-                self.control("poweroff")
-            process.kill()
-        process.wait()
-
     def forget(self) -> None:
-        """Take the machine and its disks away."""
+        """Remove the machine and its disks."""
         with contextlib.suppress(ToolFailed):
             self._manage("unregistervm", self._spec.name, "--delete")
-
-    def _log(self) -> Path:
-        return self._directory / "virtualbox.log"
 
     def _manage(self, *arguments: str | int | Path) -> None:
         run(

@@ -21,7 +21,6 @@ from dcd.platform.hypervisor import (
     wait_for,
 )
 from dcd.platform.hypervisor.bhyve import Bhyve
-from dcd.platform.hypervisor.private_copy import copy_image
 from dcd.platform.hypervisor.virtualbox import VirtualBox
 from statemachine.errors import CheckpointError, Unprepared
 from store.host.process import BASE_ENVIRONMENT
@@ -250,8 +249,8 @@ def test_a_private_copy_keeps_holes_and_stays_within_its_part(tmp_path: Path) ->
         os.pwrite(file.fileno(), b"before", 0)
         os.pwrite(file.fileno(), b"within", 20 << 20)
         os.pwrite(file.fileno(), b"after", 60 << 20)
-    whole = copy_image(Drive(source, "virtio"), tmp_path / "whole")
+    whole = Drive(source, "virtio").copy_to(tmp_path / "whole")
     assert whole.read_bytes() == source.read_bytes()
     assert whole.stat().st_blocks == source.stat().st_blocks
-    part = copy_image(Drive(source, "virtio", offset=10 << 20, length=30 << 20), tmp_path / "part")
+    part = Drive(source, "virtio", offset=10 << 20, length=30 << 20).copy_to(tmp_path / "part")
     assert part.read_bytes() == source.read_bytes()[10 << 20 : 40 << 20]

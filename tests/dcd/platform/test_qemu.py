@@ -290,10 +290,10 @@ def test_the_log_of_a_console_without_end_has_an_end(
     monkeypatch.setattr(serial, "LOG_BYTES", 100_000)
     guest, owner = socket.socketpair()
     with guest, owner, (tmp_path / "log").open("wb", buffering=0) as log:
-        console = serial.SerialConsole(owner, log)
+        console = serial.SerialGuest(owner, log)
         for _ in range(50):
             guest.sendall(b"x" * 10_000)
-            assert console.read(1.0)
+            assert console.read_console(1.0)
     written = (tmp_path / "log").read_bytes()
     assert written[:100_000] == b"x" * 100_000
     assert written[100_000:] == b"\n[dcd: the rest is left out]\n"
