@@ -15,7 +15,15 @@ ROOMS = ("cli", "dcd", "smf", "statemachine", "store")
 LONGEST = 500
 PLAIN = (
     *("cli", "smf", "statemachine", "store", "dcd/api", "dcd/configuration", "dcd/engine"),
-    *("dcd/planner", "dcd/worker", "dcd/doctor.py", "dcd/log.py", "dcd/main.py", "dcd/serve.py"),
+    *(
+        "dcd/planner",
+        "dcd/platform",
+        "dcd/worker",
+        "dcd/doctor.py",
+        "dcd/log.py",
+        "dcd/main.py",
+        "dcd/serve.py",
+    ),
     *("docs/tutorial", "docs/how-to", "docs/explanation", "README.md"),
 )
 """Files and directories whose text is plain English."""

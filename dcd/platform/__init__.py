@@ -1,1 +1,1 @@
-"""What differs between operating systems, behind one small interface each."""
+"""The host as images need it: one small interface for each part that differs between systems."""

@@ -1,9 +1,9 @@
-"""The host's own apt: which repositories, proxies and logins it has, and how apt is given others.
+"""The host's own apt: its repositories, proxies and logins; and the files that give apt others.
 
-apt is asked, not imitated: `apt-get indextargets` lists the sources. A `Source` never carries a login in
-its URI: logins go into an auth file (apt_auth.conf(5)) that only apt reads, so URIs may be logged, stored
-and made part of a key. What is written for apt is written here, and refuses what it could not hold. Nothing
-here uses the network or changes the host. The daemon calls it through `dcd.platform.asking`.
+apt itself lists the sources (`apt-get indextargets`). The URI of a `Source` never contains a login: logins go
+into an auth file (apt_auth.conf(5)) that only apt reads, so URIs may be logged, stored and made part of a
+key. The functions that write files for apt reject text that the files cannot hold. Nothing here uses the
+network or changes the host. The daemon calls it through `dcd.platform.asking`.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import platform
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -19,11 +19,11 @@ from statemachine.errors import InvalidManifest, Unprepared
 from store.host.process import ToolFailed, run
 
 TRANSFER_OPTIONS = ("Acquire::http::Timeout=20", "Acquire::https::Timeout=20", "Acquire::Retries=0")
-"""apt's time limits; the retries are ours, because apt does not retry a 503."""
+"""apt's time limits. dcd retries by itself, because apt does not retry a 503."""
 
 _POCKETS = ("", "-updates", "-security")
 _NO_LISTS = ("-o", "Dir::State::lists=/nonexistent")
-"""Configured sources can be told without reading megabytes of downloaded lists."""
+"""Listing the configured sources needs none of the downloaded lists, which are large."""
 
 Environment = Mapping[str, str] | None
 
@@ -42,14 +42,13 @@ class Source:
 
     @property
     def name(self) -> str:
-        """What people and keys call it: URI and suite, never a login."""
+        """The name for people and keys: URI and suite, never a login."""
         return f"{self.uri} {self.suite}"
 
     @property
     def fetched_uri(self) -> str:
-        """The URI that apt fetches from. It would use the packages of a `file:` repository where they are,
-        which is out of reach inside the image; those of a `copy:` one are put into the cache like all
-        others."""
+        """The URI that apt fetches from. apt uses packages of a `file:` repository in place, which is
+        unreachable inside the image; packages of a `copy:` one go into the cache like all others."""
         return re.sub(r"^file:", "copy:", self.uri)
 
     @property
@@ -61,8 +60,8 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class HostApt:
-    """What the host's apt is configured with: its binary package sources in its order, its settings for
-    transports and proxies as an apt.conf(5) text, and its logins as an auth file."""
+    """The configuration of the host's apt: the binary package sources in its order, the settings for
+    transports and proxies as an apt.conf(5) text, and the logins as an auth file."""
 
     sources: tuple[Source, ...]
     settings: str = field(repr=False)
@@ -78,12 +77,12 @@ def host_apt(environment: Environment = None) -> HostApt:
 
 
 def sources_for(host: Sequence[Source], suite: str, components: Sequence[str] = ()) -> list[Source]:
-    """Of the host's sources, those for a distribution: whose suite is `suite`, `suite`-updates or
-    `suite`-security. With `components`, those that offer any of them, and then with these ones.
+    """The host's sources for a distribution: those with the suite `suite`, `suite`-updates or
+    `suite`-security; with `components`, only those that offer one of them, limited to these components.
     Raises `Unprepared` when there is none."""
     wanted = {suite + pocket for pocket in _POCKETS}
     found = [
-        Source(s.uri, s.suite, tuple(components) or s.components, s.signed_by, s.trusted, s.login)
+        replace(s, components=tuple(components) or s.components)
         for s in host
         if s.suite in wanted and (not components or set(components) & set(s.components))
     ]
@@ -92,7 +91,7 @@ def sources_for(host: Sequence[Source], suite: str, components: Sequence[str] = 
         raise Unprepared(
             f"this host's apt has no source for suite {suite}"
             + (f" with component {' or '.join(components)}" if components else ""),
-            f"the suites that it has: {offered}",
+            f"its suites: {offered}",
             "name the repository's uri (and signed_by) in the manifest's <repository>, or add the "
             "suite to the apt sources of this host",
         )
@@ -135,14 +134,14 @@ def host_codename() -> str:
         if codename:
             return codename
     raise Unprepared(
-        "this host does not say which Debian release it is",
+        "the Debian release of this host is unknown",
         "os-release has no VERSION_CODENAME",
         'name the suite in the manifest: <source><repository suite="..."/></source>',
     )
 
 
 def split_login(uri: str) -> tuple[str, tuple[str, str] | None]:
-    """A URI without its user and password, and these, if it has any."""
+    """A URI without its login, and the login (user, password), if it has one."""
     parts = urlsplit(uri)
     login, at, host = parts.netloc.rpartition("@")
     if not at:
@@ -152,8 +151,7 @@ def split_login(uri: str) -> tuple[str, tuple[str, str] | None]:
 
 
 def parsed_list(text: str) -> list[Source]:
-    """The sources of binary packages that a deb822 file names (sources.list(5)), without those that are
-    switched off."""
+    """The enabled sources of binary packages in a deb822 file (sources.list(5))."""
     found = []
     for stanza in _stanzas(text):
         if stanza.get("enabled") == "no" or "deb" not in stanza.get("types", "").split():
@@ -175,7 +173,7 @@ def source_list(sources: Iterable[Source]) -> str:
 
 
 def as_written(text: str, sources: Iterable[Source]) -> str:
-    """What apt says, with the URIs as whoever named the sources wrote them."""
+    """Output of apt, with the URIs as written in the manifest or the host's sources."""
     for source in sources:
         if source.fetched_uri != source.uri:
             path = re.escape(source.uri.removeprefix("file:").strip("/"))
@@ -185,12 +183,12 @@ def as_written(text: str, sources: Iterable[Source]) -> str:
 
 
 def auth_file(host_logins: str, sources: Iterable[Source]) -> str:
-    """What apt needs to log in: the host's own logins, then those of the sources."""
+    """apt's auth file: the host's own logins, then those of the sources."""
     texts = [host_logins]
     for source in sources:
         if source.login is not None:
             user, password = source.login
-            # With its scheme: apt sends a login without encryption only where that is asked for.
+            # With the scheme: otherwise apt sends a login only over an encrypted connection.
             words = map(word, ("machine", source.uri, "login", user, "password", password))
             texts.append(" ".join(words) + "\n")
     return "\n".join(texts)
@@ -205,15 +203,15 @@ def _host_logins(environment: Environment) -> str:
         files += sorted(Path(parts).glob("*.conf"))
     texts = []
     for file in files:
-        # Unreadable for this user: apt run as this user would not see it either.
+        # apt, run as this user, could not read such a file either.
         with contextlib.suppress(FileNotFoundError, PermissionError):
             texts.append(file.read_text())
     return "\n".join(texts)
 
 
 def configured_paths(*options: str, environment: Environment = None) -> list[str]:
-    """The paths that the host's apt is configured with, one for each option (as `apt-config shell`
-    takes them: `Dir::Etc::netrc/f`); "" for one that is not set."""
+    """The paths in the configuration of the host's apt, one for each option (as for `apt-config shell`:
+    `Dir::Etc::netrc/f`); "" for one that is not set."""
     words = [word for number, option in enumerate(options) for word in (f"P{number}", option)]
     command = ["apt-config", "shell", *words]
     output = shlex.split(run(command, env=environment, capture=True, timeout_seconds=60).stdout)
@@ -222,8 +220,8 @@ def configured_paths(*options: str, environment: Environment = None) -> list[str
 
 
 def transfer_settings(host_settings: str, http_proxy: str = "") -> str:
-    """The settings for transports and proxies as an apt.conf(5) text: the host's, our limits, and the
-    manifest's proxy, which outranks the host's."""
+    """The settings for transports and proxies as an apt.conf(5) text: the host's, dcd's limits, and the
+    manifest's proxy, which overrides the host's."""
     text = host_settings + settings_text(option.split("=") for option in TRANSFER_OPTIONS)
     if http_proxy:
         text += settings_text(
@@ -233,14 +231,14 @@ def transfer_settings(host_settings: str, http_proxy: str = "") -> str:
 
 
 def settings_text(settings: Iterable[Sequence[str]]) -> str:
-    """Options and their values as an apt.conf(5) text. Raises InvalidManifest for a value that this
-    language cannot hold: it has no way to write a quotation mark or the end of a line in one."""
+    """Options and their values as an apt.conf(5) text. Raises InvalidManifest for a value with a quotation
+    mark or line end, which this language cannot express."""
     lines = []
     for option, value in settings:
         if not re.fullmatch(r'[^"\x00-\x1f\x7f]*', value):
             raise InvalidManifest(
                 f"{value[:100]!r} cannot be a setting of apt",
-                f"It would be the value of {option}, which holds no quotation marks or line ends.",
+                f"It would be the value of {option}, which must not have quotation marks or line ends.",
                 "correct it in the manifest",
             )
         lines.append(f'{option} "{value}";\n')
@@ -270,19 +268,19 @@ def _stanza(source: Source) -> str:
 
 
 def word(text: str) -> str:
-    """The text, which is to be one word of a file for apt. Raises InvalidManifest when it is not."""
+    """The text, checked to be one word in a file for apt. Raises InvalidManifest."""
     if not re.fullmatch(r"[^\s\x00-\x1f\x7f]+", text):
         raise InvalidManifest(
             f"{text[:100]!r} cannot be written for apt",
-            "It has to be one word there, without blanks and line ends.",
+            "It must be one word, without blanks and line ends.",
             "correct it in the manifest",
         )
     return text
 
 
 def _options_of(entry: str) -> dict[str, str]:
-    """The options of one entry of the host's sources (keys in lower case), which apt does not list:
-    `entry` is as apt names it, FILE:LINE of a one-line file or FILE:STANZA of a deb822 one."""
+    """The options of one entry of the host's sources (keys in lower case), which apt does not list. `entry`
+    is apt's name for it: FILE:LINE of a one-line file or FILE:STANZA of a deb822 one."""
     file, _, number = entry.rpartition(":")
     text = Path(file).read_text()
     if not file.endswith(".sources"):
@@ -294,7 +292,7 @@ def _options_of(entry: str) -> dict[str, str]:
 
 
 def _stanzas(text: str) -> list[dict[str, str]]:
-    """The stanzas of a deb822 file, each its fields by their names in lower case."""
+    """The stanzas of a deb822 file, each with its fields by name in lower case."""
     uncommented = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
     parts = [part for part in re.split(r"\n[ \t]*\n+", uncommented) if part.strip()]
     field_of = re.compile(r"^(\S+?):[ \t]*(.*(?:\n[ \t].*)*)", re.MULTILINE)

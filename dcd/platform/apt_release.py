@@ -1,7 +1,7 @@
 """The state of repositories of Debian packages: the digests of their InRelease files, as served now.
 
-`apt-helper` fetches with apt's own transports, proxies and logins; what it fetches is bounded. The daemon
-calls `release_digests` through `dcd.platform.asking`, in a confined process. Blocking; uses the network.
+`apt-helper` fetches with apt's own transports, proxies and logins, up to a size limit. The daemon calls
+`release_digests` through `dcd.platform.asking`, in a confined process. Blocking; uses the network.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -30,13 +30,13 @@ from store.host.process import ToolFailed, run
 from store.host.tools import TOOLS
 
 BACK_OFF_SECONDS = (1.0, 3.0, 7.0)
-"""The pauses between tries at a download that failed for a reason that may pass."""
+"""The pauses between tries of a download that failed for a temporary reason."""
 
 TIMEOUT_SECONDS, IMPATIENT_SECONDS = 120.0, 10.0
-"""How long one answer may take, at the most; the latter where nothing is tried again."""
+"""Time limits of one download; the second applies without retries."""
 
 MOST_BYTES = 4 << 20
-"""How large a Release file may be; Debian's have some 200 KiB. Whoever calls has to limit files to that."""
+"""Size limit of a Release file; Debian's have some 200 KiB. The caller has to limit files to it."""
 
 _HEAD_BYTES = 1 << 16
 """The fields of a Release file come before its lists of digests."""
@@ -44,7 +44,7 @@ _HEAD_BYTES = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class FetchProblem:
-    """Why apt could not download something, in its own words ("503  Service Unavailable")."""
+    """A failed download, with apt's own reason ("503  Service Unavailable")."""
 
     uri: str
     reason: str
@@ -52,7 +52,7 @@ class FetchProblem:
 
     @property
     def transient(self) -> bool:
-        """Whether trying again may help: everything but a definite answer of the server."""
+        """Whether another try may help: always, unless the server gave a definite answer."""
         return re.match(r"4(?!08|29)\d\d\b|it is larger than ", self.reason) is None
 
 
@@ -63,14 +63,14 @@ def fetch_problem(output: str) -> FetchProblem | None:
 
 
 def unreachable(problem: FetchProblem, source: Source | None = None) -> Unprepared:
-    """The error for a download that failed for good."""
+    """The error for a download that failed finally."""
     uri = as_written(problem.uri, [source] if source else [])
     times = f" (tried {problem.tries} times)" if problem.tries > 1 else ""
     return Unprepared(
         f"the mirror does not serve {source.name if source else uri}: {problem.reason}",
         f"{uri}: {problem.reason}{times}",
         "check the address and the suite in the manifest or in this host's apt sources, and that "
-        "this host reaches the mirror (proxies are taken from apt's configuration); then try again",
+        "this host reaches the mirror (apt's configuration has the proxies); then try again",
     )
 
 
@@ -81,10 +81,10 @@ def release_digests(
     http_proxy: str = "",
     pauses: Sequence[float] = BACK_OFF_SECONDS,
 ) -> dict[str, str]:
-    """The sha256 of each source's InRelease (or Release) as its mirror serves it now, by the source's
-    name, and behind it the date in there (" 2026-01-01T00:00:00Z"), if it has one. It changes with every
-    change of the repository. `settings` and `logins` are those of the host
-    (`HostApt`); `pauses` are between tries. Raises `Unprepared` for a mirror that does not answer."""
+    """The sha256 of each source's present InRelease (or Release), by the source's name, followed by its
+    date (" 2026-01-01T00:00:00Z"), if it has one. It changes with every change of the repository. `settings`
+    and `logins` are those of the host (`HostApt`); `pauses` are between tries. Raises `Unprepared` for a
+    mirror that does not answer."""
     if not sources:
         return {}
     with tempfile.TemporaryDirectory(prefix="dcd-apt-", dir=".") as name:
@@ -122,12 +122,12 @@ def _release_digest(
 
 
 def _date(head: bytes) -> str:
-    """When a repository says that it was made, or "". Source: deb-repository, "Date"."""
+    """The date of a repository, or "". Source: deb-repository, "Date"."""
     found = re.search(rb"^Date: *(.+)$", head, re.MULTILINE)
     with contextlib.suppress(ValueError, OverflowError):
         if found is not None:
             date = parsedate_to_datetime(found[1].decode("ascii", "replace").strip())
-            # "UTC" is no zone of RFC 5322; a date without one is in UTC, as all dates in there are.
+            # RFC 5322 has no zone "UTC"; a date without zone is in UTC, as all dates of repositories.
             date = date.replace(tzinfo=UTC) if date.tzinfo is None else date.astimezone(UTC)
             return f"{date:%Y-%m-%dT%H:%M:%SZ}"
     return ""
@@ -136,7 +136,7 @@ def _date(head: bytes) -> str:
 def _fetch(
     uri: str, target: Path, environment: Mapping[str, str], pauses: tuple[float, ...]
 ) -> FetchProblem | None:
-    """Download, trying again while that may help. Returns what went wrong in the end, or None."""
+    """Download, with retries while they may help. Returns the last problem, or None."""
     helper = TOOLS["apt-helper"].executable
     seconds = TIMEOUT_SECONDS if pauses else IMPATIENT_SECONDS
     for tries, pause in enumerate((*pauses, None), 1):
@@ -162,9 +162,4 @@ def _problem(uri: str, target: Path, error: ToolFailed, tries: int, seconds: flo
         return FetchProblem(uri, f"it is larger than {MOST_BYTES >> 20} MiB", tries)
     if error.timed_out:
         return FetchProblem(uri, f"no answer within {seconds:.0f} seconds", tries)
-    found = fetch_problem(error.output)
-    return (
-        FetchProblem(found.uri, found.reason, tries)
-        if found
-        else FetchProblem(uri, error.output, tries)
-    )
+    return replace(fetch_problem(error.output) or FetchProblem(uri, error.output), tries=tries)

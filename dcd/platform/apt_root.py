@@ -1,17 +1,15 @@
-"""apt at work on the root directory of an image, from outside.
+"""Running the host's apt on the root directory of an image.
 
-`reachable` shows the root where apt's own user gets to it, whatever the directories above it are closed to,
-with a directory beside it that is gone afterwards. All that apt needs (sources, pins, keyrings, logins,
-proxies) is in there and never in the root: what packages bring can neither read nor change it. `transfers`
-has logins and proxies, and only for as long as something is downloaded. `update` and `download` fill apt's
-lists and package cache below the root, trying again when a mirror stumbles, so that whatever then installs
-finds everything in place. The host's own apt state is neither used nor changed, and neither are settings of
-the image, which could have apt run programs.
+`reachable` shows the root at a path that apt's own user can reach, even below closed directories, and beside
+it a temporary directory. All files for apt (sources, pins, keyrings, logins, proxies) are in that directory
+and never in the root, so packages can neither read nor change them. `transfers` adds logins and proxies for
+the time of a download. `update` and `download` fill apt's lists and package cache below the root, with
+retries, so that the installation needs no network. The host's own apt state is neither used nor changed, nor
+are settings of the image, which could make apt run programs.
 """
 
 import difflib
 import hashlib
-import os
 import re
 import shutil
 import tempfile
@@ -34,7 +32,7 @@ from dcd.platform.apt import (
     word,
 )
 from dcd.platform.apt_release import BACK_OFF_SECONDS, MOST_BYTES, fetch_problem, unreachable
-from dcd.platform.inside import entry, make_directory, resolve, write
+from dcd.platform.inside import entry, make_directory, may_set_owners, resolve, write
 from dcd.platform.sandbox import is_apart
 from statemachine.errors import CheckpointError
 from store.host.capabilities import FILES, keep_only
@@ -45,10 +43,10 @@ from store.host.tools import TOOLS
 LISTS, ARCHIVES = "var/lib/apt/lists", "var/cache/apt/archives"
 
 MIRROR_NAME = "dcd.sources"
-"""The file of sources that mmdebstrap is given."""
+"""The file of sources for mmdebstrap."""
 
 USER = "_apt"
-"""The user of the host that apt downloads as."""
+"""The user of the host as which apt downloads."""
 
 Environment = Mapping[str, str]
 OnLine = Callable[[str], None]
@@ -56,7 +54,7 @@ OnLine = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where apt works: the `root` of the image, and the directory `aside` for what is not part of it."""
+    """The `root` of the image, and the directory `aside` for apt's other files."""
 
     root: Path
     aside: Path
@@ -69,7 +67,7 @@ class Place:
 
 @contextmanager
 def reachable(root: Path) -> Iterator[Place]:
-    """Show the root where apt's user reaches it. Raises `CheckpointError` when that cannot be: apt would
+    """Show the root at a path that apt's user can reach. Raises `CheckpointError` when it cannot: apt would
     download as root instead."""
     with ExitStack() as stack:
         aside = Path(tempfile.mkdtemp(prefix="dcd-apt-"))
@@ -85,7 +83,8 @@ def reachable(root: Path) -> Iterator[Place]:
             stack.callback(unmount, shown)
         for directory in (LISTS, ARCHIVES):
             make_directory(shown, f"{directory}/partial")
-        if os.geteuid() == 0:
+        # In a user namespace with a single user apt cannot switch to another.
+        if may_set_owners():
             _require_reach(resolve(shown, f"{ARCHIVES}/partial"))
         yield Place(shown, aside)
 
@@ -102,16 +101,15 @@ def _require_reach(directory: Path) -> None:
         raise CheckpointError(
             f"apt cannot download as its own user {USER}",
             f"{USER} cannot reach the package cache of the image: {error.output or directory}",
-            "a directory of the image that is closed to others has to be opened: /, /var, /var/cache, "
-            "/var/lib",
+            "open the directories of the image that are closed to others: /, /var, /var/cache, /var/lib",
         ) from error
 
 
 def apt_settings(
     place: Place, *, sources: Sequence[Source], architecture: str, never: Sequence[str] = ()
 ) -> Environment:
-    """Write settings with which apt works on the root and can download nothing. Returns the environment to
-    run apt in. Packages named in `never` have no candidate in it."""
+    """Write settings for apt on the root, without downloads. Returns apt's environment. The packages in
+    `never` cannot be installed."""
     etc = place.aside / "etc"
     for directory in ("apt.conf.d", "sources.list.d", "preferences.d", "auth.conf.d"):
         (etc / directory).mkdir(parents=True, exist_ok=True)
@@ -149,26 +147,19 @@ def apt_settings(
 def transfers(
     place: Place, host: HostApt, sources: Sequence[Source], http_proxy: str = ""
 ) -> Iterator[Environment]:
-    """The same settings with what a download takes beside: the host's transports, proxies and logins."""
+    """The same settings with those for downloads: the host's transports, proxies and logins."""
     settings, auth = place.aside / "transfer.conf", place.aside / "auth.conf"
+    options = [
+        ("Dir::Etc::netrc", f"{auth}"),
+        ("Dir::Etc::netrcparts", "/dev/null"),
+        ("Acquire::MaxReleaseFileSize", f"{MOST_BYTES}"),
+    ]
+    transport = transfer_settings(host.settings, http_proxy) + settings_text(options)
     try:
-        for file, text in (
-            (auth, auth_file(host.logins, sources)),
-            (
-                settings,
-                place.settings.read_text()
-                + transfer_settings(host.settings, http_proxy)
-                + settings_text(
-                    [
-                        ("Dir::Etc::netrc", f"{auth}"),
-                        ("Dir::Etc::netrcparts", "/dev/null"),
-                        ("Acquire::MaxReleaseFileSize", f"{MOST_BYTES}"),
-                    ]
-                ),
-            ),
-        ):
+        for file in (settings, auth):
             file.touch(0o600)
-            file.write_text(text)
+        settings.write_text(place.settings.read_text() + transport)
+        auth.write_text(auth_file(host.logins, sources))
         yield {"APT_CONFIG": str(settings)}
     finally:
         settings.unlink(missing_ok=True)
@@ -177,8 +168,8 @@ def transfers(
 
 @contextmanager
 def settings_in_root(root: Path, never: Sequence[str]) -> Iterator[None]:
-    """For mmdebstrap, whose apt reads its settings in the root: the pins, while it works there. The sources
-    it writes itself, and leaves there."""
+    """Write the pins into the root for the time of mmdebstrap, whose apt reads its settings there; remove
+    them and mmdebstrap's own sources afterwards."""
     pins = write(root, "etc/apt/preferences.d/00dcd", _pins(never))
     try:
         yield
@@ -190,8 +181,8 @@ def settings_in_root(root: Path, never: Sequence[str]) -> Iterator[None]:
 def update(
     environment: Environment, sources: Sequence[Source], on_line: OnLine | None = None
 ) -> None:
-    """Fetch the package lists of the sources. Raises `Unprepared` when a mirror does not serve them in the
-    end, and `CheckpointError` when apt does not trust them."""
+    """Fetch the package lists of the sources. Raises `Unprepared` when a mirror does not serve them, and
+    `CheckpointError` when apt does not trust them."""
     try:
         _persist(["apt-get", "update", "--error-on=any"], environment, sources, on_line)
     except ToolFailed as error:
@@ -201,13 +192,13 @@ def update(
             raise CheckpointError(
                 "apt does not trust a repository of this image",
                 "\n".join(untrusted),
-                'name the keyring that it is signed with: <repository signed_by="/path/keyring.gpg">',
+                'name the keyring with its key: <repository signed_by="/path/keyring.gpg">',
             ) from error
         raise
 
 
 def list_digests(root: Path) -> set[str]:
-    """The sha256 of each InRelease (or Release) that the lists below the root came with."""
+    """The sha256 of each InRelease (or Release) file of the lists below the root."""
     digests = set()
     for pattern in ("*InRelease", "*_Release", "Release"):
         for file in resolve(root, LISTS).glob(pattern):
@@ -222,8 +213,8 @@ def download(
     packages: Sequence[str],
     on_line: OnLine | None = None,
 ) -> None:
-    """Fetch packages and all they depend on into the cache below the root. Raises `ToolFailed` when
-    apt finds no solution, `Unprepared` when a mirror does not serve a package in the end."""
+    """Fetch packages and their dependencies into the cache below the root. Raises `ToolFailed` when apt
+    finds no solution, `Unprepared` when a mirror does not serve a package."""
     _persist(
         ["apt-get", "--yes", "--download-only", "install", *map(operand, packages)],
         environment,
@@ -233,8 +224,8 @@ def download(
 
 
 def forget(root: Path) -> None:
-    """Leave lists and package cache of the root empty, as Debian's package apt has them: owned by root, by
-    whatever number this host calls apt's user."""
+    """Empty lists and package cache of the root, as in Debian's package apt: owned by root, since the number
+    of apt's user differs between hosts."""
     for directory in (LISTS, ARCHIVES):
         shutil.rmtree(resolve(root, directory), ignore_errors=True)
         make_directory(root, f"{directory}/partial")
@@ -243,11 +234,11 @@ def forget(root: Path) -> None:
 
 
 _AS_GOOD = 0.03
-"""How much less alike a name may be than the best, and still be meant."""
+"""The largest difference in similarity to the best match."""
 
 
 def similar_packages(environment: Environment, name: str) -> list[str]:
-    """Packages in the lists whose names look most like `name`: the best, and others as good."""
+    """Packages in the lists with the names most similar to `name`: the best match, and others as good."""
     names = run(["apt-cache", "pkgnames"], env=environment, capture=True).stdout.split()
     found = difflib.get_close_matches(name, names, n=3, cutoff=0.75)
     alike = {each: difflib.SequenceMatcher(None, each, name).ratio() for each in found}
@@ -264,17 +255,17 @@ def _persist(
     sources: Sequence[Source],
     on_line: OnLine | None,
 ) -> None:
-    """Run apt, with rights over files only, and again while its only complaint is a download that may work
-    the next time. What it says in the end names the sources as they were written."""
+    """Run apt with capabilities for files only, with retries after temporary download failures. Errors name
+    the sources as they were written."""
     for tries, pause in enumerate((*BACK_OFF_SECONDS, None), 1):
         try:
             run(argv, env=environment, on_line=on_line, start=partial(keep_only, FILES))
             return
         except ToolFailed as error:
-            said = as_written(error.output, sources)
-            problem = fetch_problem(said)
+            output = as_written(error.output, sources)
+            problem = fetch_problem(output)
             if problem is None:
-                raise ToolFailed(error.argv, error.exit_status, said, None) from error
+                raise ToolFailed(error.argv, error.exit_status, output, None) from error
             if pause is None or not problem.transient:
                 raise unreachable(replace(problem, tries=tries)) from error
         time.sleep(pause)

@@ -1,10 +1,10 @@
-"""What the daemon asks of repositories and of the host's apt, in a process that can do nothing else.
+"""Questions about repositories and the host's apt, answered in confined processes.
 
-What a manifest says about repositories, and what their servers answer, is never handled with the daemon's
-rights: each question goes to a process of its own (`dcd.platform.sandbox`) that runs as a user without
-rights, sees no files of the host but what the question is about, and is bounded in time, memory and output.
-The host's configuration of apt may be root's alone, so it is read by root's number without any capability,
-and without the network; no text of a manifest goes there. `main` is the inner side.
+The daemon's privileges are never used to process a manifest's text about repositories, or the answers of
+their servers: each question goes to a separate process (`dcd.platform.sandbox`) that runs as an unprivileged
+user, sees only the files of the host that the question needs, and has limits on time, memory and output. Only
+root may be able to read the host's configuration of apt, so it is read with root's number, without any
+capability or network, and without text of a manifest. `main` runs in the confined process.
 """
 
 import os
@@ -39,23 +39,23 @@ from store.host import process
 from store.host.process import ToolFailed
 
 SECONDS = 300.0
-"""How long one question may take, whatever is tried again."""
+"""Time limit of one question, including retries."""
 
 _FILE_BYTES = 4 << 20
 _HOST_SECONDS = 60.0
 _PREFIX = "dcd-asking-"
 _SCRATCH = "scratch"
-"""Where who answers writes files, in the directory; where it has a root of its own, in that one's /tmp."""
+"""Directory for the process's files; with its own root, it uses /tmp there instead."""
 
 
 class _Host(msgspec.Struct, frozen=True, tag="host"):
-    """What is the host's apt configured with? `environment` is that of its tools."""
+    """The question about the configuration of the host's apt. `environment` is that of its tools."""
 
     environment: dict[str, str]
 
 
 class _Releases(msgspec.Struct, frozen=True, tag="releases"):
-    """What are the digests of these repositories' Release files?"""
+    """The question about the digests of repositories' Release files."""
 
     sources: tuple[Source, ...]
     settings: str
@@ -65,8 +65,8 @@ class _Releases(msgspec.Struct, frozen=True, tag="releases"):
 
 
 class _Catalogs(msgspec.Struct, frozen=True, tag="catalogs"):
-    """What is the state of the catalogs of these repositories? `logins` are the contents of the key and the
-    certificate of each that has them."""
+    """The question about the state of repositories' catalogs. `logins` are the contents of the key and the
+    certificate of each repository that has them."""
 
     repositories: tuple[Repository, ...]
     logins: tuple[tuple[bytes, bytes] | None, ...]
@@ -78,7 +78,7 @@ _Question = _Host | _Releases | _Catalogs
 
 
 class _Answer(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The answer, or the error: the name of its class, and its texts."""
+    """The answer, or the error: the name of its class and its texts."""
 
     host: HostApt | None = None
     digests: dict[str, str] | None = None
@@ -96,8 +96,8 @@ def ask_host_apt() -> HostApt:
 def ask_releases(
     sources: Sequence[Source], host: HostApt, http_proxy: str = "", *, patient: bool = True
 ) -> dict[str, str]:
-    """The state of each source's repository now; see `apt_release.release_digests`. With `patient`, asks
-    again while a mirror may come back."""
+    """The present state of each source's repository; see `apt_release.release_digests`. With `patient`, with
+    retries."""
     places = _places(source.uri for source in sources)
     pauses = apt_release.BACK_OFF_SECONDS if patient else ()
     question = _Releases(tuple(sources), host.settings, host.logins, http_proxy, pauses)
@@ -107,8 +107,8 @@ def ask_releases(
 def ask_catalogs(
     repositories: Sequence[Repository], http_proxy: str = "", *, patient: bool = True
 ) -> dict[str, str]:
-    """The state of each repository's catalogs now; see `ips.catalog_digests`. With `patient`, asks again
-    while a server may come back."""
+    """The present state of each repository's catalogs; see `ips.catalog_digests`. With `patient`, with
+    retries."""
     logins: list[tuple[bytes, bytes] | None] = []
     for repository in repositories:
         if repository.key is None or repository.certificate is None:
@@ -118,7 +118,7 @@ def ask_catalogs(
     places = _places(repository.origin for repository in repositories)
     pauses = ips.BACK_OFF_SECONDS if patient else ()
     question = _Catalogs(tuple(repositories), tuple(logins), http_proxy, pauses)
-    # As the host's tools, also those of pkg(7), take them.
+    # The host's tools, including pkg(7), use these proxies too.
     proxies = {name: value for name, value in os.environ.items() if name.lower().endswith("_proxy")}
     return _digests(question, places, NOBODY, proxies)
 
@@ -132,8 +132,8 @@ def local_path(origin: str) -> Path | None:
 
 
 def _places(origins: Iterable[str]) -> list[str]:
-    """What of this host the origins name. Raises `Unprepared` for what everybody may not read: a manifest
-    names it, and root is not to read for its author what that person may not."""
+    """The paths of this host that the origins name. Raises `Unprepared` for a path that is not
+    world-readable: root must not read a file for the author of a manifest who may not read it."""
     places = []
     for origin in origins:
         path = local_path(origin)
@@ -142,7 +142,7 @@ def _places(origins: Iterable[str]) -> list[str]:
         if is_apart() and not _is_open(path):
             raise Unprepared(
                 f"the package repository {origin} cannot be read by everybody on this host",
-                f"{path} is not there, or it or a directory above it is closed to others",
+                f"{path} does not exist, or it or a parent directory is closed to others",
                 "open it to others, or serve it over http",
             )
         places.append(str(path))
@@ -172,11 +172,10 @@ def _digests(
         pwd.getpwnam(user)
     except KeyError:
         user = NOBODY
-    seen = (*code_places(), *places)
     allowed = Allowed(
         network=True,
         file_bytes=_FILE_BYTES,
-        seen=seen,
+        seen=(*code_places(), *places),
         user=user,
         environment=environment or {},
     )
@@ -188,11 +187,11 @@ def _digests(
 def _ask(question: _Question, allowed: Allowed, seconds: float) -> _Answer:
     _remove_stale()
     with tempfile.TemporaryDirectory(prefix=_PREFIX) as name:
-        # What is in it is out of reach for others: with a root of its own, who answers sees it all the same.
+        # Closed to other users; a process with its own root reaches its contents nevertheless.
         Path(name).chmod(0o700 if is_apart() else 0o711)
         place = Path(name) / "place"
         place.mkdir()
-        place.chmod(0o755)  # whatever the daemon's umask is
+        place.chmod(0o755)  # independent of the daemon's umask
         if not has_own_root():
             scratch = place / _SCRATCH
             scratch.mkdir(0o700)
@@ -200,7 +199,7 @@ def _ask(question: _Question, allowed: Allowed, seconds: float) -> _Answer:
                 shutil.chown(scratch, allowed.user)
         asked = msgspec.json.encode(question, enc_hook=str)
         try:
-            # Logins in it are on no disk, where a kill would leave them.
+            # On standard input: on a disk, a kill would leave the logins behind.
             text = run_confined([MODULE, __name__], place, seconds, allowed, asked)
             answer = msgspec.json.decode(text, type=_Answer)
         except ToolFailed as failure:
@@ -212,7 +211,7 @@ def _ask(question: _Question, allowed: Allowed, seconds: float) -> _Answer:
 
 
 def _remove_stale() -> None:
-    """Remove the directories of questions whose asker was killed: no question takes as long as that."""
+    """Remove the directories of questions from killed processes: those older than any question takes."""
     for left in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         try:
             found = left.lstat()
@@ -227,19 +226,18 @@ def _unanswered(failure: ToolFailed, seconds: float, output: str) -> Unprepared:
     if failure.timed_out:
         return Unprepared(
             "the repositories did not answer in time",
-            f"all of them together have {seconds:.0f} seconds",
+            f"the limit for all of them together is {seconds:.0f} seconds",
             "check that this host reaches them, then try again",
         )
     return Unprepared(
-        "the repositories cannot be asked",
+        "the repositories cannot be queried",
         output[-2000:] or failure.details,
         "run dcctl doctor; then try again",
     )
 
 
 def main() -> None:
-    """Answer the question on standard input: JSON to standard output, and nothing else there unless this
-    code is at fault."""
+    """Answer the question on standard input: JSON on standard output, or a traceback after a defect."""
     output = os.dup(1)
     nothing = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 1)
@@ -249,21 +247,18 @@ def main() -> None:
             sys.stdin.buffer.read(), type=_Question, dec_hook=lambda kind, value: kind(value)
         )
         os.chdir(_SCRATCH if Path(_SCRATCH).is_dir() else "/tmp")
-        os.write(output, msgspec.json.encode(_answer(question)))
+        try:
+            answer = _answer(question)
+        except DcdError as error:
+            kind = type(error).__name__
+            answer = _Answer(error=(kind, error.brief, error.details, error.resolution))
+        os.write(output, msgspec.json.encode(answer))
     except BaseException:
         os.dup2(output, 2)
         raise
 
 
 def _answer(question: _Question) -> _Answer:
-    try:
-        return _answered(question)
-    except DcdError as error:
-        texts = (error.brief, error.details, error.resolution)
-        return _Answer(error=(type(error).__name__, *texts))
-
-
-def _answered(question: _Question) -> _Answer:
     match question:
         case _Host(environment):
             return _Answer(host=apt.host_apt(environment))
@@ -272,14 +267,14 @@ def _answered(question: _Question) -> _Answer:
                 digests=apt_release.release_digests(sources, settings, logins, http_proxy, pauses)
             )
         case _Catalogs(repositories, logins, http_proxy, pauses):
-            ready = [
-                _with_login(*each) for each in enumerate(zip(repositories, logins, strict=True))
-            ]
+            pairs = zip(repositories, logins, strict=True)
+            ready = [_with_login(number, *pair) for number, pair in enumerate(pairs)]
             return _Answer(digests=ips.catalog_digests(ready, http_proxy, pauses))
 
 
-def _with_login(number: int, asked: tuple[Repository, tuple[bytes, bytes] | None]) -> Repository:
-    repository, login = asked
+def _with_login(
+    number: int, repository: Repository, login: tuple[bytes, bytes] | None
+) -> Repository:
     if login is None:
         return repository
     files = []

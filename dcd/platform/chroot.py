@@ -1,14 +1,13 @@
 """Running programs of an image inside it.
 
-`chroot` gives the image area for a while what programs expect of a system: /proc, a minimal /dev, and empty
-/run and /tmp that are not part of the image. Call it in a mount namespace of your own (a worker has
-one). On exit the mounts are gone, and so is all that the programs left in /run and /tmp. Network, users
-and processes are the worker's: services do not start in here. With `network` the host's resolver is in the
-place of /etc/resolv.conf for that while, whatever is there in the image.
+`chroot` adds the mounts that programs expect to the image area: /proc, a minimal /dev, and empty /run and
+/tmp that are not part of the image. It needs the caller's own mount namespace, as a worker has. On exit the
+mounts are removed, with all files in /run and /tmp. Network, users and processes are the worker's, so
+services do not start. With `network` the host's resolver temporarily replaces /etc/resolv.conf.
 
-The programs are the image's, not ours. They run as root with the capabilities that making files takes, and
-none to mount or to change the root, so the image is all that they reach: they cannot leave it (which takes
-SYS_CHROOT), write to disks (its file systems open no devices), or look into processes that have more.
+The programs of the image are not trusted. They run as root with the capabilities for files only, so they
+cannot leave the image (which needs SYS_CHROOT), mount, write to disks (its file systems open no devices), or
+access processes with more capabilities.
 """
 
 import os
@@ -31,7 +30,7 @@ _RESOLVER = Path("/etc/resolv.conf")
 
 @dataclass(frozen=True, slots=True)
 class Inside:
-    """An image area that is ready to run programs in. `environment` is what all of them get."""
+    """An image area that is ready for programs. `environment` is that of all programs."""
 
     root: Path
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -68,9 +67,8 @@ class Inside:
 def chroot(
     root: Path, environment: Mapping[str, str] | None = None, *, network: bool = False
 ) -> Iterator[Inside]:
-    """Mount what programs need below `root`, with `network` also to find hosts by name. `environment` is that
-    of all programs. Raises
-    `CheckpointError` when that is not possible."""
+    """Mount what programs need below `root`, with `network` also the host's resolver. `environment` is that
+    of all programs. Raises `CheckpointError` when that is not possible."""
     with _system_mounts(root), ExitStack() as mounts:
         for name, options in (("run", "mode=755"), ("tmp", "mode=1777")):
             with _explained():
@@ -84,8 +82,8 @@ def chroot(
 
 @contextmanager
 def bootstrap_mounts(root: Path) -> Iterator[None]:
-    """Mount /proc and /dev below a `root` in which there is no system yet, for a tool that makes one there.
-    It can open no devices but these, and so makes none. Raises `CheckpointError` when that cannot be."""
+    """Mount /proc and /dev below a `root` without a system, for a tool that creates one there. It can open no
+    other devices, and so creates none. Raises `CheckpointError` when that is not possible."""
     with ExitStack() as mounts:
         with _explained():
             bind_without_devices(root)
@@ -98,7 +96,7 @@ def bootstrap_mounts(root: Path) -> Iterator[None]:
 def _system_mounts(root: Path) -> Iterator[None]:
     with ExitStack() as mounts:
         with _explained():
-            # The worker's own, in which nobody changes the kernel's settings.
+            # The worker's own /proc, whose settings of the kernel are read-only.
             proc = make_directory(root, "proc")
             bind(Path("/proc"), proc)
             mounts.callback(unmount, proc)
@@ -110,11 +108,11 @@ def _system_mounts(root: Path) -> Iterator[None]:
 
 @contextmanager
 def _hosts_resolver(root: Path) -> Iterator[None]:
-    """Put the host's resolver in the place of the image's /etc/resolv.conf, file or link or nothing, and
-    afterwards what was there back. What a program has put there itself stays: it may be a package's."""
+    """Replace the image's /etc/resolv.conf, which may be a file, a link or missing, by the host's resolver,
+    and restore it afterwards. A file that a program wrote there is kept: it may belong to a package."""
     try:
         content = _RESOLVER.read_bytes()
-    except OSError:  # a host that finds names by other means
+    except OSError:  # The host resolves names by other means.
         yield
         return
     above = resolve(root, "etc")
@@ -135,7 +133,7 @@ def _hosts_resolver(root: Path) -> Iterator[None]:
         elif was_there:
             aside.unlink()
         for directory in made:
-            with suppress(OSError):  # a program has put something else there
+            with suppress(OSError):  # A program has created other files there.
                 directory.rmdir()
 
 
@@ -155,13 +153,13 @@ def _explained() -> Iterator[None]:
         raise CheckpointError(
             "programs cannot be run inside the image",
             f"{error.filename}: {error.strerror}",
-            "dcd must run as root to do so, and the checkpoint declare the capabilities in "
+            "run dcd as root, and have the checkpoint declare the capabilities in "
             "dcd.checkpoints.interface.MOUNTS",
         ) from error
 
 
 def _go_in(root: Path) -> None:
-    """Between fork and exec: into the image, and never out again."""
+    """Between fork and exec: enter the image permanently."""
     os.chroot(root)
     os.chdir("/")
     keep_only(FILES)

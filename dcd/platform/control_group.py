@@ -1,7 +1,8 @@
-"""A control group for each attempt, below the daemon's own where the service manager delegated that to it.
+"""A control group for each attempt, below the daemon's own if the service manager delegated it.
 
-What limits apply to a process alone cannot limit an attempt, which may have thousands; its group can, and
-ends with all that is in it. systemd delegates with Delegate=; elsewhere, illumos too, there are no groups.
+Limits of a process cannot limit an attempt, which may have thousands of processes; its group can, and
+removing the group ends all of them. systemd delegates with Delegate=; other systems, such as illumos, have no
+groups.
 
 Source: cgroups(7) and the kernel's cgroup-v2.rst ("No Internal Process Constraint", "Core Interface
 Files"); systemd.resource-control(5) and systemd's CGROUP_DELEGATION ("Three Scenarios").
@@ -24,26 +25,26 @@ _ENTER = 'echo 0 >"$0/cgroup.procs" && exec "$@"'
 
 @dataclass(frozen=True, slots=True)
 class Delegated:
-    """The group that is the daemon's to divide, and which controllers (`memory`, `pids`) do so."""
+    """The group delegated to the daemon, with its usable controllers (`memory`, `pids`)."""
 
     directory: Path
     controllers: frozenset[str]
 
     def begin(self, name: str, memory_bytes: int, processes: int) -> "AttemptGroup":
-        """An empty group for an attempt, which takes at most that much memory (0: no limit), the kernel's
-        cache of its files included, and has at most that many processes and threads. Raises OSError."""
+        """An empty group for an attempt, limited to `memory_bytes` (0: no limit), which include the kernel's
+        cache of its files, and to that number of processes and threads. Raises OSError."""
         directory = self.directory / f"{_PREFIX}{name}"
         directory.mkdir(exist_ok=True)
         if "memory" in self.controllers and memory_bytes:
             (directory / "memory.max").write_text(str(memory_bytes))
-            # All or nothing: half of an attempt would fail with an error that tells something else.
+            # Kill the whole attempt: the rest would fail with a misleading error.
             (directory / "memory.oom.group").write_text("1")
         if "pids" in self.controllers:
             (directory / "pids.max").write_text(str(processes))
         return AttemptGroup(directory)
 
     def clear(self) -> list[str]:
-        """End what a dead daemon's attempts left. Returns their groups' names."""
+        """End the groups that the attempts of a dead daemon left. Returns their names."""
         left = sorted(self.directory.glob(f"{_PREFIX}*"))
         for directory in left:
             AttemptGroup(directory).end()
@@ -57,21 +58,21 @@ class AttemptGroup:
     directory: Path
 
     def command(self) -> tuple[str, ...]:
-        """What to put before a command so that it runs, with all that it starts, in this group."""
+        """The prefix that makes a command run, with its descendants, in this group."""
         return ("sh", "-c", _ENTER, str(self.directory))
 
     def ran_out_of_memory(self) -> bool:
-        """Whether the kernel killed something in it because it had reached its limit."""
+        """Whether the kernel killed a process in it because of the memory limit."""
         try:
             events = (self.directory / "memory.events").read_text().split()
         except FileNotFoundError:
-            return False  # nothing limits its memory
+            return False  # Its memory is not limited.
         return int(events[events.index("oom_kill") + 1]) > 0
 
     def end(self) -> None:
-        """Kill what is in it and remove it. Blocking. Raises OSError when something in it does not end."""
+        """Kill its processes and remove it. Blocking. Raises OSError when a process does not end."""
         with contextlib.suppress(FileNotFoundError):
-            # Linux 5.14; before, the end of the attempt's PID namespace has to do.
+            # Before Linux 5.14 only the end of the attempt's PID namespace kills them.
             (self.directory / "cgroup.kill").write_text("1")
         deadline = time.monotonic() + _END_SECONDS
         while self.directory.exists():
@@ -84,8 +85,8 @@ class AttemptGroup:
 
 
 def take_over() -> Delegated | None:
-    """Make the daemon's own group ready to hold those of attempts, if it was delegated: the daemon itself
-    moves one deeper, since only leaves may hold processes. None when it was not. Raises OSError."""
+    """Prepare the daemon's own group for the groups of attempts, if it was delegated; else None. The daemon
+    moves into a child group, since only leaves may hold processes. Raises OSError."""
     own = _own_group()
     if own is None or not _was_delegated(own):
         return None
@@ -99,7 +100,7 @@ def take_over() -> Delegated | None:
 
 
 def _own_group() -> Path | None:
-    """Where this process's group is in the file system."""
+    """The directory of this process's group."""
     try:
         groups = Path("/proc/self/cgroup").read_text().splitlines()
         mounts = Path("/proc/self/mountinfo").read_text().splitlines()

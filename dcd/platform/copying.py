@@ -1,9 +1,9 @@
-"""Copying parts of one tree into another, whole: links, hard links, devices, attributes, holes.
+"""Copying parts of one tree into another, with links, hard links, devices, attributes and holes.
 
-Names are paths below the source; a directory stands for all below it. Directories on the way to a name
-come along, and so do the links on it (`bin/ls` where `bin` leads to `usr/bin`), so that a name
-leads to the same file in the copy. Nothing is read or written outside the two trees, whatever links are
-in them. Sockets are left out: they mean nothing without their process.
+Names are paths below the source; a directory includes all its contents. Directories and links on the way to a
+name are copied too (`bin` for `bin/ls`, if it leads to `usr/bin`), so that a name leads to the same file in
+the copy. Nothing outside the two trees is read or written, whatever their links are. Sockets are skipped:
+they mean nothing without their process.
 """
 
 import errno
@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from dcd.platform.inside import entry, make_directory, resolve
+from dcd.platform.inside import entry, make_directory, may_set_owners, resolve
 from statemachine.errors import CheckpointError
 from store.host.sparse import copy_content, copy_range, data_ranges
 
@@ -31,12 +31,12 @@ _NO_ATTRIBUTE = {errno.ENOTSUP, errno.EPERM, errno.EINVAL}
 
 @dataclass
 class Copied:
-    """What was copied so far."""
+    """The result of a copy so far."""
 
     entries: int = 0
     size_bytes: int = 0
     lost: list[str] = field(default_factory=list)
-    """What could not be carried over: attributes that the destination's file system refuses."""
+    """Attributes that the destination's file system does not accept."""
 
 
 def copy_entries(
@@ -47,15 +47,15 @@ def copy_entries(
     excluded: Collection[str] = (),
     on_name: Callable[[int, Copied], None] = lambda done, copied: None,
 ) -> Copied:
-    """Copy the entries `names` of `source` to the same places below `destination`, replacing files that
-    are there. `excluded` are entries that are left out with all below them. `on_name` is called after
-    each name with the number of names done. Raises `CheckpointError` naming every entry that is missing."""
+    """Copy the entries `names` of `source` to the same paths below `destination`, replacing existing files.
+    `excluded` entries are skipped with all their contents. `on_name` is called after each name with the
+    number of names done. Raises `CheckpointError` with the names of all missing entries."""
     missing = [name for name in names if not os.path.lexists(entry(source, name))]
     if missing:
         raise CheckpointError(
             f"{len(missing)} of the {len(names)} entries to copy do not exist",
             "\n".join(f"{name} (below {source})" for name in missing),
-            "correct the names, or add what provides them to an earlier checkpoint",
+            "correct the names, or have an earlier checkpoint provide them",
         )
     copy = _Copy(source, destination, {_normal(name) for name in excluded})
     for done, name in enumerate(names, start=1):
@@ -68,8 +68,8 @@ def copy_entries(
 def copy_into(
     origin: Path, target: Path, at: int, *, begin: int = 0, end: int | None = None
 ) -> None:
-    """Copy a file's bytes, from `begin` to `end`, into another, which is there, from its byte `at` on. What
-    is a hole in the origin is left there as it is."""
+    """Copy a file's bytes, from `begin` to `end`, into the existing file `target`, from its byte `at` on.
+    Bytes of the target in place of the origin's holes are not changed."""
     with origin.open("rb") as source, target.open("r+b") as sink:
         stop = os.fstat(source.fileno()).st_size if end is None else end
         for first, last in data_ranges(source.fileno(), stop, begin):
@@ -90,13 +90,13 @@ class _Copy:
         self.copied = Copied()
 
     def name(self, name: PurePosixPath) -> None:
-        """Copy what a name leads to, and the way to it."""
+        """Copy the entry of that name, and the directories and links on the way to it."""
         for link in self._way(name.parent):
             self._entry(link)
         self._tree(self._relative(entry(self._source, name)))
 
     def finish(self) -> None:
-        """Give directories their times, after the last change in them."""
+        """Set the times of directories, after all changes in them."""
         for directory, status in reversed(self._directories.items()):
             os.utime(directory, ns=(status.st_atime_ns, status.st_mtime_ns))
 
@@ -104,7 +104,7 @@ class _Copy:
         return PurePosixPath(path.relative_to(self._source))
 
     def _way(self, directory: PurePosixPath) -> Iterator[PurePosixPath]:
-        """The directories and links (where they are, not what they lead to) on the way to a directory."""
+        """The directories and links themselves on the way to a directory."""
         for depth in range(1, len(directory.parts) + 1):
             prefix = PurePosixPath(*directory.parts[:depth])
             here = self._relative(entry(self._source, prefix))
@@ -124,17 +124,15 @@ class _Copy:
                 pending += sorted((name / one.name for one in found), reverse=True)
 
     def _entry(self, name: PurePosixPath) -> bool:
-        """Copy one entry. Returns whether it is a directory, which may be there already."""
+        """Copy one entry. Returns whether it is a directory, which may already exist."""
         origin = self._source / name
         status = origin.lstat()
         if stat.S_ISDIR(status.st_mode):
             self._directory(origin, status, name)
             return True
         target = entry(self._destination, name)
-        if origin.is_symlink() and target.is_dir() and not target.is_symlink():
-            raise _in_the_way(target, "a link")
         if target.is_dir() and not target.is_symlink():
-            raise _in_the_way(target, "a file")
+            raise _in_the_way(target, "a link" if origin.is_symlink() else "a file")
         if stat.S_ISSOCK(status.st_mode):
             return False
         target.unlink(missing_ok=True)
@@ -172,7 +170,7 @@ class _Copy:
         self._directories[target] = status
 
     def _attributes(self, origin: Path, status: os.stat_result, target: Path) -> None:
-        if os.geteuid() == 0:
+        if may_set_owners():
             os.chown(target, status.st_uid, status.st_gid, follow_symlinks=False)
         if not stat.S_ISLNK(status.st_mode):
             target.chmod(stat.S_IMODE(status.st_mode))
@@ -199,8 +197,8 @@ class _Copy:
 
 
 def has_acls(directory: Path) -> bool:
-    """Whether the directory's file system takes POSIX ACLs: tried on a file without a name. Raises OSError
-    when no file can be made there."""
+    """Whether the directory's file system accepts POSIX ACLs, tried on a temporary file without a name.
+    Raises OSError when no file can be created there."""
     with tempfile.TemporaryFile(dir=directory) as file:
         try:
             os.setxattr(file.fileno(), "system.posix_acl_access", _SOME_ACL)
@@ -212,33 +210,29 @@ def has_acls(directory: Path) -> bool:
 
 
 def refuse_losses(lost: Sequence[str]) -> None:
-    """Raise `CheckpointError`, with what is said of each, when attributes could not be copied."""
+    """Raise `CheckpointError`, with the list, when attributes could not be copied."""
     if lost:
         raise CheckpointError(
             f"{len(lost)} attributes of files could not be copied",
             "\n".join(lost[:20]),
-            "keep the state directory on a file system that has extended attributes and POSIX ACLs, such as"
+            "keep the state directory on a file system with extended attributes and POSIX ACLs, such as"
             " ext4, xfs or btrfs",
         )
 
 
 def _in_the_way(target: Path, what: str) -> CheckpointError:
     return CheckpointError(
-        f"{what} cannot be put there: something else is in its place",
+        f"{what} cannot replace an existing file of another type",
         str(target),
-        "leave one of the two out",
+        "omit one of the two",
     )
 
 
 def _copy_content(origin: Path, target: Path, status: os.stat_result) -> None:
-    """Copy a file's bytes; its holes stay holes, and extents are shared where the file system can."""
-    source = os.open(origin, os.O_RDONLY | os.O_NOFOLLOW)
-    try:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-        sink = os.open(target, flags, 0o600)
-        try:
-            copy_content(source, sink, status.st_size)
-        finally:
-            os.close(sink)
-    finally:
-        os.close(source)
+    """Copy a file's bytes; holes are kept, and extents are shared if the file system can."""
+    new = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    with (
+        os.fdopen(os.open(origin, os.O_RDONLY | os.O_NOFOLLOW), "rb") as source,
+        os.fdopen(os.open(target, new, 0o600), "wb") as sink,
+    ):
+        copy_content(source.fileno(), sink.fileno(), status.st_size)

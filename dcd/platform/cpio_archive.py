@@ -1,8 +1,7 @@
 """Unpacking cpio archives, safely.
 
-cpio(1) follows symbolic links that the archive itself brings, and so can be made to write anywhere; here
-every member is put where its name leads inside the destination. Formats: `newc` with and without
-checksums, and the portable `odc`. Source: cpio(5).
+cpio(1) follows symbolic links in the archive, so an archive can make it write anywhere; here all members stay
+inside the destination. Formats: `newc` with and without checksums, and the portable `odc`. Source: cpio(5).
 """
 
 import errno
@@ -13,22 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from dcd.platform.inside import entry, make_directory
+from dcd.platform.inside import entry, make_directory, may_set_owners
 from statemachine.errors import CheckpointError
 
 MAGICS = (b"070701", b"070702", b"070707")
-"""What the archives begin with."""
+"""The first bytes of archives."""
 
 _CHUNK_BYTES = 1 << 20
 _NONSENSE = {
-    errno.ENAMETOOLONG,
-    errno.ENOTDIR,
-    errno.EISDIR,
-    errno.EINVAL,
-    errno.EEXIST,
-    errno.ENOENT,
+    *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.EEXIST),
+    errno.ENOENT,  # an empty target of a symbolic link
 }
-"""What the system says of a member that no file system can hold; ENOENT of a symbolic link to nothing."""
+"""Errors of the system for a member that no file system can hold."""
 _TRAILER = "TRAILER!!!"
 _NEWC_FIELDS, _ODC_WIDTHS = 13, (6, 6, 6, 6, 6, 6, 6, 11, 6, 11)
 
@@ -37,7 +32,7 @@ _NEWC_FIELDS, _ODC_WIDTHS = 13, (6, 6, 6, 6, 6, 6, 6, 11, 6, 11)
 class _Member:
     name: str
     file: tuple[int, ...]
-    """Device and inode: the identity under which hard links find each other."""
+    """Device and inode, which are the same for hard links."""
     mode: int
     uid: int
     gid: int
@@ -49,9 +44,9 @@ class _Member:
 
 
 def unpack_cpio(stream: BinaryIO, destination: Path) -> int:
-    """Unpack an archive beneath `destination`; returns the number of members. Owners are kept when this
-    process is root. Raises `CheckpointError` for an archive that is damaged, `OSError` for a disk
-    that fails or is full."""
+    """Unpack an archive below `destination`; returns the number of members. Owners are kept if this process
+    may set them. Raises `CheckpointError` for a damaged archive, `OSError` for a disk that fails or is
+    full."""
     try:
         return _unpack(stream, destination)
     except (ValueError, OverflowError) as error:
@@ -75,11 +70,11 @@ def _unpack(stream: BinaryIO, destination: Path) -> int:
         else:
             target = _place(destination, member.name)
             target.unlink(missing_ok=True)
-            # Of hard links, any may carry the content (newc: the last one).
+            # Any of several hard links may have the content (newc: the last one).
             if member.links > 1 and member.file in linked:
                 target.hardlink_to(linked[member.file])
                 if stat.S_IFMT(target.lstat().st_mode) != stat.S_IFMT(member.mode):
-                    raise _damaged(f"{member.name} is a hard link to something of another kind")
+                    raise _damaged(f"{member.name} is a hard link to a file of another type")
             linked[member.file] = target
             _fill(stream, member, target)
         _attributes(member, target)
@@ -133,7 +128,7 @@ def _place(destination: Path, name: str) -> Path:
     target = entry(destination, name)
     make_directory(destination, os.path.relpath(target.parent, destination))
     if target.is_dir() and not target.is_symlink():
-        raise CheckpointError(f"the archive has a file where there is a directory: {name}")
+        raise CheckpointError(f"the archive has a file in place of a directory: {name}")
     return target
 
 
@@ -151,12 +146,12 @@ def _fill(stream: BinaryIO, member: _Member, target: Path) -> None:
     elif not target.exists():
         kind = stat.S_IFMT(member.mode)
         if kind not in (stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO):
-            raise _damaged(f"{member.name} is of no known kind ({member.mode:o})")
+            raise _damaged(f"{member.name} is of an unknown type ({member.mode:o})")
         os.mknod(target, kind | 0o600, member.device)
 
 
 def _attributes(member: _Member, target: Path) -> None:
-    if os.geteuid() == 0:
+    if may_set_owners():
         os.chown(target, member.uid, member.gid, follow_symlinks=False)
     if not stat.S_ISLNK(member.mode):
         target.chmod(stat.S_IMODE(member.mode))
@@ -183,4 +178,4 @@ def _skip(stream: BinaryIO, size: int) -> None:
 
 
 def _damaged(why: str) -> CheckpointError:
-    return CheckpointError("the cpio archive is damaged", why, "make the archive again")
+    return CheckpointError("the cpio archive is damaged", why, "create the archive again")

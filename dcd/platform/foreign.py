@@ -1,8 +1,8 @@
-"""Whether this host can run programs of another Debian architecture, and what it would take.
+"""Running programs of other Debian architectures on this host: whether it can, and what is missing.
 
-mmdebstrap needs arch-test(1) for every architecture but the host's own. What the processor does not run
-itself, qemu-user runs, where the kernel has it registered with the flag F (fix binary), so that it works in
-another root too. Source: the kernel's Documentation/admin-guide/binfmt-misc.rst, mmdebstrap(1).
+mmdebstrap needs arch-test(1) for every architecture except the host's own. qemu-user runs the programs that
+the processor cannot, if the kernel has it registered with the flag F (fix binary), so that it also works in
+another root. Source: the kernel's Documentation/admin-guide/binfmt-misc.rst, mmdebstrap(1).
 """
 
 import platform
@@ -34,7 +34,7 @@ QEMU = {
     "sh4": "sh4",
     "sparc64": "sparc64",
 }
-"""Debian's architectures, and qemu-user's names of them."""
+"""Debian's architectures, with qemu-user's names for them."""
 
 ARCHITECTURES = tuple(QEMU)
 X86 = ("amd64", "i386")
@@ -48,19 +48,20 @@ _NATIVE = {
     "riscv64": ("riscv64",),
     "s390x": ("s390x",),
 }
-"""By machine, as uname(2) has it: what it runs without help; its own is first."""
+"""Machine, as in uname(2), to the architectures that it runs itself; its own is first."""
 
 _BINFMT = Path("/proc/sys/fs/binfmt_misc")
 _EMULATORS = ("/usr/bin/qemu-{}-static", "/usr/bin/qemu-{}")
 
 
 def is_own(architecture: str) -> bool:
-    """Whether it is the architecture of this host itself."""
+    """Whether it is the architecture of this host."""
     return _NATIVE.get(platform.machine(), ("",))[0] == architecture
 
 
 def obstacle(architecture: str) -> tuple[str, str] | None:
-    """Why this host cannot make an image of that architecture, and what to do; None when it can."""
+    """The reason why this host cannot build an image of that architecture, and the remedy; None when it
+    can."""
     if is_own(architecture):
         return None
     lacking = tools.missing(["arch-test"])
@@ -84,7 +85,7 @@ def obstacle(architecture: str) -> tuple[str, str] | None:
 
 
 def runnable() -> list[str]:
-    """The architectures, beside the host's own, of which images can be made here."""
+    """The other architectures for which this host can build images."""
     return [name for name in ARCHITECTURES if not is_own(name) and obstacle(name) is None]
 
 

@@ -1,14 +1,14 @@
-"""What of this host decides the bytes of a result: its tools, and the files that enter an image.
+"""Host parts: the tools and files of this host that determine the bytes of a result.
 
-A host part is named for people ("GRUB of the host") and identified by one line of text: a sha256 over the
-program, its shared libraries or all files of the set, and behind it, for people, the packages with their
-versions. The text changes when an update of the host could change a result, and the plan then says which part
-changed. The C library is left out: its updates change how a program runs, not what it writes.
+A host part has a name for people ("GRUB of the host") and one line of text that identifies it: a sha256 over
+the program, its shared libraries or all files of the set, followed by the packages with their versions. The
+text changes when an update of the host could change a result, and the plan then names the changed part. The C
+library is excluded: its updates change how a program runs, not its output.
 
-Asked when a build is planned and again before each checkpoint starts, therefore cheap: a file is read again
-only when its inode, size or times have changed, packages are listed again when dpkg's status has. Opens only
-regular files, never waits for one, and runs no tool but ldd(1), dpkg-query(1) and, for a program that no
-known package brings, the tool's own version option.
+They are computed for each plan and again before each checkpoint starts, so they are cheap: a file is read
+again only when its inode, size or times have changed, packages are listed again when dpkg's status has. Opens
+only regular files, without blocking, and runs only ldd(1), dpkg-query(1) and, for a program without a known
+package, the tool's version option.
 """
 
 import functools
@@ -25,7 +25,7 @@ from store.host.tools import tool_named
 from store.host.versions import version
 
 SUFFIX = " of the host"
-"""How the names of host parts end."""
+"""Suffix of the names of host parts."""
 
 _DPKG_STATUS = Path("/var/lib/dpkg/status")
 _LOADER_CACHE = Path("/etc/ld.so.cache")
@@ -35,12 +35,12 @@ _C_LIBRARY = re.compile(
 _LIBRARY = re.compile(r"(?:=>\s*|^\s*)(/\S+)", re.MULTILINE)
 
 Identity = tuple[int, ...]
-"""What changes when a file does: device, inode, size, times."""
+"""A tuple that changes when a file does: device, inode, size, times."""
 
 
 def host_parts(names: Iterable[str]) -> dict[str, str]:
-    """The host parts behind the tools `names` (see `store.host.tools`), by the parts' names, as the text
-    that identifies each. Tools that decide no bytes, and tools that are missing, are no part."""
+    """The host parts of the tools `names` (see `store.host.tools`): name to identifying text. Omits tools
+    that do not shape results, and missing tools."""
     found: dict[str, dict[str, str]] = {}
     packages: dict[str, dict[str, str]] = {}
     for name in dict.fromkeys(names):
@@ -51,7 +51,7 @@ def host_parts(names: Iterable[str]) -> dict[str, str]:
         part = tool.part or tool.package or tool.executable
         files = _files_of_set(path) if tool.whole else list(_program(path))
         found.setdefault(part, {})[name] = _digest_of(files)
-        note = _package(tool.package, path) or f"{name} {version_of(name, path)}"
+        note = _package(tool.package, path) or f"{name} {version(name) or ''}"
         packages.setdefault(part, {})[note.strip()] = ""
     return {
         f"{part}{SUFFIX}": f"{_text_digest(digests)} {', '.join(packages[part])}"
@@ -60,7 +60,7 @@ def host_parts(names: Iterable[str]) -> dict[str, str]:
 
 
 def file_digest(path: Path) -> str:
-    """The sha256 (hex) of a regular file of the host. Raises Unprepared for anything else."""
+    """The sha256 (hex) of a regular file of the host. Raises Unprepared."""
     try:
         identity = _identity(path.stat())
         return _file_digest(os.fspath(path), identity)
@@ -70,13 +70,8 @@ def file_digest(path: Path) -> str:
         ) from error
 
 
-def version_of(name: str, path: Path) -> str:
-    """The version that a tool prints itself, or "". Its program is run once for each state of its file."""
-    return _version(name, os.fspath(path), _identity(path.stat()))
-
-
 def _program(path: Path) -> Iterator[Path]:
-    """A program and the shared libraries that it loads, but for the C library."""
+    """A program and its shared libraries, except the C library."""
     yield path
     cache = _identity(_LOADER_CACHE.stat()) if _LOADER_CACHE.exists() else ()
     for library in _libraries(os.fspath(path), _identity(path.stat()), cache):
@@ -85,7 +80,7 @@ def _program(path: Path) -> Iterator[Path]:
 
 @functools.lru_cache(maxsize=256)
 def _libraries(path: str, identity: Identity, cache: Identity) -> tuple[str, ...]:
-    """`identity` and `cache` (the loader's) are what the answer holds for."""
+    """The shared libraries; `identity` and `cache` (the loader's) are only keys of the cache."""
     with open(path, "rb") as file:  # noqa: PTH123
         if file.read(4) != b"\x7fELF":
             return ()
@@ -95,7 +90,7 @@ def _libraries(path: str, identity: Identity, cache: Identity) -> tuple[str, ...
 
 
 def _files_of_set(path: Path) -> list[Path]:
-    """The files beside one that stands for a set of files, itself among them."""
+    """All files in the directory of the file that represents a set."""
     return sorted(one for one in path.parent.iterdir() if one.is_file())
 
 
@@ -117,18 +112,13 @@ def _identity(status: os.stat_result) -> Identity:
 
 @functools.lru_cache(maxsize=8192)
 def _file_digest(path: str, identity: Identity) -> str:
-    """`identity` is what the answer holds for."""
+    """The digest; `identity` is only a key of the cache."""
     with open_regular(Path(path), follow=True) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-@functools.lru_cache(maxsize=256)
-def _version(name: str, path: str, identity: Identity) -> str:
-    return version(name) or ""
-
-
 def _package(package: str, path: Path) -> str:
-    """The package with its version, where dpkg has installed it and the file is not the administrator's."""
+    """The package with its version, if dpkg has installed it and the file is not below /usr/local; or ""."""
     if not package or not _DPKG_STATUS.exists() or path.is_relative_to("/usr/local"):
         return ""
     installed = _packages(_identity(_DPKG_STATUS.stat()))
@@ -137,7 +127,7 @@ def _package(package: str, path: Path) -> str:
 
 @functools.lru_cache(maxsize=4)
 def _packages(identity: Identity) -> dict[str, str]:
-    """All packages that are installed, with their versions."""
+    """All installed packages with their versions; `identity` is only a key of the cache."""
     form = "${db:Status-Abbrev}\t${Package}\t${Version}\n"
     try:
         listing = run(

@@ -1,26 +1,37 @@
-"""Files inside an image area, found as the image itself would find them.
+"""Files inside an image area, with paths resolved as in the image itself.
 
-A path of the image, and every symbolic link met on its way, is resolved with the image area as the root:
-an absolute link begins at the image area again and `..` cannot leave it. So a link in the image (or
-a path in a manifest) never reaches a file of the build host. The same holds for the other areas of a
-workspace. Meant for a workspace that nobody else changes meanwhile; commands in the image have ended by
-then.
+A path of the image, and every symbolic link on the way, is resolved with the image area as the root: an
+absolute link starts at the image area and `..` cannot leave it. So a link in the image (or a path in a
+manifest) never leads to a file of the build host. The same applies to the other areas of a workspace. Only
+for a workspace that no other process changes meanwhile.
 """
 
 import os
 import stat
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path, PurePath, PurePosixPath
 
 from statemachine.errors import CheckpointError
 
 _MOST_LINKS = 40
-"""As many as Linux follows before it says ELOOP."""
+"""The number of links that Linux follows before ELOOP."""
+
+
+@cache
+def may_set_owners() -> bool:
+    """Whether this process can give files to other users: it is root, and not in a user namespace with a
+    single user, as the workers of a daemon without root are. Source: user_namespaces(7), uid_map."""
+    try:
+        ranges = Path("/proc/self/uid_map").read_text().splitlines()
+    except OSError:
+        return os.geteuid() == 0
+    return os.geteuid() == 0 and sum(int(line.split()[2]) for line in ranges) > 1
 
 
 def resolve(root: Path, path: str | PurePosixPath) -> Path:
-    """The real file behind a path of the image, all links followed. What does not exist (yet) is taken
-    as it is written. Raises `CheckpointError` for a loop of links."""
+    """The real file behind a path of the image, after following all links. Missing parts are kept as
+    written. Raises `CheckpointError` for a loop of links."""
     pending = _parts(path)
     done: list[str] = []
     links = 0
@@ -44,7 +55,7 @@ def resolve(root: Path, path: str | PurePosixPath) -> Path:
 
 
 def entry(root: Path, path: str | PurePosixPath) -> Path:
-    """The directory entry that a path of the image names: links are followed, but not the last part."""
+    """The directory entry that a path of the image names: links are followed except in the last part."""
     parts = _parts(path)
     if not parts or parts[-1] == "..":
         return resolve(root, path)
@@ -52,11 +63,10 @@ def entry(root: Path, path: str | PurePosixPath) -> Path:
 
 
 def make_directory(root: Path, path: str | PurePosixPath, *, private: bool = False) -> Path:
-    """A directory of the image, made with its parents where it is not there. Returns the real one.
+    """A directory of the image, created with its parents as needed. Returns the real one.
 
-    Each that is made belongs to whoever the directory around it belongs to, so that what is added to a user's
-    home stays the user's (the image's own root makes root's). Their mode is 0755; with `private`, those that
-    are not root's are 0700.
+    A new directory has the owner of its parent, so that a user's home contains only the user's files (root's
+    in the image's root). Its mode is 0755; with `private`, 0700 unless it is root's.
     """
     directory = resolve(root, path)
     missing = [
@@ -66,7 +76,7 @@ def make_directory(root: Path, path: str | PurePosixPath, *, private: bool = Fal
         around = part.parent.stat()
         owner = (0, 0) if part.parent == root else (around.st_uid, around.st_gid)
         part.mkdir()
-        if os.geteuid() == 0:
+        if may_set_owners():
             os.chown(part, *owner)
         closed = private and owner[0] != 0
         part.chmod((0o700 if closed else 0o755) | (around.st_mode & stat.S_ISGID))
@@ -76,8 +86,8 @@ def make_directory(root: Path, path: str | PurePosixPath, *, private: bool = Fal
 
 
 def new_file(root: Path, path: str | PurePosixPath, *, private: bool = False) -> Path:
-    """Where a file can be made at a path of the image: nothing is there any more (a link is removed, not
-    followed), and the directories on the way are, as `make_directory` makes them."""
+    """The real path for a new file of the image: an existing file or link is removed, and missing parent
+    directories are created as by `make_directory`."""
     parent = make_directory(root, PurePosixPath(path).parent, private=private)
     file = parent / PurePosixPath(path).name
     if file.is_dir() and not file.is_symlink():
@@ -87,7 +97,7 @@ def new_file(root: Path, path: str | PurePosixPath, *, private: bool = False) ->
 
 
 def regular_file(root: Path, path: str | PurePosixPath) -> Path | None:
-    """The real regular file behind a path of the image, all links followed, or None."""
+    """The real regular file behind a path of the image, after following all links, or None."""
     file = resolve(root, path)
     try:
         return file if stat.S_ISREG(file.lstat().st_mode) else None
@@ -96,8 +106,8 @@ def regular_file(root: Path, path: str | PurePosixPath) -> Path | None:
 
 
 def require_no_links(root: Path, paths: Iterable[str]) -> None:
-    """Raise `CheckpointError` when one of these paths of the image, or a directory on the way to it, is a
-    link: for tools that would follow it on the build host."""
+    """Raise `CheckpointError` when one of these paths of the image, or a parent of one, is a link: for tools
+    that would follow it on the build host."""
     for path in paths:
         here = root
         for part in _parts(path):
@@ -106,7 +116,7 @@ def require_no_links(root: Path, paths: Iterable[str]) -> None:
                 raise CheckpointError(
                     f"/{here.relative_to(root)} of the image is a link",
                     f"it leads to {here.readlink()}; tools of the build host would follow it there",
-                    "leave a directory or file in its place",
+                    "replace it by a directory or file",
                 )
 
 
@@ -118,27 +128,26 @@ def write(
     mode: int = 0o644,
     owner: tuple[int, int] = (0, 0),
 ) -> Path:
-    """Put a file at a path of the image, in place of what is there (a link is replaced, not followed).
-    Missing directories are made, closed to others like the file where they are a user's. Returns the real
-    file."""
+    """Write a file of the image, replacing an existing file or link. Missing parent directories are created,
+    with `private` if the file is. Returns the real file."""
     file = new_file(root, path, private=mode & 0o077 == 0)
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "wb") as stream:
         stream.write(content.encode() if isinstance(content, str) else content)
-        if os.geteuid() == 0:
+        if may_set_owners():
             os.fchown(descriptor, *owner)
         os.fchmod(descriptor, mode)
     return file
 
 
 def read(root: Path, path: str | PurePosixPath) -> str | None:
-    """The text of a file of the image, or None when it is not there."""
+    """The text of a file of the image, or None if it does not exist."""
     file = regular_file(root, path)
     return None if file is None else file.read_text("utf-8", "surrogateescape")
 
 
 def exists(root: Path, path: str | PurePosixPath) -> bool:
-    """Whether a path of the image leads to something."""
+    """Whether a path of the image leads to an existing file of any type."""
     return os.path.lexists(resolve(root, path))
 
 

@@ -1,11 +1,10 @@
-"""Repositories of IPS packages: what they hold now, as digests for keys.
+"""The state of repositories of IPS packages: digests of their catalogs, for keys.
 
-A repository is asked for the attributes of its publishers' catalogs; these name the signature of each part
-of the catalog, which changes with the packages in it and with nothing else. So asking costs a few kilobytes,
-and needs no pkg(7). Installing is for `dcd.checkpoints.transfer.ips`. Blocking. The daemon calls it through
-`dcd.platform.asking`, in a confined process.
+The attributes of a publisher's catalog, a few kilobytes, contain a signature of each part of the catalog,
+which changes exactly when its packages change; reading them does not need pkg(7). A package archive (p5p) is
+identified by its content. Blocking. The daemon calls it through `dcd.platform.asking`, in a confined process.
 
-Source: pkg(7), the catalog's attributes; a package archive (p5p) counts by its content.
+Source: pkg(7), the catalog's attributes.
 """
 
 import json
@@ -24,25 +23,25 @@ from statemachine.keys import digest
 from store.host.regular import digest_regular, read_regular
 
 BACK_OFF_SECONDS = (1.0, 4.0, 15.0)
-"""Pauses between tries, while a repository may come back."""
+"""Pauses between tries while a repository is unreachable."""
 
 TIMEOUT_SECONDS = 60.0
 IMPATIENT_SECONDS = 10.0
-"""How long one answer may take, at the most; the latter where nothing is tried again."""
+"""Time limits of one answer; the second applies without retries."""
 
 MOST_BYTES = 4 << 20
-"""How long an answer may be. The attributes of a catalog are a few KiB."""
+"""Size limit of an answer. The attributes of a catalog are a few KiB."""
 
 MOST_ARCHIVE_BYTES = 64 << 30
-"""How long a package archive may be."""
+"""Size limit of a package archive."""
 
 _TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
 
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """An origin of packages: a URI, or the path of a repository or archive of this host. Without
-    `publisher`, all that it has count. `key` and `certificate` are files to log in with."""
+    """An origin of packages: a URI, or the path of a repository or archive on this host. Without
+    `publisher` it means all its publishers. `key` and `certificate` are the files for its login."""
 
     origin: str
     publisher: str = ""
@@ -51,7 +50,7 @@ class Repository:
 
     @property
     def is_remote(self) -> bool:
-        """Whether the network is needed to reach it."""
+        """Whether it is reached over the network."""
         return self.origin.lower().startswith(("http://", "https://"))
 
 
@@ -60,15 +59,12 @@ def catalog_digests(
     http_proxy: str = "",
     pauses: Sequence[float] = BACK_OFF_SECONDS,
 ) -> dict[str, str]:
-    """The state of the catalog of each publisher in the repositories (a digest, and behind it when the
-    catalog was changed last), by `ORIGIN PUBLISHER` (by `ORIGIN` for an archive). `pauses` are between
-    tries. Raises Unprepared for a repository that cannot be read."""
+    """The state of the catalog of each publisher in the repositories (a digest, followed by the time of the
+    last change), by `ORIGIN PUBLISHER` (by `ORIGIN` for an archive). `pauses` are between tries. Raises
+    Unprepared for a repository that cannot be read."""
     found: dict[str, str] = {}
-    for repository in repositories:
-        if repository.is_remote:
-            found.update(_remote(repository, http_proxy, pauses))
-        else:
-            found.update(_local(repository))
+    for each in repositories:
+        found.update(_remote(each, http_proxy, pauses) if each.is_remote else _local(each))
     return found
 
 
@@ -172,7 +168,7 @@ def _state(attributes: bytes, origin: str) -> str:
 
 
 def _date(stamp: object) -> str:
-    """A catalog's time as in ISO 8601, or "" when there is none. Source: pkg(7), `20260101T000000.123Z`."""
+    """A catalog's time in ISO 8601, or "" when it has none. Source: pkg(7), `20260101T000000.123Z`."""
     try:
         date = datetime.strptime(str(stamp).partition(".")[0].rstrip("Z"), "%Y%m%dT%H%M%S")
     except ValueError:
@@ -183,6 +179,6 @@ def _date(stamp: object) -> str:
 def _strange(origin: str) -> Unprepared:
     return Unprepared(
         f"{origin} answers, but not as a repository of packages",
-        "what it sent is not the catalog's attributes",
+        "its answer is not the attributes of a catalog",
         "check the origin in the manifest",
     )

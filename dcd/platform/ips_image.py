@@ -1,9 +1,8 @@
-"""What an IPS image says of the host that made it, and taking that out of it.
+"""Removing traces of the build host from an IPS image.
 
-pkg(1) writes into the image's configuration what it was given for the transfer: paths of repositories of the
-host, a copy of the key that opens one, and an identifier of the client, of which every machine installed from
-the image would have the same. None of that means anything to a user of the image. pkg makes a new identifier
-when there is none.
+pkg(1) writes its arguments for the transfer into the image's configuration: paths of repositories on the
+host, a copy of the key for one, and an identifier of the client, which all machines installed from the image
+would share. They mean nothing to users of the image. pkg creates a new identifier when it finds none.
 
 Source: pkg5, imageconfig.py (version 3 of an image's configuration), image.py (`__store_publisher_ssl`).
 """
@@ -25,7 +24,7 @@ _LISTS = ("origins", "mirrors", "origin_info", "mirror_info")
 
 
 def is_of_the_host(uri: str) -> bool:
-    """Whether an origin means something on the build host only."""
+    """Whether an origin is valid only on the build host."""
     parts = urlsplit(uri)
     if parts.scheme in ("", "file"):
         return True
@@ -34,12 +33,12 @@ def is_of_the_host(uri: str) -> bool:
 
 
 def has_configuration(root: Path) -> bool:
-    """Whether there is an image below the root whose configuration can be read here."""
+    """Whether the root holds an image with a readable configuration."""
     return any(read(root, f"{directory}/pkg5.image") is not None for directory in _DIRECTORIES)
 
 
 def forget_host(root: Path) -> list[str]:
-    """Take it out of the image below the root. Returns the origins and mirrors that were taken out."""
+    """Remove the traces from the image below the root. Returns the removed origins and mirrors."""
     gone: list[str] = []
     for directory in _DIRECTORIES:
         text = read(root, f"{directory}/pkg5.image")
@@ -71,7 +70,7 @@ def _without_host(text: str, gone: Callable[[str], None]) -> str:
 
 
 def _kept(value: str, gone: Callable[[str], None]) -> str:
-    """A list of URIs, or of dictionaries that each have one, as pkg writes it, without the host's."""
+    """The text of a list of URIs, or of dictionaries with one each, as pkg writes it, without the host's."""
     try:
         entries = ast.literal_eval(value or "[]")
         uris = [entry["uri"] if isinstance(entry, dict) else entry for entry in entries]

@@ -1,8 +1,8 @@
 """The daemon's side of systemd: readiness, status, watchdog and inherited sockets.
 
-Source: sd_notify(3), sd_watchdog_enabled(3), sd_listen_fds(3). Without systemd every function does
-nothing. Telling the service manager is never worth a failure of the daemon, so `notify` answers
-whether it was told instead of raising.
+Without systemd every function does nothing. A failed notification must not fail the daemon, so `notify`
+returns whether it was sent instead of raising. Source: sd_notify(3), sd_watchdog_enabled(3),
+sd_listen_fds(3).
 """
 
 import os
@@ -15,7 +15,7 @@ FIRST_INHERITED = 3
 
 
 def notify(*assignments: str) -> bool:
-    """Send assignments such as `READY=1` to the service manager. Returns whether it was told."""
+    """Send assignments such as `READY=1` to the service manager. Returns whether they were sent."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
         return False
@@ -31,12 +31,12 @@ def notify(*assignments: str) -> bool:
 
 
 def ready(status: str) -> bool:
-    """The daemon answers on its socket (first start, or the end of a reload)."""
+    """The daemon answers on its socket (after its start or a reload)."""
     return notify("READY=1", f"STATUS={status}")
 
 
 def status(text: str) -> bool:
-    """One line about what the daemon does, for `systemctl status`."""
+    """Set the line about the daemon's activity in `systemctl status`."""
     return notify(f"STATUS={text}")
 
 
@@ -51,7 +51,7 @@ def stopping(status: str) -> bool:
 
 
 def extend_timeout(seconds: float) -> bool:
-    """A start or stop goes on for at least this long from now: the manager is not to give up."""
+    """Ask the service manager to wait for a start or stop at least this long from now."""
     return notify(f"EXTEND_TIMEOUT_USEC={int(seconds * 1_000_000)}")
 
 
@@ -61,7 +61,7 @@ def alive() -> bool:
 
 
 def watchdog_seconds() -> float | None:
-    """How often to call `alive` (half the limit, as sd_watchdog_enabled(3) advises), or None."""
+    """The interval for calls of `alive` (half the limit, as sd_watchdog_enabled(3) advises), or None."""
     limit = os.environ.get("WATCHDOG_USEC", "")
     process = os.environ.get("WATCHDOG_PID", str(os.getpid()))
     if not limit.isdigit() or int(limit) == 0 or process != str(os.getpid()):
@@ -74,8 +74,8 @@ def inherited_sockets(
 ) -> list[socket.socket]:
     """The listening sockets that the service manager opened for this process.
 
-    Call once: the variables are removed, so that no child takes them for its own, and the
-    descriptors do not survive an exec.
+    Call once: the variables are removed, so that no child uses them, and the descriptors do not survive an
+    exec.
     """
     process = environment.pop("LISTEN_PID", "")
     count = environment.pop("LISTEN_FDS", "")

@@ -1,8 +1,8 @@
 """Name-value lists in XDR, as ZFS writes them into labels.
 
-`parse` and `encode` are inverse to each other, byte for byte, for every list that libnvpair would write. A
-list is data, never a dictionary: order, types and doubled names are kept. Whatever is malformed is a
-`NvListError`; nothing is read past the end of what was given, and lists nest at most `MAX_DEPTH` deep. Pure.
+`parse` and `encode` are inverse to each other, byte for byte, for every list that libnvpair writes. A list is
+not a dictionary: it keeps order, types and duplicate names. Malformed data raises `NvListError`; nothing is
+read past the end of the data, and lists nest at most `MAX_DEPTH` deep. Pure.
 
 Source: libnvpair(3LIB), the on-disk format of XDR-encoded nvlists; RFC 4506 (XDR).
 """
@@ -20,7 +20,7 @@ _XDR, _LITTLE_ENDIAN = 1, 1
 
 
 class NvListError(DcdError):
-    """Bytes that are no name-value list, or values that do not fit their types."""
+    """Bytes that are not a name-value list, or values that do not fit their types."""
 
 
 class NvType(IntEnum):
@@ -69,7 +69,7 @@ _NUMBERS: dict[NvType, tuple[str, int]] = {
     NvType.HRTIME: ("q", 8),
     NvType.DOUBLE: ("d", 8),
 }
-"""How one number is written in XDR, and its size in the memory of a reader."""
+"""The format of a number in XDR, and its size in the memory of a reader."""
 
 _ARRAYS = {
     NvType.INT8_ARRAY: NvType.INT8,
@@ -89,8 +89,8 @@ _PAIR_HEADER, _LIST_HEADER, _POINTER = 16, 24, 8
 
 @dataclass(frozen=True, slots=True)
 class NvPair:
-    """A name and its value: an int, bool, float, str, bytes, `NvList`, or a tuple of them, as `type` has
-    it; None for BOOLEAN, which says something by being there. Text that is not UTF-8 keeps its bytes as
+    """A name and its value: an int, bool, float, str, bytes, `NvList`, or a tuple of them, according to
+    `type`; None for BOOLEAN, whose presence is its value. Text that is not UTF-8 keeps its bytes as
     surrogates."""
 
     name: str
@@ -100,7 +100,7 @@ class NvPair:
 
 @dataclass(frozen=True, slots=True)
 class NvList:
-    """A list of pairs. `flags` 1 says that names are unique."""
+    """A list of pairs. `flags` 1 means that names are unique."""
 
     pairs: tuple[NvPair, ...] = ()
     flags: int = 1
@@ -112,8 +112,8 @@ class NvList:
         return next((pair.value for pair in found), None)
 
     def with_value(self, name: str, kind: NvType, value: Any) -> "NvList":
-        """The list with one pair of that name: in the place of the first, or at the end. With the value
-        None there is none of that name."""
+        """The list with a single pair of that name: in place of the first one, or at the end. With the value
+        None, without pairs of that name."""
         if value is None:
             return replace(self, pairs=tuple(p for p in self.pairs if p.name != name))
         pair = NvPair(name, kind, value)
@@ -125,18 +125,18 @@ class NvList:
 
 
 def parse(data: bytes) -> tuple[NvList, int]:
-    """The list at the beginning of `data`, and how many bytes it takes. Raises NvListError."""
+    """The list at the beginning of `data`, and its length in bytes. Raises NvListError."""
     if len(data) < 4 or data[0] != _XDR or data[1] > _LITTLE_ENDIAN:
         raise NvListError(
-            "there is no name-value list in XDR here", f"It begins with {data[:4]!r}."
+            "the data is not a name-value list in XDR", f"It begins with {data[:4]!r}."
         )
     reader = _Reader(data, 4)
     return _read_list(reader, 0), reader.at
 
 
 def encode(nvlist: NvList) -> bytes:
-    """The list as bytes, with the header that `parse` expects. Raises NvListError for a value that
-    cannot be written as its type."""
+    """The list as bytes, with the header that `parse` expects. Raises NvListError for a value that does not
+    fit its type."""
     try:
         return bytes((_XDR, _LITTLE_ENDIAN, 0, 0)) + _written_list(nvlist)
     except (struct.error, UnicodeEncodeError, AttributeError, TypeError) as failure:
@@ -144,7 +144,7 @@ def encode(nvlist: NvList) -> bytes:
 
 
 class _Reader:
-    """Where in the bytes reading has come to."""
+    """The bytes, and the present position in them."""
 
     def __init__(self, data: bytes, at: int) -> None:
         self.data = data
@@ -153,8 +153,8 @@ class _Reader:
     def take(self, size: int) -> bytes:
         if size < 0 or self.at + size > len(self.data):
             raise NvListError(
-                "the name-value list is cut off",
-                f"{size} bytes are wanted at {self.at} of {len(self.data)}.",
+                "the name-value list is truncated",
+                f"{size} bytes are needed at {self.at} of {len(self.data)}.",
             )
         self.at += size
         return self.data[self.at - size : self.at]
@@ -173,7 +173,7 @@ class _Reader:
 
 def _read_list(reader: _Reader, depth: int) -> NvList:
     if depth > MAX_DEPTH:
-        raise NvListError("the name-value list is nested too deep", f"At most {MAX_DEPTH} fit.")
+        raise NvListError("the name-value list is nested too deep", f"The limit is {MAX_DEPTH}.")
     version, flags = reader.number("i"), reader.number("I")
     pairs: list[NvPair] = []
     while True:
@@ -185,7 +185,7 @@ def _read_list(reader: _Reader, depth: int) -> NvList:
         if reader.at - begin != encoded:
             raise NvListError(
                 f"the size of the pair {pair.name!r} is wrong",
-                f"It says {encoded} bytes and has {reader.at - begin}.",
+                f"It is {encoded} bytes in the data, and {reader.at - begin} in fact.",
             )
         pairs.append(pair)
 
@@ -195,7 +195,7 @@ def _read_pair(reader: _Reader, depth: int) -> NvPair:
     try:
         kind = NvType(number)
     except ValueError:
-        raise NvListError(f"the pair {name!r} has a type that is not known", str(number)) from None
+        raise NvListError(f"the pair {name!r} has an unknown type", str(number)) from None
     return NvPair(name, kind, _read_value(reader, kind, count, depth))
 
 
@@ -223,9 +223,9 @@ def _read_value(reader: _Reader, kind: NvType, count: int, depth: int) -> Any:
 
 
 def _several(reader: _Reader, count: int, read: Callable[[], Any]) -> tuple[Any, ...]:
-    # Each takes four bytes at least: a length from nowhere must not fill the memory.
+    # Each takes at least four bytes: a wrong length must not fill the memory.
     if count * 4 > len(reader.data) - reader.at:
-        raise NvListError("an array is longer than the list", f"It says {count} elements.")
+        raise NvListError("an array is longer than the list", f"It claims {count} elements.")
     return tuple(read() for _ in range(count))
 
 
@@ -277,7 +277,7 @@ def _count(pair: NvPair) -> int:
 
 
 def _memory(pair: NvPair) -> int:
-    """How much memory a reader needs for the value."""
+    """The size of the value in the memory of a reader."""
     match pair.type:
         case NvType.BOOLEAN:
             return 0

@@ -1,7 +1,7 @@
-"""Hashes of passwords, made on the build host: no program of an image ever sees a password.
+"""Hashes of passwords, computed on the build host: no program of an image ever sees a password.
 
-The hash is sha512crypt, which every system of today can check. It is made by the host's libcrypt. Its salt
-derives from `material`, so that the same build gives the same bytes; nothing of the password is in it.
+The hash is sha512crypt, which every current system can check, computed by the host's libcrypt. Its salt is
+derived from `material` and not from the password, so that the same build gives the same bytes.
 Source: crypt(3), crypt(5) of libxcrypt.
 """
 
@@ -30,7 +30,7 @@ def hashed(password: str, material: str) -> str:
     if not phrase or b"\0" in phrase or len(phrase) > LONGEST_BYTES:
         raise CheckpointError(
             "a password cannot be hashed",
-            f"it is empty, has more than {LONGEST_BYTES} bytes, or a NUL in it",
+            f"it is empty, has more than {LONGEST_BYTES} bytes, or contains a NUL",
             "choose another",
         )
     data = ctypes.create_string_buffer(_CRYPT_DATA_BYTES)
@@ -38,7 +38,7 @@ def hashed(password: str, material: str) -> str:
     text = made.decode("ascii") if made else ""
     if not re.fullmatch(r"\$6\$[./0-9A-Za-z]{1,16}\$[./0-9A-Za-z]{86}", text):
         raise Unprepared(
-            "this host's libcrypt does not make sha512crypt hashes",
+            "this host's libcrypt does not support sha512crypt hashes",
             "crypt_r failed",
             "install libxcrypt (Debian: libcrypt1)",
         )
@@ -60,7 +60,7 @@ def _crypt_r() -> Callable[[bytes, bytes, object], bytes | None]:
         found.restype = ctypes.c_char_p
         return cast(Callable[[bytes, bytes, object], bytes | None], found)
     raise Unprepared(
-        "this host has no libcrypt to hash passwords with",
+        "this host has no libcrypt to hash passwords",
         f"looked for {', '.join(_LIBRARIES)}",
         "install libxcrypt (Debian: libcrypt1)",
     )

@@ -1,7 +1,7 @@
-"""Who is at the other end of a Unix socket, as the kernel recorded it when the peer connected.
+"""The peer of a Unix socket, as the kernel recorded it when it connected.
 
-Linux: SO_PEERCRED (unix(7)). illumos: getpeerucred(3C) and the accessors of ucred_get(3C), through
-ctypes, because Python has none. A platform without either is an error, never an anonymous peer.
+Linux: SO_PEERCRED (unix(7)). illumos: getpeerucred(3C) and the accessors of ucred_get(3C), through ctypes,
+because Python has no interface to them. A platform without either is an error, never an anonymous peer.
 """
 
 import ctypes
@@ -18,14 +18,14 @@ _UCRED = struct.Struct("=iII")
 """struct ucred of unix(7): pid_t, uid_t, gid_t."""
 
 _NOBODY = 0xFFFFFFFF
-"""(uid_t)-1: the kernel's answer for a socket without a peer, and the accessors' for an error."""
+"""(uid_t)-1: the kernel's value for a socket without a peer, and the accessors' for an error."""
 
 
 def peer_credentials(connection: socket.socket) -> Actor:
-    """The process at the other end of `connection`, an accepted Unix stream socket. Its user is the number:
-    the name takes a look into the user database (`user_name`), which may take long.
+    """The process at the other end of `connection`, an accepted Unix stream socket. Its `user` is the number;
+    `user_name` looks up the name in the user database, which may be slow.
 
-    Raises PermissionDenied when the kernel does not say.
+    Raises PermissionDenied when the kernel does not know the peer.
     """
     try:
         pid, uid, gid = _ask(connection)
@@ -37,7 +37,7 @@ def peer_credentials(connection: socket.socket) -> Actor:
 
 
 def user_name(uid: int) -> str:
-    """The login name of `uid`, or the number when it has none."""
+    """The login name of `uid`, or the number if it has none."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -62,21 +62,14 @@ def ucred_of(descriptor: int, libc: Any) -> tuple[int, int, int]:
     libc.getpeerucred.restype = ctypes.c_int
     libc.ucred_free.argtypes = [ctypes.c_void_p]
     libc.ucred_free.restype = None
-    for name, answer in (
-        ("ucred_getpid", ctypes.c_int),
-        ("ucred_geteuid", ctypes.c_uint),
-        ("ucred_getegid", ctypes.c_uint),
-    ):
-        accessor = getattr(libc, name)
-        accessor.argtypes = [ctypes.c_void_p]
-        accessor.restype = answer
+    accessors = (libc.ucred_getpid, libc.ucred_geteuid, libc.ucred_getegid)
+    for accessor, kind in zip(accessors, (ctypes.c_int, ctypes.c_uint, ctypes.c_uint), strict=True):
+        accessor.argtypes, accessor.restype = [ctypes.c_void_p], kind
     ucred = ctypes.c_void_p()  # NULL: the library allocates
     if libc.getpeerucred(descriptor, ctypes.byref(ucred)) != 0:
         raise OSError(ctypes.get_errno(), "getpeerucred failed")
     try:
-        pid = libc.ucred_getpid(ucred)
-        uid = libc.ucred_geteuid(ucred)
-        gid = libc.ucred_getegid(ucred)
+        pid, uid, gid = (accessor(ucred) for accessor in accessors)
     finally:
         libc.ucred_free(ucred)
     if _NOBODY in (uid, gid):

@@ -1,7 +1,7 @@
-"""Time zones and locales that this host knows, by which a manifest's are looked at before anything is made.
+"""Checking a manifest's time zones and locales against those of this host.
 
-What an image knows, its own packages decide, which may be older or newer. So a name that is not here is
-doubtful and no more; and where the host has neither list, nothing is. Reads a few small files.
+The image's own packages decide what it knows, and they may be older or newer than the host's. So a name that
+the host lacks is only doubtful, and no name is if the host has no list. Reads a few small files.
 
 Source: tzfile(5), zoneinfo.TZPATH of Python; locale-gen(8), /usr/share/i18n/SUPPORTED of Debian.
 """
@@ -14,20 +14,20 @@ from pathlib import Path
 
 _SUPPORTED = Path("/usr/share/i18n/SUPPORTED")
 _BUILT_IN = ("C", "POSIX", "C.UTF-8", "C.utf8")
-"""What the C library brings by itself."""
+"""The locales of the C library itself."""
 _KINDS = ("posix/", "right/")
-"""Directories that have all zones once more, without and with leap seconds."""
+"""Directories with copies of all zones, without and with leap seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """A name that this host does not know. `meant` is a known one that is like it, or ""."""
+    """A name that this host does not know. `meant` is a similar known one, or ""."""
 
     meant: str
 
 
 def unknown_time_zone(name: str) -> Unknown | None:
-    """What to say of a name that is no time zone here, or None."""
+    """The finding if the host has no time zone of that name, else None."""
     for kind in _KINDS:
         name = name.removeprefix(kind)
     if any(Path(directory, name).is_file() for directory in zoneinfo.TZPATH):
@@ -37,7 +37,7 @@ def unknown_time_zone(name: str) -> Unknown | None:
 
 
 def unknown_locale(name: str, supported: Path = _SUPPORTED) -> Unknown | None:
-    """What to say of a name that the host's C library has no source of a locale for, or None."""
+    """The finding if the host's C library has no source for a locale of that name, else None."""
     try:
         lines = supported.read_text("utf-8", "replace").splitlines()
     except OSError:
@@ -49,7 +49,7 @@ def unknown_locale(name: str, supported: Path = _SUPPORTED) -> Unknown | None:
 
 
 def _like(name: str, known: Iterable[str]) -> str:
-    """The known name that is spelt otherwise, or ends so (`Berlin`), or else looks most like it."""
+    """The known name that differs only in spelling, or ends with the name (`Berlin`), or is most similar."""
 
     def spelt(text: str) -> str:
         return text.lower().replace("-", "").replace(" ", "_")

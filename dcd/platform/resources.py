@@ -1,8 +1,8 @@
-"""Resources that could outlive the worker that made them, by kind, and what releases each.
+"""Resources that can outlive the worker that created them, by kind, with the functions that release them.
 
-A checkpoint calls `Context.claim(kind, name)` before it makes one. Then it is in the event log, and the
-daemon releases it at the end of the attempt and after a crash, by its name alone. `RELEASE` functions block,
-are idempotent, and raise `DcdError` when the resource is still there afterwards.
+A checkpoint calls `Context.claim(kind, name)` before it creates one. The claim is then in the event log, and
+the daemon releases the resource by its name at the end of the attempt and after a crash. `RELEASE` functions
+block, are idempotent, and raise `DcdError` when they cannot release the resource.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,11 +15,11 @@ RELEASE: Mapping[str, Callable[[str], None]] = {target.kind: target.release for 
 
 
 def release(kind: str, name: str) -> None:
-    """Release a resource. Raises DcdError when that is not possible, or the kind is not known."""
+    """Release a resource. Raises DcdError when that is not possible, or the kind is unknown."""
     if kind not in RELEASE:
         raise DcdError(
             f"{kind} {name} cannot be released",
             "this version of dcd does not know that kind of resource",
-            "start the version that made it, or remove it by hand",
+            "start the version that created it, or remove it by hand",
         )
     RELEASE[kind](name)

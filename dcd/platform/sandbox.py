@@ -1,12 +1,12 @@
-"""Running a program that is not trusted on the host, with as little as it can do with.
+"""Running an untrusted program on the host with the fewest privileges.
 
-It runs as a user without rights, with limits on time, memory, files and output. On Linux it also gets no new
-privileges, a filter of its system calls, and mount, process, IPC and (unless it may use the network) network
-namespaces of its own, so that there is no other process, and nothing of it left afterwards. With `seen` it
-has a root of its own, in which there is the system's software, its directory, and what is named; else, and on
-kernels before Linux 5.12, it can read what everybody on the host can read. It can write nothing of use. Where
-the caller is not root, it runs as the caller; where the caller may not mount (inside a worker), in the
-caller's namespaces. `main` is the inner side.
+It runs as an unprivileged user, with limits on time, memory, files and output. On Linux it also gets no new
+privileges, a filter of its system calls, and its own mount, process, IPC and (unless it may use the network)
+network namespaces, so that it sees no other process and leaves nothing behind. With `seen` it has its own
+root, with the system's software, its directory, and the named paths; otherwise, and before Linux 5.12, it can
+read all world-readable files of the host. It can write only to its directory. If the caller is not root, it
+runs as the caller; if the caller may not mount (inside a worker), in the caller's namespaces. `main` runs
+inside the sandbox.
 
 Source: setpriv(1), unshare(1), setrlimit(2), chroot(2).
 """
@@ -47,12 +47,12 @@ from store.host.system_calls import compile_filter, install
 from store.host.tools import TOOL_PATH
 
 OUTPUT_BYTES = 64 * 1024
-"""What it may write, to its output or to any other file, unless it is allowed more."""
+"""Default size limit of its output and of each file that it writes."""
 
 NOBODY = "nobody"
 
 MODULE = "-m"
-"""In place of a program: the `main` of a module of this project, whose name follows, is run."""
+"""Instead of a program: run the `main` of the module of this project whose name follows."""
 
 _CODE = ("dcd", "statemachine", "store", "msgspec")
 
@@ -64,7 +64,7 @@ SETTINGS = (
     *("localtime", "nsswitch.conf", "os-release", "passwd", "pki/tls", "protocols", "resolv.conf"),
     *("services", "ssl/certs", "ssl/openssl.cnf", "xml"),
 )
-"""Of /etc, what programs need to find libraries, users, hosts and certificates."""
+"""The files of /etc that programs need to find libraries, users, hosts and certificates."""
 
 _LIMITS = {
     resource.RLIMIT_CPU: 20,
@@ -77,13 +77,12 @@ _ENVIRONMENT = {"PATH": TOOL_PATH, "LC_ALL": "C.UTF-8", "HOME": "/"}
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """What a confined program may do and see beyond the least.
+    """The permissions of a confined program beyond the minimum.
 
-    `network` leaves it the host's network. `file_bytes` is how large its output and each other file may
-    become. `seen` are the only paths of the host, beside the system's software, that are there for it
-    (None: all that everybody can read). `user` is who it runs as where the caller is root; "" leaves it
-    root's number without any capability, to read settings that are root's own. `environment` is added to
-    the few variables that it gets.
+    `network` gives it the host's network. `file_bytes` limits the size of its output and of each other file.
+    `seen` are the only visible paths of the host, besides the system's software (None: all world-readable
+    ones). `user` is its user if the caller is root; "" keeps root's number without any capability, to read
+    root's own settings. `environment` is added to its few variables.
     """
 
     network: bool = False
@@ -103,17 +102,12 @@ def run_confined(
     allowed: Allowed = LEAST,
     stdin: bytes | None = None,
 ) -> str:
-    """Run a program in a directory that its user may enter, and return what it printed. Raises ToolFailed
-    when it fails, takes too long, or prints more than it may; its output is in the directory's file
-    `output` then too."""
+    """Run a program in a directory that its user may enter, and return its output. Raises ToolFailed when it
+    fails, takes too long, or prints too much; the output is in the directory's file `output` in any case."""
     settings = msgspec.json.encode(allowed).decode()
+    inner: tuple[str | Path, ...] = (*module_command("dcd.platform.sandbox"), settings, directory)
     run(
-        [
-            *_alone(allowed.network),
-            *module_command("dcd.platform.sandbox"),
-            *(settings, directory),
-            *argv,
-        ],
+        [*_alone(allowed.network), *inner, *argv],
         env=module_environment(),
         cwd=Path("/"),
         stdin=stdin,
@@ -123,7 +117,7 @@ def run_confined(
 
 
 def printed(directory: Path) -> str:
-    """What the last program that was run there printed."""
+    """The output of the last program that ran there."""
     try:
         return (directory / "output").read_text("utf-8", "replace")
     except FileNotFoundError:
@@ -131,7 +125,7 @@ def printed(directory: Path) -> str:
 
 
 def is_apart() -> bool:
-    """Whether this process may give a confined program namespaces and a root of its own."""
+    """Whether this process may give a confined program its own namespaces and root."""
     return (
         sys.platform == "linux"
         and os.geteuid() == 0
@@ -140,13 +134,13 @@ def is_apart() -> bool:
 
 
 def has_own_root() -> bool:
-    """Whether a confined program gets a root of its own, where it is shown some paths only. Its /tmp is then
-    in memory and gone with it."""
+    """Whether a confined program gets its own root with selected paths. Its /tmp is then in memory and
+    disappears with it."""
     return is_apart() and can_restrict()
 
 
 def code_places() -> tuple[str, ...]:
-    """What of the host a Python program of this project has to see, beside the system's software."""
+    """The paths of the host that a Python program of this project needs, besides the system's software."""
     places = [Path(sys.prefix), Path(sys.base_prefix)]
     for package in _CODE:
         if (spec := find_spec(package)) is not None:
@@ -167,7 +161,7 @@ def _alone(network: bool) -> Iterable[str]:
 
 
 def main() -> None:
-    """Run the program with nothing to gain, and end as it did: ALLOWED DIRECTORY PROGRAM ARGUMENT..."""
+    """Run the program confined, and exit with its status: ALLOWED DIRECTORY PROGRAM ARGUMENT..."""
     settings, place, *argv = sys.argv[1:]
     allowed = msgspec.json.decode(settings, type=Allowed)
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
@@ -175,14 +169,14 @@ def main() -> None:
     if allowed.seen is not None and has_own_root():
         _enter_own_root(Path(place), allowed.seen)
     os.chdir(place)
-    # As the first process of its namespace it would not be ended by signals, such as those of the limits.
+    # The first process of a namespace ignores signals without a handler, such as those of the limits.
     child = os.fork()
     if child == 0:
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
         os.close(descriptor)
         _become(argv, allowed)
-    # With this one the kernel ends all others in the namespace.
+    # When this process ends, the kernel kills all others of the namespace.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
@@ -190,9 +184,9 @@ def main() -> None:
 
 
 def _enter_own_root(place: Path, seen: Iterable[str]) -> None:
-    """Change the root to one in which there is only what the program may see, each thing at its path."""
+    """Change the root to a new one with only the paths that the program may see."""
     os.umask(0o022)
-    # The root is mounted over the place itself, which is shown in it again.
+    # The root is mounted over `place`, which then appears inside it again.
     own = copy_of(place)
     mount("tmpfs", place, "mode=755,size=64m", NO_SUID | NO_DEVICES)
     for name, mode in (("proc", 0o755), ("dev", 0o755), ("tmp", 0o1777)):
@@ -231,11 +225,14 @@ def _show(root: Path, source: Path, path: Path) -> None:
 
 
 def _become(argv: list[str], allowed: Allowed) -> NoReturn:
-    for ignored in (signal.SIGXFSZ, signal.SIGPIPE):  # by Python, and so by what it starts
+    for ignored in (
+        signal.SIGXFSZ,
+        signal.SIGPIPE,
+    ):  # Python ignores them, and so would its children.
         signal.signal(ignored, signal.SIG_DFL)
     for what, most in (*_LIMITS.items(), (resource.RLIMIT_FSIZE, allowed.file_bytes)):
         _, hard = resource.getrlimit(what)
-        if hard != resource.RLIM_INFINITY:  # the caller has less itself
+        if hard != resource.RLIM_INFINITY:  # The caller's own limit may be lower.
             most = min(most, hard)
         resource.setrlimit(what, (most, most))
     if os.geteuid() == 0:
@@ -258,14 +255,14 @@ def _become(argv: list[str], allowed: Allowed) -> NoReturn:
 
 
 def _run_module(name: str, environment: Mapping[str, str]) -> NoReturn:
-    """Run a module's `main` in this interpreter: to start another takes longer than what it is for."""
+    """Run a module's `main` in this interpreter: starting another would take longer than the work."""
     status = 1
     try:
         os.environ.clear()
         os.environ.update(environment)
         import_module(name).main()
         status = 0
-    except BaseException:  # noqa: BLE001 - the end of this process, which the output tells
+    except BaseException:  # noqa: BLE001 - the process ends with the error in its output
         traceback.print_exc()
     finally:
         sys.stderr.flush()

@@ -1,11 +1,10 @@
 """The labels of a ZFS device, read and rewritten while no pool is imported from it.
 
 Every device of a pool has four copies of its label, two at each end, each with the pool's configuration as a
-name-value list under a checksum. The configuration says where each device was when the pool was last open:
-its `path`, `phys_path` and `devid`. `relabel` changes these for the device itself, wherever in a tree of
-mirrors and raidz it stands, and nothing else. It refuses a pool that looks in use, and a device whose labels
-are not all sound and of one time: importing the pool mends those. It writes in the order in which ZFS does,
-so that sound labels are there at any moment.
+name-value list with a checksum. The configuration has the last location of each device: its `path`,
+`phys_path` and `devid`. `relabel` changes these for the device itself, anywhere in a tree of mirrors and
+raidz, and nothing else. It refuses a pool that looks in use, and a device whose labels are damaged or differ:
+importing the pool repairs those. It writes in the same order as ZFS, so that valid labels exist at any time.
 
 Source: the ZFS on-disk specification (chapter 1, vdev labels) and OpenZFS' vdev_impl.h, zio_checksum.h.
 """
@@ -31,6 +30,7 @@ _MAGIC = 0x0210DA7AB10C7A11
 _STATES = ("active", "exported", "destroyed", "spare", "l2cache")
 _WRITING_ORDER = (0, 2, 1, 3)
 _NAMES = ("path", "phys_path", "devid")
+_REWRITE = "import the pool and export it again, which writes all labels anew"
 
 
 class LabelError(CheckpointError):
@@ -39,7 +39,7 @@ class LabelError(CheckpointError):
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A part of a file, in bytes; a disk's partition, or with no `size` all from `start` on."""
+    """A part of a file, in bytes: a disk's partition; without `size`, all from `start` on."""
 
     file: Path
     start: int = 0
@@ -48,8 +48,8 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """One sound label: its number (0..3), where it begins in its part of the file, in which order of bytes
-    its checksum is written, and its configuration."""
+    """One valid label: its number (0..3), its offset in the part, the byte order of its checksum, and its
+    configuration."""
 
     number: int
     offset: int
@@ -70,7 +70,7 @@ class Label:
 
     @property
     def host(self) -> str:
-        """Who had the pool open last: the host's name and id, as far as the label tells."""
+        """The host that last opened the pool: its name and id, as far as the label has them."""
         name = self.config.get("hostname", NvType.STRING)
         identity = self.config.get("hostid", NvType.UINT64)
         return f"{name or 'a host'} (hostid {identity:x})" if identity else name or "no host"
@@ -78,7 +78,7 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a label says that its device is. None: it says nothing."""
+    """The location of a device in its label. None: not in the label."""
 
     path: str | None = None
     phys_path: str | None = None
@@ -86,27 +86,30 @@ class Place:
 
 
 def read_labels(part: Part) -> list[Label]:
-    """The sound ones of the four labels; none where there is no ZFS. Raises OSError."""
+    """The valid ones of the four labels; none without ZFS. Raises OSError."""
     with _opened(part, os.O_RDONLY) as (descriptor, offsets):
+        regions = (
+            (n, offset, part.start + offset + _CONFIG_AT) for n, offset in enumerate(offsets)
+        )
         found = (
-            _parsed(number, _read(descriptor, part.start + offset), offset)
-            for number, offset in enumerate(offsets)
+            _parsed(number, os.pread(descriptor, _CONFIG_BYTES, at), offset)
+            for number, offset, at in regions
         )
         return [label for label in found if label is not None]
 
 
 def place(label: Label) -> Place:
-    """Where the label says that its device is. Raises LabelError when it does not speak of its device."""
+    """The location of the device in its label. Raises LabelError when the label does not have the device."""
     leaf = _leaf(label)
     return Place(*(leaf.get(name, NvType.STRING) for name in _NAMES))
 
 
 def relabel(part: Part, new: Place, *, active: bool = False) -> Place | None:
-    """Say that the device is somewhere else from now on. What `new` leaves None is taken out, but for the
-    path, without which no device can be opened: that stays as it is.
+    """Change the location of the device. Fields of `new` that are None are removed, except that the path,
+    which every device needs, is then kept.
 
-    `active` accepts a pool that was not exported: for a disk whose machine is known to be off. Returns where
-    the device was said to be, or None when nothing had to be written. Raises LabelError and OSError.
+    `active` accepts a pool that was not exported: for a disk whose machine is known to be off. Returns the
+    previous location, or None when nothing had to be written. Raises LabelError and OSError.
     """
     labels = read_labels(part)
     _require_sound(part, labels)
@@ -114,8 +117,8 @@ def relabel(part: Part, new: Place, *, active: bool = False) -> Place | None:
     if state != "exported" and not (active and state == "active"):
         raise LabelError(
             f"the pool {labels[0].pool!r} is {state}, not exported",
-            f"{part.file}: it was open last on {labels[0].host}",
-            "export the pool (zpool export), then go on",
+            f"{part.file}: it was last open on {labels[0].host}",
+            "export the pool (zpool export), then try again",
         )
     old = place(labels[0])
     wanted = replace(new, path=new.path or old.path)
@@ -131,14 +134,14 @@ def relabel(part: Part, new: Place, *, active: bool = False) -> Place | None:
 
 
 def label_offsets(size: int) -> tuple[int, int, int, int]:
-    """Where the four labels of a device of that size begin."""
+    """The offsets of the four labels of a device of that size."""
     end = size - size % LABEL_BYTES
     return 0, LABEL_BYTES, end - 2 * LABEL_BYTES, end - LABEL_BYTES
 
 
 @contextmanager
 def _opened(part: Part, flags: int) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """The open file, and where in the part labels begin (none where it is too small)."""
+    """The open file, and the offsets of labels in the part (none if it is too small)."""
     descriptor = os.open(part.file, flags | os.O_CLOEXEC)
     try:
         whole = os.lseek(descriptor, 0, os.SEEK_END) - part.start
@@ -148,12 +151,8 @@ def _opened(part: Part, flags: int) -> Iterator[tuple[int, tuple[int, ...]]]:
         os.close(descriptor)
 
 
-def _read(descriptor: int, at: int) -> bytes:
-    return os.pread(descriptor, _CONFIG_BYTES, at + _CONFIG_AT)
-
-
 def _parsed(number: int, region: bytes, offset: int) -> Label | None:
-    """The label in a region, or None when it is not a sound one."""
+    """The label in a region, or None when it is not valid."""
     orders: tuple[Literal["<", ">"], ...] = ("<", ">")
     for order in orders:
         if region[-_TRAILER:][:8] == struct.pack(f"{order}Q", _MAGIC):
@@ -168,8 +167,8 @@ def _parsed(number: int, region: bytes, offset: int) -> Label | None:
 
 
 def _sealed(content: bytes, offset: int, order: str) -> bytes:
-    """The region with its trailer. The checksum is the SHA-256 of all of it with, in the checksum's own
-    place, where on the device the region is: so that no label is sound in the place of another."""
+    """The region with its trailer. The checksum is the SHA-256 of the region with the region's offset in
+    place of the checksum, so that no label is valid at the offset of another."""
     verifier = struct.pack(f"{order}5Q", _MAGIC, offset + _CONFIG_AT, 0, 0, 0)
     words = struct.unpack(">4Q", hashlib.sha256(content + verifier).digest())
     return content + struct.pack(f"{order}5Q", _MAGIC, *words)
@@ -184,13 +183,13 @@ def _require_sound(part: Part, labels: list[Label]) -> None:
             if len(bad) == 4
             else f"label {', '.join(bad)} of a ZFS device is damaged",
             f"{part.file}, from byte {part.start} on",
-            "import the pool and export it again, which writes all labels anew" if labels else "",
+            _REWRITE if labels else "",
         )
     if any(label.config != labels[0].config for label in labels):
         raise LabelError(
             "the labels of a ZFS device do not agree",
             f"{part.file}: they were written at different times",
-            "import the pool and export it again, which writes all labels anew",
+            _REWRITE,
         )
 
 
@@ -200,8 +199,8 @@ def _region(part: Part, label: Label, config: NvList) -> bytes:
     if len(content) > room:
         raise LabelError(
             "the new configuration does not fit into the labels of a ZFS device",
-            f"{part.file}: it has {len(content)} bytes, {room} fit",
-            "give it shorter names",
+            f"{part.file}: it has {len(content)} bytes, the limit is {room}",
+            "use shorter names",
         )
     return _sealed(content.ljust(room, b"\0"), label.offset, label.order)
 
@@ -216,7 +215,7 @@ def _moved(label: Label, new: Place) -> NvList:
 
 
 def _replaced(tree: NvList, leaf: NvList, new: NvList) -> NvList:
-    """The tree with a leaf changed."""
+    """The tree with `new` in place of a leaf."""
     if tree is leaf:
         return new
     children = tree.get("children", NvType.NVLIST_ARRAY)
@@ -227,14 +226,14 @@ def _replaced(tree: NvList, leaf: NvList, new: NvList) -> NvList:
 
 
 def _leaf(label: Label) -> NvList:
-    """The part of the tree that speaks of the device with this label."""
+    """The leaf of the tree for the device with this label."""
     guid = label.config.get("guid", NvType.UINT64)
     tree = label.config.get("vdev_tree", NvType.NVLIST)
     for leaf in _leaves(tree) if tree is not None else ():
         if leaf.get("guid", NvType.UINT64) == guid:
             return leaf
     raise LabelError(
-        f"a label of the pool {label.pool!r} does not say where its device is",
+        f"a label of the pool {label.pool!r} does not have the location of its device",
         f"its state is {label.state}",
         "only devices that hold data of a pool can be relabelled",
     )

@@ -14,7 +14,7 @@ from dcd.manifest.forms import PASSWORD_HASH
 from dcd.manifest.objects.configuration import Password, User
 from dcd.manifest.values import BadValue
 from dcd.platform.chroot import Inside
-from dcd.platform.inside import exists, make_directory, read
+from dcd.platform.inside import exists, make_directory, may_set_owners, read
 from statemachine.errors import CheckpointError
 
 _FIELDS = {"etc/passwd": 7, "etc/group": 4}
@@ -149,5 +149,5 @@ def _make_home(root: Path, home: str, uid: int, gid: int) -> None:
     if exists(root, home):
         return
     directory = make_directory(root, home)
-    if os.geteuid() == 0:
+    if may_set_owners():
         os.chown(directory, uid, gid)

@@ -1,13 +1,13 @@
 """`Comstar`: the target of illumos, through itadm(8) and stmfadm(8).
 
-The target outlives the process that made it; all that belongs to it has names that follow from its own, so
-it is released by that alone. The secret goes through a file of the attempt, never onto a command line.
-Written from the manual pages; never run on illumos, only against stand-ins of both tools.
+The target outlives the process that created it; the names of all its parts follow from its own name, by which
+it is released. The secret is passed in a file of the attempt, never on a command line. Written from the
+manual pages; never run on illumos, only against substitutes for both tools.
 """
 
 import contextlib
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,7 +16,7 @@ from statemachine.errors import DcdError, Unprepared
 from store.host.process import ToolFailed, run
 
 _GUID_PREFIX = "600144F0"
-"""NAA 6 and the vendor that COMSTAR itself puts into the ids of its units."""
+"""NAA 6 and the vendor that COMSTAR itself uses in the ids of its units."""
 
 
 class Comstar:
@@ -47,12 +47,19 @@ class Comstar:
             (("itadm", "list-target"), name, ("itadm", "delete-target", "-f", name)),
             (("itadm", "list-initiator"), initiator, ("itadm", "delete-initiator", initiator)),
             (("itadm", "list-tpg"), group, ("itadm", "delete-tpg", group)),
-            # Its views go with the unit.
+            # Views are deleted with their unit.
             (("stmfadm", "list-lu"), unit, ("stmfadm", "delete-lu", unit)),
             (("stmfadm", "list-tg"), group, ("stmfadm", "delete-tg", group)),
         ):
             if word in run(listing, capture=True).stdout.split():
-                _or_say_what_to_do(command)
+                try:
+                    run(command)
+                except ToolFailed as error:
+                    raise DcdError(
+                        "an iSCSI target cannot be withdrawn",
+                        error.details,
+                        f"stop its users, then run: {' '.join(command)}",
+                    ) from error
 
     def _make(self, file: Path, export: Export) -> None:
         group, unit = _group(export.target), _unit(export.target)
@@ -68,13 +75,13 @@ class Comstar:
                 raise Unprepared(
                     f"port {export.port} of {export.address} is not available",
                     error.output,
-                    "another target uses it (itadm list-tpg -v names the portal group): install when it is "
-                    "gone, or on another host",
+                    "another target uses it (itadm list-tpg -v names the portal group): install after its "
+                    "removal, or on another host",
                 ) from error
             user = export.chap.user
             run(["itadm", "create-initiator", "-u", user, "-S", secret, export.initiator])
             run(["stmfadm", "create-tg", group])
-            # A target can become a member of a group only before it is there or while it is offline.
+            # A target can become a member of a group only before its creation or while it is offline.
             run(["stmfadm", "add-tg-member", "-g", group, export.target])
             run(["stmfadm", "add-view", "-t", group, "-n", str(export.lun), unit])
             run(["itadm", "create-target", "-a", "chap", "-t", group, "-n", export.target])
@@ -90,14 +97,3 @@ def _group(name: str) -> str:
 def _unit(name: str) -> str:
     """The id of the target's logical unit."""
     return _GUID_PREFIX + hashlib.sha256(name.encode()).hexdigest()[:24].upper()
-
-
-def _or_say_what_to_do(command: Sequence[str]) -> None:
-    try:
-        run(command)
-    except ToolFailed as error:
-        raise DcdError(
-            "an iSCSI target cannot be withdrawn",
-            error.details,
-            f"stop what still uses it, then run: {' '.join(command)}",
-        ) from error

@@ -1,9 +1,9 @@
-"""What an iSCSI target promises.
+"""The contract of an iSCSI target.
 
 `Target.export` serves one plain file for the duration of a context: to one initiator, at a portal of the
-loopback interface, behind CHAP with a name and a secret that are made for this export and are never
-logged. Whatever happens inside, the target is withdrawn at its end. A target has a name that follows from the
-attempt, so what a dead worker left of it can be released by whoever knows the attempt.
+loopback interface, behind CHAP with a name and a secret that are created for this export and never logged.
+The target is always withdrawn at the end. Its name follows from the attempt, so the daemon can release a
+target that a dead worker left.
 Source: RFC 7143 (iSCSI; names in section 4.2.7), RFC 1994 (CHAP).
 """
 
@@ -20,11 +20,11 @@ PORT = 3260
 LUN = 1
 
 _AUTHORITY = "iqn.2026-11.invalid.dcd"
-"""No registered name: targets are seen by this host alone (RFC 2606)."""
+"""Not a registered name: only this host sees the targets (RFC 2606)."""
 _LONGEST_NAME = 200
-"""Of 223, so that the initiator's name fits too."""
+"""Less than the maximum of 223, so that the initiator's name fits too."""
 _SECRET_BYTES = 12
-"""16 characters when written down: some initiators take no more, all take these."""
+"""16 characters in base64: the maximum of some initiators."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +37,8 @@ class Chap:
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """A file that is being served: the target's name and logical unit, its portal, and the name and
-    credentials by which the initiator is known."""
+    """A served file: the target's name and logical unit, its portal, and the name and credentials of the
+    initiator."""
 
     target: str
     initiator: str
@@ -55,28 +55,27 @@ class Target(Protocol):
     """The kind of resource under which it is claimed; see `dcd.platform.resources`."""
 
     tools: ClassVar[tuple[str, ...]]
-    """What it needs, as named in `store.host.tools`."""
+    """The tools that it needs, as named in `store.host.tools`."""
 
     def __init__(self, directory: Path) -> None: ...
 
     def export(self, file: Path, name: str) -> AbstractContextManager[Export]:
         """Serve `file`, for reading and writing, as the target `name`. Raises `Unprepared` when the host
-        lacks something or the port is in use, `CheckpointError` when it cannot be served."""
+        lacks a requirement or the port is in use, `CheckpointError` when the file cannot be served."""
         ...
 
     @staticmethod
     def release(name: str) -> None:
-        """Withdraw the target of that name, if there is one. Raises `DcdError` when it stays."""
+        """Withdraw the target of that name, if it exists. Raises `DcdError` when it cannot be withdrawn."""
         ...
 
 
 def target_name(attempt: str) -> str:
-    """The iSCSI name of an attempt's target: the same for the same attempt (STATE:BUILD:CHECKPOINT:N),
-    another for any other."""
+    """The iSCSI name of an attempt's target, unique for the attempt (STATE:BUILD:CHECKPOINT:N)."""
     name = f"{_AUTHORITY}:{re.sub(r'[^a-z0-9.:-]', '-', attempt.lower())}"
     if name == f"{_AUTHORITY}:{attempt}" and len(name) <= _LONGEST_NAME:
         return name
-    # Some letters cannot be in a name, and not all of a long one.
+    # Some characters are not allowed in a name, and its length is limited.
     digest = hashlib.sha256(attempt.encode()).hexdigest()[:16]
     return f"{name[: _LONGEST_NAME - 17]}.{digest}"
 

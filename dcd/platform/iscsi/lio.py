@@ -1,9 +1,9 @@
 """`Lio`: the target of the Linux kernel, through configfs, which needs no tool and shows no command line.
 
-The target outlives the process that made it; it is released by its name. What is below `CONFIGFS` are the
-kernel's objects: making a directory makes one, with its attributes as files, and removing it removes them.
-Written from the kernel's documentation and the tree that targetcli makes; never run on a kernel that has it,
-only against a stand-in.
+The target outlives the process that created it; it is released by its name. The directories below `CONFIGFS`
+are objects of the kernel, with their attributes as files: creating or removing a directory creates or removes
+an object. Written from the kernel's documentation and the tree that targetcli creates; never run on a kernel
+with this target, only against a substitute.
 Source: Linux, Documentation/target/scripts.rst, drivers/target/iscsi/iscsi_target_configfs.c.
 """
 
@@ -27,14 +27,14 @@ class Lio:
     tools: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, directory: Path) -> None:
-        """Keeps no files of its own."""
+        """Needs no files of its own."""
 
     @contextlib.contextmanager
     def export(self, file: Path, name: str) -> Iterator[Export]:
         """Serve a file; see `Target.export`."""
         if not CONFIGFS.is_dir():
             raise Unprepared(
-                "the kernel's iSCSI target is not there",
+                "the kernel's iSCSI target is not available",
                 f"there is no {CONFIGFS}",
                 'load the modules target_core_file and iscsi_target_mod, or use target "tgt"',
             )
@@ -81,7 +81,7 @@ def _portal_group(name: str) -> Path:
 
 
 def _store(name: str) -> Path:
-    """The object that stands for the file; its name is short and cannot be taken for a path."""
+    """The object for the file; its name is short and cannot be mistaken for a path."""
     return CONFIGFS / "core/fileio_0" / f"dcd-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
 
@@ -96,7 +96,7 @@ def _make(file: Path, export: Export) -> None:
     group.mkdir()
     for attribute, value in (
         ("attrib/authentication", "1"),
-        # Whoever knows the secret may come, whatever name it bears, and write.
+        # An initiator of any name that knows the secret may connect and write.
         ("attrib/generate_node_acls", "1"),
         ("attrib/demo_mode_write_protect", "0"),
         ("auth/userid", export.chap.user),

@@ -1,28 +1,27 @@
-"""`Tgt`: the target in user space, tgtd(8), for the length of an export.
+"""`Tgt`: the target in user space, tgtd(8), for the duration of an export.
 
-It needs no kernel module and no service: tgtd runs as a child, in the worker's own network namespace, so
-the portal can be reached from nowhere else and its port is free; its control socket is in a directory of
-the attempt. It dies with the worker's PID namespace, so nothing is ever left to release. tgtd takes no
-notice of SIGTERM while a target is up: the target is deleted first, then the process is killed.
-Tested with tgt 1.0.85.
+It needs no kernel module and no service: tgtd runs as a child in the worker's own network namespace, so the
+portal is reachable from nowhere else and its port is free; its control socket is in a directory of the
+attempt. It ends with the worker's PID namespace, so nothing is ever left to release. tgtd ignores SIGTERM
+while it has a target: the target is deleted first, then the process is killed. Tested with tgt 1.0.85.
 """
 
 import contextlib
-import os
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
+from dcd.platform.child import DIES_WITH_CALLER, running
 from dcd.platform.iscsi.interface import ADDRESS, LUN, PORT, Export, new_export
 from dcd.platform.iscsi.tgtd_control import ALL, Control, Mode, Operation
 from statemachine.errors import CheckpointError, Unprepared
-from store.host import tools
+from store.host.durable import sync_file
 from store.host.process import BASE_ENVIRONMENT
 
 _SOCKET = "control"
-"""tgtd puts its control port's number, 0, behind it."""
+"""tgtd appends the number of its control port, 0."""
 _READY_SECONDS = 30.0
 _POLL_SECONDS = 0.02
 _TARGET = 1
@@ -50,19 +49,15 @@ class Tgt:
                 yield export
             finally:
                 _withdraw(control, export)
-        # What the guest was told is on disk, is.
-        descriptor = os.open(file, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        # The guest relies on the writes that it has synced.
+        sync_file(file)
 
     @staticmethod
     def release(name: str) -> None:
-        """Nothing: tgtd was in the worker's PID namespace, and that is gone when anything is released."""
+        """Nothing to do: tgtd ended with the worker's PID namespace, before any release."""
 
     def _serve(self, control: Control, file: Path, export: Export) -> None:
-        """Who may connect is settled before there is something to connect to."""
+        """Set the permitted initiator, then add the file."""
         chap = export.chap
         control.ask(Mode.ACCOUNT, Operation.MAKE, user=chap.user, password=chap.secret)
         control.ask(Mode.ACCOUNT, Operation.BIND, target=_TARGET, user=chap.user)
@@ -74,30 +69,23 @@ class Tgt:
 
     @contextlib.contextmanager
     def _tgtd(self) -> Iterator[Control]:
-        """A tgtd that answers. On exit it is gone."""
+        """A tgtd that answers, for the duration of the context."""
         log = self._directory / "tgtd.log"
         control = Control(self._directory / f"{_SOCKET}.0")
-        with log.open("wb") as output:
-            try:
-                process = subprocess.Popen(
-                    [
-                        *("setpriv", "--pdeathsig", "KILL"),
-                        *("tgtd", "--foreground", "--iscsi", f"portal={ADDRESS}:{PORT}"),
-                    ],
-                    env={**BASE_ENVIRONMENT, "TGT_IPC_SOCKET": _SOCKET},
-                    cwd=self._directory,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=output,
-                )
-            except OSError as error:
-                raise tools.cannot_start(error) from error
-        try:
+        command = ("tgtd", "--foreground", "--iscsi", f"portal={ADDRESS}:{PORT}")
+        with (
+            log.open("wb") as output,
+            running(
+                (*DIES_WITH_CALLER, *command),
+                env={**BASE_ENVIRONMENT, "TGT_IPC_SOCKET": _SOCKET},
+                cwd=self._directory,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            ) as process,
+        ):
             _wait_until_it_answers(process, control, log)
             yield control
-        finally:
-            process.kill()
-            process.wait()
 
 
 def _wait_until_it_answers(process: subprocess.Popen[bytes], control: Control, log: Path) -> None:
@@ -110,13 +98,13 @@ def _wait_until_it_answers(process: subprocess.Popen[bytes], control: Control, l
             if process.poll() is not None or time.monotonic() > deadline:
                 raise _failed_to_start(process, log) from error
             time.sleep(_POLL_SECONDS)
-    # It goes on without its portal.
+    # It continues without its portal.
     if "Address already in use" in log.read_text("utf-8", "replace"):
         raise Unprepared(
             f"port {PORT} of {ADDRESS} is in use",
-            "something else listens there, in the network namespace of this worker",
+            "another program listens there, in the network namespace of this worker",
             f"find it with `ss -tlnp 'sport = :{PORT}'` and stop it; a checkpoint that does not need"
-            " the network has a namespace of its own, in which the port is free",
+            " the network has its own namespace, in which the port is free",
         )
 
 
@@ -129,7 +117,7 @@ def _failed_to_start(process: subprocess.Popen[bytes], log: Path) -> CheckpointE
 
 
 def _withdraw(control: Control, export: Export) -> None:
-    """Close the target. tgtd is killed next, so what it no longer answers to does not matter."""
+    """Close the target. tgtd is killed next, so its errors do not matter."""
     with contextlib.suppress(OSError, CheckpointError):
         control.ask(Mode.TARGET, Operation.UNBIND, target=_TARGET, initiator_name=export.initiator)
     with contextlib.suppress(OSError, CheckpointError):

@@ -1,9 +1,9 @@
 """A client of tgtd's control socket.
 
-It speaks what tgtadm(8) speaks, because tgtadm takes secrets on its command line, where every user of the
+It uses the protocol of tgtadm(8), because tgtadm takes secrets on its command line, where every user of the
 host can read them. A request is a fixed structure in the host's byte order, then `name=value` pairs; the
-answer is an error number and a text. Tested with tgt 1.0.85; a tgtd with another structure would refuse
-the first request.
+answer is an error number and a text. Tested with tgt 1.0.85; a tgtd with another structure refuses the first
+request.
 Source: tgt's usr/tgtadm.h.
 """
 
@@ -16,13 +16,13 @@ from pathlib import Path
 from statemachine.errors import CheckpointError
 
 _REQUEST = struct.Struct("=ii64sIiQQIIIIII")
-"""mode, operation, driver, length of it all, target, session, unit, connection, host, type, direction,
-pack, force (struct tgtadm_req)."""
+"""mode, operation, driver, total length, target, session, unit, connection, host, type, direction, pack,
+force (struct tgtadm_req)."""
 _ANSWER = struct.Struct("=II")
-"""error, length of it all (struct tgtadm_rsp)."""
+"""error, total length (struct tgtadm_rsp)."""
 _DRIVER = b"iscsi"
 ALL = -1
-"""Instead of the number of a target: all of them."""
+"""Number that means all targets."""
 
 _NO_UNIT = (1 << 64) - 1
 _ANSWER_SECONDS = 30.0
@@ -36,11 +36,11 @@ _ERRORS = {
     6: "no such logical unit",
     17: "the file cannot be opened",
 }
-"""tgtd's own error numbers (enum tgtadm_errno) that can come here."""
+"""The possible ones of tgtd's own error numbers (enum tgtadm_errno)."""
 
 
 class Mode(IntEnum):
-    """What a request is about (enum tgtadm_mode)."""
+    """The object of a request (enum tgtadm_mode)."""
 
     TARGET = 1
     UNIT = 2
@@ -48,7 +48,7 @@ class Mode(IntEnum):
 
 
 class Operation(IntEnum):
-    """What is done to it (enum tgtadm_op)."""
+    """The operation on it (enum tgtadm_op)."""
 
     MAKE = 0
     DELETE = 1
@@ -73,8 +73,8 @@ class Control:
         force: bool = False,
         **parameters: str,
     ) -> str:
-        """Make a request and return the text of its answer. Raises OSError when nobody answers,
-        `CheckpointError`, which never names a parameter's value, when tgtd refuses."""
+        """Send a request and return the text of its answer. Raises OSError when tgtd does not answer,
+        `CheckpointError`, which never names a parameter's value, when it refuses."""
         pairs = ",".join(f"{key.replace('_', '-')}={value}" for key, value in parameters.items())
         text = os.fsencode(pairs) + b"\0" if pairs else b""
         request = _REQUEST.pack(
@@ -90,7 +90,7 @@ class Control:
         return answer
 
     def _exchange(self, request: bytes) -> tuple[int, str]:
-        # A socket's path has to be short, and a workspace's need not be.
+        # The path of a socket must be short; that of a workspace may be long.
         directory = os.open(self._path.parent, os.O_PATH | os.O_DIRECTORY)
         try:
             with socket.socket(socket.AF_UNIX) as connection:

@@ -145,7 +145,7 @@ def test_a_link_of_the_destination_to_a_directory_in_it_is_followed(
 
 def test_a_file_does_not_replace_a_directory(source: Path, destination: Path) -> None:
     (destination / "usr/bin/ls").mkdir(parents=True)
-    with pytest.raises(CheckpointError, match="something else is"):
+    with pytest.raises(CheckpointError, match="existing file of another type"):
         copy_entries(source, destination, ["usr"])
 
 

@@ -1,6 +1,8 @@
 """Paths of an image never lead out of it, whatever links are in it."""
 
 import os
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 
 from dcd.platform.inside import entry, exists, make_directory, read, resolve, write
 from statemachine.errors import CheckpointError
+from store.host.interpreter import module_environment
 
 
 @pytest.fixture
@@ -148,3 +151,21 @@ def test_a_directory_hands_its_group_on_where_it_says_so(image: Path) -> None:
     shared.chmod(0o2775)
     status = make_directory(image, "srv/shared/new/deep").stat()
     assert (status.st_uid, status.st_gid, status.st_mode & 0o7777) == (0, 50, 0o2755)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may set owners at all")
+@pytest.mark.parametrize(
+    ("namespace", "expected"), [((), "True"), (("unshare", "--user", "--map-root-user"), "False")]
+)
+def test_root_of_a_namespace_with_one_user_sets_no_owners(
+    namespace: tuple[str, ...], expected: str
+) -> None:
+    asked = "from dcd.platform.inside import may_set_owners; print(may_set_owners())"
+    answer = subprocess.run(
+        [*namespace, sys.executable, "-c", asked],
+        env={**os.environ, **module_environment()},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert answer.stdout.strip() == expected

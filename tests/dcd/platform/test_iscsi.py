@@ -314,7 +314,7 @@ class TestLio:
         self, tmp_path: Path, disk: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("dcd.platform.iscsi.lio.CONFIGFS", tmp_path / "none")
-        with pytest.raises(Unprepared, match="not there"), Lio(tmp_path).export(disk, NAME):
+        with pytest.raises(Unprepared, match="not available"), Lio(tmp_path).export(disk, NAME):
             pass
 
 

@@ -107,7 +107,7 @@ def test_the_bytes_are_those_of_the_format() -> None:
 
 @pytest.mark.parametrize("data", [b"", b"\0\1\0\0", b"\2\1\0\0", b"\1\2\0\0"])
 def test_another_encoding_is_told(data: bytes) -> None:
-    with pytest.raises(NvListError, match="no name-value list"):
+    with pytest.raises(NvListError, match="not a name-value list"):
         parse(data + bytes(16))
 
 

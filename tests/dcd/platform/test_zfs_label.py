@@ -217,5 +217,5 @@ def test_a_label_that_does_not_name_its_device_is_told(tmp_path: Path) -> None:
     file = artificial(tmp_path, path="/old")
     label = read_labels(Part(file))[0]
     stranger = replace(label, config=label.config.with_value("guid", NvType.UINT64, 8))
-    with pytest.raises(LabelError, match="does not say where its device is"):
+    with pytest.raises(LabelError, match="does not have the location of its device"):
         zfs_label.place(stranger)
