@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from benchmarks import events, live_image, load, vm_image
+from benchmarks import events, initramfs, live_image, load, vm_image
 from benchmarks.figure import Figure, as_json, machine, table
 
 BENCHMARKS: dict[str, Callable[[Path, int], Iterator[Figure]]] = {
@@ -17,6 +17,7 @@ BENCHMARKS: dict[str, Callable[[Path, int], Iterator[Figure]]] = {
     "start": events.start,
     "load": load.load,
     "rebuild": live_image.rebuild,
+    "initramfs": initramfs.initramfs,
     "live-build": live_image.live_build,
     "vm-disk": vm_image.vm_disk,
 }

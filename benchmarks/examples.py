@@ -43,7 +43,7 @@ def without_boots(scratch: Path, name: str) -> tuple[Path, Image]:
     return manifest, Image(host_codename(), area.variant or "", tuple(software.names("install")))
 
 
-_APART = (
+APART = (
     *("setpriv", "--pdeathsig", "KILL"),
     *("unshare", "--mount", "--pid", "--fork", "--kill-child=SIGKILL", "--mount-proc"),
 )
@@ -58,7 +58,7 @@ def run_script(script: Path, directory: Path, *arguments: str) -> float:
     started = time.monotonic()
     with log.open("wb") as output:
         ended = subprocess.run(
-            [*_APART, script, directory, *arguments], stdout=output, stderr=output, check=False
+            [*APART, script, directory, *arguments], stdout=output, stderr=output, check=False
         )
     seconds = time.monotonic() - started
     if ended.returncode != 0:

@@ -20,6 +20,7 @@ from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache, DataObjectDict
 from dcd.manifest.forms import KERNEL_VERSION
 from dcd.platform.chroot import Inside, chroot
+from dcd.platform.initramfs import faster
 from dcd.platform.inside import entry, exists, new_file, regular_file, resolve, write
 from statemachine.errors import CheckpointError
 from store.host.process import ToolFailed
@@ -76,7 +77,8 @@ class DebianBootArchive(Checkpoint):
         image = context.pkg_image
         version = _kernel_version(image, self.kernel)
         context.report(Report(0.0, f"making the initramfs of kernel {version}"))
-        with chroot(image) as inside:
+        with chroot(image) as inside, faster(image) as how:
+            context.report(Report(message=how))
             self._make_initramfs(inside, context, version, context.boot_archive, "initrd.img")
             for other in _without_initramfs(image, version):
                 context.report(Report(message=f"making the initramfs of kernel {other} too"))

@@ -36,6 +36,7 @@ from dcd.checkpoints.vm.ties import ESP_FILES, FILES, Finding, Name, in_initramf
 from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.forms import HOST_PATH, LINE
 from dcd.platform.chroot import Inside, chroot
+from dcd.platform.initramfs import faster
 from dcd.platform.inside import resolve
 from dcd.platform.zfs_label import Part, Place, read_labels, relabel
 from statemachine.errors import CheckpointError
@@ -221,7 +222,9 @@ def _remake_initramfs(context: Context, root: Path) -> None:
         for program, command in _MAKERS:
             if inside.has(program):
                 context.report(Report(message="making the initramfs anew, which named the device"))
-                inside.run(command, env=context.environment, timeout_seconds=1800)
+                with faster(root) as how:
+                    context.report(Report(message=how))
+                    inside.run(command, env=context.environment, timeout_seconds=1800)
                 return
     raise CheckpointError(
         "the initramfs names the device, and the system on the disk cannot make a new one",
