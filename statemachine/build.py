@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from itertools import takewhile
+from operator import attrgetter
 
 from statemachine.errors import NotFound
 from statemachine.events import Actor, Artifact, ErrorInfo, InputFile
@@ -136,10 +138,7 @@ class BuildState:
     @property
     def completed(self) -> int:
         """The position: the number of leading checkpoints with a valid result."""
-        for index, record in enumerate(self.checkpoints):
-            if not record.done:
-                return index
-        return len(self.checkpoints)
+        return sum(1 for _ in takewhile(attrgetter("done"), self.checkpoints))
 
     @property
     def next(self) -> CheckpointRecord | None:

@@ -26,6 +26,9 @@ PAYLOADS: dict[str, type[Payload]] = {
 FIRST_HASH = ""
 """The previous hash of a build's first event."""
 
+HASHED = ("build", "sequence", "type", "version", "time", "actor", "data")
+"""The stored fields of an event that its hash covers, in order: all except its position."""
+
 _DECODERS = {name: msgspec.json.Decoder(cls) for name, cls in PAYLOADS.items()}
 _ACTOR = msgspec.json.Decoder(Actor)
 
@@ -84,17 +87,7 @@ def decode_time(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
-def event_hash(
-    previous_hash: str,
-    build: str,
-    sequence: int,
-    type_name: str,
-    version: int,
-    time: str,
-    actor: str,
-    data: str,
-) -> str:
-    """sha256 (hex) over the build's previous hash (`FIRST_HASH` for its first event) and all stored
-    fields of this event except its position."""
-    fields = [previous_hash, build, sequence, type_name, version, time, actor, data]
-    return sha256(canonical(fields)).hexdigest()
+def event_hash(previous_hash: str, *stored: str | int) -> str:
+    """sha256 (hex) over the build's previous hash (`FIRST_HASH` for its first event) and the `HASHED` fields
+    of this event as stored."""
+    return sha256(canonical([previous_hash, *stored])).hexdigest()

@@ -9,26 +9,9 @@ need no decision: they are payloads already. Pure: no I/O, no clock.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from statemachine import events
 from statemachine.build import BuildState, Lifecycle
 from statemachine.errors import NotFound, Refused, Removed, UsageError
-from statemachine.events import (
-    BuildCancelled,
-    BuildFailed,
-    BuildPaused,
-    BuildRemoved,
-    BuildResumed,
-    BuildRewound,
-    BuildStarted,
-    BuildSubmitted,
-    CancelRequested,
-    CheckpointFailed,
-    CheckpointInterrupted,
-    ErrorInfo,
-    InputFile,
-    PauseRequested,
-    PauseWithdrawn,
-    Payload,
-)
 from statemachine.fold import advance
 from statemachine.keys import chain, continued, kept_prefix
 from statemachine.machine import BuildMachine
@@ -65,7 +48,7 @@ class Replacement:
     manifest: str
     manifest_path: str
     plan: Plan
-    inputs: tuple[InputFile, ...] = ()
+    inputs: tuple[events.InputFile, ...] = ()
     parameters: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -101,7 +84,7 @@ class FailCheckpoint:
     """Fail the checkpoint and the build: in its open attempt, or before an attempt could begin."""
 
     checkpoint: str
-    error: ErrorInfo
+    error: events.ErrorInfo
     seconds: float = 0.0
 
 
@@ -137,11 +120,11 @@ Command = (
     | Pause
 )
 
-Change = Command | Payload
+Change = Command | events.Payload
 """A change to a build: a command, or a fact from the engine, which is recorded unchanged."""
 
 
-def submit(payload: BuildSubmitted) -> tuple[Payload, ...]:
+def submit(payload: events.BuildSubmitted) -> tuple[events.Payload, ...]:
     """The first events of a build. Raises UsageError for a plan that cannot run, NotFound when
     `pause_before` names a checkpoint that does not exist."""
     names = [checkpoint.name for checkpoint in payload.plan.checkpoints]
@@ -156,12 +139,12 @@ def submit(payload: BuildSubmitted) -> tuple[Payload, ...]:
     return (payload,)
 
 
-def decide(machine: BuildMachine, change: Change) -> tuple[Payload, ...]:
+def decide(machine: BuildMachine, change: Change) -> tuple[events.Payload, ...]:
     """The payloads to append for `change`, in order and together; none when it is already fulfilled. Raises
     Refused, or NotFound for a checkpoint that does not exist."""
     if machine.state.removed and not isinstance(change, Remove):
         raise removed(machine.state)
-    payloads = (change,) if isinstance(change, Payload) else _payloads(machine.state, change)
+    payloads = (change,) if isinstance(change, events.Payload) else _payloads(machine.state, change)
     machine.accept(*payloads)
     return payloads
 
@@ -176,15 +159,15 @@ def removed(state: BuildState) -> Removed:
     )
 
 
-def _payloads(state: BuildState, command: Command) -> tuple[Payload, ...]:
+def _payloads(state: BuildState, command: Command) -> tuple[events.Payload, ...]:
     match command:
         case Start():
-            return () if state.lifecycle in HAS_PLACE else (BuildStarted(),)
+            return () if state.lifecycle in HAS_PLACE else (events.BuildStarted(),)
         case RequestPause():
             return _pause(state, command)
         case WithdrawPause():
             goes_on = state.lifecycle in (Lifecycle.QUEUED, Lifecycle.RUNNING, Lifecycle.FAILED)
-            return () if goes_on and state.pause_before is None else (PauseWithdrawn(),)
+            return () if goes_on and state.pause_before is None else (events.PauseWithdrawn(),)
         case Resume():
             return _resume(state, command)
         case Retry():
@@ -192,7 +175,7 @@ def _payloads(state: BuildState, command: Command) -> tuple[Payload, ...]:
         case RequestCancel():
             return _cancel(state)
         case Remove():
-            return () if state.removed else (BuildRemoved(),)
+            return () if state.removed else (events.BuildRemoved(),)
         case FailCheckpoint():
             return _fail(state, command)
         case InterruptCheckpoint():
@@ -203,33 +186,33 @@ def _payloads(state: BuildState, command: Command) -> tuple[Payload, ...]:
             return (_paused(state, command.reason, command.cause),)
 
 
-def _pause(state: BuildState, command: RequestPause) -> tuple[Payload, ...]:
+def _pause(state: BuildState, command: RequestPause) -> tuple[events.Payload, ...]:
     if command.before is None:
         if state.lifecycle is Lifecycle.PAUSED and state.cause == "no-space":
             # Without this event the build would resume automatically.
-            return (BuildPaused("paused as requested"),)
+            return (events.BuildPaused("paused as requested"),)
         if state.lifecycle in (Lifecycle.PAUSING, Lifecycle.PAUSED):
             return ()
         if state.lifecycle is Lifecycle.QUEUED:
-            return (PauseRequested(), BuildPaused("paused as requested"))
-        return (PauseRequested(),)
+            return (events.PauseRequested(), events.BuildPaused("paused as requested"))
+        return (events.PauseRequested(),)
     state.index(command.before)
-    return () if command.before == state.pause_before else (PauseRequested(command.before),)
+    return () if command.before == state.pause_before else (events.PauseRequested(command.before),)
 
 
-def _resume(state: BuildState, command: Resume) -> tuple[Payload, ...]:
+def _resume(state: BuildState, command: Resume) -> tuple[events.Payload, ...]:
     if _is_already_as_requested(state, command):
         return ()
     if state.lifecycle is Lifecycle.PAUSING:
         return _withdraw_pause(state, command)
-    rewound: tuple[Payload, ...] = ()
+    rewound: tuple[events.Payload, ...] = ()
     declines = None
     if command.from_checkpoint is not None:
         if state.index(command.from_checkpoint) == state.completed:
             # There is nothing to rewind, but a named checkpoint must run and not be reused.
             declines = command.from_checkpoint
         else:
-            rewound = (BuildRewound(command.from_checkpoint),)
+            rewound = (events.BuildRewound(command.from_checkpoint),)
             state = advance(state, rewound[0])
     new = command.replacement
     plan = state.plan
@@ -245,10 +228,10 @@ def _resume(state: BuildState, command: Resume) -> tuple[Payload, ...]:
     if declines not in to_come:
         declines = None
     if new is None:
-        return (*rewound, BuildResumed(pause_before, declines=declines))
+        return (*rewound, events.BuildResumed(pause_before, declines=declines))
     return (
         *rewound,
-        BuildResumed(
+        events.BuildResumed(
             pause_before=pause_before,
             manifest=new.manifest,
             manifest_path=new.manifest_path,
@@ -261,7 +244,7 @@ def _resume(state: BuildState, command: Resume) -> tuple[Payload, ...]:
     )
 
 
-def _withdraw_pause(state: BuildState, command: Resume) -> tuple[Payload, ...]:
+def _withdraw_pause(state: BuildState, command: Resume) -> tuple[events.Payload, ...]:
     """The payloads that withdraw a pause. The running checkpoint continues, so nothing else can change."""
     changed = command.replacement is not None and not _is_in_force(state, command.replacement)
     if changed or command.from_checkpoint is not None:
@@ -272,7 +255,7 @@ def _withdraw_pause(state: BuildState, command: Resume) -> tuple[Payload, ...]:
             f"wait until it is paused (dcctl follow {state.id}); `dcctl resume {state.id}` without options"
             " withdraws the pause",
         )
-    return (BuildResumed(command.pause_before or state.pause_before),)
+    return (events.BuildResumed(command.pause_before or state.pause_before),)
 
 
 def _is_to_pause(state: BuildState) -> bool:
@@ -282,7 +265,7 @@ def _is_to_pause(state: BuildState) -> bool:
     )
 
 
-def _retry(state: BuildState) -> tuple[Payload, ...]:
+def _retry(state: BuildState) -> tuple[events.Payload, ...]:
     if state.lifecycle in (Lifecycle.PAUSING, Lifecycle.PAUSED):
         raise Refused(
             f"cannot retry build {state.id}: it is {state.lifecycle}, not failed",
@@ -309,26 +292,28 @@ def _is_in_force(state: BuildState, new: Replacement) -> bool:
     return wanted == (state.manifest, state.inputs, dict(state.parameters))
 
 
-def _cancel(state: BuildState) -> tuple[Payload, ...]:
+def _cancel(state: BuildState) -> tuple[events.Payload, ...]:
     if state.lifecycle in (Lifecycle.CANCELLING, Lifecycle.CANCELLED):
         return ()
     if state.lifecycle in HAS_PLACE:
-        return (CancelRequested(),)
-    return (CancelRequested(), BuildCancelled())
+        return (events.CancelRequested(),)
+    return (events.CancelRequested(), events.BuildCancelled())
 
 
-def _fail(state: BuildState, command: FailCheckpoint) -> tuple[Payload, ...]:
+def _fail(state: BuildState, command: FailCheckpoint) -> tuple[events.Payload, ...]:
     record = state.checkpoints[state.index(command.checkpoint)]
-    failed = CheckpointFailed(record.name, record.attempts, command.error, command.seconds)
+    failed = events.CheckpointFailed(record.name, record.attempts, command.error, command.seconds)
     if state.lifecycle is Lifecycle.CANCELLING:
         return (failed,) if state.running else ()
-    build_failed = BuildFailed(record.name, command.error)
+    build_failed = events.BuildFailed(record.name, command.error)
     return (failed, build_failed) if state.running else (build_failed,)
 
 
-def _interrupt(state: BuildState, command: InterruptCheckpoint) -> tuple[Payload, ...]:
+def _interrupt(state: BuildState, command: InterruptCheckpoint) -> tuple[events.Payload, ...]:
     attempt = state.checkpoints[state.index(command.checkpoint)].attempts
-    interrupted = CheckpointInterrupted(command.checkpoint, attempt, command.cause, command.details)
+    interrupted = events.CheckpointInterrupted(
+        command.checkpoint, attempt, command.cause, command.details
+    )
     if state.lifecycle is Lifecycle.CANCELLING:
         return (interrupted,)
     if command.cause == "no-space":
@@ -344,12 +329,14 @@ def _interrupt(state: BuildState, command: InterruptCheckpoint) -> tuple[Payload
         f"{command.checkpoint} was interrupted {record.interruptions} times in a row,"
         f" most recently by {command.cause}; find the cause, then resume"
     )
-    return (interrupted, BuildPaused(reason, "interrupted"))
+    return (interrupted, events.BuildPaused(reason, "interrupted"))
 
 
-def _paused(state: BuildState, reason: str, cause: str) -> BuildPaused:
+def _paused(state: BuildState, reason: str, cause: str) -> events.BuildPaused:
     """A requested pause prevails over `cause`, so that the build does not resume automatically."""
-    return BuildPaused(reason, "requested" if state.lifecycle is Lifecycle.PAUSING else cause)
+    return events.BuildPaused(
+        reason, "requested" if state.lifecycle is Lifecycle.PAUSING else cause
+    )
 
 
 def _check_plan(plan: Plan) -> None:

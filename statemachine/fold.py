@@ -9,40 +9,19 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from statemachine import events
 from statemachine.build import BuildState, CheckpointRecord, CheckpointState, Claim, Lifecycle
 from statemachine.errors import DcdError
-from statemachine.events import (
-    ArtifactPublished,
-    BuildCancelled,
-    BuildCompleted,
-    BuildFailed,
-    BuildPaused,
-    BuildRemoved,
-    BuildResumed,
-    BuildRewound,
-    BuildStarted,
-    BuildSubmitted,
-    CancelRequested,
-    CheckpointCompleted,
-    CheckpointFailed,
-    CheckpointInterrupted,
-    CheckpointReused,
-    CheckpointStarted,
-    Event,
-    PauseRequested,
-    PauseWithdrawn,
-    Payload,
-    ResourceClaimed,
-)
 from statemachine.keys import with_external, with_salt
 from statemachine.lifecycle import destination
+from statemachine.plan import Plan
 
 COUNTED_CAUSES = frozenset({"daemon-died", "machine-rebooted", "worker-died"})
 """Causes of interruption that count towards parking; a shutdown or a cancel says nothing about the
 checkpoint."""
 
 
-def evolve(state: BuildState | None, event: Event) -> BuildState:
+def evolve(state: BuildState | None, event: events.Event) -> BuildState:
     """The state after `event`. Raises DcdError for an event that cannot follow."""
     sequence, build = (state.sequence, state.id) if state else (0, event.build)
     if event.sequence != sequence + 1 or event.build != build:
@@ -52,12 +31,12 @@ def evolve(state: BuildState | None, event: Event) -> BuildState:
             "verify the log with `dcctl events ID --verify`",
         )
     if state is None:
-        if not isinstance(event.data, BuildSubmitted):
+        if not isinstance(event.data, events.BuildSubmitted):
             raise DcdError(f"build {build} begins with {event.type}, not with BuildSubmitted")
         after = _submitted(event, event.data)
     else:
         after = advance(state, event.data)
-    if isinstance(event.data, BuildRemoved):
+    if isinstance(event.data, events.BuildRemoved):
         after = replace(after, removed_at=event.time, removed_by=event.actor)
     return replace(
         after,
@@ -68,19 +47,19 @@ def evolve(state: BuildState | None, event: Event) -> BuildState:
     )
 
 
-def advance(state: BuildState, payload: Payload) -> BuildState:
+def advance(state: BuildState, payload: events.Payload) -> BuildState:
     """The state after `payload`, except for the event's place in the log. Raises NotFound for a
     checkpoint that is not in the plan, DcdError for an unknown payload."""
     after = _noted(state, payload)
     return replace(after, lifecycle=destination(state.lifecycle, payload))
 
 
-def _noted(state: BuildState, payload: Payload) -> BuildState:
+def _noted(state: BuildState, payload: events.Payload) -> BuildState:
     """The state after `payload`, except for the lifecycle."""
     match payload:
-        case BuildStarted():
+        case events.BuildStarted():
             return replace(state, reason="")
-        case CheckpointStarted():
+        case events.CheckpointStarted():
             found = _with_external(state, payload.checkpoint, payload.external)
             return replace(
                 _recorded(
@@ -94,11 +73,11 @@ def _noted(state: BuildState, payload: Payload) -> BuildState:
                 ),
                 attempts={**state.attempts, payload.checkpoint: payload.attempt},
             )
-        case ResourceClaimed():
+        case events.ResourceClaimed():
             record = state.checkpoints[state.index(payload.checkpoint)]
             claim = Claim(payload.kind, payload.name)
             return _recorded(state, payload.checkpoint, claims=(*record.claims, claim))
-        case CheckpointReused():
+        case events.CheckpointReused():
             return _recorded(
                 _with_external(state, payload.checkpoint, payload.external),
                 payload.checkpoint,
@@ -110,7 +89,7 @@ def _noted(state: BuildState, payload: Payload) -> BuildState:
                 error=None,
                 interruptions=0,
             )
-        case CheckpointCompleted():
+        case events.CheckpointCompleted():
             return _recorded(
                 state,
                 payload.checkpoint,
@@ -123,7 +102,7 @@ def _noted(state: BuildState, payload: Payload) -> BuildState:
                 size_bytes=payload.size_bytes,
                 interruptions=0,
             )
-        case CheckpointFailed():
+        case events.CheckpointFailed():
             return _recorded(
                 state,
                 payload.checkpoint,
@@ -133,7 +112,7 @@ def _noted(state: BuildState, payload: Payload) -> BuildState:
                 error=payload.error,
                 interruptions=0,
             )
-        case CheckpointInterrupted():
+        case events.CheckpointInterrupted():
             record = state.checkpoints[state.index(payload.checkpoint)]
             return _recorded(
                 state,
@@ -142,14 +121,14 @@ def _noted(state: BuildState, payload: Payload) -> BuildState:
                 claims=(),
                 interruptions=record.interruptions + (payload.cause in COUNTED_CAUSES),
             )
-        case PauseRequested(before=None):
+        case events.PauseRequested(before=None):
             return replace(state, reason="a pause was requested")
-        case PauseRequested():
+        case events.PauseRequested():
             return replace(state, pause_before=payload.before)
-        case PauseWithdrawn():
+        case events.PauseWithdrawn():
             reason = "" if state.lifecycle is Lifecycle.PAUSING else state.reason
             return replace(state, reason=reason, pause_before=None)
-        case BuildPaused():
+        case events.BuildPaused():
             reached = state.next is not None and state.next.name == state.pause_before
             return replace(
                 state,
@@ -158,11 +137,11 @@ def _noted(state: BuildState, payload: Payload) -> BuildState:
                 pause_before=None if reached else state.pause_before,
                 rewound_to=None,
             )
-        case BuildResumed() if state.lifecycle is Lifecycle.PAUSING:
+        case events.BuildResumed() if state.lifecycle is Lifecycle.PAUSING:
             return replace(state, reason="", pause_before=payload.pause_before)
-        case BuildResumed():
+        case events.BuildResumed():
             return _declining(_resumed(state, payload), payload.declines)
-        case BuildRewound():
+        case events.BuildRewound():
             first = state.index(payload.checkpoint)
             plan = state.plan
             if payload.cause == "requested":
@@ -181,14 +160,14 @@ def _noted(state: BuildState, payload: Payload) -> BuildState:
                 rewound_to=payload.checkpoint,
                 published=(),
             )
-        case CancelRequested():
+        case events.CancelRequested():
             return replace(state, reason="a cancel was requested")
-        case ArtifactPublished():
+        case events.ArtifactPublished():
             others = (a for a in state.published if a.name != payload.artifact.name)
             return replace(state, published=(*others, payload.artifact))
-        case BuildCancelled() | BuildCompleted():
+        case events.BuildCancelled() | events.BuildCompleted():
             return replace(state, reason="", pause_before=None)
-        case BuildFailed():
+        case events.BuildFailed():
             if payload.checkpoint is not None:
                 # The checkpoint has failed even if no attempt could begin.
                 state = _recorded(
@@ -200,12 +179,12 @@ def _noted(state: BuildState, payload: Payload) -> BuildState:
                 error=payload.error,
                 rewound_to=None,
             )
-        case BuildRemoved():
+        case events.BuildRemoved():
             return replace(state, removed=True, published=())
     raise DcdError(f"build {state.id}: {type(payload).__name__} cannot follow")
 
 
-def _submitted(event: Event, data: BuildSubmitted) -> BuildState:
+def _submitted(event: events.Event, data: events.BuildSubmitted) -> BuildState:
     return BuildState(
         id=event.build,
         name=data.name,
@@ -228,7 +207,7 @@ def _submitted(event: Event, data: BuildSubmitted) -> BuildState:
     )
 
 
-def _resumed(state: BuildState, data: BuildResumed) -> BuildState:
+def _resumed(state: BuildState, data: events.BuildResumed) -> BuildState:
     kept = state.completed
     resumed = replace(
         state,
@@ -268,11 +247,7 @@ def _declining(state: BuildState, checkpoint: str | None) -> BuildState:
     if checkpoint is None:
         return state
     plan = with_salt(state.plan, state.index(checkpoint), f"{state.id}:{state.sequence}")
-    records = tuple(
-        replace(record, key=planned.key)
-        for record, planned in zip(state.checkpoints, plan.checkpoints, strict=True)
-    )
-    return replace(state, plan=plan, checkpoints=records, rewound_to=checkpoint)
+    return replace(_with_plan(state, plan), rewound_to=checkpoint)
 
 
 def _pending(record: CheckpointRecord) -> CheckpointRecord:
@@ -292,10 +267,11 @@ def _with_external(state: BuildState, checkpoint: str, external: Mapping[str, st
     """The build with the external state found at the start; an empty one means as planned."""
     if not external:
         return state
-    index = state.index(checkpoint)
-    plan = with_external(state.plan, index, external)
-    if plan is state.plan:
-        return state
+    return _with_plan(state, with_external(state.plan, state.index(checkpoint), external))
+
+
+def _with_plan(state: BuildState, plan: Plan) -> BuildState:
+    """The build with the keys of a plan that otherwise equals its own."""
     records = tuple(
         replace(record, key=planned.key)
         for record, planned in zip(state.checkpoints, plan.checkpoints, strict=True)

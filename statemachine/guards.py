@@ -5,39 +5,40 @@ Each guard checks one event against the build's state and raises `Refused` for a
 the command and the possible alternatives. Pure.
 """
 
+from statemachine import events
 from statemachine.build import BuildState
 from statemachine.errors import Refused
-from statemachine.events import (
-    BuildFailed,
-    BuildPaused,
-    BuildResumed,
-    BuildRewound,
-    CheckpointCompleted,
-    CheckpointFailed,
-    CheckpointInterrupted,
-    CheckpointReused,
-    CheckpointStarted,
-    PauseRequested,
-    PauseWithdrawn,
-    Payload,
-    ResourceClaimed,
-)
 from statemachine.keys import kept_prefix, with_external
 
-InAttempt = ResourceClaimed | CheckpointCompleted | CheckpointFailed | CheckpointInterrupted
+InAttempt = (
+    events.ResourceClaimed
+    | events.CheckpointCompleted
+    | events.CheckpointFailed
+    | events.CheckpointInterrupted
+)
 
 
-def starts_next(state: BuildState, payload: CheckpointStarted) -> None:
+def starts_next(state: BuildState, payload: events.CheckpointStarted) -> None:
     """An attempt starts at the first checkpoint that is not completed, under the next number."""
-    _is_next(state, payload)
+    is_next(state, payload)
     attempt = state.next_attempt(payload.checkpoint)
     if payload.attempt != attempt:
         raise Refused(f"attempt {payload.attempt} is out of turn: {attempt} is next")
 
 
-def reuses_next(state: BuildState, payload: CheckpointReused) -> None:
-    """Only the first checkpoint that is not completed reuses a result."""
-    _is_next(state, payload)
+def is_next(state: BuildState, payload: events.CheckpointStarted | events.CheckpointReused) -> None:
+    """No attempt is open, the checkpoint is the first one that is not completed, no pause is requested before
+    it, and its key follows from the plan."""
+    index = state.index(payload.checkpoint)
+    no_attempt(state, payload)
+    if index != state.completed:
+        expected = state.next.name if state.next else "nothing"
+        raise Refused(f"{payload.checkpoint} is out of turn: {expected} is next")
+    if payload.checkpoint == state.pause_before:
+        raise Refused(f"the build is to pause before {payload.checkpoint}")
+    plan = with_external(state.plan, index, payload.external) if payload.external else state.plan
+    if payload.key != plan.checkpoints[index].key:
+        raise Refused(f"key {payload.key} does not follow from the plan")
 
 
 def in_attempt(state: BuildState, payload: InAttempt) -> None:
@@ -49,7 +50,7 @@ def in_attempt(state: BuildState, payload: InAttempt) -> None:
         raise Refused(f"the open attempt is number {running.attempts} at {running.name}")
 
 
-def completes_attempt(state: BuildState, payload: CheckpointCompleted) -> None:
+def completes_attempt(state: BuildState, payload: events.CheckpointCompleted) -> None:
     """Only the open attempt completes, with the planned key."""
     in_attempt(state, payload)
     planned = state.checkpoints[state.index(payload.checkpoint)].key
@@ -57,7 +58,7 @@ def completes_attempt(state: BuildState, payload: CheckpointCompleted) -> None:
         raise Refused(f"the result has key {payload.key}, the plan says {planned}")
 
 
-def pauses_later(state: BuildState, payload: PauseRequested) -> None:
+def pauses_later(state: BuildState, payload: events.PauseRequested) -> None:
     """The requested pause is before a checkpoint that is still to come."""
     assert payload.before is not None
     _is_to_come(state, payload.before)
@@ -65,39 +66,39 @@ def pauses_later(state: BuildState, payload: PauseRequested) -> None:
         raise Refused(f"{payload.before} is running already: pause without naming a checkpoint")
 
 
-def has_pause_ahead(state: BuildState, payload: PauseWithdrawn) -> None:
+def has_pause_ahead(state: BuildState, payload: events.PauseWithdrawn) -> None:
     """The build is to pause before a checkpoint that is still to come."""
     if state.pause_before is None:
         raise Refused("no pause is requested that it has not reached")
 
 
-def no_attempt(state: BuildState, payload: Payload) -> None:
+def no_attempt(state: BuildState, payload: events.Payload) -> None:
     """No attempt is open."""
     if state.running is not None:
         raise Refused(f"attempt {state.running.attempts} at {state.running.name} is open")
 
 
-def pauses(state: BuildState, payload: BuildPaused) -> None:
+def pauses(state: BuildState, payload: events.BuildPaused) -> None:
     """No attempt is open, and the pause has a reason."""
     no_attempt(state, payload)
     if not payload.reason:
         raise Refused("a pause needs a reason")
 
 
-def fails_next(state: BuildState, payload: BuildFailed) -> None:
+def fails_next(state: BuildState, payload: events.BuildFailed) -> None:
     """No attempt is open, and the failed checkpoint, if named, is the next one."""
     no_attempt(state, payload)
     if payload.checkpoint is not None and state.index(payload.checkpoint) != state.completed:
         raise Refused(f"{payload.checkpoint} is not the next checkpoint")
 
 
-def rewinds_completed(state: BuildState, payload: BuildRewound) -> None:
+def rewinds_completed(state: BuildState, payload: events.BuildRewound) -> None:
     """Only a completed checkpoint can be rewound."""
     if state.index(payload.checkpoint) >= state.completed:
         raise Refused(f"{payload.checkpoint} has not completed yet")
 
 
-def rewinds_lost(state: BuildState, payload: BuildRewound) -> None:
+def rewinds_lost(state: BuildState, payload: events.BuildRewound) -> None:
     """A running build is rewound only for a missing layer, and only between attempts."""
     if payload.cause != "layer-missing":
         raise Refused("it is running")
@@ -105,7 +106,7 @@ def rewinds_lost(state: BuildState, payload: BuildRewound) -> None:
     rewinds_completed(state, payload)
 
 
-def resumes(state: BuildState, payload: BuildResumed) -> None:
+def resumes(state: BuildState, payload: events.BuildResumed) -> None:
     """A new plan keeps exactly the completed checkpoints whose keys it shares; a requested pause is
     before a checkpoint that is still to come."""
     position, names = state.completed, [record.name for record in state.checkpoints]
@@ -114,13 +115,12 @@ def resumes(state: BuildState, payload: BuildResumed) -> None:
         position = min(kept_prefix(state.plan, payload.plan), position)
         if payload.kept != position:
             raise Refused(f"the new plan keeps {position} checkpoints, not {payload.kept}")
-    if payload.pause_before is not None and payload.pause_before not in names[position:]:
-        raise Refused(f"{payload.pause_before} is not among the checkpoints still to come")
-    if payload.declines is not None and payload.declines not in names[position:]:
-        raise Refused(f"{payload.declines} is not among the checkpoints still to come")
+    for name in (payload.pause_before, payload.declines):
+        if name is not None and name not in names[position:]:
+            raise Refused(f"{name} is not among the checkpoints still to come")
 
 
-def withdraws_pause(state: BuildState, payload: BuildResumed) -> None:
+def withdraws_pause(state: BuildState, payload: events.BuildResumed) -> None:
     """The running checkpoint continues, so only the next pause can change."""
     if payload.plan is not None or payload.declines is not None:
         raise Refused("its checkpoint is still running")
@@ -130,36 +130,23 @@ def withdraws_pause(state: BuildState, payload: BuildResumed) -> None:
             raise Refused(f"{payload.pause_before} is running already")
 
 
-def all_completed(state: BuildState, payload: Payload) -> None:
+def all_completed(state: BuildState, payload: events.Payload) -> None:
     """Every checkpoint has completed."""
     if state.next is not None:
         raise Refused(f"{state.next.name} has not completed yet")
 
 
-def all_published(state: BuildState, payload: Payload) -> None:
+def all_published(state: BuildState, payload: events.Payload) -> None:
     """Every checkpoint has completed and every declared artifact is published."""
     all_completed(state, payload)
     if state.unpublished:
         raise Refused(f"artifact {state.unpublished[0].name} is not published yet")
 
 
-def not_removed(state: BuildState, payload: Payload) -> None:
+def not_removed(state: BuildState, payload: events.Payload) -> None:
     """The build is not removed yet."""
     if state.removed:
         raise Refused("it is removed already")
-
-
-def _is_next(state: BuildState, payload: CheckpointStarted | CheckpointReused) -> None:
-    index = state.index(payload.checkpoint)
-    no_attempt(state, payload)
-    if index != state.completed:
-        expected = state.next.name if state.next else "nothing"
-        raise Refused(f"{payload.checkpoint} is out of turn: {expected} is next")
-    if payload.checkpoint == state.pause_before:
-        raise Refused(f"the build is to pause before {payload.checkpoint}")
-    plan = with_external(state.plan, index, payload.external) if payload.external else state.plan
-    if payload.key != plan.checkpoints[index].key:
-        raise Refused(f"key {payload.key} does not follow from the plan")
 
 
 def _is_to_come(state: BuildState, checkpoint: str) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import sha256
-from itertools import zip_longest
+from itertools import takewhile, zip_longest
 
 import msgspec
 
@@ -73,11 +73,8 @@ def with_epoch(plan: Plan, epoch: int | None, line: int = 0) -> Plan:
     for no time), and all keys chained again. `line` is its line in the manifest."""
     if not plan.checkpoints:
         return plan
-    first = plan.checkpoints[0]
-    kept = _without(first.ingredients, EPOCH)
-    added = () if epoch is None else (Ingredient(EPOCH, "", str(epoch), line),)
-    changed = replace(first, ingredients=(*kept, *added))
-    return _chain_from((changed, *plan.checkpoints[1:]), first=0)
+    added = [] if epoch is None else [Ingredient(EPOCH, "", str(epoch), line)]
+    return _with_ingredients(plan, 0, EPOCH, added)
 
 
 def epoch_of(plan: Plan) -> int | None:
@@ -93,26 +90,25 @@ def with_external(plan: Plan, index: int, external: Mapping[str, str]) -> Plan:
     planned = {part.name: part for part in checkpoint.ingredients if part.kind == EXTERNAL}
     if {name: part.digest for name, part in planned.items()} == dict(external):
         return plan
-    kept = _without(checkpoint.ingredients, EXTERNAL)
-    found = tuple(
+    found = [
         Ingredient(EXTERNAL, name, value, planned[name].line if name in planned else 0)
         for name, value in sorted(external.items())
-    )
-    changed = replace(checkpoint, ingredients=kept + found)
-    return _chain_from(
-        (*plan.checkpoints[:index], changed, *plan.checkpoints[index + 1 :]), first=index
-    )
+    ]
+    return _with_ingredients(plan, index, EXTERNAL, found)
 
 
 def with_salt(plan: Plan, index: int, salt: str) -> Plan:
     """The plan with unique keys from checkpoint `index` on. This declines reuse, for a fresh build and
     after a rewind, without touching layers that others depend on."""
+    return _with_ingredients(plan, index, SALT, [Ingredient(SALT, "", digest(salt))])
+
+
+def _with_ingredients(plan: Plan, index: int, kind: str, parts: Iterable[Ingredient]) -> Plan:
+    """The plan with checkpoint `index`'s ingredients of one kind replaced, and every key from there on
+    chained again."""
     checkpoint = plan.checkpoints[index]
-    kept = _without(checkpoint.ingredients, SALT)
-    salted = replace(checkpoint, ingredients=(*kept, Ingredient(SALT, "", digest(salt))))
-    return _chain_from(
-        (*plan.checkpoints[:index], salted, *plan.checkpoints[index + 1 :]), first=index
-    )
+    changed = replace(checkpoint, ingredients=(*_without(checkpoint.ingredients, kind), *parts))
+    return _chain_from((*plan.checkpoints[:index], changed, *plan.checkpoints[index + 1 :]), index)
 
 
 def continued(plan: Plan, old: Plan, completed: int) -> Plan:
@@ -159,21 +155,15 @@ def _meaning(ingredients: Iterable[Ingredient]) -> list[tuple[str, str, str]]:
 def without_salt(plan: Plan) -> Plan:
     """The plan with no result declined."""
     return chain(
-        replace(
-            planned, ingredients=tuple(part for part in planned.ingredients if part.kind != SALT)
-        )
+        replace(planned, ingredients=_without(planned.ingredients, SALT))
         for planned in plan.checkpoints
     )
 
 
 def kept_prefix(old: Plan, new: Plan) -> int:
     """The number of leading checkpoints with equal keys in both plans."""
-    count = 0
-    for before, after in zip(old.checkpoints, new.checkpoints, strict=False):
-        if before.key != after.key:
-            break
-        count += 1
-    return count
+    pairs = zip(old.checkpoints, new.checkpoints, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0].key == pair[1].key, pairs))
 
 
 def changes(old: PlannedCheckpoint | None, new: PlannedCheckpoint) -> list[str]:
@@ -219,12 +209,12 @@ def _group(part: Ingredient) -> tuple[str, str]:
 
 def _order(old: PlannedCheckpoint, new: PlannedCheckpoint) -> list[str]:
     """The reasons when nodes of the same name have the same contents in another order or number."""
-    changed = {_group(part)[1] for part in {*_named(old.ingredients)} ^ {*_named(new.ingredients)}}
+    before, after = (
+        {replace(part, line=0) for part in planned.ingredients if part.kind == "manifest"}
+        for planned in (old, new)
+    )
+    changed = {_group(part)[1] for part in before ^ after}
     return [f"the order of {name} changed" for name in sorted(changed)]
-
-
-def _named(ingredients: Iterable[Ingredient]) -> Iterator[Ingredient]:
-    return (replace(part, line=0) for part in ingredients if part.kind == "manifest")
 
 
 def _chain_from(checkpoints: tuple[PlannedCheckpoint, ...], first: int) -> Plan:

@@ -116,7 +116,7 @@ def _lifecycle() -> Any:
     return region
 
 
-def _allows(transition: Transition, state: BuildState, payload: Payload) -> bool:
+def _allows(transition: Transition[Any], state: BuildState, payload: Payload) -> bool:
     """False: try the next transition of this event. Raises Refused when none is possible."""
     if not transition.is_of(payload):
         return False
@@ -176,10 +176,6 @@ class BuildMachine:
         self._state = state
         return state
 
-    def legal(self) -> list[str]:
-        """The commands that are possible in the present state."""
-        return _legal(self._state)
-
     def edges(self) -> Iterator[Edge]:
         """All transitions of both regions except those that keep the state."""
         regions = {
@@ -222,7 +218,8 @@ def _names(state: BuildState) -> tuple[str, ...]:
     return tuple(record.name for record in state.checkpoints)
 
 
-def _legal(state: BuildState) -> list[str]:
+def legal(state: BuildState) -> list[str]:
+    """The commands that are possible in the present state."""
     if state.removed:
         return []
     triggers = _lifecycle_region.get_triggers(str(state.lifecycle))
@@ -242,8 +239,8 @@ def _fire(region: Any, trigger: str, place: Place, state: BuildState, payload: P
 def _explained(refusal: Refused, state: BuildState, payload: Payload) -> Refused:
     kind = type(payload).__name__
     action = COMMANDS.get(kind, f"record {kind} for")
-    if legal := _legal(state):
-        resolution = f"possible now: {', '.join(legal)}"
+    if possible := legal(state):
+        resolution = f"possible now: {', '.join(possible)}"
     elif state.ended:
         resolution = "no further command is possible"
     else:

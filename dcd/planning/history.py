@@ -39,7 +39,7 @@ class History:
         """The newest builds of a distribution (None: of any) that are not removed, newest first; those
         whose events cannot be read are left out. Raises Unavailable when the log cannot be."""
         found = []
-        for listed in self._events.recent(distribution, _BUILDS):
+        for listed in self._events.list_builds(name=distribution, limit=_BUILDS):
             with self._lock:
                 known = self._folded.get(listed.id)
             if known is None or known.sequence != listed.sequence:

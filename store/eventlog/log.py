@@ -4,8 +4,7 @@ Exactly one `EventLog` is open for a file, as a context manager; the daemon's lo
 directory ensures it. `append` may be called from any thread and returns at once; when its future has a
 result, the events are on disk. All other methods read, block, may be called from any thread, and see
 all events committed before the call. Followers only need `read(after=...)`; `on_commit` signals new
-events. The cost does not depend on the number of ended builds, except for `verify_projection` and
-`rebuild_projection`.
+events. The cost does not depend on the number of ended builds, except for `verify_all`.
 """
 
 import sqlite3
@@ -14,13 +13,13 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
+import msgspec
 import sqlalchemy as sa
 
-from statemachine.build import Lifecycle, submission_key
-from statemachine.codec import FIRST_HASH, decode_actor, event_hash
+from statemachine.build import ENDED, Lifecycle, submission_key
+from statemachine.codec import FIRST_HASH, HASHED, decode_actor, event_hash
 from statemachine.errors import DcdError, NotFound, Unavailable
 from statemachine.events import Actor, Event, Payload
 from store.eventlog import database, projection
@@ -31,11 +30,8 @@ from store.eventlog.reserve import Reserve
 from store.eventlog.schema import builds, events, layer_keys
 from store.eventlog.writer import Writer
 
-UNFINISHED = tuple(state for state in Lifecycle if state not in ("completed", "cancelled"))
+UNFINISHED = tuple(state for state in Lifecycle if state not in ENDED)
 """States that are not final."""
-
-_KEYS_A_QUERY = 500
-"""SQLite limits the number of parameters of a statement."""
 
 
 class EventLog:
@@ -63,12 +59,7 @@ class EventLog:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -160,26 +151,22 @@ class EventLog:
         with self._reading() as connection:
             return projection.verify(connection)
 
-    def rebuild_projection(self) -> int:
-        """Rebuild the list of builds and the layer keys. Returns the number of builds."""
-        with database.explained(self.path):
-            count = self._writer.run(projection.rebuild)
-        assert isinstance(count, int)
-        return count
-
     def list_builds(
         self,
         states: Collection[str] | None = None,
         limit: int = 100,
         before: int | None = None,
+        name: str | None = None,
     ) -> list[BuildSummary]:
-        """Builds that are not removed, newest first; `before` is the `submitted_position` of the last
-        build on the previous page."""
+        """Builds that are not removed, newest first, in these states and of that name if given; `before` is
+        the `submitted_position` of the last build on the previous page."""
         query = sa.select(builds).where(builds.c.removed == 0)
         if states is not None:
             query = query.where(builds.c.state.in_([str(state) for state in states]))
         if before is not None:
             query = query.where(builds.c.submitted_position < before)
+        if name is not None:
+            query = query.where(builds.c.name == name)
         return self._summaries(query.order_by(builds.c.submitted_position.desc()).limit(limit))
 
     def unfinished(self) -> list[BuildSummary]:
@@ -232,33 +219,17 @@ class EventLog:
                     return str(build)
         return None
 
-    def recent(self, name: str | None, limit: int) -> list[BuildSummary]:
-        """The newest builds of that name (None: of any name) that are not removed, newest first."""
-        query = sa.select(builds).where(builds.c.removed == 0)
-        if name is not None:
-            query = query.where(builds.c.name == name)
-        return self._summaries(query.order_by(builds.c.submitted_position.desc()).limit(limit))
-
     def known_builds(self, among: Collection[str]) -> set[str]:
         """The ids in `among` that are builds, including removed ones."""
-        return {name for some in _portions(among) for name in self._ids(builds.c.id.in_(some))}
+        return self._known(builds.c.id, among)
 
     def removed_among(self, names: Collection[str]) -> set[str]:
         """The ids in `names` that are removed builds."""
-        return {
-            name
-            for some in _portions(names)
-            for name in self._ids(builds.c.id.in_(some), builds.c.removed == 1)
-        }
+        return self._known(builds.c.id, names, builds.c.removed == 1)
 
     def known_keys(self, among: Collection[str]) -> set[str]:
         """The layer keys in `among` that an event of a build that is not removed names."""
-        known: set[str] = set()
-        with self._reading() as connection:
-            for some in _portions(among):
-                query = sa.select(layer_keys.c.key).where(layer_keys.c.key.in_(some)).distinct()
-                known.update(connection.execute(query).scalars())
-        return known
+        return self._known(layer_keys.c.key, among)
 
     def backup(self, target: Path) -> None:
         """Write a consistent copy to the new file `target`, while builds continue. Raises
@@ -274,9 +245,15 @@ class EventLog:
             "reserve": "kept" if self._writer.reserved else "in use",
         }
 
-    def _ids(self, *conditions: sa.ColumnElement[bool]) -> list[str]:
+    def _known(
+        self, column: sa.Column[str], among: Collection[str], *conditions: sa.ColumnElement[bool]
+    ) -> set[str]:
+        """The values in `among` that the column has in rows that meet the conditions."""
+        # As one JSON text: SQLite limits the number of parameters of a statement.
+        values = sa.func.json_each(msgspec.json.encode(list(among)).decode()).table_valued("value")
+        query = sa.select(column).where(column.in_(sa.select(values.c.value)), *conditions)
         with self._reading() as connection:
-            return list(connection.execute(sa.select(builds.c.id).where(*conditions)).scalars())
+            return set(connection.execute(query).scalars())
 
     def _rows(self, build: str) -> Sequence[Any]:
         query = sa.select(events).where(events.c.build == build).order_by(events.c.sequence)
@@ -306,13 +283,6 @@ def _open(path: Path, reserve: Reserve) -> sa.Connection:
         return database.open_writer(path)
 
 
-def _portions(names: Collection[str]) -> Iterator[list[str]]:
-    """The names in portions that fit into the parameters of a query."""
-    wanted = list(names)
-    for first in range(0, len(wanted), _KEYS_A_QUERY):
-        yield wanted[first : first + _KEYS_A_QUERY]
-
-
 def _chain_problems(rows: Sequence[Any]) -> list[str]:
     """The gaps and altered events in the rows of a build."""
     problems = []
@@ -321,17 +291,7 @@ def _chain_problems(rows: Sequence[Any]) -> list[str]:
         if row.sequence != expected:
             problems.append(f"event {expected} is missing: event {row.sequence} is in its place")
             break
-        digest = event_hash(
-            previous_hash,
-            row.build,
-            row.sequence,
-            row.type,
-            row.version,
-            row.time,
-            row.actor,
-            row.data,
-        )
-        if digest != row.hash:
+        if event_hash(previous_hash, *(getattr(row, name) for name in HASHED)) != row.hash:
             problems.append(f"event {row.sequence} or the one before it has been altered")
         previous_hash = row.hash
     return problems

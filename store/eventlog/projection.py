@@ -1,9 +1,9 @@
 """Projections: the list of builds and the keys of their layers, derived from events.
 
 A row of `builds` is a function of the folded `BuildState`, so the projection cannot differ from the
-fold unless the file is damaged; `verify` and `rebuild` are for that case. `layer_keys` has every key of
-an attempt or a reused result, of builds that are not removed: a layer whose key is missing there
-belongs to no build. Callers hold the transaction.
+fold unless the file is damaged, which `verify` detects. `layer_keys` has every key of an attempt or a
+reused result, of builds that are not removed: a layer whose key is missing there belongs to no build.
+Callers hold the transaction.
 """
 
 from collections.abc import Collection, Iterable, Iterator
@@ -82,23 +82,21 @@ def event_of(row: Any) -> Event:
 
 def summary_of(row: Any) -> BuildSummary:
     """The summary of a row of `builds`."""
-    values = dict(row._mapping)
-    return BuildSummary(
-        **{
-            **values,
-            "state": Lifecycle(values["state"]),
-            "submitted_at": decode_time(values["submitted_at"]),
-            "updated_at": decode_time(values["updated_at"]),
-            "actor": decode_actor(values["actor"]),
-            "removed": bool(values["removed"]),
-        }
-    )
+    decoded = {
+        "state": Lifecycle(row.state),
+        "submitted_at": decode_time(row.submitted_at),
+        "updated_at": decode_time(row.updated_at),
+        "actor": decode_actor(row.actor),
+        "removed": bool(row.removed),
+    }
+    return BuildSummary(**{**row._mapping, **decoded})
 
 
 def fold(connection: sa.Connection, build: str) -> BuildState | None:
     """The state of a build, folded from its events; None when the build does not exist."""
     state: BuildState | None = None
-    for row in connection.execute(_by_build(build)):
+    query = sa.select(events).where(events.c.build == build).order_by(events.c.sequence)
+    for row in connection.execute(query):
         state = evolve(state, event_of(row))
     return state
 
@@ -139,17 +137,6 @@ def verify(connection: sa.Connection) -> list[str]:
     return problems
 
 
-def rebuild(connection: sa.Connection) -> int:
-    """Rebuild the projections from the events. Returns the number of builds."""
-    connection.execute(builds.delete())
-    connection.execute(layer_keys.delete())
-    count = 0
-    for state, history in _folded(connection):
-        store(connection, [state], history)
-        count += 1
-    return count
-
-
 def _folded(connection: sa.Connection) -> Iterator[tuple[BuildState, list[Event]]]:
     """The state and the events of every build."""
     rows = connection.execute(
@@ -162,10 +149,6 @@ def _folded(connection: sa.Connection) -> Iterator[tuple[BuildState, list[Event]
             state = evolve(state, event)
         assert state is not None
         yield state, history
-
-
-def _by_build(build: str) -> sa.Select[Any]:
-    return sa.select(events).where(events.c.build == build).order_by(events.c.sequence)
 
 
 def _keys(appended: Iterable[Event]) -> list[dict[str, str]]:

@@ -2,7 +2,7 @@
 
 `events` is authoritative and append-only: triggers reject every change and removal, and every insert
 that is not the next event of the log and of its build, including INSERT OR REPLACE. `builds` and
-`layer_keys` are projections, written in the same transaction as the events and rebuildable from them.
+`layer_keys` are projections, written in the same transaction as the events from which they follow.
 `check_schema` compares the database with these declarations, because a migration can silently drop
 triggers and constraints. Migrations may only add columns or tables.
 """

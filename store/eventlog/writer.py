@@ -10,6 +10,7 @@ pages), so nothing is appended until the log is reopened. A full disk is less se
 cleanly. The reserve is released once; after that each append fails until there is space.
 """
 
+import contextlib
 import queue
 import sqlite3
 import threading
@@ -24,7 +25,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from statemachine.build import BuildState
-from statemachine.codec import FIRST_HASH, encode, encode_actor, encode_time, event_hash
+from statemachine.codec import FIRST_HASH, HASHED, encode, encode_actor, encode_time, event_hash
 from statemachine.errors import DcdError, Unavailable
 from statemachine.events import Actor, Event, Payload
 from statemachine.fold import evolve
@@ -55,12 +56,6 @@ class _Append:
     future: "Future[list[Event]]" = field(default_factory=Future)
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
-    work: Callable[[sa.Connection], Any]
-    future: "Future[Any]" = field(default_factory=Future)
-
-
 @dataclass(slots=True)
 class _Group:
     """The changes of one transaction so far; discarded when it rolls back."""
@@ -84,11 +79,10 @@ class Writer:
         self._reserve = reserve
         self._high_water = high_water
         self._on_commit = on_commit
-        self._queue: queue.SimpleQueue[_Append | _Job | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Append | None] = queue.SimpleQueue()
         self._states: OrderedDict[str, BuildState] = OrderedDict()
         self._closing = threading.Lock()
         self._closed = False
-        self._held_over: _Job | None = None
         self.position = _last_position(connection)
         """Position of the last event on disk."""
         self.trouble: DcdError | None = None
@@ -113,14 +107,15 @@ class Writer:
     ) -> "Future[list[Event]]":
         """Queue an append; see `EventLog.append`."""
         request = _Append(build, expected_sequence, tuple(payloads), actor, time)
-        self._put(request)
+        with self._closing:
+            if self._closed:
+                closed = Unavailable(
+                    "the event log is closed", "", "wait for the daemon to restart"
+                )
+                request.future.set_exception(closed)
+            else:
+                self._queue.put(request)
         return request.future
-
-    def run(self, work: Callable[[sa.Connection], Any]) -> Any:
-        """Run `work` on the writing connection in a separate transaction, and wait for it."""
-        job = _Job(work)
-        self._put(job)
-        return job.future.result()
 
     def close(self) -> None:
         """Finish all queued work and end the thread. Idempotent."""
@@ -130,21 +125,10 @@ class Writer:
                 self._queue.put(None)
         self._thread.join()
 
-    def _put(self, request: _Append | _Job) -> None:
-        with self._closing:
-            if not self._closed:
-                self._queue.put(request)
-                return
-        request.future.set_exception(
-            Unavailable("the event log is closed", "", "wait for the daemon to restart")
-        )
-
     def _run(self) -> None:
         while (group := self._next()) is not None:
             before, began = self.position, time.monotonic()
-            if isinstance(group, _Job):
-                self._perform(group)
-            elif waiting := [r for r in group if r.future.set_running_or_notify_cancel()]:
+            if waiting := [r for r in group if r.future.set_running_or_notify_cancel()]:
                 self._commit(waiting)
             if self.position > before:
                 self._high_water.write(self.position)
@@ -158,28 +142,21 @@ class Writer:
         except RuntimeError:
             self._on_commit = None  # its event loop is closed: there are no followers
 
-    def _next(self) -> "list[_Append] | _Job | None":
-        """Wait for work: the appends that can share a transaction, or a job; None at the end."""
-        first = self._held_over or self._get()
-        self._held_over = None
-        if not isinstance(first, _Append):
-            return first
+    def _next(self) -> list[_Append] | None:
+        """Wait for appends, and return those that share a transaction; None at the end."""
+        if (first := self._get()) is None:
+            return None
         group = [first]
-        while len(group) < GROUP:
-            try:
+        with contextlib.suppress(queue.Empty):
+            while len(group) < GROUP:
                 request = self._queue.get_nowait()
-            except queue.Empty:
-                break
-            if isinstance(request, _Append):
-                group.append(request)
-            else:
-                self._held_over = request
                 if request is None:
                     self._queue.put(None)
-                break
+                    break
+                group.append(request)
         return group
 
-    def _get(self) -> _Append | _Job | None:
+    def _get(self) -> _Append | None:
         while True:
             waits = PROBE_SECONDS if isinstance(self.trouble, LogFull) else None
             try:
@@ -201,18 +178,6 @@ class Writer:
                 "there is not enough space for the log's reserve",
                 "free some space",
             )
-
-    def _perform(self, job: _Job) -> None:
-        if not job.future.set_running_or_notify_cancel():
-            return
-        try:
-            with self._connection.begin():
-                result = job.work(self._connection)
-        except Exception as error:  # noqa: BLE001 - the waiting caller handles it
-            job.future.set_exception(error)
-        else:
-            self._states.clear()
-            job.future.set_result(result)
 
     def _commit(self, requests: list[_Append]) -> None:
         if isinstance(self.trouble, LogFailed):
@@ -380,11 +345,8 @@ def _event(
     kind = type(payload).__name__
     time, actor, data = encode_time(request.time), encode_actor(request.actor), encode(payload)
     stored = (request.build, sequence, kind, payload.VERSION, time, actor, data)
-    row: dict[str, Any] = dict(
-        zip(("build", "sequence", "type", "version", "time", "actor", "data"), stored, strict=True)
-    )
-    row["position"] = position
-    row["hash"] = event_hash(previous_hash, *stored)
+    digest = event_hash(previous_hash, *stored)
+    row = {"position": position, **dict(zip(HASHED, stored, strict=True)), "hash": digest}
     event = Event(
         position=position,
         build=request.build,
@@ -394,7 +356,7 @@ def _event(
         time=request.time,
         actor=request.actor,
         data=payload,
-        hash=row["hash"],
+        hash=digest,
     )
     return event, row
 

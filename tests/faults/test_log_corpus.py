@@ -58,12 +58,11 @@ def test_log_of_a_released_revision_folds_to_what_it_was(restored, revision):
 def test_log_of_a_released_revision_goes_on(restored, revision):
     with EventLog(restored(revision)) as log:
         unfinished = [summary.id for summary in log.unfinished()]
-        rebuilt = log.rebuild_projection()
+        listed = log.known_builds({event.build for event in log.read(limit=100_000)})
 
         assert unfinished
-        assert rebuilt == len(json.loads((CORPUS / f"{revision}.json").read_text()))
+        assert len(listed) == len(json.loads((CORPUS / f"{revision}.json").read_text()))
         assert log.verify_projection() == []
-        assert [summary.id for summary in log.unfinished()] == unfinished
 
 
 def test_the_corpus_has_every_revision_and_every_event_in_its_present_version(restored):

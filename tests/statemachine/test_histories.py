@@ -54,7 +54,7 @@ from statemachine.events import (
     ResourceClaimed,
 )
 from statemachine.keys import with_external
-from statemachine.machine import BuildMachine
+from statemachine.machine import BuildMachine, legal
 from statemachine.plan import Plan
 from statemachine.steps import Deliver, RunCheckpoint, next_step
 
@@ -272,7 +272,7 @@ def histories(
             state: BuildState = self.build.state
             if state.lifecycle in (Lifecycle.PAUSED, Lifecycle.FAILED):
                 assert state.reason
-                assert "resume" in self.build.machine.legal()
+                assert "resume" in legal(self.build.machine.state)
             elif state.lifecycle in (Lifecycle.RUNNING, Lifecycle.PAUSING, Lifecycle.CANCELLING):
                 assert next_step(state) is not None or state.running is not None
             assert state.running is None or not state.ended

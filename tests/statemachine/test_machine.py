@@ -41,7 +41,7 @@ from statemachine.events import (
     Payload,
     ResourceClaimed,
 )
-from statemachine.machine import BuildMachine
+from statemachine.machine import BuildMachine, legal
 from statemachine.plan import Plan
 
 ERROR = ErrorInfo("no")
@@ -207,13 +207,13 @@ def test_a_refusal_says_what_to_do_instead(
 def test_legal_lists_what_a_person_may_ask_for(
     begin: Callable[..., Any], state: str, possible: list[str]
 ) -> None:
-    assert driven(begin, state).machine.legal() == possible
+    assert legal(driven(begin, state).machine.state) == possible
 
 
 def test_nothing_is_possible_with_a_removed_build(begin: Callable[..., Any]) -> None:
     build = driven(begin, "completed")
     build.do(Remove())
-    assert build.machine.legal() == []
+    assert legal(build.machine.state) == []
     with pytest.raises(Refused) as caught:
         build.record(BuildRemoved())
     assert caught.value.details == "it is removed already"
