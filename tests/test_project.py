@@ -16,14 +16,14 @@ LONGEST = 500
 PLAIN = (
     *("cli", "smf", "statemachine", "store", "dcd/api", "dcd/configuration", "dcd/engine"),
     *(
+        "dcd/construction",
+        "dcd/manifest",
         "dcd/planner",
+        "dcd/planning",
         "dcd/platform",
         "dcd/worker",
-        "dcd/doctor.py",
-        "dcd/log.py",
-        "dcd/main.py",
-        "dcd/serve.py",
     ),
+    *("dcd/doctor.py", "dcd/log.py", "dcd/main.py", "dcd/serve.py"),
     *("docs/tutorial", "docs/how-to", "docs/explanation", "README.md"),
 )
 """Files and directories whose text is plain English."""

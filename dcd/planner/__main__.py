@@ -36,7 +36,7 @@ from dcd.planner.border import (
     message,
     unavailable,
 )
-from dcd.planner.request import ORDER, Kind, Order
+from dcd.planner.request import KILL, ORDER, Order
 from dcd.platform.host_parts import host_parts
 from statemachine.errors import DcdError, Unprepared
 from store.host.forking import patiently
@@ -116,7 +116,9 @@ def main() -> None:
             ready = {key.fileobj for key, _ in selector.select(_LOOK_SECONDS[min(idle, 1)])}
             if not ready:
                 idle += 1
-                _look_at_host()
+                # Planners inherit the facts about the host; unchanged files are not read again.
+                with contextlib.suppress(DcdError, OSError):
+                    host_parts(TOOLS)
             if woken in ready:
                 with contextlib.suppress(BlockingIOError):
                     woken.recv(4096)
@@ -132,19 +134,12 @@ def _obey(control: socket.socket, children: _Children) -> bool:
     if not data:
         return False
     order = Order.from_bytes(data)
-    if order.kind is Kind.KILL:
+    if order.kind == KILL:
         children.kill(order.number)
     else:
         (descriptor,) = descriptors
         children.fork(order, socket.socket(fileno=descriptor))
     return True
-
-
-def _look_at_host() -> None:
-    """Read the facts about the host that plans contain, so that planners inherit them; unchanged files
-    are not read again."""
-    with contextlib.suppress(DcdError, OSError):
-        host_parts(TOOLS)
 
 
 def _import_everything() -> None:

@@ -11,7 +11,6 @@ that both sides know, so a planner's message can never make the daemon run code.
 """
 
 import struct
-from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -79,7 +78,7 @@ def encode_error(error: DcdError) -> bytes:
     """The body of an error."""
     return _encoder.encode(
         _Error(
-            list(_names(error)),
+            [cls.__name__ for cls in type(error).__mro__],
             error.brief,
             error.details,
             error.resolution,
@@ -108,11 +107,6 @@ def unavailable(error: OSError) -> Unavailable:
         str(error),
         f"try again; {short.remedy}" if short else "try again",
     )
-
-
-def _names(error: DcdError) -> Iterator[str]:
-    for cls in type(error).__mro__:
-        yield cls.__name__
 
 
 def _from_path(value: object) -> str:

@@ -33,7 +33,7 @@ from dcd.planner.border import (
     message,
     unavailable,
 )
-from dcd.planner.request import Kind, Order
+from dcd.planner.request import KILL, NEW, Order
 from dcd.planner.tasks import Task
 from statemachine.errors import DcdError, TooManyRequests, Unavailable, Unprepared
 from statemachine.events import Actor
@@ -143,7 +143,8 @@ class Planner:
             if actor.uid is not None:
                 try:
                     async with asyncio.timeout(seconds):
-                        await held.enter_async_context(self._turn(actor.uid))
+                        turn = self._turns.setdefault(actor.uid, Semaphore(1))
+                        await held.enter_async_context(turn)
                         await held.enter_async_context(self._all)
                         await computing.enter_async_context(self._computing)
                 except TimeoutError:
@@ -157,10 +158,12 @@ class Planner:
                     async with asyncio.timeout(seconds):
                         return await _conversation(connection, task, body, computing.aclose)
                 except TimeoutError:
-                    raise _too_long(seconds) from None
-
-    def _turn(self, uid: int) -> Semaphore:
-        return self._turns.setdefault(uid, Semaphore(1))
+                    raise Unprepared(
+                        "the manifest took too long to read and plan",
+                        f"the limit is {seconds:g} s, including the response times of repositories",
+                        "try again when its repositories respond; split it if it is large; or have an "
+                        "administrator raise planning_seconds",
+                    ) from None
 
     @contextlib.asynccontextmanager
     async def _planner(self, seconds: float) -> AsyncIterator[socket.socket]:
@@ -174,21 +177,20 @@ class Planner:
         number = self._numbers
         with mine:
             with its:
-                self._order(
-                    Order(Kind.NEW, number, seconds, self._settings().planning_memory_bytes), its
-                )
+                memory_bytes = self._settings().planning_memory_bytes
+                self._order(Order(NEW, number, seconds, memory_bytes), its)
             try:
                 yield mine
             finally:
                 # A planner that has already ended needs no kill.
                 with contextlib.suppress(Unavailable):
-                    self._order(Order(Kind.KILL, number))
+                    self._order(Order(KILL, number))
 
     def _order(self, order: Order, connection: socket.socket | None = None) -> None:
         descriptors = [] if connection is None else [connection.fileno()]
         for again in (True, False):
             if self._control is None:
-                if order.kind is Kind.KILL:
+                if order.kind == KILL:
                     return  # With the process that forks them, planners have ended.
                 self._start()
             try:
@@ -278,15 +280,6 @@ async def _exactly(connection: socket.socket, count: int) -> bytes:
             return b""
         content += piece
     return bytes(content)
-
-
-def _too_long(seconds: float) -> Unprepared:
-    return Unprepared(
-        "the manifest took too long to read and plan",
-        f"the limit is {seconds:g} s, including the response times of repositories",
-        "try again when its repositories respond; split it if it is large; or have an "
-        "administrator raise planning_seconds",
-    )
 
 
 def _died(status: int) -> DcdError:

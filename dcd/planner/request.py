@@ -1,6 +1,5 @@
 """The daemon's orders to the process that forks planners. Imports only fast modules."""
 
-import enum
 import struct
 from dataclasses import dataclass
 from typing import Self
@@ -8,27 +7,23 @@ from typing import Self
 ORDER = struct.Struct("!cQdQ")
 
 
-class Kind(enum.Enum):
-    """The kinds of orders."""
-
-    NEW = b"N"
-    KILL = b"K"
+NEW, KILL = b"N", b"K"
+"""The kinds of orders."""
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
     """An order for the planner with that number, and the limits of a new one."""
 
-    kind: Kind
+    kind: bytes
     number: int
     seconds: float = 0.0
     memory_bytes: int = 0
 
     def __bytes__(self) -> bytes:
-        return ORDER.pack(self.kind.value, self.number, self.seconds, self.memory_bytes)
+        return ORDER.pack(self.kind, self.number, self.seconds, self.memory_bytes)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
         """The order of a message."""
-        kind, number, seconds, memory_bytes = ORDER.unpack(data)
-        return cls(Kind(kind), number, seconds, memory_bytes)
+        return cls(*ORDER.unpack(data))

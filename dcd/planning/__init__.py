@@ -1,1 +1,1 @@
-"""From a manifest to a plan: what can run here, with which keys, and what would happen to each checkpoint."""
+"""From a manifest to a plan: the checkpoints that can run here, their keys, and a preview of each."""

@@ -1,4 +1,4 @@
-"""Run or reuse: the one decision about a checkpoint, which `dcctl plan` prints and the engine carries out."""
+"""Run or reuse: the decision about a checkpoint that `dcctl plan` prints and the engine carries out."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from store.layers import Layer, LayerStore
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """What is to be done for a checkpoint, and why, for people: take `layer` as its result, or, where there
-    is none, run it."""
+    """The next action for a checkpoint, and its reason for people: use `layer` as the result, or run it
+    (None)."""
 
     reason: str
     layer: Layer | None = None
@@ -21,19 +21,18 @@ class Action:
         return "run" if self.layer is None else "reuse"
 
 
-def no_layer() -> str:
-    """Why a checkpoint runs when nothing more is known of the builds before."""
-    return "no build made it yet"
+NO_LAYER = "no build made it yet"
+"""The reason for a run when nothing is known of earlier builds."""
 
 
 def decide_action(
     planned: PlannedCheckpoint,
     layers: LayerStore,
     declined: bool = False,
-    why: Callable[[], str] = no_layer,
+    why: Callable[[], str] = lambda: NO_LAYER,
 ) -> Action:
-    """Decide by the layers that there are. `declined`: whatever there is, it is to run; `why` says why there
-    is no layer. Blocking."""
+    """Decide by the existing layers. `declined`: run it in any case; `why` returns the reason for the lack of
+    a layer. Blocking."""
     if declined:
         return Action("no reuse is wanted")
     layer = layers.find(planned.key)

@@ -1,7 +1,7 @@
 """The reference of checkpoints as Markdown, from what `dcd.construction.checkpoint_types` describes.
 
-Written into docs/reference/checkpoints.md by `python -m dcd.planning.reference`; a test holds the
-committed file to it. Only the project's own checkpoints are in it, whatever is installed beside it.
+`python -m dcd.planning.reference` writes it into docs/reference/checkpoints.md; a test compares the committed
+file. It contains only the project's own checkpoints, without installed plug-ins.
 """
 
 import re
@@ -21,18 +21,18 @@ _HEAD = """\
 
 <!-- Made from the code: python -m dcd.planning.reference -->
 
-What `<checkpoint mod_path="..." checkpoint_class="...">` may name. A manifest that gives an argument a wrong
-type, or one that does not exist, is refused when it is checked. `dcctl checkpoint-types` prints the same, and
-adds installed plug-ins and the modules of the daemon's configuration.
+The checkpoints for `<checkpoint mod_path="..." checkpoint_class="...">`. The check of a manifest refuses
+unknown arguments and values of a wrong type. `dcctl checkpoint-types` prints the same list, with installed
+plug-ins and the modules of the daemon's configuration.
 [How to write a checkpoint](../how-to/write-a-checkpoint.md).
 """
 
 _ORIGINALS = """
 ## Names of the original
 
-Manifests of the Caiman Unified Design name checkpoints as the original did; these lead to the ones above.
-Names marked *not available* are known, and no counterpart is in this version: such a manifest validates
-with a warning and can be planned, but not built.
+Manifests of the Caiman Unified Design use the original's names, which mean the checkpoints above. This
+version has no counterpart for names marked *not available*: such a manifest validates with a warning and can
+be planned, but not built.
 
 | mod_path | checkpoint_class | here |
 |---|---|---|
@@ -72,7 +72,7 @@ def _row(argument: Argument) -> str:
 
 
 def _example(each: CheckpointType) -> list[str]:
-    """How a manifest names it, with the arguments that it must have and those that have a default value."""
+    """Its element in a manifest, with the required arguments and those with a default value."""
     name = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", each.checkpoint_class).lower()
     place = f'mod_path="{each.mod_path}" checkpoint_class="{each.checkpoint_class}"'
     written = [line for argument in each.arguments for line in _argument_example(argument)]

@@ -1,7 +1,7 @@
-"""The DOC of a build, as it was after one of its checkpoints.
+"""The DOC of a build after one of its checkpoints.
 
-The volatile part is the stored manifest; the persistent part is what was saved with the checkpoint's layer.
-Reads only, and blocks: `saved` is called in a thread, `matches` by a planner (`dcd.planner`).
+The volatile part is the stored manifest; the persistent part was saved with the checkpoint's layer. Only
+reads; blocking: `saved` is called in a thread, `matches` by a planner (`dcd.planner`).
 """
 
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from statemachine.plan import Json
 from store.layers.interface import LayerStore
 
 MOST_MATCHES = 1000
-"""How many matches of a path are told; more are a path that is too wide."""
+"""The maximum number of matches of a path."""
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """Something that a path names: an object, with its own path and XML, or the value of an attribute."""
+    """A match of a path: an object, with its own path and XML, or the value of an attribute."""
 
     path: str | None
     xml: str | None
@@ -30,8 +30,8 @@ class Match:
 def saved(
     layers: LayerStore, state: BuildState, at: str | None = None
 ) -> tuple[str | None, str | None]:
-    """The checkpoint `at`, or the last that has completed, and the persistent part of the DOC after it, as
-    text (None, None: nothing has completed yet). Raises NotFound for a checkpoint or layer that is not there,
+    """The checkpoint `at`, or the last completed one, and the persistent part of the DOC after it, as text
+    (None, None: nothing has completed yet). Raises NotFound for a checkpoint or layer that does not exist,
     Refused for a checkpoint that has not completed."""
     records = {record.name: record for record in state.checkpoints}
     if at is None:
@@ -49,11 +49,11 @@ def saved(
         raise Refused(
             f"{at} has not completed, so there is no DOC after it",
             f"it is {record.state}",
-            "leave out the checkpoint for the DOC as it is now",
+            "leave out the checkpoint for the present DOC",
         )
     if layers.find(record.key) is None:
         raise NotFound(
-            f"the layer of {at} is not there any more",
+            f"the layer of {at} does not exist any more",
             f"it was {record.key}",
             "a build that needs it makes it again",
         )
@@ -61,8 +61,8 @@ def saved(
 
 
 def matches(doc: DataObjectCache, path: str | None) -> tuple[Match, ...]:
-    """What the path string names; the whole DOC when there is none. Raises NotFound when nothing matches,
-    UsageError for a path that is malformed or names too much."""
+    """The matches of the path string; the whole DOC without one. Raises NotFound when nothing matches,
+    UsageError for a path that is malformed or has too many matches."""
     if path is None:
         return (Match("", doc.to_text(), None),)
     try:
@@ -73,7 +73,7 @@ def matches(doc: DataObjectCache, path: str | None) -> tuple[Match, ...]:
         raise UsageError(
             f"{path!r} names {len(found)} objects",
             f"at most {MOST_MATCHES} are listed",
-            "name fewer: [#10] behind a name keeps the first ten",
+            "limit them: [#10] behind a name keeps the first ten",
         )
     return tuple(
         Match(object_path(match), write_text(match), None)

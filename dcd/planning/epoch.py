@@ -1,10 +1,10 @@
-"""The one time of a build, SOURCE_DATE_EPOCH of its tools: chosen when it is planned, never the clock's.
+"""The time of a build, SOURCE_DATE_EPOCH of its tools: chosen when it is planned, never the clock's.
 
-It is an ingredient of the first checkpoint's key, and so part of all keys: what is reused has the times that
-it would have if it were made again. Chosen is what the manifest says, else what the client asks for, else the
-newest date of the repositories that the plan covers, which changes only when their digests do. A build
-that knows none of these has `UNDATED`, so that it too has the same bytes each time. Pure.
-Source: the SOURCE_DATE_EPOCH specification of reproducible-builds.org.
+It is an ingredient of the first checkpoint's key, and so part of all keys: a reused result has the times that
+it would have if it were made again. The time is that of the manifest, else that of the request, else the
+newest date of the repositories in the plan, which changes only with their digests, else `UNDATED`, so that
+such a build is also reproducible. Pure. Source: the SOURCE_DATE_EPOCH specification of
+reproducible-builds.org.
 """
 
 import re
@@ -15,17 +15,17 @@ from dcd.manifest.times import unix_time
 from dcd.manifest.values import BadValue
 
 UNDATED = 1767225600
-"""2026-01-01: the time of a build in which nothing has a date."""
+"""2026-01-01: the time of a build without any date."""
 
 _STATE = re.compile(r"[0-9a-f]{64} (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)")
-"""What identifies external state that has a date; see `Checkpoint.external_state`."""
+"""The form of external state with a date; see `Checkpoint.external_state`."""
 
 
 def choose_epoch(
     doc: DataObjectCache, given: int | None, states: Iterable[Mapping[str, str]]
 ) -> int:
-    """The time of a build of the manifest in `doc`. `given` is what the client asks for, `states` is the
-    external state of its checkpoints."""
+    """The time of a build of the manifest in `doc`. `given` is the requested time, `states` the external
+    state of its checkpoints."""
     said = distro(doc).source_date_epoch
     if said is not None:
         return unix_time(said)
@@ -41,4 +41,4 @@ def _dates(state: Mapping[str, str]) -> Iterable[int]:
         try:
             yield unix_time(found[1])
         except BadValue:
-            continue  # A server may say anything.
+            continue  # A server may send anything.

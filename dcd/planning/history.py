@@ -1,7 +1,7 @@
-"""Earlier builds, for what they tell about a plan: how long checkpoints took, and what has changed since.
+"""Earlier builds, as sources of durations of checkpoints and of differences to a plan.
 
-The newest builds are folded from their events, those that have ended once: their states do not change.
-Blocking; for several threads.
+The newest builds are folded from their events; the states are cached until a build has new events. Blocking;
+thread-safe.
 """
 
 import threading
@@ -18,10 +18,10 @@ from statemachine.plan import Plan, PlannedCheckpoint
 from store.eventlog import EventLog
 
 _BUILDS = 12
-"""So many builds of a distribution, and as many of any, are looked at."""
+"""The number of builds of a distribution, and of any distribution, that are read."""
 
 _ATTEMPTS = 5
-"""The newest so many durations count."""
+"""The number of newest durations that count."""
 
 _KEPT = 64
 _LEAST_SECONDS = 0.1
@@ -36,8 +36,8 @@ class History:
         self._lock = threading.Lock()
 
     def of(self, distribution: str | None) -> list[BuildState]:
-        """The newest builds of a distribution (None: of any) that are not removed, newest first; those
-        whose events cannot be read are left out. Raises Unavailable when the log cannot be."""
+        """The newest builds of a distribution (None: of any) that are not removed, newest first, without
+        those whose events cannot be read. Raises Unavailable when the log cannot be read."""
         found = []
         for listed in self._events.list_builds(name=distribution, limit=_BUILDS):
             with self._lock:
@@ -65,8 +65,8 @@ class History:
 
 
 def expected(plan: Plan, same: Sequence[BuildState], others: Sequence[BuildState]) -> Plan:
-    """The plan with the durations that earlier builds show, where they show any: of the checkpoint of that
-    name and class in builds of the same distribution, else in others, else of the class."""
+    """The plan with the durations of earlier builds: those of the checkpoint of that name and class in
+    builds of the same distribution, else in others, else those of the class."""
     return Plan(
         tuple(
             replace(planned, estimate_seconds=_seconds(planned, same, others))
@@ -92,7 +92,7 @@ def _seconds(
 
 
 def _durations(builds: Iterable[BuildState]) -> Iterator[tuple[PlannedCheckpoint, float]]:
-    """Completed checkpoints of builds, each with how long it took."""
+    """Completed checkpoints of builds, each with its duration."""
     for build in builds:
         for planned, record in zip(build.plan.checkpoints, build.checkpoints, strict=True):
             if record.state is CheckpointState.COMPLETED and record.seconds is not None:
@@ -100,8 +100,8 @@ def _durations(builds: Iterable[BuildState]) -> Iterator[tuple[PlannedCheckpoint
 
 
 def most_alike(plan: Plan, manifest_path: str, builds: Sequence[BuildState]) -> BuildState | None:
-    """The build to compare a plan with, of builds of the same distribution, newest first: of the same
-    manifest, then with the longest beginning in common, then the newest."""
+    """The build to compare a plan with, from builds of the same distribution, newest first: one of the same
+    manifest, then with the longest common beginning, then the newest."""
     return max(
         builds,
         key=lambda build: (

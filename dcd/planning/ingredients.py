@@ -1,11 +1,10 @@
-"""What of a manifest decides a checkpoint's result, as named digests for its key.
+"""The parts of a manifest that determine a checkpoint's result, as named digests for its key.
 
-Covered: the class that was resolved and its VERSION, the digest of its code, each argument after conversion,
-the software and configurations of its name, what references in these and its READS paths find, and the
-captured files that these name. Digests are of canonical forms: formatting, comments, the order of attributes,
-lines, and defaults that are written or left out make no difference. The checkpoint's name makes none either,
-so `name` of its software and configurations is left out. Pure, but for reading the project's source for the
-code's digest.
+They are: the resolved class and its VERSION, the digest of its code, each converted argument, the software
+and configurations of its name, the values of references in these and of its READS paths, and the captured
+files that these name. Digests are of canonical forms: formatting, comments, the order of attributes, lines,
+and explicit defaults make no difference. Neither does the checkpoint's name, so `name` of its software and
+configurations is left out. Pure, except that the code's digest reads the project's source.
 """
 
 from collections.abc import Iterator, Sequence
@@ -46,8 +45,8 @@ def ingredients(
     instance: Checkpoint,
     inputs: Sequence[InputFile],
 ) -> tuple[Ingredient, ...]:
-    """The ingredients of one checkpoint, `external` apart. `factory` is what its constructor resolved
-    to, `instance` what that made, `inputs` all captured files of the build."""
+    """The ingredients of one checkpoint except `external`. `factory` is its resolved constructor, `instance`
+    the constructed checkpoint, `inputs` all captured files of the build."""
     line = _line(spec)
     cls = type(instance)
     found = [
@@ -78,7 +77,7 @@ def ingredients(
 def software_and_configurations(
     doc: DataObjectCache, checkpoint_name: str
 ) -> list[tuple[str, DataObject]]:
-    """The nodes named for a checkpoint, each with a name of its own: `software`, `configuration 1`."""
+    """The nodes with the checkpoint's name, by unique labels: `software`, `configuration 1`."""
     software = software_for(doc, checkpoint_name)
     named: list[tuple[str, DataObject]] = [] if software is None else [("software", software)]
     named += [
@@ -89,8 +88,8 @@ def software_and_configurations(
 
 
 def _references(doc: DataObjectCache, checkpoint_name: str) -> Iterator[Ingredient]:
-    """What the manifest has where the `%{path}`s in the nodes of a checkpoint lead. What they find in
-    the persistent part an earlier checkpoint has put there, whose key is chained already."""
+    """The values in the manifest of the `%{path}`s in a checkpoint's nodes. Values in the persistent part are
+    results of earlier checkpoints, whose keys are already chained."""
     lines: dict[str, int] = {}
     for _, node in software_and_configurations(doc, checkpoint_name):
         for each in (node, *node.get_descendants()):
@@ -104,19 +103,17 @@ def _references(doc: DataObjectCache, checkpoint_name: str) -> Iterator[Ingredie
 
 
 def _texts(node: DataObject) -> Iterator[str]:
-    """All texts of one node, its children's not."""
+    """All texts of a node, without those of its children."""
     for field in fields_of(type(node)):
         value = getattr(node, field.name)
-        yield from (value,) if isinstance(value, str) else ()
-        yield from (
-            (one for one in value if isinstance(one, str)) if isinstance(value, tuple) else ()
-        )
+        values = value if isinstance(value, tuple) else (value,)
+        yield from (one for one in values if isinstance(one, str))
 
 
 def _arguments(
     spec: CheckpointSpec, factory: CheckpointFactory
 ) -> Iterator[tuple[Ingredient, str]]:
-    """Each argument, with the text that names a captured file or nothing."""
+    """Each argument, with the text that names a captured file, or ""."""
     texts = [] if spec.args is None else [spec.args]
     bound = match_arguments(factory, texts, spec.kwargs)
     places: dict[str, DataObject] = {
@@ -136,8 +133,8 @@ def _reads(doc: DataObjectCache, paths: Sequence[str]) -> Iterator[Ingredient]:
         except NotFound:
             if not can_match(path, doc.registry):
                 raise PathError(
-                    f"{path!r} can find nothing in any manifest",
-                    "A checkpoint says that it reads it; what it reads would be missing in its key.",
+                    f"{path!r} cannot match anything in any manifest",
+                    "A checkpoint declares that it reads it, but its key would not cover it.",
                     "name elements by tag, //distro, and attributes with a dot, //distro.name",
                 ) from None
             continue
@@ -150,7 +147,7 @@ def _reads(doc: DataObjectCache, paths: Sequence[str]) -> Iterator[Ingredient]:
 
 
 def _files(node: DataObject) -> Iterator[tuple[str, int]]:
-    """The paths that a node names, with their lines; only some of them are captured."""
+    """The paths in a node, with their lines; only some of the files are captured."""
     for found in (node, *node.get_descendants()):
         if isinstance(found, Configuration) and found.source:
             yield found.source, _line(found)

@@ -1,11 +1,10 @@
-"""From the text of a manifest, as a client sent it, to a DOC.
+"""From the text of a client's manifest to a DOC.
 
-`load` does everything that can be done with a manifest before a build exists, and finds everything that is
-wrong in one pass: secure parsing, includes, parameters, grammar, cross checks, constructors and their
-arguments, and the files it names. It is pure: it opens nothing. What it needs and was not given it lists, so
-that the client reads it with its own rights and sends it.
+`load` does the work on a manifest that needs no build, and finds all faults in one pass: secure parsing,
+includes, parameters, grammar, cross checks, constructors and their arguments, and named files. It is pure and
+opens nothing. It lists missing files, so that the client reads them with its own rights and sends them.
 
-`Loaded.canonical` is the manifest as it is stored (`dcd.manifest.canonical`).
+`Loaded.canonical` is the stored form of the manifest (`dcd.manifest.canonical`).
 """
 
 import posixpath
@@ -28,12 +27,7 @@ from dcd.manifest.diagnostics import (
 )
 from dcd.manifest.dialect import translate
 from dcd.manifest.doc import DataObjectCache
-from dcd.manifest.includes import (
-    INCLUDE,
-    CapturedFile,
-    Directories,
-    resolve_includes,
-)
+from dcd.manifest.includes import INCLUDE, CapturedFile, Directories, resolve_includes
 from dcd.manifest.inputs import absent, captured, named_files
 from dcd.manifest.parameters import substitute_parameters, without_repeats
 from dcd.manifest.plugins import installed_registry
@@ -43,17 +37,14 @@ from dcd.manifest.tokens import check_references
 from statemachine.events import InputFile
 
 ORIGINAL = "/usr/share/distro_const/"
-"""Where the original kept the files that its manifests include."""
+"""The original's directory of files that its manifests include."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the daemon's configuration says about manifests.
-
-    `include_directories` may be included from beside the manifest's own; `mapped_directories` maps
-    prefixes of paths to directories where the client finds them; `allowed_modules` may be named by
-    checkpoints beside the project's and plug-ins'.
-    """
+    """The settings of manifests. `include_directories` allows includes in addition to the manifest's own
+    directory; `mapped_directories` maps prefixes of paths to directories of the client's host;
+    `allowed_modules` are modules of checkpoints in addition to those of the project and of plug-ins."""
 
     include_directories: tuple[str, ...] = ()
     mapped_directories: Mapping[str, str] = field(default_factory=lambda: {ORIGINAL: ORIGINAL})
@@ -64,8 +55,8 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A manifest without errors. While `missing` is not empty, it is not complete: with an include
-    missing, `doc` and `canonical` are empty. `inputs` are the captured files, by written path."""
+    """A manifest without errors. It is incomplete while files are `missing`; without an include, `doc` and
+    `canonical` are empty. `inputs` are the captured files, by written path."""
 
     doc: DataObjectCache
     canonical: str
@@ -75,7 +66,7 @@ class Loaded:
 
 
 Examine = Callable[[DataObjectCache, Damage], Iterable[Diagnostic]]
-"""What is examined in a DOC beyond its grammar; `Damage` says what of the manifest is not in it."""
+"""An examination of a DOC beyond its grammar; `Damage` describes the parts that the DOC lacks."""
 
 
 def load(
@@ -88,11 +79,10 @@ def load(
     inherited: Mapping[str, str] | None = None,
     settings: Settings | None = None,
 ) -> Loaded:
-    """Load a manifest. `path` is the absolute path that the client read it from; `files` has what the
-    client has sent by absolute path, None for a file that it says it has not. `inherited` are the
-    parameters of the manifest that this one replaces: they hold where it declares them and `parameters`
-    says nothing else. `examine` is called with what of the manifest is whole, whatever is wrong with the
-    rest. Raises ManifestError with every diagnostic when there is an error."""
+    """Load a manifest. `path` is its absolute path on the client's host; `files` are the sent files by
+    absolute path, None for a file that the client does not have. `inherited` are the parameters of the
+    replaced manifest, used for declared parameters that are not in `parameters`. `examine` gets the valid
+    part of the manifest. Raises ManifestError with every diagnostic when there is an error."""
     given = files or {}
     settings = settings or Settings()
     place = posixpath.normpath(posixpath.join("/", path))
@@ -127,36 +117,26 @@ def load(
     unsent = tuple(wanted for wanted in named if wanted.path not in given)
     if any(each.severity == "error" for each in found):
         raise ManifestError(in_order(found), unsent)
-    return Loaded(
-        doc,
-        canonical_text(doc),
-        in_order(found),
-        unsent,
-        captured(named, given),
-    )
+    return Loaded(doc, canonical_text(doc), in_order(found), unsent, captured(named, given))
 
 
 def _count_checkpoints(source: Source, limits: Limits) -> None:
-    """Raise ManifestError, at the first checkpoint that is one too many."""
+    """Raise ManifestError, at the first checkpoint beyond the limit."""
     checkpoints = list(source.root.iter("checkpoint"))
-    if len(checkpoints) <= limits.max_checkpoints:
-        return
-    raise ManifestError(
-        [
-            error(
-                source.origin(checkpoints[limits.max_checkpoints]),
-                f"the manifest has {len(checkpoints)} checkpoints; at most "
-                f"{limits.max_checkpoints} are planned",
-                "Each of them is a layer, an attempt and a log of its own.",
-                "do more in one checkpoint, or have an administrator raise checkpoints_limit in the "
-                "daemon's configuration",
-            )
-        ]
-    )
+    if len(checkpoints) > limits.max_checkpoints:
+        fault = error(
+            source.origin(checkpoints[limits.max_checkpoints]),
+            f"the manifest has {len(checkpoints)} checkpoints; at most "
+            f"{limits.max_checkpoints} are planned",
+            "Each of them has a layer, attempts and logs.",
+            "do more in one checkpoint, or have an administrator raise checkpoints_limit in the "
+            "daemon's configuration",
+        )
+        raise ManifestError([fault])
 
 
 def _import(source: Source, registry: Registry, whole: bool) -> DataObjectCache:
-    """The DOC of the tree, or (not `whole`) of as much of it as can be read."""
+    """The DOC of the tree, or (not `whole`) of its valid part."""
     for declaration in source.root.findall("parameter"):
         source.root.remove(declaration)
     doc = DataObjectCache(registry)

@@ -1,8 +1,8 @@
-"""From a loaded manifest to a plan: which checkpoints, constructed how, with which keys.
+"""From a loaded manifest to a plan: the checkpoints, their constructors and their keys.
 
-Planning touches nothing. When all checkpoints can run here (`dcd.planning.readiness`), it asks the world for
-the state that a key covers (repositories, the tools of this host), takes what else decides each result, and
-chains the keys. Blocking, since that may use the network; planners call it (`dcd.planner`). `check_host`
+Planning changes nothing. When all checkpoints can run here (`dcd.planning.readiness`), it queries the
+external state that keys cover (repositories, the tools of this host), collects the other ingredients, and
+chains the keys. Blocking, since it may use the network; planners call it (`dcd.planner`). `check_host`
 compares a plan's needs of space with this host, before the first checkpoint runs.
 """
 
@@ -38,10 +38,6 @@ from store.host import space, tools
 PROXY_VARIABLES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy")
 
 
-def _nothing() -> None:
-    """For callers that need not know when others are asked."""
-
-
 def make_plan(
     loaded: Loaded,
     made: Sequence[Made],
@@ -51,29 +47,31 @@ def make_plan(
     *,
     host_code: bool = True,
     borrower: Borrower | None = None,
-    waiting: Callable[[], None] = _nothing,
+    waiting: Callable[[], None] = lambda: None,
 ) -> Plan:
-    """The plan of a manifest. `made` are its checkpoints as `examine` constructed them, `allowed` modules
-    that it may name beside the project's, `epoch` is the build's time that is asked for (seconds since 1970);
-    the manifest's own outranks it. `host_code` says that it may run code on the host, `borrower` is who uses
-    its secrets (None: root), `waiting` is called before others are asked. Raises PermissionDenied before
-    anything that the manifest names is opened; Unprepared when checkpoints before `pause_before` cannot run
-    here or the state of a repository cannot be had."""
-    found = prospects(loaded.doc, made, allowed)
-    _permit(found, host_code)
-    require_use(borrower, (name for each in found for name in each.needs.secrets))
+    """The plan of a manifest. `made` are its checkpoints as `examine` constructed them, `allowed` further
+    modules that it may name, `epoch` is the requested time of the build (seconds since 1970), which the
+    manifest may override. `host_code`: it may run code on the host; `borrower` is the user of its secrets
+    (None: root); `waiting` is called before queries to repositories. Raises PermissionDenied before opening
+    anything that the manifest names; Unprepared when checkpoints before `pause_before` cannot run here or a
+    repository does not answer."""
+    found = _permitted(loaded, made, allowed, host_code, borrower)
     require_all(found, pause_before)
     waiting()
-    return _plan(loaded, found, _known(_states(loaded, found)), allowed, epoch)
+    states = _states(loaded, found)
+    for state in states:
+        if isinstance(state, Unprepared):
+            raise state
+    return _plan(loaded, found, states, allowed, epoch)
 
 
 def new_salt() -> str:
-    """What no key holds yet; 64 random bits."""
+    """64 random bits, which make a key new."""
     return secrets.token_hex(8)
 
 
 def declining_reuse(plan: Plan, checkpoint: str | None) -> Plan:
-    """The plan with keys from `checkpoint` on (None: from the first) that no layer has. Raises NotFound."""
+    """The plan with new keys from `checkpoint` on (None: from the first). Raises NotFound."""
     names = [planned.name for planned in plan.checkpoints]
     if checkpoint is not None and checkpoint not in names:
         raise NotFound(
@@ -90,14 +88,12 @@ def plan_ahead(
     *,
     host_code: bool = True,
     borrower: Borrower | None = None,
-    waiting: Callable[[], None] = _nothing,
+    waiting: Callable[[], None] = lambda: None,
 ) -> tuple[Plan, list[Prospect]]:
-    """The plan of the manifest's checkpoints up to the first that cannot run here or whose repository cannot
-    be asked, and the prospects of the rest: their keys cannot be known. A repository is asked once and not
-    waited for. Raises as `make_plan`, but for these two."""
-    found = prospects(loaded.doc, made, allowed)
-    _permit(found, host_code)
-    require_use(borrower, (name for each in found for name in each.needs.secrets))
+    """The plan of the manifest's checkpoints up to the first that cannot run here or whose repository does
+    not answer, and the prospects of the rest, whose keys are unknown. Queries each repository once, without
+    waiting. Raises PermissionDenied as `make_plan`."""
+    found = _permitted(loaded, made, allowed, host_code, borrower)
     waiting()
     able = list(takewhile(lambda prospect: not prospect.obstacle, found))
     able = [
@@ -106,27 +102,27 @@ def plan_ahead(
     ]
     states = _states(loaded, able)
     asked = [
-        replace(prospect, unasked=f"its repository cannot be asked: {state.brief}")
+        replace(prospect, unasked=f"its repository cannot be queried: {state.brief}")
         if isinstance(state, Unprepared)
         else prospect
         for prospect, state in zip(able, states, strict=True)
     ]
     known = list(takewhile(lambda state: not isinstance(state, Unprepared), states))
     if len(known) < len(able) and epoch is None and distro(loaded.doc).source_date_epoch is None:
-        # Every key has the build's time in it, and that may be the time of what did not answer.
-        unasked = "the build's time may be that of a repository that cannot be asked"
+        # Every key covers the build's time, which may be that of the repository without an answer.
+        unasked = "the build's time may be that of a repository that cannot be queried"
         asked[: len(known)] = [replace(each, unasked=unasked) for each in asked[: len(known)]]
         known = []
-    plan = _plan(loaded, asked[: len(known)], _known(known), allowed, epoch)
+    plan = _plan(loaded, asked[: len(known)], known, allowed, epoch)
     return plan, [*asked[len(known) :], *found[len(able) :]]
 
 
 def _states(loaded: Loaded, able: Sequence[Prospect]) -> list[dict[str, str] | Unprepared]:
-    """The external state of each checkpoint, or why it cannot be had."""
+    """The external state of each checkpoint, or the reason for its lack."""
 
     def ask(prospect: Prospect) -> dict[str, str] | Unprepared:
         if prospect.obstacle or prospect.instance is None:
-            return {}  # It is behind a pause; when it is to run, this is asked again.
+            return {}  # It is behind a pause; the state is queried again before it runs.
         try:
             return {
                 **prospect.instance.external_state(loaded.doc),
@@ -139,64 +135,62 @@ def _states(loaded: Loaded, able: Sequence[Prospect]) -> list[dict[str, str] | U
         return list(pool.map(ask, able))
 
 
-def _known(states: Sequence[dict[str, str] | Unprepared]) -> list[dict[str, str]]:
-    found = []
-    for state in states:
-        if isinstance(state, Unprepared):
-            raise state
-        found.append(state)
-    return found
-
-
 def _plan(
     loaded: Loaded,
     able: Sequence[Prospect],
-    states: Sequence[dict[str, str]],
+    states: Sequence[dict[str, str] | Unprepared],
     allowed: Collection[str],
     epoch: int | None,
 ) -> Plan:
+    external = [state for state in states if not isinstance(state, Unprepared)]
     plan = chain(
-        _planned(loaded, prospect, external, allowed)
-        for prospect, external in zip(able, states, strict=True)
+        _planned(loaded, prospect, state, allowed)
+        for prospect, state in zip(able, external, strict=True)
     )
     described = distro(loaded.doc)
     line = described.origin.line if described.origin and described.source_date_epoch else 0
-    return with_epoch(plan, choose_epoch(loaded.doc, epoch, states), line)
+    return with_epoch(plan, choose_epoch(loaded.doc, epoch, external), line)
 
 
-def _permit(found: Sequence[Prospect], host_code: bool) -> None:
-    """Raise PermissionDenied when a checkpoint runs code on the host and its sender may not. What such a
-    checkpoint names on the host is opened by its `external_state` only."""
-    if host_code:
-        return
+def _permitted(
+    loaded: Loaded,
+    made: Sequence[Made],
+    allowed: Collection[str],
+    host_code: bool,
+    borrower: Borrower | None,
+) -> list[Prospect]:
+    """The prospects of the checkpoints. Raises PermissionDenied when one uses a secret or runs code on the
+    host and its sender may not: its `external_state` would open files of the host."""
+    found = prospects(loaded.doc, made, allowed)
     running = [prospect.spec.name for prospect in found if prospect.runs_host_code]
-    if running:
+    if running and not host_code:
         raise PermissionDenied(
             f"{listed(running, 'and')} would run code on the host",
-            "a custom script outside the image, or a checkpoint of somebody else's module; this needs "
-            "host_code",
+            "a custom script outside the image, or a checkpoint of a foreign module; this needs host_code",
             "run the script inside the image (chroot), or have an administrator add you to `host_code` in "
             "the daemon's configuration",
         )
+    require_use(borrower, (name for each in found for name in each.needs.secrets))
+    return found
 
 
 def external_state(
     manifest: str, planned: PlannedCheckpoint, allowed: Collection[str]
 ) -> dict[str, str]:
-    """The state of the world that the key of a checkpoint of a stored manifest covers, as it is now. Raises
-    Unprepared when the world cannot be asked, or this host has lost a tool since the plan was made."""
+    """The present external state that the key of a checkpoint of a stored manifest covers. Raises Unprepared
+    when a repository does not answer, or this host has lost a tool since the plan was made."""
     found = constructed(planned, allowed).external_state(restore(manifest))
     return {**found, **_tools_of(planned)}
 
 
 def with_present_host(planned: PlannedCheckpoint) -> dict[str, str]:
-    """The external state in a checkpoint's key, with the tools of this host as they are now. Raises
-    Unprepared as `external_state`."""
+    """The external state in a checkpoint's key, with the present tools of this host. Raises Unprepared as
+    `external_state`."""
     return {**recorded_external(planned), **_tools_of(planned)}
 
 
 def changed_host(planned: PlannedCheckpoint) -> list[str]:
-    """The parts of this host that are not as the checkpoint's key says."""
+    """The parts of this host that have changed since the checkpoint's key was made."""
     recorded = recorded_external(planned)
     present = host_parts(planned.tools)
     return [name for name, state in recorded.items() if name in present and present[name] != state]
@@ -213,8 +207,8 @@ def _tools_of(planned: PlannedCheckpoint) -> dict[str, str]:
 
 
 def grants(needs: Needs, settings: Configuration, *, host_code: bool = False) -> Grants:
-    """What an attempt at a checkpoint with these needs may use of the host. `host_code`: it runs code for
-    which the right of that name was needed."""
+    """The parts of the host that an attempt at a checkpoint with these needs may use. `host_code`: it runs
+    code that needed the right of that name."""
     kept = [directory.resolve() for directory in DIRECTORIES]
     files = [Path(name) for name in needs.secrets if name.startswith("/")]
     return Grants(
@@ -240,7 +234,7 @@ def grants(needs: Needs, settings: Configuration, *, host_code: bool = False) ->
 
 
 def recorded_external(planned: PlannedCheckpoint) -> dict[str, str]:
-    """The external state that a checkpoint's key was made from."""
+    """The external state in a checkpoint's key."""
     return {part.name: part.digest for part in planned.ingredients if part.kind == EXTERNAL}
 
 
@@ -255,16 +249,16 @@ def check_host(plan: Plan, state_dir: Path, min_free_bytes: int) -> None:
 
 
 def build_epoch(state: BuildState) -> int:
-    """A build's time, seconds since 1970. Builds of version 0.1.0 have that of their submit."""
+    """A build's time, in seconds since 1970. For builds of version 0.1.0 that of the submit."""
     found = epoch_of(state.plan)
     return int(state.submitted_at.timestamp()) if found is None else found
 
 
 def environment(state: BuildState, needs: Needs, http_proxy: str | None) -> dict[str, str]:
     """The environment of the tools of a build's checkpoint with these needs: the build's time
-    (SOURCE_DATE_EPOCH) and, when the checkpoint uses the network, the proxies in force, of which the
-    manifest's, `http_proxy`, outranks the daemon's. What the checkpoint runs may be the manifest's own, so a
-    proxy's login goes only to one that gives it to nothing but what downloads."""
+    (SOURCE_DATE_EPOCH) and, for a checkpoint that uses the network, the proxies. The manifest's `http_proxy`
+    overrides the daemon's. A checkpoint may run code of the manifest, so only one that uses a proxy's login
+    solely for downloads gets it."""
     variables = {"SOURCE_DATE_EPOCH": str(build_epoch(state))}
     if not needs.network:
         return variables
@@ -290,15 +284,9 @@ def _without_login(proxy: str) -> str:
 
 
 def constructed(planned: PlannedCheckpoint, allowed: Collection[str]) -> Checkpoint:
-    """The checkpoint that was planned. Raises ManifestError when its code does not take it any more."""
-    return construct(
-        planned.mod_path,
-        planned.checkpoint_class,
-        planned.name,
-        planned.args,
-        planned.kwargs,
-        allowed,
-    )
+    """The planned checkpoint. Raises ManifestError when its code does not accept the arguments any more."""
+    names = (planned.mod_path, planned.checkpoint_class, planned.name)
+    return construct(*names, planned.args, planned.kwargs, allowed)
 
 
 def _planned(

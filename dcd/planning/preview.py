@@ -1,15 +1,15 @@
-"""What would happen to each checkpoint of a plan if it were submitted now, and why.
+"""The preview of a plan: the action for each checkpoint if it were submitted now, and the reason.
 
-Reuse is decided by layers alone. Why something runs is found by comparison with earlier builds of the same
-distribution: what became of the layer, if one of them had that very result, else what differs from the build
-that is most alike (`dcd.planning.history`). Blocking.
+Layers alone decide about reuse. The reason for a run comes from earlier builds of the same distribution: the
+loss of the layer, if one of them had that result, else the differences to the most similar build
+(`dcd.planning.history`). Blocking.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from dcd.planning.action import decide_action, no_layer
+from dcd.planning.action import NO_LAYER, decide_action
 from dcd.planning.readiness import Prospect
 from statemachine.build import BuildState, CheckpointRecord
 from statemachine.keys import changes, without_salt
@@ -19,9 +19,9 @@ from store.layers import LayerStore
 
 @dataclass(frozen=True, slots=True)
 class Intention:
-    """What would happen to one checkpoint, and why: `run`, `reuse`, nothing because it is `unavailable` here,
-    or `unknown` because its repository cannot be asked. `key` is empty where it cannot be known: for the
-    first of the latter two, and all after it."""
+    """The action for one checkpoint, and its reason: `run`, `reuse`, `unavailable` (it cannot run here) or
+    `unknown` (its repository cannot be queried). `key` is empty if it is unknown: from the first of the
+    latter two on."""
 
     name: str
     description: str
@@ -39,12 +39,20 @@ def intentions(
     others: Sequence[BuildState] = (),
     fresh_from: str | None = None,
 ) -> tuple[Intention, ...]:
-    """What would happen to the checkpoints of `plan`, in order. `alike` is the build to compare it with,
+    """The intentions for the checkpoints of `plan`, in order. `alike` is the build to compare it with,
     `others` are further builds of the same distribution, newest first; `fresh` declines all reuse,
     `fresh_from` that from a checkpoint on."""
     found = []
-    earlier = _Earlier.of(alike)
-    made_by = _made_by(others)
+    made_by = {
+        record.key: build.id
+        for build in reversed(others)
+        for record in build.checkpoints
+        if record.done
+    }
+    earlier: dict[str, _Earlier] = {}
+    if alike is not None:
+        pairs = zip(without_salt(alike.plan).checkpoints, alike.checkpoints, strict=True)
+        earlier = {planned.name: (planned, record, alike.id) for planned, record in pairs}
     for planned in plan.checkpoints:
         fresh = fresh or planned.name == fresh_from
         action = decide_action(planned, layers, fresh, partial(_why, planned, earlier, made_by))
@@ -62,78 +70,49 @@ def intentions(
 
 
 def beyond(rest: Sequence[Prospect]) -> tuple[Intention, ...]:
-    """What would happen from the first checkpoint on that cannot run here, or whose repository cannot be
-    asked."""
+    """The intentions from the first checkpoint on that cannot run here, or whose repository cannot be
+    queried."""
     found = []
     for prospect in rest:
-        action, reason = _beyond(prospect, rest[0])
-        estimate = prospect.estimate_seconds if action == "run" else 0.0
+        estimate = 0.0
+        if prospect.obstacle:
+            action, reason = "unavailable", prospect.obstacle
+        elif prospect.unasked:
+            action, reason = "unknown", prospect.unasked
+        else:
+            fate = "whose key is not known" if rest[0].unasked else "which cannot run here"
+            action, reason = "run", f"it comes after {rest[0].spec.name}, {fate}"
+            estimate = prospect.estimate_seconds
         found.append(
             Intention(prospect.spec.name, prospect.description, action, reason, "", estimate)
         )
     return tuple(found)
 
 
-def _beyond(prospect: Prospect, first: Prospect) -> tuple[str, str]:
-    if prospect.obstacle:
-        return "unavailable", prospect.obstacle
-    if prospect.unasked:
-        return "unknown", prospect.unasked
-    if first.unasked:
-        return "run", f"it comes after {first.spec.name}, whose key is not known"
-    return "run", f"it comes after {first.spec.name}, which cannot run here"
+_Earlier = tuple[PlannedCheckpoint, CheckpointRecord, str]
+"""A checkpoint of an earlier build, as planned without a declined reuse, and the build."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Earlier:
-    """The checkpoints of an earlier build by name: as planned, had no reuse been declined, and what became
-    of them."""
-
-    build: str
-    planned: Mapping[str, PlannedCheckpoint]
-    records: Mapping[str, CheckpointRecord]
-
-    @classmethod
-    def of(cls, build: BuildState | None) -> "_Earlier | None":
-        """Those of a build, or None without one."""
-        if build is None:
-            return None
-        return cls(
-            build.id,
-            {planned.name: planned for planned in without_salt(build.plan).checkpoints},
-            {record.name: record for record in build.checkpoints},
-        )
-
-
-def _made_by(builds: Sequence[BuildState]) -> dict[str, str]:
-    """The newest build that had a result, by its key."""
-    return {
-        record.key: build.id
-        for build in reversed(builds)
-        for record in build.checkpoints
-        if record.done
-    }
-
-
-def _why(planned: PlannedCheckpoint, earlier: _Earlier | None, made_by: Mapping[str, str]) -> str:
-    """Why there is no layer for a checkpoint."""
+def _why(
+    planned: PlannedCheckpoint, earlier: Mapping[str, _Earlier], made_by: Mapping[str, str]
+) -> str:
+    """The reason for the lack of a layer."""
     if planned.key in made_by:
         return f"its layer was removed since build {made_by[planned.key]}"
-    if earlier is None:
-        return no_layer()
-    if differences := changes(earlier.planned.get(planned.name), planned):
+    if not earlier:
+        return NO_LAYER
+    before, record, build = earlier.get(planned.name, (None, None, ""))
+    if differences := changes(before, planned):
         return "; ".join(differences)
-    record = earlier.records[planned.name]
-    if not record.done:
-        return no_layer()
+    if record is None or not record.done:
+        return NO_LAYER
     if record.key == planned.key:
-        return f"its layer was removed since build {earlier.build}"
-    return f"build {earlier.build} made it for itself alone (fresh or rewound)"
+        return f"its layer was removed since build {build}"
+    return f"build {build} made it for itself alone (fresh or rewound)"
 
 
 def compared(before: BuildState, after: BuildState) -> tuple[list[str], list[tuple[str, str]]]:
-    """For a build whose manifest was replaced: the checkpoints that are kept, and the others, each with
-    the reason why it runs."""
+    """For a build with a new manifest: the kept checkpoints, and the others with the reason for their run."""
     old = {planned.name: planned for planned in before.plan.checkpoints}
     kept = after.completed
     names = [planned.name for planned in after.plan.checkpoints[:kept]]

@@ -1,13 +1,13 @@
-"""Which checkpoints of a manifest can run here at all, and why others cannot.
+"""The checkpoints of a manifest that can run here, and the obstacles of the others.
 
-The first step of planning. It constructs every checkpoint, once, lets it check the manifest, and asks what
-it needs of the host. What stands in the way is found for all of them, so that a refusal names everything at
-once. The network is not used.
+The first step of planning. It constructs every checkpoint once, lets it check the manifest, and compares its
+needs with the host. A refusal names all obstacles of all checkpoints. The network is not used.
 """
 
 import inspect
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import takewhile
 
@@ -32,13 +32,13 @@ from store.host import tools
 from store.host.capabilities import CHROOT, NEEDS_ROOT
 
 Made = tuple[CheckpointSpec, Checkpoint | None]
-"""A checkpoint of a manifest, constructed; None where it cannot be."""
+"""A checkpoint of a manifest, and its instance; None if it cannot be constructed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prospect:
-    """A checkpoint of a manifest. `instance` is None for one of the original's that has no counterpart in
-    this installation. `obstacle` says why it cannot run here; it is empty when it can."""
+    """A checkpoint of a manifest. `instance` is None for a checkpoint of the original without a counterpart
+    here. `obstacle` is the reason why it cannot run here, or ""."""
 
     spec: CheckpointSpec
     instance: Checkpoint | None
@@ -48,40 +48,39 @@ class Prospect:
     """The tools that this host lacks."""
 
     runs_host_code: bool = False
-    """It runs the manifest's code, or somebody else's, outside the image."""
+    """It runs the manifest's or other foreign code outside the image."""
 
     unasked: str = ""
-    """Why its key cannot be known: a repository cannot be asked. Empty when it can, or was not asked."""
+    """The reason why its key is unknown: a repository that cannot be queried; else ""."""
 
     @property
     def description(self) -> str:
-        """A line about it, for lists."""
+        """A one-line description, for lists."""
         return self.spec.desc or (type(self.instance).DESCRIPTION if self.instance else "")
 
     @property
     def estimate_seconds(self) -> float:
-        """Expected seconds; none for what cannot run."""
+        """Expected seconds; 0 if it cannot be constructed."""
         return 0.0 if self.instance is None else self.instance.get_progress_estimate()
 
 
 def constructed(doc: DataObjectCache, allowed: Collection[str], whole: bool = True) -> list[Made]:
     """All checkpoints of a manifest, in order; None for one that cannot be constructed. `allowed` are
-    modules that the manifest may name beside the project's, `whole` as for `construct`."""
-
-    def instance(spec: CheckpointSpec) -> Checkpoint | None:
+    further modules that the manifest may name, `whole` is as for `construct`."""
+    made: list[Made] = []
+    for spec in checkpoints_of(doc):
         names = (spec.mod_path, spec.checkpoint_class, spec.name)
         try:
-            return construct(*names, texts_of(spec), spec.kwargs, allowed, whole)
+            made.append((spec, construct(*names, texts_of(spec), spec.kwargs, allowed, whole)))
         except ManifestError:
-            return None
-
-    return [(spec, instance(spec)) for spec in checkpoints_of(doc)]
+            made.append((spec, None))
+    return made
 
 
 def prospects(
     doc: DataObjectCache, made: Sequence[Made], allowed: Collection[str]
 ) -> list[Prospect]:
-    """The prospects of the checkpoints of a manifest that `examine` finds no fault in."""
+    """The prospects of the checkpoints of a manifest without faults."""
     return [_prospect(doc, spec, instance, allowed) for spec, instance in made]
 
 
@@ -92,10 +91,9 @@ def examine(
     pause_before: str | None = None,
     made: list[Made] | None = None,
 ) -> Iterator[Diagnostic]:
-    """What the checkpoints of a manifest find in it, as far as it is whole, and whether they find what they
-    need of each other. What is wrong with their constructors is left out: `dcd.construction.constructors`
-    reports it. From `pause_before` on nothing will run with this manifest. The checkpoints, constructed, are
-    appended to `made`."""
+    """The findings of the checkpoints in the valid part of a manifest, and missing products between them.
+    `dcd.construction.constructors` reports faults of their constructors. From `pause_before` on no checkpoint
+    runs with this manifest. Appends the constructed checkpoints to `made`."""
     everything = constructed(doc, allowed, whole=not damage)
     if made is not None:
         made += everything
@@ -113,7 +111,7 @@ def examine(
                 yield each
         if not damage:
             yield from _placed(_hidden(instance.needs(doc).reads), spec)
-        # What is at fault may be just what makes a product.
+        # The faulty part may be the one that makes a product.
         steps.append(
             outlined_step(spec, type(instance)) if consequences else whole_step(spec, instance, doc)
         )
@@ -124,13 +122,11 @@ def examine(
 
 
 def _outlined(spec: CheckpointSpec, allowed: Collection[str]) -> Step:
-    """What is known of a checkpoint whose arguments are wrong, or whose class there is not."""
-    try:
+    """The step of a checkpoint with wrong arguments or an unknown class."""
+    with suppress(Unresolved):
         factory = resolve(spec.mod_path, spec.checkpoint_class, allowed)
-    except Unresolved:
-        return Step(spec)
-    if inspect.isclass(factory) and issubclass(factory, Checkpoint):
-        return outlined_step(spec, factory)
+        if inspect.isclass(factory) and issubclass(factory, Checkpoint):
+            return outlined_step(spec, factory)
     return Step(spec)
 
 
@@ -177,18 +173,18 @@ def _prospect(
 
 
 def _rights_missing(needs: Needs) -> str:
-    """Why a daemon that is not root cannot run a checkpoint, or "". Its workers have a user namespace, which
-    opens no device and mounts no disk."""
+    """The reason why a daemon that is not root cannot run a checkpoint, or "". Its workers are in a user
+    namespace, where they can neither open devices nor mount disks."""
     if os.geteuid() == 0:
         return ""
     wanted = [f"the capability {name}" for name in needs.capabilities if name not in CHROOT]
-    # Without KVM guests are emulated.
+    # Guests can run without KVM.
     wanted += [f"/dev/{name}" for name in needs.devices if name != "kvm"]
     return f"it needs {listed(wanted, 'and')}, and this daemon is not root" if wanted else ""
 
 
 def _absence(spec: CheckpointSpec, allowed: Collection[str]) -> str:
-    """Why there is no such checkpoint in this installation; empty when there is."""
+    """The reason why the checkpoint does not exist in this installation, or ""."""
     try:
         resolve(spec.mod_path, spec.checkpoint_class, allowed)
     except Unresolved as failure:
@@ -197,7 +193,7 @@ def _absence(spec: CheckpointSpec, allowed: Collection[str]) -> str:
 
 
 def _foreign_images(doc: DataObjectCache, pause_before: str | None) -> Iterator[Diagnostic]:
-    """Errors for images of architectures whose programs this host cannot run; after a pause, warnings."""
+    """Errors for images of architectures whose programs this host cannot run; from the pause on, warnings."""
     report = error
     for spec in checkpoints_of(doc):
         report = warning if spec.name == pause_before else report
@@ -217,7 +213,7 @@ def _foreign_images(doc: DataObjectCache, pause_before: str | None) -> Iterator[
 
 
 def _checked(instance: Checkpoint, doc: DataObjectCache, damage: Damage) -> Iterator[Diagnostic]:
-    """What the checkpoint finds; of a plug-in also what it raises."""
+    """The findings of a checkpoint, including errors that the check of a plug-in raises."""
     try:
         yield from instance.check(doc)
     except ManifestError as failure:
@@ -225,25 +221,25 @@ def _checked(instance: Checkpoint, doc: DataObjectCache, damage: Damage) -> Iter
     except InvalidManifest as failure:
         yield error(None, failure.brief, failure.details, failure.resolution)
     except Exception:
-        # It may rely on what the grammar requires, and that need not be there.
+        # It may rely on a part that the grammar requires and a damaged manifest lacks.
         if not damage:
             raise
 
 
 def _hidden(reads: Iterable[HostPath]) -> Iterator[Diagnostic]:
-    """Errors for files of this host that no checkpoint would see."""
+    """Errors for files of this host that are hidden from checkpoints."""
     for each in reads:
         if cover := hiding(each.path):
             yield error(
                 each.place,
-                f"checkpoints do not see {each.path} of this host",
+                f"checkpoints cannot read {each.path} of this host",
                 f"{cover} of the host is hidden from them.",
                 "move it to a directory such as /srv, or serve it over http",
             )
 
 
 def _placed(found: Iterable[Diagnostic], spec: CheckpointSpec) -> list[Diagnostic]:
-    """The diagnostics, at the checkpoint where they have no place of their own."""
+    """The diagnostics; those without a place get that of the checkpoint."""
     return [each if each.line or spec.origin is None else at(spec.origin, each) for each in found]
 
 

@@ -1,8 +1,8 @@
 """Writes the grammar for editors and the references of manifests and checkpoints:
 `python -m dcd.planning.reference`.
 
-They derive from the declarations of the data objects and from the checkpoints' code; tests hold the
-committed files to them. The prose at the beginning of the manifests' reference is written by hand and stays.
+They derive from the declarations of the data objects and from the checkpoints' code; tests compare the
+committed files. The prose at the beginning of the manifests' reference is not generated.
 """
 
 from pathlib import Path
@@ -24,7 +24,7 @@ _GENERATED = "## Elements\n"
 
 
 def editor_grammar() -> str:
-    """The grammar for editors. It offers the arguments of the project's checkpoints, with what each means."""
+    """The grammar for editors, with the arguments of the project's checkpoints and their meanings."""
     of_arg: dict[str, list[str]] = {}
     of_arglist: dict[str, list[str]] = {}
     for each in own_types():
@@ -39,7 +39,7 @@ def editor_grammar() -> str:
 
 
 def reference_text(present: str) -> str:
-    """The reference as Markdown: the present text up to the heading of the elements, then these."""
+    """The reference as Markdown: the present text up to the heading of the elements, then the elements."""
     prose, heading, _ = present.partition(_GENERATED)
     classes = classes_below()
     parents: dict[type[DataObject], list[str]] = {cls: [] for cls in classes}

@@ -1,7 +1,7 @@
-"""Whether each checkpoint of a manifest finds what it needs of those before it.
+"""Checks that each checkpoint of a manifest finds the products that it needs of earlier ones.
 
-An error is what no order of events can make right: nothing before makes the product. What a command or a
-checkpoint that does not say may make is no fault; what is unlikely is warned of. Pure.
+A product that no earlier checkpoint makes is an error. A product that a command or a checkpoint without a
+declaration may make is no fault; an unlikely product is a warning. Pure.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,8 +16,8 @@ from dcd.manifest.objects import CheckpointSpec
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A checkpoint of the manifest: the products that it requires, one of each tuple, and those that it
-    provides (None: unknown). `instance` is None where what it reads of the manifest is at fault."""
+    """A checkpoint of the manifest: the required products, one of each tuple, and the provided ones (None:
+    unknown). `instance` is None if a part of the manifest that it reads has a fault."""
 
     spec: CheckpointSpec
     requires: tuple[tuple[str, ...], ...] = ()
@@ -26,12 +26,12 @@ class Step:
 
 
 def whole_step(spec: CheckpointSpec, instance: Checkpoint, doc: DataObjectCache) -> Step:
-    """The step of a checkpoint of which all that it reads is right."""
+    """The step of a checkpoint whose part of the manifest is valid."""
     return Step(spec, tuple(instance.requires(doc)), instance.provides(doc), instance)
 
 
 def outlined_step(spec: CheckpointSpec, cls: type[Checkpoint]) -> Step:
-    """The step of a checkpoint as far as its class alone says it, whatever the manifest holds."""
+    """The step of a checkpoint by its class alone, independent of the manifest."""
     requires = provides = None
     if cls.requires is Checkpoint.requires:
         requires = tuple((name,) for name in cls.REQUIRES)
@@ -46,8 +46,8 @@ _RANK: dict[Odds | None, int] = {None: 0, "hardly": 1, "perhaps": 2, "surely": 3
 
 
 def check_sequence(steps: Sequence[Step], pause_before: str | None = None) -> Iterator[Diagnostic]:
-    """Errors for needs that nothing before meets, warnings for those that are hardly met. From the
-    checkpoint `pause_before` on nothing runs with this manifest, so that there errors are warnings."""
+    """Errors for products that no earlier checkpoint makes, warnings for unlikely ones. From `pause_before`
+    on errors are warnings, since no checkpoint runs there with this manifest."""
     made: dict[str, Odds] = {}
     anything = False
     paused = False
@@ -58,7 +58,7 @@ def check_sequence(steps: Sequence[Step], pause_before: str | None = None) -> It
             if anything or _RANK[odds] > _RANK["hardly"]:
                 continue
             yield _unmet(steps[at:], wanted, odds, paused)
-            made[wanted[0]] = "perhaps"  # It is said once.
+            made[wanted[0]] = "perhaps"  # It is reported once.
         if step.provides is None:
             anything = True
             continue
@@ -73,7 +73,7 @@ def _unmet(
     odds: Odds | None,
     paused: bool,
 ) -> Diagnostic:
-    """The first of `rest` needs one of what is wanted, and does not find it."""
+    """The diagnostic for the first of `rest`, which lacks one of the wanted products."""
     spec, after = rest[0].spec, rest[1:]
     name = product(wanted[0]).name
     place = spec.place_of("name")  # The element itself may be at fault for another reason.
@@ -93,10 +93,10 @@ def _unmet(
             f"{later.name} is at {later.origin}." if later.origin else "",
             f"put {later.name} before {spec.name}",
         )
-    makes = "makes that" if odds is None else "says that it makes that"
+    makes = "makes that" if odds is None else "declares that"
     return report(
         place,
         f"{spec.name} needs {name}, and nothing before it {makes}",
-        "It works only if a dependency or a command makes it." if odds else "",
+        "Only a dependency or a command may make it." if odds else "",
         product(wanted[0]).remedy,
     )

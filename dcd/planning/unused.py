@@ -1,8 +1,8 @@
-"""What a manifest says and nothing here acts upon: warned of, so that nobody waits for its effect.
+"""Warnings for parts of a manifest without an effect.
 
-`UNREAD` are elements and attributes that are accepted for the sake of the original's manifests; a test
-holds it to the code. Beside these there is what no checkpoint of this manifest reads: the software or
-configuration of a checkpoint that has none, a boot menu or a largest size that nothing makes. Pure.
+`UNREAD` are elements and attributes that are accepted only for manifests of the original; a test compares it
+with the code. Others are parts that no checkpoint of the manifest reads: software or configuration of a
+checkpoint that uses none, a boot menu or a maximum size without a checkpoint that makes it. Pure.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,10 +32,10 @@ from dcd.manifest.objects import (
 )
 from dcd.planning.sequence import Step
 
-_NO_DISK = "dcd makes disks that are files; disks of a host are not touched."
+_NO_DISK = "dcd makes disks that are files; it does not change disks of a host."
 _POOLS = (
-    "dcd keeps what it builds in its state directory; `dcctl artifacts` says where a build's media are, and "
-    "`dcctl logs` shows its logs."
+    "dcd builds in its state directory; `dcctl artifacts` lists a build's media, and `dcctl logs` shows "
+    "its logs."
 )
 _ZFS = "No checkpoint of dcd makes ZFS pools."
 
@@ -44,28 +44,28 @@ UNREAD: Mapping[tuple[type[DataObject], str], str] = {
     (DiskName, ""): _NO_DISK,
     (DiskProp, ""): _NO_DISK,
     (DiskKeyword, ""): _NO_DISK,
-    (Iscsi, ""): f"{_NO_DISK} InstallISCSI serves the disk that it installs onto by itself.",
+    (Iscsi, ""): f"{_NO_DISK} InstallISCSI itself serves the disk of its installation.",
     (Disk, "in_zpool"): _ZFS,
     (Disk, "in_vdev"): _ZFS,
     (Disk, "whole_disk"): _ZFS,
     (GptPartition, "in_vdev"): _ZFS,
-    (GptPartition, "force"): "A disk that is a file is made anew; nothing is there to be forced.",
+    (GptPartition, "force"): "A disk that is a file is always new, so nothing needs to be forced.",
     (Partition, ""): "A disk that is a file has a GUID partition table.",
     (Slice, ""): "A disk that is a file has a GUID partition table.",
-    (CheckpointSpec, "log_level"): "The log of an attempt has all that its checkpoint prints.",
+    (CheckpointSpec, "log_level"): "The log of an attempt has the whole output of its checkpoint.",
 }
-"""Classes of elements, with "" for all of them or with an attribute, and why nothing reads them."""
+"""By class of element and attribute ("": the whole element), the reason for the lack of an effect."""
 
 _FOR_PRODUCTS = ((BootMods, "boot menu"), (MaxSize, "largest size"), (VmFormat, "format"))
-"""Elements that some checkpoints read, when the manifest has one of them."""
+"""Elements that only some checkpoints read."""
 
 
 def check_unused(doc: DataObjectCache, steps: Sequence[Step]) -> Iterator[Diagnostic]:
-    """Warnings for what none of the checkpoints reads."""
+    """Warnings for parts that none of the checkpoints reads."""
     yield from _unread(doc)
     instances = [step.instance for step in steps]
     if any(each is None or not _is_own(each) for each in instances):
-        return  # What the others read is not known.
+        return  # The others may read any part.
     read = {tag for each in instances if each is not None for tag in _tags(each.READS)}
     for cls, what in _FOR_PRODUCTS:
         for node in doc.volatile.get_descendants(class_type=cls):
@@ -111,7 +111,7 @@ def _is_file(disk: DataObject | None) -> bool:
 
 
 def _tags(paths: Sequence[str]) -> Iterator[str]:
-    """The elements that paths into the DOC name, with those that they are looked for in."""
+    """The elements in the steps of paths into the DOC."""
     for path in paths:
         for step in path.strip("/").split("/"):
             yield step.partition(".")[0].partition("[")[0]

@@ -1,10 +1,10 @@
-"""Runs the `<validation>` commands of a manifest's configurations on the files that these name.
+"""Runs the `<validation>` commands of a manifest's configurations on their files.
 
-The original ran them when it read a manifest, as whoever ran it. Here the daemon reads manifests, as root,
-for everybody who may submit: so a command runs confined (`dcd.platform.sandbox`), and only if it is one of
-`KNOWN` or whoever sent the manifest has the right to run code on the host. It gets a copy of the captured
-file under the file's own name. Files that are in the image are not there yet, and are not checked. What a
-command says is a diagnostic at its place in the manifest: an error, or with on_error="continue" a warning.
+The original ran them as the user who read the manifest. The daemon reads manifests as root, for everybody who
+may submit: so a command runs confined (`dcd.platform.sandbox`), and only if it is one of `KNOWN` or the
+sender may run code on the host. It gets a copy of the captured file under the file's own name. Files of the
+image do not exist yet, and are not checked. The output of a failed command becomes a diagnostic at its place
+in the manifest: an error, or with on_error="continue" a warning.
 """
 
 import shutil
@@ -25,13 +25,13 @@ KNOWN: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "svccfg": (("apply", "-n"), ("validate",)),
     "xmllint": (("--noout",), ("--noout", "--nonet")),
 }
-"""Commands, with these arguments, that anybody who may submit may have run: they only parse the file."""
+"""Allowed commands with their arguments: they only parse the file."""
 
 SECONDS = 30.0
-"""How long one command may take."""
+"""The maximum time of one command."""
 
 ALL_SECONDS = 120.0
-"""How long all commands of a manifest may take."""
+"""The maximum time of all commands of a manifest."""
 
 _LONGEST = 2000
 
@@ -42,8 +42,8 @@ def validate(
     host_code: bool,
     waiting: Callable[[], None] = lambda: None,
 ) -> list[Diagnostic]:
-    """What the commands find. `path_of` is where the captured file of a sha256 is; `host_code`: whoever sent
-    the manifest may run code on the host; `waiting` is called before the first command."""
+    """The diagnostics of the commands. `path_of` returns the path of a captured file by its sha256;
+    `host_code`: the sender may run code on the host; `waiting` is called before each command."""
     files = {file.path: file.sha256 for file in loaded.inputs}
     until = time.monotonic() + ALL_SECONDS
     found: list[Diagnostic] = []
@@ -56,7 +56,7 @@ def validate(
             found.append(
                 warning(
                     validation.origin,
-                    "there is no file that this could check",
+                    "this validation has no file to check",
                     "A validation gets the configuration's source.",
                     'add source="FILE" to the configuration, or remove the validation',
                 )
@@ -105,8 +105,8 @@ def _checked(
 
 
 def _program(path: str, arguments: tuple[str, ...]) -> tuple[str | None, bool]:
-    """Where the command is on this host, if it is, and whether it is a known one. A known one is always
-    the host's own, whatever directory the manifest says."""
+    """The path of the command on this host, if it exists, and whether it is a known one. A known one is the
+    host's own, for any directory in the manifest."""
     name = PurePosixPath(path).name
     if arguments in KNOWN.get(name, ()) and path in (name, f"/usr/sbin/{name}", f"/usr/bin/{name}"):
         return shutil.which(name, path=TOOL_PATH), True
@@ -114,12 +114,12 @@ def _program(path: str, arguments: tuple[str, ...]) -> tuple[str | None, bool]:
 
 
 def _said(command: list[str], file: Path, name: str, seconds: float, known: bool) -> str:
-    """Why the command refuses the file; empty when it does not. One of `KNOWN` sees no file of the host
-    but the system's software: what it parses may name others."""
+    """The reason for the command's refusal of the file, or "". A command of `KNOWN` sees only the system's
+    software of the host, since the parsed file may name other files."""
     with tempfile.TemporaryDirectory(prefix="dcd-validation-") as place:
         directory = Path(place)
         directory.chmod(0o755)
-        # Its own name would be taken by the command's output.
+        # The command's output is in a file named `output`.
         copied = directory / (name if name != "output" else "source")
         shutil.copyfile(file, copied)
         copied.chmod(0o444)

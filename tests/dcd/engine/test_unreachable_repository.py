@@ -47,7 +47,7 @@ def test_the_plan_is_shown_with_the_repository_that_cannot_be_asked(
     assert time.monotonic() - started < 8
     action, reason, has_key = found["base"]
     assert (action, has_key) == ("unknown", False)
-    assert reason.startswith("its repository cannot be asked: ")
+    assert reason.startswith("its repository cannot be queried: ")
     assert "http://127.0.0.1:1/ test" in reason
     # The time of the build, which is in every key, would be that of the repository.
     assert found["before"][0] == "unknown"
@@ -83,7 +83,7 @@ def test_distro_const_lists_the_checkpoints(
     assert outcome.returncode == 0
     listed = [line.split()[0] for line in outcome.stdout.splitlines()[2:]]
     assert listed == ["before", "base", "after"]
-    assert "base: its repository cannot be asked" in outcome.stderr
+    assert "base: its repository cannot be queried" in outcome.stderr
 
 
 @pytest.mark.parametrize("command", ["validate", "plan", "submit"])
@@ -98,5 +98,5 @@ def test_a_repository_that_workers_do_not_see_is_refused_when_the_manifest_is_re
     assert outcome.returncode == 8
     said = outcome.stdout + outcome.stderr
     assert f"{manifest.name}:3" in said
-    assert "checkpoints do not see /home/somebody/repo of this host" in said
+    assert "checkpoints cannot read /home/somebody/repo of this host" in said
     assert "serve it over http" in said

@@ -98,7 +98,7 @@ def test_what_a_checkpoint_reads_must_be_findable(
     parts(settings, 0)
     transfer = sys.modules["sample_checkpoints"].Transfer
     monkeypatch.setattr(transfer, "READS", ("//distro/name",))
-    with pytest.raises(PathError, match="can find nothing in any manifest"):
+    with pytest.raises(PathError, match="cannot match anything in any manifest"):
         parts(settings, 0)
     monkeypatch.setattr(transfer, "READS", ("//distro.name", "//target"))
     assert ("manifest", "distro.name") in parts(settings, 0)
