@@ -18,8 +18,9 @@ from pathlib import Path
 
 from dcd.manifest.objects import Password
 from statemachine.errors import DcdError, InvalidManifest, PermissionDenied, Unprepared
+from store.host.system_paths import SECRETS
 
-DIRECTORIES = (Path("/etc/dcd/secrets"),)
+DIRECTORIES = SECRETS
 PREFIX = "DCD_SECRET_"
 MAX_BYTES = 64 * 1024
 

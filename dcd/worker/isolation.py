@@ -15,25 +15,35 @@ Source: capabilities(7), setrlimit(2), seccomp(2); podman(1) for the hidden part
 """
 
 import os
-import re
 import resource
-import sys
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
-from dcd.manifest.secrets import DIRECTORIES as SECRETS
-from dcd.platform.sandbox import SETTINGS, SOFTWARE
-from dcd.worker import view
 from dcd.worker.request import SCRATCH, Grants, WorkerRequest
-from dcd.worker.view import Closed, Devices, Empty, Hidden, Place, Processes, ReadOnly, Shown, Step
 from statemachine.errors import Unprepared
+from store.host import view
 from store.host.capabilities import keep_only
-from store.host.kernel_scopes import can_scope_sockets, leave_session_keyring, scope_sockets
+from store.host.kernel_scopes import (
+    can_scope_sockets,
+    leave_session_keyring,
+    limit_processes,
+    scope_sockets,
+)
 from store.host.mounts import can_restrict
 from store.host.system_calls import compile_filter, install
-
-_OWN = ("dcd", "statemachine", "store")
+from store.host.system_paths import LOGINS, SECRETS, code_places, settings
+from store.host.view import (
+    Closed,
+    Devices,
+    Empty,
+    Hidden,
+    Place,
+    Processes,
+    ReadOnly,
+    Shown,
+    Step,
+    if_there,
+)
 
 _EMPTY = tuple(map(Path, ("/run", "/root", "/home", "/mnt", "/media")))
 _TEMPORARY = (Path("/tmp"), Path("/var/tmp"))
@@ -42,23 +52,6 @@ _PLACES = tuple(
     for name in ("/boot", "/opt", "/srv", *(f"/var/{n}" for n in ("cache", "lib", "log")))
 )
 _LINKED = ("/etc/mtab", "/var/lock", "/var/run")
-
-_TOOL_SETTINGS = (
-    # Settings that tools read. Found with strace(1) and in the documentation of Debian's image tools.
-    *("apt", "dpkg", "mke2fs.conf", "mtools.conf", "mdadm.conf", "xattr.conf", "default/useradd"),
-    *("login.defs", "magic", "magic.mime", "mime.types", "debconf.conf", "perl", "python3"),
-    *("python3.11", "python3.12", "python3.13", "fonts", "java", "fuse.conf", "libaudit.conf"),
-    *("qemu", "qemu-ifdown", "qemu-ifup", "tgt", "vbox", "zfs", "lvm/lvm.conf", "gnutls"),
-    # Files that shells and scripts expect.
-    *("adduser.conf", "bash.bashrc", "debian_version", "environment", "ethertypes", "inputrc"),
-    *("locale.alias", "locale.conf", "lsb-release", "networks", "profile", "profile.d", "rpc"),
-    *("shells", "skel", "subgid", "subuid", "terminfo", "timezone", "wgetrc", "gitconfig"),
-    *("ld.so.conf", "ld.so.conf.d", "ld.so.preload", "debuginfod", "pki", "crypto-policies"),
-)
-"""The visible files of /etc in addition to `dcd.platform.sandbox.SETTINGS`."""
-
-_LOGINS = (Path("/etc/apt/auth.conf"), Path("/etc/apt/auth.conf.d"))
-"""The settings that only a checkpoint with network access sees."""
 
 _STEERING = ("sys", "sysrq-trigger", "irq", "bus", "fs", "driver", "mtrr")
 """Files below /proc that control the kernel; none belongs to the PID namespace."""
@@ -87,7 +80,7 @@ def isolate(request: WorkerRequest) -> None:
     if not can_restrict():
         print("# this kernel cannot give workers a root of their own; Linux 5.12 can", flush=True)
         return
-    _limit_processes(request.grants.processes)
+    limit_processes(request.grants.processes)
     scratch = request.workspace.directory / SCRATCH
     # All users of the attempt may write to parts of it as /tmp, but nobody by its path on the host.
     scratch.mkdir(mode=0o700, exist_ok=True)
@@ -129,10 +122,9 @@ def confine(grants: Grants) -> None:
 
 def _system() -> Iterator[Step]:
     """The view of every worker."""
-    for name in SOFTWARE:
-        yield from _if_there(Path("/", name))
-    for name in (*SETTINGS, *_TOOL_SETTINGS):
-        yield from _if_there(Path("/etc", name))
+    yield from view.software()
+    for path in settings():
+        yield from view.shown(path)
     for file in _CLOSED:
         yield Closed(file)
     for text in _LINKED:
@@ -159,10 +151,11 @@ def _host(request: WorkerRequest) -> Iterator[Step]:
     visible."""
     grants = request.grants
     yield Devices(grants.devices)
-    for path in (*_PRIVATE, *(() if request.network else _LOGINS), *grants.hidden):
+    for path in (*_PRIVATE, *(() if request.network else LOGINS), *grants.hidden):
         yield Hidden(path.resolve())
-    for path in (*_code(request), *grants.reads, *request.inputs.values(), *grants.secrets):
-        yield from _if_there(path)
+    code = code_places((request.mod_path, *request.allowed))
+    for path in (*code, *grants.reads, *request.inputs.values(), *grants.secrets):
+        yield from if_there(path)
     for path in grants.writes:
         if not path.exists():
             raise Unprepared(
@@ -190,36 +183,8 @@ def _own(request: WorkerRequest) -> Iterator[Step]:
     yield from view.shown(request.evidence, writable=True)
 
 
-def _if_there(path: Path) -> Iterator[Step]:
-    if path.exists():
-        yield from view.shown(path)
-
-
 def _mount_point(path: Path) -> Path:
     return path if path.is_mount() else _mount_point(path.parent)
-
-
-def _code(request: WorkerRequest) -> Iterator[Path]:
-    """The directories of this interpreter and of the modules that it imports."""
-    yield Path(sys.prefix)
-    yield Path(sys.base_prefix)
-    yield Path(sys.executable)
-    for entry in map(Path, filter(None, sys.path)):
-        # A daemon started in / or /root has that directory in its path; it is not code.
-        if len(entry.absolute().parts) > 2:
-            yield entry.absolute()
-    # Packages of an editable install need not be in the search path: its own finder locates them.
-    modules = [*_OWN, request.mod_path, *request.allowed]
-    for package in {module.replace("/", ".").split(".")[0] for module in modules}:
-        if (spec := find_spec(package)) is not None:
-            yield from map(Path, spec.submodule_search_locations or filter(None, [spec.origin]))
-
-
-def _limit_processes(most: int) -> None:
-    # Before Linux 6.14 the setting applied to the whole host.
-    version = re.match(r"(\d+)\.(\d+)", os.uname().release)
-    if version and (int(version[1]), int(version[2])) >= (6, 14):
-        Path("/proc/sys/kernel/pid_max").write_text(str(most))
 
 
 def _lower(limit: int, value: int) -> None:

@@ -11,7 +11,7 @@ capabilities; SYS_MODULE loads kernel modules.
 
 import ctypes
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 _ALL = (
@@ -73,6 +73,21 @@ def keep_only(names: Collection[str]) -> None:
     """Drop all other capabilities, for this process and all its descendants, without gaining any. Needs
     SETPCAP. Raises OSError, and KeyError for an unknown name."""
     kept = sum(1 << NUMBERS[name] for name in set(names))
+    _bound(kept)
+    _keep(kept & permitted())
+
+
+def become(uid: int, gid: int, groups: Sequence[int] = ()) -> None:
+    """Become a user and group by number, for good: without any capability, and with none to get. For a
+    process of root with one thread. Raises OSError."""
+    _bound(0)
+    os.setgroups(groups)
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+    _keep(0)
+
+
+def _bound(kept: int) -> None:
     give_up_new_privileges()
     _check(_libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0))
     number = 0
@@ -80,7 +95,9 @@ def keep_only(names: Collection[str]) -> None:
         if not kept >> number & 1:
             _check(_libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0))
         number += 1
-    kept &= permitted()
+
+
+def _keep(kept: int) -> None:
     low, high = kept & 0xFFFFFFFF, kept >> 32
     _check(_libc.capset(_header(), (ctypes.c_uint32 * 6)(low, low, 0, high, high, 0)))
 

@@ -15,6 +15,9 @@ from pathlib import Path
 
 USER = "dcd"
 
+STARTED_BY_ROOT = "DCD_STARTED_BY_ROOT"
+"""The variable that root sets for its processes without root."""
+
 _FIRST, _COUNT = 0x7000_0000, 0x0FFF_FFFF
 """The numbers that systemd's documentation leaves to nobody."""
 
@@ -40,3 +43,9 @@ def service_identity(state_dir: Path) -> Identity:
         number = _FIRST + zlib.crc32(os.fsencode(state_dir.resolve())) % _COUNT
         return Identity(number, number)
     return Identity(user.pw_uid, user.pw_gid)
+
+
+def workers_are_root() -> bool:
+    """Whether the workers of this process's daemon run as root: because it runs as root itself, or because
+    root started it."""
+    return os.geteuid() == 0 or STARTED_BY_ROOT in os.environ

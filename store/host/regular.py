@@ -14,6 +14,8 @@ import stat
 from io import BufferedReader
 from pathlib import Path
 
+_OF_THE_KERNEL = tuple(map(Path, ("/dev", "/proc", "/run", "/sys")))
+
 _CHUNK_BYTES = 1024 * 1024
 
 
@@ -59,6 +61,22 @@ def digest_regular(path: Path, most_bytes: int, *, follow: bool = False) -> str:
                 raise _too_large(path, most_bytes)
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def is_open_to_all(path: Path) -> bool:
+    """Whether everybody on this host may read the file, or list the directory, at an absolute path without
+    `..`, and enter all directories above it. The root directory and what the kernel shows do not count."""
+    try:
+        real = path.resolve(strict=True)
+        return (
+            ".." not in path.parts
+            and real != Path("/")
+            and not any(real.is_relative_to(place) for place in _OF_THE_KERNEL)
+            and all(each.stat().st_mode & stat.S_IXOTH for each in real.parents)
+            and bool(real.stat().st_mode & stat.S_IROTH)
+        )
+    except OSError:
+        return False
 
 
 def _not_regular(path: Path) -> OSError:

@@ -191,13 +191,18 @@ Instruction = tuple[int, int, int, int]
 
 
 def compile_filter(
-    machine: str, capabilities: Collection[str] = (), *, trusted: bool = False
+    machine: str,
+    capabilities: Collection[str] = (),
+    *,
+    trusted: bool = False,
+    network: bool = True,
 ) -> list[Instruction]:
     """The program for a process with these capabilities on a machine; empty for an unknown machine.
-    `trusted` allows user namespaces and the calls of rules for trusted processes."""
+    `trusted` allows user namespaces and the calls of rules for trusted processes; without `network`
+    there are only Unix sockets."""
     program = []
     for arch, column in MACHINES.get(machine, ()):
-        block = _interface(column, capabilities, trusted)
+        block = _interface(column, capabilities, trusted, network)
         program += [(_LD_ABS, 0, 0, _ARCH), (_JEQ, 1, 0, arch), (_JA, 0, 0, len(block)), *block]
     return [*program, _refuse(errno.ENOSYS)] if program else []
 
@@ -222,7 +227,9 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
 
 
-def _interface(column: int, capabilities: Collection[str], trusted: bool) -> list[Instruction]:
+def _interface(
+    column: int, capabilities: Collection[str], trusted: bool, network: bool
+) -> list[Instruction]:
     """The part for one system call interface, with a decision for every call."""
     block: list[Instruction] = [(_LD_ABS, 0, 0, _NUMBER)]
     if column == 0:
@@ -238,8 +245,9 @@ def _interface(column: int, capabilities: Collection[str], trusted: bool) -> lis
         for name in rule.calls:
             block += _on(name, column, [_refuse(rule.answer)])
     packet = (socket.AF_PACKET,) if "NET_RAW" in capabilities else ()
+    families = _families((*FAMILIES, *packet)) if network else _only_unix()
     for name in ("socket", "socketpair"):
-        block += _on(name, column, _families((*FAMILIES, *packet)))
+        block += _on(name, column, families)
     if not trusted:
         for name in ("clone", "unshare"):
             block += _on(name, column, _argument(0, _JSET, (_CLONE_NEWUSER,), errno.EPERM))
@@ -282,6 +290,15 @@ def _families(families: tuple[int, ...]) -> list[Instruction]:
         *by_protocol,
         _refuse(errno.EPROTONOSUPPORT),
         (_RET, 0, 0, _ALLOW),
+    ]
+
+
+def _only_unix() -> list[Instruction]:
+    return [
+        (_LD_ABS, 0, 0, _ARGUMENTS),
+        (_JEQ, 0, 1, socket.AF_UNIX),
+        (_RET, 0, 0, _ALLOW),
+        _refuse(errno.EAFNOSUPPORT),
     ]
 
 

@@ -17,7 +17,7 @@ from dcd.checkpoints.interface import HostPath, Needs
 from dcd.configuration import Configuration
 from dcd.planning.plan import grants
 from dcd.worker.request import Completed, Failed, Grants
-from dcd.worker.view import links
+from store.host.view import links
 from tests.dcd.worker.conftest import MOUNTING, Bench, said
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]

@@ -1,4 +1,4 @@
-"""The root directory of a worker, as a list of steps.
+"""The root directory of a less trusted process, as a list of steps.
 
 A view is an ordered list of steps, each a small piece of data that can describe itself (`describe`) and carry
 itself out below a directory (`apply`). `enter` creates a new root from nothing but the steps, and detaches
@@ -31,6 +31,11 @@ from store.host.mounts import (
     restrict,
     withhold_from_copies,
 )
+from store.host.regular import open_regular
+from store.host.system_paths import SOFTWARE
+
+_COPY_BYTES = "16m"
+"""Size limit of copied settings."""
 
 _ROOT_BYTES = "4m"
 """Size limit of the new root itself, which holds directories and links."""
@@ -127,10 +132,12 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Empty:
-    """A directory of the attempt's own, in memory and initially empty."""
+    """A directory of the view's own, in memory and initially empty. `limits` are options of tmpfs for its
+    size and number of files."""
 
     target: Path
     mode: int = 0o755
+    limits: str = ""
 
     def describe(self) -> str:
         """`make an empty /run`."""
@@ -140,7 +147,54 @@ class Empty:
         """Mount a new file system."""
         target = _below(root, self.target)
         target.mkdir(parents=True, exist_ok=True)
-        mount("tmpfs", target, f"mode={self.mode:o}", NO_SUID | NO_DEVICES)
+        options = [f"mode={self.mode:o}", *filter(None, [self.limits])]
+        mount("tmpfs", target, ",".join(options), NO_SUID | NO_DEVICES)
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """A copy of a file or directory of the host, in memory. `reader` (user and group by number) can also
+    read those files in it that are not world-readable."""
+
+    target: Path
+    reader: tuple[int, int]
+
+    def describe(self) -> str:
+        """`copy /etc/apt`."""
+        return f"copy {self.target}"
+
+    def apply(self, root: Path) -> None:
+        """Copy it to a new file system: no copy is ever on a disk."""
+        target = _below(root, self.target)
+        if self.target.is_dir():
+            target.mkdir(parents=True, exist_ok=True)
+            mount("tmpfs", target, f"mode=755,size={_COPY_BYTES}", NO_SUID | NO_DEVICES)
+        else:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        self._copy(self.target, target)
+
+    def _copy(self, source: Path, target: Path) -> None:
+        if source.is_dir():
+            target.mkdir(exist_ok=True)
+            for entry in source.iterdir():
+                self._copy(entry, target / entry.name)
+            return
+        try:
+            with open_regular(source, follow=True) as file:
+                target.write_bytes(file.read())
+                readable = os.fstat(file.fileno()).st_mode & stat.S_IROTH
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.EINVAL):  # a dangling link, a FIFO
+                raise
+            return
+        target.chmod(0o444 if readable else 0o400)
+        if not readable:
+            os.chown(target, *self.reader)
+
+    def finish(self, root: Path) -> None:
+        """Make it read-only."""
+        if (target := _below(root, self.target)).is_mount():
+            restrict(target, READ_ONLY, recursive=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,19 +261,24 @@ class ReadOnly:
 
 @dataclass(frozen=True, slots=True)
 class Processes:
-    """The namespace's own /proc, writable except for its read-only parts."""
+    """The namespace's own /proc, writable except for its read-only parts: the one that is mounted at /proc
+    already, or a `new` one."""
 
+    new: bool = False
     target: Path = Path("/proc")
 
     def describe(self) -> str:
-        """`show the attempt's processes at /proc`."""
-        return f"show the attempt's processes at {self.target}"
+        """`show the namespace's processes at /proc`."""
+        return f"show the namespace's processes at {self.target}"
 
     def apply(self, root: Path) -> None:
         """Show the /proc of this namespace."""
         (target := _below(root, self.target)).mkdir()
-        bind(Path("/proc"), target)
-        restrict(target, NO_SUID | NO_DEVICES)
+        if self.new:
+            mount("proc", target, "", NO_SUID | NO_DEVICES)
+        else:
+            bind(Path("/proc"), target)
+            restrict(target, NO_SUID | NO_DEVICES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,6 +318,18 @@ def shown(path: Path, *, writable: bool = False) -> Iterator[Step]:
     yield Shown(real, real, writable)
 
 
+def if_there(path: Path) -> Iterator[Step]:
+    """The steps that show a path of the host, if it exists."""
+    if path.exists():
+        yield from shown(path)
+
+
+def software() -> Iterator[Step]:
+    """The steps that show the system's software."""
+    for name in SOFTWARE:
+        yield from if_there(Path("/", name))
+
+
 def links(path: Path) -> Iterator[Link]:
     """The links of the host on the way to a path, its last part included."""
     place, rest = Path("/"), list(path.parts[1:])
@@ -275,7 +346,11 @@ def links(path: Path) -> Iterator[Link]:
         place, rest = Path("/"), [*whole.parts[1:], *rest]
 
 
-def enter(steps: Iterable[Step], place: Path) -> None:
+ELSEWHERE = Path("/sys")
+"""A directory of every Linux, as the place of a view that does not show it."""
+
+
+def enter(steps: Iterable[Step], place: Path = ELSEWHERE) -> None:
     """Create the view at the directory `place`, and change the root of this namespace to it. Deeper paths
     come later, so that they are inside what was created before; of two steps for one path the later one
     wins. Raises OSError."""
@@ -288,7 +363,7 @@ def enter(steps: Iterable[Step], place: Path) -> None:
         except OSError as error:
             raise OSError(error.errno, f"cannot {step.describe()}: {error.strerror}") from error
     for step in ordered:
-        if isinstance(step, Hidden | Devices):
+        if isinstance(step, Copied | Hidden | Devices):
             step.finish(place)
     restrict(place, READ_ONLY, recursive=False)
     change_root(place)
