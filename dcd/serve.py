@@ -39,7 +39,7 @@ from dcd.engine.scheduler import Scheduler
 from dcd.engine.secret_digests import secret_key
 from dcd.engine.stores import Stores
 from dcd.engine.workspaces import claiming_workspace, kept_workspace
-from dcd.planner import Planner
+from dcd.planner.client import Planner
 from dcd.platform import control_group, notify
 from dcd.platform.control_group import Delegated
 from dcd.worker.recover import detach_loops, kill_leftovers
@@ -49,6 +49,7 @@ from store.artifacts import Artifacts
 from store.blobs import Blobs
 from store.eventlog import EventLog
 from store.host.durable import write_file
+from store.host.identity import service_identity
 from store.layers import LayerStore
 from store.layers.choose import TRIAL, choose, retired
 from store.logs import AttemptLogs
@@ -106,6 +107,7 @@ class Daemon:
         identity = _identity(state_dir)
         groups = await asyncio.to_thread(_clear_away, identity, state_dir)
         identity = _keep_secret(state_dir)
+        blobs = _blobs(state_dir)
         broadcast = Broadcast()
         metrics = Metrics()
         with (
@@ -117,7 +119,7 @@ class Daemon:
             logs.prepare()
             stores = Stores(
                 layers=layers,
-                blobs=Blobs(state_dir / "blobs"),
+                blobs=blobs,
                 artifacts=await asyncio.to_thread(_artifacts, self.settings()),
                 logs=logs,
                 state_id=identity,
@@ -283,6 +285,15 @@ def locked(state_dir: Path) -> Iterator[None]:
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+def _blobs(state_dir: Path) -> Blobs:
+    """The blobs, in a directory that belongs to the user of the planners, which read them."""
+    blobs = Blobs(state_dir / "blobs")
+    user = service_identity(state_dir)
+    if user.separate:
+        os.chown(blobs.directory, user.uid, user.gid)
+    return blobs
 
 
 def _artifacts(settings: Configuration) -> Artifacts:

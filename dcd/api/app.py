@@ -197,9 +197,16 @@ def make_app(engine: Engine, settings: Live, started_at: datetime, metrics: Metr
         routes=routes(OPERATIONS, Api(engine, settings, started_at, metrics)),
         middleware=[
             Middleware(Counted, count=metrics.request),
-            Middleware(Identified, settings=settings, seconds=limits.request_timeout_seconds),
             Middleware(
-                Fair, turns=Turns(limits.requests_per_client, limits.request_timeout_seconds)
+                Identified,
+                settings=settings,
+                seconds=limits.request_timeout_seconds,
+                refuse=problem_response,
+            ),
+            Middleware(
+                Fair,
+                turns=Turns(limits.requests_per_client, limits.request_timeout_seconds),
+                refuse=problem_response,
             ),
             Middleware(
                 Limits,
@@ -207,6 +214,7 @@ def make_app(engine: Engine, settings: Live, started_at: datetime, metrics: Metr
                 blob_bytes=limits.blob_limit_bytes,
                 request_seconds=limits.request_timeout_seconds,
                 send_seconds=limits.send_timeout_seconds,
+                refuse=problem_response,
             ),
         ],
         exception_handlers={

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import structlog
 
-from dcd import planner
 from dcd.configuration import Configuration
 from dcd.engine.borrowers import require_secrets
 from dcd.engine.broadcast import progress
@@ -26,6 +25,7 @@ from dcd.engine.host import boot_id
 from dcd.engine.publish import commit
 from dcd.engine.stores import Stores
 from dcd.engine.workspaces import kept_workspace, workspace_name
+from dcd.planner import tasks
 from dcd.planner.client import Planning
 from dcd.planner.tasks import OfBuild
 from dcd.planning import plan as planning
@@ -190,7 +190,7 @@ class Attempt:
         means, planned = self._means, state.plan.checkpoints[self._index]
         evidence = means.stores.logs.evidence(self._build, planned.name, self._number)
         evidence.mkdir(parents=True, exist_ok=True)
-        wanted = await means.planner.ask(planner.NEEDS, means.of_build(state, self._index))
+        wanted = await means.planner.ask(tasks.NEEDS, means.of_build(state, self._index))
         settings = means.settings()
         await asyncio.to_thread(require_secrets, settings, state.actor, wanted.needs.secrets)
         return WorkerRequest(

@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from dcd import planner
 from dcd.configuration import Configuration
 from dcd.engine.secret_digests import with_secrets
 from dcd.engine.stores import Stores
 from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.migrate import Migrated
 from dcd.manifest.secrets import Borrower
+from dcd.planner import tasks
 from dcd.planner.client import Left, Planning
 from dcd.planner.tasks import (
     Captured,
@@ -102,14 +102,14 @@ class Manifests:
     ) -> tuple[Diagnostic, ...]:
         """The warnings about a manifest whose checkpoints from `pause_before` on do not run yet. Raises
         ManifestError with all its errors, including those found by its checkpoints; InputsMissing."""
-        return (await self._ask(planner.CHECK, source, actor, pause_before)).diagnostics
+        return (await self._ask(tasks.CHECK, source, actor, pause_before)).diagnostics
 
     async def plan(
         self, source: ManifestSource, actor: Actor, permit: Permit, pause_before: str | None
     ) -> Planned:
         """The plan of a manifest, with estimates from earlier builds. Raises ManifestError,
         InputsMissing, PermissionDenied, and Unprepared for a missing tool or a lack of space."""
-        planned = await self._ask(planner.PLAN, source, actor, pause_before)
+        planned = await self._ask(tasks.PLAN, source, actor, pause_before)
         # The planner has checked this before it opened any file; the check is repeated for its answer.
         await asyncio.to_thread(permit, planned.plan)
         return await asyncio.to_thread(self._checked, planned)
@@ -118,7 +118,7 @@ class Manifests:
         self, source: ManifestSource, options: Options, actor: Actor, permit: Permit
     ) -> tuple[str, tuple[Intention, ...]]:
         """The distribution's name, and the preview of a submit with these options."""
-        preview = await self._ask(planner.PREVIEW, source, actor, options.pause_before)
+        preview = await self._ask(tasks.PREVIEW, source, actor, options.pause_before)
         await asyncio.to_thread(permit, preview.plan)
 
         def compare() -> tuple[Intention, ...]:
@@ -133,7 +133,7 @@ class Manifests:
 
     async def migrate(self, old: OldManifest, actor: Actor, left: Left) -> Migrated:
         """Convert a manifest from before the redesign. Raises ManifestError."""
-        return await self._planner.ask(planner.MIGRATE, old, actor, left)
+        return await self._planner.ask(tasks.MIGRATE, old, actor, left)
 
     async def find(
         self,
@@ -150,7 +150,7 @@ class Manifests:
         UsageError."""
         after, persistent = await asyncio.to_thread(saved, self._stores.layers, state, at)
         wanted = InDocument(state.manifest, persistent, path, whole)
-        return after, (await self._planner.ask(planner.FIND, wanted, actor, left)).matches
+        return after, (await self._planner.ask(tasks.FIND, wanted, actor, left)).matches
 
     async def without_secrets(self, given: WithSecrets, actor: Actor) -> WithoutSecrets:
         """A manifest with its parameters and plan, without its secrets. The last results are cached,
@@ -158,7 +158,7 @@ class Manifests:
         key = hashlib.sha256(canonical(given)).digest()
         found = self._shown.pop(key, None)
         if found is None:
-            found = await self._planner.ask(planner.WITHHOLD, given, actor)
+            found = await self._planner.ask(tasks.WITHHOLD, given, actor)
         self._shown[key] = found
         while len(self._shown) > SHOWN:
             del self._shown[next(iter(self._shown))]

@@ -10,9 +10,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from dcd.planner import WITHHOLD
 from dcd.planner.client import Planning
-from dcd.planner.tasks import WithSecrets
+from dcd.planner.tasks import WITHHOLD, WithSecrets
 from statemachine.build import BuildState
 from statemachine.commands import Change
 from statemachine.errors import NotFound

@@ -13,7 +13,6 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from dcd import planner
 from dcd.configuration import Configuration
 from dcd.engine.attempt import Attempt, Means
 from dcd.engine.borrowers import require_secrets
@@ -26,6 +25,7 @@ from dcd.engine.publish import publish
 from dcd.engine.secret_digests import secret_digests
 from dcd.engine.stores import Stores
 from dcd.engine.workspaces import claiming_workspace, missing_layer
+from dcd.planner import tasks
 from dcd.planner.client import HERE, Planning
 from dcd.planning import plan as planning
 from dcd.planning.action import decide_action
@@ -233,7 +233,7 @@ class Runner:
         else:
             with self.builds.broadcast.waiting(state.id, "responses of repositories"):
                 question = self._means.of_build(state, index)
-                found = (await self._means.planner.ask(planner.EXTERNAL, question)).state
+                found = (await self._means.planner.ask(tasks.EXTERNAL, question)).state
         key = self.stores.secret_key
         found |= await asyncio.to_thread(secret_digests, planned.secrets, key)
         return None if found == recorded else found

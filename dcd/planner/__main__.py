@@ -1,235 +1,25 @@
-"""`python -m dcd.planner FD`: the process from which planners are forked.
+"""`python -m dcd.planner FD [CONFINEMENT]`: the process from which planners are forked.
 
-It has imported all modules for planning, so a planner starts within milliseconds, and has one thread,
-so that it may fork. FD is its end of a socket shared with the daemon. Each message there has a number,
-and for `new` a socket: a forked process answers the question from that socket and exits. `kill` ends
-the process with that number and all its descendants. When the daemon's end closes, even by the daemon's
-death, all processes end.
-
-A planner also has its own limits, in case the daemon cannot kill it: wall-clock time, CPU time and
-memory. It runs with a lower priority than the daemon.
+FD is its end of a socket shared with the daemon. With CONFINEMENT (see `dcd.planner.command`) it is root, and
+gives that up before it imports anything but the standard library and `store.host`.
 """
 
-import contextlib
 import os
-import resource
-import selectors
-import signal
 import socket
 import sys
-import traceback
-from collections.abc import Iterator
-from pathlib import Path
-from typing import NoReturn
+from importlib import import_module
 
-from dcd.construction.constructors import import_module, own_modules
-from dcd.manifest.plugins import installed_registry
-from dcd.planner.border import (
-    ANSWER,
-    DIED,
-    ERROR,
-    HEAD,
-    WAITING,
-    decode_question,
-    encode_answer,
-    encode_error,
-    message,
-    unavailable,
-)
-from dcd.planner.request import KILL, ORDER, Order
-from dcd.platform.host_parts import host_parts
-from statemachine.errors import DcdError, Unprepared
-from store.host.forking import patiently
-from store.host.tools import TOOLS
-
-NICENESS = 5
-
-_LOOK_SECONDS = (2.0, 60.0)
-"""Idle time before the host is examined: the first time, and afterwards."""
-
-_ALL_DESCRIPTORS = 1 << 20
-
-_NOT_FOR_IT = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-"""Signals for the daemon that this process also receives and ignores; it ends with the daemon."""
-
-
-class _Children:
-    """The running planners by the daemon's numbers, with the parent's copies of their sockets."""
-
-    def __init__(self) -> None:
-        self._running: dict[int, tuple[int, socket.socket]] = {}
-
-    def fork(self, order: Order, connection: socket.socket) -> None:
-        """Fork a planner for a question."""
-        try:
-            child = patiently(os.fork)
-        except OSError as error:
-            # The other planners continue.
-            with connection, contextlib.suppress(OSError):
-                refusal = message(ERROR, encode_error(unavailable(error)))
-                connection.send(refusal, socket.MSG_DONTWAIT)
-            return
-        if child == 0:
-            _answer(order, connection)
-        self._running[order.number] = (child, connection)
-
-    def kill(self, number: int) -> None:
-        """Kill a planner and its descendants."""
-        if number in self._running:
-            _kill_tree(self._running[number][0])
-
-    def reap(self) -> None:
-        """Reap the planners that have ended, and report those that died without an answer."""
-        for number, (child, connection) in list(self._running.items()):
-            ended, status = os.waitpid(child, os.WNOHANG)
-            if ended:
-                code = os.waitstatus_to_exitcode(status)
-                if code != 0:
-                    with contextlib.suppress(OSError):
-                        connection.send(message(DIED, str(code).encode()), socket.MSG_DONTWAIT)
-                connection.close()
-                del self._running[number]
-
-    def end(self) -> None:
-        """Kill all planners."""
-        for child, _ in self._running.values():
-            _kill_tree(child)
+from dcd.planner import confinement
+from dcd.planner.command import parse
 
 
 def main() -> None:
-    """Serve until the daemon ends; see the module."""
-    control = socket.socket(fileno=int(sys.argv[1]))
-    _import_everything()
-    woken, waking = socket.socketpair()
-    for end in (woken, waking):
-        end.setblocking(False)
-    signal.set_wakeup_fd(waking.fileno(), warn_on_full_buffer=False)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    for ignored in _NOT_FOR_IT:
-        signal.signal(ignored, signal.SIG_IGN)
-    children = _Children()
-    with selectors.DefaultSelector() as selector:
-        selector.register(control, selectors.EVENT_READ)
-        selector.register(woken, selectors.EVENT_READ)
-        idle = 0
-        while True:
-            ready = {key.fileobj for key, _ in selector.select(_LOOK_SECONDS[min(idle, 1)])}
-            if not ready:
-                idle += 1
-                # Planners inherit the facts about the host; unchanged files are not read again.
-                with contextlib.suppress(DcdError, OSError):
-                    host_parts(TOOLS)
-            if woken in ready:
-                with contextlib.suppress(BlockingIOError):
-                    woken.recv(4096)
-                children.reap()
-            if control in ready and not _obey(control, children):
-                children.end()
-                return
-
-
-def _obey(control: socket.socket, children: _Children) -> bool:
-    """Carry out one order. Returns False when the daemon has ended."""
-    data, descriptors, _, _ = socket.recv_fds(control, ORDER.size, 1)
-    if not data:
-        return False
-    order = Order.from_bytes(data)
-    if order.kind == KILL:
-        children.kill(order.number)
-    else:
-        (descriptor,) = descriptors
-        children.fork(order, socket.socket(fileno=descriptor))
-    return True
-
-
-def _import_everything() -> None:
-    """Import the modules that nearly every manifest needs. Planning reports a broken plug-in later."""
-    with contextlib.suppress(DcdError):
-        installed_registry()
-    for module in own_modules():
-        import_module(module, module)
-
-
-def _answer(order: Order, connection: socket.socket) -> NoReturn:
-    """The planner's process: one question, one answer."""
-    status = 1
-    try:
-        signal.set_wakeup_fd(-1)
-        for number in (*_NOT_FOR_IT, signal.SIGCHLD):
-            signal.signal(number, signal.SIG_DFL)
-        # A planner must not keep the sockets of other planners.
-        os.closerange(3, connection.fileno())
-        os.closerange(connection.fileno() + 1, _ALL_DESCRIPTORS)
-        _bound(order)
-        connection.sendall(_said(_read(connection), connection, order))
-        status = 0
-    finally:
-        os._exit(status)
-
-
-def _said(body: bytes, connection: socket.socket, order: Order) -> bytes:
-    try:
-        task, question = decode_question(body)
-        answer = task.work(question, lambda: connection.sendall(message(WAITING)))
-        return message(ANSWER, encode_answer(answer))
-    except DcdError as error:
-        return message(ERROR, encode_error(error))
-    except MemoryError:
-        too_big = Unprepared(
-            "the manifest needs too much memory",
-            f"the limit for reading and planning it is {order.memory_bytes} bytes",
-            "split it, or have an administrator raise planning_memory_bytes",
-        )
-        return message(ERROR, encode_error(too_big))
-    except Exception as defect:  # noqa: BLE001 - the client waits for an answer in any case
-        traceback.print_exc()
-        said = f"{type(defect).__name__}: {defect}"
-        reported = DcdError("a defect in dcd", said, "see the daemon's log; please report it")
-        return message(ERROR, encode_error(reported))
-
-
-def _bound(order: Order) -> None:
-    os.nice(NICENESS)
-    # Twice the daemon's limit: the daemon also kills the descendants.
-    signal.setitimer(signal.ITIMER_REAL, 2 * order.seconds)
-    for what, most in (
-        (resource.RLIMIT_CPU, int(order.seconds) + 1),
-        (resource.RLIMIT_DATA, order.memory_bytes),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        _, hard = resource.getrlimit(what)
-        if hard != resource.RLIM_INFINITY:
-            most = min(most, hard)
-        resource.setrlimit(what, (most, most))
-
-
-def _read(connection: socket.socket) -> bytes:
-    def exactly(count: int) -> bytes:
-        content = bytearray()
-        while len(content) < count:
-            piece = connection.recv(min(count - len(content), 1 << 20))
-            if not piece:
-                os._exit(0)  # the client has disconnected
-            content += piece
-        return bytes(content)
-
-    _, length = HEAD.unpack(exactly(HEAD.size))
-    return exactly(length)
-
-
-def _kill_tree(first: int) -> None:
-    for process in (*_descendants(first), first):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(process, signal.SIGKILL)
-
-
-def _descendants(process: int) -> Iterator[int]:
-    """All descendants of a process, if the kernel reports them (Linux; elsewhere none)."""
-    for children in Path(f"/proc/{process}/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            for child in map(int, children.read_text().split()):
-                yield from _descendants(child)
-                yield child
+    """Give up root, and serve until the daemon ends."""
+    descriptor, *confined = sys.argv[1:]
+    control = socket.socket(fileno=int(descriptor))
+    reach = confinement.confine(*parse(confined[0])) if confined else None
+    import_module("dcd.planner.forker").serve(control, reach)
+    os._exit(0)  # nothing is to be tidied up, and the daemon waits
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
     W   the planner waits for mirrors now and does not compute
     A   the answer
     E   the error, with the names of its classes, the most specific first
+    X   the traceback of a defect, for the daemon's log; an error follows
     D   the exit status of a process that ended without an answer; from its parent
 
 Bodies are MessagePack of the types in `dcd.planner.tasks`. An error becomes the most specific class
@@ -20,11 +21,12 @@ from dcd.manifest.diagnostics import Diagnostic, ManifestError, MissingInput
 from dcd.manifest.inputs import InputsMissing
 from dcd.manifest.paths import PathError
 from dcd.planner.tasks import TASKS, Task
+from dcd.platform.sight import Unseen
 from statemachine import errors
 from statemachine.errors import DcdError, Unavailable
 from store.host.forking import shortage
 
-QUESTION, WAITING, ANSWER, ERROR, DIED = b"Q", b"W", b"A", b"E", b"D"
+QUESTION, WAITING, ANSWER, ERROR, DEFECT, DIED = b"Q", b"W", b"A", b"E", b"X", b"D"
 
 HEAD = struct.Struct("!cI")
 """The kind of a message and the length of its body."""
@@ -45,6 +47,7 @@ class _Error(msgspec.Struct, frozen=True):
     resolution: str
     diagnostics: tuple[Diagnostic, ...] | None = None
     missing: tuple[MissingInput, ...] | None = None
+    unseen: tuple[str, ...] = ()
 
 
 def message(kind: bytes, body: bytes = b"") -> bytes:
@@ -84,6 +87,7 @@ def encode_error(error: DcdError) -> bytes:
             error.resolution,
             getattr(error, "diagnostics", None),
             getattr(error, "missing", None),
+            tuple(map(str, error.paths)) if isinstance(error, Unseen) else (),
         )
     )
 
@@ -95,6 +99,8 @@ def decode_error(body: bytes) -> DcdError:
         return ManifestError(error.diagnostics, error.missing or ())
     if error.missing:
         return InputsMissing(error.missing)
+    if error.unseen:
+        return Unseen(map(Path, error.unseen))
     nearest = next((_ERRORS[name] for name in error.classes if name in _ERRORS), DcdError)
     return nearest(error.brief, error.details, error.resolution)
 

@@ -11,10 +11,10 @@ import contextlib
 import os
 import signal
 import socket
-import subprocess
 import sys
 from asyncio import Semaphore
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
@@ -23,6 +23,7 @@ import structlog
 from dcd.configuration import Configuration
 from dcd.planner.border import (
     ANSWER,
+    DEFECT,
     ERROR,
     HEAD,
     QUESTION,
@@ -33,11 +34,12 @@ from dcd.planner.border import (
     message,
     unavailable,
 )
+from dcd.planner.process import Forker, present_view
 from dcd.planner.request import KILL, NEW, Order
-from dcd.planner.tasks import Task
-from statemachine.errors import DcdError, TooManyRequests, Unavailable, Unprepared
+from dcd.planner.tasks import Task, require_showable
+from dcd.platform.sight import Unseen
+from statemachine.errors import DcdError, TooManyRequests, Unprepared
 from statemachine.events import Actor
-from store.host.interpreter import module_command, module_environment
 
 logger = structlog.get_logger()
 
@@ -47,8 +49,8 @@ DAEMON = Actor()
 MOST = 32
 """The maximum number of planners, including those that wait for mirrors."""
 
-END_SECONDS = 5.0
-"""The time for the process that forks planners to end."""
+MOST_PATHS = 64
+"""The maximum number of paths of the host that one question may be about."""
 
 Question = TypeVar("Question")
 Answer = TypeVar("Answer")
@@ -99,19 +101,23 @@ class Planner:
 
     def __init__(self, settings: Callable[[], Configuration]) -> None:
         self._settings = settings
-        self._process: subprocess.Popen[bytes] | None = None
-        self._control: socket.socket | None = None
+        self._forker: Forker | None = None
+        self._leaving: set[Forker] = set()
+        """Those that end with their last planner."""
         self._numbers = 0
         self._turns: WeakValueDictionary[int, Semaphore] = WeakValueDictionary()
         self._computing = Semaphore(max(1, len(os.sched_getaffinity(0))) if _LINUX else 2)
         self._all = Semaphore(MOST)
 
     def __enter__(self) -> "Planner":
-        self._start()
+        self._forker = Forker(self._settings())
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._end()
+        for forker in filter(None, (self._forker, *self._leaving)):
+            forker.end()
+        self._forker = None
+        self._leaving.clear()
 
     async def ask(
         self,
@@ -121,8 +127,7 @@ class Planner:
         left: Left | None = None,
     ) -> Answer:
         """See `Planning.ask`."""
-        body = encode_question(task, question)
-        asking = asyncio.ensure_future(self._asked(task, body, actor))
+        asking = asyncio.ensure_future(self._asked(task, question, actor))
         leaving = None if left is None else asyncio.ensure_future(left())
         try:
             await asyncio.wait(
@@ -137,7 +142,7 @@ class Planner:
             # A planner killed for it has ended when this returns.
             await asyncio.wait({asking})
 
-    async def _asked(self, task: Task[Any, Any], body: bytes, actor: Actor) -> Any:
+    async def _asked(self, task: Task[Any, Any], question: object, actor: Actor) -> Any:
         seconds = self._settings().planning_seconds
         async with contextlib.AsyncExitStack() as held, contextlib.AsyncExitStack() as computing:
             if actor.uid is not None:
@@ -153,21 +158,37 @@ class Planner:
                         f"one is handled at a time; this one waited {seconds:g} s for its turn",
                         "send fewer at once, or smaller ones; try again",
                     ) from None
-            async with self._planner(seconds) as connection:
-                try:
-                    async with asyncio.timeout(seconds):
-                        return await _conversation(connection, task, body, computing.aclose)
-                except TimeoutError:
-                    raise Unprepared(
-                        "the manifest took too long to read and plan",
-                        f"the limit is {seconds:g} s, including the response times of repositories",
-                        "try again when its repositories respond; split it if it is large; or have an "
-                        "administrator raise planning_seconds",
-                    ) from None
+            try:
+                async with asyncio.timeout(seconds):
+                    return await self._answered(task, question, computing.aclose)
+            except TimeoutError:
+                raise Unprepared(
+                    "the manifest took too long to read and plan",
+                    f"the limit is {seconds:g} s, including the response times of repositories",
+                    "try again when its repositories respond; split it if it is large; or have an "
+                    "administrator raise planning_seconds",
+                ) from None
+
+    async def _answered(
+        self, task: Task[Any, Any], question: object, waits: Callable[[], Awaitable[None]]
+    ) -> Any:
+        """The answer, after the planner has been shown the paths of the host that the question is about."""
+        body = encode_question(task, question)
+        asked: tuple[Path, ...] = ()
+        while True:
+            try:
+                async with self._planner(asked) as connection:
+                    return await _conversation(connection, task, body, waits)
+            except Unseen as unseen:
+                new = set(unseen.paths) - set(asked)
+                if not new or len(asked) + len(new) > MOST_PATHS:
+                    raise
+                await asyncio.to_thread(require_showable, question, new)
+                asked = (*asked, *sorted(new))
 
     @contextlib.asynccontextmanager
-    async def _planner(self, seconds: float) -> AsyncIterator[socket.socket]:
-        """A planner, killed at the end of the context."""
+    async def _planner(self, asked: tuple[Path, ...]) -> AsyncIterator[socket.socket]:
+        """A planner, which sees the paths in `asked`; killed at the end of the context."""
         try:
             mine, its = socket.socketpair()
         except OSError as error:
@@ -175,65 +196,64 @@ class Planner:
         mine.setblocking(False)
         self._numbers += 1
         number = self._numbers
+        settings = self._settings()
+        order = Order(NEW, number, settings.planning_seconds, settings.planning_memory_bytes)
         with mine:
             with its:
-                memory_bytes = self._settings().planning_memory_bytes
-                self._order(Order(NEW, number, seconds, memory_bytes), its)
+                forker = self._forked(order, its, asked)
             try:
                 yield mine
             finally:
-                # A planner that has already ended needs no kill.
-                with contextlib.suppress(Unavailable):
-                    self._order(Order(KILL, number))
+                self._killed(number, forker)
 
-    def _order(self, order: Order, connection: socket.socket | None = None) -> None:
-        descriptors = [] if connection is None else [connection.fileno()]
-        for again in (True, False):
-            if self._control is None:
-                if order.kind == KILL:
-                    return  # With the process that forks them, planners have ended.
-                self._start()
+    def _forked(self, order: Order, connection: socket.socket, asked: tuple[Path, ...]) -> Forker:
+        """Have a planner forked. Returns the process that forks it. Raises Unavailable."""
+        settings = self._settings()
+        if not asked and self._forker is not None and self._forker.view != present_view(settings):
+            # The host's settings or the daemon's have changed.
+            self._leave(self._forker)
+        forker = self._started(asked)
+        try:
+            forker.order(order, connection)
+        except OSError:
+            if asked:
+                raise
+            logger.error("the process that forks planners died; it is being restarted")
+            forker.end()
+            self._forker = None
+            forker = self._started(asked)
             try:
-                assert self._control is not None
-                socket.send_fds(self._control, [bytes(order)], descriptors)
-                return
+                forker.order(order, connection)
             except OSError as error:
-                if not again:
-                    raise unavailable(error) from None
-                logger.error("the process that forks planners died; it is being restarted")
-                self._end()
-                self._start()
+                raise unavailable(error) from None
+        forker.questions += 1
+        return forker
 
-    def _start(self) -> None:
-        """Start the process that forks planners. Raises Unavailable; the next question tries again."""
-        try:
-            control, its = socket.socketpair()
-            with contextlib.ExitStack() as unless_started, its:
-                unless_started.callback(control.close)
-                process = subprocess.Popen(
-                    [*module_command("dcd.planner"), str(its.fileno())],
-                    env={**os.environ, **module_environment()},
-                    stdin=subprocess.DEVNULL,
-                    pass_fds=(its.fileno(),),
-                    cwd="/",
-                    # Signals from a terminal are for the daemon.
-                    start_new_session=True,
-                )
-                unless_started.pop_all()
-        except OSError as error:
-            raise unavailable(error) from error
-        self._control, self._process = control, process
+    def _started(self, asked: tuple[Path, ...]) -> Forker:
+        if asked:
+            forker = Forker(self._settings(), asked)
+            self._leaving.add(forker)
+            return forker
+        if self._forker is None:
+            self._forker = Forker(self._settings())
+        return self._forker
 
-    def _end(self) -> None:
-        if self._control is None or self._process is None:
-            return
-        self._control.close()
-        try:
-            self._process.wait(END_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._process = self._control = None
+    def _killed(self, number: int, forker: Forker) -> None:
+        # A planner that has already ended needs no kill; with the process that forked it, it has ended.
+        with contextlib.suppress(OSError):
+            forker.order(Order(KILL, number))
+        forker.questions -= 1
+        if forker in self._leaving:
+            self._leave(forker)
+
+    def _leave(self, forker: Forker) -> None:
+        """End it, now or with its last planner."""
+        if forker is self._forker:
+            self._forker = None
+            self._leaving.add(forker)
+        if forker.questions == 0:
+            self._leaving.discard(forker)
+            forker.end()
 
 
 _LINUX = sys.platform == "linux"
@@ -255,6 +275,8 @@ async def _conversation(
         content = await _exactly(connection, length)
         if kind == WAITING:
             await waits()
+        elif kind == DEFECT:
+            logger.error("a defect in a planner", traceback=content.decode("utf-8", "replace"))
         elif kind in (ANSWER, ERROR) and said is None:
             said = kind, content
         else:

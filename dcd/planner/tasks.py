@@ -5,7 +5,7 @@ the captured files of its question and query mirrors; before it waits for a long
 it calls `waiting`. Raises DcdError, which `dcd.planner.border` transfers.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from dcd.manifest.doc import distro
 from dcd.manifest.includes import CapturedFile
 from dcd.manifest.inputs import InputsMissing
 from dcd.manifest.migrate import Migrated, migrate
-from dcd.manifest.secrets import Borrower
+from dcd.manifest.secrets import DIRECTORIES, Borrower, require_use
 from dcd.manifest.source import LIMITS
 from dcd.manifest.withheld import withheld, withhold
 from dcd.planning import document
@@ -30,6 +30,7 @@ from dcd.planning.load import Settings as ManifestSettings
 from dcd.planning.preview import Intention, beyond
 from dcd.planning.readiness import Made, examine
 from dcd.planning.validation import validate
+from statemachine.errors import PermissionDenied
 from statemachine.events import InputFile
 from statemachine.plan import Plan, PlannedCheckpoint
 from store.host.regular import read_regular
@@ -203,7 +204,6 @@ def _plan(manifest: Manifest, waiting: Waiting) -> Planned:
         manifest.source_date_epoch,
         manifest.pause_before,
         host_code=manifest.host_code,
-        borrower=manifest.borrower,
         waiting=waiting,
     )
     has_time = described.source_date_epoch is not None
@@ -218,7 +218,6 @@ def _preview(manifest: Manifest, waiting: Waiting) -> Previewed:
         manifest.rules.modules,
         manifest.source_date_epoch,
         host_code=manifest.host_code,
-        borrower=manifest.borrower,
         waiting=waiting,
     )
     return Previewed(distro(loaded.doc).name, plan, beyond(rest))
@@ -282,6 +281,27 @@ FIND = Task("find", InDocument, Matches, _find)
 
 WITHHOLD = Task("withhold", WithSecrets, WithoutSecrets, _withhold)
 """Remove the secrets of a manifest from it, its parameters and its plan."""
+
+
+def require_showable(question: object, paths: Iterable[Path]) -> None:
+    """On the daemon's side: raise PermissionDenied for paths of the host, of which a planner says that the
+    question is about them, that are secrets and not for the user of the question. All others are shown if
+    everybody can read them."""
+    secrets = [str(path) for path in paths if any(map(path.is_relative_to, DIRECTORIES))]
+    if isinstance(question, Manifest):
+        require_use(question.borrower, secrets)
+    elif isinstance(question, OfBuild):
+        # The user of each secret of a plan was checked when it was made.
+        secrets = [name for name in secrets if name not in question.planned.secrets]
+    if secrets and not isinstance(question, Manifest):
+        raise PermissionDenied(f"no question is about the secret {secrets[0]}")
+
+
+def captured_files(question: object) -> list[Path]:
+    """The blobs that a planner of the question reads."""
+    files = question.files.values() if isinstance(question, Manifest) else ()
+    return [file.path for file in files if file is not None]
+
 
 TASKS: Mapping[str, Task[object, object]] = {
     task.name: task  # type: ignore[misc]

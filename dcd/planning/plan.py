@@ -22,7 +22,7 @@ from dcd.manifest.canonical import restore
 from dcd.manifest.diagnostics import listed
 from dcd.manifest.doc import distro
 from dcd.manifest.places import places_of
-from dcd.manifest.secrets import DIRECTORIES, PREFIX, Borrower, require_use
+from dcd.manifest.secrets import DIRECTORIES, PREFIX
 from dcd.planning.epoch import choose_epoch
 from dcd.planning.ingredients import ingredients
 from dcd.planning.load import Loaded
@@ -46,16 +46,15 @@ def make_plan(
     pause_before: str | None = None,
     *,
     host_code: bool = True,
-    borrower: Borrower | None = None,
     waiting: Callable[[], None] = lambda: None,
 ) -> Plan:
     """The plan of a manifest. `made` are its checkpoints as `examine` constructed them, `allowed` further
     modules that it may name, `epoch` is the requested time of the build (seconds since 1970), which the
-    manifest may override. `host_code`: it may run code on the host; `borrower` is the user of its secrets
-    (None: root); `waiting` is called before queries to repositories. Raises PermissionDenied before opening
-    anything that the manifest names; Unprepared when checkpoints before `pause_before` cannot run here or a
-    repository does not answer."""
-    found = _permitted(loaded, made, allowed, host_code, borrower)
+    manifest may override. `host_code`: it may run code on the host; `waiting` is called before queries to
+    repositories. Raises PermissionDenied before opening anything that the manifest names; Unprepared when
+    checkpoints before `pause_before` cannot run here or a repository does not answer; Unseen
+    (`dcd.platform.sight`)."""
+    found = _permitted(loaded, made, allowed, host_code)
     require_all(found, pause_before)
     waiting()
     states = _states(loaded, found)
@@ -87,13 +86,12 @@ def plan_ahead(
     epoch: int | None = None,
     *,
     host_code: bool = True,
-    borrower: Borrower | None = None,
     waiting: Callable[[], None] = lambda: None,
 ) -> tuple[Plan, list[Prospect]]:
     """The plan of the manifest's checkpoints up to the first that cannot run here or whose repository does
     not answer, and the prospects of the rest, whose keys are unknown. Queries each repository once, without
     waiting. Raises PermissionDenied as `make_plan`."""
-    found = _permitted(loaded, made, allowed, host_code, borrower)
+    found = _permitted(loaded, made, allowed, host_code)
     waiting()
     able = list(takewhile(lambda prospect: not prospect.obstacle, found))
     able = [
@@ -157,10 +155,9 @@ def _permitted(
     made: Sequence[Made],
     allowed: Collection[str],
     host_code: bool,
-    borrower: Borrower | None,
 ) -> list[Prospect]:
-    """The prospects of the checkpoints. Raises PermissionDenied when one uses a secret or runs code on the
-    host and its sender may not: its `external_state` would open files of the host."""
+    """The prospects of the checkpoints. Raises PermissionDenied when one runs code on the host and its
+    sender may not: its `external_state` would open files of the host."""
     found = prospects(loaded.doc, made, allowed)
     running = [prospect.spec.name for prospect in found if prospect.runs_host_code]
     if running and not host_code:
@@ -170,7 +167,6 @@ def _permitted(
             "run the script inside the image (chroot), or have an administrator add you to `host_code` in "
             "the daemon's configuration",
         )
-    require_use(borrower, (name for each in found for name in each.needs.secrets))
     return found
 
 

@@ -5,7 +5,6 @@ needs with the host. A refusal names all obstacles of all checkpoints. The netwo
 """
 
 import inspect
-import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from dcd.worker.isolation import hiding
 from statemachine.errors import InvalidManifest, Unprepared
 from store.host import tools
 from store.host.capabilities import CHROOT, NEEDS_ROOT
+from store.host.identity import workers_are_root
 
 Made = tuple[CheckpointSpec, Checkpoint | None]
 """A checkpoint of a manifest, and its instance; None if it cannot be constructed."""
@@ -175,7 +175,7 @@ def _prospect(
 def _rights_missing(needs: Needs) -> str:
     """The reason why a daemon that is not root cannot run a checkpoint, or "". Its workers are in a user
     namespace, where they can neither open devices nor mount disks."""
-    if os.geteuid() == 0:
+    if workers_are_root():
         return ""
     wanted = [f"the capability {name}" for name in needs.capabilities if name not in CHROOT]
     # Guests can run without KVM.

@@ -1,10 +1,10 @@
 """Questions about repositories and the host's apt, answered in confined processes.
 
-The daemon's privileges are never used to process a manifest's text about repositories, or the answers of
-their servers: each question goes to a separate process (`dcd.platform.sandbox`) that runs as an unprivileged
-user, sees only the files of the host that the question needs, and has limits on time, memory and output. Only
-root may be able to read the host's configuration of apt, so it is read with root's number, without any
-capability or network, and without text of a manifest. `main` runs in the confined process.
+The caller's privileges are never used to process a manifest's text about repositories, or the answers of
+their servers: each question goes to a separate process (`dcd.platform.sandbox`) that runs without privileges,
+sees only the files of the host that the question needs, and has limits on time, memory and output. `main`
+runs in the confined process. In a planner, directories of the host have to be shown first
+(`dcd.platform.sight`).
 """
 
 import os
@@ -34,24 +34,18 @@ from dcd.platform.sandbox import (
     printed,
     run_confined,
 )
+from dcd.platform.sight import is_limited, require_shown
 from statemachine.errors import DcdError, InvalidManifest, Unprepared
-from store.host import process
 from store.host.process import ToolFailed
+from store.host.regular import is_open_to_all
 
 SECONDS = 300.0
 """Time limit of one question, including retries."""
 
 _FILE_BYTES = 4 << 20
-_HOST_SECONDS = 60.0
 _PREFIX = "dcd-asking-"
 _SCRATCH = "scratch"
 """Directory for the process's files; with its own root, it uses /tmp there instead."""
-
-
-class _Host(msgspec.Struct, frozen=True, tag="host"):
-    """The question about the configuration of the host's apt. `environment` is that of its tools."""
-
-    environment: dict[str, str]
 
 
 class _Releases(msgspec.Struct, frozen=True, tag="releases"):
@@ -74,23 +68,20 @@ class _Catalogs(msgspec.Struct, frozen=True, tag="catalogs"):
     pauses: tuple[float, ...]
 
 
-_Question = _Host | _Releases | _Catalogs
+_Question = _Releases | _Catalogs
 
 
 class _Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     """The answer, or the error: the name of its class and its texts."""
 
-    host: HostApt | None = None
     digests: dict[str, str] | None = None
     error: tuple[str, str, str, str] | None = None
 
 
 def ask_host_apt() -> HostApt:
-    """The configuration of the host's apt. Raises `Unprepared` when apt cannot read it."""
-    allowed = Allowed(file_bytes=_FILE_BYTES, user="")
-    host = _ask(_Host(dict(process.BASE_ENVIRONMENT)), allowed, _HOST_SECONDS).host
-    assert host is not None
-    return host
+    """The configuration of the host's apt. No text of a manifest goes there. Raises `Unprepared` when apt
+    cannot read it."""
+    return apt.host_apt()
 
 
 def ask_releases(
@@ -133,33 +124,17 @@ def local_path(origin: str) -> Path | None:
 
 def _places(origins: Iterable[str]) -> list[str]:
     """The paths of this host that the origins name. Raises `Unprepared` for a path that is not
-    world-readable: root must not read a file for the author of a manifest who may not read it."""
-    places = []
-    for origin in origins:
-        path = local_path(origin)
-        if path is None:
-            continue
-        if is_apart() and not _is_open(path):
+    world-readable: dcd must not read a file for the author of a manifest who may not read it."""
+    paths = [path for origin in origins if (path := local_path(origin)) is not None]
+    require_shown(paths)
+    for path in paths:
+        if (is_apart() or is_limited()) and not is_open_to_all(path):
             raise Unprepared(
-                f"the package repository {origin} cannot be read by everybody on this host",
+                f"the package repository {path} cannot be read by everybody on this host",
                 f"{path} does not exist, or it or a parent directory is closed to others",
                 "open it to others, or serve it over http",
             )
-        places.append(str(path))
-    return places
-
-
-def _is_open(path: Path) -> bool:
-    try:
-        real = path.resolve(strict=True)
-        return (
-            ".." not in path.parts
-            and real != Path("/")
-            and all(each.stat().st_mode & stat.S_IXOTH for each in real.parents)
-            and bool(real.stat().st_mode & stat.S_IROTH)
-        )
-    except OSError:
-        return False
+    return list(map(str, paths))
 
 
 def _digests(
@@ -195,7 +170,7 @@ def _ask(question: _Question, allowed: Allowed, seconds: float) -> _Answer:
         if not has_own_root():
             scratch = place / _SCRATCH
             scratch.mkdir(0o700)
-            if os.geteuid() == 0 and allowed.user:
+            if os.geteuid() == 0:
                 shutil.chown(scratch, allowed.user)
         asked = msgspec.json.encode(question, enc_hook=str)
         try:
@@ -260,8 +235,6 @@ def main() -> None:
 
 def _answer(question: _Question) -> _Answer:
     match question:
-        case _Host(environment):
-            return _Answer(host=apt.host_apt(environment))
         case _Releases(sources, settings, logins, http_proxy, pauses):
             return _Answer(
                 digests=apt_release.release_digests(sources, settings, logins, http_proxy, pauses)

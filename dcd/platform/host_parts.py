@@ -18,6 +18,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from dcd.platform.sight import require_shown
 from statemachine.errors import DcdError, Unprepared
 from store.host.process import run
 from store.host.regular import open_regular
@@ -60,7 +61,8 @@ def host_parts(names: Iterable[str]) -> dict[str, str]:
 
 
 def file_digest(path: Path) -> str:
-    """The sha256 (hex) of a regular file of the host. Raises Unprepared."""
+    """The sha256 (hex) of a regular file of the host. Raises Unprepared; in a planner also Unseen."""
+    require_shown([path])
     try:
         identity = _identity(path.stat())
         return _file_digest(os.fspath(path), identity)

@@ -1,14 +1,16 @@
 """Running an untrusted program on the host with the fewest privileges.
 
-It runs as an unprivileged user, with limits on time, memory, files and output. On Linux it also gets no new
-privileges, a filter of its system calls, and its own mount, process, IPC and (unless it may use the network)
-network namespaces, so that it sees no other process and leaves nothing behind. With `seen` it has its own
-root, with the system's software, its directory, and the named paths; otherwise, and before Linux 5.12, it can
-read all world-readable files of the host. It can write only to its directory. If the caller is not root, it
-runs as the caller; if the caller may not mount (inside a worker), in the caller's namespaces. `main` runs
-inside the sandbox.
+It has no new privileges, a filter of its system calls, and limits on time, memory, files and output. If the
+caller is root on Linux, it runs as an unprivileged user in its own mount, process, IPC and (unless it may use
+the network) network namespaces, so that it sees no other process and leaves nothing behind. With `seen` it
+then has its own root, with the system's software, its directory, and the named paths.
 
-Source: setpriv(1), unshare(1), setrlimit(2), chroot(2).
+If the caller is not root (in a planner, or in the daemon of an ordinary user), it runs as the caller, in
+the caller's namespaces: without the network the filter leaves it Unix sockets only, and with `seen`
+Landlock limits it to the same files. Without `seen`, and on kernels that have neither, it can read what its
+user can read. It can write only to its directory. `main` runs inside the sandbox.
+
+Source: setpriv(1), unshare(1), setrlimit(2), landlock(7).
 """
 
 import os
@@ -17,34 +19,24 @@ import resource
 import signal
 import sys
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
 import msgspec
 
-from store.host.capabilities import NUMBERS, keep_only, permitted
-from store.host.devices import mount_devices
+from store.host.capabilities import NUMBERS, become, permitted
 from store.host.interpreter import module_command, module_environment
-from store.host.kernel_scopes import leave_session_keyring
-from store.host.mounts import (
-    NO_DEVICES,
-    NO_SUID,
-    READ_ONLY,
-    attach,
-    bind,
-    can_restrict,
-    copy_of,
-    mount,
-    restrict,
-)
+from store.host.kernel_scopes import can_restrict_files, leave_session_keyring, restrict_files
+from store.host.mounts import can_restrict
 from store.host.process import run
 from store.host.system_calls import compile_filter, install
+from store.host.system_paths import SETTINGS, SOFTWARE
+from store.host.system_paths import code_places as all_code_places
 from store.host.tools import TOOL_PATH
+from store.host.view import Devices, Empty, Processes, Step, enter, if_there, shown, software
 
 OUTPUT_BYTES = 64 * 1024
 """Default size limit of its output and of each file that it writes."""
@@ -53,18 +45,6 @@ NOBODY = "nobody"
 
 MODULE = "-m"
 """Instead of a program: run the `main` of the module of this project whose name follows."""
-
-_CODE = ("dcd", "statemachine", "store", "msgspec")
-
-SOFTWARE = ("bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr")
-"""The directories of the system's software."""
-
-SETTINGS = (
-    *("alternatives", "ca-certificates", "gai.conf", "group", "host.conf", "hosts", "ld.so.cache"),
-    *("localtime", "nsswitch.conf", "os-release", "passwd", "pki/tls", "protocols", "resolv.conf"),
-    *("services", "ssl/certs", "ssl/openssl.cnf", "xml"),
-)
-"""The files of /etc that programs need to find libraries, users, hosts and certificates."""
 
 _LIMITS = {
     resource.RLIMIT_CPU: 20,
@@ -80,9 +60,8 @@ class Allowed:
     """The permissions of a confined program beyond the minimum.
 
     `network` gives it the host's network. `file_bytes` limits the size of its output and of each other file.
-    `seen` are the only visible paths of the host, besides the system's software (None: all world-readable
-    ones). `user` is its user if the caller is root; "" keeps root's number without any capability, to read
-    root's own settings. `environment` is added to its few variables.
+    `seen` are the only visible paths of the host, besides the system's software (None: all that its user can
+    read). `user` is its user if the caller is root. `environment` is added to its few variables.
     """
 
     network: bool = False
@@ -141,12 +120,7 @@ def has_own_root() -> bool:
 
 def code_places() -> tuple[str, ...]:
     """The paths of the host that a Python program of this project needs, besides the system's software."""
-    places = [Path(sys.prefix), Path(sys.base_prefix)]
-    for package in _CODE:
-        if (spec := find_spec(package)) is not None:
-            places += map(Path, spec.submodule_search_locations or filter(None, [spec.origin]))
-    both = [place for path in places for place in (path.absolute(), path.resolve())]
-    return tuple(dict.fromkeys(map(str, both)))
+    return tuple(dict.fromkeys(map(str, all_code_places(["msgspec"]))))
 
 
 def _alone(network: bool) -> Iterable[str]:
@@ -166,8 +140,12 @@ def main() -> None:
     allowed = msgspec.json.decode(settings, type=Allowed)
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
     descriptor = os.open(Path(place, "output"), flags, 0o600)
-    if allowed.seen is not None and has_own_root():
-        _enter_own_root(Path(place), allowed.seen)
+    if allowed.seen is not None:
+        if has_own_root():
+            os.umask(0o022)
+            enter(_own_root(Path(place), allowed.seen))
+        elif can_restrict_files():
+            _limit_files(Path(place), allowed.seen)
     os.chdir(place)
     # The first process of a namespace ignores signals without a handler, such as those of the limits.
     child = os.fork()
@@ -183,45 +161,21 @@ def main() -> None:
     sys.exit(code if code >= 0 else 128 - code)
 
 
-def _enter_own_root(place: Path, seen: Iterable[str]) -> None:
-    """Change the root to a new one with only the paths that the program may see."""
-    os.umask(0o022)
-    # The root is mounted over `place`, which then appears inside it again.
-    own = copy_of(place)
-    mount("tmpfs", place, "mode=755,size=64m", NO_SUID | NO_DEVICES)
-    for name, mode in (("proc", 0o755), ("dev", 0o755), ("tmp", 0o1777)):
-        (place / name).mkdir()
-        (place / name).chmod(mode)
-    show = partial(_show, place)
-    for name in SOFTWARE:
-        entry = Path("/", name)
-        if entry.is_symlink():
-            (place / name).symlink_to(entry.readlink())
-        elif entry.exists():
-            show(entry, entry)
+def _own_root(place: Path, seen: Iterable[str]) -> Iterator[Step]:
+    """The steps of a root with only the paths that the program may see."""
+    yield from software()
     for path in (*(Path("/etc", name) for name in SETTINGS), *map(Path, seen)):
-        if path.exists() and not path.is_relative_to("/usr"):
-            show(path.resolve(), path)
-    shown = place / place.relative_to("/")
-    shown.mkdir(parents=True, exist_ok=True)
-    attach(own, shown)
-    os.close(own)
-    bind(Path("/proc"), place / "proc")
-    mount_devices(place / "dev")
-    os.chroot(place)
+        yield from if_there(path)
+    yield Processes()
+    yield Devices()
+    yield Empty(Path("/tmp"), mode=0o1777, limits="size=64m")
+    yield from shown(place, writable=True)
 
 
-def _show(root: Path, source: Path, path: Path) -> None:
-    target = root / path.relative_to("/")
-    if target.exists() and not target.is_dir():
-        return
-    if source.is_dir():
-        target.mkdir(parents=True, exist_ok=True)
-    else:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.touch()
-    bind(source, target)
-    restrict(target, READ_ONLY | NO_SUID | NO_DEVICES)
+def _limit_files(place: Path, seen: Iterable[str]) -> None:
+    """The same for a program in the caller's root."""
+    system = [*(Path("/", name) for name in SOFTWARE), *(Path("/etc", name) for name in SETTINGS)]
+    restrict_files([*system, Path("/proc"), *map(Path, seen)], [place, Path("/dev")])
 
 
 def _become(argv: list[str], allowed: Allowed) -> NoReturn:
@@ -235,17 +189,19 @@ def _become(argv: list[str], allowed: Allowed) -> NoReturn:
         if hard != resource.RLIM_INFINITY:  # The caller's own limit may be lower.
             most = min(most, hard)
         resource.setrlimit(what, (most, most))
+    apart = is_apart()
     if os.geteuid() == 0:
+        user = pwd.getpwnam(allowed.user)
         if sys.platform == "linux":
             leave_session_keyring()
-        if allowed.user:
-            user = pwd.getpwnam(allowed.user)
+            become(user.pw_uid, user.pw_gid)
+        else:
             os.setgroups([])
             os.setgid(user.pw_gid)
             os.setuid(user.pw_uid)
-        else:
-            keep_only(())
-    if sys.platform == "linux" and (program := compile_filter(os.uname().machine)):
+    if sys.platform == "linux" and (
+        program := compile_filter(os.uname().machine, network=allowed.network or apart)
+    ):
         install(program)
     os.umask(0o077)
     environment = {**_ENVIRONMENT, **allowed.environment}

@@ -47,6 +47,7 @@ from dcd.platform.host_parts import SUFFIX
 from dcd.platform.inside import resolve
 from dcd.platform.ips import Repository, catalog_digests
 from dcd.platform.ips_image import forget_host, has_configuration, is_of_the_host
+from dcd.platform.sight import require_shown
 from statemachine.errors import CheckpointError
 from store.host.process import ToolFailed
 
@@ -396,6 +397,7 @@ def _each_repository(image: Image, publisher: Publisher) -> Iterator[Repository]
 def _login(image: Image, publisher: Publisher) -> tuple[Path | None, Path | None]:
     key = publisher.ssl_key or image.ssl_key
     certificate = publisher.ssl_cert or image.ssl_cert
+    require_shown(Path(name) for name in (key, certificate) if name is not None)
     return tuple(
         None if name is None else secret_file(Path(name), DIRECTORIES)
         for name in (key, certificate)

@@ -19,7 +19,7 @@ from dcd.engine.engine import Engine
 from dcd.engine.runner import Runner
 from dcd.engine.scheduler import Scheduler
 from dcd.engine.stores import Stores
-from dcd.planner import Planner
+from dcd.planner.client import Planner
 from store.artifacts import Artifacts
 from store.blobs import Blobs
 from store.eventlog import EventLog

@@ -303,11 +303,16 @@ def test_large_manifests_of_one_client_do_not_hold_up_others(daemon, abuse, tmp_
 
 
 def planners(daemon: Any) -> list[str]:
-    """The planners that run: children of the daemon's child that forks them."""
-    (forker,) = (
-        Path(f"/proc/{daemon.process.pid}/task/{daemon.process.pid}/children").read_text().split()
-    )
-    return Path(f"/proc/{forker}/task/{forker}/children").read_text().split()
+    """The planners that run: children of the process that forks them, which root's daemon starts in
+    namespaces of its own."""
+    (forker,) = children(daemon.process.pid)
+    if os.geteuid() == 0:
+        (forker,) = children(forker)
+    return children(forker)
+
+
+def children(process: int | str) -> list[str]:
+    return Path(f"/proc/{process}/task/{process}/children").read_text().split()
 
 
 def test_a_user_has_so_many_connections_and_is_told(cold_daemon):

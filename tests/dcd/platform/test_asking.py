@@ -223,6 +223,6 @@ def test_a_kill_in_the_middle_leaves_no_login_and_nothing_for_long(
     os.utime(left, (long_ago, long_ago))
     young = tmp_path / "dcd-asking-young"
     young.mkdir()
-    code = "from dcd.platform.asking import ask_host_apt; ask_host_apt()"
+    code = "from dcd.platform.asking import *; ask_releases([], HostApt((), '', ''))"
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
     assert list(tmp_path.glob("dcd-asking-*")) == [young]

@@ -128,13 +128,3 @@ def test_it_gets_the_network_only_where_it_is_allowed(place: Path) -> None:
     assert shell("readlink /proc/self/ns/net", place).strip() != str(mine)
     allowed = Allowed(network=True)
     assert shell("readlink /proc/self/ns/net", place, allowed=allowed).strip() == str(mine)
-
-
-def test_it_may_be_given_roots_number_without_any_of_roots_rights(place: Path) -> None:
-    own = place / "own"
-    own.write_text("root reads it")
-    own.chmod(0o600)
-    fields = shell("cat own; grep CapEff /proc/self/status", place, allowed=Allowed(user=""))
-    assert fields == "root reads itCapEff:\t0000000000000000\n"
-    with pytest.raises(ToolFailed):
-        shell("chown 1 own", place, allowed=Allowed(user=""))

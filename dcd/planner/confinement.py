@@ -1,0 +1,149 @@
+"""Giving up root: the view of planners, their user, and their system calls.
+
+`confine` is called once by the process from which planners are forked, which root has started as the
+first process of new namespaces. Afterwards it sees, read-only, the system's software, the settings of /etc
+that tools need, apt's logins as copies in memory that it may read, dcd's code, the captured files, and the
+paths that it was started with; an empty /tmp of its own; its own /proc; and a /dev of the standard devices.
+It has no root, no capability, and no way to either. There is no state directory, no socket, no event log.
+
+`confine_planner` then limits one planner, which may have been taken over by the manifest that it reads, to
+the captured files of its question and a directory of its own in /tmp. Other planners, which run as the same
+user, are out of its reach: it can neither trace nor signal them, nor read their files. This needs Landlock,
+Linux 5.19 (6.12 for signals); without it planners are kept from the host, but not from each other.
+
+Standard library and `store.host` only.
+"""
+
+import os
+import signal
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from dcd.planner.command import Sight
+from store.host.capabilities import become
+from store.host.identity import STARTED_BY_ROOT, Identity
+from store.host.kernel_scopes import (
+    can_restrict_files,
+    close_to_others,
+    end_with_parent,
+    leave_session_keyring,
+    limit_processes,
+    restrict_files,
+)
+from store.host.regular import is_open_to_all
+from store.host.system_calls import compile_filter, install
+from store.host.system_paths import LOGINS, SECRETS, code_places, settings
+from store.host.view import (
+    Copied,
+    Devices,
+    Empty,
+    Hidden,
+    Link,
+    Place,
+    Processes,
+    Shown,
+    Step,
+    enter,
+    if_there,
+    links,
+    software,
+)
+
+_APT = LOGINS[0].parent
+_TEMPORARY = Path("/tmp")
+_TEMPORARY_LIMITS = "size=256m,nr_inodes=64k"
+_PROCESSES = 1024
+_PLACES = ("/root", "/home", "/run", "/srv", "/opt", "/var/tmp", "/var/lib/dpkg")
+_FOREIGN_PROGRAMS = Path("/proc/sys/fs/binfmt_misc")
+"""Where the kernel says which architectures' programs it runs."""
+
+_DESCRIBING = tuple(
+    Path("/proc", name) for name in ("acpi", "asound", "kcore", "keys", "key-users", "kmsg", "scsi")
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """What all planners of this process may read, and the paths that lead there: with links, and with those
+    that it was asked to show and that do not exist."""
+
+    readable: tuple[Path, ...]
+    in_sight: tuple[Path, ...]
+
+
+def confine(identity: Identity, sight: Sight) -> Reach:
+    """Enter the view and become the identity, for good. Raises OSError."""
+    steps = list(_steps(identity, sight))
+    umask = os.umask(0o022)
+    leave_session_keyring()
+    enter(steps)
+    os.umask(umask)
+    limit_processes(_PROCESSES)
+    os.environ.pop("TMPDIR", None)
+    os.environ[STARTED_BY_ROOT] = "1"
+    become(identity.uid, identity.gid, identity.groups)
+    end_with_parent(signal.SIGKILL)
+    close_to_others()
+    if program := compile_filter(os.uname().machine):
+        install(program)
+    blobs = sight.blobs.resolve()
+    seen = (step.target for step in steps if isinstance(step, Copied | Processes | Shown))
+    readable = tuple(path for path in seen if path != blobs)
+    links_ = (step.target for step in steps if isinstance(step, Link))
+    return Reach(readable, (*readable, *links_, *sight.asked))
+
+
+def confine_planner(reach: Reach, captured: Iterable[Path], number: int) -> None:
+    """Limit this process and its descendants to the captured files and a new directory in /tmp, which
+    becomes its directory for temporary files. Raises OSError."""
+    own = own_directory(number)
+    own.mkdir(mode=0o700)
+    tempfile.tempdir = str(own)
+    os.environ["TMPDIR"] = str(own)
+    if can_restrict_files():
+        restrict_files([*reach.readable, *captured], [own, Path("/dev")])
+
+
+def own_directory(number: int) -> Path:
+    """The directory for temporary files of the planner with that number."""
+    return _TEMPORARY / f"planner-{number}"
+
+
+def _steps(identity: Identity, sight: Sight) -> Iterator[Step]:
+    reader = (identity.uid, identity.gid)
+    yield from software()
+    for path in settings():
+        if path == _APT:
+            yield Copied(path, reader)
+        else:
+            yield from if_there(path)
+    for name in _PLACES:
+        yield Place(Path(name))
+    yield Empty(_TEMPORARY, mode=0o1777, limits=_TEMPORARY_LIMITS)
+    yield from if_there(Path("/var/lib/dpkg"))
+    yield Processes(new=True)
+    if _FOREIGN_PROGRAMS.is_mount():
+        yield Shown(_FOREIGN_PROGRAMS, _FOREIGN_PROGRAMS)
+    for place in _DESCRIBING:
+        yield Hidden(place)
+    yield Devices()
+    for path in (*code_places(), sight.blobs, *sight.configured):
+        yield from if_there(path)
+    for path in sight.asked:
+        if is_secret(path):
+            yield from links(path)
+            yield Copied(path.resolve(), reader)
+        elif is_open_to_all(path):
+            yield from if_there(path)
+
+
+def is_secret(path: Path) -> bool:
+    """Whether it is a file, or a link to one, that manifests may refer to as a secret."""
+    real = path.resolve()
+    return (
+        path.is_absolute()
+        and real.is_file()
+        and any(real.is_relative_to(place.resolve()) for place in SECRETS)
+    )

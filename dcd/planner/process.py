@@ -1,0 +1,77 @@
+"""The daemon's hold on the process from which planners are forked."""
+
+import contextlib
+import os
+import socket
+import subprocess
+from pathlib import Path
+
+from dcd.configuration import Configuration
+from dcd.planner.border import unavailable
+from dcd.planner.command import Sight, command, environment, settings_state
+from dcd.planner.request import Order
+from store.host.identity import Identity, service_identity
+from store.host.system_paths import code_places
+
+END_SECONDS = 5.0
+"""The time for the process to end."""
+
+
+def identity_of(settings: Configuration) -> Identity:
+    """The identity of planners."""
+    return service_identity(settings.state_dir)
+
+
+def sight_of(settings: Configuration, asked: tuple[Path, ...] = ()) -> Sight:
+    """What planners see with these settings; `asked` are paths that a question is about."""
+    modules = code_places(settings.checkpoint_modules)
+    return Sight(settings.state_dir / "blobs", (*settings.worker_paths, *modules), asked)
+
+
+def present_view(settings: Configuration) -> object:
+    """A value that changes when a view made now would be another."""
+    if not identity_of(settings).separate:
+        return None
+    return sight_of(settings), settings_state()
+
+
+class Forker:
+    """A running process that forks planners, and the view that it has. `questions` is how many planners are
+    in use."""
+
+    def __init__(self, settings: Configuration, asked: tuple[Path, ...] = ()) -> None:
+        """Start it. Raises Unavailable."""
+        self.view = present_view(settings)
+        self.questions = 0
+        sight = sight_of(settings, asked)
+        try:
+            control, its = socket.socketpair()
+            with contextlib.ExitStack() as unless_started, its:
+                unless_started.callback(control.close)
+                self.process = subprocess.Popen(
+                    command(its.fileno(), identity_of(settings), sight),
+                    env=environment(os.environ),
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=(its.fileno(),),
+                    cwd="/",
+                    # Signals from a terminal are for the daemon.
+                    start_new_session=True,
+                )
+                unless_started.pop_all()
+        except OSError as error:
+            raise unavailable(error) from error
+        self._control = control
+
+    def order(self, order: Order, connection: socket.socket | None = None) -> None:
+        """Send an order, with a planner's end of a socket. Raises OSError when the process has died."""
+        descriptors = [] if connection is None else [connection.fileno()]
+        socket.send_fds(self._control, [bytes(order)], descriptors)
+
+    def end(self) -> None:
+        """End it and all planners."""
+        self._control.close()
+        try:
+            self.process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
