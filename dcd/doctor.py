@@ -31,23 +31,16 @@ ENGINE_TOOLS = (*tools.WORKER_TOOLS, "mount", "umount", "cp")
 """The tools that every checkpoint needs."""
 
 IMAGE_TOOLS = (
-    "mmdebstrap",
-    "apt-helper",
-    "debian-archive-keyring",
-    "mksquashfs",
-    "xorriso",
-    "grub-mkrescue",
-    "grub-bios",
-    "grub-efi",
-    "mformat",
-    "mke2fs",
-    "sfdisk",
-    "qemu-img",
-    "qemu-system-x86_64",
-    "ovmf",
-    "zstd",
-    "xz",
-    "cpio",
+    *(
+        "mmdebstrap",
+        "apt-helper",
+        "debian-archive-keyring",
+        "mksquashfs",
+        "xorriso",
+        "grub-mkrescue",
+    ),
+    *("grub-bios", "grub-efi", "mformat", "mke2fs", "sfdisk", "qemu-img", "qemu-system-x86_64"),
+    *("ovmf", "zstd", "xz", "cpio"),
 )
 """The tools of the project's own checkpoints for Debian-family images."""
 
@@ -58,7 +51,7 @@ OPTIONAL_TOOLS = {
 """Tools that most builds do not need, with their users."""
 
 LAYER_TOOLS = {"btrfs": "btrfs", "zfs": "zfs"}
-"""The tool that makes layers cheap, by the state directory's file system."""
+"""Tools that make layers cheap, with the file system of the state directory for which they do."""
 
 LIMIT_SECONDS = 15.0
 """The maximum duration of an examination. A guest that tries KVM has three seconds."""
@@ -80,7 +73,10 @@ class HostCheck:
     remedy: str = ""
 
 
-_Check = Callable[[], HostCheck | None]
+_Finding = tuple[str, ...]
+"""Status, value and remedy of a check."""
+
+_Check = Callable[[], _Finding | None]
 """None: nothing to report."""
 
 
@@ -96,7 +92,7 @@ def examine(state_dir: Path) -> list[HostCheck]:
         *((name, partial(_tool, name)) for name in ENGINE_TOOLS + IMAGE_TOOLS),
         *((name, partial(_optional, name, purpose)) for name, purpose in OPTIONAL_TOOLS.items()),
         ("tools", _absent_tools),
-        ("layer tools", partial(_layer_tool, state_dir)),
+        *((name, partial(_layer_tool, name, state_dir)) for name in LAYER_TOOLS),
         ("layers", partial(_layers, state_dir)),
         ("sqlite", _sqlite),
         ("space", partial(_space, state_dir)),
@@ -106,14 +102,14 @@ def examine(state_dir: Path) -> list[HostCheck]:
         ("architectures", _architectures),
         ("apt sources", _apt_sources),
     ]
-    return [found for found in _side_by_side(checks, LIMIT_SECONDS) if found is not None]
+    return list(_side_by_side(checks, LIMIT_SECONDS))
 
 
 def _side_by_side(
     checks: Sequence[tuple[str, _Check]], limit_seconds: float
-) -> Iterator[HostCheck | None]:
+) -> Iterator[HostCheck]:
     """The results, in order. A hanging thread ends with the process, without a wait for it."""
-    results: list[Future[HostCheck | None]] = [Future() for _ in checks]
+    results: list[Future[_Finding | None]] = [Future() for _ in checks]
     # The slow checks are last in the list and start first.
     left = list(zip(results, checks, strict=True))
     examined = threading.Event()
@@ -121,11 +117,11 @@ def _side_by_side(
     def work() -> None:
         while not examined.is_set():
             try:
-                result, (name, check) = left.pop()
+                result, (_, check) = left.pop()
             except IndexError:
                 return
             try:
-                result.set_result(_guarded(name, check))
+                result.set_result(_guarded(check))
             except BaseException as defect:  # noqa: BLE001 - raised again below
                 result.set_exception(defect)
 
@@ -133,116 +129,101 @@ def _side_by_side(
         threading.Thread(target=work, name="doctor", daemon=True).start()
     wait(results, limit_seconds)
     examined.set()
+    late = f"cannot be examined: no answer within {limit_seconds:g} seconds"
+    silent = ("warning", late, "check whether the file systems of the host respond")
     for result, (name, _) in zip(results, checks, strict=True):
-        if result.done():
-            yield result.result()
-        else:
-            late = f"cannot be examined: no answer within {limit_seconds:g} seconds"
-            yield HostCheck(
-                name, "warning", late, "check whether the file systems of the host respond"
-            )
+        if (finding := result.result() if result.done() else silent) is not None:
+            yield HostCheck(name, *finding)
 
 
-def _guarded(name: str, check: _Check) -> HostCheck | None:
+def _guarded(check: _Check) -> _Finding | None:
     try:
         return check()
     except DcdError as error:
-        return HostCheck(
-            name, "missing", f"{error.brief} {error.details}".strip(), error.resolution
-        )
+        return "missing", f"{error.brief} {error.details}".strip(), error.resolution
     except FileNotFoundError as error:
         absent = tools.cannot_start(error)
-        return HostCheck(name, "missing", absent.brief, absent.resolution)
+        return "missing", absent.brief, absent.resolution
     except (OSError, subprocess.SubprocessError) as error:
-        return HostCheck(name, "missing", f"cannot be examined: {error}")
+        return "missing", f"cannot be examined: {error}"
 
 
-def _tool(name: str) -> HostCheck:
+def _tool(name: str) -> _Finding:
     if tools.missing([name]):
-        return HostCheck(name, "missing", "not installed", tools.remedy([name]))
-    return HostCheck(name, "ok", version(name) or "installed")
+        return "missing", "not installed", tools.remedy([name])
+    return "ok", version(name) or "installed"
 
 
-def _optional(name: str, purpose: str) -> HostCheck:
+def _optional(name: str, purpose: str) -> _Finding:
     if tools.missing([name]):
-        return HostCheck(name, "ok", f"not installed; {purpose}")
+        return "ok", f"not installed; {purpose}"
     return _tool(name)
 
 
-def _absent_tools() -> HostCheck | None:
+def _absent_tools() -> _Finding | None:
     absent = tools.missing(ENGINE_TOOLS + IMAGE_TOOLS)
     if not absent:
         return None
     count = f"{len(absent)} of the tools that Debian images need are missing"
-    return HostCheck("tools", "missing", count, tools.remedy(absent))
+    return "missing", count, tools.remedy(absent)
 
 
-def _layer_tool(state_dir: Path) -> HostCheck | None:
-    """A warning if a missing tool would make layers on the state directory's file system cheaper."""
+def _layer_tool(tool: str, state_dir: Path) -> _Finding | None:
+    """A warning if the missing tool would make layers on the state directory's file system cheaper."""
+    if not tools.missing([tool]):
+        return None
     try:
         state_dir.mkdir(parents=True, exist_ok=True)
         kind = file_system_of(state_dir).type
     except (DcdError, OSError):  # the check of layers reports the error
         return None
-    tool = LAYER_TOOLS.get(kind)
-    if tool is not None and tools.missing([tool]):
-        value = (
-            f"not installed, so layers in {state_dir} take more space and time than {kind} needs"
-        )
-        return HostCheck(tool, "warning", value, tools.remedy([tool]))
-    return None
+    if kind != LAYER_TOOLS[tool]:
+        return None
+    value = f"not installed, so layers in {state_dir} take more space and time than {kind} needs"
+    return "warning", value, tools.remedy([tool])
 
 
-def _layers(state_dir: Path) -> HostCheck:
+def _layers(state_dir: Path) -> _Finding:
     state_dir.mkdir(parents=True, exist_ok=True)
     store, reason = choose(state_dir / "layers")
-    return HostCheck("layers", "ok", f"{store.name}: {reason}")
+    return "ok", f"{store.name}: {reason}"
 
 
-def _sqlite() -> HostCheck:
-    return HostCheck("sqlite", "ok", f"{sqlite3.sqlite_version}, journal_mode=WAL synchronous=FULL")
+def _sqlite() -> _Finding:
+    return "ok", f"{sqlite3.sqlite_version}, journal_mode=WAL synchronous=FULL"
 
 
-def _space(state_dir: Path) -> HostCheck:
+def _space(state_dir: Path) -> _Finding:
     state_dir.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(state_dir).free
     value = f"{free / 1024**3:.1f} GiB free in {state_dir}"
     if free < LOW_SPACE_BYTES:
-        return HostCheck("space", "warning", value, "free some space: an image needs about 4 GiB")
-    return HostCheck("space", "ok", value)
+        return "warning", value, "free some space: an image needs about 4 GiB"
+    return "ok", value
 
 
-def _namespaces() -> HostCheck:
+def _namespaces() -> _Finding:
     command = ["unshare", "--mount", "--pid", "--net", "--ipc", "--uts", "--fork", "--mount-proc"]
     root = os.geteuid() == 0
     command += ["true"] if root else ["--user", "--map-root-user", "true"]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
     if result.returncode != 0:
-        return HostCheck(
-            "namespaces", "missing", result.stderr.strip(), "run the daemon as root (CAP_SYS_ADMIN)"
-        )
-    if not root:
-        only = "only in a user namespace: checkpoints cannot mount, open devices or set owners"
-        return HostCheck(
-            "namespaces", "warning", only, "for all checkpoints, run the daemon as root"
-        )
-    return HostCheck(
-        "namespaces", "ok", "mount, PID, network, IPC and UTS namespaces can be created"
-    )
+        return "missing", result.stderr.strip(), "run the daemon as root (CAP_SYS_ADMIN)"
+    if root:
+        return "ok", "mount, PID, network, IPC and UTS namespaces can be created"
+    only = "only in a user namespace: checkpoints cannot mount, open devices or set owners"
+    return "warning", only, "for all checkpoints, run the daemon as root"
 
 
-def _isolation() -> HostCheck:
+def _isolation() -> _Finding:
     if not can_restrict():
-        return HostCheck(
-            "isolation",
-            "warning",
-            "workers have only the capabilities that checkpoints declare, but see the whole host",
-            "use Linux 5.12 or newer",
+        whole = (
+            "workers have only the capabilities that checkpoints declare, but see the whole host"
         )
+        return "warning", whole, "use Linux 5.12 or newer"
     machine = platform.machine()
     if not compile_filter(machine):
-        return HostCheck(
-            "isolation",
+        return (
             "warning",
             f"workers have their own root, but no filter of system calls on {machine}",
             "give the role submit only to people whom you trust with the server",
@@ -252,17 +233,14 @@ def _isolation() -> HostCheck:
         if can_scope_sockets()
         else "workers with network access can reach abstract sockets of the host (before Linux 6.12)"
     )
-    return HostCheck(
-        "isolation", "ok", f"workers have their own root and filtered system calls; {sockets}"
-    )
+    return "ok", f"workers have their own root and filtered system calls; {sockets}"
 
 
-def _accelerator() -> HostCheck:
+def _accelerator() -> _Finding:
     verdict = probe_kvm()
     if verdict.usable:
-        return HostCheck("accelerator", "ok", f"kvm: {verdict.reason}")
-    return HostCheck(
-        "accelerator",
+        return "ok", f"kvm: {verdict.reason}"
+    return (
         "warning",
         f"emulation; KVM cannot be used: {verdict.reason}",
         "checkpoints that boot images work, but take several times longer; on a host with KVM they are "
@@ -270,17 +248,17 @@ def _accelerator() -> HostCheck:
     )
 
 
-def _architectures() -> HostCheck:
+def _architectures() -> _Finding:
     """The architectures for which images can be built; the others need emulation."""
     others = foreign.runnable()
-    if len(others) > 1:
-        return HostCheck("architectures", "ok", f"the host's own, {', '.join(others)}")
     able = ", ".join(["the host's own", *others])
+    if len(others) > 1:
+        return "ok", able
     why, remedy = foreign.obstacle("riscv64" if foreign.is_own("arm64") else "arm64") or ("", "")
-    return HostCheck("architectures", "ok", f"{able}; others need more: {why} ({remedy})")
+    return "ok", f"{able}; others need more: {why} ({remedy})"
 
 
-def _apt_sources() -> HostCheck:
+def _apt_sources() -> _Finding:
     sources = apt.sources_for(ask_host_apt().sources, apt.host_codename())
     suites = ", ".join(dict.fromkeys(source.suite for source in sources))
-    return HostCheck("apt sources", "ok", f"{len(sources)} for {suites}")
+    return "ok", f"{len(sources)} for {suites}"

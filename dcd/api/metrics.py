@@ -57,6 +57,19 @@ _WAITS = (0.1, 1, 10, 60, 300, 900, 3600, 4 * 3600, 12 * 3600)
 _CHECKPOINTS = (0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 4 * 3600)
 _COMMITS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5)
 _PAUSES = ("requested", "interrupted", "no-space")
+_GAUGES = {
+    "oldest_queued_seconds": "Wait of the oldest queued build.",
+    "followers": "Clients that follow a build.",
+    "event_log_available": "1: events can be appended; 0: not.",
+    "event_log_position": "Position of the last event.",
+    "layers": "Layers.",
+    "layer_bytes": "Size of all layers.",
+    "retired_layer_bytes": "Size of the layers of back ends not in use.",
+    "artifact_bytes": "Size of all artifacts.",
+    "event_log_bytes": "Size of the event log.",
+    "free_bytes": "Free space of the state directory.",
+}
+"""Name, without the prefix `dcd_`, to description."""
 
 
 class Metrics:
@@ -102,20 +115,9 @@ class Metrics:
         )
         self._builds = Gauge("dcd_builds", "Builds, by state.", ["state"], registry=registry)
         self._paused = Gauge("dcd_builds_paused", "Paused, by cause.", ["cause"], registry=registry)
-        self._oldest_queued = self._gauge(
-            "oldest_queued_seconds", "Wait of the oldest queued build."
-        )
-        self._followers = self._gauge("followers", "Clients that follow a build.")
-        self._available = self._gauge("event_log_available", "1: events can be appended; 0: not.")
-        self._position = self._gauge("event_log_position", "Position of the last event.")
-        self._layers = self._gauge("layers", "Layers.")
-        self._layer_bytes = self._gauge("layer_bytes", "Size of all layers.")
-        self._retired_bytes = self._gauge(
-            "retired_layer_bytes", "Size of the layers of back ends not in use."
-        )
-        self._artifact_bytes = self._gauge("artifact_bytes", "Size of all artifacts.")
-        self._log_bytes = self._gauge("event_log_bytes", "Size of the event log.")
-        self._free_bytes = self._gauge("free_bytes", "Free space of the state directory.")
+        self._gauges = {
+            name: Gauge(f"dcd_{name}", text, registry=registry) for name, text in _GAUGES.items()
+        }
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
 
@@ -177,26 +179,31 @@ class Metrics:
             self._paused.labels(cause).set(causes[cause])
         queued = [s.updated_at for s in unfinished if s.lifecycle is Lifecycle.QUEUED]
         oldest = (now() - min(queued)).total_seconds() if queued else 0.0
-        self._oldest_queued.set(oldest)
-        self._followers.set(records.broadcast.followers)
-        self._available.set(engine.log_trouble is None)
-        self._position.set(records.position)
+        self._set(
+            oldest_queued_seconds=oldest,
+            followers=records.broadcast.followers,
+            event_log_available=engine.log_trouble is None,
+            event_log_position=records.position,
+        )
         return await asyncio.to_thread(generate_latest, self._registry)
 
     def _measure(self, records: Records) -> Mapping[Lifecycle, int]:
         """Set the values measured on the disk. Returns the number of ended builds by state.
         Blocking."""
         found = records.sizes()
-        self._layers.set(found.layers)
-        self._layer_bytes.set(found.layer_bytes)
-        self._retired_bytes.set(found.retired_bytes)
-        self._artifact_bytes.set(found.artifact_bytes)
-        self._log_bytes.set(found.event_log_bytes)
-        self._free_bytes.set(found.free_bytes)
+        self._set(
+            layers=found.layers,
+            layer_bytes=found.layer_bytes,
+            retired_layer_bytes=found.retired_bytes,
+            artifact_bytes=found.artifact_bytes,
+            event_log_bytes=found.event_log_bytes,
+            free_bytes=found.free_bytes,
+        )
         return records.ended_counts()
 
-    def _gauge(self, name: str, text: str) -> Gauge:
-        return Gauge(f"dcd_{name}", text, registry=self._registry)
+    def _set(self, **values: float) -> None:
+        for name, value in values.items():
+            self._gauges[name].set(value)
 
 
 def _type(state: BuildState, checkpoint: str) -> str:

@@ -4,6 +4,7 @@ Served at `/v1/openapi.json` and committed as docs/reference/openapi.json (a tes
 `python -m dcd.api.reference` writes the file.
 """
 
+import re
 from typing import Any
 
 import msgspec
@@ -79,24 +80,17 @@ def _describe(operation: Operation, schemas: dict[type, Any]) -> dict[str, Any]:
         "summary": operation.summary,
         "parameters": [
             {"name": name, "in": "path", "required": True, **PATH_PARAMETERS[name]}
-            for name in operation.path_parameters
+            for name in re.findall(r"{(\w+)}", operation.path)
         ]
         + [_query(parameter) for parameter in operation.query],
         "responses": responses,
     }
+    body = {}
     if operation.raw_request:
-        described["requestBody"] = {
-            "required": True,
-            "content": {
-                "application/octet-stream": {"schema": {"type": "string", "format": "binary"}}
-            },
-        }
+        body = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
     elif operation.request:
-        described["requestBody"] = {
-            "required": True,
-            "content": {"application/json": {"schema": schemas[operation.request]}},
-        }
-    return described
+        body = {"application/json": {"schema": schemas[operation.request]}}
+    return {**described, "requestBody": {"required": True, "content": body}} if body else described
 
 
 def _query(parameter: QueryParameter) -> dict[str, Any]:

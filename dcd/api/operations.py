@@ -57,18 +57,11 @@ class Operation:
     streams: bool = False
     """Responds with an event stream when the client accepts one."""
 
-    @property
-    def path_parameters(self) -> tuple[str, ...]:
-        """Names of the parameters in the path, in order."""
-        return tuple(re.findall(r"{(\w+)}", self.path))
-
 
 def _check_query(request: Request, operation: Operation) -> None:
     """Raises UsageError for a query parameter that the operation does not have, or a duplicate one."""
     names = [parameter.name for parameter in operation.query]
-    taken = (
-        f"{operation.name} takes {', '.join(names)}" if names else f"{operation.name} takes none"
-    )
+    taken = f"{operation.name} takes {', '.join(names) or 'none'}"
     given = [name for name, _ in request.query_params.multi_items()]
     for name in given:
         if name not in names:
@@ -103,12 +96,8 @@ async def body_of(request: Request, schema: type[Body]) -> Body:
 
 def integer(request: Request, parameter: QueryParameter, default: int) -> int:
     """A query parameter that is an integer in the parameter's range."""
-    text = request.query_params.get(parameter.name)
-    return (
-        default
-        if text is None
-        else whole_number(text, f"query parameter {parameter.name}", parameter)
-    )
+    text, what = request.query_params.get(parameter.name), f"query parameter {parameter.name}"
+    return default if text is None else whole_number(text, what, parameter)
 
 
 def whole_number(text: str, what: str, parameter: QueryParameter) -> int:

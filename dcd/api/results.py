@@ -6,6 +6,7 @@ The table in `dcd.api.app` describes each.
 import asyncio
 import os
 from collections.abc import AsyncGenerator
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -52,11 +53,8 @@ async def events(api: Api, request: Request) -> Response:
         last = request.headers.get("last-event-id", "")
         if last:
             after = whole_number(last, "Last-Event-ID", AFTER)
-        return Streamed(
-            _stream(api, request, build, after),
-            "text/event-stream",
-            {"cache-control": "no-store"},
-        )
+        stream = _stream(api, request, build, after)
+        return Streamed(stream, "text/event-stream", {"cache-control": "no-store"})
     page = integer(request, EVENTS_LIMIT, 500)
     found = await _read(api, request, build, after, page)
     following = found[-1].position if len(found) == page else None
@@ -141,10 +139,8 @@ async def _read(api: Api, request: Request, build: str, after: int, page: int) -
 
 
 def _stream(api: Api, request: Request, build: str, after: int) -> AsyncGenerator[bytes, None]:
-    async def read(build: str, after: int, page: int) -> list[Event]:
-        return await _read(api, request, build, after, page)
-
     async def view(build: str) -> schemas.BuildView:
         return await api.view(request, await api.records.state(build))
 
+    read = partial(_read, api, request)
     return follow(read, view, api.records.settled, api.records.broadcast, build, after)

@@ -1,7 +1,7 @@
 """The API's views of builds, created from their folded state."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 from dcd.api.schemas import BuildSummary, BuildView, CheckpointView
@@ -68,14 +68,5 @@ def _reason(state: BuildState) -> str:
 def summary_view(stored: StoredSummary) -> BuildSummary:
     """A build in a list."""
     return BuildSummary(
-        id=stored.id,
-        name=stored.name,
-        state=stored.state,
-        reason=stored.reason,
-        submitted_at=stored.submitted_at,
-        updated_at=stored.updated_at,
-        actor=stored.actor,
-        priority=stored.priority,
-        completed_checkpoints=stored.completed_checkpoints,
-        total_checkpoints=stored.total_checkpoints,
+        **{field.name: getattr(stored, field.name) for field in fields(BuildSummary)}
     )

@@ -9,9 +9,7 @@ events. The cost does not depend on the number of ended builds, except for `veri
 
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import Future
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,7 +19,7 @@ import sqlalchemy as sa
 from statemachine.build import ENDED, Lifecycle, submission_key
 from statemachine.codec import FIRST_HASH, HASHED, decode_actor, event_hash
 from statemachine.errors import DcdError, NotFound, Unavailable
-from statemachine.events import Actor, Event, Payload
+from statemachine.events import Event
 from store.eventlog import database, projection
 from store.eventlog.errors import LogDamaged
 from store.eventlog.high_water import HighWater
@@ -55,6 +53,8 @@ class EventLog:
         self._readers = database.reading_engine(path)
         self.lost = max(0, HighWater(path).read() - self._writer.position)
         """The number of committed events that were missing when the log was opened."""
+        self.append = self._writer.append
+        """See `Writer.append`."""
 
     def __enter__(self) -> Self:
         return self
@@ -77,24 +77,6 @@ class EventLog:
     def trouble(self) -> DcdError | None:
         """The reason why appends fail or soon will: LogFailed, LogFull; None when healthy."""
         return self._writer.trouble
-
-    def append(
-        self,
-        build: str,
-        expected_sequence: int,
-        payloads: Sequence[Payload],
-        actor: Actor,
-        time: datetime,
-    ) -> "Future[list[Event]]":
-        """Append the payloads to the build, together or not at all.
-
-        `expected_sequence` is the sequence of the last event that the caller has seen (0: the build is
-        new), `time` is aware. The future returns the events once they are on disk, or raises Conflict
-        (the build has changed), DuplicateSubmission (the idempotency key is taken), LogFull, LogFailed,
-        or DcdError for payloads that cannot follow. On an error nothing is appended, except that after
-        LogFailed this is unknown. A future cancelled before its commit appends nothing.
-        """
-        return self._writer.append(build, expected_sequence, payloads, actor, time)
 
     def read(self, build: str | None = None, after: int = 0, limit: int = 1000) -> list[Event]:
         """Up to `limit` events with a position greater than `after`, in order, of one build or all."""

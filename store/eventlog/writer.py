@@ -105,7 +105,14 @@ class Writer:
         actor: Actor,
         time: datetime,
     ) -> "Future[list[Event]]":
-        """Queue an append; see `EventLog.append`."""
+        """Append the payloads to the build, together or not at all.
+
+        `expected_sequence` is the sequence of the last event that the caller has seen (0: the build is
+        new), `time` is aware. The future returns the events once they are on disk, or raises Conflict
+        (the build has changed), DuplicateSubmission (the idempotency key is taken), LogFull, LogFailed,
+        or DcdError for payloads that cannot follow. On an error nothing is appended, except that after
+        LogFailed this is unknown. A future cancelled before its commit appends nothing.
+        """
         request = _Append(build, expected_sequence, tuple(payloads), actor, time)
         with self._closing:
             if self._closed:
@@ -191,7 +198,8 @@ class Writer:
             self.trouble = _failed(error)
             self._refuse(requests, self.trouble)
         except Exception as error:  # noqa: BLE001 - a defect, not a failing log: the caller gets it
-            self._return_defect(requests, error)
+            if not self._committed_singly(requests):
+                requests[0].future.set_exception(error)
         else:
             self._remember(group)
             for request, outcome in outcomes:
@@ -200,14 +208,14 @@ class Writer:
                 else:
                     request.future.set_result(outcome)
 
-    def _return_defect(self, requests: list[_Append], error: Exception) -> None:
-        """Append the requests one by one after a rollback, so that only the defective one fails. It
-        gets the original exception, and the log continues."""
-        if len(requests) > 1:
-            for request in requests:
-                self._commit([request])
-        else:
-            requests[0].future.set_exception(error)
+    def _committed_singly(self, requests: list[_Append]) -> bool:
+        """Append several requests one by one after a rollback, so that only the bad one fails. Returns False
+        for a single request."""
+        if len(requests) == 1:
+            return False
+        for request in requests:
+            self._commit([request])
+        return True
 
     def _transact(
         self, requests: list[_Append]
@@ -285,38 +293,30 @@ class Writer:
             self._look_for_space()
 
     def _fail(self, requests: list[_Append], error: sa.exc.DBAPIError) -> None:
-        """Handle a failed transaction, of which nothing was acknowledged. A bad append does not fail
-        the others."""
+        """Handle a failed transaction, of which nothing was acknowledged."""
         code, why = primary_code(error), str(error.orig)
+        refusal: DcdError
         if code == sqlite3.SQLITE_FULL and self._release_reserve():
-            self.trouble = LogFull(
-                "the disk of the event log is full",
-                "the space reserved for it is in use",
-                "free some space",
-            )
+            self.trouble = _full("the space reserved for it is in use")
             self._commit(requests)
-        elif code == sqlite3.SQLITE_FULL:
-            self.trouble = LogFull("the disk of the event log is full", why, "free some space")
-            self._refuse(requests, self.trouble)
-        elif code == sqlite3.SQLITE_CONSTRAINT and len(requests) > 1:
-            for request in requests:
-                self._commit([request])
-        elif code == sqlite3.SQLITE_CONSTRAINT:
+            return
+        if code == sqlite3.SQLITE_CONSTRAINT:
+            if self._committed_singly(requests):
+                return
             build = requests[0].build
             refusal = DcdError(
                 f"the event log refuses an event of build {build}",
                 why,
                 f"verify it with `dcctl events {build} --verify`",
             )
-            self._refuse(requests, refusal)
         elif code == sqlite3.SQLITE_BUSY:
-            busy = Unavailable(
+            refusal = Unavailable(
                 "another program locks the event log", why, "end that program, then try again"
             )
-            self._refuse(requests, busy)
         else:
-            self.trouble = _failed(error.orig or error)
-            self._refuse(requests, self.trouble)
+            full = code == sqlite3.SQLITE_FULL
+            self.trouble = refusal = _full(why) if full else _failed(error.orig or error)
+        self._refuse(requests, refusal)
 
     def _release_reserve(self) -> bool:
         try:
@@ -328,6 +328,10 @@ class Writer:
     def _refuse(requests: list[_Append], refusal: DcdError) -> None:
         for request in requests:
             request.future.set_exception(refusal)
+
+
+def _full(why: str) -> LogFull:
+    return LogFull("the disk of the event log is full", why, "free some space")
 
 
 def _failed(cause: BaseException) -> LogFailed:
