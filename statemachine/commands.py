@@ -7,7 +7,7 @@ need no decision: they are payloads already. Pure: no I/O, no clock.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from statemachine import events
 from statemachine.build import BuildState, Lifecycle
@@ -227,21 +227,18 @@ def _resume(state: BuildState, command: Resume) -> tuple[events.Payload, ...]:
         pause_before = state.pause_before
     if declines not in to_come:
         declines = None
-    if new is None:
-        return (*rewound, events.BuildResumed(pause_before, declines=declines))
-    return (
-        *rewound,
-        events.BuildResumed(
-            pause_before=pause_before,
+    resumed = events.BuildResumed(pause_before, declines=declines)
+    if new is not None:
+        resumed = replace(
+            resumed,
             manifest=new.manifest,
             manifest_path=new.manifest_path,
             plan=plan,
             inputs=new.inputs,
             parameters=dict(new.parameters),
             kept=kept,
-            declines=declines,
-        ),
-    )
+        )
+    return (*rewound, resumed)
 
 
 def _withdraw_pause(state: BuildState, command: Resume) -> tuple[events.Payload, ...]:

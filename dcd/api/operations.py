@@ -42,9 +42,8 @@ class Operation:
 
     method: str
     path: str
-    name: str
-    summary: str
     handler: Handler
+    summary: str
     response: type | None
     request: type | None = None
     raw_request: bool = False
@@ -56,6 +55,11 @@ class Operation:
     media_type: str = "application/json"
     streams: bool = False
     """Responds with an event stream when the client accepts one."""
+
+    @property
+    def name(self) -> str:
+        """The name of the operation: that of its handler."""
+        return self.handler.__name__
 
 
 def _check_query(request: Request, operation: Operation) -> None:

@@ -243,31 +243,34 @@ def _written_list(nvlist: NvList) -> bytes:
 
 
 def _written_pair(pair: NvPair) -> bytes:
-    name = _string(pair.name)
-    value = _written_value(pair.type, pair.value)
+    name, name_memory = _string(pair.name)
+    value, memory = _written_value(pair.type, pair.value)
     body = name + struct.pack(">II", pair.type, _count(pair)) + value
-    decoded = _aligned(_PAIR_HEADER + _memory_of_string(pair.name)) + _aligned(_memory(pair))
+    decoded = _aligned(_PAIR_HEADER + name_memory) + _aligned(memory)
     return struct.pack(">II", len(body) + 8, decoded) + body
 
 
-def _written_value(kind: NvType, value: Any) -> bytes:
-    if kind == NvType.BOOLEAN:
-        return b""
-    if kind in _NUMBERS:
-        return struct.pack(f">{_NUMBERS[kind][0]}", value)
+def _written_value(kind: NvType, value: Any) -> tuple[bytes, int]:
+    """The value in XDR, and its size in the memory of a reader."""
     match kind:
+        case NvType.BOOLEAN:
+            return b"", 0
         case NvType.STRING:
             return _string(value)
         case NvType.BYTE_ARRAY:
-            return _padded(value)
+            return _padded(value), len(value)
         case NvType.STRING_ARRAY:
-            return b"".join(map(_string, value))
+            texts = [_string(text) for text in value]
+            return b"".join(data for data, _ in texts), sum(_POINTER + size for _, size in texts)
         case NvType.NVLIST:
-            return _written_list(value)
+            return _written_list(value), _LIST_HEADER
         case NvType.NVLIST_ARRAY:
-            return b"".join(map(_written_list, value))
-    form = _NUMBERS[_ARRAYS[kind]][0]
-    return struct.pack(f">I{len(value)}{form}", len(value), *value)
+            return b"".join(map(_written_list, value)), (_POINTER + _LIST_HEADER) * len(value)
+    if kind in _NUMBERS:
+        form, size = _NUMBERS[kind]
+        return struct.pack(f">{form}", value), size
+    form, size = _NUMBERS[_ARRAYS[kind]]
+    return struct.pack(f">I{len(value)}{form}", len(value), *value), size * len(value)
 
 
 def _count(pair: NvPair) -> int:
@@ -276,32 +279,9 @@ def _count(pair: NvPair) -> int:
     return len(pair.value) if isinstance(pair.value, tuple | bytes) else 1
 
 
-def _memory(pair: NvPair) -> int:
-    """The size of the value in the memory of a reader."""
-    match pair.type:
-        case NvType.BOOLEAN:
-            return 0
-        case NvType.STRING:
-            return _memory_of_string(pair.value)
-        case NvType.BYTE_ARRAY:
-            return len(pair.value)
-        case NvType.STRING_ARRAY:
-            return sum(_POINTER + _memory_of_string(text) for text in pair.value)
-        case NvType.NVLIST:
-            return _LIST_HEADER
-        case NvType.NVLIST_ARRAY:
-            return (_POINTER + _LIST_HEADER) * len(pair.value)
-    element = _ARRAYS.get(pair.type)
-    return _NUMBERS[pair.type][1] if element is None else _NUMBERS[element][1] * len(pair.value)
-
-
-def _memory_of_string(text: str) -> int:
-    return len(text.encode("utf-8", "surrogateescape")) + 1
-
-
-def _string(text: str) -> bytes:
+def _string(text: str) -> tuple[bytes, int]:
     data = text.encode("utf-8", "surrogateescape")
-    return struct.pack(">I", len(data)) + _padded(data)
+    return struct.pack(">I", len(data)) + _padded(data), len(data) + 1
 
 
 def _padded(data: bytes) -> bytes:
