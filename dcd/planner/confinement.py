@@ -17,7 +17,8 @@ Standard library and `store.host` only.
 import os
 import signal
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,10 +76,13 @@ class Reach:
 
 def confine(identity: Identity, sight: Sight) -> Reach:
     """Enter the view and become the identity, for good. Raises OSError."""
-    steps = list(_steps(identity, sight))
     umask = os.umask(0o022)
     leave_session_keyring()
-    enter(steps)
+    with ExitStack() as held:
+        steps = list(_steps(identity, sight))
+        for path in sight.asked:
+            steps += _asked(path, identity, steps, held)
+        enter(steps)
     os.umask(umask)
     limit_processes(_PROCESSES)
     os.environ.pop("TMPDIR", None)
@@ -131,19 +135,33 @@ def _steps(identity: Identity, sight: Sight) -> Iterator[Step]:
     yield Devices()
     for path in (*code_places(), sight.blobs, *sight.configured):
         yield from if_there(path)
-    for path in sight.asked:
-        if is_secret(path):
-            yield from links(path)
-            yield Copied(path.resolve(), reader)
-        elif is_open_to_all(path):
-            yield from if_there(path)
 
 
-def is_secret(path: Path) -> bool:
+def _asked(
+    path: Path, identity: Identity, others: Sequence[Step], held: ExitStack
+) -> Iterator[Step]:
+    """The steps that show a path which a question is about, if it may be shown, at its place. Its owner may
+    replace directories on the way by links at any time, so what is checked is held open, and then shown."""
+    if not path.is_absolute() or ".." in path.parts:
+        return
+    if _is_secret(path):
+        yield from links(path)
+        yield Copied(path.resolve(), (identity.uid, identity.gid))
+        return
+    try:
+        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except (OSError, ValueError):
+        return
+    held.callback(os.close, descriptor)
+    opened = Path(f"/proc/self/fd/{descriptor}")
+    real = opened.readlink()
+    around = (step for step in others if not isinstance(step, Link | Place))
+    if is_open_to_all(real) and not any(step.target.is_relative_to(real) for step in around):
+        yield from links(path)
+        yield Shown(opened, real)
+
+
+def _is_secret(path: Path) -> bool:
     """Whether it is a file, or a link to one, that manifests may refer to as a secret."""
     real = path.resolve()
-    return (
-        path.is_absolute()
-        and real.is_file()
-        and any(real.is_relative_to(place.resolve()) for place in SECRETS)
-    )
+    return real.is_file() and any(real.is_relative_to(place.resolve()) for place in SECRETS)

@@ -10,7 +10,7 @@ from dcd.configuration import Configuration
 from dcd.planner.border import unavailable
 from dcd.planner.command import Sight, command, environment, settings_state
 from dcd.planner.request import Order
-from store.host.identity import Identity, service_identity
+from store.host.identity import Identity, service_identity, workers_are_root
 from store.host.system_paths import code_places
 
 END_SECONDS = 5.0
@@ -30,7 +30,7 @@ def sight_of(settings: Configuration, asked: tuple[Path, ...] = ()) -> Sight:
 
 def present_view(settings: Configuration) -> object:
     """A value that changes when a view made now would be another."""
-    if not identity_of(settings).separate:
+    if not workers_are_root():
         return None
     return sight_of(settings), settings_state()
 

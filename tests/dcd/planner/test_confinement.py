@@ -254,7 +254,7 @@ def srv() -> Iterator[Path]:
 
 
 def test_a_file_that_a_question_is_about_is_shown_if_everybody_can_read_it(
-    bench: Bench, srv: Path
+    bench: Bench, srv: Path, tmp_path: Path
 ) -> None:
     file = srv / "file"
     file.write_text("public")
@@ -267,6 +267,13 @@ def test_a_file_that_a_question_is_about_is_shown_if_everybody_can_read_it(
         with pytest.raises(DcdError):
             bench.ask(SHOW.format(path=str(file)))
         closed.chmod(mode)
+    (srv / "to-file").symlink_to(file)
+    assert bench.ask(SHOW.format(path=f"{srv}/to-file")) == "public"
+    # Everybody could read it, if the directories above it were open.
+    (tmp_path / "inside").write_text("closed")
+    (srv / "to-inside").symlink_to(tmp_path / "inside")
+    with pytest.raises(DcdError):
+        bench.ask(SHOW.format(path=f"{srv}/to-inside"))
     for kernels in ("/sys/kernel/notes", "/run/x", "/etc/shadow"):
         with pytest.raises(DcdError):
             bench.ask(SHOW.format(path=kernels))
