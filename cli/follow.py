@@ -12,7 +12,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import TextIO
 
 from cli.advice import print_next_steps
@@ -38,8 +38,6 @@ LOG_TAIL_BYTES = 8 * 1024
 
 VERBS = {"completed": "completed in ", "reused": "reused from ", "failed": "failed after "}
 
-PrintLine = Callable[[Line], None]
-
 
 def follow_if_asked(args: argparse.Namespace, build: Json) -> int:
     """With `--follow` show the build on stderr, as `follow_build`; else return the code of success."""
@@ -55,7 +53,10 @@ def follow_build(socket_path: str, build: Json, *, stream: TextIO, as_json: bool
     try:
         if as_json:
             for message in messages:
-                _print_message(message)
+                if message.kind == "event":
+                    print_json(message.data)
+                elif message.kind == "progress":
+                    print_json({"type": "progress", **message.data})
         else:
             _show(messages, Picture(build), stream)
     except KeyboardInterrupt:
@@ -69,13 +70,6 @@ def follow_build(socket_path: str, build: Json, *, stream: TextIO, as_json: bool
     return AT_REST.get(final["state"], ExitCode.OK)
 
 
-def _print_message(message: Message) -> None:
-    if message.kind == "event":
-        print_json(message.data)
-    elif message.kind == "progress":
-        print_json({"type": "progress", **message.data})
-
-
 def _before_newest_resume(socket_path: str, identity: str) -> int:
     """The position of the event before the one that last resumed the build; 0 without one."""
     position = newest = 0
@@ -87,7 +81,12 @@ def _before_newest_resume(socket_path: str, identity: str) -> int:
 
 
 def _show(messages: Iterable[Message], picture: Picture, stream: TextIO) -> None:
-    display = _drawn(picture, stream) if is_terminal(stream) else _plain(stream)
+    if is_terminal(stream):
+        from cli.draw import drawing  # imports rich, which is needed only for drawing
+
+        display = drawing(picture, stream)
+    else:
+        display = _plain(stream)
     with display as print_line:
         for message in messages:
             if line := _line(picture, message):
@@ -109,14 +108,8 @@ def _line(picture: Picture, message: Message) -> Line | None:
     return None
 
 
-def _drawn(picture: Picture, stream: TextIO) -> AbstractContextManager[PrintLine]:
-    from cli.draw import drawing  # imports rich, which is needed only for drawing
-
-    return drawing(picture, stream)
-
-
 @contextmanager
-def _plain(stream: TextIO) -> Iterator[PrintLine]:
+def _plain(stream: TextIO) -> Iterator[Callable[[Line], None]]:
     printed_at = float("-inf")
 
     def print_line(line: Line) -> None:

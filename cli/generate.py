@@ -50,27 +50,29 @@ def man(parser: argparse.ArgumentParser) -> dict[str, str]:
     return {"dcctl.1": f"{page}\n"}
 
 
+_REFERENCE = """\
+# dcctl
+
+<!-- Made from the parser: python -m cli.generate reference docs/reference -->
+
+{description} `dcctl` is a thin client: it reads files with your permissions and talks to
+the daemon through its socket.
+
+Each command takes `--json`, which prints JSON for scripts: a value on one line, or, for
+a stream, one object per line. With `--json`, errors on stderr are JSON too. Colours
+and status lines appear only on a terminal; `NO_COLOR` turns the colours off. Exit codes are
+listed in [exit-codes.md](exit-codes.md), the fields of JSON objects in [api.md](api.md).
+
+| option or variable | meaning |
+|---|---|
+| `--socket PATH` | the daemon's socket, before or after the command |
+| `$DCD_SOCKET` | the same, when there is no `--socket` |
+| neither | `/run/dcd/dcd.sock`; on illumos `/var/run/dcd/dcd.sock` |"""
+
+
 def reference(parser: argparse.ArgumentParser) -> dict[str, str]:
     """The reference of all commands, in Markdown."""
-    lines = [
-        "# dcctl",
-        "",
-        "<!-- Made from the parser: python -m cli.generate reference docs/reference -->",
-        "",
-        f"{parser.description} `dcctl` is a thin client: it reads files with your permissions and talks to",
-        "the daemon through its socket.",
-        "",
-        "Each command takes `--json`, which prints JSON for scripts: a value on one line, or, for",
-        "a stream, one object per line. With `--json`, errors on stderr are JSON too. Colours",
-        "and status lines appear only on a terminal; `NO_COLOR` turns the colours off. Exit codes are",
-        "listed in [exit-codes.md](exit-codes.md), the fields of JSON objects in [api.md](api.md).",
-        "",
-        "| option or variable | meaning |",
-        "|---|---|",
-        "| `--socket PATH` | the daemon's socket, before or after the command |",
-        "| `$DCD_SOCKET` | the same, when there is no `--socket` |",
-        "| neither | `/run/dcd/dcd.sock`; on illumos `/var/run/dcd/dcd.sock` |",
-    ]
+    lines = [_REFERENCE.format(description=parser.description)]
     for name, command in _commands(parser).items():
         lines += ["", f"## dcctl {name}", "", f"    {_synopsis(name, command)}", ""]
         lines += [str(command.description)]

@@ -11,11 +11,11 @@ import json
 import sys
 import textwrap
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+from dcd.configuration.origin import plain
 from dcd.configuration.read import expectation
-from dcd.configuration.settings import SETTINGS, Mode, Setting
+from dcd.configuration.settings import SETTINGS, Setting
 
 _WIDTH = 100
 
@@ -32,14 +32,10 @@ _EMPTY_EXAMPLES = {
 
 def toml(value: Any) -> str:
     """A setting's value as TOML."""
-    if isinstance(value, Mode | Path):
-        return json.dumps(str(value))
-    if isinstance(value, str | tuple):
-        return json.dumps([str(item) for item in value] if isinstance(value, tuple) else value)
     if isinstance(value, Mapping):
-        pairs = ", ".join(f"{json.dumps(k)} = {json.dumps(str(v))}" for k, v in value.items())
+        pairs = ", ".join(f"{json.dumps(k)} = {json.dumps(v)}" for k, v in plain(value).items())
         return f"{{ {pairs} }}" if pairs else "{}"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else json.dumps(plain(value))
 
 
 def example() -> str:

@@ -78,23 +78,17 @@ def resolve_includes(
     return run.diagnostics, run.met
 
 
+@dataclass(slots=True)
 class _Run:
     """One resolution of a whole tree."""
 
-    def __init__(
-        self,
-        source: Source,
-        files: Mapping[str, CapturedFile | None],
-        directories: Directories,
-        limits: Limits,
-    ) -> None:
-        self.source = source
-        self.files = files
-        self.directories = directories
-        self.limits = limits
-        self.diagnostics: list[Diagnostic] = []
-        self.met: list[MissingInput] = []
-        self.expanded_bytes = 0
+    source: Source
+    files: Mapping[str, CapturedFile | None]
+    directories: Directories
+    limits: Limits
+    diagnostics: list[Diagnostic] = field(default_factory=list)
+    met: list[MissingInput] = field(default_factory=list)
+    expanded_bytes: int = 0
 
     def walk(self, element: Element, chain: tuple[str, ...], base: str, depth: int = 1) -> None:
         for inner in list(element.iterchildren("*")):

@@ -79,16 +79,18 @@ class Source:
         if place is None:
             return None
         if attribute == TEXT:
-            return self._first_word(element, place)
+            text = element.text or ""
+            return self.line_of_text(element, text[: len(text) - len(text.lstrip())].count("\n"))
         return place.origin if attribute is None else place.attributes.get(attribute, place.origin)
 
-    def _first_word(self, element: Element, place: Place) -> Origin:
-        text = element.text or ""
-        blank = text[: len(text) - len(text.lstrip())].count("\n")
+    def line_of_text(self, element: Element, number: int) -> Origin | None:
+        """The place of a line (from 0) of an element's text."""
         begin = self.texts.get(element)
-        if begin is None:
+        if begin is None and (place := self.places.get(element)) is not None:
             begin = replace(place.origin, line=place.origin.line + place.start_tag.count("\n"))
-        return Origin(begin.file, begin.line + blank)
+        if begin is None or number == 0:
+            return begin
+        return Origin(begin.file, begin.line + number)
 
     def elements(self) -> Iterator[Element]:
         """All elements, in document order."""

@@ -7,7 +7,7 @@ that looks mistyped is an error; a path that names nothing yet is a warning.
 import re
 from collections.abc import Iterator
 
-from dcd.manifest.data_object import Element, Origin, attributes_of
+from dcd.manifest.data_object import Origin, attributes_of
 from dcd.manifest.diagnostics import Diagnostic, did_you_mean, error, listed, warning
 from dcd.manifest.paths import PathError, parse_path, references
 from dcd.manifest.source import Source
@@ -30,7 +30,7 @@ def check_references(source: Source) -> Iterator[Diagnostic]:
             yield from _check(value, source.origin(element, name))
         for number, line in enumerate((element.text or "").split("\n")):
             if "{" in line:
-                yield from _check(line, _line_of_text(source, element, number))
+                yield from _check(line, source.line_of_text(element, number))
 
 
 def _check(text: str, origin: Origin | None) -> Iterator[Diagnostic]:
@@ -56,11 +56,3 @@ def _check(text: str, origin: Origin | None) -> Iterator[Diagnostic]:
             parse_path(path)
         except PathError as bad:
             yield error(origin, bad.brief, bad.details, bad.resolution)
-
-
-def _line_of_text(source: Source, element: Element, number: int) -> Origin | None:
-    place = source.places.get(element)
-    if place is None:
-        return None
-    line = place.origin.line + place.start_tag.count("\n") + number
-    return Origin(place.origin.file, line, place.origin.column if number == 0 else 1)

@@ -229,17 +229,14 @@ def _bound(order: Order) -> None:
 
 
 def _read(connection: socket.socket) -> bytes:
-    def exactly(count: int) -> bytes:
-        content = bytearray()
-        while len(content) < count:
-            piece = connection.recv(min(count - len(content), 1 << 20))
-            if not piece:
-                os._exit(0)  # the client has disconnected
-            content += piece
-        return bytes(content)
-
-    _, length = HEAD.unpack(exactly(HEAD.size))
-    return exactly(length)
+    """The question. Ends the process when the client has disconnected."""
+    with connection.makefile("rb") as stream:
+        head = stream.read(HEAD.size)
+        length = HEAD.unpack(head)[1] if len(head) == HEAD.size else 0
+        body = stream.read(length)
+    if not head or len(body) < length:
+        os._exit(0)
+    return body
 
 
 def _kill_tree(first: int) -> None:
