@@ -99,16 +99,9 @@ def match_arguments(factory: Any, args: Sequence[str], kwargs: Mapping[str, Text
             problems.append(Problem(name, f"argument {name!r} is given by <args> already"))
         else:
             texts[name] = (parameter_found, text, name)
-    needed = {
-        p.name
-        for p in (*ordered, *(p for p in parameters if p.kind is p.KEYWORD_ONLY))
-        if p.default is p.empty
-    }
-    problems.extend(
-        _missing(parameter, parameters)
-        for parameter in parameters
-        if parameter.name in needed - texts.keys()
-    )
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    needed = [p for p in parameters if p.default is p.empty and p.kind not in variadic]
+    problems += [_missing(p, parameters) for p in needed if p.name not in texts]
     values: dict[str, Any] = {}
     for name, (parameter, given, argument) in texts.items():
         wrong = list(_wrong(name, argument, given, parameter))
@@ -125,7 +118,8 @@ def match_arguments(factory: Any, args: Sequence[str], kwargs: Mapping[str, Text
         },
     )
     if problems:
-        raise BadArguments(problems, bound if needed <= values.keys() else None)
+        enough = all(p.name in values for p in needed)
+        raise BadArguments(problems, bound if enough else None)
     return bound
 
 

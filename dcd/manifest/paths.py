@@ -20,9 +20,10 @@ from dcd.manifest.values import written
 from statemachine.errors import DcdError, NotFound
 
 _STEP = re.compile(
-    r"(?P<axis>//?)(?P<name>[^/\[\].]*)(\[(?P<filter>[^\]]*)\])?(?P<attributes>(\.[A-Za-z][A-Za-z0-9_]*)*)"
+    r"(?P<axis>//?)(?P<name>[^/\[\].]*)"
+    r"(\[(@(?P<cls>[A-Za-z_][\w.]*))?(#(?P<count>[0-9]+))?(\?(?P<depth>[0-9]+))?\])?"
+    r"(?P<attributes>(\.[A-Za-z][A-Za-z0-9_]*)*)"
 )
-_FILTER = re.compile(r"(@(?P<cls>[A-Za-z_][\w.]*))?(#(?P<count>[0-9]+))?(\?(?P<depth>[0-9]+))?")
 _NOTHING = object()
 _REFERENCE = re.compile(r"%\{(?P<path>[^{}]*)\}")
 
@@ -71,7 +72,7 @@ def parse_path(path: str) -> list[re.Match[str]]:
     text = path.rstrip("/") if path.strip("/") else path
     while position < len(text):
         step = _STEP.match(text, position)
-        if step is None or (step["filter"] is not None and not _FILTER.fullmatch(step["filter"])):
+        if step is None:
             raise PathError(
                 f"{path!r} is not a path string",
                 f"it is wrong from {text[position:]!r} on",
@@ -86,9 +87,7 @@ def parse_path(path: str) -> list[re.Match[str]]:
 
 def class_and_name(step: re.Match[str], path: str) -> tuple[type[DataObject], str]:
     """The class and the name ("": any) in a step of a path. Raises PathError."""
-    filters = _FILTER.fullmatch(step["filter"] or "")
-    assert filters is not None  # parse_path has matched it
-    return (_class(filters["cls"], path) if filters["cls"] else DataObject), unquote(step["name"])
+    return (_class(step["cls"], path) if step["cls"] else DataObject), unquote(step["name"])
 
 
 def references(text: str) -> list[str]:
@@ -111,11 +110,9 @@ def substitute(start: DataObject, text: str, separator: str = ",", quoted: bool 
 
 
 def _matches(parent: Any, step: re.Match[str], path: str) -> list[DataObject]:
-    filters = _FILTER.fullmatch(step["filter"] or "")
-    assert filters is not None  # parse_path has matched it
     class_type, name = class_and_name(step, path)
-    count = int(filters["count"]) if filters["count"] else None
-    depth = int(filters["depth"]) if filters["depth"] else None
+    count = int(step["count"]) if step["count"] else None
+    depth = int(step["depth"]) if step["depth"] else None
     if 0 in (count, depth):
         raise PathError(f"{path!r}: a limit of 0 finds nothing; it must be at least 1")
     found: list[DataObject] = parent.get_descendants(

@@ -114,8 +114,7 @@ def _arguments(
     spec: CheckpointSpec, factory: CheckpointFactory
 ) -> Iterator[tuple[Ingredient, str]]:
     """Each argument, with the text that names a captured file, or ""."""
-    texts = [] if spec.args is None else [spec.args]
-    bound = match_arguments(factory, texts, spec.kwargs)
+    bound = match_arguments(factory, spec.args, spec.kwargs)
     places: dict[str, DataObject] = {
         node.name: node for node in spec.get_descendants() if isinstance(node, Arg | ArgList)
     }

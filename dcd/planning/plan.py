@@ -26,7 +26,7 @@ from dcd.manifest.secrets import DIRECTORIES, PREFIX
 from dcd.planning.epoch import choose_epoch
 from dcd.planning.ingredients import ingredients
 from dcd.planning.load import Loaded
-from dcd.planning.readiness import Made, Prospect, prospects, require_all, texts_of
+from dcd.planning.readiness import Made, Prospect, prospects, require_all
 from dcd.platform.host_parts import host_parts
 from dcd.worker.request import Grants
 from statemachine.build import BuildState
@@ -306,7 +306,7 @@ def _planned(
             *found,
             *(Ingredient(EXTERNAL, name, value, line) for name, value in sorted(external.items())),
         ),
-        args=texts_of(spec),
+        args=spec.args,
         kwargs=dict(spec.kwargs),
         places=places_of(loaded.doc, spec.name),
         estimate_seconds=prospect.estimate_seconds,

@@ -71,7 +71,7 @@ def constructed(doc: DataObjectCache, allowed: Collection[str], whole: bool = Tr
     for spec in checkpoints_of(doc):
         names = (spec.mod_path, spec.checkpoint_class, spec.name)
         try:
-            made.append((spec, construct(*names, texts_of(spec), spec.kwargs, allowed, whole)))
+            made.append((spec, construct(*names, spec.args, spec.kwargs, allowed, whole)))
         except ManifestError:
             made.append((spec, None))
     return made
@@ -241,8 +241,3 @@ def _hidden(reads: Iterable[HostPath]) -> Iterator[Diagnostic]:
 def _placed(found: Iterable[Diagnostic], spec: CheckpointSpec) -> list[Diagnostic]:
     """The diagnostics; those without a place get that of the checkpoint."""
     return [each if each.line or spec.origin is None else at(spec.origin, each) for each in found]
-
-
-def texts_of(spec: CheckpointSpec) -> tuple[str, ...]:
-    """The positional arguments of a checkpoint, as texts."""
-    return () if spec.args is None else (spec.args,)

@@ -46,10 +46,9 @@ class CheckpointSpec(DataObject, tag="checkpoint", content=(optional(Args), opti
     )
 
     @property
-    def args(self) -> str | None:
-        """The positional argument, or None."""
-        found = self.get_first_child(class_type=Args)
-        return None if found is None else found.text
+    def args(self) -> tuple[str, ...]:
+        """The positional arguments: one or none."""
+        return tuple(found.text for found in self.get_children(class_type=Args))
 
     @property
     def kwargs(self) -> dict[str, str | list[str]]:

@@ -75,9 +75,8 @@ def keys(doc: DataObjectCache) -> list[str]:
     """The keys of all checkpoints, without the state of the world."""
     planned = []
     for spec in checkpoints_of(doc):
-        args = [] if spec.args is None else [spec.args]
         names = (spec.mod_path, spec.checkpoint_class)
-        instance = construct(*names, spec.name, args, spec.kwargs)
+        instance = construct(*names, spec.name, spec.args, spec.kwargs)
         found = ingredients(doc, spec, resolve(*names), instance, ())
         planned.append(PlannedCheckpoint(spec.name, "", *names, "", found))
     plan = with_epoch(chain(planned), choose_epoch(doc, None, ()))

@@ -237,7 +237,8 @@ def test_scripts_of_ones_own_are_called_as_before() -> None:
     loaded, migrated = result(old(mine))
     (spec,) = checkpoints_of(loaded.doc)
     assert spec.checkpoint_class == "CustomScript"
-    assert spec.args == (
+    (command,) = spec.args
+    assert command == (
         "'/opt/my scripts/tune' '' {PKG_IMAGE_PATH} {TMP_DIR} {BOOT_ARCHIVE} {MEDIA_DIR}"
         " 'one two' three"
     )

@@ -50,8 +50,7 @@ def parts(
     assert loaded.missing == ()
     spec = checkpoints_of(loaded.doc)[checkpoint]
     names = (spec.mod_path, spec.checkpoint_class)
-    args = [] if spec.args is None else [spec.args]
-    instance = construct(*names, spec.name, args, spec.kwargs, settings.allowed_modules)
+    instance = construct(*names, spec.name, spec.args, spec.kwargs, settings.allowed_modules)
     factory = resolve(*names, settings.allowed_modules)
     found = ingredients(loaded.doc, spec, factory, instance, loaded.inputs)
     named = {(part.kind, part.name): part for part in found}

@@ -113,7 +113,7 @@ def test_a_manifest_becomes_typed_objects(settings: Settings) -> None:
 def test_parameters_are_replaced_everywhere_and_escapes_undone(settings: Settings) -> None:
     _, configure = checkpoints_of(live(settings, hostname="box").doc)
     assert configure.kwargs["places"] == ["/srv/box"]
-    assert configure.args == "echo ${HOME} > {PKG_IMAGE_PATH}/etc/motd"
+    assert configure.args == ("echo ${HOME} > {PKG_IMAGE_PATH}/etc/motd",)
 
 
 def test_files_that_the_manifest_names_are_asked_for(settings: Settings) -> None:
