@@ -1,4 +1,4 @@
-"""The architecture of an image, as far as the manifest says it, and what dcd can do with it."""
+"""The architecture of the image in the manifest, and checkpoints that are for x86 only."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ from dcd.platform.foreign import X86
 
 
 def foreign_image(doc: DataObjectCache) -> Image | None:
-    """The first image of another architecture than x86; None where the manifest names none."""
+    """The first image of an architecture other than x86; None if the manifest names none."""
     images = doc.volatile.get_descendants(class_type=Image)
     return next((each for each in images if (each.architecture or "amd64") not in X86), None)
 
@@ -18,8 +18,8 @@ def foreign_image(doc: DataObjectCache) -> Image | None:
 def check_x86(
     doc: DataObjectCache, checkpoint: Checkpoint, does: str, *, fails: bool
 ) -> Iterator[Diagnostic]:
-    """A finding when the image is not of x86, which is all that what the checkpoint `does` is for: an error
-    where it fails, a warning where it makes something that does not start."""
+    """A finding when the image is not for x86: an error if the checkpoint `fails` then, a warning if its
+    result does not start. `does` is its work as a verb phrase: `makes a medium for`."""
     image = foreign_image(doc)
     if image is not None:
         yield (error if fails else warning)(

@@ -1,12 +1,12 @@
-"""What a manifest's strings stand for in a running checkpoint: areas, DOC values, captured files.
+"""References in a manifest's strings, for a running checkpoint: areas, DOC values, captured files.
 
-`{TOKEN}` names an area of the workspace and `%{path}` values of the DOC. A shell line gets them quoted as
-the place in the line requires, so that blanks and quotes in a value stay part of it.
+`{TOKEN}` names an area of the workspace and `%{path}` values of the DOC. A shell line gets them quoted for
+their place in the line, so that blanks and quotes in a value stay part of it.
 """
 
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from dcd.checkpoints.interface import Context
@@ -17,7 +17,6 @@ from statemachine.errors import CheckpointError
 
 _REFERENCE = re.compile(r"%\{(?P<path>[^}]*)\}|(?<![$%])\{(?P<token>[A-Z][A-Z_]+)\}")
 _BEGINS = re.compile(rf"\{{(?P<token>{'|'.join(TOKENS)})\}}")
-Lookup = Callable[[re.Match[str]], str]
 
 
 def areas(context: Context) -> dict[str, Path]:
@@ -32,15 +31,14 @@ def areas(context: Context) -> dict[str, Path]:
 
 
 def area_path(context: Context, text: str) -> Path:
-    """The real path that a string of the manifest names, beneath the area that it begins with: without one,
-    beneath the workspace. References are replaced first, links are followed as if the area were the root.
-    Raises `CheckpointError` for a path that leaves its area, `NotFound` and `PathError` as
-    `substituted`."""
+    """The real path of a string of the manifest, beneath the area that it begins with, or else beneath the
+    workspace. References are replaced first, links are followed as if the area were the root. Raises
+    `CheckpointError` for a path that leaves its area, `NotFound` and `PathError` as `substituted`."""
     return resolve(*_in_area(context, text))
 
 
 def area_directory(context: Context, text: str) -> Path:
-    """The same, of a directory, which is made where it is not there."""
+    """The same for a directory, which is made if it does not exist."""
     return make_directory(*_in_area(context, text))
 
 
@@ -59,63 +57,51 @@ def _in_area(context: Context, text: str) -> tuple[Path, str]:
 
 
 def substituted(text: str, doc: DataObjectCache, tokens: Mapping[str, Path]) -> str:
-    """The text with its references replaced by plain values. A token that is not one of `tokens` stays
-    as it is. Raises `NotFound` and `PathError` for a `%{path}` that leads to nothing."""
-    lookup = _lookup(doc, tokens)
-    return _REFERENCE.sub(lookup, text)
+    """The text with its references replaced by plain values. Tokens other than `tokens` stay unchanged.
+    Raises `NotFound` and `PathError` for a `%{path}` that leads to nothing."""
+    return _REFERENCE.sub(lambda reference: _value(reference, doc, tokens), text)
 
 
 def shell_line(text: str, doc: DataObjectCache, tokens: Mapping[str, Path]) -> str:
-    """A shell command with its references replaced; each value is quoted for where it stands: outside
-    quotes, in double quotes or in single quotes. Raises as `substituted`."""
-    lookup = _lookup(doc, tokens)
-    line, quote = "", ""
-    for piece, reference in _pieces(text):
-        if reference is None:
-            line += piece
-            quote = _quote_after(piece, quote)
-        elif (value := lookup(reference)) == piece:
-            line += piece
+    """A shell command with its references replaced; each value is quoted for its place: outside quotes, in
+    double quotes or in single quotes. Raises as `substituted`."""
+    line, quote, end = "", "", 0
+    for reference in _REFERENCE.finditer(text):
+        piece = text[end : reference.start()]
+        line += piece
+        quote = _quote_after(piece, quote)
+        end = reference.end()
+        value = _value(reference, doc, tokens)
+        if value == reference.group():
+            line += value
         elif quote == "'":
             line += value.replace("'", "'\\''")
         elif quote == '"':
             line += re.sub(r'([\\"$`])', r"\\\1", value)
         else:
             line += shlex.quote(value)
-    return line
+    return line + text[end:]
 
 
 def captured_file(inputs: Mapping[str, Path], path: str) -> Path:
-    """The captured file that the manifest names as `path`. Raises `CheckpointError`."""
+    """The captured file of the manifest's `path`. Raises `CheckpointError`."""
     if path in inputs:
         return inputs[path]
     raise CheckpointError(
         f"the file {path} was not captured with the build",
-        f"captured were {', '.join(sorted(inputs)) or 'none'}",
+        f"the captured files are {', '.join(sorted(inputs)) or 'none'}",
         "submit the manifest again",
     )
 
 
-def _lookup(doc: DataObjectCache, tokens: Mapping[str, Path]) -> Lookup:
-    def value(reference: re.Match[str]) -> str:
-        if reference["path"] is not None:
-            return doc.substitute(reference.group())
-        return str(tokens.get(reference["token"], reference.group()))
-
-    return value
-
-
-def _pieces(text: str) -> Iterator[tuple[str, re.Match[str] | None]]:
-    end = 0
-    for reference in _REFERENCE.finditer(text):
-        yield text[end : reference.start()], None
-        yield reference.group(), reference
-        end = reference.end()
-    yield text[end:], None
+def _value(reference: re.Match[str], doc: DataObjectCache, tokens: Mapping[str, Path]) -> str:
+    if reference["path"] is not None:
+        return doc.substitute(reference.group())
+    return str(tokens.get(reference["token"], reference.group()))
 
 
 def _quote_after(piece: str, quote: str) -> str:
-    """The quote that is open after a piece of a shell line which began inside `quote` ("" for none)."""
+    """The open quote after a piece of a shell line that began inside `quote` ("" for none)."""
     escaped = False
     for character in piece:
         if escaped:

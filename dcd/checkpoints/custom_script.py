@@ -1,13 +1,17 @@
-"""`CustomScript`: whatever the other checkpoints do not do, as a shell command or a script.
+"""`CustomScript`: a shell command or script of the manifest, for work that no other checkpoint does.
 
-The command runs in the worker's namespaces as root, without network unless it is asked for, and its output
-goes to the attempt's log; anything but exit status 0 fails the checkpoint. It finds the areas in tokens of
-the command and in environment variables of the same names. Source: the original's custom-script.
+The command runs in the worker's namespaces as root, without network unless the manifest asks for it, and its
+output goes to the attempt's log; any exit status but 0 fails the checkpoint. Tokens in the command and
+environment variables of the same names hold the paths of the areas. An error names the script's file, or its
+place in the manifest: not the temporary path at which it ran.
+Source: the original's custom-script; the shells' forms of an error's place, `PATH: LINE: ...` and
+`PATH: line LINE: ...`.
 """
 
 import hashlib
 import re
 import shutil
+import signal
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +22,6 @@ from dcd.checkpoints.areas import areas, captured_file, shell_line, substituted
 from dcd.checkpoints.interface import CHROOT, MOUNTS, Checkpoint, Context, Needs
 from dcd.checkpoints.media.deliver import deliver_file
 from dcd.checkpoints.recorded import recorded_files
-from dcd.checkpoints.script_failure import script_failed
 from dcd.manifest.data_object import DataObject, Origin
 from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache, distro
@@ -48,12 +51,14 @@ from store.host.tools import TOOL_PATH
 _SHELL = "/bin/sh"
 _OWN_INTERPRETER = re.compile(r"#![ \t]*(/\S+[^\n]*)")
 _OUTSIDE = ("{BOOT_ARCHIVE}", "{MEDIA_DIR}", "{TMP_DIR}", "{BUILD_DATA}")
-"""Tokens of areas that cannot be seen from inside the image."""
+"""Tokens of areas that are not visible inside the image."""
 
 _INSTALLING = re.compile(r"\b(apt|apt-get|aptitude|dpkg|linux-image|vmlinuz|live-boot|grub)\b")
 """Words of a command that puts packages or a kernel into the image."""
 
 _SCRIPT_NAME = "custom-script"
+_MEANINGS = {126: ": a program could not be executed", 127: ": a command was not found"}
+"""Exit statuses of shells with a meaning of their own (POSIX, Shell Command Language, 2.8.2)."""
 
 _CHANGE_DIRECTORY = 'cd -- "$1" && shift && exec "$@"'
 
@@ -62,9 +67,9 @@ _CHANGE_DIRECTORY = 'cd -- "$1" && shift && exec "$@"'
 class CustomScript(Checkpoint):
     """Run a command of the manifest.
 
-    Exactly one of `command`, `text` and `script` says what runs. Outside the image it can make and
-    change any file of the workspace, use the software of the host and enter the image; what else it
-    does on the host needs an argument.
+    Give exactly one of `command`, `text` and `script`. Outside the image it can make and change any file
+    of the workspace, use the software of the host and enter the image; further access to the host needs
+    an argument.
     """
 
     DESCRIPTION = "Run a command or script of the manifest"
@@ -90,13 +95,13 @@ class CustomScript(Checkpoint):
     """Whether it has the network of the host."""
 
     timeout_seconds: float | None = None
-    """The time limit in seconds: a command that takes longer is stopped and has failed."""
+    """The time limit in seconds: a command that takes longer is stopped and fails."""
 
     environment: tuple[Annotated[str, VARIABLE], ...] = ()
     """Environment variables of the command, each as `NAME=VALUE`."""
 
     working_directory: Annotated[str, WORKING_DIRECTORY] | None = None
-    """Where it runs. Default: TMP_DIR, or `/` inside the image."""
+    """Its working directory. Default: TMP_DIR, or `/` inside the image."""
 
     capabilities: tuple[Annotated[str, CAPABILITY], ...] = ()
     """Capabilities that it needs on the host: `SYS_ADMIN` to mount."""
@@ -108,7 +113,7 @@ class CustomScript(Checkpoint):
     """Directories and files of the host that it writes to."""
 
     deliver: tuple[Annotated[str, DELIVERED], ...] = ()
-    """Files beneath MEDIA_DIR that it makes and the build delivers, each under its own name:
+    """Files beneath MEDIA_DIR that it makes for delivery, each with a unique name:
     `{MEDIA_DIR}/root.tar`."""
 
     @property
@@ -126,7 +131,7 @@ class CustomScript(Checkpoint):
         )
 
     def provides(self, doc: DataObjectCache) -> products.Provided:
-        """What a command can do is not known before it runs; whether it is likely, its text says."""
+        """A command can make anything; its text shows how likely that is."""
         text = "\n".join(self._strings())
         places = ("PKG_IMAGE_PATH",) if self.chroot else tuple(products.IN_AREAS)
         installs = self.chroot and _INSTALLING.search(text)
@@ -224,12 +229,19 @@ class CustomScript(Checkpoint):
                 )
 
     def external_state(self, doc: DataObjectCache) -> Mapping[str, str]:
-        """The interpreters on the host, and what the manifest says where `%{path}`s point to. (Inside
-        the image, the interpreter comes with the layer below.)"""
+        """The interpreters on the host, and the values of `%{path}`s in the manifest. (Inside the image, the
+        layer below brings the interpreter.)"""
         state: dict[str, str] = {}
         if not self.chroot:
             for program in self._interpreters():
-                state[f"interpreter {program}"] = self._digest_of(program)
+                try:
+                    state[f"interpreter {program}"] = file_digest(program)
+                except Unprepared as error:
+                    raise Unprepared(
+                        f"{self.name}: this host has no {program}",
+                        error.details,
+                        "install it, or name another shell in the manifest",
+                    ) from error
         for path in sorted({path for part in self._strings() for path in references(part)}):
             try:
                 value = substitute(doc.volatile, f"%{{{path.removeprefix('/volatile')}}}")
@@ -239,7 +251,7 @@ class CustomScript(Checkpoint):
         return state
 
     def _interpreters(self) -> list[Path]:
-        """The programs of the host that read the command: the shell, or what the text's `#!` line names."""
+        """The programs of the host that read the command: the shell, or those of the text's `#!` line."""
         own = _OWN_INTERPRETER.match(self.text.lstrip("\n")) if self.text else None
         if self.shell is not None or own is None:
             return [Path(self.shell or _SHELL)]
@@ -251,33 +263,43 @@ class CustomScript(Checkpoint):
         found = shutil.which(name, path=TOOL_PATH) if name else None
         return [Path(program), *([Path(found)] if found else [])]
 
-    def _digest_of(self, program: Path) -> str:
-        try:
-            return file_digest(program)
-        except Unprepared as error:
-            raise Unprepared(
-                f"{self.name}: this host has no {program}",
-                error.details,
-                "install it, or name another shell in the manifest",
-            ) from error
-
     def execute(self, context: Context) -> None:
         try:
             (self._run_inside if self.chroot else self._run_on_host)(context)
         except ToolFailed as failure:
-            at = self._written_at(context.doc)
-            file = str(self.script) if self.script is not None else at.file if at else "text"
-            name = "the command" if self.command is not None else f"the script {file}"
-            if at is not None:
-                name = f"{name.removesuffix(f' {file}')} at {at}"
-            places = (str(context.tmp / _SCRIPT_NAME), f"/run/{_SCRIPT_NAME}")
-            line = at.line if at is not None else 1
-            raise script_failed(failure, name, file, places, line) from failure
+            raise self._failed(failure, context) from failure
 
-    def _written_at(self, doc: DataObjectCache) -> Origin | None:
-        """Where the manifest has the first line of the command or text; None of a script in a file."""
-        if self.script is not None:
-            return None
+    def _failed(self, failure: ToolFailed, context: Context) -> CheckpointError:
+        """The error, in terms of the manifest."""
+        at = None if self.script is not None else self._place_of_text(context.doc)
+        file = str(self.script) if self.script is not None else at.file if at else "text"
+        name = "the command" if self.command is not None else "the script"
+        if at is not None:
+            name = f"{name} at {at}"
+        elif self.command is None:
+            name = f"{name} {file}"
+        status = failure.exit_status
+        if failure.timed_out:
+            brief = f"{name} {failure.brief.partition(' ')[2]}"
+        elif status < 0:
+            brief = f"{name} was killed by {signal.Signals(-status).name}"
+        else:
+            brief = f"{name} failed with exit status {status}{_MEANINGS.get(status, '')}"
+        before = at.line - 1 if at is not None else 0
+        # The longer path first: it ends in the other.
+        place = rf"({re.escape(str(context.tmp))}|/run)/{_SCRIPT_NAME}"
+        output = re.sub(
+            rf"{place}: (line )?(\d+)(?=:)",
+            lambda found: f"{file} line {int(found[3]) + before}",
+            failure.output,
+        )
+        output = re.sub(place, lambda _: file, output)
+        return CheckpointError(
+            brief, f"its last lines:\n{output}" if output else "it printed nothing"
+        )
+
+    def _place_of_text(self, doc: DataObjectCache) -> Origin | None:
+        """The place of the first line of the command or text in the manifest."""
         name = "text" if self.text is not None else "command"
         for spec in doc.volatile.get_descendants(self.name, CheckpointSpec, max_count=1):
             for given in spec.get_descendants(class_type=DataObject):
@@ -286,7 +308,7 @@ class CustomScript(Checkpoint):
         return None
 
     def _run_on_host(self, context: Context) -> None:
-        # Whoever may run commands on the host may change whatever is there.
+        # A command on the host may change any file.
         context.made.update(recorded_files(context))
         tokens = areas(context)
         directory = self._directory(context, tokens) or str(context.tmp)
@@ -301,7 +323,7 @@ class CustomScript(Checkpoint):
             if file is None:
                 raise CheckpointError(
                     f"{self.name} made no file {item} to deliver",
-                    "it is not there, or no regular file",
+                    "it does not exist, or is no regular file",
                     "correct the command, or the argument deliver",
                 )
             deliver_file(context, file, file.suffix.removeprefix(".") or "file")
@@ -310,7 +332,7 @@ class CustomScript(Checkpoint):
         tokens = {"PKG_IMAGE_PATH": Path("/")}
         directory = self._directory(context, tokens) or "/"
         with chroot(context.pkg_image, network=self.network) as inside:
-            # Below /run, which is no part of the image while programs run in it.
+            # While programs run in the image, /run is not part of it.
             place = write(context.pkg_image, f"run/{_SCRIPT_NAME}", "")
             argv = self._argv(context, tokens, place, f"/run/{_SCRIPT_NAME}")
             inside.run(
@@ -330,7 +352,7 @@ class CustomScript(Checkpoint):
     def _argv(
         self, context: Context, tokens: Mapping[str, Path], place: Path, seen_as: str | None
     ) -> list[str]:
-        """The command line. A script is put at `place`; the command may see it elsewhere."""
+        """The command line. A script is put at `place`; the command may see that as `seen_as`."""
         if self.command is not None:
             line = shell_line(" ".join(self.command.split("\n")).strip(), context.doc, tokens)
             return [self.shell or _SHELL, "-c", line]
@@ -345,6 +367,6 @@ class CustomScript(Checkpoint):
         return [self.shell or _SHELL, path]
 
     def _strings(self) -> list[str]:
-        """All that references are replaced in."""
+        """The texts in which references are replaced."""
         parts = (self.command, self.text, self.working_directory, *self.environment)
         return [part for part in parts if part is not None]

@@ -1,15 +1,14 @@
 """The interface of a checkpoint: one named step of a build.
 
-A checkpoint class is constructed twice from the same manifest: by the daemon when it plans (to ask
-for needs, ingredients and estimate; nothing may be touched then), and in a worker process, alone in
-its namespaces, to be executed once. It reads the DOC and the workspace through the `Context` and
-leaves its result in the workspace; what later checkpoints need to know it puts into the DOC's
-persistent part. It keeps no state elsewhere, so that the layer is the whole result.
+A checkpoint class is constructed twice from the same manifest: by a planner, which asks for needs,
+ingredients and estimate and changes nothing, and by a worker, which executes it once in its own namespaces.
+It reads the DOC and the workspace through the `Context`, leaves its result in the workspace, and passes data
+to later checkpoints in the DOC's persistent part. It keeps no state elsewhere: the layer is the whole result.
 
-A checkpoint is a frozen dataclass. Its fields are the arguments that a manifest gives: by keyword, or the
-first of them as `<args>`. The string below a field, as in this module, says what it means; the reference,
-`dcctl checkpoint-types` and the grammar for editors show it. A class with a constructor of its own, or a
-function that returns a checkpoint, works as well: the arguments then have no descriptions.
+A checkpoint is a frozen dataclass. Its fields are the arguments of the manifest, given by keyword, or the
+first of them as `<args>`. The string below a field describes it in the reference, in `dcctl
+checkpoint-types` and in the grammar for editors. A class with its own constructor, or a function that
+returns a checkpoint, also works; its arguments have no descriptions.
 
 Source: the Caiman Unified Design's AbstractCheckpoint, with the engine's needs declared.
 """
@@ -45,20 +44,20 @@ class HostPath:
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What a checkpoint needs of the host; checked before the first checkpoint of a plan runs.
+    """A checkpoint's needs of the host, checked before the first checkpoint of a plan runs.
 
-    `tools` are names in `store.host.tools.TOOLS`; `network` keeps the host's network namespace, and
-    puts the host's proxies into the environment of tools, with their logins only where `proxy_logins`
-    says that nothing of a manifest or an image runs with them; `disk_bytes` is the peak of extra space in
-    the state directory.
+    `tools` are names in `store.host.tools.TOOLS`. `network` keeps the host's network namespace and puts the
+    host's proxies into the environment of tools; `proxy_logins` includes their logins, for checkpoints that
+    run no program of the manifest or the image with that environment. `disk_bytes` is the peak of extra
+    space in the state directory.
 
-    The rest is what the worker leaves it of root's rights; what is not named here the kernel refuses.
-    `capabilities` are those of capabilities(7) without CAP_: `FILES` for making files of any owner and kind,
-    `CHROOT` for tools that enter the image by themselves, `MOUNTS` for what mounts, or runs programs inside
-    the image (`dcd.platform.chroot`). `devices` are names in /dev beside the standard ones, or
-    `ALL_DEVICES` (for loop devices); `reads` are paths of the host that the manifest has it read, which is
-    refused for those that workers do not see; `writes` are paths of the host that it changes, beside its
-    workspace and evidence; `secrets` are the files and variables that it reads (`dcd.manifest.secrets`).
+    The other fields limit the rights of the worker; the kernel refuses everything else. `capabilities` are
+    names of capabilities(7) without CAP_: `FILES` to make files of any owner and kind, `CHROOT` for tools
+    that enter the image by themselves, `MOUNTS` to mount, or to run programs inside the image
+    (`dcd.platform.chroot`). `devices` are names in /dev beside the standard ones, or `ALL_DEVICES` (for loop
+    devices). `reads` are paths of the host that the manifest names; those that workers do not see are
+    refused. `writes` are paths of the host that it changes, beside its workspace and evidence. `secrets` are
+    the files and variables that it reads (`dcd.manifest.secrets`).
     """
 
     tools: tuple[str, ...] = ()
@@ -74,9 +73,9 @@ class Needs:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a running checkpoint tells: broadcast, never an event. `fraction` is 0..1. The message goes to the
-    log as well, unless it is `logged` already, such as a line of a tool. A `warning` says what the result
-    lacks or may be wrong with: it is kept with the result, and shown with the build."""
+    """A message of a running checkpoint: broadcast, never an event. `fraction` is 0..1. The message also goes
+    to the log, unless it is already `logged`, such as a line of a tool. A `warning` names a possible defect
+    of the result: it is kept with the result, and shown with the build."""
 
     fraction: float | None = None
     message: str = ""
@@ -90,13 +89,13 @@ class Context:
 
     `root` is the workspace's tree; the four areas below it exist. `tmp` is emptied before the layer
     is committed. `evidence` is a directory beside the attempt's log that outlives the attempt,
-    whatever its verdict (console logs, screenshots). `inputs` maps a path, as the manifest resolves
+    whether it succeeds or not (console logs, screenshots). `inputs` maps a path, as the manifest resolves
     it, to the captured file (read-only). `environment` is the explicit environment of every tool.
-    `external` is the state of the world outside that CheckpointStarted recorded: what
-    `external_state` returned just before the start, and what the layer's key says it was made from.
-    `made` are the recorded files (the disk, media) that this attempt makes or changes; a checkpoint that
-    changes others has failed (`dcd.checkpoints.recorded`).
-    `claim(kind, name)` is called before something is made that could outlive the worker, and returns
+    `external` is the external state in CheckpointStarted and in the layer's key: the result of
+    `external_state` just before the start.
+    `made` are the recorded files (the disk, media) that this attempt makes or changes; a change of
+    any other one fails the checkpoint (`dcd.checkpoints.recorded`).
+    `claim(kind, name)` precedes the creation of anything that could outlive the worker, and returns
     when the event log has it (see `dcd.platform.resources`). `attempt` names this attempt among all on
     the host: STATE:BUILD:CHECKPOINT:ATTEMPT.
     """
@@ -125,7 +124,7 @@ class Context:
 
     @property
     def media(self) -> Path:
-        """What goes onto the media, and the media files themselves."""
+        """The contents of the media, and the media files themselves."""
         return self.root / "media"
 
     @property
@@ -134,7 +133,7 @@ class Context:
         return self.root / "tmp"
 
     def warn(self, message: str) -> None:
-        """Say what the result lacks or may be wrong with."""
+        """Report a possible defect of the result."""
         self.report(Report(message=message, warning=True))
 
     def run(
@@ -166,11 +165,17 @@ class Context:
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint(ABC):
-    """Base of all checkpoints. The values come from the manifest, already matched against the fields and
-    converted to their types."""
+    """Base of all checkpoints. The values come from the manifest, matched against the fields and converted
+    to their types."""
 
     DESCRIPTION: ClassVar[str] = ""
     """One line for lists; the manifest's `desc` outranks it."""
+
+    EXPECTED_SECONDS: ClassVar[float] = 60.0
+    """The usual duration; see `get_progress_estimate`."""
+
+    DISK_BYTES: ClassVar[int] = 0
+    """The usual peak of extra disk space; see `needs`."""
 
     VERSION: ClassVar[int] = 1
     """Part of the key: raise it when the result for the same ingredients changes."""
@@ -180,15 +185,14 @@ class Checkpoint(ABC):
     named for the checkpoint, which are always part of the key. Example: `//boot_mods`."""
 
     TOOLS: ClassVar[tuple[str, ...]] = ()
-    """Every tool that it may need, as `Needs.tools` names them, for lists and the reference. What one
-    manifest really needs is for `needs` to say."""
+    """Every tool that it may need, as `Needs.tools` names them, for lists and the reference; see `needs`."""
 
     NAMED: ClassVar[tuple[str, ...]] = ()
-    """Which elements of its name it reads: `software`, `configuration`. One that it does not read is warned
-    of; of a plug-in's checkpoints this is not asked."""
+    """The elements of its name that it reads: `software`, `configuration`. Others are unused, which is a
+    warning; plug-ins' checkpoints are exempt."""
 
     REQUIRES: ClassVar[tuple[str, ...]] = ()
-    """Products that it always needs of checkpoints before it; see `requires`."""
+    """Products of earlier checkpoints that it always needs; see `requires`."""
 
     PROVIDES: ClassVar[tuple[str, ...] | None] = None
     """Products that it always makes; see `provides`."""
@@ -197,7 +201,7 @@ class Checkpoint(ABC):
     """The checkpoint's name in the manifest."""
 
     patient: bool = field(default=True, init=False, repr=False)
-    """Whether `external_state` may try for a while to reach what does not answer; see `impatient`."""
+    """Whether `external_state` may retry for a while when a server does not answer; see `impatient`."""
 
     stopping: threading.Event = field(
         default_factory=threading.Event, init=False, repr=False, compare=False
@@ -213,35 +217,34 @@ class Checkpoint(ABC):
     @property
     def runs_host_code(self) -> bool:
         """Whether it runs code of the manifest outside the image, for which its sender needs the right
-        `host_code`. Asked before `external_state`, which then may open what the manifest names there."""
+        `host_code`. Read before `external_state`, which may then open files of the host that it names."""
         return False
 
     def needs(self, doc: DataObjectCache) -> Needs:
-        """What the host must have. Pure: reads only the DOC. Raises nothing, also for a manifest in
-        which `check` finds errors."""
-        return Needs()
+        """Its needs for this manifest; by default all of `TOOLS`, and `DISK_BYTES`. Pure: reads only the
+        DOC. Raises nothing, also for a manifest in which `check` finds errors."""
+        return Needs(tools=self.TOOLS, disk_bytes=self.DISK_BYTES)
 
     def requires(self, doc: DataObjectCache) -> Iterator[tuple[str, ...]]:
-        """What it needs of the checkpoints before it, as `dcd.checkpoints.products` names it: of each
-        tuple, one will do. Planning checks it against what these provide. Pure."""
+        """The products of earlier checkpoints that it needs (`dcd.checkpoints.products`): one of each tuple.
+        Planning compares them with `provides`. Pure."""
         yield from ((name,) for name in self.REQUIRES)
 
     def provides(self, doc: DataObjectCache) -> Provided | None:
-        """What it makes for checkpoints after it, and how surely. None: it does not say, so it can be
-        anything. Pure; raises nothing."""
+        """The products that it makes for later checkpoints, and how surely; None when it can be anything.
+        Pure; raises nothing."""
         return None if self.PROVIDES is None else dict.fromkeys(self.PROVIDES, "surely")
 
     def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
-        """Everything wrong or doubtful that the signature cannot express (a bad value, a node that is
-        missing), each at its own place: see `fault`. Does not stop at the first. Pure; called at
-        validate, plan and submit."""
+        """All errors and warnings that the signature cannot express (a bad value, a missing node), each at
+        its own place: see `fault`. Does not stop at the first. Pure; called at validate, plan and submit."""
         yield from ()
 
     def argument_place(
         self, doc: DataObjectCache, argument: str | None = None, item: int = 0
     ) -> Origin | None:
-        """Where the manifest gives the argument, of a list its item number `item`; where it does not,
-        the place of the checkpoint."""
+        """The place of the argument in the manifest (of a list: of item number `item`); without it, the
+        place of the checkpoint."""
         found = doc.volatile.get_descendants(self.name, CheckpointSpec, max_count=1)
         spec = found[0] if found else None
         if spec is None or argument is None:
@@ -272,35 +275,35 @@ class Checkpoint(ABC):
         )
 
     def external_state(self, doc: DataObjectCache) -> Mapping[str, str]:
-        """State of the world outside that decides the result, for the key: name to a text that identifies
-        it, as a rule a sha256, with a date (2026-01-01T00:00:00Z) or a version behind it where there is one.
-        A default that is taken from the host belongs here too, with its value; a name that ends in
-        ` of the host` says so. The tools in `Needs.tools` are covered already. May use the network; called
-        in a thread of the daemon at plan time and just before the start."""
+        """External state that determines the result, for the key: each name with a text that identifies the
+        state, usually a sha256, followed by a date (2026-01-01T00:00:00Z) or a version if there is one.
+        A default that comes from the host belongs here too, with its value, under a name that ends in
+        ` of the host`. The tools in `Needs.tools` are covered already. May use the network; called in a
+        planner, at plan time and just before the start."""
         return {}
 
     def impatient(self) -> Self:
-        """A copy whose `external_state` does not wait: for somebody who only looks at a plan."""
+        """A copy whose `external_state` does not wait, for a preview of a plan."""
         copied = copy(self)
         object.__setattr__(copied, "patient", False)
         return copied
 
     def get_progress_estimate(self) -> float:
-        """Expected seconds."""
-        return 60.0
+        """The expected duration in seconds."""
+        return self.EXPECTED_SECONDS
 
     @abstractmethod
     def execute(self, context: Context) -> None:
-        """Do the work. Raises `CheckpointError` for anything that a person can put right."""
+        """Do the work. Raises `CheckpointError` for every error that a person can fix."""
 
     def cancel(self) -> None:
-        """Asked to stop (in the worker, from a signal handler); the group is terminated anyway a
-        bounded time later. What waits watches `stopping`."""
+        """Stop soon: called in the worker, from a signal handler; after a time limit the process group is
+        terminated anyway. Loops that wait watch `stopping`."""
         self.stopping.set()
 
 
 CheckpointFactory = Callable[..., Checkpoint]
-"""What the manifest's `checkpoint_class` may name: a class, or a function that returns one."""
+"""A value of the manifest's `checkpoint_class`: a class, or a function that returns one."""
 
 __all__ = [
     "ALL_DEVICES",

@@ -1,8 +1,8 @@
-"""Boot loaders in the image that a checkpoint does not use, and that somebody may count on.
+"""Boot loaders in the image that a checkpoint does not use, although a user may expect it.
 
-Media and disks are made to start with GRUB, which is put together for the one medium or disk and not signed.
-Packages in the image that bring a signed chain (shim, signed GRUB) or another boot loader make no
-difference to that: it is said when the manifest is checked, and again when they are found in the image.
+Media and disks start with a GRUB that is assembled for the one medium or disk and not signed. Packages in
+the image with a signed chain (shim, signed GRUB) or another boot loader do not change that: the check of the
+manifest says so, and the checkpoint again when it finds their files.
 """
 
 import re
@@ -34,53 +34,46 @@ _REMEDY = "switch Secure Boot off in the firmware of the machine; it starts with
 def check_packages(
     doc: DataObjectCache, checkpoint: Checkpoint, result: str
 ) -> Iterator[Diagnostic]:
-    """Warnings about packages that ask for another way to boot than the one that the checkpoint prepares.
-    `result` is what it makes: `the disk`."""
+    """Warnings about packages with a boot loader that the checkpoint does not use. `result` is its product:
+    `the disk`."""
     installed = [
-        data
+        (data.place_of("name", item), re.split(r"[:=/]", listed)[0])
         for software in doc.volatile.get_descendants(None, Software)
         if software.type == "DEB"
         for data in software.get_descendants(class_type=SoftwareData)
         if data.action == "install"
+        for item, listed in enumerate(data.names)
     ]
-    for data in installed:
-        for item, listed in enumerate(data.names):
-            name = re.split(r"[:=/]", listed)[0]
-            where = data.place_of("name", item)
-            if _SIGNED.fullmatch(name):
-                yield warning(
-                    where,
-                    f"{name} is in the image, but {result} of {checkpoint.name} does not start with Secure"
-                    " Boot",
-                    "Its GRUB is put together for it and not signed; the signed one is not used.",
-                    _REMEDY,
-                )
-            elif _OTHERS.fullmatch(name):
-                yield warning(
-                    where,
-                    f"{name} is in the image, but {result} of {checkpoint.name} starts with GRUB",
-                    "Another boot loader is not set up.",
-                    "leave the package out, or set it up in a custom script",
-                )
+    for place, name in installed:
+        found = f"{name} is in the image, but {result} of {checkpoint.name}"
+        if _SIGNED.fullmatch(name):
+            yield warning(
+                place,
+                f"{found} does not start with Secure Boot",
+                "Its GRUB is assembled for it and not signed; the signed one is not used.",
+                _REMEDY,
+            )
+        elif _OTHERS.fullmatch(name):
+            yield warning(
+                place,
+                f"{found} starts with GRUB",
+                "Another boot loader is not set up.",
+                "leave the package out, or set it up in a custom script",
+            )
 
 
 def report_found(context: Context, result: str) -> None:
-    """Say which boot loaders of the image `result` does not start with."""
+    """Report the boot loaders of the image that `result` does not use."""
     if any(_matches(context.pkg_image, pattern) for pattern in _SIGNED_FILES):
-        context.report(
-            Report(
-                message=f"{result} does not start with Secure Boot: the signed boot loader in the image is "
-                f"not used; {_REMEDY}"
-            )
-        )
+        unused = "the signed boot loader in the image is not used"
+        message = f"{result} does not start with Secure Boot: {unused}; {_REMEDY}"
+        context.report(Report(message=message))
     for pattern, name in _OTHER_FILES.items():
         if _matches(context.pkg_image, pattern):
             context.report(Report(message=f"{result} starts with GRUB: {name} is not set up"))
 
 
 def _matches(image: Path, pattern: str) -> bool:
-    directory, _, name = pattern.rpartition("/")
-    below, _, wild = directory.rpartition("/")
-    if "*" in wild:
-        return any(resolve(image, below).glob(f"{wild}/{name}"))
-    return any(resolve(image, directory).glob(name))
+    # The last two parts may have wildcards.
+    below, *wild = pattern.rsplit("/", 2)
+    return any(resolve(image, below).glob("/".join(wild)))

@@ -1,8 +1,8 @@
-"""The list of an image's packages, which is delivered beside it, and kept true.
+"""The list of an image's packages, which is delivered beside it and kept up to date.
 
-A transfer delivers it. Whatever changes packages afterwards (a script that runs apt-get, an archive on top)
-would leave a list of what was there before: so it is compared with the image when a checkpoint has ended, and
-delivered again when it differs. Source: dpkg(1), the states of a package in its status file.
+A transfer delivers it. Later checkpoints can change the packages (a script that runs apt-get, an archive), so
+the list is compared with the image at the end of each checkpoint, and delivered again if it differs.
+Source: dpkg(1), the states of a package in its status file.
 """
 
 import re
@@ -16,7 +16,7 @@ from dcd.platform.inside import read, write
 
 PACKAGE_LIST = "packages.tsv"
 """A line for each package: for Debian its name, version and architecture, for IPS publisher, name and
-version. Not named for the distribution: so that two which differ in name alone share the layer."""
+version. The name is the same for all distributions, so that two which differ only in it share the layer."""
 
 _STATUS = "var/lib/dpkg/status"
 _FIELD = re.compile(r"^(Package|Status|Version|Architecture): *(.*)$", re.MULTILINE)
@@ -24,7 +24,7 @@ _ABSENT = ("not-installed", "config-files")
 
 
 def deliver_list(context: Context, listing: str) -> None:
-    """Deliver this list, unless it is what was delivered last."""
+    """Deliver this list, unless it is the last delivered one."""
     if read(context.media, PACKAGE_LIST) == listing:
         return
     written = write(context.media, PACKAGE_LIST, listing.encode("utf-8", "surrogateescape"))
@@ -45,12 +45,9 @@ def debian_list(root: Path) -> str:
 
 @contextmanager
 def list_kept_true(context: Context) -> Iterator[None]:
-    """Inside, the image's packages may change in any way: afterwards the list says what there is, if one was
-    delivered before and dpkg's packages are not what they were."""
+    """Deliver the list again after a change of dpkg's packages inside, if a list was delivered before."""
     before = debian_list(context.pkg_image)
     yield
-    if read(context.media, PACKAGE_LIST) is None:
-        return
     after = debian_list(context.pkg_image)
-    if after != before:
+    if after != before and read(context.media, PACKAGE_LIST) is not None:
         deliver_list(context, after)

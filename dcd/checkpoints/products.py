@@ -1,16 +1,18 @@
-"""What checkpoints make for those after them, by name, so that planning knows what an order cannot work.
+"""The products that checkpoints make for later ones, by name, so that planning detects an impossible order.
 
-A checkpoint says what it needs of earlier ones (`Checkpoint.requires`) and what it makes
-(`Checkpoint.provides`). Names of products are texts: a plug-in may add its own. Pure data.
+A checkpoint declares the products that it needs (`Checkpoint.requires`) and makes (`Checkpoint.provides`).
+Their names are texts: a plug-in may add its own. Pure.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from statemachine.errors import CheckpointError
+
 Odds = Literal["surely", "perhaps", "hardly"]
-"""Whether a checkpoint makes a product. `perhaps` is what a manifest does not say, and nobody is told;
-`hardly` is unlikely, and a need for it is warned of."""
+"""Whether a checkpoint makes a product. `perhaps`: the manifest does not determine it, and there is no
+warning. `hardly`: it is unlikely, and a need for it is a warning."""
 
 Provided = Mapping[str, Odds]
 
@@ -29,7 +31,7 @@ GRUB = {"bios": "grub_bios", "uefi": "grub_uefi"}
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """A product for people: a noun phrase, and how to get one."""
+    """A product in messages: a noun phrase, and the way to get one."""
 
     name: str
     remedy: str
@@ -69,24 +71,30 @@ PRODUCTS: Mapping[str, Product] = {
         "add <name>grub-efi-amd64-bin</name> to the packages of the transfer",
     ),
 }
-"""Beside these there are the formats of a machine's disk, by kind: `qcow2`, `ova`."""
+"""The formats of a machine's disk are products too, by kind: `qcow2`, `ova`."""
 
 IN_AREAS: Mapping[str, tuple[str, ...]] = {
     "PKG_IMAGE_PATH": (IMAGE, KERNEL, LIVE_BOOT, *GRUB.values()),
-    # Whoever makes a boot archive can have made it without a kernel in the image.
+    # Its maker may need no kernel in the image.
     "BOOT_ARCHIVE": (BOOT_ARCHIVE, KERNEL, LIVE_BOOT),
     "MEDIA_DIR": (BOOT_MENU, SQUASHFS),
 }
-"""Which products are files of an area of the workspace, so that whoever writes there can make them."""
+"""The products that are files of an area of the workspace: any writer there can make them."""
 
 
 def product(name: str) -> Product:
-    """The product of that name; one of a plug-in goes by its name."""
+    """The product of that name, a plug-in's too."""
     return PRODUCTS.get(name, Product(name, f"run a checkpoint that makes {name} before"))
 
 
+def missing(name: str, details: str = "no earlier checkpoint has made one") -> CheckpointError:
+    """The error of a running checkpoint that lacks a product."""
+    lacking = product(name)
+    return CheckpointError(f"{lacking.name} is missing", details, lacking.remedy)
+
+
 def in_area(path: str, odds: Odds = "perhaps") -> Provided:
-    """What whoever puts files into a directory of the workspace (`{BOOT_ARCHIVE}/x`) can make by that."""
+    """The products of a checkpoint that puts files into a directory of the workspace (`{BOOT_ARCHIVE}/x`)."""
     for area, made in IN_AREAS.items():
         if f"{{{area}}}" in path:
             return dict.fromkeys(made, odds)

@@ -70,6 +70,7 @@ class GrubBootMenu(Checkpoint):
     """
 
     DESCRIPTION = "Write the boot menu"
+    EXPECTED_SECONDS = 1.0
     REQUIRES = (products.BOOT_ARCHIVE,)
     PROVIDES = (products.BOOT_MENU,)
     READS = ("//boot_mods", "//distro.name")
@@ -77,9 +78,6 @@ class GrubBootMenu(Checkpoint):
     kernel_args: Annotated[str, KERNEL_ARGUMENTS] = "boot=live components quiet"
     """The kernel arguments of every entry, before its own. They are separated by spaces and quoted
     as for a shell: `dyndbg="file drivers/usb/* +p"` is one argument."""
-
-    def get_progress_estimate(self) -> float:
-        return 1.0
 
     def execute(self, context: Context) -> None:
         mods = boot_mods(context.doc)

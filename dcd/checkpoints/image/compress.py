@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from dcd.checkpoints import products
-from dcd.checkpoints.epoch import source_date_epoch
 from dcd.checkpoints.image.identity import NO_HOST_KEYS, remove_identity, without_host_keys
-from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
+from dcd.checkpoints.interface import Checkpoint, Context, Report
 from dcd.checkpoints.media.largest import check_size
+from dcd.checkpoints.times import source_date_epoch
 from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.forms import EXCLUDED
@@ -48,6 +48,7 @@ class SquashfsPkgImgMod(Checkpoint):
     REQUIRES = (products.IMAGE,)
     PROVIDES = (products.SQUASHFS,)
     TOOLS = ("mksquashfs",)
+    DISK_BYTES = 1 << 30
 
     compression_type: Literal["zstd", "xz", "gzip", "lz4"] = "zstd"
     """The compressor to use."""
@@ -65,9 +66,6 @@ class SquashfsPkgImgMod(Checkpoint):
     posix_acls: Literal["drop", "fail"] = "drop"
     """What to do with files that have POSIX ACLs, which are not kept: `drop` the ACLs and name the
     files in the log, or `fail`."""
-
-    def needs(self, doc: DataObjectCache) -> Needs:
-        return Needs(tools=self.TOOLS, disk_bytes=1 << 30)
 
     def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
         levels = _LEVELS.get(self.compression_type)
@@ -116,7 +114,7 @@ class SquashfsPkgImgMod(Checkpoint):
 
     def execute(self, context: Context) -> None:
         image = context.pkg_image
-        set_back = source_date_epoch(context) is not None
+        set_back = source_date_epoch(context, None) is not None
         found = survey(image, self.exclude, latest=None if set_back else _LATEST)
         if not found.entries:
             raise CheckpointError(

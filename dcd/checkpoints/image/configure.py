@@ -17,11 +17,11 @@ from typing import Annotated
 
 from dcd.checkpoints import products
 from dcd.checkpoints.areas import captured_file
-from dcd.checkpoints.epoch import source_date_epoch
 from dcd.checkpoints.image.accounts import apply_users, check_user, owner_ids
 from dcd.checkpoints.image.identity import remove_identity
 from dcd.checkpoints.image.network import apply_network
 from dcd.checkpoints.interface import MOUNTS, Checkpoint, Context, Needs, Report
+from dcd.checkpoints.times import source_date_epoch
 from dcd.manifest.diagnostics import Diagnostic, error, warning
 from dcd.manifest.doc import DataObjectCache, configurations_for
 from dcd.manifest.forms import HOST_NAME, LOCALE, SERIAL_LINE, TIME_ZONE, UNIT
@@ -49,6 +49,7 @@ class DebianPrePkgImgMod(Checkpoint):
     """
 
     DESCRIPTION = "Configure the image: name, users, network, services, files"
+    EXPECTED_SECONDS = 3.0
     REQUIRES = (products.IMAGE,)
     PROVIDES = ()
     VERSION = 3
@@ -120,9 +121,6 @@ class DebianPrePkgImgMod(Checkpoint):
                     f'<arg name="{argument}">{found.meant}</arg>' if found.meant else "",
                 )
 
-    def get_progress_estimate(self) -> float:
-        return 3.0
-
     def execute(self, context: Context) -> None:
         configurations = configurations_for(context.doc, self.name)
         users = [user for one in configurations for user in one.get_children(class_type=User)]
@@ -137,8 +135,7 @@ class DebianPrePkgImgMod(Checkpoint):
             first = [one for one in files if _is_for_new_accounts(one)]
             for configuration in first:
                 _add_file(context, configuration)
-            given = source_date_epoch(context)
-            apply_users(inside, users, int(time.time()) if given is None else given)
+            apply_users(inside, users, source_date_epoch(context, int(time.time())))
             for configuration in files:
                 if configuration not in first:
                     _add_file(context, configuration)

@@ -45,12 +45,10 @@ class DebianInstaller(Checkpoint):
     """
 
     DESCRIPTION = "Add an unattended installer to the image"
+    EXPECTED_SECONDS = 1.0
 
     REQUIRES = (products.IMAGE,)
     PROVIDES = ()
-
-    def get_progress_estimate(self) -> float:
-        return 1.0
 
     def execute(self, context: Context) -> None:
         image = context.pkg_image

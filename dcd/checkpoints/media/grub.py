@@ -9,8 +9,8 @@ Source: grub-mkimage(1), the GRUB manual; mformat(1), mcopy(1).
 from collections.abc import Sequence
 from pathlib import Path
 
-from dcd.checkpoints.fat import fat_environment
 from dcd.checkpoints.interface import Context
+from dcd.checkpoints.times import fat_environment
 
 TOOLS = ("grub-bios", "grub-efi", "grub-mkimage", "mformat", "mcopy")
 """What is needed, as named in `store.host.tools`."""

@@ -15,10 +15,11 @@ from typing import Annotated
 
 from dcd.checkpoints import other_boot_loaders, products
 from dcd.checkpoints.architecture import check_x86
-from dcd.checkpoints.epoch import epoch_of
-from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
+from dcd.checkpoints.interface import Checkpoint, Context, Report
 from dcd.checkpoints.media import grub, largest
-from dcd.checkpoints.media.deliver import deliver_file, media_name, record_medium
+from dcd.checkpoints.media.deliver import deliver_file, media_name
+from dcd.checkpoints.recorded import record_medium
+from dcd.checkpoints.times import source_date_epoch
 from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache, distro
 from dcd.manifest.forms import VOLUME_ID
@@ -36,23 +37,19 @@ class CreateISO(Checkpoint):
     """Make the ISO."""
 
     DESCRIPTION = "Make the hybrid ISO"
+    EXPECTED_SECONDS = 3.0
     REQUIRES = (products.BOOT_MENU, products.SQUASHFS, products.LIVE_BOOT)
     PROVIDES = (products.ISO,)
     READS = ("//distro.name", "//distro.add_timestamp", *largest.READS)
     TOOLS = ("xorriso", *grub.TOOLS)
+    DISK_BYTES = 1 << 30
 
     volume_id: Annotated[str, VOLUME_ID] | None = None
     """The name under which systems show the medium. Default: the distribution's name."""
 
-    def needs(self, doc: DataObjectCache) -> Needs:
-        return Needs(tools=self.TOOLS, disk_bytes=1 << 30)
-
     def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
         yield from check_x86(doc, self, "makes a medium for", fails=False)
         yield from other_boot_loaders.check_packages(doc, self, "the medium")
-
-    def get_progress_estimate(self) -> float:
-        return 3.0
 
     def execute(self, context: Context) -> None:
         tree = resolve(context.media, "iso")
@@ -66,7 +63,7 @@ class CreateISO(Checkpoint):
         total = sum(part.lstat().st_size for part in parts if part.is_file())
         largest.check_size(context.doc, "what goes onto the medium", total, alone=False)
         level = needed_level(parts)
-        epoch = epoch_of(context, tree / LIVE_FILE_SYSTEM)
+        epoch = source_date_epoch(context, int((tree / LIVE_FILE_SYSTEM).stat().st_mtime))
         result = new_file(context.media, f"{media_name(context.doc, epoch)}.iso")
         other_boot_loaders.report_found(context, "the medium")
         context.report(Report(0.1, f"making {result.name}"))

@@ -1,8 +1,7 @@
 """`CreateUSB`: the image of a USB stick.
 
-The ISO is hybrid: written to a stick as it is, it boots. So the stick's image is the same file under
-a name of its own, without a copy where the file system can link. Result: media/NAME.usb, delivered as
-an artifact.
+The ISO is hybrid and boots from a stick unchanged, so the stick's image is the same file under another name:
+a hard link where the file system has them. Result: media/NAME.usb, delivered as an artifact.
 """
 
 import os
@@ -10,46 +9,35 @@ import shutil
 from dataclasses import dataclass
 
 from dcd.checkpoints import products
-from dcd.checkpoints.interface import Checkpoint, Context, Needs
+from dcd.checkpoints.interface import Checkpoint, Context
 from dcd.checkpoints.media import largest
-from dcd.checkpoints.media.deliver import deliver_file, record_medium, recorded_medium
-from dcd.manifest.doc import DataObjectCache
+from dcd.checkpoints.media.deliver import deliver_file
+from dcd.checkpoints.recorded import record_medium, required_medium
 from dcd.platform.inside import new_file
-from statemachine.errors import CheckpointError
 
 
 @dataclass(frozen=True)
 class CreateUSB(Checkpoint):
-    """Make the image of a USB stick from the ISO of a checkpoint before."""
+    """Make the image of a USB stick from the ISO of an earlier checkpoint."""
 
     DESCRIPTION = "Make the image of a USB stick"
-
+    EXPECTED_SECONDS = 2.0
+    DISK_BYTES = 1 << 30
     READS = largest.READS
     REQUIRES = (products.ISO,)
     PROVIDES = (products.USB,)
 
-    def needs(self, doc: DataObjectCache) -> Needs:
-        return Needs(disk_bytes=1 << 30)
-
-    def get_progress_estimate(self) -> float:
-        return 2.0
-
     def execute(self, context: Context) -> None:
-        iso = recorded_medium(context, "iso")
-        if iso is None:
-            raise CheckpointError(
-                "there is no ISO to make a USB stick's image from",
-                "",
-                "run a checkpoint that makes an ISO (CreateISO) before",
-            )
-        largest.check_size(context.doc, iso.with_suffix(".usb").name, iso.stat().st_size)
-        result = new_file(context.media, iso.with_suffix(".usb").name)
-        # One more name for it is a change to it.
+        iso = required_medium(context, products.ISO)
+        name = iso.with_suffix(".usb").name
+        largest.check_size(context.doc, name, iso.stat().st_size)
+        result = new_file(context.media, name)
+        # Another name changes its ctime.
         context.made.add(iso)
         try:
             os.link(iso, result)
         except OSError:
-            # No links here, or not between layers.
+            # The file system has no links, or none between layers.
             shutil.copyfile(iso, result)
         deliver_file(context, result, "usb")
         record_medium(context, "usb", result)

@@ -1,19 +1,17 @@
 """`VerifyBoot`: proof that a medium boots, by booting it.
 
 A guest without network boots the medium with each firmware, side by side, until the marker appears on
-its serial console. The console's log and a picture of the screen are delivered for each; see
-`dcd.checkpoints.boots` for what holds for every boot.
+its serial console. The console's log and a screenshot are delivered for each; see `dcd.checkpoints.boots`.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal
 
 from dcd.checkpoints import boots, products
 from dcd.checkpoints.architecture import check_x86
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
-from dcd.checkpoints.media.deliver import recorded_medium
+from dcd.checkpoints.recorded import required_medium
 from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.forms import LINE
@@ -25,14 +23,14 @@ from dcd.platform.hypervisor import (
     hypervisor_named,
     tools_of,
 )
-from statemachine.errors import CheckpointError
 
 
 @dataclass(frozen=True)
 class VerifyBoot(Checkpoint):
-    """Boot the medium that an earlier checkpoint made."""
+    """Boot the medium of an earlier checkpoint."""
 
     DESCRIPTION = "Boot the medium to prove that it boots"
+    EXPECTED_SECONDS = 60.0
     TOOLS = all_tools()
     PROVIDES = ()
 
@@ -40,7 +38,7 @@ class VerifyBoot(Checkpoint):
     """The firmware to boot with, each of those listed."""
 
     media: Literal["cdrom", "usb"] = "cdrom"
-    """How the guest sees the medium: as a CD or as a USB stick."""
+    """The medium's form in the guest: a CD or a USB stick."""
 
     memory_mb: int = 1024
     """The memory of each guest, in MiB."""
@@ -52,7 +50,7 @@ class VerifyBoot(Checkpoint):
     """The time limit of each boot, in seconds."""
 
     accelerator: boots.AcceleratorName = "auto"
-    """What executes the guest. `auto` is KVM if a tiny guest proves that it works here, else
+    """The accelerator of the guest. `auto` is KVM if a tiny guest proves that it works here, else
     emulation (`tcg`)."""
 
     cpus: int = 1
@@ -62,7 +60,7 @@ class VerifyBoot(Checkpoint):
     """Boot with all firmware at once; each guest then needs `memory_mb`."""
 
     hypervisor: HypervisorName = "qemu"
-    """What runs the guest. `virtualbox` and `bhyve` were never run on the real thing."""
+    """The hypervisor. `virtualbox` and `bhyve` have been tested with stand-ins only."""
 
     def needs(self, doc: DataObjectCache) -> Needs:
         return Needs(
@@ -72,7 +70,7 @@ class VerifyBoot(Checkpoint):
         )
 
     def requires(self, doc: DataObjectCache) -> Iterator[tuple[str, ...]]:
-        yield (products.ISO,) if self.media == "cdrom" else (products.USB, products.ISO)
+        yield self._kinds()
 
     def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
         yield from check_x86(doc, self, "boots", fails=True)
@@ -97,12 +95,11 @@ class VerifyBoot(Checkpoint):
                 '<arg name="media">cdrom</arg>',
             )
 
-    def get_progress_estimate(self) -> float:
-        return 60.0
-
     def execute(self, context: Context) -> None:
-        medium = self._medium(context)
+        medium = required_medium(context, *self._kinds())
         conditions = boots.Conditions(
+            checkpoint=self.name,
+            hypervisor=hypervisor_named(self.hypervisor, context.environment),
             marker=self.marker,
             timeout_seconds=self.timeout_seconds,
             accelerator=boots.accelerator_for(self.hypervisor, self.accelerator),
@@ -111,24 +108,10 @@ class VerifyBoot(Checkpoint):
             cpus=self.cpus,
             side_by_side=len(self.firmware) if self.parallel else 1,
         )
-        under = conditions.accelerator.upper() if self.hypervisor == "qemu" else self.hypervisor
-        context.report(Report(0.0, f"booting {medium.name} as {self.media} under {under}"))
-        done = boots.boot_all(
-            context,
-            self.name,
-            hypervisor_named(self.hypervisor, context.environment),
-            [boots.Trial(kind, kind, Drive(medium, self.media)) for kind in self.firmware],
-            conditions,
-            self.stopping,
-        )
-        boots.deliver_boots(context, self.name, done)
+        message = f"booting {medium.name} as {self.media} under {conditions.under}"
+        context.report(Report(0.0, message))
+        trials = [boots.Trial(kind, kind, Drive(medium, self.media)) for kind in self.firmware]
+        boots.boot_all(context, trials, conditions, self.stopping)
 
-    def _medium(self, context: Context) -> Path:
-        medium = recorded_medium(context, *(("iso",) if self.media == "cdrom" else ("usb", "iso")))
-        if medium is None:
-            raise CheckpointError(
-                "there is no medium to boot",
-                "no checkpoint before has made one",
-                "run a checkpoint that makes an ISO (CreateISO) before",
-            )
-        return medium
+    def _kinds(self) -> tuple[str, ...]:
+        return (products.ISO,) if self.media == "cdrom" else (products.USB, products.ISO)

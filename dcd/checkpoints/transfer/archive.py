@@ -18,7 +18,7 @@ from typing import Annotated
 
 from dcd.checkpoints import products
 from dcd.checkpoints.areas import area_directory, captured_file
-from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
+from dcd.checkpoints.interface import Checkpoint, Context, Report
 from dcd.checkpoints.transfer.listed import check_places, check_software
 from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache, software_for
@@ -63,9 +63,6 @@ class TransferArchive(Checkpoint):
 
     archive: Annotated[InputPath, CLIENT_PATH]
     """The archive file; it is captured when the build is submitted."""
-
-    def needs(self, doc: DataObjectCache) -> Needs:
-        return Needs(tools=self.TOOLS)
 
     def provides(self, doc: DataObjectCache) -> products.Provided:
         found = products.in_area(_destination(doc, self.name))

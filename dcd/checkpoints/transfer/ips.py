@@ -69,6 +69,7 @@ class TransferIPS(Checkpoint):
     """
 
     DESCRIPTION = "Transfer IPS packages into the image"
+    EXPECTED_SECONDS = 600.0
     VERSION = 2
     NAMED = ("software",)
     TOOLS = ("pkg",)
@@ -135,9 +136,6 @@ class TransferIPS(Checkpoint):
                 self._repositories(doc), distro(doc).http_proxy or "", patient=self.patient
             )
         return state
-
-    def get_progress_estimate(self) -> float:
-        return 600.0
 
     def execute(self, context: Context) -> None:
         software = software_of(context.doc, self, "IPS")

@@ -9,12 +9,11 @@ Source: sfdisk(8), "Script headers" and "Named-fields format".
 import shlex
 import tarfile
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path, PurePosixPath
 
-from dcd.checkpoints.epoch import source_date_epoch
 from dcd.checkpoints.image.installer_script import LABEL
 from dcd.checkpoints.interface import Context
+from dcd.checkpoints.times import source_date_epoch
 from dcd.checkpoints.vm.disk import DiskLayout, VolumePartition
 from dcd.checkpoints.vm.layout_checks import ESP
 
@@ -26,6 +25,11 @@ def make_answers(
 ) -> None:
     """Make the medium. `variables` are those of the shell, `files` is the tree that is put over the installed
     system."""
+
+    def dated(member: tarfile.TarInfo) -> tarfile.TarInfo:
+        member.mtime = source_date_epoch(context, member.mtime)
+        return member
+
     directory = context.tmp / "answers"
     directory.mkdir()
     (directory / "answers").write_text(
@@ -38,20 +42,13 @@ def make_answers(
             # Directories are the system's own, or made when they are missing.
             if entry.is_symlink() or not entry.is_dir():
                 name = str(entry.relative_to(files))
-                archive.add(entry, name, recursive=False, filter=partial(_dated, context))
+                archive.add(entry, name, recursive=False, filter=dated)
     context.run(
         [
             *("xorriso", "-no_rc", "-as", "mkisofs", "-quiet", "-r"),
             *("-V", LABEL, "-o", result, directory),
         ]
     )
-
-
-def _dated(context: Context, member: tarfile.TarInfo) -> tarfile.TarInfo:
-    """The member with the build's time, where it has one."""
-    epoch = source_date_epoch(context)
-    member.mtime = member.mtime if epoch is None else epoch
-    return member
 
 
 def sfdisk_script(layout: DiskLayout) -> str:

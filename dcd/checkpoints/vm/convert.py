@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Annotated
 
 from dcd.checkpoints import products
-from dcd.checkpoints.epoch import epoch_of
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
-from dcd.checkpoints.media.deliver import as_artifact, media_name, record_medium
+from dcd.checkpoints.media.deliver import as_artifact, media_name
+from dcd.checkpoints.recorded import record_medium
+from dcd.checkpoints.times import source_date_epoch
 from dcd.checkpoints.vm.conversion import TOOLS, check_level, convert, examine, make_stream
 from dcd.checkpoints.vm.disk import DiskLayout, recorded_disk
 from dcd.checkpoints.vm.formats import (
@@ -51,6 +52,7 @@ class Convert(Checkpoint):
     """Convert the disk to the formats that `vm_im` lists."""
 
     DESCRIPTION = "Convert the disk to the formats it is delivered in"
+    EXPECTED_SECONDS = 20.0
     READS = ("//vm_format", "//distro.name", "//distro.add_timestamp")
     TOOLS = TOOLS
     REQUIRES = (products.DISK,)
@@ -88,9 +90,6 @@ class Convert(Checkpoint):
         yield from check_chosen(doc, self, self.formats, offered)
         yield from check_level(doc, self, self.level)
 
-    def get_progress_estimate(self) -> float:
-        return 20.0
-
     def execute(self, context: Context) -> None:
         images = self._images(context.doc)
         kinds = ", ".join(image.kind for image in images)
@@ -115,7 +114,8 @@ class Convert(Checkpoint):
         """Make all images; the first failure ends the work at the others."""
         fractions = dict.fromkeys(images, 0.0)
         total = sum(map(_expected_seconds, images))
-        stem = media_name(context.doc, epoch_of(context, disk))
+        epoch = source_date_epoch(context, int(disk.stat().st_mtime))
+        stem = media_name(context.doc, epoch)
 
         def make(image: Image) -> Artifact:
             def on_progress(fraction: float) -> None:
@@ -127,7 +127,7 @@ class Convert(Checkpoint):
             name = image.file_name(stem)
             if image.type == "raw":
                 return as_artifact(context, disk, "raw", name=name)
-            path, sha256 = new_file(context.media, name), None
+            path, sha256 = new_file(context.media, name), ""
             if image == STREAM:
                 sha256 = make_stream(path, disk, layout, level=self.level, on_progress=on_progress)
             else:

@@ -1,9 +1,9 @@
 """`CreateDisk`: the disk of a virtual machine, laid out as the manifest's `target` says.
 
 A sparse file in the media area with a GUID partition table and empty file systems, made without loop
-devices and mounts. Result: media/NAME, and its layout in the DOC for the checkpoints after (`disk`), which
-install into it. Ids and times are the same each time, unless the manifest wants ids by chance. Takes as
-much space as tables and journals do: a few MiB.
+devices and mounts. Result: media/NAME, and its layout in the DOC (`disk`) for the later checkpoints that
+install into it. Ids and times are the same each time, unless the manifest asks for random ids. Tables and
+journals take a few MiB.
 """
 
 import os
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dcd.checkpoints import products
-from dcd.checkpoints.epoch import source_date_epoch
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
+from dcd.checkpoints.times import FIRST_FAT_TIME, source_date_epoch
 from dcd.checkpoints.vm import gpt
 from dcd.checkpoints.vm.disk import DiskLayout, record_disk
 from dcd.checkpoints.vm.layout import disk_layout, examine_layout
@@ -25,21 +25,19 @@ from dcd.platform.inside import entry
 from statemachine.errors import CheckpointError
 
 LAYOUT_READS = ("//target", "//max_size", "//vm_im.firmware", "//distro.name")
-"""What decides the layout."""
-
-_NO_TIME = 315532800
-"""1980-01-01, before which FAT knows no time: of a disk that has no files yet."""
+"""The DOC paths that determine the layout."""
 
 
 @dataclass(frozen=True)
 class CreateDisk(Checkpoint):
     """Make the disk with its partitions and empty file systems.
 
-    The `target` says how, in one `disk` with a `disk_image`; without one the disk has what the firmware
-    needs, and an ext4 root. `InstallOffline` fills it.
+    The `target` describes it, in one `disk` with a `disk_image`; without one the disk has the partitions
+    that its firmware needs, and an ext4 root. `InstallOffline` fills it.
     """
 
     DESCRIPTION = "Make the disk: partitions and file systems"
+    EXPECTED_SECONDS = 1.0
     PROVIDES = (products.DISK,)
     READS = LAYOUT_READS
     TOOLS = tuple(dict.fromkeys(tool for tools in VOLUME_TOOLS.values() for tool in tools))
@@ -51,12 +49,8 @@ class CreateDisk(Checkpoint):
     def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
         yield from examine_layout(doc)[1]
 
-    def get_progress_estimate(self) -> float:
-        return 1.0
-
     def execute(self, context: Context) -> None:
         layout = disk_layout(context.doc, uuid.uuid4())
-        size = f"{layout.size >> 20} MiB"
         path = entry(context.media, layout.name)
         if os.path.lexists(path):
             raise CheckpointError(
@@ -64,13 +58,13 @@ class CreateDisk(Checkpoint):
                 str(path),
                 "give the disk another name, in disk_image",
             )
-        given = source_date_epoch(context)
-        epoch = _NO_TIME if given is None else given
+        # Without files the disk has no time of its own.
+        epoch = source_date_epoch(context, FIRST_FAT_TIME)
         begin_disk(path, layout)
         for partition in layout.volumes:
             make_volume(context, Place(path, layout, partition, epoch))
         record_disk(context, path, layout)
-        context.report(Report(1.0, f"{layout.name}: {size}"))
+        context.report(Report(1.0, f"{layout.name}: {layout.size >> 20} MiB"))
 
 
 def tools_for(layout: DiskLayout) -> tuple[str, ...]:
@@ -80,7 +74,7 @@ def tools_for(layout: DiskLayout) -> tuple[str, ...]:
 
 
 def begin_disk(path: Path, layout: DiskLayout) -> None:
-    """Make the disk anew at `path`: all holes, but for the partition table."""
+    """Make a new disk at `path`: all holes except for the partition table."""
     path.unlink(missing_ok=True)
     with path.open("xb") as disk:
         disk.truncate(layout.size)

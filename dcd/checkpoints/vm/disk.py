@@ -1,8 +1,8 @@
-"""The disk that the checkpoints of a virtual machine hand on to each other.
+"""The disk that the checkpoints of a virtual machine pass to each other.
 
-It is a raw, sparse file in the media area, laid out as the manifest's `target` says. `CreateDisk` makes
-it and records where it is and how it is divided, ids and all; every later checkpoint reads that record,
-never the manifest's `target` again, so that what it does fits the disk that is there.
+It is a raw, sparse file in the media area with the layout of the manifest's `target`. `CreateDisk` makes it
+and records its path and its layout, ids included. Later checkpoints read that record, never the manifest's
+`target`, so that they always fit the existing disk.
 """
 
 from dataclasses import dataclass, field, replace
@@ -11,18 +11,17 @@ from typing import Literal
 
 import msgspec
 
+from dcd.checkpoints import products
 from dcd.checkpoints.interface import Context
-from dcd.checkpoints.recorded import DISK, record
-from dcd.manifest.doc import DataObjectDict
-from statemachine.errors import CheckpointError
+from dcd.checkpoints.recorded import DISK, record, recorded
 
 FileSystem = Literal["ext4", "xfs", "btrfs", "vfat", "swap"]
 
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """What a partition holds: a file system, or swap space. `uuid` is as blkid(8) prints it (for vfat
-    XXXX-XXXX); `mountpoint` is where the installed system mounts it, with mount options `options`."""
+    """The content of a partition: a file system, or swap space. `uuid` has the form of blkid(8) (for vfat
+    XXXX-XXXX); the installed system mounts it at `mountpoint` with mount options `options`."""
 
     type: FileSystem
     uuid: str
@@ -33,8 +32,8 @@ class Volume:
 
 @dataclass(frozen=True, slots=True)
 class DiskPartition:
-    """A partition in the table, without a volume that dcd knows: a boot loader's, or one of a ZFS pool.
-    `type` and `uuid` are its GUIDs, lower case; `start` and `size` are in bytes."""
+    """A partition in the table, by itself without a volume: for a boot loader, or a ZFS pool. `type` and
+    `uuid` are its GUIDs in lower case; `start` and `size` are in bytes."""
 
     number: int
     type: str
@@ -46,7 +45,7 @@ class DiskPartition:
 
 @dataclass(frozen=True, slots=True)
 class VolumePartition(DiskPartition):
-    """A partition with a volume in it."""
+    """A partition with a volume."""
 
     volume: Volume = field(kw_only=True)
 
@@ -74,36 +73,29 @@ class DiskLayout:
         return {point: one for point, one in points if point is not None}
 
     def mounted_at(self, mountpoint: str) -> VolumePartition | None:
-        """The partition that the installed system mounts there."""
+        """The partition that the installed system mounts there, or None."""
         return self.mounted.get(mountpoint)
 
 
 def record_disk(context: Context, path: Path, layout: DiskLayout) -> None:
-    """Tell later checkpoints of the disk, which this one has made."""
-    context.made.add(path)
-    described = record(context, DISK)
-    described["path"] = str(path.relative_to(context.root))
-    described["layout"] = msgspec.to_builtins(layout)
+    """Record the disk that this checkpoint has made, for later ones."""
+    place = str(path.relative_to(context.root))
+    record(context, DISK, {"path": place, "layout": msgspec.to_builtins(layout)}, path)
 
 
 def recorded_disk(context: Context, *, change: bool = False) -> tuple[Path, DiskLayout]:
-    """The disk that a checkpoint before has made. `change`: this one is going to change it. Raises
-    `CheckpointError` when none has."""
-    described = context.doc.persistent.get_first_child(DISK, DataObjectDict)
-    if described is None:
-        raise CheckpointError(
-            "there is no disk yet",
-            "no checkpoint before has made one",
-            "run a checkpoint that makes the disk (CreateDisk) before",
-        )
+    """The disk of an earlier checkpoint. `change` declares that this one changes it. Raises `CheckpointError`
+    when there is none."""
+    described = recorded(context, DISK)
+    if not described:
+        raise products.missing(products.DISK)
     path = context.root / str(described["path"])
     if change:
         context.made.add(path)
     layout = described["layout"]
     bare = msgspec.convert({**layout, "partitions": ()}, DiskLayout)
-    return path, replace(bare, partitions=tuple(map(_partition, layout["partitions"])))
-
-
-def _partition(described: dict[str, object]) -> DiskPartition:
-    kind = VolumePartition if described.get("volume") else DiskPartition
-    return msgspec.convert(described, kind)
+    partitions = (
+        msgspec.convert(one, VolumePartition if one.get("volume") else DiskPartition)
+        for one in layout["partitions"]
+    )
+    return path, replace(bare, partitions=tuple(partitions))

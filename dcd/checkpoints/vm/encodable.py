@@ -5,7 +5,7 @@ takes `a:b` for a file `b` on a drive, leaves out dots and blanks at the end of 
 Readme.
 Source: ext4(5) and the kernel's Documentation/filesystems/ext4, "Inode Timestamps"; mkfs.xfs(8), bigtime;
 Microsoft's FAT specification, "FAT Long Directory Entries" and DIR_FileSize. Times are no obstacle in FAT,
-which keeps few attributes of a file anyway: they become the nearest (`dcd.checkpoints.fat`).
+which keeps few attributes of a file anyway: they become the nearest (`dcd.checkpoints.times`).
 """
 
 import os

@@ -1,7 +1,7 @@
-"""The formats in which a virtual machine's disk is delivered, and which of them a manifest asks for.
+"""The formats in which a virtual machine's disk is delivered, and those that a manifest asks for.
 
-One table says what each `vm_format` may be: QEMU's name of the format, its subformats and compressions.
-What is not in it is refused when the manifest is checked, with what would be possible.
+One table has all possible `vm_format`s: QEMU's name of each, its subformats and compressions. The check of a
+manifest refuses others, and names the possible ones.
 """
 
 from collections import Counter
@@ -17,10 +17,10 @@ from dcd.manifest.objects.distro import VmFormat, VmIm
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A format. `driver` is QEMU's name of it and `suffix` that of its files. `varieties` maps each
-    subformat, the default first, to the compressions that it may be given; the empty subformat is
-    that of a format which has none. `checkable`: qemu-img can check its own structure. `most_bytes` is the
-    largest disk that it can describe; None: any that QEMU can have."""
+    """A format. `driver` is its name in QEMU, `suffix` that of its files. `varieties` maps each subformat,
+    the default first, to its possible compressions; a format without subformats has an empty one. qemu-img
+    can check the structure of a `checkable` one. `most_bytes` is the largest disk that it can describe, or
+    None when QEMU's limit is lower."""
 
     driver: str
     suffix: str
@@ -42,14 +42,14 @@ FORMATS: Mapping[str, Format] = {
     ),
     "ova": Format("vmdk", "ova", {"": ()}),
 }
-"""By `vm_format`'s type. Left out are varieties of several files and such as allocate everything. Source of
+"""By `vm_format`'s type, without varieties of several files or with all space allocated. Source of
 the sizes: QEMU's block/vpc.c, VHD_MAX_SECTORS; [MS-VHDX] 2.2, VirtualDiskSize."""
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """A disk in one of the formats that the manifest asks for. `compression` is "" for none, or for that
-    which the subformat always has."""
+    """A disk in one of the formats that the manifest asks for. `compression` is "" for none, or for the only
+    one of the subformat."""
 
     type: str
     subformat: str = ""
@@ -57,17 +57,17 @@ class Image:
 
     @property
     def format(self) -> Format:
-        """What holds for all of its type."""
+        """Its format."""
         return FORMATS[self.type]
 
     @property
     def kind(self) -> str:
-        """The kind under which the medium is recorded: the type, unless it is not the default variety."""
+        """The kind of the recorded medium: the type, with the subformat unless it is the default."""
         default = next(iter(self.format.varieties))
         return self.type if self.subformat == default else f"{self.type}-{self.subformat}"
 
     def file_name(self, stem: str) -> str:
-        """The name of its file, when that of the distribution's files is `stem`."""
+        """The name of its file; `stem` is the name of all files of the distribution."""
         return f"{stem}{self.kind.removeprefix(self.type)}.{self.format.suffix}"
 
 
@@ -76,26 +76,26 @@ STREAM = Image("vmdk", "streamOptimized")
 
 
 def format_of_kind(kind: str) -> Format | None:
-    """The format of a recorded medium; None when it is not that of a virtual machine's disk."""
+    """The format of a recorded medium; None if it is no virtual machine's disk."""
     return FORMATS.get(kind.partition("-")[0])
 
 
 def machine_of(doc: DataObjectCache) -> VmIm:
-    """The manifest's virtual machine; one of which nothing is said where it describes none."""
+    """The manifest's virtual machine; one without attributes if it describes none."""
     described = doc.get_descendants(class_type=VmIm, max_count=1)
     return described[0] if described else VmIm()
 
 
 def images_of(doc: DataObjectCache) -> tuple[Image, ...]:
-    """The images that the manifest asks for, in its order, each once, without what cannot be made."""
+    """The possible images that the manifest asks for, in its order, each once."""
     wanted = machine_of(doc).get_children(class_type=VmFormat)
     return tuple(dict.fromkeys(_image(each) for each in wanted if not _impossible(each)))
 
 
 def check_images(doc: DataObjectCache, checkpoint: Checkpoint) -> Iterator[Diagnostic]:
     """Errors for formats that the manifest does not name, names twice or names wrongly."""
-    described = doc.get_descendants(class_type=VmIm, max_count=1)
-    if not described:
+    machine = machine_of(doc)
+    if machine.origin is None and not doc.get_descendants(class_type=VmIm):
         yield checkpoint.fault(
             doc,
             None,
@@ -104,11 +104,11 @@ def check_images(doc: DataObjectCache, checkpoint: Checkpoint) -> Iterator[Diagn
             '<img_params><vm_im><vm_format type="qcow2"/></vm_im></img_params>',
         )
         return
-    wanted = described[0].get_children(class_type=VmFormat)
+    wanted = machine.get_children(class_type=VmFormat)
     if not wanted:
         yield error(
-            described[0].origin,
-            "the virtual machine's disk is to be delivered in no format",
+            machine.origin,
+            "the manifest asks for no format of the virtual machine's disk",
             "vm_im has no vm_format",
             '<vm_im ...><vm_format type="qcow2"/></vm_im>',
         )
@@ -152,7 +152,7 @@ def check_chosen(
 
 
 def too_large(image: Image, size_bytes: int) -> tuple[str, str, str] | None:
-    """What is wrong when the format cannot describe a disk of that size, the numbers, and the remedy."""
+    """The error, with numbers and remedy, for a format that cannot describe a disk of that size; or None."""
     most = image.format.most_bytes
     if most is None or size_bytes <= most:
         return None
@@ -173,7 +173,7 @@ def check_sizes(doc: DataObjectCache, size_bytes: int) -> Iterator[Diagnostic]:
 
 def _image(wanted: VmFormat) -> Image:
     subformat = _subformat(wanted)
-    # streamOptimized always is compressed; to say so changes nothing.
+    # streamOptimized is always compressed.
     return Image(wanted.type, subformat, "" if subformat else wanted.compression or "")
 
 
@@ -194,12 +194,9 @@ def _impossible(wanted: VmFormat) -> tuple[str, str] | None:
 
 def _possible(type_: str) -> list[str]:
     return [
-        " ".join(
-            [f'<vm_format type="{type_}"']
-            + ([f'subformat="{subformat}"'] if subformat else [])
-            + ([f'compression="{compression}"'] if compression else [])
-        )
-        + "/>"
+        f'<vm_format type="{type_}"'
+        + (f' subformat="{subformat}"' if subformat else "")
+        + (f' compression="{compression}"/>' if compression else "/>")
         for subformat, compressions in FORMATS[type_].varieties.items()
         for compression in ("", *compressions)
     ]

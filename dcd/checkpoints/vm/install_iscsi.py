@@ -22,7 +22,7 @@ from dcd.checkpoints.areas import captured_file
 from dcd.checkpoints.boot.menu import boot_mods, menu, menu_timeout, menu_title
 from dcd.checkpoints.image.identity import make_host_keys
 from dcd.checkpoints.interface import ALL_DEVICES, MOUNTS, Checkpoint, Context, Needs, Report
-from dcd.checkpoints.media.deliver import recorded_medium
+from dcd.checkpoints.recorded import required_medium
 from dcd.checkpoints.vm import answers, installed, installed_disk
 from dcd.checkpoints.vm.create_disk import LAYOUT_READS
 from dcd.checkpoints.vm.disk import DiskLayout, recorded_disk
@@ -47,7 +47,6 @@ from dcd.platform.hypervisor import (
 )
 from dcd.platform.iscsi import Comstar, Export, Lio, Target, Tgt, target_name
 from dcd.platform.iscsi.lio import CONFIGFS
-from statemachine.errors import CheckpointError
 
 TargetName = Literal["auto", "tgt", "lio", "comstar"]
 
@@ -60,6 +59,7 @@ class InstallISCSI(Checkpoint):
     """Install onto the disk of `CreateDisk` from an installer medium, in a guest."""
 
     DESCRIPTION = "Install onto the disk through iSCSI, in a guest"
+    EXPECTED_SECONDS = 240.0
     PROVIDES = ()
     READS = (*LAYOUT_READS, "//vm_im", "//boot_mods")
     TOOLS = tuple(
@@ -93,7 +93,7 @@ class InstallISCSI(Checkpoint):
     """The time limit of the whole installation, in seconds."""
 
     accelerator: boots.AcceleratorName = "auto"
-    """What executes the guest. `auto` is KVM if a tiny guest proves that it works here, else
+    """The accelerator of the guest. `auto` is KVM if a tiny guest proves that it works here, else
     emulation (`tcg`)."""
 
     kernel_args: Annotated[str, KERNEL_ARGUMENTS] = "quiet"
@@ -136,9 +136,6 @@ class InstallISCSI(Checkpoint):
         layout, faults = examine_layout(doc)
         if not faults:  # Otherwise CreateDisk reports them.
             yield from self._check_layout(layout, doc)
-
-    def get_progress_estimate(self) -> float:
-        return 240.0
 
     def execute(self, context: Context) -> None:
         disk, layout = recorded_disk(context, change=True)
@@ -229,15 +226,7 @@ class InstallISCSI(Checkpoint):
     def _medium(self, context: Context) -> Path:
         if self.medium is not None:
             return captured_file(context.inputs, str(self.medium))
-        medium = recorded_medium(context, "iso")
-        if medium is None:
-            raise CheckpointError(
-                "there is no medium to install from",
-                "no checkpoint before has made one",
-                "run a checkpoint that makes an ISO (CreateISO) before, or name one: "
-                '<arg name="medium">installer.iso</arg>',
-            )
-        return medium
+        return required_medium(context, products.ISO)
 
     def _target(self) -> type[Target]:
         usual = "comstar" if sys.platform.startswith("sunos") else "tgt"

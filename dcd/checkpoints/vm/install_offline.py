@@ -29,9 +29,9 @@ from dcd.checkpoints.boot.menu import (
     menu_timeout,
     menu_title,
 )
-from dcd.checkpoints.epoch import source_date_epoch
 from dcd.checkpoints.image.identity import NO_HOST_KEYS, remove_identity, without_host_keys
 from dcd.checkpoints.interface import ALL_DEVICES, MOUNTS, Checkpoint, Context, Needs, Report
+from dcd.checkpoints.times import source_date_epoch
 from dcd.checkpoints.vm import boot_loader, installed
 from dcd.checkpoints.vm.contents import Survey, check_room, entries_below, survey
 from dcd.checkpoints.vm.create_disk import begin_disk, tools_for
@@ -66,6 +66,7 @@ class InstallOffline(Checkpoint):
     """Install the image onto the disk of `CreateDisk`."""
 
     DESCRIPTION = "Install the image onto the disk"
+    EXPECTED_SECONDS = 6.0
     VERSION = 2
     PROVIDES = ()
     READS = ("//boot_mods", "//vm_im.firmware", "//distro.name")
@@ -127,9 +128,6 @@ class InstallOffline(Checkpoint):
         if "uefi" in firmware(doc):
             yield from other_boot_loaders.check_packages(doc, self, "the disk")
 
-    def get_progress_estimate(self) -> float:
-        return 6.0
-
     def execute(self, context: Context) -> None:
         disk, layout = recorded_disk(context, change=True)
         refuse(installed.check_root(context.doc, self, layout, self.grow_root))
@@ -142,8 +140,7 @@ class InstallOffline(Checkpoint):
         )
         kernel = _kernel(context)
         found = _survey(context, layout, kernel)
-        given = source_date_epoch(context)
-        epoch = found.newest_ns // 1_000_000_000 if given is None else given
+        epoch = source_date_epoch(context, found.newest_ns // 1_000_000_000)
         context.report(Report(0.05, "making the image an installed system"))
         self._install_system(context, layout, kernel)
         boot_loader.copy_modules(context.pkg_image, kinds)

@@ -1,13 +1,13 @@
-"""From the manifest's `target` to the layout of the disk: where each partition is and what it is called.
+"""From the manifest's `target` to the layout of the disk: the place, the type and the ids of each partition.
 
-Pure: the same manifest gives the same layout, ids and all, and whatever cannot be laid out is an
-error that names the element, its line and the remedy. Partitions begin at full MiB after the one
-before, or at their `start_sector`; one without a size takes what is free. All ids derive from one
-(uuid5 of it and what it is for): from the distribution's name, from the disk's `id`, or from `chance`.
+Pure: the same manifest gives the same layout, ids included, and everything that is impossible is an
+error that names the element, its line and the remedy. A partition begins at the next full MiB, or at its
+`start_sector`; without a size it takes the free space. All ids are uuid5 of one id and their purpose; that
+one comes from the distribution's name or the disk's `id`, or is random.
 
-A manifest that says nothing of partitions gets a disk of the size of vm_im/max_size (8 GiB without) with
-what its firmware needs, a BIOS boot partition of 1 MiB and an ESP of 64 MiB (300 MiB for sectors of 4096
-bytes, since FAT32 needs so much there), and an ext4 root on the rest.
+A manifest without partitions gets a disk of the size of vm_im/max_size (by default 8 GiB) with the
+partitions of its firmware, a BIOS boot partition of 1 MiB and an ESP of 64 MiB (300 MiB for sectors of 4096
+bytes, the least for FAT32), and an ext4 root on the rest.
 Source: UEFI specification 2.10, chapter 5 (GPT); the GRUB manual, "BIOS installation".
 """
 
@@ -17,12 +17,7 @@ from dataclasses import asdict, dataclass
 
 from dcd.checkpoints.vm import layout_checks, volume_rules
 from dcd.checkpoints.vm.disk import DiskLayout, DiskPartition, Volume, VolumePartition
-from dcd.checkpoints.vm.layout_checks import (
-    MOST_PARTITIONS,
-    TYPES,
-    fault,
-    mib,
-)
+from dcd.checkpoints.vm.layout_checks import MOST_PARTITIONS, TYPES, fault, mib
 from dcd.checkpoints.vm.volume_rules import MIB
 from dcd.manifest.data_object import DataObject
 from dcd.manifest.diagnostics import Diagnostic, refuse
@@ -48,31 +43,39 @@ _LONGEST_PARTITION_LABEL = 36
 
 
 def table_bytes(sector_size: int) -> int:
-    """How much of either end of the disk the table takes: header and 128 entries, and at the beginning
-    one more sector for the protective MBR."""
+    """The size of the table at either end of the disk: header and 128 entries. At the beginning the sector
+    of the protective MBR is added."""
     return sector_size + MOST_PARTITIONS * 128
 
 
 def firmware(doc: DataObjectCache) -> frozenset[str]:
-    """The firmware that the disk is to boot with: `bios`, `uefi`, or by default both."""
+    """The firmware that boots the disk: `bios`, `uefi`, or by default both."""
     machine = doc.volatile.get_descendants(None, VmIm, max_count=1)
     wanted = (machine[0].firmware if machine else None) or "both"
     return frozenset(("bios", "uefi") if wanted == "both" else (wanted,))
 
 
-def disk_layout(doc: DataObjectCache, chance: uuid.UUID | None = None) -> DiskLayout:
-    """The layout that the manifest describes. `chance` is what ids derive from where the manifest wants
-    them `random`. Raises `ManifestError` with everything in which it cannot be laid out."""
-    layout, faults = examine_layout(doc, chance)
+class Faults(list[Diagnostic]):
+    """The errors of a layout."""
+
+    def add(self, element: DataObject, attribute: str, brief: str, resolution: str) -> None:
+        """Add an error at an element, or at an attribute of it."""
+        self.append(fault(element, attribute, brief, resolution))
+
+
+def disk_layout(doc: DataObjectCache, random: uuid.UUID | None = None) -> DiskLayout:
+    """The layout that the manifest describes. `random` is the origin of the ids of a disk whose `id` is
+    `random`. Raises `ManifestError` with all its errors."""
+    layout, faults = examine_layout(doc, random)
     refuse(faults)
     return layout
 
 
 def examine_layout(
-    doc: DataObjectCache, chance: uuid.UUID | None = None
+    doc: DataObjectCache, random: uuid.UUID | None = None
 ) -> tuple[DiskLayout, list[Diagnostic]]:
-    """The layout of what can be laid out, and errors for all else."""
-    faults: list[Diagnostic] = []
+    """The layout of the possible partitions, and all errors."""
+    faults = Faults()
     disk = _disk(doc, faults)
     image = disk.get_first_child(class_type=DiskImage) if disk else None
     sector_size = image.sector_size if image else 512
@@ -80,15 +83,13 @@ def examine_layout(
     where = image or distro(doc)
     size = _disk_bytes(doc, image, faults)
     if "bios" in firmware(doc) and sector_size != 512:
-        faults.append(
-            fault(
-                where,
-                "sector_size",
-                "BIOS cannot boot a disk with sectors of 4096 bytes",
-                'write <vm_im firmware="uefi">, or sector_size="512"',
-            )
+        faults.add(
+            where,
+            "sector_size",
+            "BIOS cannot boot a disk with sectors of 4096 bytes",
+            'write <vm_im firmware="uefi">, or sector_size="512"',
         )
-    identity = _identity(doc, image, chance)
+    identity = _identity(doc, image, random)
     given = disk.get_children(class_type=GptPartition) if disk else []
     wanted = given or _default_partitions(doc, sector_size)
     placed = [
@@ -101,65 +102,36 @@ def examine_layout(
             element, partition, sector_size if has_place else None
         )
     faults += layout_checks.check_mountpoints(placed)
-    faults += layout_checks.check_bootable(placed, where, firmware(doc), _root_pools(doc))
+    pools = frozenset(one.name for one in doc.volatile.get_descendants(None, Zpool) if one.is_root)
+    faults += layout_checks.check_bootable(placed, where, firmware(doc), pools)
     ordered = sorted((partition for _, partition, _ in placed), key=lambda found: found.number)
     return DiskLayout(name, size, sector_size, str(identity), tuple(ordered)), faults
 
 
-def _root_pools(doc: DataObjectCache) -> frozenset[str]:
-    return frozenset(
-        pool.name for pool in doc.volatile.get_descendants(None, Zpool) if pool.is_root
-    )
-
-
-def _disk(doc: DataObjectCache, faults: list[Diagnostic]) -> Disk | None:
+def _disk(doc: DataObjectCache, faults: Faults) -> Disk | None:
     """The one disk that is a file."""
     disks = doc.volatile.get_descendants(None, Disk)
     images = [disk for disk in disks if disk.get_first_child(class_type=DiskImage)]
-    faults += [
-        fault(
-            another,
-            "",
-            "the target has more than one disk that is a file",
-            "describe one disk_image",
-        )
-        for another in images[1:]
-    ]
     if disks and not images:
-        faults.append(
-            fault(
-                disks[0],
-                "",
-                "none of the target's disks is a file that can be made",
-                'put <disk_image name="disk.img" size="4gb"/> into <disk>',
-            )
-        )
+        remedy = 'put <disk_image name="disk.img" size="4gb"/> into <disk>'
+        faults.add(disks[0], "", "none of the target's disks is a file that can be made", remedy)
     if not images:
         return None
-    faults += [
-        fault(
-            other,
-            "",
-            "this disk is not made: only the one that is a file is",
-            "leave it out, or describe it as a build of its own",
-        )
-        for other in disks
-        if other not in images
-    ]
-    faults += [
-        fault(
-            other,
-            "",
-            f"<{other.TAG}> cannot be on a disk that is a file",
-            "it has a GUID partition table: use <gpt_partition>",
-        )
-        for other in images[0].get_children()
-        if isinstance(other, Partition | Slice)
-    ]
+    for other in disks:
+        if other not in images:
+            brief = "this disk is not made: only the one that is a file is"
+            faults.add(other, "", brief, "leave it out, or describe it as a build of its own")
+        elif other is not images[0]:
+            brief = "the target has more than one disk that is a file"
+            faults.add(other, "", brief, "describe one disk_image")
+    for part in images[0].get_children():
+        if isinstance(part, Partition | Slice):
+            brief = f"<{part.TAG}> cannot be on a disk that is a file"
+            faults.add(part, "", brief, "it has a GUID partition table: use <gpt_partition>")
     return images[0]
 
 
-def _disk_bytes(doc: DataObjectCache, image: DiskImage | None, faults: list[Diagnostic]) -> int:
+def _disk_bytes(doc: DataObjectCache, image: DiskImage | None, faults: Faults) -> int:
     """The size of the disk, in full MiB."""
     limits = [
         size.size_bytes
@@ -171,22 +143,20 @@ def _disk_bytes(doc: DataObjectCache, image: DiskImage | None, faults: list[Diag
         return _rounded_up(limits[0] if limits else DEFAULT_DISK_BYTES, ALIGNMENT)
     size = _rounded_up(size_bytes(image.size, image.sector_size), ALIGNMENT)
     if limits and size > limits[0]:
-        faults.append(
-            fault(
-                image,
-                "size",
-                f"the disk of {mib(size)} is larger than the image may be",
-                f"raise max_size ({mib(limits[0])}), or make the disk smaller",
-            )
+        faults.add(
+            image,
+            "size",
+            f"the disk of {mib(size)} is larger than the image may be",
+            f"raise max_size ({mib(limits[0])}), or make the disk smaller",
         )
     return size
 
 
-def _identity(doc: DataObjectCache, image: DiskImage | None, chance: uuid.UUID | None) -> uuid.UUID:
-    """What all ids derive from; the table's own GUID."""
+def _identity(doc: DataObjectCache, image: DiskImage | None, random: uuid.UUID | None) -> uuid.UUID:
+    """The origin of all ids; the table's own GUID."""
     wanted = image.id if image else "derived"
-    if wanted == "random" and chance is not None:
-        return chance
+    if wanted == "random" and random is not None:
+        return random
     if wanted in ("derived", "random"):
         return uuid.uuid5(_NAMESPACE, distro(doc).name)
     return uuid.UUID(wanted)
@@ -221,9 +191,9 @@ def _spans(
     disk_bytes: int,
     sector_size: int,
     where: DataObject,
-    faults: list[Diagnostic],
+    faults: Faults,
 ) -> Iterator[tuple[GptPartition, _Span | None]]:
-    """Where each partition is, in the order of the manifest; None where it cannot be."""
+    """The place of each partition, in the order of the manifest; None if it is impossible."""
     given = [_given(element, sector_size, faults) for element in elements]
     fixed = [start for start, _ in given if start is not None]
     free = ALIGNMENT
@@ -234,100 +204,91 @@ def _spans(
             end = (disk_bytes - table_bytes(sector_size)) // ALIGNMENT * ALIGNMENT
             size = min((other for other in fixed if other > start), default=end) - start
         span = _Span(start, size)
-        problem = _misplaced(element, span, disk_bytes, sector_size, where)
-        if asked_size == 0:
-            yield element, None
-        elif problem is not None:
-            faults.append(problem)
-            yield element, None
-        else:
+        if asked_size != 0 and _fits(element, span, disk_bytes, sector_size, where, faults):
             yield element, span
             free = _rounded_up(start + size, ALIGNMENT)
+        else:
+            yield element, None
 
 
-def _misplaced(
-    element: GptPartition, span: _Span, disk_bytes: int, sector_size: int, where: DataObject
-) -> Diagnostic | None:
-    """Why the partition cannot be there, or None."""
+def _fits(
+    element: GptPartition,
+    span: _Span,
+    disk_bytes: int,
+    sector_size: int,
+    where: DataObject,
+    faults: Faults,
+) -> bool:
+    """Whether the partition can be there; otherwise an error is added."""
     first = sector_size + table_bytes(sector_size)
     last = disk_bytes - table_bytes(sector_size)
     end = span.start + span.size
-    size = element.get_first_child(class_type=Size)
     if span.size <= 0:
-        return fault(
+        larger = "the disk_image" if isinstance(where, DiskImage) else "max_size of vm_im"
+        faults.add(
             element,
             "",
             f"no space is left on the disk of {mib(disk_bytes)} for partition {element.name}",
-            f"make {_named(where)} larger, or give the partitions before it a (smaller) size",
+            f"make {larger} larger, or give the partitions before it a (smaller) size",
         )
-    if span.start < first:
-        return fault(
-            size or element,
+    elif span.start < first:
+        faults.add(
+            element.get_first_child(class_type=Size) or element,
             "start_sector",
             f"partition {element.name} begins inside the partition table",
             f"its start_sector is at least {first // sector_size}; without one it is aligned",
         )
-    if end > last:
-        return fault(
+    elif end > last:
+        least = _rounded_up(end + table_bytes(sector_size), ALIGNMENT)
+        faults.add(
             element,
             "",
             f"partition {element.name} ends {mib(end - last)} beyond the end of the disk",
             f"the disk of {mib(disk_bytes)} is too small for its partitions: make it at least "
-            f"{mib(_rounded_up(end + table_bytes(sector_size), ALIGNMENT))}, or the "
-            "partition smaller",
+            f"{mib(least)}, or the partition smaller",
         )
-    return None
+    else:
+        return True
+    return False
 
 
 def _given(
-    element: GptPartition, sector_size: int, faults: list[Diagnostic]
+    element: GptPartition, sector_size: int, faults: Faults
 ) -> tuple[int | None, int | None]:
-    """Start and size in bytes, as far as the manifest says."""
+    """Start and size in bytes in the manifest."""
     size = element.get_first_child(class_type=Size)
     if size is None:
         return None, None
     start = None if size.start_sector is None else size.start_sector * sector_size
     asked = _rounded_up(size_bytes(size.val, sector_size), sector_size)
     if asked == 0:
-        faults.append(
-            fault(
-                size,
-                "val",
-                f"partition {element.name} has no size",
-                "give it one, or leave <size> out: it then takes the rest of the disk",
-            )
-        )
+        remedy = "give it one, or leave <size> out: it then takes the rest of the disk"
+        faults.add(size, "val", f"partition {element.name} has no size", remedy)
     return start, asked
 
 
 def _partition(
-    element: GptPartition, span: _Span | None, identity: uuid.UUID, faults: list[Diagnostic]
+    element: GptPartition, span: _Span | None, identity: uuid.UUID, faults: Faults
 ) -> DiskPartition:
     number = int(element.name)
     if element.action != "create":
-        faults.append(
-            fault(
-                element,
-                "action",
-                f"partition {number}: there is nothing to {element.action} on a new disk",
-                'write action="create", or leave action out',
-            )
-        )
+        brief = f"partition {number}: there is nothing to {element.action} on a new disk"
+        faults.add(element, "action", brief, 'write action="create", or leave action out')
     label = element.label or ""
-    if len(label.encode("utf-16-le")) // 2 > _LONGEST_PARTITION_LABEL or not (
-        label.isprintable() or not label
-    ):
-        faults.append(
-            fault(
-                element,
-                "label",
-                f"partition {number}: {label!r} cannot be its name in the table",
-                f"it is at most {_LONGEST_PARTITION_LABEL} printable characters",
-            )
+    if len(label.encode("utf-16-le")) > 2 * _LONGEST_PARTITION_LABEL or not label.isprintable():
+        brief = f"partition {number}: {label!r} cannot be its name in the table"
+        remedy = f"it is at most {_LONGEST_PARTITION_LABEL} printable characters"
+        faults.add(element, "label", brief, remedy)
+    part_type = element.part_type
+    if not part_type.startswith("{") and part_type not in TYPES:
+        brief = f"partition {element.name}: {part_type!r} is not a type of partition"
+        faults.add(
+            element, "part_type", brief, f"use one of {', '.join(TYPES)}, or a GUID in braces"
         )
+    guid = part_type.strip("{}").lower() if part_type.startswith("{") else TYPES.get(part_type, "")
     bare = DiskPartition(
         number=number,
-        type=_type(element, faults),
+        type=guid,
         uuid=str(uuid.uuid5(identity, f"partition {number}")),
         start=span.start if span else 0,
         size=span.size if span else 0,
@@ -335,21 +296,6 @@ def _partition(
     )
     volume = _volume(element, identity)
     return bare if volume is None else VolumePartition(**asdict(bare), volume=volume)
-
-
-def _type(element: GptPartition, faults: list[Diagnostic]) -> str:
-    if element.part_type.startswith("{"):
-        return element.part_type.strip("{}").lower()
-    if element.part_type not in TYPES:
-        faults.append(
-            fault(
-                element,
-                "part_type",
-                f"partition {element.name}: {element.part_type!r} is not a type of partition",
-                f"use one of {', '.join(TYPES)}, or a GUID in braces",
-            )
-        )
-    return TYPES.get(element.part_type, "")
 
 
 def _volume(element: GptPartition, identity: uuid.UUID) -> Volume | None:
@@ -368,10 +314,6 @@ def _volume(element: GptPartition, identity: uuid.UUID) -> Volume | None:
         mountpoint=content.mountpoint,
         options=content.options,
     )
-
-
-def _named(element: DataObject) -> str:
-    return "the disk_image" if isinstance(element, DiskImage) else "max_size of vm_im"
 
 
 def _rounded_up(size: int, unit: int) -> int:

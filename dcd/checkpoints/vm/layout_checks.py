@@ -1,4 +1,4 @@
-"""What a layout must be for the disk to be made and to boot: errors, each at its element. Pure."""
+"""Errors of a layout with which the disk cannot be made or does not boot, each at its element. Pure."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -42,21 +42,13 @@ def check_table(placed: Sequence[Placed], where: DataObject) -> Iterator[Diagnos
                 f"partitions are numbered from 1 to {MOST_PARTITIONS}",
             )
         if partition.number in seen:
-            yield fault(
-                element,
-                "name",
-                f"there are two partitions {partition.number}",
-                "give each a number of its own",
-            )
+            brief = f"there are two partitions {partition.number}"
+            yield fault(element, "name", brief, "give each a number of its own")
         seen.add(partition.number)
     boot = [element for element, partition, _ in placed if partition.type == BIOS_BOOT]
     for element in boot[1:]:
-        yield fault(
-            element,
-            "part_type",
-            "the disk has more than one BIOS boot partition",
-            "keep one: the boot loader is put into the first only",
-        )
+        brief = "the disk has more than one BIOS boot partition"
+        yield fault(element, "part_type", brief, "keep one: only the first gets the boot loader")
     in_place = sorted(
         ((partition, element) for element, partition, has_place in placed if has_place),
         key=lambda pair: pair[0].start,
@@ -70,49 +62,37 @@ def check_table(placed: Sequence[Placed], where: DataObject) -> Iterator[Diagnos
                 f"partition {before.number} ends {mib(before.start + before.size - after.start)} "
                 "after the other's start: move or shorten one, or leave start_sector out",
             )
-    # By number, since ids that are derived from one number are the same.
+    # By number: partitions of the same number, an error above, have the same derived ids.
     volumes = [(e, p) for e, p, _ in placed if isinstance(p, VolumePartition)]
-    used = {(p.number, p.volume.uuid) for _, p in volumes}
-    ids = Counter(id_ for _, id_ in used)
+    ids = Counter(id_ for _, id_ in {(p.number, p.volume.uuid) for _, p in volumes})
     for twice in (id_ for id_, count in ids.items() if count > 1):
         last = next(e for e, p in reversed(volumes) if p.volume.uuid == twice)
-        yield fault(
-            last.get_first_child(class_type=Format) or where,
-            "uuid",
-            f"two file systems have the UUID {twice}",
-            "leave uuid out, or give each its own",
-        )
+        place = last.get_first_child(class_type=Format) or where
+        brief = f"two file systems have the UUID {twice}"
+        yield fault(place, "uuid", brief, "leave uuid out, or give each its own")
 
 
 def check_content(
     element: GptPartition, partition: DiskPartition, sector_size: int | None
 ) -> Iterator[Diagnostic]:
-    """Errors in what the partition holds; without a `sector_size` it has no size that counts."""
+    """Errors in the content of the partition, and in its size unless `sector_size` is None."""
     content = element.get_first_child(class_type=Format) or element
     if partition.type == BIOS_BOOT:
         if isinstance(partition, VolumePartition):
-            yield fault(
-                content,
-                "",
-                f"partition {partition.number}: a BIOS boot partition has no file system",
-                "take <format> out: the boot loader itself is in it",
-            )
+            brief = f"partition {partition.number}: a BIOS boot partition has no file system"
+            yield fault(content, "", brief, "take <format> out: the boot loader itself is in it")
         if sector_size is not None and partition.size < _LEAST_BIOS_BOOT_BYTES:
-            yield fault(
-                element.get_first_child(class_type=Size) or element,
-                "val",
-                f"partition {partition.number}: the BIOS boot partition is too small for GRUB",
-                "make it 1mb",
-            )
-    if not isinstance(partition, VolumePartition) or partition.type == BIOS_BOOT:
+            place = element.get_first_child(class_type=Size) or element
+            brief = f"partition {partition.number}: the BIOS boot partition is too small for GRUB"
+            yield fault(place, "val", brief, "make it 1mb")
+        return
+    if not isinstance(partition, VolumePartition):
         return
     if partition.type == ESP and partition.volume.type != "vfat":
-        yield fault(
-            content,
-            "type",
-            f"partition {partition.number}: UEFI cannot read an ESP with {partition.volume.type}",
-            '<format type="vfat"/>',
+        brief = (
+            f"partition {partition.number}: UEFI cannot read an ESP with {partition.volume.type}"
         )
+        yield fault(content, "type", brief, '<format type="vfat"/>')
     for attribute, brief, resolution in volume_rules.problems(
         partition.volume, None if sector_size is None else partition.size, sector_size or 512
     ):
@@ -128,16 +108,14 @@ def check_mountpoints(placed: Sequence[Placed]) -> Iterator[Diagnostic]:
         if not isinstance(partition, VolumePartition):
             continue
         point = partition.volume.mountpoint
-        if point is None:
-            continue
         if point in seen:
-            yield fault(
-                element.get_first_child(class_type=Format) or element,
-                "mountpoint",
-                f"partitions {seen[point]} and {partition.number} are both to be mounted at {point}",
-                "give each a mountpoint of its own",
+            place = element.get_first_child(class_type=Format) or element
+            brief = (
+                f"partitions {seen[point]} and {partition.number} both have the mountpoint {point}"
             )
-        seen[point] = partition.number
+            yield fault(place, "mountpoint", brief, "give each a mountpoint of its own")
+        if point is not None:
+            seen[point] = partition.number
 
 
 def check_bootable(
@@ -147,12 +125,9 @@ def check_bootable(
     pools: frozenset[str],
 ) -> Iterator[Diagnostic]:
     partitions = [partition for _, partition, _ in placed]
-    roots = [
-        one
-        for one in partitions
-        if isinstance(one, VolumePartition) and one.volume.mountpoint == "/"
-    ]
-    if not roots and not any(element.in_zpool in pools for element, _, _ in placed):
+    volumes = [one.volume for one in partitions if isinstance(one, VolumePartition)]
+    rooted = any(volume.mountpoint == "/" for volume in volumes)
+    if not rooted and not any(element.in_zpool in pools for element, _, _ in placed):
         yield fault(
             where,
             "",
@@ -161,7 +136,7 @@ def check_bootable(
         )
     types = {partition.type for partition in partitions}
     if "" in types:
-        return  # Which type the unknown one should be, is not known either.
+        return  # The unknown one may be the missing one.
     for kind, guid, name, example in (
         ("bios", BIOS_BOOT, "BIOS boot partition", ("bios_boot", "1mb")),
         ("uefi", ESP, "EFI system partition", ("esp", "64mb")),

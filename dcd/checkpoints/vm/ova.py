@@ -16,14 +16,10 @@ from pathlib import Path
 from typing import Annotated, BinaryIO
 
 from dcd.checkpoints import products
-from dcd.checkpoints.epoch import epoch_of
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
-from dcd.checkpoints.media.deliver import (
-    deliver_file,
-    media_name,
-    record_medium,
-    recorded_medium,
-)
+from dcd.checkpoints.media.deliver import deliver_file, media_name
+from dcd.checkpoints.recorded import record_medium, recorded_media
+from dcd.checkpoints.times import source_date_epoch
 from dcd.checkpoints.vm import ovf
 from dcd.checkpoints.vm.conversion import TOOLS, check_level, examine, make_stream, refuse_above
 from dcd.checkpoints.vm.disk import recorded_disk
@@ -53,6 +49,7 @@ class CreateOVA(Checkpoint):
     """
 
     DESCRIPTION = "Pack the virtual machine as an OVA"
+    EXPECTED_SECONDS = 3.0
     READS = ("//vm_im", "//distro.name", "//distro.add_timestamp")
     TOOLS = TOOLS
     REQUIRES = (products.DISK,)
@@ -109,14 +106,11 @@ class CreateOVA(Checkpoint):
                     f"write one of {', '.join(ovf.ADAPTERS)}",
                 )
 
-    def get_progress_estimate(self) -> float:
-        return 3.0
-
     def execute(self, context: Context) -> None:
         disk, layout = recorded_disk(context)
-        epoch = epoch_of(context, disk)
+        epoch = source_date_epoch(context, int(disk.stat().st_mtime))
         stem = media_name(context.doc, epoch)
-        stream = recorded_medium(context, STREAM.kind)
+        stream = recorded_media(context).get(STREAM.kind)
         if stream is None:
             stream = context.tmp / STREAM.file_name(stem)
             context.report(Report(0.0, "compressing the disk"))

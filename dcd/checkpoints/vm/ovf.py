@@ -1,39 +1,81 @@
-"""The OVF descriptor of a virtual machine: what importers read of a package before anything else.
+"""The OVF descriptor of a virtual machine, which importers read before the rest of a package.
 
-Written for what VMware's and VirtualBox's importers take, where they are stricter than the specification:
-every controller has a subtype that both know, paravirtual hardware that only one of them has is replaced,
-there is no `vbox:Machine` (VirtualBox would believe it and nothing else), memory is counted in MiB.
-Pure: the same machine gives the same bytes.
+It is written for the importers of VMware and VirtualBox, which are stricter than the specification: every
+controller has a subtype that both know, paravirtual hardware of only one of them is replaced, there is no
+`vbox:Machine` (VirtualBox would ignore all other elements), and memory is counted in MiB. Pure: the same
+machine gives the same bytes.
 Source: DMTF DSP0243 1.1.0 and 2.1.1, DSP8023; CIM_OperatingSystem.OSType; CIM_ResourceAllocationSettingData.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
-
-from lxml import etree
+from xml.sax.saxutils import escape
 
 Version = Literal["1.1", "2.0"]
 Controller = Literal["scsi", "sata", "nvme", "ide"]
 
-STREAM_FORMAT = "http://www.vmware.com/interfaces/specifications/vmdk.html#streamOptimized"
+_CIM = "http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/CIM_"
+_DESCRIPTOR = f"""\
+<?xml version='1.0' encoding='UTF-8'?>
+<Envelope xmlns="{{ovf}}" xmlns:ovf="{{ovf}}" xmlns:rasd="{_CIM}ResourceAllocationSettingData"\
+ xmlns:vssd="{_CIM}VirtualSystemSettingData" xmlns:vmw="http://www.vmware.com/schema/ovf"\
+ xmlns:vbox="http://www.virtualbox.org/ovf/machine"{{namespaces}}>
+  <References>
+    <File ovf:href="{{file_name}}" ovf:id="file1" ovf:size="{{disk.size_bytes}}"/>
+  </References>
+  <DiskSection>
+    <Info>The virtual disks of the package</Info>
+    <Disk ovf:capacity="{{disk.capacity_bytes}}" ovf:capacityAllocationUnits="byte" ovf:diskId="vmdisk1"\
+ ovf:fileRef="file1"\
+ ovf:format="http://www.vmware.com/interfaces/specifications/vmdk.html#streamOptimized"\
+ ovf:populatedSize="{{disk.populated_bytes}}"/>
+  </DiskSection>{{networks}}
+  <VirtualSystem ovf:id="{{id}}">
+    <Info>A virtual machine</Info>
+    <Name>{{name}}</Name>
+    <ProductSection>
+      <Info>What the machine is</Info>
+      <Product>{{name}}</Product>{{product}}
+    </ProductSection>
+    <OperatingSystemSection ovf:id="{{system.cim}}" vmw:osType="{{system.vmware}}">
+      <Info>The operating system that is installed</Info>
+      <Description>{{system.description}}</Description>
+      <vbox:OSType ovf:required="false">{{system.virtualbox}}</vbox:OSType>
+    </OperatingSystemSection>
+    <VirtualHardwareSection>
+      <Info>The machine's hardware</Info>
+      <System>
+        <vssd:ElementName>Virtual hardware family</vssd:ElementName>
+        <vssd:InstanceID>0</vssd:InstanceID>
+        <vssd:VirtualSystemIdentifier>{{name}}</vssd:VirtualSystemIdentifier>
+        <vssd:VirtualSystemType>vmx-13</vssd:VirtualSystemType>
+      </System>{{hardware}}
+    </VirtualHardwareSection>
+  </VirtualSystem>
+</Envelope>
+"""
+"""The hardware version is that of VMware ESXi 6.5, the first with NVMe."""
 
-_ENVELOPE = "http://schemas.dmtf.org/ovf/envelope/"
-_CIM = "http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/"
-_RASD = f"{_CIM}CIM_ResourceAllocationSettingData"
-_VSSD = f"{_CIM}CIM_VirtualSystemSettingData"
-_EPASD = f"{_CIM}CIM_EthernetPortAllocationSettingData.xsd"
-_SASD = f"{_CIM}CIM_StorageAllocationSettingData.xsd"
-_VMW = "http://www.vmware.com/schema/ovf"
-_VBOX = "http://www.virtualbox.org/ovf/machine"
-
-_HARDWARE_VERSION = "vmx-13"
-"""VMware's of ESXi 6.5, the first that has NVMe."""
+_NAMESPACES_OF_2 = (
+    f' xmlns:epasd="{_CIM}EthernetPortAllocationSettingData.xsd"'
+    f' xmlns:sasd="{_CIM}StorageAllocationSettingData.xsd"'
+)
+_NETWORKS = """
+  <NetworkSection>
+    <Info>The networks of the package</Info>{networks}
+  </NetworkSection>"""
+_NETWORK = """
+    <Network ovf:name="{id}">
+      <Description>The network {name}</Description>
+    </Network>"""
+_EFI = """
+      <vmw:Config ovf:required="false" vmw:key="firmware" vmw:value="efi"/>"""
 
 
 @dataclass(frozen=True, slots=True)
 class OperatingSystem:
-    """An operating system as CIM numbers it, and as VMware and VirtualBox call it."""
+    """An operating system: its number in CIM, and its names in VMware and VirtualBox."""
 
     cim: int
     description: str
@@ -54,8 +96,8 @@ OPERATING_SYSTEMS = (
 )
 
 ADAPTERS: Mapping[str, str] = {
-    # VMware has no virtio; its own paravirtual adapter stands for it. VirtualBox takes the system's
-    # usual adapter for a model that it does not have.
+    # VMware has no virtio but its own paravirtual adapter. VirtualBox replaces a model that it does not
+    # have by the usual one of the system.
     "virtio": "VmxNet3",
     "vmxnet3": "VmxNet3",
     "e1000": "E1000",
@@ -75,7 +117,7 @@ _CONTROLLERS: Mapping[Controller, tuple[int, str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """A network adapter: a key of `ADAPTERS`, and the name of the network it is on."""
+    """A network adapter: a key of `ADAPTERS`, and the name of its network."""
 
     model: str
     network: str
@@ -83,8 +125,8 @@ class Network:
 
 @dataclass(frozen=True, slots=True)
 class PackagedDisk:
-    """The disk's file in the package with its size, the size of the disk that the machine sees, and how
-    much of that is in use; all in bytes."""
+    """The disk's file in the package with its size, the capacity of the disk, and the part of it in use; all
+    in bytes."""
 
     file_name: str
     size_bytes: int
@@ -94,7 +136,7 @@ class PackagedDisk:
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """What the machine is, for whoever imports it. What is empty is left out."""
+    """A description of the machine for its importers; empty fields are left out."""
 
     name: str
     vendor: str = ""
@@ -117,7 +159,7 @@ class Machine:
 
 
 def system_named(name: str) -> OperatingSystem | None:
-    """The operating system that VirtualBox or VMware calls so, or None. Case does not matter."""
+    """The operating system of that name in VirtualBox or VMware, or None. Case does not matter."""
     wanted = name.lower()
     for system in OPERATING_SYSTEMS:
         if wanted in (system.virtualbox.lower(), system.vmware.lower()):
@@ -126,170 +168,75 @@ def system_named(name: str) -> OperatingSystem | None:
 
 
 def descriptor(machine: Machine, version: Version) -> bytes:
-    """The descriptor's text."""
-    return _Descriptor(version).text(machine)
+    """The text of the descriptor."""
+    product = machine.product
+    details = {"Vendor": product.vendor, "Version": product.version, "ProductUrl": product.url}
+    networks = "".join(
+        _NETWORK.format(id=_quoted(name), name=escape(name))
+        for name in dict.fromkeys(network.network for network in machine.networks)
+    )
+    text = _DESCRIPTOR.format(
+        ovf=f"http://schemas.dmtf.org/ovf/envelope/{version[0]}",
+        namespaces=_NAMESPACES_OF_2 if version == "2.0" else "",
+        disk=machine.disk,
+        file_name=_quoted(machine.disk.file_name),
+        networks=_NETWORKS.format(networks=networks) if networks else "",
+        id=_quoted(product.name),
+        name=escape(product.name),
+        product="".join(
+            f"\n      <{tag}>{escape(value)}</{tag}>" for tag, value in details.items() if value
+        ),
+        system=machine.system,
+        hardware=_hardware(machine, version) + (_EFI if machine.efi else ""),
+    )
+    return text.encode()
 
 
-class _Descriptor:
-    """Builds the elements of one version of OVF."""
+def _hardware(machine: Machine, version: Version) -> str:
+    controller, subtype, name = _CONTROLLERS[machine.controller]
+    old = version == "1.1"
+    storage = ("Item", "rasd") if old else ("StorageItem", "sasd")
+    ethernet = ("Item", "rasd") if old else ("EthernetPortItem", "epasd")
+    cpus, memory_mb = machine.cpus, machine.memory_mb
+    items = [
+        _item(1, 3, f"{cpus} virtual CPU(s)", "Number of virtual CPUs")
+        | {"AllocationUnits": "hertz * 10^6", "VirtualQuantity": cpus},
+        _item(2, 4, f"{memory_mb} MB of memory", "Memory size")
+        | {"AllocationUnits": "byte * 2^20", "VirtualQuantity": memory_mb},
+        _item(3, controller, f"{name} 0", name) | {"Address": 0, "ResourceSubType": subtype},
+    ]
+    disk = _item(4, 17, "Hard disk 1", "Disk image")
+    disk |= {"AddressOnParent": 0, "HostResource": "ovf:/disk/vmdisk1", "Parent": 3}
+    elements = [*(("Item", "rasd", item) for item in items), (*storage, disk)]
+    for number, network in enumerate(machine.networks):
+        adapter = ADAPTERS[network.model]
+        description = f"{adapter} adapter on {network.network}"
+        card = _item(5 + number, 10, f"Network adapter {number + 1}", description)
+        card |= {"AddressOnParent": number, "AutomaticAllocation": "true"}
+        card |= {"Connection": network.network, "ResourceSubType": adapter}
+        elements.append((*ethernet, card))
+    return "".join(_element(*element) for element in elements)
 
-    def __init__(self, version: Version) -> None:
-        self._old = version == "1.1"
-        self._ovf = _ENVELOPE + ("1" if self._old else "2")
 
-    def text(self, machine: Machine) -> bytes:
-        names = {None: self._ovf, "ovf": self._ovf, "rasd": _RASD, "vssd": _VSSD}
-        names |= {"vmw": _VMW, "vbox": _VBOX}
-        if not self._old:
-            names |= {"epasd": _EPASD, "sasd": _SASD}
-        root = etree.Element(f"{{{self._ovf}}}Envelope", nsmap=names)  # type: ignore[arg-type]
-        self._references(root, machine.disk)
-        self._disks(root, machine.disk)
-        self._networks(root, machine.networks)
-        self._system(root, machine)
-        return etree.tostring(root, xml_declaration=True, encoding="UTF-8", pretty_print=True)
+def _item(number: int, kind: int, name: str, description: str) -> dict[str, object]:
+    """The properties that all hardware has. `kind` is CIM's resource type."""
+    return {
+        "Description": description,
+        "ElementName": name,
+        "InstanceID": number,
+        "ResourceType": kind,
+    }
 
-    def _add(
-        self, parent: etree._Element, tag: str, text: str | None = None, **attributes: object
-    ) -> etree._Element:
-        element = etree.SubElement(parent, f"{{{self._ovf}}}{tag}")
-        element.text = text
-        for name, value in attributes.items():
-            element.set(f"{{{self._ovf}}}{name}", str(value))
-        return element
 
-    def _section(
-        self, parent: etree._Element, tag: str, info: str, **attributes: object
-    ) -> etree._Element:
-        section = self._add(parent, tag, None, **attributes)
-        self._add(section, "Info", info)
-        return section
+def _element(tag: str, prefix: str, properties: Mapping[str, object]) -> str:
+    # The schema requires the properties in the order of their names.
+    lines = [
+        f"        <{prefix}:{name}>{escape(str(value))}</{prefix}:{name}>\n"
+        for name, value in sorted(properties.items())
+    ]
+    return f"\n      <{tag}>\n{''.join(lines)}      </{tag}>"
 
-    def _references(self, root: etree._Element, disk: PackagedDisk) -> None:
-        references = self._add(root, "References")
-        self._add(references, "File", href=disk.file_name, id="file1", size=disk.size_bytes)
 
-    def _disks(self, root: etree._Element, disk: PackagedDisk) -> None:
-        section = self._section(root, "DiskSection", "The virtual disks of the package")
-        self._add(
-            section,
-            "Disk",
-            capacity=disk.capacity_bytes,
-            capacityAllocationUnits="byte",
-            diskId="vmdisk1",
-            fileRef="file1",
-            format=STREAM_FORMAT,
-            populatedSize=disk.populated_bytes,
-        )
-
-    def _networks(self, root: etree._Element, networks: tuple[Network, ...]) -> None:
-        if not networks:
-            return
-        section = self._section(root, "NetworkSection", "The networks of the package")
-        for name in dict.fromkeys(network.network for network in networks):
-            network = self._add(section, "Network", name=name)
-            self._add(network, "Description", f"The network {name}")
-
-    def _system(self, root: etree._Element, machine: Machine) -> None:
-        product, known = machine.product, machine.system
-        system = self._section(root, "VirtualSystem", "A virtual machine", id=product.name)
-        self._add(system, "Name", product.name)
-        section = self._section(system, "ProductSection", "What the machine is")
-        self._add(section, "Product", product.name)
-        for tag, text in (
-            ("Vendor", product.vendor),
-            ("Version", product.version),
-            ("ProductUrl", product.url),
-        ):
-            if text:
-                self._add(section, tag, text)
-        info = "The operating system that is installed"
-        section = self._section(system, "OperatingSystemSection", info, id=known.cim)
-        section.set(f"{{{_VMW}}}osType", known.vmware)
-        self._add(section, "Description", known.description)
-        kind = etree.SubElement(section, f"{{{_VBOX}}}OSType")
-        kind.set(f"{{{self._ovf}}}required", "false")
-        kind.text = known.virtualbox
-        self._hardware(system, machine)
-
-    def _hardware(self, system: etree._Element, machine: Machine) -> None:
-        section = self._section(system, "VirtualHardwareSection", "The machine's hardware")
-        described = self._add(section, "System")
-        for name, text in (
-            ("ElementName", "Virtual hardware family"),
-            ("InstanceID", "0"),
-            ("VirtualSystemIdentifier", machine.product.name),
-            ("VirtualSystemType", _HARDWARE_VERSION),
-        ):
-            etree.SubElement(described, f"{{{_VSSD}}}{name}").text = text
-        for number, (tag, namespace, properties) in enumerate(self._items(machine), start=1):
-            item = self._add(section, tag)
-            # The schema wants them in the order of their names.
-            for name, value in sorted({**properties, "InstanceID": number}.items()):
-                etree.SubElement(item, f"{{{namespace}}}{name}").text = str(value)
-        if machine.efi:
-            config = etree.SubElement(section, f"{{{_VMW}}}Config")
-            config.set(f"{{{self._ovf}}}required", "false")
-            config.set(f"{{{_VMW}}}key", "firmware")
-            config.set(f"{{{_VMW}}}value", "efi")
-
-    def _items(self, machine: Machine) -> Iterator[tuple[str, str, dict[str, object]]]:
-        """The hardware, numbered from 1 as it comes: element, namespace of what is in it, and that."""
-        disks = ("Item", _RASD) if self._old else ("StorageItem", _SASD)
-        ethernet = ("Item", _RASD) if self._old else ("EthernetPortItem", _EPASD)
-        yield (
-            *("Item", _RASD),
-            {
-                "AllocationUnits": "hertz * 10^6",
-                "Description": "Number of virtual CPUs",
-                "ElementName": f"{machine.cpus} virtual CPU(s)",
-                "ResourceType": 3,
-                "VirtualQuantity": machine.cpus,
-            },
-        )
-        yield (
-            *("Item", _RASD),
-            {
-                "AllocationUnits": "byte * 2^20",
-                "Description": "Memory size",
-                "ElementName": f"{machine.memory_mb} MB of memory",
-                "ResourceType": 4,
-                "VirtualQuantity": machine.memory_mb,
-            },
-        )
-        kind, subtype, name = _CONTROLLERS[machine.controller]
-        yield (
-            *("Item", _RASD),
-            {
-                "Address": 0,
-                "Description": name,
-                "ElementName": f"{name} 0",
-                "ResourceSubType": subtype,
-                "ResourceType": kind,
-            },
-        )
-        yield (
-            *disks,
-            {
-                "AddressOnParent": 0,
-                "Description": "Disk image",
-                "ElementName": "Hard disk 1",
-                "HostResource": "ovf:/disk/vmdisk1",
-                "Parent": 3,
-                "ResourceType": 17,
-            },
-        )
-        for number, network in enumerate(machine.networks):
-            adapter = ADAPTERS[network.model]
-            yield (
-                *ethernet,
-                {
-                    "AddressOnParent": number,
-                    "AutomaticAllocation": "true",
-                    "Connection": network.network,
-                    "Description": f"{adapter} adapter on {network.network}",
-                    "ElementName": f"Network adapter {number + 1}",
-                    "ResourceSubType": adapter,
-                    "ResourceType": 10,
-                },
-            )
+def _quoted(text: str) -> str:
+    """The text as the value of an attribute."""
+    return escape(text, {'"': "&quot;"})

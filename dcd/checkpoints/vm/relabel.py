@@ -58,6 +58,7 @@ class Relabel(Checkpoint):
     """Make what is tied to the device that was installed on independent of it."""
 
     DESCRIPTION = "Make the installed system independent of the device it was installed on"
+    EXPECTED_SECONDS = 2.0
     REQUIRES = (products.DISK,)
     PROVIDES = ()
     VERSION = 1
@@ -79,9 +80,6 @@ class Relabel(Checkpoint):
 
     def needs(self, doc: DataObjectCache) -> Needs:
         return Needs(tools=self.TOOLS, capabilities=MOUNTS, devices=(ALL_DEVICES,))
-
-    def get_progress_estimate(self) -> float:
-        return 2.0
 
     def execute(self, context: Context) -> None:
         disk, layout = recorded_disk(context, change=True)

@@ -1,4 +1,4 @@
-"""What a file system asks of its partition: size, label, id, mountpoint. Pure.
+"""The limits of file systems: size of the partition, label, id, mountpoint. Pure.
 
 Source: mke2fs(8), mkfs.xfs(8), mkfs.btrfs(8), mkswap(8); Microsoft's FAT specification, "FAT type
 determination"; file-hierarchy(7) for what cannot be a file system of its own.
@@ -7,7 +7,6 @@ determination"; file-hierarchy(7) for what cannot be a file system of its own.
 import re
 import uuid
 from collections.abc import Iterator
-from pathlib import PurePosixPath
 
 from dcd.checkpoints.vm.disk import FileSystem, Volume
 
@@ -34,13 +33,13 @@ _ASKS_FOR = {
     **dict.fromkeys(("bind", "rbind", "move"), "another directory that is mounted"),
     **dict.fromkeys(("loop", "offset", "sizelimit"), "a file with a file system in it"),
 }
-"""Mount options without the structure that they name, and what that is."""
+"""Mount options that need something which is not made."""
 _OF_THE_ROOT = ("bin", "dev", "etc", "lib", "lib32", "lib64", "proc", "run", "sbin", "sys")
-"""What the system needs before it mounts anything, or mounts itself."""
+"""Directories that the system needs before it mounts anything, or mounts itself."""
 
 
 def volume_id(kind: FileSystem, given: str | uuid.UUID) -> str:
-    """An id in the form that blkid(8) prints for that file system, from the manifest's or a derived one."""
+    """An id of the manifest, or a derived one, in the form of blkid(8) for that file system."""
     if isinstance(given, str):
         return given.upper() if kind == "vfat" else given.lower()
     if kind == "vfat":
@@ -50,7 +49,7 @@ def volume_id(kind: FileSystem, given: str | uuid.UUID) -> str:
 
 
 def least_fat32_bytes(sector_size: int) -> int:
-    """The smallest partition that FAT32 fits into, with one sector a cluster."""
+    """The smallest partition for FAT32, with one sector a cluster."""
     return (_LEAST_FAT32_CLUSTERS + _FAT_OVERHEAD_SECTORS) * sector_size
 
 
@@ -63,8 +62,8 @@ def most_bytes(kind: FileSystem, sector_size: int) -> int:
 
 
 def problems(volume: Volume, size: int | None, sector_size: int) -> Iterator[tuple[str, str, str]]:
-    """What is wrong with a volume in a partition of `size` bytes (None: not known): the attribute of its
-    <format> at fault ("": the partition's size), what is wrong, and what would be right."""
+    """The errors of a volume in a partition of `size` bytes (None: unknown), each as the attribute of its
+    <format> ("": the partition's size), the message, and the remedy."""
     found = (
         ("", None if size is None else _size(volume, size, sector_size)),
         ("label", _label(volume)),
@@ -101,20 +100,13 @@ def _size(volume: Volume, size: int, sector_size: int) -> tuple[str, str] | None
 def _label(volume: Volume) -> tuple[str, str] | None:
     most = _LONGEST_LABEL[volume.type]
     if len(volume.label.encode()) > most:
-        return (
-            f"the label {volume.label!r} is too long for {volume.type}",
-            f"it is at most {most} bytes",
-        )
+        brief = f"the label {volume.label!r} is too long for {volume.type}"
+        return brief, f"it is at most {most} bytes"
     if not volume.label.isprintable() or "/" in volume.label or volume.label == "-":
-        return (
-            f"{volume.label!r} is not a label",
-            "use printable characters, and no slash",
-        )
+        return f"{volume.label!r} is not a label", "use printable characters, and no slash"
     if volume.type == "vfat" and not _FAT_LABEL.fullmatch(volume.label):
-        return (
-            f"{volume.label!r} is not a label that FAT can hold",
-            "use capital letters, digits, blanks, - and _",
-        )
+        brief = f"{volume.label!r} is not a label that FAT can hold"
+        return brief, "use capital letters, digits, blanks, - and _"
     return None
 
 
@@ -123,10 +115,8 @@ def _id(volume: Volume) -> tuple[str, str] | None:
     if form.fullmatch(volume.uuid):
         return None
     example = "4E5A-01B2" if volume.type == "vfat" else "6a3c9f0e-3f0c-4c2e-9a55-0d5f0a1b2c3d"
-    return (
-        f"{volume.uuid!r} is not an id that {volume.type} can have",
-        f"write, for example, {example}, or leave uuid out",
-    )
+    brief = f"{volume.uuid!r} is not an id that {volume.type} can have"
+    return brief, f"write, for example, {example}, or leave uuid out"
 
 
 def _mount(volume: Volume) -> tuple[str, str] | None:
@@ -135,12 +125,9 @@ def _mount(volume: Volume) -> tuple[str, str] | None:
         return None
     if volume.type == "swap":
         return "swap space is not mounted", "take mountpoint out"
-    path = PurePosixPath(point)
-    if path.parts[1:2] and path.parts[1] in _OF_THE_ROOT:
-        return (
-            f"{point} cannot be a file system of its own",
-            f"/{path.parts[1]} belongs to the root, or to the running system",
-        )
+    if (first := point.split("/")[1]) in _OF_THE_ROOT:
+        brief = f"{point} cannot be a file system of its own"
+        return brief, f"/{first} belongs to the root, or to the running system"
     if point == "/" and volume.type == "vfat":
         return "the root cannot be vfat", "use ext4, xfs or btrfs"
     return None

@@ -22,8 +22,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dcd.checkpoints.fat import fat_environment, fat_time
 from dcd.checkpoints.interface import Context
+from dcd.checkpoints.times import fat_environment, fat_time
 from dcd.checkpoints.vm import mounted
 from dcd.checkpoints.vm.disk import DiskLayout, FileSystem, Volume, VolumePartition
 from dcd.checkpoints.vm.volume_rules import GIB, least_fat32_bytes

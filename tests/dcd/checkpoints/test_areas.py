@@ -11,9 +11,9 @@ import pytest
 from dcd.checkpoints.areas import area_directory, area_path
 from dcd.checkpoints.boot.menu import GrubBootMenu
 from dcd.checkpoints.image.compress import SquashfsPkgImgMod
-from dcd.checkpoints.media.deliver import record_medium
 from dcd.checkpoints.media.iso import CreateISO
 from dcd.checkpoints.media.usb import CreateUSB
+from dcd.checkpoints.recorded import record_medium
 from dcd.checkpoints.transfer.archive import TransferArchive
 from dcd.checkpoints.transfer.cpio import TransferCPIO
 from dcd.checkpoints.vm import boot_loader

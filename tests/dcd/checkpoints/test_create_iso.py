@@ -160,7 +160,7 @@ def test_the_sticks_image_is_the_iso_without_a_copy(ready: Any) -> None:
 
 
 def test_a_sticks_image_needs_an_iso(bench: Any) -> None:
-    with pytest.raises(CheckpointError, match="no ISO") as caught:
+    with pytest.raises(CheckpointError, match="an ISO is missing") as caught:
         bench.execute(CreateUSB("usb"))
     assert "CreateISO" in caught.value.resolution
 

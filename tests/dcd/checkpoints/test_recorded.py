@@ -10,9 +10,8 @@ import pytest
 
 from dcd.checkpoints.custom_script import CustomScript
 from dcd.checkpoints.interface import Context
-from dcd.checkpoints.media.deliver import record_medium, recorded_medium
 from dcd.checkpoints.media.usb import CreateUSB
-from dcd.checkpoints.recorded import recorded_files_kept
+from dcd.checkpoints.recorded import record_medium, recorded_files_kept, recorded_media
 from dcd.checkpoints.transfer.archive import TransferArchive
 from dcd.checkpoints.transfer.cpio import TransferCPIO
 from dcd.checkpoints.vm.disk import (
@@ -126,7 +125,7 @@ def test_whoever_says_so_changes_the_disk(bench, context):
 def test_a_stick_made_from_the_iso_is_no_change(bench, context):
     with recorded_files_kept(context):
         CreateUSB("usb").execute(context)
-    usb = recorded_medium(context, "usb")
+    usb = recorded_media(context)["usb"]
     assert usb is not None
     assert usb.read_bytes() == CONTENT
 

@@ -14,9 +14,9 @@ import pytest
 
 from dcd.checkpoints import boots
 from dcd.checkpoints.interface import Context
-from dcd.checkpoints.media.deliver import record_medium
 from dcd.checkpoints.media.iso import CreateISO
 from dcd.checkpoints.media.verify_boot import VerifyBoot
+from dcd.checkpoints.recorded import record_medium
 from dcd.manifest.diagnostics import refuse
 from dcd.platform.hypervisor import Drive, Guest, GuestSpec, GuestTrouble, KvmVerdict, Qemu
 from statemachine.errors import CheckpointError, InvalidManifest, Unprepared
@@ -83,6 +83,8 @@ def test_the_time_limit_ends_a_boot_that_says_nothing(bench: Any, boot_disk: Boo
 class HalfThere:
     """QEMU on a host whose KVM runs a tiny guest, and stops in every other."""
 
+    name = "qemu"
+
     def __init__(self, silent: Path) -> None:
         self.silent = silent
 
@@ -99,12 +101,14 @@ def test_a_guest_that_falls_silent_under_kvm_is_booted_under_emulation_unless_kv
     monkeypatch.setattr(boots, "SILENCE_SECONDS", 1.0)
     talks, silent = boot_disk(b"login:", "halt"), boot_disk(b"", "halt")
     context = with_medium(bench, None)
-    conditions = boots.Conditions("login:", 5.0, "kvm", 64, 1, 1, fall_back=not asked)
+    host = HalfThere(silent)
+    conditions = boots.Conditions(
+        *("verify", host, "login:", 5.0, "kvm", 64, 1, 1), fall_back=not asked
+    )
     trials = [boots.Trial("bios", "bios", Drive(talks, "usb"))]
 
     def boot() -> list[boots.Boot]:
-        host = HalfThere(silent)
-        return boots.boot_all(context, "verify", host, trials, conditions, threading.Event())
+        return boots.boot_all(context, trials, conditions, threading.Event())
 
     if asked:
         with pytest.raises(GuestTrouble, match="within 5 seconds"):
@@ -168,7 +172,7 @@ def test_cancel_ends_the_boot(bench: Any, boot_disk: BootDisk) -> None:
 
 
 def test_without_a_medium_it_is_said_what_makes_one(bench: Any) -> None:
-    with pytest.raises(CheckpointError, match="no medium") as caught:
+    with pytest.raises(CheckpointError, match="an ISO is missing") as caught:
         verify().execute(with_medium(bench, None))
     assert "CreateISO" in caught.value.resolution
 

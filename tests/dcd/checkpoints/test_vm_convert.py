@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dcd.checkpoints.interface import Context
-from dcd.checkpoints.media.deliver import recorded_media
+from dcd.checkpoints.recorded import recorded_media
 from dcd.checkpoints.vm import conversion
 from dcd.checkpoints.vm.convert import Convert
 from dcd.checkpoints.vm.disk import DiskLayout, record_disk
@@ -243,7 +243,7 @@ def test_a_disk_that_is_missing_or_cut_short_is_refused(bench: Any) -> None:
     disk.unlink()
     with pytest.raises(CheckpointError, match="not there any more"):
         Convert("convert").execute(context)
-    with pytest.raises(CheckpointError, match="no disk yet"):
+    with pytest.raises(CheckpointError, match="a disk is missing"):
         Convert("convert").execute(bench.context(bench.doc(machine('<vm_format type="raw"/>'))))
     assert not bench.artifacts
 

@@ -18,7 +18,7 @@ import pytest
 from dcd.checkpoints.image.installer import DebianInstaller
 from dcd.checkpoints.image.installer_script import RULE_PATH, SCRIPT, SCRIPT_PATH, UNIT_PATH
 from dcd.checkpoints.interface import Context
-from dcd.checkpoints.media.deliver import record_medium
+from dcd.checkpoints.recorded import record_medium
 from dcd.checkpoints.vm import gpt
 from dcd.checkpoints.vm.answers import make_answers, sfdisk_script, volumes_table
 from dcd.checkpoints.vm.create_disk import CreateDisk

@@ -16,7 +16,7 @@ from COT.vm_description import ovf as parser
 from lxml import etree
 
 from dcd.checkpoints.interface import Context
-from dcd.checkpoints.media.deliver import recorded_medium
+from dcd.checkpoints.recorded import recorded_media
 from dcd.checkpoints.vm.convert import Convert
 from dcd.checkpoints.vm.disk import DiskLayout, record_disk
 from dcd.checkpoints.vm.ova import LARGEST_MEMBER_BYTES, CreateOVA
@@ -75,7 +75,7 @@ def packed(bench: Any, described: str | None = None, **arguments: Any) -> Path:
     checkpoint = CreateOVA("ova", **arguments)
     refuse(checkpoint.check(context.doc))
     checkpoint.execute(context)
-    path = recorded_medium(context, "ova")
+    path = recorded_media(context)["ova"]
     assert path is not None
     return path
 
@@ -258,7 +258,7 @@ def test_the_size_of_the_contents_is_no_figure_of_the_file_system(bench: Any) ->
             disk.write_bytes(content)
         sizes.add(disk.stat().st_blocks)
         CreateOVA("ova").execute(context)
-        package = recorded_medium(context, "ova")
+        package = recorded_media(context)["ova"]
         assert package is not None
         digests.add(hashlib.sha256(package.read_bytes()).hexdigest())
         package.unlink()

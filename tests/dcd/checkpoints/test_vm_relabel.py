@@ -255,5 +255,5 @@ def test_a_pool_that_was_not_exported_is_refused_unless_that_is_known(bench: Ben
 
 
 def test_without_a_disk_it_is_said_what_is_missing(bench: Bench) -> None:
-    with pytest.raises(CheckpointError, match="there is no disk yet"):
+    with pytest.raises(CheckpointError, match="a disk is missing"):
         Relabel("relabel").execute(bench.context(bench.empty_doc()))

@@ -12,7 +12,7 @@ import pytest
 
 from dcd.checkpoints.boots import guests_at_once
 from dcd.checkpoints.interface import Context
-from dcd.checkpoints.media.deliver import record_medium, recorded_media
+from dcd.checkpoints.recorded import record_medium, recorded_media
 from dcd.checkpoints.vm.convert import Convert
 from dcd.checkpoints.vm.disk import DiskLayout, record_disk
 from dcd.checkpoints.vm.ova import CreateOVA
