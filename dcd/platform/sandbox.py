@@ -179,10 +179,8 @@ def _limit_files(place: Path, seen: Iterable[str]) -> None:
 
 
 def _become(argv: list[str], allowed: Allowed) -> NoReturn:
-    for ignored in (
-        signal.SIGXFSZ,
-        signal.SIGPIPE,
-    ):  # Python ignores them, and so would its children.
+    # Python ignores these signals, and so would its children.
+    for ignored in (signal.SIGXFSZ, signal.SIGPIPE):
         signal.signal(ignored, signal.SIG_DFL)
     for what, most in (*_LIMITS.items(), (resource.RLIMIT_FSIZE, allowed.file_bytes)):
         _, hard = resource.getrlimit(what)
