@@ -129,16 +129,9 @@ def make_app(engine: Engine, settings: Live, started_at: datetime, metrics: Metr
         routes=routes(OPERATIONS, Api(engine, settings, started_at, metrics)),
         middleware=[
             Middleware(Counted, count=metrics.request),
+            Middleware(Identified, settings=settings, seconds=limits.request_timeout_seconds),
             Middleware(
-                Identified,
-                settings=settings,
-                seconds=limits.request_timeout_seconds,
-                refuse=problem_response,
-            ),
-            Middleware(
-                Fair,
-                turns=Turns(limits.requests_per_client, limits.request_timeout_seconds),
-                refuse=problem_response,
+                Fair, turns=Turns(limits.requests_per_client, limits.request_timeout_seconds)
             ),
             Middleware(
                 Limits,
@@ -146,7 +139,6 @@ def make_app(engine: Engine, settings: Live, started_at: datetime, metrics: Metr
                 blob_bytes=limits.blob_limit_bytes,
                 request_seconds=limits.request_timeout_seconds,
                 send_seconds=limits.send_timeout_seconds,
-                refuse=problem_response,
             ),
         ],
         exception_handlers={

@@ -1,6 +1,7 @@
 """Handlers for manifests, builds and commands to builds. The table in `dcd.api.app` describes each."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from tempfile import SpooledTemporaryFile
 from typing import BinaryIO, cast
@@ -17,8 +18,9 @@ from dcd.api.views import summary_view
 from dcd.engine.manifests import ManifestSource, Options
 from dcd.manifest.diagnostics import ManifestError
 from dcd.planner.tasks import OldManifest
-from statemachine.build import Lifecycle
+from statemachine.build import BuildState, Lifecycle
 from statemachine.errors import UsageError
+from statemachine.events import Actor
 
 STATE = QueryParameter(
     "state", "only builds in these states, separated by commas", str, pattern="^[a-z]+(,[a-z]+)*$"
@@ -43,7 +45,7 @@ async def validate(api: Api, request: Request) -> Response:
     api.require(request, Action.SUBMIT)
     body = await body_of(request, schemas.ManifestRequest)
     try:
-        source = await _source(api, request, body.manifest, body.files, body.parameters)
+        source = await _source(api, request, body.manifest, body)
         warnings = await api.manifests.check(source, body.pause_before, actor_of(request.scope))
     except ManifestError as error:
         return json_response(schemas.ValidationResult(False, error.diagnostics, error.missing))
@@ -62,10 +64,7 @@ async def migrate(api: Api, request: Request) -> Response:
 async def plan(api: Api, request: Request) -> Response:
     api.require(request, Action.SUBMIT)
     body = await body_of(request, schemas.ManifestRequest)
-    source = replace(
-        await _source(api, request, body.manifest, body.files, body.parameters),
-        source_date_epoch=body.source_date_epoch,
-    )
+    source = await _source(api, request, body.manifest, body)
     name, intentions = await api.manifests.preview(
         source, _options(body), actor_of(request.scope), api.permit(request)
     )
@@ -75,14 +74,9 @@ async def plan(api: Api, request: Request) -> Response:
 async def submit(api: Api, request: Request) -> Response:
     api.require(request, Action.SUBMIT)
     body = await body_of(request, schemas.SubmitRequest)
+    source = await _source(api, request, body.manifest, body)
     state, new = await api.engine.submit(
-        replace(
-            await _source(api, request, body.manifest, body.files, body.parameters),
-            source_date_epoch=body.source_date_epoch,
-        ),
-        _options(body),
-        actor_of(request.scope),
-        api.permit(request),
+        source, _options(body), actor_of(request.scope), api.permit(request)
     )
     return json_response(await api.view(request, state), 201 if new else 200)
 
@@ -120,10 +114,8 @@ async def resume(api: Api, request: Request) -> Response:
     source = None
     earlier = await api.records.state(build)
     if body.manifest is not None:
-        source = replace(
-            await _source(api, request, body.manifest, body.files, body.parameters or {}),
-            inherited=earlier.parameters,
-        )
+        source = await _source(api, request, body.manifest, body)
+        source = replace(source, inherited=earlier.parameters)
     state, kept, rerun = await api.engine.resume(
         build,
         body.rewind_to,
@@ -138,38 +130,35 @@ async def resume(api: Api, request: Request) -> Response:
 
 
 async def retry(api: Api, request: Request) -> Response:
-    build = await api.controlled(request)
-    return json_response(
-        await api.view(request, await api.engine.retry(build, actor_of(request.scope)))
-    )
+    return await _commanded(api, request, api.engine.retry)
 
 
 async def checkpoints(api: Api, request: Request) -> Response:
     api.require(request, Action.SEE)
     state, resumable = await api.engine.checkpoints(await api.build(request))
-    found = zip(state.plan.checkpoints, state.checkpoints, resumable, strict=True)
-    return json_response(
-        schemas.CheckpointList(
-            tuple(
-                schemas.ResumableCheckpoint(record.name, planned.description, record.state, can)
-                for planned, record, can in found
-            )
+    views = (
+        schemas.ResumableCheckpoint(record.name, planned.description, record.state, can)
+        for planned, record, can in zip(
+            state.plan.checkpoints, state.checkpoints, resumable, strict=True
         )
     )
+    return json_response(schemas.CheckpointList(tuple(views)))
 
 
 async def cancel(api: Api, request: Request) -> Response:
-    build = await api.controlled(request)
-    return json_response(
-        await api.view(request, await api.engine.cancel(build, actor_of(request.scope)))
-    )
+    return await _commanded(api, request, api.engine.cancel)
 
 
 async def remove(api: Api, request: Request) -> Response:
-    build = await api.controlled(request)
-    return json_response(
-        await api.view(request, await api.engine.remove(build, actor_of(request.scope)))
-    )
+    return await _commanded(api, request, api.engine.remove)
+
+
+async def _commanded(
+    api: Api, request: Request, carry_out: Callable[[str, Actor], Awaitable[BuildState]]
+) -> Response:
+    """The response to a command without a body."""
+    state = await carry_out(await api.controlled(request), actor_of(request.scope))
+    return json_response(await api.view(request, state))
 
 
 def _options(body: schemas.ManifestRequest) -> Options:
@@ -182,14 +171,15 @@ async def _source(
     api: Api,
     request: Request,
     manifest: schemas.ManifestText,
-    files: schemas.Files,
-    parameters: schemas.Parameters,
+    body: schemas.ManifestRequest | schemas.ResumeRequest,
 ) -> ManifestSource:
+    files = {path: (file.sha256, file.mode) if file else None for path, file in body.files.items()}
     return ManifestSource(
         manifest.text,
         manifest.path,
-        {path: None if file is None else (file.sha256, file.mode) for path, file in files.items()},
-        parameters,
+        files,
+        body.parameters or {},
+        source_date_epoch=getattr(body, "source_date_epoch", None),
         host_code=api.may(request, Action.RUN_HOST_CODE),
         # Queries the user database, which may be slow.
         borrower=await asyncio.to_thread(api.borrower, request),

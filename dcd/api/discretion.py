@@ -6,6 +6,7 @@ else.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from starlette.requests import Request
 
@@ -33,13 +34,7 @@ async def _without_secrets(
         return event
     secret = WithSecrets(data.manifest, data.parameters, data.plan)
     without = await api.manifests.without_secrets(secret, actor_of(request.scope))
-    if isinstance(data, BuildResumed):
-        resumed = replace(
-            data, manifest=without.manifest, parameters=without.parameters, plan=without.plan
-        )
-        return replace(event, data=resumed)
-    assert without.plan is not None  # a submit has one
-    submitted = replace(
-        data, manifest=without.manifest, parameters=without.parameters, plan=without.plan
-    )
-    return replace(event, data=submitted)
+    shown: dict[str, Any] = {
+        name: getattr(without, name) for name in ("manifest", "parameters", "plan")
+    }
+    return replace(event, data=replace(data, **shown))

@@ -8,14 +8,14 @@ it begins. Connections are counted by user. Used from the event loop's thread on
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from weakref import WeakValueDictionary
 
-from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from statemachine.errors import DcdError, TooManyRequests
+from dcd.api.problems import problem_response
+from statemachine.errors import TooManyRequests
 from statemachine.events import Actor
 
 PROCESSES = 4
@@ -84,15 +84,11 @@ class Connections:
 
 
 class Fair:
-    """ASGI middleware: handles a request when its client has a turn; `refuse` creates the response on a
-    timeout."""
+    """ASGI middleware: handles a request when its client has a turn."""
 
-    def __init__(
-        self, app: ASGIApp, *, turns: Turns, refuse: Callable[[DcdError], Response]
-    ) -> None:
+    def __init__(self, app: ASGIApp, *, turns: Turns) -> None:
         self.app = app
         self.turns = turns
-        self.refuse = refuse
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         actor = scope.get("dcd.actor")
@@ -109,7 +105,7 @@ class Fair:
             try:
                 await turn.enter_async_context(self.turns.turn(actor))
             except TooManyRequests as error:
-                response = self.refuse(error)
+                response = problem_response(error)
                 response.headers["retry-after"] = str(RETRY_AFTER_SECONDS)
                 await response(scope, receive, send)
             else:

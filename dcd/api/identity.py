@@ -12,14 +12,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dcd.api.access import Role, roles
+from dcd.api.problems import problem_response
 from dcd.configuration import Configuration
 from dcd.engine.borrowers import has_every_role
 from dcd.platform.peer import user_name
-from statemachine.errors import DcdError, Unavailable
+from statemachine.errors import Unavailable
 from statemachine.events import Actor
 
 THREADS = 8
@@ -31,21 +31,15 @@ Found = tuple[Actor, frozenset[Role]]
 
 
 class Identified:
-    """ASGI middleware: puts the peer with its name and its roles into the scope. `refuse` creates the
-    response when the user database does not answer within `seconds`."""
+    """ASGI middleware: puts the peer with its name and its roles into the scope, unless the user database
+    does not answer within `seconds`."""
 
     def __init__(
-        self,
-        app: ASGIApp,
-        *,
-        settings: Callable[[], Configuration],
-        seconds: float,
-        refuse: Callable[[DcdError], Response],
+        self, app: ASGIApp, *, settings: Callable[[], Configuration], seconds: float
     ) -> None:
         self.app = app
         self._settings = settings
         self._seconds = seconds
-        self._refuse = refuse
         self._threads = ThreadPoolExecutor(THREADS, "user-database")
         self._names: dict[int, tuple[str, float]] = {}
         self._asked: dict[Actor, asyncio.Future[Found]] = {}
@@ -62,7 +56,7 @@ class Identified:
                     f"the roles of uid {peer.uid} could not be looked up within {self._seconds:g} s",
                     "try again; check whether `getent group` works on the daemon's host",
                 )
-                await self._refuse(silent)(scope, receive, send)
+                await problem_response(silent)(scope, receive, send)
                 return
             scope["dcd.actor"], scope["dcd.roles"] = named, held
         await self.app(scope, receive, send)

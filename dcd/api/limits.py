@@ -7,9 +7,9 @@ from collections.abc import Callable
 from http import HTTPStatus
 
 from starlette.requests import ClientDisconnect
-from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from dcd.api.problems import problem_response
 from statemachine.errors import DcdError, UsageError
 
 DRAINED_BYTES = 64 * 1024
@@ -55,10 +55,8 @@ class Limits:
         blob_bytes: int,
         request_seconds: float,
         send_seconds: float,
-        refuse: Callable[[DcdError], Response],
     ) -> None:
         self.app = app
-        self.refuse = refuse
         self.body_bytes = body_bytes
         self.blob_bytes = blob_bytes
         self.request_seconds = request_seconds
@@ -70,7 +68,7 @@ class Limits:
             return
         names = {name for name, _ in scope["headers"]}
         if {b"content-length", b"transfer-encoding"} <= names:
-            refusal = self.refuse(_AMBIGUOUS)
+            refusal = problem_response(_AMBIGUOUS)
             # The following bytes may be the rest of this body, so they are never read.
             refusal.headers["connection"] = "close"
             await refusal(scope, receive, send)

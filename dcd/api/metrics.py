@@ -33,20 +33,8 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from dcd.engine.builds import now
 from dcd.engine.engine import Engine
 from dcd.engine.records import Records
+from statemachine import events
 from statemachine.build import BuildState, Lifecycle
-from statemachine.events import (
-    BuildCancelled,
-    BuildPaused,
-    BuildResumed,
-    BuildStarted,
-    BuildSubmitted,
-    CheckpointCompleted,
-    CheckpointFailed,
-    CheckpointInterrupted,
-    CheckpointReused,
-    CheckpointStarted,
-    Event,
-)
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
@@ -129,30 +117,32 @@ class Metrics:
         """Observe a commit of the event log; for `EventLog`'s `on_commit`."""
         self._commits.observe(seconds)
 
-    def happened(self, before: BuildState | None, event: Event) -> None:
+    def happened(self, before: BuildState | None, event: events.Event) -> None:
         """Observe an appended event; for `Builds.watch`."""
         match event.data:
-            case BuildResumed() if before is not None and before.lifecycle is Lifecycle.PAUSING:
+            case events.BuildResumed() if (
+                before is not None and before.lifecycle is Lifecycle.PAUSING
+            ):
                 pass  # it has its slot already
-            case BuildSubmitted() | BuildResumed():
+            case events.BuildSubmitted() | events.BuildResumed():
                 self._queued_at[event.build] = event.time
-            case BuildStarted() if before is not None:
+            case events.BuildStarted() if before is not None:
                 since = self._queued_at.pop(event.build, before.updated_at)
                 self._queue_wait.observe((event.time - since).total_seconds())
-            case CheckpointStarted():
+            case events.CheckpointStarted():
                 self._attempt_at[event.build] = event.time
-            case CheckpointReused(checkpoint) if before is not None:
+            case events.CheckpointReused(checkpoint) if before is not None:
                 self._checkpoints.labels(_type(before, checkpoint), "reused").inc()
-            case CheckpointCompleted(checkpoint, seconds=seconds) if before is not None:
+            case events.CheckpointCompleted(checkpoint, seconds=seconds) if before is not None:
                 self._attempt(before, checkpoint, "completed", seconds)
-            case CheckpointFailed(checkpoint, seconds=seconds) if before is not None:
+            case events.CheckpointFailed(checkpoint, seconds=seconds) if before is not None:
                 self._attempt(before, checkpoint, "failed", seconds)
-            case CheckpointInterrupted(checkpoint) if before is not None:
+            case events.CheckpointInterrupted(checkpoint) if before is not None:
                 # None: the attempt belonged to a dead daemon, and its duration is unknown.
                 began = self._attempt_at.get(event.build)
                 worked = None if began is None else (event.time - began).total_seconds()
                 self._attempt(before, checkpoint, "interrupted", worked)
-            case BuildPaused() | BuildCancelled():
+            case events.BuildPaused() | events.BuildCancelled():
                 self._queued_at.pop(event.build, None)
 
     def _attempt(

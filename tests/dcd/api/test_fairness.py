@@ -5,7 +5,6 @@ import asyncio
 import pytest
 
 from dcd.api.fairness import Connections, Fair, TooManyRequests, Turns
-from dcd.api.problems import problem_response
 from statemachine.events import Actor
 
 ROOT = Actor(0, 0, 100, "root")
@@ -115,7 +114,7 @@ def test_an_answer_without_an_end_gives_its_turn_back(content_type, turns_left):
         async def send(message):
             pass
 
-        fair = Fair(app, turns=turns, refuse=problem_response)
+        fair = Fair(app, turns=turns)
         task = asyncio.create_task(fair({"type": "http", "dcd.actor": ADA}, None, send))
         await begun.wait()
         try:
@@ -135,7 +134,7 @@ def test_a_request_that_waits_too_long_gets_retry_after():
         async def send(message):
             sent.append(message)
 
-        fair = Fair(None, turns=turns, refuse=problem_response)
+        fair = Fair(None, turns=turns)
         await fair({"type": "http", "dcd.actor": ADA}, None, send)
         held[0].cancel()
         return sent

@@ -12,7 +12,6 @@ from starlette.responses import Response
 
 from dcd.api.access import Role
 from dcd.api.identity import Identified
-from dcd.api.problems import problem_response
 from dcd.configuration import Configuration
 from statemachine.events import Actor
 
@@ -57,7 +56,6 @@ class Service:
             self._application,
             settings=lambda: self.settings,
             seconds=seconds,
-            refuse=problem_response,
         )
 
     async def _application(self, scope: Any, receive: Any, send: Any) -> None:
