@@ -19,8 +19,7 @@ def graph(machine: BuildMachine, text_format: Format) -> str:
 
 
 def _mermaid(machine: BuildMachine) -> Iterator[str]:
-    edges = list(machine.edges())
-    ids = _ids(edges)
+    edges, ids = _drawn(machine)
     yield "stateDiagram-v2"
     yield "    classDef present fill:#2e7d32,color:#fff,font-weight:bold"
     for (_, state), name in ids.items():
@@ -33,8 +32,7 @@ def _mermaid(machine: BuildMachine) -> Iterator[str]:
 
 
 def _dot(machine: BuildMachine) -> Iterator[str]:
-    edges = list(machine.edges())
-    ids = _ids(edges)
+    edges, ids = _drawn(machine)
     present = machine.places()
     yield f"digraph {_dot_text(machine.state.name)} {{"
     yield "    node [shape=box, style=rounded]"
@@ -53,12 +51,11 @@ def _dot(machine: BuildMachine) -> Iterator[str]:
     yield "}"
 
 
-def _ids(edges: list[Edge]) -> dict[tuple[str, str], str]:
-    """A plain identifier for each state, in the order of first use."""
-    states = dict.fromkeys(
-        (edge.region, state) for edge in edges for state in (edge.source, edge.dest)
-    )
-    return {state: f"s{number}" for number, state in enumerate(states)}
+def _drawn(machine: BuildMachine) -> tuple[list[Edge], dict[tuple[str, str], str]]:
+    """The transitions, and a plain identifier for each state, in the order of first use."""
+    edges = list(machine.edges())
+    states = dict.fromkeys((e.region, state) for e in edges for state in (e.source, e.dest))
+    return edges, {state: f"s{number}" for number, state in enumerate(states)}
 
 
 def _label(edge: Edge) -> str:

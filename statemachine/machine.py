@@ -15,7 +15,7 @@ are appended, `apply` moves after they are on disk, and rehydration is `apply` o
 
 import logging
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from typing import Any, Self
 
@@ -191,8 +191,7 @@ class BuildMachine:
 
     def places(self) -> dict[str, str]:
         """The present state of each region, by the region's name in `edges`."""
-        place = Place.of(self._state)
-        return {"lifecycle": place.lifecycle, "position": place.position}
+        return asdict(Place.of(self._state))
 
 
 def judge(state: BuildState, payload: Payload) -> Place:

@@ -6,9 +6,10 @@ has the table.
 """
 
 import os
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
 from starlette.requests import Request
 
@@ -27,7 +28,7 @@ from dcd.planner.tasks import WithSecrets
 from statemachine.build import BuildState
 from statemachine.commands import removed
 from statemachine.errors import PermissionDenied
-from statemachine.events import Actor
+from statemachine.events import Actor, BuildResumed, BuildSubmitted, Event
 from statemachine.plan import Plan
 
 
@@ -112,6 +113,29 @@ class Api:
             parameters = without.parameters
         waits = self.records.broadcast.waits_for(state.id)
         return build_view(state, self.records.artifact_path, parameters, waits)
+
+    async def visible(self, request: Request, events: Sequence[Event]) -> list[Event]:
+        """The events as the peer may see them. Manifests, parameters and arguments contain passwords and
+        hashes, which only root and the user who supplied them may see."""
+        return [
+            await self._without_secrets(request, event, event.data)
+            if isinstance(event.data, BuildSubmitted | BuildResumed)
+            and not self.sees_secrets(request, event.actor)
+            else event
+            for event in events
+        ]
+
+    async def _without_secrets(
+        self, request: Request, event: Event, data: BuildSubmitted | BuildResumed
+    ) -> Event:
+        if data.manifest is None:
+            return event
+        secret = WithSecrets(data.manifest, data.parameters, data.plan)
+        without = await self.manifests.without_secrets(secret, actor_of(request.scope))
+        shown: dict[str, Any] = {
+            name: getattr(without, name) for name in ("manifest", "parameters", "plan")
+        }
+        return replace(event, data=replace(data, **shown))
 
     async def build(self, request: Request) -> str:
         """The id of the build in the path, which may be a prefix. Raises NotFound."""

@@ -60,17 +60,12 @@ async def reload(api: Api, request: Request) -> Response:
 
 
 def _view(live: LiveSetting) -> schemas.SettingView:
-    waiting = None
+    setting, waiting = live.setting, None
     if live.waiting is not None:
         value, origin = live.waiting
         waiting = schemas.WaitingValue(plain(value), origin)
     return schemas.SettingView(
-        live.setting.name,
-        plain(live.value),
-        live.origin,
-        live.setting.unit,
-        live.setting.reloads,
-        waiting,
+        setting.name, plain(live.value), live.origin, setting.unit, setting.reloads, waiting
     )
 
 

@@ -32,7 +32,7 @@ class Listener:
 
     def __init__(self, place: Place) -> None:
         self.place = place
-        self.socket = bind(place.path, place.mode, place.gid)
+        self.socket = _bound(place.path, place.mode, place.gid)
         self._file = _identity(place.path)
 
     def is_reachable(self) -> bool:
@@ -45,11 +45,8 @@ class Listener:
             self.place.path.unlink(missing_ok=True)
 
 
-def bind(path: Path, mode: int, gid: int | None) -> socket.socket:
-    """A listening Unix socket at `path`, replacing one left by a dead daemon.
-
-    Raises Unavailable when another daemon answers there or the path is not a socket.
-    """
+def _bound(path: Path, mode: int, gid: int | None) -> socket.socket:
+    """A listening Unix socket at `path`, replacing one left by a dead daemon."""
     if not path.parent.exists():
         path.parent.mkdir(mode=0o750, parents=True)
         if gid is not None:  # otherwise the group has no access to the socket's directory

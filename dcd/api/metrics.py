@@ -16,6 +16,7 @@ import time
 from collections import Counter as Tally
 from collections.abc import Mapping
 from datetime import datetime
+from functools import partial
 from importlib.metadata import version
 
 from prometheus_client import (
@@ -71,41 +72,32 @@ class Metrics:
         self._measured_at = float("-inf")
         self._queued_at: dict[str, datetime] = {}
         self._attempt_at: dict[str, datetime] = {}
-        info = Gauge("dcd_info", "The daemon.", ["version"], registry=registry)
-        info.labels(version("dcd")).set(1)
-        self._requests = Counter(
-            "dcd_requests", "Requests answered.", ["operation", "status"], registry=registry
-        )
-        self._queue_wait = Histogram(
+        gauge, counter = partial(Gauge, registry=registry), partial(Counter, registry=registry)
+        histogram = partial(Histogram, registry=registry)
+        gauge("dcd_info", "The daemon.", ["version"]).labels(version("dcd")).set(1)
+        self._requests = counter("dcd_requests", "Requests answered.", ["operation", "status"])
+        self._queue_wait = histogram(
             "dcd_queue_wait_seconds",
             "From when a build was queued until it started.",
             buckets=_WAITS,
-            registry=registry,
         )
-        self._checkpoints = Counter(
-            "dcd_checkpoints",
-            "Checkpoints that ended, by class and outcome.",
-            ["type", "outcome"],
-            registry=registry,
+        self._checkpoints = counter(
+            "dcd_checkpoints", "Checkpoints that ended, by class and outcome.", ["type", "outcome"]
         )
-        self._checkpoint_seconds = Histogram(
+        self._checkpoint_seconds = histogram(
             "dcd_checkpoint_seconds",
             "Duration of attempts, by class and outcome.",
             ["type", "outcome"],
             buckets=_CHECKPOINTS,
-            registry=registry,
         )
-        self._commits = Histogram(
+        self._commits = histogram(
             "dcd_event_log_commit_seconds",
             "Duration of the event log's commits.",
             buckets=_COMMITS,
-            registry=registry,
         )
-        self._builds = Gauge("dcd_builds", "Builds, by state.", ["state"], registry=registry)
-        self._paused = Gauge("dcd_builds_paused", "Paused, by cause.", ["cause"], registry=registry)
-        self._gauges = {
-            name: Gauge(f"dcd_{name}", text, registry=registry) for name, text in _GAUGES.items()
-        }
+        self._builds = gauge("dcd_builds", "Builds, by state.", ["state"])
+        self._paused = gauge("dcd_builds_paused", "Paused, by cause.", ["cause"])
+        self._gauges = {name: gauge(f"dcd_{name}", text) for name, text in _GAUGES.items()}
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
 

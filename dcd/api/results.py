@@ -15,7 +15,6 @@ from starlette.responses import PlainTextResponse, Response
 
 from dcd.api import schemas
 from dcd.api.access import Action
-from dcd.api.discretion import shown
 from dcd.api.handling import Api, left
 from dcd.api.operations import (
     QueryParameter,
@@ -135,7 +134,7 @@ def _opened_at(path: Path, offset: int) -> tuple[BinaryIO, int]:
 
 
 async def _read(api: Api, request: Request, build: str, after: int, page: int) -> list[Event]:
-    return await shown(api, request, await api.records.events(build, after, page))
+    return await api.visible(request, await api.records.events(build, after, page))
 
 
 def _stream(api: Api, request: Request, build: str, after: int) -> AsyncGenerator[bytes, None]:

@@ -12,31 +12,24 @@ from statemachine.errors import DcdError
 from store.host import tools
 from store.host.process import run
 
-QEMU = {
-    "alpha": "alpha",
+ARCHITECTURES = (
+    *("alpha", "amd64", "arm64", "armel", "armhf", "hppa", "i386", "loong64", "m68k", "mips"),
+    *("mips64", "mips64el", "mipsel", "powerpc", "ppc64", "ppc64el", "riscv64", "s390x", "sh4"),
+    "sparc64",
+)
+"""Debian's architectures."""
+
+_QEMU = {
     "amd64": "x86_64",
     "arm64": "aarch64",
     "armel": "arm",
     "armhf": "arm",
-    "hppa": "hppa",
-    "i386": "i386",
     "loong64": "loongarch64",
-    "m68k": "m68k",
-    "mips": "mips",
-    "mips64": "mips64",
-    "mips64el": "mips64el",
-    "mipsel": "mipsel",
     "powerpc": "ppc",
-    "ppc64": "ppc64",
     "ppc64el": "ppc64le",
-    "riscv64": "riscv64",
-    "s390x": "s390x",
-    "sh4": "sh4",
-    "sparc64": "sparc64",
 }
-"""Debian's architectures, with qemu-user's names for them."""
+"""qemu-user's names for architectures, where they differ from Debian's."""
 
-ARCHITECTURES = tuple(QEMU)
 X86 = ("amd64", "i386")
 
 _NATIVE = {
@@ -72,7 +65,7 @@ def obstacle(architecture: str) -> tuple[str, str] | None:
     wanted = ["arch-test"] if lacking else []
     steps = []
     if not runs:
-        name = QEMU.get(architecture, architecture)
+        name = _QEMU.get(architecture, architecture)
         why.append(f"the kernel runs no {architecture} programs")
         if not any(Path(place.format(name)).exists() for place in _EMULATORS):
             wanted += ["qemu-user-static", "binfmt-support"]
@@ -100,7 +93,7 @@ def _runs(architecture: str) -> bool:
     if architecture in _NATIVE.get(platform.machine(), ()):
         return True
     try:
-        entry = (_BINFMT / f"qemu-{QEMU.get(architecture, architecture)}").read_text("ascii")
+        entry = (_BINFMT / f"qemu-{_QEMU.get(architecture, architecture)}").read_text("ascii")
     except OSError:
         return False
     lines = entry.splitlines()
