@@ -53,6 +53,7 @@ from store.host.identity import service_identity
 from store.layers import LayerStore
 from store.layers.choose import TRIAL, choose, retired
 from store.logs import AttemptLogs
+from store.packages import Packages
 
 logger = structlog.get_logger()
 
@@ -122,6 +123,7 @@ class Daemon:
                 blobs=blobs,
                 artifacts=await asyncio.to_thread(_artifacts, self.settings()),
                 logs=logs,
+                packages=await asyncio.to_thread(Packages, state_dir / "packages"),
                 state_id=identity,
                 secret_key=secret_key(state_dir),
                 retired=await asyncio.to_thread(retired, state_dir / "layers", layers.name),

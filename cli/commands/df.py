@@ -23,8 +23,7 @@ def run(args: argparse.Namespace) -> None:
         rows = [_row(item) for item in usage["builds"]]
         print_table(header, rows, right=range(3, 9))
         print()
-    limit = usage["layers_max_bytes"]
-    bounds = f", at most {size(limit)} (layers_max_bytes)" if limit else ""
+    bounds = _bounds(usage, "layers_max_bytes")
     print_table(
         ("USED", "BY"),
         [
@@ -37,12 +36,20 @@ def run(args: argparse.Namespace) -> None:
             (size(usage["artifact_bytes"]), "artifacts"),
             (size(usage["log_bytes"]), "logs"),
             (size(usage["blob_bytes"]), "captured inputs"),
+            (
+                size(usage["package_bytes"]),
+                f"downloaded packages{_bounds(usage, 'packages_max_bytes')}",
+            ),
             (size(usage["event_log_bytes"]), "event log"),
         ],
         right=(0,),
     )
     where = printable(usage["state_dir"])
     print(f"\n{size(usage['free_bytes'])} of {size(usage['total_bytes'])} free in {where}")
+
+
+def _bounds(usage: Json, setting: str) -> str:
+    return f", at most {size(usage[setting])} ({setting})" if usage[setting] else ""
 
 
 def _retired(usage: Json) -> list[tuple[str, str]]:

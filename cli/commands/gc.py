@@ -1,10 +1,11 @@
-"""`dcctl gc`: remove layers and captured inputs that no build needs.
+"""`dcctl gc`: remove layers, captured inputs and packages that no build needs.
 
 Remove layers that no build names any more, layers of unused back ends, captured inputs that no
 unfinished build names, and the remains of an interrupted `rm`. With --max-bytes, also remove
-layers, least recently used first, until the rest fits into that size. Layers of builds that have
-not ended, artifacts and logs are never removed. A removed layer that is needed later is built
-again. `layers_max_bytes` in the daemon's configuration applies such a limit whenever a build ends.
+layers, least recently used first, until the rest fits into that size, and downloaded packages in
+the same way. Layers of builds that have not ended, artifacts and logs are never removed. A removed
+layer that is needed later is built again, a removed package downloaded again. `layers_max_bytes` and
+`packages_max_bytes` in the daemon's configuration apply such limits whenever a build ends.
 Needs the role administer.
 """
 
@@ -22,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--max-bytes",
         metavar="SIZE",
         type=_bytes,
-        help="size limit of all layers together: bytes, or with a unit K, M, G or T; 0: "
+        help="size limit of all layers, and of all packages: bytes, or with a unit K, M, G or T; 0: "
         "remove all that no unfinished build needs",
     )
     parser.add_argument("--dry-run", action="store_true", help="only print what would be removed")
@@ -45,8 +46,9 @@ def run(args: argparse.Namespace) -> None:
         print()
     would = "would remove" if args.dry_run else "removed"
     inputs = count(len(answer["blobs"]), "captured input")
+    packages = count(answer["packages"], "package")
     print(
-        f"{would} {count(len(layers), 'layer')}, {inputs}: "
+        f"{would} {count(len(layers), 'layer')}, {inputs}, {packages}: "
         f"{size(answer['freed_bytes'])}; the remaining layers use {size(answer['kept_bytes'])}"
     )
     if answer["builds"]:

@@ -32,6 +32,7 @@ from statemachine.plan import Json
 from store.host.capabilities import CHROOT, FILES, MOUNTS
 from store.host.devices import ALL_DEVICES
 from store.host.process import Completed, run
+from store.packages import Lent
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class Needs:
     (`dcd.platform.chroot`). `devices` are names in /dev beside the standard ones, or `ALL_DEVICES` (for loop
     devices). `reads` are paths of the host that the manifest names; those that workers do not see are
     refused. `writes` are paths of the host that it changes, beside its workspace and evidence. `secrets` are
-    the files and variables that it reads (`dcd.manifest.secrets`).
+    the files and variables that it reads (`dcd.manifest.secrets`). `packages`: it uses the package store.
     """
 
     tools: tuple[str, ...] = ()
@@ -69,6 +70,7 @@ class Needs:
     reads: tuple[HostPath, ...] = ()
     writes: tuple[Path, ...] = ()
     secrets: tuple[str, ...] = ()
+    packages: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,7 @@ class Context:
     `external_state` just before the start.
     `made` are the recorded files (the disk, media) that this attempt makes or changes; a change of
     any other one fails the checkpoint (`dcd.checkpoints.recorded`).
+    `packages` is the package store, if `Needs.packages` asks for it.
     `claim(kind, name)` precedes the creation of anything that could outlive the worker, and returns
     when the event log has it (see `dcd.platform.resources`). `attempt` names this attempt among all on
     the host: STATE:BUILD:CHECKPOINT:ATTEMPT.
@@ -111,6 +114,7 @@ class Context:
     environment: Mapping[str, str] = field(default_factory=dict)
     external: Mapping[str, str] = field(default_factory=dict)
     made: set[Path] = field(default_factory=set)
+    packages: Lent | None = None
 
     @property
     def pkg_image(self) -> Path:

@@ -97,6 +97,13 @@ class Configuration:
         unit="bytes",
         reloads=True,
     )
+    packages_max_bytes: int = _setting(
+        8 * 1024**3,
+        "When all downloaded packages together exceed this size, the least recently used are removed. "
+        "All builds share them. 0: no limit.",
+        unit="bytes",
+        reloads=True,
+    )
     min_free_bytes: int = _setting(
         1024**3,
         "With less free space than this in the state directory no checkpoint starts: its build "

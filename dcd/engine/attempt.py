@@ -47,6 +47,7 @@ from statemachine.events import CheckpointCompleted, CheckpointStarted, ErrorInf
 from statemachine.plan import PlannedCheckpoint
 from store.host.durable import DiskFull, used_up
 from store.layers import LayerRecord, Workspace
+from store.packages import Lent
 
 logger = structlog.get_logger()
 
@@ -176,15 +177,26 @@ class Attempt:
                 await self._record(ResourceClaimed(name, self._number, claimed.kind, claimed.name))
 
         report(Progress())
-        return await run_attempt(
-            request,
-            log_path=self._log,
-            on_progress=report,
-            on_claim=claim,
-            stop=self._stop,
-            grace_seconds=self._means.settings().cancel_grace_seconds,
-            groups=self._means.groups,
-        )
+        try:
+            return await run_attempt(
+                request,
+                log_path=self._log,
+                on_progress=report,
+                on_claim=claim,
+                stop=self._stop,
+                grace_seconds=self._means.settings().cancel_grace_seconds,
+                groups=self._means.groups,
+            )
+        finally:
+            if request.packages is not None:
+                await self._take_in(request.packages)
+
+    async def _take_in(self, lent: Lent) -> None:
+        """Keep what was downloaded, whatever the outcome. The build does not depend on it."""
+        try:
+            await asyncio.to_thread(self._means.stores.packages.take_in, lent)
+        except OSError as error:
+            logger.warning("packages are not kept", build=self._build, error=str(error))
 
     async def _request(self, state: BuildState, workspace: Workspace) -> WorkerRequest:
         means, planned = self._means, state.plan.checkpoints[self._index]
@@ -213,8 +225,12 @@ class Attempt:
             allowed=settings.checkpoint_modules,
             external=planning.recorded_external(planned),
             network=planned.network,
+            packages=await self._packages(workspace) if wanted.needs.packages else None,
             grants=planning.grants(wanted.needs, settings, host_code=wanted.host_code),
         )
+
+    async def _packages(self, workspace: Workspace) -> Lent:
+        return await asyncio.to_thread(self._means.stores.packages.lend, workspace.name)
 
     async def _conclude(self, ending: Ending, workspace: Workspace) -> BuildState:
         name = self._planned.name

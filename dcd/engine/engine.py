@@ -235,6 +235,7 @@ class Engine:
             self._builds.log,
             self._builds.unfinished(),
             settings.layers_max_bytes,
+            settings.packages_max_bytes,
         )
 
     async def checkpoints(self, build: str) -> tuple[BuildState, tuple[bool, ...]]:

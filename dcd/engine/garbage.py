@@ -25,6 +25,7 @@ from dcd.engine.stores import Stores
 from statemachine.build import BuildState, CheckpointState
 from statemachine.errors import DcdError, NotFound, Refused
 from store.layers import Layer, LayerStore
+from store.packages import Package
 
 logger = structlog.get_logger()
 
@@ -46,13 +47,15 @@ class RemovedLayer:
 @dataclass(frozen=True, slots=True)
 class Collected:
     """The removed data, or with a dry run the data to remove. `builds` are removed builds with
-    remaining artifacts or logs; `kept_bytes` is the size of the remaining layers."""
+    remaining artifacts or logs; `packages` is the number of packages; `kept_bytes` is the size of the
+    remaining layers."""
 
     layers: tuple[RemovedLayer, ...]
     blobs: tuple[str, ...]
     builds: tuple[str, ...]
     freed_bytes: int
     kept_bytes: int
+    packages: int = 0
 
 
 def pinned_keys(layers: Iterable[Layer], unfinished: Iterable[BuildState]) -> set[str]:
@@ -129,11 +132,13 @@ class Collector:
     async def run(self) -> None:
         """Keep the layers within the configured limit until cancelled."""
         while True:
-            if limit := self._settings().layers_max_bytes:
-                try:
+            try:
+                if limit := self._settings().layers_max_bytes:
                     await self.collect(limit, by_itself=True)
-                except (DcdError, OSError) as error:
-                    logger.error("garbage could not be collected", error=str(error))
+                else:
+                    await self._collect_packages(None)
+            except (DcdError, OSError) as error:
+                logger.error("garbage could not be collected", error=str(error))
             await self._builds.ended.wait()
             self._builds.ended.clear()
 
@@ -166,6 +171,7 @@ class Collector:
                     await asyncio.to_thread(self._stores.artifacts.remove, build)
                     await asyncio.to_thread(self._stores.logs.remove, build)
             retired = await asyncio.to_thread(self._retired, dry_run)
+            packages = await self._collect_packages(None if by_itself else max_bytes, dry_run)
         kept = sum(layer.size_bytes for layer in layers)
         kept -= sum(layer.size_bytes for layer, _ in chosen)
         chosen += retired
@@ -182,9 +188,27 @@ class Collector:
             ),
             blobs=tuple(blobs),
             builds=tuple(builds),
-            freed_bytes=sum(layer.size_bytes for layer, _ in chosen) + sum(blobs.values()),
+            freed_bytes=sum(layer.size_bytes for layer, _ in chosen)
+            + sum(blobs.values())
+            + sum(package.size_bytes for package in packages),
             kept_bytes=kept,
+            packages=len(packages),
         )
+
+    async def _collect_packages(
+        self, max_bytes: int | None, dry_run: bool = False
+    ) -> Sequence[Package]:
+        """Remove the packages over the configured limit, and over `max_bytes`; they are downloaded again when
+        they are needed. Returns them."""
+        limits = [self._settings().packages_max_bytes or None, max_bytes]
+        allowed = [limit for limit in limits if limit is not None]
+        if not allowed:
+            return ()
+        store = self._stores.packages
+        chosen = await asyncio.to_thread(store.over, min(allowed))
+        for package in () if dry_run else chosen:
+            await asyncio.to_thread(store.remove, package.sha256)
+        return chosen
 
     async def _choose_stale(self) -> list[tuple[Layer, str]]:
         stale = await asyncio.to_thread(self._stores.layers.stale_layers)

@@ -9,6 +9,7 @@ from store.artifacts import Artifacts
 from store.blobs import Blobs
 from store.layers import LayerStore
 from store.logs import AttemptLogs
+from store.packages import Packages
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,7 @@ class Stores:
     blobs: Blobs
     artifacts: Artifacts
     logs: AttemptLogs
+    packages: Packages
     state_id: str
     secret_key: bytes = b""
     retired: tuple[LayerStore, ...] = ()

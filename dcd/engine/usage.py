@@ -52,6 +52,9 @@ class DiskUsage:
     builds: tuple[BuildUsage, ...]
     retired_bytes: int = 0
     """The layers of unused back ends; `gc` removes them."""
+    package_bytes: int = 0
+    """Downloaded packages, which all builds share."""
+    packages_max_bytes: int = 0
 
 
 def measure(
@@ -60,6 +63,7 @@ def measure(
     events: EventLog,
     unfinished: Sequence[BuildState],
     layers_max_bytes: int,
+    packages_max_bytes: int,
 ) -> DiskUsage:
     """Measure the state directory."""
     used: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
@@ -99,6 +103,8 @@ def measure(
         event_log_bytes=_event_log_bytes(events),
         builds=tuple(sorted(builds, key=_total, reverse=True)),
         retired_bytes=sum(map(held_bytes, stores.retired)),
+        package_bytes=sum(package.size_bytes for package in stores.packages.stored()),
+        packages_max_bytes=packages_max_bytes,
     )
 
 

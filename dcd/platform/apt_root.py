@@ -48,6 +48,9 @@ MIRROR_NAME = "dcd.sources"
 USER = "_apt"
 """The user of the host as which apt downloads."""
 
+_WANTED = re.compile(r"^'[^']+' ([^\s/]+\.deb) [0-9]+ SHA256:([0-9a-f]{64})$", re.MULTILINE)
+"""A line of `apt-get --print-uris`."""
+
 Environment = Mapping[str, str]
 OnLine = Callable[[str], None]
 
@@ -221,6 +224,30 @@ def download(
         sources,
         on_line,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class WantedFile:
+    """A package that apt would download: its name in the package cache, and its digest by the lists."""
+
+    name: str
+    sha256: str
+
+
+def wanted_files(environment: Environment, packages: Sequence[str]) -> list[WantedFile]:
+    """The packages, and all they depend on, that are not in the cache below the root. None, when apt finds no
+    solution: `download` tells why."""
+    command = ["apt-get", "--quiet=2", "--yes", "--print-uris", "-o", "Acquire::ForceHash=SHA256"]
+    try:
+        listing = run(
+            [*command, "--download-only", "install", *map(operand, packages)],
+            env=environment,
+            capture=True,
+            start=partial(keep_only, FILES),
+        ).stdout
+    except ToolFailed:
+        return []
+    return [WantedFile(match[1], match[2]) for match in _WANTED.finditer(listing)]
 
 
 def forget(root: Path) -> None:

@@ -271,6 +271,7 @@ def _work(request: WorkerRequest, root: Path, pipe: _Pipe) -> None:
         attempt=request.attempt_name,
         environment=request.environment,
         external=request.external,
+        packages=request.packages,
     )
     before = left_among_media(context, ())
     with recorded_files_kept(context), list_kept_true(context), _can_be_asked(checkpoint):

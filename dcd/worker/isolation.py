@@ -181,6 +181,9 @@ def _own(request: WorkerRequest) -> Iterator[Step]:
     yield from view.shown(workspace.directory)
     yield from view.shown(workspace.root, writable=True)
     yield from view.shown(request.evidence, writable=True)
+    if request.packages is not None:
+        yield from view.shown(request.packages.kept)
+        yield from view.shown(request.packages.incoming, writable=True)
 
 
 def _mount_point(path: Path) -> Path:

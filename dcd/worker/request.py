@@ -17,6 +17,7 @@ from statemachine.events import Artifact, ErrorInfo
 from statemachine.plan import Json
 from store.host.capabilities import FILES
 from store.layers.interface import Workspace
+from store.packages import Lent
 
 AREAS = ("pkg_image", "boot_archive", "media", "tmp")
 """The directories of every workspace."""
@@ -67,7 +68,7 @@ class WorkerRequest:
     is the directory of the layer store. `inputs` maps a path, as the manifest resolves it, to the captured
     file. `evidence` is a directory that outlives the attempt. `allowed` lists the modules that `mod_path` may
     name in addition to the project's own. `environment` is the environment of every tool, `external` the
-    external state that the key covers.
+    external state that the key covers. `packages` is the package store, if the checkpoint uses it.
     """
 
     state_id: str
@@ -89,6 +90,7 @@ class WorkerRequest:
     manifest_path: str = ""
     places: tuple[str, ...] = ()
     network: bool = False
+    packages: Lent | None = None
     grants: Grants = field(default_factory=Grants)
 
     @property

@@ -29,6 +29,7 @@ from dcd.checkpoints.transfer.deb_sources import (
     sources_of,
     with_keyrings,
 )
+from dcd.checkpoints.transfer.deb_store import fill_cache, keep_downloads, leave_store
 from dcd.checkpoints.transfer.listed import check_software, listed_bytes, software_of
 from dcd.manifest.diagnostics import Diagnostic, did_you_mean, error
 from dcd.manifest.doc import DataObjectCache, checkpoints_of, distro, software_for
@@ -126,6 +127,7 @@ class TransferDEB(Checkpoint):
         return Needs(
             tools=self.TOOLS,
             network=True,
+            packages=True,
             disk_bytes=listed or 1 << 30,
             capabilities=MOUNTS,
             reads=tuple(
@@ -225,7 +227,10 @@ class TransferDEB(Checkpoint):
             with transfers(place, host, sources, distro(context.doc).http_proxy or "") as online:
                 update(online, sources, progress.line)
                 _same_state(context, sources)
+                filled = fill_cache(context, place, apt, _wanted(software))
                 _download(software, sources, online, progress)
+            keep_downloads(context, place, sources, filled)
+            leave_store(context)
             _install(context, place, software, sources, architecture, apt, progress)
             require_no_links(context.pkg_image, _HOST_TOOLS_USE)
             forget(place.root)
@@ -257,6 +262,10 @@ def _brought(names: Sequence[str]) -> products.Provided:
         elif names and product not in products.GRUB.values():
             found[product] = "hardly"
     return found
+
+
+def _wanted(software: Software) -> list[str]:
+    return [*_BASE[_variant(software)], *software.names("install")]
 
 
 def _variant(software: Software) -> str:
@@ -341,9 +350,8 @@ def _same_state(context: Context, sources: list[Source]) -> None:
 def _download(
     software: Software, sources: list[Source], environment: Environment, progress: Progress
 ) -> None:
-    wanted = [*_BASE[_variant(software)], *software.names("install")]
     try:
-        download(environment, sources, wanted, progress.line)
+        download(environment, sources, _wanted(software), progress.line)
     except ToolFailed as error:
         raise _unsolvable(error, software, sources, environment) from error
 

@@ -25,6 +25,7 @@ from store.blobs import Blobs
 from store.eventlog import EventLog
 from store.layers.choose import open_store
 from store.logs import AttemptLogs
+from store.packages import Packages
 
 MANIFEST = """<dc><distro name="small"><execution>
 <checkpoint name="one" mod_path="dcd/checkpoints/custom_script" checkpoint_class="CustomScript">
@@ -70,6 +71,7 @@ def app(tmp_path: Path, planner: Planner) -> Iterator[Starlette]:
             Blobs(tmp_path / "blobs"),
             Artifacts(tmp_path / "artifacts"),
             AttemptLogs(tmp_path / "logs"),
+            Packages(tmp_path / "packages"),
             "test",
         )
         runner = Runner(builds, stores, settings, planner)

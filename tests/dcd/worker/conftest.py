@@ -26,6 +26,7 @@ PROBES = '''
 import os, signal, time
 from pathlib import Path
 from dcd.checkpoints.interface import Checkpoint, Context, Report
+from dcd.checkpoints.transfer.deb_store import leave_store
 from dcd.manifest.doc import DataObjectDict
 from dcd.platform.chroot import chroot
 from statemachine.errors import CheckpointError
@@ -56,6 +57,24 @@ class Hands(Checkpoint):
         print("areas", sorted(path.name for path in context.root.iterdir()), flush=True)
         print("scratch", list(context.tmp.iterdir()), flush=True)
         context.run(["sh", "-c", "echo the environment says $WHAT"])
+
+
+class Stores(Checkpoint):
+    """Uses the package store: reads one, keeps one, and tries to change it; then leaves it."""
+
+    def execute(self, context: Context) -> None:
+        store = context.packages
+        try:
+            (store.kept / "planted").write_text("x")
+        except OSError as error:
+            print("written:", error.strerror, flush=True)
+        for sha256 in [path.name for path in store.kept.iterdir()]:
+            print("copied:", store.copy(sha256, context.tmp / "copy.deb"), flush=True)
+        (context.tmp / "new.deb").write_bytes(b"new")
+        store.keep(context.tmp / "new.deb")
+        leave_store(context)
+        for place in (store.kept, store.incoming):
+            print("left:", list(place.iterdir()), flush=True)
 
 
 class Refuses(Checkpoint):

@@ -59,6 +59,7 @@ from store.layers import Layer, LayerRecord, Workspace
 from store.layers.copy import CopyTrees
 from store.layers.directory import LayerDirectory
 from store.logs import AttemptLogs
+from store.packages import Packages
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 PLENTY = 2**40
@@ -164,6 +165,7 @@ class World:
             blobs=Blobs(self.state_dir / "blobs"),
             artifacts=_Artifacts(self),
             logs=AttemptLogs(self.state_dir / "logs"),
+            packages=Packages(self.state_dir / "packages"),
             state_id="simulated",
         )
         builds = Builds(self.log, Broadcast(), self.now)

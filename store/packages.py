@@ -1,0 +1,180 @@
+"""Downloaded packages, each stored once under its sha256 and offered to every build.
+
+The daemon has `Packages`. An attempt gets `Lent`, two of its directories: the packages, which it sees
+read-only, and one of its own for copies of what it has downloaded. After the end of all its processes,
+`take_in` digests these, syncs them and gives them their names in the store. Until then they are in a
+directory that the next start removes, so a crash leaves neither a part of a package nor anything else.
+
+A package is digested again whenever it is used. One that was damaged on disk counts as missing, and is
+replaced when it has been downloaded again. Packages have no owners: their digests come from lists that apt
+trusts, and everybody with such a list can download the package. So what was downloaded with a login of a
+manifest must not be kept. Blocking.
+"""
+
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+import stat
+from dataclasses import dataclass
+from io import BufferedReader
+from pathlib import Path
+from typing import BinaryIO
+
+from store.host.durable import is_full, sync_directory, sync_file_system
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_USED = "used-"
+_PART = ".part"
+_CHUNK_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """A package. `used_at` is the Unix time of its last use."""
+
+    sha256: str
+    size_bytes: int
+    used_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Lent:
+    """What an attempt may use of the store: the directory `kept`, which it only reads, and `incoming`, its
+    own."""
+
+    kept: Path
+    incoming: Path
+
+    def copy(self, sha256: str, target: Path) -> bool:
+        """Copy a package to a new file. Returns False, and leaves no file, when the store does not have it,
+        or not with this digest."""
+        try:
+            source = _open(self.kept / _named(sha256))
+        except OSError:
+            return False
+        with source, target.open("xb") as sink:
+            found = _copied(source, sink)
+        if found != sha256:
+            target.unlink()
+            return False
+        (self.incoming / f"{_USED}{sha256}").touch()
+        return True
+
+    def keep(self, file: Path) -> None:
+        """Offer a downloaded package to the store. Does nothing when there is no space for it."""
+        part = self.incoming / _PART
+        try:
+            with _open(file) as source, part.open("xb") as sink:
+                sha256 = _copied(source, sink)
+                os.fchmod(sink.fileno(), 0o444)
+            part.rename(self.incoming / sha256)
+        except OSError as error:
+            if not is_full(error):
+                raise
+        finally:
+            part.unlink(missing_ok=True)
+
+
+class Packages:
+    """The packages in one directory, which is created if it does not exist. Only one daemon uses it, and no
+    attempt of an earlier one runs any more."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._kept, self._incoming = directory / "kept", directory / "incoming"
+        # What attempts of a dead daemon had downloaded.
+        shutil.rmtree(self._incoming, ignore_errors=True)
+        for part in (directory, self._kept, self._incoming):
+            part.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def lend(self, attempt: str) -> Lent:
+        """The store for an attempt, by a name that no other running attempt has."""
+        incoming = self._incoming / attempt
+        shutil.rmtree(incoming, ignore_errors=True)
+        incoming.mkdir(mode=0o700)
+        return Lent(self._kept, incoming)
+
+    def take_in(self, lent: Lent) -> int:
+        """Store what an attempt has downloaded, after the end of all its processes. Returns the number of
+        packages. Raises OSError; the attempt's directory is removed in any case."""
+        try:
+            entries = sorted(lent.incoming.iterdir())
+            for entry in entries:
+                if entry.name.startswith(_USED):
+                    self._touch(entry.name.removeprefix(_USED))
+            whole = [entry for entry in entries if _is_whole(entry)]
+            if whole:
+                sync_file_system(self.directory)
+                for entry in whole:
+                    entry.rename(self._kept / entry.name)
+                sync_directory(self._kept)
+            return len(whole)
+        finally:
+            shutil.rmtree(lent.incoming, ignore_errors=True)
+
+    def stored(self) -> list[Package]:
+        """All packages, least recently used first."""
+        found = []
+        for path in self._kept.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                status = path.stat()
+                found.append(Package(path.name, status.st_size, status.st_mtime))
+        return sorted(found, key=lambda package: (package.used_at, package.sha256))
+
+    def over(self, max_bytes: int) -> list[Package]:
+        """The packages to remove, so that the others do not exceed a size: the least recently used."""
+        packages = self.stored()
+        excess = sum(package.size_bytes for package in packages) - max_bytes
+        chosen = []
+        for package in packages:
+            if excess <= 0:
+                break
+            chosen.append(package)
+            excess -= package.size_bytes
+        return chosen
+
+    def remove(self, sha256: str) -> None:
+        """Remove a package if it exists. An attempt that is reading it can do so to the end."""
+        (self._kept / _named(sha256)).unlink(missing_ok=True)
+
+    def _touch(self, sha256: str) -> None:
+        # Another user's file, where workers are not the daemon's: its place in the order stays.
+        with contextlib.suppress(FileNotFoundError, PermissionError, ValueError):
+            os.utime(self._kept / _named(sha256))
+
+
+def _named(sha256: str) -> str:
+    if not _SHA256.fullmatch(sha256):
+        raise ValueError(f"{sha256!r} is not a sha256")
+    return sha256
+
+
+def _open(path: Path) -> BufferedReader:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    return os.fdopen(descriptor, "rb")
+
+
+def _copied(source: BinaryIO, sink: BinaryIO) -> str:
+    """Copy, and return the sha256."""
+    digest = hashlib.sha256()
+    while chunk := source.read(_CHUNK_BYTES):
+        digest.update(chunk)
+        sink.write(chunk)
+    return digest.hexdigest()
+
+
+def _is_whole(entry: Path) -> bool:
+    """Whether an entry of an attempt's directory is a package: a file of its own with the digest that it is
+    named by. With a second name it could be written by that name later."""
+    if not _SHA256.fullmatch(entry.name):
+        return False
+    try:
+        with _open(entry) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+                return False
+            return hashlib.file_digest(file, "sha256").hexdigest() == entry.name
+    except OSError:
+        return False

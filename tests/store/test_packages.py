@@ -1,0 +1,214 @@
+"""The package store: whole packages under their digests, and what a kill at any point leaves."""
+
+import hashlib
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from store.packages import Lent, Packages
+
+CONTENTS = [b"first", b"second" * 100_000, b""]
+
+
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def files_below(directory: Path) -> list[Path]:
+    return sorted(path for path in directory.rglob("*") if not path.is_dir())
+
+
+@pytest.fixture
+def packages(tmp_path: Path) -> Packages:
+    return Packages(tmp_path / "packages")
+
+
+def store(packages: Packages, tmp_path: Path, *contents: bytes) -> None:
+    lent = packages.lend("storing")
+    for content in contents:
+        downloaded = tmp_path / "downloaded.deb"
+        downloaded.write_bytes(content)
+        lent.keep(downloaded)
+    assert packages.take_in(lent) == len(set(contents))
+
+
+@pytest.mark.parametrize("content", CONTENTS, ids=len)
+def test_what_one_attempt_downloaded_the_next_one_copies(
+    packages: Packages, tmp_path: Path, content: bytes
+) -> None:
+    store(packages, tmp_path, content)
+    target = tmp_path / "cache.deb"
+    lent = packages.lend("another")
+    assert lent.copy(digest(content), target)
+    assert target.read_bytes() == content
+    [kept] = files_below(packages.directory / "kept")
+    assert kept.name == digest(content)
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o444
+    assert kept.stat().st_nlink == 1
+    assert target.stat().st_ino != kept.stat().st_ino
+
+
+def test_a_package_is_stored_once(packages: Packages, tmp_path: Path) -> None:
+    store(packages, tmp_path, b"one", b"one", b"two")
+    store(packages, tmp_path, b"two")
+    assert {package.sha256 for package in packages.stored()} == {digest(b"one"), digest(b"two")}
+    assert len(packages.stored()) == 2
+
+
+def test_what_is_not_stored_is_not_copied(packages: Packages, tmp_path: Path) -> None:
+    lent = packages.lend("a")
+    assert not lent.copy(digest(b"x"), tmp_path / "x.deb")
+    assert not (tmp_path / "x.deb").exists()
+    with pytest.raises(ValueError, match="not a sha256"):
+        lent.copy("../../etc/passwd", tmp_path / "x.deb")
+
+
+def test_a_damaged_package_counts_as_missing_until_it_is_downloaded_again(
+    packages: Packages, tmp_path: Path
+) -> None:
+    store(packages, tmp_path, b"whole")
+    kept = packages.directory / "kept" / digest(b"whole")
+    kept.chmod(0o644)
+    kept.write_bytes(b"whol\0")
+    lent = packages.lend("a")
+    assert not lent.copy(digest(b"whole"), tmp_path / "x.deb")
+    assert not (tmp_path / "x.deb").exists()
+    assert not any(file.name.startswith("used") for file in files_below(lent.incoming))
+    store(packages, tmp_path, b"whole")
+    assert lent.copy(digest(b"whole"), tmp_path / "x.deb")
+
+
+def offer_under_a_wrong_name(incoming: Path, outside: Path) -> None:
+    (incoming / digest(b"x")).write_bytes(b"y")
+
+
+def offer_a_link(incoming: Path, outside: Path) -> None:
+    (incoming / digest(b"x")).symlink_to(outside)
+
+
+def offer_a_second_name(incoming: Path, outside: Path) -> None:
+    (incoming / digest(b"x")).hardlink_to(outside)
+
+
+def offer_a_directory(incoming: Path, outside: Path) -> None:
+    (incoming / digest(b"x")).mkdir()
+    (incoming / digest(b"x") / "below").write_bytes(b"x")
+
+
+def offer_a_pipe(incoming: Path, outside: Path) -> None:
+    os.mkfifo(incoming / digest(b"x"))
+
+
+def offer_another_name(incoming: Path, outside: Path) -> None:
+    (incoming / "x.deb").write_bytes(b"x")
+    (incoming / "used-").touch()
+    (incoming / f"used-{digest(b'x')}").touch()
+
+
+@pytest.mark.parametrize(
+    "offer",
+    [
+        offer_under_a_wrong_name, offer_a_link, offer_a_second_name, offer_a_directory,
+        offer_a_pipe, offer_another_name,
+    ],
+)  # fmt: skip
+def test_what_is_not_a_package_of_its_own_is_not_stored(
+    packages: Packages, tmp_path: Path, offer: object
+) -> None:
+    outside = tmp_path / "outside"
+    outside.write_bytes(b"x")
+    lent = packages.lend("a")
+    assert callable(offer)
+    offer(lent.incoming, outside)
+    assert packages.take_in(lent) == 0
+    assert list(packages.directory.rglob("*/*")) == []
+    assert outside.read_bytes() == b"x"
+
+
+@pytest.mark.root
+def test_a_full_file_system_stores_nothing_and_fails_nothing(
+    packages: Packages, tmp_path: Path, small_disk: Path
+) -> None:
+    lent = Lent(packages.lend("a").kept, small_disk)
+    downloaded = tmp_path / "large.deb"
+    downloaded.write_bytes(bytes(64 << 20))
+    before = list(small_disk.iterdir())
+    lent.keep(downloaded)
+    assert list(small_disk.iterdir()) == before
+
+
+def test_the_least_recently_used_are_over_the_limit(packages: Packages, tmp_path: Path) -> None:
+    contents = [bytes([letter]) * 10 for letter in b"abc"]
+    store(packages, tmp_path, *contents)
+    for age, content in enumerate(contents):
+        os.utime(packages.directory / "kept" / digest(content), (1000 + age, 1000 + age))
+    lent = packages.lend("uses the oldest")
+    assert lent.copy(digest(contents[0]), tmp_path / "x.deb")
+    packages.take_in(lent)
+    assert packages.over(30) == []
+    assert [package.sha256 for package in packages.over(29)] == [digest(contents[1])]
+    assert [package.sha256 for package in packages.over(10)] == [*map(digest, contents[1:])]
+    assert len(packages.over(0)) == 3
+    packages.remove(digest(contents[1]))
+    packages.remove(digest(contents[1]))
+    assert len(packages.stored()) == 2
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from store.packages import Packages
+
+count, fatal = 0, int(sys.argv[2])
+
+def die_at(event, arguments):
+    global count
+    if event in ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.utime", "os.listdir"):
+        if event == "open" and not str(arguments[0]).startswith(sys.argv[1]):
+            return
+        count += 1
+        if count == fatal:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+packages = Packages(Path(sys.argv[1]) / "packages")
+sys.addaudithook(die_at)
+lent = packages.lend("attempt")
+lent.copy(sys.argv[3], Path(sys.argv[1]) / "cache.deb")
+for name in ("one", "two"):
+    lent.keep(Path(sys.argv[1]) / name)
+packages.take_in(lent)
+print(count)
+"""
+
+
+def test_a_kill_between_any_two_steps_leaves_whole_packages_and_nothing_else(
+    tmp_path: Path,
+) -> None:
+    """Every step that a file system sees is one at which the process is killed once."""
+    contents = {"one": b"1" * 3_000_000, "two": b"2"}
+    survived = False
+    for step in range(1, 200):
+        root = tmp_path / str(step)
+        root.mkdir()
+        store(Packages(root / "packages"), root, b"old")
+        for name, content in contents.items():
+            (root / name).write_bytes(content)
+        command = [sys.executable, "-c", KILLED, str(root), str(step), digest(b"old")]
+        ended = subprocess.run(command, capture_output=True)
+        packages = Packages(root / "packages")
+        for package in packages.stored():
+            kept = packages.directory / "kept" / package.sha256
+            assert digest(kept.read_bytes()) == package.sha256
+        assert {package.sha256 for package in packages.stored()} >= {digest(b"old")}
+        assert list((packages.directory / "incoming").iterdir()) == []
+        if ended.returncode == 0:
+            assert len(packages.stored()) == 3
+            survived = True
+            break
+        assert ended.returncode == -9, ended.stderr
+    assert survived
+    assert step > 12

@@ -1,0 +1,112 @@
+"""Two images on one daemon, from a mirror that counts: what the first has downloaded, the second does not.
+
+The mirror passes requests on to the one that this host's apt uses, so packages and signatures are real."""
+
+import threading
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dcd.platform.apt import Source, host_codename, host_sources
+from statemachine.errors import Unprepared
+
+pytestmark = [pytest.mark.system, pytest.mark.root, pytest.mark.timeout(900)]
+
+MANIFEST = """<dc><distro name="{name}">
+  <software name="packages" type="DEB">
+    <destination><image variant="essential"/></destination>
+    <source><repository suite="{suite}" uri="{uri}" signed_by="{keys}"/></source>
+    <software_data>{packages}</software_data>
+  </software>
+  <execution>
+    <checkpoint name="packages" mod_path="dcd/checkpoints/transfer/deb" checkpoint_class="TransferDEB"/>
+  </execution>
+</distro></dc>
+"""
+
+
+@dataclass
+class Counting:
+    """A mirror that passes on what it is asked for. `packages` counts the requests for each package."""
+
+    behind: Source
+    uri: str = ""
+    packages: Counter[str] = field(default_factory=Counter)
+
+
+@pytest.fixture
+def counting() -> Iterator[Counting]:
+    suite = host_codename()
+    try:
+        behind = next(source for source in host_sources() if source.suite == suite)
+    except (Unprepared, StopIteration):
+        pytest.skip("this host has no apt sources")
+    mirror = Counting(behind)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path.endswith(".deb"):
+                mirror.packages[Path(self.path).name] += 1
+            try:
+                with urllib.request.urlopen(behind.uri.rstrip("/") + self.path) as answer:
+                    status, body = 200, answer.read()
+            except urllib.error.HTTPError as error:
+                status, body = error.code, b""
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        mirror.uri = f"http://127.0.0.1:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield mirror
+        server.shutdown()
+        thread.join()
+
+
+def manifest(directory: Path, mirror: Counting, name: str, *packages: str) -> Path:
+    keys = mirror.behind.signed_by
+    names = "".join(f"<name>{package}</name>" for package in packages)
+    file = directory / f"{name}.xml"
+    file.write_text(
+        MANIFEST.format(
+            name=name, suite=mirror.behind.suite, uri=mirror.uri, keys=keys, packages=names
+        )
+    )
+    return file
+
+
+def test_a_second_image_downloads_nothing_that_the_first_one_had(
+    daemon: Any, counting: Counting, tmp_path: Path
+) -> None:
+    first = daemon.submit(manifest(tmp_path, counting, "first", "less"))
+    daemon.wait(first, "completed", seconds=600)
+    before = counting.packages.copy()
+    assert len(before) > 20
+    assert set(before.values()) == {1}
+
+    second = daemon.submit(manifest(tmp_path, counting, "second", "less", "ed"))
+    daemon.wait(second, "completed", seconds=600)
+    new = counting.packages - before
+    assert list(new.values()) == [1]
+    assert [name.split("_")[0] for name in new] == ["ed"]
+    assert "from the package store" in daemon.ctl("logs", second)
+
+    usage = daemon.json("df")
+    assert usage["package_bytes"] > 10 << 20
+    assert "downloaded packages, at most 8.0 GiB (packages_max_bytes)" in daemon.ctl("df")
+    collected = daemon.json("gc", "--max-bytes", "0")
+    assert collected["packages"] == len(counting.packages)
+    assert daemon.json("df")["package_bytes"] == 0
