@@ -1,10 +1,11 @@
 """Runs the `<validation>` commands of a manifest's configurations on their files.
 
-The original ran them as the user who read the manifest. The daemon reads manifests as root, for everybody who
-may submit: so a command runs confined (`dcd.platform.sandbox`), and only if it is one of `KNOWN` or the
-sender may run code on the host. It gets a copy of the captured file under the file's own name. Files of the
-image do not exist yet, and are not checked. The output of a failed command becomes a diagnostic at its place
-in the manifest: an error, or with on_error="continue" a warning.
+The original ran them as the user who read the manifest. A planner reads manifests for everybody who may
+submit: so a command runs confined (`dcd.platform.sandbox`), and only if it is one of `KNOWN` or the sender
+may run code on the host; other commands see the planner's part of the host. A command gets a copy of the
+captured file under the file's own name. Files of the image do not exist yet, and are not checked. The output
+of a failed command becomes a diagnostic at its place in the manifest: an error, or with on_error="continue" a
+warning.
 """
 
 import shutil

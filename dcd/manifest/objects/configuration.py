@@ -12,7 +12,8 @@ LARGEST_ID = 2**32 - 2
 class Validation(DataObject, tag="validation"):
     """A command that checks the source when the manifest is checked; its last argument is a copy of the
     source. `svccfg apply -n`, `svccfg validate` and `xmllint --noout` are always allowed; any other command
-    needs the right `host_code`. It runs as nobody, without network. A file of the image is not checked."""
+    needs the right `host_code`. It runs without privileges and without network. A file of the
+    image is not checked."""
 
     path: str | None = attribute("The command.", default=None, form=forms.VALIDATION_COMMAND)
     args: str | None = attribute(
