@@ -14,14 +14,12 @@ from statemachine.build import BuildState, Lifecycle
 from statemachine.errors import NotFound, Refused, Removed, UsageError
 from statemachine.fold import advance
 from statemachine.keys import chain, continued, kept_prefix
+from statemachine.lifecycle import AT_WORK
 from statemachine.machine import BuildMachine
 from statemachine.plan import Plan
 
 PARK_AFTER = 3
 """Number of consecutive interruptions of one checkpoint after which the build is parked."""
-
-HAS_PLACE = frozenset({Lifecycle.RUNNING, Lifecycle.PAUSING, Lifecycle.CANCELLING})
-"""States in which the engine may be working on a build."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +160,7 @@ def removed(state: BuildState) -> Removed:
 def _payloads(state: BuildState, command: Command) -> tuple[events.Payload, ...]:
     match command:
         case Start():
-            return () if state.lifecycle in HAS_PLACE else (events.BuildStarted(),)
+            return () if state.lifecycle in AT_WORK else (events.BuildStarted(),)
         case RequestPause():
             return _pause(state, command)
         case WithdrawPause():
@@ -292,7 +290,7 @@ def _is_in_force(state: BuildState, new: Replacement) -> bool:
 def _cancel(state: BuildState) -> tuple[events.Payload, ...]:
     if state.lifecycle in (Lifecycle.CANCELLING, Lifecycle.CANCELLED):
         return ()
-    if state.lifecycle in HAS_PLACE:
+    if state.lifecycle in AT_WORK:
         return (events.CancelRequested(),)
     return (events.CancelRequested(), events.BuildCancelled())
 

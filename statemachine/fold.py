@@ -50,11 +50,11 @@ def evolve(state: BuildState | None, event: events.Event) -> BuildState:
 def advance(state: BuildState, payload: events.Payload) -> BuildState:
     """The state after `payload`, except for the event's place in the log. Raises NotFound for a
     checkpoint that is not in the plan, DcdError for an unknown payload."""
-    after = _noted(state, payload)
+    after = _applied(state, payload)
     return replace(after, lifecycle=destination(state.lifecycle, payload))
 
 
-def _noted(state: BuildState, payload: events.Payload) -> BuildState:
+def _applied(state: BuildState, payload: events.Payload) -> BuildState:
     """The state after `payload`, except for the lifecycle."""
     match payload:
         case events.BuildStarted():
@@ -140,7 +140,7 @@ def _noted(state: BuildState, payload: events.Payload) -> BuildState:
         case events.BuildResumed() if state.lifecycle is Lifecycle.PAUSING:
             return replace(state, reason="", pause_before=payload.pause_before)
         case events.BuildResumed():
-            return _declining(_resumed(state, payload), payload.declines)
+            return _with_fresh_keys(_resumed(state, payload), payload.declines)
         case events.BuildRewound():
             first = state.index(payload.checkpoint)
             plan = state.plan
@@ -242,7 +242,7 @@ def _resumed(state: BuildState, data: events.BuildResumed) -> BuildState:
     )
 
 
-def _declining(state: BuildState, checkpoint: str | None) -> BuildState:
+def _with_fresh_keys(state: BuildState, checkpoint: str | None) -> BuildState:
     """The build with new keys from `checkpoint` on, which no layer has; none of these has completed."""
     if checkpoint is None:
         return state

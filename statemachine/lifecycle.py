@@ -32,17 +32,19 @@ class Transition(Generic[P]):
 
 
 QUEUED, RUNNING, PAUSING, PAUSED, FAILED, CANCELLING, CANCELLED, COMPLETED = Lifecycle
-_AT_WORK = (RUNNING, PAUSING, CANCELLING)
+AT_WORK = (RUNNING, PAUSING, CANCELLING)
+"""States in which the engine may be working on a build."""
+
 _BEFORE_END = (QUEUED, RUNNING, PAUSING, PAUSED, FAILED)
 
 TRANSITIONS: tuple[Transition[Any], ...] = (
     Transition(events.BuildStarted, (QUEUED,), RUNNING),
     Transition(events.CheckpointStarted, (RUNNING,), None, guards.starts_next),
-    Transition(events.ResourceClaimed, _AT_WORK, None, guards.in_attempt),
+    Transition(events.ResourceClaimed, AT_WORK, None, guards.in_attempt),
     Transition(events.CheckpointReused, (RUNNING,), None, guards.is_next),
-    Transition(events.CheckpointCompleted, _AT_WORK, None, guards.completes_attempt),
-    Transition(events.CheckpointFailed, _AT_WORK, None, guards.in_attempt),
-    Transition(events.CheckpointInterrupted, _AT_WORK, None, guards.in_attempt),
+    Transition(events.CheckpointCompleted, AT_WORK, None, guards.completes_attempt),
+    Transition(events.CheckpointFailed, AT_WORK, None, guards.in_attempt),
+    Transition(events.CheckpointInterrupted, AT_WORK, None, guards.in_attempt),
     Transition(
         events.PauseRequested, (QUEUED, RUNNING), PAUSING, when=lambda pause: pause.before is None
     ),

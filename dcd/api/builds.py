@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from dcd.api import schemas
 from dcd.api.access import Action
-from dcd.api.handling import Api, left
+from dcd.api.handling import Api, client_left
 from dcd.api.operations import QueryParameter, body_of, integer, json_response, limit
 from dcd.api.server import actor_of
 from dcd.api.views import summary_view
@@ -57,7 +57,7 @@ async def migrate(api: Api, request: Request) -> Response:
     body = await body_of(request, schemas.MigrateRequest)
     defaults = None if body.defaults is None else body.defaults.text
     old = OldManifest(body.manifest.text, body.manifest.path, defaults)
-    migrated = await api.manifests.migrate(old, actor_of(request.scope), left(request))
+    migrated = await api.manifests.migrate(old, actor_of(request.scope), client_left(request))
     return json_response(schemas.MigratedView(migrated.text, migrated.left))
 
 
@@ -184,7 +184,7 @@ async def _source(
         # Queries the user database, which may be slow.
         borrower=await asyncio.to_thread(api.borrower, request),
         owner=api.owner(request),
-        left=left(request),
+        left=client_left(request),
     )
 
 

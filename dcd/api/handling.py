@@ -32,7 +32,7 @@ from statemachine.events import Actor, BuildResumed, BuildSubmitted, Event
 from statemachine.plan import Plan
 
 
-def left(request: Request) -> Callable[[], Awaitable[None]]:
+def client_left(request: Request) -> Callable[[], Awaitable[None]]:
     """A function that returns when the client has disconnected. Only for a request whose body was
     read."""
 

@@ -15,7 +15,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from dcd.api import schemas
 from dcd.api.access import Action
-from dcd.api.handling import Api, left
+from dcd.api.handling import Api, client_left
 from dcd.api.operations import (
     QueryParameter,
     choice,
@@ -112,7 +112,7 @@ async def doc(api: Api, request: Request) -> Response:
     whole = api.sees_secrets(request, state.actor)
     await request.body()  # so that the next message is the client's disconnect
     after, found = await api.manifests.find(
-        state, at, path, actor_of(request.scope), left(request), whole=whole
+        state, at, path, actor_of(request.scope), client_left(request), whole=whole
     )
     return json_response(schemas.DocView(build, after, found))
 

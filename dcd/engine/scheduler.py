@@ -17,8 +17,9 @@ from dcd.configuration import Configuration
 from dcd.engine.builds import Builds
 from dcd.engine.runner import Runner
 from statemachine.build import BuildState, Lifecycle
-from statemachine.commands import HAS_PLACE, Resume
+from statemachine.commands import Resume
 from statemachine.errors import DcdError, Unavailable
+from statemachine.lifecycle import AT_WORK
 from store.host import space
 
 logger = structlog.get_logger()
@@ -68,7 +69,7 @@ class Scheduler:
     def _start_builds(self) -> None:
         states = self._builds.unfinished()
         for state in states:
-            if state.lifecycle in HAS_PLACE:
+            if state.lifecycle in AT_WORK:
                 self._start(state)
         queued = [s for s in states if s.lifecycle is Lifecycle.QUEUED and s.id not in self._tasks]
         queued.sort(key=lambda state: (-state.priority, state.submitted_position))

@@ -187,7 +187,7 @@ def update(
     """Fetch the package lists of the sources. Raises `Unprepared` when a mirror does not serve them, and
     `CheckpointError` when apt does not trust them."""
     try:
-        _persist(["apt-get", "update", "--error-on=any"], environment, sources, on_line)
+        _run_apt(["apt-get", "update", "--error-on=any"], environment, sources, on_line)
     except ToolFailed as error:
         if untrusted := re.findall(
             r"^(?:E|W): (.*(?:GPG error|not signed).*)$", error.output, re.M
@@ -218,7 +218,7 @@ def download(
 ) -> None:
     """Fetch packages and their dependencies into the cache below the root. Raises `ToolFailed` when apt
     finds no solution, `Unprepared` when a mirror does not serve a package."""
-    _persist(
+    _run_apt(
         ["apt-get", "--yes", "--download-only", "install", *map(operand, packages)],
         environment,
         sources,
@@ -260,7 +260,7 @@ def forget(root: Path) -> None:
         (resolve(root, ARCHIVES).parent / cache).unlink(missing_ok=True)
 
 
-_AS_GOOD = 0.03
+_LARGEST_DIFFERENCE = 0.03
 """The largest difference in similarity to the best match."""
 
 
@@ -269,14 +269,14 @@ def similar_packages(environment: Environment, name: str) -> list[str]:
     names = run(["apt-cache", "pkgnames"], env=environment, capture=True).stdout.split()
     found = difflib.get_close_matches(name, names, n=3, cutoff=0.75)
     alike = {each: difflib.SequenceMatcher(None, each, name).ratio() for each in found}
-    return [each for each in found if alike[each] >= max(alike.values()) - _AS_GOOD]
+    return [each for each in found if alike[each] >= max(alike.values()) - _LARGEST_DIFFERENCE]
 
 
 def _pins(never: Sequence[str]) -> str:
     return "\n".join(f"Package: {word(name)}\nPin: release *\nPin-Priority: -1\n" for name in never)
 
 
-def _persist(
+def _run_apt(
     argv: Sequence[str],
     environment: Environment,
     sources: Sequence[Source],

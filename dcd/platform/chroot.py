@@ -55,7 +55,7 @@ class Inside:
             capture=capture,
             on_line=on_line,
             ok=ok,
-            start=partial(_go_in, self.root),
+            start=partial(_enter_image, self.root),
         )
 
     def has(self, program: str) -> bool:
@@ -158,7 +158,7 @@ def _explained() -> Iterator[None]:
         ) from error
 
 
-def _go_in(root: Path) -> None:
+def _enter_image(root: Path) -> None:
     """Between fork and exec: enter the image permanently."""
     os.chroot(root)
     os.chdir("/")

@@ -91,7 +91,7 @@ class _Copy:
 
     def name(self, name: PurePosixPath) -> None:
         """Copy the entry of that name, and the directories and links on the way to it."""
-        for link in self._way(name.parent):
+        for link in self._parents(name.parent):
             self._entry(link)
         self._tree(self._relative(entry(self._source, name)))
 
@@ -103,7 +103,7 @@ class _Copy:
     def _relative(self, path: Path) -> PurePosixPath:
         return PurePosixPath(path.relative_to(self._source))
 
-    def _way(self, directory: PurePosixPath) -> Iterator[PurePosixPath]:
+    def _parents(self, directory: PurePosixPath) -> Iterator[PurePosixPath]:
         """The directories and links themselves on the way to a directory."""
         for depth in range(1, len(directory.parts) + 1):
             prefix = PurePosixPath(*directory.parts[:depth])
@@ -112,7 +112,7 @@ class _Copy:
             if (self._source / here).is_symlink():
                 target = self._relative(resolve(self._source, prefix))
                 if target != here:
-                    yield from self._way(target)
+                    yield from self._parents(target)
 
     def _tree(self, name: PurePosixPath) -> None:
         pending = [name]
@@ -132,7 +132,7 @@ class _Copy:
             return True
         target = entry(self._destination, name)
         if target.is_dir() and not target.is_symlink():
-            raise _in_the_way(target, "a link" if origin.is_symlink() else "a file")
+            raise _cannot_replace(target, "a link" if origin.is_symlink() else "a file")
         if stat.S_ISSOCK(status.st_mode):
             return False
         target.unlink(missing_ok=True)
@@ -163,7 +163,7 @@ class _Copy:
             return
         if not target.is_dir():
             if os.path.lexists(target):
-                raise _in_the_way(target, "a directory")
+                raise _cannot_replace(target, "a directory")
             make_directory(self._destination, name)
             self.copied.entries += 1
         self._attributes(origin, status, target)
@@ -220,7 +220,7 @@ def refuse_losses(lost: Sequence[str]) -> None:
         )
 
 
-def _in_the_way(target: Path, what: str) -> CheckpointError:
+def _cannot_replace(target: Path, what: str) -> CheckpointError:
     return CheckpointError(
         f"{what} cannot replace an existing file of another type",
         str(target),

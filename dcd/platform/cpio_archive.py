@@ -19,7 +19,7 @@ MAGICS = (b"070701", b"070702", b"070707")
 """The first bytes of archives."""
 
 _CHUNK_BYTES = 1 << 20
-_NONSENSE = {
+_IMPOSSIBLE = {
     *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.EEXIST),
     errno.ENOENT,  # an empty target of a symbolic link
 }
@@ -52,7 +52,7 @@ def unpack_cpio(stream: BinaryIO, destination: Path) -> int:
     except (ValueError, OverflowError) as error:
         raise _damaged(str(error)) from error
     except OSError as error:
-        if error.errno in _NONSENSE:
+        if error.errno in _IMPOSSIBLE:
             raise _damaged(str(error)) from error
         raise
 

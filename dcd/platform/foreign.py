@@ -57,12 +57,12 @@ def obstacle(architecture: str) -> tuple[str, str] | None:
     can."""
     if is_own(architecture):
         return None
-    lacking = tools.missing(["arch-test"])
+    absent = tools.missing(["arch-test"])
     runs = _runs(architecture)
-    if runs and not lacking:
+    if runs and not absent:
         return None
-    why = [f"{name} is not installed" for name in lacking]
-    wanted = ["arch-test"] if lacking else []
+    why = [f"{name} is not installed" for name in absent]
+    wanted = ["arch-test"] if absent else []
     steps = []
     if not runs:
         name = _QEMU.get(architecture, architecture)

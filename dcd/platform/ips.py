@@ -155,7 +155,7 @@ def _publishers(content: bytes, origin: str) -> list[str]:
     try:
         return sorted(str(each["name"]) for each in json.loads(content)["publishers"])
     except (ValueError, KeyError, TypeError):
-        raise _strange(origin) from None
+        raise _not_a_repository(origin) from None
 
 
 def _state(attributes: bytes, origin: str) -> str:
@@ -164,7 +164,7 @@ def _state(attributes: bytes, origin: str) -> str:
         signatures = {name: part["signature-sha-1"] for name, part in catalog["parts"].items()}
         return f"{digest(signatures)} {_date(catalog.get('last-modified'))}".strip()
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise _strange(origin) from None
+        raise _not_a_repository(origin) from None
 
 
 def _date(stamp: object) -> str:
@@ -176,7 +176,7 @@ def _date(stamp: object) -> str:
     return f"{date:%Y-%m-%dT%H:%M:%SZ}"
 
 
-def _strange(origin: str) -> Unprepared:
+def _not_a_repository(origin: str) -> Unprepared:
     return Unprepared(
         f"{origin} answers, but not as a repository of packages",
         "its answer is not the attributes of a catalog",

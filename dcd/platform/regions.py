@@ -33,7 +33,7 @@ def unknown_time_zone(name: str) -> Unknown | None:
     if any(Path(directory, name).is_file() for directory in zoneinfo.TZPATH):
         return None
     known = zoneinfo.available_timezones()
-    return Unknown(_like(name, known)) if known and name not in known else None
+    return Unknown(_most_similar(name, known)) if known and name not in known else None
 
 
 def unknown_locale(name: str, supported: Path = _SUPPORTED) -> Unknown | None:
@@ -45,17 +45,17 @@ def unknown_locale(name: str, supported: Path = _SUPPORTED) -> Unknown | None:
     known = {line.split()[0] for line in lines if line.strip() and not line.startswith("#")}
     if name in known or name in _BUILT_IN:
         return None
-    return Unknown(_like(name, known))
+    return Unknown(_most_similar(name, known))
 
 
-def _like(name: str, known: Iterable[str]) -> str:
+def _most_similar(name: str, known: Iterable[str]) -> str:
     """The known name that differs only in spelling, or ends with the name (`Berlin`), or is most similar."""
 
-    def spelt(text: str) -> str:
+    def normalized(text: str) -> str:
         return text.lower().replace("-", "").replace(" ", "_")
 
     names = sorted(known)
-    ways = {spelt(each.rpartition("/")[2]): each for each in reversed(names)}
-    ways |= {spelt(each): each for each in names}
+    ways = {normalized(each.rpartition("/")[2]): each for each in reversed(names)}
+    ways |= {normalized(each): each for each in names}
     near = difflib.get_close_matches(name, names, n=1)
-    return ways.get(spelt(name)) or next(iter(near), "")
+    return ways.get(normalized(name)) or next(iter(near), "")

@@ -86,7 +86,7 @@ def run_confined(
     settings = msgspec.json.encode(allowed).decode()
     inner: tuple[str | Path, ...] = (*module_command("dcd.platform.sandbox"), settings, directory)
     run(
-        [*_alone(allowed.network), *inner, *argv],
+        [*_in_own_namespaces(allowed.network), *inner, *argv],
         env=module_environment(),
         cwd=Path("/"),
         stdin=stdin,
@@ -123,7 +123,7 @@ def code_places() -> tuple[str, ...]:
     return tuple(dict.fromkeys(map(str, all_code_places(["msgspec"]))))
 
 
-def _alone(network: bool) -> Iterable[str]:
+def _in_own_namespaces(network: bool) -> Iterable[str]:
     if not is_apart():
         return ()
     return (
