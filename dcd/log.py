@@ -80,13 +80,11 @@ def _output(form: str, stream: TextIO) -> tuple[list[Processor], Any]:
 def _escaped(_logger: WrappedLogger, _method: str, entry: EventDict) -> EventDict:
     """Control characters made visible: text from a client must not control a terminal."""
     return {
-        key: value.encode("unicode_escape").decode() if _has_controls(value) else value
+        key: value.encode("unicode_escape").decode()
+        if isinstance(value, str) and not value.isprintable()
+        else value
         for key, value in entry.items()
     }
-
-
-def _has_controls(value: object) -> bool:
-    return isinstance(value, str) and not value.isprintable()
 
 
 class _Bridge(logging.Handler):

@@ -16,7 +16,7 @@ from dcd.api.metrics import CONTENT_TYPE
 from dcd.api.operations import body_of, json_response
 from dcd.api.problems import problem_response
 from dcd.api.server import API
-from dcd.api.streaming import file_response
+from dcd.api.stream import file_response
 from dcd.configuration import LiveSetting, plain
 from dcd.construction.checkpoint_types import registered
 

@@ -26,8 +26,7 @@ from dcd.api.operations import (
     whole_number,
 )
 from dcd.api.server import actor_of
-from dcd.api.stream import follow
-from dcd.api.streaming import Streamed, file_response
+from dcd.api.stream import Streamed, file_response, follow
 from statemachine.events import Event
 from statemachine.graph import graph as drawing
 

@@ -6,9 +6,12 @@ Source: the HTML standard, section "Server-sent events".
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from typing import BinaryIO
 
 import msgspec
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from dcd.api.schemas import BuildView
 from dcd.engine.broadcast import Broadcast
@@ -16,6 +19,7 @@ from statemachine.events import Event
 
 KEEP_ALIVE_SECONDS = 15.0
 PAGE = 500
+PIECE_BYTES = 64 * 1024
 
 ReadPage = Callable[[str, int, int], Awaitable[Sequence[Event]]]
 View = Callable[[str], Awaitable[BuildView]]
@@ -51,3 +55,39 @@ async def follow(
 def _message(kind: str, data: bytes, position: int | None = None) -> bytes:
     identity = b"" if position is None else b"id: %d\n" % position
     return b"event: " + kind.encode() + b"\n" + identity + b"data: " + data + b"\n\n"
+
+
+class Streamed(StreamingResponse):
+    """Sends the output of a generator, and always closes it: after a disconnect it would otherwise stay
+    suspended, with its open file or listener."""
+
+    def __init__(
+        self,
+        content: AsyncGenerator[bytes, None],
+        media_type: str,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(content, media_type=media_type, headers=headers)
+        self._content = content
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._content.aclose()
+
+
+def file_response(
+    file: BinaryIO, size_bytes: int, media_type: str, headers: Mapping[str, str] | None = None
+) -> Response:
+    """A response with the next `size_bytes` of an open file, which is closed afterwards. The file may
+    grow meanwhile, not shrink."""
+    length = {"content-length": str(size_bytes)}
+    return Streamed(_pieces(file, size_bytes), media_type, {**length, **(headers or {})})
+
+
+async def _pieces(file: BinaryIO, left: int) -> AsyncGenerator[bytes, None]:
+    with file:
+        while piece := await asyncio.to_thread(file.read, min(left, PIECE_BYTES)):
+            left -= len(piece)
+            yield piece

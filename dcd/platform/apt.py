@@ -105,7 +105,7 @@ def host_sources(environment: Environment = None) -> list[Source]:
     columns = "\t".join(f"$({name})" for name in fields)
     argv = ["apt-get", *_NO_LISTS, "indextargets", "--no-release-info", "--format", columns]
     try:
-        listing = run(argv, env=environment, capture=True, timeout_seconds=60).stdout
+        listing = _printed(argv, environment)
     except ToolFailed as error:
         raise Unprepared(
             "apt cannot read the sources of this host",
@@ -213,9 +213,8 @@ def configured_paths(*options: str, environment: Environment = None) -> list[str
     """The paths in the configuration of the host's apt, one for each option (as for `apt-config shell`:
     `Dir::Etc::netrc/f`); "" for one that is not set."""
     words = [word for number, option in enumerate(options) for word in (f"P{number}", option)]
-    command = ["apt-config", "shell", *words]
-    output = shlex.split(run(command, env=environment, capture=True, timeout_seconds=60).stdout)
-    values = dict(word.split("=", 1) for word in output)
+    output = _printed(["apt-config", "shell", *words], environment)
+    values = dict(word.split("=", 1) for word in shlex.split(output))
     return [values.get(f"P{number}", "") for number in range(len(options))]
 
 
@@ -246,13 +245,13 @@ def settings_text(settings: Iterable[Sequence[str]]) -> str:
 
 
 def _host_settings(environment: Environment) -> str:
-    dump = run(
-        ["apt-config", "dump", "--format", '%F "%v";%n', "Acquire::http", "Acquire::https"],
-        env=environment,
-        capture=True,
-        timeout_seconds=60,
-    ).stdout
+    argv = ["apt-config", "dump", "--format", '%F "%v";%n', "Acquire::http", "Acquire::https"]
+    dump = _printed(argv, environment)
     return "".join(f"{line}\n" for line in dump.splitlines() if not line.endswith(' "";'))
+
+
+def _printed(argv: Sequence[str], environment: Environment) -> str:
+    return run(argv, env=environment, capture=True, timeout_seconds=60).stdout
 
 
 def _stanza(source: Source) -> str:

@@ -50,8 +50,11 @@ def host_parts(names: Iterable[str]) -> dict[str, str]:
         if path is None or not tool.shapes:
             continue
         part = tool.part or tool.package or tool.executable
-        files = _files_of_set(path) if tool.whole else list(_program(path))
-        found.setdefault(part, {})[name] = _digest_of(files)
+        whole_set = (file for file in path.parent.iterdir() if file.is_file())
+        files = {
+            file.name: file_digest(file) for file in (whole_set if tool.whole else _program(path))
+        }
+        found.setdefault(part, {})[name] = _text_digest(files)
         note = _package(tool.package, path) or f"{name} {version(name) or ''}"
         packages.setdefault(part, {})[note.strip()] = ""
     return {
@@ -89,15 +92,6 @@ def _libraries(path: str, identity: Identity, cache: Identity) -> tuple[str, ...
     printed = run(["ldd", path], capture=True, timeout_seconds=30, ok=range(256)).stdout
     libraries = {found[1] for found in _LIBRARY.finditer(printed)}
     return tuple(sorted(one for one in libraries if not _C_LIBRARY.fullmatch(Path(one).name)))
-
-
-def _files_of_set(path: Path) -> list[Path]:
-    """All files in the directory of the file that represents a set."""
-    return sorted(one for one in path.parent.iterdir() if one.is_file())
-
-
-def _digest_of(files: Iterable[Path]) -> str:
-    return _text_digest({file.name: file_digest(file) for file in files})
 
 
 def _text_digest(named: dict[str, str]) -> str:
