@@ -18,8 +18,8 @@ from xml.etree import ElementTree
 from benchmarks.daemon import Daemon, children_cpu_seconds, daemon
 from benchmarks.examples import Image, run_script, without_boots
 from benchmarks.figure import Figure
-from dcd.platform.apt import sources_for
-from dcd.platform.asking import ask_host_apt, ask_releases
+from dcd.platform.apt import host_apt, sources_for
+from dcd.platform.asking import ask_releases
 
 SCRIPT = Path(__file__).with_name("bare-live-build.sh")
 MOST_RATIO = 1.05
@@ -123,6 +123,6 @@ def _change_last(manifest: Path, volume_id: str) -> None:
 
 def _repository_check(image: Image) -> float:
     started = time.monotonic()
-    host = ask_host_apt()
+    host = host_apt()
     ask_releases(sources_for(host.sources, image.suite), host)
     return time.monotonic() - started

@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 
 from dcd.platform import apt, foreign
-from dcd.platform.asking import ask_host_apt
 from dcd.platform.hypervisor import probe_kvm
 from statemachine.errors import DcdError
 from store.host import tools
@@ -259,6 +258,6 @@ def _architectures() -> _Finding:
 
 
 def _apt_sources() -> _Finding:
-    sources = apt.sources_for(ask_host_apt().sources, apt.host_codename())
+    sources = apt.sources_for(apt.host_sources(), apt.host_codename())
     suites = ", ".join(dict.fromkeys(source.suite for source in sources))
     return "ok", f"{len(sources)} for {suites}"

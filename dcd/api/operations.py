@@ -79,9 +79,9 @@ def _check_query(request: Request, operation: Operation) -> None:
             raise UsageError(f"query parameter {name} is given more than once", taken)
 
 
-def json_response(value: Any, status: int = 200, media_type: str = "application/json") -> Response:
+def json_response(value: Any, status: int = 200) -> Response:
     """`value` (dataclasses, datetimes and so on) as a JSON response."""
-    return Response(msgspec.json.encode(value), status, media_type=media_type)
+    return Response(msgspec.json.encode(value), status, media_type="application/json")
 
 
 async def body_of(request: Request, schema: type[Body]) -> Body:

@@ -10,7 +10,7 @@ import contextlib
 import platform
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -24,8 +24,6 @@ TRANSFER_OPTIONS = ("Acquire::http::Timeout=20", "Acquire::https::Timeout=20", "
 _POCKETS = ("", "-updates", "-security")
 _NO_LISTS = ("-o", "Dir::State::lists=/nonexistent")
 """Listing the configured sources needs none of the downloaded lists, which are large."""
-
-Environment = Mapping[str, str] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +66,9 @@ class HostApt:
     logins: str = field(repr=False)
 
 
-def host_apt(environment: Environment = None) -> HostApt:
-    """The host's configuration; `environment` is added to that of apt's tools. Raises `Unprepared` when apt
-    cannot read it."""
-    return HostApt(
-        tuple(host_sources(environment)), _host_settings(environment), _host_logins(environment)
-    )
+def host_apt() -> HostApt:
+    """The configuration of the host's apt. Raises `Unprepared` when apt cannot read it."""
+    return HostApt(tuple(host_sources()), _host_settings(), _host_logins())
 
 
 def sources_for(host: Sequence[Source], suite: str, components: Sequence[str] = ()) -> list[Source]:
@@ -98,14 +93,14 @@ def sources_for(host: Sequence[Source], suite: str, components: Sequence[str] = 
     return found
 
 
-def host_sources(environment: Environment = None) -> list[Source]:
+def host_sources() -> list[Source]:
     """All binary package sources of the host's apt configuration, in its order. Raises `Unprepared`
     when apt cannot read it."""
     fields = ("TARGET_OF", "CREATED_BY", "REPO_URI", "RELEASE", "COMPONENT", "SOURCESENTRY")
     columns = "\t".join(f"$({name})" for name in fields)
     argv = ["apt-get", *_NO_LISTS, "indextargets", "--no-release-info", "--format", columns]
     try:
-        listing = _printed(argv, environment)
+        listing = _printed(argv)
     except ToolFailed as error:
         raise Unprepared(
             "apt cannot read the sources of this host",
@@ -194,10 +189,8 @@ def auth_file(host_logins: str, sources: Iterable[Source]) -> str:
     return "\n".join(texts)
 
 
-def _host_logins(environment: Environment) -> str:
-    main, parts = configured_paths(
-        "Dir::Etc::netrc/f", "Dir::Etc::netrcparts/d", environment=environment
-    )
+def _host_logins() -> str:
+    main, parts = configured_paths("Dir::Etc::netrc/f", "Dir::Etc::netrcparts/d")
     files = [Path(main)] if main else []
     if parts:
         files += sorted(Path(parts).glob("*.conf"))
@@ -209,11 +202,11 @@ def _host_logins(environment: Environment) -> str:
     return "\n".join(texts)
 
 
-def configured_paths(*options: str, environment: Environment = None) -> list[str]:
+def configured_paths(*options: str) -> list[str]:
     """The paths in the configuration of the host's apt, one for each option (as for `apt-config shell`:
     `Dir::Etc::netrc/f`); "" for one that is not set."""
     words = [word for number, option in enumerate(options) for word in (f"P{number}", option)]
-    output = _printed(["apt-config", "shell", *words], environment)
+    output = _printed(["apt-config", "shell", *words])
     values = dict(word.split("=", 1) for word in shlex.split(output))
     return [values.get(f"P{number}", "") for number in range(len(options))]
 
@@ -244,14 +237,14 @@ def settings_text(settings: Iterable[Sequence[str]]) -> str:
     return "".join(lines)
 
 
-def _host_settings(environment: Environment) -> str:
+def _host_settings() -> str:
     argv = ["apt-config", "dump", "--format", '%F "%v";%n', "Acquire::http", "Acquire::https"]
-    dump = _printed(argv, environment)
+    dump = _printed(argv)
     return "".join(f"{line}\n" for line in dump.splitlines() if not line.endswith(' "";'))
 
 
-def _printed(argv: Sequence[str], environment: Environment) -> str:
-    return run(argv, env=environment, capture=True, timeout_seconds=60).stdout
+def _printed(argv: Sequence[str]) -> str:
+    return run(argv, capture=True, timeout_seconds=60).stdout
 
 
 def _stanza(source: Source) -> str:

@@ -1,4 +1,4 @@
-"""Questions about repositories and the host's apt, answered in confined processes.
+"""Questions about repositories, answered in confined processes.
 
 The caller's privileges are never used to process a manifest's text about repositories, or the answers of
 their servers: each question goes to a separate process (`dcd.platform.sandbox`) that runs without privileges,
@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from dcd.platform import apt, apt_release, ips
+from dcd.platform import apt_release, ips
 from dcd.platform.apt import HostApt, Source
 from dcd.platform.ips import Repository
 from dcd.platform.sandbox import (
@@ -76,12 +76,6 @@ class _Answer(msgspec.Struct, frozen=True, omit_defaults=True):
 
     digests: dict[str, str] | None = None
     error: tuple[str, str, str, str] | None = None
-
-
-def ask_host_apt() -> HostApt:
-    """The configuration of the host's apt. No text of a manifest goes there. Raises `Unprepared` when apt
-    cannot read it."""
-    return apt.host_apt()
 
 
 def ask_releases(

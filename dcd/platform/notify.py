@@ -70,7 +70,7 @@ def watchdog_seconds() -> float | None:
 
 
 def inherited_sockets(
-    environment: MutableMapping[str, str] = os.environ, first: int = FIRST_INHERITED
+    environment: MutableMapping[str, str] = os.environ,
 ) -> list[socket.socket]:
     """The listening sockets that the service manager opened for this process.
 
@@ -83,7 +83,7 @@ def inherited_sockets(
     if process != str(os.getpid()) or not count.isdigit():
         return []
     sockets = []
-    for descriptor in range(first, first + int(count)):
+    for descriptor in range(FIRST_INHERITED, FIRST_INHERITED + int(count)):
         os.set_inheritable(descriptor, False)
         sockets.append(socket.socket(fileno=descriptor))
     return sockets

@@ -50,7 +50,7 @@ from dcd.platform.apt_root import (
     transfers,
     update,
 )
-from dcd.platform.asking import ask_host_apt, ask_releases, local_path
+from dcd.platform.asking import ask_releases, local_path
 from dcd.platform.host_parts import SUFFIX
 from dcd.platform.inside import exists, read, require_no_links
 from statemachine.errors import CheckpointError, Unprepared
@@ -198,7 +198,7 @@ class TransferDEB(Checkpoint):
 
     def external_state(self, doc: DataObjectCache) -> Mapping[str, str]:
         software = software_of(doc, self, "DEB")
-        host = ask_host_apt()
+        host = host_apt()
         sources = sources_of(software, host.sources)
         proxy = distro(doc).http_proxy or ""
         state = ask_releases(sources, host, proxy, patient=self.patient)

@@ -145,7 +145,7 @@ TAIL_LINES = 25
 LAST_WORDS_SECONDS = 3.0
 """Time limit for reading on after a sign of trouble: the reason often follows the sign."""
 
-_SILENCE_SECONDS = 0.5
+_POLL_SECONDS = _SILENCE_SECONDS = 0.5
 
 
 class GuestTrouble(CheckpointError):
@@ -171,7 +171,6 @@ def wait_for(
     timeout_seconds: float,
     console: ConsoleText,
     stopped: Callable[[], bool] = lambda: False,
-    poll_seconds: float = 0.5,
     troubles: Sequence[Trouble] = TROUBLES,
     on_text: Callable[[str], None] = lambda text: None,
     silence_seconds: Callable[[], float] = lambda: math.inf,
@@ -191,7 +190,7 @@ def wait_for(
     signs = [sign for trouble in troubles for sign in trouble.signs]
     overlap = max(map(len, (marker, *signs)))
     while True:
-        chunk = guest.read_console(poll_seconds)
+        chunk = guest.read_console(_POLL_SECONDS)
         elapsed = time.monotonic() - begun
         if chunk:
             heard = time.monotonic()

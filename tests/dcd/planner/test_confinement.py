@@ -359,8 +359,9 @@ def test_a_repository_with_a_login_of_the_host_is_asked(
     login.write_text(f"machine {mirror.uri} login user password p@ss\n")
     login.chmod(0o600)
     asked = """
-from dcd.platform.asking import ask_host_apt, ask_releases
-host = ask_host_apt()
+from dcd.platform.apt import host_apt
+from dcd.platform.asking import ask_releases
+host = host_apt()
 said = list(ask_releases(host.sources, host, patient=False))
 """
     code = f"""

@@ -17,7 +17,7 @@ from dcd.platform.apt import (
     transfer_settings,
 )
 from dcd.platform.apt_release import FetchProblem, fetch_problem
-from dcd.platform.asking import ask_host_apt, ask_releases
+from dcd.platform.asking import ask_releases
 from statemachine.errors import Unprepared
 
 ONE_LINE = """\
@@ -143,7 +143,7 @@ def test_the_manifests_proxy_comes_last(apt_host: Path) -> None:
 
 
 def states(sources: list[Source]) -> dict[str, str]:
-    return ask_releases(sources, ask_host_apt())
+    return ask_releases(sources, host_apt())
 
 
 def test_release_digests_are_those_of_what_the_mirror_serves(apt_host: Path, mirror: Any) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from dcd.platform.apt import HostApt, Source
+from dcd.platform.apt import HostApt, Source, host_apt
 from dcd.platform.apt_release import MOST_BYTES
-from dcd.platform.asking import SECONDS, ask_catalogs, ask_host_apt, ask_releases, local_path
+from dcd.platform.asking import SECONDS, ask_catalogs, ask_releases, local_path
 from dcd.platform.ips import MOST_ARCHIVE_BYTES, Repository
 from statemachine.errors import InvalidManifest, Unprepared
 
@@ -166,7 +166,7 @@ def test_the_hosts_configuration_may_be_roots_alone(apt_host: Path) -> None:
     ):
         (apt_host / name).write_text(text)
         (apt_host / name).chmod(0o600)
-    host = ask_host_apt()
+    host = host_apt()
     assert [source.name for source in host.sources] == ["http://example.org/x/ test"]
     assert "proxy.example" in host.settings
     assert "password b" in host.logins
@@ -177,7 +177,7 @@ def test_the_umask_of_the_daemon_makes_no_difference(public_path: Path) -> None:
     source = repository(public_path / "repository")
     before = os.umask(0o077)
     try:
-        assert ask_releases([source], ask_host_apt())
+        assert ask_releases([source], host_apt())
     finally:
         os.umask(before)
 
