@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple, TextIO
 
 from cli.capture import open_regular
-from cli.client import CHUNK_BYTES, Json
+from cli.client import Json
 from cli.stream import events
 from cli.text import printable, short_path, timestamp
 
@@ -84,14 +84,12 @@ def _change(path: str, item: Json, submitted: float) -> str:
         return ""
     try:
         with open_regular(path) as file:
-            digest = hashlib.sha256()
-            while piece := file.read(CHUNK_BYTES):
-                digest.update(piece)
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
         return "was removed"
     except (OSError, ValueError):  # ValueError: a NUL in the path
         return ""
-    return "" if digest.hexdigest() == item["sha256"] else "has changed"
+    return "" if sha256 == item["sha256"] else "has changed"
 
 
 def _touched(path: str, submitted: float) -> float:

@@ -13,8 +13,8 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from cli.client import CHUNK_BYTES, ClientError, Json, request, upload
 
@@ -142,17 +142,14 @@ def _capture(socket_path: str, wanted: list[Json], unreadable: set[str]) -> dict
 
 def _capture_one(socket_path: str, path: str) -> dict[str, Json]:
     with open_regular(path) as file:
-        status = os.fstat(file.fileno())
-        digest, size_bytes = hashlib.sha256(), 0
-        while piece := file.read(CHUNK_BYTES):
-            digest.update(piece)
-            size_bytes += len(piece)
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        size_bytes = file.tell()
         file.seek(0)
-        upload(socket_path, digest.hexdigest(), _pieces(file, path, size_bytes), size_bytes)
-    return {"sha256": digest.hexdigest(), "mode": stat.S_IMODE(status.st_mode)}
+        upload(socket_path, sha256, _pieces(file, path, size_bytes), size_bytes)
+        return {"sha256": sha256, "mode": stat.S_IMODE(os.fstat(file.fileno()).st_mode)}
 
 
-def _pieces(file: BinaryIO, path: str, size_bytes: int) -> Iterator[bytes]:
+def _pieces(file: BufferedReader, path: str, size_bytes: int) -> Iterator[bytes]:
     """The announced `size_bytes` of a file. The daemon refuses content that does not match the
     digest."""
     left = size_bytes
@@ -167,7 +164,7 @@ def _pieces(file: BinaryIO, path: str, size_bytes: int) -> Iterator[bytes]:
 
 
 @contextmanager
-def open_regular(path: str) -> Iterator[BinaryIO]:
+def open_regular(path: str) -> Iterator[BufferedReader]:
     """Open a regular file. Raises OSError for any other kind (a FIFO would block forever)."""
     # O_NONBLOCK: opening a FIFO waits for its writer, before its type can be checked.
     try:

@@ -11,14 +11,8 @@ from cli.client import PAGE
 from cli.text import local_time, print_json, print_table, printable
 
 STATES = (
-    "queued",
-    "running",
-    "pausing",
-    "paused",
-    "failed",
-    "cancelling",
-    "cancelled",
-    "completed",
+    *("queued", "running", "pausing", "paused"),
+    *("failed", "cancelling", "cancelled", "completed"),
 )
 DEFAULT_LIMIT = 20
 

@@ -102,7 +102,7 @@ class Manifests:
     ) -> tuple[Diagnostic, ...]:
         """The warnings about a manifest whose checkpoints from `pause_before` on do not run yet. Raises
         ManifestError with all its errors, including those found by its checkpoints; InputsMissing."""
-        return (await self._ask(tasks.CHECK, source, actor, pause_before)).diagnostics
+        return await self._ask(tasks.CHECK, source, actor, pause_before)
 
     async def plan(
         self, source: ManifestSource, actor: Actor, permit: Permit, pause_before: str | None
@@ -150,7 +150,7 @@ class Manifests:
         UsageError."""
         after, persistent = await asyncio.to_thread(saved, self._stores.layers, state, at)
         wanted = InDocument(state.manifest, persistent, path, whole)
-        return after, (await self._planner.ask(tasks.FIND, wanted, actor, left)).matches
+        return after, await self._planner.ask(tasks.FIND, wanted, actor, left)
 
     async def without_secrets(self, given: WithSecrets, actor: Actor) -> WithoutSecrets:
         """A manifest with its parameters and plan, without its secrets. The last results are cached,

@@ -233,7 +233,7 @@ class Runner:
         else:
             with self.builds.broadcast.waiting(state.id, "responses of repositories"):
                 question = self._means.of_build(state, index)
-                found = (await self._means.planner.ask(tasks.EXTERNAL, question)).state
+                found = await self._means.planner.ask(tasks.EXTERNAL, question)
         key = self.stores.secret_key
         found |= await asyncio.to_thread(secret_digests, planned.secrets, key)
         return None if found == recorded else found

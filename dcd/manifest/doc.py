@@ -7,8 +7,6 @@ belongs to one thread; builds share nothing in it.
 Source: the Caiman Unified Design's data object cache.
 """
 
-from typing import ClassVar
-
 from lxml import etree
 
 from dcd.manifest.data_dict import DataObjectDict
@@ -33,8 +31,6 @@ class Part(DataObject):
 
 class DataObjectCache(DataObject):
     """The DOC of one build."""
-
-    NAMES: ClassVar[tuple[str, str]] = ("persistent", "volatile")
 
     def __init__(self, registry: Registry = BUILTIN) -> None:
         super().__init__(name="doc")

@@ -9,7 +9,7 @@ a path that begins with a token (`{PKG_IMAGE_PATH}/...`), and the source of a `s
 
 from collections.abc import Iterable, Mapping
 
-from dcd.manifest.data_object import Origin
+from dcd.manifest.data_object import DataObject, Origin
 from dcd.manifest.diagnostics import Diagnostic, MissingInput, error
 from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.includes import CapturedFile, Directories
@@ -42,6 +42,13 @@ def is_in_image(configuration: Configuration) -> bool:
     return has_token(source) or (configuration.type == "sysconf" and source.startswith(IN_IMAGE))
 
 
+def file_of(found: DataObject) -> str | None:
+    """The path of a file in an object, if it has one."""
+    if isinstance(found, Configuration):
+        return found.source
+    return found.signed_by if isinstance(found, Repository) else None
+
+
 def named_files(
     doc: DataObjectCache,
     arguments: Iterable[tuple[str, Origin | None]],
@@ -49,12 +56,12 @@ def named_files(
 ) -> list[MissingInput]:
     """Every captured file, in the order of the manifest, each written path once. `arguments` are the texts
     of arguments that name files."""
-    named: list[tuple[str, Origin | None]] = []
-    for found in doc.volatile.get_descendants():
-        if isinstance(found, Configuration) and found.source and not is_in_image(found):
-            named.append((found.source, found.origin))
-        elif isinstance(found, Repository) and found.signed_by:
-            named.append((found.signed_by, found.origin))
+    named = [
+        (path, found.origin)
+        for found in doc.volatile.get_descendants()
+        if (path := file_of(found))
+        and not (isinstance(found, Configuration) and is_in_image(found))
+    ]
     named += [(text, origin) for text, origin in arguments if not has_token(text)]
     unique: dict[str, MissingInput] = {}
     for written, origin in named:

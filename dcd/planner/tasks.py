@@ -129,13 +129,6 @@ class WithoutSecrets:
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
-    """The warnings about a manifest without errors."""
-
-    diagnostics: tuple[Diagnostic, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Planned:
     """A manifest that can be built: the distribution's name, the canonical manifest, its captured files."""
 
@@ -167,20 +160,6 @@ class NeedsOfAttempt:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """The external state of a checkpoint: name to sha256."""
-
-    state: dict[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Matches:
-    """The matches of a path string."""
-
-    matches: tuple[Match, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Task(Generic[Question, Answer]):
     """One kind of question."""
 
@@ -190,8 +169,8 @@ class Task(Generic[Question, Answer]):
     work: Callable[[Question, Waiting], Answer]
 
 
-def _check(manifest: Manifest, waiting: Waiting) -> Checked:
-    return Checked(_loaded(manifest, waiting)[0].diagnostics)
+def _check(manifest: Manifest, waiting: Waiting) -> tuple[Diagnostic, ...]:
+    return _loaded(manifest, waiting)[0].diagnostics
 
 
 def _plan(manifest: Manifest, waiting: Waiting) -> Planned:
@@ -230,9 +209,9 @@ def _needs(of: OfBuild, waiting: Waiting) -> NeedsOfAttempt:
     return NeedsOfAttempt(instance.needs(doc), distro(doc).http_proxy, on_host)
 
 
-def _external(of: OfBuild, waiting: Waiting) -> Found:
+def _external(of: OfBuild, waiting: Waiting) -> dict[str, str]:
     waiting()
-    return Found(planning.external_state(of.manifest, of.planned, of.modules))
+    return planning.external_state(of.manifest, of.planned, of.modules)
 
 
 def _migrate(old: OldManifest, waiting: Waiting) -> Migrated:
@@ -250,15 +229,15 @@ def _withhold(given: WithSecrets, waiting: Waiting) -> WithoutSecrets:
     )
 
 
-def _find(wanted: InDocument, waiting: Waiting) -> Matches:
+def _find(wanted: InDocument, waiting: Waiting) -> tuple[Match, ...]:
     doc = restore(wanted.manifest, wanted.persistent)
     if not wanted.whole:
         withhold(doc)
-    return Matches(document.matches(doc, wanted.path))
+    return document.matches(doc, wanted.path)
 
 
-CHECK = Task("check", Manifest, Checked, _check)
-"""Check a manifest, including the checks of its checkpoints. Needs no network."""
+CHECK = Task("check", Manifest, tuple[Diagnostic, ...], _check)
+"""Check a manifest, including the checks of its checkpoints, for its warnings. Needs no network."""
 
 PLAN = Task("plan", Manifest, Planned, _plan)
 """Plan a manifest. Raises Unprepared when checkpoints cannot run here, PermissionDenied when it runs
@@ -270,13 +249,13 @@ PREVIEW = Task("preview", Manifest, Previewed, _preview)
 NEEDS = Task("needs", OfBuild, NeedsOfAttempt, _needs)
 """Find the needs of an attempt at a checkpoint."""
 
-EXTERNAL = Task("external", OfBuild, Found, _external)
-"""Find the present external state that a checkpoint's key covers."""
+EXTERNAL = Task("external", OfBuild, dict[str, str], _external)
+"""Find the present external state that a checkpoint's key covers: name to sha256."""
 
 MIGRATE = Task("migrate", OldManifest, Migrated, _migrate)
 """Convert a manifest from before the redesign."""
 
-FIND = Task("find", InDocument, Matches, _find)
+FIND = Task("find", InDocument, tuple[Match, ...], _find)
 """Find the matches of a path string in the DOC of a build."""
 
 WITHHOLD = Task("withhold", WithSecrets, WithoutSecrets, _withhold)

@@ -19,13 +19,13 @@ from dcd.construction.arguments import as_json, match_arguments
 from dcd.construction.constructors import code_digest
 from dcd.manifest.data_object import DataObject, fields_of
 from dcd.manifest.doc import DataObjectCache, configurations_for, software_for
+from dcd.manifest.inputs import file_of
 from dcd.manifest.objects import (
     Arg,
     ArgList,
     Args,
     CheckpointSpec,
     Configuration,
-    Repository,
     Software,
 )
 from dcd.manifest.paths import PathError, find_path, references, substitute
@@ -62,8 +62,9 @@ def ingredients(
         used.setdefault(path, ingredient.line)
     for name, node in software_and_configurations(doc, spec.name):
         found.append(Ingredient("manifest", name, _node_digest(node), _line(node)))
-        for path, place in _files(node):
-            used.setdefault(path, place)
+        for inner in (node, *node.get_descendants()):
+            if named := file_of(inner):
+                used.setdefault(named, _line(inner))
     found += _references(doc, spec.name)
     found += _reads(doc, cls.READS)
     found += [
@@ -143,15 +144,6 @@ def _reads(doc: DataObjectCache, paths: Sequence[str]) -> Iterator[Ingredient]:
                 yield Ingredient("manifest", name, _node_digest(match), _line(match))
             else:
                 yield Ingredient("manifest", name, digest(written(match)))
-
-
-def _files(node: DataObject) -> Iterator[tuple[str, int]]:
-    """The paths in a node, with their lines; only some of the files are captured."""
-    for found in (node, *node.get_descendants()):
-        if isinstance(found, Configuration) and found.source:
-            yield found.source, _line(found)
-        elif isinstance(found, Repository) and found.signed_by:
-            yield found.signed_by, _line(found)
 
 
 def _node_digest(node: DataObject) -> str:
