@@ -4,9 +4,7 @@ import argparse
 import os
 
 from cli.capture import read_manifest
-from cli.client import ClientError, Json
-
-_EPOCH_VARIABLE = "SOURCE_DATE_EPOCH"
+from cli.client import Json
 
 
 def add_build(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
@@ -38,11 +36,12 @@ def add_parameters(parser: argparse.ArgumentParser) -> None:
 
 
 def add_source_date_epoch(parser: argparse.ArgumentParser) -> None:
-    """--source-date-epoch."""
+    """--source-date-epoch, by default $SOURCE_DATE_EPOCH."""
     parser.add_argument(
         "--source-date-epoch",
         metavar="SECONDS",
-        type=int,
+        type=_seconds,
+        default=os.environ.get("SOURCE_DATE_EPOCH") or None,
         help="the build's time, in seconds since 1970, if the manifest sets none "
         "(default: $SOURCE_DATE_EPOCH, else the newest date of the repositories)",
     )
@@ -67,23 +66,15 @@ def manifest_body(args: argparse.Namespace) -> dict[str, Json]:
     body: dict[str, Json] = {"manifest": read_manifest(args.manifest)}
     if args.parameters:
         body["parameters"] = dict(args.parameters)
-    if (epoch := _source_date_epoch(args)) is not None:
-        body["source_date_epoch"] = epoch
+    if getattr(args, "source_date_epoch", None) is not None:  # not an option of all commands
+        body["source_date_epoch"] = args.source_date_epoch
     return body
 
 
-def _source_date_epoch(args: argparse.Namespace) -> int | None:
-    """The requested time of the build; None for commands without the option. Raises ClientError."""
-    if not hasattr(args, "source_date_epoch"):
-        return None
-    given = os.environ.get(_EPOCH_VARIABLE)
-    if args.source_date_epoch is not None or not given:
-        return args.source_date_epoch  # type: ignore[no-any-return]
-    if not given.isdecimal():
-        raise ClientError(
-            "usage", f"{_EPOCH_VARIABLE} {given!r} is not a time", "the unit is seconds since 1970"
-        )
-    return int(given)
+def _seconds(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time in seconds since 1970")
+    return int(text)
 
 
 def _assignment(text: str) -> tuple[str, str]:

@@ -208,3 +208,27 @@ def test_a_manifest_over_the_limit_is_not_even_sent(dcctl, daemon, manifest) -> 
     assert outcome.code == 8
     assert "larger than 1 MiB" in outcome.err
     assert daemon.requests == []
+
+
+@pytest.mark.parametrize(
+    ("option", "variable", "sent"),
+    [(None, None, None), (None, "", None), (None, "1767225600", 1767225600), ("7", "8", 7)],
+)
+def test_the_time_of_a_build_is_that_of_the_option_or_the_variable(
+    dcctl, daemon, tmp_path, monkeypatch, option, variable, sent
+) -> None:
+    (tmp_path / "m.xml").write_text("<dc/>")
+    daemon.answers["POST", "/v1/builds"] = 201, daemon.build().view
+    monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", variable)
+    given = [] if option is None else ["--source-date-epoch", option]
+    assert dcctl("submit", str(tmp_path / "m.xml"), *given).code == 0
+    assert daemon.requests[-1].json.get("source_date_epoch") == sent
+
+
+def test_a_variable_that_is_no_time_is_a_usage_error(dcctl, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "soon")
+    outcome = dcctl("submit", str(tmp_path / "m.xml"))
+    assert outcome.code == 2
+    assert "--source-date-epoch: 'soon' is not a time in seconds since 1970" in outcome.err

@@ -236,7 +236,7 @@ def test_a_captured_file_is_validated(bench: Bench) -> None:
         )
         files = {"/home/a.conf": bench.captured(content)}
         asked = Manifest(text, "/home/m.xml", Rules(), files, host_code=True)
-        found = asyncio.run(bench.planner.ask(CHECK, asked, ADA)).diagnostics
+        found = asyncio.run(bench.planner.ask(CHECK, asked, ADA))
         return any("grep" in diagnostic.message for diagnostic in found)
 
     assert not check("good\n")
