@@ -27,9 +27,10 @@ class Sight:
     """What planners see of the host beside its software and settings: the directory of captured files, of
     which each planner sees those of its question; the paths that the configuration names, with the places of
     modules; and paths that questions are about. Of the latter, only secrets and what everybody can read are
-    shown."""
+    shown. `hidden` are the state directory and the socket, which are never seen, even inside these."""
 
     blobs: Path
+    hidden: tuple[Path, ...] = ()
     configured: tuple[Path, ...] = ()
     asked: tuple[Path, ...] = ()
 
@@ -62,6 +63,7 @@ def parse(text: str) -> tuple[Identity, Sight]:
         Identity(identity["uid"], identity["gid"], tuple(identity["groups"])),
         Sight(
             Path(sight["blobs"]),
+            tuple(map(Path, sight["hidden"])),
             tuple(map(Path, sight["configured"])),
             tuple(map(Path, sight["asked"])),
         ),

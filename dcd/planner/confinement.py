@@ -16,6 +16,7 @@ Standard library and `store.host` only.
 
 import os
 import signal
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -80,8 +81,10 @@ def confine(identity: Identity, sight: Sight) -> Reach:
     leave_session_keyring()
     with ExitStack() as held:
         steps = list(_steps(identity, sight))
+        apart = [step.target for step in steps if not isinstance(step, Link | Place)]
+        apart += [path.resolve() for path in sight.hidden]
         for path in sight.asked:
-            steps += _asked(path, identity, steps, held)
+            steps += _asked(path, identity, apart, held)
         enter(steps)
     os.umask(umask)
     limit_processes(_PROCESSES)
@@ -133,15 +136,36 @@ def _steps(identity: Identity, sight: Sight) -> Iterator[Step]:
     for place in _DESCRIBING:
         yield Hidden(place)
     yield Devices()
-    for path in (*code_places(), sight.blobs, *sight.configured):
-        yield from if_there(path)
+    hidden = [path.resolve() for path in sight.hidden]
+    for path in (*code_places(), *sight.configured):
+        yield from links(path)
+        yield from _parts(path.resolve(), hidden)
+    yield from if_there(sight.blobs)
+
+
+def _parts(path: Path, hidden: Sequence[Path]) -> Iterator[Step]:
+    """The steps that show a path without links. Of a directory that is closed to others, or in which a
+    hidden path is or will be, they show the parts: configured paths are seen whatever their modes are, hidden
+    ones never."""
+    if path in hidden:
+        return
+    closed = path.is_dir() and not path.stat().st_mode & stat.S_IXOTH
+    if closed or any(each.is_relative_to(path) for each in hidden):
+        for entry in path.iterdir():
+            if entry.is_symlink():
+                yield Link(entry, entry.readlink())
+            else:
+                yield from _parts(entry, hidden)
+    elif path.exists():
+        yield Shown(path, path)
 
 
 def _asked(
-    path: Path, identity: Identity, others: Sequence[Step], held: ExitStack
+    path: Path, identity: Identity, apart: Sequence[Path], held: ExitStack
 ) -> Iterator[Step]:
-    """The steps that show a path which a question is about, if it may be shown, at its place. Its owner may
-    replace directories on the way by links at any time, so what is checked is held open, and then shown."""
+    """The steps that show a path which a question is about, if it may be shown and has nothing in it that is
+    to stay `apart`. Its owner may replace directories on the way by links at any time, so what is checked is
+    held open, and then shown."""
     if not path.is_absolute() or ".." in path.parts:
         return
     if _is_secret(path):
@@ -155,8 +179,7 @@ def _asked(
     held.callback(os.close, descriptor)
     opened = Path(f"/proc/self/fd/{descriptor}")
     real = opened.readlink()
-    around = (step for step in others if not isinstance(step, Link | Place))
-    if is_open_to_all(real) and not any(step.target.is_relative_to(real) for step in around):
+    if is_open_to_all(real) and not any(each.is_relative_to(real) for each in apart):
         yield from links(path)
         yield Shown(opened, real)
 

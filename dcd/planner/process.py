@@ -25,7 +25,12 @@ def identity_of(settings: Configuration) -> Identity:
 def sight_of(settings: Configuration, asked: tuple[Path, ...] = ()) -> Sight:
     """What planners see with these settings; `asked` are paths that a question is about."""
     modules = code_places(settings.checkpoint_modules)
-    return Sight(settings.state_dir / "blobs", (*settings.worker_paths, *modules), asked)
+    return Sight(
+        settings.state_dir / "blobs",
+        (settings.state_dir, settings.socket),
+        (*settings.worker_paths, *modules),
+        asked,
+    )
 
 
 def present_view(settings: Configuration) -> object:

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ import pytest
 from dcd.planner.command import Sight, command, environment
 from dcd.planner.tasks import CHECK, PLAN, Manifest, Rules
 from statemachine.errors import DcdError, Unprepared
-from store.host.identity import Identity
+from store.host.identity import Identity, service_identity
 from store.host.kernel_scopes import can_restrict_files, can_scope_sockets
 from tests.dcd.planner.conftest import ADA, SHOW, TRYING, Bench
 
@@ -153,6 +154,28 @@ def test_abstract_sockets_of_the_host_are_out_of_reach(bench: Bench, tmp_path: P
         )
         assert outside(tried, tmp_path) == "done"
         assert bench.ask(tried) == "EPERM"
+
+
+def test_the_state_directory_and_the_socket_are_hidden_inside_what_is_shown(
+    bench: Bench, tmp_path: Path
+) -> None:
+    """As where a daemon is started in a directory that holds both, which is in Python's search path."""
+    bench.blobs.chmod(0o700)
+    (tmp_path / "beside").touch()
+    bench.settings = replace(bench.settings, worker_paths=(tmp_path,), socket=tmp_path / "socket")
+    user = service_identity(bench.state)
+    os.chown(bench.blobs, user.uid, user.gid)
+    own = bench.captured("own")
+    for path, answer in (
+        (own.path, "done"),
+        (tmp_path / "beside", "done"),
+        (bench.state / "events.db", "ENOENT"),
+        (tmp_path / "socket", "ENOENT"),
+    ):
+        tried = TRYING.format(code=f"Path('{path}').read_text()")
+        assert bench.ask(tried, files={"/home/a": own}) == answer
+        # The daemon listens when its planners run already.
+        (tmp_path / "socket").touch()
 
 
 def test_what_a_planner_leaves_behind_ends_with_it(bench: Bench) -> None:
