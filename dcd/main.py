@@ -100,7 +100,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 
     options = {"state_dir": arguments.state_dir, "socket": arguments.socket}
     if not arguments.from_smf:
-        _leave(serve(lambda: configuration.load(arguments.config, options)))
+        _leave(serve(lambda: configuration.load(arguments.config, options), arguments.config))
     from dcd.configuration import smf
 
     try:
@@ -144,10 +144,12 @@ def _smf_manifest(arguments: argparse.Namespace) -> int:
 
 def _restore(arguments: argparse.Namespace) -> int:
     from dcd.engine.backup import restore
-    from dcd.serve import locked
+    from dcd.serve import EVENTS, locked
 
     with locked(arguments.state_dir):
-        count, kept = restore(arguments.backup, arguments.state_dir, arguments.force)
+        events = arguments.state_dir / EVENTS
+        events.mkdir(mode=0o700, exist_ok=True)
+        count, kept = restore(arguments.backup, events, arguments.force)
     print(
         f"restored {count} event{'s' * (count != 1)} into {arguments.state_dir}; start the daemon to continue"
     )

@@ -1,10 +1,11 @@
 """The daemon's life: start, service and stop.
 
-Start: take the state directory's lock, end processes left by a dead daemon, open the event log, remove
-a dead daemon's unfinished work, load the builds that have not ended, listen, report readiness, continue
-the builds. Stop (SIGTERM, SIGINT): start no new work, let running checkpoints finish within the grace
-time, interrupt the others, close the log. SIGHUP reads the settings again. A SIGKILL at any point is
-safe: the next start cleans up.
+Start, as root: take the state directory's lock, start the launcher, which removes the remains of a dead
+daemon; then give up root. Open the event log, remove a dead daemon's unfinished work, load the builds that
+have not ended, listen, report readiness, continue the builds. Stop (SIGTERM, SIGINT): start no new work, let
+running checkpoints finish within the grace time, interrupt the others, close the log. SIGHUP reads the
+settings again. A SIGKILL at any point is safe: the next start cleans up. When the launcher dies, the daemon
+ends as if it had died itself.
 """
 
 import asyncio
@@ -13,10 +14,11 @@ import fcntl
 import grp
 import os
 import resource
-import secrets
 import signal
+import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,6 @@ from starlette.types import ASGIApp
 from dcd import log as logging
 from dcd.api import server as http
 from dcd.api.app import make_app
-from dcd.api.listening import Listener, Place
 from dcd.api.metrics import Metrics
 from dcd.configuration import Configuration, Effective, Live, Reloaded
 from dcd.engine.backup import remove_leftovers
@@ -36,22 +37,22 @@ from dcd.engine.engine import Engine
 from dcd.engine.losses import Losses, look_for_losses
 from dcd.engine.runner import Runner
 from dcd.engine.scheduler import Scheduler
-from dcd.engine.secret_digests import secret_key
 from dcd.engine.stores import Stores
 from dcd.engine.workspaces import claiming_workspace, kept_workspace
+from dcd.launcher.client import Launcher, Listening, Planners
+from dcd.launcher.orders import Bounds, Prepared, Setup
 from dcd.planner.client import Planner
-from dcd.platform import control_group, notify
-from dcd.platform.control_group import Delegated
-from dcd.worker.recover import detach_loops, kill_leftovers
+from dcd.platform import notify
 from statemachine.build import BuildState
 from statemachine.errors import DcdError, Unavailable
 from store.artifacts import Artifacts
 from store.blobs import Blobs
 from store.eventlog import EventLog
-from store.host.durable import write_file
-from store.host.identity import service_identity
-from store.layers import LayerStore
-from store.layers.choose import TRIAL, choose, retired
+from store.host.identity import USER, Identity, become, service_identity
+from store.host.interpreter import module_command
+from store.host.system_paths import code_places
+from store.layers import Layers
+from store.layers.choose import TRIAL
 from store.logs import AttemptLogs
 from store.packages import Packages
 
@@ -71,62 +72,126 @@ OPEN_FILES = 65536
 """The limit of the systemd unit. Not higher, because some tools close every possible descriptor."""
 
 
-def serve(read_settings: Callable[[], Effective]) -> int:
+def serve(read_settings: Callable[[], Effective], config: Path | None = None) -> int:
     """Run the daemon until it is stopped. Returns the exit code for `os._exit`, since waiting threads
     may remain.
 
-    `read_settings` is called now and at each reload. Raises InvalidConfiguration, and Unavailable
-    when the state directory or the socket cannot be used.
+    `read_settings` is called now and at each reload; `config` is the file that it reads, if any. Raises
+    InvalidConfiguration, and Unavailable when the state directory or the socket cannot be used.
     """
     settings = Live(read_settings)
     logging.configure(settings().log_format, settings().log_level)
     with locked(settings().state_dir):
+        _raise_file_limit()
+        setup, identity = _setup(settings(), config)
+        launcher = Launcher()
+        prepared = launcher.prepare(setup)
+        _report(prepared)
+        become(identity, _shown(settings(), config))
         # Not closed afterwards: that would wait for threads and tasks, and one may be blocked forever.
         # All ordered steps are done when `run` returns; the end of the process does the rest.
-        asyncio.Runner().run(Daemon(settings).run())
-    return 0
+        daemon = Daemon(settings, launcher, setup)
+        asyncio.Runner().run(daemon.run())
+    return daemon.status
+
+
+def _setup(settings: Configuration, config: Path | None) -> tuple[Setup, Identity]:
+    """What the launcher is started with, and the identity of the other processes."""
+    identity = service_identity(settings.state_dir)
+    artifact_gid = _artifact_group(settings)
+    socket_gid = _group_id(settings.group) if identity.separate else None
+    private = not identity.separate or (socket_gid is None and not settings.socket_mode & 0o007)
+    if identity.separate:
+        if identity.gid == socket_gid:
+            raise Unavailable(
+                "the daemon's user has the group of its clients",
+                f"the user {USER} has the primary group {settings.group}, which may connect",
+                f"give the user {USER} a primary group without members",
+            )
+        groups = (identity.gid, *(() if artifact_gid is None else (artifact_gid,)))
+        identity = replace(identity, groups=groups)
+        artifact_gid = identity.gid if artifact_gid is None else artifact_gid
+    setup = Setup(
+        state_dir=settings.state_dir,
+        uid=identity.uid,
+        gid=identity.gid,
+        separate=identity.separate,
+        artifact_gid=artifact_gid,
+        backend=None if settings.layer_backend == "auto" else settings.layer_backend,
+        socket=settings.socket,
+        socket_mode=settings.socket_mode,
+        socket_gid=socket_gid,
+        settings_command=(
+            *module_command("dcd.main"),
+            *("config", "--json", *(("--config", str(config)) if config else ())),
+        ),
+        bounds=Bounds(
+            host_code=private or bool(settings.host_code),
+            modules=settings.checkpoint_modules,
+            paths=settings.worker_paths,
+            hidden=(settings.state_dir, settings.socket),
+            open_files=settings.worker_open_files,
+            memory_bytes=settings.worker_memory_bytes,
+            processes=settings.worker_processes,
+            total_memory_bytes=settings.attempt_memory_bytes,
+        ),
+    )
+    return setup, identity
+
+
+def _shown(settings: Configuration, config: Path | None) -> Iterator[Path]:
+    """The paths that the daemon reads after it has given up root."""
+    yield settings.state_dir
+    yield from map(Path, code_places())
+    yield from filter(Path.is_dir, map(Path, filter(None, sys.path)))
+    yield from filter(Path.exists, (*settings.include_directories, *settings.include_map.values()))
+    if config:
+        yield config
+
+
+def _report(prepared: Prepared) -> None:
+    for what in prepared.removed:
+        logger.warning("removed what a dead daemon left", what=what)
+    logger.info("layers", backend=prepared.backend, reason=prepared.reason)
+    if prepared.controllers:
+        logger.info("control groups", limits=prepared.controllers)
 
 
 class Daemon:
     """The running daemon: its settings and its parts."""
 
-    def __init__(self, settings: Live) -> None:
+    def __init__(self, settings: Live, launcher: Launcher, setup: Setup) -> None:
         self.settings = settings
+        self._launcher = launcher
+        self._setup = setup
         self._stop = asyncio.Event()
         self._look = asyncio.Event()
-        self._listener: Listener | None = None
+        self._listener: Listening | None = None
         self._status = f"answering on {settings().socket}"
         """The status line for the service manager."""
+        self.status = 0
+        """The exit code."""
 
     async def run(self) -> None:
         """Run the daemon from start to stop."""
         state_dir = self.settings().state_dir
         self._handle_signals()
+        asyncio.get_running_loop().add_reader(self._launcher.fileno(), self._launcher_ended)
         # Work that waits for mirrors and work that waits for disks must not block each other.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS))
-        _raise_file_limit()
-        identity = _identity(state_dir)
-        groups = await asyncio.to_thread(_clear_away, identity, state_dir)
-        identity = _keep_secret(state_dir)
-        blobs = _blobs(state_dir)
+        remove_leftovers(state_dir / EVENTS)
         broadcast = Broadcast()
         metrics = Metrics()
         with (
-            EventLog(state_dir / "events.db", metrics.committed) as events,
-            Planner(self.settings) as planner,
+            EventLog(state_dir / EVENTS / "events.db", metrics.committed) as events,
+            Planner(self.settings, self._start_planners) as planner,
         ):
-            layers = await asyncio.to_thread(self._layers)
-            logs = AttemptLogs(state_dir / "logs")
-            logs.prepare()
             stores = Stores(
-                layers=layers,
-                blobs=blobs,
-                artifacts=await asyncio.to_thread(_artifacts, self.settings()),
-                logs=logs,
-                packages=await asyncio.to_thread(Packages, state_dir / "packages"),
-                state_id=identity,
-                secret_key=secret_key(state_dir),
-                retired=await asyncio.to_thread(retired, state_dir / "layers", layers.name),
+                privileged=self._launcher,
+                blobs=Blobs(state_dir / "blobs"),
+                artifacts=Artifacts(state_dir / "artifacts", self._setup.artifact_gid),
+                logs=AttemptLogs(state_dir / "logs"),
+                packages=Packages(state_dir / "packages"),
             )
             builds = Builds(events, broadcast)
             unfinished = await builds.load_unfinished()
@@ -136,24 +201,38 @@ class Daemon:
                 if (name := kept_workspace(state) or claiming_workspace(state))
             }
             losses = await asyncio.to_thread(_losses, events, stores)
-            kept.update(await asyncio.to_thread(_workspaces_of, layers, losses.builds))
-            await asyncio.to_thread(_reconcile, events, layers, kept)
+            kept.update(await asyncio.to_thread(_workspaces_of, stores.layers, losses.builds))
+            await asyncio.to_thread(_reconcile, stores.layers, kept)
             await asyncio.to_thread(_give_inputs, stores.blobs, unfinished)
             logger.info("recovered", unfinished=len(unfinished), position=events.position)
-            runner = Runner(builds, stores, self.settings, planner, groups)
+            runner = Runner(builds, stores, self.settings, planner)
             scheduler = Scheduler(builds, runner, self.settings)
             engine = Engine(builds, runner, scheduler, stores, self.settings, planner, losses)
             self.settings.watch(self._reloaded)
             self.settings.watch(lambda _: engine.settings_changed())
             builds.watch(metrics.happened)
             await self._answer(make_app(engine, self.settings, now(), metrics), engine, scheduler)
+        asyncio.get_running_loop().remove_reader(self._launcher.fileno())
+        await asyncio.to_thread(self._launcher.close)
         notify.stopping("stopped")
         logger.info("stopped")
+
+    def _start_planners(
+        self, settings: Configuration, control: int, asked: tuple[Path, ...]
+    ) -> Planners:
+        return Planners(self._launcher, control, asked)
+
+    def _launcher_ended(self) -> None:
+        """End at once: without the launcher nothing goes on, and the next start recovers."""
+        logger.critical(
+            "the launcher has ended; the daemon ends too", status=self._launcher.process.poll()
+        )
+        os._exit(1)
 
     async def _answer(self, application: ASGIApp, engine: Engine, scheduler: Scheduler) -> None:
         server = http.make_server(application, self.settings(), self._ready)
         inherited = notify.inherited_sockets()
-        listener = None if inherited else Listener(self._place())
+        listener = None if inherited else await asyncio.to_thread(Listening, self._launcher)
         sockets = inherited if listener is None else [listener.socket]
         serving = asyncio.create_task(server.serve(sockets=sockets))
         tasks: set[asyncio.Task[Any]] = {
@@ -180,12 +259,12 @@ class Daemon:
         stopped.cancel()
         await _within(LAST_SECONDS, "connections", *tasks)
         if self._listener is not None:
-            self._listener.remove()
+            await asyncio.to_thread(self._listener.remove)
         for task in tasks:
             if task.done() and not task.cancelled() and (error := task.exception()):
                 raise error
 
-    async def _keep_listening(self, server: http.Server, listener: Listener | None) -> None:
+    async def _keep_listening(self, server: http.Server, listener: Listening | None) -> None:
         """Bind the socket again when its file was removed. The service manager is responsible for a
         socket that it passed."""
         self._listener = listener
@@ -194,10 +273,10 @@ class Daemon:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._look.wait(), LOOK_SECONDS)
             self._look.clear()
-            if self._listener.is_reachable():
+            if await asyncio.to_thread(self._listener.is_reachable):
                 continue
             try:
-                self._listener = Listener(self._listener.place)
+                self._listener = await asyncio.to_thread(Listening, self._launcher)
             except (Unavailable, OSError) as error:
                 if str(error) != complained:
                     complained = str(error)
@@ -210,7 +289,7 @@ class Daemon:
             await server.listen(self._listener.socket)
             logger.warning(
                 "the socket's file was removed; it is bound again",
-                socket=str(self._listener.place.path),
+                socket=str(self.settings().socket),
             )
 
     def _ready(self) -> None:
@@ -218,22 +297,6 @@ class Daemon:
             "ready", socket=str(self.settings().socket), state_dir=str(self.settings().state_dir)
         )
         notify.ready(self._status)
-
-    def _layers(self) -> LayerStore:
-        backend = self.settings().layer_backend
-        store, reason = choose(
-            self.settings().state_dir / "layers", None if backend == "auto" else backend
-        )
-        logger.info("layers", backend=store.name, reason=reason)
-        return store
-
-    def _place(self) -> Place:
-        configuration = self.settings()
-        gid = None
-        if configuration.group and os.geteuid() == 0:
-            with contextlib.suppress(KeyError):  # a host without the group: only root may connect
-                gid = grp.getgrnam(configuration.group).gr_gid
-        return Place(configuration.socket, configuration.socket_mode, gid)
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -255,9 +318,17 @@ class Daemon:
         logger.info(
             "settings reloaded", changed=outcome.changed, waiting_for_a_restart=outcome.waiting
         )
+        try:
+            self._launcher.reload()  # takes as long as `dcd config`
+        except (DcdError, OSError) as error:
+            logger.error("the launcher keeps its settings", error=str(error))
         self._status = f"answering on {self.settings().socket}"
         if outcome.waiting:
             self._status += f"; wait for a restart: {', '.join(outcome.waiting)}"
+
+
+EVENTS = "events"
+"""The directory of the event log in the state directory."""
 
 
 @contextlib.contextmanager
@@ -289,26 +360,6 @@ def locked(state_dir: Path) -> Iterator[None]:
         yield
 
 
-def _blobs(state_dir: Path) -> Blobs:
-    """The blobs, in a directory that belongs to the user of the planners, which read them."""
-    blobs = Blobs(state_dir / "blobs")
-    user = service_identity(state_dir)
-    if user.separate:
-        os.chown(blobs.directory, user.uid, user.gid)
-    return blobs
-
-
-def _artifacts(settings: Configuration) -> Artifacts:
-    """The artifacts, in a state directory that only their group may traverse."""
-    group = _artifact_group(settings)
-    if os.geteuid() == 0:
-        os.chown(settings.state_dir, -1, group or 0)
-    settings.state_dir.chmod(0o700 if group is None else 0o710)
-    artifacts = Artifacts(settings.state_dir / "artifacts", group)
-    artifacts.prepare()
-    return artifacts
-
-
 def _artifact_group(settings: Configuration) -> int | None:
     """The id of the group that may read artifacts; None when it does not exist, or this daemon cannot
     give files to a group."""
@@ -316,11 +367,17 @@ def _artifact_group(settings: Configuration) -> int | None:
         return None
     observing = [entry[1:] for entry in settings.observe if entry.startswith("@")]
     name = settings.artifact_group or next(iter(observing), "")
+    found = _group_id(name)
+    if found is None and settings.artifact_group:
+        logger.warning("only root can read artifacts: the group does not exist", group=name)
+    return found
+
+
+def _group_id(name: str) -> int | None:
+    """The id of a group; None when it does not exist on this host."""
     try:
         return grp.getgrnam(name).gr_gid
     except KeyError:
-        if settings.artifact_group:
-            logger.warning("only root can read artifacts: the group does not exist", group=name)
         return None
 
 
@@ -331,48 +388,6 @@ def _raise_file_limit() -> None:
     wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def _identity(state_dir: Path) -> str:
-    """The mark of the processes of this state directory; created once, readable only by the daemon's
-    user."""
-    path = state_dir / "id"
-    if not path.exists():
-        write_file(path, secrets.token_hex(16).encode(), 0o600)
-    return path.read_text().strip()
-
-
-def _keep_secret(state_dir: Path) -> str:
-    """The mark for new processes: a new one if the old one was world-readable, as in version 0.1.0. All
-    processes with the old mark have ended."""
-    path = state_dir / "id"
-    if path.stat().st_mode & 0o077:
-        write_file(path, secrets.token_hex(16).encode(), 0o600)
-    return _identity(state_dir)
-
-
-def _clear_away(identity: str, state_dir: Path) -> Delegated | None:
-    """End and remove the remains of a dead daemon. Returns the control group for the groups of
-    attempts."""
-    for leftover in kill_leftovers(f"{identity}:"):
-        logger.warning(
-            "killed the processes of a dead daemon", pid=leftover.pid, attempt=leftover.attempt
-        )
-    for device in detach_loops(state_dir / "layers"):
-        logger.warning("detached the devices of a dead daemon", device=device)
-    remove_leftovers(state_dir)
-    try:
-        groups = control_group.take_over()
-        for name in groups.clear() if groups else ():
-            logger.warning("removed the control groups of a dead daemon", control_group=name)
-    except OSError as error:
-        logger.error("attempts get no control groups", error=str(error))
-        return None
-    if groups:
-        logger.info(
-            "control groups", directory=str(groups.directory), limits=sorted(groups.controllers)
-        )
-    return groups
 
 
 def _give_inputs(blobs: Blobs, unfinished: Sequence[BuildState]) -> None:
@@ -394,11 +409,11 @@ def _losses(events: EventLog, stores: Stores) -> Losses:
     return found
 
 
-def _workspaces_of(layers: LayerStore, builds: Collection[str]) -> list[str]:
+def _workspaces_of(layers: Layers, builds: Collection[str]) -> list[str]:
     return [name for name, _ in layers.workspaces() if name.split(".")[0] in builds]
 
 
-def _reconcile(events: EventLog, layers: LayerStore, living: Collection[str]) -> None:
+def _reconcile(layers: Layers, living: Collection[str]) -> None:
     """Remove the unfinished work of a dead daemon. Complete layers are kept; `gc` removes unneeded
     ones."""
     kept = [layer.record.key for layer in layers.layers() if layer.record.made_by != TRIAL]

@@ -3,12 +3,16 @@
     DIRECTORY/BUILD/CHECKPOINT.ATTEMPT.log      output of the attempt's tools
     DIRECTORY/BUILD/CHECKPOINT.ATTEMPT/         evidence: console logs, screenshots
 
-They are kept until the build is removed. Blocking.
+They are kept until the build is removed. Only the process that starts workers may change them; one group
+reads them. Blocking.
 """
 
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+
+from store.host.durable import reporting_disk_full
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,9 +21,22 @@ class AttemptLogs:
 
     directory: Path
 
-    def prepare(self) -> None:
-        """Create the directory, inaccessible to other users."""
+    def prepare(self, gid: int = -1) -> None:
+        """Create the directory, accessible to its owner and one group (-1: the process's own)."""
         self.directory.mkdir(mode=0o700, exist_ok=True)
+        os.chown(self.directory, -1, gid)
+        self.directory.chmod(0o750)
+
+    def begin(self, build: str, checkpoint: str, attempt: int, gid: int = -1) -> Path:
+        """Create the directories of an attempt, readable by the group. Returns that of its evidence. Raises
+        DiskFull."""
+        evidence = self.evidence(build, checkpoint, attempt)
+        with reporting_disk_full("creating the directory of an attempt's evidence", evidence):
+            for directory in (evidence.parent, evidence):
+                directory.mkdir(mode=0o700, exist_ok=True)
+                os.chown(directory, -1, gid)
+                directory.chmod(0o750)
+        return evidence
 
     def path(self, build: str, checkpoint: str, attempt: int) -> Path:
         """The path of an attempt's log, which may not exist."""

@@ -78,16 +78,20 @@ class Lent:
 
 
 class Packages:
-    """The packages in one directory, which is created if it does not exist. Only one daemon uses it, and no
-    attempt of an earlier one runs any more."""
+    """The packages in one directory."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._kept, self._incoming = directory / "kept", directory / "incoming"
-        # What attempts of a dead daemon had downloaded.
+
+    def prepare(self, gid: int = -1) -> None:
+        """Create the directory if it does not exist, accessible to its owner and one group (-1: the process's
+        own), and remove what attempts of a dead daemon had downloaded. No attempt may run."""
         shutil.rmtree(self._incoming, ignore_errors=True)
-        for part in (directory, self._kept, self._incoming):
+        for part in (self.directory, self._kept, self._incoming):
             part.mkdir(mode=0o700, parents=True, exist_ok=True)
+            os.chown(part, -1, gid)
+            part.chmod(0o750)
 
     def lend(self, attempt: str) -> Lent:
         """The store for an attempt, by a name that no other running attempt has."""

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
@@ -78,11 +78,20 @@ def no_file_left() -> Callable[[], AbstractContextManager[Callable[[], None]]]:
     return _no_file_left
 
 
+def open_way(directory: Path) -> None:
+    """Let the daemon's user enter a test's directory, as it can enter /var/lib. Only root has that."""
+    for place in (directory, *directory.parents):
+        if os.geteuid() == 0 and place.stat().st_mode & 0o077 == 0:
+            place.chmod(0o711)
+
+
 class Daemon:
     """`dcd serve` on a state directory and a socket of its own, and dcctl to talk to it."""
 
     def __init__(self, directory: Path) -> None:
+        open_way(directory)
         self.state_dir = directory / "state"
+        self.event_log = self.state_dir / "events" / "events.db"
         self.socket = directory / "s"
         self.log = directory / "daemon.log"
         self.settings: dict[str, Any] = {"min_free_bytes": 0, "stop_grace_seconds": 0.5}
@@ -116,10 +125,36 @@ class Daemon:
             time.sleep(0.02)
 
     def kill(self) -> None:
-        """SIGKILL, as a power cut of the process."""
+        """SIGKILL of the main process, as a power cut of it; its launcher ends with it."""
         assert self.process is not None
         self.process.kill()
         self.process.wait()
+        self.wait_for_launcher()
+
+    def kill_launcher(self) -> int:
+        """SIGKILL of the launcher; the main process ends by itself. Returns its exit status."""
+        assert self.process is not None
+        os.kill(self.launcher(), signal.SIGKILL)
+        status = self.process.wait(PROMPT_SECONDS)
+        self.wait_for_launcher()
+        return status
+
+    def launcher(self) -> int:
+        """The pid of the launcher."""
+        assert self.process is not None
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return int(children.split()[0])
+
+    def wait_for_launcher(self) -> None:
+        """Until the launcher of a dead daemon has ended, with its mounts and open files."""
+        lock = self.state_dir / "launcher.lock"
+        deadline = time.monotonic() + PROMPT_SECONDS
+        while lock.exists():
+            with lock.open() as file, suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            assert time.monotonic() < deadline, "the launcher does not end"
+            time.sleep(0.01)
 
     def stop(self) -> int:
         """SIGTERM; returns the exit status."""
@@ -208,9 +243,9 @@ class Daemon:
 
     def _failed(self) -> set[str]:
         """Builds that have failed, which keep the workspace of the attempt."""
-        if not (self.state_dir / "events.db").exists():
+        if not self.event_log.exists():
             return set()
-        with closing(sqlite3.connect(self.state_dir / "events.db")) as log:
+        with closing(sqlite3.connect(self.event_log)) as log:
             return {row[0] for row in log.execute("SELECT id FROM builds WHERE state = 'failed'")}
 
 

@@ -5,7 +5,6 @@ calls the engine and responds; it makes no decisions. Handlers are in modules by
 has the table.
 """
 
-import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -19,7 +18,7 @@ from dcd.api.schemas import BuildView
 from dcd.api.server import actor_of
 from dcd.api.views import build_view
 from dcd.configuration import Live
-from dcd.engine.borrowers import borrower, require_secrets
+from dcd.engine.borrowers import borrower, has_every_role, require_secrets
 from dcd.engine.engine import Engine
 from dcd.engine.manifests import Manifests
 from dcd.engine.records import Records
@@ -78,8 +77,8 @@ class Api:
     def owner(self, request: Request) -> int | None:
         """The user whose captured files the peer may name: the peer itself; None for root, who may name
         all."""
-        uid = actor_of(request.scope).uid
-        return None if uid in (0, os.geteuid()) else uid
+        actor = actor_of(request.scope)
+        return None if has_every_role(actor) else actor.uid
 
     def sees_secrets(self, request: Request, supplier: Actor) -> bool:
         """Whether the peer may see the secrets in a manifest: only root and the user who supplied it

@@ -71,10 +71,11 @@ def _view(live: LiveSetting) -> schemas.SettingView:
 
 async def doctor(api: Api, request: Request) -> Response:
     api.require(request, Action.SEE)
-    checks = await asyncio.to_thread(host_doctor.examine, api.settings().state_dir)
+    checks = await asyncio.to_thread(api.engine.examine_host)
     # It looks at the state directory, which may not answer.
     event_log = await asyncio.to_thread(_event_log, api)
-    return json_response(schemas.HostChecks((*checks, event_log)))
+    found = (host_doctor.HostCheck(**check) for check in checks)
+    return json_response(schemas.HostChecks((*found, event_log)))
 
 
 def _event_log(api: Api) -> host_doctor.HostCheck:

@@ -19,12 +19,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from dcd.api.fairness import RETRY_AFTER_SECONDS, Connections
-from dcd.api.listening import BACKLOG
 from dcd.api.problems import problem_json, status_of
 from dcd.configuration import Configuration
 from dcd.platform.peer import peer_credentials
 from statemachine.errors import TooManyRequests
 from statemachine.events import Actor
+from store.host.listening import BACKLOG
 
 HALF_CLOSED_SECONDS = 1.0
 """The interval for checking whether a client that has closed its sending side is still connected."""

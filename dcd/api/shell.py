@@ -19,7 +19,8 @@ from dcd.api.handling import Api
 from dcd.api.operations import body_of
 from dcd.api.server import actor_of
 from dcd.engine.shells import Shells
-from dcd.worker.request import ShellRequest, encode
+from dcd.worker.messages import encode
+from dcd.worker.request import ShellRequest
 from statemachine.errors import PermissionDenied
 
 

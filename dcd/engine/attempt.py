@@ -12,6 +12,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
@@ -22,24 +23,15 @@ from dcd.engine.builds import Builds
 from dcd.engine.claims import claims_released
 from dcd.engine.failures import command_for_disk_error
 from dcd.engine.host import boot_id
-from dcd.engine.publish import commit
 from dcd.engine.stores import Stores
 from dcd.engine.workspaces import kept_workspace, workspace_name
+from dcd.launcher.orders import AttemptOrder, Wanted
 from dcd.planner import tasks
 from dcd.planner.client import Planning
 from dcd.planner.tasks import OfBuild
 from dcd.planning import plan as planning
-from dcd.platform.control_group import Delegated
 from dcd.worker.launch import Ending, run_attempt
-from dcd.worker.request import (
-    Cancelled,
-    Claim,
-    Completed,
-    Died,
-    Failed,
-    Progress,
-    WorkerRequest,
-)
+from dcd.worker.messages import Cancelled, Claim, Completed, Died, Failed, Progress
 from statemachine.build import BuildState
 from statemachine.commands import Change, FailCheckpoint, InterruptCheckpoint
 from statemachine.errors import DcdError, Refused, Unavailable
@@ -47,13 +39,12 @@ from statemachine.events import CheckpointCompleted, CheckpointStarted, ErrorInf
 from statemachine.plan import PlannedCheckpoint
 from store.host.durable import DiskFull, used_up
 from store.layers import LayerRecord, Workspace
-from store.packages import Lent
 
 logger = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Means:
+class Resources:
     """The resources of attempts. `record` records a change by the engine, and waits as long as the
     event log accepts no events."""
 
@@ -61,7 +52,6 @@ class Means:
     stores: Stores
     settings: Callable[[], Configuration]
     planner: Planning
-    groups: Delegated | None
     record: Callable[[str, Change], Awaitable[BuildState]]
 
     def of_build(self, state: BuildState, index: int) -> OfBuild:
@@ -76,19 +66,19 @@ class Attempt:
 
     def __init__(
         self,
-        means: Means,
+        resources: Resources,
         state: BuildState,
         index: int,
         planned: PlannedCheckpoint,
         external: dict[str, str] | None,
     ) -> None:
-        self._means = means
+        self._resources = resources
         self._build = state.id
         self._index = index
         self._planned = planned
         self._external = external or {}
         self._number = state.next_attempt(planned.name)
-        self._log = means.stores.logs.path(state.id, planned.name, self._number)
+        self._log = resources.stores.logs.path(state.id, planned.name, self._number)
         self._stop = asyncio.Event()
         self._cause = "cancelled"
 
@@ -100,11 +90,12 @@ class Attempt:
     async def run(self) -> BuildState:
         """Run the attempt. Returns the build's state afterwards. Raises Refused and Unavailable."""
         name = self._planned.name
+        builds, privileged = self._resources.builds, self._resources.stores.privileged
         try:
             state = await self._begin()
             workspace = await self._make_workspace(state)
             try:
-                async with claims_released(self._means.builds, self._build):
+                async with claims_released(builds, privileged.release, self._build):
                     ending = await self._work(state, workspace)
                 state = await self._conclude(ending, workspace)
                 return state
@@ -120,7 +111,7 @@ class Attempt:
         except OSError as error:
             return await self._record(command_for_disk_error(name, error))
         finally:
-            self._means.builds.broadcast.clear(self._build)
+            self._resources.builds.broadcast.clear(self._build)
 
     async def _begin(self) -> BuildState:
         planned = self._planned
@@ -129,7 +120,7 @@ class Attempt:
                 planned.name,
                 attempt=self._number,
                 key=planned.key,
-                log=self._means.stores.logs.recorded(self._log),
+                log=self._resources.stores.logs.recorded(self._log),
                 boot_id=boot_id(),
                 external=self._external,
             )
@@ -143,17 +134,17 @@ class Attempt:
         return state
 
     async def _make_workspace(self, state: BuildState) -> Workspace:
-        with self._means.builds.broadcast.waiting(self._build, "its workspace to be created"):
+        with self._resources.builds.broadcast.waiting(self._build, "its workspace to be created"):
             return await asyncio.to_thread(
-                self._means.stores.layers.begin, state.parent_key, workspace_name(state)
+                self._resources.stores.layers.begin, state.parent_key, workspace_name(state)
             )
 
     async def _remove(self, workspace: Workspace) -> None:
-        with self._means.builds.broadcast.waiting(self._build, "its workspace to be removed"):
-            await asyncio.to_thread(self._means.stores.layers.discard, workspace)
+        with self._resources.builds.broadcast.waiting(self._build, "its workspace to be removed"):
+            await asyncio.to_thread(self._resources.stores.layers.release, workspace.name)
 
     async def _work(self, state: BuildState, workspace: Workspace) -> Ending:
-        request = await self._request(state, workspace)
+        order = await self._order(state, workspace)
         started = time.monotonic()
 
         def report(news: Progress) -> None:
@@ -166,7 +157,7 @@ class Attempt:
                 news.message,
                 seconds,
             )
-            self._means.builds.broadcast.report(self._build, shown)
+            self._resources.builds.broadcast.report(self._build, shown)
 
         claims: set[Claim] = set()
 
@@ -177,60 +168,47 @@ class Attempt:
                 await self._record(ResourceClaimed(name, self._number, claimed.kind, claimed.name))
 
         report(Progress())
-        try:
-            return await run_attempt(
-                request,
-                log_path=self._log,
-                on_progress=report,
-                on_claim=claim,
-                stop=self._stop,
-                grace_seconds=self._means.settings().cancel_grace_seconds,
-                groups=self._means.groups,
-            )
-        finally:
-            if request.packages is not None:
-                await self._take_in(request.packages)
+        return await run_attempt(
+            partial(self._resources.stores.privileged.start_worker, order),
+            checkpoint=order.checkpoint,
+            log_path=self._log,
+            on_progress=report,
+            on_claim=claim,
+            stop=self._stop,
+            grace_seconds=self._resources.settings().cancel_grace_seconds,
+        )
 
-    async def _take_in(self, lent: Lent) -> None:
-        """Keep what was downloaded, whatever the outcome. The build does not depend on it."""
-        try:
-            await asyncio.to_thread(self._means.stores.packages.take_in, lent)
-        except OSError as error:
-            logger.warning("packages are not kept", build=self._build, error=str(error))
-
-    async def _request(self, state: BuildState, workspace: Workspace) -> WorkerRequest:
-        means, planned = self._means, state.plan.checkpoints[self._index]
-        evidence = means.stores.logs.evidence(self._build, planned.name, self._number)
-        evidence.mkdir(parents=True, exist_ok=True)
-        wanted = await means.planner.ask(tasks.NEEDS, means.of_build(state, self._index))
-        settings = means.settings()
-        await asyncio.to_thread(require_secrets, settings, state.actor, wanted.needs.secrets)
-        return WorkerRequest(
-            state_id=means.stores.state_id,
+    async def _order(self, state: BuildState, workspace: Workspace) -> AttemptOrder:
+        resources, planned = self._resources, state.plan.checkpoints[self._index]
+        found = await resources.planner.ask(tasks.NEEDS, resources.of_build(state, self._index))
+        needs = found.needs
+        await asyncio.to_thread(require_secrets, resources.settings(), state.actor, needs.secrets)
+        return AttemptOrder(
             build=self._build,
             checkpoint=planned.name,
             attempt=self._number,
             mod_path=planned.mod_path,
             checkpoint_class=planned.checkpoint_class,
+            manifest=state.manifest,
+            workspace=workspace.name,
+            wanted=Wanted(
+                capabilities=needs.capabilities,
+                devices=needs.devices,
+                reads=tuple(each.path for each in needs.reads),
+                writes=needs.writes,
+                secrets=needs.secrets,
+                host_code=found.host_code,
+            ),
             args=planned.args,
             kwargs=planned.kwargs,
-            manifest=state.manifest,
+            inputs=resources.stores.inputs(state),
+            environment=planning.environment(state, needs, found.http_proxy),
+            external=planning.recorded_external(planned),
             manifest_path=state.manifest_path,
             places=planned.places,
-            layers=settings.state_dir / "layers",
-            workspace=workspace,
-            evidence=evidence,
-            inputs=means.stores.inputs(state),
-            environment=planning.environment(state, wanted.needs, wanted.http_proxy),
-            allowed=settings.checkpoint_modules,
-            external=planning.recorded_external(planned),
             network=planned.network,
-            packages=await self._packages(workspace) if wanted.needs.packages else None,
-            grants=planning.grants(wanted.needs, settings, host_code=wanted.host_code),
+            packages=needs.packages,
         )
-
-    async def _packages(self, workspace: Workspace) -> Lent:
-        return await asyncio.to_thread(self._means.stores.packages.lend, workspace.name)
 
     async def _conclude(self, ending: Ending, workspace: Workspace) -> BuildState:
         name = self._planned.name
@@ -246,7 +224,9 @@ class Attempt:
                 change = InterruptCheckpoint(name, self._cause)
             case Died(how, tail):
                 # It may have had no space left to report the reason.
-                cause = "no-space" if used_up(workspace.directory) else "worker-died"
+                cause = (
+                    "no-space" if used_up(self._resources.settings().state_dir) else "worker-died"
+                )
                 change = InterruptCheckpoint(name, cause, f"{how}\n{tail}".strip())
         logger.info(
             "checkpoint ended",
@@ -274,11 +254,9 @@ class Attempt:
             left=ending.left,
             warnings=ending.warnings,
         )
-        stores = self._means.stores
-        with self._means.builds.broadcast.waiting(self._build, "its layer to be on disk"):
-            layer = await asyncio.to_thread(
-                commit, stores.layers, stores.artifacts, workspace, record
-            )
+        commit = self._resources.stores.privileged.commit
+        with self._resources.builds.broadcast.waiting(self._build, "its layer to be on disk"):
+            layer = await asyncio.to_thread(commit, workspace.name, record, ending.document)
         return CheckpointCompleted(
             planned.name,
             attempt=self._number,
@@ -291,4 +269,4 @@ class Attempt:
         )
 
     def _record(self, change: Change) -> Awaitable[BuildState]:
-        return self._means.record(self._build, change)
+        return self._resources.record(self._build, change)

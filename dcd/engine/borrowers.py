@@ -10,10 +10,13 @@ from dcd.configuration import Configuration
 from dcd.manifest.secrets import Borrower, require_use
 from statemachine.events import Actor
 
+STARTER = os.geteuid()
+"""The user who started the daemon, as which it may not run on."""
+
 
 def has_every_role(actor: Actor) -> bool:
-    """Whether the actor is root, the daemon's own user or the daemon, which need no look-up."""
-    return actor.uid is None or actor.uid in (0, os.geteuid())
+    """Whether the actor is root, the user who started the daemon, or the daemon, which need no look-up."""
+    return actor.uid is None or actor.uid in (0, STARTER)
 
 
 def borrower(configuration: Configuration, actor: Actor) -> Borrower | None:

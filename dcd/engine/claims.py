@@ -7,29 +7,31 @@ by an open attempt, whenever it dies. Releasing is idempotent: a missing resourc
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import structlog
 
 from dcd.engine.builds import Builds
-from dcd.platform import resources
 from statemachine.build import BuildState
 
 logger = structlog.get_logger()
 
 
-async def release_claims(state: BuildState) -> None:
+Release = Callable[[str, str], object]
+
+
+async def release_claims(release: Release, state: BuildState) -> None:
     """Release all claims of a build's open attempt, whose worker has ended. Raises DcdError when a
     release fails."""
     for claim in state.running.claims if state.running else ():
         logger.info("releasing", build=state.id, kind=claim.kind, name=claim.name)
-        await asyncio.to_thread(resources.release, claim.kind, claim.name)
+        await asyncio.to_thread(release, claim.kind, claim.name)
 
 
 @contextlib.asynccontextmanager
-async def claims_released(builds: Builds, build: str) -> AsyncIterator[None]:
+async def claims_released(builds: Builds, release: Release, build: str) -> AsyncIterator[None]:
     """On exit, also by an exception, release the claims made for the build inside the context."""
     try:
         yield
     finally:
-        await release_claims(await builds.state(build))
+        await release_claims(release, await builds.state(build))

@@ -68,7 +68,7 @@ class Engine:
         self._home = _place(settings().state_dir)
         self.manifests = Manifests(planner, stores, settings, History(builds.log))
         self.records = Records(builds, stores)
-        self.shells = Shells(stores, settings)
+        self.shells = Shells(stores)
         self.collector = Collector(builds, runner, stores, settings, losses)
 
     @property
@@ -116,11 +116,15 @@ class Engine:
     def _kept(self) -> tuple[Path, ...]:
         """The directories that the daemon needs and does not recreate while it runs."""
         stores = self._stores
-        return (self._builds.log.path, stores.blobs.directory, stores.layers.directory)
+        return (self._builds.log.path, stores.blobs.directory, stores.layers.directory.parent)
 
     def disk_full(self, what: str, error: OSError) -> DcdError:
         """The error that the state directory has no space left for `what`."""
         return DiskFull(what, self._settings().state_dir, error)
+
+    def examine_host(self) -> list[dict[str, str]]:
+        """The checks of `dcd doctor`. Blocking."""
+        return self._stores.privileged.examine_host()
 
     def settings_changed(self) -> None:
         """Apply new settings: more builds may run, fewer layers may be kept."""
@@ -221,8 +225,7 @@ class Engine:
     async def remove(self, build: str, actor: Actor) -> BuildState:
         """Remove the artifacts and logs of an ended build; its events are kept."""
         _, state = await self._transition(build, Remove(), actor)
-        await asyncio.to_thread(self._stores.artifacts.remove, build)
-        await asyncio.to_thread(self._stores.logs.remove, build)
+        await asyncio.to_thread(self._stores.privileged.remove_results, build)
         return state
 
     async def usage(self) -> DiskUsage:

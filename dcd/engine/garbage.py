@@ -24,7 +24,7 @@ from dcd.engine.runner import Runner
 from dcd.engine.stores import Stores
 from statemachine.build import BuildState, CheckpointState
 from statemachine.errors import DcdError, NotFound, Refused
-from store.layers import Layer, LayerStore
+from store.layers import Layer, Layers
 from store.packages import Package
 
 logger = structlog.get_logger()
@@ -168,8 +168,7 @@ class Collector:
                 for sha256 in blobs:
                     await asyncio.to_thread(self._stores.blobs.remove, sha256)
                 for build in builds:
-                    await asyncio.to_thread(self._stores.artifacts.remove, build)
-                    await asyncio.to_thread(self._stores.logs.remove, build)
+                    await asyncio.to_thread(self._stores.privileged.remove_results, build)
             retired = await asyncio.to_thread(self._retired, dry_run)
             packages = await self._collect_packages(None if by_itself else max_bytes, dry_run)
         kept = sum(layer.size_bytes for layer in layers)
@@ -207,7 +206,7 @@ class Collector:
         store = self._stores.packages
         chosen = await asyncio.to_thread(store.over, min(allowed))
         for package in () if dry_run else chosen:
-            await asyncio.to_thread(store.remove, package.sha256)
+            await asyncio.to_thread(self._stores.privileged.remove_package, package.sha256)
         return chosen
 
     async def _choose_stale(self) -> list[tuple[Layer, str]]:
@@ -257,7 +256,7 @@ class Collector:
 
     def _retired(self, dry_run: bool) -> list[tuple[Layer, str]]:
         look = _all_of if dry_run else _clear
-        return [pair for store in self._stores.retired for pair in look(store)]
+        return [pair for store in self._stores.privileged.retired for pair in look(store)]
 
     def _left_over(self) -> list[str]:
         """Removed builds with remaining files: the daemon died during the removal."""
@@ -270,12 +269,12 @@ class Collector:
         return sorted(self._builds.log.removed_among(found))
 
 
-def _all_of(store: LayerStore) -> list[tuple[Layer, str]]:
+def _all_of(store: Layers) -> list[tuple[Layer, str]]:
     reason = f"its back end {store.name} is not in use"
     return [(layer, reason) for layer in store.layers()]
 
 
-def _clear(store: LayerStore) -> list[tuple[Layer, str]]:
+def _clear(store: Layers) -> list[tuple[Layer, str]]:
     """Remove all layers of a retired back end. Returns the removed layers, each with the reason."""
     held = _all_of(store)
     try:

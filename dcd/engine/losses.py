@@ -11,7 +11,7 @@ from pathlib import Path
 
 from statemachine.errors import LostEvents
 from store.eventlog import EventLog
-from store.layers import LayerStore
+from store.layers import Layers
 from store.layers.choose import TRIAL
 
 _SHOWN = 10
@@ -49,14 +49,14 @@ class Losses:
 NO_LOSSES = Losses()
 
 
-def look_for_losses(events: EventLog, layers: LayerStore, directories: Iterable[Path]) -> Losses:
+def look_for_losses(events: EventLog, layers: Layers, directories: Iterable[Path]) -> Losses:
     """Compare the log with its high-water mark, and with the builds that have layers, workspaces, or a
     directory in one of `directories`."""
     found = {*_makers(layers), *_names(directories)}
     return Losses(events.lost, tuple(sorted(found - events.known_builds(found))))
 
 
-def _makers(layers: LayerStore) -> Iterator[str]:
+def _makers(layers: Layers) -> Iterator[str]:
     for layer in (*layers.layers(), *layers.stale_layers()):
         if layer.record.made_by != TRIAL:
             yield layer.record.made_by

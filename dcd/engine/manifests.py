@@ -62,7 +62,7 @@ class ManifestSource:
     """The requested time of the build, seconds since 1970."""
     host_code: bool = False
     borrower: Borrower | None = None
-    """Whether the sender may run code on the host."""
+    """Whether the sender may run code on the host, and the user of its secrets."""
     owner: int | None = None
     """The user whose blobs `files` may name; None: all users."""
     left: Left | None = None
@@ -123,7 +123,7 @@ class Manifests:
 
         def compare() -> tuple[Intention, ...]:
             same = self._history.of(preview.name)
-            plan = with_secrets(preview.plan, self._stores.secret_key)
+            plan = with_secrets(preview.plan, self._stores.privileged.secret_digests)
             likely = expected(plan, same, self._history.of(None))
             alike = most_alike(likely, source.path, same)
             layers = self._stores.layers
@@ -168,7 +168,7 @@ class Manifests:
         """The plan with estimates from earlier builds. Raises Unprepared for lack of space."""
         settings = self._settings()
         planning.check_host(planned.plan, settings.state_dir, settings.min_free_bytes)
-        plan = with_secrets(planned.plan, self._stores.secret_key)
+        plan = with_secrets(planned.plan, self._stores.privileged.secret_digests)
         same, others = self._history.of(planned.name), self._history.of(None)
         return replace(planned, plan=expected(plan, same, others))
 

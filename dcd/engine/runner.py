@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from dcd.configuration import Configuration
-from dcd.engine.attempt import Attempt, Means
+from dcd.engine.attempt import Attempt, Resources
 from dcd.engine.borrowers import require_secrets
 from dcd.engine.builds import Builds
 from dcd.engine.claims import release_claims
@@ -22,14 +22,13 @@ from dcd.engine.failures import defect, disk_error
 from dcd.engine.host import boot_id
 from dcd.engine.locks import LayerLocks
 from dcd.engine.publish import publish
-from dcd.engine.secret_digests import secret_digests
+from dcd.engine.secret_digests import secret_state
 from dcd.engine.stores import Stores
 from dcd.engine.workspaces import claiming_workspace, missing_layer
 from dcd.planner import tasks
 from dcd.planner.client import HERE, Planning
 from dcd.planning import plan as planning
 from dcd.planning.action import decide_action
-from dcd.platform.control_group import Delegated
 from statemachine.build import BuildState
 from statemachine.commands import Change, FailCheckpoint, InterruptCheckpoint, Pause, Start
 from statemachine.errors import DcdError, Refused, Unavailable
@@ -68,11 +67,10 @@ class Runner:
         stores: Stores,
         settings: Callable[[], Configuration],
         planner: Planning = HERE,
-        groups: Delegated | None = None,
     ) -> None:
         self.builds = builds
         self.stores = stores
-        self._means = Means(builds, stores, settings, planner, groups, self._insist)
+        self._resources = Resources(builds, stores, settings, planner, self._record_durably)
         self._planned_at: dict[str, float] = {}
         self.stopping = False
         """Set when the daemon stops: builds continue only to their next durable point."""
@@ -106,7 +104,7 @@ class Runner:
 
     async def _run(self, build: str) -> None:
         try:
-            state = await self._insist(build, Start())
+            state = await self._record_durably(build, Start())
         except Refused:
             return  # paused or cancelled just before its turn
         if state.running:
@@ -132,7 +130,7 @@ class Runner:
         running = (await self.builds.state(build)).running
         change = FailCheckpoint(running.name, info) if running else BuildFailed(None, info)
         with contextlib.suppress(Refused, Unavailable):
-            await self._insist(build, change)
+            await self._record_durably(build, change)
 
     async def _step(self, state: BuildState) -> BuildState | None:
         step = next_step(state)
@@ -162,7 +160,7 @@ class Runner:
         assert record is not None
         if workspace := claiming_workspace(state):
             try:
-                await release_claims(state)
+                await release_claims(self.stores.privileged.release, state)
             except DcdError as error:
                 return await self._record(state, FailCheckpoint(record.name, ErrorInfo.of(error)))
             await asyncio.to_thread(self.stores.layers.release, workspace)
@@ -187,7 +185,7 @@ class Runner:
     async def _deliver(self, state: BuildState) -> BuildState:
         try:
             return await publish(
-                self._insist, self.stores.artifacts, self.stores.layers, self._means.planner, state
+                self._record_durably, self.stores.privileged, self._resources.planner, state
             )
         except DiskFull as error:
             return await self._record(state, Pause(str(error), "no-space"))
@@ -212,7 +210,7 @@ class Runner:
             action = await asyncio.to_thread(decide_action, planned, self.stores.layers)
             if action.layer:
                 return await self._reuse(state, planned, action.layer, external)
-            settings = self._means.settings()
+            settings = self._resources.settings()
             if shortage := space.lack_of_space(
                 settings.state_dir, planned, settings.min_free_bytes
             ):
@@ -225,17 +223,17 @@ class Runner:
         planned = state.plan.checkpoints[index]
         recorded = planning.recorded_external(planned)
         await asyncio.to_thread(
-            require_secrets, self._means.settings(), state.actor, planned.secrets
+            require_secrets, self._resources.settings(), state.actor, planned.secrets
         )
         age = time.monotonic() - self._planned_at.get(state.id, float("-inf"))
         if age < FRESH_SECONDS:
             found = await asyncio.to_thread(planning.with_present_host, planned)
         else:
             with self.builds.broadcast.waiting(state.id, "responses of repositories"):
-                question = self._means.of_build(state, index)
-                found = await self._means.planner.ask(tasks.EXTERNAL, question)
-        key = self.stores.secret_key
-        found |= await asyncio.to_thread(secret_digests, planned.secrets, key)
+                question = self._resources.of_build(state, index)
+                found = await self._resources.planner.ask(tasks.EXTERNAL, question)
+        digests = self.stores.privileged.secret_digests
+        found |= await asyncio.to_thread(secret_state, planned.secrets, digests)
         return None if found == recorded else found
 
     async def _reuse(
@@ -266,7 +264,7 @@ class Runner:
         planned: PlannedCheckpoint,
         external: dict[str, str] | None,
     ) -> BuildState:
-        attempt = Attempt(self._means, state, index, planned, external)
+        attempt = Attempt(self._resources, state, index, planned, external)
         self._attempts[state.id] = attempt
         try:
             return await attempt.run()
@@ -274,9 +272,9 @@ class Runner:
             del self._attempts[state.id]
 
     def _record(self, state: BuildState, change: Change) -> Awaitable[BuildState]:
-        return self._insist(state.id, change)
+        return self._record_durably(state.id, change)
 
-    async def _insist(self, build: str, change: Change) -> BuildState:
+    async def _record_durably(self, build: str, change: Change) -> BuildState:
         """Record a change by the engine, and wait as long as the log accepts no events: an outcome must
         not be lost."""
         while True:

@@ -9,15 +9,11 @@ Used from the event loop's thread only.
 
 import asyncio
 import secrets
-from collections.abc import Callable
-from pathlib import Path
 
 import structlog
 
-from dcd.configuration import Configuration
 from dcd.engine.stores import Stores
 from dcd.engine.workspaces import kept_workspace
-from dcd.worker.recover import detach_loops, kill_leftovers
 from dcd.worker.request import ShellRequest
 from statemachine.build import BuildState
 from statemachine.errors import DcdError, NotFound, Refused
@@ -32,11 +28,10 @@ SHELL = "shell-"
 class Shells:
     """The open shells, and the kept workspaces that wait for them to close."""
 
-    def __init__(self, stores: Stores, settings: Callable[[], Configuration]) -> None:
+    def __init__(self, stores: Stores) -> None:
         self._stores = stores
-        self._settings = settings
-        self._open: dict[str, tuple[ShellRequest, str | None]] = {}
-        """By workspace: the shell, and the kept workspace on which it is based."""
+        self._open: dict[str, tuple[ShellRequest, str, str | None]] = {}
+        """By workspace: the shell, its build, and the kept workspace on which it is based."""
         self._released: set[str] = set()
 
     async def open(self, state: BuildState, at: str | None) -> tuple[ShellRequest, str]:
@@ -55,7 +50,7 @@ class Shells:
                 logger.info("no workspace is kept", build=state.id, workspace=kept)
             else:
                 attempt = f"attempt {state.next.attempts} at {state.next.name}"
-                return self._opened(state, workspace, kept), f"as {attempt} left it"
+                return await self._opened(state, workspace, kept), f"as {attempt} left it"
         index = _completed(state, at)
         record = state.checkpoints[index]
         try:
@@ -66,18 +61,16 @@ class Shells:
                 error.brief,
                 "submit the manifest again or resume the build, which rebuilds the layer",
             ) from error
-        return self._opened(state, workspace, None), f"after {record.name}"
+        return await self._opened(state, workspace, None), f"after {record.name}"
 
     async def close(self, shell: ShellRequest) -> None:
         """End the remaining processes of a shell and remove its workspace. Idempotent."""
         name = shell.workspace.name
         if name not in self._open:
             return
-        _, kept = self._open[name]
+        _, build, kept = self._open[name]
         try:
-            await asyncio.to_thread(kill_leftovers, shell.marker)
-            await asyncio.to_thread(detach_loops, shell.workspace.directory)
-            await asyncio.to_thread(self._stores.layers.release, name)
+            await asyncio.to_thread(self._stores.privileged.close_shell, build, name)
         except (DcdError, OSError) as error:
             logger.error("a shell's workspace is kept until the next start", error=str(error))
         self._open.pop(name, None)
@@ -86,7 +79,7 @@ class Shells:
 
     async def close_all(self) -> None:
         """Close all shells, when the daemon stops."""
-        for shell, _ in list(self._open.values()):
+        for shell, _, _ in list(self._open.values()):
             await self.close(shell)
 
     async def release(self, state: BuildState) -> None:
@@ -96,19 +89,19 @@ class Shells:
             await self._release(kept)
 
     async def _release(self, kept: str) -> None:
-        if all(source != kept for _, source in self._open.values()):
+        if all(source != kept for _, _, source in self._open.values()):
             self._released.discard(kept)
             await asyncio.to_thread(self._stores.layers.release, kept)
 
-    def _opened(self, state: BuildState, workspace: Workspace, kept: str | None) -> ShellRequest:
-        marker = f"{self._stores.state_id}:{state.id}:{workspace.name}:0"
-        shell = ShellRequest(marker, self._layers(), workspace)
-        self._open[workspace.name] = (shell, kept)
+    async def _opened(
+        self, state: BuildState, workspace: Workspace, kept: str | None
+    ) -> ShellRequest:
+        mark = self._stores.privileged.marker
+        marker = await asyncio.to_thread(mark, state.id, workspace.name)
+        shell = ShellRequest(marker, self._stores.layers.directory.parent, workspace)
+        self._open[workspace.name] = (shell, state.id, kept)
         logger.info("shell opened", build=state.id, workspace=workspace.name)
         return shell
-
-    def _layers(self) -> Path:
-        return self._settings().state_dir / "layers"
 
 
 def _completed(state: BuildState, at: str | None) -> int:

@@ -12,7 +12,7 @@ from dcd.engine.stores import Stores
 from statemachine.build import BuildState
 from statemachine.errors import NotFound
 from store.eventlog import EventLog
-from store.layers import LayerStore
+from store.layers import Layers
 from store.layers.plain import allocated_bytes
 
 
@@ -102,7 +102,7 @@ def measure(
         log_bytes=sum(usage.log_bytes for usage in builds),
         event_log_bytes=_event_log_bytes(events),
         builds=tuple(sorted(builds, key=_total, reverse=True)),
-        retired_bytes=sum(map(held_bytes, stores.retired)),
+        retired_bytes=sum(map(held_bytes, stores.privileged.retired)),
         package_bytes=sum(package.size_bytes for package in stores.packages.stored()),
         packages_max_bytes=packages_max_bytes,
     )
@@ -127,7 +127,7 @@ def sizes(stores: Stores, events: EventLog) -> Sizes:
     return Sizes(
         layers=len(layers),
         layer_bytes=sum(layer.size_bytes for layer in layers),
-        retired_bytes=sum(map(held_bytes, stores.retired)),
+        retired_bytes=sum(map(held_bytes, stores.privileged.retired)),
         artifact_bytes=allocated_bytes(artifacts) if artifacts.exists() else 0,
         event_log_bytes=_event_log_bytes(events),
         free_bytes=disk_usage(events.path.parent).free,
@@ -139,7 +139,7 @@ def _event_log_bytes(events: EventLog) -> int:
     return sum(path.stat().st_size for path in files)
 
 
-def held_bytes(store: LayerStore) -> int:
+def held_bytes(store: Layers) -> int:
     """The total size of the layers and workspaces of a back end."""
     layers = sum(layer.size_bytes for layer in store.layers())
     return layers + sum(size_bytes for _, size_bytes in store.workspaces())

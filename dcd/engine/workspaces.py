@@ -5,7 +5,7 @@ that failed a build keeps its workspace, for inspection, until the build continu
 """
 
 from statemachine.build import BuildState, CheckpointRecord, CheckpointState, Lifecycle
-from store.layers import LayerStore
+from store.layers import Layers
 
 
 def workspace_name(state: BuildState) -> str:
@@ -31,7 +31,7 @@ def claiming_workspace(state: BuildState) -> str | None:
     return workspace_name(state) if record is not None and record.claims else None
 
 
-def lost_layer(layers: LayerStore, state: BuildState) -> CheckpointRecord | None:
+def lost_layer(layers: Layers, state: BuildState) -> CheckpointRecord | None:
     """The first completed checkpoint of a build whose layer is missing or stale, or None. Blocking."""
     completed = state.checkpoints[: state.completed]
     # The last layer is valid only while all layers below it are.
@@ -40,7 +40,7 @@ def lost_layer(layers: LayerStore, state: BuildState) -> CheckpointRecord | None
     return next((record for record in completed if layers.find(record.key) is None), None)
 
 
-def missing_layer(layers: LayerStore, state: BuildState) -> tuple[str, str] | None:
+def missing_layer(layers: Layers, state: BuildState) -> tuple[str, str] | None:
     """Like `lost_layer`: the checkpoint's name, and the reason for people why it runs again.
     Blocking."""
     record = lost_layer(layers, state)

@@ -18,11 +18,7 @@ from pathlib import Path
 
 from dcd.manifest.objects import Password
 from statemachine.errors import DcdError, InvalidManifest, PermissionDenied, Unprepared
-from store.host.system_paths import SECRETS
-
-DIRECTORIES = SECRETS
-PREFIX = "DCD_SECRET_"
-MAX_BYTES = 64 * 1024
+from store.host.secret_files import DIRECTORIES, MAX_BYTES, PREFIX, secret_file, unreadable
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,40 +92,16 @@ def password_text(
     return environment[password.env]
 
 
-def secret_file(path: Path, directories: Sequence[Path] = DIRECTORIES) -> Path:
-    """The real path of a file that holds a secret, such as a key. Raises InvalidManifest for one that is
-    not below the directories, Unprepared for one that does not exist."""
-    try:
-        real = path.resolve(strict=True)
-    except OSError as failure:
-        raise _unreadable(path, failure, directories) from None
-    if not any(real.is_relative_to(directory.resolve()) for directory in directories):
-        raise InvalidManifest(
-            f"the file {path} may not be read for a secret",
-            f"Secrets are read from below {', '.join(map(str, directories))}.",
-            "put the secret into a file there",
-        )
-    return real
-
-
 def _from_file(path: Path, directories: Sequence[Path]) -> str:
     real = secret_file(path, directories)
     try:
         with os.fdopen(os.open(real, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
             content = file.read(MAX_BYTES + 1)
     except OSError as failure:
-        raise _unreadable(path, failure, directories) from None
+        raise unreadable(path, failure, directories) from None
     if len(content) > MAX_BYTES:
         raise Unprepared(f"the secret {path} is too big", f"At most {MAX_BYTES} bytes are read.")
     try:
         return content.decode().removesuffix("\n")
     except UnicodeDecodeError:
         raise Unprepared(f"the secret {path} is not text in UTF-8") from None
-
-
-def _unreadable(path: Path, failure: OSError, directories: Sequence[Path]) -> Unprepared:
-    return Unprepared(
-        f"the secret {path} cannot be read: {failure.strerror}",
-        "The manifest refers to it.",
-        f"create it below {', '.join(map(str, directories))}, readable by the daemon only",
-    )

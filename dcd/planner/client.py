@@ -34,7 +34,7 @@ from dcd.planner.border import (
     message,
     unavailable,
 )
-from dcd.planner.process import Forker, present_view
+from dcd.planner.process import Child, Forker, Start, present_view
 from dcd.planner.request import KILL, NEW, Order
 from dcd.planner.tasks import Task, require_showable
 from dcd.platform.sight import Unseen
@@ -99,8 +99,9 @@ HERE = Here()
 class Planner:
     """Planners, forked on demand from one process; a context manager for the life of that process."""
 
-    def __init__(self, settings: Callable[[], Configuration]) -> None:
+    def __init__(self, settings: Callable[[], Configuration], start: Start = Child) -> None:
         self._settings = settings
+        self._start = start
         self._forker: Forker | None = None
         self._leaving: set[Forker] = set()
         """Those that end with their last planner."""
@@ -110,7 +111,7 @@ class Planner:
         self._all = Semaphore(MOST)
 
     def __enter__(self) -> "Planner":
-        self._forker = Forker(self._settings())
+        self._forker = Forker(self._settings(), self._start)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -231,11 +232,11 @@ class Planner:
 
     def _started(self, asked: tuple[Path, ...]) -> Forker:
         if asked:
-            forker = Forker(self._settings(), asked)
+            forker = Forker(self._settings(), self._start, asked)
             self._leaving.add(forker)
             return forker
         if self._forker is None:
-            self._forker = Forker(self._settings())
+            self._forker = Forker(self._settings(), self._start)
         return self._forker
 
     def _killed(self, number: int, forker: Forker) -> None:

@@ -4,7 +4,9 @@ import contextlib
 import os
 import socket
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 from dcd.configuration import Configuration
 from dcd.planner.border import unavailable
@@ -40,28 +42,57 @@ def present_view(settings: Configuration) -> object:
     return sight_of(settings), settings_state()
 
 
+class Process(Protocol):
+    """A process that forks planners, as its starter knows it."""
+
+    def end(self) -> None:
+        """Wait until it has ended, since its socket was closed; or kill it."""
+        ...
+
+
+Start = Callable[[Configuration, int, tuple[Path, ...]], Process]
+"""Starts a process that forks planners: with these settings, its end of a socket, and the paths that a
+question is about. Raises OSError and Unavailable."""
+
+
+class Child:
+    """Such a process as a child of this one."""
+
+    def __init__(self, settings: Configuration, control: int, asked: tuple[Path, ...]) -> None:
+        self._process = subprocess.Popen(
+            command(control, identity_of(settings), sight_of(settings, asked)),
+            env=environment(os.environ),
+            stdin=subprocess.DEVNULL,
+            pass_fds=(control,),
+            cwd="/",
+            # Signals from a terminal are for the daemon.
+            start_new_session=True,
+        )
+
+    def end(self) -> None:
+        """See `Process`."""
+        try:
+            self._process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
 class Forker:
     """A running process that forks planners, and the view that it has. `questions` is how many planners are
     in use."""
 
-    def __init__(self, settings: Configuration, asked: tuple[Path, ...] = ()) -> None:
+    def __init__(
+        self, settings: Configuration, start: Start = Child, asked: tuple[Path, ...] = ()
+    ) -> None:
         """Start it. Raises Unavailable."""
         self.view = present_view(settings)
         self.questions = 0
-        sight = sight_of(settings, asked)
         try:
             control, its = socket.socketpair()
             with contextlib.ExitStack() as unless_started, its:
                 unless_started.callback(control.close)
-                self.process = subprocess.Popen(
-                    command(its.fileno(), identity_of(settings), sight),
-                    env=environment(os.environ),
-                    stdin=subprocess.DEVNULL,
-                    pass_fds=(its.fileno(),),
-                    cwd="/",
-                    # Signals from a terminal are for the daemon.
-                    start_new_session=True,
-                )
+                self._process = start(settings, its.fileno(), asked)
                 unless_started.pop_all()
         except OSError as error:
             raise unavailable(error) from error
@@ -75,8 +106,4 @@ class Forker:
     def end(self) -> None:
         """End it and all planners."""
         self._control.close()
-        try:
-            self.process.wait(END_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        self._process.end()

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from statemachine.plan import PlannedCheckpoint
-from store.layers import Layer, LayerStore
+from store.layers import Layer, Layers
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ NO_LAYER = "no build made it yet"
 
 def decide_action(
     planned: PlannedCheckpoint,
-    layers: LayerStore,
+    layers: Layers,
     declined: bool = False,
     why: Callable[[], str] = lambda: NO_LAYER,
 ) -> Action:

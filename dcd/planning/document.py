@@ -12,7 +12,7 @@ from dcd.manifest.paths import PathError
 from statemachine.build import BuildState
 from statemachine.errors import NotFound, Refused, UsageError
 from statemachine.plan import Json
-from store.layers.interface import LayerStore
+from store.layers.interface import Layers
 
 MOST_MATCHES = 1000
 """The maximum number of matches of a path."""
@@ -28,7 +28,7 @@ class Match:
 
 
 def saved(
-    layers: LayerStore, state: BuildState, at: str | None = None
+    layers: Layers, state: BuildState, at: str | None = None
 ) -> tuple[str | None, str | None]:
     """The checkpoint `at`, or the last completed one, and the persistent part of the DOC after it, as text
     (None, None: nothing has completed yet). Raises NotFound for a checkpoint or layer that does not exist,

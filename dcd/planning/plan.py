@@ -16,19 +16,16 @@ from itertools import takewhile
 from pathlib import Path
 
 from dcd.checkpoints.interface import Checkpoint, Needs
-from dcd.configuration import Configuration
 from dcd.construction.constructors import construct, resolve
 from dcd.manifest.canonical import restore
 from dcd.manifest.diagnostics import listed
 from dcd.manifest.doc import distro
 from dcd.manifest.places import places_of
-from dcd.manifest.secrets import DIRECTORIES, PREFIX
 from dcd.planning.epoch import choose_epoch
 from dcd.planning.ingredients import ingredients
 from dcd.planning.load import Loaded
 from dcd.planning.readiness import Made, Prospect, prospects, require_all
 from dcd.platform.host_parts import host_parts
-from dcd.worker.request import Grants
 from statemachine.build import BuildState
 from statemachine.errors import NotFound, PermissionDenied, Unprepared
 from statemachine.keys import EXTERNAL, chain, digest, epoch_of, with_epoch, with_salt
@@ -200,33 +197,6 @@ def _tools_of(planned: PlannedCheckpoint) -> dict[str, str]:
             tools.remedy(lacking),
         )
     return host_parts(planned.tools)
-
-
-def grants(needs: Needs, settings: Configuration, *, host_code: bool = False) -> Grants:
-    """The parts of the host that an attempt at a checkpoint with these needs may use. `host_code`: it runs
-    code that needed the right of that name."""
-    kept = [directory.resolve() for directory in DIRECTORIES]
-    files = [Path(name) for name in needs.secrets if name.startswith("/")]
-    return Grants(
-        capabilities=needs.capabilities,
-        devices=needs.devices,
-        reads=(*(each.path for each in needs.reads), *settings.worker_paths),
-        writes=needs.writes,
-        secrets=tuple(
-            file for file in files if any(file.resolve().is_relative_to(place) for place in kept)
-        ),
-        variables={
-            name: os.environ[name]
-            for name in needs.secrets
-            if name.startswith(PREFIX) and name in os.environ
-        },
-        hidden=(settings.state_dir, settings.socket),
-        host_code=host_code,
-        open_files=settings.worker_open_files,
-        memory_bytes=settings.worker_memory_bytes,
-        processes=settings.worker_processes,
-        total_memory_bytes=settings.attempt_memory_bytes,
-    )
 
 
 def recorded_external(planned: PlannedCheckpoint) -> dict[str, str]:

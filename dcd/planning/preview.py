@@ -14,7 +14,7 @@ from dcd.planning.readiness import Prospect
 from statemachine.build import BuildState, CheckpointRecord
 from statemachine.keys import changes, without_salt
 from statemachine.plan import Plan, PlannedCheckpoint
-from store.layers import LayerStore
+from store.layers import Layers
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Intention:
 def intentions(
     plan: Plan,
     alike: BuildState | None,
-    layers: LayerStore,
+    layers: Layers,
     fresh: bool,
     others: Sequence[BuildState] = (),
     fresh_from: str | None = None,

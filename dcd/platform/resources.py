@@ -5,10 +5,14 @@ the daemon releases the resource by its name at the end of the attempt and after
 block, are idempotent, and raise `DcdError` when they cannot release the resource.
 """
 
+import re
 from collections.abc import Callable, Mapping
 
 from dcd.platform.iscsi import TARGETS
 from statemachine.errors import DcdError
+
+NAME = re.compile(r"[a-z0-9.:-]{1,223}")
+"""The names of resources (RFC 7143 for those of iSCSI targets)."""
 
 RELEASE: Mapping[str, Callable[[str], None]] = {target.kind: target.release for target in TARGETS}
 """Kind of resource to the function that releases one, given its name."""

@@ -36,9 +36,7 @@ from dcd.manifest.places import put_places
 from dcd.platform import resources
 from dcd.worker.areas import make_areas, require_areas
 from dcd.worker.isolation import confine, isolate
-from dcd.worker.recover import detach_loops, leftover_workers
-from dcd.worker.request import (
-    MARKER,
+from dcd.worker.messages import (
     Cancelled,
     Claim,
     Completed,
@@ -47,10 +45,11 @@ from dcd.worker.request import (
     Message,
     Progress,
     Saved,
-    WorkerRequest,
     decode_request,
     encode,
 )
+from dcd.worker.recover import detach_loops, leftover_workers
+from dcd.worker.request import MARKER, WorkerRequest
 from dcd.worker.signals import CLAIMED
 from statemachine.errors import DcdError, Unavailable
 from statemachine.events import Artifact, ErrorInfo

@@ -17,7 +17,7 @@ from typing import NoReturn
 
 from dcd.platform.chroot import Inside, chroot
 from dcd.worker.areas import make_areas
-from dcd.worker.request import decode_shell
+from dcd.worker.messages import decode_shell
 from statemachine.errors import DcdError
 from store.host.tools import TOOL_PATH
 from store.layers.choose import open_store

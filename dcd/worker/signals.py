@@ -1,4 +1,4 @@
-"""The lines that the daemon writes to a worker after its request.
+"""The lines that the daemon writes after a worker's request.
 
 Separate from `dcd.worker.request`, because the first process of a worker's namespace reads them and imports
 no other module of the project.
@@ -9,3 +9,6 @@ CANCEL = b"cancel\n"
 
 CLAIMED = b"claimed\n"
 """Answers a claim: it is in the event log."""
+
+KILL = b"kill\n"
+"""For the launcher: end the worker at once."""

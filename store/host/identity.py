@@ -9,9 +9,22 @@ Source: credentials(7), capabilities(7); systemd's UIDS-GIDS.md for the range.
 
 import os
 import pwd
+import stat
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+from store.host.capabilities import keep_only
+from store.host.mounts import (
+    NO_DEVICES,
+    NO_SUID,
+    attach,
+    can_restrict,
+    copy_of,
+    mount,
+    new_mount_namespace,
+)
 
 USER = "dcd"
 
@@ -49,3 +62,47 @@ def workers_are_root() -> bool:
     """Whether the workers of this process's daemon run as root: because it runs as root itself, or because
     root started it."""
     return os.geteuid() == 0 or STARTED_BY_ROOT in os.environ
+
+
+def become(identity: Identity, shown: Iterable[Path]) -> None:
+    """Give up root for good: this process runs on as `identity`, without capabilities, and gains none. It
+    still reaches the paths `shown` where directories above them are closed to that user. For a process with
+    one thread. Raises OSError."""
+    if not identity.separate:
+        return
+    _open_ways(identity, shown)
+    os.chdir("/")
+    os.environ[STARTED_BY_ROOT] = "1"
+    keep_only(("SETUID", "SETGID"))
+    os.setgroups(identity.groups)
+    os.setresgid(identity.gid, identity.gid, identity.gid)
+    os.setresuid(identity.uid, identity.uid, identity.uid)
+
+
+def _open_ways(identity: Identity, paths: Iterable[Path]) -> None:
+    """Show paths in a mount namespace of this process's own, in which the directories above them can be
+    entered. On hosts without one, permissions have to do."""
+    closed: dict[Path, list[Path]] = {}
+    for path in map(Path.resolve, paths):
+        barred = [each for each in path.parents if not _may_enter(identity, each)]
+        if barred:
+            closed.setdefault(barred[-1], []).append(path)
+    if not closed or not can_restrict():
+        return
+    new_mount_namespace()
+    for directory, hidden in closed.items():
+        copies = [(path, copy_of(path)) for path in sorted(set(hidden))]
+        mount("tmpfs", directory, "mode=711,size=1m", NO_SUID | NO_DEVICES)
+        for path, copy in copies:
+            if not path.exists():
+                path.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+                path.mkdir() if stat.S_ISDIR(os.fstat(copy).st_mode) else path.touch()
+                attach(copy, path)
+            os.close(copy)
+
+
+def _may_enter(identity: Identity, directory: Path) -> bool:
+    status = directory.stat()
+    mine = stat.S_IXUSR if status.st_uid == identity.uid else 0
+    groups = stat.S_IXGRP if status.st_gid in (identity.gid, *identity.groups) else 0
+    return bool(status.st_mode & (mine or groups or stat.S_IXOTH))

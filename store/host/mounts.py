@@ -22,7 +22,8 @@ READ_ONLY, NO_SUID, NO_DEVICES = 1, 2, 4
 """Attributes of a mount, with the same values in mount(2) and mount_setattr(2)."""
 
 _MS_REMOUNT, _MS_BIND, _MS_REC = 0x20, 0x1000, 0x4000
-_MS_UNBINDABLE, _MS_PRIVATE = 1 << 17, 1 << 18
+_MS_UNBINDABLE, _MS_PRIVATE, _MS_SLAVE = 1 << 17, 1 << 18, 1 << 19
+_CLONE_NEWNS = 0x0002_0000
 _OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 428, 429, 442  # the numbers on every architecture
 _AT_FDCWD, _AT_EMPTY_PATH, _AT_RECURSIVE = -100, 0x1000, 0x8000  # linux/fcntl.h
 _OPEN_TREE_CLONE = 1  # linux/mount.h
@@ -40,6 +41,13 @@ class FileSystem:
     type: str
     source: str
     mounted_at: Path
+
+
+def new_mount_namespace() -> None:
+    """Give this process a mount namespace of its own, which the host's unmounts still reach. Raises OSError.
+    Source: unshare(2), mount_namespaces(7)."""
+    _check(_libc.unshare(_CLONE_NEWNS), Path("/"))
+    _check(_libc.mount(None, b"/", None, _MS_REC | _MS_SLAVE, None), Path("/"))
 
 
 def mount(kind: str, target: Path, options: str, attributes: int = 0) -> None:

@@ -17,6 +17,7 @@ may traverse the workspace's mount point. Safe for several threads of one daemon
 """
 
 import contextlib
+import json
 import os
 import re
 import secrets
@@ -30,10 +31,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-import msgspec
-
 from statemachine.errors import NotFound, Refused, Unprepared
 from store.host.durable import reporting_disk_full, sync_directory, sync_file, write_file
+from store.host.plain import as_plain, from_plain
 from store.layers.interface import Layer, LayerRecord, Workspace
 
 _KEY = re.compile(r"[0-9a-f]{64}")
@@ -119,6 +119,7 @@ class LayerDirectory:
         self._trees = trees
         self._lock = threading.RLock()
         self._known: dict[str, _Stored] = {}
+        self._opened: dict[str, Workspace] = {}
 
     def prepare(self) -> None:
         """Create the directory if it does not exist (daemon side, once). Raises Unprepared when the
@@ -181,7 +182,7 @@ class LayerDirectory:
             except BaseException:
                 self._erase_work(directory)
                 raise
-        return Workspace(
+        workspace = Workspace(
             backend=self.name,
             name=directory.name,
             directory=directory,
@@ -191,16 +192,28 @@ class LayerDirectory:
             parent_identity=identity,
             parents=tuple(chain),
         )
+        self._opened[workspace.name] = workspace
+        return workspace
+
+    def opened(self, name: str) -> Workspace:
+        try:
+            return self._opened[name]
+        except KeyError:
+            raise NotFound(f"no workspace {name} is open") from None
 
     def enter(self, workspace: Workspace) -> AbstractContextManager[Path]:
         return self._trees.enter(workspace)
 
-    def commit(self, workspace: Workspace, record: LayerRecord) -> Layer:
+    def commit(
+        self, workspace: Workspace, record: LayerRecord, document: str | None = None
+    ) -> Layer:
         if not _KEY.fullmatch(record.key) or record.parent != workspace.parent:
             raise ValueError(f"{record} does not describe {workspace}")
         layer, target = workspace.directory / "layer", self.directory / record.key
         with reporting_disk_full("committing a layer", self.directory):
             if self.find(record.key) is None:
+                if document is not None:
+                    write_file(workspace.document, document.encode(), 0o600)
                 self._trees.seal(layer)
                 stored = _Stored(
                     record,
@@ -208,7 +221,8 @@ class LayerDirectory:
                     identity=secrets.token_hex(16),
                     parent_identity=workspace.parent_identity,
                 )
-                write_file(layer / "layer.json", msgspec.json.encode(stored), 0o600)
+                content = json.dumps(as_plain(stored), separators=(",", ":")).encode()
+                write_file(layer / "layer.json", content, 0o600)
                 if workspace.document.exists():
                     sync_file(workspace.document)
                 with self._lock:
@@ -347,8 +361,9 @@ class LayerDirectory:
             if not file.exists():
                 self._known.pop(key, None)
             elif key not in self._known:
-                self._known[key] = msgspec.json.decode(file.read_bytes(), type=_Stored)
-        except (FileNotFoundError, msgspec.DecodeError):
+                content = json.loads(file.read_bytes())
+                self._known[key] = from_plain(_Stored, content, newer=True)
+        except (FileNotFoundError, ValueError):
             return None
         return self._known.get(key)
 
@@ -428,6 +443,7 @@ class LayerDirectory:
 
     def _erase_work(self, directory: Path) -> None:
         """Remove a workspace. When this returns, its name and its parent are free."""
+        self._opened.pop(directory.name, None)
         rubbish = self._work / f"{_RUBBISH}{secrets.token_hex(8)}"
         with contextlib.suppress(FileNotFoundError):
             directory.rename(rubbish)

@@ -7,7 +7,7 @@ does not mount outside the worker: `enter` is called in the worker's own mount n
 cannot outlive it. All methods are blocking; the daemon calls them from threads.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,17 +64,24 @@ class Workspace:
     parents: tuple[Path, ...] = field(default=())
 
 
-class LayerStore(Protocol):
-    """A back end. Errors: `statemachine.errors.Unprepared` when the disk is full (its `cause`
-    attribute errno ENOSPC), `NotFound` for a key without a layer."""
+class Layers(Protocol):
+    """The layers and workspaces of one back end, by key and name: all that the engine needs. Errors:
+    `statemachine.errors.Unprepared` when the disk is full (its `cause` attribute errno ENOSPC), `NotFound`
+    for a key without a layer."""
 
-    name: str
-    directory: Path
-    """The directory of its layers and workspaces."""
+    @property
+    def name(self) -> str:
+        """The name of the back end."""
+        ...
+
+    @property
+    def directory(self) -> Path:
+        """The directory of its layers and workspaces."""
+        ...
 
     def prepare(self) -> None:
-        """Prepare the back end (daemon side, once, before any other call). Raises Unprepared when it
-        cannot work there."""
+        """Prepare the back end (once, before any other call). Raises Unprepared when it cannot work
+        there."""
         ...
 
     def begin(self, parent: str | None, name: str) -> Workspace:
@@ -86,27 +93,8 @@ class LayerStore(Protocol):
         not be entered again. `source` has to outlive the new workspace. Raises NotFound."""
         ...
 
-    def enter(self, workspace: Workspace) -> AbstractContextManager[Path]:
-        """Show the tree at `workspace.root` (worker side) until the context exits."""
-        ...
-
-    def commit(self, workspace: Workspace, record: LayerRecord) -> Layer:
-        """Turn the workspace into the layer `record.key`: complete and on disk before it gets that
-        name. An existing layer of that key is kept and the workspace is discarded; a stale one is
-        replaced."""
-        ...
-
-    def own_file(self, workspace: Workspace, path: str) -> Path | None:
-        """The real file behind the regular file `path` of a workspace that is not entered; None when it
-        does not exist or belongs to a layer below."""
-        ...
-
-    def discard(self, workspace: Workspace) -> None:
-        """Remove the workspace completely. Idempotent."""
-        ...
-
     def release(self, name: str) -> None:
-        """Discard the workspace of that name, if it exists."""
+        """Remove the workspace of that name completely, if it exists."""
         ...
 
     def find(self, key: str) -> Layer | None:
@@ -122,16 +110,6 @@ class LayerStore(Protocol):
         """Mark the layer as used now."""
         ...
 
-    def open(self, key: str) -> AbstractContextManager[Path]:
-        """The layer's tree for reading, at a path valid inside the context. Some back ends mount it,
-        which needs the privilege and a mount namespace of the caller."""
-        ...
-
-    def file(self, key: str, path: str) -> Path:
-        """The real file behind the regular file `path` (relative to the workspace root) in the
-        layer, without a mount, for hard links and reflinks. Raises NotFound."""
-        ...
-
     def document(self, key: str) -> str | None:
         """The DOC's persistent part as XML text, as saved with the layer, or None."""
         ...
@@ -140,20 +118,59 @@ class LayerStore(Protocol):
         """Remove a layer. Raises Refused while another layer or a workspace is based on it."""
         ...
 
-    def layers(self) -> Iterator[Layer]:
+    def layers(self) -> Iterable[Layer]:
         """All committed layers except stale ones."""
         ...
 
-    def stale_layers(self) -> list[Layer]:
+    def stale_layers(self) -> Sequence[Layer]:
         """All stale layers, each before its parent."""
         ...
 
-    def workspaces(self) -> Iterator[tuple[str, int]]:
+    def workspaces(self) -> Iterable[tuple[str, int]]:
         """Names of all workspaces, each with its exclusive disk space in bytes."""
         ...
 
-    def reconcile(self, known_keys: Collection[str], living: Collection[str]) -> list[str]:
+    def reconcile(self, known_keys: Collection[str], living: Collection[str]) -> Sequence[str]:
         """Remove partial and stale layers, layers whose key is not in `known_keys` (top down, never the
         parent of a kept layer), and workspaces whose name is not in `living`. Returns the removed items
         for the daemon's log. Runs at start, before any build continues."""
+        ...
+
+
+class LayerStore(Layers, Protocol):
+    """The same with access to the trees, which needs the privileges for the files of images."""
+
+    def enter(self, workspace: Workspace) -> AbstractContextManager[Path]:
+        """Show the tree at `workspace.root` (worker side) until the context exits."""
+        ...
+
+    def opened(self, name: str) -> Workspace:
+        """The workspace that this process has begun or branched under that name. Raises NotFound."""
+        ...
+
+    def commit(
+        self, workspace: Workspace, record: LayerRecord, document: str | None = None
+    ) -> Layer:
+        """Turn the workspace into the layer `record.key`: complete and on disk before it gets that
+        name. `document` is the DOC's persistent part as XML text (None: that of the parent). An existing
+        layer of that key is kept and the workspace is discarded; a stale one is replaced."""
+        ...
+
+    def own_file(self, workspace: Workspace, path: str) -> Path | None:
+        """The real file behind the regular file `path` of a workspace that is not entered; None when it
+        does not exist or belongs to a layer below."""
+        ...
+
+    def discard(self, workspace: Workspace) -> None:
+        """Remove the workspace completely. Idempotent."""
+        ...
+
+    def open(self, key: str) -> AbstractContextManager[Path]:
+        """The layer's tree for reading, at a path valid inside the context. Some back ends mount it,
+        which needs the privilege and a mount namespace of the caller."""
+        ...
+
+    def file(self, key: str, path: str) -> Path:
+        """The real file behind the regular file `path` (relative to the workspace root) in the
+        layer, without a mount, for hard links and reflinks. Raises NotFound."""
         ...

@@ -364,7 +364,7 @@ def test_the_event_log_blobs_and_layers_are_for_root_alone(daemon: Daemon) -> No
         "    except PermissionError: continue\n"
         "    print(path)\n"
     )
-    private = [state, state / "events.db", state / "blobs", state / "layers"]
+    private = [state, state / "events/events.db", state / "blobs", state / "layers"]
     assert all(path.exists() for path in private)
     paths = [str(path) for path in private]
     result = subprocess.run(

@@ -292,7 +292,7 @@ class Witness:
         return list(self.ask("GET", f"/builds/{build}/events", limit=1000)["events"])
 
     def _wrong_in_log(self) -> list[str]:
-        source = self.daemon.state_dir / "events.db"
+        source = self.daemon.state_dir / "events/events.db"
         if not source.exists():
             return [f"{build} was acknowledged, but there is no log" for build in self.shown]
         copy = self.daemon.state_dir.parent / "examined"

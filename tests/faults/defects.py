@@ -49,34 +49,35 @@ def acknowledge_what_failed() -> None:
 
 def workers_outlive_the_daemon() -> None:
     """Start workers without a parent-death signal, deaf to the end of their request."""
-    from dcd.worker import launch
+    from dcd.launcher import workers
 
-    command = launch._command
+    command = workers._command
 
     def careless(request, messages):
         whole = command(request, messages)
         chain = [part for part in whole[whole.index("unshare") :] if "kill-child" not in part]
         return ["sh", "-c", '(head -n 1; exec sleep 1000) | "$@"', "sh", *chain]
 
-    launch._command = careless
+    workers._command = careless
 
 
 def layers_appear_bit_by_bit() -> None:
     """Commit a layer by moving its parts into place one after another."""
-    from msgspec import json
+    import json
 
+    from store.host.plain import as_plain
     from store.layers.directory import LayerDirectory, _Stored
 
     commit = LayerDirectory.commit
 
-    def careless(self, workspace, record):
+    def careless(self, workspace, record, document=None):
         layer, target = workspace.directory / "layer", self.directory / record.key
         target.mkdir()
         stored = _Stored(record, self._trees.size_bytes(layer))
-        (target / "layer.json").write_bytes(json.encode(stored))
+        (target / "layer.json").write_text(json.dumps(as_plain(stored)))
         for entry in list(layer.iterdir()):
             entry.rename(target / entry.name)
-        return commit(self, workspace, record)
+        return commit(self, workspace, record, document)
 
     LayerDirectory.commit = careless
 
@@ -92,7 +93,7 @@ def look_for_space_often() -> None:
 
 def trust_the_back_end() -> None:
     """Take the configured layer back end without a trial, which would meet the fault first."""
-    from dcd import serve
+    from dcd.launcher import preparation
     from store.layers import choose
 
     def trusted(directory, only):
@@ -100,7 +101,7 @@ def trust_the_back_end() -> None:
         store.prepare()
         return store, "trusted"
 
-    serve.choose = trusted
+    preparation.choose = trusted
 
 
 DEFECTS = {

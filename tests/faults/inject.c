@@ -2,8 +2,8 @@
  * files, and at one of them kills the process or makes the call fail.
  *
  * Nothing is armed until inject_arm() is called, in the process that is to suffer. Counted are calls on
- * files below a directory and, optionally, whose path contains a text, by all threads of the process
- * together: this is what strace's injection cannot do, which counts for each thread on its own. Between
+ * files below a directory and, optionally, whose path contains a text, by all threads of the process and
+ * of those that it forks together: this is what strace's injection cannot do, which counts for each thread on its own. Between
  * two counted calls nothing changes in the file system, so to kill before each of them is to kill
  * everywhere. Each counted call is written to a log, with its number, before it is made.
  */
@@ -17,15 +17,17 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/types.h>
 #include <unistd.h>
 
 enum { NOTHING, KILL, FAIL };
 
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static volatile int armed = NOTHING;
-static long count, first;
+static long first;
+/* What the daemon's processes share: the launcher is forked after inject_arm(). */
+static struct { pthread_mutex_t lock; long count; } *shared;
 static int error, log_fd;
 static char below[PATH_MAX], part[PATH_MAX], calls[256];
 
@@ -37,7 +39,14 @@ void inject_arm(const char *directory, const char *contains, const char *names, 
     strncpy(below, directory, sizeof below - 1);
     strncpy(part, contains, sizeof part - 1);
     strncpy(calls, names, sizeof calls - 1);
-    count = 0, first = at, error = fail, log_fd = log;
+    pthread_mutexattr_t attributes;
+    shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    pthread_mutexattr_init(&attributes);
+    pthread_mutexattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED);
+    /* A process killed at its call holds the lock. */
+    pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST);
+    pthread_mutex_init(&shared->lock, &attributes);
+    first = at, error = fail, log_fd = log;
     armed = fail ? FAIL : KILL;
 }
 
@@ -52,8 +61,9 @@ static int strikes(const char *call, const char *path)
     snprintf(name, sizeof name, ",%s,", call);
     if (calls[0] && strstr(calls, name) == NULL)
         return 0;
-    pthread_mutex_lock(&lock);
-    count++;
+    if (pthread_mutex_lock(&shared->lock) == EOWNERDEAD)
+        pthread_mutex_consistent(&shared->lock);
+    long count = ++shared->count;
     int length = snprintf(line, sizeof line, "%ld %s %s\n", count, call, path);
     if (write(log_fd, line, length) != length)
         _exit(120);
@@ -63,7 +73,7 @@ static int strikes(const char *call, const char *path)
             pause();
     }
     fails = armed == FAIL && count >= first;
-    pthread_mutex_unlock(&lock);
+    pthread_mutex_unlock(&shared->lock);
     if (fails)
         errno = error;
     return fails;

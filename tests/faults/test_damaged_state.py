@@ -46,8 +46,8 @@ def stopped(frail, witness, write_manifest):
 @pytest.fixture
 def idle(frail):
     """A daemon whose log is empty, but whole."""
-    frail.state_dir.mkdir()
-    EventLog(frail.state_dir / "events.db").close()
+    (frail.state_dir / "events").mkdir(parents=True)
+    EventLog(frail.state_dir / "events/events.db").close()
     return frail
 
 
@@ -62,7 +62,7 @@ def idle(frail):
     ids=["cut in its header", "cut in half", "without header", "a text"],
 )
 def test_log_that_is_no_whole_database_is_refused_and_left_as_it_is(idle, damage, word):
-    path = idle.state_dir / "events.db"
+    path = idle.state_dir / "events/events.db"
     damaged = damage(path.read_bytes())
     path.write_bytes(damaged)
 
@@ -72,7 +72,7 @@ def test_log_that_is_no_whole_database_is_refused_and_left_as_it_is(idle, damage
 
 
 def test_foreign_database_is_refused(idle):
-    path = idle.state_dir / "events.db"
+    path = idle.state_dir / "events/events.db"
     path.unlink()
     with sqlite3.connect(path) as foreign:
         foreign.execute("CREATE TABLE recipes (name TEXT)")
@@ -88,7 +88,7 @@ def test_log_of_a_newer_version_is_refused(idle):
 
 def change(daemon, *statements):
     """Change the log behind the back of a stopped daemon."""
-    with sqlite3.connect(daemon.state_dir / "events.db") as connection:
+    with sqlite3.connect(daemon.state_dir / "events/events.db") as connection:
         for statement in statements:
             connection.execute(statement)
     connection.close()
@@ -96,7 +96,7 @@ def change(daemon, *statements):
 
 def altered(daemon, build):
     """Alter an event of a build, as no daemon would."""
-    path = daemon.state_dir / "events.db"
+    path = daemon.state_dir / "events/events.db"
     (trigger,) = (
         sqlite3.connect(path)
         .execute("SELECT sql FROM sqlite_master WHERE name = 'events_are_never_changed'")
@@ -138,7 +138,7 @@ def test_control_the_same_log_unharmed_starts_and_verifies(stopped, witness):
 
 
 def test_any_damaged_page_is_told_in_words(stopped, witness, chance, soak):
-    path = stopped.state_dir / "events.db"
+    path = stopped.state_dir / "events/events.db"
     whole = path.read_bytes()
     pages = range(1, len(whole) // 4096)
     for page in pages if soak else chance.sample(pages, 4):
@@ -156,13 +156,13 @@ def test_any_damaged_page_is_told_in_words(stopped, witness, chance, soak):
             stopped.process.kill()
             stopped.process.wait()
         assert "Traceback" not in stopped.log.read_text()[before:], f"page {page}"
-        for leftover in stopped.state_dir.glob("events.db-*"):
+        for leftover in stopped.state_dir.glob("events/events.db-*"):
             leftover.unlink()
 
 
 def append(daemon, build, *payloads, time):
     """Append events as a daemon would."""
-    with EventLog(daemon.state_dir / "events.db") as log:
+    with EventLog(daemon.state_dir / "events/events.db") as log:
         sequence = log.summary(build).sequence
         log.append(build, sequence, payloads, Actor(), time).result()
 
@@ -183,7 +183,7 @@ def test_attempt_from_before_a_reboot_is_interrupted_by_the_reboot(stopped, witn
 
 def key_of(daemon, build, checkpoint):
     """The planned key of a checkpoint."""
-    with EventLog(daemon.state_dir / "events.db") as log:
+    with EventLog(daemon.state_dir / "events/events.db") as log:
         plan = log.read_build(build)[0].data.plan
     return next(planned.key for planned in plan.checkpoints if planned.name == checkpoint)
 

@@ -54,8 +54,9 @@ def wait_for_flags(directory, count, seconds=60.0):
         time.sleep(0.01)
 
 
+@pytest.mark.parametrize("part", ["main process", "launcher"])
 def test_killed_in_every_checkpoint_the_build_goes_on_from_the_interrupted_one(
-    cold_daemon, witness, write_manifest, tmp_path
+    cold_daemon, witness, write_manifest, tmp_path, part
 ):
     cold_daemon.launch = subprocess.Popen  # as it is really started
     daemon = cold_daemon.start()
@@ -65,7 +66,10 @@ def test_killed_in_every_checkpoint_the_build_goes_on_from_the_interrupted_one(
         wait_for_flags(tmp_path, number + 1)
         states = [c["state"] for c in witness.look()[build]["checkpoints"]]
         assert states == ["completed"] * number + ["running"] + ["pending"] * (3 - number)
-        daemon.kill()
+        if part == "launcher":
+            assert daemon.kill_launcher() == 1
+        else:
+            daemon.kill()
         assert witness.wrong_after_death() == []
         daemon.start()
 
@@ -207,7 +211,7 @@ def test_control_workers_that_outlive_their_daemon_are_noticed(
     witness.submit(write_manifest(witness.step("one", "sleep 1000")))
     witness.wait_for_effect("begin one")
 
-    daemon.kill()
+    daemon.kill_launcher()  # which ends its workers when only the main process dies
 
     try:
         assert any("is left" in problem for problem in witness.wrong_after_death())

@@ -48,7 +48,8 @@ class Scenario:
             self._go_on()
         except (ClientError, OSError):
             assert at, self.daemon.log.read_text()[-4000:]
-            assert self.daemon.process.wait() == -9, self.daemon.log.read_text()[-4000:]
+            # When the launcher was killed, the daemon ends by itself; with 9 during its start.
+            assert self.daemon.process.wait() in (-9, 1, 9), self.daemon.log.read_text()[-4000:]
             return False
         return True
 

@@ -26,18 +26,18 @@ def errors(daemon: Any) -> list[dict[str, Any]]:
 
 
 def without_wal(state_dir: Path) -> None:
-    (state_dir / "events.db-wal").unlink()
+    (state_dir / "events/events.db-wal").unlink()
 
 
 def without_log(state_dir: Path) -> None:
-    for path in state_dir.glob("events.db*"):
+    for path in state_dir.glob("events/events.db*"):
         path.unlink()
 
 
 def without_mark(state_dir: Path) -> None:
     """The evidence is what the build left."""
     without_wal(state_dir)
-    HighWater(state_dir / "events.db").forget()
+    HighWater(state_dir / "events/events.db").forget()
 
 
 def tree(directory: Path) -> set[str]:
@@ -78,12 +78,12 @@ def test_the_last_events_of_a_build_that_is_known_are_missed(
     build = daemon.submit(write_manifest(("one", "true"), ("two", "true")), "--pause-before", "two")
     daemon.wait(build, "paused")
     daemon.stop()
-    shutil.copy(daemon.state_dir / "events.db", tmp_path / "older.db")
+    shutil.copy(daemon.state_dir / "events/events.db", tmp_path / "older.db")
     daemon.start()
     daemon.ctl("resume", build)
     daemon.wait(build, "completed")
     daemon.stop()
-    shutil.copy(tmp_path / "older.db", daemon.state_dir / "events.db")
+    shutil.copy(tmp_path / "older.db", daemon.state_dir / "events/events.db")
 
     daemon.start()
 
@@ -112,7 +112,7 @@ def test_a_damaged_mark_is_passed_over(daemon: Any, write_manifest: Any) -> None
     daemon.wait(build, "completed")
     for content in (b"", b"\0" * 21, b"99999", b"\xff" * 21):
         daemon.stop()
-        (daemon.state_dir / "events.db.position").write_bytes(content)
+        (daemon.state_dir / "events/events.db.position").write_bytes(content)
         daemon.start()
         assert errors(daemon) == []
 

@@ -97,7 +97,9 @@ def test_a_log_of_the_next_version_is_refused_and_left_as_it_is(
 
     assert daemon.process.wait(60) == 9
     told = daemon.log.read_text()
-    assert f"the event log {daemon.state_dir / 'events.db'} was written by a newer dcd" in told
+    assert (
+        f"the event log {daemon.state_dir / 'events/events.db'} was written by a newer dcd" in told
+    )
     assert "run the newer version, or restore a backup made before the upgrade" in told
     replace_dcd(by_next=True)
     daemon.start()

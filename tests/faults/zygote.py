@@ -6,23 +6,32 @@ Loading the code is most of a start; a fault test starts hundreds of daemons. A 
 {"status"} when it has ended. When its standard input ends, so do this process and its daemon.
 """
 
+import contextlib
 import ctypes
 import importlib.util
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
 import traceback
 from pathlib import Path
 
+_traces = set()
+"""The descriptor of the fault's trace, if there is a fault."""
+
 
 def main() -> None:
     """Serve until the end of the input."""
     os.environ.pop("LD_PRELOAD", None)  # what the daemon starts is not to suffer
+    import dcd.launcher.__main__
+    import dcd.launcher.client
     import dcd.main
     import dcd.serve
+
+    dcd.launcher.client._started = _fork_launcher
 
     for line in sys.stdin:
         request = json.loads(line)
@@ -46,6 +55,7 @@ def _become_daemon(run, arguments, log, fault, defect):
         arm = ctypes.CDLL(None).inject_arm
         texts = (fault[name].encode() for name in ("below", "part", "calls"))
         trace = os.open(fault["trace"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        _traces.add(trace)
         arm(*texts, ctypes.c_long(fault["at"]), fault["error"], trace)
     sys.argv = ["dcd", *arguments]
     status = 1
@@ -59,6 +69,54 @@ def _become_daemon(run, arguments, log, fault, defect):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status if isinstance(status, int) else 1)
+
+
+def _fork_launcher(control):
+    """In the place of starting the launcher: forked, it suffers the same faults and defects."""
+    pid = os.fork()
+    if pid:
+        return _Forked(pid)
+    try:
+        os.setsid()
+        kept = _kept(control.fileno())
+        for descriptor in [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]:
+            if descriptor > 2 and descriptor not in kept:
+                with contextlib.suppress(OSError):
+                    os.close(descriptor)
+        sys.modules["dcd.launcher.__main__"].main(control.fileno())
+    except BaseException:  # noqa: BLE001 - nobody else would print it
+        traceback.print_exc()
+    finally:
+        os._exit(1)
+
+
+def _kept(control):
+    """What the forked launcher keeps: its socket and the trace of the fault."""
+    return {control, *_traces}
+
+
+class _Forked:
+    """Like subprocess.Popen as far as dcd.launcher.client needs it."""
+
+    def __init__(self, pid):
+        self.pid = pid
+
+    def poll(self):
+        try:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+        except ChildProcessError:
+            return 0
+        return os.waitstatus_to_exitcode(status) if pid else None
+
+    def wait(self, timeout):
+        end = time.monotonic() + timeout
+        while self.poll() is None:
+            if time.monotonic() > end:
+                raise subprocess.TimeoutExpired("dcd.launcher", timeout)
+            time.sleep(0.01)
+
+    def kill(self):
+        os.kill(self.pid, signal.SIGKILL)
 
 
 def _die_with(parent):

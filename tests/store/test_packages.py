@@ -24,7 +24,9 @@ def files_below(directory: Path) -> list[Path]:
 
 @pytest.fixture
 def packages(tmp_path: Path) -> Packages:
-    return Packages(tmp_path / "packages")
+    packages = Packages(tmp_path / "packages")
+    packages.prepare()
+    return packages
 
 
 def store(packages: Packages, tmp_path: Path, *contents: bytes) -> None:
@@ -175,6 +177,7 @@ def die_at(event, arguments):
             os.kill(os.getpid(), signal.SIGKILL)
 
 packages = Packages(Path(sys.argv[1]) / "packages")
+packages.prepare()
 sys.addaudithook(die_at)
 lent = packages.lend("attempt")
 lent.copy(sys.argv[3], Path(sys.argv[1]) / "cache.deb")
@@ -194,12 +197,14 @@ def test_a_kill_between_any_two_steps_leaves_whole_packages_and_nothing_else(
     for step in range(1, 200):
         root = tmp_path / str(step)
         root.mkdir()
-        store(Packages(root / "packages"), root, b"old")
+        packages = Packages(root / "packages")
+        packages.prepare()
+        store(packages, root, b"old")
         for name, content in contents.items():
             (root / name).write_bytes(content)
         command = [sys.executable, "-c", KILLED, str(root), str(step), digest(b"old")]
         ended = subprocess.run(command, capture_output=True)
-        packages = Packages(root / "packages")
+        packages.prepare()
         for package in packages.stored():
             kept = packages.directory / "kept" / package.sha256
             assert digest(kept.read_bytes()) == package.sha256

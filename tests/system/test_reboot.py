@@ -217,7 +217,7 @@ def assert_promises(events: list[dict[str, Any]], seen: dict[int, dict[str, Any]
 def assert_state(state: Path, server: Server) -> None:
     """The state directory, as it is on the server's disk: the log is whole, what completed has its output,
     and what the build delivered is what its checkpoints did, each once."""
-    with EventLog(state / "events.db") as log:
+    with EventLog(state / "events/events.db") as log:
         assert log.verify_all() == []
     events = list(server.seen.values())
     logs = {path.name for path in (state / "logs" / server.build).iterdir()}

@@ -41,7 +41,6 @@ from dcd.manifest.objects.software import (
     SoftwareData,
     Variant,
 )
-from dcd.manifest.secrets import DIRECTORIES, secret_file
 from dcd.platform.asking import ask_catalogs, local_path
 from dcd.platform.host_parts import SUFFIX
 from dcd.platform.inside import resolve
@@ -50,6 +49,7 @@ from dcd.platform.ips_image import forget_host, has_configuration, is_of_the_hos
 from dcd.platform.sight import require_shown
 from statemachine.errors import CheckpointError
 from store.host.process import ToolFailed
+from store.host.secret_files import DIRECTORIES, secret_file
 
 _ROOT = re.compile(r"\{(?P<token>PKG_IMAGE_PATH|BOOT_ARCHIVE|BUILD_DATA|TMP_DIR)\}(?P<below>/.*)?")
 _PATTERN = re.compile(r"[^\s-]\S*")

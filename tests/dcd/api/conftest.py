@@ -26,6 +26,7 @@ from store.eventlog import EventLog
 from store.layers.choose import open_store
 from store.logs import AttemptLogs
 from store.packages import Packages
+from tests.launching import Here
 
 MANIFEST = """<dc><distro name="small"><execution>
 <checkpoint name="one" mod_path="dcd/checkpoints/custom_script" checkpoint_class="CustomScript">
@@ -66,14 +67,11 @@ def app(tmp_path: Path, planner: Planner) -> Iterator[Starlette]:
         layers = open_store("copy", tmp_path / "layers")
         layers.directory.parent.mkdir()
         layers.prepare()
-        stores = Stores(
-            layers,
-            Blobs(tmp_path / "blobs"),
-            Artifacts(tmp_path / "artifacts"),
-            AttemptLogs(tmp_path / "logs"),
-            Packages(tmp_path / "packages"),
-            "test",
-        )
+        blobs, packages = Blobs(tmp_path / "blobs"), Packages(tmp_path / "packages")
+        packages.prepare()
+        artifacts, logs = Artifacts(tmp_path / "artifacts"), AttemptLogs(tmp_path / "logs")
+        launcher = Here(layers, artifacts, logs, blobs.directory, packages, "test")
+        stores = Stores(launcher, blobs, artifacts, logs, packages)
         runner = Runner(builds, stores, settings, planner)
         scheduler = Scheduler(builds, runner, settings)
         engine = Engine(builds, runner, scheduler, stores, settings, planner)

@@ -38,7 +38,7 @@ def without_blobs(state_dir: Path, aside: Path) -> None:
 
 
 def without_log(state_dir: Path, aside: Path) -> None:
-    (state_dir / "events.db").rename(aside)
+    (state_dir / "events/events.db").rename(aside)
 
 
 @pytest.mark.parametrize("take", [moved, replaced, without_blobs, without_log])

@@ -398,6 +398,7 @@ def test_a_package_that_the_store_has_is_not_downloaded(
     bench: Any, stocked: Any, tmp_path: Path
 ) -> None:
     packages = Packages(tmp_path / "packages")
+    packages.prepare()
     stocked.publish("test", ("app", "Depends: lib\n"), ("lib", ""), ("other", "Depends: lib\n"))
     transfer_with_store(bench, packages, software(install("app"), SUITE))
     assert downloads(stocked) == {"app": 1, "lib": 1}
@@ -415,6 +416,7 @@ def test_a_damaged_package_of_the_store_is_downloaded_again(
     bench: Any, stocked: Any, tmp_path: Path
 ) -> None:
     packages = Packages(tmp_path / "packages")
+    packages.prepare()
     transfer_with_store(bench, packages, software(install("lib"), SUITE))
     [kept] = (packages.directory / "kept").iterdir()
     kept.chmod(0o644)
@@ -432,6 +434,7 @@ def test_what_a_login_in_the_host_s_sources_gives_is_not_kept(
     bench: Any, stocked: Any, apt_host: Path, tmp_path: Path
 ) -> None:
     packages = Packages(tmp_path / "packages")
+    packages.prepare()
     stocked.login = "me:secret"
     with_login = stocked.uri.replace("http://", "http://me:secret@")
     (apt_host / "sources.list").write_text(f"deb [trusted=yes] {with_login} test main\n")

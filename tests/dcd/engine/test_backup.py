@@ -43,7 +43,7 @@ def saved(daemon, write_manifest, tmp_path):
 def test_a_backup_is_the_log_and_for_nobody_else(daemon, saved, tmp_path):
     _, path, _ = saved
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert rows(path) == rows(daemon.state_dir / "events.db")
+    assert rows(path) == rows(daemon.state_dir / "events/events.db")
     assert [p.name for p in tmp_path.iterdir() if "part" in p.name] == []
     assert list(daemon.state_dir.glob("*backup-*")) == []
     daemon.ctl("backup", path, status=2)
@@ -108,8 +108,8 @@ def test_restoring_over_a_log_needs_force_and_keeps_what_was_there(daemon, saved
     assert "already has an event log" in refused.stderr
 
     assert restore(path, "--state-dir", daemon.state_dir, "--force").returncode == 0
-    assert rows(daemon.state_dir / "events.db") == rows(path)
-    (kept,) = [p for p in daemon.state_dir.glob("events.db.replaced-*") if p.name[-1] == "Z"]
+    assert rows(daemon.state_dir / "events/events.db") == rows(path)
+    (kept,) = [p for p in daemon.state_dir.glob("events/events.db.replaced-*") if p.name[-1] == "Z"]
     assert (later,) in rows(kept, "SELECT id FROM builds")
     daemon.start()
     daemon.ctl("status", later, status=7)

@@ -1,14 +1,21 @@
 """A secret of the host that changed makes what holds it again, and its digest tells nothing."""
 
 import hashlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dcd.engine.secret_digests import secret_digests, secret_key, with_secrets
+from dcd.engine.secret_digests import secret_state, with_secrets
+from dcd.launcher.operations import Operations
 from statemachine.keys import chain
 from statemachine.plan import PlannedCheckpoint
+from store.artifacts import Artifacts
+from store.layers.choose import open_store
+from store.logs import AttemptLogs
+
+Digests = Callable[[Sequence[str], bytes], dict[str, str]]
 
 
 @pytest.fixture
@@ -16,33 +23,42 @@ def secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory in which secrets may be kept."""
     directory = tmp_path / "secrets"
     directory.mkdir()
-    monkeypatch.setattr("dcd.manifest.secrets.secret_file.__defaults__", ((directory,),))
+    monkeypatch.setattr("store.host.secret_files.secret_file.__defaults__", ((directory,),))
     return directory
 
 
-def test_the_key_is_made_once_and_closed_to_others(tmp_path: Path) -> None:
-    key = secret_key(tmp_path)
-    assert secret_key(tmp_path) == key
-    assert len(key) == 32
-    (file,) = tmp_path.iterdir()
-    assert file.stat().st_mode & 0o777 == 0o600
+@pytest.fixture
+def digests(tmp_path: Path) -> Digests:
+    """The digests of secrets as the launcher makes them, with a key."""
+
+    def digests(names: Sequence[str], key: bytes) -> dict[str, str]:
+        layers = open_store("copy", tmp_path / "layers")
+        artifacts, logs = Artifacts(tmp_path / "artifacts"), AttemptLogs(tmp_path / "logs")
+        launcher = Operations(layers, artifacts, logs, tmp_path / "blobs", "test", key)
+        return secret_state(tuple(names), launcher.secret_digests)
+
+    return digests
 
 
-def test_a_digest_follows_the_content_and_cannot_be_tried_out(secrets: Path) -> None:
+def test_a_digest_follows_the_content_and_cannot_be_tried_out(
+    secrets: Path, digests: Digests
+) -> None:
     file = secrets / "live"
     file.write_text("sesame")
     name = f"secret {file} of the host"
-    first = secret_digests([str(file)], b"key")
+    first = digests([str(file)], b"key")
     assert list(first) == [name]
     assert first[name] != hashlib.sha256(b"sesame").hexdigest()
-    assert secret_digests([str(file)], b"another key") != first
+    assert digests([str(file)], b"another key") != first
     file.write_text("open sesame")
-    assert secret_digests([str(file)], b"key") != first
+    assert digests([str(file)], b"key") != first
     file.write_text("sesame")
-    assert secret_digests([str(file)], b"key") == first
+    assert digests([str(file)], b"key") == first
 
 
-def test_what_is_no_secret_or_not_there_has_no_digest(secrets: Path, tmp_path: Path) -> None:
+def test_what_is_no_secret_or_not_there_has_no_digest(
+    secrets: Path, tmp_path: Path, digests: Digests
+) -> None:
     (tmp_path / "outside").write_text("x")
     (secrets / "link").symlink_to(tmp_path / "outside")
     names = [
@@ -51,18 +67,15 @@ def test_what_is_no_secret_or_not_there_has_no_digest(secrets: Path, tmp_path: P
         str(tmp_path / "outside"),
         str(secrets),
     ]
-    assert secret_digests([*names, "DCD_SECRET_NOSUCH"], b"key") == {}
+    assert digests([*names, "DCD_SECRET_NOSUCH"], b"key") == {}
 
 
-def test_only_checkpoints_with_secrets_and_those_after_get_other_keys(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("DCD_SECRET_LIVE", "sesame")
+def test_only_checkpoints_with_secrets_and_those_after_get_other_keys() -> None:
     plan = chain(
         PlannedCheckpoint(name, "", "m", "C", "", (), secrets=secrets)
         for name, secrets in (("a", ()), ("b", ("DCD_SECRET_LIVE",)), ("c", ()))
     )
-    keyed = with_secrets(plan, b"key")
+    keyed = with_secrets(plan, lambda names: dict.fromkeys(names, "digest"))
     same = [
         one.key == other.key for one, other in zip(plan.checkpoints, keyed.checkpoints, strict=True)
     ]

@@ -3,9 +3,10 @@
 import asyncio
 import contextlib
 import re
+import socket
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,14 @@ from typing import Any
 import pytest
 
 from dcd.worker.launch import Ending, run_attempt
+from dcd.worker.messages import Claim, Completed, Outcome, Progress
 from dcd.worker.recover import detach_loops, kill_leftovers
-from dcd.worker.request import Claim, Completed, Grants, Outcome, Progress, WorkerRequest
+from dcd.worker.request import Grants, WorkerRequest
 from store.host.capabilities import MOUNTS
 from store.host.devices import ALL_DEVICES
 from store.layers.directory import LayerDirectory, Trees
 from store.layers.overlay import OverlayTrees
+from tests.launching import starting
 
 PROBES = '''
 """Checkpoints for tests."""
@@ -244,7 +247,8 @@ class Bench:
                     stop.set()
 
             return await run_attempt(
-                request,
+                self.starting(request),
+                checkpoint=request.checkpoint,
                 log_path=self.log(request),
                 on_progress=note,
                 on_claim=self.claimed,
@@ -253,6 +257,10 @@ class Bench:
             )
 
         return asyncio.run(attempt())
+
+    def starting(self, request: WorkerRequest) -> Callable[[int], socket.socket]:
+        """What starts the worker of a request."""
+        return starting(request, self.log(request))
 
     async def claimed(self, claim: Claim) -> None:
         """Take note of a claim."""

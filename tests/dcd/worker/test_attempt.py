@@ -9,23 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from dcd.worker.launch import (
-    Ending,
-    _command,
-    _environment,
-    run_attempt,
-)
+from dcd.launcher.workers import _command, _environment
+from dcd.worker.launch import Ending, run_attempt
+from dcd.worker.messages import Cancelled, Claim, Completed, Died, Failed, Progress, encode
 from dcd.worker.recover import leftover_workers
-from dcd.worker.request import (
-    AREAS,
-    Cancelled,
-    Claim,
-    Completed,
-    Died,
-    Failed,
-    Progress,
-    encode,
-)
+from dcd.worker.request import AREAS
 from statemachine.errors import Unprepared
 from statemachine.events import Artifact, ErrorInfo
 from store.layers.interface import LayerRecord
@@ -62,8 +50,8 @@ class TestResult:
 
     def test_is_handed_to_the_next_checkpoint(self, bench: Bench) -> None:
         first = bench.request("Delivers")
-        bench.run(first)
-        bench.store.commit(first.workspace, LayerRecord("1" * 64, None, "build", "probe", 1, 0.0))
+        record = LayerRecord("1" * 64, None, "build", "probe", 1, 0.0)
+        bench.store.commit(first.workspace, record, bench.end(first).document)
         captured = bench.directory / "blob"
         captured.write_text("captured content")
         second = bench.request(
@@ -243,7 +231,8 @@ class TestEnd:
             stop = asyncio.Event()
             stop.set()
             return await run_attempt(
-                request,
+                bench.starting(request),
+                checkpoint=request.checkpoint,
                 log_path=bench.log(request),
                 on_progress=print,
                 on_claim=bench.claimed,
@@ -260,7 +249,8 @@ class TestEnd:
             started = asyncio.Event()
             task = asyncio.create_task(
                 run_attempt(
-                    request,
+                    bench.starting(request),
+                    checkpoint=request.checkpoint,
                     log_path=bench.log(request),
                     on_progress=lambda progress: started.set(),
                     on_claim=bench.claimed,
@@ -335,7 +325,8 @@ class TestClaims:
         async def attempt() -> None:
             task = asyncio.create_task(
                 run_attempt(
-                    request,
+                    bench.starting(request),
+                    checkpoint=request.checkpoint,
                     log_path=bench.log(request),
                     on_progress=lambda progress: claiming.set(),
                     on_claim=never,
@@ -396,7 +387,8 @@ def test_attempts_run_beside_each_other(bench: Bench) -> None:
         return await asyncio.gather(
             *(
                 run_attempt(
-                    request,
+                    bench.starting(request),
+                    checkpoint=request.checkpoint,
                     log_path=bench.log(request),
                     on_progress=lambda progress: None,
                     on_claim=bench.claimed,
@@ -411,7 +403,7 @@ def test_attempts_run_beside_each_other(bench: Bench) -> None:
 
 
 def test_a_host_without_the_tools_is_told_so(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dcd.worker.launch._command", lambda *_: ["/missing/setpriv"])
+    monkeypatch.setattr("dcd.launcher.workers._command", lambda *_: ["/missing/setpriv"])
     with pytest.raises(Unprepared):
         bench.run(bench.request("Delivers"))
 

@@ -11,30 +11,34 @@ from pathlib import Path
 
 import pytest
 
-from dcd.worker.launch import _command, _environment
+from dcd.launcher.workers import _command, _environment
+from dcd.worker.messages import encode
 from dcd.worker.recover import detach_loops, kill_leftovers, leftover_workers
-from dcd.worker.request import MARKER, WorkerRequest, encode
+from dcd.worker.request import MARKER, WorkerRequest
 from store.layers.overlay import DEVICE_FILE
 from tests.dcd.worker.conftest import MOUNTING, Bench, loops_on, mounts_below, processes_with
 
 pytestmark = pytest.mark.root
 
+ROOT = Path(__file__).parents[3]
+
 DAEMON = """
 import asyncio, sys
 from pathlib import Path
 from dcd.worker.launch import run_attempt
-from dcd.worker.request import decode_request
+from dcd.worker.messages import decode_request
+from tests.launching import starting
 
 async def attempt():
     request = decode_request(Path(sys.argv[1]).read_bytes())
     report = lambda progress: print(progress.message, flush=True)
     log = Path(sys.argv[1]).with_suffix(".log")
     stop = asyncio.Event()
-    print(
-        await run_attempt(
-            request, log_path=log, on_progress=report, on_claim=None, stop=stop
-        )
+    start, name = starting(request, log), request.checkpoint
+    ending = await run_attempt(
+        start, checkpoint=name, log_path=log, on_progress=report, on_claim=None, stop=stop
     )
+    print(ending)
 
 asyncio.run(attempt())
 """
@@ -67,7 +71,7 @@ def daemon(bench: Bench, request: WorkerRequest) -> Iterator[subprocess.Popen[by
     """A process that runs the attempt as the daemon does."""
     told = bench.directory / "request.json"
     told.write_bytes(encode(request))
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(ROOT)])}
     process = subprocess.Popen([sys.executable, "-c", DAEMON, told], env=environment)
     try:
         yield process

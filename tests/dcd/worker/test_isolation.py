@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from dcd.worker.request import SCRATCH, Completed, Failed, Grants
+from dcd.worker.messages import Completed, Failed
+from dcd.worker.request import SCRATCH, Grants
 from store.host.capabilities import CHROOT, FILES, MOUNTS, NUMBERS
 from tests.dcd.worker.conftest import MOUNTING, Bench, said
 

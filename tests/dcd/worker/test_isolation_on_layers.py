@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dcd.worker.request import Completed, Grants
+from dcd.worker.messages import Completed
+from dcd.worker.request import Grants
 from store.layers.interface import LayerRecord
 from tests.dcd.worker.conftest import bench_in
 from tests.store.layers.conftest import BACK_ENDS, btrfs, xfs, zfs  # noqa: F401 - fixtures

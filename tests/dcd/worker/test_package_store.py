@@ -15,6 +15,7 @@ pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 def test_a_worker_reads_the_store_adds_copies_and_leaves_it(bench: Bench, tmp_path: Path) -> None:
     packages = Packages(bench.directory / "packages")
+    packages.prepare()
     old = tmp_path / "old.deb"
     old.write_bytes(b"old")
     lent = packages.lend("before")
@@ -38,6 +39,7 @@ def test_a_worker_reads_the_store_adds_copies_and_leaves_it(bench: Bench, tmp_pa
 
 def test_a_worker_that_does_not_need_the_store_does_not_see_it(bench: Bench) -> None:
     packages = Packages(bench.directory / "packages")
+    packages.prepare()
     grants = replace(MOUNTING, hidden=(packages.directory,))
     request = bench.request("Runs", f"ls -A {packages.directory}; echo listed", grants=grants)
     assert isinstance(bench.run(request), Completed)

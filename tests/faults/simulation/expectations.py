@@ -430,7 +430,7 @@ class Expectations:
     def _check_workspaces(self) -> None:
         work = self.world.state_dir / "layers" / "copy" / ".work"
         found = {path.name for path in work.iterdir()}
-        running = {attempt.request.workspace.name for attempt in self.world.attempts}
+        running = {attempt.order.workspace for attempt in self.world.attempts}
         kept = {build.kept for build in self.builds.values() if build.state == "failed"} - {None}
         expect(found >= running, "attempts have workspaces", found, running)
         expect(found - running <= kept, "nothing of an attempt is left", found, running, kept)

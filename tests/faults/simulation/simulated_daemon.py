@@ -41,13 +41,14 @@ from dcd.engine.runner import Runner
 from dcd.engine.scheduler import Scheduler
 from dcd.engine.stores import Stores
 from dcd.engine.workspaces import kept_workspace
+from dcd.launcher.orders import AttemptOrder
 from dcd.manifest import plugins
 from dcd.planner.client import HERE
 from dcd.planning import ingredients
 from dcd.planning import plan as planning
 from dcd.serve import _reconcile
 from dcd.worker.launch import Ending
-from dcd.worker.request import Cancelled, Completed, Died, Failed, WorkerRequest
+from dcd.worker.messages import Cancelled, Completed, Died, Failed
 from statemachine.build import ENDED, Lifecycle
 from statemachine.events import Artifact, ErrorInfo
 from store.artifacts import Artifacts
@@ -60,6 +61,7 @@ from store.layers.copy import CopyTrees
 from store.layers.directory import LayerDirectory
 from store.logs import AttemptLogs
 from store.packages import Packages
+from tests.launching import Here
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 PLENTY = 2**40
@@ -80,17 +82,18 @@ class Killed(BaseException):
 class Attempt:
     """An attempt whose worker runs."""
 
-    request: WorkerRequest
+    order: AttemptOrder
+    root: Path
     verdict: "asyncio.Future[Ending]"
 
     @property
     def number(self) -> tuple[str, str, int]:
-        return self.request.build, self.request.checkpoint, self.request.attempt
+        return self.order.build, self.order.checkpoint, self.order.attempt
 
     @property
     def history(self) -> Path:
         """A file in the workspace to which each checkpoint adds a line."""
-        return self.request.workspace.root / "pkg_image" / "history"
+        return self.root / "pkg_image" / "history"
 
 
 class World:
@@ -160,18 +163,17 @@ class World:
         """What dcd.serve does."""
         layers = _Layers(self)
         layers.prepare()
-        self.stores = Stores(
-            layers=layers,
-            blobs=Blobs(self.state_dir / "blobs"),
-            artifacts=_Artifacts(self),
-            logs=AttemptLogs(self.state_dir / "logs"),
-            packages=Packages(self.state_dir / "packages"),
-            state_id="simulated",
-        )
+        blobs, artifacts = Blobs(self.state_dir / "blobs"), _Artifacts(self)
+        logs = AttemptLogs(self.state_dir / "logs")
+        logs.prepare()
+        packages = Packages(self.state_dir / "packages")
+        packages.prepare()
+        self._launcher = Here(layers, artifacts, logs, blobs.directory, packages, "simulated")
+        self.stores = Stores(self._launcher, blobs, artifacts, logs, packages)
         builds = Builds(self.log, Broadcast(), self.now)
         unfinished = await builds.load_unfinished()
         kept = {name for state in unfinished if (name := kept_workspace(state))}
-        await asyncio.to_thread(_reconcile, self.log, layers, kept)
+        await asyncio.to_thread(_reconcile, layers, kept)
         planner = HERE
         running = Runner(builds, self.stores, lambda: self.settings, planner)
         self._scheduler = Scheduler(builds, running, lambda: self.settings)
@@ -281,10 +283,10 @@ class World:
             self.refusals += 1
             raise LogFull("the disk of the event log is full")
 
-    async def _run_attempt(
-        self, request: WorkerRequest, *, stop: asyncio.Event, **_: Any
-    ) -> Ending:
-        attempt = Attempt(request, self._loop.create_future())
+    async def _run_attempt(self, start: Any, *, stop: asyncio.Event, **_: Any) -> Ending:
+        (order,) = start.args
+        root = self._launcher.layers.opened(order.workspace).root
+        attempt = Attempt(order, root, self._loop.create_future())
         self.attempts.append(attempt)
         stopping = asyncio.ensure_future(stop.wait())
         try:
@@ -300,10 +302,10 @@ class World:
             self.began(attempt)
         except AssertionError as error:
             self.problems.append(error)  # the engine would take it for its own
-        request, history = attempt.request, attempt.history
+        order, history = attempt.order, attempt.history
         history.parent.mkdir(exist_ok=True)
         with history.open("a") as lines:
-            lines.write(f"{request.checkpoint} {' '.join(request.args)}\n")
+            lines.write(f"{order.checkpoint} {' '.join(order.args)}\n")
 
     def release(self, attempt: Attempt, outcome: str) -> None:
         """Let the worker of an attempt end."""
@@ -324,10 +326,10 @@ class World:
                 attempt.verdict.set_exception(OSError(errno.EIO, os.strerror(errno.EIO)))
 
     def _delivered(self, attempt: Attempt) -> tuple[Artifact, ...]:
-        if attempt.request.checkpoint != "iso":
+        if attempt.order.checkpoint != "iso":
             return ()
         content = attempt.history.read_bytes()
-        path = attempt.request.workspace.root / "media" / "image.iso"
+        path = attempt.root / "media" / "image.iso"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(content)
         digest = hashlib.sha256(content).hexdigest()
@@ -444,8 +446,10 @@ class _Layers(LayerDirectory):
         super().__init__(world.state_dir / "layers" / "copy", _Trees(world))
         self._world = world
 
-    def commit(self, workspace: Workspace, record: LayerRecord) -> Layer:
-        super().commit(workspace, record)
+    def commit(
+        self, workspace: Workspace, record: LayerRecord, document: str | None = None
+    ) -> Layer:
+        super().commit(workspace, record, document)
         self.touch(record.key)
         return self._found(record.key)
 

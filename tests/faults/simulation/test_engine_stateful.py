@@ -414,7 +414,7 @@ def attempts_begin_before_their_event(patch: pytest.MonkeyPatch) -> None:
             return await record(self, wanted)
         task = asyncio.ensure_future(record(self, wanted))
         task.add_done_callback(lambda done: done.exception())
-        state = await self._means.builds.state(self._build)
+        state = await self._resources.builds.state(self._build)
         return advance(state, wanted)
 
     patch.setattr(Attempt, "_record", careless)

@@ -55,7 +55,7 @@ def test_a_build_that_is_paused_when_its_turn_comes_stands_still(world: World) -
     world.run()
 
     assert pause.result().lifecycle is Lifecycle.PAUSED
-    assert [attempt.request.checkpoint for attempt in world.attempts] == ["one"]
+    assert [attempt.order.checkpoint for attempt in world.attempts] == ["one"]
 
 
 def cancel(engine: Engine, build: str) -> Any:
@@ -80,7 +80,7 @@ def test_the_workspace_of_an_attempt_that_fails_meanwhile_is_let_go(
 
     assert task.exception() is None
     work = world.state_dir / "layers" / "copy" / ".work"
-    running = {attempt.request.workspace.name for attempt in world.attempts}
+    running = {attempt.order.workspace for attempt in world.attempts}
     assert {path.name for path in work.iterdir()} == running
 
 
@@ -106,7 +106,7 @@ def test_another_manifest_goes_on_while_a_shell_is_open_in_the_failed_attempt(wo
     world.start_task(engine.shells.close(shell.result()))
     world.run()
     work = world.state_dir / "layers" / "copy" / ".work"
-    assert [path.name for path in work.iterdir()] == [world.attempts[0].request.workspace.name]
+    assert [path.name for path in work.iterdir()] == [world.attempts[0].order.workspace]
 
 
 @pytest.mark.parametrize("published", [0, 1, 2])

@@ -1,0 +1,199 @@
+"""`python -m dcd.launcher FD`: the process of the launcher.
+
+FD is its end of a socket pair with the daemon's main process, over which come the connected sockets of
+conversations, one each. A thread serves each: it reads one request, an object with `operation` and
+`arguments`, and replies. The first operation is `prepare`, which the main process sends at its start. What
+is malformed, unknown or out of bounds is refused and logged, and stops nothing.
+
+The process ends when the daemon's end of the pair closes, and all workers end with it. A parent-death signal
+would not do: the kernel does not let the main process, without rights, signal this one. It ignores signals,
+which are for the daemon.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from typing import Any, get_type_hints
+
+from dcd.launcher.operations import Operations
+from dcd.launcher.orders import Asked, AttemptOrder, Prepared, Setup
+from dcd.launcher.planners import run_planners
+from dcd.launcher.preparation import prepare
+from dcd.launcher.workers import Output, run_worker
+from statemachine.errors import DcdError, Refused, UsageError
+from store.host.conversation import Ended, encoded, receive, send
+from store.host.listening import Listener, Place
+from store.host.plain import from_plain
+from store.host.system_paths import code_places
+from store.layers import Layers
+
+MOST = 512
+"""The maximum number of conversations at once."""
+
+OPERATIONS = (
+    *("commit", "publish", "write", "remove_results", "marker", "close_shell", "release"),
+    *("secret_digests", "examine_host", "reload", "remove_package"),
+)
+"""The methods of `Operations` that may be requested."""
+
+LAYERS = (
+    *("prepare", "begin", "branch", "release", "find", "stale", "touch", "document", "remove"),
+    *("layers", "stale_layers", "workspaces", "reconcile"),
+)
+"""The methods of `store.layers.Layers` that may be requested, of the back end that the argument `backend`
+names."""
+
+
+class Launcher:
+    """The state of the process: the operations once they are prepared, and the daemon's socket."""
+
+    def __init__(self) -> None:
+        self._setup: Setup | None = None
+        self._operations: Operations | None = None
+        self._listener: Listener | None = None
+        self._free = threading.BoundedSemaphore(MOST)
+
+    def serve(self, control: socket.socket) -> None:
+        """Serve conversations until the daemon ends."""
+        while True:
+            data, descriptors, _, _ = socket.recv_fds(control, 1, 4)
+            if not data:
+                return
+            if len(descriptors) != 1 or not self._free.acquire(blocking=False):
+                _log("refused a conversation", descriptors=len(descriptors))
+                for descriptor in descriptors:
+                    os.close(descriptor)
+                continue
+            connection = socket.socket(fileno=descriptors[0])
+            threading.Thread(target=self._converse, args=(connection,), daemon=True).start()
+
+    def _converse(self, connection: socket.socket) -> None:
+        """Serve one conversation. Whatever happens in it, the process goes on."""
+        descriptors: list[int] = []
+        try:
+            with connection:
+                try:
+                    request, descriptors = receive(connection)
+                    reply = {"result": self._carry_out(connection, request, descriptors)}
+                except ValueError as error:
+                    _log("refused a request", reason=str(error))
+                    reply = {
+                        "error": encoded(UsageError("the launcher refuses a request", str(error)))
+                    }
+                except DcdError as error:
+                    if isinstance(error, Refused | UsageError):
+                        _log("refused a request", reason=str(error).replace("\n", "; "))
+                    reply = {"error": encoded(error)}
+                except OSError as error:
+                    reply = {"error": encoded(error)}
+                send(connection, reply)
+        except (Ended, OSError):
+            pass  # nobody waits for the reply
+        except Exception:  # noqa: BLE001 - a defect in one request does not end other builds
+            traceback.print_exc()
+        finally:
+            for descriptor in descriptors:
+                with contextlib.suppress(OSError):
+                    os.close(descriptor)
+            self._free.release()
+
+    def _carry_out(self, connection: socket.socket, request: Any, descriptors: list[int]) -> Any:
+        if not isinstance(request, dict) or set(request) != {"operation", "arguments"}:
+            raise ValueError("a request has an operation and arguments")
+        name, arguments = request["operation"], request["arguments"]
+        if not isinstance(name, str) or not isinstance(arguments, dict):
+            raise ValueError("an operation is text and its arguments have names")
+        if name == "prepare":
+            return self._prepare(from_plain(Setup, arguments))
+        operations, setup = self._operations, self._setup
+        if operations is None or setup is None:
+            raise ValueError(f"{name} before the launcher is prepared")
+        if name == "attempt":
+            order = from_plain(AttemptOrder, arguments)
+            if len(descriptors) != 1:
+                raise ValueError("an attempt needs a descriptor for its messages")
+            worker = operations.attempt(order)
+            log = operations.logs.path(order.build, order.checkpoint, order.attempt)
+            output = Output(log, operations.gid)
+            try:
+                return run_worker(connection, worker, output, descriptors.pop(), operations.groups)
+            finally:
+                operations.take_in(worker)
+        if name == "planners":
+            asked = from_plain(Asked, arguments).paths
+            if len(descriptors) != 1:
+                raise ValueError("planners need a descriptor for their orders")
+            modules = code_places(operations.bounds.modules)
+            configured = (*operations.bounds.paths, *modules)
+            return run_planners(connection, setup, configured, asked, descriptors[0])
+        if name == "listen":
+            return self._listen(connection, setup)
+        if name in ("is_reachable", "stop_listening"):
+            return self._listening(name)
+        if name in OPERATIONS:
+            return _called(getattr(operations, name), arguments)
+        start, _, method = name.partition(".")
+        if start == "layers" and method in LAYERS:
+            backend = arguments.pop("backend", None)
+            for store in (operations.layers, *operations.retired):
+                if store.name == backend:
+                    return _called(getattr(store, method), arguments, getattr(Layers, method))
+        raise ValueError(f"there is no operation {name[:100]!r}")
+
+    def _prepare(self, setup: Setup) -> Prepared:
+        if self._setup is not None:
+            raise ValueError("the launcher is prepared already")
+        self._setup = setup
+        self._operations, prepared = prepare(setup)
+        return prepared
+
+    def _listen(self, connection: socket.socket, setup: Setup) -> None:
+        """Bind the daemon's socket, and hand it over."""
+        listener = Listener(Place(setup.socket, setup.socket_mode, setup.socket_gid))
+        self._listener = listener
+        send(connection, {"result": None}, [listener.socket.fileno()])
+        listener.socket.close()
+
+    def _listening(self, name: str) -> bool:
+        listener = self._listener
+        reachable = listener is not None and listener.is_reachable()
+        if name == "stop_listening" and listener is not None:
+            listener.remove()
+        return reachable
+
+
+def _called(
+    method: Callable[..., Any],
+    arguments: dict[str, Any],
+    described: Callable[..., Any] | None = None,
+) -> Any:
+    """The result of a method with arguments of its types. Raises ValueError for others."""
+    hints = get_type_hints(described or method)
+    hints.pop("return", None)
+    if set(hints) != set(arguments):
+        raise ValueError(f"the arguments are {sorted(hints)}, not {sorted(arguments)}")
+    found = method(**{name: from_plain(hints[name], value) for name, value in arguments.items()})
+    return list(found) if hasattr(found, "__next__") else found
+
+
+def _log(what: str, **details: object) -> None:
+    told = " ".join(f"{name}={value!r}" for name, value in details.items())
+    print(f"dcd launcher: {what} {told}", file=sys.stderr, flush=True)
+
+
+def main(control: int) -> None:
+    """Serve until the daemon ends; see the module."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    Launcher().serve(socket.socket(fileno=control))
+    # Past the threads: a worker ends with the thread that started it.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

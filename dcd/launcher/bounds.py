@@ -1,0 +1,126 @@
+"""The most that a worker is given, whatever the daemon's main process asks for.
+
+The main process has checked who may submit what; the launcher does not know people. So it allows what the
+project's own checkpoints can need, in `CAPABILITIES`, `DEVICES` and `WRITES`, and more only to code of
+users, on a server whose configuration lets users run code (`host_code`). An attacker in the main process
+then has the rights of these users. A test compares the tables with the needs of all checkpoints.
+"""
+
+import os
+import re
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from dcd.launcher.orders import AttemptOrder, Bounds
+from dcd.worker.request import Grants
+from statemachine.errors import Refused
+from store.host.capabilities import MOUNTS
+from store.host.devices import ALL_DEVICES
+from store.host.secret_files import DIRECTORIES, PREFIX
+
+T = TypeVar("T")
+
+_OWN = "dcd.checkpoints."
+
+CAPABILITIES = frozenset(MOUNTS)
+"""What any of the project's checkpoints needs."""
+
+DEVICES = {
+    f"{_OWN}vm.": {ALL_DEVICES, "kvm", "vboxdrv", "vboxdrvu", "vboxnetctl"},
+    f"{_OWN}media.verify_boot": {"kvm", "vboxdrv", "vboxdrvu", "vboxnetctl"},
+}
+"""By the beginning of the module's name."""
+
+WRITES = {f"{_OWN}vm.install_iscsi": {Path("/sys/kernel/config/target")}}
+
+_ENVIRONMENT = re.compile(r"SOURCE_DATE_EPOCH|(https?|ftp|no|all)_proxy", re.IGNORECASE)
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,200}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+_NEVER_READ = tuple(
+    map(Path, ("/boot", "/dev", "/etc", "/home", "/proc", "/root", "/run", "/sys", "/var/lib"))
+)
+
+
+def check_names(order: AttemptOrder) -> None:
+    """Raise Refused for a name that is none, or a variable that tools get from nobody."""
+    for name in (order.build, order.checkpoint, order.workspace):
+        _require(_NAME.fullmatch(name), f"the name {name!r}")
+    for digest in order.inputs.values():
+        _require(_DIGEST.fullmatch(digest), f"the digest {digest!r}")
+    for name in order.environment:
+        _require(_ENVIRONMENT.fullmatch(name), f"the variable {name!r}")
+
+
+def granted(order: AttemptOrder, bounds: Bounds) -> Grants:
+    """What the worker of an attempt is given. Raises Refused for what exceeds the bounds."""
+    wanted, module = order.wanted, order.mod_path.replace("/", ".")
+    if wanted.host_code:
+        _require(bounds.host_code, "code of users on this server (the setting host_code is empty)")
+    else:
+        _require(
+            CAPABILITIES.issuperset(wanted.capabilities), f"{wanted.capabilities} for {module}"
+        )
+        _require(_of(DEVICES, module).issuperset(wanted.devices), f"{wanted.devices} for {module}")
+        _require(_of(WRITES, module).issuperset(wanted.writes), f"{wanted.writes} for {module}")
+    for path in wanted.reads:
+        _require(_everyone_may_read(path), f"reading {path}")
+    return Grants(
+        capabilities=wanted.capabilities,
+        devices=wanted.devices,
+        reads=(*wanted.reads, *bounds.paths),
+        writes=wanted.writes,
+        secrets=tuple(Path(name) for name in wanted.secrets if _is_secret_file(name)),
+        variables={
+            name: os.environ[name]
+            for name in wanted.secrets
+            if name.startswith(PREFIX) and name in os.environ
+        },
+        hidden=bounds.hidden,
+        host_code=wanted.host_code,
+        open_files=bounds.open_files,
+        memory_bytes=bounds.memory_bytes,
+        processes=bounds.processes,
+        total_memory_bytes=bounds.total_memory_bytes,
+    )
+
+
+def _of(table: Mapping[str, set[T]], module: str) -> set[T]:
+    """What a table has for a module; for one that has another name of the original's, all of it."""
+    own = module.startswith(_OWN)
+    return {
+        each
+        for start, found in table.items()
+        if not own or module.startswith(start)
+        for each in found
+    }
+
+
+def _everyone_may_read(path: Path) -> bool:
+    """Whether a path of the host is one that no permissions protect. A worker that is shown it could read
+    everything in it."""
+    try:
+        real = path.resolve(strict=True)
+        mode = real.stat().st_mode
+    except OSError:
+        return True  # nothing is shown
+    if len(real.parts) < 2 or any(real.is_relative_to(place) for place in _NEVER_READ):
+        return False
+    enterable = all(above.stat().st_mode & stat.S_IXOTH for above in real.parents)
+    return enterable and bool(mode & stat.S_IROTH)
+
+
+def _is_secret_file(name: str) -> bool:
+    real = Path(name).resolve()
+    return name.startswith("/") and any(real.is_relative_to(d.resolve()) for d in DIRECTORIES)
+
+
+def _require(allowed: object, what: str) -> None:
+    if not allowed:
+        raise Refused(
+            f"the launcher refuses {what}",
+            "it is beyond what the configuration allows a worker",
+            "see docs/explanation/security.md; change the configuration and restart the daemon",
+        )

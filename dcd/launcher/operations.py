@@ -1,0 +1,234 @@
+"""The operations that the launcher carries out, each a method.
+
+The arguments come from a process that may be under an attacker's control. Names are checked by pattern, here
+and in the stores; below the state directory only root may change the directories that they are looked up in
+(`dcd.launcher.preparation`), so no name leads anywhere else. An in-process engine, as in tests, uses this
+class directly. Blocking; safe for several threads.
+"""
+
+import hashlib
+import hmac
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dcd.launcher.bounds import check_names, granted
+from dcd.launcher.orders import AttemptOrder, Bounds
+from dcd.platform import resources
+from dcd.platform.control_group import Delegated
+from dcd.worker.recover import detach_loops, kill_leftovers
+from dcd.worker.request import WorkerRequest
+from statemachine.errors import DcdError, NotFound, Refused, UsageError
+from statemachine.events import Artifact
+from store.artifacts import Artifacts
+from store.host.interpreter import module_command, module_environment
+from store.host.plain import from_plain
+from store.host.regular import open_regular
+from store.host.secret_files import MAX_BYTES, PREFIX, secret_file
+from store.layers import Layer, LayerRecord, LayerStore
+from store.logs import AttemptLogs
+from store.packages import Packages
+
+SHELL = re.compile(r"shell-[0-9a-f]{16}")
+"""The names of shells' workspaces."""
+
+_BUILD = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_EXAMINATION_SECONDS = 60
+
+
+@dataclass(slots=True)
+class Operations:
+    """See the module. `state_id` marks what belongs to the state directory, `key` is the key of digests of
+    secrets, `retired` are back ends used earlier that still have files, `gid` is the group that may read
+    logs."""
+
+    layers: LayerStore
+    artifacts: Artifacts
+    logs: AttemptLogs
+    blobs: Path
+    packages: Packages
+    state_id: str
+    key: bytes = b""
+    retired: tuple[LayerStore, ...] = ()
+    bounds: Bounds = field(default_factory=Bounds)
+    groups: Delegated | None = None
+    gid: int = -1
+    settings_command: tuple[str, ...] = ()
+
+    def commit(self, name: str, record: LayerRecord, document: str | None) -> Layer:
+        """Turn an open workspace into the layer `record.key`, with the DOC's persistent part as XML text
+        (None: unchanged), and its artifacts ready to be published without a copy. Raises NotFound,
+        DiskFull."""
+        workspace = self.layers.opened(name)
+        for artifact in record.artifacts:
+            if (file := self.layers.own_file(workspace, artifact.path)) is not None:
+                self.artifacts.adopt(file)
+        return self.layers.commit(workspace, record, document)
+
+    def publish(self, build: str, artifact: Artifact, key: str) -> Artifact:
+        """Publish a declared artifact of the layer `key`. Returns it with its path. Raises NotFound,
+        UsageError, DiskFull."""
+        return self.artifacts.publish(_build(build), artifact, self.layers.file(key, artifact.path))
+
+    def write(self, build: str, name: str, file_format: str, content: str) -> Artifact:
+        """Publish a text as an artifact. Raises UsageError, DiskFull."""
+        return self.artifacts.write(_build(build), name, file_format, content.encode())
+
+    def remove_results(self, build: str) -> None:
+        """Remove the artifacts and logs of a build, if there are any."""
+        self.artifacts.remove(_build(build))
+        self.logs.remove(_build(build))
+
+    def attempt(self, order: AttemptOrder) -> WorkerRequest:
+        """The request to the worker of an attempt, within the bounds, with its places prepared. Raises
+        Refused, NotFound, DiskFull."""
+        check_names(order)
+        grants = granted(order, self.bounds)
+        workspace = self.layers.opened(order.workspace)
+        evidence = self.logs.begin(order.build, order.checkpoint, order.attempt, self.gid)
+        return WorkerRequest(
+            state_id=self.state_id,
+            build=order.build,
+            checkpoint=order.checkpoint,
+            attempt=order.attempt,
+            mod_path=order.mod_path,
+            checkpoint_class=order.checkpoint_class,
+            manifest=order.manifest,
+            layers=self.layers.directory.parent,
+            workspace=workspace,
+            evidence=evidence,
+            args=order.args,
+            kwargs=order.kwargs,
+            inputs={path: self._blob(digest) for path, digest in order.inputs.items()},
+            environment=order.environment,
+            external=order.external,
+            allowed=self.bounds.modules,
+            manifest_path=order.manifest_path,
+            places=order.places,
+            network=order.network,
+            packages=self.packages.lend(workspace.name) if order.packages else None,
+            grants=grants,
+        )
+
+    def take_in(self, request: WorkerRequest) -> None:
+        """Keep the packages that an attempt has downloaded, whatever its outcome, when all its processes have
+        ended. The build does not depend on it."""
+        if request.packages is not None:
+            try:
+                self.packages.take_in(request.packages)
+            except OSError as error:
+                print(f"dcd launcher: packages are not kept: {error}", file=sys.stderr, flush=True)
+
+    def remove_package(self, sha256: str) -> None:
+        """Remove a package from the store if it exists."""
+        self.packages.remove(sha256)
+
+    def _blob(self, digest: str) -> Path:
+        """A captured file. The main process owns these files; the worker follows no link there."""
+        path = self.blobs / digest
+        try:
+            open_regular(path).close()
+        except OSError as error:
+            raise NotFound(f"the captured file {digest} cannot be read", str(error)) from error
+        return path
+
+    def marker(self, build: str, name: str) -> str:
+        """The mark of the processes of a shell in an open workspace of that name."""
+        if not SHELL.fullmatch(name):
+            raise UsageError(f"{name!r} is not the workspace of a shell")
+        return f"{self.state_id}:{_build(build)}:{name}:0"
+
+    def close_shell(self, build: str, name: str) -> None:
+        """End the remaining processes of a shell and remove its workspace. Idempotent."""
+        kill_leftovers(self.marker(build, name))
+        detach_loops(self.layers.directory / ".work" / name)
+        self.layers.release(name)
+
+    def release(self, kind: str, name: str) -> None:
+        """Release a claimed resource. Raises DcdError."""
+        if kind not in resources.RELEASE or not resources.NAME.fullmatch(name):
+            raise Refused(
+                f"the launcher refuses to release {kind} {name!r}", "it is not a claim's name"
+            )
+        resources.release(kind, name)
+
+    def secret_digests(self, names: tuple[str, ...]) -> dict[str, str]:
+        """The keyed digests of secrets, files or variables; of those that exist. Source: RFC 2104."""
+        contents = {name: _secret(name) for name in names}
+        return {
+            name: hmac.new(self.key, content, hashlib.sha256).hexdigest()
+            for name, content in contents.items()
+            if content is not None
+        }
+
+    def examine_host(self) -> list[Any]:
+        """The checks of `dcd doctor`, which this process only passes on."""
+        place = str(self.layers.directory.parents[1])
+        command = (*module_command("dcd.main"), "doctor", "--json", "--state-dir", place)
+        return list(_printed(command)["checks"])
+
+    def reload(self) -> None:
+        """Read the settings again. Raises DcdError when they are invalid; then they stay as they are."""
+        if self.settings_command:
+            self.bounds = bounds_of(_printed(self.settings_command), self.bounds.hidden)
+
+
+def bounds_of(
+    settings: Mapping[str, Any], hidden: tuple[Path, ...], private: bool = False
+) -> Bounds:
+    """The bounds in the settings as `dcd config --json` prints them. On a private daemon its starter may
+    run code."""
+
+    def value(name: str) -> Any:
+        return settings[name]["value"]
+
+    plain = {
+        "host_code": private or bool(value("host_code")),
+        "modules": value("checkpoint_modules"),
+        "paths": value("worker_paths"),
+        "hidden": [str(path) for path in hidden],
+        "open_files": value("worker_open_files"),
+        "memory_bytes": value("worker_memory_bytes"),
+        "processes": value("worker_processes"),
+        "total_memory_bytes": value("attempt_memory_bytes"),
+    }
+    return from_plain(Bounds, plain)
+
+
+def _printed(command: tuple[str, ...]) -> Any:
+    done = subprocess.run(
+        command,
+        env={**os.environ, **module_environment()},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=_EXAMINATION_SECONDS,
+        check=False,
+    )
+    try:
+        return json.loads(done.stdout)
+    except ValueError:
+        raise DcdError(f"{command[2]} failed", done.stderr.strip()) from None
+
+
+def _build(name: str) -> str:
+    if not _BUILD.fullmatch(name):
+        raise UsageError(f"{name!r} is not the id of a build")
+    return name
+
+
+def _secret(name: str) -> bytes | None:
+    if name.startswith(PREFIX):
+        value = os.environ.get(name)
+        return None if value is None else value.encode("utf-8", "surrogateescape")
+    try:
+        with open_regular(secret_file(Path(name))) as file:
+            return file.read(MAX_BYTES + 1)
+    except (DcdError, OSError):
+        return None

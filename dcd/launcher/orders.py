@@ -1,0 +1,103 @@
+"""What the daemon's main process asks of the launcher, as plain data."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from statemachine.plan import Json
+from store.host.capabilities import FILES
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a checkpoint needs of the host, as its `Needs` name it; `secrets` are files and variables.
+    `host_code`: it runs code for which the right of that name was needed."""
+
+    capabilities: tuple[str, ...] = FILES
+    devices: tuple[str, ...] = ()
+    reads: tuple[Path, ...] = ()
+    writes: tuple[Path, ...] = ()
+    secrets: tuple[str, ...] = ()
+    host_code: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptOrder:
+    """An attempt at a checkpoint, in a workspace that is open. `inputs` maps a path, as the manifest resolves
+    it, to the digest of the captured file; with `packages` it uses the package store; the rest is as in
+    `dcd.worker.request.WorkerRequest`."""
+
+    build: str
+    checkpoint: str
+    attempt: int
+    mod_path: str
+    checkpoint_class: str
+    manifest: str
+    workspace: str
+    wanted: Wanted = field(default_factory=Wanted)
+    args: tuple[Json, ...] = ()
+    kwargs: dict[str, Json] = field(default_factory=dict)
+    inputs: dict[str, str] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+    external: dict[str, str] = field(default_factory=dict)
+    manifest_path: str = ""
+    places: tuple[str, ...] = ()
+    network: bool = False
+    packages: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The most that the configuration, which only root can change, lets workers have.
+
+    `host_code`: code of users may run outside images, with what it asks for. `modules` are those that a
+    manifest may name beside the project's own. `paths` are what every worker reads, `hidden` what none sees.
+    """
+
+    host_code: bool = False
+    modules: tuple[str, ...] = ()
+    paths: tuple[Path, ...] = ()
+    hidden: tuple[Path, ...] = ()
+    open_files: int = 16384
+    memory_bytes: int = 0
+    processes: int = 4096
+    total_memory_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The paths of the host that a question to a planner is about. It is shown secrets, and what everybody
+    may read."""
+
+    paths: tuple[Path, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What the launcher is started with: the state directory, the user and group of the daemon's other
+    processes and whether they differ from its own, the group that may read artifacts (None: the daemon's),
+    the layer back end (None: the best), where the daemon listens, and the command that prints the settings
+    as JSON."""
+
+    state_dir: Path
+    uid: int
+    gid: int
+    separate: bool
+    artifact_gid: int | None
+    backend: str | None
+    socket: Path
+    socket_mode: int
+    socket_gid: int | None
+    settings_command: tuple[str, ...]
+    bounds: Bounds
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The state directory is ready: the back end of layers in use, why, and the others that have files; the
+    names of control groups' controllers, and what was removed of a dead daemon, for its log."""
+
+    backend: str
+    reason: str
+    retired: tuple[str, ...]
+    controllers: tuple[str, ...]
+    removed: tuple[str, ...]

@@ -1,0 +1,52 @@
+"""The process from which planners are forked: started by root, since it makes a view of the host of its own.
+
+It then gives up root (`dcd.planner.confinement`). It ends when the daemon closes the socket that it was
+started with, and is killed when the conversation that asked for it ends. Like a worker's, its parent-death
+signal needs the thread that started it.
+"""
+
+import select
+import socket
+import subprocess
+from pathlib import Path
+
+from dcd.launcher.orders import Setup
+from dcd.launcher.workers import kill
+from dcd.planner.command import Sight, command, environment
+from store.host.conversation import send
+from store.host.forking import patiently
+from store.host.identity import Identity
+
+END_SECONDS = 5.0
+"""The time for the process to end by itself."""
+
+
+def run_planners(
+    conversation: socket.socket, setup: Setup, configured: tuple[Path, ...], asked: tuple[Path, ...],
+    control: int,
+) -> None:  # fmt: skip
+    """Run the process to its end. `control` is its end of the daemon's socket; `configured` and `asked` are
+    as in `dcd.planner.command.Sight`. Sends an empty result when it has started. Raises OSError."""
+    identity = Identity(setup.uid, setup.gid, separate=setup.separate)
+    sight = Sight(setup.state_dir / "blobs", configured, asked)
+    process = patiently(
+        lambda: subprocess.Popen(
+            command(control, identity, sight),
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            pass_fds=(control,),
+            cwd="/",
+            start_new_session=True,
+        )
+    )
+    try:
+        send(conversation, {"result": None})
+        # Readable when the daemon closes it, or has ended.
+        select.select([conversation], [], [])
+        process.wait(END_SECONDS)
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        if process.poll() is None:
+            kill(process)
+            process.wait()

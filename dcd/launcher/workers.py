@@ -1,0 +1,257 @@
+"""One worker: its start, its supervision, and its end.
+
+The worker is the first process of a PID namespace, with a mount namespace and, unless its checkpoint
+needs the network, a network namespace of its own. The chain, each killed by the death of the one before:
+launcher, unshare(1) (by setpriv's parent-death signal), the namespace's first process (by --kill-child),
+and so all in the namespace. The signal comes when the *thread* that started the worker ends, so one thread
+serves a worker from start to end. For the moment before the signal is armed, the worker also ends when its
+request stream does. Where the service has control groups to give, the chain has one of its own, which
+limits the attempt as a whole.
+
+The conversation after the start: the requester sends lines, `cancel` and `claimed` for the worker and `kill`
+for its end; when it closes the conversation the worker is killed. The last reply is a `Finished`; by then no
+process, mount, loop device or control group of the worker is left.
+"""
+
+import contextlib
+import json
+import os
+import selectors
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from dcd.platform.control_group import AttemptGroup, Delegated
+from dcd.worker.recover import detach_loops, kill_leftovers
+from dcd.worker.request import MARKER, SCRATCH, WorkerRequest
+from dcd.worker.signals import CANCEL, CLAIMED, KILL
+from statemachine.errors import Unprepared
+from store.host import tools
+from store.host.conversation import send
+from store.host.durable import reporting_disk_full
+from store.host.forking import patiently, shortage
+from store.host.interpreter import module_command, module_environment
+from store.host.plain import as_plain
+from store.host.tools import TOOL_PATH
+
+START_SECONDS = 120.0
+"""Time limit for a worker to read its request."""
+
+_LOOK_SECONDS = 0.2
+"""How often the end of a worker is looked for where the kernel does not report it (pidfd_open(2))."""
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Where the output of a worker's tools goes: the log's path, and the group that may read it."""
+
+    log: Path
+    gid: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The end of a worker: its exit status (negative: the signal), and whether its group lacked memory."""
+
+    status: int
+    no_memory: bool
+
+
+def run_worker(
+    conversation: socket.socket,
+    request: WorkerRequest,
+    output: Output,
+    messages: int,
+    groups: Delegated | None = None,
+) -> Finished:
+    """Run a worker to its end. `messages` is the descriptor for its messages, which this closes. Sends an
+    empty result when the worker has started. Raises Unprepared when it cannot be started, DiskFull when
+    there is no space for its log."""
+    try:
+        with _control_group(groups, request) as group:
+            process = _started(request, output, messages, group)
+            os.close(messages)
+            messages = -1
+            try:
+                send(conversation, {"result": None})
+                _serve(conversation, process, json.dumps(as_plain(request)).encode() + b"\n")
+            finally:
+                _end(process, request)
+            return Finished(process.wait(), group is not None and group.ran_out_of_memory())
+    finally:
+        if messages >= 0:
+            os.close(messages)
+
+
+@contextlib.contextmanager
+def _control_group(
+    groups: Delegated | None, request: WorkerRequest
+) -> Iterator[AttemptGroup | None]:
+    if groups is None:
+        yield None
+        return
+    grants = request.grants
+    try:
+        group = groups.begin(request.workspace.name, grants.total_memory_bytes, grants.processes)
+    except OSError as error:
+        raise Unprepared(
+            "no control group can be created for an attempt",
+            str(error),
+            "restart the service; no other program may use the groups that are delegated to it",
+        ) from error
+    try:
+        yield group
+    finally:
+        group.end()
+
+
+def _started(
+    request: WorkerRequest, output: Output, messages: int, group: AttemptGroup | None
+) -> subprocess.Popen[bytes]:
+    """The first process of the chain. Raises Unprepared when the host lacks something."""
+    command = [*(group.command() if group else ()), *_command(request, messages)]
+    with reporting_disk_full("opening the attempt's log", output.log), _log(output) as log:
+        try:
+            return patiently(
+                lambda: subprocess.Popen(
+                    command,
+                    env=_environment(request),
+                    cwd="/",
+                    stdin=subprocess.PIPE,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=(messages,),
+                    start_new_session=True,
+                    bufsize=0,
+                )
+            )
+        except FileNotFoundError as error:
+            raise tools.cannot_start(error) from error
+        except OSError as error:
+            if (short := shortage(error)) is None:
+                raise
+            raise Unprepared(
+                f"a worker cannot be started: {short.what}",
+                str(error),
+                f"{short.remedy}, then dcctl retry",
+            ) from error
+
+
+def _command(request: WorkerRequest, messages: int) -> list[str]:
+    # Slave: no mount of the worker reaches the host, while unmounting there reaches the worker, which
+    # would otherwise keep its copies busy.
+    return [
+        *("setpriv", "--pdeathsig", "SIGKILL"),
+        *("unshare", "--mount", "--propagation", "slave", "--pid", "--fork"),
+        *("--kill-child=SIGKILL", "--mount-proc", "--ipc", "--uts"),
+        *(() if request.network else ("--net",)),
+        *(() if os.geteuid() == 0 else ("--user", "--map-root-user")),
+        *module_command("dcd.worker"),
+        str(messages),
+    ]
+
+
+def _environment(request: WorkerRequest) -> dict[str, str]:
+    return {
+        "PATH": TOOL_PATH,
+        "LC_ALL": "C.UTF-8",
+        "HOME": "/root",
+        "PYTHONUNBUFFERED": "1",
+        MARKER: request.marker,
+        **module_environment(),
+    }
+
+
+@contextlib.contextmanager
+def _log(output: Output) -> Iterator[int]:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+    descriptor = os.open(output.log, flags, 0o640)
+    try:
+        os.fchown(descriptor, -1, output.gid)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _serve(conversation: socket.socket, process: subprocess.Popen[bytes], request: bytes) -> None:
+    """Give the worker its request, and pass lines on, until it ends or the requester closes the
+    conversation."""
+    assert process.stdin is not None
+    stdin, pending, unread = process.stdin.fileno(), bytearray(request), b""
+    os.set_blocking(stdin, False)
+    deadline: float | None = time.monotonic() + START_SECONDS
+    with selectors.DefaultSelector() as selector, _exit_of(process) as ended:
+        selector.register(conversation, selectors.EVENT_READ)
+        if ended is not None:
+            selector.register(ended, selectors.EVENT_READ)
+        while process.poll() is None:
+            patience = _LOOK_SECONDS if ended is None or deadline is not None else None
+            if pending:
+                selector.register(stdin, selectors.EVENT_WRITE)
+            ready = {key.fd for key, _ in selector.select(patience)}
+            if pending:
+                selector.unregister(stdin)
+            if stdin in ready:
+                try:
+                    del pending[: os.write(stdin, pending)]
+                except OSError:  # it is ending
+                    pending.clear()
+            if not pending:
+                deadline = None
+            elif deadline is not None and time.monotonic() > deadline:
+                raise Unprepared(
+                    "a worker does not start",
+                    f"it did not read its request within {START_SECONDS:g} s",
+                    "look for a disk that does not answer, or a lack of memory; then resume the build",
+                )
+            if conversation.fileno() in ready:
+                said = conversation.recv(4096)
+                if not said:
+                    return
+                *lines, unread = (unread + said).split(b"\n")
+                for line in lines:
+                    if line + b"\n" == KILL:
+                        kill(process)
+                    elif line + b"\n" in (CANCEL, CLAIMED):
+                        pending += line + b"\n"
+
+
+@contextlib.contextmanager
+def _exit_of(process: subprocess.Popen[bytes]) -> Iterator[int | None]:
+    """A descriptor that is readable when a process has ended; None where there is none."""
+    if not hasattr(os, "pidfd_open"):
+        yield None
+        return
+    descriptor = os.pidfd_open(process.pid)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill the namespace's first process, and so all in it: unshare(1) then reports its end last. Before
+    there is one, kill unshare."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    with contextlib.suppress(ProcessLookupError, FileNotFoundError):
+        first = children.read_text().split()
+        os.kill(int(first[0]) if first else process.pid, signal.SIGKILL)
+
+
+def _end(process: subprocess.Popen[bytes], request: WorkerRequest) -> None:
+    """Kill what still runs of a worker, and wait until nothing is left."""
+    if process.poll() is None:
+        kill(process)
+        process.wait()
+        kill_leftovers(request.marker)
+    if process.stdin is not None:
+        with contextlib.suppress(OSError):
+            process.stdin.close()
+    directory = request.workspace.directory
+    detach_loops(directory)
+    shutil.rmtree(directory / SCRATCH, ignore_errors=True)
