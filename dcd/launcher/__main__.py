@@ -64,13 +64,20 @@ class Launcher:
             data, descriptors, _, _ = socket.recv_fds(control, 1, 4)
             if not data:
                 return
-            if len(descriptors) != 1 or not self._free.acquire(blocking=False):
-                _log("refused a conversation", descriptors=len(descriptors))
-                for descriptor in descriptors:
+            if self._free.acquire(blocking=False):
+                try:
+                    (descriptor,) = descriptors
+                    connection = socket.socket(fileno=descriptor)
+                    threading.Thread(target=self._converse, args=(connection,), daemon=True).start()
+                    continue
+                except (OSError, RuntimeError, ValueError) as error:
+                    self._free.release()
+                    _log("refused a conversation", reason=str(error))
+            else:
+                _log("refused a conversation", reason=f"there are {MOST}")
+            for descriptor in descriptors:
+                with contextlib.suppress(OSError):
                     os.close(descriptor)
-                continue
-            connection = socket.socket(fileno=descriptors[0])
-            threading.Thread(target=self._converse, args=(connection,), daemon=True).start()
 
     def _converse(self, connection: socket.socket) -> None:
         """Serve one conversation. Whatever happens in it, the process goes on."""

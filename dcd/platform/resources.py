@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dcd.platform.iscsi import TARGETS
 from statemachine.errors import DcdError
 
-NAME = re.compile(r"[a-z0-9.:-]{1,223}")
+NAME = re.compile(r"[a-z0-9][a-z0-9.:-]{0,222}")
 """The names of resources (RFC 7143 for those of iSCSI targets)."""
 
 RELEASE: Mapping[str, Callable[[str], None]] = {target.kind: target.release for target in TARGETS}

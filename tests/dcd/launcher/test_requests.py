@@ -1,0 +1,206 @@
+"""The launcher refuses and logs what is malformed, out of order or out of bounds, and goes on."""
+
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dcd.launcher.client import Launcher
+from dcd.launcher.orders import Bounds, Setup, Wanted
+from statemachine.errors import DcdError, Unavailable, UsageError
+from store.host.conversation import HEAD, MOST_BYTES, receive, result_of
+from tests.dcd.launcher.conftest import Bench, converse
+
+pytestmark = [pytest.mark.root, pytest.mark.slow]
+
+KEY = "0" * 64
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"\0",
+        HEAD.pack(10),
+        HEAD.pack(3) + b"{}}",
+        HEAD.pack(4) + b"\xff\xfe\xfd\xfc",
+        HEAD.pack(MOST_BYTES + 1),
+        HEAD.pack(0xFFFF_FFFF),
+    ],
+    ids=["nothing", "half a length", "no body", "no JSON", "no text", "too long", "much too long"],
+)
+def test_what_is_no_message(bench: Bench, sent: bytes) -> None:
+    with converse(bench.launcher) as connection:
+        connection.sendall(sent)
+        connection.shutdown(socket.SHUT_WR)
+        while connection.recv(4096):
+            pass
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        None,
+        [],
+        "prepare",
+        {},
+        {"operation": "commit"},
+        {"operation": ["commit"], "arguments": {}},
+        {"operation": "commit", "arguments": []},
+        {"operation": "commit", "arguments": {}, "more": 1},
+        {"operation": "commit", "arguments": {"name": "x"}},
+        {"operation": "commit", "arguments": {"name": 1, "record": {}, "document": None}},
+        {"operation": "remove_results", "arguments": {"build": "b", "and": "more"}},
+        {"operation": "__init__", "arguments": {}},
+        {"operation": "attempt", "arguments": {}},
+        {"operation": "layers.enter", "arguments": {"backend": "copy", "workspace": "x"}},
+        {"operation": "layers.find", "arguments": {"backend": "zfs", "key": KEY}},
+        {"operation": "layers.__class__", "arguments": {"backend": "copy"}},
+        {"operation": "_secret", "arguments": {"name": "/etc/shadow"}},
+    ],
+    ids=str,
+)
+def test_what_is_no_request(bench: Bench, request_: object) -> None:
+    with pytest.raises(UsageError):
+        result_of(bench.say(request_))
+
+
+def test_nothing_before_it_is_prepared_and_no_second_time(launcher: Launcher, setup: Setup) -> None:
+    with pytest.raises(UsageError, match="refuses"):
+        launcher.call("layers.find", backend="copy", key=KEY)
+    launcher.prepare(setup)
+    with pytest.raises(UsageError, match="refuses"):
+        launcher.prepare(setup)
+
+
+def test_a_conversation_without_a_socket_or_with_more(bench: Bench) -> None:
+    control = bench.launcher._control
+    control.send(b"C")
+    socket.send_fds(control, [b"C"], [0, 1, 2])
+    devnull = os.open(os.devnull, os.O_RDONLY)
+    socket.send_fds(control, [b"C"], [devnull])
+    os.close(devnull)
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "", "..", "/etc", "x\0y", "x" * 300, "a b"])
+def test_names_that_lead_elsewhere(bench: Bench, name: str, tmp_path: Path) -> None:
+    outside = tmp_path / "x"
+    outside.mkdir()
+    (outside / "kept").touch()
+    layers = {"backend": "copy"}
+    for operation, arguments in {
+        "layers.begin": {**layers, "parent": None, "name": name},
+        "layers.release": {**layers, "name": name},
+        "layers.branch": {**layers, "source": name, "name": "w"},
+        "layers.remove": {**layers, "key": name},
+        "layers.touch": {**layers, "key": name},
+        "remove_results": {"build": name},
+        "write": {"build": name, "name": "x", "file_format": "text", "content": ""},
+        "marker": {"build": "b", "name": name},
+        "close_shell": {"build": "b", "name": name},
+        "release": {"kind": "iscsi-lio", "name": name},
+    }.items():
+        if name != "x" * 300 or "layers" not in operation:
+            assert "error" in bench.ask(operation, **arguments), operation
+    assert (outside / "kept").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["state", "x"]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"wanted": Wanted(host_code=True)},
+        {"wanted": Wanted(capabilities=("SYS_PTRACE",))},
+        {"wanted": Wanted(devices=("*",))},
+        {"wanted": Wanted(devices=("sda",)), "mod_path": "dcd/checkpoints/vm/relabel"},
+        {"wanted": Wanted(writes=(Path("/etc"),))},
+        {"wanted": Wanted(writes=(Path("/etc"),)), "mod_path": "dcd/checkpoints/vm/install_iscsi"},
+        {"wanted": Wanted(reads=(Path("/"),))},
+        {"wanted": Wanted(reads=(Path("/etc/shadow"),))},
+        {"wanted": Wanted(reads=(Path("/srv/../etc"),))},
+        {"wanted": Wanted(reads=(Path("/root"),))},
+        {"environment": {"LD_PRELOAD": "/tmp/x.so"}},
+        {"environment": {"PATH": "/tmp"}},
+        {"inputs": {"/a": "../id"}},
+        {"build": "../x"},
+        {"checkpoint": "../../x"},
+        {"workspace": "never-begun"},
+    ],
+    ids=str,
+)
+def test_attempts_beyond_what_the_configuration_allows(bench: Bench, more: dict[str, Any]) -> None:
+    with pytest.raises(DcdError) as refused:
+        result_of(bench.attempt(bench.order(**more)))
+    assert refused.value.problem in ("refused", "not-found")
+    assert list((bench.state / "logs").rglob("*.log")) == []
+
+
+def test_a_link_of_the_captured_files_user_is_not_followed(bench: Bench) -> None:
+    (bench.state / "blobs" / KEY).symlink_to("/etc/shadow")
+    with pytest.raises(DcdError, match="cannot be read"):
+        result_of(bench.attempt(bench.order(inputs={"/captured": KEY})))
+
+
+def test_code_of_users_runs_where_the_configuration_lets_somebody_run_it(
+    launcher: Launcher, setup: Setup
+) -> None:
+    setup = replace(setup, bounds=Bounds(host_code=True))
+    bench = Bench(launcher, setup, launcher.prepare(setup))
+    assert bench.attempt(bench.order(wanted=Wanted(host_code=True))) == {"result": None}
+
+
+def test_what_it_refuses_is_in_its_log(tmp_path: Path, setup: Setup) -> None:
+    program = (
+        "import sys; from pathlib import Path\n"
+        "from dcd.launcher.client import Launcher\n"
+        "launcher = Launcher()\n"
+        "try: launcher.call('layers.find', backend='copy', key='x')\n"
+        "except Exception as error: print(error)\n"
+        "launcher.close()\n"
+    )
+    command = [sys.executable, "-c", program]
+    root = Path(__file__).parents[3]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root, check=True)
+    assert "the launcher refuses a request" in done.stdout
+    assert "refused a request" in done.stderr
+    assert "before the launcher is prepared" in done.stderr
+
+
+def test_it_ends_with_the_daemon_and_the_daemon_learns_of_its_end(setup: Setup) -> None:
+    launcher = Launcher()
+    launcher.prepare(setup)
+    launcher.process.kill()
+    launcher.process.wait()
+    with pytest.raises(Unavailable, match="has ended"):
+        launcher.layers.find(KEY)
+    launcher.close()
+
+
+def test_it_imports_nothing_but_the_standard_library_and_this_project() -> None:
+    program = (
+        "import sys, dcd.launcher.__main__\n"
+        "own = {'dcd', 'store', 'statemachine'}\n"
+        "print(sorted({name.split('.')[0] for name, module in sys.modules.items()\n"
+        "    if name.split('.')[0] not in own | sys.stdlib_module_names | set(BEFORE)}))\n"
+    )
+    program = program.replace("BEFORE", "'__main__ __mp_main__'.split() + START")
+    program = "import sys; START = [n.split('.')[0] for n in sys.modules]\n" + program
+    command = [sys.executable, "-c", program]
+    root = Path(__file__).parents[3]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_reply_that_nobody_takes_stops_nothing(bench: Bench) -> None:
+    for _ in range(50):
+        with converse(bench.launcher) as connection:
+            connection.sendall(HEAD.pack(2))
+    with converse(bench.launcher) as connection:
+        connection.sendall(HEAD.pack(2) + b"{}")
+        reply, _ = receive(connection)
+    assert reply["error"]["classes"][0] == "UsageError"
