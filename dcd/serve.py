@@ -48,7 +48,7 @@ from statemachine.errors import DcdError, Unavailable
 from store.artifacts import Artifacts
 from store.blobs import Blobs
 from store.eventlog import EventLog
-from store.host.identity import USER, Identity, become, service_identity
+from store.host.identity import USER, Identity, give_up_root, service_identity
 from store.host.interpreter import module_command
 from store.host.system_paths import code_places
 from store.layers import Layers
@@ -87,7 +87,7 @@ def serve(read_settings: Callable[[], Effective], config: Path | None = None) ->
         launcher = Launcher()
         prepared = launcher.prepare(setup)
         _report(prepared)
-        become(identity, _shown(settings(), config))
+        give_up_root(identity, _shown(settings(), config))
         # Not closed afterwards: that would wait for threads and tasks, and one may be blocked forever.
         # All ordered steps are done when `run` returns; the end of the process does the rest.
         daemon = Daemon(settings, launcher, setup)
@@ -223,7 +223,7 @@ class Daemon:
         return Planners(self._launcher, control, asked)
 
     def _launcher_ended(self) -> None:
-        """End at once: without the launcher nothing goes on, and the next start recovers."""
+        """End at once: nothing works without the launcher, and the next start recovers."""
         logger.critical(
             "the launcher has ended; the daemon ends too", status=self._launcher.process.poll()
         )

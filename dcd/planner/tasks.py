@@ -19,7 +19,7 @@ from dcd.manifest.doc import distro
 from dcd.manifest.includes import CapturedFile
 from dcd.manifest.inputs import InputsMissing
 from dcd.manifest.migrate import Migrated, migrate
-from dcd.manifest.secrets import DIRECTORIES, Borrower, require_use
+from dcd.manifest.secrets import Borrower, require_use
 from dcd.manifest.source import LIMITS
 from dcd.manifest.withheld import withheld, withhold
 from dcd.planning import document
@@ -34,6 +34,7 @@ from statemachine.errors import PermissionDenied
 from statemachine.events import InputFile
 from statemachine.plan import Plan, PlannedCheckpoint
 from store.host.regular import read_regular
+from store.host.secret_files import DIRECTORIES
 
 Question = TypeVar("Question")
 Answer = TypeVar("Answer")

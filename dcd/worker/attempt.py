@@ -51,7 +51,7 @@ from dcd.worker.messages import (
 from dcd.worker.recover import detach_loops, leftover_workers
 from dcd.worker.request import MARKER, WorkerRequest
 from dcd.worker.signals import CLAIMED
-from statemachine.errors import DcdError, Unavailable
+from statemachine.errors import DcdError, PermissionDenied, Unavailable
 from statemachine.events import Artifact, ErrorInfo
 from store.host.capabilities import NEEDS_ROOT, in_user_namespace
 from store.host.durable import FULL, used_up
@@ -259,6 +259,10 @@ def _work(request: WorkerRequest, root: Path, pipe: _Pipe) -> None:
         request.kwargs,
         request.allowed,
     )
+    if checkpoint.runs_host_code and not request.grants.host_code:
+        raise PermissionDenied(
+            f"{request.checkpoint} would run code on the host", "it was not granted that right"
+        )
     context = Context(
         root=root,
         doc=doc,

@@ -1,9 +1,9 @@
 """The request of an attempt and of a shell, as plain data.
 
-Whoever starts a worker writes one `WorkerRequest` to its standard input, as a line of JSON, and keeps that
-open: a line `cancel` asks the worker to stop, a line `claimed` answers a claim, the end of the stream means
-that the daemon has ended. `dcd.worker.messages` has the answers, and the JSON. This module imports nothing
-but the standard library, for the launcher.
+The process that starts a worker writes one `WorkerRequest` to its standard input, as a line of JSON, and
+keeps that open: a line `cancel` asks the worker to stop, a line `claimed` answers a claim, the end of the
+stream means that the daemon has ended. `dcd.worker.messages` has the answers, and the JSON. This module
+imports nothing but the standard library, for the launcher.
 """
 
 import hashlib

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from store.host.capabilities import keep_only
+from store.host.capabilities import become
 from store.host.mounts import (
     NO_DEVICES,
     NO_SUID,
@@ -64,7 +64,7 @@ def workers_are_root() -> bool:
     return os.geteuid() == 0 or STARTED_BY_ROOT in os.environ
 
 
-def become(identity: Identity, shown: Iterable[Path]) -> None:
+def give_up_root(identity: Identity, shown: Iterable[Path]) -> None:
     """Give up root for good: this process runs on as `identity`, without capabilities, and gains none. It
     still reaches the paths `shown` where directories above them are closed to that user. For a process with
     one thread. Raises OSError."""
@@ -73,10 +73,7 @@ def become(identity: Identity, shown: Iterable[Path]) -> None:
     _open_ways(identity, shown)
     os.chdir("/")
     os.environ[STARTED_BY_ROOT] = "1"
-    keep_only(("SETUID", "SETGID"))
-    os.setgroups(identity.groups)
-    os.setresgid(identity.gid, identity.gid, identity.gid)
-    os.setresuid(identity.uid, identity.uid, identity.uid)
+    become(identity.uid, identity.gid, identity.groups)
 
 
 def _open_ways(identity: Identity, paths: Iterable[Path]) -> None:
