@@ -15,7 +15,6 @@ import grp
 import os
 import resource
 import signal
-import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -141,12 +140,9 @@ def _setup(settings: Configuration, config: Path | None) -> tuple[Setup, Identit
 
 def _shown(settings: Configuration, config: Path | None) -> Iterator[Path]:
     """The paths that the daemon reads after it has given up root."""
+    named = (*settings.include_directories, *settings.include_map.values(), *filter(None, [config]))
     yield settings.state_dir
-    yield from map(Path, code_places())
-    yield from filter(Path.is_dir, map(Path, filter(None, sys.path)))
-    yield from filter(Path.exists, (*settings.include_directories, *settings.include_map.values()))
-    if config:
-        yield config
+    yield from filter(Path.exists, (*code_places(), *named))
 
 
 def _report(prepared: Prepared) -> None:
