@@ -59,7 +59,7 @@ class Child:
     """Such a process as a child of this one."""
 
     def __init__(self, settings: Configuration, control: int, asked: tuple[Path, ...]) -> None:
-        self._process = subprocess.Popen(
+        self.process = subprocess.Popen(
             command(control, identity_of(settings), sight_of(settings, asked)),
             env=environment(os.environ),
             stdin=subprocess.DEVNULL,
@@ -72,10 +72,10 @@ class Child:
     def end(self) -> None:
         """See `Process`."""
         try:
-            self._process.wait(END_SECONDS)
+            self.process.wait(END_SECONDS)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            self.process.kill()
+            self.process.wait()
 
 
 class Forker:
@@ -92,7 +92,7 @@ class Forker:
             control, its = socket.socketpair()
             with contextlib.ExitStack() as unless_started, its:
                 unless_started.callback(control.close)
-                self._process = start(settings, its.fileno(), asked)
+                self.process = start(settings, its.fileno(), asked)
                 unless_started.pop_all()
         except OSError as error:
             raise unavailable(error) from error
@@ -106,4 +106,4 @@ class Forker:
     def end(self) -> None:
         """End it and all planners."""
         self._control.close()
-        self._process.end()
+        self.process.end()

@@ -98,7 +98,7 @@ class Bench:
     def inside(self) -> list[int]:
         """The processes in the namespace of the planners."""
         assert self.planner._forker is not None
-        starter = self.planner._forker.process.pid
+        starter = self.planner._forker.process.process.pid
         namespace = Path(f"/proc/{starter}/ns/pid_for_children").readlink()
         found = []
         for entry in Path("/proc").glob("[0-9]*"):

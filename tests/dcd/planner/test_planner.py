@@ -105,7 +105,7 @@ def until(happened: Callable[[], object], seconds: float = 30.0) -> None:
 def forker(planner: Planner) -> int:
     """The process from which planners are forked: root starts it in namespaces of its own."""
     assert planner._forker is not None
-    started = planner._forker.process.pid
+    started = planner._forker.process.process.pid
     if os.geteuid() != 0:
         return started
     until(lambda: children(started))
@@ -115,7 +115,7 @@ def forker(planner: Planner) -> int:
 def kill_forker(planner: Planner) -> None:
     assert planner._forker is not None
     os.kill(forker(planner), signal.SIGKILL)
-    planner._forker.process.wait(30)
+    planner._forker.process.process.wait(30)
 
 
 async def happened(what: Callable[[], object], seconds: float = 30.0) -> None:
@@ -297,7 +297,7 @@ def test_planners_end_with_the_daemon(tmp_path: Path) -> None:
         "from dcd.configuration import Configuration\n"
         "from dcd.planner.client import Planner\n"
         "with Planner(Configuration) as planner:\n"
-        "    print(planner._forker.process.pid, flush=True)\n"
+        "    print(planner._forker.process.process.pid, flush=True)\n"
         "    time.sleep(1000)\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as daemon:
