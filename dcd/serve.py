@@ -125,6 +125,7 @@ def _setup(settings: Configuration, config: Path | None) -> tuple[Setup, Identit
             *("config", "--json", *(("--config", str(config)) if config else ())),
         ),
         bounds=Bounds(
+            private=private,
             host_code=private or bool(settings.host_code),
             modules=settings.checkpoint_modules,
             paths=settings.worker_paths,

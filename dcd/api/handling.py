@@ -97,6 +97,7 @@ class Api:
         def permit(plan: Plan) -> None:
             if any(planned.host_code for planned in plan.checkpoints):
                 self.require(request, Action.RUN_HOST_CODE)
+                self.engine.require_host_code()
             secrets = [name for planned in plan.checkpoints for name in planned.secrets]
             for user in filter(None, (actor_of(request.scope), submitter)):
                 require_secrets(self.settings(), user, secrets)

@@ -39,7 +39,7 @@ from statemachine.commands import (
     Retry,
     WithdrawPause,
 )
-from statemachine.errors import DcdError, Refused, Unavailable
+from statemachine.errors import DcdError, PermissionDenied, Refused, Unavailable
 from statemachine.events import Actor, BuildSubmitted
 from statemachine.keys import canonical, epoch_of, with_epoch
 from store.eventlog import Conflict
@@ -121,6 +121,17 @@ class Engine:
     def disk_full(self, what: str, error: OSError) -> DcdError:
         """The error that the state directory has no space left for `what`."""
         return DiskFull(what, self._settings().state_dir, error)
+
+    def require_host_code(self) -> None:
+        """Raise PermissionDenied when no code of users may run outside images on this server. Blocking."""
+        if not self._stores.privileged.allows_host_code():
+            raise PermissionDenied(
+                "code of users does not run on this server",
+                "its setting `host_code` is empty, so the launcher refuses scripts outside the image and "
+                "modules of others, even those of root",
+                "run the script inside the image (chroot), or name the users, for instance root, in "
+                "`host_code` and reload the daemon",
+            )
 
     def examine_host(self) -> list[dict[str, str]]:
         """The checks of `dcd doctor`. Blocking."""

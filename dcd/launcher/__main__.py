@@ -25,7 +25,7 @@ from dcd.launcher.orders import Asked, AttemptOrder, Prepared, Setup
 from dcd.launcher.planners import run_planners
 from dcd.launcher.preparation import prepare
 from dcd.launcher.workers import Output, run_worker
-from statemachine.errors import DcdError, Refused, UsageError
+from statemachine.errors import DcdError, PermissionDenied, UsageError
 from store.host.conversation import Ended, encoded, receive, send
 from store.host.listening import Listener, Place
 from store.host.plain import from_plain
@@ -37,7 +37,7 @@ MOST = 512
 
 OPERATIONS = (
     *("commit", "publish", "write", "remove_results", "marker", "close_shell", "release"),
-    *("secret_digests", "examine_host", "reload", "remove_package"),
+    *("secret_digests", "allows_host_code", "examine_host", "reload", "remove_package"),
 )
 """The methods of `Operations` that may be requested."""
 
@@ -93,7 +93,7 @@ class Launcher:
                         "error": encoded(UsageError("the launcher refuses a request", str(error)))
                     }
                 except DcdError as error:
-                    if isinstance(error, Refused | UsageError):
+                    if isinstance(error, PermissionDenied | UsageError):
                         _log("refused a request", reason=str(error).replace("\n", "; "))
                     reply = {"error": encoded(error)}
                 except OSError as error:

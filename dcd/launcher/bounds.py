@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from dcd.launcher.orders import AttemptOrder, Bounds
 from dcd.worker.request import Grants
-from statemachine.errors import Refused
+from statemachine.errors import PermissionDenied
 from store.host.capabilities import MOUNTS
 from store.host.devices import ALL_DEVICES
 from store.host.secret_files import DIRECTORIES, PREFIX
@@ -45,7 +45,7 @@ _NEVER_READ = tuple(
 
 
 def check_names(order: AttemptOrder) -> None:
-    """Raise Refused for a name that is none, or a variable that tools get from nobody."""
+    """Raise PermissionDenied for a name that is none, or a variable that tools get from nobody."""
     for name in (order.build, order.checkpoint, order.workspace):
         _require(_NAME.fullmatch(name), f"the name {name!r}")
     for digest in order.inputs.values():
@@ -55,7 +55,7 @@ def check_names(order: AttemptOrder) -> None:
 
 
 def granted(order: AttemptOrder, bounds: Bounds) -> Grants:
-    """What the worker of an attempt is given. Raises Refused for what exceeds the bounds."""
+    """What the worker of an attempt is given. Raises PermissionDenied for what exceeds the bounds."""
     wanted, module = order.wanted, order.mod_path.replace("/", ".")
     if wanted.host_code:
         _require(bounds.host_code, "code of users on this server (the setting host_code is empty)")
@@ -119,7 +119,7 @@ def _is_secret_file(name: str) -> bool:
 
 def _require(allowed: object, what: str) -> None:
     if not allowed:
-        raise Refused(
+        raise PermissionDenied(
             f"the launcher refuses {what}",
             "it is beyond what the configuration allows a worker",
             "see docs/explanation/security.md; change the configuration and restart the daemon",

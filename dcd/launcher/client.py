@@ -59,6 +59,8 @@ class Privileged(Protocol):
 
     def secret_digests(self, names: tuple[str, ...]) -> dict[str, str]: ...
 
+    def allows_host_code(self) -> bool: ...
+
     def examine_host(self) -> list[dict[str, str]]: ...
 
     def start_worker(self, order: AttemptOrder, messages: int) -> socket.socket:
@@ -131,6 +133,9 @@ class Launcher:
 
     def secret_digests(self, names: tuple[str, ...]) -> dict[str, str]:
         return dict(self.call("secret_digests", names=names))
+
+    def allows_host_code(self) -> bool:
+        return bool(self.call("allows_host_code"))
 
     def examine_host(self) -> list[dict[str, str]]:
         """The checks of `dcd doctor`, with root's rights."""

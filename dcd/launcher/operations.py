@@ -24,7 +24,7 @@ from dcd.platform import resources
 from dcd.platform.control_group import Delegated
 from dcd.worker.recover import detach_loops, kill_leftovers
 from dcd.worker.request import WorkerRequest
-from statemachine.errors import DcdError, NotFound, Refused, UsageError
+from statemachine.errors import DcdError, NotFound, UsageError
 from statemachine.events import Artifact
 from store.artifacts import Artifacts
 from store.host.interpreter import module_command, module_environment
@@ -87,7 +87,7 @@ class Operations:
 
     def attempt(self, order: AttemptOrder) -> WorkerRequest:
         """The request to the worker of an attempt, within the bounds, with its places prepared. Raises
-        Refused, NotFound, DiskFull."""
+        PermissionDenied, NotFound, DiskFull."""
         check_names(order)
         grants = granted(order, self.bounds)
         workspace = self.layers.opened(order.workspace)
@@ -153,7 +153,7 @@ class Operations:
     def release(self, kind: str, name: str) -> None:
         """Release a claimed resource. Raises DcdError."""
         if kind not in resources.RELEASE or not resources.NAME.fullmatch(name):
-            raise Refused(
+            raise UsageError(
                 f"the launcher refuses to release {kind} {name!r}", "it is not a claim's name"
             )
         resources.release(kind, name)
@@ -167,6 +167,10 @@ class Operations:
             if content is not None
         }
 
+    def allows_host_code(self) -> bool:
+        """Whether code of users may run outside images."""
+        return self.bounds.host_code
+
     def examine_host(self) -> list[Any]:
         """The checks of `dcd doctor`, which this process only passes on."""
         place = str(self.layers.directory.parents[1])
@@ -176,23 +180,21 @@ class Operations:
     def reload(self) -> None:
         """Read the settings again. Raises DcdError when they are invalid; then they stay as they are."""
         if self.settings_command:
-            self.bounds = bounds_of(_printed(self.settings_command), self.bounds.hidden)
+            self.bounds = bounds_of(_printed(self.settings_command), self.bounds)
 
 
-def bounds_of(
-    settings: Mapping[str, Any], hidden: tuple[Path, ...], private: bool = False
-) -> Bounds:
-    """The bounds in the settings as `dcd config --json` prints them. On a private daemon its starter may
-    run code."""
+def bounds_of(settings: Mapping[str, Any], before: Bounds) -> Bounds:
+    """The bounds in the settings as `dcd config --json` prints them, with what does not change."""
 
     def value(name: str) -> Any:
         return settings[name]["value"]
 
     plain = {
-        "host_code": private or bool(value("host_code")),
+        "private": before.private,
+        "host_code": before.private or bool(value("host_code")),
         "modules": value("checkpoint_modules"),
         "paths": value("worker_paths"),
-        "hidden": [str(path) for path in hidden],
+        "hidden": [str(path) for path in before.hidden],
         "open_files": value("worker_open_files"),
         "memory_bytes": value("worker_memory_bytes"),
         "processes": value("worker_processes"),

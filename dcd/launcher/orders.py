@@ -49,10 +49,12 @@ class AttemptOrder:
 class Bounds:
     """The most that the configuration, which only root can change, lets workers have.
 
-    `host_code`: code of users may run outside images, with what it asks for. `modules` are those that a
+    `private`: only its starter uses the daemon. `host_code`: code of users may run outside images,
+    with what it asks for. `modules` are those that a
     manifest may name beside the project's own. `paths` are what every worker reads, `hidden` what none sees.
     """
 
+    private: bool = False
     host_code: bool = False
     modules: tuple[str, ...] = ()
     paths: tuple[Path, ...] = ()

@@ -19,6 +19,7 @@ from dcd.engine.engine import Engine
 from dcd.engine.runner import Runner
 from dcd.engine.scheduler import Scheduler
 from dcd.engine.stores import Stores
+from dcd.launcher.orders import Bounds
 from dcd.planner.client import Planner
 from store.artifacts import Artifacts
 from store.blobs import Blobs
@@ -70,7 +71,15 @@ def app(tmp_path: Path, planner: Planner) -> Iterator[Starlette]:
         blobs, packages = Blobs(tmp_path / "blobs"), Packages(tmp_path / "packages")
         packages.prepare()
         artifacts, logs = Artifacts(tmp_path / "artifacts"), AttemptLogs(tmp_path / "logs")
-        launcher = Here(layers, artifacts, logs, blobs.directory, packages, "test")
+        launcher = Here(
+            layers,
+            artifacts,
+            logs,
+            blobs.directory,
+            packages,
+            "test",
+            bounds=Bounds(host_code=True),
+        )
         stores = Stores(launcher, blobs, artifacts, logs, packages)
         runner = Runner(builds, stores, settings, planner)
         scheduler = Scheduler(builds, runner, settings)

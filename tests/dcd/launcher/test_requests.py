@@ -136,7 +136,7 @@ def test_names_that_lead_elsewhere(bench: Bench, name: str, tmp_path: Path) -> N
 def test_attempts_beyond_what_the_configuration_allows(bench: Bench, more: dict[str, Any]) -> None:
     with pytest.raises(DcdError) as refused:
         result_of(bench.attempt(bench.order(**more)))
-    assert refused.value.problem in ("refused", "not-found")
+    assert refused.value.problem in ("permission", "not-found")
     assert list((bench.state / "logs").rglob("*.log")) == []
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dcd.worker.request import Completed
+from dcd.worker.messages import Completed
 from store.packages import Packages
 from tests.dcd.worker.conftest import MOUNTING, Bench
 

@@ -41,7 +41,7 @@ from dcd.engine.runner import Runner
 from dcd.engine.scheduler import Scheduler
 from dcd.engine.stores import Stores
 from dcd.engine.workspaces import kept_workspace
-from dcd.launcher.orders import AttemptOrder
+from dcd.launcher.orders import AttemptOrder, Bounds
 from dcd.manifest import plugins
 from dcd.planner.client import HERE
 from dcd.planning import ingredients
@@ -168,7 +168,15 @@ class World:
         logs.prepare()
         packages = Packages(self.state_dir / "packages")
         packages.prepare()
-        self._launcher = Here(layers, artifacts, logs, blobs.directory, packages, "simulated")
+        self._launcher = Here(
+            layers,
+            artifacts,
+            logs,
+            blobs.directory,
+            packages,
+            "simulated",
+            bounds=Bounds(host_code=True),
+        )
         self.stores = Stores(self._launcher, blobs, artifacts, logs, packages)
         builds = Builds(self.log, Broadcast(), self.now)
         unfinished = await builds.load_unfinished()
