@@ -1,14 +1,14 @@
 """The next steps for a failed or paused build, and its files that have changed since the submit.
 
-A build uses the manifest and its files as submitted. The paths and digests are in its events, so dcctl
-compares them with the present files, with the user's permissions; it skips files that it cannot read.
+A build uses the manifest and its files as submitted. dcctl compares the digests in the build's view with the
+present files, with the user's permissions; it skips files that it cannot read.
 """
 
 import hashlib
 import os
 import sys
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import TextIO
 
 from cli.capture import open_regular
 from cli.client import Json
@@ -17,15 +17,6 @@ from cli.text import printable, short_path, timestamp
 
 MARGIN_SECONDS = 300.0
 """A file last changed longer than this before the submit is not read again."""
-
-
-class Origin(NamedTuple):
-    """The latest source of a build: the manifest's path, its time of submission (Unix time), and the
-    captured files as the API reports them."""
-
-    manifest: str
-    submitted: float
-    inputs: list[Json]
 
 
 def print_next_steps(socket_path: str, build: Json, stream: TextIO) -> None:
@@ -37,11 +28,10 @@ def print_next_steps(socket_path: str, build: Json, stream: TextIO) -> None:
         return
     root = "" if os.geteuid() == 0 else " (as root)"
     print(f"To inspect it: dcctl shell {identity}{root}", file=stream)
-    origin = _origin(socket_path, identity)
-    lines = _changes(identity, origin)
-    if not lines:
-        edited = printable(short_path(origin.manifest))
-        lines = [f"After an edit: dcctl resume {identity} --manifest {edited}"]
+    edited = printable(short_path(build["manifest_path"]))
+    lines = _changes(socket_path, build) or [
+        f"After an edit: dcctl resume {identity} --manifest {edited}"
+    ]
     for line in [*lines, f"To run the checkpoint again unchanged: dcctl retry {identity}"]:
         print(line, file=stream)
 
@@ -49,33 +39,34 @@ def print_next_steps(socket_path: str, build: Json, stream: TextIO) -> None:
 def warn_of_changes(socket_path: str, build: Json) -> None:
     """Warn on stderr of files that have changed since the submit, with the command that uses the
     change."""
-    for line in _changes(build["id"], _origin(socket_path, build["id"])):
+    for line in _changes(socket_path, build):
         print(f"dcctl: warning: {line}", file=sys.stderr)
 
 
-def _origin(socket_path: str, identity: str) -> Origin:
-    found = Origin("", 0.0, [])
-    for event in events(socket_path, identity):
-        data = event["data"]
-        if event["type"] in ("BuildSubmitted", "BuildResumed") and data["manifest"] is not None:
-            path = data["manifest_path"] or ""
-            found = Origin(path, timestamp(event["time"]), data["inputs"])
-    return found
-
-
-def _changes(identity: str, origin: Origin) -> list[str]:
+def _changes(socket_path: str, build: Json) -> list[str]:
     """A line for each changed file, with the command that uses the change."""
-    command = f"dcctl resume {identity} --manifest {short_path(origin.manifest)}"
+    manifest, submitted = build["manifest_path"], _submitted(socket_path, build["id"])
+    command = f"dcctl resume {build['id']} --manifest {short_path(manifest)}"
     # Relative paths in the manifest start at its directory.
-    directory = Path(origin.manifest).parent
+    directory = Path(manifest).parent
     changed = [
         f"{short_path(path)} {how} since the submit: {command}"
-        for item in origin.inputs
-        if (how := _change(path := str(directory / item["path"]), item, origin.submitted))
+        for item in build["inputs"]
+        if (how := _change(path := str(directory / item["path"]), item, submitted))
     ]
-    if _touched(origin.manifest, origin.submitted) > 0:
-        changed.insert(0, f"{short_path(origin.manifest)} was written after the submit: {command}")
+    if _touched(manifest, submitted) > 0:
+        changed.insert(0, f"{short_path(manifest)} was written after the submit: {command}")
     return [printable(line).replace("\n", " ") for line in changed]
+
+
+def _submitted(socket_path: str, identity: str) -> float:
+    """Unix time when the build got its manifest: at the submit, or at a resume with another one."""
+    return max(
+        timestamp(event["time"])
+        for event in events(socket_path, identity)
+        if event["type"] in ("BuildSubmitted", "BuildResumed")
+        and event["data"]["manifest"] is not None
+    )
 
 
 def _change(path: str, item: Json, submitted: float) -> str:

@@ -151,13 +151,12 @@ def test_a_failure_says_which_files_have_changed_since_the_submit(dcctl, daemon,
         ev.InputFile(str(tmp_path / "post.sh"), hashlib.sha256(b"old").hexdigest()),
         ev.InputFile(str(tmp_path / "same.sh"), hashlib.sha256(b"same").hexdigest()),
         ev.InputFile(str(tmp_path / "gone.sh"), hashlib.sha256(b"gone").hexdigest()),
-        # Events have paths as the manifest writes them: relative ones begin at its directory.
+        # The view has paths as the manifest writes them: relative ones begin at its directory.
         ev.InputFile("files/beside.sh", hashlib.sha256(b"same").hexdigest()),
         ev.InputFile("files/edited.sh", hashlib.sha256(b"old").hexdigest()),
     )
-    submitted = build.events[0]["data"]
-    submitted["manifest_path"] = str(tmp_path / "m.xml")
-    submitted["inputs"] = [{"path": item.path, "sha256": item.sha256} for item in inputs]
+    build.view["manifest_path"] = str(tmp_path / "m.xml")
+    build.view["inputs"] = [{"path": item.path, "sha256": item.sha256} for item in inputs]
     build.tell(ev.BuildStarted(), ev.BuildFailed("boot-setup", ERROR))
     command = f"dcctl resume k2p7abcd --manifest {tmp_path}/m.xml"
     said = [
