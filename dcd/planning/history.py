@@ -4,10 +4,10 @@ The newest builds are folded from their events; the states are cached until a bu
 thread-safe.
 """
 
-import threading
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from functools import lru_cache
 from statistics import median
 
 from statemachine.build import BuildState, CheckpointState
@@ -32,35 +32,23 @@ class History:
 
     def __init__(self, events: EventLog) -> None:
         self._events = events
-        self._folded: OrderedDict[str, BuildState] = OrderedDict()
-        self._lock = threading.Lock()
+        self._folded = lru_cache(maxsize=_KEPT)(self._fold)
 
     def of(self, distribution: str | None) -> list[BuildState]:
         """The newest builds of a distribution (None: of any) that are not removed, newest first, without
         those whose events cannot be read. Raises Unavailable when the log cannot be read."""
         found = []
         for listed in self._events.list_builds(name=distribution, limit=_BUILDS):
-            with self._lock:
-                known = self._folded.get(listed.id)
-            if known is None or known.sequence != listed.sequence:
-                known = self._fold(listed.id)
-            if known is not None:
-                found.append(known)
+            with suppress(DcdError):
+                found.append(self._folded(listed.id, listed.sequence))
         return found
 
-    def _fold(self, build: str) -> BuildState | None:
+    def _fold(self, build: str, sequence: int) -> BuildState:
+        """The state of a build whose newest event has that sequence number."""
         state: BuildState | None = None
-        try:
-            for event in self._events.read_build(build):
-                state = evolve(state, event)
-        except DcdError:
-            return None
-        if state is not None:
-            with self._lock:
-                self._folded[build] = state
-                self._folded.move_to_end(build)
-                while len(self._folded) > _KEPT:
-                    self._folded.popitem(last=False)
+        for event in self._events.read_build(build):
+            state = evolve(state, event)
+        assert state is not None  # a listed build has events
         return state
 
 

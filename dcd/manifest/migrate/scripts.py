@@ -104,7 +104,7 @@ class Script:
 def scripts_of(reader: Reader) -> list[Script]:
     """All finalizer scripts, in order, with unique names."""
     found: list[Script] = []
-    names = _Names(reader)
+    names: dict[str, int] = {}
     for element in reader.each("distro_constr_params/output_image/finalizer/script"):
         path = reader.attribute_of(element, "name") or ""
         checkpoint = element.find("checkpoint")
@@ -117,7 +117,7 @@ def scripts_of(reader: Reader) -> list[Script]:
         found.append(
             Script(
                 element,
-                names.unique(element, name or stem_of(path)),
+                _unique(reader, element, name or stem_of(path), names),
                 message,
                 path,
                 tuple(quoted or bare for quoted, bare in _QUOTED.findall(words)),
@@ -182,25 +182,18 @@ def _is_main(script: Script) -> bool:
     return stem_of(script.path) in _MAIN
 
 
-class _Names:
-    """Names of checkpoints, each given once."""
-
-    def __init__(self, reader: Reader) -> None:
-        self._reader = reader
-        self._next: dict[str, int] = {}
-
-    def unique(self, element: Element, name: str) -> str:
-        """The name, or a similar one that is valid and unused; reports a difference."""
-        fitting = name
-        try:
-            CHECKPOINT_NAME.check(name)
-        except BadValue:
-            fitting = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "script"
-        candidate = fitting
-        while candidate in self._next:
-            self._next[fitting] += 1
-            candidate = f"{fitting}-{self._next[fitting]}"
-        self._next[candidate] = 1
-        if candidate != name:
-            self._reader.note(element, f"the checkpoint {name!r} is now named {candidate!r}")
-        return candidate
+def _unique(reader: Reader, element: Element, name: str, taken: dict[str, int]) -> str:
+    """The name, or a similar one that is valid and not `taken`; reports a difference."""
+    fitting = name
+    try:
+        CHECKPOINT_NAME.check(name)
+    except BadValue:
+        fitting = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "script"
+    candidate = fitting
+    while candidate in taken:
+        taken[fitting] += 1
+        candidate = f"{fitting}-{taken[fitting]}"
+    taken[candidate] = 1
+    if candidate != name:
+        reader.note(element, f"the checkpoint {name!r} is now named {candidate!r}")
+    return candidate
