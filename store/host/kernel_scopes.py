@@ -10,6 +10,7 @@ import os
 import re
 import stat
 import struct
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -100,6 +101,9 @@ def restrict_files(readable: Iterable[Path], writable: Iterable[Path]) -> None:
 
 
 def _version() -> int:
+    """The version of Landlock; none is negative."""
+    if sys.platform != "linux":  # the number belongs to another call there, or to none
+        return -1
     return int(_libc.syscall(_LANDLOCK_CREATE_RULESET, None, 0, _CREATE_RULESET_VERSION))
 
 

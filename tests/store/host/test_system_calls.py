@@ -95,6 +95,19 @@ def test_arguments_decide_about_sockets_namespaces_and_terminals(
 
 
 @pytest.mark.parametrize(("machine", "arch", "column"), INTERFACES)
+def test_without_the_network_there_are_unix_sockets_only(
+    machine: str, arch: int, column: int
+) -> None:
+    program = compile_filter(machine, ["NET_RAW"], network=False)
+    for name in ("socket", "socketpair"):
+        number = NUMBERS[name][column]
+        assert number is not None
+        allowed = [family for family in range(46) if answer(program, arch, number, family) == 0]
+        assert allowed == [socket.AF_UNIX]
+        assert answer(program, arch, number, socket.AF_INET) == errno.EAFNOSUPPORT
+
+
+@pytest.mark.parametrize(("machine", "arch", "column"), INTERFACES)
 def test_other_calls_pass_and_newer_ones_are_not_there(
     machine: str, arch: int, column: int
 ) -> None:
