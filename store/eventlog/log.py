@@ -7,7 +7,6 @@ all events committed before the call. Followers only need `read(after=...)`; `on
 events. The cost does not depend on the number of ended builds, except for `verify_all`.
 """
 
-import sqlite3
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -217,15 +216,6 @@ class EventLog:
         """Write a consistent copy to the new file `target`, while builds continue. Raises
         Unavailable."""
         database.backup(self.path, target)
-
-    def modes(self) -> dict[str, str]:
-        """The log's settings for people: SQLite's version, journal_mode, synchronous, reserve."""
-        return {
-            "sqlite": sqlite3.sqlite_version,
-            "journal_mode": "wal",
-            "synchronous": "full",
-            "reserve": "kept" if self._writer.reserved else "in use",
-        }
 
     def _known(
         self, column: sa.Column[str], among: Collection[str], *conditions: sa.ColumnElement[bool]

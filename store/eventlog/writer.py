@@ -92,11 +92,6 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="event-log", daemon=True)
         self._thread.start()
 
-    @property
-    def reserved(self) -> bool:
-        """Whether space is reserved for the log."""
-        return self._reserve.held
-
     def append(
         self,
         build: str,

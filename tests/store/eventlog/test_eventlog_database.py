@@ -79,7 +79,6 @@ def test_the_log_is_kept_in_the_modes_that_lose_nothing(log: EventLog, execute: 
     assert execute(log.path, "PRAGMA journal_mode") == [("wal",)]
     with closing(sqlite3.connect(log.path)) as other:
         assert other.execute("PRAGMA application_id").fetchone() == (schema.APPLICATION_ID,)
-    assert log.modes()["synchronous"] == "full"
 
 
 def test_modes_that_did_not_take_effect_are_refused(path: Path) -> None:
