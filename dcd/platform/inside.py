@@ -8,7 +8,7 @@ for a workspace that no other process changes meanwhile.
 
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path, PurePath, PurePosixPath
 
@@ -153,6 +153,12 @@ def exists(root: Path, path: str | PurePosixPath) -> bool:
 
 def _parts(path: str | PurePath) -> list[str]:
     return [part for part in PurePosixPath(path).parts if part not in ("/", "//", ".")]
+
+
+def listed(paths: Sequence[str], most: int = 10) -> str:
+    """Paths of the image in a message: the first ones, and the number of the others."""
+    more = len(paths) - most
+    return readable(", ".join(paths[:most])) + (f" and {more} more" if more > 0 else "")
 
 
 def readable(path: Path | str) -> str:

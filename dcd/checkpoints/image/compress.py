@@ -23,15 +23,13 @@ from dcd.checkpoints.times import source_date_epoch
 from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.forms import EXCLUDED
-from dcd.platform.inside import new_file, readable
+from dcd.platform.inside import listed, new_file
 from statemachine.errors import CheckpointError
 
 _LEVELS = {"zstd": range(1, 23), "gzip": range(1, 10)}
 _BLOCK_SIZES_KIB = tuple(2**exponent for exponent in range(2, 11))
 _REPORTS = 100
 """How many times progress is reported, at most."""
-_NAMED_FILES = 10
-"""How many files a message names."""
 _LATEST = (1 << 32) - 1
 """Squashfs has times of 32 bits from 1970 on; mksquashfs writes the lower bits of all others, after it has
 set back those after SOURCE_DATE_EPOCH."""
@@ -150,16 +148,14 @@ class SquashfsPkgImgMod(Checkpoint):
         return command
 
     def _answer_for_acls(self, context: Context, with_acls: Sequence[str]) -> None:
-        if not with_acls:
-            return
-        named = _named(with_acls)
-        if self.posix_acls == "fail":
+        if with_acls and self.posix_acls == "fail":
             raise CheckpointError(
                 "the image has POSIX ACLs, which squashfs cannot hold",
-                f"they are on {named}",
+                f"they are on {listed(with_acls)}",
                 'remove them in a checkpoint before, or accept their loss: posix_acls "drop"',
             )
-        context.warn(f"POSIX ACLs are not kept, squashfs has none: {named}")
+        if with_acls:
+            context.warn(f"POSIX ACLs are not kept, squashfs has none: {listed(with_acls)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,15 +201,9 @@ def _refuse_times(paths: Sequence[str]) -> None:
     if paths:
         raise CheckpointError(
             "the image has times that squashfs cannot hold",
-            f"they are before 1970 or after 2106, on {_named(paths)}",
+            f"they are before 1970 or after 2106, on {listed(paths)}",
             "give these files another time (touch) in a checkpoint before, or leave them out (exclude)",
         )
-
-
-def _named(paths: Sequence[str]) -> str:
-    more = len(paths) - _NAMED_FILES
-    named = readable(", ".join(paths[:_NAMED_FILES]))
-    return named + (f" and {more} more" if more > 0 else "")
 
 
 def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:

@@ -1,8 +1,7 @@
 """The answers to an unattended installation, on a small medium that the installer finds by its label.
 
-They say how the disk is laid out, ids and all, and bring what makes the system that is put on it one that
-starts from it: fstab, the boot menu's settings. What each file is, is in
-`dcd.checkpoints.image.installer_script`.
+They have the layout of the disk, ids included, and the files with which the installed system starts from it:
+fstab, the boot menu's settings. `dcd.checkpoints.image.installer_script` describes each file.
 Source: sfdisk(8), "Script headers" and "Named-fields format".
 """
 
@@ -23,7 +22,7 @@ TOOLS = ("xorriso",)
 def make_answers(
     context: Context, layout: DiskLayout, variables: Mapping[str, str], files: Path, result: Path
 ) -> None:
-    """Make the medium. `variables` are those of the shell, `files` is the tree that is put over the installed
+    """Make the medium. `variables` are for the shell, `files` is the tree that is copied over the installed
     system."""
 
     def dated(member: tarfile.TarInfo) -> tarfile.TarInfo:
@@ -39,26 +38,17 @@ def make_answers(
     (directory / "volumes").write_text(volumes_table(layout), "utf-8")
     with tarfile.open(directory / "files.tar", "w") as archive:
         for entry in sorted(files.rglob("*")):
-            # Directories are the system's own, or made when they are missing.
+            # Directories belong to the system; missing ones are made.
             if entry.is_symlink() or not entry.is_dir():
                 name = str(entry.relative_to(files))
                 archive.add(entry, name, recursive=False, filter=dated)
-    context.run(
-        [
-            *("xorriso", "-no_rc", "-as", "mkisofs", "-quiet", "-r"),
-            *("-V", LABEL, "-o", result, directory),
-        ]
-    )
+    mkisofs = ("xorriso", "-no_rc", "-as", "mkisofs", "-quiet", "-r")
+    context.run([*mkisofs, "-V", LABEL, "-o", result, directory])
 
 
 def sfdisk_script(layout: DiskLayout) -> str:
-    """What sfdisk makes the partition table from."""
-    lines = [
-        "label: gpt",
-        f"label-id: {layout.uuid.upper()}",
-        "unit: sectors",
-        "",
-    ]
+    """The script for sfdisk."""
+    lines = ["label: gpt", f"label-id: {layout.uuid.upper()}", "unit: sectors", ""]
     for one in layout.partitions:
         fields = {
             "start": str(one.start // layout.sector_size),
@@ -83,7 +73,7 @@ def volumes_table(layout: DiskLayout) -> str:
 
 
 def esp_mountpoint(layout: DiskLayout) -> str:
-    """Where the EFI system partition is mounted; empty where there is none or it is not."""
+    """The mount point of the EFI system partition; empty without one."""
     return next((point for point, one in layout.mounted.items() if one.type == ESP), "")
 
 

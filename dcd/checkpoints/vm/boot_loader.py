@@ -1,11 +1,11 @@
 """GRUB on the disk of a virtual machine, for BIOS and UEFI, without grub-install.
 
-GRUB comes from the image's own packages, so that the boot loader, the modules in /boot/grub and the menu
-that `update-grub` writes later agree. For BIOS, boot.img goes into the first sector and the core image into
-the BIOS boot partition; for UEFI, one program goes where all firmware looks. Both find the menu by the
-UUID of the file system that it is on, whatever controller the disk is at.
+GRUB comes from the image's own packages, so that the boot loader, the modules in /boot/grub and the later
+menus of `update-grub` agree. For BIOS, boot.img goes into the first sector and the core image into
+the BIOS boot partition; for UEFI, one program goes to the default path of all firmware. Both find the menu
+by the UUID of its file system, on any controller.
 Source: the GRUB manual, "Images", "BIOS installation"; GRUB's boot.S and diskboot.S for the fields that
-grub-install fills in; UEFI specification 2.10, 3.5.1.1.
+grub-install sets; UEFI specification 2.10, 3.5.1.1.
 """
 
 import shutil
@@ -42,14 +42,14 @@ _SECTOR_BYTES = 512
 _KERNEL_SECTOR = 0x5C
 """In boot.img: the sector (8 bytes) where the core image begins."""
 _DRIVE_CHECK = 0x66
-"""In boot.img: a jump over the correction of the drive's number, that only old BIOSes need."""
+"""In boot.img: a jump over the correction of the drive's number, which only old BIOSes need."""
 _FIRST_BLOCK_LIST = _SECTOR_BYTES - 12
 """In the core image's first sector: the sector (8 bytes) where the rest of it begins."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a path of the installed system is: in which partition, and there at which path."""
+    """The place of a path of the installed system: its partition, and the path there."""
 
     partition: VolumePartition
     path: PurePosixPath
@@ -61,7 +61,7 @@ class Place:
 
 
 def place_of(layout: DiskLayout, path: str) -> Place:
-    """Where the layout puts a path of the installed system. Raises `CheckpointError` without a root."""
+    """The place of a path of the installed system. Raises `CheckpointError` without a root."""
     wanted = PurePosixPath(path)
     for point in (wanted, *wanted.parents):
         partition = layout.mounted_at(str(point))
@@ -76,34 +76,28 @@ def place_of(layout: DiskLayout, path: str) -> Place:
 
 def check_packages(image: Path, firmware: Collection[str]) -> None:
     """Raise `CheckpointError` when the image lacks GRUB for one of the kinds of firmware."""
-    lacking = [
-        PACKAGES[kind]
-        for kind in sorted(firmware)
-        if not resolve(image, f"usr/lib/grub/{_PLATFORMS[kind]}/moddep.lst").is_file()
-    ]
-    for kind in firmware:
-        _require_files(resolve(image, f"usr/lib/grub/{_PLATFORMS[kind]}"))
+    lacking = []
+    for kind in sorted(firmware):
+        directory = resolve(image, f"usr/lib/grub/{_PLATFORMS[kind]}")
+        if not resolve(image, f"usr/lib/grub/{_PLATFORMS[kind]}/moddep.lst").is_file():
+            lacking.append(PACKAGES[kind])
+        for file in directory.iterdir() if directory.is_dir() else ():
+            if file.is_symlink():  # grub-mkimage would follow it on the build host.
+                raise CheckpointError(
+                    f"{file.name} of the image's boot loader is a link",
+                    f"{file} leads to {file.readlink()}",
+                    "install the unmodified packages of the boot loader",
+                )
     if lacking:
         raise CheckpointError(
-            "the image has no boot loader to put on the disk",
-            f"there is nothing of {', '.join(lacking)} in its /usr/lib/grub",
+            "the image has no boot loader for the disk",
+            f"its /usr/lib/grub has no files of {', '.join(lacking)}",
             f"add {' and '.join(f'<name>{name}</name>' for name in lacking)} to the transfer",
         )
 
 
-def _require_files(directory: Path) -> None:
-    """grub-mkimage reads them on the build host, and would follow links there."""
-    for file in directory.iterdir() if directory.is_dir() else ():
-        if file.is_symlink():
-            raise CheckpointError(
-                f"{file.name} of the image's boot loader is a link",
-                f"{file} leads to {file.readlink()}",
-                "install the packages of the boot loader as they are",
-            )
-
-
 def copy_modules(image: Path, firmware: Collection[str]) -> None:
-    """Put GRUB's modules into the image's /boot/grub, where the menu finds them."""
+    """Copy GRUB's modules into the image's /boot/grub, for the menu."""
     for kind in sorted(firmware):
         platform = _PLATFORMS[kind]
         directory = make_directory(image, f"boot/grub/{platform}")
@@ -118,17 +112,15 @@ def uefi_program(context: Context, layout: DiskLayout, result: Path) -> None:
 
 
 def install_for_bios(context: Context, disk: Path, layout: DiskLayout) -> None:
-    """Write boot.img and the core image. Raises `CheckpointError` when the latter does not fit."""
+    """Write boot.img and the core image. Raises `CheckpointError` when that does not fit."""
     partition = next(one for one in layout.partitions if one.type == BIOS_BOOT)
     result = context.tmp / "core.img"
     _core(context, "bios", layout, result)
     core = bytearray(result.read_bytes())
     if len(core) > partition.size:
-        raise CheckpointError(
-            f"GRUB does not fit into the BIOS boot partition ({partition.number})",
-            f"it has {len(core)} bytes, the partition {partition.size}",
-            "make that partition 1mb",
-        )
+        brief = f"GRUB does not fit into the BIOS boot partition ({partition.number})"
+        details = f"it has {len(core)} bytes, the partition {partition.size}"
+        raise CheckpointError(brief, details, "make that partition 1mb")
     first = partition.start // _SECTOR_BYTES
     struct.pack_into("<Q", core, _FIRST_BLOCK_LIST, first + 1)
     image = resolve(context.pkg_image, "usr/lib/grub/i386-pc/boot.img")

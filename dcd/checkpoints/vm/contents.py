@@ -1,8 +1,8 @@
-"""How much room an image takes in its volumes, and whether it has that: asked before anything is written.
+"""The space that an image takes in its volumes, and a check for it before the first write.
 
-Each entry of the image belongs to the volume that is mounted nearest above it. What a file system itself
-takes (inode tables, journal, metadata) is estimated, generously, from how its tool lays it out; on top comes
-a reserve, because a system that starts on a full disk does not start.
+Each entry of the image belongs to the volume that is mounted nearest above it. The overhead of a file system
+(inode tables, journal, metadata) is a generous estimate from the layout that its tool makes; a reserve is
+added, because a system with a full disk does not start.
 Source: mke2fs(8), mkfs.xfs(8), mkfs.btrfs(8).
 """
 
@@ -34,20 +34,20 @@ _RESERVE = 0.05
 
 @dataclass
 class Contents:
-    """What a volume is to hold: entries, and bytes in full blocks."""
+    """The content of a volume: entries, and bytes in full blocks."""
 
     entries: int = 0
     size_bytes: int = 0
 
     def add(self, size_bytes: int) -> None:
-        """One more entry of that many bytes."""
+        """Add an entry of that many bytes."""
         self.entries += 1
         self.size_bytes += -(-size_bytes // BLOCK_BYTES) * BLOCK_BYTES
 
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What an image holds, by the directory where each volume is mounted, and the time of its newest
+    """The contents of an image, by the directory where each volume is mounted, and the time of its newest
     entry, in nanoseconds since 1970."""
 
     volumes: Mapping[Path, Contents]
@@ -55,7 +55,7 @@ class Survey:
 
 
 def entries_below(directory: Path) -> Iterator[os.DirEntry[str]]:
-    """Every entry of a tree, a directory's own entries right after it. No link is followed."""
+    """All entries of a tree, each directory followed by its own entries. Links are not followed."""
     with os.scandir(directory) as found:
         for one in found:
             yield one
@@ -64,8 +64,8 @@ def entries_below(directory: Path) -> Iterator[os.DirEntry[str]]:
 
 
 def survey(image: Path, mountpoints: Collection[Path]) -> Survey:
-    """Look at every entry of the image once. `mountpoints` are directories of the image where volumes are
-    mounted, the image itself among them."""
+    """Read every entry of the image once. `mountpoints` are the directories of the image where volumes are
+    mounted, and the image itself."""
     volumes = {path: Contents() for path in mountpoints}
     newest_ns = image.stat().st_mtime_ns
     seen: set[tuple[int, int]] = set()
@@ -92,13 +92,13 @@ def survey(image: Path, mountpoints: Collection[Path]) -> Survey:
 def check_room(partition: VolumePartition, contents: Contents) -> None:
     """Raise `CheckpointError`, with numbers, when the partition is too small for the contents."""
     kind, size = partition.volume.type, partition.size
-    overhead, reserve = _overhead(kind, size, contents.entries), _reserve(size)
+    overhead, reserve = _overhead(kind, size, contents.entries), int(size * _RESERVE)
     details = (
         f"it needs {_mib(contents.size_bytes)} for {contents.entries} files and directories, "
         f"{_mib(overhead)} for {kind} itself and {_mib(reserve)} as a reserve"
     )
     if kind == "ext4" and contents.entries > _inodes(size):
-        details += f"; in ext4 of that size there is room for {_inodes(size)} files"
+        details += f"; ext4 of that size has room for {_inodes(size)} files"
     elif contents.size_bytes + overhead + reserve <= size:
         return
     raise CheckpointError(
@@ -113,9 +113,9 @@ def check_room(partition: VolumePartition, contents: Contents) -> None:
 def _enough(kind: FileSystem, contents: Contents) -> int:
     """A size that is large enough, in steps of 16 MiB."""
     size = contents.size_bytes // (16 * MIB) * (16 * MIB)
-    while contents.size_bytes + _overhead(kind, size, contents.entries) + _reserve(size) > size or (
-        kind == "ext4" and contents.entries > _inodes(size)
-    ):
+    while contents.size_bytes + _overhead(kind, size, contents.entries) + int(
+        size * _RESERVE
+    ) > size or (kind == "ext4" and contents.entries > _inodes(size)):
         size += 16 * MIB
     return size
 
@@ -139,12 +139,8 @@ def _inodes(size: int) -> int:
     return size // bytes_per_inode(size)
 
 
-def _reserve(size: int) -> int:
-    return int(size * _RESERVE)
-
-
 def _allocated(path: str, status: os.stat_result) -> int:
-    """The bytes of an entry that will take room: not the holes of a file, not a short link."""
+    """The bytes of an entry that take space, without holes of a file and short links."""
     if stat.S_ISLNK(status.st_mode):
         return status.st_size if status.st_size >= _SHORTEST_LINK_WITH_BLOCK else 0
     if not stat.S_ISREG(status.st_mode):

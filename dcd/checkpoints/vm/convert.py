@@ -1,8 +1,8 @@
-"""`Convert`: the virtual machine's disk in every format that the manifest asks for, but `ova`.
+"""`Convert`: the virtual machine's disk in every format that the manifest asks for, except `ova`.
 
-The formats are made side by side, as many as there are processors, the slowest first. Each is checked and
-held against the disk before it is delivered. The raw disk is delivered as the file that it is: no copy, no
-link. Results: media/NAME.SUFFIX, recorded by kind.
+The formats are made side by side, one for each processor, the slowest first. Each is checked and compared
+with the disk before its delivery. The raw disk itself is delivered, without a copy or link.
+Results: media/NAME.SUFFIX, recorded by kind.
 """
 
 import os
@@ -17,7 +17,7 @@ from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
 from dcd.checkpoints.media.deliver import as_artifact, media_name
 from dcd.checkpoints.recorded import record_medium
 from dcd.checkpoints.times import source_date_epoch
-from dcd.checkpoints.vm.conversion import TOOLS, check_level, convert, examine, make_stream
+from dcd.checkpoints.vm.conversion import TOOLS, Level, convert, examine, make_stream
 from dcd.checkpoints.vm.disk import DiskLayout, recorded_disk
 from dcd.checkpoints.vm.formats import (
     STREAM,
@@ -40,11 +40,11 @@ AZURE_STEP_BYTES = 1 << 20
 """A fixed VHD is for Azure, which takes only whole MiB."""
 
 _EXPECTED_BYTES = 512 << 20
-"""What a system's disk takes in one of the formats, as far as nobody knows its contents yet."""
+"""The usual size of a system's disk in one of the formats."""
 
 _POLL_SECONDS = 0.5
 _CONVERSION_SHARE = 0.8
-"""The part of an image's work that is its conversion; the rest is looking at the result."""
+"""The share of the conversion in the work for an image; the rest is the check of the result."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +58,14 @@ class Convert(Checkpoint):
     REQUIRES = (products.DISK,)
 
     formats: tuple[Annotated[str, WORD], ...] = ()
-    """Some of them, as `TYPE` or `TYPE-SUBFORMAT`. Default: all."""
+    """A selection of the formats, as `TYPE` or `TYPE-SUBFORMAT`. Default: all."""
 
-    level: int = 6
-    """The level of zlib, 1 to 9, for a streamOptimized VMDK."""
+    level: Level = 6
+    """The level of zlib, from 1 (fast) to 9 (small), for a streamOptimized VMDK."""
 
     out_of_order: bool = False
-    """Write a compressed qcow2 as its clusters come out of several processors: faster, with the
-    same contents, but in another order each time."""
+    """Write the clusters of a compressed qcow2 in the order in which several processors finish them: faster,
+    with the same contents, but with other bytes each time."""
 
     def needs(self, doc: DataObjectCache) -> Needs:
         made = sum(image.type != "raw" for image in self._images(doc))
@@ -76,7 +76,7 @@ class Convert(Checkpoint):
 
     def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
         yield from check_images(doc, self)
-        # What else is wrong with the layout, CreateDisk says.
+        # CreateDisk reports the other errors of the layout.
         yield from check_sizes(doc, examine_layout(doc)[0].size)
         offered = _offered(doc)
         if images_of(doc) and not offered:
@@ -88,13 +88,12 @@ class Convert(Checkpoint):
                 "leave this checkpoint out, or add a vm_format to vm_im",
             )
         yield from check_chosen(doc, self, self.formats, offered)
-        yield from check_level(doc, self, self.level)
 
     def execute(self, context: Context) -> None:
         images = self._images(context.doc)
         kinds = ", ".join(image.kind for image in images)
         disk, layout = recorded_disk(context)
-        _assure(disk, layout, images)
+        _check_disk(disk, layout, images)
         context.report(Report(0.0, f"converting {disk.name} to {kinds}"))
         done = self._carry_out(context, disk, layout, images)
         for image in images:
@@ -103,15 +102,13 @@ class Convert(Checkpoint):
             record_medium(context, image.kind, context.root / artifact.path)
 
     def _images(self, doc: DataObjectCache) -> tuple[Image, ...]:
-        """What is to be made."""
-        return tuple(
-            image for image in _offered(doc) if not self.formats or image.kind in self.formats
-        )
+        """The images to make."""
+        return tuple(one for one in _offered(doc) if not self.formats or one.kind in self.formats)
 
     def _carry_out(
         self, context: Context, disk: Path, layout: DiskLayout, images: tuple[Image, ...]
     ) -> dict[Image, Artifact]:
-        """Make all images; the first failure ends the work at the others."""
+        """Make all images; the first failure ends the work for the others."""
         fractions = dict.fromkeys(images, 0.0)
         total = sum(map(_expected_seconds, images))
         epoch = source_date_epoch(context, int(disk.stat().st_mtime))
@@ -168,22 +165,19 @@ def _offered(doc: DataObjectCache) -> list[Image]:
 
 
 def _expected_seconds(image: Image) -> float:
-    """About how long an image takes, against others."""
+    """The rough duration for an image, relative to others."""
     return {"zlib": 15.0, "zstd": 4.0}.get("zlib" if image == STREAM else image.compression, 2.0)
 
 
-def _assure(disk: Path, layout: DiskLayout, images: tuple[Image, ...]) -> None:
-    """Refuse a disk that cannot be converted."""
+def _check_disk(disk: Path, layout: DiskLayout, images: tuple[Image, ...]) -> None:
+    """Raise `CheckpointError` when the disk cannot be converted."""
     if not disk.is_file():
-        raise CheckpointError(
-            f"the disk {disk.name} is not there any more",
-            str(disk),
-            "look for a checkpoint before that removes it",
-        )
+        remedy = "look for an earlier checkpoint that removes it"
+        raise CheckpointError(f"the disk {disk.name} no longer exists", str(disk), remedy)
     size = disk.stat().st_size
     if size != layout.size:
         raise CheckpointError(
-            f"the disk {disk.name} is corrupt: it is not as big as its partition table says",
+            f"the disk {disk.name} is corrupt: it has another size than its partition table",
             f"it has {size} bytes, its layout {layout.size}",
             "rewind the build to the checkpoint that makes the disk",
         )

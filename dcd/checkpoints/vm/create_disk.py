@@ -18,7 +18,7 @@ from dcd.checkpoints.times import FIRST_FAT_TIME, source_date_epoch
 from dcd.checkpoints.vm import gpt
 from dcd.checkpoints.vm.disk import DiskLayout, record_disk
 from dcd.checkpoints.vm.layout import disk_layout, examine_layout
-from dcd.checkpoints.vm.volumes import VOLUME_TOOLS, Place, make_volume
+from dcd.checkpoints.vm.volumes import ALL_VOLUME_TOOLS, VOLUME_TOOLS, Place, make_volume
 from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache
 from dcd.platform.inside import entry
@@ -40,7 +40,7 @@ class CreateDisk(Checkpoint):
     EXPECTED_SECONDS = 1.0
     PROVIDES = (products.DISK,)
     READS = LAYOUT_READS
-    TOOLS = tuple(dict.fromkeys(tool for tools in VOLUME_TOOLS.values() for tool in tools))
+    TOOLS = ALL_VOLUME_TOOLS
 
     def needs(self, doc: DataObjectCache) -> Needs:
         layout, _ = examine_layout(doc)

@@ -1,11 +1,11 @@
-"""What of a tree a file system cannot hold: asked before anything is written.
+"""A check, before the first write, whether a file system can hold a tree.
 
-The tools do not say it. mke2fs -d and mcopy write another time for one that is out of range; mcopy
+The tools report no error: mke2fs -d and mcopy write another time for one that is out of range; mcopy
 takes `a:b` for a file `b` on a drive, leaves out dots and blanks at the end of a name, and writes README over
 Readme.
 Source: ext4(5) and the kernel's Documentation/filesystems/ext4, "Inode Timestamps"; mkfs.xfs(8), bigtime;
-Microsoft's FAT specification, "FAT Long Directory Entries" and DIR_FileSize. Times are no obstacle in FAT,
-which keeps few attributes of a file anyway: they become the nearest (`dcd.checkpoints.times`).
+Microsoft's FAT specification, "FAT Long Directory Entries" and DIR_FileSize. FAT takes all times: they
+become the nearest of its own (`dcd.checkpoints.times`).
 """
 
 import os
@@ -29,12 +29,12 @@ _DEVICES = frozenset(
     ("CON", "PRN", "AUX", "NUL", *(f"{one}{n}" for one in ("COM", "LPT") for n in range(1, 10)))
 )
 _NAMED = 20
-"""How many entries a message names."""
+"""The most entries that a message names."""
 
 
 def check_encodable(partition: VolumePartition, tree: Path, apart: Collection[Path]) -> None:
-    """Raise `CheckpointError`, with the entries and why, when the partition's file system cannot hold what
-    is in the directory `tree`. What is in the directories `apart` belongs to other file systems."""
+    """Raise `CheckpointError`, with entries and reasons, when the partition's file system cannot hold the
+    content of the directory `tree`. The directories `apart` belong to other file systems."""
     kind = partition.volume.type
     found = list(_problems(kind, tree, frozenset(apart) - {tree}))
     if found:

@@ -1,12 +1,12 @@
 """`InstallISCSI`: a guest installs the system onto the disk, which it sees through an iSCSI target.
 
-The disk is made blank and served to one guest; the guest boots an installer medium, which finds answers
-made from the disk's layout on a drive of its own, installs without asking, and switches itself off. The
-serial console tells how far it is; success is a word that only an installer that read the answers knows,
-printed after all the rest. Then the disk itself is asked whether it holds what it should.
+The disk is made blank and served to one guest. The guest boots an installer medium, which finds answers for
+the disk's layout on a drive of its own, installs without questions, and switches itself off. The serial
+console shows the progress; at the end it has a token that only an installer with the answers knows. Then the
+content of the disk is checked.
 
-Target and guest never outlive the attempt: the target is in the event log before it exists, and whatever
-interrupts this, the next attempt begins with a blank disk on the layer before.
+Target and guest never outlive the attempt: the target is in the event log before it exists, and after any
+interruption the next attempt begins with a blank disk on the previous layer.
 """
 
 import secrets
@@ -45,7 +45,7 @@ from dcd.platform.hypervisor import (
     Qemu,
     tools_of,
 )
-from dcd.platform.iscsi import Comstar, Export, Lio, Target, Tgt, target_name
+from dcd.platform.iscsi import Comstar, Lio, Target, Tgt, target_name
 from dcd.platform.iscsi.lio import CONFIGFS
 
 TargetName = Literal["auto", "tgt", "lio", "comstar"]
@@ -62,26 +62,22 @@ class InstallISCSI(Checkpoint):
     EXPECTED_SECONDS = 240.0
     PROVIDES = ()
     READS = (*LAYOUT_READS, "//vm_im", "//boot_mods")
-    TOOLS = tuple(
-        dict.fromkeys(
-            (
-                *(*tools_of("qemu", uefi=True), "qemu-block-extra"),
-                *(tool for target in _TARGETS.values() for tool in target.tools),
-                *(*answers.TOOLS, *installed_disk.TOOLS),
-            )
-        )
+    TOOLS = (
+        *(*tools_of("qemu", uefi=True), "qemu-block-extra"),
+        *dict.fromkeys(tool for target in _TARGETS.values() for tool in target.tools),
+        *(*answers.TOOLS, *installed_disk.TOOLS),
     )
 
     medium: Annotated[InputPath, CLIENT_PATH] | None = None
-    """An ISO with an unattended installer (see `DebianInstaller`). Default: the one that an earlier
-    checkpoint made."""
+    """An ISO with an unattended installer (see `DebianInstaller`). Default: that of an earlier
+    checkpoint."""
 
     target: TargetName = "auto"
-    """The iSCSI target. `auto` is tgt on Linux and comstar on illumos; lio and comstar were never
-    run on the real thing."""
+    """The iSCSI target. `auto` is tgt on Linux and comstar on illumos; lio and comstar have been tested with
+    stand-ins only."""
 
     firmware: Firmware = "bios"
-    """What the guest boots the medium with."""
+    """The firmware with which the guest boots the medium."""
 
     memory_mb: int = 1024
     """The memory of the guest, in MiB."""
@@ -106,8 +102,8 @@ class InstallISCSI(Checkpoint):
     """The name of the installed system. Default: that of the live system."""
 
     grow_root: bool = True
-    """Let the root partition, which must be the last on the disk, take the rest of a larger disk
-    whenever the system starts."""
+    """Let the root partition, which must be the last on the disk, grow to the rest of a larger disk at each
+    start of the system."""
 
     def needs(self, doc: DataObjectCache) -> Needs:
         tools = (
@@ -118,7 +114,7 @@ class InstallISCSI(Checkpoint):
         return Needs(
             tools=tools,
             disk_bytes=2 << 30,
-            # To look into the disk afterwards.
+            # For the check of the disk at the end.
             capabilities=MOUNTS,
             devices=(ALL_DEVICES,),
             writes=(CONFIGFS,) if self._target() is Lio else (),
@@ -145,13 +141,26 @@ class InstallISCSI(Checkpoint):
         drive = self._answers(context, layout, token)
         kind, name = self._target(), target_name(context.attempt)
         context.claim(kind.kind, name)
+        controllers = context.doc.volatile.get_descendants(None, VmController, max_count=1)
+        attachment: Attachment = controllers[0].type if controllers else "virtio"
 
         def install(accelerator: Accelerator, may_be_stuck: bool) -> None:
             _make_blank(disk, layout.size)
             directory = context.tmp / "target"
             try:
                 with kind(directory).export(disk, name) as export:
-                    machine = self._machine(context, medium, drive, export, layout, accelerator)
+                    machine = GuestSpec(
+                        name=self.name,
+                        firmware=self.firmware,
+                        accelerator=accelerator,
+                        memory_mb=self.memory_mb,
+                        cpus=self.cpus,
+                        drives=(Drive(medium, "cdrom"), Drive(drive, "cdrom")),
+                        console_log=context.evidence / f"{self.name}.log",
+                        network_disks=(
+                            NetworkDisk(export, attachment, _DISK_SERIAL, layout.sector_size),
+                        ),
+                    )
                     self._install(context, machine, token, may_be_stuck=may_be_stuck)
             finally:
                 shutil.rmtree(directory, ignore_errors=True)
@@ -163,31 +172,10 @@ class InstallISCSI(Checkpoint):
             again="installing once more",
             attempt=install,
         )
-        context.report(Report(0.96, "looking at the disk"))
+        context.report(Report(0.96, "checking the disk"))
         installed_disk.check_disk(context, disk, layout)
         used = disk.stat().st_blocks * 512 >> 20
         context.report(Report(1.0, f"{disk.name}: {used} MiB of {layout.size >> 20} used"))
-
-    def _machine(
-        self,
-        context: Context,
-        medium: Path,
-        drive: Path,
-        export: Export,
-        layout: DiskLayout,
-        accelerator: Accelerator,
-    ) -> GuestSpec:
-        disk = NetworkDisk(export, _attachment(context.doc), _DISK_SERIAL, layout.sector_size)
-        return GuestSpec(
-            name=self.name,
-            firmware=self.firmware,
-            accelerator=accelerator,
-            memory_mb=self.memory_mb,
-            cpus=self.cpus,
-            drives=(Drive(medium, "cdrom"), Drive(drive, "cdrom")),
-            console_log=context.evidence / f"{self.name}.log",
-            network_disks=(disk,),
-        )
 
     def _install(
         self, context: Context, machine: GuestSpec, token: str, *, may_be_stuck: bool
@@ -218,7 +206,7 @@ class InstallISCSI(Checkpoint):
             yield self.fault(
                 doc,
                 None,
-                "the EFI system partition is mounted nowhere",
+                "the EFI system partition has no mountpoint",
                 "the installer puts the boot loader there",
                 'write <format type="vfat" mountpoint="/boot/efi"/>',
             )
@@ -253,22 +241,15 @@ class InstallISCSI(Checkpoint):
         return drive
 
     def _write_menu_settings(self, context: Context, files: Path) -> None:
-        serial = installed.serial_of(self.serial_console)
-        consoles = f"console=tty0 console={self.serial_console}" if serial else ""
+        serial, consoles = installed.consoles(self.serial_console)
         mods, title = boot_mods(context.doc), menu_title(context)
         entries, default, own = menu(mods, title, self.kernel_args, consoles)
         settings = MenuSettings(title, menu_timeout(mods), entries, own, default, serial)
         write_menu_settings(files, settings)
 
 
-def _attachment(doc: DataObjectCache) -> Attachment:
-    """The controller of the guest's disk: the machine's first."""
-    found = doc.volatile.get_descendants(None, VmController, max_count=1)
-    return found[0].type if found else "virtio"
-
-
 def _make_blank(disk: Path, size_bytes: int) -> None:
-    """A new file, so that the layer before is not read, and what is in it then is the installer's work."""
+    """Make a new file, so that the previous layer is not read, and all content comes from the installer."""
     disk.unlink()
     with disk.open("xb") as file:
         file.truncate(size_bytes)

@@ -1,14 +1,14 @@
-"""`InstallOffline`: the image area onto the disk, so that it starts there by itself. No guest, no reboot.
+"""`InstallOffline`: installs the image area onto the disk, which then boots. No guest, no reboot.
 
 The image area becomes an installed system (fstab by UUID, kernel and initramfs in /boot under their
-versioned names, GRUB's menu and modules, no identity of its own), and the disk is made again with what
-belongs into each volume: the same layout, the same ids, and nothing left of what was there before. GRUB is
-put on it for the firmware of the manifest. What an updated kernel or `update-grub` does later in the
-guest works as on any Debian.
+versioned names, GRUB's menu and modules, no identity of its own). The disk is made again with the same
+layout and ids, each volume with its content, and nothing of the previous disk remains. GRUB is installed for
+the firmware of the manifest. Updates of the kernel and `update-grub` work later in the guest as on any
+Debian.
 
-Everything that can be said before is said before anything is written: content that does not fit, a boot
-loader that the image lacks. The same layer gives the same bytes where the tools allow it: ids derive
-from the layout, and no time is after SOURCE_DATE_EPOCH or that of the newest file of the image.
+All checks precede the first write: content that does not fit, a boot loader that the image lacks. The same
+layer gives the same bytes where the tools allow it: ids derive from the layout, and no time is after
+SOURCE_DATE_EPOCH or that of the newest file of the image.
 """
 
 import os
@@ -31,6 +31,7 @@ from dcd.checkpoints.boot.menu import (
 )
 from dcd.checkpoints.image.identity import NO_HOST_KEYS, remove_identity, without_host_keys
 from dcd.checkpoints.interface import ALL_DEVICES, MOUNTS, Checkpoint, Context, Needs, Report
+from dcd.checkpoints.recorded import recorded
 from dcd.checkpoints.times import source_date_epoch
 from dcd.checkpoints.vm import boot_loader, installed
 from dcd.checkpoints.vm.contents import Survey, check_room, entries_below, survey
@@ -41,21 +42,20 @@ from dcd.checkpoints.vm.layout import examine_layout, firmware
 from dcd.checkpoints.vm.layout_checks import ESP
 from dcd.checkpoints.vm.menu_settings import MenuSettings, write_menu_settings
 from dcd.checkpoints.vm.volume_rules import MIB
-from dcd.checkpoints.vm.volumes import MOUNT_TOOLS, MOUNTED, VOLUME_TOOLS, Place, make_volume
+from dcd.checkpoints.vm.volumes import ALL_VOLUME_TOOLS, MOUNT_TOOLS, MOUNTED, Place, make_volume
 from dcd.manifest.diagnostics import Diagnostic, refuse
-from dcd.manifest.doc import DataObjectCache, DataObjectDict
+from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.forms import KERNEL_ARGUMENTS, SERIAL_CONSOLE
 from dcd.platform.inside import make_directory, new_file, regular_file, resolve, write
-from statemachine.errors import CheckpointError
 from store.host.mounts import mount, unmount
 
 _GRUB_MODULES_BYTES = 8 * MIB
-"""What GRUB's modules for both kinds of firmware take in /boot, rounded up."""
+"""The size of GRUB's modules in /boot for both kinds of firmware, rounded up."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Kernel:
-    """The image's kernel version and where its initramfs is now."""
+    """The image's kernel version, and its initramfs in the boot archive."""
 
     version: str
     initramfs: Path
@@ -70,47 +70,32 @@ class InstallOffline(Checkpoint):
     VERSION = 2
     PROVIDES = ()
     READS = ("//boot_mods", "//vm_im.firmware", "//distro.name")
-    TOOLS = tuple(
-        dict.fromkeys(
-            (
-                *boot_loader.TOOLS,
-                *(tool for tools in VOLUME_TOOLS.values() for tool in tools),
-                *MOUNT_TOOLS,
-            )
-        )
-    )
+    TOOLS = (*boot_loader.TOOLS, *ALL_VOLUME_TOOLS, *MOUNT_TOOLS)
 
     kernel_args: Annotated[str, KERNEL_ARGUMENTS] = "quiet"
     """The kernel arguments of every entry of the menu, before its own (from `boot_mods` in
     `vm_im`)."""
 
     serial_console: Annotated[str, SERIAL_CONSOLE] = "ttyS0,115200"
-    """The serial line that the menu and the image's own entry use, with its speed. Empty: none."""
+    """The serial line of the menu and of the image's own entry, with its speed. Empty: none."""
 
     grow_root: bool = True
-    """Let the root partition, which must be the last on the disk, take the rest of a larger disk
-    whenever the system starts."""
+    """Let the root partition, which must be the last on the disk, grow to the rest of a larger disk at each
+    start of the system."""
 
     cloud_init: bool = False
-    """Switch the image's cloud-init on, for a NoCloud volume or a configuration drive; otherwise it
-    is off."""
+    """Enable the image's cloud-init, for a NoCloud volume or a configuration drive; otherwise it is
+    disabled."""
 
     def needs(self, doc: DataObjectCache) -> Needs:
-        layout = _planned(doc)
-        if layout is None:
-            return Needs(
-                tools=self.TOOLS,
-                disk_bytes=1 << 30,
-                capabilities=MOUNTS,
-                devices=(ALL_DEVICES,),
-            )
+        layout, _ = examine_layout(doc)
         mounted = any(one.volume.type in MOUNTED for one in layout.volumes)
         tools = (*boot_loader.TOOLS, *tools_for(layout), *(MOUNT_TOOLS if mounted else ()))
         return Needs(
             tools=tools,
             disk_bytes=1 << 30,
-            # Also without such volumes: what is in a volume of its own is covered while the others are
-            # made, and attributes of the kind trusted.* are seen by nobody else.
+            # Always: the directory of an inner volume is covered while the outer one is made, and only with
+            # this right are attributes of the kind trusted.* visible.
             capabilities=MOUNTS,
             devices=(ALL_DEVICES,) if mounted else (),
         )
@@ -121,10 +106,9 @@ class InstallOffline(Checkpoint):
 
     def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
         yield from check_x86(doc, self, "makes a disk start on", fails=False)
-        layout = _planned(doc)
-        if layout is not None:
+        layout, faults = examine_layout(doc)
+        if not faults:  # Otherwise CreateDisk reports them.
             yield from installed.check_root(doc, self, layout, self.grow_root)
-
         if "uefi" in firmware(doc):
             yield from other_boot_loaders.check_packages(doc, self, "the disk")
 
@@ -135,7 +119,7 @@ class InstallOffline(Checkpoint):
         boot_loader.check_packages(context.pkg_image, kinds)
         if "uefi" in kinds:
             other_boot_loaders.report_found(context, "the disk")
-        installed.check_means(
+        installed.require_programs(
             context.pkg_image, grow_root=self.grow_root, cloud_init=self.cloud_init
         )
         kernel = _kernel(context)
@@ -152,19 +136,16 @@ class InstallOffline(Checkpoint):
         _make_disk(context, disk, layout, epoch, trees)
         if "bios" in kinds:
             boot_loader.install_for_bios(context, disk, layout)
-        used = disk.stat().st_blocks * 512
-        context.report(
-            Report(1.0, f"{disk.name}: {used / MIB:.0f} MiB of {layout.size // MIB} used")
-        )
+        used = disk.stat().st_blocks * 512 // MIB
+        context.report(Report(1.0, f"{disk.name}: {used} MiB of {layout.size // MIB} used"))
 
     def _install_system(self, context: Context, layout: DiskLayout, kernel: _Kernel) -> None:
-        """Make the image area what the disk is to hold."""
+        """Turn the image area into the content of the disk."""
         root = context.pkg_image
         for mountpoint in layout.mounted:
             make_directory(root, mountpoint)
         installed.write_fstab(root, layout, self.grow_root)
         if self.grow_root:
-            installed.check_growth(root)
             installed.grow_root(root, layout)
         remove_identity(root)
         if without_host_keys(root):
@@ -176,8 +157,7 @@ class InstallOffline(Checkpoint):
     def _write_menu(self, context: Context, layout: DiskLayout, version: str) -> None:
         root = boot_loader.place_of(layout, "/").partition
         boot = boot_loader.place_of(layout, "/boot")
-        serial = installed.serial_of(self.serial_console)
-        consoles = f"console=tty0 console={self.serial_console}" if serial else ""
+        serial, consoles = installed.consoles(self.serial_console)
         before = f"root=UUID={root.volume.uuid} ro"
         mods, title = boot_mods(context.doc), menu_title(context)
         entries, default, own = menu(mods, title, f"{before} {self.kernel_args}", consoles)
@@ -198,27 +178,16 @@ class InstallOffline(Checkpoint):
         write_menu_settings(context.pkg_image, settings)
 
 
-def _planned(doc: DataObjectCache) -> DiskLayout | None:
-    """The layout that the manifest describes; None when it is not valid, which is for CreateDisk to say."""
-    layout, faults = examine_layout(doc)
-    return None if faults else layout
-
-
 def _kernel(context: Context) -> _Kernel:
-    record = context.doc.persistent.get_first_child("boot_archive", DataObjectDict)
+    version = recorded(context, "boot_archive").get("kernel_version", "")
     initramfs = regular_file(context.boot_archive, "initrd.img")
-    version = "" if record is None else str(record["kernel_version"])
     if not version or initramfs is None:
-        raise CheckpointError(
-            "there is no initramfs for the disk",
-            "no checkpoint before has made one",
-            "run a boot archive checkpoint (DebianBootArchive) before",
-        )
+        raise products.missing(products.KERNEL_RECORD)
     return _Kernel(version, initramfs)
 
 
 def _survey(context: Context, layout: DiskLayout, kernel: _Kernel) -> Survey:
-    """What the image holds, and that there is room for it and for what the boot loader adds."""
+    """The contents of the image, after a check that they and the boot loader fit into the volumes."""
     image = context.pkg_image
     mounted = {resolve(image, point): one for point, one in layout.mounted.items()}
     found = survey(image, mounted)
@@ -233,18 +202,18 @@ def _survey(context: Context, layout: DiskLayout, kernel: _Kernel) -> Survey:
 
 
 def _keep_times(tree: Path, newest_ns: int) -> None:
-    """Give what is younger, as what was written just now, the time `newest_ns`."""
-    found = [Path(one) for one in entries_below(tree) if _mtime_ns(one) > newest_ns]
-    for path in (*found, tree):
+    """Set later times, such as those of files written just now, back to `newest_ns`."""
+    later = (
+        Path(one.path)
+        for one in entries_below(tree)
+        if one.stat(follow_symlinks=False).st_mtime_ns > newest_ns
+    )
+    for path in (*later, tree):
         os.utime(path, ns=(newest_ns, newest_ns), follow_symlinks=False)
 
 
-def _mtime_ns(entry: os.DirEntry[str]) -> int:
-    return entry.stat(follow_symlinks=False).st_mtime_ns
-
-
 def _trees(context: Context, layout: DiskLayout) -> dict[int, Path]:
-    """Where the content of each partition's volume is."""
+    """The directory with the content of each partition's volume, by number."""
     trees = {one.number: resolve(context.pkg_image, point) for point, one in layout.mounted.items()}
     for partition in layout.partitions:
         if partition.type == ESP:
@@ -259,7 +228,7 @@ def _trees(context: Context, layout: DiskLayout) -> dict[int, Path]:
 
 
 def _add_programs(context: Context, layout: DiskLayout, trees: Mapping[int, Path], ns: int) -> None:
-    """Put GRUB's program for UEFI into each ESP: firmware may look into any."""
+    """Put GRUB's program for UEFI into each ESP: firmware may start any of them."""
     program = context.tmp / boot_loader.UEFI_PROGRAM.name
     boot_loader.uefi_program(context, layout, program)
     for esp in (one for one in layout.partitions if one.type == ESP):
@@ -272,16 +241,13 @@ def _add_programs(context: Context, layout: DiskLayout, trees: Mapping[int, Path
 def _make_disk(
     context: Context, disk: Path, layout: DiskLayout, epoch: int, trees: Mapping[int, Path]
 ) -> None:
-    """Make the disk again, each volume with what belongs into it, inner ones first."""
+    """Make the disk again, each volume with its content, inner ones first."""
     begin_disk(disk, layout)
     with ExitStack() as covers:
         for done, partition in enumerate(sorted(layout.volumes, key=_depth, reverse=True)):
-            point = partition.volume.mountpoint
-            fraction = 0.1 + 0.8 * done / len(layout.volumes)
-            name = point or "not mounted"
-            context.report(
-                Report(fraction, f"partition {partition.number}: {partition.volume.type}, {name}")
-            )
+            kind, point = partition.volume.type, partition.volume.mountpoint
+            message = f"partition {partition.number}: {kind}, {point or 'not mounted'}"
+            context.report(Report(0.1 + 0.8 * done / len(layout.volumes), message))
             tree = trees.get(partition.number)
             make_volume(context, Place(disk, layout, partition, epoch), tree)
             if point is not None and point != "/":
@@ -294,7 +260,7 @@ def _depth(partition: VolumePartition) -> int:
 
 @contextmanager
 def _covered(directory: Path) -> Iterator[None]:
-    """Hide what is in a directory, which is in a volume of its own, from what copies the tree around it."""
+    """Hide the content of a directory, which has its own volume, from the copy of the tree around it."""
     if not any(directory.iterdir()):
         yield
         return

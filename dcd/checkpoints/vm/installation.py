@@ -1,9 +1,9 @@
-"""Following an unattended installation on a guest's serial console.
+"""Follows an unattended installation on a guest's serial console.
 
-The installer says `dcd-install: PERCENT% WHAT` at each step and `dcd-install: installed TOKEN` at the end
-(see `dcd.checkpoints.image.installer_script`); its progress becomes the checkpoint's. What it cannot say
-itself is known by other signs: the kernel's and the boot loader's (`dcd.platform.hypervisor.console`), a
-login prompt on a medium that has no installer, silence.
+The installer prints `dcd-install: PERCENT% WHAT` at each step and `dcd-install: installed TOKEN` at the end
+(see `dcd.checkpoints.image.installer_script`); its progress becomes the checkpoint's. Other signs of failure
+are the messages of kernel and boot loader (`dcd.platform.hypervisor.console`), a login prompt on a medium
+without an installer, and silence.
 """
 
 import errno
@@ -25,24 +25,23 @@ SUCCESS = f"{SAYS}installed "
 _FAILED = Trouble(
     (f"{SAYS}failed while",),
     "the installation in the guest failed",
-    "the console's last lines say at which step and why; the whole console is in the evidence of the"
-    " attempt",
+    "the console's last lines have the step and the reason; the whole console is in the attempt's evidence",
 )
 _STEP = re.compile(rf"{re.escape(SAYS)}(\d+)% (.*)")
 _LOGIN = "login:"
 _STARTS_LATE_SECONDS = 120.0
-"""How long after the login prompt an installer may begin; it begins before, unless the machine is slow."""
+"""The longest time between the login prompt and an installer, which usually begins before it."""
 _SWITCHES_OFF_SECONDS = 120.0
 _SILENT_STEP_SECONDS = 600.0
-"""The longest that a step, such as the copy of the system, is thought to take."""
+"""The longest silence in one step, such as the copy of the system."""
 _BOOTED = 0.15
-"""The share of the time that booting the medium takes."""
+"""The share of the boot of the medium in the time."""
 _END = 0.95
 _LONGEST_LINE = 1000
 
 
 class _Progress:
-    """What the console has told so far."""
+    """The progress of the installation, from the console."""
 
     def __init__(self, context: Context, console: ConsoleText) -> None:
         self._context = context
@@ -52,9 +51,9 @@ class _Progress:
         self._login_at: float | None = None
 
     def hear(self, text: str) -> None:
-        """Take in a piece of what is printed."""
+        """Read a piece of the output."""
         *lines, last = (self._line + text).split("\n")
-        # A guest may print a line without end; a step or a prompt is no longer than this.
+        # A guest may print an endless line; a step or a prompt is shorter than this.
         self._line = last[-_LONGEST_LINE:]
         for line in lines:
             if step := _STEP.search(line):
@@ -65,11 +64,11 @@ class _Progress:
             self._login_at = time.monotonic()
 
     def silence_seconds(self) -> float:
-        """For how long a guest that runs may be silent where it is."""
+        """The longest silence of a running guest at this point."""
         return _SILENT_STEP_SECONDS if self._begun else SILENCE_SECONDS
 
     def check_that_it_installs(self) -> None:
-        """Raise `GuestTrouble` when a login has been there for long and no installer."""
+        """Raise `GuestTrouble` when no installer has begun long after a login prompt."""
         waited = 0.0 if self._login_at is None else time.monotonic() - self._login_at
         if waited > _STARTS_LATE_SECONDS and not self._begun:
             raise GuestTrouble(
@@ -88,9 +87,9 @@ def wait_for_success(
     stopped: Callable[[], bool],
     may_be_stuck: bool = False,
 ) -> ConsoleText:
-    """Return when the installation has succeeded; `wait_until_off` comes next. Raises `GuestTrouble` when
-    it has not, `GuestStuck` when its hypervisor does not run it any more (a silent one only where it
-    `may_be_stuck`), `CheckpointError` when `stopped` says so."""
+    """Return after the success of the installation; `wait_until_off` is the next step. Raises `GuestTrouble`
+    for a failure, `GuestStuck` when the hypervisor no longer runs the guest (with `may_be_stuck` also for a
+    silent one), `CheckpointError` when `stopped` returns True."""
     console = ConsoleText()
     progress = _Progress(context, console)
 
@@ -110,7 +109,7 @@ def wait_for_success(
             silence_seconds=progress.silence_seconds if may_be_stuck else lambda: math.inf,
         )
     except GuestTrouble as trouble:
-        # Whose disk is full is decided by these words elsewhere, and it is not this host's.
+        # Other code takes this message of the system for a full disk of the host.
         details = trouble.details.replace(os.strerror(errno.ENOSPC), "the guest's disk is full")
         raise type(trouble)(trouble.brief, details, trouble.resolution) from None
     context.report(Report(_END, "installed; the guest switches itself off"))
@@ -118,7 +117,7 @@ def wait_for_success(
 
 
 def wait_until_off(guest: Guest, console: ConsoleText, stopped: Callable[[], bool]) -> None:
-    """Return when the guest has ended by itself: only then is on the disk what it has written. Raises as
+    """Return when the guest has ended by itself: only then are all its writes on the disk. Raises as
     `wait_for_success`."""
     deadline = time.monotonic() + _SWITCHES_OFF_SECONDS
     while (chunk := guest.read_console(0.5)) is not None:
@@ -129,5 +128,5 @@ def wait_until_off(guest: Guest, console: ConsoleText, stopped: Callable[[], boo
             raise GuestTrouble(
                 "the guest did not switch itself off after the installation",
                 f"the console's last lines:\n{console.tail(TAIL_LINES)}",
-                "see in the console log what keeps it; the medium's installer has to switch it off",
+                "look for the reason in the console log; the medium's installer has to switch it off",
             )

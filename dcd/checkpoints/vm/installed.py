@@ -1,4 +1,4 @@
-"""What makes an image area an installed system: fstab, growth, identity.
+"""The parts of an installed system that an image area lacks: fstab, growth of the root, cloud-init.
 
 Each function changes the image area alone. Source: fstab(5), repart.d(5), systemd-growfs(8),
 systemd.mount(5) for x-systemd.growfs, ssh-keygen(1), cloud-init's documentation of NoCloud.
@@ -19,7 +19,7 @@ from statemachine.errors import CheckpointError
 _SERIAL_CONSOLE = re.compile(
     r"tty(S|AMA)(?P<unit>[0-9])(,(?P<speed>[0-9]{2,7})((?P<parity>[noe])(?P<bits>[5-8])?r?)?)?"
 )
-"""What may be the console of an installed system, as in the kernel's argument `console`."""
+"""A console of an installed system, in the form of the kernel's argument `console`."""
 _USUAL_SPEED = 9600
 _PARITIES = {None: "no", "n": "no", "o": "odd", "e": "even"}
 
@@ -32,14 +32,14 @@ datasource_list: [NoCloud, ConfigDrive, None]
 def check_root(
     doc: DataObjectCache, checkpoint: Checkpoint, layout: DiskLayout, grow: bool
 ) -> Iterator[Diagnostic]:
-    """Errors unless the image can be installed to the root, and this can grow."""
+    """Errors unless the layout has a root, which can grow if it has to."""
     root = layout.mounted_at("/")
     if root is None:
         yield checkpoint.fault(
             doc,
             None,
-            "the disk has no root file system that the image could be installed to",
-            "none of its partitions is mounted at /; a ZFS root cannot be installed to yet",
+            "the disk has no root file system to install the image to",
+            "none of its partitions is mounted at /; installation to a ZFS root is not possible yet",
             'give a partition <format type="ext4" mountpoint="/"/>',
         )
         return
@@ -55,8 +55,8 @@ def check_root(
 
 
 def serial_of(console: str) -> Serial | None:
-    """The serial line of a console, with the settings that the kernel takes from it; None for an empty
-    one. Source: the kernel's serial-console."""
+    """The serial line of a console, with the kernel's defaults; None for an empty one. Source: the kernel's
+    serial-console."""
     found = _SERIAL_CONSOLE.fullmatch(console)
     if found is None:
         return None
@@ -68,8 +68,14 @@ def serial_of(console: str) -> Serial | None:
     )
 
 
-def check_means(root: Path, *, grow_root: bool, cloud_init: bool) -> None:
-    """Raise `CheckpointError` when the image has not what growing its root or cloud-init takes."""
+def consoles(console: str) -> tuple[Serial | None, str]:
+    """The serial line of a console, and the kernel's arguments for the screen and that line."""
+    serial = serial_of(console)
+    return serial, f"console=tty0 console={console}" if serial else ""
+
+
+def require_programs(root: Path, *, grow_root: bool, cloud_init: bool) -> None:
+    """Raise `CheckpointError` when the image lacks the program that grows its root, or cloud-init."""
     if grow_root and not _has(root, "systemd-repart"):
         raise CheckpointError(
             "the image cannot grow its root",
@@ -90,7 +96,7 @@ def _has(root: Path, program: str) -> bool:
 
 
 def write_fstab(root: Path, layout: DiskLayout, grow_root: bool) -> None:
-    """All volumes by UUID, and what the image's own fstab has beside them."""
+    """Write all volumes by UUID, and the other lines of the image's own fstab."""
     volumes = [one for one in layout.volumes if _point(one)]
     lines = ["# <file system> <mount point> <type> <options> <dump> <pass>"]
     lines += [_fstab_line(one, grow_root) for one in sorted(volumes, key=_point)]
@@ -112,14 +118,14 @@ def _fstab_line(partition: VolumePartition, grow_root: bool) -> str:
     if volume.type == "swap":
         options, check = "sw" if options == "defaults" else options, 0
     elif volume.type in ("xfs", "btrfs"):
-        check = 0  # They have nothing to be checked at boot: fsck.xfs(8), fsck.btrfs(8).
+        check = 0  # There is no check at boot: fsck.xfs(8), fsck.btrfs(8).
     elif point == "/":
         check = 1
     if volume.type == "vfat" and options == "defaults":
         options = "umask=0077"
         if point == "/boot/efi":
-            # A running system needs it for updates only: on a machine so slow that it comes late, that is
-            # no reason to stop in emergency mode.
+            # A running system needs it only for updates: if it appears late on a slow machine, the boot
+            # should not stop in emergency mode.
             options += ",nofail"
     if point == "/" and grow_root:
         options += ",x-systemd.growfs"
@@ -128,27 +134,15 @@ def _fstab_line(partition: VolumePartition, grow_root: bool) -> str:
 
 
 def fstab_field(text: str) -> str:
-    """The text as a field of fstab(5), which separates fields by blanks and has octal numbers for what means
-    something else in it."""
+    """The text as a field of fstab(5), with octal escapes for blanks, backslashes and `#`."""
     return re.sub(r"[\s\\#]", lambda found: f"\\{ord(found[0]):03o}", text)
 
 
-def check_growth(root: Path) -> None:
-    """Raise `CheckpointError` when the image cannot grow its root."""
-    if not any(exists(root, f"{at}/systemd-repart") for at in ("usr/bin", "bin")):
-        raise CheckpointError(
-            "the image cannot grow its root",
-            "it has no systemd-repart",
-            "add the package systemd-repart (in Debian 12: systemd) to the transfer, or write "
-            '<arg name="grow_root">false</arg>',
-        )
-
-
 def grow_root(root: Path, layout: DiskLayout) -> None:
-    """Let the root partition take the rest of the disk whenever the system starts."""
+    """Let the root partition take the rest of the disk at each start of the system."""
     mounted = layout.mounted_at("/")
     assert mounted is not None
-    # systemd-repart takes the first of its files for the first partition of that type, and so on.
+    # systemd-repart matches its files of a type, in order, with the partitions of that type.
     alike = [one for one in layout.partitions if one.type == mounted.type]
     for partition in alike:
         growing = partition is mounted
@@ -158,7 +152,7 @@ def grow_root(root: Path, layout: DiskLayout) -> None:
 
 
 def arrange_cloud_init(root: Path, wanted: bool) -> None:
-    """Switch the image's cloud-init, if there is one, on for local sources of data, or off."""
+    """Enable the image's cloud-init, if there is one, for local sources of data, or disable it."""
     if wanted:
         write(root, "etc/cloud/cloud.cfg.d/95_dcd.cfg", _NO_CLOUD)
         entry(root, "etc/cloud/cloud-init.disabled").unlink(missing_ok=True)

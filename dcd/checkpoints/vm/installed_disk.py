@@ -1,7 +1,7 @@
-"""Whether a disk holds what an installation was to put there: asked of the disk, not of the installer.
+"""A check that a disk holds an installed system, from its content instead of the installer's messages.
 
-The disk was blank, so what is on it is the installation's work, and may be anything: its file systems are
-checked by their own programs before the kernel of the build host mounts them. Source: blkid(8), low-level
+The disk was blank, so an untrusted guest has written its content: the file systems are checked by their own
+programs before the kernel of the build host mounts them. Source: blkid(8), low-level
 probing; e2fsck(8), xfs_repair(8), btrfs-check(8).
 """
 
@@ -16,7 +16,7 @@ from statemachine.errors import CheckpointError
 from store.host.process import ToolFailed
 
 TOOLS = ("blkid", "e2fsck", *mounted.TOOLS)
-"""Those for xfs and btrfs are in the packages of what makes these file systems."""
+"""The checkers of xfs and btrfs are in the packages of their mkfs programs."""
 
 _CHECKERS: dict[str, tuple[str, ...]] = {
     "xfs": ("xfs_repair", "-n", "-f"),
@@ -25,18 +25,18 @@ _CHECKERS: dict[str, tuple[str, ...]] = {
 
 _NOTHING_FOUND = 2
 _SYSTEM = ("etc/fstab", "boot/grub/grub.cfg", "sbin/init")
-"""What a system that starts by itself has, whatever it is."""
+"""Files of every system that boots by itself."""
 
 
 def check_disk(context: Context, disk: Path, layout: DiskLayout) -> None:
-    """Raise `CheckpointError` when the disk is not divided as the layout says, a file system is not the one
-    that it names, or there is no system in them."""
-    # The entries: who divides a disk may put into the headers what it takes for usable.
+    """Raise `CheckpointError` when the disk differs from its layout in its partitions or file systems, or has
+    no system."""
+    # The entries only: headers differ in the sectors that a tool considers usable.
     at, entries = gpt.table(layout)[2]
     with disk.open("rb") as file:
         file.seek(at)
         if file.read(len(entries)) != entries:
-            raise _wrong("it is not divided as its layout says")
+            raise _wrong("its partitions are not those of its layout")
     for partition in layout.volumes:
         _check_volume(context, disk, partition)
     for partition in layout.volumes:
@@ -52,8 +52,7 @@ def check_disk(context: Context, disk: Path, layout: DiskLayout) -> None:
 
 
 def _check_structure(context: Context, disk: Path, partition: VolumePartition) -> None:
-    """Let the file system's own program look at it, which changes nothing. Raises `CheckpointError` when it
-    finds anything wrong."""
+    """Check the file system with its own program, which changes nothing. Raises `CheckpointError`."""
     kind = partition.volume.type
     alone = context.tmp / f"check-{partition.number}"
     try:
@@ -92,8 +91,8 @@ def _check_volume(context: Context, disk: Path, partition: VolumePartition) -> N
 
 def _wrong(what: str) -> CheckpointError:
     return CheckpointError(
-        "the installation said that it succeeded, but the disk does not hold what it should",
+        "the installation reported success, but the disk does not hold the system",
         what,
-        "the installer on the medium installed onto something else, or not as its answers say:"
-        " the console log in the evidence shows what it did",
+        "the installer on the medium used another disk, or other settings than in its answers:"
+        " see the console log in the evidence",
     )

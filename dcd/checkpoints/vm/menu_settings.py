@@ -1,8 +1,8 @@
-"""What `update-grub` in an installed system makes its menu from, so that it stays as the manifest has it.
+"""The settings of `update-grub` in an installed system, so that its menu stays that of the manifest.
 
-The settings are /etc/default/grub; where the image has such a file of its own, a file in
-/etc/default/grub.d that is read after it and so outranks it. The manifest's own entries, which no setting
-can express, come from scripts in /etc/grub.d and start the newest kernel.
+They are /etc/default/grub or, if the image has its own, a file in /etc/default/grub.d that is read after it
+and outranks it. The manifest's own entries, which no setting can express, come from scripts in /etc/grub.d
+and start the newest kernel.
 Source: the GRUB manual, "Simple configuration handling"; grub-mkconfig's own 10_linux.
 """
 
@@ -40,9 +40,9 @@ printf '    initrd %s/initrd.img-%s\n}}\n' "$boot" "$kernel"
 
 @dataclass(frozen=True, slots=True)
 class MenuSettings:
-    """The menu of an installed system: its entries without the arguments that name kernel and root, in order,
-    `own` being the image's, `default` the one that starts by itself (their indices); `serial` is the line
-    that it is shown on too."""
+    """The menu of an installed system: its entries in order, without the arguments for kernel and root.
+    `own` is the index of the image's entry, `default` that of the one that starts by itself; the menu is also
+    shown on the line `serial`."""
 
     title: str
     timeout_seconds: int
@@ -54,10 +54,11 @@ class MenuSettings:
 
 def write_menu_settings(root: Path, settings: MenuSettings) -> None:
     """Write the settings and the entries."""
+    default = settings.default
     variables = {
-        "GRUB_DEFAULT": _default(settings),
+        "GRUB_DEFAULT": str(default) if default == settings.own else _id(default),
         "GRUB_TIMEOUT": str(settings.timeout_seconds),
-        # GNU/Linux is added to it.
+        # GRUB appends GNU/Linux.
         "GRUB_DISTRIBUTOR": settings.title.partition(" GNU/Linux")[0],
         "GRUB_CMDLINE_LINUX_DEFAULT": "",
         "GRUB_CMDLINE_LINUX": grub_arguments(settings.entries[settings.own].arguments),
@@ -70,20 +71,11 @@ def write_menu_settings(root: Path, settings: MenuSettings) -> None:
     lines = [f"{name}={shlex.quote(value)}" for name, value in variables.items()]
     place = OVERRIDE if exists(root, SETTINGS) else SETTINGS
     write(root, place, "\n".join(lines) + "\n")
-    numbered = list(enumerate(settings.entries))
-    for path, entries in (
-        (_BEFORE, numbered[: settings.own]),
-        (_AFTER, numbered[settings.own + 1 :]),
-    ):
+    numbered, own = list(enumerate(settings.entries)), settings.own
+    for path, entries in ((_BEFORE, numbered[:own]), (_AFTER, numbered[own + 1 :])):
         if entries:
             text = _HEAD + "".join(_entry(number, entry) for number, entry in entries)
             write(root, path, text, mode=0o755)
-
-
-def _default(settings: MenuSettings) -> str:
-    if settings.default == settings.own:
-        return str(settings.own)
-    return _id(settings.default)
 
 
 def _id(number: int) -> str:
@@ -91,7 +83,7 @@ def _id(number: int) -> str:
 
 
 def _entry(number: int, entry: Entry) -> str:
-    """The entry's part of the script: words of GRUB's language as words of the shell's."""
+    """The entry's part of the script: words of GRUB's language, quoted for the shell."""
     return _ENTRY.format(
         opening=shlex.quote(f"menuentry {grub_word(entry.title)} --id {_id(number)} {{"),
         arguments=shlex.quote(grub_arguments(entry.arguments)),

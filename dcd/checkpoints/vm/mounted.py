@@ -1,9 +1,9 @@
-"""The file systems of a disk in a file, mounted as its installed system mounts them.
+"""The file systems of a disk in a file, mounted as in its installed system.
 
-For work that only the kernel can do: changing files of a file system that exists, running its programs.
-Call it in a mount namespace of your own (a worker has one). Each loop device belongs to its mount and goes
-with it, so nothing is left whatever happens. FAT is left out: what is in an EFI system partition is for
-mtools. On a read-only mount nothing at all is written to the disk, not even the time.
+For work that only the kernel can do: to change files of an existing file system, and to run its programs.
+It needs a mount namespace of its own (a worker has one). Each loop device ends with its mount, so nothing
+remains in any case. FAT is not mounted: mtools reads the EFI system partition. A read-only mount writes
+nothing to the disk, not even a time.
 """
 
 from collections.abc import Iterator
@@ -15,17 +15,17 @@ from dcd.checkpoints.vm.disk import DiskLayout, VolumePartition
 from dcd.platform.inside import make_directory, resolve
 
 TOOLS = ("losetup", "mount", "umount")
-"""What it needs of the host."""
+"""The tools that it needs."""
 
 _FILE_SYSTEMS = ("ext4", "xfs", "btrfs")
 _OPTIONS = {"xfs": ["nouuid"]}
-"""Another disk with the same ids may be mounted on this host: that of another build of the manifest."""
+"""A disk with the same ids, of another build of the manifest, may be mounted on this host."""
 
 
 @contextmanager
 def mounted(context: Context, disk: Path, layout: DiskLayout, *, read_only: bool) -> Iterator[Path]:
-    """The root of the disk's system. Raises ToolFailed when something cannot be mounted, which is so for
-    a read-only mount of a file system that was not unmounted properly."""
+    """The root of the disk's system. Raises ToolFailed when a mount fails, such as a read-only mount of a
+    file system that was not unmounted properly."""
     root = context.tmp / "mounted"
     root.mkdir(exist_ok=True)
     with ExitStack() as mounts:
@@ -38,7 +38,7 @@ def mounted(context: Context, disk: Path, layout: DiskLayout, *, read_only: bool
 
 
 def _in_order(layout: DiskLayout) -> list[tuple[str, VolumePartition]]:
-    """Where which partition is mounted, outer ones first."""
+    """The mount points with their partitions, outer ones first."""
     found = [
         (point, partition)
         for point, partition in layout.mounted.items()
@@ -48,7 +48,7 @@ def _in_order(layout: DiskLayout) -> list[tuple[str, VolumePartition]]:
 
 
 def mount_arguments(partition: VolumePartition, *, read_only: bool) -> list[str]:
-    """How mount(8) mounts the partition of a disk in a file, before disk and directory."""
+    """The arguments of mount(8) for the partition of a disk in a file, before disk and directory."""
     volume = partition.volume
     options = ["loop", f"offset={partition.start}", f"sizelimit={partition.size}", "nodev"]
     options += ["ro" if read_only else "rw", *_OPTIONS.get(volume.type, [])]

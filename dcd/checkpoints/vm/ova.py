@@ -1,9 +1,8 @@
 """`CreateOVA`: the virtual machine as one package that VMware, VirtualBox and others import.
 
-An OVA is a tar of the descriptor, the manifest with the files' digests, and the disk, in this order: it is
-read as a stream. The disk is the streamOptimized VMDK that `Convert` made, or else one that is made here;
-it is copied into the tar, once, and digested on the way. Result: media/NAME.ova. The same disk gives the
-same bytes.
+An OVA is a tar of the descriptor, the manifest with the files' digests, and the disk, in this order, since it
+is read as a stream. The disk is the streamOptimized VMDK of `Convert`, or else one made here; one pass copies
+it into the tar and computes its digest. Result: media/NAME.ova. The same disk gives the same bytes.
 Source: DMTF DSP0243, "Distribution"; ustar of pax(1).
 """
 
@@ -21,7 +20,7 @@ from dcd.checkpoints.media.deliver import deliver_file, media_name
 from dcd.checkpoints.recorded import record_medium, recorded_media
 from dcd.checkpoints.times import source_date_epoch
 from dcd.checkpoints.vm import ovf
-from dcd.checkpoints.vm.conversion import TOOLS, check_level, examine, make_stream, refuse_above
+from dcd.checkpoints.vm.conversion import TOOLS, Level, examine, make_stream, refuse_above
 from dcd.checkpoints.vm.disk import recorded_disk
 from dcd.checkpoints.vm.formats import STREAM, Image, check_images, images_of, machine_of
 from dcd.checkpoints.vm.stream_vmdk import populated_bytes
@@ -33,7 +32,7 @@ from dcd.manifest.values import size_bytes
 from dcd.platform.inside import new_file
 
 LARGEST_MEMBER_BYTES = 0o77777777777
-"""What a ustar header can say: 8 GiB less one byte."""
+"""The largest size in a ustar header: 8 GiB less one byte."""
 
 _OVA = Image("ova")
 _EXPECTED_BYTES = 512 << 20
@@ -65,10 +64,10 @@ class CreateOVA(Checkpoint):
     """The version of the product, for the descriptor."""
 
     url: Annotated[str, URL] = ""
-    """Where the product is described, for the descriptor."""
+    """The URL of the product, for the descriptor."""
 
-    level: int = 6
-    """The level of zlib, 1 to 9, where the disk has to be compressed first."""
+    level: Level = 6
+    """The level of zlib, from 1 (fast) to 9 (small), for a disk that is not compressed yet."""
 
     def needs(self, doc: DataObjectCache) -> Needs:
         converted = STREAM in images_of(doc)
@@ -88,12 +87,11 @@ class CreateOVA(Checkpoint):
                 "",
                 'add <vm_format type="ova"/> to vm_im, or leave this checkpoint out',
             )
-        yield from check_level(doc, self, self.level)
         if _system(described) is None:
             known = ", ".join(system.virtualbox for system in ovf.OPERATING_SYSTEMS)
             yield error(
                 described.place_of("os_type"),
-                f"no importer is known to know the operating system {described.os_type!r}",
+                f"importers do not know the operating system {described.os_type!r}",
                 "os_type is VirtualBox's or VMware's name of it",
                 f"write one of {known}",
             )
@@ -101,7 +99,7 @@ class CreateOVA(Checkpoint):
             if network.model not in ovf.ADAPTERS:
                 yield error(
                     network.place_of("model"),
-                    f"no importer is known to know the network adapter {network.model!r}",
+                    f"importers do not know the network adapter {network.model!r}",
                     "",
                     f"write one of {', '.join(ovf.ADAPTERS)}",
                 )
@@ -139,7 +137,7 @@ class CreateOVA(Checkpoint):
     def _machine(self, doc: DataObjectCache, disk: ovf.PackagedDisk) -> ovf.Machine:
         described = machine_of(doc)
         system = _system(described)
-        assert system is not None  # check has seen to it
+        assert system is not None  # `check` guarantees it.
         memory = size_bytes(described.memory or _DEFAULT_MEMORY)
         return ovf.Machine(
             product=ovf.Product(distro(doc).name, self.vendor, self.version, self.url),
@@ -147,8 +145,11 @@ class CreateOVA(Checkpoint):
             cpus=described.cpus or 1,
             memory_mb=-(-memory // (1 << 20)),
             controller=_controller(described),
-            networks=_networks(described),
-            # A machine that boots with both has the firmware that importers give by themselves.
+            networks=tuple(
+                ovf.Network(network.model, network.network)
+                for network in described.get_children(class_type=VmNetwork)
+            ),
+            # A machine that boots with both gets the importers' default.
             efi=described.firmware == "uefi",
             disk=disk,
         )
@@ -157,13 +158,12 @@ class CreateOVA(Checkpoint):
 def write_ova(
     result: Path, descriptor_name: str, text: bytes, disk_name: str, disk: Path, epoch: int
 ) -> None:
-    """Write the package. The manifest's place is kept free until the disk, which comes after it, has
-    gone by."""
+    """Write the package. The manifest gets its content after the disk, which follows it, has been read."""
     manifest_name = Path(descriptor_name).with_suffix(".mf").name
 
     def manifest(disk_digest: str) -> bytes:
         own = hashlib.sha256(text).hexdigest()
-        # Without a blank before the bracket: VMware's importers take it for another algorithm.
+        # With a blank before the bracket VMware's importers read another algorithm.
         return f"SHA256({descriptor_name})= {own}\nSHA256({disk_name})= {disk_digest}\n".encode()
 
     with result.open("w+b") as file:
@@ -188,7 +188,7 @@ def _member(name: str, size: int, epoch: int) -> tarfile.TarInfo:
 
 
 class _Digested:
-    """A file that is read once, and the digest of what was read."""
+    """A file that is read once, and the digest of its content."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -204,15 +204,8 @@ def _system(described: VmIm) -> ovf.OperatingSystem | None:
     return ovf.system_named(described.os_type or "Linux_64")
 
 
-def _networks(described: VmIm) -> tuple[ovf.Network, ...]:
-    return tuple(
-        ovf.Network(network.model, network.network)
-        for network in described.get_children(class_type=VmNetwork)
-    )
-
-
 def _controller(described: VmIm) -> ovf.Controller:
-    """The first controller that importers have; virtio is none."""
+    """The first controller that importers have; they have no virtio."""
     for controller in described.get_children(class_type=VmController):
         if controller.type != "virtio":
             return controller.type

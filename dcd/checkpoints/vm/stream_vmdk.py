@@ -1,9 +1,9 @@
-"""Writing a disk as a stream-optimized VMDK, the form in which OVF packages carry disks.
+"""Writes a disk as a stream-optimized VMDK, the form of disks in OVF packages.
 
-The stream is what VMware's own tools write: header, descriptor, compressed grains each behind a marker, a
+The stream is that of VMware's own tools: header, descriptor, compressed grains each after a marker, a
 grain table after its grains, the grain directory, a footer, an end-of-stream marker. qemu-img's variety
 has its directory in front and neither footer nor end marker; readers that stream it compute another
-digest than the package's manifest states and refuse it. Grains are compressed on all processors and
+digest than that in the package's manifest and refuse it. Grains are compressed on all processors and
 written in order, so the same disk and `content_id` give the same bytes; holes are never read.
 Source: VMware's technical note "Virtual Disk Format 5.0".
 """
@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from store.host.sparse import data_ranges
 
@@ -24,12 +23,12 @@ SECTOR_BYTES = 512
 GRAIN_BYTES = 65536
 
 MOST_BYTES = ((1 << 32) - 1) * SECTOR_BYTES
-"""The stream's own length: grain tables have numbers of 32 bits for its sectors."""
+"""The longest stream: grain tables have numbers of 32 bits for its sectors."""
 
 _GRAIN_SECTORS = GRAIN_BYTES // SECTOR_BYTES
 _TABLE_ENTRIES = 512
 _TABLE_BYTES = _TABLE_ENTRIES * GRAIN_BYTES
-"""What of the disk one grain table covers."""
+"""The part of the disk that one grain table covers."""
 
 _DESCRIPTOR_SECTORS = 20
 _OVERHEAD_SECTORS = _GRAIN_SECTORS
@@ -48,18 +47,9 @@ _DEFLATE = 1
 _ZEROS = bytes(GRAIN_BYTES)
 
 
-class Sink(Protocol):
-    """Where the stream goes."""
-
-    def write(self, data: bytes, /) -> object:
-        """Take all of the bytes."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """One grain table's part of the stream: markers and compressed grains, and where each begins in it
-    by its index."""
+    """One grain table's part of the stream: markers and compressed grains, and the start of each by index."""
 
     stream: bytes
     starts: tuple[tuple[int, int], ...]
@@ -67,47 +57,46 @@ class _Table:
 
 def write_stream_vmdk(
     disk: Path,
-    sink: Sink,
+    write: Callable[[bytes], object],
     *,
     name: str,
     content_id: int,
     level: int = 6,
     on_progress: Callable[[float], None] = lambda fraction: None,
 ) -> None:
-    """Write the raw disk to `sink`. `name` is the file's name as its descriptor says it, `content_id` 32
-    bits that tell this content from other, `level` zlib's 1 to 9. `on_progress` is told the fraction of
-    the disk that is done; an exception out of it ends the work. Raises OSError.
-    """
+    """Pass the stream of the raw disk to `write`, piece by piece. `name` is the file's name for its
+    descriptor, `content_id` 32 bits that identify the content, `level` zlib's 1 to 9. `on_progress` gets the
+    completed fraction of the disk; an exception in it ends the work. Raises OSError."""
     size = disk.stat().st_size
     capacity = -(-size // SECTOR_BYTES)
     descriptor = _descriptor(name, content_id, capacity).encode()
     head = _header(capacity, _DIRECTORY_AT_END)
     head += descriptor.ljust(_DESCRIPTOR_SECTORS * SECTOR_BYTES, b"\0")
-    sink.write(head.ljust(_OVERHEAD_SECTORS * SECTOR_BYTES, b"\0"))
+    write(head.ljust(_OVERHEAD_SECTORS * SECTOR_BYTES, b"\0"))
     position = _OVERHEAD_SECTORS
     directory = [0] * -(-size // _TABLE_BYTES)
     for number, table in _tables(disk, size, level):
         on_progress(number / len(directory))
         if not table.starts:
             continue
-        sink.write(table.stream)
+        write(table.stream)
         entries = [0] * _TABLE_ENTRIES
         for index, start in table.starts:
             entries[index] = position + start // SECTOR_BYTES
         packed = struct.pack(f"<{_TABLE_ENTRIES}I", *entries)
         position += len(table.stream) // SECTOR_BYTES
-        sink.write(_marker(len(packed), _TABLE_MARKER) + packed)
+        write(_marker(len(packed), _TABLE_MARKER) + packed)
         directory[number] = position + 1
         position += 1 + len(packed) // SECTOR_BYTES
     packed = _padded(struct.pack(f"<{len(directory)}I", *directory))
-    sink.write(_marker(len(packed), _DIRECTORY_MARKER) + packed)
-    sink.write(_marker(SECTOR_BYTES, _FOOTER_MARKER) + _header(capacity, position + 1))
-    sink.write(_marker(0, _END_MARKER))
+    write(_marker(len(packed), _DIRECTORY_MARKER) + packed)
+    write(_marker(SECTOR_BYTES, _FOOTER_MARKER) + _header(capacity, position + 1))
+    write(_marker(0, _END_MARKER))
 
 
 def populated_bytes(stream: Path) -> int:
-    """How much of its disk a stream of `write_stream_vmdk` holds as data, in bytes: a figure of the content,
-    whatever file system the disk is on."""
+    """The bytes of the disk that a stream of `write_stream_vmdk` holds as data: they depend on the content
+    only, not on the disk's file system."""
     grains = 0
     with stream.open("rb") as file:
         file.seek(-2 * SECTOR_BYTES, os.SEEK_END)
@@ -124,7 +113,7 @@ def populated_bytes(stream: Path) -> int:
 
 
 def _tables(disk: Path, size: int, level: int) -> Iterator[tuple[int, _Table]]:
-    """The grain tables in order, compressed ahead of the one that is written."""
+    """The grain tables in order; the next ones are compressed meanwhile."""
     workers = min(os.cpu_count() or 1, _MOST_WORKERS)
     count = -(-size // _TABLE_BYTES)
     pending: deque[Future[_Table]] = deque()
@@ -141,7 +130,7 @@ def _tables(disk: Path, size: int, level: int) -> Iterator[tuple[int, _Table]]:
 
 
 def _table(disk: Path, size: int, number: int, level: int) -> _Table:
-    """Compress the grains of one table. Runs beside others; zlib lets go of Python's lock."""
+    """Compress the grains of one table. Runs beside others, since zlib releases Python's lock."""
     stream = bytearray()
     starts = []
     base = number * _TABLE_BYTES
@@ -157,7 +146,7 @@ def _table(disk: Path, size: int, number: int, level: int) -> _Table:
 
 
 def _grains_with_data(descriptor: int, begin: int, end: int) -> Iterator[int]:
-    """The offsets of the grains in a range that are not wholly holes."""
+    """The offsets of the grains in a range that are not all hole."""
     offset = begin
     for first, last in data_ranges(descriptor, end, begin):
         offset = max(offset, first // GRAIN_BYTES * GRAIN_BYTES)
@@ -167,22 +156,12 @@ def _grains_with_data(descriptor: int, begin: int, end: int) -> Iterator[int]:
 
 
 def _header(capacity: int, directory: int) -> bytes:
-    """The header of a sparse extent; as a footer it says where the grain directory is."""
+    """The header of a sparse extent; as a footer it has the place of the grain directory."""
+    flags = _NEWLINE_TEST | _COMPRESSED | _MARKERS
     return _HEADER.pack(
-        b"KDMV",
-        _VERSION,
-        _NEWLINE_TEST | _COMPRESSED | _MARKERS,
-        capacity,
-        _GRAIN_SECTORS,
-        1,
-        _DESCRIPTOR_SECTORS,
-        _TABLE_ENTRIES,
-        0,
-        directory,
-        _OVERHEAD_SECTORS,
-        0,
-        b"\n \r\n",
-        _DEFLATE,
+        *(b"KDMV", _VERSION, flags, capacity, _GRAIN_SECTORS),
+        *(1, _DESCRIPTOR_SECTORS, _TABLE_ENTRIES, 0, directory, _OVERHEAD_SECTORS),
+        *(0, b"\n \r\n", _DEFLATE),
     )
 
 

@@ -1,10 +1,10 @@
-"""What in an installed system's files ties it to the device it was installed on, and the same without.
+"""References to devices in an installed system's files, and the same files without them.
 
 Names such as /dev/sda2 come from the order in which a kernel finds controllers, and names by id or by path
-from the model, serial number or slot of a disk: in a machine with another controller they name nothing.
-`untied` puts the UUID of what is in the partition in their place, in the files that decide how a system
-boots and what it mounts, and finds what else names a device or a network card, for a person to judge.
-Comments stay as they are. What is independent already stays to the byte: all of it is idempotent. Pure.
+from the model, serial number or slot of a disk: in a machine with another controller they are invalid.
+`untied` replaces them by the UUID of the partition's content, in the files that control the boot and the
+mounts, and finds other names of devices and network cards, for a person to judge. Comments and files without
+ties stay identical to the byte, so it is idempotent. Pure.
 
 Source: fstab(5), crypttab(5), bootparam(7), initramfs-tools(7), dracut.cmdline(7), udev(7).
 """
@@ -39,7 +39,7 @@ FILES = (
     "etc/sysconfig/network-scripts/ifcfg-*",
     "etc/NetworkManager/system-connections/*",
 )
-"""The files that are looked at, as patterns of paths in the system."""
+"""The files that are read, as patterns of paths in the system."""
 
 ESP_FILES = ("EFI/*/grub.cfg", "loader/entries/*.conf")
 """The same for the EFI system partition."""
@@ -49,17 +49,17 @@ _REMOVED = (
     "etc/udev/rules.d/*-persistent-net.rules",
     "etc/udev/rules.d/*-persistent-cd.rules",
 )
-"""Files that tools write to remember devices by, and do without or write anew."""
+"""Files in which tools remember devices; they work without them, or write them again."""
 
 _INITRAMFS = ("etc/crypttab", "etc/initramfs-tools/*", "etc/dracut.conf.d/*")
-"""Files of which the initramfs has copies."""
+"""Files that the initramfs has copies of."""
 
 _DISK = r"/dev/(?:(?:sd|vd|hd|xvd)[a-z]+|(?:nvme\d+n|mmcblk)\d+p?)\d*|/dev/disk/by-(?:id|path)/[^\s\"',;]+"
 _DEVICE = re.compile(rf"(?:{_DISK})(?![\w/-])")
 _PARTITION = re.compile(
     r"/dev/(?:(?:sd|vd|hd|xvd)a|nvme0n1p|mmcblk0p)(?P<a>\d+)|/dev/disk/by-(?:id|path)/.+-part(?P<b>\d+)"
 )
-"""A partition of the first disk under the names that kernels give it."""
+"""A partition of the first disk, by the names of the kernel."""
 
 _ARGUMENT = re.compile(
     rf"(?P<key>\b(?:root|resume|cryptdevice|mount\.usr)=)(?P<device>{_DISK})(?![\w/-])",
@@ -74,8 +74,8 @@ _SLOT = re.compile(r"\s*(?:auto|allow-\w+|iface)\s.*\b(?:en[ops]\w+|eth\d+)\b.*"
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """What to call a partition: `tag` wherever the initramfs or the system itself looks for it (UUID=...),
-    `kernel` where a kernel without initramfs does (PARTUUID=...)."""
+    """The names of a partition: `tag` for the initramfs and the system (UUID=...), `kernel` for a kernel
+    without initramfs (PARTUUID=...)."""
 
     tag: str
     kernel: str
@@ -83,8 +83,8 @@ class Name:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A tie: in which line of which file, and what it is now. `new` is None for what stays, for a person
-    to judge, and "" for what is gone."""
+    """A tie in a line of a file, before and after. `new` is None for one that stays, for a person to judge,
+    and "" for one that is removed."""
 
     path: str
     line: int
@@ -101,8 +101,8 @@ class Finding:
 def untied(
     path: str, text: str, names: Mapping[int, Name], *, initramfs: bool = True
 ) -> tuple[str | None, list[Finding]]:
-    """A file's text without ties, None if the file has to go; and what was found. `names` has a name for
-    each partition by number; `initramfs` says whether there is one, which knows UUIDs."""
+    """A file's text without ties (None: the file has to be removed), and the findings. `names` has a name
+    for each partition by number; `initramfs`: the system has one, which knows UUIDs."""
     if _one_of(path, _REMOVED):
         lines = [line for line in text.splitlines() if line.strip() and not _is_comment(line)]
         return None, [Finding(path, 0, "; ".join(map(str.strip, lines)) or "an empty file", "")]
@@ -120,20 +120,17 @@ def untied(
 
 
 def in_initramfs(finding: Finding) -> bool:
-    """Whether the initramfs has a copy of what was changed. (What was only removed does no harm there.)"""
+    """Whether the initramfs has a copy of the changed line. (A removed one does no harm there.)"""
     return bool(finding.new) and _one_of(finding.path, _INITRAMFS)
 
 
 def _line_changer(path: str, names: Mapping[int, Name], initramfs: bool) -> Callable[[str], str]:
-    def tag_of(device: str) -> str | None:
-        name = _named(device, names)
-        return None if name is None else name.tag
-
     def in_field(line: str, number: int) -> str:
         fields = re.split(r"(\s+)", line)  # fields and the space between them in turn
         at = 2 * number + (0 if fields[0] else 2)
         if at < len(fields):
-            fields[at] = tag_of(fields[at]) or fields[at]
+            name = _named(fields[at], names)
+            fields[at] = name.tag if name else fields[at]
         return "".join(fields)
 
     def in_arguments(line: str) -> str:
@@ -163,7 +160,7 @@ def _named(device: str, names: Mapping[int, Name]) -> Name | None:
 
 
 def _remaining(line: str) -> list[str]:
-    """What else of a line depends on the machine's devices."""
+    """The other parts of a line that depend on the machine's devices."""
     for pattern in (_CARD, _SLOT):
         if found := pattern.search(line):
             return [found[0].strip()]

@@ -1,9 +1,9 @@
-"""`VerifyBoot`: proof that a virtual machine boots in every format it is delivered in, by booting it.
+"""`VerifyBoot`: proof that a virtual machine boots in each of its delivered formats, by booting it.
 
-Each image is booted with each firmware, on a controller of choice, until the marker appears on the serial
-console; then, if asked, somebody logs in and a command has to give its answer. An OVA is booted from the
-disk inside it, where it lies. Delivered are the console and the screen of each boot, and NAME.json: how
-long each took. See `dcd.checkpoints.boots` for what holds for every boot.
+Each image is booted with each firmware, on a chosen controller, until the marker appears on the serial
+console. Optionally a user then logs in, and a command has to print an answer. An OVA is booted from the
+disk inside it, in place. The console and the screen of each boot are delivered, and NAME.json with the
+durations. See `dcd.checkpoints.boots`.
 """
 
 import itertools
@@ -11,7 +11,7 @@ import json
 import os
 import tarfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -56,15 +56,15 @@ Controller = Literal["virtio", "scsi", "sata", "nvme", "ide"]
 _DEFAULT_MEMORY_MB = 1024
 _GUEST_WRITES_BYTES = 128 << 20
 _LARGE_SECTORS: tuple[Controller, ...] = ("virtio", "scsi", "nvme")
-"""Controllers whose disks may have sectors of 4096 bytes."""
+"""Controllers with disks that may have sectors of 4096 bytes."""
 
 
 @dataclass(frozen=True)
 class VerifyBoot(Checkpoint):
     """Boot the delivered images.
 
-    With `login` that user, who has a password in the manifest, logs in after the marker; with
-    `command` too, this is typed at the `prompt` and `answer` has to appear.
+    With `login` that user, whose password is in the manifest, logs in after the marker; with `command` too,
+    that command is typed at the `prompt`, and `answer` has to appear.
     """
 
     DESCRIPTION = "Boot the virtual machine in every format"
@@ -74,7 +74,7 @@ class VerifyBoot(Checkpoint):
     PROVIDES = ()
 
     formats: tuple[Annotated[str, WORD], ...] = ()
-    """Some of those made, as `TYPE` or `TYPE-SUBFORMAT`. Default: all."""
+    """A selection of the formats, as `TYPE` or `TYPE-SUBFORMAT`. Default: all."""
 
     firmware: tuple[Firmware, ...] = ()
     """The firmware to boot with. Default: that of `vm_im`."""
@@ -83,8 +83,8 @@ class VerifyBoot(Checkpoint):
     """The disk controllers to boot on. Default: the first of `vm_im`, else virtio."""
 
     matrix: Literal["economical", "full"] = "economical"
-    """How many combinations are booted: `economical` boots every image with each firmware, and takes
-    turns with the controllers; `full` boots every image with each firmware on every controller."""
+    """The combinations to boot: `economical` boots every image with each firmware, on the controllers in
+    turn; `full` boots every image with each firmware on every controller."""
 
     memory_mb: int | None = None
     """The memory of each guest, in MiB. Default: that of `vm_im`."""
@@ -119,8 +119,7 @@ class VerifyBoot(Checkpoint):
     with stand-ins only."""
 
     side_by_side: int | None = None
-    """How many guests run at once. Default: one for each processor, as far as half of the host's
-    memory goes."""
+    """The number of guests at a time. Default: one for each processor, within half of the host's memory."""
 
     def needs(self, doc: DataObjectCache) -> Needs:
         return Needs(
@@ -158,13 +157,8 @@ class VerifyBoot(Checkpoint):
             },
         )
         if self.side_by_side is not None and self.side_by_side < 1:
-            yield self.fault(
-                doc,
-                "side_by_side",
-                "at least one guest runs at a time",
-                "",
-                '<arg name="side_by_side">1</arg>',
-            )
+            example = '<arg name="side_by_side">1</arg>'
+            yield self.fault(doc, "side_by_side", "at least one guest runs at a time", "", example)
         yield from self._check_hypervisor(doc)
         yield from self._check_exchanges(doc)
 
@@ -199,7 +193,7 @@ class VerifyBoot(Checkpoint):
                 doc,
                 "answer" if self.command is None else "command",
                 "command, answer and login belong together",
-                "somebody logs in, the command is typed, and its answer is waited for",
+                "the user logs in, the command is typed, and its answer has to appear",
                 '<arg name="login">USER</arg><arg name="command">uname</arg>'
                 '<arg name="answer">Linux</arg>',
             )
@@ -207,7 +201,7 @@ class VerifyBoot(Checkpoint):
             yield self.fault(
                 doc,
                 "answer",
-                f"the answer {self.answer!r} would be seen in the echo of the command",
+                f"the answer {self.answer!r} is in the echo of the command",
                 f"the console shows what is typed: {self.command}",
                 "wait for something that only the command's output has",
             )
@@ -265,7 +259,7 @@ class VerifyBoot(Checkpoint):
         if not images:
             raise CheckpointError(
                 "there is no image to boot",
-                "no checkpoint before has made one",
+                "no earlier checkpoint has made one",
                 "run a checkpoint that makes some (Convert, CreateOVA) before",
             )
         return images
@@ -280,18 +274,15 @@ class VerifyBoot(Checkpoint):
                 f"it boots with UEFI, on {', '.join(_LARGE_SECTORS)}",
                 "choose these with the arguments firmware and controllers",
             )
-        return [
-            boots.Trial(
-                f"{image}-{kind}-{controller}",
-                kind,
-                _drive(image, images[image], controller, sector_size),
-            )
-            for image, kind, controller in _matrix(list(images), kinds, controllers, self.matrix)
-        ]
+        trials = []
+        for image, kind, controller in _matrix(list(images), kinds, controllers, self.matrix):
+            drive = _drive(image, images[image], controller, sector_size)
+            trials.append(boots.Trial(f"{image}-{kind}-{controller}", kind, drive))
+        return trials
 
     def _summary(self, done: Sequence[boots.Boot], under: str) -> str:
-        """NAME.json."""
-        told = {
+        """The content of NAME.json."""
+        summary = {
             "hypervisor": self.hypervisor,
             "accelerator": under.lower(),
             "marker": self.marker,
@@ -309,14 +300,14 @@ class VerifyBoot(Checkpoint):
                 for boot in done
             ],
         }
-        return json.dumps(told, indent=2) + "\n"
+        return json.dumps(summary, indent=2) + "\n"
 
     def _exchanges(self, doc: DataObjectCache) -> tuple[boots.Exchange, ...]:
-        """What is typed after the marker."""
+        """The login and the command."""
         if self.login is None:
             return ()
         found = _password_of(doc, self.login)
-        assert found is not None  # check has seen to it
+        assert found is not None  # `check` guarantees it.
         password = password_text(found, os.environ)
         typed = [
             boots.Exchange(f"{self.login}\n", "assword:"),
@@ -343,9 +334,7 @@ class VerifyBoot(Checkpoint):
         return (machine_of(doc).cpus or 1) if self.cpus is None else self.cpus
 
     def _side_by_side(self, doc: DataObjectCache) -> int:
-        if self.side_by_side is None:
-            return boots.guests_at_once(self._memory_mb(doc))
-        return self.side_by_side
+        return self.side_by_side or boots.guests_at_once(self._memory_mb(doc))
 
 
 def _matrix(
@@ -354,13 +343,13 @@ def _matrix(
     controllers: Sequence[Controller],
     matrix: Literal["economical", "full"],
 ) -> Iterator[tuple[str, Firmware, Controller]]:
-    """Which image is booted with which firmware on which controller."""
+    """The combinations of image, firmware and controller."""
     if matrix == "full":
         yield from itertools.product(images, kinds, controllers)
         return
     pairs = list(itertools.product(images, kinds))
     for number in range(max(len(pairs), len(controllers))):
-        # Each round begins one further, so that a kind of firmware does not always meet the same one.
+        # Each round begins one further, so that each firmware meets different controllers.
         turn = number + number // len(controllers)
         yield (*pairs[number % len(pairs)], controllers[turn % len(controllers)])
 
@@ -371,24 +360,18 @@ def _readable(hypervisor: Hypervisor, kind: str) -> bool:
 
 
 def _drive(kind: str, path: Path, controller: Controller, sector_size: int) -> Drive:
-    """The image as the guest sees it."""
+    """The image as a drive of the guest."""
     described = format_of_kind(kind)
     assert described is not None
-    offset, length = 0, None
+    drive = Drive(path, controller, format=described.driver, sector_size=sector_size)
     if kind == Image("ova").kind:
         offset, length = _disk_in(path)
-    return Drive(
-        path,
-        controller,
-        format=described.driver,
-        offset=offset,
-        length=length,
-        sector_size=sector_size,
-    )
+        return replace(drive, offset=offset, length=length)
+    return drive
 
 
 def _disk_in(ova: Path) -> tuple[int, int]:
-    """Where in an OVA its disk lies, and its size."""
+    """The offset of the disk in an OVA, and its size."""
     try:
         with tarfile.open(ova, "r:") as tar:
             for member in tar:
@@ -405,8 +388,6 @@ def _passwords_of(doc: DataObjectCache, login: str) -> list[Password]:
 
 
 def _password_of(doc: DataObjectCache, login: str) -> Password | None:
-    """The password of a user of the manifest, when there is one that can be typed."""
-    for password in _passwords_of(doc, login):
-        if not password.hashed and not password.locked:
-            return password
-    return None
+    """The password of a user of the manifest that can be typed, or None."""
+    passwords = _passwords_of(doc, login)
+    return next((one for one in passwords if not one.hashed and not one.locked), None)

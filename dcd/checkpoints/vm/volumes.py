@@ -1,24 +1,22 @@
-"""Making the file systems of a disk, each in its partition, empty or with a tree in it.
+"""The file systems of a disk, each made in its partition, empty or with the content of a tree.
 
-The disk is a sparse file and stays one: nothing is written where nothing is. ext4 and vfat are made in
-place, without loop devices or mounts. xfs, btrfs and swap are made in a sparse file of the partition's size
-and moved in. A tree goes into xfs and btrfs through a mount by the kernel, on a loop device that goes with
-the mount, and the mount with the worker: mkfs.xfs -p would lose attributes and hard links, and
-mkfs.btrfs --rootdir of Debian 12 loses devices, holes and counts of links. What a tree holds is kept:
-owners, modes, times, attributes, capabilities, hard links, devices, holes; vfat holds files and
-directories only.
+The disk is a sparse file and stays sparse. ext4 and vfat are made in place, without loop devices or mounts.
+xfs, btrfs and swap are made in a sparse file of the partition's size and copied in. A tree gets into xfs and
+btrfs through a mount by the kernel, on a loop device that ends with the mount, and the mount with the
+worker: mkfs.xfs -p would lose attributes and hard links, and mkfs.btrfs --rootdir of Debian 12 loses devices,
+holes and counts of links. The file system keeps the tree's owners, modes, times, attributes, capabilities,
+hard links, devices and holes; vfat keeps files and directories only.
 
-Features are named, not left to the host's mke2fs.conf, so that the result is the same on any host, and all
-that reads it (GRUB, the image's kernel) knows them.
+The features are explicit instead of those in the host's mke2fs.conf, so that the result is the same on any
+host, and all its readers (GRUB, the image's kernel) know them.
 Source: mke2fs(8), mkfs.xfs(8), mkfs.btrfs(8), mkswap(8), mformat(1), mcopy(1), mount(8).
 """
 
 import os
-import stat
 import struct
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +26,7 @@ from dcd.checkpoints.vm import mounted
 from dcd.checkpoints.vm.disk import DiskLayout, FileSystem, Volume, VolumePartition
 from dcd.checkpoints.vm.volume_rules import GIB, least_fat32_bytes
 from dcd.platform.copying import copy_into
-from dcd.platform.inside import readable
+from dcd.platform.inside import listed
 from statemachine.errors import CheckpointError
 from store.host.process import ToolFailed
 
@@ -41,9 +39,9 @@ _EXT4_FEATURES = (
 _LAST_OF_32_BITS = (1 << 31) - 1
 _EXT4_SUPERBLOCK, _EXT4_ROOT, _EXT4_FIRST = 1024, 2, 11
 _MBR_TABLE = range(446, 510)
-"""Where a table of partitions is in a first sector."""
+"""The table of partitions in a first sector."""
 _FAT32_COPY = 6
-"""The sector with the copy of the first."""
+"""The number of the sector with the copy of the first."""
 _FAT_CLUSTERS = ((260 << 20, 512), (8 * GIB, 4096), (16 * GIB, 8192), (32 * GIB, 16384))
 _LARGEST_FAT_CLUSTER = 32768
 
@@ -54,17 +52,19 @@ VOLUME_TOOLS: dict[FileSystem, tuple[str, ...]] = {
     "btrfs": ("mkfs.btrfs",),
     "swap": ("mkswap",),
 }
-"""What makes each, as named in `store.host.tools`."""
+"""The tools that make each, as named in `store.host.tools`."""
+
+ALL_VOLUME_TOOLS = tuple(dict.fromkeys(tool for tools in VOLUME_TOOLS.values() for tool in tools))
 
 MOUNTED: tuple[FileSystem, ...] = ("xfs", "btrfs")
-"""Those that are mounted to be filled."""
+"""The file systems that are filled through a mount."""
 
 _DETACHING_SECONDS = (0.2, 0.5, 1.0, 3.0)
-"""A loop device that was left goes when the last one that looks at it has closed it."""
+"""The pauses before retries, since a loop device disappears only when its last user has closed it."""
 
 _COPY = (
     *("cp", "--archive", "--sparse=auto", "--no-target-directory"),
-    # Named again: what --archive implies of extended attributes, it lets fail silently.
+    # Explicit, since --archive ignores errors with extended attributes.
     "--preserve=mode,ownership,timestamps,links,xattr",
 )
 
@@ -73,8 +73,8 @@ MOUNT_TOOLS = ("cp", *mounted.TOOLS)
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a volume is made: the partition of a disk that is the file `disk`, laid out as `layout`.
-    `epoch` is the Unix time of everything that has no time of its own."""
+    """The place of a new volume: a partition of the disk in the file `disk` with that layout. `epoch` is the
+    Unix time of everything without a time of its own."""
 
     disk: Path
     layout: DiskLayout
@@ -83,19 +83,35 @@ class Place:
 
     @property
     def volume(self) -> Volume:
-        """What is in the partition."""
+        """The content of the partition."""
         return self.partition.volume
 
 
 def bytes_per_inode(size: int) -> int:
-    """For each so many bytes of an ext4 file system of `size` bytes there is an inode."""
+    """The number of bytes for each inode in an ext4 file system of `size` bytes."""
     return 16384 if size >= 512 << 20 else 4096
 
 
 def make_volume(context: Context, place: Place, tree: Path | None = None) -> None:
-    """Make the partition's file system, with what is in the directory `tree`. Its part of the disk must
-    be all zeros. Raises `CheckpointError`, with the tool's own words."""
-    _MAKERS[place.volume.type](context, place, tree)
+    """Make the partition's file system, with the content of the directory `tree`. Its part of the disk must
+    be all zeros. Raises `CheckpointError`, with the tool's message."""
+    volume = place.volume
+    match volume.type:
+        case "ext4":
+            _ext4(context, place, tree)
+        case "vfat":
+            _vfat(context, place, tree)
+        case "xfs":
+            sector = f"size={place.layout.sector_size}"
+            label = ["-L", volume.label] if volume.label else []
+            command = ["mkfs.xfs", "-q", "-m", f"uuid={volume.uuid}", "-s", sector, *label]
+            _move_in(context, place, command)
+        case "btrfs":
+            _btrfs(context, place)
+        case "swap":
+            _move_in(context, place, ["mkswap", "-q", "-U", volume.uuid, "-L", volume.label])
+    if tree is not None and volume.type in MOUNTED:
+        _fill_mounted(context, place, tree)
 
 
 def _ext4(context: Context, place: Place, tree: Path | None) -> None:
@@ -105,7 +121,7 @@ def _ext4(context: Context, place: Place, tree: Path | None) -> None:
         f"offset={partition.start}",
         f"hash_seed={uuid.uuid5(uuid.UUID(volume.uuid), 'hash_seed')}",
         "root_owner=0:0,lazy_itable_init=0,lazy_journal_init=0,nodiscard",
-        # The file is all holes: nothing has to be zeroed, neither now nor by the guest's kernel.
+        # The file is all holes, so neither mke2fs nor the guest's kernel has to write zeros.
         "assume_storage_prezeroed=1",
     )
     context.run(
@@ -124,9 +140,8 @@ def _ext4(context: Context, place: Place, tree: Path | None) -> None:
 
 
 def _finish_ext4(context: Context, place: Place, tree: Path) -> None:
-    """What mke2fs -d (1.47) leaves undone: it gives the root directory nothing of the tree's own, and
-    entries the time when the *copy of the tree* was last touched (ctime, atime), which is another each time.
-    """
+    """Complete the work of mke2fs -d (1.47): the root directory gets the tree's own mode, owner, time and
+    attributes, and all entries a ctime and atime that are the same each time."""
     status = tree.stat()
     fields = {"mode": f"0{status.st_mode:o}", "uid": status.st_uid, "gid": status.st_gid}
     fields["mtime"] = f"@{int(status.st_mtime)}"
@@ -144,7 +159,7 @@ def _finish_ext4(context: Context, place: Place, tree: Path) -> None:
     ]
     script = context.tmp / f"finish-{place.partition.number}"
     script.write_text("".join(f"{request}\n" for request in requests), "utf-8")
-    # Its exit status says nothing of what its requests came to: it tells on lines of their own.
+    # Its exit status does not show the result of its requests; errors are on separate lines.
     lines: list[str] = []
     context.run(
         ["debugfs", "-w", "-f", script, f"{place.disk}?offset={place.partition.start}"],
@@ -161,7 +176,7 @@ def _finish_ext4(context: Context, place: Place, tree: Path) -> None:
 
 
 def _late_times(tree: Path) -> Iterator[str]:
-    """Requests for the times after 2038, of which mke2fs -d writes the lower 32 bits only."""
+    """Requests for the times after 2038, of which mke2fs -d writes only the lower 32 bits."""
     below = (
         Path(where, name)
         for where, directories, files in os.walk(tree, onerror=_raise)
@@ -187,16 +202,15 @@ _LATE = (
 
 
 def debugfs_word(text: str, problem: str, details: str, resolution: str) -> str:
-    """The text as a word of a debugfs request. Names are the image's own: one with the end of a line in it
-    would be a request of its own. Raises CheckpointError, as the `problem` of the text, for what cannot be
-    written."""
+    """The text as a word of a debugfs request. The text is a name in the image; with the end of a line it
+    would begin another request. Raises CheckpointError with the `problem` of a text that is no word."""
     if not text.isprintable() or '"' in text:
         raise CheckpointError(f"{text[:100]!r} {problem}", details, resolution)
     return f'"{text}"'
 
 
 def _used_inodes(place: Place) -> int:
-    """How many inodes of a new file system are used; they are the first ones."""
+    """The number of used inodes of a new file system; they are the first ones."""
     with place.disk.open("rb") as disk:
         disk.seek(place.partition.start + _EXT4_SUPERBLOCK)
         total, free = struct.unpack("<I12xI", disk.read(20))
@@ -222,8 +236,8 @@ def _vfat(context: Context, place: Place, tree: Path | None) -> None:
         env=env,
     )
     with place.disk.open("r+b") as disk:
-        # mformat describes the file system in a table of partitions too, as on a stick without one; in
-        # a partition that is taken for partitions inside it.
+        # mformat also writes a table of partitions, for a stick without one; inside a partition it would
+        # look like further partitions.
         for first in (0, _FAT32_COPY) if fat32 else (0,):
             disk.seek(partition.start + first * sector + _MBR_TABLE.start)
             disk.write(bytes(len(_MBR_TABLE)))
@@ -231,24 +245,13 @@ def _vfat(context: Context, place: Place, tree: Path | None) -> None:
         _fill_vfat(context, target, tree, env)
 
 
-_NAMED_FILES = 10
-"""How many files a message names."""
-
-
 def _fill_vfat(context: Context, target: str, tree: Path, env: Mapping[str, str]) -> None:
-    """Directory by directory in the order of names, which mcopy -s would not keep."""
+    """Copy directory by directory in the order of names, which mcopy -s would not keep. `check_encodable` has
+    accepted the tree."""
     changed: list[str] = []
     for where, directories, files in os.walk(tree, onerror=_raise):
         directories.sort()
         here = Path(where)
-        for name in (*directories, *files):
-            mode = (here / name).lstat().st_mode
-            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-                raise CheckpointError(
-                    "vfat holds files and directories only",
-                    f"/{(here / name).relative_to(tree)} of its content is neither",
-                    "take it out of the image, or use another file system",
-                )
         inside = f"::/{here.relative_to(tree)}" if here != tree else "::"
         if directories:
             names = [f"{inside}/{name}" for name in directories]
@@ -260,54 +263,35 @@ def _fill_vfat(context: Context, target: str, tree: Path, env: Mapping[str, str]
                 kept.append(path)
                 continue
             context.run(["mcopy", "-i", target, path, f"{inside}/"], env=fat_environment(seconds))
-            changed.append(f"/{readable(path.relative_to(tree))}")
+            changed.append(f"/{path.relative_to(tree)}")
         if kept:
             context.run(["mcopy", "-i", target, "-m", *kept, f"{inside}/"], env=env)
     if changed:
-        named = ", ".join(changed[:_NAMED_FILES])
-        more = len(changed) - _NAMED_FILES
-        named += f" and {more} more" if more > 0 else ""
-        context.warn(f"FAT has times of 1980 to 2107; the nearest is given to {named}")
+        context.warn(f"FAT has times of 1980 to 2107; the nearest is given to {listed(changed)}")
 
 
-def _xfs(context: Context, place: Place, tree: Path | None) -> None:
-    volume = place.volume
-    sector = f"size={place.layout.sector_size}"
-    command = ["mkfs.xfs", "-q", "-m", f"uuid={volume.uuid}", "-s", sector]
-    _move_in(context, place, [*command, *(("-L", volume.label) if volume.label else ())])
-    if tree is not None:
-        _fill_mounted(context, place, tree)
-
-
-def _btrfs(context: Context, place: Place, tree: Path | None) -> None:
+def _btrfs(context: Context, place: Place) -> None:
     volume = place.volume
     command = ["mkfs.btrfs", "-q", "-U", volume.uuid, "-L", volume.label]
     for pause_seconds in (*_DETACHING_SECONDS, None):
         try:
             _move_in(context, place, command)
-            break
+            return
         except ToolFailed as error:
             if "non-unique UUID" not in error.output:
                 raise
             if pause_seconds is None:
                 raise CheckpointError(
                     f"this host has a btrfs file system with the UUID {volume.uuid} attached already",
-                    "the kernel tells btrfs file systems by their UUIDs",
+                    "the kernel distinguishes btrfs file systems by their UUIDs",
                     f"detach it (`blkid -U {volume.uuid}` names its device), or give the disk another"
                     ' id: <disk_image id="random" .../>',
                 ) from error
         time.sleep(pause_seconds)
-    if tree is not None:
-        _fill_mounted(context, place, tree)
-
-
-def _swap(context: Context, place: Place, tree: Path | None) -> None:
-    volume = place.volume
-    _move_in(context, place, ["mkswap", "-q", "-U", volume.uuid, "-L", volume.label])
 
 
 def _move_in(context: Context, place: Place, command: list[str]) -> None:
-    """Run the command on a sparse file of the partition's size, and put what it wrote into the disk."""
+    """Run the command on a sparse file of the partition's size, and copy the result into the disk."""
     alone = context.tmp / f"partition-{place.partition.number}"
     with alone.open("xb") as file:
         file.truncate(place.partition.size)
@@ -332,12 +316,3 @@ def _fill_mounted(context: Context, place: Place, tree: Path) -> None:
 
 def _raise(error: OSError) -> None:
     raise error
-
-
-_MAKERS: Mapping[FileSystem, Callable[[Context, Place, Path | None], None]] = {
-    "ext4": _ext4,
-    "vfat": _vfat,
-    "xfs": _xfs,
-    "btrfs": _btrfs,
-    "swap": _swap,
-}

@@ -125,7 +125,7 @@ class TestInstallation:
         disk, _ = recorded_disk(context)
         with pytest.raises(CheckpointError, match="the disk does not hold") as caught:
             install().execute(with_medium(context, medium(said, "reset")))
-        assert caught.value.details == "it is not divided as its layout says"
+        assert caught.value.details == "its partitions are not those of its layout"
         assert "dividing /dev/vda" in bench.messages()
         assert bench.claims == [("iscsi-tgt", target_name(context.attempt))]
         # What CreateDisk had put there cannot be taken for the installer's work.
