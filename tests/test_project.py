@@ -16,6 +16,7 @@ LONGEST = 500
 PLAIN = (
     *("cli", "smf", "statemachine", "store", "dcd/api", "dcd/configuration", "dcd/engine"),
     *(
+        "dcd/checkpoints",
         "dcd/construction",
         "dcd/manifest",
         "dcd/planner",
@@ -24,7 +25,7 @@ PLAIN = (
         "dcd/worker",
     ),
     *("dcd/doctor.py", "dcd/log.py", "dcd/main.py", "dcd/serve.py"),
-    *("docs/tutorial", "docs/how-to", "docs/explanation", "README.md"),
+    *("docs", "README.md"),
 )
 """Files and directories whose text is plain English."""
 DIALECT = re.compile(

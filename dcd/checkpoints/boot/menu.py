@@ -1,10 +1,9 @@
 """`GrubBootMenu`: GRUB's menu for live media, from the manifest's `boot_mods`.
 
-The image itself has one entry, shown on the screen, its kernel's messages on screen and first serial
-port. The entries of `boot_mods` are put before or after it. The menu is on the screen and on the serial
-port. Result: media/iso/boot/grub/grub.cfg, for the kernel and initramfs that `CreateISO` puts into
-/live. Titles and arguments reach the reader and the kernel as the manifest has them, whatever
-characters they contain.
+The image itself has one entry, with its kernel's messages on the screen and the first serial port. The
+entries of `boot_mods` are before or after it. The menu is on the screen and on the serial port. Result:
+media/iso/boot/grub/grub.cfg, for the kernel and initramfs that `CreateISO` puts into /live. Titles and
+arguments are the same in the menu and the kernel as in the manifest, with all their characters.
 Source: the GRUB manual (shell-like scripting, quoting), live-boot(7).
 """
 
@@ -29,7 +28,7 @@ _UNWRITABLE = ("Cc", "Cs", "Zl", "Zp")
 """Categories of Unicode: control characters, halves of characters, ends of lines and paragraphs."""
 
 _IMAGE_ENTRY_ARGUMENTS = "console=ttyS0,115200 console=tty0"
-"""The last console is the one that init's output goes to."""
+"""The last console gets init's output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +42,7 @@ class Serial:
 
     @property
     def command(self) -> str:
-        """GRUB's command that sets it up."""
+        """GRUB's command to configure it."""
         form = "" if (self.parity, self.bits) == ("no", 8) else f" --word={self.bits}"
         form += "" if self.parity == "no" else f" --parity={self.parity}"
         return f"serial --unit={self.unit} --speed={self.speed}{form}"
@@ -55,7 +54,7 @@ MEDIA_SERIAL = Serial(0, 115200)
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An entry of the menu: what is shown, and the arguments of its kernel."""
+    """An entry of the menu: its title, and the arguments of its kernel."""
 
     title: str
     arguments: tuple[str, ...]
@@ -65,8 +64,8 @@ class Entry:
 class GrubBootMenu(Checkpoint):
     """Write GRUB's menu for live media.
 
-    Without a title in the manifest, entries have the name that the image gives itself (PRETTY_NAME
-    in its os-release(5)).
+    Without a title in the manifest, entries have the image's own name (PRETTY_NAME in its
+    os-release(5)).
     """
 
     DESCRIPTION = "Write the boot menu"
@@ -85,11 +84,7 @@ class GrubBootMenu(Checkpoint):
         entries, default, _ = menu(mods, title, self.kernel_args)
         for kernel_file in ("vmlinuz", "initrd.img"):
             if regular_file(context.boot_archive, kernel_file) is None:
-                raise CheckpointError(
-                    f"there is no {kernel_file} to boot",
-                    "the boot archive is not complete",
-                    "run a boot archive checkpoint (DebianBootArchive) before the boot menu",
-                )
+                raise products.missing(products.BOOT_ARCHIVE, f"it has no {kernel_file}")
         text = grub_cfg(entries, default, menu_timeout(mods))
         write(context.media, "iso/boot/grub/grub.cfg", text)
         context.report(Report(1.0, f"{len(entries)} boot entries"))
@@ -98,22 +93,23 @@ class GrubBootMenu(Checkpoint):
 def menu(
     mods: BootMods, title: str, kernel_args: str, own_args: str = _IMAGE_ENTRY_ARGUMENTS
 ) -> tuple[list[Entry], int, int]:
-    """The entries in the order of the menu; the index of the one that starts by itself, the last that asks
-    for it, else the image's own; and the index of this, whose arguments are `kernel_args` and `own_args`."""
-    own = Entry(_one_line(title), tuple(_split(f"{kernel_args} {own_args}")))
+    """The entries in the order of the menu; the index of the one that starts by itself, which is the last
+    default entry of the manifest, else the image's own; and the index of the image's own, whose arguments are
+    `kernel_args` and `own_args`."""
+
+    def entry(title: str, arguments: str) -> Entry:
+        return Entry(_one_line(title), tuple(shlex.split(f"{kernel_args} {arguments}")))
+
+    own = default = entry(title, own_args)
     before: list[Entry] = []
     after: list[Entry] = []
-    default = own
     for given in mods.get_children(class_type=BootEntry):
-        entry = Entry(
-            _one_line(f"{title} {given.title_suffix}"),
-            tuple(_split(kernel_args) + _split(given.kernel_args)),
-        )
-        (before if given.insert_at == "start" else after).append(entry)
+        added = entry(f"{title} {given.title_suffix}", given.kernel_args or "")
+        (before if given.insert_at == "start" else after).append(added)
         if given.default_entry:
-            default = entry
+            default = added
     entries = [*before, own, *after]
-    return entries, next(at for at, entry in enumerate(entries) if entry is default), len(before)
+    return entries, next(at for at, one in enumerate(entries) if one is default), len(before)
 
 
 def grub_cfg(
@@ -127,16 +123,12 @@ def grub_cfg(
     serial: Serial | None = MEDIA_SERIAL,
 ) -> str:
     """The text of grub.cfg. `find` is the command that makes the file system with kernel and initramfs
-    GRUB's root, where it is not so already; `serial` is the line that the menu is shown on too."""
-    lines = [
-        *([find] if find else []),
-        f"set default={default}",
-        f"set timeout={timeout_seconds}",
-    ]
+    GRUB's root, if it is another one; the menu is also shown on the line `serial`."""
+    lines = [*filter(None, [find]), f"set default={default}", f"set timeout={timeout_seconds}"]
     if serial is not None:
         lines += [
             "",
-            "# UEFI firmware shows its console on the serial port too; written by both it would be doubled.",
+            "# UEFI firmware shows its console on the serial port too; with both, the output is doubled.",
             'if [ "$grub_platform" = pc ]; then',
             f"    if {serial.command}; then",
             "        terminal_input console serial",
@@ -156,18 +148,18 @@ def grub_cfg(
 
 
 def boot_mods(doc: DataObjectCache) -> BootMods:
-    """What the manifest says about the menu."""
+    """The menu in the manifest."""
     found = doc.volatile.get_descendants(None, BootMods, max_count=1)
     return found[0] if found else BootMods()
 
 
 def menu_timeout(mods: BootMods) -> int:
-    """After how many seconds the menu starts its default entry."""
+    """The seconds before the menu starts its default entry."""
     return _DEFAULT_TIMEOUT_SECONDS if mods.timeout is None else mods.timeout
 
 
 def menu_title(context: Context) -> str:
-    """What entries are called: as the manifest says, as the image calls itself, or as the distribution."""
+    """The title of entries: that of the manifest, the image's own name, or the distribution's."""
     named = boot_mods(context.doc).title or _name_of_image(context)
     return named or distro(context.doc).name
 
@@ -177,26 +169,21 @@ def _name_of_image(context: Context) -> str | None:
     for line in (read(context.pkg_image, "etc/os-release") or "").splitlines():
         variable, _, value = line.partition("=")
         if variable.strip() == "PRETTY_NAME":
-            # An image's own text: an open quote in it is no reason to fail.
+            # The text is the image's own: an open quote in it is no error.
             with suppress(ValueError):
                 return " ".join(shlex.split(value)) or None
     return None
 
 
-def _split(arguments: str | None) -> list[str]:
-    """Arguments as a shell would take them apart. Raises ValueError for an open quote."""
-    return shlex.split(arguments or "")
-
-
 def _one_line(text: str) -> str:
-    """A title. What begins with a hyphen, GRUB takes for an option of `menuentry`, also in quotes."""
+    """A title on one line. GRUB reads one that begins with a hyphen as an option of `menuentry`, even in
+    quotes."""
     return " ".join(text.split()).lstrip("- ")
 
 
 def grub_word(text: str) -> str:
-    """A word of GRUB's language. Nothing but a single quote is special between single quotes; GRUB
-    itself then quotes for the kernel what contains a blank. Raises CheckpointError for a control character,
-    which GRUB would show, or pass on, as something else."""
+    """A word of GRUB's language. Between single quotes only a single quote is special; GRUB itself quotes
+    blanks for the kernel. Raises CheckpointError for a control character, which GRUB would change."""
     if any(unicodedata.category(character) in _UNWRITABLE for character in text):
         raise CheckpointError(
             f"{text[:100]!r} cannot be in GRUB's menu",
@@ -207,11 +194,11 @@ def grub_word(text: str) -> str:
 
 
 def grub_arguments(words: Sequence[str]) -> str:
-    """The arguments of a kernel. Raises CheckpointError when they are more than it reads."""
+    """The arguments of a kernel. Raises CheckpointError when they are too long for it."""
     if len(" ".join(words).encode()) > LONGEST_KERNEL_ARGUMENTS:
         raise CheckpointError(
             "an entry of the boot menu has too many arguments for the kernel",
-            f"together they may have {LONGEST_KERNEL_ARGUMENTS} bytes; the kernel cuts off the rest",
+            f"together they have at most {LONGEST_KERNEL_ARGUMENTS} bytes; the kernel cuts off the rest",
             "leave out some of kernel_args, or of the boot_entry's",
         )
     return " ".join(grub_word(word) for word in words)

@@ -1,7 +1,7 @@
 """Accounts of an image: users and their groups, made with the image's own tools, and their passwords.
 
-The image's programs get no password (`dcd.checkpoints.image.passwords`). Owners of files are looked up in
-the image, not on the build host.
+The image's programs get no password (`dcd.checkpoints.image.passwords`). Owners of files are names of the
+image, not of the build host.
 """
 
 import os
@@ -18,11 +18,11 @@ from dcd.platform.inside import exists, make_directory, may_set_owners, read
 from statemachine.errors import CheckpointError
 
 _FIELDS = {"etc/passwd": 7, "etc/group": 4}
-"""Of a line; one that has fewer, or no number, is not an account's or a group's."""
+"""The fields of a line; lines with fewer, or without a number, are ignored."""
 
 
 def check_user(user: User) -> Iterator[Diagnostic]:
-    """Errors for a password that says nothing or two things."""
+    """Errors for a password without a value, with several, or with an invalid hash."""
     password = user.get_first_child(class_type=Password)
     if password is None:
         return
@@ -35,26 +35,21 @@ def check_user(user: User) -> Iterator[Diagnostic]:
             "",
             "give one of these: its text, file, env, locked",
         )
-    if password.hashed and password.text and not _is_hash(password.text):
-        yield error(
-            password.origin,
-            f"the password of {user.name} is no crypt(5) hash",
-            "",
-            "make one with `openssl passwd -6`, or leave out hashed",
-        )
-
-
-def _is_hash(text: str) -> bool:
-    try:
-        PASSWORD_HASH.check(text)
-    except BadValue:
-        return False
-    return True
+    if password.hashed and password.text:
+        try:
+            PASSWORD_HASH.check(password.text)
+        except BadValue:
+            yield error(
+                password.origin,
+                f"the password of {user.name} is no crypt(5) hash",
+                "",
+                "make one with `openssl passwd -6`, or leave out hashed",
+            )
 
 
 def apply_users(inside: Inside, users: Sequence[User], epoch: int) -> None:
-    """Create the users that the image does not have, change those that it has, and set passwords, which are
-    then changed at the Unix time `epoch`."""
+    """Create the users that the image does not have, change the others, and set passwords, with the Unix time
+    `epoch` as the date of their change."""
     for user in users:
         _require_groups(inside.root, user)
         _apply_user(inside, user)
@@ -69,31 +64,25 @@ def owner_ids(root: Path, owner: str) -> tuple[int, int]:
     """User and group id of `USER[:GROUP]` (names or numbers) in the image. Without a group, the user's
     own. Raises `CheckpointError` for a name that the image does not have."""
     user, colon, group = owner.partition(":")
-    accounts = _table(root, "etc/passwd")
-    if user.isdigit():
-        uid = int(user)
-        entry = next((fields for fields in accounts.values() if fields[2] == user), None)
-    else:
-        entry = accounts.get(user)
-        if entry is None:
-            raise _unknown("user", user, owner)
-        uid = int(entry[2])
-    if not colon:
-        return uid, int(entry[3]) if entry else uid
-    if group.isdigit():
-        return uid, int(group)
-    fields = _table(root, "etc/group").get(group)
-    if fields is None:
-        raise _unknown("group", group, owner)
-    return uid, int(fields[2])
 
+    def found(kind: str, path: str, name: str) -> list[str]:
+        """The line of a name; for a number, one of that id if there is one."""
+        table = _table(root, path)
+        if name.isdigit():
+            return next((fields for fields in table.values() if fields[2] == name), ["", "", name])
+        if name not in table:
+            raise CheckpointError(
+                f"the image has no {kind} {name}",
+                f"it is the owner of a file to add: {owner}",
+                f"correct the owner, or add the {kind} (or the package that makes it) to the image",
+            )
+        return table[name]
 
-def _unknown(kind: str, name: str, owner: str) -> CheckpointError:
-    return CheckpointError(
-        f"the image has no {kind} {name}",
-        f"it is the owner of a file to add: {owner}",
-        f"correct the owner, or add the {kind} (or the package that makes it) to the image",
-    )
+    account = found("user", "etc/passwd", user)
+    uid = int(account[2])
+    if colon:
+        return uid, int(found("group", "etc/group", group)[2])
+    return uid, int(account[3]) if len(account) > 3 else uid
 
 
 def _table(root: Path, path: str) -> dict[str, list[str]]:
@@ -112,7 +101,7 @@ def _require_groups(root: Path, user: User) -> None:
     if missing:
         raise CheckpointError(
             f"the image has no group {', '.join(missing)}",
-            f"{user.origin or ''} user {user.name} is to join it".strip(),
+            f"{user.origin or ''} user {user.name} joins it".strip(),
             "correct the name, or add the package that makes the group",
         )
 
@@ -130,7 +119,7 @@ def _apply_user(inside: Inside, user: User) -> None:
             options += [option, str(value)]
     if account is not None:
         if user.home is not None and exists(inside.root, account[5]):
-            # With it goes what is in it, unless there is something at the new place.
+            # Its content moves too, unless the new home exists.
             options += [] if exists(inside.root, user.home) else ["--move-home"]
         if groups := _groups(user):
             options += ["--append", "--groups", ",".join(groups)]
@@ -145,7 +134,7 @@ def _apply_user(inside: Inside, user: User) -> None:
 
 
 def _make_home(root: Path, home: str, uid: int, gid: int) -> None:
-    """Make the home of an account that had none to move."""
+    """Make the home of an account unless it exists."""
     if exists(root, home):
         return
     directory = make_directory(root, home)

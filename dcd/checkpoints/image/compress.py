@@ -1,10 +1,9 @@
 """`SquashfsPkgImgMod`: the image area, compressed into the file system that the live system runs from.
 
-Result: media/iso/live/filesystem.squashfs. Of the image area only what belongs to one machine is taken out
-before (`dcd.checkpoints.image.identity`). With
-SOURCE_DATE_EPOCH in the environment the same image gives the same bytes (times after it are set back
-to it). Squashfs cannot hold POSIX ACLs: those in the image are named, and lost or refused as the
-manifest says. Times before 1970 and after 2106, which it cannot hold either, are refused.
+Result: media/iso/live/filesystem.squashfs. In the image area only the identity of the machine is removed
+before (`dcd.checkpoints.image.identity`). With SOURCE_DATE_EPOCH in the environment the same image gives the
+same bytes (later times are set back to it). Squashfs cannot hold POSIX ACLs: depending on the manifest they
+are lost, with a warning, or an error. Times before 1970 and after 2106 are errors too.
 Source: mksquashfs(1).
 """
 
@@ -27,12 +26,11 @@ from dcd.platform.inside import listed, new_file
 from statemachine.errors import CheckpointError
 
 _LEVELS = {"zstd": range(1, 23), "gzip": range(1, 10)}
-_BLOCK_SIZES_KIB = tuple(2**exponent for exponent in range(2, 11))
 _REPORTS = 100
-"""How many times progress is reported, at most."""
+"""The most progress reports."""
 _LATEST = (1 << 32) - 1
-"""Squashfs has times of 32 bits from 1970 on; mksquashfs writes the lower bits of all others, after it has
-set back those after SOURCE_DATE_EPOCH."""
+"""Squashfs has times of 32 bits since 1970; mksquashfs writes the lower bits of others, after it has set
+back those after SOURCE_DATE_EPOCH."""
 
 
 @dataclass(frozen=True)
@@ -55,15 +53,15 @@ class SquashfsPkgImgMod(Checkpoint):
     """The compressor's own level: zstd 1 to 22, gzip 1 to 9; xz and lz4 have none. Without one mksquashfs
     chooses (zstd 15, gzip 9)."""
 
-    block_size_kib: int = 1024
-    """The size of a block in KiB, a power of two from 4 to 1024."""
+    block_size_kib: Literal[4, 8, 16, 32, 64, 128, 256, 512, 1024] = 1024
+    """The size of a block in KiB."""
 
     exclude: tuple[Annotated[str, EXCLUDED], ...] = ()
-    """Paths of the image that are left out, with shell patterns: `var/cache/apt/*`."""
+    """Paths of the image to leave out, as shell patterns: `var/cache/apt/*`."""
 
     posix_acls: Literal["drop", "fail"] = "drop"
-    """What to do with files that have POSIX ACLs, which are not kept: `drop` the ACLs and name the
-    files in the log, or `fail`."""
+    """The treatment of files with POSIX ACLs, which squashfs does not keep: `drop` the ACLs with a warning
+    that names the files, or `fail`."""
 
     def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
         levels = _LEVELS.get(self.compression_type)
@@ -84,14 +82,6 @@ class SquashfsPkgImgMod(Checkpoint):
                     f"{self.compression_type} has levels {levels[0]} to {levels[-1]}",
                     f'<arg name="compression_level">{levels[-1]}</arg>',
                 )
-        if self.block_size_kib not in _BLOCK_SIZES_KIB:
-            yield self.fault(
-                doc,
-                "block_size_kib",
-                f"block_size_kib {self.block_size_kib} is not possible",
-                f"possible are {', '.join(map(str, _BLOCK_SIZES_KIB))}",
-                '<arg name="block_size_kib">1024</arg>',
-            )
         for item, pattern in enumerate(self.exclude):
             if not pattern.strip("/"):
                 yield self.fault(
@@ -126,7 +116,7 @@ class SquashfsPkgImgMod(Checkpoint):
         result = new_file(context.media, "iso/live/filesystem.squashfs")
         context.run(
             self.command(image, result),
-            # One line a file is for counting, not for the log.
+            # The lines, one for each file, count the progress and are not for the log.
             capture=True,
             on_line=_progress(context, found.entries),
         )
@@ -160,8 +150,8 @@ class SquashfsPkgImgMod(Checkpoint):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What of a tree is compressed: how many entries, and the paths of those that bear POSIX ACLs and of
-    those with a time that squashfs has not."""
+    """The compressed part of a tree: the number of entries, and the paths of those with POSIX ACLs and of
+    those with a time that squashfs does not have."""
 
     entries: int
     with_acls: Sequence[str]
@@ -169,8 +159,8 @@ class Found:
 
 
 def survey(image: Path, exclude: Sequence[str] = (), *, latest: int | None = None) -> Found:
-    """Look at every entry of the tree. `exclude` are patterns of what is left out. Times after `latest` are
-    odd, and those before 1970."""
+    """Read every entry of the tree except those that match `exclude`. Times before 1970 and after `latest`
+    are odd."""
     patterns = [pattern.strip("/").split("/") for pattern in exclude]
     entries = 0
     with_acls: list[str] = []
@@ -207,8 +197,8 @@ def _refuse_times(paths: Sequence[str]) -> None:
 
 
 def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
-    """Whether mksquashfs leaves an entry out for a pattern. One in a form of ksh's, which only mksquashfs
-    itself can read, leaves out nothing here. Source: mksquashfs(1), -wildcards; fnmatch(3), FNM_PERIOD."""
+    """Whether mksquashfs leaves an entry out for a pattern. Forms of ksh, which only mksquashfs knows, match
+    nothing here. Source: mksquashfs(1), -wildcards; fnmatch(3), FNM_PERIOD."""
     return len(parts) == len(pattern) and all(
         fnmatchcase(part, wanted) and (part[0] != "." or wanted[0] == ".")
         for part, wanted in zip(parts, pattern, strict=True)

@@ -1,8 +1,8 @@
-"""`DebianPrePkgImgMod`: the image area becomes the system that the manifest describes.
+"""`DebianPrePkgImgMod`: configures the image area as the manifest describes.
 
-Host name, locale, time zone, users, network, console, services and files to add; at the end, what
-must not be the same on every machine that starts from the image (machine id, lists of packages) is
-taken out. Files are written beneath the image area whatever links are in it, and programs run inside it.
+It sets host name, locale, time zone, users, network, console and services, and adds files. At the end it
+removes the identity of the machine and the package lists. Files are written beneath the image area, in spite
+of links in it, and programs run inside it.
 """
 
 import difflib
@@ -36,7 +36,12 @@ from store.host.process import ToolFailed
 
 _IMAGE = "{PKG_IMAGE_PATH}"
 _FOR_NEW_ACCOUNTS = ("/etc/skel", "/etc/login.defs", "/etc/default/useradd")
-"""What useradd(8) makes accounts from."""
+"""The sources of useradd(8) for new accounts."""
+_HOSTS = """
+::1\t\tlocalhost ip6-localhost ip6-loopback
+ff02::1\t\tip6-allnodes
+ff02::2\t\tip6-allrouters
+"""
 _BUILT_IN_LOCALES = ("C", "POSIX", "C.UTF-8")
 
 
@@ -60,12 +65,12 @@ class DebianPrePkgImgMod(Checkpoint):
     """The name of the system."""
 
     locale: Annotated[str, LOCALE] | None = None
-    """The locale of the system, its LANG. Default: as an earlier checkpoint or a package has set it,
-    else C.UTF-8."""
+    """The locale of the system, its LANG. Default: that of an earlier checkpoint or a package, else
+    C.UTF-8."""
 
     timezone: Annotated[str, TIME_ZONE] | None = None
-    """The time zone of the system, as in /usr/share/zoneinfo. Default: as an earlier checkpoint or a
-    package has set it, else Etc/UTC."""
+    """The time zone of the system, as in /usr/share/zoneinfo. Default: that of an earlier checkpoint or a
+    package, else Etc/UTC."""
 
     serial_console: Annotated[str, SERIAL_LINE] | None = None
     """A serial line that gets a login prompt: `ttyS0`."""
@@ -95,7 +100,7 @@ class DebianPrePkgImgMod(Checkpoint):
                 yield self.fault(
                     doc,
                     "enable_services",
-                    f"{_unit(service)} is to be both enabled and disabled",
+                    f"{_unit(service)} is both enabled and disabled",
                     "",
                     "name it in one of the two lists",
                     item,
@@ -105,7 +110,7 @@ class DebianPrePkgImgMod(Checkpoint):
             yield from _check_configuration(configuration)
 
     def _check_region(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
-        """Warn of names that this host does not know: the image, which decides, hardly knows others."""
+        """Warnings for names that this host does not know: the image, which decides, hardly knows them."""
         for argument, kind, name, unknown, package in (
             ("timezone", "time zone", self.timezone, unknown_time_zone, "tzdata"),
             ("locale", "locale", self.locale, unknown_locale, "locales"),
@@ -116,7 +121,7 @@ class DebianPrePkgImgMod(Checkpoint):
                     self.argument_place(doc, argument),
                     f"{self.name}: this host knows no {kind} {name!r}"
                     + (f"; did you mean {found.meant!r}?" if found.meant else ""),
-                    f"The package {package} in the image decides. Where that does not know it either, the "
+                    f"The package {package} in the image decides. If it does not know it either, the "
                     "checkpoint fails.",
                     f'<arg name="{argument}">{found.meant}</arg>' if found.meant else "",
                 )
@@ -148,19 +153,14 @@ class DebianPrePkgImgMod(Checkpoint):
 
     def _name_the_system(self, root: Path) -> None:
         if self.hostname is None and exists(root, "etc/hosts"):
-            return  # As the image has it, or an earlier checkpoint has named it.
+            return  # The image or an earlier checkpoint has set it.
         lines = ["127.0.0.1\tlocalhost"]
         if self.hostname is not None:
             short = self.hostname.partition(".")[0]
             names = self.hostname if short == self.hostname else f"{self.hostname} {short}"
             write(root, "etc/hostname", f"{short}\n")
             lines.append(f"127.0.1.1\t{names}")
-        lines += [
-            "::1\t\tlocalhost ip6-localhost ip6-loopback",
-            "ff02::1\t\tip6-allnodes",
-            "ff02::2\t\tip6-allrouters",
-        ]
-        write(root, "etc/hosts", "\n".join(lines) + "\n")
+        write(root, "etc/hosts", "\n".join(lines) + _HOSTS)
 
     def _set_locale(self, inside: Inside) -> None:
         present = read(inside.root, "etc/default/locale") or ""
@@ -207,7 +207,7 @@ def _unit(service: str) -> str:
 
 
 def _log_in_on(root: Path, console: str) -> str:
-    """Let a serial line, with its speed where it has one, ask for a login. Returns the service."""
+    """Configure a login on a serial line, with its speed if it has one. Returns the service."""
     line, _, settings = console.partition(",")
     service = f"serial-getty@{line}.service"
     if speed := re.match(r"[0-9]+", settings):
@@ -246,7 +246,7 @@ def _generate_locale(inside: Inside, locale: str) -> None:
 
 
 def _is_for_new_accounts(configuration: Configuration) -> bool:
-    """Whether a file to add is one that new accounts are made from."""
+    """Whether a file to add is a source for new accounts."""
     dest = PurePosixPath(configuration.dest or "/")
     return any(dest.is_relative_to(place) for place in _FOR_NEW_ACCOUNTS)
 
@@ -277,16 +277,13 @@ def _switch_services(inside: Inside, verb: str, units: list[str]) -> None:
             "it has no systemctl",
             "add the package systemd-sysv to the transfer",
         )
+    offline = {"SYSTEMD_OFFLINE": "1"}
     for unit in dict.fromkeys(units):
         try:
-            inside.run(["systemctl", verb, unit], env={"SYSTEMD_OFFLINE": "1"})
+            inside.run(["systemctl", verb, unit], env=offline)
         except ToolFailed as error:
-            listing = inside.run(
-                ["systemctl", "list-unit-files", "--no-legend", "--no-pager"],
-                env={"SYSTEMD_OFFLINE": "1"},
-                capture=True,
-                ok=range(256),
-            ).stdout
+            command = ["systemctl", "list-unit-files", "--no-legend", "--no-pager"]
+            listing = inside.run(command, env=offline, capture=True, ok=range(256)).stdout
             names = [line.split()[0] for line in listing.splitlines() if line.strip()]
             similar = [name for name in difflib.get_close_matches(unit, names) if name != unit]
             raise CheckpointError(
@@ -299,7 +296,7 @@ def _switch_services(inside: Inside, verb: str, units: list[str]) -> None:
 
 
 def _make_generic(root: Path) -> None:
-    """Take out what each machine must make for itself, and what only the build needed."""
+    """Remove the identity of the machine, and files that only the build needed."""
     remove_identity(root)
     for archive in resolve(root, "var/cache/apt/archives").glob("*.deb"):
         archive.unlink()

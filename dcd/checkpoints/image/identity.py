@@ -1,8 +1,8 @@
-"""What a machine is known by, and each must make for itself: taken out of an image that many start from.
+"""The identity of a machine, which each makes for itself: it is removed from an image that many start from.
 
-Every checkpoint that ends an image, or packs it (file system of a live medium, disk, transfer), calls
-`remove_identity`: whatever way an image is delivered, it has no private key, id, seed, lease or log of one
-machine. What does not come back by itself at a start gets a service that makes it there.
+Every checkpoint that completes or packs an image (file system of a live medium, disk, transfer) calls
+`remove_identity`, so that no delivered image has a private key, id, seed, lease or log of one machine. A
+service makes those again that do not come back by themselves at a start.
 
 Source: machine-id(5), systemd-random-seed.service(8), systemd-creds(1), ssh-keygen(1), dropbearkey(1),
 make-ssl-cert(8), dhclient(8), dhcpcd(8), NetworkManager(8), iscsi-iname(8), nvme-gen-hostnqn(1), cloud-init's
@@ -28,11 +28,11 @@ _REMOVED = (
     *("var/lib/systemd/random-seed", "var/lib/urandom/random-seed", "boot/efi/loader/random-seed"),
     *("var/lib/cloud/instance", "var/lib/cloud/instances/*", "var/lib/cloud/data/*"),
     "etc/udev/rules.d/70-persistent-net.rules",
-    # What a network lent the machine, and by which id.
+    # Leases of networks, and the ids for them.
     *("var/lib/dhcp/*.lease*", "var/lib/dhcpcd/*", "var/lib/dhcpcd5/*", "etc/dhcpcd.duid"),
     *("var/lib/NetworkManager/*.lease", "var/lib/NetworkManager/timestamps"),
     *("var/lib/NetworkManager/seen-bssids", "var/lib/systemd/network/*"),
-    # Logs that are not emptied but gone.
+    # Logs that are removed instead of emptied.
     "var/log/journal/*",
 )
 """Paths of the image, with patterns in the last part."""
@@ -42,8 +42,8 @@ _ISCSI_NAME = "etc/iscsi/initiatorname.iscsi"
 
 @dataclass(frozen=True, slots=True)
 class _Renewal:
-    """A service that makes something anew where it is lacking. `program` is what the image has if it needs
-    that, `condition` when there is something to do, `before` are the services that wait for it."""
+    """A service that makes a missing part of the identity. The image needs it if it has `program`;
+    `condition` is a line of the unit, `before` are the services that wait for it."""
 
     name: str
     program: str
@@ -75,11 +75,11 @@ _SSH = _Renewal(
 )
 _SSH_SCRIPT, _SSH_SETTINGS = "etc/init.d/ssh", "etc/default/ssh"
 _SSH_LINE = """\
-# Make the host keys of this machine that it lacks.
+# Make the missing host keys of this machine.
 /usr/bin/ssh-keygen -A > /dev/null
 """
-"""For an image that starts with scripts. Source: /etc/init.d/ssh of Debian, which reads
-/etc/default/ssh as a shell does, and then looks for keys."""
+"""For an image that starts with scripts. Source: /etc/init.d/ssh of Debian, which executes
+/etc/default/ssh before it looks for keys."""
 
 _RENEWALS = (
     _SSH,
@@ -111,15 +111,14 @@ NO_HOST_KEYS = (
 
 
 def remove_identity(root: Path) -> None:
-    """Take out of an image what belongs to one machine. A tree without a system in it is left alone, but for
-    what is there. May be done again at any time."""
+    """Remove the identity of a machine from an image, or from a part of one. Idempotent."""
     for path in _found(root):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink()
     if exists(root, "etc/machine-id") or exists(root, "usr/lib/systemd/systemd"):
-        # Empty, not absent: then a system without a writable /etc can still have one in memory.
+        # With an empty file, a system without a writable /etc can have an id in memory.
         write(root, "etc/machine-id", "", mode=0o444)
     if exists(root, _ISCSI_NAME):
         write(root, _ISCSI_NAME, "GenerateName=yes\n", mode=0o600)
@@ -127,12 +126,16 @@ def remove_identity(root: Path) -> None:
     for renewal in _RENEWALS:
         if exists(root, renewal.program):
             _renew(root, renewal)
-    if _starts_without_systemd(root) and exists(root, _SSH.program):
-        _renew_in_script(root)
+    script = exists(root, _SSH_SCRIPT) and not exists(root, "usr/lib/systemd/systemd")
+    settings = read(root, _SSH_SETTINGS) or ""
+    if script and exists(root, _SSH.program) and _SSH_LINE not in settings:
+        # The script that starts the server reads its settings first.
+        end = "" if settings.endswith("\n") or not settings else "\n"
+        write(root, _SSH_SETTINGS, f"{settings}{end}{_SSH_LINE}")
 
 
 def without_host_keys(root: Path) -> bool:
-    """Whether an SSH server of the image lacks keys that nothing in the image makes."""
+    """Whether the image has an SSH server and nothing that makes its keys."""
     return (
         exists(root, _SSH.program)
         and not exists(root, "usr/lib/systemd/systemd")
@@ -140,20 +143,8 @@ def without_host_keys(root: Path) -> bool:
     )
 
 
-def _starts_without_systemd(root: Path) -> bool:
-    return exists(root, _SSH_SCRIPT) and not exists(root, "usr/lib/systemd/systemd")
-
-
-def _renew_in_script(root: Path) -> None:
-    """Have the script that starts the server make what is lacking: it reads its settings before all else."""
-    settings = read(root, _SSH_SETTINGS) or ""
-    if _SSH_LINE not in settings:
-        end = "" if settings.endswith("\n") or not settings else "\n"
-        write(root, _SSH_SETTINGS, f"{settings}{end}{_SSH_LINE}")
-
-
 def make_host_keys(root: Path) -> None:
-    """Let each machine make the SSH host keys that it lacks before its server starts."""
+    """Let each machine make its missing SSH host keys before its server starts."""
     _renew(root, _SSH)
 
 
@@ -167,14 +158,14 @@ def _found(root: Path) -> Iterator[Path]:
 
 
 def _empty_logs(directory: Path) -> None:
-    """Empty every log, and keep the file: not every service may make its own again."""
+    """Empty every log, and keep the file: some services cannot make theirs again."""
     for where, _, names in os.walk(directory):
         for name in names:
             file = Path(where, name)
             status = file.lstat()
             if not stat.S_ISREG(status.st_mode):
                 continue
-            if status.st_nlink > 1:  # Its other name may be no log.
+            if status.st_nlink > 1:  # The other name may be no log.
                 file.unlink()
             elif status.st_size:
                 os.truncate(file, 0)

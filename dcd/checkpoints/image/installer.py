@@ -1,13 +1,12 @@
 """`DebianInstaller`: makes a live Debian system its own installer.
 
-What is added does nothing on a live medium that is booted as usual. It installs when a drive with answers is
-there at boot, without asking, onto the disk that these name and no other; `InstallISCSI` boots the medium so.
-It belongs between the checkpoints that configure the image and the one that compresses it. What the
-installer is, and what answers are, is in `dcd.checkpoints.image.installer_script`.
+The installer does nothing on a live medium that is booted as usual. If a drive with answers is present at
+boot, it installs without questions onto the disk that the answers name and no other; `InstallISCSI` boots the
+medium so. This checkpoint belongs between those that configure the image and the one that compresses it.
+`dcd.checkpoints.image.installer_script` describes installer and answers.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from dcd.checkpoints import products
 from dcd.checkpoints.image.installer_script import (
@@ -30,7 +29,7 @@ _PROGRAMS = {
     "grub-install": "grub2-common",
     "update-grub": "grub2-common",
 }
-"""What the installer needs of the image whatever it installs, and the packages that bring it."""
+"""The programs that the installer always needs of the image, and their packages."""
 
 _PLACES = ("usr/sbin", "usr/bin", "sbin", "bin")
 
@@ -40,7 +39,7 @@ class DebianInstaller(Checkpoint):
     """Add an unattended installer to a live Debian image.
 
     The image needs the packages fdisk, grub2-common, and grub-pc-bin or grub-efi-amd64-bin for the
-    firmware of the machines it is installed on; dosfstools for an EFI system partition, xfsprogs or
+    firmware of the target machines; dosfstools for an EFI system partition, xfsprogs or
     btrfs-progs for these file systems.
     """
 
@@ -52,21 +51,18 @@ class DebianInstaller(Checkpoint):
 
     def execute(self, context: Context) -> None:
         image = context.pkg_image
-        _check_programs(image)
+        lacking = {
+            package
+            for program, package in _PROGRAMS.items()
+            if not any(resolve(image, f"{place}/{program}").is_file() for place in _PLACES)
+        }
+        if lacking:
+            names = " and ".join(f"<name>{name}</name>" for name in sorted(lacking))
+            raise CheckpointError(
+                "the image lacks programs to install itself",
+                f"it has nothing of {', '.join(sorted(lacking))}",
+                f"add {names} to the transfer",
+            )
         write(image, SCRIPT_PATH, SCRIPT, mode=0o755)
         write(image, UNIT_PATH, UNIT)
         write(image, RULE_PATH, RULE)
-
-
-def _check_programs(image: Path) -> None:
-    lacking = {
-        package
-        for program, package in _PROGRAMS.items()
-        if not any(resolve(image, f"{place}/{program}").is_file() for place in _PLACES)
-    }
-    if lacking:
-        raise CheckpointError(
-            "the image lacks what it needs to install itself",
-            f"it has nothing of {', '.join(sorted(lacking))}",
-            f"add {' and '.join(f'<name>{name}</name>' for name in sorted(lacking))} to the transfer",
-        )

@@ -1,19 +1,19 @@
-"""The installer that a live Debian system carries: a shell script, and what starts it.
+"""The installer of a live Debian system: a shell script, and the rule and unit that start it.
 
-It runs when a drive labelled `LABEL` is there while a live medium boots, and at no other time. On the drive,
-made by `dcd.checkpoints.vm.answers`:
+It runs only when a live medium boots with a drive labelled `LABEL`. `dcd.checkpoints.vm.answers` makes that
+drive, which holds:
 
 - `answers`: variables for the shell. `token` (printed at the very end), `disk` (the serial number of the
-  disk to install to; no other is touched), `firmware` (`bios`, `uefi` or both), `esp` (where the EFI system
-  partition is mounted), `hostname` (empty: that of the live system);
+  disk to install to; no other is touched), `firmware` (`bios`, `uefi` or both), `esp` (the mount point of the
+  EFI system partition), `hostname` (empty: that of the live system);
 - `partitions`: a script for sfdisk(8);
-- `volumes`: a line each, fields separated by tabs: number, type, UUID, label, mount point; outer mount
-  points first, `-` for what is not there;
-- `files.tar`: what is put over the installed system.
+- `volumes`: a line for each, with fields separated by tabs: number, type, UUID, label, mount point; outer
+  mount points first, `-` for an empty field;
+- `files.tar`: files that are copied over the installed system.
 
-The system that is installed is the live system itself: what is in the medium's compressed file system, with
-the medium's initramfs. Every step is told on the serial console as `dcd-install: PERCENT% WHAT`, the end as
-`dcd-install: installed TOKEN` or `dcd-install: failed while WHAT`; then the machine is switched off.
+The installed system is the live system itself: the content of the medium's compressed file system, with the
+medium's initramfs. The serial console shows every step as `dcd-install: PERCENT% WHAT`, and the end as
+`dcd-install: installed TOKEN` or `dcd-install: failed while WHAT`; then the machine switches itself off.
 """
 
 LABEL = "DCD-ANSWERS"

@@ -12,7 +12,7 @@ _NETWORKD = "etc/systemd/network"
 
 
 def apply_network(root: Path, interfaces: Sequence[Interface]) -> list[str]:
-    """Write the configuration of the interfaces. Returns the services that it needs enabled."""
+    """Write the configuration of the interfaces. Returns the services to enable for it."""
     services: list[str] = []
     if interfaces:
         if exists(root, "usr/lib/systemd/systemd-networkd"):
@@ -34,7 +34,7 @@ def apply_network(root: Path, interfaces: Sequence[Interface]) -> list[str]:
 
 
 def _write_networkd(root: Path, interfaces: Sequence[Interface]) -> None:
-    """A file for each interface, after those of an earlier checkpoint; one for the same is replaced."""
+    """Write a file for each interface, after those of an earlier checkpoint; one for the same is replaced."""
     directory = resolve(root, _NETWORKD)
     present = sorted(directory.glob("*-dcd.network")) if directory.is_dir() else []
     number = 10 + len(present)
@@ -47,7 +47,7 @@ def _write_networkd(root: Path, interfaces: Sequence[Interface]) -> None:
 
 
 def _resolver(root: Path, interfaces: Sequence[Interface]) -> bool:
-    """A resolv.conf of the image's own. Returns whether systemd-resolved will fill it."""
+    """Write a resolv.conf. Returns whether systemd-resolved fills it."""
     servers = [server for one in interfaces for server in (one.dns or "").split()]
     domains = [domain for one in interfaces for domain in (one.domains or "").split()]
     resolved = exists(root, "usr/lib/systemd/systemd-resolved")
@@ -56,11 +56,11 @@ def _resolver(root: Path, interfaces: Sequence[Interface]) -> bool:
         link.unlink(missing_ok=True)
         link.symlink_to("../run/systemd/resolve/stub-resolv.conf")
         if (servers or domains) and not exists(root, "usr/lib/systemd/systemd-networkd"):
-            # Nothing else tells it what ifupdown's interfaces have.
+            # It does not read the settings of ifupdown.
             text = f"[Resolve]\nDNS={' '.join(servers)}\nDomains={' '.join(domains)}\n"
             write(root, "etc/systemd/resolved.conf.d/dcd.conf", text)
     elif interfaces or not exists(root, "etc/resolv.conf"):
-        # With what an earlier checkpoint has put there.
+        # The lines of an earlier checkpoint stay.
         present = [line.split() for line in (read(root, "etc/resolv.conf") or "").splitlines()]
         before = [words[1] for words in present if words[:1] == ["nameserver"] and words[1:]]
         searched = [word for words in present if words[:1] == ["search"] for word in words[1:]]

@@ -1,7 +1,7 @@
 """Passwords of an image's accounts: hashed on the build host and written into the image's shadow(5).
 
-No program of the image takes part, so none gets to see a password: who submits a manifest brings these
-programs, and a password may be one that the server lends. Source: passwd(5), shadow(5).
+No program of the image takes part and sees a password: the author of a manifest chooses these programs, and
+the password may be a secret of the server. Source: passwd(5), shadow(5).
 """
 
 import os
@@ -18,9 +18,9 @@ from statemachine.errors import CheckpointError
 _SHADOW, _PASSWD, _GROUP = "etc/shadow", "etc/passwd", "etc/group"
 _DAY_SECONDS = 86400
 _FIELDS = 9
-"""Of a line of shadow(5)."""
+"""The number of fields of a line of shadow(5)."""
 _AGES = ("0", "99999", "7", "", "", "")
-"""Of a new line: what Debian's login.defs has for a new account."""
+"""The other fields of a new line, as in Debian's login.defs."""
 
 
 def set_password(root: Path, user: User, password: Password, epoch: int) -> None:
@@ -33,34 +33,27 @@ def set_password(root: Path, user: User, password: Password, epoch: int) -> None
             f"it was read from {password.file or password.env}",
             "correct it, then resume the build",
         )
-    value = _given_hash(user, secret) if password.hashed else _made_hash(user, secret, epoch)
+    value = secret
+    try:
+        if password.hashed:
+            PASSWORD_HASH.check(secret)
+        else:
+            value = hashed(secret, f"{epoch}\0{user.name}")
+    except BadValue:
+        raise CheckpointError(
+            f"the password of {user.name} is no crypt(5) hash",
+            "the manifest declares it as hashed",
+            "make one with `openssl passwd -6`, or leave out hashed",
+        ) from None
+    except CheckpointError as error:
+        brief = f"the password of {user.name} could not be set"
+        raise CheckpointError(brief, error.details, error.resolution) from None
     _require_shadow(root, user.name)
     _write_shadow(root, user.name, value, str(epoch // _DAY_SECONDS))
 
 
-def _given_hash(user: User, text: str) -> str:
-    try:
-        PASSWORD_HASH.check(text)
-    except BadValue:
-        raise CheckpointError(
-            f"the password of {user.name} is no crypt(5) hash",
-            "it is said to be hashed",
-            "make one with `openssl passwd -6`, or leave out hashed",
-        ) from None
-    return text
-
-
-def _made_hash(user: User, secret: str, epoch: int) -> str:
-    try:
-        return hashed(secret, f"{epoch}\0{user.name}")
-    except CheckpointError as error:
-        raise CheckpointError(
-            f"the password of {user.name} could not be set", error.details, error.resolution
-        ) from None
-
-
 def _require_shadow(root: Path, name: str) -> None:
-    """Have the account's line of passwd(5) lead to shadow(5)."""
+    """Make the account's line of passwd(5) refer to shadow(5)."""
     lines = (read(root, _PASSWD) or "").split("\n")
     for number, line in enumerate(lines):
         fields = line.split(":")
@@ -72,7 +65,7 @@ def _require_shadow(root: Path, name: str) -> None:
     raise CheckpointError(
         f"the image has no account {name}",
         "it is not in /etc/passwd, although useradd has made it",
-        "look at what the image's useradd does",
+        "check the image's useradd",
     )
 
 
@@ -99,10 +92,10 @@ def _shadow_group(root: Path) -> int:
 
 
 def _replace(root: Path, path: str, text: str, mode: int, owner: tuple[int, int]) -> None:
-    """Write a file anew, with the mode and owner that it has; those given are for one that is not there."""
-    there = resolve(root, path)
-    if there.is_file():
-        status = there.stat()
+    """Write a file again with its own mode and owner; those given are for a new file."""
+    file = resolve(root, path)
+    if file.is_file():
+        status = file.stat()
         mode, owner = status.st_mode & 0o7777, (status.st_uid, status.st_gid)
     content = text.encode("utf-8", "surrogateescape")
-    write(root, str(there.relative_to(root)), content, mode=mode, owner=owner)
+    write(root, str(file.relative_to(root)), content, mode=mode, owner=owner)

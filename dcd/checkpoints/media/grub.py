@@ -1,8 +1,8 @@
 """GRUB's boot images, made by grub-mkimage; those for live media from the host's GRUB modules.
 
-For media, one image for BIOS (El Torito, and behind a hybrid boot record) and one EFI system partition.
-Each holds the modules it needs, finds the medium by a file that only this medium has, and reads
-boot/grub/grub.cfg from it. Same input, same bytes.
+Media have one image for BIOS (El Torito, and after a hybrid boot record) and one EFI system partition.
+Each has its modules, finds the medium by a file that only this medium has, and reads boot/grub/grub.cfg
+from it. The same input gives the same bytes.
 Source: grub-mkimage(1), the GRUB manual; mformat(1), mcopy(1).
 """
 
@@ -13,7 +13,7 @@ from dcd.checkpoints.interface import Context
 from dcd.checkpoints.times import fat_environment
 
 TOOLS = ("grub-bios", "grub-efi", "grub-mkimage", "mformat", "mcopy")
-"""What is needed, as named in `store.host.tools`."""
+"""The tools that it needs, as named in `store.host.tools`."""
 
 MODULES = Path("/usr/lib/grub")
 """GRUB's modules for each platform, as the packages grub-pc-bin and grub-efi-amd64-bin install them."""
@@ -25,7 +25,7 @@ MENU = (
     *("all_video", "boot", "configfile", "echo", "gfxterm", "halt", "linux", "ls", "minicmd"),
     *("normal", "reboot", "search", "search_fs_file", "serial", "sleep", "terminal", "test"),
 )
-"""The modules that a menu needs which starts Linux."""
+"""The modules for a menu that starts Linux."""
 _MEDIUM = ("fat", "iso9660", "part_gpt", "part_msdos")
 _ESP_KIB = "2880"
 """The size of a floppy disk, which all firmware can read."""
@@ -50,13 +50,11 @@ def efi_system_partition(context: Context, marker: str, epoch: int, result: Path
     core_image(context, "x86_64-efi", modules, find_medium(marker), program)
     serial = f"{epoch & 0xFFFFFFFF:08x}"
     env = fat_environment(epoch)
-    commands: tuple[list[str | Path], ...] = (
-        ["mformat", "-C", "-i", result, "-f", _ESP_KIB, "-N", serial, "-v", "EFI", "::"],
-        ["mmd", "-i", result, "::EFI", "::EFI/BOOT"],
-        ["mcopy", "-i", result, program, "::EFI/BOOT/BOOTX64.EFI"],
+    context.run(
+        ["mformat", "-C", "-i", result, "-f", _ESP_KIB, "-N", serial, "-v", "EFI", "::"], env=env
     )
-    for command in commands:
-        context.run(command, env=env)
+    context.run(["mmd", "-i", result, "::EFI", "::EFI/BOOT"], env=env)
+    context.run(["mcopy", "-i", result, program, "::EFI/BOOT/BOOTX64.EFI"], env=env)
 
 
 def core_image(
@@ -67,8 +65,8 @@ def core_image(
     result: Path,
     directory: Path | None = None,
 ) -> None:
-    """Make GRUB's image for `target` (as grub-mkimage --format has it) with these modules, which runs
-    `configuration` first. The modules are those in `directory`, or the host's."""
+    """Make GRUB's image for `target` (of grub-mkimage --format) with these modules, from `directory` or the
+    host. It runs `configuration` first."""
     early = context.tmp / f"{target}.cfg"
     early.write_text(configuration, "utf-8")
     own: list[str | Path] = ["--directory", directory] if directory else []

@@ -1,10 +1,10 @@
 """`CreateISO`: a hybrid ISO that boots with BIOS and UEFI, from CD and from USB stick.
 
-On it are the tree media/iso (the compressed image, the boot menu), the contents of the boot archive in
-/live, and GRUB. Result: media/NAME.iso, delivered as an artifact. All times and ids in it come from
-one time: SOURCE_DATE_EPOCH in the environment, else the time when the image was compressed; so the
-same layer gives the same bytes, whenever it is made.
-Source: xorrisofs(1); the El Torito and UEFI specifications for what firmware looks for.
+It holds the tree media/iso (the compressed image, the boot menu), the contents of the boot archive in
+/live, and GRUB. Result: media/NAME.iso, delivered as an artifact. All its times and ids derive from one
+time, SOURCE_DATE_EPOCH in the environment or else that of the compressed image; so the same layer always
+gives the same bytes.
+Source: xorrisofs(1); the El Torito and UEFI specifications.
 """
 
 import hashlib
@@ -45,7 +45,7 @@ class CreateISO(Checkpoint):
     DISK_BYTES = 1 << 30
 
     volume_id: Annotated[str, VOLUME_ID] | None = None
-    """The name under which systems show the medium. Default: the distribution's name."""
+    """The medium's name in systems that mount it. Default: the distribution's name."""
 
     def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
         yield from check_x86(doc, self, "makes a medium for", fails=False)
@@ -53,15 +53,15 @@ class CreateISO(Checkpoint):
 
     def execute(self, context: Context) -> None:
         tree = resolve(context.media, "iso")
-        for part, remedy in (
-            ("boot/grub/grub.cfg", "run a boot menu checkpoint (GrubBootMenu) before"),
-            (LIVE_FILE_SYSTEM, "run an image compression checkpoint (SquashfsPkgImgMod) before"),
+        for part, product in (
+            ("boot/grub/grub.cfg", products.BOOT_MENU),
+            (LIVE_FILE_SYSTEM, products.SQUASHFS),
         ):
             if not _is_regular(tree / part):
-                raise CheckpointError(f"there is no {part} for the ISO", str(tree), remedy)
+                raise products.missing(product, f"there is no {part} for the ISO in {tree}")
         parts = [*tree.rglob("*"), *context.boot_archive.iterdir()]
         total = sum(part.lstat().st_size for part in parts if part.is_file())
-        largest.check_size(context.doc, "what goes onto the medium", total, alone=False)
+        largest.check_size(context.doc, "the content of the medium", total, alone=False)
         level = needed_level(parts)
         epoch = source_date_epoch(context, int((tree / LIVE_FILE_SYSTEM).stat().st_mtime))
         result = new_file(context.media, f"{media_name(context.doc, epoch)}.iso")
@@ -74,14 +74,14 @@ class CreateISO(Checkpoint):
         record_medium(context, "iso", result)
         context.report(Report(1.0, f"{result.stat().st_size / (1 << 20):.1f} MiB"))
 
-    def _volume_id(self, doc: DataObjectCache) -> str:
-        return self.volume_id if self.volume_id is not None else distro(doc).name
-
     def _make(
         self, context: Context, tree: Path, epoch: int, level: tuple[str, ...], result: Path
     ) -> None:
-        volume_id = self._volume_id(context.doc)
-        marker = _marker(f"{volume_id}\0{epoch}\0{_digest(tree / 'boot/grub/grub.cfg')}")
+        volume_id = distro(context.doc).name if self.volume_id is None else self.volume_id
+        menu_digest = hashlib.sha256((tree / "boot/grub/grub.cfg").read_bytes()).hexdigest()
+        identity = f"{volume_id}\0{epoch}\0{menu_digest}"
+        # GRUB finds the medium among others in the machine by this file.
+        marker = f"/.disk/dcd-{hashlib.sha256(identity.encode()).hexdigest()[:32]}"
         live = _boot_files(context.boot_archive)
         marker_file = context.tmp / "marker"
         marker_file.touch()
@@ -95,7 +95,7 @@ class CreateISO(Checkpoint):
                 *("--set_all_file_dates", f"={epoch}"),
                 *("-b", "boot/grub/bios.img", "-no-emul-boot", "-boot-load-size", "4"),
                 *("-boot-info-table", "--grub2-boot-info", "--grub2-mbr", grub.HYBRID_RECORD),
-                # There are BIOSes that start no stick without an active partition.
+                # Some BIOSes start no stick without an active partition.
                 *("--protective-msdos-label", "--mbr-force-bootable"),
                 *("--efi-boot", "boot/grub/efi.img", "-efi-boot-part", "--efi-boot-image"),
                 *("-graft-points", f"/={_escaped(tree)}"),
@@ -110,8 +110,7 @@ class CreateISO(Checkpoint):
 
 def needed_level(files: Iterable[Path]) -> tuple[str, ...]:
     """The option for the level of ISO 9660 that the files need. Only level 3 has files of several sections,
-    which all of 4 GiB and more are. Linux and GRUB read them, and firmware has none of them to read. Without
-    such a file the medium is the same as ever.
+    such as all of 4 GiB and more. Linux and GRUB read them, and firmware needs none of them.
     Source: ECMA-119, 6.5.1 and 10.3; xorrisofs(1), -iso-level; Linux, fs/isofs/inode.c,
     isofs_read_level3_size; GRUB, grub-core/fs/iso9660.c, FLAG_MORE_EXTENTS."""
     if any(_is_regular(file) and file.stat().st_size >= _SECTION_LIMIT_BYTES for file in files):
@@ -124,7 +123,7 @@ def _is_regular(path: Path) -> bool:
 
 
 def _boot_files(boot_archive: Path) -> list[Path]:
-    """The entries of the boot archive. xorriso follows links that it is given by name, on the build host."""
+    """The entries of the boot archive. xorriso would follow links among its arguments on the build host."""
     files = sorted(boot_archive.iterdir())
     if links := [file.name for file in files if file.is_symlink()]:
         raise CheckpointError(
@@ -133,15 +132,6 @@ def _boot_files(boot_archive: Path) -> list[Path]:
             "put the file itself there",
         )
     return files
-
-
-def _marker(identity: str) -> str:
-    """The path of a file on the medium by which GRUB knows it from other media in the machine."""
-    return f"/.disk/dcd-{hashlib.sha256(identity.encode()).hexdigest()[:32]}"
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _escaped(path: object) -> str:

@@ -1,4 +1,4 @@
-"""`max_size` of `media_im`: how large a medium may be, compared as soon as a size is known."""
+"""`max_size` of `media_im`: the largest size of a medium, compared as soon as a size is known."""
 
 from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.objects.distro import MaxSize, MediaIm
@@ -6,11 +6,11 @@ from dcd.manifest.objects.target import Size
 from statemachine.errors import CheckpointError
 
 READS = ("//media_im/max_size",)
-"""What decides it, as `Checkpoint.READS` names it."""
+"""The DOC paths that determine it, as in `Checkpoint.READS`."""
 
 
 def largest_bytes(doc: DataObjectCache) -> int | None:
-    """The most bytes that a medium may have; None when the manifest does not say."""
+    """The largest size of a medium in bytes; None for no limit."""
     for medium in doc.volatile.get_descendants(class_type=MediaIm):
         for most in medium.get_children(class_type=MaxSize):
             for size in most.get_children(class_type=Size):
@@ -19,8 +19,8 @@ def largest_bytes(doc: DataObjectCache) -> int | None:
 
 
 def check_size(doc: DataObjectCache, what: str, size_bytes: int, *, alone: bool = True) -> None:
-    """Raise `CheckpointError`, with the numbers, when `what` is larger than a medium may be. It is the whole
-    medium, or (not `alone`) only a part of it."""
+    """Raise `CheckpointError`, with the numbers, when `what` is larger than the largest medium. It is the
+    whole medium, or (not `alone`) only a part of it."""
     most = largest_bytes(doc)
     if most is None or size_bytes <= most:
         return

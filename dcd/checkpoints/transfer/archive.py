@@ -1,8 +1,8 @@
-"""`TransferArchive`: the contents of an archive into a directory of the workspace.
+"""`TransferArchive`: unpacks an archive into a directory of the workspace.
 
-tar and cpio archives, plain or compressed with gzip, bzip2, xz or zstd; which of these it is, is seen
-from its first bytes, not from its name. Members cannot get out of the destination: not by absolute names or
-`..`, nor through links that the archive or the destination holds.
+It reads tar and cpio archives, plain or compressed with gzip, bzip2, xz or zstd, and recognizes them by their
+first bytes, not by name. Members cannot leave the destination: neither by absolute names or `..`, nor through
+links in the archive or the destination.
 """
 
 import bz2
@@ -11,7 +11,7 @@ import lzma
 import os
 import shutil
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -31,29 +31,28 @@ from dcd.platform.inside import readable
 from statemachine.errors import CheckpointError
 from store.host.process import ToolFailed
 
-_GZIP, _BZIP2, _XZ = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00"
+_OPENERS: Mapping[bytes, Callable[[Path], gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile]] = {
+    b"\x1f\x8b": gzip.GzipFile,
+    b"BZh": bz2.BZ2File,
+    b"\xfd7zXZ\x00": lzma.LZMAFile,
+}
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _TAR_OPTIONS = (
-    "--preserve-permissions",
-    "--same-owner",
-    "--numeric-owner",
-    "--xattrs",
-    "--xattrs-include=*",
-    "--acls",
-    "--delay-directory-restore",
+    *("--preserve-permissions", "--same-owner", "--numeric-owner", "--delay-directory-restore"),
+    *("--xattrs", "--xattrs-include=*", "--acls"),
 )
 
 _BLOCK_BYTES = 512
 _LOST = "extended attribute for file"
-"""In what tar says of an attribute that cannot be set."""
+"""A part of tar's message about an attribute that cannot be set."""
 
 
 @dataclass(frozen=True)
 class TransferArchive(Checkpoint):
     """Unpack an archive.
 
-    The `software` of the checkpoint's name may say where to: its destination `dir`, or else the
-    image area.
+    The destination is the `dir` in the destination of the `software` of the checkpoint's name, by default
+    the image area.
     """
 
     DESCRIPTION = "Unpack an archive into the workspace"
@@ -82,7 +81,7 @@ class TransferArchive(Checkpoint):
         if not any(destination.iterdir()):
             self._unpack(context, archive, destination)
             return
-        # Links that are there could lead tar out of the workspace; the copy does not follow them.
+        # Existing links could lead tar out of the workspace; the copy does not follow them.
         aside = context.tmp / "unpacked"
         aside.mkdir()
         self._unpack(context, archive, aside)
@@ -92,20 +91,18 @@ class TransferArchive(Checkpoint):
         refuse_losses(copied.lost)
 
     def _unpack(self, context: Context, archive: Path, destination: Path) -> None:
-        """Unpack it. Whatever is wrong with it is said of the archive, as the manifest names it."""
+        """Unpack the archive. Errors name it as the manifest does."""
         try:
             self._unpack_kind(context, archive, destination)
         except CheckpointError as error:
-            said = error.output if isinstance(error, ToolFailed) else error.details
+            place = self.argument_place(context.doc, "archive")
+            named = f"the archive is named at {place}" if place else ""
+            reason = error.output if isinstance(error, ToolFailed) else error.details
             raise CheckpointError(
                 f"{self.archive} cannot be unpacked: {error.brief}",
-                "\n".join(part for part in (self._named_at(context.doc), said) if part),
+                "\n".join(filter(None, (named, reason))),
                 error.resolution or "make the archive again, or name another",
             ) from error
-
-    def _named_at(self, doc: DataObjectCache) -> str:
-        place = self.argument_place(doc, "archive")
-        return f"the archive is named at {place}" if place else ""
 
     def _unpack_kind(self, context: Context, archive: Path, destination: Path) -> None:
         plain = self._decompressed(context, archive)
@@ -128,7 +125,7 @@ class TransferArchive(Checkpoint):
                 ["tar", "--extract", *_TAR_OPTIONS, "--file", plain, "--directory", destination],
                 on_line=hear,
             )
-            # For tar this is no failure.
+            # tar ignores this.
             refuse_losses(lost)
         else:
             raise CheckpointError(
@@ -145,9 +142,10 @@ class TransferArchive(Checkpoint):
         plain = context.tmp / "archive"
         if head.startswith(_ZSTD):
             context.run(["zstd", "--quiet", "--decompress", "--force", "-o", plain, archive])
-        elif head.startswith((_GZIP, _BZIP2, _XZ)):
+        elif head.startswith(tuple(_OPENERS)):
             try:
-                with _opened(archive, head) as source, plain.open("wb") as sink:
+                opened = next(kind for magic, kind in _OPENERS.items() if head.startswith(magic))
+                with opened(archive) as source, plain.open("wb") as sink:
                     shutil.copyfileobj(source, sink, 1 << 20)
             except (EOFError, lzma.LZMAError, OSError) as error:
                 if isinstance(error, OSError) and error.errno is not None:
@@ -167,9 +165,9 @@ def _destination(doc: DataObjectCache, checkpoint: str) -> str:
 
 
 def _check_end(context: Context, archive: Path) -> None:
-    """Raise `CheckpointError` for a tar archive that was cut off in a header: tar itself takes that for the
-    end. Warn of one that was cut off between members, or by a program that writes no end. Source: pax(1), two
-    blocks of zeros end an archive; tar takes one as well."""
+    """Raise `CheckpointError` for a tar archive that is cut off in a header, which tar itself takes for the
+    end. Warn about one that is cut off between members, or made by a program that writes no end. Source:
+    pax(1), two blocks of zeros end an archive; tar accepts one as well."""
     size_bytes = archive.stat().st_size
     if size_bytes % _BLOCK_BYTES:
         raise CheckpointError(
@@ -182,7 +180,7 @@ def _check_end(context: Context, archive: Path) -> None:
 
 
 def _with_acls(archive: Path) -> list[str]:
-    """The members of a tar archive with POSIX ACLs, which tar itself loses unsaid where there are none.
+    """The members of a tar archive with POSIX ACLs, which tar silently loses on a file system without.
     Source: tar(1), --acls; the keywords SCHILY.acl.access and SCHILY.acl.default of star(5)."""
     with tarfile.open(archive, "r:") as tar:
         return [
@@ -190,11 +188,3 @@ def _with_acls(archive: Path) -> list[str]:
             for member in tar
             if any(key.startswith("SCHILY.acl.") for key in member.pax_headers)
         ]
-
-
-def _opened(archive: Path, head: bytes) -> gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile:
-    if head.startswith(_GZIP):
-        return gzip.GzipFile(archive)
-    if head.startswith(_BZIP2):
-        return bz2.BZ2File(archive)
-    return lzma.LZMAFile(archive)

@@ -1,9 +1,9 @@
 """`TransferCPIO`: files and directories from one place of the workspace to another.
 
-The name is the original's, which used cpio(1). Hard links, devices, extended attributes and holes are kept;
-`software_data` to install names files and directories (with all below them) of the source, and to
-uninstall those that are left out. What does not exist is skipped with a warning. Software of type DIR that
-names nothing is all of its source.
+The name is the original's, which used cpio(1). Hard links, devices, extended attributes and holes are kept.
+`software_data` to install names files and directories (with their contents) of the source, and to uninstall
+those to leave out. Missing ones are skipped with a warning. Software of type DIR without names is all of its
+source.
 """
 
 import os
@@ -23,13 +23,13 @@ from dcd.platform.inside import entry
 from statemachine.errors import CheckpointError
 
 _NAMED = 50
-"""How many entries that do not exist are named."""
+"""The most missing entries in messages."""
 
 
 @dataclass(frozen=True)
 class TransferCPIO(Checkpoint):
-    """Copy what the `software` of the checkpoint's name lists, from its source `dir` to its destination
-    `dir` (the image area and the boot archive, where they are not given)."""
+    """Copy the entries that the `software` of the checkpoint's name lists, from its source `dir` (by default
+    the image area) to its destination `dir` (by default the boot archive)."""
 
     DESCRIPTION = "Copy files and directories within the workspace"
     VERSION = 2
@@ -43,18 +43,15 @@ class TransferCPIO(Checkpoint):
         return products.in_area(_path_of(software, Destination) or "{BOOT_ARCHIVE}")
 
     def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
-        yield from check_software(doc, self)
+        yield from check_software(doc, self, only=False)
         software = software_for(doc, self.name)
         if software is None:
             return
         for data in software.get_descendants(class_type=SoftwareData):
             if data.action not in ("install", "uninstall"):
-                yield error(
-                    data.place_of("action"),
-                    f"{data.action} means nothing for a copy",
-                    "",
-                    'use action="install", or "uninstall" for what is left out',
-                )
+                remedy = 'use action="install", or "uninstall" for entries to leave out'
+                message = f"{data.action} means nothing for a copy"
+                yield error(data.place_of("action"), message, "", remedy)
         if not software.names("install") and software.type != "DIR":
             yield error(
                 software.origin,
@@ -68,43 +65,34 @@ class TransferCPIO(Checkpoint):
         software = software_of(context.doc, self)
         source = _path_of(software, Source) or "{PKG_IMAGE_PATH}"
         destination = _path_of(software, Destination) or "{BOOT_ARCHIVE}"
-        names = software.names("install")
-        names = names or sorted(found.name for found in area_path(context, source).iterdir())
+        origin, target = area_path(context, source), area_directory(context, destination)
+        names = software.names("install") or sorted(found.name for found in origin.iterdir())
+        names = _present(context, origin, names)
 
         def report(done: int, copied: Copied) -> None:
             message = f"copied {copied.entries} files, {copied.size_bytes >> 20} MiB"
             context.report(Report(done / len(names), message))
 
-        names = self._present(context, area_path(context, source), names)
-        target = area_directory(context, destination)
-        copied = copy_entries(
-            area_path(context, source),
-            target,
-            names,
-            excluded=software.names("uninstall"),
-            on_name=report,
-        )
+        excluded = software.names("uninstall")
+        copied = copy_entries(origin, target, names, excluded=excluded, on_name=report)
         refuse_losses(copied.lost)
 
-    def _present(self, context: Context, source: Path, names: Sequence[str]) -> list[str]:
-        """The names that exist. Lists of the original name files that packages no longer bring; the
-        original skipped these. Raises `CheckpointError` when none exists."""
-        absent = [name for name in names if _absent(source, name)]
-        if absent and len(absent) == len(names):
-            raise CheckpointError(
-                f"none of the {len(names)} entries to copy exists",
-                "\n".join(f"{name} (below {source})" for name in absent[:_NAMED]),
-                "correct the names, or run the checkpoint that makes them before",
-            )
-        for name in absent[:_NAMED]:
-            context.warn(f"there is no {name}; skipped")
-        if len(absent) > _NAMED:
-            context.warn(f"and {len(absent) - _NAMED} more; skipped")
-        return [name for name in names if name not in set(absent)]
 
-
-def _absent(source: Path, name: str) -> bool:
-    return not os.path.lexists(entry(source, name))
+def _present(context: Context, source: Path, names: Sequence[str]) -> list[str]:
+    """The names that exist. Like the original, it skips files that packages no longer bring. Raises
+    `CheckpointError` when none exists."""
+    absent = [name for name in names if not os.path.lexists(entry(source, name))]
+    if absent and len(absent) == len(names):
+        raise CheckpointError(
+            f"none of the {len(names)} entries to copy exists",
+            "\n".join(f"{name} (below {source})" for name in absent[:_NAMED]),
+            "correct the names, or run the checkpoint that makes them before",
+        )
+    for name in absent[:_NAMED]:
+        context.warn(f"there is no {name}; skipped")
+    if len(absent) > _NAMED:
+        context.warn(f"and {len(absent) - _NAMED} more; skipped")
+    return [name for name in names if name not in set(absent)]
 
 
 def _path_of(software: Software, side: type[Source] | type[Destination]) -> str | None:

@@ -1,21 +1,20 @@
 """`TransferIPS`: IPS packages into an image, with pkg(7).
 
-The state of the catalogs that it installs from is part of the key; when it is not the same after the
-transfer as it was at the start, the checkpoint fails instead of leaving a layer of something else. With
-`action="use_existing"` it changes the image that an earlier checkpoint made: then the publishers listed
-replace the image's own, and they are not contacted unless something is installed, since what an installed
-system uses later need not be reachable from here. The history of the image is purged at the end.
+The state of the catalogs that it installs from is part of the key; if it has changed at the end of the
+transfer, the checkpoint fails, since its layer would not match the key. With `action="use_existing"` it
+changes the image of an earlier checkpoint: the listed publishers replace the image's own, and they are only
+contacted for an installation, since the repositories of an installed system need not be reachable from the
+build host. The history of the image is purged at the end.
 
-Keys and certificates of publishers are read from where secrets are kept (`dcd.manifest.secrets`).
-Source: pkg(1); the original's TransferIPS. A killed install cannot be repaired, which is why the engine's
-fresh workspace for each attempt matters here.
+Keys and certificates of publishers are among the secrets (`dcd.manifest.secrets`). A killed install cannot be
+repaired; each attempt has a fresh workspace.
+Source: pkg(1); the original's TransferIPS.
 """
 
 import platform
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, starmap
 from pathlib import Path
 from typing import Annotated
 
@@ -56,16 +55,16 @@ _PATTERN = re.compile(r"[^\s-]\S*")
 _LOGIN = re.compile(r"[a-z]+://[^/]*@")
 
 _ARCHITECTURE = "arch"
-"""The variant that pkg(1) takes from the host where the manifest does not say it."""
+"""The variant that pkg(1) takes from the host unless the manifest gives it."""
 
 
 @dataclass(frozen=True)
 class TransferIPS(Checkpoint):
     """Make an IPS image and install packages into it, or change one.
 
-    The `software` of the checkpoint's name says how: the image (facets, variants, properties,
-    whether it is made or changed), publishers with origins and mirrors, and `software_data` to
-    install, uninstall, avoid or unavoid, done in the order in which they are listed.
+    The `software` of the checkpoint's name has the image (facets, variants, properties, whether it is made
+    or changed), publishers with origins and mirrors, and `software_data` to install, uninstall, avoid or
+    unavoid, in this order.
     """
 
     DESCRIPTION = "Transfer IPS packages into the image"
@@ -75,14 +74,13 @@ class TransferIPS(Checkpoint):
     TOOLS = ("pkg",)
 
     zonename: Annotated[str, WORD] | None = None
-    """Accepted from manifests of the original; images that are linked to a zone cannot be made."""
+    """Known from manifests of the original; images that are linked to a zone are not supported."""
 
     show_stdout: bool = False
-    """Repeat pkg's lines as progress messages; they are in the log in any case."""
+    """Show pkg's lines as progress messages too; they are always in the log."""
 
     verify: bool = False
-    """Compare the image with what its packages say at the end (pkg verify); a difference fails the
-    checkpoint."""
+    """Compare the image with its packages at the end (pkg verify); a difference fails the checkpoint."""
 
     def needs(self, doc: DataObjectCache) -> Needs:
         software = software_of(doc, self, "IPS")
@@ -93,7 +91,7 @@ class TransferIPS(Checkpoint):
             network=fetches and any(Repository(each.name).is_remote for each in self._origins(doc)),
             proxy_logins=True,
             disk_bytes=listed or (1 << 30 if fetches else 0),
-            # Its actuators run programs of the image.
+            # The actuators of packages run programs of the image.
             capabilities=CHROOT,
             reads=tuple(
                 HostPath(path, each.place_of("name"))
@@ -112,13 +110,8 @@ class TransferIPS(Checkpoint):
 
     def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
         if self.zonename is not None:
-            yield self.fault(
-                doc,
-                "zonename",
-                "an image that is linked to a zone cannot be made",
-                "",
-                "leave out zonename",
-            )
+            message = "an image that is linked to a zone is not supported"
+            yield self.fault(doc, "zonename", message, "", "leave out zonename")
         missing = list(check_software(doc, self, "IPS"))
         yield from missing
         if not missing:
@@ -177,8 +170,14 @@ class TransferIPS(Checkpoint):
             )
 
     def _repositories(self, doc: DataObjectCache) -> list[Repository]:
-        """Where packages come from, with what opens it."""
-        return list(chain.from_iterable(starmap(_each_repository, self._publishers(doc))))
+        """The repositories of the packages, with their keys."""
+        return [
+            Repository(
+                origin.name, publisher.name if _named(publisher) else "", *_login(image, publisher)
+            )
+            for image, publisher in self._publishers(doc)
+            for origin in publisher.get_children(class_type=Origin)
+        ]
 
     def _origins(self, doc: DataObjectCache) -> list[Origin]:
         return [
@@ -188,7 +187,7 @@ class TransferIPS(Checkpoint):
         ]
 
     def _publishers(self, doc: DataObjectCache) -> list[tuple[Image, Publisher]]:
-        """The publishers listed, or else those that the image has from the checkpoint before."""
+        """The listed publishers, or else those of the last earlier checkpoint that has some."""
         names = [spec.name for spec in checkpoints_of(doc)]
         earlier = names[: names.index(self.name)] if self.name in names else []
         for name in (self.name, *reversed(earlier)):
@@ -201,15 +200,14 @@ class TransferIPS(Checkpoint):
 
 
 def _create(pkg: Pkg, image: Image) -> None:
-    arguments = []
     kind = image.get_first_child(class_type=ImgType)
-    arguments.append(f"--{kind.completeness}" if kind else "--full")
+    arguments = [f"--{kind.completeness}" if kind else "--full"]
     if kind and kind.zone:
         arguments.append("--zone")
     for facet in _facets(image):
         arguments += ["--facet", facet]
-    for variant in image.get_children(class_type=Variant):
-        arguments += ["--variant", f"{variant.name}={variant.text}"]
+    for variant in _variants(image):
+        arguments += ["--variant", variant]
     for name, value in _properties(image):
         arguments += ["--set-property", f"{name}={value}"]
     pkg.create(*arguments)
@@ -218,8 +216,7 @@ def _create(pkg: Pkg, image: Image) -> None:
 def _change(pkg: Pkg, image: Image) -> None:
     for name, value in _properties(image):
         pkg.run("set-property", name, value)
-    variants = [f"{each.name}={each.text}" for each in image.get_children(class_type=Variant)]
-    if variants:
+    if variants := _variants(image):
         pkg.run("change-variant", "--accept", *variants, ok=(0, NOTHING_TO_DO))
     if facets := _facets(image):
         pkg.run("change-facet", "--accept", *facets, ok=(0, NOTHING_TO_DO))
@@ -233,10 +230,8 @@ def _set_publishers(pkg: Pkg, image: Image, publishers: Sequence[Publisher], ref
             pkg.run("unset-publisher", *dict.fromkeys(present))
     for publisher in publishers:
         origins = [each.name for each in publisher.get_children(class_type=Origin)]
-        arguments = ["--sticky" if publisher.sticky else "--non-sticky"]
-        key, certificate = _login(image, publisher)
-        if key is not None and certificate is not None:
-            arguments += ["-k", str(key), "-c", str(certificate)]
+        sticky = "--sticky" if publisher.sticky else "--non-sticky"
+        arguments = [sticky, *_login_options(image, publisher)]
         if publisher.signature_policy:
             arguments += ["--set-property", f"signature-policy={publisher.signature_policy}"]
         if not _named(publisher):
@@ -252,13 +247,9 @@ def _set_publishers(pkg: Pkg, image: Image, publishers: Sequence[Publisher], ref
 
 
 def _return_origins(pkg: Pkg, publishers: Sequence[tuple[Image, Publisher]]) -> None:
-    """Tell the image again of what an earlier checkpoint used and took out: origins and mirrors of this host,
-    and keys."""
+    """Add again what an earlier checkpoint used and removed: origins and mirrors of this host, and keys."""
     for image, publisher in publishers:
-        key, certificate = _login(image, publisher)
-        arguments = []
-        if key is not None and certificate is not None:
-            arguments += ["-k", str(key), "-c", str(certificate)]
+        arguments = _login_options(image, publisher)
         for option, kind in (("-g", Origin), ("-m", Mirror)):
             for each in publisher.get_children(class_type=kind):
                 if is_of_the_host(each.name):
@@ -285,43 +276,32 @@ def _carry_out(pkg: Pkg, image: Image, data: SoftwareData) -> None:
     try:
         pkg.run(*arguments, *data.names, ok=(0, NOTHING_TO_DO))
     except ToolFailed as error:
+        brief = f"pkg cannot {data.action} the listed packages"
+        details = error.details
+        remedy = "correct the list of packages, then resume the build with the new manifest"
         if unknown := unmatched(error.output):
-            raise CheckpointError(
-                f"there is no package {', '.join(unknown)} to {data.action}",
-                f"{data.origin or ''}\n{error.output}".strip(),
-                "correct the name, or add the publisher that has it",
-            ) from error
-        raise CheckpointError(
-            f"pkg cannot {data.action} what the manifest lists",
-            f"{data.origin or ''}\n{error.details}".strip(),
-            "correct the list of packages, then resume the build with the new manifest",
-        ) from error
+            brief = f"there is no package {', '.join(unknown)} to {data.action}"
+            details = error.output
+            remedy = "correct the name, or add the publisher that has it"
+        raise CheckpointError(brief, f"{data.origin or ''}\n{details}".strip(), remedy) from error
 
 
 def _place(context: Context, image: Image) -> Path:
-    """The root of the image, wherever links in the workspace point to."""
+    """The root of the image, with links resolved inside its area."""
     found = _ROOT.fullmatch(_root(image))
-    assert found is not None  # check has seen to it
+    assert found is not None  # `check` guarantees it.
     return resolve(areas(context)[found["token"]], found["below"] or "/")
 
 
 def _check_software(checkpoint: str, software: Software) -> Iterator[Diagnostic]:
     image = _image(software)
     if not _ROOT.fullmatch(_root(image)):
-        yield error(
-            image.place_of("img_root"),
-            f"{_root(image)!r} is not in the workspace",
-            "",
-            'img_root="{PKG_IMAGE_PATH}"',
-        )
+        message = f"{_root(image)!r} is not in the workspace"
+        yield error(image.place_of("img_root"), message, "", 'img_root="{PKG_IMAGE_PATH}"')
     publishers = software.get_descendants(class_type=Publisher)
     if image.action == "create" and not publishers:
-        yield error(
-            software.origin,
-            f"{checkpoint} makes an image that has no publisher",
-            "",
-            "add a <source> with a <publisher> and its <origin>",
-        )
+        remedy = "add a <source> with a <publisher> and its <origin>"
+        yield error(software.origin, f"{checkpoint} makes an image without publisher", "", remedy)
     for publisher in publishers:
         yield from _check_publisher(publisher)
     for data in software.get_descendants(class_type=SoftwareData):
@@ -331,51 +311,33 @@ def _check_software(checkpoint: str, software: Software) -> Iterator[Diagnostic]
 def _check_publisher(publisher: Publisher) -> Iterator[Diagnostic]:
     origins = publisher.get_children(class_type=Origin)
     if not _named(publisher) and (len(origins) > 1 or publisher.get_children(class_type=Mirror)):
-        yield error(
-            publisher.origin,
-            "a publisher without a name has one origin and no mirrors",
-            "",
-            "give it its name, or leave one <origin> and no <mirror>",
-        )
+        message = "a publisher without a name has one origin and no mirrors"
+        remedy = "give it its name, or leave one <origin> and no <mirror>"
+        yield error(publisher.origin, message, "", remedy)
     if (publisher.ssl_key is None) != (publisher.ssl_cert is None):
-        yield error(
-            publisher.origin,
-            "a publisher needs both ssl_key and ssl_cert, or neither",
-            "",
-            'ssl_key="FILE" ssl_cert="FILE"',
-        )
+        message = "a publisher needs both ssl_key and ssl_cert, or neither"
+        yield error(publisher.origin, message, "", 'ssl_key="FILE" ssl_cert="FILE"')
     for place in (*origins, *publisher.get_children(class_type=Mirror)):
         if _LOGIN.match(place.name):
-            # The manifest is kept in the event log for ever.
-            yield error(
-                place.place_of("name"),
-                "an origin must not hold a login",
-                "",
-                "use ssl_key and ssl_cert",
-            )
+            # The event log keeps the manifest permanently.
+            message = "an origin must not hold a login"
+            yield error(place.place_of("name"), message, "", "use ssl_key and ssl_cert")
 
 
 def _check_data(data: SoftwareData) -> Iterator[Diagnostic]:
     if data.action == "unpack":
-        yield error(
-            data.place_of("action"),
-            "unpack means nothing for IPS packages",
-            "",
-            'action="install"',
-        )
+        message = "unpack means nothing for IPS packages"
+        yield error(data.place_of("action"), message, "", 'action="install"')
     for tag, names in (("name", data.names), ("reject", data.rejects)):
         for index, name in enumerate(names):
             if name and not _PATTERN.fullmatch(name):
-                yield error(
-                    data.place_of(tag, index),
-                    f"{name!r} is not an IPS package",
-                    "",
-                    f"write a name or a pkg:/ FMRI, one in each <{tag}>",
-                )
+                message = f"{name!r} is not an IPS package"
+                remedy = f"write a name or a pkg:/ FMRI, one in each <{tag}>"
+                yield error(data.place_of(tag, index), message, "", remedy)
 
 
 def _fetches(software: Software) -> bool:
-    """Whether packages' contents are needed: to install, or because what of them is installed changes."""
+    """Whether contents of packages are needed: for an installation, or a change of facets or variants."""
     image = _image(software)
     changes = image.get_children(class_type=Facet) + image.get_children(class_type=Variant)
     return bool(software.names("install") or (image.action == "use_existing" and changes))
@@ -383,13 +345,6 @@ def _fetches(software: Software) -> bool:
 
 def _changes_packages(software: Software) -> bool:
     return bool(software.names("install") or software.names("uninstall") or _fetches(software))
-
-
-def _each_repository(image: Image, publisher: Publisher) -> Iterator[Repository]:
-    key, certificate = _login(image, publisher)
-    for origin in publisher.get_children(class_type=Origin):
-        name = publisher.name if _named(publisher) else ""
-        yield Repository(origin.name, name, key, certificate)
 
 
 def _login(image: Image, publisher: Publisher) -> tuple[Path | None, Path | None]:
@@ -402,8 +357,15 @@ def _login(image: Image, publisher: Publisher) -> tuple[Path | None, Path | None
     )  # type: ignore[return-value]  # two in, two out
 
 
+def _login_options(image: Image, publisher: Publisher) -> list[str]:
+    key, certificate = _login(image, publisher)
+    if key is None or certificate is None:
+        return []
+    return ["-k", str(key), "-c", str(certificate)]
+
+
 def _secrets(software: Software, used: Sequence[tuple[Image, Publisher]]) -> tuple[str, ...]:
-    """Where keys and certificates are: those of the software, and of the publishers that are used."""
+    """The keys and certificates of the software, and of the used publishers."""
     holders: list[Image | Publisher] = [_image(software)]
     holders += software.get_descendants(class_type=Publisher)
     for pair in used:
@@ -423,6 +385,10 @@ def _image(software: Software) -> Image:
 
 def _root(image: Image) -> str:
     return image.img_root or "{PKG_IMAGE_PATH}"
+
+
+def _variants(image: Image) -> list[str]:
+    return [f"{each.name}={each.text}" for each in image.get_children(class_type=Variant)]
 
 
 def _facets(image: Image) -> list[str]:

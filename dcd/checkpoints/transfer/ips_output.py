@@ -1,4 +1,4 @@
-"""What pkg(1) prints, understood: progress, unknown packages, why it failed, the list of packages. Pure.
+"""The output of pkg(1): progress, unknown packages, causes of failures, the list of packages. Pure.
 
 Source: pkg(1) without a terminal; a phase's line may be cut short by an error. pkg5: progress.py (its
 CommandLineProgressTracker), transport/exception.py, api_errors.py.
@@ -20,7 +20,7 @@ _PHASES = {
 _LINE = re.compile(
     r"\s*(?P<phase>Startup|Planning|Download|Actions|Finalize): (?P<text>.*)", re.DOTALL
 )
-"""The names of phases are set flush right."""
+"""The names of phases are right-aligned."""
 
 _PERCENT = re.compile(r"\b([0-9]{1,3})%")
 _COUNT = re.compile(r"([0-9]+)/([0-9]+)\b")
@@ -45,8 +45,8 @@ Cause = Literal["transport", "missing", "signature", ""]
 
 
 class InstallProgress:
-    """Turns lines of pkg into reports. The fraction never goes back; with `show`, each line is told. All
-    of them are in the log already."""
+    """Turns lines of pkg into reports. The fraction never decreases; with `show`, each line is a report. All
+    lines are in the log already."""
 
     def __init__(self, report: Callable[[Report], None], show: bool) -> None:
         self._report = report
@@ -54,7 +54,7 @@ class InstallProgress:
         self._fraction = 0.0
 
     def line(self, line: str) -> None:
-        """Take in one line."""
+        """Read one line."""
         found = _LINE.match(line)
         if found:
             begin, end = _PHASES[found["phase"]]
@@ -64,7 +64,7 @@ class InstallProgress:
 
 
 def _part(text: str) -> float:
-    """How much of its phase a line says is done."""
+    """The completed part of its phase in a line."""
     if text.startswith("Completed "):
         return 1.0
     if percent := _PERCENT.search(text):
@@ -74,14 +74,14 @@ def _part(text: str) -> float:
 
 
 def unmatched(output: str) -> list[str]:
-    """The patterns that pkg says it knows no package for."""
+    """The patterns for which pkg knows no package."""
     found = _NO_MATCH.search(output)
     return found["names"].split() if found else []
 
 
 def cause(output: str) -> Cause:
-    """Why pkg failed: what it needs did not come over the network, is not in the repository, or is not signed
-    as asked; "" for its own reasons."""
+    """The cause of a failure of pkg: packages did not arrive over the network, are not in the repository, or
+    are not signed as required; "" for another cause."""
     if _SIGNATURE.search(output):
         return "signature"
     if not _TRANSPORT.search(output):
@@ -96,7 +96,7 @@ def package_lines(listing: Iterable[str]) -> list[str]:
 
 
 def special_modes(listing: Iterable[str]) -> dict[str, int]:
-    """Of the lines of `pkg contents -H -o mode,path`, the paths with set-id or sticky bits, and the modes."""
+    """The paths with set-id or sticky bits in lines of `pkg contents -H -o mode,path`, and their modes."""
     found = (_MODE.fullmatch(line.rstrip()) for line in listing)
     modes = {match["path"]: int(match["mode"], 8) for match in found if match}
     return {path: mode for path, mode in modes.items() if mode & 0o7000}

@@ -1,4 +1,4 @@
-"""pkg(1) on one image: its commands go to the log, what a repository fails to serve is asked for again."""
+"""pkg(1) on one image: its commands go to the log, and failures of repositories are retried."""
 
 import os
 import shlex
@@ -22,7 +22,7 @@ from statemachine.errors import CheckpointError, Unprepared
 from store.host.process import ToolFailed, log_line
 
 NOTHING_TO_DO = 4
-"""Exit status of pkg(1) when the image is as it was asked to be."""
+"""Exit status of pkg(1) when there is nothing to change."""
 
 
 class Pkg:
@@ -38,21 +38,24 @@ class Pkg:
         self._run(["pkg", "image-create", *arguments, str(self.root)], (0,))
 
     def run(self, *arguments: str, ok: Sequence[int] = (0,)) -> None:
-        """Run a subcommand; its output goes to the log. What fails for want of a repository is tried again
-        for a while, and then Unprepared."""
+        """Run a subcommand; its output goes to the log. A failure of a repository is retried for a while.
+        Raises `ToolFailed`, and `Unprepared` for a repository."""
         command = ["pkg", "-R", str(self.root), *arguments]
         for pause in (*BACK_OFF_SECONDS, None):
             try:
                 self._run(command, ok)
                 return
             except ToolFailed as error:
-                match cause(error.output):
-                    case "":
-                        raise
-                    case "transport" if pause is not None:
-                        log_line(f"a repository did not answer; again in {pause:g} seconds")
-                    case why:
-                        raise _unserved(why, error) from error
+                why = cause(error.output)
+                if not why:
+                    raise
+                if why != "transport" or pause is None:
+                    brief, remedy = _UNSERVED[why]
+                    tried = (
+                        f"tried {len(BACK_OFF_SECONDS) + 1} times\n" if why == "transport" else ""
+                    )
+                    raise Unprepared(brief, f"{tried}{error.details}", remedy) from error
+                log_line(f"a repository did not answer; again in {pause:g} seconds")
             time.sleep(pause)
 
     def ask(self, *arguments: str, ok: Sequence[int] = (0,)) -> list[str]:
@@ -61,13 +64,13 @@ class Pkg:
         return self.context.run(command, capture=True, ok=ok).stdout.splitlines()
 
     def deliver_list(self) -> None:
-        """Deliver the list of the packages that are in the image now."""
+        """Deliver the list of the packages in the image."""
         lines = package_lines(self.ask("list", "-H", "-v", "--no-refresh", ok=(0, 1)))
         deliver_list(self.context, "".join(f"{line}\n" for line in lines))
 
     def restore_modes(self) -> None:
-        """Give files back the set-id bits that their packages give them. pkg sets a file's mode and then its
-        owner, and Linux takes the bits away with the second."""
+        """Restore the set-id bits of the packages' files. pkg sets a file's mode and then its owner, and
+        Linux then removes the bits."""
         if sys.platform != "linux":
             return
         listing = self.ask("contents", "-H", "-t", "file", "-o", "mode,path", ok=(0, 1))
@@ -82,19 +85,19 @@ class Pkg:
                 restored += 1
         if restored:
             files = "1 file" if restored == 1 else f"{restored} files"
-            message = f"restored the set-id bits of {files}, which the kernel had taken away"
+            message = f"restored the set-id bits of {files}, which the kernel had removed"
             self.context.report(Report(message=message))
 
     def verify(self) -> None:
-        """Raise `CheckpointError` unless the image is as its packages say."""
+        """Raise `CheckpointError` unless the image matches its packages."""
         try:
             self.run("verify")
         except ToolFailed as error:
             raise CheckpointError(
-                "the image is not as its packages say",
+                "the image differs from its packages",
                 error.output,
-                "what is listed as an error was changed after the packages were installed, or could not be "
-                "installed as they say; leave out verify if that is meant",
+                "a file with an error was changed after the installation of its package, or could not be "
+                "installed completely; leave out verify if that is intended",
             ) from error
 
     def _run(self, command: Sequence[str], ok: Sequence[int]) -> None:
@@ -102,22 +105,18 @@ class Pkg:
         self.context.run(command, on_line=self._progress.line, ok=ok)
 
 
-def _unserved(why: str, error: ToolFailed) -> Unprepared:
-    if why == "missing":
-        return Unprepared(
-            "a repository does not have the content of its packages",
-            error.details,
-            "tell whoever keeps it (pkgrepo verify finds what is missing), or list another version",
-        )
-    if why == "signature":
-        return Unprepared(
-            "packages are not signed as their publisher's signature_policy asks",
-            error.details,
-            "use a repository whose packages are signed, or another signature_policy",
-        )
-    return Unprepared(
+_UNSERVED = {
+    "missing": (
+        "a repository does not have the content of its packages",
+        "report it to its maintainer (pkgrepo verify finds missing files), or list another version",
+    ),
+    "signature": (
+        "packages are not signed as their publisher's signature_policy requires",
+        "use a repository whose packages are signed, or another signature_policy",
+    ),
+    "transport": (
         "a repository does not serve a file that the packages need",
-        f"tried {len(BACK_OFF_SECONDS) + 1} times\n{error.details}",
-        "nothing in the manifest need be wrong: when the repository answers again, try again with dcctl "
-        "retry",
-    )
+        "the manifest may be correct: try again with dcctl retry when the repository answers",
+    ),
+}
+"""The error of each cause that a repository is responsible for, and its remedy."""

@@ -1,4 +1,4 @@
-"""The `software` of a transfer checkpoint: found by the checkpoint's name, of the type that it transfers."""
+"""The `software` of a transfer checkpoint: the one of its name, and of its type."""
 
 from collections.abc import Iterator
 
@@ -10,38 +10,31 @@ from dcd.manifest.tokens import has_token
 
 
 def software_of(doc: DataObjectCache, checkpoint: Checkpoint, kind: str | None = None) -> Software:
-    """The checkpoint's software; one that lists nothing where the manifest has none, or (where `kind` is
-    given) one of another type, which `check_software` reports."""
+    """The checkpoint's software; an empty one if the manifest has none, or none of the type `kind`, which
+    `check_software` reports."""
     found = software_for(doc, checkpoint.name)
-    fits = found is not None and kind in (None, found.type)
-    return found if found is not None and fits else Software(name=checkpoint.name)
+    if found is None or kind not in (None, found.type):
+        return Software(name=checkpoint.name)
+    return found
 
 
 def listed_bytes(software: Software) -> int:
-    """The space that the lists of the software say they need."""
+    """The space that the lists of the software declare."""
     return sum(data.size or 0 for data in software.get_descendants(class_type=SoftwareData))
 
 
 def check_software(
-    doc: DataObjectCache, checkpoint: Checkpoint, *kinds: str
+    doc: DataObjectCache, checkpoint: Checkpoint, kind: str = "CPIO", *, only: bool = True
 ) -> Iterator[Diagnostic]:
-    """An error when the checkpoint has no software, or (where `kinds` are given) one of another type."""
+    """An error when the checkpoint has no software, or (with `only`) one of another type than `kind`."""
     found = software_for(doc, checkpoint.name)
-    kind = kinds[0] if kinds else "CPIO"
+    message = f"{checkpoint.name} needs a <software> of type {kind}"
     if found is None:
-        yield error(
-            checkpoint.argument_place(doc),
-            f"{checkpoint.name} needs a <software> of type {kind}",
-            "it has none",
-            f'add <software name="{checkpoint.name}" type="{kind}">',
-        )
-    elif kinds and found.type not in kinds:
-        yield error(
-            found.place_of("type"),
-            f"{checkpoint.name} needs a <software> of type {kind}",
-            f"it has one of type {found.type}",
-            f'type="{kind}"',
-        )
+        remedy = f'add <software name="{checkpoint.name}" type="{kind}">'
+        yield error(checkpoint.argument_place(doc), message, "it has none", remedy)
+    elif only and found.type != kind:
+        why = f"it has one of type {found.type}"
+        yield error(found.place_of("type"), message, why, f'type="{kind}"')
 
 
 def check_places(software: Software) -> Iterator[Diagnostic]:

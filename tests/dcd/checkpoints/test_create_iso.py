@@ -179,7 +179,7 @@ def test_a_medium_larger_than_it_may_be_is_refused_with_the_numbers(ready: Any) 
     size = (ready.root / "media/test.iso").stat().st_size
     CreateUSB("usb").execute(ready.context(doc))
     # What goes onto it is known before it is made, its own parts only after.
-    for most, brief in (("64kb", "what goes onto the medium"), (f"{size - 512}b", "test.iso")):
+    for most, brief in (("64kb", "the content of the medium"), (f"{size - 512}b", "test.iso")):
         with pytest.raises(CheckpointError) as caught:
             ready.execute(CreateISO("iso"), MOST.format(most))
         assert caught.value.brief == f"{brief} is larger than the medium may be"

@@ -265,7 +265,7 @@ def test_keys_are_read_from_where_secrets_are_kept_and_from_nowhere_else(
     [
         ([], "needs a <software> of type IPS"),
         (['<software name="t" type="DEB"/>'], "needs a <software> of type IPS"),
-        ([software(install("a"))], "has no publisher"),
+        ([software(install("a"))], "without publisher"),
         ([software(install("--x"), publisher("/r"))], "'--x' is not an IPS package"),
         ([software(install("a", reject="-r"), publisher("/r"))], "'-r' is not an IPS package"),
         ([software(install("a", action="unpack"), publisher("/r"))], "unpack means nothing"),

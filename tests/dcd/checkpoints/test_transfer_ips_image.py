@@ -68,7 +68,7 @@ def test_verify_compares_the_image_with_its_packages(depot: Depot) -> None:
     again = software(
         install("base", action="avoid"), "", '<image action="use_existing"/>', name="u"
     )
-    with pytest.raises(CheckpointError, match="not as its packages say") as caught:
+    with pytest.raises(CheckpointError, match="differs from its packages") as caught:
         depot.execute(TransferIPS("u", verify=True), again)
     assert "0555 should be 4555" in caught.value.details
 

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -17,8 +17,10 @@ from dcd.checkpoints.recorded import recorded_media
 from dcd.checkpoints.vm import conversion
 from dcd.checkpoints.vm.convert import Convert
 from dcd.checkpoints.vm.disk import DiskLayout, record_disk
+from dcd.checkpoints.vm.ova import CreateOVA
 from dcd.checkpoints.vm.stream_vmdk import write_stream_vmdk
 from dcd.manifest.diagnostics import refuse
+from dcd.manifest.values import BadValue, convert
 from statemachine.errors import CheckpointError, InvalidManifest
 
 pytestmark = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="no qemu-utils")
@@ -218,8 +220,15 @@ def test_a_manifest_without_a_machine_or_the_chosen_format_is_refused(bench: Any
     with pytest.raises(InvalidManifest, match="vdi is not among the formats") as caught:
         refuse(Convert("convert", formats=("vdi",)).check(doc))
     assert "qcow2" in caught.value.details
-    with pytest.raises(InvalidManifest, match="level 12"):
-        refuse(Convert("convert", level=12).check(doc))
+
+
+@pytest.mark.parametrize("checkpoint", [Convert, CreateOVA])
+def test_a_level_is_one_of_zlibs(checkpoint: type) -> None:
+    level = get_type_hints(checkpoint)["level"]
+    assert convert("9", level) == 9
+    for wrong in ("0", "10", "fast"):
+        with pytest.raises(BadValue, match=wrong):
+            convert(wrong, level)
 
 
 def test_a_fixed_vhd_needs_whole_mebibytes(bench: Any) -> None:
@@ -238,7 +247,7 @@ def test_a_disk_that_is_missing_or_cut_short_is_refused(bench: Any) -> None:
     context = with_disk(bench, '<vm_format type="qcow2"/>')
     disk = bench.root / "media/disk.img"
     os.truncate(disk, 4 * MIB)
-    with pytest.raises(CheckpointError, match="corrupt: it is not as big as"):
+    with pytest.raises(CheckpointError, match="corrupt: it has another size"):
         Convert("convert").execute(context)
     disk.unlink()
     with pytest.raises(CheckpointError, match="no longer exists"):

@@ -204,7 +204,7 @@ def test_an_initramfs_that_names_the_device_is_made_anew(bench: Bench) -> None:
     Relabel("relabel").execute(context)
     after = content(context, disk, parts)
     assert after["made"] == f"-u -k all\nRESUME=UUID={SWAP_UUID}\ndevice\n"
-    assert "making the initramfs anew" in bench.messages()
+    assert "making the initramfs again" in bench.messages()
 
 
 def test_an_initramfs_that_cannot_be_made_anew_is_told(bench: Bench) -> None:
