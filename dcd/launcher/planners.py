@@ -28,7 +28,12 @@ def run_planners(
     """Run the process to its end. `control` is its end of the daemon's socket; `configured` and `asked` are
     as in `dcd.planner.command.Sight`. Sends an empty result when it has started. Raises OSError."""
     identity = Identity(setup.uid, setup.gid, separate=setup.separate)
-    sight = Sight(setup.state_dir / "blobs", configured, asked)
+    sight = Sight(
+        blobs=setup.state_dir / "blobs",
+        hidden=(setup.state_dir, setup.socket),
+        configured=configured,
+        asked=asked,
+    )
     process = patiently(
         lambda: subprocess.Popen(
             command(control, identity, sight),

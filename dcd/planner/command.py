@@ -22,7 +22,7 @@ _KEPT_BEGINNINGS = ("LC_", "PYTHON")
 _APT = Path("/etc/apt")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sight:
     """What planners see of the host beside its software and settings: the directory of captured files, of
     which each planner sees those of its question; the paths that the configuration names, with the places of
@@ -30,7 +30,7 @@ class Sight:
     shown. `hidden` are the state directory and the socket, which are never seen, even inside these."""
 
     blobs: Path
-    hidden: tuple[Path, ...] = ()
+    hidden: tuple[Path, ...]
     configured: tuple[Path, ...] = ()
     asked: tuple[Path, ...] = ()
 
@@ -62,10 +62,10 @@ def parse(text: str) -> tuple[Identity, Sight]:
     return (
         Identity(identity["uid"], identity["gid"], tuple(identity["groups"])),
         Sight(
-            Path(sight["blobs"]),
-            tuple(map(Path, sight["hidden"])),
-            tuple(map(Path, sight["configured"])),
-            tuple(map(Path, sight["asked"])),
+            blobs=Path(sight["blobs"]),
+            hidden=tuple(map(Path, sight["hidden"])),
+            configured=tuple(map(Path, sight["configured"])),
+            asked=tuple(map(Path, sight["asked"])),
         ),
     )
 

@@ -28,10 +28,10 @@ def sight_of(settings: Configuration, asked: tuple[Path, ...] = ()) -> Sight:
     """What planners see with these settings; `asked` are paths that a question is about."""
     modules = code_places(settings.checkpoint_modules)
     return Sight(
-        settings.state_dir / "blobs",
-        (settings.state_dir, settings.socket),
-        (*settings.worker_paths, *modules),
-        asked,
+        blobs=settings.state_dir / "blobs",
+        hidden=(settings.state_dir, settings.socket),
+        configured=(*settings.worker_paths, *modules),
+        asked=asked,
     )
 
 

@@ -404,7 +404,9 @@ print(bench.ask({asked!r}))
 
 
 def test_an_identity_that_is_not_separate_needs_no_namespaces() -> None:
-    plain = command(7, Identity(1000, 1000, separate=False), Sight(Path("/x")))
+    plain = command(
+        7, Identity(1000, 1000, separate=False), Sight(blobs=Path("/x/blobs"), hidden=(Path("/x"),))
+    )
     assert plain[-1] == "7"
     assert "unshare" not in plain
 
