@@ -32,6 +32,7 @@ from dcd.manifest.diagnostics import (
     error,
     hint,
     listed,
+    refusal,
     warning,
 )
 from dcd.manifest.source import Source, repeated
@@ -131,9 +132,8 @@ def construct(
                 raise
             bound = failure.bound
     except Unresolved as failure:
-        raise ManifestError(
-            [error(None, f"{name}: {failure.message}", failure.why, failure.suggestion)]
-        ) from None
+        message = f"{name}: {failure.message}"
+        raise refusal(None, message, failure.why, failure.suggestion) from None
     except BadArguments as failure:
         raise ManifestError(
             error(None, f"{name}: {problem.message}", problem.why, problem.suggestion)
@@ -143,9 +143,7 @@ def construct(
     first = [values.pop(bound.positional)] if bound.positional is not None else []
     checkpoint = factory(name, *first, **values)
     if not isinstance(checkpoint, Checkpoint):
-        raise ManifestError(
-            [error(None, f"{name}: {checkpoint_class} of {mod_path} makes no checkpoint")]
-        )
+        raise refusal(None, f"{name}: {checkpoint_class} of {mod_path} makes no checkpoint")
     return checkpoint
 
 

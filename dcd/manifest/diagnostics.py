@@ -91,6 +91,13 @@ def warning(origin: Origin | None, message: str, why: str = "", suggestion: str 
     return replace(error(origin, message, why, suggestion), severity="warning")
 
 
+def refusal(
+    origin: Origin | None, message: str, why: str = "", suggestion: str = ""
+) -> ManifestError:
+    """The refusal of a manifest for one error."""
+    return ManifestError([error(origin, message, why, suggestion)])
+
+
 def at(origin: Origin, found: Diagnostic) -> Diagnostic:
     """The diagnostic at another place."""
     return replace(found, file=origin.file, line=origin.line, column=origin.column)

@@ -14,7 +14,7 @@ from xml.parsers import expat
 from lxml import etree
 
 from dcd.manifest.data_object import Element, Origin
-from dcd.manifest.diagnostics import ManifestError, error
+from dcd.manifest.diagnostics import ManifestError, refusal
 
 _ENCODINGS = {"utf-8", "us-ascii", "ascii", "utf-16", "iso-8859-1", "iso-8859-15", "windows-1252"}
 _DECLARED = re.compile(rb"""^\s*<\?xml[^>]*?encoding\s*=\s*["']([A-Za-z0-9._-]+)["']""")
@@ -103,7 +103,7 @@ def read(data: str | bytes, file: str, limits: Limits) -> Source:
     text = data if isinstance(data, str) else _decode(data, file)
     content = text.encode("utf-8", "surrogatepass")
     if len(content) > limits.max_bytes:
-        raise _refused(
+        raise refusal(
             Origin(file, 1),
             f"the file has {len(content)} bytes; at most {limits.max_bytes} are read",
             "A manifest is a short text; a large one is a mistake or an attack.",
@@ -123,13 +123,9 @@ def repeated(
             yield element, first[key]
 
 
-def _refused(origin: Origin, message: str, why: str = "", suggestion: str = "") -> ManifestError:
-    return ManifestError([error(origin, message, why, suggestion)])
-
-
 def too_many_elements(origin: Origin, limits: Limits) -> ManifestError:
     """The error for the first element beyond the limit."""
-    return _refused(
+    return refusal(
         origin,
         f"the manifest has more than {limits.max_elements} elements",
         "The effort of reading a manifest grows with its elements.",
@@ -143,14 +139,14 @@ def _decode(data: bytes, file: str) -> str:
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         name = "utf-16"
     if name not in _ENCODINGS:
-        raise _refused(
+        raise refusal(
             Origin(file, 1), f"the encoding {name!r} is not read", suggestion='use encoding="UTF-8"'
         )
     try:
         return data.decode("utf-8-sig" if name == "utf-8" else name)
     except UnicodeDecodeError as failure:
         line = data[: failure.start].count(b"\n") + 1
-        raise _refused(
+        raise refusal(
             Origin(file, line), f"the file is not text in {name}: {failure.reason}"
         ) from None
 
@@ -199,7 +195,7 @@ class _Reader:
 
     def doctype(self, name: str, system: str | None, public: str | None, internal: int) -> None:
         if internal:
-            raise _refused(
+            raise refusal(
                 self.here(),
                 "a document type with declarations of its own is not read",
                 "Declarations can define entities, which can expand without bound or read files.",
@@ -210,7 +206,7 @@ class _Reader:
         raise self.undefined(name, self.here())
 
     def undefined(self, name: str, origin: Origin) -> ManifestError:
-        return _refused(
+        return refusal(
             origin,
             f"the entity &{name}; is not defined",
             "Only &amp; &lt; &gt; &quot; &apos; and numeric references such as &#233; are known.",
@@ -221,13 +217,13 @@ class _Reader:
         self.flush()
         offset = self.parser.CurrentByteIndex
         if len(self.stack) >= self.limits.max_depth:
-            raise _refused(
+            raise refusal(
                 self.here(), f"elements are nested deeper than {self.limits.max_depth} levels"
             )
         if self.source is not None and len(self.source.places) >= self.limits.max_elements:
             raise too_many_elements(self.here(), self.limits)
         if len(attributes) > 2 * self.limits.max_attributes:
-            raise _refused(
+            raise refusal(
                 self.here(), f"an element has more than {self.limits.max_attributes} attributes"
             )
         tag = _clark(name)
@@ -276,7 +272,7 @@ class _Reader:
             begin = self.content.rfind(b"<", 0, offset + 1)
             closing = self.content[begin + 2 : self.content.find(b">", begin)]
             name, place = self.innermost()
-            return _refused(
+            return refusal(
                 self.origin(begin),
                 f"</{closing.decode('utf-8', 'replace').strip()}> does not close <{name}>, "
                 f"which was opened on line {place.line}",
@@ -285,7 +281,7 @@ class _Reader:
             )
         if failure.code == _CODES[expat.errors.XML_ERROR_NO_ELEMENTS] and self.stack:
             name, place = self.innermost()
-            return _refused(place, f"<{name}> is never closed", "", f"add </{name}> where it ends")
+            return refusal(place, f"<{name}> is never closed", "", f"add </{name}> where it ends")
         if failure.code == _CODES[expat.errors.XML_ERROR_UNDEFINED_ENTITY]:
             unknown = _REFERENCE.search(self.content, offset)
             if unknown:
@@ -294,8 +290,8 @@ class _Reader:
         if failure.code == _CODES[expat.errors.XML_ERROR_INVALID_TOKEN]:
             for pattern, message, suggestion in _MISTAKES:
                 if pattern.search(self.content, max(0, offset - 64), offset + 1):
-                    return _refused(self.origin(offset), f"{_INVALID}: {message}", "", suggestion)
-        return _refused(self.origin(offset), f"{_INVALID}: {expat.ErrorString(failure.code)}")
+                    return refusal(self.origin(offset), f"{_INVALID}: {message}", "", suggestion)
+        return refusal(self.origin(offset), f"{_INVALID}: {expat.ErrorString(failure.code)}")
 
     def innermost(self) -> tuple[str, Origin]:
         """The name of the innermost open element, and its place."""

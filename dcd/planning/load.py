@@ -22,8 +22,8 @@ from dcd.manifest.diagnostics import (
     ManifestError,
     MissingInput,
     bounded,
-    error,
     in_order,
+    refusal,
 )
 from dcd.manifest.dialect import translate
 from dcd.manifest.doc import DataObjectCache
@@ -91,7 +91,7 @@ def load(
     )
     source = read(text, place, settings.limits)
     if source.root.tag in INCLUDE:
-        raise ManifestError([error(source.origin(source.root), "a manifest's root is <dc>")])
+        raise refusal(source.origin(source.root), "a manifest's root is <dc>")
     found, includes = resolve_includes(source, given, directories, settings.limits)
     missing = tuple(wanted for wanted in includes if wanted.path not in given)
     if missing:
@@ -124,7 +124,7 @@ def _count_checkpoints(source: Source, limits: Limits) -> None:
     """Raise ManifestError, at the first checkpoint beyond the limit."""
     checkpoints = list(source.root.iter("checkpoint"))
     if len(checkpoints) > limits.max_checkpoints:
-        fault = error(
+        raise refusal(
             source.origin(checkpoints[limits.max_checkpoints]),
             f"the manifest has {len(checkpoints)} checkpoints; at most "
             f"{limits.max_checkpoints} are planned",
@@ -132,7 +132,6 @@ def _count_checkpoints(source: Source, limits: Limits) -> None:
             "do more in one checkpoint, or have an administrator raise checkpoints_limit in the "
             "daemon's configuration",
         )
-        raise ManifestError([fault])
 
 
 def _import(source: Source, registry: Registry, whole: bool) -> DataObjectCache:

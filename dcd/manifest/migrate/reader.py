@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from dcd.manifest.data_object import Element, Origin
-from dcd.manifest.diagnostics import Diagnostic, ManifestError, error, warning
+from dcd.manifest.diagnostics import Diagnostic, refusal, warning
 from dcd.manifest.source import LIMITS, Source, read
 
 ROOT = "distribution"
@@ -109,13 +109,12 @@ def read_old(text: str, path: str, defaults: str | None) -> Reader:
         what = (
             "is already a manifest of the Caiman Unified Design" if is_new else "is not a manifest"
         )
-        fault = error(
+        raise refusal(
             source.origin(source.root),
             f"<{source.root.tag}> {what}",
             f"Manifests from before the Caiman Unified Design have the root element <{ROOT}>.",
             "use it unchanged" if is_new else "",
         )
-        raise ManifestError([fault])
     return Reader(source, {} if defaults is None else _defaults(defaults))
 
 
@@ -123,7 +122,7 @@ def _defaults(text: str) -> dict[str, str]:
     source = read(text, "the defaults file", LIMITS)
     if source.root.tag != "defaults_and_validation_manifest":
         where = source.origin(source.root) or Origin("the defaults file", 1)
-        raise ManifestError([error(where, f"<{source.root.tag}> is not a file of defaults")])
+        raise refusal(where, f"<{source.root.tag}> is not a file of defaults")
     return {
         element.get("nodepath", "").strip(): (element.text or "").strip().strip('"')
         for element in source.root.iter("default")
