@@ -14,6 +14,7 @@ from statemachine.plan import PlannedCheckpoint
 from store.artifacts import Artifacts
 from store.layers.choose import open_store
 from store.logs import AttemptLogs
+from store.packages import Packages
 
 Digests = Callable[[Sequence[str], bytes], dict[str, str]]
 
@@ -34,7 +35,9 @@ def digests(tmp_path: Path) -> Digests:
     def digests(names: Sequence[str], key: bytes) -> dict[str, str]:
         layers = open_store("copy", tmp_path / "layers")
         artifacts, logs = Artifacts(tmp_path / "artifacts"), AttemptLogs(tmp_path / "logs")
-        launcher = Operations(layers, artifacts, logs, tmp_path / "blobs", "test", key)
+        packages = Packages(tmp_path / "packages")
+        blobs = tmp_path / "blobs"
+        launcher = Operations(layers, artifacts, logs, blobs, packages, "test", key)
         return secret_state(tuple(names), launcher.secret_digests)
 
     return digests
