@@ -29,7 +29,9 @@ import pytest
 import simulated_mirror
 import structlog
 
+from dcd.api.schemas import BuildView
 from dcd.api.stream import follow
+from dcd.api.views import build_view
 from dcd.configuration import Configuration
 from dcd.construction import constructors
 from dcd.engine import attempt, runner
@@ -361,11 +363,15 @@ class World:
             state = await records.state(build)
             return state.lifecycle in STANDING and state.log_position <= after
 
+        async def view(build: str) -> BuildView:
+            state = await records.state(build)
+            return build_view(state, lambda build, artifact: Path(artifact.path), {})
+
         with records.broadcast.listen(build) as changed:
             while True:
                 after = seen[-1] if seen else 0
                 async for message in follow(
-                    records.events, settled, records.broadcast, build, after
+                    records.events, view, settled, records.broadcast, build, after
                 ):
                     if position := re.search(rb"^id: (\d+)$", message, re.MULTILINE):
                         seen.append(int(position[1]))
@@ -422,14 +428,16 @@ class _Log(EventLog):
 
     def __init__(self, world: World) -> None:
         super().__init__(world.state_dir / "events.db")
-        self._world = world
+        really = self.append
 
-    def append(self, *arguments: Any) -> "Future[Any]":
-        def append() -> Any:
-            self._world.check_log()
-            return EventLog.append(self, *arguments).result()
+        def append(*arguments: Any) -> "Future[Any]":
+            def work() -> Any:
+                world.check_log()
+                return really(*arguments).result()
 
-        return self._world._job(append)
+            return world._job(work)
+
+        self.append = append
 
 
 class _Trees(CopyTrees):
