@@ -20,7 +20,7 @@ Generate = Callable[[argparse.ArgumentParser], dict[str, str]]
 """From the parser to texts by file name."""
 
 FILES = ("MANIFEST", "PATH")
-"""Metavariables that stand for a file, which shells complete."""
+"""Metavariables of files, which shells complete."""
 
 IDS = "dcctl list --ids --limit 100 2>/dev/null"
 """The command whose output shells complete for BUILD."""

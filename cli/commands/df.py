@@ -23,40 +23,25 @@ def run(args: argparse.Namespace) -> None:
         rows = [_row(item) for item in usage["builds"]]
         print_table(header, rows, right=range(3, 9))
         print()
-    bounds = _bounds(usage, "layers_max_bytes")
-    print_table(
-        ("USED", "BY"),
-        [
-            (
-                size(usage["layer_bytes"]),
-                f"layers, of which {size(usage['pinned_bytes'])} pinned{bounds}",
-            ),
-            *_retired(usage),
-            (size(usage["workspace_bytes"]), "workspaces of attempts and shells"),
-            (size(usage["artifact_bytes"]), "artifacts"),
-            (size(usage["log_bytes"]), "logs"),
-            (size(usage["blob_bytes"]), "captured inputs"),
-            (
-                size(usage["package_bytes"]),
-                f"downloaded packages{_bounds(usage, 'packages_max_bytes')}",
-            ),
-            (size(usage["event_log_bytes"]), "event log"),
-        ],
-        right=(0,),
+    pinned = f"layers, of which {size(usage['pinned_bytes'])} pinned"
+    kinds = (
+        ("layer_bytes", pinned + _bounds(usage, "layers_max_bytes")),
+        ("retired_bytes", "layers of a back end that is not in use (`dcctl gc` removes them)"),
+        ("workspace_bytes", "workspaces of attempts and shells"),
+        ("artifact_bytes", "artifacts"),
+        ("log_bytes", "logs"),
+        ("blob_bytes", "captured inputs"),
+        ("package_bytes", "downloaded packages" + _bounds(usage, "packages_max_bytes")),
+        ("event_log_bytes", "event log"),
     )
+    used = [(size(usage[kind]), by) for kind, by in kinds if usage[kind] or kind != "retired_bytes"]
+    print_table(("USED", "BY"), used, right=(0,))
     where = printable(usage["state_dir"])
     print(f"\n{size(usage['free_bytes'])} of {size(usage['total_bytes'])} free in {where}")
 
 
 def _bounds(usage: Json, setting: str) -> str:
     return f", at most {size(usage[setting])} ({setting})" if usage[setting] else ""
-
-
-def _retired(usage: Json) -> list[tuple[str, str]]:
-    if not usage["retired_bytes"]:
-        return []
-    what = "layers of a back end that is not in use (`dcctl gc` removes them)"
-    return [(size(usage["retired_bytes"]), what)]
 
 
 def _row(item: Json) -> tuple[str, ...]:

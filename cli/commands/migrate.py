@@ -40,7 +40,11 @@ def run(args: argparse.Namespace) -> None:
     }
     answer = request(args.socket, "POST", "/v1/migrate", body=body)
     if args.output is not None:
-        _write(args.output, answer["manifest"])
+        try:
+            Path(args.output).write_text(answer["manifest"], encoding="utf-8")
+        except OSError as error:
+            why = error.strerror or str(error)
+            raise ClientError("usage", f"cannot write {args.output}", why) from None
     if args.json:
         print_json(answer)
         return
@@ -55,10 +59,3 @@ def _found_beside(manifest: str) -> str | None:
     directory = Path(manifest).absolute().parent
     candidates = ((directory / place / DEFAULTS).resolve() for place in PLACES)
     return next((str(path) for path in candidates if path.is_file()), None)
-
-
-def _write(path: str, text: str) -> None:
-    try:
-        Path(path).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ClientError("usage", f"cannot write {path}", error.strerror or str(error)) from None

@@ -321,7 +321,7 @@ def _module_like(module_name: str, wanted: str) -> str | None:
 
 
 def _module_of(wanted: str) -> str | None:
-    """The `mod_path` of the project's checkpoint of that class, in whatever case."""
+    """The `mod_path` of the project's checkpoint of that class, ignoring case."""
     for name, classes in _checkpoint_modules().items():
         if wanted.lower() in map(str.lower, classes):
             return name.replace(".", "/")

@@ -80,7 +80,7 @@ def _stop_on_error(source: Source) -> Iterator[Diagnostic]:
         if execution.get("stop_on_error", "true").strip() == "false":
             yield warning(
                 source.origin(execution, "stop_on_error"),
-                "a build stops at the first checkpoint that fails, whatever stop_on_error says",
+                "a build always stops at the first checkpoint that fails",
                 "A layer is only made on top of a completed one.",
                 'stop_on_error="true"',
             )

@@ -144,7 +144,7 @@ class DataObject(_Declarative):
         extends: tuple[str, ...] = (),
     ) -> None:
         """`priority` (0..100) decides between classes that can handle the same element, lowest first.
-        `extends` names elements that allow the class beside their declared content."""
+        `extends` names elements that allow the class in addition to their declared content."""
         if not 0 <= priority <= 100:
             raise ValueError(f"{cls.__name__}: priority {priority} is not within 0..100")
         super().__init_subclass__()

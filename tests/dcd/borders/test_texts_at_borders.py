@@ -27,7 +27,8 @@ from dcd.manifest.data_object import DataObject, fields_of
 from dcd.manifest.fields import Field
 from dcd.manifest.objects import BUILTIN, Parameter
 from dcd.manifest.parameters import substitute_parameters
-from dcd.manifest.schema import classes_below, inside
+from dcd.manifest.registry import particles_of
+from dcd.manifest.schema import classes_below
 from dcd.manifest.source import LIMITS, read
 from dcd.manifest.times import TIME
 from dcd.manifest.values import SIZE, Form, choices, element_of, form_of, is_list, optional_of
@@ -181,7 +182,7 @@ def final_of_element(cls: type[DataObject], field: Field, text: str) -> str | No
 
 def in_manifest(cls: type[DataObject], element: Any) -> str:
     """A manifest with the element where it may stand; the rest is left out."""
-    parents = {particle.of: outer for outer in classes_below() for particle in inside(outer)}
+    parents = {particle.of: outer for outer in classes_below() for particle in particles_of(outer)}
     while cls in parents:
         cls = parents[cls]
         outer = etree.Element(cls.TAG)

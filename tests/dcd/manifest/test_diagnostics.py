@@ -381,7 +381,7 @@ WARNINGS = [
     (
         ("<execution>", '<execution stop_on_error="false">'),
         (20, 16),
-        "a build stops at the first checkpoint that fails, whatever stop_on_error says",
+        "a build always stops at the first checkpoint that fails",
     ),
     (
         ('software name="transfer"', "software"),
