@@ -37,39 +37,32 @@ class Product:
     remedy: str
 
 
+def _made_by(name: str, checkpoint: str, verb: str = "makes") -> Product:
+    return Product(name, f"run a checkpoint that {verb} it ({checkpoint}) before")
+
+
+def _in_package(name: str, package: str) -> Product:
+    return Product(name, f"add <name>{package}</name> to the packages of the transfer")
+
+
 PRODUCTS: Mapping[str, Product] = {
     IMAGE: Product("an image", "run a transfer (TransferDEB, TransferIPS, TransferArchive) before"),
     KERNEL: Product(
         "a kernel in the image",
         "add a kernel to the packages of the transfer, such as <name>linux-image-amd64</name>",
     ),
-    LIVE_BOOT: Product(
-        "live-boot in the image, without which a live medium does not start",
-        "add <name>live-boot</name> to the packages of the transfer",
+    LIVE_BOOT: _in_package(
+        "live-boot in the image, without which a live medium does not start", "live-boot"
     ),
-    BOOT_ARCHIVE: Product(
-        "a boot archive, which is kernel and initramfs",
-        "run a checkpoint that makes it (DebianBootArchive) before",
-    ),
-    KERNEL_RECORD: Product(
-        "a boot archive with a kernel of the image",
-        "run a checkpoint that makes it (DebianBootArchive) before",
-    ),
-    BOOT_MENU: Product("a boot menu", "run a checkpoint that writes it (GrubBootMenu) before"),
-    SQUASHFS: Product(
-        "the compressed image", "run a checkpoint that makes it (SquashfsPkgImgMod) before"
-    ),
-    ISO: Product("an ISO", "run a checkpoint that makes it (CreateISO) before"),
-    USB: Product("the image of a USB stick", "run a checkpoint that makes it (CreateUSB) before"),
-    DISK: Product("a disk", "run a checkpoint that makes it (CreateDisk) before"),
-    GRUB["bios"]: Product(
-        "GRUB for BIOS in the image",
-        "add <name>grub-pc-bin</name> to the packages of the transfer",
-    ),
-    GRUB["uefi"]: Product(
-        "GRUB for UEFI in the image",
-        "add <name>grub-efi-amd64-bin</name> to the packages of the transfer",
-    ),
+    BOOT_ARCHIVE: _made_by("a boot archive, which is kernel and initramfs", "DebianBootArchive"),
+    KERNEL_RECORD: _made_by("a boot archive with a kernel of the image", "DebianBootArchive"),
+    BOOT_MENU: _made_by("a boot menu", "GrubBootMenu", "writes"),
+    SQUASHFS: _made_by("the compressed image", "SquashfsPkgImgMod"),
+    ISO: _made_by("an ISO", "CreateISO"),
+    USB: _made_by("the image of a USB stick", "CreateUSB"),
+    DISK: _made_by("a disk", "CreateDisk"),
+    GRUB["bios"]: _in_package("GRUB for BIOS in the image", "grub-pc-bin"),
+    GRUB["uefi"]: _in_package("GRUB for UEFI in the image", "grub-efi-amd64-bin"),
 }
 """The formats of a machine's disk are products too, by kind: `qcow2`, `ova`."""
 

@@ -7,6 +7,7 @@ for a workspace that no other process changes meanwhile.
 """
 
 import os
+import shutil
 import stat
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -94,6 +95,14 @@ def new_file(root: Path, path: str | PurePosixPath, *, private: bool = False) ->
         raise CheckpointError(f"{path} of the image is a directory, not a file", str(file))
     file.unlink(missing_ok=True)
     return file
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file another name, or copy it when the file system has no links, or none between layers."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def regular_file(root: Path, path: str | PurePosixPath) -> Path | None:

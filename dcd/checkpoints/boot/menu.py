@@ -16,7 +16,7 @@ from typing import Annotated
 
 from dcd.checkpoints import products
 from dcd.checkpoints.interface import Checkpoint, Context, Report
-from dcd.manifest.doc import DataObjectCache, distro
+from dcd.manifest.doc import distro
 from dcd.manifest.forms import KERNEL_ARGUMENTS, LONGEST_KERNEL_ARGUMENTS
 from dcd.manifest.objects import BootEntry, BootMods
 from dcd.platform.inside import read, regular_file, write
@@ -60,6 +60,18 @@ class Entry:
     arguments: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Menu:
+    """A boot menu: its entries in order. `own` is the index of the image's own entry, `default` that of the
+    one that starts by itself."""
+
+    title: str
+    timeout_seconds: int
+    entries: tuple[Entry, ...]
+    own: int
+    default: int
+
+
 @dataclass(frozen=True)
 class GrubBootMenu(Checkpoint):
     """Write GRUB's menu for live media.
@@ -79,23 +91,21 @@ class GrubBootMenu(Checkpoint):
     as for a shell: `dyndbg="file drivers/usb/* +p"` is one argument."""
 
     def execute(self, context: Context) -> None:
-        mods = boot_mods(context.doc)
-        title = menu_title(context)
-        entries, default, _ = menu(mods, title, self.kernel_args)
+        menu = menu_of(context, self.kernel_args)
         for kernel_file in ("vmlinuz", "initrd.img"):
             if regular_file(context.boot_archive, kernel_file) is None:
                 raise products.missing(products.BOOT_ARCHIVE, f"it has no {kernel_file}")
-        text = grub_cfg(entries, default, menu_timeout(mods))
-        write(context.media, "iso/boot/grub/grub.cfg", text)
-        context.report(Report(1.0, f"{len(entries)} boot entries"))
+        write(context.media, "iso/boot/grub/grub.cfg", grub_cfg(menu))
+        context.report(Report(1.0, f"{len(menu.entries)} boot entries"))
 
 
-def menu(
-    mods: BootMods, title: str, kernel_args: str, own_args: str = _IMAGE_ENTRY_ARGUMENTS
-) -> tuple[list[Entry], int, int]:
-    """The entries in the order of the menu; the index of the one that starts by itself, which is the last
-    default entry of the manifest, else the image's own; and the index of the image's own, whose arguments are
-    `kernel_args` and `own_args`."""
+def menu_of(context: Context, kernel_args: str, own_args: str = _IMAGE_ENTRY_ARGUMENTS) -> Menu:
+    """The menu of the manifest, titled by the manifest, the image's own name, or the distribution's.
+    `kernel_args` are in every entry, `own_args` in the image's own, which starts by itself unless the
+    manifest has default entries; then the last of these does."""
+    found = context.doc.volatile.get_descendants(None, BootMods, max_count=1)
+    mods = found[0] if found else BootMods()
+    title = mods.title or _name_of_image(context) or distro(context.doc).name
 
     def entry(title: str, arguments: str) -> Entry:
         return Entry(_one_line(title), tuple(shlex.split(f"{kernel_args} {arguments}")))
@@ -108,14 +118,14 @@ def menu(
         (before if given.insert_at == "start" else after).append(added)
         if given.default_entry:
             default = added
-    entries = [*before, own, *after]
-    return entries, next(at for at, one in enumerate(entries) if one is default), len(before)
+    entries = (*before, own, *after)
+    starting = next(index for index, one in enumerate(entries) if one is default)
+    timeout = _DEFAULT_TIMEOUT_SECONDS if mods.timeout is None else mods.timeout
+    return Menu(title, timeout, entries, len(before), starting)
 
 
 def grub_cfg(
-    entries: list[Entry],
-    default: int,
-    timeout_seconds: int,
+    menu: Menu,
     *,
     find: str = "",
     kernel: str = "/live/vmlinuz",
@@ -124,7 +134,8 @@ def grub_cfg(
 ) -> str:
     """The text of grub.cfg. `find` is the command that makes the file system with kernel and initramfs
     GRUB's root, if it is another one; the menu is also shown on the line `serial`."""
-    lines = [*filter(None, [find]), f"set default={default}", f"set timeout={timeout_seconds}"]
+    lines = [find] if find else []
+    lines += [f"set default={menu.default}", f"set timeout={menu.timeout_seconds}"]
     if serial is not None:
         lines += [
             "",
@@ -136,7 +147,7 @@ def grub_cfg(
             "    fi",
             "fi",
         ]
-    for entry in entries:
+    for entry in menu.entries:
         lines += [
             "",
             f"menuentry {grub_word(entry.title)} {{",
@@ -145,23 +156,6 @@ def grub_cfg(
             "}",
         ]
     return "\n".join(lines) + "\n"
-
-
-def boot_mods(doc: DataObjectCache) -> BootMods:
-    """The menu in the manifest."""
-    found = doc.volatile.get_descendants(None, BootMods, max_count=1)
-    return found[0] if found else BootMods()
-
-
-def menu_timeout(mods: BootMods) -> int:
-    """The seconds before the menu starts its default entry."""
-    return _DEFAULT_TIMEOUT_SECONDS if mods.timeout is None else mods.timeout
-
-
-def menu_title(context: Context) -> str:
-    """The title of entries: that of the manifest, the image's own name, or the distribution's."""
-    named = boot_mods(context.doc).title or _name_of_image(context)
-    return named or distro(context.doc).name
 
 
 def _name_of_image(context: Context) -> str | None:

@@ -51,20 +51,17 @@ class _Renewal:
     command: str
     before: tuple[str, ...]
 
-    @property
-    def unit(self) -> str:
-        """The text of the unit."""
-        return f"""\
+
+_UNIT = """\
 [Unit]
-Description=Make {self.name.replace("-", " ")} of this machine
-Before={" ".join(self.before)}
-{self.condition}
+Description=Make {name} of this machine
+Before={before}
+{condition}
 
 [Service]
 Type=oneshot
-ExecStart={self.command}
+ExecStart={command}
 """
-
 
 _SSH = _Renewal(
     "ssh-host-keys",
@@ -173,7 +170,13 @@ def _empty_logs(directory: Path) -> None:
 
 def _renew(root: Path, renewal: _Renewal) -> None:
     unit = f"{renewal.name}.service"
-    write(root, f"etc/systemd/system/{unit}", renewal.unit)
+    text = _UNIT.format(
+        name=renewal.name.replace("-", " "),
+        before=" ".join(renewal.before),
+        condition=renewal.condition,
+        command=renewal.command,
+    )
+    write(root, f"etc/systemd/system/{unit}", text)
     for wanting in renewal.before:
         directory = make_directory(root, f"etc/systemd/system/{wanting}.wants")
         link = directory / unit

@@ -1,7 +1,7 @@
 """`max_size` of `media_im`: the largest size of a medium, compared as soon as a size is known."""
 
 from dcd.manifest.doc import DataObjectCache
-from dcd.manifest.objects.distro import MaxSize, MediaIm
+from dcd.manifest.objects.distro import MaxSize, MediaIm, VmIm
 from dcd.manifest.objects.target import Size
 from statemachine.errors import CheckpointError
 
@@ -9,10 +9,10 @@ READS = ("//media_im/max_size",)
 """The DOC paths that determine it, as in `Checkpoint.READS`."""
 
 
-def largest_bytes(doc: DataObjectCache) -> int | None:
-    """The largest size of a medium in bytes; None for no limit."""
-    for medium in doc.volatile.get_descendants(class_type=MediaIm):
-        for most in medium.get_children(class_type=MaxSize):
+def largest_bytes(doc: DataObjectCache, of: type[MediaIm] | type[VmIm] = MediaIm) -> int | None:
+    """The `max_size` in bytes of a medium, or of a virtual machine; None for no limit."""
+    for image in doc.volatile.get_descendants(class_type=of):
+        for most in image.get_children(class_type=MaxSize):
             for size in most.get_children(class_type=Size):
                 return size.size_bytes
     return None

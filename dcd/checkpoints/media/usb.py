@@ -4,8 +4,6 @@ The ISO is hybrid and boots from a stick unchanged, so the stick's image is the 
 a hard link where the file system has them. Result: media/NAME.usb, delivered as an artifact.
 """
 
-import os
-import shutil
 from dataclasses import dataclass
 
 from dcd.checkpoints import products
@@ -13,7 +11,7 @@ from dcd.checkpoints.interface import Checkpoint, Context
 from dcd.checkpoints.media import largest
 from dcd.checkpoints.media.deliver import deliver_file
 from dcd.checkpoints.recorded import record_medium, required_medium
-from dcd.platform.inside import new_file
+from dcd.platform.inside import link_or_copy, new_file
 
 
 @dataclass(frozen=True)
@@ -34,10 +32,6 @@ class CreateUSB(Checkpoint):
         result = new_file(context.media, name)
         # Another name changes its ctime.
         context.made.add(iso)
-        try:
-            os.link(iso, result)
-        except OSError:
-            # The file system has no links, or none between layers.
-            shutil.copyfile(iso, result)
+        link_or_copy(iso, result)
         deliver_file(context, result, "usb")
         record_medium(context, "usb", result)

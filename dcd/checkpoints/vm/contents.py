@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dcd.checkpoints.vm.disk import FileSystem, VolumePartition
-from dcd.checkpoints.vm.volume_rules import GIB, MIB
+from dcd.checkpoints.vm.volume_rules import GIB, MIB, mib
 from dcd.checkpoints.vm.volumes import BLOCK_BYTES, bytes_per_inode
 from statemachine.errors import CheckpointError
 from store.host.sparse import data_ranges
@@ -94,8 +94,8 @@ def check_room(partition: VolumePartition, contents: Contents) -> None:
     kind, size = partition.volume.type, partition.size
     overhead, reserve = _overhead(kind, size, contents.entries), int(size * _RESERVE)
     details = (
-        f"it needs {_mib(contents.size_bytes)} for {contents.entries} files and directories, "
-        f"{_mib(overhead)} for {kind} itself and {_mib(reserve)} as a reserve"
+        f"it needs {mib(contents.size_bytes)} for {contents.entries} files and directories, "
+        f"{mib(overhead)} for {kind} itself and {mib(reserve)} as a reserve"
     )
     if kind == "ext4" and contents.entries > _inodes(size):
         details += f"; ext4 of that size has room for {_inodes(size)} files"
@@ -103,9 +103,9 @@ def check_room(partition: VolumePartition, contents: Contents) -> None:
         return
     raise CheckpointError(
         f"the image does not fit into partition {partition.number} "
-        f"({partition.volume.mountpoint}, {_mib(size)})",
+        f"({partition.volume.mountpoint}, {mib(size)})",
         details,
-        f"make the partition (and the disk) at least {_mib(_enough(kind, contents))} in the manifest's "
+        f"make the partition (and the disk) at least {mib(_enough(kind, contents))} in the manifest's "
         "target, or take something out of the image",
     )
 
@@ -152,7 +152,3 @@ def _allocated(path: str, status: os.stat_result) -> int:
         return sum(end - start for start, end in data_ranges(descriptor, status.st_size))
     finally:
         os.close(descriptor)
-
-
-def _mib(size: int) -> str:
-    return f"{-(-size // MIB)} MiB"

@@ -19,7 +19,7 @@ from typing import Annotated, Literal
 
 from dcd.checkpoints import boots, products
 from dcd.checkpoints.areas import captured_file
-from dcd.checkpoints.boot.menu import boot_mods, menu, menu_timeout, menu_title
+from dcd.checkpoints.boot.menu import menu_of
 from dcd.checkpoints.image.identity import make_host_keys
 from dcd.checkpoints.interface import ALL_DEVICES, MOUNTS, Checkpoint, Context, Needs, Report
 from dcd.checkpoints.recorded import required_medium
@@ -28,7 +28,7 @@ from dcd.checkpoints.vm.create_disk import LAYOUT_READS
 from dcd.checkpoints.vm.disk import DiskLayout, recorded_disk
 from dcd.checkpoints.vm.installation import SUCCESS, wait_for_success, wait_until_off
 from dcd.checkpoints.vm.layout import examine_layout, firmware
-from dcd.checkpoints.vm.menu_settings import MenuSettings, write_menu_settings
+from dcd.checkpoints.vm.menu_settings import write_menu_settings
 from dcd.manifest.diagnostics import Diagnostic, refuse
 from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.forms import CLIENT_PATH, KERNEL_ARGUMENTS, SERIAL_CONSOLE, SHORT_HOST_NAME
@@ -228,7 +228,8 @@ class InstallISCSI(Checkpoint):
         if self.grow_root:
             installed.grow_root(files, layout)
         make_host_keys(files)
-        self._write_menu_settings(context, files)
+        serial, consoles = installed.consoles(self.serial_console)
+        write_menu_settings(files, menu_of(context, self.kernel_args, consoles), serial)
         drive = context.tmp / "answers.iso"
         variables = {
             "token": token,
@@ -239,13 +240,6 @@ class InstallISCSI(Checkpoint):
         }
         answers.make_answers(context, layout, variables, files, drive)
         return drive
-
-    def _write_menu_settings(self, context: Context, files: Path) -> None:
-        serial, consoles = installed.consoles(self.serial_console)
-        mods, title = boot_mods(context.doc), menu_title(context)
-        entries, default, own = menu(mods, title, self.kernel_args, consoles)
-        settings = MenuSettings(title, menu_timeout(mods), entries, own, default, serial)
-        write_menu_settings(files, settings)
 
 
 def _make_blank(disk: Path, size_bytes: int) -> None:

@@ -15,20 +15,13 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 from dcd.checkpoints import other_boot_loaders, products
 from dcd.checkpoints.architecture import check_x86
-from dcd.checkpoints.boot.menu import (
-    Entry,
-    boot_mods,
-    grub_cfg,
-    menu,
-    menu_timeout,
-    menu_title,
-)
+from dcd.checkpoints.boot.menu import Entry, grub_cfg, menu_of
 from dcd.checkpoints.image.identity import NO_HOST_KEYS, remove_identity, without_host_keys
 from dcd.checkpoints.interface import ALL_DEVICES, MOUNTS, Checkpoint, Context, Needs, Report
 from dcd.checkpoints.recorded import recorded
@@ -40,25 +33,17 @@ from dcd.checkpoints.vm.disk import DiskLayout, VolumePartition, recorded_disk
 from dcd.checkpoints.vm.encodable import check_encodable
 from dcd.checkpoints.vm.layout import examine_layout, firmware
 from dcd.checkpoints.vm.layout_checks import ESP
-from dcd.checkpoints.vm.menu_settings import MenuSettings, write_menu_settings
+from dcd.checkpoints.vm.menu_settings import write_menu_settings
 from dcd.checkpoints.vm.volume_rules import MIB
 from dcd.checkpoints.vm.volumes import ALL_VOLUME_TOOLS, MOUNT_TOOLS, MOUNTED, Place, make_volume
 from dcd.manifest.diagnostics import Diagnostic, refuse
 from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.forms import KERNEL_ARGUMENTS, SERIAL_CONSOLE
-from dcd.platform.inside import make_directory, new_file, regular_file, resolve, write
+from dcd.platform.inside import link_or_copy, make_directory, new_file, regular_file, resolve, write
 from store.host.mounts import mount, unmount
 
 _GRUB_MODULES_BYTES = 8 * MIB
 """The size of GRUB's modules in /boot for both kinds of firmware, rounded up."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Kernel:
-    """The image's kernel version, and its initramfs in the boot archive."""
-
-    version: str
-    initramfs: Path
 
 
 @dataclass(frozen=True)
@@ -122,11 +107,11 @@ class InstallOffline(Checkpoint):
         installed.require_programs(
             context.pkg_image, grow_root=self.grow_root, cloud_init=self.cloud_init
         )
-        kernel = _kernel(context)
-        found = _survey(context, layout, kernel)
+        version, initramfs = _kernel(context)
+        found = _survey(context, layout, initramfs)
         epoch = source_date_epoch(context, found.newest_ns // 1_000_000_000)
         context.report(Report(0.05, "making the image an installed system"))
-        self._install_system(context, layout, kernel)
+        self._install_system(context, layout, version, initramfs)
         boot_loader.copy_modules(context.pkg_image, kinds)
         newest_ns = min(found.newest_ns, epoch * 1_000_000_000)
         _keep_times(context.pkg_image, newest_ns)
@@ -139,7 +124,9 @@ class InstallOffline(Checkpoint):
         used = disk.stat().st_blocks * 512 // MIB
         context.report(Report(1.0, f"{disk.name}: {used} MiB of {layout.size // MIB} used"))
 
-    def _install_system(self, context: Context, layout: DiskLayout, kernel: _Kernel) -> None:
+    def _install_system(
+        self, context: Context, layout: DiskLayout, version: str, initramfs: Path
+    ) -> None:
         """Turn the image area into the content of the disk."""
         root = context.pkg_image
         for mountpoint in layout.mounted:
@@ -151,21 +138,17 @@ class InstallOffline(Checkpoint):
         if without_host_keys(root):
             context.warn(NO_HOST_KEYS)
         installed.arrange_cloud_init(root, self.cloud_init)
-        _link_or_copy(kernel.initramfs, new_file(root, f"boot/initrd.img-{kernel.version}"))
-        self._write_menu(context, layout, kernel.version)
+        link_or_copy(initramfs, new_file(root, f"boot/initrd.img-{version}"))
+        self._write_menu(context, layout, version)
 
     def _write_menu(self, context: Context, layout: DiskLayout, version: str) -> None:
         root = boot_loader.place_of(layout, "/").partition
         boot = boot_loader.place_of(layout, "/boot")
         serial, consoles = installed.consoles(self.serial_console)
         before = f"root=UUID={root.volume.uuid} ro"
-        mods, title = boot_mods(context.doc), menu_title(context)
-        entries, default, own = menu(mods, title, f"{before} {self.kernel_args}", consoles)
-        timeout = menu_timeout(mods)
+        menu = menu_of(context, f"{before} {self.kernel_args}", consoles)
         text = grub_cfg(
-            entries,
-            default,
-            timeout,
+            menu,
             find=boot.find,
             kernel=str(boot.path / f"vmlinuz-{version}"),
             initramfs=str(boot.path / f"initrd.img-{version}"),
@@ -173,20 +156,20 @@ class InstallOffline(Checkpoint):
         )
         write(context.pkg_image, "boot/grub/grub.cfg", text)
         count = len(before.split())
-        without = [Entry(each.title, each.arguments[count:]) for each in entries]
-        settings = MenuSettings(title, timeout, without, own, default, serial)
-        write_menu_settings(context.pkg_image, settings)
+        without = tuple(Entry(one.title, one.arguments[count:]) for one in menu.entries)
+        write_menu_settings(context.pkg_image, replace(menu, entries=without), serial)
 
 
-def _kernel(context: Context) -> _Kernel:
+def _kernel(context: Context) -> tuple[str, Path]:
+    """The image's kernel version, and its initramfs in the boot archive."""
     version = recorded(context, "boot_archive").get("kernel_version", "")
     initramfs = regular_file(context.boot_archive, "initrd.img")
     if not version or initramfs is None:
         raise products.missing(products.KERNEL_RECORD)
-    return _Kernel(version, initramfs)
+    return version, initramfs
 
 
-def _survey(context: Context, layout: DiskLayout, kernel: _Kernel) -> Survey:
+def _survey(context: Context, layout: DiskLayout, initramfs: Path) -> Survey:
     """The contents of the image, after a check that they and the boot loader fit into the volumes."""
     image = context.pkg_image
     mounted = {resolve(image, point): one for point, one in layout.mounted.items()}
@@ -195,7 +178,7 @@ def _survey(context: Context, layout: DiskLayout, kernel: _Kernel) -> Survey:
     for path, partition in mounted.items():
         contents = found.volumes[path]
         if partition is boot:
-            contents.add(kernel.initramfs.stat().st_size + _GRUB_MODULES_BYTES)
+            contents.add(initramfs.stat().st_size + _GRUB_MODULES_BYTES)
         check_room(partition, contents)
         check_encodable(partition, path, mounted)
     return found
@@ -272,10 +255,3 @@ def _covered(directory: Path) -> Iterator[None]:
         yield
     finally:
         unmount(directory)
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)

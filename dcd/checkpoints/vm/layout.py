@@ -15,14 +15,15 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
+from dcd.checkpoints.media.largest import largest_bytes
 from dcd.checkpoints.vm import layout_checks, volume_rules
 from dcd.checkpoints.vm.disk import DiskLayout, DiskPartition, Volume, VolumePartition
-from dcd.checkpoints.vm.layout_checks import MOST_PARTITIONS, TYPES, fault, mib
-from dcd.checkpoints.vm.volume_rules import MIB
+from dcd.checkpoints.vm.layout_checks import MOST_PARTITIONS, TYPES, fault
+from dcd.checkpoints.vm.volume_rules import MIB, mib
 from dcd.manifest.data_object import DataObject
 from dcd.manifest.diagnostics import Diagnostic, refuse
 from dcd.manifest.doc import DataObjectCache, distro
-from dcd.manifest.objects.distro import MaxSize, VmIm
+from dcd.manifest.objects.distro import VmIm
 from dcd.manifest.objects.target import (
     Disk,
     DiskImage,
@@ -133,21 +134,16 @@ def _disk(doc: DataObjectCache, faults: Faults) -> Disk | None:
 
 def _disk_bytes(doc: DataObjectCache, image: DiskImage | None, faults: Faults) -> int:
     """The size of the disk, in full MiB."""
-    limits = [
-        size.size_bytes
-        for machine in doc.volatile.get_descendants(None, VmIm)
-        for most in machine.get_children(class_type=MaxSize)
-        for size in most.get_children(class_type=Size)
-    ]
+    limit = largest_bytes(doc, VmIm)
     if image is None:
-        return _rounded_up(limits[0] if limits else DEFAULT_DISK_BYTES, ALIGNMENT)
+        return _rounded_up(DEFAULT_DISK_BYTES if limit is None else limit, ALIGNMENT)
     size = _rounded_up(size_bytes(image.size, image.sector_size), ALIGNMENT)
-    if limits and size > limits[0]:
+    if limit is not None and size > limit:
         faults.add(
             image,
             "size",
             f"the disk of {mib(size)} is larger than the image may be",
-            f"raise max_size ({mib(limits[0])}), or make the disk smaller",
+            f"raise max_size ({mib(limit)}), or make the disk smaller",
         )
     return size
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from dcd.checkpoints.vm import volume_rules
 from dcd.checkpoints.vm.disk import DiskPartition, VolumePartition
-from dcd.checkpoints.vm.volume_rules import MIB
+from dcd.checkpoints.vm.volume_rules import mib
 from dcd.manifest.data_object import DataObject
 from dcd.manifest.diagnostics import Diagnostic, error
 from dcd.manifest.objects.target import Format, GptPartition, Size
@@ -154,7 +154,3 @@ def check_bootable(
 
 def fault(element: DataObject, attribute: str, brief: str, resolution: str) -> Diagnostic:
     return error(element.place_of(attribute), brief, "", resolution)
-
-
-def mib(size: int) -> str:
-    return f"{-(-size // MIB)} MiB" if size >= MIB else f"{size} bytes"

@@ -7,11 +7,9 @@ Source: the GRUB manual, "Simple configuration handling"; grub-mkconfig's own 10
 """
 
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from dcd.checkpoints.boot.menu import Entry, Serial, grub_arguments, grub_word
+from dcd.checkpoints.boot.menu import Entry, Menu, Serial, grub_arguments, grub_word
 from dcd.platform.inside import exists, write
 
 SETTINGS = "etc/default/grub"
@@ -38,40 +36,26 @@ printf '    initrd %s/initrd.img-%s\n}}\n' "$boot" "$kernel"
 """
 
 
-@dataclass(frozen=True, slots=True)
-class MenuSettings:
-    """The menu of an installed system: its entries in order, without the arguments for kernel and root.
-    `own` is the index of the image's entry, `default` that of the one that starts by itself; the menu is also
+def write_menu_settings(root: Path, menu: Menu, serial: Serial | None) -> None:
+    """Write the settings and the entries of a menu, whose arguments do not name kernel and root. It is also
     shown on the line `serial`."""
-
-    title: str
-    timeout_seconds: int
-    entries: Sequence[Entry]
-    own: int
-    default: int
-    serial: Serial | None
-
-
-def write_menu_settings(root: Path, settings: MenuSettings) -> None:
-    """Write the settings and the entries."""
-    default = settings.default
     variables = {
-        "GRUB_DEFAULT": str(default) if default == settings.own else _id(default),
-        "GRUB_TIMEOUT": str(settings.timeout_seconds),
+        "GRUB_DEFAULT": str(menu.own) if menu.default == menu.own else _id(menu.default),
+        "GRUB_TIMEOUT": str(menu.timeout_seconds),
         # GRUB appends GNU/Linux.
-        "GRUB_DISTRIBUTOR": settings.title.partition(" GNU/Linux")[0],
+        "GRUB_DISTRIBUTOR": menu.title.partition(" GNU/Linux")[0],
         "GRUB_CMDLINE_LINUX_DEFAULT": "",
-        "GRUB_CMDLINE_LINUX": grub_arguments(settings.entries[settings.own].arguments),
+        "GRUB_CMDLINE_LINUX": grub_arguments(menu.entries[menu.own].arguments),
     }
-    if settings.serial is not None:
+    if serial is not None:
         variables |= {
             "GRUB_TERMINAL": "console serial",
-            "GRUB_SERIAL_COMMAND": settings.serial.command,
+            "GRUB_SERIAL_COMMAND": serial.command,
         }
     lines = [f"{name}={shlex.quote(value)}" for name, value in variables.items()]
     place = OVERRIDE if exists(root, SETTINGS) else SETTINGS
     write(root, place, "\n".join(lines) + "\n")
-    numbered, own = list(enumerate(settings.entries)), settings.own
+    numbered, own = list(enumerate(menu.entries)), menu.own
     for path, entries in ((_BEFORE, numbered[:own]), (_AFTER, numbered[own + 1 :])):
         if entries:
             text = _HEAD + "".join(_entry(number, entry) for number, entry in entries)

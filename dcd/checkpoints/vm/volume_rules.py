@@ -12,6 +12,12 @@ from dcd.checkpoints.vm.disk import FileSystem, Volume
 
 MIB, GIB, TIB = 1 << 20, 1 << 30, 1 << 40
 
+
+def mib(size: int) -> str:
+    """A size in bytes, rounded up to MiB, for messages."""
+    return f"{-(-size // MIB)} MiB" if size >= MIB else f"{size} bytes"
+
+
 _LEAST_FAT16_CLUSTERS, _LEAST_FAT32_CLUSTERS = 4085, 65525
 _FAT_OVERHEAD_SECTORS = 1200
 """Reserved sectors, root directory and two FATs of the smallest FAT32: 2 * 65525 * 4 / 512, rounded up."""

@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 from lxml import etree
 
-from dcd.checkpoints.boot.menu import Entry, grub_cfg
+from dcd.checkpoints.boot.menu import Entry, Menu, grub_cfg
 from dcd.checkpoints.image.network import apply_network
 from dcd.checkpoints.interface import Context
 from dcd.checkpoints.vm import installed, ovf
 from dcd.checkpoints.vm.answers import sfdisk_script, volumes_table
 from dcd.checkpoints.vm.disk import DiskLayout, DiskPartition, Volume, VolumePartition
-from dcd.checkpoints.vm.menu_settings import MenuSettings, write_menu_settings
+from dcd.checkpoints.vm.menu_settings import write_menu_settings
 from dcd.checkpoints.vm.volumes import Place, make_volume
 from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.objects import Interface
@@ -112,7 +112,7 @@ def arguments_in_menu(text: str, directory: Path) -> str:
 
 
 def _menu(entry: Entry) -> list[str]:
-    text = grub_cfg([entry], 0, 5)
+    text = grub_cfg(Menu("", 5, (entry,), 0, 0))
     checked = subprocess.run(["grub-script-check"], input=text.encode(), capture_output=True)
     assert checked.returncode == 0, checked.stderr
     return text.splitlines()
@@ -132,7 +132,7 @@ def arguments_in_settings(text: str, directory: Path) -> str:
 
 def _grub_setting(name: str, title: str, words: tuple[str, ...], directory: Path) -> str:
     entries = [Entry("x", words), Entry(title, words)]
-    write_menu_settings(directory, MenuSettings(title, 5, entries, 0, 1, None))
+    write_menu_settings(directory, Menu(title, 5, tuple(entries), 0, 1), None)
     settings = directory / "etc/default/grub"
     script = (directory / "etc/grub.d/41_dcd").read_text()
     run(["sh", "-n"], stdin=script.encode())

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dcd.checkpoints.boot.menu import Entry, GrubBootMenu, grub_cfg
+from dcd.checkpoints.boot.menu import Entry, GrubBootMenu, Menu, grub_cfg
 from statemachine.errors import CheckpointError, InvalidManifest
 
 MENU = "media/iso/boot/grub/grub.cfg"
@@ -151,7 +151,9 @@ words = st.text(
 def test_titles_and_arguments_reach_grub_as_they_are(
     entries: list[tuple[str, list[str]]],
 ) -> None:
-    text = grub_cfg([Entry(title, tuple(arguments)) for title, arguments in entries], 0, 5)
+    text = grub_cfg(
+        Menu("", 5, tuple(Entry(title, tuple(words)) for title, words in entries), 0, 0)
+    )
     checked = subprocess.run(["grub-script-check"], input=text.encode(), capture_output=True)
     assert checked.returncode == 0, checked.stderr
     lines = text.splitlines()

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from dcd.checkpoints.boot.menu import Entry, Serial
+from dcd.checkpoints.boot.menu import Entry, Menu, Serial
 from dcd.checkpoints.vm.installed import serial_of
-from dcd.checkpoints.vm.menu_settings import MenuSettings, write_menu_settings
+from dcd.checkpoints.vm.menu_settings import write_menu_settings
 
 OWN = Entry("VM", ("quiet", "console=ttyS1,9600"))
 DEBUG = Entry("VM it's $HOME `debug` \\n", ("debug=1", "x=a b", "y=$(id)"))
@@ -21,8 +21,11 @@ probe() { echo "device of $2"; }
 """
 
 
-def settings(*entries: Entry, own: int = 0, default: int = 0) -> MenuSettings:
-    return MenuSettings("VM", 3, entries, own, default, Serial(1, 9600))
+SERIAL = Serial(1, 9600)
+
+
+def menu_with(*entries: Entry, own: int = 0, default: int = 0) -> Menu:
+    return Menu("VM", 3, entries, own, default)
 
 
 def variables(file: Path) -> dict[str, str]:
@@ -54,7 +57,7 @@ def test_without_a_serial_console_there_is_none() -> None:
 
 
 def test_settings_are_those_of_the_image_alone_where_it_has_no_others(tmp_path: Path) -> None:
-    write_menu_settings(tmp_path, settings(OWN))
+    write_menu_settings(tmp_path, menu_with(OWN), SERIAL)
     assert variables(tmp_path / "etc/default/grub") == {
         "GRUB_DEFAULT": "0",
         "GRUB_TIMEOUT": "3",
@@ -68,7 +71,7 @@ def test_settings_are_those_of_the_image_alone_where_it_has_no_others(tmp_path: 
 def test_settings_of_a_package_stay_and_are_outranked(tmp_path: Path) -> None:
     (tmp_path / "etc/default").mkdir(parents=True)
     (tmp_path / "etc/default/grub").write_text("GRUB_TIMEOUT=99\nGRUB_THEME=/x\n")
-    write_menu_settings(tmp_path, settings(OWN))
+    write_menu_settings(tmp_path, menu_with(OWN), SERIAL)
     assert (tmp_path / "etc/default/grub").read_text() == "GRUB_TIMEOUT=99\nGRUB_THEME=/x\n"
     assert variables(tmp_path / "etc/default/grub.d/dcd.cfg")["GRUB_TIMEOUT"] == "3"
 
@@ -90,7 +93,7 @@ def entries_of(root: Path, script: str) -> str:
 
 
 def test_entries_of_the_manifest_are_made_again_for_the_newest_kernel(tmp_path: Path) -> None:
-    write_menu_settings(tmp_path, settings(DEBUG, OWN, SAFE, own=1, default=2))
+    write_menu_settings(tmp_path, menu_with(DEBUG, OWN, SAFE, own=1, default=2), SERIAL)
     assert variables(tmp_path / "etc/default/grub")["GRUB_DEFAULT"] == "dcd-2"
     before, after = (entries_of(tmp_path, name) for name in ("09_dcd", "41_dcd"))
     assert before.splitlines() == [
@@ -104,13 +107,13 @@ def test_entries_of_the_manifest_are_made_again_for_the_newest_kernel(tmp_path: 
 
 
 def test_the_images_own_entry_is_the_default_behind_others(tmp_path: Path) -> None:
-    write_menu_settings(tmp_path, settings(DEBUG, SAFE, OWN, own=2, default=2))
+    write_menu_settings(tmp_path, menu_with(DEBUG, SAFE, OWN, own=2, default=2), SERIAL)
     assert variables(tmp_path / "etc/default/grub")["GRUB_DEFAULT"] == "2"
     assert [file.name for file in (tmp_path / "etc/grub.d").iterdir()] == ["09_dcd"]
 
 
 def test_grub_itself_understands_the_entries(tmp_path: Path) -> None:
-    write_menu_settings(tmp_path, settings(DEBUG, OWN, own=1, default=1))
+    write_menu_settings(tmp_path, menu_with(DEBUG, OWN, own=1, default=1), SERIAL)
     menu = tmp_path / "grub.cfg"
     menu.write_text(entries_of(tmp_path, "09_dcd"))
     subprocess.run(["grub-script-check", menu], check=True)
