@@ -303,16 +303,26 @@ def test_large_manifests_of_one_client_do_not_hold_up_others(daemon, abuse, tmp_
 
 
 def planners(daemon: Any) -> list[str]:
-    """The planners that run: children of the process that forks them, which root's daemon starts in
-    namespaces of its own."""
-    (forker,) = children(daemon.process.pid)
-    if os.geteuid() == 0:
-        (forker,) = children(forker)
-    return children(forker)
+    """The planners that run: children of the first process with their command line, which forks them."""
+    forker = next(
+        process
+        for process in descendants(daemon.process.pid)
+        if Path(f"/proc/{process}/comm").read_text() != "unshare\n"
+        and b"\0dcd.planner\0" in Path(f"/proc/{process}/cmdline").read_bytes()
+    )
+    return list(children(forker))
 
 
-def children(process: int | str) -> list[str]:
-    return Path(f"/proc/{process}/task/{process}/children").read_text().split()
+def descendants(process: int | str) -> Iterator[str]:
+    for child in children(process):
+        yield child
+        yield from descendants(child)
+
+
+def children(process: int | str) -> Iterator[str]:
+    for thread in Path(f"/proc/{process}/task").glob("*/children"):
+        with suppress(FileNotFoundError):  # It has ended.
+            yield from thread.read_text().split()
 
 
 def test_a_user_has_so_many_connections_and_is_told(cold_daemon):
