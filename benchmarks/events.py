@@ -14,7 +14,8 @@ from benchmarks.daemon import Daemon, daemon
 from benchmarks.figure import Figure
 from benchmarks.history import completed, halfway, interrupted, write_history
 from statemachine.codec import encode
-from statemachine.events import Actor, Artifact, ArtifactPublished, BuildPaused, Payload
+from statemachine.events import Actor, ArtifactPublished, BuildPaused, Payload
+from statemachine.results import Artifact
 from store.eventlog import EventLog
 
 APPENDS = 1000

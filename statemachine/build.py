@@ -12,8 +12,9 @@ from itertools import takewhile
 from operator import attrgetter
 
 from statemachine.errors import NotFound
-from statemachine.events import Actor, Artifact, ErrorInfo, InputFile
+from statemachine.events import Actor, InputFile
 from statemachine.plan import Plan
+from statemachine.results import Artifact, ErrorInfo
 
 
 class Lifecycle(StrEnum):

@@ -17,6 +17,7 @@ from statemachine.keys import chain, continued, kept_prefix
 from statemachine.lifecycle import AT_WORK
 from statemachine.machine import BuildMachine
 from statemachine.plan import Plan
+from statemachine.results import ErrorInfo
 
 PARK_AFTER = 3
 """Number of consecutive interruptions of one checkpoint after which the build is parked."""
@@ -82,7 +83,7 @@ class FailCheckpoint:
     """Fail the checkpoint and the build: in its open attempt, or before an attempt could begin."""
 
     checkpoint: str
-    error: events.ErrorInfo
+    error: ErrorInfo
     seconds: float = 0.0
 
 

@@ -8,10 +8,10 @@ here, as data, so that replay always gives the same machine. Pure: no I/O, no cl
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import ClassVar, Self
+from typing import ClassVar
 
-from statemachine.errors import DcdError
 from statemachine.plan import Plan
+from statemachine.results import Artifact, ErrorInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,35 +19,6 @@ class Payload:
     """Base of all event payloads."""
 
     VERSION: ClassVar[int] = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Artifact:
-    """A file that a build delivers. `path` is relative to the workspace before publication, to the state
-    directory afterwards (version 0.1.0 recorded an absolute path); `format` is a short word such as `iso`,
-    `text`, `png`, `xml`, `qcow2`. `evidence` marks a record of a product's test, which differs each time: a
-    console log, a screenshot."""
-
-    name: str
-    path: str
-    format: str
-    size_bytes: int
-    sha256: str
-    evidence: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class ErrorInfo:
-    """A `DcdError` as data."""
-
-    brief: str
-    details: str = ""
-    resolution: str = ""
-
-    @classmethod
-    def of(cls, error: DcdError) -> Self:
-        """The error as data."""
-        return cls(error.brief, error.details, error.resolution)
 
 
 @dataclass(frozen=True, slots=True)

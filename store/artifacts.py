@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from statemachine.errors import UsageError
-from statemachine.events import Artifact
+from statemachine.results import Artifact
 from store.host.durable import reporting_disk_full, sync_directory, sync_file
 from store.host.regular import open_regular
 from store.host.sparse import copy_content

@@ -19,8 +19,9 @@ from dcd.manifest.diagnostics import Diagnostic, MissingInput
 from dcd.manifest.times import EARLIEST, LATEST
 from dcd.planning.document import Match
 from dcd.planning.preview import Intention
-from statemachine.events import Actor, Artifact, ErrorInfo, Event, InputFile
+from statemachine.events import Actor, Event, InputFile
 from statemachine.plan import Json
+from statemachine.results import Artifact, ErrorInfo
 
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 CheckpointName = Annotated[str, Meta(min_length=1, max_length=128)]

@@ -7,7 +7,7 @@ from pathlib import Path
 from dcd.api.schemas import BuildSummary, BuildView, CheckpointView
 from dcd.planning.plan import build_epoch
 from statemachine.build import BuildState
-from statemachine.events import Artifact
+from statemachine.results import Artifact
 from store.eventlog import BuildSummary as StoredSummary
 
 

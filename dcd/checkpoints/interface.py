@@ -27,8 +27,8 @@ from dcd.manifest.data_object import DataObject, Origin
 from dcd.manifest.diagnostics import Diagnostic, error
 from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.objects import Arg, ArgList, Args, CheckpointSpec
-from statemachine.events import Artifact
 from statemachine.plan import Json
+from statemachine.results import Artifact
 from store.host.capabilities import CHROOT, FILES, MOUNTS
 from store.host.devices import ALL_DEVICES
 from store.host.process import Completed, run

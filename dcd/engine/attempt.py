@@ -35,8 +35,9 @@ from dcd.worker.messages import Cancelled, Claim, Completed, Died, Failed, Progr
 from statemachine.build import BuildState
 from statemachine.commands import Change, FailCheckpoint, InterruptCheckpoint
 from statemachine.errors import DcdError, Refused, Unavailable
-from statemachine.events import CheckpointCompleted, CheckpointStarted, ErrorInfo, ResourceClaimed
+from statemachine.events import CheckpointCompleted, CheckpointStarted, ResourceClaimed
 from statemachine.plan import PlannedCheckpoint
+from statemachine.results import ErrorInfo
 from store.host.durable import DiskFull, used_up
 from store.layers import LayerRecord, Workspace
 

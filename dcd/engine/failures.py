@@ -3,7 +3,7 @@
 import errno
 
 from statemachine.commands import Command, FailCheckpoint, InterruptCheckpoint
-from statemachine.events import ErrorInfo
+from statemachine.results import ErrorInfo
 from store.host.durable import is_full
 
 

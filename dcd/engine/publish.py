@@ -15,7 +15,8 @@ from dcd.planner.tasks import WITHHOLD, WithSecrets
 from statemachine.build import BuildState
 from statemachine.commands import Change
 from statemachine.errors import NotFound
-from statemachine.events import Artifact, ArtifactPublished, BuildCompleted
+from statemachine.events import ArtifactPublished, BuildCompleted
+from statemachine.results import Artifact
 from store.artifacts import EVIDENCE_SUMS, SUMS
 
 _LEFT_OUT = "<!-- This copy of the manifest omits passwords, hashes and other secrets. -->\n"

@@ -17,8 +17,9 @@ from dcd.engine.stores import Stores
 from dcd.engine.usage import Sizes, sizes
 from statemachine.build import BuildState, Lifecycle
 from statemachine.errors import NotFound
-from statemachine.events import Artifact, Event
+from statemachine.events import Event
 from statemachine.machine import BuildMachine
+from statemachine.results import Artifact
 from store.artifacts import Verdict
 from store.eventlog import BuildSummary
 

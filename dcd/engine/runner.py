@@ -37,10 +37,10 @@ from statemachine.events import (
     BuildRewound,
     CheckpointCompleted,
     CheckpointReused,
-    ErrorInfo,
 )
 from statemachine.keys import with_external
 from statemachine.plan import PlannedCheckpoint
+from statemachine.results import ErrorInfo
 from statemachine.steps import Deliver, RunCheckpoint, next_step
 from store.host import space
 from store.host.durable import DiskFull

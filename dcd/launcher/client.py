@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 from dcd.launcher.orders import Asked, AttemptOrder, Prepared, Setup
 from statemachine.errors import Unavailable
-from statemachine.events import Artifact
+from statemachine.results import Artifact
 from store.host.conversation import Ended, gone, receive, result_of, send
 from store.host.interpreter import module_command, module_environment
 from store.host.plain import as_plain, from_plain

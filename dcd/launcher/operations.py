@@ -25,7 +25,7 @@ from dcd.platform.control_group import Delegated
 from dcd.worker.recover import detach_loops, kill_leftovers
 from dcd.worker.request import WorkerRequest
 from statemachine.errors import DcdError, NotFound, UsageError
-from statemachine.events import Artifact
+from statemachine.results import Artifact
 from store.artifacts import Artifacts
 from store.host.interpreter import module_command, module_environment
 from store.host.plain import from_plain

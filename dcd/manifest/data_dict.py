@@ -5,18 +5,16 @@ Keys are strings, values are JSON values. Code reads `found["key"]`, a path stri
 """
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import field
 from typing import Self
 
 from lxml import etree
 
+from dcd.manifest.characters import is_xml_text
 from dcd.manifest.data_object import DataObject, Element
 from dcd.manifest.values import BadValue
 from statemachine.plan import Json
-
-_XML_SAFE = re.compile("[\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]*")
 
 
 class DataObjectDict(DataObject, tag="data_dictionary"):
@@ -62,7 +60,7 @@ class DataObjectDict(DataObject, tag="data_dictionary"):
         for key in sorted(self.data_dict):
             value = self.data_dict[key]
             data = etree.SubElement(element, "data", name=key)
-            if isinstance(value, str) and _XML_SAFE.fullmatch(value):
+            if isinstance(value, str) and is_xml_text(value):
                 data.text = value
             else:
                 data.set("type", "json")

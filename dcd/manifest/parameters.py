@@ -8,6 +8,7 @@ original. Pure; changes the tree.
 import re
 from collections.abc import Callable, Mapping
 
+from dcd.manifest.characters import is_xml_text
 from dcd.manifest.data_object import Element, Origin, attributes_of
 from dcd.manifest.diagnostics import MOST, Diagnostic, did_you_mean, error, listed
 from dcd.manifest.forms import IDENTIFIER
@@ -15,7 +16,6 @@ from dcd.manifest.source import Limits, Source
 
 _USE = re.compile(r"\$\$\{|\$\{([^}]*)\}?")
 _SHELL = ("args", "arg")
-_NOT_XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def substitute_parameters(
@@ -115,14 +115,14 @@ def _values(
                     f"--set {meant}={value}" if meant else f'<parameter name="{name}"/>',
                 )
             )
-        elif _NOT_XML.search(value):
+        elif not is_xml_text(value):
             wrong.append(error(top, f"the value of parameter {name!r} has control characters"))
     for element in declared:
         name = element.get("name", "")
         chosen = given[name] if name in given else element.get("default")
         if name in values:
             wrong.append(error(source.origin(element), f"parameter {name!r} is declared twice"))
-        elif chosen is not None and not _NOT_XML.search(chosen):
+        elif chosen is not None and is_xml_text(chosen):
             values[name] = chosen
         elif chosen is None and re.fullmatch(IDENTIFIER.pattern, name):
             wrong.append(

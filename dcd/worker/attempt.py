@@ -20,7 +20,6 @@ import socket
 import struct
 import threading
 import time
-import traceback
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +32,6 @@ from dcd.checkpoints.recorded import left_among_media, recorded_files_kept
 from dcd.construction.constructors import construct
 from dcd.manifest.canonical import restore
 from dcd.manifest.places import put_places
-from dcd.platform import resources
 from dcd.worker.areas import make_areas, require_areas
 from dcd.worker.isolation import confine, isolate
 from dcd.worker.messages import (
@@ -52,7 +50,7 @@ from dcd.worker.recover import detach_loops, leftover_workers
 from dcd.worker.request import MARKER, WorkerRequest
 from dcd.worker.signals import CLAIMED
 from statemachine.errors import DcdError, PermissionDenied, Unavailable
-from statemachine.events import Artifact, ErrorInfo
+from statemachine.results import Artifact, ErrorInfo
 from store.host.capabilities import NEEDS_ROOT, in_user_namespace
 from store.host.durable import FULL, used_up
 from store.host.mounts import unmount_below
@@ -119,7 +117,10 @@ class _Pipe:
         self.send(Delivered(artifact))
 
     def claim(self, kind: str, name: str) -> None:
-        if kind not in resources.RELEASE:
+        # Imported here, as few checkpoints claim anything, and all wait for what a worker imports.
+        from dcd.platform.resources import RELEASE
+
+        if kind not in RELEASE:
             raise LookupError(f"nothing releases a resource of kind {kind}")
         self.send(Claim(kind, name))
         if self._answers.readline() != CLAIMED:
@@ -224,6 +225,8 @@ def _verdict_on_error(request: WorkerRequest, pipe: _Pipe) -> Iterator[None]:
         pipe.send(_failed(request, error, ErrorInfo.of(error)))
     except Exception as error:  # noqa: BLE001 - the last one to know what happened
         with contextlib.suppress(OSError):  # the log may be on a full disk; the verdict counts
+            import traceback  # takes milliseconds that a worker without a defect does not need
+
             traceback.print_exc()
         pipe.send(_failed(request, error, _broken_off(request, error)))
 

@@ -31,7 +31,7 @@ from dcd.worker.messages import (
     decode_message,
 )
 from dcd.worker.signals import CANCEL, CLAIMED, KILL
-from statemachine.events import Artifact, ErrorInfo
+from statemachine.results import Artifact, ErrorInfo
 from store.host.conversation import HEAD, gone, result_of
 
 _TAIL_BYTES, _TAIL_LINES = 4096, 20

@@ -10,7 +10,7 @@ from pathlib import Path, PurePath
 import msgspec
 
 from dcd.worker.request import ShellRequest, WorkerRequest
-from statemachine.events import Artifact, ErrorInfo
+from statemachine.results import Artifact, ErrorInfo
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from statemachine.events import Artifact
+from statemachine.results import Artifact
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,6 @@ from statemachine.commands import (
 )
 from statemachine.errors import NotFound, Refused, UsageError
 from statemachine.events import (
-    Artifact,
     ArtifactPublished,
     BuildCancelled,
     BuildCompleted,
@@ -30,11 +29,11 @@ from statemachine.events import (
     BuildSubmitted,
     CheckpointReused,
     CheckpointStarted,
-    ErrorInfo,
     ResourceClaimed,
 )
 from statemachine.keys import with_external
 from statemachine.plan import Plan
+from statemachine.results import Artifact, ErrorInfo
 from statemachine.steps import Deliver, RunCheckpoint, next_step
 
 Begin = Callable[..., Any]

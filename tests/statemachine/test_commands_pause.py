@@ -15,10 +15,8 @@ from statemachine.commands import (
     WithdrawPause,
 )
 from statemachine.errors import Refused
-from statemachine.events import (
-    ErrorInfo,
-)
 from statemachine.plan import Plan
+from statemachine.results import ErrorInfo
 from statemachine.steps import Deliver, RunCheckpoint, next_step
 
 Begin = Callable[..., Any]

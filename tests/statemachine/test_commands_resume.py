@@ -14,9 +14,10 @@ from statemachine.commands import (
     Resume,
 )
 from statemachine.errors import Refused
-from statemachine.events import Artifact, ArtifactPublished, BuildRewound, ErrorInfo
+from statemachine.events import ArtifactPublished, BuildRewound
 from statemachine.machine import BuildMachine
 from statemachine.plan import Plan
+from statemachine.results import Artifact, ErrorInfo
 
 Begin = Callable[..., Any]
 MakePlan = Callable[..., Plan]

@@ -41,7 +41,6 @@ from statemachine.commands import (
 )
 from statemachine.errors import NotFound, Refused
 from statemachine.events import (
-    Artifact,
     ArtifactPublished,
     BuildCancelled,
     BuildCompleted,
@@ -50,12 +49,12 @@ from statemachine.events import (
     CheckpointCompleted,
     CheckpointReused,
     CheckpointStarted,
-    ErrorInfo,
     ResourceClaimed,
 )
 from statemachine.keys import with_external
 from statemachine.machine import BuildMachine, legal
 from statemachine.plan import Plan
+from statemachine.results import Artifact, ErrorInfo
 from statemachine.steps import Deliver, RunCheckpoint, next_step
 
 NAMES = ("a", "b", "c", "d")

@@ -19,7 +19,6 @@ from statemachine.commands import (
 )
 from statemachine.errors import DcdError, NotFound, Refused
 from statemachine.events import (
-    Artifact,
     ArtifactPublished,
     BuildCancelled,
     BuildCompleted,
@@ -35,7 +34,6 @@ from statemachine.events import (
     CheckpointInterrupted,
     CheckpointReused,
     CheckpointStarted,
-    ErrorInfo,
     PauseRequested,
     PauseWithdrawn,
     Payload,
@@ -43,6 +41,7 @@ from statemachine.events import (
 )
 from statemachine.machine import BuildMachine, legal
 from statemachine.plan import Plan
+from statemachine.results import Artifact, ErrorInfo
 
 ERROR = ErrorInfo("no")
 ARTIFACT = Artifact("a.iso", "/a.iso", "iso", 1, "0")

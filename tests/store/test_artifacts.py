@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from statemachine.errors import UsageError
-from statemachine.events import Artifact
+from statemachine.results import Artifact
 from store.artifacts import Artifacts
 from store.host.durable import DiskFull
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dcd.checkpoints.interface import Context
 from dcd.manifest.doc import DataObjectCache, distro
-from statemachine.events import Artifact
+from statemachine.results import Artifact
 
 
 def deliver_file(context: Context, path: Path, kind: str, *, evidence: bool = False) -> None:

@@ -34,7 +34,7 @@ from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.forms import WORD
 from dcd.platform.inside import new_file
 from statemachine.errors import CheckpointError
-from statemachine.events import Artifact
+from statemachine.results import Artifact
 
 AZURE_STEP_BYTES = 1 << 20
 """A fixed VHD is for Azure, which takes only whole MiB."""

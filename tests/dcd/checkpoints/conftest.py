@@ -18,7 +18,7 @@ from dcd.manifest.diagnostics import refuse
 from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.objects import BUILTIN
 from statemachine.errors import CheckpointError
-from statemachine.events import Artifact
+from statemachine.results import Artifact
 
 MANIFEST_PATH = "manifest.xml"
 

@@ -33,7 +33,7 @@ from dcd.checkpoints.transfer.deb_store import leave_store
 from dcd.manifest.doc import DataObjectDict
 from dcd.platform.chroot import chroot
 from statemachine.errors import CheckpointError
-from statemachine.events import Artifact
+from statemachine.results import Artifact
 from store.host.mounts import bind, unmount
 
 

@@ -15,7 +15,7 @@ from dcd.worker.messages import Cancelled, Claim, Completed, Died, Failed, Progr
 from dcd.worker.recover import leftover_workers
 from dcd.worker.request import AREAS
 from statemachine.errors import Unprepared
-from statemachine.events import Artifact, ErrorInfo
+from statemachine.results import Artifact, ErrorInfo
 from store.layers.interface import LayerRecord
 from tests.dcd.worker.conftest import MOUNTING, Bench, loops_on, mounts_below, processes_with
 

@@ -19,7 +19,6 @@ from statemachine.build import CheckpointRecord
 from statemachine.commands import Change, decide, submit
 from statemachine.events import (
     Actor,
-    Artifact,
     ArtifactPublished,
     BuildCancelled,
     BuildCompleted,
@@ -27,7 +26,6 @@ from statemachine.events import (
     CheckpointCompleted,
     CheckpointReused,
     CheckpointStarted,
-    ErrorInfo,
     InputFile,
     Payload,
     ResourceClaimed,
@@ -35,6 +33,7 @@ from statemachine.events import (
 from statemachine.keys import chain, with_external
 from statemachine.machine import BuildMachine
 from statemachine.plan import Ingredient, Plan, PlannedCheckpoint
+from statemachine.results import Artifact, ErrorInfo
 from store.eventlog import EventLog
 from store.eventlog.schema import APPLICATION_ID
 

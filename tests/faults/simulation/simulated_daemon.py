@@ -52,7 +52,7 @@ from dcd.serve import _reconcile
 from dcd.worker.launch import Ending
 from dcd.worker.messages import Cancelled, Completed, Died, Failed
 from statemachine.build import ENDED, Lifecycle
-from statemachine.events import Artifact, ErrorInfo
+from statemachine.results import Artifact, ErrorInfo
 from store.artifacts import Artifacts
 from store.blobs import Blobs
 from store.eventlog import EventLog

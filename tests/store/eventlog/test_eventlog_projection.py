@@ -17,7 +17,8 @@ from statemachine.commands import (
     Resume,
 )
 from statemachine.errors import NotFound, Refused, Removed
-from statemachine.events import BuildCancelled, BuildFailed, ErrorInfo
+from statemachine.events import BuildCancelled, BuildFailed
+from statemachine.results import ErrorInfo
 from store.eventlog import EventLog
 
 Submit = Callable[..., Any]

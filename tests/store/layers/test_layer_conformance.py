@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from statemachine.errors import NotFound, Refused
-from statemachine.events import Artifact
+from statemachine.results import Artifact
 from store.layers.interface import Layer, LayerRecord
 from tests.store.layers.conftest import Subject, key_of
 

@@ -1,0 +1,35 @@
+"""The results of an attempt as data: files, and an error. Not with the events, which workers do not need."""
+
+from dataclasses import dataclass
+from typing import Self
+
+from statemachine.errors import DcdError
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A file that a build delivers. `path` is relative to the workspace before publication, to the state
+    directory afterwards (version 0.1.0 recorded an absolute path); `format` is a short word such as `iso`,
+    `text`, `png`, `xml`, `qcow2`. `evidence` marks a record of a product's test, which differs each time: a
+    console log, a screenshot."""
+
+    name: str
+    path: str
+    format: str
+    size_bytes: int
+    sha256: str
+    evidence: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorInfo:
+    """A `DcdError` as data."""
+
+    brief: str
+    details: str = ""
+    resolution: str = ""
+
+    @classmethod
+    def of(cls, error: DcdError) -> Self:
+        """The error as data."""
+        return cls(error.brief, error.details, error.resolution)
