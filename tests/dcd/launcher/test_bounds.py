@@ -35,7 +35,11 @@ def test_the_tables_have_what_the_projects_checkpoints_need_and_no_more() -> Non
     script = by_module.pop("dcd.checkpoints.custom_script")
     assert "self.devices" in script["devices"]  # which needs host_code
     hypervisors = {name for each in ("qemu", "virtualbox", "bhyve") for name in devices_of(each)}
-    meaning = {"(ALL_DEVICES,)": {ALL_DEVICES}, "devices_of(self.hypervisor)": hypervisors}
+    meaning = {
+        "(ALL_DEVICES,)": {ALL_DEVICES},
+        "(ALL_DEVICES,) if mounted else ()": {ALL_DEVICES},
+        "devices_of(self.hypervisor)": hypervisors,
+    }
     wanted = {m: meaning[given["devices"]] for m, given in by_module.items() if "devices" in given}
     for module, devices in wanted.items():
         allowed = {

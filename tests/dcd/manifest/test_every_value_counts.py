@@ -147,7 +147,7 @@ def document(way: list[type[DataObject]], leaf: DataObject | None) -> DataObject
 
 def without_effect() -> set[str]:
     """What docs/reference/keys.md lists: `element`, `element@attribute`."""
-    table = KEYS.read_text().partition("## What of a manifest has no effect")[2]
+    table = KEYS.read_text().partition("## Elements without effect on the result")[2]
     by_tag = {cls.TAG: cls for cls in classes_below(DC)}
     found: set[str] = set()
     for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE):
