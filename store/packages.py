@@ -47,6 +47,10 @@ class Lent:
     kept: Path
     incoming: Path
 
+    def is_empty(self) -> bool:
+        """Whether there is nothing to copy."""
+        return next(self.kept.iterdir(), None) is None
+
     def copy(self, sha256: str, target: Path) -> bool:
         """Copy a package to a new file. Returns False, and leaves no file, when the store does not have it,
         or not with this digest."""

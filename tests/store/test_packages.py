@@ -45,6 +45,7 @@ def test_what_one_attempt_downloaded_the_next_one_copies(
     store(packages, tmp_path, content)
     target = tmp_path / "cache.deb"
     lent = packages.lend("another")
+    assert not lent.is_empty()
     assert lent.copy(digest(content), target)
     assert target.read_bytes() == content
     [kept] = files_below(packages.directory / "kept")
@@ -63,6 +64,7 @@ def test_a_package_is_stored_once(packages: Packages, tmp_path: Path) -> None:
 
 def test_what_is_not_stored_is_not_copied(packages: Packages, tmp_path: Path) -> None:
     lent = packages.lend("a")
+    assert lent.is_empty()
     assert not lent.copy(digest(b"x"), tmp_path / "x.deb")
     assert not (tmp_path / "x.deb").exists()
     with pytest.raises(ValueError, match="not a sha256"):

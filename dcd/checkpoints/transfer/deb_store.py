@@ -17,7 +17,7 @@ def fill_cache(
 ) -> set[str]:
     """Put what the store has of the packages, and of all they depend on, into the package cache of the root.
     Returns the names of the files."""
-    if context.packages is None:
+    if context.packages is None or context.packages.is_empty():
         return set()
     files = wanted_files(environment, packages)
     archives = resolve(place.root, ARCHIVES)
