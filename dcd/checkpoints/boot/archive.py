@@ -3,8 +3,8 @@
 The initramfs is made once, here, with the image's own initramfs-tools and hooks (live-boot makes
 it one that boots a live medium), for any machine (MODULES=most). Results: boot_archive/vmlinuz and
 boot_archive/initrd.img; the kernel's version goes into the DOC's persistent part. The image area itself is
-left as it was, but for further kernels: each gets the initramfs that its package would have made, in /boot,
-so that a system which is installed from the image can start all of its kernels.
+unchanged except for further kernels: each gets its package's initramfs in /boot, so that a system which is
+installed from the image can start all of its kernels.
 """
 
 import re
@@ -30,9 +30,9 @@ _RESULT = "dcd-initrd.img"
 _TOO_LARGE = re.compile(
     r"cpio: (.+): (value file size .* out of allowed range|field width not suff).*"
 )
-"""What cpio says of a file of 4 GiB and more, and leaves out: newc has sizes of 32 bits. Source: cpio(5)."""
+"""cpio's message for a file of 4 GiB or more, which it leaves out: sizes have 32 bits. Source: cpio(5)."""
 _ROOMY_BYTES = 2 << 30
-"""Memory in which to gather an initramfs (a few hundred MiB) without anybody else missing it."""
+"""The free memory with which an initramfs (a few hundred MiB) is gathered in memory."""
 _LEVELS = {"zstd": range(1, 20), "gzip": range(1, 10), "xz": range(10), "lz4": range(1, 13)}
 
 
@@ -150,8 +150,8 @@ def _refuse_large(names: Sequence[str]) -> None:
 
 
 def _take(image: Path, path: str, area: Path, name: str, *, move: bool = False) -> None:
-    """Copy or move a file of the image into the boot archive. What the image's own programs made there can
-    be anything, a link to a file of the build host for instance."""
+    """Copy or move a file of the image into the boot archive. The image's own programs may have made
+    anything, such as a link to a file of the build host."""
     file = regular_file(image, path)
     if file is None:
         raise CheckpointError(
@@ -165,8 +165,8 @@ def _take(image: Path, path: str, area: Path, name: str, *, move: bool = False) 
 
 
 def _scratch() -> str:
-    """Where in the image mkinitramfs gathers its files: in memory, where there is plenty, since what it
-    does is to make and remove thousands of small files; otherwise on disk. Source: proc(5), meminfo."""
+    """The directory of the image in which mkinitramfs gathers its thousands of small files: in memory if
+    there is enough, otherwise on disk. Source: proc(5), meminfo."""
     meminfo = Path("/proc/meminfo").read_text("ascii")
     fields = dict(line.split(":") for line in meminfo.splitlines())
     available_bytes = int(fields["MemAvailable"].split()[0]) << 10
@@ -181,7 +181,7 @@ def _versions(image: Path) -> list[str]:
 
 
 def _without_initramfs(image: Path, chosen: str) -> list[str]:
-    """The kernels beside the chosen one that are whole but for their initramfs."""
+    """The kernels beside the chosen one that lack only their initramfs."""
     return [
         version
         for version in _versions(image)

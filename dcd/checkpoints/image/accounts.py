@@ -64,25 +64,21 @@ def owner_ids(root: Path, owner: str) -> tuple[int, int]:
     """User and group id of `USER[:GROUP]` (names or numbers) in the image. Without a group, the user's
     own. Raises `CheckpointError` for a name that the image does not have."""
     user, colon, group = owner.partition(":")
-
-    def found(kind: str, path: str, name: str) -> list[str]:
-        """The line of a name; for a number, one of that id if there is one."""
-        table = _table(root, path)
-        if name.isdigit():
-            return next((fields for fields in table.values() if fields[2] == name), ["", "", name])
-        if name not in table:
+    accounts, groups = _table(root, "etc/passwd"), _table(root, "etc/group")
+    account = accounts.get(user)
+    if user.isdigit():
+        account = next((fields for fields in accounts.values() if fields[2] == user), None)
+    for kind, name, table in (("user", user, accounts), ("group", group, groups)):
+        if name and not name.isdigit() and name not in table:
             raise CheckpointError(
                 f"the image has no {kind} {name}",
                 f"it is the owner of a file to add: {owner}",
                 f"correct the owner, or add the {kind} (or the package that makes it) to the image",
             )
-        return table[name]
-
-    account = found("user", "etc/passwd", user)
-    uid = int(account[2])
+    uid = int(account[2] if account else user)
     if colon:
-        return uid, int(found("group", "etc/group", group)[2])
-    return uid, int(account[3]) if len(account) > 3 else uid
+        return uid, int(group if group.isdigit() else groups[group][2])
+    return uid, int(account[3]) if account else uid
 
 
 def _table(root: Path, path: str) -> dict[str, list[str]]:

@@ -131,7 +131,7 @@ cp -a "$here/image/." "$target/"
 volumes mount_after
 
 step 65 "making it an installed system"
-# What the system has of its own of these stays beside what the answers bring.
+# The system's own versions of these files are kept beside those of the answers.
 for own in fstab default/grub; do
     [ ! -e "$target/etc/$own" ] || cp -p "$target/etc/$own" "$here/own-${{own##*/}}"
 done

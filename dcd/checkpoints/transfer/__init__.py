@@ -1,1 +1,1 @@
-"""Transfers: what brings software into the image area."""
+"""Transfers of software into the image area."""

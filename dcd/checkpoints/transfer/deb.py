@@ -1,14 +1,14 @@
-"""`TransferDEB`: Debian packages into the image area, with mmdebstrap, or with apt where a system is there.
+"""`TransferDEB`: Debian packages into the image area, with mmdebstrap, or with apt into an existing system.
 
-The state of the repositories (the digests of their InRelease files) is part of the key, and what apt then
-really fetched must have that state, so a layer never holds packages of another one. Everything is
+The state of the repositories (the digests of their InRelease files) is part of the key, and the lists that
+apt then fetches must have that state, so a layer never holds packages of another one. Everything is
 downloaded first, with retries; the same packages are then installed without the network, and without logins
 and proxies in reach. The kernel's packages make no initramfs here (`INITRD=No`): the boot archive checkpoint
 makes it once.
 
-What the image gets beside the packages: the repositories that it was made from as its own apt
-sources (never with a login in them, and none that is on the build host) with the keyrings that they need; an
-empty package cache and empty lists; no host name, resolver, machine id or user number of the build host.
+Beside the packages the image gets its repositories as its own apt sources (without logins, and none on the
+build host) with their keyrings, an empty package cache and empty lists, but no host name, resolver, machine
+id or user number of the build host.
 """
 
 import re
@@ -70,14 +70,14 @@ _BASE: Mapping[str, tuple[str, ...]] = {
         "apt",
     ),
 }
-"""What mmdebstrap's variants install of themselves, as apt patterns."""
+"""The packages of mmdebstrap's variants, as apt patterns."""
 
 _UNKNOWN = re.compile(
     r"^E: (?:Unable to locate package |Package '|Couldn't find any package by (?:glob|regex) ')"
     r"([^'\s]+)(?:' has no installation candidate|')?$",
     re.MULTILINE,
 )
-"""How apt says that it knows no such package."""
+"""apt's messages about unknown packages."""
 
 _PACKAGE = re.compile(
     r"[a-z0-9][a-z0-9+.-]*[a-z0-9+.](:[a-z0-9-]*[a-z0-9])?([=/][A-Za-z0-9.+:~-]*[A-Za-z0-9.+:~])?"
@@ -93,27 +93,26 @@ _BRINGING: Mapping[str, tuple[str, str]] = {
         r"shim-|task-|proxmox",
     ),
 }
-"""Which packages bring a product (all of a name matches), and which may depend on such (its beginning)."""
+"""The packages with a product (the whole name), and those that may depend on one (its beginning)."""
 
 _HOST_TOOLS_USE = (
     *("etc/hostname", "etc/apt/apt.conf.d", "etc/apt/preferences.d"),
     *("etc/apt/keyrings", "etc/apt/sources.list.d", f"{LISTS}/partial", f"{ARCHIVES}/partial"),
     *("var/lib/dpkg/status", "var/lib/dpkg/arch", "dev"),
 )
-"""Paths of the image that mmdebstrap, apt and dpkg use from outside. No link may be on the way to one, of an
-earlier checkpoint or of a package: it would lead into the build host."""
+"""Paths of the image that mmdebstrap, apt and dpkg use from outside. Links on the way to one are refused:
+they would lead into the build host."""
 
 
 @dataclass(frozen=True)
 class TransferDEB(Checkpoint):
     """Install Debian packages and all they depend on.
 
-    The `software` of the checkpoint's name says which: `repository` (suite, components, uri,
-    signed_by), the image's `variant` and `architecture`, and `software_data` to install and to
-    uninstall; what is listed under `uninstall` is never installed in the first place. With
-    `action="use_existing"` the packages go into the system that an earlier checkpoint made, with the
-    configuration and the answers for debconf that it has by now, and what is listed under `uninstall` is
-    taken away from it; the variant is `custom` then unless it is given.
+    The `software` of the checkpoint's name lists them: `repository` (suite, components, uri, signed_by),
+    the image's `variant` and `architecture`, and `software_data` to install and to uninstall; packages under
+    `uninstall` are never installed. With `action="use_existing"` the packages go into the system of an
+    earlier checkpoint, with its present configuration and answers for debconf, and packages under
+    `uninstall` are removed from it; the default variant is then `custom`.
     """
 
     DESCRIPTION = "Transfer Debian packages into the image"
@@ -240,7 +239,7 @@ class TransferDEB(Checkpoint):
         context.report(Report(fraction=1.0))
 
     def _maker_before(self, doc: DataObjectCache) -> str | None:
-        """The checkpoint before this one that makes a system of Debian packages, if there is one."""
+        """The earlier checkpoint that makes a system of Debian packages, or None."""
         for spec in checkpoints_of(doc):
             if spec.name == self.name:
                 return None
@@ -251,8 +250,8 @@ class TransferDEB(Checkpoint):
 
 
 def _brought(names: Sequence[str]) -> products.Provided:
-    """What the packages bring that later checkpoints need; `hardly`, where only a dependency could. GRUB's
-    modules are no dependency of packages for other things."""
+    """The products of the packages for later checkpoints; `hardly` for those that only a dependency could
+    have. GRUB's modules are no dependency of other packages."""
     found: dict[str, products.Odds] = {}
     for product, (certain, likely) in _BRINGING.items():
         if any(re.fullmatch(certain, name) for name in names):
@@ -275,7 +274,7 @@ def _variant(software: Software) -> str:
 
 
 def _changes(software: Software) -> bool:
-    """Whether the packages go into a system that is there."""
+    """Whether the packages go into an existing system."""
     image = software.get_descendants(class_type=Image)
     return bool(image and image[0].action == "use_existing")
 
@@ -294,7 +293,7 @@ def _never(software: Software) -> list[str]:
 
 
 def _check_image(root: Path, software: Software) -> None:
-    """Raise `CheckpointError` unless there is a system to be changed, or none where one is to be made."""
+    """Raise `CheckpointError` unless there is a system to change, or none before one is made."""
     there = bool(read(root, "var/lib/dpkg/status"))
     if there and not _changes(software):
         raise CheckpointError(
@@ -359,7 +358,7 @@ def _download(
 def _unsolvable(
     error: ToolFailed, software: Software, sources: list[Source], environment: Environment
 ) -> CheckpointError:
-    """apt's refusal, told in terms of the manifest."""
+    """apt's error, in terms of the manifest."""
     looked = "looked for in " + ", ".join(
         f"{source.name} {' '.join(source.components)}" for source in sources
     )

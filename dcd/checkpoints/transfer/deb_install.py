@@ -1,8 +1,8 @@
-"""Installing packages that apt has downloaded already: into nothing, or into the system that is there.
+"""Installation of downloaded packages into an empty root, or into an existing system.
 
-`bootstrap` makes a system with mmdebstrap. `change` installs into, and takes away from, a system that an
-earlier checkpoint made; its configuration, debconf's answers among it, holds for what is installed then.
-Both work without the network. What fails is reported with its cause, a package's script by its package.
+`bootstrap` makes a system with mmdebstrap. `change` installs packages into the system of an earlier
+checkpoint, and removes others; the configuration of that system, including debconf's answers, applies to
+them. Both work without the network. Errors have their cause first, for a package's script its package.
 """
 
 import os
@@ -24,7 +24,7 @@ from store.host.process import ToolFailed, operand, run
 OnLine = Callable[[str], None]
 
 _NO_INITRAMFS = {"INITRD": "No"}
-"""The boot archive checkpoint makes it, once."""
+"""The boot archive checkpoint makes it once."""
 
 _NO_QUESTIONS = {
     "DEBIAN_FRONTEND": "noninteractive",
@@ -51,8 +51,8 @@ def bootstrap(
     environment: Mapping[str, str],
     on_line: OnLine,
 ) -> None:
-    """Make a system of the variant and the packages `include`, from what is in the root's lists and package
-    cache. Raises `CheckpointError`."""
+    """Make a system of the variant and the packages `include`, from the root's lists and package cache.
+    Raises `CheckpointError`."""
     root = place.root
     # mmdebstrap would write through them.
     require_no_links(root, ("etc/hostname", "etc/resolv.conf"))
@@ -74,14 +74,14 @@ def bootstrap(
     ]
     with _hosts_files_kept_out(root), settings_in_root(root, never), bootstrap_mounts(root):
         for link in LINKS:
-            # mmdebstrap makes these itself, and takes them away again.
+            # mmdebstrap makes and removes these itself.
             (root / "dev" / link).unlink()
         with _explained():
             run(
                 command,
                 env={**environment, **_NO_INITRAMFS},
                 on_line=on_line,
-                # The packages' scripts run with the same rights: not with that to mount.
+                # The packages' scripts run with the same rights, so without that to mount.
                 start=partial(keep_only, CHROOT),
             )
     make_devices(make_directory(root, "dev"))
@@ -96,16 +96,16 @@ def change(
     environment: Mapping[str, str],
     on_line: OnLine,
 ) -> None:
-    """Install the packages `include` into the system in the root, from its package cache, and take away
-    `remove` with their configuration. Raises `CheckpointError`."""
+    """Install the packages `include` into the system in the root, from its package cache, and remove the
+    packages `remove` with their configuration. Raises `CheckpointError`."""
     command = [
         *("apt-get", "--yes", "--no-download", "--purge"),
         *("-o", f"DPkg::Chroot-Directory={place.root}"),
-        # Inside the image these variables lead nowhere.
+        # Inside the image the paths in these variables are invalid.
         *("-o", "Dir::Bin::dpkg=env"),
         *("-o", "DPkg::Options::=--unset=TMPDIR", "-o", "DPkg::Options::=--unset=APT_CONFIG"),
         *("-o", "DPkg::Options::=dpkg", "-o", "DPkg::Use-Pty=false"),
-        # What a script has changed in a configuration file stays.
+        # Configuration files that a script has changed stay.
         *("-o", "DPkg::Options::=--force-confold", "-o", "DPkg::Options::=--force-confdef"),
         "install",
         *map(operand, include),
@@ -121,7 +121,7 @@ def change(
 
 
 def installed(root: Path) -> set[str]:
-    """The names of the packages that are installed in the root, with and without their architectures."""
+    """The names of the installed packages in the root, with and without their architectures."""
     listing = run(
         [
             "dpkg-query",
@@ -139,7 +139,7 @@ def installed(root: Path) -> set[str]:
 
 @contextmanager
 def _hosts_files_kept_out(root: Path) -> Iterator[None]:
-    """mmdebstrap copies these from the host where they are not there yet."""
+    """Files that mmdebstrap would otherwise copy from the host exist inside."""
     made = []
     for path, content in (("etc/hostname", "localhost\n"), ("etc/resolv.conf", "")):
         if not os.path.lexists(entry(root, path)):
@@ -165,7 +165,7 @@ def _no_services(root: Path) -> Iterator[None]:
 
 @contextmanager
 def _explained() -> Iterator[None]:
-    """Put the cause first: a package's script, or what the tool says is wrong."""
+    """Put the cause of an error first: a package's script, or the tool's message."""
     try:
         yield
     except ToolFailed as error:
@@ -174,12 +174,12 @@ def _explained() -> Iterator[None]:
             raise CheckpointError(
                 f"{'packages' if len(failed) > 1 else 'the package'} {names} cannot be installed",
                 error.output,
-                "see what its script says in the log; list another version of it, or leave it out",
+                "see the messages of its script in the log; list another version of it, or leave it out",
             ) from error
         if said := _ERRORS.findall(error.output):
             raise CheckpointError(
                 "the packages cannot be installed",
                 "\n".join([*dict.fromkeys(said), f"({error.brief})"]),
-                "correct what it says, or the list of packages; then resume the build",
+                "correct the cause, or the list of packages; then resume the build",
             ) from error
         raise

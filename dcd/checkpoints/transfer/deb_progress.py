@@ -1,4 +1,4 @@
-"""How far a transfer of Debian packages is, read from the output of apt and mmdebstrap.
+"""The progress of a transfer of Debian packages, from the output of apt and mmdebstrap.
 
 A transfer has phases whose shares of the time are roughly the same for every image (measured); within
 a phase, lines about single packages are counted against the number that apt announced.
@@ -13,7 +13,7 @@ from dcd.checkpoints.interface import Report
 
 @dataclass(frozen=True, slots=True)
 class _Phase:
-    """From `begin` of the whole on; each line that matches `counted` is one of the packages."""
+    """A part of the transfer; each line that matches `counted` is one of the packages."""
 
     begin: float
     end: float
@@ -46,12 +46,12 @@ class Progress:
         self._report(Report(0.0, _UPDATE.message))
 
     def line(self, line: str) -> None:
-        """Take notice of one line of output."""
+        """Read one line of output."""
         if announced := _ANNOUNCED.search(line):
             self._total = int(announced[1])
             return
         for beginning, phase in _PHASES.items():
-            # Phases only follow each other: mmdebstrap asks apt for downloads again, in vain.
+            # Only later phases count: mmdebstrap asks apt for downloads again, of nothing.
             if phase.begin > self._phase.begin and re.match(beginning, line):
                 self._phase, self._count = phase, 0
                 self._report(Report(phase.begin, phase.message))

@@ -1,8 +1,8 @@
-"""The repositories of a transfer of Debian packages: which the manifest means, and which the image keeps.
+"""The repositories of a transfer of Debian packages: those of the manifest, and those that the image keeps.
 
-All that the manifest says of a repository counts: two entries for one URI and suite are one repository with
-the components of both, and are refused when they name different keyrings, which apt does not allow. What the
-image keeps as its own apt sources is what a user of it can reach: nothing that is on the build host.
+Two entries of the manifest for one URI and suite are one repository with the components of both, and are
+refused when they name different keyrings, which apt does not allow. The image keeps as its own apt sources
+those that its users can reach: none on the build host.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,11 +32,11 @@ _LOCAL_SCHEMES = ("file", "copy", "cdrom")
 
 
 def check_repositories(software: Software) -> Iterator[Diagnostic]:
-    """Errors for repositories that hold a login, and for two that are one but for their keyrings."""
+    """Errors for repositories that contain a login, and for two that differ only in their keyrings."""
     seen: dict[tuple[str, str], Repository] = {}
     for repository in software.get_descendants(class_type=Repository):
         if repository.uri and split_login(repository.uri)[1] is not None:
-            # The manifest is kept in the event log for ever.
+            # The event log keeps the manifest permanently.
             yield error(
                 repository.place_of("uri"),
                 "a repository's uri must not hold a login",
@@ -99,7 +99,7 @@ def combined(sources: Sequence[Source]) -> list[Source]:
 
 
 def host_ingredients(software: Software, sources: Sequence[Source]) -> dict[str, str]:
-    """What this host's apt says of the sources that it has, with their keyrings, for keys."""
+    """The settings of the sources that come from this host's apt, with their keyrings, for keys."""
     repositories = software.get_descendants(class_type=Repository)
     named = {_bare(Source(each.uri, "").fetched_uri) for each in repositories if each.uri}
     captured = {repository.signed_by for repository in repositories}
@@ -118,8 +118,8 @@ def host_ingredients(software: Software, sources: Sequence[Source]) -> dict[str,
 def with_keyrings(
     sources: Sequence[Source], inputs: Mapping[str, Path], directory: Path
 ) -> list[Source]:
-    """The sources with keyrings that apt can read now: those that the manifest names were captured, and are
-    written to `directory`, each under a name of its own. apt knows a keyring's format by its name."""
+    """The sources with keyrings that apt can read: the captured ones of the manifest are written to
+    `directory`, each under a unique name. apt recognizes a keyring's format by its name."""
     directory.mkdir(exist_ok=True)
     written: dict[str, Path] = {}
     for path in dict.fromkeys(source.signed_by for source in sources):
@@ -141,8 +141,8 @@ def with_keyrings(
 
 
 def leave_sources(root: Path, sources: Sequence[Source]) -> tuple[list[Source], list[Source]]:
-    """Make the sources those of the image's apt, beside the ones that it has from an earlier transfer.
-    Returns those that are kept, and those that are left out since they are on the build host."""
+    """Give the sources to the image's apt, beside those of an earlier transfer. Returns the kept ones, and
+    those that are left out since they are on the build host."""
     kept = [source for source in sources if not is_on_this_host(source)]
     left_out = [source for source in sources if source not in kept]
     text = read(root, SOURCES_FILE) or ""
@@ -154,7 +154,7 @@ def leave_sources(root: Path, sources: Sequence[Source]) -> tuple[list[Source], 
         keyring = _keyring_of(root, source) if known is None else known
         ready.append(replace(source, signed_by=keyring, login=None))
     if text and text != source_list(earlier):
-        # Somebody has edited it since: what it says stays.
+        # It was edited since: its text stays.
         new = [source for source in ready if _place(source) not in keyrings]
         text = "\n".join([text, source_list(new)]) if new else text
     else:
@@ -165,7 +165,7 @@ def leave_sources(root: Path, sources: Sequence[Source]) -> tuple[list[Source], 
 
 
 def is_on_this_host(source: Source) -> bool:
-    """Whether the source means something on the build host only: a path, or an address of its own."""
+    """Whether the source is only valid on the build host: a path, or a loopback address."""
     parts = urlsplit(source.uri)
     if parts.scheme in _LOCAL_SCHEMES or parts.scheme.partition("+")[2] in _LOCAL_SCHEMES:
         return True
@@ -177,12 +177,12 @@ def is_on_this_host(source: Source) -> bool:
 
 
 def _keyring_of(root: Path, source: Source) -> str:
-    """The source's keyring as the image names it; it is put there unless the image has it."""
+    """The source's keyring in the image, where it is written unless it exists."""
     keyring = source.signed_by
     if not keyring.startswith("/"):
         return keyring
     if _content(root, keyring) is not None:
-        # That of a package, which keeps it up to date.
+        # It belongs to a package, which keeps it up to date.
         return keyring
     content = Path(keyring).read_bytes()
     name = PurePosixPath(keyring)

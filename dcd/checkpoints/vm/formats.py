@@ -94,8 +94,7 @@ def images_of(doc: DataObjectCache) -> tuple[Image, ...]:
 
 def check_images(doc: DataObjectCache, checkpoint: Checkpoint) -> Iterator[Diagnostic]:
     """Errors for formats that the manifest does not name, names twice or names wrongly."""
-    machine = machine_of(doc)
-    if machine.origin is None and not doc.get_descendants(class_type=VmIm):
+    if not doc.get_descendants(class_type=VmIm, max_count=1):
         yield checkpoint.fault(
             doc,
             None,
@@ -104,10 +103,10 @@ def check_images(doc: DataObjectCache, checkpoint: Checkpoint) -> Iterator[Diagn
             '<img_params><vm_im><vm_format type="qcow2"/></vm_im></img_params>',
         )
         return
-    wanted = machine.get_children(class_type=VmFormat)
+    wanted = machine_of(doc).get_children(class_type=VmFormat)
     if not wanted:
         yield error(
-            machine.origin,
+            machine_of(doc).origin,
             "the manifest asks for no format of the virtual machine's disk",
             "vm_im has no vm_format",
             '<vm_im ...><vm_format type="qcow2"/></vm_im>',

@@ -167,11 +167,11 @@ def _finish_ext4(context: Context, place: Place, tree: Path) -> None:
         capture=True,
         on_line=lines.append,
     )
-    said = [line for line in lines if line and not line.startswith(("debugfs:", "debugfs 1."))]
-    if said:
+    errors = [line for line in lines if line and not line.startswith(("debugfs:", "debugfs 1."))]
+    if errors:
         raise CheckpointError(
             f"the file system for {place.volume.mountpoint} cannot be finished",
-            "\n".join(said[:20]),
+            "\n".join(errors[:20]),
         )
 
 
