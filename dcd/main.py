@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
@@ -67,6 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     shown = commands.add_parser("config", help="show the settings of a file, without a daemon")
     shown.add_argument("--config", type=Path, metavar="FILE", help="a TOML file of settings")
+    shown.add_argument("--from-smf", action="store_true", help="those of this SMF service")
     shown.add_argument("--json", action="store_true", help="print JSON")
     shown.set_defaults(run=_config)
 
@@ -100,11 +102,13 @@ def _serve(arguments: argparse.Namespace) -> int:
 
     options = {"state_dir": arguments.state_dir, "socket": arguments.socket}
     if not arguments.from_smf:
-        _leave(serve(lambda: configuration.load(arguments.config, options), arguments.config))
+        named = ("--config", str(arguments.config)) if arguments.config else ()
+        read = partial(configuration.load, arguments.config, options)
+        _leave(serve(read, named, arguments.config))
     from dcd.configuration import smf
 
     try:
-        _leave(serve(lambda: configuration.from_smf(smf.settings(), options)))
+        _leave(serve(lambda: configuration.from_smf(smf.settings(), options), ("--from-smf",)))
     except DcdError as error:
         print(f"dcd: {error}", file=sys.stderr)
         return smf.exit_status(error)
@@ -119,14 +123,20 @@ def _leave(status: int) -> NoReturn:
 
 def _config(arguments: argparse.Namespace) -> int:
     from dcd import configuration
+    from dcd.configuration import smf
 
+    found = (
+        configuration.from_smf(smf.settings(), {})
+        if arguments.from_smf
+        else configuration.load(arguments.config)
+    )
     rows = [
         (setting.name, configuration.plain(value), origin)
-        for setting, value, origin in configuration.load(arguments.config).rows()
+        for setting, value, origin in found.rows()
     ]
     if arguments.json:
-        found = {name: {"value": value, "origin": origin} for name, value, origin in rows}
-        print(json.dumps(found, indent=2))
+        shown = {name: {"value": value, "origin": origin} for name, value, origin in rows}
+        print(json.dumps(shown, indent=2))
         return 0
     width = max(len(name) for name, _, _ in rows)
     for name, value, origin in rows:

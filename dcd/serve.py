@@ -71,18 +71,21 @@ OPEN_FILES = 65536
 """The limit of the systemd unit. Not higher, because some tools close every possible descriptor."""
 
 
-def serve(read_settings: Callable[[], Effective], config: Path | None = None) -> int:
+def serve(
+    read_settings: Callable[[], Effective], named: tuple[str, ...] = (), config: Path | None = None
+) -> int:
     """Run the daemon until it is stopped. Returns the exit code for `os._exit`, since waiting threads
     may remain.
 
-    `read_settings` is called now and at each reload; `config` is the file that it reads, if any. Raises
-    InvalidConfiguration, and Unavailable when the state directory or the socket cannot be used.
+    `read_settings` is called now and at each reload; `config` is the file that it reads, if any, and `named`
+    are the options with which `dcd config` prints the same settings. Raises InvalidConfiguration, and
+    Unavailable when the state directory or the socket cannot be used.
     """
     settings = Live(read_settings)
     logging.configure(settings().log_format, settings().log_level)
     with locked(settings().state_dir):
         _raise_file_limit()
-        setup, identity = _setup(settings(), config)
+        setup, identity = _setup(settings(), named)
         launcher = Launcher()
         prepared = launcher.prepare(setup)
         _report(prepared)
@@ -94,7 +97,7 @@ def serve(read_settings: Callable[[], Effective], config: Path | None = None) ->
     return daemon.status
 
 
-def _setup(settings: Configuration, config: Path | None) -> tuple[Setup, Identity]:
+def _setup(settings: Configuration, named: tuple[str, ...]) -> tuple[Setup, Identity]:
     """What the launcher is started with, and the identity of the other processes."""
     identity = service_identity(settings.state_dir)
     artifact_gid = _artifact_group(settings)
@@ -120,10 +123,7 @@ def _setup(settings: Configuration, config: Path | None) -> tuple[Setup, Identit
         socket=settings.socket,
         socket_mode=settings.socket_mode,
         socket_gid=socket_gid,
-        settings_command=(
-            *module_command("dcd.main"),
-            *("config", "--json", *(("--config", str(config)) if config else ())),
-        ),
+        settings_command=(*module_command("dcd.main"), "config", "--json", *named),
         bounds=Bounds(
             private=private,
             host_code=private or bool(settings.host_code),

@@ -11,6 +11,7 @@ capabilities; SYS_MODULE loads kernel modules.
 
 import ctypes
 import os
+import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -88,6 +89,8 @@ def become(uid: int, gid: int, groups: Sequence[int] = ()) -> None:
 
 
 def _bound(kept: int) -> None:
+    if sys.platform != "linux":  # elsewhere root's privileges go with its number
+        return
     give_up_new_privileges()
     _check(_libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0))
     number = 0
@@ -98,6 +101,8 @@ def _bound(kept: int) -> None:
 
 
 def _keep(kept: int) -> None:
+    if sys.platform != "linux":
+        return
     low, high = kept & 0xFFFFFFFF, kept >> 32
     _check(_libc.capset(_header(), (ctypes.c_uint32 * 6)(low, low, 0, high, high, 0)))
 

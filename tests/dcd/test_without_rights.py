@@ -138,7 +138,7 @@ def test_the_process_of_the_daemon_finds_a_group_of_its_clients_in_its_user(tmp_
         pwd.getpwnam = lambda name: user
         group = grp.getgrgid(os.getgid()).gr_name
         try:
-            serve._setup(Configuration(state_dir=Path(STATE), group=group), None)
+            serve._setup(Configuration(state_dir=Path(STATE), group=group), ())
         except Unavailable as error:
             print(error.brief)
     """
