@@ -137,7 +137,7 @@ class Launcher:
                 raise ValueError("planners need a descriptor for their orders")
             modules = code_places(operations.bounds.modules)
             configured = (*operations.bounds.paths, *modules)
-            return run_planners(connection, setup, configured, asked, descriptors[0])
+            return run_planners(connection, setup, configured, asked, descriptors.pop())
         if name == "listen":
             return self._listen(connection, setup)
         if name in ("is_reachable", "stop_listening"):

@@ -5,17 +5,18 @@ started with, and is killed when the conversation that asked for it ends. Like a
 signal needs the thread that started it.
 """
 
+import os
 import select
 import socket
 import subprocess
 from pathlib import Path
 
 from dcd.launcher.orders import Setup
-from dcd.launcher.workers import kill
-from dcd.planner.command import Sight, command, environment
+from dcd.launcher.workers import exit_of, kill
+from dcd.planner.command import Sight, command, environment, gives_views
 from store.host.conversation import send
 from store.host.forking import patiently
-from store.host.identity import Identity
+from store.host.identity import STARTED_BY_ROOT, Identity
 
 END_SECONDS = 5.0
 """The time for the process to end by itself."""
@@ -25,8 +26,9 @@ def run_planners(
     conversation: socket.socket, setup: Setup, configured: tuple[Path, ...], asked: tuple[Path, ...],
     control: int,
 ) -> None:  # fmt: skip
-    """Run the process to its end. `control` is its end of the daemon's socket; `configured` and `asked` are
-    as in `dcd.planner.command.Sight`. Sends an empty result when it has started. Raises OSError."""
+    """Run the process to its end. `control` is its end of the daemon's socket, which this closes;
+    `configured` and `asked` are as in `dcd.planner.command.Sight`. Sends an empty result when it has started.
+    Raises OSError."""
     identity = Identity(setup.uid, setup.gid, separate=setup.separate)
     sight = Sight(
         blobs=setup.state_dir / "blobs",
@@ -34,20 +36,31 @@ def run_planners(
         configured=configured,
         asked=asked,
     )
-    process = patiently(
-        lambda: subprocess.Popen(
-            command(control, identity, sight),
-            env=environment(),
-            stdin=subprocess.DEVNULL,
-            pass_fds=(control,),
-            cwd="/",
-            start_new_session=True,
+    plain = setup.separate and not gives_views()
+    try:
+        process = patiently(
+            lambda: subprocess.Popen(
+                command(control, identity, sight),
+                env={**environment(), **({STARTED_BY_ROOT: "1"} if plain else {})},
+                stdin=subprocess.DEVNULL,
+                pass_fds=(control,),
+                cwd="/",
+                start_new_session=True,
+                # It sees the host, but gives up root all the same.
+                user=setup.uid if plain else None,
+                group=setup.gid if plain else None,
+                extra_groups=() if plain else None,
+            )
         )
-    )
+    finally:
+        # Else the daemon would not see that the process has ended.
+        os.close(control)
     try:
         send(conversation, {"result": None})
-        # Readable when the daemon closes it, or has ended.
-        select.select([conversation], [], [])
+        with exit_of(process) as ended:
+            # The conversation is readable when the daemon closes it, or has ended.
+            awaited = [conversation.fileno(), *([] if ended is None else [ended])]
+            select.select(awaited, [], [])
         process.wait(END_SECONDS)
     except subprocess.TimeoutExpired:
         pass

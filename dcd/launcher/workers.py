@@ -185,7 +185,7 @@ def _serve(conversation: socket.socket, process: subprocess.Popen[bytes], reques
     stdin, pending, unread = process.stdin.fileno(), bytearray(request), b""
     os.set_blocking(stdin, False)
     deadline: float | None = time.monotonic() + START_SECONDS
-    with selectors.DefaultSelector() as selector, _exit_of(process) as ended:
+    with selectors.DefaultSelector() as selector, exit_of(process) as ended:
         selector.register(conversation, selectors.EVENT_READ)
         if ended is not None:
             selector.register(ended, selectors.EVENT_READ)
@@ -222,7 +222,7 @@ def _serve(conversation: socket.socket, process: subprocess.Popen[bytes], reques
 
 
 @contextlib.contextmanager
-def _exit_of(process: subprocess.Popen[bytes]) -> Iterator[int | None]:
+def exit_of(process: subprocess.Popen[bytes]) -> Iterator[int | None]:
     """A descriptor that is readable when a process has ended; None where there is none."""
     if not hasattr(os, "pidfd_open"):
         yield None

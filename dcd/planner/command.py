@@ -7,6 +7,7 @@ Source: setpriv(1), unshare(1).
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -40,11 +41,11 @@ def command(descriptor: int, identity: Identity, sight: Sight) -> list[str]:
     input from /dev/null, in a session of its own.
 
     If `identity` is separate, run it as root: it starts in new namespaces, makes a view of its own, becomes
-    the identity, and all in the namespaces end with the thread that started it. Otherwise, and where the
-    kernel cannot give it a view (before Linux 5.12), it runs as its caller.
+    the identity, and all in the namespaces end with the thread that started it. Otherwise, and where the host
+    cannot give it a view (`gives_views`), it runs as its caller.
     """
     inner = [*module_command("dcd.planner"), str(descriptor)]
-    if not identity.separate or not can_restrict():
+    if not identity.separate or not gives_views():
         return inner
     return [
         *("setpriv", "--pdeathsig", "SIGKILL"),
@@ -53,6 +54,11 @@ def command(descriptor: int, identity: Identity, sight: Sight) -> list[str]:
         *inner,
         json.dumps({"identity": asdict(identity), "sight": asdict(sight)}, default=str),
     ]
+
+
+def gives_views() -> bool:
+    """Whether this host has what a view takes: Linux 5.12, setpriv(1) and unshare(1)."""
+    return can_restrict() and all(map(shutil.which, ("setpriv", "unshare")))
 
 
 def parse(text: str) -> tuple[Identity, Sight]:

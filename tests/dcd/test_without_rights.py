@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import textwrap
@@ -118,12 +119,33 @@ def test_the_main_process_does_not_reach(daemon: Any, write_manifest: WriteManif
     assert daemon.ctl("artifacts", build, "--verify")
 
 
-def test_the_planners_process_has_no_rights_either(daemon: Any) -> None:
-    children = Path(f"/proc/{daemon.process.pid}/task/{daemon.process.pid}/children").read_text()
-    for pid in map(int, children.split()):
-        if pid != daemon.launcher():
-            assert int(status_of(pid)["CapEff"], 16) == 0
-            assert "0" not in status_of(pid)["Uid"].split()
+def planners_of(daemon: Any) -> list[int]:
+    """The pids of the processes that fork planners: what unshare(1) has started for the launcher."""
+    tasks = Path(f"/proc/{daemon.launcher()}/task")
+    starters = [pid for task in tasks.iterdir() for pid in (task / "children").read_text().split()]
+    return [int(Path(f"/proc/{pid}/task/{pid}/children").read_text()) for pid in starters]
+
+
+def test_the_planners_process_has_no_rights_either(
+    daemon: Any, write_manifest: WriteManifest
+) -> None:
+    manifest = write_manifest(("one", "true"))
+    daemon.ctl("validate", manifest)  # it gives up root before it answers
+    (planner,) = planners_of(daemon)
+    status = status_of(planner)
+    assert int(status["CapEff"], 16) == int(status["CapBnd"], 16) == 0
+    assert status["Uid"] == status_of(daemon.process.pid)["Uid"]
+
+
+def test_the_planners_process_is_started_again_when_it_has_died(
+    daemon: Any, write_manifest: WriteManifest
+) -> None:
+    manifest = write_manifest(("one", "true"))
+    daemon.ctl("validate", manifest)
+    for _ in range(2):
+        (planner,) = planners_of(daemon)
+        os.kill(planner, signal.SIGKILL)
+        daemon.ctl("validate", manifest)
 
 
 def test_the_process_of_the_daemon_finds_a_group_of_its_clients_in_its_user(tmp_path: Path) -> None:
