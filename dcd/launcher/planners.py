@@ -13,10 +13,10 @@ from pathlib import Path
 
 from dcd.launcher.orders import Setup
 from dcd.launcher.workers import exit_of, kill
-from dcd.planner.command import Sight, command, environment, gives_views
+from dcd.planner.command import Sight, command, environment
 from store.host.conversation import send
 from store.host.forking import patiently
-from store.host.identity import STARTED_BY_ROOT, Identity
+from store.host.identity import Identity
 
 END_SECONDS = 5.0
 """The time for the process to end by itself."""
@@ -36,20 +36,15 @@ def run_planners(
         configured=configured,
         asked=asked,
     )
-    plain = setup.separate and not gives_views()
     try:
         process = patiently(
             lambda: subprocess.Popen(
                 command(control, identity, sight),
-                env={**environment(), **({STARTED_BY_ROOT: "1"} if plain else {})},
+                env=environment(),
                 stdin=subprocess.DEVNULL,
                 pass_fds=(control,),
                 cwd="/",
                 start_new_session=True,
-                # It sees the host, but gives up root all the same.
-                user=setup.uid if plain else None,
-                group=setup.gid if plain else None,
-                extra_groups=() if plain else None,
             )
         )
     finally:

@@ -41,18 +41,21 @@ def command(descriptor: int, identity: Identity, sight: Sight) -> list[str]:
     input from /dev/null, in a session of its own.
 
     If `identity` is separate, run it as root: it starts in new namespaces, makes a view of its own, becomes
-    the identity, and all in the namespaces end with the thread that started it. Otherwise, and where the host
-    cannot give it a view (`gives_views`), it runs as its caller.
+    the identity, and all in the namespaces end with the thread that started it. Where the host cannot give it
+    a view (`gives_views`), it becomes the identity only. If `identity` is not separate, it runs as its
+    caller.
     """
     inner = [*module_command("dcd.planner"), str(descriptor)]
-    if not identity.separate or not gives_views():
+    if not identity.separate:
+        return inner
+    inner.append(json.dumps({"identity": asdict(identity), "sight": asdict(sight)}, default=str))
+    if not gives_views():
         return inner
     return [
         *("setpriv", "--pdeathsig", "SIGKILL"),
         *("unshare", "--mount", "--propagation=slave", "--pid", "--ipc", "--uts"),
         *("--fork", "--kill-child=SIGKILL"),
         *inner,
-        json.dumps({"identity": asdict(identity), "sight": asdict(sight)}, default=str),
     ]
 
 

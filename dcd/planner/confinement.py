@@ -23,9 +23,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from dcd.planner.command import Sight
+from dcd.planner.command import Sight, gives_views
 from store.host.capabilities import become
-from store.host.identity import STARTED_BY_ROOT, Identity
+from store.host.identity import STARTED_BY_ROOT, Identity, give_up_root
 from store.host.kernel_scopes import (
     can_restrict_files,
     close_to_others,
@@ -75,8 +75,13 @@ class Reach:
     in_sight: tuple[Path, ...]
 
 
-def confine(identity: Identity, sight: Sight) -> Reach:
-    """Enter the view and become the identity, for good. Raises OSError."""
+def confine(identity: Identity, sight: Sight) -> Reach | None:
+    """Enter the view and become the identity, for good. Where the host cannot give a view, only the latter;
+    returns None then. Raises OSError."""
+    if not gives_views():
+        places = (*code_places(), sight.blobs, *sight.configured)
+        give_up_root(identity, filter(Path.exists, places))
+        return None
     umask = os.umask(0o022)
     leave_session_keyring()
     with ExitStack() as held:
