@@ -9,18 +9,14 @@ from dcd.manifest.objects.software import Image
 from dcd.platform.foreign import X86
 
 
-def foreign_image(doc: DataObjectCache) -> Image | None:
-    """The first image of an architecture other than x86; None if the manifest names none."""
-    images = doc.volatile.get_descendants(class_type=Image)
-    return next((each for each in images if (each.architecture or "amd64") not in X86), None)
-
-
 def check_x86(
     doc: DataObjectCache, checkpoint: Checkpoint, does: str, *, fails: bool
 ) -> Iterator[Diagnostic]:
     """A finding when the image is not for x86: an error if the checkpoint `fails` then, a warning if its
     result does not start. `does` is its work as a verb phrase: `makes a medium for`."""
-    image = foreign_image(doc)
+    images = doc.volatile.get_descendants(class_type=Image)
+    foreign = (image for image in images if (image.architecture or "amd64") not in X86)
+    image = next(foreign, None)
     if image is not None:
         yield (error if fails else warning)(
             checkpoint.argument_place(doc),

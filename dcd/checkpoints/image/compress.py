@@ -108,8 +108,7 @@ class SquashfsPkgImgMod(Checkpoint):
             raise CheckpointError(
                 "the image is empty", str(image), "run a transfer checkpoint before"
             )
-        self._answer_for_acls(context, found.with_acls)
-        _refuse_times(found.with_odd_times)
+        self._check(context, found)
         remove_identity(image)
         if without_host_keys(image):
             context.warn(NO_HOST_KEYS)
@@ -137,15 +136,22 @@ class SquashfsPkgImgMod(Checkpoint):
             command += ["-wildcards", "-e", *(pattern.strip("/") for pattern in self.exclude)]
         return command
 
-    def _answer_for_acls(self, context: Context, with_acls: Sequence[str]) -> None:
-        if with_acls and self.posix_acls == "fail":
+    def _check(self, context: Context, found: "Found") -> None:
+        """Raise `CheckpointError` for times that squashfs cannot hold, and for POSIX ACLs, or warn."""
+        if found.with_acls and self.posix_acls == "fail":
             raise CheckpointError(
                 "the image has POSIX ACLs, which squashfs cannot hold",
-                f"they are on {listed(with_acls)}",
+                f"they are on {listed(found.with_acls)}",
                 'remove them in a checkpoint before, or accept their loss: posix_acls "drop"',
             )
-        if with_acls:
-            context.warn(f"POSIX ACLs are not kept, squashfs has none: {listed(with_acls)}")
+        if found.with_odd_times:
+            raise CheckpointError(
+                "the image has times that squashfs cannot hold",
+                f"they are before 1970 or after 2106, on {listed(found.with_odd_times)}",
+                "give these files another time (touch) in a checkpoint before, or leave them out (exclude)",
+            )
+        if found.with_acls:
+            context.warn(f"POSIX ACLs are not kept, squashfs has none: {listed(found.with_acls)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,15 +191,6 @@ def survey(image: Path, exclude: Sequence[str] = (), *, latest: int | None = Non
                 if any(name.startswith("system.posix_acl_") for name in attributes):
                     with_acls.append("/".join(parts))
     return Found(entries, sorted(with_acls), sorted(with_odd_times))
-
-
-def _refuse_times(paths: Sequence[str]) -> None:
-    if paths:
-        raise CheckpointError(
-            "the image has times that squashfs cannot hold",
-            f"they are before 1970 or after 2106, on {listed(paths)}",
-            "give these files another time (touch) in a checkpoint before, or leave them out (exclude)",
-        )
 
 
 def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:

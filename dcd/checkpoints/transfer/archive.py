@@ -117,13 +117,13 @@ class TransferArchive(Checkpoint):
                 refuse_losses(_with_acls(plain))
             lost: list[str] = []
 
-            def hear(line: str) -> None:
+            def note_loss(line: str) -> None:
                 if _LOST in line:
                     lost.append(line)
 
             context.run(
                 ["tar", "--extract", *_TAR_OPTIONS, "--file", plain, "--directory", destination],
-                on_line=hear,
+                on_line=note_loss,
             )
             # tar ignores this.
             refuse_losses(lost)

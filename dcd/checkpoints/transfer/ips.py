@@ -152,7 +152,7 @@ class TransferIPS(Checkpoint):
             pkg.restore_modes()
         if self.verify:
             pkg.verify()
-        if image.action == "create" or _changes_packages(software):
+        if image.action == "create" or fetches or software.names("uninstall"):
             pkg.deliver_list()
         remove_identity(pkg.root)
         if gone := forget_host(pkg.root):
@@ -341,10 +341,6 @@ def _fetches(software: Software) -> bool:
     image = _image(software)
     changes = image.get_children(class_type=Facet) + image.get_children(class_type=Variant)
     return bool(software.names("install") or (image.action == "use_existing" and changes))
-
-
-def _changes_packages(software: Software) -> bool:
-    return bool(software.names("install") or software.names("uninstall") or _fetches(software))
 
 
 def _login(image: Image, publisher: Publisher) -> tuple[Path | None, Path | None]:

@@ -50,7 +50,7 @@ class _Progress:
         self._begun = False
         self._login_at: float | None = None
 
-    def hear(self, text: str) -> None:
+    def read(self, text: str) -> None:
         """Read a piece of the output."""
         *lines, last = (self._line + text).split("\n")
         # A guest may print an endless line; a step or a prompt is shorter than this.
@@ -105,7 +105,7 @@ def wait_for_success(
             console,
             look,
             troubles=(_FAILED, *TROUBLES),
-            on_text=progress.hear,
+            on_text=progress.read,
             silence_seconds=progress.silence_seconds if may_be_stuck else lambda: math.inf,
         )
     except GuestTrouble as trouble:
