@@ -9,7 +9,7 @@ import pytest
 
 from dcd.checkpoints.image.installer_script import SCRIPT
 
-BEGIN, END = "# What the system has of its own", "for directory in dev proc sys"
+BEGIN, END = "# The system's own versions", "for directory in dev proc sys"
 
 
 @pytest.fixture
