@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import sqlite3
+import stat
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,7 @@ from statemachine.errors import DcdError
 from store.host import tools
 from store.host.kernel_scopes import can_scope_sockets
 from store.host.mounts import can_restrict, file_system_of
+from store.host.secret_files import DIRECTORIES
 from store.host.system_calls import compile_filter
 from store.host.versions import version
 from store.layers.choose import choose
@@ -98,6 +100,7 @@ def examine(state_dir: Path) -> list[HostCheck]:
         ("namespaces", _namespaces),
         ("isolation", _isolation),
         ("accelerator", _accelerator),
+        ("secrets", _secrets),
         ("architectures", _architectures),
         ("apt sources", _apt_sources),
     ]
@@ -255,6 +258,17 @@ def _architectures() -> _Finding:
         return "ok", able
     why, remedy = foreign.obstacle("riscv64" if foreign.is_own("arm64") else "arm64") or ("", "")
     return "ok", f"{able}; others need more: {why} ({remedy})"
+
+
+def _secrets() -> _Finding | None:
+    """Whether the daemon's user can see whose a secret is; None when there is no directory of secrets."""
+    for directory in DIRECTORIES:
+        if directory.exists() and not directory.stat().st_mode & stat.S_IXOTH:
+            closed = f"{directory} is closed to the daemon's user: only root can use secrets"
+            return "warning", closed, f"chmod 0711 {directory} (the files in it keep their modes)"
+        if directory.exists():
+            return "ok", f"{directory}: each file's owner and group may use it"
+    return None
 
 
 def _apt_sources() -> _Finding:

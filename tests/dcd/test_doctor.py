@@ -48,3 +48,23 @@ def test_a_check_that_does_not_answer_is_reported_and_waited_for_no_longer(
     assert {checks[name].status for name in late} == {"warning"}
     assert checks["space"].status in ("ok", "warning")
     assert "free in" in checks["space"].value
+
+
+@pytest.mark.parametrize(("mode", "status"), [(0o711, "ok"), (0o755, "ok"), (0o700, "warning")])
+def test_secrets_whose_owners_the_daemon_cannot_see_are_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, status: str
+) -> None:
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets").chmod(mode)
+    monkeypatch.setattr(doctor, "DIRECTORIES", (tmp_path / "secrets",))
+    found = doctor._secrets()
+    assert found is not None
+    assert found[0] == status
+    assert status == "ok" or found[2].startswith("chmod 0711 ")
+
+
+def test_a_server_without_secrets_is_told_nothing_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "DIRECTORIES", (tmp_path / "absent",))
+    assert doctor._secrets() is None

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -118,13 +119,16 @@ SECRETS = Path("/etc/dcd/secrets")
 @pytest.fixture
 def secret_of_the_submitter() -> Iterator[Path]:
     made = [place for place in (SECRETS.parent, SECRETS) if not place.exists()]
-    SECRETS.mkdir(mode=0o700, parents=True, exist_ok=True)
+    SECRETS.mkdir(mode=0o711, parents=True, exist_ok=True)
+    mode = stat.S_IMODE(SECRETS.stat().st_mode)
+    SECRETS.chmod(mode | 0o011)
     path = SECRETS / f"dcd-test-{os.getpid()}"
     path.write_text("lent")
     path.chmod(0o600)
     os.chown(path, USERS["submitter"], 0)
     yield path
     path.unlink()
+    SECRETS.chmod(mode)
     for place in reversed(made):
         place.rmdir()
 
