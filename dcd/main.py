@@ -159,7 +159,11 @@ def _restore(arguments: argparse.Namespace) -> int:
     with locked(arguments.state_dir):
         events = arguments.state_dir / EVENTS
         events.mkdir(mode=0o700, exist_ok=True)
-        count, kept = restore(arguments.backup, events, arguments.force)
+        try:
+            count, kept = restore(arguments.backup, events, arguments.force)
+        finally:
+            if not any(events.iterdir()):
+                events.rmdir()
     print(
         f"restored {count} event{'s' * (count != 1)} into {arguments.state_dir}; start the daemon to continue"
     )
