@@ -60,12 +60,12 @@ def test_health_and_doctor_say_that_a_part_of_the_store_is_gone(
 
 def put_back(state_dir: Path, aside: Path) -> None:
     """What was taken goes back to where it was."""
-    if (aside / "events.db").exists():
+    if (aside / "events").exists():
         if state_dir.exists():
             shutil.rmtree(state_dir)
         aside.rename(state_dir)
     else:
-        aside.rename(state_dir / ("blobs" if aside.is_dir() else "events.db"))
+        aside.rename(state_dir / ("blobs" if aside.is_dir() else "events/events.db"))
 
 
 @pytest.mark.parametrize("take", [moved, without_blobs])

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from dcd.checkpoints.interface import HostPath, Needs
-from dcd.configuration import Configuration
-from dcd.planning.plan import grants
-from dcd.worker.request import Completed, Failed, Grants
+from dcd.launcher.bounds import granted
+from dcd.launcher.orders import AttemptOrder, Bounds, Wanted
+from dcd.worker.messages import Completed, Failed
+from dcd.worker.request import Grants
 from store.host.view import links
 from tests.dcd.worker.conftest import MOUNTING, Bench, said
 
@@ -95,11 +95,18 @@ def test_the_hosts_root_is_not_kept_anywhere(bench: Bench) -> None:
     assert " tmpfs " in roots[0]
 
 
+def order(wanted: Wanted) -> AttemptOrder:
+    """An order for an attempt that needs this of the host."""
+    return AttemptOrder(
+        "b", "one", 1, "dcd/checkpoints/custom_script", "CustomScript", "", "w", wanted
+    )
+
+
 def test_a_directory_that_the_manifest_names_is_there_and_read_only(bench: Bench) -> None:
     with directory_in("/srv") as made, directory_in("/srv") as other:
-        needs = Needs(reads=(HostPath(made, None),))
-        granted = grants(needs, Configuration(state_dir=bench.directory / "none"))
-        output = said(bench, f"cat {made}/secret; echo; touch {made}/new; ls /srv", grants=granted)
+        made.chmod(0o755)
+        grants = granted(order(Wanted(reads=(made,))), Bounds())
+        output = said(bench, f"cat {made}/secret; echo; touch {made}/new; ls /srv", grants=grants)
     assert output.startswith("of the host\n")
     assert "Read-only" in output
     assert other.name not in output
@@ -107,10 +114,8 @@ def test_a_directory_that_the_manifest_names_is_there_and_read_only(bench: Bench
 
 def test_what_the_configuration_adds_is_there_and_read_only(bench: Bench) -> None:
     with directory_in("/srv") as made:
-        settings = Configuration(state_dir=bench.directory / "none", worker_paths=(made,))
-        output = said(
-            bench, f"cat {made}/secret; touch {made}/new", grants=grants(Needs(), settings)
-        )
+        grants = granted(order(Wanted()), Bounds(paths=(made,)))
+        output = said(bench, f"cat {made}/secret; touch {made}/new", grants=grants)
     assert output.startswith("of the host")
     assert "Read-only" in output
 
@@ -119,11 +124,8 @@ def test_the_state_directory_is_hidden_also_within_what_is_shown(bench: Bench) -
     with directory_in("/srv") as made:
         (made / "state").mkdir()
         (made / "state/events.db").write_text("all events")
-        granted = grants(
-            Needs(),
-            Configuration(state_dir=made / "state", worker_paths=(made,), socket=made / "s"),
-        )
-        output = said(bench, f"cat {made}/secret {made}/state/events.db", grants=granted)
+        grants = granted(order(Wanted()), Bounds(paths=(made,), hidden=(made / "state",)))
+        output = said(bench, f"cat {made}/secret {made}/state/events.db", grants=grants)
     assert "of the host" in output
     assert "all events" not in output
 
