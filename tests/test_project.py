@@ -13,20 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ROOMS = ("cli", "dcd", "smf", "statemachine", "store")
 LONGEST = 500
-PLAIN = (
-    *("cli", "smf", "statemachine", "store", "dcd/api", "dcd/configuration", "dcd/engine"),
-    *(
-        "dcd/checkpoints",
-        "dcd/construction",
-        "dcd/manifest",
-        "dcd/planner",
-        "dcd/planning",
-        "dcd/platform",
-        "dcd/worker",
-    ),
-    *("dcd/doctor.py", "dcd/log.py", "dcd/main.py", "dcd/serve.py"),
-    *("docs", "README.md"),
-)
+PLAIN = (*ROOMS, "docs", "README.md", "CONTRIBUTING.md")
 """Files and directories whose text is plain English."""
 DIALECT = re.compile(
     r"\b(mends?|mended|by\s+chance|(?<!word )in\s+words|(is|are|was|were)\s+told|(stands?|stood)\s+still"

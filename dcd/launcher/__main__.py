@@ -24,7 +24,7 @@ from dcd.launcher.operations import Operations
 from dcd.launcher.orders import Asked, AttemptOrder, Prepared, Setup
 from dcd.launcher.planners import run_planners
 from dcd.launcher.preparation import prepare
-from dcd.launcher.workers import Output, run_worker
+from dcd.launcher.workers import Finished, Output, run_worker
 from statemachine.errors import DcdError, PermissionDenied, UsageError
 from store.host.conversation import Ended, encoded, receive, send
 from store.host.listening import Listener, Place
@@ -50,7 +50,7 @@ names."""
 
 
 class Launcher:
-    """The state of the process: the operations once they are prepared, and the daemon's socket."""
+    """The state of the process: what it was prepared with, and the daemon's socket."""
 
     def __init__(self) -> None:
         self._setup: Setup | None = None
@@ -80,7 +80,7 @@ class Launcher:
                     os.close(descriptor)
 
     def _converse(self, connection: socket.socket) -> None:
-        """Serve one conversation. Whatever happens in it, the process goes on."""
+        """Serve one conversation. Whatever happens in it, the process continues."""
         descriptors: list[int] = []
         try:
             with connection:
@@ -110,6 +110,7 @@ class Launcher:
             self._free.release()
 
     def _carry_out(self, connection: socket.socket, request: Any, descriptors: list[int]) -> Any:
+        """The result of a request. Raises ValueError for what is none, and the errors of the operation."""
         if not isinstance(request, dict) or set(request) != {"operation", "arguments"}:
             raise ValueError("a request has an operation and arguments")
         name, arguments = request["operation"], request["arguments"]
@@ -120,36 +121,25 @@ class Launcher:
         operations, setup = self._operations, self._setup
         if operations is None or setup is None:
             raise ValueError(f"{name} before the launcher is prepared")
-        if name == "attempt":
-            order = from_plain(AttemptOrder, arguments)
-            if len(descriptors) != 1:
-                raise ValueError("an attempt needs a descriptor for its messages")
-            worker = operations.attempt(order)
-            log = operations.logs.path(order.build, order.checkpoint, order.attempt)
-            output = Output(log, operations.gid)
-            try:
-                return run_worker(connection, worker, output, descriptors.pop(), operations.groups)
-            finally:
-                operations.take_in(worker)
-        if name == "planners":
-            asked = from_plain(Asked, arguments).paths
-            if len(descriptors) != 1:
-                raise ValueError("planners need a descriptor for their orders")
-            modules = code_places(operations.bounds.modules)
-            configured = (*operations.bounds.paths, *modules)
-            return run_planners(connection, setup, configured, asked, descriptors.pop())
-        if name == "listen":
-            return self._listen(connection, setup)
-        if name in ("is_reachable", "stop_listening"):
-            return self._listening(name)
-        if name in OPERATIONS:
-            return _called(getattr(operations, name), arguments)
+        match name:
+            case "attempt":
+                return _attempt(operations, connection, arguments, _only(descriptors))
+            case "planners":
+                asked = from_plain(Asked, arguments).paths
+                configured = (*operations.bounds.paths, *code_places(operations.bounds.modules))
+                return run_planners(connection, setup, configured, asked, _only(descriptors))
+            case "listen":
+                return self._listen(connection, setup)
+            case "is_reachable":
+                return self._listener is not None and self._listener.is_reachable()
+            case "stop_listening" if self._listener is not None:
+                return self._listener.remove()
+            case _ if name in OPERATIONS:
+                return _called(getattr(operations, name), arguments)
         start, _, method = name.partition(".")
         if start == "layers" and method in LAYERS:
-            backend = arguments.pop("backend", None)
-            for store in (operations.layers, *operations.retired):
-                if store.name == backend:
-                    return _called(getattr(store, method), arguments, getattr(Layers, method))
+            store = _back_end(operations, arguments.pop("backend", None))
+            return _called(getattr(store, method), arguments, getattr(Layers, method))
         raise ValueError(f"there is no operation {name[:100]!r}")
 
     def _prepare(self, setup: Setup) -> Prepared:
@@ -163,15 +153,39 @@ class Launcher:
         """Bind the daemon's socket, and hand it over."""
         listener = Listener(Place(setup.socket, setup.socket_mode, setup.socket_gid))
         self._listener = listener
-        send(connection, {"result": None}, [listener.socket.fileno()])
-        listener.socket.close()
+        with listener.socket:
+            send(connection, {"result": None}, [listener.socket.fileno()])
 
-    def _listening(self, name: str) -> bool:
-        listener = self._listener
-        reachable = listener is not None and listener.is_reachable()
-        if name == "stop_listening" and listener is not None:
-            listener.remove()
-        return reachable
+
+def _attempt(
+    operations: Operations, connection: socket.socket, arguments: dict[str, Any], messages: int
+) -> Finished:
+    try:
+        order = from_plain(AttemptOrder, arguments)
+        request = operations.attempt(order)
+    except BaseException:
+        os.close(messages)
+        raise
+    log = operations.logs.path(order.build, order.checkpoint, order.attempt)
+    output = Output(log, operations.gid)
+    try:
+        return run_worker(connection, request, output, messages, operations.groups)
+    finally:
+        operations.take_in(request)
+
+
+def _back_end(operations: Operations, name: object) -> Layers:
+    for store in (operations.layers, *operations.retired):
+        if store.name == name:
+            return store
+    raise ValueError("there is no such back end of layers")
+
+
+def _only(descriptors: list[int]) -> int:
+    """The one descriptor of a request, which then belongs to the operation."""
+    if len(descriptors) != 1:
+        raise ValueError("the operation needs one descriptor")
+    return descriptors.pop()
 
 
 def _called(

@@ -140,7 +140,7 @@ def _own(setup: Setup) -> None:
 
 def _move_log(state_dir: Path) -> None:
     """Move the event log of version 0.1.0 to its directory. The log itself comes last, so that a start after
-    a crash goes on."""
+    a crash continues."""
     if not (state_dir / "events.db").exists():
         return
     for path in sorted(state_dir.glob("events.db*"), key=lambda path: -len(path.name)):
