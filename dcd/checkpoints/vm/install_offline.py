@@ -73,9 +73,11 @@ class InstallOffline(Checkpoint):
     disabled."""
 
     def needs(self, doc: DataObjectCache) -> Needs:
-        layout, _ = examine_layout(doc)
-        mounted = any(one.volume.type in MOUNTED for one in layout.volumes)
-        tools = (*boot_loader.TOOLS, *tools_for(layout), *(MOUNT_TOOLS if mounted else ()))
+        layout, faults = examine_layout(doc)
+        # Of a faulty layout, which CreateDisk reports, nothing is sure.
+        mounted = bool(faults) or any(one.volume.type in MOUNTED for one in layout.volumes)
+        volumes = ALL_VOLUME_TOOLS if faults else tools_for(layout)
+        tools = (*boot_loader.TOOLS, *volumes, *(MOUNT_TOOLS if mounted else ()))
         return Needs(
             tools=tools,
             disk_bytes=1 << 30,
