@@ -85,13 +85,15 @@ class AttemptGroup:
 
 
 def take_over() -> Delegated | None:
-    """Prepare the daemon's own group for the groups of attempts, if it was delegated; else None. The daemon
-    moves into a child group, since only leaves may hold processes. Raises OSError."""
+    """Prepare the daemon's own group for the groups of attempts, if it was delegated; else None. All its
+    processes move into a child group, since only leaves may hold processes. Raises OSError."""
     own = _own_group()
     if own is None or not _was_delegated(own):
         return None
     (own / _DAEMON).mkdir(exist_ok=True)
-    (own / _DAEMON / "cgroup.procs").write_text(str(os.getpid()))
+    for process in (own / "cgroup.procs").read_text().split():
+        with contextlib.suppress(ProcessLookupError):
+            (own / _DAEMON / "cgroup.procs").write_text(process)
     controllers = _WANTED.intersection((own / "cgroup.controllers").read_text().split())
     if controllers:
         switches = " ".join(f"+{name}" for name in sorted(controllers))
