@@ -10,7 +10,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -329,7 +330,6 @@ from statemachine.errors import DcdError, PermissionDenied
 from tests.dcd.planner.conftest import SHOW, TRYING, Bench
 bench = Bench(Path({state!r}))
 for source, target in {mounts!r}:
-    Path(target).mkdir(parents=True, exist_ok=True)
     subprocess.run(["mount", "--bind", source, target], check=True)
 with bench.planner:
     {code}
@@ -346,11 +346,30 @@ def in_namespace(tmp_path: Path, mounts: dict[Path, str], code: str) -> str:
         mounts=[(str(source), target) for source, target in mounts.items()],
         code=code.replace("\n", "\n    "),
     )
-    done = subprocess.run(
-        ["unshare", "--mount", sys.executable, "-c", script], capture_output=True, text=True
-    )
+    command = ["unshare", "--mount", sys.executable, "-c", script]
+    with there(map(Path, mounts.values())):
+        done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+@contextmanager
+def there(targets: Iterable[Path]) -> Iterator[None]:
+    """Directories of the host to mount on, which are gone afterwards if they were not there before."""
+    made = [
+        each
+        for target in targets
+        for each in (*reversed(target.parents), target)
+        if not each.exists()
+    ]
+    for each in made:
+        each.mkdir(mode=0o711, exist_ok=True)
+    try:
+        yield
+    finally:
+        for each in reversed(made):
+            with suppress(OSError):  # in use by another test
+                each.rmdir()
 
 
 def test_a_secret_is_shown_to_the_questions_of_its_users_only(bench: Bench, tmp_path: Path) -> None:
