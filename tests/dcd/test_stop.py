@@ -21,7 +21,7 @@ pytestmark = pytest.mark.root
 BLOCKED = """
 import sys, threading
 import dcd.engine.engine, dcd.engine.runner
-from store.layers.directory import LayerDirectory
+from dcd.launcher.client import Launcher
 
 def blocked(*_):
     open({mark!r}, "w").close()
@@ -37,7 +37,10 @@ sys.exit(main())
 def with_blocked(daemon: Any, plant: str) -> Path:
     """Have the daemon's code changed before it starts: what calls `blocked` waits for ever in its thread,
     and so makes the file that is returned."""
-    mark = daemon.state_dir.parent / "blocked"
+    place = daemon.state_dir.parent / "marks"
+    place.mkdir()
+    place.chmod(0o777)  # for the daemon's user
+    mark = place / "blocked"
     code = BLOCKED.format(mark=str(mark), plant=plant)
 
     def launch(command: list[str], **options: Any) -> "subprocess.Popen[bytes]":
@@ -75,7 +78,7 @@ def test_a_stop_waits_for_no_blocked_thread(cold_daemon: Any) -> None:
 def test_a_stop_waits_for_no_attempt_that_cannot_be_ended(
     cold_daemon: Any, write_manifest: Any
 ) -> None:
-    mark = with_blocked(cold_daemon, "LayerDirectory.commit = blocked")
+    mark = with_blocked(cold_daemon, "Launcher.commit = blocked")
     daemon = cold_daemon.start()
     build = daemon.submit(write_manifest(("one", "true")))
     until(mark.exists)
