@@ -423,8 +423,7 @@ def small_disk(frail: Any, tmp_path: Path) -> Iterator[Path]:
         yield place
     finally:
         if frail.process is not None:
-            frail.process.kill()
-            frail.process.wait()
+            frail.kill()
             while _processes_of(frail.state_dir):
                 time.sleep(0.02)
         subprocess.run(["umount", place], check=True)
