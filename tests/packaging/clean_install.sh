@@ -22,6 +22,11 @@ test -L /etc/systemd/system/multi-user.target.wants/dcd.service
 test -L /etc/systemd/system/sockets.target.wants/dcd.socket
 distro_const --help >/dev/null
 dcd config --config /etc/dcd/dcd.toml >/dev/null
+getent passwd dcd | grep -v ":$(getent group dcd | cut -d: -f3):"
+test "$(stat -c %a /etc/dcd/secrets)" = 711
+
+# A script outside the image is refused even to root, until the settings say who may run code.
+echo 'host_code = ["root"]' >>/etc/dcd/dcd.toml
 
 dcd serve --config /etc/dcd/dcd.toml >/listing.log 2>&1 &
 daemon=$!
