@@ -68,5 +68,5 @@ def test_the_package_installs_works_and_purges_without_a_trace(minimal_debian: P
 
     assert result.returncode == 0, result.stdout[-5000:] + result.stderr[-5000:]
     assert "root:dcd 750 /run/dcd\nroot:dcd 660 /run/dcd/dcd.sock\n" in result.stdout
-    assert "root:dcd 710 /var/lib/dcd\n" in result.stdout
+    assert "root:root 711 /var/lib/dcd\n" in result.stdout
     assert result.stdout.endswith("clean\n")
