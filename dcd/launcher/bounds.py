@@ -65,12 +65,14 @@ def granted(order: AttemptOrder, bounds: Bounds) -> Grants:
         )
         _require(_of(DEVICES, module).issuperset(wanted.devices), f"{wanted.devices} for {module}")
         _require(_of(WRITES, module).issuperset(wanted.writes), f"{wanted.writes} for {module}")
-    for path in wanted.reads:
-        _require(_everyone_may_read(path), f"reading {path}")
+    named = {str(path): real for path in wanted.reads if (real := _real(path)) is not None}
+    for name, real in named.items():
+        _require(_everyone_may_read(real), f"reading {name}")
     return Grants(
         capabilities=wanted.capabilities,
         devices=wanted.devices,
-        reads=(*wanted.reads, *bounds.paths),
+        reads=bounds.paths,
+        named=named,
         writes=wanted.writes,
         secrets=tuple(Path(name) for name in wanted.secrets if _is_secret_file(name)),
         variables={
@@ -98,17 +100,24 @@ def _of(table: Mapping[str, set[T]], module: str) -> set[T]:
     }
 
 
-def _everyone_may_read(path: Path) -> bool:
-    """Whether a path of the host is one that no permissions protect. A worker that is shown it could read
-    everything in it."""
+def _real(path: Path) -> Path | None:
+    """A path of the host without links; None when it does not exist, and so is not shown."""
     try:
-        real = path.resolve(strict=True)
-        mode = real.stat().st_mode
+        return path.resolve(strict=True)
     except OSError:
-        return True  # nothing is shown
-    if len(real.parts) < 2 or any(real.is_relative_to(place) for place in _NEVER_READ):
+        return None
+
+
+def _everyone_may_read(real: Path) -> bool:
+    """Whether a path without links is one that no permissions protect. A worker that is shown it could read
+    everything in it."""
+    if any(real.is_relative_to(place) or place.is_relative_to(real) for place in _NEVER_READ):
         return False
-    enterable = all(above.stat().st_mode & stat.S_IXOTH for above in real.parents)
+    try:
+        mode = real.lstat().st_mode
+        enterable = all(above.lstat().st_mode & stat.S_IXOTH for above in real.parents)
+    except OSError:
+        return False
     return enterable and bool(mode & stat.S_IROTH)
 
 

@@ -14,9 +14,12 @@ SYS_ADMIN the view cannot be changed.
 Source: capabilities(7), setrlimit(2), seccomp(2); podman(1) for the hidden parts of /proc and /sys.
 """
 
+import errno
 import os
 import resource
+import stat
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 from dcd.worker.request import SCRATCH, Grants, WorkerRequest
@@ -86,7 +89,9 @@ def isolate(request: WorkerRequest) -> None:
     scratch.mkdir(mode=0o700, exist_ok=True)
     place = scratch / "view"
     place.mkdir()
-    view.enter([*_system(), *_host(request), *_own(request)], place)
+    with ExitStack() as held:
+        steps = [*_system(), *_host(request), *_checked(request, held), *_own(request)]
+        view.enter(steps, place)
 
 
 def hiding(path: Path) -> Path | None:
@@ -154,7 +159,7 @@ def _host(request: WorkerRequest) -> Iterator[Step]:
     for path in (*_PRIVATE, *(() if request.network else LOGINS), *grants.hidden):
         yield Hidden(path.resolve())
     code = code_places((request.mod_path, *request.allowed))
-    for path in (*code, *grants.reads, *request.inputs.values(), *grants.secrets):
+    for path in (*code, *grants.reads, *grants.secrets):
         yield from if_there(path)
     for path in grants.writes:
         if not path.exists():
@@ -167,6 +172,31 @@ def _host(request: WorkerRequest) -> Iterator[Step]:
             above = _mount_point(path)
             yield Shown(above, above, alone=True)
         yield from view.shown(path, writable=True)
+
+
+def _checked(request: WorkerRequest, held: ExitStack) -> Iterator[Step]:
+    """What was checked before, in directories that others may change since: the captured files, which belong
+    to the daemon's user, and the paths that the manifest names. What is shown is what is held open here."""
+    for path in request.inputs.values():
+        opened = _held(path, held)
+        status = opened.stat()
+        # A second name of somebody's file has another owner.
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != path.parent.stat().st_uid:
+            raise OSError(errno.EINVAL, "not a captured file", str(path))
+        yield Shown(opened, path.resolve())
+    for name, real in request.grants.named.items():
+        opened = _held(real, held)
+        if stat.S_ISLNK(opened.stat().st_mode) or opened.readlink() != real:
+            raise OSError(errno.ELOOP, "the way to it has changed", name)
+        yield from view.links(Path(name))
+        yield Shown(opened, real)
+
+
+def _held(path: Path, held: ExitStack) -> Path:
+    """What is at a path now, itself if it is a link, by a name that only this process has."""
+    descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    held.callback(os.close, descriptor)
+    return Path(f"/proc/self/fd/{descriptor}")
 
 
 def _own(request: WorkerRequest) -> Iterator[Step]:

@@ -34,9 +34,11 @@ class Grants:
     `dcd.worker.isolation`.
 
     `capabilities`, `devices` and `writes` are those of the checkpoint's `Needs`; `secrets` are the files and
-    `variables` the values of the secrets declared there. `reads` are other visible paths of the host, named
-    by the manifest or the configuration; `hidden` are paths that stay hidden even inside these (the state
-    directory, the daemon's socket). `host_code` says that it runs code that required the right `host_code`.
+    `variables` the values of the secrets declared there. `reads` are other visible paths of the host that the
+    configuration names; `named` are those of the manifest, each with the path without links for which it was
+    allowed: it is visible if it still leads there. `hidden` are paths that stay hidden even inside these (the
+    state directory, the daemon's socket). `host_code` says that it runs code that required the right
+    `host_code`.
     `open_files` limits the open files of a process, `memory_bytes` its memory (0: no limit), `processes`
     the number of processes, `total_memory_bytes` the memory of all together (0: no limit).
     """
@@ -45,6 +47,7 @@ class Grants:
     devices: tuple[str, ...] = ()
     writes: tuple[Path, ...] = ()
     reads: tuple[Path, ...] = ()
+    named: dict[str, Path] = field(default_factory=dict)
     secrets: tuple[Path, ...] = ()
     variables: dict[str, str] = field(default_factory=dict)
     hidden: tuple[Path, ...] = ()
