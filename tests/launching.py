@@ -18,14 +18,18 @@ from store.host.conversation import encoded, receive, result_of, send
 
 
 def starting(
-    request: WorkerRequest, log: Path, groups: Delegated | None = None
+    request: WorkerRequest,
+    log: Path,
+    groups: Delegated | None = None,
+    ended: Callable[[], None] = lambda: None,
 ) -> Callable[[int], socket.socket]:
-    """Starts a worker as the launcher does, for `dcd.worker.launch.run_attempt`."""
+    """Starts a worker as the launcher does, for `dcd.worker.launch.run_attempt`. `ended` is called after its
+    end."""
 
     def start(messages: int) -> socket.socket:
         log.parent.mkdir(parents=True, exist_ok=True)
         mine, its = socket.socketpair()
-        arguments = (its, request, Output(log), os.dup(messages), groups)
+        arguments = (ended, its, request, Output(log), os.dup(messages), groups)
         threading.Thread(target=_serve, args=arguments, daemon=True).start()
         try:
             result_of(receive(mine)[0])
@@ -37,10 +41,13 @@ def starting(
     return start
 
 
-def _serve(connection: socket.socket, *arguments: object) -> None:
+def _serve(ended: Callable[[], None], connection: socket.socket, *arguments: object) -> None:
     with connection:
         try:
-            reply = {"result": run_worker(connection, *arguments)}  # type: ignore[arg-type]
+            try:
+                reply = {"result": run_worker(connection, *arguments)}  # type: ignore[arg-type]
+            finally:
+                ended()
         except (DcdError, OSError) as error:
             reply = {"error": encoded(error)}
         with contextlib.suppress(OSError):  # nobody waits for it
@@ -54,4 +61,5 @@ class Here(Operations):
     def start_worker(self, order: AttemptOrder, messages: int) -> socket.socket:
         """See `dcd.launcher.client.Privileged`."""
         log = self.logs.path(order.build, order.checkpoint, order.attempt)
-        return starting(self.attempt(order), log)(messages)
+        request = self.attempt(order)
+        return starting(request, log, ended=lambda: self.ended(request))(messages)

@@ -166,12 +166,12 @@ def _attempt(
     except BaseException:
         os.close(messages)
         raise
-    log = operations.logs.path(order.build, order.checkpoint, order.attempt)
-    output = Output(log, operations.gid)
     try:
+        log = operations.logs.path(order.build, order.checkpoint, order.attempt)
+        output = Output(log, operations.gid)
         return run_worker(connection, request, output, messages, operations.groups)
     finally:
-        operations.take_in(request)
+        operations.ended(request)
 
 
 def _back_end(operations: Operations, name: object) -> Layers:

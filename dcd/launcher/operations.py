@@ -23,7 +23,7 @@ from dcd.launcher.orders import AttemptOrder, Bounds
 from dcd.platform import resources
 from dcd.platform.control_group import Delegated
 from dcd.worker.recover import detach_loops, kill_leftovers
-from dcd.worker.request import WorkerRequest
+from dcd.worker.request import Grants, WorkerRequest
 from statemachine.errors import DcdError, NotFound, UsageError
 from statemachine.results import Artifact
 from store.artifacts import Artifacts
@@ -31,7 +31,7 @@ from store.host.interpreter import module_command, module_environment
 from store.host.plain import from_plain
 from store.host.regular import open_regular
 from store.host.secret_files import MAX_BYTES, PREFIX, secret_file
-from store.layers import Layer, LayerRecord, LayerStore
+from store.layers import Layer, LayerRecord, LayerStore, Workspace
 from store.logs import AttemptLogs
 from store.packages import Packages
 
@@ -64,12 +64,15 @@ class Operations:
     def commit(self, name: str, record: LayerRecord, document: str | None) -> Layer:
         """Turn an open workspace into the layer `record.key`, with the DOC's persistent part as XML text
         (None: unchanged), and its artifacts ready to be published without a copy. Raises NotFound,
-        DiskFull."""
-        workspace = self.layers.opened(name)
-        for artifact in record.artifacts:
-            if (file := self.layers.own_file(workspace, artifact.path)) is not None:
-                self.artifacts.adopt(file)
-        return self.layers.commit(workspace, record, document)
+        Refused, DiskFull."""
+        workspace = self.layers.hold(name)
+        try:
+            for artifact in record.artifacts:
+                if (file := self.layers.own_file(workspace, artifact.path)) is not None:
+                    self.artifacts.adopt(file)
+            return self.layers.commit(workspace, record, document)
+        finally:
+            self.layers.let_go(name)
 
     def publish(self, build: str, artifact: Artifact, key: str) -> Artifact:
         """Publish a declared artifact of the layer `key`. Returns it with its path. Raises NotFound,
@@ -86,11 +89,18 @@ class Operations:
         self.logs.remove(_build(build))
 
     def attempt(self, order: AttemptOrder) -> WorkerRequest:
-        """The request to the worker of an attempt, within the bounds, with its places prepared. Raises
-        PermissionDenied, NotFound, DiskFull."""
+        """The request to the worker of an attempt, within the bounds, with its places prepared. Until `ended`
+        the attempt has its workspace to itself. Raises PermissionDenied, NotFound, Refused, DiskFull."""
         check_names(order)
         grants = granted(order, self.bounds)
-        workspace = self.layers.opened(order.workspace)
+        workspace = self.layers.hold(order.workspace)
+        try:
+            return self._request(order, grants, workspace)
+        except BaseException:
+            self.layers.let_go(workspace.name)
+            raise
+
+    def _request(self, order: AttemptOrder, grants: Grants, workspace: Workspace) -> WorkerRequest:
         evidence = self.logs.begin(order.build, order.checkpoint, order.attempt, self.gid)
         return WorkerRequest(
             state_id=self.state_id,
@@ -116,9 +126,10 @@ class Operations:
             grants=grants,
         )
 
-    def take_in(self, request: WorkerRequest) -> None:
-        """Keep the packages that an attempt has downloaded, whatever its outcome, when all its processes have
-        ended. The build does not depend on it."""
+    def ended(self, request: WorkerRequest) -> None:
+        """Take back what an attempt had, whatever its outcome, when all its processes have ended. Packages
+        that it has downloaded are kept; the build does not depend on it."""
+        self.layers.let_go(request.workspace.name)
         if request.packages is not None:
             try:
                 self.packages.take_in(request.packages)
@@ -130,7 +141,7 @@ class Operations:
         self.packages.remove(sha256)
 
     def _blob(self, digest: str) -> Path:
-        """A captured file. The main process owns these files; the worker follows no link there."""
+        """A captured file. The main process owns these files; the worker looks again at what it shows."""
         path = self.blobs / digest
         try:
             open_regular(path).close()

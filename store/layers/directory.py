@@ -25,6 +25,7 @@ import shutil
 import stat
 import threading
 import time
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -120,6 +121,8 @@ class LayerDirectory:
         self._lock = threading.RLock()
         self._known: dict[str, _Stored] = {}
         self._opened: dict[str, Workspace] = {}
+        self._held: set[str] = set()
+        self._copied: Counter[str] = Counter()
 
     def prepare(self) -> None:
         """Create the directory if it does not exist (daemon side, once). Raises Unprepared when the
@@ -145,6 +148,7 @@ class LayerDirectory:
     def branch(self, source: str, name: str) -> Workspace:
         origin = self._work / _checked(source)
         with reporting_disk_full("making a workspace", self.directory), self._lock:
+            self._require_free(source)
             try:
                 parent, identity = _stands_on(origin)
             except FileNotFoundError:
@@ -156,7 +160,12 @@ class LayerDirectory:
                 (origin / "sealed").touch()
             chain = [origin / "layer", *self._chain(parent)]
             directory = self._new_work(name, parent, identity)
-        return self._populated(directory, parent, identity, chain)
+            self._copied[source] += 1
+        try:
+            return self._populated(directory, parent, identity, chain)
+        finally:
+            with self._lock:
+                self._copied[source] -= 1
 
     def _new_work(self, name: str, parent: str | None, identity: str) -> Path:
         directory = self._work / _checked(name)
@@ -200,6 +209,24 @@ class LayerDirectory:
             return self._opened[name]
         except KeyError:
             raise NotFound(f"no workspace {name} is open") from None
+
+    def hold(self, name: str) -> Workspace:
+        with self._lock:
+            workspace = self.opened(name)
+            self._require_free(name)
+            if self._copied[name]:
+                raise Refused(f"the workspace {name} is being copied")
+            self._held.add(name)
+        return workspace
+
+    def let_go(self, name: str) -> None:
+        self._held.discard(name)
+
+    def _require_free(self, name: str) -> None:
+        """Raise Refused while another holds a workspace. A worker could turn the way to a file that this
+        process is about to open into one that leads out of the tree."""
+        if name in self._held:
+            raise Refused(f"the workspace {name} is in use")
 
     def enter(self, workspace: Workspace) -> AbstractContextManager[Path]:
         return self._trees.enter(workspace)
@@ -252,6 +279,7 @@ class LayerDirectory:
         self._erase_work(workspace.directory)
 
     def release(self, name: str) -> None:
+        self._require_free(name)
         self._erase_work(self._work / _checked(name))
 
     def find(self, key: str) -> Layer | None:
@@ -336,7 +364,7 @@ class LayerDirectory:
         sync_directory(self.directory)
         with self._lock:
             for directory in sorted(self._work.iterdir()):
-                if directory.name not in living:
+                if directory.name not in living and directory.name not in self._held:
                     self._erase_work(directory)
                     removed.append(f"workspace {directory.name}")
             keys = self._keys()

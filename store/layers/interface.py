@@ -148,6 +148,15 @@ class LayerStore(Layers, Protocol):
         """The workspace that this process has begun or branched under that name. Raises NotFound."""
         ...
 
+    def hold(self, name: str) -> Workspace:
+        """The same for one user, until `let_go`: meanwhile it cannot be held, branched or released. Raises
+        NotFound, and Refused when somebody has it."""
+        ...
+
+    def let_go(self, name: str) -> None:
+        """End what `hold` began."""
+        ...
+
     def commit(
         self, workspace: Workspace, record: LayerRecord, document: str | None = None
     ) -> Layer:

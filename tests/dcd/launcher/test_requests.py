@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,16 @@ from typing import Any
 import pytest
 
 from dcd.launcher.client import Launcher
-from dcd.launcher.orders import Bounds, Setup, Wanted
-from statemachine.errors import DcdError, Unavailable, UsageError
-from store.host.conversation import HEAD, MOST_BYTES, receive, result_of
-from tests.dcd.launcher.conftest import Bench, converse
+from dcd.launcher.orders import AttemptOrder, Bounds, Setup, Wanted
+from statemachine.errors import DcdError, PermissionDenied, Unavailable, UsageError
+from store.host.conversation import HEAD, MOST_BYTES, receive, result_of, send
+from store.layers import LayerRecord
+from tests.dcd.launcher.conftest import UID, Bench, converse
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 KEY = "0" * 64
+EMPTY = '<dc><distro name="x"><execution/></distro></dc>'
 
 
 @pytest.mark.parametrize(
@@ -204,3 +207,88 @@ def test_a_reply_that_nobody_takes_stops_nothing(bench: Bench) -> None:
         connection.sendall(HEAD.pack(2) + b"{}")
         reply, _ = receive(connection)
     assert reply["error"]["classes"][0] == "UsageError"
+
+
+def outcome(bench: Bench, order: AttemptOrder, meanwhile: Callable[[], object]) -> str:
+    """The messages of an attempt. `meanwhile` is called when the launcher has started its worker."""
+    receiving, sending = os.pipe()
+    with converse(bench.launcher) as connection, os.fdopen(receiving) as messages:
+        send(connection, {"operation": "attempt", "arguments": order}, (sending,))
+        os.close(sending)
+        result_of(receive(connection)[0])
+        meanwhile()
+        said = messages.read()
+        result_of(receive(connection)[0])
+    return said
+
+
+def secret_in(directory: Path) -> Path:
+    """A file of root's that nobody else may read."""
+    directory.mkdir(mode=0o700)
+    secret = directory / "secret"
+    secret.write_text("of root")
+    secret.chmod(0o600)
+    return secret
+
+
+@pytest.mark.parametrize("kind", ["link", "second name"])
+def test_a_captured_file_that_is_replaced_after_the_check_is_not_shown(
+    bench: Bench, tmp_path: Path, kind: str
+) -> None:
+    secret = secret_in(tmp_path / "private")
+    captured = bench.state / "blobs" / KEY
+    captured.write_text("captured")
+    os.chown(captured, UID, UID)
+
+    def replace_it() -> None:
+        captured.unlink()
+        captured.symlink_to(secret) if kind == "link" else captured.hardlink_to(secret)
+
+    order = bench.order(
+        manifest=EMPTY, inputs={"/x": KEY}, kwargs={"script": "/x", "chroot": "true"}
+    )
+    assert "not a captured file" in outcome(bench, order, replace_it)
+
+
+def test_a_path_that_is_replaced_after_the_check_is_not_shown(bench: Bench, tmp_path: Path) -> None:
+    secret = secret_in(tmp_path / "private")
+    named = Path("/srv", f"dcd-test-{os.getpid()}")
+    named.mkdir()
+
+    def replace_it() -> None:
+        named.rmdir()
+        named.symlink_to(secret.parent)
+
+    try:
+        order = bench.order(manifest=EMPTY, wanted=Wanted(reads=(named,)), args=("true",))
+        assert "the way to it has changed" in outcome(bench, order, replace_it)
+    finally:
+        named.unlink()
+
+
+@pytest.mark.parametrize("path", ["/", "/var", "/var/lib", "/etc/apt"])
+def test_what_holds_other_peoples_files_is_not_shown(bench: Bench, path: str) -> None:
+    with pytest.raises(PermissionDenied):
+        result_of(bench.attempt(bench.order(wanted=Wanted(reads=(Path(path),)))))
+
+
+def test_a_workspace_that_a_worker_changes_is_used_for_nothing_else(bench: Bench) -> None:
+    """A worker could exchange a directory on the way to an artifact for a link to a directory of the host."""
+    order = bench.order(manifest=EMPTY, args=("sleep 60",))
+    record = LayerRecord("1" * 64, None, "b", "one", 1, 0.0)
+
+    def try_it() -> None:
+        layers = {"backend": "copy"}
+        for operation, arguments in {
+            "commit": {"name": order.workspace, "record": record, "document": None},
+            "layers.branch": {**layers, "source": order.workspace, "name": "other"},
+            "layers.release": {**layers, "name": order.workspace},
+        }.items():
+            refused = bench.refusal(operation, **arguments)
+            assert "in use" in refused, operation
+        with pytest.raises(DcdError, match="in use"):
+            result_of(bench.attempt(order))
+        assert bench.ask("layers.reconcile", **layers, known_keys=[], living=[]) == {"result": []}
+
+    outcome(bench, order, try_it)
+    bench.ask("commit", name=order.workspace, record=record, document=None)["result"]
