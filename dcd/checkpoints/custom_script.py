@@ -92,7 +92,7 @@ class CustomScript(Checkpoint):
     """Whether it runs inside the image, where PKG_IMAGE_PATH is `/`."""
 
     network: bool = False
-    """Whether it has the network of the host."""
+    """Whether it has the network of the host. Inside the image it can connect, but not listen."""
 
     timeout_seconds: float | None = None
     """The time limit in seconds: a command that takes longer is stopped and fails."""

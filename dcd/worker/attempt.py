@@ -189,7 +189,7 @@ def _exit_with(request: WorkerRequest, root: Path, pipe: _Pipe) -> NoReturn:
     status = 1
     try:
         with _verdict_on_error(request, pipe):
-            confine(request.grants)
+            confine(request.grants, network=request.network)
             _hide_marker()
             os.environ.update(request.grants.variables)
             _work(request, root, pipe)

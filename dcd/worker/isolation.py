@@ -33,7 +33,7 @@ from store.host.kernel_scopes import (
     scope_sockets,
 )
 from store.host.mounts import can_restrict
-from store.host.system_calls import compile_filter, install
+from store.host.system_calls import compile_filter, compile_unreachable_filter, install
 from store.host.system_paths import LOGINS, SECRETS, code_places, settings
 from store.host.view import (
     Closed,
@@ -101,9 +101,9 @@ def hiding(path: Path) -> Path | None:
     return next((place for place in places if real.is_relative_to(place)), None)
 
 
-def confine(grants: Grants) -> None:
+def confine(grants: Grants, *, network: bool = False) -> None:
     """Drop, for this process and its descendants, the privileges that the checkpoint has not declared.
-    Raises Unprepared when the kernel cannot filter system calls."""
+    `network`: it shares the host's network. Raises Unprepared when the kernel cannot filter system calls."""
     leave_session_keyring()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _lower(resource.RLIMIT_NOFILE, grants.open_files)
@@ -113,9 +113,13 @@ def confine(grants: Grants) -> None:
     keep_only({*grants.capabilities, "SETPCAP"})
     if can_scope_sockets():
         scope_sockets()
-    program = compile_filter(os.uname().machine, grants.capabilities, trusted=grants.host_code)
+    machine = os.uname().machine
+    programs = [compile_filter(machine, grants.capabilities, trusted=grants.host_code)]
+    if not grants.host_code and (network or grants.named):
+        # Abstract sockets of the worker's belong to the network; what the manifest names may hold sockets.
+        programs.append(compile_unreachable_filter(machine, unix=not grants.named))
     try:
-        if program:
+        for program in filter(None, programs):
             install(program)
     except OSError as error:
         raise Unprepared(

@@ -152,6 +152,7 @@ NUMBERS: dict[str, tuple[int | None, int | None, int | None, int | None]] = {
     "socket": (41, 359, 198, 281),
     "socketpair": (53, 360, 199, 288),
     "socketcall": (None, 102, None, None),
+    "listen": (50, 363, 201, 284),
     "clone": (56, 120, 220, 120),
     "unshare": (272, 310, 97, 337),
     "ioctl": (16, 54, 29, 54),
@@ -173,7 +174,7 @@ MACHINES: dict[str, tuple[tuple[int, int], ...]] = {
 _X32_BIT = 0x40000000
 _CLONE_NEWUSER = 0x10000000
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
-_SOCKETCALL_SOCKET, _SOCKETCALL_SOCKETPAIR = 1, 8  # linux/net.h
+_SOCKETCALL_SOCKET, _SOCKETCALL_LISTEN, _SOCKETCALL_SOCKETPAIR = 1, 4, 8  # linux/net.h
 
 _LD_ABS = 0x20  # BPF_LD | BPF_W | BPF_ABS
 _JA, _JEQ, _JGT, _JGE, _JSET = 0x05, 0x15, 0x25, 0x35, 0x45  # BPF_JMP | ... | BPF_K
@@ -203,6 +204,40 @@ def compile_filter(
     program = []
     for arch, column in MACHINES.get(machine, ()):
         block = _interface(column, capabilities, trusted, network)
+        program += [(_LD_ABS, 0, 0, _ARCH), (_JEQ, 1, 0, arch), (_JA, 0, 0, len(block)), *block]
+    return [*program, _refuse(errno.ENOSYS)] if program else []
+
+
+def compile_unreachable_filter(machine: str, *, unix: bool = True) -> list[Instruction]:
+    """A further program, for a process that shares a network namespace or directories with others of the
+    host: none of these hands it an open directory, by which root would leave its view. It cannot listen, and
+    of Unix sockets it has those that connect; without `unix` none but pairs. Empty for an unknown machine."""
+    flags = (
+        0,
+        socket.SOCK_NONBLOCK,
+        socket.SOCK_CLOEXEC,
+        socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC,
+    )
+    kinds = (socket.SOCK_STREAM, socket.SOCK_SEQPACKET) if unix else ()
+    types = [kind | flag for kind in kinds for flag in flags]
+    unix_sockets = [
+        (_LD_ABS, 0, 0, _ARGUMENTS),
+        (_JEQ, 1, 0, socket.AF_UNIX),
+        (_RET, 0, 0, _ALLOW),
+        (_LD_ABS, 0, 0, _ARGUMENTS + 8),
+        *((_JEQ, len(types) - n, 0, each) for n, each in enumerate(types)),
+        _refuse(errno.EAFNOSUPPORT),
+        (_RET, 0, 0, _ALLOW),
+    ]
+    program = []
+    for arch, column in MACHINES.get(machine, ()):
+        block = [
+            (_LD_ABS, 0, 0, _NUMBER),
+            *_on("listen", column, [_refuse(errno.EPERM)]),
+            *_on("socket", column, unix_sockets),
+            *_on("socketcall", column, _argument(0, _JEQ, (_SOCKETCALL_LISTEN,), errno.EPERM)),
+            (_RET, 0, 0, _ALLOW),
+        ]
         program += [(_LD_ABS, 0, 0, _ARCH), (_JEQ, 1, 0, arch), (_JA, 0, 0, len(block)), *block]
     return [*program, _refuse(errno.ENOSYS)] if program else []
 

@@ -236,7 +236,39 @@ class TestSockets:
             'listening.bind("\\0dcd-test-own")\nlistening.listen()\n'
             'socket.socket(socket.AF_UNIX).connect("\\0dcd-test-own")\nprint("connected")'
         )
-        assert said(bench, script(text), network=True) == "connected\n"
+        assert said(bench, script(text)) == "connected\n"
+        assert said(bench, script(text), network=True, grants=HOST_CODE) == "connected\n"
+
+
+UNREACHABLE = """
+import socket
+def tries(what, make):
+    try:
+        make()
+        print(what, "works")
+    except OSError as error:
+        print(what, error.strerror)
+def listens(family, address):
+    with socket.socket(family) as made:
+        made.bind(address)
+        made.listen()
+tries("abstract", lambda: listens(socket.AF_UNIX, "\\0dcd-test"))
+tries("port", lambda: listens(socket.AF_INET, ("127.0.0.1", 0)))
+tries("datagrams", lambda: socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+tries("pair", socket.socketpair)
+"""
+
+
+@pytest.mark.parametrize("network", [False, True])
+def test_nobody_on_the_host_hands_an_open_directory_to_root(bench: Bench, network: bool) -> None:
+    """Abstract sockets belong to the network namespace; a descriptor that comes over one ignores the view."""
+    text = f"exec {shlex.quote(sys.executable)} -c {shlex.quote(UNREACHABLE)}"
+    output = said(bench, text, network=network)
+    refused = ("Operation not permitted", "Address family not supported by protocol")
+    listening, datagrams = refused if network else ("works", "works")
+    assert output == (
+        f"abstract {listening}\nport {listening}\ndatagrams {datagrams}\npair works\n"
+    )
 
 
 def test_nothing_is_typed_into_a_terminal(bench: Bench) -> None:

@@ -14,6 +14,7 @@ from store.host.system_calls import (
     RULES,
     Instruction,
     compile_filter,
+    compile_unreachable_filter,
 )
 
 ALLOWED = 0x7FFF0000
@@ -141,6 +142,32 @@ def test_numbers_are_those_of_libseccomp(name: str) -> None:
     resolve.argtypes = (ctypes.c_uint32, ctypes.c_char_p)
     for column, arch in ARCHITECTURES.items():
         number = resolve(arch, name.encode())
-        if name in ("socket", "socketpair") and column == 1:
+        if name in ("socket", "socketpair", "listen") and column == 1:
             continue  # libseccomp answers with socketcall's
         assert NUMBERS[name][column] == (number if number >= 0 else None), arch
+
+
+@pytest.mark.parametrize("unix", [True, False])
+@pytest.mark.parametrize(("machine", "arch", "column"), INTERFACES)
+def test_what_is_unreachable_cannot_listen_and_has_unix_sockets_that_connect(
+    machine: str, arch: int, column: int, unix: bool
+) -> None:
+    program = compile_unreachable_filter(machine, unix=unix)
+
+    def of(name: str, *arguments: int) -> int:
+        number = NUMBERS[name][column]
+        assert number is not None
+        return answer(program, arch, number, *arguments)
+
+    assert of("listen", 3, 1) == errno.EPERM
+    for flags in (0, socket.SOCK_CLOEXEC, socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC):
+        for kind in range(6):
+            connects = unix and kind in (socket.SOCK_STREAM, socket.SOCK_SEQPACKET)
+            assert of("socket", socket.AF_UNIX, kind | flags) == (
+                0 if connects else errno.EAFNOSUPPORT
+            )
+            assert of("socket", socket.AF_INET, kind | flags) == 0
+            assert of("socketpair", socket.AF_UNIX, kind | flags) == 0
+    if NUMBERS["socketcall"][column] is not None:
+        assert of("socketcall", 4) == errno.EPERM
+        assert of("socketcall", 3) == 0
