@@ -89,7 +89,8 @@ def serve(
         launcher = Launcher()
         prepared = launcher.prepare(setup)
         _report(prepared)
-        give_up_root(identity, _shown(settings(), config))
+        # Workers leave evidence in the state directory, and are root.
+        give_up_root(identity, _shown(settings(), config), [settings().state_dir.resolve()])
         # Not closed afterwards: that would wait for threads and tasks, and one may be blocked forever.
         # All ordered steps are done when `run` returns; the end of the process does the rest.
         daemon = Daemon(settings, launcher, setup)

@@ -133,9 +133,9 @@ def _own(setup: Setup) -> None:
     os.chown(state_dir, 0, 0)
     state_dir.chmod(0o711)
     for name in _OPEN:
-        for parent, directories, files in os.walk(state_dir / name):
-            for path in (Path(parent, each) for each in (".", *directories, *files)):
-                _give(path, setup.uid, setup.gid)
+        for _, directories, files, parent in os.fwalk(state_dir / name):
+            for each in (".", *directories, *files):
+                _give(each, parent, setup.uid, setup.gid)
 
 
 def _move_log(state_dir: Path) -> None:
@@ -149,9 +149,19 @@ def _move_log(state_dir: Path) -> None:
     sync_directory(state_dir)
 
 
-def _give(path: Path, uid: int, gid: int) -> None:
-    """Give a file to the daemon's user, unless it may be a file of somebody else's."""
-    status = path.lstat()
-    ours = stat.S_ISDIR(status.st_mode) or (stat.S_ISREG(status.st_mode) and status.st_nlink == 1)
-    if ours and (status.st_uid, status.st_gid) != (uid, gid):
-        os.chown(path, uid, gid, follow_symlinks=False)
+def _give(name: str, parent: int, uid: int, gid: int) -> None:
+    """Give what has a name in the directory open as `parent` to the daemon's user, unless it may be a file of
+    somebody else's. Processes of that user may still run and change names: it is given as it was seen."""
+    status = os.stat(name, dir_fd=parent, follow_symlinks=False)
+    if (status.st_uid, status.st_gid) == (uid, gid) or not _is_ours(status):
+        return
+    opened = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=parent)
+    try:
+        if _is_ours(os.fstat(opened)):
+            os.fchown(opened, uid, gid)
+    finally:
+        os.close(opened)
+
+
+def _is_ours(status: os.stat_result) -> bool:
+    return stat.S_ISDIR(status.st_mode) or (stat.S_ISREG(status.st_mode) and status.st_nlink == 1)

@@ -24,6 +24,7 @@ from store.host.mounts import (
     copy_of,
     mount,
     new_mount_namespace,
+    restrict,
 )
 
 USER = "dcd"
@@ -64,13 +65,17 @@ def workers_are_root() -> bool:
     return os.geteuid() == 0 or STARTED_BY_ROOT in os.environ
 
 
-def give_up_root(identity: Identity, shown: Iterable[Path]) -> None:
+def give_up_root(
+    identity: Identity, shown: Iterable[Path], filled_by_root: Iterable[Path] = ()
+) -> None:
     """Give up root for good: this process runs on as `identity`, without capabilities, and gains none. It
-    still reaches the paths `shown` where directories above them are closed to that user. For a process with
-    one thread. Raises OSError."""
+    still reaches the paths `shown` where directories above them are closed to that user. In directories
+    `filled_by_root`, it can open no device and runs no set-user-id program. For a process with one thread.
+    Raises OSError."""
     if not identity.separate:
         return
     _open_ways(identity, shown)
+    _tame(filled_by_root)
     os.chdir("/")
     os.environ[STARTED_BY_ROOT] = "1"
     become(identity.uid, identity.gid, identity.groups)
@@ -95,6 +100,20 @@ def _open_ways(identity: Identity, paths: Iterable[Path]) -> None:
                 path.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
                 path.mkdir() if stat.S_ISDIR(os.fstat(copy).st_mode) else path.touch()
                 attach(copy, path)
+            os.close(copy)
+
+
+def _tame(directories: Iterable[Path]) -> None:
+    """Take the effect from nodes and modes in directories, in a mount namespace of this process's own."""
+    if not can_restrict():
+        return
+    new_mount_namespace()
+    for directory in directories:
+        copy = copy_of(directory)
+        try:
+            restrict(copy, NO_SUID | NO_DEVICES)
+            attach(copy, directory)
+        finally:
             os.close(copy)
 
 

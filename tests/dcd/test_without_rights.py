@@ -119,6 +119,15 @@ def test_the_main_process_does_not_reach(daemon: Any, write_manifest: WriteManif
     assert daemon.ctl("artifacts", build, "--verify")
 
 
+def test_a_node_that_a_worker_leaves_opens_no_device(daemon: Any) -> None:
+    """Evidence is written by workers, which are root, and read by the main process."""
+    mounts = Path(f"/proc/{daemon.process.pid}/mountinfo").read_text().splitlines()
+    (state,) = (line for line in mounts if line.split()[4] == str(daemon.state_dir.resolve()))
+    assert {"nosuid", "nodev"} <= set(state.split()[5].split(","))
+    host = Path("/proc/self/mountinfo").read_text()
+    assert f" {daemon.state_dir.resolve()} " not in host
+
+
 def planners_of(daemon: Any) -> list[int]:
     """The pids of the processes that fork planners: what unshare(1) has started for the launcher."""
     tasks = Path(f"/proc/{daemon.launcher()}/task")
