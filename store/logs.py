@@ -8,11 +8,11 @@ reads them. Blocking.
 """
 
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from store.host.durable import reporting_disk_full
+from store.host.removal import try_to_remove_tree
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,4 +58,4 @@ class AttemptLogs:
 
     def remove(self, build: str) -> None:
         """Remove all logs of a build. Idempotent."""
-        shutil.rmtree(self.directory / build, ignore_errors=True)
+        try_to_remove_tree(self.directory / build)

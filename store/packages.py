@@ -15,7 +15,6 @@ import contextlib
 import hashlib
 import os
 import re
-import shutil
 import stat
 from dataclasses import dataclass
 from io import BufferedReader
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from store.host.durable import is_full, sync_directory, sync_file_system
+from store.host.removal import try_to_remove_tree
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _USED = "used-"
@@ -91,7 +91,7 @@ class Packages:
     def prepare(self, gid: int = -1) -> None:
         """Create the directory if it does not exist, accessible to its owner and one group (-1: the process's
         own), and remove what attempts of a dead daemon had downloaded. No attempt may run."""
-        shutil.rmtree(self._incoming, ignore_errors=True)
+        try_to_remove_tree(self._incoming)
         for part in (self.directory, self._kept, self._incoming):
             part.mkdir(mode=0o700, parents=True, exist_ok=True)
             os.chown(part, -1, gid)
@@ -100,7 +100,7 @@ class Packages:
     def lend(self, attempt: str) -> Lent:
         """The store for an attempt, by a name that no other running attempt has."""
         incoming = self._incoming / attempt
-        shutil.rmtree(incoming, ignore_errors=True)
+        try_to_remove_tree(incoming)
         incoming.mkdir(mode=0o700)
         return Lent(self._kept, incoming)
 
@@ -120,7 +120,7 @@ class Packages:
                 sync_directory(self._kept)
             return len(whole)
         finally:
-            shutil.rmtree(lent.incoming, ignore_errors=True)
+            try_to_remove_tree(lent.incoming)
 
     def stored(self) -> list[Package]:
         """All packages, least recently used first."""

@@ -17,7 +17,6 @@ import contextlib
 import json
 import os
 import selectors
-import shutil
 import signal
 import socket
 import subprocess
@@ -37,6 +36,7 @@ from store.host.durable import reporting_disk_full
 from store.host.forking import patiently, shortage
 from store.host.interpreter import module_command, module_environment
 from store.host.plain import as_plain
+from store.host.removal import try_to_remove_tree
 from store.host.tools import TOOL_PATH
 
 START_SECONDS = 120.0
@@ -254,4 +254,4 @@ def _end(process: subprocess.Popen[bytes], request: WorkerRequest) -> None:
             process.stdin.close()
     directory = request.workspace.directory
     detach_loops(directory)
-    shutil.rmtree(directory / SCRATCH, ignore_errors=True)
+    try_to_remove_tree(directory / SCRATCH)

@@ -4,7 +4,6 @@ Begin, commit and removal take the same time for any size, and shared data takes
 """
 
 import contextlib
-import shutil
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -13,6 +12,7 @@ from statemachine.errors import CheckpointError, Unprepared
 from store.host.durable import sync_file_system
 from store.host.filesystem_tools import run_tool
 from store.host.mounts import file_system_of
+from store.host.removal import remove_tree
 from store.layers.interface import Workspace
 from store.layers.plain import locate
 
@@ -76,4 +76,4 @@ class BtrfsTrees:
         tree = layer / "tree"
         if tree.exists() and tree.stat().st_ino == _SUBVOLUME_INODE:
             run_tool("removing a layer", "btrfs", "subvolume", "delete", tree)
-        shutil.rmtree(layer)
+        remove_tree(layer)

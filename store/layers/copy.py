@@ -7,12 +7,12 @@ modes, times, hard links, devices, extended attributes and ACLs, and holes.
 """
 
 import contextlib
-import shutil
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 from store.host.filesystem_tools import run_tool
+from store.host.removal import remove_tree
 from store.layers.interface import Workspace
 from store.layers.plain import allocated_bytes, locate, sync_tree
 
@@ -63,4 +63,4 @@ class CopyTrees:
         return allocated_bytes(layer)
 
     def erase(self, layer: Path) -> None:
-        shutil.rmtree(layer)
+        remove_tree(layer)

@@ -17,6 +17,7 @@ may traverse the workspace's mount point. Safe for several threads of one daemon
 """
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -35,6 +36,7 @@ from typing import Protocol
 from statemachine.errors import NotFound, Refused, Unprepared
 from store.host.durable import reporting_disk_full, sync_directory, sync_file, write_file
 from store.host.plain import as_plain, from_plain
+from store.host.removal import remove_tree
 from store.layers.interface import Layer, LayerRecord, Workspace
 
 _KEY = re.compile(r"[0-9a-f]{64}")
@@ -355,7 +357,15 @@ class LayerDirectory:
                 continue
             # The files may be changed and removed while they are measured.
             with contextlib.suppress(FileNotFoundError, Unprepared):
-                yield directory.name, self._trees.size_bytes(directory / "layer")
+                yield directory.name, self._measured(directory / "layer")
+
+    def _measured(self, layer: Path) -> int:
+        try:
+            return self._trees.size_bytes(layer)
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            return 0  # directories so deep that no path leads there; they can be removed
 
     def reconcile(self, known_keys: Collection[str], living: Collection[str]) -> list[str]:
         removed = []
@@ -483,7 +493,7 @@ class LayerDirectory:
         with contextlib.suppress(Busy, FileNotFoundError):
             if (rubbish / "layer").exists():
                 self._trees.erase(rubbish / "layer")
-            shutil.rmtree(rubbish)
+            remove_tree(rubbish)
 
 
 def _parts(path: str) -> Sequence[str]:

@@ -16,13 +16,13 @@ work directory, which is new for each mount and never kept.
 
 import contextlib
 import os
-import shutil
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 from store.host.mounts import mount, unmount
+from store.host.removal import remove_tree
 from store.layers.interface import Workspace
 from store.layers.plain import allocated_bytes, sync_tree
 
@@ -60,7 +60,7 @@ class OverlayTrees:
     @contextlib.contextmanager
     def enter(self, workspace: Workspace) -> Iterator[Path]:
         with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(workspace.directory / "work")
+            remove_tree(workspace.directory / "work")
         (workspace.directory / "work").mkdir()
         upper = "upperdir=../layer/tree,workdir=../work,volatile"
         with _overlay(workspace.directory / "lower", workspace.root, upper) as root:
@@ -83,7 +83,7 @@ class OverlayTrees:
         return allocated_bytes(layer)
 
     def erase(self, layer: Path) -> None:
-        shutil.rmtree(layer)
+        remove_tree(layer)
 
 
 def _link_lowers(lower: Path, chain: Sequence[Path]) -> None:

@@ -9,7 +9,6 @@ mount point, so a layer gets its key as in every back end, by a rename of that d
 import contextlib
 import hashlib
 import secrets
-import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from statemachine.errors import Unprepared
 from store.host.filesystem_tools import run_tool
+from store.host.removal import remove_tree
 from store.layers.directory import Busy
 from store.layers.interface import Workspace
 from store.layers.plain import locate
@@ -93,7 +93,7 @@ class ZfsTrees:
     def erase(self, layer: Path) -> None:
         if (layer / "tree").exists():
             _destroy(_dataset(layer))
-        shutil.rmtree(layer)
+        remove_tree(layer)
 
 
 def _destroy(dataset: str) -> None:

@@ -17,6 +17,7 @@ from statemachine.errors import DcdError, PermissionDenied, Unavailable, UsageEr
 from store.host.conversation import HEAD, MOST_BYTES, receive, result_of, send
 from store.layers import LayerRecord
 from tests.dcd.launcher.conftest import UID, Bench, converse
+from tests.store.deep import fill
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
@@ -292,3 +293,16 @@ def test_a_workspace_that_a_worker_changes_is_used_for_nothing_else(bench: Bench
 
     outcome(bench, order, try_it)
     bench.ask("commit", name=order.workspace, record=record, document=None)["result"]
+
+
+def test_a_tree_deeper_than_any_path_holds_nothing_up(bench: Bench) -> None:
+    """The next start lists and removes the workspaces that are left."""
+    name = bench.order().workspace
+    (tree,) = bench.state.glob(f"layers/copy/.work/{name}/layer/tree")
+    fill(tree, 3000)
+    assert bench.ask("layers.workspaces", backend="copy") == {"result": [[name, 0]]}
+    record = LayerRecord("1" * 64, None, "b", "one", 1, 0.0)
+    assert "error" in bench.ask("commit", name=name, record=record, document=None)
+    removed = bench.ask("layers.reconcile", backend="copy", known_keys=[], living=[])
+    assert removed == {"result": [f"workspace {name}"]}
+    assert list(bench.state.glob("layers/copy/.work/*")) == []
