@@ -49,6 +49,7 @@ from store.blobs import Blobs
 from store.eventlog import EventLog
 from store.host.identity import USER, Identity, give_up_root, service_identity
 from store.host.interpreter import module_command
+from store.host.secret_files import PREFIX
 from store.host.system_paths import code_places
 from store.layers import Layers
 from store.layers.choose import TRIAL
@@ -89,6 +90,8 @@ def serve(
         launcher = Launcher()
         prepared = launcher.prepare(setup)
         _report(prepared)
+        for name in [name for name in os.environ if name.startswith(PREFIX)]:
+            del os.environ[name]  # the launcher has them
         # Workers leave evidence in the state directory, and are root.
         give_up_root(identity, _shown(settings(), config), [settings().state_dir.resolve()])
         # Not closed afterwards: that would wait for threads and tasks, and one may be blocked forever.

@@ -14,6 +14,7 @@ import contextlib
 import os
 import signal
 import socket
+import stat
 import sys
 import threading
 import traceback
@@ -57,6 +58,7 @@ class Launcher:
         self._operations: Operations | None = None
         self._listener: Listener | None = None
         self._free = threading.BoundedSemaphore(MOST)
+        self._binding = threading.Lock()
 
     def serve(self, control: socket.socket) -> None:
         """Serve conversations until the daemon ends."""
@@ -151,8 +153,9 @@ class Launcher:
 
     def _listen(self, connection: socket.socket, setup: Setup) -> None:
         """Bind the daemon's socket, and hand it over."""
-        listener = Listener(Place(setup.socket, setup.socket_mode, setup.socket_gid))
-        self._listener = listener
+        with self._binding:  # which changes the mask of new files for a moment
+            listener = Listener(Place(setup.socket, setup.socket_mode, setup.socket_gid))
+            self._listener = listener
         with listener.socket:
             send(connection, {"result": None}, [listener.socket.fileno()])
 
@@ -161,6 +164,9 @@ def _attempt(
     operations: Operations, connection: socket.socket, arguments: dict[str, Any], messages: int
 ) -> Finished:
     try:
+        if not stat.S_ISFIFO(os.fstat(messages).st_mode):
+            # A directory would lead out of the worker's view.
+            raise ValueError("the messages of an attempt go through a pipe")
         order = from_plain(AttemptOrder, arguments)
         request = operations.attempt(order)
     except BaseException:

@@ -68,13 +68,21 @@ def granted(order: AttemptOrder, bounds: Bounds) -> Grants:
     named = {str(path): real for path in wanted.reads if (real := _real(path)) is not None}
     for name, real in named.items():
         _require(_everyone_may_read(real), f"reading {name}")
+    secrets = [Path(name) for name in wanted.secrets if _is_secret_file(name)]
+    # The way to others, over links elsewhere, may change.
+    kept = [path for path in secrets if _is_below_secrets(path)]
+    named |= {
+        str(path): real
+        for path in secrets
+        if path not in kept and (real := _real(path)) is not None and _is_below_secrets(real)
+    }
     return Grants(
         capabilities=wanted.capabilities,
         devices=wanted.devices,
         reads=bounds.paths,
         named=named,
         writes=wanted.writes,
-        secrets=tuple(Path(name) for name in wanted.secrets if _is_secret_file(name)),
+        secrets=tuple(kept),
         variables={
             name: os.environ[name]
             for name in wanted.secrets
@@ -124,6 +132,12 @@ def _everyone_may_read(real: Path) -> bool:
 def _is_secret_file(name: str) -> bool:
     real = Path(name).resolve()
     return name.startswith("/") and any(real.is_relative_to(d.resolve()) for d in DIRECTORIES)
+
+
+def _is_below_secrets(path: Path) -> bool:
+    """Whether the path itself leads through directories that only root changes."""
+    places = (*DIRECTORIES, *(place.resolve() for place in DIRECTORIES))
+    return ".." not in path.parts and any(path.is_relative_to(place) for place in places)
 
 
 def _require(allowed: object, what: str) -> None:

@@ -163,7 +163,7 @@ class Operations:
 
     def release(self, kind: str, name: str) -> None:
         """Release a claimed resource. Raises DcdError."""
-        if kind not in resources.RELEASE or not resources.NAME.fullmatch(name):
+        if kind not in resources.RELEASE or not resources.is_claimed_name(kind, name):
             raise UsageError(
                 f"the launcher refuses to release {kind} {name!r}", "it is not a claim's name"
             )

@@ -19,7 +19,7 @@ ADDRESS = "127.0.0.1"
 PORT = 3260
 LUN = 1
 
-_AUTHORITY = "iqn.2026-11.invalid.dcd"
+AUTHORITY = "iqn.2026-11.invalid.dcd"
 """Not a registered name: only this host sees the targets (RFC 2606)."""
 _LONGEST_NAME = 200
 """Less than the maximum of 223, so that the initiator's name fits too."""
@@ -72,8 +72,8 @@ class Target(Protocol):
 
 def target_name(attempt: str) -> str:
     """The iSCSI name of an attempt's target, unique for the attempt (STATE:BUILD:CHECKPOINT:N)."""
-    name = f"{_AUTHORITY}:{re.sub(r'[^a-z0-9.:-]', '-', attempt.lower())}"
-    if name == f"{_AUTHORITY}:{attempt}" and len(name) <= _LONGEST_NAME:
+    name = f"{AUTHORITY}:{re.sub(r'[^a-z0-9.:-]', '-', attempt.lower())}"
+    if name == f"{AUTHORITY}:{attempt}" and len(name) <= _LONGEST_NAME:
         return name
     # Some characters are not allowed in a name, and its length is limited.
     digest = hashlib.sha256(attempt.encode()).hexdigest()[:16]

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from dcd.launcher.bounds import granted
 from dcd.launcher.client import Launcher
 from dcd.launcher.orders import AttemptOrder, Bounds, Setup, Wanted
 from statemachine.errors import DcdError, PermissionDenied, Unavailable, UsageError
@@ -306,3 +307,33 @@ def test_a_tree_deeper_than_any_path_holds_nothing_up(bench: Bench) -> None:
     removed = bench.ask("layers.reconcile", backend="copy", known_keys=[], living=[])
     assert removed == {"result": [f"workspace {name}"]}
     assert list(bench.state.glob("layers/copy/.work/*")) == []
+
+
+def test_a_link_to_a_secret_that_is_replaced_after_the_check_shows_nothing(
+    bench: Bench, tmp_path: Path
+) -> None:
+    secret = secret_in(tmp_path / "private")
+    link = tmp_path / "link"
+    link.symlink_to("/etc/dcd/secrets/none")
+    wanted = Wanted(secrets=(str(link), "/etc/dcd/secrets/none", "/etc/dcd/secrets/../../shadow"))
+    grants = granted(bench.order(wanted=wanted), Bounds())
+    link.unlink()
+    link.symlink_to(secret)
+    assert grants.secrets == (Path("/etc/dcd/secrets/none"),)
+    assert grants.named == {}
+
+
+def test_targets_of_others_are_not_released(bench: Bench) -> None:
+    for name in ("iqn.2003-01.org.linux-iscsi.server:disk", "iqn.2026-11.invalid.dcdx:a"):
+        assert "refuses to release" in bench.refusal("release", kind="iscsi-lio", name=name)
+
+
+def test_messages_go_through_a_pipe_only(bench: Bench) -> None:
+    """Another descriptor, as of a directory of the host, would be open in the worker."""
+    order = bench.order()
+    descriptor = os.open("/", os.O_RDONLY)
+    try:
+        reply = bench.say({"operation": "attempt", "arguments": order}, (descriptor,))
+    finally:
+        os.close(descriptor)
+    assert "through a pipe" in str(reply["error"])
