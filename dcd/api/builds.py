@@ -32,7 +32,7 @@ BEFORE = QueryParameter("before", "`next` of the previous page")
 async def put_blob(api: Api, request: Request) -> Response:
     api.require(request, Action.SUBMIT)
     sha256 = request.path_params["sha256"]
-    with SpooledTemporaryFile(1024 * 1024, dir=str(api.settings().state_dir)) as spool:
+    with SpooledTemporaryFile(1024 * 1024, dir=str(api.settings().state_dir / "blobs")) as spool:
         async for chunk in request.stream():
             await asyncio.to_thread(spool.write, chunk)
         spool.seek(0)

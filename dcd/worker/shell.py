@@ -9,6 +9,7 @@ with it; all processes and mounts of the shell end at the same time. The daemon 
 
 import os
 import signal
+import stat
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -18,7 +19,8 @@ from typing import NoReturn
 from dcd.platform.chroot import Inside, chroot
 from dcd.worker.areas import make_areas
 from dcd.worker.messages import decode_shell
-from statemachine.errors import DcdError
+from dcd.worker.request import ShellRequest
+from statemachine.errors import DcdError, PermissionDenied
 from store.host.tools import TOOL_PATH
 from store.layers.choose import open_store
 
@@ -36,6 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     for number in (signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
     try:
+        _require_workspace(request)
         with ExitStack() as entered:
             store = open_store(request.workspace.backend, request.layers)
             root = entered.enter_context(store.enter(request.workspace))
@@ -46,6 +49,33 @@ def main(arguments: Sequence[str]) -> int:
     except (DcdError, OSError) as error:
         print(f"dcd: {error}", file=sys.stderr)
         return 1
+
+
+def _require_workspace(request: ShellRequest) -> None:
+    """Raise PermissionDenied for what is no workspace of a layer store that only root changes: the request
+    comes from a process without rights, and this one has those of root."""
+    workspace, layers = request.workspace, request.layers
+    place = layers / workspace.backend / ".work" / workspace.name
+    paths = (workspace.root, workspace.document, *workspace.parents)
+    allowed = (
+        ".." not in place.parts
+        and workspace.directory == place
+        and all(path.is_relative_to(layers) and ".." not in path.parts for path in paths)
+        and all(
+            _is_roots(each) for each in (layers, layers / workspace.backend, place.parent, place)
+        )
+    )
+    if not allowed:
+        raise PermissionDenied(
+            f"{workspace.directory} is not a workspace",
+            f"a shell is opened in a directory below {layers}, which only root may change",
+        )
+
+
+def _is_roots(directory: Path) -> bool:
+    status = directory.lstat()
+    closed = not stat.S_IMODE(status.st_mode) & 0o022
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and closed
 
 
 def _start(root: Path, command: Sequence[str]) -> int:

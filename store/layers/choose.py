@@ -21,9 +21,10 @@ from statemachine.errors import DcdError, Unprepared
 from store.host.interpreter import module_command, module_environment
 from store.layers.btrfs import BtrfsTrees
 from store.layers.copy import CopyTrees
-from store.layers.directory import LayerDirectory, Trees
+from store.layers.directory import LayerDirectory
 from store.layers.interface import LayerRecord, LayerStore
 from store.layers.overlay import OverlayTrees
+from store.layers.trees import Trees
 from store.layers.zfs import ZfsTrees
 
 TRIAL = "trial"

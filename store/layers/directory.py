@@ -31,13 +31,13 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Protocol
 
 from statemachine.errors import NotFound, Refused, Unprepared
 from store.host.durable import reporting_disk_full, sync_directory, sync_file, write_file
 from store.host.plain import as_plain, from_plain
 from store.host.removal import remove_tree
 from store.layers.interface import Layer, LayerRecord, Workspace
+from store.layers.trees import Busy, Trees
 
 _KEY = re.compile(r"[0-9a-f]{64}")
 _RUBBISH = "removed-"
@@ -45,60 +45,6 @@ _SUPERSEDED = "superseded-"
 """Prefix of a layer replaced by another instance with its key while a workspace still uses its
 files."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-
-
-class Busy(Exception):
-    """A process outside the project uses a tree."""
-
-
-class Trees(Protocol):
-    """The operations of a back end: creating and showing a layer directory and its tree.
-
-    `layer` is a layer directory; `chain` lists layer directories, nearest first, each based on the
-    next.
-    """
-
-    name: str
-    mounts: bool
-    """Whether `enter` and `show` mount something."""
-
-    def prepare(self, directory: Path) -> None:
-        """Create the layer directory and the back end's own files in it. Raises Unprepared, leaving
-        nothing behind, when it cannot work there."""
-        ...
-
-    def root(self, workspace: Path) -> Path:
-        """The path at which the tree of the workspace in this directory appears once entered."""
-        ...
-
-    def create(self, workspace: Path, chain: Sequence[Path]) -> None:
-        """Create the directory `layer` of a workspace, with a writable `tree` on top of the chain."""
-        ...
-
-    def enter(self, workspace: Workspace) -> AbstractContextManager[Path]:
-        """See LayerStore.enter."""
-        ...
-
-    def show(self, chain: Sequence[Path], scratch: Path) -> AbstractContextManager[Path]:
-        """The tree of the first layer of the chain for reading; may be mounted on or in `scratch`."""
-        ...
-
-    def locate(self, chain: Sequence[Path], parts: Sequence[str]) -> Path | None:
-        """The real file, of any type, behind a path in the tree; links are not followed."""
-        ...
-
-    def seal(self, layer: Path) -> None:
-        """Write the whole tree to disk, ready to be the base of other layers."""
-        ...
-
-    def size_bytes(self, layer: Path) -> int:
-        """The exclusive disk space of this sealed layer."""
-        ...
-
-    def erase(self, layer: Path) -> None:
-        """Remove a layer directory in any state. Raises Busy, keeping the directory, while something
-        uses it; it is then erased later."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,9 @@ from pathlib import Path
 from statemachine.errors import Unprepared
 from store.host.filesystem_tools import run_tool
 from store.host.removal import remove_tree
-from store.layers.directory import Busy
 from store.layers.interface import Workspace
 from store.layers.plain import locate
+from store.layers.trees import Busy
 
 _SNAPSHOT = "layer"
 _BUSY = ("dataset is busy", "has dependent clones")

@@ -19,8 +19,9 @@ from dcd.worker.recover import detach_loops, kill_leftovers
 from dcd.worker.request import Grants, WorkerRequest
 from store.host.capabilities import MOUNTS
 from store.host.devices import ALL_DEVICES
-from store.layers.directory import LayerDirectory, Trees
+from store.layers.directory import LayerDirectory
 from store.layers.overlay import OverlayTrees
+from store.layers.trees import Trees
 from tests.launching import starting
 
 PROBES = '''

@@ -11,9 +11,10 @@ import pytest
 
 from store.host.durable import DiskFull
 from store.layers.copy import CopyTrees
-from store.layers.directory import LayerDirectory, Trees
+from store.layers.directory import LayerDirectory
 from store.layers.interface import LayerRecord
 from store.layers.overlay import OverlayTrees
+from store.layers.trees import Trees
 from tests.store.layers.conftest import Subject, key_of
 
 pytestmark = pytest.mark.root
