@@ -166,7 +166,8 @@ class Server:
         return str(
             self._machine.run(
                 "losetup --all;"
-                f" cat /proc/[0-9]*/mountinfo | grep {STATE}/;"
+                # Planners see the captured files, in a mount namespace of theirs.
+                f" cat /proc/[0-9]*/mountinfo | grep {STATE}/ | grep -v ' {STATE}/blobs ';"
                 f" find {STATE}/layers/*/.work -mindepth 1;"
                 " systemctl stop dcd.socket dcd.service;"
                 " systemctl show dcd.service -P Result | grep -v success;"
