@@ -18,6 +18,7 @@ import signal
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ from dcd.engine.scheduler import Scheduler
 from dcd.engine.stores import Stores
 from dcd.engine.workspaces import claiming_workspace, kept_workspace
 from dcd.launcher.client import Launcher, Listening, Planners
-from dcd.launcher.orders import Bounds, Prepared, Setup
+from dcd.launcher.orders import Prepared, Setup, bounds_of
 from dcd.planner.client import Planner
 from dcd.platform import notify
 from statemachine.build import BuildState
@@ -96,9 +97,8 @@ def serve(
         give_up_root(identity, _shown(settings(), config), [settings().state_dir.resolve()])
         # Not closed afterwards: that would wait for threads and tasks, and one may be blocked forever.
         # All ordered steps are done when `run` returns; the end of the process does the rest.
-        daemon = Daemon(settings, launcher, setup)
-        asyncio.Runner().run(daemon.run())
-    return daemon.status
+        asyncio.Runner().run(Daemon(settings, launcher, setup).run())
+    return 0
 
 
 def _setup(settings: Configuration, named: tuple[str, ...]) -> tuple[Setup, Identity]:
@@ -128,16 +128,10 @@ def _setup(settings: Configuration, named: tuple[str, ...]) -> tuple[Setup, Iden
         socket_mode=settings.socket_mode,
         socket_gid=socket_gid,
         settings_command=(*module_command("dcd.main"), "config", "--json", *named),
-        bounds=Bounds(
+        bounds=bounds_of(
+            partial(getattr, settings),
             private=private,
-            host_code=private or bool(settings.host_code),
-            modules=settings.checkpoint_modules,
-            paths=settings.worker_paths,
             hidden=(settings.state_dir, settings.socket),
-            open_files=settings.worker_open_files,
-            memory_bytes=settings.worker_memory_bytes,
-            processes=settings.worker_processes,
-            total_memory_bytes=settings.attempt_memory_bytes,
         ),
     )
     return setup, identity
@@ -170,8 +164,6 @@ class Daemon:
         self._listener: Listening | None = None
         self._status = f"answering on {settings().socket}"
         """The status line for the service manager."""
-        self.status = 0
-        """The exit code."""
 
     async def run(self) -> None:
         """Run the daemon from start to stop."""

@@ -8,7 +8,6 @@ then has the rights of these users. A test compares the tables with the needs of
 
 import os
 import re
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -18,7 +17,8 @@ from dcd.worker.request import Grants
 from statemachine.errors import PermissionDenied
 from store.host.capabilities import MOUNTS
 from store.host.devices import ALL_DEVICES
-from store.host.secret_files import DIRECTORIES, PREFIX
+from store.host.regular import is_open_to_all
+from store.host.secret_files import DIRECTORIES, PREFIX, is_among_secrets
 
 T = TypeVar("T")
 
@@ -121,17 +121,11 @@ def _everyone_may_read(real: Path) -> bool:
     everything in it."""
     if any(real.is_relative_to(place) or place.is_relative_to(real) for place in _NEVER_READ):
         return False
-    try:
-        mode = real.lstat().st_mode
-        enterable = all(above.lstat().st_mode & stat.S_IXOTH for above in real.parents)
-    except OSError:
-        return False
-    return enterable and bool(mode & stat.S_IROTH)
+    return is_open_to_all(real)
 
 
 def _is_secret_file(name: str) -> bool:
-    real = Path(name).resolve()
-    return name.startswith("/") and any(real.is_relative_to(d.resolve()) for d in DIRECTORIES)
+    return name.startswith("/") and is_among_secrets(Path(name).resolve())
 
 
 def _is_below_secrets(path: Path) -> bool:

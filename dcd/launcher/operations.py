@@ -13,13 +13,12 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dcd.launcher.bounds import check_names, granted
-from dcd.launcher.orders import AttemptOrder, Bounds
+from dcd.launcher.orders import AttemptOrder, Bounds, bounds_of
 from dcd.platform import resources
 from dcd.platform.control_group import Delegated
 from dcd.worker.recover import detach_loops, kill_leftovers
@@ -28,7 +27,6 @@ from statemachine.errors import DcdError, NotFound, UsageError
 from statemachine.results import Artifact
 from store.artifacts import Artifacts
 from store.host.interpreter import module_command, module_environment
-from store.host.plain import from_plain
 from store.host.regular import open_regular
 from store.host.secret_files import MAX_BYTES, PREFIX, secret_file
 from store.layers import Layer, LayerRecord, LayerStore, Workspace
@@ -191,27 +189,12 @@ class Operations:
     def reload(self) -> None:
         """Read the settings again. Raises DcdError when they are invalid; then they stay as they are."""
         if self.settings_command:
-            self.bounds = bounds_of(_printed(self.settings_command), self.bounds)
-
-
-def bounds_of(settings: Mapping[str, Any], before: Bounds) -> Bounds:
-    """The bounds in the settings as `dcd config --json` prints them, with what does not change."""
-
-    def value(name: str) -> Any:
-        return settings[name]["value"]
-
-    plain = {
-        "private": before.private,
-        "host_code": before.private or bool(value("host_code")),
-        "modules": value("checkpoint_modules"),
-        "paths": value("worker_paths"),
-        "hidden": [str(path) for path in before.hidden],
-        "open_files": value("worker_open_files"),
-        "memory_bytes": value("worker_memory_bytes"),
-        "processes": value("worker_processes"),
-        "total_memory_bytes": value("attempt_memory_bytes"),
-    }
-    return from_plain(Bounds, plain)
+            settings = _printed(self.settings_command)
+            self.bounds = bounds_of(
+                lambda name: settings[name]["value"],
+                private=self.bounds.private,
+                hidden=self.bounds.hidden,
+            )
 
 
 def _printed(command: tuple[str, ...]) -> Any:

@@ -1,10 +1,13 @@
 """What the daemon's main process asks of the launcher, as plain data."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from statemachine.plan import Json
 from store.host.capabilities import FILES
+from store.host.plain import as_plain, from_plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,23 @@ class Bounds:
     memory_bytes: int = 0
     processes: int = 4096
     total_memory_bytes: int = 0
+
+
+def bounds_of(value: Callable[[str], Any], *, private: bool, hidden: tuple[Path, ...]) -> Bounds:
+    """The bounds in the settings, of which `value` gives each by its name, as an object or as JSON. The
+    starter of a private daemon may run code. Raises ValueError for what is no setting's value."""
+    plain = {
+        "private": private,
+        "host_code": private or bool(value("host_code")),
+        "modules": value("checkpoint_modules"),
+        "paths": value("worker_paths"),
+        "hidden": hidden,
+        "open_files": value("worker_open_files"),
+        "memory_bytes": value("worker_memory_bytes"),
+        "processes": value("worker_processes"),
+        "total_memory_bytes": value("attempt_memory_bytes"),
+    }
+    return from_plain(Bounds, as_plain(plain))
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,8 +35,9 @@ from store.host.kernel_scopes import (
     restrict_files,
 )
 from store.host.regular import is_open_to_all
+from store.host.secret_files import is_among_secrets
 from store.host.system_calls import compile_filter, install
-from store.host.system_paths import LOGINS, SECRETS, code_places, settings
+from store.host.system_paths import LOGINS, code_places, settings
 from store.host.view import (
     Copied,
     Devices,
@@ -192,4 +193,4 @@ def _asked(
 def _is_secret(path: Path) -> bool:
     """Whether it is a file, or a link to one, that manifests may refer to as a secret."""
     real = path.resolve()
-    return real.is_file() and any(real.is_relative_to(place.resolve()) for place in SECRETS)
+    return real.is_file() and is_among_secrets(real)

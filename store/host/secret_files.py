@@ -20,13 +20,18 @@ def secret_file(path: Path, directories: Sequence[Path] = DIRECTORIES) -> Path:
         real = path.resolve(strict=True)
     except OSError as failure:
         raise unreadable(path, failure, directories) from None
-    if not any(real.is_relative_to(directory.resolve()) for directory in directories):
+    if not is_among_secrets(real, directories):
         raise InvalidManifest(
             f"the file {path} may not be read for a secret",
             f"Secrets are read from below {', '.join(map(str, directories))}.",
             "put the secret into a file there",
         )
     return real
+
+
+def is_among_secrets(real: Path, directories: Sequence[Path] = DIRECTORIES) -> bool:
+    """Whether a path without links is below one of the directories."""
+    return any(real.is_relative_to(directory.resolve()) for directory in directories)
 
 
 def unreadable(path: Path, failure: OSError, directories: Sequence[Path]) -> Unprepared:
