@@ -16,7 +16,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
 
@@ -233,6 +233,21 @@ def headline(build: Json, stream: TextIO | None = None) -> str:
     reason = f" ({build['reason']})" if build["reason"] and build["state"] != "failed" else ""
     state = coloured(printable(build["state"]), build["state"], stream)
     return f"{printable(build['name'])} {printable(build['id'])}: {state}{printable(reason)}"
+
+
+_TIME_ORIGINS = {
+    "manifest": "as the manifest says",
+    "request": "as requested",
+    "repositories": "the newest date of the repositories",
+    "none": "a fixed time, since the build has no date",
+    "": "that of the submit",
+}
+
+
+def build_time(build: Json) -> str:
+    """The time of the files of a build or plan, and its origin."""
+    time = datetime.fromtimestamp(build["source_date_epoch"], UTC)
+    return f"{time:%Y-%m-%dT%H:%M:%SZ}, {_TIME_ORIGINS.get(build['time_origin'], '')}"
 
 
 def count(number: int, noun: str) -> str:

@@ -13,6 +13,7 @@ from operator import attrgetter
 
 from statemachine.errors import NotFound
 from statemachine.events import Actor, InputFile
+from statemachine.keys import epoch_of
 from statemachine.plan import Plan
 from statemachine.results import Artifact, ErrorInfo
 
@@ -95,7 +96,8 @@ class BuildState:
     `rewound_to` is the checkpoint to which the build was rewound since it last paused or failed.
     `removed_at` and `removed_by` say when and by whom its artifacts and logs were removed. `published`
     artifacts have paths in the state directory. `submitted_position` is the log position of the first
-    event; `sequence`, `log_position` and `hash` belong to the last event.
+    event; `sequence`, `log_position` and `hash` belong to the last event. `time_origin` is where the
+    build's time comes from (`dcd.planning.epoch`; "" for builds of version 0.1.0).
     """
 
     id: str
@@ -120,6 +122,7 @@ class BuildState:
     cause: str = ""
     error: ErrorInfo | None = None
     published: tuple[Artifact, ...] = ()
+    time_origin: str = ""
     removed: bool = False
     removed_at: datetime | None = None
     removed_by: Actor | None = None
@@ -128,6 +131,12 @@ class BuildState:
     sequence: int = 0
     log_position: int = 0
     hash: str = ""
+
+    @property
+    def source_date_epoch(self) -> int:
+        """The build's time, in seconds since 1970. For builds of version 0.1.0 that of the submit."""
+        found = epoch_of(self.plan)
+        return int(self.submitted_at.timestamp()) if found is None else found
 
     @property
     def submission_key(self) -> str | None:

@@ -49,6 +49,7 @@ class Replacement:
     plan: Plan
     inputs: tuple[events.InputFile, ...] = ()
     parameters: Mapping[str, str] = field(default_factory=dict)
+    time_origin: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +237,7 @@ def _resume(state: BuildState, command: Resume) -> tuple[events.Payload, ...]:
             inputs=new.inputs,
             parameters=dict(new.parameters),
             kept=kept,
+            time_origin=new.time_origin,
         )
     return (*rewound, resumed)
 

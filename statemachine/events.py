@@ -35,7 +35,8 @@ class BuildSubmitted(Payload):
     """A client submitted a manifest; it was parsed, checked and planned. The build is queued.
 
     `idempotency_key` is unique per submitting user; `request_sha256` is the digest of the whole request
-    ("" in events of version 0.1.0, whose keys were unique across all users)."""
+    ("" in events of version 0.1.0, whose keys were unique across all users). The build's time is in the plan
+    (`statemachine.keys.epoch_of`); `time_origin` says where it comes from (`dcd.planning.epoch`)."""
 
     name: str
     manifest: str
@@ -48,6 +49,7 @@ class BuildSubmitted(Payload):
     priority: int = 0
     idempotency_key: str | None = None
     request_sha256: str = ""
+    time_origin: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +171,7 @@ class BuildResumed(Payload):
     parameters: dict[str, str] = field(default_factory=dict)
     kept: int | None = None
     declines: str | None = None
+    time_origin: str = ""
 
 
 @dataclass(frozen=True, slots=True)

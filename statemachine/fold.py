@@ -203,6 +203,7 @@ def _submitted(event: events.Event, data: events.BuildSubmitted) -> BuildState:
         priority=data.priority,
         idempotency_key=data.idempotency_key,
         request_sha256=data.request_sha256,
+        time_origin=data.time_origin,
         pause_before=data.pause_before,
     )
 
@@ -239,6 +240,7 @@ def _resumed(state: BuildState, data: events.BuildResumed) -> BuildState:
         inputs=data.inputs,
         parameters=data.parameters,
         published=(),
+        time_origin=data.time_origin or state.time_origin,
     )
 
 

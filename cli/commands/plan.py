@@ -10,7 +10,7 @@ import argparse
 
 from cli.capture import send
 from cli.commands.options import add_manifest, add_source_date_epoch, manifest_body
-from cli.text import count, duration, print_json, print_table, printable
+from cli.text import build_time, count, duration, print_json, print_table, printable
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +35,8 @@ def run(args: argparse.Namespace) -> None:
     running = sum(1 for row in rows if row[1] == "run")
     of_all = f"{running} of {count(len(rows), 'checkpoint')}"
     print(f"\n{printable(plan['name'])}: {of_all} to run, about {duration(total_seconds)}")
+    if all(item["key"] for item in plan["checkpoints"]):
+        print(f"files dated {build_time(plan)}")
     if unavailable := sum(1 for row in rows if row[1] == "unavailable"):
         print(f"{unavailable} cannot run here, so a submit would be refused")
     if unknown := sum(1 for row in rows if row[1] == "unknown"):

@@ -10,6 +10,7 @@ from cli.advice import print_next_steps
 from cli.client import Json, build_path, request
 from cli.commands.options import add_build
 from cli.text import (
+    build_time,
     duration,
     headline,
     local_time,
@@ -34,6 +35,7 @@ def run(args: argparse.Namespace) -> None:
         return
     print(headline(build))
     print(f"  submitted {local_time(build['submitted_at'])} by {printable(build['actor']['user'])}")
+    print(f"  files dated {build_time(build)}")
     if build["pause_before"]:
         print(f"  pauses before {printable(build['pause_before'])}")
     print()

@@ -146,9 +146,10 @@ class BuildSummary:
 
 @dataclass(frozen=True, slots=True)
 class BuildView:
-    """A build with all its details. `source_date_epoch` is its time, in seconds since 1970;
-    `undelivered` lists the files among the media that no checkpoint delivers, by their path in the
-    workspace."""
+    """A build with all its details. `source_date_epoch` is its time, in seconds since 1970, `time_origin`
+    where that comes from: `manifest`, `request`, `repositories` (their newest date) or `none` (a fixed
+    time); empty for builds of version 0.1.0. `undelivered` lists the files among the media that no
+    checkpoint delivers, by their path in the workspace."""
 
     id: str
     name: str
@@ -164,6 +165,7 @@ class BuildView:
     artifacts: tuple[Artifact, ...]
     error: ErrorInfo | None
     source_date_epoch: int
+    time_origin: str
     manifest_path: str
     """The path from which the client read the effective manifest."""
     inputs: tuple[InputFile, ...]
@@ -308,10 +310,13 @@ class MigratedView:
 
 @dataclass(frozen=True, slots=True)
 class PlanView:
-    """The preview of a submit of the manifest."""
+    """The preview of a submit of the manifest. `source_date_epoch` and `time_origin` as in BuildView; they
+    do not count where a key is unknown."""
 
     name: str
     checkpoints: tuple[Intention, ...]
+    source_date_epoch: int
+    time_origin: str
 
 
 @dataclass(frozen=True, slots=True)

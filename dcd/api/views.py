@@ -5,7 +5,6 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from dcd.api.schemas import BuildSummary, BuildView, CheckpointView
-from dcd.planning.plan import build_epoch
 from statemachine.build import BuildState
 from statemachine.results import Artifact
 from store.eventlog import BuildSummary as StoredSummary
@@ -50,7 +49,8 @@ def build_view(
             for artifact in state.published
         ),
         error=state.error,
-        source_date_epoch=build_epoch(state),
+        source_date_epoch=state.source_date_epoch,
+        time_origin=state.time_origin,
         undelivered=state.undelivered,
         manifest_path=state.manifest_path,
         inputs=state.inputs,

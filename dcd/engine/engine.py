@@ -167,6 +167,7 @@ class Engine:
             priority=options.priority,
             idempotency_key=options.idempotency_key,
             request_sha256=request,
+            time_origin=planned.time.origin,
         )
         try:
             state = await self._builds.create(submitted, actor)
@@ -206,13 +207,15 @@ class Engine:
             epoch = epoch_of((await self._builds.state(build)).plan)
             source = replace(source, source_date_epoch=epoch)
             planned = await self.manifests.plan(source, actor, permit, pause_before)
-            timeless = epoch is None and not planned.has_time
+            own_time = planned.time.origin == "manifest"
+            timeless = epoch is None and not own_time
             replacement = Replacement(
                 manifest=planned.canonical,
                 manifest_path=source.path,
                 plan=with_epoch(planned.plan, None) if timeless else planned.plan,
                 inputs=planned.inputs,
                 parameters={**source.inherited, **source.parameters},
+                time_origin=planned.time.origin if own_time else "",
             )
         command = Resume(rewind_to, pause_before, replacement)
         before, state = await self._transition(build, command, actor)

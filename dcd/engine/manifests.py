@@ -31,6 +31,7 @@ from dcd.planner.tasks import (
 )
 from dcd.planning import plan as planning
 from dcd.planning.document import Match, saved
+from dcd.planning.epoch import BuildTime
 from dcd.planning.history import History, expected, most_alike
 from dcd.planning.preview import Intention, intentions
 from statemachine.build import BuildState
@@ -116,8 +117,8 @@ class Manifests:
 
     async def preview(
         self, source: ManifestSource, options: Options, actor: Actor, permit: Permit
-    ) -> tuple[str, tuple[Intention, ...]]:
-        """The distribution's name, and the preview of a submit with these options."""
+    ) -> tuple[str, BuildTime, tuple[Intention, ...]]:
+        """The distribution's name, the build's time, and the preview of a submit with these options."""
         preview = await self._ask(tasks.PREVIEW, source, actor, options.pause_before)
         await asyncio.to_thread(permit, preview.plan)
 
@@ -129,7 +130,8 @@ class Manifests:
             layers = self._stores.layers
             return intentions(likely, alike, layers, options.fresh, same, options.fresh_from)
 
-        return preview.name, (*await asyncio.to_thread(compare), *preview.rest)
+        found = await asyncio.to_thread(compare)
+        return preview.name, preview.time, (*found, *preview.rest)
 
     async def migrate(self, old: OldManifest, actor: Actor, left: Left) -> Migrated:
         """Convert a manifest from before the redesign. Raises ManifestError."""

@@ -25,6 +25,7 @@ from dcd.manifest.withheld import withheld, withhold
 from dcd.planning import document
 from dcd.planning import plan as planning
 from dcd.planning.document import Match
+from dcd.planning.epoch import BuildTime
 from dcd.planning.load import Loaded, load
 from dcd.planning.load import Settings as ManifestSettings
 from dcd.planning.preview import Intention, beyond
@@ -137,8 +138,7 @@ class Planned:
     canonical: str
     inputs: tuple[InputFile, ...]
     plan: Plan
-    has_time: bool
-    """Whether the manifest itself sets the build's time."""
+    time: BuildTime
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +147,7 @@ class Previewed:
 
     name: str
     plan: Plan
+    time: BuildTime
     rest: tuple[Intention, ...]
 
 
@@ -176,8 +177,7 @@ def _check(manifest: Manifest, waiting: Waiting) -> tuple[Diagnostic, ...]:
 
 def _plan(manifest: Manifest, waiting: Waiting) -> Planned:
     loaded, made = _loaded(manifest, waiting)
-    described = distro(loaded.doc)
-    plan = planning.make_plan(
+    plan, time = planning.make_plan(
         loaded,
         made,
         manifest.rules.modules,
@@ -186,13 +186,12 @@ def _plan(manifest: Manifest, waiting: Waiting) -> Planned:
         host_code=manifest.host_code,
         waiting=waiting,
     )
-    has_time = described.source_date_epoch is not None
-    return Planned(described.name, loaded.canonical, loaded.inputs, plan, has_time)
+    return Planned(distro(loaded.doc).name, loaded.canonical, loaded.inputs, plan, time)
 
 
 def _preview(manifest: Manifest, waiting: Waiting) -> Previewed:
     loaded, made = _loaded(manifest, waiting)
-    plan, rest = planning.plan_ahead(
+    plan, time, rest = planning.plan_ahead(
         loaded,
         made,
         manifest.rules.modules,
@@ -200,7 +199,7 @@ def _preview(manifest: Manifest, waiting: Waiting) -> Previewed:
         host_code=manifest.host_code,
         waiting=waiting,
     )
-    return Previewed(distro(loaded.doc).name, plan, beyond(rest))
+    return Previewed(distro(loaded.doc).name, plan, time, beyond(rest))
 
 
 def _needs(of: OfBuild, waiting: Waiting) -> NeedsOfAttempt:

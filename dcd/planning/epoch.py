@@ -9,6 +9,8 @@ reproducible-builds.org.
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 from dcd.manifest.doc import DataObjectCache, distro
 from dcd.manifest.times import unix_time
@@ -21,17 +23,30 @@ _STATE = re.compile(r"[0-9a-f]{64} (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)")
 """The form of external state with a date; see `Checkpoint.external_state`."""
 
 
+TimeOrigin = Literal["manifest", "request", "repositories", "none"]
+"""Where a build's time comes from; `none`: it is `UNDATED`."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuildTime:
+    """The time of a build, in seconds since 1970, and its origin."""
+
+    seconds: int
+    origin: TimeOrigin
+
+
 def choose_epoch(
     doc: DataObjectCache, given: int | None, states: Iterable[Mapping[str, str]]
-) -> int:
+) -> BuildTime:
     """The time of a build of the manifest in `doc`. `given` is the requested time, `states` the external
     state of its checkpoints."""
     said = distro(doc).source_date_epoch
     if said is not None:
-        return unix_time(said)
+        return BuildTime(unix_time(said), "manifest")
     if given is not None:
-        return given
-    return max((date for state in states for date in _dates(state)), default=UNDATED)
+        return BuildTime(given, "request")
+    dates = [date for state in states for date in _dates(state)]
+    return BuildTime(max(dates), "repositories") if dates else BuildTime(UNDATED, "none")
 
 
 def _dates(state: Mapping[str, str]) -> Iterable[int]:

@@ -21,14 +21,14 @@ from dcd.manifest.canonical import restore
 from dcd.manifest.diagnostics import listed
 from dcd.manifest.doc import distro
 from dcd.manifest.places import places_of
-from dcd.planning.epoch import choose_epoch
+from dcd.planning.epoch import BuildTime, choose_epoch
 from dcd.planning.ingredients import ingredients
 from dcd.planning.load import Loaded
 from dcd.planning.readiness import Made, Prospect, prospects, require_all
 from dcd.platform.host_parts import host_parts
 from statemachine.build import BuildState
 from statemachine.errors import NotFound, PermissionDenied, Unprepared
-from statemachine.keys import EXTERNAL, chain, digest, epoch_of, with_epoch, with_salt
+from statemachine.keys import EXTERNAL, chain, digest, with_epoch, with_salt
 from statemachine.plan import Ingredient, Plan, PlannedCheckpoint
 from store.host import space, tools
 
@@ -44,13 +44,13 @@ def make_plan(
     *,
     host_code: bool = True,
     waiting: Callable[[], None] = lambda: None,
-) -> Plan:
-    """The plan of a manifest. `made` are its checkpoints as `examine` constructed them, `allowed` further
-    modules that it may name, `epoch` is the requested time of the build (seconds since 1970), which the
-    manifest may override. `host_code`: it may run code on the host; `waiting` is called before queries to
-    repositories. Raises PermissionDenied before opening anything that the manifest names; Unprepared when
-    checkpoints before `pause_before` cannot run here or a repository does not answer; Unseen
-    (`dcd.platform.sight`)."""
+) -> tuple[Plan, BuildTime]:
+    """The plan of a manifest, and the time of its build. `made` are its checkpoints as `examine` constructed
+    them, `allowed` further modules that it may name, `epoch` is the requested time of the build (seconds
+    since 1970), which the manifest may override. `host_code`: it may run code on the host; `waiting` is
+    called before queries to repositories. Raises PermissionDenied before opening anything that the manifest
+    names; Unprepared when checkpoints before `pause_before` cannot run here or a repository does not answer;
+    Unseen (`dcd.platform.sight`)."""
     found = _permitted(loaded, made, allowed, host_code)
     require_all(found, pause_before)
     waiting()
@@ -84,10 +84,10 @@ def plan_ahead(
     *,
     host_code: bool = True,
     waiting: Callable[[], None] = lambda: None,
-) -> tuple[Plan, list[Prospect]]:
+) -> tuple[Plan, BuildTime, list[Prospect]]:
     """The plan of the manifest's checkpoints up to the first that cannot run here or whose repository does
-    not answer, and the prospects of the rest, whose keys are unknown. Queries each repository once, without
-    waiting. Raises PermissionDenied as `make_plan`."""
+    not answer, the build's time, and the prospects of the rest, whose keys are unknown. Queries each
+    repository once, without waiting. Raises PermissionDenied as `make_plan`."""
     found = _permitted(loaded, made, allowed, host_code)
     waiting()
     able = list(takewhile(lambda prospect: not prospect.obstacle, found))
@@ -108,8 +108,8 @@ def plan_ahead(
         unasked = "the build's time may be that of a repository that cannot be queried"
         asked[: len(known)] = [replace(each, unasked=unasked) for each in asked[: len(known)]]
         known = []
-    plan = _plan(loaded, asked[: len(known)], known, allowed, epoch)
-    return plan, [*asked[len(known) :], *found[len(able) :]]
+    plan, time = _plan(loaded, asked[: len(known)], known, allowed, epoch)
+    return plan, time, [*asked[len(known) :], *found[len(able) :]]
 
 
 def _states(loaded: Loaded, able: Sequence[Prospect]) -> list[dict[str, str] | Unprepared]:
@@ -136,7 +136,7 @@ def _plan(
     states: Sequence[dict[str, str] | Unprepared],
     allowed: Collection[str],
     epoch: int | None,
-) -> Plan:
+) -> tuple[Plan, BuildTime]:
     external = [state for state in states if not isinstance(state, Unprepared)]
     plan = chain(
         _planned(loaded, prospect, state, allowed)
@@ -144,7 +144,8 @@ def _plan(
     )
     described = distro(loaded.doc)
     line = described.origin.line if described.origin and described.source_date_epoch else 0
-    return with_epoch(plan, choose_epoch(loaded.doc, epoch, external), line)
+    time = choose_epoch(loaded.doc, epoch, external)
+    return with_epoch(plan, time.seconds, line), time
 
 
 def _permitted(
@@ -214,18 +215,12 @@ def check_host(plan: Plan, state_dir: Path, min_free_bytes: int) -> None:
         )
 
 
-def build_epoch(state: BuildState) -> int:
-    """A build's time, in seconds since 1970. For builds of version 0.1.0 that of the submit."""
-    found = epoch_of(state.plan)
-    return int(state.submitted_at.timestamp()) if found is None else found
-
-
 def environment(state: BuildState, needs: Needs, http_proxy: str | None) -> dict[str, str]:
     """The environment of the tools of a build's checkpoint with these needs: the build's time
     (SOURCE_DATE_EPOCH) and, for a checkpoint that uses the network, the proxies. The manifest's `http_proxy`
     overrides the daemon's. A checkpoint may run code of the manifest, so only one that uses a proxy's login
     solely for downloads gets it."""
-    variables = {"SOURCE_DATE_EPOCH": str(build_epoch(state))}
+    variables = {"SOURCE_DATE_EPOCH": str(state.source_date_epoch)}
     if not needs.network:
         return variables
     proxies = {

@@ -109,6 +109,7 @@ class FakeBuild:
             "artifacts": [],
             "error": None,
             "source_date_epoch": 0,
+            "time_origin": "request",
             "manifest_path": "/m.xml",
             "inputs": [],
             "undelivered": [],

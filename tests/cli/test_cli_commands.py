@@ -68,7 +68,8 @@ def test_submit_prints_the_id_alone(dcctl, daemon, manifest) -> None:
 def test_status_shows_every_checkpoint_and_the_error(dcctl, build) -> None:
     lines = dcctl("status", "k2").out.splitlines()
     assert lines[0] == "live k2p7abcd: failed"
-    assert lines[3:8] == [
+    assert lines[2] == "  files dated 1970-01-01T00:00:00Z, as requested"
+    assert lines[4:9] == [
         "CHECKPOINT    STATE       TIME  ATTEMPTS  NOTE",
         "transfer-deb  completed   41 s         1",
         "ba-arch       reused                   0  from 7fa2wxyz",
@@ -375,6 +376,7 @@ def test_plan_tells_what_runs_why_and_how_long(dcctl, daemon, manifest) -> None:
          "key": "k", "estimate_seconds": 105.0},
     ]  # fmt: skip
     answer = {"name": "live", "checkpoints": checkpoints}
+    answer |= {"source_date_epoch": 1767225600, "time_origin": "none"}
     daemon.answers["POST", "/v1/plan"] = 200, answer
     assert dcctl("plan", manifest).out.splitlines() == [
         "CHECKPOINT    ACTION  ESTIMATE  REASON",
@@ -382,6 +384,7 @@ def test_plan_tells_what_runs_why_and_how_long(dcctl, daemon, manifest) -> None:
         "create-iso    run       1m 45s  argument changed at line 41",
         "",
         "live: 1 of 2 checkpoints to run, about 1m 45s",
+        "files dated 2026-01-01T00:00:00Z, a fixed time, since the build has no date",
     ]
     assert json.loads(dcctl("plan", manifest, "--json").out) == answer
 

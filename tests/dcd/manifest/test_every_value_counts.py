@@ -79,7 +79,7 @@ def keys(doc: DataObjectCache) -> list[str]:
         instance = construct(*names, spec.name, spec.args, spec.kwargs)
         found = ingredients(doc, spec, resolve(*names), instance, ())
         planned.append(PlannedCheckpoint(spec.name, "", *names, "", found))
-    plan = with_epoch(chain(planned), choose_epoch(doc, None, ()))
+    plan = with_epoch(chain(planned), choose_epoch(doc, None, ()).seconds)
     return [checkpoint.key for checkpoint in plan.checkpoints]
 
 

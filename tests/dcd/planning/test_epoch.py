@@ -16,7 +16,7 @@ from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.objects import BUILTIN
 from dcd.manifest.times import EARLIEST, LATEST, unix_time
 from dcd.manifest.values import BadValue
-from dcd.planning.epoch import UNDATED, choose_epoch
+from dcd.planning.epoch import UNDATED, BuildTime, choose_epoch
 from dcd.planning.reference import GRAMMAR
 
 RELAX_NG = etree.RelaxNG(etree.parse(str(GRAMMAR)))
@@ -36,22 +36,23 @@ def test_the_manifest_decides_then_the_client_then_the_newest_repository() -> No
         {"two": f"{SHA} 2026-01-03T04:05:06Z", "three": SHA},
     ]
     dated = doc('source_date_epoch="2026-05-06"')
-    assert choose_epoch(dated, 1700000000, states) == unix_time("2026-05-06")
-    assert choose_epoch(doc(), 1700000000, states) == 1700000000
-    assert choose_epoch(doc(), None, states) == unix_time("2026-02-03T04:05:06Z")
-    assert choose_epoch(doc(), None, [{}, {"three": SHA}]) == UNDATED
+    newest = unix_time("2026-02-03T04:05:06Z")
+    assert choose_epoch(dated, 1700000000, states) == BuildTime(unix_time("2026-05-06"), "manifest")
+    assert choose_epoch(doc(), 1700000000, states) == BuildTime(1700000000, "request")
+    assert choose_epoch(doc(), None, states) == BuildTime(newest, "repositories")
+    assert choose_epoch(doc(), None, [{}, {"three": SHA}]) == BuildTime(UNDATED, "none")
 
 
 @pytest.mark.parametrize(
     "date", ["9999-01-01T00:00:00Z", "1969-01-01T00:00:00Z", "2026-99-99T00:00:00Z"]
 )
 def test_a_repository_with_an_impossible_date_has_none(date: str) -> None:
-    assert choose_epoch(doc(), None, [{"one": f"{SHA} {date}"}]) == UNDATED
+    assert choose_epoch(doc(), None, [{"one": f"{SHA} {date}"}]) == BuildTime(UNDATED, "none")
 
 
 @given(st.text())
 def test_what_a_server_says_is_a_date_or_nothing(text: str) -> None:
-    assert EARLIEST <= choose_epoch(doc(), None, [{"one": f"{SHA} {text}"}]) <= LATEST
+    assert EARLIEST <= choose_epoch(doc(), None, [{"one": f"{SHA} {text}"}]).seconds <= LATEST
 
 
 @pytest.mark.parametrize(
@@ -168,7 +169,9 @@ def test_the_time_that_is_asked_for_is_recorded_and_a_replaced_manifest_keeps_it
     manifest.write_text(text.format(attributes="", two="true"))
     told = daemon.json("resume", build, "--manifest", manifest)
     assert told["kept"] == ["one"]
-    assert daemon.wait(build, "completed")["source_date_epoch"] == 1700000000
+    resumed = daemon.wait(build, "completed")
+    assert (resumed["source_date_epoch"], resumed["time_origin"]) == (1700000000, "request")
+    assert "files dated 2023-11-14T22:13:20Z, as requested" in daemon.ctl("status", build)
 
     monkeypatch.setitem(os.environ, "SOURCE_DATE_EPOCH", "1700000000")
     assert [c["action"] for c in daemon.json("plan", manifest)["checkpoints"]] == ["reuse", "reuse"]
