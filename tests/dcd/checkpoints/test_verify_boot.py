@@ -24,9 +24,12 @@ from store.host.tools import missing
 
 BootDisk = Callable[[bytes, str], Path]
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("qemu-system-x86_64") is None, reason="qemu-system-x86 is not installed"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        shutil.which("qemu-system-x86_64") is None, reason="qemu-system-x86 is not installed"
+    ),
+]
 
 
 def with_medium(bench: Any, medium: Path | None) -> Context:
@@ -126,7 +129,6 @@ def test_a_medium_without_a_boot_record_is_called_that(bench: Any, tmp_path: Pat
         verify().execute(context)
 
 
-@pytest.mark.slow
 def test_a_medium_that_boots_with_bios_only_fails_for_uefi(bench: Any, boot_disk: BootDisk) -> None:
     context = with_medium(bench, boot_disk(b"login:", "halt"))
     with pytest.raises(CheckpointError, match="uefi: ") as caught:

@@ -53,8 +53,7 @@ TARGET = """
 VM = '<distro_spec><img_params><vm_im firmware="bios"/></img_params></distro_spec>'
 
 needs_tools = pytest.mark.skipif(
-    bool(missing(("qemu-system-x86_64", "tgtd", "qemu-block-extra", "xorriso"))),
-    reason="QEMU with its iSCSI initiator, tgt or xorriso is not installed",
+    bool(missing(("qemu-system-x86_64", "tgtd", "qemu-block-extra", "xorriso"))), reason="no tools"
 )
 
 
@@ -116,6 +115,7 @@ def leaves_no_process() -> Iterator[None]:
 
 @needs_tools
 @pytest.mark.root
+@pytest.mark.slow
 @pytest.mark.usefixtures("leaves_no_process")
 class TestInstallation:
     def test_that_says_it_succeeded_and_did_nothing_is_not_believed(

@@ -24,7 +24,7 @@ from store.host.identity import Identity, service_identity
 from store.host.kernel_scopes import can_restrict_files, can_scope_sockets
 from tests.dcd.planner.conftest import ADA, SHOW, TRYING, Bench
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 
 def outside(code: str, temporary: Path) -> str:

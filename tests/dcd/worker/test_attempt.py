@@ -19,7 +19,7 @@ from statemachine.results import Artifact, ErrorInfo
 from store.layers.interface import LayerRecord
 from tests.dcd.worker.conftest import MOUNTING, Bench, loops_on, mounts_below, processes_with
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 
 class TestResult:
