@@ -1,7 +1,7 @@
 """One disk image: made from the raw disk, checked, and compared with it block by block.
 
-Holes stay holes. Except for the random ids of qemu-img in VDI, VHD, VHDX and a monolithicSparse VMDK, the
-same disk gives the same bytes. Safe in any thread.
+Holes stay holes. With the ids that `dcd.checkpoints.vm.format_ids` writes, the same disk gives the same
+bytes. Safe in any thread.
 Source: qemu-img(1).
 """
 

@@ -19,6 +19,7 @@ from dcd.checkpoints.recorded import record_medium
 from dcd.checkpoints.times import source_date_epoch
 from dcd.checkpoints.vm.conversion import TOOLS, Level, convert, examine, make_stream
 from dcd.checkpoints.vm.disk import DiskLayout, recorded_disk
+from dcd.checkpoints.vm.format_ids import derive_ids
 from dcd.checkpoints.vm.formats import (
     STREAM,
     Image,
@@ -52,6 +53,7 @@ class Convert(Checkpoint):
     """Convert the disk to the formats that `vm_im` lists."""
 
     DESCRIPTION = "Convert the disk to the formats it is delivered in"
+    VERSION = 2
     EXPECTED_SECONDS = 20.0
     READS = ("//vm_format", "//distro.name", "//distro.add_timestamp")
     TOOLS = TOOLS
@@ -133,6 +135,7 @@ class Convert(Checkpoint):
                     out_of_order=self.out_of_order,
                     on_progress=on_progress,
                 )
+                derive_ids(path, image.type, layout.uuid, epoch)
             examine(context, disk, image, path)
             return as_artifact(context, path, image.type, sha256=sha256)
 

@@ -17,6 +17,7 @@ from dcd.checkpoints.recorded import recorded_media
 from dcd.checkpoints.vm import conversion
 from dcd.checkpoints.vm.convert import Convert
 from dcd.checkpoints.vm.disk import DiskLayout, record_disk
+from dcd.checkpoints.vm.format_ids import derive_ids
 from dcd.checkpoints.vm.ova import CreateOVA
 from dcd.checkpoints.vm.stream_vmdk import write_stream_vmdk
 from dcd.manifest.diagnostics import refuse
@@ -161,13 +162,50 @@ def test_formats_are_chosen_by_argument(bench: Any) -> None:
     assert set(recorded_media(context)) == {"vdi", "vmdk-monolithicSparse"}
 
 
-@pytest.mark.parametrize("form", ['type="qcow2" compression="zstd"', 'type="vmdk"', 'type="qcow2"'])
+EVERY_FORM = (
+    *('type="qcow2" compression="zstd"', 'type="qcow2"', 'type="vmdk"', 'type="vdi"', 'type="vhd"'),
+    *('type="vmdk" subformat="monolithicSparse"', 'type="vhd" subformat="fixed"', 'type="vhdx"'),
+    'type="vhdx" subformat="fixed"',
+)
+
+
+@pytest.mark.parametrize("form", EVERY_FORM)
 def test_the_same_disk_gives_the_same_bytes(bench: Any, form: str) -> None:
     context = with_disk(bench, f"<vm_format {form}/>")
     Convert("convert").execute(context)
     Convert("again").execute(context)
     first, second = bench.artifacts
     assert first == second
+
+
+@pytest.mark.parametrize("form", EVERY_FORM[3:])
+def test_the_ids_of_a_format_are_those_of_its_disk(bench: Any, form: str) -> None:
+    digests = set()
+    for disk_uuid, epoch in (
+        ("8d2c-guid", 1700000000),
+        ("other-guid", 1700000000),
+        ("8d2c-guid", 0),
+    ):
+        doc = bench.doc(machine(f"<vm_format {form}/>"))
+        context = bench.context(doc, environment={"SOURCE_DATE_EPOCH": str(epoch)})
+        disk = write_disk(bench.root / "media/disk.img")
+        record_disk(context, disk, DiskLayout("disk.img", DISK_BYTES, 512, disk_uuid, ()))
+        Convert("convert").execute(context)
+        digests.add(bench.artifacts[-1].sha256)
+    dated = "vhd" in form and "vhdx" not in form
+    assert len(digests) == 2 + dated
+
+
+@pytest.mark.parametrize("type_", ["vdi", "vmdk", "vhd", "vhdx"])
+@pytest.mark.parametrize("content", [b"", b"KDMV", bytes(70000)])
+def test_what_has_not_the_structure_of_its_format_gets_no_ids(
+    tmp_path: Path, type_: str, content: bytes
+) -> None:
+    image = tmp_path / "image"
+    image.write_bytes(content)
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        derive_ids(image, type_, "8d2c-guid", 0)
+    assert image.read_bytes() == content
 
 
 def test_out_of_order_gives_the_same_contents(bench: Any, tmp_path: Path) -> None:
