@@ -25,7 +25,12 @@ PARK_AFTER = 3
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Give a queued build its slot; a build that had a slot before a restart of the daemon keeps it."""
+    """Give a queued build its slot; a build that had a slot before a restart of the daemon keeps it. The
+    fields are those of BuildStarted."""
+
+    builder: str = ""
+    version: str = ""
+    backend: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +167,8 @@ def removed(state: BuildState) -> Removed:
 def _payloads(state: BuildState, command: Command) -> tuple[events.Payload, ...]:
     match command:
         case Start():
-            return () if state.lifecycle in AT_WORK else (events.BuildStarted(),)
+            started = events.BuildStarted(command.builder, command.version, command.backend)
+            return () if state.lifecycle in AT_WORK else (started,)
         case RequestPause():
             return _pause(state, command)
         case WithdrawPause():

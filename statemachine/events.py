@@ -54,7 +54,13 @@ class BuildSubmitted(Payload):
 
 @dataclass(frozen=True, slots=True)
 class BuildStarted(Payload):
-    """The scheduler gave the build a slot, for the first time or after a resume."""
+    """The scheduler gave the build a slot, for the first time or after a resume. `builder` is the URI that
+    names the build server, `version` that of dcd, `backend` the back end of layers; "" in events of version
+    0.1.0."""
+
+    builder: str = ""
+    version: str = ""
+    backend: str = ""
 
 
 @dataclass(frozen=True, slots=True)

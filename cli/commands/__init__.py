@@ -9,6 +9,7 @@ in the name is an underscore in the module's).
 NAMES = (
     *("submit", "resume", "retry", "pause", "cancel", "rm"),
     *("status", "list", "follow", "events", "logs", "artifacts", "checkpoints"),
+    *("provenance",),
     *("shell", "doc", "graph"),
     *("validate", "plan", "checkpoint-types", "migrate"),
     *("df", "gc", "backup", "config", "metrics", "doctor", "version"),

@@ -27,6 +27,9 @@ from dcd.api.operations import (
 )
 from dcd.api.server import actor_of
 from dcd.api.stream import Streamed, file_response, follow
+from dcd.planner.tasks import WithSecrets
+from statemachine import provenance as papers
+from statemachine.errors import NotFound
 from statemachine.events import Event
 from statemachine.graph import graph as drawing
 
@@ -39,8 +42,11 @@ AFTER = QueryParameter("after", "a position: events after it")
 OFFSET = QueryParameter("offset", "bytes to skip")
 AT = QueryParameter("at", "a checkpoint: the DOC after it", str, pattern=CHECKPOINT_NAME)
 PATH = QueryParameter("path", "a path string: only the parts that it selects", str)
+ABOUT = QueryParameter("about", "what is stated", str, choices=("provenance", "boot"))
 FORMAT = QueryParameter("format", "language of the diagram", str, choices=("mermaid", "dot"))
 EVENTS_LIMIT = limit(500, 5000)
+
+STATEMENT_TYPE = "application/vnd.in-toto+json"
 
 
 async def events(api: Api, request: Request) -> Response:
@@ -101,6 +107,24 @@ async def verify_artifacts(api: Api, request: Request) -> Response:
         for verdict in verdicts
     )
     return json_response(schemas.ArtifactChecks(checks, all(check.ok for check in checks)))
+
+
+async def provenance(api: Api, request: Request) -> Response:
+    api.require(request, Action.SEE)
+    build = await api.build(request)
+    state, found = await api.records.state(build), await api.records.all_events(build)
+    if choice(request, ABOUT, "provenance") == "boot":
+        text = papers.boot_proof(found)
+        if text is None:
+            raise NotFound(
+                f"no checkpoint of build {build} has booted its products",
+                resolution="add a checkpoint VerifyBoot to the manifest",
+            )
+    else:
+        secret = WithSecrets(state.manifest, state.parameters)
+        without = await api.manifests.without_secrets(secret, actor_of(request.scope))
+        text = papers.provenance(found, without.parameters)
+    return Response(text, media_type=STATEMENT_TYPE)
 
 
 async def doc(api: Api, request: Request) -> Response:

@@ -43,6 +43,7 @@ from dcd.platform.chroot import chroot
 from dcd.platform.host_parts import file_digest
 from dcd.platform.inside import regular_file, write
 from statemachine.errors import CheckpointError, NotFound, Unprepared
+from statemachine.provenance import reserved
 from store.artifacts import EVIDENCE_SUMS, SUMS
 from store.host.capabilities import NUMBERS
 from store.host.process import BASE_ENVIRONMENT, ToolFailed
@@ -183,7 +184,8 @@ class CustomScript(Checkpoint):
             )
         names = [Path(item).name for item in self.deliver]
         for item, text in enumerate(self.deliver):
-            if names[item] in (SUMS, EVIDENCE_SUMS, f"{distro(doc).name}.xml"):
+            own = distro(doc).name
+            if names[item] in (SUMS, EVIDENCE_SUMS, f"{own}.xml", *reserved(own)):
                 why = "every build delivers a file of that name by itself"
             elif names.index(names[item]) != item:
                 why = "another file is delivered under the same name"

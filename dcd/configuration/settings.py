@@ -79,6 +79,13 @@ class Configuration:
         "`observe`, so that file access does not exceed the API's; without such a group, only "
         "root.",
     )
+    builder_id: str = _setting(
+        "",
+        "The URI that names this build server in the provenance of builds, such as "
+        "`https://builds.example.org/`. Recipients compare it with the one that they trust. Empty: "
+        "`urn:dcd:builder:unnamed`.",
+        reloads=True,
+    )
     max_running_builds: int = _setting(
         2,
         "The number of builds that run at once; the others are queued.",

@@ -104,6 +104,10 @@ class Builds:
             return machine.state
         return (await self._rehydrate(build)).state
 
+    async def events(self, build: str) -> Sequence[Event]:
+        """All events of a build, oldest first. Raises NotFound."""
+        return await self.ask(self.log.read_build, build)
+
     async def command(self, build: str, change: Change, actor: Actor = DAEMON) -> BuildState:
         """Carry out a command, or record a fact: check, append, move. Returns the state after it.
 

@@ -1,65 +1,84 @@
 """Delivering the artifacts of a build to its artifact directory, and completing the build.
 
 Every checkpoint's artifacts are linked from their layers; the canonical manifest and SHA256SUMS, the
-digests of all products, are written beside them. Evidence (console logs and screenshots of boots),
-which differs each time, has its digests in a separate file. Each file is complete and synced before its
-event; all steps are idempotent.
+digests of all products, are written beside them, then the provenance of these. Evidence (console logs and
+screenshots of boots), which differs each time, has its digests in a separate file, with those of the
+provenance. Each file is complete and synced before its event; all steps are idempotent, and give the same
+bytes when a crash has them repeated.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
 from dcd.launcher.client import Privileged
 from dcd.planner.client import Planning
-from dcd.planner.tasks import WITHHOLD, WithSecrets
+from dcd.planner.tasks import WITHHOLD, WithoutSecrets, WithSecrets
 from statemachine.build import BuildState
 from statemachine.commands import Change
 from statemachine.errors import NotFound
-from statemachine.events import ArtifactPublished, BuildCompleted
+from statemachine.events import ArtifactPublished, BuildCompleted, Event
+from statemachine.provenance import (
+    BOOT_SUFFIX,
+    PROVENANCE_SUFFIX,
+    boot_proof,
+    provenance,
+)
 from statemachine.results import Artifact
 from store.artifacts import EVIDENCE_SUMS, SUMS
 
 _LEFT_OUT = "<!-- This copy of the manifest omits passwords, hashes and other secrets. -->\n"
 
 Record = Callable[[str, Change], Awaitable[BuildState]]
+Read = Callable[[str], Awaitable[Sequence[Event]]]
 
 
 async def publish(
-    record: Record, privileged: Privileged, planner: Planning, state: BuildState
+    record: Record, read: Read, privileged: Privileged, planner: Planning, state: BuildState
 ) -> BuildState:
     """Publish all unpublished artifacts, and complete the build.
 
-    `record` records a change by the engine, and waits as long as the log accepts no events. Raises
-    DcdError when a layer's file is missing, DiskFull.
+    `record` records a change by the engine, and waits as long as the log accepts no events; `read` returns
+    all events of a build. Raises DcdError when a layer's file is missing, DiskFull.
     """
+
+    async def write(name: str, kind: str, text: str, *, evidence: bool = False) -> BuildState:
+        written = await asyncio.to_thread(privileged.write, state.id, name, kind, text)
+        return await record(state.id, ArtifactPublished(replace(written, evidence=evidence)))
+
     for artifact in state.unpublished:
         key = _key(state, artifact)
         delivered = await asyncio.to_thread(privileged.publish, state.id, artifact, key)
         state = await record(state.id, ArtifactPublished(delivered))
-    manifest = await asyncio.to_thread(
-        privileged.write,
-        state.id,
-        f"{state.name}.xml",
-        "xml",
-        await _delivered(planner, state.manifest),
-    )
-    state = await record(state.id, ArtifactPublished(manifest))
-    others = [a for a in state.published if a.name not in (SUMS, EVIDENCE_SUMS)]
-    for name, evidence in ((EVIDENCE_SUMS, True), (SUMS, False)):
-        listed = sorted((a for a in others if a.evidence is evidence), key=lambda a: a.name)
-        if evidence and not listed:
-            continue
-        lines = "".join(f"{artifact.sha256}  {artifact.name}\n" for artifact in listed)
-        sums = await asyncio.to_thread(privileged.write, state.id, name, "text", lines)
-        state = await record(state.id, ArtifactPublished(sums))
-    seconds = sum(record.seconds or 0.0 for record in state.checkpoints)
+    without = await planner.ask(WITHHOLD, WithSecrets(state.manifest, state.parameters))
+    state = await write(f"{state.name}.xml", "xml", _delivered(without))
+    state = await write(SUMS, "text", _sums(state, evidence=False))
+    events = await read(state.id)
+    said = {
+        f"{state.name}{PROVENANCE_SUFFIX}": provenance(events, without.parameters),
+        f"{state.name}{BOOT_SUFFIX}": boot_proof(events),
+    }
+    for name, text in said.items():
+        if text is not None:
+            state = await write(name, "in-toto", text, evidence=True)
+    state = await write(EVIDENCE_SUMS, "text", _sums(state, evidence=True))
+    seconds = sum(each.seconds or 0.0 for each in state.checkpoints)
     return await record(state.id, BuildCompleted(seconds))
 
 
-async def _delivered(planner: Planning, manifest: str) -> str:
+def _delivered(without: WithoutSecrets) -> str:
     """The manifest without secrets, for recipients of the image."""
-    without = await planner.ask(WITHHOLD, WithSecrets(manifest))
     return _LEFT_OUT * without.had_any + without.manifest
+
+
+def _sums(state: BuildState, *, evidence: bool) -> str:
+    """The digests of the published products, or of all other files, in the form of sha256sum(1)."""
+    listed = (
+        artifact
+        for artifact in state.published
+        if artifact.evidence is evidence and artifact.name not in (SUMS, EVIDENCE_SUMS)
+    )
+    return "".join(f"{a.sha256}  {a.name}\n" for a in sorted(listed, key=lambda a: a.name))
 
 
 def _key(state: BuildState, artifact: Artifact) -> str:

@@ -80,6 +80,10 @@ class Records:
         """At most `limit` events of a build after a position, oldest first."""
         return await self._builds.ask(self._log.read, build, after, limit)
 
+    async def all_events(self, build: str) -> Sequence[Event]:
+        """All events of a build, oldest first."""
+        return await self._builds.events(build)
+
     async def settled(self, build: str, after: int) -> bool:
         """Whether a build continues only by a command, and has no event after a position."""
         state = await self.state(build)

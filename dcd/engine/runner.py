@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable
+from importlib.metadata import version
 
 import structlog
 
@@ -104,7 +105,7 @@ class Runner:
 
     async def _run(self, build: str) -> None:
         try:
-            state = await self._record_durably(build, Start())
+            state = await self._record_durably(build, self._start())
         except Refused:
             return  # paused or cancelled just before its turn
         if state.running:
@@ -123,6 +124,10 @@ class Runner:
             if after is None:
                 return
             state = after
+
+    def _start(self) -> Start:
+        builder = self._resources.settings().builder_id
+        return Start(builder, version("dcd"), self.stores.layers.name)
 
     async def give_up(self, build: str, error: Exception) -> None:
         """Fail a build after a defect in dcd."""
@@ -185,7 +190,11 @@ class Runner:
     async def _deliver(self, state: BuildState) -> BuildState:
         try:
             return await publish(
-                self._record_durably, self.stores.privileged, self._resources.planner, state
+                self._record_durably,
+                self.builds.events,
+                self.stores.privileged,
+                self._resources.planner,
+                state,
             )
         except DiskFull as error:
             return await self._record(state, Pause(str(error), "no-space"))

@@ -8,6 +8,9 @@ import pytest
 
 pytestmark = pytest.mark.root
 
+ABOUT = {"SHA256SUMS", "SHA256SUMS.evidence", "small.provenance.json"}
+"""What every build of `small` delivers about its products."""
+
 
 def counted(counter: Path, line: str = "true") -> str:
     """A shell line that leaves a mark each time it runs."""
@@ -65,7 +68,7 @@ def test_a_file_that_a_command_makes_is_delivered_if_it_says_so(daemon, tmp_path
         build = daemon.submit(manifest)
         status = daemon.wait(build, "completed")
         delivered = {artifact["name"]: artifact for artifact in status["artifacts"]}
-        assert set(delivered) == {"root.tar", "b.cpio", "small.xml", "SHA256SUMS"}
+        assert set(delivered) == {"root.tar", "b.cpio", "small.xml", *ABOUT}
         assert delivered["root.tar"]["format"] == "tar"
         path = Path(delivered["root.tar"]["path"])
         assert (path.read_text(), path.stat().st_mode & 0o7777) == ("a\n", 0o640)
@@ -104,7 +107,7 @@ def test_completed_build_delivers_manifest_and_digests_that_verify(daemon, write
 
     artifacts = {artifact["name"]: artifact for artifact in daemon.json("artifacts", build)}
 
-    assert set(artifacts) == {"small.xml", "SHA256SUMS"}
+    assert set(artifacts) == {"small.xml", *ABOUT}
     sums = Path(artifacts["SHA256SUMS"]["path"]).read_text()
     assert sums == f"{artifacts['small.xml']['sha256']}  small.xml\n"
     daemon.ctl("artifacts", build, "--verify")

@@ -42,9 +42,12 @@ def test_digests_of_products_leave_evidence_out(
     }
     assert listed == {
         "SHA256SUMS": ["product.img", "tried.xml"],
-        "SHA256SUMS.evidence": ["console.log"],
+        "SHA256SUMS.evidence": ["console.log", "tried.provenance.json"],
     }
-    assert [name for name, each in found.items() if each["evidence"]] == ["console.log"]
+    assert [name for name, each in found.items() if each["evidence"]] == [
+        "console.log",
+        "tried.provenance.json",
+    ]
     log = Path(found["console.log"]["path"]).read_bytes()
     assert hashlib.sha256(log).hexdigest() == found["console.log"]["sha256"]
     daemon.ctl("artifacts", build, "--verify")

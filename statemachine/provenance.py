@@ -1,0 +1,313 @@
+"""Provenance: what a build was made from, how and by whom, as attestations that others can read.
+
+`provenance` gives an in-toto statement (v1) with SLSA provenance (v1), `boot_proof` one with a test result
+(v0.1), each as the text of the delivered file. Both are functions of the build's events up to the last
+result of a checkpoint, and of the digests of the published products: delivering again after a crash, or
+years later, gives the same bytes. What the events of an earlier version do not record is left out.
+docs/reference/provenance.md describes every field. Pure.
+
+Keys of checkpoints are chained over ingredients that may derive from secrets (a manifest's password, a
+secret of the server), from which a reader could guess them; and salts differ in each build. The keys here
+are chained without both. Source: https://slsa.dev/spec/v1.2/build-provenance,
+https://github.com/in-toto/attestation/tree/main/spec/v1.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import reduce
+
+import msgspec
+
+from statemachine.build import BuildState, Lifecycle
+from statemachine.errors import Refused
+from statemachine.events import (
+    BuildRemoved,
+    BuildStarted,
+    CheckpointCompleted,
+    CheckpointReused,
+    Event,
+)
+from statemachine.fold import evolve
+from statemachine.keys import EXTERNAL, SALT, canonical, chain, epoch_of
+from statemachine.plan import Ingredient, Json, Plan, PlannedCheckpoint
+from statemachine.results import Artifact
+
+STATEMENT = "https://in-toto.io/Statement/v1"
+PROVENANCE = "https://slsa.dev/provenance/v1"
+TEST_RESULT = "https://in-toto.io/attestation/test-result/v0.1"
+BUILD_TYPE = "urn:dcd:build:v1"
+UNNAMED = "urn:dcd:builder:unnamed"
+"""The builder's id where the configuration gives none, or the events do not record it."""
+
+PROVENANCE_SUFFIX = ".provenance.json"
+BOOT_SUFFIX = ".boot.json"
+
+_SIGNED = (".dsse.json",)
+_SUMS = "SHA256SUMS"
+_SIGNED_SUMS = (".sig", ".gpg")
+_OF_HOST = " of the host"
+_SECRET = "secret "  # noqa: S105 - the beginning of an ingredient's name
+_DIGEST = re.compile(r"([0-9a-f]{64})(?: (.*))?", re.DOTALL)
+_LOGIN = re.compile(r"(?<=://)[^/?#@\s]+@")
+_MAY_BE_SECRET = frozenset({"argument", "manifest", SALT})
+"""Kinds of ingredients that are no part of the keys in provenance. The digest of the whole manifest, without
+its secrets, is in the document."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    """The results of a build's checkpoints: the state after the last, the events up to it, and the products
+    that were published then or later."""
+
+    state: BuildState
+    events: Sequence[Event]
+    products: Sequence[Artifact]
+
+
+def provenance(events: Sequence[Event], parameters: Mapping[str, str]) -> str:
+    """The provenance of a build, from all its events. `parameters` are the build's without secrets. Raises
+    Refused for a build whose checkpoints have not all completed."""
+    result = _result(events)
+    state, started = result.state, _started(result)
+    predicate = {
+        "buildDefinition": {
+            "buildType": BUILD_TYPE,
+            "externalParameters": _external_parameters(result, parameters),
+            "internalParameters": _internal_parameters(result),
+            "resolvedDependencies": list(_dependencies(result)),
+        },
+        "runDetails": {
+            "builder": _builder(result),
+            "metadata": {
+                "invocationId": state.id,
+                "startedOn": _time(started.time if started else events[0].time),
+                "finishedOn": _time(result.events[-1].time),
+            },
+            "byproducts": list(_byproducts(result)),
+        },
+    }
+    return _statement(map(_named, result.products), PROVENANCE, predicate)
+
+
+def boot_proof(events: Sequence[Event]) -> str | None:
+    """The statement that the products boot; None for a build without a checkpoint that has booted any."""
+    result = _result(events)
+    tests: list[str] = []
+    tested: list[Artifact] = []
+    before: dict[str, Artifact] = {}
+    for record, planned in zip(
+        result.state.checkpoints, result.state.plan.checkpoints, strict=True
+    ):
+        proofs = [a for a in record.artifacts if a.evidence]
+        if planned.checkpoint_class.endswith("VerifyBoot") and proofs:
+            tests += [a.name.removesuffix(".log") for a in proofs if a.name.endswith(".log")]
+            tested += before.values()
+        before |= {a.name: a for a in record.artifacts if not a.evidence}
+    if not tests:
+        return None
+    published = {a.name: a for a in result.products}
+    subjects = {a.name: published[a.name] for a in tested if a.name in published}
+    predicate = {
+        "result": "PASSED",
+        "configuration": [_manifest(result)],
+        "passedTests": sorted(tests),
+    }
+    return _statement(map(_named, subjects.values()), TEST_RESULT, predicate)
+
+
+def reserved(name: str) -> tuple[str, ...]:
+    """The names of files about the products of a build named `name`: statements and signatures."""
+    signed = (stem + end for stem in (f"{name}.provenance", f"{name}.boot") for end in _SIGNED)
+    statements = (name + end for end in (PROVENANCE_SUFFIX, BOOT_SUFFIX))
+    return (*statements, *signed, f"{name}.sigstore.json", *(_SUMS + end for end in _SIGNED_SUMS))
+
+
+def _result(events: Sequence[Event]) -> _Result:
+    kept = [event for event in events if not isinstance(event.data, BuildRemoved)]
+    whole = reduce(evolve, kept, None)
+    assert whole is not None
+    if whole.next is not None or whole.lifecycle is Lifecycle.CANCELLED:
+        raise Refused(
+            f"build {whole.id} has no provenance: it is {whole.lifecycle}",
+            "provenance describes how delivered products were made",
+            f"wait until the build is completed: dcctl follow {whole.id}",
+        )
+    last = max(
+        index
+        for index, event in enumerate(kept)
+        if isinstance(event.data, CheckpointCompleted | CheckpointReused)
+    )
+    upto = kept[: last + 1]
+    state = reduce(evolve, upto, None)
+    assert state is not None
+    about = (_SUMS, *reserved(whole.name))
+    products = [a for a in whole.published if not a.evidence and a.name not in about]
+    return _Result(state, upto, sorted(products, key=lambda artifact: artifact.name))
+
+
+def _statement(subject: Iterable[Json], kind: str, predicate: Json) -> str:
+    value = {
+        "_type": STATEMENT,
+        "subject": list(subject),
+        "predicateType": kind,
+        "predicate": predicate,
+    }
+    return msgspec.json.format(canonical(value), indent=2).decode() + "\n"
+
+
+def _named(artifact: Artifact) -> Json:
+    return {"name": artifact.name, "digest": {"sha256": artifact.sha256}}
+
+
+def _manifest(result: _Result) -> Json:
+    """The delivered manifest, which is without secrets: by digest when it is published."""
+    name = f"{result.state.name}.xml"
+    found = [_named(artifact) for artifact in result.products if artifact.name == name]
+    return found[0] if found else {"name": name, "uri": f"urn:dcd:manifest:{result.state.id}"}
+
+
+def _external_parameters(result: _Result, parameters: Mapping[str, str]) -> Json:
+    found = {"manifest": _manifest(result), "parameters": dict(parameters)}
+    if (epoch := epoch_of(result.state.plan)) is not None:
+        found["source_date_epoch"] = epoch
+    return found
+
+
+def _internal_parameters(result: _Result) -> Json:
+    found: dict[str, Json] = {
+        "checkpoints": [
+            {
+                "name": planned.name,
+                "class": f"{planned.mod_path}:{planned.checkpoint_class}",
+                "key": planned.key,
+                "host_code": planned.host_code,
+            }
+            for planned in public(result.state.plan).checkpoints
+        ]
+    }
+    started = _started(result)
+    if started is not None and started.data.backend:
+        found["layers"] = started.data.backend
+    return found
+
+
+def public(plan: Plan) -> Plan:
+    """The plan with keys that tell nothing about secrets, and that equal those of another build from the same
+    inputs with the same tools."""
+    return chain(
+        replace(planned, ingredients=tuple(_public(planned))) for planned in plan.checkpoints
+    )
+
+
+def _public(planned: PlannedCheckpoint) -> Iterator[Ingredient]:
+    for part in planned.ingredients:
+        secret = part.kind == EXTERNAL and part.name.startswith(_SECRET)
+        if part.kind not in _MAY_BE_SECRET and not secret:
+            yield replace(part, name=_without_login(part.name), line=0)
+
+
+def _dependencies(result: _Result) -> Iterator[Json]:
+    state = result.state
+    yield _manifest(result)
+    for file in sorted(state.inputs, key=lambda file: file.path):
+        yield {
+            "name": file.path,
+            "uri": "urn:dcd:input",
+            "digest": {"sha256": file.sha256},
+            "annotations": {"mode": f"{file.mode:04o}"},
+        }
+    external = {
+        part.name: part.digest
+        for planned in public(state.plan).checkpoints
+        for part in planned.ingredients
+        if part.kind == EXTERNAL
+    }
+    for name, text in sorted(external.items()):
+        yield from _external(name, text)
+
+
+def _external(name: str, text: str) -> Iterator[Json]:
+    """External state with a digest; text without one is no dependency."""
+    if (match := _DIGEST.fullmatch(text)) is None:
+        return
+    found: dict[str, Json] = {"name": name, "digest": {"sha256": match[1]}}
+    if name.endswith(_OF_HOST):
+        found["uri"] = "urn:dcd:host"
+    elif "://" in name:
+        uri, _, suite = name.partition(" ")
+        found["uri"] = f"{uri.rstrip('/')}/dists/{suite}/InRelease" if suite else uri
+    if match[2]:
+        found["annotations"] = {"state": match[2]}
+    yield found
+
+
+def _builder(result: _Result) -> Json:
+    started = _started(result)
+    builder = started.data if started is not None else BuildStarted()
+    found: dict[str, Json] = {"id": builder.builder or UNNAMED}
+    versions = {
+        part.name.removesuffix(_OF_HOST): match[2]
+        for planned in public(result.state.plan).checkpoints
+        for part in planned.ingredients
+        if part.kind == EXTERNAL and part.name.endswith(_OF_HOST)
+        if (match := _DIGEST.fullmatch(part.digest)) and match[2]
+    }
+    if builder.version:
+        versions["dcd"] = builder.version
+    if versions:
+        found["version"] = versions
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Started:
+    time: datetime
+    data: BuildStarted
+
+
+def _started(result: _Result) -> _Started | None:
+    """When the build started for the first time, and what is recorded of the builder that finished it."""
+    found = [
+        (event.time, event.data) for event in result.events if isinstance(event.data, BuildStarted)
+    ]
+    return _Started(found[0][0], found[-1][1]) if found else None
+
+
+def _byproducts(result: _Result) -> Iterator[Json]:
+    state = result.state
+    ended = {
+        event.data.checkpoint: event
+        for event in result.events
+        if isinstance(event.data, CheckpointCompleted | CheckpointReused)
+    }
+    for record in state.checkpoints:
+        event = ended[record.name]
+        notes = {"event": event.hash, "state": str(record.state)}
+        found: dict[str, Json] = {
+            "name": record.name,
+            "uri": "urn:dcd:checkpoint",
+            "annotations": notes,
+        }
+        if content := getattr(event.data, "content", ""):
+            found["digest"] = {"sha256": content}
+        yield found
+    proofs = {a.name: a for record in state.checkpoints for a in record.artifacts if a.evidence}
+    for name in sorted(proofs):
+        yield {**_named(proofs[name]), "uri": "urn:dcd:evidence"}
+    head = result.events[-1]
+    yield {
+        "name": "events",
+        "uri": "urn:dcd:events",
+        "digest": {"sha256": head.hash},
+        "annotations": {"sequence": str(head.sequence)},
+    }
+
+
+def _time(time: datetime) -> str:
+    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _without_login(name: str) -> str:
+    return _LOGIN.sub("", name)
