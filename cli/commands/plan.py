@@ -24,6 +24,8 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         print_json(plan)
         return
+    if plan["choice"]:
+        print(f"{printable(plan['choice'])}\n")
     total_seconds = 0.0
     rows = []
     for item in plan["checkpoints"]:

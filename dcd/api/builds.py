@@ -65,10 +65,10 @@ async def plan(api: Api, request: Request) -> Response:
     api.require(request, Action.SUBMIT)
     body = await body_of(request, schemas.ManifestRequest)
     source = await _source(api, request, body.manifest, body)
-    name, time, intentions = await api.manifests.preview(
+    name, time, intentions, choice = await api.manifests.preview(
         source, _options(body), actor_of(request.scope), api.permit(request)
     )
-    return json_response(schemas.PlanView(name, intentions, time.seconds, time.origin))
+    return json_response(schemas.PlanView(name, intentions, time.seconds, time.origin, choice))
 
 
 async def submit(api: Api, request: Request) -> Response:

@@ -311,12 +311,14 @@ class MigratedView:
 @dataclass(frozen=True, slots=True)
 class PlanView:
     """The preview of a submit of the manifest. `source_date_epoch` and `time_origin` as in BuildView; they
-    do not count where a key is unknown."""
+    do not count where a key is unknown. `choice` says which list of checkpoints was chosen for a manifest
+    without `<execution>`, and why."""
 
     name: str
     checkpoints: tuple[Intention, ...]
     source_date_epoch: int
     time_origin: str
+    choice: str = ""
 
 
 @dataclass(frozen=True, slots=True)

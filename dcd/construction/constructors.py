@@ -336,6 +336,19 @@ def _checkpoint_modules() -> dict[str, frozenset[str]]:
     return {name: classes for name, classes in named.items() if classes}
 
 
+def checkpoint_modules(allowed: Collection[str] = ()) -> dict[str, frozenset[str]]:
+    """The modules of checkpoints that a manifest may name, each with the names of its checkpoints: the
+    project's, those of plug-ins, and those of `allowed` that are whole names. One that cannot be imported is
+    left out."""
+    found = dict(_checkpoint_modules())
+    for name in (*plugin_modules(), *(each for each in allowed if not each.endswith(".*"))):
+        try:
+            found.setdefault(name, frozenset(factories(import_module(name, name))))
+        except Unresolved:
+            continue
+    return found
+
+
 def _is_factory(found: Any, module: ModuleType) -> bool:
     if inspect.isclass(found):
         return (

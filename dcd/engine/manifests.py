@@ -117,8 +117,9 @@ class Manifests:
 
     async def preview(
         self, source: ManifestSource, options: Options, actor: Actor, permit: Permit
-    ) -> tuple[str, BuildTime, tuple[Intention, ...]]:
-        """The distribution's name, the build's time, and the preview of a submit with these options."""
+    ) -> tuple[str, BuildTime, tuple[Intention, ...], str]:
+        """The distribution's name, the build's time, the preview of a submit with these options, and the list
+        of checkpoints that was chosen for a manifest without one."""
         preview = await self._ask(tasks.PREVIEW, source, actor, options.pause_before)
         await asyncio.to_thread(permit, preview.plan)
 
@@ -131,7 +132,7 @@ class Manifests:
             return intentions(likely, alike, layers, options.fresh, same, options.fresh_from)
 
         found = await asyncio.to_thread(compare)
-        return preview.name, preview.time, (*found, *preview.rest)
+        return preview.name, preview.time, (*found, *preview.rest), preview.choice
 
     async def migrate(self, old: OldManifest, actor: Actor, left: Left) -> Migrated:
         """Convert a manifest from before the redesign. Raises ManifestError."""

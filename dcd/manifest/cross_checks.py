@@ -62,6 +62,8 @@ def _checkpoint_names(source: Source) -> Iterator[Diagnostic]:
         "Names are unique in a manifest.",
         'name="{name}-2"',
     )
+    if source.root.find("distro/execution") is None:
+        return  # Its absence is reported.
     checkpoints = dict.fromkeys(found.get("name", "") for found in source.root.iter("checkpoint"))
     for element in source.root.iter("software", "configuration"):
         name = element.get("name")

@@ -14,7 +14,7 @@ from lxml import etree
 
 from dcd.manifest.data_object import DataObject, Element, OneOf, Particle, fields_of
 from dcd.manifest.fields import Field
-from dcd.manifest.objects import BUILTIN, DC
+from dcd.manifest.objects import BUILTIN, DC, CheckpointSpec
 from dcd.manifest.paths import class_and_name, parse_path
 from dcd.manifest.registry import Registry, particles_of
 from dcd.manifest.values import Form, choices, optional_of
@@ -81,6 +81,10 @@ Offers = Mapping[type[DataObject], Mapping[str, Sequence[str]]]
 """Names that an editor offers for an element with a free name, each with its documentation."""
 
 
+_OFFERED_FOR: Mapping[type[DataObject], str] = {CheckpointSpec: "type"}
+"""The attribute for which names are offered, where it is not the name."""
+
+
 def grammar_text(offers: Offers) -> str:
     """The grammar as XML text."""
     namespaces: dict[str | None, str] = {None: RNG, "a": ANNOTATIONS}
@@ -118,7 +122,7 @@ def _define(grammar: Element, cls: type[DataObject], offered: Mapping[str, Seque
             holder = element if field.required else _add(element, "optional")
             attribute = _add(holder, "attribute", name=field.tag)
             _document(attribute, field.declared.doc)
-            _value(attribute, field, offered if field.name == "name" else {})
+            _value(attribute, field, offered if field.name == _OFFERED_FOR.get(cls, "name") else {})
     texts = [field for field in fields if field.declared.kind == "text"]
     if texts:
         _text(element, texts[0])

@@ -149,6 +149,8 @@ class Previewed:
     plan: Plan
     time: BuildTime
     rest: tuple[Intention, ...]
+    choice: str = ""
+    """The list of checkpoints that was chosen for a manifest without one, and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +201,7 @@ def _preview(manifest: Manifest, waiting: Waiting) -> Previewed:
         host_code=manifest.host_code,
         waiting=waiting,
     )
-    return Previewed(distro(loaded.doc).name, plan, time, beyond(rest))
+    return Previewed(distro(loaded.doc).name, plan, time, beyond(rest), loaded.choice)
 
 
 def _needs(of: OfBuild, waiting: Waiting) -> NeedsOfAttempt:

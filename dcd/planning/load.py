@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from dcd.construction.constructors import check_constructors
+from dcd.construction.short_forms import write_out
 from dcd.manifest.canonical import canonical_text
 from dcd.manifest.check import check_structure
 from dcd.manifest.cross_checks import cross_check
@@ -63,6 +64,8 @@ class Loaded:
     diagnostics: tuple[Diagnostic, ...]
     missing: tuple[MissingInput, ...]
     inputs: tuple[InputFile, ...] = ()
+    choice: str = ""
+    """The list of checkpoints that was chosen for a manifest without one, and why."""
 
 
 Examine = Callable[[DataObjectCache, Damage], Iterable[Diagnostic]]
@@ -103,6 +106,8 @@ def load(
     found += bounded(undefined)
     _count_checkpoints(source, settings.limits)
     found += bounded(translate(source))
+    choice: list[str] = []
+    found += bounded(write_out(source, settings.allowed_modules, choice))
     found += bounded(check_structure(source, settings.registry))
     found += bounded(cross_check(source))
     found += bounded(check_references(source))
@@ -117,7 +122,8 @@ def load(
     unsent = tuple(wanted for wanted in named if wanted.path not in given)
     if any(each.severity == "error" for each in found):
         raise ManifestError(in_order(found), unsent)
-    return Loaded(doc, canonical_text(doc), in_order(found), unsent, captured(named, given))
+    inputs = captured(named, given)
+    return Loaded(doc, canonical_text(doc), in_order(found), unsent, inputs, "".join(choice))
 
 
 def _count_checkpoints(source: Source, limits: Limits) -> None:

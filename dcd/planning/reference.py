@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dcd.manifest.data_object import DataObject, OneOf, Particle, fields_of
 from dcd.manifest.fields import Field
-from dcd.manifest.objects import Arg, ArgList
+from dcd.manifest.objects import Arg, ArgList, CheckpointSpec
 from dcd.manifest.registry import particles_of
 from dcd.manifest.schema import classes_below, documentation, grammar_text
 from dcd.manifest.values import choices, optional_of, written
@@ -27,14 +27,20 @@ def editor_grammar() -> str:
     """The grammar for editors, with the arguments of the project's checkpoints and their meanings."""
     of_arg: dict[str, list[str]] = {}
     of_arglist: dict[str, list[str]] = {}
+    of_type: dict[str, list[str]] = {}
     for each in own_types():
+        of_type.setdefault(each.checkpoint_class, []).append(each.description)
         for argument in each.arguments:
             text = f"{each.checkpoint_class} of {each.mod_path}: {argument.meaning}"
             of_arg.setdefault(argument.name, []).append(text)
             if argument.listing:
                 of_arglist.setdefault(argument.name, []).append(text)
     return grammar_text(
-        {Arg: dict(sorted(of_arg.items())), ArgList: dict(sorted(of_arglist.items()))}
+        {
+            Arg: dict(sorted(of_arg.items())),
+            ArgList: dict(sorted(of_arglist.items())),
+            CheckpointSpec: dict(sorted(of_type.items())),
+        }
     )
 
 

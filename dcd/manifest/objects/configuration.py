@@ -83,7 +83,11 @@ class Configuration(
 ):
     """A profile or file, users or interfaces that the checkpoint of the same name applies."""
 
-    name: str = attribute("The checkpoint's name.", form=forms.LINE)
+    name: str = attribute(
+        "The checkpoint's name. Without it, the only checkpoint that configures the image.",
+        default="",
+        form=forms.LINE,
+    )
     type: Literal["network", "sysconf", "user", "zone"] | None = attribute(
         "The kind of configuration.", default=None
     )

@@ -96,11 +96,12 @@ class Distro(
         optional(DistroSpec),
         many(Target),
         many(Software),
-        one(Execution),
+        optional(Execution),
         many(Configuration),
     ),
 ):
-    """The distribution: the content of the image, and the checkpoints that make it."""
+    """The distribution: the content of the image, and the checkpoints that make it. Without `execution` they
+    are those of a live ISO, or, with a disk or a machine, those of a virtual machine's disk."""
 
     name: str = attribute(
         "The image's name; also the volume id of its ISO.", form=forms.DISTRIBUTION

@@ -37,9 +37,15 @@ class CheckpointSpec(DataObject, tag="checkpoint", content=(optional(Args), opti
     desc: str | None = attribute(
         "A one-line description, for lists.", default=None, form=forms.DESCRIPTION
     )
-    mod_path: str = attribute("The module, with slashes or dots.", form=forms.LINE)
+    type: str | None = attribute(
+        "The class alone, in place of `mod_path` and `checkpoint_class`; `media.VerifyBoot` names its "
+        "package too.",
+        default=None,
+        form=forms.LINE,
+    )
+    mod_path: str = attribute("The module, with slashes or dots.", default="", form=forms.LINE)
     checkpoint_class: str = attribute(
-        "The class, or a function that returns a checkpoint.", form=forms.LINE
+        "The class, or a function that returns a checkpoint.", default="", form=forms.LINE
     )
     log_level: Literal["debug", "info", "warning", "error", "critical"] | None = attribute(
         "The level of its log. Not part of the checkpoint's key.", default=None

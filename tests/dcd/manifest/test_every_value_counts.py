@@ -202,6 +202,7 @@ EXECUTION_CHANGES = [
     ("checkpoint@name", 'name="menu"', 'name="renamed"'),
     ("checkpoint@desc", "words", "other words"),
     ("checkpoint@log_level", '"debug"', '"info"'),
+    ("checkpoint@type", '<checkpoint name="iso"', '<checkpoint type="CreateUSB" name="iso"'),
     ("checkpoint@mod_path", "media/iso", "media/usb"),
     ("checkpoint@checkpoint_class", "CreateISO", "CreateUSB"),
     ("args@text", "<args>true</args>", "<args>false</args>"),
