@@ -221,6 +221,16 @@ def print_remarks(build: Json, stream: TextIO) -> None:
         print(f"not delivered: {printable(', '.join(left))}", file=stream)
 
 
+def print_variances(checkpoints: Iterable[Json], stream: TextIO) -> None:
+    """Print why the results of a plan's checkpoints may differ each time."""
+    for checkpoint in checkpoints:
+        for each in checkpoint.get("variances", ()):
+            how = "not reproducible" if each["certain"] else "perhaps not reproducible"
+            print(
+                f"{how}: {printable(checkpoint['name'])}: {printable(each['reason'])}", file=stream
+            )
+
+
 def short_path(path: str) -> str:
     """A path below the working directory relative to it, any other unchanged."""
     here = Path.cwd()

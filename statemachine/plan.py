@@ -32,11 +32,21 @@ class Ingredient:
 
 
 @dataclass(frozen=True, slots=True)
+class Variance:
+    """A reason why a checkpoint may have another result each time, for people. `certain`: it has; otherwise
+    it depends on what dcd does not know, and `dcctl reproduce` finds out."""
+
+    reason: str
+    certain: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class PlannedCheckpoint:
     """One checkpoint of a plan: how to construct it and the key of its result. `secrets` names the files
     and variables from which it reads secrets, `places` where its elements are in the manifest, in the form of
     `dcd.manifest.places` (empty in plans of version 0.1.0). `host_code`: it runs code of the manifest, or of
-    a module outside the project, on the host (unset in plans of version 0.1.0)."""
+    a module outside the project, on the host (unset in plans of version 0.1.0). `variances` are empty for a
+    checkpoint whose result is reproducible, and in plans of version 0.1.0."""
 
     name: str
     description: str
@@ -53,6 +63,7 @@ class PlannedCheckpoint:
     secrets: tuple[str, ...] = ()
     places: tuple[str, ...] = ()
     host_code: bool = False
+    variances: tuple[Variance, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

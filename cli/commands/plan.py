@@ -7,10 +7,19 @@ be refused.
 """
 
 import argparse
+import sys
 
 from cli.capture import send
 from cli.commands.options import add_manifest, add_source_date_epoch, manifest_body
-from cli.text import build_time, count, duration, print_json, print_table, printable
+from cli.text import (
+    build_time,
+    count,
+    duration,
+    print_json,
+    print_table,
+    print_variances,
+    printable,
+)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +48,7 @@ def run(args: argparse.Namespace) -> None:
     print(f"\n{printable(plan['name'])}: {of_all} to run, about {duration(total_seconds)}")
     if all(item["key"] for item in plan["checkpoints"]):
         print(f"files dated {build_time(plan)}")
+    print_variances(plan["checkpoints"], sys.stdout)
     if unavailable := sum(1 for row in rows if row[1] == "unavailable"):
         print(f"{unavailable} cannot run here, so a submit would be refused")
     if unknown := sum(1 for row in rows if row[1] == "unknown"):

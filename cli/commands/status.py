@@ -18,6 +18,7 @@ from cli.text import (
     print_json,
     print_remarks,
     print_table,
+    print_variances,
     printable,
     size,
 )
@@ -53,6 +54,7 @@ def run(args: argparse.Namespace) -> None:
         artifacts = [(size(item["size_bytes"]), item["path"]) for item in build["artifacts"]]
         print_table(("SIZE", "ARTIFACT"), artifacts, right=(0,))
     print_remarks(build, sys.stdout)
+    print_variances(build["checkpoints"], sys.stdout)
     if build["state"] in ("failed", "paused"):
         print()
         print_next_steps(args.socket, build, sys.stdout)

@@ -20,7 +20,7 @@ from dcd.manifest.times import EARLIEST, LATEST
 from dcd.planning.document import Match
 from dcd.planning.preview import Intention
 from statemachine.events import Actor, Event, InputFile
-from statemachine.plan import Json
+from statemachine.plan import Json, Variance
 from statemachine.results import Artifact, ErrorInfo
 
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
@@ -126,6 +126,8 @@ class CheckpointView:
     error: ErrorInfo | None
     warnings: tuple[str, ...] = ()
     """What its result lacks or may be wrong with."""
+    variances: tuple[Variance, ...] = ()
+    """Why its result may differ each time; empty if it is reproducible."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,7 @@ def build_view(
                 reused_from=record.reused_from,
                 error=record.error,
                 warnings=record.warnings if record.done else (),
+                variances=planned.variances,
             )
             for planned, record in zip(state.plan.checkpoints, state.checkpoints, strict=True)
         ),

@@ -19,7 +19,7 @@ from typing import Annotated
 
 from dcd.checkpoints import products
 from dcd.checkpoints.areas import areas, captured_file, shell_line, substituted
-from dcd.checkpoints.interface import CHROOT, MOUNTS, Checkpoint, Context, Needs
+from dcd.checkpoints.interface import CHROOT, MOUNTS, Checkpoint, Context, Needs, Variance
 from dcd.checkpoints.media.deliver import deliver_file
 from dcd.checkpoints.recorded import recorded_files
 from dcd.manifest.data_object import DataObject, Origin
@@ -120,6 +120,9 @@ class CustomScript(Checkpoint):
     @property
     def runs_host_code(self) -> bool:
         return not self.chroot
+
+    def variances(self, doc: DataObjectCache) -> Iterator[Variance]:
+        yield Variance("a script may read the clock, random numbers or the network", certain=False)
 
     def needs(self, doc: DataObjectCache) -> Needs:
         if self.chroot:

@@ -27,7 +27,7 @@ from dcd.manifest.data_object import DataObject, Origin
 from dcd.manifest.diagnostics import Diagnostic, error
 from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.objects import Arg, ArgList, Args, CheckpointSpec
-from statemachine.plan import Json
+from statemachine.plan import Json, Variance
 from statemachine.results import Artifact
 from store.host.capabilities import CHROOT, FILES, MOUNTS
 from store.host.devices import ALL_DEVICES
@@ -286,6 +286,12 @@ class Checkpoint(ABC):
         planner, at plan time and just before the start."""
         return {}
 
+    def variances(self, doc: DataObjectCache) -> Iterator[Variance]:
+        """The reasons why the same ingredients may give another result each time; none if it always has the
+        same bytes, for which it uses no clock but SOURCE_DATE_EPOCH, and nothing random. Pure; raises
+        nothing, also for a manifest in which `check` finds errors."""
+        yield from ()
+
     def impatient(self) -> Self:
         """A copy whose `external_state` does not wait, for a preview of a plan."""
         copied = copy(self)
@@ -322,4 +328,5 @@ __all__ = [
     "Json",
     "Needs",
     "Report",
+    "Variance",
 ]

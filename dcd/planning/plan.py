@@ -280,4 +280,5 @@ def _planned(
         disk_bytes=needs.disk_bytes,
         secrets=needs.secrets,
         host_code=prospect.runs_host_code,
+        variances=prospect.variances,
     )

@@ -13,7 +13,7 @@ from dcd.planning.action import NO_LAYER, decide_action
 from dcd.planning.readiness import Prospect
 from statemachine.build import BuildState, CheckpointRecord
 from statemachine.keys import changes, without_salt
-from statemachine.plan import Plan, PlannedCheckpoint
+from statemachine.plan import Plan, PlannedCheckpoint, Variance
 from store.layers import Layers
 
 
@@ -29,6 +29,8 @@ class Intention:
     reason: str
     key: str
     estimate_seconds: float
+    variances: tuple[Variance, ...] = ()
+    """Why its result may differ each time; empty if it is reproducible."""
 
 
 def intentions(
@@ -64,6 +66,7 @@ def intentions(
                 action.reason,
                 planned.key,
                 0.0 if action.layer else planned.estimate_seconds,
+                planned.variances,
             )
         )
     return tuple(found)
@@ -84,7 +87,15 @@ def beyond(rest: Sequence[Prospect]) -> tuple[Intention, ...]:
             action, reason = "run", f"it comes after {rest[0].spec.name}, {fate}"
             estimate = prospect.estimate_seconds
         found.append(
-            Intention(prospect.spec.name, prospect.description, action, reason, "", estimate)
+            Intention(
+                prospect.spec.name,
+                prospect.description,
+                action,
+                reason,
+                "",
+                estimate,
+                prospect.variances,
+            )
         )
     return tuple(found)
 

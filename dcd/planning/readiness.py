@@ -27,6 +27,7 @@ from dcd.planning.unused import check_unused
 from dcd.platform import foreign
 from dcd.worker.isolation import hiding
 from statemachine.errors import InvalidManifest, Unprepared
+from statemachine.plan import Variance
 from store.host import tools
 from store.host.capabilities import CHROOT, NEEDS_ROOT
 from store.host.identity import workers_are_root
@@ -49,6 +50,9 @@ class Prospect:
 
     runs_host_code: bool = False
     """It runs the manifest's or other foreign code outside the image."""
+
+    variances: tuple[Variance, ...] = ()
+    """Why its result may differ each time."""
 
     unasked: str = ""
     """The reason why its key is unknown: a repository that cannot be queried; else ""."""
@@ -169,7 +173,12 @@ def _prospect(
     lacks = tuple(tools.missing(needs.tools))
     obstacle = f"this host lacks {', '.join(lacks)}" if lacks else _rights_missing(needs)
     on_host = runs_host_code(spec.mod_path, spec.checkpoint_class, instance)
-    return Prospect(spec, instance, needs, obstacle, lacks, on_host)
+    found = tuple(instance.variances(doc))
+    if not found and on_host:
+        found = (
+            Variance("it runs code outside the project, which dcd does not know", certain=False),
+        )
+    return Prospect(spec, instance, needs, obstacle, lacks, on_host, found)
 
 
 def _rights_missing(needs: Needs) -> str:

@@ -373,7 +373,8 @@ def test_plan_tells_what_runs_why_and_how_long(dcctl, daemon, manifest) -> None:
         {"name": "transfer-deb", "description": "", "action": "reuse", "reason": "key 3f9c from build k2p7",
          "key": "k", "estimate_seconds": 45.0},
         {"name": "create-iso", "description": "", "action": "run", "reason": "argument changed at line 41",
-         "key": "k", "estimate_seconds": 105.0},
+         "key": "k", "estimate_seconds": 105.0, "variances": [
+            {"reason": "xfs", "certain": True}, {"reason": "a script", "certain": False}]},
     ]  # fmt: skip
     answer = {"name": "live", "checkpoints": checkpoints}
     answer |= {"source_date_epoch": 1767225600, "time_origin": "none"}
@@ -385,6 +386,8 @@ def test_plan_tells_what_runs_why_and_how_long(dcctl, daemon, manifest) -> None:
         "",
         "live: 1 of 2 checkpoints to run, about 1m 45s",
         "files dated 2026-01-01T00:00:00Z, a fixed time, since the build has no date",
+        "not reproducible: create-iso: xfs",
+        "perhaps not reproducible: create-iso: a script",
     ]
     assert json.loads(dcctl("plan", manifest, "--json").out) == answer
 

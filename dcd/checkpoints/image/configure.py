@@ -9,7 +9,6 @@ import difflib
 import os
 import re
 import shutil
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -21,7 +20,7 @@ from dcd.checkpoints.image.accounts import apply_users, check_user, owner_ids
 from dcd.checkpoints.image.identity import remove_identity
 from dcd.checkpoints.image.network import apply_network
 from dcd.checkpoints.interface import MOUNTS, Checkpoint, Context, Needs, Report
-from dcd.checkpoints.times import source_date_epoch
+from dcd.checkpoints.times import FIRST_FAT_TIME, source_date_epoch
 from dcd.manifest.diagnostics import Diagnostic, error, warning
 from dcd.manifest.doc import DataObjectCache, configurations_for
 from dcd.manifest.forms import HOST_NAME, LOCALE, SERIAL_LINE, TIME_ZONE, UNIT
@@ -140,7 +139,7 @@ class DebianPrePkgImgMod(Checkpoint):
             first = [one for one in files if _is_for_new_accounts(one)]
             for configuration in first:
                 _add_file(context, configuration)
-            apply_users(inside, users, source_date_epoch(context, int(time.time())))
+            apply_users(inside, users, source_date_epoch(context, FIRST_FAT_TIME))
             for configuration in files:
                 if configuration not in first:
                     _add_file(context, configuration)

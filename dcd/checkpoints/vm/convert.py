@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated
 
 from dcd.checkpoints import products
-from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
+from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report, Variance
 from dcd.checkpoints.media.deliver import as_artifact, media_name
 from dcd.checkpoints.recorded import record_medium
 from dcd.checkpoints.times import source_date_epoch
@@ -75,6 +75,13 @@ class Convert(Checkpoint):
 
     def provides(self, doc: DataObjectCache) -> products.Provided:
         return {image.kind: "surely" for image in self._images(doc)}
+
+    def variances(self, doc: DataObjectCache) -> Iterator[Variance]:
+        compressed = any(image.compression and image != STREAM for image in self._images(doc))
+        if self.out_of_order and compressed:
+            yield Variance(
+                "out_of_order: the clusters of a qcow2 are in the order of their compression"
+            )
 
     def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
         yield from check_images(doc, self)

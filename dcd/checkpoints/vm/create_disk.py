@@ -13,14 +13,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dcd.checkpoints import products
-from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
+from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report, Variance
 from dcd.checkpoints.times import FIRST_FAT_TIME, source_date_epoch
 from dcd.checkpoints.vm import gpt
 from dcd.checkpoints.vm.disk import DiskLayout, record_disk
 from dcd.checkpoints.vm.layout import disk_layout, examine_layout
-from dcd.checkpoints.vm.volumes import ALL_VOLUME_TOOLS, VOLUME_TOOLS, Place, make_volume
+from dcd.checkpoints.vm.volumes import (
+    ALL_VOLUME_TOOLS,
+    VOLUME_TOOLS,
+    Place,
+    make_volume,
+    variances_of,
+)
 from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache
+from dcd.manifest.objects.target import DiskImage
 from dcd.platform.inside import entry
 from statemachine.errors import CheckpointError
 
@@ -45,6 +52,12 @@ class CreateDisk(Checkpoint):
     def needs(self, doc: DataObjectCache) -> Needs:
         layout, _ = examine_layout(doc)
         return Needs(tools=tools_for(layout), disk_bytes=256 << 20)
+
+    def variances(self, doc: DataObjectCache) -> Iterator[Variance]:
+        images = doc.get_descendants(class_type=DiskImage)
+        if any(image.id == "random" for image in images):
+            yield Variance('the manifest asks for random ids (<disk_image id="random">)')
+        yield from variances_of(examine_layout(doc)[0])
 
     def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
         yield from examine_layout(doc)[1]

@@ -21,7 +21,15 @@ from dcd.checkpoints import boots, products
 from dcd.checkpoints.areas import captured_file
 from dcd.checkpoints.boot.menu import menu_of
 from dcd.checkpoints.image.identity import make_host_keys
-from dcd.checkpoints.interface import ALL_DEVICES, MOUNTS, Checkpoint, Context, Needs, Report
+from dcd.checkpoints.interface import (
+    ALL_DEVICES,
+    MOUNTS,
+    Checkpoint,
+    Context,
+    Needs,
+    Report,
+    Variance,
+)
 from dcd.checkpoints.recorded import required_medium
 from dcd.checkpoints.vm import answers, installed, installed_disk
 from dcd.checkpoints.vm.create_disk import LAYOUT_READS
@@ -118,6 +126,11 @@ class InstallISCSI(Checkpoint):
             capabilities=MOUNTS,
             devices=(ALL_DEVICES,),
             writes=(CONFIGFS,) if self._target() is Lio else (),
+        )
+
+    def variances(self, doc: DataObjectCache) -> Iterator[Variance]:
+        yield Variance(
+            "a guest installs the system, with its own clock, random numbers and order of writes"
         )
 
     def requires(self, doc: DataObjectCache) -> Iterator[tuple[str, ...]]:

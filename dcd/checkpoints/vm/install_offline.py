@@ -23,7 +23,15 @@ from dcd.checkpoints import other_boot_loaders, products
 from dcd.checkpoints.architecture import check_x86
 from dcd.checkpoints.boot.menu import Entry, grub_cfg, menu_of
 from dcd.checkpoints.image.identity import NO_HOST_KEYS, remove_identity, without_host_keys
-from dcd.checkpoints.interface import ALL_DEVICES, MOUNTS, Checkpoint, Context, Needs, Report
+from dcd.checkpoints.interface import (
+    ALL_DEVICES,
+    MOUNTS,
+    Checkpoint,
+    Context,
+    Needs,
+    Report,
+    Variance,
+)
 from dcd.checkpoints.recorded import recorded
 from dcd.checkpoints.times import source_date_epoch
 from dcd.checkpoints.vm import boot_loader, installed
@@ -35,7 +43,14 @@ from dcd.checkpoints.vm.layout import examine_layout, firmware
 from dcd.checkpoints.vm.layout_checks import ESP
 from dcd.checkpoints.vm.menu_settings import write_menu_settings
 from dcd.checkpoints.vm.volume_rules import MIB
-from dcd.checkpoints.vm.volumes import ALL_VOLUME_TOOLS, MOUNT_TOOLS, MOUNTED, Place, make_volume
+from dcd.checkpoints.vm.volumes import (
+    ALL_VOLUME_TOOLS,
+    MOUNT_TOOLS,
+    MOUNTED,
+    Place,
+    make_volume,
+    variances_of,
+)
 from dcd.manifest.diagnostics import Diagnostic, refuse
 from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.forms import KERNEL_ARGUMENTS, SERIAL_CONSOLE
@@ -86,6 +101,9 @@ class InstallOffline(Checkpoint):
             capabilities=MOUNTS,
             devices=(ALL_DEVICES,) if mounted else (),
         )
+
+    def variances(self, doc: DataObjectCache) -> Iterator[Variance]:
+        yield from variances_of(examine_layout(doc)[0])
 
     def requires(self, doc: DataObjectCache) -> Iterator[tuple[str, ...]]:
         yield from ((name,) for name in (products.IMAGE, products.KERNEL_RECORD, products.DISK))

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dcd.checkpoints.interface import Context
+from dcd.checkpoints.interface import Context, Variance
 from dcd.checkpoints.times import fat_environment, fat_time
 from dcd.checkpoints.vm import mounted
 from dcd.checkpoints.vm.disk import DiskLayout, FileSystem, Volume, VolumePartition
@@ -58,6 +58,18 @@ ALL_VOLUME_TOOLS = tuple(dict.fromkeys(tool for tools in VOLUME_TOOLS.values() f
 
 MOUNTED: tuple[FileSystem, ...] = ("xfs", "btrfs")
 """The file systems that are filled through a mount."""
+
+
+def variances_of(layout: DiskLayout) -> Iterator[Variance]:
+    """The reasons why the volumes of a layout differ each time."""
+    for kind in MOUNTED:
+        numbers = [str(one.number) for one in layout.volumes if one.volume.type == kind]
+        if numbers:
+            yield Variance(
+                f"partition {' and '.join(numbers)}: the kernel fills {kind} through a mount, with times of "
+                "its clock and an order of its own; ext4 is reproducible"
+            )
+
 
 _DETACHING_SECONDS = (0.2, 0.5, 1.0, 3.0)
 """The pauses before retries, since a loop device disappears only when its last user has closed it."""
