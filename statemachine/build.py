@@ -60,8 +60,8 @@ class CheckpointRecord:
 
     `attempts` counts all attempts of this build at the checkpoint, including rewound ones, so that no log
     file name is used twice. `interruptions` counts consecutive interruptions. `log` and `boot_id` belong
-    to the last attempt, `claims` to the open one. `seconds`, `artifacts`, `warnings`, `size_bytes` and
-    `reused_from` belong to the result.
+    to the last attempt, `claims` to the open one. `seconds`, `artifacts`, `warnings`, `size_bytes`,
+    `reused_from` and `resolved` (as in CheckpointCompleted) belong to the result.
     """
 
     name: str
@@ -75,6 +75,7 @@ class CheckpointRecord:
     artifacts: tuple[Artifact, ...] = ()
     left: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    resolved: str = ""
     size_bytes: int = 0
     log: str = ""
     boot_id: str = ""
@@ -179,6 +180,14 @@ class BuildState:
             for artifact in record.artifacts
         }
         return tuple(named.values())
+
+    @property
+    def resolved(self) -> tuple[str, ...]:
+        """The lists of packages of the completed checkpoints, in order, by their digests: together, all that
+        was put into the image."""
+        return tuple(
+            dict.fromkeys(each.resolved for each in self.checkpoints if each.done and each.resolved)
+        )
 
     @property
     def undelivered(self) -> tuple[str, ...]:

@@ -92,7 +92,7 @@ class ResourceClaimed(Payload):
 @dataclass(frozen=True, slots=True)
 class CheckpointReused(Payload):
     """A layer with the checkpoint's key existed; nothing ran. `reused_from` is the build that
-    created it (the build itself after a rewind). `left` and `warnings` as in
+    created it (the build itself after a rewind). `left`, `warnings` and `resolved` as in
     CheckpointCompleted."""
 
     checkpoint: str
@@ -102,13 +102,15 @@ class CheckpointReused(Payload):
     external: dict[str, str] = field(default_factory=dict)
     left: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    resolved: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckpointCompleted(Payload):
     """The attempt succeeded and its layer is committed. `left` lists the files among the media, by path in
     the workspace, that it neither delivered nor recorded for later checkpoints; `warnings` say, for people,
-    what its result lacks or may be wrong with."""
+    what its result lacks or may be wrong with. `resolved` is the sha256 of the list of the packages that it
+    put into the image (`store.resolved`), in the package store; "" without a list."""
 
     checkpoint: str
     attempt: int
@@ -118,6 +120,7 @@ class CheckpointCompleted(Payload):
     size_bytes: int = 0
     left: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    resolved: str = ""
 
 
 @dataclass(frozen=True, slots=True)

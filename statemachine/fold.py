@@ -86,6 +86,7 @@ def _applied(state: BuildState, payload: events.Payload) -> BuildState:
                 artifacts=payload.artifacts,
                 left=payload.left,
                 warnings=payload.warnings,
+                resolved=payload.resolved,
                 error=None,
                 interruptions=0,
             )
@@ -99,6 +100,7 @@ def _applied(state: BuildState, payload: events.Payload) -> BuildState:
                 artifacts=payload.artifacts,
                 left=payload.left,
                 warnings=payload.warnings,
+                resolved=payload.resolved,
                 size_bytes=payload.size_bytes,
                 interruptions=0,
             )

@@ -1,9 +1,16 @@
-"""Downloaded packages, each stored once under its sha256 and offered to every build.
+"""Downloaded packages and what belongs to them, each file stored once under its sha256.
+
+Packages are offered to every build, so that none is downloaded twice. With `capture`, what a build used stays
+as long as the build: its packages, the repository files that they were chosen by, and the list that names all
+of them (`store.resolved`), from which `store.captured` makes repositories again.
 
 The daemon has `Packages`. An attempt gets `Lent`, two of its directories: the packages, which it sees
 read-only, and one of its own for copies of what it has downloaded. After the end of all its processes,
 `take_in` digests these, syncs them and gives them their names in the store. Until then they are in a
 directory that the next start removes, so a crash leaves neither a part of a package nor anything else.
+
+The launcher takes in, so an attempt cannot store a file under a digest that it does not have, and `require`
+refuses a list that names what is not there.
 
 A package is digested again whenever it is used. One that was damaged on disk counts as missing, and is
 replaced when it has been downloaded again. Packages have no owners: their digests come from lists that apt
@@ -12,22 +19,31 @@ manifest must not be kept. Blocking.
 """
 
 import contextlib
+import gzip
 import hashlib
 import os
 import re
+import shutil
 import stat
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
-from store.host.durable import is_full, sync_directory, sync_file_system
+from statemachine.errors import DcdError, NotFound
+from store.host.durable import DiskFull, reporting_disk_full, sync_directory, sync_file_system
+from store.host.regular import open_regular
 from store.host.removal import try_to_remove_tree
+from store.resolved import MOST_BYTES, Resolved, decoded
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _USED = "used-"
 _PART = ".part"
 _CHUNK_BYTES = 1024 * 1024
+
+CAPTURES = ("packages", "digests", "none")
+"""What is kept of what transfers use: all files; the list with their digests; nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +58,11 @@ class Package:
 @dataclass(frozen=True, slots=True)
 class Lent:
     """What an attempt may use of the store: the directory `kept`, which it only reads, and `incoming`, its
-    own."""
+    own. `capture` is the daemon's setting."""
 
     kept: Path
     incoming: Path
+    capture: str = "none"
 
     def is_empty(self) -> bool:
         """Whether there is nothing to copy."""
@@ -66,19 +83,54 @@ class Lent:
         (self.incoming / f"{_USED}{sha256}").touch()
         return True
 
-    def keep(self, file: Path) -> None:
-        """Offer a downloaded package to the store. Does nothing when there is no space for it."""
+    def has(self, sha256: str) -> bool:
+        """Whether the store has a file of that digest, or will have it after this attempt."""
+        name = _named(sha256)
+        return (self.incoming / name).exists() or (self.kept / name).exists()
+
+    def keep(self, file: Path) -> str:
+        """Offer a downloaded package to the store. Returns its digest, or "" when there is no space for it,
+        unless packages are captured: then that is an error, DiskFull."""
+        with _open(file) as source, self._storing() as part:
+            with part.open("xb") as sink:
+                sha256 = _copied(source, sink)
+            return self._name(part, sha256)
+        return ""
+
+    def keep_compressed(self, file: Path) -> str:
+        """Store a file compressed, the same bytes each time. Returns the digest of these. Raises DiskFull."""
+        with _open(file) as source, self._storing() as part:
+            with part.open("xb") as sink, gzip.GzipFile("", "wb", 1, sink, mtime=0) as packed:
+                shutil.copyfileobj(source, packed, _CHUNK_BYTES)
+            with part.open("rb") as content:
+                sha256 = hashlib.file_digest(content, "sha256").hexdigest()
+            return self._name(part, sha256)
+        return ""
+
+    def add(self, content: bytes) -> str:
+        """Store a text. Returns its digest. Raises DiskFull."""
+        with self._storing() as part:
+            part.write_bytes(content)
+            return self._name(part, hashlib.sha256(content).hexdigest())
+        return ""
+
+    @contextlib.contextmanager
+    def _storing(self) -> Iterator[Path]:
+        """A new file that gets its name when it is complete. Without capture, a full disk ends the block."""
         part = self.incoming / _PART
         try:
-            with _open(file) as source, part.open("xb") as sink:
-                sha256 = _copied(source, sink)
-                os.fchmod(sink.fileno(), 0o444)
-            part.rename(self.incoming / sha256)
-        except OSError as error:
-            if not is_full(error):
+            with reporting_disk_full("storing packages", self.incoming):
+                yield part
+        except DiskFull:
+            if self.capture == CAPTURES[0]:
                 raise
         finally:
             part.unlink(missing_ok=True)
+
+    def _name(self, part: Path, sha256: str) -> str:
+        part.chmod(0o444)
+        part.rename(self.incoming / sha256)
+        return sha256
 
 
 class Packages:
@@ -97,12 +149,12 @@ class Packages:
             os.chown(part, -1, gid)
             part.chmod(0o750)
 
-    def lend(self, attempt: str) -> Lent:
+    def lend(self, attempt: str, capture: str = "none") -> Lent:
         """The store for an attempt, by a name that no other running attempt has."""
         incoming = self._incoming / attempt
         try_to_remove_tree(incoming)
         incoming.mkdir(mode=0o700)
-        return Lent(self._kept, incoming)
+        return Lent(self._kept, incoming, capture)
 
     def take_in(self, lent: Lent) -> int:
         """Store what an attempt has downloaded, after the end of all its processes. Returns the number of
@@ -131,14 +183,60 @@ class Packages:
                 found.append(Package(path.name, status.st_size, status.st_mtime))
         return sorted(found, key=lambda package: (package.used_at, package.sha256))
 
-    def over(self, max_bytes: int) -> list[Package]:
-        """The packages to remove, so that the others do not exceed a size: the least recently used."""
+    def path(self, sha256: str) -> Path:
+        """The read-only file of a digest. Raises NotFound."""
+        path = self._kept / _named(sha256)
+        if not path.is_file():
+            raise NotFound(
+                f"the package store does not have {sha256}",
+                "it was not captured, or was removed since",
+                "build again with capture = packages in the daemon's configuration",
+            )
+        return path
+
+    def resolved(self, sha256: str) -> Resolved:
+        """The list of that digest, which is checked. Raises NotFound, and DcdError for a damaged one."""
+        with open_regular(self.path(sha256)) as file:
+            content = file.read(MOST_BYTES + 1)
+        if hashlib.sha256(content).hexdigest() != sha256:
+            raise DcdError(
+                "a list of captured packages is damaged", f"{sha256} in {self.directory}"
+            )
+        return decoded(content)
+
+    def missing(self, resolved: Resolved) -> list[str]:
+        """The digests in a list whose files are not there, or not of the size in the list."""
+        found = []
+        for sha256, size_bytes in resolved.stored().items():
+            try:
+                size = (self._kept / sha256).stat().st_size
+            except FileNotFoundError:
+                size = -1
+            if size < 0 or size_bytes not in (None, size):
+                found.append(sha256)
+        return found
+
+    def require(self, sha256: str) -> None:
+        """Raise DcdError unless the list of that digest is there with every file that it names."""
+        if missing := self.missing(self.resolved(sha256)):
+            raise DcdError(
+                "packages of this checkpoint were not captured",
+                f"missing in {self.directory}: {', '.join(missing[:5])}"
+                + (f" and {len(missing) - 5} more" if len(missing) > 5 else ""),
+                "resume the build",
+            )
+
+    def over(self, max_bytes: int, needed: Collection[str] = ()) -> list[Package]:
+        """The packages to remove, so that the others do not exceed a size: the least recently used, none of
+        those that are `needed`."""
         packages = self.stored()
         excess = sum(package.size_bytes for package in packages) - max_bytes
         chosen = []
         for package in packages:
             if excess <= 0:
                 break
+            if package.sha256 in needed:
+                continue
             chosen.append(package)
             excess -= package.size_bytes
         return chosen
@@ -164,7 +262,7 @@ def _open(path: Path) -> BufferedReader:
     return os.fdopen(descriptor, "rb")
 
 
-def _copied(source: BinaryIO, sink: BinaryIO) -> str:
+def _copied(source: IO[bytes], sink: IO[bytes]) -> str:
     """Copy, and return the sha256."""
     digest = hashlib.sha256()
     while chunk := source.read(_CHUNK_BYTES):

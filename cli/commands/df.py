@@ -31,13 +31,18 @@ def run(args: argparse.Namespace) -> None:
         ("artifact_bytes", "artifacts"),
         ("log_bytes", "logs"),
         ("blob_bytes", "captured inputs"),
-        ("package_bytes", "downloaded packages" + _bounds(usage, "packages_max_bytes")),
+        ("package_bytes", _packages(usage) + _bounds(usage, "packages_max_bytes")),
         ("event_log_bytes", "event log"),
     )
     used = [(size(usage[kind]), by) for kind, by in kinds if usage[kind] or kind != "retired_bytes"]
     print_table(("USED", "BY"), used, right=(0,))
     where = printable(usage["state_dir"])
     print(f"\n{size(usage['free_bytes'])} of {size(usage['total_bytes'])} free in {where}")
+
+
+def _packages(usage: Json) -> str:
+    kept = usage["captured_bytes"]
+    return "downloaded packages" + (f", of which builds keep {size(kept)}" if kept else "")
 
 
 def _bounds(usage: Json, setting: str) -> str:

@@ -97,7 +97,8 @@ class Context:
     `external_state` just before the start.
     `made` are the recorded files (the disk, media) that this attempt makes or changes; a change of
     any other one fails the checkpoint (`dcd.checkpoints.recorded`).
-    `packages` is the package store, if `Needs.packages` asks for it.
+    `packages` is the package store, if `Needs.packages` asks for it; `resolve(sha256)` says which list there
+    names the packages that this attempt puts into the image (`store.resolved`).
     `claim(kind, name)` precedes the creation of anything that could outlive the worker, and returns
     when the event log has it (see `dcd.platform.resources`). `attempt` names this attempt among all on
     the host: STATE:BUILD:CHECKPOINT:ATTEMPT.
@@ -115,6 +116,7 @@ class Context:
     external: Mapping[str, str] = field(default_factory=dict)
     made: set[Path] = field(default_factory=set)
     packages: Lent | None = None
+    resolve: Callable[[str], None] = lambda _: None
 
     @property
     def pkg_image(self) -> Path:

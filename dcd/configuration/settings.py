@@ -107,8 +107,17 @@ class Configuration:
     packages_max_bytes: int = _setting(
         8 * 1024**3,
         "When all downloaded packages together exceed this size, the least recently used are removed. "
-        "All builds share them. 0: no limit.",
+        "All builds share them. Those that `capture` keeps count, but stay. 0: no limit.",
         unit="bytes",
+        reloads=True,
+    )
+    capture: str = _setting(
+        "packages",
+        "What is kept of the packages that a transfer puts into an image, as long as the build has its "
+        "products: `packages` keeps the packages and the repository files that they were chosen by, so "
+        "that the image can be rebuilt without a mirror; `digests` only a list with their digests; "
+        "`none` nothing, so that SBOM and provenance lack these digests.",
+        choices=("packages", "digests", "none"),
         reloads=True,
     )
     min_free_bytes: int = _setting(

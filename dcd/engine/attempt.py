@@ -81,6 +81,8 @@ class Attempt:
         self._number = state.next_attempt(planned.name)
         self._log = resources.stores.logs.path(state.id, planned.name, self._number)
         self._stop = asyncio.Event()
+        self.uses_packages = False
+        """Whether it may be using files of the package store."""
         self._cause = "cancelled"
 
     def stop(self, cause: str) -> None:
@@ -183,6 +185,7 @@ class Attempt:
         resources, planned = self._resources, state.plan.checkpoints[self._index]
         found = await resources.planner.ask(tasks.NEEDS, resources.of_build(state, self._index))
         needs = found.needs
+        self.uses_packages = needs.packages
         await asyncio.to_thread(require_secrets, resources.settings(), state.actor, needs.secrets)
         return AttemptOrder(
             build=self._build,
@@ -209,6 +212,7 @@ class Attempt:
             places=planned.places,
             network=planned.network,
             packages=needs.packages,
+            capture=resources.settings().capture,
         )
 
     async def _conclude(self, ending: Ending, workspace: Workspace) -> BuildState:
@@ -254,6 +258,7 @@ class Attempt:
             artifacts=ending.artifacts,
             left=ending.left,
             warnings=ending.warnings,
+            resolved=ending.resolved,
         )
         commit = self._resources.stores.privileged.commit
         with self._resources.builds.broadcast.waiting(self._build, "its layer to be on disk"):
@@ -267,6 +272,7 @@ class Attempt:
             size_bytes=layer.size_bytes,
             left=ending.left,
             warnings=ending.warnings,
+            resolved=layer.record.resolved,
         )
 
     def _record(self, change: Change) -> Awaitable[BuildState]:

@@ -1,11 +1,12 @@
 """Collecting garbage: unneeded data, and the least recently used layers over a limit.
 
 Never removed: layers of builds that have not ended (of completed checkpoints, of the running one, and
-all below), and artifacts and logs, which are kept until `rm`. Removed on request: layers that no build
-names any more, stale layers, layers of unused back ends, captured inputs that no unfinished build
-names, the remains of removed builds. Removed over the limit: layers, least recently used first,
-children before parents. A removed layer that is needed later is rebuilt. Each removal completes or is
-finished by the next start, so a crash in between is harmless. Used from the event loop's thread only.
+all below), captured packages of builds and layers, and artifacts and logs, which are kept until `rm`.
+Removed on request: layers that no build names any more, stale layers, layers of unused back ends, captured
+inputs that no unfinished build names, the remains of removed builds. Removed over the limit: layers, least
+recently used first, children before parents, and downloaded packages. A removed layer that is needed later
+is rebuilt. Each removal completes or is finished by the next start, so a crash in between is harmless. Used
+from the event loop's thread only.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ import structlog
 
 from dcd.configuration import Configuration
 from dcd.engine.builds import Builds
+from dcd.engine.kept_packages import kept_packages
 from dcd.engine.losses import Losses
 from dcd.engine.runner import Runner
 from dcd.engine.stores import Stores
@@ -135,7 +137,7 @@ class Collector:
             try:
                 if limit := self._settings().layers_max_bytes:
                     await self.collect(limit, by_itself=True)
-                else:
+                elif not self._losses.error:
                     await self._collect_packages(None)
             except (DcdError, OSError) as error:
                 logger.error("garbage could not be collected", error=str(error))
@@ -170,7 +172,11 @@ class Collector:
                 for build in builds:
                     await asyncio.to_thread(self._stores.privileged.remove_results, build)
             retired = await asyncio.to_thread(self._retired, dry_run)
-            packages = await self._collect_packages(None if by_itself else max_bytes, dry_run)
+            packages: Sequence[Package] = ()
+            if not (by_itself and self._losses.error):
+                gone = {layer.record.key for layer, _ in chosen}
+                limit = None if by_itself else max_bytes
+                packages = await self._collect_packages(limit, dry_run, gone)
         kept = sum(layer.size_bytes for layer in layers)
         kept -= sum(layer.size_bytes for layer, _ in chosen)
         chosen += retired
@@ -195,19 +201,25 @@ class Collector:
         )
 
     async def _collect_packages(
-        self, max_bytes: int | None, dry_run: bool = False
+        self, max_bytes: int | None, dry_run: bool = False, gone: Collection[str] = ()
     ) -> Sequence[Package]:
-        """Remove the packages over the configured limit, and over `max_bytes`; they are downloaded again when
-        they are needed. Returns them."""
+        """Remove the packages over the configured limit, and over `max_bytes`, that no build and no layer but
+        those that are `gone` keeps; they are downloaded again when they are needed. Returns them. While a
+        transfer runs, none: it may be using any of them. The end of its build starts the next collection."""
         limits = [self._settings().packages_max_bytes or None, max_bytes]
         allowed = [limit for limit in limits if limit is not None]
         if not allowed:
             return ()
         store = self._stores.packages
-        chosen = await asyncio.to_thread(store.over, min(allowed))
-        for package in () if dry_run else chosen:
-            await asyncio.to_thread(self._stores.privileged.remove_package, package.sha256)
-        return chosen
+        needed = await asyncio.to_thread(kept_packages, self._stores, self._builds.log, gone)
+        removed = []
+        for package in await asyncio.to_thread(store.over, min(allowed), needed):
+            if self._runner.using_packages():
+                break
+            if not dry_run:
+                await asyncio.to_thread(self._stores.privileged.remove_package, package.sha256)
+            removed.append(package)
+        return removed
 
     async def _choose_stale(self) -> list[tuple[Layer, str]]:
         stale = await asyncio.to_thread(self._stores.layers.stale_layers)

@@ -91,6 +91,10 @@ class Runner:
         if attempt := self._attempts.get(build):
             attempt.stop(cause)
 
+    def using_packages(self) -> bool:
+        """Whether an attempt may be using files of the package store that no event names yet."""
+        return any(attempt.uses_packages for attempt in self._attempts.values())
+
     def stop_all(self, cause: str) -> None:
         """End all running attempts and all waits."""
         for build in (*self._attempts, *self.locks.waiting()):
@@ -182,6 +186,7 @@ class Runner:
                     size_bytes=layer.size_bytes,
                     left=layer.record.left,
                     warnings=layer.record.warnings,
+                    resolved=layer.record.resolved,
                 ),
             )
         cause = "daemon-died" if record.boot_id == boot_id() else "machine-rebooted"
@@ -263,6 +268,7 @@ class Runner:
                 external=external or {},
                 left=layer.record.left,
                 warnings=layer.record.warnings,
+                resolved=layer.record.resolved,
             ),
         )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from shutil import disk_usage
 
 from dcd.engine.garbage import pinned_keys
+from dcd.engine.kept_packages import kept_packages
 from dcd.engine.shells import SHELL
 from dcd.engine.stores import Stores
 from statemachine.build import BuildState
@@ -54,6 +55,8 @@ class DiskUsage:
     """The layers of unused back ends; `gc` removes them."""
     package_bytes: int = 0
     """Downloaded packages, which all builds share."""
+    captured_bytes: int = 0
+    """The part of them that builds and layers keep."""
     packages_max_bytes: int = 0
 
 
@@ -89,6 +92,7 @@ def measure(
             used[path.name][kind] += allocated_bytes(path)
     builds = tuple(_described(events, build, sizes) for build, sizes in used.items())
     disk = disk_usage(state_dir)
+    packages, kept = stores.packages.stored(), kept_packages(stores, events)
     return DiskUsage(
         state_dir=str(state_dir),
         total_bytes=disk.total,
@@ -103,7 +107,8 @@ def measure(
         event_log_bytes=_event_log_bytes(events),
         builds=tuple(sorted(builds, key=_total, reverse=True)),
         retired_bytes=sum(map(held_bytes, stores.privileged.retired)),
-        package_bytes=sum(package.size_bytes for package in stores.packages.stored()),
+        package_bytes=sum(package.size_bytes for package in packages),
+        captured_bytes=sum(each.size_bytes for each in packages if each.sha256 in kept),
         packages_max_bytes=packages_max_bytes,
     )
 

@@ -62,7 +62,10 @@ class Operations:
     def commit(self, name: str, record: LayerRecord, document: str | None) -> Layer:
         """Turn an open workspace into the layer `record.key`, with the DOC's persistent part as XML text
         (None: unchanged), and its artifacts ready to be published without a copy. Raises NotFound,
-        Refused, DiskFull."""
+        Refused, DiskFull, and DcdError when the package store lacks a file that the list `record.resolved`
+        names as captured."""
+        if record.resolved:
+            self.packages.require(record.resolved)
         workspace = self.layers.hold(name)
         try:
             for artifact in record.artifacts:
@@ -120,7 +123,7 @@ class Operations:
             manifest_path=order.manifest_path,
             places=order.places,
             network=order.network,
-            packages=self.packages.lend(workspace.name) if order.packages else None,
+            packages=self.packages.lend(workspace.name, order.capture) if order.packages else None,
             grants=grants,
         )
 

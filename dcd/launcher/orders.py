@@ -26,8 +26,8 @@ class Wanted:
 @dataclass(frozen=True, slots=True)
 class AttemptOrder:
     """An attempt at a checkpoint, in a workspace that is open. `inputs` maps a path, as the manifest resolves
-    it, to the digest of the captured file; with `packages` it uses the package store; the rest is as in
-    `dcd.worker.request.WorkerRequest`."""
+    it, to the digest of the captured file; with `packages` it uses the package store, which captures what
+    `capture` says (`store.packages`); the rest is as in `dcd.worker.request.WorkerRequest`."""
 
     build: str
     checkpoint: str
@@ -46,6 +46,7 @@ class AttemptOrder:
     places: tuple[str, ...] = ()
     network: bool = False
     packages: bool = False
+    capture: str = "none"
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,8 +48,10 @@ MIRROR_NAME = "dcd.sources"
 USER = "_apt"
 """The user of the host as which apt downloads."""
 
-_WANTED = re.compile(r"^'[^']+' ([^\s/]+\.deb) [0-9]+ SHA256:([0-9a-f]{64})$", re.MULTILINE)
+_WANTED = re.compile(r"^'([^']+)' ([^\s/]+\.deb) ([0-9]+) SHA256:([0-9a-f]{64})$", re.MULTILINE)
 """A line of `apt-get --print-uris`."""
+
+_OF_INDEX = ("REPO_URI", "RELEASE", "METAKEY")
 
 Environment = Mapping[str, str]
 OnLine = Callable[[str], None]
@@ -200,14 +202,14 @@ def update(
         raise
 
 
-def list_digests(root: Path) -> set[str]:
-    """The sha256 of each InRelease (or Release) file of the lists below the root."""
-    digests = set()
+def release_files(root: Path) -> dict[str, Path]:
+    """Each InRelease (or Release) file of the lists below the root, by its sha256."""
+    found = {}
     for pattern in ("*InRelease", "*_Release", "Release"):
         for file in resolve(root, LISTS).glob(pattern):
             with file.open("rb") as content:
-                digests.add(hashlib.file_digest(content, "sha256").hexdigest())
-    return digests
+                found[hashlib.file_digest(content, "sha256").hexdigest()] = file
+    return found
 
 
 def download(
@@ -228,10 +230,13 @@ def download(
 
 @dataclass(frozen=True, slots=True)
 class WantedFile:
-    """A package that apt would download: its name in the package cache, and its digest by the lists."""
+    """A package that apt would download: its name in the package cache, and its digest by the lists; where
+    it comes from, and its size."""
 
     name: str
     sha256: str
+    uri: str
+    size_bytes: int
 
 
 def wanted_files(environment: Environment, packages: Sequence[str]) -> list[WantedFile]:
@@ -247,7 +252,38 @@ def wanted_files(environment: Environment, packages: Sequence[str]) -> list[Want
         ).stdout
     except ToolFailed:
         return []
-    return [WantedFile(match[1], match[2]) for match in _WANTED.finditer(listing)]
+    return [
+        WantedFile(match[2], match[4], match[1], int(match[3]))
+        for match in _WANTED.finditer(listing)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class IndexFile:
+    """A list of packages below the root: the file, the URI and suite of its repository as apt fetches them,
+    and its name in the release file."""
+
+    file: Path
+    uri: str
+    suite: str
+    name: str
+
+
+def index_files(environment: Environment) -> list[IndexFile]:
+    """The lists of packages that apt has fetched. Source: apt-get(8), indextargets."""
+    columns = "\t".join(f"$({name})" for name in ("CREATED_BY", "FILENAME", *_OF_INDEX))
+    listing = run(
+        ["apt-get", "indextargets", "--no-release-info", "--format", columns],
+        env=environment,
+        capture=True,
+        timeout_seconds=60,
+    ).stdout
+    rows = (line.split("\t") for line in listing.splitlines())
+    return [
+        IndexFile(Path(file), uri, suite, name)
+        for created_by, file, uri, suite, name in rows
+        if created_by == "Packages" and Path(file).is_file()
+    ]
 
 
 def forget(root: Path) -> None:

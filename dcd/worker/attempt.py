@@ -86,6 +86,7 @@ class _Pipe:
         self._lock = threading.Lock()
         self._last_message = ""
         self.warnings: list[str] = []
+        self.resolved = ""
         self.delivered: set[str] = set()
         """The paths of the delivered files in the workspace."""
 
@@ -115,6 +116,9 @@ class _Pipe:
     def deliver(self, artifact: Artifact) -> None:
         self.delivered.add(artifact.path)
         self.send(Delivered(artifact))
+
+    def resolve(self, digest: str) -> None:
+        self.resolved = digest
 
     def claim(self, kind: str, name: str) -> None:
         # Imported here, as few checkpoints claim anything, and all wait for what a worker imports.
@@ -278,6 +282,7 @@ def _work(request: WorkerRequest, root: Path, pipe: _Pipe) -> None:
         environment=request.environment,
         external=request.external,
         packages=request.packages,
+        resolve=pipe.resolve,
     )
     before = left_among_media(context, ())
     with recorded_files_kept(context), list_kept_true(context), _can_be_asked(checkpoint):
@@ -287,7 +292,7 @@ def _work(request: WorkerRequest, root: Path, pipe: _Pipe) -> None:
         names = ", ".join(new[:_NAMED])
         more = f" and {len(new) - _NAMED} more" if len(new) > _NAMED else ""
         context.report(Report(message=f"not delivered so far: {names}{more}"))
-    pipe.send(Saved(doc.persistent_text(), left, tuple(pipe.warnings)))
+    pipe.send(Saved(doc.persistent_text(), left, tuple(pipe.warnings), pipe.resolved))
 
 
 def _let_go(request: WorkerRequest, root: Path) -> None:

@@ -44,7 +44,7 @@ KILLED_SECONDS = 5.0
 @dataclass(frozen=True, slots=True)
 class Ending:
     """How an attempt ended, after so many seconds; the artifacts that it delivered, `document` as in
-    `dcd.worker.messages.Saved`, `left` and `warnings` as in CheckpointCompleted."""
+    `dcd.worker.messages.Saved`, `left`, `warnings` and `resolved` as in CheckpointCompleted."""
 
     outcome: Outcome
     seconds: float
@@ -52,6 +52,7 @@ class Ending:
     document: str | None = None
     left: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    resolved: str = ""
 
 
 async def run_attempt(
@@ -110,7 +111,13 @@ async def run_attempt(
         case _:
             outcome = Died(_ending(status), _tail(log_path))
     return Ending(
-        outcome, seconds, tuple(artifacts), saved.document or None, saved.left, saved.warnings
+        outcome,
+        seconds,
+        tuple(artifacts),
+        saved.document or None,
+        saved.left,
+        saved.warnings,
+        saved.resolved,
     )
 
 

@@ -28,11 +28,12 @@ class Delivered(msgspec.Struct, frozen=True, tag="artifact"):
 
 class Saved(msgspec.Struct, frozen=True, tag="saved"):
     """The DOC's persistent part after the checkpoint, as XML text. The daemon writes it beside the
-    workspace's tree, where a worker cannot write. `left` and `warnings` as in CheckpointCompleted."""
+    workspace's tree, where a worker cannot write. The others are as in CheckpointCompleted."""
 
     document: str
     left: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    resolved: str = ""
 
 
 class Claim(msgspec.Struct, frozen=True, tag="claim"):

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from statemachine.build import ENDED, Lifecycle, submission_key
 from statemachine.codec import FIRST_HASH, HASHED, decode_actor, event_hash
 from statemachine.errors import DcdError, NotFound, Unavailable
-from statemachine.events import Event
+from statemachine.events import CheckpointCompleted, CheckpointReused, Event
 from store.eventlog import database, projection
 from store.eventlog.errors import LogDamaged
 from store.eventlog.high_water import HighWater
@@ -211,6 +211,24 @@ class EventLog:
     def known_keys(self, among: Collection[str]) -> set[str]:
         """The layer keys in `among` that an event of a build that is not removed names."""
         return self._known(layer_keys.c.key, among)
+
+    def resolved_lists(self) -> set[str]:
+        """The lists of packages (CheckpointCompleted.resolved) of all builds that are neither removed nor
+        cancelled."""
+        named = sa.func.json_extract(events.c.data, "$.resolved")
+        query = (
+            sa.select(named)
+            .distinct()
+            .select_from(events.join(builds, builds.c.id == events.c.build))
+            .where(
+                events.c.type.in_((CheckpointCompleted.__name__, CheckpointReused.__name__)),
+                builds.c.removed == 0,
+                builds.c.state != Lifecycle.CANCELLED.value,
+                named != "",
+            )
+        )
+        with self._reading() as connection:
+            return set(connection.execute(query).scalars())
 
     def backup(self, target: Path) -> None:
         """Write a consistent copy to the new file `target`, while builds continue. Raises

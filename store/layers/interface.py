@@ -19,7 +19,8 @@ from statemachine.results import Artifact
 @dataclass(frozen=True, slots=True)
 class LayerRecord:
     """The metadata of a layer, stored with it, so that the daemon can adopt a layer whose event was
-    lost in a crash. `made_by` is the build, `seconds` the attempt's duration."""
+    lost in a crash. `made_by` is the build, `seconds` the attempt's duration, `resolved` as in
+    CheckpointCompleted."""
 
     key: str
     parent: str | None
@@ -30,6 +31,7 @@ class LayerRecord:
     artifacts: tuple[Artifact, ...] = ()
     left: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    resolved: str = ""
 
 
 @dataclass(frozen=True, slots=True)

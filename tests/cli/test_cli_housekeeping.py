@@ -152,7 +152,8 @@ def test_df_shows_builds_then_sums(dcctl, daemon) -> None:
     usage = {"state_dir": "/var/lib/dcd", "total_bytes": 2**40, "free_bytes": 2**39,
              "layers_max_bytes": 2**30, "layer_bytes": 2048, "pinned_bytes": 1024, "workspace_bytes": 512,
              "retired_bytes": 0, "blob_bytes": 7, "artifact_bytes": 0, "log_bytes": 10,
-             "event_log_bytes": 4096, "package_bytes": 3072, "packages_max_bytes": 2**33,
+             "event_log_bytes": 4096, "package_bytes": 3072, "captured_bytes": 2048,
+             "packages_max_bytes": 2**33,
              "builds": [build]}  # fmt: skip
     daemon.answers["GET", "/v1/df"] = 200, usage
     lines = dcctl("df").out.splitlines()
@@ -163,7 +164,10 @@ def test_df_shows_builds_then_sums(dcctl, daemon) -> None:
         *("k2p7abcd", "live", "failed", "2", "2.0", "KiB", "1.0", "KiB", "512", "B", "10", "B")
     ]
     assert "2.0 KiB  layers, of which 1.0 KiB pinned, at most 1.0 GiB (layers_max_bytes)" in lines
-    assert "3.0 KiB  downloaded packages, at most 8.0 GiB (packages_max_bytes)" in lines
+    assert (
+        "3.0 KiB  downloaded packages, of which builds keep 2.0 KiB, at most 8.0 GiB (packages_max_bytes)"
+        in lines
+    )
     assert lines[-1] == "512.0 GiB of 1.0 TiB free in /var/lib/dcd"
     assert json.loads(dcctl("df", "--json").out) == usage
 

@@ -1,5 +1,6 @@
 """The package store: whole packages under their digests, and what a kill at any point leaves."""
 
+import gzip
 import hashlib
 import os
 import stat
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from statemachine.errors import DcdError, NotFound
 from store.packages import Lent, Packages
+from store.resolved import Resolved, ResolvedPackage, encoded
 
 CONTENTS = [b"first", b"second" * 100_000, b""]
 
@@ -219,3 +222,75 @@ def test_a_kill_between_any_two_steps_leaves_whole_packages_and_nothing_else(
         assert ended.returncode == -9, ended.stderr
     assert survived
     assert step > 12
+
+
+def listing(*packages: tuple[bytes, bool]) -> bytes:
+    return encoded(
+        Resolved(
+            tuple(
+                ResolvedPackage("deb", "p", "1", "all", digest(content), len(content), "", captured)
+                for content, captured in packages
+            )
+        )
+    )
+
+
+def test_a_list_is_accepted_only_with_every_file_that_it_names(packages: Packages) -> None:
+    lent = packages.lend("a", "packages")
+    name = lent.add(listing((b"there", True), (b"elsewhere", False)))
+    packages.take_in(lent)
+    with pytest.raises(DcdError, match="were not captured"):
+        packages.require(name)
+    lent = packages.lend("a", "packages")
+    lent.add(b"there")
+    packages.take_in(lent)
+    packages.require(name)
+    assert packages.resolved(name).packages[0].name == "p"
+
+
+def test_an_attempt_cannot_store_a_file_under_a_digest_that_it_does_not_have(
+    packages: Packages,
+) -> None:
+    lent = packages.lend("a", "packages")
+    good = lent.add(b"good")
+    (lent.incoming / digest(b"claimed")).write_bytes(b"other")
+    (lent.incoming / digest(b"linked")).symlink_to(lent.incoming / good)
+    (lent.incoming / "x").write_bytes(b"x")
+    assert packages.take_in(lent) == 1
+    assert [each.sha256 for each in packages.stored()] == [good]
+    with pytest.raises(NotFound, match="does not have"):
+        packages.require(digest(b"claimed"))
+
+
+def test_a_damaged_list_is_refused(packages: Packages) -> None:
+    lent = packages.lend("a", "packages")
+    name = lent.add(listing((b"x", False)))
+    packages.take_in(lent)
+    kept = packages.directory / "kept" / name
+    kept.chmod(0o644)
+    kept.write_bytes(kept.read_bytes().replace(b'"p"', b'"q"'))
+    with pytest.raises(DcdError, match="damaged"):
+        packages.require(name)
+
+
+def test_an_index_is_stored_compressed_in_the_same_bytes_each_time(
+    packages: Packages, tmp_path: Path
+) -> None:
+    index = tmp_path / "Packages"
+    index.write_bytes(b"Package: a\n" * 10_000)
+    names = set()
+    for attempt in "ab":
+        lent = packages.lend(attempt, "packages")
+        names.add(lent.keep_compressed(index))
+        packages.take_in(lent)
+        os.utime(index, (1, 1))
+    [name] = names
+    kept = packages.path(name)
+    assert kept.stat().st_size < 2000
+    assert gzip.decompress(kept.read_bytes()) == index.read_bytes()
+
+
+def test_what_is_needed_stays_over_the_limit(packages: Packages, tmp_path: Path) -> None:
+    store(packages, tmp_path, b"one", b"two", b"three")
+    over = packages.over(0, {digest(b"one"), digest(b"three")})
+    assert [each.sha256 for each in over] == [digest(b"two")]

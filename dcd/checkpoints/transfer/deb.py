@@ -29,7 +29,7 @@ from dcd.checkpoints.transfer.deb_sources import (
     sources_of,
     with_keyrings,
 )
-from dcd.checkpoints.transfer.deb_store import fill_cache, keep_downloads, leave_store
+from dcd.checkpoints.transfer.deb_store import capture, fill_cache, leave_store, wanted_by_name
 from dcd.checkpoints.transfer.listed import check_software, listed_bytes, software_of
 from dcd.manifest.diagnostics import Diagnostic, did_you_mean, error
 from dcd.manifest.doc import DataObjectCache, checkpoints_of, distro, software_for
@@ -44,8 +44,8 @@ from dcd.platform.apt_root import (
     apt_settings,
     download,
     forget,
-    list_digests,
     reachable,
+    release_files,
     similar_packages,
     transfers,
     update,
@@ -226,9 +226,10 @@ class TransferDEB(Checkpoint):
             with transfers(place, host, sources, distro(context.doc).http_proxy or "") as online:
                 update(online, sources, progress.line)
                 _same_state(context, sources)
-                filled = fill_cache(context, place, apt, _wanted(software))
+                wanted = wanted_by_name(context, apt, _wanted(software))
+                filled = fill_cache(context, place, wanted)
                 _download(software, sources, online, progress)
-            keep_downloads(context, place, sources, filled)
+            capture(context, place, apt, sources, wanted, filled)
             leave_store(context)
             _install(context, place, software, sources, architecture, apt, progress)
             require_no_links(context.pkg_image, _HOST_TOOLS_USE)
@@ -337,7 +338,7 @@ def _host_architecture() -> str:
 
 def _same_state(context: Context, sources: list[Source]) -> None:
     expected = {context.external[source.name].split()[0] for source in sources}
-    if list_digests(context.pkg_image) != expected:
+    if set(release_files(context.pkg_image)) != expected:
         raise CheckpointError(
             "a repository changed while its packages were transferred",
             "what apt fetched is not the state that was recorded when the checkpoint started: "

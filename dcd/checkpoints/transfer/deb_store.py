@@ -1,46 +1,110 @@
-"""The package store of the daemon as apt's cache: what another build has downloaded is not downloaded again.
+"""The package store of the daemon, for a transfer of Debian packages: apt's cache, and the capture.
 
-The digests come from the package lists that apt has just verified, and the copies are verified against them.
+As a cache: what another build has downloaded is not downloaded again. The digests come from the package lists
+that apt has just verified, and the copies are verified against them.
+
+The capture: every package, every index of packages and every release file that apt used goes into the store,
+with the keyrings that their signatures were checked with, and a list names all of them (`store.resolved`).
+The digest of each package is held against apt's own lists. Indexes are compressed again: apt works on them
+many times and keeps them uncompressed, and release files always list that form.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from hashlib import file_digest
+from pathlib import Path
+from urllib.parse import unquote
 
 from dcd.checkpoints.interface import Context, Report
-from dcd.platform.apt import Source
-from dcd.platform.apt_root import ARCHIVES, Environment, Place, wanted_files
+from dcd.platform.apt import Source, as_written, configured_paths
+from dcd.platform.apt_root import (
+    ARCHIVES,
+    Environment,
+    Place,
+    WantedFile,
+    index_files,
+    release_files,
+    wanted_files,
+)
 from dcd.platform.inside import resolve
+from statemachine.errors import CheckpointError
 from store.host.mounts import unmount
+from store.packages import Lent
+from store.resolved import Repository, RepositoryFile, Resolved, ResolvedPackage, encoded
+
+Wanted = Mapping[str, WantedFile]
+"""The packages of a transfer as apt's lists describe them, by their names in the package cache."""
 
 
-def fill_cache(
-    context: Context, place: Place, environment: Environment, packages: Sequence[str]
-) -> set[str]:
-    """Put what the store has of the packages, and of all they depend on, into the package cache of the root.
-    Returns the names of the files."""
+def wanted_by_name(context: Context, environment: Environment, packages: Sequence[str]) -> Wanted:
+    """What apt would download for the packages; nothing when the store has no use for it."""
+    store = context.packages
+    if store is None or (store.capture == "none" and store.is_empty()):
+        return {}
+    return {file.name: file for file in wanted_files(environment, packages)}
+
+
+def fill_cache(context: Context, place: Place, wanted: Wanted) -> set[str]:
+    """Put what the store has of the packages into the package cache of the root. Returns the names of the
+    files."""
     if context.packages is None or context.packages.is_empty():
         return set()
-    files = wanted_files(environment, packages)
     archives = resolve(place.root, ARCHIVES)
     found = {
-        file.name for file in files if context.packages.copy(file.sha256, archives / file.name)
+        file.name
+        for file in wanted.values()
+        if context.packages.copy(file.sha256, archives / file.name)
     }
     if found:
         context.report(
-            Report(message=f"from the package store: {len(found)} of {len(files)} packages")
+            Report(message=f"from the package store: {len(found)} of {len(wanted)} packages")
         )
     return found
 
 
-def keep_downloads(
-    context: Context, place: Place, sources: Sequence[Source], filled: set[str]
+def capture(
+    context: Context,
+    place: Place,
+    environment: Environment,
+    sources: Sequence[Source],
+    wanted: Wanted,
+    filled: set[str],
 ) -> None:
-    """Offer the downloaded packages in the cache of the root to the store, unless the manifest has a login
-    for a source."""
-    if context.packages is None or any(source.login for source in sources):
+    """Offer the downloaded packages in the cache of the root to the store, unless one of the sources has a
+    login, and capture what the transfer used, as the daemon's settings say. `filled` came from the store.
+    Raises CheckpointError for a package with another digest than that of apt's lists, and DiskFull."""
+    store = context.packages
+    if store is None:
         return
+    shared = not any(source.login for source in sources)
+    whole = shared and store.capture == "packages"
+    packages = []
     for file in sorted(resolve(place.root, ARCHIVES).glob("*.deb")):
-        if file.name not in filled:
-            context.packages.keep(file)
+        listed = wanted.get(file.name)
+        kept = listed.sha256 if listed and file.name in filled else ""
+        if not kept and shared:
+            kept = store.keep(file)
+        sha256 = kept or _digest(file)
+        if listed is not None and listed.sha256 != sha256:
+            raise CheckpointError(
+                f"{file.name} is not the package that the repository lists",
+                f"it has sha256 {sha256}, the list {listed.sha256}",
+                "resume the build to download it again",
+            )
+        packages.append(_resolved(file, sha256, listed, sources, whole and bool(kept)))
+    if store.capture == "none":
+        return
+    resolved = Resolved(
+        tuple(packages),
+        tuple(_repository_files(context, place, environment, sources, whole)),
+        tuple(_repository(source, store if whole else None) for source in sources),
+    )
+    if name := store.add(encoded(resolved)):
+        context.resolve(name)
+    if not shared:
+        context.warn(
+            "the packages are not captured, since a repository needs a login: the image cannot be rebuilt "
+            "without that repository"
+        )
 
 
 def leave_store(context: Context) -> None:
@@ -49,3 +113,83 @@ def leave_store(context: Context) -> None:
         for directory in (context.packages.kept, context.packages.incoming):
             if directory.is_mount():
                 unmount(directory)
+
+
+def _resolved(
+    file: Path, sha256: str, listed: WantedFile | None, sources: Sequence[Source], captured: bool
+) -> ResolvedPackage:
+    # apt's own name for it: NAME_VERSION_ARCHITECTURE.deb, with what a file name cannot hold quoted.
+    name, version, architecture = (unquote(part) for part in file.stem.split("_"))
+    return ResolvedPackage(
+        kind="deb",
+        name=name,
+        version=version,
+        architecture=architecture,
+        sha256=sha256,
+        size_bytes=file.stat().st_size,
+        uri=as_written(listed.uri, sources) if listed else "",
+        captured=captured,
+    )
+
+
+def _repository_files(
+    context: Context,
+    place: Place,
+    environment: Environment,
+    sources: Sequence[Source],
+    whole: bool,
+) -> Iterator[RepositoryFile]:
+    """The release files and the indexes of packages that apt has fetched."""
+    store = context.packages
+    assert store is not None
+    releases = release_files(place.root)
+    for source in sources:
+        file = releases[context.external[source.name].split()[0]]
+        kind = "InRelease" if file.name.endswith("InRelease") else "Release"
+        signature = file.with_name(f"{file.name}.gpg")
+        for name, each in ((kind, file), ("Release.gpg", signature)):
+            if each.is_file():
+                stored = store.keep(each) if whole else ""
+                yield _described(source, name, each, stored)
+    by_place = {(source.fetched_uri.rstrip("/"), source.suite): source for source in sources}
+    for index in index_files(environment):
+        source = by_place[index.uri.rstrip("/"), index.suite]
+        stored = store.keep_compressed(index.file) if whole else ""
+        yield _described(source, index.name.removeprefix("./"), index.file, stored)
+
+
+def _described(source: Source, name: str, file: Path, stored: str) -> RepositoryFile:
+    size = file.stat().st_size
+    return RepositoryFile(source.uri, source.suite, name, _digest(file), size, stored)
+
+
+def _repository(source: Source, store: Lent | None) -> Repository:
+    """The source; with the store, the keyrings that apt checks its signature with are stored there."""
+    by_path = source.signed_by.startswith("/")
+    keyrings: list[str] = []
+    if store is not None and not source.trusted:
+        files = [Path(source.signed_by)] if by_path else []
+        keyrings = [store.keep(file) for file in files or _trusted(source)]
+    return Repository(
+        source.uri,
+        source.suite,
+        source.components,
+        source.trusted,
+        "" if by_path else source.signed_by,
+        tuple(keyrings),
+    )
+
+
+def _trusted(source: Source) -> list[Path]:
+    """The keyrings that this host's apt trusts for every repository, if the source names no key."""
+    if source.signed_by:
+        return []
+    single, parts = configured_paths("Dir::Etc::Trusted/f", "Dir::Etc::TrustedParts/d")
+    found = [Path(single)] if single else []
+    found += sorted(Path(parts).iterdir()) if parts and Path(parts).is_dir() else []
+    return [file for file in found if file.suffix in (".gpg", ".asc") and file.is_file()]
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as content:
+        return file_digest(content, "sha256").hexdigest()

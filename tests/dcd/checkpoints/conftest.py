@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lxml import etree
@@ -157,3 +158,13 @@ def add_tool(root: Path, path: str, more: str = "") -> None:
 
 def calls(root: Path) -> list[str]:
     return (root / "calls").read_text().splitlines() if (root / "calls").exists() else []
+
+
+@pytest.fixture
+def stocked(apt_host: Path, mirror: Any) -> Any:
+    """A mirror that the host has as its source of the suite `test`."""
+    mirror.publish(
+        "test", ("app", "Depends: lib\n"), ("lib", ""), ("broken", "Depends: nowhere (>= 2)\n")
+    )
+    (apt_host / "sources.list").write_text(f"deb [trusted=yes] {mirror.uri} test main\n")
+    return mirror

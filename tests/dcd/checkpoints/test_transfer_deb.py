@@ -1,11 +1,8 @@
 """TransferDEB: what it refuses at check, what its key covers, and how a transfer fails. Real apt against a
 real mirror; one test makes a real minimal system."""
 
-import hashlib
 import os
-import shutil
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +13,9 @@ from dcd.checkpoints.transfer.deb_progress import Progress
 from dcd.manifest.diagnostics import refuse
 from dcd.platform import foreign
 from dcd.platform.apt import host_codename, host_sources, sources_for
-from dcd.platform.apt_root import list_digests
+from dcd.platform.apt_root import release_files
 from statemachine.errors import CheckpointError, DcdError, InvalidManifest, Unprepared
-from store.packages import Packages
+from tests.dcd.checkpoints.debian import SUITE, install, software
 
 EXECUTION = (
     '<execution><checkpoint name="base" mod_path="x" checkpoint_class="X"/>'
@@ -26,38 +23,11 @@ EXECUTION = (
 )
 
 
-def software(
-    data: str = "", repository: str = "", image: str = 'variant="custom"', name: str = "t"
-) -> str:
-    source = f"<source>{repository}</source>" if repository else ""
-    return (
-        f'<software name="{name}" type="DEB"><destination><image {image}/></destination>{source}\n'
-        f"{data}</software>"
-    )
-
-
-def install(*names: str) -> str:
-    return f"<software_data>{''.join(f'<name>{name}</name>' for name in names)}</software_data>"
-
-
 @pytest.fixture(autouse=True)
 def mounts(request: pytest.FixtureRequest) -> None:
     """As a worker's: what root shows to apt's user is mounted."""
     if os.geteuid() == 0:
         request.getfixturevalue("own_mounts")
-
-
-@pytest.fixture
-def stocked(apt_host: Path, mirror: Any) -> Any:
-    """A mirror that the host has as its source of the suite `test`."""
-    mirror.publish(
-        "test", ("app", "Depends: lib\n"), ("lib", ""), ("broken", "Depends: nowhere (>= 2)\n")
-    )
-    (apt_host / "sources.list").write_text(f"deb [trusted=yes] {mirror.uri} test main\n")
-    return mirror
-
-
-SUITE = '<repository suite="test"/>'
 
 
 @pytest.mark.parametrize(
@@ -367,77 +337,9 @@ def listed(bench: Any) -> set[str]:
 def assert_nothing_of_the_host(image: Path) -> None:
     for left in ("apt.conf.d/00dcd", "preferences.d/00dcd", "auth.conf.d/00dcd.conf"):
         assert not (image / "etc/apt" / left).exists()
-    assert list_digests(image) == set()
+    assert release_files(image) == {}
     assert not list((image / "var/cache/apt/archives").glob("*.deb"))
     for partial in ("var/cache/apt/archives/partial", "var/lib/apt/lists/partial"):
         found = (image / partial).stat()
         assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (0, 0, 0o755)
     assert str(image) not in Path("/proc/self/mounts").read_text()
-
-
-def downloads(mirror: Any) -> dict[str, int]:
-    """How often each package was requested."""
-    names = {Path(path).name.split("_")[0]: count for path, count in mirror.requests.items()}
-    return {name: count for name, count in names.items() if name in ("app", "lib", "other")}
-
-
-def transfer_with_store(bench: Any, packages: Packages, *elements: str) -> None:
-    """Transfer with the store, as the engine lends it. The tiny packages of the mirror make no system,
-    so their installation fails."""
-    doc = bench.doc(*elements)
-    checkpoint = TransferDEB("t")
-    lent = packages.lend("attempt")
-    context = bench.context(doc, external=checkpoint.external_state(doc))
-    with pytest.raises(CheckpointError):
-        checkpoint.execute(replace(context, packages=lent))
-    packages.take_in(lent)
-
-
-@pytest.mark.root
-def test_a_package_that_the_store_has_is_not_downloaded(
-    bench: Any, stocked: Any, tmp_path: Path
-) -> None:
-    packages = Packages(tmp_path / "packages")
-    packages.prepare()
-    stocked.publish("test", ("app", "Depends: lib\n"), ("lib", ""), ("other", "Depends: lib\n"))
-    transfer_with_store(bench, packages, software(install("app"), SUITE))
-    assert downloads(stocked) == {"app": 1, "lib": 1}
-    assert len(packages.stored()) == 2
-    shutil.rmtree(bench.image)
-    bench.image.mkdir()
-    transfer_with_store(bench, packages, software(install("other"), SUITE))
-    assert downloads(stocked) == {"app": 1, "lib": 1, "other": 1}
-    assert "from the package store: 1 of 2 packages" in bench.messages()
-    assert len(packages.stored()) == 3
-
-
-@pytest.mark.root
-def test_a_damaged_package_of_the_store_is_downloaded_again(
-    bench: Any, stocked: Any, tmp_path: Path
-) -> None:
-    packages = Packages(tmp_path / "packages")
-    packages.prepare()
-    transfer_with_store(bench, packages, software(install("lib"), SUITE))
-    [kept] = (packages.directory / "kept").iterdir()
-    kept.chmod(0o644)
-    kept.write_bytes(kept.read_bytes()[:-1] + b"\0")
-    shutil.rmtree(bench.image)
-    bench.image.mkdir()
-    transfer_with_store(bench, packages, software(install("lib"), SUITE))
-    assert downloads(stocked) == {"lib": 2}
-    [kept] = (packages.directory / "kept").iterdir()
-    assert hashlib.sha256(kept.read_bytes()).hexdigest() == kept.name
-
-
-@pytest.mark.root
-def test_what_a_login_in_the_host_s_sources_gives_is_not_kept(
-    bench: Any, stocked: Any, apt_host: Path, tmp_path: Path
-) -> None:
-    packages = Packages(tmp_path / "packages")
-    packages.prepare()
-    stocked.login = "me:secret"
-    with_login = stocked.uri.replace("http://", "http://me:secret@")
-    (apt_host / "sources.list").write_text(f"deb [trusted=yes] {with_login} test main\n")
-    transfer_with_store(bench, packages, software(install("lib"), SUITE))
-    assert downloads(stocked)["lib"] >= 1
-    assert packages.stored() == []
