@@ -16,7 +16,7 @@ STOP_SECONDS = 60.0
 
 
 class Daemon:
-    """A running daemon. `start_seconds` is the time from its start until it was ready."""
+    """A running daemon. `start_seconds` is the time from its start until it was ready, `pid` its process."""
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -24,6 +24,7 @@ class Daemon:
         self.socket = directory / "s"
         self.log = directory / "daemon.log"
         self.start_seconds = 0.0
+        self.pid = 0
 
     def ctl(self, *arguments: str | Path) -> str:
         """Run dcctl and return what it printed. Raises CalledProcessError when it fails."""
@@ -69,6 +70,7 @@ def daemon(directory: Path) -> Iterator[Daemon]:
             if process.poll() is not None or time.monotonic() > started + READY_SECONDS:
                 raise RuntimeError(f"the daemon did not start:\n{found.log.read_text()[-3000:]}")
             time.sleep(0.005)
+        found.pid = process.pid
         found.start_seconds = time.monotonic() - started
         yield found
     finally:

@@ -13,6 +13,7 @@ from pathlib import Path
 from benchmarks.daemon import Daemon, daemon
 from benchmarks.figure import Figure
 from benchmarks.history import completed, halfway, interrupted, write_history
+from benchmarks.rounds import Rounds
 from statemachine.codec import encode
 from statemachine.events import Actor, ArtifactPublished, BuildPaused, Payload
 from statemachine.results import Artifact
@@ -31,12 +32,12 @@ MOST_CLIENT_SECONDS = 0.1
 STARTS = 10
 
 
-def appends(scratch: Path, rounds: int) -> Iterator[Figure]:
+def appends(scratch: Path, rounds: Rounds) -> Iterator[Figure]:
     """(c): one event a commit, each waited for, beside what the disk and SQLite can do."""
     payload = BuildPaused("the disk is nearly full; the build goes on when there is space")
     line = encode(payload).encode().ljust(512, b"\n")
     rates: dict[str, list[float]] = {"fdatasync": [], "SQLite": [], "event log": [], "together": []}
-    for number in range(rounds):
+    for number in rounds:
         rates["fdatasync"].append(_raw_writes(scratch / f"raw-{number}", line))
         rates["SQLite"].append(_raw_commits(scratch / f"raw-{number}.db", line.decode()))
         rates["event log"].append(_appends(scratch / f"log-{number}.db", 1))
@@ -52,9 +53,9 @@ def appends(scratch: Path, rounds: int) -> Iterator[Figure]:
     )
 
 
-def listing(scratch: Path, rounds: int) -> Iterator[Figure]:
+def listing(scratch: Path, rounds: Rounds) -> Iterator[Figure]:
     """(d): dcctl's whole run, Python's start with it."""
-    times = max(rounds, STARTS)
+    times = max(rounds.most, STARTS)
     for builds in (10, ENDED_BUILDS):
         directory = scratch / f"list-{builds}"
         (directory / "state").mkdir(parents=True)
@@ -67,7 +68,7 @@ def listing(scratch: Path, rounds: int) -> Iterator[Figure]:
                 yield Figure(
                     f"dcctl list --all, {builds:,} builds",
                     "s",
-                    _timed(rounds, lambda: running.ctl("list", "--all")),
+                    _timed(rounds.most, lambda: running.ctl("list", "--all")),
                 )
                 version = _timed(times, lambda: running.ctl("version"))
                 yield Figure("dcctl version", "s", version)
@@ -75,7 +76,7 @@ def listing(scratch: Path, rounds: int) -> Iterator[Figure]:
     yield Figure("python -c pass", "s", _timed(times, _nothing), note="what nobody can go below")
 
 
-def start(scratch: Path, rounds: int) -> Iterator[Figure]:
+def start(scratch: Path, rounds: Rounds) -> Iterator[Figure]:
     """(e): from the start of the process until the daemon answers."""
     empty = scratch / "empty"
     yield Figure("start with an empty log", "s", tuple(_starts(empty, rounds)))
@@ -94,7 +95,7 @@ def start(scratch: Path, rounds: int) -> Iterator[Figure]:
         most=MOST_RECOVERY_SECONDS,
     )
     ready, again = [], []
-    for number in range(rounds):
+    for number in rounds:
         directory = scratch / f"unfinished-{number}"
         (directory / "state").mkdir(parents=True)
         write_history(directory / "state/events.db", UNFINISHED_BUILDS, _unfinished)
@@ -176,8 +177,8 @@ def _timed(times: int, action: Callable[[], object]) -> tuple[float, ...]:
     return tuple(found)
 
 
-def _starts(directory: Path, rounds: int) -> Iterator[float]:
-    for _ in range(rounds):
+def _starts(directory: Path, rounds: Rounds) -> Iterator[float]:
+    for _ in range(rounds.most):
         with daemon(directory) as running:
             yield running.start_seconds
 

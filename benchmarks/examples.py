@@ -1,12 +1,16 @@
 """The examples as benchmarks build them, and the scripts that make the same with bare tools."""
 
+import json
 import shutil
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
+from benchmarks.rounds import Rounds
 from dcd.manifest.doc import software_for
 from dcd.manifest.objects.software import Image as ImageArea
 from dcd.planning.load import load
@@ -43,12 +47,33 @@ def without_boots(scratch: Path, name: str) -> tuple[Path, Image]:
     return manifest, Image(host_codename(), area.variant or "", tuple(software.names("install")))
 
 
+def with_package(manifest: Path, package: str, name: str | None = None) -> Path:
+    """A copy of the manifest beside it, which installs one package more, and is called `name`."""
+    tree = ElementTree.parse(manifest)  # noqa: S314 - our own
+    (listed,) = tree.findall(".//software_data[@action='install']")
+    ElementTree.SubElement(listed, "name").text = package
+    (distro,) = tree.findall("distro")
+    distro.set("name", name or str(distro.get("name")))
+    copy = manifest.with_name(f"{manifest.stem}-{package}.xml")
+    tree.write(copy)
+    return copy
+
+
 APART = (
     *("setpriv", "--pdeathsig", "KILL"),
     *("unshare", "--mount", "--pid", "--fork", "--kill-child=SIGKILL", "--mount-proc"),
 )
 """A script that is killed, or whose benchmark is, must leave no process and no mount behind, above all none
 of the host's in a directory that is about to be removed. Source: unshare(1), setpriv(1)."""
+
+
+def measured_apart(module: str, root: Path, rounds: Rounds) -> Any:
+    """What a module prints as JSON when it runs on a system, in a mount namespace of its own."""
+    arguments = [module, str(root), str(rounds.most), str(rounds.until)]
+    measured = subprocess.run(
+        [*APART, sys.executable, "-m", *arguments], stdout=subprocess.PIPE, check=True
+    )
+    return json.loads(measured.stdout)
 
 
 def run_script(script: Path, directory: Path, *arguments: str) -> float:

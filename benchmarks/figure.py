@@ -4,7 +4,7 @@ import os
 import platform
 import sqlite3
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -30,11 +30,24 @@ class Figure:
         return statistics.median(self.values)
 
     @property
+    def quartiles(self) -> tuple[float, float] | None:
+        """The first and the third quartile of several values; of one, none."""
+        if len(self.values) < 2:
+            return None
+        first, _, third = statistics.quantiles(self.values, n=4, method="inclusive")
+        return first, third
+
+    @property
     def kept(self) -> bool:
         """Whether the limits are kept."""
         return (self.most is None or self.median <= self.most) and (
             self.least is None or self.median >= self.least
         )
+
+
+def ratios(some: Sequence[float], others: Sequence[float]) -> tuple[float, ...]:
+    """Their ratios, round by round."""
+    return tuple(one / other for one, other in zip(some, others, strict=True))
 
 
 def machine() -> dict[str, Any]:
@@ -52,40 +65,72 @@ def machine() -> dict[str, Any]:
     }
 
 
-def as_json(figures: Iterable[tuple[str, Figure]]) -> list[dict[str, Any]]:
-    """The figures, each with its benchmark's name, as JSON objects."""
-    return [
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What one benchmark found on a machine, whose description is that of `machine`."""
+
+    benchmark: str
+    machine: Mapping[str, Any]
+    figures: tuple[Figure, ...]
+
+
+def as_json(run: Run) -> dict[str, Any]:
+    """The run as a JSON object: every value, and what follows from them."""
+    figures = [
         {
-            "benchmark": benchmark,
             **asdict(figure),
             "median": figure.median,
+            "quartiles": figure.quartiles,
             "kept": figure.kept,
         }
-        for benchmark, figure in figures
+        for figure in run.figures
     ]
+    return {"benchmark": run.benchmark, "machine": dict(run.machine), "figures": figures}
 
 
-def table(found: dict[str, Any], figures: Iterable[tuple[str, Figure]]) -> str:
-    """The figures as a Markdown table below the machine's description."""
-    lines = [
-        f"{found['date']}; {found['cpus']} CPUs ({found['cpu']}), {found['memory_gib']} GiB,"
-        f" Linux {found['kernel']}; Python {found['python']}, SQLite {found['sqlite']};"
-        f" load before the start {found['load_before'][0]}",
-        "",
-        "| benchmark | figure | median | range | limit |",
-        "|---|---|---:|---|---|",
-    ]
-    for benchmark, figure in figures:
-        span = ""
-        if len(figure.values) > 1:
-            span = f"{_number(min(figure.values))} to {_number(max(figure.values))}"
-            span += f" ({len(figure.values)} times)"
-        name = f"{figure.name}: {figure.note}" if figure.note else figure.name
-        lines.append(
-            f"| {benchmark} | {name} | {_number(figure.median)} {figure.unit} | {span} |"
-            f" {_limit(figure)} |"
+def from_json(found: Mapping[str, Any]) -> Run:
+    """The run that `as_json` has written."""
+    figures = tuple(
+        Figure(
+            each["name"],
+            each["unit"],
+            tuple(each["values"]),
+            most=each["most"],
+            least=each["least"],
+            note=each["note"],
         )
+        for each in found["figures"]
+    )
+    return Run(found["benchmark"], found["machine"], figures)
+
+
+def table(runs: Iterable[Run]) -> str:
+    """The figures as a Markdown table, below the machines that they were taken on."""
+    runs = tuple(runs)
+    lines = [
+        *dict.fromkeys(f"{_described(run.machine)}." for run in runs),
+        "",
+        "| benchmark | figure | median | quartiles | rounds | limit |",
+        "|---|---|---:|---|---:|---|",
+    ]
+    for run in runs:
+        when = f"{run.benchmark}, {run.machine['date']}, load {run.machine['load_before'][0]}"
+        for figure in run.figures:
+            name = f"{figure.name}: {figure.note}" if figure.note else figure.name
+            spread = " to ".join(map(_number, figure.quartiles or ()))
+            lines.append(
+                f"| {when} | {name} | {_number(figure.median)} {figure.unit} | {spread} |"
+                f" {len(figure.values)} | {_limit(figure)} |"
+            )
+            when = ""
     return "\n".join(lines)
+
+
+def _described(machine: Mapping[str, Any]) -> str:
+    return (
+        f"{machine['cpus']} CPUs ({machine['cpu']}), {machine['memory_gib']} GiB,"
+        f" Linux {machine['kernel']}, Python {machine['python']}, SQLite {machine['sqlite']}"
+    )
 
 
 def _limit(figure: Figure) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 from benchmarks import abuse
 from benchmarks.daemon import Daemon, daemon
 from benchmarks.figure import Figure
+from benchmarks.rounds import Rounds
 from cli import client
 
 MOST_MEDIAN_SECONDS = 0.1
@@ -37,7 +38,7 @@ PROCESSES, EACH = 4, 8
 NOISY = "i=0; while [ $i -lt 1000 ]; do i=$((i+1)); echo line $i; sleep 0.02; done"
 
 
-def load(scratch: Path, rounds: int) -> Iterator[Figure]:
+def load(scratch: Path, rounds: Rounds) -> Iterator[Figure]:
     """Each kind of abuse in turn, ten seconds a round, with the status of a running build asked for by
     another process."""
     with daemon(scratch / "load") as running:
@@ -57,19 +58,19 @@ def load(scratch: Path, rounds: int) -> Iterator[Figure]:
             "100 clients that send a byte a second": ("drip", "--connections", 100),
             "4 bodies of a gigabyte": ("body", "--connections", 4, "--path", "/v1/validate"),
         }
-        yield _figure("nobody", [s for _ in range(rounds) for s in _asked(running, status)])
+        yield _figure("nobody", [s for _ in range(rounds.most) for s in _asked(running, status)])
         for name, arguments in kinds.items():
             waits: list[float] = []
             answers = 0
-            for _ in range(rounds):
+            for _ in range(rounds.most):
                 with _abusing(running, *arguments) as outcome:
                     waits += _asked(running, status)
                 answers += sum(outcome["statuses"].values())
-            yield _figure(name, waits, f"{answers / rounds / SECONDS:,.0f} answers a second")
+            yield _figure(name, waits, f"{answers / rounds.most / SECONDS:,.0f} answers a second")
         for name, (path, body) in _large(scratch).items():
             waits = []
             statuses: Counter[str] = Counter()
-            for _ in range(rounds):
+            for _ in range(rounds.most):
                 with ExitStack() as posting:
                     options = ("--connections", EACH, "--path", path, "--body", body)
                     outcomes = [

@@ -1,0 +1,83 @@
+"""The memory of a daemon, its launcher, planners and workers, without that of the tools that they run."""
+
+import mmap
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from benchmarks.daemon import Daemon
+
+EVERY_SECONDS = 1.0
+MOST_MIB = 300.0
+_LEAVE_BYTES = 1 << 30
+
+
+@contextmanager
+def watched(running: Daemon) -> Iterator[list[int]]:
+    """Look at the daemon's memory once a second in the meantime; the list gets the bytes."""
+    found = [own_bytes(running.pid)]
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(EVERY_SECONDS):
+            found.append(own_bytes(running.pid))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield found
+    finally:
+        over.set()
+        watcher.join()
+
+
+def own_bytes(daemon: int) -> int:
+    """The proportional set size of a daemon and of all its descendants that run this project's code. Memory
+    that several of them share counts once. Source: proc(5), smaps_rollup."""
+    return sum(_pss_bytes(process) for process in _descendants(daemon) if _is_own(process))
+
+
+def _descendants(ancestor: int) -> list[int]:
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue  # It has ended.
+            parents[int(entry.name)] = int(fields[1])
+    found = [ancestor]
+    for process in found:
+        found += [child for child, parent in parents.items() if parent == process]
+    return found
+
+
+def _is_own(process: int) -> bool:
+    """Whether a process runs the interpreter of this environment; tools are other programs, also those that
+    are written in Python."""
+    try:
+        command = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return command[0] == os.fsencode(sys.executable)
+
+
+def _pss_bytes(process: int) -> int:
+    try:
+        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:"))
+
+
+def warm_up() -> None:
+    """Use all free memory once. A virtual machine gets it from its host only then, which takes time that
+    would count for whichever side is first."""
+    fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    free_bytes = int(fields["MemFree"].split()[0]) << 10
+    if free_bytes > _LEAVE_BYTES:
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE
+        mmap.mmap(-1, free_bytes - _LEAVE_BYTES, flags=flags).close()
