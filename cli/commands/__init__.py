@@ -8,8 +8,8 @@ in the name is an underscore in the module's).
 
 NAMES = (
     *("submit", "resume", "retry", "pause", "cancel", "rm"),
-    *("status", "list", "follow", "events", "logs", "artifacts", "checkpoints"),
-    *("provenance",),
+    *("status", "list", "follow", "events", "logs", "checkpoints"),
+    *("artifacts", "download", "provenance"),
     *("shell", "doc", "graph"),
     *("validate", "plan", "checkpoint-types", "migrate"),
     *("df", "gc", "backup", "config", "metrics", "doctor", "version"),

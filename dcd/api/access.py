@@ -10,6 +10,7 @@ takes effect at once, even while the user is logged in.
 import grp
 from collections.abc import Iterable
 from enum import StrEnum
+from pathlib import Path
 
 from dcd.configuration import Configuration
 from dcd.engine.borrowers import groups_of, has_every_role
@@ -77,6 +78,26 @@ def require(
         f"`{role.value}` in the daemon's configuration and reload it; `dcctl config` "
         "shows the present values",
     )
+
+
+def require_readable(actor: Actor, file: Path, *, owner: int | None) -> None:
+    """Raise PermissionDenied unless `actor` may read an artifact: the submitter `owner` of its build and
+    users with permission for the file itself may. Queries the user database."""
+    if has_every_role(actor) or (owner is not None and owner == actor.uid):
+        return
+    if (gid := file.stat().st_gid) not in groups_of(actor):
+        raise PermissionDenied(
+            f"{actor.user} (uid {actor.uid}) may not read the artifacts of this build",
+            f"its submitter, and members of group {_group_name(gid)}, may",
+            f"an administrator can add {actor.user} to the group, or set another `artifact_group`",
+        )
+
+
+def _group_name(gid: int) -> str:
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
 
 
 def roles(configuration: Configuration, actor: Actor) -> frozenset[Role]:

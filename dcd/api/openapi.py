@@ -25,6 +25,10 @@ PATH_PARAMETERS: dict[str, dict[str, Any]] = {
         "description": "a checkpoint's name",
         "schema": {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"},
     },
+    "artifact": {
+        "description": "an artifact's name",
+        "schema": {"type": "string", "pattern": "^[^./][^/]*$"},
+    },
     "attempt": {
         "description": "number of the attempt, from 1",
         "schema": {"type": "integer", "minimum": 1, "maximum": 1000000},

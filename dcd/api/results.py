@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import FileResponse, PlainTextResponse, Response
 
 from dcd.api import schemas
-from dcd.api.access import Action
+from dcd.api.access import Action, require_readable
 from dcd.api.handling import Api, client_left
 from dcd.api.operations import (
     QueryParameter,
@@ -91,6 +91,20 @@ async def artifacts(api: Api, request: Request) -> Response:
     api.require(request, Action.SEE)
     view = await api.view(request, await api.kept(request))
     return json_response(schemas.ArtifactList(view.artifacts))
+
+
+async def artifact(api: Api, request: Request) -> Response:
+    api.require(request, Action.SEE)
+    state = await api.kept(request)
+    name, actor = request.path_params["artifact"], actor_of(request.scope)
+    found, path = await asyncio.to_thread(api.records.artifact, state, name)
+    await asyncio.to_thread(require_readable, actor, path, owner=state.actor.uid)
+    return FileResponse(
+        path,
+        headers={"etag": f'"{found.sha256}"', "cache-control": "private, no-cache"},
+        media_type="application/octet-stream",
+        filename=found.name,
+    )
 
 
 async def verify_artifacts(api: Api, request: Request) -> Response:

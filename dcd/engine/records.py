@@ -122,6 +122,18 @@ class Records:
         """The path of a published artifact."""
         return self._stores.artifacts.path(build, artifact)
 
+    def artifact(self, state: BuildState, name: str) -> tuple[Artifact, Path]:
+        """The published artifact of that name and its file. Raises NotFound. Blocking."""
+        for artifact in state.published:
+            path = self.artifact_path(state.id, artifact)
+            if artifact.name == name and path.is_file():
+                return artifact, path
+        names = ", ".join(artifact.name for artifact in state.published)
+        raise NotFound(
+            f"build {state.id} has no artifact {name!r}",
+            f"it has delivered {names}" if names else "it has delivered nothing yet",
+        )
+
     async def verify_artifacts(self, state: BuildState) -> Sequence[Verdict]:
         """Verify each published artifact of a build against its digest."""
         return await asyncio.to_thread(self._stores.artifacts.verify, state.id, state.published)

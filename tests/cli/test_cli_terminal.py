@@ -99,6 +99,7 @@ COMMANDS = {
     "status": ["k2"],
     "list": [],
     "artifacts": ["k2"],
+    "download": ["k2", "--all"],
     "checkpoints": ["k2"],
     "doc": ["k2"],
     "graph": ["k2"],

@@ -153,6 +153,7 @@ ROUTES = {
     ("GET", "/v1/builds"): SEERS,
     ("GET", "/v1/builds/{id}"): SEERS,
     ("GET", "/v1/builds/{id}/artifacts"): SEERS,
+    ("GET", "/v1/builds/{id}/artifacts/{artifact}"): SEERS,
     ("POST", "/v1/builds/{id}/artifacts/verify"): SEERS,
     ("GET", "/v1/builds/{id}/checkpoints"): SEERS,
     ("GET", "/v1/builds/{id}/doc"): SEERS,
@@ -205,7 +206,8 @@ def test_a_role_may_what_it_may_and_nothing_else(
         body = {"manifest": {"path": "/m.xml", "text": HARMLESS}}
     elif target == "/v1/builds":
         body = submission(HARMLESS) if method == "POST" else None
-    path = target.format(id=build_of_root, checkpoint="copy", attempt=1, sha256="0" * 64)
+    names = {"checkpoint": "copy", "attempt": 1, "sha256": "0" * 64, "artifact": "a.iso"}
+    path = target.format(id=build_of_root, **names)
     answers = {user: daemon.ask(user, method, path, body)[0] for user in USERS}
     assert 0 not in answers.values(), answers
     refused = {user for user, status in answers.items() if status == 403}

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dcd.api.access import Action, Role, require, roles
+from dcd.api.access import Action, Role, require, require_readable, roles
 from dcd.configuration import Configuration
 from statemachine.errors import PermissionDenied
 from statemachine.events import Actor
@@ -132,3 +132,23 @@ def test_roles_include_each_other_and_the_right_to_host_code_is_never_implied(
     ]
     assert ladder == sorted(ladder)
     assert (Role.HOST_CODE in held) == ("alice" in host_code)
+
+
+@pytest.mark.root
+def test_artifacts_are_read_by_their_submitter_and_their_files_group(tmp_path: Path) -> None:
+    file = tmp_path / "live.iso"
+    file.write_text("")
+    os.chown(file, 0, 70009)
+
+    def reads(actor: Actor) -> bool:
+        try:
+            require_readable(actor, file, owner=ALICE.uid)
+        except PermissionDenied as refused:
+            assert "70009" in refused.details
+            return False
+        return True
+
+    assert reads(ALICE)
+    assert reads(replace(BOB, gid=70009))
+    assert reads(Actor(uid=0, gid=0, user="root"))
+    assert not reads(BOB)
