@@ -11,6 +11,7 @@ from pathlib import Path
 from dcd.launcher.operations import Operations
 from dcd.launcher.orders import AttemptOrder
 from dcd.launcher.workers import Output, run_worker
+from dcd.launcher.zygote import Zygote
 from dcd.platform.control_group import Delegated
 from dcd.worker.request import WorkerRequest
 from statemachine.errors import DcdError
@@ -22,14 +23,15 @@ def starting(
     log: Path,
     groups: Delegated | None = None,
     ended: Callable[[], None] = lambda: None,
+    zygote: Zygote | None = None,
 ) -> Callable[[int], socket.socket]:
-    """Starts a worker as the launcher does, for `dcd.worker.launch.run_attempt`. `ended` is called after its
-    end."""
+    """Starts a worker as the launcher does, for `dcd.worker.launch.run_attempt`: forked from `zygote`, or as
+    a program. `ended` is called after its end."""
 
     def start(messages: int) -> socket.socket:
         log.parent.mkdir(parents=True, exist_ok=True)
         mine, its = socket.socketpair()
-        arguments = (ended, its, request, Output(log), os.dup(messages), groups)
+        arguments = (ended, its, request, Output(log), os.dup(messages), groups, zygote)
         threading.Thread(target=_serve, args=arguments, daemon=True).start()
         try:
             result_of(receive(mine)[0])

@@ -16,7 +16,6 @@ import inspect
 import pkgutil
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
@@ -35,6 +34,7 @@ from dcd.manifest.diagnostics import (
     refusal,
     warning,
 )
+from dcd.manifest.plugins import plugin_entries
 from dcd.manifest.source import Source, repeated
 
 OWN = "dcd.checkpoints"
@@ -66,7 +66,7 @@ class Unresolved(Exception):
 
 def plugin_modules() -> tuple[str, ...]:
     """The modules that installed plug-ins name in the entry-point group `dcd.checkpoints`."""
-    return tuple(sorted({entry.module for entry in entry_points(group=GROUP)}))
+    return tuple(sorted({entry.module for entry in plugin_entries(GROUP)}))
 
 
 def resolve(

@@ -12,6 +12,8 @@ and imports nothing but the standard library and this project.
     operations.py    what can be requested
     bounds.py        the most that a worker is given
     workers.py       a worker from its start to its end
+    zygote.py        the process from which workers are forked
+    processes.py     waiting for processes of namespaces, and killing them
     planners.py      the process from which planners are forked
 
 It is as OpenSSH's monitor and Postfix's master are; see docs/adr/0009-launcher.md.

@@ -25,7 +25,8 @@ from dcd.launcher.operations import Operations
 from dcd.launcher.orders import Asked, AttemptOrder, Prepared, Setup
 from dcd.launcher.planners import run_planners
 from dcd.launcher.preparation import prepare
-from dcd.launcher.workers import Finished, Output, run_worker
+from dcd.launcher.workers import Finished, Output, environment, run_worker
+from dcd.launcher.zygote import Zygote
 from statemachine.errors import DcdError, PermissionDenied, UsageError
 from store.host.conversation import Ended, encoded, receive, send
 from store.host.listening import Listener, Place
@@ -49,6 +50,9 @@ LAYERS = (
 """The methods of `store.layers.Layers` that may be requested, of the back end that the argument `backend`
 names."""
 
+BEFORE_ATTEMPTS = ("find", "begin", "branch")
+"""Those of them that show that an attempt may follow."""
+
 
 class Launcher:
     """The state of the process: what it was prepared with, and the daemon's socket."""
@@ -56,6 +60,7 @@ class Launcher:
     def __init__(self) -> None:
         self._setup: Setup | None = None
         self._operations: Operations | None = None
+        self._zygote: Zygote | None = None
         self._listener: Listener | None = None
         self._free = threading.BoundedSemaphore(MOST)
         self._binding = threading.Lock()
@@ -125,7 +130,8 @@ class Launcher:
             raise ValueError(f"{name} before the launcher is prepared")
         match name:
             case "attempt":
-                return _attempt(operations, connection, arguments, _only(descriptors))
+                messages = _only(descriptors)
+                return _attempt(operations, self._zygote, connection, arguments, messages)
             case "planners":
                 asked = from_plain(Asked, arguments).paths
                 configured = (*operations.bounds.paths, *code_places(operations.bounds.modules))
@@ -140,6 +146,8 @@ class Launcher:
                 return _called(getattr(operations, name), arguments)
         start, _, method = name.partition(".")
         if start == "layers" and method in LAYERS:
+            if method in BEFORE_ATTEMPTS and self._zygote is not None:
+                self._zygote.expect()
             store = _back_end(operations, arguments.pop("backend", None))
             return _called(getattr(store, method), arguments, getattr(Layers, method))
         raise ValueError(f"there is no operation {name[:100]!r}")
@@ -149,6 +157,7 @@ class Launcher:
             raise ValueError("the launcher is prepared already")
         self._setup = setup
         self._operations, prepared = prepare(setup)
+        self._zygote = Zygote(environment())
         return prepared
 
     def _listen(self, connection: socket.socket, setup: Setup) -> None:
@@ -161,7 +170,11 @@ class Launcher:
 
 
 def _attempt(
-    operations: Operations, connection: socket.socket, arguments: dict[str, Any], messages: int
+    operations: Operations,
+    zygote: Zygote | None,
+    connection: socket.socket,
+    arguments: dict[str, Any],
+    messages: int,
 ) -> Finished:
     try:
         if not stat.S_ISFIFO(os.fstat(messages).st_mode):
@@ -175,7 +188,7 @@ def _attempt(
     try:
         log = operations.logs.path(order.build, order.checkpoint, order.attempt)
         output = Output(log, operations.gid)
-        return run_worker(connection, request, output, messages, operations.groups)
+        return run_worker(connection, request, output, messages, operations.groups, zygote)
     finally:
         operations.ended(request)
 

@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 
 from dcd.launcher.orders import Setup
-from dcd.launcher.workers import exit_of, kill
+from dcd.launcher.processes import Chain, exit_of
 from dcd.planner.command import Sight, command, environment
 from store.host.conversation import send
 from store.host.forking import patiently
@@ -38,7 +38,7 @@ def run_planners(
     )
     try:
         process = patiently(
-            lambda: subprocess.Popen(
+            lambda: Chain(
                 command(control, identity, sight),
                 env=environment(),
                 stdin=subprocess.DEVNULL,
@@ -61,5 +61,5 @@ def run_planners(
         pass
     finally:
         if process.poll() is None:
-            kill(process)
+            process.kill()
             process.wait()

@@ -1,12 +1,15 @@
 """One worker: its start, its supervision, and its end.
 
 The worker is the first process of a PID namespace, with a mount namespace and, unless its checkpoint
-needs the network, a network namespace of its own. The chain, each killed by the death of the one before:
-launcher, unshare(1) (by setpriv's parent-death signal), the namespace's first process (by --kill-child),
-and so all in the namespace. The signal comes when the *thread* that started the worker ends, so one thread
-serves a worker from start to end. For the moment before the signal is armed, the worker also ends when its
-request stream does. Where the service has control groups to give, the chain has one of its own, which
-limits the attempt as a whole.
+needs the network, a network namespace of its own. It is forked from a zygote (`dcd.launcher.zygote`) or,
+while there is none, started as a program, in the same namespaces and with the same environment.
+
+All in its namespaces end with the launcher. A forked worker has a parent-death signal. A program is in a
+chain, each killed by the death of the one before: launcher, unshare(1) (by setpriv's parent-death signal),
+the namespace's first process (by --kill-child). The signal comes when the *thread* that started a process
+ends, so one thread serves a worker from start to end. For the moment before the signal is armed, the worker
+also ends when its request stream does. Where the service has control groups to give, the worker has one of
+its own, which limits the attempt as a whole.
 
 The conversation after the start: the requester sends lines, `cancel` and `claimed` for the worker and `kill`
 for its end; when it closes the conversation the worker is killed. The last reply is a `Finished`; by then no
@@ -17,17 +20,18 @@ import contextlib
 import json
 import os
 import selectors
-import signal
 import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
+from dcd.launcher.processes import Chain, Forked, Process, exit_of
+from dcd.launcher.zygote import Zygote
 from dcd.platform.control_group import AttemptGroup, Delegated
 from dcd.worker.recover import detach_loops, kill_leftovers
-from dcd.worker.request import MARKER, SCRATCH, WorkerRequest
+from dcd.worker.request import MARKER, SCRATCH, Mark, WorkerRequest
 from dcd.worker.signals import CANCEL, CLAIMED, KILL
 from statemachine.errors import Unprepared
 from store.host import tools
@@ -55,6 +59,14 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True)
+class Streams:
+    """The descriptors of a worker: for its requests, and for its messages."""
+
+    requests: int
+    messages: int
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """The end of a worker: its exit status (negative: the signal), and whether its group lacked memory."""
 
@@ -68,24 +80,31 @@ def run_worker(
     output: Output,
     messages: int,
     groups: Delegated | None = None,
+    zygote: Zygote | None = None,
 ) -> Finished:
     """Run a worker to its end. `messages` is the descriptor for its messages, which this closes. Sends an
     empty result when the worker has started. Raises Unprepared when it cannot be started, DiskFull when
     there is no space for its log."""
-    try:
-        with _control_group(groups, request) as group:
-            process = _started(request, output, messages, group)
-            os.close(messages)
-            messages = -1
-            try:
-                send(conversation, {"result": None})
-                _serve(conversation, process, json.dumps(as_plain(request)).encode() + b"\n")
-            finally:
-                _end(process, request)
-            return Finished(process.wait(), group is not None and group.ran_out_of_memory())
-    finally:
-        if messages >= 0:
-            os.close(messages)
+    with contextlib.ExitStack() as held:
+        its_messages = held.enter_context(os.fdopen(messages, "wb", buffering=0))
+        group = held.enter_context(_control_group(groups, request))
+        its_input, requests = map(held.enter_context, _pipe())
+        streams = Streams(its_input.fileno(), its_messages.fileno())
+        process, said = _started(request, output, streams, group, zygote)
+        # Else their ends would not be seen.
+        its_messages.close()
+        its_input.close()
+        try:
+            send(conversation, {"result": None})
+            _serve(conversation, process, requests.fileno(), said)
+        finally:
+            _end(process, request)
+        return Finished(process.wait(), group is not None and group.ran_out_of_memory())
+
+
+def _pipe() -> tuple[BinaryIO, BinaryIO]:
+    reading, writing = os.pipe()
+    return os.fdopen(reading, "rb", buffering=0), os.fdopen(writing, "wb", buffering=0)
 
 
 @contextlib.contextmanager
@@ -111,25 +130,21 @@ def _control_group(
 
 
 def _started(
-    request: WorkerRequest, output: Output, messages: int, group: AttemptGroup | None
-) -> subprocess.Popen[bytes]:
-    """The first process of the chain. Raises Unprepared when the host lacks something."""
-    command = [*(group.command() if group else ()), *_command(request, messages)]
+    request: WorkerRequest,
+    output: Output,
+    streams: Streams,
+    group: AttemptGroup | None,
+    zygote: Zygote | None,
+) -> tuple[Process, bytes]:
+    """The worker, and what to write to its input. Raises Unprepared when the host lacks something."""
+    said = _line(request)
     with reporting_disk_full("opening the attempt's log", output.log), _log(output) as log:
         try:
-            return patiently(
-                lambda: subprocess.Popen(
-                    command,
-                    env=_environment(request),
-                    cwd="/",
-                    stdin=subprocess.PIPE,
-                    stdout=log,
-                    stderr=log,
-                    pass_fds=(messages,),
-                    start_new_session=True,
-                    bufsize=0,
-                )
-            )
+            if zygote is not None and (pid := _forked(zygote, request, streams, log)) is not None:
+                mark = Mark(request.marker, group.directory if group else None)
+                return Forked(pid), _line(mark) + said
+            command = [*(group.command() if group else ()), *_command(request, streams.messages)]
+            return patiently(lambda: _chain(command, request, streams, log)), said
         except FileNotFoundError as error:
             raise tools.cannot_start(error) from error
         except OSError as error:
@@ -140,6 +155,28 @@ def _started(
                 str(error),
                 f"{short.remedy}, then dcctl retry",
             ) from error
+
+
+def _forked(zygote: Zygote, request: WorkerRequest, streams: Streams, log: int) -> int | None:
+    given = (streams.requests, log, streams.messages)
+    return patiently(lambda: zygote.fork(given, network=request.network))
+
+
+def _chain(command: list[str], request: WorkerRequest, streams: Streams, log: int) -> Chain:
+    return Chain(
+        command,
+        env=_environment(request),
+        cwd="/",
+        stdin=streams.requests,
+        stdout=log,
+        stderr=log,
+        pass_fds=(streams.messages,),
+        start_new_session=True,
+    )
+
+
+def _line(value: Mark | WorkerRequest) -> bytes:
+    return json.dumps(as_plain(value)).encode() + b"\n"
 
 
 def _command(request: WorkerRequest, messages: int) -> list[str]:
@@ -157,12 +194,18 @@ def _command(request: WorkerRequest, messages: int) -> list[str]:
 
 
 def _environment(request: WorkerRequest) -> dict[str, str]:
+    return {**environment(), MARKER: request.marker}
+
+
+def environment() -> dict[str, str]:
+    """The environment of every worker, except its mark. Workers of one zygote have the same hashes of Python,
+    so all have: no result may depend on them."""
     return {
         "PATH": TOOL_PATH,
         "LC_ALL": "C.UTF-8",
         "HOME": "/root",
         "PYTHONUNBUFFERED": "1",
-        MARKER: request.marker,
+        "PYTHONHASHSEED": "0",
         **module_environment(),
     }
 
@@ -178,12 +221,11 @@ def _log(output: Output) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _serve(conversation: socket.socket, process: subprocess.Popen[bytes], request: bytes) -> None:
+def _serve(conversation: socket.socket, process: Process, requests: int, said: bytes) -> None:
     """Give the worker its request, and pass lines on, until it ends or the requester closes the
     conversation."""
-    assert process.stdin is not None
-    stdin, pending, unread = process.stdin.fileno(), bytearray(request), b""
-    os.set_blocking(stdin, False)
+    pending, unread = bytearray(said), b""
+    os.set_blocking(requests, False)
     deadline: float | None = time.monotonic() + START_SECONDS
     with selectors.DefaultSelector() as selector, exit_of(process) as ended:
         selector.register(conversation, selectors.EVENT_READ)
@@ -192,13 +234,13 @@ def _serve(conversation: socket.socket, process: subprocess.Popen[bytes], reques
         while process.poll() is None:
             patience = _LOOK_SECONDS if ended is None or deadline is not None else None
             if pending:
-                selector.register(stdin, selectors.EVENT_WRITE)
+                selector.register(requests, selectors.EVENT_WRITE)
             ready = {key.fd for key, _ in selector.select(patience)}
             if pending:
-                selector.unregister(stdin)
-            if stdin in ready:
+                selector.unregister(requests)
+            if requests in ready:
                 try:
-                    del pending[: os.write(stdin, pending)]
+                    del pending[: os.write(requests, pending)]
                 except OSError:  # it is ending
                     pending.clear()
             if not pending:
@@ -216,42 +258,17 @@ def _serve(conversation: socket.socket, process: subprocess.Popen[bytes], reques
                 *lines, unread = (unread + said).split(b"\n")
                 for line in lines:
                     if line + b"\n" == KILL:
-                        kill(process)
+                        process.kill()
                     elif line + b"\n" in (CANCEL, CLAIMED):
                         pending += line + b"\n"
 
 
-@contextlib.contextmanager
-def exit_of(process: subprocess.Popen[bytes]) -> Iterator[int | None]:
-    """A descriptor that is readable when a process has ended; None where there is none."""
-    if not hasattr(os, "pidfd_open"):
-        yield None
-        return
-    descriptor = os.pidfd_open(process.pid)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def kill(process: subprocess.Popen[bytes]) -> None:
-    """Kill the namespace's first process, and so all in it: unshare(1) then reports its end last. Before
-    there is one, kill unshare."""
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    with contextlib.suppress(ProcessLookupError, FileNotFoundError):
-        first = children.read_text().split()
-        os.kill(int(first[0]) if first else process.pid, signal.SIGKILL)
-
-
-def _end(process: subprocess.Popen[bytes], request: WorkerRequest) -> None:
+def _end(process: Process, request: WorkerRequest) -> None:
     """Kill what still runs of a worker, and wait until nothing is left."""
     if process.poll() is None:
-        kill(process)
+        process.kill()
         process.wait()
         kill_leftovers(request.marker)
-    if process.stdin is not None:
-        with contextlib.suppress(OSError):
-            process.stdin.close()
     directory = request.workspace.directory
     detach_loops(directory)
     try_to_remove_tree(directory / SCRATCH)

@@ -6,7 +6,10 @@ group `dcd.checkpoints` is for checkpoints (`dcd.construction.constructors`). Lo
 """
 
 import inspect
+import sys
+from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 
 from dcd.manifest.data_object import DataObject
 from dcd.manifest.objects import BUILTIN
@@ -19,7 +22,25 @@ GROUP = "dcd.data_objects"
 def installed_registry() -> Registry:
     """The project's data objects and those of all installed plug-ins. Raises Unprepared for a broken
     plug-in, without which manifests could have another meaning."""
-    return BUILTIN.adding(*map(_load, sorted(entry_points(group=GROUP))))
+    return BUILTIN.adding(*map(_load, plugin_entries(GROUP)))
+
+
+def plugin_entries(group: str) -> tuple[EntryPoint, ...]:
+    """What installed plug-ins name in a group, without loading it. Looked up again when a package has been
+    installed or removed; a process that is forked has what its parent has found."""
+    return _entries(group, tuple(map(_changed, sys.path)))
+
+
+@lru_cache(maxsize=8)
+def _entries(group: str, state: tuple[int, ...]) -> tuple[EntryPoint, ...]:
+    return tuple(sorted(entry_points(group=group)))
+
+
+def _changed(directory: str) -> int:
+    try:
+        return Path(directory).stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _load(entry: EntryPoint) -> type[DataObject]:

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
-from dcd.construction.constructors import import_module, own_modules
+from dcd.construction.preload import preload
 from dcd.manifest.plugins import installed_registry
 from dcd.planner.border import (
     ANSWER,
@@ -44,15 +44,13 @@ from dcd.planner.tasks import captured_files
 from dcd.platform import sight
 from dcd.platform.host_parts import host_parts
 from statemachine.errors import DcdError, Unprepared
-from store.host.forking import patiently
+from store.host.forking import close_all_but, patiently
 from store.host.tools import TOOLS
 
 NICENESS = 5
 
 _LOOK_SECONDS = (2.0, 60.0)
 """Idle time before the host is examined: the first time, and afterwards."""
-
-_ALL_DESCRIPTORS = 1 << 20
 
 _NOT_FOR_IT = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """Signals for the daemon that this process also receives and ignores; it ends with the daemon."""
@@ -166,8 +164,7 @@ def _import_everything() -> None:
     """Import the modules that nearly every manifest needs. Planning reports a broken plug-in later."""
     with contextlib.suppress(DcdError):
         installed_registry()
-    for module in own_modules():
-        import_module(module, module)
+    preload()
 
 
 def _answer(order: Order, connection: socket.socket, reach: Reach | None) -> NoReturn:
@@ -181,8 +178,7 @@ def _answer(order: Order, connection: socket.socket, reach: Reach | None) -> NoR
         nothing = os.open(os.devnull, os.O_RDWR)
         for standard in range(3):
             os.dup2(nothing, standard)
-        os.closerange(3, connection.fileno())
-        os.closerange(connection.fileno() + 1, _ALL_DESCRIPTORS)
+        close_all_but(connection.fileno())
         _bound(order)
         connection.sendall(_said(_read(connection), connection, order, reach))
         status = 0

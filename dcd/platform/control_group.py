@@ -84,6 +84,11 @@ class AttemptGroup:
                 time.sleep(0.005)
 
 
+def enter(group: Path) -> None:
+    """Move this process into a group, with all that it starts. Raises OSError."""
+    (group / "cgroup.procs").write_text("0")
+
+
 def take_over() -> Delegated | None:
     """Prepare the daemon's own group for the groups of attempts, if it was delegated; else None. All its
     processes move into a child group, since only leaves may hold processes. Raises OSError."""

@@ -9,7 +9,6 @@ traceback, in the log.
 """
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import os
@@ -20,6 +19,7 @@ import socket
 import struct
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -32,8 +32,10 @@ from dcd.checkpoints.recorded import left_among_media, recorded_files_kept
 from dcd.construction.constructors import construct
 from dcd.manifest.canonical import restore
 from dcd.manifest.places import put_places
+from dcd.platform.resources import RELEASE
 from dcd.worker.areas import make_areas, require_areas
 from dcd.worker.isolation import confine, isolate
+from dcd.worker.marker import hide_mark
 from dcd.worker.messages import (
     Cancelled,
     Claim,
@@ -121,9 +123,6 @@ class _Pipe:
         self.resolved = digest
 
     def claim(self, kind: str, name: str) -> None:
-        # Imported here, as few checkpoints claim anything, and all wait for what a worker imports.
-        from dcd.platform.resources import RELEASE
-
         if kind not in RELEASE:
             raise LookupError(f"nothing releases a resource of kind {kind}")
         self.send(Claim(kind, name))
@@ -194,7 +193,7 @@ def _exit_with(request: WorkerRequest, root: Path, pipe: _Pipe) -> NoReturn:
     try:
         with _verdict_on_error(request, pipe):
             confine(request.grants, network=request.network)
-            _hide_marker()
+            hide_mark()
             os.environ.update(request.grants.variables)
             _work(request, root, pipe)
             status = _DONE
@@ -203,19 +202,6 @@ def _exit_with(request: WorkerRequest, root: Path, pipe: _Pipe) -> NoReturn:
     finally:
         # The callers of this function continue in the other process only.
         os._exit(status)
-
-
-def _hide_marker() -> None:
-    """Overwrite the marker in /proc/PID/environ, which programs of the checkpoint can read. Source:
-    proc_pid_environ(5)."""
-    libc = ctypes.CDLL(None)
-    libc.getenv.restype = ctypes.c_void_p
-    name = MARKER.encode()
-    if address := libc.getenv(name):
-        ctypes.memset(
-            address - len(name) - 1, ord("-"), len(ctypes.string_at(address)) + len(name) + 1
-        )
-    os.environ.pop(MARKER, None)
 
 
 @contextlib.contextmanager
@@ -229,8 +215,6 @@ def _verdict_on_error(request: WorkerRequest, pipe: _Pipe) -> Iterator[None]:
         pipe.send(_failed(request, error, ErrorInfo.of(error)))
     except Exception as error:  # noqa: BLE001 - the last one to know what happened
         with contextlib.suppress(OSError):  # the log may be on a full disk; the verdict counts
-            import traceback  # takes milliseconds that a worker without a defect does not need
-
             traceback.print_exc()
         pipe.send(_failed(request, error, _broken_off(request, error)))
 

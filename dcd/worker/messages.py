@@ -9,7 +9,7 @@ from pathlib import Path, PurePath
 
 import msgspec
 
-from dcd.worker.request import ShellRequest, WorkerRequest
+from dcd.worker.request import Mark, ShellRequest, WorkerRequest
 from statemachine.results import Artifact, ErrorInfo
 
 
@@ -92,5 +92,6 @@ encode = msgspec.json.Encoder(enc_hook=_from_path).encode
 """A request or a message as JSON, without a line end."""
 
 decode_request = msgspec.json.Decoder(WorkerRequest, dec_hook=_to_path).decode
+decode_mark = msgspec.json.Decoder(Mark, dec_hook=_to_path).decode
 decode_shell = msgspec.json.Decoder(ShellRequest, dec_hook=_to_path).decode
 decode_message = msgspec.json.Decoder(Message).decode

@@ -7,6 +7,7 @@ imports nothing but the standard library, for the launcher.
 """
 
 import hashlib
+import struct
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +24,12 @@ MARKER = "DCD_ATTEMPT"
 finds the processes of a dead daemon by it. STATE is a secret of the daemon: no checkpoint, log, command line
 or name shows it."""
 
+
+NETWORK, NO_NETWORK = b"N", b"-"
+"""What a zygote is asked for: a worker with the host's network, or without."""
+
+FORKED = struct.Struct("=qi")
+"""The reply of a zygote: the worker's pid, or an error number."""
 
 SCRATCH = "scratch"
 """Directory in a workspace's directory with the worker's /tmp and /var/tmp. Removed with the attempt."""
@@ -102,6 +109,15 @@ class WorkerRequest:
         """A public name for this attempt, unique on the host."""
         place = hashlib.sha256(self.state_id.encode()).hexdigest()[:16]
         return f"{place}:{self.build}:{self.checkpoint}:{self.attempt}"
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What a worker that is forked from a zygote reads before its request: the value of `MARKER`, and the
+    directory of its control group, if it has one."""
+
+    marker: str
+    group: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)

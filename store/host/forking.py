@@ -1,4 +1,4 @@
-"""Starting processes on a machine that is temporarily out of them.
+"""Starting processes, also on a machine that is temporarily out of them.
 
 fork(2) and the pipes to a new process fail when a limit is reached: of a user, a control group, the
 daemon or the kernel. `SHORTAGES` is the table of these errors. They are temporary on a busy machine, so
@@ -9,6 +9,7 @@ Source: fork(2), pipe(2), execve(2), errno(3).
 """
 
 import errno
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from typing import TypeVar
 
 PAUSES_SECONDS = (0.1, 0.3, 1.0, 3.0)
 """The delays between tries."""
+
+_ALL_DESCRIPTORS = 1 << 20
 
 Started = TypeVar("Started")
 
@@ -46,6 +49,13 @@ SHORTAGES: Mapping[int, Shortage] = {
     ),
 }
 """Error number to shortage."""
+
+
+def close_all_but(kept: int) -> None:
+    """Close all descriptors of a forked process but the standard streams and one more: it must not hold what
+    belongs to its parent or to other children of it."""
+    os.closerange(3, kept)
+    os.closerange(kept + 1, _ALL_DESCRIPTORS)
 
 
 def shortage(error: BaseException) -> Shortage | None:

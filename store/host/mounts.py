@@ -18,7 +18,7 @@ from store.host.filesystem_tools import run_tool
 
 MNT_DETACH = 2
 
-READ_ONLY, NO_SUID, NO_DEVICES = 1, 2, 4
+READ_ONLY, NO_SUID, NO_DEVICES, NO_PROGRAMS = 1, 2, 4, 8
 """Attributes of a mount, with the same values in mount(2) and mount_setattr(2)."""
 
 _MS_REMOUNT, _MS_BIND, _MS_REC = 0x20, 0x1000, 0x4000
@@ -47,6 +47,12 @@ def new_mount_namespace() -> None:
     """Give this process a mount namespace of its own, which the host's unmounts still reach. Raises OSError.
     Source: unshare(2), mount_namespaces(7)."""
     _check(_libc.unshare(_CLONE_NEWNS), Path("/"))
+    receive_mounts()
+
+
+def receive_mounts() -> None:
+    """Let the host's mounts and unmounts reach this mount namespace, but none from here the host. Raises
+    OSError."""
     _check(_libc.mount(None, b"/", None, _MS_REC | _MS_SLAVE, None), Path("/"))
 
 

@@ -256,6 +256,16 @@ def install(program: list[Instruction]) -> None:
         raise OSError(code, f"system calls cannot be filtered: {os.strerror(code)}")
 
 
+def number_of(name: str) -> int:
+    """The number of a call in `NUMBERS` on this machine. Raises OSError when it is not known."""
+    machine = os.uname().machine
+    interface, *_ = MACHINES.get(machine, (None,))
+    number = None if interface is None else NUMBERS[name][interface[1]]
+    if number is None:
+        raise OSError(errno.ENOSYS, f"the number of {name}(2) on {machine} is not known")
+    return number
+
+
 class _Program(ctypes.Structure):
     """struct sock_fprog."""
 

@@ -132,6 +132,7 @@ def planners_of(daemon: Any) -> list[int]:
     """The pids of the processes that fork planners: what unshare(1) has started for the launcher."""
     tasks = Path(f"/proc/{daemon.launcher()}/task")
     starters = [pid for task in tasks.iterdir() for pid in (task / "children").read_text().split()]
+    starters = [pid for pid in starters if Path(f"/proc/{pid}/comm").read_text() == "unshare\n"]
     return [int(Path(f"/proc/{pid}/task/{pid}/children").read_text()) for pid in starters]
 
 

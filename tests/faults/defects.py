@@ -48,7 +48,7 @@ def acknowledge_what_failed() -> None:
 
 
 def workers_outlive_the_daemon() -> None:
-    """Start workers without a parent-death signal, deaf to the end of their request."""
+    """Start workers, as programs, without a parent-death signal, deaf to the end of their request."""
     from dcd.launcher import workers
 
     command = workers._command
@@ -59,6 +59,7 @@ def workers_outlive_the_daemon() -> None:
         return ["sh", "-c", '(head -n 1; exec sleep 1000) | "$@"', "sh", *chain]
 
     workers._command = careless
+    workers._forked = lambda *_: None
 
 
 def layers_appear_bit_by_bit() -> None:
