@@ -7,6 +7,8 @@ present files, with the user's permissions; it skips files that it cannot read.
 import hashlib
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -14,6 +16,7 @@ from cli.capture import open_regular
 from cli.client import Json
 from cli.stream import events
 from cli.text import printable, short_path, timestamp
+from cli.trees import KINDS, TreeFaults, tree_digest
 
 MARGIN_SECONDS = 300.0
 """A file last changed longer than this before the submit is not read again."""
@@ -71,9 +74,13 @@ def _submitted(socket_path: str, identity: str) -> float:
 
 def _change(path: str, item: Json, submitted: float) -> str:
     """The change to a captured file: "has changed", "was removed" or ""."""
-    if not item.get("sha256") or _touched(path, submitted) < -MARGIN_SECONDS:
+    is_file = not Path(path).is_dir()  # a directory is not touched by changes deep in it
+    if not item.get("sha256") or (is_file and _touched(path, submitted) < -MARGIN_SECONDS):
         return ""
     try:
+        if Path(path).is_dir():
+            digests = set(_tree_digests(path))
+            return "has changed" if digests and item["sha256"] not in digests else ""
         with open_regular(path) as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
@@ -81,6 +88,13 @@ def _change(path: str, item: Json, submitted: float) -> str:
     except (OSError, ValueError):  # ValueError: a NUL in the path
         return ""
     return "" if sha256 == item["sha256"] else "has changed"
+
+
+def _tree_digests(path: str) -> Iterator[str]:
+    """The digests of a directory as each kind of input."""
+    for kind in KINDS:
+        with suppress(TreeFaults):
+            yield tree_digest(path, kind)
 
 
 def _touched(path: str, submitted: float) -> float:

@@ -13,10 +13,12 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BufferedReader
+from io import BufferedRandom, BufferedReader
 from pathlib import Path
+from typing import IO
 
 from cli.client import CHUNK_BYTES, ClientError, Json, request, upload
+from cli.trees import KINDS, Fault, TreeFaults, check_tree, packed
 
 MANIFEST_LIMIT_BYTES = 1024 * 1024
 """The daemon refuses larger manifests; dcctl checks the limit before it sends anything."""
@@ -75,7 +77,7 @@ def send(socket_path: str, path: str, body: dict[str, Json]) -> Json:
             )
         unreadable = _unreadable(manifest, wanted)
         faults += unreadable
-        if unreadable and all(item["kind"] == "file" for item in wanted):
+        if unreadable and all(item["kind"] != "include" for item in wanted):
             raise _with_faults(_merged([], faults))  # The daemon has found no other errors.
         files |= _capture(socket_path, wanted, {fault["path"] for fault in unreadable})
     raise _invalid(
@@ -88,20 +90,41 @@ def _unreadable(manifest: str, wanted: list[Json]) -> list[Json]:
     faults = []
     for item in wanted:
         try:
-            with open_regular(item["path"]):
-                pass
+            if item["kind"] in KINDS:
+                check_tree(item["path"], item["kind"])
+            else:
+                with open_regular(item["path"]) as file:
+                    _refuse_private_key(file, item)
+        except TreeFaults as failure:
+            place = item.get("file") or manifest
+            faults += [
+                {
+                    **_fault(place, item["line"], each.message, _WHY, each.remedy),
+                    "path": item["path"],
+                }
+                for each in failure.faults
+            ]
         except OSError as error:
             if item["optional"] and isinstance(error, FileNotFoundError):
                 continue
             message = f"cannot read {item['path']}: {error.strerror or error}"
-            why = "dcctl reads the files that a manifest names with your permissions"
             place = item.get("file") or manifest
             suggestion = "correct the path, or make the file readable"
             if Path(item["path"]).is_dir():
-                suggestion = "name a file, or pack the directory with tar and use TransferArchive"
-            fault = _fault(place, item["line"], message, why, suggestion)
+                suggestion = "name a file; <tree source= dest=> adds a directory"
+            fault = _fault(place, item["line"], message, _WHY, suggestion)
             faults.append({**fault, "path": item["path"]})
     return faults
+
+
+_WHY = "dcctl reads the files that a manifest names with your permissions"
+
+
+def _refuse_private_key(file: BufferedReader, item: Json) -> None:
+    """Raise TreeFaults for a private key in place of a public one, before anything of it is sent."""
+    if item["kind"] == "public_key" and b"PRIVATE KEY" in file.read(4096):
+        path = item["path"]
+        raise TreeFaults([Fault(f"{path} is a private key", f'name the public one: "{path}.pub"')])
 
 
 def _merged(found: list[Json], faults: list[Json]) -> list[Json]:
@@ -130,9 +153,16 @@ def _capture(socket_path: str, wanted: list[Json], unreadable: set[str]) -> dict
     for item in wanted:
         path = item["path"]
         try:
-            captured[path] = None if path in unreadable else _capture_one(socket_path, path)
+            captured[path] = (
+                None if path in unreadable else _capture_one(socket_path, path, item["kind"])
+            )
         except FileNotFoundError:
             captured[path] = None
+        except TreeFaults as failure:
+            fault = failure.faults[0]
+            raise _invalid(
+                item.get("file") or path, item["line"], fault.message, fault.remedy
+            ) from None
         except OSError as error:
             raise ClientError(
                 "invalid-manifest", f"cannot read {path}", error.strerror or str(error)
@@ -140,16 +170,26 @@ def _capture(socket_path: str, wanted: list[Json], unreadable: set[str]) -> dict
     return captured
 
 
-def _capture_one(socket_path: str, path: str) -> dict[str, Json]:
+def _capture_one(socket_path: str, path: str, kind: str = "file") -> dict[str, Json]:
+    if kind in KINDS:
+        with packed(path, kind) as (archive, mode):
+            return _sent(socket_path, path, archive, mode)
     with open_regular(path) as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        size_bytes = file.tell()
-        file.seek(0)
-        upload(socket_path, sha256, _pieces(file, path, size_bytes), size_bytes)
-        return {"sha256": sha256, "mode": stat.S_IMODE(os.fstat(file.fileno()).st_mode)}
+        return _sent(socket_path, path, file, stat.S_IMODE(os.fstat(file.fileno()).st_mode))
 
 
-def _pieces(file: BufferedReader, path: str, size_bytes: int) -> Iterator[bytes]:
+def _sent(
+    socket_path: str, path: str, file: BufferedReader | BufferedRandom, mode: int
+) -> dict[str, Json]:
+    file.seek(0)
+    sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    size_bytes = file.tell()
+    file.seek(0)
+    upload(socket_path, sha256, _pieces(file, path, size_bytes), size_bytes)
+    return {"sha256": sha256, "mode": mode}
+
+
+def _pieces(file: IO[bytes], path: str, size_bytes: int) -> Iterator[bytes]:
     """The announced `size_bytes` of a file. The daemon refuses content that does not match the
     digest."""
     left = size_bytes

@@ -265,13 +265,8 @@ class _Check:
         return f"<{element.tag}{written}>"
 
 
-_KEYS = (
-    "keys are a file: put them into one beside the manifest and add it with <configuration "
-    'name="CHECKPOINT" source="authorized_keys" dest="/home/USER/.ssh/authorized_keys" mode="0600" '
-    'owner="USER:USER"/>'
-)
+_KEYS = 'keys are in ssh_key: <ssh_key source="id_ed25519.pub"/>'
 _ELSEWHERE = {
-    ("user", "ssh_key"): _KEYS,
     ("user", "sshkey"): _KEYS,
     ("user", "ssh_authorized_key"): _KEYS,
     ("user", "authorized_key"): _KEYS,

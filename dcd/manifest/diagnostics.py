@@ -69,7 +69,8 @@ class ManifestError(InvalidManifest):
 @dataclass(frozen=True, slots=True)
 class MissingInput:
     """A file that the manifest names: `written` is its name there, `path` (absolute) is its place on the
-    client's host. `kind` is `file` or `include`; an `optional` one may be absent."""
+    client's host. `kind` is `include`, or one of those of `dcd.manifest.inputs.files_of`; an `optional` one
+    may be absent."""
 
     path: str
     kind: str

@@ -10,6 +10,7 @@ Source: the manual page or RFC that each form names.
 """
 
 import re
+from base64 import b64decode
 from ipaddress import ip_address, ip_interface
 
 from dcd.manifest.values import BadValue, Form, free, shell_words
@@ -23,6 +24,10 @@ _SERVER = rf"([A-Za-z0-9._~%!$&+,;=:\-]*@)?([A-Za-z0-9._\-]+|\[[0-9A-Fa-f:.%]+\]
 _URL_REST = r"[A-Za-z0-9._~:/?#@!&*+,=%\[\]\-]*"
 _ENTRY = r"([^/.\t\n\r]|\.[^/.\t\n\r]|\.\.[^/\t\n\r])[^/\t\n\r]*"
 """A part of a path other than `.` and `..`."""
+_KEY_TYPE = (
+    r"ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(256|384|521)"
+    r"|sk-ssh-ed25519@openssh\.com|sk-ecdsa-sha2-nistp256@openssh\.com"
+)
 _AREA = r"\{[A-Z_]+\}"
 _DISTRIBUTION = r"[A-Za-z0-9]([A-Za-z0-9 _.+\-]*[A-Za-z0-9_+\-])?"
 
@@ -67,6 +72,27 @@ def _addresses_with_prefix(text: str) -> str:
         return "addresses, each with its prefix length"
     without = next((word for word in text.split() if "/" not in word), None)
     return f"an address with its prefix length (such as {without}/24)" if without else ""
+
+
+def _whole_key(line: str) -> str:
+    """Source: RFC 4253, 6.6: a key begins with its type, and all of it are strings with their lengths."""
+    found = re.search(rf"(?:^| )({_KEY_TYPE}) +(\S+)", line)
+    if found is None:
+        return ""
+    try:
+        data = b64decode(found[found.lastindex or 0], validate=True)
+    except ValueError:
+        return "a whole public key: its text is not base64"
+    parts = []
+    while data:
+        length = int.from_bytes(data[:4], "big")
+        if len(data) < 4 + length:
+            return "a whole public key: its end is missing"
+        parts.append(data[4 : 4 + length])
+        data = data[4 + length :]
+    if len(parts) < 2 or parts[0] != found[1].encode():
+        return f"a public key: its text is not that of {found[1]}"
+    return ""
 
 
 def fitting_name(name: str) -> str:
@@ -141,7 +167,12 @@ VALIDATION_ARGUMENTS = free(
 
 CLIENT_PATH = Form(r"[^\t\n\r]*[^/\s]", "the path of a file", "files/motd", LONGEST_PATH)
 """The client reads the file with its own rights, and no command gets the path."""
+CLIENT_DIRECTORY = Form(r"[^\t\n\r]*[^\s]", "the path of a directory", "files/site", LONGEST_PATH)
+"""The same of a directory."""
 IMAGE_PATH = Form(rf"(/+{_ENTRY})+", "an absolute path without ..", "/etc/motd", LONGEST_PATH)
+IMAGE_DIRECTORY = Form(
+    rf"/|(/+{_ENTRY})+/?", "an absolute path without ..", "/srv/site", LONGEST_PATH
+)
 HOST_PATH = Form(rf"/|(/+{_ENTRY})+/?", "an absolute path without ..", "/srv/data", LONGEST_PATH)
 AREA_PATH = Form(
     rf"{_AREA}(/[^\t\n\r]*)?",
@@ -284,6 +315,14 @@ PASSWORD = Form(r"[^\t\n\r]*", "a password on one line", "", 511, secret=True)
 PASSWORD_HASH = Form(
     r"[$][A-Za-z0-9,=\-]+[$][A-Za-z0-9./=,$*+\-]+", "a crypt(5) hash", "", 384, secret=True
 )
+SSH_KEY = Form(
+    rf"([^#\s][^\t\n\r]* )?({_KEY_TYPE}) +[A-Za-z0-9+/]+=*( [^\t\n\r]*)?",
+    "a public key as in authorized_keys",
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f me@example.com",
+    16384,
+    also=_whole_key,
+)
+"""sshd(8), AUTHORIZED_KEYS FILE FORMAT."""
 LOCALE = Form(
     r"(C|POSIX|[a-z]{2,3}(_[A-Z]{2})?)(\.[A-Za-z0-9\-]+)?(@[a-z]+(\.[A-Za-z0-9\-]+)?)?",
     "a locale",

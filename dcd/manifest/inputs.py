@@ -1,10 +1,11 @@
 """The files of a manifest that are captured at submit.
 
-Captured are the source of a configuration, the keyring of a repository (`signed_by`), and arguments of
-checkpoints of type `InputPath`. A relative path begins at the manifest's directory; an absolute one may name
-any file that the submitter can read, through the mapped prefixes. Not captured, since they are in the image:
-a path that begins with a token (`{PKG_IMAGE_PATH}/...`), and the source of a `sysconf` configuration below
-`/etc/svc`, `/lib/svc` or `/var/svc`, where packages install their SMF profiles. Pure.
+Captured are the sources of a configuration and of what is in one (a directory as a tar archive), the keyring
+of a repository (`signed_by`), and arguments of checkpoints of type `InputPath`. A relative path begins at the
+manifest's directory; an absolute one may name any file that the submitter can read, through the mapped
+prefixes. Not captured, since they are in the image: a path that begins with a token (`{PKG_IMAGE_PATH}/...`),
+and the source of a `sysconf` configuration below `/etc/svc`, `/lib/svc` or `/var/svc`, where packages install
+their SMF profiles. Pure.
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,7 +14,7 @@ from dcd.manifest.data_object import DataObject, Origin
 from dcd.manifest.diagnostics import Diagnostic, MissingInput, error
 from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.includes import CapturedFile, Directories
-from dcd.manifest.objects import Configuration, Repository
+from dcd.manifest.objects import Configuration, Repository, Script, SshKey, Tree, Unit
 from dcd.manifest.tokens import has_token
 from statemachine.errors import InvalidManifest
 from statemachine.events import InputFile
@@ -42,11 +43,23 @@ def is_in_image(configuration: Configuration) -> bool:
     return has_token(source) or (configuration.type == "sysconf" and source.startswith(IN_IMAGE))
 
 
-def file_of(found: DataObject) -> str | None:
-    """The path of a file in an object, if it has one."""
-    if isinstance(found, Configuration):
-        return found.source
-    return found.signed_by if isinstance(found, Repository) else None
+def files_of(found: DataObject) -> list[tuple[str, str]]:
+    """The paths of captured files in an object, each with its kind: `file`, `public_key` (a file that must
+    hold no private one), or `tree` (a directory, sent as a tar archive)."""
+    match found:
+        case Configuration():
+            named = [(None if is_in_image(found) else found.source, "file")]
+        case Unit() | Script():
+            named = [(found.source, "file")]
+        case SshKey():
+            named = [(found.source, "public_key")]
+        case Tree():
+            named = [(found.source, "tree")]
+        case Repository():
+            named = [(found.signed_by, "file")]
+        case _:
+            named = []
+    return [(path, kind) for path, kind in named if path]
 
 
 def named_files(
@@ -57,19 +70,16 @@ def named_files(
     """Every captured file, in the order of the manifest, each written path once. `arguments` are the texts
     of arguments that name files."""
     named = [
-        (path, found.origin)
+        (path, kind, found.origin)
         for found in doc.volatile.get_descendants()
-        if (path := file_of(found))
-        and not (isinstance(found, Configuration) and is_in_image(found))
+        for path, kind in files_of(found)
     ]
-    named += [(text, origin) for text, origin in arguments if not has_token(text)]
+    named += [(text, "file", origin) for text, origin in arguments if not has_token(text)]
     unique: dict[str, MissingInput] = {}
-    for written, origin in named:
+    for written, kind, origin in named:
         place = origin or Origin("", 0)
         path = directories.resolve(written)
-        unique.setdefault(
-            written, MissingInput(path, "file", False, place.line, written, place.file)
-        )
+        unique.setdefault(written, MissingInput(path, kind, False, place.line, written, place.file))
     return list(unique.values())
 
 

@@ -19,7 +19,7 @@ from dcd.construction.arguments import as_json, match_arguments
 from dcd.construction.constructors import code_digest
 from dcd.manifest.data_object import DataObject, fields_of
 from dcd.manifest.doc import DataObjectCache, configurations_for, software_for
-from dcd.manifest.inputs import file_of
+from dcd.manifest.inputs import files_of
 from dcd.manifest.objects import (
     Arg,
     ArgList,
@@ -63,7 +63,7 @@ def ingredients(
     for name, node in software_and_configurations(doc, spec.name):
         found.append(Ingredient("manifest", name, _node_digest(node), _line(node)))
         for inner in (node, *node.get_descendants()):
-            if named := file_of(inner):
+            for named, _ in files_of(inner):
                 used.setdefault(named, _line(inner))
     found += _references(doc, spec.name)
     found += _reads(doc, cls.READS)

@@ -186,6 +186,10 @@ def test_the_snippets_of_a_page_are_valid(
     tmp_path.chmod(0o755)
     shutil.copytree(ROOT / "examples" / "files", tmp_path / "files")
     (tmp_path / "files" / "alice.pub").write_text("ssh-ed25519 AAAA alice\n")
+    for name in ("hello.service", "setup.sh"):
+        (tmp_path / "files" / name).write_text("# an example\n")
+    for name in ("site", "overlay"):
+        (tmp_path / "files" / name).mkdir()
     (tmp_path / "media").mkdir()
     (tmp_path / "media" / "my-installer.iso").write_bytes(b"iso")
     text = with_snippet((ROOT / "examples" / example).read_text(), block.text)

@@ -6,6 +6,7 @@ image, not of the build host.
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from dcd.checkpoints.image.passwords import set_password
@@ -58,6 +59,21 @@ def apply_users(inside: Inside, users: Sequence[User], epoch: int) -> None:
             inside.run(["usermod", "--lock", user.name])
         elif password is not None:
             set_password(inside.root, user, password, epoch)
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """An account of the image: numbers and home directory."""
+
+    uid: int
+    gid: int
+    home: str
+
+
+def account_of(root: Path, name: str) -> Account | None:
+    """The account of that name in the image, or None."""
+    fields = _table(root, "etc/passwd").get(name)
+    return None if fields is None else Account(int(fields[2]), int(fields[3]), fields[5])
 
 
 def owner_ids(root: Path, owner: str) -> tuple[int, int]:

@@ -17,15 +17,24 @@ from typing import Annotated
 from dcd.checkpoints import products
 from dcd.checkpoints.areas import captured_file
 from dcd.checkpoints.image.accounts import apply_users, check_user, owner_ids
+from dcd.checkpoints.image.additions import add_units, check_additions, run_scripts
 from dcd.checkpoints.image.identity import remove_identity
+from dcd.checkpoints.image.logins import apply_logins, check_logins
 from dcd.checkpoints.image.network import apply_network
+from dcd.checkpoints.image.trees import add_tree
 from dcd.checkpoints.interface import MOUNTS, Checkpoint, Context, Needs, Report
 from dcd.checkpoints.times import FIRST_FAT_TIME, source_date_epoch
 from dcd.manifest.diagnostics import Diagnostic, error, warning
 from dcd.manifest.doc import DataObjectCache, configurations_for
 from dcd.manifest.forms import HOST_NAME, LOCALE, SERIAL_LINE, TIME_ZONE, UNIT
 from dcd.manifest.inputs import is_in_image
-from dcd.manifest.objects.configuration import Configuration, Interface, Password, User
+from dcd.manifest.objects.configuration import (
+    Configuration,
+    Interface,
+    Password,
+    Tree,
+    User,
+)
 from dcd.manifest.secrets import references
 from dcd.platform.chroot import Inside, chroot
 from dcd.platform.inside import entry, exists, read, resolve, write
@@ -48,8 +57,9 @@ _BUILT_IN_LOCALES = ("C", "POSIX", "C.UTF-8")
 class DebianPrePkgImgMod(Checkpoint):
     """Configure a Debian image.
 
-    The `configuration`s of the checkpoint's name hold users, network interfaces, and files to add
-    (source, dest, mode, owner).
+    The `configuration`s of the checkpoint's name hold users with their ssh keys, network interfaces, files
+    (source, dest, mode, owner), directories (`tree`), units of systemd and scripts. They are applied in
+    this order, whatever their order in the manifest; units are enabled last.
     """
 
     DESCRIPTION = "Configure the image: name, users, network, services, files"
@@ -107,6 +117,8 @@ class DebianPrePkgImgMod(Checkpoint):
         yield from self._check_region(doc)
         for configuration in configurations_for(doc, self.name):
             yield from _check_configuration(configuration)
+            yield from check_logins(doc, configuration)
+            yield from check_additions(configuration)
 
     def _check_region(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
         """Warnings for names that this host does not know: the image, which decides, hardly knows them."""
@@ -129,7 +141,10 @@ class DebianPrePkgImgMod(Checkpoint):
         configurations = configurations_for(context.doc, self.name)
         users = [user for one in configurations for user in one.get_children(class_type=User)]
         interfaces = [i for one in configurations for i in one.get_children(class_type=Interface)]
-        files = [one for one in configurations if one.source is not None]
+        files: list[Configuration | Tree] = [
+            *(one for one in configurations if one.source is not None),
+            *(tree for one in configurations for tree in one.get_children(class_type=Tree)),
+        ]
         root = context.pkg_image
         context.report(Report(0.0, "configuring the image"))
         with chroot(root, context.environment) as inside:
@@ -137,17 +152,23 @@ class DebianPrePkgImgMod(Checkpoint):
             self._set_locale(inside)
             self._set_timezone(root)
             first = [one for one in files if _is_for_new_accounts(one)]
-            for configuration in first:
-                _add_file(context, configuration)
+            for added in first:
+                _add(context, added)
             apply_users(inside, users, source_date_epoch(context, FIRST_FAT_TIME))
-            for configuration in files:
-                if configuration not in first:
-                    _add_file(context, configuration)
+            for added in files:
+                if not any(added is one for one in first):
+                    _add(context, added)
+            # A file or directory may bring authorized_keys, to which others are added.
+            apply_logins(root, users, context.inputs)
             services = [*apply_network(root, interfaces), *map(_unit, self.enable_services)]
+            units = add_units(context, configurations)
+            run_scripts(inside, context, configurations)
+            services += units.enabled
             if self.serial_console is not None:
                 services.append(_log_in_on(root, self.serial_console))
             _switch_services(inside, "enable", services)
-            _switch_services(inside, "disable", list(map(_unit, self.disable_services)))
+            disabled = [*map(_unit, self.disable_services), *units.disabled]
+            _switch_services(inside, "disable", disabled)
         _make_generic(root)
 
     def _name_the_system(self, root: Path) -> None:
@@ -244,10 +265,17 @@ def _generate_locale(inside: Inside, locale: str) -> None:
     inside.run(["locale-gen"], timeout_seconds=600)
 
 
-def _is_for_new_accounts(configuration: Configuration) -> bool:
-    """Whether a file to add is a source for new accounts."""
+def _is_for_new_accounts(configuration: Configuration | Tree) -> bool:
+    """Whether a file or directory to add is a source for new accounts."""
     dest = PurePosixPath(configuration.dest or "/")
     return any(dest.is_relative_to(place) for place in _FOR_NEW_ACCOUNTS)
+
+
+def _add(context: Context, added: Configuration | Tree) -> None:
+    if isinstance(added, Tree):
+        add_tree(context, added)
+    else:
+        _add_file(context, added)
 
 
 def _add_file(context: Context, configuration: Configuration) -> None:

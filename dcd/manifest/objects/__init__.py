@@ -6,6 +6,11 @@ from dcd.manifest.objects.configuration import (
     Configuration,
     Interface,
     Password,
+    Script,
+    SshKey,
+    Sudo,
+    Tree,
+    Unit,
     User,
     Validation,
 )
@@ -74,19 +79,19 @@ BUILTIN = Registry().adding(
     Software, Destination, Source, Image, ImgType, Facet, Variant, Property, Dir, Publisher,
     Origin, Mirror, Repository, SoftwareData,
     Execution, CheckpointSpec, Args, Kwargs, Arg, ArgList,
-    Configuration, Validation, User, Password, Interface,
+    Configuration, Validation, User, Password, SshKey, Sudo, Interface, Tree, Unit, Script,
     DataObjectDict,
 )  # fmt: skip
 """The registry of the project's own data objects."""
 
 __all__ = [
     "BE", "BUILTIN", "DC", "Arg", "ArgList", "Args", "BootEntry", "BootMods", "CheckpointSpec",
-    "Configuration", "DataObjectDict", "DatasetOptions", "Destination", "Dir", "Disk",
-    "DiskImage", "DiskKeyword", "DiskName", "DiskProp", "Distro", "DistroSpec", "Execution",
-    "Facet", "Filesystem", "Format", "GptPartition", "Image", "ImgParams", "ImgType",
-    "Interface", "Iscsi", "Kwargs", "Logical", "MaxSize", "MediaIm", "Mirror", "Option",
-    "Options", "Origin", "Parameter", "Partition", "Password", "PoolOptions", "Property",
-    "Publisher", "Repository", "Size", "Slice", "Software", "SoftwareData", "Source", "Target",
+    "Configuration", "DataObjectDict", "DatasetOptions", "Destination", "Dir", "Disk", "DiskImage",
+    "DiskKeyword", "DiskName", "DiskProp", "Distro", "DistroSpec", "Execution", "Facet",
+    "Filesystem", "Format", "GptPartition", "Image", "ImgParams", "ImgType", "Interface", "Iscsi",
+    "Kwargs", "Logical", "MaxSize", "MediaIm", "Mirror", "Option", "Options", "Origin", "Parameter",
+    "Partition", "Password", "PoolOptions", "Property", "Publisher", "Repository", "Script", "Size",
+    "Slice", "Software", "SoftwareData", "Source", "SshKey", "Sudo", "Target", "Tree", "Unit",
     "User", "Validation", "Variant", "Vdev", "VmController", "VmFormat", "VmIm", "VmNetwork",
     "Zpool", "Zvol",
 ]  # fmt: skip

@@ -44,7 +44,25 @@ class Password(DataObject, tag="password"):
     text: str = text("The password or hash itself.", default="", form=forms.PASSWORD)
 
 
-class User(DataObject, tag="user", content=(optional(Password),)):
+class SshKey(DataObject, tag="ssh_key"):
+    """A public key that opens the account through ssh: as text, or a file with one on each line. It is added
+    to the user's authorized_keys."""
+
+    source: str | None = attribute(
+        "The file with keys. A relative path begins at the manifest's directory.",
+        default=None,
+        form=forms.CLIENT_PATH,
+    )
+    text: str = text("The key, as in authorized_keys.", default="", form=forms.SSH_KEY)
+
+
+class Sudo(DataObject, tag="sudo"):
+    """The user may do everything through sudo."""
+
+    nopasswd: bool = attribute("Without a password.", default=False)
+
+
+class User(DataObject, tag="user", content=(optional(Password), many(SshKey), optional(Sudo))):
     """An account in the image: created, or, when it exists, changed."""
 
     name: str = attribute("The account's name.", form=forms.ACCOUNT)
@@ -78,10 +96,67 @@ class Interface(DataObject, tag="interface"):
     )
 
 
+class Tree(DataObject, tag="tree"):
+    """A directory to add with all it contains: modes, links, hard links and times. Links stay as they are:
+    their targets are paths of the image. Directories that the image has keep their mode and owner."""
+
+    source: str = attribute(
+        "The directory. A relative path begins at the manifest's directory.",
+        form=forms.CLIENT_DIRECTORY,
+    )
+    dest: str = attribute("Its path in the image.", form=forms.IMAGE_DIRECTORY)
+    owner: str = attribute(
+        "Owner and group of everything in it, by names of the image.",
+        default="root:root",
+        form=forms.OWNER,
+    )
+    mode: str | None = attribute(
+        "The mode of the files, by default their own; directories may be entered by those who may read them.",
+        default=None,
+        form=forms.MODE,
+    )
+
+
+class Unit(DataObject, tag="unit"):
+    """A unit of systemd: a file to add to /etc/systemd/system, or one that the image has."""
+
+    name: str = attribute("Its name; by default that of the file.", default="", form=forms.UNIT)
+    source: str | None = attribute(
+        "The file. A relative path begins at the manifest's directory.",
+        default=None,
+        form=forms.CLIENT_PATH,
+    )
+    enable: bool = attribute("Start it with the system.", default=True)
+
+
+class Script(DataObject, tag="script"):
+    """A script that runs in the image when everything else of the configuration is there, before its units
+    are enabled. It has no network."""
+
+    source: str | None = attribute(
+        "The file. A relative path begins at the manifest's directory.",
+        default=None,
+        form=forms.CLIENT_PATH,
+    )
+    text: str = text(
+        "The script itself, for /bin/sh or its `#!` line.", default="", form=forms.SCRIPT
+    )
+
+
 class Configuration(
-    DataObject, tag="configuration", content=(optional(Validation), many(User), many(Interface))
+    DataObject,
+    tag="configuration",
+    content=(
+        optional(Validation),
+        many(User),
+        many(Interface),
+        many(Tree),
+        many(Unit),
+        many(Script),
+    ),
 ):
-    """A profile or file, users or interfaces that the checkpoint of the same name applies."""
+    """A profile or file, users, interfaces, directories, units or scripts that the checkpoint of the same
+    name applies."""
 
     name: str = attribute(
         "The checkpoint's name. Without it, the only checkpoint that configures the image.",

@@ -337,7 +337,11 @@ HELPFUL = [
     ("<name>linux</name>", "<package>linux</package>", "<name>linux</name>"),
     ('<user name="root">', '<user name="Rööt User">', 'name="root-user"'),
     ('<interface match="en*"/>', "<interface/>", ""),
-    ('<user name="root">', '<user name="root"><ssh_key>ssh-ed25519 A</ssh_key>', "authorized_keys"),
+    (
+        '<user name="root">',
+        '<user name="root"><authorized_key>ssh-ed25519 A</authorized_key>',
+        "<ssh_key source=",
+    ),
 ]
 
 

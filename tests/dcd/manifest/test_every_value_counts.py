@@ -47,6 +47,8 @@ TEXTS = (
     *("alpha", "beta", "/alpha", "/beta"),
     *("http://alpha/a", "http://beta/b", "http://alpha:1", "http://beta:2"),
     *(
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f",
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4e",
         "{TMP_DIR}/alpha",
         "{TMP_DIR}/beta",
         "192.0.2.1",
