@@ -22,6 +22,7 @@ class ExitCode(IntEnum):
     UNREACHABLE = 9
     PERMISSION = 10
     UNPREPARED = 11
+    BAD_KEY = 20
     INTERRUPTED = 130
     BROKEN_PIPE = 141
 
@@ -38,6 +39,7 @@ PROBLEMS = {
     "too-many-requests": ExitCode.UNREACHABLE,
     "permission": ExitCode.PERMISSION,
     "unprepared": ExitCode.UNPREPARED,
+    "bad-key": ExitCode.BAD_KEY,
 }
 """By the last part of the API's problem type."""
 

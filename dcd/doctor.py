@@ -19,6 +19,7 @@ from pathlib import Path
 
 from dcd.platform import apt, foreign
 from dcd.platform.hypervisor import probe_kvm
+from dcd.signing.keys import INSTALL, can_sign, check_key
 from statemachine.errors import DcdError
 from store.host import tools
 from store.host.kernel_scopes import can_scope_sockets
@@ -86,9 +87,10 @@ def missing_packages() -> list[str]:
     return tools.packages(tools.missing(ENGINE_TOOLS + IMAGE_TOOLS))
 
 
-def examine(state_dir: Path) -> list[HostCheck]:
-    """All checks, in the order in which they are shown. They run concurrently; a check that takes
-    longer than `LIMIT_SECONDS` (a file system that does not respond) is reported as such."""
+def examine(state_dir: Path, signing_key: str = "") -> list[HostCheck]:
+    """All checks, in the order in which they are shown; `signing_key` is the path of the key, if any. They
+    run concurrently; a check that takes longer than `LIMIT_SECONDS` (a file system that does not respond) is
+    reported as such."""
     checks: list[tuple[str, _Check]] = [
         *((name, partial(_tool, name)) for name in ENGINE_TOOLS + IMAGE_TOOLS),
         *((name, partial(_optional, name, purpose)) for name, purpose in OPTIONAL_TOOLS.items()),
@@ -101,6 +103,7 @@ def examine(state_dir: Path) -> list[HostCheck]:
         ("isolation", _isolation),
         ("accelerator", _accelerator),
         ("secrets", _secrets),
+        ("signatures", partial(_signatures, signing_key)),
         ("architectures", _architectures),
         ("apt sources", _apt_sources),
     ]
@@ -269,6 +272,16 @@ def _secrets() -> _Finding | None:
         if directory.exists():
             return "ok", f"{directory}: each file's owner and group may use it"
     return None
+
+
+def _signatures(key: str) -> _Finding:
+    if not can_sign():
+        lacking = "products are not signed: the extra dcd[sign] is not installed"
+        return ("missing" if key else "ok"), lacking, INSTALL if key else ""
+    if not key:
+        return "ok", "products are not signed: the setting signing_key is empty"
+    check_key(Path(key))
+    return "ok", f"products are signed with {key}"
 
 
 def _apt_sources() -> _Finding:

@@ -25,6 +25,7 @@ EXIT_CODES = {
     "too-many-requests": 9,
     "permission": 10,
     "unprepared": 11,
+    "bad-key": 20,
 }
 """The exit code for a `DcdError.problem`, as in dcctl; 1 for any other."""
 
@@ -78,7 +79,21 @@ def build_parser() -> argparse.ArgumentParser:
         "--packages", action="store_true", help="print only the Debian packages that are missing"
     )
     doctor.add_argument("--json", action="store_true", help="print JSON")
+    doctor.add_argument(
+        "--signing-key", metavar="FILE", default="", help="examine this signing key too"
+    )
     doctor.set_defaults(run=_doctor)
+
+    key = commands.add_parser("key", help="make a signing key, or show its public half")
+    what = key.add_subparsers(required=True, metavar="new|show")
+    new = what.add_parser("new", help="make a key in a new file, and print its public half")
+    new.add_argument("file", type=Path, metavar="FILE", help="the file to make; it must not exist")
+    new.set_defaults(run=_key, make=True)
+    show = what.add_parser("show", help="print the public half of a key")
+    show.add_argument("file", type=Path, metavar="FILE", help="the file of the key")
+    show.set_defaults(run=_key, make=False)
+    for each in (new, show):
+        each.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
 
@@ -172,13 +187,27 @@ def _restore(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _key(arguments: argparse.Namespace) -> int:
+    from dcd.signing.keys import require_library
+
+    require_library()
+    from dcd.signing.new import new_key, shown_key
+
+    public = new_key(arguments.file) if arguments.make else shown_key(arguments.file)
+    if arguments.json:
+        print(json.dumps({"key_id": public.key_id, "public_key": public.pem}))
+    else:
+        print(f"key id: {public.key_id}\n{public.pem}", end="")
+    return 0
+
+
 def _doctor(arguments: argparse.Namespace) -> int:
     from dcd import doctor
 
     if arguments.packages:
         print(" ".join(doctor.missing_packages()))
         return 0
-    checks = doctor.examine(arguments.state_dir)
+    checks = doctor.examine(arguments.state_dir, arguments.signing_key)
     if arguments.json:
         import msgspec
 

@@ -40,9 +40,10 @@ from dcd.engine.scheduler import Scheduler
 from dcd.engine.stores import Stores
 from dcd.engine.workspaces import claiming_workspace, kept_workspace
 from dcd.launcher.client import Launcher, Listening, Planners
-from dcd.launcher.orders import Prepared, Setup, bounds_of
+from dcd.launcher.orders import Prepared, Setup, Signing, bounds_of
 from dcd.planner.client import Planner
 from dcd.platform import notify
+from dcd.signing.keys import INSTALL, can_sign, check_key
 from statemachine.build import BuildState
 from statemachine.errors import DcdError, Unavailable
 from store.artifacts import Artifacts
@@ -117,6 +118,10 @@ def _setup(settings: Configuration, named: tuple[str, ...]) -> tuple[Setup, Iden
         groups = (identity.gid, *(() if artifact_gid is None else (artifact_gid,)))
         identity = replace(identity, groups=groups)
         artifact_gid = identity.gid if artifact_gid is None else artifact_gid
+    _check_signing(settings)
+    keys = tuple(map(Path, filter(None, [settings.signing_key])))
+    if settings.signing_gpg:
+        keys += (settings.signing_gpg_home,)
     setup = Setup(
         state_dir=settings.state_dir,
         uid=identity.uid,
@@ -132,9 +137,25 @@ def _setup(settings: Configuration, named: tuple[str, ...]) -> tuple[Setup, Iden
             partial(getattr, settings),
             private=private,
             hidden=(settings.state_dir, settings.socket),
+            keys=keys,
+        ),
+        signing=Signing(
+            key=settings.signing_key,
+            gpg_key=settings.signing_gpg,
+            gpg_home=settings.signing_gpg_home,
+            builder=settings.builder_id,
         ),
     )
     return setup, identity
+
+
+def _check_signing(settings: Configuration) -> None:
+    """Raise BadKey for a signing key that cannot be used. Without the library, products are not signed."""
+    if not settings.signing_key:
+        return
+    check_key(Path(settings.signing_key), settings.worker_paths)
+    if not can_sign():
+        logger.warning("products are not signed", reason="dcd[sign] is missing", remedy=INSTALL)
 
 
 def _shown(settings: Configuration, config: Path | None) -> Iterator[Path]:

@@ -51,7 +51,7 @@ mkdir "$stage/completions/bash"
 mv "$stage/completions/dcctl.bash" "$stage/completions/bash/dcctl"
 
 # From a copy: setuptools leaves files in the tree that it builds.
-mkdir "$work/source"
+mkdir "$work/source[sign]"
 (cd "$root" && tar -c LICENSE README.md pyproject.toml cli dcd smf statemachine store) |
     tar -x -C "$work/source" --exclude=__pycache__
 /usr/bin/python3 -m venv "$work/venv"
@@ -59,10 +59,10 @@ pip="$work/venv/bin/pip --quiet --disable-pip-version-check"
 if [ -n "${WHEELS:-}" ]; then
     cp "$WHEELS"/*.whl "$stage/wheels"
     rm -f "$stage"/wheels/dcd-*.whl
-    $pip wheel --no-index --find-links "$stage/wheels" -w "$stage/wheels" "$work/source"
+    $pip wheel --no-index --find-links "$stage/wheels" -w "$stage/wheels" "$work/source[sign]"
 else
     $pip wheel -w "$stage/wheels" "setuptools>=77" wheel
-    $pip wheel --no-binary lxml -w "$stage/wheels" "$work/source"
+    $pip wheel --no-binary lxml -w "$stage/wheels" "$work/source[sign]"
 fi
 
 (cd "$stage" && dpkg-buildpackage --build=binary --no-sign) >"$work/log" 2>&1 || {

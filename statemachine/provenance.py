@@ -142,7 +142,7 @@ def _result(events: Sequence[Event]) -> _Result:
     upto = kept[: last + 1]
     state = reduce(evolve, upto, None)
     assert state is not None
-    about = (_SUMS, *reserved(whole.name))
+    about = (_SUMS, f"{_SUMS}.evidence", *reserved(whole.name))
     products = [a for a in whole.published if not a.evidence and a.name not in about]
     return _Result(state, upto, sorted(products, key=lambda artifact: artifact.name))
 

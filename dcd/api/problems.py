@@ -18,6 +18,7 @@ STATUSES = {
     "invalid-manifest": HTTPStatus.UNPROCESSABLE_ENTITY,
     "inputs-missing": HTTPStatus.UNPROCESSABLE_ENTITY,
     "unprepared": HTTPStatus.FAILED_DEPENDENCY,
+    "bad-key": HTTPStatus.FAILED_DEPENDENCY,
     "too-many-requests": HTTPStatus.TOO_MANY_REQUESTS,
     "client-left": 499,  # nginx's status; never sent
     "unavailable": HTTPStatus.SERVICE_UNAVAILABLE,

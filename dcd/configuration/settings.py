@@ -86,6 +86,21 @@ class Configuration:
         "`urn:dcd:builder:unnamed`.",
         reloads=True,
     )
+    signing_key: str = _setting(
+        "",
+        "The file of the key that signs provenance and `SHA256SUMS`: Ed25519 in PEM, mode 0600, of root, "
+        "made by `dcd key new`. No checkpoint and no other process of the daemon can read it. Empty: "
+        "nothing is signed by a key. Needs the extra `dcd[sign]`.",
+    )
+    signing_gpg: str = _setting(
+        "",
+        "The id of the key by which gpg signs `SHA256SUMS` as well, best its fingerprint. It has no "
+        "password. Empty: no signature by gpg.",
+    )
+    signing_gpg_home: Path = _setting(
+        Path("/etc/dcd/gnupg"),
+        "The directory of gpg with that key, which only root can read (gpg --homedir).",
+    )
     max_running_builds: int = _setting(
         2,
         "The number of builds that run at once; the others are queued.",

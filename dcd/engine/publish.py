@@ -61,6 +61,8 @@ async def publish(
     for name, text in said.items():
         if text is not None:
             state = await write(name, "in-toto", text, evidence=True)
+    for signature in await asyncio.to_thread(privileged.sign, state.id, state.name):
+        state = await record(state.id, ArtifactPublished(signature))
     state = await write(EVIDENCE_SUMS, "text", _sums(state, evidence=True))
     seconds = sum(each.seconds or 0.0 for each in state.checkpoints)
     return await record(state.id, BuildCompleted(seconds))

@@ -14,6 +14,7 @@ and imports nothing but the standard library and this project.
     workers.py       a worker from its start to its end
     zygote.py        the process from which workers are forked
     processes.py     waiting for processes of namespaces, and killing them
+    signatures.py    signing what a build has published
     planners.py      the process from which planners are forked
 
 It is as OpenSSH's monitor and Postfix's master are; see docs/adr/0009-launcher.md.

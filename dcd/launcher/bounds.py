@@ -3,19 +3,21 @@
 The main process has checked who may submit what; the launcher does not know people. So it allows what the
 project's own checkpoints can need, in `CAPABILITIES`, `DEVICES` and `WRITES`, and more only to code of
 users, on a server whose configuration lets users run code (`host_code`). An attacker in the main process
-then has the rights of these users. A test compares the tables with the needs of all checkpoints.
+then has the rights of these users. On a server with a signing key, code of users gets no right that leads
+past what is hidden from workers: the key is out of its reach. A test compares the tables with the needs of
+all checkpoints.
 """
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
 from dcd.launcher.orders import AttemptOrder, Bounds
 from dcd.worker.request import Grants
 from statemachine.errors import PermissionDenied
-from store.host.capabilities import MOUNTS
+from store.host.capabilities import CHROOT, MOUNTS
 from store.host.devices import ALL_DEVICES
 from store.host.regular import is_open_to_all
 from store.host.secret_files import DIRECTORIES, PREFIX, is_among_secrets
@@ -59,6 +61,11 @@ def granted(order: AttemptOrder, bounds: Bounds) -> Grants:
     wanted, module = order.wanted, order.mod_path.replace("/", ".")
     if wanted.host_code:
         _require(bounds.host_code, "code of users on this server (the setting host_code is empty)")
+        if bounds.keys:
+            _require(
+                set(CHROOT).issuperset(wanted.capabilities) and ALL_DEVICES not in wanted.devices,
+                "code of users that mounts, or uses all devices, on a server with a signing key",
+            )
     else:
         _require(
             CAPABILITIES.issuperset(wanted.capabilities), f"{wanted.capabilities} for {module}"
@@ -68,6 +75,8 @@ def granted(order: AttemptOrder, bounds: Bounds) -> Grants:
     named = {str(path): real for path in wanted.reads if (real := _real(path)) is not None}
     for name, real in named.items():
         _require(_everyone_may_read(real), f"reading {name}")
+    for path in (*named.values(), *(path.resolve() for path in wanted.writes)):
+        _require(not _leads_to(path, bounds.keys), f"a way to the signing key: {path}")
     secrets = [Path(name) for name in wanted.secrets if _is_secret_file(name)]
     # The way to others, over links elsewhere, may change.
     kept = [path for path in secrets if _is_below_secrets(path)]
@@ -95,6 +104,11 @@ def granted(order: AttemptOrder, bounds: Bounds) -> Grants:
         processes=bounds.processes,
         total_memory_bytes=bounds.total_memory_bytes,
     )
+
+
+def _leads_to(path: Path, keys: Iterable[Path]) -> bool:
+    real = [key.resolve() for key in keys]
+    return any(key.is_relative_to(path) or path.is_relative_to(key) for key in real)
 
 
 def _of(table: Mapping[str, set[T]], module: str) -> set[T]:

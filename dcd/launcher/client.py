@@ -47,6 +47,8 @@ class Privileged(Protocol):
 
     def write(self, build: str, name: str, file_format: str, content: str) -> Artifact: ...
 
+    def sign(self, build: str, name: str) -> tuple[Artifact, ...]: ...
+
     def remove_results(self, build: str) -> None: ...
 
     def remove_package(self, sha256: str) -> None: ...
@@ -115,6 +117,9 @@ class Launcher:
     def write(self, build: str, name: str, file_format: str, content: str) -> Artifact:
         given = {"build": build, "name": name, "file_format": file_format, "content": content}
         return self._call(Artifact, "write", **given)
+
+    def sign(self, build: str, name: str) -> tuple[Artifact, ...]:
+        return self._call(tuple[Artifact, ...], "sign", build=build, name=name)
 
     def remove_results(self, build: str) -> None:
         self.call("remove_results", build=build)

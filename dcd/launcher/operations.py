@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from dcd.launcher.bounds import check_names, granted
-from dcd.launcher.orders import AttemptOrder, Bounds, bounds_of
+from dcd.launcher.orders import AttemptOrder, Bounds, Signing, bounds_of
+from dcd.launcher.signatures import signatures
 from dcd.platform import resources
 from dcd.platform.control_group import Delegated
 from dcd.worker.recover import detach_loops, kill_leftovers
@@ -58,6 +59,7 @@ class Operations:
     groups: Delegated | None = None
     gid: int = -1
     settings_command: tuple[str, ...] = ()
+    signing: Signing = field(default_factory=Signing)
 
     def commit(self, name: str, record: LayerRecord, document: str | None) -> Layer:
         """Turn an open workspace into the layer `record.key`, with the DOC's persistent part as XML text
@@ -83,6 +85,11 @@ class Operations:
     def write(self, build: str, name: str, file_format: str, content: str) -> Artifact:
         """Publish a text as an artifact. Raises UsageError, DiskFull."""
         return self.artifacts.write(_build(build), name, file_format, content.encode())
+
+    def sign(self, build: str, name: str) -> tuple[Artifact, ...]:
+        """Sign the statements about the published artifacts of a build named `name`, and publish the
+        signatures. Returns them; none without a key. Raises PermissionDenied, BadKey, DiskFull."""
+        return tuple(signatures(self.artifacts, self.signing, _build(build), name))
 
     def remove_results(self, build: str) -> None:
         """Remove the artifacts and logs of a build, if there are any."""
@@ -187,6 +194,8 @@ class Operations:
         """The checks of `dcd doctor`, which this process only passes on."""
         place = str(self.layers.directory.parents[1])
         command = (*module_command("dcd.main"), "doctor", "--json", "--state-dir", place)
+        if self.signing.key:
+            command += ("--signing-key", self.signing.key)
         return list(_printed(command)["checks"])
 
     def reload(self) -> None:
@@ -196,7 +205,8 @@ class Operations:
             self.bounds = bounds_of(
                 lambda name: settings[name]["value"],
                 private=self.bounds.private,
-                hidden=self.bounds.hidden,
+                hidden=tuple(p for p in self.bounds.hidden if p not in self.bounds.keys),
+                keys=self.bounds.keys,
             )
 
 

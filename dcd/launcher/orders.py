@@ -55,7 +55,8 @@ class Bounds:
 
     `private`: only its starter uses the daemon. `host_code`: code of users may run outside images,
     with what it asks for. `modules` are those that a
-    manifest may name beside the project's own. `paths` are what every worker reads, `hidden` what none sees.
+    manifest may name beside the project's own. `paths` are what every worker reads, `hidden` what none sees,
+    `keys` those of it that sign for this server: code of users gets no right that leads to them.
     """
 
     private: bool = False
@@ -63,13 +64,20 @@ class Bounds:
     modules: tuple[str, ...] = ()
     paths: tuple[Path, ...] = ()
     hidden: tuple[Path, ...] = ()
+    keys: tuple[Path, ...] = ()
     open_files: int = 16384
     memory_bytes: int = 0
     processes: int = 4096
     total_memory_bytes: int = 0
 
 
-def bounds_of(value: Callable[[str], Any], *, private: bool, hidden: tuple[Path, ...]) -> Bounds:
+def bounds_of(
+    value: Callable[[str], Any],
+    *,
+    private: bool,
+    hidden: tuple[Path, ...],
+    keys: tuple[Path, ...] = (),
+) -> Bounds:
     """The bounds in the settings, of which `value` gives each by its name, as an object or as JSON. The
     starter of a private daemon may run code. Raises ValueError for what is no setting's value."""
     plain = {
@@ -77,13 +85,25 @@ def bounds_of(value: Callable[[str], Any], *, private: bool, hidden: tuple[Path,
         "host_code": private or bool(value("host_code")),
         "modules": value("checkpoint_modules"),
         "paths": value("worker_paths"),
-        "hidden": hidden,
+        "hidden": (*hidden, *keys),
+        "keys": keys,
         "open_files": value("worker_open_files"),
         "memory_bytes": value("worker_memory_bytes"),
         "processes": value("worker_processes"),
         "total_memory_bytes": value("attempt_memory_bytes"),
     }
     return from_plain(Bounds, as_plain(plain))
+
+
+@dataclass(frozen=True, slots=True)
+class Signing:
+    """How products are signed: the path of the key ("": not at all), the id of gpg's key and its directory,
+    and the id of the builder in statements ("": unnamed)."""
+
+    key: str = ""
+    gpg_key: str = ""
+    gpg_home: Path = Path("/etc/dcd/gnupg")
+    builder: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +132,7 @@ class Setup:
     socket_gid: int | None
     settings_command: tuple[str, ...]
     bounds: Bounds
+    signing: Signing = Signing()
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,6 +74,7 @@ def prepare(setup: Setup) -> tuple[Operations, Prepared]:
         groups=groups,
         gid=gid,
         settings_command=setup.settings_command,
+        signing=setup.signing,
     )
     controllers = tuple(sorted(groups.controllers)) if groups else ()
     names = tuple(store.name for store in others)

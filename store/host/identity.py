@@ -59,6 +59,11 @@ def service_identity(state_dir: Path) -> Identity:
     return Identity(user.pw_uid, user.pw_gid)
 
 
+def owner_of_nothing(purpose: str) -> int:
+    """The number of a user that owns no file and no other process, for a purpose."""
+    return _FIRST + _COUNT - zlib.crc32(purpose.encode()) % 0xFFFF
+
+
 def workers_are_root() -> bool:
     """Whether the workers of this process's daemon run as root: because it runs as root itself, or because
     root started it."""

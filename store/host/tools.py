@@ -64,6 +64,7 @@ TOOLS: dict[str, Tool] = {
     ),
     "debugfs": Tool("debugfs", "e2fsprogs", ("-V",)),
     "dpkg-query": Tool("dpkg-query", "dpkg", shapes=False),
+    "gpg": Tool("gpg", "gnupg", shapes=False),
     "grub-bios": Tool(
         "/usr/lib/grub/i386-pc/moddep.lst", "grub-pc-bin", None, part="GRUB", whole=True
     ),

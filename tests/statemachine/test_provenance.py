@@ -99,6 +99,7 @@ def test_statement_is_the_same_at_each_repetition_of_the_delivery(delivered: Any
         Resume(),
         Start("https://elsewhere.example.org/", "9", "copy"),
         ArtifactPublished(written),
+        ArtifactPublished(replace(SUMS, name="SHA256SUMS.evidence")),
         BuildCompleted(3.0),
         Remove(),
     ):
