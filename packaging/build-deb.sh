@@ -51,7 +51,7 @@ mkdir "$stage/completions/bash"
 mv "$stage/completions/dcctl.bash" "$stage/completions/bash/dcctl"
 
 # From a copy: setuptools leaves files in the tree that it builds.
-mkdir "$work/source[sign]"
+mkdir "$work/source"
 (cd "$root" && tar -c LICENSE README.md pyproject.toml cli dcd smf statemachine store) |
     tar -x -C "$work/source" --exclude=__pycache__
 /usr/bin/python3 -m venv "$work/venv"
