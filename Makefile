@@ -21,7 +21,7 @@ test_packages := acl attr btrfs-progs curl debhelper dosfstools dpkg-dev fuse3 g
 .PHONY: image test check bench soak deb clean tools
 
 image: tools
-	tools/build-image.sh examples/debian-live.xml image
+	$(bin)/dcctl build examples/debian-live.xml -o image --state-dir image
 
 test: $(VENV)/.dev
 	tools/install-host-tools.sh $(bin)/dcd $(test_packages)

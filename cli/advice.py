@@ -46,6 +46,17 @@ def warn_of_changes(socket_path: str, build: Json) -> None:
         print(f"dcctl: warning: {line}", file=sys.stderr)
 
 
+def has_changed(socket_path: str, build: Json) -> bool:
+    """Whether the manifest or a file that it names has changed since the submit."""
+    return bool(_changes(socket_path, build))
+
+
+def named_files(build: Json) -> list[Path]:
+    """The manifest and the files that it names."""
+    manifest = Path(build["manifest_path"])
+    return [manifest, *(manifest.parent / item["path"] for item in build["inputs"])]
+
+
 def _changes(socket_path: str, build: Json) -> list[str]:
     """A line for each changed file, with the command that uses the change."""
     manifest, submitted = build["manifest_path"], _submitted(socket_path, build["id"])

@@ -46,8 +46,16 @@ def follow_if_asked(args: argparse.Namespace, build: Json) -> int:
     return follow_build(args.socket, build, stream=sys.stderr, as_json=args.json)
 
 
-def follow_build(socket_path: str, build: Json, *, stream: TextIO, as_json: bool = False) -> int:
-    """Show `build` (as the API describes it) on `stream` until it ends, fails or is paused."""
+def follow_build(
+    socket_path: str,
+    build: Json,
+    *,
+    stream: TextIO,
+    as_json: bool = False,
+    advice: str = "",
+) -> int:
+    """Show `build` (as the API describes it) on `stream` until it ends, fails or is paused. With `advice`,
+    what to do after Ctrl-C or a failure, neither the artifacts nor the usual next steps are shown."""
     identity = build["id"]
     messages = follow(socket_path, identity, after=_before_newest_resume(socket_path, identity))
     try:
@@ -60,13 +68,17 @@ def follow_build(socket_path: str, build: Json, *, stream: TextIO, as_json: bool
         else:
             _show(messages, Picture(build), stream)
     except KeyboardInterrupt:
-        print(
-            f"\nThe build continues; to follow it again: dcctl follow {identity}", file=sys.stderr
-        )
+        usual = f"The build continues; to follow it again: dcctl follow {identity}"
+        print(f"\n{advice or usual}", file=sys.stderr)
         return ExitCode.INTERRUPTED
     final = request(socket_path, "GET", build_path(identity))
     if not as_json:
         _print_verdict(socket_path, final, stream)
+        if not advice:
+            _print_artifacts(final, stream)
+            print_next_steps(socket_path, final, stream)
+        elif final["state"] != "completed":
+            print(advice, file=stream)
     return AT_REST.get(final["state"], ExitCode.OK)
 
 
@@ -127,14 +139,16 @@ def _plain(stream: TextIO) -> Iterator[Callable[[Line], None]]:
 
 def _print_verdict(socket_path: str, build: Json, stream: TextIO) -> None:
     print(headline(build, stream), file=stream)
-    for artifact in build["artifacts"] if build["state"] == "completed" else ():
-        print(f"  {size(artifact['size_bytes']):>10}  {printable(artifact['path'])}", file=stream)
     print_remarks(build, stream)
     if build["state"] == "failed":
         error = build["error"]
         print_indented([error["brief"], error["details"], error["resolution"]], stream)
         _print_log_tail(socket_path, build, error["details"].splitlines(), stream)
-    print_next_steps(socket_path, build, stream)
+
+
+def _print_artifacts(build: Json, stream: TextIO) -> None:
+    for artifact in build["artifacts"] if build["state"] == "completed" else ():
+        print(f"  {size(artifact['size_bytes']):>10}  {printable(artifact['path'])}", file=stream)
 
 
 _SHELLS_PLACE = re.compile(r"^\S+:? (line )?\d+: ")

@@ -48,6 +48,12 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="take the settings from the SMF service's properties",
     )
+    serve.add_argument(
+        "--while-locked",
+        type=_absolute,
+        metavar="FILE",
+        help="stop when no other process holds a lock on FILE (flock(2)) any more",
+    )
     serve.set_defaults(run=_serve)
 
     manifest = commands.add_parser("smf-manifest", help="print the manifest of the SMF service")
@@ -116,10 +122,11 @@ def _serve(arguments: argparse.Namespace) -> int:
     from dcd.serve import serve
 
     options = {"state_dir": arguments.state_dir, "socket": arguments.socket}
+    users = arguments.while_locked
     if not arguments.from_smf:
         named = ("--config", str(arguments.config)) if arguments.config else ()
         read = partial(configuration.load, arguments.config, options)
-        _leave(serve(read, named, arguments.config))
+        _leave(serve(read, named, arguments.config, users))
     from dcd.configuration import smf
 
     try:

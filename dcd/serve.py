@@ -15,6 +15,7 @@ import grp
 import os
 import resource
 import signal
+import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -75,14 +76,18 @@ OPEN_FILES = 65536
 
 
 def serve(
-    read_settings: Callable[[], Effective], named: tuple[str, ...] = (), config: Path | None = None
+    read_settings: Callable[[], Effective],
+    named: tuple[str, ...] = (),
+    config: Path | None = None,
+    users: Path | None = None,
 ) -> int:
     """Run the daemon until it is stopped. Returns the exit code for `os._exit`, since waiting threads
     may remain.
 
     `read_settings` is called now and at each reload; `config` is the file that it reads, if any, and `named`
-    are the options with which `dcd config` prints the same settings. Raises InvalidConfiguration, and
-    Unavailable when the state directory or the socket cannot be used.
+    are the options with which `dcd config` prints the same settings. With `users`, a file on which its users
+    hold locks, it stops when none is held any more. Raises InvalidConfiguration, and Unavailable when the
+    state directory or the socket cannot be used.
     """
     settings = Live(read_settings)
     logging.configure(settings().log_format, settings().log_level)
@@ -94,12 +99,20 @@ def serve(
         _report(prepared)
         for name in [name for name in os.environ if name.startswith(PREFIX)]:
             del os.environ[name]  # the launcher has them
+        lock = None if users is None else _opened(users)
         # Workers leave evidence in the state directory, and are root.
         give_up_root(identity, _shown(settings(), config), [settings().state_dir.resolve()])
         # Not closed afterwards: that would wait for threads and tasks, and one may be blocked forever.
         # All ordered steps are done when `run` returns; the end of the process does the rest.
-        asyncio.Runner().run(Daemon(settings, launcher, setup).run())
+        asyncio.Runner().run(Daemon(settings, launcher, setup, lock).run())
     return 0
+
+
+def _opened(users: Path) -> int:
+    try:
+        return os.open(users, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise Unavailable(f"cannot open {users}", error.strerror or str(error)) from error
 
 
 def _setup(settings: Configuration, named: tuple[str, ...]) -> tuple[Setup, Identity]:
@@ -176,10 +189,14 @@ def _report(prepared: Prepared) -> None:
 class Daemon:
     """The running daemon: its settings and its parts."""
 
-    def __init__(self, settings: Live, launcher: Launcher, setup: Setup) -> None:
+    def __init__(
+        self, settings: Live, launcher: Launcher, setup: Setup, lock: int | None = None
+    ) -> None:
         self.settings = settings
         self._launcher = launcher
         self._setup = setup
+        self._lock = lock
+        """The descriptor of the file on which the users of this daemon hold locks."""
         self._stop = asyncio.Event()
         self._look = asyncio.Event()
         self._listener: Listening | None = None
@@ -190,9 +207,13 @@ class Daemon:
         """Run the daemon from start to stop."""
         state_dir = self.settings().state_dir
         self._handle_signals()
-        asyncio.get_running_loop().add_reader(self._launcher.fileno(), self._launcher_ended)
+        loop = asyncio.get_running_loop()
+        if self._lock is not None:
+            arguments = (self._lock, loop)
+            threading.Thread(target=self._wait_for_users, args=arguments, daemon=True).start()
+        loop.add_reader(self._launcher.fileno(), self._launcher_ended)
         # Work that waits for mirrors and work that waits for disks must not block each other.
-        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS))
+        loop.set_default_executor(ThreadPoolExecutor(THREADS))
         remove_leftovers(state_dir / EVENTS)
         broadcast = Broadcast()
         metrics = Metrics()
@@ -226,7 +247,7 @@ class Daemon:
             self.settings.watch(lambda _: engine.settings_changed())
             builds.watch(metrics.happened)
             await self._answer(make_app(engine, self.settings, now(), metrics), engine, scheduler)
-        asyncio.get_running_loop().remove_reader(self._launcher.fileno())
+        loop.remove_reader(self._launcher.fileno())
         await asyncio.to_thread(self._launcher.close)
         notify.stopping("stopped")
         logger.info("stopped")
@@ -235,6 +256,13 @@ class Daemon:
         self, settings: Configuration, control: int, asked: tuple[Path, ...]
     ) -> Planners:
         return Planners(self._launcher, control, asked)
+
+    def _wait_for_users(self, lock: int, loop: asyncio.AbstractEventLoop) -> None:
+        """Stop when no user is left. The kernel releases the lock of a user that was killed; the next
+        user waits for this process to end."""
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with contextlib.suppress(RuntimeError):  # it has stopped meanwhile
+            loop.call_soon_threadsafe(self._stop.set)
 
     def _launcher_ended(self) -> None:
         """End at once: nothing works without the launcher, and the next start recovers."""

@@ -7,7 +7,7 @@ in the name is an underscore in the module's).
 """
 
 NAMES = (
-    *("submit", "resume", "retry", "pause", "cancel", "rm"),
+    *("build", "submit", "resume", "retry", "pause", "cancel", "rm"),
     *("status", "list", "follow", "events", "logs", "checkpoints"),
     *("artifacts", "download", "provenance"),
     *("shell", "doc", "graph"),

@@ -99,7 +99,7 @@ COMMANDS = {
     "status": ["k2"],
     "list": [],
     "artifacts": ["k2"],
-    "download": ["k2", "--all"],
+    "download": ["k2"],
     "checkpoints": ["k2"],
     "doc": ["k2"],
     "graph": ["k2"],
@@ -119,7 +119,11 @@ COMMANDS = {
 }
 """Arguments of each command that prints what the daemon says; M is a manifest."""
 
-OTHERS = {"shell": "below", "backup": "prints only the path that was given"}
+OTHERS = {
+    "build": "prints what follow and download do",
+    "shell": "below",
+    "backup": "prints only the path that was given",
+}
 
 MORE = (
     ["artifacts", "k2", "--verify"],

@@ -1,0 +1,178 @@
+"""`dcctl build`: build an image and copy its files.
+
+Build an image from a manifest and copy its products into a directory, in one command. It uses the
+daemon that answers; without one it starts a private daemon, which ends with the command and keeps
+its state for the next time. A build that was interrupted or has failed is continued by the same
+command, with the present files. With --watch the image is built again whenever the manifest or a
+file that it names changes, with one line for each build, until Ctrl-C.
+"""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from cli.advice import has_changed, named_files
+from cli.capture import send
+from cli.client import ClientError, Json, Unreachable, build_path, builds, request
+from cli.commands.download import add_directory, download, print_copied
+from cli.commands.options import add_manifest, add_source_date_epoch, manifest_body
+from cli.exit_codes import ExitCode
+from cli.follow import follow_build
+from cli.private import default_directory, some_daemon
+from cli.stream import follow
+from cli.text import duration, print_error, print_json, print_json_error, printable, short_path
+
+UNFINISHED = ("queued", "running", "pausing", "paused", "failed")
+
+WATCH_SECONDS = 0.3
+"""The interval between two looks at the files."""
+
+Seen = dict[Path, tuple[int, int, int] | None]
+"""Inode, size and time of change in nanoseconds of files; None for one that is missing."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add_manifest(parser)
+    add_directory(parser, told="one with the name of the distribution")
+    add_source_date_epoch(parser)
+    parser.add_argument("--fresh", action="store_true", help="reuse no layer of another build")
+    parser.add_argument(
+        "--watch", action="store_true", help="build again whenever the files change"
+    )
+    parser.add_argument(
+        "--state-dir",
+        metavar="DIRECTORY",
+        type=Path,
+        default=None,
+        help="the directory of the private daemon (default: dcd in $XDG_STATE_HOME or ~/.local/state)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Build, follow and copy; with --watch again and again."""
+    directory = args.state_dir or default_directory()
+    with some_daemon(args.socket, directory) as args.socket:
+        return _watched(args) if args.watch else _once(args)
+
+
+def _once(args: argparse.Namespace) -> int:
+    build = _continued(args) or _submitted(args)
+    code = follow_build(
+        args.socket,
+        build,
+        stream=sys.stderr,
+        advice="To continue the build, also after an edit: the same command again",
+    )
+    if code is not ExitCode.OK:
+        return code
+    final = request(args.socket, "GET", build_path(build["id"]))
+    copied = download(args.socket, final, args.directory or Path(final["name"]))
+    if args.json:
+        print_json({"build": final, "files": copied})
+    else:
+        print_copied(copied, as_json=False)
+    return ExitCode.OK
+
+
+def _submitted(args: argparse.Namespace) -> Json:
+    body = {**manifest_body(args), "fresh": args.fresh}
+    return send(args.socket, "/v1/builds", body)
+
+
+def _continued(args: argparse.Namespace) -> Json | None:
+    """This user's newest unfinished build of this manifest with these parameters, which continues; None when
+    a new one is needed."""
+    if args.fresh:
+        return None
+    path, parameters = str(Path(args.manifest).absolute()), dict(args.parameters)
+    for summary in builds(args.socket, UNFINISHED):
+        if summary["actor"]["uid"] != os.geteuid():
+            continue
+        build = request(args.socket, "GET", build_path(summary["id"]))
+        if (build["manifest_path"], build["parameters"]) == (path, parameters):
+            return _resumed(args, build)
+    return None
+
+
+def _resumed(args: argparse.Namespace, build: Json) -> Json | None:
+    """The build, resumed with the present files if it has stopped; None when it runs with other files,
+    and is cancelled."""
+    identity, edited = build["id"], has_changed(args.socket, build)
+    moving = build["state"] not in ("paused", "failed")
+    if moving and edited:
+        print(f"cancelling build {printable(identity)}: its files have changed", file=sys.stderr)
+        request(args.socket, "POST", build_path(identity, "cancel"))
+        return None
+    print(f"continuing build {printable(identity)}", file=sys.stderr)
+    if moving:
+        return build
+    path = build_path(identity, "resume")
+    if edited:
+        resumed = send(args.socket, path, manifest_body(args))
+    elif build["state"] == "failed":
+        return request(args.socket, "POST", build_path(identity, "retry"))
+    else:
+        resumed = request(args.socket, "POST", path, body={})
+    return resumed["build"]
+
+
+def _watched(args: argparse.Namespace) -> int:
+    """Build again after each change, until Ctrl-C."""
+    watched = [Path(args.manifest).absolute()]
+    try:
+        while True:
+            seen = snapshot(watched)
+            began = time.monotonic()
+            try:
+                build = _continued(args) or _submitted(args)
+                for _ in follow(args.socket, build["id"]):
+                    pass
+                build = request(args.socket, "GET", build_path(build["id"]))
+                watched = named_files(build)
+                _print_result(args, build, time.monotonic() - began)
+                seen |= snapshot(path for path in watched if path not in seen)
+            except ClientError as error:
+                if isinstance(error, Unreachable):
+                    raise
+                (print_json_error if args.json else print_error)(error)
+            while snapshot(seen) == seen:
+                time.sleep(WATCH_SECONDS)
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+
+
+def snapshot(paths: Iterable[Path]) -> Seen:
+    """The present state of files, to find out whether they change."""
+    seen: Seen = {}
+    for path in paths:
+        try:
+            status = path.stat()
+            seen[path] = (status.st_ino, status.st_size, status.st_ctime_ns)
+        except (OSError, ValueError):
+            seen[path] = None
+    return seen
+
+
+def _print_result(args: argparse.Namespace, build: Json, seconds: float) -> None:
+    """One line: what ran, and the result."""
+    copied = []
+    if build["state"] == "completed":
+        copied = download(args.socket, build, args.directory or Path(build["name"]))
+    if args.json:
+        print_json({"build": build, "files": copied})
+        return
+    states = {item["name"]: item["state"] for item in build["checkpoints"]}
+    ran = [name for name, state in states.items() if state == "completed"]
+    reused = sum(1 for state in states.values() if state == "reused")
+    did = f"ran {', '.join(ran) or 'nothing'} ({reused} reused) in {duration(seconds)}"
+    if build["state"] == "completed":
+        fresh = [short_path(item["path"]) for item in copied if item["copied"]]
+        result = f"new: {', '.join(fresh)}" if fresh else "the files are unchanged"
+    else:
+        error = build["error"] or {"brief": build["reason"]}
+        result = f"{build['state']}: {error['brief']} (dcctl status {build['id']})"
+    line = f"{time.strftime('%H:%M:%S')} {build['name']}: {did}; {result}"
+    print(printable(line).replace("\n", " "), flush=True)
