@@ -59,9 +59,9 @@ class CheckpointRecord:
     """The progress and the result of one checkpoint of the plan.
 
     `attempts` counts all attempts of this build at the checkpoint, including rewound ones, so that no log
-    file name is used twice. `interruptions` counts consecutive interruptions. `log` and `boot_id` belong
-    to the last attempt, `claims` to the open one. `seconds`, `artifacts`, `warnings`, `size_bytes`,
-    `reused_from` and `resolved` (as in CheckpointCompleted) belong to the result.
+    file name is used twice. `interruptions` counts consecutive interruptions. `log`, `boot_id` and `base` (as
+    in CheckpointStarted) belong to the last attempt, `claims` to the open one. `seconds`, `artifacts`,
+    `warnings`, `size_bytes`, `reused_from` and `resolved` (as in CheckpointCompleted) belong to the result.
     """
 
     name: str
@@ -80,6 +80,7 @@ class CheckpointRecord:
     log: str = ""
     boot_id: str = ""
     claims: tuple[Claim, ...] = ()
+    base: str = ""
 
     @property
     def done(self) -> bool:

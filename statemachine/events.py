@@ -67,7 +67,9 @@ class BuildStarted(Payload):
 class CheckpointStarted(Payload):
     """An attempt at a checkpoint is about to run. `external` is the present external state that the key
     covers (repositories and tools of the host: name to identifying text); where it differs from the plan,
-    the keys from this checkpoint on are chained again. `boot_id` of the host identifies a reboot."""
+    the keys from this checkpoint on are chained again. `boot_id` of the host identifies a reboot. `base` is
+    the key of the first of the attempt's two layers, which exists or is made first; `grown` is the key of the
+    layer of an earlier build that the attempt adds to instead, which is part of the key."""
 
     checkpoint: str
     attempt: int
@@ -75,6 +77,8 @@ class CheckpointStarted(Payload):
     log: str
     boot_id: str = ""
     external: dict[str, str] = field(default_factory=dict)
+    base: str = ""
+    grown: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +97,7 @@ class ResourceClaimed(Payload):
 class CheckpointReused(Payload):
     """A layer with the checkpoint's key existed; nothing ran. `reused_from` is the build that
     created it (the build itself after a rewind). `left`, `warnings` and `resolved` as in
-    CheckpointCompleted."""
+    CheckpointCompleted, `grown` as in CheckpointStarted."""
 
     checkpoint: str
     key: str
@@ -103,6 +107,7 @@ class CheckpointReused(Payload):
     left: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     resolved: str = ""
+    grown: str = ""
 
 
 @dataclass(frozen=True, slots=True)

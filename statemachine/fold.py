@@ -5,14 +5,13 @@ and after a restart. The fold records and does not validate: the machine (`state
 which events may happen. The table of `statemachine.lifecycle` has the destination of each event. Pure.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from statemachine import events
 from statemachine.build import BuildState, CheckpointRecord, CheckpointState, Claim, Lifecycle
 from statemachine.errors import DcdError
-from statemachine.keys import with_external, with_salt
+from statemachine.keys import with_external, with_grown, with_salt, without_grown
 from statemachine.lifecycle import destination
 from statemachine.plan import Plan
 
@@ -60,7 +59,7 @@ def _applied(state: BuildState, payload: events.Payload) -> BuildState:
         case events.BuildStarted():
             return replace(state, reason="")
         case events.CheckpointStarted():
-            found = _with_external(state, payload.checkpoint, payload.external)
+            found = _as_found(state, payload)
             return replace(
                 _recorded(
                     found,
@@ -69,6 +68,7 @@ def _applied(state: BuildState, payload: events.Payload) -> BuildState:
                     attempts=payload.attempt,
                     log=payload.log,
                     boot_id=payload.boot_id,
+                    base=payload.base,
                     error=None,
                 ),
                 attempts={**state.attempts, payload.checkpoint: payload.attempt},
@@ -79,7 +79,7 @@ def _applied(state: BuildState, payload: events.Payload) -> BuildState:
             return _recorded(state, payload.checkpoint, claims=(*record.claims, claim))
         case events.CheckpointReused():
             return _recorded(
-                _with_external(state, payload.checkpoint, payload.external),
+                _as_found(state, payload),
                 payload.checkpoint,
                 state=CheckpointState.REUSED,
                 reused_from=payload.reused_from,
@@ -145,7 +145,8 @@ def _applied(state: BuildState, payload: events.Payload) -> BuildState:
             return _with_fresh_keys(_resumed(state, payload), payload.declines)
         case events.BuildRewound():
             first = state.index(payload.checkpoint)
-            plan = state.plan
+            # Whether it grows again is decided when it starts again.
+            plan = without_grown(state.plan, first)
             if payload.cause == "requested":
                 # After a requested rewind the checkpoint must run again, not reuse its own result.
                 plan = with_salt(plan, first, f"{state.id}:{state.sequence}")
@@ -267,11 +268,16 @@ def _recorded(build: BuildState, checkpoint: str, /, **changes: Any) -> BuildSta
     )
 
 
-def _with_external(state: BuildState, checkpoint: str, external: Mapping[str, str]) -> BuildState:
-    """The build with the external state found at the start; an empty one means as planned."""
-    if not external:
-        return state
-    return _with_plan(state, with_external(state.plan, state.index(checkpoint), external))
+def _as_found(
+    state: BuildState, payload: events.CheckpointStarted | events.CheckpointReused
+) -> BuildState:
+    """The build with the external state found at the start (an empty one means as planned), and the earlier
+    result to which the checkpoint adds, if any."""
+    index, plan = state.index(payload.checkpoint), state.plan
+    if payload.external:
+        plan = with_external(plan, index, payload.external)
+    plan = with_grown(plan, index, payload.grown)
+    return state if plan is state.plan else _with_plan(state, plan)
 
 
 def _with_plan(state: BuildState, plan: Plan) -> BuildState:

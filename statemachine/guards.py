@@ -8,7 +8,7 @@ the command and the possible alternatives. Pure.
 from statemachine import events
 from statemachine.build import BuildState
 from statemachine.errors import Refused
-from statemachine.keys import kept_prefix, with_external
+from statemachine.keys import kept_prefix, with_external, with_grown
 
 InAttempt = (
     events.ResourceClaimed
@@ -37,6 +37,7 @@ def is_next(state: BuildState, payload: events.CheckpointStarted | events.Checkp
     if payload.checkpoint == state.pause_before:
         raise Refused(f"the build is to pause before {payload.checkpoint}")
     plan = with_external(state.plan, index, payload.external) if payload.external else state.plan
+    plan = with_grown(plan, index, payload.grown)
     if payload.key != plan.checkpoints[index].key:
         raise Refused(f"key {payload.key} does not follow from the plan")
 

@@ -26,6 +26,7 @@ ROOT = ""
 EPOCH = "epoch"
 EXTERNAL = "external"
 SALT = "salt"
+GROWN = "grown"
 
 _PHRASES = {
     "class": "its class {verb}",
@@ -37,6 +38,7 @@ _PHRASES = {
     EPOCH: "the time of the build {verb}",
     EXTERNAL: "{name} {verb}",
     SALT: "earlier results are declined",
+    GROWN: "the earlier result that it adds to {verb}",
 }
 
 _OF_HOST = " of the host"
@@ -103,6 +105,55 @@ def with_salt(plan: Plan, index: int, salt: str) -> Plan:
     return _with_ingredients(plan, index, SALT, [Ingredient(SALT, "", digest(salt))])
 
 
+def with_grown(plan: Plan, index: int, ground: str) -> Plan:
+    """The plan in which checkpoint `index` adds to the layer with key `ground` ("": to none), with all keys
+    from there on chained again. So no build that does not grow reuses what a grown one has made. The same
+    plan object when nothing differs."""
+    if grown_from(plan.checkpoints[index]) == ground:
+        return plan
+    parts = [Ingredient(GROWN, "", ground)] if ground else []
+    return _with_ingredients(plan, index, GROWN, parts)
+
+
+def grown_from(planned: PlannedCheckpoint) -> str:
+    """The key of the layer to which a checkpoint adds; "" if it does not grow."""
+    return next((part.digest for part in planned.ingredients if part.kind == GROWN), "")
+
+
+def grown(plan: Plan) -> tuple[str, ...]:
+    """The names of the checkpoints that add to the result of an earlier build."""
+    return tuple(planned.name for planned in plan.checkpoints if grown_from(planned))
+
+
+def without_grown(plan: Plan, first: int) -> Plan:
+    """The plan in which no checkpoint from `first` on grows."""
+    for index in range(first, len(plan.checkpoints)):
+        plan = with_grown(plan, index, "")
+    return plan
+
+
+def is_declined(planned: PlannedCheckpoint) -> bool:
+    """Whether the reuse of earlier results is declined from this checkpoint on."""
+    return any(part.kind == SALT for part in planned.ingredients)
+
+
+def base_key(plan: Plan, index: int, capture: str = "") -> str:
+    """The key of the first of the two layers of checkpoint `index`, which all manifests with the same base
+    share; "" for a checkpoint with one layer. It covers what the key of the result does, but of the
+    `software` of its name only the part that `base` digests; and `capture`, what is kept of the packages that
+    it is made from, since the result on it needs as much."""
+    planned = plan.checkpoints[index]
+    if not planned.base:
+        return ROOT
+    previous = plan.checkpoints[index - 1].key if index else ROOT
+    kept = [part for part in planned.ingredients if (part.kind, part.name) != _LISTING]
+    meant = _meaning(_without(kept, GROWN))
+    return digest(["dcd-base-1", previous, planned.base, capture, meant])
+
+
+_LISTING = ("manifest", "software")
+
+
 def _with_ingredients(plan: Plan, index: int, kind: str, parts: Iterable[Ingredient]) -> Plan:
     """The plan with checkpoint `index`'s ingredients of one kind replaced, and every key from there on
     chained again."""
@@ -132,13 +183,13 @@ def _continued(
     new: PlannedCheckpoint, old: PlannedCheckpoint, has_result: bool
 ) -> PlannedCheckpoint:
     own = _without(new.ingredients, SALT, EXTERNAL)
-    same = _meaning(own) == _meaning(_without(old.ingredients, SALT, EXTERNAL))
+    same = _meaning(own) == _meaning(_without(old.ingredients, SALT, EXTERNAL, GROWN))
     external = old if has_result and same else new
     return replace(
         new,
         ingredients=(
             *own,
-            *(part for part in external.ingredients if part.kind == EXTERNAL),
+            *(part for part in external.ingredients if part.kind in (EXTERNAL, GROWN)),
             *(part for part in old.ingredients if part.kind == SALT),
         ),
     )
@@ -153,9 +204,9 @@ def _meaning(ingredients: Iterable[Ingredient]) -> list[tuple[str, str, str]]:
 
 
 def without_salt(plan: Plan) -> Plan:
-    """The plan with no result declined."""
+    """The plan with no result declined, and none that grows."""
     return chain(
-        replace(planned, ingredients=_without(planned.ingredients, SALT))
+        replace(planned, ingredients=_without(planned.ingredients, SALT, GROWN))
         for planned in plan.checkpoints
     )
 

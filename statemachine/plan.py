@@ -7,10 +7,20 @@ ingredients keep their names, dcd can compare two plans and explain the differen
 """
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 Json = Any
 """A JSON value: None, bool, int, float, str, list or dict of the same."""
+
+
+class Stage(StrEnum):
+    """What a worker makes of a checkpoint's result: all of it; its base, which is a layer of its own; or the
+    rest, on a layer with the base and perhaps a part of what is listed."""
+
+    WHOLE = "whole"
+    BASE = "base"
+    REST = "rest"
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +28,8 @@ class Ingredient:
     """One input that determines a checkpoint's result.
 
     `kind` is one of `class`, `version`, `code`, `argument`, `manifest`, `input`, `external`, `epoch` (the
-    build's time, of the first checkpoint), `salt` (not from the manifest: it declines earlier results);
+    build's time, of the first checkpoint), `salt` (not from the manifest: it declines earlier results),
+    `grown` (not from the manifest either: the key of the earlier result that it adds to);
     `name` identifies it (an argument's name, a node's path, a file's path, a repository, a part of the
     host). `digest` is the sha256 (hex) of its canonical form; for `epoch`, the seconds since 1970; for
     `external`, a text that identifies the state: usually a sha256, followed by the version or date for
@@ -46,7 +57,11 @@ class PlannedCheckpoint:
     and variables from which it reads secrets, `places` where its elements are in the manifest, in the form of
     `dcd.manifest.places` (empty in plans of version 0.1.0). `host_code`: it runs code of the manifest, or of
     a module outside the project, on the host (unset in plans of version 0.1.0). `variances` are empty for a
-    checkpoint whose result is reproducible, and in plans of version 0.1.0."""
+    checkpoint whose result is reproducible, and in plans of version 0.1.0.
+
+    `base` is the digest of the manifest's part that decides the first of its two layers, "" if it has one
+    only; `listed` is what the second layer adds to that (`statemachine.keys.base_key`). With `grow` it may
+    add to the result of an earlier build instead, which has a part of what is listed."""
 
     name: str
     description: str
@@ -64,6 +79,9 @@ class PlannedCheckpoint:
     places: tuple[str, ...] = ()
     host_code: bool = False
     variances: tuple[Variance, ...] = ()
+    base: str = ""
+    listed: tuple[str, ...] = ()
+    grow: bool = False
 
 
 @dataclass(frozen=True, slots=True)

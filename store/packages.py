@@ -114,6 +114,18 @@ class Lent:
             return self._name(part, hashlib.sha256(content).hexdigest())
         return ""
 
+    def listed(self, sha256: str) -> Resolved | None:
+        """The list with this digest; None when the store does not have it. Raises DcdError when it is
+        damaged."""
+        try:
+            with _open(self.kept / _named(sha256)) as source:
+                content = source.read(MOST_BYTES + 1)
+        except OSError:
+            return None
+        if hashlib.sha256(content).hexdigest() != sha256:
+            return None
+        return decoded(content)
+
     @contextlib.contextmanager
     def _storing(self) -> Iterator[Path]:
         """A new file that gets its name when it is complete. Without capture, a full disk ends the block."""

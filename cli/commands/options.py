@@ -47,6 +47,16 @@ def add_source_date_epoch(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_grow(parser: argparse._ActionsContainer) -> None:
+    """--grow."""
+    parser.add_argument(
+        "--grow",
+        action="store_true",
+        help="add packages to the result of an earlier build that has a part of them, if there is one; "
+        "the result is marked as grown",
+    )
+
+
 def add_pause_before(parser: argparse.ArgumentParser) -> None:
     """--pause-before."""
     parser.add_argument("--pause-before", metavar="CHECKPOINT", help="pause before this checkpoint")
@@ -68,6 +78,8 @@ def manifest_body(args: argparse.Namespace) -> dict[str, Json]:
         body["parameters"] = dict(args.parameters)
     if getattr(args, "source_date_epoch", None) is not None:  # not an option of all commands
         body["source_date_epoch"] = args.source_date_epoch
+    if getattr(args, "grow", False):
+        body["grow"] = True
     return body
 
 

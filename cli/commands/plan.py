@@ -10,7 +10,12 @@ import argparse
 import sys
 
 from cli.capture import send
-from cli.commands.options import add_manifest, add_source_date_epoch, manifest_body
+from cli.commands.options import (
+    add_grow,
+    add_manifest,
+    add_source_date_epoch,
+    manifest_body,
+)
 from cli.text import (
     build_time,
     count,
@@ -25,6 +30,7 @@ from cli.text import (
 def configure(parser: argparse.ArgumentParser) -> None:
     add_manifest(parser)
     add_source_date_epoch(parser)
+    add_grow(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -49,6 +55,8 @@ def run(args: argparse.Namespace) -> None:
     if all(item["key"] for item in plan["checkpoints"]):
         print(f"files dated {build_time(plan)}")
     print_variances(plan["checkpoints"], sys.stdout)
+    if any(item.get("grown_from") for item in plan["checkpoints"]):
+        print("it grows from the result of an earlier build: a whole build may differ in its order")
     if unavailable := sum(1 for row in rows if row[1] == "unavailable"):
         print(f"{unavailable} cannot run here, so a submit would be refused")
     if unknown := sum(1 for row in rows if row[1] == "unknown"):

@@ -37,6 +37,10 @@ def run(args: argparse.Namespace) -> None:
     print(headline(build))
     print(f"  submitted {local_time(build['submitted_at'])} by {printable(build['actor']['user'])}")
     print(f"  files dated {build_time(build)}")
+    if any(item.get("grown_from") for item in build["checkpoints"]):
+        print(
+            "  grown: it adds packages to the result of an earlier build; --fresh makes all of it"
+        )
     if build["pause_before"]:
         print(f"  pauses before {printable(build['pause_before'])}")
     print()
@@ -63,6 +67,8 @@ def run(args: argparse.Namespace) -> None:
 def _note(checkpoint: Json) -> str:
     if checkpoint["error"]:
         return str(checkpoint["error"]["brief"])
+    if grown := checkpoint.get("grown_from"):
+        return f"grown from layer {grown[:12]}"
     if checkpoint["reused_from"]:
         return f"from {checkpoint['reused_from']}"
     if checkpoint["state"] in ("pending", "running"):

@@ -12,6 +12,7 @@ import sys
 from cli.capture import send
 from cli.commands.options import (
     add_follow,
+    add_grow,
     add_manifest,
     add_pause_before,
     add_source_date_epoch,
@@ -31,6 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     reuse.add_argument(
         "--fresh-from", metavar="CHECKPOINT", help="reuse no layers from this checkpoint on"
     )
+    add_grow(reuse)
     parser.add_argument(
         "--priority",
         metavar="NUMBER",

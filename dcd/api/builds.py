@@ -163,7 +163,12 @@ async def _commanded(
 
 def _options(body: schemas.ManifestRequest) -> Options:
     return Options(
-        body.pause_before, body.fresh, body.priority, body.idempotency_key, body.fresh_from
+        body.pause_before,
+        body.fresh,
+        body.priority,
+        body.idempotency_key,
+        body.fresh_from,
+        body.grow,
     )
 
 

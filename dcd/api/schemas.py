@@ -54,6 +54,7 @@ class ManifestRequest(Request, frozen=True):
     """Body of `validate` and `plan`: a manifest and its build options, as in a submit. The keys of
     `files` are absolute paths, with null for a file that the client does not have. `source_date_epoch`
     is the requested time of the build, in seconds since 1970; a time in the manifest overrides it.
+    With `grow` a transfer may add packages to the result of an earlier build that has a part of them.
     `priority` and `idempotency_key` matter only to a submit."""
 
     manifest: ManifestText
@@ -62,6 +63,7 @@ class ManifestRequest(Request, frozen=True):
     source_date_epoch: Annotated[int, Meta(ge=EARLIEST, le=LATEST)] | None = None
     fresh: bool = False
     fresh_from: CheckpointName | None = None
+    grow: bool = False
     pause_before: CheckpointName | None = None
     priority: Annotated[int, Meta(ge=-1000, le=1000)] = 0
     idempotency_key: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
@@ -128,6 +130,10 @@ class CheckpointView:
     """What its result lacks or may be wrong with."""
     variances: tuple[Variance, ...] = ()
     """Why its result may differ each time; empty if it is reproducible."""
+    base: str = ""
+    """The key of the layer, shared by builds with the same base, on which the last attempt made it."""
+    grown_from: str = ""
+    """The key of the result of an earlier build to which it adds; a build with one is grown."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dcd.api.schemas import BuildSummary, BuildView, CheckpointView
 from statemachine.build import BuildState
+from statemachine.keys import grown_from
 from statemachine.results import Artifact
 from store.eventlog import BuildSummary as StoredSummary
 
@@ -42,6 +43,8 @@ def build_view(
                 error=record.error,
                 warnings=record.warnings if record.done else (),
                 variances=planned.variances,
+                base=record.base,
+                grown_from=grown_from(planned),
             )
             for planned, record in zip(state.plan.checkpoints, state.checkpoints, strict=True)
         ),

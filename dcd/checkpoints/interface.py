@@ -27,7 +27,7 @@ from dcd.manifest.data_object import DataObject, Origin
 from dcd.manifest.diagnostics import Diagnostic, error
 from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.objects import Arg, ArgList, Args, CheckpointSpec
-from statemachine.plan import Json, Variance
+from statemachine.plan import Json, Stage, Variance
 from statemachine.results import Artifact
 from store.host.capabilities import CHROOT, FILES, MOUNTS
 from store.host.devices import ALL_DEVICES
@@ -74,6 +74,21 @@ class Needs:
 
 
 @dataclass(frozen=True, slots=True)
+class Base:
+    """The part of a result that becomes a layer of its own, shared by all manifests with the same one. What
+    `decides` it comes from the manifest, beside which the checkpoint's other ingredients count; `listed` is
+    what the rest adds."""
+
+    decides: Json
+    listed: tuple[str, ...]
+
+
+class UnsuitedBase(Exception):
+    """Raised by `execute` in the stage REST: the result would differ from that of the stage WHOLE, which then
+    follows. The text is the reason."""
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """A message of a running checkpoint: broadcast, never an event. `fraction` is 0..1. The message also goes
     to the log, unless it is already `logged`, such as a line of a tool. A `warning` names a possible defect
@@ -99,6 +114,8 @@ class Context:
     any other one fails the checkpoint (`dcd.checkpoints.recorded`).
     `packages` is the package store, if `Needs.packages` asks for it; `resolve(sha256)` says which list there
     names the packages that this attempt puts into the image (`store.resolved`).
+    `stage` is what to make: other than WHOLE only for a checkpoint with a `base`. In REST, `below` is the
+    digest of the list of the packages that the layer below has ("": none).
     `claim(kind, name)` precedes the creation of anything that could outlive the worker, and returns
     when the event log has it (see `dcd.platform.resources`). `attempt` names this attempt among all on
     the host: STATE:BUILD:CHECKPOINT:ATTEMPT.
@@ -117,6 +134,8 @@ class Context:
     made: set[Path] = field(default_factory=set)
     packages: Lent | None = None
     resolve: Callable[[str], None] = lambda _: None
+    stage: Stage = Stage.WHOLE
+    below: str = ""
 
     @property
     def pkg_image(self) -> Path:
@@ -280,6 +299,10 @@ class Checkpoint(ABC):
             self.argument_place(doc, argument, item), f"{self.name}: {message}", why, suggestion
         )
 
+    def base(self, doc: DataObjectCache) -> Base | None:
+        """The base of its result; None when the result is one layer. Pure; raises nothing."""
+        return None
+
     def external_state(self, doc: DataObjectCache) -> Mapping[str, str]:
         """External state that determines the result, for the key: each name with a text that identifies the
         state, usually a sha256, followed by a date (2026-01-01T00:00:00Z) or a version if there is one.
@@ -322,6 +345,7 @@ __all__ = [
     "CHROOT",
     "FILES",
     "MOUNTS",
+    "Base",
     "Checkpoint",
     "CheckpointFactory",
     "Completed",
@@ -330,5 +354,7 @@ __all__ = [
     "Json",
     "Needs",
     "Report",
+    "Stage",
+    "UnsuitedBase",
     "Variance",
 ]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dcd.checkpoints.interface import Context
 from dcd.checkpoints.media.deliver import deliver_file
-from dcd.platform.inside import read, write
+from dcd.platform.inside import entry, read, write
 
 PACKAGE_LIST = "packages.tsv"
 """A line for each package: for Debian its name, version and architecture, for IPS publisher, name and
@@ -29,6 +29,12 @@ def deliver_list(context: Context, listing: str) -> None:
         return
     written = write(context.media, PACKAGE_LIST, listing.encode("utf-8", "surrogateescape"))
     deliver_file(context, written, "text")
+
+
+def forget_list(context: Context) -> None:
+    """Have the next list delivered in any case: the last one was delivered by another result, to which this
+    checkpoint adds."""
+    entry(context.media, PACKAGE_LIST).unlink(missing_ok=True)
 
 
 def debian_list(root: Path) -> str:

@@ -142,6 +142,12 @@ class Configuration:
         unit="bytes",
         reloads=True,
     )
+    allow_grow: bool = _setting(
+        True,
+        "Builds may add packages to the result of an earlier build (`dcctl submit --grow`). False, "
+        "for a server that builds releases: such submits are refused.",
+        reloads=True,
+    )
     include_directories: tuple[Path, ...] = _setting(
         (),
         "Directories of the server from which a manifest may XInclude files. The client reads "

@@ -5,6 +5,10 @@
     conclude the workspace becomes a layer, then CheckpointCompleted is on disk; or the event with the
     failure, and the workspace is removed
 
+A checkpoint with a base (`dcd.planning.ground`) does its work in up to two stages, each with a worker and a
+workspace of its own: the base layer, if there is none yet, and the result on it. The base layer has no event,
+since CheckpointStarted names it; after a crash between the stages, the next attempt finds it.
+
 After a crash in between, the next start finds the attempt open, and `dcd.engine.runner` settles it.
 """
 
@@ -30,18 +34,23 @@ from dcd.planner import tasks
 from dcd.planner.client import Planning
 from dcd.planner.tasks import OfBuild
 from dcd.planning import plan as planning
+from dcd.planning.ground import Ground
 from dcd.worker.launch import Ending, run_attempt
-from dcd.worker.messages import Cancelled, Claim, Completed, Died, Failed, Progress
+from dcd.worker.messages import Cancelled, Claim, Completed, Died, Failed, Progress, Unsuited
 from statemachine.build import BuildState
 from statemachine.commands import Change, FailCheckpoint, InterruptCheckpoint
 from statemachine.errors import DcdError, Refused, Unavailable
 from statemachine.events import CheckpointCompleted, CheckpointStarted, ResourceClaimed
-from statemachine.plan import PlannedCheckpoint
+from statemachine.keys import grown_from
+from statemachine.plan import Stage
 from statemachine.results import ErrorInfo
 from store.host.durable import DiskFull, used_up
 from store.layers import LayerRecord, Workspace
 
 logger = structlog.get_logger()
+
+BASE_SHARE = 0.5
+"""The share of the progress that belongs to the base, if it has to be made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,22 +71,28 @@ class Resources:
 
 
 class Attempt:
-    """An attempt at the next checkpoint of `state`; `planned` is that checkpoint with its present key,
-    `external` is the external state in the key that has changed since the plan."""
+    """An attempt at the next checkpoint of `state`. `ground` has the plan with its present key and what it
+    stands on, `external` is the external state in the key that has changed since the plan. `let_go` is called
+    when nothing can remove the ground any more."""
 
     def __init__(
         self,
         resources: Resources,
         state: BuildState,
         index: int,
-        planned: PlannedCheckpoint,
+        ground: Ground,
         external: dict[str, str] | None,
+        let_go: Callable[[], Awaitable[None]],
     ) -> None:
         self._resources = resources
         self._build = state.id
         self._index = index
-        self._planned = planned
+        self._ground = ground
+        self._planned = planned = ground.plan.checkpoints[index]
         self._external = external or {}
+        self._let_go = let_go
+        self._seconds = 0.0
+        self._done = 0.0
         self._number = state.next_attempt(planned.name)
         self._log = resources.stores.logs.path(state.id, planned.name, self._number)
         self._stop = asyncio.Event()
@@ -93,18 +108,8 @@ class Attempt:
     async def run(self) -> BuildState:
         """Run the attempt. Returns the build's state afterwards. Raises Refused and Unavailable."""
         name = self._planned.name
-        builds, privileged = self._resources.builds, self._resources.stores.privileged
         try:
-            state = await self._begin()
-            workspace = await self._make_workspace(state)
-            try:
-                async with claims_released(builds, privileged.release, self._build):
-                    ending = await self._work(state, workspace)
-                state = await self._conclude(ending, workspace)
-                return state
-            finally:
-                if kept_workspace(state) != workspace.name:
-                    await self._remove(workspace)
+            return await self._make(await self._begin())
         except DiskFull as error:
             return await self._record(InterruptCheckpoint(name, "no-space", str(error)))
         except (Refused, Unavailable):
@@ -126,6 +131,8 @@ class Attempt:
                 log=self._resources.stores.logs.recorded(self._log),
                 boot_id=boot_id(),
                 external=self._external,
+                base=self._ground.base,
+                grown=grown_from(planned),
             )
         )
         logger.info(
@@ -136,27 +143,64 @@ class Attempt:
         )
         return state
 
-    async def _make_workspace(self, state: BuildState) -> Workspace:
+    async def _make(self, state: BuildState) -> BuildState:
+        """Make the result, stage by stage."""
+        layers, base = self._resources.stores.layers, self._ground.base
+        if not base:
+            return await self._stage(state, Stage.WHOLE, state.parent_key) or state
+        under = base if self._ground.grown is None else self._ground.grown.record.key
+        if await asyncio.to_thread(layers.find, under) is None:
+            if after := await self._stage(state, Stage.BASE, state.parent_key):
+                return after
+            self._done = BASE_SHARE
+        await asyncio.to_thread(layers.touch, under)
+        if after := await self._stage(state, Stage.REST, under):
+            return after
+        return await self._stage(state, Stage.WHOLE, state.parent_key) or state
+
+    async def _stage(
+        self, state: BuildState, stage: Stage, parent: str | None
+    ) -> BuildState | None:
+        """Do the work of a stage. Returns the state with the attempt's outcome, None when another stage has
+        to follow."""
+        builds, privileged = self._resources.builds, self._resources.stores.privileged
+        workspace = await self._make_workspace(state, parent)
+        if stage is not Stage.BASE:
+            await self._let_go()
+        try:
+            async with claims_released(builds, privileged.release, self._build):
+                ending = await self._work(state, workspace, stage)
+            self._seconds += ending.seconds
+            after = await self._conclude(ending, workspace, stage)
+            state = after or state
+            return after
+        finally:
+            if kept_workspace(state) != workspace.name:
+                await self._remove(workspace)
+
+    async def _make_workspace(self, state: BuildState, parent: str | None) -> Workspace:
         with self._resources.builds.broadcast.waiting(self._build, "its workspace to be created"):
             return await asyncio.to_thread(
-                self._resources.stores.layers.begin, state.parent_key, workspace_name(state)
+                self._resources.stores.layers.begin, parent, workspace_name(state)
             )
 
     async def _remove(self, workspace: Workspace) -> None:
         with self._resources.builds.broadcast.waiting(self._build, "its workspace to be removed"):
             await asyncio.to_thread(self._resources.stores.layers.release, workspace.name)
 
-    async def _work(self, state: BuildState, workspace: Workspace) -> Ending:
-        order = await self._order(state, workspace)
-        started = time.monotonic()
+    async def _work(self, state: BuildState, workspace: Workspace, stage: Stage) -> Ending:
+        order = await self._order(state, workspace, stage)
+        started = time.monotonic() - self._seconds
+        share = BASE_SHARE if stage is Stage.BASE else 1.0 - self._done
 
         def report(news: Progress) -> None:
             seconds = time.monotonic() - started
+            fraction = None if news.fraction is None else self._done + share * news.fraction
             shown = progress(
                 state.plan.checkpoints,
                 self._index,
                 self._number,
-                news.fraction,
+                fraction,
                 news.message,
                 seconds,
             )
@@ -181,7 +225,7 @@ class Attempt:
             grace_seconds=self._resources.settings().cancel_grace_seconds,
         )
 
-    async def _order(self, state: BuildState, workspace: Workspace) -> AttemptOrder:
+    async def _order(self, state: BuildState, workspace: Workspace, stage: Stage) -> AttemptOrder:
         resources, planned = self._resources, state.plan.checkpoints[self._index]
         found = await resources.planner.ask(tasks.NEEDS, resources.of_build(state, self._index))
         needs = found.needs
@@ -213,18 +257,25 @@ class Attempt:
             network=planned.network,
             packages=needs.packages,
             capture=resources.settings().capture,
+            stage=stage.value,
         )
 
-    async def _conclude(self, ending: Ending, workspace: Workspace) -> BuildState:
+    async def _conclude(
+        self, ending: Ending, workspace: Workspace, stage: Stage
+    ) -> BuildState | None:
+        """Record the outcome of the attempt; None when this stage does not end it."""
         name = self._planned.name
-        change: Change
+        change: Change | None
         match ending.outcome:
             case Completed():
-                change = await self._commit(ending, workspace)
+                change = await self._commit(ending, workspace, stage)
+            case Unsuited(reason):
+                logger.info("no base", build=self._build, checkpoint=name, reason=reason)
+                change = None
             case Failed(error, no_space=True):
                 change = InterruptCheckpoint(name, "no-space", error.brief)
             case Failed(error):
-                change = FailCheckpoint(name, error, seconds=ending.seconds)
+                change = FailCheckpoint(name, error, seconds=self._seconds)
             case Cancelled():
                 change = InterruptCheckpoint(name, self._cause)
             case Died(how, tail):
@@ -238,36 +289,45 @@ class Attempt:
             build=self._build,
             checkpoint=name,
             outcome=type(ending.outcome).__name__.lower(),
+            stage=stage.value,
             seconds=round(ending.seconds, 1),
         )
-        return await self._record(change)
+        return None if change is None else await self._record(change)
 
-    async def _commit(self, ending: Ending, workspace: Workspace) -> Change:
-        """Turn the workspace into a layer, unless the host has changed from the state in the key."""
+    async def _commit(
+        self, ending: Ending, workspace: Workspace, stage: Stage
+    ) -> CheckpointCompleted | InterruptCheckpoint | None:
+        """Turn the workspace into a layer, unless the host has changed from the state in the key. None for
+        the base layer."""
         planned = self._planned
         if changed := await asyncio.to_thread(planning.changed_host, planned):
             what = f"{', '.join(changed)} changed while it ran"
             return InterruptCheckpoint(planned.name, "host-changed", what)
+        is_base = stage is Stage.BASE
         record = LayerRecord(
-            key=planned.key,
+            key=self._ground.base if is_base else planned.key,
             parent=workspace.parent,
             made_by=self._build,
             checkpoint=planned.name,
             attempt=self._number,
-            seconds=ending.seconds,
+            seconds=self._seconds,
             artifacts=ending.artifacts,
             left=ending.left,
             warnings=ending.warnings,
             resolved=ending.resolved,
+            base=self._ground.base,
+            listed=() if is_base else tuple(sorted(planned.listed)),
         )
         commit = self._resources.stores.privileged.commit
         with self._resources.builds.broadcast.waiting(self._build, "its layer to be on disk"):
             layer = await asyncio.to_thread(commit, workspace.name, record, ending.document)
+        if is_base:
+            return None
         return CheckpointCompleted(
             planned.name,
             attempt=self._number,
             key=planned.key,
-            seconds=ending.seconds,
+            seconds=self._seconds,
             artifacts=ending.artifacts,
             size_bytes=layer.size_bytes,
             left=ending.left,

@@ -152,7 +152,7 @@ class Engine:
         if earlier := await self._earlier(options.idempotency_key, actor, request):
             return earlier, False
         planned = await self.manifests.plan(source, actor, permit, options.pause_before)
-        plan = planned.plan
+        plan = self.manifests.grown(planned.plan, options)
         if options.fresh or options.fresh_from is not None:
             plan = planning.declining_reuse(plan, options.fresh_from)
         submitted = BuildSubmitted(
@@ -204,15 +204,21 @@ class Engine:
         replacement = None
         if source is not None:
             # The build keeps its time, unless the manifest sets one.
-            epoch = epoch_of((await self._builds.state(build)).plan)
+            earlier = (await self._builds.state(build)).plan
+            epoch = epoch_of(earlier)
             source = replace(source, source_date_epoch=epoch)
             planned = await self.manifests.plan(source, actor, permit, pause_before)
             own_time = planned.time.origin == "manifest"
             timeless = epoch is None and not own_time
+            plan = with_epoch(planned.plan, None) if timeless else planned.plan
+            if any(each.grow for each in earlier.checkpoints) and any(
+                each.base for each in plan.checkpoints
+            ):
+                plan = planning.growing(plan)
             replacement = Replacement(
                 manifest=planned.canonical,
                 manifest_path=source.path,
-                plan=with_epoch(planned.plan, None) if timeless else planned.plan,
+                plan=plan,
                 inputs=planned.inputs,
                 parameters={**source.inherited, **source.parameters},
                 time_origin=planned.time.origin if own_time else "",

@@ -35,6 +35,7 @@ from dcd.planning.epoch import BuildTime
 from dcd.planning.history import History, expected, most_alike
 from dcd.planning.preview import Intention, intentions
 from statemachine.build import BuildState
+from statemachine.errors import PermissionDenied, UsageError
 from statemachine.events import Actor
 from statemachine.keys import canonical
 from statemachine.plan import Plan
@@ -80,6 +81,8 @@ class Options:
     idempotency_key: str | None = None
     fresh_from: str | None = None
     """The checkpoint from which on no result is reused."""
+    grow: bool = False
+    """Whether a transfer may add packages to the result of an earlier build."""
 
 
 class Manifests:
@@ -122,17 +125,46 @@ class Manifests:
         of checkpoints that was chosen for a manifest without one."""
         preview = await self._ask(tasks.PREVIEW, source, actor, options.pause_before)
         await asyncio.to_thread(permit, preview.plan)
+        grown = self.grown(preview.plan, options)
 
         def compare() -> tuple[Intention, ...]:
             same = self._history.of(preview.name)
-            plan = with_secrets(preview.plan, self._stores.privileged.secret_digests)
+            plan = with_secrets(grown, self._stores.privileged.secret_digests)
             likely = expected(plan, same, self._history.of(None))
             alike = most_alike(likely, source.path, same)
             layers = self._stores.layers
-            return intentions(likely, alike, layers, options.fresh, same, options.fresh_from)
+            return intentions(
+                likely,
+                alike,
+                layers,
+                options.fresh,
+                same,
+                options.fresh_from,
+                may_grow=self._settings().allow_grow,
+            )
 
         found = await asyncio.to_thread(compare)
         return preview.name, preview.time, (*found, *preview.rest), preview.choice
+
+    def grown(self, plan: Plan, options: Options) -> Plan:
+        """The plan whose checkpoints may grow if the options say so. Raises UsageError, and PermissionDenied
+        where builds do not grow."""
+        if options.grow and (options.fresh or options.fresh_from is not None):
+            raise UsageError(
+                "a fresh build does not grow",
+                "to grow is to add packages to the result of an earlier build",
+                "leave out --grow, or the option for a fresh build",
+            )
+        if options.grow:
+            plan = planning.growing(plan)
+        wanted = not options.fresh and any(planned.grow for planned in plan.checkpoints)
+        if wanted and not self._settings().allow_grow:
+            raise PermissionDenied(
+                "builds do not grow on this server",
+                "its setting allow_grow is false: every result is made from the whole list of packages",
+                "leave out --grow, and grow in the manifest's <distro>",
+            )
+        return plan
 
     async def migrate(self, old: OldManifest, actor: Actor, left: Left) -> Migrated:
         """Convert a manifest from before the redesign. Raises ManifestError."""

@@ -30,6 +30,7 @@ from dcd.planner import tasks
 from dcd.planner.client import HERE, Planning
 from dcd.planning import plan as planning
 from dcd.planning.action import decide_action
+from dcd.planning.ground import Ground, choose_ground, ground_key
 from statemachine.build import BuildState
 from statemachine.commands import Change, FailCheckpoint, InterruptCheckpoint, Pause, Start
 from statemachine.errors import DcdError, Refused, Unavailable
@@ -39,7 +40,7 @@ from statemachine.events import (
     CheckpointCompleted,
     CheckpointReused,
 )
-from statemachine.keys import with_external
+from statemachine.keys import grown_from, with_external
 from statemachine.plan import PlannedCheckpoint
 from statemachine.results import ErrorInfo
 from statemachine.steps import Deliver, RunCheckpoint, next_step
@@ -217,19 +218,22 @@ class Runner:
         except DcdError as error:
             return await self._record(state, FailCheckpoint(name, ErrorInfo.of(error)))
         plan = state.plan if external is None else with_external(state.plan, index, external)
-        planned = plan.checkpoints[index]
+        layers, settings = self.stores.layers, self._resources.settings()
+        ground = await asyncio.to_thread(
+            choose_ground, plan, index, layers, allowed=settings.allow_grow
+        )
+        planned = ground.plan.checkpoints[index]
         async with self.locks.turn(state.id, planned.key) as mine:
             if not mine or self.stopping:
                 return await self.builds.state(state.id)
-            action = await asyncio.to_thread(decide_action, planned, self.stores.layers)
+            action = await asyncio.to_thread(decide_action, planned, layers)
             if action.layer:
                 return await self._reuse(state, planned, action.layer, external)
-            settings = self._resources.settings()
             if shortage := space.lack_of_space(
                 settings.state_dir, planned, settings.min_free_bytes
             ):
                 return await self._record(state, Pause(shortage, "no-space"))
-            return await self._attempt(state, index, planned, external)
+            return await self._attempt(state, index, ground, external)
 
     async def _external(self, state: BuildState, index: int) -> dict[str, str] | None:
         """The present external state for the checkpoint's key; None when it is as planned. Repositories
@@ -269,6 +273,7 @@ class Runner:
                 left=layer.record.left,
                 warnings=layer.record.warnings,
                 resolved=layer.record.resolved,
+                grown=grown_from(planned),
             ),
         )
 
@@ -276,15 +281,22 @@ class Runner:
         self,
         state: BuildState,
         index: int,
-        planned: PlannedCheckpoint,
+        ground: Ground,
         external: dict[str, str] | None,
     ) -> BuildState:
-        attempt = Attempt(self._resources, state, index, planned, external)
-        self._attempts[state.id] = attempt
-        try:
-            return await attempt.run()
-        finally:
-            del self._attempts[state.id]
+        async with contextlib.AsyncExitStack() as held:
+            if key := ground_key(ground.plan, index):
+                # Two builds make a base once, and nothing removes the layer before a workspace is on it.
+                mine = await held.enter_async_context(self.locks.turn(state.id, key))
+                lost = ground.grown and not await asyncio.to_thread(self.stores.layers.find, key)
+                if not mine or lost or self.stopping:
+                    return await self.builds.state(state.id)
+            attempt = Attempt(self._resources, state, index, ground, external, held.aclose)
+            self._attempts[state.id] = attempt
+            try:
+                return await attempt.run()
+            finally:
+                del self._attempts[state.id]
 
     def _record(self, state: BuildState, change: Change) -> Awaitable[BuildState]:
         return self._record_durably(state.id, change)

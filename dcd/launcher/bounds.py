@@ -17,6 +17,7 @@ from typing import TypeVar
 from dcd.launcher.orders import AttemptOrder, Bounds
 from dcd.worker.request import Grants
 from statemachine.errors import PermissionDenied
+from statemachine.plan import Stage
 from store.host.capabilities import CHROOT, MOUNTS
 from store.host.devices import ALL_DEVICES
 from store.host.regular import is_open_to_all
@@ -50,10 +51,11 @@ def check_names(order: AttemptOrder) -> None:
     """Raise PermissionDenied for a name that is none, or a variable that tools get from nobody."""
     for name in (order.build, order.checkpoint, order.workspace):
         _require(_NAME.fullmatch(name), f"the name {name!r}")
-    for digest in order.inputs.values():
+    for digest in (*order.inputs.values(), *filter(None, (order.below,))):
         _require(_DIGEST.fullmatch(digest), f"the digest {digest!r}")
     for name in order.environment:
         _require(_ENVIRONMENT.fullmatch(name), f"the variable {name!r}")
+    _require(order.stage in set(Stage), f"the stage {order.stage!r}")
 
 
 def granted(order: AttemptOrder, bounds: Bounds) -> Grants:

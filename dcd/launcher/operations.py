@@ -131,6 +131,8 @@ class Operations:
             places=order.places,
             network=order.network,
             packages=self.packages.lend(workspace.name, order.capture) if order.packages else None,
+            stage=order.stage,
+            below=order.below,
             grants=grants,
         )
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from statemachine.plan import Json
+from statemachine.plan import Json, Stage
 from store.host.capabilities import FILES
 from store.host.plain import as_plain, from_plain
 
@@ -27,7 +27,8 @@ class Wanted:
 class AttemptOrder:
     """An attempt at a checkpoint, in a workspace that is open. `inputs` maps a path, as the manifest resolves
     it, to the digest of the captured file; with `packages` it uses the package store, which captures what
-    `capture` says (`store.packages`); the rest is as in `dcd.worker.request.WorkerRequest`."""
+    `capture` says (`store.packages`); the rest, such as `stage` and `below`, is as in
+    `dcd.worker.request.WorkerRequest`."""
 
     build: str
     checkpoint: str
@@ -47,6 +48,8 @@ class AttemptOrder:
     network: bool = False
     packages: bool = False
     capture: str = "none"
+    stage: str = Stage.WHOLE.value
+    below: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from dcd.planning.load import Loaded
 from dcd.planning.readiness import Made, Prospect, prospects, require_all
 from dcd.platform.host_parts import host_parts
 from statemachine.build import BuildState
-from statemachine.errors import NotFound, PermissionDenied, Unprepared
+from statemachine.errors import NotFound, PermissionDenied, Unprepared, UsageError
 from statemachine.keys import EXTERNAL, chain, digest, with_epoch, with_salt
 from statemachine.plan import Ingredient, Plan, PlannedCheckpoint
 from store.host import space, tools
@@ -59,6 +59,19 @@ def make_plan(
         if isinstance(state, Unprepared):
             raise state
     return _plan(loaded, found, states, allowed, epoch)
+
+
+def growing(plan: Plan) -> Plan:
+    """The plan whose checkpoints may add to results of earlier builds. Keys stay. Raises UsageError when none
+    can."""
+    if not any(planned.base for planned in plan.checkpoints):
+        raise UsageError(
+            "nothing in this manifest can grow",
+            "only a transfer of Debian packages that makes a system, with a variant other than custom, adds "
+            "its packages to an earlier result",
+            "leave out --grow",
+        )
+    return Plan(tuple(replace(each, grow=bool(each.base)) for each in plan.checkpoints))
 
 
 def new_salt() -> str:
@@ -261,6 +274,7 @@ def _planned(
     else:
         factory = resolve(spec.mod_path, spec.checkpoint_class, allowed)
         found = ingredients(loaded.doc, spec, factory, instance, loaded.inputs)
+    base = None if instance is None else instance.base(loaded.doc)
     return PlannedCheckpoint(
         name=spec.name,
         description=prospect.description,
@@ -281,4 +295,7 @@ def _planned(
         secrets=needs.secrets,
         host_code=prospect.runs_host_code,
         variances=prospect.variances,
+        base="" if base is None else digest(base.decides),
+        listed=() if base is None else base.listed,
+        grow=base is not None and distro(loaded.doc).grow,
     )

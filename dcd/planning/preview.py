@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from functools import partial
 
 from dcd.planning.action import NO_LAYER, decide_action
+from dcd.planning.ground import Ground, added, choose_ground
 from dcd.planning.readiness import Prospect
 from statemachine.build import BuildState, CheckpointRecord
-from statemachine.keys import changes, without_salt
+from statemachine.keys import changes, grown_from, without_salt
 from statemachine.plan import Plan, PlannedCheckpoint, Variance
-from store.layers import Layers
+from store.layers import Layer, Layers
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,8 @@ class Intention:
     estimate_seconds: float
     variances: tuple[Variance, ...] = ()
     """Why its result may differ each time; empty if it is reproducible."""
+    grown_from: str = ""
+    """The key of the result of an earlier build to which it would add."""
 
 
 def intentions(
@@ -40,10 +43,12 @@ def intentions(
     fresh: bool,
     others: Sequence[BuildState] = (),
     fresh_from: str | None = None,
+    *,
+    may_grow: bool = True,
 ) -> tuple[Intention, ...]:
     """The intentions for the checkpoints of `plan`, in order. `alike` is the build to compare it with,
     `others` are further builds of the same distribution, newest first; `fresh` declines all reuse,
-    `fresh_from` that from a checkpoint on."""
+    `fresh_from` that from a checkpoint on; `may_grow`: the daemon lets builds grow."""
     found = []
     made_by = {
         record.key: build.id
@@ -55,21 +60,41 @@ def intentions(
     if alike is not None:
         pairs = zip(without_salt(alike.plan).checkpoints, alike.checkpoints, strict=True)
         earlier = {planned.name: (planned, record, alike.id) for planned, record in pairs}
-    for planned in plan.checkpoints:
-        fresh = fresh or planned.name == fresh_from
+    for index, each in enumerate(plan.checkpoints):
+        fresh = fresh or each.name == fresh_from
+        ground = choose_ground(plan, index, layers, allowed=may_grow and not fresh)
+        plan = ground.plan
+        planned = plan.checkpoints[index]
         action = decide_action(planned, layers, fresh, partial(_why, planned, earlier, made_by))
+        reason = action.reason
+        if not (action.layer or fresh):
+            reason = "; ".join(filter(None, (reason, _standing(planned, ground, layers))))
         found.append(
             Intention(
                 planned.name,
                 planned.description,
                 action.kind,
-                action.reason,
+                reason,
                 planned.key,
                 0.0 if action.layer else planned.estimate_seconds,
                 planned.variances,
+                grown_from(planned),
             )
         )
     return tuple(found)
+
+
+def _standing(planned: PlannedCheckpoint, ground: Ground, layers: Layers) -> str:
+    """What a run begins with, for people, if it is not the result of the checkpoint before."""
+    if ground.grown is not None:
+        more = ", ".join(added(planned, ground.grown)) or "nothing"
+        return f"it grows: it adds {more} to {_named(ground.grown)}"
+    below = layers.find(ground.base) if ground.base else None
+    return f"its base is {_named(below)}" if below else ""
+
+
+def _named(layer: Layer) -> str:
+    return f"layer {layer.record.key[:12]} from build {layer.record.made_by}"
 
 
 def beyond(rest: Sequence[Prospect]) -> tuple[Intention, ...]:
@@ -119,7 +144,7 @@ def _why(
         return NO_LAYER
     if record.key == planned.key:
         return f"its layer was removed since build {build}"
-    return f"build {build} made it for itself alone (fresh or rewound)"
+    return f"build {build} made it for itself alone (fresh, rewound or grown)"
 
 
 def compared(before: BuildState, after: BuildState) -> tuple[list[str], list[tuple[str, str]]]:

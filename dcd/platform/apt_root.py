@@ -111,10 +111,15 @@ def _require_reach(directory: Path) -> None:
 
 
 def apt_settings(
-    place: Place, *, sources: Sequence[Source], architecture: str, never: Sequence[str] = ()
+    place: Place,
+    *,
+    sources: Sequence[Source],
+    architecture: str,
+    never: Sequence[str] = (),
+    lists: Path | None = None,
 ) -> Environment:
     """Write settings for apt on the root, without downloads. Returns apt's environment. The packages in
-    `never` cannot be installed."""
+    `never` cannot be installed. `lists` is the directory of the package lists, by default in the root."""
     etc = place.aside / "etc"
     for directory in ("apt.conf.d", "sources.list.d", "preferences.d", "auth.conf.d"):
         (etc / directory).mkdir(parents=True, exist_ok=True)
@@ -134,7 +139,7 @@ def apt_settings(
                 ("Acquire::Languages", "none"),
                 ("Dir", f"{place.root}"),
                 ("Dir::State::Status", f"{status}"),
-                ("Dir::State::Lists", f"{resolve(place.root, LISTS)}"),
+                ("Dir::State::Lists", f"{lists or resolve(place.root, LISTS)}"),
                 ("Dir::Cache::Archives", f"{resolve(place.root, ARCHIVES)}"),
                 ("Dir::Etc", f"{etc}"),
                 ("Dir::Etc::Trusted", trusted),
@@ -146,6 +151,15 @@ def apt_settings(
         )
     )
     return {"APT_CONFIG": str(place.settings)}
+
+
+def with_nothing_installed(place: Place) -> Environment:
+    """apt's environment on the same root and lists, as if no package were installed."""
+    status, settings = place.aside / "no-status", place.aside / "nothing-installed.conf"
+    status.touch()
+    options = [("Dir::State::Status", f"{status}"), ("Dir::Cache::pkgcache", "")]
+    settings.write_text(place.settings.read_text() + settings_text(options))
+    return {"APT_CONFIG": str(settings)}
 
 
 @contextmanager
@@ -202,11 +216,11 @@ def update(
         raise
 
 
-def release_files(root: Path) -> dict[str, Path]:
-    """Each InRelease (or Release) file of the lists below the root, by its sha256."""
+def release_files(lists: Path) -> dict[str, Path]:
+    """Each InRelease (or Release) file of the lists in a directory, by its sha256."""
     found = {}
     for pattern in ("*InRelease", "*_Release", "Release"):
-        for file in resolve(root, LISTS).glob(pattern):
+        for file in lists.glob(pattern):
             with file.open("rb") as content:
                 found[hashlib.file_digest(content, "sha256").hexdigest()] = file
     return found

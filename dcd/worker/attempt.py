@@ -26,7 +26,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from dcd.checkpoints.interface import Checkpoint, Context, Report
+from dcd.checkpoints.interface import Checkpoint, Context, Report, UnsuitedBase
 from dcd.checkpoints.packages import list_kept_true
 from dcd.checkpoints.recorded import left_among_media, recorded_files_kept
 from dcd.construction.constructors import construct
@@ -45,6 +45,7 @@ from dcd.worker.messages import (
     Message,
     Progress,
     Saved,
+    Unsuited,
     decode_request,
     encode,
 )
@@ -52,6 +53,7 @@ from dcd.worker.recover import detach_loops, leftover_workers
 from dcd.worker.request import MARKER, WorkerRequest
 from dcd.worker.signals import CLAIMED
 from statemachine.errors import DcdError, PermissionDenied, Unavailable
+from statemachine.plan import Stage
 from statemachine.results import Artifact, ErrorInfo
 from store.host.capabilities import NEEDS_ROOT, in_user_namespace
 from store.host.durable import FULL, used_up
@@ -211,6 +213,8 @@ def _verdict_on_error(request: WorkerRequest, pipe: _Pipe) -> Iterator[None]:
         yield
     except _Asked:
         pipe.send(Cancelled())
+    except UnsuitedBase as found:
+        pipe.send(Unsuited(_readable(str(found))))
     except DcdError as error:
         pipe.send(_failed(request, error, ErrorInfo.of(error)))
     except Exception as error:  # noqa: BLE001 - the last one to know what happened
@@ -267,6 +271,8 @@ def _work(request: WorkerRequest, root: Path, pipe: _Pipe) -> None:
         external=request.external,
         packages=request.packages,
         resolve=pipe.resolve,
+        stage=Stage(request.stage),
+        below=request.below,
     )
     before = left_among_media(context, ())
     with recorded_files_kept(context), list_kept_true(context), _can_be_asked(checkpoint):

@@ -27,6 +27,7 @@ from dcd.worker.messages import (
     Outcome,
     Progress,
     Saved,
+    Unsuited,
     Verdict,
     decode_message,
 )
@@ -92,7 +93,7 @@ async def run_attempt(
                     case Claim() as claim:
                         await on_claim(claim)
                         worker.tell(CLAIMED)
-                    case Completed() | Failed() | Cancelled() as said:
+                    case Completed() | Failed() | Cancelled() | Unsuited() as said:
                         verdict = said
             status, no_memory = await worker.end()
         finally:
@@ -106,7 +107,7 @@ async def run_attempt(
             outcome = Cancelled()
         case _ if no_memory:
             outcome = Failed(_no_memory(checkpoint))
-        case Failed():
+        case Failed() | Unsuited():
             outcome = verdict
         case _:
             outcome = Died(_ending(status), _tail(log_path))

@@ -67,7 +67,14 @@ class Died:
     tail: str
 
 
-Verdict = Completed | Failed | Cancelled
+class Unsuited(msgspec.Struct, frozen=True, tag="unsuited"):
+    """The layer on which the attempt was to make the rest would lead to another result; see
+    `dcd.checkpoints.interface.UnsuitedBase`."""
+
+    reason: str
+
+
+Verdict = Completed | Failed | Cancelled | Unsuited
 """The worker's own report of the end of its attempt."""
 
 Outcome = Verdict | Died

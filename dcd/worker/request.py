@@ -11,7 +11,7 @@ import struct
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from statemachine.plan import Json
+from statemachine.plan import Json, Stage
 from store.host.capabilities import FILES
 from store.layers.interface import Workspace
 from store.packages import Lent
@@ -74,7 +74,8 @@ class WorkerRequest:
     is the directory of the layer store. `inputs` maps a path, as the manifest resolves it, to the captured
     file. `evidence` is a directory that outlives the attempt. `allowed` lists the modules that `mod_path` may
     name in addition to the project's own. `environment` is the environment of every tool, `external` the
-    external state that the key covers. `packages` is the package store, if the checkpoint uses it.
+    external state that the key covers. `packages` is the package store, if the checkpoint uses it. `stage` is
+    what to make (`statemachine.plan.Stage`), `below` is as in `dcd.checkpoints.interface.Context`.
     """
 
     state_id: str
@@ -97,6 +98,8 @@ class WorkerRequest:
     places: tuple[str, ...] = ()
     network: bool = False
     packages: Lent | None = None
+    stage: str = Stage.WHOLE.value
+    below: str = ""
     grants: Grants = field(default_factory=Grants)
 
     @property

@@ -1,8 +1,8 @@
 """Projections: the list of builds and the keys of their layers, derived from events.
 
 A row of `builds` is a function of the folded `BuildState`, so the projection cannot differ from the
-fold unless the file is damaged, which `verify` detects. `layer_keys` has every key of an attempt or a
-reused result, of builds that are not removed: a layer whose key is missing there belongs to no build.
+fold unless the file is damaged, which `verify` detects. `layer_keys` has every key of an attempt, its base
+or a reused result, of builds that are not removed: a layer whose key is missing there belongs to no build.
 Callers hold the transaction.
 """
 
@@ -152,11 +152,13 @@ def _folded(connection: sa.Connection) -> Iterator[tuple[BuildState, list[Event]
 
 
 def _keys(appended: Iterable[Event]) -> list[dict[str, str]]:
-    return [
-        {"key": event.data.key, "build": event.build}
-        for event in appended
-        if isinstance(event.data, CheckpointStarted | CheckpointReused | CheckpointCompleted)
-    ]
+    found = []
+    for event in appended:
+        if isinstance(event.data, CheckpointStarted | CheckpointReused | CheckpointCompleted):
+            found.append({"key": event.data.key, "build": event.build})
+        if isinstance(event.data, CheckpointStarted) and event.data.base:
+            found.append({"key": event.data.base, "build": event.build})
+    return found
 
 
 def _row(state: BuildState) -> dict[str, Any]:

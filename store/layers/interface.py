@@ -20,7 +20,8 @@ from statemachine.results import Artifact
 class LayerRecord:
     """The metadata of a layer, stored with it, so that the daemon can adopt a layer whose event was
     lost in a crash. `made_by` is the build, `seconds` the attempt's duration, `resolved` as in
-    CheckpointCompleted."""
+    CheckpointCompleted. `base` is the key of the base that it has, itself or another ("" for none), and
+    `listed` what it has beside that, sorted."""
 
     key: str
     parent: str | None
@@ -32,6 +33,8 @@ class LayerRecord:
     left: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     resolved: str = ""
+    base: str = ""
+    listed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

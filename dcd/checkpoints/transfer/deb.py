@@ -18,9 +18,25 @@ from pathlib import Path
 
 from dcd.checkpoints import products
 from dcd.checkpoints.image.identity import remove_identity
-from dcd.checkpoints.interface import MOUNTS, Checkpoint, Context, HostPath, Needs, Report
-from dcd.checkpoints.packages import debian_list, deliver_list
-from dcd.checkpoints.transfer.deb_install import bootstrap, change, installed
+from dcd.checkpoints.interface import (
+    MOUNTS,
+    Base,
+    Checkpoint,
+    Context,
+    HostPath,
+    Needs,
+    Report,
+    Stage,
+)
+from dcd.checkpoints.packages import debian_list, deliver_list, forget_list
+from dcd.checkpoints.transfer.deb_base import (
+    base_of,
+    drop_lists,
+    keep_lists,
+    kept_lists,
+    require_same_packages,
+)
+from dcd.checkpoints.transfer.deb_install import bootstrap, change, extend, installed
 from dcd.checkpoints.transfer.deb_progress import Progress
 from dcd.checkpoints.transfer.deb_sources import (
     check_repositories,
@@ -29,7 +45,13 @@ from dcd.checkpoints.transfer.deb_sources import (
     sources_of,
     with_keyrings,
 )
-from dcd.checkpoints.transfer.deb_store import capture, fill_cache, leave_store, wanted_by_name
+from dcd.checkpoints.transfer.deb_store import (
+    capture,
+    fill_cache,
+    leave_store,
+    list_below,
+    wanted_by_name,
+)
 from dcd.checkpoints.transfer.listed import check_software, listed_bytes, software_of
 from dcd.manifest.diagnostics import Diagnostic, did_you_mean, error
 from dcd.manifest.doc import DataObjectCache, checkpoints_of, distro, software_for
@@ -52,7 +74,7 @@ from dcd.platform.apt_root import (
 )
 from dcd.platform.asking import ask_releases, local_path
 from dcd.platform.host_parts import SUFFIX
-from dcd.platform.inside import exists, read, require_no_links
+from dcd.platform.inside import exists, read, require_no_links, resolve
 from statemachine.errors import CheckpointError, Unprepared
 from store.host.process import ToolFailed, run
 
@@ -113,6 +135,9 @@ class TransferDEB(Checkpoint):
     `uninstall` are never installed. With `action="use_existing"` the packages go into the system of an
     earlier checkpoint, with its present configuration and answers for debconf, and packages under
     `uninstall` are removed from it; the default variant is then `custom`.
+
+    The result has two layers: what the variant brings, which all manifests share that differ only in the
+    listed packages, and these packages.
     """
 
     DESCRIPTION = "Transfer Debian packages into the image"
@@ -195,6 +220,12 @@ class TransferDEB(Checkpoint):
                 '<destination><image action="use_existing"/></destination>',
             )
 
+    def base(self, doc: DataObjectCache) -> Base | None:
+        software = software_of(doc, self, "DEB")
+        if _changes(software) or _variant(software) == "custom":
+            return None
+        return base_of(software)
+
     def external_state(self, doc: DataObjectCache) -> Mapping[str, str]:
         software = software_of(doc, self, "DEB")
         host = host_apt()
@@ -213,29 +244,46 @@ class TransferDEB(Checkpoint):
         software = software_of(context.doc, self, "DEB")
         host = host_apt()
         sources = sources_of(software, host.sources)
-        _check_image(context.pkg_image, software)
+        _check_image(context, software)
         architecture = _architecture_of(context.pkg_image, software)
         _check_architecture(architecture)
         require_no_links(context.pkg_image, _HOST_TOOLS_USE)
-        progress = Progress(context.report)
+        progress = Progress(context.report, rest=context.stage is Stage.REST)
         with reachable(context.pkg_image) as place:
             sources = with_keyrings(sources, context.inputs, place.aside / "keyrings")
+            below, kept = list_below(context), kept_lists(context.root)
             apt = apt_settings(
-                place, sources=sources, architecture=architecture, never=_never(software)
+                place,
+                sources=sources,
+                architecture=architecture,
+                never=_never(software),
+                lists=kept,
             )
+            names = _wanted(software, context.stage)
             with transfers(place, host, sources, distro(context.doc).http_proxy or "") as online:
-                update(online, sources, progress.line)
-                _same_state(context, sources)
-                wanted = wanted_by_name(context, apt, _wanted(software))
+                if kept is None:
+                    update(online, sources, progress.line)
+                lists = kept or resolve(context.pkg_image, LISTS)
+                _same_state(context, sources, lists)
+                if kept is not None:
+                    require_same_packages(place, apt, _BASE[_variant(software)], names)
+                wanted = wanted_by_name(context, apt, names)
                 filled = fill_cache(context, place, wanted)
-                _download(software, sources, online, progress)
-            capture(context, place, apt, sources, wanted, filled)
+                _download(software, names, sources, online, progress)
+            capture(context, place, apt, sources, wanted, filled, below)
             leave_store(context)
+            if context.stage is Stage.BASE:
+                keep_lists(context.root, place.root)
             _install(context, place, software, sources, architecture, apt, progress)
             require_no_links(context.pkg_image, _HOST_TOOLS_USE)
             forget(place.root)
+            if context.stage is Stage.BASE:
+                return
+            drop_lists(context.root)
             _leave_sources(context, sources)
         remove_identity(context.pkg_image)
+        if context.stage is Stage.REST:
+            forget_list(context)
         deliver_list(context, debian_list(context.pkg_image))
         context.report(Report(fraction=1.0))
 
@@ -264,8 +312,10 @@ def _brought(names: Sequence[str]) -> products.Provided:
     return found
 
 
-def _wanted(software: Software) -> list[str]:
-    return [*_BASE[_variant(software)], *software.names("install")]
+def _wanted(software: Software, stage: Stage) -> list[str]:
+    """The packages to install in a stage; apt adds those that they depend on."""
+    variant = () if stage is Stage.REST else _BASE[_variant(software)]
+    return [*variant, *(() if stage is Stage.BASE else software.names("install"))]
 
 
 def _variant(software: Software) -> str:
@@ -293,10 +343,10 @@ def _never(software: Software) -> list[str]:
     return [re.split(r"[=/]", name)[0] for name in software.names("uninstall")]
 
 
-def _check_image(root: Path, software: Software) -> None:
+def _check_image(context: Context, software: Software) -> None:
     """Raise `CheckpointError` unless there is a system to change, or none before one is made."""
-    there = bool(read(root, "var/lib/dpkg/status"))
-    if there and not _changes(software):
+    there = bool(read(context.pkg_image, "var/lib/dpkg/status"))
+    if there and not _changes(software) and context.stage is not Stage.REST:
         raise CheckpointError(
             "there is a system in the image already",
             "an earlier checkpoint has installed Debian packages",
@@ -336,9 +386,9 @@ def _host_architecture() -> str:
     return run(command, capture=True, timeout_seconds=60).stdout.strip()
 
 
-def _same_state(context: Context, sources: list[Source]) -> None:
+def _same_state(context: Context, sources: list[Source], lists: Path) -> None:
     expected = {context.external[source.name].split()[0] for source in sources}
-    if set(release_files(context.pkg_image)) != expected:
+    if set(release_files(lists)) != expected:
         raise CheckpointError(
             "a repository changed while its packages were transferred",
             "what apt fetched is not the state that was recorded when the checkpoint started: "
@@ -348,10 +398,14 @@ def _same_state(context: Context, sources: list[Source]) -> None:
 
 
 def _download(
-    software: Software, sources: list[Source], environment: Environment, progress: Progress
+    software: Software,
+    wanted: Sequence[str],
+    sources: list[Source],
+    environment: Environment,
+    progress: Progress,
 ) -> None:
     try:
-        download(environment, sources, _wanted(software), progress.line)
+        download(environment, sources, wanted, progress.line)
     except ToolFailed as error:
         raise _unsolvable(error, software, sources, environment) from error
 
@@ -412,11 +466,19 @@ def _install(
             environment=context.environment,
             on_line=progress.line,
         )
+    elif context.stage is Stage.REST:
+        extend(
+            place,
+            include=include,
+            apt=apt,
+            environment=context.environment,
+            on_line=progress.line,
+        )
     else:
         bootstrap(
             place,
             variant=_variant(software),
-            include=include,
+            include=() if context.stage is Stage.BASE else include,
             never=_never(software),
             architecture=architecture,
             sources=sources,

@@ -1,8 +1,9 @@
 """Installation of downloaded packages into an empty root, or into an existing system.
 
-`bootstrap` makes a system with mmdebstrap. `change` installs packages into the system of an earlier
-checkpoint, and removes others; the configuration of that system, including debconf's answers, applies to
-them. Both work without the network. Errors have their cause first, for a package's script its package.
+`bootstrap` makes a system with mmdebstrap, and `extend` adds packages to it. `change` installs packages into
+the system of an earlier checkpoint, and removes others; the configuration of that system, including debconf's
+answers, applies to them. All work without the network. Errors have their cause first, for a package's script
+its package.
 """
 
 import os
@@ -15,11 +16,12 @@ from pathlib import Path
 from dcd.platform.apt import Source, source_list
 from dcd.platform.apt_root import MIRROR_NAME, Environment, Place, settings_in_root
 from dcd.platform.chroot import bootstrap_mounts, chroot
-from dcd.platform.inside import entry, exists, make_directory, require_no_links, write
+from dcd.platform.inside import entry, exists, make_directory, require_no_links, resolve, write
 from statemachine.errors import CheckpointError
 from store.host.capabilities import CHROOT, keep_only
 from store.host.devices import LINKS, make_devices
 from store.host.process import ToolFailed, operand, run
+from store.host.removal import remove_tree
 
 OnLine = Callable[[str], None]
 
@@ -31,6 +33,12 @@ _NO_QUESTIONS = {
     "DEBCONF_NONINTERACTIVE_SEEN": "true",
     "DEBCONF_NOWARNINGS": "yes",
 }
+_LANGUAGE = dict.fromkeys(("LC_ALL", "LANGUAGE", "LANG"), "C.UTF-8")
+_START = "sbin/start-stop-daemon"
+_LEFT = (
+    *("var/log/dpkg.log", "var/log/apt/history.log", "var/log/apt/term.log"),
+    *("var/log/alternatives.log", "var/log/apt/eipp.log.xz", "var/cache/ldconfig/aux-cache"),
+)
 _POLICY = "usr/sbin/policy-rc.d"
 """Where it says 101, packages start no service. Source: Debian's invoke-rc.d(8)."""
 
@@ -87,6 +95,35 @@ def bootstrap(
     make_devices(make_directory(root, "dev"))
 
 
+def extend(
+    place: Place,
+    *,
+    include: Sequence[str],
+    apt: Environment,
+    environment: Mapping[str, str],
+    on_line: OnLine,
+) -> None:
+    """Install the packages `include` into a system that `bootstrap` has made, from the root's package cache,
+    as the last step of `bootstrap` would. Raises `CheckpointError`. Source: mmdebstrap(1), its `run_install`
+    and `run_cleanup`."""
+    root = place.root
+    command = [*_apt_get(root), "install", *map(operand, include)]
+    with (
+        _hosts_files_kept_out(root),
+        bootstrap_mounts(root),
+        _no_services(root),
+        _no_daemons(root),
+        _explained(),
+    ):
+        run(
+            command,
+            env={**environment, **_NO_INITRAMFS, **_NO_QUESTIONS, **_LANGUAGE, **apt},
+            on_line=on_line,
+            start=partial(keep_only, CHROOT),
+        )
+    _clean(root)
+
+
 def change(
     place: Place,
     *,
@@ -99,12 +136,7 @@ def change(
     """Install the packages `include` into the system in the root, from its package cache, and remove the
     packages `remove` with their configuration. Raises `CheckpointError`."""
     command = [
-        *("apt-get", "--yes", "--no-download", "--purge"),
-        *("-o", f"DPkg::Chroot-Directory={place.root}"),
-        # Inside the image the paths in these variables are invalid.
-        *("-o", "Dir::Bin::dpkg=env"),
-        *("-o", "DPkg::Options::=--unset=TMPDIR", "-o", "DPkg::Options::=--unset=APT_CONFIG"),
-        *("-o", "DPkg::Options::=dpkg", "-o", "DPkg::Use-Pty=false"),
+        *(*_apt_get(place.root), "--purge"),
         # Configuration files that a script has changed stay.
         *("-o", "DPkg::Options::=--force-confold", "-o", "DPkg::Options::=--force-confdef"),
         "install",
@@ -118,6 +150,16 @@ def change(
             on_line=on_line,
             start=partial(keep_only, CHROOT),
         )
+
+
+def _apt_get(root: Path) -> list[str]:
+    return [
+        *("apt-get", "--yes", "--no-download", "-o", f"DPkg::Chroot-Directory={root}"),
+        # Inside the image the paths in these variables are invalid.
+        *("-o", "Dir::Bin::dpkg=env"),
+        *("-o", "DPkg::Options::=--unset=TMPDIR", "-o", "DPkg::Options::=--unset=APT_CONFIG"),
+        *("-o", "DPkg::Options::=dpkg", "-o", "DPkg::Use-Pty=false"),
+    ]
 
 
 def installed(root: Path) -> set[str]:
@@ -161,6 +203,36 @@ def _no_services(root: Path) -> Iterator[None]:
         yield
     finally:
         policy.unlink(missing_ok=True)
+
+
+@contextmanager
+def _no_daemons(root: Path) -> Iterator[None]:
+    """Scripts that use start-stop-daemon(8) directly start nothing."""
+    program = resolve(root, _START)
+    real = program.with_name(f"{program.name}.REAL")
+    if not program.is_file():
+        yield
+        return
+    program.rename(real)
+    try:
+        write(root, _START, '#!/bin/sh\necho "Warning: starts nothing" >&2\n', mode=0o755)
+        yield
+    finally:
+        real.rename(program)
+
+
+def _clean(root: Path) -> None:
+    """Remove logs and caches that depend on the time, and what scripts left in /run and /tmp."""
+    for path in _LEFT:
+        entry(root, path).unlink(missing_ok=True)
+    for directory in ("run", "tmp"):
+        for left in resolve(root, directory).glob("*"):
+            if (directory, left.name) == ("run", "lock"):
+                continue
+            if left.is_dir() and not left.is_symlink():
+                remove_tree(left)
+            else:
+                left.unlink()
 
 
 @contextmanager

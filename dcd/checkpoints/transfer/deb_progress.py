@@ -32,14 +32,24 @@ _PHASES = {
     ),
     r"I: cleaning ": _Phase(0.97, 1.0, "cleaning up"),
 }
+_REST: dict[str, _Phase] = {
+    r"Need to get ": _Phase(0.05, 0.3, "downloading packages", r"Get:\d+ "),
+    r"(Selecting previously unselected|Preparing to unpack|Setting up) ": _Phase(
+        0.3, 1.0, "installing packages", r"(Unpacking|Setting up) ", 2
+    ),
+}
+"""The same where apt installs onto a layer with a system."""
+
 _ANNOUNCED = re.compile(r"\d+ upgraded, (\d+) newly installed")
 
 
 class Progress:
-    """Turns lines of output into reports."""
+    """Turns lines of output into reports; with `rest`, those of an installation onto a layer with a
+    system."""
 
-    def __init__(self, report: Callable[[Report], None]) -> None:
+    def __init__(self, report: Callable[[Report], None], rest: bool = False) -> None:
         self._report = report
+        self._phases = _REST if rest else _PHASES
         self._phase = _UPDATE
         self._total = 0
         self._count = 0
@@ -50,7 +60,7 @@ class Progress:
         if announced := _ANNOUNCED.search(line):
             self._total = int(announced[1])
             return
-        for beginning, phase in _PHASES.items():
+        for beginning, phase in self._phases.items():
             # Only later phases count: mmdebstrap asks apt for downloads again, of nothing.
             if phase.begin > self._phase.begin and re.match(beginning, line):
                 self._phase, self._count = phase, 0

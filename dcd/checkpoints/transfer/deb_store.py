@@ -10,14 +10,16 @@ many times and keeps them uncompressed, and release files always list that form.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from hashlib import file_digest
 from pathlib import Path
 from urllib.parse import unquote
 
-from dcd.checkpoints.interface import Context, Report
+from dcd.checkpoints.interface import Context, Report, Stage, UnsuitedBase
 from dcd.platform.apt import Source, as_written, configured_paths
 from dcd.platform.apt_root import (
     ARCHIVES,
+    LISTS,
     Environment,
     Place,
     WantedFile,
@@ -29,7 +31,7 @@ from dcd.platform.inside import resolve
 from statemachine.errors import CheckpointError
 from store.host.mounts import unmount
 from store.packages import Lent
-from store.resolved import Repository, RepositoryFile, Resolved, ResolvedPackage, encoded
+from store.resolved import Repository, RepositoryFile, Resolved, ResolvedPackage, encoded, union
 
 Wanted = Mapping[str, WantedFile]
 """The packages of a transfer as apt's lists describe them, by their names in the package cache."""
@@ -61,6 +63,17 @@ def fill_cache(context: Context, place: Place, wanted: Wanted) -> set[str]:
     return found
 
 
+def list_below(context: Context) -> Resolved | None:
+    """What the layer below was captured with; None when there is no such layer, or nothing is captured. Raises
+    UnsuitedBase when it is lost."""
+    store = context.packages
+    if context.stage is not Stage.REST or store is None or store.capture == "none":
+        return None
+    if (found := store.listed(context.below) if context.below else None) is None:
+        raise UnsuitedBase("the list of the packages in it is lost")
+    return found
+
+
 def capture(
     context: Context,
     place: Place,
@@ -68,9 +81,11 @@ def capture(
     sources: Sequence[Source],
     wanted: Wanted,
     filled: set[str],
+    below: Resolved | None = None,
 ) -> None:
     """Offer the downloaded packages in the cache of the root to the store, unless one of the sources has a
     login, and capture what the transfer used, as the daemon's settings say. `filled` came from the store.
+    `below` is what the layer below was captured with, from the same state of the same repositories.
     Raises CheckpointError for a package with another digest than that of apt's lists, and DiskFull."""
     store = context.packages
     if store is None:
@@ -93,11 +108,15 @@ def capture(
         packages.append(_resolved(file, sha256, listed, sources, whole and bool(kept)))
     if store.capture == "none":
         return
-    resolved = Resolved(
-        tuple(packages),
-        tuple(_repository_files(context, place, environment, sources, whole)),
-        tuple(_repository(source, store if whole else None) for source in sources),
-    )
+    resolved = Resolved(tuple(packages))
+    if below is None:
+        resolved = replace(
+            resolved,
+            files=tuple(_repository_files(context, place, environment, sources, whole)),
+            repositories=tuple(_repository(source, store if whole else None) for source in sources),
+        )
+    else:
+        resolved = union((below, resolved))
     if name := store.add(encoded(resolved)):
         context.resolve(name)
     if not shared:
@@ -142,7 +161,7 @@ def _repository_files(
     """The release files and the indexes of packages that apt has fetched."""
     store = context.packages
     assert store is not None
-    releases = release_files(place.root)
+    releases = release_files(resolve(place.root, LISTS))
     for source in sources:
         file = releases[context.external[source.name].split()[0]]
         kind = "InRelease" if file.name.endswith("InRelease") else "Release"

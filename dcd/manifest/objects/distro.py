@@ -115,6 +115,11 @@ class Distro(
         default=None,
         form=TIME,
     )
+    grow: bool = attribute(
+        "Add packages to the result of an earlier build that has a part of them, as `dcctl submit "
+        "--grow`.",
+        default=False,
+    )
     http_proxy: str | None = attribute(
         "The proxy for downloads of packages.", default=None, form=forms.PROXY
     )

@@ -13,7 +13,7 @@ from dcd.checkpoints.transfer.deb_progress import Progress
 from dcd.manifest.diagnostics import refuse
 from dcd.platform import foreign
 from dcd.platform.apt import host_codename, host_sources, sources_for
-from dcd.platform.apt_root import release_files
+from dcd.platform.apt_root import LISTS, release_files
 from statemachine.errors import CheckpointError, DcdError, InvalidManifest, Unprepared
 from tests.dcd.checkpoints.debian import SUITE, install, software
 
@@ -337,7 +337,7 @@ def listed(bench: Any) -> set[str]:
 def assert_nothing_of_the_host(image: Path) -> None:
     for left in ("apt.conf.d/00dcd", "preferences.d/00dcd", "auth.conf.d/00dcd.conf"):
         assert not (image / "etc/apt" / left).exists()
-    assert release_files(image) == {}
+    assert release_files(image / LISTS) == {}
     assert not list((image / "var/cache/apt/archives").glob("*.deb"))
     for partial in ("var/cache/apt/archives/partial", "var/lib/apt/lists/partial"):
         found = (image / partial).stat()

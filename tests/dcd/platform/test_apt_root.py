@@ -85,7 +85,7 @@ def test_the_digests_of_the_lists_are_those_of_the_mirror(
 ) -> None:
     update(apt, [])
     release = (stocked.directory / "dists/test/Release").read_bytes()
-    assert set(release_files(root)) == {hashlib.sha256(release).hexdigest()}
+    assert set(release_files(root / LISTS)) == {hashlib.sha256(release).hexdigest()}
 
 
 def test_a_mirror_that_stumbles_over_a_package_is_asked_again(

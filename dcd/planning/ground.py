@@ -1,0 +1,64 @@
+"""The ground of an attempt: the layer on which it makes its result, other than that of the checkpoint before.
+
+A checkpoint with a base has two layers. The base layer is made once and shared. A checkpoint that may grow
+adds instead to the result of an earlier build with the same base, the one that has the most of what is
+listed. When reuse is declined, nothing grows.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from statemachine.keys import base_key, grown_from, is_declined, with_grown
+from statemachine.plan import Plan, PlannedCheckpoint
+from store.layers import Layer, Layers
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """The plan as the checkpoint then is in it, the key of its base ("" for none), and the layer to which it
+    adds (None: it does not grow)."""
+
+    plan: Plan
+    base: str = ""
+    grown: Layer | None = None
+
+
+def choose_ground(plan: Plan, index: int, layers: Layers, *, allowed: bool) -> Ground:
+    """The ground of checkpoint `index` of a plan. `allowed`: the daemon lets builds grow. Blocking."""
+    plain = with_grown(plan, index, "")
+    planned, base = plain.checkpoints[index], base_key(plain, index)
+    if not (base and planned.grow and allowed) or layers.find(planned.key) is not None:
+        return Ground(plain, base)
+    if is_declined(planned):
+        return Ground(plain, base)
+    nearest = _nearest(planned, base, layers.layers())
+    if nearest is None:
+        return Ground(plain, base)
+    return Ground(with_grown(plain, index, nearest.record.key), base, nearest)
+
+
+def _nearest(planned: PlannedCheckpoint, base: str, layers: Iterable[Layer]) -> Layer | None:
+    """The layer with the same base that has the most of what is listed, and nothing else; of several, the one
+    used last."""
+    listed = set(planned.listed)
+    fitting = [
+        layer
+        for layer in layers
+        if layer.record.base == base != layer.record.key and listed.issuperset(layer.record.listed)
+    ]
+    return max(
+        fitting,
+        key=lambda layer: (len(layer.record.listed), layer.used_at, layer.record.key),
+        default=None,
+    )
+
+
+def added(planned: PlannedCheckpoint, layer: Layer) -> list[str]:
+    """What a checkpoint adds to the layer from which it grows, in the order of the manifest."""
+    return [name for name in planned.listed if name not in layer.record.listed]
+
+
+def ground_key(plan: Plan, index: int) -> str:
+    """The key of the layer on which the result of checkpoint `index` is made, if it is not that of the
+    checkpoint before; else ""."""
+    return grown_from(plan.checkpoints[index]) or base_key(plan, index)
