@@ -142,10 +142,11 @@ class Configuration:
         unit="bytes",
         reloads=True,
     )
-    allow_grow: bool = _setting(
-        True,
-        "Builds may add packages to the result of an earlier build (`dcctl submit --grow`). False, "
-        "for a server that builds releases: such submits are refused.",
+    grown_builds: str = _setting(
+        "allowed",
+        "Whether builds may add packages to the result of an earlier build (`dcctl submit --grow`). "
+        "`refused` is for a server that builds releases.",
+        choices=("allowed", "refused"),
         reloads=True,
     )
     include_directories: tuple[Path, ...] = _setting(

@@ -140,7 +140,7 @@ class Manifests:
                 options.fresh,
                 same,
                 options.fresh_from,
-                may_grow=self._settings().allow_grow,
+                may_grow=self._settings().grown_builds == "allowed",
             )
 
         found = await asyncio.to_thread(compare)
@@ -158,10 +158,10 @@ class Manifests:
         if options.grow:
             plan = planning.growing(plan)
         wanted = not options.fresh and any(planned.grow for planned in plan.checkpoints)
-        if wanted and not self._settings().allow_grow:
+        if wanted and self._settings().grown_builds != "allowed":
             raise PermissionDenied(
                 "builds do not grow on this server",
-                "its setting allow_grow is false: every result is made from the whole list of packages",
+                "its setting grown_builds is refused: every result is made from the whole list of packages",
                 "leave out --grow, and grow in the manifest's <distro>",
             )
         return plan

@@ -219,9 +219,8 @@ class Runner:
             return await self._record(state, FailCheckpoint(name, ErrorInfo.of(error)))
         plan = state.plan if external is None else with_external(state.plan, index, external)
         layers, settings = self.stores.layers, self._resources.settings()
-        ground = await asyncio.to_thread(
-            choose_ground, plan, index, layers, allowed=settings.allow_grow
-        )
+        allowed = settings.grown_builds == "allowed"
+        ground = await asyncio.to_thread(choose_ground, plan, index, layers, allowed=allowed)
         planned = ground.plan.checkpoints[index]
         async with self.locks.turn(state.id, planned.key) as mine:
             if not mine or self.stopping:

@@ -2,7 +2,7 @@
 
 A checkpoint with a base has two layers. The base layer is made once and shared. A checkpoint that may grow
 adds instead to the result of an earlier build with the same base, the one that has the most of what is
-listed. When reuse is declined, nothing grows.
+listed. A grown result of the same list that exists already is preferred. When reuse is declined, nothing grows.
 """
 
 from collections.abc import Iterable
@@ -31,26 +31,26 @@ def choose_ground(plan: Plan, index: int, layers: Layers, *, allowed: bool) -> G
         return Ground(plain, base)
     if is_declined(planned):
         return Ground(plain, base)
-    nearest = _nearest(planned, base, layers.layers())
-    if nearest is None:
+    fitting = _fitting(planned, base, layers.layers())
+    if not fitting:
         return Ground(plain, base)
-    return Ground(with_grown(plain, index, nearest.record.key), base, nearest)
+    grown = {layer.record.key: with_grown(plain, index, layer.record.key) for layer in fitting}
+    made = {key for key, each in grown.items() if layers.find(each.checkpoints[index].key)}
+    nearest = next((each for each in fitting if each.record.key in made), fitting[0])
+    return Ground(grown[nearest.record.key], base, nearest)
 
 
-def _nearest(planned: PlannedCheckpoint, base: str, layers: Iterable[Layer]) -> Layer | None:
-    """The layer with the same base that has the most of what is listed, and nothing else; of several, the one
-    used last."""
+def _fitting(planned: PlannedCheckpoint, base: str, layers: Iterable[Layer]) -> list[Layer]:
+    """The layers with the same base that have a part of what is listed, and nothing else: those with the most
+    first, of several the one used last."""
     listed = set(planned.listed)
     fitting = [
         layer
         for layer in layers
         if layer.record.base == base != layer.record.key and listed.issuperset(layer.record.listed)
     ]
-    return max(
-        fitting,
-        key=lambda layer: (len(layer.record.listed), layer.used_at, layer.record.key),
-        default=None,
-    )
+    fitting.sort(key=lambda layer: (len(layer.record.listed), layer.used_at), reverse=True)
+    return fitting
 
 
 def added(planned: PlannedCheckpoint, layer: Layer) -> list[str]:

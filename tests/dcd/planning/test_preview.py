@@ -72,7 +72,9 @@ def test_changed_code_says_so_and_what_follows_only_follows(layers: LayerStore) 
 def test_what_a_fresh_build_made_is_its_own(layers: LayerStore) -> None:
     of = plan(a="1")
     newest = build(with_salt(of, 0, "fresh"), completed=1)
-    assert reasons(of, newest, layers) == ["build b1 made it for itself alone (fresh, rewound or grown)"]
+    assert reasons(of, newest, layers) == [
+        "build b1 made it for itself alone (fresh, rewound or grown)"
+    ]
 
 
 def test_a_layer_is_reused_whoever_made_it_unless_that_is_declined(layers: LayerStore) -> None:
