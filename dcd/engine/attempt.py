@@ -45,7 +45,7 @@ from statemachine.keys import grown_from
 from statemachine.plan import Stage
 from statemachine.results import ErrorInfo
 from store.host.durable import DiskFull, used_up
-from store.layers import LayerRecord, Workspace
+from store.layers import Layer, LayerRecord, Workspace
 
 logger = structlog.get_logger()
 
@@ -91,6 +91,7 @@ class Attempt:
         self._planned = planned = ground.plan.checkpoints[index]
         self._external = external or {}
         self._let_go = let_go
+        self._below: Layer | None = None
         self._seconds = 0.0
         self._done = 0.0
         self._number = state.next_attempt(planned.name)
@@ -148,12 +149,13 @@ class Attempt:
         layers, base = self._resources.stores.layers, self._ground.base
         if not base:
             return await self._stage(state, Stage.WHOLE, state.parent_key) or state
-        under = base if self._ground.grown is None else self._ground.grown.record.key
+        under = self._ground.key
         if await asyncio.to_thread(layers.find, under) is None:
             if after := await self._stage(state, Stage.BASE, state.parent_key):
                 return after
             self._done = BASE_SHARE
         await asyncio.to_thread(layers.touch, under)
+        self._below = await asyncio.to_thread(layers.find, under)
         if after := await self._stage(state, Stage.REST, under):
             return after
         return await self._stage(state, Stage.WHOLE, state.parent_key) or state
@@ -258,6 +260,7 @@ class Attempt:
             packages=needs.packages,
             capture=resources.settings().capture,
             stage=stage.value,
+            below=self._below.record.resolved if self._below and stage is Stage.REST else "",
         )
 
     async def _conclude(

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from dcd.configuration import Configuration
+from dcd.engine.ground_rule import ground_rule
 from dcd.engine.secret_digests import with_secrets
 from dcd.engine.stores import Stores
 from dcd.manifest.diagnostics import Diagnostic
@@ -140,7 +141,7 @@ class Manifests:
                 options.fresh,
                 same,
                 options.fresh_from,
-                may_grow=self._settings().grown_builds == "allowed",
+                ground_rule(self._settings()),
             )
 
         found = await asyncio.to_thread(compare)

@@ -20,6 +20,7 @@ from dcd.engine.borrowers import require_secrets
 from dcd.engine.builds import Builds
 from dcd.engine.claims import release_claims
 from dcd.engine.failures import defect, disk_error
+from dcd.engine.ground_rule import ground_rule
 from dcd.engine.host import boot_id
 from dcd.engine.locks import LayerLocks
 from dcd.engine.publish import publish
@@ -30,7 +31,7 @@ from dcd.planner import tasks
 from dcd.planner.client import HERE, Planning
 from dcd.planning import plan as planning
 from dcd.planning.action import decide_action
-from dcd.planning.ground import Ground, choose_ground, ground_key
+from dcd.planning.ground import Ground, choose_ground
 from statemachine.build import BuildState
 from statemachine.commands import Change, FailCheckpoint, InterruptCheckpoint, Pause, Start
 from statemachine.errors import DcdError, Refused, Unavailable
@@ -219,8 +220,8 @@ class Runner:
             return await self._record(state, FailCheckpoint(name, ErrorInfo.of(error)))
         plan = state.plan if external is None else with_external(state.plan, index, external)
         layers, settings = self.stores.layers, self._resources.settings()
-        allowed = settings.grown_builds == "allowed"
-        ground = await asyncio.to_thread(choose_ground, plan, index, layers, allowed=allowed)
+        rule = ground_rule(settings)
+        ground = await asyncio.to_thread(choose_ground, plan, index, layers, rule)
         planned = ground.plan.checkpoints[index]
         async with self.locks.turn(state.id, planned.key) as mine:
             if not mine or self.stopping:
@@ -284,7 +285,7 @@ class Runner:
         external: dict[str, str] | None,
     ) -> BuildState:
         async with contextlib.AsyncExitStack() as held:
-            if key := ground_key(ground.plan, index):
+            if key := ground.key:
                 # Two builds make a base once, and nothing removes the layer before a workspace is on it.
                 mine = await held.enter_async_context(self.locks.turn(state.id, key))
                 lost = ground.grown and not await asyncio.to_thread(self.stores.layers.find, key)

@@ -2,13 +2,14 @@
 
 A checkpoint with a base has two layers. The base layer is made once and shared. A checkpoint that may grow
 adds instead to the result of an earlier build with the same base, the one that has the most of what is
-listed. A grown result of the same list that exists already is preferred. When reuse is declined, nothing grows.
+listed. A grown result of the same list that exists already is preferred. When reuse is declined, nothing
+grows.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from statemachine.keys import base_key, grown_from, is_declined, with_grown
+from statemachine.keys import base_key, is_declined, with_grown
 from statemachine.plan import Plan, PlannedCheckpoint
 from store.layers import Layer, Layers
 
@@ -22,12 +23,29 @@ class Ground:
     base: str = ""
     grown: Layer | None = None
 
+    @property
+    def key(self) -> str:
+        """The key of the layer on which the result is made, if it is not that of the checkpoint before; else
+        ""."""
+        return self.base if self.grown is None else self.grown.record.key
 
-def choose_ground(plan: Plan, index: int, layers: Layers, *, allowed: bool) -> Ground:
-    """The ground of checkpoint `index` of a plan. `allowed`: the daemon lets builds grow. Blocking."""
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What the daemon's settings say: whether builds may grow, and what is kept of packages."""
+
+    may_grow: bool = False
+    capture: str = ""
+
+
+NOTHING_GROWS = Rule()
+
+
+def choose_ground(plan: Plan, index: int, layers: Layers, rule: Rule) -> Ground:
+    """The ground of checkpoint `index` of a plan. Blocking."""
     plain = with_grown(plan, index, "")
-    planned, base = plain.checkpoints[index], base_key(plain, index)
-    if not (base and planned.grow and allowed) or layers.find(planned.key) is not None:
+    planned, base = plain.checkpoints[index], base_key(plain, index, rule.capture)
+    if not (base and planned.grow and rule.may_grow) or layers.find(planned.key) is not None:
         return Ground(plain, base)
     if is_declined(planned):
         return Ground(plain, base)
@@ -56,9 +74,3 @@ def _fitting(planned: PlannedCheckpoint, base: str, layers: Iterable[Layer]) -> 
 def added(planned: PlannedCheckpoint, layer: Layer) -> list[str]:
     """What a checkpoint adds to the layer from which it grows, in the order of the manifest."""
     return [name for name in planned.listed if name not in layer.record.listed]
-
-
-def ground_key(plan: Plan, index: int) -> str:
-    """The key of the layer on which the result of checkpoint `index` is made, if it is not that of the
-    checkpoint before; else ""."""
-    return grown_from(plan.checkpoints[index]) or base_key(plan, index)

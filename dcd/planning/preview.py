@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from dcd.planning.action import NO_LAYER, decide_action
-from dcd.planning.ground import Ground, added, choose_ground
+from dcd.planning.ground import NOTHING_GROWS, Ground, Rule, added, choose_ground
 from dcd.planning.readiness import Prospect
 from statemachine.build import BuildState, CheckpointRecord
 from statemachine.keys import changes, grown_from, without_salt
@@ -43,12 +43,11 @@ def intentions(
     fresh: bool,
     others: Sequence[BuildState] = (),
     fresh_from: str | None = None,
-    *,
-    may_grow: bool = True,
+    rule: Rule = NOTHING_GROWS,
 ) -> tuple[Intention, ...]:
     """The intentions for the checkpoints of `plan`, in order. `alike` is the build to compare it with,
     `others` are further builds of the same distribution, newest first; `fresh` declines all reuse,
-    `fresh_from` that from a checkpoint on; `may_grow`: the daemon lets builds grow."""
+    `fresh_from` that from a checkpoint on; `rule` is the daemon's about what results stand on."""
     found = []
     made_by = {
         record.key: build.id
@@ -62,7 +61,7 @@ def intentions(
         earlier = {planned.name: (planned, record, alike.id) for planned, record in pairs}
     for index, each in enumerate(plan.checkpoints):
         fresh = fresh or each.name == fresh_from
-        ground = choose_ground(plan, index, layers, allowed=may_grow and not fresh)
+        ground = choose_ground(plan, index, layers, NOTHING_GROWS if fresh else rule)
         plan = ground.plan
         planned = plan.checkpoints[index]
         action = decide_action(planned, layers, fresh, partial(_why, planned, earlier, made_by))

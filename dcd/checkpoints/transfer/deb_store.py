@@ -64,8 +64,8 @@ def fill_cache(context: Context, place: Place, wanted: Wanted) -> set[str]:
 
 
 def list_below(context: Context) -> Resolved | None:
-    """What the layer below was captured with; None when there is no such layer, or nothing is captured. Raises
-    UnsuitedBase when it is lost."""
+    """What the layer below was captured with; None when there is no such layer, or nothing is captured.
+    Raises UnsuitedBase when it is lost."""
     store = context.packages
     if context.stage is not Stage.REST or store is None or store.capture == "none":
         return None
