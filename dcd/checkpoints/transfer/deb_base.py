@@ -70,7 +70,10 @@ def require_same_packages(
     of one installation of `variant` and `listed`."""
     together = _names(with_nothing_installed(place), [*variant, *listed])
     there = {_file_name(line) for line in debian_list(place.root).splitlines()}
-    apart = there | (_names(apt, listed) if listed else set())
+    rest = _names(apt, listed) if listed else set()
+    if not (together or rest):
+        return  # apt finds no solution, and the download tells why
+    apart = there | rest
     if differing := sorted(together ^ apart):
         names = ", ".join(name.removesuffix(".deb") for name in differing[:_NAMED])
         more = f" and {len(differing) - _NAMED} more" if len(differing) > _NAMED else ""
