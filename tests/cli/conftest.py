@@ -103,6 +103,9 @@ class FakeBuild:
                     "reused_from": None,
                     "error": None,
                     "warnings": [],
+                    "variances": [],
+                    "base": "",
+                    "grown_from": "",
                 }
                 for checkpoint, seconds in estimates.items()
             ],
