@@ -11,7 +11,7 @@ NAMES = (
     *("status", "list", "follow", "events", "logs", "checkpoints"),
     *("artifacts", "download", "provenance"),
     *("shell", "doc", "graph"),
-    *("validate", "plan", "checkpoint-types", "migrate"),
+    *("init", "validate", "plan", "checkpoint-types", "migrate"),
     *("df", "gc", "backup", "config", "metrics", "doctor", "version"),
 )
 """The commands, in the order of the help."""
