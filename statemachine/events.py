@@ -115,7 +115,8 @@ class CheckpointCompleted(Payload):
     """The attempt succeeded and its layer is committed. `left` lists the files among the media, by path in
     the workspace, that it neither delivered nor recorded for later checkpoints; `warnings` say, for people,
     what its result lacks or may be wrong with. `resolved` is the sha256 of the list of the packages that it
-    put into the image (`store.resolved`), in the package store; "" without a list."""
+    put into the image (`store.resolved`), in the package store; "" without a list. `content`
+    is the SHA-256 of the layer's content manifest, "" in events of earlier versions."""
 
     checkpoint: str
     attempt: int
@@ -126,6 +127,7 @@ class CheckpointCompleted(Payload):
     left: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     resolved: str = ""
+    content: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,6 +94,7 @@ class Attempt:
         self._below: Layer | None = None
         self._seconds = 0.0
         self._done = 0.0
+        self._epoch = state.source_date_epoch
         self._number = state.next_attempt(planned.name)
         self._log = resources.stores.logs.path(state.id, planned.name, self._number)
         self._stop = asyncio.Event()
@@ -320,6 +321,7 @@ class Attempt:
             resolved=ending.resolved,
             base=self._ground.base,
             listed=() if is_base else tuple(sorted(planned.listed)),
+            epoch=self._epoch,
         )
         commit = self._resources.stores.privileged.commit
         with self._resources.builds.broadcast.waiting(self._build, "its layer to be on disk"):
@@ -336,6 +338,7 @@ class Attempt:
             left=ending.left,
             warnings=ending.warnings,
             resolved=layer.record.resolved,
+            content=layer.record.content,
         )
 
     def _record(self, change: Change) -> Awaitable[BuildState]:

@@ -189,6 +189,7 @@ class Runner:
                     left=layer.record.left,
                     warnings=layer.record.warnings,
                     resolved=layer.record.resolved,
+                    content=layer.record.content,
                 ),
             )
         cause = "daemon-died" if record.boot_id == boot_id() else "machine-rebooted"

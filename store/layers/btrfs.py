@@ -25,6 +25,8 @@ class BtrfsTrees:
 
     name = "btrfs"
     mounts = False
+    stacked = False
+    keeps_inodes = True
 
     def prepare(self, directory: Path) -> None:
         if (found := file_system_of(directory.parent)).type != "btrfs":
@@ -33,6 +35,9 @@ class BtrfsTrees:
 
     def root(self, workspace: Path) -> Path:
         return workspace / "layer" / "tree"
+
+    def tree(self, layer: Path) -> Path:
+        return layer / "tree"
 
     def create(self, workspace: Path, chain: Sequence[Path]) -> None:
         tree = workspace / "layer" / "tree"

@@ -32,12 +32,17 @@ class CopyTrees:
 
     name = "copy"
     mounts = False
+    stacked = False
+    keeps_inodes = False
 
     def prepare(self, directory: Path) -> None:
         directory.mkdir(mode=0o711, exist_ok=True)
 
     def root(self, workspace: Path) -> Path:
         return workspace / "layer" / "tree"
+
+    def tree(self, layer: Path) -> Path:
+        return layer / "tree"
 
     def create(self, workspace: Path, chain: Sequence[Path]) -> None:
         layer = workspace / "layer"

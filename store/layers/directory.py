@@ -29,13 +29,14 @@ import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from statemachine.errors import NotFound, Refused, Unprepared
 from store.host.durable import reporting_disk_full, sync_directory, sync_file, write_file
 from store.host.plain import as_plain, from_plain
 from store.host.removal import remove_tree
+from store.layers.integrity import Contents, Sealed
 from store.layers.interface import Layer, LayerRecord, Workspace
 from store.layers.trees import Busy, Trees
 
@@ -66,6 +67,7 @@ class LayerDirectory:
         self.directory = directory
         self._work = directory / ".work"
         self._trees = trees
+        self._contents = Contents(trees)
         self._lock = threading.RLock()
         self._known: dict[str, _Stored] = {}
         self._opened: dict[str, Workspace] = {}
@@ -189,6 +191,9 @@ class LayerDirectory:
             if self.find(record.key) is None:
                 if document is not None:
                     write_file(workspace.document, document.encode(), 0o600)
+                below = [self._sealed(parent) for parent in workspace.parents]
+                content = self._contents.record(layer, below, record.epoch)
+                record = replace(record, content=content)
                 self._trees.seal(layer)
                 stored = _Stored(
                     record,
@@ -196,8 +201,8 @@ class LayerDirectory:
                     identity=secrets.token_hex(16),
                     parent_identity=workspace.parent_identity,
                 )
-                content = json.dumps(as_plain(stored), separators=(",", ":")).encode()
-                write_file(layer / "layer.json", content, 0o600)
+                described = json.dumps(as_plain(stored), separators=(",", ":")).encode()
+                write_file(layer / "layer.json", described, 0o600)
                 if workspace.document.exists():
                     sync_file(workspace.document)
                 with self._lock:
@@ -350,6 +355,10 @@ class LayerDirectory:
         except (FileNotFoundError, ValueError):
             return None
         return self._known.get(key)
+
+    def _sealed(self, layer: Path) -> Sealed:
+        stored = self._stored(layer.name)
+        return Sealed(layer, stored.record.content if stored else "")
 
     def _layer(self, key: str) -> Layer:
         """The layer of that key, stale or not. Raises NotFound."""

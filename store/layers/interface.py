@@ -21,7 +21,9 @@ class LayerRecord:
     """The metadata of a layer, stored with it, so that the daemon can adopt a layer whose event was
     lost in a crash. `made_by` is the build, `seconds` the attempt's duration, `resolved` as in
     CheckpointCompleted. `base` is the key of the base that it has, itself or another ("" for none), and
-    `listed` what it has beside that, sorted."""
+    `listed` what it has beside that, sorted. `epoch` is the build's time: the commit sets newer times in
+    the tree back to it. `content` is the digest of the manifest of the whole tree (`store.layers.content`),
+    which the commit fills in; "" in layers of earlier versions."""
 
     key: str
     parent: str | None
@@ -35,6 +37,8 @@ class LayerRecord:
     resolved: str = ""
     base: str = ""
     listed: tuple[str, ...] = ()
+    epoch: int | None = None
+    content: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,12 +44,17 @@ class OverlayTrees:
 
     name = "overlay"
     mounts = True
+    stacked = True
+    keeps_inodes = False
 
     def prepare(self, directory: Path) -> None:
         directory.mkdir(mode=0o711, exist_ok=True)
 
     def root(self, workspace: Path) -> Path:
         return workspace / "root"
+
+    def tree(self, layer: Path) -> Path:
+        return layer / "tree"
 
     def create(self, workspace: Path, chain: Sequence[Path]) -> None:
         (workspace / "layer").mkdir(mode=0o700)

@@ -23,6 +23,12 @@ class Trees(Protocol):
     mounts: bool
     """Whether `enter` and `show` mount something."""
 
+    stacked: bool
+    """Whether a layer stores only what differs from the layer below, as the upper directory of an overlay."""
+
+    keeps_inodes: bool
+    """Whether an unchanged entry of a whole tree has the inode and the times of the layer below."""
+
     def prepare(self, directory: Path) -> None:
         """Create the layer directory and the back end's own files in it. Raises Unprepared, leaving
         nothing behind, when it cannot work there."""
@@ -30,6 +36,10 @@ class Trees(Protocol):
 
     def root(self, workspace: Path) -> Path:
         """The path at which the tree of the workspace in this directory appears once entered."""
+        ...
+
+    def tree(self, layer: Path) -> Path:
+        """The directory with what a layer, or the `layer` directory of a workspace, stores itself."""
         ...
 
     def create(self, workspace: Path, chain: Sequence[Path]) -> None:

@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from statemachine.errors import Unprepared
+from store.host.durable import sync_file
 from store.host.filesystem_tools import run_tool
 from store.host.removal import remove_tree
 from store.layers.interface import Workspace
@@ -32,6 +33,8 @@ class ZfsTrees:
 
     name = "zfs"
     mounts = False
+    stacked = False
+    keeps_inodes = True
 
     def prepare(self, directory: Path) -> None:
         try:
@@ -60,6 +63,9 @@ class ZfsTrees:
     def root(self, workspace: Path) -> Path:
         return (workspace / "layer" / "tree").resolve()
 
+    def tree(self, layer: Path) -> Path:
+        return (layer / "tree").resolve()
+
     def create(self, workspace: Path, chain: Sequence[Path]) -> None:
         layer = workspace / "layer"
         layer.mkdir(mode=0o700)
@@ -83,6 +89,9 @@ class ZfsTrees:
         return locate((chain[0] / "tree").resolve(), parts)
 
     def seal(self, layer: Path) -> None:
+        for file in layer.iterdir():
+            if not file.is_symlink():
+                sync_file(file)  # beside the tree, in another dataset
         # A snapshot is on disk when zfs(8) returns.
         run_tool("sealing a layer", "zfs", "snapshot", f"{_dataset(layer)}@{_SNAPSHOT}")
 

@@ -5,6 +5,7 @@ import stat
 import subprocess
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -110,7 +111,8 @@ class TestCommit:
         record = LayerRecord(key_of("one"), None, "build", "transfer", 2, 3.5, (artifact,))
         assert subject.store.find(record.key) is None
         made = subject.store.commit(workspace, record)
-        assert made.record == record
+        assert made.record == replace(record, content=made.record.content)
+        assert len(made.record.content) == 64
         assert subject.store.find(record.key) == made
         assert list(subject.store.layers()) == [made]
         assert subject.work() == []

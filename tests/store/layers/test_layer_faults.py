@@ -1,15 +1,18 @@
 """A full disk and a daemon killed in the middle: a layer is whole or not there."""
 
 import errno
+import hashlib
 import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from store.host.durable import DiskFull
+from store.layers.content import read_fingerprint, read_text
 from store.layers.copy import CopyTrees
 from store.layers.directory import LayerDirectory
 from store.layers.interface import LayerRecord
@@ -64,6 +67,7 @@ def test_a_copy_without_space_leaves_nothing(small_disk: Path) -> None:
 
 COMMIT = """
 import sys
+from dataclasses import replace
 from pathlib import Path
 from store.layers.directory import LayerDirectory
 from store.layers.interface import LayerRecord
@@ -108,7 +112,11 @@ def test_a_commit_killed_at_any_point_makes_a_whole_layer_or_none(
         assert store.find("1" * 64) == found
         if found is not None:
             record = LayerRecord("1" * 64, None, "build", "checkpoint", 1, 1.0)
-            assert found.record == record
+            manifest = read_text(found.directory)
+            assert manifest is not None
+            digest = hashlib.sha256(manifest).hexdigest()
+            assert found.record == replace(record, content=digest)
+            assert read_fingerprint(found.directory) is not None
             assert [store.file("1" * 64, name).read_text() for name in "abc"] == ["a", "b", "c"]
             assert store.document("1" * 64) == "<persistent/>"
         if ended.returncode == 0:

@@ -1,0 +1,314 @@
+"""Describing a tree for its content manifest (`store.layers.content`), and setting back newer times.
+
+The tree was written by code of images, and none of its processes lives any more. Links are not followed, and
+what is read is what lstat(2) showed: an entry that another took the place of meanwhile is an error. Files are
+digested in threads; entries with a known fingerprint are not read. Raises OSError.
+
+Source: openat(2), utimensat(2), xattr(7); lseek(2) for holes; the kernel's documentation of overlayfs.
+"""
+
+import base64
+import errno
+import hashlib
+import json
+import os
+import stat
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from store.layers.content import (
+    PIECE_BYTES,
+    PIECEWISE_BYTES,
+    Fingerprint,
+    Print,
+    key_of,
+    rest_of,
+)
+
+OPAQUE, REDIRECT = "trusted.overlay.opaque", "trusted.overlay.redirect"
+"""What overlayfs notes at a directory: that it hides the one below, or is another one, renamed."""
+
+_OVERLAY, _ESCAPED = "trusted.overlay.", "trusted.overlay.overlay."
+_OF_THE_HOST = frozenset(
+    {"security.selinux", "security.ima", "security.evm", "security.SMACK64", "system.nfs4_acl"}
+)
+"""Attributes that the kernel of a host adds by itself."""
+
+_TYPES = {
+    stat.S_IFREG: b"file",
+    stat.S_IFDIR: b"directory",
+    stat.S_IFLNK: b"link",
+    stat.S_IFCHR: b"char",
+    stat.S_IFBLK: b"block",
+    stat.S_IFIFO: b"fifo",
+    stat.S_IFSOCK: b"socket",
+}
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_FILE |= getattr(os, "O_NOATIME", 0)
+
+_SMALL_BYTES = 1024**2
+_BATCH = 64
+_THREADS = min(4, os.cpu_count() or 1)
+_PIECE_OF_ZEROS = hashlib.sha256(bytes(PIECE_BYTES)).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An entry of a tree. `facts` is its line without the path, the digest and the end; `unread` tells that a
+    digest belongs to it. `hides` marks an entry by which overlayfs hides one below; `opaque` and `redirect`
+    are its notes at a directory."""
+
+    path: str
+    key: bytes
+    fingerprint: Print
+    facts: bytes
+    unread: bool = False
+    links: int = 1
+    directory: bool = False
+    hides: bool = False
+    opaque: bool = False
+    redirect: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """A described tree: its entries, each directory before what it holds, and digests by inode."""
+
+    found: Sequence[Found]
+    digests: Mapping[int, bytes]
+    taken_at_ns: int
+
+    def rest(self, found: Found) -> bytes:
+        """The line of an entry without its path."""
+        return found.facts + (self.digests[found.fingerprint[0]] if found.unread else b"") + b"}"
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """The fingerprint of all entries."""
+        return Fingerprint({each.key: each.fingerprint for each in self.found}, self.taken_at_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Entries whose content is known, by path: their fingerprints and their lines."""
+
+    fingerprint: Fingerprint = field(default_factory=Fingerprint)
+    lines: Mapping[bytes, bytes] = field(default_factory=dict)
+
+    def facts(self, key: bytes, found: Print) -> bytes | None:
+        """The line of an entry without its path and its end, if the entry is unchanged."""
+        if not self.fingerprint.shows_unchanged(key, found) or key not in self.lines:
+            return None
+        return rest_of(self.lines[key])[:-1]
+
+
+NOTHING = Known()
+
+
+def describe(
+    tree: Path, *, stacked: bool, newest: int | None = None, known: Known = NOTHING
+) -> Tree:
+    """Describe a tree. `stacked`: it is the upper directory of an overlay. Times after `newest` (seconds
+    since 1970) are set back to it first."""
+    root = os.open(tree, _DIRECTORY)
+    try:
+        found = list(_entries(root, stacked, newest, known))
+        taken_at_ns = time.time_ns()
+        return Tree(found, _digests(root, [each for each in found if each.unread]), taken_at_ns)
+    finally:
+        os.close(root)
+
+
+def _entries(root: int, stacked: bool, newest: int | None, known: Known) -> Iterator[Found]:
+    for directory, name, path, status in _statuses(root, newest):
+        key, fingerprint = key_of(path), _print(status)
+        kind = stat.S_IFMT(status.st_mode)
+        if stacked and kind == stat.S_IFCHR and status.st_rdev == 0:
+            yield Found(path, key, fingerprint, b"", hides=True)
+            continue
+        is_directory = kind == stat.S_IFDIR
+        attributes: dict[str, bytes] = {}
+        facts = known.facts(key, fingerprint)
+        if facts is None or (stacked and is_directory):
+            attributes = _attributes(f"/proc/self/fd/{directory}/{name}")
+        unread = facts is None and kind == stat.S_IFREG
+        if facts is None:
+            facts = _facts(directory, name, status, attributes, stacked)
+        yield Found(
+            path,
+            key,
+            fingerprint,
+            facts,
+            unread,
+            1 if is_directory else status.st_nlink,
+            is_directory,
+            opaque=stacked and attributes.get(OPAQUE) == b"y",
+            redirect=os.fsdecode(attributes[REDIRECT])
+            if stacked and REDIRECT in attributes
+            else None,
+        )
+
+
+def _statuses(root: int, newest: int | None) -> Iterator[tuple[int, str, str, os.stat_result]]:
+    """Each entry: the descriptor of its directory, its name, its path and its status, after its time has been
+    set back."""
+    newest_ns = None if newest is None else newest * 1_000_000_000
+    pending: list[tuple[str, os.stat_result]] = [("", os.fstat(root))]
+    while pending:
+        where, expected = pending.pop()
+        with _opened(root, where, _DIRECTORY, expected) as directory:
+            with os.scandir(directory) as entries:
+                names = [entry.name for entry in entries]
+            for name in names:
+                status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+                if newest_ns is not None and status.st_mtime_ns > newest_ns:
+                    times = (status.st_atime_ns, newest_ns)
+                    os.utime(name, ns=times, dir_fd=directory, follow_symlinks=False)
+                    status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+                path = f"{where}/{name}" if where else name
+                if stat.S_ISDIR(status.st_mode):
+                    pending.append((path, status))
+                yield directory, name, path, status
+
+
+@contextmanager
+def _opened(root: int, path: str, flags: int, expected: os.stat_result) -> Iterator[int]:
+    """The file or directory that had this status, open."""
+    descriptor = os.open(path or ".", flags, dir_fd=root)
+    try:
+        if not os.path.samestat(os.fstat(descriptor), expected):
+            raise _changed(path)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _changed(path: str) -> OSError:
+    return OSError(errno.ESTALE, "changed while it was read", path)
+
+
+def _print(status: os.stat_result) -> Print:
+    size = status.st_size if stat.S_ISREG(status.st_mode) else 0
+    return status.st_ino, size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _facts(
+    directory: int, name: str, status: os.stat_result, attributes: dict[str, bytes], stacked: bool
+) -> bytes:
+    kind = stat.S_IFMT(status.st_mode)
+    mode = b"" if kind == stat.S_IFLNK else b',"mode":"%04o"' % stat.S_IMODE(status.st_mode)
+    facts = b'","type":"%s"%s,"uid":%d,"gid":%d,"mtime":%d' % (
+        *(_TYPES[kind], mode),
+        *(status.st_uid, status.st_gid, status.st_mtime_ns // 1_000_000_000),
+    )
+    if kind == stat.S_IFREG:
+        facts += b',"size":%d' % status.st_size
+    elif kind == stat.S_IFLNK:
+        facts += b',"target":"%s"' % key_of(os.readlink(name, dir_fd=directory))
+    elif kind in (stat.S_IFCHR, stat.S_IFBLK):
+        device = status.st_rdev
+        facts += b',"major":%d,"minor":%d' % (os.major(device), os.minor(device))
+    kept = dict(_kept(attributes, stacked))
+    if kept:
+        values = {each: base64.b64encode(kept[each]).decode() for each in sorted(kept)}
+        facts += b',"xattrs":%s' % json.dumps(values, separators=(",", ":")).encode()
+    return facts
+
+
+def _attributes(path: str) -> dict[str, bytes]:
+    """The extended attributes of the entry at a path; none where the system or the file system has none."""
+    try:
+        names = os.listxattr(path, follow_symlinks=False)
+        return {name: os.getxattr(path, name, follow_symlinks=False) for name in names}
+    except AttributeError:
+        return {}
+    except OSError as error:
+        if error.errno in (errno.EOPNOTSUPP, errno.ENOSYS):
+            return {}
+        raise
+
+
+def _kept(attributes: Mapping[str, bytes], stacked: bool) -> Iterator[tuple[str, bytes]]:
+    """The attributes that belong to the entry, as they appear in a mounted overlay."""
+    for name, value in attributes.items():
+        if stacked and name.startswith(_ESCAPED):
+            yield _OVERLAY + name.removeprefix(_ESCAPED), value
+        elif name not in _OF_THE_HOST and not (stacked and name.startswith(_OVERLAY)):
+            yield name, value
+
+
+def _digests(root: int, unread: Sequence[Found]) -> dict[int, bytes]:
+    """The digests of files by inode, as they are written in a line."""
+    files = list({each.fingerprint[0]: each for each in unread}.values())
+    large = [[each] for each in files if each.fingerprint[1] > _SMALL_BYTES]
+    large.sort(key=lambda each: -each[0].fingerprint[1])
+    small = [each for each in files if each.fingerprint[1] <= _SMALL_BYTES]
+    work = [*large, *(small[i : i + _BATCH] for i in range(0, len(small), _BATCH))]
+    if len(work) < 2:
+        return {inode: digest for each in work for inode, digest in _digested(root, each)}
+    with ThreadPoolExecutor(_THREADS, "digest") as threads:
+        done = threads.map(lambda batch: _digested(root, batch), work)
+        return {inode: digest for batch in done for inode, digest in batch}
+
+
+def _digested(root: int, files: Sequence[Found]) -> list[tuple[int, bytes]]:
+    return [(each.fingerprint[0], _digest(root, each)) for each in files]
+
+
+def _digest(root: int, found: Found) -> bytes:
+    descriptor = os.open(found.path, _FILE, dir_fd=root)
+    try:
+        status = os.fstat(descriptor)
+        size = found.fingerprint[1]
+        if not stat.S_ISREG(status.st_mode) or _print(status) != found.fingerprint:
+            raise _changed(found.path)
+        if size >= PIECEWISE_BYTES:
+            return b',"pieces":"%s"' % _of_pieces(descriptor, size).encode()
+        if size <= _SMALL_BYTES:
+            content = os.read(descriptor, size) if size else b""
+            if len(content) == size:
+                return b',"sha256":"%s"' % hashlib.sha256(content).hexdigest().encode()
+        with open(descriptor, "rb", buffering=0, closefd=False) as file:
+            return b',"sha256":"%s"' % hashlib.file_digest(file, "sha256").hexdigest().encode()
+    finally:
+        os.close(descriptor)
+
+
+def _of_pieces(descriptor: int, size: int) -> str:
+    whole = hashlib.sha256()
+    data_until = data_from = 0
+    for start in range(0, size, PIECE_BYTES):
+        end = min(start + PIECE_BYTES, size)
+        if start >= data_until:
+            data_from, data_until = _data_after(descriptor, start, size)
+        if data_from >= end and end - start == PIECE_BYTES:
+            whole.update(_PIECE_OF_ZEROS)
+        else:
+            whole.update(hashlib.sha256(_piece(descriptor, start, end)).digest())
+    return whole.hexdigest()
+
+
+def _data_after(descriptor: int, start: int, size: int) -> tuple[int, int]:
+    """Begin and end of the first data of a file from an offset on, without the hole before it."""
+    try:
+        begin = os.lseek(descriptor, start, os.SEEK_DATA)
+        return begin, os.lseek(descriptor, begin, os.SEEK_HOLE)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        return size, size  # a hole up to the end
+
+
+def _piece(descriptor: int, start: int, end: int) -> bytes:
+    content = bytearray()
+    while start + len(content) < end:
+        read = os.pread(descriptor, end - start - len(content), start + len(content))
+        if not read:
+            raise OSError(errno.EIO, "shorter than its size")
+        content += read
+    return bytes(content)
