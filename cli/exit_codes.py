@@ -23,6 +23,11 @@ class ExitCode(IntEnum):
     PERMISSION = 10
     UNPREPARED = 11
     BAD_KEY = 20
+    ALTERED = 21
+    OTHER_KEY = 22
+    OTHER_FILE = 23
+    UNPROVED = 24
+    OTHER_BUILDER = 25
     INTERRUPTED = 130
     BROKEN_PIPE = 141
 
@@ -40,6 +45,11 @@ PROBLEMS = {
     "permission": ExitCode.PERMISSION,
     "unprepared": ExitCode.UNPREPARED,
     "bad-key": ExitCode.BAD_KEY,
+    "altered": ExitCode.ALTERED,
+    "other-key": ExitCode.OTHER_KEY,
+    "other-file": ExitCode.OTHER_FILE,
+    "unproved": ExitCode.UNPROVED,
+    "other-builder": ExitCode.OTHER_BUILDER,
 }
 """By the last part of the API's problem type."""
 
