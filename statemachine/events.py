@@ -96,7 +96,7 @@ class ResourceClaimed(Payload):
 @dataclass(frozen=True, slots=True)
 class CheckpointReused(Payload):
     """A layer with the checkpoint's key existed; nothing ran. `reused_from` is the build that
-    created it (the build itself after a rewind). `left`, `warnings` and `resolved` as in
+    created it (the build itself after a rewind). `left`, `warnings`, `resolved` and `content` as in
     CheckpointCompleted, `grown` as in CheckpointStarted."""
 
     checkpoint: str
@@ -108,6 +108,7 @@ class CheckpointReused(Payload):
     warnings: tuple[str, ...] = ()
     resolved: str = ""
     grown: str = ""
+    content: str = ""
 
 
 @dataclass(frozen=True, slots=True)

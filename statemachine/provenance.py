@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import reduce
+from types import MappingProxyType
 
 import msgspec
 
@@ -30,7 +31,7 @@ from statemachine.events import (
     Event,
 )
 from statemachine.fold import evolve
-from statemachine.keys import EXTERNAL, SALT, canonical, chain, epoch_of
+from statemachine.keys import EXTERNAL, GROWN, SALT, canonical, chain, epoch_of, grown_from
 from statemachine.plan import Ingredient, Json, Plan, PlannedCheckpoint
 from statemachine.results import Artifact
 
@@ -51,7 +52,7 @@ _OF_HOST = " of the host"
 _SECRET = "secret "  # noqa: S105 - the beginning of an ingredient's name
 _DIGEST = re.compile(r"([0-9a-f]{64})(?: (.*))?", re.DOTALL)
 _LOGIN = re.compile(r"(?<=://)[^/?#@\s]+@")
-_MAY_BE_SECRET = frozenset({"argument", "manifest", SALT})
+_MAY_BE_SECRET = frozenset({"argument", "manifest", GROWN, SALT})
 """Kinds of ingredients that are no part of the keys in provenance. The digest of the whole manifest, without
 its secrets, is in the document."""
 
@@ -66,9 +67,14 @@ class _Result:
     products: Sequence[Artifact]
 
 
-def provenance(events: Sequence[Event], parameters: Mapping[str, str]) -> str:
-    """The provenance of a build, from all its events. `parameters` are the build's without secrets. Raises
-    Refused for a build whose checkpoints have not all completed."""
+def provenance(
+    events: Sequence[Event],
+    parameters: Mapping[str, str],
+    lists: Mapping[str, Iterable[Json]] = MappingProxyType({}),
+) -> str:
+    """The provenance of a build, from all its events. `parameters` are the build's without secrets; `lists`
+    has the entries of the lists of packages that the events name by their sha256. Raises Refused for a build
+    whose checkpoints have not all completed."""
     result = _result(events)
     state, started = result.state, _started(result)
     predicate = {
@@ -76,7 +82,7 @@ def provenance(events: Sequence[Event], parameters: Mapping[str, str]) -> str:
             "buildType": BUILD_TYPE,
             "externalParameters": _external_parameters(result, parameters),
             "internalParameters": _internal_parameters(result),
-            "resolvedDependencies": list(_dependencies(result)),
+            "resolvedDependencies": [*_dependencies(result), *_packages(result, lists)],
         },
         "runDetails": {
             "builder": _builder(result),
@@ -176,21 +182,31 @@ def _external_parameters(result: _Result, parameters: Mapping[str, str]) -> Json
 
 
 def _internal_parameters(result: _Result) -> Json:
+    plan = result.state.plan
+    pairs = zip(plan.checkpoints, public(plan).checkpoints, strict=True)
     found: dict[str, Json] = {
         "checkpoints": [
             {
                 "name": planned.name,
                 "class": f"{planned.mod_path}:{planned.checkpoint_class}",
-                "key": planned.key,
+                "key": shown.key,
                 "host_code": planned.host_code,
+                **({"grown": True} if grown_from(planned) else {}),
+                **({"varies": list(_variances(planned))} if planned.variances else {}),
             }
-            for planned in public(result.state.plan).checkpoints
+            for planned, shown in pairs
         ]
     }
     started = _started(result)
     if started is not None and started.data.backend:
         found["layers"] = started.data.backend
     return found
+
+
+def _variances(planned: PlannedCheckpoint) -> Iterator[Json]:
+    """Why two results of the checkpoint may differ."""
+    for variance in planned.variances:
+        yield {"certain": variance.certain, "reason": variance.reason}
 
 
 def public(plan: Plan) -> Plan:
@@ -226,6 +242,22 @@ def _dependencies(result: _Result) -> Iterator[Json]:
     }
     for name, text in sorted(external.items()):
         yield from _external(name, text)
+
+
+def _packages(result: _Result, lists: Mapping[str, Iterable[Json]]) -> Iterator[Json]:
+    """The lists that the events name, and what is in those that are still there, each once."""
+    found: dict[bytes, Json] = {}
+    for record in result.state.checkpoints:
+        if not record.resolved:
+            continue
+        named = {
+            "name": f"packages of {record.name}",
+            "uri": "urn:dcd:packages",
+            "digest": {"sha256": record.resolved},
+        }
+        for entry in (named, *lists.get(record.resolved, ())):
+            found.setdefault(canonical(entry), entry)
+    yield from found.values()
 
 
 def _external(name: str, text: str) -> Iterator[Json]:
@@ -290,8 +322,9 @@ def _byproducts(result: _Result) -> Iterator[Json]:
             "uri": "urn:dcd:checkpoint",
             "annotations": notes,
         }
-        if content := getattr(event.data, "content", ""):
-            found["digest"] = {"sha256": content}
+        assert isinstance(event.data, CheckpointCompleted | CheckpointReused)
+        if event.data.content:
+            found["digest"] = {"sha256": event.data.content}
         yield found
     proofs = {a.name: a for record in state.checkpoints for a in record.artifacts if a.evidence}
     for name in sorted(proofs):

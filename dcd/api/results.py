@@ -28,7 +28,6 @@ from dcd.api.operations import (
 from dcd.api.server import actor_of
 from dcd.api.stream import Streamed, file_response, follow
 from dcd.planner.tasks import WithSecrets
-from statemachine import provenance as papers
 from statemachine.errors import NotFound
 from statemachine.events import Event
 from statemachine.graph import graph as drawing
@@ -126,9 +125,9 @@ async def verify_artifacts(api: Api, request: Request) -> Response:
 async def provenance(api: Api, request: Request) -> Response:
     api.require(request, Action.SEE)
     build = await api.build(request)
-    state, found = await api.records.state(build), await api.records.all_events(build)
+    state = await api.records.state(build)
     if choice(request, ABOUT, "provenance") == "boot":
-        text = papers.boot_proof(found)
+        text = await api.records.boot_proof(build)
         if text is None:
             raise NotFound(
                 f"no checkpoint of build {build} has booted its products",
@@ -137,7 +136,7 @@ async def provenance(api: Api, request: Request) -> Response:
     else:
         secret = WithSecrets(state.manifest, state.parameters)
         without = await api.manifests.without_secrets(secret, actor_of(request.scope))
-        text = papers.provenance(found, without.parameters)
+        text = await api.records.provenance(build, without.parameters)
     return Response(text, media_type=STATEMENT_TYPE)
 
 

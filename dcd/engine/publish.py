@@ -11,7 +11,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
-from dcd.launcher.client import Privileged
+from dcd.engine.papers import provenance_of
+from dcd.engine.stores import Stores
 from dcd.planner.client import Planning
 from dcd.planner.tasks import WITHHOLD, WithoutSecrets, WithSecrets
 from statemachine.build import BuildState
@@ -22,7 +23,6 @@ from statemachine.provenance import (
     BOOT_SUFFIX,
     PROVENANCE_SUFFIX,
     boot_proof,
-    provenance,
 )
 from statemachine.results import Artifact
 from store.artifacts import EVIDENCE_SUMS, SUMS
@@ -34,7 +34,7 @@ Read = Callable[[str], Awaitable[Sequence[Event]]]
 
 
 async def publish(
-    record: Record, read: Read, privileged: Privileged, planner: Planning, state: BuildState
+    record: Record, read: Read, stores: Stores, planner: Planning, state: BuildState
 ) -> BuildState:
     """Publish all unpublished artifacts, and complete the build.
 
@@ -43,25 +43,26 @@ async def publish(
     """
 
     async def write(name: str, kind: str, text: str, *, evidence: bool = False) -> BuildState:
-        written = await asyncio.to_thread(privileged.write, state.id, name, kind, text)
+        written = await asyncio.to_thread(stores.privileged.write, state.id, name, kind, text)
         return await record(state.id, ArtifactPublished(replace(written, evidence=evidence)))
 
     for artifact in state.unpublished:
         key = _key(state, artifact)
-        delivered = await asyncio.to_thread(privileged.publish, state.id, artifact, key)
+        delivered = await asyncio.to_thread(stores.privileged.publish, state.id, artifact, key)
         state = await record(state.id, ArtifactPublished(delivered))
     without = await planner.ask(WITHHOLD, WithSecrets(state.manifest, state.parameters))
     state = await write(f"{state.name}.xml", "xml", _delivered(without))
     state = await write(SUMS, "text", _sums(state, evidence=False))
     events = await read(state.id)
+    made = await asyncio.to_thread(provenance_of, stores.packages, events, without.parameters)
     said = {
-        f"{state.name}{PROVENANCE_SUFFIX}": provenance(events, without.parameters),
+        f"{state.name}{PROVENANCE_SUFFIX}": made,
         f"{state.name}{BOOT_SUFFIX}": boot_proof(events),
     }
     for name, text in said.items():
         if text is not None:
             state = await write(name, "in-toto", text, evidence=True)
-    for signature in await asyncio.to_thread(privileged.sign, state.id, state.name):
+    for signature in await asyncio.to_thread(stores.privileged.sign, state.id, state.name):
         state = await record(state.id, ArtifactPublished(signature))
     state = await write(EVIDENCE_SUMS, "text", _sums(state, evidence=True))
     seconds = sum(each.seconds or 0.0 for each in state.checkpoints)

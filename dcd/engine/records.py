@@ -5,7 +5,7 @@ Reads never wait for running builds.
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -13,12 +13,14 @@ from typing import BinaryIO
 from dcd.engine.backup import copy_of
 from dcd.engine.broadcast import Broadcast
 from dcd.engine.builds import Builds
+from dcd.engine.papers import provenance_of
 from dcd.engine.stores import Stores
 from dcd.engine.usage import Sizes, sizes
 from statemachine.build import BuildState, Lifecycle
 from statemachine.errors import NotFound
 from statemachine.events import Event
 from statemachine.machine import BuildMachine
+from statemachine.provenance import boot_proof
 from statemachine.results import Artifact
 from store.artifacts import Verdict
 from store.eventlog import BuildSummary
@@ -80,9 +82,14 @@ class Records:
         """At most `limit` events of a build after a position, oldest first."""
         return await self._builds.ask(self._log.read, build, after, limit)
 
-    async def all_events(self, build: str) -> Sequence[Event]:
-        """All events of a build, oldest first."""
-        return await self._builds.events(build)
+    async def provenance(self, build: str, parameters: Mapping[str, str]) -> str:
+        """The provenance of a build, whose parameters are given without secrets. Raises Refused."""
+        events = await self._builds.events(build)
+        return await asyncio.to_thread(provenance_of, self._stores.packages, events, parameters)
+
+    async def boot_proof(self, build: str) -> str | None:
+        """The statement that the products of a build boot, if it has booted them. Raises Refused."""
+        return boot_proof(await self._builds.events(build))
 
     async def settled(self, build: str, after: int) -> bool:
         """Whether a build continues only by a command, and has no event after a position."""

@@ -200,7 +200,7 @@ class Runner:
             return await publish(
                 self._record_durably,
                 self.builds.events,
-                self.stores.privileged,
+                self.stores,
                 self._resources.planner,
                 state,
             )
@@ -275,6 +275,7 @@ class Runner:
                 warnings=layer.record.warnings,
                 resolved=layer.record.resolved,
                 grown=grown_from(planned),
+                content=layer.record.content,
             ),
         )
 

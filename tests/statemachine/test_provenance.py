@@ -75,16 +75,19 @@ def delivered(begin: Callable[..., Any]) -> Any:
     """A build whose checkpoints have completed and whose products are published."""
     driver = begin(live_plan(), inputs=(InputFile("motd", SHA["b"], 0o640),))
     driver.do(Start("https://builds.example.org/", "0.2.0", "overlay"))
-    for artifacts in ((), (ISO,), (LOG,)):
+    for content, artifacts in (("a", ()), ("b", (ISO,)), ("c", (LOG,))):
         driver.start_next()
-        driver.complete(artifacts=artifacts)
+        resolved = SHA["f"] if content == "a" else ""
+        driver.complete(artifacts=artifacts, content=SHA[content], resolved=resolved)
     for artifact in (ISO, LOG, XML, SUMS):
         driver.do(ArtifactPublished(artifact))
     return driver
 
 
 def test_statement_is_the_golden_one(delivered: Any) -> None:
-    assert provenance(numbered(delivered.events), {"mirror": "near"}) == GOLDEN.read_text()
+    package = {"uri": "pkg:deb/debian/bash@5.2", "digest": {"sha256": SHA["d"]}}
+    made = provenance(numbered(delivered.events), {"mirror": "near"}, {SHA["f"]: [package]})
+    assert made == GOLDEN.read_text()
 
 
 def test_statement_is_the_same_at_each_repetition_of_the_delivery(delivered: Any) -> None:

@@ -121,3 +121,21 @@ def test_nothing_is_captured_when_that_is_set(capturing: Any, tmp_path: Path) ->
     assert lists(daemon, build) == [""]
     assert stored(daemon) == set()
     assert daemon.stop() == 0
+
+
+@pytest.mark.root
+@pytest.mark.daemon
+def test_provenance_names_the_packages_and_the_list_of_them(capturing: Any, tmp_path: Path) -> None:
+    daemon = capturing.start()
+    build = daemon.submit(manifest(tmp_path, "one"))
+    daemon.wait(build, "completed")
+    (listed,) = lists(daemon, build)
+    statement = json.loads(daemon.ctl("provenance", build))
+    found = {
+        each["uri"]: each["digest"]["sha256"]
+        for each in statement["predicate"]["buildDefinition"]["resolvedDependencies"]
+        if "uri" in each
+    }
+    assert found["urn:dcd:packages"] == listed
+    assert "pkg:deb/debian/one@1?arch=all" in found
+    assert daemon.stop() == 0
