@@ -105,6 +105,9 @@ class Picture:
                 return Line("failed", data["checkpoint"], duration(data["seconds"]), at)
             case "CheckpointInterrupted":
                 return Line("note", data["checkpoint"], f"interrupted: {data['cause']}", at)
+            case "LayerDamaged":
+                text = f"the layer of {data['made_by']} is damaged: {data['damage']}"
+                return Line("note", data["checkpoint"], text, at)
             case "BuildCompleted":
                 return Line("completed", name, duration(data["seconds"]), at)
         text = _note(event["type"], data)

@@ -62,6 +62,7 @@ class CheckpointRecord:
     file name is used twice. `interruptions` counts consecutive interruptions. `log`, `boot_id` and `base` (as
     in CheckpointStarted) belong to the last attempt, `claims` to the open one. `seconds`, `artifacts`,
     `warnings`, `size_bytes`, `reused_from` and `resolved` (as in CheckpointCompleted) belong to the result.
+    `damaged` tells people about layers that the build could not use.
     """
 
     name: str
@@ -81,6 +82,7 @@ class CheckpointRecord:
     boot_id: str = ""
     claims: tuple[Claim, ...] = ()
     base: str = ""
+    damaged: tuple[str, ...] = ()
 
     @property
     def done(self) -> bool:

@@ -132,6 +132,18 @@ class CheckpointCompleted(Payload):
 
 
 @dataclass(frozen=True, slots=True)
+class LayerDamaged(Payload):
+    """The layer of key `key`, which the build was about to use for `checkpoint`, is not what its content
+    manifest says; nothing uses it again. `made_by` is the build that made it, `damage` names the first
+    differences, for people."""
+
+    checkpoint: str
+    key: str
+    made_by: str
+    damage: str
+
+
+@dataclass(frozen=True, slots=True)
 class CheckpointFailed(Payload):
     """The checkpoint reported an error. Its attempt is discarded; every earlier layer is kept."""
 

@@ -104,6 +104,11 @@ def _applied(state: BuildState, payload: events.Payload) -> BuildState:
                 size_bytes=payload.size_bytes,
                 interruptions=0,
             )
+        case events.LayerDamaged():
+            damaged = f"layer {payload.key[:12]} of build {payload.made_by} is damaged and not used"
+            earlier = state.checkpoints[state.index(payload.checkpoint)].damaged
+            told = (*earlier, f"{damaged}: {payload.damage}")
+            return _recorded(state, payload.checkpoint, damaged=told)
         case events.CheckpointFailed():
             return _recorded(
                 state,
@@ -256,8 +261,10 @@ def _with_fresh_keys(state: BuildState, checkpoint: str | None) -> BuildState:
 
 
 def _pending(record: CheckpointRecord) -> CheckpointRecord:
-    """The record without its result; only the number of attempts is kept."""
-    return CheckpointRecord(record.name, record.key, attempts=record.attempts)
+    """The record without its result; the number of attempts and what was damaged are kept."""
+    return CheckpointRecord(
+        record.name, record.key, attempts=record.attempts, damaged=record.damaged
+    )
 
 
 def _recorded(build: BuildState, checkpoint: str, /, **changes: Any) -> BuildState:

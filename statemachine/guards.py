@@ -42,6 +42,12 @@ def is_next(state: BuildState, payload: events.CheckpointStarted | events.Checkp
         raise Refused(f"key {payload.key} does not follow from the plan")
 
 
+def names_checkpoint(state: BuildState, payload: events.LayerDamaged) -> None:
+    """The checkpoint is in the plan, and no attempt is open."""
+    state.index(payload.checkpoint)
+    no_attempt(state, payload)
+
+
 def in_attempt(state: BuildState, payload: InAttempt) -> None:
     """Only the open attempt claims a resource or ends."""
     running = state.running

@@ -43,6 +43,7 @@ TRANSITIONS: tuple[Transition[Any], ...] = (
     Transition(events.ResourceClaimed, AT_WORK, None, guards.in_attempt),
     Transition(events.CheckpointReused, (RUNNING,), None, guards.is_next),
     Transition(events.CheckpointCompleted, AT_WORK, None, guards.completes_attempt),
+    Transition(events.LayerDamaged, (RUNNING,), None, guards.names_checkpoint),
     Transition(events.CheckpointFailed, AT_WORK, None, guards.in_attempt),
     Transition(events.CheckpointInterrupted, AT_WORK, None, guards.in_attempt),
     Transition(

@@ -41,7 +41,7 @@ def build_view(
                 estimate_seconds=planned.estimate_seconds,
                 reused_from=record.reused_from,
                 error=record.error,
-                warnings=record.warnings if record.done else (),
+                warnings=(*record.damaged, *(record.warnings if record.done else ())),
                 variances=planned.variances,
                 base=record.base,
                 grown_from=grown_from(planned),

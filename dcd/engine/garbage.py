@@ -224,7 +224,7 @@ class Collector:
     async def _choose_stale(self) -> list[tuple[Layer, str]]:
         stale = await asyncio.to_thread(self._stores.layers.stale_layers)
         reason = "a layer below it was lost or rebuilt"
-        return [(layer, reason) for layer in stale]
+        return [(layer, "damaged" if layer.damage else reason) for layer in stale]
 
     async def _choose(
         self, max_bytes: int | None, only_over_limit: bool

@@ -34,12 +34,13 @@ from dcd.planning.action import decide_action
 from dcd.planning.ground import Ground, choose_ground
 from statemachine.build import BuildState
 from statemachine.commands import Change, FailCheckpoint, InterruptCheckpoint, Pause, Start
-from statemachine.errors import DcdError, Refused, Unavailable
+from statemachine.errors import DcdError, NotFound, Refused, Unavailable
 from statemachine.events import (
     BuildFailed,
     BuildRewound,
     CheckpointCompleted,
     CheckpointReused,
+    LayerDamaged,
 )
 from statemachine.keys import grown_from, with_external
 from statemachine.plan import PlannedCheckpoint
@@ -78,6 +79,8 @@ class Runner:
         self.stopping = False
         """Set when the daemon stops: builds continue only to their next durable point."""
         self._attempts: dict[str, Attempt] = {}
+        self._sound: dict[str, set[str]] = {}
+        """The keys of layers that running builds have made or checked."""
         self.locks = LayerLocks(builds.broadcast)
 
     def planned(self, build: str, fresh: bool = True) -> None:
@@ -108,6 +111,7 @@ class Runner:
             await self._run(build)
         finally:
             self._planned_at.pop(build, None)
+            self._sound.pop(build, None)
 
     async def _run(self, build: str) -> None:
         try:
@@ -146,6 +150,11 @@ class Runner:
     async def _step(self, state: BuildState) -> BuildState | None:
         step = next_step(state)
         needs_layers = isinstance(step, RunCheckpoint) or (step == Deliver() and state.unpublished)
+        if needs_layers:
+            for record in state.checkpoints[: state.completed]:
+                if (damaged := await self._damaged(state, record.name, record.key)) is not None:
+                    state = damaged
+                    break
         if needs_layers and (
             lost := await asyncio.to_thread(missing_layer, self.stores.layers, state)
         ):
@@ -163,6 +172,23 @@ class Runner:
                 return None
             case change:
                 return await self._record(state, change)
+
+    async def _damaged(self, state: BuildState, checkpoint: str, key: str) -> BuildState | None:
+        """Check the layer of that key before this build uses it for the first time. The state after the event
+        that it is damaged, None when it is not."""
+        sound = self._sound.setdefault(state.id, set())
+        if key in sound:
+            return None
+        try:
+            with self.builds.broadcast.waiting(state.id, "a check of a layer"):
+                found = await asyncio.to_thread(self.stores.layers.check, key, False, False)
+        except NotFound:
+            return None  # it is made again
+        if found.state != "damaged":
+            sound.add(key)
+            return None
+        logger.error("a layer is damaged", build=state.id, layer=key, damage=found.damage)
+        return await self._record(state, LayerDamaged(checkpoint, key, found.made_by, found.damage))
 
     async def _settle(self, state: BuildState) -> BuildState:
         """Record the outcome of an attempt that a dead daemon left open: completed if its layer was
@@ -229,6 +255,8 @@ class Runner:
                 return await self.builds.state(state.id)
             action = await asyncio.to_thread(decide_action, planned, layers)
             if action.layer:
+                if (damaged := await self._damaged(state, name, planned.key)) is not None:
+                    return damaged
                 return await self._reuse(state, planned, action.layer, external)
             if shortage := space.lack_of_space(
                 settings.state_dir, planned, settings.min_free_bytes
@@ -293,12 +321,20 @@ class Runner:
                 lost = ground.grown and not await asyncio.to_thread(self.stores.layers.find, key)
                 if not mine or lost or self.stopping:
                     return await self.builds.state(state.id)
+                name = state.plan.checkpoints[index].name
+                there = await asyncio.to_thread(self.stores.layers.find, key)
+                if there and (damaged := await self._damaged(state, name, key)) is not None:
+                    return damaged
             attempt = Attempt(self._resources, state, index, ground, external, held.aclose)
             self._attempts[state.id] = attempt
             try:
-                return await attempt.run()
+                after = await attempt.run()
             finally:
                 del self._attempts[state.id]
+        made = after.checkpoints[index]
+        if made.done:
+            self._sound.setdefault(state.id, set()).add(made.key)
+        return after
 
     def _record(self, state: BuildState, change: Change) -> Awaitable[BuildState]:
         return self._record_durably(state.id, change)

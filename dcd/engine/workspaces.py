@@ -48,4 +48,6 @@ def missing_layer(layers: Layers, state: BuildState) -> tuple[str, str] | None:
         return None
     again = "was built on a layer that has been rebuilt since"
     why = again if layers.stale(record.key) else "is missing"
+    if record.damaged:
+        why = "is damaged"
     return record.name, f"the layer of {record.name} {why}, so it is rebuilt"

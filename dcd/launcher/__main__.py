@@ -45,7 +45,7 @@ OPERATIONS = (
 
 LAYERS = (
     *("prepare", "begin", "branch", "release", "find", "stale", "touch", "document", "remove"),
-    *("layers", "stale_layers", "workspaces", "reconcile"),
+    *("layers", "stale_layers", "workspaces", "reconcile", "check", "compare"),
 )
 """The methods of `store.layers.Layers` that may be requested, of the back end that the argument `backend`
 names."""

@@ -19,7 +19,8 @@ from statemachine.results import Artifact
 from store.host.conversation import Ended, gone, receive, result_of, send
 from store.host.interpreter import module_command, module_environment
 from store.host.plain import as_plain, from_plain
-from store.layers import Layer, LayerRecord, Layers, Workspace
+from store.layers import Check, Layer, LayerRecord, Layers, Workspace
+from store.layers.content import Difference
 
 T = TypeVar("T")
 
@@ -238,6 +239,14 @@ class RemoteLayers:
 
     def stale(self, key: str) -> bool:
         return bool(self._call("stale", key=key))
+
+    def check(self, key: str, whole: bool, idle: bool) -> Check:
+        return from_plain(Check, self._call("check", key=key, whole=whole, idle=idle))
+
+    def compare(self, key: str, other: str) -> Sequence[Difference]:
+        return [
+            from_plain(Difference, each) for each in self._call("compare", key=key, other=other)
+        ]
 
     def touch(self, key: str) -> None:
         self._call("touch", key=key)

@@ -39,5 +39,5 @@ def decide_action(
     if layer is not None:
         return Action(f"layer {planned.key[:12]} from build {layer.record.made_by}", layer)
     if layers.stale(planned.key):
-        return Action("a layer below it was lost, or has been made again since")
+        return Action("its layer is damaged, or one below it was lost or made again since")
     return Action(why())

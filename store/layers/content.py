@@ -31,6 +31,7 @@ import gzip
 import hashlib
 import json
 import os
+import threading
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -219,7 +220,7 @@ def save_fingerprint(layer: Path, fingerprint: Fingerprint) -> None:
 
 def _replace(path: Path, data: bytes) -> None:
     """Write a file under another name first: an earlier one may be shared with other layers."""
-    aside = path.with_name(f".{path.name}.part")
+    aside = path.with_name(f".{path.name}.{threading.get_native_id()}.part")
     descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)

@@ -1,6 +1,6 @@
 """Layers as directories: the code common to all back ends.
 
-    DIRECTORY/KEY/{tree, document.xml, layer.json}      a layer
+    DIRECTORY/KEY/{tree, document.xml, layer.json, ...} a layer, with its manifest (`store.layers.integrity`)
     DIRECTORY/.work/NAME/{parent, layer/, ...}          a workspace, or a layer being removed
 
 A workspace's `layer` directory gets its key by one rename, after everything in it is on disk; removal
@@ -18,7 +18,6 @@ may traverse the workspace's mount point. Safe for several threads of one daemon
 
 import contextlib
 import errno
-import json
 import os
 import re
 import secrets
@@ -29,15 +28,30 @@ import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from dataclasses import replace
+from pathlib import Path
 
 from statemachine.errors import NotFound, Refused, Unprepared
 from store.host.durable import reporting_disk_full, sync_directory, sync_file, write_file
-from store.host.plain import as_plain, from_plain
 from store.host.removal import remove_tree
-from store.layers.integrity import Contents, Sealed
-from store.layers.interface import Layer, LayerRecord, Workspace
+from store.layers.content import Difference, differences
+from store.layers.integrity import (
+    Contents,
+    Sealed,
+    checked_at,
+    damage,
+    mark_checked,
+    mark_damaged,
+)
+from store.layers.interface import Check, Layer, LayerRecord, Workspace
+from store.layers.stored import (
+    Stored,
+    checked_name,
+    copy_if_there,
+    parts_of,
+    read_stored,
+    stands_on,
+)
 from store.layers.trees import Busy, Trees
 
 _KEY = re.compile(r"[0-9a-f]{64}")
@@ -45,18 +59,6 @@ _RUBBISH = "removed-"
 _SUPERSEDED = "superseded-"
 """Prefix of a layer replaced by another instance with its key while a workspace still uses its
 files."""
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-
-
-@dataclass(frozen=True, slots=True)
-class _Stored:
-    """The content of layer.json. `identity` names this instance of the layer, `parent_identity` the
-    instance of its parent on which it was built."""
-
-    record: LayerRecord
-    size_bytes: int
-    identity: str = ""
-    parent_identity: str = ""
 
 
 class LayerDirectory:
@@ -69,7 +71,7 @@ class LayerDirectory:
         self._trees = trees
         self._contents = Contents(trees)
         self._lock = threading.RLock()
-        self._known: dict[str, _Stored] = {}
+        self._known: dict[str, Stored] = {}
         self._opened: dict[str, Workspace] = {}
         self._held: set[str] = set()
         self._copied: Counter[str] = Counter()
@@ -96,11 +98,11 @@ class LayerDirectory:
         return self._populated(directory, parent, identity, chain)
 
     def branch(self, source: str, name: str) -> Workspace:
-        origin = self._work / _checked(source)
+        origin = self._work / checked_name(source)
         with reporting_disk_full("making a workspace", self.directory), self._lock:
             self._require_free(source)
             try:
-                parent, identity = _stands_on(origin)
+                parent, identity = stands_on(origin)
             except FileNotFoundError:
                 raise NotFound(f"there is no workspace {source}") from None
             if identity != self._identity(parent):
@@ -118,7 +120,7 @@ class LayerDirectory:
                 self._copied[source] -= 1
 
     def _new_work(self, name: str, parent: str | None, identity: str) -> Path:
-        directory = self._work / _checked(name)
+        directory = self._work / checked_name(name)
         try:
             directory.mkdir(mode=0o711)
         except FileExistsError:
@@ -137,7 +139,7 @@ class LayerDirectory:
                 self._trees.create(directory, chain)
                 layer = directory / "layer"
                 if chain:
-                    _copy_if_there(chain[0] / "document.xml", layer / "document.xml")
+                    copy_if_there(chain[0] / "document.xml", layer / "document.xml")
             except BaseException:
                 self._erase_work(directory)
                 raise
@@ -195,14 +197,14 @@ class LayerDirectory:
                 content = self._contents.record(layer, below, record.epoch)
                 record = replace(record, content=content)
                 self._trees.seal(layer)
-                stored = _Stored(
+                stored = Stored(
                     record,
                     self._trees.size_bytes(layer),
                     identity=secrets.token_hex(16),
                     parent_identity=workspace.parent_identity,
+                    made_at=time.time(),
                 )
-                described = json.dumps(as_plain(stored), separators=(",", ":")).encode()
-                write_file(layer / "layer.json", described, 0o600)
+                write_file(layer / "layer.json", stored.text, 0o600)
                 if workspace.document.exists():
                     sync_file(workspace.document)
                 with self._lock:
@@ -225,7 +227,7 @@ class LayerDirectory:
             self._erase_rubbish(away)
 
     def own_file(self, workspace: Workspace, path: str) -> Path | None:
-        real = self._trees.locate([workspace.directory / "layer"], _parts(path))
+        real = self._trees.locate([workspace.directory / "layer"], parts_of(path))
         return real if real is not None and stat.S_ISREG(real.lstat().st_mode) else None
 
     def discard(self, workspace: Workspace) -> None:
@@ -233,7 +235,7 @@ class LayerDirectory:
 
     def release(self, name: str) -> None:
         self._require_free(name)
-        self._erase_work(self._work / _checked(name))
+        self._erase_work(self._work / checked_name(name))
 
     def find(self, key: str) -> Layer | None:
         if self._line(key) is None:
@@ -245,6 +247,35 @@ class LayerDirectory:
 
     def stale(self, key: str) -> bool:
         return self._stored(key) is not None and self._line(key) is None
+
+    def check(self, key: str, whole: bool, idle: bool) -> Check:
+        chain = [self._sealed(layer) for layer in self._ancestors(key)]
+        layer, stored = chain[0], self._stored(key)
+        if stored is None:
+            raise NotFound(f"there is no layer {key}")
+        made = (key, stored.record.made_by, stored.record.checkpoint)
+        if found := damage(layer.directory):
+            return Check(*made, "damaged", found)
+        if not layer.digest:
+            return Check(*made, "unrecorded")
+        self._chain(key)
+        found = self._contents.check(chain, whole, idle)
+        with self._lock:
+            # A layer that is being removed has left its place before the first of its files goes.
+            if self._identity(key) != stored.identity:
+                raise NotFound(f"there is no layer {key} any more")
+            if found:
+                mark_damaged(layer.directory, found)
+            elif whole:
+                mark_checked(layer.directory)
+        return Check(*made, "damaged" if found else "unchanged", found)
+
+    def compare(self, key: str, other: str) -> Sequence[Difference]:
+        before, after = (
+            self._contents.of([self._sealed(layer) for layer in self._ancestors(each)])
+            for each in (key, other)
+        )
+        return differences(before, after)
 
     def touch(self, key: str) -> None:
         now = time.time()
@@ -265,7 +296,7 @@ class LayerDirectory:
             shutil.rmtree(scratch)
 
     def file(self, key: str, path: str) -> Path:
-        real = self._trees.locate(self._chain(key), _parts(path))
+        real = self._trees.locate(self._chain(key), parts_of(path))
         if real is None or not stat.S_ISREG(real.lstat().st_mode):
             raise NotFound(f"there is no file {path} in layer {key}")
         return real
@@ -340,20 +371,16 @@ class LayerDirectory:
     def _keys(self) -> list[str]:
         return sorted(p.name for p in self.directory.iterdir() if _KEY.fullmatch(p.name))
 
-    def _stored(self, key: str) -> _Stored | None:
+    def _stored(self, key: str) -> Stored | None:
         """The content of layer.json, None when the layer does not exist; read once, since a layer never
         changes."""
         if not _KEY.fullmatch(key):
             return None
         file = self.directory / key / "layer.json"
-        try:
-            if not file.exists():
-                self._known.pop(key, None)
-            elif key not in self._known:
-                content = json.loads(file.read_bytes())
-                self._known[key] = from_plain(_Stored, content, newer=True)
-        except (FileNotFoundError, ValueError):
-            return None
+        if not file.exists():
+            self._known.pop(key, None)
+        elif key not in self._known and (stored := read_stored(file)) is not None:
+            self._known[key] = stored
         return self._known.get(key)
 
     def _sealed(self, layer: Path) -> Sealed:
@@ -366,7 +393,17 @@ class LayerDirectory:
         try:
             if (stored := self._stored(key)) is not None:
                 used_at = (directory / "layer.json").stat().st_mtime
-                return Layer(stored.record, directory, stored.size_bytes, used_at)
+                checked = max(stored.made_at, checked_at(directory)) if stored.record.content else 0
+                return Layer(
+                    *(
+                        stored.record,
+                        directory,
+                        stored.size_bytes,
+                        used_at,
+                        checked,
+                        damage(directory),
+                    )
+                )
         except FileNotFoundError:
             pass
         raise NotFound(f"there is no layer {key}")
@@ -381,13 +418,15 @@ class LayerDirectory:
         return stored.identity if stored else ""
 
     def _line(self, key: str | None) -> list[str] | None:
-        """A layer and all layers below it, nearest first. None when one is missing, or is not the
+        """A layer and all layers below it, nearest first. None when one is missing, damaged, or not the
         instance on which the layer above it was built."""
         line: list[str] = []
         identity: str | None = None
         while key is not None:
             stored = self._stored(key)
             if stored is None or key in line or identity not in (None, stored.identity):
+                return None
+            if damage(self.directory / key):
                 return None
             line.append(key)
             key, identity = stored.record.parent, stored.parent_identity
@@ -400,6 +439,12 @@ class LayerDirectory:
             line.append(key)
             key = stored.record.parent
         return line
+
+    def _ancestors(self, key: str) -> list[Path]:
+        """The directories of a layer and of the existing layers below it. Raises NotFound."""
+        if not (line := self._ancestry(key)):
+            raise NotFound(f"there is no layer {key}")
+        return [self.directory / each for each in line]
 
     def _chain(self, key: str | None) -> list[Path]:
         """The directories of a layer and of all layers below it, nearest first."""
@@ -423,7 +468,7 @@ class LayerDirectory:
         """Names of workspaces that are based on a layer, with its key."""
         for directory in self._work.iterdir():
             with contextlib.suppress(FileNotFoundError):
-                if parent := _stands_on(directory)[0]:
+                if parent := stands_on(directory)[0]:
                     yield directory.name, parent
 
     def _take_away(self, key: str, prefix: str = _RUBBISH) -> Path:
@@ -449,28 +494,3 @@ class LayerDirectory:
             if (rubbish / "layer").exists():
                 self._trees.erase(rubbish / "layer")
             remove_tree(rubbish)
-
-
-def _parts(path: str) -> Sequence[str]:
-    parts = PurePosixPath(path).parts
-    if not parts or parts[0] == "/" or ".." in parts:
-        raise NotFound(f"{path!r} is not a path in a layer")
-    return parts
-
-
-def _checked(name: str) -> str:
-    """The name of a workspace, checked. Raises ValueError."""
-    if not _NAME.fullmatch(name):
-        raise ValueError(f"{name!r} cannot name a workspace")
-    return name
-
-
-def _stands_on(workspace: Path) -> tuple[str | None, str]:
-    """Key and identity of the layer on which a workspace is based. Raises FileNotFoundError."""
-    key, _, identity = (workspace / "parent").read_text().partition(" ")
-    return key or None, identity
-
-
-def _copy_if_there(source: Path, target: Path) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        shutil.copyfile(source, target)

@@ -5,17 +5,24 @@ layer stores itself is its whole tree, or for an overlay only the upper director
 describes the whole tree. Blocking; safe for several threads.
 """
 
+import errno
 import os
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from store.host.durable import write_file
+from store.host.idle import run_idle
 from store.layers.content import (
     CONTENT,
     EMPTY,
     Content,
+    Difference,
+    Fingerprint,
+    differences,
     parse,
     read_document,
     read_fingerprint,
@@ -30,6 +37,16 @@ from store.layers.walk import NOTHING, Known, Tree, describe
 
 _REMEMBERED = 2
 """The number of manifests in memory: the commit of a checkpoint needs that of the one before."""
+
+
+_DAMAGED, _CHECKED = "damaged", "checked"
+"""Files of a layer: the mark of a damaged one, and one with the time of the last check that read it all."""
+
+_OF_THE_DISK = (errno.EIO, errno.EUCLEAN, errno.EBADMSG, errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
+"""Errors of files that are gone or that the file system cannot read, such as a wrong checksum of btrfs."""
+
+_NAMED = 5
+"""How many differences a summary names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +78,39 @@ class Contents:
         if not (chain and content.digest == chain[0].digest and _linked(chain[0], layer)):
             save_content(layer, content)
         return content.digest
+
+    def check(self, chain: Sequence[Sealed], whole: bool, idle: bool) -> str:
+        """What is wrong with the first layer of a chain, for people; "" when it is as its manifest says.
+        Reads what its fingerprint does not show to be unchanged, or with `whole` everything; with `idle`
+        other work goes first. A lost manifest of an unchanged layer is written again, and so is a
+        fingerprint. Raises OSError."""
+        try:
+            if idle:
+                return _summarized(run_idle(lambda: self._differences(chain, whole)))
+            return _summarized(self._differences(chain, whole))
+        except OSError as error:
+            return _unreadable(error)
+
+    def _differences(self, chain: Sequence[Sealed], whole: bool) -> list[Difference]:
+        layer = chain[0]
+        recorded, fingerprint = _recorded(layer), read_fingerprint(layer.directory)
+        known = NOTHING
+        if recorded is not None and fingerprint is not None and not whole:
+            known = Known(fingerprint, recorded.lines)
+        tree = self._described(layer.directory, known)
+        if recorded is not None and known is not NOTHING and _is_unread(tree, known.fingerprint):
+            document = read_document(layer.directory)
+            if with_document(recorded, document) is recorded:
+                return []
+        content = self._content(layer.directory, chain[1:], tree)
+        if content.digest == layer.digest:
+            if recorded is None:
+                save_content(layer.directory, content)
+            save_fingerprint(layer.directory, tree.fingerprint)
+            return []
+        if recorded is None:
+            return [Difference(CONTENT, ("removed",))]
+        return differences(recorded, content)
 
     def of(self, chain: Sequence[Sealed]) -> Content:
         """The manifest of the first layer of a chain. One that is missing or damaged is made again from the
@@ -114,6 +164,54 @@ def _recorded(layer: Sealed) -> Content | None:
     except ValueError:
         return None
     return content if content.digest == layer.digest else None
+
+
+def _is_unread(tree: Tree, fingerprint: Fingerprint) -> bool:
+    """Whether a tree has exactly the entries of the fingerprint, all unchanged."""
+    return len(tree.found) == len(fingerprint.prints) and all(
+        fingerprint.shows_unchanged(each.key, each.fingerprint) for each in tree.found
+    )
+
+
+def mark_damaged(layer: Path, damage: str) -> None:
+    """Mark a layer as damaged, durably, with what is wrong for people. Raises OSError."""
+    write_file(layer / _DAMAGED, damage.encode("utf-8", "backslashreplace"), 0o600)
+
+
+def damage(layer: Path) -> str:
+    """What is wrong with a layer that was marked as damaged, for people; "" without a mark."""
+    try:
+        return (layer / _DAMAGED).read_text() or "damaged"
+    except FileNotFoundError:
+        return ""
+
+
+def mark_checked(layer: Path) -> None:
+    """Note, durably, that all of a layer has been read and is unchanged. Raises OSError."""
+    write_file(layer / _CHECKED, str(time.time()).encode(), 0o600)
+
+
+def checked_at(layer: Path) -> float:
+    """The Unix time of the last check that read all of a layer; 0 for none."""
+    try:
+        return float((layer / _CHECKED).read_text())
+    except (FileNotFoundError, ValueError):
+        return 0.0
+
+
+def _summarized(differs: Sequence[Difference]) -> str:
+    """Differences for people: the first ones, and the number of others; "" for none."""
+    named = [f"{ascii(each.path)[1:-1]}: {', '.join(each.kinds)}" for each in differs[:_NAMED]]
+    more = len(differs) - len(named)
+    return "; ".join([*named, f"and {more} more"] if more else named)
+
+
+def _unreadable(error: OSError) -> str:
+    """What is wrong with a layer that cannot be read, for people. Raises the error unless the layer or its
+    disk is the reason."""
+    if error.errno not in _OF_THE_DISK:
+        raise error
+    return f"{ascii(error.filename or 'its tree')[1:-1]}: {error.strerror}"
 
 
 def _linked(below: Sealed, layer: Path) -> bool:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from statemachine.results import Artifact
+from store.layers.content import Difference
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +44,28 @@ class LayerRecord:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A committed layer. `directory` holds the back end's files and belongs to it."""
+    """A committed layer. `directory` holds the back end's files and belongs to it; `used_at` is the Unix time
+    of the last use, for least-recently-used removal; `checked_at` that of the commit or of the last check
+    that read all of it (0: it has no manifest). `damage` says what is wrong with a damaged layer."""
 
     record: LayerRecord
     directory: Path
     size_bytes: int
     used_at: float
-    """Unix time of the last use, for least-recently-used removal."""
+    checked_at: float = 0.0
+    damage: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """The outcome of holding a layer against its manifest. `state` is `unchanged`, `damaged` or `unrecorded`
+    (a layer of an earlier version, without a manifest); `damage` names the first differences, for people."""
+
+    key: str
+    made_by: str
+    checkpoint: str
+    state: str
+    damage: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +123,24 @@ class Layers(Protocol):
         ...
 
     def find(self, key: str) -> Layer | None:
-        """The layer of that key; None when it does not exist or is stale. Does not mark it as used."""
+        """The layer of that key; None when it does not exist, is stale or damaged. Does not mark it as
+        used."""
         ...
 
     def stale(self, key: str) -> bool:
-        """Whether the layer of that key exists but is stale: a layer below it was lost or rebuilt after
-        it was created."""
+        """Whether the layer of that key exists but is stale: it is damaged, or a layer below it is damaged or
+        was lost or rebuilt after it was created."""
+        ...
+
+    def check(self, key: str, whole: bool, idle: bool) -> Check:
+        """Hold a layer against its manifest: what its fingerprint does not show to be unchanged, or with
+        `whole` everything. A layer that differs is damaged from then on: it is stale, and so is each layer
+        above it. With `idle` other work goes first. Raises NotFound."""
+        ...
+
+    def compare(self, key: str, other: str) -> Sequence[Difference]:
+        """The differences between the contents of two layers, stale or not, sorted by path. Raises
+        NotFound."""
         ...
 
     def touch(self, key: str) -> None:

@@ -34,6 +34,7 @@ from statemachine.events import (
     CheckpointInterrupted,
     CheckpointReused,
     CheckpointStarted,
+    LayerDamaged,
     PauseRequested,
     PauseWithdrawn,
     Payload,
@@ -84,6 +85,7 @@ def payloads(build: Any) -> dict[str, Payload]:
             CheckpointStarted("b", b.attempts + 1, b.key, "log"),
             ResourceClaimed("b", b.attempts, "target", "one"),
             CheckpointReused("b", b.key, "b0"),
+            LayerDamaged("b", b.key, "b0", "file: sha256"),
             CheckpointCompleted("b", b.attempts, b.key, 1.0),
             CheckpointFailed("b", b.attempts, ERROR),
             CheckpointInterrupted("b", b.attempts, "shutdown"),
@@ -144,8 +146,8 @@ def test_between_checkpoints_a_running_build_can_start_reuse_pause_and_fail(
         name for name, payload in payloads(build).items() if not refused(build.machine, payload)
     }
     assert accepted == {
-        "CheckpointStarted", "CheckpointReused", "PauseRequested", "BuildPaused", "BuildFailed",
-        "CancelRequested",
+        "CheckpointStarted", "CheckpointReused", "LayerDamaged", "PauseRequested", "BuildPaused",
+        "BuildFailed", "CancelRequested",
     }  # fmt: skip
 
 
@@ -375,3 +377,16 @@ def test_a_rewind_goes_back_over_several_checkpoints(
     build.do(Resume(from_checkpoint="a"))
     assert build.position is None
     assert build.state.completed == 0
+
+
+def test_a_damaged_layer_is_told_between_attempts_and_stays_told(begin: Callable[..., Any]) -> None:
+    build = begin().run_to(0)
+    build.do(LayerDamaged("a", "1" * 64, "b0", "etc/passwd: sha256"))
+    build.do(LayerDamaged("a", "2" * 64, "b1", "file: removed"))
+    first = build.state.checkpoints[0]
+    assert first.damaged == (
+        f"layer {'1' * 12} of build b0 is damaged and not used: etc/passwd: sha256",
+        f"layer {'2' * 12} of build b1 is damaged and not used: file: removed",
+    )
+    with pytest.raises(NotFound):
+        build.do(LayerDamaged("other", "1" * 64, "b0", "file: removed"))
