@@ -22,6 +22,7 @@ class ExitCode(IntEnum):
     UNREACHABLE = 9
     PERMISSION = 10
     UNPREPARED = 11
+    DIFFERENT = 12
     BAD_KEY = 20
     ALTERED = 21
     OTHER_KEY = 22

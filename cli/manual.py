@@ -29,6 +29,7 @@ EXIT_STATUS = {
     9: "the daemon cannot be reached, or cannot serve now",
     10: "permission denied",
     11: "the host lacks what the build needs: a tool, space, a reachable mirror",
+    12: "reproduce: the second build is different",
     130: "interrupted by Ctrl-C; a followed build continues",
     141: "the reader of the output closed it",
 }

@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from statemachine.plan import Plan
 from statemachine.results import Artifact, ErrorInfo
+from statemachine.variation import Variation
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,8 @@ class BuildSubmitted(Payload):
 
     `idempotency_key` is unique per submitting user; `request_sha256` is the digest of the whole request
     ("" in events of version 0.1.0, whose keys were unique across all users). The build's time is in the plan
-    (`statemachine.keys.epoch_of`); `time_origin` says where it comes from (`dcd.planning.epoch`)."""
+    (`statemachine.keys.epoch_of`); `time_origin` says where it comes from (`dcd.planning.epoch`).
+    `reproduces` is the build that this one repeats ("": none), in surroundings with this `variation`."""
 
     name: str
     manifest: str
@@ -50,6 +52,8 @@ class BuildSubmitted(Payload):
     idempotency_key: str | None = None
     request_sha256: str = ""
     time_origin: str = ""
+    reproduces: str = ""
+    variation: Variation | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -212,6 +212,8 @@ def _submitted(event: events.Event, data: events.BuildSubmitted) -> BuildState:
         idempotency_key=data.idempotency_key,
         request_sha256=data.request_sha256,
         time_origin=data.time_origin,
+        reproduces=data.reproduces,
+        variation=data.variation,
         pause_before=data.pause_before,
     )
 

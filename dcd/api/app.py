@@ -30,6 +30,7 @@ from dcd.api.server import API
 from dcd.configuration import Live, Reloaded
 from dcd.engine.engine import Engine
 from dcd.engine.garbage import Collected
+from dcd.engine.reproductions import Comparison
 from dcd.engine.usage import DiskUsage
 from statemachine.errors import DcdError, UsageError
 from store.host.durable import is_full
@@ -96,6 +97,11 @@ OPERATIONS: tuple[Operation, ...] = (
         "Create a throw-away workspace for the life of the connection",
         schemas.ShellView, schemas.ShellRequest, media_type="application/x-ndjson",
         problems=(404, 409, 410, 424)),
+    Operation("POST", f"{BUILD}/reproduce", builds.reproduce,
+        "Repeat a completed build in varied surroundings",
+        schemas.BuildView, status=201, also=(200,), problems=(404, 409, 410, 424)),
+    Operation("GET", f"{BUILD}/comparison", builds.comparison,
+        "Compare a repetition with the build that it repeats", Comparison, problems=(404, 409, 410)),
     Operation("POST", f"{BUILD}/cancel", builds.cancel, "Cancel a build",
         schemas.BuildView, problems=(404, 409, 410)),
     Operation("DELETE", BUILD, builds.remove, "Remove the artifacts and logs of an ended build",

@@ -17,9 +17,9 @@ from dcd.api.server import actor_of
 from dcd.api.views import summary_view
 from dcd.engine.manifests import ManifestSource, Options
 from dcd.manifest.diagnostics import ManifestError
-from dcd.planner.tasks import OldManifest
+from dcd.planner.tasks import OldManifest, WithSecrets
 from statemachine.build import BuildState, Lifecycle
-from statemachine.errors import UsageError
+from statemachine.errors import PermissionDenied, UsageError
 from statemachine.events import Actor
 
 STATE = QueryParameter(
@@ -143,6 +143,30 @@ async def checkpoints(api: Api, request: Request) -> Response:
         )
     )
     return json_response(schemas.CheckpointList(tuple(views)))
+
+
+async def reproduce(api: Api, request: Request) -> Response:
+    api.require(request, Action.SUBMIT)
+    build = await api.controlled(request)
+    first = await api.records.state(build)
+    if not api.sees_secrets(request, first.actor):
+        # The repetition has the manifest, and its submitter may see that.
+        secret = WithSecrets(first.manifest, first.parameters)
+        if (await api.manifests.without_secrets(secret, actor_of(request.scope))).had_any:
+            raise PermissionDenied(
+                f"the manifest of build {build} has secrets of {first.actor.user}",
+                "the user who repeats a build may read its manifest",
+                f"have {first.actor.user} or root reproduce it",
+            )
+    state, new = await api.engine.reproductions.begin(
+        build, actor_of(request.scope), api.permit(request, first.actor)
+    )
+    return json_response(await api.view(request, state), 201 if new else 200)
+
+
+async def comparison(api: Api, request: Request) -> Response:
+    api.require(request, Action.SEE)
+    return json_response(await api.engine.reproductions.compare(await api.build(request)))
 
 
 async def cancel(api: Api, request: Request) -> Response:

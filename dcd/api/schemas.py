@@ -182,6 +182,8 @@ class BuildView:
     removed_at: datetime | None = None
     """When the artifacts and logs were removed (`rm`), and by whom."""
     removed_by: Actor | None = None
+    reproduces: str = ""
+    """The build that this one repeats, in varied surroundings; empty for others."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,7 @@ def build_view(
         inputs=state.inputs,
         removed_at=state.removed_at,
         removed_by=state.removed_by,
+        reproduces=state.reproduces,
     )
 
 

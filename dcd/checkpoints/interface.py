@@ -107,7 +107,8 @@ class Context:
     `root` is the workspace's tree; the four areas below it exist. `tmp` is emptied before the layer
     is committed. `evidence` is a directory beside the attempt's log that outlives the attempt,
     whether it succeeds or not (console logs, screenshots). `inputs` maps a path, as the manifest resolves
-    it, to the captured file (read-only). `environment` is the explicit environment of every tool.
+    it, to the captured file (read-only). `environment` is the explicit environment of every tool,
+    `host_tools` adds to it for those of the host.
     `external` is the external state in CheckpointStarted and in the layer's key: the result of
     `external_state` just before the start.
     `made` are the recorded files (the disk, media) that this attempt makes or changes; a change of
@@ -136,6 +137,7 @@ class Context:
     resolve: Callable[[str], None] = lambda _: None
     stage: Stage = Stage.WHOLE
     below: str = ""
+    host_tools: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def pkg_image(self) -> Path:
@@ -177,7 +179,7 @@ class Context:
         """Run a tool with this context's environment (plus `env`); see `store.host.process.run`."""
         return run(
             argv,
-            env={**self.environment, **(env or {})},
+            env={**self.environment, **self.host_tools, **(env or {})},
             cwd=cwd,
             stdin=stdin,
             timeout_seconds=timeout_seconds,

@@ -262,6 +262,7 @@ class Attempt:
             capture=resources.settings().capture,
             stage=stage.value,
             below=self._below.record.resolved if self._below and stage is Stage.REST else "",
+            variation=state.variation,
         )
 
     async def _conclude(

@@ -18,6 +18,7 @@ from dcd.engine.garbage import Collector
 from dcd.engine.losses import NO_LOSSES, Losses
 from dcd.engine.manifests import Manifests, ManifestSource, Options, Permit
 from dcd.engine.records import Records
+from dcd.engine.reproductions import Reproductions
 from dcd.engine.runner import Runner
 from dcd.engine.scheduler import Scheduler
 from dcd.engine.shells import Shells
@@ -69,6 +70,7 @@ class Engine:
         self.manifests = Manifests(planner, stores, settings, History(builds.log))
         self.records = Records(builds, stores)
         self.shells = Shells(stores)
+        self.reproductions = Reproductions(builds, runner, scheduler, stores, settings)
         self.collector = Collector(builds, runner, stores, settings, losses)
 
     @property

@@ -12,7 +12,8 @@ def workspace_name(state: BuildState) -> str:
     """The workspace of the last attempt, at the next checkpoint. The number counts the attempts of all
     checkpoints, since workspaces of two checkpoints at the same index, of the old and the new manifest,
     can exist at once."""
-    return f"{state.id}.{state.completed}.{sum(state.attempts.values())}"
+    place = f".{state.variation.place}" if state.variation and state.variation.place else ""
+    return f"{state.id}.{state.completed}.{sum(state.attempts.values())}{place}"
 
 
 def kept_workspace(state: BuildState) -> str | None:

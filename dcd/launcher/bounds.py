@@ -16,8 +16,9 @@ from typing import TypeVar
 
 from dcd.launcher.orders import AttemptOrder, Bounds
 from dcd.worker.request import Grants
-from statemachine.errors import PermissionDenied
+from statemachine.errors import PermissionDenied, UsageError
 from statemachine.plan import Stage
+from statemachine.variation import check_variation
 from store.host.capabilities import CHROOT, MOUNTS
 from store.host.devices import ALL_DEVICES
 from store.host.regular import is_open_to_all
@@ -56,6 +57,11 @@ def check_names(order: AttemptOrder) -> None:
     for name in order.environment:
         _require(_ENVIRONMENT.fullmatch(name), f"the variable {name!r}")
     _require(order.stage in set(Stage), f"the stage {order.stage!r}")
+    if order.variation is not None:
+        try:
+            check_variation(order.variation)
+        except UsageError as error:
+            _require(False, error.brief)
 
 
 def granted(order: AttemptOrder, bounds: Bounds) -> Grants:

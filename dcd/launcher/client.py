@@ -20,6 +20,7 @@ from store.host.conversation import Ended, gone, receive, result_of, send
 from store.host.interpreter import module_command, module_environment
 from store.host.plain import as_plain, from_plain
 from store.layers import Check, Layer, LayerRecord, Layers, Workspace
+from store.layers.comparison import LayerDifferences
 from store.layers.content import Difference
 
 T = TypeVar("T")
@@ -49,6 +50,7 @@ class Privileged(Protocol):
     def write(self, build: str, name: str, file_format: str, content: str) -> Artifact: ...
 
     def sign(self, build: str, name: str) -> tuple[Artifact, ...]: ...
+    def compare_layers(self, first: str, second: str, most: int) -> LayerDifferences: ...
 
     def remove_results(self, build: str) -> None: ...
 
@@ -121,6 +123,10 @@ class Launcher:
 
     def sign(self, build: str, name: str) -> tuple[Artifact, ...]:
         return self._call(tuple[Artifact, ...], "sign", build=build, name=name)
+
+    def compare_layers(self, first: str, second: str, most: int) -> LayerDifferences:
+        given = {"first": first, "second": second, "most": most}
+        return self._call(LayerDifferences, "compare_layers", **given)
 
     def remove_results(self, build: str) -> None:
         self.call("remove_results", build=build)

@@ -6,6 +6,7 @@ and in the stores; below the state directory only root may change the directorie
 class directly. Blocking; safe for several threads.
 """
 
+import contextlib
 import hashlib
 import hmac
 import json
@@ -13,7 +14,7 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from store.host.interpreter import module_command, module_environment
 from store.host.regular import open_regular
 from store.host.secret_files import MAX_BYTES, PREFIX, secret_file
 from store.layers import Layer, LayerRecord, LayerStore, Workspace
+from store.layers.comparison import LayerDifferences, compare_layers
 from store.logs import AttemptLogs
 from store.packages import Packages
 
@@ -91,6 +93,20 @@ class Operations:
         signatures. Returns them; none without a key. Raises PermissionDenied, BadKey, DiskFull."""
         return tuple(signatures(self.artifacts, self.signing, _build(build), name))
 
+    def compare_layers(self, first: str, second: str, most: int) -> LayerDifferences:
+        """The differences between the contents of the layers of two keys, at most `most` of them."""
+        found = [self.layers.find(key) for key in (first, second)]
+        if found[0] is None or found[1] is None:
+            return LayerDifferences((), 0, "a layer was removed")
+        differences = compare_layers(found[0].directory, found[1].directory, most)
+        path = next((one.path for one in differences.files if "content" in one.kinds), None)
+        if path is None:
+            return differences
+        with contextlib.suppress(NotFound, ValueError):
+            example = tuple(str(self.layers.file(key, path)) for key in (first, second))
+            return replace(differences, example=example)
+        return differences
+
     def remove_results(self, build: str) -> None:
         """Remove the artifacts and logs of a build, if there are any."""
         self.artifacts.remove(_build(build))
@@ -134,6 +150,7 @@ class Operations:
             stage=order.stage,
             below=order.below,
             grants=grants,
+            variation=order.variation,
         )
 
     def ended(self, request: WorkerRequest) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from statemachine.plan import Json, Stage
+from statemachine.variation import Variation
 from store.host.capabilities import FILES
 from store.host.plain import as_plain, from_plain
 
@@ -50,6 +51,7 @@ class AttemptOrder:
     capture: str = "none"
     stage: str = Stage.WHOLE.value
     below: str = ""
+    variation: Variation | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,7 @@ from dcd.worker.messages import (
 from dcd.worker.recover import detach_loops, leftover_workers
 from dcd.worker.request import MARKER, WorkerRequest
 from dcd.worker.signals import CLAIMED
+from dcd.worker.variation import for_host_tools, for_image, vary
 from statemachine.errors import DcdError, PermissionDenied, Unavailable
 from statemachine.plan import Stage
 from statemachine.results import Artifact, ErrorInfo
@@ -143,6 +144,8 @@ def carry_out(request_line: bytes, messages: int, answers: int) -> int:
     pipe = _Pipe(messages, answers)
     status = 0
     with _verdict_on_error(request, pipe):
+        if request.variation is not None:
+            vary(request.variation)
         if not request.network:
             _raise_loopback()
         with open_store(request.workspace.backend, request.layers).enter(request.workspace) as root:
@@ -267,7 +270,8 @@ def _work(request: WorkerRequest, root: Path, pipe: _Pipe) -> None:
         deliver=pipe.deliver,
         claim=pipe.claim,
         attempt=request.attempt_name,
-        environment=request.environment,
+        environment={**request.environment, **for_image(request.variation)},
+        host_tools=for_host_tools(request.variation),
         external=request.external,
         packages=request.packages,
         resolve=pipe.resolve,

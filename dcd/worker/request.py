@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from statemachine.plan import Json, Stage
+from statemachine.variation import Variation
 from store.host.capabilities import FILES
 from store.layers.interface import Workspace
 from store.packages import Lent
@@ -75,7 +76,8 @@ class WorkerRequest:
     file. `evidence` is a directory that outlives the attempt. `allowed` lists the modules that `mod_path` may
     name in addition to the project's own. `environment` is the environment of every tool, `external` the
     external state that the key covers. `packages` is the package store, if the checkpoint uses it. `stage` is
-    what to make (`statemachine.plan.Stage`), `below` is as in `dcd.checkpoints.interface.Context`.
+    what to make (`statemachine.plan.Stage`), `below` is as in `dcd.checkpoints.interface.Context`;
+    `variation` is that of the build's surroundings.
     """
 
     state_id: str
@@ -101,6 +103,7 @@ class WorkerRequest:
     stage: str = Stage.WHOLE.value
     below: str = ""
     grants: Grants = field(default_factory=Grants)
+    variation: Variation | None = None
 
     @property
     def marker(self) -> str:

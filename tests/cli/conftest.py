@@ -118,6 +118,7 @@ class FakeBuild:
             "undelivered": [],
             "removed_at": None,
             "removed_by": None,
+            "reproduces": "",
         }
         planned = tuple(
             PlannedCheckpoint(checkpoint, "", "dcd/x", "X", "k" * 64, (), estimate_seconds=seconds)

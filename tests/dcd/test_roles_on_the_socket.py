@@ -357,6 +357,29 @@ def test_a_secret_in_a_manifest_is_shown_to_who_supplied_it_and_root_alone(daemo
     assert daemon.ask("observer", "GET", f"{at}/events/verify")[1]["ok"]
 
 
+def test_a_build_whose_manifest_has_secrets_is_repeated_by_who_supplied_them_or_root_alone(
+    daemon: Daemon,
+) -> None:
+    """The repetition has the manifest, which its submitter may see."""
+    secret = '<configuration name="copy"><user name="u"><password>secret</password></user></configuration>'
+    for given, others in ((secret, 403), ("<distro_spec/>", 201)):
+        text = manifest("copy", "dcd/checkpoints/vm/create_disk", "CreateDisk", given)
+        body = {**submission(text), "pause_before": None}
+        status, build = daemon.ask("submitter", "POST", "/v1/builds", body)
+        assert status == 201, build
+        at = f"/v1/builds/{build['id']}"
+        deadline = time.monotonic() + 60
+        while daemon.ask(0, "GET", at)[1]["state"] != "completed":
+            assert time.monotonic() < deadline, daemon.ask(0, "GET", at)
+            time.sleep(0.1)
+        found = {
+            user: daemon.ask(user, "POST", f"{at}/reproduce")[0]
+            for user in ("observer", "scripter", "operator", "submitter", 0)
+        }
+        expected = {"observer": 403, "scripter": 403, "operator": others, "submitter": 201, 0: 201}
+        assert found == expected
+
+
 def test_the_event_log_blobs_and_layers_are_for_root_alone(daemon: Daemon) -> None:
     state = daemon.socket.parent / "state"
     program = (
