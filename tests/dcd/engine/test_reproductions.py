@@ -115,13 +115,24 @@ def test_a_repetition_reuses_nothing_and_nothing_of_it_is_reused(
     assert second["checkpoints"][0]["key"] != plan[0]["key"]
 
 
+def test_only_the_checkpoints_from_one_on_are_repeated(daemon: Any, tmp_path: Path) -> None:
+    manifest = write(tmp_path, one="date +%N > {PKG_IMAGE_PATH}/stamp", two="true")
+    code, found = reproduced(daemon, manifest, "--from", "two", "--keep")
+    assert code == 0
+    states = [one["state"] for one in daemon.json("status", found["second"])["checkpoints"]]
+    assert states == ["reused", "completed"]
+    done = daemon.run("reproduce", found["first"], "--from", "three")
+    assert done.returncode == 7
+    assert "its checkpoints are: one, two" in done.stderr
+
+
 def test_a_comparison_survives_its_client_and_the_daemon(daemon: Any, tmp_path: Path) -> None:
     manifest = write(tmp_path, one="true", two="sleep 3")
     first = daemon.submit(manifest)
     daemon.wait(first, "completed")
     begin = (str(daemon.socket), "POST", client.build_path(first, "reproduce"))
-    second = client.request(*begin)["id"]
-    assert client.request(*begin)["id"] == second
+    second = client.request(*begin, body={})["id"]
+    assert client.request(*begin, body={})["id"] == second
     daemon.wait(second, "running")
     daemon.kill()
     daemon.start()
