@@ -46,7 +46,7 @@ tools: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml
 	tools/make-venv.sh $(PYTHON) $(VENV)
-	$(bin)/pip install --quiet --editable '.[sign]'
+	$(bin)/pip install --quiet --editable '.[sbom,sign]'
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.installed

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from dcd.platform import apt, foreign
 from dcd.platform.hypervisor import probe_kvm
+from dcd.platform.sbom_libraries import REMEDY, missing_libraries
 from dcd.signing.keys import INSTALL, can_sign, check_key
 from statemachine.errors import DcdError
 from store.host import tools
@@ -105,6 +106,7 @@ def examine(state_dir: Path, signing_key: str = "") -> list[HostCheck]:
         ("secrets", _secrets),
         ("signatures", partial(_signatures, signing_key)),
         ("architectures", _architectures),
+        ("sbom", _sbom),
         ("apt sources", _apt_sources),
     ]
     return list(_side_by_side(checks, LIMIT_SECONDS))
@@ -288,3 +290,12 @@ def _apt_sources() -> _Finding:
     sources = apt.sources_for(apt.host_sources(), apt.host_codename())
     suites = ", ".join(dict.fromkeys(source.suite for source in sources))
     return "ok", f"{len(sources)} for {suites}"
+
+
+def _sbom() -> _Finding:
+    """Whether images get an SBOM."""
+    lacking = missing_libraries()
+    if lacking:
+        what = f"images get no SBOM (NAME.cdx.json, NAME.spdx.json): not installed: {', '.join(lacking)}"
+        return "warning", what, REMEDY
+    return "ok", "images get an SBOM: CycloneDX 1.6 and SPDX 2.3"

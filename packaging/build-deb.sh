@@ -59,10 +59,10 @@ pip="$work/venv/bin/pip --quiet --disable-pip-version-check"
 if [ -n "${WHEELS:-}" ]; then
     cp "$WHEELS"/*.whl "$stage/wheels"
     rm -f "$stage"/wheels/dcd-*.whl
-    $pip wheel --no-index --find-links "$stage/wheels" -w "$stage/wheels" "$work/source[sign]"
+    $pip wheel --no-index --find-links "$stage/wheels" -w "$stage/wheels" "$work/source[sbom,sign]"
 else
     $pip wheel -w "$stage/wheels" "setuptools>=77" wheel
-    $pip wheel --no-binary lxml -w "$stage/wheels" "$work/source[sign]"
+    $pip wheel --no-binary lxml -w "$stage/wheels" "$work/source[sbom,sign]"
 fi
 
 (cd "$stage" && dpkg-buildpackage --build=binary --no-sign) >"$work/log" 2>&1 || {

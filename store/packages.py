@@ -195,10 +195,14 @@ class Packages:
                 found.append(Package(path.name, status.st_size, status.st_mtime))
         return sorted(found, key=lambda package: (package.used_at, package.sha256))
 
+    def has(self, sha256: str) -> bool:
+        """Whether there is a file of that digest."""
+        return (self._kept / _named(sha256)).is_file()
+
     def path(self, sha256: str) -> Path:
         """The read-only file of a digest. Raises NotFound."""
-        path = self._kept / _named(sha256)
-        if not path.is_file():
+        path = self._kept / sha256
+        if not self.has(sha256):
             raise NotFound(
                 f"the package store does not have {sha256}",
                 "it was not captured, or was removed since",

@@ -59,6 +59,7 @@ class Needs:
     devices). `reads` are paths of the host that the manifest names; those that workers do not see are
     refused. `writes` are paths of the host that it changes, beside its workspace and evidence. `secrets` are
     the files and variables that it reads (`dcd.manifest.secrets`). `packages`: it uses the package store.
+    `contents`: it reads what earlier checkpoints put into the image (`Context.resolved`, `host_files`).
     """
 
     tools: tuple[str, ...] = ()
@@ -71,6 +72,7 @@ class Needs:
     writes: tuple[Path, ...] = ()
     secrets: tuple[str, ...] = ()
     packages: bool = False
+    contents: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,9 @@ class Context:
     `made` are the recorded files (the disk, media) that this attempt makes or changes; a change of
     any other one fails the checkpoint (`dcd.checkpoints.recorded`).
     `packages` is the package store, if `Needs.packages` asks for it; `resolve(sha256)` says which list there
-    names the packages that this attempt puts into the image (`store.resolved`).
+    names the packages that this attempt puts into the image (`store.resolved`). `resolved` are the lists of
+    earlier checkpoints, and `host_files` the tools whose files they put into the image, if `Needs.contents`
+    asks for them.
     `stage` is what to make: other than WHOLE only for a checkpoint with a `base`. In REST, `below` is the
     digest of the list of the packages that the layer below has ("": none).
     `claim(kind, name)` precedes the creation of anything that could outlive the worker, and returns
@@ -138,6 +142,8 @@ class Context:
     stage: Stage = Stage.WHOLE
     below: str = ""
     host_tools: Mapping[str, str] = field(default_factory=dict)
+    resolved: tuple[Path, ...] = ()
+    host_files: tuple[str, ...] = ()
 
     @property
     def pkg_image(self) -> Path:

@@ -203,7 +203,7 @@ def _default_checkpoints(
         *(_DISK if is_disk else _LIVE),
     )
     execution = _made(source, "execution", distro)
-    execution.extend(_checkpoint(source, step, distro) for step in steps)
+    execution.extend(made_checkpoint(source, step, distro) for step in steps)
     software = distro.findall("software")[-1]
     distro.insert(distro.index(software) + 1, execution)
     if is_disk:
@@ -295,7 +295,8 @@ def _complete_machine(source: Source, distro: Element) -> None:
         machine.append(_made(source, "vm_format", distro, type="qcow2"))
 
 
-def _checkpoint(source: Source, step: Default, at: Element) -> Element:
+def made_checkpoint(source: Source, step: Default, at: Element) -> Element:
+    """The element of a checkpoint, with the place of another."""
     checkpoint = _made(source, "checkpoint", at, name=step.name, type=step.kind)
     if step.arguments:
         kwargs = _made(source, "kwargs", at)

@@ -13,12 +13,10 @@ After a crash in between, the next start finds the attempt open, and `dcd.engine
 """
 
 import asyncio
-import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
 
 import structlog
 
@@ -29,12 +27,12 @@ from dcd.engine.builds import Builds
 from dcd.engine.claims import claims_released
 from dcd.engine.failures import command_for_disk_error
 from dcd.engine.host import boot_id
-from dcd.engine.needs import Needs
 from dcd.engine.stores import Stores
 from dcd.engine.workspaces import kept_workspace, workspace_name
 from dcd.launcher.orders import AttemptOrder, Wanted
+from dcd.planner import tasks
 from dcd.planner.client import Planning
-from dcd.planner.tasks import NeedsOfAttempt, OfBuild
+from dcd.planner.tasks import OfBuild
 from dcd.planning import plan as planning
 from dcd.planning.ground import Ground
 from dcd.worker.launch import Ending, run_attempt
@@ -44,14 +42,13 @@ from statemachine.commands import Change, FailCheckpoint, InterruptCheckpoint
 from statemachine.errors import DcdError, Refused, Unavailable
 from statemachine.events import CheckpointCompleted, CheckpointStarted, ResourceClaimed
 from statemachine.keys import grown_from
-from statemachine.plan import Stage
+from statemachine.plan import PlannedCheckpoint, Stage
 from statemachine.results import ErrorInfo
 from store.host.durable import DiskFull, used_up
+from store.host.tools import tool_named
 from store.layers import Layer, LayerRecord, Workspace
 
 logger = structlog.get_logger()
-
-T = TypeVar("T")
 
 BASE_SHARE = 0.5
 """The share of the progress that belongs to the base, if it has to be made."""
@@ -66,7 +63,6 @@ class Resources:
     stores: Stores
     settings: Callable[[], Configuration]
     planner: Planning
-    needs: Needs
     record: Callable[[str, Change], Awaitable[BuildState]]
 
     def of_build(self, state: BuildState, index: int) -> OfBuild:
@@ -80,8 +76,6 @@ class Attempt:
     stands on, `external` is the external state in the key that has changed since the plan. `let_go` is called
     when nothing can remove the ground any more."""
 
-    _needed: asyncio.Future[NeedsOfAttempt]
-
     def __init__(
         self,
         resources: Resources,
@@ -92,7 +86,6 @@ class Attempt:
         let_go: Callable[[], Awaitable[None]],
     ) -> None:
         self._resources = resources
-        self._before = state
         self._build = state.id
         self._index = index
         self._ground = ground
@@ -119,8 +112,7 @@ class Attempt:
         """Run the attempt. Returns the build's state afterwards. Raises Refused and Unavailable."""
         name = self._planned.name
         try:
-            async with _meanwhile(self._needs()) as self._needed:
-                return await self._make(await self._begin())
+            return await self._make(await self._begin())
         except DiskFull as error:
             return await self._record(InterruptCheckpoint(name, "no-space", str(error)))
         except (Refused, Unavailable):
@@ -131,10 +123,6 @@ class Attempt:
             return await self._record(command_for_disk_error(name, error))
         finally:
             self._resources.builds.broadcast.clear(self._build)
-
-    async def _needs(self) -> NeedsOfAttempt:
-        modules = self._resources.settings().checkpoint_modules
-        return await self._resources.needs.of(self._before, self._index, modules)
 
     async def _begin(self) -> BuildState:
         planned = self._planned
@@ -243,7 +231,7 @@ class Attempt:
 
     async def _order(self, state: BuildState, workspace: Workspace, stage: Stage) -> AttemptOrder:
         resources, planned = self._resources, state.plan.checkpoints[self._index]
-        found = await self._needed
+        found = await resources.planner.ask(tasks.NEEDS, resources.of_build(state, self._index))
         needs = found.needs
         self.uses_packages = needs.packages
         await asyncio.to_thread(require_secrets, resources.settings(), state.actor, needs.secrets)
@@ -276,6 +264,8 @@ class Attempt:
             stage=stage.value,
             below=self._below.record.resolved if self._below and stage is Stage.REST else "",
             variation=state.variation,
+            resolved=state.resolved if needs.contents else (),
+            host_files=_entering(state.plan.checkpoints[: self._index]) if needs.contents else (),
         )
 
     async def _conclude(
@@ -359,14 +349,7 @@ class Attempt:
         return self._resources.record(self._build, change)
 
 
-@contextlib.asynccontextmanager
-async def _meanwhile(work: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Future[T]]:
-    """Work that is done while other work is, and needed by its end; given up at the end of the context."""
-    task = asyncio.ensure_future(work)
-    try:
-        yield task
-    finally:
-        task.cancel()
-        await asyncio.wait({task})
-        if not task.cancelled():
-            task.exception()  # also one that nobody has asked for
+def _entering(earlier: Sequence[PlannedCheckpoint]) -> tuple[str, ...]:
+    """The tools of the host whose files the checkpoints put into the image."""
+    names = dict.fromkeys(name for planned in earlier for name in planned.tools)
+    return tuple(name for name in names if tool_named(name).enters)

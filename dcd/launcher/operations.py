@@ -149,6 +149,10 @@ class Operations:
             packages=self.packages.lend(workspace.name, order.capture) if order.packages else None,
             stage=order.stage,
             below=order.below,
+            resolved=tuple(
+                self.packages.path(name) for name in order.resolved if self.packages.has(name)
+            ),
+            host_files=order.host_files,
             grants=grants,
             variation=order.variation,
         )

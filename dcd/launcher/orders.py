@@ -28,8 +28,8 @@ class Wanted:
 class AttemptOrder:
     """An attempt at a checkpoint, in a workspace that is open. `inputs` maps a path, as the manifest resolves
     it, to the digest of the captured file; with `packages` it uses the package store, which captures what
-    `capture` says (`store.packages`); the rest, such as `stage` and `below`, is as in
-    `dcd.worker.request.WorkerRequest`."""
+    `capture` says (`store.packages`); `resolved` are the digests of the lists that it reads. The rest, such
+    as `stage` and `below`, is as in `dcd.worker.request.WorkerRequest`."""
 
     build: str
     checkpoint: str
@@ -52,6 +52,8 @@ class AttemptOrder:
     stage: str = Stage.WHOLE.value
     below: str = ""
     variation: Variation | None = None
+    resolved: tuple[str, ...] = ()
+    host_files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from dcd.construction.constructors import check_constructors
 from dcd.construction.short_forms import write_out
+from dcd.construction.usual_sbom import add_sbom
 from dcd.manifest.canonical import canonical_text
 from dcd.manifest.check import check_structure
 from dcd.manifest.cross_checks import cross_check
@@ -108,6 +109,7 @@ def load(
     found += bounded(translate(source))
     choice: list[str] = []
     found += bounded(write_out(source, settings.allowed_modules, choice))
+    add_sbom(source)
     found += bounded(check_structure(source, settings.registry))
     found += bounded(cross_check(source))
     found += bounded(check_references(source))

@@ -63,6 +63,31 @@ def host_parts(names: Iterable[str]) -> dict[str, str]:
     }
 
 
+def host_package(package: str) -> str | None:
+    """A package of this host as one line: name, version, architecture, source, version of the source,
+    maintainer, separated by tabs; None where dpkg does not have it."""
+    if not _DPKG_STATUS.exists():
+        return None
+    return _described(package, _identity(_DPKG_STATUS.stat()))
+
+
+@functools.lru_cache(maxsize=16)
+def _described(package: str, identity: Identity) -> str | None:
+    """The line; `identity` is only a key of the cache."""
+    fields = ("Package", "Version", "Architecture", "source:Package", "source:Version")
+    form = "\t".join(f"${{{name}}}" for name in (*fields, "Maintainer"))
+    try:
+        shown = run(
+            ["dpkg-query", "--show", f"--showformat={form}", package],
+            capture=True,
+            timeout_seconds=60,
+            log_errors=False,
+        )
+    except DcdError:
+        return None
+    return shown.stdout.strip() or None
+
+
 def file_digest(path: Path) -> str:
     """The sha256 (hex) of a regular file of the host. Raises Unprepared; in a planner also Unseen."""
     require_shown([path])

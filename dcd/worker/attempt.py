@@ -277,6 +277,8 @@ def _work(request: WorkerRequest, root: Path, pipe: _Pipe) -> None:
         resolve=pipe.resolve,
         stage=Stage(request.stage),
         below=request.below,
+        resolved=request.resolved,
+        host_files=request.host_files,
     )
     before = left_among_media(context, ())
     with recorded_files_kept(context), list_kept_true(context), _can_be_asked(checkpoint):

@@ -218,6 +218,8 @@ def _own(request: WorkerRequest) -> Iterator[Step]:
     if request.packages is not None:
         yield from view.shown(request.packages.kept)
         yield from view.shown(request.packages.incoming, writable=True)
+    for file in request.resolved:
+        yield from view.shown(file)
 
 
 def _mount_point(path: Path) -> Path:

@@ -76,8 +76,8 @@ class WorkerRequest:
     file. `evidence` is a directory that outlives the attempt. `allowed` lists the modules that `mod_path` may
     name in addition to the project's own. `environment` is the environment of every tool, `external` the
     external state that the key covers. `packages` is the package store, if the checkpoint uses it. `stage` is
-    what to make (`statemachine.plan.Stage`), `below` is as in `dcd.checkpoints.interface.Context`;
-    `variation` is that of the build's surroundings.
+    what to make (`statemachine.plan.Stage`); `below`, `resolved` and `host_files` are as in
+    `dcd.checkpoints.interface.Context`; `variation` is that of the build's surroundings.
     """
 
     state_id: str
@@ -102,6 +102,8 @@ class WorkerRequest:
     packages: Lent | None = None
     stage: str = Stage.WHOLE.value
     below: str = ""
+    resolved: tuple[Path, ...] = ()
+    host_files: tuple[str, ...] = ()
     grants: Grants = field(default_factory=Grants)
     variation: Variation | None = None
 

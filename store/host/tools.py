@@ -26,7 +26,7 @@ class Tool:
 
     `shapes` says whether another version can produce other output from the same input, so that keys
     cover it; `part` is its name there (by default its package); with `whole` the executable represents
-    all files of its directory.
+    all files of its directory, and with `enters` images get some of these files.
     """
 
     executable: str
@@ -35,6 +35,7 @@ class Tool:
     shapes: bool = True
     part: str = ""
     whole: bool = False
+    enters: bool = False
 
     def find(self) -> Path | None:
         """The path of the tool on this host, or None."""
@@ -66,10 +67,20 @@ TOOLS: dict[str, Tool] = {
     "dpkg-query": Tool("dpkg-query", "dpkg", shapes=False),
     "gpg": Tool("gpg", "gnupg", shapes=False),
     "grub-bios": Tool(
-        "/usr/lib/grub/i386-pc/moddep.lst", "grub-pc-bin", None, part="GRUB", whole=True
+        "/usr/lib/grub/i386-pc/moddep.lst",
+        "grub-pc-bin",
+        None,
+        part="GRUB",
+        whole=True,
+        enters=True,
     ),
     "grub-efi": Tool(
-        "/usr/lib/grub/x86_64-efi/moddep.lst", "grub-efi-amd64-bin", None, part="GRUB", whole=True
+        "/usr/lib/grub/x86_64-efi/moddep.lst",
+        "grub-efi-amd64-bin",
+        None,
+        part="GRUB",
+        whole=True,
+        enters=True,
     ),
     "grub-mkimage": Tool("grub-mkimage", "grub-common", part="GRUB"),
     "grub-mkrescue": Tool("grub-mkrescue", "grub-common", part="GRUB"),

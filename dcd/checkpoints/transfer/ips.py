@@ -90,6 +90,7 @@ class TransferIPS(Checkpoint):
             tools=self.TOOLS,
             network=fetches and any(Repository(each.name).is_remote for each in self._origins(doc)),
             proxy_logins=True,
+            packages=True,
             disk_bytes=listed or (1 << 30 if fetches else 0),
             # The actuators of packages run programs of the image.
             capabilities=CHROOT,
@@ -154,6 +155,7 @@ class TransferIPS(Checkpoint):
             pkg.verify()
         if image.action == "create" or fetches or software.names("uninstall"):
             pkg.deliver_list()
+            pkg.record_list()
         remove_identity(pkg.root)
         if gone := forget_host(pkg.root):
             context.report(Report(message=f"not left in the image: {', '.join(gone)}"))

@@ -6,7 +6,9 @@ import stat
 import sys
 import time
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
+from urllib.parse import quote
 
 from dcd.checkpoints.interface import Context, Report
 from dcd.checkpoints.packages import deliver_list
@@ -16,10 +18,11 @@ from dcd.checkpoints.transfer.ips_output import (
     package_lines,
     special_modes,
 )
-from dcd.platform.inside import entry
+from dcd.platform.inside import entry, regular_file
 from dcd.platform.ips import BACK_OFF_SECONDS
 from statemachine.errors import CheckpointError, Unprepared
 from store.host.process import ToolFailed, log_line
+from store.resolved import Resolved, ResolvedPackage, encoded
 
 NOTHING_TO_DO = 4
 """Exit status of pkg(1) when there is nothing to change."""
@@ -67,6 +70,32 @@ class Pkg:
         """Deliver the list of the packages in the image."""
         lines = package_lines(self.ask("list", "-H", "-v", "--no-refresh", ok=(0, 1)))
         deliver_list(self.context, "".join(f"{line}\n" for line in lines))
+
+    def record_list(self) -> None:
+        """Record the packages in the image for later checkpoints and the provenance, each with the digest of
+        its manifest as pkg has it, unless the daemon's settings say to record nothing."""
+        store = self.context.packages
+        if store is None or store.capture == "none":
+            return
+        lines = package_lines(self.ask("list", "-H", "-v", "--no-refresh", ok=(0, 1)))
+        packages = (self._resolved(*line.split("\t")) for line in lines)
+        if name := store.add(encoded(Resolved(tuple(packages)))):
+            self.context.resolve(name)
+
+    def _resolved(self, publisher: str, name: str, version: str) -> ResolvedPackage:
+        # Source: pkg(7), pkg.fmri: get_dir_path.
+        place = f"var/pkg/publisher/{publisher}/pkg/{quote(name, '')}/{quote(version, '')}"
+        manifest = regular_file(self.root, place)
+        content = manifest.read_bytes() if manifest else b""
+        return ResolvedPackage(
+            kind="ips",
+            name=name,
+            version=version,
+            architecture="",
+            sha256=sha256(content).hexdigest() if manifest else "",
+            size_bytes=len(content),
+            uri=f"pkg://{publisher}/{name}@{version}",
+        )
 
     def restore_modes(self) -> None:
         """Restore the set-id bits of the packages' files. pkg sets a file's mode and then its owner, and

@@ -120,6 +120,21 @@ class Distro(
         "--grow`.",
         default=False,
     )
+    version: str | None = attribute(
+        "The image's version, for its SBOM; by default the date of the build's time.",
+        default=None,
+        form=forms.LINE,
+    )
+    supplier: str | None = attribute(
+        "Who supplies the image, for its SBOM: `NAME` or `NAME <ADDRESS>`, with an e-mail address or a URL.",
+        default=None,
+        form=forms.LINE,
+    )
+    sbom: Literal["auto", "none"] = attribute(
+        "Whether an SBOM is written after the last checkpoint of an image with Debian or IPS packages, "
+        "unless a checkpoint WriteSBOM says how.",
+        default="auto",
+    )
     http_proxy: str | None = attribute(
         "The proxy for downloads of packages.", default=None, form=forms.PROXY
     )

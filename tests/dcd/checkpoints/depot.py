@@ -90,6 +90,9 @@ elif command == "install":
         state["installed"][package] = known[package]
         (pathlib.Path(root) / package).write_text("content")
         (pathlib.Path(root) / package).chmod(0o755)
+        place = state_file.parent / "publisher" / known[package] / "pkg" / package
+        place.mkdir(parents=True, exist_ok=True)
+        (place / "1.0-1%3A20260101T000000Z").write_text(f"set name=pkg.summary value={{package}}")
     status = 0 if new else 4
 elif command == "uninstall":
     for package in operands:

@@ -188,7 +188,7 @@ def test_the_example_in_the_reference_is_one_that_a_manifest_may_have(each: Chec
     text = f'<dc><distro name="d"><execution>{example}</execution></distro></dc>'
     sent = {"/FILE": InputFile("/FILE", "0" * 64)}
     loaded = load(text, "/m.xml", files=sent, settings=Settings())
-    (spec,) = checkpoints_of(loaded.doc)
+    spec, *_ = checkpoints_of(loaded.doc)
     made = construct(spec.mod_path, spec.checkpoint_class, name, (), spec.kwargs, [])
     assert type(made).__name__ == each.checkpoint_class
 

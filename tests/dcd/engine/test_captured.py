@@ -1,5 +1,6 @@
 """Captured packages with a real daemon: lists in events, reuse, collection, and what a worker may say."""
 
+import hashlib
 import json
 import time
 from pathlib import Path
@@ -28,6 +29,11 @@ class Transfers(Checkpoint):
         sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
         if self.name != "lies":
             store.keep(file)
+        status = context.pkg_image / "var/lib/dpkg/status"
+        status.parent.mkdir(parents=True, exist_ok=True)
+        with status.open("a") as database:
+            database.write(f"Package: {self.name}\\nStatus: install ok installed\\nVersion: 1\\n"
+                           "Architecture: all\\nMaintainer: M <m@example.org>\\n\\n")
         package = ResolvedPackage("deb", self.name, "1", "all", sha256, file.stat().st_size, "", True)
         context.resolve(store.add(encoded(Resolved((package,)))))
         file.unlink()
@@ -43,14 +49,17 @@ def capturing(cold_daemon: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     return cold_daemon
 
 
-def manifest(directory: Path, *names: str) -> Path:
+SBOM = '<checkpoint name="sbom" mod_path="dcd/checkpoints/sbom" checkpoint_class="WriteSBOM"/>'
+
+
+def manifest(directory: Path, *names: str, more: str = "") -> Path:
     file = directory / f"{names[0]}.xml"
     checkpoints = "".join(
         f'<checkpoint name="{name}" mod_path="dcd_test_captured" checkpoint_class="Transfers"/>'
         for name in names
     )
     file.write_text(
-        f'<dc><distro name="captured"><execution>{checkpoints}</execution></distro></dc>'
+        f'<dc><distro name="captured"><execution>{checkpoints}{more}</execution></distro></dc>'
     )
     return file
 
@@ -138,4 +147,30 @@ def test_provenance_names_the_packages_and_the_list_of_them(capturing: Any, tmp_
     }
     assert found["urn:dcd:packages"] == listed
     assert "pkg:deb/debian/one@1?arch=all" in found
+    assert daemon.stop() == 0
+
+
+@pytest.mark.root
+@pytest.mark.daemon
+def test_the_sbom_has_the_digests_of_all_transfers_and_reuse_keeps_it(
+    capturing: Any, tmp_path: Path
+) -> None:
+    daemon = capturing.start()
+    file = manifest(tmp_path, "one", "two", more=SBOM)
+    build = daemon.submit(file)
+    daemon.wait(build, "completed")
+    paths = {each["name"]: Path(each["path"]) for each in daemon.json("artifacts", build)}
+    document = json.loads(paths["captured.cdx.json"].read_text())
+    assert {
+        each["name"]: each["hashes"][0]["content"]
+        for each in document["components"]
+        if "hashes" in each
+    } == {name: hashlib.sha256(name.encode() * 1000).hexdigest() for name in ("one", "two")}
+    spdx = paths["captured.spdx.json"].read_bytes()
+    assert "captured.spdx.json" in paths["SHA256SUMS"].read_text()
+    fresh = daemon.submit(file, "--fresh")
+    daemon.wait(fresh, "completed")
+    again = {each["name"]: Path(each["path"]) for each in daemon.json("artifacts", fresh)}
+    assert again["captured.cdx.json"].read_bytes() == paths["captured.cdx.json"].read_bytes()
+    assert again["captured.spdx.json"].read_bytes() == spdx
     assert daemon.stop() == 0

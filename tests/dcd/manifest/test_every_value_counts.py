@@ -37,6 +37,7 @@ EXECUTION = """<execution stop_on_error="true">
 <checkpoint name="iso" mod_path="dcd/checkpoints/media/iso" checkpoint_class="CreateISO"/>
 <checkpoint name="disk" mod_path="dcd/checkpoints/vm/create_disk" checkpoint_class="CreateDisk"/>
 <checkpoint name="ova" mod_path="dcd/checkpoints/vm/ova" checkpoint_class="CreateOVA"/>
+<checkpoint name="sbom" mod_path="dcd/checkpoints/sbom" checkpoint_class="WriteSBOM"/>
 </execution>"""
 """A checkpoint that reads its software and configuration, and all that read something else."""
 
@@ -49,12 +50,6 @@ TEXTS = (
     *(
         "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f",
         "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4e",
-        "alpha alpha/question string a",
-        "beta beta/question string b",
-        "release n=alpha",
-        "release n=beta",
-        "path-exclude=/alpha/*",
-        "path-exclude=/beta/*",
         "{TMP_DIR}/alpha",
         "{TMP_DIR}/beta",
         "192.0.2.1",

@@ -22,6 +22,7 @@ from dcd.manifest.objects import (
     Args,
     BootMods,
     Disk,
+    Distro,
     Execution,
     GptPartition,
     ImgParams,
@@ -53,6 +54,7 @@ ELSEWHERE = {
     (Parameter, "description"),  # for people
     *((Parameter, "name"), (Parameter, "default")),  # by what substitutes it in the text
     (Execution, "stop_on_error"),  # of which the cross checks say that it has no effect
+    (Distro, "sbom"),  # by what adds a checkpoint to the tree
     *((Arg, "text"), (Args, "text"), (ArgList, "argitems")),  # by their checkpoint element itself
 }
 

@@ -1,0 +1,367 @@
+"""The program that writes the documents of an SBOM; `dcd.checkpoints.sbom` starts it.
+
+Its input is one JSON value: the distribution, a directory with the package database and copyright files of a
+Debian image, the IPS packages of another, digests and origins of packages, packages of the host. It writes
+`sbom.cdx` and `sbom.spdx` into the named directory, and `sbom.gaps`: the packages without a digest.
+
+debsbom makes both documents from dpkg's database. What it leaves out is added to their JSON: the licence of
+each binary package (it has that of sources), the origin of each package, names of files as BSI TR-03183-2
+asks for, a path from the root to each package, IPS packages. The same input gives the same bytes: all lists
+are sorted, the time is the build's, and the serial number derives from the document's own content.
+"""
+
+import json
+import logging
+import sys
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from hashlib import sha256
+from io import StringIO
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote, urlparse
+from uuid import NAMESPACE_URL, UUID, uuid5
+
+from cyclonedx.output import make_outputter
+from cyclonedx.schema import OutputFormat, SchemaVersion
+from debsbom.apt.copyright import Copyright
+from debsbom.bomwriter import BomWriter
+from debsbom.dpkg.package import BinaryPackage, Dependency, SourcePackage
+from debsbom.generate.generate import Debsbom
+from debsbom.sbom import SUPPLIER_PATTERN, SBOMType
+from debsbom.util.checksum import ChecksumAlgo
+from license_expression import AND
+from packageurl import PackageURL
+
+Json = Any
+_ROOT = "root"
+_PROPERTY = "bsi:component:"
+"""The names of properties in the taxonomy of BSI TR-03183-2."""
+
+
+def main(order: Json) -> None:
+    """Write the ordered documents."""
+    directory = Path(order["directory"])
+    maker = _maker(order)
+    known = {
+        (each["name"], each["version"], each["architecture"]): each for each in order["resolved"]
+    }
+    binaries = sorted(
+        (each for each in maker.packages if each.is_binary()),
+        key=lambda each: (each.name, each.architecture or ""),
+    )
+    listed = {
+        each.purl(maker.base_distro_vendor).to_string(): known.get(_identity(each))
+        for each in binaries
+    }
+    licences = {each: _licence(Path(order["root"]), each.name) for each in binaries}
+    by_purl = {each.purl(maker.base_distro_vendor).to_string(): licences[each] for each in binaries}
+    if "cdx" in order["formats"]:
+        document = _cyclonedx(maker, order, listed, by_purl)
+        (directory / "sbom.cdx").write_text(_text(document))
+    if "spdx" in order["formats"]:
+        document = _spdx(maker, order, listed, by_purl)
+        (directory / "sbom.spdx").write_text(_text(document))
+    gaps = [f"{each.name} {each.version}" for each in binaries if not each.checksums]
+    gaps += [f"{each['name']} {each['version']}" for each in order["ips"] if not each["sha256"]]
+    (directory / "sbom.gaps").write_text(json.dumps(gaps))
+
+
+def _maker(order: Json) -> Debsbom:
+    """debsbom with the packages of the image and of the host, complete."""
+    maker = Debsbom(
+        distro_name=_ROOT,
+        root=order["root"] or "/nonexistent",
+        distro_supplier=order["supplier"],
+        distro_version=order["version"],
+        distro_arch=order["architecture"],
+        base_distro_vendor=order["vendor"],
+        cdx_serialnumber=UUID(int=0),
+        spdx_namespace=urlparse("urn:none"),
+        timestamp=datetime.fromtimestamp(order["epoch"], UTC),
+        with_licenses=True,
+    )
+    if order["root"]:
+        maker.scan()
+    known = {
+        (each["name"], each["version"], each["architecture"]): each for each in order["resolved"]
+    }
+    release = f"{order['vendor']}-{order['release']}" if order["release"] else None
+    for package in maker.packages:
+        package.distro = release
+        if package.is_binary() and (found := known.get(_identity(package))):
+            package.checksums[ChecksumAlgo.SHA256SUM] = found["sha256"]
+    _name_suppliers(maker.packages)
+    there = {each.name for each in maker.packages if each.is_binary()}
+    hosts = [_of_host(line) for line in order["host"]]
+    maker.packages |= {each for each in hosts if each.name not in there}
+    maker.packages |= {source for each in hosts if (source := each.source_package())}
+    return maker
+
+
+def _identity(package: BinaryPackage) -> tuple[str, str, str]:
+    return package.name, str(package.version), package.architecture
+
+
+def _name_suppliers(packages: Iterable[BinaryPackage | SourcePackage]) -> None:
+    """Give sources without a maintainer that of the binary packages made from them."""
+    makers: dict[str, str] = {}
+    binaries = sorted((each for each in packages if each.is_binary()), key=lambda each: each.name)
+    for package in binaries:
+        used = [*package.built_using, *package.static_built_using]
+        for source in ([package.source] if package.source else []) + used:
+            makers.setdefault(source.name, package.maintainer or "")
+    for package in packages:
+        if not package.maintainer:
+            package.maintainer = makers.get(package.name) or None
+
+
+def _of_host(line: str) -> BinaryPackage:
+    name, version, architecture, source, source_version, maintainer = line.split("\t")
+    return BinaryPackage(
+        name=name,
+        version=version,
+        architecture=architecture,
+        maintainer=maintainer,
+        source=Dependency(source, None, ("=", source_version), arch="source"),
+        description="Files of this package of the build host are part of the image's boot loader.",
+    )
+
+
+def _licence(root: Path, name: str) -> str | None:
+    """The licences in a package's copyright file as one SPDX expression; None for free text, and for names
+    that SPDX does not have."""
+    try:
+        expressions = list(
+            Copyright(root / f"usr/share/doc/{name}/copyright").spdx_license_expressions()
+        )
+        combined = AND(*expressions) if len(expressions) > 1 else expressions[0]
+        return str(combined.simplify())
+    except Exception:  # noqa: BLE001 - the file's author chose its form; nothing else depends on it
+        return None
+
+
+# CycloneDX
+
+
+def _cyclonedx(
+    maker: Debsbom,
+    order: Json,
+    listed: Mapping[str, Json],
+    licences: Mapping[str, str | None],
+) -> Json:
+    bom = maker.generate(SBOMType.CycloneDX)
+    document = json.loads(
+        make_outputter(bom, OutputFormat.JSON, SchemaVersion.V1_6).output_as_string()
+    )
+    components = document.setdefault("components", [])
+    for component in components:
+        component["group"] = order["vendor"]
+        _complete(component, listed.get(component["purl"]), licences.get(component["purl"]))
+    components += [_ips_component(each, order["supplier"]) for each in order["ips"]]
+    root = document["metadata"]["component"]
+    references = sorted(each["bom-ref"] for each in components if not _is_source(each))
+    before = root["bom-ref"]
+    root |= {"name": order["name"], "bom-ref": f"image:{order['name']}"}
+    dependencies = {each["ref"]: each for each in document.get("dependencies", [])}
+    dependencies.pop(before, None)
+    for each in (root["bom-ref"], *(each["bom-ref"] for each in components)):
+        dependencies.setdefault(each, {"ref": each})
+    dependencies[root["bom-ref"]]["dependsOn"] = references
+    document["dependencies"] = [dependencies[name] for name in sorted(dependencies)]
+    document["compositions"] = [
+        # Packages with all that they depend on; files of scripts and archives are not listed.
+        {"aggregate": "incomplete", "assemblies": [root["bom-ref"]]},
+        {"aggregate": "complete", "dependencies": references},
+    ]
+    metadata = document["metadata"]
+    metadata["manufacturer"] = _entity(order["supplier"])
+    metadata["lifecycles"] = [{"phase": "build"}]
+    metadata["tools"]["components"].append(
+        {"type": "application", "name": "dcd", "version": order["tool_version"]}
+    )
+    document.pop("serialNumber", None)
+    document = _sorted(document)
+    document["serialNumber"] = f"urn:uuid:{_uuid(document)}"
+    return document
+
+
+def _complete(component: Json, package: Json, licence: str | None) -> None:
+    """Add what debsbom does not have."""
+    if licence is not None and not component.get("licenses"):
+        component["licenses"] = [{"expression": licence, "acknowledgement": "declared"}]
+    if _is_source(component):
+        return
+    version = component["version"].replace(":", "%3a")
+    architecture = PackageURL.from_string(component["purl"]).qualifiers.get("arch", "all")
+    name = f"{component['name']}_{version}_{architecture}.deb"
+    kinds = {
+        "filename": name,
+        "executable": "non-executable",
+        "archive": "archive",
+        "structured": "structured",
+    }
+    component.setdefault("properties", []).extend(
+        {"name": f"{_PROPERTY}{name}", "value": value} for name, value in kinds.items()
+    )
+    if package and package["uri"]:
+        component.setdefault("externalReferences", []).append(
+            {
+                "type": "distribution",
+                "url": package["uri"],
+                "hashes": [{"alg": "SHA-256", "content": package["sha256"]}],
+            }
+        )
+
+
+def _is_source(component: Json) -> bool:
+    return bool(PackageURL.from_string(component["purl"]).qualifiers.get("arch") == "source")
+
+
+def _ips_component(package: Json, supplier: str) -> Json:
+    purl = _ips_purl(package)
+    found = {
+        "type": "library",
+        "bom-ref": purl,
+        "group": package["publisher"],
+        "name": package["name"],
+        "version": package["version"],
+        "purl": purl,
+        "supplier": {"name": package["publisher"]},
+        "properties": [{"name": "ips:fmri", "value": package["fmri"]}],
+    }
+    if package["sha256"]:
+        found["hashes"] = [{"alg": "SHA-256", "content": package["sha256"]}]
+    return found
+
+
+def _ips_purl(package: Json) -> str:
+    return str(
+        PackageURL(
+            type="generic",
+            namespace=package["publisher"],
+            name=package["name"],
+            version=package["version"],
+            qualifiers={"fmri": package["fmri"]},
+        ).to_string()
+    )
+
+
+def _entity(supplier: str) -> Json:
+    """A supplier as an organization: `NAME <ADDRESS>`, with an e-mail address or a URL."""
+    found = SUPPLIER_PATTERN.match(supplier)
+    name = found["supplier_name"].strip() if found else supplier
+    address = found["supplier_email"] if found else None
+    if not address:
+        return {"name": name}
+    if "://" in address:
+        return {"name": name, "url": [address]}
+    return {"name": name, "contact": [{"email": address}]}
+
+
+# SPDX
+
+
+def _spdx(
+    maker: Debsbom,
+    order: Json,
+    listed: Mapping[str, Json],
+    licences: Mapping[str, str | None],
+) -> Json:
+    written = StringIO()
+    BomWriter.create(SBOMType.SPDX).write_to_stream(
+        maker.generate(SBOMType.SPDX), written, validate=False
+    )
+    document = json.loads(written.getvalue())
+    root = f"SPDXRef-{_ROOT}"
+    for package in document["packages"]:
+        if package["SPDXID"] == root:
+            package |= {"name": order["name"], "supplier": _actor(order["supplier"])}
+            continue
+        purl = package["externalRefs"][0]["referenceLocator"]
+        if package.get("primaryPackagePurpose") == "SOURCE":
+            continue
+        if (licence := licences.get(purl)) is not None:
+            package["licenseDeclared"] = licence
+        if (found := listed.get(purl)) and found["uri"]:
+            package["downloadLocation"] = found["uri"]
+            package["packageFileName"] = unquote(found["uri"].rpartition("/")[2])
+    document["packages"] += [_ips_package(each) for each in order["ips"]]
+    relationships = [
+        each for each in document["relationships"] if each["relationshipType"] != "PACKAGE_OF"
+    ]
+    relationships += [
+        {
+            "spdxElementId": root,
+            "relationshipType": "CONTAINS",
+            "relatedSpdxElement": package["SPDXID"],
+        }
+        for package in document["packages"]
+        if package["SPDXID"] != root and package.get("primaryPackagePurpose") != "SOURCE"
+    ]
+    document["relationships"] = relationships
+    document["name"] = order["name"]
+    creation = document["creationInfo"]
+    creation["creators"] += [f"Tool: dcd-{order['tool_version']}", _actor(order["supplier"])]
+    document.pop("documentNamespace", None)
+    document = _sorted(document)
+    stem = f"https://spdx.org/spdxdocs/{quote(order['name'])}"
+    document["documentNamespace"] = f"{stem}-{_uuid(document)}"
+    return document
+
+
+def _actor(supplier: str) -> str:
+    entity = _entity(supplier)
+    contact = entity.get("contact")
+    return f"Organization: {entity['name']}" + (f" ({contact[0]['email']})" if contact else "")
+
+
+def _ips_package(package: Json) -> Json:
+    found = {
+        "SPDXID": f"SPDXRef-ips-{sha256(package['fmri'].encode()).hexdigest()[:32]}",
+        "name": package["name"],
+        "versionInfo": package["version"],
+        "supplier": f"Organization: {package['publisher']}",
+        "downloadLocation": "NOASSERTION",
+        "filesAnalyzed": False,
+        "licenseConcluded": "NOASSERTION",
+        "licenseDeclared": "NOASSERTION",
+        "copyrightText": "NOASSERTION",
+        "primaryPackagePurpose": "LIBRARY",
+        "externalRefs": [
+            {
+                "referenceCategory": "PACKAGE-MANAGER",
+                "referenceType": "purl",
+                "referenceLocator": _ips_purl(package),
+            }
+        ],
+    }
+    if package["sha256"]:
+        found["checksums"] = [{"algorithm": "SHA256", "checksumValue": package["sha256"]}]
+    return found
+
+
+# The same bytes each time
+
+
+def _sorted(value: Json) -> Json:
+    """The value with every list in one order. No list of these documents has an order with a meaning."""
+    if isinstance(value, dict):
+        return {key: _sorted(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return sorted(map(_sorted, value), key=lambda each: json.dumps(each, sort_keys=True))
+    return value
+
+
+def _uuid(document: Json) -> UUID:
+    digest = sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+    return uuid5(NAMESPACE_URL, f"urn:sha256:{digest}")
+
+
+def _text(document: Json) -> str:
+    return json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.ERROR)
+    main(json.load(sys.stdin))
