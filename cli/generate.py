@@ -104,7 +104,9 @@ def _synopsis(name: str, command: argparse.ArgumentParser) -> str:
     parts, after_dashes = [], []
     for action in _arguments(command):
         spelled = _spelled(action)
-        if action.nargs == "*":
+        if action.nargs == "*" and action.dest == "builds":
+            parts.append(f"[{spelled}...]")
+        elif action.nargs == "*":
             after_dashes.append(f"[-- {spelled}...]")
         else:
             optional = action.option_strings or action.nargs == "?"

@@ -11,7 +11,7 @@ EXAMPLES = (
      "dcctl status k2p7; dcctl logs k2p7; dcctl shell k2p7"),
     ("Continue after an edit of the manifest or of a file that it names:",
      "dcctl resume k2p7 --manifest image.xml --follow"),
-    ("Remove all builds that failed:", "dcctl rm $(dcctl list --state failed --all --ids)"),
+    ("Remove builds that failed more than a week ago:", "dcctl rm --failed --older-than 7d"),
     ("Free space, but keep 50 GiB of layers:", "dcctl gc --max-bytes 50G"),
 )  # fmt: skip
 """The purpose of each example, and its command line."""

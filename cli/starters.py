@@ -5,7 +5,7 @@ Plain data. Tests check each with the daemon's own code, and tests/system builds
 
 LIVE = """\
 <!-- A live system of Debian for CD, DVD or USB stick, with BIOS and UEFI. `dcctl validate FILE` checks it,
-     `dcctl plan FILE` shows its steps, `dcctl submit FILE` builds it. Log in as live, password live. -->
+     `dcctl plan FILE` shows its steps, `dcctl build FILE` builds it. Log in as live, password live. -->
 <dc>
   <distro name="my-live"> <!-- the name of the ISO and of the host -->
     <software type="DEB"> <!-- from this host's apt sources; <source><repository/></source> names others -->
@@ -25,7 +25,7 @@ LIVE = """\
 
 SERVER = """\
 <!-- A Debian server on a disk of 4 GB, as qcow2 for virtual machines and raw to write onto a real disk.
-     `dcctl submit FILE` builds it and boots it with BIOS and UEFI. Log in as admin, password change-me. -->
+     `dcctl build FILE` builds it and boots it with BIOS and UEFI. Log in as admin, password change-me. -->
 <dc>
   <distro name="my-server"> <!-- the name of the files and of the host -->
     <distro_spec><img_params><vm_im memory="1gb" firmware="both">
@@ -48,8 +48,8 @@ SERVER = """\
 """
 
 VM = """\
-<!-- A virtual machine of Debian, as qcow2, for BIOS and UEFI. `dcctl submit FILE` builds and boots it;
-     `dcctl artifacts ID` names the files. Log in as vm, password vm. -->
+<!-- A virtual machine of Debian, as qcow2, for BIOS and UEFI. `dcctl build FILE` builds and boots it,
+     and copies the files to my-vm/. Log in as vm, password vm. -->
 <dc>
   <distro name="my-vm"> <!-- the name of the files and of the host -->
     <target><disk><disk_image name="my-vm.raw" size="4gb"/></disk></target>

@@ -9,14 +9,14 @@ nothing is left out silently. Kind `packages` takes the .deb files only.
 import hashlib
 import os
 import stat
-import tarfile
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from io import BufferedRandom
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import tarfile
 
 MOST_ENTRIES = 500_000
 """A larger tree is a mistake, such as the root of a file system."""
@@ -34,8 +34,7 @@ _TYPES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
+class Fault(NamedTuple):
     """What is wrong with an entry of a tree, and the remedy."""
 
     message: str
@@ -54,6 +53,8 @@ class TreeFaults(Exception):
 def packed(path: str, kind: str) -> Iterator[tuple[BufferedRandom, int]]:
     """The archive of a directory, in a temporary file that is open at its end, and the directory's mode.
     Raises TreeFaults, with every fault."""
+    import tempfile
+
     entries = _entries(Path(path), kind)
     with tempfile.TemporaryFile() as file:
         _write(file, Path(path), entries)
@@ -127,6 +128,8 @@ def _unreadable(path: Path, error: OSError | None) -> Fault:
 
 
 def _write(file: IO[bytes], root: Path, entries: list[tuple[str, os.stat_result]]) -> None:
+    import tarfile
+
     links: dict[tuple[int, int], str] = {}
     with tarfile.open(
         fileobj=file, mode="w", format=tarfile.PAX_FORMAT, errors="surrogateescape"
@@ -147,7 +150,9 @@ def _write(file: IO[bytes], root: Path, entries: list[tuple[str, os.stat_result]
             tar.addfile(member)
 
 
-def _member(name: str, status: os.stat_result) -> tarfile.TarInfo:
+def _member(name: str, status: os.stat_result) -> "tarfile.TarInfo":
+    import tarfile
+
     member = tarfile.TarInfo(name)
     member.mode = stat.S_IMODE(status.st_mode)
     member.mtime = int(status.st_mtime)
@@ -157,9 +162,11 @@ def _member(name: str, status: os.stat_result) -> tarfile.TarInfo:
 
 
 def _add_file(
-    tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path, status: os.stat_result
+    tar: "tarfile.TarFile", member: "tarfile.TarInfo", path: Path, status: os.stat_result
 ) -> None:
     """Add a file. Raises TreeFaults when it changes meanwhile, or is another one by now."""
+    import tarfile
+
     member.size = status.st_size
     try:
         real = path.resolve()

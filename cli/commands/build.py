@@ -9,6 +9,7 @@ file that it names changes, with one line for each build, until Ctrl-C.
 
 import argparse
 import os
+import stat
 import sys
 import time
 from collections.abc import Iterable
@@ -151,9 +152,21 @@ def snapshot(paths: Iterable[Path]) -> Seen:
         try:
             status = path.stat()
             seen[path] = (status.st_ino, status.st_size, status.st_ctime_ns)
+            if stat.S_ISDIR(status.st_mode):
+                seen[path] = _state_of_tree(path)
         except (OSError, ValueError):
             seen[path] = None
     return seen
+
+
+def _state_of_tree(root: Path) -> tuple[int, int, int]:
+    """The same of a directory with all it contains: the newest change counts."""
+    found = [root.stat()]
+    for directory, _, names in os.walk(root):
+        found.append(Path(directory).stat())
+        found += [Path(directory, name).lstat() for name in names]
+    newest = max(status.st_ctime_ns for status in found)
+    return found[0].st_ino, len(found), newest
 
 
 def _print_result(args: argparse.Namespace, build: Json, seconds: float) -> None:

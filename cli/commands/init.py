@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         print_json({"kind": args.kind, "path": args.output, "manifest": text})
     else:
-        print(printable(f"{args.output}: to build it: dcctl submit {args.output} --follow"))
+        print(printable(f"{args.output}: to build it: dcctl build {args.output}"))
     sys.stdout.flush()
 
 

@@ -7,11 +7,14 @@ from cli.capture import read_manifest
 from cli.client import Json
 
 
-def add_build(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
-    """BUILD, as `args.build`; with `several` BUILD..., as the list `args.builds`."""
+def add_build(
+    parser: argparse.ArgumentParser, *, several: bool = False, some: bool = False
+) -> None:
+    """BUILD, as `args.build`; with `several` BUILD..., as the list `args.builds`, which with `some` may be
+    empty."""
     text = "the build's id or a unique prefix of it"
     if several:
-        parser.add_argument("builds", metavar="BUILD", nargs="+", help=text)
+        parser.add_argument("builds", metavar="BUILD", nargs="*" if some else "+", help=text)
     else:
         parser.add_argument("build", metavar="BUILD", help=text)
 

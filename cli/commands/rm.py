@@ -4,16 +4,23 @@ Remove the artifacts and logs of builds and remove the builds from the list; the
 Layers are kept until `dcctl gc`, and longer if another build names them. A failed build is
 cancelled first; a queued, running or paused one only with --cancel. Removing a removed build is no
 error. If one of several builds cannot be removed, the others still are, and the exit code is that
-of the first error.
+of the first error. --failed, --cancelled and --completed choose builds by their state, --older-than
+those of them that have not changed for a time.
 """
 
 import argparse
+import os
 import time
+from collections.abc import Iterator
 
+from cli import client
 from cli.client import ClientError, Json, build_path, request
 from cli.commands.options import add_build
-from cli.exit_codes import ExitCode
-from cli.text import headline, print_error, print_json, print_json_error
+from cli.several import for_each, seconds_of
+from cli.text import timestamp
+
+CHOOSABLE = ("failed", "cancelled", "completed")
+"""States by which builds may be chosen."""
 
 ENDED = ("completed", "cancelled")
 POLL_SECONDS = 0.2
@@ -22,27 +29,67 @@ CANCEL_SECONDS = 300.0
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    add_build(parser, several=True)
+    add_build(parser, several=True, some=True)
     parser.add_argument(
         "--cancel", action="store_true", help="cancel builds that have not ended, then remove them"
+    )
+    for state in CHOOSABLE:
+        parser.add_argument(
+            f"--{state}",
+            dest="states",
+            action="append_const",
+            const=state,
+            help=f"also your builds that are {state}; for root, all users'",
+        )
+    parser.add_argument(
+        "--older-than",
+        metavar="DURATION",
+        type=_duration,
+        help="of these, only builds without a change for that long: 12h, 7d, 2w",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="only show which builds would be removed"
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Remove each build, and print its state."""
-    code = ExitCode.OK
-    for build in args.builds:
-        try:
-            removed = _remove(args.socket, build, cancel=args.cancel)
-        except ClientError as error:
-            (print_json_error if args.json else print_error)(error)
-            code = code or error.exit_code
-            continue
-        if args.json:
-            print_json(removed)
-        else:
-            print(headline(removed), flush=True)  # the error says when it was removed, and by whom
-    return code
+    if not args.builds and not args.states:
+        raise ClientError(
+            "usage",
+            "nothing to remove is named",
+            "name builds, or choose them by their state",
+            "dcctl rm --failed --older-than 7d",
+        )
+    if args.older_than is not None and not args.states:
+        raise ClientError(
+            "usage",
+            "--older-than chooses among states",
+            "",
+            "add --failed, --cancelled or --completed",
+        )
+    chosen = dict.fromkeys([*args.builds, *_chosen(args)])
+    if args.dry_run:
+        return for_each(args, chosen, lambda build: request(args.socket, "GET", build_path(build)))
+    return for_each(args, chosen, lambda build: _remove(args.socket, build, cancel=args.cancel))
+
+
+def _chosen(args: argparse.Namespace) -> Iterator[str]:
+    """The ids of the builds in the wanted states, that this user may remove and that are old enough."""
+    if not args.states:
+        return
+    limit = time.time() - (args.older_than or 0.0)
+    for build in list(client.builds(args.socket, tuple(args.states))):
+        mine = os.geteuid() in (0, build["actor"]["uid"])
+        if mine and timestamp(build["updated_at"]) <= limit:
+            yield build["id"]
+
+
+def _duration(text: str) -> float:
+    try:
+        return seconds_of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _remove(socket_path: str, build: str, *, cancel: bool) -> Json:

@@ -377,9 +377,15 @@ def test_plan_tells_what_runs_why_and_how_long(dcctl, daemon, manifest) -> None:
             {"reason": "xfs", "certain": True}, {"reason": "a script", "certain": False}]},
     ]  # fmt: skip
     answer = {"name": "live", "checkpoints": checkpoints}
-    answer |= {"source_date_epoch": 1767225600, "time_origin": "none"}
+    answer |= {
+        "source_date_epoch": 1767225600,
+        "time_origin": "none",
+        "choice": "no <execution>: ISO",
+    }
     daemon.answers["POST", "/v1/plan"] = 200, answer
     assert dcctl("plan", manifest).out.splitlines() == [
+        "no <execution>: ISO",
+        "",
         "CHECKPOINT    ACTION  ESTIMATE  REASON",
         "transfer-deb  reuse             key 3f9c from build k2p7",
         "create-iso    run       1m 45s  argument changed at line 41",

@@ -258,3 +258,80 @@ def test_config_shows_values_as_in_the_file_and_what_a_restart_would_bring(dcctl
 def test_config_reload_says_what_changed_and_what_waits(dcctl, daemon) -> None:
     daemon.answers["POST", "/v1/reload"] = 200, {"changed": [], "waiting": ["socket"]}
     assert dcctl("config", "--reload").out == "changed: nothing\nwait for a restart: socket\n"
+
+
+def old_builds(daemon, **states: str) -> None:
+    """Builds in these states, as a list and each; the older ones have not changed since January."""
+    summaries = []
+    for identity, state in states.items():
+        view = daemon.build(identity).view
+        view["state"] = state
+        view["updated_at"] = (
+            "2026-01-01T00:00:00Z" if identity.startswith("old") else "2999-01-01T00:00:00Z"
+        )
+        daemon.answers["DELETE", f"/v1/builds/{identity}"] = 200, view
+        daemon.answers["POST", f"/v1/builds/{identity}/cancel"] = (
+            200,
+            {**view, "state": "cancelled"},
+        )
+        summaries.append(view)
+
+    def listed(request):
+        wanted = request.query.get("state", "").split(",")
+        return 200, {
+            "builds": [each for each in summaries if each["state"] in wanted],
+            "next": None,
+        }
+
+    daemon.answers["GET", "/v1/builds"] = listed
+
+
+def removed(daemon) -> list[str]:
+    return [each.path.rpartition("/")[2] for each in daemon.requests if each.method == "DELETE"]
+
+
+def test_rm_chooses_by_state_and_age(dcctl, daemon) -> None:
+    old_builds(daemon, olda="failed", newb="failed", oldc="completed", oldd="running")
+    assert dcctl("rm", "--failed", "--older-than", "7d").code == 0
+    assert removed(daemon) == ["olda"]
+
+
+def test_rm_shows_what_it_would_remove(dcctl, daemon) -> None:
+    old_builds(daemon, olda="failed", oldb="completed")
+    outcome = dcctl("rm", "--failed", "--completed", "--dry-run")
+    assert outcome.out == "live olda: failed\nlive oldb: completed\n"
+    assert removed(daemon) == []
+
+
+def test_rm_leaves_the_builds_of_others(dcctl, daemon, monkeypatch) -> None:
+    old_builds(daemon, olda="failed")
+    monkeypatch.setattr("os.geteuid", lambda: 54321)
+    assert dcctl("rm", "--failed").code == 0
+    assert removed(daemon) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["rm"], "nothing to remove is named"),
+        (["rm", "k2p7", "--older-than", "7d"], "--older-than chooses among states"),
+        (["rm", "--failed", "--older-than", "7 days"], "is not a duration such as 12h"),
+        (["retry", "a", "b", "--follow"], "several builds cannot be followed"),
+    ],
+)
+def test_what_names_no_builds_is_a_usage_error(dcctl, daemon, arguments, message) -> None:
+    refused = dcctl(*arguments)
+    assert refused.code == 2
+    assert message in refused.err
+    assert removed(daemon) == []
+
+
+@pytest.mark.parametrize("command", ["cancel", "retry"])
+def test_several_builds_are_tried_and_the_first_error_counts(dcctl, daemon, command) -> None:
+    for identity in ("aaa", "bbb"):
+        view = daemon.build(identity).view
+        daemon.answers["POST", f"/v1/builds/{identity}/{command}"] = 200, view
+    outcome = dcctl(command, "aaa", "nope", "bbb")
+    assert outcome.code == 7
+    assert [line.split(":")[0] for line in outcome.out.splitlines()] == ["live aaa", "live bbb"]
+    assert "nope" in outcome.err

@@ -26,7 +26,7 @@ def test_without_a_kind_it_is_a_live_system(dcctl) -> None:
 
 def test_a_file_is_written_and_never_overwritten(dcctl, tmp_path: Path) -> None:
     path = tmp_path / "image.xml"
-    assert f"dcctl submit {path} --follow" in dcctl("init", "vm", "-o", str(path)).out
+    assert f"dcctl build {path}" in dcctl("init", "vm", "-o", str(path)).out
     assert path.read_text() == STARTERS["vm"]
     again = dcctl("init", "live", "-o", str(path))
     assert (again.code, again.out) == (6, "")

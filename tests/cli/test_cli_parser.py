@@ -138,6 +138,7 @@ def test_every_command_takes_json() -> None:
         "validate": ["m"],
         "plan": ["m"],
         "list": [],
+        "init": ["live"],
         "df": [],
         "gc": [],
         "backup": ["f"],
