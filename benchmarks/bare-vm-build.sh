@@ -3,6 +3,7 @@
 # checkpoints have, with nothing but the tools. What dcd adds to them is measured against this.
 # Usage: bare-vm-build.sh DIRECTORY prepare SUITE VARIANT PACKAGE...     (as root): the image area, configured
 #        bare-vm-build.sh DIRECTORY disk                         (as root): the disk and all its formats
+#        bare-vm-build.sh DIRECTORY slowest                      the slowest format of that disk alone
 # Results: DIRECTORY/{packages.tsv, debian-vm.*, SHA256SUMS}
 set -eu
 directory=$1 stage=$2
@@ -152,11 +153,12 @@ FORMATS
 
 shift 2
 case $stage in
+slowest) ./convert debian-vm.vmdk vmdk -o subformat=streamOptimized,adapter_type=lsilogic ;;
 prepare) prepare "$@" ;;
 disk)
     install_system
     make_disk
     make_formats
     ;;
-*) echo "$stage is neither prepare nor disk" >&2 && exit 2 ;;
+*) echo "$stage is neither prepare, disk nor slowest" >&2 && exit 2 ;;
 esac

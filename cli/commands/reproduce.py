@@ -35,6 +35,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_parameters(parser)
     add_source_date_epoch(parser)
+    parser.add_argument(
+        "--from",
+        dest="first",
+        metavar="CHECKPOINT",
+        help="repeat only this checkpoint and those after it",
+    )
     parser.add_argument("--keep", action="store_true", help="keep an identical second build")
 
 
@@ -44,7 +50,8 @@ def run(args: argparse.Namespace) -> int:
     if not build["reproduces"]:
         if code := _completed(args, build):
             return code
-        build = request(args.socket, "POST", build_path(build["id"], "reproduce"))
+        body = {"from": args.first}
+        build = request(args.socket, "POST", build_path(build["id"], "reproduce"), body=body)
         _note(f"build {build['reproduces']} is repeated as {build['id']}")
         _note(f"to continue after an interruption: dcctl reproduce {build['id']}")
     if code := _completed(args, build):

@@ -99,7 +99,7 @@ OPERATIONS: tuple[Operation, ...] = (
         problems=(404, 409, 410, 424)),
     Operation("POST", f"{BUILD}/reproduce", builds.reproduce,
         "Repeat a completed build in varied surroundings",
-        schemas.BuildView, status=201, also=(200,), problems=(404, 409, 410, 424)),
+        schemas.BuildView, schemas.ReproduceRequest, status=201, also=(200,), problems=(404, 409, 410, 424)),
     Operation("GET", f"{BUILD}/comparison", builds.comparison,
         "Compare a repetition with the build that it repeats", Comparison, problems=(404, 409, 410)),
     Operation("POST", f"{BUILD}/cancel", builds.cancel, "Cancel a build",

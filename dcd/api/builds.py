@@ -148,6 +148,7 @@ async def checkpoints(api: Api, request: Request) -> Response:
 async def reproduce(api: Api, request: Request) -> Response:
     api.require(request, Action.SUBMIT)
     build = await api.controlled(request)
+    body = await body_of(request, schemas.ReproduceRequest)
     first = await api.records.state(build)
     if not api.sees_secrets(request, first.actor):
         # The repetition has the manifest, and its submitter may see that.
@@ -159,7 +160,7 @@ async def reproduce(api: Api, request: Request) -> Response:
                 f"have {first.actor.user} or root reproduce it",
             )
     state, new = await api.engine.reproductions.begin(
-        build, actor_of(request.scope), api.permit(request, first.actor)
+        build, body.first, actor_of(request.scope), api.permit(request, first.actor)
     )
     return json_response(await api.view(request, state), 201 if new else 200)
 

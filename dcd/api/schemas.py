@@ -98,6 +98,13 @@ class ResumeRequest(Request, frozen=True, rename={"rewind_to": "from"}):
     parameters: Parameters | None = None
 
 
+class ReproduceRequest(Request, frozen=True, rename={"first": "from"}):
+    """Body of `reproduce`: the first checkpoint to repeat; None: all are repeated. The JSON name of `first`
+    is `from`."""
+
+    first: CheckpointName | None = None
+
+
 class ShellRequest(Request, frozen=True):
     """Body of `shell`: the checkpoint after which to look; None: the state of the failed attempt, or
     after the last completed checkpoint."""

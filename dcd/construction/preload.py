@@ -9,8 +9,15 @@ from importlib import import_module
 
 from dcd.construction.constructors import GROUP, own_modules
 from dcd.manifest import plugins
+from dcd.manifest.canonical import restore
 from dcd.manifest.data_object import fields_of
 from dcd.manifest.objects import BUILTIN
+
+_SAMPLE = (
+    '<dc><distro name="sample"><execution><checkpoint name="one" mod_path="dcd/checkpoints/'
+    'custom_script" checkpoint_class="CustomScript"><args>true</args></checkpoint></execution></distro></dc>'
+)
+"""Restoring it compiles the patterns that every manifest needs."""
 
 
 def preload() -> None:
@@ -19,6 +26,7 @@ def preload() -> None:
         import_module(module)
     for cls in BUILTIN.classes:
         fields_of(cls)
+    restore(_SAMPLE, registry=BUILTIN)
     for group in (GROUP, plugins.GROUP):
         plugins.plugin_entries(group)
     # What exists now is not looked at again, so that the forked processes share its memory.

@@ -13,10 +13,12 @@ After a crash in between, the next start finds the attempt open, and `dcd.engine
 """
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, TypeVar
 
 import structlog
 
@@ -27,12 +29,12 @@ from dcd.engine.builds import Builds
 from dcd.engine.claims import claims_released
 from dcd.engine.failures import command_for_disk_error
 from dcd.engine.host import boot_id
+from dcd.engine.needs import Needs
 from dcd.engine.stores import Stores
 from dcd.engine.workspaces import kept_workspace, workspace_name
 from dcd.launcher.orders import AttemptOrder, Wanted
-from dcd.planner import tasks
 from dcd.planner.client import Planning
-from dcd.planner.tasks import OfBuild
+from dcd.planner.tasks import NeedsOfAttempt, OfBuild
 from dcd.planning import plan as planning
 from dcd.planning.ground import Ground
 from dcd.worker.launch import Ending, run_attempt
@@ -50,6 +52,8 @@ from store.layers import Layer, LayerRecord, Workspace
 
 logger = structlog.get_logger()
 
+T = TypeVar("T")
+
 BASE_SHARE = 0.5
 """The share of the progress that belongs to the base, if it has to be made."""
 
@@ -63,6 +67,7 @@ class Resources:
     stores: Stores
     settings: Callable[[], Configuration]
     planner: Planning
+    needs: Needs
     record: Callable[[str, Change], Awaitable[BuildState]]
 
     def of_build(self, state: BuildState, index: int) -> OfBuild:
@@ -76,6 +81,8 @@ class Attempt:
     stands on, `external` is the external state in the key that has changed since the plan. `let_go` is called
     when nothing can remove the ground any more."""
 
+    _needed: asyncio.Future[NeedsOfAttempt]
+
     def __init__(
         self,
         resources: Resources,
@@ -86,6 +93,7 @@ class Attempt:
         let_go: Callable[[], Awaitable[None]],
     ) -> None:
         self._resources = resources
+        self._before = state
         self._build = state.id
         self._index = index
         self._ground = ground
@@ -112,7 +120,8 @@ class Attempt:
         """Run the attempt. Returns the build's state afterwards. Raises Refused and Unavailable."""
         name = self._planned.name
         try:
-            return await self._make(await self._begin())
+            async with _meanwhile(self._needs()) as self._needed:
+                return await self._make(await self._begin())
         except DiskFull as error:
             return await self._record(InterruptCheckpoint(name, "no-space", str(error)))
         except (Refused, Unavailable):
@@ -123,6 +132,10 @@ class Attempt:
             return await self._record(command_for_disk_error(name, error))
         finally:
             self._resources.builds.broadcast.clear(self._build)
+
+    async def _needs(self) -> NeedsOfAttempt:
+        modules = self._resources.settings().checkpoint_modules
+        return await self._resources.needs.of(self._before, self._index, modules)
 
     async def _begin(self) -> BuildState:
         planned = self._planned
@@ -231,7 +244,7 @@ class Attempt:
 
     async def _order(self, state: BuildState, workspace: Workspace, stage: Stage) -> AttemptOrder:
         resources, planned = self._resources, state.plan.checkpoints[self._index]
-        found = await resources.planner.ask(tasks.NEEDS, resources.of_build(state, self._index))
+        found = await self._needed
         needs = found.needs
         self.uses_packages = needs.packages
         await asyncio.to_thread(require_secrets, resources.settings(), state.actor, needs.secrets)
@@ -347,6 +360,19 @@ class Attempt:
 
     def _record(self, change: Change) -> Awaitable[BuildState]:
         return self._resources.record(self._build, change)
+
+
+@contextlib.asynccontextmanager
+async def _meanwhile(work: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Future[T]]:
+    """Work that is done while other work is, and needed by its end; given up at the end of the context."""
+    task = asyncio.ensure_future(work)
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()  # also one that nobody has asked for
 
 
 def _entering(earlier: Sequence[PlannedCheckpoint]) -> tuple[str, ...]:

@@ -94,10 +94,12 @@ class Reproductions:
         self._stores = stores
         self._settings = settings
 
-    async def begin(self, build: str, actor: Actor, permit: Permit) -> tuple[BuildState, bool]:
-        """Submit a repetition of a build. Returns it and True; or the one that this user has begun already
-        and that has not ended, and False. Raises Refused for a build that cannot be repeated, Unprepared
-        for lack of space, PermissionDenied."""
+    async def begin(
+        self, build: str, checkpoint: str | None, actor: Actor, permit: Permit
+    ) -> tuple[BuildState, bool]:
+        """Submit a repetition of a build from a checkpoint on (None: of all). Returns it and True; or the one
+        that this user has begun already and that has not ended, and False. Raises Refused for a build that
+        cannot be repeated, NotFound, Unprepared for lack of space, PermissionDenied."""
         first = await self._builds.state(build)
         if first.lifecycle is not Lifecycle.COMPLETED:
             raise Refused(
@@ -114,7 +116,8 @@ class Reproductions:
             if state.reproduces == first.id and state.actor.uid == actor.uid:
                 return state, False
         settings = self._settings()
-        plan = with_salt(without_salt(first.plan), 0, planning.new_salt())
+        index = 0 if checkpoint is None else first.index(checkpoint)
+        plan = with_salt(first.plan, index, planning.new_salt())
         await asyncio.to_thread(permit, plan)
         await asyncio.to_thread(self._require_inputs, first)
         await asyncio.to_thread(

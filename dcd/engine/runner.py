@@ -23,6 +23,7 @@ from dcd.engine.failures import defect, disk_error
 from dcd.engine.ground_rule import ground_rule
 from dcd.engine.host import boot_id
 from dcd.engine.locks import LayerLocks
+from dcd.engine.needs import Needs
 from dcd.engine.publish import publish
 from dcd.engine.secret_digests import secret_state
 from dcd.engine.stores import Stores
@@ -74,7 +75,10 @@ class Runner:
     ) -> None:
         self.builds = builds
         self.stores = stores
-        self._resources = Resources(builds, stores, settings, planner, self._record_durably)
+        self._needs = Needs(planner)
+        self._resources = Resources(
+            builds, stores, settings, planner, self._needs, self._record_durably
+        )
         self._planned_at: dict[str, float] = {}
         self.stopping = False
         """Set when the daemon stops: builds continue only to their next durable point."""
@@ -112,6 +116,7 @@ class Runner:
         finally:
             self._planned_at.pop(build, None)
             self._sound.pop(build, None)
+            self._needs.forget(build)
 
     async def _run(self, build: str) -> None:
         try:

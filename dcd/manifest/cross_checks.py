@@ -18,6 +18,7 @@ def cross_check(source: Source) -> Iterator[Diagnostic]:
         _checkpoint_names,
         _stop_on_error,
         _software_names,
+        _debian_only,
         _package_lists,
         _places_of_sources,
         _repositories,
@@ -104,6 +105,19 @@ def _software_names(source: Source) -> Iterator[Diagnostic]:
         "checkpoint {name!r} has software twice",
         suggestion="put all of it into one <software>, or give the other a checkpoint of its own",
     )
+
+
+def _debian_only(source: Source) -> Iterator[Diagnostic]:
+    for software in source.root.iter("software"):
+        kind = software.get("type", "IPS").strip()
+        for element in software.iterchildren("pin", "dpkg_option", "debconf"):
+            if kind != "DEB":
+                yield error(
+                    source.origin(element),
+                    f"<{element.tag}> is for Debian packages, and this software is of type {kind}",
+                    "",
+                    'type="DEB", or remove it',
+                )
 
 
 def _package_lists(source: Source) -> Iterator[Diagnostic]:

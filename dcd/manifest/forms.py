@@ -74,6 +74,27 @@ def _addresses_with_prefix(text: str) -> str:
     return f"an address with its prefix length (such as {without}/24)" if without else ""
 
 
+_ANSWER_TYPES = (
+    *("select", "multiselect", "string", "boolean", "note", "text", "password", "title", "error"),
+    *("seen", "entropy"),
+)
+
+
+def _answers(text: str) -> str:
+    whole = re.sub(r"\\\r?\n[ \t]*", " ", text)
+    for line in whole.splitlines():
+        words = line.split(None, 3)
+        if not words or words[0].startswith("#"):
+            continue
+        if len(words) < 3:
+            return f"package, question, type and answer on each line: {words[0]!r} is not"
+        if words[2] not in _ANSWER_TYPES:
+            return f"an answer: its type {words[2]!r} is none of {', '.join(_ANSWER_TYPES)}"
+        if words[2] == "boolean" and words[3:] not in (["true"], ["false"], []):
+            return f"an answer: {words[1]} is true or false"
+    return ""
+
+
 def _whole_key(line: str) -> str:
     """Source: RFC 4253, 6.6: a key begins with its type, and all of it are strings with their lengths."""
     found = re.search(rf"(?:^| )({_KEY_TYPE}) +(\S+)", line)
@@ -284,6 +305,35 @@ COMPONENTS = Form(
     "main contrib",
     fitting=lambda text: " ".join(re.findall(r"[A-Za-z0-9][A-Za-z0-9_.+/\-]*", text)),
 )
+PINNED = Form(
+    r"[A-Za-z0-9*?\[][A-Za-z0-9.+:*?\[\]\-]*( +[A-Za-z0-9*?\[][A-Za-z0-9.+:*?\[\]\-]*)*",
+    "names of packages, separated by blanks",
+    "nginx*",
+    1000,
+)
+PIN = Form(
+    r"release +[a-z]=[^\s,]+( *, *[a-z]=[^\s,]+)*|version +\S+|origin +\S+",
+    "a pin: release, version or origin",
+    "release n=bookworm-backports",
+    500,
+)
+"""apt_preferences(5)."""
+DPKG_OPTION = Form(
+    r"path-(exclude|include)=/[^\t\n\r]*|force-(unsafe-io|conf(old|new|def|miss|ask)|overwrite|depends|all)"
+    r"|no-force-[a-z\-]+|refuse-[a-z\-]+|no-debsig|no-triggers",
+    "an option of dpkg, such as path-exclude=PATTERN or force-confold",
+    "path-exclude=/usr/share/man/*",
+    1000,
+)
+"""dpkg(1). Options that name commands or directories of dpkg are not among them."""
+ANSWERS = Form(
+    r"[\s\S]*\S[\s\S]*",
+    "answers for debconf, each on a line",
+    "tzdata tzdata/Areas select Europe",
+    100_000,
+    also=_answers,
+)
+"""debconf-set-selections(1)."""
 PUBLISHER = Form(r"[A-Za-z0-9][A-Za-z0-9._\-]*", "the name of a publisher", "example.com")
 FACET = Form(r"[A-Za-z0-9][^\s=]*", "the name of a facet, variant or property", "facet.locale.*")
 """pkg(1) gets it as NAME=VALUE."""

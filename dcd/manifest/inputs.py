@@ -1,11 +1,11 @@
 """The files of a manifest that are captured at submit.
 
 Captured are the sources of a configuration and of what is in one (a directory as a tar archive), the keyring
-of a repository (`signed_by`), and arguments of checkpoints of type `InputPath`. A relative path begins at the
-manifest's directory; an absolute one may name any file that the submitter can read, through the mapped
-prefixes. Not captured, since they are in the image: a path that begins with a token (`{PKG_IMAGE_PATH}/...`),
-and the source of a `sysconf` configuration below `/etc/svc`, `/lib/svc` or `/var/svc`, where packages install
-their SMF profiles. Pure.
+of a repository (`signed_by`) or its packages, and arguments of checkpoints of type `InputPath`. A relative
+path begins at the manifest's directory; an absolute one may name any file that the submitter can read,
+through the mapped prefixes. Not captured, since they are in the image: a path that begins with a token
+(`{PKG_IMAGE_PATH}/...`), and the source of a `sysconf` configuration below `/etc/svc`, `/lib/svc` or
+`/var/svc`, where packages install their SMF profiles. Pure.
 """
 
 from collections.abc import Iterable, Mapping
@@ -45,7 +45,8 @@ def is_in_image(configuration: Configuration) -> bool:
 
 def files_of(found: DataObject) -> list[tuple[str, str]]:
     """The paths of captured files in an object, each with its kind: `file`, `public_key` (a file that must
-    hold no private one), or `tree` (a directory, sent as a tar archive)."""
+    hold no private one), `tree` (a directory, sent as a tar archive), or `packages` (the same of the .deb
+    files in a directory)."""
     match found:
         case Configuration():
             named = [(None if is_in_image(found) else found.source, "file")]
@@ -56,7 +57,7 @@ def files_of(found: DataObject) -> list[tuple[str, str]]:
         case Tree():
             named = [(found.source, "tree")]
         case Repository():
-            named = [(found.signed_by, "file")]
+            named = [(found.signed_by, "file"), (found.source, "packages")]
         case _:
             named = []
     return [(path, kind) for path, kind in named if path]

@@ -92,6 +92,16 @@ class OfBuild:
 
 
 @dataclass(frozen=True, slots=True)
+class OfRest:
+    """The next checkpoint of a build and those after it: the stored manifest, and the checkpoints as
+    planned."""
+
+    manifest: str
+    planned: tuple[PlannedCheckpoint, ...]
+    modules: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class OldManifest:
     """A manifest from before the redesign, and the text of its defaults file."""
 
@@ -204,11 +214,23 @@ def _preview(manifest: Manifest, waiting: Waiting) -> Previewed:
     return Previewed(distro(loaded.doc).name, plan, time, beyond(rest), loaded.choice)
 
 
-def _needs(of: OfBuild, waiting: Waiting) -> NeedsOfAttempt:
+def _needs(of: OfRest, waiting: Waiting) -> tuple[NeedsOfAttempt | None, ...]:
     doc = restore(of.manifest)
-    instance = planning.constructed(of.planned, of.modules)
-    on_host = runs_host_code(of.planned.mod_path, of.planned.checkpoint_class, instance)
-    return NeedsOfAttempt(instance.needs(doc), distro(doc).http_proxy, on_host)
+    http_proxy = distro(doc).http_proxy
+
+    def found(planned: PlannedCheckpoint) -> NeedsOfAttempt:
+        instance = planning.constructed(planned, of.modules)
+        on_host = runs_host_code(planned.mod_path, planned.checkpoint_class, instance)
+        return NeedsOfAttempt(instance.needs(doc), http_proxy, on_host)
+
+    def found_later(planned: PlannedCheckpoint) -> NeedsOfAttempt | None:
+        try:
+            return found(planned)
+        except Exception:  # noqa: BLE001 - reported if it becomes the next
+            return None
+
+    first, *later = of.planned
+    return found(first), *map(found_later, later)
 
 
 def _external(of: OfBuild, waiting: Waiting) -> dict[str, str]:
@@ -248,8 +270,8 @@ code on the host without its sender's right to do so."""
 PREVIEW = Task("preview", Manifest, Previewed, _preview)
 """Like `PLAN`, up to the first checkpoint that cannot run here."""
 
-NEEDS = Task("needs", OfBuild, NeedsOfAttempt, _needs)
-"""Find the needs of an attempt at a checkpoint."""
+NEEDS = Task("needs", OfRest, tuple[NeedsOfAttempt | None, ...], _needs)
+"""Find the needs of an attempt at each checkpoint; None for a later one that cannot be constructed."""
 
 EXTERNAL = Task("external", OfBuild, dict[str, str], _external)
 """Find the present external state that a checkpoint's key covers: name to sha256."""
@@ -271,9 +293,11 @@ def require_showable(question: object, paths: Iterable[Path]) -> None:
     secrets = [str(path) for path in paths if any(map(path.is_relative_to, DIRECTORIES))]
     if isinstance(question, Manifest):
         require_use(question.borrower, secrets)
-    elif isinstance(question, OfBuild):
+    elif isinstance(question, OfBuild | OfRest):
         # The user of each secret of a plan was checked when it was made.
-        secrets = [name for name in secrets if name not in question.planned.secrets]
+        planned = (question.planned,) if isinstance(question, OfBuild) else question.planned
+        known = {name for each in planned for name in each.secrets}
+        secrets = [name for name in secrets if name not in known]
     if secrets and not isinstance(question, Manifest):
         raise PermissionDenied(f"no question is about the secret {secrets[0]}")
 

@@ -116,16 +116,18 @@ def apt_settings(
     sources: Sequence[Source],
     architecture: str,
     never: Sequence[str] = (),
+    pins: str = "",
     lists: Path | None = None,
 ) -> Environment:
     """Write settings for apt on the root, without downloads. Returns apt's environment. The packages in
-    `never` cannot be installed. `lists` is the directory of the package lists, by default in the root."""
+    `never` cannot be installed; `pins` are further preferences. `lists` is the directory of the package
+    lists, by default in the root."""
     etc = place.aside / "etc"
     for directory in ("apt.conf.d", "sources.list.d", "preferences.d", "auth.conf.d"):
         (etc / directory).mkdir(parents=True, exist_ok=True)
     (place.aside / "log").mkdir(exist_ok=True)
     (etc / "sources.list.d/dcd.sources").write_text(source_list(sources))
-    (etc / "preferences.d/dcd").write_text(_pins(never))
+    (etc / "preferences.d/dcd").write_text(f"{_pins(never)}\n{pins}")
     status = make_directory(place.root, "var/lib/dpkg") / "status"
     status.touch()
     trusted, trusted_parts = configured_paths("Dir::Etc::Trusted/f", "Dir::Etc::TrustedParts/d")
@@ -186,10 +188,10 @@ def transfers(
 
 
 @contextmanager
-def settings_in_root(root: Path, never: Sequence[str]) -> Iterator[None]:
+def settings_in_root(root: Path, never: Sequence[str], preferences: str = "") -> Iterator[None]:
     """Write the pins into the root for the time of mmdebstrap, whose apt reads its settings there; remove
     them and mmdebstrap's own sources afterwards."""
-    pins = write(root, "etc/apt/preferences.d/00dcd", _pins(never))
+    pins = write(root, "etc/apt/preferences.d/00dcd", f"{_pins(never)}\n{preferences}")
     try:
         yield
     finally:

@@ -16,6 +16,9 @@ from typing import NoReturn
 
 from dcd.worker.signals import CANCEL
 
+IGNORED_BY_THE_LAUNCHER = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""What it starts begins like that: a worker that is asked to stop before its checkpoint runs would not."""
+
 CarryOut = Callable[[bytes, int, int], int]
 """See `dcd.worker.attempt.carry_out`."""
 
@@ -25,6 +28,8 @@ def be_first(messages: int, carry_out: CarryOut) -> NoReturn:
     request = sys.stdin.buffer.readline()
     if not request.endswith(b"\n"):
         sys.exit("the daemon ended before it sent the request")
+    for number in IGNORED_BY_THE_LAUNCHER:
+        signal.signal(number, signal.SIG_DFL)
     reading, answers = os.pipe()
     child = os.fork()
     if child == 0:

@@ -373,7 +373,7 @@ def test_a_build_whose_manifest_has_secrets_is_repeated_by_who_supplied_them_or_
             assert time.monotonic() < deadline, daemon.ask(0, "GET", at)
             time.sleep(0.1)
         found = {
-            user: daemon.ask(user, "POST", f"{at}/reproduce")[0]
+            user: daemon.ask(user, "POST", f"{at}/reproduce", {})[0]
             for user in ("observer", "scripter", "operator", "submitter", 0)
         }
         expected = {"observer": 403, "scripter": 403, "operator": others, "submitter": 201, 0: 201}

@@ -188,8 +188,9 @@ def test_the_snippets_of_a_page_are_valid(
     (tmp_path / "files" / "alice.pub").write_text("ssh-ed25519 AAAA alice\n")
     for name in ("hello.service", "setup.sh"):
         (tmp_path / "files" / name).write_text("# an example\n")
-    for name in ("site", "overlay"):
-        (tmp_path / "files" / name).mkdir()
+    for name in ("files/site", "files/overlay", "debs"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "debs" / "my-app_1_all.deb").write_bytes(b"deb")
     (tmp_path / "media").mkdir()
     (tmp_path / "media" / "my-installer.iso").write_bytes(b"iso")
     text = with_snippet((ROOT / "examples" / example).read_text(), block.text)
@@ -200,6 +201,8 @@ def test_the_snippets_of_a_page_are_valid(
 
 def with_snippet(manifest: str, snippet: str) -> str:
     """The manifest with the snippet in the place of the same element, or beside those of its kind."""
+    if snippet.startswith("<distro"):
+        return f"<dc>{snippet}</dc>"
     tag, name = re.match(r"<(\w+)(?:\s+name=\"([^\"]+)\")?", snippet).groups()
     same = (
         rf"<{tag}\s+name=\"{re.escape(name or '')}\""

@@ -33,6 +33,21 @@ _TOO_LARGE = re.compile(
 """cpio's message for a file of 4 GiB or more, which it leaves out: sizes have 32 bits. Source: cpio(5)."""
 _ROOMY_BYTES = 2 << 30
 """The free memory with which an initramfs (a few hundred MiB) is gathered in memory."""
+_WITHOUT_LEVELS = re.compile(rb'^zstd\)\tcompress="zstd -q -19 -T0" ;;$', re.MULTILINE)
+"""A line of the mkinitramfs of Debian 11, which has no COMPRESSLEVEL."""
+_OWN_LEVEL = """case "$0" in
+*/mkinitramfs)
+	{compressor}()
+	{{
+		shift {fixed}
+		command {compressor} -{level} "$@"
+	}}
+	;;
+esac
+"""
+"""A function for the compressor. `fixed` is the number of options, level among them, that this mkinitramfs
+gives first. The settings are also in the initramfs, where the function is not defined."""
+_FIXED = {"zstd": 3, "lz4": 1, "gzip": 0, "xz": 0}
 _LEVELS = {"zstd": range(1, 20), "gzip": range(1, 10), "xz": range(10), "lz4": range(1, 13)}
 
 
@@ -99,11 +114,7 @@ class DebianBootArchive(Checkpoint):
                 "/usr/sbin/mkinitramfs is not in the image",
                 "add the package initramfs-tools (or live-boot, for a live image) to the transfer",
             )
-        settings = write(
-            inside.root,
-            _SETTINGS,
-            f"MODULES=most\nCOMPRESS={compressor}\nCOMPRESSLEVEL={self.compression_level}\n",
-        )
+        settings = write(inside.root, _SETTINGS, self._settings(inside, compressor))
         too_large: list[str] = []
 
         def hear(line: str) -> None:
@@ -125,6 +136,15 @@ class DebianBootArchive(Checkpoint):
         finally:
             settings.unlink()
             entry(inside.root, _RESULT).unlink(missing_ok=True)
+
+    def _settings(self, inside: Inside, compressor: str) -> str:
+        level = self.compression_level
+        settings = f"MODULES=most\nCOMPRESS={compressor}\nCOMPRESSLEVEL={level}\n"
+        program = regular_file(inside.root, "usr/sbin/mkinitramfs")
+        if program is not None and _WITHOUT_LEVELS.search(program.read_bytes()):
+            fixed = _FIXED[compressor]
+            settings += _OWN_LEVEL.format(compressor=compressor, fixed=fixed, level=level)
+        return settings
 
     def _compressor(self, inside: Inside) -> str:
         if self.compression_type == "auto":

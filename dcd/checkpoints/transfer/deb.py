@@ -37,7 +37,10 @@ from dcd.checkpoints.transfer.deb_base import (
     require_same_packages,
 )
 from dcd.checkpoints.transfer.deb_install import bootstrap, change, extend, installed
+from dcd.checkpoints.transfer.deb_local import Local, has_local, local_sources
+from dcd.checkpoints.transfer.deb_products import brought
 from dcd.checkpoints.transfer.deb_progress import Progress
+from dcd.checkpoints.transfer.deb_settings import Settings, check_settings, leave_pins, settings_of
 from dcd.checkpoints.transfer.deb_sources import (
     check_repositories,
     host_ingredients,
@@ -106,21 +109,10 @@ _PACKAGE = re.compile(
 )
 """For apt, a word that ends in `-` asks for the package to be removed."""
 
-_BRINGING: Mapping[str, tuple[str, str]] = {
-    products.KERNEL: (r"linux-image-.+", r"linux-|kernel|task-|live-task|pve-|proxmox"),
-    products.LIVE_BOOT: (r"live-boot(-initramfs-tools)?|casper", r"live-|task-"),
-    products.GRUB["bios"]: (r"grub-pc(-bin)?|grub2|grub-cloud-amd64", r"task-|proxmox"),
-    products.GRUB["uefi"]: (
-        r"grub-efi(-amd64(-bin|-signed)?)?|grub-cloud-amd64",
-        r"shim-|task-|proxmox",
-    ),
-}
-"""The packages with a product (the whole name), and those that may depend on one (its beginning)."""
-
 _HOST_TOOLS_USE = (
     *("etc/hostname", "etc/apt/apt.conf.d", "etc/apt/preferences.d"),
     *("etc/apt/keyrings", "etc/apt/sources.list.d", f"{LISTS}/partial", f"{ARCHIVES}/partial"),
-    *("var/lib/dpkg/status", "var/lib/dpkg/arch", "dev"),
+    *("etc/dpkg/dpkg.cfg.d", "var/cache/apt", "var/lib/dpkg/status", "var/lib/dpkg/arch", "dev"),
 )
 """Paths of the image that mmdebstrap, apt and dpkg use from outside. Links on the way to one are refused:
 they would lead into the build host."""
@@ -130,11 +122,12 @@ they would lead into the build host."""
 class TransferDEB(Checkpoint):
     """Install Debian packages and all they depend on.
 
-    The `software` of the checkpoint's name lists them: `repository` (suite, components, uri, signed_by),
-    the image's `variant` and `architecture`, and `software_data` to install and to uninstall; packages under
-    `uninstall` are never installed. With `action="use_existing"` the packages go into the system of an
-    earlier checkpoint, with its present configuration and answers for debconf, and packages under
-    `uninstall` are removed from it; the default variant is then `custom`.
+    The `software` of the checkpoint's name lists them: `repository` (suite, components, uri, signed_by; or
+    source, a directory with packages), `pin`, `dpkg_option` and `debconf`, which apply from the first
+    package on, the image's `variant` and `architecture`, and `software_data` to install and to uninstall;
+    packages under `uninstall` are never installed. With `action="use_existing"` the packages go into the
+    system of an earlier checkpoint, with its present configuration and answers for debconf, and packages
+    under `uninstall` are removed from it; the default variant is then `custom`.
 
     The result has two layers: what the variant brings, which all manifests share that differ only in the
     listed packages, and these packages.
@@ -163,7 +156,7 @@ class TransferDEB(Checkpoint):
 
     def provides(self, doc: DataObjectCache) -> products.Provided:
         names = [re.split(r"[:=/]", name)[0] for name in software_of(doc, self, "DEB").names()]
-        return {products.IMAGE: "surely", **_brought(names)}
+        return {products.IMAGE: "surely", **brought(names)}
 
     def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
         yield from check_software(doc, self, "DEB")
@@ -212,6 +205,7 @@ class TransferDEB(Checkpoint):
                 "list packages, or use another variant",
             )
         yield from check_repositories(software)
+        yield from check_settings(software)
         if not _changes(software) and (earlier := self._maker_before(doc)):
             yield error(
                 software.origin,
@@ -222,7 +216,8 @@ class TransferDEB(Checkpoint):
 
     def base(self, doc: DataObjectCache) -> Base | None:
         software = software_of(doc, self, "DEB")
-        if _changes(software) or _variant(software) == "custom":
+        # apt knows packages beside the manifest by a path that is another in each attempt.
+        if _changes(software) or _variant(software) == "custom" or has_local(software):
             return None
         return base_of(software)
 
@@ -249,14 +244,19 @@ class TransferDEB(Checkpoint):
         _check_architecture(architecture)
         require_no_links(context.pkg_image, _HOST_TOOLS_USE)
         progress = Progress(context.report, rest=context.stage is Stage.REST)
-        with reachable(context.pkg_image) as place:
+        settings = settings_of(software, context.pkg_image)
+        with (
+            reachable(context.pkg_image) as place,
+            local_sources(context, place, software) as local,
+        ):
             sources = with_keyrings(sources, context.inputs, place.aside / "keyrings")
             below, kept = list_below(context), kept_lists(context.root)
             apt = apt_settings(
                 place,
-                sources=sources,
+                sources=[*sources, *local.sources],
                 architecture=architecture,
                 never=_never(software),
+                pins=settings.pins,
                 lists=kept,
             )
             names = _wanted(software, context.stage)
@@ -264,7 +264,7 @@ class TransferDEB(Checkpoint):
                 if kept is None:
                     update(online, sources, progress.line)
                 lists = kept or resolve(context.pkg_image, LISTS)
-                _same_state(context, sources, lists)
+                _same_state(context, sources, local, lists)
                 if kept is not None:
                     require_same_packages(place, apt, _BASE[_variant(software)], names)
                 wanted = wanted_by_name(context, apt, names)
@@ -274,13 +274,15 @@ class TransferDEB(Checkpoint):
             leave_store(context)
             if context.stage is Stage.BASE:
                 keep_lists(context.root, place.root)
-            _install(context, place, software, sources, architecture, apt, progress)
+            every = [*sources, *local.sources]
+            _install(context, place, software, every, architecture, apt, settings, progress)
             require_no_links(context.pkg_image, _HOST_TOOLS_USE)
             forget(place.root)
             if context.stage is Stage.BASE:
                 return
             drop_lists(context.root)
             _leave_sources(context, sources)
+            leave_pins(context.pkg_image, settings)
         remove_identity(context.pkg_image)
         if context.stage is Stage.REST:
             forget_list(context)
@@ -296,20 +298,6 @@ class TransferDEB(Checkpoint):
             if software is not None and software.type == "DEB" and not _changes(software):
                 return spec.name
         return None
-
-
-def _brought(names: Sequence[str]) -> products.Provided:
-    """The products of the packages for later checkpoints; `hardly` for those that only a dependency could
-    have. GRUB's modules are no dependency of other packages."""
-    found: dict[str, products.Odds] = {}
-    for product, (certain, likely) in _BRINGING.items():
-        if any(re.fullmatch(certain, name) for name in names):
-            found[product] = "surely"
-        elif any(re.match(likely, name) for name in names):
-            found[product] = "perhaps"
-        elif names and product not in products.GRUB.values():
-            found[product] = "hardly"
-    return found
 
 
 def _wanted(software: Software, stage: Stage) -> list[str]:
@@ -386,8 +374,8 @@ def _host_architecture() -> str:
     return run(command, capture=True, timeout_seconds=60).stdout.strip()
 
 
-def _same_state(context: Context, sources: list[Source], lists: Path) -> None:
-    expected = {context.external[source.name].split()[0] for source in sources}
+def _same_state(context: Context, sources: list[Source], local: Local, lists: Path) -> None:
+    expected = {context.external[source.name].split()[0] for source in sources} | local.releases
     if set(release_files(lists)) != expected:
         raise CheckpointError(
             "a repository changed while its packages were transferred",
@@ -453,6 +441,7 @@ def _install(
     sources: list[Source],
     architecture: str,
     apt: Environment,
+    settings: Settings,
     progress: Progress,
 ) -> None:
     include = software.names("install")
@@ -463,6 +452,7 @@ def _install(
             include=[*_BASE[_variant(software)], *include],
             remove=[name for name in _never(software) if name in there],
             apt=apt,
+            settings=settings,
             environment=context.environment,
             on_line=progress.line,
         )
@@ -482,6 +472,7 @@ def _install(
             never=_never(software),
             architecture=architecture,
             sources=sources,
+            settings=settings,
             environment=context.environment,
             on_line=progress.line,
         )

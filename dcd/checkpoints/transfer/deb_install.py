@@ -8,11 +8,13 @@ its package.
 
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+from dcd.checkpoints.transfer.deb_settings import Settings, leave_dpkg_options
 from dcd.platform.apt import Source, source_list
 from dcd.platform.apt_root import MIRROR_NAME, Environment, Place, settings_in_root
 from dcd.platform.chroot import bootstrap_mounts, chroot
@@ -56,11 +58,12 @@ def bootstrap(
     never: Sequence[str],
     architecture: str,
     sources: Sequence[Source],
+    settings: Settings,
     environment: Mapping[str, str],
     on_line: OnLine,
 ) -> None:
-    """Make a system of the variant and the packages `include`, from the root's lists and package cache.
-    Raises `CheckpointError`."""
+    """Make a system of the variant and the packages `include`, from the root's lists and package cache, with
+    the settings from the first package on. Raises `CheckpointError`."""
     root = place.root
     # mmdebstrap would write through them.
     require_no_links(root, ("etc/hostname", "etc/resolv.conf"))
@@ -76,11 +79,17 @@ def bootstrap(
         # The lists and the cache are in place already, and so are /proc and /dev.
         "--skip=check/empty,check/signed-by,update,output/dev,chroot/mount",
         *([f"--include={','.join(include)}"] if include else []),
+        *(f"--dpkgopt={option}" for option in settings.dpkg_options),
+        *_answering(place, settings),
         operand(sources[0].suite),
         root,
         mirror,
     ]
-    with _hosts_files_kept_out(root), settings_in_root(root, never), bootstrap_mounts(root):
+    with (
+        _hosts_files_kept_out(root),
+        settings_in_root(root, never, settings.pins),
+        bootstrap_mounts(root),
+    ):
         for link in LINKS:
             # mmdebstrap makes and removes these itself.
             (root / "dev" / link).unlink()
@@ -93,6 +102,16 @@ def bootstrap(
                 start=partial(keep_only, CHROOT),
             )
     make_devices(make_directory(root, "dev"))
+
+
+def _answering(place: Place, settings: Settings) -> list[str]:
+    """The option of mmdebstrap that hands answers to debconf once it is there."""
+    if not settings.answers:
+        return []
+    answers = place.aside / "answers"
+    answers.touch(0o600)
+    answers.write_text(settings.answers)
+    return [f'--essential-hook=chroot "$1" debconf-set-selections <{shlex.quote(str(answers))}']
 
 
 def extend(
@@ -130,11 +149,13 @@ def change(
     include: Sequence[str],
     remove: Sequence[str],
     apt: Environment,
+    settings: Settings,
     environment: Mapping[str, str],
     on_line: OnLine,
 ) -> None:
-    """Install the packages `include` into the system in the root, from its package cache, and remove the
-    packages `remove` with their configuration. Raises `CheckpointError`."""
+    """Install the packages `include` into the system in the root, from its package cache, with the settings,
+    and remove the packages `remove` with their configuration. Raises `CheckpointError`."""
+    leave_dpkg_options(place.root, settings)
     command = [
         *(*_apt_get(place.root), "--purge"),
         # Configuration files that a script has changed stay.
@@ -143,7 +164,9 @@ def change(
         *map(operand, include),
         *(f"{name}-" for name in remove),
     ]
-    with chroot(place.root), _no_services(place.root), _explained():
+    with chroot(place.root) as inside, _no_services(place.root), _explained():
+        if settings.answers:
+            inside.run(["debconf-set-selections"], stdin=settings.answers.encode())
         run(
             command,
             env={**environment, **_NO_INITRAMFS, **_NO_QUESTIONS, **apt},

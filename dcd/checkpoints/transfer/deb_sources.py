@@ -35,6 +35,9 @@ def check_repositories(software: Software) -> Iterator[Diagnostic]:
     """Errors for repositories that contain a login, and for two that differ only in their keyrings."""
     seen: dict[tuple[str, str], Repository] = {}
     for repository in software.get_descendants(class_type=Repository):
+        if repository.source:
+            yield from _check_directory(repository)
+            continue
         if repository.uri and split_login(repository.uri)[1] is not None:
             # The event log keeps the manifest permanently.
             yield error(
@@ -55,9 +58,23 @@ def check_repositories(software: Software) -> Iterator[Diagnostic]:
             )
 
 
+def _check_directory(repository: Repository) -> Iterator[Diagnostic]:
+    beside = [name for name in ("uri", "suite", "signed_by") if getattr(repository, name)]
+    if beside:
+        yield error(
+            repository.place_of(beside[0]),
+            f"a directory of packages has no {beside[0]}",
+            "dcd makes its index; the packages are trusted, since they come with the manifest.",
+            f'<repository source="{repository.source}"/>',
+        )
+
+
 def sources_of(software: Software, host: Sequence[Source]) -> list[Source]:
-    """The sources that the manifest names, in order; those of the host where it names none."""
-    repositories = software.get_descendants(class_type=Repository)
+    """The sources that the manifest names, in order, without directories; those of the host where it names
+    none."""
+    repositories = [
+        each for each in software.get_descendants(class_type=Repository) if not each.source
+    ]
     if not repositories:
         return sources_for(host, host_codename())
     sources: list[Source] = []

@@ -95,6 +95,8 @@ def capture(
     packages = []
     for file in sorted(resolve(place.root, ARCHIVES).glob("*.deb")):
         listed = wanted.get(file.name)
+        if listed is not None and listed.uri.startswith(f"copy:{place.root}"):
+            listed = replace(listed, uri="")  # a package beside the manifest
         kept = listed.sha256 if listed and file.name in filled else ""
         if not kept and shared:
             kept = store.keep(file)
@@ -172,9 +174,11 @@ def _repository_files(
                 yield _described(source, name, each, stored)
     by_place = {(source.fetched_uri.rstrip("/"), source.suite): source for source in sources}
     for index in index_files(environment):
-        source = by_place[index.uri.rstrip("/"), index.suite]
+        found = by_place.get((index.uri.rstrip("/"), index.suite))
+        if found is None:
+            continue  # Packages beside the manifest are captured with it.
         stored = store.keep_compressed(index.file) if whole else ""
-        yield _described(source, index.name.removeprefix("./"), index.file, stored)
+        yield _described(found, index.name.removeprefix("./"), index.file, stored)
 
 
 def _described(source: Source, name: str, file: Path, stored: str) -> RepositoryFile:

@@ -23,7 +23,7 @@ from store.host.process import ToolFailed
 
 TOOLS = ("qemu-img",)
 Level = Literal[1, 2, 3, 4, 5, 6, 7, 8, 9]
-"""A level of zlib, from fast to small."""
+"""A level of the compression, from fast to small."""
 
 _METER = re.compile(r"\(([0-9.]+)/100%\)")
 _MOST_COROUTINES = 16

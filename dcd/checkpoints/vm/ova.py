@@ -67,7 +67,7 @@ class CreateOVA(Checkpoint):
     """The URL of the product, for the descriptor."""
 
     level: Level = 6
-    """The level of zlib, from 1 (fast) to 9 (small), for a disk that is not compressed yet."""
+    """The level of the compression, from 1 (fast) to 9 (small), for a disk that is not compressed yet."""
 
     def needs(self, doc: DataObjectCache) -> Needs:
         converted = STREAM in images_of(doc)

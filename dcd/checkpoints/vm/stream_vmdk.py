@@ -4,13 +4,13 @@ The stream is that of VMware's own tools: header, descriptor, compressed grains 
 grain table after its grains, the grain directory, a footer, an end-of-stream marker. qemu-img's variety
 has its directory in front and neither footer nor end marker; readers that stream it compute another
 digest than that in the package's manifest and refuse it. Grains are compressed on all processors and
-written in order, so the same disk and `content_id` give the same bytes; holes are never read.
-Source: VMware's technical note "Virtual Disk Format 5.0".
+written in order, so the same disk and `content_id` give the same bytes; holes are never read. libdeflate
+makes the same format as zlib, in a third of its time.
+Source: VMware's technical note "Virtual Disk Format 5.0"; RFC 1950.
 """
 
 import os
 import struct
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -65,8 +65,8 @@ def write_stream_vmdk(
     on_progress: Callable[[float], None] = lambda fraction: None,
 ) -> None:
     """Pass the stream of the raw disk to `write`, piece by piece. `name` is the file's name for its
-    descriptor, `content_id` 32 bits that identify the content, `level` zlib's 1 to 9. `on_progress` gets the
-    completed fraction of the disk; an exception in it ends the work. Raises OSError."""
+    descriptor, `content_id` 32 bits that identify the content, `level` that of the compression, 1 to 9.
+    `on_progress` gets the completed fraction; an exception in it ends the work. Raises OSError."""
     size = disk.stat().st_size
     capacity = -(-size // SECTOR_BYTES)
     descriptor = _descriptor(name, content_id, capacity).encode()
@@ -130,7 +130,10 @@ def _tables(disk: Path, size: int, level: int) -> Iterator[tuple[int, _Table]]:
 
 
 def _table(disk: Path, size: int, number: int, level: int) -> _Table:
-    """Compress the grains of one table. Runs beside others, since zlib releases Python's lock."""
+    """Compress the grains of one table. Runs beside others, since deflate releases Python's lock. It is
+    imported here, so that a worker for another format starts without it."""
+    from deflate import zlib_compress
+
     stream = bytearray()
     starts = []
     base = number * _TABLE_BYTES
@@ -140,7 +143,7 @@ def _table(disk: Path, size: int, number: int, level: int) -> _Table:
             if grain == _ZEROS:
                 continue
             starts.append(((offset - base) // GRAIN_BYTES, len(stream)))
-            packed = zlib.compress(grain, level)
+            packed = zlib_compress(grain, level)
             stream += _padded(struct.pack("<QI", offset // SECTOR_BYTES, len(packed)) + packed)
     return _Table(bytes(stream), tuple(starts))
 

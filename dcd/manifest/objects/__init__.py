@@ -29,13 +29,16 @@ from dcd.manifest.objects.distro import (
 )
 from dcd.manifest.objects.execution import Arg, ArgList, Args, CheckpointSpec, Execution, Kwargs
 from dcd.manifest.objects.software import (
+    Debconf,
     Destination,
     Dir,
+    DpkgOption,
     Facet,
     Image,
     ImgType,
     Mirror,
     Origin,
+    Pin,
     Property,
     Publisher,
     Repository,
@@ -77,7 +80,7 @@ BUILTIN = Registry().adding(
     Slice, Size, Format, Logical, Zpool, Vdev, Filesystem, Zvol, PoolOptions, DatasetOptions,
     Options, Option, BE,
     Software, Destination, Source, Image, ImgType, Facet, Variant, Property, Dir, Publisher,
-    Origin, Mirror, Repository, SoftwareData,
+    Origin, Mirror, Repository, Pin, DpkgOption, Debconf, SoftwareData,
     Execution, CheckpointSpec, Args, Kwargs, Arg, ArgList,
     Configuration, Validation, User, Password, SshKey, Sudo, Interface, Tree, Unit, Script,
     DataObjectDict,
@@ -86,12 +89,12 @@ BUILTIN = Registry().adding(
 
 __all__ = [
     "BE", "BUILTIN", "DC", "Arg", "ArgList", "Args", "BootEntry", "BootMods", "CheckpointSpec",
-    "Configuration", "DataObjectDict", "DatasetOptions", "Destination", "Dir", "Disk", "DiskImage",
-    "DiskKeyword", "DiskName", "DiskProp", "Distro", "DistroSpec", "Execution", "Facet",
-    "Filesystem", "Format", "GptPartition", "Image", "ImgParams", "ImgType", "Interface", "Iscsi",
-    "Kwargs", "Logical", "MaxSize", "MediaIm", "Mirror", "Option", "Options", "Origin", "Parameter",
-    "Partition", "Password", "PoolOptions", "Property", "Publisher", "Repository", "Script", "Size",
-    "Slice", "Software", "SoftwareData", "Source", "SshKey", "Sudo", "Target", "Tree", "Unit",
-    "User", "Validation", "Variant", "Vdev", "VmController", "VmFormat", "VmIm", "VmNetwork",
-    "Zpool", "Zvol",
+    "Configuration", "DataObjectDict", "DatasetOptions", "Debconf", "Destination", "Dir", "Disk",
+    "DiskImage", "DiskKeyword", "DiskName", "DiskProp", "Distro", "DistroSpec", "DpkgOption",
+    "Execution", "Facet", "Filesystem", "Format", "GptPartition", "Image", "ImgParams", "ImgType",
+    "Interface", "Iscsi", "Kwargs", "Logical", "MaxSize", "MediaIm", "Mirror", "Option", "Options",
+    "Origin", "Parameter", "Partition", "Password", "Pin", "PoolOptions", "Property", "Publisher",
+    "Repository", "Script", "Size", "Slice", "Software", "SoftwareData", "Source", "SshKey", "Sudo",
+    "Target", "Tree", "Unit", "User", "Validation", "Variant", "Vdev", "VmController", "VmFormat",
+    "VmIm", "VmNetwork", "Zpool", "Zvol",
 ]  # fmt: skip

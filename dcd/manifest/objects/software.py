@@ -71,6 +71,12 @@ class Repository(DataObject, tag="repository"):
         default=None,
         form=forms.APT_URI,
     )
+    source: str | None = attribute(
+        "A directory with packages (.deb files), in place of all else: it is captured, indexed, and not left "
+        "in the image. A relative path begins at the manifest's directory.",
+        default=None,
+        form=forms.CLIENT_DIRECTORY,
+    )
     signed_by: str | None = attribute(
         "The keyring file for the signature of its Release file.",
         default=None,
@@ -164,8 +170,52 @@ class SoftwareData(DataObject, tag="software_data"):
     )
 
 
+class Pin(DataObject, tag="pin"):
+    """A preference of apt for versions of packages (apt_preferences(5)), for Debian packages. It applies from
+    the first package on, and stays in the image."""
+
+    package: str = attribute(
+        "The packages, separated by blanks, with shell patterns; `*` for all.", form=forms.PINNED
+    )
+    pin: str = attribute("The preferred versions.", form=forms.PIN)
+    priority: int = attribute(
+        "Above 1000 also for older versions than the installed one, below 0 never.",
+        minimum=-32768,
+        maximum=32767,
+    )
+
+
+class DpkgOption(DataObject, tag="dpkg_option"):
+    """An option of dpkg(1), for Debian packages. It applies from the first package on, and stays in the
+    image."""
+
+    option: str = attribute("The option, without its hyphens.", form=forms.DPKG_OPTION)
+
+
+class Debconf(DataObject, tag="debconf"):
+    """Answers for debconf, for Debian packages: they are there when a package beyond the essential ones is
+    configured."""
+
+    SECRETS = ("text",)
+
+    text: str = text(
+        "Lines as debconf-set-selections(1) reads: package, question, type, and answer.",
+        default="",
+        form=forms.ANSWERS,
+    )
+
+
 class Software(
-    DataObject, tag="software", content=(optional(Destination), many(Source), many(SoftwareData))
+    DataObject,
+    tag="software",
+    content=(
+        optional(Destination),
+        many(Source),
+        many(Pin),
+        many(DpkgOption),
+        many(Debconf),
+        many(SoftwareData),
+    ),
 ):
     """The software that the checkpoint of the same name transfers."""
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from lxml import etree
 
+from cli.trees import packed
 from dcd.checkpoints.interface import Checkpoint, Context, Report
 from dcd.manifest.data_object import Element, Origin
 from dcd.manifest.diagnostics import refuse
@@ -37,6 +38,14 @@ def doc_of(*elements: str) -> DataObjectCache:
     doc.volatile.insert_children(distro)
     distro.insert_children(BUILTIN.read(etree.fromstring(text), locate) for text in elements)
     return doc
+
+
+def archive(directory: Path, at: Path, kind: str = "tree") -> Path:
+    """The archive of a directory, as dcctl captures it."""
+    with packed(str(directory), kind) as (file, _):
+        file.seek(0)
+        at.write_bytes(file.read())
+    return at
 
 
 @dataclass

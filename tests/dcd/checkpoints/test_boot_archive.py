@@ -53,6 +53,48 @@ def test_kernel_and_initramfs_of_the_one_kernel(bench: Any, own_mounts: None) ->
     assert not list(bench.image.glob("*initrd*"))
 
 
+MKINITRAMFS_OF_DEBIAN_11 = """
+. /etc/initramfs-tools/conf.d/zz-dcd
+compress=$COMPRESS
+case "${compress}" in
+gzip)
+	compress="gzip -n"
+	;;
+lz4)	compress="lz4 -9 -l" ;;
+zstd)	compress="zstd -q -19 -T0" ;;
+xz)	compress="xz --check=crc32"
+	;;
+esac
+$compress -c file > "$2"
+"""
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("compressor", "arguments"),
+    [
+        ("zstd", "-5 -c file"),
+        ("lz4", "-5 -l -c file"),
+        ("gzip", "-5 -n -c file"),
+        ("xz", "-5 --check=crc32 -c file"),
+    ],
+)
+def test_the_level_is_that_of_the_manifest_where_mkinitramfs_has_none(
+    bench: Any, own_mounts: None, compressor: Any, arguments: str
+) -> None:
+    bench.add_shell()
+    add_kernel(bench.image, "5.10.0-1-amd64")
+    add_mkinitramfs(bench.image, MKINITRAMFS_OF_DEBIAN_11)
+    program = bench.image / "usr/bin" / compressor
+    program.parent.mkdir(exist_ok=True)
+    program.write_text('#!/bin/sh\necho "$@"\n')
+    program.chmod(0o755)
+    checkpoint = DebianBootArchive("ba", compression_type=compressor, compression_level=5)
+    bench.execute(checkpoint)
+    made = (bench.root / "boot_archive/initrd.img").read_text()
+    assert made == f"{arguments}\n"
+
+
 @pytest.mark.root
 def test_the_kernels_that_are_not_chosen_are_finished_too(bench: Any, own_mounts: None) -> None:
     bench.add_shell()

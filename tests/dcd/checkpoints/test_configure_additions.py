@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
-from cli.trees import packed
 from dcd.checkpoints.image.configure import DebianPrePkgImgMod
 from dcd.manifest.diagnostics import ManifestError
 from statemachine.errors import CheckpointError
-from tests.dcd.checkpoints.conftest import add_tool, calls, doc_of
+from tests.dcd.checkpoints.conftest import add_tool, archive, calls, doc_of
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f me@example.com"
 OTHER = KEY.replace("HR4f", "HR4e")
@@ -21,14 +20,6 @@ OTHER = KEY.replace("HR4f", "HR4e")
 
 def configuration(inner: str) -> str:
     return f'<configuration name="c">{inner}</configuration>'
-
-
-def archive(directory: Path, at: Path, kind: str = "tree") -> Path:
-    """The archive of a directory, as dcctl captures it."""
-    with packed(str(directory), kind) as (file, _):
-        file.seek(0)
-        at.write_bytes(file.read())
-    return at
 
 
 def modes(path: Path) -> tuple[int, int, int]:

@@ -15,6 +15,7 @@ from dcd.platform import foreign
 from dcd.platform.apt import host_codename, host_sources, sources_for
 from dcd.platform.apt_root import LISTS, release_files
 from statemachine.errors import CheckpointError, DcdError, InvalidManifest, Unprepared
+from tests.dcd.checkpoints.conftest import archive
 from tests.dcd.checkpoints.debian import SUITE, install, software
 
 EXECUTION = (
@@ -59,6 +60,10 @@ def mounts(request: pytest.FixtureRequest) -> None:
             "listed twice, with different keyrings",
         ),
         ([software(image='action="use_existing"')], "nothing to install"),
+        (
+            [software(install("app"), '<repository source="debs" suite="x"/>')],
+            "a directory of packages has no suite",
+        ),
         (
             [
                 software(install("app"), name="base"),
@@ -274,22 +279,47 @@ def test_progress_only_goes_forward_and_ends_near_the_end() -> None:
 @pytest.mark.system
 @pytest.mark.root
 @pytest.mark.timeout(900)
-def test_a_minimal_system_is_made_and_is_nobodys_copy(bench: Any, own_mounts: None) -> None:
+def test_a_minimal_system_is_made_and_is_nobodys_copy(
+    bench: Any, own_mounts: None, tmp_path: Path
+) -> None:
     suite = host_codename()
     try:
         sources = sources_for(host_sources(), suite, ["main"])
     except Unprepared as error:
         pytest.skip(f"this host has no apt sources: {error.brief}")
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        local_package(tmp_path / name, f"local-{name}")
+    first, second = (
+        archive(tmp_path / name, tmp_path / f"{name}.tar", "packages")
+        for name in ("first", "second")
+    )
     bench.execute(
         TransferDEB("t"),
         software(
-            install("zstd") + '<software_data action="uninstall"><name>nano</name></software_data>',
-            f'<repository suite="{suite}" components="main"/>',
+            '<pin package="nano-tiny" pin="version *" priority="-1"/>'
+            '<dpkg_option option="path-exclude=/usr/share/doc/*"/>'
+            "<debconf>local-first local-first/answer string of the manifest</debconf>"
+            + install("zstd", "local-first")
+            + '<software_data action="uninstall"><name>nano</name></software_data>',
+            f'<repository suite="{suite}" components="main"/><repository source="first"/>',
             image='variant="minbase"',
         ),
+        inputs={"first": first},
     )
     image = bench.image
-    assert {"apt", "zstd"} <= listed(bench)
+    assert {"apt", "zstd", "local-first"} <= listed(bench)
+    # What the manifest says applied before the first package, and stays; the local repository does not.
+    assert (image / "local-first").read_text() == "of the manifest\n"
+    assert not list((image / "usr/share/doc").glob("*"))
+    assert (image / "etc/apt/preferences.d/dcd").read_text() == (
+        "Package: nano-tiny\nPin: version *\nPin-Priority: -1\n"
+    )
+    assert "path-exclude" in "".join(
+        file.read_text() for file in (image / "etc/dpkg/dpkg.cfg.d").iterdir()
+    )
+    assert not list((image / "var/cache/apt").glob("dcd-*"))
+    assert "copy:" not in (image / "etc/apt/sources.list.d/dcd.sources").read_text()
     assert (
         subprocess.run(["chroot", image, "zstd", "--version"], capture_output=True).returncode == 0
     )
@@ -309,11 +339,17 @@ def test_a_minimal_system_is_made_and_is_nobodys_copy(bench: Any, own_mounts: No
     bench.execute(
         TransferDEB("t"),
         software(
-            install("ed") + '<software_data action="uninstall"><name>zstd</name></software_data>',
-            f'<repository suite="{suite}" components="main"/>',
+            '<dpkg_option option="force-confold"/>'
+            "<debconf>local-second local-second/answer string again</debconf>"
+            + install("ed", "local-second")
+            + '<software_data action="uninstall"><name>zstd</name></software_data>',
+            f'<repository suite="{suite}" components="main"/><repository source="second"/>',
             image='action="use_existing"',
         ),
+        inputs={"second": second},
     )
+    assert (image / "local-second").read_text() == "again\n"
+    assert (image / "etc/dpkg/dpkg.cfg.d/dcd").read_text() == "force-confold\n"
     assert "ed" in listed(bench)
     assert "zstd" not in listed(bench)
     assert not (image / "usr/bin/zstd").exists()
@@ -323,6 +359,26 @@ def test_a_minimal_system_is_made_and_is_nobodys_copy(bench: Any, own_mounts: No
     assert sorted(path.name for path in (image / "dev").iterdir()) == nodes
     assert not (image / "usr/sbin/policy-rc.d").exists()
     assert_nothing_of_the_host(image)
+
+
+def local_package(directory: Path, name: str) -> None:
+    """Build a package that writes the answer of debconf to a file of its name."""
+    root = directory / name
+    (root / "DEBIAN").mkdir(parents=True)
+    (root / "DEBIAN/control").write_text(
+        f"Package: {name}\nVersion: 1.0\nArchitecture: all\nMaintainer: dcd <dcd@example.org>\n"
+        "Depends: debconf\nDescription: packages beside a manifest\n"
+    )
+    (root / "DEBIAN/templates").write_text(
+        f"Template: {name}/answer\nType: string\nDescription: what to write\n"
+    )
+    script = root / "DEBIAN/postinst"
+    script.write_text(
+        "#!/bin/sh\nset -e\n. /usr/share/debconf/confmodule\n"
+        f'db_get {name}/answer\necho "$RET" >/{name}\n'
+    )
+    script.chmod(0o755)
+    subprocess.run(["dpkg-deb", "--build", root, directory], check=True, capture_output=True)
 
 
 def listed(bench: Any) -> set[str]:

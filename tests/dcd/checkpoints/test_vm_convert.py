@@ -261,7 +261,7 @@ def test_a_manifest_without_a_machine_or_the_chosen_format_is_refused(bench: Any
 
 
 @pytest.mark.parametrize("checkpoint", [Convert, CreateOVA])
-def test_a_level_is_one_of_zlibs(checkpoint: type) -> None:
+def test_a_level_is_from_1_to_9(checkpoint: type) -> None:
     level = get_type_hints(checkpoint)["level"]
     assert convert("9", level) == 9
     for wrong in ("0", "10", "fast"):

@@ -1,7 +1,11 @@
 """Repeating a build in varied surroundings: identical, or the first checkpoint and file that differ."""
 
+import filecmp
+import io
 import json
 import os
+import tarfile
+import time
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
@@ -89,6 +93,60 @@ def test_each_dependence_is_named_with_its_checkpoint_and_file(daemon: Any, tmp_
     assert daemon.json("status", found["second"])["removed_at"] is None
 
 
+FORMATS = (
+    *('"raw"', '"qcow2" compression="zstd"', '"vmdk"'),
+    *('"vmdk" subformat="monolithicSparse"', '"vdi"', '"vhd"', '"vhd" subformat="fixed"', '"vhdx"'),
+    *('"vhdx" subformat="fixed"', '"ova"'),
+)
+MEDIA = f"""<dc><distro name="media" add_timestamp="true">
+<distro_spec><img_params><vm_im>{"".join(f"<vm_format type={each}/>" for each in FORMATS)}</vm_im>
+</img_params></distro_spec>
+<software name="copy" type="CPIO"><source><dir path="{IMAGE}"/></source>
+<destination><dir path="{{BOOT_ARCHIVE}}"/></destination>
+<software_data><name>vmlinuz</name><name>initrd.img</name></software_data></software>
+<target><disk><disk_image name="media.raw" size="128mb"/>
+<gpt_partition name="1" part_type="bios_boot"><size val="1mb"/></gpt_partition>
+<gpt_partition name="2" part_type="esp"><size val="40mb"/></gpt_partition>
+<gpt_partition name="3" part_type="swap"><size val="8mb"/></gpt_partition>
+<gpt_partition name="4" part_type="linux"><format type="ext4" mountpoint="/"/></gpt_partition></disk></target>
+<execution>
+<checkpoint name="unpack" mod_path="dcd/checkpoints/transfer/archive" checkpoint_class="TransferArchive">
+ <args>image.tar.gz</args></checkpoint>
+<checkpoint name="copy" mod_path="dcd/checkpoints/transfer/cpio" checkpoint_class="TransferCPIO"/>
+<checkpoint name="squash" mod_path="dcd/checkpoints/image/compress"
+ checkpoint_class="SquashfsPkgImgMod"><kwargs><arg name="compression_level">1</arg></kwargs></checkpoint>
+<checkpoint name="menu" mod_path="dcd/checkpoints/boot/menu" checkpoint_class="GrubBootMenu"/>
+<checkpoint name="iso" mod_path="dcd/checkpoints/media/iso" checkpoint_class="CreateISO"/>
+<checkpoint name="usb" mod_path="dcd/checkpoints/media/usb" checkpoint_class="CreateUSB"/>
+<checkpoint name="disk" mod_path="dcd/checkpoints/vm/create_disk" checkpoint_class="CreateDisk"/>
+<checkpoint name="convert" mod_path="dcd/checkpoints/vm/convert" checkpoint_class="Convert"/>
+<checkpoint name="ova" mod_path="dcd/checkpoints/vm/ova" checkpoint_class="CreateOVA"/>
+</execution></distro></dc>
+"""
+
+
+@pytest.mark.slow
+def test_media_and_disks_in_every_format_are_identical(daemon: Any, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "image.tar.gz", "w:gz") as archive:
+        for name in ("etc/new", "etc/old", "vmlinuz", "initrd.img"):
+            member = tarfile.TarInfo(name)
+            member.mtime = 0 if name == "etc/old" else int(time.time())
+            member.size, member.uid, member.gid, member.mode = 4, 12, 34, 0o640
+            archive.addfile(member, io.BytesIO(b"text"))
+    manifest = tmp_path / "media.xml"
+    manifest.write_text(MEDIA)
+    code, found = reproduced(daemon, manifest, "--keep")
+    assert code == 0, {name: found[name] for name in ("checkpoint", "files", "products")}
+    kinds = {Path(one["name"]).suffix for one in found["products"]}
+    assert kinds >= {".iso", ".usb", ".raw", ".qcow2", ".vmdk", ".vdi", ".vhd", ".vhdx", ".ova"}
+    for one in found["products"]:
+        places = [
+            daemon.state_dir / "artifacts" / found[build] / one["name"]
+            for build in ("first", "second")
+        ]
+        assert filecmp.cmp(*places, shallow=False), one["name"]
+
+
 def test_a_person_reads_what_differs(daemon: Any, tmp_path: Path) -> None:
     manifest = write(tmp_path, one=f"uname -n > {IMAGE}/stamp")
     done = daemon.run("reproduce", manifest)
@@ -115,13 +173,24 @@ def test_a_repetition_reuses_nothing_and_nothing_of_it_is_reused(
     assert second["checkpoints"][0]["key"] != plan[0]["key"]
 
 
+def test_only_the_checkpoints_from_one_on_are_repeated(daemon: Any, tmp_path: Path) -> None:
+    manifest = write(tmp_path, one="date +%N > {PKG_IMAGE_PATH}/stamp", two="true")
+    code, found = reproduced(daemon, manifest, "--from", "two", "--keep")
+    assert code == 0
+    states = [one["state"] for one in daemon.json("status", found["second"])["checkpoints"]]
+    assert states == ["reused", "completed"]
+    done = daemon.run("reproduce", found["first"], "--from", "three")
+    assert done.returncode == 7
+    assert "its checkpoints are: one, two" in done.stderr
+
+
 def test_a_comparison_survives_its_client_and_the_daemon(daemon: Any, tmp_path: Path) -> None:
     manifest = write(tmp_path, one="true", two="sleep 3")
     first = daemon.submit(manifest)
     daemon.wait(first, "completed")
     begin = (str(daemon.socket), "POST", client.build_path(first, "reproduce"))
-    second = client.request(*begin)["id"]
-    assert client.request(*begin)["id"] == second
+    second = client.request(*begin, body={})["id"]
+    assert client.request(*begin, body={})["id"] == second
     daemon.wait(second, "running")
     daemon.kill()
     daemon.start()

@@ -50,6 +50,12 @@ TEXTS = (
     *(
         "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f",
         "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4e",
+        "alpha alpha/question string a",
+        "beta beta/question string b",
+        "release n=alpha",
+        "release n=beta",
+        "path-exclude=/alpha/*",
+        "path-exclude=/beta/*",
         "{TMP_DIR}/alpha",
         "{TMP_DIR}/beta",
         "192.0.2.1",

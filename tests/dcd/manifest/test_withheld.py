@@ -96,7 +96,7 @@ def test_a_doc_loses_them_too(canonical: str) -> None:
 
 def test_every_secret_field_is_a_field() -> None:
     secret = {(cls.__name__, name) for cls in BUILTIN.classes for name in cls.SECRETS}
-    assert secret == {("Password", "text"), ("Iscsi", "chap_password")}
+    assert secret == {("Password", "text"), ("Debconf", "text"), ("Iscsi", "chap_password")}
     assert all(hasattr(cls, name) for cls in BUILTIN.classes for name in cls.SECRETS)
 
 

@@ -21,7 +21,7 @@ from dcd.launcher.workers import environment
 from dcd.launcher.zygote import Zygote
 from dcd.worker.launch import run_attempt
 from dcd.worker.marker import PLACEHOLDER
-from dcd.worker.messages import Completed, Died
+from dcd.worker.messages import Cancelled, Completed, Died
 from dcd.worker.recover import leftover_workers
 from dcd.worker.request import Grants, WorkerRequest
 from store.layers.overlay import OverlayTrees
@@ -211,6 +211,33 @@ def test_it_has_what_a_worker_has_that_is_a_program(bench: Bench) -> None:
 def test_chance_differs_from_worker_to_worker(bench: Bench) -> None:
     first, second = ([line for line in looks(bench) if line.startswith("random")] for _ in range(2))
     assert first != second
+
+
+@pytest.mark.parametrize("forked", [True, False], ids=["forked", "program"])
+def test_it_can_be_asked_to_stop_at_once_although_the_launcher_ignores_signals(
+    bench: Bench, tmp_path: Path, forked: bool
+) -> None:
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with zygote_at(tmp_path) as zygote:
+            use(bench, zygote if forked else None)
+            request = bench.request("Runs", "sleep 3600")
+            stop = asyncio.Event()
+            stop.set()
+            ending = asyncio.run(
+                run_attempt(
+                    bench.starting(request),
+                    checkpoint=request.checkpoint,
+                    log_path=bench.log(request),
+                    on_progress=bench.progress.append,
+                    on_claim=bench.claimed,
+                    stop=stop,
+                )
+            )
+            assert isinstance(ending.outcome, Cancelled)
+            assert not any("killed;" in each.message for each in bench.progress)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class TestNothingOfAnAttempt:

@@ -1,0 +1,31 @@
+"""The products that Debian packages bring for later checkpoints, by the packages' names. Pure."""
+
+import re
+from collections.abc import Mapping, Sequence
+
+from dcd.checkpoints import products
+
+_BRINGING: Mapping[str, tuple[str, str]] = {
+    products.KERNEL: (r"linux-image-.+", r"linux-|kernel|task-|live-task|pve-|proxmox"),
+    products.LIVE_BOOT: (r"live-boot(-initramfs-tools)?|casper", r"live-|task-"),
+    products.GRUB["bios"]: (r"grub-pc(-bin)?|grub2|grub-cloud-amd64", r"task-|proxmox"),
+    products.GRUB["uefi"]: (
+        r"grub-efi(-amd64(-bin|-signed)?)?|grub-cloud-amd64",
+        r"shim-|task-|proxmox",
+    ),
+}
+"""The packages with a product (the whole name), and those that may depend on one (its beginning)."""
+
+
+def brought(names: Sequence[str]) -> products.Provided:
+    """The products of the packages for later checkpoints; `hardly` for those that only a dependency could
+    have. GRUB's modules are no dependency of other packages."""
+    found: dict[str, products.Odds] = {}
+    for product, (certain, likely) in _BRINGING.items():
+        if any(re.fullmatch(certain, name) for name in names):
+            found[product] = "surely"
+        elif any(re.match(likely, name) for name in names):
+            found[product] = "perhaps"
+        elif names and product not in products.GRUB.values():
+            found[product] = "hardly"
+    return found
