@@ -49,9 +49,9 @@ def check_variation(variation: Variation) -> None:
         if text and not form.fullmatch(text):
             raise UsageError(f"{text[:100]!r} is no {name} of a variation")
     if not 0 <= variation.processors <= _MOST_PROCESSORS:
-        raise UsageError(f"{variation.processors} is no number of processors")
+        raise UsageError(f"{variation.processors} is no processors of a variation")
     if not 0 <= variation.later_seconds <= _MOST_SECONDS:
-        raise UsageError(f"{variation.later_seconds} is no number of seconds to move a clock by")
+        raise UsageError(f"{variation.later_seconds} is no later_seconds of a variation")
 
 
 def described(variation: Variation) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ import pytest
 
 from dcd.worker.recover import leftover_workers
 from tests.system.plain_qemu import console_with
+from tests.system.repetition import assert_identical_again, without_boots
 
 pytestmark = [pytest.mark.system, pytest.mark.root, pytest.mark.timeout(1500)]
 
@@ -92,6 +93,7 @@ def test_live_image_survives_sigkill_in_every_checkpoint_boots_and_is_reused(
     assert {c["state"] for c in status["checkpoints"]} == {"reused"}
     assert of_type(daemon, again, "CheckpointStarted") == []
     daemon.ctl("artifacts", again, "--verify")
+    assert_identical_again(daemon, without_boots(manifest))
 
     text = manifest.read_text()
     changed, count = re.subn(r"(<boot_mods[^>]* title=)\"[^\"]*\"", r'\1"Another title"', text)

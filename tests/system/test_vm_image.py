@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.system.plain_qemu import console_with
+from tests.system.repetition import assert_identical_again, without_boots
 
 pytestmark = [pytest.mark.system, pytest.mark.root, pytest.mark.timeout(1200)]
 
@@ -93,6 +94,7 @@ def test_a_virtual_machine_is_delivered_in_formats_that_others_read_and_boot(
         ]
     assert [boot.result() for boot in boots] == [True] * len(BOOTS)
     daemon.ctl("artifacts", build, "--verify")
+    assert_identical_again(daemon, without_boots(manifest), "create-disk")
     assert daemon.stop() == 0
     assert daemon.leaks() == []
 

@@ -11,6 +11,7 @@ import pytest
 from dcd.launcher.bounds import CAPABILITIES, DEVICES, WRITES
 from dcd.platform.hypervisor.choice import devices_of
 from dcd.platform.iscsi.lio import CONFIGFS
+from statemachine.variation import Variation
 from store.host.capabilities import MOUNTS
 from store.host.conversation import receive, result_of, send
 from store.host.devices import ALL_DEVICES
@@ -72,3 +73,13 @@ def test_a_script_outside_the_image_is_refused_by_the_worker(bench: Any) -> None
         assert result_of(receive(connection)[0])["no_memory"] is False
     assert "would run code on the host" in said
     assert list(bench.state.glob("layers/*/.work/*/layer/tree/pkg_image/ran")) == []
+
+
+@pytest.mark.root
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "variation", [Variation(home="/a/../b"), Variation(place="../up"), Variation(later_seconds=-1)]
+)
+def test_surroundings_are_varied_within_bounds_only(bench: Any, variation: Variation) -> None:
+    refused = bench.attempt(bench.order(variation=variation))
+    assert "of a variation" in " ".join(refused["error"]["texts"])
