@@ -1,6 +1,7 @@
 """`dcctl artifacts`: list the files that a build delivered.
 
-List the files that a build has delivered, with their digests. With --verify, check the digest of
+List the files that a build has delivered. Products are the same each time the build is repeated;
+evidence of tests, such as console logs, differs. With --verify, check the digest of
 each file; exit 1 when one is missing or changed.
 """
 
@@ -26,8 +27,16 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(artifacts)
         return ExitCode.OK
-    rows = [(size(item["size_bytes"]), item["format"], item["path"]) for item in artifacts]
-    print_table(("SIZE", "FORMAT", "ARTIFACT"), rows, right=(0,))
+    rows = [
+        (
+            size(item["size_bytes"]),
+            item["format"],
+            "evidence" if item.get("evidence") else "product",
+            item["path"],
+        )
+        for item in artifacts
+    ]
+    print_table(("SIZE", "FORMAT", "KIND", "ARTIFACT"), rows, right=(0,))
     return ExitCode.OK
 
 

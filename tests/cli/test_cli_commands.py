@@ -290,7 +290,11 @@ def test_a_log_that_is_not_there_is_not_found(dcctl, daemon, build) -> None:
 
 def test_artifacts_json_is_what_scripts_depend_on(dcctl, build) -> None:
     assert json.loads(dcctl("artifacts", "k2", "--json").out) == [ISO]
-    assert ISO["path"] in dcctl("artifacts", "k2").out
+    assert dcctl("artifacts", "k2").out.splitlines()[1].split()[2:] == [
+        *("iso", "product", ISO["path"])
+    ]
+    build.view["artifacts"] = [ISO | {"evidence": True}]
+    assert " evidence " in dcctl("artifacts", "k2").out
 
 
 @pytest.mark.parametrize(("ok", "code"), [(True, 0), (False, 1)])
