@@ -101,16 +101,23 @@ def request(
     *,
     query: Mapping[str, str | int | None] | None = None,
     body: Json = None,
+    timeout_seconds: float = ANSWER_SECONDS,
 ) -> Json:
     """Send a request and decode the JSON response.
 
     Query parameters that are None are omitted. Raises ClientError for every response that is not a
-    success.
+    success, or none within the time.
     """
     content = None if body is None else json.dumps(body).encode()
     headers = {} if content is None else {"Content-Type": "application/json"}
     with exchange(
-        socket_path, method, path, query=query, content=content, headers=headers
+        socket_path,
+        method,
+        path,
+        query=query,
+        content=content,
+        headers=headers,
+        timeout_seconds=timeout_seconds,
     ) as answer:
         text = answer.read()
     try:

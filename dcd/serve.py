@@ -281,6 +281,7 @@ class Daemon:
             serving,
             working := asyncio.create_task(scheduler.run()),
             collecting := asyncio.create_task(engine.collector.run()),
+            scrubbing := asyncio.create_task(engine.scrub.run()),
             watching := asyncio.create_task(self._keep_listening(server, listener)),
             feeding := asyncio.create_task(_feed_watchdog()),
             stopped := asyncio.create_task(self._stop.wait()),
@@ -293,6 +294,7 @@ class Daemon:
         notify.extend_timeout(longest + 3 * LAST_SECONDS)
         working.cancel()
         collecting.cancel()
+        scrubbing.cancel()
         watching.cancel()
         await _within(longest, "attempts", asyncio.create_task(scheduler.stop(grace)))
         await _within(LAST_SECONDS, "shells", asyncio.create_task(engine.shells.close_all()))

@@ -1,10 +1,14 @@
-"""`dcctl verify`: check a received image against its provenance and the publisher's key.
+"""`dcctl verify`: check a received image against its provenance, or the layers of the daemon.
 
 Check files against the signed provenance of the build that made them: signature, digest and builder. No
 daemon is needed, only openssl. The provenance is found beside the file, or given by --provenance. It succeeds
 only when a signature by the key that you give was checked, and then prints what was proved and what
 not. Exit codes: 21 altered, 22 signed by another key, 23 made for another file, 24 not proved (no provenance,
 no signature, no key), 25 another builder.
+
+With --layers, have the daemon read its layers, all or those with which a build was made, and compare
+them with the manifests that their checkpoints left. A damaged layer is never used again; exit 30 when
+there is one.
 """
 
 import argparse
@@ -12,6 +16,7 @@ from pathlib import Path
 
 from cli.client import ClientError, Json
 from cli.exit_codes import ExitCode
+from cli.layers import verify_layers
 from cli.signature import PublicKey, read_key
 from cli.statements import (
     BOOT_SUFFIXES,
@@ -35,7 +40,14 @@ NOT_PROVED = (
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("files", metavar="FILE", nargs="+", type=Path, help="a file of the image")
+    parser.add_argument("files", metavar="FILE", nargs="*", type=Path, help="a file of the image")
+    parser.add_argument(
+        "--layers",
+        metavar="BUILD",
+        nargs="?",
+        const="",
+        help="verify the daemon's layers instead: all, or those of a build",
+    )
     parser.add_argument(
         "--provenance",
         metavar="FILE",
@@ -51,7 +63,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check each file; the first problem ends the command."""
+    """Check each file; the first problem ends the command. Or check the layers."""
+    if args.layers is not None and not args.files:
+        return verify_layers(args.socket, args.layers, as_json=args.json)
+    if args.layers is not None or not args.files:
+        raise ClientError("usage", "name the files to verify, or --layers with at most one build")
     key = None if args.key is None else read_key(args.key)
     reports = [_report(file, args.provenance, key, args.builder) for file in args.files]
     proved = all(report["verified"] for report in reports)

@@ -17,7 +17,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 
-from dcd.api import builds, host, results, schemas, shell
+from dcd.api import builds, host, layers, results, schemas, shell
 from dcd.api.fairness import Fair, Turns
 from dcd.api.handling import Api
 from dcd.api.identity import Identified
@@ -68,6 +68,11 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("GET", "/v1/df", host.disk_usage, "The use of space in the state directory", DiskUsage),
     Operation("POST", "/v1/gc", host.collect, "Remove layers and captured inputs that no build needs",
         Collected, schemas.CollectRequest),
+    Operation("GET", "/v1/layers", layers.layers, "The layers, or those of a build",
+        schemas.LayerList, query=(layers.OF_BUILD,), problems=(404,)),
+    Operation("POST", "/v1/layers/{key}/verify", layers.verify_layer,
+        "Read a layer and compare it with its content manifest",
+        schemas.LayerCheck, problems=(404,)),
     Operation("GET", "/v1/backup", host.backup, "A copy of the event log",
         None, media_type="application/octet-stream"),
     Operation("GET", "/v1/openapi.json", openapi, "This document", dict),

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import os
+from datetime import UTC, datetime
 from importlib.metadata import version as version_of
 
 from starlette.requests import Request
@@ -74,8 +75,30 @@ async def doctor(api: Api, request: Request) -> Response:
     checks = await asyncio.to_thread(api.engine.examine_host)
     # It looks at the state directory, which may not answer.
     event_log = await asyncio.to_thread(_event_log, api)
+    content = await asyncio.to_thread(_content, api)
     found = (host_doctor.HostCheck(**check) for check in checks)
-    return json_response(schemas.HostChecks((*found, event_log)))
+    return json_response(schemas.HostChecks((*found, event_log, content)))
+
+
+def _content(api: Api) -> host_doctor.HostCheck:
+    """What the checks of layers have found."""
+    found, days = api.engine.soundness(), api.settings().scrub_days
+    parts = [f"{found.layers} layers"]
+    if found.read_since is not None:
+        when = datetime.fromtimestamp(found.read_since, UTC)
+        parts.append(f"all read since {when:%Y-%m-%d %H:%M} UTC")
+    if found.unrecorded:
+        parts.append(f"{found.unrecorded} of an earlier version cannot be checked")
+    parts.append(f"read every {days:g} days" if days else "not read in the background (scrub_days)")
+    if found.damaged:
+        remedy = (
+            "look for a failing disk or memory; dcctl verify --layers names the files, dcctl gc removes "
+            "the layers, and builds make them again"
+        )
+        return host_doctor.HostCheck(
+            "layer content", "warning", ", ".join([f"{found.damaged} damaged", *parts]), remedy
+        )
+    return host_doctor.HostCheck("layer content", "ok", ", ".join(parts))
 
 
 def _event_log(api: Api) -> host_doctor.HostCheck:

@@ -53,6 +53,8 @@ _GAUGES = {
     "event_log_position": "Position of the last event.",
     "layers": "Layers.",
     "layer_bytes": "Size of all layers.",
+    "layers_damaged": "Layers whose files were changed.",
+    "layer_check_age_seconds": "Since the check of the layer that was read longest ago.",
     "retired_layer_bytes": "Size of the layers of back ends not in use.",
     "artifact_bytes": "Size of all artifacts.",
     "event_log_bytes": "Size of the event log.",
@@ -180,6 +182,8 @@ class Metrics:
             artifact_bytes=found.artifact_bytes,
             event_log_bytes=found.event_log_bytes,
             free_bytes=found.free_bytes,
+            layers_damaged=found.soundness.damaged,
+            layer_check_age_seconds=time.time() - (found.soundness.read_since or time.time()),
         )
         return records.ended_counts()
 

@@ -21,6 +21,10 @@ PATH_PARAMETERS: dict[str, dict[str, Any]] = {
         "description": "digest of the content, lower-case hex",
         "schema": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
     },
+    "key": {
+        "description": "a layer's key",
+        "schema": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
+    },
     "checkpoint": {
         "description": "a checkpoint's name",
         "schema": {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"},

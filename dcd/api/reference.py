@@ -25,6 +25,7 @@ NOTES = {
     "reload": "the settings in `waiting` need a restart",
     "collect": "removes unneeded data, then layers over `max_bytes`, least recently used first",
     "backup": "the header Repr-Digest has its sha256 (RFC 9530)",
+    "verify_layer": "a damaged layer is never used again",
     "put_blob": (
         "the body is the file; 200 when the user has sent it before, 400 when its digest differs"
     ),

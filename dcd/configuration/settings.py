@@ -135,6 +135,13 @@ class Configuration:
         choices=("packages", "digests", "none"),
         reloads=True,
     )
+    scrub_days: float = _setting(
+        30.0,
+        "Every layer is read and compared with its content manifest once in this number of days, in "
+        "the background and with the lowest priority. 0: never; layers are still checked before "
+        "they are reused.",
+        reloads=True,
+    )
     min_free_bytes: int = _setting(
         1024**3,
         "With less free space than this in the state directory no checkpoint starts: its build "

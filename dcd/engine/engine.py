@@ -22,6 +22,7 @@ from dcd.engine.reproductions import Reproductions
 from dcd.engine.runner import Runner
 from dcd.engine.scheduler import Scheduler
 from dcd.engine.shells import Shells
+from dcd.engine.soundness import Scrub, Soundness, soundness
 from dcd.engine.stores import Stores
 from dcd.engine.usage import DiskUsage, measure
 from dcd.engine.workspaces import lost_layer
@@ -72,6 +73,7 @@ class Engine:
         self.shells = Shells(stores)
         self.reproductions = Reproductions(builds, runner, scheduler, stores, settings)
         self.collector = Collector(builds, runner, stores, settings, losses)
+        self.scrub = Scrub(builds, stores, settings)
 
     @property
     def stopping(self) -> bool:
@@ -143,6 +145,7 @@ class Engine:
         """Apply new settings: more builds may run, fewer layers may be kept."""
         self._scheduler.wake()
         self.collector.wake()
+        self.scrub.wake()
 
     async def submit(
         self, source: ManifestSource, options: Options, actor: Actor, permit: Permit
@@ -262,6 +265,10 @@ class Engine:
             settings.layers_max_bytes,
             settings.packages_max_bytes,
         )
+
+    def soundness(self) -> Soundness:
+        """What is known of the content of all layers. Blocking."""
+        return soundness(self._stores.layers)
 
     async def checkpoints(self, build: str) -> tuple[BuildState, tuple[bool, ...]]:
         """A build, and for each of its checkpoints whether the build can be resumed from it: it has

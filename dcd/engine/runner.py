@@ -26,6 +26,7 @@ from dcd.engine.locks import LayerLocks
 from dcd.engine.needs import Needs
 from dcd.engine.publish import publish
 from dcd.engine.secret_digests import secret_state
+from dcd.engine.soundness import check
 from dcd.engine.stores import Stores
 from dcd.engine.workspaces import claiming_workspace, missing_layer
 from dcd.planner import tasks
@@ -186,7 +187,9 @@ class Runner:
             return None
         try:
             with self.builds.broadcast.waiting(state.id, "a check of a layer"):
-                found = await asyncio.to_thread(self.stores.layers.check, key, False, False)
+                found = await asyncio.to_thread(
+                    check, self.stores.layers, self.builds.log, key, whole=False
+                )
         except NotFound:
             return None  # it is made again
         if found.state != "damaged":

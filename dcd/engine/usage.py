@@ -9,6 +9,7 @@ from shutil import disk_usage
 from dcd.engine.garbage import pinned_keys
 from dcd.engine.kept_packages import kept_packages
 from dcd.engine.shells import SHELL
+from dcd.engine.soundness import Soundness, soundness
 from dcd.engine.stores import Stores
 from statemachine.build import BuildState
 from statemachine.errors import NotFound
@@ -115,7 +116,7 @@ def measure(
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """The sizes in the state directory, in bytes, and the number of layers."""
+    """The sizes in the state directory, in bytes, and the number and the state of the layers."""
 
     layers: int
     layer_bytes: int
@@ -123,6 +124,7 @@ class Sizes:
     artifact_bytes: int
     event_log_bytes: int
     free_bytes: int
+    soundness: Soundness
 
 
 def sizes(stores: Stores, events: EventLog) -> Sizes:
@@ -136,6 +138,7 @@ def sizes(stores: Stores, events: EventLog) -> Sizes:
         artifact_bytes=allocated_bytes(artifacts) if artifacts.exists() else 0,
         event_log_bytes=_event_log_bytes(events),
         free_bytes=disk_usage(events.path.parent).free,
+        soundness=soundness(stores.layers),
     )
 
 

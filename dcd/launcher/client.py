@@ -246,8 +246,9 @@ class RemoteLayers:
     def stale(self, key: str) -> bool:
         return bool(self._call("stale", key=key))
 
-    def check(self, key: str, whole: bool, idle: bool) -> Check:
-        return from_plain(Check, self._call("check", key=key, whole=whole, idle=idle))
+    def check(self, key: str, whole: bool, idle: bool, expected: str) -> Check:
+        given = {"key": key, "whole": whole, "idle": idle, "expected": expected}
+        return from_plain(Check, self._call("check", **given))
 
     def compare(self, key: str, other: str) -> Sequence[Difference]:
         return [

@@ -248,7 +248,7 @@ class LayerDirectory:
     def stale(self, key: str) -> bool:
         return self._stored(key) is not None and self._line(key) is None
 
-    def check(self, key: str, whole: bool, idle: bool) -> Check:
+    def check(self, key: str, whole: bool, idle: bool, expected: str) -> Check:
         chain = [self._sealed(layer) for layer in self._ancestors(key)]
         layer, stored = chain[0], self._stored(key)
         if stored is None:
@@ -256,10 +256,13 @@ class LayerDirectory:
         made = (key, stored.record.made_by, stored.record.checkpoint)
         if found := damage(layer.directory):
             return Check(*made, "damaged", found)
-        if not layer.digest:
+        if not layer.digest and not expected:
             return Check(*made, "unrecorded")
         self._chain(key)
-        found = self._contents.check(chain, whole, idle)
+        if expected in ("", layer.digest):
+            found = self._contents.check(chain, whole, idle)
+        else:
+            found = "layer.json: content is not as in the event log"
         with self._lock:
             # A layer that is being removed has left its place before the first of its files goes.
             if self._identity(key) != stored.identity:

@@ -132,10 +132,11 @@ class Layers(Protocol):
         was lost or rebuilt after it was created."""
         ...
 
-    def check(self, key: str, whole: bool, idle: bool) -> Check:
+    def check(self, key: str, whole: bool, idle: bool, expected: str) -> Check:
         """Hold a layer against its manifest: what its fingerprint does not show to be unchanged, or with
-        `whole` everything. A layer that differs is damaged from then on: it is stale, and so is each layer
-        above it. With `idle` other work goes first. Raises NotFound."""
+        `whole` everything. The digest of the manifest has to be `expected`, if it is not "". A layer that
+        differs is damaged from then on: it is stale, and so is each layer above it. With `idle` other work
+        goes first. Raises NotFound."""
         ...
 
     def compare(self, key: str, other: str) -> Sequence[Difference]:

@@ -44,7 +44,7 @@ def tree(subject: Subject, name: str = "one") -> Path:
 
 
 def check(subject: Subject, name: str = "one", *, whole: bool = False) -> Check:
-    return subject.store.check(key_of(name), whole, idle=False)
+    return subject.store.check(key_of(name), whole, idle=False, expected="")
 
 
 def flip_a_bit(image: Path) -> None:
@@ -185,7 +185,7 @@ def test_a_whole_check_is_noted(layers: Subject) -> None:
     before = layers.store.find(key_of("one"))
     assert before is not None
     assert before.checked_at > 0
-    assert layers.store.check(key_of("one"), whole=True, idle=True).state == "unchanged"
+    assert layers.store.check(key_of("one"), True, idle=True, expected="").state == "unchanged"
     after = layers.store.find(key_of("one"))
     assert after is not None
     assert after.checked_at > before.checked_at
@@ -204,3 +204,13 @@ def test_layers_are_compared(layers: Subject) -> None:
     assert (difference.path, difference.kinds) == ("more", ("added",))
     (difference,) = layers.store.compare(key_of("two"), key_of("one"))
     assert (difference.path, difference.kinds) == ("more", ("removed",))
+
+
+def test_the_digest_of_the_manifest_is_the_expected_one(layers: Subject) -> None:
+    one = layers.store.find(key_of("one"))
+    assert one is not None
+    known = one.record.content
+    assert layers.store.check(key_of("one"), False, idle=False, expected=known).state == "unchanged"
+    found = layers.store.check(key_of("one"), False, idle=False, expected="0" * 64)
+    assert found.damage == "layer.json: content is not as in the event log"
+    assert layers.store.find(key_of("one")) is None
