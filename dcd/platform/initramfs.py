@@ -7,7 +7,7 @@ as it is. The replacement is mounted over the file, in the mount namespace of th
 change.
 
 Source: /usr/share/initramfs-tools/hook-functions of Debian's initramfs-tools 0.140, 0.142, 0.148 and 0.151.
-The last two copy modules with dracut-install, and need less.
+The last two copy modules with dracut-install, which starts one process for each file.
 """
 
 import hashlib
@@ -45,6 +45,9 @@ _AUTO_ADD_MODULES = (
     "a67160b0dce40f87bb1d9270925c3a5a43eba118bee2bd251c93dd89408a913d",  # 0.140
     "e598e20dd95b4da103e9ec24941146a958d243f5e965b766a24bec74f43bba5e",  # 0.142
 )
+_CALL_DRACUT_INSTALL = (
+    "eaec7db4953613f3fba7bdf9131ae36177977148ded2827a5285dd80ae69ee93",
+)  # 0.148
 _COPY_MODULES_DIR = ("b9add7e8caa489c20bc690b5a9943bd987501cab226b6b2f79c571770dbd0113",)  # all
 
 
@@ -108,6 +111,7 @@ _FASTER: Mapping[str, _Faster] = {
             "copy_modules_dir": _COPY_MODULES_DIR,
         }
     ),
+    "_call_dracut_install": _Faster({"_call_dracut_install": _CALL_DRACUT_INSTALL}),
 }
 """By name. What a text that is known here does is compared, archive with archive, by the tests."""
 

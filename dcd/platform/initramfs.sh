@@ -31,6 +31,52 @@ dcd_is_real()
 	done
 }
 
+# Half of the modules are gathered by another process, in a directory of its own. What both gather is the same.
+_call_dracut_install()
+{
+	local other status
+
+	# Options filter modules; such a call takes little time.
+	if [ $# -lt 20 ] || [ "${1#-}" != "${1}" ] || [ ! -h "${DESTDIR}/lib" ] || [ "${verbose:-}" = y ]
+	then
+		dcd_plain__call_dracut_install "$@"
+		return
+	fi
+	other="${DESTDIR}-dcd"
+	mkdir "${other}"
+	cp -pP "${DESTDIR}/lib" "${other}/lib"
+	mkdir -p "${other}/usr/lib"
+	(
+		DESTDIR="${other}"
+		dcd_dracut_install_every_other 1 "$@"
+	) &
+	status=0
+	dcd_dracut_install_every_other 0 "$@" || status=$?
+	wait $! || status=$?
+	cp -al --remove-destination "${other}/." "${DESTDIR}"
+	rm -r "${other}"
+	return "${status}"
+}
+
+dcd_dracut_install_every_other()
+{
+	local wanted number each
+
+	wanted="${1}"
+	shift
+	number=0
+	for each in "$@"; do
+		if [ "${number}" -eq 0 ]; then
+			set --
+		fi
+		if [ $((number % 2)) -eq "${wanted}" ]; then
+			set -- "$@" "${each}"
+		fi
+		number=$((number + 1))
+	done
+	dcd_plain__call_dracut_install "$@"
+}
+
 # The names of all classes at once: the same dependencies would be looked up for each directory of modules.
 auto_add_modules()
 {

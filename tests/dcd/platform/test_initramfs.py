@@ -26,7 +26,7 @@ GZIP = b"\x1f\x8b\x08"
 REPLACED = {
     "bullseye": "copy_exec, manual_add_modules, auto_add_modules",
     "bookworm": "copy_file, copy_exec, manual_add_modules, auto_add_modules",
-    "trixie": "copy_file, copy_exec",
+    "trixie": "copy_file, copy_exec, _call_dracut_install",
 }
 
 ODD_CALLS = r"""#!/bin/sh -e
