@@ -19,7 +19,7 @@ from dcd.planning import plan as planning
 from statemachine.build import BuildState, Lifecycle
 from statemachine.errors import NotFound, Refused, Unprepared
 from statemachine.events import Actor, BuildSubmitted
-from statemachine.keys import changes, with_salt, without_salt
+from statemachine.keys import changes, grown, with_salt, without_salt
 from statemachine.variation import REPEATED, described
 from store.artifacts import EVIDENCE_SUMS, SUMS
 from store.layers.comparison import FileDifference
@@ -228,7 +228,9 @@ def _products(first: BuildState, second: BuildState) -> tuple[ComparedProduct, .
 
 
 def _changed(first: BuildState, second: BuildState) -> Iterator[str]:
-    """What was not the same for the repetition: repositories, tools of the host."""
+    """What was not the same for the repetition: repositories, tools of the host, a result that was grown."""
+    for name in grown(first.plan):
+        yield f"{name}: the first build added to an earlier result, the second one made it anew"
     pairs = zip(
         without_salt(first.plan).checkpoints, without_salt(second.plan).checkpoints, strict=True
     )
