@@ -272,6 +272,10 @@ def _matches(module_name: str, patterns: Collection[str]) -> bool:
     )
 
 
+_WITHOUT_CHECKPOINTS = ("interface", "sbom_writer")
+"""The second is a program of its own, and needs packages that not every installation has."""
+
+
 @functools.lru_cache(maxsize=1)
 def own_modules() -> tuple[str, ...]:
     """The project's modules of checkpoints."""
@@ -279,7 +283,7 @@ def own_modules() -> tuple[str, ...]:
     return tuple(
         found.name
         for found in pkgutil.walk_packages(package.__path__, f"{OWN}.")
-        if not found.ispkg and found.name != f"{OWN}.interface"
+        if not found.ispkg and found.name.removeprefix(f"{OWN}.") not in _WITHOUT_CHECKPOINTS
     )
 
 
