@@ -21,7 +21,7 @@ from benchmarks.rounds import Rounds
 MOST_UNCHANGED_SECONDS = 1.0
 MOST_RATIO = 0.35
 UNCHANGED_TIMES = 5
-ADDED = "htop"
+ADDED, GROWN = "htop", "tmux"
 
 
 def added(scratch: Path, rounds: Rounds) -> Iterator[Figure]:
@@ -34,6 +34,7 @@ def added(scratch: Path, rounds: Rounds) -> Iterator[Figure]:
     unchanged: list[float] = []
     last_changed: list[float] = []
     one_added: list[float] = []
+    grown: list[float] = []
     memory: list[float] = []
     warm_up()
     for number in rounds:
@@ -49,13 +50,19 @@ def added(scratch: Path, rounds: Rounds) -> Iterator[Figure]:
             one_added.append(seconds)
             if packages_of(status) != packages:
                 raise RuntimeError("the two images do not hold the same packages")
+            status, seconds = running.build(with_package(manifest, GROWN), "--grow")
+            grown.append(seconds)
+            if not status["checkpoints"][0]["grown_from"]:
+                raise RuntimeError("the image did not grow")
         memory.append(max(used_bytes) / (1 << 20))
         shutil.rmtree(directory)
-    yield Figure("one package added / cold build", "", ratios(one_added, cold), most=MOST_RATIO)
+    yield Figure("one package grown / cold build", "", ratios(grown, cold), most=MOST_RATIO)
+    yield Figure("one package added / cold build", "", ratios(one_added, cold), note="not grown")
     yield Figure("one package added / bare tools", "", ratios(one_added, bare))
     yield Figure("bare tools, with the package", "s", tuple(bare))
     yield Figure("cold build", "s", tuple(cold))
-    yield Figure("one package added", "s", tuple(one_added))
+    yield Figure("one package added", "s", tuple(one_added), note="not grown")
+    yield Figure("one package grown", "s", tuple(grown), note="--grow")
     yield Figure("unchanged manifest", "s", tuple(unchanged), most=MOST_UNCHANGED_SECONDS)
     yield Figure("last checkpoint changed", "s", tuple(last_changed), note="the ISO is made again")
     note = "daemon and workers beside the tools, highest of each round"
