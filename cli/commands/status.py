@@ -41,6 +41,8 @@ def run(args: argparse.Namespace) -> None:
         print(
             "  grown: it adds packages to the result of an earlier build; --fresh makes all of it"
         )
+    if build.get("reproduces"):
+        print(f"  repeats build {printable(build['reproduces'])} in varied surroundings")
     if build["pause_before"]:
         print(f"  pauses before {printable(build['pause_before'])}")
     print()

@@ -109,6 +109,12 @@ def test_different_builds_exit_12_and_the_first_difference_is_named(
     assert sent(builds, "DELETE") == []
 
 
+def test_the_status_of_a_repetition_names_the_build(dcctl: Any, builds: Any) -> None:
+    line = f"  repeats build {FIRST} in varied surroundings"
+    assert line in dcctl("status", SECOND).out.splitlines()
+    assert line not in dcctl("status", FIRST).out.splitlines()
+
+
 def test_json_is_one_document(dcctl: Any, builds: Any) -> None:
     builds.answers["GET", f"/v1/builds/{SECOND}/comparison"] = 200, different()
     outcome = dcctl("reproduce", FIRST, "--json")
