@@ -95,6 +95,15 @@ def test_it_builds_what_needs_no_rights_of_root(private: Daemon, tmp_path: Path)
     assert {path.stat().st_uid for path in artifacts.iterdir()} == {NOBODY}
 
 
+def test_a_build_is_repeated_in_surroundings_that_are_varied_as_far_as_possible(
+    private: Daemon, tmp_path: Path
+) -> None:
+    private.ctl("reproduce", manifest(tmp_path, "echo same &gt; {PKG_IMAGE_PATH}/file"))
+    text = manifest(tmp_path, "uname -n &gt; {PKG_IMAGE_PATH}/file")
+    found = private.json("reproduce", text, status=12)
+    assert [file["path"] for file in found["files"]] == ["pkg_image/file"]
+
+
 def test_it_refuses_what_needs_root_before_anything_runs(private: Daemon) -> None:
     example = Path(__file__).parents[2] / "examples/debian-live.xml"
     private.ctl("validate", example)
