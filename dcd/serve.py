@@ -282,6 +282,7 @@ class Daemon:
             working := asyncio.create_task(scheduler.run()),
             collecting := asyncio.create_task(engine.collector.run()),
             scrubbing := asyncio.create_task(engine.scrub.run()),
+            retaining := asyncio.create_task(engine.retention.run()),
             watching := asyncio.create_task(self._keep_listening(server, listener)),
             feeding := asyncio.create_task(_feed_watchdog()),
             stopped := asyncio.create_task(self._stop.wait()),
@@ -295,6 +296,7 @@ class Daemon:
         working.cancel()
         collecting.cancel()
         scrubbing.cancel()
+        retaining.cancel()
         watching.cancel()
         await _within(longest, "attempts", asyncio.create_task(scheduler.stop(grace)))
         await _within(LAST_SECONDS, "shells", asyncio.create_task(engine.shells.close_all()))

@@ -1,13 +1,14 @@
 """`dcctl list`: list builds, newest first.
 
-List the newest builds, or all of them.
+List the newest builds, or all of them. A build is superseded when a later one of the same
+distribution has completed.
 """
 
 import argparse
 from itertools import islice
 
 from cli import client
-from cli.client import PAGE
+from cli.client import PAGE, Json
 from cli.text import local_time, print_json, print_table, printable
 
 STATES = (
@@ -56,12 +57,18 @@ def run(args: argparse.Namespace) -> None:
             build["state"],
             f"{build['completed_checkpoints']}/{build['total_checkpoints']}",
             local_time(build["submitted_at"]),
-            build["reason"],
+            build["reason"] or _superseded(build),
         )
         for build in builds
     ]
     header = ("BUILD", "NAME", "STATE", "DONE", "SUBMITTED", "REASON")
     print_table(header, rows, right=(3,), wrapped=True)
+
+
+def _superseded(build: Json) -> str:
+    """That a later build has made the same distribution, if so."""
+    later = build.get("superseded_by")
+    return f"superseded by {later}" if later else ""
 
 
 def _positive(text: str) -> int:

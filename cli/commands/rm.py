@@ -42,6 +42,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
             help=f"also your builds that are {state}; for root, all users'",
         )
     parser.add_argument(
+        "--superseded",
+        action="store_true",
+        help="of these, only builds of whose distribution a later one has completed",
+    )
+    parser.add_argument(
         "--older-than",
         metavar="DURATION",
         type=_duration,
@@ -61,10 +66,10 @@ def run(args: argparse.Namespace) -> int:
             "name builds, or choose them by their state",
             "dcctl rm --failed --older-than 7d",
         )
-    if args.older_than is not None and not args.states:
+    if (args.older_than is not None or args.superseded) and not args.states:
         raise ClientError(
             "usage",
-            "--older-than chooses among states",
+            "--older-than and --superseded choose among states",
             "",
             "add --failed, --cancelled or --completed",
         )
@@ -81,7 +86,8 @@ def _chosen(args: argparse.Namespace) -> Iterator[str]:
     limit = time.time() - (args.older_than or 0.0)
     for build in list(client.builds(args.socket, tuple(args.states))):
         mine = os.geteuid() in (0, build["actor"]["uid"])
-        if mine and timestamp(build["updated_at"]) <= limit:
+        wanted = not args.superseded or build["superseded_by"]
+        if mine and wanted and timestamp(build["updated_at"]) <= limit:
             yield build["id"]
 
 

@@ -87,7 +87,9 @@ async def list_builds(api: Api, request: Request) -> Response:
     before = integer(request, BEFORE, -1)
     found = await api.records.page(_states(request), page, None if before < 0 else before)
     following = found[-1].submitted_position if len(found) == page else None
-    return json_response(schemas.BuildList(tuple(map(summary_view, found)), following))
+    superseding = await api.records.superseding(found)
+    shown = tuple(summary_view(each, superseding.get(each.id)) for each in found)
+    return json_response(schemas.BuildList(shown, following))
 
 
 async def show(api: Api, request: Request) -> Response:

@@ -157,6 +157,8 @@ class BuildSummary:
     priority: int
     completed_checkpoints: int
     total_checkpoints: int
+    superseded_by: str | None = None
+    """In a list: the newest completed build of the same distribution, if it was submitted later."""
 
 
 @dataclass(frozen=True, slots=True)

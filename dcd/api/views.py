@@ -70,8 +70,8 @@ def _reason(state: BuildState) -> str:
     return f"removed by {state.removed_by.user} at {state.removed_at:%Y-%m-%d %H:%M:%S} UTC"
 
 
-def summary_view(stored: StoredSummary) -> BuildSummary:
+def summary_view(stored: StoredSummary, superseded_by: str | None = None) -> BuildSummary:
     """A build in a list."""
-    return BuildSummary(
-        **{field.name: getattr(stored, field.name) for field in fields(BuildSummary)}
-    )
+    names = (field.name for field in fields(BuildSummary) if field.name != "superseded_by")
+    known = {name: getattr(stored, name) for name in names}
+    return BuildSummary(**known, superseded_by=superseded_by)

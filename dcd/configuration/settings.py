@@ -119,6 +119,23 @@ class Configuration:
         unit="bytes",
         reloads=True,
     )
+    failed_builds_days: int = _setting(
+        0,
+        "Failed and cancelled builds without a change for so many days are removed, as by `dcctl rm`. "
+        "0: they stay until somebody removes them.",
+        reloads=True,
+    )
+    completed_builds_days: int = _setting(
+        0,
+        "Completed builds that ended so many days ago are removed with their artifacts, except for those "
+        "that `completed_builds_kept` keeps. 0: they stay until somebody removes them.",
+        reloads=True,
+    )
+    completed_builds_kept: int = _setting(
+        1,
+        "The number of newest completed builds of each distribution that are never removed by their age.",
+        reloads=True,
+    )
     packages_max_bytes: int = _setting(
         8 * 1024**3,
         "When all downloaded packages together exceed this size, the least recently used are removed. "

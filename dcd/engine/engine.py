@@ -19,6 +19,7 @@ from dcd.engine.losses import NO_LOSSES, Losses
 from dcd.engine.manifests import Manifests, ManifestSource, Options, Permit
 from dcd.engine.records import Records
 from dcd.engine.reproductions import Reproductions
+from dcd.engine.retention import Retention
 from dcd.engine.runner import Runner
 from dcd.engine.scheduler import Scheduler
 from dcd.engine.shells import Shells
@@ -74,6 +75,7 @@ class Engine:
         self.reproductions = Reproductions(builds, runner, scheduler, stores, settings)
         self.collector = Collector(builds, runner, stores, settings, losses)
         self.scrub = Scrub(builds, stores, settings)
+        self.retention = Retention(builds, settings, cancel=self.cancel, remove=self.remove)
 
     @property
     def stopping(self) -> bool:
@@ -146,6 +148,7 @@ class Engine:
         self._scheduler.wake()
         self.collector.wake()
         self.scrub.wake()
+        self.retention.wake()
 
     async def submit(
         self, source: ManifestSource, options: Options, actor: Actor, permit: Permit

@@ -5,7 +5,7 @@ Reads never wait for running builds.
 
 import asyncio
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -77,6 +77,17 @@ class Records:
     ) -> list[BuildSummary]:
         """At most `limit` builds, newest first, in these states (None: any), submitted before a position."""
         return await self._builds.ask(self._log.list_builds, states, limit, before)
+
+    async def superseding(self, builds: Collection[BuildSummary]) -> dict[str, str]:
+        """For each of the builds at rest of whose distribution a later one has completed: that one."""
+        names = {build.name for build in builds}
+        newest = await self._builds.ask(self._log.newest_completed, names) if names else {}
+        return {
+            build.id: newest[build.name][1]
+            for build in builds
+            if build.state not in MOVING
+            and newest.get(build.name, (0, ""))[0] > build.submitted_position
+        }
 
     async def events(self, build: str, after: int, limit: int) -> list[Event]:
         """At most `limit` events of a build after a position, oldest first."""

@@ -150,6 +150,19 @@ class EventLog:
             query = query.where(builds.c.name == name)
         return self._summaries(query.order_by(builds.c.submitted_position.desc()).limit(limit))
 
+    def newest_completed(self, names: Collection[str]) -> dict[str, tuple[int, str]]:
+        """The newest completed build, not removed, of each of these names: `submitted_position` and id."""
+        newest = sa.func.max(builds.c.submitted_position)
+        query = sa.select(builds.c.name, newest, builds.c.id).where(
+            builds.c.state == str(Lifecycle.COMPLETED),
+            builds.c.removed == 0,
+            builds.c.name.in_(list(names)),
+        )
+        with self._reading() as connection:
+            rows = connection.execute(query.group_by(builds.c.name))
+            # Source: SQLite, "bare columns in an aggregate query": those of the row with the maximum.
+            return {name: (position, build) for name, position, build in rows}
+
     def unfinished(self) -> list[BuildSummary]:
         """Builds that have not ended, oldest first. A daemon loads these when it starts."""
         query = sa.select(builds).where(builds.c.state.in_([str(state) for state in UNFINISHED]))

@@ -314,7 +314,7 @@ def test_rm_leaves_the_builds_of_others(dcctl, daemon, monkeypatch) -> None:
     ("arguments", "message"),
     [
         (["rm"], "nothing to remove is named"),
-        (["rm", "k2p7", "--older-than", "7d"], "--older-than chooses among states"),
+        (["rm", "k2p7", "--older-than", "7d"], "--older-than and --superseded choose among states"),
         (["rm", "--failed", "--older-than", "7 days"], "is not a duration such as 12h"),
         (["retry", "a", "b", "--follow"], "several builds cannot be followed"),
     ],
