@@ -22,7 +22,7 @@ from dcd.checkpoints.image.identity import remove_identity
 from dcd.checkpoints.image.logins import apply_logins, check_logins
 from dcd.checkpoints.image.network import apply_network
 from dcd.checkpoints.image.trees import add_tree
-from dcd.checkpoints.interface import MOUNTS, Checkpoint, Context, Needs, Report
+from dcd.checkpoints.interface import MOUNTS, Checkpoint, Context, Needs, Report, Variance
 from dcd.checkpoints.times import FIRST_FAT_TIME, source_date_epoch
 from dcd.manifest.diagnostics import Diagnostic, error, warning
 from dcd.manifest.doc import DataObjectCache, configurations_for
@@ -32,6 +32,7 @@ from dcd.manifest.objects.configuration import (
     Configuration,
     Interface,
     Password,
+    Script,
     Tree,
     User,
 )
@@ -101,6 +102,10 @@ class DebianPrePkgImgMod(Checkpoint):
                 for password in configuration.get_descendants(class_type=Password)
             ),
         )
+
+    def variances(self, doc: DataObjectCache) -> Iterator[Variance]:
+        if any(each.get_children(class_type=Script) for each in configurations_for(doc, self.name)):
+            yield Variance("a script may read the clock or random numbers", certain=False)
 
     def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
         disabled = set(map(_unit, self.disable_services))

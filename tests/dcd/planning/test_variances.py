@@ -1,9 +1,13 @@
 """What cannot be reproducible is known before the build, with the reason, and stays in its events."""
 
 import pytest
+from lxml import etree
 
+from dcd.checkpoints.image.configure import DebianPrePkgImgMod
 from dcd.checkpoints.vm.install_iscsi import InstallISCSI
+from dcd.manifest.data_object import Origin
 from dcd.manifest.doc import DataObjectCache
+from dcd.manifest.objects import BUILTIN
 from dcd.planner.tasks import PLAN, PREVIEW, Manifest, Rules
 
 SCRIPT = "dcd/checkpoints/custom_script"
@@ -56,6 +60,18 @@ def test_a_script_may_read_the_clock(chroot: str) -> None:
     given = f'<kwargs><arg name="command">true</arg><arg name="chroot">{chroot}</arg></kwargs>'
     (found,) = variances(manifest(step("run", SCRIPT, "CustomScript", given)))["run"]
     assert found == ("a script may read the clock, random numbers or the network", False)
+
+
+def test_so_may_a_script_of_a_configuration() -> None:
+    for script, expected in (("<script>date</script>", 1), ("", 0)):
+        checkpoint = DebianPrePkgImgMod("configure")
+        doc = DataObjectCache()
+        text = f'<distro name="d"><configuration name="configure">{script}</configuration></distro>'
+        read = BUILTIN.read(etree.fromstring(text), lambda *_: Origin("m.xml", 1))
+        doc.volatile.insert_children(read)
+        found = list(checkpoint.variances(doc))
+        assert len(found) == expected
+        assert not any(each.certain for each in found)
 
 
 @pytest.mark.parametrize("kind", ["xfs", "btrfs"])
