@@ -32,6 +32,7 @@ import hashlib
 import json
 import os
 import threading
+import time
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -58,7 +59,7 @@ PIECE_BYTES = 4 * 1024**2
 Print = tuple[int, int, int, int]
 """Inode, size, mtime and ctime (both in nanoseconds) of an entry."""
 
-_FINE_NS, _COARSE_NS = 20_000_000, 2_000_000_000
+_FINE_NS, _COARSE_NS = 12_000_000, 2_000_000_000
 """More than a tick of the clock of file systems: of most, and of those that keep whole seconds."""
 
 _BEFORE_KEY = b'{"path":"'
@@ -148,13 +149,27 @@ def parse(text: bytes) -> Content:
     return Content(lines, hashlib.sha256(text).hexdigest())
 
 
+def document_line(document: bytes | None) -> bytes | None:
+    """The line of a document; None for none."""
+    if document is None:
+        return None
+    digest = hashlib.sha256(document).hexdigest()
+    facts = f'","type":"document","size":{len(document)},"sha256":"{digest}"}}'
+    return line_of(_DOCUMENT_KEY, facts.encode())
+
+
+def line_of_document(text: bytes) -> bytes | None:
+    """The line of the document in a manifest's text; None for none."""
+    begin = _BEFORE_KEY + _DOCUMENT_KEY + b'","type":"document"'
+    start = 0 if text.startswith(begin) else text.find(b"\n" + begin) + 1
+    if start == 0 and not text.startswith(begin):
+        return None
+    return text[start : text.index(b"\n", start)]
+
+
 def with_document(content: Content, document: bytes | None) -> Content:
     """A manifest with the line of this document, in place of another one."""
-    line = None
-    if document is not None:
-        digest = hashlib.sha256(document).hexdigest()
-        facts = f'","type":"document","size":{len(document)},"sha256":"{digest}"}}'
-        line = line_of(_DOCUMENT_KEY, facts.encode())
+    line = document_line(document)
     if content.lines.get(_DOCUMENT_KEY) == line:
         return content
     lines = {key: each for key, each in content.lines.items() if key != _DOCUMENT_KEY}
@@ -177,7 +192,7 @@ def read_text(layer: Path) -> bytes | None:
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """The fingerprints of entries by path, and when they were taken, in nanoseconds since 1970."""
+    """The fingerprints of entries by path, and when they were still right, in nanoseconds since 1970."""
 
     prints: Mapping[bytes, Print] = field(default_factory=dict)
     taken_at_ns: int = 0
@@ -211,10 +226,11 @@ def save_content(layer: Path, content: Content) -> None:
     _replace(layer / CONTENT, gzip.compress(content.text, 1, mtime=0))
 
 
-def save_fingerprint(layer: Path, fingerprint: Fingerprint) -> None:
-    """Write the fingerprint of a layer, not synced: one that is lost is made again. Raises OSError."""
-    lines = (b"%d %d %d %d %s" % (*each, key) for key, each in fingerprint.prints.items())
-    text = b"\n".join([b"%d" % fingerprint.taken_at_ns, *lines, b""])
+def save_fingerprint(layer: Path, prints: Mapping[bytes, Print]) -> None:
+    """Write the fingerprint of a layer, which nothing has changed since it was taken. It is not synced: one
+    that is lost is made again. Raises OSError."""
+    lines = (b"%d %d %d %d %s" % (*each, key) for key, each in prints.items())
+    text = b"\n".join([b"%d" % time.time_ns(), *lines, b""])
     _replace(layer / FINGERPRINT, gzip.compress(text, 1, mtime=0))
 
 

@@ -34,7 +34,7 @@ from pathlib import Path
 from statemachine.errors import NotFound, Refused, Unprepared
 from store.host.durable import reporting_disk_full, sync_directory, sync_file, write_file
 from store.host.removal import remove_tree
-from store.layers.content import Difference, differences
+from store.layers.content import Difference, differences, save_fingerprint
 from store.layers.integrity import (
     Contents,
     Sealed,
@@ -194,9 +194,10 @@ class LayerDirectory:
                 if document is not None:
                     write_file(workspace.document, document.encode(), 0o600)
                 below = [self._sealed(parent) for parent in workspace.parents]
-                content = self._contents.record(layer, below, record.epoch)
+                content, found = self._contents.record(layer, below, record.epoch)
                 record = replace(record, content=content)
                 self._trees.seal(layer)
+                save_fingerprint(layer, found)
                 stored = Stored(
                     record,
                     self._trees.size_bytes(layer),

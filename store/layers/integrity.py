@@ -6,6 +6,7 @@ describes the whole tree. Blocking; safe for several threads.
 """
 
 import errno
+import hashlib
 import os
 import threading
 import time
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from statemachine.errors import CheckpointError
 from store.host.durable import write_file
 from store.host.idle import run_idle
 from store.layers.content import (
@@ -22,7 +24,10 @@ from store.layers.content import (
     Content,
     Difference,
     Fingerprint,
+    Print,
     differences,
+    document_line,
+    line_of_document,
     parse,
     read_document,
     read_fingerprint,
@@ -33,7 +38,7 @@ from store.layers.content import (
 )
 from store.layers.delta import merged, whole
 from store.layers.trees import Trees
-from store.layers.walk import NOTHING, Known, Tree, describe
+from store.layers.walk import NOTHING, Known, Tree, describe, prints
 
 _REMEMBERED = 2
 """The number of manifests in memory: the commit of a checkpoint needs that of the one before."""
@@ -47,6 +52,10 @@ _OF_THE_DISK = (errno.EIO, errno.EUCLEAN, errno.EBADMSG, errno.ENOENT, errno.ENO
 
 _NAMED = 5
 """How many differences a summary names."""
+
+
+_FILES = 1000
+"""The number of manifests whose digests are in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,20 +73,27 @@ class Contents:
         self._trees = trees
         self._lock = threading.Lock()
         self._remembered: OrderedDict[str, Content] = OrderedDict()
+        self._files: OrderedDict[tuple[int, ...], tuple[str, bytes | None]] = OrderedDict()
 
-    def record(self, layer: Path, chain: Sequence[Sealed], newest: int | None) -> str:
-        """Set times in the tree of a finished workspace back to `newest`, and write its manifest and its
-        fingerprint, not yet synced. Returns the digest of the manifest. `chain` is what it stands on, nearest
-        first. Raises OSError."""
-        tree = self._described(layer, self._inheritance(chain), newest)
-        save_fingerprint(layer, tree.fingerprint)
+    def record(
+        self, layer: Path, chain: Sequence[Sealed], newest: int | None
+    ) -> tuple[str, dict[bytes, Print]]:
+        """Set times in the tree of a finished workspace back to `newest`, and write its manifest, not yet
+        synced. Returns the digest of the manifest, and the fingerprints of the tree. `chain` is what it
+        stands on, nearest first. Raises CheckpointError for a tree that cannot be walked, OSError."""
+        try:
+            tree = self._described(layer, self._inheritance(chain), newest)
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                raise _too_deep() from error
+            raise
         if self._is_as_below(layer, tree, chain) and _linked(chain[0], layer):
-            return chain[0].digest
+            return chain[0].digest, tree.prints
         content = self._content(layer, chain, tree)
         self._remember(content)
         if not (chain and content.digest == chain[0].digest and _linked(chain[0], layer)):
             save_content(layer, content)
-        return content.digest
+        return content.digest, tree.prints
 
     def check(self, chain: Sequence[Sealed], whole: bool, idle: bool) -> str:
         """What is wrong with the first layer of a chain, for people; "" when it is as its manifest says.
@@ -93,24 +109,59 @@ class Contents:
 
     def _differences(self, chain: Sequence[Sealed], whole: bool) -> list[Difference]:
         layer = chain[0]
-        recorded, fingerprint = _recorded(layer), read_fingerprint(layer.directory)
-        known = NOTHING
-        if recorded is not None and fingerprint is not None and not whole:
+        fingerprint = None if whole else read_fingerprint(layer.directory)
+        if fingerprint is not None and self._is_unchanged(layer, fingerprint):
+            return []
+        recorded, known = _recorded(layer), NOTHING
+        if recorded is not None and fingerprint is not None:
             known = Known(fingerprint, recorded.lines)
         tree = self._described(layer.directory, known)
-        if recorded is not None and known is not NOTHING and _is_unread(tree, known.fingerprint):
-            document = read_document(layer.directory)
-            if with_document(recorded, document) is recorded:
-                return []
         content = self._content(layer.directory, chain[1:], tree)
         if content.digest == layer.digest:
             if recorded is None:
                 save_content(layer.directory, content)
-            save_fingerprint(layer.directory, tree.fingerprint)
+            save_fingerprint(layer.directory, tree.prints)
             return []
         if recorded is None:
             return [Difference(CONTENT, ("removed",))]
         return differences(recorded, content)
+
+    def _is_unchanged(self, layer: Sealed, fingerprint: Fingerprint) -> bool:
+        """Whether a layer certainly has the entries of its fingerprint, its document and its manifest."""
+        found = 0
+        for key, entry in prints(self._trees.tree(layer.directory)):
+            if not fingerprint.shows_unchanged(key, entry):
+                return False
+            found += 1
+        if found != len(fingerprint.prints):
+            return False
+        digest, document = self._file_of(layer.directory)
+        return digest == layer.digest and document == document_line(read_document(layer.directory))
+
+    def _file_of(self, layer: Path) -> tuple[str, bytes | None]:
+        """The digest of the manifest that a layer keeps ("" for none), and its line for the document.
+        Remembered for a file, which many layers may share."""
+        try:
+            status = (layer / CONTENT).stat()
+        except FileNotFoundError:
+            return "", None
+        file = (
+            status.st_dev,
+            status.st_ino,
+            status.st_size,
+            status.st_mtime_ns,
+            status.st_ctime_ns,
+        )
+        with self._lock:
+            if (known := self._files.get(file)) is not None:
+                return known
+        text = read_text(layer) or b""
+        described = hashlib.sha256(text).hexdigest(), line_of_document(text)
+        with self._lock:
+            while len(self._files) >= _FILES:
+                self._files.popitem(last=False)
+            self._files[file] = described
+        return described
 
     def of(self, chain: Sequence[Sealed]) -> Content:
         """The manifest of the first layer of a chain. One that is missing or damaged is made again from the
@@ -166,10 +217,11 @@ def _recorded(layer: Sealed) -> Content | None:
     return content if content.digest == layer.digest else None
 
 
-def _is_unread(tree: Tree, fingerprint: Fingerprint) -> bool:
-    """Whether a tree has exactly the entries of the fingerprint, all unchanged."""
-    return len(tree.found) == len(fingerprint.prints) and all(
-        fingerprint.shows_unchanged(each.key, each.fingerprint) for each in tree.found
+def _too_deep() -> CheckpointError:
+    return CheckpointError(
+        "the checkpoint left directories so deep that no path leads to the last one",
+        "paths in a workspace have at most about 4000 bytes",
+        "have it remove what it does not need",
     )
 
 

@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import stat
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -81,16 +80,15 @@ class Tree:
 
     found: Sequence[Found]
     digests: Mapping[int, bytes]
-    taken_at_ns: int
 
     def rest(self, found: Found) -> bytes:
         """The line of an entry without its path."""
         return found.facts + (self.digests[found.fingerprint[0]] if found.unread else b"") + b"}"
 
     @property
-    def fingerprint(self) -> Fingerprint:
-        """The fingerprint of all entries."""
-        return Fingerprint({each.key: each.fingerprint for each in self.found}, self.taken_at_ns)
+    def prints(self) -> dict[bytes, Print]:
+        """The fingerprints of all entries."""
+        return {each.key: each.fingerprint for each in self.found}
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,17 +116,26 @@ def describe(
     root = os.open(tree, _DIRECTORY)
     try:
         found = list(_entries(root, stacked, newest, known))
-        taken_at_ns = time.time_ns()
-        return Tree(found, _digests(root, [each for each in found if each.unread]), taken_at_ns)
+        return Tree(found, _digests(root, [each for each in found if each.unread]))
+    finally:
+        os.close(root)
+
+
+def prints(tree: Path) -> Iterator[tuple[bytes, Print]]:
+    """The path and the fingerprint of each entry of a tree, of which nothing is read."""
+    root = os.open(tree, _DIRECTORY)
+    try:
+        for _, _, path, status in _statuses(root):
+            yield key_of(path), _print(status)
     finally:
         os.close(root)
 
 
 def _entries(root: int, stacked: bool, newest: int | None, known: Known) -> Iterator[Found]:
-    for directory, name, path, status in _statuses(root, newest):
+    for directory, name, path, status in _statuses(root, newest, stacked=stacked):
         key, fingerprint = key_of(path), _print(status)
         kind = stat.S_IFMT(status.st_mode)
-        if stacked and kind == stat.S_IFCHR and status.st_rdev == 0:
+        if stacked and _hides(status):
             yield Found(path, key, fingerprint, b"", hides=True)
             continue
         is_directory = kind == stat.S_IFDIR
@@ -154,7 +161,9 @@ def _entries(root: int, stacked: bool, newest: int | None, known: Known) -> Iter
         )
 
 
-def _statuses(root: int, newest: int | None) -> Iterator[tuple[int, str, str, os.stat_result]]:
+def _statuses(
+    root: int, newest: int | None = None, *, stacked: bool = False
+) -> Iterator[tuple[int, str, str, os.stat_result]]:
     """Each entry: the descriptor of its directory, its name, its path and its status, after its time has been
     set back."""
     newest_ns = None if newest is None else newest * 1_000_000_000
@@ -163,10 +172,10 @@ def _statuses(root: int, newest: int | None) -> Iterator[tuple[int, str, str, os
         where, expected = pending.pop()
         with _opened(root, where, _DIRECTORY, expected) as directory:
             with os.scandir(directory) as entries:
-                names = [entry.name for entry in entries]
-            for name in names:
-                status = os.stat(name, dir_fd=directory, follow_symlinks=False)
-                if newest_ns is not None and status.st_mtime_ns > newest_ns:
+                found = [(entry.name, entry.stat(follow_symlinks=False)) for entry in entries]
+            for name, status in found:
+                hides = stacked and _hides(status)
+                if newest_ns is not None and status.st_mtime_ns > newest_ns and not hides:
                     times = (status.st_atime_ns, newest_ns)
                     os.utime(name, ns=times, dir_fd=directory, follow_symlinks=False)
                     status = os.stat(name, dir_fd=directory, follow_symlinks=False)
@@ -174,6 +183,11 @@ def _statuses(root: int, newest: int | None) -> Iterator[tuple[int, str, str, os
                 if stat.S_ISDIR(status.st_mode):
                     pending.append((path, status))
                 yield directory, name, path, status
+
+
+def _hides(status: os.stat_result) -> bool:
+    """Whether overlayfs takes an entry of an upper directory for a whiteout; no program can make one."""
+    return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
 
 
 @contextmanager

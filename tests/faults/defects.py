@@ -67,14 +67,15 @@ def layers_appear_bit_by_bit() -> None:
     import json
 
     from store.host.plain import as_plain
-    from store.layers.directory import LayerDirectory, _Stored
+    from store.layers.directory import LayerDirectory
+    from store.layers.stored import Stored
 
     commit = LayerDirectory.commit
 
     def careless(self, workspace, record, document=None):
         layer, target = workspace.directory / "layer", self.directory / record.key
         target.mkdir()
-        stored = _Stored(record, self._trees.size_bytes(layer))
+        stored = Stored(record, self._trees.size_bytes(layer))
         (target / "layer.json").write_text(json.dumps(as_plain(stored)))
         for entry in list(layer.iterdir()):
             entry.rename(target / entry.name)
