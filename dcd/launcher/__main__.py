@@ -46,7 +46,7 @@ OPERATIONS = (
 
 LAYERS = (
     *("prepare", "begin", "branch", "release", "find", "stale", "touch", "document", "remove"),
-    *("layers", "stale_layers", "workspaces", "reconcile", "check", "compare"),
+    *("layers", "stale_layers", "workspaces", "reconcile", "check"),
 )
 """The methods of `store.layers.Layers` that may be requested, of the back end that the argument `backend`
 names."""

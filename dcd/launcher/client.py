@@ -21,7 +21,6 @@ from store.host.interpreter import module_command, module_environment
 from store.host.plain import as_plain, from_plain
 from store.layers import Check, Layer, LayerRecord, Layers, Workspace
 from store.layers.comparison import LayerDifferences
-from store.layers.content import Difference
 
 T = TypeVar("T")
 
@@ -249,11 +248,6 @@ class RemoteLayers:
     def check(self, key: str, whole: bool, idle: bool, expected: str) -> Check:
         given = {"key": key, "whole": whole, "idle": idle, "expected": expected}
         return from_plain(Check, self._call("check", **given))
-
-    def compare(self, key: str, other: str) -> Sequence[Difference]:
-        return [
-            from_plain(Difference, each) for each in self._call("compare", key=key, other=other)
-        ]
 
     def touch(self, key: str) -> None:
         self._call("touch", key=key)

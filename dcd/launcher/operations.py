@@ -82,7 +82,8 @@ class Operations:
     def publish(self, build: str, artifact: Artifact, key: str) -> Artifact:
         """Publish a declared artifact of the layer `key`. Returns it with its path. Raises NotFound,
         UsageError, DiskFull."""
-        return self.artifacts.publish(_build(build), artifact, self.layers.file(key, artifact.path))
+        with self.layers.lent(key, artifact.path) as source:
+            return self.artifacts.publish(_build(build), artifact, source)
 
     def write(self, build: str, name: str, file_format: str, content: str) -> Artifact:
         """Publish a text as an artifact. Raises UsageError, DiskFull."""

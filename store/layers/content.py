@@ -59,7 +59,7 @@ PIECE_BYTES = 4 * 1024**2
 Print = tuple[int, int, int, int]
 """Inode, size, mtime and ctime (both in nanoseconds) of an entry."""
 
-_FINE_NS, _COARSE_NS = 12_000_000, 2_000_000_000
+TICK_NS, _COARSE_NS = 12_000_000, 2_000_000_000
 """More than a tick of the clock of file systems: of most, and of those that keep whole seconds."""
 
 _BEFORE_KEY = b'{"path":"'
@@ -200,7 +200,7 @@ class Fingerprint:
     def shows_unchanged(self, key: bytes, found: Print) -> bool:
         """Whether an entry is certainly unchanged. A change in the same tick of the file system's clock as
         the fingerprint would not show in the times."""
-        grain_ns = _COARSE_NS if found[3] % 1_000_000_000 == 0 else _FINE_NS
+        grain_ns = _COARSE_NS if found[3] % 1_000_000_000 == 0 else TICK_NS
         return self.prints.get(key) == found and found[3] < self.taken_at_ns - grain_ns
 
 

@@ -26,7 +26,7 @@ import stat
 import threading
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +34,7 @@ from pathlib import Path
 from statemachine.errors import NotFound, Refused, Unprepared
 from store.host.durable import reporting_disk_full, sync_directory, sync_file, write_file
 from store.host.removal import remove_tree
-from store.layers.content import Difference, differences, save_fingerprint
+from store.layers.content import save_fingerprint
 from store.layers.integrity import (
     Contents,
     Sealed,
@@ -42,6 +42,8 @@ from store.layers.integrity import (
     damage,
     mark_checked,
     mark_damaged,
+    note_names,
+    print_of,
 )
 from store.layers.interface import Check, Layer, LayerRecord, Workspace
 from store.layers.stored import (
@@ -250,10 +252,10 @@ class LayerDirectory:
         return self._stored(key) is not None and self._line(key) is None
 
     def check(self, key: str, whole: bool, idle: bool, expected: str) -> Check:
-        chain = [self._sealed(layer) for layer in self._ancestors(key)]
-        layer, stored = chain[0], self._stored(key)
-        if stored is None:
+        if (stored := self._stored(key)) is None:
             raise NotFound(f"there is no layer {key}")
+        chain = [self._sealed(self.directory / each) for each in self._ancestry(key)]
+        layer = chain[0]
         made = (key, stored.record.made_by, stored.record.checkpoint)
         if found := damage(layer.directory):
             return Check(*made, "damaged", found)
@@ -273,13 +275,6 @@ class LayerDirectory:
             elif whole:
                 mark_checked(layer.directory)
         return Check(*made, "damaged" if found else "unchanged", found)
-
-    def compare(self, key: str, other: str) -> Sequence[Difference]:
-        before, after = (
-            self._contents.of([self._sealed(layer) for layer in self._ancestors(each)])
-            for each in (key, other)
-        )
-        return differences(before, after)
 
     def touch(self, key: str) -> None:
         now = time.time()
@@ -304,6 +299,15 @@ class LayerDirectory:
         if real is None or not stat.S_ISREG(real.lstat().st_mode):
             raise NotFound(f"there is no file {path} in layer {key}")
         return real
+
+    @contextlib.contextmanager
+    def lent(self, key: str, path: str) -> Iterator[Path]:
+        real = self.file(key, path)
+        before = print_of(real)
+        yield real
+        owner, *_ = real.relative_to(self.directory).parts
+        if _KEY.fullmatch(owner):
+            note_names(self.directory / owner, real, before)
 
     def document(self, key: str) -> str | None:
         try:
@@ -443,12 +447,6 @@ class LayerDirectory:
             line.append(key)
             key = stored.record.parent
         return line
-
-    def _ancestors(self, key: str) -> list[Path]:
-        """The directories of a layer and of the existing layers below it. Raises NotFound."""
-        if not (line := self._ancestry(key)):
-            raise NotFound(f"there is no layer {key}")
-        return [self.directory / each for each in line]
 
     def _chain(self, key: str | None) -> list[Path]:
         """The directories of a layer and of all layers below it, nearest first."""

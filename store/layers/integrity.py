@@ -21,12 +21,14 @@ from store.host.idle import run_idle
 from store.layers.content import (
     CONTENT,
     EMPTY,
+    TICK_NS,
     Content,
     Difference,
     Fingerprint,
     Print,
     differences,
     document_line,
+    key_of,
     line_of_document,
     parse,
     read_document,
@@ -38,7 +40,7 @@ from store.layers.content import (
 )
 from store.layers.delta import merged, whole
 from store.layers.trees import Trees
-from store.layers.walk import NOTHING, Known, Tree, describe, prints
+from store.layers.walk import NOTHING, Known, Tree, describe, fingerprint_of, prints
 
 _REMEMBERED = 2
 """The number of manifests in memory: the commit of a checkpoint needs that of the one before."""
@@ -264,6 +266,24 @@ def _unreadable(error: OSError) -> str:
     if error.errno not in _OF_THE_DISK:
         raise error
     return f"{ascii(error.filename or 'its tree')[1:-1]}: {error.strerror}"
+
+
+def print_of(path: Path) -> Print:
+    """The fingerprint of an entry. Raises OSError."""
+    return fingerprint_of(path.lstat())
+
+
+def note_names(layer: Path, file: Path, before: Print) -> None:
+    """Note that a file of a layer, whose fingerprint was `before`, may have got other names since, so that it
+    is not read for that. Raises OSError."""
+    after = print_of(file)
+    key = key_of(str(file.relative_to(layer / "tree")))
+    fingerprint = read_fingerprint(layer)
+    only_names = before != after and before[:3] == after[:3]
+    if only_names and fingerprint is not None and fingerprint.prints.get(key) == before:
+        # A change in the same tick of the clock would not show.
+        time.sleep(max(0.0, (after[3] + TICK_NS - time.time_ns()) / 1e9))
+        save_fingerprint(layer, {**fingerprint.prints, key: after})
 
 
 def _linked(below: Sealed, layer: Path) -> bool:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Protocol
 
 from statemachine.results import Artifact
-from store.layers.content import Difference
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,11 +138,6 @@ class Layers(Protocol):
         goes first. Raises NotFound."""
         ...
 
-    def compare(self, key: str, other: str) -> Sequence[Difference]:
-        """The differences between the contents of two layers, stale or not, sorted by path. Raises
-        NotFound."""
-        ...
-
     def touch(self, key: str) -> None:
         """Mark the layer as used now."""
         ...
@@ -215,6 +209,10 @@ class LayerStore(Layers, Protocol):
     def open(self, key: str) -> AbstractContextManager[Path]:
         """The layer's tree for reading, at a path valid inside the context. Some back ends mount it,
         which needs the privilege and a mount namespace of the caller."""
+        ...
+
+    def lent(self, key: str, path: str) -> AbstractContextManager[Path]:
+        """Like `file`, while the file may get other names, which changes its ctime."""
         ...
 
     def file(self, key: str, path: str) -> Path:

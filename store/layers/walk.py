@@ -126,14 +126,14 @@ def prints(tree: Path) -> Iterator[tuple[bytes, Print]]:
     root = os.open(tree, _DIRECTORY)
     try:
         for _, _, path, status in _statuses(root):
-            yield key_of(path), _print(status)
+            yield key_of(path), fingerprint_of(status)
     finally:
         os.close(root)
 
 
 def _entries(root: int, stacked: bool, newest: int | None, known: Known) -> Iterator[Found]:
     for directory, name, path, status in _statuses(root, newest, stacked=stacked):
-        key, fingerprint = key_of(path), _print(status)
+        key, fingerprint = key_of(path), fingerprint_of(status)
         kind = stat.S_IFMT(status.st_mode)
         if stacked and _hides(status):
             yield Found(path, key, fingerprint, b"", hides=True)
@@ -206,7 +206,8 @@ def _changed(path: str) -> OSError:
     return OSError(errno.ESTALE, "changed while it was read", path)
 
 
-def _print(status: os.stat_result) -> Print:
+def fingerprint_of(status: os.stat_result) -> Print:
+    """The fingerprint of an entry with this status."""
     size = status.st_size if stat.S_ISREG(status.st_mode) else 0
     return status.st_ino, size, status.st_mtime_ns, status.st_ctime_ns
 
@@ -287,7 +288,7 @@ def _digest_of(root: int, found: Found) -> bytes:
         status = os.fstat(descriptor)
         size = found.fingerprint[1]
         # A published artifact may be a new name of the file, which changes its ctime.
-        if not stat.S_ISREG(status.st_mode) or _print(status)[:3] != found.fingerprint[:3]:
+        if not stat.S_ISREG(status.st_mode) or fingerprint_of(status)[:3] != found.fingerprint[:3]:
             raise _changed(found.path)
         if size >= PIECEWISE_BYTES:
             return b',"pieces":"%s"' % _of_pieces(descriptor, size).encode()
