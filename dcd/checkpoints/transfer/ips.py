@@ -21,7 +21,7 @@ from typing import Annotated
 from dcd.checkpoints import products
 from dcd.checkpoints.areas import areas
 from dcd.checkpoints.image.identity import remove_identity
-from dcd.checkpoints.interface import CHROOT, Checkpoint, Context, HostPath, Needs, Report
+from dcd.checkpoints.interface import CHROOT, Checkpoint, Context, HostPath, Needs, Report, Variance
 from dcd.checkpoints.transfer.ips_output import unmatched
 from dcd.checkpoints.transfer.ips_pkg import NOTHING_TO_DO, Pkg
 from dcd.checkpoints.transfer.listed import check_software, listed_bytes, software_of
@@ -117,6 +117,11 @@ class TransferIPS(Checkpoint):
         yield from missing
         if not missing:
             yield from _check_software(self.name, software_of(doc, self, "IPS"))
+
+    def variances(self, doc: DataObjectCache) -> Iterator[Variance]:
+        yield Variance(
+            "pkg(7) keeps times of the installation in the image's /var/pkg", certain=False
+        )
 
     def external_state(self, doc: DataObjectCache) -> Mapping[str, str]:
         software = software_of(doc, self, "IPS")
