@@ -23,9 +23,7 @@ def without_boots(manifest: Path) -> Path:
 def assert_identical_again(daemon: Any, manifest: Path, first: str | None = None) -> None:
     """Build it, repeat the build from the checkpoint `first` on, and compare every product."""
     build = daemon.submit(manifest)
-    assert {
-        c["state"] for c in daemon.wait(build, "completed", seconds=SECONDS)["checkpoints"]
-    } == {"reused"}
+    daemon.wait(build, "completed", seconds=SECONDS)
     socket = str(daemon.socket)
     at = client.build_path(build, "reproduce")
     again = client.request(socket, "POST", at, body={"from": first})["id"]
