@@ -14,7 +14,7 @@ from operator import attrgetter
 from statemachine.errors import NotFound
 from statemachine.events import Actor, InputFile
 from statemachine.keys import epoch_of
-from statemachine.plan import Plan
+from statemachine.plan import Locked, Plan
 from statemachine.results import Artifact, ErrorInfo
 from statemachine.variation import Variation
 
@@ -103,7 +103,7 @@ class BuildState:
     artifacts have paths in the state directory. `submitted_position` is the log position of the first
     event; `sequence`, `log_position` and `hash` belong to the last event. `time_origin` is where the
     build's time comes from (`dcd.planning.epoch`; "" for builds of version 0.1.0).
-    `reproduces` and `variation` as in BuildSubmitted.
+    `reproduces`, `variation` and `locked` as in BuildSubmitted.
     """
 
     id: str
@@ -131,6 +131,7 @@ class BuildState:
     time_origin: str = ""
     reproduces: str = ""
     variation: Variation | None = None
+    locked: Locked | None = None
     removed: bool = False
     removed_at: datetime | None = None
     removed_by: Actor | None = None

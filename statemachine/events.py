@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import ClassVar
 
-from statemachine.plan import Plan
+from statemachine.plan import Locked, Plan
 from statemachine.results import Artifact, ErrorInfo
 from statemachine.variation import Variation
 
@@ -38,7 +38,8 @@ class BuildSubmitted(Payload):
     `idempotency_key` is unique per submitting user; `request_sha256` is the digest of the whole request
     ("" in events of version 0.1.0, whose keys were unique across all users). The build's time is in the plan
     (`statemachine.keys.epoch_of`); `time_origin` says where it comes from (`dcd.planning.epoch`).
-    `reproduces` is the build that this one repeats ("": none), in surroundings with this `variation`."""
+    `reproduces` is the build that this one repeats ("": none), in surroundings with this `variation`.
+    `locked` is what it uses in place of its repositories."""
 
     name: str
     manifest: str
@@ -54,6 +55,7 @@ class BuildSubmitted(Payload):
     time_origin: str = ""
     reproduces: str = ""
     variation: Variation | None = None
+    locked: Locked | None = None
 
 
 @dataclass(frozen=True, slots=True)

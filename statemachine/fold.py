@@ -214,6 +214,7 @@ def _submitted(event: events.Event, data: events.BuildSubmitted) -> BuildState:
         time_origin=data.time_origin,
         reproduces=data.reproduces,
         variation=data.variation,
+        locked=data.locked,
         pause_before=data.pause_before,
     )
 

@@ -89,3 +89,12 @@ class Plan:
     """The checkpoints of one build, in order. Names are unique."""
 
     checkpoints: tuple[PlannedCheckpoint, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Locked:
+    """What a build uses in place of its repositories: the lists of packages of earlier builds, by their
+    digests (`store.resolved`), and the version of each package for which these have several."""
+
+    lists: tuple[str, ...]
+    versions: dict[str, str] = field(default_factory=dict)

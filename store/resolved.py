@@ -64,7 +64,7 @@ class RepositoryFile:
 class Repository:
     """A repository as a transfer used it: URI, suite and components, whether it was trusted without a
     signature; `keyrings` are the digests of the stored keyrings for its signature, `signed_by` is the key or
-    the fingerprints where it had these instead."""
+    the fingerprints where it had these instead, `keyring` the path of the host's keyring."""
 
     uri: str
     suite: str
@@ -72,6 +72,7 @@ class Repository:
     trusted: bool = False
     signed_by: str = ""
     keyrings: tuple[str, ...] = ()
+    keyring: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="a second submit with this key returns the first build instead of creating another",
     )
 
+    parser.add_argument(
+        "--packages-of",
+        metavar="BUILD",
+        action="append",
+        default=[],
+        help="use the packages that this build captured; nothing is asked of repositories",
+    )
+
 
 def run(args: argparse.Namespace) -> int:
     """Submit, and print the id alone on a line."""
@@ -55,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
         "fresh": args.fresh,
         "fresh_from": args.fresh_from,
         "priority": args.priority,
+        "packages_of": args.packages_of,
         "idempotency_key": args.idempotency_key,
     }
     build = send(args.socket, "/v1/builds", body)

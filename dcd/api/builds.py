@@ -19,8 +19,9 @@ from dcd.engine.manifests import ManifestSource, Options
 from dcd.manifest.diagnostics import ManifestError
 from dcd.planner.tasks import OldManifest, WithSecrets
 from statemachine.build import BuildState, Lifecycle
-from statemachine.errors import PermissionDenied, UsageError
+from statemachine.errors import PermissionDenied, Refused, UsageError
 from statemachine.events import Actor
+from statemachine.plan import Locked
 
 STATE = QueryParameter(
     "state", "only builds in these states, separated by commas", str, pattern="^[a-z]+(,[a-z]+)*$"
@@ -75,8 +76,9 @@ async def submit(api: Api, request: Request) -> Response:
     api.require(request, Action.SUBMIT)
     body = await body_of(request, schemas.SubmitRequest)
     source = await _source(api, request, body.manifest, body)
+    options = replace(_options(body), locked=await _locked(api, body))
     state, new = await api.engine.submit(
-        source, _options(body), actor_of(request.scope), api.permit(request)
+        source, options, actor_of(request.scope), api.permit(request)
     )
     return json_response(await api.view(request, state), 201 if new else 200)
 
@@ -186,6 +188,25 @@ async def _commanded(
     """The response to a command without a body."""
     state = await carry_out(await api.controlled(request), actor_of(request.scope))
     return json_response(await api.view(request, state))
+
+
+async def _locked(api: Api, body: schemas.SubmitRequest) -> Locked | None:
+    if not body.packages_of:
+        if body.versions:
+            raise UsageError(
+                "`versions` chooses among the packages of `packages_of`: send that too"
+            )
+        return None
+    lists: dict[str, None] = {}
+    for prefix in body.packages_of:
+        state = await api.records.state(await api.records.find(prefix))
+        if not state.resolved:
+            raise Refused(
+                f"build {state.id} has no captured packages",
+                "it has transferred none, or the setting capture was none",
+            )
+        lists |= dict.fromkeys(state.resolved)
+    return Locked(tuple(lists), body.versions)
 
 
 def _options(body: schemas.ManifestRequest) -> Options:

@@ -70,7 +70,12 @@ class ManifestRequest(Request, frozen=True):
 
 
 class SubmitRequest(ManifestRequest, frozen=True):
-    """Body of `POST /v1/builds`: the same as ManifestRequest."""
+    """Body of `POST /v1/builds`: as ManifestRequest. With `packages_of`, builds by id or prefix, the packages
+    are those that these builds captured, and nothing is asked of repositories; `versions` chooses among those
+    of several builds."""
+
+    packages_of: Annotated[tuple[str, ...], Meta(max_length=8)] = ()
+    versions: Annotated[dict[str, str], Meta(max_length=100_000)] = {}
 
 
 class MigrateRequest(Request, frozen=True):

@@ -27,12 +27,13 @@ from dcd.manifest.data_object import DataObject, Origin
 from dcd.manifest.diagnostics import Diagnostic, error
 from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.objects import Arg, ArgList, Args, CheckpointSpec
-from statemachine.plan import Json, Stage, Variance
+from statemachine.plan import Json, Locked, Stage, Variance
 from statemachine.results import Artifact
 from store.host.capabilities import CHROOT, FILES, MOUNTS
 from store.host.devices import ALL_DEVICES
 from store.host.process import Completed, run
 from store.packages import Lent
+from store.resolved import Repository
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +122,7 @@ class Context:
     asks for them.
     `stage` is what to make: other than WHOLE only for a checkpoint with a `base`. In REST, `below` is the
     digest of the list of the packages that the layer below has ("": none).
+    `locked` is what to use in place of the repositories: then nothing comes from the network.
     `claim(kind, name)` precedes the creation of anything that could outlive the worker, and returns
     when the event log has it (see `dcd.platform.resources`). `attempt` names this attempt among all on
     the host: STATE:BUILD:CHECKPOINT:ATTEMPT.
@@ -144,6 +146,7 @@ class Context:
     host_tools: Mapping[str, str] = field(default_factory=dict)
     resolved: tuple[Path, ...] = ()
     host_files: tuple[str, ...] = ()
+    locked: Locked | None = None
 
     @property
     def pkg_image(self) -> Path:
@@ -196,6 +199,16 @@ class Context:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """The repositories of a locked build: as they were captured, the state of each by its name, and of the
+    choice of versions."""
+
+    repositories: tuple[Repository, ...]
+    states: Mapping[str, str]
+    versions: str = ""
+
+
 @dataclass(frozen=True, eq=False)
 class Checkpoint(ABC):
     """Base of all checkpoints. The values come from the manifest, matched against the fields and converted
@@ -232,6 +245,9 @@ class Checkpoint(ABC):
 
     name: str
     """The checkpoint's name in the manifest."""
+
+    known: Known | None = field(default=None, init=False, repr=False)
+    """The repositories of a locked build, for `external_state`; None: it queries them."""
 
     patient: bool = field(default=True, init=False, repr=False)
     """Whether `external_state` may retry for a while when a server does not answer; see `impatient`."""
@@ -324,6 +340,12 @@ class Checkpoint(ABC):
         same bytes, for which it uses no clock but SOURCE_DATE_EPOCH, and nothing random. Pure; raises
         nothing, also for a manifest in which `check` finds errors."""
         yield from ()
+
+    def knowing(self, known: Known | None) -> Self:
+        """A copy for a locked build, whose `external_state` queries nothing."""
+        copied = copy(self)
+        object.__setattr__(copied, "known", known)
+        return copied
 
     def impatient(self) -> Self:
         """A copy whose `external_state` does not wait, for a preview of a plan."""

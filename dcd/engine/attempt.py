@@ -271,7 +271,7 @@ class Attempt:
             external=planning.recorded_external(planned),
             manifest_path=state.manifest_path,
             places=planned.places,
-            network=planned.network,
+            network=planned.network and state.locked is None,
             packages=needs.packages,
             capture=resources.settings().capture,
             stage=stage.value,
@@ -279,6 +279,7 @@ class Attempt:
             variation=state.variation,
             resolved=state.resolved if needs.contents else (),
             host_files=_entering(state.plan.checkpoints[: self._index]) if needs.contents else (),
+            locked=state.locked,
         )
 
     async def _conclude(

@@ -9,12 +9,13 @@ import asyncio
 import hashlib
 import os
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 from dcd.configuration import Configuration
 from dcd.engine.builds import Builds
 from dcd.engine.garbage import Collector
+from dcd.engine.locked import known_repositories
 from dcd.engine.losses import NO_LOSSES, Losses
 from dcd.engine.manifests import Manifests, ManifestSource, Options, Permit
 from dcd.engine.records import Records
@@ -156,6 +157,9 @@ class Engine:
         """Submit a build. Returns a new, queued build and True; or the build already submitted with the
         same idempotency key and False. Raises ManifestError, InputsMissing, Unprepared,
         PermissionDenied, and Refused for a key used by another submit."""
+        if options.locked is not None:
+            known = await asyncio.to_thread(known_repositories, self._stores, options.locked)
+            source = replace(source, known=known)
         request = _digest(source, options)
         if earlier := await self._earlier(options.idempotency_key, actor, request):
             return earlier, False
@@ -176,6 +180,7 @@ class Engine:
             idempotency_key=options.idempotency_key,
             request_sha256=request,
             time_origin=planned.time.origin,
+            locked=options.locked,
         )
         try:
             state = await self._builds.create(submitted, actor)
@@ -320,7 +325,13 @@ class Engine:
 def _digest(source: ManifestSource, options: Options) -> str:
     """The digest of a whole submit: requests with equal digests are equal."""
     time = source.source_date_epoch
-    said = (source.path, source.text, source.files, source.parameters, time, options)
+    # Options of later versions do not change the digests of requests without them.
+    given = {
+        each.name: value
+        for each in fields(options)
+        if (value := getattr(options, each.name)) != each.default
+    }
+    said = (source.path, source.text, source.files, source.parameters, time, given)
     return hashlib.sha256(canonical(said)).hexdigest()
 
 

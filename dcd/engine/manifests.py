@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+from dcd.checkpoints.interface import Known
 from dcd.configuration import Configuration
 from dcd.engine.ground_rule import ground_rule
 from dcd.engine.secret_digests import with_secrets
@@ -39,7 +40,7 @@ from statemachine.build import BuildState
 from statemachine.errors import PermissionDenied, UsageError
 from statemachine.events import Actor
 from statemachine.keys import canonical
-from statemachine.plan import Plan
+from statemachine.plan import Locked, Plan
 
 Answer = TypeVar("Answer")
 
@@ -63,6 +64,8 @@ class ManifestSource:
     inherited: Mapping[str, str] = field(default_factory=dict)
     source_date_epoch: int | None = None
     """The requested time of the build, seconds since 1970."""
+    known: Known | None = None
+    """The repositories of a locked build."""
     host_code: bool = False
     borrower: Borrower | None = None
     """Whether the sender may run code on the host, and the user of its secrets."""
@@ -84,6 +87,8 @@ class Options:
     """The checkpoint from which on no result is reused."""
     grow: bool = False
     """Whether a transfer may add packages to the result of an earlier build."""
+    locked: Locked | None = None
+    """What the build uses in place of its repositories."""
 
 
 class Manifests:
@@ -237,6 +242,7 @@ class Manifests:
             parameters=source.parameters,
             inherited=source.inherited,
             source_date_epoch=source.source_date_epoch,
+            known=source.known,
             pause_before=pause_before,
             host_code=source.host_code,
             borrower=source.borrower,

@@ -274,14 +274,15 @@ class Runner:
 
     async def _external(self, state: BuildState, index: int) -> dict[str, str] | None:
         """The present external state for the checkpoint's key; None when it is as planned. Repositories
-        are queried only when the plan is not fresh, the tools of this host always."""
+        are queried only when the plan is not fresh, and never for a locked build; the tools of this host
+        always."""
         planned = state.plan.checkpoints[index]
         recorded = planning.recorded_external(planned)
         await asyncio.to_thread(
             require_secrets, self._resources.settings(), state.actor, planned.secrets
         )
         age = time.monotonic() - self._planned_at.get(state.id, float("-inf"))
-        if age < FRESH_SECONDS:
+        if age < FRESH_SECONDS or state.locked:
             found = await asyncio.to_thread(planning.with_present_host, planned)
         else:
             with self.builds.broadcast.waiting(state.id, "responses of repositories"):

@@ -52,7 +52,8 @@ def check_names(order: AttemptOrder) -> None:
     """Raise PermissionDenied for a name that is none, or a variable that tools get from nobody."""
     for name in (order.build, order.checkpoint, order.workspace):
         _require(_NAME.fullmatch(name), f"the name {name!r}")
-    for digest in (*order.inputs.values(), *filter(None, (order.below,))):
+    lists = order.locked.lists if order.locked else ()
+    for digest in (*order.inputs.values(), *filter(None, (order.below,)), *lists):
         _require(_DIGEST.fullmatch(digest), f"the digest {digest!r}")
     for name in order.environment:
         _require(_ENVIRONMENT.fullmatch(name), f"the variable {name!r}")

@@ -154,6 +154,7 @@ class Operations:
                 self.packages.path(name) for name in order.resolved if self.packages.has(name)
             ),
             host_files=order.host_files,
+            locked=order.locked,
             grants=grants,
             variation=order.variation,
         )

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from statemachine.plan import Json, Stage
+from statemachine.plan import Json, Locked, Stage
 from statemachine.variation import Variation
 from store.host.capabilities import FILES
 from store.host.plain import as_plain, from_plain
@@ -54,6 +54,7 @@ class AttemptOrder:
     variation: Variation | None = None
     resolved: tuple[str, ...] = ()
     host_files: tuple[str, ...] = ()
+    locked: Locked | None = None
 
 
 @dataclass(frozen=True, slots=True)

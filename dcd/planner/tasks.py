@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from dcd.checkpoints.interface import Needs
+from dcd.checkpoints.interface import Known, Needs
 from dcd.construction.constructors import runs_host_code
 from dcd.manifest.canonical import restore
 from dcd.manifest.diagnostics import Diagnostic, ManifestError, in_order
@@ -64,11 +64,11 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A manifest as a client sent it. The keys of `files` are absolute paths, with None for a file that
-    the client does not have; `inherited` are the parameters of the manifest that it replaces;
-    `source_date_epoch` is the requested time of the build; from `pause_before` on no checkpoint runs
-    yet; `host_code` means that its sender may run code on the host; `borrower` is the user of its
-    secrets (None: root)."""
+    """A manifest as a client sent it. The keys of `files` are absolute paths, with None for a file that the
+    client does not have; `inherited` are the parameters of the manifest that it replaces;
+    `source_date_epoch` is the requested time of the build, `known` the repositories of a locked one; from
+    `pause_before` on no checkpoint runs yet; `host_code` means that its sender may run code on the host;
+    `borrower` is the user of its secrets (None: root)."""
 
     text: str
     path: str
@@ -77,6 +77,7 @@ class Manifest:
     parameters: Mapping[str, str] = field(default_factory=dict)
     inherited: Mapping[str, str] = field(default_factory=dict)
     source_date_epoch: int | None = None
+    known: Known | None = None
     pause_before: str | None = None
     host_code: bool = False
     borrower: Borrower | None = None
@@ -195,6 +196,7 @@ def _plan(manifest: Manifest, waiting: Waiting) -> Planned:
         manifest.rules.modules,
         manifest.source_date_epoch,
         manifest.pause_before,
+        known=manifest.known,
         host_code=manifest.host_code,
         waiting=waiting,
     )

@@ -15,7 +15,7 @@ from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 
-from dcd.checkpoints.interface import Checkpoint, Needs
+from dcd.checkpoints.interface import Checkpoint, Known, Needs
 from dcd.construction.constructors import construct, resolve
 from dcd.manifest.canonical import restore
 from dcd.manifest.diagnostics import listed
@@ -42,18 +42,21 @@ def make_plan(
     epoch: int | None = None,
     pause_before: str | None = None,
     *,
+    known: Known | None = None,
     host_code: bool = True,
     waiting: Callable[[], None] = lambda: None,
 ) -> tuple[Plan, BuildTime]:
     """The plan of a manifest, and the time of its build. `made` are its checkpoints as `examine` constructed
     them, `allowed` further modules that it may name, `epoch` is the requested time of the build (seconds
-    since 1970), which the manifest may override. `host_code`: it may run code on the host; `waiting` is
-    called before queries to repositories. Raises PermissionDenied before opening anything that the manifest
-    names; Unprepared when checkpoints before `pause_before` cannot run here or a repository does not answer;
-    Unseen (`dcd.platform.sight`)."""
+    since 1970), which the manifest may override. `known` are the repositories of a locked build.
+    `host_code`: it may run code on the host; `waiting` is called before queries to repositories. Raises
+    PermissionDenied before opening anything that the manifest names; Unprepared when checkpoints before
+    `pause_before` cannot run here or a repository does not answer; Unseen (`dcd.platform.sight`)."""
     found = _permitted(loaded, made, allowed, host_code)
     require_all(found, pause_before)
     waiting()
+    if known is not None:
+        found = [_knowing(prospect, known) for prospect in found]
     states = _states(loaded, found)
     for state in states:
         if isinstance(state, Unprepared):
@@ -72,6 +75,10 @@ def growing(plan: Plan) -> Plan:
             "leave out --grow",
         )
     return Plan(tuple(replace(each, grow=bool(each.base)) for each in plan.checkpoints))
+
+
+def _knowing(prospect: Prospect, known: Known) -> Prospect:
+    return replace(prospect, instance=prospect.instance and prospect.instance.knowing(known))
 
 
 def new_salt() -> str:

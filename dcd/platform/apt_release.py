@@ -118,10 +118,10 @@ def _release_digest(
     with target.open("rb") as content:
         head = content.read(_HEAD_BYTES)
         content.seek(0)
-        return f"{hashlib.file_digest(content, 'sha256').hexdigest()} {_date(head)}".strip()
+        return f"{hashlib.file_digest(content, 'sha256').hexdigest()} {date_of(head)}".strip()
 
 
-def _date(head: bytes) -> str:
+def date_of(head: bytes) -> str:
     """The date of a repository, or "". Source: deb-repository, "Date"."""
     found = re.search(rb"^Date: *(.+)$", head, re.MULTILINE)
     with contextlib.suppress(ValueError, OverflowError):

@@ -166,7 +166,12 @@ def with_nothing_installed(place: Place) -> Environment:
 
 @contextmanager
 def transfers(
-    place: Place, host: HostApt, sources: Sequence[Source], http_proxy: str = ""
+    place: Place,
+    host: HostApt,
+    sources: Sequence[Source],
+    http_proxy: str = "",
+    *,
+    check_valid_until: bool = True,
 ) -> Iterator[Environment]:
     """The same settings with those for downloads: the host's transports, proxies and logins."""
     settings, auth = place.aside / "transfer.conf", place.aside / "auth.conf"
@@ -174,6 +179,7 @@ def transfers(
         ("Dir::Etc::netrc", f"{auth}"),
         ("Dir::Etc::netrcparts", "/dev/null"),
         ("Acquire::MaxReleaseFileSize", f"{MOST_BYTES}"),
+        *(() if check_valid_until else [("Acquire::Check-Valid-Until", "false")]),
     ]
     transport = transfer_settings(host.settings, http_proxy) + settings_text(options)
     try:

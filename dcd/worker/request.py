@@ -11,7 +11,7 @@ import struct
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from statemachine.plan import Json, Stage
+from statemachine.plan import Json, Locked, Stage
 from statemachine.variation import Variation
 from store.host.capabilities import FILES
 from store.layers.interface import Workspace
@@ -76,7 +76,7 @@ class WorkerRequest:
     file. `evidence` is a directory that outlives the attempt. `allowed` lists the modules that `mod_path` may
     name in addition to the project's own. `environment` is the environment of every tool, `external` the
     external state that the key covers. `packages` is the package store, if the checkpoint uses it. `stage` is
-    what to make (`statemachine.plan.Stage`); `below`, `resolved` and `host_files` are as in
+    what to make (`statemachine.plan.Stage`); `below`, `locked`, `resolved` and `host_files` are as in
     `dcd.checkpoints.interface.Context`; `variation` is that of the build's surroundings.
     """
 
@@ -104,6 +104,7 @@ class WorkerRequest:
     below: str = ""
     resolved: tuple[Path, ...] = ()
     host_files: tuple[str, ...] = ()
+    locked: Locked | None = None
     grants: Grants = field(default_factory=Grants)
     variation: Variation | None = None
 

@@ -34,11 +34,13 @@ MANIFEST = """<dc><distro name="{name}">
 
 @dataclass
 class Counting:
-    """A mirror that passes on what it is asked for. `packages` counts the requests for each package."""
+    """A mirror that passes on what it is asked for. `packages` counts the requests for each package;
+    `gone`: it answers nothing any more."""
 
     behind: Source
     uri: str = ""
     packages: Counter[str] = field(default_factory=Counter)
+    gone: bool = False
 
 
 @pytest.fixture
@@ -52,6 +54,9 @@ def counting() -> Iterator[Counting]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            if mirror.gone:
+                self.send_error(503)
+                return
             if self.path.endswith(".deb"):
                 mirror.packages[Path(self.path).name] += 1
             try:
@@ -88,6 +93,12 @@ def manifest(directory: Path, mirror: Counting, name: str, *packages: str) -> Pa
     return file
 
 
+def results(daemon: Any, build: str, part: str = "key") -> list[str]:
+    """A part of the checkpoints' results, from the events."""
+    kinds = ("CheckpointCompleted", "CheckpointReused")
+    return [each["data"][part] for each in daemon.events(build) if each["type"] in kinds]
+
+
 def test_a_second_image_downloads_nothing_that_the_first_one_had(
     daemon: Any, counting: Counting, tmp_path: Path
 ) -> None:
@@ -104,9 +115,22 @@ def test_a_second_image_downloads_nothing_that_the_first_one_had(
     assert [name.split("_")[0] for name in new] == ["ed"]
     assert "from the package store" in daemon.ctl("logs", second)
 
+    counting.gone = True
+    assert "503" in daemon.run("submit", tmp_path / "first.xml").stderr
+    reused = daemon.submit(tmp_path / "first.xml", "--packages-of", first)
+    daemon.wait(reused, "completed")
+    assert results(daemon, reused) == results(daemon, first), "the keys are those of the first"
+    again = daemon.submit(tmp_path / "first.xml", "--packages-of", first, "--fresh")
+    daemon.wait(again, "completed", seconds=600)
+    for part in ("content", "resolved"):
+        assert results(daemon, again, part) == results(daemon, first, part)
+
     usage = daemon.json("df")
     assert usage["package_bytes"] > 10 << 20
-    assert "downloaded packages, at most 8.0 GiB (packages_max_bytes)" in daemon.ctl("df")
-    collected = daemon.json("gc", "--max-bytes", "0")
-    assert collected["packages"] == len(counting.packages)
+    assert usage["captured_bytes"] == usage["package_bytes"]
+    assert "packages_max_bytes" in daemon.ctl("df")
+    assert daemon.json("gc", "--max-bytes", "0")["packages"] == 0, "builds name them"
+    for build in (first, second, reused, again):
+        daemon.ctl("rm", build)
+    daemon.ctl("gc", "--max-bytes", "0")
     assert daemon.json("df")["package_bytes"] == 0

@@ -13,7 +13,7 @@ id or user number of the build host.
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dcd.checkpoints import products
@@ -29,6 +29,13 @@ from dcd.checkpoints.interface import (
     Stage,
 )
 from dcd.checkpoints.packages import debian_list, deliver_list, forget_list
+from dcd.checkpoints.transfer.deb_architecture import (
+    architecture_in,
+    architecture_of,
+    changes,
+    check_architecture,
+    default_architecture,
+)
 from dcd.checkpoints.transfer.deb_base import (
     base_of,
     drop_lists,
@@ -38,6 +45,16 @@ from dcd.checkpoints.transfer.deb_base import (
 )
 from dcd.checkpoints.transfer.deb_install import bootstrap, change, extend, installed
 from dcd.checkpoints.transfer.deb_local import Local, has_local, local_sources
+from dcd.checkpoints.transfer.deb_locked import (
+    apt_of,
+    captured_keyrings,
+    chosen_versions,
+    expected_states,
+    known_state,
+    other_sources,
+    provide_lists,
+    resolve_locked,
+)
 from dcd.checkpoints.transfer.deb_products import brought
 from dcd.checkpoints.transfer.deb_progress import Progress
 from dcd.checkpoints.transfer.deb_settings import Settings, check_settings, leave_pins, settings_of
@@ -76,10 +93,9 @@ from dcd.platform.apt_root import (
     update,
 )
 from dcd.platform.asking import ask_releases, local_path
-from dcd.platform.host_parts import SUFFIX
 from dcd.platform.inside import exists, read, require_no_links, resolve
-from statemachine.errors import CheckpointError, Unprepared
-from store.host.process import ToolFailed, run
+from statemachine.errors import CheckpointError
+from store.host.process import ToolFailed
 
 _BASE: Mapping[str, tuple[str, ...]] = {
     "custom": (),
@@ -169,7 +185,7 @@ class TransferDEB(Checkpoint):
                 "",
                 f"use one of {', '.join(_BASE)}",
             )
-        architecture = _architecture(software)
+        architecture = architecture_in(software)
         if architecture is not None and architecture not in foreign.ARCHITECTURES:
             meant = did_you_mean(architecture, foreign.ARCHITECTURES)
             yield error(
@@ -206,7 +222,7 @@ class TransferDEB(Checkpoint):
             )
         yield from check_repositories(software)
         yield from check_settings(software)
-        if not _changes(software) and (earlier := self._maker_before(doc)):
+        if not changes(software) and (earlier := self._maker_before(doc)):
             yield error(
                 software.origin,
                 f"{self.name} makes a system where {earlier} has made one already",
@@ -217,31 +233,31 @@ class TransferDEB(Checkpoint):
     def base(self, doc: DataObjectCache) -> Base | None:
         software = software_of(doc, self, "DEB")
         # apt knows packages beside the manifest by a path that is another in each attempt.
-        if _changes(software) or _variant(software) == "custom" or has_local(software):
+        if changes(software) or _variant(software) == "custom" or has_local(software):
             return None
         return base_of(software)
 
     def external_state(self, doc: DataObjectCache) -> Mapping[str, str]:
         software = software_of(doc, self, "DEB")
+        if self.known is not None:
+            return {**known_state(software, self.known), **default_architecture(software)}
         host = host_apt()
         sources = sources_of(software, host.sources)
         proxy = distro(doc).http_proxy or ""
         state = ask_releases(sources, host, proxy, patient=self.patient)
         state |= host_ingredients(software, sources)
-        if not _architecture(software) and not _changes(software):
-            state[f"architecture{SUFFIX}"] = _host_architecture()
-        return state
+        return {**state, **default_architecture(software)}
 
     def get_progress_estimate(self) -> float:
         return 45.0
 
     def execute(self, context: Context) -> None:
         software = software_of(context.doc, self, "DEB")
-        host = host_apt()
+        host = apt_of(context)
         sources = sources_of(software, host.sources)
         _check_image(context, software)
-        architecture = _architecture_of(context.pkg_image, software)
-        _check_architecture(architecture)
+        architecture = architecture_of(context.pkg_image, software)
+        check_architecture(architecture)
         require_no_links(context.pkg_image, _HOST_TOOLS_USE)
         progress = Progress(context.report, rest=context.stage is Stage.REST)
         settings = settings_of(software, context.pkg_image)
@@ -251,17 +267,22 @@ class TransferDEB(Checkpoint):
         ):
             sources = with_keyrings(sources, context.inputs, place.aside / "keyrings")
             below, kept = list_below(context), kept_lists(context.root)
+            names = _wanted(software, context.stage)
+            locked = context.locked is not None
+            if locked and kept is None:
+                provide_lists(context, place, sources, local.sources, architecture)
+            every = [*sources, *other_sources(context), *local.sources]
+            pins = f"{settings.pins}\n{chosen_versions(context)}"
             apt = apt_settings(
                 place,
-                sources=[*sources, *local.sources],
+                sources=every,
                 architecture=architecture,
                 never=_never(software),
-                pins=settings.pins,
+                pins=pins,
                 lists=kept,
             )
-            names = _wanted(software, context.stage)
             with transfers(place, host, sources, distro(context.doc).http_proxy or "") as online:
-                if kept is None:
+                if kept is None and not locked:
                     update(online, sources, progress.line)
                 lists = kept or resolve(context.pkg_image, LISTS)
                 _same_state(context, sources, local, lists)
@@ -270,18 +291,22 @@ class TransferDEB(Checkpoint):
                 wanted = wanted_by_name(context, apt, names)
                 filled = fill_cache(context, place, wanted)
                 _download(software, names, sources, online, progress)
-            capture(context, place, apt, sources, wanted, filled, below)
+            if locked:
+                resolve_locked(context, place, below)
+            else:
+                capture(context, place, apt, sources, wanted, filled, below)
+            keyrings = captured_keyrings(context, place.aside)
             leave_store(context)
             if context.stage is Stage.BASE:
                 keep_lists(context.root, place.root)
-            every = [*sources, *local.sources]
-            _install(context, place, software, every, architecture, apt, settings, progress)
+            with_pins = replace(settings, pins=pins)
+            _install(context, place, software, every, architecture, apt, with_pins, progress)
             require_no_links(context.pkg_image, _HOST_TOOLS_USE)
             forget(place.root)
             if context.stage is Stage.BASE:
                 return
             drop_lists(context.root)
-            _leave_sources(context, sources)
+            _leave_sources(context, sources, keyrings)
             leave_pins(context.pkg_image, settings)
         remove_identity(context.pkg_image)
         if context.stage is Stage.REST:
@@ -295,7 +320,7 @@ class TransferDEB(Checkpoint):
             if spec.name == self.name:
                 return None
             software = software_for(doc, spec.name)
-            if software is not None and software.type == "DEB" and not _changes(software):
+            if software is not None and software.type == "DEB" and not changes(software):
                 return spec.name
         return None
 
@@ -308,23 +333,12 @@ def _wanted(software: Software, stage: Stage) -> list[str]:
 
 def _variant(software: Software) -> str:
     image = software.get_descendants(class_type=Image)
-    default = "custom" if _changes(software) else "minbase"
+    default = "custom" if changes(software) else "minbase"
     return (image[0].variant if image else None) or default
 
 
-def _changes(software: Software) -> bool:
-    """Whether the packages go into an existing system."""
-    image = software.get_descendants(class_type=Image)
-    return bool(image and image[0].action == "use_existing")
-
-
 def _lists_anything(software: Software) -> bool:
-    return bool(software.names("install") or (_changes(software) and software.names("uninstall")))
-
-
-def _architecture(software: Software) -> str | None:
-    image = software.get_descendants(class_type=Image)
-    return image[0].architecture if image else None
+    return bool(software.names("install") or (changes(software) and software.names("uninstall")))
 
 
 def _never(software: Software) -> list[str]:
@@ -334,13 +348,13 @@ def _never(software: Software) -> list[str]:
 def _check_image(context: Context, software: Software) -> None:
     """Raise `CheckpointError` unless there is a system to change, or none before one is made."""
     there = bool(read(context.pkg_image, "var/lib/dpkg/status"))
-    if there and not _changes(software) and context.stage is not Stage.REST:
+    if there and not changes(software) and context.stage is not Stage.REST:
         raise CheckpointError(
             "there is a system in the image already",
             "an earlier checkpoint has installed Debian packages",
             'write <image action="use_existing"/> to install into it',
         )
-    if not there and _changes(software):
+    if not there and changes(software):
         raise CheckpointError(
             "there is no system of Debian packages in the image",
             'action="use_existing" changes one that an earlier checkpoint has made',
@@ -348,35 +362,8 @@ def _check_image(context: Context, software: Software) -> None:
         )
 
 
-def _check_architecture(architecture: str) -> None:
-    if hindrance := foreign.obstacle(architecture):
-        raise Unprepared(
-            f"this host cannot make an image for {architecture}", hindrance[0], hindrance[1]
-        )
-
-
-def _architecture_of(root: Path, software: Software) -> str:
-    wanted = _architecture(software)
-    there = (read(root, "var/lib/dpkg/arch") or "").split("\n")[0].strip()
-    if _changes(software) and there:
-        if wanted not in (None, there):
-            raise CheckpointError(
-                f"the system in the image is of {there}, not {wanted}",
-                "",
-                "leave out architecture where the image is changed",
-            )
-        return there
-    return wanted or _host_architecture()
-
-
-def _host_architecture() -> str:
-    command = ["dpkg", "--print-architecture"]
-    return run(command, capture=True, timeout_seconds=60).stdout.strip()
-
-
 def _same_state(context: Context, sources: list[Source], local: Local, lists: Path) -> None:
-    expected = {context.external[source.name].split()[0] for source in sources} | local.releases
-    if set(release_files(lists)) != expected:
+    if set(release_files(lists)) != expected_states(context, sources) | local.releases:
         raise CheckpointError(
             "a repository changed while its packages were transferred",
             "what apt fetched is not the state that was recorded when the checkpoint started: "
@@ -445,7 +432,7 @@ def _install(
     progress: Progress,
 ) -> None:
     include = software.names("install")
-    if _changes(software):
+    if changes(software):
         there = installed(place.root)
         change(
             place,
@@ -478,11 +465,11 @@ def _install(
         )
 
 
-def _leave_sources(context: Context, sources: list[Source]) -> None:
+def _leave_sources(context: Context, sources: list[Source], keyrings: Mapping[str, Path]) -> None:
     root = context.pkg_image
     if not exists(root, "usr/bin/apt-get"):
         return
-    kept, left_out = leave_sources(root, sources)
+    kept, left_out = leave_sources(root, sources, keyrings)
     names = ", ".join(source.name for source in kept) or "none"
     context.report(Report(message=f"apt sources of the image: {names}"))
     if left_out:

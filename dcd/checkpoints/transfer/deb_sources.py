@@ -157,22 +157,25 @@ def with_keyrings(
     ]
 
 
-def leave_sources(root: Path, sources: Sequence[Source]) -> tuple[list[Source], list[Source]]:
+def leave_sources(
+    root: Path, sources: Sequence[Source], keyrings: Mapping[str, Path] | None = None
+) -> tuple[list[Source], list[Source]]:
     """Give the sources to the image's apt, beside those of an earlier transfer. Returns the kept ones, and
-    those that are left out since they are on the build host."""
+    those that are left out since they are on the build host. `keyrings` are copies of keyrings by the paths
+    that the sources name."""
     kept = [source for source in sources if not is_on_this_host(source)]
     left_out = [source for source in sources if source not in kept]
     text = read(root, SOURCES_FILE) or ""
     earlier = parsed_list(text)
-    keyrings = {_place(source): source.signed_by for source in earlier}
+    taken = {_place(source): source.signed_by for source in earlier}
     ready = []
     for source in kept:
-        known = keyrings.get(_place(source))
-        keyring = _keyring_of(root, source) if known is None else known
+        known = taken.get(_place(source))
+        keyring = _keyring_of(root, source, keyrings or {}) if known is None else known
         ready.append(replace(source, signed_by=keyring, login=None))
     if text and text != source_list(earlier):
         # It was edited since: its text stays.
-        new = [source for source in ready if _place(source) not in keyrings]
+        new = [source for source in ready if _place(source) not in taken]
         text = "\n".join([text, source_list(new)]) if new else text
     else:
         text = source_list(combined([*earlier, *ready]))
@@ -193,7 +196,7 @@ def is_on_this_host(source: Source) -> bool:
         return name == "localhost" or name.endswith(".localhost")
 
 
-def _keyring_of(root: Path, source: Source) -> str:
+def _keyring_of(root: Path, source: Source, keyrings: Mapping[str, Path]) -> str:
     """The source's keyring in the image, where it is written unless it exists."""
     keyring = source.signed_by
     if not keyring.startswith("/"):
@@ -201,7 +204,7 @@ def _keyring_of(root: Path, source: Source) -> str:
     if _content(root, keyring) is not None:
         # It belongs to a package, which keeps it up to date.
         return keyring
-    content = Path(keyring).read_bytes()
+    content = keyrings.get(keyring, Path(keyring)).read_bytes()
     name = PurePosixPath(keyring)
     taken = {
         each.name

@@ -115,7 +115,9 @@ def capture(
         resolved = replace(
             resolved,
             files=tuple(_repository_files(context, place, environment, sources, whole)),
-            repositories=tuple(_repository(source, store if whole else None) for source in sources),
+            repositories=tuple(
+                _repository(source, store if whole else None, place) for source in sources
+            ),
         )
     else:
         resolved = union((below, resolved))
@@ -186,9 +188,10 @@ def _described(source: Source, name: str, file: Path, stored: str) -> Repository
     return RepositoryFile(source.uri, source.suite, name, _digest(file), size, stored)
 
 
-def _repository(source: Source, store: Lent | None) -> Repository:
+def _repository(source: Source, store: Lent | None, place: Place) -> Repository:
     """The source; with the store, the keyrings that apt checks its signature with are stored there."""
     by_path = source.signed_by.startswith("/")
+    by_manifest = Path(source.signed_by).is_relative_to(place.aside)
     keyrings: list[str] = []
     if store is not None and not source.trusted:
         files = [Path(source.signed_by)] if by_path else []
@@ -200,6 +203,8 @@ def _repository(source: Source, store: Lent | None) -> Repository:
         source.trusted,
         "" if by_path else source.signed_by,
         tuple(keyrings),
+        # Those of the manifest are captured files, and in place for the attempt only.
+        source.signed_by if by_path and not by_manifest else "",
     )
 
 
