@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from cli.exit_codes import PROBLEMS, ExitCode
+from cli.exit_codes import OF_FILES, PROBLEMS, ExitCode
 from cli.version import difference
 
 Json = Any
@@ -65,7 +65,7 @@ class ClientError(Exception):
     @property
     def exit_code(self) -> ExitCode:
         """The exit code of dcctl for this error."""
-        return PROBLEMS.get(self.kind, ExitCode.ERROR)
+        return PROBLEMS.get(self.kind) or OF_FILES.get(self.kind, ExitCode.ERROR)
 
     @property
     def diagnostics(self) -> list[Json]:

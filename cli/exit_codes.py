@@ -46,6 +46,10 @@ PROBLEMS = {
     "too-many-requests": ExitCode.UNREACHABLE,
     "permission": ExitCode.PERMISSION,
     "unprepared": ExitCode.UNPREPARED,
+}
+"""By the last part of the API's problem type."""
+
+OF_FILES = {
     "bad-key": ExitCode.BAD_KEY,
     "altered": ExitCode.ALTERED,
     "other-key": ExitCode.OTHER_KEY,
@@ -53,7 +57,7 @@ PROBLEMS = {
     "unproved": ExitCode.UNPROVED,
     "other-builder": ExitCode.OTHER_BUILDER,
 }
-"""By the last part of the API's problem type."""
+"""By the problem that `dcctl verify` finds in files, without a daemon."""
 
 AT_REST = {
     "completed": ExitCode.OK,

@@ -30,6 +30,12 @@ EXIT_STATUS = {
     10: "permission denied",
     11: "the host lacks what the build needs: a tool, space, a reachable mirror",
     12: "reproduce: the second build is different",
+    20: "the signing key cannot be used",
+    21: "verify: the provenance or its signature is altered",
+    22: "verify: the provenance is signed by another key",
+    23: "verify: the provenance was made for another file",
+    24: "verify: nothing is proved",
+    25: "verify: another builder made the file",
     130: "interrupted by Ctrl-C; a followed build continues",
     141: "the reader of the output closed it",
 }

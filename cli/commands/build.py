@@ -22,7 +22,6 @@ from cli.commands.download import add_directory, download, print_copied
 from cli.commands.options import add_manifest, add_source_date_epoch, manifest_body
 from cli.exit_codes import ExitCode
 from cli.follow import follow_build
-from cli.private import default_directory, some_daemon
 from cli.stream import follow
 from cli.text import duration, print_error, print_json, print_json_error, printable, short_path
 
@@ -54,6 +53,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Build, follow and copy; with --watch again and again."""
+    from cli.private import (  # starts processes: not for other commands
+        default_directory,
+        some_daemon,
+    )
+
     directory = args.state_dir or default_directory()
     with some_daemon(args.socket, directory) as args.socket:
         return _watched(args) if args.watch else _once(args)

@@ -11,6 +11,7 @@ import sys
 
 from cli.client import build_path, read
 from cli.commands.options import add_build
+from cli.text import printable
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -23,4 +24,5 @@ def run(args: argparse.Namespace) -> None:
     about = "boot" if args.boot else "provenance"
     path = build_path(args.build, "provenance")
     text = b"".join(read(args.socket, path, query={"about": about})).decode()
-    sys.stdout.write(text)
+    # The bytes are those of the delivered file, except on a terminal.
+    sys.stdout.write(printable(text) if sys.stdout.isatty() else text)

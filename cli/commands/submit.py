@@ -63,9 +63,10 @@ def run(args: argparse.Namespace) -> int:
         "fresh": args.fresh,
         "fresh_from": args.fresh_from,
         "priority": args.priority,
-        "packages_of": args.packages_of,
         "idempotency_key": args.idempotency_key,
     }
+    if args.packages_of:
+        body["packages_of"] = args.packages_of
     build = send(args.socket, "/v1/builds", body)
     if args.json:
         print_json(build)

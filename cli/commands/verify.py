@@ -14,29 +14,7 @@ there is one.
 import argparse
 from pathlib import Path
 
-from cli.client import ClientError, Json
-from cli.exit_codes import ExitCode
-from cli.layers import verify_layers
-from cli.signature import PublicKey, read_key
-from cli.statements import (
-    BOOT_SUFFIXES,
-    PROVENANCE,
-    SUFFIXES,
-    TEST_RESULT,
-    Statement,
-    load,
-    sha256_of,
-    statements_beside,
-    stem_of,
-)
-from cli.text import print_json, printable
-
-NOT_PROVED = (
-    "that the builder is honest, and that its server was not taken over",
-    "that the manifest is the one that you expect: compare its digest",
-    "that this is the newest release of the image",
-    "that the software in the image has no defects: see its SBOM",
-)
+from cli.client import ClientError
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -65,135 +43,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check each file; the first problem ends the command. Or check the layers."""
     if args.layers is not None and not args.files:
+        from cli.layers import verify_layers
+
         return verify_layers(args.socket, args.layers, as_json=args.json)
     if args.layers is not None or not args.files:
         raise ClientError("usage", "name the files to verify, or --layers with at most one build")
-    key = None if args.key is None else read_key(args.key)
-    reports = [_report(file, args.provenance, key, args.builder) for file in args.files]
-    proved = all(report["verified"] for report in reports)
-    if args.json:
-        print_json({"files": reports, "verified": proved, "not_proved": list(NOT_PROVED)})
-    else:
-        for report in reports:
-            _print(report)
-        if proved:
-            print("\nThis does not prove:")
-            for line in NOT_PROVED:
-                print(f"  - {line}")
-    return ExitCode.OK if proved else ExitCode.UNPROVED
+    from cli.verification import verify_files  # starts openssl, which other commands do not need
 
-
-def _report(file: Path, given: Path | None, key: PublicKey | None, builder: str | None) -> Json:
-    """What is known about a file. Raises ClientError when anything contradicts it."""
-    sha256 = sha256_of(file)
-    found = _provenance(file, sha256, given, key)
-    name = next((name for name, digest in found.subjects.items() if digest == sha256), None)
-    if name is None:
-        raise _made_for_others(file, sha256, found)
-    by = found.at("runDetails", "builder", "id")
-    manifest = ("buildDefinition", "externalParameters", "manifest", "digest", "sha256")
-    if builder is not None and by != builder:
-        raise ClientError(
-            "other-builder",
-            f"{file} was made by another builder",
-            f"its provenance names {by[:200]}, you expect {builder}",
-            "ask the publisher of the image which builder is right",
-        )
-    return {
-        "file": str(file),
-        "sha256": sha256,
-        "subject": name,
-        "verified": bool(found.signed_by),
-        "signature": _signature(found, key),
-        "key_id": found.signed_by,
-        "builder": by,
-        "build": found.at("runDetails", "metadata", "invocationId"),
-        "manifest_sha256": found.at(*manifest),
-        "booted": _booted(found.stem, sha256, key),
-    }
-
-
-def _provenance(file: Path, sha256: str, given: Path | None, key: PublicKey | None) -> Statement:
-    if given is not None:
-        stem = stem_of(given)
-        others = [] if stem is None else _copies(stem, SUFFIXES)
-        paths = [given, *(path for path in others if path.absolute() != given.absolute())]
-        return load(stem or "", paths, PROVENANCE, key)
-    stems = statements_beside(file)
-    if not stems:
-        raise ClientError(
-            "unproved",
-            f"there is no provenance beside {file}",
-            f"looked for *{', *'.join(SUFFIXES)}",
-            "get it from the publisher of the image, or name it with --provenance",
-        )
-    found, wrong = [], []
-    for stem in stems:
-        # One damaged file must not hide that another build made this file.
-        try:
-            statement = load(stem, _copies(stem, SUFFIXES), PROVENANCE, key)
-        except ClientError as error:
-            wrong.append(error)
-            continue
-        if sha256 in statement.subjects.values():
-            return statement
-        found.append(statement)
-    raise wrong[0] if wrong else _made_for_others(file, sha256, *found)
-
-
-def _made_for_others(file: Path, sha256: str, *found: Statement) -> ClientError:
-    expected = [each.subjects[file.name] for each in found if file.name in each.subjects]
-    names = ", ".join(sorted({name for each in found for name in each.subjects})[:10])
-    details = (
-        f"its sha256 is {sha256}, the provenance says {expected[0]}"
-        if expected
-        else f"its sha256 is {sha256}; the provenance is about {names}"
-    )
-    return ClientError(
-        "other-file",
-        f"the provenance is not about {file}",
-        details,
-        "the file is altered or of another build: do not use it",
-    )
-
-
-def _copies(stem: str, suffixes: tuple[str, ...]) -> list[Path]:
-    return [path for suffix in suffixes if (path := Path(stem + suffix)).exists()]
-
-
-def _signature(found: Statement, key: PublicKey | None) -> str:
-    if found.signed_by:
-        return "verified"
-    if not found.envelopes:
-        return "none"
-    return "not checked" if key is None else "none"
-
-
-def _booted(stem: str, sha256: str, key: PublicKey | None) -> list[str]:
-    """The boots of this very file that the builder has signed for."""
-    if key is None or not (paths := _copies(stem, BOOT_SUFFIXES)):
-        return []
-    proof = load(stem, paths, TEST_RESULT, key)
-    if not proof.signed_by or sha256 not in proof.subjects.values():
-        return []
-    passed = proof.value["predicate"].get("passedTests")
-    return [str(name) for name in passed] if isinstance(passed, list) else []
-
-
-def _print(report: Json) -> None:
-    lines = {
-        "sha256": f"{report['sha256']} as in the provenance, of {report['subject']}",
-        "signature": {
-            "verified": f"by the key {report['key_id']}",
-            "not checked": "NOT CHECKED: give the publisher's key with --key",
-            "none": "NONE: anybody could have written the provenance",
-        }[report["signature"]],
-        "builder": report["builder"],
-        "build": report["build"],
-        "manifest": report["manifest_sha256"],
-        "booted": ", ".join(report["booted"]),
-    }
-    print(f"{printable(report['file'])}: {'verified' if report['verified'] else 'NOT PROVED'}")
-    for name, value in lines.items():
-        if value:
-            print(f"  {name:<10} {printable(value)}")
+    return verify_files(args)

@@ -100,6 +100,7 @@ COMMANDS = {
     "list": [],
     "artifacts": ["k2"],
     "download": ["k2"],
+    "provenance": ["k2"],
     "checkpoints": ["k2"],
     "doc": ["k2"],
     "graph": ["k2"],
@@ -121,6 +122,9 @@ COMMANDS = {
 
 OTHERS = {
     "build": "prints what follow and download do",
+    "reproduce": "test_cli_reproduce.py",
+    "init": "asks no daemon",
+    "verify": "asks no daemon",
     "shell": "below",
     "backup": "prints only the path that was given",
 }

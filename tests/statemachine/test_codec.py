@@ -128,7 +128,10 @@ def test_the_hash_of_stored_events_never_changes() -> None:
     assert codec.event_hash(*PINNED) == hashlib.sha256(text.encode()).hexdigest()
 
 
-ADDED_TO_SUBMITTED = {"request_sha256": "", "time_origin": "", "reproduces": "", "variation": None}
+ADDED_TO_SUBMITTED = {
+    **dict.fromkeys(("request_sha256", "time_origin", "reproduces"), ""),
+    **dict.fromkeys(("variation", "locked")),
+}
 """Fields that BuildSubmitted got since, with what they are in an event that lacks them."""
 
 

@@ -271,7 +271,7 @@ class TransferDEB(Checkpoint):
             locked = context.locked is not None
             if locked and kept is None:
                 provide_lists(context, place, sources, local.sources, architecture)
-            every = [*sources, *other_sources(context), *local.sources]
+            every = [*sources, *other_sources(context, sources), *local.sources]
             pins = f"{settings.pins}\n{chosen_versions(context)}"
             apt = apt_settings(
                 place,

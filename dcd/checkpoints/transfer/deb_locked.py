@@ -10,7 +10,7 @@ address of its captured files, beside the first, and the chosen versions are pin
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,13 +29,21 @@ from dcd.platform.apt_root import (
 from dcd.platform.inside import resolve
 from statemachine.errors import CheckpointError, DcdError, Unprepared
 from store.captured import MadeRepository, make_repositories
-from store.resolved import Repository, Resolved, encoded, union
+from store.resolved import (
+    Repository,
+    RepositoryFile,
+    Resolved,
+    ResolvedPackage,
+    encoded,
+    union,
+)
 
 OTHERS = "/tmp/dcd-captured"
 """The place of the captured repositories of further builds, in the worker's own /tmp: always the same, since
 lists are named for it."""
 
 _NOTHING = HostApt((), "", "")
+_RELEASES = ("InRelease", "Release")
 
 
 def known_state(software: Software, known: Known) -> dict[str, str]:
@@ -64,9 +72,9 @@ def apt_of(context: Context) -> HostApt:
     return HostApt(tuple(_source(each) for each in _lists(context)[0].repositories), "", "")
 
 
-def other_sources(context: Context) -> list[Source]:
-    """The repositories of the further lists of a locked build, which exist only during the transfer."""
-    further = _lists(context)[1:] if context.locked else []
+def other_sources(context: Context, sources: Sequence[Source]) -> list[Source]:
+    """The further states of the sources in a locked build, which exist only during the transfer."""
+    further = _lists(context, sources)[1:] if context.locked else []
     return [
         replace(_source(repository), uri=f"copy:{OTHERS}/{number}/{index}", signed_by="")
         for number, resolved in enumerate(further)
@@ -82,10 +90,9 @@ def provide_lists(
     architecture: str,
 ) -> None:
     """Put the captured lists of `sources` below the root, as `update` puts the mirrors', and those of
-    `local`, which are on this host. Raises CheckpointError for one that is not captured or does not verify."""
-    store = context.packages
-    assert store is not None
-    first, *further = _lists(context)
+    `local`, which are on this host. Raises CheckpointError for one that is not captured or that does not
+    verify."""
+    first, *further = _lists(context, sources)
     made = _made(context, first, place.aside / "captured")
     for number, resolved in enumerate(further):
         Path(OTHERS).mkdir(exist_ok=True)
@@ -111,32 +118,29 @@ def provide_lists(
 
 def resolve_locked(context: Context, place: Place, below: Resolved | None) -> None:
     """Record which of the locked packages the transfer puts into the image."""
-    store = context.packages
-    assert store is not None
-    lists = _lists(context)
-    whole = union(lists)
-    names = {file.name for file in resolve(place.root, ARCHIVES).glob("*.deb")}
-    there = below.packages if below else ()
-    packages = [
-        each
-        for each in whole.packages
-        if _archive(each.name, each.version, each.architecture) in names
-    ]
-    found = union((Resolved(there), Resolved(tuple(packages), whole.files, whole.repositories)))
-    if name := store.add(encoded(found)):
-        context.resolve(name)
+    assert context.locked is not None
+    assert context.packages is not None
+    lists = {sha256: _listed(context, sha256) for sha256 in context.locked.lists}
+    whole = union(lists.values())
+    archives = {file.name for file in resolve(place.root, ARCHIVES).glob("*.deb")}
+    packages = {each for each in whole.packages if _archive(each) in archives}
+    packages |= set(below.packages if below else ())
+    for sha256, resolved in lists.items():
+        if set(resolved.packages) == packages:
+            context.resolve(sha256)
+            return
+    found = Resolved(tuple(packages), whole.files, whole.repositories)
+    context.resolve(context.packages.add(encoded(found)))
 
 
 def expected_states(context: Context, sources: Sequence[Source]) -> set[str]:
     """The digests of the release files that the sources have to have."""
     if context.locked is None:
         return {context.external[source.name].split()[0] for source in sources}
-    names = {source.name for source in sources}
     return {
-        file.sha256
-        for resolved in _lists(context)
-        for file in resolved.files
-        if f"{file.repository} {file.suite}" in names and file.path in ("InRelease", "Release")
+        _release(resolved, repository)
+        for resolved in _lists(context, sources)
+        for repository in resolved.repositories
     }
 
 
@@ -164,19 +168,64 @@ def captured_keyrings(context: Context, aside: Path) -> dict[str, Path]:
     return found
 
 
-def _lists(context: Context) -> list[Resolved]:
+def _lists(context: Context, sources: Sequence[Source] | None = None) -> list[Resolved]:
+    """The repositories in their first states, with all packages, then those of further states by list; with
+    `sources` these alone."""
     assert context.locked is not None
-    store, found = context.packages, []
-    for sha256 in context.locked.lists:
-        resolved = store.listed(sha256) if store is not None else None
-        if resolved is None:
-            raise CheckpointError(
-                "the list of the locked packages is lost",
-                f"the package store does not have {sha256}",
-                "import the export again, or make a new lock",
-            )
-        found.append(resolved)
-    return found
+    names = None if sources is None else {source.name for source in sources}
+    lists = [_listed(context, sha256) for sha256 in context.locked.lists]
+    states: dict[tuple[str, str], str] = {}
+    first: dict[Repository, None] = {}
+    further = []
+    for resolved in lists:
+        others = []
+        for repository in resolved.repositories:
+            if names is not None and _source(repository).name not in names:
+                continue
+            place, state = (repository.uri, repository.suite), _release(resolved, repository)
+            if states.setdefault(place, state) == state:
+                first[repository] = None
+            else:
+                others.append(repository)
+        if others:
+            further.append(replace(resolved, repositories=tuple(others)))
+    whole = union(lists)
+    files = tuple(
+        file
+        for resolved in lists
+        for file in resolved.files
+        if states.get((file.repository, file.suite)) == _release(resolved, file)
+    )
+    return [Resolved(whole.packages, files, _each_place_once(first)), *further]
+
+
+def _release(resolved: Resolved, of: Repository | RepositoryFile) -> str:
+    """The digest of the release file of a repository in a list."""
+    uri = of.uri if isinstance(of, Repository) else of.repository
+    found = (file for file in resolved.files if (file.repository, file.suite) == (uri, of.suite))
+    return next((file.sha256 for file in found if file.path in _RELEASES), "")
+
+
+def _each_place_once(repositories: Iterable[Repository]) -> tuple[Repository, ...]:
+    """The repositories, with the components of all that name the same one."""
+    found: dict[tuple[str, str], Repository] = {}
+    for each in repositories:
+        known = found.setdefault((each.uri, each.suite), each)
+        components = tuple(dict.fromkeys((*known.components, *each.components)))
+        found[each.uri, each.suite] = replace(known, components=components)
+    return tuple(found.values())
+
+
+def _listed(context: Context, sha256: str) -> Resolved:
+    store = context.packages
+    resolved = store.listed(sha256) if store is not None else None
+    if resolved is None:
+        raise CheckpointError(
+            "the list of the locked packages is lost",
+            f"the package store does not have {sha256}",
+            "import the export again, or lock another build",
+        )
+    return resolved
 
 
 def _made(context: Context, resolved: Resolved, directory: Path) -> list[MadeRepository]:
@@ -223,5 +272,7 @@ def _as_file(text: str) -> str:
     return quoted.replace("/", "_")
 
 
-def _archive(name: str, version: str, architecture: str) -> str:
-    return f"{name}_{version.replace(':', '%3a')}_{architecture}.deb"
+def _archive(package: ResolvedPackage) -> str:
+    """apt's name for the file of a package in its cache."""
+    version = package.version.replace(":", "%3a")
+    return f"{package.name}_{version}_{package.architecture}.deb"
