@@ -4,7 +4,7 @@
     python -m cli.generate man DIR            dcctl.1
     python -m cli.generate reference DIR      dcctl.md, which is committed as docs/reference/dcctl.md
 
-shtab and argparse-manpage are needed only here, at build time; dcctl itself never imports this module.
+argparse-manpage is needed only here, at build time; dcctl itself never imports this module.
 """
 
 import argparse
@@ -13,31 +13,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cli.commands import NAMES
+from cli.completion import SCRIPTS
 from cli.main import build_parser
 from cli.manual import sections
 
 Generate = Callable[[argparse.ArgumentParser], dict[str, str]]
 """From the parser to texts by file name."""
 
-FILES = ("MANIFEST", "PATH")
-"""Metavariables of files, which shells complete."""
-
-IDS = "dcctl list --ids --limit 100 2>/dev/null"
-"""The command whose output shells complete for BUILD."""
-
 
 def completions(parser: argparse.ArgumentParser) -> dict[str, str]:
     """Completions for bash, zsh and fish."""
-    import shtab
-
-    for command in (parser, *_commands(parser).values()):
-        for action in command._actions:
-            if action.metavar in FILES:
-                action.complete = shtab.FILE  # type: ignore[attr-defined]
-            elif action.metavar == "BUILD":
-                action.complete = shtab.cmd(IDS)  # type: ignore[attr-defined]
     names = {"bash": "dcctl.bash", "zsh": "_dcctl", "fish": "dcctl.fish"}
-    return {name: shtab.complete(parser, shell=shell) for shell, name in names.items()}
+    return {name: SCRIPTS[shell] for shell, name in names.items()}
 
 
 def man(parser: argparse.ArgumentParser) -> dict[str, str]:
@@ -83,7 +70,7 @@ def reference(parser: argparse.ArgumentParser) -> dict[str, str]:
 
 
 def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
-    # argparse has no public access to a parser's arguments; shtab and argparse-manpage do the same.
+    # argparse has no public access to a parser's arguments; argparse-manpage does the same.
     subparsers = next(
         action for action in parser._actions if isinstance(action, argparse._SubParsersAction)
     )

@@ -12,6 +12,6 @@ NAMES = (
     *("artifacts", "download", "provenance", "verify", "reproduce"),
     *("shell", "doc", "graph"),
     *("init", "validate", "plan", "checkpoint-types", "migrate"),
-    *("df", "gc", "backup", "config", "metrics", "doctor", "version"),
+    *("df", "gc", "backup", "config", "metrics", "doctor", "completion", "version"),
 )
 """The commands, in the order of the help."""
