@@ -21,10 +21,14 @@ from statemachine.commands import Resume
 from statemachine.errors import DcdError, Unavailable
 from statemachine.lifecycle import AT_WORK
 from store.host import space
+from store.host.conversation import Gone
 
 logger = structlog.get_logger()
 
 SPACE_CHECK_SECONDS = 10.0
+
+GONE_SECONDS = 10.0
+"""The time for the daemon to end after its launcher."""
 
 
 class Scheduler:
@@ -90,6 +94,10 @@ class Scheduler:
     async def _run(self, build: str) -> None:
         try:
             await self._runner.run(build)
+        except Gone as error:
+            # The daemon ends with the launcher, and the next one continues the build as it is.
+            await asyncio.sleep(GONE_SECONDS)
+            await self._defect(build, error)
         except Unavailable as error:
             # The runner waits for a log that accepts no events, until the daemon stops.
             if self._stopping:

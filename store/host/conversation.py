@@ -108,8 +108,12 @@ def _exactly(connection: socket.socket, count: int) -> bytes:
     return bytes(content)
 
 
-def gone(what: str) -> Unavailable:
+class Gone(Unavailable):
+    """The other side of a conversation has ended without a reply, and this process is about to end too."""
+
+
+def gone(what: str) -> Gone:
     """The error for a conversation that ended without a reply."""
-    return Unavailable(
+    return Gone(
         f"{what} has ended without an answer", "the daemon ends with it", "see the daemon's log"
     )
