@@ -22,7 +22,7 @@ import os
 import selectors
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -59,14 +59,6 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True)
-class Streams:
-    """The descriptors of a worker: for its requests, and for its messages."""
-
-    requests: int
-    messages: int
-
-
-@dataclass(frozen=True, slots=True)
 class Finished:
     """The end of a worker: its exit status (negative: the signal), and whether its group lacked memory."""
 
@@ -88,23 +80,15 @@ def run_worker(
     with contextlib.ExitStack() as held:
         its_messages = held.enter_context(os.fdopen(messages, "wb", buffering=0))
         group = held.enter_context(_control_group(groups, request))
-        its_input, requests = map(held.enter_context, _pipe())
-        streams = Streams(its_input.fileno(), its_messages.fileno())
-        process, said = _started(request, output, streams, group, zygote)
-        # Else their ends would not be seen.
-        its_messages.close()
-        its_input.close()
+        process, requests, said = _started(request, output, messages, group, zygote)
+        held.enter_context(requests)
+        its_messages.close()  # else its end would not be seen
         try:
             send(conversation, {"result": None})
             _serve(conversation, process, requests.fileno(), said)
         finally:
             _end(process, request)
         return Finished(process.wait(), group is not None and group.ran_out_of_memory())
-
-
-def _pipe() -> tuple[BinaryIO, BinaryIO]:
-    reading, writing = os.pipe()
-    return os.fdopen(reading, "rb", buffering=0), os.fdopen(writing, "wb", buffering=0)
 
 
 @contextlib.contextmanager
@@ -132,19 +116,23 @@ def _control_group(
 def _started(
     request: WorkerRequest,
     output: Output,
-    streams: Streams,
+    messages: int,
     group: AttemptGroup | None,
     zygote: Zygote | None,
-) -> tuple[Process, bytes]:
-    """The worker, and what to write to its input. Raises Unprepared when the host lacks something."""
+) -> tuple[Process, BinaryIO, bytes]:
+    """The worker, its input, and what to write there. Raises Unprepared when the host lacks something."""
     said = _line(request)
     with reporting_disk_full("opening the attempt's log", output.log), _log(output) as log:
         try:
-            if zygote is not None and (pid := _forked(zygote, request, streams, log)) is not None:
+            if zygote is not None and (
+                forked := _with_input(lambda its: _forked(zygote, request, (its, log, messages)))
+            ):
                 mark = Mark(request.marker, group.directory if group else None)
-                return Forked(pid), _line(mark) + said
-            command = [*(group.command() if group else ()), *_command(request, streams.messages)]
-            return patiently(lambda: _chain(command, request, streams, log)), said
+                return *forked, _line(mark) + said
+            command = [*(group.command() if group else ()), *_command(request, messages)]
+            program = _with_input(lambda its: _program(command, request, (its, log, messages)))
+            assert program is not None
+            return *program, said
         except FileNotFoundError as error:
             raise tools.cannot_start(error) from error
         except OSError as error:
@@ -157,21 +145,41 @@ def _started(
             ) from error
 
 
-def _forked(zygote: Zygote, request: WorkerRequest, streams: Streams, log: int) -> int | None:
-    given = (streams.requests, log, streams.messages)
-    return patiently(lambda: zygote.fork(given, network=request.network))
+def _with_input(start: Callable[[int], Process | None]) -> tuple[Process, BinaryIO] | None:
+    """What `start` starts, reading from a pipe of its own, with the other end; None if that is nothing. A
+    worker that a zygote has forked before it died without a reply then finds the end of its input."""
+    reading, writing = os.pipe()
+    requests = os.fdopen(writing, "wb", buffering=0)
+    with contextlib.ExitStack() as unless_started:
+        unless_started.enter_context(requests)
+        try:
+            process = start(reading)
+        finally:
+            os.close(reading)
+        if process is None:
+            return None
+        unless_started.pop_all()
+    return process, requests
 
 
-def _chain(command: list[str], request: WorkerRequest, streams: Streams, log: int) -> Chain:
-    return Chain(
-        command,
-        env=_environment(request),
-        cwd="/",
-        stdin=streams.requests,
-        stdout=log,
-        stderr=log,
-        pass_fds=(streams.messages,),
-        start_new_session=True,
+def _forked(zygote: Zygote, request: WorkerRequest, given: tuple[int, int, int]) -> Process | None:
+    pid = patiently(lambda: zygote.fork(given, network=request.network))
+    return None if pid is None else Forked(pid)
+
+
+def _program(command: list[str], request: WorkerRequest, given: tuple[int, int, int]) -> Process:
+    its_input, log, messages = given
+    return patiently(
+        lambda: Chain(
+            command,
+            env=_environment(request),
+            cwd="/",
+            stdin=its_input,
+            stdout=log,
+            stderr=log,
+            pass_fds=(messages,),
+            start_new_session=True,
+        )
     )
 
 

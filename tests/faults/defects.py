@@ -64,9 +64,6 @@ def workers_outlive_the_daemon() -> None:
 
 def layers_appear_bit_by_bit() -> None:
     """Commit a layer by moving its parts into place one after another."""
-    import json
-
-    from store.host.plain import as_plain
     from store.layers.directory import LayerDirectory
     from store.layers.stored import Stored
 
@@ -76,7 +73,7 @@ def layers_appear_bit_by_bit() -> None:
         layer, target = workspace.directory / "layer", self.directory / record.key
         target.mkdir()
         stored = Stored(record, self._trees.size_bytes(layer))
-        (target / "layer.json").write_text(json.dumps(as_plain(stored)))
+        (target / "layer.json").write_bytes(stored.text)
         for entry in list(layer.iterdir()):
             entry.rename(target / entry.name)
         return commit(self, workspace, record, document)

@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -322,6 +323,21 @@ class TestAZygoteThat:
                 if zygote._control is not None:
                     os.kill(pid_of(zygote), signal.SIGKILL)
                 assert "hello\n" in said(bench, "echo hello")
+
+    def test_dies_after_a_fork_and_before_its_reply_leaves_no_second_worker(
+        self, bench: Bench, shared_zygote: Zygote, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        forked: list[int | None] = []
+
+        def lost(*given: Any, **more: Any) -> None:
+            forked.append(fork(*given, **more))
+
+        fork = shared_zygote.fork
+        monkeypatch.setattr(shared_zygote, "fork", lost)
+        assert "hello\n" in said(bench, "echo hello")
+        (first,) = forked
+        assert first is not None
+        assert os.waitstatus_to_exitcode(os.waitpid(first, 0)[1]) == 1
 
     def test_hangs_is_replaced(
         self, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
