@@ -34,16 +34,16 @@ from statemachine.fold import evolve
 from statemachine.keys import EXTERNAL, GROWN, SALT, canonical, chain, epoch_of, grown_from
 from statemachine.plan import Ingredient, Json, Plan, PlannedCheckpoint
 from statemachine.results import Artifact
+from statemachine.statements import (
+    BOOT_SUFFIX,
+    PROVENANCE,
+    PROVENANCE_SUFFIX,
+    STATEMENT,
+    TEST_RESULT,
+    UNNAMED,
+)
 
-STATEMENT = "https://in-toto.io/Statement/v1"
-PROVENANCE = "https://slsa.dev/provenance/v1"
-TEST_RESULT = "https://in-toto.io/attestation/test-result/v0.1"
 BUILD_TYPE = "urn:dcd:build:v1"
-UNNAMED = "urn:dcd:builder:unnamed"
-"""The builder's id where the configuration gives none, or the events do not record it."""
-
-PROVENANCE_SUFFIX = ".provenance.json"
-BOOT_SUFFIX = ".boot.json"
 
 _SIGNED = (".dsse.json",)
 _SUMS = "SHA256SUMS"

@@ -19,12 +19,9 @@ from statemachine.build import BuildState
 from statemachine.commands import Change
 from statemachine.errors import NotFound
 from statemachine.events import ArtifactPublished, BuildCompleted, Event
-from statemachine.provenance import (
-    BOOT_SUFFIX,
-    PROVENANCE_SUFFIX,
-    boot_proof,
-)
+from statemachine.provenance import boot_proof
 from statemachine.results import Artifact
+from statemachine.statements import BOOT_SUFFIX, PROVENANCE_SUFFIX
 from store.artifacts import EVIDENCE_SUMS, SUMS
 
 _LEFT_OUT = "<!-- This copy of the manifest omits passwords, hashes and other secrets. -->\n"

@@ -18,8 +18,8 @@ from dcd.signing.keys import can_sign
 from dcd.signing.process import sign
 from dcd.signing.statements import MOST_BYTES, bundle, check_statement, check_sums
 from statemachine.errors import NotFound, PermissionDenied
-from statemachine.provenance import BOOT_SUFFIX, PROVENANCE_SUFFIX, UNNAMED
 from statemachine.results import Artifact
+from statemachine.statements import BOOT_SUFFIX, PROVENANCE_SUFFIX, UNNAMED
 from store.artifacts import SUMS, Artifacts
 from store.host.regular import open_regular, read_regular
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from statemachine.errors import PermissionDenied
-from statemachine.provenance import PROVENANCE, STATEMENT, TEST_RESULT
+from statemachine.statements import PROVENANCE, STATEMENT, TEST_RESULT
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 BUNDLE_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
