@@ -204,7 +204,7 @@ def test_a_published_name_of_a_file_is_no_damage(
     assert check(layers).state == "unchanged"
 
     monkeypatch.delattr("store.layers.walk._digest_of")
-    with layers.store.lent(key_of("two"), "pkg_image/file") as lent:
+    with layers.store.lent(key_of("one"), "pkg_image/file") as lent:
         os.link(lent, tmp_path / "again")
     assert check(layers).state == "unchanged"
 
