@@ -117,7 +117,7 @@ class Contents:
         recorded, known = _recorded(layer), NOTHING
         if recorded is not None and fingerprint is not None:
             known = Known(fingerprint, recorded.lines)
-        tree = self._described(layer.directory, known)
+        tree = self._described(layer.directory, known, from_disk=whole)
         content = self._content(layer.directory, chain[1:], tree)
         if content.digest == layer.digest:
             if recorded is None:
@@ -179,9 +179,16 @@ class Contents:
         self._remember(content)
         return content
 
-    def _described(self, layer: Path, known: Known, newest: int | None = None) -> Tree:
-        tree = self._trees.tree(layer)
-        return describe(tree, stacked=self._trees.stacked, newest=newest, known=known)
+    def _described(
+        self, layer: Path, known: Known, newest: int | None = None, *, from_disk: bool = False
+    ) -> Tree:
+        return describe(
+            self._trees.tree(layer),
+            stacked=self._trees.stacked,
+            newest=newest,
+            known=known,
+            from_disk=from_disk,
+        )
 
     def _content(self, layer: Path, chain: Sequence[Sealed], tree: Tree) -> Content:
         content = merged(self.of(chain), tree) if self._trees.stacked else whole(tree)

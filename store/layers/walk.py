@@ -109,14 +109,20 @@ NOTHING = Known()
 
 
 def describe(
-    tree: Path, *, stacked: bool, newest: int | None = None, known: Known = NOTHING
+    tree: Path,
+    *,
+    stacked: bool,
+    newest: int | None = None,
+    known: Known = NOTHING,
+    from_disk: bool = False,
 ) -> Tree:
     """Describe a tree. `stacked`: it is the upper directory of an overlay. Times after `newest` (seconds
-    since 1970) are set back to it first."""
+    since 1970) are set back to it first. `from_disk`: what the kernel has in memory is not used."""
     root = os.open(tree, _DIRECTORY)
     try:
         found = list(_entries(root, stacked, newest, known))
-        return Tree(found, _digests(root, [each for each in found if each.unread]))
+        unread = [each for each in found if each.unread]
+        return Tree(found, _digests(root, unread, from_disk))
     finally:
         os.close(root)
 
@@ -257,7 +263,7 @@ def _kept(attributes: Mapping[str, bytes], stacked: bool) -> Iterator[tuple[str,
             yield name, value
 
 
-def _digests(root: int, unread: Sequence[Found]) -> dict[int, bytes]:
+def _digests(root: int, unread: Sequence[Found], from_disk: bool) -> dict[int, bytes]:
     """The digests of files by inode, as they are written in a line."""
     files = list({each.fingerprint[0]: each for each in unread}.values())
     large = [[each] for each in files if each.fingerprint[1] > _SMALL_BYTES]
@@ -265,24 +271,26 @@ def _digests(root: int, unread: Sequence[Found]) -> dict[int, bytes]:
     small = [each for each in files if each.fingerprint[1] <= _SMALL_BYTES]
     work = [*large, *(small[i : i + _BATCH] for i in range(0, len(small), _BATCH))]
     if len(work) < 2:
-        return {inode: digest for each in work for inode, digest in _digested(root, each)}
+        return {
+            inode: digest for each in work for inode, digest in _digested(root, each, from_disk)
+        }
     with ThreadPoolExecutor(_THREADS, "digest") as threads:
-        done = threads.map(lambda batch: _digested(root, batch), work)
+        done = threads.map(lambda batch: _digested(root, batch, from_disk), work)
         return {inode: digest for batch in done for inode, digest in batch}
 
 
-def _digested(root: int, files: Sequence[Found]) -> list[tuple[int, bytes]]:
-    return [(each.fingerprint[0], _digest(root, each)) for each in files]
+def _digested(root: int, files: Sequence[Found], from_disk: bool) -> list[tuple[int, bytes]]:
+    return [(each.fingerprint[0], _digest(root, each, from_disk)) for each in files]
 
 
-def _digest(root: int, found: Found) -> bytes:
+def _digest(root: int, found: Found, from_disk: bool) -> bytes:
     try:
-        return _digest_of(root, found)
+        return _digest_of(root, found, from_disk)
     except OSError as error:
         raise OSError(error.errno, error.strerror, found.path) from error
 
 
-def _digest_of(root: int, found: Found) -> bytes:
+def _digest_of(root: int, found: Found, from_disk: bool) -> bytes:
     descriptor = os.open(found.path, _FILE, dir_fd=root)
     try:
         status = os.fstat(descriptor)
@@ -290,6 +298,8 @@ def _digest_of(root: int, found: Found) -> bytes:
         # A published artifact may be a new name of the file, which changes its ctime.
         if not stat.S_ISREG(status.st_mode) or fingerprint_of(status)[:3] != found.fingerprint[:3]:
             raise _changed(found.path)
+        if from_disk and hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         if size >= PIECEWISE_BYTES:
             return b',"pieces":"%s"' % _of_pieces(descriptor, size).encode()
         if size <= _SMALL_BYTES:

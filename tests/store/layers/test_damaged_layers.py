@@ -1,5 +1,6 @@
 """Layers whose files were changed behind the back of dcd, on each back end."""
 
+import contextlib
 import os
 import subprocess
 import time
@@ -9,8 +10,13 @@ from pathlib import Path
 import pytest
 
 from statemachine.errors import NotFound
+from store.layers.btrfs import BtrfsTrees
 from store.layers.content import CONTENT, FINGERPRINT, read_text
+from store.layers.directory import LayerDirectory
 from store.layers.interface import Check
+from store.layers.overlay import OverlayTrees
+from store.layers.trees import Trees
+from tests.store.conftest import loop_mounted
 from tests.store.layers.conftest import Subject, key_of
 
 pytestmark = pytest.mark.root
@@ -103,6 +109,36 @@ def test_a_change_is_found_and_the_layer_never_used_again(layers: Subject, chang
     assert check(layers).state == "unchanged"
     assert layers.store.find(key_of("one")) is not None
     assert layers.store.find(key_of("two")) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "trees", "expected"),
+    [
+        ("ext4", OverlayTrees, "sub/file: sha256"),
+        ("btrfs", BtrfsTrees, "sub/file: Input/output error"),
+    ],
+)
+def test_a_bit_that_flips_on_the_disk_is_found_when_everything_is_read(
+    tmp_path: Path, own_mounts: None, kind: str, trees: Callable[[], Trees], expected: str
+) -> None:
+    mark = os.urandom(64)
+
+    def make(root: Path) -> None:
+        (root / "sub").mkdir()
+        (root / "sub" / "file").write_bytes(bytes(50_000) + mark + bytes(50_000))
+
+    with contextlib.contextmanager(loop_mounted)(tmp_path, 256, f"mkfs.{kind}") as disk:
+        store = LayerDirectory(disk / "layers", trees())
+        store.prepare()
+        layers = Subject(store)
+        layers.make("one", None, make)
+        image = tmp_path / "image"
+        at = image.read_bytes().find(mark)
+        with image.open("r+b") as file:
+            file.seek(at)
+            file.write(bytes([mark[0] ^ 1]))
+        assert check(layers, whole=True).damage == expected
+        assert store.find(key_of("one")) is None
 
 
 def test_an_unchanged_layer_is_not_read_again(
