@@ -1,0 +1,44 @@
+"""The XML examples of the pages are valid manifests, and there is one of each element that people write."""
+
+import re
+from functools import partial
+
+import pytest
+
+from dcd.manifest.includes import CapturedFile
+from dcd.planning.load import load
+from dcd.planning.readiness import examine
+from tests.docs.conftest import ROOT, Block, blocks
+from tests.docs.test_how_to import SNIPPETS, with_snippet
+
+README = [(block, "debian-live.xml") for block in blocks(ROOT / "README.md", "xml")]
+
+ELEMENTS = (
+    *("<ssh_key>", "<ssh_key source=", '<sudo nopasswd="true"/>', "<tree source=", "<unit source="),
+    *('enable="false"', "<script>", "<script source=", "<pin ", "<dpkg_option ", "<debconf>"),
+    *('<repository source="', 'type="CustomScript"', '<arglist name="deliver">', 'dhcp="false"'),
+)
+
+
+@pytest.mark.parametrize(("block", "example"), [*README, *SNIPPETS], ids=lambda part: str(part))
+def test_an_example_is_a_valid_manifest(block: Block, example: str) -> None:
+    text = block.text
+    if not text.startswith("<dc>"):
+        text = with_snippet((ROOT / "examples" / example).read_text(), text)
+    check = partial(load, text, "/me/m.xml", examine=partial(examine, allowed=()))
+    missing = check().missing
+    files = {wanted.path: CapturedFile("0" * 64, 0o644, lambda: b"") for wanted in missing}
+    assert check(files=files).canonical
+
+
+@pytest.mark.parametrize("element", ELEMENTS)
+def test_there_is_an_example_of_each_element_that_people_write(element: str) -> None:
+    assert any(element in block.text for block, _ in [*README, *SNIPPETS])
+
+
+def test_the_image_of_the_readme_has_fifteen_lines() -> None:
+    (block,) = (block for block, _ in README)
+    lines = block.text.strip().splitlines()
+    assert len(lines) <= 15
+    wanted = ("<name>", "<ssh_key", "address=", "<unit", "<tree", "<script")
+    assert all(re.search(re.escape(part), block.text) for part in wanted)
