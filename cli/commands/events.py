@@ -58,7 +58,9 @@ def _print_event(event: Json, as_json: bool) -> None:
 
 def _summary(data: Json) -> str:
     """The short values of an event's data; long ones (plan, manifest, keys) are only in --json."""
-    shown = [data[name] for name in ("name", "checkpoint", "reason", "cause") if data.get(name)]
+    shown = [
+        data[name] for name in ("name", "checkpoint", "reason", "cause", "damage") if data.get(name)
+    ]
     if data.get("attempt"):
         shown.append(f"attempt {data['attempt']}")
     if data.get("seconds"):

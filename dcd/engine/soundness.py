@@ -55,11 +55,7 @@ def soundness(layers: Layers) -> Soundness:
 def recorded_content(log: EventLog, layer: Layer) -> str:
     """The digest of a layer's content in the event of its checkpoint; "" without one. Blocking."""
     made = (layer.record.checkpoint, layer.record.attempt, layer.record.key)
-    try:
-        events = log.read_build(layer.record.made_by)
-    except (DcdError, OSError):
-        return ""  # the events have their own checks
-    for event in events:
+    for event in log.completed(layer.record.made_by):
         match event.data:
             case CheckpointCompleted(checkpoint, attempt, key, content=content) if (
                 checkpoint,

@@ -99,6 +99,15 @@ class EventLog:
             )
         return [projection.event_of(row) for row in rows]
 
+    def completed(self, build: str) -> list[Event]:
+        """The events CheckpointCompleted of a build, in order; none when there is no such build."""
+        query = sa.select(events).where(
+            events.c.build == build, events.c.type == CheckpointCompleted.__name__
+        )
+        with self._reading() as connection:
+            rows = connection.execute(query.order_by(events.c.sequence))
+            return [projection.event_of(row) for row in rows]
+
     def verify(self, build: str) -> list[str]:
         """The problems with the events of a build: gaps, altered events, missing last events, a
         different count in the list of builds. Empty when there are none. Raises NotFound."""

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
-from store.layers.content import CONTENT, read_text
+from store.layers.content import CONTENT, differences, parse, read_text
+from store.layers.delta import whole
 from store.layers.interface import LayerRecord
+from store.layers.walk import describe
 from tests.store.layers.conftest import Subject, key_of
 
 pytestmark = pytest.mark.root
@@ -114,3 +116,34 @@ def test_an_unchanged_tree_shares_the_manifest_of_the_layer_below(subject: Subje
 
     one, two = (subject.store.directory / key_of(name) / CONTENT for name in ("one", "two"))
     assert one.samefile(two)
+
+
+def edited(root: Path) -> None:
+    """Every kind of change, one of them with the size and the time that the file had."""
+    image = root / "pkg_image"
+    status = (image / "another").stat()
+    (image / "another").write_text("CONTENT")
+    os.utime(image / "another", ns=(status.st_atime_ns, status.st_mtime_ns))
+    (image / "directory").rename(image / "renamed")
+    (image / "renamed" / "more").write_text("more")
+    (image / "link").unlink()
+    (image / "link").symlink_to("elsewhere")
+    (image / "null").unlink()
+    (image / "null").mkdir()
+    (image / "sparse").chmod(0o600)
+
+
+def test_what_is_inherited_from_the_layer_below_is_what_a_whole_walk_finds(
+    subject: Subject,
+) -> None:
+    make(subject, "one", None, one_of_each)
+    make(subject, "two", "one", edited)
+    make(subject, "three", "two", lambda root: (root / "pkg_image/pipe").unlink())
+
+    for name in ("two", "three"):
+        walked = subject.read(name, lambda tree: whole(describe(tree, stacked=False)))
+        found = parse(text(subject, name))
+        assert [each.path for each in differences(walked, found)] == ["/document.xml"]
+    if not subject.store._trees.stacked:
+        again = manifest(subject, "two")["pkg_image/file"]
+        assert again["sha256"] == hashlib.sha256(b"CONTENT").hexdigest()
