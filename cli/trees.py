@@ -86,6 +86,8 @@ def _entries(root: Path, kind: str) -> list[tuple[str, os.stat_result]]:
         except NotADirectoryError:
             remedy = "name a directory; a single file is added by <configuration source= dest=>"
             raise TreeFaults([Fault(f"{root} is not a directory", remedy)]) from None
+        except FileNotFoundError:
+            raise TreeFaults([Fault(f"there is no directory {root}", "correct the path")]) from None
         except OSError as error:
             faults.append(_unreadable(root / below, error))
             continue
