@@ -96,12 +96,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not arguments:
             parser.print_help(sys.stderr)
             return ExitCode.USAGE
-        return _run(parser.parse_args(arguments))
+        return _run(parser.parse_args(command_first(arguments)))
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
     except BrokenPipeError:  # the reader closed the pipe: `dcctl events ID | head`
         _abandon_output()
         return ExitCode.BROKEN_PIPE
+
+
+def command_first(arguments: Sequence[str]) -> list[str]:
+    """The arguments with the command before its options: `dcctl --state failed list` is as good as
+    `dcctl list --state failed`."""
+    if not arguments[0].startswith("-"):
+        return list(arguments)
+    for index, word in enumerate(arguments):
+        if word == "--":
+            break
+        if word in NAMES and (index == 0 or arguments[index - 1] != "--socket"):
+            return [word, *arguments[:index], *arguments[index + 1 :]]
+    return list(arguments)
 
 
 def _run(args: argparse.Namespace) -> int:

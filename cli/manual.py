@@ -36,6 +36,7 @@ EXIT_STATUS = {
     23: "verify: the provenance was made for another file",
     24: "verify: nothing is proved",
     25: "verify: another builder made the file",
+    30: "verify --layers: the files of a layer were changed",
     130: "interrupted by Ctrl-C; a followed build continues",
     141: "the reader of the output closed it",
 }

@@ -45,7 +45,8 @@ fi
     "$bin/python" -m dcd.configuration.describe example >"$stage/dcd.toml"
     PYTHONPATH=. "$bin/argparse-manpage" --module dcd.main --function build_parser --prog dcd \
         --project-name dcd --manual-section 8 --manual-title "System Administration" \
-        --description "distribution constructor daemon" >"$stage/man/dcd.8"
+        --description "distribution constructor daemon" --include packaging/dcd.8.include \
+        >"$stage/man/dcd.8"
 )
 mkdir "$stage/completions/bash"
 mv "$stage/completions/dcctl.bash" "$stage/completions/bash/dcctl"

@@ -11,7 +11,7 @@ from cli.commands import NAMES
 from cli.completion import candidates
 from cli.exit_codes import AT_REST, PROBLEMS, ExitCode
 from cli.generate import completions, man, reference
-from cli.main import build_parser
+from cli.main import build_parser, command_first
 from cli.manual import EXAMPLES, EXIT_STATUS
 from dcd.api.problems import STATUSES
 from dcd.main import EXIT_CODES
@@ -243,3 +243,35 @@ def test_each_problem_has_a_status() -> None:
         error = pending.pop()
         assert error.problem in STATUSES
         pending += error.__subclasses__()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--json", "list"], ["list", "--json"]),
+        (["--state", "failed", "list", "--all"], ["list", "--state", "failed", "--all"]),
+        (["--socket", "list", "df"], ["df", "--socket", "list"]),
+        (["--follow", "submit", "list"], ["submit", "--follow", "list"]),
+        (["shell", "k2", "--", "list"], ["shell", "k2", "--", "list"]),
+        (["--version", "--", "list"], ["--version", "--", "list"]),
+        (["sumbit", "list"], ["sumbit", "list"]),
+    ],
+)
+def test_options_may_be_before_the_command(arguments: list[str], expected: list[str]) -> None:
+    assert command_first(arguments) == expected
+
+
+def test_dcctl_alone_prints_its_help(dcctl) -> None:
+    alone = dcctl()
+    assert alone.code == 2
+    assert "COMMAND" in alone.out + alone.err
+    assert all(name in alone.out + alone.err for name in NAMES)
+
+
+def test_the_manual_of_the_daemon_has_the_same_sections() -> None:
+    given = (REPOSITORY / "packaging/dcd.8.include").read_text()
+    headings = re.findall(r"^\[(.*)\]$", given, re.MULTILINE)
+    assert headings == ["exit status", "environment", "files", "examples", "see also"]
+    codes = set(re.findall(r"^\.B (\d+)$", given, re.MULTILINE))
+    assert codes <= {str(code) for code in (0, 1, *EXIT_CODES.values())}
+    assert "packaging/dcd.8.include" in (REPOSITORY / "packaging/build-deb.sh").read_text()
