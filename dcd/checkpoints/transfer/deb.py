@@ -286,9 +286,9 @@ class TransferDEB(Checkpoint):
                     update(online, sources, progress.line)
                 lists = kept or resolve(context.pkg_image, LISTS)
                 _same_state(context, sources, local, lists)
+                wanted = wanted_by_name(context, apt, names, always=kept is not None)
                 if kept is not None:
-                    require_same_packages(place, apt, _BASE[_variant(software)], names)
-                wanted = wanted_by_name(context, apt, names)
+                    require_same_packages(place, _BASE[_variant(software)], names, wanted.keys())
                 filled = fill_cache(context, place, wanted)
                 _download(software, names, sources, online, progress)
             if locked:

@@ -8,7 +8,7 @@ choose another alternative of a dependency.
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from hashlib import sha256
 from pathlib import Path
 
@@ -64,13 +64,12 @@ def drop_lists(root: Path) -> None:
 
 
 def require_same_packages(
-    place: Place, apt: Environment, variant: Sequence[str], listed: Sequence[str]
+    place: Place, variant: Sequence[str], listed: Sequence[str], rest: Set[str]
 ) -> None:
-    """Raise `UnsuitedBase` unless the packages in the root, and those that `listed` adds, are exactly those
-    of one installation of `variant` and `listed`."""
+    """Raise `UnsuitedBase` unless the packages in the root, and the files `rest` that `listed` adds, are
+    exactly those of one installation of `variant` and `listed`."""
     together = _names(with_nothing_installed(place), [*variant, *listed])
     there = {_file_name(line) for line in debian_list(place.root).splitlines()}
-    rest = _names(apt, listed) if listed else set()
     if not (together or rest):
         return  # apt finds no solution, and the download tells why
     apart = there | rest

@@ -37,10 +37,13 @@ Wanted = Mapping[str, WantedFile]
 """The packages of a transfer as apt's lists describe them, by their names in the package cache."""
 
 
-def wanted_by_name(context: Context, environment: Environment, packages: Sequence[str]) -> Wanted:
-    """What apt would download for the packages; nothing when the store has no use for it."""
+def wanted_by_name(
+    context: Context, environment: Environment, packages: Sequence[str], *, always: bool
+) -> Wanted:
+    """What apt would download for the packages; unless `always`, nothing when the store has no use for it."""
     store = context.packages
-    if store is None or (store.capture == "none" and store.is_empty()):
+    useless = store is None or (store.capture == "none" and store.is_empty())
+    if not packages or (useless and not always):
         return {}
     return {file.name: file for file in wanted_files(environment, packages)}
 

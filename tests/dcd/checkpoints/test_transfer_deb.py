@@ -122,7 +122,9 @@ def test_the_key_covers_what_the_manifest_leaves_to_the_host(
 
     before: list[list[dict[str, str]]] = []
     assert changed() == [False, False]
-    monkeypatch.setattr("dcd.checkpoints.transfer.deb._host_architecture", lambda: "arm64")
+    monkeypatch.setattr(
+        "dcd.checkpoints.transfer.deb_architecture._host_architecture", lambda: "arm64"
+    )
     assert changed() == [True, False]
 
 
