@@ -28,11 +28,11 @@ def added(scratch: Path, rounds: Rounds) -> Iterator[Figure]:
     """The seconds of each, the ratio of one package added to the cold build, and dcd's memory."""
     manifest, image = without_boots(scratch, "debian-live.xml")
     larger = replace(image, packages=(*image.packages, ADDED))
-    last = _last_changed(manifest)
+    last = last_changed(manifest)
     bare: list[float] = []
     cold: list[float] = []
     unchanged: list[float] = []
-    last_changed: list[float] = []
+    changed_last: list[float] = []
     one_added: list[float] = []
     grown: list[float] = []
     memory: list[float] = []
@@ -45,7 +45,7 @@ def added(scratch: Path, rounds: Rounds) -> Iterator[Figure]:
         with daemon(directory / "dcd") as running, watched(running) as used_bytes:
             cold.append(running.build(manifest)[1])
             unchanged += [_reuse(running, manifest, 0) for _ in range(UNCHANGED_TIMES)]
-            last_changed.append(_reuse(running, last, 1))
+            changed_last.append(_reuse(running, last, 1))
             status, seconds = running.build(with_package(manifest, ADDED))
             one_added.append(seconds)
             if packages_of(status) != packages:
@@ -64,7 +64,7 @@ def added(scratch: Path, rounds: Rounds) -> Iterator[Figure]:
     yield Figure("one package added", "s", tuple(one_added), note="not grown")
     yield Figure("one package grown", "s", tuple(grown), note="--grow")
     yield Figure("unchanged manifest", "s", tuple(unchanged), most=MOST_UNCHANGED_SECONDS)
-    yield Figure("last checkpoint changed", "s", tuple(last_changed), note="the ISO is made again")
+    yield Figure("last checkpoint changed", "s", tuple(changed_last), note="the ISO is made again")
     note = "daemon and workers beside the tools, highest of each round"
     yield Figure("memory", "MiB", tuple(memory), most=MOST_MIB, note=note)
 
@@ -79,7 +79,7 @@ def _reuse(running: Daemon, manifest: Path, to_run: int) -> float:
     return seconds
 
 
-def _last_changed(manifest: Path) -> Path:
+def last_changed(manifest: Path) -> Path:
     """A copy of the manifest beside it, with another argument of its last checkpoint."""
     tree = ElementTree.parse(manifest)  # noqa: S314 - our own
     last = tree.findall(".//execution/checkpoint")[-1]

@@ -34,7 +34,7 @@ FIRST = "create-disk"
 def vm_disk(scratch: Path, rounds: Rounds) -> Iterator[Figure]:
     """The ratio, both sides, and where dcd's time goes."""
     manifest, image = without_boots(scratch, "debian-vm.xml")
-    alone = _slowest_alone(manifest)
+    alone = slowest_alone(manifest)
     by_hand = scratch / "bare"
     run_script(SCRIPT, by_hand, "prepare", image.suite, image.variant, *image.packages)
     bare: list[float] = []
@@ -93,7 +93,7 @@ def vm_disk(scratch: Path, rounds: Rounds) -> Iterator[Figure]:
         yield Figure(f"checkpoint {name}", "s", tuple(seconds))
 
 
-def _slowest_alone(manifest: Path) -> Path:
+def slowest_alone(manifest: Path) -> Path:
     """A copy of the manifest beside it, which delivers the slowest format alone."""
     tree = ElementTree.parse(manifest)  # noqa: S314 - our own
     (machine,) = tree.findall(".//vm_im")

@@ -9,10 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.again import last_changed
+from benchmarks.examples import with_package, without_boots
 from benchmarks.figure import Figure, Run, as_json, from_json, table
 from benchmarks.memory import own_bytes
 from benchmarks.page import PAGE, record, recorded, with_table, written
 from benchmarks.rounds import Rounds, shares
+from benchmarks.vm_image import slowest_alone
+from dcd.checkpoints.vm.formats import images_of
+from dcd.manifest.doc import checkpoints_of, distro, software_for
+from dcd.planning.load import load
 
 MACHINE = {
     "date": "2026-11-27 12:00 UTC",
@@ -116,3 +122,20 @@ def test_the_memory_of_a_daemon_is_that_of_its_own_processes_without_tools() -> 
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
             assert (own_bytes(os.getpid()) - before > 50 << 20) is counts
+
+
+def test_the_changed_manifests_are_valid_and_differ_in_what_their_names_say(tmp_path: Path) -> None:
+    manifest, image = without_boots(tmp_path, "debian-live.xml")
+    more = with_package(manifest, "htop", "live-htop")
+    before, after = (load(file.read_text(), str(file)).doc for file in (manifest, more))
+    software = software_for(after, "transfer-deb")
+    assert software is not None
+    assert tuple(software.names("install")) == (*image.packages, "htop")
+    assert [distro(doc).name for doc in (before, after)] == ["debian-live", "live-htop"]
+    last = load((changed := last_changed(manifest)).read_text(), str(changed)).doc
+    assert [each.name for each in checkpoints_of(last)] == [
+        each.name for each in checkpoints_of(before)
+    ]
+    machine, _ = without_boots(tmp_path / "vm", "debian-vm.xml")
+    alone = load((one := slowest_alone(machine)).read_text(), str(one)).doc
+    assert [image.kind for image in images_of(alone)] == ["vmdk"]
