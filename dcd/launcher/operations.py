@@ -39,6 +39,23 @@ from store.packages import Packages
 SHELL = re.compile(r"shell-[0-9a-f]{16}")
 """The names of shells' workspaces."""
 
+AS_ORDERED = (
+    *(
+        "build",
+        "checkpoint",
+        "attempt",
+        "mod_path",
+        "checkpoint_class",
+        "args",
+        "kwargs",
+        "manifest",
+    ),
+    *("manifest_path", "places", "environment", "external", "network", "stage", "below"),
+    *("host_files", "locked", "variation"),
+)
+"""The fields of a worker's request that are as the main process orders them. The launcher finds or bounds the
+others."""
+
 _BUILD = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _EXAMINATION_SECONDS = 60
 
@@ -128,35 +145,18 @@ class Operations:
     def _request(self, order: AttemptOrder, grants: Grants, workspace: Workspace) -> WorkerRequest:
         evidence = self.logs.begin(order.build, order.checkpoint, order.attempt, self.gid)
         return WorkerRequest(
+            **{name: getattr(order, name) for name in AS_ORDERED},
             state_id=self.state_id,
-            build=order.build,
-            checkpoint=order.checkpoint,
-            attempt=order.attempt,
-            mod_path=order.mod_path,
-            checkpoint_class=order.checkpoint_class,
-            manifest=order.manifest,
             layers=self.layers.directory.parent,
             workspace=workspace,
             evidence=evidence,
-            args=order.args,
-            kwargs=order.kwargs,
             inputs={path: self._blob(digest) for path, digest in order.inputs.items()},
-            environment=order.environment,
-            external=order.external,
             allowed=self.bounds.modules,
-            manifest_path=order.manifest_path,
-            places=order.places,
-            network=order.network,
             packages=self.packages.lend(workspace.name, order.capture) if order.packages else None,
-            stage=order.stage,
-            below=order.below,
             resolved=tuple(
                 self.packages.path(name) for name in order.resolved if self.packages.has(name)
             ),
-            host_files=order.host_files,
-            locked=order.locked,
             grants=grants,
-            variation=order.variation,
         )
 
     def ended(self, request: WorkerRequest) -> None:

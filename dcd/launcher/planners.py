@@ -15,7 +15,7 @@ from dcd.launcher.orders import Setup
 from dcd.launcher.processes import Chain, exit_of
 from dcd.planner.command import Sight, command, environment
 from store.host.conversation import send
-from store.host.forking import patiently
+from store.host.forking import end, patiently
 from store.host.identity import Identity
 
 END_SECONDS = 5.0
@@ -56,10 +56,5 @@ def run_planners(
             # The conversation is readable when the daemon closes it, or has ended.
             awaited = [conversation.fileno(), *([] if ended is None else [ended])]
             select.select(awaited, [], [])
-        process.wait(END_SECONDS)
-    except subprocess.TimeoutExpired:
-        pass
     finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
+        end(process, END_SECONDS)

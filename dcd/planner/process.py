@@ -12,6 +12,7 @@ from dcd.configuration import Configuration
 from dcd.planner.border import unavailable
 from dcd.planner.command import Sight, command, environment, settings_state
 from dcd.planner.request import Order
+from store.host.forking import end
 from store.host.identity import Identity, service_identity, workers_are_root
 from store.host.system_paths import code_places
 
@@ -71,11 +72,7 @@ class Child:
 
     def end(self) -> None:
         """See `Process`."""
-        try:
-            self.process.wait(END_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        end(self.process, END_SECONDS)
 
 
 class Forker:

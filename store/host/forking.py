@@ -10,10 +10,11 @@ Source: fork(2), pipe(2), execve(2), errno(3).
 
 import errno
 import os
+import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 PAUSES_SECONDS = (0.1, 0.3, 1.0, 3.0)
 """The delays between tries."""
@@ -21,6 +22,14 @@ PAUSES_SECONDS = (0.1, 0.3, 1.0, 3.0)
 _ALL_DESCRIPTORS = 1 << 20
 
 Started = TypeVar("Started")
+
+
+class Ending(Protocol):
+    """A child process, as of `subprocess.Popen`."""
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+    def kill(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +65,15 @@ def close_all_but(kept: int) -> None:
     belongs to its parent or to other children of it."""
     os.closerange(3, kept)
     os.closerange(kept + 1, _ALL_DESCRIPTORS)
+
+
+def end(process: Ending, seconds: float) -> None:
+    """Wait for the end of a process that is about to end, and kill it when that takes longer."""
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def shortage(error: BaseException) -> Shortage | None:
