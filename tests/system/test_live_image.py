@@ -5,6 +5,7 @@ The worker's processes are known by the PID namespace that they are in, so that 
 nothing of dcd are seen.
 """
 
+import json
 import re
 import shutil
 import subprocess
@@ -87,6 +88,7 @@ def test_live_image_survives_sigkill_in_every_checkpoint_boots_and_is_reused(
             for firmware, medium in (("bios", "cd"), ("uefi", "cd"), ("bios", "stick"))
         ]
     assert [boot.result() for boot in boots] == [True] * 3
+    assert_sbom_lists_what_dpkg_knows(artifacts, iso, tmp_path)
 
     again = daemon.submit(manifest)
     status = daemon.wait(again, "completed")
@@ -105,11 +107,11 @@ def test_live_image_survives_sigkill_in_every_checkpoint_boots_and_is_reused(
     status = daemon.wait(other, "paused", seconds=120)
     assert [c["state"] for c in status["checkpoints"]] == [
         *["reused"] * menu,
-        *["completed"] * (len(names) - menu - 1),
-        "pending",
+        *["completed"] * (len(names) - menu - 2),
+        *["pending"] * 2,
     ]
     (new_iso,) = daemon.state_dir.glob(
-        f"layers/*/{status['checkpoints'][-2]['key']}/tree/media/*.iso"
+        f"layers/*/{status['checkpoints'][-3]['key']}/tree/media/*.iso"
     )
     assert "Another title" in boot_menu(new_iso, tmp_path / "new.cfg")
     assert "Another title" not in boot_menu(iso, tmp_path / "old.cfg")
@@ -195,6 +197,54 @@ def mounts_and_loops(daemon: Any) -> list[str]:
 def of_type(daemon: Any, build: str, kind: str) -> list[str]:
     """The checkpoints that events of a type name, in order."""
     return [e["data"]["checkpoint"] for e in daemon.events(build) if e["type"] == kind]
+
+
+def assert_sbom_lists_what_dpkg_knows(
+    artifacts: dict[str, Any], iso: Path, directory: Path
+) -> None:
+    """Both documents list exactly the packages of the delivered image, each with a digest."""
+    squashfs, database = directory / "filesystem.squashfs", directory / "database"
+    extract = ["-extract", "/live/filesystem.squashfs", squashfs]
+    subprocess.run(["xorriso", "-osirrox", "on", "-indev", iso, *extract], check=True)
+    status = "var/lib/dpkg/status"
+    subprocess.run(["unsquashfs", "-quiet", "-d", database, squashfs, status], check=True)
+    shown = subprocess.run(
+        [
+            "dpkg-query",
+            f"--admindir={database}/var/lib/dpkg",
+            "--show",
+            "--showformat=${db:Status-Abbrev}\t${Package}\t${Version}\n",
+        ],
+        capture_output=True,
+        check=True,
+        text=True,
+    ).stdout
+    rows = [line.split("\t") for line in shown.splitlines()]
+    installed = {(name, version) for state, name, version in rows if state.strip() == "ii"}
+    assert len(installed) > 100
+    cdx, spdx = (
+        json.loads(Path(artifacts[f"debian-live.{kind}.json"]["path"]).read_text())
+        for kind in ("cdx", "spdx")
+    )
+    components = {
+        (each["name"], each["version"]): each
+        for each in cdx["components"]
+        if "arch=source" not in each["purl"]
+    }
+    packages = {
+        (each["name"], each["versionInfo"]): each
+        for each in spdx["packages"]
+        if each.get("primaryPackagePurpose") == "LIBRARY"
+    }
+    # GRUB of the medium is this host's.
+    of_host = {each for each in components if each[0] in ("grub-pc-bin", "grub-efi-amd64-bin")}
+    assert set(components) - of_host == set(packages) - of_host == installed - of_host
+    assert {name for name, _ in of_host} == {"grub-pc-bin", "grub-efi-amd64-bin"}
+    for each in installed - of_host:
+        assert [one["alg"] for one in components[each]["hashes"]] == ["SHA-256"]
+        assert packages[each]["checksums"][0]["algorithm"] == "SHA256"
+        assert components[each]["supplier"]["name"]
+    assert sum("licenses" in components[each] for each in installed) > len(installed) / 2
 
 
 def assert_sums(sums: Path) -> None:
