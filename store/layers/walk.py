@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from store.layers.content import (
@@ -182,13 +183,22 @@ def _statuses(
             for name, status in found:
                 hides = stacked and _hides(status)
                 if newest_ns is not None and status.st_mtime_ns > newest_ns and not hides:
-                    times = (status.st_atime_ns, newest_ns)
-                    os.utime(name, ns=times, dir_fd=directory, follow_symlinks=False)
-                    status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+                    status = _set_back(directory, name, newest_ns)
                 path = f"{where}/{name}" if where else name
                 if stat.S_ISDIR(status.st_mode):
                     pending.append((path, status))
                 yield directory, name, path, status
+
+
+def _set_back(directory: int, name: str, newest_ns: int) -> os.stat_result:
+    """The status of an entry, after its time has been set back."""
+    look = partial(os.stat, name, dir_fd=directory, follow_symlinks=False)
+    status = look()  # again: another name of the file may have come first
+    if status.st_mtime_ns > newest_ns:
+        times = (status.st_atime_ns, newest_ns)
+        os.utime(name, ns=times, dir_fd=directory, follow_symlinks=False)
+        status = look()
+    return status
 
 
 def _hides(status: os.stat_result) -> bool:

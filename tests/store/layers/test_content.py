@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from store.layers.content import CONTENT, differences, parse, read_text
+from store.layers.content import CONTENT, differences, parse, read_fingerprint, read_text
 from store.layers.delta import whole
 from store.layers.interface import LayerRecord
-from store.layers.walk import describe
+from store.layers.walk import describe, prints
 from tests.store.layers.conftest import Subject, key_of
 
 pytestmark = pytest.mark.root
@@ -147,3 +147,16 @@ def test_what_is_inherited_from_the_layer_below_is_what_a_whole_walk_finds(
     if not subject.store._trees.stacked:
         again = manifest(subject, "two")["pkg_image/file"]
         assert again["sha256"] == hashlib.sha256(b"CONTENT").hexdigest()
+
+
+def test_the_fingerprint_is_what_the_committed_tree_shows(subject: Subject) -> None:
+    def linked(root: Path) -> None:
+        one_of_each(root)
+        (root / "pkg_image" / "young").write_text("")
+        os.link(root / "pkg_image" / "young", root / "pkg_image" / "younger")
+
+    make(subject, "one", None, linked)
+    layer = subject.store.directory / key_of("one")
+    fingerprint = read_fingerprint(layer)
+    assert fingerprint is not None
+    assert fingerprint.prints == dict(prints(subject.store._trees.tree(layer)))

@@ -13,7 +13,7 @@ from statemachine.errors import NotFound
 from store.layers.btrfs import BtrfsTrees
 from store.layers.content import CONTENT, FINGERPRINT, read_text
 from store.layers.directory import LayerDirectory
-from store.layers.interface import Check
+from store.layers.interface import Check, LayerRecord
 from store.layers.overlay import OverlayTrees
 from store.layers.trees import Trees
 from tests.store.conftest import loop_mounted
@@ -24,11 +24,12 @@ pytestmark = pytest.mark.root
 
 def filled(root: Path) -> None:
     image = root / "pkg_image"
-    image.mkdir()
+    image.mkdir(parents=True)
     (image / "file").write_bytes(bytes(100_000))
     (image / "other").write_text("other")
     (image / "link").symlink_to("file")
     (image / "program").write_text("#!/bin/sh")
+    os.link(image / "program", image / "again")
     for each in image.iterdir():
         os.utime(each, (1_000_000_000, 1_000_000_000), follow_symlinks=False)
 
@@ -68,7 +69,7 @@ CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "added": (lambda image: (image / "new").write_text(""), "pkg_image/new: added"),
     "removed": (lambda image: (image / "other").unlink(), "pkg_image/other: removed"),
     "owner": (lambda image: os.chown(image / "file", 7, 8), "pkg_image/file: uid, gid"),
-    "mode": (lambda image: (image / "program").chmod(0o4755), "pkg_image/program: mode"),
+    "mode": (lambda image: (image / "program").chmod(0o4755), "pkg_image/again: mode"),
     "attribute": (
         lambda image: os.setxattr(image / "file", "user.note", b"x"),
         "pkg_image/file: xattrs",
@@ -82,7 +83,8 @@ CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda image: ((image / "other").unlink(), os.mkfifo(image / "other")),
         "pkg_image/other: type",
     ),
-    "a name more": (lambda image: os.link(image / "file", image / "again"), "again: added"),
+    "a name more": (lambda image: os.link(image / "file", image / "name"), "name: added"),
+    "a name less": (lambda image: (image / "again").unlink(), "program: same_as"),
 }
 
 
@@ -144,11 +146,14 @@ def test_a_bit_that_flips_on_the_disk_is_found_when_everything_is_read(
 def test_an_unchanged_layer_is_not_read_again(
     layers: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if layers.time_grain_ns > 1:
-        time.sleep(2.1)  # what was changed within a tick of the clock is read again
-    assert check(layers).state == "unchanged"
+    workspace = layers.begin("two", "third")
+    layers.change(workspace, lambda root: filled(root / "third"))
+    record = LayerRecord(key_of("three"), workspace.parent, "b", "c", 1, 1.0, epoch=1_000)
+    layers.store.commit(workspace, record)
+    time.sleep(2.1 if layers.time_grain_ns > 1 else 0.1)  # changes within a tick are read again
+    assert {check(layers, name).state for name in ("one", "three")} == {"unchanged"}
     monkeypatch.delattr("store.layers.walk._digest_of")
-    assert check(layers).state == "unchanged"
+    assert {check(layers, name).state for name in ("one", "three")} == {"unchanged"}
     with pytest.raises(NameError):
         check(layers, whole=True)
 
