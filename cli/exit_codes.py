@@ -29,6 +29,7 @@ class ExitCode(IntEnum):
     OTHER_FILE = 23
     UNPROVED = 24
     OTHER_BUILDER = 25
+    BAD = 26
     DAMAGED = 30
     INTERRUPTED = 130
     BROKEN_PIPE = 141

@@ -15,6 +15,7 @@ from statemachine.errors import NotFound
 from statemachine.events import Actor, InputFile
 from statemachine.keys import epoch_of
 from statemachine.plan import Locked, Plan
+from statemachine.rebuild import Rebuild
 from statemachine.results import Artifact, ErrorInfo
 from statemachine.variation import Variation
 
@@ -132,6 +133,7 @@ class BuildState:
     reproduces: str = ""
     variation: Variation | None = None
     locked: Locked | None = None
+    rebuild: Rebuild | None = None
     removed: bool = False
     removed_at: datetime | None = None
     removed_by: Actor | None = None

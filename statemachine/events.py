@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import ClassVar
 
 from statemachine.plan import Locked, Plan
+from statemachine.rebuild import Rebuild
 from statemachine.results import Artifact, ErrorInfo
 from statemachine.variation import Variation
 
@@ -39,7 +40,8 @@ class BuildSubmitted(Payload):
     ("" in events of version 0.1.0, whose keys were unique across all users). The build's time is in the plan
     (`statemachine.keys.epoch_of`); `time_origin` says where it comes from (`dcd.planning.epoch`).
     `reproduces` is the build that this one repeats ("": none), in surroundings with this `variation`.
-    `locked` is what it uses in place of its repositories."""
+    `locked` is what it uses in place of its repositories.
+    `rebuild` is what the results are to be compared with: such a build has no network."""
 
     name: str
     manifest: str
@@ -56,6 +58,7 @@ class BuildSubmitted(Payload):
     reproduces: str = ""
     variation: Variation | None = None
     locked: Locked | None = None
+    rebuild: Rebuild | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -216,6 +216,7 @@ def _submitted(event: events.Event, data: events.BuildSubmitted) -> BuildState:
         variation=data.variation,
         locked=data.locked,
         pause_before=data.pause_before,
+        rebuild=data.rebuild,
     )
 
 

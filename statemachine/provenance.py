@@ -45,9 +45,10 @@ from statemachine.statements import (
 
 BUILD_TYPE = "urn:dcd:build:v1"
 
-_SIGNED = (".dsse.json",)
+TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
+"""RFC 3339, of a time in UTC."""
+
 _SUMS = "SHA256SUMS"
-_SIGNED_SUMS = (".sig", ".gpg")
 _OF_HOST = " of the host"
 _SECRET = "secret "  # noqa: S105 - the beginning of an ingredient's name
 _DIGEST = re.compile(r"([0-9a-f]{64})(?: (.*))?", re.DOTALL)
@@ -58,13 +59,27 @@ its secrets, is in the document."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Result:
+class Started:
+    """The start of a build."""
+
+    time: datetime
+    data: BuildStarted
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
     """The results of a build's checkpoints: the state after the last, the events up to it, and the products
     that were published then or later."""
 
     state: BuildState
     events: Sequence[Event]
     products: Sequence[Artifact]
+
+    @property
+    def started(self) -> "Started | None":
+        """When the build started for the first time, and what is recorded of the builder that finished it."""
+        found = [(e.time, e.data) for e in self.events if isinstance(e.data, BuildStarted)]
+        return Started(found[0][0], found[-1][1]) if found else None
 
 
 def provenance(
@@ -75,8 +90,8 @@ def provenance(
     """The provenance of a build, from all its events. `parameters` are the build's without secrets; `lists`
     has the entries of the lists of packages that the events name by their sha256. Raises Refused for a build
     whose checkpoints have not all completed."""
-    result = _result(events)
-    state, started = result.state, _started(result)
+    result = results(events)
+    state, started = result.state, result.started
     predicate = {
         "buildDefinition": {
             "buildType": BUILD_TYPE,
@@ -99,7 +114,7 @@ def provenance(
 
 def boot_proof(events: Sequence[Event]) -> str | None:
     """The statement that the products boot; None for a build without a checkpoint that has booted any."""
-    result = _result(events)
+    result = results(events)
     tests: list[str] = []
     tested: list[Artifact] = []
     before: dict[str, Artifact] = {}
@@ -125,12 +140,14 @@ def boot_proof(events: Sequence[Event]) -> str | None:
 
 def reserved(name: str) -> tuple[str, ...]:
     """The names of files about the products of a build named `name`: statements and signatures."""
-    signed = (stem + end for stem in (f"{name}.provenance", f"{name}.boot") for end in _SIGNED)
-    statements = (name + end for end in (PROVENANCE_SUFFIX, BOOT_SUFFIX))
-    return (*statements, *signed, f"{name}.sigstore.json", *(_SUMS + end for end in _SIGNED_SUMS))
+    statements = [f"{name}.{about}" for about in ("provenance", "boot", "rebuild")]
+    ends = (".json", ".dsse.json")
+    bundle, sums = f"{name}.sigstore.json", (f"{_SUMS}.sig", f"{_SUMS}.gpg")
+    return (*(each + end for each in statements for end in ends), bundle, *sums)
 
 
-def _result(events: Sequence[Event]) -> _Result:
+def results(events: Sequence[Event]) -> Results:
+    """The results of a build, from all its events. Raises Refused unless its checkpoints have completed."""
     kept = [event for event in events if not isinstance(event.data, BuildRemoved)]
     whole = reduce(evolve, kept, None)
     assert whole is not None
@@ -150,7 +167,7 @@ def _result(events: Sequence[Event]) -> _Result:
     assert state is not None
     about = (_SUMS, f"{_SUMS}.evidence", *reserved(whole.name))
     products = [a for a in whole.published if not a.evidence and a.name not in about]
-    return _Result(state, upto, sorted(products, key=lambda artifact: artifact.name))
+    return Results(state, upto, sorted(products, key=lambda artifact: artifact.name))
 
 
 def _statement(subject: Iterable[Json], kind: str, predicate: Json) -> str:
@@ -160,28 +177,33 @@ def _statement(subject: Iterable[Json], kind: str, predicate: Json) -> str:
         "predicateType": kind,
         "predicate": predicate,
     }
-    return msgspec.json.format(canonical(value), indent=2).decode() + "\n"
+    return text(value)
+
+
+def text(statement: Json) -> str:
+    """A statement as the text of a file: the same for the same statement."""
+    return msgspec.json.format(canonical(statement), indent=2).decode() + "\n"
 
 
 def _named(artifact: Artifact) -> Json:
     return {"name": artifact.name, "digest": {"sha256": artifact.sha256}}
 
 
-def _manifest(result: _Result) -> Json:
+def _manifest(result: Results) -> Json:
     """The delivered manifest, which is without secrets: by digest when it is published."""
     name = f"{result.state.name}.xml"
     found = [_named(artifact) for artifact in result.products if artifact.name == name]
     return found[0] if found else {"name": name, "uri": f"urn:dcd:manifest:{result.state.id}"}
 
 
-def _external_parameters(result: _Result, parameters: Mapping[str, str]) -> Json:
+def _external_parameters(result: Results, parameters: Mapping[str, str]) -> Json:
     found = {"manifest": _manifest(result), "parameters": dict(parameters)}
     if (epoch := epoch_of(result.state.plan)) is not None:
         found["source_date_epoch"] = epoch
     return found
 
 
-def _internal_parameters(result: _Result) -> Json:
+def _internal_parameters(result: Results) -> Json:
     plan = result.state.plan
     pairs = zip(plan.checkpoints, public(plan).checkpoints, strict=True)
     found: dict[str, Json] = {
@@ -197,7 +219,7 @@ def _internal_parameters(result: _Result) -> Json:
             for planned, shown in pairs
         ]
     }
-    started = _started(result)
+    started = result.started
     if started is not None and started.data.backend:
         found["layers"] = started.data.backend
     return found
@@ -224,7 +246,7 @@ def _public(planned: PlannedCheckpoint) -> Iterator[Ingredient]:
             yield replace(part, name=_without_login(part.name), line=0)
 
 
-def _dependencies(result: _Result) -> Iterator[Json]:
+def _dependencies(result: Results) -> Iterator[Json]:
     state = result.state
     yield _manifest(result)
     for file in sorted(state.inputs, key=lambda file: file.path):
@@ -244,7 +266,7 @@ def _dependencies(result: _Result) -> Iterator[Json]:
         yield from _external(name, text)
 
 
-def _packages(result: _Result, lists: Mapping[str, Iterable[Json]]) -> Iterator[Json]:
+def _packages(result: Results, lists: Mapping[str, Iterable[Json]]) -> Iterator[Json]:
     """The lists that the events name, and what is in those that are still there, each once."""
     found: dict[bytes, Json] = {}
     for record in result.state.checkpoints:
@@ -275,8 +297,8 @@ def _external(name: str, text: str) -> Iterator[Json]:
     yield found
 
 
-def _builder(result: _Result) -> Json:
-    started = _started(result)
+def _builder(result: Results) -> Json:
+    started = result.started
     builder = started.data if started is not None else BuildStarted()
     found: dict[str, Json] = {"id": builder.builder or UNNAMED}
     versions = {
@@ -293,21 +315,7 @@ def _builder(result: _Result) -> Json:
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class _Started:
-    time: datetime
-    data: BuildStarted
-
-
-def _started(result: _Result) -> _Started | None:
-    """When the build started for the first time, and what is recorded of the builder that finished it."""
-    found = [
-        (event.time, event.data) for event in result.events if isinstance(event.data, BuildStarted)
-    ]
-    return _Started(found[0][0], found[-1][1]) if found else None
-
-
-def _byproducts(result: _Result) -> Iterator[Json]:
+def _byproducts(result: Results) -> Iterator[Json]:
     state = result.state
     ended = {
         event.data.checkpoint: event
@@ -339,7 +347,7 @@ def _byproducts(result: _Result) -> Iterator[Json]:
 
 
 def _time(time: datetime) -> str:
-    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return time.astimezone(UTC).strftime(TIME_FORMAT)
 
 
 def _without_login(name: str) -> str:

@@ -17,7 +17,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 
-from dcd.api import builds, host, layers, results, schemas, shell
+from dcd.api import builds, host, layers, rebuilds, results, schemas, shell
 from dcd.api.fairness import Fair, Turns
 from dcd.api.handling import Api
 from dcd.api.identity import Identified
@@ -33,6 +33,7 @@ from dcd.engine.garbage import Collected
 from dcd.engine.reproductions import Comparison
 from dcd.engine.usage import DiskUsage
 from statemachine.errors import DcdError, UsageError
+from statemachine.verdict import Verdict
 from store.host.durable import is_full
 
 logger = structlog.get_logger()
@@ -130,6 +131,11 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("GET", f"{BUILD}/provenance", results.provenance,
         "The provenance of a completed build, as an in-toto statement",
         None, query=(results.ABOUT,), media_type=results.STATEMENT_TYPE, problems=(404, 409)),
+    Operation("POST", f"{BUILD}/rebuild", rebuilds.rebuild,
+        "Rebuild a completed build from what it captured, without network",
+        schemas.BuildView, status=201, problems=(404, 409, 424)),
+    Operation("GET", f"{BUILD}/verdict", rebuilds.verdict, "The verdict of a completed rebuild",
+        Verdict, problems=(404, 409)),
     Operation("GET", f"{BUILD}/doc", results.doc,
         "The DOC of a build, or the parts that a path string selects",
         schemas.DocView, query=(results.AT, results.PATH), problems=(404, 409, 422, 424)),

@@ -18,6 +18,7 @@ from dcd.engine.garbage import Collector
 from dcd.engine.locked import known_repositories
 from dcd.engine.losses import NO_LOSSES, Losses
 from dcd.engine.manifests import Manifests, ManifestSource, Options, Permit
+from dcd.engine.rebuilds import Rebuilds
 from dcd.engine.records import Records
 from dcd.engine.reproductions import Reproductions
 from dcd.engine.retention import Retention
@@ -74,6 +75,7 @@ class Engine:
         self.records = Records(builds, stores)
         self.shells = Shells(stores)
         self.reproductions = Reproductions(builds, runner, scheduler, stores, settings)
+        self.rebuilds = Rebuilds(builds, runner, scheduler, stores, settings)
         self.collector = Collector(builds, runner, stores, settings, losses)
         self.scrub = Scrub(builds, stores, settings)
         self.retention = Retention(builds, settings, cancel=self.cancel, remove=self.remove)

@@ -21,7 +21,8 @@ from statemachine.errors import NotFound
 from statemachine.events import ArtifactPublished, BuildCompleted, Event
 from statemachine.provenance import boot_proof
 from statemachine.results import Artifact
-from statemachine.statements import BOOT_SUFFIX, PROVENANCE_SUFFIX
+from statemachine.statements import BOOT_SUFFIX, PROVENANCE_SUFFIX, REBUILD_SUFFIX
+from statemachine.verdict import verdict_statement
 from store.artifacts import EVIDENCE_SUMS, SUMS
 
 _LEFT_OUT = "<!-- This copy of the manifest omits passwords, hashes and other secrets. -->\n"
@@ -56,6 +57,7 @@ async def publish(
         f"{state.name}{PROVENANCE_SUFFIX}": made,
         f"{state.name}{BOOT_SUFFIX}": boot_proof(events),
     }
+    said[f"{state.name}{REBUILD_SUFFIX}"] = verdict_statement(events)
     for name, text in said.items():
         if text is not None:
             state = await write(name, "in-toto", text, evidence=True)

@@ -282,7 +282,7 @@ class Runner:
             require_secrets, self._resources.settings(), state.actor, planned.secrets
         )
         age = time.monotonic() - self._planned_at.get(state.id, float("-inf"))
-        if age < FRESH_SECONDS or state.locked:
+        if age < FRESH_SECONDS or state.locked or state.rebuild:
             found = await asyncio.to_thread(planning.with_present_host, planned)
         else:
             with self.builds.broadcast.waiting(state.id, "responses of repositories"):

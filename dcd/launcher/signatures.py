@@ -19,7 +19,7 @@ from dcd.signing.process import sign
 from dcd.signing.statements import MOST_BYTES, bundle, check_statement, check_sums
 from statemachine.errors import NotFound, PermissionDenied
 from statemachine.results import Artifact
-from statemachine.statements import BOOT_SUFFIX, PROVENANCE_SUFFIX, UNNAMED
+from statemachine.statements import BOOT_SUFFIX, PROVENANCE_SUFFIX, REBUILD_SUFFIX, UNNAMED
 from store.artifacts import SUMS, Artifacts
 from store.host.regular import open_regular, read_regular
 
@@ -74,7 +74,7 @@ def signatures(artifacts: Artifacts, signing: Signing, build: str, name: str) ->
 def _by_key(published: Published, signing: Signing, name: str) -> Iterator[Artifact]:
     texts = {
         stem: text
-        for suffix in (PROVENANCE_SUFFIX, BOOT_SUFFIX)
+        for suffix in (PROVENANCE_SUFFIX, BOOT_SUFFIX, REBUILD_SUFFIX)
         if (text := published.text(name + suffix)) is not None
         for stem in [(name + suffix).removesuffix(".json")]
     }

@@ -12,11 +12,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from statemachine.errors import PermissionDenied
-from statemachine.statements import PROVENANCE, STATEMENT, TEST_RESULT
+from statemachine.statements import PROVENANCE, STATEMENT, TEST_RESULT, VERIFICATION_SUMMARY
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 BUNDLE_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
-VERIFICATION_SUMMARY = "https://slsa.dev/verification_summary/v1"
 
 MOST_BYTES = 16 * 1024**2
 """The size of a statement that is signed."""

@@ -1,0 +1,54 @@
+"""`dcctl rebuild`: build an image again, without network, and compare.
+
+Rebuild a completed build from the packages, files and the time that it used, without reuse and without
+network, and compare the products. The answer is GOOD (exit 0) when all are identical, and the daemon then
+delivers NAME.rebuild.json, signed if it has a key; or BAD (exit 26) with the first checkpoint that differs
+and what was not the same before. Booting is left out: it makes no products.
+"""
+
+import argparse
+import sys
+
+from cli.client import Json, build_path, request
+from cli.exit_codes import ExitCode
+from cli.follow import follow_build
+from cli.text import print_json, print_table, printable
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("target", metavar="BUILD", help="the id of a build")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Rebuild, wait, and print the verdict."""
+    build = request(args.socket, "POST", build_path(args.target, "rebuild"))
+    print(f"the rebuild is {printable(build['id'])}", file=sys.stderr, flush=True)
+    if code := follow_build(args.socket, build, stream=sys.stderr):
+        return code
+    found = request(args.socket, "GET", build_path(build["id"], "verdict"))
+    if args.json:
+        print_json(found)
+    else:
+        _print(found)
+    return ExitCode.OK if found["good"] else ExitCode.BAD
+
+
+def _print(found: Json) -> None:
+    verdict = "GOOD" if found["good"] else "BAD"
+    print(f"{verdict}: build {printable(found['build'])}, rebuilt as {printable(found['rebuild'])}")
+    rows = [
+        (
+            each["name"],
+            "identical" if each["sha256"] == each["expected_sha256"] else "differs",
+            each["expected_sha256"][:16] or "none",
+            each["sha256"][:16] or "none",
+        )
+        for each in found["products"]
+    ]
+    print_table(("PRODUCT", "", "EXPECTED", "REBUILT"), rows)
+    if found["checkpoint"]:
+        print(f"\nThe first checkpoint with another result is {printable(found['checkpoint'])}.")
+    if found["changed"]:
+        print("\nNot the same as for the build:")
+        for text in found["changed"]:
+            print(f"  {printable(text)}")

@@ -1,0 +1,153 @@
+"""Rebuilding: a completed build again, from what it captured, without network, and the verdict.
+
+A rebuild is an ordinary build, under keys of its own, so it reuses nothing. Its first event says what its
+results are to be compared with, so it survives a restart as any build does, and the verdict can be asked for
+at any time. A rebuild boots nothing: boots make no products.
+"""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from dcd.configuration import Configuration
+from dcd.engine.builds import Builds
+from dcd.engine.manifests import Permit
+from dcd.engine.papers import provenance_of
+from dcd.engine.runner import Runner
+from dcd.engine.scheduler import Scheduler
+from dcd.engine.stores import Stores
+from dcd.planning import plan as planning
+from statemachine.build import BuildState, Lifecycle
+from statemachine.errors import NotFound, Refused, Unprepared
+from statemachine.events import Actor, BuildSubmitted
+from statemachine.keys import chain, with_salt, without_grown, without_salt
+from statemachine.plan import Plan
+from statemachine.provenance import public, results
+from statemachine.rebuild import Rebuild
+from statemachine.verdict import Verdict, judge_rebuild
+from store.captured import captured_files
+
+BOOTS = "VerifyBoot"
+"""The end of the names of the classes that only boot products."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilds:
+    """See the module."""
+
+    builds: Builds
+    runner: Runner
+    scheduler: Scheduler
+    stores: Stores
+    settings: Callable[[], Configuration]
+
+    async def begin(self, build: str, actor: Actor, permit: Permit) -> BuildState:
+        """Submit the rebuild of a completed build. Raises Refused for a build that has not completed,
+        NotFound when captured files are gone, Unprepared, PermissionDenied."""
+        first = await self.builds.state(build)
+        expected = await self.expected(first)
+        settings = self.settings()
+        plan = rebuild_plan(first.plan)
+        await asyncio.to_thread(permit, plan)
+        await asyncio.to_thread(self.require, first)
+        await asyncio.to_thread(
+            planning.check_host, plan, settings.state_dir, settings.min_free_bytes
+        )
+        submitted = BuildSubmitted(
+            name=first.name,
+            manifest=first.manifest,
+            manifest_path=first.manifest_path,
+            plan=plan,
+            inputs=first.inputs,
+            parameters=dict(first.parameters),
+            fresh=True,
+            priority=first.priority,
+            time_origin=first.time_origin,
+            rebuild=expected,
+        )
+        return await self.submit(submitted, actor)
+
+    async def submit(self, submitted: BuildSubmitted, actor: Actor) -> BuildState:
+        """Create the build, and have it run."""
+        state = await self.builds.create(submitted, actor)
+        self.runner.planned(state.id, fresh=False)
+        self.scheduler.wake()
+        return state
+
+    async def expected(self, first: BuildState) -> Rebuild:
+        """What a rebuild of a build is compared with. Raises Refused unless it has completed."""
+        if first.lifecycle is not Lifecycle.COMPLETED:
+            raise Refused(
+                f"build {first.id} cannot be rebuilt: it is {first.lifecycle}",
+                "only a completed build has results to compare with",
+                f"wait until it is completed: dcctl follow {first.id}",
+            )
+        events = await self.builds.events(first.id)
+        # Its digest names it; parameters, which may be secret, do not matter to the comparison.
+        said = await asyncio.to_thread(provenance_of, self.stores.packages, events, {})
+        found = results(events)
+        contents = {
+            each["name"]: each["digest"]["sha256"]
+            for each in json.loads(said)["predicate"]["runDetails"]["byproducts"]
+            if each["uri"] == "urn:dcd:checkpoint" and "digest" in each
+        }
+        started = found.started
+        return Rebuild(
+            build=first.id,
+            builder=started.data.builder if started else "",
+            version=started.data.version if started else "",
+            provenance=await self._provenance_digest(first, said),
+            products={
+                each.name: each.sha256
+                for each in found.products
+                if each.name != f"{first.name}.xml"
+            },
+            contents=contents,
+            captured={each.name: each.resolved for each in first.checkpoints if each.resolved},
+            plan=public(first.plan),
+        )
+
+    async def _provenance_digest(self, first: BuildState, said: str) -> str:
+        published = {each.name: each.sha256 for each in first.published}
+        own = published.get(f"{first.name}.provenance.json")
+        return own or hashlib.sha256(said.encode()).hexdigest()
+
+    def require(self, first: BuildState) -> None:
+        """Raise NotFound when captured files of a build are gone, Unprepared when a checkpoint has downloaded
+        what was not captured. Blocking."""
+        self.stores.inputs(first)
+        captured_files(self.stores.packages, first.resolved)
+        require_captured(first.plan, [each.name for each in first.checkpoints if each.resolved])
+
+    async def verdict(self, build: str) -> Verdict:
+        """The verdict of a completed rebuild. Raises Refused for another build."""
+        state = await self.builds.state(build)
+        if state.rebuild is None:
+            raise Refused(
+                f"build {state.id} is no rebuild",
+                resolution=f"rebuild it: dcctl rebuild {state.id}",
+            )
+        found = judge_rebuild(await self.builds.events(build))
+        if found is None:
+            raise NotFound(f"build {build} has no verdict")
+        return found
+
+
+def rebuild_plan(plan: Plan) -> Plan:
+    """The plan of a rebuild: without boots, each checkpoint made as a whole, under keys of its own."""
+    kept = [each for each in plan.checkpoints if not each.checkpoint_class.endswith(BOOTS)]
+    whole = (replace(each, base="", listed=(), grow=False) for each in kept)
+    return with_salt(without_salt(without_grown(chain(whole), 0)), 0, planning.new_salt())
+
+
+def require_captured(plan: Plan, captured: Sequence[str]) -> None:
+    """Raise Unprepared for a checkpoint that needs the network and has no captured list."""
+    for each in plan.checkpoints:
+        if each.network and each.name not in captured:
+            raise Unprepared(
+                f"{each.name} cannot be rebuilt without network",
+                "what it downloads was not captured",
+                "only transfers of Debian packages are captured, with the setting capture = packages",
+            )

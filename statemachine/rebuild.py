@@ -1,0 +1,25 @@
+"""What a rebuild is compared with: the results of the build that it repeats, by digest.
+
+It is in the rebuild's first event, so the verdict needs neither the other build nor its server. Pure data.
+"""
+
+from dataclasses import dataclass, field
+
+from statemachine.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuild:
+    """`build` is the id of the other build, `builder` the URI of its server, `version` its version of dcd,
+    `provenance` the sha256 of its provenance's text. `products` maps names to sha256, `contents` checkpoints
+    to the digests of their content manifests, `captured` transfers to the digests of their lists of packages
+    (`store.resolved`). `plan` has the keys and ingredients that provenance may show."""
+
+    build: str
+    builder: str
+    version: str
+    provenance: str
+    products: dict[str, str] = field(default_factory=dict)
+    contents: dict[str, str] = field(default_factory=dict)
+    captured: dict[str, str] = field(default_factory=dict)
+    plan: Plan | None = None
