@@ -12,8 +12,7 @@ from statemachine.plan import Plan
 class Rebuild:
     """`build` is the id of the other build, `builder` the URI of its server, `version` its version of dcd,
     `provenance` the sha256 of its provenance's text. `products` maps names to sha256, `contents` checkpoints
-    to the digests of their content manifests, `captured` transfers to the digests of their lists of packages
-    (`store.resolved`). `plan` has the keys and ingredients that provenance may show."""
+    to the digests of their content manifests. `plan` has the keys and ingredients that provenance may show."""
 
     build: str
     builder: str
@@ -21,5 +20,4 @@ class Rebuild:
     provenance: str
     products: dict[str, str] = field(default_factory=dict)
     contents: dict[str, str] = field(default_factory=dict)
-    captured: dict[str, str] = field(default_factory=dict)
     plan: Plan | None = None

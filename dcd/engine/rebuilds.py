@@ -23,7 +23,7 @@ from statemachine.build import BuildState, Lifecycle
 from statemachine.errors import NotFound, Refused, Unprepared
 from statemachine.events import Actor, BuildSubmitted
 from statemachine.keys import chain, with_salt, without_grown, without_salt
-from statemachine.plan import Plan
+from statemachine.plan import Locked, Plan
 from statemachine.provenance import public, results
 from statemachine.rebuild import Rebuild
 from statemachine.verdict import Verdict, judge_rebuild
@@ -65,6 +65,7 @@ class Rebuilds:
             fresh=True,
             priority=first.priority,
             time_origin=first.time_origin,
+            locked=Locked(first.resolved) if first.resolved else None,
             rebuild=expected,
         )
         return await self.submit(submitted, actor)
@@ -105,7 +106,6 @@ class Rebuilds:
                 if each.name != f"{first.name}.xml"
             },
             contents=contents,
-            captured={each.name: each.resolved for each in first.checkpoints if each.resolved},
             plan=public(first.plan),
         )
 
