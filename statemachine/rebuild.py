@@ -12,7 +12,7 @@ from statemachine.plan import Plan
 class Rebuild:
     """`build` is the id of the other build, `builder` the URI of its server, `version` its version of dcd,
     `provenance` the sha256 of its provenance's text. `products` maps names to sha256, `contents` checkpoints
-    to the digests of their content manifests. `plan` has the keys and ingredients that provenance may show."""
+    to the digests of their content manifests. `plan` has what provenance may show of keys and ingredients."""
 
     build: str
     builder: str

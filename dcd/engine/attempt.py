@@ -271,7 +271,7 @@ class Attempt:
             external=planning.recorded_external(planned),
             manifest_path=state.manifest_path,
             places=planned.places,
-            network=planned.network and state.locked is None,
+            network=planned.network and not (state.locked or state.rebuild),
             packages=needs.packages,
             capture=resources.settings().capture,
             stage=stage.value,
