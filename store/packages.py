@@ -29,7 +29,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
-from typing import IO
+from typing import IO, BinaryIO
 
 from statemachine.errors import DcdError, NotFound
 from store.host.durable import DiskFull, reporting_disk_full, sync_directory, sync_file_system
@@ -40,6 +40,7 @@ from store.resolved import MOST_BYTES, Resolved, decoded
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _USED = "used-"
 _PART = ".part"
+_ADOPTED = ".adopted-"
 _CHUNK_BYTES = 1024 * 1024
 
 CAPTURES = ("packages", "digests", "none")
@@ -185,6 +186,22 @@ class Packages:
             return len(whole)
         finally:
             try_to_remove_tree(lent.incoming)
+
+    def adopt(self, content: BinaryIO, sha256: str) -> None:
+        """Store a file of this digest, on disk. Raises DcdError when it has another, DiskFull."""
+        part = self._incoming / f"{_ADOPTED}{sha256}"
+        with reporting_disk_full("storing packages", self.directory):
+            try:
+                with part.open("wb") as sink:
+                    found = _copied(content, sink)
+                    os.fchmod(sink.fileno(), 0o444)
+                    os.fsync(sink.fileno())
+                if found != sha256:
+                    raise DcdError(f"the file for {sha256} is damaged", f"its sha256 is {found}")
+                part.rename(self._kept / _named(sha256))
+            finally:
+                part.unlink(missing_ok=True)
+            sync_directory(self._kept)
 
     def stored(self) -> list[Package]:
         """All packages, least recently used first."""

@@ -7,6 +7,8 @@ from dcd.api.access import Action
 from dcd.api.handling import Api
 from dcd.api.operations import json_response
 from dcd.api.server import actor_of
+from dcd.api.stream import Streamed
+from dcd.engine.exports import make_export
 from dcd.planner.tasks import WithSecrets
 from statemachine.build import BuildState
 from statemachine.errors import PermissionDenied
@@ -19,6 +21,19 @@ async def rebuild(api: Api, request: Request) -> Response:
     permit = api.permit(request, first.actor)
     state = await api.engine.rebuilds.begin(first.id, actor_of(request.scope), permit)
     return json_response(await api.view(request, state), 201)
+
+
+async def export(api: Api, request: Request) -> Response:
+    api.require(request, Action.SEE)
+    state = await api.kept(request)
+    if not api.sees_secrets(request, state.actor):
+        raise PermissionDenied(
+            f"build {state.id} belongs to {state.actor.user}",
+            "an export has the captured files of the build, which only its submitter may read",
+            f"have {state.actor.user} or root export it",
+        )
+    size_bytes, pieces = await make_export(api.engine.rebuilds, api.engine.planner, state)
+    return Streamed(pieces, "application/x-tar", {"content-length": str(size_bytes)})
 
 
 async def verdict(api: Api, request: Request) -> Response:

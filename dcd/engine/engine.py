@@ -18,7 +18,7 @@ from dcd.engine.garbage import Collector
 from dcd.engine.locked import known_repositories
 from dcd.engine.losses import NO_LOSSES, Losses
 from dcd.engine.manifests import Manifests, ManifestSource, Options, Permit
-from dcd.engine.rebuilds import Rebuilds
+from dcd.engine.rebuilds import Rebuilds, rebuild_plan
 from dcd.engine.records import Records
 from dcd.engine.reproductions import Reproductions
 from dcd.engine.retention import Retention
@@ -75,6 +75,7 @@ class Engine:
         self.records = Records(builds, stores)
         self.shells = Shells(stores)
         self.reproductions = Reproductions(builds, runner, scheduler, stores, settings)
+        self.planner = planner
         self.rebuilds = Rebuilds(builds, runner, scheduler, stores, settings)
         self.collector = Collector(builds, runner, stores, settings, losses)
         self.scrub = Scrub(builds, stores, settings)
@@ -159,6 +160,8 @@ class Engine:
         """Submit a build. Returns a new, queued build and True; or the build already submitted with the
         same idempotency key and False. Raises ManifestError, InputsMissing, Unprepared,
         PermissionDenied, and Refused for a key used by another submit."""
+        if options.rebuild is not None and options.locked is not None:
+            await asyncio.to_thread(self.rebuilds.adopt, options.locked.lists, source.owner)
         if options.locked is not None:
             known = await asyncio.to_thread(known_repositories, self._stores, options.locked)
             source = replace(source, known=known)
@@ -184,6 +187,9 @@ class Engine:
             time_origin=planned.time.origin,
             locked=options.locked,
         )
+        if options.rebuild is not None:
+            plan = rebuild_plan(planned.plan)
+            submitted = replace(submitted, plan=plan, fresh=True, rebuild=options.rebuild)
         try:
             state = await self._builds.create(submitted, actor)
         except Conflict:

@@ -41,6 +41,7 @@ from statemachine.errors import PermissionDenied, UsageError
 from statemachine.events import Actor
 from statemachine.keys import canonical
 from statemachine.plan import Locked, Plan
+from statemachine.rebuild import Rebuild
 
 Answer = TypeVar("Answer")
 
@@ -89,6 +90,8 @@ class Options:
     """Whether a transfer may add packages to the result of an earlier build."""
     locked: Locked | None = None
     """What the build uses in place of its repositories."""
+    rebuild: Rebuild | None = None
+    """What the results are compared with."""
 
 
 class Manifests:

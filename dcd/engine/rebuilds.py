@@ -8,7 +8,7 @@ at any time. A rebuild boots nothing: boots make no products.
 import asyncio
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from dcd.configuration import Configuration
@@ -119,7 +119,20 @@ class Rebuilds:
         what was not captured. Blocking."""
         self.stores.inputs(first)
         captured_files(self.stores.packages, first.resolved)
-        require_captured(first.plan, [each.name for each in first.checkpoints if each.resolved])
+        require_captured(first.plan, first.resolved)
+
+    def adopt(self, lists: Sequence[str], owner: int | None) -> None:
+        """Put uploaded files into the package store: the lists, and what these name. Each has to be an upload
+        of the user `owner` (None: of anybody), or there already. Raises NotFound. Blocking."""
+        for names in (lists, self._named(lists)):
+            for name in names:
+                if not self.stores.packages.has(name):
+                    self.stores.blobs.path(name, owner)
+                    self.stores.privileged.adopt_package(name)
+
+    def _named(self, lists: Sequence[str]) -> Iterator[str]:
+        for name in lists:
+            yield from self.stores.packages.resolved(name).stored()
 
     async def verdict(self, build: str) -> Verdict:
         """The verdict of a completed rebuild. Raises Refused for another build."""
@@ -142,12 +155,13 @@ def rebuild_plan(plan: Plan) -> Plan:
     return with_salt(without_salt(without_grown(chain(whole), 0)), 0, planning.new_salt())
 
 
-def require_captured(plan: Plan, captured: Sequence[str]) -> None:
-    """Raise Unprepared for a checkpoint that needs the network and has no captured list."""
-    for each in plan.checkpoints:
-        if each.network and each.name not in captured:
-            raise Unprepared(
-                f"{each.name} cannot be rebuilt without network",
-                "what it downloads was not captured",
-                "only transfers of Debian packages are captured, with the setting capture = packages",
-            )
+def require_captured(plan: Plan, lists: Sequence[str]) -> None:
+    """Raise Unprepared for a plan with downloads of which no list was captured."""
+    transfers = [each for each in plan.checkpoints if each.network]
+    if len(transfers) > len(lists):
+        names = ", ".join(each.name for each in transfers)
+        raise Unprepared(
+            f"the build cannot be rebuilt without network: {names}",
+            "what it downloads was not captured",
+            "only transfers of Debian packages are captured, with the setting capture = packages",
+        )

@@ -39,8 +39,16 @@ MOST = 512
 
 OPERATIONS = (
     *("commit", "publish", "write", "remove_results", "marker", "close_shell", "release"),
-    *("secret_digests", "allows_host_code", "examine_host", "reload", "remove_package", "sign"),
-    "compare_layers",
+    *(
+        "secret_digests",
+        "allows_host_code",
+        "examine_host",
+        "reload",
+        "remove_package",
+        "adopt_package",
+        "sign",
+    ),
+    *("compare_layers", "adopt_package"),
 )
 """The methods of `Operations` that may be requested."""
 

@@ -55,6 +55,8 @@ class Privileged(Protocol):
 
     def remove_package(self, sha256: str) -> None: ...
 
+    def adopt_package(self, sha256: str) -> None: ...
+
     def marker(self, build: str, name: str) -> str: ...
 
     def close_shell(self, build: str, name: str) -> None: ...
@@ -132,6 +134,9 @@ class Launcher:
 
     def remove_package(self, sha256: str) -> None:
         self.call("remove_package", sha256=sha256)
+
+    def adopt_package(self, sha256: str) -> None:
+        self.call("adopt_package", sha256=sha256)
 
     def marker(self, build: str, name: str) -> str:
         return self._call(str, "marker", build=build, name=name)

@@ -56,6 +56,7 @@ AS_ORDERED = (
 """The fields of a worker's request that are as the main process orders them. The launcher finds or bounds the
 others."""
 
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _BUILD = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _EXAMINATION_SECONDS = 60
 
@@ -172,6 +173,13 @@ class Operations:
     def remove_package(self, sha256: str) -> None:
         """Remove a package from the store if it exists."""
         self.packages.remove(sha256)
+
+    def adopt_package(self, sha256: str) -> None:
+        """Put a captured file into the package store. Raises NotFound, and DcdError for another digest."""
+        if not _DIGEST.fullmatch(sha256):
+            raise UsageError(f"{sha256!r} is not a sha256")
+        with open_regular(self._blob(sha256)) as content:
+            self.packages.adopt(content, sha256)
 
     def _blob(self, digest: str) -> Path:
         """A captured file. The main process owns these files; the worker looks again at what it shows."""

@@ -26,6 +26,7 @@ from dcd.planning import document
 from dcd.planning import plan as planning
 from dcd.planning.document import Match
 from dcd.planning.epoch import BuildTime
+from dcd.planning.exported import exported
 from dcd.planning.load import Loaded, load
 from dcd.planning.load import Settings as ManifestSettings
 from dcd.planning.preview import Intention, beyond
@@ -129,6 +130,14 @@ class WithSecrets:
     manifest: str
     parameters: Mapping[str, str] = field(default_factory=dict)
     plan: Plan | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OfEpoch:
+    """A stored manifest, and the time of its build."""
+
+    manifest: str
+    epoch: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +264,10 @@ def _withhold(given: WithSecrets, waiting: Waiting) -> WithoutSecrets:
     )
 
 
+def _export(given: OfEpoch, waiting: Waiting) -> str:
+    return exported(given.manifest, given.epoch)
+
+
 def _find(wanted: InDocument, waiting: Waiting) -> tuple[Match, ...]:
     doc = restore(wanted.manifest, wanted.persistent)
     if not wanted.whole:
@@ -288,6 +301,10 @@ WITHHOLD = Task("withhold", WithSecrets, WithoutSecrets, _withhold)
 """Remove the secrets of a manifest from it, its parameters and its plan."""
 
 
+EXPORT = Task("export", OfEpoch, str, _export)
+"""Make a manifest fit for an export. Raises Refused."""
+
+
 def require_showable(question: object, paths: Iterable[Path]) -> None:
     """On the daemon's side: raise PermissionDenied for paths of the host, of which a planner says that the
     question is about them, that are secrets and not for the user of the question. All others are shown if
@@ -312,7 +329,7 @@ def captured_files(question: object) -> list[Path]:
 
 TASKS: Mapping[str, Task[object, object]] = {
     task.name: task  # type: ignore[misc]
-    for task in (CHECK, PLAN, PREVIEW, NEEDS, EXTERNAL, MIGRATE, FIND, WITHHOLD)
+    for task in (CHECK, PLAN, PREVIEW, NEEDS, EXTERNAL, MIGRATE, FIND, WITHHOLD, EXPORT)
 }
 
 
