@@ -35,9 +35,7 @@ from statemachine.keys import EXTERNAL, GROWN, SALT, canonical, chain, epoch_of,
 from statemachine.plan import Ingredient, Json, Plan, PlannedCheckpoint
 from statemachine.results import Artifact
 from statemachine.statements import (
-    BOOT_SUFFIX,
     PROVENANCE,
-    PROVENANCE_SUFFIX,
     STATEMENT,
     TEST_RESULT,
     UNNAMED,
