@@ -30,6 +30,7 @@ class ExitCode(IntEnum):
     UNPROVED = 24
     OTHER_BUILDER = 25
     BAD = 26
+    BAD_EXPORT = 27
     DAMAGED = 30
     INTERRUPTED = 130
     BROKEN_PIPE = 141
@@ -57,6 +58,7 @@ OF_FILES = {
     "other-file": ExitCode.OTHER_FILE,
     "unproved": ExitCode.UNPROVED,
     "other-builder": ExitCode.OTHER_BUILDER,
+    "bad-export": ExitCode.BAD_EXPORT,
 }
 """By the problem that `dcctl verify` finds in files, without a daemon."""
 

@@ -1,13 +1,16 @@
 """`dcctl rebuild`: build an image again, without network, and compare.
 
-Rebuild a completed build from the packages, files and the time that it used, without reuse and without
-network, and compare the products. The answer is GOOD (exit 0) when all are identical, and the daemon then
-delivers NAME.rebuild.json, signed if it has a key; or BAD (exit 26) with the first checkpoint that differs
-and what was not the same before. Booting is left out: it makes no products.
+Rebuild a completed build, or one that another server has exported, from the packages, files and the
+time that it used, without reuse and without network, and compare the products. The answer is GOOD (exit
+0) when all are identical, and the daemon then delivers NAME.rebuild.json, signed if it has a key; or BAD
+(exit 26) with the first checkpoint that differs and what was not the same before. Booting is left out: it
+makes no products. With --key, the export's provenance has to be signed by that key. Exit code 27: the
+export is altered.
 """
 
 import argparse
 import sys
+from pathlib import Path
 
 from cli.client import Json, build_path, request
 from cli.exit_codes import ExitCode
@@ -16,12 +19,24 @@ from cli.text import print_json, print_table, printable
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("target", metavar="BUILD", help="the id of a build")
+    parser.add_argument(
+        "target",
+        metavar="BUILD|FILE",
+        help="the id of a build, or a file that dcctl export has written (its name has a dot or a slash)",
+    )
+    parser.add_argument(
+        "--key", metavar="PEM", type=Path, help="the public key of the export's publisher"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Rebuild, wait, and print the verdict."""
-    build = request(args.socket, "POST", build_path(args.target, "rebuild"))
+    if "/" in args.target or "." in args.target:
+        from cli.importing import import_export  # starts openssl, which other commands do not need
+
+        build = import_export(args.socket, Path(args.target), args.key)
+    else:
+        build = request(args.socket, "POST", build_path(args.target, "rebuild"))
     print(f"the rebuild is {printable(build['id'])}", file=sys.stderr, flush=True)
     if code := follow_build(args.socket, build, stream=sys.stderr):
         return code

@@ -76,7 +76,7 @@ async def submit(api: Api, request: Request) -> Response:
     api.require(request, Action.SUBMIT)
     body = await body_of(request, schemas.SubmitRequest)
     source = await _source(api, request, body.manifest, body)
-    options = replace(_options(body), locked=await _locked(api, body))
+    options = replace(_options(body), locked=await _locked(api, body), rebuild=body.rebuild)
     state, new = await api.engine.submit(
         source, options, actor_of(request.scope), api.permit(request)
     )
@@ -191,6 +191,8 @@ async def _commanded(
 
 
 async def _locked(api: Api, body: schemas.SubmitRequest) -> Locked | None:
+    if body.rebuild is not None:
+        return Locked(body.lists) if body.lists else None
     if not body.packages_of:
         if body.versions:
             raise UsageError(

@@ -21,6 +21,7 @@ from dcd.planning.document import Match
 from dcd.planning.preview import Intention
 from statemachine.events import Actor, Event, InputFile
 from statemachine.plan import Json, Variance
+from statemachine.rebuild import Rebuild
 from statemachine.results import Artifact, ErrorInfo
 
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
@@ -72,10 +73,13 @@ class ManifestRequest(Request, frozen=True):
 class SubmitRequest(ManifestRequest, frozen=True):
     """Body of `POST /v1/builds`: as ManifestRequest. With `packages_of`, builds by id or prefix, the packages
     are those that these builds captured, and nothing is asked of repositories; `versions` chooses among those
-    of several builds."""
+    of several builds. `rebuild` is what the results of an export are to be compared with, `lists` are the
+    digests of its lists of packages: these, and all that they name, were uploaded as blobs."""
 
     packages_of: Annotated[tuple[str, ...], Meta(max_length=8)] = ()
     versions: Annotated[dict[str, str], Meta(max_length=100_000)] = {}
+    lists: Annotated[tuple[Sha256, ...], Meta(max_length=64)] = ()
+    rebuild: Rebuild | None = None
 
 
 class MigrateRequest(Request, frozen=True):

@@ -11,6 +11,7 @@ from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.objects import CheckpointSpec
 from dcd.manifest.objects.configuration import Password, User
 from dcd.manifest.withheld import withhold
+from dcd.planning.ingredients import software_and_configurations
 from dcd.platform.password_hash import hashed
 from statemachine.errors import Refused
 
@@ -21,9 +22,15 @@ _LONG = 8
 def exported(canonical: str, epoch: int) -> str:
     """The manifest as canonical text, of a build with this time."""
     doc = restore(canonical)
-    for spec in doc.volatile.get_descendants(class_type=CheckpointSpec):
-        if spec.checkpoint_class == VerifyBoot.__name__:
-            spec.delete()
+    boots = [
+        spec
+        for spec in doc.volatile.get_descendants(class_type=CheckpointSpec)
+        if spec.checkpoint_class == VerifyBoot.__name__
+    ]
+    for spec in boots:
+        for _, node in software_and_configurations(doc, spec.name):
+            node.delete()
+        spec.delete()
     plain = _hash_passwords(doc, epoch)
     text = canonical_text(doc)
     if any(password in text for password in plain if len(password) >= _LONG) or _has_secrets(text):

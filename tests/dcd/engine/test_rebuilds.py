@@ -1,13 +1,16 @@
 """A completed build is built again without network; the verdict is GOOD for the same bytes, else BAD."""
 
+import io
 import json
+import tarfile
 from base64 import b64decode
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dcd.signing.new import new_key
+from dcd.signing.new import new_key, shown_key
+from tests.conftest import Daemon
 
 pytestmark = [pytest.mark.root, pytest.mark.daemon]
 
@@ -90,3 +93,92 @@ def test_only_a_completed_build_is_rebuilt(signing: Any, tmp_path: Path) -> None
     result = signing.run("rebuild", build)
     assert result.returncode == 6
     assert "it is failed" in result.stderr
+
+
+@pytest.fixture
+def exported(signing: Any, tmp_path: Path) -> tuple[str, Path]:
+    """A build with an input, a password and a script, and its export."""
+    (tmp_path / "motd").write_text("hello")
+    script = '<arg name="script">pack.sh</arg>'
+    (tmp_path / "pack.sh").write_text("cat $PWD/../pkg_image/file > $PWD/../media/root.tar")
+    path = manifest(tmp_path, "x", script)
+    secret = (
+        '<configuration name="tree"><user name="u"><password>word</password></user></configuration>'
+    )
+    text = path.read_text().replace("<args>x</args>", "")
+    path.write_text(text.replace("</distro>", f"{secret}</distro>"))
+    build = signing.submit(path)
+    assert signing.wait(build)["state"] == "completed"
+    signing.ctl("export", build, "-o", tmp_path / "small.dcd")
+    return build, tmp_path / "small.dcd"
+
+
+@pytest.fixture
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Another server."""
+    daemon = Daemon(tmp_path_factory.mktemp("elsewhere"))
+    daemon.settings["host_code"] = ["root"]
+    yield daemon.start()
+    assert daemon.stop() == 0
+
+
+def test_an_export_is_rebuilt_on_another_server(
+    signing: Any, exported: tuple[str, Path], elsewhere: Any, tmp_path: Path
+) -> None:
+    build, file = exported
+    key = Path(signing.settings["signing_key"])
+    (tmp_path / "public.pem").write_text(shown_key(key).pem)
+    found = elsewhere.json("rebuild", file, "--key", tmp_path / "public.pem")
+    assert (found["good"], found["build"]) == (True, build)
+    names = {each["name"] for each in elsewhere.json("artifacts", found["rebuild"])}
+    assert "small.rebuild.json" in names
+    signing.ctl("export", build, "-o", tmp_path / "again.dcd")
+    assert (tmp_path / "again.dcd").read_bytes() == file.read_bytes()
+    with tarfile.open(file) as archive:
+        text = b"".join(archive.extractfile(each).read() for each in archive)  # type: ignore[union-attr]
+    assert b">word<" not in text
+    assert b"$6$" in text
+
+
+def test_an_altered_export_is_refused_and_nothing_is_sent(
+    exported: tuple[str, Path], elsewhere: Any, tmp_path: Path
+) -> None:
+    _, file = exported
+    whole = file.read_bytes()
+    altered = tmp_path / "altered.dcd"
+    with tarfile.open(file) as archive:
+        places = [each.offset_data for each in archive if each.size]
+    for place in places:
+        content = bytearray(whole)
+        content[place] ^= 1
+        altered.write_bytes(content)
+        result = elsewhere.run("rebuild", altered)
+        assert result.returncode == 27, result.stderr
+    altered.write_bytes(whole[: len(whole) // 2])
+    assert elsewhere.run("rebuild", altered).returncode == 27
+    altered.write_bytes(b"noise")
+    assert elsewhere.run("rebuild", altered).returncode == 27
+    assert elsewhere.json("list") == []
+
+
+def test_an_export_is_held_against_its_provenance_and_its_key(
+    exported: tuple[str, Path], elsewhere: Any, tmp_path: Path
+) -> None:
+    _, file = exported
+    other = new_key(tmp_path / "other")
+    (tmp_path / "other.pem").write_text(other.pem)
+    result = elsewhere.run("rebuild", file, "--key", tmp_path / "other.pem")
+    assert result.returncode == 22
+    with tarfile.open(file) as archive:
+        files = {each.name: archive.extractfile(each).read() for each in archive}  # type: ignore[union-attr]
+    index = json.loads(files["export.json"])
+    index["rebuild"]["products"]["root.tar"] = "0" * 64
+    files["export.json"] = json.dumps(index).encode()
+    with tarfile.open(tmp_path / "forged.dcd", "w") as forged:
+        for name, content in files.items():
+            head = tarfile.TarInfo(name)
+            head.size = len(content)
+            forged.addfile(head, io.BytesIO(content))
+    result = elsewhere.run("rebuild", tmp_path / "forged.dcd")
+    assert result.returncode == 27
+    assert "other products" in result.stderr

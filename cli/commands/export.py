@@ -1,0 +1,63 @@
+"""`dcctl export`: write all that a build was made from to one file.
+
+Write the manifest, the files, the packages with the indexes and signatures of their repositories, and the
+provenance of a completed build to one file, from which `dcctl rebuild FILE` builds the image again on any
+server, without network. Passwords of accounts are in it as the hashes that are in the image; other
+secrets are refused, unless the manifest refers to them. The same build gives the same bytes.
+"""
+
+import argparse
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from cli.client import CHUNK_BYTES, ClientError, build_path, exchange
+from cli.commands.options import add_build
+from cli.text import print_json, printable, size
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add_build(parser)
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        required=True,
+        type=Path,
+        help="the file to write; it must not exist",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the export: complete and on disk, or not at all."""
+    target: Path = args.output
+    if target.exists():
+        raise ClientError(
+            "usage", f"{target} exists already", "", "give a file name that does not exist"
+        )
+    aside = target.with_name(f".{target.name}.{os.getpid()}.part")
+    written = 0
+    with exchange(args.socket, "GET", build_path(args.build, "export")) as answer:
+        try:
+            descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                while piece := answer.read(CHUNK_BYTES):
+                    file.write(piece)
+                    written += len(piece)
+                file.flush()
+                os.fsync(file.fileno())
+            if answer.headers["Content-Length"] != str(written):
+                raise ClientError("internal", "the export is incomplete", "", "try again")
+            aside.rename(target)
+        except (ConnectionError, TimeoutError):
+            raise
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise ClientError("internal", f"cannot write {target}", reason) from None
+        finally:
+            with suppress(OSError):
+                aside.unlink()
+    if args.json:
+        print_json({"path": str(target.absolute()), "size_bytes": written})
+    else:
+        print(f"{printable(str(target))}: {size(written)}")
