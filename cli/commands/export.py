@@ -22,15 +22,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "-o",
         "--output",
         metavar="FILE",
-        required=True,
         type=Path,
-        help="the file to write; it must not exist",
+        help="the file to write; it must not exist (default: BUILD.dcd)",
     )
 
 
 def run(args: argparse.Namespace) -> None:
     """Write the export: complete and on disk, or not at all."""
-    target: Path = args.output
+    target: Path = args.output or Path(f"{args.build}.dcd")
     if target.exists():
         raise ClientError(
             "usage", f"{target} exists already", "", "give a file name that does not exist"
