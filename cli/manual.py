@@ -36,6 +36,8 @@ EXIT_STATUS = {
     23: "verify: the provenance was made for another file",
     24: "verify: nothing is proved",
     25: "verify: another builder made the file",
+    26: "rebuild: the products differ (BAD)",
+    27: "rebuild: the export is altered or damaged",
     30: "verify --layers: the files of a layer were changed",
     130: "interrupted by Ctrl-C; a followed build continues",
     141: "the reader of the output closed it",

@@ -1,4 +1,4 @@
-"""Handlers for rebuilds. The table in `dcd.api.app` describes each."""
+"""Handlers for rebuilds and exports. The table in `dcd.api.app` describes each."""
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -9,15 +9,13 @@ from dcd.api.operations import json_response
 from dcd.api.server import actor_of
 from dcd.api.stream import Streamed
 from dcd.engine.exports import make_export
-from dcd.planner.tasks import WithSecrets
 from statemachine.build import BuildState
 from statemachine.errors import PermissionDenied
 
 
 async def rebuild(api: Api, request: Request) -> Response:
     api.require(request, Action.SUBMIT)
-    first = await api.state(request)
-    await require_no_secrets_of_others(api, request, first)
+    first = await _own(api, request)
     permit = api.permit(request, first.actor)
     state = await api.engine.rebuilds.begin(first.id, actor_of(request.scope), permit)
     return json_response(await api.view(request, state), 201)
@@ -25,13 +23,7 @@ async def rebuild(api: Api, request: Request) -> Response:
 
 async def export(api: Api, request: Request) -> Response:
     api.require(request, Action.SEE)
-    state = await api.kept(request)
-    if not api.sees_secrets(request, state.actor):
-        raise PermissionDenied(
-            f"build {state.id} belongs to {state.actor.user}",
-            "an export has the captured files of the build, which only its submitter may read",
-            f"have {state.actor.user} or root export it",
-        )
+    state = await _own(api, request)
     size_bytes, pieces = await make_export(api.engine.rebuilds, api.engine.planner, state)
     return Streamed(pieces, "application/x-tar", {"content-length": str(size_bytes)})
 
@@ -41,15 +33,13 @@ async def verdict(api: Api, request: Request) -> Response:
     return json_response(await api.engine.rebuilds.verdict(await api.build(request)))
 
 
-async def require_no_secrets_of_others(api: Api, request: Request, first: BuildState) -> None:
-    """Raise PermissionDenied when the manifest of a build has secrets that are not the peer's: the submitter
-    of a build may see its manifest."""
-    if api.sees_secrets(request, first.actor):
-        return
-    secret = WithSecrets(first.manifest, first.parameters)
-    if (await api.manifests.without_secrets(secret, actor_of(request.scope))).had_any:
+async def _own(api: Api, request: Request) -> BuildState:
+    """The build in the path. Raises PermissionDenied unless the peer may read its captured files."""
+    state = await api.kept(request)
+    if not api.sees_secrets(request, state.actor):
         raise PermissionDenied(
-            f"the manifest of build {first.id} has secrets of {first.actor.user}",
-            "the user who rebuilds it may read its manifest",
-            f"have {first.actor.user} or root do it",
+            f"build {state.id} belongs to {state.actor.user}",
+            "its manifest and its captured files are for the submitter and root",
+            f"have {state.actor.user} or root do it",
         )
+    return state

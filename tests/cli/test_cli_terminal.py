@@ -123,6 +123,8 @@ COMMANDS = {
 OTHERS = {
     "build": "prints what follow and download do",
     "reproduce": "test_cli_reproduce.py",
+    "rebuild": "test_rebuilds.py",
+    "export": "prints only the path that was given",
     "init": "asks no daemon",
     "verify": "asks no daemon",
     "shell": "below",

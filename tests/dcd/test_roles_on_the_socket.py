@@ -160,6 +160,11 @@ ROUTES = {
     ("GET", "/v1/builds/{id}/events"): SEERS,
     ("GET", "/v1/builds/{id}/events/verify"): SEERS,
     ("GET", "/v1/builds/{id}/graph"): SEERS,
+    ("GET", "/v1/builds/{id}/provenance"): SEERS,
+    ("GET", "/v1/builds/{id}/verdict"): SEERS,
+    # They lead to the captured files, which are the submitter's.
+    ("GET", "/v1/builds/{id}/export"): set(),
+    ("POST", "/v1/builds/{id}/rebuild"): set(),
     ("GET", "/v1/builds/{id}/logs"): SEERS,
     ("GET", "/v1/builds/{id}/logs/{checkpoint}/{attempt}"): SEERS,
     ("GET", "/v1/checkpoint-types"): SEERS,
