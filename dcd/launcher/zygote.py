@@ -27,7 +27,10 @@ PATIENCE_SECONDS = 10.0
 """Time limit for a reply, which may wait for all imports."""
 
 SHORT_SECONDS = 5.0
-"""A zygote that ends sooner is started again only after as long."""
+"""A zygote that ends sooner is started again only after as long, and each further one after twice as long."""
+
+LONGEST_SECONDS = 300.0
+"""The longest such pause."""
 
 
 class Zygote:
@@ -93,20 +96,22 @@ class Zygote:
     def _keep(self) -> None:
         with self._changed:
             self._changed.wait_for(lambda: self._wanted or self._closed, self._idle_seconds)
+        pause = SHORT_SECONDS
         while not self._closed:
             started = time.monotonic()
             try:
                 self._run()
-            except OSError as error:
+            except Exception as error:  # noqa: BLE001 - the end of this thread would end all workers
                 _log(f"no zygote can be started: {error}")
-            if self._closed:
-                return
-            if time.monotonic() < started + SHORT_SECONDS:
-                with self._changed:
-                    self._hopeless = True
-                    self._changed.notify_all()
-                    self._changed.wait_for(lambda: self._closed, SHORT_SECONDS)
-                    self._hopeless = False
+            if time.monotonic() >= started + SHORT_SECONDS:
+                pause = SHORT_SECONDS
+                continue
+            with self._changed:
+                self._hopeless = True
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: self._closed, pause)
+                self._hopeless = False
+            pause = min(2 * pause, LONGEST_SECONDS)
 
     def _run(self) -> None:
         """Run a zygote to its end. Raises OSError."""
@@ -118,6 +123,8 @@ class Zygote:
             with self._changed:
                 self._control = control
                 self._changed.notify_all()
+                if self._closed:
+                    control.shutdown(socket.SHUT_RDWR)
             status = process.wait()
             with self._changed:
                 self._control = None
@@ -142,4 +149,5 @@ class Zygote:
 
 
 def _log(what: str) -> None:
-    print(f"dcd launcher: {what}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):
+        print(f"dcd launcher: {what}", file=sys.stderr, flush=True)

@@ -324,6 +324,21 @@ class TestAZygoteThat:
                     os.kill(pid_of(zygote), signal.SIGKILL)
                 assert "hello\n" in said(bench, "echo hello")
 
+    def test_dies_at_once_each_time_is_started_after_longer_and_longer_pauses(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        started = tmp_path / "started"
+        command = ["sh", "-c", f"echo >> {started}; exit 1"]
+        monkeypatch.setattr(launcher_zygote, "module_command", lambda *_: command)
+        monkeypatch.setattr(launcher_zygote, "SHORT_SECONDS", 0.2)
+        zygote = Zygote(environment(), idle_seconds=0)
+        try:
+            assert zygote.fork((0, 1, 2), network=False) is None
+            time.sleep(2)
+            assert len(started.read_text().splitlines()) in (2, 3, 4)
+        finally:
+            zygote.close()
+
     def test_dies_after_a_fork_and_before_its_reply_leaves_no_second_worker(
         self, bench: Bench, shared_zygote: Zygote, monkeypatch: pytest.MonkeyPatch
     ) -> None:
