@@ -33,7 +33,6 @@ from dcd.api.schemas import BuildView
 from dcd.api.stream import follow
 from dcd.api.views import build_view
 from dcd.configuration import Configuration
-from dcd.construction import constructors
 from dcd.engine import attempt, runner
 from dcd.engine import builds as engine_builds
 from dcd.engine.broadcast import Broadcast
@@ -133,7 +132,6 @@ class World:
         patch(planning, "new_salt", self._new_id)
         patch(simulated_mirror, "state", "1")
         # What takes time and does not change: there are no plug-ins, and code stays as it is.
-        patch(constructors, "entry_points", lambda group: ())
         patch(plugins, "entry_points", lambda group: ())
         patch(ingredients, "code_digest", cache(ingredients.code_digest))
         structlog.configure(processors=[self._note])

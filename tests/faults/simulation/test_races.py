@@ -141,7 +141,8 @@ def test_publishing_waits_for_a_log_that_takes_no_events(
     world.run(seconds=RETRY_SECONDS)
 
     assert state_of(world, build) is Lifecycle.COMPLETED
-    assert tried == ["publish", "write", "write"]
+    # The manifest, the digests, the provenance, and the digests of the evidence.
+    assert tried == ["publish", *["write"] * 4]
 
 
 def test_a_log_that_is_full_while_the_daemon_stops_ends_the_publishing(world: World) -> None:
