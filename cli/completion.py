@@ -28,9 +28,12 @@ Candidate = tuple[str, str]
 BASH = """\
 # bash completion for dcctl, by `dcctl completion bash`
 _dcctl() {
-    local IFS=$'\\n' found word="${COMP_WORDS[COMP_CWORD]}"
-    found=$(dcctl completion --words "$COMP_CWORD" -- "${COMP_WORDS[@]}" 2>/dev/null | cut -f1)
-    COMPREPLY=($(compgen -W "$found" -- "$word"))
+    local found
+    COMPREPLY=()
+    # Not compgen -W: it would run what a name says.
+    while IFS= read -r found; do
+        COMPREPLY+=("$(printf %q "$found")")
+    done < <(dcctl completion --words "$COMP_CWORD" -- "${COMP_WORDS[@]}" 2>/dev/null | cut -f1)
 }
 complete -o default -F _dcctl dcctl
 """
@@ -74,8 +77,11 @@ def candidates(
 ) -> Iterator[Candidate]:
     """What can be at `index` of a command line, `words[0]` being dcctl, beginning with what is there."""
     word = words[index] if index < len(words) else ""
+    # bash hands over `--from=x` as three words.
+    word = "" if word == "=" else word
+    words = [each for each in words[:index] if each != "="]
     with suppress(ClientError, OSError, ValueError):
-        for found, meaning in _Line(parser, list(words[1:index])).offers(word):
+        for found, meaning in _Line(parser, words[1:]).offers(word):
             if found.startswith(word):
                 yield found, " ".join(meaning.split())
 

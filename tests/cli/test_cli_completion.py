@@ -109,3 +109,30 @@ def test_bash_completes_a_name_with_its_own_words(daemon, tmp_path: Path) -> Non
         env={"PATH": f"{tmp_path}:/usr/bin:/bin", "DCD_SOCKET": daemon.socket},
     )  # fmt: skip
     assert done.stdout == "k2p7abcd\n"
+
+
+def test_bash_does_not_run_what_a_name_says(daemon, tmp_path: Path) -> None:
+    build = daemon.build("k2p7abcd")
+    build.view["artifacts"] = [
+        {"name": f"$(touch {tmp_path}/ran) `touch {tmp_path}/ran`", "format": ""}
+    ]
+    (tmp_path / "dcctl").write_text(f'#!/bin/sh\nexec {sys.executable} -m cli.main "$@"\n')
+    (tmp_path / "dcctl").chmod(0o755)
+    (tmp_path / "dcctl.bash").write_text(SCRIPTS["bash"])
+    script = (
+        f". {tmp_path}/dcctl.bash; COMP_WORDS=(dcctl download k2p7abcd ''); COMP_CWORD=3; "
+        '_dcctl; printf "%s" "${COMPREPLY[@]}"'
+    )
+    done = subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, check=True,
+        cwd=Path(__file__).parents[2],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin", "DCD_SOCKET": daemon.socket},
+    )  # fmt: skip
+    assert done.stdout.startswith("\\$\\(touch")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_an_option_with_its_value_is_completed_as_bash_splits_it(offered, daemon) -> None:
+    names = [item["name"] for item in daemon.builds["k2p7abcd"].view["checkpoints"]]
+    assert offered("resume", "k2p7abcd", "--from", "=") == names
+    assert offered("resume", "k2p7abcd", "--from", "=", names[0][:3]) == [names[0]]

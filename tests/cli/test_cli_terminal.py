@@ -117,6 +117,7 @@ COMMANDS = {
     "events": ["k2"],
     "logs": ["k2"],
     "follow": ["k2"],
+    "completion": ["--words", "3", "--", "dcctl", "download", "k2", ""],
 }
 """Arguments of each command that prints what the daemon says; M is a manifest."""
 

@@ -24,6 +24,9 @@ from statemachine.results import Artifact
 
 MANIFEST_PATH = "manifest.xml"
 
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f me@example.com"
+"""A public key for ssh."""
+
 RECORD = '#!/bin/sh\necho "{name} $*" >> /calls\n{more}'
 
 

@@ -14,7 +14,7 @@ from dcd.checkpoints.transfer.deb import TransferDEB
 from dcd.manifest.diagnostics import refuse
 from dcd.platform.apt import host_codename, host_sources, sources_for
 from statemachine.errors import CheckpointError, InvalidManifest, Unprepared
-from tests.dcd.checkpoints.conftest import add_tool, calls
+from tests.dcd.checkpoints.conftest import KEY, add_tool, archive, calls
 
 
 def users(inner: str) -> str:
@@ -424,18 +424,30 @@ def test_a_real_system_is_configured(bench: Any, own_mounts: None, tmp_path: Pat
         locale="en_GB.UTF-8",
         timezone="Europe/Vienna",
         serial_console="ttyS0",
-        disable_services=("ssh",),
     )
     doc = bench.doc(
         users(
-            '<user name="live" groups="sudo" shell="/bin/bash"><password>live</password></user>'
+            '<user name="live" groups="sudo" shell="/bin/bash"><password>live</password>'
+            f'<ssh_key>{KEY}</ssh_key><sudo nopasswd="true"/></user>'
             '<user name="root"><password locked="true"/></user>'
         ),
+        '<configuration name="c"><unit source="hello.service"/><unit name="ssh"/>'
+        '<tree source="site" dest="/home/live/site" owner="live"/>'
+        "<script>id -un live > /made; ls /home/live/site >> /made</script></configuration>",
         network('<interface match="en*"/>'),
         add_file("key", "/home/live/.ssh/authorized_keys", mode="0600", owner="live"),
     )
     environment = {"SOURCE_DATE_EPOCH": str(20000 * 86400)}
-    inputs = {"key": tmp_path / "blob"}
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/page").write_text("hello")
+    (tmp_path / "hello").write_text(
+        "[Service]\nExecStart=/bin/true\n[Install]\nWantedBy=multi-user.target\n"
+    )
+    inputs = {
+        "key": tmp_path / "blob",
+        "site": archive(tmp_path / "site", tmp_path / "site.tar"),
+        "hello.service": tmp_path / "hello",
+    }
     checkpoint.execute(bench.context(doc, inputs=inputs, environment=environment))
     image = bench.image
     fields = [line.split(":") for line in (image / "etc/shadow").read_text().splitlines()]
@@ -449,8 +461,19 @@ def test_a_real_system_is_configured(bench: Any, own_mounts: None, tmp_path: Pat
     units = image / "etc/systemd/system"
     assert os.path.lexists(units / "getty.target.wants/serial-getty@ttyS0.service")
     assert os.path.lexists(units / "multi-user.target.wants/systemd-networkd.service")
-    assert not os.path.lexists(units / "multi-user.target.wants/ssh.service")
-    assert (image / "home/live/.ssh/authorized_keys").stat().st_uid == 1000
+    assert os.path.lexists(units / "multi-user.target.wants/ssh.service")
+    assert os.path.lexists(units / "multi-user.target.wants/hello.service")
+    keys = image / "home/live/.ssh/authorized_keys"
+    assert (keys.stat().st_uid, keys.read_text()) == (1000, f"key\n{KEY}\n")
+    assert (image / "home/live/site/page").stat().st_uid == 1000
+    assert (image / "made").read_text() == "live\npage\n"
+    # The image's own programs agree: the key, and the rights without a password.
+    check = ["chroot", image, "ssh-keygen", "-l", "-f", "/home/live/.ssh/authorized_keys"]
+    assert "ED25519" in subprocess.run(check, capture_output=True, text=True).stdout
+    rights = ["chroot", image, "visudo", "--check"]
+    assert subprocess.run(rights, capture_output=True).returncode == 0
+    allowed = ["chroot", image, "sudo", "-l", "-U", "live"]
+    assert "NOPASSWD: ALL" in subprocess.run(allowed, capture_output=True, text=True).stdout
     with pytest.raises(CheckpointError, match=r"cannot enable shh\.service") as caught:
         bench.execute(DebianPrePkgImgMod("c", enable_services=("shh",)))
     assert "ssh.service" in caught.value.resolution

@@ -12,9 +12,8 @@ import pytest
 from dcd.checkpoints.image.configure import DebianPrePkgImgMod
 from dcd.manifest.diagnostics import ManifestError
 from statemachine.errors import CheckpointError
-from tests.dcd.checkpoints.conftest import add_tool, archive, calls, doc_of
+from tests.dcd.checkpoints.conftest import KEY, add_tool, archive, calls, doc_of
 
-KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f me@example.com"
 OTHER = KEY.replace("HR4f", "HR4e")
 
 
