@@ -79,9 +79,9 @@ def candidates(
     word = words[index] if index < len(words) else ""
     # bash hands over `--from=x` as three words.
     word = "" if word == "=" else word
-    words = [each for each in words[:index] if each != "="]
+    line = [found for found in list(words)[1:index] if found != "="]
     with suppress(ClientError, OSError, ValueError):
-        for found, meaning in _Line(parser, words[1:]).offers(word):
+        for found, meaning in _Line(parser, line).offers(word):
             if found.startswith(word):
                 yield found, " ".join(meaning.split())
 
@@ -94,7 +94,7 @@ class _Line:
         self.before = before
         self.command = ""
         self.given: list[str] = []
-        """The words of the command that are no options."""
+        """Those of the command that are no options."""
         self.pending: argparse.Action | None = None
         """The option whose value comes next."""
         self.socket = str(parser.get_default("socket"))
