@@ -9,7 +9,8 @@ in the name is an underscore in the module's).
 NAMES = (
     *("build", "submit", "resume", "retry", "pause", "cancel", "rm"),
     *("status", "list", "follow", "events", "logs", "checkpoints"),
-    *("artifacts", "download", "provenance", "verify", "reproduce", "export", "rebuild"),
+    *("diff", "bisect", "artifacts", "download"),
+    *("provenance", "verify", "reproduce", "export", "rebuild"),
     *("shell", "doc", "graph"),
     *("init", "validate", "plan", "checkpoint-types", "migrate"),
     *("df", "gc", "backup", "config", "metrics", "doctor", "completion", "version"),

@@ -17,7 +17,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 
-from dcd.api import builds, host, layers, rebuilds, results, schemas, shell
+from dcd.api import builds, comparisons, host, layers, rebuilds, results, schemas, shell
 from dcd.api.fairness import Fair, Turns
 from dcd.api.handling import Api
 from dcd.api.identity import Identified
@@ -28,6 +28,7 @@ from dcd.api.operations import Operation, routes
 from dcd.api.problems import problem_response
 from dcd.api.server import API
 from dcd.configuration import Live, Reloaded
+from dcd.engine.differences import Differences
 from dcd.engine.engine import Engine
 from dcd.engine.garbage import Collected
 from dcd.engine.reproductions import Comparison
@@ -103,6 +104,11 @@ OPERATIONS: tuple[Operation, ...] = (
         "Create a throw-away workspace for the life of the connection",
         schemas.ShellView, schemas.ShellRequest, media_type="application/x-ndjson",
         problems=(404, 409, 410, 424)),
+    Operation("GET", f"{BUILD}/diff/{{other}}", comparisons.diff, "The differences between two builds",
+        Differences, problems=(404,)),
+    Operation("POST", f"{BUILD}/bisect", comparisons.bisect,
+        "The changes from a good build to a bad one, and a build with some of them",
+        schemas.BisectionView, schemas.BisectRequest, problems=(403, 404, 409, 422, 424)),
     Operation("POST", f"{BUILD}/reproduce", builds.reproduce,
         "Repeat a completed build in varied surroundings",
         schemas.BuildView, schemas.ReproduceRequest, status=201, also=(200,), problems=(404, 409, 410, 424)),

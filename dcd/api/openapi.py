@@ -33,6 +33,10 @@ PATH_PARAMETERS: dict[str, dict[str, Any]] = {
         "description": "an artifact's name",
         "schema": {"type": "string", "pattern": "^[^./][^/]*$"},
     },
+    "other": {
+        "description": "another build, by its id or a prefix of it",
+        "schema": {"type": "string"},
+    },
     "attempt": {
         "description": "number of the attempt, from 1",
         "schema": {"type": "integer", "minimum": 1, "maximum": 1000000},

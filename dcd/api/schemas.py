@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from dcd.construction.checkpoint_types import CheckpointType
 from dcd.doctor import HostCheck
+from dcd.engine.bisections import Change
 from dcd.engine.records import LogFile
 from dcd.manifest.diagnostics import Diagnostic, MissingInput
 from dcd.manifest.times import EARLIEST, LATEST
@@ -80,6 +81,15 @@ class SubmitRequest(ManifestRequest, frozen=True):
     versions: Annotated[dict[str, str], Meta(max_length=100_000)] = {}
     lists: Annotated[tuple[Sha256, ...], Meta(max_length=64)] = ()
     rebuild: Rebuild | None = None
+
+
+class BisectRequest(Request, frozen=True):
+    """Body of `bisect`, for the good build: the bad one, the checkpoint that tests them (None: the first that
+    has failed), and the numbers of the changes to build with (None: none is built)."""
+
+    bad: str
+    test: CheckpointName | None = None
+    take: Annotated[tuple[int, ...], Meta(max_length=100_000)] | None = None
 
 
 class MigrateRequest(Request, frozen=True):
@@ -458,3 +468,15 @@ class Problem:
     resolution: str = ""
     diagnostics: tuple[Diagnostic, ...] | None = None
     missing: Json | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BisectionView:
+    """Two builds, the checkpoint that tests them, the changes from the good one to the bad one, and the build
+    with the changes that were asked for."""
+
+    good: str
+    bad: str
+    test: str
+    changes: tuple[Change, ...]
+    build: BuildView | None = None

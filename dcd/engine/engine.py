@@ -13,7 +13,9 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from dcd.configuration import Configuration
+from dcd.engine.bisections import Bisections
 from dcd.engine.builds import Builds
+from dcd.engine.differences import ComparedBuilds
 from dcd.engine.garbage import Collector
 from dcd.engine.locked import known_repositories
 from dcd.engine.losses import NO_LOSSES, Losses
@@ -73,6 +75,8 @@ class Engine:
         self._home = _place(settings().state_dir)
         self.manifests = Manifests(planner, stores, settings, History(builds.log))
         self.records = Records(builds, stores)
+        self.differences = ComparedBuilds(stores)
+        self.bisections = Bisections(builds, stores, self.manifests)
         self.shells = Shells(stores)
         self.reproductions = Reproductions(builds, runner, scheduler, stores, settings)
         self.planner = planner

@@ -196,6 +196,12 @@ class Manifests:
         wanted = InDocument(state.manifest, persistent, path, whole)
         return after, await self._planner.ask(tasks.FIND, wanted, actor, left)
 
+    async def mix(
+        self, first: str, second: str, take: tuple[int, ...], actor: Actor
+    ) -> tasks.Mixed:
+        """A manifest between two stored ones."""
+        return await self._planner.ask(tasks.MIX, tasks.Between(first, second, take), actor)
+
     async def without_secrets(self, given: WithSecrets, actor: Actor) -> WithoutSecrets:
         """A manifest with its parameters and plan, without its secrets. The last results are cached,
         since the same builds are requested repeatedly."""

@@ -19,6 +19,7 @@ from dcd.manifest.doc import distro
 from dcd.manifest.includes import CapturedFile
 from dcd.manifest.inputs import InputsMissing
 from dcd.manifest.migrate import Migrated, migrate
+from dcd.manifest.mixture import Edit, mixed
 from dcd.manifest.secrets import Borrower, require_use
 from dcd.manifest.source import LIMITS
 from dcd.manifest.withheld import withheld, withhold
@@ -151,6 +152,23 @@ class WithoutSecrets:
 
 
 @dataclass(frozen=True, slots=True)
+class Between:
+    """Two stored manifests, and the changes of the first towards the second to take, by number."""
+
+    first: str
+    second: str
+    take: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Mixed:
+    """The manifest between two others, and all changes from the first to the second."""
+
+    text: str
+    edits: tuple[Edit, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Planned:
     """A manifest that can be built: the distribution's name, the canonical manifest, its captured files."""
 
@@ -275,6 +293,10 @@ def _find(wanted: InDocument, waiting: Waiting) -> tuple[Match, ...]:
     return document.matches(doc, wanted.path)
 
 
+def _mix(between: Between, waiting: Waiting) -> Mixed:
+    return Mixed(*mixed(between.first, between.second, between.take))
+
+
 CHECK = Task("check", Manifest, tuple[Diagnostic, ...], _check)
 """Check a manifest, including the checks of its checkpoints, for its warnings. Needs no network."""
 
@@ -304,6 +326,9 @@ WITHHOLD = Task("withhold", WithSecrets, WithoutSecrets, _withhold)
 EXPORT = Task("export", OfEpoch, str, _export)
 """Make a manifest fit for an export. Raises Refused."""
 
+MIX = Task("mix", Between, Mixed, _mix)
+"""Make a manifest between two others."""
+
 
 def require_showable(question: object, paths: Iterable[Path]) -> None:
     """On the daemon's side: raise PermissionDenied for paths of the host, of which a planner says that the
@@ -329,7 +354,7 @@ def captured_files(question: object) -> list[Path]:
 
 TASKS: Mapping[str, Task[object, object]] = {
     task.name: task  # type: ignore[misc]
-    for task in (CHECK, PLAN, PREVIEW, NEEDS, EXTERNAL, MIGRATE, FIND, WITHHOLD, EXPORT)
+    for task in (CHECK, PLAN, PREVIEW, NEEDS, EXTERNAL, MIGRATE, FIND, WITHHOLD, EXPORT, MIX)
 }
 
 

@@ -46,7 +46,8 @@ class Mirror:
         return (200, file.read_bytes()) if file.is_file() else (404, b"")
 
     def publish(self, suite: str, *packages: tuple[str, str]) -> None:
-        """Make a suite of packages; each is a name and the fields that it has beside the usual ones."""
+        """Make a suite of packages; each is a name and the fields that it has beside the usual ones, the
+        first of which may be its version (1.0 without it)."""
         index = b""
         for name, fields in packages:
             index += self._package(name, fields)
@@ -64,12 +65,15 @@ class Mirror:
     def _package(self, name: str, fields: str) -> bytes:
         tree = self.directory / "build" / name
         (tree / "DEBIAN").mkdir(parents=True, exist_ok=True)
-        control = f"Package: {name}\nVersion: 1.0\nArchitecture: amd64\n"
+        if not fields.startswith("Version: "):
+            fields = f"Version: 1.0\n{fields}"
+        version = fields.split("\n")[0].removeprefix("Version: ")
+        control = f"Package: {name}\nArchitecture: amd64\n"
         control += f"Maintainer: Nobody <nobody@example.org>\nDescription: {name}\n{fields}"
         (tree / "DEBIAN/control").write_text(control.rstrip("\n") + "\n")
         pool = self.directory / "pool"
         pool.mkdir(exist_ok=True)
-        deb = pool / f"{name}_1.0_amd64.deb"
+        deb = pool / f"{name}_{version}_amd64.deb"
         subprocess.run(["dpkg-deb", "--build", tree, deb], check=True, capture_output=True)
         content = deb.read_bytes()
         return (

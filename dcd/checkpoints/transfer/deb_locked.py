@@ -10,6 +10,7 @@ address of its captured files, beside the first, and the chosen versions are pin
 """
 
 import re
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -101,6 +102,7 @@ def provide_lists(
     apt = apt_settings(place, sources=[*shown, *local], architecture=architecture)
     with transfers(place, _NOTHING, shown, check_valid_until=False) as online:
         update(online, shown)
+    shutil.rmtree(OTHERS, ignore_errors=True)
     fetched = {
         (file.uri.rstrip("/"), file.suite, file.name): file.file for file in index_files(apt)
     }
