@@ -42,8 +42,9 @@ from store.layers.delta import merged, whole
 from store.layers.trees import Trees
 from store.layers.walk import NOTHING, Known, Tree, describe, fingerprint_of, prints
 
-_REMEMBERED = 2
-"""The number of manifests in memory: the commit of a checkpoint needs that of the one before."""
+_REMEMBERED, _MOST_LINES = 2, 50_000
+"""The number of manifests in memory, and the lines of the longest: the commit of a checkpoint needs that of
+the one before. A line takes about half a kilobyte."""
 
 
 _DAMAGED, _CHECKED = "damaged", "checked"
@@ -208,6 +209,8 @@ class Contents:
         return NOTHING if fingerprint is None else Known(fingerprint, self.of(chain).lines)
 
     def _remember(self, content: Content) -> None:
+        if len(content.lines) > _MOST_LINES:
+            return
         with self._lock:
             self._remembered[content.digest] = content
             self._remembered.move_to_end(content.digest)
