@@ -133,6 +133,7 @@ class Reproductions:
             fresh=True,
             priority=first.priority,
             time_origin=first.time_origin,
+            locked=first.locked,
             reproduces=first.id,
             variation=REPEATED,
         )
