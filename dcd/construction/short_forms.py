@@ -49,7 +49,8 @@ class Default:
 _LIVE = (
     Default("boot-archive", "DebianBootArchive"),
     Default("boot-menu", "GrubBootMenu"),
-    Default("compress", "SquashfsPkgImgMod"),
+    # A tenth of the time of the checkpoint's own default, for a few percent of the size.
+    Default("compress", "SquashfsPkgImgMod", (("compression_level", "3"),)),
     Default("create-iso", "CreateISO"),
     Default("verify-boot", "media.VerifyBoot", (("firmware", ("bios", "uefi")),)),
 )
