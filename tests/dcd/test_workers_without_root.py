@@ -1,0 +1,60 @@
+"""Workers of a daemon that is not root: forked into a user namespace, and gone with the launcher."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Daemon
+from tests.dcd.test_without_root import as_nobody, manifest, private
+
+__all__ = ["private"]
+
+pytestmark = [pytest.mark.root, pytest.mark.daemon]
+
+
+def marked(daemon: Daemon) -> dict[int, bytes]:
+    """The processes with the daemon's mark, each with its command line."""
+    mark = f"DCD_ATTEMPT={(daemon.state_dir / 'id').read_text()}:".encode()
+    found = {}
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdecimal() and mark in (entry / "environ").read_bytes():
+                found[int(entry.name)] = (entry / "cmdline").read_bytes()
+        except OSError:
+            continue
+    return found
+
+
+def eventually(daemon: Daemon, *, running: bool) -> dict[int, bytes]:
+    deadline = time.monotonic() + 30
+    while bool(found := marked(daemon)) != running:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.02)
+    return found
+
+
+def test_a_forked_worker_ends_with_the_launcher_and_not_with_the_zygote(
+    private: Daemon, tmp_path: Path
+) -> None:
+    build = private.submit(manifest(tmp_path, "test -e {MEDIA_DIR}/never || sleep 30"))
+    commands = eventually(private, running=True)
+    assert all(b"dcd.worker.zygote" in command for command in commands.values())
+    children = Path(f"/proc/{private.launcher()}/task").glob("*/children")
+    direct = [int(pid) for each in children for pid in each.read_text().split()]
+    (worker,) = set(direct) & set(commands)
+    (zygote,) = (
+        pid
+        for pid in set(direct) - {worker}
+        if b"dcd.worker.zygote" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    )
+    os.kill(zygote, signal.SIGKILL)
+    time.sleep(0.5)
+    assert worker in marked(private)
+
+    private.kill_launcher()
+    eventually(private, running=False)
+    private.start(as_nobody(private.state_dir.parents[1] / "scratch"))
+    assert private.run("cancel", build).returncode == 0
