@@ -1,0 +1,48 @@
+"""Signatures by gpg: gpgv verifies them, and nothing of gpg is left running."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from dcd.signing.gpg import sign_by_gpg
+from dcd.signing.keys import BadKey
+
+pytestmark = pytest.mark.skipif(not shutil.which("gpgv"), reason="gpg and gpgv are not installed")
+
+CONTENT = b"0000  live.iso\n"
+
+
+@pytest.fixture
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("gpg")
+    directory.chmod(0o700)
+    options = ["--homedir", str(directory), "--batch", "--passphrase", ""]
+    made = ["--quick-generate-key", "release@example.org", "ed25519", "sign", "never"]
+    subprocess.run(["gpg", *options, *made], check=True, capture_output=True)
+    subprocess.run(["gpgconf", "--homedir", directory, "--kill", "all"], check=False)
+    return directory
+
+
+def test_gpgv_verifies_the_signature_and_no_agent_is_left(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "sums").write_bytes(CONTENT)
+    (tmp_path / "sums.gpg").write_bytes(sign_by_gpg(home, "release@example.org", CONTENT))
+    ring = tmp_path / "ring.gpg"
+    export = ["gpg", "--homedir", home, "--output", ring, "--export"]
+    subprocess.run(export, check=True, capture_output=True)
+    command = ["gpgv", "--keyring", ring, tmp_path / "sums.gpg", tmp_path / "sums"]
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    (tmp_path / "sums").write_bytes(CONTENT + b"x")
+    assert subprocess.run(command, capture_output=True).returncode != 0
+    agents = [
+        path
+        for path in Path("/proc").glob("[0-9]*/cmdline")
+        if b"gpg-agent" in (text := path.read_bytes()) and bytes(home) in text
+    ]
+    assert agents == []
+
+
+def test_key_that_gpg_does_not_have_is_named(home: Path) -> None:
+    with pytest.raises(BadKey, match=r"gpg cannot sign with the key other@example\.org"):
+        sign_by_gpg(home, "other@example.org", CONTENT)
