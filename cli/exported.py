@@ -20,7 +20,9 @@ FORMAT = "dcd-export-1"
 MOST_INDEX_BYTES = 32 * 1024**2
 MOST_FILES = 100_000
 
-_NAME = re.compile(r"manifest\.xml|provenance(\.dsse)?\.json|(inputs|packages)/[0-9a-f]{64}")
+_NAME = re.compile(
+    r"manifest\.xml|provenance(\.dsse)?\.json|(inputs|packages|contents)/[0-9a-f]{64}"
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ def import_export(socket: str, path: Path, key: Path | None) -> Json:
         normpath(place.parent / each["path"]): {"sha256": each["sha256"], "mode": each["mode"]}
         for each in index["inputs"]
     }
-    for directory in ("inputs", "packages"):
+    for directory in ("inputs", "packages", "contents"):
         for digest in export.names(directory):
             name = f"{directory}/{digest}"
             upload(socket, digest, export.pieces(name), export.size_bytes(name))

@@ -12,7 +12,8 @@ from statemachine.plan import Plan
 class Rebuild:
     """`build` is the id of the other build, `builder` the URI of its server, `version` its version of dcd,
     `provenance` the sha256 of its provenance's text. `products` maps names to sha256, `contents` checkpoints
-    to the digests of their content manifests. `plan` has what provenance may show of keys and ingredients."""
+    to the digests of their content manifests, `manifests` to those of the uploaded files with these. `plan`
+    has what provenance may show of keys and ingredients."""
 
     build: str
     builder: str
@@ -20,4 +21,5 @@ class Rebuild:
     provenance: str
     products: dict[str, str] = field(default_factory=dict)
     contents: dict[str, str] = field(default_factory=dict)
+    manifests: dict[str, str] = field(default_factory=dict)
     plan: Plan | None = None

@@ -15,7 +15,9 @@ from pathlib import Path
 from cli.client import Json, build_path, request
 from cli.exit_codes import ExitCode
 from cli.follow import follow_build
-from cli.text import print_json, print_table, printable
+from cli.text import count, print_json, print_table, printable
+
+SHOWN_FILES = 20
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -63,6 +65,13 @@ def _print(found: Json) -> None:
     print_table(("PRODUCT", "", "EXPECTED", "REBUILT"), rows)
     if found["checkpoint"]:
         print(f"\nThe first checkpoint with another result is {printable(found['checkpoint'])}.")
+    if found["files"]:
+        shown = [(each["path"], ", ".join(each["kinds"])) for each in found["files"][:SHOWN_FILES]]
+        print_table(("FILE", "DIFFERS IN"), shown)
+        if found["different_files"] > len(shown):
+            print(f"and {count(found['different_files'] - len(shown), 'more file')}")
+    elif found["unknown"]:
+        print(printable(found["unknown"]))
     if found["changed"]:
         print("\nNot the same as for the build:")
         for text in found["changed"]:

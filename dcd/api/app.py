@@ -31,10 +31,10 @@ from dcd.configuration import Live, Reloaded
 from dcd.engine.differences import Differences
 from dcd.engine.engine import Engine
 from dcd.engine.garbage import Collected
+from dcd.engine.rebuilds import Judged
 from dcd.engine.reproductions import Comparison
 from dcd.engine.usage import DiskUsage
 from statemachine.errors import DcdError, UsageError
-from statemachine.verdict import Verdict
 from store.host.durable import is_full
 
 logger = structlog.get_logger()
@@ -144,7 +144,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "All that a completed build was made from, as a tar archive",
         None, media_type="application/x-tar", problems=(404, 409, 410, 424)),
     Operation("GET", f"{BUILD}/verdict", rebuilds.verdict, "The verdict of a completed rebuild",
-        Verdict, problems=(404, 409)),
+        Judged, problems=(404, 409)),
     Operation("GET", f"{BUILD}/doc", results.doc,
         "The DOC of a build, or the parts that a path string selects",
         schemas.DocView, query=(results.AT, results.PATH), problems=(404, 409, 422, 424)),

@@ -6,17 +6,19 @@ A tar archive (ustar), the same bytes for the same build:
     manifest.xml           the manifest, without secrets
     provenance.json        as delivered, and provenance.dsse.json if it is signed
     inputs/SHA256          the captured files that the manifest names
+    contents/SHA256        the content manifests of the layers, to name the files that differ
     packages/SHA256        the packages, release files, indexes, keyrings, and the lists of these
 
 Blocking parts run in threads; an export is streamed.
 """
 
 import asyncio
+import base64
 import hashlib
 import json
 import tarfile
 from collections.abc import AsyncGenerator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import BinaryIO
@@ -54,6 +56,9 @@ async def make_export(
     stores = rebuilds.stores
     manifest = await planner.ask(EXPORT, OfEpoch(state.manifest, state.source_date_epoch))
     members = await asyncio.to_thread(lambda: list(_members(stores, state, manifest)))
+    contents = await asyncio.to_thread(lambda: dict(_contents(stores, state)))
+    members += {each.name: each for each in contents.values()}.values()
+    expected = replace(expected, manifests={name: each.sha256 for name, each in contents.items()})
     index: Json = {
         "format": FORMAT,
         "dcd": version("dcd"),
@@ -87,6 +92,14 @@ def _members(stores: Stores, state: BuildState, manifest: str) -> Iterator[Membe
         yield Member(f"inputs/{digest}", digest, path.stat().st_size, path)
     for file in captured_files(stores.packages, state.resolved):
         yield Member(f"packages/{file.sha256}", file.sha256, file.size_bytes, file.path)
+
+
+def _contents(stores: Stores, state: BuildState) -> Iterator[tuple[str, Member]]:
+    """The content manifests of the layers that are still there."""
+    for record in state.checkpoints:
+        if packed := base64.b64decode(stores.privileged.content_of(record.key)):
+            digest = hashlib.sha256(packed).hexdigest()
+            yield record.name, _text(f"contents/{digest}", packed)
 
 
 async def _pieces(members: list[Member], epoch: int) -> AsyncGenerator[bytes, None]:

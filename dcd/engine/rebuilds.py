@@ -6,10 +6,12 @@ at any time. A rebuild boots nothing: boots make no products.
 """
 
 import asyncio
+import base64
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 
 from dcd.configuration import Configuration
 from dcd.engine.builds import Builds
@@ -20,17 +22,39 @@ from dcd.engine.scheduler import Scheduler
 from dcd.engine.stores import Stores
 from dcd.planning import plan as planning
 from statemachine.build import BuildState, Lifecycle
-from statemachine.errors import NotFound, Refused, Unprepared
+from statemachine.errors import DcdError, NotFound, Refused, Unprepared
 from statemachine.events import Actor, BuildSubmitted
+from statemachine.fold import evolve
 from statemachine.keys import chain, with_salt, without_grown, without_salt
 from statemachine.plan import Locked, Plan
 from statemachine.provenance import public, results
 from statemachine.rebuild import Rebuild
-from statemachine.verdict import Verdict, judge_rebuild
+from statemachine.verdict import Compared, judge_rebuild
 from store.captured import captured_files
+from store.layers.comparison import FileDifference, LayerDifferences, compare_texts
+from store.layers.content import unpacked
+
+MOST_FILES = 1000
+"""The number of different files that a verdict names."""
 
 BOOTS = "VerifyBoot"
 """The end of the names of the classes that only boot products."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """The verdict of a rebuild, as `statemachine.verdict.Verdict`, and the files that differ after
+    `checkpoint`: the first of `different_files`; `unknown` is the reason why they are not known."""
+
+    good: bool
+    build: str
+    rebuild: str
+    products: tuple[Compared, ...]
+    checkpoint: str
+    changed: tuple[str, ...]
+    files: tuple[FileDifference, ...]
+    different_files: int
+    unknown: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +158,7 @@ class Rebuilds:
         for name in lists:
             yield from self.stores.packages.resolved(name).stored()
 
-    async def verdict(self, build: str) -> Verdict:
+    async def verdict(self, build: str) -> Judged:
         """The verdict of a completed rebuild. Raises Refused for another build."""
         state = await self.builds.state(build)
         if state.rebuild is None:
@@ -145,7 +169,50 @@ class Rebuilds:
         found = judge_rebuild(await self.builds.events(build))
         if found is None:
             raise NotFound(f"build {build} has no verdict")
-        return found
+        differing = LayerDifferences((), 0)
+        if found.checkpoint:
+            differing = await asyncio.to_thread(self._differences, state, found.checkpoint)
+        return Judged(
+            good=found.good,
+            build=found.build,
+            rebuild=found.rebuild,
+            products=found.products,
+            checkpoint=found.checkpoint,
+            changed=found.changed,
+            files=differing.files,
+            different_files=differing.count,
+            unknown=differing.unknown,
+        )
+
+    def _differences(self, state: BuildState, checkpoint: str) -> LayerDifferences:
+        """The files that differ after a checkpoint, if the content manifests of both builds are here."""
+        expected = state.rebuild
+        assert expected is not None
+        wanted = expected.contents[checkpoint]
+        try:
+            packed = self.stores.blobs.path(expected.manifests.get(checkpoint, "")).read_bytes()
+        except (DcdError, OSError):
+            packed = self._content_here(expected.build, checkpoint)
+        own = base64.b64decode(
+            self.stores.privileged.content_of(state.checkpoints[state.index(checkpoint)].key)
+        )
+        before, after = unpacked(packed), unpacked(own)
+        if before is None or after is None or hashlib.sha256(before).hexdigest() != wanted:
+            return LayerDifferences((), 0, "the content manifest of a layer is not here any more")
+        try:
+            return compare_texts(before, after, MOST_FILES)
+        except (KeyError, TypeError, ValueError):
+            return LayerDifferences((), 0, "the content manifest in the export is damaged")
+
+    def _content_here(self, build: str, checkpoint: str) -> bytes:
+        """The content manifest of a build of this server, compressed; empty without one."""
+        try:
+            first = reduce(evolve, self.builds.log.read_build(build), None)
+            assert first is not None
+            key = first.checkpoints[first.index(checkpoint)].key
+        except DcdError:
+            return b""
+        return base64.b64decode(self.stores.privileged.content_of(key))
 
 
 def rebuild_plan(plan: Plan) -> Plan:

@@ -51,6 +51,8 @@ class Privileged(Protocol):
     def sign(self, build: str, name: str) -> tuple[Artifact, ...]: ...
     def compare_layers(self, first: str, second: str, most: int) -> LayerDifferences: ...
 
+    def content_of(self, key: str) -> str: ...
+
     def remove_results(self, build: str) -> None: ...
 
     def remove_package(self, sha256: str) -> None: ...
@@ -128,6 +130,9 @@ class Launcher:
     def compare_layers(self, first: str, second: str, most: int) -> LayerDifferences:
         given = {"first": first, "second": second, "most": most}
         return self._call(LayerDifferences, "compare_layers", **given)
+
+    def content_of(self, key: str) -> str:
+        return self._call(str, "content_of", key=key)
 
     def remove_results(self, build: str) -> None:
         self.call("remove_results", build=build)

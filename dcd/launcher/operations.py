@@ -6,6 +6,7 @@ and in the stores; below the state directory only root may change the directorie
 class directly. Blocking; safe for several threads.
 """
 
+import base64
 import contextlib
 import hashlib
 import hmac
@@ -29,10 +30,11 @@ from statemachine.errors import DcdError, NotFound, UsageError
 from statemachine.results import Artifact
 from store.artifacts import Artifacts
 from store.host.interpreter import module_command, module_environment
-from store.host.regular import open_regular
+from store.host.regular import open_regular, read_regular
 from store.host.secret_files import MAX_BYTES, PREFIX, secret_file
 from store.layers import Layer, LayerRecord, LayerStore, Workspace
 from store.layers.comparison import LayerDifferences, compare_layers
+from store.layers.content import CONTENT
 from store.logs import AttemptLogs
 from store.packages import Packages
 
@@ -55,6 +57,9 @@ AS_ORDERED = (
 )
 """The fields of a worker's request that are as the main process orders them. The launcher finds or bounds the
 others."""
+
+MOST_CONTENT_BYTES = 32 * 1024**2
+"""The size of a content manifest, compressed, that is handed out."""
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _BUILD = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -125,6 +130,16 @@ class Operations:
             example = tuple(str(self.layers.file(key, path)) for key in (first, second))
             return replace(differences, example=example)
         return differences
+
+    def content_of(self, key: str) -> str:
+        """The content manifest of the layer `key` as it is stored, compressed, in base64; "" without one."""
+        if (layer := self.layers.find(key)) is None:
+            return ""
+        try:
+            packed = read_regular(layer.directory / CONTENT, MOST_CONTENT_BYTES)
+        except OSError:
+            return ""
+        return base64.b64encode(packed).decode()
 
     def remove_results(self, build: str) -> None:
         """Remove the artifacts and logs of a build, if there are any."""

@@ -60,6 +60,11 @@ def compare_layers(first: Path, second: Path, most: int) -> LayerDifferences:
     before, after = texts
     if before is None or after is None:
         return LayerDifferences((), 0, "a layer has no content manifest, or a damaged one")
+    return compare_texts(before, after, most)
+
+
+def compare_texts(before: bytes, after: bytes, most: int) -> LayerDifferences:
+    """Compare two content manifests; names at most `most` files. Raises ValueError for what is none."""
     found = differences(parse(before), parse(after))
     shown = tuple(
         FileDifference(

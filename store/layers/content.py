@@ -65,6 +65,8 @@ TICK_NS, _COARSE_NS = 12_000_000, 2_000_000_000
 _BEFORE_KEY = b'{"path":"'
 _BEFORE_GROUP = b',"same_as":"'
 
+_MOST_TEXT_BYTES = 256 * 1024**2
+
 
 def key_of(path: str) -> bytes:
     """A path as it is written in the manifest."""
@@ -241,6 +243,16 @@ def _replace(path: Path, data: bytes) -> None:
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)
     aside.rename(path)
+
+
+def unpacked(packed: bytes) -> bytes | None:
+    """The text of a compressed manifest from elsewhere; None for one that is damaged, or too large."""
+    reader = zlib.decompressobj(wbits=31)
+    try:
+        text = reader.decompress(packed, _MOST_TEXT_BYTES)
+    except zlib.error:
+        return None
+    return text if reader.eof else None
 
 
 def _unpacked(path: Path) -> bytes | None:

@@ -74,6 +74,9 @@ def test_other_bytes_are_bad_with_the_first_checkpoint_that_differs(
     assert (found["good"], found["checkpoint"]) == (False, "pack")
     (product,) = found["products"]
     assert product["sha256"] != product["expected_sha256"]
+    assert [(each["path"], each["kinds"]) for each in found["files"]] == [
+        ("media/root.tar", ["content"])
+    ]
     names = {each["name"] for each in signing.json("artifacts", found["rebuild"])}
     assert not [name for name in names if "rebuild" in name]
 
@@ -138,6 +141,20 @@ def test_an_export_is_rebuilt_on_another_server(
         text = b"".join(archive.extractfile(each).read() for each in archive)  # type: ignore[union-attr]
     assert b">word<" not in text
     assert b"$6$" in text
+
+
+def test_an_export_with_other_bytes_is_bad_and_names_the_file(
+    signing: Any, elsewhere: Any, tmp_path: Path
+) -> None:
+    build = signing.submit(manifest(tmp_path, "date +%N &gt; {MEDIA_DIR}/root.tar"))
+    signing.wait(build, "completed")
+    signing.ctl("export", build, "-o", tmp_path / "small.dcd")
+    found = elsewhere.json("rebuild", tmp_path / "small.dcd", status=BAD)
+    assert (found["good"], found["checkpoint"]) == (False, "pack")
+    assert [each["path"] for each in found["files"]] == ["media/root.tar"]
+    result = elsewhere.run("rebuild", tmp_path / "small.dcd")
+    assert "BAD: build" in result.stdout
+    assert "media/root.tar" in result.stdout
 
 
 def test_an_altered_export_is_refused_and_nothing_is_sent(
