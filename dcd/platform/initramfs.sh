@@ -43,9 +43,8 @@ _call_dracut_install()
 		return
 	fi
 	other="${DESTDIR}-dcd"
-	mkdir "${other}"
-	cp -pP "${DESTDIR}/lib" "${other}/lib"
 	mkdir -p "${other}/usr/lib"
+	cp -pP "${DESTDIR}/lib" "${other}/lib"
 	(
 		DESTDIR="${other}"
 		dcd_dracut_install_every_other 1 "$@"
@@ -53,7 +52,7 @@ _call_dracut_install()
 	status=0
 	dcd_dracut_install_every_other 0 "$@" || status=$?
 	wait $! || status=$?
-	cp -al --remove-destination "${other}/." "${DESTDIR}"
+	cp -al --remove-destination "${other}/." "${DESTDIR}" || status=$?
 	rm -r "${other}"
 	return "${status}"
 }
