@@ -17,9 +17,9 @@ from dcd.api.server import actor_of
 from dcd.api.views import summary_view
 from dcd.engine.manifests import ManifestSource, Options
 from dcd.manifest.diagnostics import ManifestError
-from dcd.planner.tasks import OldManifest, WithSecrets
+from dcd.planner.tasks import OldManifest
 from statemachine.build import BuildState, Lifecycle
-from statemachine.errors import PermissionDenied, Refused, UsageError
+from statemachine.errors import Refused, UsageError
 from statemachine.events import Actor
 from statemachine.plan import Locked
 
@@ -154,15 +154,7 @@ async def reproduce(api: Api, request: Request) -> Response:
     build = await api.controlled(request)
     body = await body_of(request, schemas.ReproduceRequest)
     first = await api.records.state(build)
-    if not api.sees_secrets(request, first.actor):
-        # The repetition has the manifest, and its submitter may see that.
-        secret = WithSecrets(first.manifest, first.parameters)
-        if (await api.manifests.without_secrets(secret, actor_of(request.scope))).had_any:
-            raise PermissionDenied(
-                f"the manifest of build {build} has secrets of {first.actor.user}",
-                "the user who repeats a build may read its manifest",
-                f"have {first.actor.user} or root reproduce it",
-            )
+    await api.require_source(request, first)
     state, new = await api.engine.reproductions.begin(
         build, body.first, actor_of(request.scope), api.permit(request, first.actor)
     )

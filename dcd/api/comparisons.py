@@ -17,7 +17,6 @@ from dcd.api.operations import body_of, json_response
 from dcd.api.server import actor_of
 from dcd.planner.tasks import WithSecrets
 from statemachine.build import BuildState
-from statemachine.errors import PermissionDenied
 
 
 async def diff(api: Api, request: Request) -> Response:
@@ -35,7 +34,7 @@ async def bisect(api: Api, request: Request) -> Response:
     body = await body_of(request, schemas.BisectRequest)
     good, bad = await api.build(request), await api.records.find(body.bad)
     for state in (await api.records.state(good), await api.records.state(bad)):
-        await _require_readable(api, request, state)
+        await api.require_source(request, state)
     actor = actor_of(request.scope)
     bisection = await api.engine.bisections.between(good, bad, body.test, actor)
     view = None
@@ -64,17 +63,3 @@ async def _shown(api: Api, request: Request, state: BuildState) -> tuple[str, Ma
     secret = WithSecrets(state.manifest, state.parameters)
     without = await api.manifests.without_secrets(secret, actor_of(request.scope))
     return without.manifest, without.parameters
-
-
-async def _require_readable(api: Api, request: Request, state: BuildState) -> None:
-    """Raise PermissionDenied for a manifest with secrets that the peer may not see: a build between others
-    has them."""
-    if api.sees_secrets(request, state.actor):
-        return
-    secret = WithSecrets(state.manifest, state.parameters)
-    if (await api.manifests.without_secrets(secret, actor_of(request.scope))).had_any:
-        raise PermissionDenied(
-            f"the manifest of build {state.id} has secrets of {state.actor.user}",
-            "the user who builds from it may read it",
-            f"have {state.actor.user} or root do it",
-        )

@@ -114,6 +114,22 @@ class Api:
         waits = self.records.broadcast.waits_for(state.id)
         return build_view(state, self.records.artifact_path, parameters, waits)
 
+    async def require_source(self, request: Request, state: BuildState) -> None:
+        """Raise PermissionDenied unless the peer may make another build from what this one was made of: its
+        submitter and root may, others if it has neither secrets nor captured files, which the submitter of
+        the other build could read."""
+        if self.sees_secrets(request, state.actor):
+            return
+        secret = WithSecrets(state.manifest, state.parameters)
+        without = await self.manifests.without_secrets(secret, actor_of(request.scope))
+        if without.had_any or state.inputs:
+            what = "secrets" if without.had_any else "files"
+            raise PermissionDenied(
+                f"build {state.id} is made from {what} of {state.actor.user}",
+                "the submitter of another build of them could read them",
+                f"have {state.actor.user} or root do it",
+            )
+
     async def visible(self, request: Request, events: Sequence[Event]) -> list[Event]:
         """The events as the peer may see them. Manifests, parameters and arguments contain passwords and
         hashes, which only root and the user who supplied them may see."""

@@ -161,6 +161,12 @@ ROUTES = {
     ("GET", "/v1/builds/{id}/events/verify"): SEERS,
     ("GET", "/v1/builds/{id}/graph"): SEERS,
     ("GET", "/v1/builds/{id}/provenance"): SEERS,
+    ("GET", "/v1/builds/{id}/diff/{other}"): SEERS,
+    ("POST", "/v1/builds/{id}/bisect"): SUBMITTERS,
+    ("GET", "/v1/builds/{id}/comparison"): SEERS,
+    ("POST", "/v1/builds/{id}/reproduce"): OPERATORS,
+    ("GET", "/v1/layers"): SEERS,
+    ("POST", "/v1/layers/{key}/verify"): SEERS,
     ("GET", "/v1/builds/{id}/verdict"): SEERS,
     # They lead to the captured files, which are the submitter's.
     ("GET", "/v1/builds/{id}/export"): set(),
@@ -212,6 +218,7 @@ def test_a_role_may_what_it_may_and_nothing_else(
     elif target == "/v1/builds":
         body = submission(HARMLESS) if method == "POST" else None
     names = {"checkpoint": "copy", "attempt": 1, "sha256": "0" * 64, "artifact": "a.iso"}
+    names |= {"other": build_of_root, "key": "0" * 64}
     path = target.format(id=build_of_root, **names)
     answers = {user: daemon.ask(user, method, path, body)[0] for user in USERS}
     assert 0 not in answers.values(), answers
@@ -383,6 +390,10 @@ def test_a_build_whose_manifest_has_secrets_is_repeated_by_who_supplied_them_or_
         }
         expected = {"observer": 403, "scripter": 403, "operator": others, "submitter": 201, 0: 201}
         assert found == expected
+        bisect = {"bad": build["id"], "test": "copy"}
+        for user, expected_status in (("operator", others), ("submitter", 201)):
+            status = daemon.ask(user, "POST", f"{at}/bisect", bisect)[0]
+            assert status == (200 if expected_status == 201 else 403)
 
 
 def test_the_event_log_blobs_and_layers_are_for_root_alone(daemon: Daemon) -> None:
