@@ -216,10 +216,10 @@ class Rebuilds:
 
 
 def rebuild_plan(plan: Plan) -> Plan:
-    """The plan of a rebuild: without boots, each checkpoint made as a whole, under keys of its own."""
+    """The plan of a rebuild: without boots, adding to no earlier result, under keys of its own."""
     kept = [each for each in plan.checkpoints if not each.checkpoint_class.endswith(BOOTS)]
-    whole = (replace(each, base="", listed=(), grow=False) for each in kept)
-    return with_salt(without_salt(without_grown(chain(whole), 0)), 0, planning.new_salt())
+    plain = chain(replace(each, grow=False) for each in kept)
+    return with_salt(without_salt(without_grown(plain, 0)), 0, planning.new_salt())
 
 
 def require_captured(plan: Plan, lists: Sequence[str]) -> None:

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from cli import client
+from cli.importing import import_export
 from dcd.platform.apt import Source, host_codename, host_sources
 from statemachine.errors import Unprepared
 
@@ -125,12 +127,24 @@ def test_a_second_image_downloads_nothing_that_the_first_one_had(
     for part in ("content", "resolved"):
         assert results(daemon, again, part) == results(daemon, first, part)
 
+    export = tmp_path / "first.dcd"
+    daemon.ctl("export", first, "-o", export)
+    socket = str(daemon.socket)
+    rebuilds = [
+        client.request(socket, "POST", client.build_path(first, "rebuild"))["id"],
+        import_export(socket, export, None)["id"],
+    ]
+    for build in rebuilds:
+        daemon.wait(build, "completed", seconds=600)
+        verdict = client.request(socket, "GET", client.build_path(build, "verdict"))
+        assert (verdict["good"], verdict["checkpoint"], verdict["changed"]) == (True, "", [])
+
     usage = daemon.json("df")
     assert usage["package_bytes"] > 10 << 20
     assert usage["captured_bytes"] == usage["package_bytes"]
     assert "packages_max_bytes" in daemon.ctl("df")
     assert daemon.json("gc", "--max-bytes", "0")["packages"] == 0, "builds name them"
-    for build in (first, second, reused, again):
+    for build in (first, second, reused, again, *rebuilds):
         daemon.ctl("rm", build)
     daemon.ctl("gc", "--max-bytes", "0")
     assert daemon.json("df")["package_bytes"] == 0
