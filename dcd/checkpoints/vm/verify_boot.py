@@ -236,7 +236,7 @@ class VerifyBoot(Checkpoint):
         context.report(Report(0.0, message))
         done = boots.boot_all(context, trials, conditions, self.stopping)
         summary = write(context.media, f"{self.name}.json", self._summary(done, conditions.under))
-        deliver_file(context, summary, "json")
+        deliver_file(context, summary, "json", evidence=True)
 
     def _images(self, context: Context, hypervisor: Hypervisor) -> dict[str, Path]:
         """The images to boot, by kind."""
