@@ -63,8 +63,8 @@ class CheckpointRecord:
     `attempts` counts all attempts of this build at the checkpoint, including rewound ones, so that no log
     file name is used twice. `interruptions` counts consecutive interruptions. `log`, `boot_id` and `base` (as
     in CheckpointStarted) belong to the last attempt, `claims` to the open one. `seconds`, `artifacts`,
-    `warnings`, `size_bytes`, `reused_from` and `resolved` (as in CheckpointCompleted) belong to the result.
-    `damaged` tells people about layers that the build could not use.
+    `warnings`, `size_bytes`, `reused_from`, `taken_from` and `resolved` (as in the events) belong to the
+    result. `damaged` tells people about layers that the build could not use.
     """
 
     name: str
@@ -85,6 +85,7 @@ class CheckpointRecord:
     claims: tuple[Claim, ...] = ()
     base: str = ""
     damaged: tuple[str, ...] = ()
+    taken_from: str = ""
 
     @property
     def done(self) -> bool:

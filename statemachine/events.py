@@ -106,7 +106,9 @@ class ResourceClaimed(Payload):
 class CheckpointReused(Payload):
     """A layer with the checkpoint's key existed; nothing ran. `reused_from` is the build that
     created it (the build itself after a rewind). `left`, `warnings`, `resolved` and `content` as in
-    CheckpointCompleted, `grown` as in CheckpointStarted."""
+    CheckpointCompleted, `grown` as in CheckpointStarted. With `taken_from` there was no such layer: the
+    result with that key, of the same checkpoint on another layer, was taken over, since nothing differs that
+    the checkpoint reads (`statemachine.plan.Inputs`)."""
 
     checkpoint: str
     key: str
@@ -118,6 +120,7 @@ class CheckpointReused(Payload):
     resolved: str = ""
     grown: str = ""
     content: str = ""
+    taken_from: str = ""
 
 
 @dataclass(frozen=True, slots=True)

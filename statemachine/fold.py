@@ -83,6 +83,7 @@ def _applied(state: BuildState, payload: events.Payload) -> BuildState:
                 payload.checkpoint,
                 state=CheckpointState.REUSED,
                 reused_from=payload.reused_from,
+                taken_from=payload.taken_from,
                 artifacts=payload.artifacts,
                 left=payload.left,
                 warnings=payload.warnings,

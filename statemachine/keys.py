@@ -132,9 +132,18 @@ def without_grown(plan: Plan, first: int) -> Plan:
     return plan
 
 
-def is_declined(planned: PlannedCheckpoint) -> bool:
-    """Whether the reuse of earlier results is declined from this checkpoint on."""
-    return any(part.kind == SALT for part in planned.ingredients)
+def is_declined(plan: Plan, index: int) -> bool:
+    """Whether the reuse of earlier results is declined for checkpoint `index`: from it or an earlier one
+    on."""
+    before = plan.checkpoints[: index + 1]
+    return any(part.kind == SALT for planned in before for part in planned.ingredients)
+
+
+def own_digest(plan: Plan, index: int) -> str:
+    """The digest of what decides the result of checkpoint `index`, apart from the layer below and what it was
+    made from: its own ingredients, and the build's time."""
+    own = _meaning(_without(plan.checkpoints[index].ingredients, SALT, GROWN, EPOCH))
+    return digest(["dcd-own-1", own, epoch_of(plan)])
 
 
 def base_key(plan: Plan, index: int, capture: str = "") -> str:

@@ -52,6 +52,26 @@ class Variance:
 
 
 @dataclass(frozen=True, slots=True)
+class Inputs:
+    """What of the layers below decides the result of a checkpoint, as patterns of paths in the workspace: `*`
+    stands for anything in one name, `**` for names and directories, and `a/**` also matches `a`.
+
+    A difference between two layers matters if it is below `whole`, whatever else matches. It does not matter
+    below `unread`. Of other entries, one that changed matters, and one that is new or gone matters if a
+    reader could look for it by its name: if one of the `texts` contains the name as a word, or a pattern of
+    it, or if one of the `programs` that these texts name, or of the `libraries` that these programs name,
+    contains the name. Directories that are enumerated belong into `whole`. What the checkpoint itself changes
+    always matters.
+    """
+
+    whole: tuple[str, ...]
+    unread: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
+    programs: tuple[str, ...] = ()
+    libraries: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class PlannedCheckpoint:
     """One checkpoint of a plan: how to construct it and the key of its result. `secrets` names the files
     and variables from which it reads secrets, `places` where its elements are in the manifest, in the form of
@@ -61,7 +81,8 @@ class PlannedCheckpoint:
 
     `base` is the digest of the manifest's part that decides the first of its two layers, "" if it has one
     only; `listed` is what the second layer adds to that (`statemachine.keys.base_key`). With `grow` it may
-    add to the result of an earlier build instead, which has a part of what is listed."""
+    add to the result of an earlier build instead, which has a part of what is listed. `inputs` is what it
+    reads of the layers below, if that is known."""
 
     name: str
     description: str
@@ -82,6 +103,7 @@ class PlannedCheckpoint:
     base: str = ""
     listed: tuple[str, ...] = ()
     grow: bool = False
+    inputs: Inputs | None = None
 
 
 @dataclass(frozen=True, slots=True)

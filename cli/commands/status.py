@@ -71,6 +71,10 @@ def _note(checkpoint: Json) -> str:
         return str(checkpoint["error"]["brief"])
     if grown := checkpoint.get("grown_from"):
         return f"grown from layer {grown[:12]}"
+    if taken := checkpoint.get("taken_from"):
+        return (
+            f"taken over from {checkpoint['reused_from']} ({taken[:12]}): its inputs are unchanged"
+        )
     if checkpoint["reused_from"]:
         return f"from {checkpoint['reused_from']}"
     if checkpoint["state"] in ("pending", "running"):

@@ -160,6 +160,8 @@ class CheckpointView:
     """The key of the layer, shared by builds with the same base, on which the last attempt made it."""
     grown_from: str = ""
     """The key of the result of an earlier build to which it adds; a build with one is grown."""
+    taken_from: str = ""
+    """The key of the result on another layer that was taken over."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,7 @@ def build_view(
                 variances=planned.variances,
                 base=record.base,
                 grown_from=grown_from(planned),
+                taken_from=record.taken_from,
             )
             for planned, record in zip(state.plan.checkpoints, state.checkpoints, strict=True)
         ),

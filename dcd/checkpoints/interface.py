@@ -27,7 +27,7 @@ from dcd.manifest.data_object import DataObject, Origin
 from dcd.manifest.diagnostics import Diagnostic, error
 from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.objects import Arg, ArgList, Args, CheckpointSpec
-from statemachine.plan import Json, Locked, Stage, Variance
+from statemachine.plan import Inputs, Json, Locked, Stage, Variance
 from statemachine.results import Artifact
 from store.host.capabilities import CHROOT, FILES, MOUNTS
 from store.host.devices import ALL_DEVICES
@@ -237,6 +237,10 @@ class Checkpoint(ABC):
     """The elements of its name that it reads: `software`, `configuration`. Others are unused, which is a
     warning; plug-ins' checkpoints are exempt."""
 
+    INPUTS: ClassVar[Inputs | None] = None
+    """What of the layers below decides the result; None: everything may. With it, a result is taken over onto
+    another layer with the same inputs. A reader that is not declared makes results wrong."""
+
     REQUIRES: ClassVar[tuple[str, ...]] = ()
     """Products of earlier checkpoints that it always needs; see `requires`."""
 
@@ -381,6 +385,7 @@ __all__ = [
     "Completed",
     "Context",
     "HostPath",
+    "Inputs",
     "Json",
     "Needs",
     "Report",

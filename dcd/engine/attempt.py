@@ -43,7 +43,7 @@ from statemachine.build import BuildState
 from statemachine.commands import Change, FailCheckpoint, InterruptCheckpoint
 from statemachine.errors import DcdError, Refused, Unavailable
 from statemachine.events import CheckpointCompleted, CheckpointStarted, ResourceClaimed
-from statemachine.keys import grown_from
+from statemachine.keys import grown_from, own_digest
 from statemachine.plan import PlannedCheckpoint, Stage
 from statemachine.results import ErrorInfo
 from store.host.durable import DiskFull, used_up
@@ -339,6 +339,7 @@ class Attempt:
             resolved=ending.resolved,
             base=self._ground.base,
             listed=() if is_base else tuple(sorted(planned.listed)),
+            own=own_digest(self._ground.plan, self._index) if planned.inputs else "",
             epoch=self._epoch,
         )
         commit = self._resources.stores.privileged.commit

@@ -28,6 +28,7 @@ from dcd.engine.publish import publish
 from dcd.engine.secret_digests import secret_state
 from dcd.engine.soundness import check
 from dcd.engine.stores import Stores
+from dcd.engine.takeover import taken_over
 from dcd.engine.workspaces import claiming_workspace, missing_layer
 from dcd.planner import tasks
 from dcd.planner.client import HERE, Planning
@@ -45,7 +46,7 @@ from statemachine.events import (
     LayerDamaged,
 )
 from statemachine.keys import grown_from, with_external
-from statemachine.plan import PlannedCheckpoint
+from statemachine.plan import Plan, PlannedCheckpoint
 from statemachine.results import ErrorInfo
 from statemachine.steps import Deliver, RunCheckpoint, next_step
 from store.host import space
@@ -266,6 +267,8 @@ class Runner:
                 if (damaged := await self._damaged(state, name, planned.key)) is not None:
                     return damaged
                 return await self._reuse(state, planned, action.layer, external)
+            if taken := await self._take_over(state, ground.plan, index):
+                return await self._reuse(state, planned, taken[0], external, taken[1])
             if shortage := space.lack_of_space(
                 settings.state_dir, planned, settings.min_free_bytes
             ):
@@ -298,6 +301,7 @@ class Runner:
         planned: PlannedCheckpoint,
         layer: Layer,
         external: dict[str, str] | None,
+        source: Layer | None = None,
     ) -> BuildState:
         await asyncio.to_thread(self.stores.layers.touch, planned.key)
         return await self._record(
@@ -305,7 +309,7 @@ class Runner:
             CheckpointReused(
                 planned.name,
                 key=planned.key,
-                reused_from=layer.record.made_by,
+                reused_from=(source or layer).record.made_by,
                 artifacts=layer.record.artifacts,
                 external=external or {},
                 left=layer.record.left,
@@ -313,8 +317,18 @@ class Runner:
                 resolved=layer.record.resolved,
                 grown=grown_from(planned),
                 content=layer.record.content,
+                taken_from="" if source is None else source.record.key,
             ),
         )
+
+    async def _take_over(
+        self, state: BuildState, plan: Plan, index: int
+    ) -> tuple[Layer, Layer] | None:
+        if plan.checkpoints[index].inputs is None:
+            return None
+        with self.builds.broadcast.waiting(state.id, "a comparison of what it reads"):
+            layers, privileged = self.stores.layers, self.stores.privileged
+            return await asyncio.to_thread(taken_over, state, plan, index, layers, privileged)
 
     async def _attempt(
         self,
@@ -330,6 +344,9 @@ class Runner:
                 lost = ground.grown and not await asyncio.to_thread(self.stores.layers.find, key)
                 if not mine or lost or self.stopping:
                     return await self.builds.state(state.id)
+                name = ground.plan.checkpoints[index].name
+                if (damaged := await self._damaged(state, name, key)) is not None:
+                    return damaged
                 name = state.plan.checkpoints[index].name
                 there = await asyncio.to_thread(self.stores.layers.find, key)
                 if there and (damaged := await self._damaged(state, name, key)) is not None:

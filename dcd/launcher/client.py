@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 from dcd.launcher.orders import Asked, AttemptOrder, Prepared, Setup
 from statemachine.errors import Unavailable
+from statemachine.plan import Inputs
 from statemachine.results import Artifact
 from store.host.conversation import Ended, gone, receive, result_of, send
 from store.host.interpreter import module_command, module_environment
@@ -43,6 +44,8 @@ class Privileged(Protocol):
         ...
 
     def commit(self, name: str, record: LayerRecord, document: str | None) -> Layer: ...
+
+    def take_over(self, record: LayerRecord, source: str, inputs: Inputs, name: str) -> Layer: ...
 
     def publish(self, build: str, artifact: Artifact, key: str) -> Artifact: ...
 
@@ -116,6 +119,10 @@ class Launcher:
 
     def commit(self, name: str, record: LayerRecord, document: str | None) -> Layer:
         return self._call(Layer, "commit", name=name, record=record, document=document)
+
+    def take_over(self, record: LayerRecord, source: str, inputs: Inputs, name: str) -> Layer:
+        given = {"record": record, "source": source, "inputs": inputs, "name": name}
+        return self._call(Layer, "take_over", **given)
 
     def publish(self, build: str, artifact: Artifact, key: str) -> Artifact:
         return self._call(Artifact, "publish", build=build, artifact=artifact, key=key)

@@ -27,6 +27,7 @@ from dcd.platform.control_group import Delegated
 from dcd.worker.recover import detach_loops, kill_leftovers
 from dcd.worker.request import Grants, WorkerRequest
 from statemachine.errors import DcdError, NotFound, UsageError
+from statemachine.plan import Inputs
 from statemachine.results import Artifact
 from store.artifacts import Artifacts
 from store.host.interpreter import module_command, module_environment
@@ -35,6 +36,7 @@ from store.host.secret_files import MAX_BYTES, PREFIX, secret_file
 from store.layers import Layer, LayerRecord, LayerStore, Workspace
 from store.layers.comparison import LayerDifferences, compare_layers
 from store.layers.content import CONTENT
+from store.layers.takeover import take_over
 from store.logs import AttemptLogs
 from store.packages import Packages
 
@@ -101,6 +103,11 @@ class Operations:
             return self.layers.commit(workspace, record, document)
         finally:
             self.layers.let_go(name)
+
+    def take_over(self, record: LayerRecord, source: str, inputs: Inputs, name: str) -> Layer:
+        """Make the layer `record.key` from the result `source` on another layer, in a workspace of that name.
+        Raises Refused with the reason when its inputs differ; NotFound, DiskFull, OSError."""
+        return take_over(self.layers, record, source, inputs, name)
 
     def publish(self, build: str, artifact: Artifact, key: str) -> Artifact:
         """Publish a declared artifact of the layer `key`. Returns it with its path. Raises NotFound,

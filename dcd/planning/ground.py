@@ -4,12 +4,15 @@ A checkpoint with a base has two layers. The base layer is made once and shared.
 adds instead to the result of an earlier build with the same base, the one that has the most of what is
 listed. A grown result of the same list that exists already is preferred. When reuse is declined, nothing
 grows.
+
+A checkpoint that declares what it reads need not run if it has a result on another layer in which these
+inputs are the same.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from statemachine.keys import base_key, is_declined, with_grown
+from statemachine.keys import base_key, is_declined, own_digest, with_grown
 from statemachine.plan import Plan, PlannedCheckpoint
 from store.layers import Layer, Layers
 
@@ -47,7 +50,7 @@ def choose_ground(plan: Plan, index: int, layers: Layers, rule: Rule) -> Ground:
     planned, base = plain.checkpoints[index], base_key(plain, index, rule.capture)
     if not (base and planned.grow and rule.may_grow) or layers.find(planned.key) is not None:
         return Ground(plain, base)
-    if is_declined(planned):
+    if is_declined(plain, index):
         return Ground(plain, base)
     fitting = _fitting(planned, base, layers.layers())
     if not fitting:
@@ -74,3 +77,22 @@ def _fitting(planned: PlannedCheckpoint, base: str, layers: Iterable[Layer]) -> 
 def added(planned: PlannedCheckpoint, layer: Layer) -> list[str]:
     """What a checkpoint adds to the layer from which it grows, in the order of the manifest."""
     return [name for name in planned.listed if name not in layer.record.listed]
+
+
+TRIED = 3
+"""How many earlier results are tried, newest first."""
+
+
+def same_results(plan: Plan, index: int, layers: Layers) -> list[Layer]:
+    """The results of the same checkpoint on other layers, those used last first. Blocking."""
+    planned = plan.checkpoints[index]
+    if planned.inputs is None or is_declined(plan, index):
+        return []
+    own = own_digest(plan, index)
+    found = [
+        layer
+        for layer in layers.layers()
+        if layer.record.own == own and layer.record.key != planned.key
+    ]
+    found.sort(key=lambda layer: layer.used_at, reverse=True)
+    return found[:TRIED]

@@ -305,4 +305,5 @@ def _planned(
         base="" if base is None else digest(base.decides),
         listed=() if base is None else base.listed,
         grow=base is not None and distro(loaded.doc).grow,
+        inputs=None if instance is None else instance.INPUTS,
     )

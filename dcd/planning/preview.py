@@ -10,7 +10,14 @@ from dataclasses import dataclass
 from functools import partial
 
 from dcd.planning.action import NO_LAYER, decide_action
-from dcd.planning.ground import NOTHING_GROWS, Ground, Rule, added, choose_ground
+from dcd.planning.ground import (
+    NOTHING_GROWS,
+    Ground,
+    Rule,
+    added,
+    choose_ground,
+    same_results,
+)
 from dcd.planning.readiness import Prospect
 from statemachine.build import BuildState, CheckpointRecord
 from statemachine.keys import changes, grown_from, without_salt
@@ -67,7 +74,7 @@ def intentions(
         action = decide_action(planned, layers, fresh, partial(_why, planned, earlier, made_by))
         reason = action.reason
         if not (action.layer or fresh):
-            reason = "; ".join(filter(None, (reason, _standing(planned, ground, layers))))
+            reason = "; ".join(filter(None, (reason, _standing(index, ground, layers))))
         found.append(
             Intention(
                 planned.name,
@@ -83,13 +90,18 @@ def intentions(
     return tuple(found)
 
 
-def _standing(planned: PlannedCheckpoint, ground: Ground, layers: Layers) -> str:
-    """What a run begins with, for people, if it is not the result of the checkpoint before."""
+def _standing(index: int, ground: Ground, layers: Layers) -> str:
+    """What a run begins with or may be spared by, for people."""
+    planned = ground.plan.checkpoints[index]
     if ground.grown is not None:
         more = ", ".join(added(planned, ground.grown)) or "nothing"
         return f"it grows: it adds {more} to {_named(ground.grown)}"
     below = layers.find(ground.base) if ground.base else None
-    return f"its base is {_named(below)}" if below else ""
+    if below is not None:
+        return f"its base is {_named(below)}"
+    if same := same_results(ground.plan, index, layers):
+        return f"{_named(same[0])} is taken over if what it reads is the same"
+    return ""
 
 
 def _named(layer: Layer) -> str:

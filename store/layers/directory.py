@@ -34,7 +34,7 @@ from pathlib import Path
 from statemachine.errors import NotFound, Refused, Unprepared
 from store.host.durable import reporting_disk_full, sync_directory, sync_file, write_file
 from store.host.removal import remove_tree
-from store.layers.content import save_fingerprint
+from store.layers.content import Content, save_fingerprint
 from store.layers.integrity import (
     Contents,
     Sealed,
@@ -297,8 +297,7 @@ class LayerDirectory:
             shutil.rmtree(scratch)
 
     def file(self, key: str, path: str) -> Path:
-        real = self._trees.locate(self._chain(key), parts_of(path))
-        if real is None or not stat.S_ISREG(real.lstat().st_mode):
+        if not stat.S_ISREG((real := self.entry(key, path)).lstat().st_mode):
             raise NotFound(f"there is no file {path} in layer {key}")
         return real
 
@@ -311,11 +310,20 @@ class LayerDirectory:
         if _KEY.fullmatch(owner):
             note_names(self.directory / owner, real, before)
 
+    def content(self, key: str) -> Content:
+        return self._contents.of([self._sealed(layer) for layer in self._ancestors(key)])
+
+    def entry(self, key: str, path: str) -> Path:
+        if (real := self._trees.locate(self._chain(key), parts_of(path))) is None:
+            raise NotFound(f"there is no {path} in layer {key}")
+        return real
+
+    def stored_tree(self, workspace: Workspace) -> Path:
+        return self._trees.tree(workspace.directory / "layer")
+
     def document(self, key: str) -> str | None:
-        try:
-            return (self._found(key).directory / "document.xml").read_text()
-        except FileNotFoundError:
-            return None
+        file = self._found(key).directory / "document.xml"
+        return file.read_text() if file.exists() else None
 
     def remove(self, key: str) -> None:
         with self._lock:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from statemachine.results import Artifact
+from store.layers.content import Content
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +22,11 @@ class LayerRecord:
     """The metadata of a layer, stored with it, so that the daemon can adopt a layer whose event was
     lost in a crash. `made_by` is the build, `seconds` the attempt's duration, `resolved` as in
     CheckpointCompleted. `base` is the key of the base that it has, itself or another ("" for none), and
-    `listed` what it has beside that, sorted. `epoch` is the build's time: the commit sets newer times in
-    the tree back to it. `content` is the digest of the manifest of the whole tree (`store.layers.content`),
-    which the commit fills in; "" in layers of earlier versions."""
+    `listed` what it has beside that, sorted. `own` digests what decides it apart from the layer below, if it
+    is known what it reads of that; `taken_from` is the key of the result that it was taken over from. `epoch`
+    is the build's time: the commit sets newer times in the tree back to it. `content` is the digest of the
+    manifest of the whole tree (`store.layers.content`), which the commit fills in; "" in layers of earlier
+    versions."""
 
     key: str
     parent: str | None
@@ -37,6 +40,8 @@ class LayerRecord:
     resolved: str = ""
     base: str = ""
     listed: tuple[str, ...] = ()
+    own: str = ""
+    taken_from: str = ""
     epoch: int | None = None
     content: str = ""
 
@@ -213,6 +218,19 @@ class LayerStore(Layers, Protocol):
 
     def lent(self, key: str, path: str) -> AbstractContextManager[Path]:
         """Like `file`, while the file may get other names, which changes its ctime."""
+        ...
+
+    def content(self, key: str) -> Content:
+        """The content manifest of a layer. Raises NotFound and OSError."""
+        ...
+
+    def entry(self, key: str, path: str) -> Path:
+        """The real entry, of any type, behind a path in a layer; links are not followed. Raises NotFound."""
+        ...
+
+    def stored_tree(self, workspace: Workspace) -> Path:
+        """The directory with what a workspace stores itself: its whole tree, or the upper directory of an
+        overlay."""
         ...
 
     def file(self, key: str, path: str) -> Path:

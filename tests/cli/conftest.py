@@ -106,6 +106,7 @@ class FakeBuild:
                     "variances": [],
                     "base": "",
                     "grown_from": "",
+                    "taken_from": "",
                 }
                 for checkpoint, seconds in estimates.items()
             ],

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from dcd.checkpoints import products
+from dcd.checkpoints.boot.reads import INITRAMFS
 from dcd.checkpoints.interface import MOUNTS, Checkpoint, Context, Needs, Report
 from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache, DataObjectDict
@@ -60,6 +61,7 @@ class DebianBootArchive(Checkpoint):
     PROVIDES = (products.BOOT_ARCHIVE, products.KERNEL_RECORD)
     VERSION = 1
     TOOLS = ("chroot",)
+    INPUTS = INITRAMFS
 
     kernel: Annotated[str, KERNEL_VERSION] | None = None
     """The kernel version to use where several are installed, as in /boot/vmlinuz-VERSION."""

@@ -4,6 +4,8 @@ The checkpoint stands for a transfer of packages: its base is what the software'
 listed name is a file. `clash` is a name that changes what the base brings.
 """
 
+import json
+import random
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +21,7 @@ CHECKPOINT = '''
 import time
 from pathlib import Path
 
-from dcd.checkpoints.interface import Base, Checkpoint, Stage, UnsuitedBase
+from dcd.checkpoints.interface import Base, Checkpoint, Inputs, Needs, Stage, UnsuitedBase
 from dcd.checkpoints.transfer.deb_base import base_of
 from dcd.checkpoints.transfer.listed import software_of
 
@@ -30,8 +32,6 @@ class Bundle(Checkpoint):
     """Installs names as files."""
 
     def needs(self, doc):
-        from dcd.checkpoints.interface import Needs
-
         return Needs(writes=(PLACE,))
 
     def base(self, doc) -> Base:
@@ -55,6 +55,21 @@ class Bundle(Checkpoint):
                 (context.pkg_image / name).touch()
         while (PLACE / f"wait-{context.stage}").exists():
             time.sleep(0.01)
+
+
+class Index(Checkpoint):
+    """Lists the names that begin with i, and no others."""
+
+    INPUTS = Inputs(whole=("pkg_image/i*", "boot_archive/**"), unread=("**",))
+
+    def needs(self, doc):
+        return Needs(writes=(PLACE,))
+
+    def execute(self, context) -> None:
+        with (PLACE / "stages").open("a") as stages:
+            stages.write("index\\n")
+        names = sorted(path.name for path in context.pkg_image.glob("i*"))
+        (context.boot_archive / "index").write_text("\\n".join(names))
 '''
 
 MANIFEST = """<dc><distro name="{name}"{grow}>
@@ -64,13 +79,15 @@ MANIFEST = """<dc><distro name="{name}"{grow}>
   </software>
   <execution>
     <checkpoint name="bundle" mod_path="dcd_test_bundle" checkpoint_class="Bundle"/>
-    <checkpoint name="list" mod_path="dcd/checkpoints/custom_script" checkpoint_class="CustomScript">
-      <args>cd {{PKG_IMAGE_PATH}} &amp;&amp; ls -1 .. * &gt; {{MEDIA_DIR}}/listing</args>
+    {more}<checkpoint name="list" mod_path="dcd/checkpoints/custom_script" checkpoint_class="CustomScript">
+      <args>cd {{PKG_IMAGE_PATH}}/.. &amp;&amp; ls -1 . *_* &gt; {{MEDIA_DIR}}/listing</args>
       <kwargs><arglist name="deliver"><argitem>listing</argitem></arglist></kwargs>
     </checkpoint>
   </execution>
 </distro></dc>
 """
+
+INDEX = '<checkpoint name="index" mod_path="dcd_test_bundle" checkpoint_class="Index"/>'
 
 
 class Bundles:
@@ -81,12 +98,19 @@ class Bundles:
         self.place = place
 
     def manifest(
-        self, *names: str, variant: str = "small", name: str = "b", grow: bool = False
+        self,
+        *names: str,
+        variant: str = "small",
+        name: str = "b",
+        grow: bool = False,
+        index: bool = False,
     ) -> Path:
         file = self.place.parent / f"{name}.xml"
         listed = "".join(f"<name>{each}</name>" for each in names)
         grows = ' grow="true"' if grow else ""
-        file.write_text(MANIFEST.format(name=name, variant=variant, names=listed, grow=grows))
+        more = INDEX if index else ""
+        text = MANIFEST.format(name=name, variant=variant, names=listed, grow=grows, more=more)
+        file.write_text(text)
         return file
 
     def build(self, manifest: Path, *options: str) -> dict[str, Any]:
@@ -313,6 +337,81 @@ def test_growing_is_refused_where_it_contradicts(bundles: Bundles, tmp_path: Pat
     for command in (("submit", manifest, "--grow"), ("plan", bundles.manifest("a", grow=True))):
         assert "grown_builds is refused" in bundles.daemon.run(*command).stderr
     bundles.build(bundles.manifest("one"))
+
+
+def contents(bundles: Bundles, status: dict[str, Any]) -> list[str]:
+    """The digests of all that the checkpoints' layers hold."""
+    found = []
+    for checkpoint in status["checkpoints"]:
+        (layer,) = bundles.daemon.state_dir.glob(f"layers/*/{checkpoint['key']}/layer.json")
+        found.append(json.loads(layer.read_text())["record"]["content"])
+    return found
+
+
+def test_a_result_is_taken_over_when_what_it_reads_is_the_same(bundles: Bundles) -> None:
+    first = bundles.build(bundles.manifest("one", "in", index=True))
+    assert bundles.stages() == ["base", "rest", "index"]
+
+    manifest = bundles.manifest("one", "in", "two", index=True)
+    source = first["checkpoints"][1]["key"]
+    reason = bundles.daemon.json("plan", manifest)["checkpoints"][1]["reason"]
+    assert f"layer {source[:12]} from build {first['id']} is taken over if what it reads" in reason
+    second = bundles.build(manifest)
+    assert bundles.stages() == ["rest"]
+    index = second["checkpoints"][1]
+    assert (index["state"], index["taken_from"]) == ("reused", source)
+    assert "taken over from" in bundles.daemon.ctl("status", second["id"])
+    (event,) = (
+        event["data"]
+        for event in bundles.daemon.events(second["id"])
+        if event["type"] == "CheckpointReused"
+    )
+    assert (event["taken_from"], event["reused_from"]) == (source, first["id"])
+
+    fresh = bundles.build(manifest, "--fresh")
+    assert bundles.stages() == ["base", "rest", "index"]
+    assert contents(bundles, fresh) == contents(bundles, second)
+    # Later builds reuse it by its key.
+    again = bundles.build(manifest)
+    assert [each["state"] for each in again["checkpoints"]] == ["reused"] * 3
+    assert again["checkpoints"][1]["taken_from"] == ""
+    bundles.daemon.ctl("gc", "--max-bytes", "0")
+
+
+def test_a_result_is_made_again_when_something_that_it_reads_differs(bundles: Bundles) -> None:
+    bundles.build(bundles.manifest("one", "in", index=True))
+    bundles.stages()
+    status = bundles.build(bundles.manifest("one", "in", "into", index=True))
+    assert bundles.stages() == ["rest", "index"]
+    assert status["checkpoints"][1]["taken_from"] == ""
+
+
+def test_a_rewound_build_takes_nothing_over(bundles: Bundles) -> None:
+    bundles.build(bundles.manifest("one", "in", index=True))
+    build = bundles.daemon.submit(
+        bundles.manifest("one", "in", "two", index=True), "--pause-before", "list"
+    )
+    assert bundles.daemon.wait(build, "paused")["checkpoints"][1]["taken_from"] != ""
+    bundles.stages()
+    bundles.daemon.ctl("resume", build, "--from", "index")
+    status = bundles.daemon.wait(build, "completed")
+    assert bundles.stages() == ["index"]
+    assert status["checkpoints"][1]["taken_from"] == ""
+
+
+def test_over_random_edits_a_build_has_the_contents_of_a_fresh_one(bundles: Bundles) -> None:
+    """Names are added, removed and reordered; with growing the base's order would differ too."""
+    chance = random.Random(7)
+    names = ["one"]
+    for _ in range(3):
+        names = chance.sample(names, chance.randint(1, len(names)))
+        names += chance.sample(["in", "into", "two", "three", "clash"], 2)
+        manifest = bundles.manifest(*dict.fromkeys(names), index=True)
+        reused, grown, fresh = (
+            bundles.build(manifest, *options) for options in ((), ("--grow",), ("--fresh",))
+        )
+        assert contents(bundles, reused) == contents(bundles, fresh), names
+        assert contents(bundles, grown) == contents(bundles, fresh), names
 
 
 def _lines(file: Path) -> list[str]:

@@ -1,0 +1,52 @@
+"""What mkinitramfs reads of an image.
+
+It enumerates the directories of kernels, modules, firmware, hooks and settings: whatever is in these counts. It looks for
+programs by the names in its scripts, for libraries by the names in these programs, and, with find(1), for
+names and patterns of its scripts in all of /usr/lib. What packages, their documentation, logs and units of
+services leave is not read. A test compares this with the calls of a real run.
+"""
+
+from statemachine.plan import Inputs
+
+
+def _image(*paths: str) -> tuple[str, ...]:
+    return tuple(f"pkg_image/{path}" for path in paths)
+
+
+def _library(*paths: str) -> tuple[str, ...]:
+    """Paths below /lib, which is /usr/lib in most images."""
+    return _image(*(f"{lib}/{path}" for path in paths for lib in ("lib", "usr/lib")))
+
+
+def _share(*paths: str) -> tuple[str, ...]:
+    return _image(*(f"usr/share/{path}/**" for path in paths))
+
+
+INITRAMFS = Inputs(
+    whole=(
+        *_image("boot/**", "etc/initramfs-tools/**", "usr/share/initramfs-tools/**"),
+        *_library("modules/**", "firmware/**", "modprobe.d/**", "depmod.d/**", "udev/**", "live/**"),
+        *_library("systemd/network/**", "dracut/**"),
+        *_image("etc/modprobe.d/**", "etc/depmod.d/**", "etc/udev/**", "etc/systemd/network/**"),
+        *_image("etc/live/**", "etc/default/**", "etc/fstab*/**", "etc/fstab", "etc/kernel/**"),
+        *_image("etc/ld.so.conf", "etc/ld.so.conf.d/**", "etc/ld.so.preload", "etc/dpkg/**"),
+        *_image("usr/share/locale/C*/**", "usr/share/live/**"),
+        *_library("locale/C*/**"),
+        "boot_archive/**",
+    ),
+    unread=(
+        *_share("doc", "man", "info", "locale", "lintian", "doc-base", "bug", "menu"),
+        *_share("bash-completion", "zsh", "applications", "icons", "pixmaps", "metainfo"),
+        *_image("var/lib/dpkg/**", "var/lib/apt/**", "var/cache/**", "var/log/**"),
+        *_image("var/lib/systemd/**", "etc/systemd/system/**", "etc/systemd/user/**"),
+        *_library("systemd/system/**", "systemd/user/**"),
+        *_image("etc/passwd-", "etc/group-", "etc/shadow-", "etc/gshadow-", "etc/ld.so.cache"),
+        "media/**",
+    ),
+    texts=(
+        *_image("etc/initramfs-tools/**", "usr/share/initramfs-tools/**"),
+        *_image("usr/sbin/mkinitramfs", "usr/bin/ldd"),
+    ),
+    programs=_image("bin/*", "sbin/*", "usr/bin/*", "usr/sbin/*"),
+    libraries=_image("lib/**.so*", "usr/lib/**.so*"),
+)

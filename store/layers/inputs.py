@@ -1,0 +1,189 @@
+"""Whether the differences between two layers matter to a checkpoint, by what it declares to read.
+
+`statemachine.plan.Inputs` says which differences matter. Paths are compared by the layers' content manifests;
+only scripts, and the programs that these name, are read. Standard library only; nothing is written.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from fnmatch import fnmatchcase
+from posixpath import basename, dirname, join, normpath
+
+from statemachine.plan import Inputs
+from store.layers.content import Content, Difference, differences, key_of
+
+Read = Callable[[str], bytes]
+"""Reads a file of the layer by its path in the workspace. Raises OSError and NotFound."""
+
+MOST_NAMES = 200
+"""With more new and removed names than this the layers are called different."""
+
+_WORD = re.compile(rb"[\w.+-]+")
+_GLOB = re.compile(rb"[\w.+\-*?\[\]${}]*[*?\[$][\w.+\-*?\[\]${}]*")
+_VARIABLE = re.compile(r"\$\{[^}]*\}?|\$\w+")
+_LIBRARY = re.compile(rb"[\w.+-]+\.so[\w.+-]*")
+_LINKS = 8
+
+
+def first_that_matters(inputs: Inputs, before: Content, after: Content, read: Read) -> str:
+    """The path of a difference that matters, "" if none does. `read` reads the layer of `after`. Raises
+    OSError and NotFound."""
+    whole, unread = _matcher(inputs.whole), _matcher(inputs.unread)
+    apart: list[Difference] = []
+    for each in differences(before, after):
+        if whole(each.path) or each.path == "/document.xml":
+            return each.path
+        if unread(each.path):
+            continue
+        if each.before is not None and each.after is not None:
+            if not _is_time_of_directory(each):
+                return each.path
+            continue
+        apart.append(each)
+    names = {basename(each.path): each.path for each in _topmost(apart)}
+    if not names:
+        return ""
+    if len(names) > MOST_NAMES:
+        return next(iter(names.values()))
+    found = _Readers(inputs, after, read).first_named(names)
+    return names[found] if found is not None else ""
+
+
+def _matcher(patterns: Iterable[str]) -> Callable[[str], bool]:
+    expressions = [_expression(pattern) for pattern in patterns]
+    if not expressions:
+        return lambda path: False
+    compiled = re.compile("|".join(expressions), re.DOTALL)
+    return lambda path: compiled.fullmatch(path) is not None
+
+
+def _expression(pattern: str) -> str:
+    below = pattern.removesuffix("/**") if pattern != "**" else pattern
+    parts = [
+        ".*" if part == "**" else "[^/]*" if part == "*" else re.escape(part)
+        for part in re.split(r"(\*\*|\*)", below)
+    ]
+    return "".join(parts) + ("(?:/.*)?" if below != pattern else "")
+
+
+def _is_time_of_directory(found: Difference) -> bool:
+    assert found.after is not None
+    return found.kinds == ("mtime",) and found.after["type"] == "directory"
+
+
+def _topmost(found: Sequence[Difference]) -> Iterator[Difference]:
+    """Those that are in no directory among them: below it, nothing is looked for."""
+    paths = {each.path for each in found}
+    for each in found:
+        above = dirname(each.path)
+        while above and above not in paths:
+            above = dirname(above)
+        if not above:
+            yield each
+
+
+class _Readers:
+    """The contents of the files that could look for a name."""
+
+    def __init__(self, inputs: Inputs, content: Content, read: Read) -> None:
+        self._read = read
+        self._lines = content.lines
+        is_text, is_program = _matcher(inputs.texts), _matcher(inputs.programs)
+        is_library = _matcher(inputs.libraries)
+        texts: list[str] = []
+        self._programs: dict[str, list[str]] = {}
+        self._libraries: dict[str, list[str]] = {}
+        for line in content.lines.values():
+            entry = json.loads(line)
+            path = entry["path"]
+            if is_text(path) and entry["type"] == "file":
+                texts.append(path)
+            if is_program(path) and entry["type"] != "directory":
+                self._programs.setdefault(basename(path), []).append(path)
+            if is_library(path) and entry["type"] != "directory":
+                self._libraries.setdefault(basename(path), []).append(path)
+        self._texts = [read(path) for path in texts]
+
+    def first_named(self, names: Iterable[str]) -> str | None:
+        """The first of the names that a reader contains."""
+        wanted = list(names)
+        globs = set(self._globs())
+        for name in wanted:
+            if any(fnmatchcase(name, glob) for glob in globs):
+                return name
+        for content in self._contents():
+            for name in wanted:
+                if _has_word(content, name.encode("utf-8", "surrogateescape")):
+                    return name
+        return None
+
+    def _globs(self) -> Iterator[str]:
+        """The patterns in the texts, each as one of fnmatch; without those that say next to nothing."""
+        for text in self._texts:
+            for found in set(_GLOB.findall(text)):
+                pattern = _VARIABLE.sub("*", found.decode("utf-8", "surrogateescape"))
+                pattern = re.sub(r"[${}]", "", pattern)
+                if len(re.sub(r"[*?\[\]]", "", pattern)) > 1:
+                    yield pattern
+
+    def _contents(self) -> Iterator[bytes]:
+        """The texts, then the programs that they name, then the libraries that these name."""
+        yield from self._texts
+        words = {
+            word.decode("utf-8", "surrogateescape")
+            for text in self._texts
+            for word in _WORD.findall(text)
+        }
+        waiting = [path for word in words for path in self._programs.get(word, ())]
+        seen: set[str] = set()
+        while waiting:
+            path = self._followed(waiting.pop())
+            if path is None or path in seen:
+                continue
+            seen.add(path)
+            content = self._read(path)
+            for found in set(_LIBRARY.findall(content)):
+                waiting += self._libraries.get(found.decode("utf-8", "surrogateescape"), ())
+            yield content
+
+    def _followed(self, path: str) -> str | None:
+        """The file to which a path leads; None when it leads to none in the layer."""
+        for _ in range(_LINKS):
+            line = self._lines.get(key_of(path))
+            entry = None if line is None else json.loads(line)
+            if entry is None or entry["type"] == "file":
+                return None if entry is None else path
+            if entry["type"] != "link":
+                return None
+            root = path.split("/")[0]
+            target = entry["target"]
+            path = normpath(
+                join(root, target.lstrip("/"))
+                if target.startswith("/")
+                else join(dirname(path), target)
+            )
+            path = self._without_links_above(path)
+        return None
+
+    def _without_links_above(self, path: str) -> str:
+        """The path with /bin and its like, which are links to directories, replaced."""
+        parts = path.split("/")
+        line = self._lines.get(key_of("/".join(parts[:2]))) if len(parts) > 2 else None
+        entry = None if line is None else json.loads(line)
+        if entry is None or entry["type"] != "link":
+            return path
+        return "/".join([parts[0], entry["target"].strip("/"), *parts[2:]])
+
+
+def _has_word(content: bytes, name: bytes) -> bool:
+    start = content.find(name)
+    while start >= 0:
+        ends = (
+            content[max(0, start - 1) : start],
+            content[start + len(name) : start + len(name) + 1],
+        )
+        if not any(_WORD.fullmatch(end) and end not in b"-.+" for end in ends if end):
+            return True
+        start = content.find(name, start + 1)
+    return False
