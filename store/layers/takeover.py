@@ -43,7 +43,7 @@ def take_over(
         raise Refused("it, or what it stands on, is gone")
     if result.record.artifacts or result.record.left:
         raise Refused("it delivers files")
-    if store.check(source, whole=False, idle=False).state == "damaged":
+    if store.check(source, False, False, "").state == "damaged":
         raise Refused("its layer is damaged")
     below, onto = store.content(result.record.parent), store.content(parent)
 
