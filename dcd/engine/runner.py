@@ -344,9 +344,6 @@ class Runner:
                 lost = ground.grown and not await asyncio.to_thread(self.stores.layers.find, key)
                 if not mine or lost or self.stopping:
                     return await self.builds.state(state.id)
-                name = ground.plan.checkpoints[index].name
-                if (damaged := await self._damaged(state, name, key)) is not None:
-                    return damaged
                 name = state.plan.checkpoints[index].name
                 there = await asyncio.to_thread(self.stores.layers.find, key)
                 if there and (damaged := await self._damaged(state, name, key)) is not None:

@@ -243,12 +243,9 @@ class LayerDirectory:
         self._erase_work(self._work / checked_name(name))
 
     def find(self, key: str) -> Layer | None:
-        if self._line(key) is None:
-            return None
-        try:
-            return self._layer(key)
-        except NotFound:
-            return None  # removed since
+        with contextlib.suppress(NotFound):  # removed since
+            return None if self._line(key) is None else self._layer(key)
+        return None
 
     def stale(self, key: str) -> bool:
         return self._stored(key) is not None and self._line(key) is None

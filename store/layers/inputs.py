@@ -7,7 +7,7 @@ only scripts, and the programs that these name, are read. Standard library only;
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from fnmatch import fnmatchcase
+from fnmatch import translate
 from posixpath import basename, dirname, join, normpath
 
 from statemachine.plan import Inputs
@@ -41,12 +41,14 @@ def first_that_matters(inputs: Inputs, before: Content, after: Content, read: Re
                 return each.path
             continue
         apart.append(each)
-    names = {basename(each.path): each.path for each in _topmost(apart)}
-    if not names:
+    if not apart:
         return ""
-    if len(names) > MOST_NAMES:
-        return next(iter(names.values()))
-    found = _Readers(inputs, after, read).first_named(names)
+    names = {basename(each.path): each.path for each in apart}
+    topmost = {basename(each.path) for each in _topmost(apart)}
+    if len(topmost) > MOST_NAMES:
+        return apart[0].path
+    readers = _Readers(inputs, after, read)
+    found = readers.first_in_texts(names) or readers.first_in_programs(topmost)
     return names[found] if found is not None else ""
 
 
@@ -104,38 +106,39 @@ class _Readers:
             if is_library(path) and entry["type"] != "directory":
                 self._libraries.setdefault(basename(path), []).append(path)
         self._texts = [read(path) for path in texts]
+        self._words = {_decoded(word) for text in self._texts for word in _WORD.findall(text)}
 
-    def first_named(self, names: Iterable[str]) -> str | None:
-        """The first of the names that a reader contains."""
-        wanted = list(names)
-        globs = set(self._globs())
-        for name in wanted:
-            if any(fnmatchcase(name, glob) for glob in globs):
+    def first_in_texts(self, names: Iterable[str]) -> str | None:
+        """The first of the names that a text contains, or a pattern of."""
+        globs = re.compile("|".join(map(translate, sorted(set(self._globs())))) or r"(?!)")
+        for name in names:
+            if name in self._words or globs.match(name):
                 return name
-        for content in self._contents():
-            for name in wanted:
-                if _has_word(content, name.encode("utf-8", "surrogateescape")):
-                    return name
-        return None
+        unusual = [name for name in names if not _WORD.fullmatch(_encoded(name))]
+        return self._first_in(self._texts, unusual)
+
+    def first_in_programs(self, names: Iterable[str]) -> str | None:
+        """The first of the names that a program contains."""
+        return self._first_in(self._contents(), sorted(names))
+
+    def _first_in(self, contents: Iterable[bytes], names: Sequence[str]) -> str | None:
+        return next(
+            (name for content in contents for name in names if _has_word(content, _encoded(name))),
+            None,
+        )
 
     def _globs(self) -> Iterator[str]:
         """The patterns in the texts, each as one of fnmatch; without those that say next to nothing."""
         for text in self._texts:
             for found in set(_GLOB.findall(text)):
-                pattern = _VARIABLE.sub("*", found.decode("utf-8", "surrogateescape"))
+                pattern = _VARIABLE.sub("*", _decoded(found))
                 pattern = re.sub(r"[${}]", "", pattern)
                 if len(re.sub(r"[*?\[\]]", "", pattern)) > 1:
                     yield pattern
 
     def _contents(self) -> Iterator[bytes]:
-        """The texts, then the programs that they name, then the libraries that these name."""
-        yield from self._texts
-        words = {
-            word.decode("utf-8", "surrogateescape")
-            for text in self._texts
-            for word in _WORD.findall(text)
-        }
-        waiting = [path for word in words for path in self._programs.get(word, ())]
+        """The programs that the texts name, then the libraries that these name."""
+        waiting = [path for word in self._words for path in self._programs.get(word, ())]
         seen: set[str] = set()
         while waiting:
             path = self._followed(waiting.pop())
@@ -144,7 +147,7 @@ class _Readers:
             seen.add(path)
             content = self._read(path)
             for found in set(_LIBRARY.findall(content)):
-                waiting += self._libraries.get(found.decode("utf-8", "surrogateescape"), ())
+                waiting += self._libraries.get(_decoded(found), ())
             yield content
 
     def _followed(self, path: str) -> str | None:
@@ -174,6 +177,14 @@ class _Readers:
         if entry is None or entry["type"] != "link":
             return path
         return "/".join([parts[0], entry["target"].strip("/"), *parts[2:]])
+
+
+def _encoded(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")
+
+
+def _decoded(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")
 
 
 def _has_word(content: bytes, name: bytes) -> bool:
