@@ -308,15 +308,12 @@ class LayerDirectory:
             note_names(self.directory / owner, real, before)
 
     def content(self, key: str) -> Content:
-        return self._contents.of([self._sealed(layer) for layer in self._ancestors(key)])
+        return self._contents.of([self._sealed(layer) for layer in self._chain(key)])
 
     def entry(self, key: str, path: str) -> Path:
         if (real := self._trees.locate(self._chain(key), parts_of(path))) is None:
             raise NotFound(f"there is no {path} in layer {key}")
         return real
-
-    def stored_tree(self, workspace: Workspace) -> Path:
-        return self._trees.tree(workspace.directory / "layer")
 
     def document(self, key: str) -> str | None:
         file = self._found(key).directory / "document.xml"

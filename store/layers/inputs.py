@@ -19,6 +19,9 @@ Read = Callable[[str], bytes]
 MOST_NAMES = 200
 """With more new and removed names than this the layers are called different."""
 
+LEAST_OF_PATTERN = 4
+"""A pattern of a text with fewer characters that stand for themselves is one of words, not of files."""
+
 _WORD = re.compile(rb"[\w.+-]+")
 _GLOB = re.compile(rb"[\w.+\-*?\[\]${}]*[*?\[$][\w.+\-*?\[\]${}]*")
 _VARIABLE = re.compile(r"\$\{[^}]*\}?|\$\w+")
@@ -133,7 +136,7 @@ class _Readers:
             for found in set(_GLOB.findall(text)):
                 pattern = _VARIABLE.sub("*", _decoded(found))
                 pattern = re.sub(r"[${}]", "", pattern)
-                if len(re.sub(r"[*?\[\]]", "", pattern)) > 1:
+                if len(re.sub(r"\[[^\]]*\]?|[*?\]]", "", pattern)) >= LEAST_OF_PATTERN:
                     yield pattern
 
     def _contents(self) -> Iterator[bytes]:
@@ -188,13 +191,6 @@ def _decoded(name: bytes) -> str:
 
 
 def _has_word(content: bytes, name: bytes) -> bool:
-    start = content.find(name)
-    while start >= 0:
-        ends = (
-            content[max(0, start - 1) : start],
-            content[start + len(name) : start + len(name) + 1],
-        )
-        if not any(_WORD.fullmatch(end) and end not in b"-.+" for end in ends if end):
-            return True
-        start = content.find(name, start + 1)
-    return False
+    if name not in content:
+        return False
+    return re.search(rb"(?<![\w.+-])" + re.escape(name) + rb"(?![\w.+-])", content) is not None

@@ -92,6 +92,11 @@ class Workspace:
     parent_identity: str = ""
     parents: tuple[Path, ...] = field(default=())
 
+    @property
+    def stored_tree(self) -> Path:
+        """The directory with what it stores itself: its whole tree, or the upper directory of an overlay."""
+        return (self.directory / "layer" / "tree").resolve()
+
 
 class Layers(Protocol):
     """The layers and workspaces of one back end, by key and name: all that the engine needs. Errors:
@@ -226,11 +231,6 @@ class LayerStore(Layers, Protocol):
 
     def entry(self, key: str, path: str) -> Path:
         """The real entry, of any type, behind a path in a layer; links are not followed. Raises NotFound."""
-        ...
-
-    def stored_tree(self, workspace: Workspace) -> Path:
-        """The directory with what a workspace stores itself: its whole tree, or the upper directory of an
-        overlay."""
         ...
 
     def file(self, key: str, path: str) -> Path:

@@ -59,7 +59,7 @@ def take_over(
         with reporting_disk_full("taking over a result", workspace.directory):
             apply_changes(
                 changes,
-                store.stored_tree(workspace),
+                workspace.stored_tree,
                 partial(store.entry, source),
                 partial(store.entry, parent),
             )
