@@ -3,8 +3,8 @@
 All counts that is in the directories of kernels, modules, firmware, hooks and settings: these are enumerated.
 mkinitramfs looks for programs by the names in its scripts, for libraries by the names in these programs, and,
 with find(1), for names and patterns of its scripts in all of /usr/lib. What packages, their documentation,
-logs and units of services leave is not read; of /etc/ld.so.cache, only what it says about these libraries. So a
-trace of mkinitramfs 0.142 shows it (strace).
+logs and units of services leave is not read; of /etc/ld.so.cache, only what it says about these libraries.
+Source: a trace of mkinitramfs 0.142, by strace(1).
 """
 
 from statemachine.plan import Inputs
