@@ -34,7 +34,7 @@ from pathlib import Path
 from statemachine.errors import NotFound, Refused, Unprepared
 from store.host.durable import reporting_disk_full, sync_directory, sync_file, write_file
 from store.host.removal import remove_tree
-from store.layers.content import Content, save_fingerprint
+from store.layers.content import save_fingerprint
 from store.layers.integrity import (
     Contents,
     Sealed,
@@ -306,9 +306,6 @@ class LayerDirectory:
         owner, *_ = real.relative_to(self.directory).parts
         if _KEY.fullmatch(owner):
             note_names(self.directory / owner, real, before)
-
-    def content(self, key: str) -> Content:
-        return self._contents.of([self._sealed(layer) for layer in self._chain(key)])
 
     def entry(self, key: str, path: str) -> Path:
         if (real := self._trees.locate(self._chain(key), parts_of(path))) is None:

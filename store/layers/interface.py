@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Protocol
 
 from statemachine.results import Artifact
-from store.layers.content import Content
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,10 +222,6 @@ class LayerStore(Layers, Protocol):
 
     def lent(self, key: str, path: str) -> AbstractContextManager[Path]:
         """Like `file`, while the file may get other names, which changes its ctime."""
-        ...
-
-    def content(self, key: str) -> Content:
-        """The content manifest of a layer. Raises NotFound and OSError."""
         ...
 
     def entry(self, key: str, path: str) -> Path:

@@ -22,7 +22,7 @@ from statemachine.errors import Refused
 from statemachine.plan import Inputs
 from store.host.durable import reporting_disk_full
 from store.host.regular import open_regular
-from store.layers.content import Content, Difference, differences, key_of
+from store.layers.content import Content, Difference, differences, key_of, parse, read_text
 from store.layers.inputs import first_that_matters
 from store.layers.interface import Layer, LayerRecord, LayerStore
 
@@ -45,7 +45,7 @@ def take_over(
         raise Refused("it delivers files")
     if store.check(source, False, False, "").state == "damaged":
         raise Refused("its layer is damaged")
-    below, onto = store.content(result.record.parent), store.content(parent)
+    below, onto = _content(store, result.record.parent), _content(store, parent)
 
     def read(path: str) -> bytes:
         with open_regular(store.file(parent, path)) as file:
@@ -53,7 +53,7 @@ def take_over(
 
     if path := first_that_matters(inputs, below, onto, read):
         raise Refused(f"{path} differs")
-    changes = changes_of(below, store.content(source), onto)
+    changes = changes_of(below, _content(store, source), onto)
     workspace = store.begin(parent, name)
     try:
         with reporting_disk_full("taking over a result", workspace.directory):
@@ -66,6 +66,18 @@ def take_over(
         return store.commit(workspace, record, store.document(source))
     finally:
         store.discard(workspace)
+
+
+def _content(store: LayerStore, key: str) -> Content:
+    """The content manifest of a layer. Raises Refused when it has none, as layers of earlier versions."""
+    layer = store.find(key)
+    text = None if layer is None else read_text(layer.directory)
+    if layer is None or text is None:
+        raise Refused("a layer has no manifest of its content")
+    content = parse(text)
+    if content.digest != layer.record.content:
+        raise Refused("the manifest of a layer is damaged")
+    return content
 
 
 def changes_of(below: Content, result: Content, onto: Content) -> list[Difference]:

@@ -97,7 +97,9 @@ class Layers:
         return key
 
     def digest(self, key: str) -> str:
-        return self.store.content(key).digest
+        layer = self.store.find(key)
+        assert layer is not None
+        return layer.record.content
 
     def _record(self, key: str, parent: str | None) -> LayerRecord:
         return LayerRecord(key, parent, "build", "boot", 1, 1.0, epoch=EPOCH)
