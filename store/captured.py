@@ -35,8 +35,9 @@ class CapturedFile:
 
 @dataclass(frozen=True, slots=True)
 class MadeRepository:
-    """A repository that was made from captured files. apt reads it as `file:` + `directory` with the same
-    suite and components, and checks it with `keyrings` (or, without one, with `repository.signed_by`)."""
+    """A repository that was made from captured files. apt reads it as `copy:` + `directory` with the same
+    suite and components, and checks it with `keyrings` (or, without one, with `repository.signed_by`). By
+    `file:` it would insist on the compressed indexes that the release file lists too."""
 
     repository: Repository
     directory: Path
