@@ -82,7 +82,7 @@ def test_distro_const_lists_the_checkpoints(
     outcome = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert outcome.returncode == 0
     listed = [line.split()[0] for line in outcome.stdout.splitlines()[2:]]
-    assert listed == ["before", "base", "after"]
+    assert listed == ["before", "base", "after", "sbom"]
     assert "base: its repository cannot be queried" in outcome.stderr
 
 
