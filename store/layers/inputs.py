@@ -23,9 +23,10 @@ LEAST_OF_PATTERN = 4
 """A pattern of a text with fewer characters that stand for themselves is one of words, not of files."""
 
 _WORD = re.compile(rb"[\w.+-]+")
-_GLOB = re.compile(rb"[\w.+\-*?\[\]${}]*[*?\[$][\w.+\-*?\[\]${}]*")
+# Each begins at the beginning of a run only: texts of images must not take quadratic time.
+_GLOB = re.compile(rb"(?<![\w.+-])[\w.+-]*+[*?\[\]${}][\w.+\-*?\[\]${}]*")
 _VARIABLE = re.compile(r"\$\{[^}]*\}?|\$\w+")
-_LIBRARY = re.compile(rb"[\w.+-]+\.so[\w.+-]*")
+_LIBRARY = re.compile(rb"(?<![\w.+-])[\w.+-]+\.so[\w.+-]*")
 _LINKS = 8
 
 

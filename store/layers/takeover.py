@@ -21,13 +21,16 @@ from typing import Any
 from statemachine.errors import Refused
 from statemachine.plan import Inputs
 from store.host.durable import reporting_disk_full
-from store.host.regular import open_regular
+from store.host.regular import read_regular
 from store.layers.content import Content, Difference, differences, key_of, parse, read_text
 from store.layers.inputs import first_that_matters
 from store.layers.interface import Layer, LayerRecord, LayerStore
 
 Locate = Callable[[str], Path]
 """Finds the real entry of a layer by its path in the workspace. Raises NotFound."""
+
+MOST_BYTES = 256 << 20
+"""How much of a layer is read for a comparison."""
 
 _KINDS = ("file", "link", "directory")
 
@@ -47,9 +50,13 @@ def take_over(
         raise Refused("its layer is damaged")
     below, onto = _content(store, result.record.parent), _content(store, parent)
 
+    left_bytes = MOST_BYTES
+
     def read(path: str) -> bytes:
-        with open_regular(store.file(parent, path)) as file:
-            return file.read()
+        nonlocal left_bytes
+        content = read_regular(store.file(parent, path), left_bytes)
+        left_bytes -= len(content)
+        return content
 
     if path := first_that_matters(inputs, below, onto, read):
         raise Refused(f"{path} differs")
