@@ -7,7 +7,8 @@ this order:
     path     from the root of the workspace; bytes that are not UTF-8 as lone surrogates (PEP 383)
     type     file, directory, link, char, block, fifo or socket
     mode     permissions, in octal; links have none
-    uid, gid
+    uid, gid                 files of the media with mode 0640, of root, have no gid: it is that of the host's
+                             readers of artifacts
     mtime    in whole seconds, which every format of images keeps
     size, sha256             of a file; from `PIECEWISE_BYTES` on `pieces` instead of sha256
     target                   of a link

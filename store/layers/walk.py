@@ -152,7 +152,7 @@ def _entries(root: int, stacked: bool, newest: int | None, known: Known) -> Iter
             attributes = _attributes(f"/proc/self/fd/{directory}/{name}")
         unread = facts is None and kind == stat.S_IFREG
         if facts is None:
-            facts = _facts(directory, name, status, attributes, stacked)
+            facts = _facts(directory, path, status, attributes, stacked)
         yield Found(
             path,
             key,
@@ -229,18 +229,20 @@ def fingerprint_of(status: os.stat_result) -> Print:
 
 
 def _facts(
-    directory: int, name: str, status: os.stat_result, attributes: dict[str, bytes], stacked: bool
+    directory: int, path: str, status: os.stat_result, attributes: dict[str, bytes], stacked: bool
 ) -> bytes:
+    """The line of an entry without its path, its digest and its end."""
     kind = stat.S_IFMT(status.st_mode)
     mode = b"" if kind == stat.S_IFLNK else b',"mode":"%04o"' % stat.S_IMODE(status.st_mode)
-    facts = b'","type":"%s"%s,"uid":%d,"gid":%d,"mtime":%d' % (
+    group = b"" if _is_delivered(path, status) else b',"gid":%d' % status.st_gid
+    facts = b'","type":"%s"%s,"uid":%d%s,"mtime":%d' % (
         *(_TYPES[kind], mode),
-        *(status.st_uid, status.st_gid, status.st_mtime_ns // 1_000_000_000),
+        *(status.st_uid, group, status.st_mtime_ns // 1_000_000_000),
     )
     if kind == stat.S_IFREG:
         facts += b',"size":%d' % status.st_size
     elif kind == stat.S_IFLNK:
-        facts += b',"target":"%s"' % key_of(os.readlink(name, dir_fd=directory))
+        facts += b',"target":"%s"' % key_of(os.readlink(path.rpartition("/")[2], dir_fd=directory))
     elif kind in (stat.S_IFCHR, stat.S_IFBLK):
         device = status.st_rdev
         facts += b',"major":%d,"minor":%d' % (os.major(device), os.minor(device))
@@ -249,6 +251,12 @@ def _facts(
         values = {each: base64.b64encode(kept[each]).decode() for each in sorted(kept)}
         facts += b',"xattrs":%s' % json.dumps(values, separators=(",", ":")).encode()
     return facts
+
+
+def _is_delivered(path: str, status: os.stat_result) -> bool:
+    """Whether a file may be an artifact, whose group `store.artifacts` sets as this host is configured."""
+    of_artifacts = stat.S_IFREG | 0o640
+    return path.startswith("media/") and (status.st_mode, status.st_uid) == (of_artifacts, 0)
 
 
 def _attributes(path: str) -> dict[str, bytes]:

@@ -160,3 +160,21 @@ def test_the_fingerprint_is_what_the_committed_tree_shows(subject: Subject) -> N
     fingerprint = read_fingerprint(layer)
     assert fingerprint is not None
     assert fingerprint.prints == dict(prints(subject.store._trees.tree(layer)))
+
+
+def test_the_group_of_artifacts_is_the_hosts_affair(subject: Subject) -> None:
+    def delivering(root: Path) -> None:
+        (root / "media").mkdir()
+        (root / "media" / "image.iso").write_text("iso")
+        (root / "media" / "image.iso").chmod(0o640)
+        (root / "media" / "notes").write_text("notes")
+
+    make(subject, "one", None, delivering)
+    found = manifest(subject, "one")
+    assert "gid" not in found["media/image.iso"]
+    assert found["media/notes"]["gid"] == 0
+    image = subject.store.file(key_of("one"), "media/image.iso")
+    if subject.store.name != "btrfs":  # whose layers are read-only
+        os.chown(image, 0, 1234)
+    state = subject.store.check(key_of("one"), whole=True, idle=False, expected="").state
+    assert state == "unchanged"
