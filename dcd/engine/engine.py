@@ -20,7 +20,7 @@ from dcd.engine.garbage import Collector
 from dcd.engine.locked import known_repositories
 from dcd.engine.losses import NO_LOSSES, Losses
 from dcd.engine.manifests import Manifests, ManifestSource, Options, Permit
-from dcd.engine.rebuilds import Rebuilds, rebuild_plan
+from dcd.engine.rebuilds import Rebuilds, rebuild_plan, require_captured
 from dcd.engine.records import Records
 from dcd.engine.reproductions import Reproductions
 from dcd.engine.retention import Retention
@@ -193,6 +193,7 @@ class Engine:
         )
         if options.rebuild is not None:
             plan = rebuild_plan(planned.plan)
+            require_captured(plan, options.locked.lists if options.locked else ())
             submitted = replace(submitted, plan=plan, fresh=True, rebuild=options.rebuild)
         try:
             state = await self._builds.create(submitted, actor)

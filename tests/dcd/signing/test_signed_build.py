@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import time
 from base64 import b64decode
 from pathlib import Path
 from typing import Any
@@ -134,3 +135,26 @@ def test_build_whose_key_has_become_unsafe_fails_until_it_is_repaired(
     key.chmod(0o600)
     signing.ctl("retry", build)
     signing.wait(build, "completed")
+
+
+@pytest.mark.parametrize("after_seconds", [0.0, 0.15, 0.4])
+def test_killed_while_it_delivers_it_delivers_the_same_statement(
+    cold_daemon: Any, key: Path, write_manifest: Any, after_seconds: float
+) -> None:
+    """Wherever the kill comes, the last daemon's files are those of the events."""
+    cold_daemon.settings["signing_key"] = str(key)
+    cold_daemon.settings["host_code"] = ["root"]
+    daemon = cold_daemon.start()
+    build = daemon.submit(write_manifest(("one", "true")))
+    daemon.wait_for_event(build, "CheckpointCompleted")
+    time.sleep(after_seconds)
+    daemon.kill()
+    daemon.start()
+    daemon.wait(build, "completed")
+    daemon.ctl("artifacts", build, "--verify")
+    found = {each["name"]: Path(each["path"]) for each in daemon.json("artifacts", build)}
+    said = found["small.provenance.json"].read_text()
+    assert said == daemon.ctl("provenance", build)
+    envelope = json.loads(found["small.provenance.dsse.json"].read_text())
+    assert b64decode(envelope["payload"]).decode() == said
+    assert daemon.stop() == 0
