@@ -26,7 +26,7 @@ from dcd.engine.locks import LayerLocks
 from dcd.engine.needs import Needs
 from dcd.engine.publish import publish
 from dcd.engine.secret_digests import secret_state
-from dcd.engine.soundness import check
+from dcd.engine.soundness import check, unchecked
 from dcd.engine.stores import Stores
 from dcd.engine.takeover import taken_over
 from dcd.engine.workspaces import claiming_workspace, missing_layer
@@ -181,23 +181,23 @@ class Runner:
                 return await self._record(state, change)
 
     async def _damaged(self, state: BuildState, checkpoint: str, key: str) -> BuildState | None:
-        """Check the layer of that key before this build uses it for the first time. The state after the event
-        that it is damaged, None when it is not."""
-        sound = self._sound.setdefault(state.id, set())
-        if key in sound:
-            return None
-        try:
-            with self.builds.broadcast.waiting(state.id, "a check of a layer"):
-                found = await asyncio.to_thread(
-                    check, self.stores.layers, self.builds.log, key, whole=False
-                )
-        except NotFound:
-            return None  # it is made again
-        if found.state != "damaged":
-            sound.add(key)
-            return None
-        logger.error("a layer is damaged", build=state.id, layer=key, damage=found.damage)
-        return await self._record(state, LayerDamaged(checkpoint, key, found.made_by, found.damage))
+        """Check the layer of that key, and those below it that this build has not checked, before it uses
+        them for the first time. The state after the event that one is damaged, None when none is."""
+        sound, layers = self._sound.setdefault(state.id, set()), self.stores.layers
+        for each in await asyncio.to_thread(unchecked, layers, key, sound):
+            try:
+                with self.builds.broadcast.waiting(state.id, "a check of a layer"):
+                    found = await asyncio.to_thread(
+                        check, layers, self.builds.log, each, whole=False
+                    )
+            except NotFound:
+                return None  # it is made again
+            if found.state == "damaged":
+                logger.error("a layer is damaged", build=state.id, layer=each, damage=found.damage)
+                damaged = LayerDamaged(checkpoint, each, found.made_by, found.damage)
+                return await self._record(state, damaged)
+            sound.add(each)
+        return None
 
     async def _settle(self, state: BuildState) -> BuildState:
         """Record the outcome of an attempt that a dead daemon left open: completed if its layer was

@@ -8,7 +8,7 @@ Used from the event loop's thread only.
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -71,6 +71,18 @@ def check(layers: Layers, log: EventLog, key: str, *, whole: bool, idle: bool = 
     layer = layers.find(key)
     expected = "" if layer is None else recorded_content(log, layer)
     return layers.check(key, whole, idle, expected)
+
+
+def unchecked(layers: Layers, key: str, sound: Collection[str]) -> list[str]:
+    """The layer of that key and those below it, down to the first one in `sound`, each after the one below.
+    A base (`dcd.planning.ground`) is no checkpoint's layer, so nothing else checks it. Blocking."""
+    line: list[str] = []
+    below: str | None = key
+    while below is not None and below not in sound and below not in line:
+        line.append(below)
+        layer = layers.find(below)
+        below = None if layer is None else layer.record.parent
+    return line[::-1]
 
 
 class Scrub:
