@@ -194,4 +194,7 @@ def _decoded(name: bytes) -> str:
 def _has_word(content: bytes, name: bytes) -> bool:
     if name not in content:
         return False
-    return re.search(rb"(?<![\w.+-])" + re.escape(name) + rb"(?![\w.+-])", content) is not None
+    literal = re.escape(name)
+    # Linkers store a text that is the end of another one only once.
+    pattern = rb"(?<![\w.+-])" + literal + rb"(?![\w.+-])|" + literal + rb"\0"
+    return re.search(pattern, content) is not None
