@@ -60,8 +60,9 @@ class Inputs:
     below `unread`. Of other entries, one that changed matters, and one that is new or gone matters if a
     reader could look for it by its name: if one of the `texts` contains the name as a word, or a pattern of
     it, or if one of the `programs` that these texts name, or of the `libraries` that these programs name,
-    contains the name. Directories that are enumerated belong into `whole`. What the checkpoint itself changes
-    always matters.
+    contains the name. Inside a directory that is new or gone, names count only below `searched`, where texts
+    have find(1) look for them. Other directories that are enumerated belong into `whole`. What the checkpoint
+    itself changes always matters.
     """
 
     whole: tuple[str, ...]
@@ -69,6 +70,7 @@ class Inputs:
     texts: tuple[str, ...] = ()
     programs: tuple[str, ...] = ()
     libraries: tuple[str, ...] = ()
+    searched: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

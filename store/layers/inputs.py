@@ -47,8 +47,10 @@ def first_that_matters(inputs: Inputs, before: Content, after: Content, read: Re
         apart.append(each)
     if not apart:
         return ""
-    names = {basename(each.path): each.path for each in apart}
-    topmost = {basename(each.path) for each in _topmost(apart)}
+    searched, above = _matcher(inputs.searched), list(_topmost(apart))
+    inside = [each for each in apart if searched(each.path)]
+    names = {basename(each.path): each.path for each in (*inside, *above)}
+    topmost = {basename(each.path) for each in above}
     if len(topmost) > MOST_NAMES:
         return apart[0].path
     readers = _Readers(inputs, after, read)

@@ -59,4 +59,5 @@ INITRAMFS = Inputs(
     ),
     programs=_image("bin/*", "sbin/*", "usr/bin/*", "usr/sbin/*"),
     libraries=_image("lib/**.so*", "usr/lib/**.so*"),
+    searched=_image("lib/**", "usr/lib/**"),
 )

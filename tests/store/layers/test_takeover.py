@@ -152,7 +152,16 @@ def add_package(root: Path) -> None:
     os.utime(root / "image/etc", (5, 5))
 
 
-@pytest.mark.parametrize("edit", [add_package, remove("bin/less"), write("doc/new", "text")])
+def add_directory(root: Path) -> None:
+    (root / "image/share/new").mkdir(parents=True)
+    (root / "image/share/new/missing").write_text(
+        "a name of a hook, in a directory that is not searched"
+    )
+
+
+@pytest.mark.parametrize(
+    "edit", [add_package, add_directory, remove("bin/less"), write("doc/new", "text")]
+)
 def test_a_result_that_is_taken_over_is_what_a_fresh_run_gives(
     layers: Layers, edit: Callable[[Path], Any]
 ) -> None:
@@ -190,6 +199,11 @@ def test_a_name_that_a_pattern_of_a_hook_fits_counts(layers: Layers) -> None:
     edited = layers.make(below, write("lib/libgcc_s.so.1", "new"))
     with pytest.raises(Refused, match=r"libgcc_s\.so\.1 differs"):
         layers.take(source, edited)
+
+
+def test_names_in_new_directories_count_where_they_are_searched(layers: Layers) -> None:
+    with pytest.raises(Refused, match="missing differs"):
+        both(layers, add_directory, replace(INPUTS, searched=("image/share/**",)))
 
 
 def test_a_file_that_the_checkpoint_itself_changes_is_an_input(layers: Layers) -> None:
