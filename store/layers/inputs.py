@@ -95,7 +95,7 @@ class _Readers:
     """The contents of the files that could look for a name."""
 
     def __init__(self, inputs: Inputs, content: Content, read: Read) -> None:
-        self._read = read
+        self._read, self._unread = read, _matcher(inputs.unread)
         self._lines = content.lines
         is_text, is_program = _matcher(inputs.texts), _matcher(inputs.programs)
         is_library = _matcher(inputs.libraries)
@@ -148,7 +148,7 @@ class _Readers:
         seen: set[str] = set()
         while waiting:
             path = self._followed(waiting.pop())
-            if path is None or path in seen:
+            if path is None or path in seen or self._unread(path):
                 continue
             seen.add(path)
             content = self._read(path)

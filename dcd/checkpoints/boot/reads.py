@@ -51,6 +51,8 @@ INITRAMFS = Inputs(
         *_library("systemd/system/**", "systemd/user/**"),
         *_image("etc/passwd-", "etc/group-", "etc/shadow-", "etc/gshadow-", "etc/ld.so.cache"),
         *_image(*(f"{at}/{name}" for name in _EDITORS for at in ("usr/bin", "etc/alternatives"))),
+        # mkinitramfs names init, halt and reboot, which are links to it, but does not run them.
+        *_image("usr/bin/systemctl", "bin/systemctl", "usr/bin/less"),
         "media/**",
     ),
     texts=(
