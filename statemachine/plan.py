@@ -57,12 +57,12 @@ class Inputs:
     stands for anything in one name, `**` for names and directories, and `a/**` also matches `a`.
 
     A difference between two layers matters if it is below `whole`, whatever else matches. It does not matter
-    below `unread`, and programs there are no readers. Of other entries, one that changed matters, and one that
-    is new or gone matters if a reader could look for it by its name: if one of the `texts` contains the name
-    as a word, or a pattern of it, or if one of the `programs` that these texts name, or of the `libraries`
-    that these programs name, contains the name. Inside a directory that is new or gone, names count only below
-    `searched`, where texts have find(1) look for them. Other directories that are enumerated belong into
-    `whole`. What the checkpoint itself changes always matters.
+    below `unread`, and programs there are no readers. Of other entries, one that changed matters, and one
+    that is new or gone matters if a reader could look for it by its name: if one of the `texts` contains the
+    name as a word, or a pattern of it, or if one of the `programs` that these texts name, or of the
+    `libraries` that these programs name, contains the name. Inside a directory that is new or gone, names
+    count only below `searched`, where texts have find(1) look for them. Other directories that are enumerated
+    belong into `whole`. What the checkpoint itself changes always matters.
     """
 
     whole: tuple[str, ...]
