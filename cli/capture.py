@@ -35,7 +35,7 @@ def read_manifest(path: str) -> dict[str, str]:
             content = file.read(MANIFEST_LIMIT_BYTES + 1)
         if len(content) > MANIFEST_LIMIT_BYTES:
             raise _invalid(absolute, 0, "the manifest is larger than 1 MiB, which is the limit")
-        return {"path": absolute, "text": content.decode("utf-8-sig")}
+        return {"path": absolute, "text": content.decode().removeprefix("\ufeff")}
     except OSError as error:
         raise ClientError(
             "invalid-manifest", f"cannot read {path}", error.strerror or str(error)

@@ -80,10 +80,14 @@ _ANSWER_TYPES = (
 )
 
 
+_SHOWN = 40
+"""How much of a wrong word a message repeats."""
+
+
 def _answers(text: str) -> str:
     whole = re.sub(r"\\\r?\n[ \t]*", " ", text)
     for line in whole.splitlines():
-        words = line.split(None, 3)
+        words = [word[:_SHOWN] for word in line.split(None, 3)]
         if not words or words[0].startswith("#"):
             continue
         if len(words) < 3:

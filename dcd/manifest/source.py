@@ -143,7 +143,7 @@ def _decode(data: bytes, file: str) -> str:
             Origin(file, 1), f"the encoding {name!r} is not read", suggestion='use encoding="UTF-8"'
         )
     try:
-        return data.decode("utf-8-sig" if name == "utf-8" else name)
+        return data.decode(name).removeprefix("\ufeff")
     except UnicodeDecodeError as failure:
         line = data[: failure.start].count(b"\n") + 1
         raise refusal(

@@ -220,7 +220,7 @@ CASES = [
         ("<software_data>", "<user name='x'/><software_data>"),
         (18, 7),
         "<user> does not belong in <software>",
-        "<software> may hold <destination>, <software_data> or <source>.",
+        "<software> may hold <debconf>, <destination>, <dpkg_option>, <pin>, <software_data> or <source>.",
         "put it into <configuration>",
     ),
     (
