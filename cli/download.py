@@ -8,10 +8,12 @@ the user who runs dcctl.
 import hashlib
 import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
+from typing import BinaryIO
 
 from cli.client import CHUNK_BYTES, ClientError, Json, Unreachable, build_path, exchange
 
@@ -51,8 +53,7 @@ def fetch(socket_path: str, build: str, artifact: Json, directory: Path) -> bool
 def _transfer(socket_path: str, path: str, artifact: Json, part: Path) -> None:
     """Append to `part` until it has the artifact's size."""
     failures = 0
-    part.touch()
-    with part.open("r+b") as file:
+    with _own_file(part) as file:
         begin = min(file.seek(0, os.SEEK_END), artifact["size_bytes"])
         while begin < artifact["size_bytes"]:
             arrived = begin
@@ -68,6 +69,24 @@ def _transfer(socket_path: str, path: str, artifact: Json, part: Path) -> None:
                     raise
             begin = arrived
             file.truncate(begin)
+
+
+def _own_file(part: Path) -> BinaryIO:
+    """The file for a transfer, also one that was begun. In a directory of several users another one could
+    have made it: a link to be written through, or a file to be changed after it was checked. Raises
+    ClientError, OSError."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    file = os.fdopen(os.open(part, flags, 0o666), "r+b")
+    status = os.fstat(file.fileno())
+    if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_nlink != 1:
+        file.close()
+        raise ClientError(
+            "internal",
+            f"{part} is not a file that dcctl has begun",
+            "somebody else may have put it there",
+            "remove it, or choose another directory with -o",
+        )
+    return file
 
 
 def _content(socket_path: str, path: str, artifact: Json, begin: int) -> Iterator[bytes]:

@@ -95,3 +95,21 @@ def test_a_directory_that_cannot_be_made_is_an_error_before_any_transfer(
     assert outcome.code == 2
     assert "cannot create" in outcome.err
     assert not ranges
+
+
+def test_nothing_is_written_through_a_link_or_into_a_file_with_another_name(
+    dcctl, daemon, artifact, tmp_path
+) -> None:
+    serve(daemon)
+    there = tmp_path / "shared"
+    there.mkdir()
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    part = there / f".live.iso.{artifact['sha256'][:12]}.part"
+    part.symlink_to(victim)
+    assert dcctl("download", "k2", "-o", str(there)).code != 0
+    part.unlink()
+    part.hardlink_to(victim)
+    assert dcctl("download", "k2", "-o", str(there)).code != 0
+    assert victim.read_text() == "precious"
+    assert not (there / "live.iso").exists()
