@@ -60,7 +60,12 @@ def read_export(path: Path) -> Exported:
     with _opened(path) as archive:
         members = iter(archive)
         first = next(members, None)
-        if first is None or first.name != "export.json" or first.size > MOST_INDEX_BYTES:
+        if (
+            first is None
+            or first.name != "export.json"
+            or not first.isreg()
+            or first.size > MOST_INDEX_BYTES
+        ):
             raise bad(path, "its first file is no index")
         index = _index(path, b"".join(_read(archive, first)))
         expected = {each["path"]: each for each in index["files"]}
@@ -119,6 +124,7 @@ def _index(path: Path, text: bytes) -> Json:
     match index:
         case {
             "format": str(form),
+            "name": str(),
             "manifest_path": str(),
             "source_date_epoch": int(),
             "lists": [*lists],

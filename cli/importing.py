@@ -56,15 +56,18 @@ def _check_provenance(export: Exported, key: Path | None) -> None:
     statement = strict_json(export.path, text)
     try:
         products = {each["name"]: each["digest"]["sha256"] for each in statement["subject"]}
-        named = {
-            each["digest"]["sha256"]
-            for each in statement["predicate"]["buildDefinition"]["resolvedDependencies"]
+        used = statement["predicate"]["buildDefinition"]["resolvedDependencies"]
+        named = {each["digest"]["sha256"] for each in used if "digest" in each}
+        inputs = {
+            (each["name"], each["digest"]["sha256"], int(each["annotations"]["mode"], 8))
+            for each in used
+            if each.get("uri") == "urn:dcd:input"
         }
-    except (KeyError, TypeError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         raise bad(export.path, "its provenance is none") from None
     products.pop(f"{export.index['name']}.xml", None)
     if products != expected.get("products"):
         raise bad(export.path, "its index names other products than its provenance")
-    digests = {*export.index["lists"], *(each["sha256"] for each in export.index["inputs"])}
-    if not digests <= named:
-        raise bad(export.path, "its index names files that its provenance does not")
+    given = {(each["path"], each["sha256"], each["mode"]) for each in export.index["inputs"]}
+    if not (set(export.index["lists"]) <= named and given == inputs):
+        raise bad(export.path, "its index names other files than its provenance")

@@ -188,14 +188,29 @@ def test_an_export_is_held_against_its_provenance_and_its_key(
     assert result.returncode == 22
     with tarfile.open(file) as archive:
         files = {each.name: archive.extractfile(each).read() for each in archive}  # type: ignore[union-attr]
-    index = json.loads(files["export.json"])
+    whole = files["export.json"]
+    index = json.loads(whole)
     index["rebuild"]["products"]["root.tar"] = "0" * 64
     files["export.json"] = json.dumps(index).encode()
-    with tarfile.open(tmp_path / "forged.dcd", "w") as forged:
+    result = elsewhere.run("rebuild", packed(tmp_path / "forged.dcd", files))
+    assert result.returncode == 27
+    assert "other products" in result.stderr
+    index = json.loads(whole)
+    (script,) = index["inputs"]
+    for changed in ({"path": "other.sh"}, {"mode": 0o777}):
+        index["inputs"] = [{**script, **changed}]
+        files["export.json"] = json.dumps(index).encode()
+        result = elsewhere.run("rebuild", packed(tmp_path / "forged.dcd", files))
+        assert result.returncode == 27
+        assert "other files" in result.stderr
+    assert elsewhere.json("list") == []
+
+
+def packed(file: Path, files: dict[str, bytes]) -> Path:
+    """An export of these files."""
+    with tarfile.open(file, "w") as archive:
         for name, content in files.items():
             head = tarfile.TarInfo(name)
             head.size = len(content)
-            forged.addfile(head, io.BytesIO(content))
-    result = elsewhere.run("rebuild", tmp_path / "forged.dcd")
-    assert result.returncode == 27
-    assert "other products" in result.stderr
+            archive.addfile(head, io.BytesIO(content))
+    return file
