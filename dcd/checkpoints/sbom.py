@@ -13,6 +13,7 @@ TR-03183-2.
 """
 
 import json
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -39,6 +40,8 @@ from store.resolved import Resolved, decoded, union
 _STATUS = "var/lib/dpkg/status"
 _STAGED = (_STATUS, "var/lib/dpkg/arch-native", "var/lib/apt/extended_states")
 _COPYRIGHT = "usr/share/doc/{}/copyright"
+_PACKAGE = re.compile(r"[a-z0-9A-Z][a-z0-9A-Z+.\-]*")
+"""deb-control(5), Package; dpkg reads capitals too."""
 _MOST_COPYRIGHT_BYTES = 4 << 20
 _SUFFIXES = {"cdx": ".cdx.json", "spdx": ".spdx.json"}
 
@@ -180,7 +183,10 @@ def _stage(image: Path, staged: Path) -> None:
         if (text := read(image, path)) is not None:
             _put(staged / path, text.encode("utf-8", "surrogateescape"))
     for line in debian_list(image).splitlines():
-        path = _COPYRIGHT.format(line.split("\t")[0])
+        name = line.split("\t")[0]
+        if not _PACKAGE.fullmatch(name):
+            continue  # The image's scripts may have written anything there.
+        path = _COPYRIGHT.format(name)
         file = regular_file(image, path)
         if file is not None and file.stat().st_size <= _MOST_COPYRIGHT_BYTES:
             _put(staged / path, file.read_bytes())

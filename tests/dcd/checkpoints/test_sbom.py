@@ -306,6 +306,18 @@ def test_the_same_image_gives_the_same_bytes_whatever_the_hash_seed(
     assert json.loads(first[1])["documentNamespace"] != other["spdx"]["documentNamespace"]
 
 
+def test_a_package_whose_name_is_a_path_has_nothing_copied_there(image: Path, bench: Any) -> None:
+    stanza = "\nPackage: ../../../../../out\nStatus: install ok installed\nVersion: 1\n"
+    with (image / "var/lib/dpkg/status").open("a") as file:
+        file.write(f"{stanza}Architecture: all\n")
+    (image / "out").mkdir()
+    (image / "out/copyright").write_text("elsewhere")
+    staged = bench.root / "deep/root"
+    sbom._stage(image, staged)
+    assert (staged / "usr/share/doc/app/copyright").exists()
+    assert [*bench.root.rglob("out/copyright")] == [image / "out/copyright"]
+
+
 def test_packages_without_a_digest_are_named_in_a_warning(write: Write, bench: Any) -> None:
     few = [resolved_package(*each) for each in sorted(INSTALLED) if each[0] != "local"]
     document = write(packages=few)["cdx"]
