@@ -40,7 +40,7 @@ from store.layers.content import (
 )
 from store.layers.delta import merged, whole
 from store.layers.trees import Trees
-from store.layers.walk import NOTHING, Known, Tree, describe, fingerprint_of, prints
+from store.layers.walk import LARGEST_BYTES, NOTHING, Known, Tree, describe, fingerprint_of, prints
 
 _REMEMBERED, _MOST_LINES = 2, 50_000
 """The number of manifests in memory, and the lines of the longest: the commit of a checkpoint needs that of
@@ -89,6 +89,8 @@ class Contents:
         except OSError as error:
             if error.errno == errno.ENAMETOOLONG:
                 raise _too_deep() from error
+            if error.errno == errno.EFBIG:
+                raise _too_large(error) from error
             raise
         if self._is_as_below(layer, tree, chain) and _linked(chain[0], layer):
             return chain[0].digest, tree.prints
@@ -234,6 +236,14 @@ def _too_deep() -> CheckpointError:
         "the checkpoint left directories so deep that no path leads to the last one",
         "paths in a workspace have at most about 4000 bytes",
         "have it remove what it does not need",
+    )
+
+
+def _too_large(error: OSError) -> CheckpointError:
+    return CheckpointError(
+        "the checkpoint left a file that is too large",
+        f"{ascii(error.filename)[1:-1]} has more than {LARGEST_BYTES >> 40} TiB, most of them a hole",
+        "have it remove the file, or make it smaller",
     )
 
 

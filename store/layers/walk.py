@@ -51,6 +51,10 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _FILE |= getattr(os, "O_NOATIME", 0)
 
+LARGEST_BYTES = 64 * 1024**4
+"""The size of the largest file. A hole has no pieces to read, but as many digests to add: those of a file of
+8 EiB, which some file systems allow, would never end."""
+
 _SMALL_BYTES = 1024**2
 _BATCH = 64
 _THREADS = min(4, os.cpu_count() or 1)
@@ -318,6 +322,8 @@ def _digest_of(root: int, found: Found, from_disk: bool) -> bytes:
             raise _changed(found.path)
         if from_disk and hasattr(os, "posix_fadvise"):
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        if size > LARGEST_BYTES:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), found.path)
         if size >= PIECEWISE_BYTES:
             return b',"pieces":"%s"' % _of_pieces(descriptor, size).encode()
         if size <= _SMALL_BYTES:

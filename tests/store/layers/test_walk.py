@@ -136,3 +136,19 @@ def test_newer_times_are_set_back_and_older_ones_stay(tmp_path: Path) -> None:
     assert (tmp_path / "new").stat().st_mtime_ns == 2_000 * 10**9
     file = (tmp_path / "new" / "file").stat()
     assert (file.st_mtime_ns, file.st_atime_ns) == (2_000 * 10**9, 7 * 10**9)
+
+
+def test_a_file_whose_hole_would_never_be_read_to_its_end_fails_the_checkpoint(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(walk, "LARGEST_BYTES", 1024**2)
+    workspace = subject.begin(None)
+
+    def leave_a_hole(root: Path) -> None:
+        with (root / "hole").open("wb") as file:
+            file.truncate(1024**2 + 1)
+
+    subject.change(workspace, leave_a_hole)
+    with pytest.raises(CheckpointError, match="too large"):
+        subject.commit(workspace, "one")
+    assert subject.store.find(key_of("one")) is None
