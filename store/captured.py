@@ -13,6 +13,7 @@ checks all of them once more, from the keyring down to each package. Blocking; c
 import gzip
 import hashlib
 import shutil
+import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -124,7 +125,7 @@ def _put(source: Path, target: Path, sha256: str, *, packed: bool = False) -> No
             shutil.copyfileobj(content, sink, 1 << 20)
         with target.open("rb") as written:
             found = hashlib.file_digest(written, "sha256").hexdigest()
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DcdError(f"the captured file {source.name} cannot be read", str(error)) from error
     if found != sha256:
         raise DcdError(

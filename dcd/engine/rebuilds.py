@@ -31,8 +31,9 @@ from statemachine.provenance import public, results
 from statemachine.rebuild import Rebuild
 from statemachine.verdict import Compared, judge_rebuild
 from store.captured import captured_files
+from store.host.regular import read_regular
 from store.layers.comparison import FileDifference, LayerDifferences, compare_texts
-from store.layers.content import unpacked
+from store.layers.content import MOST_PACKED_BYTES, unpacked
 
 MOST_FILES = 1000
 """The number of different files that a verdict names."""
@@ -190,7 +191,8 @@ class Rebuilds:
         assert expected is not None
         wanted = expected.contents[checkpoint]
         try:
-            packed = self.stores.blobs.path(expected.manifests.get(checkpoint, "")).read_bytes()
+            uploaded = self.stores.blobs.path(expected.manifests.get(checkpoint, ""))
+            packed = read_regular(uploaded, MOST_PACKED_BYTES)
         except (DcdError, OSError):
             packed = self._content_here(expected.build, checkpoint)
         own = base64.b64decode(
@@ -201,7 +203,7 @@ class Rebuilds:
             return LayerDifferences((), 0, "the content manifest of a layer is not here any more")
         try:
             return compare_texts(before, after, MOST_FILES)
-        except (KeyError, TypeError, ValueError):
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
             return LayerDifferences((), 0, "the content manifest in the export is damaged")
 
     def _content_here(self, build: str, checkpoint: str) -> bytes:

@@ -35,7 +35,7 @@ from store.host.regular import open_regular, read_regular
 from store.host.secret_files import MAX_BYTES, PREFIX, secret_file
 from store.layers import Layer, LayerRecord, LayerStore, Workspace
 from store.layers.comparison import LayerDifferences, compare_layers
-from store.layers.content import CONTENT
+from store.layers.content import CONTENT, MOST_PACKED_BYTES
 from store.layers.takeover import take_over
 from store.logs import AttemptLogs
 from store.packages import Packages
@@ -59,9 +59,6 @@ AS_ORDERED = (
 )
 """The fields of a worker's request that are as the main process orders them. The launcher finds or bounds the
 others."""
-
-MOST_CONTENT_BYTES = 32 * 1024**2
-"""The size of a content manifest, compressed, that is handed out."""
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _BUILD = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -143,7 +140,7 @@ class Operations:
         if (layer := self.layers.find(key)) is None:
             return ""
         try:
-            packed = read_regular(layer.directory / CONTENT, MOST_CONTENT_BYTES)
+            packed = read_regular(layer.directory / CONTENT, MOST_PACKED_BYTES)
         except OSError:
             return ""
         return base64.b64encode(packed).decode()

@@ -66,6 +66,9 @@ TICK_NS, _COARSE_NS = 12_000_000, 2_000_000_000
 _BEFORE_KEY = b'{"path":"'
 _BEFORE_GROUP = b',"same_as":"'
 
+MOST_PACKED_BYTES = 32 * 1024**2
+"""The size of a manifest, compressed, that is handed out, or read from elsewhere."""
+
 _MOST_TEXT_BYTES = 256 * 1024**2
 
 
