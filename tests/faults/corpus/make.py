@@ -27,12 +27,13 @@ from statemachine.events import (
     CheckpointReused,
     CheckpointStarted,
     InputFile,
+    LayerDamaged,
     Payload,
     ResourceClaimed,
 )
 from statemachine.keys import chain, with_external
 from statemachine.machine import BuildMachine
-from statemachine.plan import Ingredient, Plan, PlannedCheckpoint
+from statemachine.plan import Ingredient, Locked, Plan, PlannedCheckpoint
 from statemachine.results import Artifact, ErrorInfo
 from store.eventlog import EventLog
 from store.eventlog.schema import APPLICATION_ID
@@ -188,6 +189,19 @@ def write_history(log: EventLog) -> None:
     history.submit("eeeeeeeeee", pauses)
     history.do("eeeeeeeeee", do.Start())
     history.do("eeeeeeeeee", do.WithdrawPause())
+
+    lock = Locked(("66" * 32,), {"less": "590-2"})
+    history.submit(
+        "ffffffffff", BuildSubmitted("locked", "<dc/>", "/l.xml", plan("only"), locked=lock)
+    )
+    history.do("ffffffffff", do.Start())
+    key = plan("only").checkpoints[0].key
+    history.do("ffffffffff", LayerDamaged("only", key, "aaaaaaaaaa", "pkg_image/etc/motd: sha256"))
+    history.start("ffffffffff")
+    history.do(
+        "ffffffffff",
+        history.completed("ffffffffff", 1.0, resolved="77" * 32, content="88" * 32),
+    )
 
 
 def summary(log: EventLog, build: str) -> dict[str, object]:
