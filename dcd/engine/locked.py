@@ -5,12 +5,13 @@ the same manifest has the same keys as the build that it is locked to, and reuse
 """
 
 import gzip
+import zlib
 from collections.abc import Iterable
 
 from dcd.checkpoints.interface import Known
 from dcd.engine.stores import Stores
 from dcd.platform.apt_release import date_of
-from statemachine.errors import NotFound, Refused
+from statemachine.errors import DcdError, NotFound, Refused
 from statemachine.keys import digest
 from statemachine.plan import Locked
 from store.captured import captured_files
@@ -53,8 +54,13 @@ def _state(dates: dict[str, str]) -> str:
 def _date(stores: Stores, file: RepositoryFile) -> str:
     if not file.stored:
         raise NotFound(f"the release file of {file.repository} {file.suite} was not captured")
-    with open_regular(stores.packages.path(file.stored)) as stored:
-        if file.compressed:
-            with gzip.GzipFile(fileobj=stored) as content:
-                return date_of(content.read(_HEAD_BYTES))
-        return date_of(stored.read(_HEAD_BYTES))
+    try:
+        with open_regular(stores.packages.path(file.stored)) as stored:
+            if file.compressed:
+                with gzip.GzipFile(fileobj=stored) as content:
+                    return date_of(content.read(_HEAD_BYTES))
+            return date_of(stored.read(_HEAD_BYTES))
+    except (OSError, EOFError, zlib.error) as error:
+        raise DcdError(
+            f"the release file of {file.repository} {file.suite} is damaged", str(error)
+        ) from error

@@ -22,7 +22,7 @@ from dcd.engine.scheduler import Scheduler
 from dcd.engine.stores import Stores
 from dcd.planning import plan as planning
 from statemachine.build import BuildState, Lifecycle
-from statemachine.errors import DcdError, NotFound, Refused, Unprepared
+from statemachine.errors import DcdError, NotFound, Refused, Unprepared, UsageError
 from statemachine.events import Actor, BuildSubmitted
 from statemachine.fold import evolve
 from statemachine.keys import chain, with_salt, without_grown, without_salt
@@ -37,6 +37,9 @@ from store.layers.content import MOST_PACKED_BYTES, unpacked
 
 MOST_FILES = 1000
 """The number of different files that a verdict names."""
+
+MOST_LISTS_BYTES = 16 << 20
+"""The size of all lists of packages of an import."""
 
 BOOTS = "VerifyBoot"
 """The end of the names of the classes that only boot products."""
@@ -148,12 +151,23 @@ class Rebuilds:
 
     def adopt(self, lists: Sequence[str], owner: int | None) -> None:
         """Put uploaded files into the package store: the lists, and what these name. Each has to be an upload
-        of the user `owner` (None: of anybody), or there already. Raises NotFound. Blocking."""
+        of the user `owner` (None: of anybody), or there already. Raises NotFound, and UsageError for lists
+        that would take this process too much memory. Blocking."""
+        if sum(self._size_bytes(name, owner) for name in lists) > MOST_LISTS_BYTES:
+            raise UsageError(
+                "the lists of packages are too long",
+                f"together they may have {MOST_LISTS_BYTES >> 20} MiB, some 40,000 packages",
+            )
         for names in (lists, self._named(lists)):
             for name in names:
                 if not self.stores.packages.has(name):
                     self.stores.blobs.path(name, owner)
                     self.stores.privileged.adopt_package(name)
+
+    def _size_bytes(self, name: str, owner: int | None) -> int:
+        packages = self.stores.packages
+        path = packages.path(name) if packages.has(name) else self.stores.blobs.path(name, owner)
+        return path.stat().st_size
 
     def _named(self, lists: Sequence[str]) -> Iterator[str]:
         for name in lists:
