@@ -34,6 +34,7 @@ def taken_over(
             checkpoint=planned.name,
             attempt=0,
             seconds=source.record.seconds,
+            left=source.record.left,
             warnings=source.record.warnings,
             own=source.record.own,
             taken_from=source.record.key,

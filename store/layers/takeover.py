@@ -44,7 +44,7 @@ def take_over(
     parent, result = record.parent, store.find(source)
     if parent is None or result is None or result.record.parent is None:
         raise Refused("it, or what it stands on, is gone")
-    if result.record.artifacts or result.record.left:
+    if result.record.artifacts:
         raise Refused("it delivers files")
     if store.check(source, False, False, "").state == "damaged":
         raise Refused("its layer is damaged")
@@ -60,7 +60,10 @@ def take_over(
 
     if path := first_that_matters(inputs, below, onto, read):
         raise Refused(f"{path} differs")
-    changes = changes_of(below, _content(store, source), onto)
+    made = _content(store, source)
+    if not _media(below) == _media(made) == _media(onto):
+        raise Refused("other files are among the media")
+    changes = changes_of(below, made, onto)
     workspace = store.begin(parent, name)
     try:
         with reporting_disk_full("taking over a result", workspace.directory):
@@ -73,6 +76,11 @@ def take_over(
         return store.commit(workspace, record, store.document(source))
     finally:
         store.discard(workspace)
+
+
+def _media(content: Content) -> set[bytes]:
+    """The files among the media: a layer records those that nobody delivers."""
+    return {key for key in content.lines if key.startswith(b"media/")}
 
 
 def _content(store: LayerStore, key: str) -> Content:
