@@ -25,6 +25,7 @@ import os
 import re
 import shutil
 import stat
+import threading
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from io import BufferedReader
@@ -189,7 +190,8 @@ class Packages:
 
     def adopt(self, content: BinaryIO, sha256: str) -> None:
         """Store a file of this digest, on disk. Raises DcdError when it has another, DiskFull."""
-        part = self._incoming / f"{_ADOPTED}{sha256}"
+        # Of this thread: another one may store the same file at the same time.
+        part = self._incoming / f"{_ADOPTED}{threading.get_native_id()}"
         with reporting_disk_full("storing packages", self.directory):
             try:
                 with part.open("wb") as sink:

@@ -2,10 +2,12 @@
 
 import gzip
 import hashlib
+import io
 import os
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -294,3 +296,23 @@ def test_what_is_needed_stays_over_the_limit(packages: Packages, tmp_path: Path)
     store(packages, tmp_path, b"one", b"two", b"three")
     over = packages.over(0, {digest(b"one"), digest(b"three")})
     assert [each.sha256 for each in over] == [digest(b"two")]
+
+
+def test_the_same_file_is_adopted_twice_at_once(tmp_path: Path) -> None:
+    packages = Packages(tmp_path)
+    packages.prepare()
+    content = b"package" * 1000
+    name = hashlib.sha256(content).hexdigest()
+
+    class Interrupted(io.BytesIO):
+        """Content during whose reading another thread adopts the same file."""
+
+        def read(self, size: int | None = -1) -> bytes:
+            if self.tell() == 0:
+                other = threading.Thread(target=packages.adopt, args=(io.BytesIO(content), name))
+                other.start()
+                other.join()
+            return super().read(size)
+
+    packages.adopt(Interrupted(content), name)
+    assert packages.path(name).read_bytes() == content
