@@ -115,7 +115,7 @@ def test_a_second_image_downloads_nothing_that_the_first_one_had(
     new = counting.packages - before
     assert list(new.values()) == [1]
     assert [name.split("_")[0] for name in new] == ["ed"]
-    assert "from the package store" in daemon.ctl("logs", second)
+    assert "from the package store" in daemon.ctl("logs", second, "packages")
 
     counting.gone = True
     assert "503" in daemon.run("submit", tmp_path / "first.xml").stderr
@@ -143,7 +143,8 @@ def test_a_second_image_downloads_nothing_that_the_first_one_had(
     assert usage["package_bytes"] > 10 << 20
     assert usage["captured_bytes"] == usage["package_bytes"]
     assert "packages_max_bytes" in daemon.ctl("df")
-    assert daemon.json("gc", "--max-bytes", "0")["packages"] == 0, "builds name them"
+    # Builds name all but the list of the base, which goes with its layer.
+    assert daemon.json("gc", "--max-bytes", "0")["packages"] == 1
     for build in (first, second, reused, again, *rebuilds):
         daemon.ctl("rm", build)
     daemon.ctl("gc", "--max-bytes", "0")
