@@ -30,7 +30,8 @@ def add_tree(context: Context, tree: Tree) -> None:
             for member in tar:
                 added.add(tar, member)
         added.finish()
-    except tarfile.TarError as error:
+    # The others: for times and names that only a hostile archive has.
+    except (tarfile.TarError, OverflowError, ValueError) as error:
         raise CheckpointError(
             f"the archive of {tree.source} is damaged", str(error), "submit the manifest again"
         ) from error

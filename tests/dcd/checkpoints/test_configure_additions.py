@@ -218,6 +218,23 @@ def test_new_directories_on_the_way_into_a_home_are_the_users(
 
 
 @pytest.mark.root
+@pytest.mark.parametrize("time", ["inf", "nan", "1e300"])
+def test_an_archive_with_a_time_that_no_file_has_is_damaged(
+    bench: Any, image: Path, tmp_path: Path, time: str
+) -> None:
+    head = tarfile.TarInfo("file")
+    head.pax_headers = {"mtime": time}
+    with tarfile.open(tmp_path / "blob", "w", format=tarfile.PAX_FORMAT) as tar:
+        tar.addfile(head, io.BytesIO(b""))
+    with pytest.raises(CheckpointError, match="is damaged"):
+        bench.execute(
+            DebianPrePkgImgMod("c"),
+            configuration('<tree source="o" dest="/srv"/>'),
+            inputs={"o": tmp_path / "blob"},
+        )
+
+
+@pytest.mark.root
 @pytest.mark.parametrize(
     ("name", "kind", "message"),
     [
