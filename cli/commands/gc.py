@@ -1,7 +1,7 @@
 """`dcctl gc`: remove layers, captured inputs and packages that no build needs.
 
-Remove layers that no build names any more, layers of unused back ends, captured inputs that no
-unfinished build names, and the remains of an interrupted `rm`. With --max-bytes, also remove
+Remove layers that no build names any more, layers of unused back ends, captured inputs that only
+removed and cancelled builds name, and the remains of an interrupted `rm`. With --max-bytes, also remove
 layers, least recently used first, until the rest fits into that size, and downloaded packages in
 the same way. Layers of builds that have not ended, artifacts and logs are never removed. A removed
 layer that is needed later is built again, a removed package downloaded again. `layers_max_bytes` and

@@ -164,6 +164,14 @@ class Engine:
         """Submit a build. Returns a new, queued build and True; or the build already submitted with the
         same idempotency key and False. Raises ManifestError, InputsMissing, Unprepared,
         PermissionDenied, and Refused for a key used by another submit."""
+        if options.locked is None:
+            return await self._submit(source, options, actor, permit)
+        with self._runner.submitting_locked():
+            return await self._submit(source, options, actor, permit)
+
+    async def _submit(
+        self, source: ManifestSource, options: Options, actor: Actor, permit: Permit
+    ) -> tuple[BuildState, bool]:
         if options.rebuild is not None and options.locked is not None:
             await asyncio.to_thread(self.rebuilds.adopt, options.locked.lists, source.owner)
         if options.locked is not None:

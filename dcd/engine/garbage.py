@@ -1,12 +1,12 @@
 """Collecting garbage: unneeded data, and the least recently used layers over a limit.
 
 Never removed: layers of builds that have not ended (of completed checkpoints, of the running one, and
-all below), captured packages of builds and layers, and artifacts and logs, which are kept until `rm`.
-Removed on request: layers that no build names any more, stale layers, layers of unused back ends, captured
-inputs that no unfinished build names, the remains of removed builds. Removed over the limit: layers, least
-recently used first, children before parents, and downloaded packages. A removed layer that is needed later
-is rebuilt. Each removal completes or is finished by the next start, so a crash in between is harmless. Used
-from the event loop's thread only.
+all below), captured inputs of builds, captured packages of builds and layers, and artifacts and logs, which
+are kept until `rm`. Removed on request: layers that no build names any more, stale layers, layers of unused
+back ends, captured inputs that no build names any more, the remains of removed builds. Removed over the
+limit: layers, least recently used first, children before parents, and downloaded packages. A removed layer
+that is needed later is rebuilt. Each removal completes or is finished by the next start, so a crash in
+between is harmless. Used from the event loop's thread only.
 """
 
 import asyncio
@@ -163,7 +163,7 @@ class Collector:
             layers, chosen = [*layers, *(layer for layer, _ in stale)], [*stale, *chosen]
             blobs = {}
             if not (by_itself and self._losses.error):
-                blobs = await asyncio.to_thread(self._unnamed_blobs, self._unfinished())
+                blobs = await asyncio.to_thread(self._unnamed_blobs)
             builds = await asyncio.to_thread(self._left_over)
             if not dry_run:
                 chosen = [pair for pair in chosen if await self._remove(pair[0])]
@@ -257,8 +257,9 @@ class Collector:
     def _unfinished(self) -> list[BuildState]:
         return self._builds.unfinished()
 
-    def _unnamed_blobs(self, unfinished: Sequence[BuildState]) -> dict[str, int]:
-        named = {file.sha256 for state in unfinished for file in state.inputs}
+    def _unnamed_blobs(self) -> dict[str, int]:
+        # Completed builds too: rebuild, reproduce and export read the inputs of these.
+        named = self._builds.log.inputs()
         oldest_young = time.time() - YOUNG_SECONDS
         return {
             blob.sha256: blob.size_bytes

@@ -9,7 +9,8 @@ event of its completion.
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 
 import structlog
@@ -88,6 +89,7 @@ class Runner:
         self._sound: dict[str, set[str]] = {}
         """The keys of layers that running builds have made or checked."""
         self.locks = LayerLocks(builds.broadcast)
+        self._submitting = 0
 
     def planned(self, build: str, fresh: bool = True) -> None:
         """Record whether the external state in the build's keys is fresh."""
@@ -103,8 +105,19 @@ class Runner:
             attempt.stop(cause)
 
     def using_packages(self) -> bool:
-        """Whether an attempt may be using files of the package store that no event names yet."""
-        return any(attempt.uses_packages for attempt in self._attempts.values())
+        """Whether an attempt, or a build that is being submitted, may be using files of the package store
+        that no event names yet."""
+        attempts = any(attempt.uses_packages for attempt in self._attempts.values())
+        return attempts or self._submitting > 0
+
+    @contextmanager
+    def submitting_locked(self) -> Iterator[None]:
+        """While a build is submitted that no event names yet, but that uses packages of the store."""
+        self._submitting += 1
+        try:
+            yield
+        finally:
+            self._submitting -= 1
 
     def stop_all(self, cause: str) -> None:
         """End all running attempts and all waits."""

@@ -18,7 +18,13 @@ import sqlalchemy as sa
 from statemachine.build import ENDED, Lifecycle, submission_key
 from statemachine.codec import FIRST_HASH, HASHED, decode_actor, event_hash
 from statemachine.errors import DcdError, NotFound, Unavailable
-from statemachine.events import CheckpointCompleted, CheckpointReused, Event
+from statemachine.events import (
+    BuildResumed,
+    BuildSubmitted,
+    CheckpointCompleted,
+    CheckpointReused,
+    Event,
+)
 from store.eventlog import database, projection
 from store.eventlog.errors import LogDamaged
 from store.eventlog.high_water import HighWater
@@ -236,11 +242,10 @@ class EventLog:
 
     def resolved_lists(self) -> set[str]:
         """The lists of packages (CheckpointCompleted.resolved) of all builds that are neither removed nor
-        cancelled."""
+        cancelled, and those that builds which have not ended are locked to (BuildSubmitted.locked)."""
         named = sa.func.json_extract(events.c.data, "$.resolved")
-        query = (
+        resolved = (
             sa.select(named)
-            .distinct()
             .select_from(events.join(builds, builds.c.id == events.c.build))
             .where(
                 events.c.type.in_((CheckpointCompleted.__name__, CheckpointReused.__name__)),
@@ -248,6 +253,19 @@ class EventLog:
                 builds.c.state != Lifecycle.CANCELLED.value,
                 named != "",
             )
+        )
+        locked = _in_kept_builds(BuildSubmitted, "$.locked.lists")
+        locked = locked.where(builds.c.state.in_(UNFINISHED))
+        with self._reading() as connection:
+            return set(connection.execute(sa.union(resolved, locked)).scalars())
+
+    def inputs(self) -> set[str]:
+        """The digests of the captured inputs of all builds that are neither removed nor cancelled, and of
+        the uploaded content manifests that rebuilds among them are compared with."""
+        query = sa.union(
+            _in_kept_builds(BuildSubmitted, "$.inputs", "$.sha256"),
+            _in_kept_builds(BuildResumed, "$.inputs", "$.sha256"),
+            _in_kept_builds(BuildSubmitted, "$.rebuild.manifests"),
         )
         with self._reading() as connection:
             return set(connection.execute(query).scalars())
@@ -280,6 +298,24 @@ class EventLog:
     def _reading(self) -> Iterator[sa.Connection]:
         with database.explained(self.path), self._readers.connect() as connection:
             yield connection
+
+
+def _in_kept_builds(
+    of: type[BuildSubmitted | BuildResumed], path: str, part: str = "$"
+) -> sa.Select[Any]:
+    """The values at a JSON path in events of one type, of all builds that are neither removed nor cancelled;
+    of each value one part."""
+    values = sa.func.json_each(events.c.data, path).table_valued("value")
+    value = sa.func.json_extract(values.c.value, part) if part != "$" else values.c.value
+    return (
+        sa.select(value)
+        .select_from(events.join(builds, builds.c.id == events.c.build).join(values, sa.true()))
+        .where(
+            events.c.type == of.__name__,
+            builds.c.removed == 0,
+            builds.c.state != Lifecycle.CANCELLED.value,
+        )
+    )
 
 
 def _open(path: Path, reserve: Reserve) -> sa.Connection:

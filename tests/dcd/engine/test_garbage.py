@@ -176,7 +176,7 @@ def test_a_layer_that_is_used_again_outlives_one_that_is_not(daemon, write_manif
 
 
 @pytest.mark.root
-def test_captured_inputs_go_when_no_unfinished_build_names_them_and_they_are_not_new(
+def test_captured_inputs_go_when_only_removed_builds_name_them_and_they_are_not_new(
     daemon, tmp_path
 ):
     def submitted(text: str, *options: str) -> str:
@@ -189,13 +189,20 @@ def test_captured_inputs_go_when_no_unfinished_build_names_them_and_they_are_not
         )
         return daemon.submit(path, *options)
 
-    daemon.wait(submitted("#!/bin/sh\ntrue\n"), "completed")
+    done = submitted("#!/bin/sh\ntrue\n")
+    daemon.wait(done, "completed")
     paused = submitted("#!/bin/sh\nexit 0\n", "--pause-before", "one")
     daemon.wait(paused, "paused")
     blobs = sorted((daemon.state_dir / "blobs").iterdir())
     assert len(blobs) == 2
-    assert daemon.json("gc")["blobs"] == [], "they may be of a build that is just submitted"
+    for blob in blobs:
+        os.utime(blob, (1, 1))
+    assert daemon.json("gc")["blobs"] == [], "a rebuild of the completed build needs its input"
 
+    daemon.ctl("rm", done)
+    for blob in blobs:
+        os.utime(blob)
+    assert daemon.json("gc")["blobs"] == [], "they may be of a build that is just submitted"
     for blob in blobs:
         os.utime(blob, (1, 1))
     (gone,) = daemon.json("gc")["blobs"]

@@ -15,9 +15,12 @@ from statemachine.commands import (
     RequestCancel,
     RequestPause,
     Resume,
+    Start,
 )
 from statemachine.errors import NotFound, Refused, Removed
-from statemachine.events import BuildCancelled, BuildFailed
+from statemachine.events import BuildCancelled, BuildFailed, BuildResumed, InputFile
+from statemachine.plan import Locked
+from statemachine.rebuild import Rebuild
 from statemachine.results import ErrorInfo
 from store.eventlog import EventLog
 
@@ -177,3 +180,31 @@ def test_a_question_for_many_keys_is_answered(log: EventLog, submit: Submit) -> 
     build = submit(log, "b1").complete()
     keys = {record.key for record in build.state.checkpoints}
     assert log.known_keys([*(f"k{n}" for n in range(40_000)), *keys]) == keys
+
+
+def test_inputs_stay_until_the_build_is_removed_or_cancelled(
+    log: EventLog, submit: Submit, append: Callable[..., Any]
+) -> None:
+    a, b, c, d = (digit * 64 for digit in "abcd")
+    done = submit(log, "b1", inputs=(InputFile("/a", a), InputFile("/b", b))).complete()
+    compared = Rebuild("b0", "", "", "", manifests={"c0": c})
+    rebuild = submit(log, "b2", inputs=(InputFile("/a", a),), rebuild=compared)
+    failed = submit(log, "b3").do(Start(), BuildFailed(None, ErrorInfo("no"))).state
+    append(log, "b3", failed.sequence, BuildResumed(inputs=(InputFile("/d", d),)))
+
+    assert log.inputs() == {a, b, c, d}
+    done.do(Remove())
+    assert log.inputs() == {a, c, d}
+    rebuild.do(RequestCancel())
+    assert log.inputs() == {d}
+
+
+def test_the_lists_that_a_build_is_locked_to_stay_until_it_ends(
+    log: EventLog, submit: Submit
+) -> None:
+    """Also before its transfer, and when the build that captured them is removed."""
+    submit(log, "b1")
+    waiting = submit(log, "b2", locked=Locked(("e" * 64, "f" * 64)))
+    assert log.resolved_lists() == {"e" * 64, "f" * 64}
+    waiting.complete()
+    assert log.resolved_lists() == set()
