@@ -12,10 +12,12 @@ are sorted, the time is the build's, and the serial number derives from the docu
 
 import json
 import logging
+import os
 import sys
-from collections.abc import Iterable, Mapping
+import traceback
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from hashlib import sha256
 from io import StringIO
 from pathlib import Path
@@ -59,15 +61,40 @@ def main(order: Json) -> None:
     }
     licences = {each: _licence(Path(order["root"]), each.name) for each in binaries}
     by_purl = {each.purl(maker.base_distro_vendor).to_string(): licences[each] for each in binaries}
-    if "cdx" in order["formats"]:
-        document = _cyclonedx(maker, order, listed, by_purl)
-        (directory / "sbom.cdx").write_text(_text(document))
-    if "spdx" in order["formats"]:
-        document = _spdx(maker, order, listed, by_purl)
-        (directory / "sbom.spdx").write_text(_text(document))
+    makers = {"cdx": _cyclonedx, "spdx": _spdx}
+    # Each takes as long as the other, and the libraries are loaded already.
+    others = [
+        _started(partial(_write, directory, kind, makers[kind], maker, order, listed, by_purl))
+        for kind in order["formats"][1:]
+    ]
+    for kind in order["formats"][:1]:
+        _write(directory, kind, makers[kind], maker, order, listed, by_purl)
+    for other in others:
+        if os.waitpid(other, 0)[1] != 0:
+            raise SystemExit("a document could not be written")
     gaps = [f"{each.name} {each.version}" for each in binaries if not each.checksums]
     gaps += [f"{each['name']} {each['version']}" for each in order["ips"] if not each["sha256"]]
     (directory / "sbom.gaps").write_text(json.dumps(gaps))
+
+
+def _started(work: Callable[[], None]) -> int:
+    """Do the work in a process of its own. Returns its id."""
+    sys.stdout.flush()
+    if child := os.fork():
+        return child
+    status = 1
+    try:
+        work()
+        status = 0
+    finally:
+        if status:
+            traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _write(directory: Path, kind: str, make: Callable[..., Json], *arguments: Json) -> None:
+    (directory / f"sbom.{kind}").write_text(_text(make(*arguments)))
 
 
 def _maker(order: Json) -> Debsbom:

@@ -46,6 +46,7 @@ from store.layers.integrity import (
     print_of,
 )
 from store.layers.interface import Check, Layer, LayerRecord, Workspace
+from store.layers.plain import writing_back
 from store.layers.stored import (
     Stored,
     checked_name,
@@ -193,12 +194,12 @@ class LayerDirectory:
         layer, target = workspace.directory / "layer", self.directory / record.key
         with reporting_disk_full("committing a layer", self.directory):
             if self.find(record.key) is None:
-                if document is not None:
-                    # Synced with the tree: until the rename nobody relies on it.
+                if document is not None:  # synced with the tree: nobody relies on it yet
                     workspace.document.write_text(document, "utf-8")
                     workspace.document.chmod(0o600)
-                below = [self._sealed(parent) for parent in workspace.parents]
-                content, found = self._contents.record(layer, below, record.epoch)
+                below = map(self._sealed, workspace.parents)
+                with writing_back(layer):
+                    content, found = self._contents.record(layer, [*below], record.epoch)
                 record = replace(record, content=content)
                 self._trees.seal(layer)
                 save_fingerprint(layer, found)

@@ -2,6 +2,8 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -10,6 +12,9 @@ from store.host.durable import sync_directory, sync_file, sync_file_system
 _FEW = 64
 """Up to this number of entries, syncing each one is cheaper than syncing the whole file system, to
 which other builds may be writing gigabytes."""
+
+_MANY = 1024
+"""From this number of entries on, a tree takes long enough to write that other work continues meanwhile."""
 
 
 def locate(tree: Path, parts: Sequence[str]) -> Path | None:
@@ -35,6 +40,19 @@ def sync_tree(directory: Path) -> None:
         elif entry.is_dir(follow_symlinks=False):
             sync_directory(Path(entry.path))
     sync_directory(directory)
+
+
+@contextmanager
+def writing_back(directory: Path) -> Iterator[None]:
+    """Write a large tree to disk in the background, so that `sync_tree` afterwards has little to do. Errors
+    of the writing are raised at the end: a later sync would not report them again."""
+    if len(list(islice(_entries(directory), _MANY + 1))) <= _MANY:
+        yield
+        return
+    with ThreadPoolExecutor(1, "sync") as pool:
+        early = pool.submit(sync_file_system, directory)
+        yield
+        early.result()
 
 
 def allocated_bytes(directory: Path) -> int:
