@@ -55,7 +55,10 @@ def captured_files(packages: Packages, lists: Iterable[str]) -> list[CapturedFil
     which names how many are missing."""
     names: dict[str, None] = dict.fromkeys(lists)
     resolved = resolved_of(packages, names)
-    uncaptured = [each for each in resolved.packages if each.kind == "deb" and not each.captured]
+    # Those without an address are brought by the build's own inputs, or by its earlier checkpoints.
+    uncaptured = [
+        each for each in resolved.packages if each.kind == "deb" and each.uri and not each.captured
+    ]
     if uncaptured:
         raise NotFound(
             f"{len(uncaptured)} packages of this build were not captured",

@@ -15,7 +15,7 @@ refuses a list that names what is not there.
 A package is digested again whenever it is used. One that was damaged on disk counts as missing, and is
 replaced when it has been downloaded again. Packages have no owners: their digests come from lists that apt
 trusts, and everybody with such a list can download the package. So what was downloaded with a login of a
-manifest must not be kept. Blocking.
+manifest, or was beside it, must not be kept. Blocking.
 """
 
 import contextlib

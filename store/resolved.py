@@ -26,8 +26,10 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class ResolvedPackage:
-    """A package that entered the image. `kind` is `deb` or `ips`; `uri` is where it was downloaded; `sha256`
-    is that of the downloaded file, for IPS of the manifest; `captured`: it is in the package store."""
+    """A package that entered the image. `kind` is `deb` or `ips`; `uri` is where it was downloaded, ""
+    for one that the build brings itself: beside its manifest, among its captured inputs, or in a layer below;
+    `sha256` is that of the downloaded file, for IPS of the manifest; `captured`: it is in the package
+    store."""
 
     kind: str
     name: str

@@ -191,6 +191,9 @@ async def _locked(api: Api, body: schemas.SubmitRequest) -> Locked | None:
                 "`versions` chooses among the packages of `packages_of`: send that too"
             )
         return None
+    # Everybody may name a build of everybody. Its lists tell no more than the SBOM among its artifacts, and
+    # of their packages the store has only those that all users can download: neither those of repositories
+    # with a login nor those beside the manifest, which the submitter has to bring.
     lists: dict[str, None] = {}
     for prefix in body.packages_of:
         state = await api.records.state(await api.records.find(prefix))

@@ -292,7 +292,7 @@ class TransferDEB(Checkpoint):
                 filled = fill_cache(context, place, wanted)
                 _download(software, names, sources, online, progress)
             if locked:
-                resolve_locked(context, place, below)
+                resolve_locked(context, place, wanted, below)
             else:
                 capture(context, place, apt, sources, wanted, filled, below)
             keyrings = captured_keyrings(context, place.aside)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from dcd.checkpoints.interface import Context, Known
 from dcd.checkpoints.transfer.deb_sources import host_ingredients, sources_of
+from dcd.checkpoints.transfer.deb_store import Wanted, digest_of, is_beside, resolved_package
 from dcd.manifest.objects.software import Software
 from dcd.platform.apt import HostApt, Source, host_apt, word
 from dcd.platform.apt_root import (
@@ -118,14 +119,19 @@ def provide_lists(
                 break
 
 
-def resolve_locked(context: Context, place: Place, below: Resolved | None) -> None:
-    """Record which of the locked packages the transfer puts into the image."""
+def resolve_locked(context: Context, place: Place, wanted: Wanted, below: Resolved | None) -> None:
+    """Record which of the locked packages the transfer puts into the image, and which of those beside the
+    manifest, as the manifest has them now. `wanted` is what apt did not have in its cache before."""
     assert context.locked is not None
     assert context.packages is not None
     lists = {sha256: _listed(context, sha256) for sha256 in context.locked.lists}
     whole = union(lists.values())
-    archives = {file.name for file in resolve(place.root, ARCHIVES).glob("*.deb")}
-    packages = {each for each in whole.packages if _archive(each) in archives}
+    archives = {file.name: file for file in resolve(place.root, ARCHIVES).glob("*.deb")}
+    own = {name for name in archives if name not in wanted or is_beside(wanted[name], place)}
+    packages = {
+        each for each in whole.packages if each.uri and _archive(each) in archives.keys() - own
+    }
+    packages |= {resolved_package(archives[name], digest_of(archives[name])) for name in own}
     packages |= set(below.packages if below else ())
     for sha256, resolved in lists.items():
         if set(resolved.packages) == packages:

@@ -5,7 +5,9 @@ that apt has just verified, and the copies are verified against them.
 
 The capture: every package, every index of packages and every release file that apt used goes into the store,
 with the keyrings that their signatures were checked with, and a list names all of them (`store.resolved`).
-The digest of each package is held against apt's own lists. Indexes are compressed again: apt works on them
+The digest of each package is held against apt's own lists. What is of no repository does not go into the
+store, where it would be everybody's: packages beside the manifest, which are captured inputs of the build,
+and those that an earlier checkpoint has left in apt's cache. Indexes are compressed again: apt works on them
 many times and keeps them uncompressed, and release files always list that form.
 """
 
@@ -40,10 +42,8 @@ Wanted = Mapping[str, WantedFile]
 def wanted_by_name(
     context: Context, environment: Environment, packages: Sequence[str], *, always: bool
 ) -> Wanted:
-    """What apt would download for the packages; unless `always`, nothing when the store has no use for it."""
-    store = context.packages
-    useless = store is None or (store.capture == "none" and store.is_empty())
-    if not packages or (useless and not always):
+    """What apt would download for the packages; unless `always`, nothing when there is no store."""
+    if not packages or (context.packages is None and not always):
         return {}
     return {file.name: file for file in wanted_files(environment, packages)}
 
@@ -98,19 +98,19 @@ def capture(
     packages = []
     for file in sorted(resolve(place.root, ARCHIVES).glob("*.deb")):
         listed = wanted.get(file.name)
-        if listed is not None and listed.uri.startswith(f"copy:{place.root}"):
-            listed = replace(listed, uri="")  # a package beside the manifest
-        kept = listed.sha256 if listed and file.name in filled else ""
-        if not kept and shared:
+        own = listed is None or is_beside(listed, place)
+        kept = listed.sha256 if listed and not own and file.name in filled else ""
+        if not kept and shared and not own:
             kept = store.keep(file)
-        sha256 = kept or _digest(file)
+        sha256 = kept or digest_of(file)
         if listed is not None and listed.sha256 != sha256:
             raise CheckpointError(
                 f"{file.name} is not the package that the repository lists",
                 f"it has sha256 {sha256}, the list {listed.sha256}",
                 "resume the build to download it again",
             )
-        packages.append(_resolved(file, sha256, listed, sources, whole and bool(kept)))
+        uri = "" if listed is None or own else as_written(listed.uri, sources)
+        packages.append(resolved_package(file, sha256, uri, captured=whole and bool(kept)))
     if store.capture == "none":
         return
     resolved = Resolved(tuple(packages))
@@ -141,9 +141,15 @@ def leave_store(context: Context) -> None:
                 unmount(directory)
 
 
-def _resolved(
-    file: Path, sha256: str, listed: WantedFile | None, sources: Sequence[Source], captured: bool
+def is_beside(listed: WantedFile, place: Place) -> bool:
+    """Whether it is a package beside the manifest (`deb_local`)."""
+    return listed.uri.startswith(f"copy:{place.root}/")
+
+
+def resolved_package(
+    file: Path, sha256: str, uri: str = "", *, captured: bool = False
 ) -> ResolvedPackage:
+    """The entry of a package's file in the cache, by apt's name for it."""
     # apt's own name for it: NAME_VERSION_ARCHITECTURE.deb, with what a file name cannot hold quoted.
     name, version, architecture = (unquote(part) for part in file.stem.split("_"))
     return ResolvedPackage(
@@ -153,7 +159,7 @@ def _resolved(
         architecture=architecture,
         sha256=sha256,
         size_bytes=file.stat().st_size,
-        uri=as_written(listed.uri, sources) if listed else "",
+        uri=uri,
         captured=captured,
     )
 
@@ -188,7 +194,7 @@ def _repository_files(
 
 def _described(source: Source, name: str, file: Path, stored: str) -> RepositoryFile:
     size = file.stat().st_size
-    return RepositoryFile(source.uri, source.suite, name, _digest(file), size, stored)
+    return RepositoryFile(source.uri, source.suite, name, digest_of(file), size, stored)
 
 
 def _repository(source: Source, store: Lent | None, place: Place) -> Repository:
@@ -221,6 +227,7 @@ def _trusted(source: Source) -> list[Path]:
     return [file for file in found if file.suffix in (".gpg", ".asc") and file.is_file()]
 
 
-def _digest(file: Path) -> str:
+def digest_of(file: Path) -> str:
+    """The sha256 of a file."""
     with file.open("rb") as content:
         return file_digest(content, "sha256").hexdigest()

@@ -1,6 +1,7 @@
 """Transfers of locked builds: from what earlier ones captured, without the mirror."""
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from statemachine.errors import CheckpointError
 from statemachine.plan import Locked
 from store.packages import Packages
 from tests.dcd.checkpoints.debian import SUITE, install, software
-from tests.dcd.checkpoints.test_deb_store import transfer_with_store
+from tests.dcd.checkpoints.test_deb_store import beside, digest, transfer_with_store
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("own_mounts")]
 
@@ -40,13 +41,23 @@ def empty(bench: Any) -> None:
     bench.image.mkdir()
 
 
-def locked(bench: Any, packages: Packages, lock: Locked) -> str:
+def locked(
+    bench: Any,
+    packages: Packages,
+    lock: Locked,
+    manifest: str = SOFTWARE,
+    inputs: Mapping[str, Path] | None = None,
+) -> str:
     """The list of a locked transfer. The tiny packages make no system, so their installation fails."""
-    doc = bench.doc(SOFTWARE)
+    doc = bench.doc(manifest)
     lent = packages.lend("attempt", "packages")
     named: list[str] = []
     context = replace(
-        bench.context(doc), packages=lent, resolve=named.append, locked=lock, environment={}
+        bench.context(doc, inputs=inputs),
+        packages=lent,
+        resolve=named.append,
+        locked=lock,
+        environment={},
     )
     with pytest.raises(CheckpointError) as failed:
         TransferDEB("t").execute(context)
@@ -73,6 +84,26 @@ def test_packages_come_from_one_list_or_chosen_ones_from_two_and_nothing_from_th
     for chosen in ({"app": "2.0", "lib": "1.0"}, {"app": "1.0", "lib": "2.0"}):
         mixed = locked(bench, packages, Locked((old, new), chosen))
         assert versions(packages, mixed) == chosen
+    assert sum(stocked.requests.values()) == before
+
+
+def test_packages_beside_the_manifest_come_from_it_once_more(
+    bench: Any, stocked: Any, packages: Packages, tmp_path: Path
+) -> None:
+    stocked.publish("test", ("lib", ""))
+    manifest = software(install("secret"), f'{SUITE}<repository source="debs"/>')
+    first = {"debs": beside(tmp_path / "first", "secret", "Depends: lib\n")}
+    [name] = transfer_with_store(bench, packages, manifest, capture="packages", inputs=first)
+    empty(bench)
+    before = sum(stocked.requests.values())
+
+    assert locked(bench, packages, Locked((name,)), manifest, first) == name
+    changed = {"debs": beside(tmp_path / "second", "secret", "Depends: lib\n", "changed")}
+    other = locked(bench, packages, Locked((name,)), manifest, changed)
+    assert {(each.name, each.sha256) for each in packages.resolved(other).packages} == {
+        ("lib", digest(stocked.directory / "pool/lib_1.0_amd64.deb")),
+        ("secret", digest(tmp_path / "second/secret_1.0_amd64.deb")),
+    }
     assert sum(stocked.requests.values()) == before
 
 

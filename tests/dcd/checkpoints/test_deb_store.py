@@ -4,6 +4,8 @@ mirror of tiny packages."""
 import hashlib
 import os
 import shutil
+import subprocess
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from dcd.checkpoints.transfer.deb import TransferDEB
 from statemachine.errors import CheckpointError, DcdError, NotFound
 from store.captured import captured_files, make_repositories, resolved_of
 from store.packages import Packages
+from tests.dcd.checkpoints.conftest import archive
 from tests.dcd.checkpoints.debian import SUITE, install, software
 
 
@@ -31,14 +34,18 @@ def downloads(mirror: Any) -> dict[str, int]:
 
 
 def transfer_with_store(
-    bench: Any, packages: Packages, *elements: str, capture: str = "none"
+    bench: Any,
+    packages: Packages,
+    *elements: str,
+    capture: str = "none",
+    inputs: Mapping[str, Path] | None = None,
 ) -> list[str]:
     """Transfer with the store, as the engine lends it. The tiny packages of the mirror make no system,
     so their installation fails. Returns the lists that it named."""
     doc = bench.doc(*elements)
     checkpoint = TransferDEB("t")
     lent = packages.lend("attempt", capture)
-    context = bench.context(doc, external=checkpoint.external_state(doc))
+    context = bench.context(doc, inputs=inputs, external=checkpoint.external_state(doc))
     named: list[str] = []
     with pytest.raises(CheckpointError):
         checkpoint.execute(replace(context, packages=lent, resolve=named.append))
@@ -138,6 +145,31 @@ def test_everything_that_apt_used_is_captured(bench: Any, stocked: Any, packages
 
 
 @pytest.mark.root
+@pytest.mark.parametrize("capture", ["none", "packages"])
+def test_a_package_beside_the_manifest_is_nobody_else_s(
+    bench: Any, stocked: Any, packages: Packages, tmp_path: Path, capture: str
+) -> None:
+    stocked.publish("test", ("lib", ""))
+    inputs = {"debs": beside(tmp_path / "debs", "secret", "Depends: lib\n")}
+    names = transfer_with_store(
+        bench,
+        packages,
+        software(install("secret"), f'{SUITE}<repository source="debs"/>'),
+        capture=capture,
+        inputs=inputs,
+    )
+    private = digest(tmp_path / "debs/secret_1.0_amd64.deb")
+    kept = {each.sha256 for each in packages.stored()}
+    assert digest(stocked.directory / "pool/lib_1.0_amd64.deb") in kept
+    assert private not in kept
+    for name in names:
+        [secret] = [each for each in packages.resolved(name).packages if each.name == "secret"]
+        assert (secret.sha256, secret.uri, secret.captured) == (private, "", False)
+        assert private not in {file.sha256 for file in captured_files(packages, [name])}
+    assert len(names) == (capture == "packages")
+
+
+@pytest.mark.root
 def test_only_digests_are_kept_when_that_is_set(
     bench: Any, stocked: Any, packages: Packages
 ) -> None:
@@ -198,6 +230,19 @@ def test_a_changed_captured_file_makes_no_repository(
     packages.remove(resolved.packages[0].sha256)
     with pytest.raises(NotFound, match="1 captured files"):
         captured_files(packages, [name])
+
+
+def beside(directory: Path, name: str, fields: str = "", content: str = "") -> Path:
+    """A captured directory with one package."""
+    root = directory / name
+    (root / "DEBIAN").mkdir(parents=True)
+    (root / "DEBIAN/control").write_text(
+        f"Package: {name}\nVersion: 1.0\nArchitecture: amd64\nMaintainer: a\n{fields}Description: x\n"
+    )
+    (root / "content").write_text(content)
+    subprocess.run(["dpkg-deb", "--build", root, directory], check=True, capture_output=True)
+    shutil.rmtree(root)
+    return archive(directory, directory.with_suffix(".tar"), "packages")
 
 
 def digest(file: Path) -> str:
