@@ -271,7 +271,8 @@ class Attempt:
             external=planning.recorded_external(planned),
             manifest_path=state.manifest_path,
             places=planned.places,
-            network=planned.network and not (state.locked or state.rebuild),
+            # Packages of a locked build are all captured.
+            network=planned.network and not (state.rebuild or (state.locked and needs.packages)),
             packages=needs.packages,
             capture=resources.settings().capture,
             stage=stage.value,

@@ -17,11 +17,13 @@ from dcd.engine.scheduler import Scheduler
 from dcd.engine.stores import Stores
 from dcd.planning import plan as planning
 from statemachine.build import BuildState, Lifecycle
-from statemachine.errors import NotFound, Refused, Unprepared
+from statemachine.errors import DcdError, NotFound, Refused, Unprepared
 from statemachine.events import Actor, BuildSubmitted
 from statemachine.keys import changes, grown, with_salt, without_salt
+from statemachine.plan import Locked
 from statemachine.variation import REPEATED, described
 from store.artifacts import EVIDENCE_SUMS, SUMS
+from store.captured import captured_files, resolved_of
 from store.layers.comparison import FileDifference
 
 MOST_FILES = 1000
@@ -120,6 +122,7 @@ class Reproductions:
         plan = with_salt(first.plan, index, planning.new_salt())
         await asyncio.to_thread(permit, plan)
         await asyncio.to_thread(self._require_inputs, first)
+        locked = first.locked or await asyncio.to_thread(self._captured, first)
         await asyncio.to_thread(
             planning.check_host, plan, settings.state_dir, settings.min_free_bytes
         )
@@ -133,7 +136,7 @@ class Reproductions:
             fresh=True,
             priority=first.priority,
             time_origin=first.time_origin,
-            locked=first.locked,
+            locked=locked,
             reproduces=first.id,
             variation=REPEATED,
         )
@@ -158,6 +161,17 @@ class Reproductions:
             )
         first = await self._builds.state(second.reproduces)
         return await asyncio.to_thread(self._compared, first, second)
+
+    def _captured(self, first: BuildState) -> Locked | None:
+        """The packages that a build captured, so that a change of its repositories makes no difference; None
+        if it has captured none, or not all."""
+        try:
+            packages = resolved_of(self._stores.packages, first.resolved).packages
+            captured_files(self._stores.packages, first.resolved)
+        except DcdError:
+            return None
+        whole = packages and all(package.kind == "deb" for package in packages)
+        return Locked(first.resolved) if whole else None
 
     def _require_inputs(self, first: BuildState) -> None:
         try:
