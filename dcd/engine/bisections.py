@@ -159,7 +159,13 @@ class Bisections:
 def _test(good: BuildState, bad: BuildState, test: str | None) -> str:
     """The checkpoint that tests both. Raises Refused, NotFound."""
     if test is None:
-        failed = [each.name for each in bad.checkpoints if each.state is CheckpointState.FAILED]
+        failed = _failed(bad)
+        if not failed and _failed(good):
+            raise Refused(
+                "the builds are the wrong way round",
+                f"build {good.id} has failed, build {bad.id} is {bad.lifecycle}",
+                f"dcctl bisect {bad.id} {good.id}",
+            )
         if not failed:
             raise Refused(
                 f"no checkpoint of build {bad.id} has failed",
@@ -177,6 +183,10 @@ def _test(good: BuildState, bad: BuildState, test: str | None) -> str:
             resolution="name a good build first, in which it has completed, then the bad one",
         )
     return test
+
+
+def _failed(state: BuildState) -> list[str]:
+    return [each.name for each in state.checkpoints if each.state is CheckpointState.FAILED]
 
 
 def _after(state: BuildState, test: str) -> str | None:

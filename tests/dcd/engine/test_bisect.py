@@ -71,5 +71,6 @@ def test_the_changes_that_make_a_test_fail_are_found_and_nothing_is_built_twice(
         "the same search finds what is built already"
     )
 
-    assert "has not passed test" in daemon.run("bisect", bad, good).stderr
+    assert "wrong way round" in daemon.run("bisect", bad, good).stderr
+    assert "has not passed test" in daemon.run("bisect", bad, good, "--test", "test").stderr
     assert "no checkpoint" in daemon.run("bisect", good, bad, "--test", "nothing").stderr
