@@ -13,6 +13,7 @@ from dcd.checkpoints.areas import captured_file
 from dcd.checkpoints.interface import Context, Report
 from dcd.manifest.data_object import Object
 from dcd.manifest.diagnostics import Diagnostic, did_you_mean, error
+from dcd.manifest.forms import UNIT
 from dcd.manifest.objects.configuration import Configuration, Script, Unit
 from dcd.platform.chroot import Inside
 from dcd.platform.inside import write
@@ -46,7 +47,7 @@ def name_of(unit: Unit) -> str:
 
 
 def check_additions(configuration: Configuration) -> Iterator[Diagnostic]:
-    """Errors for units without a name or of no type, and for scripts given twice or not at all."""
+    """Errors for units without a valid name, and for scripts given twice or not at all."""
     for unit in configuration.get_children(class_type=Unit):
         kind = name_of(unit).rpartition(".")[2]
         if not name_of(unit):
@@ -55,6 +56,14 @@ def check_additions(configuration: Configuration) -> Iterator[Diagnostic]:
                 "this unit has neither a file nor a name",
                 "A unit is a file beside the manifest, or one that the image has.",
                 '<unit source="hello.service"/>',
+            )
+        elif not re.fullmatch(UNIT.pattern, name_of(unit)):
+            # systemctl would take a name that begins with a minus as an option.
+            yield error(
+                unit.place_of("source" if unit.source else "name"),
+                f"{name_of(unit)!r} is not the name of a unit",
+                "A unit's name has letters, digits and :_.@\\-, and does not begin with a minus.",
+                "rename the file, or give the unit a name",
             )
         elif kind not in _TYPES:
             meant = did_you_mean(kind, _TYPES) or "service"

@@ -111,6 +111,8 @@ def test_sudo_without_its_package_is_an_error_with_the_package(bench: Any, image
         ('<script source="s">true</script>', "is given twice"),
         ("<unit/>", "neither a file nor a name"),
         ('<unit source="files/app.servce"/>', "'app.servce' is not the name of a unit"),
+        ('<unit source="--root=x.service"/>', "'--root=x.service' is not the name of a unit"),
+        ('<unit source="files/a b.service"/>', "'a b.service' is not the name of a unit"),
     ],
 )
 def test_what_has_no_meaning_is_refused_when_the_manifest_is_checked(
