@@ -45,12 +45,17 @@ class Published:
         return self.digests[name]
 
     def text(self, name: str) -> str | None:
-        """The text of an artifact; None without one."""
+        """The text of an artifact; None without one. Raises PermissionDenied for a file that is no text."""
         try:
-            content = read_regular(self._path(name), MOST_BYTES)
+            return read_regular(self._path(name), MOST_BYTES).decode("utf-8")
         except FileNotFoundError:
             return None
-        return content.decode("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise PermissionDenied(
+                f"the launcher does not sign {name[:100]}",
+                f"it is no text: {error}",
+                "find out which checkpoint or plug-in delivers a file of that name",
+            ) from None
 
     def _path(self, name: str) -> Path:
         return self.artifacts.path(self.build, Artifact(name, "", "", 0, ""))

@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 from dcd.signing.keys import BadKey
-from statemachine.errors import Unprepared
+from statemachine.errors import DcdError, Unprepared
 from store.host.tools import TOOL_PATH, missing, remedy
 
 SECONDS = 60.0
@@ -17,7 +17,7 @@ SECONDS = 60.0
 
 def sign_by_gpg(home: Path, key: str, content: bytes) -> bytes:
     """An armoured detached signature of `content` by the key with that id in gpg's directory `home`. Raises
-    Unprepared without gpg, BadKey when it cannot use the key."""
+    Unprepared without gpg, BadKey when it cannot use the key, DcdError when it does not end."""
     if missing(["gpg"]):
         raise Unprepared(
             "gpg is not installed", "the setting signing_gpg needs it", remedy(["gpg"])
@@ -27,15 +27,22 @@ def sign_by_gpg(home: Path, key: str, content: bytes) -> bytes:
     if os.geteuid() == 0:
         apart = ["--net", "--ipc", "--pid", "--fork", "--kill-child=SIGKILL", "--mount-proc"]
         command = ["unshare", *apart, *command]
-    done = subprocess.run(
-        command,
-        input=content,
-        env={"PATH": TOOL_PATH, "LC_ALL": "C.UTF-8", "HOME": "/"},
-        cwd="/",
-        capture_output=True,
-        timeout=SECONDS,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            command,
+            input=content,
+            env={"PATH": TOOL_PATH, "LC_ALL": "C.UTF-8", "HOME": "/"},
+            cwd="/",
+            capture_output=True,
+            timeout=SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise DcdError(
+            f"gpg did not sign with the key {key} in {home}",
+            f"it had {error.timeout:g} seconds; it may wait for a lock, a card or a password",
+            f"look with: gpg --homedir {home} --list-secret-keys; the key needs no password",
+        ) from error
     if done.returncode != 0:
         raise BadKey(
             f"gpg cannot sign with the key {key} in {home}",

@@ -38,20 +38,14 @@ class Signed:
 def sign(key: Path, statements: Sequence[str], others: Sequence[str] = ()) -> Signed:
     """Sign in-toto statements and other texts. Raises BadKey, Unprepared, DcdError."""
     require_library()
-    with open_key(key) as file:
-        done = patiently(
-            lambda: subprocess.run(
-                _command(file.fileno()),
-                input=json.dumps({"statements": list(statements), "others": list(others)}).encode(),
-                env={"PATH": TOOL_PATH, "LC_ALL": "C.UTF-8", **module_environment()},
-                cwd="/",
-                capture_output=True,
-                pass_fds=(file.fileno(),),
-                start_new_session=True,
-                timeout=SECONDS,
-                check=False,
-            )
-        )
+    try:
+        done = _run(key, json.dumps({"statements": list(statements), "others": list(others)}))
+    except subprocess.TimeoutExpired as error:
+        raise DcdError(
+            "the signer did not end",
+            f"it had {error.timeout:g} seconds for {len(statements) + len(others)} signatures",
+            "resume the build when this host has less to do",
+        ) from error
     if done.returncode == BAD_KEY:
         raise BadKey(
             f"{key} holds no signing key",
@@ -69,6 +63,23 @@ def sign(key: Path, statements: Sequence[str], others: Sequence[str] = ()) -> Si
             done.stderr.decode("utf-8", "replace")[-2000:].strip(),
             "please report it",
         ) from None
+
+
+def _run(key: Path, texts: str) -> "subprocess.CompletedProcess[bytes]":
+    with open_key(key) as file:
+        return patiently(
+            lambda: subprocess.run(
+                _command(file.fileno()),
+                input=texts.encode(),
+                env={"PATH": TOOL_PATH, "LC_ALL": "C.UTF-8", **module_environment()},
+                cwd="/",
+                capture_output=True,
+                pass_fds=(file.fileno(),),
+                start_new_session=True,
+                timeout=SECONDS,
+                check=False,
+            )
+        )
 
 
 def _command(key: int) -> list[str]:

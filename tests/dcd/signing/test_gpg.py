@@ -8,6 +8,7 @@ import pytest
 
 from dcd.signing.gpg import sign_by_gpg
 from dcd.signing.keys import BadKey
+from statemachine.errors import DcdError
 
 pytestmark = pytest.mark.skipif(not shutil.which("gpgv"), reason="gpg and gpgv are not installed")
 
@@ -41,6 +42,13 @@ def test_gpgv_verifies_the_signature_and_no_agent_is_left(home: Path, tmp_path: 
         if b"gpg-agent" in (text := path.read_bytes()) and bytes(home) in text
     ]
     assert agents == []
+
+
+def test_gpg_that_does_not_end_is_an_error(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dcd.signing.gpg.SECONDS", 0.001)
+    with pytest.raises(DcdError, match="gpg did not sign") as failed:
+        sign_by_gpg(home, "release@example.org", CONTENT)
+    assert failed.value.resolution
 
 
 def test_key_that_gpg_does_not_have_is_named(home: Path) -> None:

@@ -12,6 +12,7 @@ from dcd.main import main
 from dcd.signing.keys import BadKey, check_key, open_key
 from dcd.signing.new import new_key, shown_key
 from dcd.signing.process import sign
+from statemachine.errors import DcdError
 
 
 @pytest.fixture
@@ -120,3 +121,10 @@ def test_doctor_names_a_bad_key(key: Path, tmp_path: Path) -> None:
     assert finding is not None
     assert finding[0] == "missing"
     assert "0604" in finding[1]
+
+
+def test_signer_that_does_not_end_is_an_error(key: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dcd.signing.process.SECONDS", 0.001)
+    with pytest.raises(DcdError, match="the signer did not end") as failed:
+        sign(key, ["{}"])
+    assert failed.value.resolution
