@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from cli.client import ClientError, Unreachable, request, service_socket
 from cli.text import printable, short_path
@@ -57,7 +58,9 @@ def _private(directory: Path) -> Iterator[str]:
     place = directory / "dcd.sock"
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        users = os.open(directory / "users.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        _require_own(directory)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        users = os.open(directory / "users.lock", flags, 0o600)
     except OSError as error:
         raise ClientError(
             "unprepared", f"cannot write {directory}", error.strerror or str(error)
@@ -75,12 +78,35 @@ def _private(directory: Path) -> Iterator[str]:
             _wait_for_end(started, place)
 
 
+def _require_own(directory: Path) -> None:
+    """Raise ClientError for a directory in which others could put a socket, a link or a layer of theirs."""
+    found = directory.stat()
+    if found.st_uid != os.geteuid():
+        wrong, remedy = f"it belongs to the user with id {found.st_uid}", "name one of your own"
+    elif found.st_mode & 0o022:
+        wrong = f"its mode is {found.st_mode & 0o7777:04o}: others may write to it"
+        remedy = f"close it: chmod go-w {_shown(directory)}"
+    else:
+        return
+    raise ClientError(
+        "unprepared",
+        f"a private daemon does not keep its state in {_shown(directory)}",
+        wrong,
+        remedy,
+    )
+
+
+def _create(log: Path) -> BinaryIO:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+    return os.fdopen(os.open(log, flags, 0o600), "wb")
+
+
 def _start(directory: Path, place: Path) -> "subprocess.Popen[bytes]":
     """Start a daemon and wait until it answers. Raises ClientError when it does not."""
     log = directory / "daemon.log"
     command = [_program(), "serve", "--state-dir", str(directory / "state"), "--socket", str(place)]
     command += ["--while-locked", str(directory / "users.lock")]
-    with log.open("wb") as output:
+    with _create(log) as output:
         # A session of its own: Ctrl-C is for dcctl, which then lets the daemon stop in its way.
         started = subprocess.Popen(
             command,
