@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,8 @@ class Exported:
 
     path: Path
     index: Json
+    places: Mapping[str, tuple[int, int]]
+    """Where each file is in the archive: its first byte, and its size in bytes."""
 
     def names(self, directory: str) -> list[str]:
         """The digests of the files in a directory."""
@@ -40,15 +42,16 @@ class Exported:
 
     def size_bytes(self, name: str) -> int:
         """The size of a file."""
-        return int(next(each["size_bytes"] for each in self.index["files"] if each["path"] == name))
+        return self.places[name][1]
 
     def pieces(self, name: str) -> Iterator[bytes]:
-        """The content of a file."""
-        with _opened(self.path) as archive:
-            for member in archive:
-                if member.name == name:
-                    yield from _read(archive, member)
-                    return
+        """The content of a file. A receiver that knows its digest notices when the export has changed."""
+        begin, left = self.places.get(name, (0, 0))
+        with _reporting(self.path), self.path.open("rb") as file:
+            file.seek(begin)
+            while left and (piece := file.read(min(left, 16 * CHUNK_BYTES))):
+                left -= len(piece)
+                yield piece
 
     def text(self, name: str) -> bytes:
         """The content of a short file; empty without one."""
@@ -63,28 +66,32 @@ def read_export(path: Path) -> Exported:
         if (
             first is None
             or first.name != "export.json"
-            or not first.isreg()
+            or not _is_plain(first)
             or first.size > MOST_INDEX_BYTES
         ):
             raise bad(path, "its first file is no index")
         index = _index(path, b"".join(_read(archive, first)))
         expected = {each["path"]: each for each in index["files"]}
-        seen: set[str] = set()
+        places: dict[str, tuple[int, int]] = {}
         for member in members:
             wanted = expected.get(member.name)
-            if wanted is None or member.name in seen or not member.isreg():
+            if wanted is None or member.name in places or not _is_plain(member):
                 raise bad(path, f"{member.name[:100]!r} is not a file of its index")
-            seen.add(member.name)
+            if member.size != wanted["size_bytes"]:
+                raise bad(
+                    path, f"{member.name} has {member.size} bytes, not as many as the index says"
+                )
+            places[member.name] = (member.offset_data, member.size)
             digest = hashlib.sha256()
             for piece in _read(archive, member):
                 digest.update(piece)
-            if (member.size, digest.hexdigest()) != (wanted["size_bytes"], wanted["sha256"]):
+            if digest.hexdigest() != wanted["sha256"]:
                 raise bad(
                     path, f"{member.name} has sha256 {digest.hexdigest()}, not that of the index"
                 )
-        if missing := sorted(expected.keys() - seen):
+        if missing := sorted(expected.keys() - places.keys()):
             raise bad(path, f"{missing[0]} is missing, and {len(missing) - 1} other files")
-    return Exported(path, index)
+    return Exported(path, index, places)
 
 
 def bad(path: Path, details: str) -> ClientError:
@@ -97,11 +104,21 @@ def bad(path: Path, details: str) -> ClientError:
     )
 
 
+def _is_plain(member: tarfile.TarInfo) -> bool:
+    """Whether it is a regular file whose bytes are all in the archive."""
+    return member.isreg() and not member.issparse()
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[tarfile.TarFile]:
+    with _reporting(path), tarfile.open(path, "r:") as archive:
+        yield archive
+
+
+@contextmanager
+def _reporting(path: Path) -> Iterator[None]:
     try:
-        with tarfile.open(path, "r:") as archive:
-            yield archive
+        yield
     except tarfile.TarError as error:
         raise bad(path, f"it is no tar archive: {error}") from None
     except OSError as error:
