@@ -128,7 +128,7 @@ def test_a_failed_build_goes_on_with_the_edited_manifest(place: Place) -> None:
 
 
 def test_two_at_once_share_the_daemon_and_the_last_one_ends_it(place: Place) -> None:
-    place.write("sleep 3")
+    place.write("sleep 10")
     first = place.start()
     next_line(first, "small started")
     second = place.start("--fresh")

@@ -313,7 +313,7 @@ def test_a_repository_in_a_directory_is_planned(bench: Bench, srv: Path) -> None
         'checkpoint_class="TransferDEB"/></execution></distro></dc>'
     )
     asked = Manifest(text, "/home/m.xml", Rules())
-    (planned,) = asyncio.run(bench.planner.ask(PLAN, asked, ADA)).plan.checkpoints
+    planned, _sbom = asyncio.run(bench.planner.ask(PLAN, asked, ADA)).plan.checkpoints
     digest = hashlib.sha256(b"state").hexdigest()
     assert (f"file://{srv} test", digest) in {(i.name, i.digest) for i in planned.ingredients}
     (srv / "dists").chmod(0o700)

@@ -113,7 +113,7 @@ def test_an_unfinished_build_can_be_compared_with() -> None:
 
 @pytest.mark.root
 def test_plan_and_submit_use_what_earlier_builds_took(daemon, write_manifest):
-    manifest = write_manifest(("one", "sleep 2"), ("two", "true"))
+    manifest = write_manifest(("one", "sleep 2"), ("two", "sleep 0.3"))
     constant = daemon.json("plan", manifest)["checkpoints"][0]["estimate_seconds"]
     first = daemon.submit(manifest)
     daemon.wait(first, "completed")
