@@ -8,6 +8,9 @@ from cli.client import ClientError, Json, request, upload
 from cli.exported import Exported, bad, read_export
 from cli.signature import read_envelope, read_key, strict_json, verify
 
+UNNAMED = "urn:dcd:builder:unnamed"
+"""The builder of a server without a `builder_id`."""
+
 
 def import_export(socket: str, path: Path, key: Path | None) -> Json:
     """Send an export to the daemon. Returns the rebuild. Raises ClientError."""
@@ -26,6 +29,8 @@ def import_export(socket: str, path: Path, key: Path | None) -> Json:
         for digest in export.names(directory):
             name = f"{directory}/{digest}"
             upload(socket, digest, export.pieces(name), export.size_bytes(name))
+    said = export.text("provenance.json")
+    upload(socket, index["rebuild"]["provenance"], iter([said]), len(said))
     body = {
         "manifest": {"path": str(place), "text": manifest.decode("utf-8", "replace")},
         "files": files,
@@ -53,21 +58,80 @@ def _check_provenance(export: Exported, key: Path | None) -> None:
         verify(envelope, public)
         if envelope.payload != text:
             raise bad(export.path, "its signed provenance is another one")
-    statement = strict_json(export.path, text)
     try:
-        products = {each["name"]: each["digest"]["sha256"] for each in statement["subject"]}
-        used = statement["predicate"]["buildDefinition"]["resolvedDependencies"]
-        named = {each["digest"]["sha256"] for each in used if "digest" in each}
-        inputs = {
-            (each["name"], each["digest"]["sha256"], int(each["annotations"]["mode"], 8))
-            for each in used
-            if each.get("uri") == "urn:dcd:input"
-        }
-    except (AttributeError, KeyError, TypeError, ValueError):
+        vouched = _vouched(strict_json(export.path, text))
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
         raise bad(export.path, "its provenance is none") from None
-    products.pop(f"{export.index['name']}.xml", None)
-    if products != expected.get("products"):
-        raise bad(export.path, "its index names other products than its provenance")
-    given = {(each["path"], each["sha256"], each["mode"]) for each in export.index["inputs"]}
-    if not (set(export.index["lists"]) <= named and given == inputs):
-        raise bad(export.path, "its index names other files than its provenance")
+    try:
+        said = _said(export)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise bad(export.path, "its index is not as dcd writes it") from None
+    for what, given in said.items():
+        if given != vouched[what]:
+            raise bad(export.path, f"its index names other {what} than its provenance")
+
+
+def _said(export: Exported) -> dict[str, Json]:
+    """What the index says that the provenance has to say, too."""
+    index, rebuild = export.index, export.index["rebuild"]
+    given = [(each["path"], each["sha256"], each["mode"]) for each in index["inputs"]]
+    packed = rebuild.get("manifests") or {}
+    if not set(packed.values()) <= set(export.names("contents")):
+        raise bad(export.path, "a content manifest of its index is missing")
+    return {
+        "products": {**(rebuild.get("products") or {}), f"{index['name']}.xml": None},
+        "manifests": hashlib.sha256(export.text("manifest.xml")).hexdigest(),
+        "directories": index["manifest_path"] if given else "",
+        "times": index["source_date_epoch"],
+        "packages": [*index["lists"]],
+        "files": sorted(given),
+        "builds": rebuild.get("build"),
+        "builders": rebuild.get("builder") or UNNAMED,
+        "versions": rebuild.get("version"),
+        "results": rebuild.get("contents"),
+        "plans": _keys(rebuild.get("plan")),
+    }
+
+
+def _vouched(statement: Json) -> dict[str, Json]:
+    """The same by the provenance."""
+    definition, run = (statement["predicate"][x] for x in ("buildDefinition", "runDetails"))
+    external, used = definition["externalParameters"], definition["resolvedDependencies"]
+    own = external["manifest"]["name"]
+    inputs = [each for each in used if each.get("uri") == "urn:dcd:input"]
+    manifest = external.get("exported_manifest") or {"digest": {"sha256": ""}}
+    lists = [x["digest"]["sha256"] for x in used if x.get("uri") == "urn:dcd:packages"]
+    return {
+        "products": {
+            each["name"]: None if each["name"] == own else each["digest"]["sha256"]
+            for each in statement["subject"]
+        },
+        "manifests": manifest["digest"]["sha256"],
+        "directories": manifest["annotations"]["path"] if inputs else "",
+        "times": external.get("source_date_epoch"),
+        "packages": [*dict.fromkeys(lists)],
+        "files": sorted(
+            (each["name"], each["digest"]["sha256"], int(each["annotations"]["mode"], 8))
+            for each in inputs
+        ),
+        "builds": run["metadata"]["invocationId"],
+        "builders": run["builder"]["id"],
+        "versions": run["builder"].get("version", {}).get("dcd", ""),
+        "results": {
+            each["name"]: each["digest"]["sha256"]
+            for each in run["byproducts"]
+            if each.get("uri") == "urn:dcd:checkpoint" and "digest" in each
+        },
+        "plans": [
+            (each["name"], each["class"], each["key"])
+            for each in definition["internalParameters"]["checkpoints"]
+        ],
+    }
+
+
+def _keys(plan: Json) -> list[Json]:
+    """The checkpoints of a plan, each with its class and its key; the daemon chains the keys again."""
+    return [
+        (each["name"], f"{each['mod_path']}:{each['checkpoint_class']}", each["key"])
+        for each in plan["checkpoints"]
+    ]

@@ -224,6 +224,12 @@ def _resume(state: BuildState, command: Resume) -> tuple[events.Payload, ...]:
     plan = state.plan
     kept = state.completed
     if new is not None:
+        if state.rebuild is not None:
+            raise Refused(
+                f"build {state.id} is a rebuild: it has the manifest of build {state.rebuild.build}",
+                "the result of another one would say nothing about that build",
+                f"resume it without a manifest: dcctl resume {state.id}",
+            )
         _check_plan(new.plan)
         plan = continued(new.plan, state.plan, state.completed)
         kept = min(kept_prefix(state.plan, plan), kept)

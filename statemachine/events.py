@@ -237,9 +237,11 @@ class BuildCancelled(Payload):
 
 @dataclass(frozen=True, slots=True)
 class ArtifactPublished(Payload):
-    """An artifact is in the artifact directory, complete and synced."""
+    """An artifact is in the artifact directory, complete and synced. With the delivered manifest, `exported`
+    is the sha256 of the manifest as an export has it ("": there can be no export)."""
 
     artifact: Artifact
+    exported: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ import msgspec
 from statemachine.build import BuildState, Lifecycle
 from statemachine.errors import Refused
 from statemachine.events import (
+    ArtifactPublished,
     BuildRemoved,
     BuildStarted,
     CheckpointCompleted,
@@ -67,11 +68,12 @@ class Started:
 @dataclass(frozen=True, slots=True)
 class Results:
     """The results of a build's checkpoints: the state after the last, the events up to it, and the products
-    that were published then or later."""
+    that were published then or later. `exported` is the sha256 of the manifest in an export ("": unknown)."""
 
     state: BuildState
     events: Sequence[Event]
     products: Sequence[Artifact]
+    exported: str
 
     @property
     def started(self) -> "Started | None":
@@ -165,7 +167,14 @@ def results(events: Sequence[Event]) -> Results:
     assert state is not None
     about = (_SUMS, f"{_SUMS}.evidence", *reserved(whole.name))
     products = [a for a in whole.published if not a.evidence and a.name not in about]
-    return Results(state, upto, sorted(products, key=lambda artifact: artifact.name))
+    exported = [
+        event.data.exported
+        for event in kept
+        if isinstance(event.data, ArtifactPublished)
+        and event.data.artifact.name == f"{whole.name}.xml"
+    ]
+    named = sorted(products, key=lambda artifact: artifact.name)
+    return Results(state, upto, named, exported[-1] if exported else "")
 
 
 def _statement(subject: Iterable[Json], kind: str, predicate: Json) -> str:
@@ -196,8 +205,18 @@ def _manifest(result: Results) -> Json:
 
 def _external_parameters(result: Results, parameters: Mapping[str, str]) -> Json:
     found = {"manifest": _manifest(result), "parameters": dict(parameters)}
+    if result.exported:
+        found["exported_manifest"] = _exported_manifest(result)
     if (epoch := epoch_of(result.state.plan)) is not None:
         found["source_date_epoch"] = epoch
+    return found
+
+
+def _exported_manifest(result: Results) -> Json:
+    """The manifest as an export has it. It has its path if relative paths of inputs depend on it."""
+    found: dict[str, Json] = {"name": "manifest.xml", "digest": {"sha256": result.exported}}
+    if result.state.inputs:
+        found["annotations"] = {"path": result.state.manifest_path}
     return found
 
 

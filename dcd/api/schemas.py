@@ -75,7 +75,8 @@ class SubmitRequest(ManifestRequest, frozen=True):
     """Body of `POST /v1/builds`: as ManifestRequest. With `packages_of`, builds by id or prefix, the packages
     are those that these builds captured, and nothing is asked of repositories; `versions` chooses among those
     of several builds. `rebuild` is what the results of an export are to be compared with, `lists` are the
-    digests of its lists of packages: these, and all that they name, were uploaded as blobs."""
+    digests of its lists of packages: these, all that they name, and the provenance that `rebuild` names were
+    uploaded as blobs, and the provenance has to say the same as the submit."""
 
     packages_of: Annotated[tuple[str, ...], Meta(max_length=8)] = ()
     versions: Annotated[dict[str, str], Meta(max_length=100_000)] = {}

@@ -30,6 +30,7 @@ from dcd.engine.shells import Shells
 from dcd.engine.soundness import Scrub, Soundness, soundness
 from dcd.engine.stores import Stores
 from dcd.engine.usage import DiskUsage, measure
+from dcd.engine.vouched import check_planned
 from dcd.engine.workspaces import lost_layer
 from dcd.planner.client import Planning
 from dcd.planning import plan as planning
@@ -172,8 +173,11 @@ class Engine:
     async def _submit(
         self, source: ManifestSource, options: Options, actor: Actor, permit: Permit
     ) -> tuple[BuildState, bool]:
-        if options.rebuild is not None and options.locked is not None:
-            await asyncio.to_thread(self.rebuilds.adopt, options.locked.lists, source.owner)
+        said = None
+        if options.rebuild is not None:
+            said = await asyncio.to_thread(self.rebuilds.vouched, source, options)
+            if options.locked is not None:
+                await asyncio.to_thread(self.rebuilds.adopt, options.locked.lists, source.owner)
         if options.locked is not None:
             known = await asyncio.to_thread(known_repositories, self._stores, options.locked)
             source = replace(source, known=known)
@@ -199,7 +203,8 @@ class Engine:
             time_origin=planned.time.origin,
             locked=options.locked,
         )
-        if options.rebuild is not None:
+        if said is not None:
+            check_planned(said, planned)
             plan = rebuild_plan(planned.plan)
             require_captured(plan, options.locked.lists if options.locked else ())
             submitted = replace(submitted, plan=plan, fresh=True, rebuild=options.rebuild)

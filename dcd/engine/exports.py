@@ -28,8 +28,9 @@ from dcd.engine.stores import Stores
 from dcd.planner.client import Planning
 from dcd.planner.tasks import EXPORT, OfEpoch
 from statemachine.build import BuildState
-from statemachine.errors import NotFound
+from statemachine.errors import NotFound, Refused
 from statemachine.plan import Json
+from statemachine.provenance import results
 from store.captured import captured_files
 from store.host.plain import as_plain
 
@@ -55,6 +56,13 @@ async def make_export(
     expected = await rebuilds.expected(state)
     stores = rebuilds.stores
     manifest = await planner.ask(EXPORT, OfEpoch(state.manifest, state.source_date_epoch))
+    named = results(await rebuilds.builds.events(state.id)).exported
+    if hashlib.sha256(manifest.encode()).hexdigest() != named:
+        raise Refused(
+            f"build {state.id} cannot be exported",
+            "another version of dcd made it, and its provenance does not name the manifest of the export",
+            "submit its manifest again, and export that build",
+        )
     members = await asyncio.to_thread(lambda: list(_members(stores, state, manifest)))
     contents = await asyncio.to_thread(lambda: dict(_contents(stores, state)))
     members += {each.name: each for each in contents.values()}.values()

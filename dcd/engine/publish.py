@@ -40,16 +40,20 @@ async def publish(
     all events of a build. Raises DcdError when a layer's file is missing, DiskFull.
     """
 
-    async def write(name: str, kind: str, text: str, *, evidence: bool = False) -> BuildState:
+    async def write(
+        name: str, kind: str, text: str, *, evidence: bool = False, exported: str = ""
+    ) -> BuildState:
         written = await asyncio.to_thread(stores.privileged.write, state.id, name, kind, text)
-        return await record(state.id, ArtifactPublished(replace(written, evidence=evidence)))
+        artifact = replace(written, evidence=evidence)
+        return await record(state.id, ArtifactPublished(artifact, exported))
 
     for artifact in state.unpublished:
         key = _key(state, artifact)
         delivered = await asyncio.to_thread(stores.privileged.publish, state.id, artifact, key)
         state = await record(state.id, ArtifactPublished(delivered))
-    without = await planner.ask(WITHHOLD, WithSecrets(state.manifest, state.parameters))
-    state = await write(f"{state.name}.xml", "xml", _delivered(without))
+    secret = WithSecrets(state.manifest, state.parameters, epoch=state.source_date_epoch)
+    without = await planner.ask(WITHHOLD, secret)
+    state = await write(f"{state.name}.xml", "xml", _delivered(without), exported=without.exported)
     state = await write(SUMS, "text", _sums(state, evidence=False))
     events = await read(state.id)
     made = await asyncio.to_thread(provenance_of, stores.packages, events, without.parameters)

@@ -15,11 +15,12 @@ from functools import reduce
 
 from dcd.configuration import Configuration
 from dcd.engine.builds import Builds
-from dcd.engine.manifests import Permit
+from dcd.engine.manifests import ManifestSource, Options, Permit
 from dcd.engine.papers import provenance_of
 from dcd.engine.runner import Runner
 from dcd.engine.scheduler import Scheduler
 from dcd.engine.stores import Stores
+from dcd.engine.vouched import MOST_BYTES, Statement, check_submit, read_statement
 from dcd.planning import plan as planning
 from statemachine.build import BuildState, Lifecycle
 from statemachine.errors import DcdError, NotFound, Refused, Unprepared, UsageError
@@ -148,6 +149,23 @@ class Rebuilds:
         self.stores.inputs(first)
         captured_files(self.stores.packages, first.resolved)
         require_captured(first.plan, first.resolved)
+
+    def vouched(self, source: ManifestSource, options: Options) -> Statement:
+        """The uploaded provenance of the other server's build of which an export is submitted. Raises
+        NotFound without one, UsageError unless it says the same as the submit. Blocking."""
+        rebuild = options.rebuild
+        assert rebuild is not None
+        uploaded = self.stores.blobs.path(rebuild.provenance, source.owner)
+        try:
+            content = read_regular(uploaded, MOST_BYTES)
+        except OSError as error:
+            raise UsageError("the provenance cannot be read", str(error)) from error
+        said = read_statement(content, rebuild)
+        lists = options.locked.lists if options.locked else ()
+        check_submit(said, source.text, source.path, lists, source.parameters)
+        for name in rebuild.manifests.values():
+            self.stores.blobs.path(name, source.owner)
+        return said
 
     def adopt(self, lists: Sequence[str], owner: int | None) -> None:
         """Put uploaded files into the package store: the lists, and what these name. Each has to be an upload

@@ -5,6 +5,7 @@ the captured files of its question and query mirrors; before it waits for a long
 it calls `waiting`. Raises DcdError, which `dcd.planner.border` transfers.
 """
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -33,7 +34,7 @@ from dcd.planning.load import Settings as ManifestSettings
 from dcd.planning.preview import Intention, beyond
 from dcd.planning.readiness import Made, examine
 from dcd.planning.validation import validate
-from statemachine.errors import PermissionDenied
+from statemachine.errors import DcdError, PermissionDenied
 from statemachine.events import InputFile
 from statemachine.plan import Plan, PlannedCheckpoint
 from store.host.regular import read_regular
@@ -126,11 +127,13 @@ class InDocument:
 
 @dataclass(frozen=True, slots=True)
 class WithSecrets:
-    """A stored manifest with its parameters and its plan (None: not needed)."""
+    """A stored manifest with its parameters and its plan (None: not needed), and the time of its build (None:
+    its export is not needed)."""
 
     manifest: str
     parameters: Mapping[str, str] = field(default_factory=dict)
     plan: Plan | None = None
+    epoch: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,12 +146,14 @@ class OfEpoch:
 
 @dataclass(frozen=True, slots=True)
 class WithoutSecrets:
-    """The same without the manifest's secrets, and whether it had any."""
+    """The same without the manifest's secrets, and whether it had any; `exported` is the sha256 of the
+    manifest in an export ("": it cannot be exported)."""
 
     manifest: str
     parameters: dict[str, str]
     plan: Plan | None
     had_any: bool
+    exported: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +284,15 @@ def _withhold(given: WithSecrets, waiting: Waiting) -> WithoutSecrets:
         without.values(given.parameters),
         plan,
         bool(without.secrets) or without.everything,
+        "" if given.epoch is None else _exported_sha256(given.manifest, given.epoch),
     )
+
+
+def _exported_sha256(manifest: str, epoch: int) -> str:
+    try:
+        return hashlib.sha256(exported(manifest, epoch).encode()).hexdigest()
+    except DcdError:
+        return ""
 
 
 def _export(given: OfEpoch, waiting: Waiting) -> str:
