@@ -81,7 +81,6 @@ def _said(export: Exported) -> dict[str, Json]:
     return {
         "products": {**(rebuild.get("products") or {}), f"{index['name']}.xml": None},
         "manifests": hashlib.sha256(export.text("manifest.xml")).hexdigest(),
-        "directories": index["manifest_path"] if given else "",
         "times": index["source_date_epoch"],
         "packages": [*index["lists"]],
         "files": sorted(given),
@@ -107,7 +106,6 @@ def _vouched(statement: Json) -> dict[str, Json]:
             for each in statement["subject"]
         },
         "manifests": manifest["digest"]["sha256"],
-        "directories": manifest["annotations"]["path"] if inputs else "",
         "times": external.get("source_date_epoch"),
         "packages": [*dict.fromkeys(lists)],
         "files": sorted(

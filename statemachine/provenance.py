@@ -206,17 +206,12 @@ def _manifest(result: Results) -> Json:
 def _external_parameters(result: Results, parameters: Mapping[str, str]) -> Json:
     found = {"manifest": _manifest(result), "parameters": dict(parameters)}
     if result.exported:
-        found["exported_manifest"] = _exported_manifest(result)
+        found["exported_manifest"] = {
+            "name": "manifest.xml",
+            "digest": {"sha256": result.exported},
+        }
     if (epoch := epoch_of(result.state.plan)) is not None:
         found["source_date_epoch"] = epoch
-    return found
-
-
-def _exported_manifest(result: Results) -> Json:
-    """The manifest as an export has it. It has its path if relative paths of inputs depend on it."""
-    found: dict[str, Json] = {"name": "manifest.xml", "digest": {"sha256": result.exported}}
-    if result.state.inputs:
-        found["annotations"] = {"path": result.state.manifest_path}
     return found
 
 

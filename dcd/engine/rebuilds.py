@@ -162,7 +162,7 @@ class Rebuilds:
             raise UsageError("the provenance cannot be read", str(error)) from error
         said = read_statement(content, rebuild)
         lists = options.locked.lists if options.locked else ()
-        check_submit(said, source.text, source.path, lists, source.parameters)
+        check_submit(said, source.text, lists, source.parameters)
         for name in rebuild.manifests.values():
             self.stores.blobs.path(name, source.owner)
         return said

@@ -140,24 +140,20 @@ def read_statement(content: bytes, rebuild: Rebuild) -> Statement:
 
 
 def check_submit(
-    said: Statement,
-    manifest: str,
-    path: str,
-    lists: tuple[str, ...],
-    parameters: Mapping[str, str],
+    said: Statement, manifest: str, lists: tuple[str, ...], parameters: Mapping[str, str]
 ) -> None:
     """Raise UsageError unless the submitted manifest and lists of packages are those of the provenance."""
     external = said.predicate.build_definition.external_parameters
     exported = external.exported_manifest
     _same("manifest", hashlib.sha256(manifest.encode()).hexdigest(), exported.sha256)
-    _same("path of the manifest", exported.annotations.get("path", path), path)
     _same("parameters", dict(parameters), {})
     _same("lists of packages", lists, _dependencies(said, "urn:dcd:packages"))
 
 
 def check_planned(said: Statement, planned: Planned) -> None:
     """Raise UsageError unless the files, the name and the time of the planned build are those of the
-    provenance. The plan may have fewer files: included ones are in the manifest of an export."""
+    provenance: each by its path in the manifest, so the manifest's own path, of which the provenance says
+    nothing, changes none. The plan may have fewer files: included ones are in the manifest of an export."""
     definition = said.predicate.build_definition
     files = {
         (each.name, each.sha256, each.annotations.get("mode", ""))
@@ -183,7 +179,7 @@ def _same(what: str, given: Any, vouched: Any) -> None:
 
 def _differs(what: str, details: str) -> UsageError:
     return UsageError(
-        f"the submit of a rebuild has another {what} than its provenance",
+        f"the submit of a rebuild does not match its provenance: {what}",
         details,
         "send an export as its publisher has it: dcctl rebuild FILE --key PEM",
     )

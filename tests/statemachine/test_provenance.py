@@ -112,6 +112,21 @@ def test_statement_is_the_same_at_each_repetition_of_the_delivery(delivered: Any
     assert set(after) == {first}
 
 
+def test_manifest_of_an_export_is_named(delivered: Any) -> None:
+    delivered.do(ArtifactPublished(XML, exported=SHA["e"]))
+    assert parameters(delivered)["exported_manifest"] == {
+        "name": "manifest.xml",
+        "digest": {"sha256": SHA["e"]},
+    }
+    delivered.do(ArtifactPublished(XML))
+    assert "exported_manifest" not in parameters(delivered)
+
+
+def parameters(driver: Any) -> Any:
+    statement = json.loads(provenance(driver.events, {}))
+    return statement["predicate"]["buildDefinition"]["externalParameters"]
+
+
 def test_subjects_are_the_products(delivered: Any) -> None:
     statement = json.loads(provenance(delivered.events, {}))
     assert [(s["name"], s["digest"]["sha256"]) for s in statement["subject"]] == [

@@ -10,7 +10,8 @@ from google.protobuf.json_format import Parse, ParseDict
 from in_toto_attestation.predicates.vsa.v1 import vsa_pb2
 from in_toto_attestation.v1 import statement_pb2
 
-from statemachine.commands import Start
+from statemachine.commands import Pause, Replacement, Resume, Start
+from statemachine.errors import Refused
 from statemachine.events import ArtifactPublished
 from statemachine.keys import chain
 from statemachine.plan import Ingredient, Plan
@@ -109,6 +110,15 @@ def test_a_product_that_is_missing_or_more_is_bad(rebuilt: Callable[..., Any]) -
     assert [each.name for each in verdict.products if each.expected_sha256 != each.sha256] == [
         "more.img"
     ]
+
+
+def test_a_rebuild_has_no_other_manifest(rebuilt: Callable[..., Any]) -> None:
+    driver = rebuilt()
+    driver.do(Pause("no space left", "no-space"))
+    other = Replacement("<dc>other</dc>", "/live.xml", driver.state.plan)
+    with pytest.raises(Refused, match="is a rebuild"):
+        driver.do(Resume(replacement=other))
+    assert driver.do(Resume()) == ["BuildResumed"]
 
 
 def test_a_build_that_is_no_rebuild_has_no_verdict(begin: Callable[..., Any]) -> None:

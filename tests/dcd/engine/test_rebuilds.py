@@ -1,5 +1,6 @@
 """A completed build is built again without network; the verdict is GOOD for the same bytes, else BAD."""
 
+import hashlib
 import io
 import json
 import tarfile
@@ -188,21 +189,48 @@ def test_an_export_is_held_against_its_provenance_and_its_key(
     assert result.returncode == 22
     with tarfile.open(file) as archive:
         files = {each.name: archive.extractfile(each).read() for each in archive}  # type: ignore[union-attr]
-    whole = files["export.json"]
-    index = json.loads(whole)
-    index["rebuild"]["products"]["root.tar"] = "0" * 64
-    files["export.json"] = json.dumps(index).encode()
-    result = elsewhere.run("rebuild", packed(tmp_path / "forged.dcd", files))
-    assert result.returncode == 27
-    assert "other products" in result.stderr
-    index = json.loads(whole)
+    index = json.loads(files["export.json"])
     (script,) = index["inputs"]
-    for changed in ({"path": "other.sh"}, {"mode": 0o777}):
-        index["inputs"] = [{**script, **changed}]
-        files["export.json"] = json.dumps(index).encode()
+    rebuild = index["rebuild"]
+    plan = {"checkpoints": [*reversed(rebuild["plan"]["checkpoints"])]}
+    for what, forged in (
+        ("products", {"rebuild": {**rebuild, "products": {"root.tar": "0" * 64}}}),
+        ("products", {"name": "root"}),
+        ("files", {"inputs": [{**script, "path": "other.sh"}]}),
+        ("files", {"inputs": [{**script, "mode": 0o777}]}),
+        ("times", {"source_date_epoch": 1}),
+        ("packages", {"lists": [script["sha256"]]}),
+        ("builds", {"rebuild": {**rebuild, "build": "b0"}}),
+        ("builders", {"rebuild": {**rebuild, "builder": "https://elsewhere.example.org/"}}),
+        ("versions", {"rebuild": {**rebuild, "version": "9"}}),
+        ("results", {"rebuild": {**rebuild, "contents": {}}}),
+        ("plans", {"rebuild": {**rebuild, "plan": plan}}),
+    ):
+        files["export.json"] = json.dumps({**index, **forged}).encode()
         result = elsewhere.run("rebuild", packed(tmp_path / "forged.dcd", files))
-        assert result.returncode == 27
-        assert "other files" in result.stderr
+        assert result.returncode == 27, forged
+        assert f"other {what} than its provenance" in result.stderr
+    assert elsewhere.json("list") == []
+
+
+def test_the_manifest_of_an_export_is_the_one_of_its_provenance(
+    signing: Any, exported: tuple[str, Path], elsewhere: Any, tmp_path: Path
+) -> None:
+    _, file = exported
+    (tmp_path / "public.pem").write_text(shown_key(Path(signing.settings["signing_key"])).pem)
+    with tarfile.open(file) as archive:
+        files = {each.name: archive.extractfile(each).read() for each in archive}  # type: ignore[union-attr]
+    forged = files["manifest.xml"].replace(b"echo a", b"touch /tmp/x; echo a")
+    assert forged != files["manifest.xml"]
+    index = json.loads(files["export.json"])
+    (listed,) = (each for each in index["files"] if each["path"] == "manifest.xml")
+    listed |= {"sha256": hashlib.sha256(forged).hexdigest(), "size_bytes": len(forged)}
+    files |= {"manifest.xml": forged, "export.json": json.dumps(index).encode()}
+    path = packed(tmp_path / "forged.dcd", files)
+    for options in ([], ["--key", tmp_path / "public.pem"]):
+        result = elsewhere.run("rebuild", path, *options)
+        assert result.returncode == 27, result.stderr
+        assert "other manifests than its provenance" in result.stderr
     assert elsewhere.json("list") == []
 
 
