@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.conftest import open_way
+
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 
@@ -102,7 +104,7 @@ class Machine:
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     """See `Machine`."""
     directory = tmp_path_factory.mktemp("machine")
-    directory.chmod(0o755)
+    open_way(directory)
     machine = Machine(directory)
     try:
         yield machine
