@@ -96,7 +96,7 @@ def write_manifest(path: Path, uri: str, suite: str, *packages: str) -> Path:
     names = "".join(f"<name>{name}</name>" for name in packages)
     data = f'<software_data action="install">{names}</software_data>' if names else ""
     path.write_text(
-        f"""<dc><distro name="small">
+        f"""<dc><distro name="small" sbom="none">
         <software name="transfer" type="DEB">
           <destination><image img_root="{{PKG_IMAGE_PATH}}" variant="essential"/></destination>
           <source><repository suite="{suite}" components="main" uri="{uri}" signed_by="{KEYRING}"/></source>
