@@ -3,7 +3,8 @@
 The launcher reads the statements and the list of digests from the artifact directory, which only root
 changes, and every product that they name. So it signs for this build and its files only; see
 `dcd.signing.statements`. Ed25519 signatures are deterministic: signing again after a crash gives the same
-bytes. The statements of a build are signed together, so that each product is read once.
+bytes. Those of gpg have a time, so an earlier one that is valid is kept. The statements of a build are signed
+together, so that each product is read once.
 """
 
 import hashlib
@@ -36,7 +37,7 @@ class Published:
         """The sha256 of an artifact's file. Raises PermissionDenied without one."""
         if name not in self.digests:
             try:
-                with open_regular(self._path(name)) as file:
+                with open_regular(self.path(name)) as file:
                     self.digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
             except OSError as error:
                 raise PermissionDenied(
@@ -47,7 +48,7 @@ class Published:
     def text(self, name: str) -> str | None:
         """The text of an artifact; None without one. Raises PermissionDenied for a file that is no text."""
         try:
-            return read_regular(self._path(name), MOST_BYTES).decode("utf-8")
+            return read_regular(self.path(name), MOST_BYTES).decode("utf-8")
         except FileNotFoundError:
             return None
         except (OSError, UnicodeDecodeError) as error:
@@ -57,7 +58,8 @@ class Published:
                 "find out which checkpoint or plug-in delivers a file of that name",
             ) from None
 
-    def _path(self, name: str) -> Path:
+    def path(self, name: str) -> Path:
+        """The path of an artifact."""
         return self.artifacts.path(self.build, Artifact(name, "", "", 0, ""))
 
 
@@ -72,8 +74,9 @@ def signatures(artifacts: Artifacts, signing: Signing, build: str, name: str) ->
         if (sums := published.text(SUMS)) is None:
             raise NotFound(f"build {build} has no {SUMS}")
         check_sums(sums, published.digest_of)
-        signature = sign_by_gpg(signing.gpg_home, signing.gpg_key, sums.encode())
-        yield _written(published, f"{SUMS}.gpg", "gpg", signature)
+        earlier = published.path(f"{SUMS}.gpg")
+        signature = sign_by_gpg(signing.gpg_home, signing.gpg_key, sums.encode(), earlier)
+        yield _written(published, earlier.name, "gpg", signature)
 
 
 def _by_key(published: Published, signing: Signing, name: str) -> Iterator[Artifact]:

@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -19,11 +20,15 @@ CONTENT = b"0000  live.iso\n"
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("gpg")
     directory.chmod(0o700)
+    generate(directory, "release@example.org")
+    return directory
+
+
+def generate(directory: Path, name: str) -> None:
     options = ["--homedir", str(directory), "--batch", "--passphrase", ""]
-    made = ["--quick-generate-key", "release@example.org", "ed25519", "sign", "never"]
+    made = ["--quick-generate-key", name, "ed25519", "sign", "never"]
     subprocess.run(["gpg", *options, *made], check=True, capture_output=True)
     subprocess.run(["gpgconf", "--homedir", directory, "--kill", "all"], check=False)
-    return directory
 
 
 def test_gpgv_verifies_the_signature_and_no_agent_is_left(home: Path, tmp_path: Path) -> None:
@@ -42,6 +47,21 @@ def test_gpgv_verifies_the_signature_and_no_agent_is_left(home: Path, tmp_path: 
         if b"gpg-agent" in (text := path.read_bytes()) and bytes(home) in text
     ]
     assert agents == []
+
+
+def test_signing_again_after_a_crash_keeps_a_valid_signature_of_the_key(
+    home: Path, tmp_path: Path
+) -> None:
+    earlier = tmp_path / "sums.gpg"
+    first = sign_by_gpg(home, "release@example.org", CONTENT, earlier)
+    earlier.write_bytes(first)
+    time.sleep(1.1)  # the resolution of its time
+    assert sign_by_gpg(home, "release@example.org", CONTENT, earlier) == first
+    assert sign_by_gpg(home, "release@example.org", CONTENT + b"x", earlier) != first
+    generate(home, "other@example.org")
+    assert sign_by_gpg(home, "other@example.org", CONTENT, earlier) != first
+    earlier.write_bytes(first[:-60])
+    assert sign_by_gpg(home, "release@example.org", CONTENT, earlier) != first[:-60]
 
 
 def test_gpg_that_does_not_end_is_an_error(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
