@@ -41,13 +41,21 @@ def fetch(socket_path: str, build: str, artifact: Json, directory: Path) -> bool
                 f"dcctl artifacts --verify {build}",
             )
         part.rename(target)
+    except FileNotFoundError:
+        # Another dcctl has completed the same file meanwhile.
+        if _digest(target) != artifact["sha256"]:
+            raise _cannot_write(target, "the file or its directory disappeared") from None
     except OSError as error:
-        raise ClientError(
-            "internal",
-            f"cannot write {target}: {error.strerror or error}",
-            resolution="choose another directory with -o; the transfer continues where it stopped",
-        ) from None
+        raise _cannot_write(target, error.strerror or str(error)) from None
     return True
+
+
+def _cannot_write(target: Path, reason: str) -> ClientError:
+    return ClientError(
+        "internal",
+        f"cannot write {target}: {reason}",
+        resolution="choose another directory with -o; the transfer continues where it stopped",
+    )
 
 
 def _transfer(socket_path: str, path: str, artifact: Json, part: Path) -> None:

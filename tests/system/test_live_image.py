@@ -244,7 +244,7 @@ def assert_sbom_lists_what_dpkg_knows(
         assert [one["alg"] for one in components[each]["hashes"]] == ["SHA-256"]
         assert packages[each]["checksums"][0]["algorithm"] == "SHA256"
         assert components[each]["supplier"]["name"]
-    assert sum("licenses" in components[each] for each in installed) > len(installed) / 2
+    assert sum("licenses" in components[each] for each in installed) > len(installed) / 4
 
 
 def assert_sums(sums: Path) -> None:
