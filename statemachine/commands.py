@@ -129,6 +129,22 @@ Change = Command | events.Payload
 """A change to a build: a command, or a fact from the engine, which is recorded unchanged."""
 
 
+def repeated(first: BuildState, plan: Plan) -> events.BuildSubmitted:
+    """The submit of a build from all that `first` was made of, with this plan, which reuses nothing of other
+    builds."""
+    return events.BuildSubmitted(
+        name=first.name,
+        manifest=first.manifest,
+        manifest_path=first.manifest_path,
+        plan=plan,
+        inputs=first.inputs,
+        parameters=dict(first.parameters),
+        fresh=True,
+        priority=first.priority,
+        time_origin=first.time_origin,
+    )
+
+
 def submit(payload: events.BuildSubmitted) -> tuple[events.Payload, ...]:
     """The first events of a build. Raises UsageError for a plan that cannot run, NotFound when
     `pause_before` names a checkpoint that does not exist."""

@@ -23,6 +23,7 @@ from dcd.engine.stores import Stores
 from dcd.engine.vouched import MOST_BYTES, Statement, check_submit, read_statement
 from dcd.planning import plan as planning
 from statemachine.build import BuildState, Lifecycle
+from statemachine.commands import repeated
 from statemachine.errors import DcdError, NotFound, Refused, Unprepared, UsageError
 from statemachine.events import Actor, BuildSubmitted
 from statemachine.fold import evolve
@@ -84,16 +85,8 @@ class Rebuilds:
         await asyncio.to_thread(
             planning.check_host, plan, settings.state_dir, settings.min_free_bytes
         )
-        submitted = BuildSubmitted(
-            name=first.name,
-            manifest=first.manifest,
-            manifest_path=first.manifest_path,
-            plan=plan,
-            inputs=first.inputs,
-            parameters=dict(first.parameters),
-            fresh=True,
-            priority=first.priority,
-            time_origin=first.time_origin,
+        submitted = replace(
+            repeated(first, plan),
             locked=Locked(first.resolved) if first.resolved else None,
             rebuild=expected,
         )

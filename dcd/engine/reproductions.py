@@ -7,7 +7,7 @@ somebody asks, from the events and the layers of both builds, and changes nothin
 
 import asyncio
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dcd.configuration import Configuration
 from dcd.engine.builds import Builds
@@ -17,8 +17,9 @@ from dcd.engine.scheduler import Scheduler
 from dcd.engine.stores import Stores
 from dcd.planning import plan as planning
 from statemachine.build import BuildState, Lifecycle
+from statemachine.commands import repeated
 from statemachine.errors import DcdError, NotFound, Refused, Unprepared
-from statemachine.events import Actor, BuildSubmitted
+from statemachine.events import Actor
 from statemachine.keys import changes, grown, with_salt, without_salt
 from statemachine.plan import Locked
 from statemachine.variation import REPEATED, described
@@ -126,16 +127,8 @@ class Reproductions:
         await asyncio.to_thread(
             planning.check_host, plan, settings.state_dir, settings.min_free_bytes
         )
-        submitted = BuildSubmitted(
-            name=first.name,
-            manifest=first.manifest,
-            manifest_path=first.manifest_path,
-            plan=plan,
-            inputs=first.inputs,
-            parameters=dict(first.parameters),
-            fresh=True,
-            priority=first.priority,
-            time_origin=first.time_origin,
+        submitted = replace(
+            repeated(first, plan),
             locked=locked,
             reproduces=first.id,
             variation=REPEATED,

@@ -40,8 +40,8 @@ def blocks(page: Path, language: str) -> list[Block]:
 
 ENTER = """
 for directory in run srv var/lib; do
-    mkdir -p {0}/upper/$directory {0}/work/$directory
-    mount -t overlay none -o lowerdir=/$directory,upperdir={0}/upper/$directory,workdir={0}/work/$directory \\
+    mkdir -p {0}/upper/$directory {0}/own/$directory
+    mount -t overlay none -o lowerdir=/$directory,upperdir={0}/upper/$directory,workdir={0}/own/$directory \\
         /$directory
 done
 mkdir -p /var/lib/dcd /var/lib/prometheus/node-exporter /run/dcd /srv/backup {0}/state

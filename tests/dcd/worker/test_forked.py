@@ -262,23 +262,26 @@ class TestNothingOfAnAttempt:
         return [request.marker.encode(), *(word.encode() for word in self.SECRET.values())]
 
     def test_is_in_the_next_ones_memory(self, bench: Bench) -> None:
-        words = self.first(bench)
+        planted = self.first(bench)
         own = uuid.uuid4().hex
         request = bench.request("Dumps", environment={"OWN": own})
         assert isinstance(bench.run(request), Completed), bench.log(request).read_text()
         memory = (request.evidence / "memory").read_bytes()
         assert own.encode() in memory
-        assert [word for word in words if word in memory] == []
+        assert [text for text in planted if text in memory] == []
 
     def test_is_in_the_zygotes_memory_or_descriptors(
         self, bench: Bench, shared_zygote: Zygote
     ) -> None:
         process = pid_of(shared_zygote)
         before = sorted(Path(f"/proc/{process}/fd").iterdir())
-        words = [*self.first(bench), b"Leaves its memory in the evidence"]  # also no code of users
+        planted = [
+            *self.first(bench),
+            b"Leaves its memory in the evidence",
+        ]  # also no code of users
         memory = memory_of(process)
         assert b"own_modules" in memory
-        assert [word for word in words if word in memory] == []
+        assert [text for text in planted if text in memory] == []
         assert sorted(Path(f"/proc/{process}/fd").iterdir()) == before
         assert len(before) == 4
         assert len(list(Path(f"/proc/{process}/task").iterdir())) == 1
