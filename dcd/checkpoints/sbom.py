@@ -16,6 +16,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -40,6 +41,7 @@ from store.resolved import Resolved, decoded, union
 _STATUS = "var/lib/dpkg/status"
 _STAGED = (_STATUS, "var/lib/dpkg/arch-native", "var/lib/apt/extended_states")
 _COPYRIGHT = "usr/share/doc/{}/copyright"
+_HOST_COPYRIGHT = "/usr/share/doc/{}/copyright"
 _PACKAGE = re.compile(r"[a-z0-9A-Z][a-z0-9A-Z+.\-]*")
 """deb-control(5), Package; dpkg reads capitals too."""
 _MOST_COPYRIGHT_BYTES = 4 << 20
@@ -58,7 +60,7 @@ class WriteSBOM(Checkpoint):
     DESCRIPTION = "Write the SBOM of the image"
     EXPECTED_SECONDS = 4.0
     DISK_BYTES = 16 << 20
-    VERSION = 1
+    VERSION = 2
     READS = ("//distro.name", "//distro.version", "//distro.supplier")
     REQUIRES = (products.IMAGE,)
     PROVIDES = ()
@@ -152,16 +154,13 @@ class WriteSBOM(Checkpoint):
             "epoch": epoch,
             "tool_version": version("dcd"),
             "root": str(staged) if dpkg else "",
+            "host_root": str(context.tmp / "host"),
             "architecture": _architecture(context.pkg_image),
             "vendor": _os_release(context.pkg_image).get("ID", "debian"),
             "release": _os_release(context.pkg_image).get("VERSION_ID", ""),
             "resolved": [asdict(each) for each in resolved.packages if each.kind == "deb"],
             "ips": ips,
-            "host": [
-                state
-                for name in dict.fromkeys(TOOLS[tool].package for tool in context.host_files)
-                if (state := context.external.get(f"package {name}{SUFFIX}"))
-            ],
+            "host": _host_packages(context),
             "formats": list(self.formats),
             "directory": str(context.tmp),
         }
@@ -190,6 +189,20 @@ def _stage(image: Path, staged: Path) -> None:
         file = regular_file(image, path)
         if file is not None and file.stat().st_size <= _MOST_COPYRIGHT_BYTES:
             _put(staged / path, file.read_bytes())
+
+
+def _host_packages(context: Context) -> list[str]:
+    """The packages of the host whose files entered the image, with their copyright files copied."""
+    found = {
+        name: state
+        for name in dict.fromkeys(TOOLS[tool].package for tool in context.host_files)
+        if (state := context.external.get(f"package {name}{SUFFIX}"))
+    }
+    for name in found:
+        with suppress(OSError):
+            content = Path(_HOST_COPYRIGHT.format(name)).read_bytes()
+            _put(context.tmp / "host" / _COPYRIGHT.format(name), content)
+    return [*found.values()]
 
 
 def _put(file: Path, content: bytes) -> None:

@@ -5,7 +5,7 @@ Debian image, the IPS packages of another, digests and origins of packages, pack
 `sbom.cdx` and `sbom.spdx` into the named directory, and `sbom.gaps`: the packages without a digest.
 
 debsbom makes both documents from dpkg's database. What it leaves out is added to their JSON: the licence of
-each binary package (it has that of sources), the origin of each package, names of files as BSI TR-03183-2
+each package (`sbom_licences`), the origin of each package, names of files as BSI TR-03183-2
 asks for, a path from the root to each package, IPS packages. The same input gives the same bytes: all lists
 are sorted, the time is the build's, and the serial number derives from the document's own content.
 """
@@ -13,11 +13,12 @@ are sorted, the time is the build's, and the serial number derives from the docu
 import json
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from functools import cache, partial
+from functools import partial
 from hashlib import sha256
 from io import StringIO
 from pathlib import Path
@@ -27,16 +28,20 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 
 from cyclonedx.output import make_outputter
 from cyclonedx.schema import OutputFormat, SchemaVersion
-from debsbom.apt import copyright as copyrights
 from debsbom.bomwriter import BomWriter
 from debsbom.dpkg.package import BinaryPackage, Dependency, SourcePackage
 from debsbom.generate.generate import Debsbom
 from debsbom.sbom import SUPPLIER_PATTERN, SBOMType
 from debsbom.util.checksum import ChecksumAlgo
-from license_expression import AND
 from packageurl import PackageURL
 
+from dcd.checkpoints.sbom_licences import Licence, licence_of
+
 Json = Any
+_EMAIL = re.compile(r"[\w!#$%&'*+/=?^`{|}~-]+(\.[\w!#$%&'*+/=?^`{|}~-]+)*@\w+([.-]\w+)*")
+"""RFC 5322, dot-atom."""
+_URL = re.compile(r"https?://(\w[\w-]*\.)+\w{2,}(:\d+)?([/?#][\w.~:/?#@!$&'()*+,;=%-]*)?", re.ASCII)
+"""RFC 3986."""
 _ROOT = "root"
 _PROPERTY = "bsi:component:"
 """The names of properties in the taxonomy of BSI TR-03183-2."""
@@ -45,8 +50,6 @@ _PROPERTY = "bsi:component:"
 def main(order: Json) -> None:
     """Write the ordered documents."""
     directory = Path(order["directory"])
-    # It reads SPDX's list of licences for each copyright file: 45 ms each time.
-    copyrights.get_spdx_licensing = cache(copyrights.get_spdx_licensing)
     maker = _maker(order)
     known = {
         (each["name"], each["version"], each["architecture"]): each for each in order["resolved"]
@@ -59,8 +62,10 @@ def main(order: Json) -> None:
         each.purl(maker.base_distro_vendor).to_string(): known.get(_identity(each))
         for each in binaries
     }
-    licences = {each: _licence(Path(order["root"]), each.name) for each in binaries}
-    by_purl = {each.purl(maker.base_distro_vendor).to_string(): licences[each] for each in binaries}
+    by_purl = {
+        package.purl(maker.base_distro_vendor).to_string(): licence
+        for package, licence in _licences(binaries, maker.packages, order).items()
+    }
     makers = {"cdx": _cyclonedx, "spdx": _spdx}
     # Each takes as long as the other, and the libraries are loaded already.
     others = [
@@ -109,7 +114,6 @@ def _maker(order: Json) -> Debsbom:
         cdx_serialnumber=UUID(int=0),
         spdx_namespace=urlparse("urn:none"),
         timestamp=datetime.fromtimestamp(order["epoch"], UTC),
-        with_licenses=True,
     )
     if order["root"]:
         maker.scan()
@@ -119,6 +123,10 @@ def _maker(order: Json) -> Debsbom:
     release = f"{order['vendor']}-{order['release']}" if order["release"] else None
     for package in maker.packages:
         package.distro = release
+        # Packages have there what their maintainers like; the libraries stop at what is no URL.
+        package.maintainer = _maintainer(package.maintainer or "")
+        if not _URL.fullmatch(package.homepage or ""):
+            package.homepage = None
         if package.is_binary() and (found := known.get(_identity(package))):
             package.checksums[ChecksumAlgo.SHA256SUM] = found["sha256"]
     _name_suppliers(maker.packages)
@@ -146,6 +154,15 @@ def _name_suppliers(packages: Iterable[BinaryPackage | SourcePackage]) -> None:
             package.maintainer = makers.get(package.name) or None
 
 
+def _maintainer(text: str) -> str | None:
+    """`NAME <ADDRESS>`, or only the name when there is no e-mail address."""
+    name, _, address = text.partition("<")
+    address = address.rstrip("> ")
+    known = _EMAIL.fullmatch(address)
+    shown = name.strip() or address
+    return f"{shown} <{address}>" if shown and known else shown or None
+
+
 def _of_host(line: str) -> BinaryPackage:
     name, version, architecture, source, source_version, maintainer = line.split("\t")
     return BinaryPackage(
@@ -158,19 +175,26 @@ def _of_host(line: str) -> BinaryPackage:
     )
 
 
-def _licence(root: Path, name: str) -> str | None:
-    """The licences in a package's copyright file as one SPDX expression; None for free text, and for names
-    that SPDX does not have."""
-    try:
-        expressions = list(
-            copyrights.Copyright(
-                root / f"usr/share/doc/{name}/copyright"
-            ).spdx_license_expressions()
-        )
-        combined = AND(*expressions) if len(expressions) > 1 else expressions[0]
-        return str(combined.simplify())
-    except Exception:  # noqa: BLE001 - the file's author chose its form; nothing else depends on it
-        return None
+def _licences(
+    binaries: Iterable[BinaryPackage],
+    packages: Iterable[BinaryPackage | SourcePackage],
+    order: Json,
+) -> dict[BinaryPackage | SourcePackage, Licence]:
+    """The licences of the packages that have one. A source has that of the first of its binary packages."""
+    found: dict[BinaryPackage | SourcePackage, Licence] = {}
+    of_sources: dict[str, Licence] = {}
+    hosts = {line.split("\t")[0] for line in order["host"]}
+    for package in binaries:
+        root = Path(order["host_root"] if package.name in hosts else order["root"])
+        licence = licence_of(root / f"usr/share/doc/{package.name}/copyright")
+        if licence is not None:
+            found[package] = licence
+            if source := package.source_package():
+                of_sources.setdefault(source.name, licence)
+    for package in packages:
+        if package.is_source() and (licence := of_sources.get(package.name)):
+            found[package] = licence
+    return found
 
 
 # CycloneDX
@@ -180,7 +204,7 @@ def _cyclonedx(
     maker: Debsbom,
     order: Json,
     listed: Mapping[str, Json],
-    licences: Mapping[str, str | None],
+    licences: Mapping[str, Licence],
 ) -> Json:
     bom = maker.generate(SBOMType.CycloneDX)
     document = json.loads(
@@ -218,10 +242,23 @@ def _cyclonedx(
     return document
 
 
-def _complete(component: Json, package: Json, licence: str | None) -> None:
+def _complete(component: Json, package: Json, licence: Licence | None) -> None:
     """Add what debsbom does not have."""
-    if licence is not None and not component.get("licenses"):
-        component["licenses"] = [{"expression": licence, "acknowledgement": "declared"}]
+    if licence is not None:
+        component["licenses"] = [{"expression": licence.expression, "acknowledgement": "declared"}]
+    if licence is not None and licence.references:
+        # An expression has no place for the texts of its references.
+        component["evidence"] = {
+            "licenses": [
+                {
+                    "license": {
+                        "name": each.identifier,
+                        "text": {"contentType": "text/plain", "content": each.text},
+                    }
+                }
+                for each in licence.references
+            ]
+        }
     if _is_source(component):
         return
     version = component["version"].replace(":", "%3a")
@@ -282,13 +319,16 @@ def _ips_purl(package: Json) -> str:
 def _entity(supplier: str) -> Json:
     """A supplier as an organization: `NAME <ADDRESS>`, with an e-mail address or a URL."""
     found = SUPPLIER_PATTERN.match(supplier)
-    name = found["supplier_name"].strip() if found else supplier
-    address = found["supplier_email"] if found else None
-    if not address:
-        return {"name": name}
-    if "://" in address:
-        return {"name": name, "url": [address]}
-    return {"name": name, "contact": [{"email": address}]}
+    if not found:
+        return {"name": supplier}
+    return {"name": found["supplier_name"].strip(), **_contact(found["supplier_email"] or "")}
+
+
+def _contact(address: str) -> Json:
+    """How an organization can be reached; nothing for what is no e-mail address and no URL."""
+    if _EMAIL.fullmatch(address):
+        return {"contact": [{"email": address}]}
+    return {"url": [address]} if _URL.fullmatch(address) else {}
 
 
 # SPDX
@@ -298,7 +338,7 @@ def _spdx(
     maker: Debsbom,
     order: Json,
     listed: Mapping[str, Json],
-    licences: Mapping[str, str | None],
+    licences: Mapping[str, Licence],
 ) -> Json:
     written = StringIO()
     BomWriter.create(SBOMType.SPDX).write_to_stream(
@@ -311,14 +351,23 @@ def _spdx(
             package |= {"name": order["name"], "supplier": _actor(order["supplier"])}
             continue
         purl = package["externalRefs"][0]["referenceLocator"]
+        if (licence := licences.get(purl)) is not None:
+            package["licenseDeclared"] = licence.expression
         if package.get("primaryPackagePurpose") == "SOURCE":
             continue
-        if (licence := licences.get(purl)) is not None:
-            package["licenseDeclared"] = licence
         if (found := listed.get(purl)) and found["uri"]:
             package["downloadLocation"] = found["uri"]
             package["packageFileName"] = unquote(found["uri"].rpartition("/")[2])
     document["packages"] += [_ips_package(each) for each in order["ips"]]
+    references = {
+        reference.identifier: reference
+        for licence in licences.values()
+        for reference in licence.references
+    }
+    document["hasExtractedLicensingInfos"] = [
+        {"licenseId": each.identifier, "name": each.name, "extractedText": each.text}
+        for each in references.values()
+    ]
     relationships = [
         each for each in document["relationships"] if each["relationshipType"] != "PACKAGE_OF"
     ]

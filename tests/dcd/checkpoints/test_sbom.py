@@ -53,8 +53,14 @@ STATUS = "\n".join(
         stanza(
             "lib", Multi_Arch="same", Built_Using="linux (= 6.1)", Homepage="https://example.org"
         ),
-        stanza("freetext", Architecture="all", Provides="mail-agent"),
-        stanza("local", Maintainer="", Section=""),
+        stanza(
+            "freetext",
+            Architecture="all",
+            Provides="mail-agent",
+            Maintainer="A Team <https://example.org/a team>",
+            Homepage="http://a b",
+        ),
+        stanza("local", Maintainer="", Section="", Homepage="http://[bad"),
         stanza("odd", Maintainer="Jos\udce9 <j@example.org>", Version="3~rc1-0.1"),
         stanza("gone", Status="deinstall ok config-files"),
     ]
@@ -87,7 +93,7 @@ def image(bench: Any) -> Path:
     texts = {
         "app": DEP5.format("GPL-2+ or MIT"),
         "freetext": "This package was debianized by hand. It is free.\n",
-        "odd": DEP5.format("my-own-licence"),
+        "odd": DEP5.format("my-own-licence or GPL-2+"),
     }
     for name, text in texts.items():
         file = root / f"usr/share/doc/{name}/copyright"
@@ -173,11 +179,15 @@ def test_the_packages_are_those_of_dpkg_each_with_its_digest(write: Write, image
 
 def test_licences_come_from_copyright_files_that_machines_can_read(write: Write) -> None:
     documents = write()
+    odd = binaries(documents["cdx"])["odd", "3~rc1-0.1", "amd64"]
+    [own] = [each["license"] for each in odd["evidence"]["licenses"]]
+    assert own["name"].startswith("LicenseRef-my-own-licence-")
+    assert own["text"]["content"] == "text"
     expected = {
         "app": "GPL-2.0-or-later OR MIT",
         "lib": "GPL-2.0-or-later OR MIT",
         "freetext": None,
-        "odd": None,
+        "odd": f"GPL-2.0-or-later OR {own['name']}",
         "local": None,
     }
     found = {
@@ -185,12 +195,16 @@ def test_licences_come_from_copyright_files_that_machines_can_read(write: Write)
         for (name, _, _), each in binaries(documents["cdx"]).items()
     }
     assert found == expected
+    spdx = documents["spdx"]
+    # Sources have the licences of the packages made from them.
+    expected |= {"app-src": expected["app"], "linux": None}
     declared = {
-        each["name"]: each["licenseDeclared"]
-        for each in documents["spdx"]["packages"]
-        if each.get("primaryPackagePurpose") == "LIBRARY"
+        each["name"]: each["licenseDeclared"] for each in spdx["packages"] if each["name"] != "test"
     }
     assert declared == {name: text or "NOASSERTION" for name, text in expected.items()}
+    assert spdx["hasExtractedLicensingInfos"] == [
+        {"licenseId": own["name"], "name": "my-own-licence", "extractedText": "text"}
+    ]
 
 
 def test_each_package_has_its_source_and_its_supplier(write: Write) -> None:
@@ -279,14 +293,18 @@ def test_the_spdx_document_is_valid(write: Write, bench: Any) -> None:
 
 
 def test_files_of_the_host_in_the_image_are_listed(
-    write: Write, bench: Any, monkeypatch: pytest.MonkeyPatch
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     line = "grub-pc-bin\t2.06-13\tamd64\tgrub2\t2.06-13\tGRUB Maintainers <grub@example.org>"
     monkeypatch.setattr(sbom, "host_package", {"grub-pc-bin": line}.get)
+    (tmp_path / "grub-pc-bin").mkdir()
+    (tmp_path / "grub-pc-bin/copyright").write_text(DEP5.format("GPL-3+"))
+    monkeypatch.setattr(sbom, "_HOST_COPYRIGHT", f"{tmp_path}/{{}}/copyright")
     document = write(host_files=("grub-bios", "grub-efi"))["cdx"]
     grub = binaries(document)["grub-pc-bin", "2.06-13", "amd64"]
     assert "build host" in grub["description"]
     assert grub["supplier"]["name"] == "GRUB Maintainers"
+    assert grub["licenses"][0]["expression"] == "GPL-3.0-or-later"
     assert any(each["name"] == "grub2" for each in document["components"])
     assert ("grub-pc-bin", "2.06-13", "amd64") not in binaries(write()["cdx"])
 
