@@ -75,7 +75,7 @@ def _has_many(directory: Path) -> bool:
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise
-        return False  # whoever describes the tree reports directories that no path leads to
+        return False  # the description of the tree reports directories that no path leads to
 
 
 def _entries(directory: Path) -> Iterator[os.DirEntry[str]]:
