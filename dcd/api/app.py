@@ -55,6 +55,8 @@ def _document() -> bytes:
 OPERATIONS: tuple[Operation, ...] = (
     Operation("GET", "/v1/version", host.version, "The version and process of the daemon",
         schemas.VersionView),
+    Operation("GET", "/v1/whoami", host.who_am_i, "The user behind the socket and its roles",
+        schemas.PeerView),
     Operation("GET", "/v1/health", host.health, "Whether the daemon can serve now: readiness",
         schemas.Health),
     Operation("GET", "/v1/health/live", host.live, "Whether the daemon answers at all: liveness",
@@ -90,6 +92,8 @@ OPERATIONS: tuple[Operation, ...] = (
         schemas.BuildView, schemas.SubmitRequest, status=201, also=(200,), problems=(404, 409, 422, 424)),
     Operation("GET", "/v1/builds", builds.list_builds, "List builds, newest first",
         schemas.BuildList, query=(builds.STATE, builds.BUILDS_LIMIT, builds.BEFORE)),
+    Operation("GET", "/v1/events", results.all_events, "The events of all builds, or a stream of them",
+        schemas.EventList, query=(results.AFTER, results.EVENTS_LIMIT), streams=True),
     Operation("GET", BUILD, builds.show, "Show a build", schemas.BuildView, problems=(404,)),
     Operation("POST", f"{BUILD}/pause", builds.pause, "Pause before a checkpoint, or after the running one",
         schemas.BuildView, schemas.PauseRequest, problems=(404, 409, 410)),

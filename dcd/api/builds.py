@@ -87,11 +87,12 @@ async def list_builds(api: Api, request: Request) -> Response:
     api.require(request, Action.SEE)
     page = integer(request, BUILDS_LIMIT, 50)
     before = integer(request, BEFORE, -1)
+    position = api.records.position
     found = await api.records.page(_states(request), page, None if before < 0 else before)
     following = found[-1].submitted_position if len(found) == page else None
     superseding = await api.records.superseding(found)
     shown = tuple(summary_view(each, superseding.get(each.id)) for each in found)
-    return json_response(schemas.BuildList(shown, following))
+    return json_response(schemas.BuildList(shown, following, position))
 
 
 async def show(api: Api, request: Request) -> Response:

@@ -11,12 +11,12 @@ from starlette.responses import Response
 
 from dcd import doctor as host_doctor
 from dcd.api import schemas
-from dcd.api.access import Action
+from dcd.api.access import Action, Role, roles
 from dcd.api.handling import Api
 from dcd.api.metrics import CONTENT_TYPE
 from dcd.api.operations import body_of, json_response
 from dcd.api.problems import problem_response
-from dcd.api.server import API
+from dcd.api.server import API, actor_of
 from dcd.api.stream import file_response
 from dcd.configuration import LiveSetting, plain
 from dcd.construction.checkpoint_types import registered
@@ -42,6 +42,15 @@ async def health(api: Api, request: Request) -> Response:
 async def live(api: Api, request: Request) -> Response:
     """Liveness: a response shows that the event loop runs. A restart would not fix other problems."""
     return json_response(schemas.Health("ok"))
+
+
+async def who_am_i(api: Api, request: Request) -> Response:
+    actor = actor_of(request.scope)
+    held: frozenset[Role] | None = request.scope.get("dcd.roles")
+    if held is None:
+        held = await asyncio.to_thread(roles, api.settings(), actor)
+    names = tuple(role.value for role in Role if role in held)
+    return json_response(schemas.PeerView(actor.user, actor.uid, actor.gid, names))
 
 
 async def metrics(api: Api, request: Request) -> Response:

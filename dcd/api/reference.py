@@ -45,6 +45,10 @@ NOTES = {
     "events": (
         "with `Accept: text/event-stream` a stream, which starts after `Last-Event-ID` or `after`"
     ),
+    "all_events": (
+        "the stream has no end; `after` is the `position` of a list of builds, so that nothing is lost "
+        "between the two"
+    ),
     "log": "at most 8 MiB; use a larger `offset` for the rest",
     "doc": (
         "after checkpoint `at`, or the last completed one; an object has `path` and "

@@ -26,7 +26,8 @@ from dcd.api.operations import (
     whole_number,
 )
 from dcd.api.server import actor_of
-from dcd.api.stream import Streamed, file_response, follow
+from dcd.api.stream import Streamed, file_response, follow, follow_all
+from dcd.api.views import summary_view
 from dcd.planner.tasks import WithSecrets
 from statemachine.errors import NotFound
 from statemachine.events import Event
@@ -45,23 +46,25 @@ ABOUT = QueryParameter("about", "what is stated", str, choices=("provenance", "b
 FORMAT = QueryParameter("format", "language of the diagram", str, choices=("mermaid", "dot"))
 EVENTS_LIMIT = limit(500, 5000)
 
+NOT_STORED = {"cache-control": "no-store"}
 STATEMENT_TYPE = "application/vnd.in-toto+json"
 
 
 async def events(api: Api, request: Request) -> Response:
     api.require(request, Action.SEE)
     build = await api.build(request)
-    after = integer(request, AFTER, 0)
-    if "text/event-stream" in request.headers.get("accept", ""):
-        last = request.headers.get("last-event-id", "")
-        if last:
-            after = whole_number(last, "Last-Event-ID", AFTER)
-        stream = _stream(api, request, build, after)
-        return Streamed(stream, "text/event-stream", {"cache-control": "no-store"})
-    page = integer(request, EVENTS_LIMIT, 500)
-    found = await _read(api, request, build, after, page)
-    following = found[-1].position if len(found) == page else None
-    return json_response(schemas.EventList(tuple(found), following))
+    after = _position(request)
+    if _wants_stream(request):
+        return Streamed(_stream(api, request, build, after), "text/event-stream", NOT_STORED)
+    return await _page_of_events(api, request, build, after)
+
+
+async def all_events(api: Api, request: Request) -> Response:
+    api.require(request, Action.SEE)
+    after = _position(request)
+    if _wants_stream(request):
+        return Streamed(_stream_of_all(api, request, after), "text/event-stream", NOT_STORED)
+    return await _page_of_events(api, request, None, after)
 
 
 async def verify_events(api: Api, request: Request) -> Response:
@@ -169,8 +172,37 @@ def _opened_at(path: Path, offset: int) -> tuple[BinaryIO, int]:
     return file, min(whole_bytes - begin, MAX_LOG_BYTES)
 
 
-async def _read(api: Api, request: Request, build: str, after: int, page: int) -> list[Event]:
+def _wants_stream(request: Request) -> bool:
+    return "text/event-stream" in request.headers.get("accept", "")
+
+
+def _position(request: Request) -> int:
+    """The position after which events are wanted; in a stream the header Last-Event-ID comes first."""
+    after = integer(request, AFTER, 0)
+    last = request.headers.get("last-event-id", "")
+    if last and _wants_stream(request):
+        return whole_number(last, "Last-Event-ID", AFTER)
+    return after
+
+
+async def _page_of_events(api: Api, request: Request, build: str | None, after: int) -> Response:
+    page = integer(request, EVENTS_LIMIT, 500)
+    found = await _read(api, request, build, after, page)
+    following = found[-1].position if len(found) == page else None
+    return json_response(schemas.EventList(tuple(found), following))
+
+
+async def _read(
+    api: Api, request: Request, build: str | None, after: int, page: int
+) -> list[Event]:
     return await api.visible(request, await api.records.events(build, after, page))
+
+
+def _stream_of_all(api: Api, request: Request, after: int) -> AsyncGenerator[bytes, None]:
+    async def summary(build: str) -> schemas.BuildSummary:
+        return summary_view(await api.records.summary(build))
+
+    return follow_all(partial(_read, api, request, None), summary, api.records.broadcast, after)
 
 
 def _stream(api: Api, request: Request, build: str, after: int) -> AsyncGenerator[bytes, None]:

@@ -236,10 +236,12 @@ class Rerun:
 
 @dataclass(frozen=True, slots=True)
 class BuildList:
-    """A page of builds; `next` is the `before` of the next page."""
+    """A page of builds; `next` is the `before` of the next page. `position` is that of an event: a reader
+    of all events after it misses nothing that the page does not show."""
 
     builds: tuple[BuildSummary, ...]
     next: int | None
+    position: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -423,6 +425,17 @@ class VersionView:
     pid: int
     state_dir: str
     started_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class PeerView:
+    """The user behind the socket, as the daemon knows it, with all its roles. `uid` and `gid` are null for
+    the daemon itself."""
+
+    user: str
+    uid: int | None
+    gid: int | None
+    roles: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

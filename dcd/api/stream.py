@@ -1,4 +1,4 @@
-"""Following a build: a server-sent event stream of its events, its changing view and its progress.
+"""Following a build, or all: a server-sent event stream of events, changing views and progress.
 
 A follower is only a cursor over the log's positions, without a queue: a slow client uses no extra
 memory and gets the newest progress when it reads again. Events are never skipped.
@@ -13,7 +13,7 @@ import msgspec
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from dcd.api.schemas import BuildView
+from dcd.api.schemas import BuildSummary, BuildView
 from dcd.engine.broadcast import Broadcast
 from statemachine.events import Event
 
@@ -23,6 +23,8 @@ PIECE_BYTES = 64 * 1024
 
 ReadPage = Callable[[str, int, int], Awaitable[Sequence[Event]]]
 View = Callable[[str], Awaitable[BuildView]]
+ReadAll = Callable[[int, int], Awaitable[Sequence[Event]]]
+Summary = Callable[[str], Awaitable[BuildSummary]]
 Settled = Callable[[str, int], Awaitable[bool]]
 """Whether a build has stopped and has no event after a position."""
 
@@ -46,6 +48,31 @@ async def follow(
             if progress is not None and progress.number > progress_seen:
                 progress_seen = progress.number
                 yield _message("progress", msgspec.json.encode(progress.data))
+            try:
+                await asyncio.wait_for(listener.wait(), KEEP_ALIVE_SECONDS)
+            except TimeoutError:
+                yield b": keep-alive\n\n"
+
+
+async def follow_all(
+    read: ReadAll, summary: Summary, broadcast: Broadcast, after: int
+) -> AsyncGenerator[bytes, None]:
+    """Yield SSE messages of all builds without end: as `follow`, with the summaries of builds in place of
+    views, and with the member `build` in progress."""
+    progress_seen = 0
+    with broadcast.listen(None) as listener:
+        yield b": from %d\n\n" % after  # the response begins at once
+        while True:
+            while events := await read(after, PAGE):
+                for build in dict.fromkeys(event.build for event in events):
+                    yield _message("build", msgspec.json.encode(await summary(build)))
+                for event in events:
+                    yield _message("event", msgspec.json.encode(event), event.position)
+                after = events[-1].position
+            for build, progress in broadcast.newer(progress_seen):
+                progress_seen = progress.number
+                data = {"build": build, **msgspec.to_builtins(progress.data)}
+                yield _message("progress", msgspec.json.encode(data))
             try:
                 await asyncio.wait_for(listener.wait(), KEEP_ALIVE_SECONDS)
             except TimeoutError:

@@ -74,16 +74,16 @@ class Listener:
 
 @dataclass(slots=True)
 class Broadcast:
-    """Listeners and newest progress by build."""
+    """Listeners and newest progress by build. Listeners under None are to all builds."""
 
-    _listeners: dict[str, set[Listener]] = field(default_factory=dict)
+    _listeners: dict[str | None, set[Listener]] = field(default_factory=dict)
     _progress: dict[str, NumberedProgress] = field(default_factory=dict)
     _waits: dict[str, str] = field(default_factory=dict)
     _count: int = 0
 
     @contextmanager
-    def listen(self, build: str) -> Iterator[Listener]:
-        """A listener for `build` inside the context."""
+    def listen(self, build: str | None) -> Iterator[Listener]:
+        """A listener for `build` (None: for all builds) inside the context."""
         listener = Listener()
         listeners = self._listeners.setdefault(build, set())
         listeners.add(listener)
@@ -101,8 +101,9 @@ class Broadcast:
 
     def changed(self, build: str) -> None:
         """Wake all followers of `build`."""
-        for listener in self._listeners.get(build, ()):
-            listener.notify()
+        for followed in (build, None):
+            for listener in self._listeners.get(followed, ()):
+                listener.notify()
 
     def report(self, build: str, progress: Progress) -> None:
         """Replace the newest progress of `build`."""
@@ -113,6 +114,11 @@ class Broadcast:
     def progress(self, build: str) -> NumberedProgress | None:
         """The newest progress of `build`, None unless one of its checkpoints is running."""
         return self._progress.get(build)
+
+    def newer(self, number: int) -> list[tuple[str, NumberedProgress]]:
+        """The progress of all builds with numbers after `number`, oldest first."""
+        found = [each for each in self._progress.items() if each[1].number > number]
+        return sorted(found, key=lambda each: each[1].number)
 
     @contextmanager
     def waiting(self, build: str, what: str) -> Iterator[None]:

@@ -89,8 +89,12 @@ class Records:
             and newest.get(build.name, (0, ""))[0] > build.submitted_position
         }
 
-    async def events(self, build: str, after: int, limit: int) -> list[Event]:
-        """At most `limit` events of a build after a position, oldest first."""
+    async def summary(self, build: str) -> BuildSummary:
+        """A build as `page` lists it. Raises NotFound."""
+        return await self._builds.ask(self._log.summary, build)
+
+    async def events(self, build: str | None, after: int, limit: int) -> list[Event]:
+        """At most `limit` events of a build (None: of all) after a position, oldest first."""
         return await self._builds.ask(self._log.read, build, after, limit)
 
     async def provenance(self, build: str, parameters: Mapping[str, str]) -> str:

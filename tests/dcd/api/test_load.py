@@ -178,7 +178,7 @@ def test_clients_that_never_read_cost_one_piece_each_and_are_cut_off(
 
 def test_clients_that_send_a_byte_a_second_hold_up_nobody(daemon, abuse):
     abuse("drip", "--connections", DRIPPING, "--seconds", 60)
-    assert ask(daemon, "GET", "/v1/builds") == {"builds": [], "next": None}
+    assert ask(daemon, "GET", "/v1/builds")["builds"] == []
 
 
 def test_enormous_bodies_are_not_read(daemon, abuse):
