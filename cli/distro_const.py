@@ -16,6 +16,7 @@ from typing import NamedTuple, NoReturn
 
 from cli.capture import read_manifest, send
 from cli.client import ClientError, Json, build_path, builds, default_socket, read, request
+from cli.dataset import deliver
 from cli.follow import follow_build
 from cli.stream import follow
 from cli.text import headline, print_error, printable, tool_output
@@ -99,8 +100,22 @@ def _run(socket: str, args: argparse.Namespace) -> int:
     else:
         follow_build(socket, build, stream=sys.stdout)
     state = request(socket, "GET", build_path(build["id"]))["state"]
+    _deliver(socket, build["id"])
     as_asked = state == "completed" or (state == "paused" and args.pause is not None)
     return 0 if as_asked else 1
+
+
+def _deliver(socket: str, build: str) -> None:
+    """Copy media and logs into the dataset of the manifest's target; say where they are otherwise. A
+    dataset that cannot be used is a warning: the image is built."""
+    try:
+        delivered = deliver(socket, build)
+    except ClientError as error:
+        print_error(error, f"{PROGRAM}: warning")
+        print(f"dcctl download {build}; dcctl logs {build}", file=sys.stderr)
+        return
+    for path in (*delivered.media, *delivered.logs) if delivered else ():
+        print(printable(str(path)))
 
 
 def _open_build(socket: str, name: str, path: str) -> Json | None:

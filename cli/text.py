@@ -307,3 +307,23 @@ def timestamp(text: str) -> float:
 def local_time(text: str) -> str:
     """An RFC 3339 time in the local time zone."""
     return datetime.fromisoformat(text).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def event_summary(data: Json) -> str:
+    """The short values of an event's data; long ones (plan, manifest, keys) are left out."""
+    shown = [
+        data[name] for name in ("name", "checkpoint", "reason", "cause", "damage") if data.get(name)
+    ]
+    if data.get("attempt"):
+        shown.append(f"attempt {data['attempt']}")
+    if data.get("seconds"):
+        shown.append(duration(data["seconds"]))
+    for name, words in (("before", "before"), ("reused_from", "from")):
+        if data.get(name):
+            shown.append(f"{words} {data[name]}")
+    if data.get("manifest_path"):  # of a submit, or of a resume with another manifest
+        shown.append(f"manifest {short_path(data['manifest_path'])}")
+    for name, member in (("error", "brief"), ("artifact", "name")):
+        if data.get(name):
+            shown.append(data[name][member])
+    return ", ".join(shown)

@@ -12,7 +12,7 @@ from cli.client import Json, build_path, request
 from cli.commands.options import add_build
 from cli.exit_codes import AT_REST, ExitCode
 from cli.stream import events, follow
-from cli.text import count, duration, local_time, print_json, printable, short_path
+from cli.text import count, event_summary, local_time, print_json, printable
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -51,29 +51,9 @@ def _print_event(event: Json, as_json: bool) -> None:
     if as_json:
         print_json(event)
         return
-    kind, user, summary = event["type"], event["actor"]["user"], _summary(event["data"])
+    kind, user, summary = event["type"], event["actor"]["user"], event_summary(event["data"])
     line = f"{event['position']:>6}  {local_time(event['time'])}  {kind:<21}  {user:<8}  {summary}"
     print(printable(line).replace("\n", " ").rstrip(), flush=True)
-
-
-def _summary(data: Json) -> str:
-    """The short values of an event's data; long ones (plan, manifest, keys) are only in --json."""
-    shown = [
-        data[name] for name in ("name", "checkpoint", "reason", "cause", "damage") if data.get(name)
-    ]
-    if data.get("attempt"):
-        shown.append(f"attempt {data['attempt']}")
-    if data.get("seconds"):
-        shown.append(duration(data["seconds"]))
-    for name, words in (("before", "before"), ("reused_from", "from")):
-        if data.get(name):
-            shown.append(f"{words} {data[name]}")
-    if data.get("manifest_path"):  # of a submit, or of a resume with another manifest
-        shown.append(f"manifest {short_path(data['manifest_path'])}")
-    for name, member in (("error", "brief"), ("artifact", "name")):
-        if data.get(name):
-            shown.append(data[name][member])
-    return ", ".join(shown)
 
 
 def _verify(args: argparse.Namespace) -> int:

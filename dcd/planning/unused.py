@@ -34,8 +34,8 @@ from dcd.planning.sequence import Step
 
 _NO_DISK = "dcd makes disks that are files; it does not change disks of a host."
 _POOLS = (
-    "dcd builds in its state directory; `dcctl artifacts` lists a build's media, and `dcctl logs` shows "
-    "its logs."
+    "dcd builds in its state directory; `dcctl download` fetches a build's media, and `dcctl logs` shows "
+    "its logs. Only `distro_const` copies both into the dataset."
 )
 _ZFS = "No checkpoint of dcd makes ZFS pools."
 

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -197,3 +197,65 @@ def test_an_unreachable_daemon_exits_1(build: Run, manifest: Path, daemon: Any) 
     outcome = build(manifest)
     assert outcome.returncode == 1
     assert "cannot reach the daemon" in outcome.stderr
+
+
+def with_target(manifest: Path, dataset: str) -> None:
+    """Give the manifest a target as the original's have one."""
+    pool, name = dataset.split("/", 1)
+    target = (
+        f'<target><logical><zpool name="{pool}" action="use_existing"><filesystem name="{name}" '
+        'action="preserve"/></zpool></logical></target>'
+    )
+    text = manifest.read_text()
+    before = text.index("<", text.index("<distro") + 1)
+    manifest.write_text(f"{text[:before]}{target}{text[before:]}")
+
+
+@pytest.fixture
+def zfs_dataset(zfs_fuse: None, tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """A ZFS file system, and where it is mounted."""
+    pool, disk, place = f"dc{os.getpid()}", tmp_path / "disk", tmp_path / "dc"
+    with disk.open("wb") as file:
+        file.truncate(128 << 20)
+    subprocess.run(["zpool", "create", "-m", "none", pool, disk], check=True)
+    subprocess.run(["zfs", "create", "-o", f"mountpoint={place}", f"{pool}/dc"], check=True)
+    yield f"{pool}/dc", place
+    disk.unlink()  # zfs-fuse, and the pool with it, ends with the tests
+
+
+def test_media_and_logs_are_in_the_zfs_dataset_of_the_target(
+    build: Run, manifest: Path, zfs_dataset: tuple[str, Path], write_manifest: Any
+) -> None:
+    dataset, place = zfs_dataset
+    with_target(manifest, dataset)
+
+    outcome = build(manifest)
+
+    assert outcome.returncode == 0, outcome.stderr
+    (simple,) = place.glob("logs/simple-log-*")
+    (detail,) = place.glob("logs/detail-log-*")
+    assert "CheckpointCompleted two" in simple.read_text()
+    assert "says two" not in simple.read_text()
+    assert "says two" in detail.read_text()
+    assert "small.xml" in [path.name for path in place.glob("media/*")]
+    for path in (simple, detail, *place.glob("media/*")):
+        assert f"{path}\n" in outcome.stdout
+
+    # A failed build delivers its logs, and no media.
+    manifest.write_text(manifest.read_text().replace("echo three", "exit 1; echo three"))
+    for path in place.glob("*/*"):
+        path.unlink()
+    assert build(manifest).returncode == 1
+    (simple,) = place.glob("logs/simple-log-*")
+    assert "CheckpointFailed three" in simple.read_text()
+    assert list(place.glob("media/*")) == []
+
+
+def test_a_dataset_that_does_not_exist_is_a_warning_with_the_way_to_the_results(
+    build: Run, manifest: Path
+) -> None:
+    with_target(manifest, "nopool/dc")
+    outcome = build(manifest)
+    assert outcome.returncode == 0
+    assert "the results are not in nopool/dc" in outcome.stderr
+    assert "dcctl download" in outcome.stderr
