@@ -24,8 +24,8 @@ class Variation:
     """Surroundings of workers. `time_zone` has the form of TZ without a database (POSIX: `<+14>-14`);
     `host_name` is that of their UTS namespace; `language` and `home` are LANG and HOME of the worker itself;
     `processors` is the number that they may use at once (0: all); `place` is a suffix of the directories of
-    workspaces; `later_seconds` moves the clocks: those that count from the start of the host, and that of the
-    host's tools where libfaketime is installed."""
+    workspaces, ELSEWHERE for another place of layers; `later_seconds` moves the clocks: those that count from
+    the start of the host, and that of the host's tools where libfaketime is installed."""
 
     time_zone: str = ""
     host_name: str = ""
@@ -34,6 +34,10 @@ class Variation:
     processors: int = 0
     place: str = ""
     later_seconds: int = 0
+
+
+ELSEWHERE = "in-a-varied-place"
+"""The `place` of a build that keeps its layers apart from those of other builds (`store.layers.several`)."""
 
 
 def check_variation(variation: Variation) -> None:
@@ -74,7 +78,7 @@ REPEATED = Variation(
     language="tr_TR.UTF-8",
     home="/nonexistent",
     processors=1,
-    place="in-a-varied-place",
+    place=ELSEWHERE,
     later_seconds=30 * 3600,
 )
 """The surroundings of a build that repeats another one."""

@@ -6,8 +6,10 @@ somebody asks, from the events and the layers of both builds, and changes nothin
 """
 
 import asyncio
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 from dcd.configuration import Configuration
 from dcd.engine.builds import Builds
@@ -29,6 +31,9 @@ from store.layers.comparison import FileDifference
 
 MOST_FILES = 1000
 """The number of different files that a comparison names."""
+
+COPIES_SHARE = 0.25
+"""The share of the free space that whole copies of layers may take for a repetition."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +129,7 @@ class Reproductions:
         await asyncio.to_thread(permit, plan)
         await asyncio.to_thread(self._require_inputs, first)
         locked = first.locked or await asyncio.to_thread(self._captured, first)
+        apart = checkpoint is None and await asyncio.to_thread(self._has_space, first)
         await asyncio.to_thread(
             planning.check_host, plan, settings.state_dir, settings.min_free_bytes
         )
@@ -131,7 +137,7 @@ class Reproductions:
             repeated(first, plan),
             locked=locked,
             reproduces=first.id,
-            variation=REPEATED,
+            variation=REPEATED if apart else replace(REPEATED, place="in-a-varied-directory"),
         )
         state = await self._builds.create(submitted, actor)
         self._runner.planned(state.id, fresh=False)
@@ -154,6 +160,12 @@ class Reproductions:
             )
         first = await self._builds.state(second.reproduces)
         return await asyncio.to_thread(self._compared, first, second)
+
+    def _has_space(self, first: BuildState) -> bool:
+        """Whether the layers of a build may be kept elsewhere, each possibly as a copy of the whole tree."""
+        sizes = accumulate(record.size_bytes for record in first.checkpoints)
+        free = shutil.disk_usage(self._settings().state_dir).free
+        return sum(sizes) < free * COPIES_SHARE
 
     def _captured(self, first: BuildState) -> Locked | None:
         """The packages that a build captured, so that a change of its repositories makes no difference; None
@@ -203,7 +215,7 @@ class Reproductions:
             example=example,
             unknown=unknown,
             changed=tuple(_changed(first, second)),
-            varied=described(second.variation) if second.variation else (),
+            varied=tuple(self._varied(first, second)),
             checkpoints=checkpoints,
             products=products,
         )
@@ -213,6 +225,17 @@ class Reproductions:
             mine, its = self._content(one.key), self._content(other.key)
             identical = mine == its if mine and its else None
             yield ComparedCheckpoint(one.name, one.key, other.key, mine, its, identical)
+
+    def _varied(self, first: BuildState, second: BuildState) -> Iterator[str]:
+        if second.variation:
+            yield from described(second.variation)
+        place = self._stores.privileged.place_of
+        pairs = zip(first.checkpoints, second.checkpoints, strict=True)
+        places = ((place(one.key), place(other.key)) for one, other in pairs)
+        for before, after in places:
+            if before and after and before != after:
+                yield f"the layers ({after} instead of {before})"
+                break
 
     def _content(self, key: str) -> str:
         layer = self._stores.layers.find(key)

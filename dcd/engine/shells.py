@@ -98,7 +98,7 @@ class Shells:
     ) -> ShellRequest:
         mark = self._stores.privileged.marker
         marker = await asyncio.to_thread(mark, state.id, workspace.name)
-        shell = ShellRequest(marker, self._stores.layers.directory.parent, workspace)
+        shell = ShellRequest(marker, workspace.place, workspace)
         self._open[workspace.name] = (shell, state.id, kept)
         logger.info("shell opened", build=state.id, workspace=workspace.name)
         return shell

@@ -48,7 +48,7 @@ OPERATIONS = (
         "adopt_package",
         "sign",
     ),
-    *("compare_layers", "take_over", "adopt_package", "content_of"),
+    *("compare_layers", "take_over", "content_of", "place_of"),
 )
 """The methods of `Operations` that may be requested."""
 

@@ -56,6 +56,8 @@ class Privileged(Protocol):
 
     def content_of(self, key: str) -> str: ...
 
+    def place_of(self, key: str) -> str: ...
+
     def remove_results(self, build: str) -> None: ...
 
     def remove_package(self, sha256: str) -> None: ...
@@ -140,6 +142,9 @@ class Launcher:
 
     def content_of(self, key: str) -> str:
         return self._call(str, "content_of", key=key)
+
+    def place_of(self, key: str) -> str:
+        return self._call(str, "place_of", key=key)
 
     def remove_results(self, build: str) -> None:
         self.call("remove_results", build=build)

@@ -31,6 +31,7 @@ from statemachine.plan import Inputs
 from statemachine.results import Artifact
 from store.artifacts import Artifacts
 from store.host.interpreter import module_command, module_environment
+from store.host.mounts import file_system_of
 from store.host.regular import open_regular, read_regular
 from store.host.secret_files import MAX_BYTES, PREFIX, secret_file
 from store.layers import Layer, LayerRecord, LayerStore, Workspace
@@ -135,6 +136,12 @@ class Operations:
             return replace(differences, example=example)
         return differences
 
+    def place_of(self, key: str) -> str:
+        """The back end and the file system of the layer `key`, for people; "" without one."""
+        if (layer := self.layers.find(key)) is None:
+            return ""
+        return f"{layer.directory.parent.name} on {file_system_of(layer.directory).type}"
+
     def content_of(self, key: str) -> str:
         """The content manifest of the layer `key` as it is stored, compressed, in base64; "" without one."""
         if (layer := self.layers.find(key)) is None:
@@ -167,7 +174,7 @@ class Operations:
         return WorkerRequest(
             **{name: getattr(order, name) for name in AS_ORDERED},
             state_id=self.state_id,
-            layers=self.layers.directory.parent,
+            layers=workspace.place,
             workspace=workspace,
             evidence=evidence,
             inputs={path: self._blob(digest) for path, digest in order.inputs.items()},
@@ -218,7 +225,8 @@ class Operations:
     def close_shell(self, build: str, name: str) -> None:
         """End the remaining processes of a shell and remove its workspace. Idempotent."""
         kill_leftovers(self.marker(build, name))
-        detach_loops(self.layers.directory / ".work" / name)
+        with contextlib.suppress(NotFound):
+            detach_loops(self.layers.opened(name).directory)
         self.layers.release(name)
 
     def release(self, kind: str, name: str) -> None:

@@ -1,7 +1,7 @@
 """The start of the launcher: the state directory's owners, the remains of a dead daemon, the layer back end.
 
     STATE/                  root, mode 0711
-    STATE/layers            root only
+    STATE/layers            root only; `varied` for builds that repeat others
     STATE/artifacts         root, and the group that may read artifacts
     STATE/logs, packages    root, read by the daemon's group
     STATE/events, blobs     the daemon's user only
@@ -25,7 +25,7 @@ from dcd.worker.recover import detach_loops, kill_leftovers
 from statemachine.errors import Unavailable
 from store.artifacts import Artifacts
 from store.host.durable import sync_directory, write_file
-from store.layers.choose import choose, retired
+from store.layers.choose import VARIED, choose, retired, with_second_place
 from store.logs import AttemptLogs
 from store.packages import Packages
 
@@ -45,7 +45,8 @@ def prepare(setup: Setup) -> tuple[Operations, Prepared]:
     mark = setup.state_dir / "id"
     killed = kill_leftovers(f"{_mark(mark)}:")
     removed = [f"process {each.pid} of {each.attempt}" for each in killed]
-    removed += (f"device {device}" for device in detach_loops(setup.state_dir / "layers"))
+    for place in (setup.state_dir / "layers", setup.state_dir / "layers" / VARIED):
+        removed += (f"device {device}" for device in detach_loops(place))
     if mark.stat().st_mode & 0o077:
         # Version 0.1.0 let everybody read it. All processes with the old mark have ended.
         mark.unlink()
@@ -58,9 +59,12 @@ def prepare(setup: Setup) -> tuple[Operations, Prepared]:
     logs.prepare(gid)
     packages = Packages(setup.state_dir / "packages")
     packages.prepare(gid)
-    layers, reason = choose(setup.state_dir / "layers", setup.backend)
-    (setup.state_dir / "layers").chmod(0o700)
-    others = retired(setup.state_dir / "layers", layers.name)
+    place = setup.state_dir / "layers"
+    main, reason = choose(place, setup.backend)
+    place.chmod(0o700)
+    others = retired(place, main.name)
+    layers = with_second_place(main, place / VARIED)
+    layers.prepare()
     operations = Operations(
         layers=layers,
         artifacts=artifacts,

@@ -18,17 +18,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from statemachine.errors import DcdError, Unprepared
+from statemachine.variation import ELSEWHERE
 from store.host.interpreter import module_command, module_environment
 from store.layers.btrfs import BtrfsTrees
 from store.layers.copy import CopyTrees
 from store.layers.directory import LayerDirectory
 from store.layers.interface import LayerRecord, LayerStore
 from store.layers.overlay import OverlayTrees
+from store.layers.several import LayersInTwoPlaces
 from store.layers.trees import Trees
 from store.layers.zfs import ZfsTrees
 
 TRIAL = "trial"
 """The `made_by` of the layers of a trial, instead of a build."""
+
+VARIED = "varied"
+"""The directory of the second place, beside the back ends."""
 
 _BACK_ENDS: dict[str, Callable[[], Trees]] = {
     "zfs": ZfsTrees,
@@ -39,13 +44,18 @@ _BACK_ENDS: dict[str, Callable[[], Trees]] = {
 """Best first."""
 
 
-def choose(directory: Path, only: str | None = None) -> tuple[LayerStore, str]:
+def choose(
+    directory: Path, only: str | None = None, last: str | None = None
+) -> tuple[LayerDirectory, str]:
     """The best back end that works in `directory` (created if needed), and the reason for the choice.
-    With `only`, that one, if it works. Raises Unprepared, with the error of each, when none does.
+    With `only`, that one, if it works; `last` is tried after all others. Raises Unprepared, with the error of
+    each, when none does.
     """
-    candidates = [only] if only else list(_BACK_ENDS)
+    candidates = [only] if only else sorted(_BACK_ENDS, key=lambda name: name == last)
     complaints = []
-    for name in sorted(candidates, key=lambda name: not _store(name, directory).has_layers()):
+    for name in sorted(
+        candidates, key=lambda name: name == last or not _store(name, directory).has_layers()
+    ):
         store = _store(name, directory)
         try:
             directory.mkdir(mode=0o711, parents=True, exist_ok=True)
@@ -60,6 +70,18 @@ def choose(directory: Path, only: str | None = None) -> tuple[LayerStore, str]:
         f"layers cannot be kept in {directory}",
         "\n".join(complaints),
         "choose a state directory on a local file system (see dcd serve --state-dir)",
+    )
+
+
+def with_second_place(main: LayerDirectory, directory: Path) -> LayerStore:
+    """A back end together with a second place in `directory`, where builds in varied surroundings keep their
+    layers, if possible with another back end. Removes nothing."""
+    others = [store for name in _BACK_ENDS if (store := _store(name, directory)).holds_something()]
+    return LayersInTwoPlaces(
+        main,
+        others,
+        lambda name: name.endswith(f".{ELSEWHERE}"),
+        lambda: choose(directory, last=main.name)[0],
     )
 
 

@@ -53,6 +53,7 @@ from store.layers.stored import (
     copy_if_there,
     parts_of,
     read_stored,
+    seems_same,
     stands_on,
 )
 from store.layers.trees import Busy, Trees
@@ -233,8 +234,12 @@ class LayerDirectory:
             self._erase_rubbish(away)
 
     def own_file(self, workspace: Workspace, path: str) -> Path | None:
-        real = self._trees.locate([workspace.directory / "layer"], parts_of(path))
-        return real if real is not None and stat.S_ISREG(real.lstat().st_mode) else None
+        parts = parts_of(path)
+        real = self._trees.locate([workspace.directory / "layer"], parts)
+        if real is None or not stat.S_ISREG(real.lstat().st_mode):
+            return None
+        below = self._trees.locate(workspace.parents, parts) if workspace.parents else None
+        return None if below is not None and seems_same(below, real) else real
 
     def discard(self, workspace: Workspace) -> None:
         self._erase_work(workspace.directory)
@@ -404,16 +409,8 @@ class LayerDirectory:
             if (stored := self._stored(key)) is not None:
                 used_at = (directory / "layer.json").stat().st_mtime
                 checked = max(stored.made_at, checked_at(directory)) if stored.record.content else 0
-                return Layer(
-                    *(
-                        stored.record,
-                        directory,
-                        stored.size_bytes,
-                        used_at,
-                        checked,
-                        damage(directory),
-                    )
-                )
+                broken = damage(directory)
+                return Layer(stored.record, directory, stored.size_bytes, used_at, checked, broken)
         except FileNotFoundError:
             pass
         raise NotFound(f"there is no layer {key}")

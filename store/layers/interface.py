@@ -92,6 +92,11 @@ class Workspace:
     parents: tuple[Path, ...] = field(default=())
 
     @property
+    def place(self) -> Path:
+        """The directory with the directories of back ends."""
+        return self.directory.parents[2]
+
+    @property
     def stored_tree(self) -> Path:
         """The directory with what it stores itself: its whole tree, or the upper directory of an overlay."""
         return (self.directory / "layer" / "tree").resolve()

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Sequence
@@ -66,3 +67,15 @@ def copy_if_there(source: Path, target: Path) -> None:
     """Copy a file if it exists."""
     with contextlib.suppress(FileNotFoundError):
         shutil.copyfile(source, target)
+
+
+def seems_same(one: Path, other: Path) -> bool:
+    """Whether an entry of a layer and the one of that path above it are the same, by all that a whole copy of
+    the layer keeps."""
+    before, after = one.lstat(), other.lstat()
+    return _kept(before) == _kept(after)
+
+
+def _kept(status: os.stat_result) -> tuple[int, ...]:
+    owner = (status.st_mode, status.st_uid, status.st_gid)
+    return (*owner, status.st_size, status.st_mtime_ns)

@@ -51,6 +51,7 @@ def test_what_depends_on_the_manifest_alone_is_identical(daemon: Any, tmp_path: 
     assert [one["identical"] for one in found["checkpoints"]] == [True, True]
     assert (found["checkpoint"], found["files"], found["changed"]) == (None, [], [])
     assert any("the host name" in text for text in found["varied"])
+    assert any(text.startswith("the layers (copy on ") for text in found["varied"])
     again = daemon.json("status", found["second"])
     assert again["reproduces"] == found["first"]
     assert again["removed_at"] is not None
