@@ -18,7 +18,7 @@ test_packages := acl attr btrfs-progs curl debhelper dosfstools dpkg-dev faketim
 	libc6-dev libseccomp2 libxml2-dev libxslt1-dev lintian procps python3-dev python3-venv qemu-block-extra \
 	qemu-system-common strace systemd tgt tzdata xfsprogs zfs-fuse zsh
 
-.PHONY: image test check bench soak deb clean tools
+.PHONY: image test check bench soak deb p5m clean tools
 
 image: tools
 	$(bin)/dcctl build examples/debian-live.xml -o image --state-dir image
@@ -40,6 +40,10 @@ soak: $(VENV)/.dev
 
 deb: $(VENV)/.dev
 	packaging/build-deb.sh $(bin) build/deb
+
+# On an illumos host with pkg(7).
+p5m: $(VENV)/.dev
+	packaging/build-p5m.sh $(bin) build/p5m
 
 tools: $(VENV)/.installed
 	tools/install-host-tools.sh $(bin)/dcd

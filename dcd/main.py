@@ -57,6 +57,12 @@ def build_parser() -> argparse.ArgumentParser:
     serve.set_defaults(run=_serve)
 
     manifest = commands.add_parser("smf-manifest", help="print the manifest of the SMF service")
+    manifest.add_argument(
+        "--prefix",
+        type=_absolute,
+        metavar="DIR",
+        help="that of a package: DIR/bin/dcd, DIR/lib/svc-dcd, DIR/share/man; default: this installation",
+    )
     manifest.set_defaults(run=_smf_manifest)
 
     restore = commands.add_parser(
@@ -168,9 +174,11 @@ def _config(arguments: argparse.Namespace) -> int:
 
 def _smf_manifest(arguments: argparse.Namespace) -> int:
     from dcd.configuration.smf import properties
-    from smf.manifest import installed_manifest
+    from smf.manifest import installed_manifest, packaged_manifest
 
-    sys.stdout.write(installed_manifest(properties()))
+    prefix = arguments.prefix
+    text = packaged_manifest(prefix, properties()) if prefix else installed_manifest(properties())
+    sys.stdout.write(text)
     return 0
 
 

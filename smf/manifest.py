@@ -66,6 +66,12 @@ def installed_manifest(properties: Iterable[Property]) -> str:
     return smf_manifest(prefix / "bin" / "dcd", script, prefix / "share" / "man", properties)
 
 
+def packaged_manifest(prefix: Path, properties: Iterable[Property]) -> str:
+    """The manifest for a package that installs below `prefix`."""
+    script, manual = prefix / "lib" / "svc-dcd", prefix / "share" / "man"
+    return smf_manifest(prefix / "bin" / "dcd", script, manual, properties)
+
+
 def _find(tree: Any, path: str) -> list[Any]:
     found: list[Any] = tree.xpath(path)
     return found
