@@ -1,6 +1,7 @@
 """From the names and texts of a manifest to a checkpoint."""
 
 import importlib
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,15 @@ def test_a_module_is_named_with_slashes_or_dots(checkpoints: str) -> None:
     for name, factory in factories(importlib.import_module(dotted)).items():
         assert resolve(dotted, name) is factory
         assert resolve(dotted.replace(".", "/"), name) is factory
+
+
+def test_the_projects_checkpoints_need_no_extra() -> None:
+    absent = "debian debsbom cyclonedx license_expression packageurl securesystemslib".split()
+    code = f"import sys; sys.modules |= dict.fromkeys({absent}); " + (
+        "from dcd.construction.constructors import checkpoint_modules; print(len(checkpoint_modules()))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert int(found.stdout or 0) > 10, found.stderr
 
 
 @pytest.mark.parametrize("module", ["os", "subprocess", "dcd.main", "dcd", "dcd.checkpointsx.y"])
