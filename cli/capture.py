@@ -11,8 +11,9 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from io import BufferedRandom, BufferedReader
 from pathlib import Path
 from typing import IO
@@ -47,18 +48,34 @@ def read_manifest(path: str) -> dict[str, str]:
         ) from None
 
 
+Ask = Callable[[dict[str, Json]], Json]
+"""Asks about a manifest: takes the body of the request. Raises ClientError."""
+
+Keep = Callable[[str, Iterator[bytes], int], None]
+"""Takes the content of a file: its sha256, its pieces, its size in bytes."""
+
+
 def send(socket_path: str, path: str, body: dict[str, Json]) -> Json:
     """POST a body with a manifest; upload the files that the daemon requests until it has all.
 
     Raises ClientError; problem `invalid-manifest`, with diagnostics, for a manifest with errors: from
     the daemon, and for files that cannot be read here.
     """
+
+    def post(whole: dict[str, Json]) -> Json:
+        return request(socket_path, "POST", path, body=whole)
+
+    return complete(body, post, partial(upload, socket_path))
+
+
+def complete(body: dict[str, Json], ask: Ask, keep: Keep) -> Json:
+    """The answer about a manifest, after each file that is requested was read and kept. Raises as `send`."""
     manifest = body["manifest"]["path"]
     files: dict[str, Json] = {}
     faults: list[Json] = []
     for _ in range(ROUNDS):
         try:
-            answer = request(socket_path, "POST", path, body={**body, "files": files})
+            answer = ask({**body, "files": files})
             if faults or answer.get("ok") is False:
                 raise ClientError("invalid-manifest", "the manifest has errors", extra=answer)
             return answer
@@ -79,7 +96,7 @@ def send(socket_path: str, path: str, body: dict[str, Json]) -> Json:
         faults += unreadable
         if unreadable and all(item["kind"] != "include" for item in wanted):
             raise _with_faults(_merged([], faults))  # The daemon has found no other errors.
-        files |= _capture(socket_path, wanted, {fault["path"] for fault in unreadable})
+        files |= _capture(keep, wanted, {fault["path"] for fault in unreadable})
     raise _invalid(
         manifest, 0, f"files include each other more than {ROUNDS} deep", "look for a cycle"
     )
@@ -147,15 +164,13 @@ def _merged(found: list[Json], faults: list[Json]) -> list[Json]:
     )
 
 
-def _capture(socket_path: str, wanted: list[Json], unreadable: set[str]) -> dict[str, Json]:
-    """Upload the wanted files. None for one that is unreadable, or optional and missing."""
+def _capture(keep: Keep, wanted: list[Json], unreadable: set[str]) -> dict[str, Json]:
+    """Keep the wanted files. None for one that is unreadable, or optional and missing."""
     captured: dict[str, Json] = {}
     for item in wanted:
         path = item["path"]
         try:
-            captured[path] = (
-                None if path in unreadable else _capture_one(socket_path, path, item["kind"])
-            )
+            captured[path] = None if path in unreadable else _capture_one(keep, path, item["kind"])
         except FileNotFoundError:
             captured[path] = None
         except TreeFaults as failure:
@@ -170,22 +185,22 @@ def _capture(socket_path: str, wanted: list[Json], unreadable: set[str]) -> dict
     return captured
 
 
-def _capture_one(socket_path: str, path: str, kind: str = "file") -> dict[str, Json]:
+def _capture_one(keep: Keep, path: str, kind: str) -> dict[str, Json]:
     if kind in KINDS:
         with packed(path, kind) as (archive, mode):
-            return _sent(socket_path, path, archive, mode)
+            return _sent(keep, path, archive, mode)
     with open_regular(path) as file:
-        return _sent(socket_path, path, file, stat.S_IMODE(os.fstat(file.fileno()).st_mode))
+        return _sent(keep, path, file, stat.S_IMODE(os.fstat(file.fileno()).st_mode))
 
 
 def _sent(
-    socket_path: str, path: str, file: BufferedReader | BufferedRandom, mode: int
+    keep: Keep, path: str, file: BufferedReader | BufferedRandom, mode: int
 ) -> dict[str, Json]:
     file.seek(0)
     sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     size_bytes = file.tell()
     file.seek(0)
-    upload(socket_path, sha256, _pieces(file, path, size_bytes), size_bytes)
+    keep(sha256, _pieces(file, path, size_bytes), size_bytes)
     return {"sha256": sha256, "mode": mode}
 
 

@@ -85,6 +85,23 @@ def build_parser() -> argparse.ArgumentParser:
     shown.add_argument("--json", action="store_true", help="print JSON")
     shown.set_defaults(run=_config)
 
+    check = commands.add_parser("validate", help="check manifests, without a daemon")
+    check.add_argument("files", metavar="FILE", nargs="+", help="a manifest file")
+    check.add_argument(
+        "--set",
+        metavar="NAME=VALUE",
+        dest="parameters",
+        type=_assignment,
+        action="append",
+        default=[],
+        help="set the parameter NAME of all manifests; may be repeated",
+    )
+    check.add_argument(
+        "--config", type=Path, metavar="FILE", help="the TOML file of the daemon's settings"
+    )
+    check.add_argument("--json", action="store_true", help="print JSON")
+    check.set_defaults(run=_validate)
+
     doctor = commands.add_parser("doctor", help="examine this host, without a daemon")
     doctor.add_argument("--state-dir", type=Path, metavar="DIR", default=Path("/var/lib/dcd"))
     doctor.add_argument(
@@ -113,6 +130,13 @@ def _absolute(text: str) -> Path:
     return Path(text).absolute()
 
 
+def _assignment(text: str) -> tuple[str, str]:
+    name, sign, value = text.partition("=")
+    if not name or not sign:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return name, value
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point. Returns the exit code."""
     arguments = build_parser().parse_args(argv)
@@ -121,6 +145,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DcdError as error:
         print(f"dcd: {error}", file=sys.stderr)
         return EXIT_CODES.get(error.problem, 1)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader closed the pipe: `dcd validate FILE | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
 
 
 def _serve(arguments: argparse.Namespace) -> int:
@@ -170,6 +199,33 @@ def _config(arguments: argparse.Namespace) -> int:
     for name, value, origin in rows:
         print(f"{name:{width}}  {json.dumps(value)}  ({origin})")
     return 0
+
+
+def _validate(arguments: argparse.Namespace) -> int:
+    from cli.client import ClientError
+    from cli.text import print_diagnostics, print_error, print_json, printable, short_path
+    from dcd import configuration
+    from dcd.validate import limit_memory, validate
+
+    settings = configuration.load(arguments.config).configuration
+    limit_memory(settings.planning_memory_bytes)
+    checked = []
+    try:
+        for path, valid, diagnostics in validate(
+            arguments.files, dict(arguments.parameters), settings
+        ):
+            checked.append({"file": path, "ok": valid, "diagnostics": diagnostics})
+            if not arguments.json:
+                print_diagnostics(diagnostics, sys.stdout)
+                if valid:
+                    print(f"{printable(short_path(path))}: valid", flush=True)
+    except ClientError as error:
+        print_error(error, "dcd")
+        return error.exit_code
+    ok = all(each["ok"] for each in checked)
+    if arguments.json:
+        print_json({"ok": ok, "files": checked})
+    return 0 if ok else EXIT_CODES["invalid-manifest"]
 
 
 def _smf_manifest(arguments: argparse.Namespace) -> int:

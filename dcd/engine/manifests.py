@@ -26,10 +26,10 @@ from dcd.planner.tasks import (
     Manifest,
     OldManifest,
     Planned,
-    Rules,
     Task,
     WithoutSecrets,
     WithSecrets,
+    rules_of,
 )
 from dcd.planning import plan as planning
 from dcd.planning.document import Match, saved
@@ -243,7 +243,6 @@ class Manifests:
                 continue
             sha256, mode = uploaded
             files[path] = Captured(sha256, mode, blobs.path(sha256, source.owner))
-        settings = self._settings()
         return Manifest(
             text=source.text,
             path=source.path,
@@ -255,11 +254,5 @@ class Manifests:
             pause_before=pause_before,
             host_code=source.host_code,
             borrower=source.borrower,
-            rules=Rules(
-                include_directories=tuple(map(str, settings.include_directories)),
-                include_map={prefix: str(path) for prefix, path in settings.include_map.items()},
-                modules=settings.checkpoint_modules,
-                elements=settings.elements_limit,
-                checkpoints=settings.checkpoints_limit,
-            ),
+            rules=rules_of(self._settings()),
         )

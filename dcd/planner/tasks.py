@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from dcd.checkpoints.interface import Known, Needs
+from dcd.configuration import Configuration
 from dcd.construction.constructors import runs_host_code
 from dcd.manifest.canonical import restore
 from dcd.manifest.diagnostics import Diagnostic, ManifestError, in_order
@@ -65,13 +66,24 @@ class Rules:
     checkpoints: int = LIMITS.max_checkpoints
 
 
+def rules_of(settings: Configuration) -> Rules:
+    """The daemon's settings about manifests."""
+    return Rules(
+        include_directories=tuple(map(str, settings.include_directories)),
+        include_map={prefix: str(path) for prefix, path in settings.include_map.items()},
+        modules=settings.checkpoint_modules,
+        elements=settings.elements_limit,
+        checkpoints=settings.checkpoints_limit,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """A manifest as a client sent it. The keys of `files` are absolute paths, with None for a file that the
     client does not have; `inherited` are the parameters of the manifest that it replaces;
     `source_date_epoch` is the requested time of the build, `known` the repositories of a locked one; from
-    `pause_before` on no checkpoint runs yet; `host_code` means that its sender may run code on the host;
-    `borrower` is the user of its secrets (None: root)."""
+    `pause_before` on no checkpoint runs yet; `host_code` means that its sender may run code on the host
+    (None: not known, in a check without a daemon); `borrower` is the user of its secrets (None: root)."""
 
     text: str
     path: str
@@ -82,7 +94,7 @@ class Manifest:
     source_date_epoch: int | None = None
     known: Known | None = None
     pause_before: str | None = None
-    host_code: bool = False
+    host_code: bool | None = False
     borrower: Borrower | None = None
 
 
@@ -229,7 +241,7 @@ def _plan(manifest: Manifest, waiting: Waiting) -> Planned:
         manifest.source_date_epoch,
         manifest.pause_before,
         known=manifest.known,
-        host_code=manifest.host_code,
+        host_code=bool(manifest.host_code),
         waiting=waiting,
     )
     return Planned(distro(loaded.doc).name, loaded.canonical, loaded.inputs, plan, time)
@@ -242,7 +254,7 @@ def _preview(manifest: Manifest, waiting: Waiting) -> Previewed:
         made,
         manifest.rules.modules,
         manifest.source_date_epoch,
-        host_code=manifest.host_code,
+        host_code=bool(manifest.host_code),
         waiting=waiting,
     )
     return Previewed(distro(loaded.doc).name, plan, time, beyond(rest), loaded.choice)

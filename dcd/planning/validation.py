@@ -40,11 +40,12 @@ _LONGEST = 2000
 def validate(
     loaded: Loaded,
     path_of: Callable[[str], Path],
-    host_code: bool,
+    host_code: bool | None,
     waiting: Callable[[], None] = lambda: None,
 ) -> list[Diagnostic]:
     """The diagnostics of the commands. `path_of` returns the path of a captured file by its sha256;
-    `host_code`: the sender may run code on the host; `waiting` is called before each command."""
+    `host_code`: the sender may run code on the host (None: not known, so no such code is run); `waiting` is
+    called before each command."""
     files = {file.path: file.sha256 for file in loaded.inputs}
     until = time.monotonic() + ALL_SECONDS
     found: list[Diagnostic] = []
@@ -71,14 +72,20 @@ def validate(
 
 
 def _checked(
-    validation: Validation, file: Path, name: str, host_code: bool, seconds: float
+    validation: Validation, file: Path, name: str, host_code: bool | None, seconds: float
 ) -> Iterator[Diagnostic]:
     assert validation.path is not None
     arguments = (validation.args or "").split()
     words = " ".join([validation.path, *arguments])
     severe = warning if validation.on_error == "continue" else error
     program, known = _program(validation.path, tuple(arguments))
-    if not known and not host_code:
+    if not known and host_code is None:
+        yield warning(
+            validation.origin,
+            f"{name} was not checked: {words!r} is run by the daemon only",
+            "It is code on the host, for which submitting needs the right host_code.",
+        )
+    elif not known and not host_code:
         yield severe(
             validation.origin,
             f"{words!r} may not be run",

@@ -166,27 +166,24 @@ def test_a_daemon_that_asks_twice_for_the_same_is_stopped(dcctl, daemon, manifes
     assert "requests files again" in outcome.err
 
 
-def test_a_file_that_changes_while_it_is_sent_is_refused(daemon, tmp_path, monkeypatch) -> None:
+def test_a_file_that_changes_while_it_is_sent_is_refused(daemon, tmp_path) -> None:
     path = tmp_path / "f"
     path.write_bytes(b"before")
-    upload = cli.capture.upload
 
     def change_first(*arguments) -> None:
         path.write_bytes(b"BEFORE")
-        upload(*arguments)
+        cli.capture.upload(daemon.socket, *arguments)
 
-    monkeypatch.setattr(cli.capture, "upload", change_first)
     with pytest.raises(cli.capture.ClientError, match="digest differs"):
-        cli.capture._capture_one(daemon.socket, str(path))
+        cli.capture._capture_one(change_first, str(path), "file")
     assert daemon.blobs == {}
 
     def truncate_first(*arguments) -> None:
         path.write_bytes(b"")
-        upload(*arguments)
+        cli.capture.upload(daemon.socket, *arguments)
 
-    monkeypatch.setattr(cli.capture, "upload", truncate_first)
     with pytest.raises(cli.capture.ClientError, match="became shorter"):
-        cli.capture._capture_one(daemon.socket, str(path))
+        cli.capture._capture_one(truncate_first, str(path), "file")
 
 
 def test_a_manifest_that_is_not_there_is_told(dcctl, tmp_path) -> None:
