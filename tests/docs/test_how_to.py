@@ -44,6 +44,8 @@ CANNOT = {
         "docs/how-to/operate.md",
         "apt-get install",
     ): "replaces the package; tests/faults/test_upgrade.py does",
+    ("docs/how-to/illumos.md", "make p5m"): ILLUMOS,
+    ("docs/how-to/illumos.md", "pkg install"): ILLUMOS,
     ("docs/how-to/illumos.md", "python3.11 -m venv"): ILLUMOS,
     ("docs/how-to/illumos.md", "zfs create"): ILLUMOS,
     ("docs/how-to/illumos.md", "svccfg"): ILLUMOS,
