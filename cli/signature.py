@@ -26,7 +26,7 @@ MOST_BYTES = 64 * 1024**2
 _ED25519 = bytes.fromhex("302a300506032b6570032100")
 """The beginning of an Ed25519 key in DER (SubjectPublicKeyInfo); 32 bytes follow."""
 
-_SIGNATURE_BYTES = 64
+SIGNATURE_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,16 @@ def altered(place: Path, details: str) -> ClientError:
         f"{place} is altered or damaged",
         details,
         "do not use the image; get the files again from their publisher",
+    )
+
+
+def other_key(place: Path, named: str, key: PublicKey) -> ClientError:
+    """The error for a document that the key `named` has signed."""
+    return ClientError(
+        "other-key",
+        f"{place} is signed by another key",
+        f"it names the key {named[:100]}; yours is {key.key_id}",
+        "ask the publisher of the image which key is right, over a channel that you trust",
     )
 
 
@@ -104,19 +114,15 @@ def verify(envelope: Envelope, key: PublicKey) -> None:
     """Raise ClientError unless the key has signed the statement."""
     kind = PAYLOAD_TYPE.encode()
     signed = b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(envelope.payload), envelope.payload)
-    valid = _verified_by_openssl(signed, envelope.signature, key)
+    valid = verified_by_openssl(signed, envelope.signature, key)
     if envelope.key_id != key.key_id:
-        raise ClientError(
-            "other-key",
-            f"{envelope.place} is signed by another key",
-            f"it names the key {envelope.key_id[:100]}; yours is {key.key_id}",
-            "ask the publisher of the image which key is right, over a channel that you trust",
-        )
+        raise other_key(envelope.place, envelope.key_id, key)
     if not valid:
         raise altered(envelope.place, f"the signature of the key {key.key_id} does not match")
 
 
-def _verified_by_openssl(content: bytes, signature: bytes, key: PublicKey) -> bool:
+def verified_by_openssl(content: bytes, signature: bytes, key: PublicKey) -> bool:
+    """Whether the key has signed the content. Raises ClientError without an openssl that can tell."""
     openssl = shutil.which("openssl")
     if openssl is None:
         raise ClientError(
@@ -169,7 +175,7 @@ def _envelope(place: Path, value: dict[str, Json]) -> Envelope:
             **rest,
         } if not more and not rest and kind == PAYLOAD_TYPE:
             signature = _decoded(place, text)
-            if len(signature) != _SIGNATURE_BYTES:
+            if len(signature) != SIGNATURE_BYTES:
                 raise altered(place, "its signature is incomplete")
             return Envelope(place, _decoded(place, payload), key_id, signature)
     raise altered(place, "it is no DSSE envelope of a statement with one signature")

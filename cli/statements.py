@@ -68,7 +68,7 @@ def stem_of(path: Path) -> str | None:
 def load(stem: str, paths: list[Path], kind: str, key: PublicKey | None) -> Statement:
     """The statement of which the files are copies. With a key, every signed copy is checked. Raises
     ClientError."""
-    texts = {path: _read(path) for path in paths}
+    texts = {path: read_document(path) for path in paths}
     envelopes = []
     payloads: dict[bytes, Path] = {}
     for path, text in texts.items():
@@ -100,7 +100,8 @@ def sha256_of(file: Path) -> str:
     return digest.hexdigest()
 
 
-def _read(path: Path) -> bytes:
+def read_document(path: Path) -> bytes:
+    """The content of a file, of limited size. Raises ClientError."""
     try:
         with path.open("rb") as file:
             content = file.read(MOST_BYTES + 1)

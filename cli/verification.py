@@ -17,6 +17,7 @@ from cli.statements import (
     statements_beside,
     stem_of,
 )
+from cli.sums import LIST, Keys, List, check_list, check_listed, list_beside
 from cli.text import print_json, printable
 
 NOT_PROVED = (
@@ -29,8 +30,13 @@ NOT_PROVED = (
 
 def verify_files(args: argparse.Namespace) -> int:
     """Check each file; the first problem ends the command."""
-    key = None if args.key is None else read_key(args.key)
-    reports = [_report(file, args.provenance, key, args.builder) for file in args.files]
+    keys = Keys(None if args.key is None else read_key(args.key), args.keyring)
+    reports = [
+        check_list(file, keys, ignore_missing=args.ignore_missing)
+        if file.name == LIST
+        else _report(file, args.provenance, keys, args.builder)
+        for file in args.files
+    ]
     proved = all(report["verified"] for report in reports)
     if args.json:
         print_json({"files": reports, "verified": proved, "not_proved": list(NOT_PROVED)})
@@ -44,10 +50,17 @@ def verify_files(args: argparse.Namespace) -> int:
     return ExitCode.OK if proved else ExitCode.UNPROVED
 
 
-def _report(file: Path, given: Path | None, key: PublicKey | None, builder: str | None) -> Json:
+def _report(file: Path, given: Path | None, keys: Keys, builder: str | None) -> Json:
     """What is known about a file. Raises ClientError when anything contradicts it."""
-    sha256 = sha256_of(file)
-    found = _provenance(file, sha256, given, key)
+    sha256, key = sha256_of(file), keys.key
+    try:
+        found = _provenance(file, sha256, given, key)
+    except ClientError as error:
+        if error.kind != "unproved" or builder is not None:
+            raise
+        if (listed := _listed(file, sha256, keys)) is None:
+            raise
+        return _by_list(file, sha256, listed)
     name = next((name for name, digest in found.subjects.items() if digest == sha256), None)
     if name is None:
         raise _made_for_others(file, sha256, found)
@@ -60,6 +73,9 @@ def _report(file: Path, given: Path | None, key: PublicKey | None, builder: str 
             f"its provenance names {by[:200]}, you expect {builder}",
             "ask the publisher of the image which builder is right",
         )
+    listed = _listed(file, sha256, keys)
+    if listed is not None and not found.signed_by and builder is None:
+        return _by_list(file, sha256, listed)
     return {
         "file": str(file),
         "sha256": sha256,
@@ -71,7 +87,31 @@ def _report(file: Path, given: Path | None, key: PublicKey | None, builder: str 
         "build": found.at("runDetails", "metadata", "invocationId"),
         "manifest_sha256": found.at(*manifest),
         "booted": _booted(found.stem, sha256, key),
+        "listed": LIST if listed else "",
     }
+
+
+def _by_list(file: Path, sha256: str, listed: List) -> Json:
+    """The report about a file that a signed list proves. It says nothing of its builder."""
+    return {
+        "file": str(file),
+        "sha256": sha256,
+        "subject": file.name,
+        "verified": True,
+        "signature": listed.signature,
+        "key_id": ", ".join(listed.signed_by),
+        "listed": LIST,
+    }
+
+
+def _listed(file: Path, sha256: str, keys: Keys) -> List | None:
+    """The signed list beside a file, which names it; None without one. Raises ClientError when it names
+    another file."""
+    found = list_beside(file, keys)
+    if found is None or not found.signed_by:
+        return None
+    check_listed(file, sha256, found)
+    return found
 
 
 def _provenance(file: Path, sha256: str, given: Path | None, key: PublicKey | None) -> Statement:
@@ -142,19 +182,26 @@ def _booted(stem: str, sha256: str, key: PublicKey | None) -> list[str]:
 
 
 def _print(report: Json) -> None:
+    about = "the list" if "files" in report else "the provenance"
+    of = f" as in {LIST if report.get('listed') and not report.get('build') else 'the provenance'}"
     lines = {
-        "sha256": f"{report['sha256']} as in the provenance, of {report['subject']}",
+        "sha256": report["sha256"] + ("" if "files" in report else f"{of}, of {report['subject']}"),
         "signature": {
             "verified": f"by the key {report['key_id']}",
-            "not checked": "NOT CHECKED: give the publisher's key with --key",
-            "none": "NONE: anybody could have written the provenance",
+            "not checked": "NOT CHECKED: give the publisher's key with --key or --keyring",
+            "none": f"NONE: anybody could have written {about}",
         }[report["signature"]],
-        "builder": report["builder"],
-        "build": report["build"],
-        "manifest": report["manifest_sha256"],
-        "booted": ", ".join(report["booted"]),
+        "builder": report.get("builder"),
+        "build": report.get("build"),
+        "manifest": report.get("manifest_sha256"),
+        "booted": ", ".join(report.get("booted", ())),
+        "listed": f"in the signed {LIST} too"
+        if report.get("listed") and report.get("build")
+        else "",
     }
     print(f"{printable(report['file'])}: {'verified' if report['verified'] else 'NOT PROVED'}")
     for name, value in lines.items():
         if value:
             print(f"  {name:<10} {printable(value)}")
+    for each in report.get("files", ()):
+        print(f"  {each['state']:<10} {printable(each['name'])}")
