@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 
 from cli.client import ClientError, Json, request, upload
 from cli.exported import Exported, bad, read_export
-from cli.signature import read_envelope, read_key, strict_json, verify
+from cli.signature import PublicKey, read_envelope, read_key, strict_json, verify
 
 UNNAMED = "urn:dcd:builder:unnamed"
 """The builder of a server without a `builder_id`."""
@@ -16,7 +16,8 @@ def import_export(socket: str, path: Path, key: Path | None) -> Json:
     """Send an export to the daemon. Returns the rebuild. Raises ClientError."""
     export = read_export(path)
     index = export.index
-    _check_provenance(export, key)
+    public = None if key is None else read_key(key)
+    _check_provenance(export, public)
     manifest = export.text("manifest.xml")
     place = PurePosixPath(index["manifest_path"])
     if not place.is_absolute():
@@ -39,18 +40,22 @@ def import_export(socket: str, path: Path, key: Path | None) -> Json:
         "lists": index["lists"],
         "rebuild": index["rebuild"],
     }
+    if public is not None:
+        signed = export.text("provenance.dsse.json")
+        digest = hashlib.sha256(signed).hexdigest()
+        upload(socket, digest, iter([signed]), len(signed))
+        body["signature"] = {"envelope": digest, "key": public.pem.decode("ascii")}
     return request(socket, "POST", "/v1/builds", body=body)
 
 
-def _check_provenance(export: Exported, key: Path | None) -> None:
+def _check_provenance(export: Exported, public: PublicKey | None) -> None:
     """Raise ClientError unless the index says what the provenance says, which the key has signed, if one is
     given."""
     text = export.text("provenance.json")
     expected = export.index["rebuild"]
     if hashlib.sha256(text).hexdigest() != expected.get("provenance"):
         raise bad(export.path, "its provenance is not the one of its index")
-    if key is not None:
-        public = read_key(key)
+    if public is not None:
         signed = export.text("provenance.dsse.json")
         envelope = read_envelope(export.path, signed) if signed else None
         if envelope is None:

@@ -5,12 +5,14 @@ verification summary (VSA v1) that the rebuilder can sign. Pure. Source:
 https://slsa.dev/spec/v1.2/verification_summary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from statemachine.events import CheckpointCompleted, CheckpointReused, Event
 from statemachine.keys import changes
+from statemachine.plan import Json
 from statemachine.provenance import TIME_FORMAT, Results, public, results, text
+from statemachine.rebuild import Rebuild
 from statemachine.statements import STATEMENT, UNNAMED, VERIFICATION_SUMMARY
 
 POLICY = "urn:dcd:rebuild:v1"
@@ -29,7 +31,8 @@ class Compared:
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """`good`: all products are identical. `checkpoint` is the first whose result differs ("": none that is
-    known); `changed` says what was not the same before: versions, tools, keys of checkpoints."""
+    known); `changed` says what was not the same before: versions, tools, keys of checkpoints. `checked` and
+    `unchecked` say for people what the verdict rests on."""
 
     good: bool
     build: str
@@ -37,6 +40,8 @@ class Verdict:
     products: tuple[Compared, ...]
     checkpoint: str = ""
     changed: tuple[str, ...] = ()
+    checked: tuple[str, ...] = ()
+    unchecked: tuple[str, ...] = ()
 
 
 def judge_rebuild(events: Sequence[Event]) -> Verdict | None:
@@ -72,6 +77,8 @@ def judge_rebuild(events: Sequence[Event]) -> Verdict | None:
         products=products,
         checkpoint=differing[0] if differing else "",
         changed=tuple(_changed(found)),
+        checked=tuple(_checked(expected, products)),
+        unchecked=tuple(_unchecked(expected, found, contents)),
     )
 
 
@@ -83,10 +90,12 @@ def verdict_statement(events: Sequence[Event]) -> str | None:
     found = results(events)
     assert found.state.rebuild is not None
     subject = [{"name": each.name, "digest": {"sha256": each.sha256}} for each in verdict.products]
-    provenance = {
+    provenance: dict[str, Json] = {
         "uri": f"urn:dcd:provenance:{verdict.build}",
         "digest": {"sha256": found.state.rebuild.provenance},
     }
+    if signed_by := found.state.rebuild.signed_by:
+        provenance["annotations"] = {"signed_by": signed_by}
     started = found.started
     predicate = {
         "verifier": {"id": (started.data.builder if started else "") or UNNAMED},
@@ -106,6 +115,27 @@ def verdict_statement(events: Sequence[Event]) -> str | None:
             "predicate": predicate,
         }
     )
+
+
+def _checked(expected: Rebuild, products: Sequence[Compared]) -> Iterator[str]:
+    yield f"{len(products)} products, by sha256"
+    if not expected.vouched:
+        yield "the events of this server, which name what the first build made"
+        return
+    yield "the export: its products, manifest, files, packages, time and keys are those of its provenance"
+    if expected.signed_by:
+        yield f"the signature of the provenance, by the key {expected.signed_by}"
+
+
+def _unchecked(expected: Rebuild, found: Results, contents: Mapping[str, str]) -> Iterator[str]:
+    if expected.vouched and not expected.signed_by:
+        yield "the maker of the provenance: this server checked no signature of it"
+    own = {record.name for record in found.state.checkpoints}
+    if left := sorted(expected.contents.keys() - own):
+        yield f"checkpoints that a rebuild leaves out: {', '.join(left)}"
+    unknown = [name for name in contents if not (contents[name] and expected.contents.get(name))]
+    if unknown:
+        yield f"the content of results without a digest: {', '.join(unknown)}"
 
 
 def _changed(found: Results) -> list[str]:

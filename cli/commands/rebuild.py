@@ -72,7 +72,12 @@ def _print(found: Json) -> None:
             print(f"and {count(found['different_files'] - len(shown), 'more file')}")
     elif found["unknown"]:
         print(printable(found["unknown"]))
-    if found["changed"]:
-        print("\nNot the same as for the build:")
-        for text in found["changed"]:
-            print(f"  {printable(text)}")
+    for title, name in (
+        ("Not the same as for the build", "changed"),
+        ("Checked", "checked"),
+        ("Not checked", "unchecked"),
+    ):
+        if found[name]:
+            print(f"\n{title}:")
+            for text in found[name]:
+                print(f"  {printable(text)}")

@@ -76,7 +76,12 @@ async def submit(api: Api, request: Request) -> Response:
     api.require(request, Action.SUBMIT)
     body = await body_of(request, schemas.SubmitRequest)
     source = await _source(api, request, body.manifest, body)
-    options = replace(_options(body), locked=await _locked(api, body), rebuild=body.rebuild)
+    options = replace(
+        _options(body),
+        locked=await _locked(api, body),
+        rebuild=body.rebuild,
+        signature=body.signature,
+    )
     state, new = await api.engine.submit(
         source, options, actor_of(request.scope), api.permit(request)
     )

@@ -15,6 +15,7 @@ from msgspec import Meta
 from dcd.construction.checkpoint_types import CheckpointType
 from dcd.doctor import HostCheck
 from dcd.engine.bisections import Change
+from dcd.engine.manifests import Signature
 from dcd.engine.records import LogFile
 from dcd.manifest.diagnostics import Diagnostic, MissingInput
 from dcd.manifest.times import EARLIEST, LATEST
@@ -75,13 +76,14 @@ class SubmitRequest(ManifestRequest, frozen=True):
     """Body of `POST /v1/builds`: as ManifestRequest. With `packages_of`, builds by id or prefix, the packages
     are those that these builds captured, and nothing is asked of repositories; `versions` chooses among those
     of several builds. `rebuild` is what the results of an export are to be compared with, `lists` are the
-    digests of its lists of packages: these, all that they name, and the provenance that `rebuild` names were
-    uploaded as blobs, and the provenance has to say the same as the submit."""
+    digests of its lists of packages: these, all that they name, and the provenance were uploaded,
+    and the provenance has to say the same as the submit. The daemon checks a `signature` of it."""
 
     packages_of: Annotated[tuple[str, ...], Meta(max_length=8)] = ()
     versions: Annotated[dict[str, str], Meta(max_length=100_000)] = {}
     lists: Annotated[tuple[Sha256, ...], Meta(max_length=64)] = ()
     rebuild: Rebuild | None = None
+    signature: Signature | None = None
 
 
 class BisectRequest(Request, frozen=True):

@@ -173,9 +173,11 @@ class Engine:
     async def _submit(
         self, source: ManifestSource, options: Options, actor: Actor, permit: Permit
     ) -> tuple[BuildState, bool]:
-        said = None
-        if options.rebuild is not None:
+        said, compared = None, options.rebuild
+        if compared is not None:
             said = await asyncio.to_thread(self.rebuilds.vouched, source, options)
+            signed_by = await asyncio.to_thread(self.rebuilds.signed_by, source, options)
+            compared = replace(compared, vouched=True, signed_by=signed_by)
             if options.locked is not None:
                 await asyncio.to_thread(self.rebuilds.adopt, options.locked.lists, source.owner)
         if options.locked is not None:
@@ -207,7 +209,7 @@ class Engine:
             check_planned(said, planned)
             plan = rebuild_plan(planned.plan)
             require_captured(plan, options.locked.lists if options.locked else ())
-            submitted = replace(submitted, plan=plan, fresh=True, rebuild=options.rebuild)
+            submitted = replace(submitted, plan=plan, fresh=True, rebuild=compared)
         try:
             state = await self._builds.create(submitted, actor)
         except Conflict:

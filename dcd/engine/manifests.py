@@ -77,6 +77,15 @@ class ManifestSource:
 
 
 @dataclass(frozen=True, slots=True)
+class Signature:
+    """A signed statement, the sha256 of an uploaded DSSE envelope, and the public key in PEM that has to have
+    signed it."""
+
+    envelope: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
 class Options:
     """The options of a submitted build."""
 
@@ -92,6 +101,8 @@ class Options:
     """What the build uses in place of its repositories."""
     rebuild: Rebuild | None = None
     """What the results are compared with."""
+    signature: Signature | None = None
+    """The signature of the provenance of what they are compared with."""
 
 
 class Manifests:

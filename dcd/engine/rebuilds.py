@@ -22,6 +22,8 @@ from dcd.engine.scheduler import Scheduler
 from dcd.engine.stores import Stores
 from dcd.engine.vouched import MOST_BYTES, Statement, check_submit, read_statement
 from dcd.planning import plan as planning
+from dcd.signing.checking import signer_of
+from dcd.signing.keys import can_sign
 from statemachine.build import BuildState, Lifecycle
 from statemachine.commands import repeated
 from statemachine.errors import DcdError, NotFound, Refused, Unprepared, UsageError
@@ -58,6 +60,8 @@ class Judged:
     products: tuple[Compared, ...]
     checkpoint: str
     changed: tuple[str, ...]
+    checked: tuple[str, ...]
+    unchecked: tuple[str, ...]
     files: tuple[FileDifference, ...]
     different_files: int
     unknown: str
@@ -160,6 +164,21 @@ class Rebuilds:
             self.stores.blobs.path(name, source.owner)
         return said
 
+    def signed_by(self, source: ManifestSource, options: Options) -> str:
+        """The id of the key that has signed the uploaded provenance, if a key is given and the libraries to
+        check that are here; else "". Raises NotFound, UsageError when it has not signed. Blocking."""
+        rebuild, given = options.rebuild, options.signature
+        if rebuild is None or given is None or not can_sign():
+            return ""
+        try:
+            envelope, statement = (
+                read_regular(self.stores.blobs.path(name, source.owner), MOST_BYTES)
+                for name in (given.envelope, rebuild.provenance)
+            )
+        except OSError as error:
+            raise UsageError("the signed provenance cannot be read", str(error)) from error
+        return signer_of(envelope, given.key, statement)
+
     def adopt(self, lists: Sequence[str], owner: int | None) -> None:
         """Put uploaded files into the package store: the lists, and what these name. Each has to be an upload
         of the user `owner` (None: of anybody), or there already. Raises NotFound, and UsageError for lists
@@ -205,6 +224,8 @@ class Rebuilds:
             products=found.products,
             checkpoint=found.checkpoint,
             changed=found.changed,
+            checked=found.checked,
+            unchecked=found.unchecked,
             files=differing.files,
             different_files=differing.count,
             unknown=differing.unknown,

@@ -68,6 +68,7 @@ def test_same_bytes_are_good_and_the_statement_is_a_verification_summary(
     verdict = judge_rebuild(driver.events)
     assert verdict is not None
     assert (verdict.good, verdict.checkpoint, verdict.changed) == (True, "", ())
+    assert (len(verdict.checked), verdict.unchecked) == (2, ())
     text = verdict_statement(driver.events)
     assert text is not None
     statement = Parse(text, statement_pb2.Statement())

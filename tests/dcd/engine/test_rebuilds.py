@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from cli import client
 from dcd.signing.new import new_key, shown_key
 from tests.conftest import Daemon
 
@@ -131,11 +132,19 @@ def test_an_export_is_rebuilt_on_another_server(
 ) -> None:
     build, file = exported
     key = Path(signing.settings["signing_key"])
-    (tmp_path / "public.pem").write_text(shown_key(key).pem)
+    public = shown_key(key)
+    (tmp_path / "public.pem").write_text(public.pem)
     found = elsewhere.json("rebuild", file, "--key", tmp_path / "public.pem")
     assert (found["good"], found["build"]) == (True, build)
-    names = {each["name"] for each in elsewhere.json("artifacts", found["rebuild"])}
-    assert "small.rebuild.json" in names
+    assert any(f"by the key {public.key_id}" in text for text in found["checked"])
+    assert found["unchecked"] == []
+    artifacts = {each["name"]: each for each in elsewhere.json("artifacts", found["rebuild"])}
+    summary = json.loads(Path(artifacts["small.rebuild.json"]["path"]).read_text())
+    (said,) = summary["predicate"]["inputAttestations"]
+    assert said["annotations"] == {"signed_by": public.key_id}
+    shown = elsewhere.run("rebuild", file)
+    assert shown.returncode == 0, shown.stderr
+    assert "checked no signature" in shown.stdout
     signing.ctl("export", build, "-o", tmp_path / "again.dcd")
     assert (tmp_path / "again.dcd").read_bytes() == file.read_bytes()
     with tarfile.open(file) as archive:
@@ -232,6 +241,50 @@ def test_the_manifest_of_an_export_is_the_one_of_its_provenance(
         assert result.returncode == 27, result.stderr
         assert "other manifests than its provenance" in result.stderr
     assert elsewhere.json("list") == []
+
+
+def test_the_daemon_checks_the_signature_itself(
+    exported: tuple[str, Path], elsewhere: Any, tmp_path: Path
+) -> None:
+    """It believes no client about that."""
+    _, file = exported
+    assert elsewhere.run("rebuild", file).returncode == 0
+    (first,) = elsewhere.json("list")
+    with tarfile.open(file) as archive:
+        files = {each.name: archive.extractfile(each).read() for each in archive}  # type: ignore[union-attr]
+    index = json.loads(files["export.json"])
+    place = Path(index["manifest_path"]).parent
+    (script,) = index["inputs"]
+    body = {
+        "manifest": {
+            "path": index["manifest_path"],
+            "text": files["manifest.xml"].decode(),
+        },
+        "files": {
+            str(place / script["path"]): {"sha256": script["sha256"], "mode": script["mode"]}
+        },
+        "source_date_epoch": index["source_date_epoch"],
+        "fresh": True,
+        "lists": index["lists"],
+        "rebuild": {**index["rebuild"], "vouched": False, "signed_by": "anybody"},
+    }
+    socket = str(elsewhere.socket)
+    for directory in ("inputs", "contents"):
+        for name in [name for name in files if name.startswith(f"{directory}/")]:
+            client.upload(socket, Path(name).name, iter([files[name]]), len(files[name]))
+    for name in ("provenance.json", "provenance.dsse.json"):
+        digest = hashlib.sha256(files[name]).hexdigest()
+        client.upload(socket, digest, iter([files[name]]), len(files[name]))
+    other = new_key(tmp_path / "other")
+    signature = {"envelope": digest, "key": other.pem}
+    with pytest.raises(client.ClientError, match="not signed by the key that was given"):
+        client.request(socket, "POST", "/v1/builds", body={**body, "signature": signature})
+    assert [each["id"] for each in elsewhere.json("list")] == [first["id"]]
+    build = client.request(socket, "POST", "/v1/builds", body=body)["id"]
+    elsewhere.wait(build, "completed")
+    found = client.request(socket, "GET", client.build_path(build, "verdict"))
+    assert "anybody" not in json.dumps(found)
+    assert any("no signature" in text for text in found["unchecked"])
 
 
 def packed(file: Path, files: dict[str, bytes]) -> Path:
