@@ -118,8 +118,8 @@ class Context:
     any other one fails the checkpoint (`dcd.checkpoints.recorded`).
     `packages` is the package store, if `Needs.packages` asks for it; `resolve(sha256)` says which list there
     names the packages that this attempt puts into the image (`store.resolved`). `resolved` are the lists of
-    earlier checkpoints, and `host_files` the tools whose files they put into the image, if `Needs.contents`
-    asks for them.
+    earlier checkpoints, `host_files` the tools whose files they put into the image, and `products` the files
+    that they deliver, by name with their sha256, if `Needs.contents` asks for them.
     `stage` is what to make: other than WHOLE only for a checkpoint with a `base`. In REST, `below` is the
     digest of the list of the packages that the layer below has ("": none).
     `locked` is what to use in place of the repositories: then nothing comes from the network.
@@ -146,6 +146,7 @@ class Context:
     host_tools: Mapping[str, str] = field(default_factory=dict)
     resolved: tuple[Path, ...] = ()
     host_files: tuple[str, ...] = ()
+    products: Mapping[str, str] = field(default_factory=dict)
     locked: Locked | None = None
 
     @property

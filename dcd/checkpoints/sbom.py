@@ -60,7 +60,7 @@ class WriteSBOM(Checkpoint):
     DESCRIPTION = "Write the SBOM of the image"
     EXPECTED_SECONDS = 4.0
     DISK_BYTES = 16 << 20
-    VERSION = 2
+    VERSION = 3
     READS = ("//distro.name", "//distro.version", "//distro.supplier")
     REQUIRES = (products.IMAGE,)
     PROVIDES = ()
@@ -161,6 +161,11 @@ class WriteSBOM(Checkpoint):
             "resolved": [asdict(each) for each in resolved.packages if each.kind == "deb"],
             "ips": ips,
             "host": _host_packages(context),
+            "products": {
+                name: sha256
+                for name, sha256 in sorted(context.products.items())
+                if name != PACKAGE_LIST
+            },
             "formats": list(self.formats),
             "directory": str(context.tmp),
         }

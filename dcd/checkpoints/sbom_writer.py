@@ -77,7 +77,9 @@ def main(order: Json) -> None:
     for other in others:
         if os.waitpid(other, 0)[1] != 0:
             raise SystemExit("a document could not be written")
-    gaps = [f"{each.name} {each.version}" for each in binaries if not each.checksums]
+    hosts = {line.split("\t")[0] for line in order["host"]}
+    lacking = (each for each in binaries if not each.checksums and each.name not in hosts)
+    gaps = [f"{each.name} {each.version}" for each in lacking]
     gaps += [f"{each['name']} {each['version']}" for each in order["ips"] if not each["sha256"]]
     (directory / "sbom.gaps").write_text(json.dumps(gaps))
 
@@ -219,6 +221,7 @@ def _cyclonedx(
     references = sorted(each["bom-ref"] for each in components if not _is_source(each))
     before = root["bom-ref"]
     root |= {"name": order["name"], "bom-ref": f"image:{order['name']}"}
+    _add_products(root, order["products"])
     dependencies = {each["ref"]: each for each in document.get("dependencies", [])}
     dependencies.pop(before, None)
     for each in (root["bom-ref"], *(each["bom-ref"] for each in components)):
@@ -240,6 +243,18 @@ def _cyclonedx(
     document = _sorted(document)
     document["serialNumber"] = f"urn:uuid:{_uuid(document)}"
     return document
+
+
+def _add_products(root: Json, products: Mapping[str, str]) -> None:
+    """The files that the image is delivered as. Source: BSI TR-03183-2, the hash of the deployable."""
+    hashes = {name: [{"alg": "SHA-256", "content": sha256}] for name, sha256 in products.items()}
+    if hashes:
+        root.setdefault("externalReferences", []).extend(
+            {"type": "distribution", "url": quote(name), "hashes": found}
+            for name, found in hashes.items()
+        )
+    if len(hashes) == 1:
+        root["hashes"] = next(iter(hashes.values()))
 
 
 def _complete(component: Json, package: Json, licence: Licence | None) -> None:
@@ -359,6 +374,7 @@ def _spdx(
             package["downloadLocation"] = found["uri"]
             package["packageFileName"] = unquote(found["uri"].rpartition("/")[2])
     document["packages"] += [_ips_package(each) for each in order["ips"]]
+    products = {name: _product(name, sha256) for name, sha256 in order["products"].items()}
     references = {
         reference.identifier: reference
         for licence in licences.values()
@@ -380,6 +396,15 @@ def _spdx(
         for package in document["packages"]
         if package["SPDXID"] != root and package.get("primaryPackagePurpose") != "SOURCE"
     ]
+    document["packages"] += products.values()
+    relationships += [
+        {
+            "spdxElementId": each["SPDXID"],
+            "relationshipType": "GENERATED_FROM",
+            "relatedSpdxElement": root,
+        }
+        for each in products.values()
+    ]
     document["relationships"] = relationships
     document["name"] = order["name"]
     creation = document["creationInfo"]
@@ -395,6 +420,22 @@ def _actor(supplier: str) -> str:
     entity = _entity(supplier)
     contact = entity.get("contact")
     return f"Organization: {entity['name']}" + (f" ({contact[0]['email']})" if contact else "")
+
+
+def _product(name: str, sha256_hex: str) -> Json:
+    """A file that the image is delivered as."""
+    return {
+        "SPDXID": f"SPDXRef-product-{sha256(name.encode()).hexdigest()[:32]}",
+        "name": name,
+        "packageFileName": name,
+        "downloadLocation": "NOASSERTION",
+        "filesAnalyzed": False,
+        "licenseConcluded": "NOASSERTION",
+        "licenseDeclared": "NOASSERTION",
+        "copyrightText": "NOASSERTION",
+        "primaryPackagePurpose": "ARCHIVE",
+        "checksums": [{"algorithm": "SHA256", "checksumValue": sha256_hex}],
+    }
 
 
 def _ips_package(package: Json) -> Json:

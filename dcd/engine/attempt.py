@@ -39,7 +39,7 @@ from dcd.planning import plan as planning
 from dcd.planning.ground import Ground
 from dcd.worker.launch import Ending, run_attempt
 from dcd.worker.messages import Cancelled, Claim, Completed, Died, Failed, Progress, Unsuited
-from statemachine.build import BuildState
+from statemachine.build import BuildState, CheckpointRecord
 from statemachine.commands import Change, FailCheckpoint, InterruptCheckpoint
 from statemachine.errors import DcdError, Refused, Unavailable
 from statemachine.events import CheckpointCompleted, CheckpointStarted, ResourceClaimed
@@ -280,6 +280,7 @@ class Attempt:
             variation=state.variation,
             resolved=state.resolved if needs.contents else (),
             host_files=_entering(state.plan.checkpoints[: self._index]) if needs.contents else (),
+            products=_delivered(state.checkpoints[: self._index]) if needs.contents else {},
             locked=state.locked,
         )
 
@@ -376,6 +377,12 @@ async def _meanwhile(work: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Futu
         await asyncio.wait({task})
         if not task.cancelled():
             task.exception()  # also one that nobody has asked for
+
+
+def _delivered(earlier: Sequence[CheckpointRecord]) -> dict[str, str]:
+    """The products of the checkpoints, by name with their sha256."""
+    artifacts = (artifact for record in earlier for artifact in record.artifacts)
+    return {artifact.name: artifact.sha256 for artifact in artifacts if not artifact.evidence}
 
 
 def _entering(earlier: Sequence[PlannedCheckpoint]) -> tuple[str, ...]:

@@ -54,6 +54,7 @@ class AttemptOrder:
     variation: Variation | None = None
     resolved: tuple[str, ...] = ()
     host_files: tuple[str, ...] = ()
+    products: dict[str, str] = field(default_factory=dict)
     locked: Locked | None = None
 
 

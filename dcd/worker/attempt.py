@@ -279,6 +279,7 @@ def _work(request: WorkerRequest, root: Path, pipe: _Pipe) -> None:
         below=request.below,
         resolved=request.resolved,
         host_files=request.host_files,
+        products=request.products,
         locked=request.locked,
     )
     before = left_among_media(context, ())

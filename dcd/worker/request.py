@@ -76,8 +76,8 @@ class WorkerRequest:
     file. `evidence` is a directory that outlives the attempt. `allowed` lists the modules that `mod_path` may
     name in addition to the project's own. `environment` is the environment of every tool, `external` the
     external state that the key covers. `packages` is the package store, if the checkpoint uses it. `stage` is
-    what to make (`statemachine.plan.Stage`); `below`, `locked`, `resolved` and `host_files` are as in
-    `dcd.checkpoints.interface.Context`; `variation` is that of the build's surroundings.
+    what to make (`statemachine.plan.Stage`); `below`, `locked`, `resolved`, `host_files` and `products`
+    are as in `dcd.checkpoints.interface.Context`; `variation` is that of the build's surroundings.
     """
 
     state_id: str
@@ -104,6 +104,7 @@ class WorkerRequest:
     below: str = ""
     resolved: tuple[Path, ...] = ()
     host_files: tuple[str, ...] = ()
+    products: dict[str, str] = field(default_factory=dict)
     locked: Locked | None = None
     grants: Grants = field(default_factory=Grants)
     variation: Variation | None = None

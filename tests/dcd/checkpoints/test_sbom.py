@@ -9,6 +9,7 @@ from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import jsonschema_rs
 import pytest
@@ -118,6 +119,7 @@ def write(bench: Any, image: Path, tmp_path: Path) -> Write:
         packages: Sequence[ResolvedPackage] = RESOLVED,
         host_files: tuple[str, ...] = (),
         version: str = "7",
+        products: tuple[str, ...] = ("test.iso",),
     ) -> dict[str, Any]:
         doc = bench.doc()
         described = distro(doc)
@@ -131,7 +133,9 @@ def write(bench: Any, image: Path, tmp_path: Path) -> Write:
             external=checkpoint.external_state(doc),
         )
         context.tmp.mkdir(exist_ok=True)
-        checkpoint.execute(replace(context, resolved=(listing,), host_files=host_files))
+        digests = {name: hashlib.sha256(name.encode()).hexdigest() for name in products}
+        found = replace(context, resolved=(listing,), host_files=host_files, products=digests)
+        checkpoint.execute(found)
         return {
             each.format: json.loads((bench.root / each.path).read_text())
             for each in bench.artifacts
@@ -199,7 +203,9 @@ def test_licences_come_from_copyright_files_that_machines_can_read(write: Write)
     # Sources have the licences of the packages made from them.
     expected |= {"app-src": expected["app"], "linux": None}
     declared = {
-        each["name"]: each["licenseDeclared"] for each in spdx["packages"] if each["name"] != "test"
+        each["name"]: each["licenseDeclared"]
+        for each in spdx["packages"]
+        if each["name"] not in ("test", "test.iso")
     }
     assert declared == {name: text or "NOASSERTION" for name, text in expected.items()}
     assert spdx["hasExtractedLicensingInfos"] == [
@@ -265,8 +271,37 @@ def test_the_root_is_the_product_with_all_that_checkers_ask_for(write: Write) ->
     assert spdx["creationInfo"]["created"] == "2025-11-27T00:00:00Z"
 
 
+def test_the_root_has_the_digests_of_what_is_delivered(write: Write) -> None:
+    digests = {
+        name: hashlib.sha256(name.encode()).hexdigest() for name in ("test.iso", "test (1).raw")
+    }
+    for names in (("test.iso",), ("test.iso", "test (1).raw", "packages.tsv"), ()):
+        documents = write(products=names)
+        shown = {name: digests[name] for name in names if name in digests}
+        root = documents["cdx"]["metadata"]["component"]
+        found = {
+            each["url"]: each["hashes"][0]["content"]
+            for each in root.get("externalReferences", ())
+            if each["type"] == "distribution"
+        }
+        assert found == {quote(name): digest for name, digest in shown.items()}
+        assert ("hashes" in root) == (len(shown) == 1)
+        generated = {
+            each["spdxElementId"]: each["relatedSpdxElement"]
+            for each in documents["spdx"]["relationships"]
+            if each["spdxElementId"].startswith("SPDXRef-product-")
+            and each["relationshipType"] == "GENERATED_FROM"
+        }
+        packages = {each["SPDXID"]: each for each in documents["spdx"]["packages"]}
+        assert set(generated.values()) <= {"SPDXRef-root"}
+        assert {
+            packages[name]["packageFileName"]: packages[name]["checksums"][0]["checksumValue"]
+            for name in generated
+        } == shown
+
+
 def test_the_documents_are_valid(write: Write) -> None:
-    documents = write(host_files=("grub-bios",))
+    documents = write(host_files=("grub-bios",), products=("test.iso", "test (1).raw"))
     schemas = files("cyclonedx.schema") / "_res"
     names = [f"{name}.SNAPSHOT.schema.json" for name in ("bom-1.6", "spdx", "jsf-0.82")]
     schema, *others = (json.loads((schemas / name).read_text()) for name in names)
@@ -277,7 +312,7 @@ def test_the_documents_are_valid(write: Write) -> None:
 
 
 def test_the_spdx_document_is_valid(write: Write, bench: Any) -> None:
-    write(host_files=("grub-bios",))
+    write(host_files=("grub-bios",), products=("test.iso", "test (1).raw"))
     [file] = [bench.root / each.path for each in bench.artifacts if each.format == "spdx"]
     check = (
         "import sys\n"
@@ -293,7 +328,7 @@ def test_the_spdx_document_is_valid(write: Write, bench: Any) -> None:
 
 
 def test_files_of_the_host_in_the_image_are_listed(
-    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    write: Write, bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     line = "grub-pc-bin\t2.06-13\tamd64\tgrub2\t2.06-13\tGRUB Maintainers <grub@example.org>"
     monkeypatch.setattr(sbom, "host_package", {"grub-pc-bin": line}.get)
@@ -303,6 +338,8 @@ def test_files_of_the_host_in_the_image_are_listed(
     document = write(host_files=("grub-bios", "grub-efi"))["cdx"]
     grub = binaries(document)["grub-pc-bin", "2.06-13", "amd64"]
     assert "build host" in grub["description"]
+    # No transfer could have recorded its digest.
+    assert not [each for each in bench.reports if each.warning]
     assert grub["supplier"]["name"] == "GRUB Maintainers"
     assert grub["licenses"][0]["expression"] == "GPL-3.0-or-later"
     assert any(each["name"] == "grub2" for each in document["components"])
