@@ -50,6 +50,8 @@ INITRAMFS = Inputs(
         *_image("var/lib/systemd/**", "etc/systemd/system/**", "etc/systemd/user/**"),
         *_library("systemd/system/**", "systemd/user/**"),
         *_image("etc/passwd-", "etc/group-", "etc/shadow-", "etc/gshadow-", "etc/ld.so.cache"),
+        # Read by getusershell(3), for logins.
+        *_image("etc/shells", "var/lib/shells.state"),
         *_image(*(f"{at}/{name}" for name in _EDITORS for at in ("usr/bin", "etc/alternatives"))),
         # mkinitramfs names init, halt and reboot, which are links to it, but does not run them.
         *_image("usr/bin/systemctl", "bin/systemctl", "usr/bin/less"),
