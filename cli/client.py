@@ -178,7 +178,7 @@ def exchange(
         try:
             connection.connect()
         except OSError as error:
-            raise _no_connection(socket_path, error) from None
+            raise no_connection(socket_path, error) from None
         # Refused before the whole request was sent: the response, if any, says why.
         with suppress(BrokenPipeError, ConnectionResetError):
             connection.request(method, target, body=content, headers=dict(headers or {}))
@@ -234,7 +234,8 @@ def _problem(answer: HTTPResponse) -> ClientError:
     return error(kind, title, detail, resolution, problem)
 
 
-def _no_connection(socket_path: str, error: OSError) -> ClientError:
+def no_connection(socket_path: str, error: OSError) -> ClientError:
+    """The error of a connection that could not be made."""
     if error.errno in (errno.EACCES, errno.EPERM):
         brief = f"you do not have permission to connect to the daemon on {socket_path}"
         return ClientError("permission", brief, *_right_to_connect(socket_path))

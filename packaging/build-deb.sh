@@ -53,17 +53,17 @@ mv "$stage/completions/dcctl.bash" "$stage/completions/bash/dcctl"
 
 # From a copy: setuptools leaves files in the tree that it builds.
 mkdir "$work/source"
-(cd "$root" && tar -c LICENSE README.md pyproject.toml cli dcd smf statemachine store) |
+(cd "$root" && tar -c LICENSE NOTICE README.md pyproject.toml cli dcd smf statemachine store) |
     tar -x -C "$work/source" --exclude=__pycache__
 /usr/bin/python3 -m venv "$work/venv"
 pip="$work/venv/bin/pip --quiet --disable-pip-version-check"
 if [ -n "${WHEELS:-}" ]; then
     cp "$WHEELS"/*.whl "$stage/wheels"
     rm -f "$stage"/wheels/dcd-*.whl
-    $pip wheel --no-index --find-links "$stage/wheels" -w "$stage/wheels" "$work/source[sbom,sign]"
+    $pip wheel --no-index --find-links "$stage/wheels" -w "$stage/wheels" "$work/source[sbom,sign,web]"
 else
     $pip wheel -w "$stage/wheels" "setuptools>=77" wheel
-    $pip wheel --no-binary lxml -w "$stage/wheels" "$work/source[sbom,sign]"
+    $pip wheel --no-binary lxml -w "$stage/wheels" "$work/source[sbom,sign,web]"
 fi
 
 (cd "$stage" && dpkg-buildpackage --build=binary --no-sign) >"$work/log" 2>&1 || {

@@ -1,0 +1,107 @@
+"""Running the gateway until it is interrupted."""
+
+import logging
+import os
+import secrets
+import shutil
+import socket
+import tempfile
+import webbrowser
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from html import escape
+from pathlib import Path
+
+import uvicorn
+
+from cli.client import ClientError
+from cli.web.app import make_app
+
+ADDRESS = "127.0.0.1"
+MOST_CONNECTIONS = 1000
+GRACE_SECONDS = 1
+
+
+def serve(socket_path: str, port: int, announce: Callable[[str], None]) -> None:
+    """Serve the page on `port` (0: a free one) of this host alone, to those who know the token; `announce`
+    gets the address once it can be opened. Returns after SIGINT. Raises ClientError."""
+    token = secrets.token_urlsafe(32)
+    with _listening(port) as listener:
+        url = f"http://{ADDRESS}:{listener.getsockname()[1]}/#token={token}"
+        config = uvicorn.Config(
+            make_app(socket_path, token),
+            http="h11",
+            ws="none",
+            lifespan="off",
+            loop="asyncio",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            limit_concurrency=MOST_CONNECTIONS,
+            timeout_graceful_shutdown=GRACE_SECONDS,
+        )
+        logging.getLogger("uvicorn.error").addFilter(
+            lambda record: not _is_told_to_the_page(record)
+        )
+        with suppress(KeyboardInterrupt):
+            _Server(config, lambda: announce(url)).run(sockets=[listener])
+
+
+def _is_told_to_the_page(record: logging.LogRecord) -> bool:
+    """Whether a record is about a daemon that broke off a response, which the page itself shows."""
+    error = record.exc_info[1] if record.exc_info else None
+    while error is not None:
+        if isinstance(error, ClientError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+class _Server(uvicorn.Server):
+    """Says when it can be used."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready()
+
+
+@contextmanager
+def _listening(port: int) -> Iterator[socket.socket]:
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((ADDRESS, port))
+        except OSError as error:
+            raise ClientError(
+                "unprepared",
+                f"cannot use port {port} of {ADDRESS}",
+                error.strerror or str(error),
+                "choose another with --port, or leave it out: a free one is found",
+            ) from None
+        yield listener
+
+
+@contextmanager
+def opener() -> Iterator[Callable[[str], None]]:
+    """A function that opens an address in the user's browser. The address goes through a file that only
+    the user can read: every user can see the arguments of a browser's process."""
+    directory = Path(tempfile.mkdtemp(prefix="dcctl-web-", dir=os.environ.get("XDG_RUNTIME_DIR")))
+
+    def open_(url: str) -> None:
+        page = directory / "open.html"
+        page.touch(mode=0o600)
+        page.write_text(
+            f'<!doctype html><meta charset="utf-8"><title>dcd</title>'
+            f'<meta http-equiv="refresh" content="0;url={escape(url)}">'
+        )
+        webbrowser.open(page.as_uri())
+
+    try:
+        yield open_
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
