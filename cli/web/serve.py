@@ -42,13 +42,13 @@ def serve(socket_path: str, port: int, announce: Callable[[str], None]) -> None:
             timeout_graceful_shutdown=GRACE_SECONDS,
         )
         logging.getLogger("uvicorn.error").addFilter(
-            lambda record: not _is_told_to_the_page(record)
+            lambda record: not _is_shown_on_the_page(record)
         )
         with suppress(KeyboardInterrupt):
             _Server(config, lambda: announce(url)).run(sockets=[listener])
 
 
-def _is_told_to_the_page(record: logging.LogRecord) -> bool:
+def _is_shown_on_the_page(record: logging.LogRecord) -> bool:
     """Whether a record is about a daemon that broke off a response, which the page itself shows."""
     error = record.exc_info[1] if record.exc_info else None
     while error is not None:
