@@ -21,6 +21,7 @@ from dcd.platform import apt, foreign
 from dcd.platform.hypervisor import probe_kvm
 from dcd.platform.sbom_libraries import REMEDY, missing_libraries
 from dcd.signing.keys import INSTALL, can_sign, check_key
+from dcd.signing.process import sign
 from statemachine.errors import DcdError
 from store.host import tools
 from store.host.kernel_scopes import can_scope_sockets
@@ -283,6 +284,7 @@ def _signatures(key: str) -> _Finding:
     if not key:
         return "ok", "products are not signed: the setting signing_key is empty"
     check_key(Path(key))
+    sign(Path(key), ())
     return "ok", f"products are signed with {key}"
 
 

@@ -45,6 +45,7 @@ from dcd.launcher.orders import Prepared, Setup, Signing, bounds_of
 from dcd.planner.client import Planner
 from dcd.platform import notify
 from dcd.signing.keys import INSTALL, can_sign, check_key
+from dcd.signing.process import sign
 from statemachine.build import BuildState
 from statemachine.errors import DcdError, Unavailable
 from store.artifacts import Artifacts
@@ -91,6 +92,7 @@ def serve(
     """
     settings = Live(read_settings)
     logging.configure(settings().log_format, settings().log_level)
+    _check_signing(settings())
     with locked(settings().state_dir):
         _raise_file_limit()
         setup, identity = _setup(settings(), named)
@@ -131,7 +133,6 @@ def _setup(settings: Configuration, named: tuple[str, ...]) -> tuple[Setup, Iden
         groups = (identity.gid, *(() if artifact_gid is None else (artifact_gid,)))
         identity = replace(identity, groups=groups)
         artifact_gid = identity.gid if artifact_gid is None else artifact_gid
-    _check_signing(settings)
     keys = tuple(map(Path, filter(None, [settings.signing_key])))
     if settings.signing_gpg:
         keys += (settings.signing_gpg_home,)
@@ -167,7 +168,10 @@ def _check_signing(settings: Configuration) -> None:
     if not settings.signing_key:
         return
     check_key(Path(settings.signing_key), settings.worker_paths)
-    if not can_sign():
+    if can_sign():
+        # A build would find out at its end.
+        sign(Path(settings.signing_key), ())
+    else:
         logger.warning("products are not signed", reason="dcd[sign] is missing", remedy=INSTALL)
 
 

@@ -19,6 +19,7 @@ from cli import client
 from cli.importing import import_export
 from dcd.platform.apt import Source, host_codename, host_sources
 from statemachine.errors import Unprepared
+from tests.conftest import Daemon
 
 pytestmark = [pytest.mark.system, pytest.mark.root, pytest.mark.timeout(900)]
 
@@ -84,6 +85,20 @@ def counting() -> Iterator[Counting]:
         thread.join()
 
 
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Iterator[Daemon]:
+    """Another server, without any network."""
+    (tmp_path / "elsewhere").mkdir()
+    daemon = Daemon(tmp_path / "elsewhere")
+    try:
+        yield daemon.start(("unshare", "--net"))
+        assert daemon.stop() == 0
+        assert daemon.leaks() == []
+    finally:
+        if daemon.process is not None and daemon.process.poll() is None:
+            daemon.kill()
+
+
 def manifest(directory: Path, mirror: Counting, name: str, *packages: str) -> Path:
     keys = mirror.behind.signed_by
     names = "".join(f"<name>{package}</name>" for package in packages)
@@ -96,6 +111,13 @@ def manifest(directory: Path, mirror: Counting, name: str, *packages: str) -> Pa
     return file
 
 
+def assert_good(daemon: Any, build: str) -> None:
+    """Its rebuild has the bytes of the first build."""
+    daemon.wait(build, "completed", seconds=600)
+    found = client.request(str(daemon.socket), "GET", client.build_path(build, "verdict"))
+    assert (found["good"], found["checkpoint"], found["changed"]) == (True, "", [])
+
+
 def results(daemon: Any, build: str, part: str = "key") -> list[str]:
     """A part of the checkpoints' results, from the events."""
     kinds = ("CheckpointCompleted", "CheckpointReused")
@@ -103,7 +125,7 @@ def results(daemon: Any, build: str, part: str = "key") -> list[str]:
 
 
 def test_a_second_image_downloads_nothing_that_the_first_one_had(
-    daemon: Any, counting: Counting, tmp_path: Path
+    daemon: Any, counting: Counting, elsewhere: Daemon, tmp_path: Path
 ) -> None:
     first = daemon.submit(manifest(tmp_path, counting, "first", "less"))
     daemon.wait(first, "completed", seconds=600)
@@ -128,15 +150,9 @@ def test_a_second_image_downloads_nothing_that_the_first_one_had(
 
     export = tmp_path / "first.dcd"
     daemon.ctl("export", first, "-o", export)
-    socket = str(daemon.socket)
-    rebuilds = [
-        client.request(socket, "POST", client.build_path(first, "rebuild"))["id"],
-        import_export(socket, export, None)["id"],
-    ]
-    for build in rebuilds:
-        daemon.wait(build, "completed", seconds=600)
-        verdict = client.request(socket, "GET", client.build_path(build, "verdict"))
-        assert (verdict["good"], verdict["checkpoint"], verdict["changed"]) == (True, "", [])
+    rebuilt = client.request(str(daemon.socket), "POST", client.build_path(first, "rebuild"))["id"]
+    assert_good(daemon, rebuilt)
+    assert_good(elsewhere, import_export(str(elsewhere.socket), export, None)["id"])
 
     usage = daemon.json("df")
     assert usage["package_bytes"] > 10 << 20
@@ -144,7 +160,7 @@ def test_a_second_image_downloads_nothing_that_the_first_one_had(
     assert "packages_max_bytes" in daemon.ctl("df")
     # Builds name all but the list of the base, which goes with its layer.
     assert daemon.json("gc", "--max-bytes", "0")["packages"] == 1
-    for build in (first, second, reused, *rebuilds):
+    for build in (first, second, reused, rebuilt):
         daemon.ctl("rm", build)
     daemon.ctl("gc", "--max-bytes", "0")
     assert daemon.json("df")["package_bytes"] == 0

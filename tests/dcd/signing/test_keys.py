@@ -99,16 +99,21 @@ def test_file_that_is_no_key_is_refused_without_its_content(tmp_path: Path, kind
 
 @pytest.mark.daemon
 @pytest.mark.root
-def test_daemon_does_not_start_with_a_key_that_others_may_have_read(
-    tmp_path: Path, key: Path
+@pytest.mark.parametrize("wrong", ["mode", "content"])
+def test_daemon_does_not_start_with_a_key_that_it_cannot_use(
+    tmp_path: Path, key: Path, wrong: str
 ) -> None:
-    key.chmod(0o644)
+    if wrong == "mode":
+        key.chmod(0o644)
+    else:
+        key.write_text("no key")
     config = tmp_path / "dcd.toml"
     config.write_text(f'signing_key = "{key}"\nstate_dir = "{tmp_path}/state"\n')
     command = [sys.executable, "-m", "dcd.main", "serve", "--config", config]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 20
-    assert "chmod 0600" in done.stderr
+    assert ("chmod 0600" if wrong == "mode" else "dcd key new") in done.stderr
+    assert not (tmp_path / "state").exists()
 
 
 def test_doctor_names_a_bad_key(key: Path, tmp_path: Path) -> None:
@@ -121,6 +126,11 @@ def test_doctor_names_a_bad_key(key: Path, tmp_path: Path) -> None:
     assert finding is not None
     assert finding[0] == "missing"
     assert "0604" in finding[1]
+    key.chmod(0o600)
+    key.write_text("no key")
+    finding = _guarded(lambda: _signatures(str(key)))
+    assert finding is not None
+    assert "holds no signing key" in finding[1]
 
 
 def test_signer_that_does_not_end_is_an_error(key: Path, monkeypatch: pytest.MonkeyPatch) -> None:
