@@ -277,9 +277,12 @@ def _secrets() -> _Finding | None:
     return None
 
 
+_SIGNED = "NAME.provenance.dsse.json, NAME.sigstore.json, SHA256SUMS.sig"
+
+
 def _signatures(key: str) -> _Finding:
     if not can_sign():
-        lacking = "products are not signed: the extra dcd[sign] is not installed"
+        lacking = f"products are not signed ({_SIGNED}): the extra dcd[sign] is not installed"
         return ("missing" if key else "ok"), lacking, INSTALL if key else ""
     if not key:
         return "ok", "products are not signed: the setting signing_key is empty"

@@ -4,17 +4,18 @@ The good build passed a test, the bad one did not. Find the smallest set of chan
 (versions of packages, parts of the manifest, files that it names) that makes the test fail, with
 builds in between. They use the packages that both builds captured and reuse their results. The test
 is the checkpoint that failed, or the one that --test names; the build passes when it completes. The
-same command continues an interrupted search where it stopped.
+same command continues an interrupted search where it stopped, and waits for a daemon that restarts.
 """
 
 import argparse
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 from cli.client import ClientError, Json, Unreachable, build_path, request
 from cli.exit_codes import ExitCode
 from cli.minimal import BAD, GOOD, UNRESOLVED, minimal
-from cli.stream import follow
+from cli.stream import PATIENCE_SECONDS, follow
 from cli.text import count, headline, print_json, printable
 
 MOST_TEXT = 300
@@ -79,7 +80,7 @@ def _test(args: argparse.Namespace, name: str, chosen: Sequence[int]) -> tuple[s
     """Build with the changes. Returns the result of the test, and the build ({} for a manifest that is
     invalid)."""
     try:
-        build = _ask(args, chosen)["build"]
+        build = _patiently(lambda: _ask(args, chosen))["build"]
     except Unreachable:
         raise
     except ClientError as error:
@@ -88,14 +89,36 @@ def _test(args: argparse.Namespace, name: str, chosen: Sequence[int]) -> tuple[s
         return UNRESOLVED, {"id": "", "reason": error.brief}
     for _ in follow(args.socket, build["id"]):
         pass
-    build = request(args.socket, "GET", build_path(build["id"]))
+    path = build_path(build["id"])
+    build = _patiently(lambda: request(args.socket, "GET", path))
     state = next(item["state"] for item in build["checkpoints"] if item["name"] == name)
     if build["state"] == "paused":
         # The test has passed, and nothing after it is of interest.
-        request(args.socket, "POST", build_path(build["id"], "cancel"))
+        _patiently(lambda: _cancel(args, build["id"]))
     if state in ("completed", "reused"):
         return GOOD, build
     return (BAD if state == "failed" else UNRESOLVED), build
+
+
+def _cancel(args: argparse.Namespace, build: str) -> Json:
+    try:
+        return request(args.socket, "POST", build_path(build, "cancel"))
+    except ClientError as error:
+        if error.kind != "refused":  # it is cancelled already
+            raise
+        return {}
+
+
+def _patiently(ask: Callable[[], Json]) -> Json:
+    """The answer, also of a daemon that is being restarted. Asking again changes nothing."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return ask()
+        except Unreachable:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.5)
 
 
 def _not_repeated(expected: str, found: str, between: Json, build: Json) -> ClientError:

@@ -1,6 +1,10 @@
 """`dcctl diff` and `dcctl bisect` with a real daemon: what differs, and which of it makes a test fail."""
 
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +61,17 @@ def test_the_changes_that_make_a_test_fail_are_found_and_nothing_is_built_twice(
     assert "pkg_image/part" in printed
     assert "not compared: packages" in printed
 
-    cause = json.loads(daemon.ctl("bisect", good, bad, "--json").splitlines()[-1])
+    command = [sys.executable, "-m", "cli.main", "bisect", good, bad, "--json"]
+    environment = {**os.environ, "DCD_SOCKET": str(daemon.socket)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as search:
+        while len(daemon.json("list", "--all")) < 4:
+            time.sleep(0.05)
+        daemon.kill()
+        time.sleep(0.5)
+        daemon.start()
+        assert search.stdout is not None
+        cause = json.loads(search.stdout.read().splitlines()[-1])
+    assert search.returncode == 0, "the search survives a restart"
     assert cause["test"] == "test"
     assert [(each["kind"], each["what"].split()[-1]) for each in cause["changes"]] == [
         ("manifest", "make-1"),
