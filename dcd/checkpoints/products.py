@@ -26,6 +26,11 @@ SQUASHFS = "squashfs"
 ISO = "iso"
 USB = "usb"
 DISK = "disk"
+ARCHIVE_TREE = "illumos_archive_tree"
+ARCHIVE_SETTINGS = "illumos_archive_settings"
+RAMDISK = "illumos_ramdisk"
+ILLUMOS_MENU = "illumos_menu"
+LIVE_ROOT = "illumos_live_root"
 GRUB = {"bios": "grub_bios", "uefi": "grub_uefi"}
 
 
@@ -61,15 +66,25 @@ PRODUCTS: Mapping[str, Product] = {
     ISO: _made_by("an ISO", "CreateISO"),
     USB: _made_by("the image of a USB stick", "CreateUSB"),
     DISK: _made_by("a disk", "CreateDisk"),
+    ARCHIVE_TREE: _made_by("the contents of the boot archive", "TransferCPIO", "copies"),
+    ARCHIVE_SETTINGS: _made_by(
+        "a configured boot archive", "TextBootArchiveConfigure and others", "configures"
+    ),
+    RAMDISK: _made_by("a boot archive for the kernel of illumos", "BootArchiveArchive"),
+    ILLUMOS_MENU: _made_by("a boot menu", "TextISOImageBootMenu and others", "writes"),
+    LIVE_ROOT: _made_by("the contents of the medium", "TextPkgImgMod and others"),
     GRUB["bios"]: _in_package("GRUB for BIOS in the image", "grub-pc-bin"),
     GRUB["uefi"]: _in_package("GRUB for UEFI in the image", "grub-efi-amd64-bin"),
 }
 """The formats of a machine's disk are products too, by kind: `qcow2`, `ova`."""
 
 IN_AREAS: Mapping[str, tuple[str, ...]] = {
-    "PKG_IMAGE_PATH": (IMAGE, KERNEL, LIVE_BOOT, *GRUB.values()),
+    "PKG_IMAGE_PATH": (
+        *(IMAGE, KERNEL, LIVE_BOOT, *GRUB.values()),
+        *(RAMDISK, ILLUMOS_MENU, LIVE_ROOT),
+    ),
     # Its maker may need no kernel in the image.
-    "BOOT_ARCHIVE": (BOOT_ARCHIVE, KERNEL, LIVE_BOOT),
+    "BOOT_ARCHIVE": (BOOT_ARCHIVE, KERNEL, LIVE_BOOT, ARCHIVE_TREE, ARCHIVE_SETTINGS),
     "MEDIA_DIR": (BOOT_MENU, SQUASHFS),
 }
 """The products that are files of an area of the workspace: any writer there can make them."""

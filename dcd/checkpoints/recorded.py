@@ -33,6 +33,11 @@ def record(context: Context, name: str, values: dict[str, Any], made: Path) -> N
     """Add values to the dictionary of that name in the DOC's persistent part, about the file `made` by this
     checkpoint."""
     context.made.add(made)
+    record_values(context, name, values)
+
+
+def record_values(context: Context, name: str, values: dict[str, Any]) -> None:
+    """Add values to the dictionary of that name in the DOC's persistent part."""
     found = context.doc.persistent.get_first_child(name, DataObjectDict)
     if found is None:
         found = DataObjectDict(name)

@@ -16,13 +16,14 @@ import inspect
 import pkgutil
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
 from dcd.checkpoints.interface import Checkpoint, CheckpointFactory
 from dcd.construction.arguments import ARGS, BadArguments, Problem, Texts, match_arguments
-from dcd.construction.original_names import COUNTERPARTS, original_module
+from dcd.construction.original_names import COUNTERPARTS, ORIGINAL, original_module
 from dcd.manifest.data_object import Element, Origin
 from dcd.manifest.diagnostics import (
     Diagnostic,
@@ -32,7 +33,6 @@ from dcd.manifest.diagnostics import (
     hint,
     listed,
     refusal,
-    warning,
 )
 from dcd.manifest.plugins import plugin_entries
 from dcd.manifest.source import Source, repeated
@@ -47,6 +47,10 @@ PLUGIN_REMEDY = (
     "write it as a plug-in (docs/how-to/write-a-checkpoint.md) and name that in mod_path; the checkpoints "
     "before it can be built: dcctl submit --pause-before CHECKPOINT"
 )
+
+
+_MISSPELT = 0.9
+"""How alike a misspelt name of the original is to the right one; the original's names are all similar."""
 
 
 class Unresolved(Exception):
@@ -76,16 +80,9 @@ def resolve(
     allows all below a package. Raises Unresolved."""
     written = (_module(mod_path), checkpoint_class)
     module_name, name = COUNTERPARTS.get(written, written)
+    if written not in COUNTERPARTS and module_name.startswith(ORIGINAL):
+        raise _without_counterpart(module_name, mod_path, checkpoint_class)
     _permit(module_name, mod_path, allowed)
-    if written in COUNTERPARTS and _is_absent(module_name):
-        raise Unresolved(
-            "mod_path",
-            f"dcd has no checkpoint {checkpoint_class} of {mod_path}",
-            "It is a checkpoint of the original, for images of illumos. Of these dcd has TransferIPS, "
-            "TransferCPIO and CustomScript.",
-            PLUGIN_REMEDY,
-            known=True,
-        )
     module = import_module(module_name, mod_path, checkpoint_class)
     found = getattr(module, name, None)
     if name.startswith("_") or not _is_factory(found, module):
@@ -98,6 +95,33 @@ def resolve(
             _class_or_module(meant, name, offered),
         )
     return cast(CheckpointFactory, found)
+
+
+def _without_counterpart(module_name: str, mod_path: str, name: str) -> Unresolved:
+    """The error for a name of the original that is wrong, or that has no counterpart here."""
+    classes = sorted(known for module, known in COUNTERPARTS if module == module_name)
+    if close := get_close_matches(name, classes, 1, _MISSPELT):
+        return Unresolved(
+            "checkpoint_class",
+            f"{mod_path} has no checkpoint {name!r}{hint(close[0])}",
+            f"It has {listed(classes, 'and')}.",
+            f'checkpoint_class="{close[0]}"',
+        )
+    modules = {module.replace(".", "/") for module, _ in COUNTERPARTS}
+    if not classes and (close := get_close_matches(mod_path, modules, 1, _MISSPELT)):
+        return Unresolved(
+            "mod_path",
+            f"dcd has no module {mod_path!r}{hint(close[0])}",
+            "",
+            f'mod_path="{close[0]}"',
+        )
+    return Unresolved(
+        "mod_path",
+        f"dcd has no checkpoint {name} of {mod_path}",
+        "It is a name of the original, for which dcd has no implementation.",
+        PLUGIN_REMEDY,
+        known=True,
+    )
 
 
 def _module(mod_path: str) -> str:
@@ -170,31 +194,17 @@ def check_constructors(
             factory = resolve(mod_path.strip(), checkpoint_class.strip(), allowed)
             bound = match_arguments(factory, *texts_of(element))
         except Unresolved as failure:
-            report = warning if failure.known else error
+            if failure.known:
+                continue  # `dcd.planning.readiness` reports it: a pause may be before it
             where = source.origin(element, failure.attribute)
-            yield report(where, failure.message, failure.why, failure.suggestion)
+            yield error(where, failure.message, failure.why, failure.suggestion)
         except BadArguments as failure:
             for problem in failure.problems:
                 yield _located(problem, element, source)
         else:
-            yield from _made_for_debian(element, factory, source)
             for name, text in bound.inputs.items():
                 argument = ARGS if name == bound.positional else name
                 inputs.append((text, source.origin(_place(element, argument))))
-
-
-def _made_for_debian(
-    element: Element, factory: CheckpointFactory, source: Source
-) -> Iterator[Diagnostic]:
-    """A warning where the checkpoint of the original with that name makes something else."""
-    module = _module(element.get("mod_path", ""))
-    if module.startswith("solaris_install.") and factory.__module__.startswith(f"{OWN}.media"):
-        yield warning(
-            source.origin(element, "mod_path"),
-            f"{element.get('checkpoint_class')} makes media that boot Debian with GRUB here",
-            "Media of the original boot illumos; dcd makes no such media.",
-            PLUGIN_REMEDY,
-        )
 
 
 def _given_twice(checkpoint: Element, source: Source) -> Iterator[Diagnostic]:

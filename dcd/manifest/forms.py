@@ -159,6 +159,7 @@ FILE_NAME = Form(
     200,
 )
 """Tools get it in one word with other text: `FILE@@OFFSET` of mtools, `FILE?offset=` of debugfs."""
+MARKER = Form(r"\.?[A-Za-z0-9_\-]+", "the name of a file in the root", ".livecd", 100)
 DISTRIBUTION = Form(
     _DISTRIBUTION,
     "a name of letters, digits, and blanks or _ . + - between them",
@@ -246,6 +247,13 @@ APT_URI = Form(
 )
 """A word of sources.list(5), which needs no quotes there. Transfers refuse a login and name the
 alternative."""
+IPS_PACKAGE = Form(
+    r"(pkg:/{1,2})?[A-Za-z0-9][A-Za-z0-9_./+\-]*(@[0-9A-Z.,:\-]+)?",
+    "the name of an IPS package",
+    "install-image/solaris-auto-install",
+    500,
+)
+"""pkg(7), FMRI."""
 IPS_ORIGIN = Form(
     rf"(http|https)://{_SERVER}(/{_URL_REST})?|file:/{_URL_REST}|/[A-Za-z0-9._~:/@+,=%\- ]*",
     "a URI or an absolute path",

@@ -30,9 +30,8 @@ plug-ins and the modules of the daemon's configuration.
 _ORIGINALS = """
 ## Names of the original
 
-Manifests of the Caiman Unified Design use the original's names, which mean the checkpoints above. This
-version has no counterpart for names marked *not available*: such a manifest validates with a warning and can
-be planned, but not built.
+Manifests of the Caiman Unified Design use the original's names, which mean the checkpoints above. Any other
+name of the original (`solaris_install/...`) is an error: dcd has no implementation of it.
 
 | mod_path | checkpoint_class | here |
 |---|---|---|

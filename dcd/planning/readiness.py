@@ -102,10 +102,16 @@ def examine(
     if made is not None:
         made += everything
     steps: list[Step] = []
+    report = error
     for spec, instance in everything:
+        report = warning if spec.name == pause_before else report
         if instance is None:
             steps.append(_outlined(spec, allowed))
-            if not damage and not _absence(spec, allowed):
+            if (absent := _unresolved(spec, allowed)) is not None and absent.known:
+                place = spec.place_of("mod_path")
+                remedy = absent.suggestion.replace("CHECKPOINT", spec.name)
+                yield report(place, absent.message, absent.why, remedy)
+            elif not damage and absent is None:
                 what = f"{spec.checkpoint_class} of {spec.mod_path} makes no checkpoint"
                 yield error(spec.origin, f"{spec.name}: {what}")
             continue
@@ -194,11 +200,16 @@ def _rights_missing(needs: Needs) -> str:
 
 def _absence(spec: CheckpointSpec, allowed: Collection[str]) -> str:
     """The reason why the checkpoint does not exist in this installation, or ""."""
+    failure = _unresolved(spec, allowed)
+    return "" if failure is None else failure.message
+
+
+def _unresolved(spec: CheckpointSpec, allowed: Collection[str]) -> Unresolved | None:
     try:
         resolve(spec.mod_path, spec.checkpoint_class, allowed)
     except Unresolved as failure:
-        return failure.message
-    return ""
+        return failure
+    return None
 
 
 def _foreign_images(doc: DataObjectCache, pause_before: str | None) -> Iterator[Diagnostic]:

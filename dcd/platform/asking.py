@@ -83,7 +83,7 @@ def ask_releases(
 ) -> dict[str, str]:
     """The present state of each source's repository; see `apt_release.release_digests`. With `patient`, with
     retries."""
-    places = _readable_paths(source.uri for source in sources)
+    places = readable_paths(source.uri for source in sources)
     pauses = apt_release.BACK_OFF_SECONDS if patient else ()
     question = _Releases(tuple(sources), host.settings, host.logins, http_proxy, pauses)
     return _digests(question, places, "_apt")
@@ -100,7 +100,7 @@ def ask_catalogs(
             logins.append(None)
         else:
             logins.append((repository.key.read_bytes(), repository.certificate.read_bytes()))
-    places = _readable_paths(repository.origin for repository in repositories)
+    places = readable_paths(repository.origin for repository in repositories)
     pauses = ips.BACK_OFF_SECONDS if patient else ()
     question = _Catalogs(tuple(repositories), tuple(logins), http_proxy, pauses)
     # The host's tools, including pkg(7), use these proxies too.
@@ -116,7 +116,7 @@ def local_path(origin: str) -> Path | None:
     return Path(unquote(parts.path)) if parts.scheme in ("file", "copy") else None
 
 
-def _readable_paths(origins: Iterable[str]) -> list[str]:
+def readable_paths(origins: Iterable[str]) -> list[str]:
     """The paths of this host that the origins name. Raises `Unprepared` for a path that is not
     world-readable: dcd must not read a file for the author of a manifest who may not read it."""
     paths = [path for origin in origins if (path := local_path(origin)) is not None]

@@ -122,14 +122,27 @@ TOOLS: dict[str, Tool] = {
 _BHYVE = "bhyve belongs to illumos distributions: boot with QEMU elsewhere"
 _VIRTUALBOX = "install VirtualBox from its vendor, or boot with QEMU"
 
+_ILLUMOS = "this tool belongs to illumos: build there, or in the format that Linux can make"
+_IPS = "pkg(7) belongs to illumos distributions: build IPS images on one of these"
+_SVR4 = "packages of System V need the tools of an illumos distribution: build there"
+
 ELSEWHERE = {
     "VBoxHeadless": _VIRTUALBOX,
     "VBoxManage": _VIRTUALBOX,
     "bhyve": _BHYVE,
     "bhyvectl": _BHYVE,
     "itadm": 'COMSTAR belongs to illumos distributions: use target "tgt" elsewhere',
-    "pkg": "pkg(7) belongs to illumos distributions: build IPS images on one of these",
+    "devfsadm": _ILLUMOS,
+    "lofiadm": _ILLUMOS,
+    "newfs": _ILLUMOS,
+    "pkg": _IPS,
+    "pkgadd": _SVR4,
+    "pkgrecv": _IPS,
+    "pkgrepo": _IPS,
+    "pkgrm": _SVR4,
+    "pkgsend": _IPS,
     "stmfadm": 'COMSTAR belongs to illumos distributions: use target "tgt" elsewhere',
+    "svccfg": _ILLUMOS,
 }
 """Programs that no Debian package provides, with the remedy when they are missing."""
 

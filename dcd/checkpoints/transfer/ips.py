@@ -132,7 +132,7 @@ class TransferIPS(Checkpoint):
             state[f"architecture{SUFFIX}"] = platform.machine()
         if _fetches(software):
             state |= ask_catalogs(
-                self._repositories(doc), distro(doc).http_proxy or "", patient=self.patient
+                self.repositories(doc), distro(doc).http_proxy or "", patient=self.patient
             )
         return state
 
@@ -145,7 +145,7 @@ class TransferIPS(Checkpoint):
         publishers = software.get_descendants(class_type=Publisher)
         fetches = _fetches(software)
         if publishers:
-            _set_publishers(pkg, image, publishers, refresh=fetches)
+            set_publishers(pkg, image, publishers, refresh=fetches)
         elif fetches and has_configuration(pkg.root):
             _return_origins(pkg, self._publishers(context.doc))
         if image.action == "use_existing":
@@ -167,7 +167,7 @@ class TransferIPS(Checkpoint):
         context.report(Report(fraction=1.0))
 
     def _same_state(self, context: Context) -> None:
-        repositories = self._repositories(context.doc)
+        repositories = self.repositories(context.doc)
         present = catalog_digests(repositories, distro(context.doc).http_proxy or "")
         if any(context.external.get(name) != state for name, state in present.items()):
             raise CheckpointError(
@@ -176,7 +176,7 @@ class TransferIPS(Checkpoint):
                 "resume the build to try again with the new state",
             )
 
-    def _repositories(self, doc: DataObjectCache) -> list[Repository]:
+    def repositories(self, doc: DataObjectCache) -> list[Repository]:
         """The repositories of the packages, with their keys."""
         return [
             Repository(
@@ -229,7 +229,7 @@ def _change(pkg: Pkg, image: Image) -> None:
         pkg.run("change-facet", "--accept", *facets, ok=(0, NOTHING_TO_DO))
 
 
-def _set_publishers(pkg: Pkg, image: Image, publishers: Sequence[Publisher], refresh: bool) -> None:
+def set_publishers(pkg: Pkg, image: Image, publishers: Sequence[Publisher], refresh: bool) -> None:
     """Give the image these publishers, in this order of search, and no others."""
     if image.action == "use_existing":
         present = [line.split("\t")[0] for line in pkg.ask("publisher", "-H", "-F", "tsv")]

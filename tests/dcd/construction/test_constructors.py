@@ -116,13 +116,43 @@ def test_a_module_like_no_other_gets_no_guess() -> None:
     assert failure.suggestion == "dcctl checkpoint-types lists all"
 
 
-def test_names_of_the_original_lead_to_their_counterparts_or_say_that_these_are_missing() -> None:
+def test_names_of_the_original_lead_to_their_counterparts() -> None:
     for (module, name), (ours, our_name) in COUNTERPARTS.items():
-        try:
-            assert resolve(module.replace(".", "/"), name) is resolve(ours, our_name)
-        except Unresolved as failure:
-            assert failure.known
-            assert "dcd has no checkpoint" in failure.message
+        assert resolve(module.replace(".", "/"), name) is resolve(ours, our_name)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "message"),
+    [
+        (
+            "solaris_install/target/instantiation",
+            "TargetInstantiation",
+            "dcd has no checkpoint TargetInstantiation of solaris_install/target/instantiation",
+        ),
+        (
+            "solaris_install/boot/boot",
+            "SystemBootMenu",
+            "dcd has no checkpoint SystemBootMenu of solaris_install/boot/boot",
+        ),
+    ],
+)
+def test_a_name_of_the_original_without_implementation_names_no_package_to_install(
+    module: str, name: str, message: str
+) -> None:
+    failure = unresolved(module, name)
+    assert failure.known
+    assert failure.message == message
+    assert "no implementation" in failure.why
+    assert "install" not in failure.suggestion
+    assert "--pause-before" in failure.suggestion
+
+
+def test_a_misspelt_name_of_the_original_is_corrected() -> None:
+    failure = unresolved("solaris_install/boot/boot", "TextISOImageBotMenu")
+    assert not failure.known
+    assert failure.suggestion == 'checkpoint_class="TextISOImageBootMenu"'
+    failure = unresolved("solaris_install/transfer/cpioo", "TransferCPIO")
+    assert failure.suggestion == 'mod_path="solaris_install/transfer/cpio"'
 
 
 def test_an_installed_plug_in_is_allowed(checkpoints: str, tmp_path: Path) -> None:

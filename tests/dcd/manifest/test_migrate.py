@@ -65,10 +65,11 @@ def validated(text: str) -> Loaded:
     files.update({wanted.path: CapturedFile("0" * 64) for wanted in loaded.missing})
     loaded = load(text, "/home/me/new.xml", files=files)
     assert loaded.missing == ()
-    expected = ("dcd has no checkpoint", "makes media that boot Debian")
-    assert all(any(text in found.message for text in expected) for found in loaded.diagnostics)
+    assert loaded.diagnostics == ()
     found = examine(loaded.doc, Damage(), ())
-    assert [each.message for each in found if each.severity == "error"] == []
+    faults = [each.message for each in found if each.severity == "error"]
+    # Samples have only the scripts that a test is about.
+    assert [each for each in faults if "nothing before it makes" not in each] == []
     return loaded
 
 

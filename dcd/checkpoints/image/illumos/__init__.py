@@ -1,0 +1,1 @@
+"""Checkpoints of the image area for images of illumos."""

@@ -1,0 +1,1 @@
+"""Checkpoints that make media of illumos."""
