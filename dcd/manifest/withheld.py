@@ -1,7 +1,8 @@
 """Manifests without their secrets, for everybody except the supplier of the secrets.
 
-Secret are the fields in `SECRETS` of the classes of data objects, every login in a URL, and copies of these
-in arguments. References to secrets (`file`, `env`) are not secret.
+Secret are the fields in `SECRETS` of the classes of data objects, arguments whose names have `password` in
+them, every login in a URL, and copies of these in arguments. References to secrets (`file`, `env`) are not
+secret.
 """
 
 import re
@@ -21,6 +22,8 @@ WITHHELD = "***"
 """Replaces a value that holds a secret."""
 
 _LOGIN = re.compile(r"(?<=://)[^/?#@\s'\"]+(?=@)")
+_SECRET_ARGUMENTS = ("password",)
+"""Parts of the names of arguments whose values are secret."""
 _LEAST = 4
 """A shorter text may be part of a secret by accident, and is not replaced."""
 
@@ -89,6 +92,9 @@ def withhold(doc: DataObjectCache) -> set[str]:
         if field.name in type(found).SECRETS:
             secrets.update(text for text in value if text)
             setattr(found, field.name, "" if field.required else field.default)
+        elif isinstance(found, Arg) and field.name == "text" and _is_secret(found.name):
+            secrets.update(text for text in value if text)
+            found.text = WITHHELD
         elif logins:
             secrets.update(logins)
             _change(found, field, lambda text: _without(text, ()))
@@ -96,6 +102,10 @@ def withhold(doc: DataObjectCache) -> set[str]:
         if isinstance(found, Args | Arg | ArgList):
             _change(found, field, lambda text: _without(text, secrets))
     return secrets
+
+
+def _is_secret(argument: str) -> bool:
+    return any(part in argument for part in _SECRET_ARGUMENTS)
 
 
 def _texts(doc: DataObjectCache) -> Iterator[tuple[DataObject, Field, tuple[str, ...]]]:

@@ -111,3 +111,17 @@ def test_every_field_that_is_called_a_password_is_secret() -> None:
     references = {("Iscsi", "chap_password_file"), ("Iscsi", "chap_password_env")}
     known = {(cls.__name__, name) for cls in BUILTIN.classes for name in cls.SECRETS}
     assert suspicious - references <= known
+
+
+def test_arguments_for_passwords_are_withheld() -> None:
+    path = "solaris_install/distro_const/checkpoints/pre_pkg_img_mod"
+    start, end = MANIFEST.index("<checkpoint"), MANIFEST.index("</checkpoint>")
+    checkpoint = (
+        f'<checkpoint name="script" mod_path="{path}" checkpoint_class="TextPrePkgImgMod">'
+        '<kwargs><arg name="root_password">of-the-root</arg></kwargs>'
+    )
+    text = MANIFEST[:start] + checkpoint + MANIFEST[end:]
+    seen = withheld(load(text, "/m.xml", parameters={"code": "opensesame"}).canonical)
+    assert "of-the-root" not in seen.text
+    assert "of-the-root" in seen.secrets
+    assert f'<arg name="root_password">{WITHHELD}</arg>' in seen.text

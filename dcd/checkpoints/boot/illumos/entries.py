@@ -49,14 +49,14 @@ def menu_of(context: Context, own: Sequence[tuple[str, str]], timeout_seconds: i
 
 
 def _entry(title: str, suffix: str, arguments: str) -> Entry:
-    words = " ".join(arguments.split())
-    if '"' in words or any(not character.isprintable() for character in words):
+    text = " ".join(arguments.split())
+    if '"' in text or any(not character.isprintable() for character in text):
         raise CheckpointError(
-            f"the kernel_args {words[:100]!r} cannot be in the boot menu",
+            f"the kernel_args {text[:100]!r} cannot be in the boot menu",
             "the loader of illumos has no way to write a double quote or a control character there",
             "use single quotes, which the kernel's -B understands too",
         )
-    return Entry(_one_line(f"{title} {suffix}"), words)
+    return Entry(_one_line(f"{title} {suffix}"), text)
 
 
 def _release(context: Context) -> str:

@@ -108,7 +108,7 @@ def _stage1(pmbr: bytes, start: int, sectors: int, identity: str, table: bytes) 
 
 
 def _stage2(isoboot: bytes, target: int) -> bytes:
-    """The second program; its multiboot header, if it has one, is told the file system's first sector."""
+    """The second program, with the file system's first sector in its multiboot header, if it has one."""
     at = isoboot.find(_MULTIBOOT, 0, _MULTIBOOT_SEARCHED)
     if at < 0 or at + _MULTIBOOT_BSS_END + 8 > len(isoboot):
         return isoboot
