@@ -16,7 +16,7 @@ import os
 import resource
 import signal
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -42,6 +42,7 @@ from dcd.engine.stores import Stores
 from dcd.engine.workspaces import claiming_workspace, kept_workspace
 from dcd.launcher.client import Launcher, Listening, Planners
 from dcd.launcher.orders import Prepared, Setup, Signing, bounds_of
+from dcd.notify.secret import files_of_hooks, read_keys
 from dcd.planner.client import Planner
 from dcd.platform import notify
 from dcd.signing.keys import INSTALL, can_sign, check_key
@@ -103,10 +104,11 @@ def serve(
             del os.environ[name]  # the launcher has them
         lock = None if users is None else _opened(users)
         # Workers leave evidence in the state directory, and are root.
+        keys = read_keys(settings())
         give_up_root(identity, _shown(settings(), config), [settings().state_dir.resolve()])
         # Not closed afterwards: that would wait for threads and tasks, and one may be blocked forever.
         # All ordered steps are done when `run` returns; the end of the process does the rest.
-        asyncio.Runner().run(Daemon(settings, launcher, setup, lock).run())
+        asyncio.Runner().run(Daemon(settings, launcher, setup, lock, keys).run())
     return 0
 
 
@@ -177,7 +179,8 @@ def _check_signing(settings: Configuration) -> None:
 
 def _shown(settings: Configuration, config: Path | None) -> Iterator[Path]:
     """The paths that the daemon reads after it has given up root."""
-    named = (*settings.include_directories, *settings.include_map.values(), *filter(None, [config]))
+    includes = (*settings.include_directories, *settings.include_map.values())
+    named = (*includes, *files_of_hooks(settings), *filter(None, [config]))
     yield settings.state_dir
     yield from filter(Path.exists, (*code_places(), *named))
 
@@ -194,13 +197,20 @@ class Daemon:
     """The running daemon: its settings and its parts."""
 
     def __init__(
-        self, settings: Live, launcher: Launcher, setup: Setup, lock: int | None = None
+        self,
+        settings: Live,
+        launcher: Launcher,
+        setup: Setup,
+        lock: int | None = None,
+        keys: Mapping[Path, bytes] | None = None,
     ) -> None:
         self.settings = settings
         self._launcher = launcher
         self._setup = setup
         self._lock = lock
         """The descriptor of the file on which the users of this daemon hold locks."""
+        self._keys = keys
+        """The keys of webhooks that were read as root."""
         self._stop = asyncio.Event()
         self._look = asyncio.Event()
         self._listener: Listening | None = None
@@ -246,7 +256,10 @@ class Daemon:
             logger.info("recovered", unfinished=len(unfinished), position=events.position)
             runner = Runner(builds, stores, self.settings, planner)
             scheduler = Scheduler(builds, runner, self.settings)
-            engine = Engine(builds, runner, scheduler, stores, self.settings, planner, losses)
+            engine = Engine(
+                builds, runner, scheduler, stores, self.settings, planner, losses, self._keys
+            )
+            engine.notifier.begin()
             self.settings.watch(self._reloaded)
             self.settings.watch(lambda _: engine.settings_changed())
             builds.watch(metrics.happened)
@@ -287,6 +300,7 @@ class Daemon:
             collecting := asyncio.create_task(engine.collector.run()),
             scrubbing := asyncio.create_task(engine.scrub.run()),
             retaining := asyncio.create_task(engine.retention.run()),
+            notifying := asyncio.create_task(engine.notifier.run()),
             watching := asyncio.create_task(self._keep_listening(server, listener)),
             feeding := asyncio.create_task(_feed_watchdog()),
             stopped := asyncio.create_task(self._stop.wait()),
@@ -301,6 +315,7 @@ class Daemon:
         collecting.cancel()
         scrubbing.cancel()
         retaining.cancel()
+        notifying.cancel()
         watching.cancel()
         await _within(longest, "attempts", asyncio.create_task(scheduler.stop(grace)))
         await _within(LAST_SECONDS, "shells", asyncio.create_task(engine.shells.close_all()))

@@ -13,6 +13,6 @@ NAMES = (
     *("provenance", "verify", "reproduce", "export", "rebuild"),
     *("shell", "doc", "graph"),
     *("init", "validate", "plan", "checkpoint-types", "migrate"),
-    *("df", "gc", "backup", "config", "metrics", "doctor", "completion", "version"),
+    *("df", "gc", "backup", "config", "notify", "metrics", "doctor", "completion", "version"),
 )
 """The commands, in the order of the help."""

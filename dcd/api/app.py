@@ -17,7 +17,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 
-from dcd.api import builds, comparisons, host, layers, rebuilds, results, schemas, shell
+from dcd.api import builds, comparisons, host, layers, rebuilds, results, schemas, shell, webhooks
 from dcd.api.fairness import Fair, Turns
 from dcd.api.handling import Api
 from dcd.api.identity import Identified
@@ -34,6 +34,7 @@ from dcd.engine.garbage import Collected
 from dcd.engine.rebuilds import Judged
 from dcd.engine.reproductions import Comparison
 from dcd.engine.usage import DiskUsage
+from dcd.notify.notifier import Tested
 from statemachine.errors import DcdError, UsageError
 from store.host.durable import is_full
 
@@ -67,6 +68,9 @@ OPERATIONS: tuple[Operation, ...] = (
         schemas.ConfigurationView),
     Operation("POST", "/v1/reload", host.reload, "Read the settings again", Reloaded),
     Operation("GET", "/v1/doctor", host.doctor, "Examine the host", schemas.HostChecks),
+    Operation("GET", "/v1/webhooks", webhooks.webhooks, "The state of each webhook", webhooks.WebhookList),
+    Operation("POST", "/v1/webhooks/{name}/test", webhooks.test_webhook,
+        "Send a test delivery to a webhook, outside the order of events", Tested, problems=(404,)),
     Operation("GET", "/v1/checkpoint-types", host.checkpoint_types, "The checkpoints that a manifest may use",
         schemas.CheckpointTypes),
     Operation("GET", "/v1/df", host.disk_usage, "The use of space in the state directory", DiskUsage),

@@ -18,6 +18,7 @@ from dcd.api.operations import body_of, json_response
 from dcd.api.problems import problem_response
 from dcd.api.server import API, actor_of
 from dcd.api.stream import file_response
+from dcd.api.webhooks import examined
 from dcd.configuration import LiveSetting, plain
 from dcd.construction.checkpoint_types import registered
 
@@ -86,7 +87,8 @@ async def doctor(api: Api, request: Request) -> Response:
     event_log = await asyncio.to_thread(_event_log, api)
     content = await asyncio.to_thread(_content, api)
     found = (host_doctor.HostCheck(**check) for check in checks)
-    return json_response(schemas.HostChecks((*found, event_log, content)))
+    hooks = examined(api.engine.notifier.states())
+    return json_response(schemas.HostChecks((*found, event_log, content, *hooks)))
 
 
 def _content(api: Api) -> host_doctor.HostCheck:

@@ -99,6 +99,16 @@ class Metrics:
         )
         self._builds = gauge("dcd_builds", "Builds, by state.", ["state"])
         self._paused = gauge("dcd_builds_paused", "Paused, by cause.", ["cause"])
+        self._hooks_behind = gauge(
+            "dcd_webhook_behind_events",
+            "Events of the log that come after its cursor.",
+            ["webhook"],
+        )
+        self._hooks_failing = gauge(
+            "dcd_webhook_failed_attempts",
+            "Attempts in a row that failed; 0: it works.",
+            ["webhook"],
+        )
         self._gauges = {name: gauge(f"dcd_{name}", text) for name, text in _GAUGES.items()}
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
@@ -169,6 +179,11 @@ class Metrics:
             event_log_available=engine.log_trouble is None,
             event_log_position=records.position,
         )
+        for hooks in (self._hooks_behind, self._hooks_failing):
+            hooks.clear()  # of those that are no longer in the settings
+        for hook in engine.notifier.states():
+            self._hooks_behind.labels(hook.name).set(hook.behind)
+            self._hooks_failing.labels(hook.name).set(hook.attempts)
         return await asyncio.to_thread(generate_latest, self._registry)
 
     def _measure(self, records: Records) -> Mapping[Lifecycle, int]:

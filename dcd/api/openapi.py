@@ -25,6 +25,10 @@ PATH_PARAMETERS: dict[str, dict[str, Any]] = {
         "description": "a layer's key",
         "schema": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
     },
+    "name": {
+        "description": "a webhook's name",
+        "schema": {"type": "string", "pattern": "^[a-z0-9][a-z0-9-]{0,39}$"},
+    },
     "checkpoint": {
         "description": "a checkpoint's name",
         "schema": {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"},

@@ -26,6 +26,7 @@ _EMPTY_EXAMPLES = {
     "operate": '["@release"]',
     "administer": '["alice"]',
     "host_code": '["@release"]',
+    "notify": '[{ name = "ci", url = "https://ci.example.org/dcd", secret = "/etc/dcd/hooks/ci" }]',
 }
 """Example values for settings with an empty default."""
 
@@ -79,7 +80,8 @@ name them.
 ## In SMF
 
 The properties have the same names, below `config/`. Numbers have type `count`, all others
-`astring`; lists have several values, and each value of `include_map` is `PREFIX=DIRECTORY`.
+`astring`; lists have several values, each value of `include_map` is `PREFIX=DIRECTORY`,
+and one of `notify` is `name=NAME url=URL secret=FILE` with further `KEY=VALUE`, lists with commas.
 """
 
 

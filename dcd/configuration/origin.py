@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dcd.configuration.settings import SETTINGS, Configuration, Mode, Setting
+from dcd.configuration.webhooks import Webhook, plain_webhook
 
 DEFAULT = "default"
 
@@ -29,6 +30,8 @@ def plain(value: Any) -> Any:
     """A setting's value in JSON types, in the form of the TOML file."""
     if isinstance(value, Mode | Path):
         return str(value)
+    if isinstance(value, Webhook):
+        return plain_webhook(value)
     if isinstance(value, tuple):
         return [plain(item) for item in value]
     if isinstance(value, Mapping):

@@ -14,6 +14,7 @@ from typing import Any
 
 from dcd.configuration.origin import Effective
 from dcd.configuration.settings import SETTINGS, Configuration, Mode, Setting
+from dcd.configuration.webhooks import BadWebhook, Webhook, webhook_from_words, webhooks
 from statemachine.errors import UsageError
 
 SMF_GROUP = "config"
@@ -92,7 +93,7 @@ def _read(path: Path) -> str:
 
 def _line(text: str, name: str) -> int:
     """The line of a top-level key. tomllib keeps no positions, and the file has no deep structure."""
-    key = rf"""^\s*\[?\s*(["']?){re.escape(name)}\1\s*[=.\]]"""
+    key = rf"""^\s*\[{{0,2}}\s*(["']?){re.escape(name)}\1\s*[=.\]]"""
     found = re.search(key, text, re.MULTILINE)
     return text.count("\n", 0, found.end()) + 1 if found else 1
 
@@ -119,6 +120,8 @@ def _effective(
             values[name], origins[name] = _checked(setting, convert(setting, value)), origin
         except _Unfit as error:
             problems.append(f"{origin}: {name} must be {error}, not {_shown(value)}")
+        except BadWebhook as error:
+            problems.append(f"{origin}: {name}: {error}")
     if problems:
         raise InvalidConfiguration(where, problems)
     for name, setting in SETTINGS.items():
@@ -144,6 +147,8 @@ def _from_toml(setting: Setting, value: Any) -> Any:
         return _from_text(kind, value)
     if kind in (tuple[str, ...], tuple[Path, ...]) and _all_text(value, list):
         return tuple(_from_text(kind.__args__[0], item) for item in value)
+    if kind == tuple[Webhook, ...]:
+        return webhooks(value)
     if kind == Mapping[str, Path] and _all_text(value, dict):
         return {prefix: _from_text(Path, item) for prefix, item in value.items()}
     raise _Unfit(expectation(setting))
@@ -158,6 +163,8 @@ def _from_smf(setting: Setting, words: list[str]) -> Any:
     kind = setting.kind
     if kind in (tuple[str, ...], tuple[Path, ...]):
         return tuple(_from_text(kind.__args__[0], word) for word in words)
+    if kind == tuple[Webhook, ...]:
+        return webhooks([webhook_from_words(word) for word in words])
     if kind == Mapping[str, Path]:
         pairs = [word.rpartition("=") for word in words]
         if not all(separator for _, separator, _ in pairs):
@@ -208,6 +215,7 @@ def expectation(setting: Setting) -> str:
         tuple[str, ...]: "a list of strings",
         tuple[Path, ...]: "a list of absolute paths",
         Mapping[str, Path]: "a table of absolute paths",
+        tuple[Webhook, ...]: "a list of tables",
     }
     return words[setting.kind]
 

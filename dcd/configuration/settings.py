@@ -14,6 +14,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from dcd.configuration.webhooks import Webhook
+
 ILLUMOS_RUN_DIRECTORY = Path("/var/run/dcd")
 RUN_DIRECTORY = ILLUMOS_RUN_DIRECTORY if sys.platform == "sunos5" else Path("/run/dcd")
 
@@ -351,6 +353,13 @@ class Configuration:
         (),
         "Right: submit manifests that run the submitter's code outside the image (custom "
         "scripts, modules outside the project). It is equivalent to root on the server.",
+        reloads=True,
+    )
+    notify: tuple[Webhook, ...] = _setting(
+        (),
+        "Webhooks: a table `[[notify]]` for each, with `name`, `url`, `secret` (the file of the key that "
+        "signs, mode 0600), and if wanted `events`, `outcomes`, `builds`, `ca` and `timeout_seconds`. "
+        "See docs/how-to/notify.md. A hook with a new name begins with the present event.",
         reloads=True,
     )
     secret_users: tuple[str, ...] = _setting(

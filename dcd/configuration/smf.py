@@ -12,6 +12,7 @@ from pathlib import Path
 from dcd.configuration import InvalidConfiguration
 from dcd.configuration.read import SMF_GROUP
 from dcd.configuration.settings import ILLUMOS_RUN_DIRECTORY, SETTINGS, Setting
+from dcd.configuration.webhooks import Webhook
 from smf import Property
 from statemachine.errors import DcdError, PermissionDenied, Unavailable, Unprepared
 
@@ -87,7 +88,12 @@ def _property(setting: Setting) -> Property:
 
 
 def _is_list(setting: Setting) -> bool:
-    return setting.kind in (tuple[str, ...], tuple[Path, ...], Mapping[str, Path])
+    return setting.kind in (
+        tuple[str, ...],
+        tuple[Path, ...],
+        tuple[Webhook, ...],
+        Mapping[str, Path],
+    )
 
 
 def _values(setting: Setting) -> tuple[str, ...]:

@@ -8,8 +8,9 @@ queries: `manifests` (from clients), `records` (results of builds).
 import asyncio
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 
 from dcd.configuration import Configuration
@@ -32,6 +33,7 @@ from dcd.engine.stores import Stores
 from dcd.engine.usage import DiskUsage, measure
 from dcd.engine.vouched import check_planned
 from dcd.engine.workspaces import lost_layer
+from dcd.notify.notifier import Notifier
 from dcd.planner.client import Planning
 from dcd.planning import plan as planning
 from dcd.planning.history import History
@@ -66,6 +68,7 @@ class Engine:
         settings: Callable[[], Configuration],
         planner: Planning,
         losses: Losses = NO_LOSSES,
+        keys: Mapping[Path, bytes] | None = None,
     ) -> None:
         self.losses = losses
         self._builds = builds
@@ -84,6 +87,7 @@ class Engine:
         self.rebuilds = Rebuilds(builds, runner, scheduler, stores, settings)
         self.collector = Collector(builds, runner, stores, settings, losses)
         self.scrub = Scrub(builds, stores, settings)
+        self.notifier = Notifier(builds.log, partial(builds.broadcast.listen, None), settings, keys)
         self.retention = Retention(builds, settings, cancel=self.cancel, remove=self.remove)
 
     @property
@@ -158,6 +162,7 @@ class Engine:
         self.collector.wake()
         self.scrub.wake()
         self.retention.wake()
+        self.notifier.settings_changed()
 
     async def submit(
         self, source: ManifestSource, options: Options, actor: Actor, permit: Permit
