@@ -95,6 +95,8 @@ class Daemon:
         self.socket = directory / "s"
         self.log = directory / "daemon.log"
         self.settings: dict[str, Any] = {"min_free_bytes": 0, "stop_grace_seconds": 0.5}
+        self.tables = ""
+        """Tables of the settings, as TOML."""
         self.process: subprocess.Popen[bytes] | None = None
         self.launch = subprocess.Popen
         """How the command becomes a process; fault tests have another way."""
@@ -108,7 +110,8 @@ class Daemon:
     def spawn(self, wrapper: tuple[str, ...] = ()) -> None:
         """Start it without waiting."""
         config = self.state_dir.parent / "dcd.toml"
-        config.write_text("".join(f"{k} = {json.dumps(v)}\n" for k, v in self.settings.items()))
+        lines = [f"{k} = {json.dumps(v)}\n" for k, v in self.settings.items()]
+        config.write_text("".join([*lines, self.tables]))
         self._ready_from = self.log.stat().st_size if self.log.exists() else 0
         command = [*wrapper, sys.executable, "-m", "dcd.main", "serve", "--config", str(config)]
         command += ["--state-dir", str(self.state_dir), "--socket", str(self.socket)]

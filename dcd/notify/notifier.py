@@ -59,7 +59,7 @@ class HookState:
 
     name: str
     host: str
-    state: Literal["ok", "sending", "failing"] = "ok"
+    state: Literal["ok", "sending", "failing"] = "sending"
     behind: int = 0
     delivered: int = 0
     failed: int = 0
@@ -180,9 +180,10 @@ class Notifier:
 
     async def _deliver(self, hook: Webhook) -> None:
         name = hook.name
-        key, context = await asyncio.to_thread(self._prepared, hook)
         written = self._positions[name]
+        # First of all: what comes from here on is delivered, even after a restart before the first success.
         await asyncio.to_thread(self._cursors.write, name, written)
+        key, context = await asyncio.to_thread(self._prepared, hook)
         with self._listen() as listener:
             while True:
                 while events := await asyncio.to_thread(
