@@ -311,12 +311,8 @@ class Daemon:
         logger.info("stopping", grace_seconds=grace)
         notify.stopping(f"waiting up to {grace:g} s for running checkpoints")
         notify.extend_timeout(longest + 3 * LAST_SECONDS)
-        working.cancel()
-        collecting.cancel()
-        scrubbing.cancel()
-        retaining.cancel()
-        notifying.cancel()
-        watching.cancel()
+        for task in (working, collecting, scrubbing, retaining, notifying, watching):
+            task.cancel()
         await _within(longest, "attempts", asyncio.create_task(scheduler.stop(grace)))
         await _within(LAST_SECONDS, "shells", asyncio.create_task(engine.shells.close_all()))
         server.should_exit = True
