@@ -105,7 +105,7 @@ class BuildState:
     artifacts have paths in the state directory. `submitted_position` is the log position of the first
     event; `sequence`, `log_position` and `hash` belong to the last event. `time_origin` is where the
     build's time comes from (`dcd.planning.epoch`; "" for builds of version 0.1.0).
-    `reproduces`, `variation` and `locked` as in BuildSubmitted.
+    `reproduces`, `variation`, `locked` and `profiles` as in BuildSubmitted.
     """
 
     id: str
@@ -135,6 +135,7 @@ class BuildState:
     variation: Variation | None = None
     locked: Locked | None = None
     rebuild: Rebuild | None = None
+    profiles: tuple[str, ...] = ()
     removed: bool = False
     removed_at: datetime | None = None
     removed_by: Actor | None = None

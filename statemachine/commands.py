@@ -54,6 +54,7 @@ class Replacement:
     plan: Plan
     inputs: tuple[events.InputFile, ...] = ()
     parameters: Mapping[str, str] = field(default_factory=dict)
+    profiles: tuple[str, ...] = ()
     time_origin: str = ""
 
 
@@ -139,6 +140,7 @@ def repeated(first: BuildState, plan: Plan) -> events.BuildSubmitted:
         plan=plan,
         inputs=first.inputs,
         parameters=dict(first.parameters),
+        profiles=first.profiles,
         fresh=True,
         priority=first.priority,
         time_origin=first.time_origin,
@@ -264,6 +266,7 @@ def _resume(state: BuildState, command: Resume) -> tuple[events.Payload, ...]:
             plan=plan,
             inputs=new.inputs,
             parameters=dict(new.parameters),
+            profiles=new.profiles,
             kept=kept,
             time_origin=new.time_origin,
         )
@@ -314,8 +317,8 @@ def _is_already_as_requested(state: BuildState, command: Resume) -> bool:
 
 
 def _is_in_force(state: BuildState, new: Replacement) -> bool:
-    wanted = (new.manifest, new.inputs, dict(new.parameters))
-    return wanted == (state.manifest, state.inputs, dict(state.parameters))
+    wanted = (new.manifest, new.inputs, dict(new.parameters), new.profiles)
+    return wanted == (state.manifest, state.inputs, dict(state.parameters), state.profiles)
 
 
 def _cancel(state: BuildState) -> tuple[events.Payload, ...]:

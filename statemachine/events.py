@@ -41,7 +41,8 @@ class BuildSubmitted(Payload):
     (`statemachine.keys.epoch_of`); `time_origin` says where it comes from (`dcd.planning.epoch`).
     `reproduces` is the build that this one repeats ("": none), in surroundings with this `variation`.
     `locked` is what it uses in place of its repositories.
-    `rebuild` is what the results are to be compared with: such a build has no network."""
+    `rebuild` is what the results are to be compared with: such a build has no network. `profiles` are the
+    selected ones, in order."""
 
     name: str
     manifest: str
@@ -59,6 +60,7 @@ class BuildSubmitted(Payload):
     variation: Variation | None = None
     locked: Locked | None = None
     rebuild: Rebuild | None = None
+    profiles: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +215,7 @@ class BuildResumed(Payload):
     kept: int | None = None
     declines: str | None = None
     time_origin: str = ""
+    profiles: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

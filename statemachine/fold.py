@@ -218,6 +218,7 @@ def _submitted(event: events.Event, data: events.BuildSubmitted) -> BuildState:
         locked=data.locked,
         pause_before=data.pause_before,
         rebuild=data.rebuild,
+        profiles=data.profiles,
     )
 
 
@@ -252,6 +253,7 @@ def _resumed(state: BuildState, data: events.BuildResumed) -> BuildState:
         manifest_path=state.manifest_path if data.manifest_path is None else data.manifest_path,
         inputs=data.inputs,
         parameters=data.parameters,
+        profiles=data.profiles,
         published=(),
         time_origin=data.time_origin or state.time_origin,
     )

@@ -205,6 +205,8 @@ def _manifest(result: Results) -> Json:
 
 def _external_parameters(result: Results, parameters: Mapping[str, str]) -> Json:
     found = {"manifest": _manifest(result), "parameters": dict(parameters)}
+    if result.state.profiles:
+        found["profiles"] = list(result.state.profiles)
     if result.exported:
         found["exported_manifest"] = {
             "name": "manifest.xml",

@@ -88,16 +88,17 @@ def _submitted(args: argparse.Namespace) -> Json:
 
 
 def _continued(args: argparse.Namespace) -> Json | None:
-    """This user's newest unfinished build of this manifest with these parameters, which continues; None when
-    a new one is needed."""
+    """This user's newest unfinished build of this manifest with these parameters and profiles, which
+    continues; None when a new one is needed."""
     if args.fresh:
         return None
-    path, parameters = str(Path(args.manifest).absolute()), dict(args.parameters)
+    wanted = (str(Path(args.manifest).absolute()), dict(args.parameters), {*args.profiles})
     for summary in builds(args.socket, UNFINISHED):
         if summary["actor"]["uid"] != os.geteuid():
             continue
         build = request(args.socket, "GET", build_path(summary["id"]))
-        if (build["manifest_path"], build["parameters"]) == (path, parameters):
+        found = (build["manifest_path"], build["parameters"], {*build.get("profiles", ())})
+        if found == wanted:
             return _resumed(args, build)
     return None
 

@@ -26,7 +26,7 @@ def add_manifest(parser: argparse.ArgumentParser) -> None:
 
 
 def add_parameters(parser: argparse.ArgumentParser) -> None:
-    """--set, for the manifest's parameters."""
+    """--set and --profile, for the manifest's parameters and profiles."""
     parser.add_argument(
         "--set",
         metavar="NAME=VALUE",
@@ -35,6 +35,15 @@ def add_parameters(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         help="set the manifest's parameter NAME; may be repeated",
+    )
+    parser.add_argument(
+        "--profile",
+        metavar="NAME",
+        dest="profiles",
+        type=_names,
+        action="extend",
+        default=[],
+        help="select the manifest's profile NAME, or several (A,B); may be repeated",
     )
 
 
@@ -79,6 +88,8 @@ def manifest_body(args: argparse.Namespace) -> dict[str, Json]:
     body: dict[str, Json] = {"manifest": read_manifest(args.manifest)}
     if args.parameters:
         body["parameters"] = dict(args.parameters)
+    if args.profiles:
+        body["profiles"] = sorted(set(args.profiles))
     if getattr(args, "source_date_epoch", None) is not None:  # not an option of all commands
         body["source_date_epoch"] = args.source_date_epoch
     if getattr(args, "grow", False):
@@ -90,6 +101,13 @@ def _seconds(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not a time in seconds since 1970")
     return int(text)
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME, or several names with commas")
+    return names
 
 
 def _assignment(text: str) -> tuple[str, str]:

@@ -3,9 +3,9 @@
 Continue a paused or failed build from where it stopped, or from an earlier checkpoint with --from.
 With --manifest the build continues with an edited manifest and the present content of its files:
 unchanged checkpoints at the start are kept, the others run again, and both are printed, with the
-reason. The parameters are those of the submit, unless --set changes them. Without --manifest,
-manifest and files are those of the submit; a warning names the ones that have changed. For a build
-that is pausing, the pause is withdrawn.
+reason. Parameters and profiles are those of the submit, unless --set changes one or --profile selects
+others. Without --manifest, manifest and files are those of the submit; a warning names the ones that
+have changed. For a build that is pausing, the pause is withdrawn.
 """
 
 import argparse
@@ -40,8 +40,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Resume, and print the state, and for a new manifest the kept and the rerun checkpoints."""
-    if args.parameters and args.manifest is None:
-        raise ClientError("usage", "--set needs --manifest: parameters belong to a manifest")
+    if (args.parameters or args.profiles) and args.manifest is None:
+        option = "--set" if args.parameters else "--profile"
+        raise ClientError(
+            "usage", f"{option} needs --manifest: it is about what a manifest declares"
+        )
     body: dict[str, Json] = {"from": args.rewind_to, "pause_before": args.pause_before}
     path = build_path(args.build, "resume")
     if args.manifest is None:

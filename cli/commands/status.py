@@ -43,6 +43,8 @@ def run(args: argparse.Namespace) -> None:
         )
     if build.get("reproduces"):
         print(f"  repeats build {printable(build['reproduces'])} in varied surroundings")
+    if profiles := build.get("profiles"):
+        print(f"  profiles {printable(', '.join(profiles))}")
     if build["pause_before"]:
         print(f"  pauses before {printable(build['pause_before'])}")
     print()

@@ -125,7 +125,8 @@ async def resume(api: Api, request: Request) -> Response:
     earlier = await api.records.state(build)
     if body.manifest is not None:
         source = await _source(api, request, body.manifest, body)
-        source = replace(source, inherited=earlier.parameters)
+        profiles = () if body.profiles is not None else earlier.profiles
+        source = replace(source, inherited=earlier.parameters, inherited_profiles=profiles)
     state, kept, rerun = await api.engine.resume(
         build,
         body.rewind_to,
@@ -235,6 +236,7 @@ async def _source(
         manifest.path,
         files,
         body.parameters or {},
+        profiles=tuple(sorted(set(body.profiles or ()))),
         source_date_epoch=getattr(body, "source_date_epoch", None),
         host_code=api.may(request, Action.RUN_HOST_CODE),
         # Queries the user database, which may be slow.

@@ -51,6 +51,7 @@ class UploadedFile(Request, frozen=True):
 
 Files = Annotated[dict[str, UploadedFile | None], Meta(max_length=10_000)]
 Parameters = Annotated[dict[str, str], Meta(max_length=1_000)]
+Profiles = Annotated[tuple[Annotated[str, Meta(max_length=64)], ...], Meta(max_length=100)]
 
 
 class ManifestRequest(Request, frozen=True):
@@ -63,6 +64,7 @@ class ManifestRequest(Request, frozen=True):
     manifest: ManifestText
     files: Files = {}
     parameters: Parameters = {}
+    profiles: Profiles = ()
     source_date_epoch: Annotated[int, Meta(ge=EARLIEST, le=LATEST)] | None = None
     fresh: bool = False
     fresh_from: CheckpointName | None = None
@@ -111,13 +113,15 @@ class PauseRequest(Request, frozen=True):
 
 
 class ResumeRequest(Request, frozen=True, rename={"rewind_to": "from"}):
-    """Body of `resume`. The JSON name of `rewind_to` is `from`."""
+    """Body of `resume`. The JSON name of `rewind_to` is `from`. Without `parameters` or `profiles` a new
+    manifest has those of the build."""
 
     rewind_to: CheckpointName | None = None
     pause_before: CheckpointName | None = None
     manifest: ManifestText | None = None
     files: Files = {}
     parameters: Parameters | None = None
+    profiles: Profiles | None = None
 
 
 class ReproduceRequest(Request, frozen=True, rename={"first": "from"}):
@@ -217,6 +221,8 @@ class BuildView:
     removed_by: Actor | None = None
     reproduces: str = ""
     """The build that this one repeats, in varied surroundings; empty for others."""
+    profiles: tuple[str, ...] = ()
+    """The selected profiles."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,6 +62,7 @@ def build_view(
         removed_at=state.removed_at,
         removed_by=state.removed_by,
         reproduces=state.reproduces,
+        profiles=state.profiles,
     )
 
 

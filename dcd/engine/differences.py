@@ -108,7 +108,7 @@ class ComparedBuilds:
             second=second.id,
             packages=packages,
             manifest=tuple(unified_diff(before, after, first.id, second.id, n=1, lineterm="")),
-            parameters=_changed(*parameters),
+            parameters=_changed(*map(_choices, parameters, (first, second))),
             inputs=_changed(*({i.path: i.sha256 for i in s.inputs} for s in (first, second))),
             compared=compared,
             files=files,
@@ -145,6 +145,12 @@ class ComparedBuilds:
         if found.unknown:
             unknown.append(f"files: {found.unknown}")
         return last.name, found.files, found.count
+
+
+def _choices(parameters: Mapping[str, str], state: BuildState) -> dict[str, str]:
+    """The values of parameters, and the selected profiles as the option that selects them."""
+    profiles = {"--profile": " ".join(state.profiles)} if state.profiles else {}
+    return {**parameters, **profiles}
 
 
 def _changed(first: Mapping[str, str], second: Mapping[str, str]) -> tuple[Changed, ...]:

@@ -202,6 +202,7 @@ class Engine:
             plan=plan,
             inputs=planned.inputs,
             parameters=dict(source.parameters),
+            profiles=source.profiles,
             pause_before=options.pause_before,
             fresh=options.fresh,
             priority=options.priority,
@@ -267,6 +268,7 @@ class Engine:
                 plan=plan,
                 inputs=planned.inputs,
                 parameters={**source.inherited, **source.parameters},
+                profiles=source.profiles or source.inherited_profiles,
                 time_origin=planned.time.origin if own_time else "",
             )
         command = Resume(rewind_to, pause_before, replacement)
@@ -364,6 +366,8 @@ def _digest(source: ManifestSource, options: Options) -> str:
         for each in fields(options)
         if (value := getattr(options, each.name)) != each.default
     }
+    if source.profiles:
+        given["profiles"] = source.profiles
     said = (source.path, source.text, source.files, source.parameters, time, given)
     return hashlib.sha256(canonical(said)).hexdigest()
 

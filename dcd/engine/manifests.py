@@ -63,6 +63,9 @@ class ManifestSource:
     files: Mapping[str, tuple[str, int] | None]
     parameters: Mapping[str, str]
     inherited: Mapping[str, str] = field(default_factory=dict)
+    profiles: tuple[str, ...] = ()
+    inherited_profiles: tuple[str, ...] = ()
+    """The selected profiles, and those of the manifest that it replaces."""
     source_date_epoch: int | None = None
     """The requested time of the build, seconds since 1970."""
     known: Known | None = None
@@ -260,6 +263,8 @@ class Manifests:
             files=files,
             parameters=source.parameters,
             inherited=source.inherited,
+            profiles=source.profiles,
+            inherited_profiles=source.inherited_profiles,
             source_date_epoch=source.source_date_epoch,
             known=source.known,
             pause_before=pause_before,

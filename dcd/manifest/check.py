@@ -21,6 +21,7 @@ from dcd.manifest.data_object import (
 )
 from dcd.manifest.diagnostics import Diagnostic, did_you_mean, error, hint, listed, shortened
 from dcd.manifest.fields import Field
+from dcd.manifest.profiles import WHEN
 from dcd.manifest.registry import Registry, may_stand_in, particles_of
 from dcd.manifest.source import Source
 from dcd.manifest.values import BadValue, choices
@@ -100,7 +101,7 @@ class _Check:
 
     def unknown_attribute(self, element: Element, name: str, known: list[str]) -> Diagnostic:
         missing = [candidate for candidate in known if candidate not in element.attrib]
-        meant = did_you_mean(name, missing)
+        meant = did_you_mean(name, [*missing, WHEN])
         return error(
             self.source.origin(element, name),
             f"<{element.tag}> has no attribute {name!r}{hint(meant)}",

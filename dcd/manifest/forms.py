@@ -144,6 +144,13 @@ CHECKPOINT_NAME = Form(
 IDENTIFIER = Form(
     r"[A-Za-z_][A-Za-z0-9_]*", "a name of letters, digits and underscores", "hostname"
 )
+PROFILE = Form(
+    r"[A-Za-z0-9_][A-Za-z0-9_.\-]*",
+    "a name of letters, digits and _ . -, and none of and, or, not",
+    "dev",
+    64,
+    also=lambda text: "a name other than and, or, not" if text in ("and", "or", "not") else "",
+)
 WORD = Form(r"[A-Za-z0-9_][A-Za-z0-9_.+\-]*", "a word of letters, digits and _ . + -", "virtio")
 LINE = Form(r"[^\t\n\r]*\S[^\t\n\r]*", "a line of text", "Debian live")
 """Text for people, with any characters; each writer encodes it."""

@@ -14,8 +14,9 @@ from lxml import etree
 
 from dcd.manifest.data_object import DataObject, Element, OneOf, Particle, fields_of
 from dcd.manifest.fields import Field
-from dcd.manifest.objects import BUILTIN, DC, CheckpointSpec
+from dcd.manifest.objects import BUILTIN, DC, CheckpointSpec, Profile
 from dcd.manifest.paths import class_and_name, parse_path
+from dcd.manifest.profiles import WHEN
 from dcd.manifest.registry import Registry, particles_of
 from dcd.manifest.values import Form, choices, optional_of
 
@@ -94,6 +95,7 @@ def grammar_text(offers: Offers) -> str:
     for cls in classes_below():
         _define(grammar, cls, offers.get(cls, {}))
     _define_use(grammar)
+    _define_when(grammar)
     etree.indent(grammar, "  ")
     return etree.tostring(grammar, encoding="unicode") + "\n"
 
@@ -123,6 +125,8 @@ def _define(grammar: Element, cls: type[DataObject], offered: Mapping[str, Seque
             attribute = _add(holder, "attribute", name=field.tag)
             _document(attribute, field.declared.doc)
             _value(attribute, field, offered if field.name == _OFFERED_FOR.get(cls, "name") else {})
+    if cls not in (DC, Profile):
+        _add(element, "ref", name=WHEN)
     texts = [field for field in fields if field.declared.kind == "text"]
     if texts:
         _text(element, texts[0])
@@ -134,6 +138,14 @@ def _define(grammar: Element, cls: type[DataObject], offered: Mapping[str, Seque
         _add(element, "empty")
 
 
+def _define_when(grammar: Element) -> None:
+    attribute = _add(_add(_add(grammar, "define", name=WHEN), "optional"), "attribute", name=WHEN)
+    _document(
+        attribute, "The condition under which the element counts: dev, suite=trixie, not dev."
+    )
+    _add(attribute, "text")
+
+
 def _text_children(fields: tuple[Field, ...]) -> Iterator[Element]:
     for field in fields:
         if field.declared.kind not in ("child", "children"):
@@ -142,6 +154,7 @@ def _text_children(fields: tuple[Field, ...]) -> Iterator[Element]:
         pattern = etree.Element(_rng("zeroOrMore" if many else "optional"))
         element = _add(pattern, "element", name=field.tag)
         _document(element, field.declared.doc)
+        _add(element, "ref", name=WHEN)
         _text(element, field)
         yield element if field.required else pattern
 

@@ -80,7 +80,7 @@ def rules_of(settings: Configuration) -> Rules:
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """A manifest as a client sent it. The keys of `files` are absolute paths, with None for a file that the
-    client does not have; `inherited` are the parameters of the manifest that it replaces;
+    client does not have; `inherited` and `inherited_profiles` are of the manifest that it replaces;
     `source_date_epoch` is the requested time of the build, `known` the repositories of a locked one; from
     `pause_before` on no checkpoint runs yet; `host_code` means that its sender may run code on the host
     (None: not known, in a check without a daemon); `borrower` is the user of its secrets (None: root)."""
@@ -91,6 +91,8 @@ class Manifest:
     files: Mapping[str, Captured | None] = field(default_factory=dict)
     parameters: Mapping[str, str] = field(default_factory=dict)
     inherited: Mapping[str, str] = field(default_factory=dict)
+    profiles: tuple[str, ...] = ()
+    inherited_profiles: tuple[str, ...] = ()
     source_date_epoch: int | None = None
     known: Known | None = None
     pause_before: str | None = None
@@ -397,6 +399,8 @@ def _loaded(manifest: Manifest, waiting: Waiting) -> tuple[Loaded, list[Made]]:
         files={path: None if f is None else _file(f) for path, f in manifest.files.items()},
         parameters=manifest.parameters,
         inherited=manifest.inherited,
+        profiles=manifest.profiles,
+        inherited_profiles=manifest.inherited_profiles,
         settings=ManifestSettings(
             include_directories=rules.include_directories,
             mapped_directories={**ManifestSettings().mapped_directories, **rules.include_map},

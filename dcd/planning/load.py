@@ -8,7 +8,7 @@ opens nothing. It lists missing files, so that the client reads them with its ow
 """
 
 import posixpath
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from dcd.construction.constructors import check_constructors
@@ -33,6 +33,7 @@ from dcd.manifest.includes import INCLUDE, CapturedFile, Directories, resolve_in
 from dcd.manifest.inputs import absent, captured, named_files
 from dcd.manifest.parameters import substitute_parameters, without_repeats
 from dcd.manifest.plugins import installed_registry
+from dcd.manifest.profiles import PROFILE, select
 from dcd.manifest.registry import Registry
 from dcd.manifest.source import LIMITS, Limits, Source, read
 from dcd.manifest.tokens import check_references
@@ -81,12 +82,15 @@ def load(
     files: Mapping[str, CapturedFile | None] | None = None,
     parameters: Mapping[str, str] | None = None,
     inherited: Mapping[str, str] | None = None,
+    profiles: Collection[str] = (),
+    inherited_profiles: Collection[str] = (),
     settings: Settings | None = None,
 ) -> Loaded:
     """Load a manifest. `path` is its absolute path on the client's host; `files` are the sent files by
     absolute path, None for a file that the client does not have. `inherited` are the parameters of the
-    replaced manifest, used for declared parameters that are not in `parameters`. `examine` gets the valid
-    part of the manifest. Raises ManifestError with every diagnostic when there is an error."""
+    replaced manifest, used for declared parameters that are not in `parameters`. `profiles` are selected;
+    `inherited_profiles` are those of the replaced manifest, if the command selects none. `examine` gets the
+    valid part of the manifest. Raises ManifestError with every diagnostic when there is an error."""
     given = files or {}
     settings = settings or Settings()
     place = posixpath.normpath(posixpath.join("/", path))
@@ -100,6 +104,8 @@ def load(
     missing = tuple(wanted for wanted in includes if wanted.path not in given)
     if missing:
         return Loaded(DataObjectCache(), "", in_order(found), missing)
+    values = {**(inherited or {}), **(parameters or {})}
+    found += bounded(select(source, profiles, inherited_profiles, values))
     declared = {element.get("name", "") for element in source.root.findall("parameter")}
     kept = {name: value for name, value in (inherited or {}).items() if name in declared}
     values = {**kept, **(parameters or {})}
@@ -144,7 +150,7 @@ def _count_checkpoints(source: Source, limits: Limits) -> None:
 
 def _import(source: Source, registry: Registry, whole: bool) -> DataObjectCache:
     """The DOC of the tree, or (not `whole`) of its valid part."""
-    for declaration in source.root.findall("parameter"):
+    for declaration in (*source.root.findall("parameter"), *source.root.findall(PROFILE)):
         source.root.remove(declaration)
     doc = DataObjectCache(registry)
     if whole:

@@ -120,6 +120,7 @@ class FakeBuild:
             "removed_at": None,
             "removed_by": None,
             "reproduces": "",
+            "profiles": [],
         }
         planned = tuple(
             PlannedCheckpoint(checkpoint, "", "dcd/x", "X", "k" * 64, (), estimate_seconds=seconds)

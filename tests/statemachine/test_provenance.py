@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from statemachine.commands import Pause, Remove, Resume, Start
+from statemachine.commands import Pause, Remove, Resume, Start, repeated
 from statemachine.errors import Refused
 from statemachine.events import (
     ArtifactPublished,
@@ -200,3 +200,13 @@ def test_builds_of_earlier_versions_have_one_too(tmp_path: Path, revision: str) 
             assert builder["id"] == "urn:dcd:builder:unnamed"
             assert "source_date_epoch" not in json.dumps(statement)
     assert found or revision != "0001"
+
+
+def test_selected_profiles_are_named(begin: Callable[..., Any]) -> None:
+    driver = begin(live_plan(), profiles=("ci", "dev"))
+    driver.do(Start())
+    for _ in range(3):
+        driver.start_next()
+        driver.complete()
+    assert parameters(driver)["profiles"] == ["ci", "dev"]
+    assert repeated(driver.state, driver.state.plan).profiles == ("ci", "dev")

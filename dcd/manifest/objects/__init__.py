@@ -22,6 +22,7 @@ from dcd.manifest.objects.distro import (
     MaxSize,
     MediaIm,
     Parameter,
+    Profile,
     VmController,
     VmFormat,
     VmIm,
@@ -74,7 +75,7 @@ from dcd.manifest.objects.target import (
 from dcd.manifest.registry import Registry
 
 BUILTIN = Registry().adding(
-    DC, Parameter, Distro, DistroSpec, ImgParams, MediaIm, MaxSize, BootMods, BootEntry,
+    DC, Parameter, Profile, Distro, DistroSpec, ImgParams, MediaIm, MaxSize, BootMods, BootEntry,
     VmIm, VmFormat, VmController, VmNetwork,
     Target, Disk, DiskName, DiskProp, DiskKeyword, DiskImage, Iscsi, GptPartition, Partition,
     Slice, Size, Format, Logical, Zpool, Vdev, Filesystem, Zvol, PoolOptions, DatasetOptions,
@@ -93,7 +94,8 @@ __all__ = [
     "DiskImage", "DiskKeyword", "DiskName", "DiskProp", "Distro", "DistroSpec", "DpkgOption",
     "Execution", "Facet", "Filesystem", "Format", "GptPartition", "Image", "ImgParams", "ImgType",
     "Interface", "Iscsi", "Kwargs", "Logical", "MaxSize", "MediaIm", "Mirror", "Option", "Options",
-    "Origin", "Parameter", "Partition", "Password", "Pin", "PoolOptions", "Property", "Publisher",
+    "Origin", "Parameter", "Partition", "Password", "Pin", "PoolOptions", "Profile", "Property",
+    "Publisher",
     "Repository", "Script", "Size", "Slice", "Software", "SoftwareData", "Source", "SshKey", "Sudo",
     "Target", "Tree", "Unit", "User", "Validation", "Variant", "Vdev", "VmController", "VmFormat",
     "VmIm", "VmNetwork", "Zpool", "Zvol",

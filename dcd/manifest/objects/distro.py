@@ -25,6 +25,14 @@ class Parameter(DataObject, tag="parameter"):
     description: str | None = attribute("Its purpose.", default=None, form=forms.DESCRIPTION)
 
 
+class Profile(DataObject, tag="profile"):
+    """A choice that `--profile` makes: elements with `when="NAME"` are part of the build only where it is
+    selected."""
+
+    name: str = attribute("Its name.", form=forms.PROFILE)
+    description: str | None = attribute("Its purpose.", default=None, form=forms.DESCRIPTION)
+
+
 class MaxSize(DataObject, tag="max_size", content=(one(Size),)):
     """The maximum size of the image."""
 
@@ -140,5 +148,5 @@ class Distro(
     )
 
 
-class DC(DataObject, tag="dc", content=(many(Parameter), one(Distro))):
+class DC(DataObject, tag="dc", content=(many(Parameter), many(Profile), one(Distro))):
     """The manifest of a distribution constructor."""

@@ -33,6 +33,7 @@ from dcd.manifest.objects import (
     MediaIm,
     Parameter,
     Partition,
+    Profile,
     Slice,
     Target,
     VmIm,
@@ -52,6 +53,7 @@ ANYWHERE = {BootMods, DC, ImgParams, Kwargs, Target, VmIm}
 
 ELSEWHERE = {
     (Parameter, "description"),  # for people
+    *((Profile, "name"), (Profile, "description")),  # by what selects, and for people
     *((Parameter, "name"), (Parameter, "default")),  # by what substitutes it in the text
     (Execution, "stop_on_error"),  # of which the cross checks say that it has no effect
     (Distro, "sbom"),  # by what adds a checkpoint to the tree
@@ -159,8 +161,8 @@ def test_every_element_is_read_where_it_stands_or_listed_as_unread() -> None:
         if cls not in below_unread() | ANYWHERE
         and not any(cls.__name__ in each.classes for each in modules())
     ]
-    # Substituted in the text, and those which only hold others.
-    assert nowhere == ["parameter", "distro_spec", "execution"]
+    # Substituted in the text, selected before the rest is read, and those which only hold others.
+    assert nowhere == ["parameter", "profile", "distro_spec", "execution"]
 
 
 def test_the_largest_size_of_media_is_read() -> None:
