@@ -1,17 +1,54 @@
 """Handlers for layers: listing and verifying them. The table in `dcd.api.app` describes each."""
 
+from dataclasses import dataclass
 from itertools import chain
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from dcd.api import schemas
 from dcd.api.access import Action
 from dcd.api.handling import Api
 from dcd.api.operations import QueryParameter, json_response, string
 from store.layers import Layer
 
 OF_BUILD = QueryParameter("build", "only the layers with which this build was made", str)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerView:
+    """A layer. `content` is the digest of its manifest ("" without one), `checked_at` the Unix time when
+    all of it was read last (0: never). `state` is `valid`, `damaged`, or `stale`: a layer below it is
+    damaged, was lost or made again. `damage` names the first differences."""
+
+    key: str
+    build: str
+    checkpoint: str
+    size_bytes: int
+    content: str
+    checked_at: float
+    state: str
+    damage: str
+
+
+@dataclass(frozen=True, slots=True)
+class LayerList:
+    """All layers, or those with which a build was made; those of it that do not exist any more are only
+    counted."""
+
+    layers: tuple[LayerView, ...]
+    missing: int
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCheck:
+    """The verification of a layer. `state` is `unchanged`, `damaged`, or `unrecorded`: an earlier version
+    made it without a manifest. `damage` names the first differences."""
+
+    key: str
+    build: str
+    checkpoint: str
+    state: str
+    damage: str
 
 
 async def layers(api: Api, request: Request) -> Response:
@@ -27,7 +64,7 @@ async def layers(api: Api, request: Request) -> Response:
     )
     done = {} if state is None else {each.key for each in state.checkpoints if each.done}
     found = {layer.record.key for layer in chain(valid, others)}
-    return json_response(schemas.LayerList(views, len(set(done) - found)))
+    return json_response(LayerList(views, len(set(done) - found)))
 
 
 async def verify_layer(api: Api, request: Request) -> Response:
@@ -35,13 +72,13 @@ async def verify_layer(api: Api, request: Request) -> Response:
     api.require(request, Action.SEE)
     found = await api.engine.scrub.check(request.path_params["key"])
     return json_response(
-        schemas.LayerCheck(found.key, found.made_by, found.checkpoint, found.state, found.damage)
+        LayerCheck(found.key, found.made_by, found.checkpoint, found.state, found.damage)
     )
 
 
-def _view(layer: Layer, state: str) -> schemas.LayerView:
+def _view(layer: Layer, state: str) -> LayerView:
     record = layer.record
-    return schemas.LayerView(
+    return LayerView(
         record.key,
         record.made_by,
         record.checkpoint,

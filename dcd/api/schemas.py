@@ -300,43 +300,6 @@ class Verification:
 
 
 @dataclass(frozen=True, slots=True)
-class LayerView:
-    """A layer. `content` is the digest of its manifest ("" without one), `checked_at` the Unix time when
-    all of it was read last (0: never). `state` is `valid`, `damaged`, or `stale`: a layer below it is
-    damaged, was lost or made again. `damage` names the first differences."""
-
-    key: str
-    build: str
-    checkpoint: str
-    size_bytes: int
-    content: str
-    checked_at: float
-    state: str
-    damage: str
-
-
-@dataclass(frozen=True, slots=True)
-class LayerList:
-    """All layers, or those with which a build was made; those of it that do not exist any more are only
-    counted."""
-
-    layers: tuple[LayerView, ...]
-    missing: int
-
-
-@dataclass(frozen=True, slots=True)
-class LayerCheck:
-    """The verification of a layer. `state` is `unchanged`, `damaged`, or `unrecorded`: an earlier version
-    made it without a manifest. `damage` names the first differences."""
-
-    key: str
-    build: str
-    checkpoint: str
-    state: str
-    damage: str
-
-
-@dataclass(frozen=True, slots=True)
 class LogList:
     """The logs of a build, oldest first."""
 
