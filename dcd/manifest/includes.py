@@ -10,7 +10,7 @@ Source: XML Inclusions (XInclude) 1.0, W3C.
 """
 
 import posixpath
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
@@ -48,15 +48,28 @@ class Directories:
         """The absolute path for a path in the manifest, relative to `base` or the manifest's directory,
         through the longest mapped prefix. Lexical: links are not followed."""
         path = posixpath.normpath(posixpath.join(base or self.manifest, written))
-        for prefix in sorted(self.mapped, key=len, reverse=True):
+        for prefix in _longest(self.mapped):
             if path.startswith(prefix):
                 return posixpath.normpath(posixpath.join(self.mapped[prefix], path[len(prefix) :]))
         return path
+
+    def tried(self, written: str, base: str | None = None) -> str:
+        """Where a path of the manifest was looked for, for people."""
+        path = posixpath.normpath(posixpath.join(base or self.manifest, written))
+        place = posixpath.dirname(self.resolve(written, base))
+        prefix = next((each for each in _longest(self.mapped) if path.startswith(each)), None)
+        if prefix is None:
+            return f"It was looked for in {place}; include_map maps no directory of {path}."
+        return f"It was looked for in {place}: include_map maps {prefix} to {self.mapped[prefix]}."
 
     def may_include(self, path: str) -> bool:
         """Whether an include may name this absolute path."""
         allowed = (self.manifest, *self.include, *self.mapped.values())
         return any(is_below(path, directory) for directory in allowed)
+
+
+def _longest(prefixes: Iterable[str]) -> list[str]:
+    return sorted(prefixes, key=len, reverse=True)
 
 
 def is_below(path: str, directory: str) -> bool:
@@ -162,8 +175,9 @@ class _Run:
             return self.fail(
                 element,
                 f"there is no file {path}",
-                "",
-                "correct the path, or give a replacement with xi:fallback",
+                self.directories.tried(unquote(parts.path), base),
+                "correct the path, map its directory with include_map in the daemon's configuration, or "
+                "give a replacement with xi:fallback",
             )
         self.walk(fallbacks[0], chain, base, depth)
         return _replace(element, list(fallbacks[0].iterchildren("*")), fallbacks[0].text or "")

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import os
+import shutil
 import stat
 import subprocess
 from pathlib import Path
@@ -64,13 +65,31 @@ def test_files_that_are_not_in_the_archive_are_links_to_the_rest(bench: Any, arc
     links = {
         str(path.relative_to(archive)): str(path.readlink())
         for path in archive.rglob("*")
-        if path.is_symlink() and path.name not in ("bin", "opt")
+        if path.is_symlink() and path.name not in ("bin", "opt", "link")
     }
+    # Links are as they are in the image.
+    assert str((archive / "etc/link").readlink()) == "release"
     assert links["etc/deep/er/file"] == "/mnt/misc/etc/deep/er/file"
     assert all(target == f"/mnt/misc/{name}" for name, target in links.items())
-    # Not those that the archive has, links, and the lock that installers stumble over.
-    assert not links.keys() & {"etc/passwd", "etc/link", "etc/.pwd.lock", "etc/svc/repository.db"}
+    # Not those that the archive has, and the lock that installers stumble over.
+    assert not links.keys() & {"etc/passwd", "etc/.pwd.lock", "etc/svc/repository.db"}
     assert stat.S_IMODE((archive / "var/adm").stat().st_mode) == 0o775
+
+
+@pytest.mark.parametrize("area", ["pkg_image", "boot_archive"])
+@pytest.mark.parametrize("path", ["etc/deep", "var"])
+def test_links_of_the_image_lead_nowhere_outside_the_workspace(
+    bench: Any, archive: Path, tmp_path: Path, area: str, path: str
+) -> None:
+    outside = tmp_path / "outside"
+    (outside / "er").mkdir(parents=True)
+    (outside / "secret").write_text("of the host")
+    place = bench.root / area / path
+    shutil.rmtree(place, ignore_errors=True)
+    place.symlink_to(outside)
+    run_all(bench, TextBootArchiveConfigure("ba-config"))
+    assert sorted(each.name for each in outside.rglob("*")) == ["er", "secret"]
+    assert not (archive / "var/secret").is_symlink()
 
 
 def test_on_a_live_desktop_jack_is_logged_in_and_may_use_sudo(bench: Any, archive: Path) -> None:

@@ -144,6 +144,20 @@ def test_without_a_fallback_a_missing_file_is_an_error() -> None:
     ]
 
 
+def test_a_missing_file_is_reported_with_the_place_and_the_setting_that_maps_it() -> None:
+    mapped = {"/usr/share/distro_const/": "/srv/caiman"}
+    run = {"/srv/caiman/x.xml": None, "/opt/x.xml": None, "/usr/share/distro_const/x.xml": None}
+    for allowed, wanted in (
+        (mapped, "It was looked for in /srv/caiman: include_map maps /usr/share/distro_const/"),
+        ({}, "looked for in /usr/share/distro_const; include_map maps no directory"),
+    ):
+        source = read(include("/usr/share/distro_const/x.xml"), "/home/me/m.xml", LIMITS)
+        directories = Directories("/home/me", ("/usr/share/distro_const",), allowed)
+        (found,), _ = resolve_includes(source, run, directories, LIMITS)
+        assert wanted in found.why
+        assert "include_map" in found.suggestion
+
+
 def test_text_can_be_included_as_text() -> None:
     text = "if [ 1 < 2 ]; then\n  echo &amp;\nfi"
     source, wrong, _ = resolve(

@@ -184,36 +184,39 @@ def _link(archive: Path, name: str, target: str) -> None:
 
 
 def link_the_rest(image: Path, archive: Path) -> int:
-    """Make the directories that the image has below /etc and /var, with their modes and owners, and a link
-    to `MISC` for each regular file that the archive does not have. Returns the number of links."""
+    """Make the directories and links that the image has below /etc and /var, as they are there, and a link
+    to `MISC` for each regular file that the archive does not have. Returns the number of the latter."""
     made = 0
     for top in _PARTIAL:
+        _make_like(image / top, archive / top)
+        if not _is_directory(image / top) or not _is_directory(archive / top):
+            continue
         for where, directories, names in os.walk(image / top):
             below = Path(where).relative_to(image)
-            for name in sorted(directories):
-                _make_like(image / below / name, archive / below / name)
-            directories[:] = [
-                name
-                for name in directories
-                if not (image / below / name).is_symlink() and (archive / below / name).is_dir()
-            ]
-            for name in sorted(names):
-                place = archive / below / name
+            for name in sorted((*directories, *names)):
+                origin, place = image / below / name, archive / below / name
                 if name == _LEFT_LOCK or os.path.lexists(place):
                     continue
-                if (image / below / name).is_symlink():
-                    continue
-                place.symlink_to(f"{MISC}/{below / name}")
-                made += 1
+                if origin.is_symlink():
+                    place.symlink_to(origin.readlink())
+                elif origin.is_dir():
+                    _make_like(origin, place)
+                elif origin.is_file():
+                    place.symlink_to(f"{MISC}/{below / name}")
+                    made += 1
+            directories[:] = [each for each in directories if _is_directory(archive / below / each)]
     return made
+
+
+def _is_directory(path: Path) -> bool:
+    """Whether it is a directory itself: a link could lead out of the workspace."""
+    return path.is_dir() and not path.is_symlink()
 
 
 def _make_like(pattern: Path, directory: Path) -> None:
     """Make a directory with the mode, the owner and the times of another, unless there is something."""
-    if os.path.lexists(directory) or pattern.is_symlink():
+    if os.path.lexists(directory) or not _is_directory(pattern):
         return
-    if not directory.parent.exists():
-        _make_like(pattern.parent, directory.parent)
     directory.mkdir()
     status = pattern.stat()
     if may_set_owners():

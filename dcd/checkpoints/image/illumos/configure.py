@@ -237,7 +237,7 @@ def _gather_installer(context: Context) -> None:
         return
     shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True)
     for dtd in sorted(resolve(image, "usr/share/install").glob("*.dtd")):
-        shutil.copy(dtd, target)
+        shutil.copy(dtd, target, follow_symlinks=False)
     bundle = regular_file(image, "usr/share/lib/xml/dtd/service_bundle.dtd.1")
     if bundle is not None:
         shutil.copy(bundle, target)

@@ -18,9 +18,11 @@ Source: illumos, usr/src/cmd/lofiadm/main.c (lofi_compress, lzma_compress), usr/
 """
 
 import lzma
+import os
 import struct
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -86,9 +88,8 @@ def compress(
     last = size - (total - 1) * SEGMENT_BYTES
     with source.open("rb") as origin, target.open("wb") as sink:
         sink.seek(_HEADER.size + (total + 1) * _ENTRY.size)
-        for done in range(1, total + 1):
-            segment = origin.read(SEGMENT_BYTES)
-            offsets.append(offsets[-1] + sink.write(_packed(segment, algorithm)))
+        for done, data in enumerate(_packed_in_order(origin, algorithm), start=1):
+            offsets.append(offsets[-1] + sink.write(data))
             on_segment(done, total)
         sink.write(bytes(-sink.tell() % _BLOCK_BYTES))
         sink.seek(0)
@@ -127,6 +128,14 @@ def decompress(source: Path) -> Iterator[bytes]:
             if len(segment) != wanted:
                 raise _damaged(f"segment {number} has {len(segment)} bytes instead of {wanted}")
             yield segment
+
+
+def _packed_in_order(origin: BinaryIO, algorithm: Algorithm) -> Iterator[bytes]:
+    """The stored form of each segment. Both libraries compress outside the interpreter's lock."""
+    workers = os.cpu_count() or 1
+    with ThreadPoolExecutor(workers) as pool:
+        while some := [data for _ in range(4 * workers) if (data := origin.read(SEGMENT_BYTES))]:
+            yield from pool.map(lambda segment: _packed(segment, algorithm), some)
 
 
 def _packed(segment: bytes, algorithm: Algorithm) -> bytes:

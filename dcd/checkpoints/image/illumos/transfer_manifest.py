@@ -89,6 +89,8 @@ def _data(software: "etree._Element", action: str, names: Sequence[str]) -> None
 
 
 def _files(directory: Path) -> Iterator[Path]:
+    if directory.is_symlink():
+        return  # It could lead out of the workspace.
     for where, directories, names in os.walk(directory):
         for name in (*names, *directories):
             path = Path(where, name)

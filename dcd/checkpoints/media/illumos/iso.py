@@ -26,7 +26,7 @@ from dcd.checkpoints.recorded import record_medium, record_values
 from dcd.checkpoints.times import source_date_epoch
 from dcd.manifest.doc import distro
 from dcd.manifest.forms import VOLUME_ID
-from dcd.platform.inside import new_file, read, regular_file
+from dcd.platform.inside import new_file, read, regular_file, resolve
 from statemachine.errors import CheckpointError
 
 PMBR, ISOBOOT = "boot/pmbr", "boot/isoboot"
@@ -62,7 +62,7 @@ class CreateIllumosISO(Checkpoint):
         loaders = uefi_loaders(image)
         if loaders:
             write_esp(context, loaders, epoch, new_file(image, IMAGE))
-            set_back_times(image / "boot", epoch)
+            set_back_times(resolve(image, "boot"), epoch)
         result = new_file(context.media, f"{media_name(context.doc, epoch)}.iso")
         context.report(Report(0.1, f"making {result.name}"))
         volume_id = distro(context.doc).name if self.volume_id is None else self.volume_id
