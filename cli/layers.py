@@ -26,6 +26,7 @@ def verify_layers(socket: str, build: str, *, as_json: bool) -> int:
         results.append(_verified(socket, layer))
     if sys.stderr.isatty() and results:
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+    results = _settled(results, socket, build)
     damaged = sum(1 for each in results if each["state"] == "damaged")
     if as_json:
         print_json({"layers": results, "missing": listed["missing"], "ok": not damaged})
@@ -46,6 +47,20 @@ def _verified(socket: str, layer: Json) -> Json:
             found = {"state": "removed", "damage": ""}
         layer = {**layer, "state": found["state"], "damage": found["damage"]}
     return layer
+
+
+def _settled(results: list[Json], socket: str, build: str) -> list[Json]:
+    """The results, where those that stand on a layer found damaged are told from removed ones."""
+    if not any(each["state"] == "removed" for each in results):
+        return results
+    listed = request(socket, "GET", "/v1/layers", query={"build": build or None})
+    now = {each["key"]: each["state"] for each in listed["layers"]}
+    return [
+        {**each, "state": now[each["key"]]}
+        if each["state"] == "removed" and now.get(each["key"], "valid") != "valid"
+        else each
+        for each in results
+    ]
 
 
 def _print(results: list[Json], missing: int, damaged: int) -> None:
