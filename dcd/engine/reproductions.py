@@ -162,10 +162,15 @@ class Reproductions:
         return await asyncio.to_thread(self._compared, first, second)
 
     def _has_space(self, first: BuildState) -> bool:
-        """Whether the layers of a build may be kept elsewhere, each possibly as a copy of the whole tree."""
-        sizes = accumulate(record.size_bytes for record in first.checkpoints)
-        free = shutil.disk_usage(self._settings().state_dir).free
-        return sum(sizes) < free * COPIES_SHARE
+        """Whether the layers of a build may be kept elsewhere, each possibly as a copy of the whole tree:
+        there has to be space, and the limit of all layers must not remove others for them."""
+        settings = self._settings()
+        known = {layer.record.key: layer.size_bytes for layer in self._stores.layers.layers()}
+        needed = sum(accumulate(known.get(record.key, 0) for record in first.checkpoints))
+        limit = settings.layers_max_bytes
+        if limit and sum(known.values()) + needed > limit:
+            return False
+        return needed < shutil.disk_usage(settings.state_dir).free * COPIES_SHARE
 
     def _captured(self, first: BuildState) -> Locked | None:
         """The packages that a build captured, so that a change of its repositories makes no difference; None

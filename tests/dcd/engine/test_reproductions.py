@@ -181,6 +181,8 @@ def test_only_the_checkpoints_from_one_on_are_repeated(daemon: Any, tmp_path: Pa
     assert code == 0
     states = [one["state"] for one in daemon.json("status", found["second"])["checkpoints"]]
     assert states == ["reused", "completed"]
+    # They stand on the layer of the first.
+    assert not any(text.startswith("the layers") for text in found["varied"])
     done = daemon.run("reproduce", found["first"], "--from", "three")
     assert done.returncode == 7
     assert "its checkpoints are: one, two" in done.stderr
