@@ -50,7 +50,7 @@ def _verified(socket: str, layer: Json) -> Json:
 
 
 def _settled(results: list[Json], socket: str, build: str) -> list[Json]:
-    """The results, where those that stand on a layer found damaged are told from removed ones."""
+    """The results: those that stand on a layer found damaged differ from removed ones."""
     if not any(each["state"] == "removed" for each in results):
         return results
     listed = request(socket, "GET", "/v1/layers", query={"build": build or None})
