@@ -36,6 +36,9 @@ class Lifecycle(StrEnum):
 ENDED = frozenset({Lifecycle.CANCELLED, Lifecycle.COMPLETED})
 """States that a build never leaves."""
 
+WORKING = frozenset({Lifecycle.RUNNING, Lifecycle.PAUSING, Lifecycle.CANCELLING})
+"""States in which a build works."""
+
 
 class CheckpointState(StrEnum):
     """The states of one checkpoint of a build."""
@@ -61,10 +64,10 @@ class CheckpointRecord:
     """The progress and the result of one checkpoint of the plan.
 
     `attempts` counts all attempts of this build at the checkpoint, including rewound ones, so that no log
-    file name is used twice. `interruptions` counts consecutive interruptions. `log`, `boot_id` and `base` (as
-    in CheckpointStarted) belong to the last attempt, `claims` to the open one. `seconds`, `artifacts`,
-    `warnings`, `size_bytes`, `reused_from`, `taken_from` and `resolved` (as in the events) belong to the
-    result. `damaged` tells people about layers that the build could not use.
+    file name is used twice. `interruptions` counts consecutive interruptions. `log`, `boot_id`, `base` (as
+    in CheckpointStarted) and `started_at` belong to the last attempt, `claims` to the open one. `seconds`,
+    `artifacts`, `warnings`, `size_bytes`, `reused_from`, `taken_from` and `resolved` (as in the events)
+    belong to the result. `damaged` tells people about layers that the build could not use.
     """
 
     name: str
@@ -86,6 +89,7 @@ class CheckpointRecord:
     base: str = ""
     damaged: tuple[str, ...] = ()
     taken_from: str = ""
+    started_at: datetime | None = None
 
     @property
     def done(self) -> bool:
@@ -105,7 +109,8 @@ class BuildState:
     artifacts have paths in the state directory. `submitted_position` is the log position of the first
     event; `sequence`, `log_position` and `hash` belong to the last event. `time_origin` is where the
     build's time comes from (`dcd.planning.epoch`; "" for builds of version 0.1.0).
-    `reproduces`, `variation`, `locked` and `profiles` as in BuildSubmitted.
+    `reproduces`, `variation`, `locked` and `profiles` as in BuildSubmitted. The build has worked for
+    `worked_seconds` until it last stopped, and works again since `working_since`.
     """
 
     id: str
@@ -140,6 +145,8 @@ class BuildState:
     removed_at: datetime | None = None
     removed_by: Actor | None = None
     attempts: Mapping[str, int] = field(default_factory=dict)
+    worked_seconds: float = 0.0
+    working_since: datetime | None = None
     submitted_position: int = 0
     sequence: int = 0
     log_position: int = 0

@@ -9,7 +9,14 @@ from dataclasses import replace
 from typing import Any
 
 from statemachine import events
-from statemachine.build import BuildState, CheckpointRecord, CheckpointState, Claim, Lifecycle
+from statemachine.build import (
+    WORKING,
+    BuildState,
+    CheckpointRecord,
+    CheckpointState,
+    Claim,
+    Lifecycle,
+)
 from statemachine.errors import DcdError
 from statemachine.keys import with_external, with_grown, with_salt, without_grown
 from statemachine.lifecycle import destination
@@ -34,7 +41,7 @@ def evolve(state: BuildState | None, event: events.Event) -> BuildState:
             raise DcdError(f"build {build} begins with {event.type}, not with BuildSubmitted")
         after = _submitted(event, event.data)
     else:
-        after = advance(state, event.data)
+        after = _timed(state, advance(state, event.data), event)
     if isinstance(event.data, events.BuildRemoved):
         after = replace(after, removed_at=event.time, removed_by=event.actor)
     return replace(
@@ -44,6 +51,19 @@ def evolve(state: BuildState | None, event: events.Event) -> BuildState:
         log_position=event.position,
         hash=event.hash,
     )
+
+
+def _timed(before: BuildState, after: BuildState, event: events.Event) -> BuildState:
+    """The state after an event with the times that follow from it."""
+    if isinstance(event.data, events.CheckpointStarted):
+        after = _recorded(after, event.data.checkpoint, started_at=event.time)
+    works, since = after.lifecycle in WORKING, before.working_since
+    if works and since is None:
+        return replace(after, working_since=event.time)
+    if since is not None and not works:
+        worked = max(0.0, (event.time - since).total_seconds())
+        return replace(after, working_since=None, worked_seconds=before.worked_seconds + worked)
+    return after
 
 
 def advance(state: BuildState, payload: events.Payload) -> BuildState:

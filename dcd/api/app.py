@@ -17,7 +17,18 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 
-from dcd.api import builds, comparisons, host, layers, rebuilds, results, schemas, shell, webhooks
+from dcd.api import (
+    attempts,
+    builds,
+    comparisons,
+    host,
+    layers,
+    rebuilds,
+    results,
+    schemas,
+    shell,
+    webhooks,
+)
 from dcd.api.fairness import Fair, Turns
 from dcd.api.handling import Api
 from dcd.api.identity import Identified
@@ -41,6 +52,7 @@ from store.host.durable import is_full
 logger = structlog.get_logger()
 
 BUILD = "/v1/builds/{id}"
+ATTEMPT = f"{BUILD}/logs/{{checkpoint}}/{{attempt}}"
 
 
 async def openapi(api: Api, request: Request) -> Response:
@@ -130,18 +142,25 @@ OPERATIONS: tuple[Operation, ...] = (
         schemas.EventList, query=(results.AFTER, results.EVENTS_LIMIT), problems=(404,), streams=True),
     Operation("GET", f"{BUILD}/events/verify", results.verify_events, "Recompute the hash chain",
         schemas.Verification, problems=(404,)),
-    Operation("GET", f"{BUILD}/logs", results.logs, "The logs of all attempts",
-        schemas.LogList, problems=(404, 410)),
-    Operation("GET", f"{BUILD}/logs/{{checkpoint}}/{{attempt}}", results.log, "The log of an attempt",
-        None, query=(results.OFFSET,), media_type="text/plain", problems=(404, 410)),
+    Operation("GET", f"{BUILD}/logs", attempts.logs, "The logs of all attempts",
+        attempts.LogList, problems=(404, 410)),
+    Operation("GET", ATTEMPT, attempts.log, "The log of an attempt, or a stream of it",
+        None, query=(attempts.OFFSET, attempts.FOLLOW), media_type="text/plain", problems=(404, 410)),
+    Operation("GET", f"{ATTEMPT}/files", attempts.attempt_files,
+        "The files of an attempt, such as the serial console and the screen of a guest; also while it runs",
+        attempts.AttemptFiles, problems=(404, 410)),
+    Operation("GET", f"{ATTEMPT}/files/{{file}}", attempts.attempt_file,
+        "The content of a file of an attempt, or a stream of it",
+        None, query=(attempts.OFFSET, attempts.FOLLOW), media_type="application/octet-stream",
+        problems=(404, 410)),
     Operation("GET", f"{BUILD}/artifacts", results.artifacts, "The artifacts of a build",
-        schemas.ArtifactList, problems=(404, 410)),
+        results.ArtifactList, problems=(404, 410)),
     Operation("GET", f"{BUILD}/artifacts/{{artifact}}", results.artifact,
         "The content of an artifact, or the part in the header Range; the header ETag has its sha256",
         None, media_type="application/octet-stream", also=(206,), problems=(404, 410)),
     Operation("POST", f"{BUILD}/artifacts/verify", results.verify_artifacts,
         "Verify the artifacts against their digests",
-        schemas.ArtifactChecks, problems=(404, 410)),
+        results.ArtifactChecks, problems=(404, 410)),
     Operation("GET", f"{BUILD}/provenance", results.provenance,
         "The provenance of a completed build, as an in-toto statement",
         None, query=(results.ABOUT,), media_type=results.STATEMENT_TYPE, problems=(404, 409)),

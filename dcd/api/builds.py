@@ -96,7 +96,8 @@ async def list_builds(api: Api, request: Request) -> Response:
     found = await api.records.page(_states(request), page, None if before < 0 else before)
     following = found[-1].submitted_position if len(found) == page else None
     superseding = await api.records.superseding(found)
-    shown = tuple(summary_view(each, superseding.get(each.id)) for each in found)
+    outlooks = await api.records.outlooks(found)
+    shown = tuple(summary_view(each, outlooks[each.id], superseding.get(each.id)) for each in found)
     return json_response(schemas.BuildList(shown, following, position))
 
 

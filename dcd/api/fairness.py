@@ -8,8 +8,9 @@ it begins. Connections are counted by user. Used from the event loop's thread on
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, MutableMapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 from weakref import WeakValueDictionary
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -24,6 +25,12 @@ PROCESSES = 4
 RETRY_AFTER_SECONDS = 1
 
 _ENDLESS = (b"text/event-stream", b"application/x-ndjson")
+_RELEASED = "dcd.endless"
+
+
+def release_turn(scope: MutableMapping[str, Any]) -> None:
+    """Have the request's turn released when its response begins: it may be endless."""
+    scope[_RELEASED] = True
 
 
 class Turns:
@@ -98,7 +105,8 @@ class Fair:
         async with AsyncExitStack() as turn:
 
             async def releasing_send(message: Message) -> None:
-                if message["type"] == "http.response.start" and _is_endless(message):
+                endless = scope.get(_RELEASED, False) or _is_endless(message)
+                if message["type"] == "http.response.start" and endless:
                     await turn.aclose()
                 await send(message)
 

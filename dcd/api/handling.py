@@ -112,7 +112,8 @@ class Api:
             without = await self.manifests.without_secrets(secret, actor_of(request.scope))
             parameters = without.parameters
         waits = self.records.broadcast.waits_for(state.id)
-        return build_view(state, self.records.artifact_path, parameters, waits)
+        ahead = self.records.outlook(state)
+        return build_view(state, self.records.artifact_path, parameters, ahead, waits)
 
     async def require_source(self, request: Request, state: BuildState) -> None:
         """Raise PermissionDenied unless the peer may make another build from what this one was made of: its

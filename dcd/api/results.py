@@ -1,14 +1,13 @@
-"""Handlers for the results of a build: events, logs, artifacts, its DOC, the diagram of its machine.
+"""Handlers for the results of a build: events, artifacts, its DOC, the diagram of its machine.
 
 The table in `dcd.api.app` describes each.
 """
 
 import asyncio
-import os
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
@@ -26,20 +25,17 @@ from dcd.api.operations import (
     whole_number,
 )
 from dcd.api.server import actor_of
-from dcd.api.stream import Streamed, file_response, follow, follow_all
+from dcd.api.stream import Streamed, follow, follow_all
 from dcd.api.views import summary_view
 from dcd.planner.tasks import WithSecrets
 from statemachine.errors import NotFound
 from statemachine.events import Event
 from statemachine.graph import graph as drawing
-
-MAX_LOG_BYTES = 8 * 1024 * 1024
-"""The maximum size of a log in one response; clients request the rest with a larger offset."""
+from statemachine.results import Artifact
 
 CHECKPOINT_NAME = "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 
 AFTER = QueryParameter("after", "a position: events after it")
-OFFSET = QueryParameter("offset", "bytes to skip")
 AT = QueryParameter("at", "a checkpoint: the DOC after it", str, pattern=CHECKPOINT_NAME)
 PATH = QueryParameter("path", "a path string: only the parts that it selects", str)
 ABOUT = QueryParameter("about", "what is stated", str, choices=("provenance", "boot"))
@@ -48,6 +44,31 @@ EVENTS_LIMIT = limit(500, 5000)
 
 NOT_STORED = {"cache-control": "no-store"}
 STATEMENT_TYPE = "application/vnd.in-toto+json"
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactList:
+    """The published artifacts of a build."""
+
+    artifacts: tuple[Artifact, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactCheck:
+    """The verification of one artifact. `problem` is empty when it is unchanged."""
+
+    name: str
+    path: str
+    ok: bool
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactChecks:
+    """The verification of all artifacts of a build."""
+
+    artifacts: tuple[ArtifactCheck, ...]
+    ok: bool
 
 
 async def events(api: Api, request: Request) -> Response:
@@ -74,25 +95,10 @@ async def verify_events(api: Api, request: Request) -> Response:
     return json_response(schemas.Verification(build, count, not problems, tuple(problems)))
 
 
-async def logs(api: Api, request: Request) -> Response:
-    api.require(request, Action.SEE)
-    return json_response(schemas.LogList(await api.records.logs(await api.kept(request))))
-
-
-async def log(api: Api, request: Request) -> Response:
-    api.require(request, Action.SEE)
-    state = await api.kept(request)
-    checkpoint, attempt = request.path_params["checkpoint"], request.path_params["attempt"]
-    path = api.records.log_of(state, checkpoint, attempt)
-    offset = integer(request, OFFSET, 0)
-    file, size_bytes = await asyncio.to_thread(_opened_at, path, offset)
-    return file_response(file, size_bytes, "text/plain; charset=utf-8")
-
-
 async def artifacts(api: Api, request: Request) -> Response:
     api.require(request, Action.SEE)
     view = await api.view(request, await api.kept(request))
-    return json_response(schemas.ArtifactList(view.artifacts))
+    return json_response(ArtifactList(view.artifacts))
 
 
 async def artifact(api: Api, request: Request) -> Response:
@@ -114,7 +120,7 @@ async def verify_artifacts(api: Api, request: Request) -> Response:
     state = await api.kept(request)
     verdicts = await api.records.verify_artifacts(state)
     checks = tuple(
-        schemas.ArtifactCheck(
+        ArtifactCheck(
             verdict.artifact.name,
             str(api.records.artifact_path(state.id, verdict.artifact)),
             verdict.ok,
@@ -122,7 +128,7 @@ async def verify_artifacts(api: Api, request: Request) -> Response:
         )
         for verdict in verdicts
     )
-    return json_response(schemas.ArtifactChecks(checks, all(check.ok for check in checks)))
+    return json_response(ArtifactChecks(checks, all(check.ok for check in checks)))
 
 
 async def provenance(api: Api, request: Request) -> Response:
@@ -163,15 +169,6 @@ async def graph(api: Api, request: Request) -> Response:
     return PlainTextResponse(drawing(await api.records.machine(build), text_format))
 
 
-def _opened_at(path: Path, offset: int) -> tuple[BinaryIO, int]:
-    """The log from `offset` on: the open file, and the number of bytes to send."""
-    file = path.open("rb")
-    whole_bytes = file.seek(0, os.SEEK_END)
-    # A client can send an offset that no file system accepts.
-    begin = file.seek(min(offset, whole_bytes))
-    return file, min(whole_bytes - begin, MAX_LOG_BYTES)
-
-
 def _wants_stream(request: Request) -> bool:
     return "text/event-stream" in request.headers.get("accept", "")
 
@@ -200,7 +197,9 @@ async def _read(
 
 def _stream_of_all(api: Api, request: Request, after: int) -> AsyncGenerator[bytes, None]:
     async def summary(build: str) -> schemas.BuildSummary:
-        return summary_view(await api.records.summary(build))
+        stored = await api.records.summary(build)
+        outlooks = await api.records.outlooks([stored])
+        return summary_view(stored, outlooks[stored.id])
 
     return follow_all(partial(_read, api, request, None), summary, api.records.broadcast, after)
 

@@ -16,12 +16,12 @@ from dcd.construction.checkpoint_types import CheckpointType
 from dcd.doctor import HostCheck
 from dcd.engine.bisections import Change
 from dcd.engine.manifests import Signature
-from dcd.engine.records import LogFile
 from dcd.manifest.diagnostics import Diagnostic, MissingInput
 from dcd.manifest.times import EARLIEST, LATEST
 from dcd.planning.document import Match
 from dcd.planning.preview import Intention
 from statemachine.events import Actor, Event, InputFile
+from statemachine.outlook import Piece
 from statemachine.plan import Json, Variance
 from statemachine.rebuild import Rebuild
 from statemachine.results import Artifact, ErrorInfo
@@ -148,7 +148,7 @@ class CollectRequest(Request, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class CheckpointView:
-    """A checkpoint of a build in its present state."""
+    """A checkpoint of a build in its present state. `elapsed_seconds`: since the start of a running one."""
 
     name: str
     description: str
@@ -169,11 +169,13 @@ class CheckpointView:
     """The key of the result of an earlier build to which it adds; a build with one is grown."""
     taken_from: str = ""
     """The key of the result on another layer that was taken over."""
+    elapsed_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class BuildSummary:
-    """A build in a list."""
+    """A build in a list. `fraction` is the done part, 0..1, `elapsed_seconds` the time for which it has
+    worked, `remaining_seconds` the expected rest; null for a build that does not continue."""
 
     id: str
     name: str
@@ -185,6 +187,10 @@ class BuildSummary:
     priority: int
     completed_checkpoints: int
     total_checkpoints: int
+    checkpoints: tuple[Piece, ...] = ()
+    fraction: float = 0.0
+    elapsed_seconds: float = 0.0
+    remaining_seconds: float | None = None
     superseded_by: str | None = None
     """In a list: the newest completed build of the same distribution, if it was submitted later."""
 
@@ -194,7 +200,7 @@ class BuildView:
     """A build with all its details. `source_date_epoch` is its time, in seconds since 1970, `time_origin`
     where that comes from: `manifest`, `request`, `repositories` (their newest date) or `none` (a fixed
     time); empty for builds of version 0.1.0. `undelivered` lists the files among the media that no
-    checkpoint delivers, by their path in the workspace."""
+    checkpoint delivers, by their path in the workspace. `fraction` and the seconds as in BuildSummary."""
 
     id: str
     name: str
@@ -223,6 +229,9 @@ class BuildView:
     """The build that this one repeats, in varied surroundings; empty for others."""
     profiles: tuple[str, ...] = ()
     """The selected profiles."""
+    fraction: float = 0.0
+    elapsed_seconds: float = 0.0
+    remaining_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,38 +306,6 @@ class Verification:
     events: int
     ok: bool
     problems: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class LogList:
-    """The logs of a build, oldest first."""
-
-    logs: tuple[LogFile, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ArtifactList:
-    """The published artifacts of a build."""
-
-    artifacts: tuple[Artifact, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ArtifactCheck:
-    """The verification of one artifact. `problem` is empty when it is unchanged."""
-
-    name: str
-    path: str
-    ok: bool
-    problem: str
-
-
-@dataclass(frozen=True, slots=True)
-class ArtifactChecks:
-    """The verification of all artifacts of a build."""
-
-    artifacts: tuple[ArtifactCheck, ...]
-    ok: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,10 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from dcd.api.schemas import BuildSummary, BuildView, CheckpointView
+from dcd.engine.builds import now
 from statemachine.build import BuildState
 from statemachine.keys import grown_from
+from statemachine.outlook import Outlook, attempt_seconds
 from statemachine.results import Artifact
 from store.eventlog import BuildSummary as StoredSummary
 
@@ -15,10 +17,12 @@ def build_view(
     state: BuildState,
     artifact_path: Callable[[str, Artifact], Path],
     parameters: dict[str, str],
+    ahead: Outlook,
     waits: str = "",
 ) -> BuildView:
     """A build with its checkpoints, its artifacts (with absolute paths), the parameters that may be
-    shown, and, if its state has no other reason, the cause of its waiting."""
+    shown, how far it is, and, if its state has no other reason, the cause of its waiting."""
+    present = now()
     return BuildView(
         id=state.id,
         name=state.name,
@@ -46,6 +50,7 @@ def build_view(
                 base=record.base,
                 grown_from=grown_from(planned),
                 taken_from=record.taken_from,
+                elapsed_seconds=attempt_seconds(record, present),
             )
             for planned, record in zip(state.plan.checkpoints, state.checkpoints, strict=True)
         ),
@@ -63,6 +68,9 @@ def build_view(
         removed_by=state.removed_by,
         reproduces=state.reproduces,
         profiles=state.profiles,
+        fraction=ahead.fraction,
+        elapsed_seconds=ahead.elapsed_seconds,
+        remaining_seconds=ahead.remaining_seconds,
     )
 
 
@@ -72,8 +80,11 @@ def _reason(state: BuildState) -> str:
     return f"removed by {state.removed_by.user} at {state.removed_at:%Y-%m-%d %H:%M:%S} UTC"
 
 
-def summary_view(stored: StoredSummary, superseded_by: str | None = None) -> BuildSummary:
-    """A build in a list."""
-    names = (field.name for field in fields(BuildSummary) if field.name != "superseded_by")
-    known = {name: getattr(stored, name) for name in names}
-    return BuildSummary(**known, superseded_by=superseded_by)
+def summary_view(
+    stored: StoredSummary, ahead: Outlook, superseded_by: str | None = None
+) -> BuildSummary:
+    """A build in a list, with how far it is."""
+    seen = {field.name: getattr(ahead, field.name) for field in fields(Outlook)}
+    others = (field.name for field in fields(BuildSummary) if hasattr(stored, field.name))
+    known = {name: getattr(stored, name) for name in others}
+    return BuildSummary(**known, **seen, superseded_by=superseded_by)

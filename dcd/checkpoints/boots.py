@@ -51,6 +51,9 @@ SILENCE_SECONDS = 60.0
 """The longest silence of a guest under KVM that does not count as hung. An incomplete KVM runs a tiny guest,
 but stops at some instruction of a kernel."""
 
+PICTURE_SECONDS = 5.0
+"""The time between two pictures of a guest that boots."""
+
 _SETTLE_SECONDS = 2.0
 """The time between the marker on the serial console and the screenshot: the screen's login appears later."""
 
@@ -227,7 +230,30 @@ def boot_all(
 def take_picture(guest: Guest, picture: Path) -> None:
     """Keep a screenshot as evidence, if there is one: a guest that has ended has none."""
     with suppress(CheckpointError):
-        guest.screenshot(picture)
+        _replace_picture(guest, picture)
+
+
+def _replace_picture(guest: Guest, picture: Path) -> None:
+    """Take a picture. A reader sees this or the previous one, never a part. Raises CheckpointError."""
+    new = picture.with_name(f".{picture.name}")
+    guest.screenshot(new)
+    new.replace(picture)
+
+
+class Watched:
+    """A guest whose screen can be seen while somebody waits for it: its picture is renewed now and then."""
+
+    def __init__(self, guest: Guest, picture: Path, stop: threading.Event) -> None:
+        self._guest, self._picture, self._stop = guest, picture, stop
+        self._next = time.monotonic() + PICTURE_SECONDS
+
+    def stopped(self) -> bool:
+        """Whether to stop waiting. Called all the time while the guest is waited for."""
+        if time.monotonic() >= self._next:
+            take_picture(self._guest, self._picture)
+            # From the end of this one: a slow picture must not take the guest's time.
+            self._next = time.monotonic() + PICTURE_SECONDS
+        return self._stop.is_set()
 
 
 def _boot(context: Context, trial: Trial, conditions: Conditions, stop: threading.Event) -> Boot:
@@ -268,12 +294,13 @@ def _boot_under(
     no_picture = ""
     try:
         with conditions.hypervisor.guest(spec, directory) as guest:
+            watched = Watched(guest, picture, stop)
             wait = partial(
                 wait_for,
                 guest,
                 timeout_seconds=conditions.timeout_seconds,
                 console=console,
-                stopped=stop.is_set,
+                stopped=watched.stopped,
                 silence_seconds=lambda: silence_seconds,
             )
             try:
@@ -288,7 +315,7 @@ def _boot_under(
                 raise
             stop.wait(_SETTLE_SECONDS)
             try:
-                guest.screenshot(picture)
+                _replace_picture(guest, picture)
             except CheckpointError as error:
                 no_picture = error.brief
     except CheckpointError as error:

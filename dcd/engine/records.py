@@ -1,25 +1,28 @@
-"""Read access to builds: states, events, logs, artifacts, the copy of the event log.
+"""Read access to builds: states, events, artifacts, the copy of the event log. `dcd.engine.outputs` has the
+logs of attempts.
 
 Reads never wait for running builds.
 """
 
 import asyncio
-import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
 from dcd.engine.backup import copy_of
 from dcd.engine.broadcast import Broadcast
-from dcd.engine.builds import Builds
+from dcd.engine.builds import Builds, now
+from dcd.engine.outputs import Outputs
 from dcd.engine.papers import provenance_of
 from dcd.engine.stores import Stores
 from dcd.engine.usage import Sizes, sizes
 from statemachine.build import BuildState, Lifecycle
-from statemachine.errors import NotFound
+from statemachine.errors import DcdError, NotFound
 from statemachine.events import Event
+from statemachine.fold import evolve
 from statemachine.machine import BuildMachine
+from statemachine.outlook import Outlook, outlook
 from statemachine.provenance import boot_proof
 from statemachine.results import Artifact
 from store.artifacts import Verdict
@@ -28,18 +31,11 @@ from store.eventlog import BuildSummary
 MOVING = (Lifecycle.QUEUED, Lifecycle.RUNNING, Lifecycle.PAUSING, Lifecycle.CANCELLING)
 """States in which a build continues without a command."""
 
+_KEPT = 1024
+"""The number of ended builds whose outlook is kept in memory."""
 
-_ATTEMPT = re.compile(r"[1-9][0-9]{0,6}")
-
-
-@dataclass(frozen=True, slots=True)
-class LogFile:
-    """The output of one attempt."""
-
-    checkpoint: str
-    attempt: int
-    path: str
-    size_bytes: int
+_ENDED = Outlook((), 0.0, 0.0, None)
+"""The outlook of an ended build whose events cannot be read."""
 
 
 class Records:
@@ -48,7 +44,10 @@ class Records:
     def __init__(self, builds: Builds, stores: Stores) -> None:
         self._builds = builds
         self._stores = stores
+        self.outputs = Outputs(stores)
+        """The logs and files of attempts."""
         self._log = builds.log
+        self._ended = lru_cache(maxsize=_KEPT)(self._outlook_of_ended)
 
     @property
     def broadcast(self) -> Broadcast:
@@ -93,6 +92,34 @@ class Records:
         """A build as `page` lists it. Raises NotFound."""
         return await self._builds.ask(self._log.summary, build)
 
+    def outlook(self, state: BuildState) -> Outlook:
+        """How far a build is."""
+        progress = self.broadcast.progress(state.id)
+        running = state.running
+        of_it = progress and running and progress.data.checkpoint == running.name
+        return outlook(state, now(), progress.data.fraction if progress and of_it else None)
+
+    async def outlooks(self, builds: Collection[BuildSummary]) -> dict[str, Outlook]:
+        """How far these builds are. The events of ended builds are read at most once while they are kept."""
+        wanted = {each.id for each in builds}
+        found = {state.id: self.outlook(state) for state in self.unfinished() if state.id in wanted}
+        ended = [each for each in builds if each.id not in found]
+        read = await self._builds.ask(self._outlooks_of_ended, ended) if ended else {}
+        return found | read
+
+    def _outlooks_of_ended(self, builds: Sequence[BuildSummary]) -> dict[str, Outlook]:
+        return {build.id: self._ended(build.id, build.sequence) for build in builds}
+
+    def _outlook_of_ended(self, build: str, sequence: int) -> Outlook:
+        """The outlook of a build whose newest event has that sequence number."""
+        state: BuildState | None = None
+        try:
+            for event in self._log.read_build(build):
+                state = evolve(state, event)
+        except DcdError:  # damaged: a request for the build itself says how
+            state = None
+        return _ENDED if state is None else outlook(state, state.updated_at)
+
     async def events(self, build: str | None, after: int, limit: int) -> list[Event]:
         """At most `limit` events of a build (None: of all) after a position, oldest first."""
         return await self._builds.ask(self._log.read, build, after, limit)
@@ -119,26 +146,6 @@ class Records:
         """The number of events of a build, and their problems. Raises NotFound."""
         problems = await asyncio.to_thread(self._log.verify, build)
         return (await self._builds.ask(self._log.summary, build)).sequence, problems
-
-    async def logs(self, state: BuildState) -> tuple[LogFile, ...]:
-        """The logs of a build's attempts."""
-        return await asyncio.to_thread(self._logs_of, state)
-
-    def _logs_of(self, state: BuildState) -> tuple[LogFile, ...]:
-        return tuple(
-            LogFile(name, attempt, str(path), path.stat().st_size)
-            for name, attempts in state.attempts.items()
-            for attempt in range(1, attempts + 1)
-            if (path := self._stores.logs.path(state.id, name, attempt)).is_file()
-        )
-
-    def log_of(self, state: BuildState, checkpoint: str, attempt: str) -> Path:
-        """The log of an attempt, with its number as text. Raises NotFound."""
-        known = checkpoint in state.attempts and _ATTEMPT.fullmatch(attempt)
-        path = self._stores.logs.path(state.id, checkpoint, int(attempt)) if known else None
-        if path is None or not path.is_file():
-            raise NotFound(f"build {state.id} has no log of {checkpoint}, attempt {attempt}")
-        return path
 
     def artifact_path(self, build: str, artifact: Artifact) -> Path:
         """The path of a published artifact."""

@@ -86,7 +86,9 @@ def app(tmp_path: Path, planner: Planner) -> Iterator[Starlette]:
         engine = Engine(builds, runner, scheduler, stores, settings, planner)
         metrics = Metrics()
         builds.watch(metrics.happened)
-        yield make_app(engine, settings, now(), metrics)
+        application = make_app(engine, settings, now(), metrics)
+        application.state.builds, application.state.logs = builds, logs
+        yield application
 
 
 @pytest.fixture
