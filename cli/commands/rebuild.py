@@ -77,7 +77,7 @@ def _print(found: Json) -> None:
         ("Checked", "checked"),
         ("Not checked", "unchecked"),
     ):
-        if found[name]:
+        if found.get(name):
             print(f"\n{title}:")
             for text in found[name]:
                 print(f"  {printable(text)}")

@@ -202,7 +202,8 @@ def of_type(daemon: Any, build: str, kind: str) -> list[str]:
 def assert_sbom_lists_what_dpkg_knows(
     artifacts: dict[str, Any], iso: Path, directory: Path
 ) -> None:
-    """Both documents list exactly the packages of the delivered image, each with a digest."""
+    """Both documents list exactly the packages of the delivered image, each with a digest, a supplier and a
+    source, and most with a licence; the image has its digest too."""
     squashfs, database = directory / "filesystem.squashfs", directory / "database"
     extract = ["-extract", "/live/filesystem.squashfs", squashfs]
     subprocess.run(["xorriso", "-osirrox", "on", "-indev", iso, *extract], check=True)
@@ -240,11 +241,17 @@ def assert_sbom_lists_what_dpkg_knows(
     of_host = {each for each in components if each[0] in ("grub-pc-bin", "grub-efi-amd64-bin")}
     assert set(components) - of_host == set(packages) - of_host == installed - of_host
     assert {name for name, _ in of_host} == {"grub-pc-bin", "grub-efi-amd64-bin"}
+    depends = {each["ref"]: each.get("dependsOn", ()) for each in cdx["dependencies"]}
     for each in installed - of_host:
         assert [one["alg"] for one in components[each]["hashes"]] == ["SHA-256"]
         assert packages[each]["checksums"][0]["algorithm"] == "SHA256"
         assert components[each]["supplier"]["name"]
-    assert sum("licenses" in components[each] for each in installed) > len(installed) / 4
+        assert any("arch=source" in name for name in depends[components[each]["bom-ref"]])
+    # The others have copyright files in free text.
+    assert sum("licenses" in components[each] for each in installed) > len(installed) * 0.8
+    assert cdx["metadata"]["component"]["hashes"] == [
+        {"alg": "SHA-256", "content": artifacts[iso.name]["sha256"]}
+    ]
 
 
 def assert_sums(sums: Path) -> None:
