@@ -229,7 +229,7 @@ def test_a_killed_daemon_costs_the_stream_no_event_and_the_page_hears_of_it(
 ):
     begin = gateway.json("/v1/builds")["position"]
     with stream(gateway, begin) as answer:
-        build = submit(web_daemon, tmp_path, "sleep 0.2", "sleep 2; echo $RANDOM")
+        build = submit(web_daemon, tmp_path, "sleep 0.2", "sleep 1; echo $RANDOM")
         before = until(answer, "event", "CheckpointCompleted")
         web_daemon.kill()
         lost = until(answer, "away")

@@ -27,7 +27,7 @@ function useBuild(id) {
     const fail = (problem) => show({ problem });
     const look = () => {
       timer = null;
-      return askJson(buildPath(id)).then((view) => show({ view, problem: undefined }), fail);
+      return askJson(buildPath(id)).then((view) => show({ view: { ...view, seen_at: Date.now() / 1000 }, problem: undefined }), fail);
     };
     const later = () => {
       timer ??= setTimeout(look, REST_MS);

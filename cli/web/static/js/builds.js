@@ -17,7 +17,7 @@ const GROUPS = {
 
 // The checkpoints of a summary; of a daemon without them in its list, as many pieces as it counts.
 export function pieces(build) {
-  if (build.checkpoints) return build.checkpoints;
+  if (build.checkpoints && build.checkpoints.length) return build.checkpoints;
   const now = { running: "running", pausing: "running", failed: "failed" }[build.state] || "pending";
   return Array.from({ length: build.total_checkpoints }, (_, index) => ({
     state:
@@ -85,16 +85,16 @@ function Row({ build, now }) {
 
 // How long a build took, or how far it is and when it is likely to end.
 export function took(build, report, now) {
-  const moving = MOVING.includes(build.state);
-  const end = moving ? now : seconds(build.updated_at);
-  const elapsed = build.elapsed_seconds ?? end - seconds(build.submitted_at);
-  if (build.state === "queued") return `waits for ${duration(elapsed)}`;
-  if (!moving) return duration(elapsed);
+  const since = now - seconds(build.submitted_at);
+  if (build.state === "queued") return `waits since ${duration(since)}`;
+  if (!MOVING.includes(build.state))
+    return duration(build.elapsed_seconds || seconds(build.updated_at) - seconds(build.submitted_at));
+  const age = build.seen_at ? Math.max(0, now - build.seen_at) : 0;
   const fraction = report ? report.build_fraction : build.fraction;
-  const parts = [duration(end - seconds(build.submitted_at))];
+  const parts = [duration(build.elapsed_seconds ? build.elapsed_seconds + age : since)];
   if (fraction) parts.push(`${Math.floor(fraction * 100)} %`);
-  const left = build.remaining_seconds ?? (fraction > 0.02 ? (parts[0], (elapsed * (1 - fraction)) / fraction) : null);
-  if (left) parts.push(`about ${duration(left)} left`);
+  if (build.remaining_seconds) parts.push(`about ${duration(Math.max(1, build.remaining_seconds - age))} left`);
+  else if (fraction > 0.02) parts.push(`about ${duration((since * (1 - fraction)) / fraction)} left`);
   if (report) parts.push(printable(report.checkpoint));
   return parts.join(" \u00b7 ");
 }

@@ -31,23 +31,24 @@ function Compared({ first, second }) {
   const { value, problem } = useAnswer(() => askJson(buildPath(first, "diff", second)), [first, second]);
   if (problem) return html`<${Trouble} problem=${problem} />`;
   if (!value) return html`<${Note}>Comparing\u2026<//>`;
-  return html`<p><${Command}>${`dcctl diff ${first} ${second}`}<//></p><${Differences} found=${value} />`;
+  return html`<p><${Command}>${`dcctl diff ${first} ${second}`}<//></p><${Differences} found=${value} heading="h2" />`;
 }
 
-export function Differences({ found }) {
+export function Differences({ found, heading = "h3" }) {
   const { packages, manifest, parameters, inputs, files, products, checkpoints, unknown } = found;
+  const table = (title, head, rows, right) => titled(heading, title, head, rows, right);
   const sections = [
     table("Packages", ["Package", "First", "Second"], packages.map(changed)),
     table("Sizes", ["Product", "First", "Second", "Difference"], products.map(product), [1, 2, 3]),
     table("Times", ["Checkpoint", "First", "Second", "Difference"], checkpoints.map(run), [1, 2, 3]),
     table("Parameters", ["Parameter", "First", "Second"], parameters.map(changed)),
     table("Captured files", ["File", "First", "Second"], inputs.map((each) => changed({ ...each, first: each.first.slice(0, 12), second: each.second.slice(0, 12) }))),
-    manifest.length ? html`<section><h3>Manifest</h3><pre class="source" tabindex="0">${manifest.map(diffLine)}</pre></section>` : null,
+    manifest.length ? html`<section><${heading}>Manifest<//><pre class="source" tabindex="0">${manifest.map(diffLine)}</pre></section>` : null,
     files.length ? table(`Files after ${printable(found.compared)} (${found.different_files})`, ["File", "Difference"],
       files.map((file) => [printable(file.path), printable(fileWords(file))])) : null,
   ].filter(Boolean);
   return html`<div class="differences">${sections.length ? sections : html`<${Note}>Nothing differs.<//>`}
-    ${unknown.length ? html`<section><h3>Not compared</h3><ul>${unknown.map((each) => html`<li>${printable(each)}</li>`)}</ul></section>` : null}</div>`;
+    ${unknown.length ? html`<section><${heading}>Not compared<//><ul>${unknown.map((each) => html`<li>${printable(each)}</li>`)}</ul></section>` : null}</div>`;
 }
 
 const changed = ({ name, first, second }) => [printable(name), printable(first) || "\u2013", printable(second) || "\u2013"];
@@ -76,10 +77,10 @@ function diffLine(text) {
   return html`<span class=${`diff ${kind}`}>${printable(text)}${"\n"}</span>`;
 }
 
-function table(title, head, rows, right = []) {
+function titled(heading, title, head, rows, right = []) {
   if (!rows.length) return null;
   const align = (index) => (right.includes(index) ? "right" : "");
-  return html`<section><h3>${title}</h3>
+  return html`<section><${heading}>${title}<//>
     <div class="scrolls" tabindex="0" role="region" aria-label=${title}><table>
       <thead><tr>${head.map((text, index) => html`<th scope="col" class=${align(index)}>${text}</th>`)}</tr></thead>
       <tbody>${rows.slice(0, MOST_ROWS).map((row) => html`<tr>${row.map((text, index) =>

@@ -38,7 +38,7 @@ async function load() {
     return false;
   }
   failure.value = null;
-  builds.value = new Map(page.builds.map((build) => [build.id, build]));
+  builds.value = new Map(page.builds.map(seen));
   more.value = page.next;
   connect(page.position);
   return true;
@@ -46,7 +46,7 @@ async function load() {
 
 export async function loadOlder() {
   const page = await askJson(`/v1/builds?limit=${PAGE}&before=${more.value}`);
-  builds.value = new Map([...builds.value, ...page.builds.map((build) => [build.id, build])]);
+  builds.value = new Map([...builds.value, ...page.builds.map(seen)]);
   more.value = page.next;
 }
 
@@ -96,8 +96,8 @@ function tell({ kind, data }) {
       // The newest build is first.
       builds.value = new Map(
         builds.value.has(data.id)
-          ? [...builds.value].map(([id, build]) => [id, id === data.id ? data : build])
-          : [[data.id, data], ...builds.value],
+          ? [...builds.value].map(([id, build]) => (id === data.id ? seen(data) : [id, build]))
+          : [seen(data), ...builds.value],
       );
       break;
     case "progress":
@@ -115,6 +115,9 @@ function forget(build) {
   kept.delete(build);
   progress.value = kept;
 }
+
+// A build by its id, with the time at which the page was told how far it is.
+const seen = (build) => [build.id, { ...build, seen_at: Date.now() / 1000 }];
 
 async function restore() {
   me.value = await askJson("/v1/whoami").catch(() => me.value);

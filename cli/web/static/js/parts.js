@@ -72,8 +72,8 @@ export function Confirm({ question, command, onYes, onNo }) {
   return html`<dialog ref=${dialog} onClose=${onNo} aria-labelledby="question">
     <h2 id="question">${question}</h2>
     <p><code>${command}</code></p>
-    <p class="row"><button type="button" class="danger" onClick=${onYes}>Yes</button>
-      <button type="button" onClick=${() => dialog.current.close()}>No</button></p>
+    <p class="row"><button type="button" onClick=${() => dialog.current.close()}>No</button>
+      <button type="button" class="danger" onClick=${onYes}>Yes</button></p>
   </dialog>`;
 }
 
