@@ -2,6 +2,7 @@
 other tools: isoinfo, xorriso, sfdisk, mtools. The programs in the tree are dummies; nothing here starts."""
 
 import hashlib
+import os
 import struct
 import subprocess
 import zlib
@@ -22,6 +23,7 @@ from dcd.checkpoints.boot.illumos.menu import TextISOImageBootMenu
 from dcd.checkpoints.image.illumos import lofi
 from dcd.checkpoints.image.illumos.compress import AIPkgImgMod, LiveCDPkgImgMod, TextPkgImgMod
 from dcd.checkpoints.image.illumos.configure import TextPrePkgImgMod
+from dcd.checkpoints.image.illumos.hsfs import write_hsfs
 from dcd.checkpoints.media.illumos.el_torito import boot_images
 from dcd.checkpoints.media.illumos.hybrid import Partition, make_hybrid
 from dcd.checkpoints.media.illumos.iso import CreateIllumosISO
@@ -382,3 +384,26 @@ def test_a_file_without_a_valid_boot_catalog_is_refused(tmp_path: Path, content:
     (tmp_path / "x.iso").write_bytes(content)
     with pytest.raises(CheckpointError, match="boot catalog"):
         boot_images(tmp_path / "x.iso")
+
+
+def test_deep_and_odd_names_are_in_the_file_system_as_they_are(bench: Any, tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    deep = tree.joinpath(*(f"{level:02}{'d' * 28}" for level in range(14)))
+    deep.mkdir(parents=True)
+    (deep / "file").write_text("x")
+    for name in (
+        "n" * 60 + "0",
+        "n" * 60 + "1",
+        "has=equals",
+        "-dash",
+        'a;b:c*?"',
+        "ä€",
+        "m" * 230,
+    ):
+        (tree / name).write_text(name)
+    (tree / os.fsdecode(b"b\xff")).write_text("y")
+    (tree / "link").symlink_to("/".join(["x" * 30] * 12))
+    image = tmp_path / "image"
+    write_hsfs(bench.context(bench.doc()), tree, image, EPOCH, volume_id="x")
+    said("xorriso", "-no_rc", "-osirrox", "on", "-indev", image, "-extract", "/", tmp_path / "out")
+    said("diff", "-r", "--no-dereference", tree, tmp_path / "out")

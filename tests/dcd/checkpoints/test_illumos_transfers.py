@@ -176,6 +176,17 @@ def test_what_makes_no_sense_for_system_v_is_refused(bench: Any, element: str, w
         refuse(TransferSVR4("s").check(bench.doc(element)))
 
 
+@pytest.mark.root
+def test_files_that_are_closed_to_others_are_not_read(bench: Any, public_path: Path) -> None:
+    file = public_path / "closed.p5i"
+    file.write_text(json.dumps(P5I))
+    file.chmod(0o600)
+    with pytest.raises(Unprepared, match="cannot be read by everybody"):
+        TransferP5I("p").external_state(bench.doc(p5i_software(file)))
+    with pytest.raises(Unprepared, match="cannot be read by everybody"):
+        TransferSVR4("s").external_state(bench.doc(svr4(file, install("x"))))
+
+
 # Publication
 
 
