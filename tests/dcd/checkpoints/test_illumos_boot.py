@@ -228,6 +228,7 @@ def test_on_illumos_it_is_ufs_by_newfs_and_lofiadm(
     ("argument", "value", "why"),
     [
         ("compression_type", "dcfs", "SPARC"),
+        ("uncompressed_files", ("etc/system",), "SPARC"),
         ("compression_level", 0, "out of range"),
         ("size_pad", -1, "out of range"),
     ],

@@ -21,6 +21,7 @@ CUD = [
     (place / "cud", path.name)
     for place in (SAMPLES, ORIGINALS)
     for path in sorted((place / "cud/manifest").glob("dc_*.xml"))
+    if "sparc" not in path.name
 ]
 VMC = [
     path

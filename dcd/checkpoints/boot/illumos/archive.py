@@ -74,7 +74,7 @@ class BootArchiveArchive(Checkpoint):
     """The density of inodes of an archive of type ufs; 0: computed from the contents."""
 
     uncompressed_files: tuple[Annotated[str, ENTRY], ...] = ()
-    """Known from manifests for SPARC; without effect."""
+    """Known from manifests for SPARC machines, for which dcd makes no media."""
 
     def needs(self, doc: DataObjectCache) -> Needs:
         tools = {"ufs": ("newfs", "lofiadm"), "hsfs": ("xorriso",), "cpio": ()}[self._format()]
@@ -90,6 +90,14 @@ class BootArchiveArchive(Checkpoint):
                 "compression_type dcfs is for SPARC, for which dcd makes no media",
                 "",
                 '<arg name="compression_type">gzip</arg>',
+            )
+        if self.uncompressed_files:
+            yield self.fault(
+                doc,
+                "uncompressed_files",
+                "uncompressed_files is for SPARC machines, for which dcd makes no media",
+                "Only their boot archives have files that are compressed one by one.",
+                "leave it out if the image is for x86; else leave out this checkpoint and the later ones",
             )
         for name, most in (
             ("compression_level", 9),
