@@ -17,6 +17,7 @@ from typing import TextIO
 
 from cli.advice import print_next_steps
 from cli.client import Json, build_path, read, request
+from cli.commands.options import wants_reports
 from cli.exit_codes import AT_REST, ExitCode
 from cli.picture import Line, Picture
 from cli.stream import Message, events, follow
@@ -40,10 +41,22 @@ VERBS = {"completed": "completed in ", "reused": "reused from ", "failed": "fail
 
 
 def follow_if_asked(args: argparse.Namespace, build: Json) -> int:
-    """With `--follow` show the build on stderr, as `follow_build`; else return the code of success."""
-    if not args.follow:
+    """With `--follow` or a report, show the build on stderr, as `follow_build`; else return the code of
+    success."""
+    if not (args.follow or wants_reports(args)):
         return ExitCode.OK
-    return follow_build(args.socket, build, stream=sys.stderr, as_json=args.json)
+    return reported(
+        args, build, follow_build(args.socket, build, stream=sys.stderr, as_json=args.json)
+    )
+
+
+def reported(args: argparse.Namespace, build: Json, code: int) -> int:
+    """The exit code of a build that was followed, once the reports on it are written."""
+    if wants_reports(args) and code != ExitCode.INTERRUPTED:
+        from cli.reports import write_reports  # imports an XML library
+
+        write_reports(args, build["id"])
+    return code
 
 
 def follow_build(

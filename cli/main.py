@@ -11,6 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -123,6 +124,11 @@ def _run(args: argparse.Namespace) -> int:
         sys.stdout.flush()
     except ClientError as error:
         (print_json_error if args.json else print_error)(error)
+        if getattr(args, "junit", None) or getattr(args, "summary", None):
+            from cli.reports import write_refusal  # imports an XML library
+
+            with suppress(OSError):  # the error itself is shown
+                write_refusal(args, error)
         return error.exit_code
     except BrokenPipeError:
         raise

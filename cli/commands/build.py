@@ -19,9 +19,14 @@ from cli.advice import has_changed, named_files
 from cli.capture import send
 from cli.client import ClientError, Json, Unreachable, build_path, builds, request
 from cli.commands.download import add_directory, download, print_copied
-from cli.commands.options import add_manifest, add_source_date_epoch, manifest_body
+from cli.commands.options import (
+    add_manifest,
+    add_reports,
+    add_source_date_epoch,
+    manifest_body,
+)
 from cli.exit_codes import ExitCode
-from cli.follow import follow_build
+from cli.follow import follow_build, reported
 from cli.stream import follow
 from cli.text import duration, print_error, print_json, print_json_error, printable, short_path
 
@@ -38,6 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_manifest(parser)
     add_directory(parser, told="one with the name of the distribution")
     add_source_date_epoch(parser)
+    add_reports(parser)
     parser.add_argument("--fresh", action="store_true", help="reuse no layer of another build")
     parser.add_argument(
         "--watch", action="store_true", help="build again whenever the files change"
@@ -71,7 +77,7 @@ def _once(args: argparse.Namespace) -> int:
         stream=sys.stderr,
         advice="To continue the build, also after an edit: the same command again",
     )
-    if code is not ExitCode.OK:
+    if reported(args, build, code) is not ExitCode.OK:
         return code
     final = request(args.socket, "GET", build_path(build["id"]))
     copied = download(args.socket, final, args.directory or Path(final["name"]))
@@ -138,6 +144,7 @@ def _watched(args: argparse.Namespace) -> int:
                     pass
                 build = request(args.socket, "GET", build_path(build["id"]))
                 watched = named_files(build)
+                reported(args, build, ExitCode.OK)
                 _print_result(args, build, time.monotonic() - began)
                 seen |= snapshot(path for path in watched if path not in seen)
             except ClientError as error:

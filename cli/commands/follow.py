@@ -11,15 +11,17 @@ import argparse
 import sys
 
 from cli.client import build_path, request
-from cli.commands.options import add_build
-from cli.follow import follow_build
+from cli.commands.options import add_build, add_reports
+from cli.follow import follow_build, reported
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_build(parser)
+    add_reports(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Follow the build."""
     build = request(args.socket, "GET", build_path(args.build))
-    return follow_build(args.socket, build, stream=sys.stdout, as_json=args.json)
+    code = follow_build(args.socket, build, stream=sys.stdout, as_json=args.json)
+    return reported(args, build, code)

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from pathlib import Path
 
 from cli.capture import read_manifest
 from cli.client import Json
@@ -81,6 +82,23 @@ def add_follow(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="show the build until it ends, fails or is paused; the exit code is that of its state",
     )
+    add_reports(parser, " (with --follow implied)")
+
+
+def add_reports(parser: argparse.ArgumentParser, also: str = "") -> None:
+    """--junit and --summary."""
+    for option, what in (
+        ("--junit", "a JUnit report with a test case for each checkpoint"),
+        ("--summary", "a summary in Markdown"),
+    ):
+        parser.add_argument(
+            option, metavar="FILE", type=_report, help=f"write {what} when the build stops{also}"
+        )
+
+
+def wants_reports(args: argparse.Namespace) -> bool:
+    """Whether a report is asked for."""
+    return bool(getattr(args, "junit", None) or getattr(args, "summary", None))
 
 
 def manifest_body(args: argparse.Namespace) -> dict[str, Json]:
@@ -108,6 +126,15 @@ def _names(text: str) -> list[str]:
     if not all(names):
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME, or several names with commas")
     return names
+
+
+def _report(text: str) -> Path:
+    """The path of a report, checked before anything is built for it."""
+    path = Path(text)
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        what = "a directory" if path.is_dir() else "in a directory that does not exist"
+        raise argparse.ArgumentTypeError(f"{text!r} is {what}")
+    return path
 
 
 def _assignment(text: str) -> tuple[str, str]:

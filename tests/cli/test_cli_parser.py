@@ -142,6 +142,7 @@ def test_every_command_takes_json() -> None:
         "plan": ["m"],
         "list": [],
         "init": ["live"],
+        "notify": [],
         "web": [],
         "df": [],
         "gc": [],
