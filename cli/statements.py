@@ -22,6 +22,11 @@ TEST_RESULT = "https://in-toto.io/attestation/test-result/v0.1"
 SUFFIXES = (".sigstore.json", ".provenance.dsse.json", ".provenance.json")
 """The files with the provenance of a build, by the end of their names."""
 
+VERIFICATION_SUMMARY = "https://slsa.dev/verification_summary/v1"
+
+REBUILD_SUFFIXES = (".rebuild.dsse.json", ".rebuild.json")
+"""The files with the verdict of a rebuilder of the products."""
+
 BOOT_SUFFIXES = (".boot.dsse.json", ".boot.json")
 
 
@@ -58,9 +63,9 @@ def statements_beside(file: Path) -> list[str]:
     return sorted(stems)
 
 
-def stem_of(path: Path) -> str | None:
-    """The stem of a file of provenance; None for another name."""
-    found = (suffix for suffix in SUFFIXES if path.name.endswith(suffix))
+def stem_of(path: Path, suffixes: tuple[str, ...] = SUFFIXES) -> str | None:
+    """The stem of a file of provenance, or of another kind; None for another name."""
+    found = (suffix for suffix in suffixes if path.name.endswith(suffix))
     suffix = next(found, None)
     return None if suffix is None else str(path.absolute())[: -len(suffix)]
 

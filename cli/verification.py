@@ -5,12 +5,14 @@ from pathlib import Path
 
 from cli.client import ClientError, Json
 from cli.exit_codes import ExitCode
-from cli.signature import PublicKey, read_key
+from cli.signature import PublicKey, altered, read_key
 from cli.statements import (
     BOOT_SUFFIXES,
     PROVENANCE,
+    REBUILD_SUFFIXES,
     SUFFIXES,
     TEST_RESULT,
+    VERIFICATION_SUMMARY,
     Statement,
     load,
     sha256_of,
@@ -53,6 +55,10 @@ def verify_files(args: argparse.Namespace) -> int:
 def _report(file: Path, given: Path | None, keys: Keys, builder: str | None) -> Json:
     """What is known about a file. Raises ClientError when anything contradicts it."""
     sha256, key = sha256_of(file), keys.key
+    if given is not None and (stem := stem_of(given, REBUILD_SUFFIXES)) is not None:
+        paths = _copies(stem, REBUILD_SUFFIXES)
+        verdict = load(stem, paths or [given], VERIFICATION_SUMMARY, key)
+        return _rebuilt(file, sha256, verdict, key, builder)
     try:
         found = _provenance(file, sha256, given, key)
     except ClientError as error:
@@ -61,18 +67,10 @@ def _report(file: Path, given: Path | None, keys: Keys, builder: str | None) -> 
         if (listed := _listed(file, sha256, keys)) is None:
             raise
         return _by_list(file, sha256, listed)
-    name = next((name for name, digest in found.subjects.items() if digest == sha256), None)
-    if name is None:
-        raise _made_for_others(file, sha256, found)
+    name = _subject(file, sha256, found)
     by = found.at("runDetails", "builder", "id")
     manifest = ("buildDefinition", "externalParameters", "manifest", "digest", "sha256")
-    if builder is not None and by != builder:
-        raise ClientError(
-            "other-builder",
-            f"{file} was made by another builder",
-            f"its provenance names {by[:200]}, you expect {builder}",
-            "ask the publisher of the image which builder is right",
-        )
+    _require_builder(file, by, builder)
     listed = _listed(file, sha256, keys)
     if listed is not None and not found.signed_by and builder is None:
         return _by_list(file, sha256, listed)
@@ -89,6 +87,51 @@ def _report(file: Path, given: Path | None, keys: Keys, builder: str | None) -> 
         "booted": _booted(found.stem, sha256, key),
         "listed": LIST if listed else "",
     }
+
+
+def _rebuilt(
+    file: Path, sha256: str, found: Statement, key: PublicKey | None, verifier: str | None
+) -> Json:
+    """The report by the verdict of a rebuilder."""
+    name = _subject(file, sha256, found)
+    by = found.at("verifier", "id")
+    _require_builder(file, by, verifier)
+    if found.at("verificationResult") != "PASSED":
+        raise altered(Path(found.stem), "it is the verdict of no rebuild that was good")
+    attested = found.value["predicate"].get("inputAttestations")
+    match attested:
+        case [{"digest": {"sha256": str(provenance)}}]:
+            pass
+        case _:
+            provenance = ""
+    return {
+        "file": str(file),
+        "sha256": sha256,
+        "subject": name,
+        "verified": bool(found.signed_by),
+        "signature": _signature(found, key),
+        "key_id": found.signed_by,
+        "rebuilder": by,
+        "provenance_sha256": provenance,
+    }
+
+
+def _subject(file: Path, sha256: str, found: Statement) -> str:
+    """The name of the file in a statement. Raises ClientError when that is about others."""
+    for name, digest in found.subjects.items():
+        if digest == sha256:
+            return name
+    raise _made_for_others(file, sha256, found)
+
+
+def _require_builder(file: Path, by: str, expected: str | None) -> None:
+    if expected is not None and by != expected:
+        raise ClientError(
+            "other-builder",
+            f"{file} was made by another builder",
+            f"its provenance names {by[:200]}, you expect {expected}",
+            "ask the publisher of the image which builder is right",
+        )
 
 
 def _by_list(file: Path, sha256: str, listed: List) -> Json:
@@ -192,6 +235,8 @@ def _print(report: Json) -> None:
             "none": f"NONE: anybody could have written {about}",
         }[report["signature"]],
         "builder": report.get("builder"),
+        "rebuilt by": report.get("rebuilder"),
+        "from": report.get("provenance_sha256") and f"the provenance {report['provenance_sha256']}",
         "build": report.get("build"),
         "manifest": report.get("manifest_sha256"),
         "booted": ", ".join(report.get("booted", ())),

@@ -34,7 +34,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--provenance",
         metavar="FILE",
         type=Path,
-        help="the provenance (default: NAME.sigstore.json or NAME.provenance.*json beside FILE)",
+        help="the provenance (default: NAME.sigstore.json or NAME.provenance.*json beside FILE), or the "
+        "verdict of a rebuilder of FILE (NAME.rebuild.dsse.json)",
     )
     parser.add_argument(
         "--key", metavar="PEM", type=Path, help="the publisher's public key, in PEM"

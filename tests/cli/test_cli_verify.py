@@ -35,7 +35,15 @@ def received(tmp_path: Path) -> Path:
         "predicateType": "https://in-toto.io/attestation/test-result/v0.1",
         "predicate": {"result": "PASSED", "configuration": [], "passedTests": ["uefi"]},
     }
-    for name, about in (("provenance", provenance), ("boot", boot)):
+    rebuilt = {
+        "predicateType": "https://slsa.dev/verification_summary/v1",
+        "predicate": {
+            "verifier": {"id": BUILDER},
+            "verificationResult": "PASSED",
+            "inputAttestations": [{"uri": "urn:x", "digest": {"sha256": "5" * 64}}],
+        },
+    }
+    for name, about in (("provenance", provenance), ("boot", boot), ("rebuild", rebuilt)):
         text = json.dumps(head | about).encode()
         artifacts.write("b1", f"live.{name}.json", "in-toto", text)
     sums = f"{product.sha256}  live.iso\n".encode()
@@ -114,6 +122,28 @@ def test_provenance_of_another_file_is_refused(check: Any, received: Path) -> No
 def test_builder_that_is_not_expected_is_refused(check: Any) -> None:
     assert check("--builder", BUILDER)[0] == 0
     assert check("--builder", "https://elsewhere.example.org/")[0] == OTHER_BUILDER
+
+
+def test_the_verdict_of_a_rebuilder_is_verified_as_the_provenance_is(
+    check: Any, received: Path, tmp_path: Path
+) -> None:
+    verdict = received / "live.rebuild.dsse.json"
+    code, out, _ = check("--provenance", verdict, "--builder", BUILDER)
+    assert code == 0
+    assert f"rebuilt by {BUILDER}" in out
+    assert "the provenance 5555" in out
+    assert check("--provenance", verdict, key=None)[0] == UNPROVED
+    assert check("--provenance", verdict, "--builder", "urn:other")[0] == OTHER_BUILDER
+    (received / "other.pem").write_text(new_key(tmp_path / "other").pem)
+    assert check("--provenance", verdict, key="other.pem")[0] == OTHER_KEY
+    unsigned = received / "live.rebuild.json"
+    unsigned.write_text(unsigned.read_text().replace("PASSED", "FAILED"))
+    assert check("--provenance", verdict)[0] == ALTERED
+    verdict.unlink()
+    assert check("--provenance", unsigned)[0] == ALTERED
+    assert check("--provenance", verdict)[0] == ALTERED
+    (received / "live.iso").write_bytes(b"another image")
+    assert check("--provenance", unsigned)[0] == OTHER_FILE
 
 
 def test_every_altered_byte_of_a_document_is_refused(
