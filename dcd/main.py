@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
+from cli.commands.options import add_parameters
 from statemachine.errors import DcdError
 
 EXIT_CODES = {
@@ -87,15 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     check = commands.add_parser("validate", help="check manifests, without a daemon")
     check.add_argument("files", metavar="FILE", nargs="+", help="a manifest file")
-    check.add_argument(
-        "--set",
-        metavar="NAME=VALUE",
-        dest="parameters",
-        type=_assignment,
-        action="append",
-        default=[],
-        help="set the parameter NAME of all manifests; may be repeated",
-    )
+    add_parameters(check)
     check.add_argument(
         "--config", type=Path, metavar="FILE", help="the TOML file of the daemon's settings"
     )
@@ -128,13 +121,6 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _absolute(text: str) -> Path:
     return Path(text).absolute()
-
-
-def _assignment(text: str) -> tuple[str, str]:
-    name, sign, value = text.partition("=")
-    if not name or not sign:
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
-    return name, value
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -205,15 +191,14 @@ def _validate(arguments: argparse.Namespace) -> int:
     from cli.client import ClientError
     from cli.text import print_diagnostics, print_error, print_json, printable, short_path
     from dcd import configuration
-    from dcd.validate import limit_memory, validate
+    from dcd.validate import Given, limit_memory, validate
 
     settings = configuration.load(arguments.config).configuration
     limit_memory(settings.planning_memory_bytes)
     checked = []
     try:
-        for path, valid, diagnostics in validate(
-            arguments.files, dict(arguments.parameters), settings
-        ):
+        given = Given(dict(arguments.parameters), tuple(sorted(set(arguments.profiles))))
+        for path, valid, diagnostics in validate(arguments.files, given, settings):
             checked.append({"file": path, "ok": valid, "diagnostics": diagnostics})
             if not arguments.json:
                 print_diagnostics(diagnostics, sys.stdout)

@@ -11,7 +11,7 @@ import resource
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -27,14 +27,21 @@ Diagnostics = list[dict[str, Any]]
 """In the form of the API: severity, file, line, column, message, why, suggestion."""
 
 
+class Given(NamedTuple):
+    """The values of parameters, and the names of the selected profiles."""
+
+    parameters: Mapping[str, str] = {}
+    profiles: tuple[str, ...] = ()
+
+
 def validate(
-    paths: Sequence[str], parameters: Mapping[str, str], settings: Configuration
+    paths: Sequence[str], given: Given, settings: Configuration
 ) -> Iterator[tuple[str, bool, Diagnostics]]:
-    """Each path, whether its manifest is valid, and what there is to say about it. `parameters` apply to
+    """Each path, whether its manifest is valid, and what there is to say about it. `given` applies to
     all. Raises ClientError for something other than a fault of the manifest."""
     for path in paths:
         try:
-            yield path, True, _warnings(path, parameters, settings)
+            yield path, True, _warnings(path, given, settings)
         except ClientError as error:
             if error.exit_code != ExitCode.INVALID_MANIFEST:
                 raise
@@ -46,7 +53,7 @@ def validate(
             yield path, False, [_fault(path, too_large)]
 
 
-def _warnings(path: str, parameters: Mapping[str, str], settings: Configuration) -> Diagnostics:
+def _warnings(path: str, given: Given, settings: Configuration) -> Diagnostics:
     """The warnings about a valid manifest. Raises ClientError."""
     with tempfile.TemporaryDirectory(prefix="dcd-validate-") as name:
         kept = Path(name)
@@ -62,7 +69,7 @@ def _warnings(path: str, parameters: Mapping[str, str], settings: Configuration)
             }
             return {
                 "ok": True,
-                "diagnostics": _check(body["manifest"], files, parameters, settings),
+                "diagnostics": _check(body["manifest"], files, given, settings),
             }
 
         answer = complete({"manifest": read_manifest(path)}, ask, keep)
@@ -72,7 +79,7 @@ def _warnings(path: str, parameters: Mapping[str, str], settings: Configuration)
 def _check(
     manifest: Mapping[str, str],
     files: Mapping[str, Captured | None],
-    parameters: Mapping[str, str],
+    given: Given,
     settings: Configuration,
 ) -> Any:
     """As the daemon answers: the warnings. Raises ClientError with its errors, or with missing files."""
@@ -80,7 +87,8 @@ def _check(
         text=manifest["text"],
         path=manifest["path"],
         files=files,
-        parameters=parameters,
+        parameters=given.parameters,
+        profiles=given.profiles,
         rules=rules_of(settings),
         host_code=None,
     )

@@ -10,7 +10,7 @@ import pytest
 
 from cli.starters import STARTERS
 from dcd.configuration import Configuration
-from dcd.validate import validate
+from dcd.validate import Given, validate
 
 BEGIN = (
     '<dc><distro name="d">'
@@ -33,7 +33,7 @@ def manifest(tmp_path: Path):
 
 
 def checked(path: str, **parameters: str):
-    [(_, valid, diagnostics)] = validate([path], parameters, Configuration())
+    [(_, valid, diagnostics)] = validate([path], Given(parameters), Configuration())
     errors = [each for each in diagnostics if each["severity"] == "error"]
     return valid, [(each["line"], each["message"]) for each in errors]
 
@@ -46,7 +46,7 @@ def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
 def test_each_starter_is_valid(tmp_path):
     for kind, text in STARTERS.items():
         (tmp_path / kind).write_text(text)
-    found = list(validate([str(tmp_path / kind) for kind in STARTERS], {}, Configuration()))
+    found = list(validate([str(tmp_path / kind) for kind in STARTERS], Given(), Configuration()))
     assert all(valid for _, valid, _ in found)
 
 
@@ -112,7 +112,7 @@ def test_commands_of_a_manifest_are_not_run(manifest, tmp_path):
         f'{BEGIN}<configuration source="f" dest="/f">{touch}</configuration>{END}'
     )
 
-    [(_, valid, diagnostics)] = validate([path], {}, Configuration())
+    [(_, valid, diagnostics)] = validate([path], Given(), Configuration())
 
     assert valid, diagnostics
     assert sum("run by the daemon only" in each["message"] for each in diagnostics) == 1
