@@ -2,9 +2,10 @@
 
 Open a shell, or run a command, as root in a throw-away copy of a workspace: in the state in which
 the failed attempt left it, which is kept until the build is resumed or ends; for other builds, or
-with --at, after a completed checkpoint. Changes in the copy never affect the build; the prompt
-marks it as a copy. The environment has PKG_IMAGE_PATH, BOOT_ARCHIVE, MEDIA_DIR and TMP_DIR; `chroot
-"$PKG_IMAGE_PATH"` enters the image, which has no network setup. The exit code is that of the
+with --at, after a completed checkpoint. Changes in the copy never affect the build. The
+shell is one of the host, and its prompt begins with `(copy of BUILD)`; its environment has
+PKG_IMAGE_PATH, BOOT_ARCHIVE, MEDIA_DIR and TMP_DIR. With --chroot it is a shell of the image, in the
+image, with the prompt `(image of BUILD)`; there is no network setup there. The exit code is that of the
 command. Needs the role administer, and root.
 """
 
@@ -30,17 +31,29 @@ NAMESPACES = (
 MARKER = "DCD_ATTEMPT"
 """The variable by which the daemon finds the processes of a shell after dcctl was killed."""
 
+ENTER = """
+if [ $# -eq 0 ]; then
+    for shell in /bin/bash /bin/sh; do
+        if chroot "$PKG_IMAGE_PATH" "$shell" -c : 2>/dev/null; then set -- "$shell"; break; fi
+    done
+fi
+if [ $# -eq 0 ]; then echo "dcctl: the image has no shell that runs" >&2; exit 126; fi
+exec env HOME=/root chroot "$PKG_IMAGE_PATH" "$@"
+"""
+"""Runs a command in the image; without one, the image's shell."""
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_build(parser)
     parser.add_argument(
         "--at", metavar="CHECKPOINT", help="the state after this completed checkpoint"
     )
+    parser.add_argument("--chroot", action="store_true", help="in the image, with its own programs")
     parser.add_argument(
         "command",
         nargs="*",
         metavar="COMMAND",
-        help="after `--`: the command to run instead of $SHELL",
+        help="after `--`: the command to run instead of a shell",
     )
     parser.command_after_dashes = True  # type: ignore[attr-defined]
 
@@ -53,31 +66,42 @@ def run(args: argparse.Namespace) -> int:
     with exchange(args.socket, "POST", path, content=content, headers=headers) as answer:
         workspace = json.loads(answer.readline())
         if is_terminal(sys.stderr) and not args.command:
-            _explain(workspace)
-        return _run_in(workspace, args.command)
+            _explain(workspace, args.chroot)
+        command = ["sh", "-c", ENTER, "sh", *args.command] if args.chroot else args.command
+        return _run_in(workspace, command, "image" if args.chroot else "copy")
 
 
-def _explain(workspace: Json) -> None:
+def _explain(workspace: Json, in_image: bool) -> None:
     where = printable(f"{workspace['build']} {workspace['place']}, in {workspace['root']}")
+    if in_image:
+        print(
+            f"The image in a throw-away copy of build {where}\n"
+            "It has no network setup: names do not resolve, so do not run apt-get.\n"
+            "Exit removes the copy; changes do not affect the build.",
+            file=sys.stderr,
+        )
+        return
     print(
         f"A throw-away copy of build {where}\n"
-        'Into the image: chroot "$PKG_IMAGE_PATH" (its /proc, /dev, /run and /tmp are mounted)\n'
+        'Into the image: chroot "$PKG_IMAGE_PATH" (its /proc, /dev, /run and /tmp are mounted), or begin '
+        "there: dcctl shell --chroot\n"
         "The image has no network setup: names do not resolve there, so do not run apt-get.\n"
         "Also set: BOOT_ARCHIVE, MEDIA_DIR, TMP_DIR. Exit removes the copy; changes do not affect the build.",
         file=sys.stderr,
     )
 
 
-def _prompt(build: str) -> dict[str, str]:
-    """Variables that make shells mark their prompt: PS1 for shells without a startup file that sets it,
-    and PROMPT_COMMAND of bash, which runs after its startup files. They also apply inside the image."""
-    mark = f"(copy of {re.sub('[^a-z0-9]', '', build)})"
+def _prompt(build: str, place: str) -> dict[str, str]:
+    """Variables that make shells mark their prompt with the place, `copy` or `image`: PS1 for shells
+    without a startup file that sets it, and PROMPT_COMMAND of bash, which runs after its startup files. They
+    also apply inside the image."""
+    mark = f"({place} of {re.sub('[^a-z0-9]', '', build)})"
     command = f'case $PS1 in *"{mark}"*) ;; *) PS1="{mark} $PS1" ;; esac'
     given = os.environ.get("PROMPT_COMMAND")
     return {"PS1": f"{mark} # ", "PROMPT_COMMAND": f"{given}; {command}" if given else command}
 
 
-def _run_in(workspace: Json, command: Sequence[str]) -> int:
+def _run_in(workspace: Json, command: Sequence[str], place: str) -> int:
     request = json.dumps(workspace["request"])
     argv = [*NAMESPACES, sys.executable, "-I", "-m", "dcd.worker.shell", request, *command]
     signals = (signal.SIGINT, signal.SIGQUIT, signal.SIGTTOU)
@@ -86,7 +110,7 @@ def _run_in(workspace: Json, command: Sequence[str]) -> int:
     try:
         environment = {
             **os.environ,
-            **_prompt(workspace["build"]),
+            **_prompt(workspace["build"], place),
             MARKER: workspace["marker"],
         }
         child = os.posix_spawnp(argv[0], argv, environment, setsigdef=signals)

@@ -193,6 +193,16 @@ def test_the_image_can_be_entered_with_chroot(daemon, write_manifest):
     inside = 'chroot "$PKG_IMAGE_PATH" /bin/ls /proc/self/status /dev/null'
     out = daemon.ctl("shell", build, "--", "sh", "-c", inside)
     assert out.split() == ["/dev/null", "/proc/self/status"]
+    assert daemon.ctl("shell", "--chroot", build, "--", "/bin/ls", "/dev/null") == "/dev/null\n"
+    line = [sys.executable, "-m", "cli.main", "--socket", daemon.socket, "shell", build, "--chroot"]
+    typed = 'echo "$PS1$PKG_IMAGE_PATH"; exit 5'
+    shell = subprocess.run(line, input=typed, capture_output=True, text=True)
+    assert shell.stdout.startswith(f"(image of {build}) # /"), shell.stderr
+    assert shell.returncode == 5
+
+
+def test_an_image_without_a_shell_is_not_entered_without_a_command(daemon, failed):
+    assert "no shell that runs" in daemon.run("shell", "--chroot", failed).stderr
 
 
 @pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])
