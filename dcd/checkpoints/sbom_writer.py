@@ -396,6 +396,16 @@ def _spdx(
         for package in document["packages"]
         if package["SPDXID"] != root and package.get("primaryPackagePurpose") != "SOURCE"
     ]
+    # So that readers who follow relationships from the root find the sources.
+    relationships += [
+        {
+            "spdxElementId": each["relatedSpdxElement"],
+            "relationshipType": "GENERATED_FROM",
+            "relatedSpdxElement": each["spdxElementId"],
+        }
+        for each in relationships
+        if each["relationshipType"] == "GENERATES"
+    ]
     document["packages"] += products.values()
     relationships += [
         {

@@ -241,6 +241,12 @@ def test_each_package_has_its_source_and_its_supplier(write: Write) -> None:
         if each["relationshipType"] == "GENERATES"
     }
     assert len(generated) == len(INSTALLED)
+    found = {
+        each["spdxElementId"]
+        for each in documents["spdx"]["relationships"]
+        if each["relationshipType"] == "GENERATED_FROM"
+    }
+    assert generated <= found
 
 
 def test_the_root_is_the_product_with_all_that_checkers_ask_for(write: Write) -> None:
