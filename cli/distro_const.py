@@ -98,7 +98,7 @@ def _run(socket: str, args: argparse.Namespace) -> int:
     if args.verbose:
         _show_logs(socket, build["id"])
     else:
-        follow_build(socket, build, stream=sys.stdout)
+        follow_build(socket, build, stream=sys.stdout, quiet=True)
     state = request(socket, "GET", build_path(build["id"]))["state"]
     _deliver(socket, build["id"])
     as_asked = state == "completed" or (state == "paused" and args.pause is not None)

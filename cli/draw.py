@@ -1,4 +1,4 @@
-"""Drawing a build on a terminal: finished checkpoints scroll away above two status lines.
+"""Drawing a build on a terminal: finished checkpoints scroll away above two status lines, below them the log.
 
 One line shows the build: name, completed and total checkpoints, bar, elapsed and estimated time, state.
 The other shows the running checkpoint: name, percentage, bar, times, its message. The only module that
@@ -6,7 +6,7 @@ imports rich; `cli.follow` imports it only for a terminal.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TextIO
 
@@ -21,6 +21,8 @@ from cli.picture import Line, Picture
 from cli.text import clock, printable
 
 REFRESH_HERTZ = 4
+STATUS_LINES = 4
+"""The lines of a terminal that are kept for all but the log."""
 BAR_COLUMNS = 20
 BAR_FROM_COLUMNS, ONE_LINE_FROM_COLUMNS = 76, 110
 """The width that a terminal needs for the bars, and for the checkpoint's message beside them."""
@@ -49,16 +51,17 @@ def drawing(picture: Picture, stream: TextIO) -> Iterator[Callable[[Line], None]
 
     with Live(
         console=console,
-        get_renderable=lambda: frame(picture, time.time(), console.width),
+        get_renderable=lambda: frame(picture, time.time(), console.width, console.height),
         refresh_per_second=REFRESH_HERTZ,
         transient=True,
     ):
         yield print_line
 
 
-def frame(picture: Picture, now: float, columns: int) -> Group:
-    """The two status lines at Unix time `now`, for a terminal of `columns` columns. A narrow terminal
-    gets no bar, and the checkpoint's message on a separate line, to leave space for the times."""
+def frame(picture: Picture, now: float, columns: int, lines: int = 24) -> Group:
+    """The two status lines at Unix time `now`, and the end of the log dimmed, for a terminal of so many
+    columns and lines. A narrow terminal gets no bar, and the checkpoint's message on a separate line, to
+    leave space for the times."""
     with_bar, one_line = columns >= BAR_FROM_COLUMNS, columns >= ONE_LINE_FROM_COLUMNS
     table = Table.grid(padding=(0, 1), expand=True)
     table.add_column(no_wrap=True, max_width=_name_columns(picture) + 2, overflow="ellipsis")
@@ -89,10 +92,22 @@ def frame(picture: Picture, now: float, columns: int) -> Group:
             _times(now - picture.attempt_started, picture.estimates[running]),
             message if one_line else "",
         )
+    tail = log_tail(list(picture.tail) if picture.running else [], columns, lines - STATUS_LINES)
     if one_line or not message:
-        return Group(table)
+        return Group(table, *tail)
     message.truncate(columns - 2, overflow="ellipsis")
-    return Group(table, Padding(message, (0, 0, 0, 2)))
+    return Group(table, Padding(message, (0, 0, 0, 2)), *tail)
+
+
+def log_tail(log: Sequence[str], columns: int, lines: int) -> list[Text]:
+    """The last lines of a log, dimmed, each on one line of the terminal."""
+    shown = []
+    for line in log[-lines:] if lines > 0 else ():
+        # A tab would take more columns than rich counts.
+        text = Text(f"  {printable(line).expandtabs(8)}", style="dim", no_wrap=True)
+        text.truncate(columns, overflow="ellipsis")
+        shown.append(text)
+    return shown
 
 
 def _times(elapsed_seconds: float, estimate_seconds: float | None) -> str:

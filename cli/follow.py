@@ -1,7 +1,8 @@
 """Showing a build until it ends, fails or is paused, for `--follow`.
 
-Shows two status lines on a terminal (`cli.draw`), elsewhere a line with the time for each event, with
-`json` a JSON object for each event and progress message (of type `progress`). Events before the newest
+Shows two status lines on a terminal (`cli.draw`) with the last lines of the running checkpoint's log below,
+elsewhere a line with the time for each event and each line of a log, with `json` a JSON object for each event
+and progress message (of type `progress`). `quiet` hides the logs. Events before the newest
 resume are not shown. Ends with the result, and for a failure the reason, the remedy and the last lines
 of the log. Returns the exit code of the build's state. Ctrl-C stops only the display.
 """
@@ -10,15 +11,18 @@ import argparse
 import os
 import re
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TextIO
 
 from cli.advice import print_next_steps
 from cli.client import Json, build_path, read, request
 from cli.commands.options import wants_reports
 from cli.exit_codes import AT_REST, ExitCode
+from cli.log_lines import LogLines
 from cli.picture import Line, Picture
 from cli.stream import Message, events, follow
 from cli.text import (
@@ -45,9 +49,8 @@ def follow_if_asked(args: argparse.Namespace, build: Json) -> int:
     success."""
     if not (args.follow or wants_reports(args)):
         return ExitCode.OK
-    return reported(
-        args, build, follow_build(args.socket, build, stream=sys.stderr, as_json=args.json)
-    )
+    code = follow_build(args.socket, build, stream=sys.stderr, as_json=args.json, quiet=args.quiet)
+    return reported(args, build, code)
 
 
 def reported(args: argparse.Namespace, build: Json, code: int) -> int:
@@ -65,6 +68,7 @@ def follow_build(
     *,
     stream: TextIO,
     as_json: bool = False,
+    quiet: bool = False,
     advice: str = "",
 ) -> int:
     """Show `build` (as the API describes it) on `stream` until it ends, fails or is paused. With `advice`,
@@ -79,7 +83,7 @@ def follow_build(
                 elif message.kind == "progress":
                     print_json({"type": "progress", **message.data})
         else:
-            _show(messages, Picture(build), stream)
+            _show(messages, Picture(build), stream, None if quiet else socket_path)
     except KeyboardInterrupt:
         usual = f"The build continues; to follow it again: dcctl follow {identity}"
         print(f"\n{advice or usual}", file=sys.stderr)
@@ -105,17 +109,44 @@ def _before_newest_resume(socket_path: str, identity: str) -> int:
     return newest
 
 
-def _show(messages: Iterable[Message], picture: Picture, stream: TextIO) -> None:
-    if is_terminal(stream):
+def _show(
+    messages: Iterable[Message], picture: Picture, stream: TextIO, logs_from: str | None
+) -> None:
+    """Show the messages, and lines of logs from the daemon on that socket."""
+    on_terminal = is_terminal(stream)
+    if on_terminal:
         from cli.draw import drawing  # imports rich, which is needed only for drawing
 
         display = drawing(picture, stream)
     else:
         display = _plain(stream)
-    with display as print_line:
+    lines: LogLines | None = None
+    with display as print_line, ExitStack() as held:
+
+        def show_log(name: str, text: str) -> None:
+            picture.tail.append(text)
+            print_line(Line("log", name, text))
+
         for message in messages:
-            if line := _line(picture, message):
+            line = _line(picture, message)
+            if lines and message.kind == "event" and _ends(message.data, lines):
+                lines.close() if on_terminal else lines.end()
+                lines = None
+            if line:
                 print_line(line)
+            started = picture.log_of(message.data) if message.kind == "event" else None
+            if started and logs_from:
+                name, number = started
+                identity = picture.view["id"]
+                lines = LogLines(logs_from, identity, name, number, partial(show_log, name))
+                held.callback(lines.close)
+
+
+def _ends(event: Json, lines: LogLines) -> bool:
+    """Whether the event ends the attempt whose lines are shown."""
+    data = event["data"]
+    ends = ("CheckpointCompleted", "CheckpointFailed", "CheckpointInterrupted")
+    return event["type"] in ends and (data["checkpoint"], data["attempt"]) == lines.attempt
 
 
 def _line(picture: Picture, message: Message) -> Line | None:
@@ -135,17 +166,21 @@ def _line(picture: Picture, message: Message) -> Line | None:
 
 @contextmanager
 def _plain(stream: TextIO) -> Iterator[Callable[[Line], None]]:
-    printed_at = float("-inf")
+    progress_at = float("-inf")
+    one_at_a_time = threading.Lock()  # lines of logs come from a thread of their own
 
     def print_line(line: Line) -> None:
-        nonlocal printed_at
+        nonlocal progress_at
         now = time.monotonic()
-        if line.mark == "progress" and now - printed_at < PROGRESS_SECONDS:
-            return
-        printed_at = now
-        stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(line.at))
-        text = f"{line.subject} {VERBS.get(line.mark, '')}{line.text}"
-        print(stamp, printable(text).replace("\n", " "), file=stream, flush=True)
+        with one_at_a_time:
+            if line.mark == "progress" and now - progress_at < PROGRESS_SECONDS:
+                return
+            if line.mark != "log":
+                progress_at = now
+            stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(line.at))
+            between = "| " if line.mark == "log" else VERBS.get(line.mark, "")
+            text = f"{line.subject} {between}{line.text}"
+            print(stamp, printable(text).replace("\n", " "), file=stream, flush=True)
 
     yield print_line
 

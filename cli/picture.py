@@ -3,6 +3,7 @@
 Pure; the caller passes the clock. `cli.follow` feeds it, `cli.draw` draws it.
 """
 
+from collections import deque
 from typing import NamedTuple
 
 from cli.client import Json
@@ -10,12 +11,16 @@ from cli.text import count, duration, short_path, timestamp
 
 DONE = ("completed", "reused")
 
+TAIL_LINES = 8
+"""How many lines of a log are shown below the status lines."""
+
 
 class Line(NamedTuple):
     """A line to print. `mark` is `completed`, `reused`, `failed` or `note` for lines that stay on the
     screen above the status lines, `started` and `progress` for lines that the status lines already
-    cover. `subject` is the checkpoint or the build; `text` is for the first three marks only a duration
-    or the id of the build whose result is reused. `at` is Unix time, None for now."""
+    cover, `log` for a line of the running checkpoint's log, which is shown below them. `subject` is the
+    checkpoint or the build; `text` is for the first three marks only a duration or the id of the build
+    whose result is reused. `at` is Unix time, None for now."""
 
     mark: str
     subject: str
@@ -32,6 +37,8 @@ class Picture:
         """Unix time when the build last started."""
         self.attempt_started = 0.0
         """Unix time when the running checkpoint started."""
+        self.tail: deque[str] = deque(maxlen=TAIL_LINES)
+        """The last lines of the running checkpoint's log."""
         self._progress: Json = {}
 
     @property
@@ -49,6 +56,14 @@ class Picture:
         """The running checkpoint."""
         running = (item["name"] for item in self.view["checkpoints"] if item["state"] == "running")
         return next(running, None)
+
+    def log_of(self, event: Json) -> tuple[str, int] | None:
+        """The attempt that an event has started, if it runs by the newest view."""
+        if event["type"] != "CheckpointStarted":
+            return None
+        name, number = event["data"]["checkpoint"], event["data"]["attempt"]
+        attempts = {item["name"]: item["attempts"] for item in self.view["checkpoints"]}
+        return (name, number) if (self.running, attempts.get(name)) == (name, number) else None
 
     @property
     def progress(self) -> Json:
@@ -93,6 +108,7 @@ class Picture:
                 return Line("started", name, "started", at)
             case "CheckpointStarted":
                 self.attempt_started = at
+                self.tail.clear()
                 again = f" again (attempt {data['attempt']})" if data["attempt"] > 1 else ""
                 expected = duration(self.estimates.get(data["checkpoint"]))
                 text = f"started{again}" + (f", about {expected}" if expected else "")

@@ -287,6 +287,20 @@ def clock(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02}:{whole:02}"
 
 
+def times(build: Json) -> str:
+    """How long a build has worked, and if it continues, how long all of it takes: `0:41 / ~2:05`; "" for one
+    that has not begun."""
+    elapsed, left = build.get("elapsed_seconds"), build.get("remaining_seconds")
+    if not elapsed:
+        return ""
+    return clock(elapsed) + ("" if left is None else f" / ~{clock(elapsed + left)}")
+
+
+def percent(build: Json) -> str:
+    """The done part of a build, never 100% before all is done."""
+    return f"{int(100 * build.get('fraction', 0.0))}%"
+
+
 def size(size_bytes: int) -> str:
     """`512 B`, `1.2 MiB`."""
     if size_bytes < 1024:

@@ -21,6 +21,7 @@ from cli.client import ClientError, Json, Unreachable, build_path, builds, reque
 from cli.commands.download import add_directory, download, print_copied
 from cli.commands.options import (
     add_manifest,
+    add_quiet,
     add_reports,
     add_source_date_epoch,
     manifest_body,
@@ -45,6 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_source_date_epoch(parser)
     add_reports(parser)
     parser.add_argument("--fresh", action="store_true", help="reuse no layer of another build")
+    add_quiet(parser)
     parser.add_argument(
         "--watch", action="store_true", help="build again whenever the files change"
     )
@@ -75,6 +77,7 @@ def _once(args: argparse.Namespace) -> int:
         args.socket,
         build,
         stream=sys.stderr,
+        quiet=args.quiet,
         advice="To continue the build, also after an edit: the same command again",
     )
     if reported(args, build, code) is not ExitCode.OK:

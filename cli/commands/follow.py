@@ -1,7 +1,8 @@
 """`dcctl follow`: show a build until it ends, fails or is paused.
 
 Show the progress of a build, from its submit or its newest resume on, until it completes, fails, is
-paused or is cancelled; the exit code is that of its state. `dcctl events` shows earlier events.
+paused or is cancelled, with the log of the checkpoint that runs (not with --quiet); the exit code is
+that of its state. `dcctl events` shows earlier events.
 When the daemon restarts, dcctl waits for it. Ctrl-C stops the display, not the build. With --json
 each event is an object on a line, as in `dcctl events`, and progress messages between them have the
 type `progress`.
@@ -11,17 +12,18 @@ import argparse
 import sys
 
 from cli.client import build_path, request
-from cli.commands.options import add_build, add_reports
+from cli.commands.options import add_build, add_quiet, add_reports
 from cli.follow import follow_build, reported
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_build(parser)
+    add_quiet(parser)
     add_reports(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Follow the build."""
     build = request(args.socket, "GET", build_path(args.build))
-    code = follow_build(args.socket, build, stream=sys.stdout, as_json=args.json)
+    code = follow_build(args.socket, build, stream=sys.stdout, as_json=args.json, quiet=args.quiet)
     return reported(args, build, code)

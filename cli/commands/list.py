@@ -1,6 +1,7 @@
 """`dcctl list`: list builds, newest first.
 
-List the newest builds, or all of them. A build is superseded when a later one of the same
+List the newest builds, or all of them: how far each is, how long it has worked / how long all of it is
+expected to take, and the user who submitted it. A build is superseded when a later one of the same
 distribution has completed.
 """
 
@@ -9,7 +10,7 @@ from itertools import islice
 
 from cli import client
 from cli.client import PAGE, Json
-from cli.text import local_time, print_json, print_table, printable
+from cli.text import local_time, percent, print_json, print_table, printable, times
 
 STATES = (
     *("queued", "running", "pausing", "paused"),
@@ -55,14 +56,16 @@ def run(args: argparse.Namespace) -> None:
             build["id"],
             build["name"],
             build["state"],
-            f"{build['completed_checkpoints']}/{build['total_checkpoints']}",
+            f"{build['completed_checkpoints']}/{build['total_checkpoints']} {percent(build):>4}",
+            times(build),
+            build["actor"]["user"],
             local_time(build["submitted_at"]),
             build["reason"] or _superseded(build),
         )
         for build in builds
     ]
-    header = ("BUILD", "NAME", "STATE", "DONE", "SUBMITTED", "REASON")
-    print_table(header, rows, right=(3,), wrapped=True)
+    header = ("BUILD", "NAME", "STATE", "DONE", "TIME", "BY", "SUBMITTED", "REASON")
+    print_table(header, rows, right=(3, 4), wrapped=True)
 
 
 def _superseded(build: Json) -> str:

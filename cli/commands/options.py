@@ -82,6 +82,7 @@ def add_follow(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="show the build until it ends, fails or is paused; the exit code is that of its state",
     )
+    add_quiet(parser)
     add_reports(parser, " (with --follow implied)")
 
 
@@ -99,6 +100,13 @@ def add_reports(parser: argparse.ArgumentParser, also: str = "") -> None:
 def wants_reports(args: argparse.Namespace) -> bool:
     """Whether a report is asked for."""
     return bool(getattr(args, "junit", None) or getattr(args, "summary", None))
+
+
+def add_quiet(parser: argparse.ArgumentParser) -> None:
+    """--quiet, for a display of a build."""
+    parser.add_argument(
+        "--quiet", action="store_true", help="do not show the logs of the checkpoints that run"
+    )
 
 
 def manifest_body(args: argparse.Namespace) -> dict[str, Json]:

@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         build = request(args.socket, "POST", build_path(args.target, "rebuild"))
     print(f"the rebuild is {printable(build['id'])}", file=sys.stderr, flush=True)
-    if code := follow_build(args.socket, build, stream=sys.stderr):
+    if code := follow_build(args.socket, build, stream=sys.stderr, quiet=True):
         return code
     found = request(args.socket, "GET", build_path(build["id"], "verdict"))
     if args.json:

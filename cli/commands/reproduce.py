@@ -80,7 +80,7 @@ def _completed(args: argparse.Namespace, build: Json) -> int:
     """Wait until a build has stopped. Returns 0 when it has completed, else the exit code of its state."""
     if build["state"] in AT_REST and build["state"] != "paused":
         return AT_REST[build["state"]]
-    return follow_build(args.socket, build, stream=sys.stderr)
+    return follow_build(args.socket, build, stream=sys.stderr, quiet=True)
 
 
 def _note(text: str) -> None:

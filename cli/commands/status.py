@@ -11,9 +11,11 @@ from cli.client import Json, build_path, request
 from cli.commands.options import add_build
 from cli.text import (
     build_time,
+    clock,
     duration,
     headline,
     local_time,
+    percent,
     print_indented,
     print_json,
     print_remarks,
@@ -21,6 +23,7 @@ from cli.text import (
     print_variances,
     printable,
     size,
+    times,
 )
 
 
@@ -36,6 +39,9 @@ def run(args: argparse.Namespace) -> None:
         return
     print(headline(build))
     print(f"  submitted {local_time(build['submitted_at'])} by {printable(build['actor']['user'])}")
+    if ahead := times(build):
+        expected = " expected" if build.get("remaining_seconds") is not None else ""
+        print(f"  {percent(build)} done, time {ahead}{expected}")
     print(f"  files dated {build_time(build)}")
     if any(item.get("grown_from") for item in build["checkpoints"]):
         print(
@@ -49,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
         print(f"  pauses before {printable(build['pause_before'])}")
     print()
     rows = [
-        (item["name"], item["state"], duration(item["seconds"]), str(item["attempts"]), _note(item))
+        (item["name"], item["state"], _time(item), str(item["attempts"]), _note(item))
         for item in build["checkpoints"]
     ]
     header = ("CHECKPOINT", "STATE", "TIME", "ATTEMPTS", "NOTE")
@@ -66,6 +72,11 @@ def run(args: argparse.Namespace) -> None:
     if build["state"] in ("failed", "paused"):
         print()
         print_next_steps(args.socket, build, sys.stdout)
+
+
+def _time(checkpoint: Json) -> str:
+    running = checkpoint.get("elapsed_seconds")
+    return duration(checkpoint["seconds"]) if running is None else clock(running)
 
 
 def _note(checkpoint: Json) -> str:

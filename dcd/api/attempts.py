@@ -7,6 +7,7 @@ A user with permission to see builds may read both.
 import asyncio
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import BinaryIO
@@ -105,18 +106,31 @@ async def _content(
     follows = choice(request, FOLLOW, "false") == "true"
     if follows and await runs():
         release_turn(request.scope)
-        return Streamed(following(opened, offset, runs), media_type, HEADERS)
+        return Streamed(_stream(api, build, opened, offset, runs), media_type, HEADERS)
     file = await asyncio.to_thread(opened)
     size_bytes = await asyncio.to_thread(_skip, file, offset)
     limit = size_bytes if follows else min(size_bytes, MAX_LOG_BYTES)
     return file_response(file, limit, media_type, HEADERS)
 
 
+async def _stream(
+    api: Api, build: str, opened: Open, offset: int, runs: Callable[[], Awaitable[bool]]
+) -> AsyncGenerator[bytes, None]:
+    with api.records.broadcast.listen(build) as listener:
+        pieces = following(opened, offset, runs, listener.wait)
+        async with aclosing(pieces):
+            async for piece in pieces:
+                yield piece
+
+
 async def following(
-    opened: Open, offset: int, runs: Callable[[], Awaitable[bool]]
+    opened: Open,
+    offset: int,
+    runs: Callable[[], Awaitable[bool]],
+    changed: Callable[[], Awaitable[None]],
 ) -> AsyncGenerator[bytes, None]:
     """Yield the content of a file from `offset` on as it grows, until its attempt does not run any more. The
-    file may appear later."""
+    file may appear later. `changed` waits for a change of the build."""
     file: BinaryIO | None = None
     pause_seconds = SHORTEST_PAUSE_SECONDS
     try:
@@ -134,7 +148,8 @@ async def following(
             pause_seconds = (
                 SHORTEST_PAUSE_SECONDS if sent else min(2 * pause_seconds, LONGEST_PAUSE_SECONDS)
             )
-            await asyncio.sleep(pause_seconds)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(changed(), pause_seconds)
     finally:
         if file:
             file.close()

@@ -53,8 +53,9 @@ class History:
 
 
 def expected(plan: Plan, same: Sequence[BuildState], others: Sequence[BuildState]) -> Plan:
-    """The plan with the durations of earlier builds: those of the checkpoint of that name and class in
-    builds of the same distribution, else in others, else those of the class."""
+    """The plan with the durations of earlier builds: those of the checkpoint of that name, class and
+    arguments in builds of the same distribution, else in others; else of the class and arguments; else of
+    name and class; else of the class."""
     return Plan(
         tuple(
             replace(planned, estimate_seconds=_seconds(planned, same, others))
@@ -66,17 +67,26 @@ def expected(plan: Plan, same: Sequence[BuildState], others: Sequence[BuildState
 def _seconds(
     planned: PlannedCheckpoint, same: Sequence[BuildState], others: Sequence[BuildState]
 ) -> float:
-    for builds, named in ((same, True), (others, True), (same, False), (others, False)):
-        durations = [
-            seconds
+    of_class = [
+        [
+            (earlier.name == planned.name, _arguments(earlier) == _arguments(planned), seconds)
             for earlier, seconds in _durations(builds)
             if (earlier.mod_path, earlier.checkpoint_class)
             == (planned.mod_path, planned.checkpoint_class)
-            and (earlier.name == planned.name or not named)
         ]
-        if durations:
-            return max(_LEAST_SECONDS, median(durations[:_ATTEMPTS]))
+        for builds in (same, others)
+    ]
+    for named, alike in ((True, True), (False, True), (True, False), (False, False)):
+        for found in of_class:
+            durations = [each[2] for each in found if each[0] >= named and each[1] >= alike]
+            if durations:
+                return max(_LEAST_SECONDS, median(durations[:_ATTEMPTS]))
     return planned.estimate_seconds
+
+
+def _arguments(planned: PlannedCheckpoint) -> tuple[object, ...]:
+    """What a checkpoint was given."""
+    return (planned.args, planned.kwargs)
 
 
 def _durations(builds: Iterable[BuildState]) -> Iterator[tuple[PlannedCheckpoint, float]]:

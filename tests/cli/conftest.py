@@ -107,6 +107,7 @@ class FakeBuild:
                     "base": "",
                     "grown_from": "",
                     "taken_from": "",
+                    "elapsed_seconds": None,
                 }
                 for checkpoint, seconds in estimates.items()
             ],
@@ -121,6 +122,9 @@ class FakeBuild:
             "removed_by": None,
             "reproduces": "",
             "profiles": [],
+            "fraction": 0.0,
+            "elapsed_seconds": 0.0,
+            "remaining_seconds": None,
         }
         planned = tuple(
             PlannedCheckpoint(checkpoint, "", "dcd/x", "X", "k" * 64, (), estimate_seconds=seconds)
@@ -133,6 +137,13 @@ class FakeBuild:
         with self.daemon.changed:
             for payload in payloads:
                 self._append(payload)
+            self.daemon.changed.notify_all()
+
+    def write(self, checkpoint: str, content: bytes, attempt: int = 1) -> None:
+        """Add to the log of an attempt."""
+        with self.daemon.changed:
+            key = (checkpoint, attempt)
+            self.logs[key] = self.logs.get(key, b"") + content
             self.daemon.changed.notify_all()
 
     def report(self, checkpoint: str, fraction: float | None, message: str = "") -> None:
@@ -275,7 +286,7 @@ class FakeDaemon:
                     for (checkpoint, attempt), content in build.logs.items()
                 ]
                 return 200, {"logs": logs}
-            case ["logs", checkpoint, attempt]:
+            case ["logs", checkpoint, attempt] if (checkpoint, int(attempt)) in build.logs:
                 content = build.logs[checkpoint, int(attempt)]
                 return 200, content[int(request.query.get("offset", 0)) :]
             case ["artifacts"]:
@@ -313,7 +324,9 @@ class _Handler(BaseHTTPRequestHandler):
         request = Request(self.command, parts.path, query, dict(self.headers), body)
         daemon.requests.append(request)
         build = daemon.find(parts.path.split("/")[3]) if parts.path.endswith("/events") else None
-        if build is not None and request.headers.get("Accept") == "text/event-stream":
+        if query.get("follow") == "true":
+            self._follow_log(request)
+        elif build is not None and request.headers.get("Accept") == "text/event-stream":
             self._stream(build, int(request.headers.get("Last-Event-ID", 0)))
         else:
             self._send(*daemon.respond(request))
@@ -337,6 +350,31 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, text)
         self.end_headers()
         self.wfile.write(content)
+
+    def _follow_log(self, request: Request) -> None:
+        """Send the log, then what is added, until its attempt has ended."""
+        *_, identity, _, checkpoint, attempt = request.path.split("/")
+        daemon, key = self.server.daemon, (checkpoint, int(attempt))
+        build = daemon.builds[identity]
+        offset = int(request.query.get("offset", 0))
+        self.send_response(200)
+        self.send_header("Content-Type", "text/plain")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        while daemon.alive:
+            with daemon.changed:
+                (item,) = [c for c in build.view["checkpoints"] if c["name"] == checkpoint]
+                runs = (item["state"], item["attempts"]) == ("running", int(attempt))
+                piece = build.logs.get(key, b"")[offset:]
+                if not piece and runs:
+                    daemon.changed.wait(0.2)
+                    continue
+            if piece:
+                self._chunk(piece)
+                offset += len(piece)
+            elif not runs:
+                self.wfile.write(b"0\r\n\r\n")
+                return
 
     def _stream(self, build: FakeBuild, after: int) -> None:
         daemon = self.server.daemon

@@ -189,9 +189,26 @@ def test_list_pages_until_it_has_what_was_asked_for(dcctl, daemon, options, coun
 def test_list_is_a_table_and_filters_by_state(dcctl, daemon) -> None:
     summaries(daemon, 1)
     lines = dcctl("list", "--state", "running").out.splitlines()
-    assert lines[0].split() == ["BUILD", "NAME", "STATE", "DONE", "SUBMITTED", "REASON"]
+    header = ["BUILD", "NAME", "STATE", "DONE", "TIME", "BY", "SUBMITTED", "REASON"]
+    assert lines[0].split() == header
     assert lines[1].split()[:4] == ["b0000", "live", "running", "3/9"]
     assert daemon.requests[-1].query["state"] == "running"
+
+
+def test_list_and_status_say_how_far_a_build_is(dcctl, daemon) -> None:
+    how_far = {"fraction": 0.999, "elapsed_seconds": 41.0, "remaining_seconds": 84.9}
+    build = daemon.build(iso=10.0)
+    build.view |= {**how_far, "state": "running"}
+    build.view["checkpoints"][0] |= {"state": "running", "attempts": 1, "elapsed_seconds": 65.0}
+    shown = {**build.view, "completed_checkpoints": 0, "total_checkpoints": 1}
+    daemon.answers["GET", "/v1/builds"] = 200, {"builds": [shown], "next": None}
+    row = " ".join(dcctl("list").out.splitlines()[1].split())
+    assert row.startswith("k2p7abcd live running 0/1 99% 0:41 / ~2:05 root 20")
+    lines = dcctl("status", "k2").out.splitlines()
+    assert lines[2] == "  99% done, time 0:41 / ~2:05 expected"
+    assert lines[-1].split() == ["iso", "running", "1:05", "1", "about", "10", "s"]
+    build.view |= {"remaining_seconds": None, "state": "paused"}
+    assert dcctl("status", "k2").out.splitlines()[2] == "  99% done, time 0:41"
 
 
 def test_events_are_an_object_a_line_through_all_pages(dcctl, build) -> None:

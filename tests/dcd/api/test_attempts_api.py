@@ -71,7 +71,8 @@ def test_a_followed_log_is_sent_as_it_grows_until_its_attempt_ends(tmp_path: Pat
         return next(running)
 
     async def all_of_it() -> bytes:
-        return b"".join([piece async for piece in following(opened, 2, runs)])
+        never = asyncio.Event().wait
+        return b"".join([piece async for piece in following(opened, 2, runs, never)])
 
     assert asyncio.run(all_of_it()) == b"rst\nsecond\nlast words\n"
 

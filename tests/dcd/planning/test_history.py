@@ -74,6 +74,23 @@ def test_durations_go_by_name_and_class(earlier: tuple[str, str], seconds: float
     assert estimates(expected(plan(("fetch", "Transfer")), known, [])) == [seconds]
 
 
+def test_durations_of_the_same_arguments_count_before_others() -> None:
+    def script(argument: str, name: str = "post") -> Plan:
+        (planned,) = plan((name, "Script")).checkpoints
+        return Plan((replace(planned, args=(argument,)),))
+
+    known = [
+        build(4, script("long"), 500.0),
+        build(3, script("short"), 5.0),
+        build(2, script("short"), 7.0),
+        build(1, script("other"), 70.0),
+    ]
+    assert estimates(expected(script("short"), known, [])) == [6.0]
+    assert estimates(expected(script("short", "renamed"), known, [])) == [6.0]
+    assert estimates(expected(script("new"), known, [])) == [38.5]
+    assert estimates(expected(script("long"), known[1:], known[:1])) == [500.0]
+
+
 def test_the_same_distribution_knows_better_than_others() -> None:
     ours, theirs = [build(1, TWO, 10.0, 20.0)], [build(2, TWO, 1.0, 2.0)]
     assert estimates(expected(TWO, ours, theirs)) == [10.0, 20.0]
