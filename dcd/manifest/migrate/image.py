@@ -1,9 +1,8 @@
 """The parts of an old manifest about the image except its software: build area, boot menu, accounts, profiles
 of services. Pure."""
 
-import re
-
 from dcd.manifest.data_object import Element
+from dcd.manifest.grub_lines import kernel_arguments
 from dcd.manifest.inputs import IN_IMAGE
 from dcd.manifest.migrate.elements import add
 from dcd.manifest.migrate.reader import Reader
@@ -11,9 +10,6 @@ from dcd.manifest.migrate.reader import Reader
 _MENUS = ("img_params/grub_menu_modifications", "img_params/loader_menu_modifications")
 """The menu of GRUB, or in later manifests of the loader that replaced it."""
 _PROFILES = "distro_constr_params/output_image/boot_archive/smf_service_profile/profile"
-_KERNEL = re.compile(r"kernel\$?\s+(?P<path>\S+)\s*(?P<arguments>.*)")
-_STANDARD_KERNEL = re.compile(r"/platform/i86pc/kernel/(\$ISADIR/|amd64/)?unix")
-_STANDARD_MODULE = re.compile(r"module\$?\s+/platform/i86pc/((\$ISADIR|amd64)/)?boot_archive")
 
 
 def target(reader: Reader, distro: Element) -> None:
@@ -122,9 +118,8 @@ def _boot_menu(reader: Reader, medium: Element, old: str) -> None:
 
 def _menu_line(reader: Reader, entry: Element, line: Element) -> None:
     text = reader.text_of(line)
-    kernel = _KERNEL.fullmatch(text)
-    if kernel and _STANDARD_KERNEL.fullmatch(kernel["path"]):
-        if kernel["arguments"]:
-            add(entry, "kernel_args", kernel["arguments"])
-    elif not _STANDARD_MODULE.fullmatch(text):
+    arguments = kernel_arguments(text)
+    if arguments is None:
         reader.note(line, f"the menu line {text!r}: entries start the image's own kernel")
+    elif arguments:
+        add(entry, "kernel_args", arguments)

@@ -5,7 +5,7 @@ import pytest
 from dcd.manifest.damage import Damage
 from dcd.manifest.diagnostics import Diagnostic, ManifestError
 from dcd.manifest.doc import DataObjectCache
-from dcd.manifest.objects import Filesystem, Publisher, Zpool
+from dcd.manifest.objects import BootEntry, BootMods, Filesystem, Publisher, Zpool
 from dcd.planning.load import Loaded, load
 from dcd.planning.readiness import examine as look
 
@@ -88,3 +88,31 @@ def script(argument: str, command: str = "<args>true</args>") -> list[Diagnostic
         return list(load(text, "/m.xml").diagnostics)
     except ManifestError as refused:
         return list(refused.diagnostics)
+
+
+def test_the_first_form_of_the_boot_menu_is_that_of_today() -> None:
+    text = """<dc><distro name="d"><distro_spec><img_params><media_im>
+    <grub_mods min_mem="1000" title="T" timeout="5" default_entry="2">
+    <grub_entry position="0"><title_suffix>first</title_suffix>
+      <line>kernel$ /platform/i86pc/kernel/$ISADIR/unix -B livemode=text</line>
+      <line>module$ /platform/i86pc/$ISADIR/boot_archive</line></grub_entry>
+    <grub_entry position="2"><title_suffix>second</title_suffix><line>chainloader +1</line></grub_entry>
+    </grub_mods></media_im></img_params></distro_spec>
+    <target><target_device><logical><zpool name="rpool" action="use_existing"/></logical></target_device>
+    </target>
+    <execution><checkpoint name="menu" mod_path="solaris_install/boot/boot"
+      checkpoint_class="TextISOImageBootMenu"/></execution></distro></dc>"""
+    found = load(text, "/m.xml")
+    (menu,) = found.doc.volatile.get_descendants(class_type=BootMods)
+    assert (menu.title, menu.timeout) == ("T", 5)
+    entries = [
+        (each.title_suffix, each.kernel_args, each.insert_at, each.default_entry)
+        for each in menu.get_children(class_type=BootEntry)
+    ]
+    assert entries == [
+        ("first", "-B livemode=text", "start", False),
+        ("second", None, "end", True),
+    ]
+    messages = [(each.line, each.message.partition(" has")[0]) for each in found.diagnostics]
+    assert messages == [(2, "min_mem"), (6, "the line 'chainloader +1' of the entry")]
+    assert found.doc.volatile.get_descendants(class_type=Zpool)
