@@ -6,8 +6,8 @@ PYTHON ?= python3
 PYTEST_ARGS ?=
 bin := $(VENV)/bin
 
-# As many processes as cores; a group of tests (those that build and boot images) stays in one.
-parallel := -n auto --dist loadgroup
+# As many processes as cores; one that has no more tests takes some from another.
+parallel := -n auto --dist worksteal
 
 # Without its bytecode every worker, planner and daemon that a test starts compiles all of dcd again.
 unexport PYTHONDONTWRITEBYTECODE

@@ -43,17 +43,10 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what starts a daemon, which `make check` leaves out; keep what shares an image, dcd's package
-    or zfs-fuse together, for runs with several processes."""
+    """Mark what starts a daemon, which `make check` leaves out."""
     for item in items:
         if "cold_daemon" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.daemon)
-        if "debian_package" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("package"))
-        elif item.get_closest_marker("system"):
-            item.add_marker(pytest.mark.xdist_group("system"))
-        elif "zfs" in item.nodeid:
-            item.add_marker(pytest.mark.xdist_group("zfs"))
 
 
 @contextmanager
@@ -273,28 +266,29 @@ def daemon(cold_daemon: Daemon) -> Iterator[Daemon]:
 
 
 @pytest.fixture(scope="session")
-def debian_package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def debian_package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The Debian package, built from the checkout as `make deb` does, or the one that DCD_PACKAGE names."""
     if given := os.environ.get("DCD_PACKAGE"):
-        yield Path(given)
-        return
+        return Path(given)
     for tool in ("dpkg-buildpackage", "dh"):
         if not shutil.which(tool):
             pytest.skip(f"{tool} is not installed")
-    out = tmp_path_factory.mktemp("deb")
+    own = tmp_path_factory.getbasetemp()
+    # One for all processes of the run.
+    out = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "deb"
     script = Path(__file__).parents[1] / "packaging" / "build-deb.sh"
-    command = [script, Path(sys.executable).parent, out]
     directory = os.open(script.parent, os.O_RDONLY)
     try:
         # It may install what it builds with, and apt has one lock for the host.
         fcntl.flock(directory, fcntl.LOCK_EX)
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if not list(out.glob("dcd_*.deb")):
+            command = [script, Path(sys.executable).parent, out]
+            result = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert result.returncode == 0, result.stderr
     finally:
         os.close(directory)
-    assert result.returncode == 0, result.stderr
     (built,) = out.glob("dcd_*.deb")
-    yield built
-    shutil.rmtree(out)
+    return built
 
 
 WriteManifest = Callable[..., Path]

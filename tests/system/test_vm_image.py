@@ -30,9 +30,8 @@ DRIVERS = {
 CHECKED = ("qcow2", "vmdk", "vdi", "vhdx")
 
 BOOTS = (
-    ("debian-vm.qcow2", "bios", ("virtio-blk-pci,drive=disk",)),
-    ("debian-vm.vmdk", "uefi", ("virtio-scsi-pci", "scsi-hd,drive=disk")),
     ("debian-vm.vdi", "bios", ("ich9-ahci,id=sata", "ide-hd,bus=sata.0,drive=disk")),
+    ("debian-vm.vmdk", "uefi", ("virtio-scsi-pci", "scsi-hd,drive=disk")),
 )
 """An image, firmware, and the devices that it is attached by. The checkpoint itself boots the OVA with UEFI
 from NVMe."""

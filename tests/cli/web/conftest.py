@@ -19,10 +19,9 @@ GUEST = 65534
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One process runs them all, for the sake of one daemon and one browser."""
+    """All share a daemon, and most a browser."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("web"))
             item.add_marker(pytest.mark.daemon)
 
 
