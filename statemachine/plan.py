@@ -62,7 +62,10 @@ class Inputs:
     name as a word, or a pattern of it, or if one of the `programs` that these texts name, or of the
     `libraries` that these programs name, contains the name. Inside a directory that is new or gone, names
     count only below `searched`, where texts have find(1) look for them. Other directories that are enumerated
-    belong into `whole`. What the checkpoint itself changes always matters.
+    belong into `whole`. What is new or gone below a directory whose path a text has matters too, since it
+    may be copied as a whole; not below `passed`, which are so large that texts only name them on the way.
+    `leaves` are programs and libraries that look for nothing by a name that is in them. What the checkpoint
+    itself changes always matters.
     """
 
     whole: tuple[str, ...]
@@ -71,6 +74,8 @@ class Inputs:
     programs: tuple[str, ...] = ()
     libraries: tuple[str, ...] = ()
     searched: tuple[str, ...] = ()
+    leaves: tuple[str, ...] = ()
+    passed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

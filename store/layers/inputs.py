@@ -12,6 +12,7 @@ from posixpath import basename, dirname, join, normpath
 
 from statemachine.plan import Inputs
 from store.layers.content import Content, Difference, differences, key_of
+from store.layers.names import data_of, has_name
 
 Read = Callable[[str], bytes]
 """Reads a file of the layer by its path in the workspace. Raises OSError and NotFound."""
@@ -26,6 +27,7 @@ _WORD = re.compile(rb"[\w.+-]+")
 # Each begins at the beginning of a run only: texts of images must not take quadratic time.
 _GLOB = re.compile(rb"(?<![\w.+-])[\w.+-]*+[*?\[\]${}][\w.+\-*?\[\]${}]*")
 _VARIABLE = re.compile(r"\$\{[^}]*\}?|\$\w+")
+_PATH = re.compile(rb"(?:/[\w.+-]++)++")
 _LIBRARY = re.compile(rb"(?<![\w.+-])[\w.+-]+\.so[\w.+-]*")
 _LINKS = 8
 
@@ -54,7 +56,11 @@ def first_that_matters(inputs: Inputs, before: Content, after: Content, read: Re
     if len(topmost) > MOST_NAMES:
         return apart[0].path
     readers = _Readers(inputs, after, read)
-    found = readers.first_in_texts(names) or readers.first_in_programs(topmost)
+    if path := readers.first_below_named(each.path for each in apart):
+        return path
+    is_program = _matcher(inputs.programs)
+    programs = {basename(each.path) for each in above if is_program(each.path)}
+    found = readers.first_in_texts(names) or readers.first_in_programs(topmost, programs)
     return names[found] if found is not None else ""
 
 
@@ -96,9 +102,10 @@ class _Readers:
 
     def __init__(self, inputs: Inputs, content: Content, read: Read) -> None:
         self._read, self._unread = read, _matcher(inputs.unread)
+        self._is_leaf, self._passed = _matcher(inputs.leaves), _matcher(inputs.passed)
         self._lines = content.lines
         is_text, is_program = _matcher(inputs.texts), _matcher(inputs.programs)
-        is_library = _matcher(inputs.libraries)
+        self._is_library = _matcher(inputs.libraries)
         texts: list[str] = []
         self._programs: dict[str, list[str]] = {}
         self._libraries: dict[str, list[str]] = {}
@@ -109,8 +116,9 @@ class _Readers:
                 texts.append(path)
             if is_program(path) and entry["type"] != "directory":
                 self._programs.setdefault(basename(path), []).append(path)
-            if is_library(path) and entry["type"] != "directory":
+            if self._is_library(path) and entry["type"] != "directory":
                 self._libraries.setdefault(basename(path), []).append(path)
+        self._roots = {path.split("/")[0] for path in texts}
         self._texts = [read(path) for path in texts]
         self._words = {_decoded(word) for text in self._texts for word in _WORD.findall(text)}
 
@@ -123,15 +131,44 @@ class _Readers:
         unusual = [name for name in names if not _WORD.fullmatch(_encoded(name))]
         return self._first_in(self._texts, unusual)
 
-    def first_in_programs(self, names: Iterable[str]) -> str | None:
-        """The first of the names that a program contains."""
-        return self._first_in(self._contents(), sorted(names))
+    def first_below_named(self, paths: Iterable[str]) -> str | None:
+        """The first of the paths below a directory that a text names: it may be copied with all it has."""
+        named = self._named()
+        for path in paths:
+            above = dirname(path)
+            while above and above not in named:
+                above = dirname(above)
+            if above:
+                return path
+        return None
+
+    def first_in_programs(self, names: Iterable[str], programs: Iterable[str] = ()) -> str | None:
+        """The first of the names that a program contains. Those of `programs` count in libraries only as part
+        of a path."""
+        ordered, by_path = sorted(names), set(programs)
+        for path, content in self._contents():
+            data, is_library = data_of(content), self._is_library(path)
+            for name in ordered:
+                if has_name(content, data, _encoded(name), is_library and name in by_path):
+                    return name
+        return None
 
     def _first_in(self, contents: Iterable[bytes], names: Sequence[str]) -> str | None:
         return next(
-            (name for content in contents for name in names if _has_word(content, _encoded(name))),
+            (
+                name
+                for content in contents
+                for name in names
+                if has_name(content, None, _encoded(name))
+            ),
             None,
         )
+
+    def _named(self) -> set[str]:
+        """The directories of the layer that texts name by their paths, without those that are passed."""
+        paths = {_decoded(path) for text in self._texts for path in _PATH.findall(text)}
+        found = {self._without_links_above(f"{at}{path}") for at in self._roots for path in paths}
+        return {path for path in found if not self._passed(path)}
 
     def _globs(self) -> Iterator[str]:
         """The patterns in the texts, each as one of fnmatch; without those that say next to nothing."""
@@ -142,8 +179,8 @@ class _Readers:
                 if len(re.sub(r"\[[^\]]*\]?|[*?\]]", "", pattern)) >= LEAST_OF_PATTERN:
                     yield pattern
 
-    def _contents(self) -> Iterator[bytes]:
-        """The programs that the texts name, then the libraries that these name."""
+    def _contents(self) -> Iterator[tuple[str, bytes]]:
+        """The paths and contents of the programs that the texts name, then the libraries that these name."""
         waiting = [path for word in self._words for path in self._programs.get(word, ())]
         seen: set[str] = set()
         while waiting:
@@ -154,7 +191,8 @@ class _Readers:
             content = self._read(path)
             for found in set(_LIBRARY.findall(content)):
                 waiting += self._libraries.get(_decoded(found), ())
-            yield content
+            if not self._is_leaf(path):
+                yield path, content
 
     def _followed(self, path: str) -> str | None:
         """The file to which a path leads; None when it leads to none in the layer."""
@@ -191,12 +229,3 @@ def _encoded(name: str) -> bytes:
 
 def _decoded(name: bytes) -> str:
     return name.decode("utf-8", "surrogateescape")
-
-
-def _has_word(content: bytes, name: bytes) -> bool:
-    if name not in content:
-        return False
-    literal = re.escape(name)
-    # Linkers store a text that is the end of another one only once.
-    pattern = rb"(?<![\w.+-])" + literal + rb"(?![\w.+-])|" + literal + rb"\0"
-    return re.search(pattern, content) is not None

@@ -23,8 +23,29 @@ def _share(*paths: str) -> tuple[str, ...]:
     return _image(*(f"usr/share/{path}/**" for path in paths))
 
 
-_EDITORS = ("editor*", "ex", "emacs", "nano", "pico*", "rview", "vi", "view", "vim*")
-"""Programs that bash, less and systemctl name, but start only for somebody at a terminal."""
+_LEAVES = (
+    # They look for what their arguments name only, which are texts.
+    *("basename", "cat", "chmod", "cmp", "cp", "cpio", "cut", "date", "dir", "dirname", "find"),
+    *("grep", "gzip", "head", "hostname", "last", "ln", "ls", "md5sum", "mkdir", "mktemp", "mv"),
+    *("readlink", "realpath", "rm", "sed", "seq", "sha256sum", "sort", "stat", "tail", "touch"),
+    *("tr", "tty", "uname", "uniq", "wc", "xargs", "zstd", "dpkg", "locale", "passwd"),
+    # They are copied, and run in the initramfs only.
+    *("blkid", "blockdev", "busybox", "dmsetup", "fsck", "ip", "losetup", "mount", "mountpoint"),
+    *("rsync", "udevadm"),
+    # Shells and pagers name editors, and look for them only for somebody at a terminal.
+    *("bash", "dash", "less", "more"),
+    # init, halt and reboot, which texts name, are links to systemctl.
+    "systemctl",
+    # They look for what their configuration and the modules name, which counts as a whole.
+    *("kmod", "ldconfig"),
+)
+"""Programs that look for nothing because its name is in them."""
+
+_ON_THE_WAY = (
+    *("bin", "dev", "etc", "lib", "proc", "root", "run", "sbin", "sys", "tmp", "usr", "usr/bin"),
+    *("usr/lib", "usr/sbin", "usr/share", "var/tmp", "lib/systemd", "usr/lib/systemd"),
+)
+"""Directories that the texts of Debian name, but of which they copy only what they name too."""
 
 INITRAMFS = Inputs(
     whole=(
@@ -34,7 +55,7 @@ INITRAMFS = Inputs(
         ),
         *_library("systemd/network/**", "dracut/**"),
         *_image("etc/modprobe.d/**", "etc/depmod.d/**", "etc/udev/**", "etc/systemd/network/**"),
-        *_image("etc/live/**", "etc/default/**", "etc/fstab*/**", "etc/fstab", "etc/kernel/**"),
+        *_image("etc/live/**", "etc/fstab*/**", "etc/fstab", "etc/kernel/**"),
         # mkinitramfs takes the directories in / that begin with lib.
         *_image(
             "lib*", "etc/ld.so.conf*", "etc/ld.so.conf.d/**", "etc/ld.so.preload", "etc/dpkg/**"
@@ -49,12 +70,11 @@ INITRAMFS = Inputs(
         *_image("var/lib/dpkg/**", "var/lib/apt/**", "var/cache/**", "var/log/**"),
         *_image("var/lib/systemd/**", "etc/systemd/system/**", "etc/systemd/user/**"),
         *_library("systemd/system/**", "systemd/user/**"),
+        *_library("tmpfiles.d/**", "sysusers.d/**", "binfmt.d/**", "mime/**"),
+        *_image("usr/include/**", "etc/alternatives/editor*"),
         *_image("etc/passwd-", "etc/group-", "etc/shadow-", "etc/gshadow-", "etc/ld.so.cache"),
         # Read by getusershell(3), for logins.
         *_image("etc/shells", "var/lib/shells.state"),
-        *_image(*(f"{at}/{name}" for name in _EDITORS for at in ("usr/bin", "etc/alternatives"))),
-        # mkinitramfs names init, halt and reboot, which are links to it, but does not run them.
-        *_image("usr/bin/systemctl", "bin/systemctl", "usr/bin/less"),
         "media/**",
     ),
     texts=(
@@ -64,4 +84,9 @@ INITRAMFS = Inputs(
     programs=_image("bin/*", "sbin/*", "usr/bin/*", "usr/sbin/*"),
     libraries=_image("lib/**.so*", "usr/lib/**.so*"),
     searched=_image("lib/**", "usr/lib/**"),
+    leaves=(
+        *_image(*(f"{at}/{name}" for name in _LEAVES for at in ("usr/bin", "usr/sbin"))),
+        *_image("usr/lib/systemd/systemd*", "usr/lib/*/systemd/libsystemd-*"),
+    ),
+    passed=_image(*_ON_THE_WAY),
 )

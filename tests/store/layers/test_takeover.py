@@ -1,7 +1,7 @@
 """Results taken over onto another layer: equal to what a fresh run gives there, or not taken over.
 
 The checkpoint of these tests copies what its hooks name into boot/: as `mkinitramfs` does, it enumerates the
-hooks, and looks for programs by name.
+hooks, looks for programs by name, and copies directories that they name by their paths.
 """
 
 import os
@@ -35,6 +35,7 @@ INPUTS = Inputs(
     texts=("image/hooks/*",),
     programs=("image/bin/*",),
     libraries=("image/lib/*",),
+    passed=("image/etc",),
 )
 
 
@@ -45,6 +46,10 @@ def boot(root: Path) -> None:
     gathered = []
     for hook in sorted((image / "hooks").iterdir()):
         for name in hook.read_text().split():
+            if name.startswith("/"):
+                below = sorted((image / name[1:]).glob("*"))
+                gathered += [f"{each.name}: {each.read_text()}" for each in below]
+                continue
             program = image / "bin" / name
             if program.is_file():
                 content = program.read_text()
@@ -201,6 +206,35 @@ def test_a_name_that_a_pattern_of_a_hook_fits_counts(layers: Layers) -> None:
         layers.take(source, edited)
 
 
+def test_what_is_new_in_a_directory_that_a_hook_names_counts(layers: Layers) -> None:
+    def below(root: Path) -> None:
+        base(root)
+        (root / "image/share").mkdir()
+        write("hooks/copies", "/share")(root)
+
+    start = layers.make(None, below)
+    source = layers.make(start, boot)
+    with pytest.raises(Refused, match="image/share/new differs"):
+        layers.take(source, layers.make(start, write("share/new", "not named by any hook")))
+
+
+def test_what_is_new_in_a_directory_that_hooks_name_on_the_way_does_not_count(
+    layers: Layers,
+) -> None:
+    below = layers.make(None, lambda root: (base(root), write("hooks/way", "/etc/none")(root)))
+    source = layers.make(below, boot)
+    layers.take(source, layers.make(below, write("etc/new", "not named by any hook")))
+
+
+def test_a_program_that_looks_for_nothing_of_what_it_names_is_no_reader(layers: Layers) -> None:
+    below = layers.make(None, lambda root: (base(root), write("bin/fsck", "help: less")(root)))
+    source = layers.make(below, boot)
+    onto = layers.make(below, write("bin/help", "text"))
+    with pytest.raises(Refused, match="image/bin/help differs"):
+        layers.take(source, onto)
+    layers.take(source, onto, replace(INPUTS, leaves=("image/bin/fsck",)))
+
+
 def test_names_in_new_directories_count_where_they_are_searched(layers: Layers) -> None:
     with pytest.raises(Refused, match="missing differs"):
         both(layers, add_directory, replace(INPUTS, searched=("image/share/**",)))
@@ -252,7 +286,9 @@ EDITS = st.lists(
         st.sampled_from(("write", "remove", "chmod", "touch")),
         st.sampled_from(PLACES),
         st.sampled_from(NAMES),
-        st.sampled_from(("fsck less", "needs libnew.so.2", "nano", "mount libfs.so.1", "")),
+        st.sampled_from(
+            ("fsck less", "needs libnew.so.2", "nano", "mount libfs.so.1", "/share", "")
+        ),
     ),
     max_size=4,
 )
