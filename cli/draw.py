@@ -1,8 +1,8 @@
 """Drawing a build on a terminal: finished checkpoints scroll away above two status lines, below them the log.
 
 One line shows the build: name, completed and total checkpoints, bar, elapsed and estimated time, state.
-The other shows the running checkpoint: name, percentage, bar, times, its message. The only module that
-imports rich; `cli.follow` imports it only for a terminal.
+The other shows the running checkpoint: name, percentage, bar, times, its message. Imports rich, as
+`cli.top` does; `cli.follow` imports it only for a terminal.
 """
 
 import time

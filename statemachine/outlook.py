@@ -13,6 +13,9 @@ from statemachine.build import ENDED, BuildState, CheckpointRecord, CheckpointSt
 LEAST_FRACTION = 0.05
 """A running checkpoint's rate counts from this fraction on; before, its estimate does."""
 
+MOST_BY_TIME = 0.9
+"""The largest part of a checkpoint that its time alone says is done."""
+
 _NO_END = ENDED | {Lifecycle.FAILED, Lifecycle.CANCELLING}
 
 
@@ -49,7 +52,7 @@ def outlook(state: BuildState, now: datetime, fraction: float | None = None) -> 
     done = state.completed
     part, left = 0.0, sum(estimates[done:])
     if record := state.running:
-        part = (fraction or 0.0) * estimates[done]
+        part = _reached(record, estimates[done], now, fraction) * estimates[done]
         left = _left(record, estimates[done], now, fraction) + sum(estimates[done + 1 :])
     whole = sum(estimates)
     reached = (sum(estimates[:done]) + part) / whole if whole else float(done == len(estimates))
@@ -72,6 +75,15 @@ def attempt_seconds(record: CheckpointRecord, now: datetime) -> float | None:
     if record.state is not CheckpointState.RUNNING or record.started_at is None:
         return None
     return max(0.0, (now - record.started_at).total_seconds())
+
+
+def _reached(
+    record: CheckpointRecord, estimate_seconds: float, now: datetime, fraction: float | None
+) -> float:
+    """The done part of a running checkpoint; by its time if it reports none."""
+    if fraction is not None or not estimate_seconds:
+        return fraction or 0.0
+    return min((attempt_seconds(record, now) or 0.0) / estimate_seconds, MOST_BY_TIME)
 
 
 def _left(

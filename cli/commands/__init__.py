@@ -8,7 +8,7 @@ in the name is an underscore in the module's).
 
 NAMES = (
     *("build", "submit", "resume", "retry", "pause", "cancel", "rm"),
-    *("status", "list", "follow", "web", "events", "logs", "checkpoints"),
+    *("status", "list", "top", "follow", "web", "events", "logs", "checkpoints"),
     *("diff", "bisect", "artifacts", "download"),
     *("provenance", "verify", "reproduce", "export", "rebuild"),
     *("shell", "doc", "graph"),

@@ -4,6 +4,10 @@ Print the log of a checkpoint's newest attempt, or of the attempt that --attempt
 CHECKPOINT, print the log of the build's newest attempt. A terminal shows control characters in the
 output of tools as escapes; --raw prints them unchanged, which is the default for a file or a pipe.
 With --json, list the logs instead.
+
+--console prints the serial consoles of the guests that a checkpoint boots, also while they boot;
+--file prints another file that an attempt has left, such as the picture of a guest's screen
+(NAME.png, renewed every few seconds). With --json, list these files instead.
 """
 
 import argparse
@@ -26,12 +30,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--follow", action="store_true", help="continue until the attempt has ended"
     )
     parser.add_argument(
+        "--console",
+        action="store_true",
+        help="the serial consoles of its guests instead of the log",
+    )
+    parser.add_argument(
+        "--file", metavar="NAME", help="this file of the attempt instead of the log"
+    )
+    parser.add_argument(
         "--raw", action="store_true", help="print control characters unchanged on a terminal too"
     )
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print the log."""
+    """Print the log, or files of the attempt."""
+    if args.console or args.file is not None:
+        from cli.attempt_files import print_files  # not needed for logs
+
+        print_files(args)
+        return
     logs = request(args.socket, "GET", build_path(args.build, "logs"))["logs"]
     chosen = [
         log

@@ -80,6 +80,7 @@ class FakeBuild:
         self.events: list[dict[str, Any]] = []
         self.progress: tuple[int, dict[str, Any]] = (0, {})
         self.logs: dict[tuple[str, int], bytes] = {}
+        self.files: dict[str, bytes] = {}
         self.view: dict[str, Any] = {
             "id": identity,
             "name": name,
@@ -289,6 +290,19 @@ class FakeDaemon:
             case ["logs", checkpoint, attempt] if (checkpoint, int(attempt)) in build.logs:
                 content = build.logs[checkpoint, int(attempt)]
                 return 200, content[int(request.query.get("offset", 0)) :]
+            case ["logs", _, _, "files"]:
+                files = [
+                    {
+                        "name": name,
+                        "size_bytes": len(content),
+                        "changed_at": BEGIN.isoformat(),
+                        "media_type": "image/png" if name.endswith(".png") else "text/plain",
+                    }
+                    for name, content in build.files.items()
+                ]
+                return 200, {"files": files, "running": False}
+            case ["logs", _, _, "files", name]:
+                return 200, build.files[name][int(request.query.get("offset", 0)) :]
             case ["artifacts"]:
                 return 200, {"artifacts": build.view["artifacts"]}
         return problem("not-found", 404, f"nothing at {request.path}")

@@ -1,5 +1,6 @@
 """The log of the running checkpoint while a build is followed."""
 
+import json
 import re
 import threading
 import time
@@ -102,3 +103,29 @@ def test_below_the_status_lines_is_as_much_of_the_log_as_fits(build: Any) -> Non
     picture.tail.append("x" * 200)
     last = frame(picture, time.time(), 50, 9).renderables[-1]
     assert len(last.plain) == 50  # type: ignore[union-attr]
+
+
+class TestConsoles:
+    def test_a_console_is_printed_while_the_guest_boots(self, dcctl: Any, build: Any) -> None:
+        build.files = {"boot-bios.log": b"login:", "boot-bios.png": b"\x89PNG"}
+        assert dcctl("logs", "k2", "--console").out == "login:"
+        assert dcctl("logs", "k2", "transfer", "--file", "boot-bios.png").code == 0
+
+    def test_several_consoles_have_headings(self, dcctl: Any, build: Any) -> None:
+        build.files = {"a.log": b"one\n", "b.log": b"two\n"}
+        told = dcctl("logs", "k2", "transfer", "--console").out
+        assert told == "==> a.log <==\none\n==> b.log <==\ntwo\n"
+        outcome = dcctl("logs", "k2", "transfer", "--console", "--follow")
+        assert outcome.code == 2
+        assert "choose one with --file a.log" in outcome.err
+
+    def test_a_checkpoint_without_guests_says_so(self, dcctl: Any, build: Any) -> None:
+        outcome = dcctl("logs", "k2", "transfer", "--console")
+        assert outcome.code == 7
+        assert "attempt 1 of transfer has no serial console" in outcome.err
+        assert "has not run iso" in dcctl("logs", "k2", "iso", "--console").err
+
+    def test_scripts_get_the_list_of_files(self, dcctl: Any, build: Any) -> None:
+        build.files = {"a.log": b"one\n", "a.png": b"two\n"}
+        (console,) = json.loads(dcctl("logs", "k2", "--console", "--json").out)
+        assert console["name"] == "a.log"

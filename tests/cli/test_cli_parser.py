@@ -141,6 +141,7 @@ def test_every_command_takes_json() -> None:
         "validate": ["m"],
         "plan": ["m"],
         "list": [],
+        "top": [],
         "init": ["live"],
         "notify": [],
         "web": [],

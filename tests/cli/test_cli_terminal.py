@@ -98,6 +98,8 @@ COMMANDS = {
     "rm": ["k2"],
     "status": ["k2"],
     "list": [],
+    "top": [],
+    "notify": [],
     "artifacts": ["k2"],
     "download": ["k2"],
     "provenance": ["k2"],
@@ -132,6 +134,7 @@ OTHERS = {
     "completion": "asks no daemon",
     "verify": "asks no daemon",
     "shell": "below",
+    "web": "prints only its own address",
     "backup": "prints only the path that was given",
 }
 
@@ -142,6 +145,7 @@ MORE = (
     ["events", "k2", "--follow"],
     ["list", "--ids"],
     ["logs", "k2", "--follow"],
+    ["logs", "k2", "--console"],
 )
 
 

@@ -42,6 +42,10 @@ def test_the_estimate_of_a_running_checkpoint_counts_until_it_says_more(build: A
     assert seen(build, 40.0).remaining_seconds == pytest.approx(60.0), "it takes longer than usual"
     assert seen(build, 6.0, 0.5).remaining_seconds == pytest.approx(6.0 + 60.0)
     assert seen(build, 6.0, 0.01).remaining_seconds == pytest.approx(24.0 + 60.0)
+    assert seen(build, 6.0).fraction == pytest.approx((10.0 + 6.0) / 100.0), "by its time"
+    assert seen(build, 600.0).fraction == pytest.approx((10.0 + 27.0) / 100.0), (
+        "but never all of it"
+    )
     assert seen(build, 6.0, 0.5).fraction == pytest.approx((10.0 + 15.0) / 100.0)
 
 

@@ -149,7 +149,7 @@ def test_a_list_of_builds_says_how_far_each_is(running: Running) -> None:
     (listed,) = running.request("GET", "/v1/builds").json()["builds"]
     (piece,) = listed["checkpoints"]
     assert (piece["name"], piece["state"], piece["seconds"]) == ("one", "running", None)
-    assert listed["fraction"] == 0.0
+    assert 0.0 < listed["fraction"] < 0.5
     assert 0.0 <= listed["elapsed_seconds"] < 60.0
     assert 0.0 < listed["remaining_seconds"] <= piece["estimate_seconds"]
     shown = running.view()
