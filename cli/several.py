@@ -1,20 +1,27 @@
 """Commands for several builds: each is tried, and the exit code is that of the first error."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from cli.client import ClientError, Json
 from cli.exit_codes import ExitCode
+from cli.groups import expanded
 from cli.text import headline, print_error, print_json, print_json_error
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
-def for_each(args: Any, builds: Iterable[str], act: Callable[[str], Json]) -> int:
-    """Act on each build, and print its state or the error. Returns the exit code."""
+def for_each(
+    args: Any,
+    builds: Iterable[str],
+    act: Callable[[str], Json],
+    of_group: Sequence[str] = (),
+) -> int:
+    """Act on each build, and on those of a group in the states `of_group` (none: all), and print its state or
+    the error. Returns the exit code."""
     code = ExitCode.OK
-    for build in builds:
+    for build in expanded(args.socket, builds, of_group):
         try:
             view = act(build)
         except ClientError as error:

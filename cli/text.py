@@ -124,13 +124,14 @@ def print_table(
     *,
     right: Collection[int] = (),
     wrapped: bool = False,
+    stream: TextIO | None = None,
 ) -> None:
     """Print aligned columns; those in `right` are right-aligned. On a narrow terminal, columns that do
     not fit go on an indented line below; with `wrapped`, cells of the last column are wrapped. A cell
     with the name of a state gets its colour."""
     cells = [[printable(cell).replace("\n", " ") for cell in row] for row in (header, *rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    room = shutil.get_terminal_size().columns if is_terminal(sys.stdout) else sys.maxsize
+    room = shutil.get_terminal_size().columns if is_terminal(stream or sys.stdout) else sys.maxsize
     last_needs = min(widths[-1], _LEAST_WRAPPED_COLUMNS) if wrapped else widths[-1]
     for row in cells:
         for columns in _lines([*widths[:-1], last_needs], room):
@@ -138,16 +139,19 @@ def print_table(
             parts = []
             for index in columns[:-1]:
                 padded = row[index].rjust if index in right else row[index].ljust
-                parts.append(coloured(padded(widths[index]), row[index]))
+                parts.append(coloured(padded(widths[index]), row[index], stream))
             end = columns[-1]
             before = len(indent) + sum(widths[index] + 2 for index in columns[:-1])
             width = max(room - before, last_needs)
             cell = row[end].rjust(widths[end]) if end in right else row[end]
             fold = wrapped and end == len(row) - 1 and len(cell) > width
             first, *further = textwrap.wrap(cell, width) if fold else [cell]
-            print(indent + "  ".join([*parts, coloured(first, row[end])]).rstrip())
+            print(
+                indent + "  ".join([*parts, coloured(first, row[end], stream)]).rstrip(),
+                file=stream,
+            )
             for line in further:
-                print(" " * before + line)
+                print(" " * before + line, file=stream)
 
 
 _LEAST_WRAPPED_COLUMNS = 20

@@ -42,7 +42,8 @@ class BuildSubmitted(Payload):
     `reproduces` is the build that this one repeats ("": none), in surroundings with this `variation`.
     `locked` is what it uses in place of its repositories.
     `rebuild` is what the results are to be compared with: such a build has no network. `profiles` are the
-    selected ones, in order."""
+    selected ones, in order. `group` is the group of builds that was submitted together ("": none),
+    `cell` what distinguishes this one in it, by axis, without secrets."""
 
     name: str
     manifest: str
@@ -61,6 +62,8 @@ class BuildSubmitted(Payload):
     locked: Locked | None = None
     rebuild: Rebuild | None = None
     profiles: tuple[str, ...] = ()
+    group: str = ""
+    cell: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -239,6 +239,8 @@ def _submitted(event: events.Event, data: events.BuildSubmitted) -> BuildState:
         pause_before=data.pause_before,
         rebuild=data.rebuild,
         profiles=data.profiles,
+        group=data.group,
+        cell=data.cell,
     )
 
 

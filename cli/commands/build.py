@@ -4,15 +4,18 @@ Build an image from a manifest and copy its products into a directory, in one co
 daemon that answers; without one it starts a private daemon, which ends with the command and keeps
 its state for the next time. A build that was interrupted or has failed is continued by the same
 command, with the present files. With --watch the image is built again whenever the manifest or a
-file that it names changes, with one line for each build, until Ctrl-C.
+file that it names changes, with one line for each build, until Ctrl-C. With --matrix every
+combination of the values is built, and copied into a directory of its own, such as trixie-amd64.
 """
 
 import argparse
 import os
+import re
 import stat
 import sys
 import time
 from collections.abc import Iterable
+from itertools import product
 from pathlib import Path
 
 from cli.advice import has_changed, named_files
@@ -21,6 +24,7 @@ from cli.client import ClientError, Json, Unreachable, build_path, builds, reque
 from cli.commands.download import add_directory, download, print_copied
 from cli.commands.options import (
     add_manifest,
+    add_matrix,
     add_quiet,
     add_reports,
     add_source_date_epoch,
@@ -28,6 +32,7 @@ from cli.commands.options import (
 )
 from cli.exit_codes import ExitCode
 from cli.follow import follow_build, reported
+from cli.groups import follow_group, refuse_reports
 from cli.stream import follow
 from cli.text import duration, print_error, print_json, print_json_error, printable, short_path
 
@@ -42,6 +47,7 @@ Seen = dict[Path, tuple[int, int, int] | None]
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_manifest(parser)
+    add_matrix(parser)
     add_directory(parser, told="one with the name of the distribution")
     add_source_date_epoch(parser)
     add_reports(parser)
@@ -66,12 +72,18 @@ def run(args: argparse.Namespace) -> int:
         some_daemon,
     )
 
+    if args.matrix:
+        refuse_reports(args)
+    if args.matrix and args.watch:
+        raise ClientError("usage", "--watch is for one build", "", "leave out --matrix or --watch")
     directory = args.state_dir or default_directory()
     with some_daemon(args.socket, directory) as args.socket:
         return _watched(args) if args.watch else _once(args)
 
 
 def _once(args: argparse.Namespace) -> int:
+    if args.matrix:
+        return _matrix(args)
     build = _continued(args) or _submitted(args)
     code = follow_build(
         args.socket,
@@ -89,6 +101,90 @@ def _once(args: argparse.Namespace) -> int:
     else:
         print_copied(copied, as_json=False)
     return ExitCode.OK
+
+
+def _matrix(args: argparse.Namespace) -> int:
+    """Build every cell, and copy the products of each into a directory of its own."""
+    group = _continued_group(args) or send(
+        args.socket,
+        "/v1/groups",
+        {**manifest_body(args), "fresh": args.fresh, "matrix": args.matrix},
+    )
+    advice = "To continue the builds, also after an edit: the same command again"
+    code = follow_group(args.socket, group, stream=sys.stderr, advice=advice)
+    if code == ExitCode.INTERRUPTED:
+        return code
+    done = []
+    for build, directory in zip(group["builds"], directories(group), strict=True):
+        final = request(args.socket, "GET", build_path(build["id"]))
+        if final["state"] == "completed":
+            target = (args.directory or Path(final["name"])) / directory
+            target.parent.mkdir(parents=True, exist_ok=True)
+            done.append({"build": final, "files": download(args.socket, final, target)})
+    if args.json:
+        print_json({"group": group["id"], "builds": done})
+    else:
+        for each in done:
+            print_copied(each["files"], as_json=False)
+    return code
+
+
+def directories(group: Json) -> list[str]:
+    """A name for each cell of a group that is fit for a directory: `trixie-amd64`."""
+    names: list[str] = []
+    for build in group["builds"]:
+        name = "-".join(re.sub(r"[^\w.+]+", "_", value) for value in build["cell"].values())
+        name = name.lstrip(".")[:100]
+        names.append(name if name and name not in names else build["id"])
+    return names
+
+
+def _continued_group(args: argparse.Namespace) -> Json | None:
+    """This user's newest unfinished group of this manifest with these axes, parameters and profiles, whose
+    builds continue; None when a new one is needed."""
+    if args.fresh:
+        return None
+    axes = {axis["name"]: axis["values"] for axis in args.matrix}
+    cells = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
+    for summary in builds(args.socket, UNFINISHED):
+        if "-" not in summary["id"] or summary["actor"]["uid"] != os.geteuid():
+            continue
+        group = request(args.socket, "GET", f"/v1/groups/{summary['id'].partition('-')[0]}")
+        if [build["cell"] for build in group["builds"]] != cells:
+            continue
+        views = [request(args.socket, "GET", build_path(one["id"])) for one in group["builds"]]
+        if all(_is_of(args, view) for view in views):
+            return group if _all_continue(args, views) else None
+    return None
+
+
+def _is_of(args: argparse.Namespace, build: Json) -> bool:
+    """Whether a build of a group is of this manifest with these parameters and profiles."""
+    chosen = build["cell"].get("profile")
+    parameters = {
+        name: value for name, value in build["parameters"].items() if name not in build["cell"]
+    }
+    found = (build["manifest_path"], parameters, {*build["profiles"]})
+    profiles = {*args.profiles} | ({chosen} if chosen else set())
+    return found == (str(Path(args.manifest).absolute()), dict(args.parameters), profiles)
+
+
+def _all_continue(args: argparse.Namespace, views: list[Json]) -> bool:
+    """Continue the builds of a group. False: their files have changed, or one was cancelled or removed, and
+    the rest is cancelled; new builds use what they have made."""
+    left = [view for view in views if view["state"] != "completed"]
+    gone = any(view["state"] == "cancelled" or view.get("removed_at") for view in views)
+    if gone or any(has_changed(args.socket, view) for view in left):
+        for view in left:
+            if view["state"] in UNFINISHED:
+                request(args.socket, "POST", build_path(view["id"], "cancel"))
+        return False
+    print(f"continuing group {printable(views[0]['group'])}", file=sys.stderr)
+    for view in left:
+        if view["state"] in ("failed", "paused"):
+            command = "retry" if view["state"] == "failed" else "resume"
+            request(args.socket, "POST", build_path(view["id"], command), body={})
+    return True
 
 
 def _submitted(args: argparse.Namespace) -> Json:

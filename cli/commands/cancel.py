@@ -22,4 +22,5 @@ def run(args: argparse.Namespace) -> int:
         args,
         args.builds,
         lambda build: request(args.socket, "POST", build_path(build, "cancel")),
+        of_group=("queued", "running", "pausing", "paused", "failed", "cancelling"),
     )

@@ -48,6 +48,19 @@ def add_parameters(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_matrix(parser: argparse.ArgumentParser) -> None:
+    """--matrix, for a group of builds."""
+    parser.add_argument(
+        "--matrix",
+        metavar="NAME=A,B",
+        type=_axis,
+        action="append",
+        default=[],
+        help="build once for each of these values of the parameter NAME, or of the profiles (NAME: "
+        "profile); repeated, for each combination",
+    )
+
+
 def add_source_date_epoch(parser: argparse.ArgumentParser) -> None:
     """--source-date-epoch, by default $SOURCE_DATE_EPOCH."""
     parser.add_argument(
@@ -127,6 +140,13 @@ def _seconds(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not a time in seconds since 1970")
     return int(text)
+
+
+def _axis(text: str) -> dict[str, Json]:
+    name, sign, values = text.partition("=")
+    if not name or not sign:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=A,B")
+    return {"name": name, "values": [value.strip() for value in values.split(",")]}
 
 
 def _names(text: str) -> list[str]:

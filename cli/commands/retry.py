@@ -8,12 +8,14 @@ several, none can be followed.
 """
 
 import argparse
+import sys
 
 from cli.advice import warn_of_changes
 from cli.client import ClientError, Json, build_path, request
 from cli.commands.options import add_build, add_follow
 from cli.exit_codes import ExitCode
 from cli.follow import follow_if_asked
+from cli.groups import follow_group, group_of
 from cli.several import for_each
 
 
@@ -35,8 +37,10 @@ def run(args: argparse.Namespace) -> int:
         retried.append(view)
         return view
 
-    code = for_each(args, args.builds, retry)
+    code = for_each(args, args.builds, retry, of_group=("failed",))
     if not args.json:
         for view in retried:
             warn_of_changes(args.socket, view)
+    if args.follow and len(retried) > 1 and (group := group_of(args.socket, args.builds[0])):
+        return code or follow_group(args.socket, group, stream=sys.stderr, as_json=args.json)
     return follow_if_asked(args, retried[0]) if retried and code == ExitCode.OK else code

@@ -1,6 +1,7 @@
 """`dcctl status`: show a build and its checkpoints.
 
-Show the state of a build and of each of its checkpoints, and its artifacts.
+Show the state of a build and of each of its checkpoints, and its artifacts; of a group,
+the builds with their cells.
 """
 
 import argparse
@@ -9,6 +10,7 @@ import sys
 from cli.advice import print_next_steps
 from cli.client import Json, build_path, request
 from cli.commands.options import add_build
+from cli.groups import group_of, label, print_group
 from cli.text import (
     build_time,
     clock,
@@ -33,6 +35,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Show the build."""
+    if group := group_of(args.socket, args.build):
+        print_group(group, as_json=args.json)
+        return
     build = request(args.socket, "GET", build_path(args.build))
     if args.json:
         print_json(build)
@@ -49,6 +54,8 @@ def run(args: argparse.Namespace) -> None:
         )
     if build.get("reproduces"):
         print(f"  repeats build {printable(build['reproduces'])} in varied surroundings")
+    if build.get("group"):
+        print(f"  cell {printable(label(build['cell']))} of group {build['group']}")
     if profiles := build.get("profiles"):
         print(f"  profiles {printable(', '.join(profiles))}")
     if build["pause_before"]:

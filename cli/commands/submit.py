@@ -3,7 +3,8 @@
 Submit a manifest and print the id of its build. The manifest and the files that it names are read
 now, with your permissions; later changes to them do not affect the build. With --follow the build
 is shown on stderr until it ends, fails or is paused, and the exit code is that of its state; Ctrl-C
-stops the display, not the build.
+stops the display, not the build. With --matrix there is a build for each combination of the values,
+all of them or none: a group, whose id is printed; the exit code is that of the worst build.
 """
 
 import argparse
@@ -14,16 +15,19 @@ from cli.commands.options import (
     add_follow,
     add_grow,
     add_manifest,
+    add_matrix,
     add_pause_before,
     add_source_date_epoch,
     manifest_body,
 )
 from cli.follow import follow_if_asked
+from cli.groups import submit_group
 from cli.text import print_json, printable
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_manifest(parser)
+    add_matrix(parser)
     add_follow(parser)
     add_pause_before(parser)
     add_source_date_epoch(parser)
@@ -67,6 +71,8 @@ def run(args: argparse.Namespace) -> int:
     }
     if args.packages_of:
         body["packages_of"] = args.packages_of
+    if args.matrix:
+        return submit_group(args, body)
     build = send(args.socket, "/v1/builds", body)
     if args.json:
         print_json(build)

@@ -46,7 +46,7 @@ async def validate(api: Api, request: Request) -> Response:
     api.require(request, Action.SUBMIT)
     body = await body_of(request, schemas.ManifestRequest)
     try:
-        source = await _source(api, request, body.manifest, body)
+        source = await source_of(api, request, body.manifest, body)
         warnings = await api.manifests.check(source, body.pause_before, actor_of(request.scope))
     except ManifestError as error:
         return json_response(schemas.ValidationResult(False, error.diagnostics, error.missing))
@@ -65,9 +65,9 @@ async def migrate(api: Api, request: Request) -> Response:
 async def plan(api: Api, request: Request) -> Response:
     api.require(request, Action.SUBMIT)
     body = await body_of(request, schemas.ManifestRequest)
-    source = await _source(api, request, body.manifest, body)
+    source = await source_of(api, request, body.manifest, body)
     name, time, intentions, choice = await api.manifests.preview(
-        source, _options(body), actor_of(request.scope), api.permit(request)
+        source, options_of(body), actor_of(request.scope), api.permit(request)
     )
     return json_response(schemas.PlanView(name, intentions, time.seconds, time.origin, choice))
 
@@ -75,9 +75,9 @@ async def plan(api: Api, request: Request) -> Response:
 async def submit(api: Api, request: Request) -> Response:
     api.require(request, Action.SUBMIT)
     body = await body_of(request, schemas.SubmitRequest)
-    source = await _source(api, request, body.manifest, body)
+    source = await source_of(api, request, body.manifest, body)
     options = replace(
-        _options(body),
+        options_of(body),
         locked=await _locked(api, body),
         rebuild=body.rebuild,
         signature=body.signature,
@@ -125,7 +125,7 @@ async def resume(api: Api, request: Request) -> Response:
     source = None
     earlier = await api.records.state(build)
     if body.manifest is not None:
-        source = await _source(api, request, body.manifest, body)
+        source = await source_of(api, request, body.manifest, body)
         profiles = () if body.profiles is not None else earlier.profiles
         source = replace(source, inherited=earlier.parameters, inherited_profiles=profiles)
     state, kept, rerun = await api.engine.resume(
@@ -214,7 +214,7 @@ async def _locked(api: Api, body: schemas.SubmitRequest) -> Locked | None:
     return Locked(tuple(lists), body.versions)
 
 
-def _options(body: schemas.ManifestRequest) -> Options:
+def options_of(body: schemas.ManifestRequest) -> Options:
     return Options(
         body.pause_before,
         body.fresh,
@@ -225,7 +225,7 @@ def _options(body: schemas.ManifestRequest) -> Options:
     )
 
 
-async def _source(
+async def source_of(
     api: Api,
     request: Request,
     manifest: schemas.ManifestText,

@@ -15,7 +15,7 @@ from dcd.api.schemas import Problem
 PATH_PARAMETERS: dict[str, dict[str, Any]] = {
     "id": {
         "description": "a build's id or a unique prefix of it",
-        "schema": {"type": "string", "pattern": "^[a-z0-9]{1,32}$"},
+        "schema": {"type": "string", "pattern": "^[a-z0-9-]{1,32}$"},
     },
     "sha256": {
         "description": "digest of the content, lower-case hex",

@@ -5,7 +5,7 @@ JSON Schema for the OpenAPI document; so the document cannot drift from the code
 added, never renamed or retyped, within `/v1`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated
 
@@ -232,6 +232,10 @@ class BuildView:
     fraction: float = 0.0
     elapsed_seconds: float = 0.0
     remaining_seconds: float | None = None
+    group: str = ""
+    """The group of builds that was submitted together; empty for others."""
+    cell: dict[str, str] = field(default_factory=dict)
+    """What distinguishes the build in its group, by parameter, or `profile`."""
 
 
 @dataclass(frozen=True, slots=True)

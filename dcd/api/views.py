@@ -71,6 +71,8 @@ def build_view(
         fraction=ahead.fraction,
         elapsed_seconds=ahead.elapsed_seconds,
         remaining_seconds=ahead.remaining_seconds,
+        group=state.group,
+        cell=dict(state.cell),
     )
 
 

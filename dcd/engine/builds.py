@@ -8,7 +8,7 @@ thread only; the log's blocking reads run in threads.
 
 import asyncio
 import secrets
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -97,6 +97,19 @@ class Builds:
         meantime."""
         build = new_id()
         return await self._finish(self._append(build, None, submit(submitted), actor))
+
+    async def create_together(
+        self, submitted: Mapping[str, BuildSubmitted], actor: Actor
+    ) -> list[BuildState]:
+        """Create builds with these ids, all of them or none. Raises as `create`."""
+        return await self._finish(self._append_together(submitted, actor))
+
+    async def _append_together(
+        self, submitted: Mapping[str, BuildSubmitted], actor: Actor
+    ) -> list[BuildState]:
+        first = {build: submit(payload) for build, payload in submitted.items()}
+        appended = await asyncio.wrap_future(self.log.append_together(first, actor, self._clock()))
+        return [self._move(event.build, None, [event]) for event in appended]
 
     async def state(self, build: str) -> BuildState:
         """The state of a build. Raises NotFound."""

@@ -8,7 +8,7 @@ queries: `manifests` (from clients), `records` (results of builds).
 import asyncio
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from dcd.engine.bisections import Bisections
 from dcd.engine.builds import Builds
 from dcd.engine.differences import ComparedBuilds
 from dcd.engine.garbage import Collector
+from dcd.engine.groups import Axis, planned_group
 from dcd.engine.locked import known_repositories
 from dcd.engine.losses import NO_LOSSES, Losses
 from dcd.engine.manifests import Manifests, ManifestSource, Options, Permit
@@ -50,7 +51,7 @@ from statemachine.commands import (
     WithdrawPause,
 )
 from statemachine.errors import DcdError, PermissionDenied, Refused, Unavailable
-from statemachine.events import Actor, BuildSubmitted
+from statemachine.events import Actor
 from statemachine.keys import canonical, epoch_of, with_epoch
 from store.eventlog import Conflict
 from store.host.durable import DiskFull
@@ -192,25 +193,8 @@ class Engine:
         if earlier := await self._earlier(options.idempotency_key, actor, request):
             return earlier, False
         planned = await self.manifests.plan(source, actor, permit, options.pause_before)
-        plan = self.manifests.grown(planned.plan, options)
-        if options.fresh or options.fresh_from is not None:
-            plan = planning.declining_reuse(plan, options.fresh_from)
-        submitted = BuildSubmitted(
-            name=planned.name,
-            manifest=planned.canonical,
-            manifest_path=source.path,
-            plan=plan,
-            inputs=planned.inputs,
-            parameters=dict(source.parameters),
-            profiles=source.profiles,
-            pause_before=options.pause_before,
-            fresh=options.fresh,
-            priority=options.priority,
-            idempotency_key=options.idempotency_key,
-            request_sha256=request,
-            time_origin=planned.time.origin,
-            locked=options.locked,
-        )
+        submitted = self.manifests.submitted(source, options, planned, planning.new_salt())
+        submitted = replace(submitted, request_sha256=request)
         if said is not None:
             check_planned(said, planned)
             plan = rebuild_plan(planned.plan)
@@ -226,6 +210,32 @@ class Engine:
         self._runner.planned(state.id)
         self._scheduler.wake()
         return state, True
+
+    async def submit_group(
+        self,
+        source: ManifestSource,
+        axes: Sequence[Axis],
+        options: Options,
+        actor: Actor,
+        permit: Permit,
+    ) -> tuple[str, bool]:
+        """Submit a group: all builds or none. Returns its id and True; or that of the group already submitted
+        with the same idempotency key and False. Raises as `submit`, for a fault of any cell."""
+        request = hashlib.sha256(canonical((_digest(source, options), axes))).hexdigest()
+        if earlier := await self._earlier(options.idempotency_key, actor, request):
+            return earlier.group, False
+        events = await planned_group(self.manifests, source, axes, options, actor, permit)
+        submitted = {build: replace(each, request_sha256=request) for build, each in events.items()}
+        try:
+            states = await self._builds.create_together(submitted, actor)
+        except Conflict:
+            if earlier := await self._earlier(options.idempotency_key, actor, request):
+                return earlier.group, False
+            raise
+        for state in states:
+            self._runner.planned(state.id)
+        self._scheduler.wake()
+        return states[0].group, True
 
     async def pause(self, build: str, before: str | None, actor: Actor) -> BuildState:
         """Pause before `before`, or after the running checkpoint."""

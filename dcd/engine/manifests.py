@@ -38,7 +38,7 @@ from dcd.planning.history import History, expected, most_alike
 from dcd.planning.preview import Intention, intentions
 from statemachine.build import BuildState
 from statemachine.errors import PermissionDenied, UsageError
-from statemachine.events import Actor
+from statemachine.events import Actor, BuildSubmitted
 from statemachine.keys import canonical
 from statemachine.plan import Locked, Plan
 from statemachine.rebuild import Rebuild
@@ -168,6 +168,30 @@ class Manifests:
 
         found = await asyncio.to_thread(compare)
         return preview.name, preview.time, (*found, *preview.rest), preview.choice
+
+    def submitted(
+        self, source: ManifestSource, options: Options, planned: Planned, salt: str
+    ) -> BuildSubmitted:
+        """The first event of a build of a planned manifest; `salt` makes the keys of a fresh one new. Raises
+        as `grown`, and NotFound."""
+        plan = self.grown(planned.plan, options)
+        if options.fresh or options.fresh_from is not None:
+            plan = planning.declining_reuse(plan, options.fresh_from, salt)
+        return BuildSubmitted(
+            name=planned.name,
+            manifest=planned.canonical,
+            manifest_path=source.path,
+            plan=plan,
+            inputs=planned.inputs,
+            parameters=dict(source.parameters),
+            profiles=source.profiles,
+            pause_before=options.pause_before,
+            fresh=options.fresh,
+            priority=options.priority,
+            idempotency_key=options.idempotency_key,
+            time_origin=planned.time.origin,
+            locked=options.locked,
+        )
 
     def grown(self, plan: Plan, options: Options) -> Plan:
         """The plan whose checkpoints may grow if the options say so. Raises UsageError, and PermissionDenied

@@ -15,6 +15,7 @@ from dcd.engine.broadcast import Broadcast
 from dcd.engine.builds import Builds, now
 from dcd.engine.outputs import Outputs
 from dcd.engine.papers import provenance_of
+from dcd.engine.retention import kind_of
 from dcd.engine.stores import Stores
 from dcd.engine.usage import Sizes, sizes
 from statemachine.build import BuildState, Lifecycle
@@ -82,11 +83,15 @@ class Records:
         names = {build.name for build in builds}
         newest = await self._builds.ask(self._log.newest_completed, names) if names else {}
         return {
-            build.id: newest[build.name][1]
+            build.id: newest[kind_of(build)][1]
             for build in builds
             if build.state not in MOVING
-            and newest.get(build.name, (0, ""))[0] > build.submitted_position
+            and newest.get(kind_of(build), (0, ""))[0] > build.submitted_position
         }
+
+    async def group(self, prefix: str) -> tuple[str, list[tuple[BuildSummary, dict[str, str]]]]:
+        """A group's id and its builds, each with its cell. Raises NotFound."""
+        return await self._builds.ask(self._log.group, prefix)
 
     async def summary(self, build: str) -> BuildSummary:
         """A build as `page` lists it. Raises NotFound."""

@@ -31,17 +31,23 @@ _STATES = (Lifecycle.FAILED, Lifecycle.CANCELLED, Lifecycle.COMPLETED)
 Carry = Callable[[str, Actor], Awaitable[BuildState]]
 
 
+def kind_of(build: BuildSummary) -> tuple[str, str]:
+    """What a later build has to have in common to take a build's place: the distribution, and the cell of
+    its group, which the end of its id stands for."""
+    return build.name, build.id.partition("-")[2]
+
+
 def outdated(
     builds: Iterable[BuildSummary], settings: Configuration, at: datetime
 ) -> Iterator[BuildSummary]:
     """The builds that the settings let go at a time, of all failed, cancelled and completed ones, newest
     first. Pure."""
-    newer: Counter[str] = Counter()
+    newer: Counter[tuple[str, str]] = Counter()
     for build in builds:
         completed = build.state is Lifecycle.COMPLETED
         days = settings.completed_builds_days if completed else settings.failed_builds_days
-        kept = completed and newer[build.name] < settings.completed_builds_kept
-        newer[build.name] += completed
+        kept = completed and newer[kind_of(build)] < settings.completed_builds_kept
+        newer[kind_of(build)] += completed
         if days and not kept and build.updated_at + timedelta(days=days) <= at:
             yield build
 

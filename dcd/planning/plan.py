@@ -86,14 +86,14 @@ def new_salt() -> str:
     return secrets.token_hex(8)
 
 
-def declining_reuse(plan: Plan, checkpoint: str | None) -> Plan:
-    """The plan with new keys from `checkpoint` on (None: from the first). Raises NotFound."""
+def declining_reuse(plan: Plan, checkpoint: str | None, salt: str) -> Plan:
+    """The plan with new keys, by the salt, from `checkpoint` on (None: from the first). Raises NotFound."""
     names = [planned.name for planned in plan.checkpoints]
     if checkpoint is not None and checkpoint not in names:
         raise NotFound(
             f"the plan has no checkpoint {checkpoint}", f"its checkpoints are: {', '.join(names)}"
         )
-    return with_salt(plan, names.index(checkpoint) if checkpoint else 0, new_salt())
+    return with_salt(plan, names.index(checkpoint) if checkpoint else 0, salt)
 
 
 def plan_ahead(

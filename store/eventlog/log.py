@@ -60,6 +60,8 @@ class EventLog:
         """The number of committed events that were missing when the log was opened."""
         self.append = self._writer.append
         """See `Writer.append`."""
+        self.append_together = self._writer.append_together
+        """See `Writer.append_together`."""
 
     def __enter__(self) -> Self:
         return self
@@ -165,18 +167,21 @@ class EventLog:
             query = query.where(builds.c.name == name)
         return self._summaries(query.order_by(builds.c.submitted_position.desc()).limit(limit))
 
-    def newest_completed(self, names: Collection[str]) -> dict[str, tuple[int, str]]:
-        """The newest completed build, not removed, of each of these names: `submitted_position` and id."""
+    def newest_completed(self, names: Collection[str]) -> dict[tuple[str, str], tuple[int, str]]:
+        """The newest completed build, not removed, of each of these names and of each cell of a group, which
+        the end of an id stands for: `submitted_position` and id."""
         newest = sa.func.max(builds.c.submitted_position)
-        query = sa.select(builds.c.name, newest, builds.c.id).where(
+        dash = sa.func.instr(builds.c.id, "-")
+        cell = sa.case((dash > 0, sa.func.substr(builds.c.id, dash + 1)), else_="").label("cell")
+        query = sa.select(builds.c.name, cell, newest, builds.c.id).where(
             builds.c.state == str(Lifecycle.COMPLETED),
             builds.c.removed == 0,
             builds.c.name.in_(list(names)),
         )
         with self._reading() as connection:
-            rows = connection.execute(query.group_by(builds.c.name))
+            rows = connection.execute(query.group_by(builds.c.name, cell))
             # Source: SQLite, "bare columns in an aggregate query": those of the row with the maximum.
-            return {name: (position, build) for name, position, build in rows}
+            return {(name, of): (position, build) for name, of, position, build in rows}
 
     def unfinished(self) -> list[BuildSummary]:
         """Builds that have not ended, oldest first. A daemon loads these when it starts."""
@@ -216,6 +221,36 @@ class EventLog:
                 "give a longer prefix",
             )
         return str(ids[0])
+
+    def group(self, prefix: str) -> tuple[str, list[tuple[BuildSummary, dict[str, str]]]]:
+        """The group that a unique prefix names, and its builds, also removed ones, in the order of the
+        submit, each with its cell. Raises NotFound for none or several."""
+        dash = sa.func.instr(builds.c.id, "-")
+        named = sa.func.substr(builds.c.id, 1, dash - 1)
+        among = (builds.c.id >= prefix, builds.c.id < prefix + chr(0x10FFFF), dash > 0)
+        with self._reading() as connection:
+            found = list(connection.execute(sa.select(named).where(*among).distinct().limit(6)))
+        groups = [str(row[0]) for row in found if prefix and "-" not in prefix]
+        if prefix in groups:
+            groups = [prefix]
+        if len(groups) != 1:
+            raise NotFound(
+                f"{prefix} names more than one group" if groups else f"there is no group {prefix}",
+                ", ".join(groups),
+                "give a longer prefix" if groups else "`dcctl list` shows the builds",
+            )
+        first, last = f"{groups[0]}-", f"{groups[0]}."
+        inside = sa.select(builds).where(builds.c.id >= first, builds.c.id < last)
+        cell = sa.func.json_extract(events.c.data, "$.cell")
+        cells = sa.select(events.c.build, cell).where(
+            events.c.build >= first, events.c.build < last, events.c.sequence == 1
+        )
+        summaries = self._summaries(inside.order_by(builds.c.submitted_position))
+        with self._reading() as connection:
+            known = {
+                build: dict(msgspec.json.decode(text)) for build, text in connection.execute(cells)
+            }
+        return groups[0], [(each, known[each.id]) for each in summaries]
 
     def by_idempotency_key(self, uid: int | None, key: str) -> str | None:
         """The id of the build that this user submitted with this key."""

@@ -16,7 +16,7 @@ import sqlite3
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -47,10 +47,15 @@ PROBE_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Append:
+class _Part:
     build: str
     expected_sequence: int
     payloads: tuple[Payload, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Append:
+    parts: tuple[_Part, ...]
     actor: Actor
     time: datetime
     future: "Future[list[Event]]" = field(default_factory=Future)
@@ -108,7 +113,20 @@ class Writer:
         or DcdError for payloads that cannot follow. On an error nothing is appended, except that after
         LogFailed this is unknown. A future cancelled before its commit appends nothing.
         """
-        request = _Append(build, expected_sequence, tuple(payloads), actor, time)
+        return self._queued((_Part(build, expected_sequence, tuple(payloads)),), actor, time)
+
+    def append_together(
+        self, first: Mapping[str, Sequence[Payload]], actor: Actor, time: datetime
+    ) -> "Future[list[Event]]":
+        """Append the first payloads of several new builds, by their ids: all of them or nothing. As
+        `append`."""
+        parts = tuple(_Part(build, 0, tuple(payloads)) for build, payloads in first.items())
+        return self._queued(parts, actor, time)
+
+    def _queued(
+        self, parts: tuple[_Part, ...], actor: Actor, time: datetime
+    ) -> "Future[list[Event]]":
+        request = _Append(parts, actor, time)
         with self._closing:
             if self._closed:
                 closed = Unavailable(
@@ -228,33 +246,40 @@ class Writer:
 
     def _insert(self, group: _Group, request: _Append) -> list[Event]:
         """Insert the events of one append. Raises DcdError before anything is written."""
-        state = group.states.get(request.build) or self._state(request.build)
-        sequence = state.sequence if state else 0
-        if sequence != request.expected_sequence:
-            raise Conflict(
-                f"build {request.build} has changed in the meantime",
-                f"its last event is {sequence}, not {request.expected_sequence}",
-                "check its state and repeat the command if you still want it",
-            )
-        rows, appended = [], []
-        for number, payload in enumerate(request.payloads, start=1):
-            event, row = _event(
-                request,
-                payload,
-                position=group.position + number,
-                sequence=sequence + number,
-                previous_hash=state.hash if state else FIRST_HASH,
-            )
-            state = evolve(state, event)
-            rows.append(row)
-            appended.append(event)
-        if state is None or not rows:
+        rows: list[dict[str, Any]] = []
+        appended: list[Event] = []
+        states: dict[str, BuildState] = {}
+        for part in request.parts:
+            state = group.states.get(part.build) or self._state(part.build)
+            sequence = state.sequence if state else 0
+            if sequence != part.expected_sequence:
+                raise Conflict(
+                    f"build {part.build} has changed in the meantime",
+                    f"its last event is {sequence}, not {part.expected_sequence}",
+                    "check its state and repeat the command if you still want it",
+                )
+            for number, payload in enumerate(part.payloads, start=1):
+                event, row = _event(
+                    request,
+                    part.build,
+                    payload,
+                    position=group.position + len(rows) + 1,
+                    sequence=sequence + number,
+                    previous_hash=state.hash if state else FIRST_HASH,
+                )
+                state = evolve(state, event)
+                rows.append(row)
+                appended.append(event)
+            if state is None or not part.payloads:
+                continue
+            if sequence == 0 and state.submission_key is not None:
+                self._check_unused(group, state, state.submission_key)
+            states[part.build] = state
+        if not rows:
             return []
-        if sequence == 0 and state.submission_key is not None:
-            self._check_unused(group, state, state.submission_key)
         self._connection.execute(events.insert(), rows)
         group.position += len(rows)
-        group.states[request.build] = state
+        group.states |= states
         group.events += appended
         return appended
 
@@ -298,7 +323,7 @@ class Writer:
         if code == sqlite3.SQLITE_CONSTRAINT:
             if self._committed_singly(requests):
                 return
-            build = requests[0].build
+            build = requests[0].parts[0].build
             refusal = DcdError(
                 f"the event log refuses an event of build {build}",
                 why,
@@ -338,17 +363,23 @@ def _failed(cause: BaseException) -> LogFailed:
 
 
 def _event(
-    request: _Append, payload: Payload, *, position: int, sequence: int, previous_hash: str
+    request: _Append,
+    build: str,
+    payload: Payload,
+    *,
+    position: int,
+    sequence: int,
+    previous_hash: str,
 ) -> tuple[Event, dict[str, Any]]:
     """The event of `payload`, and its row."""
     kind = type(payload).__name__
     time, actor, data = encode_time(request.time), encode_actor(request.actor), encode(payload)
-    stored = (request.build, sequence, kind, payload.VERSION, time, actor, data)
+    stored = (build, sequence, kind, payload.VERSION, time, actor, data)
     digest = event_hash(previous_hash, *stored)
     row = {"position": position, **dict(zip(HASHED, stored, strict=True)), "hash": digest}
     event = Event(
         position=position,
-        build=request.build,
+        build=build,
         sequence=sequence,
         type=kind,
         version=payload.VERSION,

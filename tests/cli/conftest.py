@@ -126,6 +126,8 @@ class FakeBuild:
             "fraction": 0.0,
             "elapsed_seconds": 0.0,
             "remaining_seconds": None,
+            "group": "",
+            "cell": {},
         }
         planned = tuple(
             PlannedCheckpoint(checkpoint, "", "dcd/x", "X", "k" * 64, (), estimate_seconds=seconds)

@@ -144,6 +144,7 @@ MORE = (
     ["events", "k2", "--verify"],
     ["events", "k2", "--follow"],
     ["list", "--ids"],
+    ["status", "all"],
     ["logs", "k2", "--follow"],
     ["logs", "k2", "--console"],
 )
@@ -189,6 +190,10 @@ def test_no_command_passes_what_steers_a_terminal(
     respond = daemon.respond
 
     def answer(request):
+        if request.path == "/v1/groups/all":
+            return 200, hostile_answer("get", request.path)
+        if request.path.startswith("/v1/groups/"):
+            return 404, {"type": "urn:dcd:problem:not-found", "title": HOSTILE}
         if from_fake or request.path.endswith(("/events", "/logs")):
             return respond(request)
         if request.path == "/metrics" or request.path.endswith("/graph"):

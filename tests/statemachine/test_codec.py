@@ -132,6 +132,8 @@ ADDED_TO_SUBMITTED = {
     **dict.fromkeys(("request_sha256", "time_origin", "reproduces"), ""),
     **dict.fromkeys(("variation", "locked", "rebuild")),
     "profiles": [],
+    "group": "",
+    "cell": [],
 }
 """Fields that BuildSubmitted got since, with what they are in an event that lacks them."""
 

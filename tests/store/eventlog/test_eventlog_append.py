@@ -293,3 +293,30 @@ def test_a_follower_reads_on_from_where_it_was(
     assert [event.position for event in log.read(build="b2")] == [3, 4]
     assert [event.position for event in log.read(build="b2", after=3)] == [4]
     assert log.read(after=4) == []
+
+
+def test_builds_appended_together_are_all_there_or_none(
+    path: Path, submission: Callable[..., Any]
+) -> None:
+    with EventLog(path) as log:
+        taken = submission(idempotency_key="k", request_sha256="1")
+        log.append("old", 0, [taken], ACTOR, NOW).result()
+        refused = {"g-a": [submission()], "g-b": [taken]}
+        with pytest.raises(DuplicateSubmission):
+            log.append_together(refused, ACTOR, NOW).result()
+        with pytest.raises(NotFound):
+            log.group("g")
+        cells = {"g-b": {"suite": "b"}, "g-a": {"suite": "a"}}
+        first = {
+            each: [submission(group="g", cell=tuple(cell.items()))] for each, cell in cells.items()
+        }
+        log.append_together(first, ACTOR, NOW).result()
+        with pytest.raises(Conflict):
+            log.append_together({"g-c": [submission()], "g-a": [submission()]}, ACTOR, NOW).result()
+    with EventLog(path) as log:
+        group, members = log.group("g")
+        assert (group, [(each.id, cell) for each, cell in members]) == ("g", [*cells.items()])
+        assert log.verify_all() == []
+        for unknown in ("g-", "x", ""):
+            with pytest.raises(NotFound):
+                log.group(unknown)
