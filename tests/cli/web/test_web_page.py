@@ -4,6 +4,7 @@ One browser serves all tests. Under the page's policy nothing may be evaluated i
 with `expect`.
 """
 
+import base64
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -16,6 +17,9 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 from tests.cli.web.conftest import Gateway, submit
 
 CHROMIUM = shutil.which("chromium")
+PICTURE = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
 AXE = (Path(__file__).parent / "axe-core" / "axe.min.js").read_text()
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
@@ -267,3 +271,20 @@ def test_a_link_in_another_tab_keeps_the_token(opened, completed):
             modifiers=["Control"]
         )
     expect(other.value.get_by_role("button", name="Download image.bin")).to_be_visible()
+
+
+def test_screens_and_consoles_of_guests_are_shown_while_they_boot(opened, web_daemon, tmp_path):
+    build = submit(web_daemon, tmp_path, "sleep 30", name="boots")
+    web_daemon.wait_for_event(build, "CheckpointStarted")
+    evidence = web_daemon.state_dir / "logs" / build / "step-1.1"
+    evidence.mkdir(parents=True, exist_ok=True)
+    (evidence / "uefi.log").write_text("Loading Linux ...\n")
+    (evidence / "uefi.png").write_bytes(PICTURE)
+    page = opened(f"/builds/{build}")
+    console = page.get_by_role("region", name="Console: uefi.log")
+    expect(console).to_contain_text("Loading Linux ...")
+    expect(page.get_by_role("img", name="Screen: uefi.png")).to_be_visible()
+    with (evidence / "uefi.log").open("a") as log:
+        log.write("\x1b[1m<script>login:</script>\x1b[0m")
+    expect(console).to_contain_text("<script>login:</script>")
+    web_daemon.ctl("cancel", build)

@@ -33,7 +33,7 @@ export function Checkpoints({ view, events }) {
         (each) => html`<tr key=${each.name}>
           <th scope="row" title=${printable(each.description)}>${printable(each.name)}</th>
           <td><${State} state=${each.state} /></td>
-          <td class="right">${each.seconds === null
+          <td class="right">${each.seconds === null && each.state !== "reused"
             ? html`<span class="hint">~${duration(each.estimate_seconds)}</span>`
             : duration(each.seconds)}</td>
           <td class="reason">${reason(each, why.get(each.name) || [], earlier)}</td></tr>`,
