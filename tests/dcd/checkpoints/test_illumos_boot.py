@@ -28,7 +28,9 @@ from statemachine.errors import CheckpointError
 from store.host.tools import missing
 from tests.dcd.checkpoints.illumos_tree import BOOT_MODS, EPOCH, make_tree, run_all
 
-needs_xorriso = pytest.mark.skipif(bool(missing(["xorriso"])), reason="not installed: xorriso")
+needs_xorriso = pytest.mark.skipif(
+    bool(missing(["xorriso", "isoinfo"])), reason="not installed: xorriso or isoinfo"
+)
 
 
 @pytest.fixture

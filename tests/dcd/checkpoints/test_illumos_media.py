@@ -42,7 +42,7 @@ from tests.dcd.checkpoints.illumos_tree import (
     run_all,
 )
 
-LACKING = missing(("xorriso", "mformat", "mcopy", "sfdisk"))
+LACKING = missing(("xorriso", "mformat", "mcopy", "sfdisk", "isoinfo"))
 pytestmark = pytest.mark.skipif(bool(LACKING), reason=f"not installed: {', '.join(LACKING)}")
 
 SECTOR = 512

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from store.host.tools import missing
 from tests.dcd.checkpoints.conftest import archive
 from tests.dcd.checkpoints.illumos_tree import make_tree
 
@@ -138,6 +139,9 @@ def test_what_comes_before_a_checkpoint_that_dcd_does_not_have_is_built_up_to_a_
     assert daemon.wait(build)["state"] == "completed"
 
 
+@pytest.mark.skipif(
+    bool(missing(["xorriso", "mformat", "mcopy", "sfdisk", "isoinfo"])), reason="lacks a tool"
+)
 def test_a_manifest_in_the_form_of_the_original_ends_with_an_iso_and_a_stick(
     daemon: Any, tmp_path: Path
 ) -> None:
