@@ -1,6 +1,7 @@
-"""The manifests that `dcctl init` writes: short, commented, and built as they are.
+"""The manifests that `dcctl init` writes: short, commented, and built as they are. That of illumos needs
+its user's publisher first.
 
-Plain data. Tests check each with the daemon's own code, and tests/system builds and boots them.
+Plain data. Tests check each with the daemon's own code.
 """
 
 LIVE = """\
@@ -69,8 +70,8 @@ VM = """\
 """
 
 ILLUMOS = """\
-<!-- An image of illumos packages (IPS), delivered as an archive of its files. It needs a host with pkg(7):
-     `dcctl doctor` tells; `dcctl validate FILE` checks it anywhere. -->
+<!-- An image of illumos packages (IPS), delivered as an archive of its files. Put your publisher in the place
+     of example.org first. It needs a host with pkg(7), as `dcctl doctor` says. -->
 <dc>
   <distro name="my-illumos">
     <software name="transfer" type="IPS">

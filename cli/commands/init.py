@@ -2,7 +2,8 @@
 
 Print a commented manifest of about fifteen lines that is valid and can be built as it is: a live ISO
 (live, the default), a server's disk (server), a virtual machine (vm), or an image of illumos packages
-(illumos). With -o it is written to a file, which must not exist yet. Needs no daemon.
+(illumos: name your publisher in it first). With -o it is written to a file, which must not exist yet.
+Needs no daemon.
 """
 
 import argparse

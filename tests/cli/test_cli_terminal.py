@@ -114,6 +114,7 @@ COMMANDS = {
     "df": [],
     "gc": [],
     "config": [],
+    "notify": [],
     "metrics": [],
     "doctor": [],
     "version": [],
@@ -147,6 +148,7 @@ MORE = (
     ["status", "all"],
     ["logs", "k2", "--follow"],
     ["logs", "k2", "--console"],
+    ["notify", "test"],
 )
 
 
@@ -244,7 +246,8 @@ def test_distro_const_shows_output_of_tools_as_escapes(daemon, hostile_build, tm
 def test_the_banner_of_a_shell_passes_nothing(capsys) -> None:
     from cli.commands.shell import _explain
 
-    _explain({"build": HOSTILE, "place": HOSTILE, "root": HOSTILE})
+    for in_image in (False, True):
+        _explain({"build": HOSTILE, "place": HOSTILE, "root": HOSTILE}, in_image)
     assert not steering(capsys.readouterr().err.encode())
 
 
