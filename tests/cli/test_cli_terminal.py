@@ -114,7 +114,6 @@ COMMANDS = {
     "df": [],
     "gc": [],
     "config": [],
-    "notify": [],
     "metrics": [],
     "doctor": [],
     "version": [],
