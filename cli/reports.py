@@ -187,31 +187,33 @@ def _quoted(text: str) -> str:
 
 
 def _attached(socket_path: str, build: Json) -> dict[str, Attached]:
-    """The end of the newest log of each checkpoint, and of the consoles among the build's artifacts."""
-    path = build_path(build["id"], "logs")
+    """The end of the newest log of each checkpoint, and of the consoles that this attempt has left."""
     try:
-        logs = request(socket_path, "GET", path)["logs"]
+        logs = request(socket_path, "GET", build_path(build["id"], "logs"))["logs"]
     except ClientError:  # the build was removed meanwhile
         return {}
     newest = {log["checkpoint"]: log for log in sorted(logs, key=lambda each: each["attempt"])}
     found = {}
     for name, log in newest.items():
+        attempt = ("logs", name, str(log["attempt"]))
+        text = _end(socket_path, build["id"], *attempt, size_bytes=log["size_bytes"])
+        try:
+            path = build_path(build["id"], *attempt, "files")
+            files = request(socket_path, "GET", path)["files"]
+        except ClientError:  # a daemon of an earlier version
+            files = ()
         consoles = [
-            (each["name"], _end(socket_path, build["id"], "artifacts", each["name"]))
-            for each in build["artifacts"]
-            if each.get("evidence")
-            and each["format"] == "text"
-            and each["name"].startswith(f"{name}-")
+            (each["name"], _end(socket_path, build["id"], *attempt, "files", each["name"]))
+            for each in files
+            if each["media_type"].startswith("text/plain")
         ]
-        offset = max(log["size_bytes"] - ATTACHED_BYTES, 0)
-        text = _end(socket_path, build["id"], "logs", name, str(log["attempt"]), offset=offset)
-        found[name] = Attached(text, tuple((each, text) for each, text in consoles if text))
+        found[name] = Attached(text, tuple(each for each in consoles if each[1]))
     return found
 
 
-def _end(socket_path: str, identity: str, *rest: str, offset: int | None = None) -> str:
-    """The end of a log or an artifact; "" for one that this user may not read."""
-    query = {} if offset is None else {"offset": offset}
+def _end(socket_path: str, identity: str, *rest: str, size_bytes: int = 0) -> str:
+    """The end of a text of this size (0: not known); "" for one that cannot be read."""
+    query = {"offset": max(size_bytes - ATTACHED_BYTES, 0)} if size_bytes else {}
     content = b""
     try:
         for piece in read(socket_path, build_path(identity, *rest), query=query):

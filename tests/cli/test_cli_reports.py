@@ -97,6 +97,7 @@ def test_a_completed_build_has_a_test_case_for_each_checkpoint(dcctl, daemon, re
 def test_a_failure_has_its_text_its_log_and_the_rest_is_skipped(dcctl, daemon, reports) -> None:
     build = daemon.build(one=1.0, two=1.0)
     build.logs["one", 1] = b"\x1b[31mred\x1b[0m ]]> & <b> \xff\n"
+    build.files["bios.log"] = b"login:\n"
     build.tell(ev.BuildStarted(), ev.CheckpointStarted("one", 1, "k", "/l"))
     build.tell(ev.CheckpointFailed("one", 1, ERROR, 3.0), ev.BuildFailed("one", ERROR))
 
@@ -108,6 +109,7 @@ def test_a_failure_has_its_text_its_log_and_the_rest_is_skipped(dcctl, daemon, r
     assert failure.get("message") == ERROR.brief
     assert (failure.text or "").splitlines() == [ERROR.brief, ERROR.details, ERROR.resolution]
     log = reports.suite().findtext("testcase[@name='one']/system-out") or ""
+    assert "--- bios.log\nlogin:" in log
     assert "\\x1b[31mred" in log
     assert "]]> & <b>" in log
     summary = reports.summary.read_text()
