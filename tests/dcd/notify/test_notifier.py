@@ -159,6 +159,36 @@ def test_a_hook_that_leaves_the_settings_leaves_nothing_behind(log, receiver, se
     assert not cursor.exists()
 
 
+def test_a_reload_starts_and_stops_hooks_and_a_changed_one_goes_on_where_it_was(
+    log, receiver, second_receiver, secret, tmp_path
+):
+    hooks = [hook(receiver, secret)]
+    settings = lambda: Configuration(notify=tuple(hooks))  # noqa: E731
+    notifier = Notifier(log, partial(Broadcast().listen, None), settings)
+    notifier.begin()
+    receiver.answers = [500] * 1000
+    complete(log, "a")
+
+    async def reload() -> None:
+        running = asyncio.create_task(notifier.run())
+        while notifier.states()[0].state != "failing":
+            await asyncio.sleep(0.01)
+        hooks[:] = [hook(second_receiver, secret), hook(second_receiver, secret, "new")]
+        notifier.settings_changed()
+        while [each.state for each in notifier.states()] != ["ok", "ok"]:
+            await asyncio.sleep(0.01)
+        hooks[:] = hooks[1:]
+        notifier.settings_changed()
+        await asyncio.sleep(0.05)
+        running.cancel()
+
+    asyncio.run(asyncio.wait_for(reload(), 20))
+    [delivery] = second_receiver.deliveries
+    assert (delivery.body["hook"], delivery.body["build"]["id"]) == ("ci", "a")
+    kept = [path.name for path in (tmp_path / "events" / "notify").iterdir()]
+    assert kept == ["new.position"]
+
+
 def test_a_test_is_delivered_although_events_wait_and_lets_them_go(
     log, receiver, secret, monkeypatch
 ):
