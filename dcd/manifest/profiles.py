@@ -22,6 +22,8 @@ PROFILE = "profile"
 _NAME = r"[A-Za-z0-9_][A-Za-z0-9_.\-]*"
 _TOKEN = re.compile(rf"\s*({_NAME})(?:\s*(!?=)\s*(?:'([^']*)'|([^\s'\"=!()|&,]+)))?(?=\s|$)")
 _WORDS = ("and", "or", "not")
+_LISTS = ("configuration", "software_data")
+"""Elements that mean nothing without content, unlike others: they are left out with the last of it."""
 _FORM = (
     "A condition is the name of a profile, NAME=VALUE or NAME!=VALUE for a parameter, or several of them "
     "with and, or, not."
@@ -194,9 +196,13 @@ def _values(source: Source, given: Mapping[str, str]) -> dict[str, str]:
 
 
 def _drop(element: Element) -> None:
-    """Take an element out of the tree; the text after it stays."""
+    """Take an element out of the tree, and a list that holds no other; the text after it stays."""
     parent = element.getparent()
     if parent is None:
+        return
+    alone = len(parent) == 1 and not (parent.text or "").strip() and "source" not in parent.attrib
+    if alone and parent.tag in _LISTS:
+        _drop(parent)
         return
     before = element.getprevious()
     if element.tail and before is not None:

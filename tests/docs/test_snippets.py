@@ -11,16 +11,20 @@ from dcd.planning.readiness import examine
 from tests.docs.conftest import ROOT, Block, blocks
 from tests.docs.test_how_to import SNIPPETS, with_snippet
 
+COOKBOOK = [(block, "debian-live.xml") for block in blocks(ROOT / "docs/how-to/cookbook.md", "xml")]
 README = [(block, "debian-live.xml") for block in blocks(ROOT / "README.md", "xml")]
 
 ELEMENTS = (
     *("<ssh_key>", "<ssh_key source=", '<sudo nopasswd="true"/>', "<tree source=", "<unit source="),
     *('enable="false"', "<script>", "<script source=", "<pin ", "<dpkg_option ", "<debconf>"),
+    *("<profile name=", "when=", "<password file="),
     *('<repository source="', 'type="CustomScript"', '<arglist name="deliver">', 'dhcp="false"'),
 )
 
 
-@pytest.mark.parametrize(("block", "example"), [*README, *SNIPPETS], ids=lambda part: str(part))
+@pytest.mark.parametrize(
+    ("block", "example"), [*README, *COOKBOOK, *SNIPPETS], ids=lambda part: str(part)
+)
 def test_an_example_is_a_valid_manifest(block: Block, example: str) -> None:
     text = block.text
     if not text.startswith("<dc>"):
@@ -33,7 +37,7 @@ def test_an_example_is_a_valid_manifest(block: Block, example: str) -> None:
 
 @pytest.mark.parametrize("element", ELEMENTS)
 def test_there_is_an_example_of_each_element_that_people_write(element: str) -> None:
-    assert any(element in block.text for block, _ in [*README, *SNIPPETS])
+    assert any(element in block.text for block, _ in [*README, *COOKBOOK, *SNIPPETS])
 
 
 def test_the_image_of_the_readme_has_fifteen_lines() -> None:

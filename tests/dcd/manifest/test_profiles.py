@@ -76,6 +76,16 @@ def test_a_profile_that_changes_nothing_gives_the_same_manifest(loaded) -> None:
     assert loaded("ci", text=plain).canonical == loaded(text=plain).canonical
 
 
+def test_a_list_of_which_nothing_is_left_is_left_out(loaded) -> None:
+    more = """<software_data action="uninstall"><name when="dev">nano</name></software_data></software>"""
+    users = """<configuration name="deb" type="user"><user name="root" when="dev">
+<password locked="true"/></user></configuration></distro>"""
+    text = TEXT.replace("</software>", more).replace("</distro>", users)
+    for part in ("uninstall", "configuration"):
+        assert part in loaded("dev", text=text).canonical
+        assert part not in loaded(text=text).canonical
+
+
 def test_a_parameter_may_belong_to_a_profile(loaded) -> None:
     assert loaded("dev", debug="no")
     assert faults(loaded, debug="no")[0][1] == "the manifest has no parameter 'debug'"
