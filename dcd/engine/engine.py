@@ -286,7 +286,9 @@ class Engine:
         self._runner.planned(build, fresh=replacement is not None)
         if replacement is None:
             return state, [], []
-        return state, *compared(before, state)
+        kept, rerun = compared(before, state)
+        told = await self.manifests.with_values(rerun, before.manifest, state.manifest, actor)
+        return state, kept, told
 
     async def retry(self, build: str, actor: Actor) -> BuildState:
         """Continue a failed build from its present position."""

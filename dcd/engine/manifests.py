@@ -6,7 +6,7 @@ permissions again.
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -36,8 +36,9 @@ from dcd.planning.document import Match, saved
 from dcd.planning.epoch import BuildTime
 from dcd.planning.history import History, expected, most_alike
 from dcd.planning.preview import Intention, intentions
+from dcd.planning.values import with_values
 from statemachine.build import BuildState
-from statemachine.errors import PermissionDenied, UsageError
+from statemachine.errors import DcdError, PermissionDenied, UsageError
 from statemachine.events import Actor, BuildSubmitted
 from statemachine.keys import canonical
 from statemachine.plan import Locked, Plan
@@ -150,23 +151,21 @@ class Manifests:
         await asyncio.to_thread(permit, preview.plan)
         grown = self.grown(preview.plan, options)
 
-        def compare() -> tuple[Intention, ...]:
+        def compare() -> tuple[tuple[Intention, ...], BuildState | None]:
             same = self._history.of(preview.name)
             plan = with_secrets(grown, self._stores.privileged.secret_digests)
             likely = expected(plan, same, self._history.of(None))
             alike = most_alike(likely, source.path, same)
             layers = self._stores.layers
-            return intentions(
-                likely,
-                alike,
-                layers,
-                options.fresh,
-                same,
-                options.fresh_from,
-                ground_rule(self._settings()),
-            )
+            rule = ground_rule(self._settings())
+            told = (likely, alike, layers, options.fresh, same, options.fresh_from, rule)
+            return intentions(*told), alike
 
-        found = await asyncio.to_thread(compare)
+        found, alike = await asyncio.to_thread(compare)
+        runs = [(each.name, each.reason) for each in found if each.action == "run"]
+        if alike is not None and runs:
+            told = dict(await self.with_values(runs, alike.manifest, preview.canonical, actor))
+            found = tuple(replace(each, reason=told.get(each.name, each.reason)) for each in found)
         return preview.name, preview.time, (*found, *preview.rest), preview.choice
 
     def submitted(
@@ -239,6 +238,23 @@ class Manifests:
     ) -> tasks.Mixed:
         """A manifest between two stored ones."""
         return await self._planner.ask(tasks.MIX, tasks.Between(first, second, take), actor)
+
+    async def with_values(
+        self, reasons: Sequence[tuple[str, str]], before: str, after: str, actor: Actor
+    ) -> list[tuple[str, str]]:
+        """Reasons for the runs of checkpoints, by their names, with the values that differ between two stored
+        manifests. Secrets are left out."""
+        if not any("changed" in reason for _, reason in reasons):
+            return list(reasons)
+        try:
+            texts = [
+                (await self.without_secrets(WithSecrets(text), actor)).manifest
+                for text in (before, after)
+            ]
+            edits = (await self.mix(texts[0], texts[1], (), actor)).edits
+        except DcdError:  # the values are an extra: the plan is not refused for them
+            return list(reasons)
+        return [(name, with_values(name, reason, edits)) for name, reason in reasons]
 
     async def without_secrets(self, given: WithSecrets, actor: Actor) -> WithoutSecrets:
         """A manifest with its parameters and plan, without its secrets. The last results are cached,

@@ -208,6 +208,8 @@ class Previewed:
     rest: tuple[Intention, ...]
     choice: str = ""
     """The list of checkpoints that was chosen for a manifest without one, and why."""
+    canonical: str = ""
+    """The canonical manifest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +261,8 @@ def _preview(manifest: Manifest, waiting: Waiting) -> Previewed:
         host_code=bool(manifest.host_code),
         waiting=waiting,
     )
-    return Previewed(distro(loaded.doc).name, plan, time, beyond(rest), loaded.choice)
+    name = distro(loaded.doc).name
+    return Previewed(name, plan, time, beyond(rest), loaded.choice, loaded.canonical)
 
 
 def _needs(of: OfRest, waiting: Waiting) -> tuple[NeedsOfAttempt | None, ...]:

@@ -94,7 +94,7 @@ def test_resume_with_a_manifest_keeps_the_parameters_that_are_not_set_again(daem
 
     assert answer["kept"] == ["one"]
     assert [(item["name"], item["reason"]) for item in answer["rerun"]] == [
-        ("two", "argument command changed at line 4")
+        ("two", "argument command changed at line 4 (echo before; false -> echo after; false)")
     ]
     status = daemon.wait(build, "failed")
     assert status["parameters"] == {"word": "kept", "other": "after"}
@@ -133,8 +133,8 @@ def test_resume_tells_what_is_kept_and_why_the_rest_runs(daemon, write_manifest)
 
     assert answer["kept"] == ["one"]
     assert {item["name"]: item["reason"] for item in answer["rerun"]} == {
-        "two": "argument command changed at line 3",
-        "three": "argument command changed at line 4",
+        "two": "argument command changed at line 3 (true -> echo edited)",
+        "three": "argument command changed at line 4 (false -> true)",
         "four": "an earlier checkpoint changed",
         "five": "it is new",
     }
@@ -161,7 +161,7 @@ def test_plan_tells_by_the_newest_build_why_something_runs(daemon, write_manifes
     )
     found = reasons(edited)
     assert found["one"][0] == "reuse"
-    assert found["two"] == ("run", "argument command changed at line 3")
+    assert found["two"] == ("run", "argument command changed at line 3 (true -> echo edited)")
     assert found["three"] == ("run", "an earlier checkpoint changed")
     assert found["four"] == ("run", "it is new")
 
