@@ -37,13 +37,13 @@ def with_values(checkpoint: str, reason: str, edits: Sequence[Edit]) -> str:
 
 def _is_about(place: str, checkpoint: str, reason: str) -> bool:
     """Whether an edit at a place is one that the reason for that checkpoint names."""
-    words = set(re.findall(r"[\w-]+", reason))
+    named = set(re.findall(r"[\w-]+", reason))
     for part in place.split("/"):
         tag, _, name = part.partition(" ")
         if tag in _OWN:
             own = name.partition(" ")[0] in ("", checkpoint)
-            return own and (tag in words or (tag == "checkpoint" and "argument" in words))
-        if tag not in ("dc", "distro", "execution") and tag in words:
+            return own and (tag in named or (tag == "checkpoint" and "argument" in named))
+        if tag not in ("dc", "distro", "execution") and tag in named:
             return True
     return False
 

@@ -146,7 +146,6 @@ MORE = (
     ["list", "--ids"],
     ["status", "all"],
     ["logs", "k2", "--follow"],
-    ["logs", "k2", "--console"],
     ["notify", "test"],
 )
 
