@@ -127,6 +127,8 @@ class Hub:
                         elif kind == "event":
                             self._keep(Kept(position, summaries + text))
                             summaries = b""
+                            # Of a checkpoint that is past.
+                            self._progress.pop(json.loads(_data(text))["build"], None)
                         elif kind == "progress":
                             self._count += 1
                             build = json.loads(_data(text))["build"]

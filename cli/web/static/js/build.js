@@ -70,7 +70,7 @@ export function Build({ id, checkpoint, attempt, line }) {
   const { view, events, problem } = useBuild(id);
   const now = useNow(Boolean(view) && MOVING.includes(view.state));
   if (!view) return problem ? html`<h1>${printable(id)}</h1><${Trouble} problem=${problem} />` : html`<${Note}>Loading\u2026<//>`;
-  const report = progress.value.get(id);
+  const report = MOVING.includes(view.state) ? progress.value.get(id) : undefined;
   const changes = events.length ? events[events.length - 1].position : 0;
   return html`<header class="build-title">
       <h1>${printable(view.name)}</h1> <${State} state=${view.state} /> <span class="build-id">${id}</span>
@@ -118,6 +118,10 @@ function Logs({ view, changes, checkpoint, attempt, line }) {
     view.checkpoints.some(
       (each) => each.name === chosen.checkpoint && each.state === "running" && each.attempts === chosen.attempt,
     );
+  useEffect(() => {
+    // A chosen attempt, for instance in the timeline, comes into sight.
+    if (checkpoint) document.getElementById("log").scrollIntoView({ block: "start" });
+  }, [checkpoint, attempt]);
   const choose = (event) => {
     const log = logs[Number(event.currentTarget.value)];
     location.hash = `/builds/${view.id}/log/${encodeURIComponent(log.checkpoint)}/${log.attempt}`;

@@ -66,7 +66,7 @@ const Empty = ({ any }) =>
     : html`<${Note}>There is no build yet. In a terminal: <code>dcctl submit MANIFEST</code><//>`;
 
 function Row({ build, now }) {
-  const report = progress.value.get(build.id);
+  const report = MOVING.includes(build.state) ? progress.value.get(build.id) : undefined;
   const later = build.superseded_by ? `superseded by ${build.superseded_by}` : "";
   return html`<li class="build">
     <div class="build-head">

@@ -18,6 +18,7 @@ class Station {
 
   tell(message) {
     if (message.kind === "event" || message.kind === "build") {
+      if (message.kind === "event") this.progress.delete(message.data.build); // of a checkpoint that is past
       this.kept.push(message);
       while (this.kept.length > KEPT) this.floor = Math.max(this.floor, this.kept.shift().position);
     } else if (message.kind === "progress") this.progress.set(message.data.build, message);
