@@ -149,7 +149,11 @@ ROUTES = {
     ("GET", "/v1/health"): EVERYBODY,
     ("GET", "/v1/health/live"): EVERYBODY,
     ("GET", "/v1/openapi.json"): EVERYBODY,
+    ("GET", "/v1/whoami"): EVERYBODY,
     ("GET", "/metrics"): SEERS,
+    ("GET", "/v1/events"): SEERS,
+    ("GET", "/v1/groups/{id}"): SEERS,
+    ("GET", "/v1/webhooks"): SEERS,
     ("GET", "/v1/builds"): SEERS,
     ("GET", "/v1/builds/{id}"): SEERS,
     ("GET", "/v1/builds/{id}/artifacts"): SEERS,
@@ -173,10 +177,13 @@ ROUTES = {
     ("POST", "/v1/builds/{id}/rebuild"): set(),
     ("GET", "/v1/builds/{id}/logs"): SEERS,
     ("GET", "/v1/builds/{id}/logs/{checkpoint}/{attempt}"): SEERS,
+    ("GET", "/v1/builds/{id}/logs/{checkpoint}/{attempt}/files"): SEERS,
+    ("GET", "/v1/builds/{id}/logs/{checkpoint}/{attempt}/files/{file}"): SEERS,
     ("GET", "/v1/checkpoint-types"): SEERS,
     ("GET", "/v1/df"): SEERS,
     ("GET", "/v1/doctor"): SEERS,
     ("POST", "/v1/builds"): SUBMITTERS,
+    ("POST", "/v1/groups"): SUBMITTERS,
     ("POST", "/v1/migrate"): SUBMITTERS,
     ("POST", "/v1/plan"): SUBMITTERS,
     ("POST", "/v1/validate"): SUBMITTERS,
@@ -190,6 +197,7 @@ ROUTES = {
     ("GET", "/v1/config"): {"administrator"},
     ("POST", "/v1/gc"): {"administrator"},
     ("POST", "/v1/reload"): {"administrator"},
+    ("POST", "/v1/webhooks/{name}/test"): {"administrator"},
     # For who is root too; see below.
     ("POST", "/v1/builds/{id}/shell"): set(),
 }
@@ -215,10 +223,12 @@ def test_a_role_may_what_it_may_and_nothing_else(
     body: dict[str, Any] | None = None if method == "GET" else {}
     if target in ("/v1/validate", "/v1/plan", "/v1/migrate"):
         body = {"manifest": {"path": "/m.xml", "text": HARMLESS}}
+    elif target == "/v1/groups":
+        body = {**submission(HARMLESS), "matrix": {"who": ["a", "b"]}}
     elif target == "/v1/builds":
         body = submission(HARMLESS) if method == "POST" else None
     names = {"checkpoint": "copy", "attempt": 1, "sha256": "0" * 64, "artifact": "a.iso"}
-    names |= {"other": build_of_root, "key": "0" * 64}
+    names |= {"other": build_of_root, "key": "0" * 64, "name": "ci", "file": "bios.log"}
     path = target.format(id=build_of_root, **names)
     answers = {user: daemon.ask(user, method, path, body)[0] for user in USERS}
     assert 0 not in answers.values(), answers
