@@ -144,12 +144,12 @@ SUBMITTERS = {"submitter", "operator", "administrator", "scripter"}
 
 SEERS = EVERYBODY - {"nobody_at_all"}
 OPERATORS = {"operator", "administrator"}
+OPEN = ("version", "health", "health/live", "openapi.json", "whoami")
+STEERING = ("pause", "resume", "cancel", "retry")
 ROUTES = {
-    ("GET", "/v1/version"): EVERYBODY,
-    ("GET", "/v1/health"): EVERYBODY,
-    ("GET", "/v1/health/live"): EVERYBODY,
-    ("GET", "/v1/openapi.json"): EVERYBODY,
-    ("GET", "/v1/whoami"): EVERYBODY,
+    **{("GET", f"/v1/{name}"): EVERYBODY for name in OPEN},
+    **{("POST", f"/v1/builds/{{id}}/{name}"): OPERATORS for name in STEERING},
+    **{("GET", f"/v1/{name}"): {"administrator"} for name in ("backup", "config")},
     ("GET", "/metrics"): SEERS,
     ("GET", "/v1/events"): SEERS,
     ("GET", "/v1/groups/{id}"): SEERS,
@@ -188,13 +188,7 @@ ROUTES = {
     ("POST", "/v1/plan"): SUBMITTERS,
     ("POST", "/v1/validate"): SUBMITTERS,
     ("PUT", "/v1/blobs/{sha256}"): SUBMITTERS,
-    ("POST", "/v1/builds/{id}/pause"): OPERATORS,
-    ("POST", "/v1/builds/{id}/resume"): OPERATORS,
-    ("POST", "/v1/builds/{id}/cancel"): OPERATORS,
-    ("POST", "/v1/builds/{id}/retry"): OPERATORS,
     ("DELETE", "/v1/builds/{id}"): OPERATORS,
-    ("GET", "/v1/backup"): {"administrator"},
-    ("GET", "/v1/config"): {"administrator"},
     ("POST", "/v1/gc"): {"administrator"},
     ("POST", "/v1/reload"): {"administrator"},
     ("POST", "/v1/webhooks/{name}/test"): {"administrator"},
