@@ -140,8 +140,6 @@ def build_of_root(daemon: Daemon) -> str:
 
 EVERYBODY = set(USERS)
 SUBMITTERS = {"submitter", "operator", "administrator", "scripter"}
-
-
 SEERS = EVERYBODY - {"nobody_at_all"}
 OPERATORS = {"operator", "administrator"}
 OPEN = ("version", "health", "health/live", "openapi.json", "whoami")
@@ -150,6 +148,7 @@ ROUTES = {
     **{("GET", f"/v1/{name}"): EVERYBODY for name in OPEN},
     **{("POST", f"/v1/builds/{{id}}/{name}"): OPERATORS for name in STEERING},
     **{("GET", f"/v1/{name}"): {"administrator"} for name in ("backup", "config")},
+    **{("POST", f"/v1/{name}"): {"administrator"} for name in ("gc", "reload")},
     ("GET", "/metrics"): SEERS,
     ("GET", "/v1/events"): SEERS,
     ("GET", "/v1/groups/{id}"): SEERS,
@@ -189,8 +188,6 @@ ROUTES = {
     ("POST", "/v1/validate"): SUBMITTERS,
     ("PUT", "/v1/blobs/{sha256}"): SUBMITTERS,
     ("DELETE", "/v1/builds/{id}"): OPERATORS,
-    ("POST", "/v1/gc"): {"administrator"},
-    ("POST", "/v1/reload"): {"administrator"},
     ("POST", "/v1/webhooks/{name}/test"): {"administrator"},
     # For who is root too; see below.
     ("POST", "/v1/builds/{id}/shell"): set(),
