@@ -11,6 +11,7 @@ EXAMPLES = (
      "dcctl status k2p7; dcctl logs k2p7; dcctl shell k2p7"),
     ("Continue after an edit of the manifest or of a file that it names:",
      "dcctl resume k2p7 --manifest image.xml --follow"),
+    ("Watch all builds in a browser:", "dcctl web --open"),
     ("Remove builds that failed more than a week ago:", "dcctl rm --failed --older-than 7d"),
     ("Free space, but keep 50 GiB of layers:", "dcctl gc --max-bytes 50G"),
 )  # fmt: skip

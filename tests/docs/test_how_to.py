@@ -44,6 +44,11 @@ CANNOT = {
         "docs/how-to/operate.md",
         "apt-get install",
     ): "replaces the package; tests/faults/test_upgrade.py does",
+    (
+        "docs/how-to/watch-builds-in-a-browser.md",
+        "dcctl web",
+    ): "runs until Ctrl-C; tests/cli/web/test_web_gateway.py starts and opens it",
+    ("docs/how-to/watch-builds-in-a-browser.md", "ssh -L"): "needs another machine",
     ("docs/how-to/illumos.md", "make p5m"): ILLUMOS,
     ("docs/how-to/illumos.md", "pkg install"): ILLUMOS,
     ("docs/how-to/illumos.md", "python3.11 -m venv"): ILLUMOS,

@@ -156,12 +156,12 @@ function search(lines, wanted) {
 }
 
 function Line({ number, text, wanted, marked, at }) {
-  const whole = terminal(text);
-  const shown = whole.slice(0, LONGEST);
+  const more = Math.max(0, text.length - LONGEST);
+  const shown = terminal(text.slice(0, LONGEST));
   return html`<div class=${marked ? "line marked" : "line"}>
     <a class="number" href=${`#${at}/${number}`} aria-label=${`Link to line ${number}`} tabindex="-1">${number}</a>
     <span class="text">${wanted ? highlighted(shown, wanted) : shown}${
-      whole.length > LONGEST ? html`<em> \u2026 ${whole.length - LONGEST} more characters</em>` : null}</span></div>`;
+      more ? html`<em> \u2026 ${more} more characters</em>` : null}</span></div>`;
 }
 
 function highlighted(text, wanted) {
