@@ -6,6 +6,7 @@ present files, with the user's permissions; it skips files that it cannot read.
 
 import hashlib
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -15,7 +16,7 @@ from typing import TextIO
 from cli.capture import open_regular
 from cli.client import Json
 from cli.stream import events
-from cli.text import printable, short_path, timestamp
+from cli.text import coloured, print_indented, printable, short_path, timestamp
 from cli.trees import KINDS, TreeFaults, tree_digest
 
 MARGIN_SECONDS = 300.0
@@ -37,6 +38,32 @@ def print_next_steps(socket_path: str, build: Json, stream: TextIO) -> None:
     ]
     for line in [*lines, f"To run the checkpoint again unchanged: dcctl retry {identity}"]:
         print(line, file=stream)
+
+
+def print_failure(build: Json, stream: TextIO) -> None:
+    """Print the error of a failed build, first the place in the user's file if it is known, as a compiler
+    does: `FILE:LINE: error: BRIEF`."""
+    error = build["error"]
+    if place := failure_place(build):
+        where, brief = printable(place), printable(error["brief"])
+        print(f"{where}: {coloured('error', 'error', stream)}: {brief}", file=stream)
+        print_indented([error["details"], error["resolution"]], stream)
+    else:
+        print_indented([error["brief"], error["details"], error["resolution"]], stream)
+
+
+def failure_place(build: Json) -> str:
+    """The place that a failure is about, `FILE:LINE`: the one in the error that is in the manifest or a file
+    that it names, else that of the failed checkpoint; "" if neither is known."""
+    error = f"{build['error']['brief']}\n{build['error']['details']}"
+    files = "|".join(re.escape(str(path)) for path in named_files(build))
+    # The last one is the most exact: a line of a script after the place of the script.
+    if found := re.findall(rf"(?<![\w/])({files})(?::| line )([0-9]+)", error):
+        file, line = found[-1]
+        return f"{short_path(file)}:{line}"
+    failed = [item for item in build["checkpoints"] if item["state"] == "failed"]
+    file, _, line = str(failed[-1].get("place", "") if failed else "").rpartition(":")
+    return f"{short_path(file)}:{line}" if file else ""
 
 
 def warn_of_changes(socket_path: str, build: Json) -> None:

@@ -13,12 +13,12 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TextIO
 
-from cli.advice import print_next_steps
+from cli.advice import print_failure, print_next_steps
 from cli.client import Json, build_path, read, request
 from cli.commands.options import wants_reports
 from cli.exit_codes import AT_REST, ExitCode
@@ -28,7 +28,6 @@ from cli.stream import Message, events, follow
 from cli.text import (
     headline,
     is_terminal,
-    print_indented,
     print_json,
     print_remarks,
     printable,
@@ -74,6 +73,7 @@ def follow_build(
     """Show `build` (as the API describes it) on `stream` until it ends, fails or is paused. With `advice`,
     what to do after Ctrl-C or a failure, neither the artifacts nor the usual next steps are shown."""
     identity = build["id"]
+    shown: set[tuple[str, int]] = set()
     messages = follow(socket_path, identity, after=_before_newest_resume(socket_path, identity))
     try:
         if as_json:
@@ -83,14 +83,14 @@ def follow_build(
                 elif message.kind == "progress":
                     print_json({"type": "progress", **message.data})
         else:
-            _show(messages, Picture(build), stream, None if quiet else socket_path)
+            shown = _show(messages, Picture(build), stream, None if quiet else socket_path)
     except KeyboardInterrupt:
         usual = f"The build continues; to follow it again: dcctl follow {identity}"
         print(f"\n{advice or usual}", file=sys.stderr)
         return ExitCode.INTERRUPTED
     final = request(socket_path, "GET", build_path(identity))
     if not as_json:
-        _print_verdict(socket_path, final, stream)
+        _print_verdict(socket_path, final, stream, shown)
         if not advice:
             _print_artifacts(final, stream)
             print_next_steps(socket_path, final, stream)
@@ -111,8 +111,10 @@ def _before_newest_resume(socket_path: str, identity: str) -> int:
 
 def _show(
     messages: Iterable[Message], picture: Picture, stream: TextIO, logs_from: str | None
-) -> None:
-    """Show the messages, and lines of logs from the daemon on that socket."""
+) -> set[tuple[str, int]]:
+    """Show the messages, and lines of logs from the daemon on that socket. Returns the attempts whose log
+    stays in sight."""
+    shown = set()
     on_terminal = is_terminal(stream)
     if on_terminal:
         from cli.draw import drawing  # imports rich, which is needed only for drawing
@@ -140,6 +142,8 @@ def _show(
                 identity = picture.view["id"]
                 lines = LogLines(logs_from, identity, name, number, partial(show_log, name))
                 held.callback(lines.close)
+                shown.add(started)
+    return set() if on_terminal else shown
 
 
 def _ends(event: Json, lines: LogLines) -> bool:
@@ -185,13 +189,15 @@ def _plain(stream: TextIO) -> Iterator[Callable[[Line], None]]:
     yield print_line
 
 
-def _print_verdict(socket_path: str, build: Json, stream: TextIO) -> None:
+def _print_verdict(
+    socket_path: str, build: Json, stream: TextIO, shown: Collection[tuple[str, int]]
+) -> None:
     print(headline(build, stream), file=stream)
     print_remarks(build, stream)
     if build["state"] == "failed":
-        error = build["error"]
-        print_indented([error["brief"], error["details"], error["resolution"]], stream)
-        _print_log_tail(socket_path, build, error["details"].splitlines(), stream)
+        print_failure(build, stream)
+        known = build["error"]["details"].splitlines()
+        _print_log_tail(socket_path, build, known, shown, stream)
 
 
 def _print_artifacts(build: Json, stream: TextIO) -> None:
@@ -203,9 +209,15 @@ _SHELLS_PLACE = re.compile(r"^\S+:? (line )?\d+: ")
 """The location of an error in a shell script; the log and the error name the script differently."""
 
 
-def _print_log_tail(socket_path: str, build: Json, shown: list[str], stream: TextIO) -> None:
-    """Print the last lines of the failed checkpoint's log, without those already `shown`, and its
-    location."""
+def _print_log_tail(
+    socket_path: str,
+    build: Json,
+    told: list[str],
+    shown: Collection[tuple[str, int]],
+    stream: TextIO,
+) -> None:
+    """Print the last lines of the failed checkpoint's log, without those that the error has `told`, and its
+    location. Of an attempt whose log was `shown`, only the location."""
     failed = [item["name"] for item in build["checkpoints"] if item["state"] == "failed"]
     logs = request(socket_path, "GET", build_path(build["id"], "logs"))["logs"]
     of_failed = [log for log in logs if log["checkpoint"] in failed]
@@ -215,11 +227,13 @@ def _print_log_tail(socket_path: str, build: Json, shown: list[str], stream: Tex
     readable = "\0" not in log["path"] and os.access(log["path"], os.R_OK)
     where = log["path"] if readable else f"dcctl logs {build['id']} {log['checkpoint']}"
     print(f"Log: {printable(where)}", file=stream)
+    if (log["checkpoint"], log["attempt"]) in shown:
+        return
     path = build_path(build["id"], "logs", log["checkpoint"], str(log["attempt"]))
     offset = max(log["size_bytes"] - LOG_TAIL_BYTES, 0)
     content = b"".join(read(socket_path, path, query={"offset": offset}))
     lines = content.decode("utf-8", "replace").splitlines()[-LOG_TAIL_LINES:]
-    known = {_SHELLS_PLACE.sub("", line.strip()) for line in shown}
+    known = {_SHELLS_PLACE.sub("", line.strip()) for line in told}
     for line in lines:
         if _SHELLS_PLACE.sub("", line.strip()) not in known:
             print(f"  | {printable(line)}", file=stream)

@@ -7,7 +7,7 @@ the builds with their cells.
 import argparse
 import sys
 
-from cli.advice import print_next_steps
+from cli.advice import failure_place, print_failure, print_next_steps
 from cli.client import Json, build_path, request
 from cli.commands.options import add_build
 from cli.groups import group_of, label, print_group
@@ -68,8 +68,12 @@ def run(args: argparse.Namespace) -> None:
     header = ("CHECKPOINT", "STATE", "TIME", "ATTEMPTS", "NOTE")
     print_table(header, rows, right=(2, 3), wrapped=True)
     if error := build["error"]:
-        print(f"\nError: {printable(error['brief'])}")
-        print_indented([error["details"], error["resolution"]], sys.stdout)
+        print()
+        if failure_place(build):
+            print_failure(build, sys.stdout)
+        else:
+            print(f"Error: {printable(error['brief'])}")
+            print_indented([error["details"], error["resolution"]], sys.stdout)
     if build["artifacts"]:
         print()
         artifacts = [(size(item["size_bytes"]), item["path"]) for item in build["artifacts"]]

@@ -170,6 +170,8 @@ class CheckpointView:
     taken_from: str = ""
     """The key of the result on another layer that was taken over."""
     elapsed_seconds: float | None = None
+    place: str = ""
+    """Where its author wrote it: `FILE:LINE`; empty if that is not known."""
 
 
 @dataclass(frozen=True, slots=True)

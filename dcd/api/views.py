@@ -9,6 +9,7 @@ from dcd.engine.builds import now
 from statemachine.build import BuildState
 from statemachine.keys import grown_from
 from statemachine.outlook import Outlook, attempt_seconds
+from statemachine.plan import PlannedCheckpoint
 from statemachine.results import Artifact
 from store.eventlog import BuildSummary as StoredSummary
 
@@ -51,6 +52,7 @@ def build_view(
                 grown_from=grown_from(planned),
                 taken_from=record.taken_from,
                 elapsed_seconds=attempt_seconds(record, present),
+                place=_place(planned, state.manifest_path),
             )
             for planned, record in zip(state.plan.checkpoints, state.checkpoints, strict=True)
         ),
@@ -74,6 +76,12 @@ def build_view(
         group=state.group,
         cell=dict(state.cell),
     )
+
+
+def _place(planned: PlannedCheckpoint, manifest_path: str) -> str:
+    """The place of a checkpoint's element, the first of `dcd.manifest.places`."""
+    line, _, file = (planned.places or ("",))[0].partition(" ")
+    return f"{file or manifest_path}:{line}" if line else ""
 
 
 def _reason(state: BuildState) -> str:

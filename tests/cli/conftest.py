@@ -109,6 +109,7 @@ class FakeBuild:
                     "grown_from": "",
                     "taken_from": "",
                     "elapsed_seconds": None,
+                    "place": "",
                 }
                 for checkpoint, seconds in estimates.items()
             ],

@@ -126,6 +126,32 @@ def test_a_failure_ends_with_the_reason_the_remedy_and_the_logs_last_lines(dcctl
     ]
 
 
+@pytest.mark.parametrize(
+    ("details", "place", "first"),
+    [
+        ("no space", "/m.xml:41", "/m.xml:41: error: it broke"),
+        ("/m.xml:6 failed\n/m.xml line 8: gone", "/m.xml:5", "/m.xml:8: error: it broke"),
+        ("in /files/a.sh line 3", "/m.xml:5", "/files/a.sh:3: error: it broke"),
+        ("/usr/lib/x.py:17: fault, other/m.xml:3", "/m.xml:5", "/m.xml:5: error: it broke"),
+        ("no space", "", "  it broke"),
+    ],
+)
+def test_a_failure_begins_with_the_users_file_and_line(
+    dcctl, daemon, details, place, first
+) -> None:
+    build = daemon.build(boot_setup=1.0)
+    build.view["inputs"] = [{"path": "files/a.sh", "sha256": "", "mode": 0o644}]
+    build.view["checkpoints"][0]["place"] = place
+    error = ev.ErrorInfo("it broke", details, "")
+    build.tell(ev.BuildStarted(), ev.CheckpointStarted("boot-setup", 1, "k", "/l"))
+    build.tell(
+        ev.CheckpointFailed("boot-setup", 1, error, 1.0), ev.BuildFailed("boot-setup", error)
+    )
+    lines = dcctl("follow", "k2").out.splitlines()
+    assert lines[lines.index("live k2p7abcd: failed") + 1] == first
+    assert first.replace("  it", "Error: it") in dcctl("status", "k2").out.splitlines()
+
+
 def test_lines_that_the_error_shows_are_not_shown_again(dcctl, daemon) -> None:
     build = daemon.build(boot_setup=1.0)
     build.logs["boot-setup", 1] = b"making\nno such file\nexit 3\n"

@@ -105,6 +105,20 @@ def test_below_the_status_lines_is_as_much_of_the_log_as_fits(build: Any) -> Non
     assert len(last.plain) == 50  # type: ignore[union-attr]
 
 
+def test_a_log_that_was_shown_is_not_repeated_after_a_failure(dcctl: Any, build: Any) -> None:
+    build.write("transfer", b"why it failed\n")
+    error = ev.ErrorInfo("it broke")
+    meanwhile(
+        lambda: build.tell(
+            ev.CheckpointFailed("transfer", 1, error, 1.0), ev.BuildFailed("transfer", error)
+        )
+    )
+    out = dcctl("follow", "k2").out
+    assert out.count("why it failed") == 1
+    assert "Log: dcctl logs k2p7abcd transfer" in out
+    assert dcctl("follow", "k2", "--quiet").out.count("why it failed") == 1
+
+
 class TestConsoles:
     def test_a_console_is_printed_while_the_guest_boots(self, dcctl: Any, build: Any) -> None:
         build.files = {"boot-bios.log": b"login:", "boot-bios.png": b"\x89PNG"}
