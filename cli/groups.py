@@ -109,6 +109,9 @@ def print_group(group: Json, stream: TextIO | None = None, *, as_json: bool = Fa
     ]
     header = ("CELL", "BUILD", "STATE", "DONE", "TIME", "NOTE")
     print_table(header, rows, right=(3, 4), wrapped=True, stream=stream)
+    if failed := [build["id"] for build in group["builds"] if build["state"] == "failed"]:
+        print(printable(f"\nTo see why one failed: dcctl follow {failed[0]}"), file=stream)
+        print(printable(f"To run the failed ones again: dcctl retry {group['id']}"), file=stream)
 
 
 def exit_code(builds: Sequence[Json]) -> int:

@@ -21,9 +21,9 @@ _HEAD = """\
 
 <!-- Made from the code: python -m dcd.planning.reference -->
 
-The checkpoints for `<checkpoint mod_path="..." checkpoint_class="...">`. The check of a manifest refuses
-unknown arguments and values of a wrong type. `dcctl checkpoint-types` prints the same list, with installed
-plug-ins and the modules of the daemon's configuration.
+The checkpoints for `<checkpoint type="...">`, or with both `mod_path` and `checkpoint_class`. The check of a
+manifest refuses unknown arguments and values of a wrong type. `dcctl checkpoint-types` prints the same list,
+with installed plug-ins and the modules of the daemon's configuration.
 [How to write a checkpoint](../how-to/write-a-checkpoint.md).
 """
 
@@ -73,7 +73,10 @@ def _row(argument: Argument) -> str:
 def _example(each: CheckpointType) -> list[str]:
     """Its element in a manifest, with the required arguments and those with a default value."""
     name = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", each.checkpoint_class).lower()
-    place = f'mod_path="{each.mod_path}" checkpoint_class="{each.checkpoint_class}"'
+    kind = each.checkpoint_class
+    if kind == "VerifyBoot":  # the name of two
+        kind = f"{each.mod_path.split('/')[2]}.{kind}"
+    place = f'type="{kind}"'
     written = [line for argument in each.arguments for line in _argument_example(argument)]
     if not written:
         return [f'<checkpoint name="{name}" {place}/>']

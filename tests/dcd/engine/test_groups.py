@@ -79,6 +79,7 @@ def test_a_group_that_fails_has_one_exit_code_and_is_continued_by_the_same_comma
     done = daemon.run("build", manifest, *matrix, "-o", tmp_path / "out")
     assert done.returncode == 3
     assert "fails=yes: failed 1/2" in done.stderr
+    assert "To run the failed ones again: dcctl retry " in done.stderr
     assert [path.parent.name for path in (tmp_path / "out").glob("*/suite.txt")] == ["no"]
     again = daemon.run("build", manifest, *matrix, "-o", tmp_path / "out")
     assert again.returncode == 3 and again.stderr.startswith("continuing group ")
