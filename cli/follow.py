@@ -57,7 +57,7 @@ def reported(args: argparse.Namespace, build: Json, code: int) -> int:
     if wants_reports(args) and code != ExitCode.INTERRUPTED:
         from cli.reports import write_reports  # imports an XML library
 
-        write_reports(args, build["id"])
+        write_reports(args, {build["id"]: ""})
     return code
 
 

@@ -53,15 +53,13 @@ def label(cell: Json) -> str:
     return " ".join(f"{name}={value}" for name, value in cell.items())
 
 
-def refuse_reports(args: argparse.Namespace) -> None:
-    """Raise ClientError for a report of a group: one describes a build."""
-    if wants_reports(args):
-        raise ClientError(
-            "usage",
-            "--junit and --summary report on one build",
-            "a group has several",
-            "ask for the report of each: dcctl follow BUILD --junit FILE",
-        )
+def reported_group(args: argparse.Namespace, group: Json, code: int) -> int:
+    """The exit code of a group that was followed, once the reports on its builds are written."""
+    if wants_reports(args) and code != ExitCode.INTERRUPTED:
+        from cli.reports import write_reports  # imports an XML library
+
+        write_reports(args, {build["id"]: label(build["cell"]) for build in group["builds"]})
+    return code
 
 
 def submit_group(args: argparse.Namespace, body: dict[str, Json]) -> int:
@@ -73,14 +71,14 @@ def submit_group(args: argparse.Namespace, body: dict[str, Json]) -> int:
             "a matrix has several",
             "leave out one of them",
         )
-    refuse_reports(args)
     group = send(args.socket, "/v1/groups", {**body, "matrix": args.matrix})
     if args.json:
         print_json(group)
     else:
         print(printable(group["id"]), flush=True)
-    if args.follow:
-        return follow_group(args.socket, group, stream=sys.stderr, as_json=args.json)
+    if args.follow or wants_reports(args):
+        code = follow_group(args.socket, group, stream=sys.stderr, as_json=args.json)
+        return reported_group(args, group, code)
     if not args.json and sys.stderr.isatty():
         builds = count(len(group["builds"]), "build")
         print(f"{builds}; to follow them: dcctl follow {printable(group['id'])}", file=sys.stderr)

@@ -9,6 +9,7 @@ form of JUnit: the schema of Jenkins' xUnit plug-in (junit-10.xsd), which other 
 import argparse
 import re
 import xml.etree.ElementTree as ET
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,13 +38,18 @@ class Attached(NamedTuple):
         return "\n".join(filter(None, parts))
 
 
-def write_reports(args: argparse.Namespace, identity: str) -> None:
-    """Write the reports that are asked for about a build that has stopped. Raises ClientError."""
+def write_reports(args: argparse.Namespace, identities: Mapping[str, str]) -> None:
+    """Write the reports that are asked for about builds that have stopped: their ids, each with the label of
+    its cell in a group ("": none). Raises ClientError."""
     if not wants_reports(args):
         return
-    build = request(args.socket, "GET", build_path(identity))
-    attached = _attached(args.socket, build)
-    _write(args, junit(build, attached), summary(build, attached))
+    builds = []
+    for identity, label in identities.items():
+        build = request(args.socket, "GET", build_path(identity))
+        builds.append({**build, "name": f"{build['name']} ({label})" if label else build["name"]})
+    found = [(build, _attached(args.socket, build)) for build in builds]
+    xml = _document(*(suite(build, attached) for build, attached in found))
+    _write(args, xml, "\n".join(summary(build, attached) for build, attached in found))
 
 
 def write_refusal(args: argparse.Namespace, error: ClientError) -> None:
@@ -56,46 +62,46 @@ def write_refusal(args: argparse.Namespace, error: ClientError) -> None:
     ]
     text = "\n".join(lines or filter(None, [error.details, error.resolution]))
     name = Path(getattr(args, "manifest", "")).stem or "build"
-    suite = ET.Element("testsuite", name=name, tests="1", failures="0", errors="1", skipped="0")
-    case = ET.SubElement(suite, "testcase", name="submit", classname=f"dcd.{name}", time="0")
+    refused = ET.Element("testsuite", name=name, tests="1", failures="0", errors="1", skipped="0")
+    case = ET.SubElement(refused, "testcase", name="submit", classname=f"dcd.{name}", time="0")
     _problem(case, "error", error.kind, error.brief, text)
     markdown = f"# {_cell(name)}: not built\n\n{_cell(error.brief)}\n\n{_quoted(text)}"
-    _write(args, _document(suite), markdown)
+    _write(args, _document(refused), markdown)
 
 
-def junit(build: Json, attached: dict[str, Attached]) -> str:
-    """The JUnit report of a build, as XML."""
+def suite(build: Json, attached: dict[str, Attached]) -> ET.Element:
+    """The test suite of a build, in the form of JUnit."""
     name = build["name"]
-    suite = ET.Element("testsuite", name=_clean(name))
-    properties = ET.SubElement(suite, "properties")
+    found = ET.Element("testsuite", name=_clean(name))
+    properties = ET.SubElement(found, "properties")
     shown = {"build": build["id"], "state": build["state"], "manifest": build["manifest_path"]}
     shown["submitted_by"] = build["actor"]["user"]
     for key, value in shown.items():
         ET.SubElement(properties, "property", name=key, value=_clean(value))
     for checkpoint in build["checkpoints"]:
-        case = _case(suite, name, checkpoint["name"], checkpoint["seconds"])
+        case = _case(found, name, checkpoint["name"], checkpoint["seconds"])
         _verdict(case, checkpoint)
         if text := attached.get(checkpoint["name"], Attached()).text:
             ET.SubElement(case, "system-out").text = _clean(text)
     failed = any(each["state"] == "failed" for each in build["checkpoints"])
     if build["state"] != "completed" and not failed:
         error = build["error"] or {"brief": build["reason"], "details": "", "resolution": ""}
-        case = _case(suite, name, "build", None)
+        case = _case(found, name, "build", None)
         message = error["brief"] or f"the build is {build['state']}"
         _problem(case, "error", build["state"], message, _text_of(error))
     count = {
-        kind: len(suite.findall(f"testcase/{kind}")) for kind in ("failure", "error", "skipped")
+        kind: len(found.findall(f"testcase/{kind}")) for kind in ("failure", "error", "skipped")
     }
     seconds = sum(each["seconds"] or 0.0 for each in build["checkpoints"])
-    suite.attrib |= {
-        "tests": str(len(suite.findall("testcase"))),
+    found.attrib |= {
+        "tests": str(len(found.findall("testcase"))),
         "failures": str(count["failure"]),
         "errors": str(count["error"]),
         "skipped": str(count["skipped"]),
         "time": f"{seconds:.3f}",
         "timestamp": build["submitted_at"][:19],
     }
-    return _document(suite)
+    return found
 
 
 def summary(build: Json, attached: dict[str, Attached]) -> str:
@@ -156,14 +162,13 @@ def _text_of(error: Json) -> str:
     return "\n".join(filter(None, [error["brief"], error["details"], error["resolution"]]))
 
 
-def _document(suite: ET.Element) -> str:
-    suites = ET.Element(
-        "testsuites", {key: suite.get(key, "0") for key in ("tests", "failures", "errors")}
-    )
-    suites.set("name", "dcd")
-    suites.append(suite)
-    ET.indent(suites)
-    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(suites, "unicode") + "\n"
+def _document(*suites: ET.Element) -> str:
+    root = ET.Element("testsuites", name="dcd")
+    for key in ("tests", "failures", "errors"):
+        root.set(key, str(sum(int(each.get(key, "0")) for each in suites)))
+    root.extend(suites)
+    ET.indent(root)
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, "unicode") + "\n"
 
 
 def _clean(text: str) -> str:

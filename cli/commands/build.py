@@ -32,7 +32,7 @@ from cli.commands.options import (
 )
 from cli.exit_codes import ExitCode
 from cli.follow import follow_build, reported
-from cli.groups import follow_group, refuse_reports
+from cli.groups import follow_group, reported_group
 from cli.stream import follow
 from cli.text import duration, print_error, print_json, print_json_error, printable, short_path
 
@@ -72,8 +72,6 @@ def run(args: argparse.Namespace) -> int:
         some_daemon,
     )
 
-    if args.matrix:
-        refuse_reports(args)
     if args.matrix and args.watch:
         raise ClientError("usage", "--watch is for one build", "", "leave out --matrix or --watch")
     directory = args.state_dir or default_directory()
@@ -112,7 +110,7 @@ def _matrix(args: argparse.Namespace) -> int:
     )
     advice = "To continue the builds, also after an edit: the same command again"
     code = follow_group(args.socket, group, stream=sys.stderr, advice=advice)
-    if code == ExitCode.INTERRUPTED:
+    if reported_group(args, group, code) == ExitCode.INTERRUPTED:
         return code
     done = []
     for build, directory in zip(group["builds"], directories(group), strict=True):

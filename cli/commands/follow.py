@@ -14,7 +14,7 @@ import sys
 from cli.client import build_path, request
 from cli.commands.options import add_build, add_quiet, add_reports
 from cli.follow import follow_build, reported
-from cli.groups import follow_group, group_of, refuse_reports
+from cli.groups import follow_group, group_of, reported_group
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -26,8 +26,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Follow the build."""
     if group := group_of(args.socket, args.build):
-        refuse_reports(args)
-        return follow_group(args.socket, group, stream=sys.stdout, as_json=args.json)
+        code = follow_group(args.socket, group, stream=sys.stdout, as_json=args.json)
+        return reported_group(args, group, code)
     build = request(args.socket, "GET", build_path(args.build))
     code = follow_build(args.socket, build, stream=sys.stdout, as_json=args.json, quiet=args.quiet)
     return reported(args, build, code)

@@ -12,10 +12,10 @@ import sys
 
 from cli.advice import warn_of_changes
 from cli.client import ClientError, Json, build_path, request
-from cli.commands.options import add_build, add_follow
+from cli.commands.options import add_build, add_follow, wants_reports
 from cli.exit_codes import ExitCode
 from cli.follow import follow_if_asked
-from cli.groups import follow_group, group_of
+from cli.groups import follow_group, group_of, reported_group
 from cli.several import for_each
 
 
@@ -41,6 +41,9 @@ def run(args: argparse.Namespace) -> int:
     if not args.json:
         for view in retried:
             warn_of_changes(args.socket, view)
-    if args.follow and len(retried) > 1 and (group := group_of(args.socket, args.builds[0])):
-        return code or follow_group(args.socket, group, stream=sys.stderr, as_json=args.json)
+    follows = args.follow or wants_reports(args)
+    if follows and len(retried) > 1 and (group := group_of(args.socket, args.builds[0])):
+        return code or reported_group(
+            args, group, follow_group(args.socket, group, stream=sys.stderr, as_json=args.json)
+        )
     return follow_if_asked(args, retried[0]) if retried and code == ExitCode.OK else code

@@ -147,6 +147,25 @@ def test_a_refused_manifest_is_reported_with_its_lines(dcctl, daemon, reports, t
     assert "there is no element" in reports.summary.read_text()
 
 
+def test_a_group_has_a_suite_for_each_cell(dcctl, daemon, reports) -> None:
+    cells = []
+    for number, suite in enumerate(("bookworm", "trixie"), 1):
+        build = daemon.build(f"k3-{number}", one=1.0)
+        build.tell(ev.BuildStarted(), ev.CheckpointStarted("one", 1, "k", "/l"))
+        build.tell(ev.CheckpointCompleted("one", 1, "k", 1.0), ev.BuildCompleted(1.0))
+        cell = {"cell": {"suite": suite}, "running": "", "completed_checkpoints": 1}
+        cells.append({**build.view, **cell, "total_checkpoints": 1, "removed": False})
+    daemon.answers["GET", "/v1/groups/k3"] = (200, {"id": "k3", "builds": cells})
+
+    assert dcctl("follow", "k3", *reports.options).code == 0
+
+    suites = ET.parse(reports.junit).getroot()
+    assert (suites.get("tests"), suites.get("errors")) == ("2", "0")
+    assert [each.get("name") for each in suites] == ["live (suite=bookworm)", "live (suite=trixie)"]
+    assert len({each.get("classname") for each in suites.iter("testcase")}) == 2
+    assert "live (suite=trixie) k3-2: completed" in reports.summary.read_text()
+
+
 def test_markup_in_names_has_no_effect(dcctl, daemon, reports) -> None:
     build = daemon.build(one=1.0)
     build.view["name"] = "a|b<script>`x`\n# h"
