@@ -51,12 +51,24 @@ def _is_about(place: str, checkpoint: str, reason: str) -> bool:
 def _shown(edit: Edit) -> str:
     """`package sudoo -> sudo`."""
     noun = _noun(edit)
-    before, after = _value(edit.before), _value(edit.after)
+    before, after = map(_value, _without_common_lines(edit.before, edit.after))
     if before and after:
         return f"{noun} {before} -> {after}".strip() if before != after else ""
     if not (before or after):
         return ""
     return f"{noun} {before or after} {'is gone' if before else 'is new'}".strip()
+
+
+def _without_common_lines(before: str, after: str) -> tuple[str, str]:
+    """Two texts of several lines without the lines with which both begin or end."""
+    one, other = before.splitlines(), after.splitlines()
+    if min(len(one), len(other)) < 2:
+        return before, after
+    while one and other and one[0] == other[0]:
+        del one[0], other[0]
+    while one and other and one[-1] == other[-1]:
+        del one[-1], other[-1]
+    return "\n".join(one), "\n".join(other)
 
 
 def _noun(edit: Edit) -> str:

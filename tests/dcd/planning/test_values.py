@@ -2,7 +2,7 @@
 
 import pytest
 
-from dcd.manifest.mixture import mixed
+from dcd.manifest.mixture import Edit, mixed
 from dcd.planning.values import with_values
 
 MANIFEST = """<dc><distro name="live"><software name="t"><software_data action="install"><name>sudoo</name>
@@ -34,6 +34,19 @@ def test_a_reason_has_the_values_of_its_own_part(
     assert edits
     expected = f"{reason} ({values})" if values else reason
     assert with_values(checkpoint, reason, edits) == expected
+
+
+def test_of_a_script_the_lines_that_differ_are_shown() -> None:
+    before = "set -e\nnosuch --x\necho done"
+    edits = [
+        Edit(
+            "dc/distro a/execution/checkpoint s/kwargs/arg text",
+            before,
+            before.replace("nosuch", "ls"),
+        )
+    ]
+    told = with_values("s", "argument text changed at line 4", edits)
+    assert told == "argument text changed at line 4 (nosuch --x -> ls --x)"
 
 
 def test_of_many_changes_the_first_are_shown() -> None:
