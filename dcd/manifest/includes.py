@@ -130,7 +130,9 @@ class _Run:
                 element,
                 "xi:include takes href, parse, and at most one xi:fallback",
                 "",
-                '<xi:include href="FILE"/>',
+                "put `when` on the root element of the included file"
+                if unknown == ["when"]
+                else '<xi:include href="FILE"/>',
             )
         if element.get("xpointer") or parse not in ("xml", "text"):
             return self.fail(

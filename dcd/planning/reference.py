@@ -14,6 +14,7 @@ from dcd.manifest.registry import particles_of
 from dcd.manifest.schema import classes_below, documentation, grammar_text
 from dcd.manifest.values import choices, optional_of, written
 from dcd.planning.checkpoint_reference import checkpoints_text, own_types
+from dcd.planning.element_examples import examples
 
 ROOT = Path(__file__).resolve().parents[2]
 GRAMMAR = ROOT / "dcd/manifest/grammar/dc.rng"
@@ -66,6 +67,8 @@ def _section(cls: type[DataObject], parents: list[str]) -> str:
         lines += ["", f"Text{'' if text.required else ' (may be empty)'}: {text.declared.doc}"]
     if cls.CONTENT:
         lines += ["", f"Holds {'; '.join(_held(content) for content in cls.CONTENT)}."]
+    if example := examples().get(cls.TAG):
+        lines += ["", "~~~xml", *example.splitlines(), "~~~"]
     return "\n".join(lines) + "\n"
 
 
