@@ -60,7 +60,7 @@ source=$(mktemp -d)
 trap 'rm -rf "$source"' EXIT
 (cd "$root" && tar cf - LICENSE README.md pyproject.toml cli dcd smf statemachine store) |
     (cd "$source" && tar xf -)
-"$bin/python" -m pip --quiet install --target "$site" "$source[sbom,sign]"
+"$bin/python" -m pip --quiet install --target "$site" "$source[sbom,sign,web]"
 rm -rf "$site/bin"
 
 cd "$out"
