@@ -73,6 +73,8 @@ ELSEWHERE: Mapping[str, str] = {
     "TIME": "converted into a number",
     "TIME_ZONE": "looked up in the image's zones",
     "VOLUME_UUID": "converted into a UUID",
+    "IPS_PACKAGE": "a value of a package's manifest, which has no characters that need quotes there",
+    "MARKER": "the name of a file; no program is given the text",
     "WORD": "looked up in a table",
     "ZFS_MOUNTPOINT": "no checkpoint makes pools",
     "ZFS_NAME": "no checkpoint makes pools",

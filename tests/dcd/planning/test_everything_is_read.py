@@ -234,14 +234,16 @@ def test_what_no_checkpoint_of_the_manifest_reads_is_warned_of() -> None:
     ]
 
 
-def test_what_a_plug_in_or_an_absent_checkpoint_may_read_is_not_warned_of() -> None:
-    absent = (
+def test_what_the_boot_menu_of_illumos_reads_is_not_warned_of() -> None:
+    reader = (
+        '<checkpoint name="s" mod_path="dcd/checkpoints/custom_script" '
+        'checkpoint_class="CustomScript"><args>true</args></checkpoint>'
         '<checkpoint name="o" mod_path="solaris_install/boot/boot" '
         'checkpoint_class="TextISOImageBootMenu"/>'
     )
     menu = """<distro_spec><img_params><media_im><boot_mods timeout="3"/></media_im></img_params>
         </distro_spec>"""
-    assert not any("boot menu" in each.message for each in warnings(menu, absent))
+    assert not any("boot menu" in each.message for each in warnings(menu, reader))
 
 
 def every_argument() -> Iterator[tuple[type[Checkpoint], str]]:

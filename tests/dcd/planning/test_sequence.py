@@ -197,8 +197,6 @@ def test_a_checkpoint_that_does_not_say_what_it_makes_may_make_anything(
     monkeypatch.syspath_prepend(tmp_path)
     other = element("Silent", "silent_plugin")
     assert found(other, "SquashfsPkgImgMod", "CreateISO", "Relabel") == []
-    original = element("TextISOImageBootMenu", "solaris_install/boot/boot")
-    assert errors(original, "SquashfsPkgImgMod", "CreateISO") == []
 
 
 def test_what_is_not_reached_before_a_pause_is_only_doubtful() -> None:
