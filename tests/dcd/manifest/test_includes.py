@@ -85,6 +85,7 @@ def test_xpointer_and_strange_content_are_refused() -> None:
     assert "xpointer" in resolve(include("x.xml", "", 'xpointer="y"'), {})[1][0]
     assert "at most one xi:fallback" in resolve(include("x.xml", "<b/>"), {})[1][0]
     assert "at most one xi:fallback" in resolve(include("x.xml", "", 'wrong="y"'), {})[1][0]
+    assert "at most one xi:fallback" in resolve(include("x.xml", "", 'when="dev"'), {})[1][0]
 
 
 def test_a_relative_path_in_an_included_file_begins_at_that_file() -> None:
