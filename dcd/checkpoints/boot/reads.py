@@ -47,13 +47,16 @@ _ON_THE_WAY = (
 )
 """Directories that the texts of Debian name, but of which they copy only what they name too."""
 
+_KMOD = ("depmod.d", "modprobe.d")
+
 INITRAMFS = Inputs(
     whole=(
         *_image("boot/**", "etc/initramfs-tools/**", "usr/share/initramfs-tools/**"),
         *_library(
             "modules/**", "firmware/**", "modprobe.d/**", "depmod.d/**", "udev/**", "live/**"
         ),
-        *_library("systemd/network/**", "dracut/**"),
+        *_library("systemd/network/**", "dracut/**", "glibc-hwcaps/**", "*/glibc-hwcaps/**"),
+        *_image(*(f"{at}/{name}/**" for at in ("run", "usr/local/lib") for name in _KMOD)),
         *_image("etc/modprobe.d/**", "etc/depmod.d/**", "etc/udev/**", "etc/systemd/network/**"),
         *_image("etc/live/**", "etc/fstab*/**", "etc/fstab", "etc/kernel/**"),
         # mkinitramfs takes the directories in / that begin with lib.
