@@ -8,7 +8,6 @@ Source: pkgrepo(1), pkgsend(1), pkgrecv(1); the original's checkpoint ai_publish
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 from dcd.checkpoints import products
@@ -43,8 +42,7 @@ class AIPublishPackages(Checkpoint):
     version of the installer in the image."""
 
     pkg_repo: Annotated[str, IPS_ORIGIN] | None = None
-    """The repository to publish to: a path of the host, or a URI. Default: a new one, delivered as an
-    archive (NAME.p5p)."""
+    """The URI of the repository to publish to. Default: a new one, delivered as an archive (NAME.p5p)."""
 
     prefix: Annotated[str, WORD] | None = None
     """The publisher. Default: that of `publisher`, else ai-image."""
@@ -56,18 +54,23 @@ class AIPublishPackages(Checkpoint):
     """The name of the install service. Default: the one that AIPrePkgImgMod has recorded."""
 
     def needs(self, doc: DataObjectCache) -> Needs:
-        place = self._local()
         return Needs(
-            tools=self.TOOLS,
-            network=self.pkg_repo is not None and place is None,
-            disk_bytes=self.DISK_BYTES,
-            writes=() if place is None else (place,),
+            tools=self.TOOLS, network=self.pkg_repo is not None, disk_bytes=self.DISK_BYTES
         )
 
     def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
         if self.prefix and self.publisher and self.prefix != self.publisher:
             yield self.fault(
                 doc, "publisher", "publisher and prefix differ", "they mean the same", "give one"
+            )
+
+        if self.pkg_repo is not None and local_path(self.pkg_repo) is not None:
+            yield self.fault(
+                doc,
+                "pkg_repo",
+                "dcd writes to no repository in the files of the build host",
+                "checkpoints run as root, and manifests are written by others",
+                "leave it out and take the archive NAME.p5p, or give the http address of a pkg.depotd(8)",
             )
 
     def variances(self, doc: DataObjectCache) -> Iterator[Variance]:
@@ -79,8 +82,7 @@ class AIPublishPackages(Checkpoint):
         own = context.tmp / "repository"
         repository = self.pkg_repo or str(own)
         publisher = self.prefix or self.publisher or "ai-image"
-        local = Path(own) if self.pkg_repo is None else self._local()
-        if local is not None and not (local / "pkg5.repository").exists():
+        if self.pkg_repo is None:
             context.run(["pkgrepo", "create", repository])
             context.run(["pkgrepo", "-s", repository, "add-publisher", publisher])
             context.run(["pkgrepo", "-s", repository, "set", f"publisher/prefix={publisher}"])
@@ -108,9 +110,6 @@ class AIPublishPackages(Checkpoint):
             context.run(["pkgrecv", "-s", repository, "-a", "-d", archive, "*"])
             deliver_file(context, archive, "p5p")
         context.report(Report(1.0, f"published {name}"))
-
-    def _local(self) -> Path | None:
-        return None if self.pkg_repo is None else local_path(self.pkg_repo)
 
 
 def _with_publisher(name: str, publisher: str) -> str:

@@ -66,6 +66,7 @@ ELSEWHERE: Mapping[str, str] = {
     "NUMBER": "converted into a number",
     "OWNER": "looked up in the image's accounts",
     "PASSWORD": "hashed; see test_accounts",
+    "PROFILE": "compared with the names that the user selects",
     "PROPERTY_VALUE": "no checkpoint makes pools",
     "SERIAL_CONSOLE": "taken apart into numbers and words of a list",
     "SERIAL_LINE": "taken apart into numbers and words of a list",

@@ -223,12 +223,16 @@ def test_the_image_is_published_and_delivered_as_an_archive(
     assert [each.name for each in bench.artifacts] == ["test.p5p"]
 
 
-def test_a_repository_of_the_host_is_written_and_its_publisher_may_have_either_name(
-    bench: Any,
-) -> None:
-    checkpoint = AIPublishPackages("ai", pkg_repo="file:///srv/repo", publisher="mine")
-    needs = checkpoint.needs(bench.doc())
-    assert (needs.writes, needs.network) == ((Path("/srv/repo"),), False)
-    assert AIPublishPackages("ai", pkg_repo="http://pkg.example.org/").needs(bench.doc()).network
+@pytest.mark.parametrize("place", ["file:///srv/repo", "/srv/repo"])
+def test_a_repository_in_the_files_of_the_host_is_refused(bench: Any, place: str) -> None:
+    checkpoint = AIPublishPackages("ai", pkg_repo=place)
+    (found,) = checkpoint.check(bench.doc())
+    assert "no repository in the files of the build host" in found.message
+
+
+def test_the_publisher_of_a_repository_may_have_either_name(bench: Any) -> None:
+    checkpoint = AIPublishPackages("ai", pkg_repo="http://pkg.example.org/", publisher="mine")
+    assert checkpoint.needs(bench.doc()).network
+    assert list(checkpoint.check(bench.doc())) == []
     both = AIPublishPackages("ai", prefix="a", publisher="b")
     assert [each.message for each in both.check(bench.doc())] == ["ai: publisher and prefix differ"]

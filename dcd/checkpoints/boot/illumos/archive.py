@@ -79,8 +79,11 @@ class BootArchiveArchive(Checkpoint):
     def needs(self, doc: DataObjectCache) -> Needs:
         tools = {"ufs": ("newfs", "lofiadm"), "hsfs": ("xorriso",), "cpio": ()}[self._format()]
         # A file system is mounted to fill it.
-        rights = MOUNTS if self._format() == "ufs" else FILES
-        return Needs(tools=tools, disk_bytes=self.DISK_BYTES, capabilities=rights)
+        return Needs(
+            tools=tools,
+            disk_bytes=self.DISK_BYTES,
+            capabilities=MOUNTS if self._format() == "ufs" else FILES,
+        )
 
     def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
         if self.compression_type == "dcfs":
