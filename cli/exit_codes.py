@@ -5,6 +5,7 @@ output closed it.
 """
 
 from enum import IntEnum
+from typing import Any
 
 
 class ExitCode(IntEnum):
@@ -31,6 +32,7 @@ class ExitCode(IntEnum):
     OTHER_BUILDER = 25
     BAD = 26
     BAD_EXPORT = 27
+    NO_PACKAGES = 28
     DAMAGED = 30
     INTERRUPTED = 130
     BROKEN_PIPE = 141
@@ -69,3 +71,13 @@ AT_REST = {
     "cancelled": ExitCode.CANCELLED,
 }
 """By the state of a build that has stopped; in the other states it is active."""
+
+OF_FAILURES = {"no-package-database": ExitCode.NO_PACKAGES}
+"""By the problem of a failed checkpoint; other failures have the code of their state."""
+
+
+def at_rest(build: dict[str, Any]) -> ExitCode:
+    """The code for a build, as the API describes it, that has stopped; OK for an active one."""
+    if build["state"] == "failed" and build["error"]:
+        return OF_FAILURES.get(build["error"]["problem"], ExitCode.FAILED)
+    return AT_REST.get(build["state"], ExitCode.OK)

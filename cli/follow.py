@@ -21,7 +21,7 @@ from typing import TextIO
 from cli.advice import print_failure, print_next_steps
 from cli.client import Json, build_path, read, request
 from cli.commands.options import wants_reports
-from cli.exit_codes import AT_REST, ExitCode
+from cli.exit_codes import ExitCode, at_rest
 from cli.log_lines import LogLines
 from cli.picture import Line, Picture
 from cli.stream import Message, events, follow
@@ -96,7 +96,7 @@ def follow_build(
             print_next_steps(socket_path, final, stream)
         elif final["state"] != "completed":
             print(advice, file=stream)
-    return AT_REST.get(final["state"], ExitCode.OK)
+    return at_rest(final)
 
 
 def _before_newest_resume(socket_path: str, identity: str) -> int:

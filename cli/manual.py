@@ -39,6 +39,7 @@ EXIT_STATUS = {
     25: "verify: another builder made the file",
     26: "rebuild: the products differ (BAD)",
     27: "rebuild: the export is altered or damaged",
+    28: "the build failed: there is no package database in the image, so it has no SBOM",
     30: "verify --layers: the files of a layer were changed",
     130: "interrupted by Ctrl-C; a followed build continues",
     141: "the reader of the output closed it",

@@ -89,3 +89,9 @@ class CheckpointError(DcdError):
     """A checkpoint failed. Raised by `execute`, recorded in CheckpointFailed."""
 
     problem = "checkpoint-failed"
+
+
+class NoPackageDatabase(CheckpointError):
+    """An image whose packages are to be listed has no list of them."""
+
+    problem = "no-package-database"

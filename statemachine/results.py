@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Self
 
-from statemachine.errors import DcdError
+from statemachine.errors import CheckpointError, DcdError
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +23,16 @@ class Artifact:
 
 @dataclass(frozen=True, slots=True)
 class ErrorInfo:
-    """A `DcdError` as data."""
+    """A `DcdError` as data. `problem` is that of a checkpoint whose failure has an exit code of its own."""
 
     brief: str
     details: str = ""
     resolution: str = ""
+    problem: str = ""
 
     @classmethod
     def of(cls, error: DcdError) -> Self:
         """The error as data."""
-        return cls(error.brief, error.details, error.resolution)
+        own = isinstance(error, CheckpointError) and error.problem != CheckpointError.problem
+        problem = error.problem if own else ""
+        return cls(error.brief, error.details, error.resolution, problem)

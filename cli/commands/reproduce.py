@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from cli.capture import send
 from cli.client import Json, build_path, request
 from cli.commands.options import add_parameters, add_source_date_epoch, manifest_body
-from cli.exit_codes import AT_REST, ExitCode
+from cli.exit_codes import AT_REST, ExitCode, at_rest
 from cli.follow import follow_build
 from cli.text import count, print_json, print_table, printable
 
@@ -79,7 +79,7 @@ def _target(args: argparse.Namespace) -> Json:
 def _completed(args: argparse.Namespace, build: Json) -> int:
     """Wait until a build has stopped. Returns 0 when it has completed, else the exit code of its state."""
     if build["state"] in AT_REST and build["state"] != "paused":
-        return AT_REST[build["state"]]
+        return at_rest(build)
     return follow_build(args.socket, build, stream=sys.stderr, quiet=True)
 
 

@@ -23,6 +23,7 @@ STATUSES = {
     "client-left": 499,  # nginx's status; never sent
     "unavailable": HTTPStatus.SERVICE_UNAVAILABLE,
     "checkpoint-failed": HTTPStatus.INTERNAL_SERVER_ERROR,
+    "no-package-database": HTTPStatus.INTERNAL_SERVER_ERROR,
     "internal": HTTPStatus.INTERNAL_SERVER_ERROR,
 }
 """The HTTP status for each `DcdError.problem`. An error of HTTP itself has its own `status`."""

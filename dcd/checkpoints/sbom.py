@@ -33,7 +33,7 @@ from dcd.manifest.doc import DataObjectCache, distro
 from dcd.platform.host_parts import SUFFIX, host_package
 from dcd.platform.inside import read, regular_file
 from dcd.platform.sbom_libraries import REMEDY, library_versions, missing_libraries
-from statemachine.errors import CheckpointError, Unprepared
+from statemachine.errors import CheckpointError, NoPackageDatabase, Unprepared
 from store.host.interpreter import module_command, module_environment
 from store.host.tools import TOOLS
 from store.resolved import Resolved, decoded, union
@@ -142,7 +142,7 @@ class WriteSBOM(Checkpoint):
         if dpkg:
             _stage(context.pkg_image, staged)
         elif not ips:
-            raise CheckpointError(
+            raise NoPackageDatabase(
                 "the image has no package database",
                 f"it has neither {_STATUS} nor a list of IPS packages, so its contents are unknown",
                 'write the SBOM before a script removes it, or leave it out: <distro sbom="none">',

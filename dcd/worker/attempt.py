@@ -370,7 +370,9 @@ def _empty(directory: Path) -> None:
 
 def _failed(request: WorkerRequest, error: BaseException, told: ErrorInfo) -> Failed:
     resolution = told.resolution or _remedy(request, error, told)
-    info = ErrorInfo(_readable(told.brief), _readable(told.details), _readable(resolution))
+    info = ErrorInfo(
+        _readable(told.brief), _readable(told.details), _readable(resolution), told.problem
+    )
     # Not every tool or script reports a full disk.
     lacking = used_up(request.workspace.directory)
     if lacking == "inodes":
