@@ -10,6 +10,7 @@ import shutil
 import sqlite3
 import stat
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
@@ -22,6 +23,7 @@ from dcd.platform.hypervisor import probe_kvm
 from dcd.platform.sbom_libraries import REMEDY, missing_libraries
 from dcd.signing.keys import INSTALL, can_sign, check_key
 from dcd.signing.process import sign
+from dcd.worker.kinds import AUTO, TOOLS, Kind, chosen_kind
 from statemachine.errors import DcdError
 from store.host import tools
 from store.host.kernel_scopes import can_scope_sockets
@@ -31,8 +33,8 @@ from store.host.system_calls import compile_filter
 from store.host.versions import version
 from store.layers.choose import choose
 
-ENGINE_TOOLS = (*tools.WORKER_TOOLS, "mount", "umount", "cp")
-"""The tools that every checkpoint needs."""
+ENGINE_TOOLS = (*TOOLS[Kind.NAMESPACES], "mount", "umount", "cp")
+"""The tools that every checkpoint needs in namespaces. Portable workers need only those of their kind."""
 
 IMAGE_TOOLS = (
     *(
@@ -89,20 +91,24 @@ def missing_packages() -> list[str]:
     return tools.packages(tools.missing(ENGINE_TOOLS + IMAGE_TOOLS))
 
 
-def examine(state_dir: Path, signing_key: str = "") -> list[HostCheck]:
-    """All checks, in the order in which they are shown; `signing_key` is the path of the key, if any. They
-    run concurrently; a check that takes longer than `LIMIT_SECONDS` (a file system that does not respond) is
-    reported as such."""
+def examine(state_dir: Path, signing_key: str = "", worker: str = AUTO) -> list[HostCheck]:
+    """All checks, in the order in which they are shown; `signing_key` is the path of the key, if any, and
+    `worker` the setting of that name. They run concurrently; a check that takes longer than `LIMIT_SECONDS`
+    (a file system that does not respond) is reported as such."""
+    kind, reason = chosen_kind(worker)
+    apart = kind is Kind.NAMESPACES
+    engine_tools = ENGINE_TOOLS if apart else TOOLS[kind]
+    wanted = tuple(dict.fromkeys(engine_tools + IMAGE_TOOLS))
     checks: list[tuple[str, _Check]] = [
-        *((name, partial(_tool, name)) for name in ENGINE_TOOLS + IMAGE_TOOLS),
+        ("worker", partial(_worker, kind, reason)),
+        *((name, partial(_tool, name)) for name in wanted),
         *((name, partial(_optional, name, purpose)) for name, purpose in OPTIONAL_TOOLS.items()),
-        ("tools", _absent_tools),
+        ("tools", partial(_absent_tools, wanted)),
         *((name, partial(_layer_tool, name, state_dir)) for name in LAYER_TOOLS),
-        ("layers", partial(_layers, state_dir)),
+        ("layers", partial(_layers, state_dir, apart)),
         ("sqlite", _sqlite),
         ("space", partial(_space, state_dir)),
-        ("namespaces", _namespaces),
-        ("isolation", _isolation),
+        *([("namespaces", _namespaces), ("isolation", _isolation)] if apart else []),
         ("accelerator", _accelerator),
         ("secrets", _secrets),
         ("signatures", partial(_signatures, signing_key)),
@@ -168,8 +174,8 @@ def _optional(name: str, purpose: str) -> _Finding:
     return _tool(name)
 
 
-def _absent_tools() -> _Finding | None:
-    absent = tools.missing(ENGINE_TOOLS + IMAGE_TOOLS)
+def _absent_tools(wanted: Sequence[str]) -> _Finding | None:
+    absent = tools.missing(wanted)
     if not absent:
         return None
     count = f"{len(absent)} of the tools that Debian images need are missing"
@@ -191,9 +197,9 @@ def _layer_tool(tool: str, state_dir: Path) -> _Finding | None:
     return "warning", value, tools.remedy([tool])
 
 
-def _layers(state_dir: Path) -> _Finding:
+def _layers(state_dir: Path, mounts: bool) -> _Finding:
     state_dir.mkdir(parents=True, exist_ok=True)
-    store, reason = choose(state_dir / "layers")
+    store, reason = choose(state_dir / "layers", mounts=mounts)
     return "ok", f"{store.name}: {reason}"
 
 
@@ -208,6 +214,23 @@ def _space(state_dir: Path) -> _Finding:
     if free < LOW_SPACE_BYTES:
         return "warning", value, "free some space: an image needs about 4 GiB"
     return "ok", value
+
+
+def _worker(kind: Kind, reason: str) -> _Finding:
+    """The kind of workers, why, and what it cannot give."""
+    if kind is Kind.NAMESPACES:
+        return "ok", f"namespaces: {reason}"
+    return (
+        "warning",
+        f"portable: {reason}. A checkpoint sees the whole host and shares its processes and network; those "
+        "that mount file systems or run programs inside the image are refused",
+        "give host_code only to people who may be root here"
+        + (
+            "; for all checkpoints install util-linux, with worker = auto"
+            if sys.platform == "linux"
+            else ""
+        ),
+    )
 
 
 def _namespaces() -> _Finding:

@@ -104,6 +104,12 @@ def build_parser() -> argparse.ArgumentParser:
     doctor.add_argument(
         "--signing-key", metavar="FILE", default="", help="examine this signing key too"
     )
+    doctor.add_argument(
+        "--worker",
+        choices=("auto", "namespaces", "portable"),
+        default="auto",
+        help="examine the host for this kind of workers (the setting worker; default: auto)",
+    )
     doctor.set_defaults(run=_doctor)
 
     key = commands.add_parser("key", help="make a signing key, or show its public half")
@@ -263,7 +269,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
     if arguments.packages:
         print(" ".join(doctor.missing_packages()))
         return 0
-    checks = doctor.examine(arguments.state_dir, arguments.signing_key)
+    checks = doctor.examine(arguments.state_dir, arguments.signing_key, arguments.worker)
     if arguments.json:
         import msgspec
 

@@ -155,6 +155,7 @@ def _setup(settings: Configuration, named: tuple[str, ...]) -> tuple[Setup, Iden
             hidden=(settings.state_dir, settings.socket),
             keys=keys,
         ),
+        worker=settings.worker,
         signing=Signing(
             key=settings.signing_key,
             gpg_key=settings.signing_gpg,
@@ -189,6 +190,7 @@ def _report(prepared: Prepared) -> None:
     for what in prepared.removed:
         logger.warning("removed what a dead daemon left", what=what)
     logger.info("layers", backend=prepared.backend, reason=prepared.reason)
+    logger.info("workers", kind=prepared.worker, reason=prepared.worker_reason)
     if prepared.controllers:
         logger.info("control groups", limits=prepared.controllers)
 

@@ -8,8 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from dcd.launcher.namespaced import NamespacedWorkers
 from dcd.launcher.operations import Operations
 from dcd.launcher.orders import AttemptOrder
+from dcd.launcher.portable import PortableWorkers
 from dcd.launcher.workers import Output, run_worker
 from dcd.launcher.zygote import Zygote
 from dcd.platform.control_group import Delegated
@@ -31,7 +33,8 @@ def starting(
     def start(messages: int) -> socket.socket:
         log.parent.mkdir(parents=True, exist_ok=True)
         mine, its = socket.socketpair()
-        arguments = (ended, its, request, Output(log), os.dup(messages), groups, zygote)
+        workers = PortableWorkers() if request.portable else NamespacedWorkers(zygote)
+        arguments = (ended, its, request, Output(log), os.dup(messages), workers, groups)
         threading.Thread(target=_serve, args=arguments, daemon=True).start()
         try:
             result_of(receive(mine)[0])

@@ -122,7 +122,9 @@ def _run_in(workspace: Json, command: Sequence[str], place: str) -> int:
             "unprepared",
             f"cannot run {argv[0]}",
             error.strerror or str(error),
-            "install util-linux",
+            "install util-linux"
+            if sys.platform == "linux"
+            else "a shell needs Linux namespaces: use one on a Linux host",
         ) from None
     finally:
         for number, handler in zip(signals, before, strict=True):

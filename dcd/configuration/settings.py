@@ -207,6 +207,14 @@ class Configuration:
         unit="seconds",
         reloads=True,
     )
+    worker: str = _setting(
+        "auto",
+        "The kind of workers. `namespaces`: each attempt has Linux namespaces and a root of its own. "
+        "`portable`: it has none, so checkpoints that mount, or run programs inside the image, are refused, "
+        "and the others see the whole host. `auto`: `namespaces` on Linux with setpriv(1) and unshare(1), "
+        "elsewhere `portable`.",
+        choices=("auto", "namespaces", "portable"),
+    )
     worker_paths: tuple[Path, ...] = _setting(
         (),
         "Files and directories of the server that checkpoints can read in addition to the "

@@ -28,7 +28,6 @@ from dcd.engine.broadcast import progress
 from dcd.engine.builds import Builds
 from dcd.engine.claims import claims_released
 from dcd.engine.failures import command_for_disk_error
-from dcd.engine.host import boot_id
 from dcd.engine.needs import Needs
 from dcd.engine.stores import Stores
 from dcd.engine.workspaces import kept_workspace, workspace_name
@@ -46,6 +45,7 @@ from statemachine.events import CheckpointCompleted, CheckpointStarted, Resource
 from statemachine.keys import grown_from, own_digest
 from statemachine.plan import PlannedCheckpoint, Stage
 from statemachine.results import ErrorInfo
+from store.host.boot import boot_id
 from store.host.durable import DiskFull, used_up
 from store.host.tools import tool_named
 from store.layers import Layer, LayerRecord, Workspace

@@ -22,7 +22,6 @@ from dcd.engine.builds import Builds
 from dcd.engine.claims import release_claims
 from dcd.engine.failures import defect, disk_error
 from dcd.engine.ground_rule import ground_rule
-from dcd.engine.host import boot_id
 from dcd.engine.locks import LayerLocks
 from dcd.engine.needs import Needs
 from dcd.engine.publish import publish
@@ -51,6 +50,7 @@ from statemachine.plan import Plan, PlannedCheckpoint
 from statemachine.results import ErrorInfo
 from statemachine.steps import Deliver, RunCheckpoint, next_step
 from store.host import space
+from store.host.boot import boot_id
 from store.host.durable import DiskFull
 from store.layers import Layer
 

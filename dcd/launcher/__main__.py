@@ -21,12 +21,15 @@ import traceback
 from collections.abc import Callable
 from typing import Any, get_type_hints
 
+from dcd.launcher.namespaced import NamespacedWorkers
 from dcd.launcher.operations import Operations
 from dcd.launcher.orders import Asked, AttemptOrder, Prepared, Setup
 from dcd.launcher.planners import run_planners
+from dcd.launcher.portable import PortableWorkers
 from dcd.launcher.preparation import prepare
-from dcd.launcher.workers import Finished, Output, environment, run_worker
+from dcd.launcher.workers import Finished, Output, Workers, environment, run_worker
 from dcd.launcher.zygote import Zygote
+from dcd.worker.kinds import Kind
 from statemachine.errors import DcdError, PermissionDenied, UsageError
 from store.host.conversation import Ended, encoded, receive, send
 from store.host.listening import Listener, Place
@@ -70,6 +73,7 @@ class Launcher:
         self._setup: Setup | None = None
         self._operations: Operations | None = None
         self._zygote: Zygote | None = None
+        self._workers: Workers = PortableWorkers()
         self._listener: Listener | None = None
         self._free = threading.BoundedSemaphore(MOST)
         self._binding = threading.Lock()
@@ -140,7 +144,7 @@ class Launcher:
         match name:
             case "attempt":
                 messages = _only(descriptors)
-                return _attempt(operations, self._zygote, connection, arguments, messages)
+                return _attempt(operations, self._workers, connection, arguments, messages)
             case "planners":
                 asked = from_plain(Asked, arguments).paths
                 configured = (*operations.bounds.paths, *code_places(operations.bounds.modules))
@@ -166,7 +170,9 @@ class Launcher:
             raise ValueError("the launcher is prepared already")
         self._setup = setup
         self._operations, prepared = prepare(setup)
-        self._zygote = Zygote(environment())
+        if prepared.worker == Kind.NAMESPACES:
+            self._zygote = Zygote(environment())
+            self._workers = NamespacedWorkers(self._zygote)
         return prepared
 
     def _listen(self, connection: socket.socket, setup: Setup) -> None:
@@ -180,7 +186,7 @@ class Launcher:
 
 def _attempt(
     operations: Operations,
-    zygote: Zygote | None,
+    workers: Workers,
     connection: socket.socket,
     arguments: dict[str, Any],
     messages: int,
@@ -197,7 +203,7 @@ def _attempt(
     try:
         log = operations.logs.path(order.build, order.checkpoint, order.attempt)
         output = Output(log, operations.gid)
-        return run_worker(connection, request, output, messages, operations.groups, zygote)
+        return run_worker(connection, request, output, messages, workers, operations.groups)
     finally:
         operations.ended(request)
 

@@ -5,11 +5,13 @@ project's own checkpoints can need, in `CAPABILITIES`, `DEVICES` and `WRITES`, a
 users, on a server whose configuration lets users run code (`host_code`). An attacker in the main process
 then has the rights of these users. On a server with a signing key, code of users gets no right that leads
 past what is hidden from workers: the key is out of its reach. A test compares the tables with the needs of
-all checkpoints.
+all checkpoints. Portable workers are not confined to what they are shown, so they get less: nothing is
+mounted, and paths of the host that others can replace are not read.
 """
 
 import os
 import re
+import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -68,6 +70,10 @@ def check_names(order: AttemptOrder) -> None:
 def granted(order: AttemptOrder, bounds: Bounds) -> Grants:
     """What the worker of an attempt is given. Raises PermissionDenied for what exceeds the bounds."""
     wanted, module = order.wanted, order.mod_path.replace("/", ".")
+    if bounds.portable:
+        _require(
+            "SYS_ADMIN" not in wanted.capabilities, f"mounts in a portable worker, for {module}"
+        )
     if wanted.host_code:
         _require(bounds.host_code, "code of users on this server (the setting host_code is empty)")
         if bounds.keys:
@@ -84,6 +90,10 @@ def granted(order: AttemptOrder, bounds: Bounds) -> Grants:
     named = {str(path): real for path in wanted.reads if (real := _real(path)) is not None}
     for name, real in named.items():
         _require(_everyone_may_read(real), f"reading {name}")
+        if bounds.portable and not (wanted.host_code or bounds.private):
+            # In namespaces the worker is shown what was checked here; this one looks the name up again.
+            stays = _only_root_changes(Path(name)) and _only_root_changes(real)
+            _require(stays, f"reading {name}, which other users can replace, in a portable worker")
     for path in (*named.values(), *(path.resolve() for path in wanted.writes)):
         _require(not _leads_to(path, bounds.keys), f"a way to the signing key: {path}")
     secrets = [Path(name) for name in wanted.secrets if _is_secret_file(name)]
@@ -145,6 +155,21 @@ def _everyone_may_read(real: Path) -> bool:
     if any(real.is_relative_to(place) or place.is_relative_to(real) for place in _NEVER_READ):
         return False
     return is_open_to_all(real)
+
+
+def _only_root_changes(path: Path) -> bool:
+    """Whether no other user can make a path lead to something else: it and all directories above belong to
+    root, and others write only to those in which each removes just his own files."""
+    for place in (path, *path.parents):
+        try:
+            found = place.lstat()
+        except OSError:
+            return False
+        link = stat.S_ISLNK(found.st_mode)
+        open_to_others = found.st_mode & 0o022 and not found.st_mode & stat.S_ISVTX and not link
+        if found.st_uid != 0 or open_to_others:
+            return False
+    return True
 
 
 def _is_secret_file(name: str) -> bool:

@@ -24,6 +24,7 @@ from dcd.launcher.orders import AttemptOrder, Bounds, Signing, bounds_of
 from dcd.launcher.signatures import signatures
 from dcd.platform import resources
 from dcd.platform.control_group import Delegated
+from dcd.worker.kinds import Kind
 from dcd.worker.recover import detach_loops, kill_leftovers
 from dcd.worker.request import Grants, WorkerRequest
 from statemachine.errors import DcdError, NotFound, UsageError
@@ -184,6 +185,7 @@ class Operations:
                 self.packages.path(name) for name in order.resolved if self.packages.has(name)
             ),
             grants=grants,
+            portable=self.bounds.portable,
         )
 
     def ended(self, request: WorkerRequest) -> None:
@@ -254,6 +256,7 @@ class Operations:
         """The checks of `dcd doctor`, which this process only passes on."""
         place = str(self.layers.directory.parents[1])
         command = (*module_command("dcd.main"), "doctor", "--json", "--state-dir", place)
+        command += ("--worker", (Kind.PORTABLE if self.bounds.portable else Kind.NAMESPACES))
         if self.signing.key:
             command += ("--signing-key", self.signing.key)
         return list(_printed(command)["checks"])
@@ -262,12 +265,14 @@ class Operations:
         """Read the settings again. Raises DcdError when they are invalid; then they stay as they are."""
         if self.settings_command:
             settings = _printed(self.settings_command)
-            self.bounds = bounds_of(
+            found = bounds_of(
                 lambda name: settings[name]["value"],
                 private=self.bounds.private,
                 hidden=tuple(p for p in self.bounds.hidden if p not in self.bounds.keys),
                 keys=self.bounds.keys,
             )
+            # The kind of workers changes with a restart only.
+            self.bounds = replace(found, portable=self.bounds.portable)
 
 
 def _printed(command: tuple[str, ...]) -> Any:

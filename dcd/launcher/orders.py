@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dcd.worker.kinds import AUTO, Kind, chosen_kind
 from statemachine.plan import Json, Locked, Stage
 from statemachine.variation import Variation
 from store.host.capabilities import FILES
@@ -65,7 +66,8 @@ class Bounds:
     `private`: only its starter uses the daemon. `host_code`: code of users may run outside images,
     with what it asks for. `modules` are those that a
     manifest may name beside the project's own. `paths` are what every worker reads, `hidden` what none sees,
-    `keys` those of it that sign for this server: code of users gets no right that leads to them.
+    `keys` those of it that sign for this server: code of users gets no right that leads to them. `portable`:
+    workers have no namespaces, so nothing is mounted.
     """
 
     private: bool = False
@@ -78,6 +80,7 @@ class Bounds:
     memory_bytes: int = 0
     processes: int = 4096
     total_memory_bytes: int = 0
+    portable: bool = False
 
 
 def bounds_of(
@@ -100,6 +103,7 @@ def bounds_of(
         "memory_bytes": value("worker_memory_bytes"),
         "processes": value("worker_processes"),
         "total_memory_bytes": value("attempt_memory_bytes"),
+        "portable": chosen_kind(value("worker"))[0] is Kind.PORTABLE,
     }
     return from_plain(Bounds, as_plain(plain))
 
@@ -127,8 +131,8 @@ class Asked:
 class Setup:
     """What the launcher is started with: the state directory, the user and group of the daemon's other
     processes and whether they differ from its own, the group that may read artifacts (None: the daemon's),
-    the layer back end (None: the best), where the daemon listens, and the command that prints the settings
-    as JSON."""
+    the layer back end (None: the best), the setting `worker`, where the daemon listens, and the command that
+    prints the settings as JSON."""
 
     state_dir: Path
     uid: int
@@ -141,16 +145,20 @@ class Setup:
     socket_gid: int | None
     settings_command: tuple[str, ...]
     bounds: Bounds
+    worker: str = AUTO
     signing: Signing = Signing()
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """The state directory is ready: the back end of layers in use, why, and the others that have files; the
-    names of control groups' controllers, and what was removed of a dead daemon, for its log."""
+    names of control groups' controllers, what was removed of a dead daemon, for its log, and the kind of
+    workers, with the reason."""
 
     backend: str
     reason: str
     retired: tuple[str, ...]
     controllers: tuple[str, ...]
     removed: tuple[str, ...]
+    worker: str
+    worker_reason: str

@@ -21,7 +21,8 @@ from dcd.launcher.operations import Operations
 from dcd.launcher.orders import Prepared, Setup
 from dcd.platform import control_group
 from dcd.platform.control_group import Delegated
-from dcd.worker.recover import detach_loops, kill_leftovers
+from dcd.worker.kinds import Kind, chosen_kind
+from dcd.worker.recover import detach_loops, kill_leftovers, noted_contracts
 from statemachine.errors import Unavailable
 from store.artifacts import Artifacts
 from store.host.durable import sync_directory, write_file
@@ -43,9 +44,11 @@ def prepare(setup: Setup) -> tuple[Operations, Prepared]:
     """Make the state directory ready."""
     _only_one(setup.state_dir / "launcher.lock")
     mark = setup.state_dir / "id"
-    killed = kill_leftovers(f"{_mark(mark)}:")
+    places = (setup.state_dir / "layers", setup.state_dir / "layers" / VARIED)
+    contracts = set().union(*map(noted_contracts, places))
+    killed = kill_leftovers(f"{_mark(mark)}:", contracts)
     removed = [f"process {each.pid} of {each.attempt}" for each in killed]
-    for place in (setup.state_dir / "layers", setup.state_dir / "layers" / VARIED):
+    for place in places:
         removed += (f"device {device}" for device in detach_loops(place))
     if mark.stat().st_mode & 0o077:
         # Version 0.1.0 let everybody read it. All processes with the old mark have ended.
@@ -59,11 +62,13 @@ def prepare(setup: Setup) -> tuple[Operations, Prepared]:
     logs.prepare(gid)
     packages = Packages(setup.state_dir / "packages")
     packages.prepare(gid)
+    kind, kind_reason = chosen_kind(setup.worker)
+    mounts = kind is Kind.NAMESPACES
     place = setup.state_dir / "layers"
-    main, reason = choose(place, setup.backend)
+    main, reason = choose(place, setup.backend, mounts=mounts)
     place.chmod(0o700)
     others = retired(place, main.name)
-    layers = with_second_place(main, place / VARIED)
+    layers = with_second_place(main, place / VARIED, mounts=mounts)
     layers.prepare()
     operations = Operations(
         layers=layers,
@@ -82,7 +87,9 @@ def prepare(setup: Setup) -> tuple[Operations, Prepared]:
     )
     controllers = tuple(sorted(groups.controllers)) if groups else ()
     names = tuple(store.name for store in others)
-    return operations, Prepared(layers.name, reason, names, controllers, tuple(removed))
+    return operations, Prepared(
+        layers.name, reason, names, controllers, tuple(removed), kind, kind_reason
+    )
 
 
 def _only_one(lock: Path) -> None:

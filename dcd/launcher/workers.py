@@ -1,15 +1,9 @@
 """One worker: its start, its supervision, and its end.
 
-The worker is the first process of a PID namespace, with a mount namespace and, unless its checkpoint
-needs the network, a network namespace of its own. It is forked from a zygote (`dcd.launcher.zygote`) or,
-while there is none, started as a program, in the same namespaces and with the same environment.
-
-All in its namespaces end with the launcher. A forked worker has a parent-death signal. A program is in a
-chain, each killed by the death of the one before: launcher, unshare(1) (by setpriv's parent-death signal),
-the namespace's first process (by --kill-child). The signal comes when the *thread* that started a process
-ends, so one thread serves a worker from start to end. For the moment before the signal is armed, the worker
-also ends when its request stream does. Where the service has control groups to give, the worker has one of
-its own, which limits the attempt as a whole.
+`run_worker` is the same for all kinds of workers; `Workers` is what a kind has to do. There are two:
+`dcd.launcher.namespaced` for Linux namespaces, and `dcd.launcher.portable`. A worker of any kind ends with
+the launcher, and also when its request stream does. Where the service has control groups to give, the worker
+has one of its own, which limits the attempt as a whole.
 
 The conversation after the start: the requester sends lines, `cancel` and `claimed` for the worker and `kill`
 for its end; when it closes the conversation the worker is killed. The last reply is a `Finished`; by then no
@@ -25,23 +19,24 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol, TypeVar
 
-from dcd.launcher.processes import Chain, Forked, Process, exit_of
-from dcd.launcher.zygote import Zygote
+from dcd.launcher.processes import Process, exit_of
 from dcd.platform.control_group import AttemptGroup, Delegated
-from dcd.worker.recover import detach_loops, kill_leftovers
-from dcd.worker.request import MARKER, SCRATCH, Mark, WorkerRequest
+from dcd.worker.recover import detach_loops
+from dcd.worker.request import SCRATCH, Mark, WorkerRequest
 from dcd.worker.signals import CANCEL, CLAIMED, KILL
 from statemachine.errors import Unprepared
 from store.host import tools
 from store.host.conversation import send
 from store.host.durable import reporting_disk_full
-from store.host.forking import patiently, shortage
-from store.host.interpreter import module_command, module_environment
+from store.host.forking import shortage
+from store.host.interpreter import module_environment
 from store.host.plain import as_plain
 from store.host.removal import try_to_remove_tree
 from store.host.tools import TOOL_PATH
+
+Made = TypeVar("Made", bound=Process)
 
 START_SECONDS = 120.0
 """Time limit for a worker to read its request."""
@@ -59,6 +54,32 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True)
+class Started:
+    """A worker that has started: its process, the other end of its input, and what it reads there before its
+    request."""
+
+    process: Process
+    requests: BinaryIO
+    first: bytes = b""
+
+
+class Workers(Protocol):
+    """A kind of workers."""
+
+    def start(
+        self, request: WorkerRequest, log: int, messages: int, group: AttemptGroup | None
+    ) -> Started:
+        """Start a worker in this control group, with the descriptors of its log and of the pipe for its
+        messages. Raises OSError when the host lacks something, FileNotFoundError for a program."""
+        ...
+
+    def end(self, process: Process, request: WorkerRequest) -> None:
+        """Kill what still runs of a worker, and wait until none of its processes is left. Raises Unavailable
+        when one hangs in the kernel."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """The end of a worker: its exit status (negative: the signal), and whether its group lacked memory."""
 
@@ -71,23 +92,27 @@ def run_worker(
     request: WorkerRequest,
     output: Output,
     messages: int,
+    workers: Workers,
     groups: Delegated | None = None,
-    zygote: Zygote | None = None,
 ) -> Finished:
-    """Run a worker to its end. `messages` is the descriptor for its messages, which this closes. Sends an
-    empty result when the worker has started. Raises Unprepared when it cannot be started, DiskFull when
-    there is no space for its log."""
+    """Run a worker of a kind to its end. `messages` is the descriptor for its messages, which this closes.
+    Sends an empty result when the worker has started. Raises Unprepared when it cannot be started, DiskFull
+    when there is no space for its log."""
     with contextlib.ExitStack() as held:
         its_messages = held.enter_context(os.fdopen(messages, "wb", buffering=0))
         group = held.enter_context(_control_group(groups, request))
-        process, requests, said = _started(request, output, messages, group, zygote)
-        held.enter_context(requests)
+        started = _started(request, output, messages, workers, group)
+        process, requests = started.process, held.enter_context(started.requests)
+        said = started.first + line_of(request)
         its_messages.close()  # else its end would not be seen
         try:
             send(conversation, {"result": None})
             _serve(conversation, process, requests.fileno(), said)
         finally:
-            _end(process, request)
+            workers.end(process, request)
+            directory = request.workspace.directory
+            detach_loops(directory)
+            try_to_remove_tree(directory / SCRATCH)
         return Finished(process.wait(), group is not None and group.ran_out_of_memory())
 
 
@@ -117,22 +142,13 @@ def _started(
     request: WorkerRequest,
     output: Output,
     messages: int,
+    workers: Workers,
     group: AttemptGroup | None,
-    zygote: Zygote | None,
-) -> tuple[Process, BinaryIO, bytes]:
-    """The worker, its input, and what to write there. Raises Unprepared when the host lacks something."""
-    said = _line(request)
+) -> Started:
+    """The worker. Raises Unprepared when the host lacks something."""
     with reporting_disk_full("opening the attempt's log", output.log), _log(output) as log:
         try:
-            if zygote is not None and (
-                forked := _with_input(lambda its: _forked(zygote, request, (its, log, messages)))
-            ):
-                mark = Mark(request.marker, group.directory if group else None)
-                return *forked, _line(mark) + said
-            command = [*(group.command() if group else ()), *_command(request, messages)]
-            program = _with_input(lambda its: _program(command, request, (its, log, messages)))
-            assert program is not None
-            return *program, said
+            return workers.start(request, log, messages, group)
         except FileNotFoundError as error:
             raise tools.cannot_start(error) from error
         except OSError as error:
@@ -145,7 +161,7 @@ def _started(
             ) from error
 
 
-def _with_input(start: Callable[[int], Process | None]) -> tuple[Process, BinaryIO] | None:
+def with_input(start: Callable[[int], Made | None]) -> tuple[Made, BinaryIO] | None:
     """What `start` starts, reading from a pipe of its own, with the other end; None if that is nothing. A
     worker that a zygote has forked before it died without a reply then finds the end of its input."""
     reading, writing = os.pipe()
@@ -162,47 +178,9 @@ def _with_input(start: Callable[[int], Process | None]) -> tuple[Process, Binary
     return process, requests
 
 
-def _forked(zygote: Zygote, request: WorkerRequest, given: tuple[int, int, int]) -> Process | None:
-    pid = patiently(lambda: zygote.fork(given, network=request.network))
-    return None if pid is None else Forked(pid)
-
-
-def _program(command: list[str], request: WorkerRequest, given: tuple[int, int, int]) -> Process:
-    its_input, log, messages = given
-    return patiently(
-        lambda: Chain(
-            command,
-            env=_environment(request),
-            cwd="/",
-            stdin=its_input,
-            stdout=log,
-            stderr=log,
-            pass_fds=(messages,),
-            start_new_session=True,
-        )
-    )
-
-
-def _line(value: Mark | WorkerRequest) -> bytes:
+def line_of(value: Mark | WorkerRequest) -> bytes:
+    """What a worker reads, as a line."""
     return json.dumps(as_plain(value)).encode() + b"\n"
-
-
-def _command(request: WorkerRequest, messages: int) -> list[str]:
-    # Slave: no mount of the worker reaches the host, while unmounting there reaches the worker, which
-    # would otherwise keep its copies busy.
-    return [
-        *("setpriv", "--pdeathsig", "SIGKILL"),
-        *("unshare", "--mount", "--propagation", "slave", "--pid", "--fork"),
-        *("--kill-child=SIGKILL", "--mount-proc", "--ipc", "--uts"),
-        *(() if request.network else ("--net",)),
-        *(() if os.geteuid() == 0 else ("--user", "--map-root-user")),
-        *module_command("dcd.worker"),
-        str(messages),
-    ]
-
-
-def _environment(request: WorkerRequest) -> dict[str, str]:
-    return {**environment(), MARKER: request.marker}
 
 
 def environment() -> dict[str, str]:
@@ -269,14 +247,3 @@ def _serve(conversation: socket.socket, process: Process, requests: int, said: b
                         process.kill()
                     elif line + b"\n" in (CANCEL, CLAIMED):
                         pending += line + b"\n"
-
-
-def _end(process: Process, request: WorkerRequest) -> None:
-    """Kill what still runs of a worker, and wait until nothing is left."""
-    if process.poll() is None:
-        process.kill()
-        process.wait()
-        kill_leftovers(request.marker)
-    directory = request.workspace.directory
-    detach_loops(directory)
-    try_to_remove_tree(directory / SCRATCH)

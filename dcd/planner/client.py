@@ -11,7 +11,6 @@ import contextlib
 import os
 import signal
 import socket
-import sys
 from asyncio import Semaphore
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -107,7 +106,7 @@ class Planner:
         """Those that end with their last planner."""
         self._numbers = 0
         self._turns: WeakValueDictionary[int, Semaphore] = WeakValueDictionary()
-        self._computing = Semaphore(max(1, len(os.sched_getaffinity(0))) if _LINUX else 2)
+        self._computing = Semaphore(_processors())
         self._all = Semaphore(MOST)
 
     def __enter__(self) -> "Planner":
@@ -257,7 +256,11 @@ class Planner:
             forker.end()
 
 
-_LINUX = sys.platform == "linux"
+def _processors() -> int:
+    """The number of processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return max(1, len(os.sched_getaffinity(0)))
+    return os.cpu_count() or 2
 
 
 async def _conversation(

@@ -35,6 +35,7 @@ from dcd.planning.load import Settings as ManifestSettings
 from dcd.planning.preview import Intention, beyond
 from dcd.planning.readiness import Made, examine
 from dcd.planning.validation import validate
+from dcd.worker.kinds import AUTO, chosen_kind
 from statemachine.errors import DcdError, PermissionDenied
 from statemachine.events import InputFile
 from statemachine.plan import Plan, PlannedCheckpoint
@@ -64,6 +65,7 @@ class Rules:
     modules: tuple[str, ...] = ()
     elements: int = LIMITS.max_elements
     checkpoints: int = LIMITS.max_checkpoints
+    worker: str = AUTO
 
 
 def rules_of(settings: Configuration) -> Rules:
@@ -74,6 +76,7 @@ def rules_of(settings: Configuration) -> Rules:
         modules=settings.checkpoint_modules,
         elements=settings.elements_limit,
         checkpoints=settings.checkpoints_limit,
+        worker=settings.worker,
     )
 
 
@@ -244,6 +247,7 @@ def _plan(manifest: Manifest, waiting: Waiting) -> Planned:
         manifest.rules.modules,
         manifest.source_date_epoch,
         manifest.pause_before,
+        worker=chosen_kind(manifest.rules.worker)[0],
         known=manifest.known,
         host_code=bool(manifest.host_code),
         waiting=waiting,
@@ -258,6 +262,7 @@ def _preview(manifest: Manifest, waiting: Waiting) -> Previewed:
         made,
         manifest.rules.modules,
         manifest.source_date_epoch,
+        worker=chosen_kind(manifest.rules.worker)[0],
         host_code=bool(manifest.host_code),
         waiting=waiting,
     )

@@ -26,6 +26,7 @@ from dcd.planning.ingredients import ingredients
 from dcd.planning.load import Loaded
 from dcd.planning.readiness import Made, Prospect, prospects, require_all
 from dcd.platform.host_parts import host_parts
+from dcd.worker.kinds import Kind
 from statemachine.build import BuildState
 from statemachine.errors import NotFound, PermissionDenied, Unprepared, UsageError
 from statemachine.keys import EXTERNAL, chain, digest, with_epoch, with_salt
@@ -43,17 +44,19 @@ def make_plan(
     pause_before: str | None = None,
     *,
     known: Known | None = None,
+    worker: Kind = Kind.NAMESPACES,
     host_code: bool = True,
     waiting: Callable[[], None] = lambda: None,
 ) -> tuple[Plan, BuildTime]:
     """The plan of a manifest, and the time of its build. `made` are its checkpoints as `examine` constructed
     them, `allowed` further modules that it may name, `epoch` is the requested time of the build (seconds
-    since 1970), which the manifest may override. `known` are the repositories of a locked build.
-    `host_code`: it may run code on the host; `waiting` is called before queries to repositories. Raises
-    PermissionDenied before opening anything that the manifest names; Unprepared when checkpoints before
-    `pause_before` cannot run here or a repository does not answer; Unseen (`dcd.platform.sight`)."""
-    found = _permitted(loaded, made, allowed, host_code)
-    require_all(found, pause_before)
+    since 1970), which the manifest may override. `known` are the repositories of a locked build, `worker` is
+    the kind of this host's workers. `host_code`: it may run code on the host; `waiting` is called before
+    queries to repositories. Raises PermissionDenied before opening anything that the manifest names;
+    Unprepared when checkpoints before `pause_before` cannot run here or a repository does not answer; Unseen
+    (`dcd.platform.sight`)."""
+    found = _permitted(loaded, made, allowed, host_code, worker)
+    require_all(found, pause_before, worker)
     waiting()
     if known is not None:
         found = [_knowing(prospect, known) for prospect in found]
@@ -102,13 +105,14 @@ def plan_ahead(
     allowed: Collection[str],
     epoch: int | None = None,
     *,
+    worker: Kind = Kind.NAMESPACES,
     host_code: bool = True,
     waiting: Callable[[], None] = lambda: None,
 ) -> tuple[Plan, BuildTime, list[Prospect]]:
     """The plan of the manifest's checkpoints up to the first that cannot run here or whose repository does
     not answer, the build's time, and the prospects of the rest, whose keys are unknown. Queries each
     repository once, without waiting. Raises PermissionDenied as `make_plan`."""
-    found = _permitted(loaded, made, allowed, host_code)
+    found = _permitted(loaded, made, allowed, host_code, worker)
     waiting()
     able = list(takewhile(lambda prospect: not prospect.obstacle, found))
     able = [
@@ -173,10 +177,11 @@ def _permitted(
     made: Sequence[Made],
     allowed: Collection[str],
     host_code: bool,
+    worker: Kind,
 ) -> list[Prospect]:
     """The prospects of the checkpoints. Raises PermissionDenied when one runs code on the host and its
     sender may not: its `external_state` would open files of the host."""
-    found = prospects(loaded.doc, made, allowed)
+    found = prospects(loaded.doc, made, allowed, worker)
     running = [prospect.spec.name for prospect in found if prospect.runs_host_code]
     if running and not host_code:
         raise PermissionDenied(

@@ -5,6 +5,7 @@ needs with the host. A refusal names all obstacles of all checkpoints. The netwo
 """
 
 import inspect
+import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from dcd.planning.sequence import Step, check_sequence, outlined_step, whole_ste
 from dcd.planning.unused import check_unused
 from dcd.platform import foreign
 from dcd.worker.isolation import hiding
+from dcd.worker.kinds import MOUNTS_REMEDY, NO_MOUNTS, TOOLS, Kind
 from statemachine.errors import InvalidManifest, Unprepared
 from statemachine.plan import Variance
 from store.host import tools
@@ -82,10 +84,13 @@ def constructed(doc: DataObjectCache, allowed: Collection[str], whole: bool = Tr
 
 
 def prospects(
-    doc: DataObjectCache, made: Sequence[Made], allowed: Collection[str]
+    doc: DataObjectCache,
+    made: Sequence[Made],
+    allowed: Collection[str],
+    worker: Kind = Kind.NAMESPACES,
 ) -> list[Prospect]:
-    """The prospects of the checkpoints of a manifest without faults."""
-    return [_prospect(doc, spec, instance, allowed) for spec, instance in made]
+    """The prospects of the checkpoints of a manifest without faults, on a host with workers of a kind."""
+    return [_prospect(doc, spec, instance, allowed, worker) for spec, instance in made]
 
 
 def examine(
@@ -140,12 +145,22 @@ def _outlined(spec: CheckpointSpec, allowed: Collection[str]) -> Step:
     return Step(spec)
 
 
-def require_all(found: Sequence[Prospect], pause_before: str | None = None) -> None:
+def require_all(
+    found: Sequence[Prospect],
+    pause_before: str | None = None,
+    worker: Kind = Kind.NAMESPACES,
+) -> None:
     """Raise Unprepared, with every obstacle, unless all checkpoints before `pause_before` can run."""
-    if absent := tools.missing(tools.WORKER_TOOLS):
+    if worker is Kind.NAMESPACES and sys.platform != "linux":
         raise Unprepared(
             "no checkpoint can run on this host",
-            f"workers are started with {' and '.join(tools.WORKER_TOOLS)}; missing: {', '.join(absent)}",
+            "the setting worker is namespaces, which only Linux has",
+            "set worker = auto and restart the daemon",
+        )
+    if absent := tools.missing(TOOLS[worker]):
+        raise Unprepared(
+            "no checkpoint can run on this host",
+            f"workers are started with {' and '.join(TOOLS[worker])}; missing: {', '.join(absent)}",
             tools.remedy(absent),
         )
     reached = takewhile(lambda prospect: prospect.spec.name != pause_before, found)
@@ -157,7 +172,9 @@ def require_all(found: Sequence[Prospect], pause_before: str | None = None) -> N
     if any(prospect.instance is None for prospect in hindered):
         first = next(prospect.spec.name for prospect in hindered)
         remedies.append(PLUGIN_REMEDY.replace("CHECKPOINT", first))
-    if any(_rights_missing(prospect.needs) for prospect in hindered):
+    if any(prospect.obstacle == NO_MOUNTS for prospect in hindered):
+        remedies.append(MOUNTS_REMEDY)
+    elif any(_rights_missing(prospect.needs) for prospect in hindered):
         remedies.append(NEEDS_ROOT)
     count = f"{len(hindered)} of {len(found)} checkpoints"
     raise Unprepared(
@@ -172,12 +189,15 @@ def _prospect(
     spec: CheckpointSpec,
     instance: Checkpoint | None,
     allowed: Collection[str],
+    worker: Kind,
 ) -> Prospect:
     if instance is None:
         return Prospect(spec, None, Needs(), _absence(spec, allowed))
     needs = instance.needs(doc)
     lacks = tuple(tools.missing(needs.tools))
     obstacle = f"this host lacks {', '.join(lacks)}" if lacks else _rights_missing(needs)
+    if worker is Kind.PORTABLE and "SYS_ADMIN" in needs.capabilities:
+        obstacle, lacks = NO_MOUNTS, ()  # no tool would help
     on_host = runs_host_code(spec.mod_path, spec.checkpoint_class, instance)
     found = tuple(instance.variances(doc))
     if not found and on_host:

@@ -1,4 +1,8 @@
-"""A program that runs beside its caller: started, and killed when its context ends."""
+"""A program that runs beside its caller: started, and killed when its context ends.
+
+A program that would outlive a killed caller dies with it: on Linux by the kernel's signal, elsewhere with the
+other processes of the attempt (`dcd.worker.supervisor`).
+"""
 
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -8,8 +12,11 @@ from typing import Any
 
 from store.host import tools
 
-DIES_WITH_CALLER = ("setpriv", "--pdeathsig", "KILL")
-"""Prefix of a command: the kernel kills the program when the thread that started it ends (Linux)."""
+
+def dies_with_caller() -> tuple[str, ...]:
+    """The prefix of a command: the kernel kills the program when the thread that started it ends. Empty
+    without setpriv(1), as on illumos."""
+    return ("setpriv", "--pdeathsig", "KILL") if not tools.missing(["setpriv"]) else ()
 
 
 @contextmanager

@@ -120,6 +120,6 @@ def _own_group() -> Path | None:
 
 def _was_delegated(group: Path) -> bool:
     for name in _DELEGATED:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, AttributeError):
             return os.getxattr(group, name) == b"1"
     return False

@@ -199,6 +199,8 @@ class _Copy:
 def has_acls(directory: Path) -> bool:
     """Whether the directory's file system accepts POSIX ACLs, tried on a temporary file without a name.
     Raises OSError when no file can be created there."""
+    if not hasattr(os, "setxattr"):
+        return False
     with tempfile.TemporaryFile(dir=directory) as file:
         try:
             os.setxattr(file.fileno(), "system.posix_acl_access", _SOME_ACL)

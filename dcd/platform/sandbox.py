@@ -27,6 +27,7 @@ from typing import NoReturn
 
 import msgspec
 
+from store.host import tools
 from store.host.capabilities import NUMBERS, become, permitted
 from store.host.interpreter import module_command, module_environment
 from store.host.kernel_scopes import can_restrict_files, leave_session_keyring, restrict_files
@@ -45,6 +46,8 @@ NOBODY = "nobody"
 
 MODULE = "-m"
 """Instead of a program: run the `main` of the module of this project whose name follows."""
+
+_NAMESPACE_TOOLS = ("setpriv", "unshare")
 
 _LIMITS = {
     resource.RLIMIT_CPU: 20,
@@ -109,6 +112,7 @@ def is_apart() -> bool:
         sys.platform == "linux"
         and os.geteuid() == 0
         and bool(permitted() >> NUMBERS["SYS_ADMIN"] & 1)
+        and not tools.missing(_NAMESPACE_TOOLS)
     )
 
 

@@ -1,6 +1,7 @@
 """`python -m dcd.worker FD`: a worker that is not forked from a zygote.
 
-It is the first process of a PID namespace; FD is for its messages. See `dcd.worker.first_process`.
+It is the first process of a PID namespace; FD is for its messages. See `dcd.worker.first_process`, and
+`dcd.worker.supervisor` for workers without one.
 """
 
 import os

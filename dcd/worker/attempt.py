@@ -1,4 +1,4 @@
-"""Carrying out one attempt, inside the worker's namespaces.
+"""Carrying out one attempt, inside the worker's namespaces, if it has any.
 
 Two processes. The first keeps the worker's privileges: it enters the workspace, hides the rest of the
 host, waits for the second, kills the remaining processes, leaves the workspace, and only then reports
@@ -49,9 +49,10 @@ from dcd.worker.messages import (
     decode_request,
     encode,
 )
-from dcd.worker.recover import detach_loops, leftover_workers
+from dcd.worker.recover import detach_loops, leftover_workers, noted_contracts
 from dcd.worker.request import MARKER, WorkerRequest
 from dcd.worker.signals import CLAIMED
+from dcd.worker.supervisor import end_all
 from dcd.worker.variation import for_host_tools, for_image, vary
 from statemachine.errors import DcdError, PermissionDenied, Unavailable
 from statemachine.plan import Stage
@@ -145,12 +146,13 @@ def carry_out(request_line: bytes, messages: int, answers: int) -> int:
     status = 0
     with _verdict_on_error(request, pipe):
         if request.variation is not None:
-            vary(request.variation)
-        if not request.network:
+            vary(request.variation, own_host=not request.portable)
+        if not request.network and not request.portable:
             _raise_loopback()
         with open_store(request.workspace.backend, request.layers).enter(request.workspace) as root:
             make_areas(root)
-            _isolate(request, pipe)
+            if not request.portable:
+                _isolate(request, pipe)
             try:
                 status = _confined(request, root, pipe)
             finally:
@@ -186,10 +188,12 @@ def _confined(request: WorkerRequest, root: Path, pipe: _Pipe) -> int:
         _exit_with(request, root, pipe)
     signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGTERM))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
-    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+    # A portable worker's orphans become children of this process too.
+    while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)) and ended.si_pid != child:
+        os.waitpid(ended.si_pid, 0)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    _, ended = os.waitpid(child, 0)
-    status = os.waitstatus_to_exitcode(ended)
+    _, code = os.waitpid(child, 0)
+    status = os.waitstatus_to_exitcode(code)
     return status if status >= 0 else 128 - status
 
 
@@ -197,7 +201,7 @@ def _exit_with(request: WorkerRequest, root: Path, pipe: _Pipe) -> NoReturn:
     status = 1
     try:
         with _verdict_on_error(request, pipe):
-            confine(request.grants, network=request.network)
+            confine(request.grants, network=request.network, portable=request.portable)
             hide_mark()
             os.environ.update(request.grants.variables)
             _work(request, root, pipe)
@@ -295,7 +299,11 @@ def _work(request: WorkerRequest, root: Path, pipe: _Pipe) -> None:
 
 def _let_go(request: WorkerRequest, root: Path) -> None:
     """End what the checkpoint left running, mounted or attached."""
-    _end_other_processes(request.marker)
+    if request.portable:
+        contracts = noted_contracts(request.workspace.directory)
+        end_all(request.marker, {os.getpid(), os.getppid()}, contracts)
+    else:
+        _end_other_processes(request.marker)
     # Before anything is removed below: a mount there may be a directory of the host.
     for left in unmount_below(root):
         print(f"{request.checkpoint} left {left} mounted", flush=True)

@@ -18,14 +18,15 @@ import errno
 import os
 import resource
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 from dcd.worker.request import SCRATCH, Grants, WorkerRequest
 from statemachine.errors import Unprepared
-from store.host import view
-from store.host.capabilities import keep_only
+from store.host import privileges, view
+from store.host.capabilities import give_up_new_privileges, keep_only, permitted
 from store.host.kernel_scopes import (
     can_scope_sockets,
     leave_session_keyring,
@@ -101,20 +102,32 @@ def hiding(path: Path) -> Path | None:
     return next((place for place in places if real.is_relative_to(place)), None)
 
 
-def confine(grants: Grants, *, network: bool = False) -> None:
+def confine(grants: Grants, *, network: bool = False, portable: bool = False) -> None:
     """Drop, for this process and its descendants, the privileges that the checkpoint has not declared.
-    `network`: it shares the host's network. Raises Unprepared when the kernel cannot filter system calls."""
+    `network`: it may use the host's network. Raises Unprepared when the kernel cannot filter system calls.
+    `portable`: it has no namespaces, so a filter, on illumos a privilege, keeps it from the network."""
+    if sys.platform == "sunos5":
+        _limit(grants)
+        privileges.keep_only(grants.capabilities, network=network)
+        return
     leave_session_keyring()
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _lower(resource.RLIMIT_NOFILE, grants.open_files)
-    if grants.memory_bytes:
-        _lower(resource.RLIMIT_DATA, grants.memory_bytes)
-    # SETPCAP allows dropping further capabilities for the programs of an image.
-    keep_only({*grants.capabilities, "SETPCAP"})
+    _limit(grants)
+    if portable and not permitted():
+        give_up_new_privileges()  # the worker of an ordinary user, without a user namespace
+    else:
+        # SETPCAP allows dropping further capabilities for the programs of an image.
+        keep_only({*grants.capabilities, "SETPCAP"})
     if can_scope_sockets():
         scope_sockets()
     machine = os.uname().machine
-    programs = [compile_filter(machine, grants.capabilities, trusted=grants.host_code)]
+    programs = [
+        compile_filter(
+            machine,
+            grants.capabilities,
+            trusted=grants.host_code,
+            network=network or not portable,
+        )
+    ]
     if not grants.host_code and (network or grants.named):
         # Abstract sockets of the worker's belong to the network; what the manifest names may hold sockets.
         programs.append(compile_unreachable_filter(machine, unix=not grants.named))
@@ -127,6 +140,13 @@ def confine(grants: Grants, *, network: bool = False) -> None:
             str(error),
             "start a kernel with seccomp filters (CONFIG_SECCOMP_FILTER)",
         ) from error
+
+
+def _limit(grants: Grants) -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _lower(resource.RLIMIT_NOFILE, grants.open_files)
+    if grants.memory_bytes:
+        _lower(resource.RLIMIT_DATA, grants.memory_bytes)
 
 
 def _system() -> Iterator[Step]:

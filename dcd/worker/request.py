@@ -14,6 +14,7 @@ from pathlib import Path
 from statemachine.plan import Json, Locked, Stage
 from statemachine.variation import Variation
 from store.host.capabilities import FILES
+from store.host.process_table import MARK
 from store.layers.interface import Workspace
 from store.packages import Lent
 
@@ -24,6 +25,18 @@ MARKER = "DCD_ATTEMPT"
 """The environment variable that names the attempt of a worker: STATE:BUILD:CHECKPOINT:ATTEMPT. Recovery
 finds the processes of a dead daemon by it. STATE is a secret of the daemon: no checkpoint, log, command line
 or name shows it."""
+
+
+DESCENDANT = MARK
+"""The environment variable of the processes that a portable worker starts, with `descendant_mark`. A
+checkpoint can read it: it is another secret, of use only for marking processes to be killed."""
+
+
+def descendant_mark(marker: str) -> str:
+    """The value of `DESCENDANT` for a marker, or the beginning of it for the beginning of a marker."""
+    state, _, rest = marker.partition(":")
+    secret = hashlib.sha256(f"processes below workers of {state}".encode()).hexdigest()[:32]
+    return f"{secret}:{rest}"
 
 
 NETWORK, NO_NETWORK = b"N", b"-"
@@ -78,6 +91,7 @@ class WorkerRequest:
     external state that the key covers. `packages` is the package store, if the checkpoint uses it. `stage` is
     what to make (`statemachine.plan.Stage`); `below`, `locked`, `resolved`, `host_files` and `products`
     are as in `dcd.checkpoints.interface.Context`; `variation` is that of the build's surroundings.
+    `portable`: the worker has no namespaces (`dcd.worker.kinds`).
     """
 
     state_id: str
@@ -108,6 +122,7 @@ class WorkerRequest:
     locked: Locked | None = None
     grants: Grants = field(default_factory=Grants)
     variation: Variation | None = None
+    portable: bool = False
 
     @property
     def marker(self) -> str:

@@ -6,8 +6,10 @@ Source: sethostname(2), sched_setaffinity(2), time_namespaces(7), tzset(3), fake
 """
 
 import ctypes
+import errno
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -21,9 +23,10 @@ _FAKETIME = "faketime/libfaketime.so.1"
 _LIBRARIES = (Path("/usr/lib"), Path("/usr/local/lib"))
 
 
-def vary(variation: Variation) -> None:
-    """Vary the surroundings of this process and of all that it starts."""
-    done = [name for name, change in _changes(variation) if _tried(change)]
+def vary(variation: Variation, *, own_host: bool = True) -> None:
+    """Vary the surroundings of this process and of all that it starts. `own_host`: it has a UTS namespace;
+    without one its host name is the host's, and stays."""
+    done = [name for name, change in _changes(variation, own_host) if _tried(change)]
     print(f"# varied for this repetition: {', '.join(done) or 'nothing'}", flush=True)
 
 
@@ -46,7 +49,7 @@ def for_host_tools(variation: Variation | None) -> Mapping[str, str]:
     }
 
 
-def _changes(variation: Variation) -> Iterator[tuple[str, Callable[[], None]]]:
+def _changes(variation: Variation, own_host: bool) -> Iterator[tuple[str, Callable[[], None]]]:
     variables = {
         "TZ": variation.time_zone,
         "LANG": variation.language,
@@ -55,9 +58,9 @@ def _changes(variation: Variation) -> Iterator[tuple[str, Callable[[], None]]]:
     given = {name: value for name, value in variables.items() if value}
     if given:
         yield ", ".join(given), lambda: _set(given)
-    if variation.host_name:
+    if variation.host_name and own_host:
         yield "host name", lambda: socket.sethostname(variation.host_name)
-    if variation.processors:
+    if variation.processors and hasattr(os, "sched_setaffinity"):
         yield "processors", lambda: _use_fewer(variation.processors)
     if variation.place:
         yield "directory of the workspace", lambda: None
@@ -88,6 +91,8 @@ def _use_fewer(processors: int) -> None:
 def _move_clocks(seconds: int) -> None:
     """Move the clocks of the processes that this one starts."""
     libc = ctypes.CDLL(None, use_errno=True)
+    if sys.platform != "linux":
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
     if libc.unshare(_CLONE_NEWTIME) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))

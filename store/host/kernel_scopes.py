@@ -35,7 +35,9 @@ _OF_DIRECTORIES = _READ_DIRECTORY | _CHANGES_OF_DIRECTORIES
 _READING = _READ_FILE | _READ_DIRECTORY
 _EVERYTHING = _READING | _WRITE_FILE | _CHANGES_OF_DIRECTORIES
 
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER = 1, 4, 36
+
+_JUST_NAMING = getattr(os, "O_PATH", os.O_RDONLY | os.O_NONBLOCK)
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -63,6 +65,13 @@ def end_with_parent(number: int) -> None:
     """Have the kernel send this process a signal when its parent ends. A change of user takes this back.
     Raises OSError."""
     _check(_libc.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0))
+
+
+def adopt_orphans() -> None:
+    """On Linux, make this process the parent of all descendants that lose theirs. Elsewhere do nothing.
+    Raises OSError."""
+    if sys.platform == "linux":
+        _check(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
 
 
 def close_to_others() -> None:
@@ -126,7 +135,7 @@ def _restrict(handled: int, scopes: int, allowed: dict[Path, int]) -> None:
 
 def _allow(ruleset: int, path: Path, access: int) -> None:
     try:
-        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        descriptor = os.open(path, _JUST_NAMING | os.O_CLOEXEC)
     except OSError:
         return
     try:

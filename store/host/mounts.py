@@ -1,4 +1,4 @@
-"""Mounting by system calls (mount(2), umount2(2)), and finding the file system of a path.
+"""Mounting by system calls of Linux (mount(2), umount2(2)), and finding the file system of a path.
 
 The calls are used directly because versions of mount(8) split a long option string for the kernel in
 different ways, and because a process per mount would take longer than all the mounts of a worker.
@@ -11,6 +11,7 @@ import errno
 import os
 import re
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,7 @@ READ_ONLY, NO_SUID, NO_DEVICES, NO_PROGRAMS = 1, 2, 4, 8
 """Attributes of a mount, with the same values in mount(2) and mount_setattr(2)."""
 
 _MS_REMOUNT, _MS_BIND, _MS_REC = 0x20, 0x1000, 0x4000
-_MS_UNBINDABLE, _MS_PRIVATE, _MS_SLAVE = 1 << 17, 1 << 18, 1 << 19
+_MS_UNBINDABLE, _MS_PRIVATE, _MS_SLAVE, _MS_SHARED = 1 << 17, 1 << 18, 1 << 19, 1 << 20
 _CLONE_NEWNS = 0x0002_0000
 _OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 428, 429, 442  # the numbers on every architecture
 _AT_FDCWD, _AT_EMPTY_PATH, _AT_RECURSIVE = -100, 0x1000, 0x8000  # linux/fcntl.h
@@ -30,6 +31,11 @@ _OPEN_TREE_CLONE = 1  # linux/mount.h
 _MOVE_MOUNT_F_EMPTY_PATH, _MOVE_MOUNT_T_SYMLINKS = 0x4, 0x10
 
 _libc = ctypes.CDLL(None, use_errno=True)
+
+MOUNTS, MNTTAB = Path("/proc/self/mountinfo"), Path("/etc/mnttab")
+"""The tables of mounts of Linux and illumos."""
+
+_MNTTAB_FIELDS = 5
 
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
 
@@ -142,37 +148,60 @@ def can_restrict() -> bool:
 
 
 def unmount(target: Path) -> None:
-    """Detach a mount and all mounts below it from the namespace. Raises OSError."""
+    """Detach a mount and all mounts below it from the namespace. Raises OSError, and Unprepared when
+    umount(8) of illumos fails, which unmounts only this one."""
+    if sys.platform == "sunos5":
+        run_tool(f"unmounting {target}", "umount", "-f", target)
+        return
     _check(_libc.umount2(os.fsencode(target), MNT_DETACH), target)
 
 
 def unmount_below(directory: Path) -> list[Path]:
-    """Unmount everything below a directory, but not the directory itself. Returns the mount points.
-
-    Source: proc(5), mountinfo, where field 5 is the mount point.
-    """
-    prefix = os.fsencode(directory) + b"/"
-    below = [Path(os.fsdecode(point)) for point in _points() if point.startswith(prefix)]
+    """Unmount everything below a directory, but not the directory itself. Returns the mount points. Raises
+    OSError, and Unprepared when umount(8) of illumos fails."""
+    prefix = f"{directory}/"
+    points = (each.mounted_at for each in _table())
+    below = [point for point in points if str(point).startswith(prefix)]
     for point in reversed(below):  # a later mount may be on an earlier one
         unmount(point)
     return below
 
 
-def _points() -> list[bytes]:
-    """All mount points, each after the mounts on which it is stacked."""
-    lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
-    return [_ESCAPE.sub(_unescaped, line.split(b" ")[4]) for line in lines]
-
-
 def file_system_of(path: Path) -> FileSystem:
-    """The file system of `path`, as findmnt(8) reports it."""
-    command = ["findmnt", "--noheadings", "--raw", "--output", "FSTYPE,SOURCE,TARGET", "--target"]
-    found = run_tool(f"looking up the file system of {path}", *command, path)
-    # Raw output escapes spaces in names as \x20.
-    kind, source, target = (
-        field.encode().decode("unicode_escape") for field in found.split("\n")[0].split(" ")
-    )
-    return FileSystem(kind, source, Path(target))
+    """The file system of `path`, which exists: that of the last mount at the longest mount point above it.
+    Raises OSError."""
+    real = path.resolve(strict=True)
+    above = [each for each in _table() if real.is_relative_to(each.mounted_at)]
+    if not above:
+        raise OSError(errno.ENOENT, "no file system is mounted there", str(path))
+    longest = max(len(each.mounted_at.parts) for each in above)
+    return [each for each in above if len(each.mounted_at.parts) == longest][-1]
+
+
+def share(mounted: Path) -> None:
+    """On Linux, let a later unmount of this mount, and of those below it, reach every mount namespace. Raises
+    OSError. Source: mount_namespaces(7)."""
+    if sys.platform == "linux":
+        _check(_libc.mount(None, os.fsencode(mounted), None, _MS_REC | _MS_SHARED, None), mounted)
+
+
+def _table() -> Iterator[FileSystem]:
+    """All mounted file systems, each after those on which it is stacked. Source: proc_pid_mountinfo(5);
+    mnttab(5) of illumos: device, mount point, type, options and time, separated by tabs."""
+    if sys.platform == "sunos5":
+        for line in MNTTAB.read_bytes().splitlines():
+            if len(fields := line.split(b"\t")) == _MNTTAB_FIELDS:
+                source, point, kind = map(os.fsdecode, fields[:3])
+                yield FileSystem(kind, source, Path(point))
+        return
+    for line in MOUNTS.read_bytes().splitlines():
+        before, _, after = line.partition(b" - ")
+        kind, source = (_plain(field) for field in after.split(b" ")[:2])
+        yield FileSystem(kind, source, Path(_plain(before.split(b" ")[4])))
+
+
+def _plain(field: bytes) -> str:
+    return os.fsdecode(_ESCAPE.sub(_unescaped, field))
 
 
 def _unescaped(escape: re.Match[bytes]) -> bytes:

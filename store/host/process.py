@@ -26,7 +26,8 @@ from typing import IO
 
 from statemachine.errors import CheckpointError, Unprepared
 from store.host.forking import patiently, shortage
-from store.host.tools import TOOL_PATH, package_of
+from store.host.process_table import MARK
+from store.host.tools import TOOL_PATH, remedy_for_program
 
 BASE_ENVIRONMENT: Mapping[str, str] = {"PATH": TOOL_PATH, "LC_ALL": "C.UTF-8", "HOME": "/root"}
 """The environment of every subprocess; `env` extends and overrides it. Nothing is inherited."""
@@ -110,7 +111,7 @@ def run(
     fork. Raises `ToolFailed`, and `Unprepared` when the program does not exist.
     """
     arguments = [os.fspath(part) for part in argv]
-    environment = {**BASE_ENVIRONMENT, **(env or {})}
+    environment = {**BASE_ENVIRONMENT, **_marked(), **(env or {})}
     if start is None:
         _require(arguments[0], environment["PATH"])
     started = time.monotonic()
@@ -151,16 +152,19 @@ def run(
     return Completed(tuple(arguments), status, output.captured(), seconds)
 
 
+def _marked() -> dict[str, str]:
+    """The mark of this process's attempt in a portable worker, by which recovery finds what it starts."""
+    return {MARK: os.environ[MARK]} if MARK in os.environ else {}
+
+
 def _require(program: str, path: str) -> None:
     if shutil.which(program, path=path) is not None:
         return
-    package = package_of(program)
+    command = remedy_for_program(program)
     raise Unprepared(
         f"the tool {Path(program).name} is not installed",
         f"{program} was looked for in {path}" if "/" not in program else f"no program {program}",
-        f"install it: apt-get install {package}"
-        if package
-        else "install it, then resume the build",
+        f"install it: {command}" if command else "install it, then resume the build",
     )
 
 

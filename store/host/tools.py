@@ -1,5 +1,5 @@
 """The host tools that checkpoints use: the file that identifies each tool, and the package that
-installs it.
+installs it, of Debian and of illumos.
 
 Pure data and look-ups: a checkpoint names its tools in `Needs.tools`, planning calls `missing`, and
 `dcctl doctor` prints `version` and `install_command`. Nothing here installs anything. A tool that is
@@ -14,7 +14,14 @@ from pathlib import Path
 
 from statemachine.errors import Unprepared
 
-TOOL_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+ON_ILLUMOS = sys.platform == "sunos5"
+
+TOOL_PATH = (
+    # First the tools whose options this project uses; last those of OmniOS' additional packages.
+    "/usr/gnu/bin:/usr/sbin:/usr/bin:/sbin:/usr/local/sbin:/usr/local/bin:/opt/ooce/sbin:/opt/ooce/bin"
+    if ON_ILLUMOS
+    else "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+)
 """The search path for tools, independent of the daemon's own PATH."""
 
 
@@ -45,11 +52,6 @@ class Tool:
         found = shutil.which(self.executable, path=TOOL_PATH)
         return Path(found) if found else None
 
-
-WORKER_TOOLS = ("setpriv", "unshare")
-"""The tools that every checkpoint needs."""
-
-NOT_LINUX = "checkpoints run on Linux only: run the daemon on a Linux host"
 
 TOOLS: dict[str, Tool] = {
     "apt-get": Tool("apt-get", "apt"),
@@ -119,6 +121,34 @@ TOOLS: dict[str, Tool] = {
 }
 
 
+_SYSTEM = "SUNWcs"
+"""The package of illumos that every system has."""
+
+ILLUMOS_PACKAGES = {
+    "cp": "file/gnu-coreutils",
+    "cpio": _SYSTEM,
+    "ctrun": _SYSTEM,
+    "gpg": "crypto/gnupg",
+    "gzip": "compress/gzip",
+    "lofiadm": _SYSTEM,
+    "mount": _SYSTEM,
+    "openssl": "library/security/openssl",
+    "pkg": "package/pkg",
+    "tar": "archiver/gnu-tar",
+    "umount": _SYSTEM,
+    "xorriso": "media/xorriso",
+    "xz": "compress/xz",
+    "zfs": "system/file-system/zfs",
+    "zpool": "system/file-system/zfs",
+    "zstd": "compress/zstd",
+}
+"""Tool to package on illumos, by OpenIndiana's names. Only names that are known to exist: no other tool has
+one there."""
+
+_DEBIAN_ONLY = (
+    "{} of Linux {} no package on illumos: use a Linux host for the checkpoints that need {}"
+)
+
 _BHYVE = "bhyve belongs to illumos distributions: boot with QEMU elsewhere"
 _VIRTUALBOX = "install VirtualBox from its vendor, or boot with QEMU"
 
@@ -153,24 +183,34 @@ def missing(names: Iterable[str]) -> list[str]:
 
 
 def packages(names: Iterable[str]) -> list[str]:
-    """The Debian packages that install the tools `names`, sorted, each once."""
-    return sorted({tool_named(name).package for name in names if tool_named(name).package})
+    """The packages of this system that install the tools `names`, sorted, each once."""
+    return sorted({package for name in names if (package := package_of_tool(name))})
+
+
+def package_of_tool(name: str) -> str:
+    """The package of this system that installs a tool, or "" when none is known."""
+    return ILLUMOS_PACKAGES.get(name, "") if ON_ILLUMOS else tool_named(name).package
 
 
 def install_command(missing: Iterable[str]) -> str:
     """The command that installs the tools `missing`, or "" when no package is known."""
     names = packages(missing)
-    return f"apt-get install {' '.join(names)}" if names else ""
+    installer = "pkg install" if ON_ILLUMOS else "apt-get install"
+    return f"{installer} {' '.join(names)}" if names else ""
 
 
 def remedy(missing: Iterable[str]) -> str:
     """The remedy for the tools `missing`, for people: a command if packages provide them."""
     names = list(missing)
-    if sys.platform != "linux" and any(tool_named(name).package == "util-linux" for name in names):
-        return NOT_LINUX
-    unknown = [name for name in names if not tool_named(name).package and name not in ELSEWHERE]
+    elsewhere = {} if ON_ILLUMOS else ELSEWHERE
+    lacking = [name for name in names if not package_of_tool(name) and name not in elsewhere]
+    foreign = [name for name in lacking if ON_ILLUMOS and name in TOOLS]
+    unknown = [name for name in lacking if name not in foreign]
     parts = [install_command(names), f"install {', '.join(unknown)}" if unknown else ""]
-    parts += dict.fromkeys(text for name, text in ELSEWHERE.items() if name in names)
+    if foreign:
+        number = ("has", "it") if len(foreign) == 1 else ("have", "them")
+        parts.append(_DEBIAN_ONLY.format(", ".join(foreign), *number))
+    parts += dict.fromkeys(text for name, text in elsewhere.items() if name in names)
     return "; ".join(part for part in parts if part)
 
 
@@ -180,13 +220,11 @@ def cannot_start(error: OSError) -> Unprepared:
     return Unprepared(f"{program} cannot be started", str(error), remedy([program]))
 
 
-def package_of(executable: str) -> str | None:
-    """The package that installs a program, by its name or path, or None when none is known."""
-    name = Path(executable).name
-    for tool in TOOLS.values():
-        if Path(tool.executable).name == name:
-            return tool.package
-    return None
+def remedy_for_program(executable: str) -> str:
+    """The command that installs a program, by its name or path, or "" when no package is known."""
+    program = Path(executable).name
+    names = [name for name, tool in TOOLS.items() if Path(tool.executable).name == program]
+    return install_command(names[:1] or [program])
 
 
 def tool_named(name: str) -> Tool:

@@ -45,11 +45,12 @@ _BACK_ENDS: dict[str, Callable[[], Trees]] = {
 
 
 def choose(
-    directory: Path, only: str | None = None, last: str | None = None
+    directory: Path, only: str | None = None, last: str | None = None, *, mounts: bool = True
 ) -> tuple[LayerDirectory, str]:
     """The best back end that works in `directory` (created if needed), and the reason for the choice.
-    With `only`, that one, if it works; `last` is tried after all others. Raises Unprepared, with the error of
-    each, when none does.
+    With `only`, that one, if it works; `last` is tried after all others. Without `mounts`, workers have no
+    mount namespace, and back ends that need one do not work. Raises Unprepared, with the error of each, when
+    none does.
     """
     candidates = [only] if only else sorted(_BACK_ENDS, key=lambda name: name == last)
     complaints = []
@@ -58,6 +59,8 @@ def choose(
     ):
         store = _store(name, directory)
         try:
+            if not mounts and _BACK_ENDS[name]().mounts:
+                raise Unprepared("portable workers cannot mount layers")
             directory.mkdir(mode=0o711, parents=True, exist_ok=True)
             store.prepare()
             _try(name, directory)
@@ -69,20 +72,26 @@ def choose(
     raise Unprepared(
         f"layers cannot be kept in {directory}",
         "\n".join(complaints),
-        "choose a state directory on a local file system (see dcd serve --state-dir)",
+        _remedy(only, mounts),
     )
 
 
-def with_second_place(main: LayerDirectory, directory: Path) -> LayerStore:
+def with_second_place(main: LayerDirectory, directory: Path, *, mounts: bool = True) -> LayerStore:
     """A back end together with a second place in `directory`, where builds in varied surroundings keep their
-    layers, if possible with another back end. Removes nothing."""
+    layers, if possible with another back end; `mounts` is as for `choose`. Removes nothing."""
     others = [store for name in _BACK_ENDS if (store := _store(name, directory)).holds_something()]
     return LayersInTwoPlaces(
         main,
         others,
         lambda name: name.endswith(f".{ELSEWHERE}"),
-        lambda: choose(directory, last=main.name)[0],
+        lambda: choose(directory, last=main.name, mounts=mounts)[0],
     )
+
+
+def _remedy(only: str | None, mounts: bool) -> str:
+    if only and not mounts and _BACK_ENDS[only]().mounts:
+        return "set layer_backend = auto, or worker = namespaces on a Linux host with util-linux"
+    return "choose a state directory on a local file system (see dcd serve --state-dir)"
 
 
 def retired(directory: Path, name: str) -> tuple[LayerStore, ...]:

@@ -2,17 +2,21 @@
 beyond those for the files themselves.
 
 Where the file system can share extents (xfs, btrfs, bcachefs) a copy takes little time and no space;
-elsewhere each layer takes the space of its whole tree. GNU cp(1) copies: it keeps owners,
-modes, times, hard links, devices, extended attributes and ACLs, and holes.
+elsewhere each layer takes the space of its whole tree. GNU cp(1) copies where it is installed, else
+`store.host.tree_copy`: both keep owners, modes, times, hard links, devices, extended attributes and holes.
 """
 
 import contextlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from functools import cache
 from pathlib import Path
 
+from statemachine.errors import Unprepared
+from store.host import tools
 from store.host.filesystem_tools import run_tool
 from store.host.removal import remove_tree
+from store.host.tree_copy import copy_tree
 from store.layers.interface import Workspace
 from store.layers.plain import allocated_bytes, locate, sync_tree
 
@@ -25,6 +29,24 @@ _COPY = (
     "--sparse=auto",
     "--no-target-directory",
 )
+
+
+def _copy(source: Path, target: Path) -> None:
+    if _has_gnu_cp():
+        run_tool("copying a layer", *_COPY, source, target)
+    else:
+        copy_tree(source, target)
+
+
+@cache
+def _has_gnu_cp() -> bool:
+    """Whether cp(1) of this host is GNU's, which has these options."""
+    if tools.missing(["cp"]):
+        return False
+    try:
+        return "GNU coreutils" in run_tool("looking for GNU cp", "cp", "--version")
+    except Unprepared:
+        return False
 
 
 class CopyTrees:
@@ -48,7 +70,7 @@ class CopyTrees:
         layer = workspace / "layer"
         layer.mkdir(mode=0o700)
         if chain:
-            run_tool("copying a layer", *_COPY, chain[0] / "tree", layer / "tree")
+            _copy(chain[0] / "tree", layer / "tree")
         else:
             (layer / "tree").mkdir(mode=0o755)
 

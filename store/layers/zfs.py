@@ -9,7 +9,6 @@ mount point, so a layer gets its key as in every back end, by a rename of that d
 import contextlib
 import hashlib
 import secrets
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -18,6 +17,7 @@ from pathlib import Path
 from statemachine.errors import Unprepared
 from store.host.durable import sync_file
 from store.host.filesystem_tools import run_tool
+from store.host.mounts import share
 from store.host.removal import remove_tree
 from store.layers.interface import Workspace
 from store.layers.plain import locate
@@ -57,8 +57,7 @@ class ZfsTrees:
                 run_tool("mounting layers", "zfs", "mount", dataset)
         # A worker's mount namespace copies every mount and would keep it busy; unmounting a shared
         # mount propagates there.
-        if sys.platform == "linux":
-            run_tool("mounting layers", "mount", "--make-rshared", trees)
+        share(trees)
 
     def root(self, workspace: Path) -> Path:
         return (workspace / "layer" / "tree").resolve()

@@ -49,7 +49,7 @@ def acknowledge_what_failed() -> None:
 
 def workers_outlive_the_daemon() -> None:
     """Start workers, as programs, without a parent-death signal, deaf to the end of their request."""
-    from dcd.launcher import workers
+    from dcd.launcher import namespaced as workers
 
     command = workers._command
 

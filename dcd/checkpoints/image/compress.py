@@ -24,6 +24,7 @@ from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.forms import EXCLUDED
 from dcd.platform.inside import listed, new_file
 from statemachine.errors import CheckpointError
+from store.host.attributes import names_of_attributes
 
 _LEVELS = {"zstd": range(1, 23), "gzip": range(1, 10)}
 _REPORTS = 100
@@ -187,7 +188,7 @@ def survey(image: Path, exclude: Sequence[str] = (), *, latest: int | None = Non
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     pending.append((entry.path, parts))
-                attributes = os.listxattr(entry.path, follow_symlinks=False)
+                attributes = names_of_attributes(entry.path)
                 if any(name.startswith("system.posix_acl_") for name in attributes):
                     with_acls.append("/".join(parts))
     return Found(entries, sorted(with_acls), sorted(with_odd_times))

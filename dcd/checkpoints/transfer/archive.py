@@ -39,7 +39,8 @@ _OPENERS: Mapping[bytes, Callable[[Path], gzip.GzipFile | bz2.BZ2File | lzma.LZM
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _TAR_OPTIONS = (
     *("--preserve-permissions", "--same-owner", "--numeric-owner", "--delay-directory-restore"),
-    *("--xattrs", "--xattrs-include=*", "--acls"),
+    # GNU tar of a system without these attributes would warn of every file.
+    *(("--xattrs", "--xattrs-include=*", "--acls") if hasattr(os, "listxattr") else ()),
 )
 
 _BLOCK_BYTES = 512

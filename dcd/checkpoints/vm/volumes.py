@@ -28,6 +28,7 @@ from dcd.checkpoints.vm.volume_rules import GIB, least_fat32_bytes
 from dcd.platform.copying import copy_into
 from dcd.platform.inside import listed
 from statemachine.errors import CheckpointError
+from store.host.attributes import attributes_of
 from store.host.process import ToolFailed
 
 BLOCK_BYTES = 4096
@@ -158,9 +159,9 @@ def _finish_ext4(context: Context, place: Place, tree: Path) -> None:
     fields = {"mode": f"0{status.st_mode:o}", "uid": status.st_uid, "gid": status.st_gid}
     fields["mtime"] = f"@{int(status.st_mtime)}"
     requests = [f"set_inode_field <2> {field} {value}" for field, value in fields.items()]
-    for number, attribute in enumerate(os.listxattr(tree)):
+    for number, (attribute, content) in enumerate(attributes_of(tree).items()):
         value = context.tmp / f"attribute-{place.partition.number}-{number}"
-        value.write_bytes(os.getxattr(tree, attribute))
+        value.write_bytes(content)
         place_of_value, name = (debugfs_word(text, *_OF_ROOT) for text in (str(value), attribute))
         requests.append(f"ea_set -f {place_of_value} <2> {name}")
     requests += _late_times(tree)

@@ -22,8 +22,8 @@ _DEVICES: Mapping[HypervisorName, tuple[str, ...]] = {
     "bhyve": (),
 }
 _TOOLS: Mapping[HypervisorName, tuple[str, ...]] = {
-    "qemu": (PROGRAM, "setpriv"),
-    "virtualbox": (*virtualbox.TOOLS, "setpriv"),
+    "qemu": (PROGRAM,),
+    "virtualbox": virtualbox.TOOLS,
     "bhyve": bhyve.TOOLS,
 }
 

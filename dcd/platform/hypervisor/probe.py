@@ -15,6 +15,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from dcd.platform.child import dies_with_caller
 from dcd.platform.hypervisor.interface import Accelerator
 from store.host.process import BASE_ENVIRONMENT
 
@@ -60,7 +61,8 @@ def run_probe_guest(
         sector.flush()
         argv = [
             # With an incomplete KVM QEMU aborts, which is an answer and needs no core file.
-            *("prlimit", "--core=0", "setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64"),
+            *("sh", "-c", 'ulimit -c 0; exec "$@"', "sh", *dies_with_caller()),
+            "qemu-system-x86_64",
             *("-no-user-config", "-nodefaults", "-display", "none", "-machine", "pc"),
             *("-accel", accelerator, "-cpu", cpu, "-m", "32"),
             *("-device", f"isa-debug-exit,iobase={_PORT:#x},iosize=1"),

@@ -13,12 +13,13 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping
 from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO, get_args
 
-from dcd.platform.child import DIES_WITH_CALLER, running
+from dcd.platform.child import dies_with_caller, running
 from dcd.platform.hypervisor.interface import (
     Accelerator,
     Attachment,
@@ -103,7 +104,7 @@ class Qemu:
             errors = directory / "qemu.log"
             process = stack.enter_context(
                 running(
-                    (*DIES_WITH_CALLER, PROGRAM, *argv),
+                    (*dies_with_caller(), PROGRAM, *argv),
                     # `snapshot=on` keeps the guest's writes in TMPDIR.
                     env={**self._environment, "TMPDIR": os.fspath(directory.absolute())},
                     stdin=subprocess.DEVNULL,
@@ -221,8 +222,14 @@ def _device_arguments(drive: Drive | NetworkDisk, number: int, more: str = "") -
 
 
 def _secret(export: Export) -> BinaryIO:
-    """The secret of an export, in memory for QEMU to inherit: in no file and on no command line."""
-    file = os.fdopen(os.memfd_create("chap"), "wb", buffering=0)
+    """The secret of an export for QEMU to inherit: under no name and on no command line; in memory, where
+    the system has such files."""
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("chap")
+    else:
+        descriptor, name = tempfile.mkstemp()
+        Path(name).unlink()
+    file = os.fdopen(descriptor, "wb", buffering=0)
     file.write(export.chap.secret.encode())
     return file
 

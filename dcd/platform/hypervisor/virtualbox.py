@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from io import FileIO
 from pathlib import Path
 
-from dcd.platform.child import DIES_WITH_CALLER, running
+from dcd.platform.child import dies_with_caller, running
 from dcd.platform.hypervisor.interface import Attachment, Drive, Guest, GuestSpec
 from dcd.platform.hypervisor.serial import SerialGuest
 from statemachine.errors import CheckpointError, Unprepared
@@ -155,7 +155,7 @@ class _Machine:
         options = {"env": self._environment, "stdin": subprocess.DEVNULL}
         with (
             self.log.open("wb") as log,
-            running((*DIES_WITH_CALLER, *command), stdout=log, stderr=log, **options) as process,
+            running((*dies_with_caller(), *command), stdout=log, stderr=log, **options) as process,
         ):
             try:
                 yield

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
-from dcd.platform.child import DIES_WITH_CALLER, running
+from dcd.platform.child import dies_with_caller, running
 from dcd.platform.iscsi.interface import ADDRESS, LUN, PORT, Export, new_export
 from dcd.platform.iscsi.tgtd_control import ALL, Control, Mode, Operation
 from statemachine.errors import CheckpointError, Unprepared
@@ -32,7 +32,7 @@ class Tgt:
     """Targets of tgtd."""
 
     kind: ClassVar[str] = "iscsi-tgt"
-    tools: ClassVar[tuple[str, ...]] = ("tgtd", "setpriv")
+    tools: ClassVar[tuple[str, ...]] = ("tgtd",)
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -76,7 +76,7 @@ class Tgt:
         with (
             log.open("wb") as output,
             running(
-                (*DIES_WITH_CALLER, *command),
+                (*dies_with_caller(), *command),
                 env={**BASE_ENVIRONMENT, "TGT_IPC_SOCKET": _SOCKET},
                 cwd=self._directory,
                 stdin=subprocess.DEVNULL,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dcd.launcher.workers import _command, _environment
+from dcd.launcher.namespaced import _command, _environment
 from dcd.worker.launch import Ending, run_attempt
 from dcd.worker.messages import Cancelled, Claim, Completed, Died, Failed, Progress, encode
 from dcd.worker.recover import leftover_workers
@@ -403,7 +403,7 @@ def test_attempts_run_beside_each_other(bench: Bench) -> None:
 
 
 def test_a_host_without_the_tools_is_told_so(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dcd.launcher.workers._command", lambda *_: ["/missing/setpriv"])
+    monkeypatch.setattr("dcd.launcher.namespaced._command", lambda *_: ["/missing/setpriv"])
     with pytest.raises(Unprepared):
         bench.run(bench.request("Delivers"))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dcd.launcher.workers import _command, _environment
+from dcd.launcher.namespaced import _command, _environment
 from dcd.worker.messages import encode
 from dcd.worker.recover import detach_loops, kill_leftovers, leftover_workers
 from dcd.worker.request import MARKER, WorkerRequest

@@ -1,0 +1,64 @@
+"""`python -m dcd.worker.supervisor FD WORKSPACE`: the first process of a portable worker; FD is for its
+messages, WORKSPACE the directory of its workspace.
+
+A portable worker has no PID namespace: this process ends what the attempt has started. It leads a session of
+its own, and the attempt another one. Its standard input is the attempt's request and its lifetime: when the
+launcher closes it or dies, the whole attempt is killed at once. On Linux the attempt's process and this one
+are the parents of all that the attempt leaves behind (PR_SET_CHILD_SUBREAPER), so nothing escapes by forking
+twice, even when one of the two is killed; on illumos all of it is in one process contract, which ctrun(1)
+holds. Nothing else of the host is ever signalled: there is no `kill(-1)` here.
+
+Source: prctl(2); ctrun(1), contract(5) of illumos.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Collection
+from pathlib import Path
+from typing import NoReturn
+
+from dcd.worker.first_process import be_first
+from dcd.worker.recover import leftover_workers, note_contract, own_contract, signal_all
+from dcd.worker.request import MARKER
+from store.host.kernel_scopes import adopt_orphans
+
+END_SECONDS = 10.0
+"""How long the processes of an attempt may take to end after SIGKILL. The launcher waits longer, and reports
+those that hang in the kernel."""
+
+_LOOK_SECONDS = 0.002
+
+
+def main() -> NoReturn:
+    """Run one attempt."""
+    marker = os.environ[MARKER]
+    adopt_orphans()
+    if contract := own_contract():
+        note_contract(contract, Path(sys.argv[2]))
+    contracts = {contract} if contract else set()
+    be_first(int(sys.argv[1]), _carry_out, lambda: end_all(marker, {os.getpid()}, contracts))
+
+
+def end_all(marker: str, staying: set[int], contracts: Collection[int] = ()) -> None:
+    """Kill all processes of an attempt but these, and wait for their end, as long as `END_SECONDS`."""
+    deadline = time.monotonic() + END_SECONDS
+    while time.monotonic() < deadline:
+        found = [each for each in leftover_workers(marker, contracts) if each.pid not in staying]
+        if not found:
+            return
+        signal_all(found)
+        time.sleep(_LOOK_SECONDS)
+
+
+def _carry_out(request: bytes, messages: int, answers: int) -> int:
+    os.setsid()
+    adopt_orphans()
+    # Imported here, so that the supervisor stays small and starts fast.
+    from dcd.worker.attempt import carry_out
+
+    return carry_out(request, messages, answers)
+
+
+if __name__ == "__main__":
+    main()
