@@ -34,6 +34,7 @@ from dcd.manifest.canonical import restore
 from dcd.manifest.places import put_places
 from dcd.platform.resources import RELEASE
 from dcd.worker.areas import make_areas, require_areas
+from dcd.worker.ending import end_all
 from dcd.worker.isolation import confine, isolate
 from dcd.worker.marker import hide_mark
 from dcd.worker.messages import (
@@ -52,7 +53,6 @@ from dcd.worker.messages import (
 from dcd.worker.recover import detach_loops, leftover_workers, noted_contracts
 from dcd.worker.request import MARKER, WorkerRequest
 from dcd.worker.signals import CLAIMED
-from dcd.worker.supervisor import end_all
 from dcd.worker.variation import for_host_tools, for_image, vary
 from statemachine.errors import DcdError, PermissionDenied, Unavailable
 from statemachine.plan import Stage

@@ -13,21 +13,14 @@ Source: prctl(2); ctrun(1), contract(5) of illumos.
 
 import os
 import sys
-import time
-from collections.abc import Collection
 from pathlib import Path
 from typing import NoReturn
 
+from dcd.worker.ending import end_all
 from dcd.worker.first_process import be_first
-from dcd.worker.recover import leftover_workers, note_contract, own_contract, signal_all
+from dcd.worker.recover import note_contract, own_contract
 from dcd.worker.request import MARKER
 from store.host.kernel_scopes import adopt_orphans
-
-END_SECONDS = 10.0
-"""How long the processes of an attempt may take to end after SIGKILL. The launcher waits longer, and reports
-those that hang in the kernel."""
-
-_LOOK_SECONDS = 0.002
 
 
 def main() -> NoReturn:
@@ -38,17 +31,6 @@ def main() -> NoReturn:
         note_contract(contract, Path(sys.argv[2]))
     contracts = {contract} if contract else set()
     be_first(int(sys.argv[1]), _carry_out, lambda: end_all(marker, {os.getpid()}, contracts))
-
-
-def end_all(marker: str, staying: set[int], contracts: Collection[int] = ()) -> None:
-    """Kill all processes of an attempt but these, and wait for their end, as long as `END_SECONDS`."""
-    deadline = time.monotonic() + END_SECONDS
-    while time.monotonic() < deadline:
-        found = [each for each in leftover_workers(marker, contracts) if each.pid not in staying]
-        if not found:
-            return
-        signal_all(found)
-        time.sleep(_LOOK_SECONDS)
 
 
 def _carry_out(request: bytes, messages: int, answers: int) -> int:
