@@ -24,7 +24,7 @@ from dcd.launcher.orders import AttemptOrder, Bounds, Signing, bounds_of
 from dcd.launcher.signatures import signatures
 from dcd.platform import resources
 from dcd.platform.control_group import Delegated
-from dcd.worker.kinds import Kind
+from dcd.worker.kinds import AUTO
 from dcd.worker.recover import detach_loops, kill_leftovers
 from dcd.worker.request import Grants, WorkerRequest
 from statemachine.errors import DcdError, NotFound, UsageError
@@ -71,7 +71,7 @@ _EXAMINATION_SECONDS = 60
 class Operations:
     """See the module. `state_id` marks what belongs to the state directory, `key` is the key of digests of
     secrets, `retired` are back ends used earlier that still have files, `gid` is the group that may read
-    logs."""
+    logs, `worker` the setting of that name."""
 
     layers: LayerStore
     artifacts: Artifacts
@@ -85,6 +85,7 @@ class Operations:
     groups: Delegated | None = None
     gid: int = -1
     settings_command: tuple[str, ...] = ()
+    worker: str = AUTO
     signing: Signing = field(default_factory=Signing)
 
     def commit(self, name: str, record: LayerRecord, document: str | None) -> Layer:
@@ -256,7 +257,7 @@ class Operations:
         """The checks of `dcd doctor`, which this process only passes on."""
         place = str(self.layers.directory.parents[1])
         command = (*module_command("dcd.main"), "doctor", "--json", "--state-dir", place)
-        command += ("--worker", (Kind.PORTABLE if self.bounds.portable else Kind.NAMESPACES))
+        command += ("--worker", self.worker)
         if self.signing.key:
             command += ("--signing-key", self.signing.key)
         return list(_printed(command)["checks"])

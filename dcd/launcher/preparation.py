@@ -83,6 +83,7 @@ def prepare(setup: Setup) -> tuple[Operations, Prepared]:
         groups=groups,
         gid=gid,
         settings_command=setup.settings_command,
+        worker=setup.worker,
         signing=setup.signing,
     )
     controllers = tuple(sorted(groups.controllers)) if groups else ()
