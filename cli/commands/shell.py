@@ -5,8 +5,9 @@ the failed attempt left it, which is kept until the build is resumed or ends; fo
 with --at, after a completed checkpoint. Changes in the copy never affect the build. The
 shell is one of the host, and its prompt begins with `(copy of BUILD)`; its environment has
 PKG_IMAGE_PATH, BOOT_ARCHIVE, MEDIA_DIR and TMP_DIR. With --chroot it is a shell of the image, in the
-image, with the prompt `(image of BUILD)`; there is no network setup there. The exit code is that of the
-command. Needs the role administer, and root.
+image, with the prompt `(image of BUILD)`. Others may have made the image, so its programs have rights to
+files only, no network, and none of your environment. The exit code is that of the command. Needs the role
+administer, and root.
 """
 
 import argparse
@@ -30,17 +31,6 @@ NAMESPACES = (
 
 MARKER = "DCD_ATTEMPT"
 """The variable by which the daemon finds the processes of a shell after dcctl was killed."""
-
-ENTER = """
-if [ $# -eq 0 ]; then
-    for shell in /bin/bash /bin/sh; do
-        if chroot "$PKG_IMAGE_PATH" "$shell" -c : 2>/dev/null; then set -- "$shell"; break; fi
-    done
-fi
-if [ $# -eq 0 ]; then echo "dcctl: the image has no shell that runs" >&2; exit 126; fi
-exec env HOME=/root chroot "$PKG_IMAGE_PATH" "$@"
-"""
-"""Runs a command in the image; without one, the image's shell."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -67,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         workspace = json.loads(answer.readline())
         if is_terminal(sys.stderr) and not args.command:
             _explain(workspace, args.chroot)
-        command = ["sh", "-c", ENTER, "sh", *args.command] if args.chroot else args.command
+        command = [*(["--image"] if args.chroot else []), *args.command]
         return _run_in(workspace, command, "image" if args.chroot else "copy")
 
 
@@ -76,16 +66,15 @@ def _explain(workspace: Json, in_image: bool) -> None:
     if in_image:
         print(
             f"The image in a throw-away copy of build {where}\n"
-            "It has no network setup: names do not resolve, so do not run apt-get.\n"
+            "Its programs have rights to files only, and no network.\n"
             "Exit removes the copy; changes do not affect the build.",
             file=sys.stderr,
         )
         return
     print(
         f"A throw-away copy of build {where}\n"
-        'Into the image: chroot "$PKG_IMAGE_PATH" (its /proc, /dev, /run and /tmp are mounted), or begin '
-        "there: dcctl shell --chroot\n"
-        "The image has no network setup: names do not resolve there, so do not run apt-get.\n"
+        "Into the image: dcctl shell --chroot. A chroot typed here gives the programs of the image, which "
+        "others may have made, all rights of root.\n"
         "Also set: BOOT_ARCHIVE, MEDIA_DIR, TMP_DIR. Exit removes the copy; changes do not affect the build.",
         file=sys.stderr,
     )

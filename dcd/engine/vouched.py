@@ -12,12 +12,13 @@ from typing import Any
 import msgspec
 
 from dcd.planner.tasks import Planned
+from dcd.signing.checking import require_modest
 from statemachine.errors import UsageError
 from statemachine.provenance import BUILD_TYPE, public
 from statemachine.rebuild import Rebuild
 from statemachine.statements import PROVENANCE, STATEMENT, UNNAMED
 
-MOST_BYTES = 64 << 20
+MOST_BYTES = 8 << 20
 """The size of a provenance that is read."""
 
 
@@ -107,6 +108,7 @@ def read_statement(content: bytes, rebuild: Rebuild) -> Statement:
     """The provenance of the build that `rebuild` is to be compared with. Raises UsageError unless it says
     the same of that build."""
     _same("provenance", rebuild.provenance, hashlib.sha256(content).hexdigest())
+    require_modest(content)
     try:
         said = msgspec.json.decode(content, type=Statement)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:

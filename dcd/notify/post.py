@@ -19,6 +19,9 @@ from statemachine.errors import DcdError
 MOST_HEADER_BYTES = 16 * 1024
 """The size of the head of an answer."""
 
+MOST_ANSWER_BYTES = 64 * 1024
+"""The size of all that is read of an answer, interim responses (RFC 9110, 1xx) included."""
+
 _PIECE_BYTES = 16 * 1024
 _SHOWN = 100
 
@@ -84,12 +87,17 @@ async def _exchange(
         for part in (request, h11.Data(data=content), h11.EndOfMessage()):
             writer.write(http.send(part) or b"")
         await writer.drain()
+        left_bytes = MOST_ANSWER_BYTES
         while True:
             event = http.next_event()
             if isinstance(event, h11.Response):
                 return event
             if event is h11.NEED_DATA:
-                http.receive_data(await reader.read(_PIECE_BYTES))
+                if left_bytes <= 0:
+                    raise h11.RemoteProtocolError("the answer does not end")
+                piece = await reader.read(_PIECE_BYTES)
+                left_bytes -= len(piece)
+                http.receive_data(piece)
             elif not isinstance(event, h11.InformationalResponse):
                 raise h11.RemoteProtocolError("the connection was closed without an answer")
     finally:

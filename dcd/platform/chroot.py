@@ -55,7 +55,7 @@ class Inside:
             capture=capture,
             on_line=on_line,
             ok=ok,
-            start=partial(_enter_image, self.root),
+            start=partial(enter_image, self.root),
         )
 
     def has(self, program: str) -> bool:
@@ -158,8 +158,8 @@ def _explained() -> Iterator[None]:
         ) from error
 
 
-def _enter_image(root: Path) -> None:
-    """Between fork and exec: enter the image permanently."""
+def enter_image(root: Path) -> None:
+    """Between fork and exec: enter the image permanently, with the capabilities for files only."""
     os.chroot(root)
     os.chdir("/")
     keep_only(FILES)

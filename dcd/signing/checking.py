@@ -11,6 +11,19 @@ import json
 from dcd.signing.statements import PAYLOAD_TYPE
 from statemachine.errors import UsageError
 
+MOST_PARTS = 200_000
+"""How many values and members a document may have: decoding takes this process time and memory for each."""
+
+
+def require_modest(content: bytes) -> None:
+    """Raise UsageError for JSON with more parts than a provenance has, before it is decoded."""
+    if sum(content.count(sign) for sign in (b"{", b"[", b",")) > MOST_PARTS:
+        raise UsageError(
+            "the provenance has too many parts",
+            f"at most {MOST_PARTS:,} values and members are read",
+            "send an export as its publisher has it: dcctl rebuild FILE --key PEM",
+        )
+
 
 def signer_of(envelope: bytes, key: str, statement: bytes) -> str:
     """The id of the key in PEM, which has signed exactly this statement in the envelope. Raises UsageError
@@ -44,6 +57,7 @@ def signer_of(envelope: bytes, key: str, statement: bytes) -> str:
 
 def _parts(envelope: bytes) -> tuple[bytes, str, bytes]:
     """The payload, the name of the key and the signature."""
+    require_modest(envelope)
     try:
         match json.loads(envelope):
             case {

@@ -179,7 +179,7 @@ def test_on_a_terminal_it_says_how_to_enter_the_image(daemon, failed):
     finally:
         os.close(terminal)
     _, status = os.waitpid(child, 0)
-    assert b'chroot "$PKG_IMAGE_PATH"' in seen
+    assert b"dcctl shell --chroot" in seen
     assert b"as attempt 1 at two left it" in seen
     assert b"half" in seen.split(b"do not affect the build.")[1]
     assert os.waitstatus_to_exitcode(status) == 3
@@ -195,9 +195,10 @@ def test_the_image_can_be_entered_with_chroot(daemon, write_manifest):
     assert out.split() == ["/dev/null", "/proc/self/status"]
     assert daemon.ctl("shell", "--chroot", build, "--", "/bin/ls", "/dev/null") == "/dev/null\n"
     line = [sys.executable, "-m", "cli.main", "--socket", daemon.socket, "shell", build, "--chroot"]
-    typed = 'echo "$PS1$PKG_IMAGE_PATH"; exit 5'
-    shell = subprocess.run(line, input=typed, capture_output=True, text=True)
-    assert shell.stdout.startswith(f"(image of {build}) # /"), shell.stderr
+    typed = 'echo "$PS1$PKG_IMAGE_PATH$SECRET"; exit 5'
+    environment = {**os.environ, "SECRET": "x"}
+    shell = subprocess.run(line, input=typed, capture_output=True, text=True, env=environment)
+    assert shell.stdout == f"(image of {build}) # \n", shell.stderr
     assert shell.returncode == 5
 
 
@@ -228,3 +229,45 @@ def test_the_prompt_says_that_it_is_a_copy_and_the_banner_that_there_is_no_netwo
     os.waitpid(child, 0)
     assert b"(copy of %s)" % failed.encode() in seen
     assert b"The image has no network setup" in seen
+
+
+ESCAPE = """
+import ctypes, errno, os, socket
+def refused(call):
+    try:
+        call()
+    except OSError as error:
+        return errno.errorcode[error.errno]
+    return "done"
+libc = ctypes.CDLL(None, use_errno=True)
+def fails(result):
+    if result < 0:
+        raise OSError(ctypes.get_errno(), "")
+os.makedirs("/esc", exist_ok=True)
+print(refused(lambda: os.chroot("/esc")),
+      refused(lambda: fails(libc.mount(b"proc", b"/esc", b"proc", 0, None))),
+      refused(lambda: fails(libc.unshare(0x10000000))),
+      refused(lambda: socket.socket(socket.AF_INET)),
+      refused(lambda: socket.socket(socket.AF_UNIX)),
+      refused(lambda: (os.mknod("/esc/disk", 0o60600, os.makedev(7, 0)), os.open("/esc/disk", 0))),
+      refused(lambda: fails(libc.ioctl(0, 0x5412, b"x"))))
+"""
+
+
+def test_programs_of_an_image_cannot_leave_it_through_a_shell(daemon, write_manifest, tmp_path):
+    """What a hostile image would do as its own /bin/sh, when root opens a shell there."""
+    program = tmp_path / "escape.py"
+    program.write_text(ESCAPE)
+    copies = (
+        'for d in usr lib lib64 bin; do [ -e /$d ] && mkdir -p "{PKG_IMAGE_PATH}/$d"; done; '
+        f'cp -a /usr/bin/python3* "{{PKG_IMAGE_PATH}}/bin/"; cp {program} "{{PKG_IMAGE_PATH}}/escape.py"; '
+        "for f in $(ldd /usr/bin/python3 | grep -o '/[^ :]*'); do "
+        'mkdir -p "{PKG_IMAGE_PATH}$(dirname $f)"; cp -L "$f" "{PKG_IMAGE_PATH}$f"; done; '
+        'mkdir -p "{PKG_IMAGE_PATH}/usr/lib"; cp -a /usr/lib/python3.* "{PKG_IMAGE_PATH}/usr/lib/"; '
+        'for f in /usr/lib/*/libffi.so.*; do mkdir -p "{PKG_IMAGE_PATH}$(dirname $f)"; '
+        'cp -L "$f" "{PKG_IMAGE_PATH}$f"; done; false'
+    )
+    build = daemon.submit(write_manifest(("one", copies)))
+    daemon.wait(build, "failed")
+    out = daemon.ctl("shell", "--chroot", build, "--", "/bin/python3", "/escape.py")
+    assert out.split() == ["EPERM", "EPERM", "EPERM", *["EAFNOSUPPORT"] * 2, "EACCES", "EPERM"]

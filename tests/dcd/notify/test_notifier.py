@@ -311,13 +311,20 @@ def test_tls_is_verified(receiver, tmp_path):
     assert len(receiver.deliveries) == 1
 
 
-def test_an_endless_head_is_cut_off(receiver):
+@pytest.mark.parametrize(
+    ("head", "repeated"),
+    [
+        (b"HTTP/1.1 200 OK\r\nx: ", b"x" * 65536),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 1000),
+    ],
+)
+def test_an_endless_answer_is_cut_off(head, repeated):
     async def main() -> None:
         async def flood(reader, writer):
             with suppress(ConnectionError):
-                writer.write(b"HTTP/1.1 200 OK\r\nx: ")
+                writer.write(head)
                 while True:
-                    writer.write(b"x" * 65536)
+                    writer.write(repeated)
                     await writer.drain()
 
         server = await asyncio.start_server(flood, "127.0.0.1", 0)

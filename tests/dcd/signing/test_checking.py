@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dcd.signing.checking import signer_of
+from dcd.signing.checking import require_modest, signer_of
 from dcd.signing.new import Public, new_key
 from dcd.signing.process import sign
 from statemachine.errors import UsageError
@@ -76,3 +76,10 @@ def test_other_keys_other_statements_and_other_texts_are_refused(
     ):
         with pytest.raises(UsageError, match="not signed by the key"):
             signer_of(*given)
+
+
+@pytest.mark.parametrize("content", [b"[],", b"{}", b"[{" * 2, b',""'])
+def test_documents_of_more_parts_than_a_provenance_has_are_not_decoded(content: bytes) -> None:
+    require_modest(content * 50_000)
+    with pytest.raises(UsageError, match="too many parts"):
+        require_modest(content * 200_001)
