@@ -313,7 +313,7 @@ def test_without_images_it_is_said_what_makes_some(bench: Any, boot_disk: BootDi
 def test_a_hypervisor_that_is_not_there_is_named(bench: Any, boot_disk: BootDisk) -> None:
     context = with_images(bench, boot_disk(b"login:", "halt"), '"raw"', '"qcow2"')
     checkpoint = verify(hypervisor="virtualbox")
-    assert checkpoint.needs(context.doc).tools == ("VBoxManage", "VBoxHeadless", "setpriv")
+    assert checkpoint.needs(context.doc).tools == ("VBoxManage", "VBoxHeadless")
     with pytest.raises(Unprepared, match="VirtualBox is not installed"):
         checkpoint.execute(context)
     assert "virtualbox does not read qcow2: not booted" in bench.messages()
