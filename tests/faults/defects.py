@@ -95,7 +95,7 @@ def trust_the_back_end() -> None:
     from dcd.launcher import preparation
     from store.layers import choose
 
-    def trusted(directory, only):
+    def trusted(directory, only, *, mounts):
         store = choose.open_store(only, directory)
         store.prepare()
         return store, "trusted"

@@ -363,7 +363,8 @@ class World:
 
         async def view(build: str) -> BuildView:
             state = await records.state(build)
-            return build_view(state, lambda build, artifact: Path(artifact.path), {})
+            ahead = records.outlook(state)
+            return build_view(state, lambda build, artifact: Path(artifact.path), {}, ahead)
 
         with records.broadcast.listen(build) as changed:
             while True:
