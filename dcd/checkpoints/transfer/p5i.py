@@ -8,6 +8,7 @@ Source: pkg(7), p5i; the original's TransferP5I.
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +29,15 @@ from dcd.manifest.values import InputPath
 from dcd.platform.asking import ask_catalogs, local_path, readable_paths
 from dcd.platform.ips_image import forget_host
 from statemachine.errors import CheckpointError, Unprepared
+from store.host.regular import read_regular
 
 _VERSION = 1
 _STATE = "p5i file"
+_MOST_BYTES = 1 << 20
+_PACKAGE = re.compile(
+    r"(pkg:/+)?[A-Za-z0-9][A-Za-z0-9_.+-]*(/[A-Za-z0-9][A-Za-z0-9_.+-]*)*(@[0-9A-Za-z.,:-]+)?"
+)
+"""An FMRI, with or without its scheme, publisher and version; see pkg(7)."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +95,7 @@ class TransferP5I(Checkpoint):
 
     def execute(self, context: Context) -> None:
         if self.p5i is not None:
-            content = captured_file(context.inputs, self.p5i).read_bytes()
+            content = _read(captured_file(context.inputs, self.p5i))
         else:
             file = self._host_file(context.doc)
             assert file is not None  # `check` guarantees it.
@@ -130,11 +137,11 @@ def packages_of(content: bytes) -> list[str]:
             for publisher in data["publishers"]
             for name in publisher["packages"]
         ]
-    except (ValueError, KeyError, TypeError, AttributeError) as failure:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as failure:
         raise _damaged(f"{type(failure).__name__}: {failure}") from None
     if not found:
         raise _damaged("it names no packages")
-    if strange := [name for name in found if name.startswith("-") or len(name.split()) != 1]:
+    if strange := [name for name in found if not _PACKAGE.fullmatch(name)]:
         raise _damaged(f"{strange[0]!r} is no package")
     return found
 
@@ -154,8 +161,12 @@ def _damaged(why: str) -> CheckpointError:
 
 def _content(file: Path) -> bytes:
     readable_paths([str(file)])
+    return _read(file)
+
+
+def _read(file: Path) -> bytes:
     try:
-        return file.read_bytes()
+        return read_regular(file, _MOST_BYTES, follow=True)
     except OSError as failure:
         raise Unprepared(
             f"the p5i file {file} cannot be read",

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -210,3 +211,81 @@ def test_nothing_of_the_host_is_followed_through_links_of_the_image(
     (image / "etc/nodename").symlink_to(outside / "nodename")
     run_all(bench, TextPrePkgImgMod("pre", hostname="sample"))
     assert list(outside.iterdir()) == []
+
+
+AUTO_INSTALL = "usr/share/auto_install"
+
+
+@pytest.mark.parametrize(
+    ("link", "content"),
+    [
+        ("auto_install/d", f"{AUTO_INSTALL}/d/file"),
+        ("auto_install/f", f"{AUTO_INSTALL}/f"),
+        ("auto_install/x.dtd", "usr/share/install/x.dtd"),
+        ("auto_install/service_bundle.dtd.1", "usr/share/lib/xml/dtd/service_bundle.dtd.1"),
+        (f"{AUTO_INSTALL}/y.dtd", "usr/share/install/y.dtd"),
+    ],
+)
+def test_the_installers_files_are_not_written_through_links_of_the_image(
+    bench: Any, image: Path, tmp_path: Path, link: str, content: str
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").write_text("host")
+    target = outside if content.endswith("/d/file") else outside / "file"
+    for path in (content, link, f"{AUTO_INSTALL}/version"):
+        (image / path).parent.mkdir(parents=True, exist_ok=True)
+    (image / content).write_text("image")
+    (image / link).symlink_to(target)
+
+    with suppress(CheckpointError):
+        run_all(bench, AIPrePkgImgMod("pre"))
+
+    assert [path.read_text() for path in outside.iterdir()] == ["host"]
+
+
+def test_the_panels_settings_are_not_written_through_a_link(
+    bench: Any, image: Path, tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside"
+    panel = image / "etc/gconf/schemas/panel-default-setup.entries"
+    inside = image / str(outside).lstrip("/")
+    for path in (panel, inside):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    panel.symlink_to(outside)
+    inside.write_text("<string>image</string>")
+    run_all(bench, LiveCDPrePkgImgMod("pre"))
+    assert not outside.exists()
+    assert panel.read_text() == "<string>gtk</string>"
+
+
+def test_a_pipe_among_the_installers_files_is_named(bench: Any, image: Path) -> None:
+    (image / AUTO_INSTALL).mkdir(parents=True)
+    os.mkfifo(image / AUTO_INSTALL / "pipe")
+    with pytest.raises(CheckpointError, match="auto_install/pipe of the image is no regular file"):
+        run_all(bench, AIPrePkgImgMod("pre"))
+
+
+@pytest.mark.parametrize(
+    "catalog",
+    [
+        "[]",
+        '{"a": 3}',
+        '{"a": {"auto-install": 3}}',
+        '{"a": {"auto-install": [{}]}}',
+        "[" * 100_000,
+    ],
+)
+def test_another_catalog_than_that_of_pkg_names_no_version(image: Path, catalog: str) -> None:
+    place = image / "var/pkg/state/installed/catalog.base.C"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text(catalog)
+    assert installed_branch(image, "auto-install") is None
+
+
+def test_a_number_of_thousands_of_digits_is_that_of_no_account(bench: Any, image: Path) -> None:
+    with (image / "etc/passwd").open("a") as file:
+        file.write(f"odd:x:{'9' * 5000}:1::/:\n")
+    user = '<configuration name="pre" type="user"><user name="jill"/></configuration>'
+    run_all(bench, TextPrePkgImgMod("pre"), elements=(user,))
+    assert "\njill:x:" in (image / "etc/passwd").read_text()

@@ -96,6 +96,9 @@ def test_a_p5i_file_that_is_not_there_is_reported_before_anything_runs(
         (b'{"Version": 2}', "version 2"),
         (b'{"Version": 1, "publishers": []}', "names no packages"),
         (b'{"Version": 1, "publishers": [{"packages": ["--root=/"]}]}', "is no package"),
+        (b'{"Version": 1, "publishers": [{"packages": ["a\\u0000b"]}]}', "is no package"),
+        (b'{"Version": 1, "publishers": [{"packages": ["pkg:/../../a"]}]}', "is no package"),
+        (b"[" * 100_000, "RecursionError"),
     ],
 )
 def test_a_file_that_is_no_p5i_is_refused(content: bytes, why: str) -> None:

@@ -29,6 +29,7 @@ from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.forms import ENTRY
 from dcd.platform.inside import new_file
+from statemachine.errors import CheckpointError
 
 ARCHIVE = "platform/i86pc/amd64/boot_archive"
 
@@ -160,6 +161,13 @@ class BootArchiveArchive(Checkpoint):
         size_kib, density = ufs_size(
             context.boot_archive, self.size_pad << 10, self.bytes_per_inode
         )
+        names = sorted(_relative(context.boot_archive))
+        if strange := [name for name in names if "\n" in os.fspath(name)]:
+            raise CheckpointError(
+                f"a name in the boot archive has a line end: {strange[0]!r}",
+                "cpio(1) reads names by lines",
+                "rename the file, or leave it out of the boot archive",
+            )
         with target.open("wb") as file:
             file.truncate(size_kib << 10)
         mountpoint = context.tmp / "ramdisk"
@@ -169,11 +177,10 @@ class BootArchiveArchive(Checkpoint):
             context.run(["newfs", "-m", "0", "-i", str(density), raw], stdin=b"y\n")
             context.run(["mount", "-F", "ufs", device, mountpoint])
             try:
-                names = "".join(f"{path}\n" for path in sorted(_relative(context.boot_archive)))
                 context.run(
                     ["cpio", "-pdum", mountpoint],
                     cwd=context.boot_archive,
-                    stdin=os.fsencode(names),
+                    stdin=os.fsencode("".join(f"{name}\n" for name in names)),
                 )
                 lost = mountpoint / "lost+found"
                 if lost.is_dir():

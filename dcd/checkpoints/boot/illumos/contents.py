@@ -29,7 +29,6 @@ from dcd.manifest.doc import DataObjectCache, distro
 from dcd.manifest.forms import MARKER
 from dcd.platform.inside import (
     entry,
-    exists,
     make_directory,
     may_set_owners,
     new_file,
@@ -226,9 +225,9 @@ def _make_like(pattern: Path, directory: Path) -> None:
 
 def _insert_after(image: Path, path: str, line: str, text: str) -> None:
     """Insert text after each line of a file of the image that begins with `line`."""
-    if not exists(image, path):
+    file = regular_file(image, path)
+    if file is None:
         return
-    file = resolve(image, path)
     lines = file.read_text("utf-8", "surrogateescape").splitlines(keepends=True)
     content = "".join(each + (text if each.startswith(line) else "") for each in lines)
     file.write_text(content, "utf-8", "surrogateescape")

@@ -4,6 +4,7 @@ Source: passwd(5), shadow(5), user_attr(5) of illumos; the original's use of pkg
 """
 
 import os
+import re
 from pathlib import Path
 
 from dcd.manifest.objects.configuration import Password, User
@@ -53,7 +54,7 @@ def _add(image: Path, lines: list[str], user: User) -> None:
 
 
 def _is_entry(fields: list[str]) -> bool:
-    return len(fields) == 7 and fields[2].isdecimal()
+    return len(fields) == 7 and re.fullmatch("[0-9]{1,10}", fields[2]) is not None
 
 
 def _password_value(name: str, password: Password, epoch: int) -> str:

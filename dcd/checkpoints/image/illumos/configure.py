@@ -30,7 +30,16 @@ from dcd.manifest.forms import CLIENT_PATH, HOST_NAME, LINE, PASSWORD, PASSWORD_
 from dcd.manifest.objects.configuration import Password, User
 from dcd.manifest.secrets import references
 from dcd.manifest.values import BadValue, InputPath
-from dcd.platform.inside import entry, exists, make_directory, read, regular_file, resolve, write
+from dcd.platform.inside import (
+    exists,
+    make_directory,
+    new_file,
+    read,
+    regular_file,
+    resolve,
+    write,
+)
+from statemachine.errors import CheckpointError
 
 IMAGE_INFO = ".image_info"
 SERVICE = "install_service"
@@ -45,6 +54,7 @@ _MEDIA_MANIFESTS = (
 )
 """Service manifests that would make a cycle of dependencies on media; the packages bring others for these."""
 _LESS_MEMORY = "set zfs:zfs_arc_max=0x4002000\nset zfs:zfs_vdev_cache_size=0\n"
+_GATHERED = "auto_install"
 _PANEL = "etc/gconf/schemas/panel-default-setup.entries"
 _DESKTOP = (
     "etc/gconf/schemas",
@@ -149,7 +159,7 @@ class LiveCDPrePkgImgMod(_PrePkgImgMod):
             text = (read(image, _PANEL) or "").replace(
                 "<string>image</string>", "<string>gtk</string>"
             )
-            entry(image, _PANEL).write_text(text, "utf-8", "surrogateescape")
+            write(image, _PANEL, text.encode("utf-8", "surrogateescape"))
         _use_less_memory(image)
         save_copy(image, "etc/inet/hosts")
         _write_size(image)
@@ -185,14 +195,14 @@ def installed_branch(image: Path, stem: str) -> str | None:
     catalog of installed packages has it."""
     try:
         catalog = json.loads(read(image, _INSTALLED) or "{}")
-    except ValueError:
-        return None
-    for publisher, packages in catalog.items():
-        if publisher.startswith("_"):
-            continue
-        for name, versions in packages.items():
-            if (name == stem or name.endswith(f"/{stem}")) and versions:
-                return str(versions[-1]["version"]).partition(":")[0].rpartition(",")[2]
+        for publisher, packages in catalog.items():
+            if publisher.startswith("_"):
+                continue
+            for name, versions in packages.items():
+                if (name == stem or name.endswith(f"/{stem}")) and versions:
+                    return str(versions[-1]["version"]).partition(":")[0].rpartition(",")[2]
+    except (ValueError, RecursionError, AttributeError, TypeError, LookupError):
+        return None  # another catalog than pkg(7) writes
     return None
 
 
@@ -231,13 +241,34 @@ def _gather_installer(context: Context) -> None:
     """Copy the files of the automated installer, and the DTDs for its manifests, to /auto_install."""
     image = context.pkg_image
     source = resolve(image, "usr/share/auto_install")
-    target = make_directory(image, "auto_install")
+    make_directory(image, _GATHERED)
     if not source.is_dir():
         context.warn("the image has no /usr/share/auto_install: it is no automated installer")
         return
-    shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True)
+    for where, directories, names in os.walk(source):
+        below = Path(_GATHERED, Path(where).relative_to(source))
+        make_directory(image, below.as_posix())
+        for name in sorted([*directories, *names]):
+            found = Path(where, name)
+            if found.is_symlink():
+                new_file(image, (below / name).as_posix()).symlink_to(found.readlink())
+            elif not found.is_dir():
+                _copy(found, image, (below / name).as_posix())
     for dtd in sorted(resolve(image, "usr/share/install").glob("*.dtd")):
-        shutil.copy(dtd, target, follow_symlinks=False)
+        if not dtd.is_symlink():
+            _copy(dtd, image, f"{_GATHERED}/{dtd.name}")
     bundle = regular_file(image, "usr/share/lib/xml/dtd/service_bundle.dtd.1")
     if bundle is not None:
-        shutil.copy(bundle, target)
+        _copy(bundle, image, f"{_GATHERED}/{bundle.name}")
+
+
+def _copy(source: Path, image: Path, path: str) -> None:
+    """Copy a real file of the image, with its mode and times, to another path of it. Raises
+    `CheckpointError` for a device or a pipe."""
+    if not source.is_file():
+        raise CheckpointError(
+            f"/{source.relative_to(image)} of the image is no regular file",
+            "it would be copied for the automated installer",
+            "have the package or script that makes it leave it out",
+        )
+    shutil.copy2(source, new_file(image, path))
