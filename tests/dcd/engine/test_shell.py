@@ -207,7 +207,7 @@ def test_an_image_without_a_shell_is_not_entered_without_a_command(daemon, faile
 
 
 @pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])
-def test_the_prompt_says_that_it_is_a_copy_and_the_banner_that_there_is_no_network(
+def test_the_prompt_says_that_it_is_a_copy_and_the_banner_how_to_enter_the_image(
     daemon, failed, shell
 ):
     environment = {"DCD_SOCKET": str(daemon.socket), "TERM": "xterm", "SHELL": shell}
@@ -228,7 +228,7 @@ def test_the_prompt_says_that_it_is_a_copy_and_the_banner_that_there_is_no_netwo
         os.close(terminal)
     os.waitpid(child, 0)
     assert b"(copy of %s)" % failed.encode() in seen
-    assert b"The image has no network setup" in seen
+    assert b"all rights of root" in seen
 
 
 ESCAPE = """
