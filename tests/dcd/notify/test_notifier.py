@@ -1,6 +1,7 @@
 """Delivery to real servers: each event at least once and in order, whatever happens on either side."""
 
 import asyncio
+import itertools
 import os
 import signal
 import ssl
@@ -33,8 +34,10 @@ def started(log: EventLog, *hooks: Webhook) -> Notifier:
     return found
 
 
-def run(notifier: Notifier, done, seconds: float = 20.0) -> None:
-    """Deliver until `done()`."""
+def run(notifier: Notifier, done=None, seconds: float = 20.0) -> None:
+    """Deliver until `done()`: by default until all is delivered and recorded. What has arrived without being
+    recorded is delivered again later."""
+    done = done or (lambda: all(each.state == "ok" for each in notifier.states()))
 
     async def deliver() -> None:
         running = asyncio.create_task(notifier.run())
@@ -60,8 +63,9 @@ def builds(deliveries) -> list[str]:
     return [each.body["build"]["id"] for each in deliveries]
 
 
-def is_ok(notifier: Notifier):
-    return lambda: all(each.state == "ok" for each in notifier.states())
+def in_order(deliveries) -> list[str]:
+    """The builds without repetitions in a row, which no receiver may rely on not to get."""
+    return [build for build, _ in itertools.groupby(builds(deliveries))]
 
 
 def test_a_new_hook_gets_the_events_from_now_on_and_a_known_one_all_that_it_missed(
@@ -70,13 +74,13 @@ def test_a_new_hook_gets_the_events_from_now_on_and_a_known_one_all_that_it_miss
     complete(log, "old")
     first = started(log, hook(receiver, secret))
     complete(log, "a")
-    run(first, lambda: len(receiver.deliveries) == 1)
+    run(first)
     complete(log, "b")
     complete(log, "c")
 
-    run(started(log, hook(receiver, secret)), lambda: len(receiver.deliveries) == 3)
+    run(started(log, hook(receiver, secret)))
 
-    assert builds(receiver.deliveries) == ["a", "b", "c"]
+    assert in_order(receiver.deliveries) == ["a", "b", "c"]
     assert len({each.headers["webhook-id"] for each in receiver.deliveries}) == 3
 
 
@@ -89,9 +93,10 @@ def test_a_delivery_is_repeated_until_it_is_confirmed_and_holds_the_next_back(
     complete(log, "b")
     receiver.answers = list(answers)
 
-    run(notifier, lambda: len(receiver.deliveries) == 4)
+    run(notifier)
 
-    assert builds(receiver.deliveries) == ["a", "a", "a", "b"]
+    assert builds(receiver.deliveries)[:3] == ["a", "a", "a"]
+    assert in_order(receiver.deliveries) == ["a", "b"]
     assert {each.path for each in receiver.deliveries} == {"/in"}
     same = receiver.deliveries[:3]
     assert len({(each.headers["webhook-id"], each.content) for each in same}) == 1
@@ -104,13 +109,18 @@ def test_a_hook_that_hangs_disturbs_no_other_and_says_so(log, receiver, second_r
     for name in "abc":
         complete(log, name)
 
-    run(notifier, lambda: len(second_receiver.deliveries) == 3 and len(receiver.deliveries) > 1)
+    def one_fails_and_one_is_done() -> bool:
+        bad, good = notifier.states()
+        return bad.state == "failing" and bad.attempts > 1 and good.state == "ok"
+
+    run(notifier, one_fails_and_one_is_done)
 
     bad, good = notifier.states()
     assert (bad.state, good.state) == ("failing", "ok")
     assert "no answer within 0.1 s" in bad.error
-    assert (bad.behind > 0, bad.attempts > 0, good.behind) == (True, True, 0)
-    assert set(builds(receiver.deliveries)) == {"a"}
+    assert (bad.behind > 0, good.behind) == (True, 0)
+    assert in_order(receiver.deliveries) == ["a"]
+    assert in_order(second_receiver.deliveries) == ["a", "b", "c"]
 
 
 def test_waits_grow_up_to_a_limit(log, secret, monkeypatch):
@@ -133,8 +143,8 @@ def test_a_secret_that_is_missing_is_said_and_used_as_soon_as_it_is_there(
     run(notifier, lambda: notifier.states()[0].state == "failing")
     assert "late cannot be read" in notifier.states()[0].error
     secret.rename(late)
-    notifier = started(log, hook(receiver, late))
-    run(notifier, lambda: len(receiver.deliveries) == 1)
+    run(started(log, hook(receiver, late)))
+    assert in_order(receiver.deliveries) == ["a"]
 
 
 def test_after_the_restore_of_an_older_log_new_events_are_delivered(
@@ -145,13 +155,14 @@ def test_after_the_restore_of_an_older_log_new_events_are_delivered(
     (tmp_path / "events" / "notify" / "ci.position").write_text("1000000\n")
     notifier = started(log, hook(receiver, secret))
     complete(log, "a")
-    run(notifier, lambda: len(receiver.deliveries) == 1)
+    run(notifier)
+    assert in_order(receiver.deliveries) == ["a"]
 
 
 def test_a_hook_that_leaves_the_settings_leaves_nothing_behind(log, receiver, secret, tmp_path):
     complete(log, "a")
     notifier = started(log, hook(receiver, secret))
-    run(notifier, is_ok(notifier))
+    run(notifier)
     cursor = tmp_path / "events" / "notify" / "ci.position"
     assert cursor.read_text() == f"{log.position}\n"
     assert cursor.stat().st_mode & 0o777 == 0o600
@@ -183,8 +194,8 @@ def test_a_reload_starts_and_stops_hooks_and_a_changed_one_goes_on_where_it_was(
         running.cancel()
 
     asyncio.run(asyncio.wait_for(reload(), 20))
-    [delivery] = second_receiver.deliveries
-    assert (delivery.body["hook"], delivery.body["build"]["id"]) == ("ci", "a")
+    assert {each.body["hook"] for each in second_receiver.deliveries} == {"ci"}
+    assert in_order(second_receiver.deliveries) == ["a"]
     kept = [path.name for path in (tmp_path / "events" / "notify").iterdir()]
     assert kept == ["new.position"]
 
