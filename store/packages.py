@@ -15,7 +15,10 @@ refuses a list that names what is not there.
 A package is digested again whenever it is used. One that was damaged on disk counts as missing, and is
 replaced when it has been downloaded again. Packages have no owners: their digests come from lists that apt
 trusts, and everybody with such a list can download the package. So what was downloaded with a login of a
-manifest, or was beside it, must not be kept. Blocking.
+manifest, or was beside it, must not be kept.
+
+Contents of IPS packages are here too, under names of another form (`store.contents`). Those of an attempt
+whose daemon died are kept by the next start. Blocking.
 """
 
 import contextlib
@@ -26,19 +29,21 @@ import re
 import shutil
 import stat
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 from typing import IO, BinaryIO
 
 from statemachine.errors import DcdError, NotFound
+from store import contents
 from store.host.durable import DiskFull, reporting_disk_full, sync_directory, sync_file_system
 from store.host.regular import open_regular
 from store.host.removal import try_to_remove_tree
 from store.resolved import MOST_BYTES, Resolved, decoded
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_NAME = re.compile(rf"{_SHA256.pattern}|{contents.NAME.pattern}")
 _USED = "used-"
 _PART = ".part"
 _ADOPTED = ".adopted-"
@@ -50,7 +55,8 @@ CAPTURES = ("packages", "digests", "none")
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """A package. `used_at` is the Unix time of its last use."""
+    """A package, or a file of one. `sha256` is its name in the store, `used_at` the Unix time of its last
+    use."""
 
     sha256: str
     size_bytes: int
@@ -128,6 +134,22 @@ class Lent:
             return None
         return decoded(content)
 
+    def contents(self) -> list[str]:
+        """The contents of IPS packages that the store has, by the names that pkg gives them."""
+        return [
+            entry.name.removeprefix(contents.PREFIX)
+            for entry in os.scandir(self.kept)
+            if contents.NAME.fullmatch(entry.name)
+        ]
+
+    def content(self, name: str) -> Path:
+        """The place of a file that `contents` names. It is only read."""
+        return self.kept / _named(f"{contents.PREFIX}{name}")
+
+    def note_use(self, name: str) -> None:
+        """Note that this attempt uses a file that `contents` names, so that it stays for longer."""
+        (self.incoming / f"{_USED}{_named(f'{contents.PREFIX}{name}')}").touch()
+
     @contextlib.contextmanager
     def _storing(self) -> Iterator[Path]:
         """A new file that gets its name when it is complete. Without capture, a full disk ends the block."""
@@ -156,7 +178,12 @@ class Packages:
 
     def prepare(self, gid: int = -1) -> None:
         """Create the directory if it does not exist, accessible to its owner and one group (-1: the process's
-        own), and remove what attempts of a dead daemon had downloaded. No attempt may run."""
+        own), and remove what attempts of a dead daemon had downloaded, but contents of IPS packages. No
+        attempt may run."""
+        if self._kept.exists() and self._incoming.exists():
+            # An error leaves less in a cache.
+            with contextlib.suppress(OSError):
+                self._take_contents(self._incoming.glob(f"*/{contents.DIRECTORY}"))
         try_to_remove_tree(self._incoming)
         for part in (self.directory, self._kept, self._incoming):
             part.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -172,7 +199,7 @@ class Packages:
 
     def take_in(self, lent: Lent) -> int:
         """Store what an attempt has downloaded, after the end of all its processes. Returns the number of
-        packages. Raises OSError; the attempt's directory is removed in any case."""
+        files. Raises OSError; the attempt's directory is removed in any case."""
         try:
             entries = sorted(lent.incoming.iterdir())
             for entry in entries:
@@ -184,7 +211,7 @@ class Packages:
                 for entry in whole:
                     entry.rename(self._kept / entry.name)
                 sync_directory(self._kept)
-            return len(whole)
+            return len(whole) + self._take_contents([lent.incoming / contents.DIRECTORY])
         finally:
             try_to_remove_tree(lent.incoming)
 
@@ -280,6 +307,15 @@ class Packages:
         """Remove a package if it exists. An attempt that is reading it can do so to the end."""
         (self._kept / _named(sha256)).unlink(missing_ok=True)
 
+    def _take_contents(self, directories: Iterable[Path]) -> int:
+        found = [pair for directory in directories for pair in contents.taken(directory)]
+        if found:
+            sync_file_system(self.directory)
+            for path, name in found:
+                path.rename(self._kept / name)
+            sync_directory(self._kept)
+        return len(found)
+
     def _touch(self, sha256: str) -> None:
         # Another user's file, where workers are not the daemon's: its place in the order stays.
         with contextlib.suppress(FileNotFoundError, PermissionError, ValueError):
@@ -287,7 +323,7 @@ class Packages:
 
 
 def _named(sha256: str) -> str:
-    if not _SHA256.fullmatch(sha256):
+    if not _NAME.fullmatch(sha256):
         raise ValueError(f"{sha256!r} is not a sha256")
     return sha256
 

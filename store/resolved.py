@@ -29,7 +29,7 @@ class ResolvedPackage:
     """A package that entered the image. `kind` is `deb` or `ips`; `uri` is where it was downloaded, ""
     for one that the build brings itself: beside its manifest, among its captured inputs, or in a layer below;
     `sha256` is that of the downloaded file, for IPS of the manifest; `captured`: it is in the package
-    store."""
+    store; `accepted` are the licences that were accepted for it."""
 
     kind: str
     name: str
@@ -39,6 +39,7 @@ class ResolvedPackage:
     size_bytes: int
     uri: str
     captured: bool = False
+    accepted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ def encoded(resolved: Resolved) -> bytes:
     """The list as its document: sorted, so the same packages have the same digest."""
     ordered = {
         "version": 1,
-        "packages": sorted(map(as_plain, resolved.packages), key=_order),
+        "packages": sorted(map(_plain_package, resolved.packages), key=_order),
         "files": sorted(map(as_plain, resolved.files), key=_order),
         # In the order of apt's preference.
         "repositories": as_plain(resolved.repositories),
@@ -152,6 +153,12 @@ def union(lists: Iterable[Resolved]) -> Resolved:
                 files[place] = file
         repositories |= dict.fromkeys(each.repositories)
     return Resolved(tuple(packages.values()), tuple(files.values()), tuple(repositories))
+
+
+def _plain_package(package: ResolvedPackage) -> dict[str, object]:
+    plain: dict[str, object] = as_plain(package)
+    # As before there were licences: the same packages keep their digest.
+    return plain if package.accepted else {k: v for k, v in plain.items() if k != "accepted"}
 
 
 def _order(plain: dict[str, object]) -> list[str]:

@@ -23,11 +23,15 @@ _FIELD = re.compile(r"^(Package|Status|Version|Architecture): *(.*)$", re.MULTIL
 _ABSENT = ("not-installed", "config-files")
 
 
-def deliver_list(context: Context, listing: str) -> None:
+LICENCE_LIST = "licences.tsv"
+"""A line for each licence that was accepted for an IPS package: package, version and licence."""
+
+
+def deliver_list(context: Context, listing: str, name: str = PACKAGE_LIST) -> None:
     """Deliver this list, unless it is the last delivered one."""
-    if read(context.media, PACKAGE_LIST) == listing:
+    if read(context.media, name) == listing:
         return
-    written = write(context.media, PACKAGE_LIST, listing.encode("utf-8", "surrogateescape"))
+    written = write(context.media, name, listing.encode("utf-8", "surrogateescape"))
     deliver_file(context, written, "text")
 
 

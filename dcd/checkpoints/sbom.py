@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from dcd.checkpoints import products
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
@@ -232,7 +232,7 @@ def _os_release(image: Path) -> dict[str, str]:
     return {name: value.strip().strip("\"'") for name, sign, value in pairs if sign}
 
 
-def _ips_packages(context: Context, resolved: Resolved) -> Sequence[dict[str, str]]:
+def _ips_packages(context: Context, resolved: Resolved) -> Sequence[dict[str, Any]]:
     """The IPS packages of the image by the last list of a transfer, with their recorded digests."""
     known = {(each.name, each.version): each for each in resolved.packages if each.kind == "ips"}
     found = []
@@ -246,6 +246,7 @@ def _ips_packages(context: Context, resolved: Resolved) -> Sequence[dict[str, st
                 "version": release,
                 "fmri": f"pkg://{publisher}/{name}@{release}",
                 "sha256": package.sha256 if package else "",
+                "accepted": list(package.accepted) if package else [],
             }
         )
     return found

@@ -35,6 +35,7 @@ from debsbom.sbom import SUPPLIER_PATTERN, SBOMType
 from debsbom.util.checksum import ChecksumAlgo
 from packageurl import PackageURL
 
+from dcd.checkpoints.sbom_ips import ips_component, ips_package
 from dcd.checkpoints.sbom_licences import Licence, licence_of
 
 Json = Any
@@ -216,7 +217,7 @@ def _cyclonedx(
     for component in components:
         component["group"] = order["vendor"]
         _complete(component, listed.get(component["purl"]), licences.get(component["purl"]))
-    components += [_ips_component(each, order["supplier"]) for each in order["ips"]]
+    components += [ips_component(each) for each in order["ips"]]
     root = document["metadata"]["component"]
     references = sorted(each["bom-ref"] for each in components if not _is_source(each))
     before = root["bom-ref"]
@@ -302,35 +303,6 @@ def _is_source(component: Json) -> bool:
     return bool(PackageURL.from_string(component["purl"]).qualifiers.get("arch") == "source")
 
 
-def _ips_component(package: Json, supplier: str) -> Json:
-    purl = _ips_purl(package)
-    found = {
-        "type": "library",
-        "bom-ref": purl,
-        "group": package["publisher"],
-        "name": package["name"],
-        "version": package["version"],
-        "purl": purl,
-        "supplier": {"name": package["publisher"]},
-        "properties": [{"name": "ips:fmri", "value": package["fmri"]}],
-    }
-    if package["sha256"]:
-        found["hashes"] = [{"alg": "SHA-256", "content": package["sha256"]}]
-    return found
-
-
-def _ips_purl(package: Json) -> str:
-    return str(
-        PackageURL(
-            type="generic",
-            namespace=package["publisher"],
-            name=package["name"],
-            version=package["version"],
-            qualifiers={"fmri": package["fmri"]},
-        ).to_string()
-    )
-
-
 def _entity(supplier: str) -> Json:
     """A supplier as an organization: `NAME <ADDRESS>`, with an e-mail address or a URL."""
     found = SUPPLIER_PATTERN.match(supplier)
@@ -373,7 +345,7 @@ def _spdx(
         if (found := listed.get(purl)) and found["uri"]:
             package["downloadLocation"] = found["uri"]
             package["packageFileName"] = unquote(found["uri"].rpartition("/")[2])
-    document["packages"] += [_ips_package(each) for each in order["ips"]]
+    document["packages"] += [ips_package(each) for each in order["ips"]]
     products = {name: _product(name, sha256) for name, sha256 in order["products"].items()}
     references = {
         reference.identifier: reference
@@ -446,31 +418,6 @@ def _product(name: str, sha256_hex: str) -> Json:
         "primaryPackagePurpose": "ARCHIVE",
         "checksums": [{"algorithm": "SHA256", "checksumValue": sha256_hex}],
     }
-
-
-def _ips_package(package: Json) -> Json:
-    found = {
-        "SPDXID": f"SPDXRef-ips-{sha256(package['fmri'].encode()).hexdigest()[:32]}",
-        "name": package["name"],
-        "versionInfo": package["version"],
-        "supplier": f"Organization: {package['publisher']}",
-        "downloadLocation": "NOASSERTION",
-        "filesAnalyzed": False,
-        "licenseConcluded": "NOASSERTION",
-        "licenseDeclared": "NOASSERTION",
-        "copyrightText": "NOASSERTION",
-        "primaryPackagePurpose": "LIBRARY",
-        "externalRefs": [
-            {
-                "referenceCategory": "PACKAGE-MANAGER",
-                "referenceType": "purl",
-                "referenceLocator": _ips_purl(package),
-            }
-        ],
-    }
-    if package["sha256"]:
-        found["checksums"] = [{"algorithm": "SHA256", "checksumValue": package["sha256"]}]
-    return found
 
 
 # The same bytes each time

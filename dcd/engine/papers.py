@@ -37,12 +37,15 @@ def _lists(packages: Packages, names: set[str]) -> Iterator[tuple[str, list[Json
 
 def _entries(resolved: Resolved) -> Iterator[Json]:
     for package in resolved.packages:
-        yield {
+        entry: Json = {
             "name": package.name,
             "uri": _package_url(package),
             "digest": {"sha256": package.sha256},
             "downloadLocation": package.uri,
         }
+        if package.accepted:
+            entry["annotations"] = {"acceptedLicences": list(package.accepted)}
+        yield entry
     for file in resolved.files:
         below = file.suite if file.suite.endswith("/") else f"dists/{file.suite}/"
         yield {

@@ -7,7 +7,8 @@ contacted for an installation, since the repositories of an installed system nee
 build host. The history of the image is purged at the end.
 
 Keys and certificates of publishers are among the secrets (`dcd.manifest.secrets`). A killed install cannot be
-repaired; each attempt has a fresh workspace.
+repaired; each attempt has a fresh workspace, and takes the contents that were downloaded from the package
+store (`ips_cache`).
 Source: pkg(1); the original's TransferIPS.
 """
 
@@ -20,7 +21,6 @@ from typing import Annotated
 
 from dcd.checkpoints import products
 from dcd.checkpoints.areas import areas
-from dcd.checkpoints.image.identity import remove_identity
 from dcd.checkpoints.interface import CHROOT, Checkpoint, Context, HostPath, Needs, Report, Variance
 from dcd.checkpoints.transfer.ips_output import unmatched
 from dcd.checkpoints.transfer.ips_pkg import NOTHING_TO_DO, Pkg
@@ -44,7 +44,7 @@ from dcd.platform.asking import ask_catalogs, local_path
 from dcd.platform.host_parts import SUFFIX
 from dcd.platform.inside import resolve
 from dcd.platform.ips import Repository, catalog_digests
-from dcd.platform.ips_image import forget_host, has_configuration, is_of_the_host
+from dcd.platform.ips_image import has_configuration, is_of_the_host
 from dcd.platform.sight import require_shown
 from statemachine.errors import CheckpointError
 from store.host.process import ToolFailed
@@ -64,7 +64,9 @@ class TransferIPS(Checkpoint):
 
     The `software` of the checkpoint's name has the image (facets, variants, properties, whether it is made
     or changed), publishers with origins and mirrors, and `software_data` to install, uninstall, avoid or
-    unavoid, in this order.
+    unavoid, in this order. Licences are accepted; `licences.tsv` lists those that had to be. The image has an
+    identifier of pkg's client that is derived from its packages, and that installed machines send to
+    repositories unless its property `send-uuid` is false.
     """
 
     DESCRIPTION = "Transfer IPS packages into the image"
@@ -148,6 +150,9 @@ class TransferIPS(Checkpoint):
             set_publishers(pkg, image, publishers, refresh=fetches)
         elif fetches and has_configuration(pkg.root):
             _return_origins(pkg, self._publishers(context.doc))
+        # Contents that were downloaded with a login are not for other builds.
+        if fetches and not any(_login_options(*pair) for pair in self._publishers(context.doc)):
+            pkg.use_cache()
         if image.action == "use_existing":
             _change(pkg, image)
         for data in software.get_children(class_type=SoftwareData):
@@ -155,15 +160,12 @@ class TransferIPS(Checkpoint):
         pkg.run("purge-history")
         if fetches:
             self._same_state(context)
-            pkg.restore_modes()
+            pkg.settle_files()
         if self.verify:
             pkg.verify()
         if image.action == "create" or fetches or software.names("uninstall"):
-            pkg.deliver_list()
-            pkg.record_list()
-        remove_identity(pkg.root)
-        if gone := forget_host(pkg.root):
-            context.report(Report(message=f"not left in the image: {', '.join(gone)}"))
+            pkg.deliver_lists()
+        pkg.forget_host()
         context.report(Report(fraction=1.0))
 
     def _same_state(self, context: Context) -> None:

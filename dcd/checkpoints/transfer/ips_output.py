@@ -5,7 +5,9 @@ CommandLineProgressTracker), transport/exception.py, api_errors.py.
 """
 
 import re
+import shlex
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Literal
 
 from dcd.checkpoints.interface import Report
@@ -28,7 +30,7 @@ _NO_MATCH = re.compile(
     r"pattern\(s\) did not match any [^\n]*\n(?:\S[^\n]*\n)*\s*?(?P<names>(?:[ \t]+\S+\n?)+)"
 )
 _FMRI = re.compile(r"pkg://(?P<publisher>[^/]+)/(?P<name>[^@]+)@(?P<version>\S+)")
-_MODE = re.compile(r"\s*0?(?P<mode>[0-7]{4})\s+(?P<path>\S.*)")
+_FILE = re.compile(r"\s*(?P<content>\S+)\s+0?(?P<mode>[0-7]{4})\s+(?P<path>\S.*)")
 
 _TRANSPORT = re.compile(
     r"protocol error|[Ff]ramework (?:error|stall)|Transfer from '|Invalid content|Too many"
@@ -95,8 +97,36 @@ def package_lines(listing: Iterable[str]) -> list[str]:
     return sorted("\t".join(match.groups()) for match in found if match)
 
 
-def special_modes(listing: Iterable[str]) -> dict[str, int]:
-    """The paths with set-id or sticky bits in lines of `pkg contents -H -o mode,path`, and their modes."""
-    found = (_MODE.fullmatch(line.rstrip()) for line in listing)
-    modes = {match["path"]: int(match["mode"], 8) for match in found if match}
-    return {path: mode for path, mode in modes.items() if mode & 0o7000}
+@dataclass(frozen=True, slots=True)
+class PackagedFile:
+    """A file of an installed package: the name of its content in repositories (`action.hash`), its mode and
+    its path."""
+
+    content: str
+    mode: int
+    path: str
+
+
+def packaged_files(listing: Iterable[str]) -> list[PackagedFile]:
+    """The files in lines of `pkg contents -H -t file -o action.hash,mode,path`."""
+    found = (_FILE.fullmatch(line.rstrip()) for line in listing)
+    return [
+        PackagedFile(each["content"], int(each["mode"], 8), each["path"]) for each in found if each
+    ]
+
+
+def accepted_licences(manifest: str) -> list[str]:
+    """The licences in a package's manifest that have to be accepted, sorted. Source: pkg(7), the license
+    action; attributes are quoted like words of a shell."""
+    found = set()
+    for line in manifest.splitlines():
+        if not line.startswith("license "):
+            continue
+        try:
+            words = shlex.split(line)
+        except ValueError:
+            continue
+        attributes = dict(word.split("=", 1) for word in words if "=" in word)
+        if attributes.get("must-accept", "").lower() == "true":
+            found.add(attributes.get("license", ""))
+    return sorted(found - {""})

@@ -10,16 +10,21 @@ from hashlib import sha256
 from pathlib import Path
 from urllib.parse import quote
 
+from dcd.checkpoints.image.identity import remove_identity
 from dcd.checkpoints.interface import Context, Report
-from dcd.checkpoints.packages import deliver_list
+from dcd.checkpoints.packages import LICENCE_LIST, PACKAGE_LIST, deliver_list
+from dcd.checkpoints.transfer.ips_cache import Cache, lend_cache
 from dcd.checkpoints.transfer.ips_output import (
     InstallProgress,
+    PackagedFile,
+    accepted_licences,
     cause,
     package_lines,
-    special_modes,
+    packaged_files,
 )
-from dcd.platform.inside import entry, regular_file
+from dcd.platform.inside import entry, read, regular_file
 from dcd.platform.ips import BACK_OFF_SECONDS
+from dcd.platform.ips_image import forget_host
 from statemachine.errors import CheckpointError, Unprepared
 from store.host.process import ToolFailed, log_line
 from store.resolved import Resolved, ResolvedPackage, encoded
@@ -35,6 +40,7 @@ class Pkg:
         self.context = context
         self.root = root
         self._progress = InstallProgress(context.report, show)
+        self._cache: Cache | None = None
 
     def create(self, *arguments: str) -> None:
         """Make the image."""
@@ -66,21 +72,54 @@ class Pkg:
         command = ["pkg", "-R", str(self.root), *arguments]
         return self.context.run(command, capture=True, ok=ok).stdout.splitlines()
 
-    def deliver_list(self) -> None:
-        """Deliver the list of the packages in the image."""
+    def use_cache(self) -> None:
+        """From now on, take contents of packages from the package store, and leave downloaded ones to it."""
+        if self.context.packages is not None:
+            listed = self.ask("publisher", "-H", "-F", "tsv")
+            publishers = dict.fromkeys(line.split("\t")[0] for line in listed)
+            self._cache = lend_cache(self.context.packages, publishers)
+
+    def settle_files(self) -> None:
+        """Restore the modes of the packages' files, and note which ones came from the package store."""
+        if self._cache is None and sys.platform != "linux":
+            return
+        columns = "action.hash,mode,path"
+        files = packaged_files(self.ask("contents", "-H", "-t", "file", "-o", columns, ok=(0, 1)))
+        if self._cache is not None and (
+            used := self._cache.note_use(file.content for file in files)
+        ):
+            message = f"from the package store: {used} of {len(files)} files"
+            self.context.report(Report(message=message))
+        if sys.platform == "linux":
+            self._restore_modes(files)
+
+    def deliver_lists(self) -> None:
+        """Deliver the lists of the packages in the image and of the licences accepted for them. Record the
+        packages for later checkpoints and the provenance, each with the digest of its manifest as pkg has it,
+        unless the daemon's settings say to record nothing."""
         lines = package_lines(self.ask("list", "-H", "-v", "--no-refresh", ok=(0, 1)))
         deliver_list(self.context, "".join(f"{line}\n" for line in lines))
-
-    def record_list(self) -> None:
-        """Record the packages in the image for later checkpoints and the provenance, each with the digest of
-        its manifest as pkg has it, unless the daemon's settings say to record nothing."""
+        packages = tuple(self._resolved(*line.split("\t")) for line in lines)
+        self._deliver_licences(packages)
         store = self.context.packages
         if store is None or store.capture == "none":
             return
-        lines = package_lines(self.ask("list", "-H", "-v", "--no-refresh", ok=(0, 1)))
-        packages = (self._resolved(*line.split("\t")) for line in lines)
-        if name := store.add(encoded(Resolved(tuple(packages)))):
+        if name := store.add(encoded(Resolved(packages))):
             self.context.resolve(name)
+
+    def _deliver_licences(self, packages: Sequence[ResolvedPackage]) -> None:
+        """Deliver the accepted licences: a line for each, with package, version and licence."""
+        lines = [
+            f"{package.name}\t{package.version}\t{licence}\n"
+            for package in packages
+            for licence in package.accepted
+        ]
+        if not lines and read(self.context.media, LICENCE_LIST) is None:
+            return
+        deliver_list(self.context, "".join(sorted(lines)), LICENCE_LIST)
+        count = "1 licence" if len(lines) == 1 else f"{len(lines)} licences"
+        message = f"accepted {count}, which {LICENCE_LIST} lists"
+        self.context.report(Report(message=message))
 
     def _resolved(self, publisher: str, name: str, version: str) -> ResolvedPackage:
         # Source: pkg(7), pkg.fmri: get_dir_path.
@@ -95,27 +134,32 @@ class Pkg:
             sha256=sha256(content).hexdigest() if manifest else "",
             size_bytes=len(content),
             uri=f"pkg://{publisher}/{name}@{version}",
+            accepted=tuple(accepted_licences(content.decode("utf-8", "replace"))),
         )
 
-    def restore_modes(self) -> None:
-        """Restore the set-id bits of the packages' files. pkg sets a file's mode and then its owner, and
-        Linux then removes the bits."""
-        if sys.platform != "linux":
-            return
-        listing = self.ask("contents", "-H", "-t", "file", "-o", "mode,path", ok=(0, 1))
+    def _restore_modes(self, files: Sequence[PackagedFile]) -> None:
+        """Restore set-id and sticky bits. pkg sets a file's mode and then its owner, and Linux then removes
+        the bits."""
         restored = 0
-        for path, mode in special_modes(listing).items():
-            file = entry(self.root, path)
-            if not os.path.lexists(file):
+        for packaged in files:
+            file = entry(self.root, packaged.path)
+            if not packaged.mode & 0o7000 or not os.path.lexists(file):
                 continue
             present = file.lstat().st_mode
-            if stat.S_ISREG(present) and stat.S_IMODE(present) != mode:
-                file.chmod(mode)
+            if stat.S_ISREG(present) and stat.S_IMODE(present) != packaged.mode:
+                file.chmod(packaged.mode)
                 restored += 1
         if restored:
-            files = "1 file" if restored == 1 else f"{restored} files"
-            message = f"restored the set-id bits of {files}, which the kernel had removed"
+            count = "1 file" if restored == 1 else f"{restored} files"
+            message = f"restored the set-id bits of {count}, which the kernel had removed"
             self.context.report(Report(message=message))
+
+    def forget_host(self) -> None:
+        """Take out of the image what belongs to one machine or to the build host."""
+        remove_identity(self.root)
+        packages = read(self.context.media, PACKAGE_LIST) or ""
+        if gone := forget_host(self.root, packages):
+            self.context.report(Report(message=f"not left in the image: {', '.join(gone)}"))
 
     def verify(self) -> None:
         """Raise `CheckpointError` unless the image matches its packages."""
@@ -131,7 +175,8 @@ class Pkg:
 
     def _run(self, command: Sequence[str], ok: Sequence[int]) -> None:
         log_line(f"# {shlex.join(command)}")
-        self.context.run(command, on_line=self._progress.line, ok=ok)
+        cache = self._cache.environment if self._cache else {}
+        self.context.run(command, on_line=self._progress.line, ok=ok, env=cache)
 
 
 _UNSERVED = {

@@ -16,7 +16,6 @@ from typing import Annotated
 
 from dcd.checkpoints import products
 from dcd.checkpoints.areas import captured_file
-from dcd.checkpoints.image.identity import remove_identity
 from dcd.checkpoints.interface import CHROOT, Checkpoint, Context, HostPath, Needs, Report, Variance
 from dcd.checkpoints.transfer.ips import TransferIPS, set_publishers
 from dcd.checkpoints.transfer.ips_pkg import NOTHING_TO_DO, Pkg
@@ -27,7 +26,6 @@ from dcd.manifest.forms import CLIENT_PATH
 from dcd.manifest.objects.software import Image, Origin, Publisher
 from dcd.manifest.values import InputPath
 from dcd.platform.asking import ask_catalogs, local_path, readable_paths
-from dcd.platform.ips_image import forget_host
 from statemachine.errors import CheckpointError, Unprepared
 from store.host.regular import read_regular
 
@@ -112,11 +110,9 @@ class TransferP5I(Checkpoint):
             set_publishers(pkg, Image(action="use_existing"), further, refresh=True)
         pkg.run("install", "--accept", "--no-index", *names, ok=(0, NOTHING_TO_DO))
         pkg.run("purge-history")
-        pkg.restore_modes()
-        pkg.deliver_list()
-        pkg.record_list()
-        remove_identity(pkg.root)
-        forget_host(pkg.root)
+        pkg.settle_files()
+        pkg.deliver_lists()
+        pkg.forget_host()
         context.report(Report(fraction=1.0))
 
     def _host_file(self, doc: DataObjectCache) -> Path | None:

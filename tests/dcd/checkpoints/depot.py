@@ -4,15 +4,18 @@ phases, what a dead origin does), with repositories that are real directories; a
 import hashlib
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from dcd.checkpoints.interface import Context
 from dcd.checkpoints.transfer.ips import TransferIPS
 from dcd.manifest.diagnostics import refuse
 from store.host.tools import TOOL_PATH
+from store.packages import Lent
 
-STAND_IN = """#!{python}
-import getopt, json, pathlib, sys
+STAND_IN = """#!{python} -IS
+import getopt, gzip, hashlib, json, os, pathlib, sys
 calls = pathlib.Path({calls!r})
 with calls.open("a") as log:
     log.write(json.dumps(sys.argv[1:]) + "\\n")
@@ -55,7 +58,25 @@ def packages(origin):
         fail(1, f"Unable to contact valid package repository: {{origin}}")
     return path.read_text().split()
 
+def digest(package):
+    return hashlib.sha1(f"content of {{package}}".encode()).hexdigest()
+
+def fetch(package, publisher):
+    # As pkg: from the cache if the file there is whole, which is checked; else it is fetched into it.
+    name = digest(package)
+    root = os.environ.get("PKG_CACHEROOT", f"{{root_of_image}}/var/pkg/publisher")
+    place = pathlib.Path(root, publisher, "file", name[:2], name)
+    if place.exists():
+        if hashlib.sha1(gzip.decompress(place.read_bytes())).hexdigest() == name:
+            print(f"cached: {{package}}")
+            return
+        place.unlink()
+    print(f"fetched: {{package}}")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_bytes(gzip.compress(f"content of {{package}}".encode(), mtime=0))
+
 status = 0
+root_of_image = root
 if command == "set-publisher":
     origins = [value for option, value in options if option in ("-g", "-p")]
     if ("--no-refresh", "") not in options:
@@ -87,12 +108,20 @@ elif command == "install":
     print("Actions: 10/10 actions (Installing new actions)")
     print("Finalize: Updating image state ... Done")
     for package in new:
+        fetch(package, known[package])
+        if pathlib.Path({calls!r} + "-cut").exists():
+            fail(1, "Framework error: code: E_COULDNT_CONNECT (7) reason: x")
         state["installed"][package] = known[package]
         (pathlib.Path(root) / package).write_text("content")
         (pathlib.Path(root) / package).chmod(0o755)
         place = state_file.parent / "publisher" / known[package] / "pkg" / package
         place.mkdir(parents=True, exist_ok=True)
-        (place / "1.0-1%3A20260101T000000Z").write_text(f"set name=pkg.summary value={{package}}")
+        (place / "1.0-1%3A20260101T000000Z").write_text(
+            f"set name=pkg.summary value={{package}}\\n" + {{
+                "licensed": 'license 0a1b license="A licence" must-accept=true must-display=true\\n',
+                "licensed2": "license 0a1c license='It''s' must-accept=True\\n"
+                             "license 0a1d license=free must-accept=false\\n",
+            }}.get(package, "license 0a1e license=CDDL\\n"))
     status = 0 if new else 4
 elif command == "uninstall":
     for package in operands:
@@ -104,7 +133,7 @@ elif command == "avoid":
     state["avoided"] += operands
 elif command == "contents":
     for package in state["installed"]:
-        print(f"{{'4755' if package == 'su' else '0644'}}  {{package}}")
+        print(f"{{digest(package)}} {{'4755' if package == 'su' else '0644'}}  {{package}}")
     status = 0 if state["installed"] else 1
 elif command == "list":
     for package, publisher in state["installed"].items():
@@ -112,7 +141,7 @@ elif command == "list":
     status = 0 if state["installed"] else 1
 state_file.write_text(json.dumps(state))
 sections = [
-    f"[authority_{{name}}]\\nprefix = {{name}}\\nuuid = 6ad2f2d6-1b1c-11ef-8d3c-000000000000\\n"
+    f"[authority_{{name}}]\\nprefix = {{name}}\\nuuid = 6ad2f2d6-1b1c-11ef-8d3c-{{os.urandom(6).hex()}}\\n"
     f"last_uuid = Thu Jan  1 00:00:00 2026\\norigins = {{origins}}\\nmirrors = []\\n"
     f"origin_info = {{[dict(uri=o, proxy='') for o in origins]}}\\n"
     "ssl_key = /x/ssl/1\\nssl_cert = /x/ssl/2\\n"
@@ -149,14 +178,23 @@ class Depot:
         (catalog / "catalog.attrs").write_text(json.dumps(attributes))
         return path
 
-    def execute(self, checkpoint: TransferIPS, *elements: str) -> None:
+    def cut(self, off: bool = True) -> None:
+        """Have each install fail after its first file, or no more."""
+        flag = Path(f"{self.calls_file}-cut")
+        flag.touch() if off else flag.unlink()
+
+    def execute(
+        self, checkpoint: TransferIPS, *elements: str, packages: Lent | None = None
+    ) -> Context:
         """As the engine would, with the stand-in on PATH."""
         doc = self.bench.doc(*elements)
         refuse(checkpoint.check(doc))
         environment = {"PATH": f"{self.directory}/bin:{TOOL_PATH}"}
         external = checkpoint.external_state(doc)
         context = self.bench.context(doc, external=external, environment=environment)
+        context = replace(context, packages=packages)
         checkpoint.execute(context)
+        return context  # type: ignore[no-any-return]
 
     def stumble(self, command: str, text: str, times: int) -> None:
         """Have the next calls of a subcommand fail with that text (-1: all of them)."""

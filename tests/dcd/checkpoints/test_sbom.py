@@ -465,12 +465,17 @@ def test_ips_packages_are_listed_by_their_fmri(
         fmri = f"pkg://{row[0]}/{name}@{row[2]}"
         [component] = [each for each in documents["cdx"]["components"] if each["name"] == name]
         assert component["purl"].startswith(f"pkg:generic/one/{name}@")
-        assert component["properties"] == [{"name": "ips:fmri", "value": fmri}]
+        assert {"name": "ips:fmri", "value": fmri} in component["properties"]
         [package] = [each for each in documents["spdx"]["packages"] if each["name"] == name]
         assert package["supplier"] == "Organization: one"
-        manifest = hashlib.sha256(f"set name=pkg.summary value={name}".encode()).hexdigest()
+        [manifest_file] = bench.image.glob(f"var/pkg/publisher/one/pkg/{name}/*")
+        manifest = hashlib.sha256(manifest_file.read_bytes()).hexdigest()
         assert component["hashes"] == [{"alg": "SHA-256", "content": manifest}]
         assert package["checksums"][0]["checksumValue"] == manifest
+    # The last one has a licence that was accepted.
+    accepted = {"name": "ips:accepted-licence", "value": "A licence"}
+    assert accepted in component["properties"]
+    assert package["licenseComments"] == "Accepted at installation: A licence"
 
 
 def test_what_writes_the_documents_is_loaded_by_no_other_process() -> None:

@@ -54,7 +54,7 @@ def test_an_image_is_made_with_all_that_the_manifest_says_and_packages_installed
         "install --accept --no-index --reject bad base other extra",
         "uninstall --no-index extra",
         "purge-history",
-        "contents -H -t file -o mode,path",
+        "contents -H -t file -o action.hash,mode,path",
         "list -H -v --no-refresh",
     ]
     assert (bench.image / "base").exists()
@@ -115,7 +115,7 @@ def test_an_existing_image_is_changed(depot: Depot) -> None:
         "change-facet --accept facet.doc=False",
         "install --accept more",
         "purge-history",
-        "contents -H -t file -o mode,path",
+        "contents -H -t file -o action.hash,mode,path",
         "list -H -v --no-refresh",
     ]
 

@@ -1,5 +1,6 @@
 """What TransferIPS leaves in the image and in the log, and what it does when a repository fails."""
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 
 from dcd.checkpoints.transfer.ips import TransferIPS
 from statemachine.errors import CheckpointError, DcdError
+from store.packages import Packages
 from tests.dcd.checkpoints.depot import Depot, install, publisher, software
 
 
@@ -24,7 +26,8 @@ def failure(depot: Depot, *elements: str) -> DcdError:
 
 def listed(bench: Any) -> list[str]:
     """The names in the list of packages that was delivered last."""
-    text = (bench.root / bench.artifacts[-1].path).read_text()
+    last = [artifact for artifact in bench.artifacts if artifact.name == "packages.tsv"][-1]
+    text = (bench.root / last.path).read_text()
     return [line.split("\t")[1] for line in text.splitlines()]
 
 
@@ -168,3 +171,60 @@ def test_keys_ids_and_seeds_of_one_machine_do_not_stay(depot: Depot, bench: Any)
     depot.execute(TransferIPS("u"), elements)
     assert [name for name in machines if (bench.image / name).exists()] == []
     assert (bench.image / "etc/machine-id").read_text() == ""
+
+
+def test_accepted_licences_are_listed_and_recorded(
+    depot: Depot, bench: Any, tmp_path: Path
+) -> None:
+    packages = Packages(tmp_path / "packages")
+    packages.prepare()
+    lent = packages.lend("attempt", "digests")
+    one = depot.publish("one", "base", "licensed", "licensed2")
+    elements = software(install("base", "licensed", "licensed2"), publisher(one))
+    depot.execute(TransferIPS("t"), elements, packages=lent)
+    version = "1.0-1:20260101T000000Z"
+    assert (bench.root / "media/licences.tsv").read_text() == (
+        f"licensed\t{version}\tA licence\nlicensed2\t{version}\tIts\n"
+    )
+    assert [each.name for each in bench.artifacts] == ["packages.tsv", "licences.tsv"]
+    assert "accepted 2 licences, which licences.tsv lists" in bench.messages()
+    packages.take_in(lent)
+    lists = [each for each in packages.stored() if not each.sha256.startswith("content-")]
+    recorded = packages.resolved(lists[0].sha256).packages
+    assert {each.name: each.accepted for each in recorded} == {
+        "base": (), "licensed": ("A licence",), "licensed2": ("Its",),
+    }  # fmt: skip
+
+
+def test_without_a_licence_to_accept_there_is_no_list(depot: Depot, bench: Any) -> None:
+    one = depot.publish("one", "base")
+    depot.execute(TransferIPS("t"), software(install("base"), publisher(one)))
+    assert [each.name for each in bench.artifacts] == ["packages.tsv"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    ['<facet set="true">facet.doc</facet>', '<variant name="variant.debug">true</variant>'],
+)
+def test_the_list_is_made_again_after_a_change_of_facets_or_variants(
+    depot: Depot, bench: Any, change: str
+) -> None:
+    one = depot.publish("one", "base")
+    before = software(install("base"), publisher(one))
+    depot.execute(TransferIPS("t"), before)
+    (bench.root / "media/packages.tsv").write_text("old\n")
+    image = f'<image action="use_existing">{change}</image>'
+    depot.execute(TransferIPS("u"), software("", publisher(one), image, "u"))
+    assert listed(bench) == ["base"]
+
+
+def test_two_builds_make_the_same_image(depot: Depot, bench: Any) -> None:
+    one = depot.publish("one", "base", "su")
+    images = []
+    for _ in range(2):
+        shutil.rmtree(bench.image)
+        bench.image.mkdir()
+        depot.execute(TransferIPS("t"), software(install("base", "su"), publisher(one)))
+        files = (path for path in bench.image.rglob("*") if path.is_file())
+        images.append({path: path.read_bytes() for path in files if "file" not in path.parts})
+    assert images[0] == images[1]
