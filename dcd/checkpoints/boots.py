@@ -21,8 +21,9 @@ from typing import Literal, TypeVar
 
 from dcd.checkpoints.interface import Checkpoint, Context, Report
 from dcd.checkpoints.media.deliver import deliver_file
+from dcd.checkpoints.secure_boot import way_of
 from dcd.manifest.data_object import Origin
-from dcd.manifest.diagnostics import Diagnostic, error
+from dcd.manifest.diagnostics import Diagnostic, error, warning
 from dcd.manifest.doc import DataObjectCache
 from dcd.platform.hypervisor import (
     Accelerator,
@@ -54,17 +55,21 @@ but stops at some instruction of a kernel."""
 PICTURE_SECONDS = 5.0
 """The time between two pictures of a guest that boots."""
 
+_REPORT_ON, _REPORT_OFF = "Secure boot enabled", "Secure boot disabled"
+
 _SETTLE_SECONDS = 2.0
 """The time between the marker on the serial console and the screenshot: the screen's login appears later."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One boot from `drive`. `label` names it in reports and files."""
+    """One boot from `drive`, with `secure_boot` by firmware that demands signatures. `label` names it in
+    reports and files."""
 
     label: str
     firmware: Firmware
     drive: Drive
+    secure_boot: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +116,38 @@ class Boot:
     screenshot: Path | None
     accelerator: Accelerator
     no_picture: str = ""
+
+    @property
+    def reports_secure_boot(self) -> bool:
+        """Whether the guest's kernel has reported that Secure Boot is on. Source: Linux,
+        drivers/firmware/efi/secureboot.c."""
+        return _REPORT_ON in self.console
+
+
+def check_secure_boot(
+    checkpoint: Checkpoint,
+    doc: DataObjectCache,
+    hypervisor: HypervisorName,
+    kinds: Sequence[Firmware],
+) -> Iterator[Diagnostic]:
+    """The reasons why the Secure Boot of the manifest's image cannot be tested."""
+    if way_of(doc) is None:
+        return
+    if "uefi" not in kinds:
+        yield warning(
+            checkpoint.argument_place(doc, "firmware"),
+            f"{checkpoint.name}: only UEFI has Secure Boot, which is not tested",
+            f"it boots with {', '.join(kinds)}",
+            '<arglist name="firmware"><argitem>uefi</argitem></arglist>',
+        )
+    elif hypervisor != "qemu":
+        yield checkpoint.fault(
+            doc,
+            "hypervisor",
+            f"{hypervisor} is not started with Secure Boot",
+            "the image of this manifest is for machines with it",
+            '<arg name="hypervisor">qemu</arg>',
+        )
 
 
 def check_conditions(
@@ -210,9 +247,17 @@ def boot_all(
                 label = boot.trial.label
                 done[label] = boot
                 message = f"{label}: {conditions.marker!r} after {boot.seconds:.1f} seconds"
+                if boot.trial.secure_boot:
+                    message += ", with Secure Boot"
+                    message += ", as the guest reports" if boot.reports_secure_boot else ""
                 if boot.no_picture:
                     message += f" (no picture: {boot.no_picture})"
                 context.report(Report(len(done) / len(pending), message))
+                if boot.trial.secure_boot and not boot.reports_secure_boot:
+                    context.warn(
+                        f"{label}: Secure Boot was on, but the guest did not report it: leave quiet out of "
+                        "kernel_args, so that its kernel does"
+                    )
         finally:
             stop.set()
             pool.shutdown(cancel_futures=True)
@@ -287,6 +332,7 @@ def _boot_under(
         cpus=conditions.cpus,
         drives=(trial.drive,),
         console_log=context.evidence / f"{name}.log",
+        secure_boot=trial.secure_boot,
     )
     console = ConsoleText()
     picture = context.evidence / f"{name}.png"
@@ -310,6 +356,12 @@ def _boot_under(
                     guest.write_console(exchange.typed.encode())
                     wait(exchange.awaited)
                 exchange_seconds = time.monotonic() - begun
+                if trial.secure_boot and _REPORT_OFF in console.text:
+                    raise GuestTrouble(
+                        "the guest reports that Secure Boot is off",
+                        f"its kernel printed {_REPORT_OFF!r}, although its firmware demands signatures",
+                        "use a kernel that knows Secure Boot",
+                    )
             except GuestTrouble:
                 take_picture(guest, picture)
                 raise

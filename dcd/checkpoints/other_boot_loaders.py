@@ -1,8 +1,9 @@
 """Boot loaders in the image that a checkpoint does not use, although a user may expect it.
 
-Media and disks start with a GRUB that is assembled for the one medium or disk and not signed. Packages in
-the image with a signed chain (shim, signed GRUB) or another boot loader do not change that: the check of the
-manifest says so, and the checkpoint again when it finds their files.
+Media and disks start with a GRUB that is assembled for the one medium or disk and not signed, unless
+`secure_boot` wants the signed one. Packages in the image with a signed chain (shim, signed GRUB) or another
+boot loader do not change that: the check of the manifest says so, and the checkpoint again when it finds
+their files.
 """
 
 import re
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dcd.checkpoints.interface import Checkpoint, Context, Report
+from dcd.checkpoints.secure_boot import way_of
 from dcd.manifest.diagnostics import Diagnostic, warning
 from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.objects.software import Software, SoftwareData
@@ -28,7 +30,7 @@ _OTHER_FILES = {
     "usr/lib/EXTLINUX/mbr.bin": "EXTLINUX",
 }
 
-_REMEDY = "switch Secure Boot off in the firmware of the machine; it starts without"
+_REMEDY = 'write <img_params secure_boot="distribution">, or leave the package out'
 
 
 def check_packages(
@@ -46,7 +48,7 @@ def check_packages(
     ]
     for place, name in installed:
         found = f"{name} is in the image, but {result} of {checkpoint.name}"
-        if _SIGNED.fullmatch(name):
+        if _SIGNED.fullmatch(name) and way_of(doc) is None:
             yield warning(
                 place,
                 f"{found} does not start with Secure Boot",
@@ -64,10 +66,11 @@ def check_packages(
 
 def report_found(context: Context, result: str) -> None:
     """Report the boot loaders of the image that `result` does not use."""
-    if any(_matches(context.pkg_image, pattern) for pattern in _SIGNED_FILES):
+    signed = any(_matches(context.pkg_image, pattern) for pattern in _SIGNED_FILES)
+    if signed and way_of(context.doc) is None:
         unused = "the signed boot loader in the image is not used"
         message = f"{result} does not start with Secure Boot: {unused}; {_REMEDY}"
-        context.report(Report(message=message))
+        context.warn(message)
     for pattern, name in _OTHER_FILES.items():
         if _matches(context.pkg_image, pattern):
             context.report(Report(message=f"{result} starts with GRUB: {name} is not set up"))

@@ -32,6 +32,8 @@ RAMDISK = "illumos_ramdisk"
 ILLUMOS_MENU = "illumos_menu"
 LIVE_ROOT = "illumos_live_root"
 GRUB = {"bios": "grub_bios", "uefi": "grub_uefi"}
+SIGNED_SHIM = "signed_shim"
+SIGNED_GRUB = "signed_grub"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +77,14 @@ PRODUCTS: Mapping[str, Product] = {
     LIVE_ROOT: _made_by("the contents of the medium", "TextPkgImgMod and others"),
     GRUB["bios"]: _in_package("GRUB for BIOS in the image", "grub-pc-bin"),
     GRUB["uefi"]: _in_package("GRUB for UEFI in the image", "grub-efi-amd64-bin"),
+    SIGNED_SHIM: _in_package("the signed shim in the image", "shim-signed"),
+    SIGNED_GRUB: _in_package("the signed GRUB in the image", "grub-efi-amd64-signed"),
 }
 """The formats of a machine's disk are products too, by kind: `qcow2`, `ova`."""
 
 IN_AREAS: Mapping[str, tuple[str, ...]] = {
     "PKG_IMAGE_PATH": (
-        *(IMAGE, KERNEL, LIVE_BOOT, *GRUB.values()),
+        *(IMAGE, KERNEL, LIVE_BOOT, *GRUB.values(), SIGNED_SHIM, SIGNED_GRUB),
         *(RAMDISK, ILLUMOS_MENU, LIVE_ROOT),
     ),
     # Its maker may need no kernel in the image.

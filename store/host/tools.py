@@ -105,6 +105,7 @@ TOOLS: dict[str, Tool] = {
     ),
     "qemu-img": Tool("qemu-img", "qemu-utils"),
     "qemu-system-x86_64": Tool("qemu-system-x86_64", "qemu-system-x86"),
+    "sbsign": Tool("sbsign", "sbsigntool", None),
     "setpriv": Tool("setpriv", "util-linux", shapes=False),
     "sfdisk": Tool("sfdisk", "fdisk"),
     "tar": Tool("tar", "tar", shapes=False),

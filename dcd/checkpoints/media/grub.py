@@ -6,8 +6,8 @@ from it. The same input gives the same bytes.
 Source: grub-mkimage(1), the GRUB manual; mformat(1), mcopy(1).
 """
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
 
 from dcd.checkpoints.interface import Context
 from dcd.checkpoints.times import fat_environment
@@ -27,8 +27,11 @@ MENU = (
 )
 """The modules for a menu that starts Linux."""
 _MEDIUM = ("fat", "iso9660", "part_gpt", "part_msdos")
-_ESP_KIB = "2880"
+_FLOPPY_KIB = 2880
 """The size of a floppy disk, which all firmware can read."""
+_TRACK_KIB = 64 * 32 // 2
+"""64 heads of 32 sectors, as in tables of partitions."""
+_CLUSTER_BYTES = 4096
 
 
 def find_medium(marker: str) -> str:
@@ -42,19 +45,32 @@ def bios_image(context: Context, marker: str, result: Path) -> None:
     core_image(context, "i386-pc-eltorito", modules, find_medium(marker), result)
 
 
-def efi_system_partition(context: Context, marker: str, epoch: int, result: Path) -> None:
-    """Make a FAT file system with GRUB as EFI/BOOT/BOOTX64.EFI, where all UEFI firmware looks. Its
-    times and serial number come from the Unix time `epoch`."""
+def uefi_program(context: Context, marker: str) -> Path:
+    """Make the program that UEFI firmware starts from the medium."""
     program = context.tmp / "BOOTX64.EFI"
     modules = ("efi_gop", "efi_uga", *_MEDIUM, *MENU)
     core_image(context, "x86_64-efi", modules, find_medium(marker), program)
+    return program
+
+
+def efi_system_partition(
+    context: Context, files: Mapping[PurePosixPath, Path], epoch: int, result: Path
+) -> None:
+    """Make a FAT file system with these files, by their paths there. Its times and serial number come from
+    the Unix time `epoch`."""
     serial = f"{epoch & 0xFFFFFFFF:08x}"
     env = fat_environment(epoch)
-    context.run(
-        ["mformat", "-C", "-i", result, "-f", _ESP_KIB, "-N", serial, "-v", "EFI", "::"], env=env
-    )
-    context.run(["mmd", "-i", result, "::EFI", "::EFI/BOOT"], env=env)
-    context.run(["mcopy", "-i", result, program, "::EFI/BOOT/BOOTX64.EFI"], env=env)
+    needed_kib = sum(-(-file.stat().st_size // _CLUSTER_BYTES) for file in files.values()) * 4 + 256
+    if needed_kib <= _FLOPPY_KIB:
+        size = ["-f", str(_FLOPPY_KIB)]
+    else:
+        tracks = -(-needed_kib // _TRACK_KIB)
+        size = ["-t", str(tracks), "-h", "64", "-s", "32", "-c", str(_CLUSTER_BYTES // 512)]
+    context.run(["mformat", "-C", "-i", result, *size, "-N", serial, "-v", "EFI", "::"], env=env)
+    directories = {parent for path in files for parent in path.parents if parent.name}
+    context.run(["mmd", "-i", result, *(f"::{each}" for each in sorted(directories))], env=env)
+    for path, file in files.items():
+        context.run(["mcopy", "-i", result, file, f"::{path}"], env=env)
 
 
 def core_image(

@@ -10,10 +10,10 @@ Source: xorrisofs(1); the El Torito and UEFI specifications.
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated
 
-from dcd.checkpoints import other_boot_loaders, products
+from dcd.checkpoints import other_boot_loaders, products, secure_boot
 from dcd.checkpoints.architecture import check_x86
 from dcd.checkpoints.interface import Checkpoint, Context, Report
 from dcd.checkpoints.media import grub, largest
@@ -40,12 +40,17 @@ class CreateISO(Checkpoint):
     EXPECTED_SECONDS = 3.0
     REQUIRES = (products.BOOT_MENU, products.SQUASHFS, products.LIVE_BOOT)
     PROVIDES = (products.ISO,)
-    READS = ("//distro.name", "//distro.add_timestamp", *largest.READS)
+    READS = ("//distro.name", "//distro.add_timestamp", *largest.READS, *secure_boot.READS)
     TOOLS = ("xorriso", *grub.TOOLS)
     DISK_BYTES = 1 << 30
 
     volume_id: Annotated[str, VOLUME_ID] | None = None
     """The medium's name in systems that mount it. Default: the distribution's name."""
+
+    def requires(self, doc: DataObjectCache) -> Iterator[tuple[str, ...]]:
+        yield from super().requires(doc)
+        if way := secure_boot.way_of(doc):
+            yield from ((name,) for name in secure_boot.PRODUCTS[way])
 
     def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
         yield from check_x86(doc, self, "makes a medium for", fails=False)
@@ -87,7 +92,7 @@ class CreateISO(Checkpoint):
         marker_file.touch()
         bios, esp = context.tmp / "bios.img", context.tmp / "efi.img"
         grub.bios_image(context, marker, bios)
-        grub.efi_system_partition(context, marker, epoch, esp)
+        grub.efi_system_partition(context, _uefi_files(context, marker), epoch, esp)
         context.run(
             [
                 *("xorriso", "-no_rc", "-as", "mkisofs", "-quiet", "-r", *level),
@@ -106,6 +111,16 @@ class CreateISO(Checkpoint):
             ],
             env={"SOURCE_DATE_EPOCH": str(epoch)},
         )
+
+
+def _uefi_files(context: Context, marker: str) -> dict[PurePosixPath, Path]:
+    """The files of the EFI system partition."""
+    way = secure_boot.way_of(context.doc)
+    if way is None:
+        return {secure_boot.DEFAULT_PROGRAM: grub.uefi_program(context, marker)}
+    secure_boot.require_signed_kernels([context.boot_archive / "vmlinuz"])
+    to_menu = f"{grub.find_medium(marker)}configfile $prefix/grub.cfg\n"
+    return secure_boot.programs(context, way, to_menu)
 
 
 def needed_level(files: Iterable[Path]) -> tuple[str, ...]:

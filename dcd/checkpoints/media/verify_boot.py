@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from dcd.checkpoints import boots, products
+from dcd.checkpoints import boots, products, secure_boot
 from dcd.checkpoints.architecture import check_x86
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
 from dcd.checkpoints.recorded import required_medium
@@ -27,12 +27,16 @@ from dcd.platform.hypervisor import (
 
 @dataclass(frozen=True)
 class VerifyBoot(Checkpoint):
-    """Boot the medium of an earlier checkpoint."""
+    """Boot the medium of an earlier checkpoint.
+
+    An image with `secure_boot` is booted by UEFI firmware that demands signatures.
+    """
 
     DESCRIPTION = "Boot the medium to prove that it boots"
     EXPECTED_SECONDS = 60.0
     TOOLS = all_tools()
     PROVIDES = ()
+    READS = secure_boot.READS
 
     firmware: tuple[Literal["bios", "uefi"], ...] = ("bios",)
     """The firmware to boot with, each of those listed."""
@@ -86,6 +90,7 @@ class VerifyBoot(Checkpoint):
         yield from boots.check_conditions(
             self, doc, self.marker, self.timeout_seconds, self.memory_mb, self.cpus
         )
+        yield from boots.check_secure_boot(self, doc, self.hypervisor, self.firmware)
         if self.media not in hypervisor_named(self.hypervisor, {}).attachments:
             yield self.fault(
                 doc,
@@ -110,7 +115,12 @@ class VerifyBoot(Checkpoint):
         )
         message = f"booting {medium.name} as {self.media} under {conditions.under}"
         context.report(Report(0.0, message))
-        trials = [boots.Trial(kind, kind, Drive(medium, self.media)) for kind in self.firmware]
+        drive = Drive(medium, self.media)
+        signed = secure_boot.way_of(context.doc) is not None
+        trials = [
+            boots.Trial(kind, kind, drive, secure_boot=signed and kind == "uefi")
+            for kind in self.firmware
+        ]
         boots.boot_all(context, trials, conditions, self.stopping)
 
     def _kinds(self) -> tuple[str, ...]:

@@ -13,19 +13,24 @@ _BRINGING: Mapping[str, tuple[str, str]] = {
         r"grub-efi(-amd64(-bin|-signed)?)?|grub-cloud-amd64",
         r"shim-|task-|proxmox",
     ),
+    products.SIGNED_SHIM: (r"shim-signed", r"task-"),
+    products.SIGNED_GRUB: (r"grub-efi-amd64-signed", r"task-"),
 }
 """The packages with a product (the whole name), and those that may depend on one (its beginning)."""
+
+_NO_DEPENDENCIES = (*products.GRUB.values(), products.SIGNED_SHIM, products.SIGNED_GRUB)
+"""Products that no other package depends on."""
 
 
 def brought(names: Sequence[str]) -> products.Provided:
     """The products of the packages for later checkpoints; `hardly` for those that only a dependency could
-    have. GRUB's modules are no dependency of other packages."""
+    have."""
     found: dict[str, products.Odds] = {}
     for product, (certain, likely) in _BRINGING.items():
         if any(re.fullmatch(certain, name) for name in names):
             found[product] = "surely"
         elif any(re.match(likely, name) for name in names):
             found[product] = "perhaps"
-        elif names and product not in products.GRUB.values():
+        elif names and product not in _NO_DEPENDENCIES:
             found[product] = "hardly"
     return found

@@ -14,6 +14,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from dcd.checkpoints import secure_boot
 from dcd.checkpoints.interface import Context
 from dcd.checkpoints.media.grub import MENU, core_image
 from dcd.checkpoints.vm.disk import DiskLayout, FileSystem, VolumePartition
@@ -25,8 +26,6 @@ from statemachine.errors import CheckpointError
 TOOLS = ("grub-mkimage",)
 PACKAGES = {"bios": "grub-pc-bin", "uefi": "grub-efi-amd64-bin"}
 """The Debian package with GRUB's modules for each firmware."""
-
-UEFI_PROGRAM = PurePosixPath("EFI/BOOT/BOOTX64.EFI")
 
 _PLATFORMS = {"bios": "i386-pc", "uefi": "x86_64-efi"}
 _ALSO = {"bios": ("biosdisk",), "uefi": ("efi_gop", "efi_uga")}
@@ -106,9 +105,16 @@ def copy_modules(image: Path, firmware: Collection[str]) -> None:
             shutil.copyfile(file, directory / file.name)
 
 
-def uefi_program(context: Context, layout: DiskLayout, result: Path) -> None:
-    """Make GRUB's program for UEFI."""
-    _core(context, "uefi", layout, result)
+def uefi_files(context: Context, layout: DiskLayout) -> dict[PurePosixPath, Path]:
+    """The files of the EFI system partition, by their paths there."""
+    way = secure_boot.way_of(context.doc)
+    if way is None:
+        program = context.tmp / secure_boot.DEFAULT_PROGRAM.name
+        _core(context, "uefi", layout, program)
+        return {secure_boot.DEFAULT_PROGRAM: program}
+    secure_boot.require_signed_kernels(sorted(resolve(context.pkg_image, "boot").glob("vmlinuz-*")))
+    to_menu = f"{_find_menu(place_of(layout, '/boot/grub'))}configfile $prefix/grub.cfg\n"
+    return secure_boot.programs(context, way, to_menu)
 
 
 def install_for_bios(context: Context, disk: Path, layout: DiskLayout) -> None:
@@ -133,6 +139,11 @@ def install_for_bios(context: Context, disk: Path, layout: DiskLayout) -> None:
         file.write(core)
 
 
+def _find_menu(place: Place) -> str:
+    """GRUB's first commands, for a menu at that place."""
+    return f"{place.find}\nset prefix=($root){place.path}\n"
+
+
 def _core(context: Context, kind: str, layout: DiskLayout, result: Path) -> None:
     place = place_of(layout, "/boot/grub")
     platform = _PLATFORMS[kind]
@@ -140,7 +151,7 @@ def _core(context: Context, kind: str, layout: DiskLayout, result: Path) -> None
         context,
         platform,
         (*_ALSO[kind], *_DISK, *_READERS[place.partition.volume.type], *MENU),
-        f"{place.find}\nset prefix=($root){place.path}\n",
+        _find_menu(place),
         result,
         resolve(context.pkg_image, f"usr/lib/grub/{platform}"),
     )

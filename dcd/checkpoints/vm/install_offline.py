@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
-from dcd.checkpoints import other_boot_loaders, products
+from dcd.checkpoints import other_boot_loaders, products, secure_boot
 from dcd.checkpoints.architecture import check_x86
 from dcd.checkpoints.boot.menu import Entry, grub_cfg, menu_of
 from dcd.checkpoints.image.identity import NO_HOST_KEYS, remove_identity, without_host_keys
@@ -69,7 +69,7 @@ class InstallOffline(Checkpoint):
     EXPECTED_SECONDS = 6.0
     VERSION = 2
     PROVIDES = ()
-    READS = ("//boot_mods", "//vm_im.firmware", "//distro.name")
+    READS = ("//boot_mods", "//vm_im.firmware", "//distro.name", *secure_boot.READS)
     TOOLS = (*boot_loader.TOOLS, *ALL_VOLUME_TOOLS, *MOUNT_TOOLS)
 
     kernel_args: Annotated[str, KERNEL_ARGUMENTS] = "quiet"
@@ -108,6 +108,8 @@ class InstallOffline(Checkpoint):
     def requires(self, doc: DataObjectCache) -> Iterator[tuple[str, ...]]:
         yield from ((name,) for name in (products.IMAGE, products.KERNEL_RECORD, products.DISK))
         yield from ((products.GRUB[kind],) for kind in sorted(firmware(doc)))
+        if "uefi" in firmware(doc) and (way := secure_boot.way_of(doc)):
+            yield from ((name,) for name in secure_boot.PRODUCTS[way])
 
     def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
         yield from check_x86(doc, self, "makes a disk start on", fails=False)
@@ -231,14 +233,14 @@ def _trees(context: Context, layout: DiskLayout) -> dict[int, Path]:
 
 
 def _add_programs(context: Context, layout: DiskLayout, trees: Mapping[int, Path], ns: int) -> None:
-    """Put GRUB's program for UEFI into each ESP: firmware may start any of them."""
-    program = context.tmp / boot_loader.UEFI_PROGRAM.name
-    boot_loader.uefi_program(context, layout, program)
+    """Put the programs for UEFI into each ESP: firmware may start any of them."""
+    files = boot_loader.uefi_files(context, layout)
     for esp in (one for one in layout.partitions if one.type == ESP):
-        target = new_file(trees[esp.number], boot_loader.UEFI_PROGRAM)
-        shutil.copyfile(program, target)
-        for path in (target, target.parent, target.parent.parent):
-            os.utime(path, ns=(ns, ns))
+        for path, file in files.items():
+            target = new_file(trees[esp.number], path)
+            shutil.copyfile(file, target)
+            for changed in (target, target.parent, target.parent.parent):
+                os.utime(changed, ns=(ns, ns))
 
 
 def _make_disk(

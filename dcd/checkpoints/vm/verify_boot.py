@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from dcd.checkpoints import boots, products
+from dcd.checkpoints import boots, products, secure_boot
 from dcd.checkpoints.architecture import check_x86
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
 from dcd.checkpoints.media.deliver import deliver_file
@@ -64,12 +64,13 @@ class VerifyBoot(Checkpoint):
     """Boot the delivered images.
 
     With `login` that user, whose password is in the manifest, logs in after the marker; with `command` too,
-    that command is typed at the `prompt`, and `answer` has to appear.
+    that command is typed at the `prompt`, and `answer` has to appear. An image with `secure_boot` is
+    booted by UEFI firmware that demands signatures.
     """
 
     DESCRIPTION = "Boot the virtual machine in every format"
     EXPECTED_SECONDS = 300.0
-    READS = ("//vm_im", "//user", "//distro.name")
+    READS = ("//vm_im", "//user", "//distro.name", *secure_boot.READS)
     TOOLS = all_tools()
     PROVIDES = ()
 
@@ -159,11 +160,20 @@ class VerifyBoot(Checkpoint):
         if self.side_by_side is not None and self.side_by_side < 1:
             example = '<arg name="side_by_side">1</arg>'
             yield self.fault(doc, "side_by_side", "at least one guest runs at a time", "", example)
+        yield from boots.check_secure_boot(self, doc, self.hypervisor, self._firmware(doc))
         yield from self._check_hypervisor(doc)
         yield from self._check_exchanges(doc)
 
     def _check_hypervisor(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
         hypervisor = hypervisor_named(self.hypervisor, {})
+        if "ide" in self._controllers(doc) and secure_boot.way_of(doc) is not None:
+            yield self.fault(
+                doc,
+                "controllers",
+                "a machine with IDE has no Secure Boot",
+                "only QEMU's old chipset has IDE ports, and no firmware with Secure Boot",
+                "choose others with the argument controllers",
+            )
         offered = ", ".join(c for c in get_args(Controller) if c in hypervisor.attachments)
         for item, controller in enumerate(self._controllers(doc)):
             if controller not in hypervisor.attachments:
@@ -274,10 +284,12 @@ class VerifyBoot(Checkpoint):
                 f"it boots with UEFI, on {', '.join(_LARGE_SECTORS)}",
                 "choose these with the arguments firmware and controllers",
             )
+        signed = secure_boot.way_of(doc) is not None
         trials = []
         for image, kind, controller in _matrix(list(images), kinds, controllers, self.matrix):
             drive = _drive(image, images[image], controller, sector_size)
-            trials.append(boots.Trial(f"{image}-{kind}-{controller}", kind, drive))
+            label = f"{image}-{kind}-{controller}"
+            trials.append(boots.Trial(label, kind, drive, secure_boot=signed and kind == "uefi"))
         return trials
 
     def _summary(self, done: Sequence[boots.Boot], under: str) -> str:
@@ -294,6 +306,8 @@ class VerifyBoot(Checkpoint):
                     "firmware": boot.trial.firmware,
                     "controller": boot.trial.drive.attachment,
                     "accelerator": boot.accelerator if self.hypervisor == "qemu" else None,
+                    "secure_boot": boot.trial.secure_boot,
+                    "guest_reports_secure_boot": boot.reports_secure_boot,
                     "seconds_to_marker": round(boot.seconds, 1),
                     "seconds_to_answer": round(boot.exchange_seconds, 1) if self.login else None,
                 }

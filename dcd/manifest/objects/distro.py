@@ -92,6 +92,12 @@ class ImgParams(
 ):
     """Parameters of the image."""
 
+    secure_boot: Literal["distribution"] | None = attribute(
+        "How the image starts where UEFI firmware demands signatures: with the signed shim and the signed "
+        "GRUB of its packages (`distribution`). By default its GRUB is not signed.",
+        default=None,
+    )
+
 
 class DistroSpec(DataObject, tag="distro_spec", content=(many(ImgParams),)):
     """The kind of image."""

@@ -117,6 +117,17 @@ TROUBLES = (
         "the boot loader's directory boot/grub is missing from the medium",
     ),
     Trouble(
+        ("Verification failed: (0x1A)", "Security Violation"),
+        "shim refused the next boot loader, which no key that it knows has signed, or which is revoked",
+        "Secure Boot is on: `sbverify --list` shows who has signed EFI/BOOT/grubx64.efi of the EFI system"
+        " partition; install shim and GRUB from the same release of the distribution",
+    ),
+    Trouble(
+        ("bad shim signature", "shim_lock protocol not found", "prohibited by secure boot policy"),
+        "GRUB refused the kernel, which no key that the firmware or shim knows has signed",
+        "Secure Boot is on: install the distribution's signed kernel",
+    ),
+    Trouble(
         ("Press any key to continue...",),
         "GRUB could not load a file that the boot menu names",
         "check that the kernel and the initramfs are in the boot archive",
@@ -125,6 +136,12 @@ TROUBLES = (
         ("\ngrub>",),
         "GRUB showed its prompt instead of a menu",
         "boot/grub/grub.cfg is missing from the medium: run a boot menu checkpoint before",
+    ),
+    Trouble(
+        (": Access Denied",),
+        "the UEFI firmware refused the boot loader, which no key that it knows has signed",
+        "Secure Boot is on: `sbverify --list` shows who has signed EFI/BOOT/BOOTX64.EFI of the EFI system"
+        " partition; look for the checkpoint that has replaced it",
     ),
     Trouble(
         ("UEFI Interactive Shell", "BdsDxe: No bootable option or device was found"),

@@ -59,7 +59,8 @@ class NetworkDisk:
 @dataclass(frozen=True, slots=True)
 class GuestSpec:
     """One guest. It boots from the first of its `drives`. `name` appears in process lists.
-    `network_disks` follow the drives; only QEMU is an initiator."""
+    `network_disks` follow the drives; only QEMU is an initiator. With `secure_boot` its UEFI firmware starts
+    only programs that the keys of its package have signed, Microsoft's; only QEMU has such firmware."""
 
     name: str
     firmware: Firmware
@@ -69,6 +70,7 @@ class GuestSpec:
     drives: tuple[Drive, ...]
     console_log: Path
     network_disks: tuple[NetworkDisk, ...] = ()
+    secure_boot: bool = False
 
 
 class Guest(Protocol):

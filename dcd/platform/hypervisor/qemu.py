@@ -58,6 +58,9 @@ _DEVICES: dict[Attachment, tuple[str, ...]] = {
 }
 """The devices of each attachment; the last one takes the drive."""
 
+_SECURE_BOOT = frozenset({"secure-boot", "requires-smm", "enrolled-keys"})
+"""Features of firmware, as its package describes them, that Secure Boot needs."""
+
 _UNBOOTABLE = b"No bootable device"
 _DEBUG_BYTES = 1024 * 1024
 
@@ -160,6 +163,9 @@ def _machine_arguments(spec: GuestSpec) -> list[str]:
     # Only the old chipset has IDE ports.
     disks: tuple[Drive | NetworkDisk, ...] = (*spec.drives, *spec.network_disks)
     chipset = "pc" if any(disk.attachment == "ide" for disk in disks) else "q35"
+    if spec.secure_boot:
+        # Only in its own mode of the processor may the firmware write its variables.
+        chipset = "q35,smm=on"
     return [
         *("-name", f"{_escaped(spec.name)},debug-threads=on"),
         *("-no-user-config", "-nodefaults", "-no-reboot", "-display", "none", "-vga", "std"),
@@ -173,10 +179,15 @@ def _machine_arguments(spec: GuestSpec) -> list[str]:
 def _firmware_arguments(spec: GuestSpec, directory: Path) -> list[str]:
     if spec.firmware == "bios":
         return []
-    code, template = find_uefi()
+    code, template = find_uefi(secure_boot=spec.secure_boot)
     variables = directory / "uefi-variables.fd"
     shutil.copyfile(template, variables)
+    protected = [
+        *("-global", "driver=cfi.pflash01,property=secure,value=on"),
+        *("-global", "ICH9-LPC.disable_s3=1"),
+    ]
     return [
+        *(protected if spec.secure_boot else ()),
         *("-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={_escaped(code)}"),
         *("-drive", f"if=pflash,unit=1,format=raw,file={_escaped(variables)}"),
     ]
@@ -234,11 +245,15 @@ def _secret(export: Export) -> BinaryIO:
     return file
 
 
-def find_uefi(directories: tuple[Path, ...] = FIRMWARE_DIRECTORIES) -> tuple[Path, Path]:
-    """UEFI firmware for a PC without Secure Boot: its code, and the template of its variables.
+def find_uefi(
+    directories: tuple[Path, ...] = FIRMWARE_DIRECTORIES, *, secure_boot: bool = False
+) -> tuple[Path, Path]:
+    """UEFI firmware for a PC: its code, and the template of its variables, without Secure Boot, or with
+    Secure Boot and the keys of the firmware's package.
 
     Raises `Unprepared` when no firmware package describes any.
     """
+    wanted = _SECURE_BOOT if secure_boot else frozenset()
     descriptions: dict[str, Path] = {}
     for directory in reversed(directories):
         descriptions |= {path.name: path for path in directory.glob("*.json")}
@@ -248,7 +263,7 @@ def find_uefi(directories: tuple[Path, ...] = FIRMWARE_DIRECTORIES) -> tuple[Pat
         if (
             "uefi" in description["interface-types"]
             and any(target["architecture"] == "x86_64" for target in description["targets"])
-            and not {"secure-boot", "requires-smm"} & set(description["features"])
+            and _SECURE_BOOT & set(description["features"]) == wanted
             and mapping["device"] == "flash"
             and mapping.get("mode", "split") == "split"
         ):
@@ -257,7 +272,7 @@ def find_uefi(directories: tuple[Path, ...] = FIRMWARE_DIRECTORIES) -> tuple[Pat
             if code.exists() and template.exists():
                 return code, template
     raise Unprepared(
-        "there is no UEFI firmware for guests on this host",
+        f"there is no UEFI firmware {'with Secure Boot ' if secure_boot else ''}for guests on this host",
         f"no description of one in {', '.join(map(str, directories))}",
         "install it: apt-get install ovmf",
     )

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from dcd.checkpoints.media.grub import efi_system_partition
+from dcd.checkpoints.media.grub import efi_system_partition, uefi_program
 from dcd.checkpoints.media.iso import CreateISO, needed_level
 from dcd.checkpoints.media.usb import CreateUSB
+from dcd.checkpoints.secure_boot import DEFAULT_PROGRAM
 from dcd.manifest.objects import Size
 from statemachine.errors import CheckpointError
 from store.host.tools import missing
@@ -115,7 +116,9 @@ def test_a_time_that_fat_has_not_becomes_the_nearest_in_the_efi_partition(
     ready: Any, tmp_path: Path, epoch: str, date: str
 ) -> None:
     esp = tmp_path / "efi.img"
-    efi_system_partition(ready.context(ready.doc()), "/marker", int(epoch), esp)
+    context = ready.context(ready.doc())
+    files = {DEFAULT_PROGRAM: uefi_program(context, "/marker")}
+    efi_system_partition(context, files, int(epoch), esp)
     told = subprocess.run(
         ["mdir", "-i", esp, "::EFI/BOOT"],
         capture_output=True, text=True, check=True, env={**os.environ, "TZ": "UTC"},

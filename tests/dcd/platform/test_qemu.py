@@ -207,6 +207,34 @@ def test_uefi_firmware_is_found_by_its_description(tmp_path: Path) -> None:
     )
 
 
+def test_firmware_with_secure_boot_has_the_keys_of_its_package(tmp_path: Path) -> None:
+    describe_firmware(tmp_path, "40-enrolled", ["secure-boot", "requires-smm", "enrolled-keys"])
+    describe_firmware(tmp_path, "50-empty", ["secure-boot", "requires-smm"])
+    describe_firmware(tmp_path, "60-plain", ["acpi-s3"])
+    code, _ = find_uefi((tmp_path,), secure_boot=True)
+    assert code == tmp_path / "40-enrolled.code"
+
+
+@needs_qemu
+@pytest.mark.parametrize(
+    ("printed", "refused"),
+    [
+        (b'failed to load Boot0001 "DVD" from Pci(0x0): Access Denied', "UEFI firmware refused"),
+        (b"Verification failed: (0x1A) Security Violation", "shim refused the next boot loader"),
+        (b"error: bad shim signature.", "GRUB refused the kernel"),
+    ],
+)
+def test_a_refusal_with_secure_boot_names_who_refused_what(
+    tmp_path: Path, boot_disk: BootDisk, printed: bytes, refused: str
+) -> None:
+    with (
+        running(tmp_path, boot_disk(printed, "halt")) as guest,
+        pytest.raises(GuestTrouble, match=refused) as caught,
+    ):
+        wait_for(guest, "login:", 60, ConsoleText())
+    assert "Secure Boot is on" in caught.value.resolution
+
+
 def test_the_administrators_description_of_firmware_outranks_the_packages(tmp_path: Path) -> None:
     describe_firmware(tmp_path / "package", "60-plain", [])
     describe_firmware(tmp_path / "admin", "60-plain", [])

@@ -1,0 +1,267 @@
+"""Secure Boot: media and disks start with signed programs, and each lack is an error that names its remedy.
+
+The programs are small ones with a key of the tests; whole images are booted by the tests of the system.
+"""
+
+import shutil
+import subprocess
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dcd.checkpoints.interface import Checkpoint
+from dcd.checkpoints.media.iso import CreateISO
+from dcd.checkpoints.media.verify_boot import VerifyBoot
+from dcd.checkpoints.vm import verify_boot as vm
+from dcd.checkpoints.vm.create_disk import CreateDisk
+from dcd.checkpoints.vm.disk import DiskLayout, recorded_disk
+from dcd.checkpoints.vm.install_offline import InstallOffline
+from dcd.checkpoints.vm.layout_checks import ESP
+from dcd.manifest.diagnostics import Diagnostic, ManifestError, refuse
+from dcd.manifest.doc import DataObjectDict
+from dcd.planning.load import load
+from dcd.planning.readiness import examine
+from dcd.platform.pe import is_signed
+from statemachine.errors import CheckpointError
+from store.host.tools import missing
+from tests.dcd.checkpoints import efi
+
+LACKING = missing((*CreateISO.TOOLS, *InstallOffline.TOOLS, "sbsign"))
+pytestmark = pytest.mark.skipif(bool(LACKING), reason=f"not installed: {', '.join(LACKING)}")
+
+EPOCH = 1_700_000_000
+
+MEDIA = "<distro_spec><img_params {}><media_im/></img_params></distro_spec>"
+VM = "<distro_spec><img_params {}><vm_im firmware='uefi'/></img_params></distro_spec>"
+DISTRIBUTION = 'secure_boot="distribution"'
+SHIM, GRUB, MOK = "EFI/BOOT/BOOTX64.EFI", "EFI/BOOT/grubx64.efi", "EFI/BOOT/mmx64.efi"
+
+
+@pytest.fixture
+def ready(bench: Any) -> Any:
+    """A bench with everything for an ISO or a disk, and the signed programs of a distribution."""
+    (bench.root / "media/iso/boot/grub").mkdir(parents=True)
+    (bench.root / "media/iso/boot/grub/grub.cfg").write_text("set timeout=0\n")
+    (bench.root / "media/iso/live").mkdir()
+    (bench.root / "media/iso/live/filesystem.squashfs").write_bytes(b"hsqs" + bytes(100_000))
+    efi.signed(bench.root / "boot_archive/vmlinuz")
+    (bench.root / "boot_archive/initrd.img").write_bytes(b"initramfs")
+    efi.add_distribution(bench.image)
+    return bench
+
+
+def make_iso(bench: Any, attributes: str = DISTRIBUTION) -> dict[str, bytes]:
+    """Make the ISO; returns the files of its EFI system partition."""
+    doc = bench.doc(MEDIA.format(attributes))
+    refuse(CreateISO("iso").check(doc))
+    CreateISO("iso").execute(bench.context(doc, environment={"SOURCE_DATE_EPOCH": str(EPOCH)}))
+    esp = bench.root / "esp.img"
+    esp.unlink(missing_ok=True)
+    iso = bench.root / "media/test.iso"
+    extract = ["-osirrox", "on", "-indev", iso, "-extract", "/boot/grub/efi.img", esp]
+    subprocess.run(["xorriso", "-no_rc", *extract], check=True, capture_output=True)
+    return efi.files_of_esp(esp)
+
+
+def test_the_iso_starts_with_the_signed_programs_unchanged(ready: Any) -> None:
+    files = make_iso(ready)
+    shim = ready.image / "usr/lib/shim"
+    assert files[SHIM] == (shim / "shimx64.efi.signed").read_bytes()
+    assert files[MOK] == (shim / "mmx64.efi.signed").read_bytes()
+    assert sorted(files) == [SHIM, GRUB, MOK, "EFI/debian/grub.cfg"]
+    (ready.root / "grub").write_bytes(files[GRUB])
+    assert "subject: /CN=tests" in efi.signers(ready.root / "grub")
+
+
+def test_the_signed_grub_is_led_to_the_menu_of_this_medium(ready: Any) -> None:
+    first, second, third = make_iso(ready)["EFI/debian/grub.cfg"].decode().splitlines()
+    assert first.startswith("search --no-floppy --file --set=root /.disk/dcd-")
+    assert (second, third) == ("set prefix=($root)/boot/grub", "configfile $prefix/grub.cfg")
+
+
+def test_the_settings_are_where_the_grub_of_another_distribution_looks(ready: Any) -> None:
+    efi.signed(ready.image / "usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed", "/EFI/ubuntu")
+    assert "EFI/ubuntu/grub.cfg" in make_iso(ready)
+
+
+def test_the_same_image_gives_the_same_iso(ready: Any) -> None:
+    make_iso(ready)
+    first = (ready.root / "media/test.iso").read_bytes()
+    shutil.rmtree(ready.root / "tmp")
+    (ready.root / "tmp").mkdir()
+    make_iso(ready)
+    assert (ready.root / "media/test.iso").read_bytes() == first
+
+
+def test_without_secure_boot_a_warning_says_that_signed_programs_are_not_used(ready: Any) -> None:
+    assert list(make_iso(ready, "")) == [SHIM]
+    (warned,) = (each.message for each in ready.reports if each.warning)
+    assert 'secure_boot="distribution"' in warned
+
+
+@pytest.mark.parametrize(
+    ("path", "package"),
+    [
+        ("usr/lib/shim/shimx64.efi.signed", "shim-signed"),
+        ("usr/lib/shim/mmx64.efi.signed", "shim-signed"),
+        ("usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed", "grub-efi-amd64-signed"),
+    ],
+)
+def test_a_missing_program_is_an_error_with_its_package(
+    ready: Any, path: str, package: str
+) -> None:
+    (ready.image / path).unlink()
+    with pytest.raises(CheckpointError) as caught:
+        make_iso(ready)
+    assert path in caught.value.details
+    assert f"<name>{package}</name>" in caught.value.resolution
+    assert not ready.artifacts
+
+
+def test_a_program_without_a_signature_is_refused(ready: Any) -> None:
+    efi.program(ready.image / "usr/lib/shim/shimx64.efi.signed")
+    with pytest.raises(CheckpointError, match=r"shimx64\.efi\.signed of the image is not signed"):
+        make_iso(ready)
+
+
+def test_a_kernel_without_a_signature_is_refused(ready: Any) -> None:
+    efi.program(ready.root / "boot_archive/vmlinuz")
+    with pytest.raises(CheckpointError, match="the kernel vmlinuz is not signed") as caught:
+        make_iso(ready)
+    assert "linux-image-amd64" in caught.value.resolution
+
+
+def test_a_link_in_the_image_leads_to_no_file_of_the_host(ready: Any, tmp_path: Path) -> None:
+    outside = efi.signed(tmp_path / "outside")
+    shim = ready.image / "usr/lib/shim/shimx64.efi.signed"
+    shim.unlink()
+    shim.symlink_to(outside)
+    with pytest.raises(CheckpointError, match="the signed shim in the image is missing"):
+        make_iso(ready)
+
+
+def test_a_boot_loader_of_absurd_size_is_refused(ready: Any) -> None:
+    with (ready.image / "usr/lib/shim/shimx64.efi.signed").open("r+b") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(CheckpointError, match="too large for a boot loader"):
+        make_iso(ready)
+
+
+@pytest.mark.parametrize("content", [b"", b"MZ", b"MZ" + b"\xff" * 200, bytes(5000)])
+def test_a_file_that_is_no_program_has_no_signature(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "file").write_bytes(content)
+    assert not is_signed(tmp_path / "file")
+
+
+def make_disk(bench: Any, attributes: str) -> tuple[Path, DiskLayout]:
+    doc = bench.doc(VM.format(attributes))
+    doc.persistent.insert_children(
+        DataObjectDict("boot_archive", {"kernel_version": efi.KERNEL_VERSION})
+    )
+    for checkpoint in (CreateDisk("disk"), InstallOffline("install", grow_root=False)):
+        refuse(checkpoint.check(doc))
+        checkpoint.execute(bench.context(doc, environment={"SOURCE_DATE_EPOCH": str(EPOCH)}))
+    return recorded_disk(bench.context(doc))
+
+
+@pytest.fixture
+def installable(ready: Any, own_mounts: None) -> Any:
+    """The bench with an image that can be installed."""
+    (ready.image / "boot").mkdir()
+    (ready.image / "etc").mkdir()
+    efi.signed(ready.image / f"boot/vmlinuz-{efi.KERNEL_VERSION}")
+    shutil.copytree(
+        "/usr/lib/grub/x86_64-efi",
+        ready.image / "usr/lib/grub/x86_64-efi",
+        ignore=shutil.ignore_patterns("monolithic", "*.o"),
+    )
+    return ready
+
+
+@pytest.mark.root
+def test_the_disk_starts_with_the_signed_programs(installable: Any) -> None:
+    disk, layout = make_disk(installable, DISTRIBUTION)
+    (esp,) = (one for one in layout.partitions if one.type == ESP)
+    files = efi.files_of_esp(disk, esp.start)
+    assert {SHIM, GRUB, MOK} < set(files)
+    root = layout.mounted_at("/")
+    assert root is not None
+    assert files["EFI/debian/grub.cfg"].decode().splitlines() == [
+        f"search --no-floppy --fs-uuid --set=root {root.volume.uuid}",
+        "set prefix=($root)/boot/grub",
+        "configfile $prefix/grub.cfg",
+    ]
+
+
+@pytest.mark.root
+def test_an_unsigned_kernel_on_the_disk_is_refused_with_its_name(installable: Any) -> None:
+    efi.program(installable.image / "boot/vmlinuz-6.1.0-2-own")
+    with pytest.raises(CheckpointError, match=r"vmlinuz-6\.1\.0-2-own is not signed"):
+        make_disk(installable, DISTRIBUTION)
+
+
+LIVE = ("TransferDEB", "DebianBootArchive", "GrubBootMenu", "SquashfsPkgImgMod", "CreateISO")
+
+
+def found(attributes: str, packages: str) -> list[Diagnostic]:
+    """What a check finds in a manifest of a live ISO with these packages."""
+    names = "".join(f"<name>{name}</name>" for name in packages.split())
+    steps = "".join(f'<checkpoint name="{each}" type="{each}"/>' for each in LIVE)
+    text = (
+        f'<dc><distro name="x">{MEDIA.format(attributes)}<software name="TransferDEB" type="DEB">'
+        f"<software_data>{names}</software_data></software><execution>{steps}</execution></distro></dc>"
+    )
+    try:
+        return list(load(text, "/m.xml", examine=partial(examine, allowed=())).diagnostics)
+    except ManifestError as error:
+        return list(error.diagnostics)
+
+
+def test_a_package_that_is_not_in_the_list_is_an_error_before_the_build() -> None:
+    listed = "linux-image-amd64 live-boot"
+    errors = [each for each in found(DISTRIBUTION, listed) if each.severity == "error"]
+    assert [each.message for each in errors] == [
+        "CreateISO needs the signed shim in the image, and nothing before it makes that",
+        "CreateISO needs the signed GRUB in the image, and nothing before it makes that",
+    ]
+    assert [each.suggestion for each in errors] == [
+        "add <name>shim-signed</name> to the packages of the transfer",
+        "add <name>grub-efi-amd64-signed</name> to the packages of the transfer",
+    ]
+    assert found(DISTRIBUTION, f"{listed} shim-signed grub-efi-amd64-signed") == []
+
+
+def test_signed_packages_that_are_not_used_are_a_warning_with_the_remedy() -> None:
+    warnings = found("", "linux-image-amd64 live-boot shim-signed grub-efi-amd64-signed")
+    assert {each.severity for each in warnings} == {"warning"}
+    assert ['secure_boot="distribution"' in each.suggestion for each in warnings] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "manifest", "severity", "message"),
+    [
+        (VerifyBoot("v"), MEDIA, "warning", "only UEFI has Secure Boot"),
+        (
+            VerifyBoot("v", firmware=("uefi",), hypervisor="virtualbox"),
+            MEDIA,
+            "error",
+            "virtualbox is not started with Secure Boot",
+        ),
+        (
+            vm.VerifyBoot("v", controllers=("ide",)),
+            VM,
+            "error",
+            "a machine with IDE has no Secure Boot",
+        ),
+    ],
+)
+def test_a_boot_that_cannot_test_secure_boot_is_reported(
+    bench: Any, checkpoint: Checkpoint, manifest: str, severity: str, message: str
+) -> None:
+    doc = bench.doc(manifest.format(DISTRIBUTION))
+    matching = [each for each in checkpoint.check(doc) if message in each.message]
+    assert [each.severity for each in matching] == [severity]
+    plain = bench.doc(manifest.format(""))
+    assert not [each for each in checkpoint.check(plain) if message in each.message]
