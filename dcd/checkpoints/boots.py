@@ -63,13 +63,14 @@ _SETTLE_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One boot from `drive`, with `secure_boot` by firmware that demands signatures. `label` names it in
-    reports and files."""
+    """One boot from `drive`, with `secure_boot` by firmware that demands signatures, with the key of a
+    `certificate` (a file) or else Microsoft's. `label` names it in reports and files."""
 
     label: str
     firmware: Firmware
     drive: Drive
     secure_boot: bool = False
+    certificate: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,6 +334,7 @@ def _boot_under(
         drives=(trial.drive,),
         console_log=context.evidence / f"{name}.log",
         secure_boot=trial.secure_boot,
+        certificate=trial.certificate,
     )
     console = ConsoleText()
     picture = context.evidence / f"{name}.png"

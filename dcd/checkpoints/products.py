@@ -32,6 +32,7 @@ RAMDISK = "illumos_ramdisk"
 ILLUMOS_MENU = "illumos_menu"
 LIVE_ROOT = "illumos_live_root"
 GRUB = {"bios": "grub_bios", "uefi": "grub_uefi"}
+SHIM = "shim"
 SIGNED_SHIM = "signed_shim"
 SIGNED_GRUB = "signed_grub"
 
@@ -77,6 +78,7 @@ PRODUCTS: Mapping[str, Product] = {
     LIVE_ROOT: _made_by("the contents of the medium", "TextPkgImgMod and others"),
     GRUB["bios"]: _in_package("GRUB for BIOS in the image", "grub-pc-bin"),
     GRUB["uefi"]: _in_package("GRUB for UEFI in the image", "grub-efi-amd64-bin"),
+    SHIM: _in_package("shim without its signature in the image", "shim-unsigned"),
     SIGNED_SHIM: _in_package("the signed shim in the image", "shim-signed"),
     SIGNED_GRUB: _in_package("the signed GRUB in the image", "grub-efi-amd64-signed"),
 }
@@ -84,7 +86,7 @@ PRODUCTS: Mapping[str, Product] = {
 
 IN_AREAS: Mapping[str, tuple[str, ...]] = {
     "PKG_IMAGE_PATH": (
-        *(IMAGE, KERNEL, LIVE_BOOT, *GRUB.values(), SIGNED_SHIM, SIGNED_GRUB),
+        *(IMAGE, KERNEL, LIVE_BOOT, *GRUB.values(), SHIM, SIGNED_SHIM, SIGNED_GRUB),
         *(RAMDISK, ILLUMOS_MENU, LIVE_ROOT),
     ),
     # Its maker may need no kernel in the image.

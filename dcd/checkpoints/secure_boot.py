@@ -1,39 +1,56 @@
 """The programs with which UEFI firmware starts an image, as `secure_boot` of `<img_params>` wants them.
 
-Without it, that is one GRUB, assembled for the one medium or disk, which nobody has signed. With
-`distribution` they are the signed programs of the image's packages: the firmware checks shim by Microsoft's
-key, shim checks GRUB by the distribution's, and GRUB, through shim, the kernel. A signed GRUB cannot carry
-settings: it reads its first ones from a directory whose name is part of it, and these lead to the menu.
-The other programs are copied as they are, so the same image gives the same bytes.
-Source: UEFI specification 2.10, 3.5.1.1 and 32; shim's README; grub-install's grub_util_get_target_dirname.
+Without it, that is one GRUB, assembled for the one medium or disk, which nobody has signed. With it, firmware
+checks shim by its own keys, shim checks GRUB, and GRUB, through shim, the kernel:
+
+- `distribution`: the programs of the image's packages, unchanged. Microsoft has signed shim, whose key all
+  machines have, and the distribution GRUB and the kernel.
+- `keys`: the same programs before their signature, signed with the user's key, and the kernels too.
+
+GRUB is the distribution's own: it has its modules in it, since it may load no others, and the section that
+revocations need (SBAT). It carries no settings of the medium: it reads its first ones from a directory whose
+name is part of it, and these lead to the menu. The same image and key give the same bytes.
+Source: UEFI specification 2.10, 3.5.1.1 and 32; shim's README and SBAT.md; the GRUB manual, "UEFI secure boot
+and shim".
 """
 
+import os
 import re
+import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from dcd.checkpoints import products
+from dcd.checkpoints.areas import captured_file
 from dcd.checkpoints.interface import Context
 from dcd.manifest.doc import DataObjectCache
-from dcd.manifest.objects import ImgParams
-from dcd.platform.inside import regular_file
+from dcd.manifest.objects import ImgParams, Signing
+from dcd.manifest.secrets import secret_text
+from dcd.platform import efi_signing
+from dcd.platform.inside import regular_file, resolve
 from dcd.platform.pe import is_signed
 from statemachine.errors import CheckpointError
 
-Way = Literal["distribution"]
+Way = Literal["distribution", "keys"]
 
-READS = ("//img_params.secure_boot",)
+READS = ("//img_params.secure_boot", "//signing")
 """The DOC paths that determine it."""
+
+TOOLS = efi_signing.TOOLS
+"""The tools for `keys`."""
 
 PRODUCTS: Mapping[Way, tuple[str, ...]] = {
     "distribution": (products.SIGNED_SHIM, products.SIGNED_GRUB),
+    "keys": (products.SHIM, products.GRUB["uefi"]),
 }
 """The products of the image that each way needs."""
 
 DEFAULT_PROGRAM = PurePosixPath("EFI/BOOT/BOOTX64.EFI")
 """Where all firmware of a PC looks for the first program."""
+_GRUB = DEFAULT_PROGRAM.with_name("grubx64.efi")
+_MOK_MANAGER = DEFAULT_PROGRAM.with_name("mmx64.efi")
 
 _LARGEST_BYTES = 64 << 20
 _PREFIX = re.compile(rb"/EFI/([A-Za-z0-9][A-Za-z0-9._-]*)\0")
@@ -41,31 +58,30 @@ _PREFIX = re.compile(rb"/EFI/([A-Za-z0-9][A-Za-z0-9._-]*)\0")
 
 @dataclass(frozen=True, slots=True)
 class _Program:
-    """A program of the image's packages: its place in the EFI system partition, the paths where a package may
-    have it, and the product that brings it."""
+    """A program of the image's packages: the paths where a package may have it, and the product that
+    brings it."""
 
-    target: PurePosixPath
     paths: tuple[str, ...]
     product: str
 
 
-_SHIM = "usr/lib/shim"
-_PROGRAMS: Mapping[Way, tuple[_Program, ...]] = {
-    "distribution": (
-        _Program(DEFAULT_PROGRAM, (f"{_SHIM}/shimx64.efi.signed",), products.SIGNED_SHIM),
-        _Program(
-            DEFAULT_PROGRAM.with_name("grubx64.efi"),
-            ("usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed",),
-            products.SIGNED_GRUB,
+_SHIM, _GRUBS = "usr/lib/shim", "usr/lib/grub"
+_PROGRAMS: Mapping[Way, Mapping[PurePosixPath, _Program]] = {
+    "distribution": {
+        DEFAULT_PROGRAM: _Program((f"{_SHIM}/shimx64.efi.signed",), products.SIGNED_SHIM),
+        _GRUB: _Program((f"{_GRUBS}/x86_64-efi-signed/grubx64.efi.signed",), products.SIGNED_GRUB),
+        # Ubuntu signs it without another suffix.
+        _MOK_MANAGER: _Program(
+            (f"{_SHIM}/mmx64.efi.signed", f"{_SHIM}/mmx64.efi"), products.SIGNED_SHIM
         ),
-        _Program(
-            DEFAULT_PROGRAM.with_name("mmx64.efi"),
-            # Ubuntu signs it without another suffix.
-            (f"{_SHIM}/mmx64.efi.signed", f"{_SHIM}/mmx64.efi"),
-            products.SIGNED_SHIM,
-        ),
-    ),
+    },
+    # Without the manager of further keys: the owner of these keys decides what starts.
+    "keys": {
+        DEFAULT_PROGRAM: _Program((f"{_SHIM}/shimx64.efi",), products.SHIM),
+        _GRUB: _Program((f"{_GRUBS}/x86_64-efi/monolithic/grubx64.efi",), products.GRUB["uefi"]),
+    },
 }
+"""By way, the programs by their places in the EFI system partition."""
 
 
 def way_of(doc: DataObjectCache) -> Way | None:
@@ -74,20 +90,93 @@ def way_of(doc: DataObjectCache) -> Way | None:
     return next((each.secure_boot for each in params if each.secure_boot), None)
 
 
-def programs(context: Context, way: Way, first_settings: str) -> dict[PurePosixPath, Path]:
+def signing_of(doc: DataObjectCache) -> Signing | None:
+    """The user's key, if it is used."""
+    found = doc.volatile.get_descendants(class_type=Signing, max_count=1)
+    return found[0] if found and way_of(doc) == "keys" else None
+
+
+def secrets_of(doc: DataObjectCache) -> tuple[str, ...]:
+    """The secrets that signing needs, as `Needs.secrets` names them."""
+    signing = signing_of(doc)
+    return () if signing is None else (signing.key,)
+
+
+def tools_of(doc: DataObjectCache) -> tuple[str, ...]:
+    """The tools that signing needs, as `Needs.tools` names them."""
+    return () if signing_of(doc) is None else TOOLS
+
+
+def certificate_of(context: Context) -> Path | None:
+    """The file of the user's certificate, if it is used."""
+    signing = signing_of(context.doc)
+    return None if signing is None else captured_file(context.inputs, signing.certificate)
+
+
+def programs(
+    context: Context, way: Way, first_settings: str, epoch: int
+) -> dict[PurePosixPath, Path]:
     """The files of the EFI system partition by their paths there. `first_settings` are GRUB's commands that
-    find the menu. Raises `CheckpointError` for a program that the image lacks, or that is not signed."""
-    found = {program.target: _found(context.pkg_image, program) for program in _PROGRAMS[way]}
-    for path in found.values():
-        _require_signed(path)
+    find the menu; `epoch` is the Unix time of signatures. Raises `CheckpointError` for a program that the
+    image lacks, or that is not signed."""
+    found = {place: _found(context.pkg_image, each) for place, each in _PROGRAMS[way].items()}
     settings = context.tmp / "first-grub.cfg"
     settings.write_text(first_settings, "utf-8")
-    vendor = _vendor(found[DEFAULT_PROGRAM.with_name("grubx64.efi")])
-    return {**found, PurePosixPath("EFI", vendor, "grub.cfg"): settings}
+    to_settings = PurePosixPath("EFI", _vendor(found[_GRUB]), "grub.cfg")
+    if way == "keys":
+        pair = _pair(context)
+        for place, path in found.items():
+            found[place] = context.tmp / place.name
+            efi_signing.sign(pair, path, found[place], epoch)
+    else:
+        for path in found.values():
+            _require_signed(path)
+    return {**found, to_settings: settings}
 
 
-def require_signed_kernels(kernels: Collection[Path]) -> None:
-    """Raise `CheckpointError` for a kernel without a signature, which the signed GRUB would refuse."""
+def kernel_of_medium(context: Context, way: Way, epoch: int) -> Path:
+    """The kernel of the boot archive, or a signed copy of it. Raises `CheckpointError` for one that GRUB
+    would refuse."""
+    kernel = context.boot_archive / "vmlinuz"
+    if way == "distribution":
+        _require_signed_kernels([kernel])
+        return kernel
+    signed = context.tmp / kernel.name
+    efi_signing.sign(_pair(context), kernel, signed, epoch)
+    return signed
+
+
+def prepare_kernels(context: Context, way: Way, epoch: int) -> None:
+    """Sign the kernels of the image, for a disk. Raises `CheckpointError` for one that GRUB would refuse."""
+    boot = resolve(context.pkg_image, "boot")
+    kernels = [each for each in sorted(boot.glob("vmlinuz-*")) if not each.is_symlink()]
+    if way == "distribution":
+        _require_signed_kernels(kernels)
+        return
+    pair = _pair(context)
+    for kernel in kernels:
+        status = kernel.stat()
+        signed = context.tmp / kernel.name
+        efi_signing.sign(pair, kernel, signed, epoch)
+        shutil.copyfile(signed, kernel)
+        os.utime(kernel, ns=(status.st_mtime_ns, status.st_mtime_ns))
+
+
+def _pair(context: Context) -> efi_signing.Pair:
+    """The user's key and certificate. Raises `CheckpointError` when they do not belong together: the key may
+    have changed since the manifest was planned."""
+    signing, certificate = signing_of(context.doc), certificate_of(context)
+    if signing is None or certificate is None:
+        raise CheckpointError(
+            "there is no key to sign with",
+            'the manifest has secure_boot="keys" and no <signing>',
+            '<signing key="/etc/dcd/secrets/db.key" certificate="db.crt"/>',
+        )
+    key = secret_text(Path(signing.key))
+    return efi_signing.checked_pair(signing.key, key, certificate, signing.certificate)
+
+
+def _require_signed_kernels(kernels: Collection[Path]) -> None:
     for kernel in kernels:
         if not is_signed(kernel):
             raise CheckpointError(
@@ -122,7 +211,7 @@ def _require_signed(path: Path) -> None:
 
 
 def _vendor(grub: Path) -> str:
-    """The name of the directory below EFI from which a signed GRUB reads its first settings."""
+    """The name of the directory below EFI from which the distribution's GRUB reads its first settings."""
     names = set(_PREFIX.findall(grub.read_bytes()))
     if len(names) != 1:
         raise CheckpointError(

@@ -1,8 +1,9 @@
 """The files of a manifest that are captured at submit.
 
 Captured are the sources of a configuration and of what is in one (a directory as a tar archive), the keyring
-of a repository (`signed_by`) or its packages, and arguments of checkpoints of type `InputPath`. A relative
-path begins at the manifest's directory; an absolute one may name any file that the submitter can read,
+of a repository (`signed_by`) or its packages, the certificate of a `signing`, and arguments of checkpoints of
+type `InputPath`. A relative path begins at the manifest's directory; an absolute one may name any file that
+the submitter can read,
 through the mapped prefixes. Not captured, since they are in the image: a path that begins with a token
 (`{PKG_IMAGE_PATH}/...`), and the source of a `sysconf` configuration below `/etc/svc`, `/lib/svc` or
 `/var/svc`, where packages install their SMF profiles. Pure.
@@ -14,7 +15,7 @@ from dcd.manifest.data_object import DataObject, Origin
 from dcd.manifest.diagnostics import Diagnostic, MissingInput, error
 from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.includes import CapturedFile, Directories
-from dcd.manifest.objects import Configuration, Repository, Script, SshKey, Tree, Unit
+from dcd.manifest.objects import Configuration, Repository, Script, Signing, SshKey, Tree, Unit
 from dcd.manifest.tokens import has_token
 from statemachine.errors import InvalidManifest
 from statemachine.events import InputFile
@@ -54,6 +55,8 @@ def files_of(found: DataObject) -> list[tuple[str, str]]:
             named = [(found.source, "file")]
         case SshKey():
             named = [(found.source, "public_key")]
+        case Signing():
+            named = [(found.certificate, "public_key")]
         case Tree():
             named = [(found.source, "tree")]
         case Repository():

@@ -74,7 +74,7 @@ def password_text(
     """The password, or its hash, as text, without the newline at a file's end. Raises InvalidManifest for
     a reference that is not allowed, Unprepared for a secret that cannot be read."""
     if password.file is not None:
-        return _from_file(Path(password.file), directories)
+        return secret_text(Path(password.file), directories)
     if password.env is None:
         return password.text
     if not password.env.startswith(PREFIX):
@@ -92,7 +92,8 @@ def password_text(
     return environment[password.env]
 
 
-def _from_file(path: Path, directories: Sequence[Path]) -> str:
+def secret_text(path: Path, directories: Sequence[Path] = DIRECTORIES) -> str:
+    """The text of a file that holds a secret, without the newline at its end. Raises as `password_text`."""
     real = secret_file(path, directories)
     try:
         with os.fdopen(os.open(real, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:

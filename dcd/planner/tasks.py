@@ -34,6 +34,7 @@ from dcd.planning.load import Loaded, load
 from dcd.planning.load import Settings as ManifestSettings
 from dcd.planning.preview import Intention, beyond
 from dcd.planning.readiness import Made, examine
+from dcd.planning.signing_keys import check_signing
 from dcd.planning.validation import validate
 from dcd.worker.kinds import AUTO, chosen_kind
 from statemachine.errors import DcdError, PermissionDenied
@@ -420,6 +421,8 @@ def _loaded(manifest: Manifest, waiting: Waiting) -> tuple[Loaded, list[Made]]:
         raise InputsMissing(loaded.missing)
     blobs = {file.sha256: file.path for file in manifest.files.values() if file is not None}
     found = validate(loaded, blobs.__getitem__, manifest.host_code, waiting)
+    if manifest.host_code is not None:  # Otherwise this host need not be the daemon's.
+        found += check_signing(loaded, blobs.__getitem__)
     diagnostics = in_order([*loaded.diagnostics, *found])
     if any(each.severity == "error" for each in found):
         raise ManifestError(diagnostics)

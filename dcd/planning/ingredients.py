@@ -62,11 +62,14 @@ def ingredients(
         used.setdefault(path, ingredient.line)
     for name, node in software_and_configurations(doc, spec.name):
         found.append(Ingredient("manifest", name, _node_digest(node), _line(node)))
-        for inner in (node, *node.get_descendants()):
-            for named, _ in files_of(inner):
-                used.setdefault(named, _line(inner))
+        used = {**_files(node), **used}
     found += _references(doc, spec.name)
-    found += _reads(doc, cls.READS)
+    for label, match in _read(doc, cls.READS):
+        if isinstance(match, DataObject):
+            used = {**_files(match), **used}
+            found.append(Ingredient("manifest", label, _node_digest(match), _line(match)))
+        else:
+            found.append(Ingredient("manifest", label, digest(written(match))))
     found += [
         Ingredient("input", file.path, digest([file.sha256, file.mode]), used[file.path])
         for file in inputs
@@ -126,7 +129,17 @@ def _arguments(
         yield Ingredient("argument", name, digest(as_json(value)), line), bound.inputs.get(name, "")
 
 
-def _reads(doc: DataObjectCache, paths: Sequence[str]) -> Iterator[Ingredient]:
+def _files(node: DataObject) -> dict[str, int]:
+    """The captured files of a node, with the lines that name them."""
+    return {
+        named: _line(inner)
+        for inner in (node, *node.get_descendants())
+        for named, _ in files_of(inner)
+    }
+
+
+def _read(doc: DataObjectCache, paths: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """What the paths lead to, with unique labels. Raises PathError for one that cannot match anything."""
     for path in paths:
         try:
             matches: list[Any] = find_path(doc, path)
@@ -140,10 +153,7 @@ def _reads(doc: DataObjectCache, paths: Sequence[str]) -> Iterator[Ingredient]:
             continue
         for number, match in enumerate(matches, 1):
             name = path.lstrip("/") if len(matches) == 1 else f"{path.lstrip('/')} {number}"
-            if isinstance(match, DataObject):
-                yield Ingredient("manifest", name, _node_digest(match), _line(match))
-            else:
-                yield Ingredient("manifest", name, digest(written(match)))
+            yield name, match
 
 
 def _node_digest(node: DataObject) -> str:

@@ -178,6 +178,7 @@ SNIPPETS = [
         ("how-to/write-a-manifest.md", "debian-live.xml"),
         ("how-to/build-a-virtual-machine-image.md", "debian-vm.xml"),
         ("how-to/install-through-iscsi.md", "debian-vm-iscsi.xml"),
+        ("how-to/secure-boot.md", "debian-secure-boot.xml"),
         ("reference/manifest.md", "debian-live.xml"),
     )
     for block in blocks(ROOT / "docs" / page, "xml")

@@ -15,7 +15,7 @@ from typing import Annotated
 
 from dcd.checkpoints import other_boot_loaders, products, secure_boot
 from dcd.checkpoints.architecture import check_x86
-from dcd.checkpoints.interface import Checkpoint, Context, Report
+from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
 from dcd.checkpoints.media import grub, largest
 from dcd.checkpoints.media.deliver import deliver_file, media_name
 from dcd.checkpoints.recorded import record_medium
@@ -41,11 +41,18 @@ class CreateISO(Checkpoint):
     REQUIRES = (products.BOOT_MENU, products.SQUASHFS, products.LIVE_BOOT)
     PROVIDES = (products.ISO,)
     READS = ("//distro.name", "//distro.add_timestamp", *largest.READS, *secure_boot.READS)
-    TOOLS = ("xorriso", *grub.TOOLS)
+    TOOLS = ("xorriso", *grub.TOOLS, *secure_boot.TOOLS)
     DISK_BYTES = 1 << 30
 
     volume_id: Annotated[str, VOLUME_ID] | None = None
     """The medium's name in systems that mount it. Default: the distribution's name."""
+
+    def needs(self, doc: DataObjectCache) -> Needs:
+        return Needs(
+            tools=("xorriso", *grub.TOOLS, *secure_boot.tools_of(doc)),
+            disk_bytes=self.DISK_BYTES,
+            secrets=secure_boot.secrets_of(doc),
+        )
 
     def requires(self, doc: DataObjectCache) -> Iterator[tuple[str, ...]]:
         yield from super().requires(doc)
@@ -87,12 +94,14 @@ class CreateISO(Checkpoint):
         identity = f"{volume_id}\0{epoch}\0{menu_digest}"
         # GRUB finds the medium among others in the machine by this file.
         marker = f"/.disk/dcd-{hashlib.sha256(identity.encode()).hexdigest()[:32]}"
-        live = _boot_files(context.boot_archive)
+        live = {file.name: file for file in _boot_files(context.boot_archive)}
+        if way := secure_boot.way_of(context.doc):
+            live["vmlinuz"] = secure_boot.kernel_of_medium(context, way, epoch)
         marker_file = context.tmp / "marker"
         marker_file.touch()
         bios, esp = context.tmp / "bios.img", context.tmp / "efi.img"
         grub.bios_image(context, marker, bios)
-        grub.efi_system_partition(context, _uefi_files(context, marker), epoch, esp)
+        grub.efi_system_partition(context, _uefi_files(context, marker, epoch), epoch, esp)
         context.run(
             [
                 *("xorriso", "-no_rc", "-as", "mkisofs", "-quiet", "-r", *level),
@@ -107,20 +116,19 @@ class CreateISO(Checkpoint):
                 f"boot/grub/bios.img={_escaped(bios)}",
                 f"boot/grub/efi.img={_escaped(esp)}",
                 f"{marker.lstrip('/')}={_escaped(marker_file)}",
-                *(f"live/{_escaped(file.name)}={_escaped(file)}" for file in live),
+                *(f"live/{_escaped(name)}={_escaped(file)}" for name, file in live.items()),
             ],
             env={"SOURCE_DATE_EPOCH": str(epoch)},
         )
 
 
-def _uefi_files(context: Context, marker: str) -> dict[PurePosixPath, Path]:
+def _uefi_files(context: Context, marker: str, epoch: int) -> dict[PurePosixPath, Path]:
     """The files of the EFI system partition."""
     way = secure_boot.way_of(context.doc)
     if way is None:
         return {secure_boot.DEFAULT_PROGRAM: grub.uefi_program(context, marker)}
-    secure_boot.require_signed_kernels([context.boot_archive / "vmlinuz"])
     to_menu = f"{grub.find_medium(marker)}configfile $prefix/grub.cfg\n"
-    return secure_boot.programs(context, way, to_menu)
+    return secure_boot.programs(context, way, to_menu, epoch)
 
 
 def needed_level(files: Iterable[Path]) -> tuple[str, ...]:

@@ -117,8 +117,9 @@ class VerifyBoot(Checkpoint):
         context.report(Report(0.0, message))
         drive = Drive(medium, self.media)
         signed = secure_boot.way_of(context.doc) is not None
+        certificate = secure_boot.certificate_of(context)
         trials = [
-            boots.Trial(kind, kind, drive, secure_boot=signed and kind == "uefi")
+            boots.Trial(kind, kind, drive, signed and kind == "uefi", certificate)
             for kind in self.firmware
         ]
         boots.boot_all(context, trials, conditions, self.stopping)

@@ -13,12 +13,16 @@ _BRINGING: Mapping[str, tuple[str, str]] = {
         r"grub-efi(-amd64(-bin|-signed)?)?|grub-cloud-amd64",
         r"shim-|task-|proxmox",
     ),
+    products.SHIM: (r"shim-(unsigned|signed|helpers-amd64-signed)", r"task-"),
     products.SIGNED_SHIM: (r"shim-signed", r"task-"),
     products.SIGNED_GRUB: (r"grub-efi-amd64-signed", r"task-"),
 }
 """The packages with a product (the whole name), and those that may depend on one (its beginning)."""
 
-_NO_DEPENDENCIES = (*products.GRUB.values(), products.SIGNED_SHIM, products.SIGNED_GRUB)
+_NO_DEPENDENCIES = (
+    *products.GRUB.values(),
+    *(products.SHIM, products.SIGNED_SHIM, products.SIGNED_GRUB),
+)
 """Products that no other package depends on."""
 
 

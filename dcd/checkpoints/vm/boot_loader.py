@@ -105,16 +105,15 @@ def copy_modules(image: Path, firmware: Collection[str]) -> None:
             shutil.copyfile(file, directory / file.name)
 
 
-def uefi_files(context: Context, layout: DiskLayout) -> dict[PurePosixPath, Path]:
+def uefi_files(context: Context, layout: DiskLayout, epoch: int) -> dict[PurePosixPath, Path]:
     """The files of the EFI system partition, by their paths there."""
     way = secure_boot.way_of(context.doc)
     if way is None:
         program = context.tmp / secure_boot.DEFAULT_PROGRAM.name
         _core(context, "uefi", layout, program)
         return {secure_boot.DEFAULT_PROGRAM: program}
-    secure_boot.require_signed_kernels(sorted(resolve(context.pkg_image, "boot").glob("vmlinuz-*")))
     to_menu = f"{_find_menu(place_of(layout, '/boot/grub'))}configfile $prefix/grub.cfg\n"
-    return secure_boot.programs(context, way, to_menu)
+    return secure_boot.programs(context, way, to_menu, epoch)
 
 
 def install_for_bios(context: Context, disk: Path, layout: DiskLayout) -> None:

@@ -70,7 +70,7 @@ class InstallOffline(Checkpoint):
     VERSION = 2
     PROVIDES = ()
     READS = ("//boot_mods", "//vm_im.firmware", "//distro.name", *secure_boot.READS)
-    TOOLS = (*boot_loader.TOOLS, *ALL_VOLUME_TOOLS, *MOUNT_TOOLS)
+    TOOLS = (*boot_loader.TOOLS, *ALL_VOLUME_TOOLS, *MOUNT_TOOLS, *secure_boot.TOOLS)
 
     kernel_args: Annotated[str, KERNEL_ARGUMENTS] = "quiet"
     """The kernel arguments of every entry of the menu, before its own (from `boot_mods` in
@@ -94,7 +94,8 @@ class InstallOffline(Checkpoint):
         volumes = ALL_VOLUME_TOOLS if faults else tools_for(layout)
         tools = (*boot_loader.TOOLS, *volumes, *(MOUNT_TOOLS if mounted else ()))
         return Needs(
-            tools=tools,
+            tools=(*tools, *secure_boot.tools_of(doc)),
+            secrets=secure_boot.secrets_of(doc),
             disk_bytes=1 << 30,
             # Always: the directory of an inner volume is covered while the outer one is made, and only with
             # this right are attributes of the kind trusted.* visible.
@@ -134,12 +135,14 @@ class InstallOffline(Checkpoint):
         epoch = source_date_epoch(context, found.newest_ns // 1_000_000_000)
         context.report(Report(0.05, "making the image an installed system"))
         self._install_system(context, layout, version, initramfs)
+        if "uefi" in kinds and (way := secure_boot.way_of(context.doc)):
+            secure_boot.prepare_kernels(context, way, epoch)
         boot_loader.copy_modules(context.pkg_image, kinds)
         newest_ns = min(found.newest_ns, epoch * 1_000_000_000)
         _keep_times(context.pkg_image, newest_ns)
         trees = _trees(context, layout)
         if "uefi" in kinds:
-            _add_programs(context, layout, trees, newest_ns)
+            _add_programs(context, layout, trees, newest_ns, epoch)
         _make_disk(context, disk, layout, epoch, trees)
         if "bios" in kinds:
             boot_loader.install_for_bios(context, disk, layout)
@@ -232,9 +235,11 @@ def _trees(context: Context, layout: DiskLayout) -> dict[int, Path]:
     return trees
 
 
-def _add_programs(context: Context, layout: DiskLayout, trees: Mapping[int, Path], ns: int) -> None:
+def _add_programs(
+    context: Context, layout: DiskLayout, trees: Mapping[int, Path], ns: int, epoch: int
+) -> None:
     """Put the programs for UEFI into each ESP: firmware may start any of them."""
-    files = boot_loader.uefi_files(context, layout)
+    files = boot_loader.uefi_files(context, layout, epoch)
     for esp in (one for one in layout.partitions if one.type == ESP):
         for path, file in files.items():
             target = new_file(trees[esp.number], path)

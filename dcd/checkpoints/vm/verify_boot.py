@@ -229,7 +229,7 @@ class VerifyBoot(Checkpoint):
         hypervisor = hypervisor_named(self.hypervisor, context.environment)
         images = self._images(context, hypervisor)
         _, layout = recorded_disk(context)
-        trials = self._trials(doc, images, layout.sector_size)
+        trials = self._trials(context, images, layout.sector_size)
         conditions = boots.Conditions(
             checkpoint=self.name,
             hypervisor=hypervisor,
@@ -275,8 +275,9 @@ class VerifyBoot(Checkpoint):
         return images
 
     def _trials(
-        self, doc: DataObjectCache, images: dict[str, Path], sector_size: int
+        self, context: Context, images: dict[str, Path], sector_size: int
     ) -> list[boots.Trial]:
+        doc = context.doc
         controllers, kinds = self._controllers(doc), self._firmware(doc)
         if sector_size != 512 and ("bios" in kinds or not set(controllers) <= set(_LARGE_SECTORS)):
             raise CheckpointError(
@@ -285,11 +286,13 @@ class VerifyBoot(Checkpoint):
                 "choose these with the arguments firmware and controllers",
             )
         signed = secure_boot.way_of(doc) is not None
+        certificate = secure_boot.certificate_of(context)
         trials = []
         for image, kind, controller in _matrix(list(images), kinds, controllers, self.matrix):
             drive = _drive(image, images[image], controller, sector_size)
             label = f"{image}-{kind}-{controller}"
-            trials.append(boots.Trial(label, kind, drive, secure_boot=signed and kind == "uefi"))
+            demanding = signed and kind == "uefi"
+            trials.append(boots.Trial(label, kind, drive, demanding, certificate))
         return trials
 
     def _summary(self, done: Sequence[boots.Boot], under: str) -> str:

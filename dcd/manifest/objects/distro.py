@@ -87,14 +87,31 @@ class VmIm(
     )
 
 
+class Signing(DataObject, tag="signing"):
+    """The user's key for `secure_boot="keys"`, and its certificate, which machines have among their keys."""
+
+    key: str = attribute(
+        "A file of the daemon's host with the private key (RSA, in PEM, without a passphrase), which is one "
+        "of its secrets: it is read when it is needed and never stored.",
+        form=forms.HOST_PATH,
+    )
+    certificate: str = attribute(
+        "The file with its certificate (PEM). A relative path begins at the manifest's directory.",
+        form=forms.CLIENT_PATH,
+    )
+
+
 class ImgParams(
-    DataObject, tag="img_params", content=(OneOf((one(MediaIm), one(VmIm)), required=True),)
+    DataObject,
+    tag="img_params",
+    content=(OneOf((one(MediaIm), one(VmIm)), required=True), optional(Signing)),
 ):
     """Parameters of the image."""
 
-    secure_boot: Literal["distribution"] | None = attribute(
+    secure_boot: Literal["distribution", "keys"] | None = attribute(
         "How the image starts where UEFI firmware demands signatures: with the signed shim and the signed "
-        "GRUB of its packages (`distribution`). By default its GRUB is not signed.",
+        "GRUB of its packages (`distribution`), or with programs and kernels that the key in `signing` signs "
+        "(`keys`). By default its GRUB is not signed.",
         default=None,
     )
 

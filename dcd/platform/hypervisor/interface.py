@@ -60,7 +60,8 @@ class NetworkDisk:
 class GuestSpec:
     """One guest. It boots from the first of its `drives`. `name` appears in process lists.
     `network_disks` follow the drives; only QEMU is an initiator. With `secure_boot` its UEFI firmware starts
-    only programs that the keys of its package have signed, Microsoft's; only QEMU has such firmware."""
+    only programs that the keys of its package have signed, Microsoft's, or those that the key of a
+    `certificate` (a file, PEM) has signed. Only QEMU has such firmware."""
 
     name: str
     firmware: Firmware
@@ -71,6 +72,7 @@ class GuestSpec:
     console_log: Path
     network_disks: tuple[NetworkDisk, ...] = ()
     secure_boot: bool = False
+    certificate: Path | None = None
 
 
 class Guest(Protocol):

@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO, get_args
+from typing import Any, BinaryIO, Literal, get_args
 
 from dcd.platform.child import dies_with_caller, running
 from dcd.platform.hypervisor.interface import (
@@ -30,6 +30,7 @@ from dcd.platform.hypervisor.interface import (
 )
 from dcd.platform.hypervisor.qmp import Qmp
 from dcd.platform.hypervisor.serial import SerialGuest
+from dcd.platform.hypervisor.uefi_keys import enrol
 from dcd.platform.iscsi.interface import Export
 from statemachine.errors import CheckpointError, Unprepared
 from store.host.process import BASE_ENVIRONMENT
@@ -58,8 +59,15 @@ _DEVICES: dict[Attachment, tuple[str, ...]] = {
 }
 """The devices of each attachment; the last one takes the drive."""
 
-_SECURE_BOOT = frozenset({"secure-boot", "requires-smm", "enrolled-keys"})
-"""Features of firmware, as its package describes them, that Secure Boot needs."""
+Keys = Literal["none", "empty", "enrolled"]
+"""The keys of firmware: it has no Secure Boot, none yet, or those of its package, Microsoft's."""
+
+_FEATURES: dict[Keys, frozenset[str]] = {
+    "none": frozenset(),
+    "empty": frozenset({"secure-boot", "requires-smm"}),
+    "enrolled": frozenset({"secure-boot", "requires-smm", "enrolled-keys"}),
+}
+"""Features of firmware, as its package describes them."""
 
 _UNBOOTABLE = b"No bootable device"
 _DEBUG_BYTES = 1024 * 1024
@@ -179,9 +187,14 @@ def _machine_arguments(spec: GuestSpec) -> list[str]:
 def _firmware_arguments(spec: GuestSpec, directory: Path) -> list[str]:
     if spec.firmware == "bios":
         return []
-    code, template = find_uefi(secure_boot=spec.secure_boot)
+    keys: Keys = "none"
+    if spec.secure_boot:
+        keys = "enrolled" if spec.certificate is None else "empty"
+    code, template = find_uefi(keys=keys)
     variables = directory / "uefi-variables.fd"
     shutil.copyfile(template, variables)
+    if spec.secure_boot and spec.certificate is not None:
+        enrol(variables, spec.certificate.read_text("ascii"))
     protected = [
         *("-global", "driver=cfi.pflash01,property=secure,value=on"),
         *("-global", "ICH9-LPC.disable_s3=1"),
@@ -246,14 +259,14 @@ def _secret(export: Export) -> BinaryIO:
 
 
 def find_uefi(
-    directories: tuple[Path, ...] = FIRMWARE_DIRECTORIES, *, secure_boot: bool = False
+    directories: tuple[Path, ...] = FIRMWARE_DIRECTORIES, *, keys: Keys = "none"
 ) -> tuple[Path, Path]:
-    """UEFI firmware for a PC: its code, and the template of its variables, without Secure Boot, or with
-    Secure Boot and the keys of the firmware's package.
+    """UEFI firmware for a PC: its code, and the template of its variables, without Secure Boot or with these
+    `keys` for it.
 
     Raises `Unprepared` when no firmware package describes any.
     """
-    wanted = _SECURE_BOOT if secure_boot else frozenset()
+    wanted = _FEATURES[keys]
     descriptions: dict[str, Path] = {}
     for directory in reversed(directories):
         descriptions |= {path.name: path for path in directory.glob("*.json")}
@@ -263,7 +276,7 @@ def find_uefi(
         if (
             "uefi" in description["interface-types"]
             and any(target["architecture"] == "x86_64" for target in description["targets"])
-            and _SECURE_BOOT & set(description["features"]) == wanted
+            and _FEATURES["enrolled"] & set(description["features"]) == wanted
             and mapping["device"] == "flash"
             and mapping.get("mode", "split") == "split"
         ):
@@ -272,7 +285,7 @@ def find_uefi(
             if code.exists() and template.exists():
                 return code, template
     raise Unprepared(
-        f"there is no UEFI firmware {'with Secure Boot ' if secure_boot else ''}for guests on this host",
+        f"there is no UEFI firmware {'with Secure Boot ' if wanted else ''}for guests on this host",
         f"no description of one in {', '.join(map(str, directories))}",
         "install it: apt-get install ovmf",
     )

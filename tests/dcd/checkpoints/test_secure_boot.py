@@ -5,12 +5,14 @@ The programs are small ones with a key of the tests; whole images are booted by 
 
 import shutil
 import subprocess
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dcd.checkpoints import secure_boot
 from dcd.checkpoints.interface import Checkpoint
 from dcd.checkpoints.media.iso import CreateISO
 from dcd.checkpoints.media.verify_boot import VerifyBoot
@@ -21,14 +23,16 @@ from dcd.checkpoints.vm.install_offline import InstallOffline
 from dcd.checkpoints.vm.layout_checks import ESP
 from dcd.manifest.diagnostics import Diagnostic, ManifestError, refuse
 from dcd.manifest.doc import DataObjectDict
+from dcd.manifest.secrets import secret_text
 from dcd.planning.load import load
 from dcd.planning.readiness import examine
+from dcd.platform.efi_signing import checked_pair
 from dcd.platform.pe import is_signed
 from statemachine.errors import CheckpointError
 from store.host.tools import missing
 from tests.dcd.checkpoints import efi
 
-LACKING = missing((*CreateISO.TOOLS, *InstallOffline.TOOLS, "sbsign"))
+LACKING = missing((*CreateISO.TOOLS, *InstallOffline.TOOLS))
 pytestmark = pytest.mark.skipif(bool(LACKING), reason=f"not installed: {', '.join(LACKING)}")
 
 EPOCH = 1_700_000_000
@@ -57,12 +61,8 @@ def make_iso(bench: Any, attributes: str = DISTRIBUTION) -> dict[str, bytes]:
     doc = bench.doc(MEDIA.format(attributes))
     refuse(CreateISO("iso").check(doc))
     CreateISO("iso").execute(bench.context(doc, environment={"SOURCE_DATE_EPOCH": str(EPOCH)}))
-    esp = bench.root / "esp.img"
-    esp.unlink(missing_ok=True)
-    iso = bench.root / "media/test.iso"
-    extract = ["-osirrox", "on", "-indev", iso, "-extract", "/boot/grub/efi.img", esp]
-    subprocess.run(["xorriso", "-no_rc", *extract], check=True, capture_output=True)
-    return efi.files_of_esp(esp)
+    iso, esp = bench.root / "media/test.iso", bench.root / "esp.img"
+    return efi.files_of_esp(extracted(iso, "/boot/grub/efi.img", esp))
 
 
 def test_the_iso_starts_with_the_signed_programs_unchanged(ready: Any) -> None:
@@ -155,14 +155,17 @@ def test_a_file_that_is_no_program_has_no_signature(tmp_path: Path, content: byt
     assert not is_signed(tmp_path / "file")
 
 
-def make_disk(bench: Any, attributes: str) -> tuple[Path, DiskLayout]:
-    doc = bench.doc(VM.format(attributes))
+def make_disk(
+    bench: Any, manifest: str, inputs: dict[str, Path] | None = None
+) -> tuple[Path, DiskLayout]:
+    doc = bench.doc(manifest)
     doc.persistent.insert_children(
         DataObjectDict("boot_archive", {"kernel_version": efi.KERNEL_VERSION})
     )
     for checkpoint in (CreateDisk("disk"), InstallOffline("install", grow_root=False)):
         refuse(checkpoint.check(doc))
-        checkpoint.execute(bench.context(doc, environment={"SOURCE_DATE_EPOCH": str(EPOCH)}))
+        environment = {"SOURCE_DATE_EPOCH": str(EPOCH)}
+        checkpoint.execute(bench.context(doc, inputs=inputs, environment=environment))
     return recorded_disk(bench.context(doc))
 
 
@@ -182,7 +185,7 @@ def installable(ready: Any, own_mounts: None) -> Any:
 
 @pytest.mark.root
 def test_the_disk_starts_with_the_signed_programs(installable: Any) -> None:
-    disk, layout = make_disk(installable, DISTRIBUTION)
+    disk, layout = make_disk(installable, VM.format(DISTRIBUTION))
     (esp,) = (one for one in layout.partitions if one.type == ESP)
     files = efi.files_of_esp(disk, esp.start)
     assert {SHIM, GRUB, MOK} < set(files)
@@ -199,7 +202,145 @@ def test_the_disk_starts_with_the_signed_programs(installable: Any) -> None:
 def test_an_unsigned_kernel_on_the_disk_is_refused_with_its_name(installable: Any) -> None:
     efi.program(installable.image / "boot/vmlinuz-6.1.0-2-own")
     with pytest.raises(CheckpointError, match=r"vmlinuz-6\.1\.0-2-own is not signed"):
-        make_disk(installable, DISTRIBUTION)
+        make_disk(installable, VM.format(DISTRIBUTION))
+
+
+@pytest.fixture
+def key(ready: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """The place of a secret, the private key of the tests, of which the image has unsigned programs."""
+    directory = tmp_path / "secrets"
+    directory.mkdir()
+    place = shutil.copy(efi.keys()[0], directory / "db.key")
+    monkeypatch.setattr(
+        secure_boot, "secret_text", lambda path: secret_text(path, directories=(directory,))
+    )
+    efi.program(ready.image / "usr/lib/shim/shimx64.efi")
+    efi.program(ready.image / "usr/lib/grub/x86_64-efi/monolithic/grubx64.efi")
+    efi.program(ready.root / "boot_archive/vmlinuz")
+    return str(place)
+
+
+def sign_iso(bench: Any, key: str, certificate: Path | None = None) -> Path:
+    """Make an ISO that is signed with the key."""
+    signing = f'<media_im/><signing key="{key}" certificate="db.crt"/>'
+    doc = bench.doc(MEDIA.format('secure_boot="keys"').replace("<media_im/>", signing))
+    refuse(CreateISO("iso").check(doc))
+    inputs = {"db.crt": certificate or efi.keys()[1]}
+    environment = {"SOURCE_DATE_EPOCH": str(EPOCH)}
+    CreateISO("iso").execute(bench.context(doc, inputs=inputs, environment=environment))
+    made: Path = bench.root / "media/test.iso"
+    return made
+
+
+def extracted(iso: Path, path: str, target: Path) -> Path:
+    """A file of an ISO."""
+    target.unlink(missing_ok=True)
+    command = ["xorriso", "-no_rc", "-osirrox", "on", "-indev", iso, "-extract", path, target]
+    subprocess.run(command, check=True, capture_output=True)
+    return target
+
+
+def verified(program: Path) -> bool:
+    """Whether sbverify accepts a program by the certificate of the tests."""
+    command = ["sbverify", "--cert", efi.keys()[1], program]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def test_shim_grub_and_kernel_are_signed_with_the_users_key(
+    ready: Any, key: str, tmp_path: Path
+) -> None:
+    iso = sign_iso(ready, key)
+    files = efi.files_of_esp(extracted(iso, "/boot/grub/efi.img", tmp_path / "esp"))
+    assert sorted(files) == [SHIM, GRUB, "EFI/debian/grub.cfg"]
+    for name in (SHIM, GRUB):
+        program = tmp_path / "program"
+        program.write_bytes(files[name])
+        assert verified(program)
+    assert verified(extracted(iso, "/live/vmlinuz", tmp_path / "kernel"))
+    assert not is_signed(ready.root / "boot_archive/vmlinuz")
+
+
+def test_the_same_key_gives_the_same_bytes_at_another_time(ready: Any, key: str) -> None:
+    first = sign_iso(ready, key).read_bytes()
+    shutil.rmtree(ready.root / "tmp")
+    (ready.root / "tmp").mkdir()
+    time.sleep(1.1)  # The time in a signature has seconds.
+    assert sign_iso(ready, key).read_bytes() == first
+
+
+def test_the_private_key_is_nowhere_in_the_workspace_the_evidence_and_the_log(
+    ready: Any, key: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    sign_iso(ready, key)
+    needle = Path(key).read_text().splitlines()[5]
+    below = [*ready.root.rglob("*"), *ready.evidence.rglob("*")]
+    assert not [path for path in below if path.is_file() and needle.encode() in path.read_bytes()]
+    assert needle not in "".join(capfd.readouterr()) + ready.messages()
+
+
+def test_a_key_that_has_changed_since_the_plan_signs_nothing(
+    ready: Any, key: str, tmp_path: Path
+) -> None:
+    _, other = efi.new_keys(tmp_path, "other")
+    with pytest.raises(CheckpointError, match=r"does not belong to the certificate db\.crt"):
+        sign_iso(ready, key, other)
+    assert not ready.artifacts
+
+
+@pytest.mark.root
+def test_every_kernel_of_a_disk_is_signed_with_the_users_key(installable: Any, key: str) -> None:
+    efi.program(installable.image / f"boot/vmlinuz-{efi.KERNEL_VERSION}")
+    efi.program(installable.image / "boot/vmlinuz-6.1.0-2-own")
+    signing = f'<vm_im firmware="uefi"/><signing key="{key}" certificate="db.crt"/>'
+    vm_keys = f"<distro_spec><img_params secure_boot='keys'>{signing}</img_params></distro_spec>"
+    disk, layout = make_disk(installable, vm_keys, {"db.crt": efi.keys()[1]})
+    assert verified(installable.image / "boot/vmlinuz-6.1.0-2-own")
+    assert verified(installable.image / f"boot/vmlinuz-{efi.KERNEL_VERSION}")
+    (esp,) = (one for one in layout.partitions if one.type == ESP)
+    program = installable.root / "program"
+    program.write_bytes(efi.files_of_esp(disk, esp.start)[GRUB])
+    assert verified(program)
+
+
+@pytest.mark.parametrize(
+    ("kind", "damage", "message"),
+    [
+        ("rsa:2048", "", ""),
+        ("rsa:2048", "key", "cannot be used"),
+        ("rsa:2048", "certificate", "is no certificate"),
+        ("rsa:2048", "other", "does not belong to the certificate"),
+        ("ec -pkeyopt ec_paramgen_curve:P-256", "", "is no RSA key"),
+    ],
+)
+def test_a_pair_that_firmware_cannot_use_is_an_error_without_the_key(
+    tmp_path: Path, kind: str, damage: str, message: str
+) -> None:
+    key, certificate = efi.new_keys(tmp_path, "one", kind)
+    if damage == "other":
+        key, _ = efi.new_keys(tmp_path, "two")
+    text = key.read_text()[1 if damage == "key" else 0 :]
+    if damage == "certificate":
+        certificate.write_text("no certificate")
+    if not message:
+        assert checked_pair("db.key", text, certificate, "db.crt").certificate == certificate
+        return
+    with pytest.raises(CheckpointError, match=message) as caught:
+        checked_pair("db.key", text, certificate, "db.crt")
+    shown = f"{caught.value.brief}{caught.value.details}{caught.value.resolution}"
+    assert text.splitlines()[3] not in shown
+
+
+def test_a_key_with_a_passphrase_is_an_error_that_says_how_to_write_it_without(
+    tmp_path: Path,
+) -> None:
+    key, certificate = efi.new_keys(tmp_path, "one")
+    subprocess.run(
+        ["openssl", "pkey", "-in", key, "-aes256", "-passout", "pass:word", "-out", tmp_path / "k"],
+        check=True,
+    )
+    with pytest.raises(CheckpointError, match="cannot be used") as caught:
+        checked_pair("db.key", (tmp_path / "k").read_text(), certificate, "db.crt")
+    assert "without a passphrase" in caught.value.resolution
 
 
 LIVE = ("TransferDEB", "DebianBootArchive", "GrubBootMenu", "SquashfsPkgImgMod", "CreateISO")

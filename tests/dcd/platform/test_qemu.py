@@ -211,8 +211,8 @@ def test_firmware_with_secure_boot_has_the_keys_of_its_package(tmp_path: Path) -
     describe_firmware(tmp_path, "40-enrolled", ["secure-boot", "requires-smm", "enrolled-keys"])
     describe_firmware(tmp_path, "50-empty", ["secure-boot", "requires-smm"])
     describe_firmware(tmp_path, "60-plain", ["acpi-s3"])
-    code, _ = find_uefi((tmp_path,), secure_boot=True)
-    assert code == tmp_path / "40-enrolled.code"
+    assert find_uefi((tmp_path,), keys="enrolled")[0] == tmp_path / "40-enrolled.code"
+    assert find_uefi((tmp_path,), keys="empty")[0] == tmp_path / "50-empty.code"
 
 
 @needs_qemu
