@@ -35,6 +35,8 @@ GRUB = {"bios": "grub_bios", "uefi": "grub_uefi"}
 SHIM = "shim"
 SIGNED_SHIM = "signed_shim"
 SIGNED_GRUB = "signed_grub"
+STUB = "stub"
+UNIFIED = "unified"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +83,14 @@ PRODUCTS: Mapping[str, Product] = {
     SHIM: _in_package("shim without its signature in the image", "shim-unsigned"),
     SIGNED_SHIM: _in_package("the signed shim in the image", "shim-signed"),
     SIGNED_GRUB: _in_package("the signed GRUB in the image", "grub-efi-amd64-signed"),
+    STUB: _in_package("systemd's stub in the image", "systemd-boot-efi"),
+    UNIFIED: _made_by("a unified kernel image", "UnifiedKernelImage"),
 }
 """The formats of a machine's disk are products too, by kind: `qcow2`, `ova`."""
 
 IN_AREAS: Mapping[str, tuple[str, ...]] = {
     "PKG_IMAGE_PATH": (
-        *(IMAGE, KERNEL, LIVE_BOOT, *GRUB.values(), SHIM, SIGNED_SHIM, SIGNED_GRUB),
+        *(IMAGE, KERNEL, LIVE_BOOT, *GRUB.values(), SHIM, SIGNED_SHIM, SIGNED_GRUB, STUB),
         *(RAMDISK, ILLUMOS_MENU, LIVE_ROOT),
     ),
     # Its maker may need no kernel in the image.

@@ -25,6 +25,7 @@ from typing import Literal
 from dcd.checkpoints import products
 from dcd.checkpoints.areas import captured_file
 from dcd.checkpoints.interface import Context
+from dcd.checkpoints.recorded import recorded_media
 from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.objects import ImgParams, Signing
 from dcd.manifest.secrets import secret_text
@@ -41,11 +42,11 @@ READS = ("//img_params.secure_boot", "//signing")
 TOOLS = efi_signing.TOOLS
 """The tools for `keys`."""
 
-PRODUCTS: Mapping[Way, tuple[str, ...]] = {
-    "distribution": (products.SIGNED_SHIM, products.SIGNED_GRUB),
-    "keys": (products.SHIM, products.GRUB["uefi"]),
+PRODUCTS: Mapping[Way, tuple[tuple[str, ...], ...]] = {
+    "distribution": ((products.SIGNED_SHIM,), (products.SIGNED_GRUB,)),
+    "keys": ((products.SHIM, products.UNIFIED), (products.GRUB["uefi"], products.UNIFIED)),
 }
-"""The products of the image that each way needs."""
+"""The products that each way needs, one of each tuple."""
 
 DEFAULT_PROGRAM = PurePosixPath("EFI/BOOT/BOOTX64.EFI")
 """Where all firmware of a PC looks for the first program."""
@@ -113,6 +114,11 @@ def certificate_of(context: Context) -> Path | None:
     return None if signing is None else captured_file(context.inputs, signing.certificate)
 
 
+def unified_of(context: Context) -> Path | None:
+    """The unified kernel image of an earlier checkpoint, which then is the only program."""
+    return recorded_media(context).get(products.UNIFIED)
+
+
 def programs(
     context: Context, way: Way, first_settings: str, epoch: int
 ) -> dict[PurePosixPath, Path]:
@@ -124,7 +130,7 @@ def programs(
     settings.write_text(first_settings, "utf-8")
     to_settings = PurePosixPath("EFI", _vendor(found[_GRUB]), "grub.cfg")
     if way == "keys":
-        pair = _pair(context)
+        pair = _required_pair(context)
         for place, path in found.items():
             found[place] = context.tmp / place.name
             efi_signing.sign(pair, path, found[place], epoch)
@@ -142,7 +148,7 @@ def kernel_of_medium(context: Context, way: Way, epoch: int) -> Path:
         _require_signed_kernels([kernel])
         return kernel
     signed = context.tmp / kernel.name
-    efi_signing.sign(_pair(context), kernel, signed, epoch)
+    efi_signing.sign(_required_pair(context), kernel, signed, epoch)
     return signed
 
 
@@ -153,7 +159,7 @@ def prepare_kernels(context: Context, way: Way, epoch: int) -> None:
     if way == "distribution":
         _require_signed_kernels(kernels)
         return
-    pair = _pair(context)
+    pair = _required_pair(context)
     for kernel in kernels:
         status = kernel.stat()
         signed = context.tmp / kernel.name
@@ -162,18 +168,25 @@ def prepare_kernels(context: Context, way: Way, epoch: int) -> None:
         os.utime(kernel, ns=(status.st_mtime_ns, status.st_mtime_ns))
 
 
-def _pair(context: Context) -> efi_signing.Pair:
-    """The user's key and certificate. Raises `CheckpointError` when they do not belong together: the key may
-    have changed since the manifest was planned."""
+def pair_of(context: Context) -> efi_signing.Pair | None:
+    """The user's key and certificate, if they are used. Raises `CheckpointError` when they do not belong
+    together: the key may have changed since the manifest was planned."""
     signing, certificate = signing_of(context.doc), certificate_of(context)
     if signing is None or certificate is None:
+        return None
+    key = secret_text(Path(signing.key))
+    return efi_signing.checked_pair(signing.key, key, certificate, signing.certificate)
+
+
+def _required_pair(context: Context) -> efi_signing.Pair:
+    pair = pair_of(context)
+    if pair is None:
         raise CheckpointError(
             "there is no key to sign with",
             'the manifest has secure_boot="keys" and no <signing>',
             '<signing key="/etc/dcd/secrets/db.key" certificate="db.crt"/>',
         )
-    key = secret_text(Path(signing.key))
-    return efi_signing.checked_pair(signing.key, key, certificate, signing.certificate)
+    return pair
 
 
 def _require_signed_kernels(kernels: Collection[Path]) -> None:

@@ -99,6 +99,7 @@ TOOLS: dict[str, Tool] = {
     "mkswap": Tool("mkswap", "util-linux"),
     "mmdebstrap": Tool("mmdebstrap", "mmdebstrap"),
     "mount": Tool("mount", "mount", shapes=False),
+    "objcopy": Tool("objcopy", "binutils"),
     "openssl": Tool("openssl", "openssl", ("version",), shapes=False),
     "ovmf": Tool("/usr/share/OVMF/OVMF_CODE.fd", "ovmf", None),
     "qemu-block-extra": Tool(

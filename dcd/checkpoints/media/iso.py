@@ -57,7 +57,7 @@ class CreateISO(Checkpoint):
     def requires(self, doc: DataObjectCache) -> Iterator[tuple[str, ...]]:
         yield from super().requires(doc)
         if way := secure_boot.way_of(doc):
-            yield from ((name,) for name in secure_boot.PRODUCTS[way])
+            yield from secure_boot.PRODUCTS[way]
 
     def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
         yield from check_x86(doc, self, "makes a medium for", fails=False)
@@ -71,7 +71,8 @@ class CreateISO(Checkpoint):
         ):
             if not _is_regular(tree / part):
                 raise products.missing(product, f"there is no {part} for the ISO in {tree}")
-        parts = [*tree.rglob("*"), *context.boot_archive.iterdir()]
+        unified = secure_boot.unified_of(context)
+        parts = [*tree.rglob("*"), *context.boot_archive.iterdir(), *filter(None, [unified])]
         total = sum(part.lstat().st_size for part in parts if part.is_file())
         largest.check_size(context.doc, "the content of the medium", total, alone=False)
         level = needed_level(parts)
@@ -95,7 +96,8 @@ class CreateISO(Checkpoint):
         # GRUB finds the medium among others in the machine by this file.
         marker = f"/.disk/dcd-{hashlib.sha256(identity.encode()).hexdigest()[:32]}"
         live = {file.name: file for file in _boot_files(context.boot_archive)}
-        if way := secure_boot.way_of(context.doc):
+        way = secure_boot.way_of(context.doc)
+        if way and not secure_boot.unified_of(context):
             live["vmlinuz"] = secure_boot.kernel_of_medium(context, way, epoch)
         marker_file = context.tmp / "marker"
         marker_file.touch()
@@ -124,6 +126,8 @@ class CreateISO(Checkpoint):
 
 def _uefi_files(context: Context, marker: str, epoch: int) -> dict[PurePosixPath, Path]:
     """The files of the EFI system partition."""
+    if unified := secure_boot.unified_of(context):
+        return {secure_boot.DEFAULT_PROGRAM: unified}
     way = secure_boot.way_of(context.doc)
     if way is None:
         return {secure_boot.DEFAULT_PROGRAM: grub.uefi_program(context, marker)}

@@ -16,12 +16,13 @@ _BRINGING: Mapping[str, tuple[str, str]] = {
     products.SHIM: (r"shim-(unsigned|signed|helpers-amd64-signed)", r"task-"),
     products.SIGNED_SHIM: (r"shim-signed", r"task-"),
     products.SIGNED_GRUB: (r"grub-efi-amd64-signed", r"task-"),
+    products.STUB: (r"systemd-boot(-efi)?", r"task-"),
 }
 """The packages with a product (the whole name), and those that may depend on one (its beginning)."""
 
 _NO_DEPENDENCIES = (
     *products.GRUB.values(),
-    *(products.SHIM, products.SIGNED_SHIM, products.SIGNED_GRUB),
+    *(products.SHIM, products.SIGNED_SHIM, products.SIGNED_GRUB, products.STUB),
 )
 """Products that no other package depends on."""
 

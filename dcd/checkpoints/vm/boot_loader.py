@@ -107,6 +107,8 @@ def copy_modules(image: Path, firmware: Collection[str]) -> None:
 
 def uefi_files(context: Context, layout: DiskLayout, epoch: int) -> dict[PurePosixPath, Path]:
     """The files of the EFI system partition, by their paths there."""
+    if unified := secure_boot.unified_of(context):
+        return {secure_boot.DEFAULT_PROGRAM: unified}
     way = secure_boot.way_of(context.doc)
     if way is None:
         program = context.tmp / secure_boot.DEFAULT_PROGRAM.name

@@ -35,7 +35,7 @@ from dcd.checkpoints.interface import (
 from dcd.checkpoints.recorded import recorded
 from dcd.checkpoints.times import source_date_epoch
 from dcd.checkpoints.vm import boot_loader, installed
-from dcd.checkpoints.vm.contents import Survey, check_room, entries_below, survey
+from dcd.checkpoints.vm.contents import Contents, Survey, check_room, entries_below, survey
 from dcd.checkpoints.vm.create_disk import begin_disk, tools_for
 from dcd.checkpoints.vm.disk import DiskLayout, VolumePartition, recorded_disk
 from dcd.checkpoints.vm.encodable import check_encodable
@@ -108,9 +108,10 @@ class InstallOffline(Checkpoint):
 
     def requires(self, doc: DataObjectCache) -> Iterator[tuple[str, ...]]:
         yield from ((name,) for name in (products.IMAGE, products.KERNEL_RECORD, products.DISK))
-        yield from ((products.GRUB[kind],) for kind in sorted(firmware(doc)))
+        alternative = {"bios": (), "uefi": (products.UNIFIED,)}
+        yield from ((products.GRUB[kind], *alternative[kind]) for kind in sorted(firmware(doc)))
         if "uefi" in firmware(doc) and (way := secure_boot.way_of(doc)):
-            yield from ((name,) for name in secure_boot.PRODUCTS[way])
+            yield from secure_boot.PRODUCTS[way]
 
     def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
         yield from check_x86(doc, self, "makes a disk start on", fails=False)
@@ -124,7 +125,8 @@ class InstallOffline(Checkpoint):
         disk, layout = recorded_disk(context, change=True)
         refuse(installed.check_root(context.doc, self, layout, self.grow_root))
         kinds = firmware(context.doc)
-        boot_loader.check_packages(context.pkg_image, kinds)
+        grubs = kinds - {"uefi"} if secure_boot.unified_of(context) else kinds
+        boot_loader.check_packages(context.pkg_image, grubs)
         if "uefi" in kinds:
             other_boot_loaders.report_found(context, "the disk")
         installed.require_programs(
@@ -135,9 +137,9 @@ class InstallOffline(Checkpoint):
         epoch = source_date_epoch(context, found.newest_ns // 1_000_000_000)
         context.report(Report(0.05, "making the image an installed system"))
         self._install_system(context, layout, version, initramfs)
-        if "uefi" in kinds and (way := secure_boot.way_of(context.doc)):
+        if "uefi" in grubs and (way := secure_boot.way_of(context.doc)):
             secure_boot.prepare_kernels(context, way, epoch)
-        boot_loader.copy_modules(context.pkg_image, kinds)
+        boot_loader.copy_modules(context.pkg_image, grubs)
         newest_ns = min(found.newest_ns, epoch * 1_000_000_000)
         _keep_times(context.pkg_image, newest_ns)
         trees = _trees(context, layout)
@@ -240,7 +242,11 @@ def _add_programs(
 ) -> None:
     """Put the programs for UEFI into each ESP: firmware may start any of them."""
     files = boot_loader.uefi_files(context, layout, epoch)
-    for esp in (one for one in layout.partitions if one.type == ESP):
+    for esp in (one for one in layout.volumes if one.type == ESP):
+        contents = Contents()
+        for file in files.values():
+            contents.add(file.stat().st_size)
+        check_room(esp, contents)
         for path, file in files.items():
             target = new_file(trees[esp.number], path)
             shutil.copyfile(file, target)

@@ -1,0 +1,148 @@
+"""`UnifiedKernelImage`: kernel, initramfs and kernel arguments as one program of UEFI firmware.
+
+Its beginning is the stub of the image's systemd, which starts the kernel with what is in the sections after
+it. `CreateISO` and `InstallOffline` make it the program that UEFI firmware starts, in place of GRUB: there is
+no menu, and with the user's signature firmware checks the arguments and the initramfs too. BIOS starts GRUB
+as before. Result: media/NAME.efi, delivered as an artifact. The same layer gives the same bytes.
+Source: systemd-stub(7), the specification "Unified Kernel Image (UKI)" of the UAPI group, objcopy(1).
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from dcd.checkpoints import products, secure_boot
+from dcd.checkpoints.architecture import check_x86
+from dcd.checkpoints.boot.menu import menu_of
+from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
+from dcd.checkpoints.media.deliver import deliver_file, media_name
+from dcd.checkpoints.recorded import DISK, record_medium, recorded
+from dcd.checkpoints.times import FIRST_FAT_TIME, source_date_epoch
+from dcd.manifest.diagnostics import Diagnostic
+from dcd.manifest.doc import DataObjectCache
+from dcd.manifest.forms import KERNEL_ARGUMENTS
+from dcd.platform import efi_signing
+from dcd.platform.inside import new_file, read, regular_file
+from dcd.platform.pe import loaded_range
+from statemachine.errors import CheckpointError
+
+_STUB = "usr/lib/systemd/boot/efi/linuxx64.efi.stub"
+_PAGE_BYTES = 4096
+_LIVE = "boot=live components quiet"
+
+
+@dataclass(frozen=True)
+class UnifiedKernelImage(Checkpoint):
+    """Make one program of kernel, initramfs and arguments, which UEFI firmware starts.
+
+    It starts like the default entry of the boot menu: the arguments of `boot_mods` are in it.
+    """
+
+    DESCRIPTION = "Make the unified kernel image"
+    EXPECTED_SECONDS = 2.0
+    REQUIRES = (products.BOOT_ARCHIVE, products.STUB)
+    PROVIDES = (products.UNIFIED,)
+    READS = ("//boot_mods", "//distro.name", "//distro.add_timestamp", *secure_boot.READS)
+    TOOLS = ("objcopy", *secure_boot.TOOLS)
+    DISK_BYTES = 1 << 30
+
+    kernel_args: Annotated[str, KERNEL_ARGUMENTS] | None = None
+    """The kernel arguments, before those of the menu's default entry. Default: `boot=live components quiet`,
+    or, after `CreateDisk`, the root file system of the disk and `quiet`; that root is always added."""
+
+    def needs(self, doc: DataObjectCache) -> Needs:
+        return Needs(
+            tools=("objcopy", *secure_boot.tools_of(doc)),
+            disk_bytes=self.DISK_BYTES,
+            secrets=secure_boot.secrets_of(doc),
+        )
+
+    def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
+        yield from check_x86(doc, self, "makes a program for", fails=True)
+        if secure_boot.way_of(doc) == "distribution":
+            yield self.fault(
+                doc,
+                None,
+                "no distribution signs a unified kernel image",
+                'with secure_boot="distribution", firmware would refuse it',
+                'sign it with a key of yours: <img_params secure_boot="keys">',
+            )
+
+    def execute(self, context: Context) -> None:
+        stub = regular_file(context.pkg_image, _STUB)
+        kernel = regular_file(context.boot_archive, "vmlinuz")
+        initramfs = regular_file(context.boot_archive, "initrd.img")
+        if stub is None:
+            raise products.missing(products.STUB, f"the image has no /{_STUB}")
+        if kernel is None or initramfs is None:
+            raise products.missing(products.BOOT_ARCHIVE)
+        # The kernel is the last, since it may use the memory behind it.
+        sections = {
+            ".osrel": self._text(context, "osrel", read(context.pkg_image, "etc/os-release") or ""),
+            ".uname": self._text(context, "uname", _version(context)),
+            ".cmdline": self._text(context, "cmdline", self._line(context)),
+            ".initrd": initramfs,
+            ".linux": kernel,
+        }
+        epoch = source_date_epoch(context, FIRST_FAT_TIME)
+        result = new_file(context.media, f"{media_name(context.doc, epoch)}.efi")
+        program = context.tmp / "unified.efi"
+        context.run(["objcopy", "--preserve-dates", *_additions(stub, sections), stub, program])
+        pair = secure_boot.pair_of(context)
+        if pair is None:
+            program.rename(result)
+        else:
+            efi_signing.sign(pair, program, result, epoch)
+        deliver_file(context, result, "efi")
+        record_medium(context, products.UNIFIED, result)
+        context.report(Report(1.0, f"{result.name}: {result.stat().st_size / (1 << 20):.1f} MiB"))
+
+    def _line(self, context: Context) -> str:
+        """The kernel arguments on a line; those with blanks are in quotes, as the kernel reads them. Source:
+        Linux, lib/cmdline.c, next_arg."""
+        root = _root_of_disk(context)
+        usual = "quiet" if root else _LIVE
+        given = usual if self.kernel_args is None else self.kernel_args
+        menu = menu_of(context, f"{root} {given}")
+        words = menu.entries[menu.default].arguments
+        return " ".join(f'"{word}"' if " " in word else word for word in words)
+
+    @staticmethod
+    def _text(context: Context, name: str, text: str) -> Path:
+        file = context.tmp / name
+        file.write_text(text, "utf-8", "surrogateescape")
+        return file
+
+
+def _additions(stub: Path, sections: Mapping[str, Path]) -> Iterator[str | Path]:
+    """The options of objcopy for sections that are loaded one after another behind the stub."""
+    base, size_bytes = loaded_range(stub)
+    at = base + _whole_pages(size_bytes)
+    for name, file in sections.items():
+        yield from ("--add-section", f"{name}={file}", "--change-section-vma", f"{name}={at:#x}")
+        at += _whole_pages(file.stat().st_size)
+
+
+def _whole_pages(size_bytes: int) -> int:
+    return -(-max(size_bytes, 1) // _PAGE_BYTES) * _PAGE_BYTES
+
+
+def _version(context: Context) -> str:
+    return str(recorded(context, "boot_archive").get("kernel_version", ""))
+
+
+def _root_of_disk(context: Context) -> str:
+    """The argument for the root file system of the disk, or "" if there is no disk."""
+    described = recorded(context, DISK)
+    if not described:
+        return ""
+    for partition in described["layout"]["partitions"]:
+        volume = partition.get("volume") or {}
+        if volume.get("mountpoint") == "/":
+            return f"root=UUID={volume['uuid']} ro"
+    raise CheckpointError(
+        "the disk has no root file system to start",
+        "none of its partitions is mounted at /",
+        'give one <format type="ext4" mountpoint="/"/>',
+    )
