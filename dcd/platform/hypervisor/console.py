@@ -119,7 +119,7 @@ TROUBLES = (
     Trouble(
         ("Verification failed: (0x1A)", "Security Violation"),
         "shim refused the next boot loader, which no key that it knows has signed, or which is revoked",
-        "Secure Boot is on: `sbverify --list` shows who has signed EFI/BOOT/grubx64.efi of the EFI system"
+        "Secure Boot is on: `sbverify --list` shows the signers of EFI/BOOT/grubx64.efi of the EFI system"
         " partition; install shim and GRUB from the same release of the distribution",
     ),
     Trouble(
@@ -140,7 +140,7 @@ TROUBLES = (
     Trouble(
         (": Access Denied",),
         "the UEFI firmware refused the boot loader, which no key that it knows has signed",
-        "Secure Boot is on: `sbverify --list` shows who has signed EFI/BOOT/BOOTX64.EFI of the EFI system"
+        "Secure Boot is on: `sbverify --list` shows the signers of EFI/BOOT/BOOTX64.EFI of the EFI system"
         " partition; look for the checkpoint that has replaced it",
     ),
     Trouble(
