@@ -69,6 +69,25 @@ VM = """\
 </dc>
 """
 
+ROOTFS = """\
+<!-- A root file system of Debian as a tar archive, for containers, chroots and network roots: without kernel,
+     boot loader and init. `dcctl build FILE` builds it and copies my-rootfs.tar.zst to my-rootfs/. -->
+<dc>
+  <distro name="my-rootfs"> <!-- the name of the file -->
+    <distro_spec><img_params>
+      <rootfs_im type="tar"/> <!-- or cpio, squashfs, erofs, oci, incus, wsl -->
+    </img_params></distro_spec>
+    <software type="DEB"> <!-- from this host's apt sources; <source><repository/></source> names others -->
+      <destination><image variant="essential"/></destination> <!-- the smallest; minbase adds apt -->
+      <software_data> <!-- add the packages that you want -->
+        <name>ca-certificates</name>
+      </software_data>
+    </software>
+    <!-- <configuration> takes users, files and scripts: <tree source="app" dest="/srv/app"/> -->
+  </distro>
+</dc>
+"""
+
 ILLUMOS = """\
 <!-- An image of illumos packages (IPS), delivered as an archive of its files. Put your publisher in the place
      of example.org first. It needs a host with pkg(7), as `dcctl doctor` says. -->
@@ -92,7 +111,7 @@ ILLUMOS = """\
 </dc>
 """
 
-STARTERS = {"live": LIVE, "server": SERVER, "vm": VM, "illumos": ILLUMOS}
+STARTERS = {"live": LIVE, "server": SERVER, "vm": VM, "rootfs": ROOTFS, "illumos": ILLUMOS}
 """The manifests by kind."""
 
 NOT_YET = {

@@ -1,9 +1,9 @@
 """`dcctl init`: write a manifest to begin with.
 
 Print a commented manifest of about fifteen lines that is valid and can be built as it is: a live ISO
-(live, the default), a server's disk (server), a virtual machine (vm), or an image of illumos packages
-(illumos: name your publisher in it first). With -o it is written to a file, which must not exist yet.
-Needs no daemon.
+(live, the default), a server's disk (server), a virtual machine (vm), a root file system for containers
+(rootfs), or an image of illumos packages (illumos: name your publisher in it first). With -o it is written
+to a file, which must not exist yet. Needs no daemon.
 """
 
 import argparse

@@ -53,6 +53,16 @@ def debian_list(root: Path) -> str:
     return "".join(f"{line}\n" for line in sorted(found))
 
 
+def architecture_of(root: Path) -> str:
+    """The architecture of the root's dpkg, or the first of its packages; `all` without any."""
+    if native := (read(root, "var/lib/dpkg/arch-native") or "").strip():
+        return native
+    lines = [line.split("\t") for line in debian_list(root).splitlines()]
+    found: list[str] = [line[2] for line in lines if line[0] == "dpkg"]
+    found += sorted({line[2] for line in lines} - {"all"})
+    return found[0] if found else "all"
+
+
 @contextmanager
 def list_kept_true(context: Context) -> Iterator[None]:
     """Deliver the list again after a change of dpkg's packages inside, if a list was delivered before."""

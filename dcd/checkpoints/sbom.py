@@ -24,9 +24,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dcd.checkpoints import products
+from dcd.checkpoints.image.os_release import os_release
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
 from dcd.checkpoints.media.deliver import deliver_file
-from dcd.checkpoints.packages import PACKAGE_LIST, debian_list
+from dcd.checkpoints.packages import PACKAGE_LIST, architecture_of, debian_list
 from dcd.checkpoints.times import source_date_epoch
 from dcd.manifest.diagnostics import Diagnostic, warning
 from dcd.manifest.doc import DataObjectCache, distro
@@ -155,9 +156,9 @@ class WriteSBOM(Checkpoint):
             "tool_version": version("dcd"),
             "root": str(staged) if dpkg else "",
             "host_root": str(context.tmp / "host"),
-            "architecture": _architecture(context.pkg_image),
-            "vendor": _os_release(context.pkg_image).get("ID", "debian"),
-            "release": _os_release(context.pkg_image).get("VERSION_ID", ""),
+            "architecture": architecture_of(context.pkg_image),
+            "vendor": os_release(context.pkg_image).get("ID", "debian"),
+            "release": os_release(context.pkg_image).get("VERSION_ID", ""),
             "resolved": [asdict(each) for each in resolved.packages if each.kind == "deb"],
             "ips": ips,
             "host": _host_packages(context),
@@ -214,22 +215,6 @@ def _put(file: Path, content: bytes) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     # The libraries read UTF-8 only.
     file.write_text(content.decode("utf-8", "replace"))
-
-
-def _architecture(image: Path) -> str:
-    """The architecture of the image's dpkg, or that of most packages."""
-    if native := (read(image, "var/lib/dpkg/arch-native") or "").strip():
-        return native
-    lines = [line.split("\t") for line in debian_list(image).splitlines()]
-    found: list[str] = [line[2] for line in lines if line[0] == "dpkg"]
-    found += sorted({line[2] for line in lines} - {"all"})
-    return found[0] if found else "all"
-
-
-def _os_release(image: Path) -> dict[str, str]:
-    """The fields of the image's os-release(5)."""
-    pairs = (line.partition("=") for line in (read(image, "etc/os-release") or "").splitlines())
-    return {name: value.strip().strip("\"'") for name, sign, value in pairs if sign}
 
 
 def _ips_packages(context: Context, resolved: Resolved) -> Sequence[dict[str, Any]]:

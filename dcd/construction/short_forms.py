@@ -2,9 +2,10 @@
 
 `type="TransferDEB"` on a checkpoint stands for `mod_path` and `checkpoint_class`. A distribution without
 `<execution>` gets the usual checkpoints where the rest of the manifest allows only one list: those of a live
-ISO, or those of a virtual machine's disk. Software and configuration without a name belong to the only
-checkpoint that reads such. A second transfer of Debian packages adds to the system of the first. What is
-written out has the place of what it stands for. Changes the tree; a manifest that leaves nothing out stays.
+ISO, of a virtual machine's disk, or of a root file system. Software and configuration without a name belong
+to the only checkpoint that reads such. A second transfer of Debian packages adds to the system of the first.
+What is written out has the place of what it stands for. Changes the tree; a manifest that leaves nothing out
+stays.
 """
 
 import re
@@ -15,7 +16,7 @@ from lxml import etree
 
 from dcd.construction.constructors import checkpoint_modules
 from dcd.manifest.data_object import Element
-from dcd.manifest.diagnostics import Diagnostic, did_you_mean, error, hint, listed
+from dcd.manifest.diagnostics import Diagnostic, did_you_mean, error, hint, listed, warning
 from dcd.manifest.forms import HOST_NAME
 from dcd.manifest.source import Place, Source
 
@@ -66,6 +67,16 @@ _DISK = (
     Default("convert", "Convert"),
     Default("verify-boot", "vm.VerifyBoot"),
 )
+_ROOTFS = {
+    **{
+        kind: (Default("archive", "RootfsArchive", (("format", kind),)),)
+        for kind in ("tar", "cpio", "squashfs", "erofs")
+    },
+    "oci": (Default("container", "OCIImage", (("cmd", ("/bin/sh",)),)),),
+    "incus": (Default("container", "IncusImage"),),
+    "wsl": (Default("container", "WSLImage"),),
+}
+"""By the type of `rootfs_im`."""
 
 
 def write_out(source: Source, allowed: Collection[str], choice: list[str]) -> Iterator[Diagnostic]:
@@ -76,6 +87,13 @@ def write_out(source: Source, allowed: Collection[str], choice: list[str]) -> It
     for distro in source.root.findall("distro"):
         if distro.find("execution") is None:
             yield from _default_checkpoints(source, distro, choice)
+        elif (unused := distro.find(".//rootfs_im")) is not None:
+            yield warning(
+                source.origin(unused),
+                "<rootfs_im> has no effect here",
+                "It chooses the checkpoints of a manifest without <execution>.",
+                "leave it out, or leave out <execution>",
+            )
     yield from _types(source, allowed)
     for distro in source.root.iterfind("distro[execution]"):
         yield from _name_unnamed(source, distro)
@@ -188,33 +206,36 @@ def _default_checkpoints(
     if faults:
         yield from faults
         return
-    is_disk = _wants_disk(distro)
+    is_disk, rootfs = _wants_disk(distro), distro.find(".//rootfs_im")
     names = _names_of_transfers(source, distro)
     configure = next(
         (given for each in distro.findall("configuration") if (given := each.get("name"))),
         _CONFIGURE,
     )
     host = (distro.get("name") or "").lower()
-    arguments: list[tuple[str, str | tuple[str, ...]]] = [("serial_console", _SERIAL)]
+    arguments: list[tuple[str, str | tuple[str, ...]]] = []
+    if rootfs is None:
+        arguments.append(("serial_console", _SERIAL))
     if re.fullmatch(HOST_NAME.pattern, host):
         arguments.insert(0, ("hostname", host))
     steps = (
         *(Default(name, "TransferDEB") for name in names),
         Default(configure, "DebianPrePkgImgMod", tuple(arguments)),
-        *(_DISK if is_disk else _LIVE),
+        *(_DISK if is_disk else _LIVE if rootfs is None else _ROOTFS[_type_of(rootfs)]),
     )
+    if rootfs is not None and distro.find("configuration") is None:
+        steps = tuple(step for step in steps if step.name != configure)
     execution = _made(source, "execution", distro)
     execution.extend(made_checkpoint(source, step, distro) for step in steps)
     software = distro.findall("software")[-1]
     distro.insert(distro.index(software) + 1, execution)
     if is_disk:
         _complete_machine(source, distro)
-    what = "a virtual machine's disk" if is_disk else "a live ISO"
-    why = (
-        "the manifest has a disk or a machine"
-        if is_disk
-        else "the manifest has Debian packages, and neither a disk nor a machine"
-    )
+    what, why = "a live ISO", "the manifest has Debian packages, and neither a disk nor a machine"
+    if is_disk:
+        what, why = "a virtual machine's disk", "the manifest has a disk or a machine"
+    elif rootfs is not None:
+        what, why = "a root file system", "the manifest has <rootfs_im>"
     choice.append(
         f"no <execution>: the checkpoints of {what}, since {why}: "
         + ", ".join(step.name for step in steps)
@@ -249,6 +270,15 @@ def _hindrances(source: Source, distro: Element) -> Iterator[Diagnostic]:
             "It has both <media_im>, for a live ISO, and a disk or <vm_im>, for a virtual machine.",
             f"keep one of them, or {_AMBIGUOUS}",
         )
+    elif distro.find(".//rootfs_im") is not None and (
+        _wants_disk(distro) or distro.find(".//media_im") is not None
+    ):
+        yield error(
+            place,
+            message,
+            "It has both <rootfs_im>, for a root file system, and a disk, <vm_im> or <media_im>.",
+            f"keep one of them, or {_AMBIGUOUS}",
+        )
     elif (found := distro.find(".//iscsi")) is not None:
         yield error(
             source.origin(found),
@@ -267,6 +297,12 @@ def _hindrances(source: Source, distro: Element) -> Iterator[Diagnostic]:
 
 def _wants_disk(distro: Element) -> bool:
     return distro.find("target") is not None or distro.find(".//vm_im") is not None
+
+
+def _type_of(rootfs: Element) -> str:
+    """The type of a root file system. An unknown one is an error of its own; the default goes with it."""
+    kind = rootfs.get("type", "tar").strip()
+    return kind if kind in _ROOTFS else "tar"
 
 
 def _names_of_transfers(source: Source, distro: Element) -> list[str]:

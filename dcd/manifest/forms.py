@@ -461,5 +461,15 @@ DEVICE_NAME = Form(
     "kvm",
 )
 CAPABILITY = Form(r"[A-Z_]+", "a capability of capabilities(7) without CAP_", "SYS_ADMIN", 40)
+LABEL = Form(
+    r"[A-Za-z0-9][A-Za-z0-9._/\-]*=[^\n\r]*", "a label KEY=VALUE", "org.example.tier=web", 4096
+)
+"""A label of a container image, a text in JSON."""
+IMAGE_TAG = Form(
+    rf"({_AUTHORITY}/)?[a-z0-9]+([._\-]+[a-z0-9]+)*(/[a-z0-9]+([._\-]+[a-z0-9]+)*)*:[A-Za-z0-9_][A-Za-z0-9_.\-]*",
+    "the name of a container image with its tag",
+    "example/app:1.0",
+)
+PORT = Form(r"[1-9][0-9]{0,4}(/(tcp|udp|sctp))?", "a port with its protocol", "80/tcp", 12)
 VARIABLE = Form(r"[A-Za-z_][A-Za-z0-9_]*=[\s\S]*", "NAME=VALUE", "LANG=C.UTF-8", 65536)
 """environ(7); any value reaches the program unchanged."""

@@ -38,6 +38,31 @@ def data_ranges(descriptor: int, end: int, begin: int = 0) -> Iterator[tuple[int
         position = hole
 
 
+def filled_ranges(descriptor: int, size_bytes: int, block_bytes: int) -> Iterator[tuple[int, int]]:
+    """The parts of a file that are not all zeros, as start and end, in whole blocks (but for the file's end).
+    Blocks of zeros count as holes, so the file system does not matter."""
+    zeros = bytes(block_bytes)
+    start = end = 0
+    for begin, hole in data_ranges(descriptor, size_bytes):
+        position = max(begin - begin % block_bytes, end)
+        while position < hole:
+            chunk = os.pread(descriptor, min(_CHUNK_BYTES, size_bytes - position), position)
+            if not chunk:
+                break
+            for at in range(0, len(chunk), block_bytes):
+                block = chunk[at : at + block_bytes]
+                if block == zeros[: len(block)]:
+                    continue
+                if position + at != end:
+                    if end > start:
+                        yield start, end
+                    start = position + at
+                end = position + at + len(block)
+            position += len(chunk)
+    if end > start:
+        yield start, end
+
+
 def copy_range(source: int, sink: int, start: int, end: int, shift: int = 0) -> None:
     """Copy the bytes from `start` to `end`, `shift` bytes further on. A source that became shorter ends
     the copy."""

@@ -93,6 +93,7 @@ TOOLS: dict[str, Tool] = {
     "mcopy": Tool("mcopy", "mtools"),
     "mformat": Tool("mformat", "mtools"),
     "mke2fs": Tool("mke2fs", "e2fsprogs", ("-V",)),
+    "mkfs.erofs": Tool("mkfs.erofs", "erofs-utils", ("--version",)),
     "mkfs.btrfs": Tool("mkfs.btrfs", "btrfs-progs"),
     "mkfs.xfs": Tool("mkfs.xfs", "xfsprogs", ("-V",)),
     "mksquashfs": Tool("mksquashfs", "squashfs-tools", ("-version",)),
@@ -102,6 +103,11 @@ TOOLS: dict[str, Tool] = {
     "objcopy": Tool("objcopy", "binutils"),
     "openssl": Tool("openssl", "openssl", ("version",), shapes=False),
     "ovmf": Tool("/usr/share/OVMF/OVMF_CODE.fd", "ovmf", None),
+    # The same programs where they write what is delivered.
+    "pack-cpio": Tool("cpio", "cpio"),
+    "pack-gzip": Tool("gzip", "gzip"),
+    "pack-xz": Tool("xz", "xz-utils"),
+    "pack-zstd": Tool("zstd", "zstd"),
     "qemu-block-extra": Tool(
         "/usr/lib/x86_64-linux-gnu/qemu/block-iscsi.so", "qemu-block-extra", None, shapes=False
     ),

@@ -10,16 +10,16 @@ Source: the GRUB manual (shell-like scripting, quoting), live-boot(7).
 import shlex
 import unicodedata
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated
 
 from dcd.checkpoints import products
+from dcd.checkpoints.image.os_release import os_release
 from dcd.checkpoints.interface import Checkpoint, Context, Report
 from dcd.manifest.doc import distro
 from dcd.manifest.forms import KERNEL_ARGUMENTS, LONGEST_KERNEL_ARGUMENTS
 from dcd.manifest.objects import BootEntry, BootMods
-from dcd.platform.inside import read, regular_file, write
+from dcd.platform.inside import regular_file, write
 from statemachine.errors import CheckpointError
 
 _DEFAULT_TIMEOUT_SECONDS = 5
@@ -160,13 +160,7 @@ def grub_cfg(
 
 def _name_of_image(context: Context) -> str | None:
     """PRETTY_NAME of the image's os-release(5)."""
-    for line in (read(context.pkg_image, "etc/os-release") or "").splitlines():
-        variable, _, value = line.partition("=")
-        if variable.strip() == "PRETTY_NAME":
-            # The text is the image's own: an open quote in it is no error.
-            with suppress(ValueError):
-                return " ".join(shlex.split(value)) or None
-    return None
+    return os_release(context.pkg_image).get("PRETTY_NAME") or None
 
 
 def _one_line(text: str) -> str:

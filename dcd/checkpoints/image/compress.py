@@ -83,16 +83,7 @@ class SquashfsPkgImgMod(Checkpoint):
                     f"{self.compression_type} has levels {levels[0]} to {levels[-1]}",
                     f'<arg name="compression_level">{levels[-1]}</arg>',
                 )
-        for item, pattern in enumerate(self.exclude):
-            if not pattern.strip("/"):
-                yield self.fault(
-                    doc,
-                    "exclude",
-                    f"exclude {pattern!r} leaves nothing of the image",
-                    "",
-                    "name paths below the root of the image",
-                    item,
-                )
+        yield from excluded_faults(doc, self, self.exclude)
 
     def get_progress_estimate(self) -> float:
         if self.compression_type == "xz":
@@ -102,6 +93,12 @@ class SquashfsPkgImgMod(Checkpoint):
         return 10.0
 
     def execute(self, context: Context) -> None:
+        result = new_file(context.media, "iso/live/filesystem.squashfs")
+        self.pack(context, result)
+        check_size(context.doc, "the compressed image", result.stat().st_size, alone=False)
+
+    def pack(self, context: Context, result: Path) -> None:
+        """Compress the image area into the new file `result`. Raises `CheckpointError`."""
         image = context.pkg_image
         set_back = source_date_epoch(context, None) is not None
         found = survey(image, self.exclude, latest=None if set_back else _LATEST)
@@ -113,14 +110,12 @@ class SquashfsPkgImgMod(Checkpoint):
         remove_identity(image)
         if without_host_keys(image):
             context.warn(NO_HOST_KEYS)
-        result = new_file(context.media, "iso/live/filesystem.squashfs")
         context.run(
             self.command(image, result),
             # The lines, one for each file, count the progress and are not for the log.
             capture=True,
             on_line=_progress(context, found.entries),
         )
-        check_size(context.doc, "the compressed image", result.stat().st_size, alone=False)
         size_mib = result.stat().st_size / (1 << 20)
         context.report(Report(1.0, f"{size_mib:.1f} MiB from {found.entries} files"))
 
@@ -178,7 +173,7 @@ def survey(image: Path, exclude: Sequence[str] = (), *, latest: int | None = Non
         with os.scandir(path) as directory:
             for entry in directory:
                 parts = [*above, entry.name]
-                if any(_matches(parts, pattern) for pattern in patterns):
+                if any(matches(parts, pattern) for pattern in patterns):
                     continue
                 entries += 1
                 seconds = entry.stat(follow_symlinks=False).st_mtime_ns // 1_000_000_000
@@ -194,7 +189,23 @@ def survey(image: Path, exclude: Sequence[str] = (), *, latest: int | None = Non
     return Found(entries, sorted(with_acls), sorted(with_odd_times))
 
 
-def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+def excluded_faults(
+    doc: DataObjectCache, checkpoint: Checkpoint, exclude: Sequence[str]
+) -> Iterator[Diagnostic]:
+    """Errors for patterns of the argument `exclude` that leave nothing of an image."""
+    for item, pattern in enumerate(exclude):
+        if not pattern.strip("/"):
+            yield checkpoint.fault(
+                doc,
+                "exclude",
+                f"exclude {pattern!r} leaves nothing of the image",
+                "",
+                "name paths below the root of the image",
+                item,
+            )
+
+
+def matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
     """Whether mksquashfs leaves an entry out for a pattern. Forms of ksh, which only mksquashfs knows, match
     nothing here. Source: mksquashfs(1), -wildcards; fnmatch(3), FNM_PERIOD."""
     return len(parts) == len(pattern) and all(

@@ -23,6 +23,7 @@ from dcd.manifest.objects.distro import (
     MediaIm,
     Parameter,
     Profile,
+    RootfsIm,
     Signing,
     VmController,
     VmFormat,
@@ -77,7 +78,7 @@ from dcd.manifest.registry import Registry
 
 BUILTIN = Registry().adding(
     DC, Parameter, Profile, Distro, DistroSpec, ImgParams, MediaIm, MaxSize, BootMods, BootEntry,
-    VmIm, VmFormat, Signing, VmController, VmNetwork,
+    VmIm, VmFormat, Signing, VmController, VmNetwork, RootfsIm,
     Target, Disk, DiskName, DiskProp, DiskKeyword, DiskImage, Iscsi, GptPartition, Partition,
     Slice, Size, Format, Logical, Zpool, Vdev, Filesystem, Zvol, PoolOptions, DatasetOptions,
     Options, Option, BE,
@@ -96,7 +97,7 @@ __all__ = [
     "Execution", "Facet", "Filesystem", "Format", "GptPartition", "Image", "ImgParams", "ImgType",
     "Interface", "Iscsi", "Kwargs", "Logical", "MaxSize", "MediaIm", "Mirror", "Option", "Options",
     "Origin", "Parameter", "Partition", "Password", "Pin", "PoolOptions", "Profile", "Property",
-    "Publisher", "Repository", "Script", "Signing", "Size", "Slice", "Software", "SoftwareData",
-    "Source", "SshKey", "Sudo", "Target", "Tree", "Unit", "User", "Validation", "Variant", "Vdev",
-    "VmController", "VmFormat", "VmIm", "VmNetwork", "Zpool", "Zvol",
+    "Publisher", "Repository", "RootfsIm", "Script", "Signing", "Size", "Slice", "Software",
+    "SoftwareData", "Source", "SshKey", "Sudo", "Target", "Tree", "Unit", "User", "Validation",
+    "Variant", "Vdev", "VmController", "VmFormat", "VmIm", "VmNetwork", "Zpool", "Zvol",
 ]  # fmt: skip

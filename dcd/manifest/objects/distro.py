@@ -87,6 +87,15 @@ class VmIm(
     )
 
 
+class RootfsIm(DataObject, tag="rootfs_im"):
+    """An image that is a root file system, without kernel and boot loader, such as a container's. Without
+    `execution` it chooses the checkpoints."""
+
+    type: Literal["tar", "cpio", "squashfs", "erofs", "oci", "incus", "wsl"] = attribute(
+        "The form.", default="tar"
+    )
+
+
 class Signing(DataObject, tag="signing"):
     """The user's key for `secure_boot="keys"`, and its certificate, which machines have among their keys."""
 
@@ -104,7 +113,10 @@ class Signing(DataObject, tag="signing"):
 class ImgParams(
     DataObject,
     tag="img_params",
-    content=(OneOf((one(MediaIm), one(VmIm)), required=True), optional(Signing)),
+    content=(
+        OneOf((one(MediaIm), one(VmIm), one(RootfsIm)), required=True),
+        optional(Signing),
+    ),
 ):
     """Parameters of the image."""
 
@@ -132,7 +144,8 @@ class Distro(
     ),
 ):
     """The distribution: the content of the image, and the checkpoints that make it. Without `execution` they
-    are those of a live ISO, or, with a disk or a machine, those of a virtual machine's disk."""
+    are those of a live ISO; with a disk or a machine, those of a virtual machine's disk; with `rootfs_im`,
+    those of a root file system."""
 
     name: str = attribute(
         "The image's name; also the volume id of its ISO.", form=forms.DISTRIBUTION

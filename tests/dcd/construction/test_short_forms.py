@@ -198,3 +198,54 @@ def test_a_second_transfer_adds_to_the_system_of_the_first() -> None:
     second = software_for(made.doc, "more")
     assert second is not None
     assert [each.action for each in second.get_descendants(class_type=Image)] == ["use_existing"]
+
+
+# Root file systems
+
+
+def rootfs(kind: str) -> str:
+    return f'<distro_spec><img_params><rootfs_im type="{kind}"/></img_params></distro_spec>'
+
+
+SMALL = (
+    '<software type="DEB"><destination><image variant="essential"/></destination>'
+    "<software_data><name>bash</name></software_data></software>"
+)
+
+
+@pytest.mark.parametrize("kind", ["tar", "cpio", "squashfs", "erofs"])
+def test_a_root_file_system_needs_no_kernel_and_no_boot_loader(kind: str) -> None:
+    made = loaded(rootfs(kind) + SMALL)
+    assert classes(made.doc) == [
+        "transfer/deb:TransferDEB",
+        "rootfs/archive:RootfsArchive",
+        "sbom:WriteSBOM",
+    ]
+    assert checkpoints_of(made.doc)[1].kwargs == {"format": kind}
+    assert made.diagnostics == ()
+    assert "a root file system, since the manifest has <rootfs_im>" in made.choice
+
+
+@pytest.mark.parametrize(
+    ("kind", "cls"), [("oci", "OCIImage"), ("incus", "IncusImage"), ("wsl", "WSLImage")]
+)
+def test_a_container_has_its_own_checkpoint(kind: str, cls: str) -> None:
+    assert checkpoints_of(loaded(rootfs(kind) + SMALL).doc)[1].checkpoint_class == cls
+
+
+def test_a_root_file_system_is_configured_where_the_manifest_says_how() -> None:
+    made = loaded(f"{rootfs('tar')}{SMALL}<configuration><user name='ada'/></configuration>")
+    assert classes(made.doc)[1] == "image/configure:DebianPrePkgImgMod"
+    assert checkpoints_of(made.doc)[1].kwargs == {"hostname": "my-image"}
+
+
+def test_a_root_file_system_and_a_disk_are_two_images() -> None:
+    (error,) = refused(rootfs("tar") + DISK + SMALL)
+    assert "both <rootfs_im>" in error.why
+
+
+def test_a_root_file_system_beside_a_list_of_checkpoints_is_warned_of() -> None:
+    made = loaded(
+        f'{rootfs("tar")}{SMALL}<execution><checkpoint name="t" type="TransferDEB"/></execution>'
+    )
+    assert [each.message for each in made.diagnostics] == ["<rootfs_im> has no effect here"]

@@ -34,6 +34,7 @@ from dcd.manifest.objects import (
     Parameter,
     Partition,
     Profile,
+    RootfsIm,
     Slice,
     Target,
     VmIm,
@@ -56,6 +57,7 @@ ELSEWHERE = {
     *((Profile, "name"), (Profile, "description")),  # by what selects, and for people
     *((Parameter, "name"), (Parameter, "default")),  # by what substitutes it in the text
     (Execution, "stop_on_error"),  # of which the cross checks say that it has no effect
+    (RootfsIm, "type"),  # by what writes out the checkpoints
     (Distro, "sbom"),  # by what adds a checkpoint to the tree
     *((Arg, "text"), (Args, "text"), (ArgList, "argitems")),  # by their checkpoint element itself
 }
@@ -161,8 +163,8 @@ def test_every_element_is_read_where_it_stands_or_listed_as_unread() -> None:
         if cls not in below_unread() | ANYWHERE
         and not any(cls.__name__ in each.classes for each in modules())
     ]
-    # Substituted in the text, and those which only hold others.
-    assert nowhere == ["parameter", "distro_spec", "execution"]
+    # Substituted in the text, those which only hold others, and what chooses the checkpoints.
+    assert nowhere == ["parameter", "distro_spec", "rootfs_im", "execution"]
 
 
 def test_the_largest_size_of_media_is_read() -> None:

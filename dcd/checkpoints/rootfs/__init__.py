@@ -1,0 +1,1 @@
+"""Checkpoints that pack the image area: archives, and images of containers."""
