@@ -26,6 +26,10 @@ PROMPT_SECONDS = 30.0
 SETTLED = ("paused", "failed", "cancelled", "completed")
 
 
+WORKER = "DCD_TEST_WORKER"
+"""The variable with the kind of workers that daemons of tests use, `portable` or `namespaces`. Without it,
+the host chooses."""
+
 NO_PACKAGE_HELPS = "this host"
 """How the reason of a skip begins that no package could have prevented."""
 
@@ -88,11 +92,15 @@ class Daemon:
         self.socket = directory / "s"
         self.log = directory / "daemon.log"
         self.settings: dict[str, Any] = {"min_free_bytes": 0, "stop_grace_seconds": 0.5}
+        if WORKER in os.environ:
+            self.settings["worker"] = os.environ[WORKER]
         self.tables = ""
         """Tables of the settings, as TOML."""
         self.process: subprocess.Popen[bytes] | None = None
         self.launch = subprocess.Popen
         """How the command becomes a process; fault tests have another way."""
+        self.wrapper: tuple[str, ...] = ()
+        """What is put before the command each time."""
 
     def start(self, wrapper: tuple[str, ...] = ()) -> "Daemon":
         """Start it and wait until it is ready. `wrapper` is put before the command."""
@@ -106,7 +114,8 @@ class Daemon:
         lines = [f"{k} = {json.dumps(v)}\n" for k, v in self.settings.items()]
         config.write_text("".join([*lines, self.tables]))
         self._ready_from = self.log.stat().st_size if self.log.exists() else 0
-        command = [*wrapper, sys.executable, "-m", "dcd.main", "serve", "--config", str(config)]
+        command = [*self.wrapper, *wrapper, sys.executable, "-m", "dcd.main", "serve"]
+        command += ["--config", str(config)]
         command += ["--state-dir", str(self.state_dir), "--socket", str(self.socket)]
         with self.log.open("ab") as log:
             self.process = self.launch(command, stderr=log, stdout=log)
@@ -300,6 +309,8 @@ def write_manifest(tmp_path: Path) -> WriteManifest:
     the test's directory, and with `mounts` may mount."""
 
     def write(*checkpoints: tuple[str, str], name: str = "small", mounts: bool = False) -> Path:
+        if mounts and os.environ.get(WORKER) == "portable":
+            pytest.skip(f"{NO_PACKAGE_HELPS} has portable workers, which mount nothing")
         rights = {"writes": tmp_path} | (
             {"capabilities": "SYS_ADMIN", "devices": "*"} if mounts else {}
         )

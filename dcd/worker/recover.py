@@ -3,12 +3,13 @@
 A worker dies with its daemon (see `dcd.worker.launch`), so after a crash there is normally nothing to
 remove; this makes sure. A process matches only if its environment has a marker of this state directory,
 which no other user can read, and all its user ids are the daemon's: processes of other users, set-uid
-programs included, are neither killed nor waited for. Processes that start after the search need no attention:
-those of a worker are in a PID namespace and end with its first process.
+programs included, are neither killed nor waited for. Processes that start after the search need no
+attention: those of a worker are in a PID namespace and end with its first process.
 
 Portable workers have no such namespace. Their processes have a second marker, which `DESCENDANT` names; with
-each go its descendants and the processes of its session, and on illumos all members of the attempt's process
-contract, whose id the attempt notes. Blocking; run before any build continues.
+each go its descendants and the processes of its session. On illumos there are all members of the attempt's
+process contract, whose id the attempt notes, for root those of other users too. Blocking; run before any
+build continues.
 """
 
 import contextlib
@@ -63,18 +64,28 @@ def leftover_workers(prefix: str, contracts: Collection[int] = ()) -> list[Lefto
     below = f"{DESCENDANT}={descendant_mark(prefix)}".encode()
     found: list[Leftover] = []
     portable: dict[int, str] = {}
-    for process in _own_processes():
-        marker = prefix if process.contract and process.contract in contracts else ""
-        with contextlib.suppress(OSError):
-            for variable in process_table.environment(process.pid):
-                if variable.startswith(below):
-                    portable[process.pid] = prefix + variable[len(below) :].decode()
-                    marker = marker or portable[process.pid]
-                if variable.startswith(wanted):
-                    marker = variable.partition(b"=")[2].decode()
+    user = os.geteuid()
+    for process in process_table.processes():
+        own = process.users == frozenset({user})
+        # Root ends the members of a contract that run as another user, too.
+        member = (own or user == 0) and process.contract != 0 and process.contract in contracts
+        marker = prefix if member else ""
+        for variable in _environment(process.pid) if own else ():
+            if variable.startswith(below):
+                portable[process.pid] = prefix + variable[len(below) :].decode()
+                marker = marker or portable[process.pid]
+            if variable.startswith(wanted):
+                marker = variable.partition(b"=")[2].decode()
         if marker and process.pid != os.getpid():
             found.append(_leftover(process, marker))
     return [*found, *_company(portable, {each.pid for each in found})] if portable else found
+
+
+def _environment(pid: int) -> list[bytes]:
+    try:
+        return process_table.environment(pid)
+    except OSError:
+        return []
 
 
 def _leftover(process: Entry, marker: str) -> Leftover:
@@ -202,12 +213,6 @@ def _noted_device(note: Path) -> int | None:
     except OSError:
         return None
     return int(number) if number.isdigit() else None
-
-
-def _own_processes() -> Iterator[Entry]:
-    """All processes of this user."""
-    own = frozenset({os.geteuid()})
-    return (process for process in process_table.processes() if process.users == own)
 
 
 def _kill(leftover: Leftover, deadline: float) -> None:

@@ -83,8 +83,9 @@ def become(uid: int, gid: int, groups: Sequence[int] = ()) -> None:
     process of root with one thread. Raises OSError."""
     _bound(0)
     os.setgroups(groups)
-    os.setresgid(gid, gid, gid)
-    os.setresuid(uid, uid, uid)
+    # For root these change all ids, the saved ones too; illumos has no setresuid.
+    os.setgid(gid)
+    os.setuid(uid)
     _keep(0)
 
 

@@ -10,6 +10,7 @@ ABSENT = {
         *("listxattr", "getxattr", "setxattr", "removexattr", "copy_file_range", "splice"),
         *("pidfd_open", "memfd_create", "unshare", "setns", "O_PATH", "O_TMPFILE"),
         *("sched_getaffinity", "sched_setaffinity"),
+        *("setresuid", "setresgid", "getresuid", "getresgid"),
     ),
     select: ("epoll",),
     signal: ("pidfd_send_signal",),
