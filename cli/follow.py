@@ -69,9 +69,11 @@ def follow_build(
     as_json: bool = False,
     quiet: bool = False,
     advice: str = "",
+    ends: Collection[str] = (),
 ) -> int:
     """Show `build` (as the API describes it) on `stream` until it ends, fails or is paused. With `advice`,
-    what to do after Ctrl-C or a failure, neither the artifacts nor the usual next steps are shown."""
+    what to do after Ctrl-C or a failure, neither the artifacts nor the usual next steps are shown. After one
+    of the states `ends` nothing is."""
     identity = build["id"]
     shown: set[tuple[str, int]] = set()
     messages = follow(socket_path, identity, after=_before_newest_resume(socket_path, identity))
@@ -89,7 +91,7 @@ def follow_build(
         print(f"\n{advice or usual}", file=sys.stderr)
         return ExitCode.INTERRUPTED
     final = request(socket_path, "GET", build_path(identity))
-    if not as_json:
+    if not as_json and final["state"] not in ends:
         _print_verdict(socket_path, final, stream, shown)
         if not advice:
             _print_artifacts(final, stream)

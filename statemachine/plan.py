@@ -123,7 +123,12 @@ class Plan:
 @dataclass(frozen=True, slots=True)
 class Locked:
     """What a build uses in place of its repositories: the lists of packages of earlier builds, by their
-    digests (`store.resolved`), and the version of each package for which these have several."""
+    digests (`store.resolved`), and the version of each package for which these have several.
+
+    `exactly`: each transfer has to resolve to the packages of one of the lists. With `fetch` the packages
+    come from the repositories all the same, which still have the state of the lists."""
 
     lists: tuple[str, ...]
     versions: dict[str, str] = field(default_factory=dict)
+    exactly: bool = False
+    fetch: bool = False

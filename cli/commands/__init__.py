@@ -12,7 +12,7 @@ NAMES = (
     *("diff", "bisect", "artifacts", "download"),
     *("provenance", "verify", "reproduce", "export", "rebuild"),
     *("shell", "doc", "graph"),
-    *("init", "validate", "plan", "checkpoint-types", "migrate"),
+    *("init", "validate", "plan", "lock", "checkpoint-types", "migrate"),
     *("df", "gc", "backup", "config", "notify", "metrics", "doctor", "completion", "version"),
 )
 """The commands, in the order of the help."""

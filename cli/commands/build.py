@@ -23,11 +23,13 @@ from cli.capture import send
 from cli.client import ClientError, Json, Unreachable, build_path, builds, request
 from cli.commands.download import add_directory, download, print_copied
 from cli.commands.options import (
+    add_locked,
     add_manifest,
     add_matrix,
     add_quiet,
     add_reports,
     add_source_date_epoch,
+    add_state_dir,
     manifest_body,
 )
 from cli.exit_codes import ExitCode
@@ -56,13 +58,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--watch", action="store_true", help="build again whenever the files change"
     )
-    parser.add_argument(
-        "--state-dir",
-        metavar="DIRECTORY",
-        type=Path,
-        default=None,
-        help="the directory of the private daemon (default: dcd in $XDG_STATE_HOME or ~/.local/state)",
-    )
+    add_locked(parser)
+    add_state_dir(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -193,7 +190,7 @@ def _submitted(args: argparse.Namespace) -> Json:
 def _continued(args: argparse.Namespace) -> Json | None:
     """This user's newest unfinished build of this manifest with these parameters and profiles, which
     continues; None when a new one is needed."""
-    if args.fresh:
+    if args.fresh or args.locked:  # an unfinished one may have other packages
         return None
     wanted = (str(Path(args.manifest).absolute()), dict(args.parameters), {*args.profiles})
     for summary in builds(args.socket, UNFINISHED):

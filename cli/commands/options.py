@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cli.capture import read_manifest
 from cli.client import Json
+from cli.locks import read_lock
 
 
 def add_build(
@@ -122,14 +123,46 @@ def add_quiet(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_state_dir(parser: argparse.ArgumentParser) -> None:
+    """--state-dir, for a command that starts a private daemon."""
+    parser.add_argument(
+        "--state-dir",
+        metavar="DIRECTORY",
+        type=Path,
+        default=None,
+        help="the directory of the private daemon (default: dcd in $XDG_STATE_HOME or ~/.local/state)",
+    )
+
+
+def add_locked(parser: argparse.ArgumentParser, *, offline: bool = True) -> None:
+    """--locked, and --offline."""
+    parser.add_argument(
+        "--locked",
+        metavar="FILE",
+        type=Path,
+        help="use exactly the packages in this lock (dcctl lock), and refuse when the manifest or a "
+        "repository has changed since",
+    )
+    if offline:
+        parser.add_argument(
+            "--offline",
+            action="store_true",
+            help="with --locked: take all packages from the daemon's package store, without any network",
+        )
+
+
 def manifest_body(args: argparse.Namespace) -> dict[str, Json]:
-    """The part of a request with the manifest and its parameters."""
+    """The part of a request with the manifest, its parameters and its lock."""
     body: dict[str, Json] = {"manifest": read_manifest(args.manifest)}
+    if getattr(args, "locked", None) is not None:  # not an option of all commands
+        body["lock"] = read_lock(args.locked)
+    if getattr(args, "offline", False):
+        body["offline"] = True
     if args.parameters:
         body["parameters"] = dict(args.parameters)
     if args.profiles:
         body["profiles"] = sorted(set(args.profiles))
-    if getattr(args, "source_date_epoch", None) is not None:  # not an option of all commands
+    if getattr(args, "source_date_epoch", None) is not None:
         body["source_date_epoch"] = args.source_date_epoch
     if getattr(args, "grow", False):
         body["grow"] = True

@@ -12,6 +12,7 @@ import sys
 from cli.capture import send
 from cli.commands.options import (
     add_grow,
+    add_locked,
     add_manifest,
     add_source_date_epoch,
     manifest_body,
@@ -31,6 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_manifest(parser)
     add_source_date_epoch(parser)
     add_grow(parser)
+    add_locked(parser)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -14,6 +14,7 @@ from cli.capture import send
 from cli.commands.options import (
     add_follow,
     add_grow,
+    add_locked,
     add_manifest,
     add_matrix,
     add_pause_before,
@@ -37,6 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--fresh-from", metavar="CHECKPOINT", help="reuse no layers from this checkpoint on"
     )
     add_grow(reuse)
+    add_locked(parser)
     parser.add_argument(
         "--priority",
         metavar="NUMBER",

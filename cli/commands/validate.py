@@ -9,13 +9,14 @@ import sys
 
 from cli.capture import send
 from cli.client import ClientError
-from cli.commands.options import add_manifest, manifest_body
+from cli.commands.options import add_locked, add_manifest, manifest_body
 from cli.exit_codes import ExitCode
 from cli.text import print_diagnostics, print_json, printable, short_path
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_manifest(parser)
+    add_locked(parser, offline=False)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -46,6 +46,7 @@ from dcd.engine.garbage import Collected
 from dcd.engine.rebuilds import Judged
 from dcd.engine.reproductions import Comparison
 from dcd.engine.usage import DiskUsage
+from dcd.manifest.lock import Lock
 from dcd.notify.notifier import Tested
 from statemachine.errors import DcdError, UsageError
 from store.host.durable import is_full
@@ -113,6 +114,9 @@ OPERATIONS: tuple[Operation, ...] = (
         schemas.EventList, query=(results.AFTER, results.EVENTS_LIMIT), streams=True),
     Operation("POST", "/v1/groups", groups.submit, "Submit a manifest once for each cell of a matrix",
         groups.GroupView, groups.GroupRequest, status=201, also=(200,), problems=(404, 409, 422, 424)),
+    Operation("POST", "/v1/locks", builds.lock,
+        "Submit a build that pauses after its transfers, for a lock of their packages",
+        schemas.BuildView, schemas.ManifestRequest, status=201, also=(200,), problems=(404, 409, 422, 424)),
     Operation("GET", "/v1/groups/{id}", groups.show, "Show a group of builds",
         groups.GroupView, problems=(404,)),
     Operation("GET", BUILD, builds.show, "Show a build", schemas.BuildView, problems=(404,)),
@@ -180,6 +184,8 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("GET", f"{BUILD}/doc", results.doc,
         "The DOC of a build, or the parts that a path string selects",
         schemas.DocView, query=(results.AT, results.PATH), problems=(404, 409, 422, 424)),
+    Operation("GET", f"{BUILD}/lock", builds.lock_of,
+        "The lock of a build's packages, once its transfers are done", Lock, problems=(404, 409, 410)),
     Operation("GET", f"{BUILD}/graph", results.graph, "The state machine, present state marked",
         None, query=(results.FORMAT,), media_type="text/plain", problems=(404,)),
 )  # fmt: skip

@@ -67,7 +67,10 @@ async def plan(api: Api, request: Request) -> Response:
     body = await body_of(request, schemas.ManifestRequest)
     source = await source_of(api, request, body.manifest, body)
     name, time, intentions, choice = await api.manifests.preview(
-        source, options_of(body), actor_of(request.scope), api.permit(request)
+        await api.engine.locks.for_plan(source),
+        options_of(body),
+        actor_of(request.scope),
+        api.permit(request),
     )
     return json_response(schemas.PlanView(name, intentions, time.seconds, time.origin, choice))
 
@@ -86,6 +89,24 @@ async def submit(api: Api, request: Request) -> Response:
         source, options, actor_of(request.scope), api.permit(request)
     )
     return json_response(await api.view(request, state), 201 if new else 200)
+
+
+async def lock(api: Api, request: Request) -> Response:
+    api.require(request, Action.SUBMIT)
+    body = await body_of(request, schemas.ManifestRequest)
+    if body.lock is not None or body.offline or body.pause_before is not None:
+        raise UsageError("a build that makes a lock has neither a lock nor a pause of its own")
+    source = await source_of(api, request, body.manifest, body)
+    state, new = await api.engine.lock(
+        source, options_of(body), actor_of(request.scope), api.permit(request)
+    )
+    return json_response(await api.view(request, state), 201 if new else 200)
+
+
+async def lock_of(api: Api, request: Request) -> Response:
+    api.require(request, Action.SEE)
+    found = await api.engine.locks.of_build(await api.kept(request), actor_of(request.scope))
+    return json_response(found)
 
 
 async def list_builds(api: Api, request: Request) -> Response:
@@ -191,6 +212,10 @@ async def _commanded(
 
 
 async def _locked(api: Api, body: schemas.SubmitRequest) -> Locked | None:
+    if (body.lock is not None or body.offline) and (body.rebuild or body.packages_of):
+        raise UsageError(
+            "a lock and the packages of other builds exclude each other", "", "send one of them"
+        )
     if body.rebuild is not None:
         return Locked(body.lists) if body.lists else None
     if not body.packages_of:
@@ -239,6 +264,8 @@ async def source_of(
         body.parameters or {},
         profiles=tuple(sorted(set(body.profiles or ()))),
         source_date_epoch=getattr(body, "source_date_epoch", None),
+        lock=getattr(body, "lock", None),
+        offline=getattr(body, "offline", False),
         host_code=api.may(request, Action.RUN_HOST_CODE),
         # Queries the user database, which may be slow.
         borrower=await asyncio.to_thread(api.borrower, request),

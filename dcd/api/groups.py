@@ -16,6 +16,7 @@ from dcd.api.schemas import ManifestRequest, ShortText
 from dcd.api.schemas import Request as RequestBody
 from dcd.api.server import actor_of
 from dcd.engine.groups import Axis
+from statemachine.errors import UsageError
 from statemachine.events import Actor
 
 
@@ -62,6 +63,12 @@ class GroupView:
 async def submit(api: Api, request: Request) -> Response:
     api.require(request, Action.SUBMIT)
     body = await body_of(request, GroupRequest)
+    if body.lock is not None or body.offline:
+        raise UsageError(
+            "a lock is for one build, not for a group",
+            "",
+            "submit the builds of the matrix one by one, each with its lock",
+        )
     source = await source_of(api, request, body.manifest, body)
     axes = [Axis(each.name, each.values) for each in body.matrix]
     group, new = await api.engine.submit_group(

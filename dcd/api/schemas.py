@@ -17,6 +17,7 @@ from dcd.doctor import HostCheck
 from dcd.engine.bisections import Change
 from dcd.engine.manifests import Signature
 from dcd.manifest.diagnostics import Diagnostic, MissingInput
+from dcd.manifest.lock import Lock
 from dcd.manifest.times import EARLIEST, LATEST
 from dcd.planning.document import Match
 from dcd.planning.preview import Intention
@@ -58,7 +59,8 @@ class ManifestRequest(Request, frozen=True):
     """Body of `validate` and `plan`: a manifest and its build options, as in a submit. The keys of
     `files` are absolute paths, with null for a file that the client does not have. `source_date_epoch`
     is the requested time of the build, in seconds since 1970; a time in the manifest overrides it.
-    With `grow` a transfer may add packages to the result of an earlier build that has a part of them.
+    With `grow` a transfer may add packages to the result of an earlier build that has a part of them. With
+    a `lock` the packages have to be those in it, and `offline` takes them from the package store alone.
     `priority` and `idempotency_key` matter only to a submit."""
 
     manifest: ManifestText
@@ -72,6 +74,8 @@ class ManifestRequest(Request, frozen=True):
     pause_before: CheckpointName | None = None
     priority: Annotated[int, Meta(ge=-1000, le=1000)] = 0
     idempotency_key: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
+    lock: Lock | None = None
+    offline: bool = False
 
 
 class SubmitRequest(ManifestRequest, frozen=True):

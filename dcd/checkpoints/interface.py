@@ -26,6 +26,7 @@ from dcd.checkpoints.products import Provided
 from dcd.manifest.data_object import DataObject, Origin
 from dcd.manifest.diagnostics import Diagnostic, error
 from dcd.manifest.doc import DataObjectCache
+from dcd.manifest.lock import LockedTransfer
 from dcd.manifest.objects import Arg, ArgList, Args, CheckpointSpec
 from statemachine.plan import Inputs, Json, Locked, Stage, Variance
 from statemachine.results import Artifact
@@ -84,6 +85,23 @@ class Base:
 
     decides: Json
     listed: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A line of a lock about what a manifest asks of repositories, and where it does."""
+
+    text: str
+    place: Origin | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lockable:
+    """What a lock says of a transfer before its packages: what the manifest asks for, and the architecture
+    of the packages ("": that of the system which an earlier transfer has made)."""
+
+    asks: tuple[Ask, ...]
+    architecture: Ask
 
 
 class UnsuitedBase(Exception):
@@ -340,6 +358,18 @@ class Checkpoint(ABC):
         planner, at plan time and just before the start."""
         return {}
 
+    def lockable(self, doc: DataObjectCache) -> Lockable | None:
+        """What a lock says of it; None for a checkpoint whose packages cannot be locked, or without packages.
+        Pure."""
+        return None
+
+    def changes_since(
+        self, doc: DataObjectCache, locked: LockedTransfer, states: Mapping[str, str]
+    ) -> Iterator[Diagnostic]:
+        """The repositories whose `states`, the present external state, differ from those in the lock, and
+        what that changes of its packages. May use the network; called in a planner."""
+        yield from ()
+
     def variances(self, doc: DataObjectCache) -> Iterator[Variance]:
         """The reasons why the same ingredients may give another result each time; none if it always has the
         same bytes, for which it uses no clock but SOURCE_DATE_EPOCH, and nothing random. Pure; raises
@@ -380,6 +410,7 @@ __all__ = [
     "CHROOT",
     "FILES",
     "MOUNTS",
+    "Ask",
     "Base",
     "Checkpoint",
     "CheckpointFactory",
@@ -388,6 +419,7 @@ __all__ = [
     "HostPath",
     "Inputs",
     "Json",
+    "Lockable",
     "Needs",
     "Report",
     "Stage",

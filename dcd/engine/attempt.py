@@ -271,8 +271,9 @@ class Attempt:
             external=planning.recorded_external(planned),
             manifest_path=state.manifest_path,
             places=planned.places,
-            # Packages of a locked build are all captured.
-            network=planned.network and not (state.rebuild or (state.locked and needs.packages)),
+            # Packages of a locked build are all captured, unless it fetches them.
+            network=planned.network
+            and not (state.rebuild or (state.locked and not state.locked.fetch and needs.packages)),
             packages=needs.packages,
             capture=resources.settings().capture,
             stage=stage.value,

@@ -22,6 +22,7 @@ from dcd.engine.groups import Axis, planned_group
 from dcd.engine.locked import known_repositories
 from dcd.engine.losses import NO_LOSSES, Losses
 from dcd.engine.manifests import Manifests, ManifestSource, Options, Permit
+from dcd.engine.package_locks import PackageLocks, require_offline
 from dcd.engine.rebuilds import Rebuilds, rebuild_plan, require_captured
 from dcd.engine.records import Records
 from dcd.engine.reproductions import Reproductions
@@ -85,6 +86,7 @@ class Engine:
         self.shells = Shells(stores)
         self.reproductions = Reproductions(builds, runner, scheduler, stores, settings)
         self.planner = planner
+        self.locks = PackageLocks(builds, stores, self.manifests)
         self.rebuilds = Rebuilds(builds, runner, scheduler, stores, settings)
         self.collector = Collector(builds, runner, stores, settings, losses)
         self.scrub = Scrub(builds, stores, settings)
@@ -171,9 +173,11 @@ class Engine:
         """Submit a build. Returns a new, queued build and True; or the build already submitted with the
         same idempotency key and False. Raises ManifestError, InputsMissing, Unprepared,
         PermissionDenied, and Refused for a key used by another submit."""
-        if options.locked is None:
+        if options.locked is None and source.lock is None and not source.offline:
             return await self._submit(source, options, actor, permit)
         with self._runner.submitting_locked():
+            if options.locked is None:
+                options = replace(options, locked=await self.locks.for_submit(source))
             return await self._submit(source, options, actor, permit)
 
     async def _submit(
@@ -186,7 +190,7 @@ class Engine:
             compared = replace(compared, vouched=True, signed_by=signed_by)
             if options.locked is not None:
                 await asyncio.to_thread(self.rebuilds.adopt, options.locked.lists, source.owner)
-        if options.locked is not None:
+        if options.locked and not options.locked.fetch:
             known = await asyncio.to_thread(known_repositories, self._stores, options.locked)
             source = replace(source, known=known)
         request = _digest(source, options)
@@ -195,6 +199,8 @@ class Engine:
         planned = await self.manifests.plan(source, actor, permit, options.pause_before)
         submitted = self.manifests.submitted(source, options, planned, planning.new_salt())
         submitted = replace(submitted, request_sha256=request)
+        if source.offline and source.lock is not None:
+            require_offline(planned.plan, source.lock)
         if said is not None:
             check_planned(said, planned)
             plan = rebuild_plan(planned.plan)
@@ -210,6 +216,14 @@ class Engine:
         self._runner.planned(state.id)
         self._scheduler.wake()
         return state, True
+
+    async def lock(
+        self, source: ManifestSource, options: Options, actor: Actor, permit: Permit
+    ) -> tuple[BuildState, bool]:
+        """Submit a build that pauses after its transfers, so that a lock can be made of it. Raises as
+        `submit`, and ManifestError when there is nothing to lock."""
+        before = await self.manifests.after_transfers(source, actor)
+        return await self.submit(source, replace(options, pause_before=before), actor, permit)
 
     async def submit_group(
         self,

@@ -16,6 +16,7 @@ from dcd.engine.ground_rule import ground_rule
 from dcd.engine.secret_digests import with_secrets
 from dcd.engine.stores import Stores
 from dcd.manifest.diagnostics import Diagnostic
+from dcd.manifest.lock import Lock
 from dcd.manifest.migrate import Migrated
 from dcd.manifest.secrets import Borrower
 from dcd.planner import tasks
@@ -71,6 +72,10 @@ class ManifestSource:
     """The requested time of the build, seconds since 1970."""
     known: Known | None = None
     """The repositories of a locked build."""
+    lock: Lock | None = None
+    """The lock of its packages."""
+    offline: bool = False
+    """Whether everything comes from the package store."""
     host_code: bool = False
     borrower: Borrower | None = None
     """Whether the sender may run code on the host, and the user of its secrets."""
@@ -212,6 +217,17 @@ class Manifests:
             )
         return plan
 
+    async def after_transfers(self, source: ManifestSource, actor: Actor) -> str | None:
+        """The checkpoint after the last transfer that a lock is made of, if there is one. Raises
+        ManifestError when there is nothing to lock, InputsMissing."""
+        return await self._ask(tasks.TRANSFERS, source, actor) or None
+
+    async def lockables(self, state: BuildState) -> tuple[tasks.Locking | None, ...]:
+        """What a lock says of each checkpoint of a build, before its packages."""
+        modules = self._settings().checkpoint_modules
+        of = tasks.OfRest(state.manifest, state.plan.checkpoints, modules)
+        return await self._planner.ask(tasks.LOCKABLES, of)
+
     async def migrate(self, old: OldManifest, actor: Actor, left: Left) -> Migrated:
         """Convert a manifest from before the redesign. Raises ManifestError."""
         return await self._planner.ask(tasks.MIGRATE, old, actor, left)
@@ -307,6 +323,7 @@ class Manifests:
             inherited_profiles=source.inherited_profiles,
             source_date_epoch=source.source_date_epoch,
             known=source.known,
+            lock=source.lock,
             pause_before=pause_before,
             host_code=source.host_code,
             borrower=source.borrower,

@@ -128,7 +128,9 @@ class Reproductions:
         plan = with_salt(first.plan, index, planning.new_salt())
         await asyncio.to_thread(permit, plan)
         await asyncio.to_thread(self._require_inputs, first)
-        locked = first.locked or await asyncio.to_thread(self._captured, first)
+        locked = first.locked
+        if locked is None or locked.fetch:
+            locked = await asyncio.to_thread(self._captured, first) or locked
         apart = checkpoint is None and await asyncio.to_thread(self._has_space, first)
         await asyncio.to_thread(
             planning.check_host, plan, settings.state_dir, settings.min_free_bytes

@@ -24,6 +24,7 @@ from dcd.engine.failures import defect, disk_error
 from dcd.engine.ground_rule import ground_rule
 from dcd.engine.locks import LayerLocks
 from dcd.engine.needs import Needs
+from dcd.engine.package_locks import is_locked_result
 from dcd.engine.publish import publish
 from dcd.engine.secret_digests import secret_state
 from dcd.engine.soundness import check, unchecked
@@ -276,7 +277,7 @@ class Runner:
             if not mine or self.stopping:
                 return await self.builds.state(state.id)
             action = await asyncio.to_thread(decide_action, planned, layers)
-            if action.layer:
+            if action.layer and await self._is_locked_result(state, action.layer):
                 if (damaged := await self._damaged(state, name, planned.key)) is not None:
                     return damaged
                 return await self._reuse(state, planned, action.layer, external)
@@ -307,6 +308,10 @@ class Runner:
         digests = self.stores.privileged.secret_digests
         found |= await asyncio.to_thread(secret_state, planned.secrets, digests)
         return None if found == recorded else found
+
+    async def _is_locked_result(self, state: BuildState, layer: Layer) -> bool:
+        resolved = layer.record.resolved
+        return await asyncio.to_thread(is_locked_result, self.stores, state.locked, resolved)
 
     async def _reuse(
         self,

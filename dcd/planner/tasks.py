@@ -6,7 +6,7 @@ it calls `waiting`. Raises DcdError, which `dcd.planner.border` transfers.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -16,10 +16,11 @@ from dcd.checkpoints.interface import Known, Needs
 from dcd.configuration import Configuration
 from dcd.construction.constructors import runs_host_code
 from dcd.manifest.canonical import restore
-from dcd.manifest.diagnostics import Diagnostic, ManifestError, in_order
+from dcd.manifest.diagnostics import Diagnostic, ManifestError, in_order, refuse
 from dcd.manifest.doc import distro
 from dcd.manifest.includes import CapturedFile
 from dcd.manifest.inputs import InputsMissing
+from dcd.manifest.lock import Lock
 from dcd.manifest.migrate import Migrated, migrate
 from dcd.manifest.mixture import Edit, mixed
 from dcd.manifest.secrets import Borrower, require_use
@@ -28,6 +29,7 @@ from dcd.manifest.withheld import withheld, withhold
 from dcd.planning import document
 from dcd.planning import plan as planning
 from dcd.planning.document import Match
+from dcd.planning.drift import changed_since, differences, end_of_transfers
 from dcd.planning.epoch import BuildTime
 from dcd.planning.exported import exported
 from dcd.planning.load import Loaded, load
@@ -85,9 +87,10 @@ def rules_of(settings: Configuration) -> Rules:
 class Manifest:
     """A manifest as a client sent it. The keys of `files` are absolute paths, with None for a file that the
     client does not have; `inherited` and `inherited_profiles` are of the manifest that it replaces;
-    `source_date_epoch` is the requested time of the build, `known` the repositories of a locked one; from
-    `pause_before` on no checkpoint runs yet; `host_code` means that its sender may run code on the host
-    (None: not known, in a check without a daemon); `borrower` is the user of its secrets (None: root)."""
+    `source_date_epoch` is the requested time of the build, `known` the repositories of a locked one, `lock`
+    its lock; from `pause_before` on no checkpoint runs yet; `host_code` means that its sender may run code on
+    the host (None: not known, in a check without a daemon); `borrower` is the user of its secrets (None:
+    root)."""
 
     text: str
     path: str
@@ -99,6 +102,7 @@ class Manifest:
     inherited_profiles: tuple[str, ...] = ()
     source_date_epoch: int | None = None
     known: Known | None = None
+    lock: Lock | None = None
     pause_before: str | None = None
     host_code: bool | None = False
     borrower: Borrower | None = None
@@ -227,6 +231,15 @@ class NeedsOfAttempt:
 
 
 @dataclass(frozen=True, slots=True)
+class Locking:
+    """What a lock says of a checkpoint before its packages: a line for each thing that the manifest asks for,
+    and the architecture ("": that of an earlier transfer)."""
+
+    asks: tuple[str, ...]
+    architecture: str
+
+
+@dataclass(frozen=True, slots=True)
 class Task(Generic[Question, Answer]):
     """One kind of question."""
 
@@ -253,6 +266,7 @@ def _plan(manifest: Manifest, waiting: Waiting) -> Planned:
         host_code=bool(manifest.host_code),
         waiting=waiting,
     )
+    _require_unchanged(manifest, loaded, made, plan)
     return Planned(distro(loaded.doc).name, loaded.canonical, loaded.inputs, plan, time)
 
 
@@ -263,12 +277,38 @@ def _preview(manifest: Manifest, waiting: Waiting) -> Previewed:
         made,
         manifest.rules.modules,
         manifest.source_date_epoch,
+        known=manifest.known,
         worker=chosen_kind(manifest.rules.worker)[0],
         host_code=bool(manifest.host_code),
         waiting=waiting,
     )
+    _require_unchanged(manifest, loaded, made, plan)
     name = distro(loaded.doc).name
     return Previewed(name, plan, time, beyond(rest), loaded.choice, loaded.canonical)
+
+
+def _require_unchanged(
+    manifest: Manifest, loaded: Loaded, made: Sequence[Made], plan: Plan
+) -> None:
+    """Raise ManifestError when repositories of a locked build have changed, unless it does without them."""
+    if manifest.lock is not None and manifest.known is None:
+        refuse(changed_since(loaded.doc, made, manifest.lock, plan))
+
+
+def _transfers(manifest: Manifest, waiting: Waiting) -> str:
+    loaded, made = _loaded(manifest, waiting)
+    return end_of_transfers(loaded.doc, made)
+
+
+def _lockables(of: OfRest, waiting: Waiting) -> tuple[Locking | None, ...]:
+    doc = restore(of.manifest)
+    found = [planning.constructed(each, of.modules).lockable(doc) for each in of.planned]
+    return tuple(
+        None
+        if each is None
+        else Locking(tuple(ask.text for ask in each.asks), each.architecture.text)
+        for each in found
+    )
 
 
 def _needs(of: OfRest, waiting: Waiting) -> tuple[NeedsOfAttempt | None, ...]:
@@ -388,9 +428,19 @@ def captured_files(question: object) -> list[Path]:
     return [file.path for file in files if file is not None]
 
 
+TRANSFERS = Task("transfers", Manifest, str, _transfers)
+"""Find the checkpoint after the last transfer that can be locked ("": none is after it). Raises ManifestError
+when one cannot be, or there is none."""
+
+LOCKABLES = Task("lockables", OfRest, tuple[Locking | None, ...], _lockables)
+"""Find what a lock says of each checkpoint of a build; None for one without packages to lock."""
+
 TASKS: Mapping[str, Task[object, object]] = {
     task.name: task  # type: ignore[misc]
-    for task in (CHECK, PLAN, PREVIEW, NEEDS, EXTERNAL, MIGRATE, FIND, WITHHOLD, EXPORT, MIX)
+    for task in (
+        *(CHECK, PLAN, PREVIEW, NEEDS, EXTERNAL, MIGRATE, FIND, WITHHOLD, EXPORT, MIX),
+        *(TRANSFERS, LOCKABLES),
+    )
 }
 
 
@@ -423,6 +473,10 @@ def _loaded(manifest: Manifest, waiting: Waiting) -> tuple[Loaded, list[Made]]:
     found = validate(loaded, blobs.__getitem__, manifest.host_code, waiting)
     if manifest.host_code is not None:  # Otherwise this host need not be the daemon's.
         found += check_signing(loaded, blobs.__getitem__)
+    if manifest.lock is not None:
+        given = {**manifest.inherited, **manifest.parameters}
+        profiles = manifest.profiles or manifest.inherited_profiles
+        found += differences(loaded.doc, made, manifest.lock, given, profiles)
     diagnostics = in_order([*loaded.diagnostics, *found])
     if any(each.severity == "error" for each in found):
         raise ManifestError(diagnostics)

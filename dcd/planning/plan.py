@@ -105,6 +105,7 @@ def plan_ahead(
     allowed: Collection[str],
     epoch: int | None = None,
     *,
+    known: Known | None = None,
     worker: Kind = Kind.NAMESPACES,
     host_code: bool = True,
     waiting: Callable[[], None] = lambda: None,
@@ -114,6 +115,8 @@ def plan_ahead(
     repository once, without waiting. Raises PermissionDenied as `make_plan`."""
     found = _permitted(loaded, made, allowed, host_code, worker)
     waiting()
+    if known is not None:
+        found = [_knowing(prospect, known) for prospect in found]
     able = list(takewhile(lambda prospect: not prospect.obstacle, found))
     able = [
         replace(prospect, instance=prospect.instance and prospect.instance.impatient())
@@ -126,14 +129,14 @@ def plan_ahead(
         else prospect
         for prospect, state in zip(able, states, strict=True)
     ]
-    known = list(takewhile(lambda state: not isinstance(state, Unprepared), states))
-    if len(known) < len(able) and epoch is None and distro(loaded.doc).source_date_epoch is None:
+    answered = list(takewhile(lambda state: not isinstance(state, Unprepared), states))
+    if len(answered) < len(able) and epoch is None and distro(loaded.doc).source_date_epoch is None:
         # Every key covers the build's time, which may be that of the repository without an answer.
         unasked = "the build's time may be that of a repository that cannot be queried"
-        asked[: len(known)] = [replace(each, unasked=unasked) for each in asked[: len(known)]]
-        known = []
-    plan, time = _plan(loaded, asked[: len(known)], known, allowed, epoch)
-    return plan, time, [*asked[len(known) :], *found[len(able) :]]
+        asked[: len(answered)] = [replace(each, unasked=unasked) for each in asked[: len(answered)]]
+        answered = []
+    plan, time = _plan(loaded, asked[: len(answered)], answered, allowed, epoch)
+    return plan, time, [*asked[len(answered) :], *found[len(able) :]]
 
 
 def _states(loaded: Loaded, able: Sequence[Prospect]) -> list[dict[str, str] | Unprepared]:

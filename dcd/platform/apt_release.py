@@ -9,7 +9,7 @@ import hashlib
 import re
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC
@@ -87,6 +87,22 @@ def release_digests(
     mirror that does not answer."""
     if not sources:
         return {}
+    with fetching(sources, settings, logins, http_proxy) as (directory, environment):
+        targets = [directory / f"{number}" for number in range(len(sources))]
+        for target in targets:
+            target.mkdir()
+        ask = partial(_release_digest, environment, tuple(pauses))
+        with ThreadPoolExecutor(max_workers=8) as pool:
+            digests = pool.map(ask, sources, targets)
+            return dict(zip((source.name for source in sources), digests, strict=True))
+
+
+@contextlib.contextmanager
+def fetching(
+    sources: Sequence[Source], settings: str, logins: str, http_proxy: str
+) -> Iterator[tuple[Path, Mapping[str, str]]]:
+    """A temporary directory, and the environment of apt-helper for downloads from the sources, with the
+    `settings` and `logins` of the host (`HostApt`)."""
     with tempfile.TemporaryDirectory(prefix="dcd-apt-", dir=".") as name:
         directory = Path(name).absolute()
         auth = directory / "auth.conf"
@@ -97,22 +113,16 @@ def release_digests(
             transfer_settings(settings, http_proxy)
             + settings_text([("Dir::Etc::netrc", f"{auth}"), ("Dir::Etc::netrcparts", "/dev/null")])
         )
-        targets = [directory / f"{number}" for number in range(len(sources))]
-        for target in targets:
-            target.mkdir()
-        ask = partial(_release_digest, {"APT_CONFIG": str(configuration)}, tuple(pauses))
-        with ThreadPoolExecutor(max_workers=8) as pool:
-            digests = pool.map(ask, sources, targets)
-            return dict(zip((source.name for source in sources), digests, strict=True))
+        yield directory, {"APT_CONFIG": str(configuration)}
 
 
 def _release_digest(
     environment: Mapping[str, str], pauses: tuple[float, ...], source: Source, directory: Path
 ) -> str:
     target = directory / "InRelease"
-    problem = _fetch(source.release_uri + "InRelease", target, environment, pauses)
+    problem = fetch(source.release_uri + "InRelease", target, environment, pauses)
     if problem is not None and re.match(r"404|File not found|Failed to stat", problem.reason):
-        problem = _fetch(source.release_uri + "Release", target, environment, pauses)
+        problem = fetch(source.release_uri + "Release", target, environment, pauses)
     if problem is not None:
         raise unreachable(problem, source)
     with target.open("rb") as content:
@@ -133,7 +143,7 @@ def date_of(head: bytes) -> str:
     return ""
 
 
-def _fetch(
+def fetch(
     uri: str, target: Path, environment: Mapping[str, str], pauses: tuple[float, ...]
 ) -> FetchProblem | None:
     """Download, with retries while they may help. Returns the last problem, or None."""

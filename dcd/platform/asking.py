@@ -21,8 +21,9 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from dcd.platform import apt_release, ips
+from dcd.platform import apt_offers, apt_release, ips
 from dcd.platform.apt import HostApt, Source
+from dcd.platform.apt_offers import Offer, Wanted
 from dcd.platform.ips import Repository
 from dcd.platform.sandbox import (
     MODULE,
@@ -68,13 +69,24 @@ class _Catalogs(msgspec.Struct, frozen=True, tag="catalogs"):
     pauses: tuple[float, ...]
 
 
-_Question = _Releases | _Catalogs
+class _Offers(msgspec.Struct, frozen=True, tag="offers"):
+    """The question about what repositories offer in place of known packages."""
+
+    sources: tuple[Source, ...]
+    settings: str
+    logins: str
+    wanted: tuple[Wanted, ...]
+    http_proxy: str
+
+
+_Question = _Releases | _Catalogs | _Offers
 
 
 class _Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     """The answer, or the error: the name of its class and its texts."""
 
     digests: dict[str, str] | None = None
+    offers: tuple[Offer, ...] = ()
     error: tuple[str, str, str, str] | None = None
 
 
@@ -108,6 +120,15 @@ def ask_catalogs(
     return _digests(question, places, NOBODY, proxies)
 
 
+def ask_offers(
+    sources: Sequence[Source], host: HostApt, wanted: Sequence[Wanted], http_proxy: str = ""
+) -> tuple[Offer, ...]:
+    """What the repositories offer in place of known packages; see `apt_offers.offers`."""
+    places = readable_paths(source.uri for source in sources)
+    question = _Offers(tuple(sources), host.settings, host.logins, tuple(wanted), http_proxy)
+    return _asked(question, places, "_apt", file_bytes=apt_offers.MOST_BYTES).offers
+
+
 def local_path(origin: str) -> Path | None:
     """The path of the host that an origin of packages names, as a path or a URI, or None."""
     if origin.startswith("/"):
@@ -137,20 +158,30 @@ def _digests(
     user: str,
     environment: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
+    digests = _asked(question, places, user, environment).digests
+    assert digests is not None
+    return digests
+
+
+def _asked(
+    question: _Question,
+    places: Sequence[str],
+    user: str,
+    environment: Mapping[str, str] | None = None,
+    file_bytes: int = _FILE_BYTES,
+) -> _Answer:
     try:
         pwd.getpwnam(user)
     except KeyError:
         user = NOBODY
     allowed = Allowed(
         network=True,
-        file_bytes=_FILE_BYTES,
+        file_bytes=file_bytes,
         seen=(*code_places(), *places),
         user=user,
         environment=environment or {},
     )
-    digests = _ask(question, allowed, SECONDS).digests
-    assert digests is not None
-    return digests
+    return _ask(question, allowed, SECONDS)
 
 
 def _ask(question: _Question, allowed: Allowed, seconds: float) -> _Answer:
@@ -233,6 +264,8 @@ def _answer(question: _Question) -> _Answer:
             return _Answer(
                 digests=apt_release.release_digests(sources, settings, logins, http_proxy, pauses)
             )
+        case _Offers(sources, settings, logins, wanted, http_proxy):
+            return _Answer(offers=apt_offers.offers(sources, settings, logins, wanted, http_proxy))
         case _Catalogs(repositories, logins, http_proxy, pauses):
             pairs = zip(repositories, logins, strict=True)
             ready = [_with_login(number, *pair) for number, pair in enumerate(pairs)]

@@ -24,6 +24,7 @@ from dcd.checkpoints.interface import (
     Checkpoint,
     Context,
     HostPath,
+    Lockable,
     Needs,
     Report,
     Stage,
@@ -45,12 +46,18 @@ from dcd.checkpoints.transfer.deb_base import (
 )
 from dcd.checkpoints.transfer.deb_install import bootstrap, change, extend, installed
 from dcd.checkpoints.transfer.deb_local import Local, has_local, local_sources
+from dcd.checkpoints.transfer.deb_lock import (
+    changes_since_lock,
+    lockable_of,
+    require_locked,
+)
 from dcd.checkpoints.transfer.deb_locked import (
     apt_of,
     captured_keyrings,
     chosen_versions,
     expected_states,
     known_state,
+    listed_packages,
     other_sources,
     provide_lists,
     resolve_locked,
@@ -75,6 +82,7 @@ from dcd.checkpoints.transfer.deb_store import (
 from dcd.checkpoints.transfer.listed import check_software, listed_bytes, software_of
 from dcd.manifest.diagnostics import Diagnostic, did_you_mean, error
 from dcd.manifest.doc import DataObjectCache, checkpoints_of, distro, software_for
+from dcd.manifest.lock import LockedTransfer
 from dcd.manifest.objects.software import Image, Repository, Software, SoftwareData
 from dcd.platform import foreign
 from dcd.platform.apt import Source, host_apt
@@ -248,10 +256,23 @@ class TransferDEB(Checkpoint):
         state |= host_ingredients(software, sources)
         return {**state, **default_architecture(software)}
 
+    def lockable(self, doc: DataObjectCache) -> Lockable:
+        software = software_of(doc, self, "DEB")
+        return lockable_of(software, _variant(software))
+
+    def changes_since(
+        self, doc: DataObjectCache, locked: LockedTransfer, states: Mapping[str, str]
+    ) -> Iterator[Diagnostic]:
+        software = software_of(doc, self, "DEB")
+        yield from changes_since_lock(software, locked, states, distro(doc).http_proxy or "")
+
     def get_progress_estimate(self) -> float:
         return 45.0
 
     def execute(self, context: Context) -> None:
+        lock = context.locked if context.locked and context.locked.fetch else None
+        if lock is not None:
+            context = replace(context, locked=None)
         software = software_of(context.doc, self, "DEB")
         host = apt_of(context)
         sources = sources_of(software, host.sources)
@@ -294,7 +315,9 @@ class TransferDEB(Checkpoint):
             if locked:
                 resolve_locked(context, place, wanted, below)
             else:
-                capture(context, place, apt, sources, wanted, filled, below)
+                found = capture(context, place, apt, sources, wanted, filled, below)
+                if lock is not None:
+                    require_locked(context, found, listed_packages(context, lock))
             keyrings = captured_keyrings(context, place.aside)
             leave_store(context)
             if context.stage is Stage.BASE:

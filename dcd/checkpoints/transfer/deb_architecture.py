@@ -24,7 +24,7 @@ def architecture_in(software: Software) -> str | None:
 def default_architecture(software: Software) -> dict[str, str]:
     if architecture_in(software) or changes(software):
         return {}
-    return {f"architecture{SUFFIX}": _host_architecture()}
+    return {f"architecture{SUFFIX}": host_architecture()}
 
 
 def check_architecture(architecture: str) -> None:
@@ -45,9 +45,9 @@ def architecture_of(root: Path, software: Software) -> str:
                 "leave out architecture where the image is changed",
             )
         return there
-    return wanted or _host_architecture()
+    return wanted or host_architecture()
 
 
-def _host_architecture() -> str:
+def host_architecture() -> str:
     command = ["dpkg", "--print-architecture"]
     return run(command, capture=True, timeout_seconds=60).stdout.strip()

@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dcd.checkpoints.interface import Context, Known
+from dcd.checkpoints.transfer.deb_lock import require_locked
 from dcd.checkpoints.transfer.deb_sources import host_ingredients, sources_of
 from dcd.checkpoints.transfer.deb_store import Wanted, digest_of, is_beside, resolved_package
 from dcd.manifest.objects.software import Software
@@ -30,6 +31,7 @@ from dcd.platform.apt_root import (
 )
 from dcd.platform.inside import resolve
 from statemachine.errors import CheckpointError, DcdError, Unprepared
+from statemachine.plan import Locked
 from store.captured import MadeRepository, make_repositories
 from store.resolved import (
     Repository,
@@ -138,6 +140,8 @@ def resolve_locked(context: Context, place: Place, wanted: Wanted, below: Resolv
             context.resolve(sha256)
             return
     found = Resolved(tuple(packages), whole.files, whole.repositories)
+    if context.locked.exactly:
+        require_locked(context, found, list(lists.values()))
     context.resolve(context.packages.add(encoded(found)))
 
 
@@ -174,6 +178,11 @@ def captured_keyrings(context: Context, aside: Path) -> dict[str, Path]:
                 if context.packages.copy(repository.keyrings[0], copied):
                     found[repository.keyring] = copied
     return found
+
+
+def listed_packages(context: Context, locked: Locked) -> list[Resolved]:
+    """The lists of a lock. Raises CheckpointError for one that is lost."""
+    return [_listed(context, sha256) for sha256 in locked.lists]
 
 
 def _lists(context: Context, sources: Sequence[Source] | None = None) -> list[Resolved]:

@@ -85,14 +85,15 @@ def capture(
     wanted: Wanted,
     filled: set[str],
     below: Resolved | None = None,
-) -> None:
+) -> Resolved:
     """Offer the downloaded packages in the cache of the root to the store, unless one of the sources has a
     login, and capture what the transfer used, as the daemon's settings say. `filled` came from the store.
     `below` is what the layer below was captured with, from the same state of the same repositories.
-    Raises CheckpointError for a package with another digest than that of apt's lists, and DiskFull."""
+    Returns what the transfer used, without repositories unless it is captured. Raises CheckpointError for a
+    package with another digest than that of apt's lists, and DiskFull."""
     store = context.packages
     if store is None:
-        return
+        return Resolved()
     shared = not any(source.login for source in sources)
     whole = shared and store.capture == "packages"
     packages = []
@@ -111,9 +112,9 @@ def capture(
             )
         uri = "" if listed is None or own else as_written(listed.uri, sources)
         packages.append(resolved_package(file, sha256, uri, captured=whole and bool(kept)))
-    if store.capture == "none":
-        return
     resolved = Resolved(tuple(packages))
+    if store.capture == "none":
+        return resolved if below is None else union((below, resolved))
     if below is None:
         resolved = replace(
             resolved,
@@ -131,6 +132,7 @@ def capture(
             "the packages are not captured, since a repository needs a login: the image cannot be rebuilt "
             "without that repository"
         )
+    return resolved
 
 
 def leave_store(context: Context) -> None:

@@ -123,7 +123,7 @@ def test_the_key_covers_what_the_manifest_leaves_to_the_host(
     before: list[list[dict[str, str]]] = []
     assert changed() == [False, False]
     monkeypatch.setattr(
-        "dcd.checkpoints.transfer.deb_architecture._host_architecture", lambda: "arm64"
+        "dcd.checkpoints.transfer.deb_architecture.host_architecture", lambda: "arm64"
     )
     assert changed() == [True, False]
 
