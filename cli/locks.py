@@ -63,8 +63,8 @@ def lock_text(lock: Json) -> str:
     lines = ["{", *(f" {dumped(name)}: {dumped(lock[name])}," for name in heads), ' "transfers": [']
     for number, transfer in enumerate(lock["transfers"]):
         lines.append("  {")
-        heads = ("checkpoint", "architecture")
-        lines += (f"   {dumped(name)}: {dumped(transfer[name])}," for name in heads)
+        named = ("checkpoint", "architecture")
+        lines += (f"   {dumped(name)}: {dumped(transfer[name])}," for name in named)
         parts = []
         for name in ("asks", "files", "packages"):
             items = ",\n".join(f"    {dumped(item)}" for item in transfer[name])

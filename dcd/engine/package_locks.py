@@ -47,15 +47,7 @@ class PackageLocks:
                 continue
             architecture = lockable.architecture or architecture
             resolved = await asyncio.to_thread(self._resolved, state, record)
-            transfers.append(
-                LockedTransfer(
-                    checkpoint=record.name,
-                    architecture=architecture,
-                    asks=lockable.asks,
-                    files=tuple(_files(resolved)),
-                    packages=tuple(_packages(resolved)),
-                )
-            )
+            transfers.append(locked_transfer(record.name, lockable.asks, architecture, resolved))
         if not transfers:
             raise Refused(f"build {state.id} transfers no packages that can be locked")
         secret = WithSecrets(state.manifest, dict(state.parameters))
@@ -156,6 +148,19 @@ class PackageLocks:
             for each in transfers:
                 names = ", ".join(sorted(each.releases))
                 yield f"missing: release files and indexes for {each.checkpoint}, of {names}"
+
+
+def locked_transfer(
+    checkpoint: str, asks: tuple[str, ...], architecture: str, resolved: Resolved
+) -> LockedTransfer:
+    """What a lock says of a transfer that has resolved to a list of packages."""
+    return LockedTransfer(
+        checkpoint=checkpoint,
+        architecture=architecture,
+        asks=asks,
+        files=tuple(_files(resolved)),
+        packages=tuple(_packages(resolved)),
+    )
 
 
 def require_offline(plan: Plan, lock: Lock) -> None:

@@ -54,8 +54,8 @@ class Wanted:
 @dataclass(frozen=True, slots=True)
 class Offer:
     """What is offered for a known package: whether the `same` file is, the newest version that is `newer`,
-    and the newest `other` version; "" without one. A version in a suite that apt does not install from by
-    itself (NotAutomatic) is never a newer one."""
+    and the `other` version: the same with another file, or the newest; "" without one. A version in a suite
+    that apt does not install from by itself (NotAutomatic) is never a newer one."""
 
     name: str
     architecture: str
@@ -192,7 +192,8 @@ def _offer(wanted: Wanted, found: _Found) -> Offer | None:
     newer = newest if newest and _order(newest) > _order(wanted.version) else ""
     if found.same and not newer:
         return None
-    other = max(found.versions - {wanted.version}, key=_order, default="")
+    other = max(found.versions, key=_order, default="")
+    other = wanted.version if wanted.version in found.versions else other
     return Offer(wanted.name, wanted.architecture, found.same, newer, other)
 
 

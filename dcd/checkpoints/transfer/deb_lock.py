@@ -142,6 +142,8 @@ def _change(package: LockedPackage, offer: Offer, inside: bool) -> str:
         return f"package {package.name} {package.version} -> {offer.newer}"
     if offer.same or not inside:
         return ""
+    if offer.other == package.version:
+        return f"package {package.name} {package.version} has another digest in its repository now"
     if offer.other:
         return f"package {package.name} {package.version} -> {offer.other}"
     return f"package {package.name} {package.version} is gone from its repository"
