@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cli.capture import send
 from cli.client import ClientError, Json, build_path, request
-from cli.commands.options import add_manifest, add_quiet, add_state_dir, manifest_body
+from cli.commands.options import add_manifest, add_state_dir, manifest_body
 from cli.exit_codes import ExitCode
 from cli.follow import follow_build
 from cli.locks import compared, read_lock, write_lock
@@ -38,7 +38,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--yes", action="store_true", help="with --update: do not ask")
     parser.add_argument("--fresh", action="store_true", help="reuse no layer of another build")
-    add_quiet(parser)
     add_state_dir(parser)
 
 
@@ -96,7 +95,7 @@ def _made(args: argparse.Namespace, old: Json | None) -> tuple[Json | None, int]
         args.socket,
         build,
         stream=sys.stderr,
-        quiet=args.quiet,
+        quiet=True,
         advice=f"its log: dcctl logs {build['id']}",
         ends=("paused",),
     )

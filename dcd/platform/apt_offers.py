@@ -53,15 +53,14 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What is offered for a known package: whether the `same` file is, the newest version that is `newer`,
-    and the `other` version: the same with another file, or the newest; "" without one. A version in a suite
-    that apt does not install from by itself (NotAutomatic) is never a newer one."""
+    """What is offered for a known package: whether the `same` file is, and all `versions`; `automatic` are
+    those in suites from which apt installs by itself (not NotAutomatic)."""
 
     name: str
     architecture: str
-    same: bool = False
-    newer: str = ""
-    other: str = ""
+    same: bool
+    versions: tuple[str, ...]
+    automatic: tuple[str, ...]
 
 
 @dataclass
@@ -76,9 +75,10 @@ def offers(
     settings: str,
     logins: str,
     wanted: Sequence[Wanted],
+    architecture: str,
     http_proxy: str = "",
 ) -> tuple[Offer, ...]:
-    """The offers that differ from the known packages: one without the same file, or with a newer version.
+    """The offers for known packages of an image of this architecture that are not just the same package.
     `settings` and `logins` are those of the host. Raises Unprepared for a repository that does not answer or
     whose index is damaged."""
     found = {(each.name, each.architecture): _Found() for each in wanted}
@@ -87,10 +87,24 @@ def offers(
         for number, source in enumerate(sources):
             place = directory / f"{number}"
             place.mkdir()
-            _look(source, place, environment, found, digests, {a for _, a in found})
+            _look(source, place, environment, found, digests, architecture)
     return tuple(
-        filter(None, (_offer(each, found[each.name, each.architecture]) for each in wanted))
+        Offer(*name, one.same, tuple(sorted(one.versions)), tuple(sorted(one.automatic)))
+        for each in wanted
+        for name in [(each.name, each.architecture)]
+        for one in [found[name]]
+        if not one.same or one.versions != {each.version}
     )
+
+
+def newest(versions: Iterable[str]) -> str:
+    """The newest version, "" of none. Source: dpkg(1), --compare-versions."""
+    return max(versions, key=_order, default="")
+
+
+def is_newer(first: str, second: str) -> bool:
+    """Whether the first version is newer than the second one."""
+    return _compared(first, second) > 0
 
 
 def _look(
@@ -99,7 +113,7 @@ def _look(
     environment: Mapping[str, str],
     found: Mapping[tuple[str, str], _Found],
     digests: set[str],
-    architectures: set[str],
+    architecture: str,
 ) -> None:
     release = directory / "InRelease"
     problem = fetch(source.release_uri + "InRelease", release, environment, BACK_OFF_SECONDS)
@@ -113,11 +127,16 @@ def _look(
         path: sha256
         for sha256, path in re.findall(r"^ ([0-9a-f]{64}) +[0-9]+ (\S+)$", text, re.MULTILINE)
     }
-    for path, suffix in _indexes(source, listed, architectures):
-        file = directory / "index"
-        if problem := fetch(
-            f"{source.release_uri}{path}{suffix}", file, environment, BACK_OFF_SECONDS
-        ):
+    by_hash = re.search(r"^Acquire-By-Hash: *yes", text, re.MULTILINE)
+    separate = re.search(r"^Architectures:.*\ball\b", text, re.MULTILINE) and not re.search(
+        r"^No-Support-for-Architecture-all: *Packages", text, re.MULTILINE
+    )
+    wanted = (architecture, "all") if separate else (architecture,)
+    for path, suffix in _indexes(source, listed, wanted):
+        file, place = directory / "index", f"{path}{suffix}"
+        if by_hash:
+            place = f"{path.rpartition('/')[0]}/by-hash/SHA256/{listed[place]}".lstrip("/")
+        if problem := fetch(source.release_uri + place, file, environment, BACK_OFF_SECONDS):
             raise unreachable(problem, source)
         try:
             with file.open("rb") as packed:
@@ -150,7 +169,7 @@ def _indexes(
         else [
             f"{component}/binary-{architecture}/Packages"
             for component in source.components
-            for architecture in sorted({*architectures, "all"})
+            for architecture in architectures
         ]
     )
     for path in paths:
@@ -187,18 +206,7 @@ def _known(
         yield name, architecture, fields.get(b"Version", ""), fields.get(b"SHA256", "")
 
 
-def _offer(wanted: Wanted, found: _Found) -> Offer | None:
-    newest = max(found.automatic, key=_order, default="")
-    newer = newest if newest and _order(newest) > _order(wanted.version) else ""
-    if found.same and not newer:
-        return None
-    other = max(found.versions, key=_order, default="")
-    other = wanted.version if wanted.version in found.versions else other
-    return Offer(wanted.name, wanted.architecture, found.same, newer, other)
-
-
 def _compared(first: str, second: str) -> int:
-    """-1, 0 or 1. Source: dpkg(1), --compare-versions."""
     if first == second:
         return 0
     command = ["dpkg", "--compare-versions", first, "lt", second]

@@ -76,6 +76,7 @@ class _Offers(msgspec.Struct, frozen=True, tag="offers"):
     settings: str
     logins: str
     wanted: tuple[Wanted, ...]
+    architecture: str
     http_proxy: str
 
 
@@ -121,11 +122,17 @@ def ask_catalogs(
 
 
 def ask_offers(
-    sources: Sequence[Source], host: HostApt, wanted: Sequence[Wanted], http_proxy: str = ""
+    sources: Sequence[Source],
+    host: HostApt,
+    wanted: Sequence[Wanted],
+    architecture: str,
+    http_proxy: str = "",
 ) -> tuple[Offer, ...]:
     """What the repositories offer in place of known packages; see `apt_offers.offers`."""
     places = readable_paths(source.uri for source in sources)
-    question = _Offers(tuple(sources), host.settings, host.logins, tuple(wanted), http_proxy)
+    question = _Offers(
+        tuple(sources), host.settings, host.logins, tuple(wanted), architecture, http_proxy
+    )
     return _asked(question, places, "_apt", file_bytes=apt_offers.MOST_BYTES).offers
 
 
@@ -264,8 +271,12 @@ def _answer(question: _Question) -> _Answer:
             return _Answer(
                 digests=apt_release.release_digests(sources, settings, logins, http_proxy, pauses)
             )
-        case _Offers(sources, settings, logins, wanted, http_proxy):
-            return _Answer(offers=apt_offers.offers(sources, settings, logins, wanted, http_proxy))
+        case _Offers(sources, settings, logins, wanted, architecture, http_proxy):
+            return _Answer(
+                offers=apt_offers.offers(
+                    sources, settings, logins, wanted, architecture, http_proxy
+                )
+            )
         case _Catalogs(repositories, logins, http_proxy, pauses):
             pairs = zip(repositories, logins, strict=True)
             ready = [_with_login(number, *pair) for number, pair in enumerate(pairs)]

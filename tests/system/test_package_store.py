@@ -3,6 +3,7 @@
 The mirror passes requests on to the one that this host's apt uses, so packages and signatures are real."""
 
 import json
+import re
 import threading
 import urllib.error
 import urllib.request
@@ -17,6 +18,7 @@ import pytest
 
 from cli import client
 from cli.importing import import_export
+from cli.locks import read_lock
 from dcd.platform.apt import Source, host_codename, host_sources
 from statemachine.errors import Unprepared
 from tests.conftest import Daemon
@@ -140,6 +142,20 @@ def test_a_second_image_downloads_nothing_that_the_first_one_had(
     assert [name.split("_")[0] for name in new] == ["ed"]
     assert "from the package store" in daemon.ctl("logs", second, "packages")
 
+    lock = tmp_path / "first.lock"
+    daemon.ctl("lock", tmp_path / "first.xml", "-o", lock)
+    known = {each["name"] for each in read_lock(lock)["transfers"][0]["packages"]}
+    assert known == {name.split("_")[0] for name in before}
+    same = daemon.submit(tmp_path / "first.xml", "--locked", str(lock))
+    daemon.wait(same, "completed")
+    assert results(daemon, same) == results(daemon, first), "its keys are those of the first"
+    with_less = lock.read_text()
+    lock.write_text(re.sub(r'("name": "less", "version": ")[^"]*', r"\g<1>1", with_less))
+    altered = daemon.submit(tmp_path / "first.xml", "--locked", str(lock), "--fresh")
+    failed = daemon.wait(altered, "failed", seconds=300)
+    assert "not those of the lock" in failed["error"]["brief"]
+    lock.write_text(with_less)
+
     counting.gone = True
     assert "503" in daemon.run("submit", tmp_path / "first.xml").stderr
     reused = daemon.submit(tmp_path / "first.xml", "--packages-of", first)
@@ -152,7 +168,13 @@ def test_a_second_image_downloads_nothing_that_the_first_one_had(
     daemon.ctl("export", first, "-o", export)
     rebuilt = client.request(str(daemon.socket), "POST", client.build_path(first, "rebuild"))["id"]
     assert_good(daemon, rebuilt)
+    offline = ("--locked", str(lock), "--offline")
+    refused = elsewhere.run("submit", tmp_path / "first.xml", *offline)
+    assert (refused.returncode, "missing: less " in refused.stderr) == (11, True)
     assert_good(elsewhere, import_export(str(elsewhere.socket), export, None)["id"])
+    built = elsewhere.submit(tmp_path / "first.xml", *offline)
+    elsewhere.wait(built, "completed", seconds=300)
+    assert results(elsewhere, built) == results(daemon, first), "built without any network"
 
     usage = daemon.json("df")
     assert usage["package_bytes"] > 10 << 20
@@ -160,7 +182,7 @@ def test_a_second_image_downloads_nothing_that_the_first_one_had(
     assert "packages_max_bytes" in daemon.ctl("df")
     # Builds name all but the list of the base, which goes with its layer.
     assert daemon.json("gc", "--max-bytes", "0")["packages"] == 1
-    for build in (first, second, reused, rebuilt):
+    for build in (first, second, reused, rebuilt, same):
         daemon.ctl("rm", build)
     daemon.ctl("gc", "--max-bytes", "0")
     assert daemon.json("df")["package_bytes"] == 0

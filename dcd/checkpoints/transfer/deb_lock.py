@@ -20,7 +20,7 @@ from dcd.manifest.diagnostics import Diagnostic, error
 from dcd.manifest.lock import LockedPackage, LockedTransfer
 from dcd.manifest.objects.software import Image, Pin, Repository, Software, SoftwareData
 from dcd.platform.apt import HostApt, Source, host_apt
-from dcd.platform.apt_offers import Offer, Wanted
+from dcd.platform.apt_offers import Offer, Wanted, is_newer, newest
 from dcd.platform.asking import ask_offers
 from statemachine.errors import CheckpointError, Unprepared
 from store.resolved import Resolved
@@ -130,23 +130,24 @@ def _offers(
         Wanted(each.name, each.architecture, each.version, each.sha256) for each in locked.packages
     ]
     try:
-        found = ask_offers(sources, host, wanted, http_proxy)
+        found = ask_offers(sources, host, wanted, locked.architecture, http_proxy)
     except Unprepared as failure:
-        return {}, f"Which packages have changed is not known: {failure.brief}."
+        return {}, f"Which packages have changed is not known: {failure.brief}; {failure.details}."
     unchanged = "" if found else "All locked packages are still there, and there is no newer one."
     return {(each.name, each.architecture): each for each in found}, unchanged
 
 
 def _change(package: LockedPackage, offer: Offer, inside: bool) -> str:
-    if offer.newer:
-        return f"package {package.name} {package.version} -> {offer.newer}"
+    known = f"package {package.name} {package.version}"
+    if (newer := newest(offer.automatic)) and is_newer(newer, package.version):
+        return f"{known} -> {newer}"
     if offer.same or not inside:
         return ""
-    if offer.other == package.version:
-        return f"package {package.name} {package.version} has another digest in its repository now"
-    if offer.other:
-        return f"package {package.name} {package.version} -> {offer.other}"
-    return f"package {package.name} {package.version} is gone from its repository"
+    if package.version in offer.versions:
+        return f"{known} has another digest in its repository now"
+    if offer.versions:
+        return f"{known} -> {newest(offer.versions)}"
+    return f"{known} is gone from its repository"
 
 
 def _place(software: Software, source: Source) -> Origin | None:
