@@ -39,6 +39,7 @@ from dcd.platform.hypervisor import (
     probe_kvm,
     wait_for,
 )
+from dcd.platform.hypervisor.console import TROUBLES, Trouble
 from dcd.platform.inside import new_file, write
 from statemachine.errors import CheckpointError, Unprepared
 
@@ -82,6 +83,15 @@ class Exchange:
 
 
 @dataclass(frozen=True, slots=True)
+class Prompt:
+    """A question on the console before the marker, the text to type then, and the signs that it was wrong."""
+
+    awaited: str
+    typed: str
+    refusal: Trouble
+
+
+@dataclass(frozen=True, slots=True)
 class Conditions:
     """The common conditions of all trials of a checkpoint. `timeout_seconds` is the limit for the marker, and
     again for each exchange; `side_by_side` is the most guests at a time. With `fall_back` (the manifest does
@@ -95,6 +105,7 @@ class Conditions:
     memory_mb: int
     cpus: int
     side_by_side: int
+    prompts: tuple[Prompt, ...] = ()
     exchanges: tuple[Exchange, ...] = ()
     fall_back: bool = False
 
@@ -352,7 +363,9 @@ def _boot_under(
                 silence_seconds=lambda: silence_seconds,
             )
             try:
-                seconds = wait(conditions.marker)
+                seconds = _answer_prompts(guest, conditions.prompts, wait)
+                refusals = (prompt.refusal for prompt in conditions.prompts)
+                seconds += wait(conditions.marker, troubles=(*refusals, *TROUBLES))
                 begun = time.monotonic()
                 for exchange in conditions.exchanges:
                     guest.write_console(exchange.typed.encode())
@@ -380,3 +393,14 @@ def _boot_under(
         shutil.rmtree(directory, ignore_errors=True)
     screenshot = None if no_picture else picture
     return Boot(trial, seconds, exchange_seconds, console.text, screenshot, accelerator, no_picture)
+
+
+def _answer_prompts(guest: Guest, prompts: Sequence[Prompt], wait: Callable[..., float]) -> float:
+    """Type the answer to each prompt. Returns the seconds until the last one."""
+    seconds = 0.0
+    refusals: tuple[Trouble, ...] = ()
+    for prompt in prompts:
+        seconds += wait(prompt.awaited, troubles=(*refusals, *TROUBLES))
+        guest.write_console(f"{prompt.typed}\n".encode())
+        refusals = (*refusals, prompt.refusal)
+    return seconds

@@ -31,6 +31,9 @@ ARCHIVE_SETTINGS = "illumos_archive_settings"
 RAMDISK = "illumos_ramdisk"
 ILLUMOS_MENU = "illumos_menu"
 LIVE_ROOT = "illumos_live_root"
+CRYPTSETUP = "cryptsetup"
+LVM = "lvm"
+VERITYSETUP = "veritysetup"
 GRUB = {"bios": "grub_bios", "uefi": "grub_uefi"}
 SHIM = "shim"
 SIGNED_SHIM = "signed_shim"
@@ -78,6 +81,13 @@ PRODUCTS: Mapping[str, Product] = {
     RAMDISK: _made_by("a boot archive for the kernel of illumos", "BootArchiveArchive"),
     ILLUMOS_MENU: _made_by("a boot menu", "TextISOImageBootMenu and others", "writes"),
     LIVE_ROOT: _made_by("the contents of the medium", "TextPkgImgMod and others"),
+    CRYPTSETUP: _in_package(
+        "cryptsetup in the initramfs, which opens the encrypted disk", "cryptsetup-initramfs"
+    ),
+    LVM: _in_package("lvm2 in the image, which opens the volume group", "lvm2"),
+    VERITYSETUP: _in_package(
+        "veritysetup in the image, which opens the verified root", "cryptsetup-bin"
+    ),
     GRUB["bios"]: _in_package("GRUB for BIOS in the image", "grub-pc-bin"),
     GRUB["uefi"]: _in_package("GRUB for UEFI in the image", "grub-efi-amd64-bin"),
     SHIM: _in_package("shim without its signature in the image", "shim-unsigned"),
@@ -91,6 +101,7 @@ PRODUCTS: Mapping[str, Product] = {
 IN_AREAS: Mapping[str, tuple[str, ...]] = {
     "PKG_IMAGE_PATH": (
         *(IMAGE, KERNEL, LIVE_BOOT, *GRUB.values(), SHIM, SIGNED_SHIM, SIGNED_GRUB, STUB),
+        *(CRYPTSETUP, LVM, VERITYSETUP),
         *(RAMDISK, ILLUMOS_MENU, LIVE_ROOT),
     ),
     # Its maker may need no kernel in the image.

@@ -132,6 +132,17 @@ def _ids(text: str) -> str:
     return "a user or group id of at most 4294967294" if max(numbers, default=0) > 2**32 - 2 else ""
 
 
+_OF_LVM = (
+    *("_cdata", "_cmeta", "_corig", "_mimage", "_mlog", "_pmspare", "_rimage", "_rmeta"),
+    *("_tdata", "_tmeta", "_vdata", "_vorigin"),
+)
+
+
+def _not_of_lvm(text: str) -> str:
+    reserved = text.startswith(("snapshot", "pvmove")) or any(part in text for part in _OF_LVM)
+    return "a name that LVM does not keep for itself" if reserved else ""
+
+
 # Names
 
 CHECKPOINT_NAME = Form(
@@ -430,6 +441,26 @@ MOUNT_OPTIONS = Form(
     1000,
 )
 """fstab(5), mount(8)."""
+SUBVOLUME = Form(
+    r"[A-Za-z0-9_@][A-Za-z0-9_@.+\-]*", "the name of a subvolume, without a slash", "@home", 200
+)
+"""btrfs-subvolume(8); it is also a mount option, and part of a path of GRUB."""
+LVM_NAME = Form(
+    r"[A-Za-z0-9_]+",
+    "a name of letters, digits and underscores",
+    "vg0",
+    60,
+    also=_not_of_lvm,
+)
+"""lvm(8), "VALID NAMES"; without the characters that names in /dev/mapper double."""
+MAPPED = Form(
+    r"[A-Za-z0-9_][A-Za-z0-9_.\-]*",
+    "a name of letters, digits, underscores, dots and hyphens",
+    "cryptroot",
+    60,
+    also=lambda text: "a name other than control" if text == "control" else "",
+)
+"""A name in /dev/mapper, crypttab(5)."""
 DISK_ID = Form(
     r"derived|random|[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}",
     "derived, random or a UUID",

@@ -15,6 +15,7 @@ import stat
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from dcd.manifest.objects import Password
 from statemachine.errors import DcdError, InvalidManifest, PermissionDenied, Unprepared
@@ -61,9 +62,21 @@ def require_use(borrower: Borrower | None, secrets: Iterable[str]) -> None:
             )
 
 
-def references(passwords: Iterable[Password]) -> tuple[str, ...]:
-    """The files and variables that passwords refer to, as `Needs.secrets` names them."""
-    return tuple(name for each in passwords if (name := each.file or each.env))
+class Reference(Protocol):
+    """An element that refers to a secret."""
+
+    @property
+    def file(self) -> str | None:
+        """The file with it."""
+
+    @property
+    def env(self) -> str | None:
+        """The variable with it."""
+
+
+def references(elements: Iterable[Reference]) -> tuple[str, ...]:
+    """The files and variables that elements refer to, as `Needs.secrets` names them."""
+    return tuple(name for each in elements if (name := each.file or each.env))
 
 
 def password_text(
@@ -71,25 +84,35 @@ def password_text(
     environment: Mapping[str, str],
     directories: Sequence[Path] = DIRECTORIES,
 ) -> str:
-    """The password, or its hash, as text, without the newline at a file's end. Raises InvalidManifest for
-    a reference that is not allowed, Unprepared for a secret that cannot be read."""
-    if password.file is not None:
-        return secret_text(Path(password.file), directories)
-    if password.env is None:
+    """The password, or its hash, as text. Raises as `reference_text`."""
+    if password.file is None and password.env is None:
         return password.text
-    if not password.env.startswith(PREFIX):
+    return reference_text(password, environment, directories)
+
+
+def reference_text(
+    reference: Reference,
+    environment: Mapping[str, str],
+    directories: Sequence[Path] = DIRECTORIES,
+) -> str:
+    """The secret as text, without the newline at a file's end. Raises InvalidManifest for a reference that is
+    not allowed, Unprepared for a secret that cannot be read."""
+    if reference.file is not None:
+        return secret_text(Path(reference.file), directories)
+    name = reference.env or ""
+    if not name.startswith(PREFIX):
         raise InvalidManifest(
-            f"the variable {password.env!r} may not be read for a secret",
+            f"the variable {name!r} may not be read for a secret",
             "",
             f"name one that begins with {PREFIX}",
         )
-    if password.env not in environment:
+    if name not in environment:
         raise Unprepared(
-            f"the daemon's environment has no variable {password.env!r}",
+            f"the daemon's environment has no variable {name!r}",
             "The manifest refers to it for a secret.",
             "set it for the service, for example by EnvironmentFile=",
         )
-    return environment[password.env]
+    return environment[name]
 
 
 def secret_text(path: Path, directories: Sequence[Path] = DIRECTORIES) -> str:

@@ -62,6 +62,7 @@ TOOLS: dict[str, Tool] = {
     "chroot": Tool("chroot", "coreutils", shapes=False),
     "cp": Tool("cp", "coreutils", shapes=False),
     "cpio": Tool("cpio", "cpio", shapes=False),
+    "cryptsetup": Tool("cryptsetup", "cryptsetup-bin"),
     "debian-archive-keyring": Tool(
         "/usr/share/keyrings/debian-archive-keyring.gpg", "debian-archive-keyring", None
     ),
@@ -122,6 +123,7 @@ TOOLS: dict[str, Tool] = {
     "umount": Tool("umount", "mount", shapes=False),
     "unshare": Tool("unshare", "util-linux", shapes=False),
     "unsquashfs": Tool("unsquashfs", "squashfs-tools", ("-version",), shapes=False),
+    "veritysetup": Tool("veritysetup", "cryptsetup-bin"),
     "xorriso": Tool("xorriso", "xorriso", ("-version",)),
     "xz": Tool("xz", "xz-utils", shapes=False),
     "zfs": Tool("zfs", "zfs-fuse", None),

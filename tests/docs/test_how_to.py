@@ -177,6 +177,7 @@ SNIPPETS = [
     for page, example in (
         ("how-to/write-a-manifest.md", "debian-live.xml"),
         ("how-to/build-a-virtual-machine-image.md", "debian-vm.xml"),
+        ("how-to/disks.md", "debian-vm.xml"),
         ("how-to/install-through-iscsi.md", "debian-vm-iscsi.xml"),
         ("how-to/secure-boot.md", "debian-secure-boot.xml"),
         ("reference/manifest.md", "debian-live.xml"),

@@ -4,7 +4,8 @@ The initramfs is made once, here, with the image's own initramfs-tools and hooks
 it one that boots a live medium), for any machine (MODULES=most). Results: boot_archive/vmlinuz and
 boot_archive/initrd.img; the kernel's version goes into the DOC's persistent part. The image area itself is
 unchanged except for further kernels: each gets its package's initramfs in /boot, so that a system which is
-installed from the image can start all of its kernels.
+installed from the image can start all of its kernels. For a disk with LUKS or dm-verity the image also gets
+what opens them (`dcd.checkpoints.vm.opening`), so that this initramfs and later ones have it.
 """
 
 import re
@@ -17,6 +18,8 @@ from typing import Annotated, Literal
 from dcd.checkpoints import products
 from dcd.checkpoints.boot.reads import INITRAMFS
 from dcd.checkpoints.interface import MOUNTS, Checkpoint, Context, Needs, Report
+from dcd.checkpoints.vm.layout import examine_layout
+from dcd.checkpoints.vm.opening import write_opening
 from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache, DataObjectDict
 from dcd.manifest.forms import KERNEL_VERSION
@@ -57,9 +60,9 @@ class DebianBootArchive(Checkpoint):
     """Make the boot archive of a Debian image."""
 
     DESCRIPTION = "Make the boot archive: kernel and initramfs"
-    REQUIRES = (products.IMAGE, products.KERNEL)
     PROVIDES = (products.BOOT_ARCHIVE, products.KERNEL_RECORD)
     VERSION = 1
+    READS = ("//luks", "//verity", "//gpt_partition.name", "//disk_image.id", "//distro.name")
     TOOLS = ("chroot",)
     INPUTS = INITRAMFS
 
@@ -75,6 +78,17 @@ class DebianBootArchive(Checkpoint):
 
     def needs(self, doc: DataObjectCache) -> Needs:
         return Needs(tools=self.TOOLS, disk_bytes=512 << 20, capabilities=MOUNTS)
+
+    def requires(self, doc: DataObjectCache) -> Iterator[tuple[str, ...]]:
+        yield from ((name,) for name in (products.IMAGE, products.KERNEL))
+        layout, _ = examine_layout(doc)
+        for product, needed in (
+            (products.CRYPTSETUP, any(one.luks for one in layout.containers)),
+            (products.LVM, any(one.group for one in layout.containers)),
+            (products.VERITYSETUP, any(one.verity for one in layout.containers)),
+        ):
+            if needed:
+                yield (product,)
 
     def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
         levels = _LEVELS["gzip" if self.compression_type == "auto" else self.compression_type]
@@ -93,6 +107,7 @@ class DebianBootArchive(Checkpoint):
     def execute(self, context: Context) -> None:
         image = context.pkg_image
         version = _kernel_version(image, self.kernel)
+        write_opening(image, examine_layout(context.doc)[0])
         context.report(Report(0.0, f"making the initramfs of kernel {version}"))
         with chroot(image) as inside, faster(image) as how:
             context.report(Report(message=how))

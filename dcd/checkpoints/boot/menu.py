@@ -11,6 +11,7 @@ import shlex
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Annotated
 
 from dcd.checkpoints import products
@@ -131,9 +132,11 @@ def grub_cfg(
     kernel: str = "/live/vmlinuz",
     initramfs: str = "/live/initrd.img",
     serial: Serial | None = MEDIA_SERIAL,
+    others: Sequence[str] = (),
 ) -> str:
     """The text of grub.cfg. `find` is the command that makes the file system with kernel and initramfs
-    GRUB's root, if it is another one; the menu is also shown on the line `serial`."""
+    GRUB's root, if it is another one; the menu is also shown on the line `serial`. The versions of `others`,
+    kernels beside the first, get an entry each at the end, with the arguments of the image's own."""
     lines = [find] if find else []
     lines += [f"set default={menu.default}", f"set timeout={menu.timeout_seconds}"]
     if serial is not None:
@@ -148,14 +151,24 @@ def grub_cfg(
             "fi",
         ]
     for entry in menu.entries:
-        lines += [
-            "",
-            f"menuentry {grub_word(entry.title)} {{",
-            f"    linux {grub_word(kernel)} {grub_arguments(entry.arguments)}".rstrip(),
-            f"    initrd {grub_word(initramfs)}",
-            "}",
-        ]
+        lines += _menu_entry(entry, kernel, initramfs)
+    own = menu.entries[menu.own]
+    for version in others:
+        entry = Entry(f"{own.title}, with Linux {version}", own.arguments)
+        directory = PurePosixPath(kernel).parent
+        at = (str(directory / f"{name}-{version}") for name in ("vmlinuz", "initrd.img"))
+        lines += _menu_entry(entry, *at)
     return "\n".join(lines) + "\n"
+
+
+def _menu_entry(entry: Entry, kernel: str, initramfs: str) -> list[str]:
+    return [
+        "",
+        f"menuentry {grub_word(entry.title)} {{",
+        f"    linux {grub_word(kernel)} {grub_arguments(entry.arguments)}".rstrip(),
+        f"    initrd {grub_word(initramfs)}",
+        "}",
+    ]
 
 
 def _name_of_image(context: Context) -> str | None:

@@ -59,6 +59,9 @@ INITRAMFS = Inputs(
         *_image(*(f"{at}/{name}/**" for at in ("run", "usr/local/lib") for name in _KMOD)),
         *_image("etc/modprobe.d/**", "etc/depmod.d/**", "etc/udev/**", "etc/systemd/network/**"),
         *_image("etc/live/**", "etc/fstab*/**", "etc/fstab", "etc/kernel/**"),
+        *_image("etc/crypttab", "etc/cryptsetup-initramfs/**", "usr/share/cryptsetup/**"),
+        *_image("etc/lvm/**"),
+        *_library("cryptsetup/**"),
         # mkinitramfs takes the directories in / that begin with lib.
         *_image(
             "lib*", "etc/ld.so.conf*", "etc/ld.so.conf.d/**", "etc/ld.so.preload", "etc/dpkg/**"

@@ -2,7 +2,7 @@
 
 from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.objects.distro import MaxSize, MediaIm, VmIm
-from dcd.manifest.objects.target import Size
+from dcd.manifest.objects.storage import Size
 from statemachine.errors import CheckpointError
 
 READS = ("//media_im/max_size",)

@@ -8,6 +8,9 @@ from dcd.checkpoints import products
 _BRINGING: Mapping[str, tuple[str, str]] = {
     products.KERNEL: (r"linux-image-.+", r"linux-|kernel|task-|live-task|pve-|proxmox"),
     products.LIVE_BOOT: (r"live-boot(-initramfs-tools)?|casper", r"live-|task-"),
+    products.CRYPTSETUP: (r"cryptsetup-initramfs|cryptsetup-run", r"task-|clevis-initramfs"),
+    products.LVM: (r"lvm2", r"task-|clevis"),
+    products.VERITYSETUP: (r"cryptsetup(-bin|-initramfs)?", r"task-|clevis"),
     products.GRUB["bios"]: (r"grub-pc(-bin)?|grub2|grub-cloud-amd64", r"task-|proxmox"),
     products.GRUB["uefi"]: (
         r"grub-efi(-amd64(-bin|-signed)?)?|grub-cloud-amd64",

@@ -29,6 +29,7 @@ PACKAGES = {"bios": "grub-pc-bin", "uefi": "grub-efi-amd64-bin"}
 
 _PLATFORMS = {"bios": "i386-pc", "uefi": "x86_64-efi"}
 _ALSO = {"bios": ("biosdisk",), "uefi": ("efi_gop", "efi_uga")}
+_LOGICAL = ("lvm",)
 _DISK = ("part_gpt", "search_fs_uuid", "fat")
 _READERS: Mapping[FileSystem, tuple[str, ...]] = {
     "ext4": ("ext2",),
@@ -65,7 +66,9 @@ def place_of(layout: DiskLayout, path: str) -> Place:
     for point in (wanted, *wanted.parents):
         partition = layout.mounted_at(str(point))
         if partition is not None:
-            return Place(partition, PurePosixPath("/") / wanted.relative_to(point))
+            subvolume = partition.volume.mounts[str(point)]
+            top = PurePosixPath("/") / (subvolume.name if subvolume else "")
+            return Place(partition, top / wanted.relative_to(point))
     raise CheckpointError(
         "the disk has no root file system to install to",
         "none of its partitions is mounted at /",
@@ -147,11 +150,12 @@ def _find_menu(place: Place) -> str:
 
 def _core(context: Context, kind: str, layout: DiskLayout, result: Path) -> None:
     place = place_of(layout, "/boot/grub")
-    platform = _PLATFORMS[kind]
+    platform, partition = _PLATFORMS[kind], place.partition
+    readers = (*_READERS[partition.volume.type], *(_LOGICAL if partition.logical else ()))
     core_image(
         context,
         platform,
-        (*_ALSO[kind], *_DISK, *_READERS[place.partition.volume.type], *MENU),
+        (*_ALSO[kind], *_DISK, *readers, *MENU),
         _find_menu(place),
         result,
         resolve(context.pkg_image, f"usr/lib/grub/{platform}"),

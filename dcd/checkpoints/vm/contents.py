@@ -102,10 +102,10 @@ def check_room(partition: VolumePartition, contents: Contents) -> None:
     elif contents.size_bytes + overhead + reserve <= size:
         return
     raise CheckpointError(
-        f"the image does not fit into partition {partition.number} "
-        f"({partition.volume.mountpoint}, {mib(size)})",
+        f"the image does not fit into {partition.title} "
+        f"({', '.join(partition.volume.mounts)}, {mib(size)})",
         details,
-        f"make the partition (and the disk) at least {mib(_enough(kind, contents))} in the manifest's "
+        f"make it (and the disk) at least {mib(_enough(kind, contents))} in the manifest's "
         "target, or take something out of the image",
     )
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from dcd.checkpoints import products
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report, Variance
 from dcd.checkpoints.times import FIRST_FAT_TIME, source_date_epoch
-from dcd.checkpoints.vm import gpt
+from dcd.checkpoints.vm import gpt, lvm
 from dcd.checkpoints.vm.disk import DiskLayout, record_disk
 from dcd.checkpoints.vm.layout import disk_layout, examine_layout
 from dcd.checkpoints.vm.volumes import (
@@ -40,7 +40,8 @@ class CreateDisk(Checkpoint):
     """Make the disk with its partitions and empty file systems.
 
     The `target` describes it, in one `disk` with a `disk_image`; without one the disk has the partitions
-    that its firmware needs, and an ext4 root. `InstallOffline` fills it.
+    that its firmware needs, and an ext4 root. `InstallOffline` fills it; it also makes encrypted partitions,
+    subvolumes and trees of hashes, which have no empty form.
     """
 
     DESCRIPTION = "Make the disk: partitions and file systems"
@@ -73,8 +74,8 @@ class CreateDisk(Checkpoint):
             )
         # Without files the disk has no time of its own.
         epoch = source_date_epoch(context, FIRST_FAT_TIME)
-        begin_disk(path, layout)
-        for partition in layout.volumes:
+        begin_disk(path, layout, epoch)
+        for partition in (one for one in layout.volumes if not one.encrypted):
             make_volume(context, Place(path, layout, partition, epoch))
         record_disk(context, path, layout)
         context.report(Report(1.0, f"{layout.name}: {layout.size >> 20} MiB"))
@@ -86,11 +87,16 @@ def tools_for(layout: DiskLayout) -> tuple[str, ...]:
     return tuple(dict.fromkeys(tool for kind in kinds for tool in VOLUME_TOOLS[kind]))
 
 
-def begin_disk(path: Path, layout: DiskLayout) -> None:
-    """Make a new disk at `path`: all holes except for the partition table."""
+def begin_disk(path: Path, layout: DiskLayout, epoch: int) -> None:
+    """Make a new disk at `path`: all holes except for the partition table, and the metadata of volume
+    groups."""
     path.unlink(missing_ok=True)
+    parts = gpt.table(layout)
+    for group in (one.group for one in layout.containers):
+        if group is not None:
+            parts += [(group.start + at, content) for at, content in lvm.metadata(group, epoch)]
     with path.open("xb") as disk:
         disk.truncate(layout.size)
-        for at, content in gpt.table(layout):
+        for at, content in parts:
             disk.seek(at)
             disk.write(content)

@@ -42,8 +42,8 @@ def check_encodable(partition: VolumePartition, tree: Path, apart: Collection[Pa
         if len(found) > _NAMED:
             named.append(f"and {len(found) - _NAMED} more")
         raise CheckpointError(
-            f"{kind} cannot hold {len(found)} of the files for partition {partition.number} "
-            f"({partition.volume.mountpoint})",
+            f"{kind} cannot hold {len(found)} of the files for {partition.title} "
+            f"({', '.join(partition.volume.mounts)})",
             "\n".join(named),
             "change them in a checkpoint before (mv, touch, rm), or use another file system",
         )

@@ -215,6 +215,16 @@ class InstallISCSI(Checkpoint):
 
     def _check_layout(self, layout: DiskLayout, doc: DataObjectCache) -> Iterator[Diagnostic]:
         yield from installed.check_root(doc, self, layout, self.grow_root)
+        special = [one.title for one in layout.containers]
+        special += [one.title for one in layout.volumes if one.volume.subvolumes]
+        if special:
+            yield self.fault(
+                doc,
+                None,
+                "an installer in a guest makes file systems in partitions only",
+                f"LUKS, LVM, subvolumes or dm-verity are in {', '.join(special)}",
+                "use InstallOffline in place of it, or file systems in partitions",
+            )
         if "uefi" in firmware(doc) and not answers.esp_mountpoint(layout):
             yield self.fault(
                 doc,

@@ -12,9 +12,9 @@ SOURCE_DATE_EPOCH or that of the newest file of the image.
 """
 
 import os
+import re
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -34,28 +34,29 @@ from dcd.checkpoints.interface import (
 )
 from dcd.checkpoints.recorded import recorded
 from dcd.checkpoints.times import source_date_epoch
-from dcd.checkpoints.vm import boot_loader, installed
+from dcd.checkpoints.vm import boot_loader, installed, luks, verity
 from dcd.checkpoints.vm.contents import Contents, Survey, check_room, entries_below, survey
-from dcd.checkpoints.vm.create_disk import begin_disk, tools_for
-from dcd.checkpoints.vm.disk import DiskLayout, VolumePartition, recorded_disk
+from dcd.checkpoints.vm.create_disk import tools_for
+from dcd.checkpoints.vm.disk import DiskLayout, recorded_disk
 from dcd.checkpoints.vm.encodable import check_encodable
+from dcd.checkpoints.vm.filling import Trees, fill_disk
 from dcd.checkpoints.vm.layout import examine_layout, firmware
 from dcd.checkpoints.vm.layout_checks import ESP
 from dcd.checkpoints.vm.menu_settings import write_menu_settings
+from dcd.checkpoints.vm.opening import root_arguments, verity_arguments
 from dcd.checkpoints.vm.volume_rules import MIB
 from dcd.checkpoints.vm.volumes import (
     ALL_VOLUME_TOOLS,
     MOUNT_TOOLS,
     MOUNTED,
-    Place,
-    make_volume,
+    SUBVOLUME_TOOLS,
     variances_of,
 )
 from dcd.manifest.diagnostics import Diagnostic, refuse
 from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.forms import KERNEL_ARGUMENTS, SERIAL_CONSOLE
+from dcd.manifest.secrets import references
 from dcd.platform.inside import link_or_copy, make_directory, new_file, regular_file, resolve, write
-from store.host.mounts import mount, unmount
 
 _GRUB_MODULES_BYTES = 8 * MIB
 """The size of GRUB's modules in /boot for both kinds of firmware, rounded up."""
@@ -70,7 +71,10 @@ class InstallOffline(Checkpoint):
     VERSION = 2
     PROVIDES = ()
     READS = ("//boot_mods", "//vm_im.firmware", "//distro.name", *secure_boot.READS)
-    TOOLS = (*boot_loader.TOOLS, *ALL_VOLUME_TOOLS, *MOUNT_TOOLS, *secure_boot.TOOLS)
+    TOOLS = (
+        *(*boot_loader.TOOLS, *ALL_VOLUME_TOOLS, *MOUNT_TOOLS, *SUBVOLUME_TOOLS),
+        *dict.fromkeys((*luks.TOOLS, *verity.TOOLS, *secure_boot.TOOLS, *verity.SIGNING_TOOLS)),
+    )
 
     kernel_args: Annotated[str, KERNEL_ARGUMENTS] = "quiet"
     """The kernel arguments of every entry of the menu, before its own (from `boot_mods` in
@@ -91,12 +95,23 @@ class InstallOffline(Checkpoint):
         layout, faults = examine_layout(doc)
         # Of a faulty layout, which CreateDisk reports, nothing is sure.
         mounted = bool(faults) or any(one.volume.type in MOUNTED for one in layout.volumes)
-        volumes = ALL_VOLUME_TOOLS if faults else tools_for(layout)
-        tools = (*boot_loader.TOOLS, *volumes, *(MOUNT_TOOLS if mounted else ()))
+        encrypted = [one for one in layout.containers if one.luks]
+        tools = (
+            *(*boot_loader.TOOLS, *tools_for(layout), *(MOUNT_TOOLS if mounted else ())),
+            *(SUBVOLUME_TOOLS if any(one.volume.subvolumes for one in layout.volumes) else ()),
+            *(luks.TOOLS if encrypted else ()),
+            *(verity.TOOLS if any(one.verity for one in layout.containers) else ()),
+            *(verity.SIGNING_TOOLS if verity.keys_of(doc) else ()),
+        )
+        passphrases = [one for each in luks.passphrases_of(doc).values() for one in each]
         return Needs(
-            tools=(*tools, *secure_boot.tools_of(doc)),
-            secrets=secure_boot.secrets_of(doc),
-            disk_bytes=1 << 30,
+            tools=self.TOOLS if faults else (*tools, *secure_boot.tools_of(doc)),
+            # An encrypted partition has no holes, and is encrypted in a copy.
+            disk_bytes=(1 << 30) + 2 * sum(one.size for one in encrypted),
+            secrets=(
+                *secure_boot.secrets_of(doc),
+                *references((*passphrases, *verity.keys_of(doc))),
+            ),
             # Always: the directory of an inner volume is covered while the outer one is made, and only with
             # this right are attributes of the kind trusted.* visible.
             capabilities=MOUNTS,
@@ -104,7 +119,9 @@ class InstallOffline(Checkpoint):
         )
 
     def variances(self, doc: DataObjectCache) -> Iterator[Variance]:
-        yield from variances_of(examine_layout(doc)[0])
+        layout, _ = examine_layout(doc)
+        yield from variances_of(layout)
+        yield from luks.variances_of(layout)
 
     def requires(self, doc: DataObjectCache) -> Iterator[tuple[str, ...]]:
         yield from ((name,) for name in (products.IMAGE, products.KERNEL_RECORD, products.DISK))
@@ -145,7 +162,12 @@ class InstallOffline(Checkpoint):
         trees = _trees(context, layout)
         if "uefi" in kinds:
             _add_programs(context, layout, trees, newest_ns, epoch)
-        _make_disk(context, disk, layout, epoch, trees)
+
+        def write_menu(root_hash: str) -> None:
+            self._write_menu(context, layout, version, root_hash)
+            _keep_times(resolve(context.pkg_image, "boot"), newest_ns)
+
+        fill_disk(context, disk, layout, epoch, trees, write_menu)
         if "bios" in kinds:
             boot_loader.install_for_bios(context, disk, layout)
         used = disk.stat().st_blocks * 512 // MIB
@@ -166,13 +188,20 @@ class InstallOffline(Checkpoint):
             context.warn(NO_HOST_KEYS)
         installed.arrange_cloud_init(root, self.cloud_init)
         link_or_copy(initramfs, new_file(root, f"boot/initrd.img-{version}"))
-        self._write_menu(context, layout, version)
+        if not boot_loader.place_of(layout, "/").partition.verified:
+            self._write_menu(context, layout, version)
 
-    def _write_menu(self, context: Context, layout: DiskLayout, version: str) -> None:
+    def _write_menu(
+        self, context: Context, layout: DiskLayout, version: str, root_hash: str = ""
+    ) -> None:
+        """Write the menu into /boot, and its settings. Those of a verified root, which has a `root_hash`,
+        stay the same: nothing can change a file there."""
         root = boot_loader.place_of(layout, "/").partition
         boot = boot_loader.place_of(layout, "/boot")
         serial, consoles = installed.consoles(self.serial_console)
-        before = f"root=UUID={root.volume.uuid} ro"
+        before = root_arguments(root)
+        if root_hash:
+            before += f" {self._root_hash_arguments(context, layout, root_hash)}"
         menu = menu_of(context, f"{before} {self.kernel_args}", consoles)
         text = grub_cfg(
             menu,
@@ -180,11 +209,26 @@ class InstallOffline(Checkpoint):
             kernel=str(boot.path / f"vmlinuz-{version}"),
             initramfs=str(boot.path / f"initrd.img-{version}"),
             serial=serial,
+            others=_other_kernels(context, version),
         )
         write(context.pkg_image, "boot/grub/grub.cfg", text)
+        if root_hash:
+            return
         count = len(before.split())
         without = tuple(Entry(one.title, one.arguments[count:]) for one in menu.entries)
-        write_menu_settings(context.pkg_image, replace(menu, entries=without), serial)
+        rest = " ".join(before.split()[1:])
+        write_menu_settings(context.pkg_image, replace(menu, entries=without), serial, rest)
+
+    def _root_hash_arguments(self, context: Context, layout: DiskLayout, root_hash: str) -> str:
+        """The kernel's arguments for a root hash, which is also in a file of /boot, with its signature."""
+        keys = verity.keys_of(context.doc)
+        signature = verity.signature(context, keys[0], root_hash) if keys else None
+        write(context.pkg_image, "boot/root.roothash", root_hash)
+        if signature is not None:
+            write(context.pkg_image, "boot/root.roothash.p7s", signature)
+        context.report(Report(message=f"root hash: {root_hash}"))
+        root = boot_loader.place_of(layout, "/").partition
+        return verity_arguments(layout, root, root_hash, signature)
 
 
 def _kernel(context: Context) -> tuple[str, Path]:
@@ -194,6 +238,23 @@ def _kernel(context: Context) -> tuple[str, Path]:
     if not version or initramfs is None:
         raise products.missing(products.KERNEL_RECORD)
     return version, initramfs
+
+
+def _other_kernels(context: Context, version: str) -> list[str]:
+    """The versions of the image's other kernels that have an initramfs, newest first."""
+    boot = resolve(context.pkg_image, "boot")
+    found = {file.name.removeprefix("vmlinuz-") for file in boot.glob("vmlinuz-*")} - {version}
+    complete = {one for one in found if regular_file(boot, f"initrd.img-{one}") is not None}
+    if found - complete:
+        lacking = ", ".join(sorted(found - complete))
+        context.warn(f"the menu has no entry for kernel {lacking}: it has no initramfs in /boot")
+    return sorted(complete, key=_by_numbers, reverse=True)
+
+
+def _by_numbers(version: str) -> list[tuple[int, str]]:
+    """A key that sorts 6.1.0-9 before 6.1.0-10."""
+    parts = re.findall(r"\d+|\D+", version)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 
 
 def _survey(context: Context, layout: DiskLayout, initramfs: Path) -> Survey:
@@ -222,24 +283,25 @@ def _keep_times(tree: Path, newest_ns: int) -> None:
         os.utime(path, ns=(newest_ns, newest_ns), follow_symlinks=False)
 
 
-def _trees(context: Context, layout: DiskLayout) -> dict[int, Path]:
-    """The directory with the content of each partition's volume, by number."""
-    trees = {one.number: resolve(context.pkg_image, point) for point, one in layout.mounted.items()}
-    for partition in layout.partitions:
-        if partition.type == ESP:
-            # The boot loader's program is for the ESP alone.
-            tree = context.tmp / f"esp-{partition.number}"
-            if partition.number in trees:
-                shutil.copytree(trees[partition.number], tree, symlinks=True)
-            else:
-                tree.mkdir()
-            trees[partition.number] = tree
+def _trees(context: Context, layout: DiskLayout) -> dict[tuple[str, str], Path]:
+    """The directory with the content of each volume, by its UUID and the name of its subvolume."""
+    trees = {
+        (one.volume.uuid, subvolume.name if subvolume else ""): resolve(context.pkg_image, point)
+        for one in layout.volumes
+        for point, subvolume in one.volume.mounts.items()
+    }
+    for key in ((one.volume.uuid, "") for one in layout.volumes if one.type == ESP):
+        # The boot loader's program is for the ESP alone.
+        tree = context.tmp / f"esp-{key[0]}"
+        if key in trees:
+            shutil.copytree(trees[key], tree, symlinks=True)
+        else:
+            tree.mkdir()
+        trees[key] = tree
     return trees
 
 
-def _add_programs(
-    context: Context, layout: DiskLayout, trees: Mapping[int, Path], ns: int, epoch: int
-) -> None:
+def _add_programs(context: Context, layout: DiskLayout, trees: Trees, ns: int, epoch: int) -> None:
     """Put the programs for UEFI into each ESP: firmware may start any of them."""
     files = boot_loader.uefi_files(context, layout, epoch)
     for esp in (one for one in layout.volumes if one.type == ESP):
@@ -248,43 +310,7 @@ def _add_programs(
             contents.add(file.stat().st_size)
         check_room(esp, contents)
         for path, file in files.items():
-            target = new_file(trees[esp.number], path)
+            target = new_file(trees[esp.volume.uuid, ""], path)
             shutil.copyfile(file, target)
             for changed in (target, target.parent, target.parent.parent):
                 os.utime(changed, ns=(ns, ns))
-
-
-def _make_disk(
-    context: Context, disk: Path, layout: DiskLayout, epoch: int, trees: Mapping[int, Path]
-) -> None:
-    """Make the disk again, each volume with its content, inner ones first."""
-    begin_disk(disk, layout)
-    with ExitStack() as covers:
-        for done, partition in enumerate(sorted(layout.volumes, key=_depth, reverse=True)):
-            kind, point = partition.volume.type, partition.volume.mountpoint
-            message = f"partition {partition.number}: {kind}, {point or 'not mounted'}"
-            context.report(Report(0.1 + 0.8 * done / len(layout.volumes), message))
-            tree = trees.get(partition.number)
-            make_volume(context, Place(disk, layout, partition, epoch), tree)
-            if point is not None and point != "/":
-                covers.enter_context(_covered(resolve(context.pkg_image, point)))
-
-
-def _depth(partition: VolumePartition) -> int:
-    return len(Path(partition.volume.mountpoint or "/").parts)
-
-
-@contextmanager
-def _covered(directory: Path) -> Iterator[None]:
-    """Hide the content of a directory, which has its own volume, from the copy of the tree around it."""
-    if not any(directory.iterdir()):
-        yield
-        return
-    status = directory.stat()
-    mode = f"{status.st_mode & 0o7777:o}"
-    mount("tmpfs", directory, f"mode={mode},uid={status.st_uid},gid={status.st_gid}")
-    try:
-        os.utime(directory, ns=(status.st_mtime_ns, status.st_mtime_ns))
-        yield
-    finally:
-        unmount(directory)

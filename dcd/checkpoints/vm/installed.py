@@ -10,10 +10,11 @@ from pathlib import Path
 
 from dcd.checkpoints.boot.menu import Serial
 from dcd.checkpoints.interface import Checkpoint
-from dcd.checkpoints.vm.disk import DiskLayout, VolumePartition
-from dcd.manifest.diagnostics import Diagnostic
+from dcd.checkpoints.vm.disk import ContainerPartition, DiskLayout, VolumePartition
+from dcd.checkpoints.vm.nested_checks import VERIFIED_ROOT
+from dcd.manifest.diagnostics import Diagnostic, warning
 from dcd.manifest.doc import DataObjectCache
-from dcd.platform.inside import entry, exists, read, write
+from dcd.platform.inside import entry, exists, new_file, read, write
 from statemachine.errors import CheckpointError
 
 _SERIAL_CONSOLE = re.compile(
@@ -22,6 +23,26 @@ _SERIAL_CONSOLE = re.compile(
 """A console of an installed system, in the form of the kernel's argument `console`."""
 _USUAL_SPEED = 9600
 _PARITIES = {None: "no", "n": "no", "o": "odd", "e": "even"}
+
+_SWAP = {"swap": ("none",), **dict.fromkeys(("ext4", "xfs", "btrfs", "vfat"), ())}
+"""The mountpoints in fstab of volumes without one."""
+
+_GROW_UNIT = "etc/systemd/system/dcd-grow-group.service"
+_GROW_GROUP = """\
+[Unit]
+Description=Give the space of a grown partition to the root's logical volume
+DefaultDependencies=no
+Conflicts=shutdown.target
+After=systemd-repart.service
+Before=systemd-growfs-root.service systemd-growfs@-.service local-fs.target shutdown.target
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/sbin/lvm pvresize {device}
+# It fails when there is nothing to give.
+ExecStart=-/sbin/lvm lvextend --extents +100%%FREE {volume}
+"""
 
 _NO_CLOUD = """\
 # The data comes from a volume named CIDATA or a configuration drive, where there is one.
@@ -43,8 +64,24 @@ def check_root(
             'give a partition <format type="ext4" mountpoint="/"/>',
         )
         return
+    if grow and root.verified:
+        yield checkpoint.fault(
+            doc,
+            "grow_root",
+            "the root cannot grow: it is verified, and so read-only",
+            f"the root is partition {root.number}",
+            '<arg name="grow_root">false</arg>',
+        )
+        return
+    if root.verified and layout.mounted_at("/var") is None:
+        yield warning(
+            checkpoint.argument_place(doc),
+            f"{checkpoint.name}: the verified root is read-only, and /var is in it",
+            "Programs of the system cannot write their logs and state.",
+            "give /var a partition of its own, beside /boot",
+        )
     last = max(layout.partitions, key=lambda partition: partition.start)
-    if grow and last is not root:
+    if grow and last.number != root.number:
         yield checkpoint.fault(
             doc,
             "grow_root",
@@ -97,10 +134,17 @@ def _has(root: Path, program: str) -> bool:
 
 def write_fstab(root: Path, layout: DiskLayout, grow_root: bool) -> None:
     """Write all volumes by UUID, and the other lines of the image's own fstab."""
-    volumes = [one for one in layout.volumes if _point(one)]
+    mounts = [
+        (point, one)
+        for one in layout.volumes
+        for point in one.volume.mounts or _SWAP[one.volume.type]
+    ]
     lines = ["# <file system> <mount point> <type> <options> <dump> <pass>"]
-    lines += [_fstab_line(one, grow_root) for one in sorted(volumes, key=_point)]
-    ours = {_point(one) for one in volumes} - {"none"}
+    lines += [
+        _fstab_line(one, point, grow_root)
+        for point, one in sorted(mounts, key=lambda each: each[0])
+    ]
+    ours = {point for point, _ in mounts} - {"none"}
     for line in (read(root, "etc/fstab") or "").splitlines():
         fields = line.split()
         if len(fields) >= 3 and not fields[0].startswith("#") and fields[1] not in ours:
@@ -108,13 +152,11 @@ def write_fstab(root: Path, layout: DiskLayout, grow_root: bool) -> None:
     write(root, "etc/fstab", "\n".join(lines) + "\n")
 
 
-def _point(partition: VolumePartition) -> str:
-    return "none" if partition.volume.type == "swap" else partition.volume.mountpoint or ""
-
-
-def _fstab_line(partition: VolumePartition, grow_root: bool) -> str:
+def _fstab_line(partition: VolumePartition, point: str, grow_root: bool) -> str:
     volume = partition.volume
-    point, options, check = _point(partition), volume.options, 2
+    subvolume = volume.mounts.get(point)
+    options, check = volume.options if subvolume is None else subvolume.options, 2
+    source = f"UUID={volume.uuid}"
     if volume.type == "swap":
         options, check = "sw" if options == "defaults" else options, 0
     elif volume.type in ("xfs", "btrfs"):
@@ -127,10 +169,20 @@ def _fstab_line(partition: VolumePartition, grow_root: bool) -> str:
             # A running system needs it only for updates: if it appears late on a slow machine, the boot
             # should not stop in emergency mode.
             options += ",nofail"
+    if subvolume is not None:
+        options = f"subvol={subvolume.name}" + ("" if options == "defaults" else f",{options}")
+    if partition.verified:
+        # By its name, since the unverified file system in the partition has the same UUID.
+        source, check = f"/dev/mapper/{VERIFIED_ROOT}", 0
+        options = "ro" if options == "defaults" else ",".join(["ro", *_without(options, "ro")])
     if point == "/" and grow_root:
         options += ",x-systemd.growfs"
-    fields = (f"UUID={volume.uuid}", point, volume.type, options, "0", str(check))
+    fields = (source, point, volume.type, options, "0", str(check))
     return " ".join(map(fstab_field, fields))
+
+
+def _without(options: str, left_out: str) -> list[str]:
+    return [option for option in options.split(",") if option != left_out]
 
 
 def fstab_field(text: str) -> str:
@@ -145,10 +197,18 @@ def grow_root(root: Path, layout: DiskLayout) -> None:
     # systemd-repart matches its files of a type, in order, with the partitions of that type.
     alike = [one for one in layout.partitions if one.type == mounted.type]
     for partition in alike:
-        growing = partition is mounted
+        growing = partition.number == mounted.number
         text = f"[Partition]\nType={partition.type}\n" + ("" if growing else "Weight=0\n")
         name = "root" if growing else f"partition-{partition.number}"
         write(root, f"etc/repart.d/{partition.number:03}-{name}.conf", text)
+    holder = layout.partition_of(mounted)
+    if isinstance(holder, ContainerPartition) and holder.group is not None:
+        device = f"/dev/mapper/{holder.luks.name}" if holder.luks else f"PARTUUID={holder.uuid}"
+        device = device.replace("PARTUUID=", "/dev/disk/by-partuuid/")
+        unit = _GROW_GROUP.format(device=device, volume=mounted.logical)
+        write(root, _GROW_UNIT, unit)
+        wanted = new_file(root, f"etc/systemd/system/local-fs.target.wants/{Path(_GROW_UNIT).name}")
+        wanted.symlink_to(f"/{_GROW_UNIT}")
 
 
 def arrange_cloud_init(root: Path, wanted: bool) -> None:

@@ -13,27 +13,20 @@ Source: UEFI specification 2.10, chapter 5 (GPT); the GRUB manual, "BIOS install
 
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from dcd.checkpoints.media.largest import largest_bytes
-from dcd.checkpoints.vm import layout_checks, volume_rules
-from dcd.checkpoints.vm.disk import DiskLayout, DiskPartition, Volume, VolumePartition
+from dcd.checkpoints.vm import layout_checks, nested_checks
+from dcd.checkpoints.vm.disk import DiskLayout, DiskPartition
 from dcd.checkpoints.vm.layout_checks import MOST_PARTITIONS, TYPES, fault
+from dcd.checkpoints.vm.nested import Filled, filled
 from dcd.checkpoints.vm.volume_rules import MIB, mib
 from dcd.manifest.data_object import DataObject
 from dcd.manifest.diagnostics import Diagnostic, refuse
 from dcd.manifest.doc import DataObjectCache, distro
 from dcd.manifest.objects.distro import VmIm
-from dcd.manifest.objects.target import (
-    Disk,
-    DiskImage,
-    Format,
-    GptPartition,
-    Partition,
-    Size,
-    Slice,
-    Zpool,
-)
+from dcd.manifest.objects.storage import Format, Size
+from dcd.manifest.objects.target import Disk, DiskImage, GptPartition, Partition, Slice, Zpool
 from dcd.manifest.values import size_bytes
 
 ALIGNMENT = MIB
@@ -98,14 +91,15 @@ def examine_layout(
         for element, span in _spans(wanted, size, sector_size, where, faults)
     ]
     faults += layout_checks.check_table(placed, where)
-    for element, partition, has_place in placed:
-        faults += layout_checks.check_content(
-            element, partition, sector_size if has_place else None
-        )
+    for element, found, has_place in placed:
+        faults += layout_checks.check_content(element, found, sector_size if has_place else None)
     faults += layout_checks.check_mountpoints(placed)
+    for element, found, _ in placed:
+        faults += nested_checks.check_nested(element, found)
+    faults += nested_checks.check_boot(placed, image)
     pools = frozenset(one.name for one in doc.volatile.get_descendants(None, Zpool) if one.is_root)
     faults += layout_checks.check_bootable(placed, where, firmware(doc), pools)
-    ordered = sorted((partition for _, partition, _ in placed), key=lambda found: found.number)
+    ordered = sorted((found.partition for _, found, _ in placed), key=lambda each: each.number)
     return DiskLayout(name, size, sector_size, str(identity), tuple(ordered)), faults
 
 
@@ -265,7 +259,7 @@ def _given(
 
 def _partition(
     element: GptPartition, span: _Span | None, identity: uuid.UUID, faults: Faults
-) -> DiskPartition:
+) -> Filled:
     number = int(element.name)
     if element.action != "create":
         brief = f"partition {number}: there is nothing to {element.action} on a new disk"
@@ -290,26 +284,7 @@ def _partition(
         size=span.size if span else 0,
         label=label,
     )
-    volume = _volume(element, identity)
-    return bare if volume is None else VolumePartition(**asdict(bare), volume=volume)
-
-
-def _volume(element: GptPartition, identity: uuid.UUID) -> Volume | None:
-    content = element.get_first_child(class_type=Format)
-    if content is None and element.part_type == "esp":
-        content = Format(type="vfat", mountpoint="/boot/efi")
-    if content is None and element.part_type == "swap":
-        content = Format(type="swap")
-    if content is None:
-        return None
-    derived = uuid.uuid5(identity, f"{content.type} of partition {int(element.name)}")
-    return Volume(
-        type=content.type,
-        uuid=volume_rules.volume_id(content.type, content.uuid or derived),
-        label=content.label or "",
-        mountpoint=content.mountpoint,
-        options=content.options,
-    )
+    return filled(element, bare, identity, faults)
 
 
 def _rounded_up(size: int, unit: int) -> int:

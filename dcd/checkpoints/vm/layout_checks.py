@@ -6,10 +6,12 @@ from itertools import pairwise
 
 from dcd.checkpoints.vm import volume_rules
 from dcd.checkpoints.vm.disk import DiskPartition, VolumePartition
+from dcd.checkpoints.vm.nested import Content, Filled
 from dcd.checkpoints.vm.volume_rules import mib
 from dcd.manifest.data_object import DataObject
 from dcd.manifest.diagnostics import Diagnostic, error
-from dcd.manifest.objects.target import Format, GptPartition, Size
+from dcd.manifest.objects.storage import Format, Size, Subvolume
+from dcd.manifest.objects.target import GptPartition
 
 MOST_PARTITIONS = 128
 
@@ -27,13 +29,13 @@ TYPES = {
 _LEAST_BIOS_BOOT_BYTES = 256 << 10
 """GRUB's core image with the modules for a file system takes about 100 KiB."""
 
-Placed = tuple[GptPartition, DiskPartition, bool]
-"""An element, its partition, and whether the partition has a place on the disk."""
+Placed = tuple[GptPartition, Filled, bool]
+"""An element, its partition with its contents, and whether the partition has a place on the disk."""
 
 
 def check_table(placed: Sequence[Placed], where: DataObject) -> Iterator[Diagnostic]:
     seen: set[int] = set()
-    for element, partition, _ in placed:
+    for element, partition in ((element, found.partition) for element, found, _ in placed):
         if not 1 <= partition.number <= MOST_PARTITIONS:
             yield fault(
                 element,
@@ -45,12 +47,12 @@ def check_table(placed: Sequence[Placed], where: DataObject) -> Iterator[Diagnos
             brief = f"there are two partitions {partition.number}"
             yield fault(element, "name", brief, "give each a number of its own")
         seen.add(partition.number)
-    boot = [element for element, partition, _ in placed if partition.type == BIOS_BOOT]
+    boot = [element for element, found, _ in placed if found.partition.type == BIOS_BOOT]
     for element in boot[1:]:
         brief = "the disk has more than one BIOS boot partition"
         yield fault(element, "part_type", brief, "keep one: only the first gets the boot loader")
     in_place = sorted(
-        ((partition, element) for element, partition, has_place in placed if has_place),
+        ((found.partition, element) for element, found, has_place in placed if has_place),
         key=lambda pair: pair[0].start,
     )
     for (before, _), (after, element) in pairwise(in_place):
@@ -63,22 +65,29 @@ def check_table(placed: Sequence[Placed], where: DataObject) -> Iterator[Diagnos
                 "after the other's start: move or shorten one, or leave start_sector out",
             )
     # By number: partitions of the same number, an error above, have the same derived ids.
-    volumes = [(e, p) for e, p, _ in placed if isinstance(p, VolumePartition)]
-    ids = Counter(id_ for _, id_ in {(p.number, p.volume.uuid) for _, p in volumes})
+    contents = [content for _, found, _ in placed for content in found.contents]
+    ids = Counter(
+        id_ for *_, id_ in {(p.number, p.logical, p.volume.uuid) for p in map(_volume_of, contents)}
+    )
     for twice in (id_ for id_, count in ids.items() if count > 1):
-        last = next(e for e, p in reversed(volumes) if p.volume.uuid == twice)
-        place = last.get_first_child(class_type=Format) or where
+        last = next(one for one in reversed(contents) if one.volume.volume.uuid == twice)
+        place = last.format if isinstance(last.format, Format) else where
         brief = f"two file systems have the UUID {twice}"
         yield fault(place, "uuid", brief, "leave uuid out, or give each its own")
 
 
+def _volume_of(content: Content) -> VolumePartition:
+    return content.volume
+
+
 def check_content(
-    element: GptPartition, partition: DiskPartition, sector_size: int | None
+    element: GptPartition, found: Filled, sector_size: int | None
 ) -> Iterator[Diagnostic]:
     """Errors in the content of the partition, and in its size unless `sector_size` is None."""
     content = element.get_first_child(class_type=Format) or element
+    partition = found.partition
     if partition.type == BIOS_BOOT:
-        if isinstance(partition, VolumePartition):
+        if found.contents:
             brief = f"partition {partition.number}: a BIOS boot partition has no file system"
             yield fault(content, "", brief, "take <format> out: the boot loader itself is in it")
         if sector_size is not None and partition.size < _LEAST_BIOS_BOOT_BYTES:
@@ -86,36 +95,44 @@ def check_content(
             brief = f"partition {partition.number}: the BIOS boot partition is too small for GRUB"
             yield fault(place, "val", brief, "make it 1mb")
         return
-    if not isinstance(partition, VolumePartition):
+    if partition.type == ESP and found.contents:
+        yield from _check_esp(content, partition)
+    for one in found.contents:
+        yield from _check_volume(one, sector_size)
+
+
+def _check_esp(content: DataObject, partition: DiskPartition) -> Iterator[Diagnostic]:
+    if isinstance(partition, VolumePartition) and partition.volume.type == "vfat":
         return
-    if partition.type == ESP and partition.volume.type != "vfat":
-        brief = (
-            f"partition {partition.number}: UEFI cannot read an ESP with {partition.volume.type}"
-        )
-        yield fault(content, "type", brief, '<format type="vfat"/>')
-    for attribute, brief, resolution in volume_rules.problems(
-        partition.volume, None if sector_size is None else partition.size, sector_size or 512
-    ):
-        at: DataObject = content
+    kind = partition.volume.type if isinstance(partition, VolumePartition) else "such a content"
+    brief = f"partition {partition.number}: UEFI cannot read an ESP with {kind}"
+    yield fault(content, "type", brief, '<format type="vfat"/>')
+
+
+def _check_volume(content: Content, sector_size: int | None) -> Iterator[Diagnostic]:
+    one = content.volume
+    # A container that is too small for any volume is an error already.
+    size = None if sector_size is None or (one.cover and one.size <= 0) else one.size
+    for attribute, brief, resolution in volume_rules.problems(one.volume, size, sector_size or 512):
+        at = content.format
         if not attribute:
-            at = element.get_first_child(class_type=Size) or element
-        yield fault(at, attribute or "val", f"partition {partition.number}: {brief}", resolution)
+            at = content.holder.get_first_child(class_type=Size) or content.holder
+        yield fault(at, attribute or "val", f"{one.title}: {brief}", resolution)
 
 
 def check_mountpoints(placed: Sequence[Placed]) -> Iterator[Diagnostic]:
-    seen: dict[str, int] = {}
-    for element, partition, _ in placed:
-        if not isinstance(partition, VolumePartition):
-            continue
-        point = partition.volume.mountpoint
-        if point in seen:
-            place = element.get_first_child(class_type=Format) or element
-            brief = (
-                f"partitions {seen[point]} and {partition.number} both have the mountpoint {point}"
-            )
-            yield fault(place, "mountpoint", brief, "give each a mountpoint of its own")
-        if point is not None:
-            seen[point] = partition.number
+    seen: dict[str, VolumePartition] = {}
+    for content in (each for _, found, _ in placed for each in found.contents):
+        subvolumes = content.format.get_children(class_type=Subvolume)
+        places = [(one, one.mountpoint) for one in subvolumes]
+        for place, point in ((content.format, content.volume.volume.mountpoint), *places):
+            if point is None:
+                continue
+            if point in seen:
+                titles = f"{seen[point].title} and {content.volume.title}"
+                brief = f"{titles} both have the mountpoint {point}"
+                yield fault(place, "mountpoint", brief, "give each a mountpoint of its own")
+            seen[point] = content.volume
 
 
 def check_bootable(
@@ -124,9 +141,9 @@ def check_bootable(
     firmware: frozenset[str],
     pools: frozenset[str],
 ) -> Iterator[Diagnostic]:
-    partitions = [partition for _, partition, _ in placed]
-    volumes = [one.volume for one in partitions if isinstance(one, VolumePartition)]
-    rooted = any(volume.mountpoint == "/" for volume in volumes)
+    partitions = [found.partition for _, found, _ in placed]
+    volumes = [content.volume.volume for _, found, _ in placed for content in found.contents]
+    rooted = any("/" in volume.mounts for volume in volumes)
     if not rooted and not any(element.in_zpool in pools for element, _, _ in placed):
         yield fault(
             where,

@@ -31,14 +31,16 @@ device=$(prepare_grub_to_access_device "$("$grub_probe" --target=device /boot)")
 _ENTRY = r"""
 printf '%s\n' {opening}
 printf '%s\n    linux %s/vmlinuz-%s' "$device" "$boot" "$kernel"
-printf ' root=UUID=%s ro %s\n' "$GRUB_DEVICE_UUID" {arguments}
+printf ' root=UUID=%s {root} %s\n' "$GRUB_DEVICE_UUID" {arguments}
 printf '    initrd %s/initrd.img-%s\n}}\n' "$boot" "$kernel"
 """
 
 
-def write_menu_settings(root: Path, menu: Menu, serial: Serial | None) -> None:
+def write_menu_settings(
+    root: Path, menu: Menu, serial: Serial | None, root_arguments: str = "ro"
+) -> None:
     """Write the settings and the entries of a menu, whose arguments do not name kernel and root. It is also
-    shown on the line `serial`."""
+    shown on the line `serial`. `root_arguments` follow the name of the root in the manifest's own entries."""
     variables = {
         "GRUB_DEFAULT": str(menu.own) if menu.default == menu.own else _id(menu.default),
         "GRUB_TIMEOUT": str(menu.timeout_seconds),
@@ -58,7 +60,8 @@ def write_menu_settings(root: Path, menu: Menu, serial: Serial | None) -> None:
     numbered, own = list(enumerate(menu.entries)), menu.own
     for path, entries in ((_BEFORE, numbered[:own]), (_AFTER, numbered[own + 1 :])):
         if entries:
-            text = _HEAD + "".join(_entry(number, entry) for number, entry in entries)
+            given = (_entry(number, entry, root_arguments) for number, entry in entries)
+            text = _HEAD + "".join(given)
             write(root, path, text, mode=0o755)
 
 
@@ -66,9 +69,10 @@ def _id(number: int) -> str:
     return f"dcd-{number}"
 
 
-def _entry(number: int, entry: Entry) -> str:
+def _entry(number: int, entry: Entry, root_arguments: str) -> str:
     """The entry's part of the script: words of GRUB's language, quoted for the shell."""
     return _ENTRY.format(
         opening=shlex.quote(f"menuentry {grub_word(entry.title)} --id {_id(number)} {{"),
+        root=root_arguments,
         arguments=shlex.quote(grub_arguments(entry.arguments)),
     )

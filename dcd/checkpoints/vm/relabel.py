@@ -4,7 +4,8 @@ It reads the disk of an earlier checkpoint after an installation, and changes on
 fstab, crypttab, GRUB's and the kernel's arguments, the initramfs' settings, rules that remember network cards
 (`ties` has the list), and in the labels of ZFS pools. A disk without such references, as after an offline
 installation, stays identical to the byte. Every change is reported, and so is every reference that a
-person has to judge. A second run changes nothing.
+person has to judge. A second run changes nothing. Encrypted and verified file systems are left out: only
+`InstallOffline` makes them, which writes no such reference.
 
 **ZFS.** The labels of a pool's device have its place when the pool was last open. An illumos kernel opens
 the device of its root pool by `devid`, else by `path`, else by `phys_path`; a newer one finally searches all
@@ -30,7 +31,12 @@ from typing import Annotated
 from dcd.checkpoints import products
 from dcd.checkpoints.interface import ALL_DEVICES, MOUNTS, Checkpoint, Context, Needs, Report
 from dcd.checkpoints.vm import mounted as mounting
-from dcd.checkpoints.vm.disk import DiskLayout, VolumePartition, recorded_disk
+from dcd.checkpoints.vm.disk import (
+    ContainerPartition,
+    DiskLayout,
+    VolumePartition,
+    recorded_disk,
+)
 from dcd.checkpoints.vm.mounted import mounted
 from dcd.checkpoints.vm.ties import ESP_FILES, FILES, Finding, Name, in_initramfs, untied
 from dcd.manifest.doc import DataObjectCache
@@ -93,7 +99,7 @@ class Relabel(Checkpoint):
         candidates = [
             Part(disk, partition.start, partition.size)
             for partition in layout.partitions
-            if not isinstance(partition, VolumePartition)
+            if not isinstance(partition, VolumePartition | ContainerPartition)
         ]
         found = {part: labels[0] for part in candidates if (labels := read_labels(part))}
         wanted = Place(self.zfs_path, self.zfs_phys_path, self.zfs_devid)
@@ -128,7 +134,11 @@ def _untie_system(context: Context, disk: Path, layout: DiskLayout) -> int:
     """Untie the files of the Linux system on the disk, if there is one. Returns the number of changes."""
     names = _names(context, disk, layout)
     changes = _untie_esp(context, disk, layout, names)
-    if layout.mounted_at("/") is None:
+    holder = layout.mounted_at("/")
+    if holder is None or holder.cover:
+        if holder is not None:
+            how = "encrypted" if holder.encrypted else "verified"
+            context.report(Report(message=f"the root is {how}: its files are not examined"))
         return changes
     try:
         with mounted(context, disk, layout, read_only=True) as root:

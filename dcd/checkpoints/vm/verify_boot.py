@@ -2,7 +2,8 @@
 
 Each image is booted with each firmware, on a chosen controller, until the marker appears on the serial
 console. Optionally a user then logs in, and a command has to print an answer. An OVA is booted from the
-disk inside it, in place. The console and the screen of each boot are delivered, and NAME.json with the
+disk inside it, in place. Where the initramfs asks for the passphrase of an encrypted disk, it is typed on the
+console, which does not show it. The console and the screen of each boot are delivered, and NAME.json with the
 durations. See `dcd.checkpoints.boots`.
 """
 
@@ -20,7 +21,8 @@ from dcd.checkpoints.architecture import check_x86
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
 from dcd.checkpoints.media.deliver import deliver_file
 from dcd.checkpoints.recorded import recorded_media
-from dcd.checkpoints.vm.disk import recorded_disk
+from dcd.checkpoints.vm import luks
+from dcd.checkpoints.vm.disk import DiskLayout, recorded_disk
 from dcd.checkpoints.vm.formats import (
     Image,
     check_chosen,
@@ -29,7 +31,7 @@ from dcd.checkpoints.vm.formats import (
     images_of,
     machine_of,
 )
-from dcd.checkpoints.vm.layout import firmware
+from dcd.checkpoints.vm.layout import examine_layout, firmware
 from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.forms import ACCOUNT, LINE, WORD
@@ -48,6 +50,7 @@ from dcd.platform.hypervisor import (
     hypervisor_named,
     tools_of,
 )
+from dcd.platform.hypervisor.console import Trouble
 from dcd.platform.inside import write
 from statemachine.errors import CheckpointError
 
@@ -70,7 +73,7 @@ class VerifyBoot(Checkpoint):
 
     DESCRIPTION = "Boot the virtual machine in every format"
     EXPECTED_SECONDS = 300.0
-    READS = ("//vm_im", "//user", "//distro.name", *secure_boot.READS)
+    READS = ("//vm_im", "//user", "//distro.name", "//luks", *secure_boot.READS)
     TOOLS = all_tools()
     PROVIDES = ()
 
@@ -127,7 +130,12 @@ class VerifyBoot(Checkpoint):
             tools=tools_of(self.hypervisor, uefi="uefi" in self._firmware(doc)),
             disk_bytes=self._side_by_side(doc) * _GUEST_WRITES_BYTES,
             devices=devices_of(self.hypervisor),
-            secrets=references(_passwords_of(doc, self.login)) if self.login else (),
+            secrets=references(
+                (
+                    *(_passwords_of(doc, self.login) if self.login else ()),
+                    *luks.prompts_of(doc, examine_layout(doc)[0]).values(),
+                )
+            ),
         )
 
     def requires(self, doc: DataObjectCache) -> Iterator[tuple[str, ...]]:
@@ -240,6 +248,7 @@ class VerifyBoot(Checkpoint):
             memory_mb=self._memory_mb(doc),
             cpus=self._cpus(doc),
             side_by_side=self._side_by_side(doc),
+            prompts=_prompts(doc, layout),
             exchanges=self._exchanges(doc),
         )
         message = f"{len(trials)} boots of {', '.join(images)} under {conditions.under}"
@@ -352,6 +361,23 @@ class VerifyBoot(Checkpoint):
 
     def _side_by_side(self, doc: DataObjectCache) -> int:
         return self.side_by_side or boots.guests_at_once(self._memory_mb(doc))
+
+
+def _prompts(doc: DataObjectCache, layout: DiskLayout) -> tuple[boots.Prompt, ...]:
+    """The questions of the initramfs for passphrases."""
+    return tuple(
+        boots.Prompt(
+            luks.PROMPT.format(name=name),
+            luks.passphrase_text(passphrase),
+            Trouble(
+                (luks.REFUSAL.format(name=name),),
+                f"the guest refused the passphrase of {name}",
+                f"the secret {passphrase.file or passphrase.env} is not the one that the disk was "
+                "encrypted with: put that one back, or build again from the disk on",
+            ),
+        )
+        for name, passphrase in luks.prompts_of(doc, layout).items()
+    )
 
 
 def _matrix(

@@ -147,6 +147,8 @@ def _options(volume: Volume) -> tuple[str, str] | None:
         if name in _ASKS_FOR:
             return (
                 f"the mount option {option} needs {_ASKS_FOR[name]}, which is not made",
-                f"take {name} out: the partition is the whole file system",
+                "write <subvolume> in <format>: its option subvol is written to fstab"
+                if name.startswith("subvol")
+                else f"take {name} out: the partition is the whole file system",
             )
     return None

@@ -17,13 +17,21 @@ import struct
 import time
 import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from dcd.checkpoints.interface import Context, Variance
 from dcd.checkpoints.times import fat_environment, fat_time
 from dcd.checkpoints.vm import mounted
-from dcd.checkpoints.vm.disk import DiskLayout, FileSystem, Volume, VolumePartition
+from dcd.checkpoints.vm.disk import (
+    DiskLayout,
+    FileSystem,
+    Subvolume,
+    Volume,
+    VolumePartition,
+)
+from dcd.checkpoints.vm.luks import SECTOR_BYTES
 from dcd.checkpoints.vm.volume_rules import GIB, least_fat32_bytes
 from dcd.platform.copying import copy_into
 from dcd.platform.inside import listed
@@ -64,10 +72,10 @@ MOUNTED: tuple[FileSystem, ...] = ("xfs", "btrfs")
 def variances_of(layout: DiskLayout) -> Iterator[Variance]:
     """The reasons why the volumes of a layout differ each time."""
     for kind in MOUNTED:
-        numbers = [str(one.number) for one in layout.volumes if one.volume.type == kind]
-        if numbers:
+        titles = [one.title for one in layout.volumes if one.volume.type == kind]
+        if titles:
             yield Variance(
-                f"partition {' and '.join(numbers)}: the kernel fills {kind} through a mount, with times of "
+                f"{' and '.join(titles)}: the kernel fills {kind} through a mount, with times of "
                 "its clock and an order of its own; ext4 is reproducible"
             )
 
@@ -82,6 +90,7 @@ _COPY = (
 )
 
 MOUNT_TOOLS = ("cp", *mounted.TOOLS)
+SUBVOLUME_TOOLS = ("btrfs",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +124,9 @@ def make_volume(context: Context, place: Place, tree: Path | None = None) -> Non
         case "vfat":
             _vfat(context, place, tree)
         case "xfs":
-            sector = f"size={place.layout.sector_size}"
+            # The sectors of an encrypted device are larger than those of the disk.
+            encrypted = place.partition.encrypted
+            sector = f"size={SECTOR_BYTES if encrypted else place.layout.sector_size}"
             label = ["-L", volume.label] if volume.label else []
             command = ["mkfs.xfs", "-q", "-m", f"uuid={volume.uuid}", "-s", sector, *label]
             _move_in(context, place, command)
@@ -315,13 +326,34 @@ def _move_in(context: Context, place: Place, command: list[str]) -> None:
         alone.unlink()
 
 
-def _fill_mounted(context: Context, place: Place, tree: Path) -> None:
+def make_subvolumes(context: Context, place: Place) -> None:
+    """Make the subvolumes of a new btrfs, empty."""
+    with _mounted(context, place) as target:
+        for one in place.volume.subvolumes:
+            context.run(["btrfs", "subvolume", "create", target / one.name])
+
+
+def fill_subvolume(context: Context, place: Place, subvolume: Subvolume, tree: Path) -> None:
+    """Copy the content of a directory into an empty subvolume."""
+    _fill_mounted(context, place, tree, subvolume)
+
+
+def _fill_mounted(
+    context: Context, place: Place, tree: Path, subvolume: Subvolume | None = None
+) -> None:
+    with _mounted(context, place, subvolume) as target:
+        context.run([*_COPY, tree, target])
+
+
+@contextmanager
+def _mounted(context: Context, place: Place, subvolume: Subvolume | None = None) -> Iterator[Path]:
     partition = place.partition
     target = context.tmp / f"mounted-{partition.number}"
     target.mkdir()
-    context.run(["mount", *mounted.mount_arguments(partition, read_only=False), place.disk, target])
+    arguments = mounted.mount_arguments(partition, read_only=False, subvolume=subvolume)
+    context.run(["mount", *arguments, place.disk, target])
     try:
-        context.run([*_COPY, tree, target])
+        yield target
     finally:
         context.run(["umount", target])
     target.rmdir()

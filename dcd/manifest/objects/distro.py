@@ -8,7 +8,8 @@ from dcd.manifest.objects.boot import BootMods
 from dcd.manifest.objects.configuration import Configuration
 from dcd.manifest.objects.execution import Execution
 from dcd.manifest.objects.software import Software
-from dcd.manifest.objects.target import Size, Target
+from dcd.manifest.objects.storage import Size
+from dcd.manifest.objects.target import Target
 from dcd.manifest.times import TIME
 from dcd.manifest.values import SIZE
 

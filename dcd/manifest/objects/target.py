@@ -4,41 +4,10 @@ from typing import Literal
 
 from dcd.manifest import forms
 from dcd.manifest.data_object import DataObject, OneOf, attribute, many, one, optional, some
-from dcd.manifest.values import SIZE, size_bytes
+from dcd.manifest.objects.storage import Format, Luks, Size, Verity, VolumeGroup
+from dcd.manifest.values import SIZE
 
 Action = Literal["create", "delete", "preserve"]
-
-
-class Size(DataObject, tag="size"):
-    """The size and the first sector of the surrounding element."""
-
-    val: str = attribute("The size with its unit (b, kb, mb, gb, tb, secs).", form=SIZE)
-    start_sector: int | None = attribute(
-        "The first sector (by default the next free one).", default=None, minimum=0, maximum=2**54
-    )
-
-    @property
-    def size_bytes(self) -> int:
-        """The size in bytes; sectors count 512."""
-        return size_bytes(self.val)
-
-
-class Format(DataObject, tag="format"):
-    """The file system, or swap space, made in a partition."""
-
-    type: Literal["ext4", "xfs", "btrfs", "vfat", "swap"] = attribute("The kind.")
-    label: str | None = attribute("Its label.", default=None, form=forms.LINE)
-    uuid: str | None = attribute(
-        "Its UUID (vfat: XXXX-XXXX); by default derived from the disk's id.",
-        default=None,
-        form=forms.VOLUME_UUID,
-    )
-    mountpoint: str | None = attribute(
-        "Its mountpoint in the installed system.", default=None, form=forms.MOUNTPOINT
-    )
-    options: str = attribute(
-        "Mount options in fstab.", default="defaults", form=forms.MOUNT_OPTIONS
-    )
 
 
 class DiskName(DataObject, tag="disk_name"):
@@ -150,7 +119,15 @@ class Partition(
     )
 
 
-class GptPartition(DataObject, tag="gpt_partition", content=(optional(Size), optional(Format))):
+class GptPartition(
+    DataObject,
+    tag="gpt_partition",
+    content=(
+        optional(Size),
+        OneOf((optional(Format), optional(Luks), optional(VolumeGroup))),
+        optional(Verity),
+    ),
+):
     """A partition of a disk with a GUID partition table; without a size, the rest of the disk."""
 
     name: str = attribute("The partition's number.", form=forms.NUMBER)

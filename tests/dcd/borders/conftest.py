@@ -19,7 +19,13 @@ from dcd.checkpoints.image.network import apply_network
 from dcd.checkpoints.interface import Context
 from dcd.checkpoints.vm import installed, ovf
 from dcd.checkpoints.vm.answers import sfdisk_script, volumes_table
-from dcd.checkpoints.vm.disk import DiskLayout, DiskPartition, Volume, VolumePartition
+from dcd.checkpoints.vm.disk import (
+    DiskLayout,
+    DiskPartition,
+    Subvolume,
+    Volume,
+    VolumePartition,
+)
 from dcd.checkpoints.vm.menu_settings import write_menu_settings
 from dcd.checkpoints.vm.volumes import Place, make_volume
 from dcd.manifest.doc import DataObjectCache
@@ -154,6 +160,13 @@ def mountpoint_in_fstab(text: str, directory: Path) -> str:
 def options_in_fstab(text: str, directory: Path) -> str:
     """fstab(5), read by findmnt(8)."""
     return _fstab(Volume("ext4", ROOT.uuid, mountpoint="/srv", options=text), directory)["options"]
+
+
+def subvolume_in_fstab(text: str, directory: Path) -> str:
+    """The same: the option subvol."""
+    subvolumes = (Subvolume(text, "/srv"),)
+    volume = Volume("btrfs", ROOT.uuid, subvolumes=subvolumes)
+    return _fstab(volume, directory)["options"].removeprefix("subvol=")
 
 
 def _fstab(volume: Volume, directory: Path) -> dict[str, str]:
@@ -352,6 +365,7 @@ LISTENERS: Mapping[str, tuple[Listener, ...]] = {
     "LINE": (label_of_partition, label_of_volume, product_of_ovf),
     "MOUNTPOINT": (mountpoint_in_fstab,),
     "MOUNT_OPTIONS": (options_in_fstab,),
+    "SUBVOLUME": (subvolume_in_fstab,),
     "PROXY": (apt_conf,),
     "PUBLISHER": (argument,),
     "SHORT_HOST_NAME": (option,),

@@ -65,6 +65,8 @@ ELSEWHERE: Mapping[str, str] = {
     "LINES": "its lines are joined, then it is a title",
     "LOCALE": "looked up in the image's list of locales",
     "LOGICAL_UNIT": "disks of the host are not used on Linux",
+    "LVM_NAME": "a word of LVM's metadata, which has no characters that need quotes there",
+    "MAPPED": "a field of crypttab without blanks and backslashes, which have a meaning there",
     "MODE": "converted into a number",
     "NUMBER": "converted into a number",
     "OWNER": "looked up in the image's accounts",

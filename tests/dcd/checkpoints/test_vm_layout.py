@@ -152,7 +152,7 @@ WRONG = {
     "'linnux' is not a type of partition": (partition(4, "1mb", part_type="linnux"), ROOT),
     "nothing to delete on a new disk": (ROOT.replace("name", 'action="delete" name', 1),),
     "the disk has no root partition": (partition(3, "", '<format type="ext4"/>'),),
-    "3 and 4 both have the mountpoint /": (
+    "partition 3 and partition 4 both have the mountpoint /": (
         partition(3, "99mb", ROOT_FORMAT),
         partition(4, "99mb", ROOT_FORMAT),
     ),

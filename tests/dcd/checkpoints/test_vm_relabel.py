@@ -78,7 +78,7 @@ def installed(
     context = bench.context(bench.empty_doc())
     parts = layout(root, size)
     disk = context.media / parts.name
-    begin_disk(disk, parts)
+    begin_disk(disk, parts, 0)
     for part in parts.partitions:
         tree = trees.get(part.number)
         make_volume(

@@ -40,7 +40,7 @@ class Fills(Checkpoint):
         for number in range(200):
             (context.pkg_image / str(number)).write_bytes(bytes([number]) * (1 << 20))
         path = context.media / self.disk
-        begin_disk(path, layout)
+        begin_disk(path, layout, 0)
         context.report(Report(message="filling"))
         make_volume(context, Place(path, layout, partition, 0), context.pkg_image)
 '''

@@ -1,0 +1,122 @@
+"""How an installed system opens its root: crypttab, a script of the initramfs for dm-verity, and the
+kernel's arguments.
+
+The initramfs is Debian's initramfs-tools; cryptsetup-initramfs and lvm2 bring their own hooks. Each encrypted
+partition is opened there, so that one place asks for all passphrases. For dm-verity Debian has no hook; the
+arguments are those of systemd, so that an initramfs with systemd in it opens the same disk.
+Source: crypttab(5), initramfs-tools(7), systemd-veritysetup-generator(8), veritysetup(8).
+"""
+
+import base64
+from pathlib import Path
+
+from dcd.checkpoints.vm.disk import DiskLayout, VolumePartition
+from dcd.checkpoints.vm.nested_checks import VERIFIED_ROOT
+from dcd.platform.inside import read, write
+
+CRYPTTAB = "etc/crypttab"
+HOOK = "etc/initramfs-tools/hooks/dcd-verity"
+SCRIPT = "etc/initramfs-tools/scripts/local-top/dcd-verity"
+
+_HOOK = """\
+#!/bin/sh
+# Puts veritysetup into the initramfs, for the script of the same name.
+[ "$1" = prereqs ] && exit 0
+. /usr/share/initramfs-tools/hook-functions
+copy_exec /sbin/veritysetup
+copy_exec /usr/bin/base64
+manual_add_modules dm_verity sha256_generic sha256_ssse3
+"""
+_SCRIPT = """\
+#!/bin/sh
+# Opens the root that the kernel's arguments roothash= and systemd.verity_root_*= describe.
+if [ "$1" = prereqs ]; then
+    echo udev
+    exit 0
+fi
+. /scripts/functions
+hash= data= tree= offset= signature=
+for word in $(cat /proc/cmdline); do
+    case "$word" in
+    roothash=*) hash=${word#roothash=} ;;
+    systemd.verity_root_data=*) data=${word#systemd.verity_root_data=} ;;
+    systemd.verity_root_hash=*) tree=${word#systemd.verity_root_hash=} ;;
+    systemd.verity_root_options=*)
+        for option in $(echo "${word#systemd.verity_root_options=}" | tr , ' '); do
+            case "$option" in
+            hash-offset=*) offset=${option#hash-offset=} ;;
+            root-hash-signature=base64:*) signature=${option#root-hash-signature=base64:} ;;
+            esac
+        done
+        ;;
+    esac
+done
+[ -n "$hash" ] || exit 0
+place() {
+    echo "/dev/disk/by-partuuid/${1#PARTUUID=}"
+}
+tries=0
+until [ -e "$(place "$data")" ] || [ $tries -ge "${ROOTDELAY:-180}" ]; do
+    sleep 1
+    tries=$((tries + 1))
+done
+modprobe -q dm_verity
+open() {
+    veritysetup open --hash-offset "${offset:-0}" "$@" "$(place "$data")" NAME "$(place "$tree")" "$hash"
+}
+if [ -n "$signature" ]; then
+    echo "$signature" | base64 -d >/run/root-hash.p7s
+    # A kernel that does not know the key refuses the signature. One with dm_verity.require_signatures=1
+    # refuses the second way too.
+    open --root-hash-signature /run/root-hash.p7s || {
+        log_warning_msg "the kernel does not know the key of the root's signature"
+        open
+    }
+else
+    open
+fi || panic "the verified root cannot be opened: it is not the one of the root hash"
+# The device is read-only: nothing can repair it.
+echo fastboot=y >>/conf/param.conf
+""".replace("NAME", VERIFIED_ROOT)
+
+
+def write_opening(root: Path, layout: DiskLayout) -> None:
+    """Write into the image what its initramfs needs to open the root and all encrypted partitions."""
+    encrypted = [one.luks for one in layout.containers if one.luks is not None]
+    if encrypted:
+        names = {one.name for one in encrypted}
+        lines = [f"{one.name} UUID={one.uuid} none luks,initramfs" for one in encrypted]
+        given = (read(root, CRYPTTAB) or "").splitlines()
+        lines += [line for line in given if not names.intersection(line.split()[:1])]
+        write(root, CRYPTTAB, "\n".join(lines) + "\n")
+    if any(one.verity is not None for one in layout.containers):
+        write(root, HOOK, _HOOK, mode=0o755)
+        write(root, SCRIPT, _SCRIPT, mode=0o755)
+
+
+def needs_opening(layout: DiskLayout) -> bool:
+    """Whether `write_opening` writes something."""
+    return any(one.luks or one.verity for one in layout.containers)
+
+
+def root_arguments(root: VolumePartition) -> str:
+    """The kernel's arguments for the root; with dm-verity without those of `verity_arguments`."""
+    if root.verified:
+        return f"root=/dev/mapper/{VERIFIED_ROOT} ro"
+    subvolume = root.volume.mounts["/"]
+    flags = "" if subvolume is None else f" rootflags=subvol={subvolume.name}"
+    return f"root=UUID={root.volume.uuid} ro{flags}"
+
+
+def verity_arguments(
+    layout: DiskLayout, root: VolumePartition, root_hash: str, signature: bytes | None
+) -> str:
+    """The kernel's arguments that name the verified root and its root hash."""
+    place = f"PARTUUID={layout.partition_of(root).uuid}"
+    options = f"hash-offset={root.size}"
+    if signature is not None:
+        options += f",root-hash-signature=base64:{base64.b64encode(signature).decode()}"
+    return (
+        f"roothash={root_hash} systemd.verity_root_data={place} systemd.verity_root_hash={place} "
+        f"systemd.verity_root_options={options}"
+    )
