@@ -132,15 +132,12 @@ def _ids(text: str) -> str:
     return "a user or group id of at most 4294967294" if max(numbers, default=0) > 2**32 - 2 else ""
 
 
-_OF_LVM = (
-    *("_cdata", "_cmeta", "_corig", "_mimage", "_mlog", "_pmspare", "_rimage", "_rmeta"),
-    *("_tdata", "_tmeta", "_vdata", "_vorigin"),
-)
-
-
 def _not_of_lvm(text: str) -> str:
-    reserved = text.startswith(("snapshot", "pvmove")) or any(part in text for part in _OF_LVM)
-    return "a name that LVM does not keep for itself" if reserved else ""
+    return (
+        "a name that begins with neither snapshot nor pvmove"
+        if text.startswith(("snapshot", "pvmove"))
+        else ""
+    )
 
 
 # Names
@@ -445,14 +442,8 @@ SUBVOLUME = Form(
     r"[A-Za-z0-9_@][A-Za-z0-9_@.+\-]*", "the name of a subvolume, without a slash", "@home", 200
 )
 """btrfs-subvolume(8); it is also a mount option, and part of a path of GRUB."""
-LVM_NAME = Form(
-    r"[A-Za-z0-9_]+",
-    "a name of letters, digits and underscores",
-    "vg0",
-    60,
-    also=_not_of_lvm,
-)
-"""lvm(8), "VALID NAMES"; without the characters that names in /dev/mapper double."""
+LVM_NAME = Form(r"[A-Za-z0-9]+", "a name of letters and digits", "vg0", 60, also=_not_of_lvm)
+"""lvm(8), "VALID NAMES"; LVM's own have underscores, and names in /dev/mapper double hyphens."""
 MAPPED = Form(
     r"[A-Za-z0-9_][A-Za-z0-9_.\-]*",
     "a name of letters, digits, underscores, dots and hyphens",

@@ -19,6 +19,8 @@ from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
 from dcd.checkpoints.media.deliver import deliver_file, media_name
 from dcd.checkpoints.recorded import DISK, record_medium, recorded
 from dcd.checkpoints.times import FIRST_FAT_TIME, source_date_epoch
+from dcd.checkpoints.vm.disk import recorded_disk
+from dcd.checkpoints.vm.opening import root_arguments
 from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.forms import KERNEL_ARGUMENTS
@@ -134,15 +136,16 @@ def _version(context: Context) -> str:
 
 def _root_of_disk(context: Context) -> str:
     """The argument for the root file system of the disk, or "" if there is no disk."""
-    described = recorded(context, DISK)
-    if not described:
+    if not recorded(context, DISK):
         return ""
-    for partition in described["layout"]["partitions"]:
-        volume = partition.get("volume") or {}
-        if volume.get("mountpoint") == "/":
-            return f"root=UUID={volume['uuid']} ro"
-    raise CheckpointError(
-        "the disk has no root file system to start",
-        "none of its partitions is mounted at /",
-        'give one <format type="ext4" mountpoint="/"/>',
-    )
+    _, layout = recorded_disk(context)
+    root = layout.mounted_at("/")
+    if root is None or root.verified:
+        raise CheckpointError(
+            "the disk has no root file system that a unified kernel image can start",
+            "its root hash is known only after the installation"
+            if root
+            else "none of its partitions is mounted at /",
+            'give one <format type="ext4" mountpoint="/"/> without <verity>',
+        )
+    return root_arguments(root)

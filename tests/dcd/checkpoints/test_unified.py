@@ -13,6 +13,7 @@ from dcd.checkpoints import secure_boot
 from dcd.checkpoints.boot.unified import UnifiedKernelImage
 from dcd.checkpoints.media.iso import CreateISO
 from dcd.checkpoints.recorded import record_values
+from dcd.checkpoints.vm.disk import DiskLayout, Volume, VolumePartition, record_disk
 from dcd.manifest.diagnostics import refuse
 from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.secrets import secret_text
@@ -132,10 +133,9 @@ def test_the_iso_starts_with_the_signed_program_alone(
 def test_the_arguments_name_the_root_of_the_disk(ready: Any) -> None:
     doc = ready.doc(MEDIA.format("", ""))
     context = ready.context(doc)
-    volume = {"type": "ext4", "uuid": "6a3c9f0e", "mountpoint": "/"}
-    record_values(
-        context, "disk", {"path": "media/d", "layout": {"partitions": [{"volume": volume}]}}
-    )
+    root = VolumePartition(3, "t", "u", 0, 1, volume=Volume("ext4", "6a3c9f0e", mountpoint="/"))
+    (ready.root / "media/d").touch()
+    record_disk(context, ready.root / "media/d", DiskLayout("d", 1, 512, "guid", (root,)))
     UnifiedKernelImage("uki").execute(context)
     program = secure_boot.unified_of(context)
     assert program is not None
