@@ -19,12 +19,14 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from dcd.checkpoints.architecture import hardware, image_architecture
 from dcd.checkpoints.interface import Checkpoint, Context, Report
 from dcd.checkpoints.media.deliver import deliver_file
 from dcd.checkpoints.secure_boot import way_of
 from dcd.manifest.data_object import Origin
 from dcd.manifest.diagnostics import Diagnostic, error, warning
 from dcd.manifest.doc import DataObjectCache
+from dcd.platform import foreign
 from dcd.platform.hypervisor import (
     Accelerator,
     ConsoleText,
@@ -108,6 +110,7 @@ class Conditions:
     prompts: tuple[Prompt, ...] = ()
     exchanges: tuple[Exchange, ...] = ()
     fall_back: bool = False
+    architecture: str = "amd64"
 
     @property
     def under(self) -> str:
@@ -201,11 +204,35 @@ def check_choice(
         )
 
 
-def accelerator_for(hypervisor: HypervisorName, name: AcceleratorName) -> Accelerator:
-    """The accelerator of QEMU's guests; `auto` is KVM if a tiny guest proves that it works, else
-    emulation. Other hypervisors have their own. Raises `Unprepared` for a KVM that does not work."""
+def check_machine(
+    checkpoint: Checkpoint,
+    doc: DataObjectCache,
+    hypervisor: HypervisorName,
+    firmware: Sequence[Firmware],
+) -> Iterator[Diagnostic]:
+    """Errors for an image whose machines the hypervisor does not have, and for `firmware` that these lack."""
+    architecture = image_architecture(doc)
+    if hypervisor != "qemu" and architecture not in foreign.X86:
+        brief = f"{hypervisor} boots no images of {architecture}"
+        yield checkpoint.fault(doc, "hypervisor", brief, "", '<arg name="hypervisor">qemu</arg>')
+    offered = hardware(doc).firmware
+    for item, kind in enumerate(firmware):
+        if kind not in offered:
+            brief = f"machines of {architecture} have no {kind.upper()}"
+            example = f'<arglist name="firmware"><argitem>{offered[0]}</argitem></arglist>'
+            yield checkpoint.fault(doc, "firmware", brief, "", example, item)
+
+
+def accelerator_for(
+    hypervisor: HypervisorName, name: AcceleratorName, architecture: str
+) -> Accelerator:
+    """The accelerator of QEMU's guests of an architecture; `auto` is KVM if a tiny guest proves that it
+    works, else emulation. Other hypervisors have their own. Raises `Unprepared` for a KVM that does not
+    work."""
     if hypervisor != "qemu":
         return "tcg"
+    if architecture not in foreign.X86:
+        return _accelerator_of_others(name, architecture)
     if name in ("tcg", "hvf"):
         return name
     kvm = probe_kvm()
@@ -216,6 +243,19 @@ def accelerator_for(hypervisor: HypervisorName, name: AcceleratorName) -> Accele
             'use accelerator "auto" or "tcg" (slower), or enable nested virtualization',
         )
     return "kvm" if kvm.usable else "tcg"
+
+
+def _accelerator_of_others(name: AcceleratorName, architecture: str) -> Accelerator:
+    """The accelerator of guests that no tiny guest speaks for: only that of PCs exists."""
+    if name == "auto":
+        return "tcg"
+    if name == "kvm" and not foreign.is_own(architecture):
+        raise Unprepared(
+            f"KVM runs no guests of {architecture} on this host",
+            f"it runs those of {foreign.own()}",
+            'use accelerator "auto" or "tcg"',
+        )
+    return name
 
 
 def with_fallback(
@@ -346,6 +386,7 @@ def _boot_under(
         console_log=context.evidence / f"{name}.log",
         secure_boot=trial.secure_boot,
         certificate=trial.certificate,
+        architecture=conditions.architecture,
     )
     console = ConsoleText()
     picture = context.evidence / f"{name}.png"

@@ -89,7 +89,11 @@ PRODUCTS: Mapping[str, Product] = {
         "veritysetup in the image, which opens the verified root", "cryptsetup-bin"
     ),
     GRUB["bios"]: _in_package("GRUB for BIOS in the image", "grub-pc-bin"),
-    GRUB["uefi"]: _in_package("GRUB for UEFI in the image", "grub-efi-amd64-bin"),
+    GRUB["uefi"]: Product(
+        "GRUB for UEFI in the image",
+        "add it to the packages of the transfer: <name>grub-efi-amd64-bin</name>, or that of the image's "
+        "architecture, such as <name>grub-efi-arm64-bin</name>",
+    ),
     SHIM: _in_package("shim without its signature in the image", "shim-unsigned"),
     SIGNED_SHIM: _in_package("the signed shim in the image", "shim-signed"),
     SIGNED_GRUB: _in_package("the signed GRUB in the image", "grub-efi-amd64-signed"),

@@ -22,7 +22,7 @@ from dcd.manifest.source import Place, Source
 
 _TRANSFER = "transfer-deb"
 _CONFIGURE = "configure"
-_SERIAL = "ttyS0"
+_SERIAL = "auto"
 _READERS = {
     ("software", "DEB"): "TransferDEB",
     ("software", "IPS"): "TransferIPS",
@@ -53,16 +53,12 @@ _LIVE = (
     # A tenth of the time of the checkpoint's own default, for a few percent of the size.
     Default("compress", "SquashfsPkgImgMod", (("compression_level", "3"),)),
     Default("create-iso", "CreateISO"),
-    Default("verify-boot", "media.VerifyBoot", (("firmware", ("bios", "uefi")),)),
+    Default("verify-boot", "media.VerifyBoot"),
 )
 _DISK = (
     Default("boot-archive", "DebianBootArchive"),
     Default("create-disk", "CreateDisk"),
-    Default(
-        "install-offline",
-        "InstallOffline",
-        (("serial_console", f"{_SERIAL},115200"), ("grow_root", "true")),
-    ),
+    Default("install-offline", "InstallOffline", (("grow_root", "true"),)),
     Default("relabel", "Relabel"),
     Default("convert", "Convert"),
     Default("verify-boot", "vm.VerifyBoot"),
@@ -316,7 +312,7 @@ def _names_of_transfers(source: Source, distro: Element) -> list[str]:
 
 
 def _complete_machine(source: Source, distro: Element) -> None:
-    """Add what the manifest does not say of the machine: that it starts with any firmware, and a format."""
+    """Add what the manifest does not say of the machine: a format of its disk."""
     machine = distro.find(".//vm_im")
     if machine is None:
         holder = distro
@@ -327,7 +323,6 @@ def _complete_machine(source: Source, distro: Element) -> None:
                 holder.insert(0, inner)
             holder = inner
         machine = holder
-        machine.set("firmware", "both")
     if machine.find("vm_format") is None:
         machine.append(_made(source, "vm_format", distro, type="qcow2"))
 

@@ -410,11 +410,14 @@ LOCALE = Form(
 TIME_ZONE = Form(r"[A-Za-z0-9_+\-]+(/[A-Za-z0-9_+\-]+)*", "a time zone", "Europe/Berlin", 60)
 UNIT = Form(r"[A-Za-z0-9:_.@\\][A-Za-z0-9:_.@\\\-]*", "the name of a systemd unit", "ssh.service")
 SERIAL_LINE = Form(
-    r"(ttyS|ttyAMA|hvc)[0-9]{1,3}(,[0-9]{2,7}([noe][5-8]?r?)?)?", "a serial line", "ttyS0", 30
+    r"auto|(ttyS|ttyAMA|hvc)[0-9]{1,3}(,[0-9]{2,7}([noe][5-8]?r?)?)?",
+    "a serial line, or auto",
+    "ttyS0",
+    30,
 )
 SERIAL_CONSOLE = Form(
-    r"(tty(S|AMA)[0-9](,[0-9]{2,7}([noe][5-8]?r?)?)?)?",
-    "a serial line, or empty",
+    r"(auto|tty(S|AMA)[0-9](,[0-9]{2,7}([noe][5-8]?r?)?)?)?",
+    "a serial line, auto, or empty",
     "ttyS0,115200",
     30,
 )

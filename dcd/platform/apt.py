@@ -22,6 +22,9 @@ TRANSFER_OPTIONS = ("Acquire::http::Timeout=20", "Acquire::https::Timeout=20", "
 """apt's time limits. dcd retries by itself, because apt does not retry a 503."""
 
 _POCKETS = ("", "-updates", "-security")
+_DEBIAN = ("bullseye", "bookworm", "trixie", "forky", "duke", "stable", "testing")
+_UNSTABLE = ("sid", "unstable", "experimental")
+"""Debian's suites, which every mirror of Debian has; these have no pockets."""
 _NO_LISTS = ("-o", "Dir::State::lists=/nonexistent")
 """Listing the configured sources needs none of the downloaded lists, which are large."""
 
@@ -73,8 +76,11 @@ def host_apt() -> HostApt:
 
 def sources_for(host: Sequence[Source], suite: str, components: Sequence[str] = ()) -> list[Source]:
     """The host's sources for a distribution: those with the suite `suite`, `suite`-updates or
-    `suite`-security; with `components`, only those that offer one of them, limited to these components.
-    Raises `Unprepared` when there is none."""
+    `suite`-security; with `components`, only those that offer one of them, limited to these components. For
+    another suite of Debian on a host of Debian they are the sources of the host's own suite, with the name of
+    the other. Raises `Unprepared` when there is none."""
+    if all(source.suite != suite for source in host):
+        host = [*host, *_of_other_suite(host, suite)]
     wanted = {suite + pocket for pocket in _POCKETS}
     found = [
         replace(s, components=tuple(components) or s.components)
@@ -91,6 +97,23 @@ def sources_for(host: Sequence[Source], suite: str, components: Sequence[str] = 
             "suite to the apt sources of this host",
         )
     return found
+
+
+def _of_other_suite(host: Sequence[Source], suite: str) -> list[Source]:
+    """The sources of this host's own suite of Debian, for another suite of Debian. Sources of others, with
+    keys of their own, may lack it."""
+    own = _os_release().get("VERSION_CODENAME", "")
+    if _os_release().get("ID") != "debian" or suite not in (*_DEBIAN, *_UNSTABLE):
+        return []
+    pockets = ("",) if suite in _UNSTABLE else _POCKETS
+    return [
+        replace(source, suite=suite + pocket)
+        for source in host
+        for pocket in pockets
+        if source.suite == own + pocket
+        and "main" in source.components
+        and (not source.signed_by or "debian-archive-" in source.signed_by)
+    ]
 
 
 def host_sources() -> list[Source]:
@@ -124,15 +147,20 @@ def host_sources() -> list[Source]:
 
 def host_codename() -> str:
     """The codename of the host's distribution ("bookworm"), from os-release(5)."""
-    with contextlib.suppress(OSError):
-        codename = platform.freedesktop_os_release().get("VERSION_CODENAME")
-        if codename:
-            return codename
+    if codename := _os_release().get("VERSION_CODENAME"):
+        return codename
     raise Unprepared(
         "the Debian release of this host is unknown",
         "os-release has no VERSION_CODENAME",
         'name the suite in the manifest: <source><repository suite="..."/></source>',
     )
+
+
+def _os_release() -> dict[str, str]:
+    """The fields of this host's os-release(5); none where it has no such file."""
+    with contextlib.suppress(OSError):
+        return platform.freedesktop_os_release()
+    return {}
 
 
 def split_login(uri: str) -> tuple[str, tuple[str, str] | None]:

@@ -47,9 +47,14 @@ _BINFMT = Path("/proc/sys/fs/binfmt_misc")
 _EMULATORS = ("/usr/bin/qemu-{}-static", "/usr/bin/qemu-{}")
 
 
+def own() -> str:
+    """The architecture of this host; "" for one that Debian does not have."""
+    return _NATIVE.get(platform.machine(), ("",))[0]
+
+
 def is_own(architecture: str) -> bool:
     """Whether it is the architecture of this host."""
-    return _NATIVE.get(platform.machine(), ("",))[0] == architecture
+    return own() == architecture
 
 
 def obstacle(architecture: str) -> tuple[str, str] | None:

@@ -54,6 +54,7 @@ class Tool:
 
 
 TOOLS: dict[str, Tool] = {
+    "aavmf": Tool("/usr/share/AAVMF/AAVMF_CODE.fd", "qemu-efi-aarch64", None),
     "apt-get": Tool("apt-get", "apt"),
     "apt-helper": Tool("/usr/lib/apt/apt-helper", "apt", shapes=False),
     "arch-test": Tool("arch-test", "arch-test", None, shapes=False),
@@ -112,7 +113,12 @@ TOOLS: dict[str, Tool] = {
     "qemu-block-extra": Tool(
         "/usr/lib/x86_64-linux-gnu/qemu/block-iscsi.so", "qemu-block-extra", None, shapes=False
     ),
+    "qemu-efi-riscv64": Tool(
+        "/usr/share/qemu-efi-riscv64/RISCV_VIRT_CODE.fd", "qemu-efi-riscv64", None
+    ),
     "qemu-img": Tool("qemu-img", "qemu-utils"),
+    "qemu-system-aarch64": Tool("qemu-system-aarch64", "qemu-system-arm"),
+    "qemu-system-riscv64": Tool("qemu-system-riscv64", "qemu-system-misc"),
     "qemu-system-x86_64": Tool("qemu-system-x86_64", "qemu-system-x86"),
     "sbsign": Tool("sbsign", "sbsigntool", None),
     "setpriv": Tool("setpriv", "util-linux", shapes=False),

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from dcd.checkpoints import products
+from dcd.checkpoints import architecture, products
+from dcd.checkpoints.architecture import hardware
 from dcd.checkpoints.boot.reads import INITRAMFS
 from dcd.checkpoints.interface import MOUNTS, Checkpoint, Context, Needs, Report
 from dcd.checkpoints.vm.layout import examine_layout
@@ -62,7 +63,10 @@ class DebianBootArchive(Checkpoint):
     DESCRIPTION = "Make the boot archive: kernel and initramfs"
     PROVIDES = (products.BOOT_ARCHIVE, products.KERNEL_RECORD)
     VERSION = 1
-    READS = ("//luks", "//verity", "//gpt_partition.name", "//disk_image.id", "//distro.name")
+    READS = (
+        *("//luks", "//verity", "//gpt_partition.name", "//disk_image.id", "//distro.name"),
+        *architecture.READS,
+    )
     TOOLS = ("chroot",)
     INPUTS = INITRAMFS
 
@@ -106,7 +110,7 @@ class DebianBootArchive(Checkpoint):
 
     def execute(self, context: Context) -> None:
         image = context.pkg_image
-        version = _kernel_version(image, self.kernel)
+        version = _kernel_version(image, self.kernel, hardware(context.doc).kernel)
         write_opening(image, examine_layout(context.doc)[0])
         context.report(Report(0.0, f"making the initramfs of kernel {version}"))
         with chroot(image) as inside, faster(image) as how:
@@ -228,14 +232,14 @@ def _without_initramfs(image: Path, chosen: str) -> list[str]:
     ]
 
 
-def _kernel_version(image: Path, wanted: str | None) -> str:
-    """The version of the one kernel of the image, or of the wanted one."""
+def _kernel_version(image: Path, wanted: str | None, package: str) -> str:
+    """The version of the one kernel of the image, or of the wanted one. `package` has a kernel."""
     found = _versions(image)
     if not found:
         raise CheckpointError(
             "the image has no kernel",
             "there is no /boot/vmlinuz-VERSION in it",
-            "add a kernel to the transfer, such as linux-image-amd64",
+            f"add a kernel to the transfer, such as {package}",
         )
     if wanted is not None and wanted not in found:
         raise CheckpointError(

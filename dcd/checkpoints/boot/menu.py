@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Annotated
 
-from dcd.checkpoints import products
+from dcd.checkpoints import architecture, products
+from dcd.checkpoints.architecture import hardware
 from dcd.checkpoints.image.os_release import os_release
 from dcd.checkpoints.interface import Checkpoint, Context, Report
 from dcd.manifest.doc import distro
@@ -27,9 +28,6 @@ _DEFAULT_TIMEOUT_SECONDS = 5
 
 _UNWRITABLE = ("Cc", "Cs", "Zl", "Zp")
 """Categories of Unicode: control characters, halves of characters, ends of lines and paragraphs."""
-
-_IMAGE_ENTRY_ARGUMENTS = "console=ttyS0,115200 console=tty0"
-"""The last console gets init's output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +83,7 @@ class GrubBootMenu(Checkpoint):
     EXPECTED_SECONDS = 1.0
     REQUIRES = (products.BOOT_ARCHIVE,)
     PROVIDES = (products.BOOT_MENU,)
-    READS = ("//boot_mods", "//distro.name")
+    READS = ("//boot_mods", "//distro.name", *architecture.READS)
 
     kernel_args: Annotated[str, KERNEL_ARGUMENTS] = "boot=live components quiet"
     """The kernel arguments of every entry, before its own. They are separated by spaces and quoted
@@ -100,10 +98,13 @@ class GrubBootMenu(Checkpoint):
         context.report(Report(1.0, f"{len(menu.entries)} boot entries"))
 
 
-def menu_of(context: Context, kernel_args: str, own_args: str = _IMAGE_ENTRY_ARGUMENTS) -> Menu:
+def menu_of(context: Context, kernel_args: str, own_args: str | None = None) -> Menu:
     """The menu of the manifest, titled by the manifest, the image's own name, or the distribution's.
-    `kernel_args` are in every entry, `own_args` in the image's own, which starts by itself unless the
-    manifest has default entries; then the last of these does."""
+    `kernel_args` are in every entry, `own_args` (by default the consoles of live media) in the image's own,
+    which starts by itself unless the manifest has default entries; then the last of these does."""
+    # The last console gets init's output.
+    if own_args is None:
+        own_args = f"console={hardware(context.doc).serial},115200 console=tty0"
     found = context.doc.volatile.get_descendants(None, BootMods, max_count=1)
     mods = found[0] if found else BootMods()
     title = mods.title or _name_of_image(context) or distro(context.doc).name

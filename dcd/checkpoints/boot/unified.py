@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated
 
 from dcd.checkpoints import products, secure_boot
-from dcd.checkpoints.architecture import check_x86
+from dcd.checkpoints.architecture import check_hardware
 from dcd.checkpoints.boot.menu import menu_of
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
 from dcd.checkpoints.media.deliver import deliver_file, media_name
@@ -25,6 +25,7 @@ from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.forms import KERNEL_ARGUMENTS
 from dcd.platform import efi_signing
+from dcd.platform.foreign import X86
 from dcd.platform.inside import new_file, read, regular_file
 from dcd.platform.pe import loaded_range
 from statemachine.errors import CheckpointError
@@ -61,7 +62,7 @@ class UnifiedKernelImage(Checkpoint):
         )
 
     def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
-        yield from check_x86(doc, self, "makes a program for", fails=True)
+        yield from check_hardware(doc, self, "makes a program for", only=X86)
         if secure_boot.way_of(doc) == "distribution":
             yield self.fault(
                 doc,

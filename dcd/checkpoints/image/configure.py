@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated
 
 from dcd.checkpoints import products
+from dcd.checkpoints.architecture import serial_line
 from dcd.checkpoints.areas import captured_file
 from dcd.checkpoints.image.accounts import apply_users, check_user, owner_ids
 from dcd.checkpoints.image.additions import add_units, check_additions, run_scripts
@@ -83,7 +84,7 @@ class DebianPrePkgImgMod(Checkpoint):
     package, else Etc/UTC."""
 
     serial_console: Annotated[str, SERIAL_LINE] | None = None
-    """A serial line that gets a login prompt: `ttyS0`."""
+    """A serial line that gets a login prompt: `ttyS0`, or `auto` for the first one of the machine."""
 
     enable_services: tuple[Annotated[str, UNIT], ...] = ()
     """Units to enable; `ssh` means `ssh.service`."""
@@ -170,7 +171,7 @@ class DebianPrePkgImgMod(Checkpoint):
             run_scripts(inside, context, configurations)
             services += units.enabled
             if self.serial_console is not None:
-                services.append(_log_in_on(root, self.serial_console))
+                services.append(_log_in_on(root, serial_line(context.doc, self.serial_console)))
             _switch_services(inside, "enable", services)
             disabled = [*map(_unit, self.disable_services), *units.disabled]
             _switch_services(inside, "disable", disabled)

@@ -6,9 +6,11 @@ medium so. This checkpoint belongs between those that configure the image and th
 `dcd.checkpoints.image.installer_script` describes installer and answers.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dcd.checkpoints import products
+from dcd.checkpoints.architecture import check_hardware
 from dcd.checkpoints.image.installer_script import (
     RULE,
     RULE_PATH,
@@ -18,6 +20,9 @@ from dcd.checkpoints.image.installer_script import (
     UNIT_PATH,
 )
 from dcd.checkpoints.interface import Checkpoint, Context
+from dcd.manifest.diagnostics import Diagnostic
+from dcd.manifest.doc import DataObjectCache
+from dcd.platform.foreign import X86
 from dcd.platform.inside import resolve, write
 from statemachine.errors import CheckpointError
 
@@ -48,6 +53,9 @@ class DebianInstaller(Checkpoint):
 
     REQUIRES = (products.IMAGE,)
     PROVIDES = ()
+
+    def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
+        yield from check_hardware(doc, self, "installs", only=X86)
 
     def execute(self, context: Context) -> None:
         image = context.pkg_image

@@ -1,19 +1,26 @@
-"""GRUB's boot images, made by grub-mkimage; those for live media from the host's GRUB modules.
+"""GRUB's boot images, made by grub-mkimage.
 
-Media have one image for BIOS (El Torito, and after a hybrid boot record) and one EFI system partition.
+Media have one EFI system partition, and for PCs an image for BIOS (El Torito, and after a hybrid boot
+record). GRUB's modules for PCs are the host's. Those of other architectures come from the image: Debian has
+their packages for that architecture only, while any grub-mkimage makes their programs.
 Each has its modules, finds the medium by a file that only this medium has, and reads boot/grub/grub.cfg
 from it. The same input gives the same bytes.
 Source: grub-mkimage(1), the GRUB manual; mformat(1), mcopy(1).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from dcd.checkpoints.interface import Context
 from dcd.checkpoints.times import fat_environment
+from dcd.platform.hardware import PC, Hardware
+from dcd.platform.hypervisor import Firmware
+from dcd.platform.inside import resolve
+from statemachine.errors import CheckpointError
 
-TOOLS = ("grub-bios", "grub-efi", "grub-mkimage", "mformat", "mcopy")
-"""The tools that it needs, as named in `store.host.tools`."""
+TOOLS = ("grub-mkimage", "mformat", "mcopy")
+PC_TOOLS = ("grub-bios", "grub-efi", *TOOLS)
+"""The tools that media need, those for PCs too, as named in `store.host.tools`."""
 
 MODULES = Path("/usr/lib/grub")
 """GRUB's modules for each platform, as the packages grub-pc-bin and grub-efi-amd64-bin install them."""
@@ -45,11 +52,13 @@ def bios_image(context: Context, marker: str, result: Path) -> None:
     core_image(context, "i386-pc-eltorito", modules, find_medium(marker), result)
 
 
-def uefi_program(context: Context, marker: str) -> Path:
-    """Make the program that UEFI firmware starts from the medium."""
-    program = context.tmp / "BOOTX64.EFI"
-    modules = ("efi_gop", "efi_uga", *_MEDIUM, *MENU)
-    core_image(context, "x86_64-efi", modules, find_medium(marker), program)
+def uefi_program(context: Context, machine: Hardware, marker: str) -> Path:
+    """Make the program that UEFI firmware of the machine starts from the medium."""
+    program = context.tmp / machine.uefi_program
+    modules = (*machine.video, *_MEDIUM, *MENU)
+    platform = machine.grub["uefi"]
+    directory = None if machine is PC else modules_in(context.pkg_image, platform)
+    core_image(context, platform, modules, find_medium(marker), program, directory)
     return program
 
 
@@ -71,6 +80,37 @@ def efi_system_partition(
     context.run(["mmd", "-i", result, *(f"::{each}" for each in sorted(directories))], env=env)
     for path, file in files.items():
         context.run(["mcopy", "-i", result, file, f"::{path}"], env=env)
+
+
+def modules_in(image: Path, platform: str) -> Path | None:
+    """The directory of GRUB's modules for a platform in the image; None when it has none. Raises
+    `CheckpointError` for a link among them, which grub-mkimage would follow on the build host."""
+    directory = resolve(image, f"usr/lib/grub/{platform}")
+    if not resolve(image, f"usr/lib/grub/{platform}/moddep.lst").is_file():
+        return None
+    for file in directory.iterdir():
+        if file.is_symlink():
+            raise CheckpointError(
+                f"{file.name} of the image's boot loader is a link",
+                f"{file} leads to {file.readlink()}",
+                "install the unmodified packages of the boot loader",
+            )
+    return directory
+
+
+def check_modules(image: Path, machine: Hardware, firmware: Collection[Firmware]) -> None:
+    """Raise `CheckpointError` when the image lacks GRUB's modules for one of the kinds of firmware."""
+    lacking = [
+        machine.packages[kind]
+        for kind in sorted(firmware)
+        if modules_in(image, machine.grub[kind]) is None
+    ]
+    if lacking:
+        raise CheckpointError(
+            "the image has no boot loader",
+            f"its /usr/lib/grub has no files of {', '.join(lacking)}",
+            f"add {' and '.join(f'<name>{name}</name>' for name in lacking)} to the transfer",
+        )
 
 
 def core_image(

@@ -1,4 +1,4 @@
-"""`CreateISO`: a hybrid ISO that boots with BIOS and UEFI, from CD and from USB stick.
+"""`CreateISO`: a hybrid ISO that boots from CD and from USB stick, on PCs with BIOS and UEFI.
 
 It holds the tree media/iso (the compressed image, the boot menu), the contents of the boot archive in
 /live, and GRUB. Result: media/NAME.iso, delivered as an artifact. All its times and ids derive from one
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
-from dcd.checkpoints import other_boot_loaders, products, secure_boot
-from dcd.checkpoints.architecture import check_x86
+from dcd.checkpoints import architecture, other_boot_loaders, products, secure_boot
+from dcd.checkpoints.architecture import check_hardware, hardware
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
 from dcd.checkpoints.media import grub, largest
 from dcd.checkpoints.media.deliver import deliver_file, media_name
@@ -23,6 +23,8 @@ from dcd.checkpoints.times import source_date_epoch
 from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache, distro
 from dcd.manifest.forms import VOLUME_ID
+from dcd.platform.foreign import X86
+from dcd.platform.hardware import PC, Hardware
 from dcd.platform.inside import new_file, resolve
 from statemachine.errors import CheckpointError
 
@@ -40,27 +42,35 @@ class CreateISO(Checkpoint):
     EXPECTED_SECONDS = 3.0
     REQUIRES = (products.BOOT_MENU, products.SQUASHFS, products.LIVE_BOOT)
     PROVIDES = (products.ISO,)
-    READS = ("//distro.name", "//distro.add_timestamp", *largest.READS, *secure_boot.READS)
-    TOOLS = ("xorriso", *grub.TOOLS, *secure_boot.TOOLS)
+    READS = (
+        *("//distro.name", "//distro.add_timestamp", *largest.READS),
+        *(*secure_boot.READS, *architecture.READS),
+    )
+    TOOLS = ("xorriso", *grub.PC_TOOLS, *secure_boot.TOOLS)
     DISK_BYTES = 1 << 30
 
     volume_id: Annotated[str, VOLUME_ID] | None = None
     """The medium's name in systems that mount it. Default: the distribution's name."""
 
     def needs(self, doc: DataObjectCache) -> Needs:
+        boot = grub.PC_TOOLS if hardware(doc) is PC else grub.TOOLS
         return Needs(
-            tools=("xorriso", *grub.TOOLS, *secure_boot.tools_of(doc)),
+            tools=("xorriso", *boot, *secure_boot.tools_of(doc)),
             disk_bytes=self.DISK_BYTES,
             secrets=secure_boot.secrets_of(doc),
         )
 
     def requires(self, doc: DataObjectCache) -> Iterator[tuple[str, ...]]:
         yield from super().requires(doc)
+        if hardware(doc) is not PC:
+            yield (products.GRUB["uefi"], products.UNIFIED)
         if way := secure_boot.way_of(doc):
             yield from secure_boot.PRODUCTS[way]
 
     def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
-        yield from check_x86(doc, self, "makes a medium for", fails=False)
+        yield from check_hardware(doc, self, "makes a medium for")
+        if secure_boot.way_of(doc):
+            yield from check_hardware(doc, self, "has Secure Boot for", only=X86)
         yield from other_boot_loaders.check_packages(doc, self, "the medium")
 
     def execute(self, context: Context) -> None:
@@ -72,6 +82,9 @@ class CreateISO(Checkpoint):
             if not _is_regular(tree / part):
                 raise products.missing(product, f"there is no {part} for the ISO in {tree}")
         unified = secure_boot.unified_of(context)
+        machine = hardware(context.doc)
+        if machine is not PC and unified is None:
+            grub.check_modules(context.pkg_image, machine, machine.firmware)
         parts = [*tree.rglob("*"), *context.boot_archive.iterdir(), *filter(None, [unified])]
         total = sum(part.lstat().st_size for part in parts if part.is_file())
         largest.check_size(context.doc, "the content of the medium", total, alone=False)
@@ -101,22 +114,31 @@ class CreateISO(Checkpoint):
             live["vmlinuz"] = secure_boot.kernel_of_medium(context, way, epoch)
         marker_file = context.tmp / "marker"
         marker_file.touch()
-        bios, esp = context.tmp / "bios.img", context.tmp / "efi.img"
-        grub.bios_image(context, marker, bios)
-        grub.efi_system_partition(context, _uefi_files(context, marker, epoch), epoch, esp)
+        machine = hardware(context.doc)
+        esp = context.tmp / "efi.img"
+        files = _uefi_files(context, machine, marker, epoch)
+        grub.efi_system_partition(context, files, epoch, esp)
+        boot: list[str | Path] = []
+        images = [f"boot/grub/efi.img={_escaped(esp)}"]
+        if "bios" in machine.grub:
+            bios = context.tmp / "bios.img"
+            grub.bios_image(context, marker, bios)
+            images.insert(0, f"boot/grub/bios.img={_escaped(bios)}")
+            boot = [
+                *("-b", "boot/grub/bios.img", "-no-emul-boot", "-boot-load-size", "4"),
+                *("-boot-info-table", "--grub2-boot-info", "--grub2-mbr", grub.HYBRID_RECORD),
+                # Some BIOSes start no stick without an active partition.
+                "--mbr-force-bootable",
+            ]
         context.run(
             [
                 *("xorriso", "-no_rc", "-as", "mkisofs", "-quiet", "-r", *level),
                 *("-V", volume_id, "-o", result),
                 *("--set_all_file_dates", f"={epoch}"),
-                *("-b", "boot/grub/bios.img", "-no-emul-boot", "-boot-load-size", "4"),
-                *("-boot-info-table", "--grub2-boot-info", "--grub2-mbr", grub.HYBRID_RECORD),
-                # Some BIOSes start no stick without an active partition.
-                *("--protective-msdos-label", "--mbr-force-bootable"),
+                *(*boot, "--protective-msdos-label"),
                 *("--efi-boot", "boot/grub/efi.img", "-efi-boot-part", "--efi-boot-image"),
                 *("-graft-points", f"/={_escaped(tree)}"),
-                f"boot/grub/bios.img={_escaped(bios)}",
-                f"boot/grub/efi.img={_escaped(esp)}",
+                *images,
                 f"{marker.lstrip('/')}={_escaped(marker_file)}",
                 *(f"live/{_escaped(name)}={_escaped(file)}" for name, file in live.items()),
             ],
@@ -124,13 +146,15 @@ class CreateISO(Checkpoint):
         )
 
 
-def _uefi_files(context: Context, marker: str, epoch: int) -> dict[PurePosixPath, Path]:
+def _uefi_files(
+    context: Context, machine: Hardware, marker: str, epoch: int
+) -> dict[PurePosixPath, Path]:
     """The files of the EFI system partition."""
     if unified := secure_boot.unified_of(context):
-        return {secure_boot.DEFAULT_PROGRAM: unified}
+        return {machine.uefi_path: unified}
     way = secure_boot.way_of(context.doc)
     if way is None:
-        return {secure_boot.DEFAULT_PROGRAM: grub.uefi_program(context, marker)}
+        return {machine.uefi_path: grub.uefi_program(context, machine, marker)}
     to_menu = f"{grub.find_medium(marker)}configfile $prefix/grub.cfg\n"
     return secure_boot.programs(context, way, to_menu, epoch)
 

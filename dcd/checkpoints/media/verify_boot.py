@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from dcd.checkpoints import boots, products, secure_boot
-from dcd.checkpoints.architecture import check_x86
+from dcd.checkpoints.architecture import check_hardware, hardware, image_architecture
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
 from dcd.checkpoints.recorded import required_medium
 from dcd.manifest.diagnostics import Diagnostic
@@ -17,6 +17,7 @@ from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.forms import LINE
 from dcd.platform.hypervisor import (
     Drive,
+    Firmware,
     HypervisorName,
     all_tools,
     devices_of,
@@ -38,8 +39,8 @@ class VerifyBoot(Checkpoint):
     PROVIDES = ()
     READS = secure_boot.READS
 
-    firmware: tuple[Literal["bios", "uefi"], ...] = ("bios",)
-    """The firmware to boot with, each of those listed."""
+    firmware: tuple[Firmware, ...] = ()
+    """The firmware to boot with, each of those listed. Default: all that the machine has."""
 
     media: Literal["cdrom", "usb"] = "cdrom"
     """The medium's form in the guest: a CD or a USB stick."""
@@ -68,7 +69,11 @@ class VerifyBoot(Checkpoint):
 
     def needs(self, doc: DataObjectCache) -> Needs:
         return Needs(
-            tools=tools_of(self.hypervisor, uefi="uefi" in self.firmware),
+            tools=tools_of(
+                self.hypervisor,
+                uefi="uefi" in self._firmware(doc),
+                architecture=image_architecture(doc),
+            ),
             disk_bytes=64 << 20,
             devices=devices_of(self.hypervisor),
         )
@@ -77,20 +82,13 @@ class VerifyBoot(Checkpoint):
         yield self._kinds()
 
     def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
-        yield from check_x86(doc, self, "boots", fails=True)
-        if not self.firmware:
-            yield self.fault(
-                doc,
-                "firmware",
-                "firmware names bios, uefi or both",
-                "",
-                '<arglist name="firmware"><argitem>bios</argitem></arglist>',
-            )
+        yield from check_hardware(doc, self, "boots")
+        yield from boots.check_machine(self, doc, self.hypervisor, self.firmware)
         yield from boots.check_choice(self, doc, "firmware", self.firmware)
         yield from boots.check_conditions(
             self, doc, self.marker, self.timeout_seconds, self.memory_mb, self.cpus
         )
-        yield from boots.check_secure_boot(self, doc, self.hypervisor, self.firmware)
+        yield from boots.check_secure_boot(self, doc, self.hypervisor, self._firmware(doc))
         if self.media not in hypervisor_named(self.hypervisor, {}).attachments:
             yield self.fault(
                 doc,
@@ -102,16 +100,18 @@ class VerifyBoot(Checkpoint):
 
     def execute(self, context: Context) -> None:
         medium = required_medium(context, *self._kinds())
+        architecture, kinds = image_architecture(context.doc), self._firmware(context.doc)
         conditions = boots.Conditions(
             checkpoint=self.name,
             hypervisor=hypervisor_named(self.hypervisor, context.environment),
             marker=self.marker,
             timeout_seconds=self.timeout_seconds,
-            accelerator=boots.accelerator_for(self.hypervisor, self.accelerator),
+            accelerator=boots.accelerator_for(self.hypervisor, self.accelerator, architecture),
             fall_back=self.accelerator == "auto",
             memory_mb=self.memory_mb,
             cpus=self.cpus,
-            side_by_side=len(self.firmware) if self.parallel else 1,
+            side_by_side=len(kinds) if self.parallel else 1,
+            architecture=architecture,
         )
         message = f"booting {medium.name} as {self.media} under {conditions.under}"
         context.report(Report(0.0, message))
@@ -119,10 +119,12 @@ class VerifyBoot(Checkpoint):
         signed = secure_boot.way_of(context.doc) is not None
         certificate = secure_boot.certificate_of(context)
         trials = [
-            boots.Trial(kind, kind, drive, signed and kind == "uefi", certificate)
-            for kind in self.firmware
+            boots.Trial(kind, kind, drive, signed and kind == "uefi", certificate) for kind in kinds
         ]
         boots.boot_all(context, trials, conditions, self.stopping)
+
+    def _firmware(self, doc: DataObjectCache) -> tuple[Firmware, ...]:
+        return self.firmware or hardware(doc).firmware
 
     def _kinds(self) -> tuple[str, ...]:
         return (products.ISO,) if self.media == "cdrom" else (products.USB, products.ISO)

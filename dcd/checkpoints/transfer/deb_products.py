@@ -13,7 +13,7 @@ _BRINGING: Mapping[str, tuple[str, str]] = {
     products.VERITYSETUP: (r"cryptsetup(-bin|-initramfs)?", r"task-|clevis"),
     products.GRUB["bios"]: (r"grub-pc(-bin)?|grub2|grub-cloud-amd64", r"task-|proxmox"),
     products.GRUB["uefi"]: (
-        r"grub-efi(-amd64(-bin|-signed)?)?|grub-cloud-amd64",
+        r"grub-efi(-(amd64|arm64|riscv64)(-bin|-signed)?)?|grub-cloud-amd64",
         r"shim-|task-|proxmox",
     ),
     products.SHIM: (r"shim-(unsigned|signed|helpers-amd64-signed)", r"task-"),

@@ -10,25 +10,24 @@ grub-install sets; UEFI specification 2.10, 3.5.1.1.
 
 import shutil
 import struct
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from dcd.checkpoints import secure_boot
+from dcd.checkpoints.architecture import hardware
 from dcd.checkpoints.interface import Context
 from dcd.checkpoints.media.grub import MENU, core_image
 from dcd.checkpoints.vm.disk import DiskLayout, FileSystem, VolumePartition
 from dcd.checkpoints.vm.gpt import BOOT_CODE_BYTES
 from dcd.checkpoints.vm.layout_checks import BIOS_BOOT
+from dcd.platform.hardware import Hardware
+from dcd.platform.hypervisor import Firmware
 from dcd.platform.inside import make_directory, resolve
 from statemachine.errors import CheckpointError
 
 TOOLS = ("grub-mkimage",)
-PACKAGES = {"bios": "grub-pc-bin", "uefi": "grub-efi-amd64-bin"}
-"""The Debian package with GRUB's modules for each firmware."""
 
-_PLATFORMS = {"bios": "i386-pc", "uefi": "x86_64-efi"}
-_ALSO = {"bios": ("biosdisk",), "uefi": ("efi_gop", "efi_uga")}
 _LOGICAL = ("lvm",)
 _DISK = ("part_gpt", "search_fs_uuid", "fat")
 _READERS: Mapping[FileSystem, tuple[str, ...]] = {
@@ -76,32 +75,10 @@ def place_of(layout: DiskLayout, path: str) -> Place:
     )
 
 
-def check_packages(image: Path, firmware: Collection[str]) -> None:
-    """Raise `CheckpointError` when the image lacks GRUB for one of the kinds of firmware."""
-    lacking = []
-    for kind in sorted(firmware):
-        directory = resolve(image, f"usr/lib/grub/{_PLATFORMS[kind]}")
-        if not resolve(image, f"usr/lib/grub/{_PLATFORMS[kind]}/moddep.lst").is_file():
-            lacking.append(PACKAGES[kind])
-        for file in directory.iterdir() if directory.is_dir() else ():
-            if file.is_symlink():  # grub-mkimage would follow it on the build host.
-                raise CheckpointError(
-                    f"{file.name} of the image's boot loader is a link",
-                    f"{file} leads to {file.readlink()}",
-                    "install the unmodified packages of the boot loader",
-                )
-    if lacking:
-        raise CheckpointError(
-            "the image has no boot loader for the disk",
-            f"its /usr/lib/grub has no files of {', '.join(lacking)}",
-            f"add {' and '.join(f'<name>{name}</name>' for name in lacking)} to the transfer",
-        )
-
-
-def copy_modules(image: Path, firmware: Collection[str]) -> None:
+def copy_modules(image: Path, machine: Hardware, firmware: Collection[Firmware]) -> None:
     """Copy GRUB's modules into the image's /boot/grub, for the menu."""
     for kind in sorted(firmware):
-        platform = _PLATFORMS[kind]
+        platform = machine.grub[kind]
         directory = make_directory(image, f"boot/grub/{platform}")
         source = resolve(image, f"usr/lib/grub/{platform}")
         for file in sorted([*source.glob("*.mod"), *source.glob("*.lst")]):
@@ -110,13 +87,14 @@ def copy_modules(image: Path, firmware: Collection[str]) -> None:
 
 def uefi_files(context: Context, layout: DiskLayout, epoch: int) -> dict[PurePosixPath, Path]:
     """The files of the EFI system partition, by their paths there."""
+    machine = hardware(context.doc)
     if unified := secure_boot.unified_of(context):
-        return {secure_boot.DEFAULT_PROGRAM: unified}
+        return {machine.uefi_path: unified}
     way = secure_boot.way_of(context.doc)
     if way is None:
-        program = context.tmp / secure_boot.DEFAULT_PROGRAM.name
-        _core(context, "uefi", layout, program)
-        return {secure_boot.DEFAULT_PROGRAM: program}
+        program = context.tmp / machine.uefi_program
+        _core(context, machine.grub["uefi"], machine.video, layout, program)
+        return {machine.uefi_path: program}
     to_menu = f"{_find_menu(place_of(layout, '/boot/grub'))}configfile $prefix/grub.cfg\n"
     return secure_boot.programs(context, way, to_menu, epoch)
 
@@ -125,7 +103,7 @@ def install_for_bios(context: Context, disk: Path, layout: DiskLayout) -> None:
     """Write boot.img and the core image. Raises `CheckpointError` when that does not fit."""
     partition = next(one for one in layout.partitions if one.type == BIOS_BOOT)
     result = context.tmp / "core.img"
-    _core(context, "bios", layout, result)
+    _core(context, "i386-pc", ("biosdisk",), layout, result)
     core = bytearray(result.read_bytes())
     if len(core) > partition.size:
         brief = f"GRUB does not fit into the BIOS boot partition ({partition.number})"
@@ -148,14 +126,16 @@ def _find_menu(place: Place) -> str:
     return f"{place.find}\nset prefix=($root){place.path}\n"
 
 
-def _core(context: Context, kind: str, layout: DiskLayout, result: Path) -> None:
+def _core(
+    context: Context, platform: str, modules: Sequence[str], layout: DiskLayout, result: Path
+) -> None:
     place = place_of(layout, "/boot/grub")
-    platform, partition = _PLATFORMS[kind], place.partition
+    partition = place.partition
     readers = (*_READERS[partition.volume.type], *(_LOGICAL if partition.logical else ()))
     core_image(
         context,
         platform,
-        (*_ALSO[kind], *_DISK, *readers, *MENU),
+        (*modules, *_DISK, *readers, *MENU),
         _find_menu(place),
         result,
         resolve(context.pkg_image, f"usr/lib/grub/{platform}"),

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from dcd.checkpoints import boots, products
+from dcd.checkpoints.architecture import AUTO, check_hardware, serial_line
 from dcd.checkpoints.areas import captured_file
 from dcd.checkpoints.boot.menu import menu_of
 from dcd.checkpoints.image.identity import make_host_keys
@@ -42,6 +43,7 @@ from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.forms import CLIENT_PATH, KERNEL_ARGUMENTS, SERIAL_CONSOLE, SHORT_HOST_NAME
 from dcd.manifest.objects.distro import VmController
 from dcd.manifest.values import InputPath
+from dcd.platform.foreign import X86
 from dcd.platform.hypervisor import (
     Accelerator,
     Attachment,
@@ -103,8 +105,9 @@ class InstallISCSI(Checkpoint):
     kernel_args: Annotated[str, KERNEL_ARGUMENTS] = "quiet"
     """The kernel arguments of the installed system."""
 
-    serial_console: Annotated[str, SERIAL_CONSOLE] = "ttyS0,115200"
-    """The serial console of the installed system, with its speed. Empty: none."""
+    serial_console: Annotated[str, SERIAL_CONSOLE] = AUTO
+    """The serial console of the installed system, with its speed. Empty: none. `auto`: the first serial line
+    at 115200 bits a second."""
 
     hostname: Annotated[str, SHORT_HOST_NAME] | None = None
     """The name of the installed system. Default: that of the live system."""
@@ -139,6 +142,7 @@ class InstallISCSI(Checkpoint):
             yield (products.ISO,)
 
     def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
+        yield from check_hardware(doc, self, "installs", only=X86)
         yield from boots.check_conditions(
             self, doc, SUCCESS, self.timeout_seconds, self.memory_mb, self.cpus
         )
@@ -180,7 +184,7 @@ class InstallISCSI(Checkpoint):
 
         boots.with_fallback(
             context,
-            boots.accelerator_for("qemu", self.accelerator),
+            boots.accelerator_for("qemu", self.accelerator, "amd64"),
             self.accelerator == "auto",
             again="installing once more",
             attempt=install,
@@ -251,7 +255,8 @@ class InstallISCSI(Checkpoint):
         if self.grow_root:
             installed.grow_root(files, layout)
         make_host_keys(files)
-        serial, consoles = installed.consoles(self.serial_console)
+        console = serial_line(context.doc, self.serial_console, ",115200")
+        serial, consoles = installed.consoles(console)
         write_menu_settings(files, menu_of(context, self.kernel_args, consoles), serial)
         drive = context.tmp / "answers.iso"
         variables = {

@@ -19,8 +19,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
-from dcd.checkpoints import other_boot_loaders, products, secure_boot
-from dcd.checkpoints.architecture import check_x86
+from dcd.checkpoints import architecture, other_boot_loaders, products, secure_boot
+from dcd.checkpoints.architecture import AUTO, check_hardware, hardware, serial_line
 from dcd.checkpoints.boot.menu import Entry, grub_cfg, menu_of
 from dcd.checkpoints.image.identity import NO_HOST_KEYS, remove_identity, without_host_keys
 from dcd.checkpoints.interface import (
@@ -32,6 +32,7 @@ from dcd.checkpoints.interface import (
     Report,
     Variance,
 )
+from dcd.checkpoints.media.grub import check_modules
 from dcd.checkpoints.recorded import recorded
 from dcd.checkpoints.times import source_date_epoch
 from dcd.checkpoints.vm import boot_loader, installed, luks, verity
@@ -56,6 +57,7 @@ from dcd.manifest.diagnostics import Diagnostic, refuse
 from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.forms import KERNEL_ARGUMENTS, SERIAL_CONSOLE
 from dcd.manifest.secrets import references
+from dcd.platform.foreign import X86
 from dcd.platform.inside import link_or_copy, make_directory, new_file, regular_file, resolve, write
 
 _GRUB_MODULES_BYTES = 8 * MIB
@@ -70,7 +72,10 @@ class InstallOffline(Checkpoint):
     EXPECTED_SECONDS = 6.0
     VERSION = 2
     PROVIDES = ()
-    READS = ("//boot_mods", "//vm_im.firmware", "//distro.name", *secure_boot.READS)
+    READS = (
+        *("//boot_mods", "//vm_im.firmware", "//distro.name"),
+        *(*secure_boot.READS, *architecture.READS),
+    )
     TOOLS = (
         *(*boot_loader.TOOLS, *ALL_VOLUME_TOOLS, *MOUNT_TOOLS, *SUBVOLUME_TOOLS),
         *dict.fromkeys((*luks.TOOLS, *verity.TOOLS, *secure_boot.TOOLS, *verity.SIGNING_TOOLS)),
@@ -80,8 +85,9 @@ class InstallOffline(Checkpoint):
     """The kernel arguments of every entry of the menu, before its own (from `boot_mods` in
     `vm_im`)."""
 
-    serial_console: Annotated[str, SERIAL_CONSOLE] = "ttyS0,115200"
-    """The serial line of the menu and of the image's own entry, with its speed. Empty: none."""
+    serial_console: Annotated[str, SERIAL_CONSOLE] = AUTO
+    """The serial line of the menu and of the image's own entry, with its speed. Empty: none. `auto`: the
+    first one of the machine (`ttyS0`, for arm64 `ttyAMA0`) at 115200 bits a second."""
 
     grow_root: bool = True
     """Let the root partition, which must be the last on the disk, grow to the rest of a larger disk at each
@@ -131,7 +137,9 @@ class InstallOffline(Checkpoint):
             yield from secure_boot.PRODUCTS[way]
 
     def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
-        yield from check_x86(doc, self, "makes a disk start on", fails=False)
+        yield from check_hardware(doc, self, "makes a disk start on")
+        if secure_boot.way_of(doc):
+            yield from check_hardware(doc, self, "has Secure Boot for", only=X86)
         layout, faults = examine_layout(doc)
         if not faults:  # Otherwise CreateDisk reports them.
             yield from installed.check_root(doc, self, layout, self.grow_root)
@@ -143,7 +151,8 @@ class InstallOffline(Checkpoint):
         refuse(installed.check_root(context.doc, self, layout, self.grow_root))
         kinds = firmware(context.doc)
         grubs = kinds - {"uefi"} if secure_boot.unified_of(context) else kinds
-        boot_loader.check_packages(context.pkg_image, grubs)
+        machine = hardware(context.doc)
+        check_modules(context.pkg_image, machine, grubs)
         if "uefi" in kinds:
             other_boot_loaders.report_found(context, "the disk")
         installed.require_programs(
@@ -156,7 +165,7 @@ class InstallOffline(Checkpoint):
         self._install_system(context, layout, version, initramfs)
         if "uefi" in grubs and (way := secure_boot.way_of(context.doc)):
             secure_boot.prepare_kernels(context, way, epoch)
-        boot_loader.copy_modules(context.pkg_image, grubs)
+        boot_loader.copy_modules(context.pkg_image, machine, grubs)
         newest_ns = min(found.newest_ns, epoch * 1_000_000_000)
         _keep_times(context.pkg_image, newest_ns)
         trees = _trees(context, layout)
@@ -198,7 +207,8 @@ class InstallOffline(Checkpoint):
         stay the same: nothing can change a file there."""
         root = boot_loader.place_of(layout, "/").partition
         boot = boot_loader.place_of(layout, "/boot")
-        serial, consoles = installed.consoles(self.serial_console)
+        console = serial_line(context.doc, self.serial_console, ",115200")
+        serial, consoles = installed.consoles(console)
         before = root_arguments(root)
         if root_hash:
             before += f" {self._root_hash_arguments(context, layout, root_hash)}"

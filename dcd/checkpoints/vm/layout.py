@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from dcd.checkpoints.architecture import hardware, image_architecture
 from dcd.checkpoints.media.largest import largest_bytes
 from dcd.checkpoints.vm import layout_checks, nested_checks
 from dcd.checkpoints.vm.disk import DiskLayout, DiskPartition
@@ -28,6 +29,8 @@ from dcd.manifest.objects.distro import VmIm
 from dcd.manifest.objects.storage import Format, Size
 from dcd.manifest.objects.target import Disk, DiskImage, GptPartition, Partition, Slice, Zpool
 from dcd.manifest.values import size_bytes
+from dcd.platform.hardware import PC
+from dcd.platform.hypervisor import Firmware
 
 ALIGNMENT = MIB
 DEFAULT_DISK_BYTES = 8 << 30
@@ -42,11 +45,20 @@ def table_bytes(sector_size: int) -> int:
     return sector_size + MOST_PARTITIONS * 128
 
 
-def firmware(doc: DataObjectCache) -> frozenset[str]:
-    """The firmware that boots the disk: `bios`, `uefi`, or by default both."""
-    machine = doc.volatile.get_descendants(None, VmIm, max_count=1)
-    wanted = (machine[0].firmware if machine else None) or "both"
-    return frozenset(("bios", "uefi") if wanted == "both" else (wanted,))
+def firmware(doc: DataObjectCache) -> frozenset[Firmware]:
+    """The firmware that boots the disk: `bios`, `uefi`, or by default all that the machine has."""
+    offered = hardware(doc).firmware
+    described = doc.volatile.get_descendants(None, VmIm, max_count=1)
+    wanted = described[0].firmware if described else None
+    return frozenset(kind for kind in offered if wanted in (None, "both", kind))
+
+
+def _check_firmware(doc: DataObjectCache, faults: "Faults") -> None:
+    """An error for firmware that the machines of the image do not have."""
+    described = doc.volatile.get_descendants(None, VmIm, max_count=1)
+    if described and described[0].firmware in ("bios", "both") and hardware(doc) is not PC:
+        brief = f"machines of {image_architecture(doc)} have no BIOS"
+        faults.add(described[0], "firmware", brief, 'firmware="uefi"')
 
 
 class Faults(list[Diagnostic]):
@@ -76,6 +88,7 @@ def examine_layout(
     name = image.name if image else f"{distro(doc).name}.raw"
     where = image or distro(doc)
     size = _disk_bytes(doc, image, faults)
+    _check_firmware(doc, faults)
     if "bios" in firmware(doc) and sector_size != 512:
         faults.add(
             where,

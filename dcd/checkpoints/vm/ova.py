@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, BinaryIO
 
 from dcd.checkpoints import products
+from dcd.checkpoints.architecture import check_hardware
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
 from dcd.checkpoints.media.deliver import deliver_file, media_name
 from dcd.checkpoints.recorded import record_medium, recorded_media
@@ -29,6 +30,7 @@ from dcd.manifest.doc import DataObjectCache, distro
 from dcd.manifest.forms import LINE, URL
 from dcd.manifest.objects.distro import VmController, VmIm, VmNetwork
 from dcd.manifest.values import size_bytes
+from dcd.platform.foreign import X86
 from dcd.platform.inside import new_file
 
 LARGEST_MEMBER_BYTES = 0o77777777777
@@ -78,6 +80,7 @@ class CreateOVA(Checkpoint):
 
     def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
         yield from check_images(doc, self)
+        yield from check_hardware(doc, self, "describes", only=X86)
         described = machine_of(doc)
         if images_of(doc) and _OVA not in images_of(doc):
             yield self.fault(

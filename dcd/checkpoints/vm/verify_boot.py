@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 from dcd.checkpoints import boots, products, secure_boot
-from dcd.checkpoints.architecture import check_x86
+from dcd.checkpoints.architecture import check_hardware, image_architecture
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
 from dcd.checkpoints.media.deliver import deliver_file
 from dcd.checkpoints.recorded import recorded_media
@@ -46,6 +46,7 @@ from dcd.platform.hypervisor import (
     Hypervisor,
     HypervisorName,
     all_tools,
+    attachments_of,
     devices_of,
     hypervisor_named,
     tools_of,
@@ -127,7 +128,11 @@ class VerifyBoot(Checkpoint):
 
     def needs(self, doc: DataObjectCache) -> Needs:
         return Needs(
-            tools=tools_of(self.hypervisor, uefi="uefi" in self._firmware(doc)),
+            tools=tools_of(
+                self.hypervisor,
+                uefi="uefi" in self._firmware(doc),
+                architecture=image_architecture(doc),
+            ),
             disk_bytes=self._side_by_side(doc) * _GUEST_WRITES_BYTES,
             devices=devices_of(self.hypervisor),
             secrets=references(
@@ -147,7 +152,8 @@ class VerifyBoot(Checkpoint):
             yield offered
 
     def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
-        yield from check_x86(doc, self, "boots", fails=True)
+        yield from check_hardware(doc, self, "boots")
+        yield from boots.check_machine(self, doc, self.hypervisor, self.firmware)
         yield from check_images(doc, self)
         machine = machine_of(doc)
         for argument, chosen in (
@@ -182,9 +188,10 @@ class VerifyBoot(Checkpoint):
                 "only QEMU's old chipset has IDE ports, and no firmware with Secure Boot",
                 "choose others with the argument controllers",
             )
-        offered = ", ".join(c for c in get_args(Controller) if c in hypervisor.attachments)
+        attachments = attachments_of(self.hypervisor, image_architecture(doc))
+        offered = ", ".join(c for c in get_args(Controller) if c in attachments)
         for item, controller in enumerate(self._controllers(doc)):
-            if controller not in hypervisor.attachments:
+            if controller not in attachments:
                 yield self.fault(
                     doc,
                     "controllers",
@@ -237,19 +244,21 @@ class VerifyBoot(Checkpoint):
         hypervisor = hypervisor_named(self.hypervisor, context.environment)
         images = self._images(context, hypervisor)
         _, layout = recorded_disk(context)
+        architecture = image_architecture(doc)
         trials = self._trials(context, images, layout.sector_size)
         conditions = boots.Conditions(
             checkpoint=self.name,
             hypervisor=hypervisor,
             marker=self.marker,
             timeout_seconds=self.timeout_seconds,
-            accelerator=boots.accelerator_for(self.hypervisor, self.accelerator),
+            accelerator=boots.accelerator_for(self.hypervisor, self.accelerator, architecture),
             fall_back=self.accelerator == "auto",
             memory_mb=self._memory_mb(doc),
             cpus=self._cpus(doc),
             side_by_side=self._side_by_side(doc),
             prompts=_prompts(doc, layout),
             exchanges=self._exchanges(doc),
+            architecture=architecture,
         )
         message = f"{len(trials)} boots of {', '.join(images)} under {conditions.under}"
         context.report(Report(0.0, message))

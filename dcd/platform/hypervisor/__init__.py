@@ -3,6 +3,7 @@
 from dcd.platform.hypervisor.choice import (
     HypervisorName,
     all_tools,
+    attachments_of,
     devices_of,
     hypervisor_named,
     tools_of,
@@ -37,6 +38,7 @@ __all__ = [
     "NetworkDisk",
     "Qemu",
     "all_tools",
+    "attachments_of",
     "devices_of",
     "hypervisor_named",
     "probe_kvm",

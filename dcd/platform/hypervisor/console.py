@@ -146,7 +146,7 @@ TROUBLES = (
     Trouble(
         ("UEFI Interactive Shell", "BdsDxe: No bootable option or device was found"),
         "the UEFI firmware found nothing to boot",
-        "the medium has no EFI system partition with EFI/BOOT/BOOTX64.EFI",
+        "the medium has no EFI system partition with EFI/BOOT/BOOTX64.EFI (for arm64: BOOTAA64.EFI)",
     ),
 )
 """Checked in this order; the first one with a printed sign counts."""
@@ -240,7 +240,8 @@ def wait_for(
                 f"the guest did not print {marker!r} within {timeout_seconds:g} seconds",
                 console,
                 "if it was still busy, raise timeout_seconds; if the console log is empty, the boot"
-                " entry lacks a console=ttyS0,115200 argument or the image a serial console",
+                " entry lacks the argument console=ttyS0,115200 (for arm64: ttyAMA0) or the image a serial"
+                " console",
             )
 
 

@@ -61,7 +61,8 @@ class GuestSpec:
     """One guest. It boots from the first of its `drives`. `name` appears in process lists.
     `network_disks` follow the drives; only QEMU is an initiator. With `secure_boot` its UEFI firmware starts
     only programs that the keys of its package have signed, Microsoft's, or those that the key of a
-    `certificate` (a file, PEM) has signed. Only QEMU has such firmware."""
+    `certificate` (a file, PEM) has signed. Only QEMU has such firmware, and guests of another `architecture`
+    (by Debian's name) than that of PCs."""
 
     name: str
     firmware: Firmware
@@ -73,6 +74,7 @@ class GuestSpec:
     network_disks: tuple[NetworkDisk, ...] = ()
     secure_boot: bool = False
     certificate: Path | None = None
+    architecture: str = "amd64"
 
 
 class Guest(Protocol):

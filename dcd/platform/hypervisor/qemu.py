@@ -4,7 +4,8 @@ There is one QEMU process per guest, in the caller's process group, killed when 
 kernel, when the thread that started it ends. Console and control are socket pairs of which QEMU inherits one
 end, so there is no port, no path and nothing to clean up. QEMU reads no user configuration and the guest has
 no network card. Tested with QEMU 7.2; screenshots need 7.1.
-Source: qemu-system-x86_64(1); QEMU's docs/interop/firmware.json for finding UEFI firmware.
+Source: qemu-system-x86_64(1), qemu-system-aarch64(1); QEMU's docs/interop/firmware.json for finding UEFI
+firmware.
 """
 
 import contextlib
@@ -20,8 +21,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, get_args
 
 from dcd.platform.child import dies_with_caller, running
+from dcd.platform.hypervisor.boards import BOARDS, Board
 from dcd.platform.hypervisor.interface import (
-    Accelerator,
     Attachment,
     Drive,
     Guest,
@@ -33,19 +34,11 @@ from dcd.platform.hypervisor.serial import SerialGuest
 from dcd.platform.hypervisor.uefi_keys import enrol
 from dcd.platform.iscsi.interface import Export
 from statemachine.errors import CheckpointError, Unprepared
+from store.host import tools
 from store.host.process import BASE_ENVIRONMENT
-
-PROGRAM = "qemu-system-x86_64"
 
 FIRMWARE_DIRECTORIES = (Path("/etc/qemu/firmware"), Path("/usr/share/qemu/firmware"))
 """Directories with the descriptions of firmware packages; earlier ones take precedence."""
-
-_CPU: dict[Accelerator, str] = {
-    "kvm": "host",
-    "hvf": "host",
-    # Half the features of `max`: less code is patched and emulated, so a guest boots faster.
-    "tcg": "qemu64",
-}
 
 _DEVICES: dict[Attachment, tuple[str, ...]] = {
     # Not q35's own AHCI port, for which cloud kernels have no driver.
@@ -108,14 +101,15 @@ class Qemu:
                 *("-serial", "chardev:console"),
                 *("-chardev", f"socket,id=control,fd={control_peer.fileno()}"),
                 *("-mon", "chardev=control,mode=control"),
-                # SeaBIOS prints its verdict on the screen and on this port only.
                 *("-chardev", f"file,id=debug,path={_escaped(debug.absolute())}"),
-                *("-device", "isa-debugcon,iobase=0x402,chardev=debug"),
             ]
+            if BOARDS[spec.architecture].is_pc:
+                # SeaBIOS prints its verdict on the screen and on this port only.
+                argv += ["-device", "isa-debugcon,iobase=0x402,chardev=debug"]
             errors = directory / "qemu.log"
             process = stack.enter_context(
                 running(
-                    (*dies_with_caller(), PROGRAM, *argv),
+                    (*dies_with_caller(), BOARDS[spec.architecture].program, *argv),
                     # `snapshot=on` keeps the guest's writes in TMPDIR.
                     env={**self._environment, "TMPDIR": os.fspath(directory.absolute())},
                     stdin=subprocess.DEVNULL,
@@ -170,14 +164,17 @@ class _QemuGuest(SerialGuest):
 def _machine_arguments(spec: GuestSpec) -> list[str]:
     # Only the old chipset has IDE ports.
     disks: tuple[Drive | NetworkDisk, ...] = (*spec.drives, *spec.network_disks)
+    board = BOARDS[spec.architecture]
     chipset = "pc" if any(disk.attachment == "ide" for disk in disks) else "q35"
+    machine = chipset if board.is_pc else "virt"
     if spec.secure_boot:
         # Only in its own mode of the processor may the firmware write its variables.
-        chipset = "q35,smm=on"
+        machine = "q35,smm=on"
+    processor = board.processor if spec.accelerator == "tcg" else "host"
     return [
         *("-name", f"{_escaped(spec.name)},debug-threads=on"),
-        *("-no-user-config", "-nodefaults", "-no-reboot", "-display", "none", "-vga", "std"),
-        *("-machine", chipset, "-accel", spec.accelerator, "-cpu", _CPU[spec.accelerator]),
+        *("-no-user-config", "-nodefaults", "-no-reboot", "-display", "none", *board.screen),
+        *("-machine", machine, "-accel", spec.accelerator, "-cpu", processor),
         *("-m", str(spec.memory_mb), "-smp", str(spec.cpus)),
         # Otherwise an emulated guest waits for its interrupts to provide randomness.
         *("-device", "virtio-rng-pci"),
@@ -190,7 +187,7 @@ def _firmware_arguments(spec: GuestSpec, directory: Path) -> list[str]:
     keys: Keys = "none"
     if spec.secure_boot:
         keys = "enrolled" if spec.certificate is None else "empty"
-    code, template = find_uefi(keys=keys)
+    code, template = find_uefi(BOARDS[spec.architecture], keys=keys)
     variables = directory / "uefi-variables.fd"
     shutil.copyfile(template, variables)
     if spec.secure_boot and spec.certificate is not None:
@@ -259,10 +256,10 @@ def _secret(export: Export) -> BinaryIO:
 
 
 def find_uefi(
-    directories: tuple[Path, ...] = FIRMWARE_DIRECTORIES, *, keys: Keys = "none"
+    board: Board, directories: tuple[Path, ...] = FIRMWARE_DIRECTORIES, *, keys: Keys = "none"
 ) -> tuple[Path, Path]:
-    """UEFI firmware for a PC: its code, and the template of its variables, without Secure Boot or with these
-    `keys` for it.
+    """UEFI firmware for a board: its code, and the template of its variables, without Secure Boot or with
+    these `keys` for it.
 
     Raises `Unprepared` when no firmware package describes any.
     """
@@ -275,7 +272,7 @@ def find_uefi(
         mapping = description["mapping"]
         if (
             "uefi" in description["interface-types"]
-            and any(target["architecture"] == "x86_64" for target in description["targets"])
+            and any(target["architecture"] == board.target for target in description["targets"])
             and _FEATURES["enrolled"] & set(description["features"]) == wanted
             and mapping["device"] == "flash"
             and mapping.get("mode", "split") == "split"
@@ -287,7 +284,7 @@ def find_uefi(
     raise Unprepared(
         f"there is no UEFI firmware {'with Secure Boot ' if wanted else ''}for guests on this host",
         f"no description of one in {', '.join(map(str, directories))}",
-        "install it: apt-get install ovmf",
+        f"install it: {tools.install_command([board.firmware])}",
     )
 
 

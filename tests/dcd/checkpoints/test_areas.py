@@ -11,14 +11,15 @@ import pytest
 from dcd.checkpoints.areas import area_directory, area_path
 from dcd.checkpoints.boot.menu import GrubBootMenu
 from dcd.checkpoints.image.compress import SquashfsPkgImgMod
+from dcd.checkpoints.media.grub import check_modules
 from dcd.checkpoints.media.iso import CreateISO
 from dcd.checkpoints.media.usb import CreateUSB
 from dcd.checkpoints.recorded import record_medium
 from dcd.checkpoints.transfer.archive import TransferArchive
 from dcd.checkpoints.transfer.cpio import TransferCPIO
-from dcd.checkpoints.vm import boot_loader
 from dcd.checkpoints.vm.create_disk import CreateDisk
 from dcd.manifest.doc import DataObjectDict
+from dcd.platform.hardware import PC
 from dcd.platform.inside import require_no_links
 from statemachine.errors import CheckpointError
 
@@ -225,7 +226,7 @@ def test_a_boot_loader_made_of_links_is_refused(bench: Any, host: Path) -> None:
     (modules / "moddep.lst").write_text("")
     (modules / "kernel.img").symlink_to(host / "secret")
     with pytest.raises(CheckpointError, match=r"kernel\.img .* is a link"):
-        boot_loader.check_packages(bench.image, {"bios"})
+        check_modules(bench.image, PC, {"bios"})
 
 
 @pytest.mark.parametrize("link", ["etc", "etc/apt", "etc/apt/auth.conf.d", "var/lib"])

@@ -13,8 +13,8 @@ import pytest
 from dcd.checkpoints.media.grub import efi_system_partition, uefi_program
 from dcd.checkpoints.media.iso import CreateISO, needed_level
 from dcd.checkpoints.media.usb import CreateUSB
-from dcd.checkpoints.secure_boot import DEFAULT_PROGRAM
 from dcd.manifest.objects import Size
+from dcd.platform.hardware import PC
 from statemachine.errors import CheckpointError
 from store.host.tools import missing
 
@@ -117,7 +117,7 @@ def test_a_time_that_fat_has_not_becomes_the_nearest_in_the_efi_partition(
 ) -> None:
     esp = tmp_path / "efi.img"
     context = ready.context(ready.doc())
-    files = {DEFAULT_PROGRAM: uefi_program(context, "/marker")}
+    files = {PC.uefi_path: uefi_program(context, PC, "/marker")}
     efi_system_partition(context, files, int(epoch), esp)
     told = subprocess.run(
         ["mdir", "-i", esp, "::EFI/BOOT"],

@@ -43,7 +43,7 @@ def with_medium(bench: Any, medium: Path | None) -> Context:
 
 def verify(**arguments: Any) -> VerifyBoot:
     given = {"media": "usb", "memory_mb": 64, "accelerator": "tcg", "timeout_seconds": 60.0}
-    return VerifyBoot("verify", **{**given, **arguments})
+    return VerifyBoot("verify", **{"firmware": ("bios",), **given, **arguments})
 
 
 def test_a_medium_that_boots_delivers_its_console_and_its_screen(
@@ -194,7 +194,6 @@ def test_kvm_that_does_not_work_is_refused_where_it_is_demanded_and_passed_over_
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        ({"firmware": ()}, "firmware"),
         ({"firmware": ("bios", "bios")}, "firmware"),
         ({"marker": " "}, "marker"),
         ({"memory_mb": 1}, "memory_mb"),

@@ -85,6 +85,38 @@ def test_sources_for_a_suite_are_its_pockets_with_a_wanted_component(apt_host: P
     assert {source.components for source in found} == {("main", "non-free")}
 
 
+KEYS = "signed-by=/usr/share/keyrings/debian-archive-keyring.gpg"
+DEBIAN = f"""\
+deb [{KEYS}] http://example.org/debian bookworm main
+deb [{KEYS}] http://example.org/debian bookworm-updates main
+deb [{KEYS}] http://example.org/security bookworm-security main
+deb [signed-by=/usr/share/keyrings/vendor.gpg] http://example.org/vendor bookworm main
+"""
+
+
+@pytest.mark.parametrize(
+    ("suite", "names"),
+    [
+        ("trixie", ["debian/ trixie", "debian/ trixie-updates", "security/ trixie-security"]),
+        ("sid", ["debian/ sid"]),
+    ],
+)
+def test_another_suite_of_debian_comes_from_the_mirror_of_the_hosts_own(
+    apt_host: Path, monkeypatch: pytest.MonkeyPatch, suite: str, names: list[str]
+) -> None:
+    release = {"ID": "debian", "VERSION_CODENAME": "bookworm"}
+    monkeypatch.setattr("platform.freedesktop_os_release", lambda: release)
+    (apt_host / "sources.list").write_text(DEBIAN)
+    found = sources_for(host_sources(), suite)
+    assert [source.name for source in found] == [f"http://example.org/{name}" for name in names]
+    assert {source.signed_by for source in found} == {
+        "/usr/share/keyrings/debian-archive-keyring.gpg"
+    }
+    release["ID"] = "ubuntu"
+    with pytest.raises(Unprepared):
+        sources_for(host_sources(), suite)
+
+
 def test_a_suite_that_the_host_does_not_have_names_those_that_it_has(apt_host: Path) -> None:
     (apt_host / "sources.list").write_text(ONE_LINE)
     with pytest.raises(Unprepared) as caught:

@@ -25,6 +25,7 @@ from dcd.platform.hypervisor import (
     serial,
     wait_for,
 )
+from dcd.platform.hypervisor.boards import BOARDS
 from dcd.platform.hypervisor.probe import run_probe_guest
 from dcd.platform.hypervisor.qemu import find_uefi
 from statemachine.errors import CheckpointError, Unprepared
@@ -175,7 +176,9 @@ def test_the_probe_gives_up_a_guest_that_hangs() -> None:
     assert "did not answer" in verdict.reason
 
 
-def describe_firmware(directory: Path, name: str, features: list[str]) -> None:
+def describe_firmware(
+    directory: Path, name: str, features: list[str], architecture: str = "x86_64"
+) -> None:
     directory.mkdir(exist_ok=True)
     for part in ("code", "vars"):
         (directory / f"{name}.{part}").touch()
@@ -184,7 +187,7 @@ def describe_firmware(directory: Path, name: str, features: list[str]) -> None:
             {
                 "interface-types": ["uefi"],
                 "features": features,
-                "targets": [{"architecture": "x86_64", "machines": ["pc-q35-*"]}],
+                "targets": [{"architecture": architecture, "machines": ["*"]}],
                 "mapping": {
                     "device": "flash",
                     "executable": {"filename": str(directory / f"{name}.code"), "format": "raw"},
@@ -201,18 +204,22 @@ def describe_firmware(directory: Path, name: str, features: list[str]) -> None:
 def test_uefi_firmware_is_found_by_its_description(tmp_path: Path) -> None:
     describe_firmware(tmp_path / "a", "40-secure", ["secure-boot", "requires-smm"])
     describe_firmware(tmp_path / "a", "60-plain", ["acpi-s3"])
-    assert find_uefi((tmp_path / "a",)) == (
-        tmp_path / "a/60-plain.code",
-        tmp_path / "a/60-plain.vars",
-    )
+    describe_firmware(tmp_path / "a", "50-arm", [], architecture="aarch64")
+    for kind, name in (("amd64", "60-plain"), ("arm64", "50-arm")):
+        assert find_uefi(BOARDS[kind], (tmp_path / "a",)) == (
+            tmp_path / f"a/{name}.code",
+            tmp_path / f"a/{name}.vars",
+        )
 
 
 def test_firmware_with_secure_boot_has_the_keys_of_its_package(tmp_path: Path) -> None:
     describe_firmware(tmp_path, "40-enrolled", ["secure-boot", "requires-smm", "enrolled-keys"])
     describe_firmware(tmp_path, "50-empty", ["secure-boot", "requires-smm"])
     describe_firmware(tmp_path, "60-plain", ["acpi-s3"])
-    assert find_uefi((tmp_path,), keys="enrolled")[0] == tmp_path / "40-enrolled.code"
-    assert find_uefi((tmp_path,), keys="empty")[0] == tmp_path / "50-empty.code"
+    assert (
+        find_uefi(BOARDS["amd64"], (tmp_path,), keys="enrolled")[0] == tmp_path / "40-enrolled.code"
+    )
+    assert find_uefi(BOARDS["amd64"], (tmp_path,), keys="empty")[0] == tmp_path / "50-empty.code"
 
 
 @needs_qemu
@@ -238,14 +245,19 @@ def test_a_refusal_with_secure_boot_names_who_refused_what(
 def test_the_administrators_description_of_firmware_outranks_the_packages(tmp_path: Path) -> None:
     describe_firmware(tmp_path / "package", "60-plain", [])
     describe_firmware(tmp_path / "admin", "60-plain", [])
-    code, _ = find_uefi((tmp_path / "admin", tmp_path / "package"))
+    code, _ = find_uefi(BOARDS["amd64"], (tmp_path / "admin", tmp_path / "package"))
     assert code == tmp_path / "admin/60-plain.code"
 
 
-def test_missing_uefi_firmware_is_an_error_that_says_what_to_install(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("architecture", "package"), [("amd64", "ovmf"), ("arm64", "qemu-efi-aarch64")]
+)
+def test_missing_uefi_firmware_is_an_error_that_says_what_to_install(
+    tmp_path: Path, architecture: str, package: str
+) -> None:
     with pytest.raises(Unprepared) as caught:
-        find_uefi((tmp_path / "none",))
-    assert "apt-get install ovmf" in caught.value.resolution
+        find_uefi(BOARDS[architecture], (tmp_path / "none",))
+    assert f"apt-get install {package}" in caught.value.resolution
 
 
 SEQUENCES = (
