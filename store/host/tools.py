@@ -69,6 +69,7 @@ TOOLS: dict[str, Tool] = {
     ),
     "debugfs": Tool("debugfs", "e2fsprogs", ("-V",)),
     "dpkg-query": Tool("dpkg-query", "dpkg", shapes=False),
+    "dumpe2fs": Tool("dumpe2fs", "e2fsprogs", ("-V",)),
     "gpg": Tool("gpg", "gnupg", shapes=False),
     "grub-bios": Tool(
         "/usr/lib/grub/i386-pc/moddep.lst",
@@ -108,6 +109,7 @@ TOOLS: dict[str, Tool] = {
     # The same programs where they write what is delivered.
     "pack-cpio": Tool("cpio", "cpio"),
     "pack-gzip": Tool("gzip", "gzip"),
+    "pack-tar": Tool("tar", "tar"),
     "pack-xz": Tool("xz", "xz-utils"),
     "pack-zstd": Tool("zstd", "zstd"),
     "qemu-block-extra": Tool(

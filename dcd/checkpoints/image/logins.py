@@ -59,7 +59,7 @@ def apply_logins(root: Path, users: Sequence[User], inputs: Mapping[str, Path]) 
     """Give the users, who exist in the image, their keys and rights. Raises `CheckpointError`."""
     for user in users:
         lines = [
-            line for key in user.get_children(class_type=SshKey) for line in _lines(key, inputs)
+            line for key in user.get_children(class_type=SshKey) for line in key_lines(key, inputs)
         ]
         if lines:
             _authorize(root, user, lines)
@@ -67,7 +67,8 @@ def apply_logins(root: Path, users: Sequence[User], inputs: Mapping[str, Path]) 
             _allow(root, user, sudo)
 
 
-def _lines(key: SshKey, inputs: Mapping[str, Path]) -> list[str]:
+def key_lines(key: SshKey, inputs: Mapping[str, Path]) -> list[str]:
+    """The keys, a line each. Raises `CheckpointError`."""
     if not key.source:
         return [key.text]
     content = captured_file(inputs, key.source).read_text("utf-8", "replace")

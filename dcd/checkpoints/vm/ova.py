@@ -80,8 +80,6 @@ class CreateOVA(Checkpoint):
 
     def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
         yield from check_images(doc, self)
-        yield from check_hardware(doc, self, "describes", only=X86)
-        described = machine_of(doc)
         if images_of(doc) and _OVA not in images_of(doc):
             yield self.fault(
                 doc,
@@ -90,6 +88,12 @@ class CreateOVA(Checkpoint):
                 "",
                 'add <vm_format type="ova"/> to vm_im, or leave this checkpoint out',
             )
+        yield from self.check_machine(doc)
+
+    def check_machine(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
+        """Errors for a machine that no descriptor can describe."""
+        yield from check_hardware(doc, self, "describes", only=X86)
+        described = machine_of(doc)
         if _system(described) is None:
             known = ", ".join(system.virtualbox for system in ovf.OPERATING_SYSTEMS)
             yield error(
@@ -131,13 +135,14 @@ class CreateOVA(Checkpoint):
         )
         result = new_file(context.media, _OVA.file_name(stem))
         context.report(Report(0.5, f"packing {result.name}"))
-        text = ovf.descriptor(self._machine(context.doc, packaged), self.ovf_version)
+        text = ovf.descriptor(self.machine(context.doc, packaged), self.ovf_version)
         write_ova(result, f"{stem}.ovf", text, packaged.file_name, stream, epoch)
         deliver_file(context, result, _OVA.type)
         record_medium(context, _OVA.kind, result)
         context.report(Report(1.0, f"{result.name}: {result.stat().st_size / (1 << 20):.1f} MiB"))
 
-    def _machine(self, doc: DataObjectCache, disk: ovf.PackagedDisk) -> ovf.Machine:
+    def machine(self, doc: DataObjectCache, disk: ovf.PackagedDisk) -> ovf.Machine:
+        """The machine with its disk, for a descriptor."""
         described = machine_of(doc)
         system = _system(described)
         assert system is not None  # `check` guarantees it.

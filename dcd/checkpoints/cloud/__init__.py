@@ -1,0 +1,2 @@
+"""Checkpoints that pack a virtual machine's disk as clouds and their tools take it, and configure it
+there."""
