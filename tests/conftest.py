@@ -21,6 +21,7 @@ import pytest
 
 from cli import client
 from dcd.worker.recover import leftover_workers
+from tests.forking import Forked, Zygote, mount_namespace, settings_of_python
 
 PROMPT_SECONDS = 30.0
 SETTLED = ("paused", "failed", "cancelled", "completed")
@@ -47,10 +48,45 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what starts a daemon, which `make check` leaves out."""
+    """Mark what starts a daemon, which `make check` leaves out, and begin with what takes longest."""
     for item in items:
         if "cold_daemon" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.daemon)
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if processes > 1:
+        items[:] = longest_first(items, processes)
+
+
+def longest_first(items: list[pytest.Item], processes: int) -> list[pytest.Item]:
+    """The tests in an order in which those of pytest-xdist's processes end together. Each gets a run of them,
+    equally many, and when it has no more, some from the end of another's. So the files whose tests have time
+    limits of their own are dealt to the beginnings of these runs, those with the longest first."""
+    files: dict[Path, list[pytest.Item]] = {}
+    others = []
+    for item in items:
+        if time_limit(item):
+            files.setdefault(item.path, []).append(item)
+        else:
+            others.append(item)
+    dealt: list[list[pytest.Item]] = [[] for _ in range(processes)]
+    seconds = [0.0] * processes
+    for file in sorted(files.values(), key=lambda file: -max(map(time_limit, file))):
+        least = seconds.index(min(seconds))
+        dealt[least] += file
+        seconds[least] += max(map(time_limit, file))
+    ordered: list[pytest.Item] = []
+    for number, share in enumerate(dealt, 1):
+        more = max(0, len(items) * number // processes - len(ordered) - len(share))
+        ordered += [*share, *others[:more]]
+        del others[:more]
+    return [*ordered, *others]
+
+
+def time_limit(item: pytest.Item) -> float:
+    """The test's own time limit in seconds, if it is longer than that of all; else 0."""
+    marker = item.get_closest_marker("timeout")
+    own = float(marker.args[0]) if marker else 0.0
+    return own if own > float(item.config.getini("timeout")) else 0.0
 
 
 @contextmanager
@@ -82,6 +118,27 @@ def open_way(directory: Path) -> None:
             place.chmod(0o711)
 
 
+_python = settings_of_python()
+_zygotes: list[Zygote] = []
+"""One for each mount namespace of this process; the last is that of the present one."""
+
+
+def forked_or_started(command: list[str], **output: Any) -> "Forked | subprocess.Popen[bytes]":
+    """Fork the daemon from a process that has loaded its code; start it where it is to load it otherwise, or
+    by another program."""
+    if command[:3] != [sys.executable, "-m", "dcd.main"] or settings_of_python() != _python:
+        return subprocess.Popen(command, **output)
+    if not _zygotes or _zygotes[-1].mounts != mount_namespace():
+        _zygotes.append(Zygote())
+    return _zygotes[-1].launch(command, **output)
+
+
+def pytest_sessionfinish() -> None:
+    """End the processes that fork daemons."""
+    while _zygotes:
+        _zygotes.pop().end()
+
+
 class Daemon:
     """`dcd serve` on a state directory and a socket of its own, and dcctl to talk to it."""
 
@@ -96,8 +153,8 @@ class Daemon:
             self.settings["worker"] = os.environ[WORKER]
         self.tables = ""
         """Tables of the settings, as TOML."""
-        self.process: subprocess.Popen[bytes] | None = None
-        self.launch = subprocess.Popen
+        self.process: subprocess.Popen[bytes] | Forked | None = None
+        self.launch: Callable[..., Any] = forked_or_started
         """How the command becomes a process; fault tests have another way."""
         self.wrapper: tuple[str, ...] = ()
         """What is put before the command each time."""
@@ -266,6 +323,12 @@ def cold_daemon(tmp_path: Path) -> Iterator[Daemon]:
 
 
 @pytest.fixture
+def really_started(cold_daemon: Daemon) -> None:
+    """The daemon is started as a program, for tests of what its processes are and have."""
+    cold_daemon.launch = subprocess.Popen
+
+
+@pytest.fixture
 def daemon(cold_daemon: Daemon) -> Iterator[Daemon]:
     """A running daemon. After the test it is stopped, and nothing of it may be left."""
     yield cold_daemon.start()
@@ -292,7 +355,9 @@ def debian_package(tmp_path_factory: pytest.TempPathFactory) -> Path:
         fcntl.flock(directory, fcntl.LOCK_EX)
         if not list(out.glob("dcd_*.deb")):
             command = [script, Path(sys.executable).parent, out]
-            result = subprocess.run(command, capture_output=True, text=True, check=False)
+            # lxml is compiled: without optimization in a third of the time.
+            environment = {**os.environ, "CFLAGS": "-O0"}
+            result = subprocess.run(command, capture_output=True, text=True, env=environment)
             assert result.returncode == 0, result.stderr
     finally:
         os.close(directory)

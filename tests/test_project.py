@@ -36,6 +36,7 @@ def sources() -> list[Path]:
     return [ROOT / name for name in listed if (ROOT / name).exists()]
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize(
     "command", [("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy",)], ids=" ".join
 )

@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import WriteManifest
 
-pytestmark = [pytest.mark.root, pytest.mark.slow]
+pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.usefixtures("really_started")]
 
 
 def status_of(pid: int) -> dict[str, str]:

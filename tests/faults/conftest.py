@@ -5,14 +5,11 @@ daemon is dead or all is done, says in what the state directory differs from the
 docs/promises.md. DCD_SOAK=1 makes the suites exhaustive; DCD_SEED repeats the random ones.
 """
 
-import json
 import os
 import random
 import re
-import select
 import shutil
 import subprocess
-import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -26,10 +23,10 @@ from cli import client
 from statemachine.errors import DcdError, NotFound
 from statemachine.machine import BuildMachine
 from store.eventlog import EventLog
+from tests.forking import Fault, Zygote
 
 HERE = Path(__file__).parent
 SOAK = os.environ.get("DCD_SOAK") == "1"
-COUNTED_TRACE = "points"
 
 
 @pytest.fixture(scope="session")
@@ -46,116 +43,6 @@ def chance() -> random.Random:
     return random.Random(seed)
 
 
-@dataclass(frozen=True)
-class Fault:
-    """What is to happen at the counted call `at` (0: only count): SIGKILL, or, with `error`, that errno
-    from then on. Counted are calls named in `calls` (all of inject.c when empty) on files below the
-    state directory whose path contains `part`."""
-
-    at: int = 0
-    error: int = 0
-    calls: tuple[str, ...] = ()
-    part: str = ""
-
-
-class Forked:
-    """A daemon forked by the zygote; like subprocess.Popen as far as tests need it."""
-
-    def __init__(self, pid: int, answers: Any) -> None:
-        self.pid = pid
-        self.returncode: int | None = None
-        self._answers = answers
-
-    def poll(self) -> int | None:
-        if self.returncode is None and self._answers.poll(0):
-            self.returncode = self._answers.take()["status"]
-        return self.returncode
-
-    def wait(self, timeout: float = 60.0) -> int:
-        if self.returncode is None:
-            if not self._answers.poll(timeout):
-                raise subprocess.TimeoutExpired("dcd", timeout)
-            self.returncode = self._answers.take()["status"]
-        return self.returncode
-
-    def send_signal(self, number: int) -> None:
-        if self.poll() is None:
-            os.kill(self.pid, number)
-
-    def kill(self) -> None:
-        self.send_signal(9)
-
-
-class Answers:
-    """JSON lines of the zygote, with a time limit."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self._buffer = b""
-
-    def poll(self, seconds: float) -> bool:
-        if b"\n" in self._buffer:
-            return True
-        if not select.select([self._descriptor], [], [], seconds)[0]:
-            return False
-        came = os.read(self._descriptor, 65536)
-        if not came:
-            pytest.fail("the zygote has ended")
-        self._buffer += came
-        return b"\n" in self._buffer
-
-    def take(self) -> dict[str, int]:
-        while not self.poll(60.0):
-            pass
-        line, _, self._buffer = self._buffer.partition(b"\n")
-        return json.loads(line)
-
-
-class Zygote:
-    """Forks daemons. `fault` and `defect` are for the next one only; `points` lists the counted calls
-    of the last one that had a fault."""
-
-    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
-        self._process = process
-        self._answers = Answers(process.stdout.fileno())
-        self._trace: Path | None = None
-        self.fault: Fault | None = None
-        self.defect: str | None = None
-
-    def launch(self, command: list[str], *, stdout: Any, stderr: Any) -> Forked:
-        """In the place of subprocess.Popen, for `python -m dcd.main ...`."""
-        arguments = command[command.index("dcd.main") + 1 :]
-        state_dir = Path(arguments[arguments.index("--state-dir") + 1])
-        fault = None
-        if self.fault:
-            self._trace = state_dir.parent / COUNTED_TRACE
-            self._trace.unlink(missing_ok=True)
-            fault = {
-                "below": f"{state_dir}/",
-                "part": self.fault.part,
-                "calls": f",{','.join(self.fault.calls)}," if self.fault.calls else "",
-                "at": self.fault.at,
-                "error": self.fault.error,
-                "trace": str(self._trace),
-            }
-        request = {
-            "arguments": arguments,
-            "log": stdout.name,
-            "fault": fault,
-            "defect": self.defect,
-        }
-        self.fault = self.defect = None
-        self._process.stdin.write(json.dumps(request).encode() + b"\n")
-        self._process.stdin.flush()
-        return Forked(self._answers.take()["pid"], self._answers)
-
-    def points(self) -> list[str]:
-        """The counted calls: name and path."""
-        assert self._trace is not None
-        lines = self._trace.read_text().splitlines() if self._trace.exists() else []
-        return [line.partition(" ")[2] for line in lines]
-
-
 @pytest.fixture(scope="session")
 def injector(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The compiled inject.c."""
@@ -168,21 +55,19 @@ def injector(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return library
 
 
+@pytest.fixture(scope="session")
+def frail_zygote(injector: Path) -> Iterator[Zygote]:
+    """A process that forks daemons and their launchers, with faults and defects."""
+    zygote = Zygote(LD_PRELOAD=str(injector))
+    yield zygote
+    zygote.end()
+
+
 @pytest.fixture
-def zygote(injector: Path) -> Iterator[Zygote]:
-    """A process that forks daemons for this test."""
-    process = subprocess.Popen(
-        [sys.executable, HERE / "zygote.py"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, "LD_PRELOAD": str(injector)},
-    )
-    try:
-        yield Zygote(process)
-    finally:
-        process.stdin.close()
-        process.kill()
-        process.wait()
+def zygote(frail_zygote: Zygote) -> Iterator[Zygote]:
+    """That process, without what the test before wanted."""
+    frail_zygote.fault = frail_zygote.defect = None
+    yield frail_zygote
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from cli.client import ClientError
 
 pytestmark = [pytest.mark.faults, pytest.mark.root]
 
-FEW = 8
+FEW = 5
 
 
 @dataclass

@@ -64,7 +64,7 @@ def test_build_survives_power_cuts_of_the_server(
     server.switch_on()
     for _ in range(4 if soak else 1):
         server.submit()
-        for _ in range(2):
+        for _ in range(2 if soak else 1):
             checkpoint = server.wait_for_middle(chance.uniform(0.0, WORK_SECONDS))
             machine.fail_power()
             for _ in range(chance.randint(0, 2) if soak else 0):

@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import tarfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +28,10 @@ DRIVERS = {
 }
 CHECKED = ("qcow2", "vmdk", "vdi", "vhdx")
 
-BOOTS = (
-    ("debian-vm.vdi", "bios", ("ich9-ahci,id=sata", "ide-hd,bus=sata.0,drive=disk")),
-    ("debian-vm.vmdk", "uefi", ("virtio-scsi-pci", "scsi-hd,drive=disk")),
-)
-"""An image, firmware, and the devices that it is attached by. The checkpoint itself boots the OVA with UEFI
-from NVMe."""
+BOOTED = "debian-vm.vdi"
+DEVICES = ("ich9-ahci,id=sata", "ide-hd,bus=sata.0,drive=disk")
+"""The image that a plain machine boots with BIOS, and the devices that it is attached by. The checkpoint
+itself boots the OVA with UEFI from NVMe; qemu-img finds all the others equal to the disk."""
 
 VERIFICATION = """
 <arg name="marker">${hostname} login:</arg>
@@ -86,12 +83,7 @@ def test_a_virtual_machine_is_delivered_in_formats_that_others_read_and_boot(
     assert "\next4" in files["verify-boot-ova-uefi-nvme.log"].read_text()
     assert files["verify-boot-ova-uefi-nvme.png"].read_bytes().startswith(b"\x89PNG")
 
-    with ThreadPoolExecutor() as pool:
-        boots = [
-            pool.submit(boots_to_login, files[name], tmp_path / name, firmware, devices)
-            for name, firmware, devices in BOOTS
-        ]
-    assert [boot.result() for boot in boots] == [True] * len(BOOTS)
+    assert_boots_to_login(files[BOOTED], tmp_path / "plain")
     daemon.ctl("artifacts", build, "--verify")
     assert_identical_again(daemon, without_boots(manifest), "create-disk")
     assert daemon.stop() == 0
@@ -132,10 +124,8 @@ def assert_the_package_is_sound(ova: Path, raw: Path, place: Path) -> None:
     shutil.rmtree(place)
 
 
-def boots_to_login(image: Path, directory: Path, firmware: str, devices: tuple[str, ...]) -> bool:
-    """Whether a plain machine with nothing but the disk comes to the system's login prompt."""
+def assert_boots_to_login(image: Path, directory: Path) -> None:
     arguments = ["-drive", f"if=none,id=disk,snapshot=on,file={image}"]
-    for device in devices:
+    for device in DEVICES:
         arguments += ["-device", device]
-    prompt = "debian-vm login:"
-    return prompt in console_with(prompt, BOOT_SECONDS, directory, arguments, firmware=firmware)
+    console_with("debian-vm login:", BOOT_SECONDS, directory, arguments, firmware="bios")

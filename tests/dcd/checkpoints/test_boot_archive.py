@@ -9,10 +9,8 @@ from typing import Any
 import pytest
 
 from dcd.checkpoints.boot.archive import DebianBootArchive
-from dcd.checkpoints.transfer.deb import TransferDEB
 from dcd.manifest.diagnostics import refuse
-from dcd.platform.apt import host_codename, host_sources, sources_for
-from statemachine.errors import CheckpointError, InvalidManifest, Unprepared
+from statemachine.errors import CheckpointError, InvalidManifest
 
 
 def add_kernel(image: Path, version: str, modules: bool = True) -> None:
@@ -196,36 +194,3 @@ def test_a_level_that_the_compressor_does_not_have_is_refused(
     checkpoint = DebianBootArchive("ba-arch", compression_type=kind, compression_level=level)
     with pytest.raises(InvalidManifest, match="out of range"):
         refuse(checkpoint.check(bench.empty_doc()))
-
-
-@pytest.mark.system
-@pytest.mark.root
-@pytest.mark.timeout(900)
-def test_the_initramfs_of_a_live_image_finds_and_mounts_any_medium(
-    bench: Any, own_mounts: None
-) -> None:
-    suite = host_codename()
-    try:
-        sources_for(host_sources(), suite, ["main"])
-    except Unprepared as error:
-        pytest.skip(f"this host has no apt sources: {error.brief}")
-    bench.execute(
-        TransferDEB("t"),
-        f'<software name="t" type="DEB"><source><repository suite="{suite}"/></source>'
-        "<software_data><name>linux-image-amd64</name><name>live-boot</name><name>zstd</name>"
-        "</software_data></software>",
-    )
-    assert not list((bench.image / "boot").glob("initrd*"))
-    bench.execute(DebianBootArchive("ba-arch"))
-    initramfs = bench.root / "boot_archive/initrd.img"
-    plain = subprocess.run(["zstd", "-dc", initramfs], capture_output=True, check=True).stdout
-    listing = subprocess.run(
-        ["cpio", "-t", "--quiet"], input=plain, capture_output=True, check=True
-    )
-    names = listing.stdout.decode().splitlines()
-    modules = {name.rpartition("/")[2].partition(".ko")[0] for name in names if ".ko" in name}
-    assert modules >= {
-        *("virtio_blk", "virtio_scsi", "virtio_pci", "ahci", "sr_mod", "usb-storage"),
-        *("isofs", "squashfs", "overlay"),
-    }
-    assert "scripts/live" in names

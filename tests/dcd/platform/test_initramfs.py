@@ -83,7 +83,7 @@ def make_system(root: Path, suite: str) -> None:
     made = subprocess.run(
         [
             *("mmdebstrap", "--quiet", "--mode=root", "--format=directory", "--variant=minbase"),
-            *("--include=linux-image-amd64,live-boot,dmsetup,zstd,busybox", suite, root),
+            *("--include=linux-image-cloud-amd64,live-boot,dmsetup,zstd,busybox", suite, root),
             f"deb {options}{mirror.uri} {suite} main",
         ],
         env={**os.environ, "INITRD": "No"},
@@ -122,7 +122,7 @@ def add_firmware(root: Path) -> None:
         find = "find /lib/modules/ -name '*.ko*' | xargs modinfo -F firmware"
         asked = inside.run(["sh", "-c", find], env={"PATH": PATH}, capture=True)
     names = sorted({name for name in asked.stdout.split() if "*" not in name})
-    assert len(names) > 500
+    assert len(names) > 20, len(names)
     merged = (root / "lib").is_symlink()
     firmware = root / ("usr/lib/firmware" if merged else "lib/firmware")
     chosen = Random(1).sample(names, len(names) // 2)

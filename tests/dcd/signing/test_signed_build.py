@@ -11,7 +11,7 @@ import pytest
 
 from dcd.signing.new import new_key
 
-pytestmark = [pytest.mark.root, pytest.mark.daemon]
+pytestmark = [pytest.mark.root, pytest.mark.daemon, pytest.mark.usefixtures("really_started")]
 
 SEARCH = """
 tell() { printf 'tell%s\n' " $*"; }

@@ -1,9 +1,12 @@
 """A process that has loaded the daemon's code and forks a daemon for each line on its standard input.
 
-Loading the code is most of a start; a fault test starts hundreds of daemons. A line is a JSON object:
-`arguments` of `dcd`, `log` (a file for its output), `fault` (arguments of inject_arm, or null) and
-`defect` (a name in `defects`, or null). Answers are JSON lines: {"pid"} when it has been forked,
-{"status"} when it has ended. When its standard input ends, so do this process and its daemon.
+Loading the code is most of a start, and the tests start hundreds of daemons. A line is a JSON object:
+`arguments` of `dcd`, `log` (a file for its output), `environment`, `directory` (to work in), `fault`
+(arguments of inject_arm, or null) and `defect` (a name in `faults/defects.py`, or null). Answers are JSON
+lines: {"forked": PID}, and {"ended": PID, "status"}. When its standard input ends, so do its daemons. It
+has one thread, since only that one would be in a fork.
+
+The daemon's launcher is forked too, so it suffers the same faults and defects.
 """
 
 import contextlib
@@ -11,10 +14,10 @@ import ctypes
 import importlib.util
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
-import threading
 import time
 import traceback
 from pathlib import Path
@@ -26,6 +29,8 @@ _traces = set()
 def main() -> None:
     """Serve until the end of the input."""
     os.environ.pop("LD_PRELOAD", None)  # what the daemon starts is not to suffer
+    import alembic.command  # noqa: F401 - a new event log needs it
+
     import dcd.launcher.__main__
     import dcd.launcher.client
     import dcd.main
@@ -33,22 +38,49 @@ def main() -> None:
 
     dcd.launcher.client._started = _fork_launcher
 
-    for line in sys.stdin:
-        request = json.loads(line)
-        pid = os.fork()
-        if pid == 0:
-            _become_daemon(dcd.main.main, **request)
-        _say({"pid": pid})
-        threading.Thread(target=_await, args=(pid,), daemon=True).start()
+    running: dict[int, int] = {}
+    """The daemons, by their pidfds."""
+    poll = select.poll()
+    poll.register(0, select.POLLIN)
+    asked = b""
+    while True:
+        for descriptor, _ in poll.poll():
+            if descriptor:
+                pid = running.pop(descriptor)
+                poll.unregister(descriptor)
+                os.close(descriptor)
+                status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+                _say({"ended": pid, "status": status})
+                continue
+            came = os.read(0, 1 << 20)
+            if not came:
+                for pid in running.values():
+                    os.kill(pid, signal.SIGKILL)
+                return
+            *lines, asked = (asked + came).split(b"\n")
+            for line in lines:
+                pid = os.fork()
+                if pid == 0:
+                    _become_daemon(dcd.main.main, tuple(running), **json.loads(line))
+                descriptor = os.pidfd_open(pid)
+                running[descriptor] = pid
+                poll.register(descriptor, select.POLLIN)
+                _say({"forked": pid})
 
 
-def _become_daemon(run, arguments, log, fault, defect):
+def _become_daemon(run, others, arguments, log, environment, directory, fault, defect):
+    for descriptor in others:
+        os.close(descriptor)
     nothing = os.open(os.devnull, os.O_RDONLY)
     output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.dup2(nothing, 0)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    threading.Thread(target=_die_with, args=(os.getppid(),), daemon=True).start()
+    os.close(nothing)
+    os.close(output)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(directory)
     if defect:
         _defects()[defect]()
     if fault:
@@ -72,12 +104,13 @@ def _become_daemon(run, arguments, log, fault, defect):
 
 
 def _fork_launcher(control):
-    """In the place of starting the launcher: forked, it suffers the same faults and defects."""
+    """In the place of starting the launcher."""
     pid = os.fork()
     if pid:
         return _Forked(pid)
     try:
         os.setsid()
+        os.chdir("/")
         kept = _kept(control.fileno())
         for descriptor in [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]:
             if descriptor > 2 and descriptor not in kept:
@@ -119,27 +152,15 @@ class _Forked:
         os.kill(self.pid, signal.SIGKILL)
 
 
-def _die_with(parent):
-    while os.getppid() == parent:
-        time.sleep(1)
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 def _defects():
-    path = Path(__file__).with_name("defects.py")
+    path = Path(__file__).with_name("faults") / "defects.py"
     spec = importlib.util.spec_from_file_location("defects", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.DEFECTS
 
 
-def _await(pid):
-    _, status = os.waitpid(pid, 0)
-    _say({"status": os.waitstatus_to_exitcode(status)})
-
-
 def _say(answer):
-    # One write: two threads talk.
     os.write(1, json.dumps(answer).encode() + b"\n")
 
 
