@@ -129,6 +129,29 @@ def _dataset(layer: Path) -> str:
 
 def _dataset_at(path: Path) -> str:
     """The dataset that holds a path. Raises Unprepared when none does."""
-    return run_tool(
-        f"looking for the dataset of {path}", "zfs", "list", "-Ho", "name", path
-    ).strip()
+    doing = f"looking for the dataset of {path}"
+    try:
+        return run_tool(doing, "zfs", "list", "-Ho", "name", path).strip()
+    except Unprepared:
+        # zfs-fuse compares 8 bits of the device's minor number, and so finds no file system that was mounted
+        # when there were 256 others without a disk.
+        if name := _mounted_at(_mount_point(path)):
+            return name
+        raise
+
+
+def _mounted_at(place: Path) -> str | None:
+    """The dataset that is mounted there, if it has the place as its property. Raises Unprepared."""
+    columns = ("-o", "name,mountpoint,mounted")
+    listing = run_tool("listing datasets", "zfs", "list", "-H", "-t", "filesystem", *columns)
+    for line in listing.splitlines():
+        name, mountpoint, mounted = line.split("\t")
+        if mounted == "yes" and mountpoint == str(place):
+            return name
+    return None
+
+
+def _mount_point(path: Path) -> Path:
+    """The mount point of the file system that holds a path."""
+    resolved = path.resolve()
+    return next(each for each in (resolved, *resolved.parents) if each.is_mount())

@@ -1,5 +1,6 @@
 """The back end is the best that works where the layers are to be, found out by trying."""
 
+import shutil
 import uuid
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from statemachine.errors import Unprepared
 from store.host.mounts import mount
+from store.host.process import BASE_ENVIRONMENT
 from store.layers.choose import choose, open_store
 from store.layers.interface import LayerRecord, LayerStore
 from tests.store.layers.conftest import in_namespace, key_of
@@ -87,3 +89,23 @@ def test_a_worker_opens_what_the_daemon_chose(tmp_path: Path) -> None:
     store, _ = choose(tmp_path)
     make_layer(store)
     assert open_store(store.name, tmp_path).find(key_of("one")) == store.find(key_of("one"))
+
+
+def test_zfs_is_found_where_hundreds_of_other_file_systems_are_mounted(
+    zfs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """zfs(8) of zfs-fuse does not find a path then, and says nothing, as here always."""
+    program = tmp_path / "bin" / "zfs"
+    program.parent.mkdir()
+    real = shutil.which("zfs")
+    program.write_text(
+        f'#!/bin/sh\nfor last; do :; done\ncase $1$last in list/*) exit 1; esac\nexec {real} "$@"\n'
+    )
+    program.chmod(0o755)
+    path = f"{program.parent}:{BASE_ENVIRONMENT['PATH']}"
+    monkeypatch.setattr("store.host.process.BASE_ENVIRONMENT", {**BASE_ENVIRONMENT, "PATH": path})
+    store, _ = choose(zfs / uuid.uuid4().hex)
+    assert store.name == "zfs"
+    make_layer(store)
+    assert store.find(key_of("one")) is not None
+    assert choose(tmp_path / "layers")[0].name == "overlay"
