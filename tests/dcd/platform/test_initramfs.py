@@ -29,6 +29,14 @@ REPLACED = {
     "trixie": "copy_file, copy_exec, _call_dracut_install",
 }
 
+KERNELS = {
+    "bullseye": "linux-image-cloud-amd64",
+    "bookworm": "linux-image-amd64",
+    "trixie": "linux-image-cloud-amd64",
+}
+"""One with all drivers, which ask for hundreds of pieces of firmware, and two that are unpacked and gathered
+in a third of the time."""
+
 ODD_CALLS = r"""#!/bin/sh -e
 [ "$1" = prereqs ] && exit 0
 . /usr/share/initramfs-tools/hook-functions
@@ -83,7 +91,7 @@ def make_system(root: Path, suite: str) -> None:
     made = subprocess.run(
         [
             *("mmdebstrap", "--quiet", "--mode=root", "--format=directory", "--variant=minbase"),
-            *("--include=linux-image-cloud-amd64,live-boot,dmsetup,zstd,busybox", suite, root),
+            *(f"--include={KERNELS[suite]},live-boot,dmsetup,zstd,busybox", suite, root),
             f"deb {options}{mirror.uri} {suite} main",
         ],
         env={**os.environ, "INITRD": "No"},
@@ -122,7 +130,6 @@ def add_firmware(root: Path) -> None:
         find = "find /lib/modules/ -name '*.ko*' | xargs modinfo -F firmware"
         asked = inside.run(["sh", "-c", find], env={"PATH": PATH}, capture=True)
     names = sorted({name for name in asked.stdout.split() if "*" not in name})
-    assert len(names) > 20, len(names)
     merged = (root / "lib").is_symlink()
     firmware = root / ("usr/lib/firmware" if merged else "lib/firmware")
     chosen = Random(1).sample(names, len(names) // 2)
@@ -211,7 +218,8 @@ def test_the_archive_of_faster_functions_is_the_plain_one(
     assert files_of(root) == before
     listing = "\n".join(entries(fast))
     assert re.search(r"usr/lib/firmware/odd/there", listing)
-    assert len(re.findall(r"usr/lib/firmware/.", listing)) > 20
+    if KERNELS[suite] == "linux-image-amd64":
+        assert len(re.findall(r"usr/lib/firmware/.", listing)) > 20
     assert "statuses" in listing
 
 
