@@ -131,9 +131,13 @@ def request(
         ) from None
 
 
-def builds(socket_path: str, states: Iterable[str] = (), page: int = PAGE) -> Iterator[Json]:
-    """Summaries of the builds in these states (none: in any), newest first; requested by the `page`."""
+def builds(
+    socket_path: str, states: Iterable[str] = (), page: int = PAGE, group: str | None = None
+) -> Iterator[Json]:
+    """Summaries of the builds in these states (none: in any), of that group if given, newest first; requested
+    by the `page`."""
     query: dict[str, str | int | None] = {"state": ",".join(states) or None, "limit": page}
+    query["group"] = group
     while True:
         answer = request(socket_path, "GET", "/v1/builds", query=query)
         yield from answer["builds"]

@@ -1,15 +1,16 @@
 """Completion of dcctl's command lines in bash, zsh and fish.
 
 The shells' scripts ask `dcctl completion --words` at each key, so that what they offer is what there is:
-builds by id, checkpoints and artifacts of the build on the line, and every command and option of this dcctl.
-Where a file is wanted nothing is offered, and the shell completes files. Without a daemon that answers
-quickly there are no ids. Never fails, and never writes to stderr.
+builds and groups by id, checkpoints and artifacts of the build on the line, and every command and option
+of this dcctl. Where a file is wanted nothing is offered, and the shell completes files. Without a daemon
+that answers quickly there are no ids. Never fails, and never writes to stderr.
 """
 
 import argparse
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 
 from cli.client import ClientError, Json, build_path, request
@@ -18,6 +19,9 @@ SECONDS = 2.0
 """The time for an answer of the daemon: somebody waits at the keyboard."""
 
 MOST_BUILDS = 100
+
+OF_GROUPS = ("follow", "status", "cancel", "retry", "rm")
+"""Commands that take a group's id where they take a build's."""
 
 FITTING = {"retry": ("failed",), "resume": ("failed", "paused")}
 """Commands that are possible in some states only."""
@@ -166,6 +170,10 @@ class _Line:
             yield from ((str(choice), "") for choice in action.choices)
         elif metavar == "BUILD":
             yield from self._builds()
+            if self.command in OF_GROUPS:
+                yield from self._groups()
+        elif metavar == "GROUP":
+            yield from self._groups()
         elif metavar == "CHECKPOINT":
             yield from self._checkpoints()
         elif metavar == "NAME" and self.command == "download":
@@ -177,13 +185,27 @@ class _Line:
             )
 
     def _builds(self) -> Iterator[Candidate]:
-        states = FITTING.get(self.command)
-        query = {"limit": MOST_BUILDS, "state": ",".join(states) if states else None}
-        for build in request(
-            self.socket, "GET", "/v1/builds", query=query, timeout_seconds=SECONDS
-        )["builds"]:
+        for build in self._listed:
             if build["id"] not in self.given:
                 yield build["id"], f"{build.get('name', '')} {build.get('state', '')}"
+
+    def _groups(self) -> Iterator[Candidate]:
+        """The groups of the builds: their ids begin with the group's."""
+        names: dict[str, list[str]] = {}
+        for build in self._listed:
+            group, dash, _ = str(build["id"]).partition("-")
+            if dash and group not in self.given:
+                names.setdefault(group, []).append(build.get("name", ""))
+        for group, of in names.items():
+            yield group, f"{' '.join(dict.fromkeys(of))}: a group of {len(of)}"
+
+    @cached_property
+    def _listed(self) -> Sequence[Json]:
+        states = FITTING.get(self.command)
+        query = {"limit": MOST_BUILDS, "state": ",".join(states) if states else None}
+        path = "/v1/builds"
+        answer = request(self.socket, "GET", path, query=query, timeout_seconds=SECONDS)
+        return list(answer["builds"])
 
     def _checkpoints(self) -> Iterator[Candidate]:
         if not self.given:

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from cli.capture import send
 from cli.client import ClientError, Json, Unreachable, request
-from cli.commands.options import wants_reports
+from cli.commands.options import manifest_body, wants_reports
 from cli.exit_codes import AT_REST, ExitCode
 from cli.stream import PATIENCE_SECONDS
 from cli.text import count, duration, print_json, print_table, printable, timestamp
@@ -60,6 +60,14 @@ def reported_group(args: argparse.Namespace, group: Json, code: int) -> int:
 
         write_reports(args, {build["id"]: label(build["cell"]) for build in group["builds"]})
     return code
+
+
+def matrix_request(args: argparse.Namespace, operation: str) -> tuple[str, dict[str, Json]]:
+    """The path and the body of a request about a manifest, or about each cell of a matrix."""
+    body = manifest_body(args)
+    if not args.matrix:
+        return f"/v1/{operation}", body
+    return f"/v1/groups/{operation}", {**body, "matrix": args.matrix}
 
 
 def submit_group(args: argparse.Namespace, body: dict[str, Json]) -> int:

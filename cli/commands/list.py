@@ -27,6 +27,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="append",
         help="only builds in this state; may be given more than once",
     )
+    parser.add_argument(
+        "--group", metavar="GROUP", help="only the builds of this group of a matrix"
+    )
     parser.add_argument("--ids", action="store_true", help="print the ids alone, one on a line")
     how_many = parser.add_mutually_exclusive_group()
     how_many.add_argument("--all", action="store_true", help="list all builds")
@@ -42,7 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """List; with --json one array."""
     page = PAGE if args.all else min(args.limit, PAGE)
-    every = client.builds(args.socket, args.state or (), page)
+    every = client.builds(args.socket, args.state or (), page, args.group)
     builds = list(every if args.all else islice(every, args.limit))
     if args.json:
         print_json(builds)

@@ -1,7 +1,8 @@
 """`dcctl validate`: check a manifest.
 
 Print all errors and warnings of a manifest in the style of a compiler, with reasons and
-corrections. Nothing is built. Exit 8 when there are errors; warnings alone are no error.
+corrections. With --matrix it is checked for each combination of the values. Nothing is built. Exit 8 when
+there are errors; warnings alone are no error.
 """
 
 import argparse
@@ -9,20 +10,22 @@ import sys
 
 from cli.capture import send
 from cli.client import ClientError
-from cli.commands.options import add_locked, add_manifest, manifest_body
+from cli.commands.options import add_locked, add_manifest, add_matrix
 from cli.exit_codes import ExitCode
+from cli.groups import matrix_request
 from cli.text import print_diagnostics, print_json, printable, short_path
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_manifest(parser)
     add_locked(parser, offline=False)
+    add_matrix(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Validate. The diagnostics are the output, so they go to stdout."""
     try:
-        answer = send(args.socket, "/v1/validate", manifest_body(args))
+        answer = send(args.socket, *matrix_request(args, "validate"))
     except ClientError as error:
         if not error.diagnostics:
             raise

@@ -18,6 +18,8 @@ from dcd.api.views import summary_view
 from dcd.engine.manifests import ManifestSource, Options
 from dcd.manifest.diagnostics import ManifestError
 from dcd.planner.tasks import OldManifest
+from dcd.planning.epoch import BuildTime
+from dcd.planning.preview import Intention
 from statemachine.build import BuildState, Lifecycle
 from statemachine.errors import Refused, UsageError
 from statemachine.events import Actor
@@ -28,6 +30,7 @@ STATE = QueryParameter(
 )
 BUILDS_LIMIT = limit(50, 1000)
 BEFORE = QueryParameter("before", "`next` of the previous page")
+GROUP = QueryParameter("group", "only the builds of the group with this id or prefix", str)
 
 
 async def put_blob(api: Api, request: Request) -> Response:
@@ -66,13 +69,13 @@ async def plan(api: Api, request: Request) -> Response:
     api.require(request, Action.SUBMIT)
     body = await body_of(request, schemas.ManifestRequest)
     source = await source_of(api, request, body.manifest, body)
-    name, time, intentions, choice = await api.manifests.preview(
+    preview = await api.manifests.preview(
         await api.engine.locks.for_plan(source),
         options_of(body),
         actor_of(request.scope),
         api.permit(request),
     )
-    return json_response(schemas.PlanView(name, intentions, time.seconds, time.origin, choice))
+    return json_response(plan_view(preview))
 
 
 async def submit(api: Api, request: Request) -> Response:
@@ -114,7 +117,8 @@ async def list_builds(api: Api, request: Request) -> Response:
     page = integer(request, BUILDS_LIMIT, 50)
     before = integer(request, BEFORE, -1)
     position = api.records.position
-    found = await api.records.page(_states(request), page, None if before < 0 else before)
+    group = request.query_params.get(GROUP.name)
+    found = await api.records.page(_states(request), page, None if before < 0 else before, group)
     following = found[-1].submitted_position if len(found) == page else None
     superseding = await api.records.superseding(found)
     outlooks = await api.records.outlooks(found)
@@ -237,6 +241,14 @@ async def _locked(api: Api, body: schemas.SubmitRequest) -> Locked | None:
             )
         lists |= dict.fromkeys(state.resolved)
     return Locked(tuple(lists), body.versions)
+
+
+def plan_view(
+    preview: tuple[str, BuildTime, tuple[Intention, ...], str],
+) -> schemas.PlanView:
+    """The response for a preview of a build."""
+    name, time, intentions, choice = preview
+    return schemas.PlanView(name, intentions, time.seconds, time.origin, choice)
 
 
 def options_of(body: schemas.ManifestRequest) -> Options:

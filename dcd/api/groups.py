@@ -9,13 +9,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from dcd.api.access import Action
-from dcd.api.builds import options_of, source_of
+from dcd.api.builds import options_of, plan_view, source_of
 from dcd.api.handling import Api
 from dcd.api.operations import body_of, json_response
-from dcd.api.schemas import ManifestRequest, ShortText
+from dcd.api.schemas import ManifestRequest, PlanView, ShortText, ValidationResult
 from dcd.api.schemas import Request as RequestBody
 from dcd.api.server import actor_of
-from dcd.engine.groups import Axis
+from dcd.engine.groups import Axis, checked_group, for_cells
+from dcd.engine.manifests import ManifestSource
+from dcd.manifest.diagnostics import ManifestError
 from statemachine.errors import UsageError
 from statemachine.events import Actor
 
@@ -28,10 +30,25 @@ class MatrixAxis(RequestBody, frozen=True):
 
 
 class GroupRequest(ManifestRequest, frozen=True, kw_only=True):
-    """Body of `POST /v1/groups`: as ManifestRequest, and the axes of the matrix: there is a build for each
-    combination of their values, all of them or none."""
+    """Body of `POST /v1/groups`, and of its check and its plan: as ManifestRequest, and the axes of the
+    matrix: there is a build for each combination of their values, all of them or none."""
 
     matrix: Annotated[tuple[MatrixAxis, ...], Meta(max_length=16)]
+
+
+@dataclass(frozen=True, slots=True)
+class CellPlan:
+    """The preview of a cell's build."""
+
+    cell: dict[str, str]
+    plan: PlanView
+
+
+@dataclass(frozen=True, slots=True)
+class GroupPlan:
+    """The preview of a group, in the order of its cells. Checkpoints with the same key run once."""
+
+    cells: tuple[CellPlan, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +80,49 @@ class GroupView:
 async def submit(api: Api, request: Request) -> Response:
     api.require(request, Action.SUBMIT)
     body = await body_of(request, GroupRequest)
+    source = await source_of(api, request, body.manifest, body)
+    group, new = await api.engine.submit_group(
+        source, axes_of(body), options_of(body), actor_of(request.scope), api.permit(request)
+    )
+    return json_response(await _view(api, group), 201 if new else 200)
+
+
+async def validate(api: Api, request: Request) -> Response:
+    api.require(request, Action.SUBMIT)
+    body = await body_of(request, GroupRequest)
+    actor = actor_of(request.scope)
+    try:
+        source = await source_of(api, request, body.manifest, body)
+        warnings = await checked_group(
+            api.manifests, source, axes_of(body), body.pause_before, actor
+        )
+    except ManifestError as error:
+        return json_response(ValidationResult(False, error.diagnostics, error.missing))
+    return json_response(ValidationResult(True, warnings))
+
+
+async def plan(api: Api, request: Request) -> Response:
+    api.require(request, Action.SUBMIT)
+    body = await body_of(request, GroupRequest)
+    source = await source_of(api, request, body.manifest, body)
+    options, actor, permit = options_of(body), actor_of(request.scope), api.permit(request)
+
+    async def preview(of: ManifestSource, _: dict[str, str]) -> PlanView:
+        return plan_view(await api.manifests.preview(of, options, actor, permit))
+
+    found = await for_cells(source, axes_of(body), preview)
+    return json_response(GroupPlan(tuple(CellPlan(cell, shown) for cell, shown in found)))
+
+
+def axes_of(body: GroupRequest) -> list[Axis]:
+    """The axes of a request. Raises UsageError for one with a lock."""
     if body.lock is not None or body.offline:
         raise UsageError(
             "a lock is for one build, not for a group",
             "",
             "submit the builds of the matrix one by one, each with its lock",
         )
-    source = await source_of(api, request, body.manifest, body)
-    axes = [Axis(each.name, each.values) for each in body.matrix]
-    group, new = await api.engine.submit_group(
-        source, axes, options_of(body), actor_of(request.scope), api.permit(request)
-    )
-    return json_response(await _view(api, group), 201 if new else 200)
+    return [Axis(each.name, each.values) for each in body.matrix]
 
 
 async def show(api: Api, request: Request) -> Response:

@@ -7,8 +7,9 @@ stands for the cell, the same in every group. Common results are made once: ther
 
 import hashlib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from dcd.engine.builds import ID_ALPHABET, new_id
 from dcd.engine.manifests import Manifests, ManifestSource, Options, Permit
@@ -20,6 +21,8 @@ from dcd.planning import plan as planning
 from statemachine.errors import PermissionDenied, Unprepared, UsageError
 from statemachine.events import Actor, BuildSubmitted
 from statemachine.keys import canonical
+
+T = TypeVar("T")
 
 MOST_CELLS = 64
 """The number of builds of a group; each is planned before the submit is answered."""
@@ -108,39 +111,18 @@ async def planned_group(
 ) -> dict[str, BuildSubmitted]:
     """The first events of a group's builds, by id. Raises what the plan of a cell raises, with all errors of
     all cells."""
-    chosen = cells(axes, source.parameters)
     group, salt = new_id(), planning.new_salt()
-    submitted: list[BuildSubmitted] = []
     shown: list[dict[str, str]] = []
-    faults: list[tuple[dict[str, str], ManifestError]] = []
-    missing: list[InputsMissing] = []
-    for cell in chosen:
-        of = of_cell(source, cell)
-        try:
-            planned = await manifests.plan(of, actor, permit, options.pause_before)
-            event = manifests.submitted(of, options, planned, salt)
-        except InputsMissing as error:
-            missing.append(error)
-            continue
-        except ManifestError as error:
-            faults.append((cell, error))
-            continue
-        except (PermissionDenied, Unprepared) as error:
-            raise type(error)(
-                f"{error.brief} (with {label(cell)})", error.details, error.resolution
-            ) from error
+
+    async def submitted(of: ManifestSource, cell: dict[str, str]) -> BuildSubmitted:
+        planned = await manifests.plan(of, actor, permit, options.pause_before)
+        event = manifests.submitted(of, options, planned, salt)
         secret = WithSecrets(planned.canonical, of.parameters)
         plain = (await manifests.without_secrets(secret, actor)).parameters
         shown.append({name: plain.get(name, value) for name, value in cell.items()})
-        submitted.append(event)
-    if faults:
-        lists = [list(_about(cell, error, len(faults) == len(chosen))) for cell, error in faults]
-        sent = {each.path: each for _, error in faults for each in error.missing}
-        found = list(itertools.chain.from_iterable(lists))
-        raise ManifestError(in_order(found), tuple(sent.values()))
-    if missing:
-        wanted = {each.path: each for error in missing for each in error.missing}
-        raise InputsMissing(tuple(wanted.values()))
+        return event
+
+    events = await for_cells(source, axes, submitted)
     return {
         build: replace(
             event,
@@ -148,10 +130,66 @@ async def planned_group(
             cell=tuple(cell.items()),
             idempotency_key=options.idempotency_key if number == 0 else None,
         )
-        for number, (build, event, cell) in enumerate(
-            zip(ids(group, shown), submitted, shown, strict=True)
+        for number, (build, (_, event), cell) in enumerate(
+            zip(ids(group, shown), events, shown, strict=True)
         )
     }
+
+
+async def checked_group(
+    manifests: Manifests,
+    source: ManifestSource,
+    axes: Sequence[Axis],
+    pause_before: str | None,
+    actor: Actor,
+) -> tuple[Diagnostic, ...]:
+    """The warnings of all cells. Raises what the check of a cell raises, with all errors of all cells."""
+
+    async def check(of: ManifestSource, _: dict[str, str]) -> tuple[Diagnostic, ...]:
+        return await manifests.check(of, pause_before, actor)
+
+    found = await for_cells(source, axes, check)
+    everywhere = set(found[0][1]).intersection(*(warnings for _, warnings in found))
+    some = (
+        replace(each, message=f"{each.message} (with {label(cell)})")
+        for cell, warnings in found
+        for each in warnings
+        if each not in everywhere
+    )
+    return tuple(in_order([*everywhere, *some]))
+
+
+async def for_cells(
+    source: ManifestSource,
+    axes: Sequence[Axis],
+    work: Callable[[ManifestSource, dict[str, str]], Awaitable[T]],
+) -> list[tuple[dict[str, str], T]]:
+    """Each cell, and the result of the work with its manifest. Raises what the work on a cell raises, with
+    all errors of all cells."""
+    chosen = cells(axes, source.parameters)
+    found: list[tuple[dict[str, str], T]] = []
+    faults: list[tuple[dict[str, str], ManifestError]] = []
+    missing: list[InputsMissing] = []
+    for cell in chosen:
+        try:
+            found.append((cell, await work(of_cell(source, cell), cell)))
+        except InputsMissing as error:
+            missing.append(error)
+        except ManifestError as error:
+            faults.append((cell, error))
+        except (PermissionDenied, Unprepared) as error:
+            raise type(error)(
+                f"{error.brief} (with {label(cell)})", error.details, error.resolution
+            ) from error
+    if faults:
+        lists = [list(_about(cell, error, len(faults) == len(chosen))) for cell, error in faults]
+        sent = {each.path: each for _, error in faults for each in error.missing}
+        every = list(itertools.chain.from_iterable(lists))
+        raise ManifestError(in_order(every), tuple(sent.values()))
+    if missing:
+        wanted = {each.path: each for error in missing for each in error.missing}
+        raise InputsMissing(tuple(wanted.values()))
+    return found
 
 
 def _about(cell: Mapping[str, str], error: ManifestError, everywhere: bool) -> Iterator[Diagnostic]:

@@ -73,10 +73,15 @@ class Records:
         return await self._builds.state(build)
 
     async def page(
-        self, states: tuple[Lifecycle, ...] | None, limit: int, before: int | None
+        self,
+        states: tuple[Lifecycle, ...] | None,
+        limit: int,
+        before: int | None,
+        group: str | None = None,
     ) -> list[BuildSummary]:
-        """At most `limit` builds, newest first, in these states (None: any), submitted before a position."""
-        return await self._builds.ask(self._log.list_builds, states, limit, before)
+        """At most `limit` builds, newest first, in these states (None: any), submitted before a position, of
+        this group (None: of any or none). Raises NotFound."""
+        return await self._builds.ask(self._log.list_builds, states, limit, before, None, group)
 
     async def superseding(self, builds: Collection[BuildSummary]) -> dict[str, str]:
         """For each of the builds at rest of whose distribution a later one has completed: that one."""

@@ -155,9 +155,11 @@ class EventLog:
         limit: int = 100,
         before: int | None = None,
         name: str | None = None,
+        group: str | None = None,
     ) -> list[BuildSummary]:
-        """Builds that are not removed, newest first, in these states and of that name if given; `before` is
-        the `submitted_position` of the last build on the previous page."""
+        """Builds that are not removed, newest first, in these states, of that name and of the group that a
+        unique prefix names, if given; `before` is the `submitted_position` of the last build on the previous
+        page. Raises NotFound for a prefix of no group, or of several."""
         query = sa.select(builds).where(builds.c.removed == 0)
         if states is not None:
             query = query.where(builds.c.state.in_([str(state) for state in states]))
@@ -165,6 +167,9 @@ class EventLog:
             query = query.where(builds.c.submitted_position < before)
         if name is not None:
             query = query.where(builds.c.name == name)
+        if group is not None:
+            first, last = _ids_of(self.resolve_group(group))
+            query = query.where(builds.c.id >= first, builds.c.id < last)
         return self._summaries(query.order_by(builds.c.submitted_position.desc()).limit(limit))
 
     def newest_completed(self, names: Collection[str]) -> dict[tuple[str, str], tuple[int, str]]:
@@ -222,9 +227,8 @@ class EventLog:
             )
         return str(ids[0])
 
-    def group(self, prefix: str) -> tuple[str, list[tuple[BuildSummary, dict[str, str]]]]:
-        """The group that a unique prefix names, and its builds, also removed ones, in the order of the
-        submit, each with its cell. Raises NotFound for none or several."""
+    def resolve_group(self, prefix: str) -> str:
+        """The group that a unique prefix names. Raises NotFound for none or several."""
         dash = sa.func.instr(builds.c.id, "-")
         named = sa.func.substr(builds.c.id, 1, dash - 1)
         among = (builds.c.id >= prefix, builds.c.id < prefix + chr(0x10FFFF), dash > 0)
@@ -239,7 +243,13 @@ class EventLog:
                 ", ".join(groups),
                 "give a longer prefix" if groups else "`dcctl list` shows the builds",
             )
-        first, last = f"{groups[0]}-", f"{groups[0]}."
+        return groups[0]
+
+    def group(self, prefix: str) -> tuple[str, list[tuple[BuildSummary, dict[str, str]]]]:
+        """The group that a unique prefix names, and its builds, also removed ones, in the order of the
+        submit, each with its cell. Raises NotFound for none or several."""
+        group = self.resolve_group(prefix)
+        first, last = _ids_of(group)
         inside = sa.select(builds).where(builds.c.id >= first, builds.c.id < last)
         cell = sa.func.json_extract(events.c.data, "$.cell")
         cells = sa.select(events.c.build, cell).where(
@@ -250,7 +260,7 @@ class EventLog:
             known = {
                 build: dict(msgspec.json.decode(text)) for build, text in connection.execute(cells)
             }
-        return groups[0], [(each, known[each.id]) for each in summaries]
+        return group, [(each, known[each.id]) for each in summaries]
 
     def by_idempotency_key(self, uid: int | None, key: str) -> str | None:
         """The id of the build that this user submitted with this key."""
@@ -364,6 +374,11 @@ def _open(path: Path, reserve: Reserve) -> sa.Connection:
         if not reserve.release():
             raise
         return database.open_writer(path)
+
+
+def _ids_of(group: str) -> tuple[str, str]:
+    """The ids of a group's builds are between these."""
+    return f"{group}-", f"{group}."
 
 
 def _chain_problems(rows: Sequence[Any]) -> list[str]:

@@ -50,6 +50,18 @@ def test_ids_of_builds_are_offered_those_that_fit(offered) -> None:
     assert offered("status", "k2p7abcd", "") == []
 
 
+def test_groups_are_offered_where_they_are_taken(offered, daemon) -> None:
+    views = [
+        {"id": f"k9abcd-{cell}", "name": "live", "state": "failed"} for cell in ("aaaa", "bbbb")
+    ]
+    daemon.answers["GET", "/v1/builds"] = 200, {"builds": views, "next": None}
+    builds = [view["id"] for view in views]
+    assert offered("status", "") == [*builds, "k9abcd"]
+    assert offered("rm", "k9abcd", "") == builds
+    assert offered("list", "--group", "") == ["k9abcd"]
+    assert offered("logs", "") == builds
+
+
 def test_checkpoints_and_artifacts_are_those_of_the_build_on_the_line(offered, daemon) -> None:
     names = [item["name"] for item in daemon.builds["k2p7abcd"].view["checkpoints"]]
     assert offered("logs", "k2p7abcd", "") == names

@@ -104,10 +104,48 @@ WRONG = (
 @pytest.mark.root
 def test_a_wrong_matrix_submits_nothing(daemon, manifest):
     for matrix, status, said in WRONG:
-        done = daemon.run("submit", manifest, "--matrix", "fails=no", "--matrix", matrix)
-        assert done.returncode == status, done.stderr
-        assert said in done.stderr and "--matrix" in done.stderr
+        for command in ("submit", "plan", "validate"):
+            done = daemon.run(command, manifest, "--matrix", "fails=no", "--matrix", matrix)
+            assert done.returncode == status, done.stderr
+            told = done.stdout if (command, status) == ("validate", 8) else done.stderr
+            assert said in told and "--matrix" in told
     assert daemon.json("list") == []
+
+
+@pytest.mark.root
+def test_a_matrix_is_checked_and_planned_before_it_is_submitted(daemon, manifest):
+    matrix = ("--matrix", "suite=bookworm,trixie", "--matrix", "profile=plain,dev")
+    assert daemon.ctl("validate", manifest, *matrix).endswith("m.xml: valid\n")
+    planned = daemon.json("plan", manifest, *matrix)["cells"]
+    assert [each["cell"] for each in planned] == [
+        {"suite": suite, "profile": profile} for suite in SUITES for profile in ("plain", "dev")
+    ]
+    assert len({each["plan"]["checkpoints"][0]["key"] for each in planned}) == 1
+    shown = daemon.ctl("plan", manifest, *matrix)
+    assert "suite=trixie profile=dev\n" in shown
+    assert "4 builds: 5 different of 10 checkpoints to run, about " in shown
+
+    # What is wrong in one cell only is said with the cell, by each command.
+    only = '<checkpoint name="more" type="CustomScript" when="dev"><args>true</args></checkpoint>'
+    manifest.write_text(MANIFEST.replace(only, only.replace("<args>true</args>", "")))
+    for command in ("validate", "plan", "submit"):
+        done = daemon.run(command, manifest, "--matrix", "profile=plain,dev")
+        assert done.returncode == 8
+        assert "(with profile=dev)" in done.stdout + done.stderr
+    assert daemon.json("list") == []
+
+
+@pytest.mark.root
+def test_the_builds_of_a_group_are_listed(daemon, manifest):
+    alone = daemon.submit(manifest)
+    groups = [daemon.submit(manifest, "--matrix", "suite=a,b") for _ in range(2)]
+    for group in groups:
+        listed = daemon.ctl("list", "--group", group, "--ids").split()
+        assert len(listed) == 2
+        assert {build.partition("-")[0] for build in listed} == {group}
+    assert "there is no group" in daemon.run("list", "--group", alone).stderr
+    assert daemon.run("list", "--group", "").returncode == 7
+    daemon.ctl("rm", "--cancel", alone, *groups)
 
 
 @pytest.mark.parametrize(
