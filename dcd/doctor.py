@@ -53,6 +53,9 @@ IMAGE_TOOLS = (
 OPTIONAL_TOOLS = {
     "tgtd": "only InstallISCSI needs it",
     "qemu-block-extra": "only InstallISCSI needs it",
+    "sbsign": 'only secure_boot="keys" needs it',
+    "libfaketime": 'only secure_boot="keys" needs it',
+    "objcopy": "only UnifiedKernelImage needs it",
 }
 """Tools that most builds do not need, with their users."""
 

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dcd.checkpoints.interface import Checkpoint, Context, Report
-from dcd.checkpoints.secure_boot import way_of
+from dcd.checkpoints.secure_boot import unified_of, way_of
 from dcd.manifest.diagnostics import Diagnostic, warning
-from dcd.manifest.doc import DataObjectCache
+from dcd.manifest.doc import DataObjectCache, checkpoints_of
 from dcd.manifest.objects.software import Software, SoftwareData
 from dcd.platform.inside import resolve
 
@@ -22,9 +22,12 @@ _OTHERS = re.compile(
     r"systemd-boot(-efi)?|refind|lilo|extlinux|isolinux|syslinux(-efi)?"
     r"|grub-(coreboot|ieee1275|xen)(-bin)?|grub-legacy"
 )
+_SYSTEMD_BOOT = "systemd-boot"
+_STUB = "systemd-boot-efi"
+"""The package that also has the stub of unified kernel images."""
 _SIGNED_FILES = ("usr/lib/shim/*.signed", "usr/lib/grub/*-signed/*.signed")
 _OTHER_FILES = {
-    "usr/lib/systemd/boot/efi/systemd-boot*.efi*": "systemd-boot",
+    "usr/lib/systemd/boot/efi/systemd-boot*.efi*": _SYSTEMD_BOOT,
     "usr/share/refind/refind/refind_*.efi": "rEFInd",
     "usr/lib/ISOLINUX/isolinux.bin": "ISOLINUX",
     "usr/lib/EXTLINUX/mbr.bin": "EXTLINUX",
@@ -46,6 +49,7 @@ def check_packages(
         if data.action == "install"
         for item, listed in enumerate(data.names)
     ]
+    unified = any(each.checkpoint_class == "UnifiedKernelImage" for each in checkpoints_of(doc))
     for place, name in installed:
         found = f"{name} is in the image, but {result} of {checkpoint.name}"
         if _SIGNED.fullmatch(name) and way_of(doc) is None:
@@ -55,7 +59,7 @@ def check_packages(
                 "Its GRUB is assembled for it and not signed; the signed one is not used.",
                 _REMEDY,
             )
-        elif _OTHERS.fullmatch(name):
+        elif _OTHERS.fullmatch(name) and not (unified and name == _STUB):
             yield warning(
                 place,
                 f"{found} starts with GRUB",
@@ -72,7 +76,8 @@ def report_found(context: Context, result: str) -> None:
         message = f"{result} does not start with Secure Boot: {unused}; {_REMEDY}"
         context.warn(message)
     for pattern, name in _OTHER_FILES.items():
-        if _matches(context.pkg_image, pattern):
+        used = name == _SYSTEMD_BOOT and unified_of(context) is not None
+        if not used and _matches(context.pkg_image, pattern):
             context.report(Report(message=f"{result} starts with GRUB: {name} is not set up"))
 
 

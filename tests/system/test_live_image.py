@@ -92,6 +92,7 @@ def test_live_image_survives_sigkill_in_every_checkpoint_boots_and_is_reused(
     assert of_type(daemon, again, "CheckpointStarted") == []
     daemon.ctl("artifacts", again, "--verify")
     assert_identical_again(daemon, without_boots(manifest))
+    assert_secure_boot(daemon, manifest)
 
     text = manifest.read_text()
     changed, count = re.subn(r"(<boot_mods[^>]* title=)\"[^\"]*\"", r'\1"Another title"', text)
@@ -268,6 +269,39 @@ def assert_the_initramfs_mounts_any_medium(iso: Path, target: Path) -> None:
 
 def assert_sums(sums: Path) -> None:
     subprocess.run(["sha256sum", "--check", "--quiet", sums], cwd=sums.parent, check=True)
+
+
+def assert_secure_boot(daemon: Any, manifest: Path) -> None:
+    """The same image with the distribution's signed programs starts, as far as to the report of its kernel,
+    with firmware that demands signatures. Only the packages of the programs are installed in addition."""
+    text = manifest.read_text()
+    for before, after in (
+        ("<img_params>", '<img_params secure_boot="distribution">'),
+        ("<name>sudo</name>", "<name>sudo</name><name>shim-signed</name>"),
+        ("<name>less</name>", "<name>less</name><name>grub-efi-amd64-signed</name>"),
+        ("<argitem>bios</argitem>", ""),
+        ("${hostname} login:", "secureboot: Secure boot enabled"),
+        (
+            'checkpoint_class="GrubBootMenu"/>',
+            'checkpoint_class="GrubBootMenu"><args>boot=live</args></checkpoint>',
+        ),
+    ):
+        assert before in text
+        text = text.replace(before, after)
+    signed = manifest.with_name("signed.xml")
+    signed.write_text(text)
+    build = daemon.submit(signed, "--grow")
+    status = daemon.wait(build, "completed", seconds=600)
+    assert "with Secure Boot, as the guest reports" in daemon.ctl("logs", build, "verify-boot")
+    (iso,) = (Path(each["path"]) for each in status["artifacts"] if each["format"] == "iso")
+    esp, shim = manifest.with_name("esp.img"), manifest.with_name("shim.efi")
+    extract = ["-osirrox", "on", "-indev", iso, "-extract", "/boot/grub/efi.img", esp]
+    subprocess.run(["xorriso", "-no_rc", *extract], check=True, capture_output=True)
+    subprocess.run(["mcopy", "-i", esp, "::EFI/BOOT/BOOTX64.EFI", shim], check=True)
+    command = ["sbverify", "--list", shim]
+    signers = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert "Microsoft" in signers
+    daemon.ctl("rm", build)
 
 
 def boot_menu(iso: Path, target: Path) -> str:

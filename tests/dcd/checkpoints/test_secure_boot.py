@@ -16,6 +16,7 @@ from dcd.checkpoints import secure_boot
 from dcd.checkpoints.interface import Checkpoint
 from dcd.checkpoints.media.iso import CreateISO
 from dcd.checkpoints.media.verify_boot import VerifyBoot
+from dcd.checkpoints.recorded import record_medium
 from dcd.checkpoints.vm import verify_boot as vm
 from dcd.checkpoints.vm.create_disk import CreateDisk
 from dcd.checkpoints.vm.disk import DiskLayout, recorded_disk
@@ -27,6 +28,7 @@ from dcd.manifest.secrets import secret_text
 from dcd.planning.load import load
 from dcd.planning.readiness import examine
 from dcd.platform.efi_signing import checked_pair
+from dcd.platform.hypervisor import GuestTrouble
 from dcd.platform.pe import is_signed
 from statemachine.errors import CheckpointError
 from store.host.tools import missing
@@ -220,10 +222,14 @@ def key(ready: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     return str(place)
 
 
+def keys_manifest(key: str) -> str:
+    signing = f'<media_im/><signing key="{key}" certificate="db.crt"/>'
+    return MEDIA.format('secure_boot="keys"').replace("<media_im/>", signing)
+
+
 def sign_iso(bench: Any, key: str, certificate: Path | None = None) -> Path:
     """Make an ISO that is signed with the key."""
-    signing = f'<media_im/><signing key="{key}" certificate="db.crt"/>'
-    doc = bench.doc(MEDIA.format('secure_boot="keys"').replace("<media_im/>", signing))
+    doc = bench.doc(keys_manifest(key))
     refuse(CreateISO("iso").check(doc))
     inputs = {"db.crt": certificate or efi.keys()[1]}
     environment = {"SOURCE_DATE_EPOCH": str(EPOCH)}
@@ -406,3 +412,31 @@ def test_a_boot_that_cannot_test_secure_boot_is_reported(
     assert [each.severity for each in matching] == [severity]
     plain = bench.doc(manifest.format(""))
     assert not [each for each in checkpoint.check(plain) if message in each.message]
+
+
+def boot(bench: Any, manifest: str, marker: str) -> None:
+    """Boot the ISO of the bench, as VerifyBoot does for that manifest."""
+    doc = bench.doc(manifest)
+    context = bench.context(doc, inputs={"db.crt": efi.keys()[1]})
+    record_medium(context, "iso", bench.root / "media/test.iso")
+    verify = VerifyBoot(
+        *("verify", ("uefi",)), accelerator="tcg", memory_mb=256, marker=marker, timeout_seconds=120
+    )
+    verify.execute(context)
+
+
+@pytest.mark.slow
+def test_firmware_refuses_an_unsigned_loader_and_the_result_says_so(ready: Any) -> None:
+    make_iso(ready, "")
+    with pytest.raises(GuestTrouble, match="uefi: the UEFI firmware refused the boot loader"):
+        boot(ready, MEDIA.format(DISTRIBUTION), "login:")
+
+
+@pytest.mark.slow
+def test_firmware_with_the_users_certificate_starts_what_the_key_has_signed(
+    ready: Any, key: str
+) -> None:
+    sign_iso(ready, key)
+    boot(ready, keys_manifest(key), "GRUB")
+    assert "with Secure Boot" in ready.messages()
+    assert any("did not report it" in each.message for each in ready.reports if each.warning)
