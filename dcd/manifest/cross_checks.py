@@ -30,6 +30,7 @@ def cross_check(source: Source) -> Iterator[Diagnostic]:
         _matches,
         _devices,
         _iscsi,
+        _signing,
     ):
         yield from check(source)
 
@@ -364,4 +365,25 @@ def _iscsi(source: Source) -> Iterator[Diagnostic]:
                 "the CHAP secret is in the manifest, and stored in the event log with it",
                 "Everybody who may read the build or a backup can read it.",
                 "leave it out: nothing reads it",
+            )
+
+
+def _signing(source: Source) -> Iterator[Diagnostic]:
+    example = '<signing key="/etc/dcd/secrets/db.key" certificate="db.crt"/>'
+    for params in source.root.iter("img_params"):
+        signing = params.find("signing")
+        wanted = params.get("secure_boot", "").strip() == "keys"
+        if wanted and signing is None:
+            yield error(
+                source.origin(params, "secure_boot"),
+                "there is no key to sign with",
+                'secure_boot="keys" signs with a key of yours.',
+                example,
+            )
+        elif signing is not None and not wanted:
+            yield warning(
+                source.origin(signing),
+                "this key signs nothing",
+                'Only secure_boot="keys" signs with it.',
+                '<img_params secure_boot="keys">',
             )

@@ -7,9 +7,8 @@ it (`dcd.platform.sight`).
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from dcd.checkpoints.secure_boot import signing_of, way_of
+from dcd.checkpoints.secure_boot import signing_of
 from dcd.manifest.diagnostics import Diagnostic, error
-from dcd.manifest.objects import ImgParams
 from dcd.manifest.secrets import secret_text
 from dcd.planning.load import Loaded
 from dcd.platform.efi_signing import checked_pair
@@ -20,21 +19,8 @@ from statemachine.errors import DcdError
 def check_signing(loaded: Loaded, path_of: Callable[[str], Path]) -> Iterator[Diagnostic]:
     """Errors for a key that is missing, cannot sign, or does not match its certificate. `path_of` returns the
     path of a captured file by its sha256. Raises Unseen in a planner."""
-    if way_of(loaded.doc) != "keys":
-        return
     signing = signing_of(loaded.doc)
     if signing is None:
-        (params, *_) = (
-            each
-            for each in loaded.doc.volatile.get_descendants(class_type=ImgParams)
-            if each.secure_boot == "keys"
-        )
-        yield error(
-            params.place_of("secure_boot"),
-            "there is no key to sign with",
-            'secure_boot="keys" signs with a key of yours.',
-            '<signing key="/etc/dcd/secrets/db.key" certificate="db.crt"/>',
-        )
         return
     (sha256,) = (file.sha256 for file in loaded.inputs if file.path == signing.certificate)
     key = Path(signing.key)

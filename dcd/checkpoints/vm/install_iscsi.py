@@ -32,13 +32,14 @@ from dcd.checkpoints.interface import (
     Variance,
 )
 from dcd.checkpoints.recorded import required_medium
+from dcd.checkpoints.secure_boot import way_of
 from dcd.checkpoints.vm import answers, installed, installed_disk
 from dcd.checkpoints.vm.create_disk import LAYOUT_READS
 from dcd.checkpoints.vm.disk import DiskLayout, recorded_disk
 from dcd.checkpoints.vm.installation import SUCCESS, wait_for_success, wait_until_off
 from dcd.checkpoints.vm.layout import examine_layout, firmware
 from dcd.checkpoints.vm.menu_settings import write_menu_settings
-from dcd.manifest.diagnostics import Diagnostic, refuse
+from dcd.manifest.diagnostics import Diagnostic, refuse, warning
 from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.forms import CLIENT_PATH, KERNEL_ARGUMENTS, SERIAL_CONSOLE, SHORT_HOST_NAME
 from dcd.manifest.objects.distro import VmController
@@ -143,6 +144,13 @@ class InstallISCSI(Checkpoint):
 
     def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
         yield from check_hardware(doc, self, "installs", only=X86)
+        if way_of(doc) is not None:
+            yield warning(
+                self.argument_place(doc),
+                f"{self.name}: secure_boot has no effect on the installed disk",
+                "The installer in the guest sets up its boot loader.",
+                "use CreateDisk and InstallOffline for a disk that starts with Secure Boot",
+            )
         yield from boots.check_conditions(
             self, doc, SUCCESS, self.timeout_seconds, self.memory_mb, self.cpus
         )

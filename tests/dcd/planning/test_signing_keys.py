@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dcd.manifest.diagnostics import Diagnostic
+from dcd.manifest.diagnostics import Diagnostic, ManifestError
 from dcd.manifest.includes import CapturedFile
 from dcd.manifest.secrets import secret_text
 from dcd.planning import signing_keys
@@ -67,10 +67,18 @@ def test_a_key_that_is_not_there_or_no_secret_is_an_error(secrets: Path, tmp_pat
     assert "may not be read for a secret" in fault.message
 
 
-def test_a_manifest_without_a_key_is_told_the_element(tmp_path: Path) -> None:
-    (fault,) = found("", tmp_path)
-    assert fault.message == "there is no key to sign with"
+def test_a_manifest_without_a_key_is_told_the_element() -> None:
+    with pytest.raises(ManifestError) as caught:
+        loaded("")
+    (fault,) = caught.value.diagnostics
+    assert (fault.line, fault.message) == (2, "there is no key to sign with")
     assert "<signing key=" in fault.suggestion
+
+
+def test_a_key_that_is_not_used_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{__name__}.MANIFEST", MANIFEST.replace(' secure_boot="keys"', ""))
+    (warned,) = loaded(signing(Path("/etc/dcd/secrets/db.key"))).diagnostics
+    assert (warned.severity, warned.message) == ("warning", "this key signs nothing")
 
 
 def test_a_planner_opens_the_key_only_after_it_was_shown(
