@@ -389,7 +389,7 @@ def test_signed_packages_that_are_not_used_are_a_warning_with_the_remedy() -> No
 @pytest.mark.parametrize(
     ("checkpoint", "manifest", "severity", "message"),
     [
-        (VerifyBoot("v"), MEDIA, "warning", "only UEFI has Secure Boot"),
+        (VerifyBoot("v", firmware=("bios",)), MEDIA, "warning", "only UEFI has Secure Boot"),
         (
             VerifyBoot("v", firmware=("uefi",), hypervisor="virtualbox"),
             MEDIA,
