@@ -69,6 +69,27 @@ VM = """\
 </dc>
 """
 
+NETBOOT = """\
+<!-- A live system of Debian that machines start through the network, with BIOS and UEFI. `dcctl build FILE`
+     builds the kit for your TFTP or HTTP server, and boots it. Log in as live, password live. -->
+<dc>
+  <distro name="my-live"> <!-- the name of the host; the kit is my-live-netboot.tar -->
+    <distro_spec><img_params><media_im type="netboot"/></img_params></distro_spec>
+    <software type="DEB"> <!-- from this host's apt sources; <source><repository/></source> names others -->
+      <software_data> <!-- the first five make it start; add the packages that you want -->
+        <name>linux-image-amd64</name> <name>systemd-sysv</name> <name>live-boot</name> <name>zstd</name>
+        <name>dbus</name> <name>sudo</name> <name>iproute2</name> <name>systemd-resolved</name>
+      </software_data>
+    </software>
+    <configuration>
+      <user name="live" shell="/bin/bash"> <password>live</password> <sudo nopasswd="true"/> </user>
+      <interface match="en*"/> <!-- DHCP; or dhcp="false" address="192.0.2.10/24" gateway="192.0.2.1" -->
+      <!-- Files beside this manifest: <tree source="site" dest="/srv/site"/> <script source="setup.sh"/> -->
+    </configuration>
+  </distro>
+</dc>
+"""
+
 ROOTFS = """\
 <!-- A root file system of Debian as a tar archive, for containers, chroots and network roots: without kernel,
      boot loader and init. `dcctl build FILE` builds it and copies my-rootfs.tar.zst to my-rootfs/. -->
@@ -111,15 +132,12 @@ ILLUMOS = """\
 </dc>
 """
 
-STARTERS = {"live": LIVE, "server": SERVER, "vm": VM, "rootfs": ROOTFS, "illumos": ILLUMOS}
-"""The manifests by kind."""
-
-NOT_YET = {
-    "netboot": (
-        "dcd makes no netboot image yet",
-        "a checkpoint for kernel, initrd and squashfs with an iPXE script does not exist",
-        "dcctl init live: its ISO can be served to firmware that boots ISOs over HTTP, and a CustomScript "
-        "with `deliver` can hand out its kernel, initrd and squashfs",
-    ),
+STARTERS = {
+    "live": LIVE,
+    "server": SERVER,
+    "vm": VM,
+    "netboot": NETBOOT,
+    "rootfs": ROOTFS,
+    "illumos": ILLUMOS,
 }
-"""Kinds that cannot be built today: what is missing, why, and what there is instead."""
+"""The manifests by kind."""

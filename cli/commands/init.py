@@ -1,16 +1,16 @@
 """`dcctl init`: write a manifest to begin with.
 
 Print a commented manifest of about fifteen lines that is valid and can be built as it is: a live ISO
-(live, the default), a server's disk (server), a virtual machine (vm), a root file system for containers
-(rootfs), or an image of illumos packages (illumos: name your publisher in it first). With -o it is written
-to a file, which must not exist yet. Needs no daemon.
+(live, the default), a server's disk (server), a virtual machine (vm), a live system that starts through
+the network (netboot), a root file system for containers (rootfs), or an image of illumos packages (illumos:
+name your publisher in it first). With -o it is written to a file, which must not exist yet. Needs no daemon.
 """
 
 import argparse
 import sys
 
 from cli.client import ClientError
-from cli.starters import NOT_YET, STARTERS
+from cli.starters import STARTERS
 from cli.text import print_json, printable
 
 
@@ -20,7 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="KIND",
         nargs="?",
         default="live",
-        choices=(*STARTERS, *NOT_YET),
+        choices=tuple(STARTERS),
         help="the kind of image (default: live)",
     )
     parser.add_argument(
@@ -29,9 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the manifest. Raises ClientError for a kind that cannot be built, and for an existing file."""
-    if args.kind in NOT_YET:
-        raise ClientError("unprepared", *NOT_YET[args.kind])
+    """Write the manifest. Raises ClientError for an existing file."""
     text = STARTERS[args.kind]
     if args.output is None:
         if args.json:

@@ -1,9 +1,9 @@
 """Guests that boot as a test, side by side, each until its marker, with evidence.
 
-Every guest is without network, ends with its trial and leaves the image that it boots unchanged. Its console
-log and a screenshot are in `context.evidence` whether it succeeds or not. A panic, an emergency shell or a
-boot loader's prompt ends a trial at once, a time limit ends it always, and the first failure ends the other
-trials.
+Every guest is without network, or has one of its own from which it boots. It ends with its trial and leaves
+the image that it boots unchanged. Its console log and a screenshot are in `context.evidence` whether it
+succeeds or not. A panic, an emergency shell or a boot loader's prompt ends a trial at once, a time limit ends
+it always, and the first failure ends the other trials.
 """
 
 import math
@@ -28,6 +28,8 @@ from dcd.manifest.diagnostics import Diagnostic, error, warning
 from dcd.manifest.doc import DataObjectCache
 from dcd.platform import foreign
 from dcd.platform.hypervisor import (
+    TROUBLES,
+    UNBOOTABLE,
     Accelerator,
     ConsoleText,
     Drive,
@@ -38,10 +40,11 @@ from dcd.platform.hypervisor import (
     GuestTrouble,
     Hypervisor,
     HypervisorName,
+    NetworkBoot,
+    Trouble,
     probe_kvm,
     wait_for,
 )
-from dcd.platform.hypervisor.console import TROUBLES, Trouble
 from dcd.platform.inside import new_file, write
 from statemachine.errors import CheckpointError, Unprepared
 
@@ -66,14 +69,15 @@ _SETTLE_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One boot from `drive`, with `secure_boot` by firmware that demands signatures, with the key of a
-    `certificate` (a file) or else Microsoft's. `label` names it in reports and files."""
+    """One boot from `drive`, or from `network`; with `secure_boot` by firmware that demands signatures, with
+    the key of a `certificate` (a file) or else Microsoft's. `label` names it in reports and files."""
 
     label: str
     firmware: Firmware
-    drive: Drive
+    drive: Drive | None
     secure_boot: bool = False
     certificate: Path | None = None
+    network: NetworkBoot | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +101,8 @@ class Prompt:
 class Conditions:
     """The common conditions of all trials of a checkpoint. `timeout_seconds` is the limit for the marker, and
     again for each exchange; `side_by_side` is the most guests at a time. With `fall_back` (the manifest does
-    not require KVM) a guest that falls silent under KVM boots again under emulation."""
+    not require KVM) a guest that falls silent under KVM boots again under emulation. `troubles` and
+    `unbootable` are as for `wait_for`."""
 
     checkpoint: str
     hypervisor: Hypervisor
@@ -111,6 +116,8 @@ class Conditions:
     exchanges: tuple[Exchange, ...] = ()
     fall_back: bool = False
     architecture: str = "amd64"
+    troubles: Sequence[Trouble] = TROUBLES
+    unbootable: Trouble = UNBOOTABLE
 
     @property
     def under(self) -> str:
@@ -382,7 +389,8 @@ def _boot_under(
         accelerator=accelerator,
         memory_mb=conditions.memory_mb,
         cpus=conditions.cpus,
-        drives=(trial.drive,),
+        drives=(trial.drive,) if trial.drive else (),
+        network=trial.network,
         console_log=context.evidence / f"{name}.log",
         secure_boot=trial.secure_boot,
         certificate=trial.certificate,
@@ -401,12 +409,14 @@ def _boot_under(
                 timeout_seconds=conditions.timeout_seconds,
                 console=console,
                 stopped=watched.stopped,
+                troubles=conditions.troubles,
+                unbootable=conditions.unbootable,
                 silence_seconds=lambda: silence_seconds,
             )
             try:
                 seconds = _answer_prompts(guest, conditions.prompts, wait)
                 refusals = (prompt.refusal for prompt in conditions.prompts)
-                seconds += wait(conditions.marker, troubles=(*refusals, *TROUBLES))
+                seconds += wait(conditions.marker, troubles=(*refusals, *conditions.troubles))
                 begun = time.monotonic()
                 for exchange in conditions.exchanges:
                     guest.write_console(exchange.typed.encode())

@@ -25,6 +25,7 @@ BOOT_MENU = "boot_menu"
 SQUASHFS = "squashfs"
 ISO = "iso"
 USB = "usb"
+NETBOOT = "netboot"
 DISK = "disk"
 ARCHIVE_TREE = "illumos_archive_tree"
 ARCHIVE_SETTINGS = "illumos_archive_settings"
@@ -73,6 +74,7 @@ PRODUCTS: Mapping[str, Product] = {
     SQUASHFS: _made_by("the compressed image", "SquashfsPkgImgMod"),
     ISO: _made_by("an ISO", "CreateISO"),
     USB: _made_by("the image of a USB stick", "CreateUSB"),
+    NETBOOT: _made_by("a netboot kit", "NetbootKit"),
     DISK: _made_by("a disk", "CreateDisk"),
     ARCHIVE_TREE: _made_by("the contents of the boot archive", "TransferCPIO", "copies"),
     ARCHIVE_SETTINGS: _made_by(

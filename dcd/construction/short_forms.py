@@ -2,10 +2,10 @@
 
 `type="TransferDEB"` on a checkpoint stands for `mod_path` and `checkpoint_class`. A distribution without
 `<execution>` gets the usual checkpoints where the rest of the manifest allows only one list: those of a live
-ISO, of a virtual machine's disk, or of a root file system. Software and configuration without a name belong
-to the only checkpoint that reads such. A second transfer of Debian packages adds to the system of the first.
-What is written out has the place of what it stands for. Changes the tree; a manifest that leaves nothing out
-stays.
+ISO, of a netboot kit, of a virtual machine's disk, or of a root file system. Software and configuration
+without a name belong to the only checkpoint that reads such. A second transfer of Debian packages adds to the
+system of the first. What is written out has the place of what it stands for. Changes the tree; a manifest
+that leaves nothing out stays.
 """
 
 import re
@@ -47,7 +47,7 @@ class Default:
     arguments: tuple[tuple[str, str | tuple[str, ...]], ...] = ()
 
 
-_LIVE = (
+_LIVE: tuple[Default, ...] = (
     Default("boot-archive", "DebianBootArchive"),
     Default("boot-menu", "GrubBootMenu"),
     # A tenth of the time of the checkpoint's own default, for a few percent of the size.
@@ -55,7 +55,16 @@ _LIVE = (
     Default("create-iso", "CreateISO"),
     Default("verify-boot", "media.VerifyBoot"),
 )
-_DISK = (
+_NETBOOT: tuple[Default, ...] = (
+    *(step for step in _LIVE if step.kind in ("DebianBootArchive", "SquashfsPkgImgMod")),
+    Default("netboot-kit", "NetbootKit"),
+    Default(
+        "verify-boot",
+        "media.VerifyBoot",
+        (("media", "network"), ("firmware", ("bios", "uefi"))),
+    ),
+)
+_DISK: tuple[Default, ...] = (
     Default("boot-archive", "DebianBootArchive"),
     Default("create-disk", "CreateDisk"),
     Default("install-offline", "InstallOffline", (("grow_root", "true"),)),
@@ -203,6 +212,13 @@ def _default_checkpoints(
         yield from faults
         return
     is_disk, rootfs = _wants_disk(distro), distro.find(".//rootfs_im")
+    rest, what, why = _LIVE, "a live ISO", "Debian packages, and neither a disk nor a machine"
+    if is_disk:
+        rest, what, why = _DISK, "a virtual machine's disk", "a disk or a machine"
+    elif rootfs is not None:
+        rest, what, why = _ROOTFS[_type_of(rootfs)], "a root file system", "<rootfs_im>"
+    elif distro.find('.//media_im[@type="netboot"]') is not None:
+        rest, what, why = _NETBOOT, "a netboot kit", '<media_im type="netboot">'
     names = _names_of_transfers(source, distro)
     configure = next(
         (given for each in distro.findall("configuration") if (given := each.get("name"))),
@@ -217,7 +233,7 @@ def _default_checkpoints(
     steps = (
         *(Default(name, "TransferDEB") for name in names),
         Default(configure, "DebianPrePkgImgMod", tuple(arguments)),
-        *(_DISK if is_disk else _LIVE if rootfs is None else _ROOTFS[_type_of(rootfs)]),
+        *rest,
     )
     if rootfs is not None and distro.find("configuration") is None:
         steps = tuple(step for step in steps if step.name != configure)
@@ -227,13 +243,8 @@ def _default_checkpoints(
     distro.insert(distro.index(software) + 1, execution)
     if is_disk:
         _complete_machine(source, distro)
-    what, why = "a live ISO", "the manifest has Debian packages, and neither a disk nor a machine"
-    if is_disk:
-        what, why = "a virtual machine's disk", "the manifest has a disk or a machine"
-    elif rootfs is not None:
-        what, why = "a root file system", "the manifest has <rootfs_im>"
     choice.append(
-        f"no <execution>: the checkpoints of {what}, since {why}: "
+        f"no <execution>: the checkpoints of {what}, since the manifest has {why}: "
         + ", ".join(step.name for step in steps)
     )
 
@@ -263,7 +274,7 @@ def _hindrances(source: Source, distro: Element) -> Iterator[Diagnostic]:
         yield error(
             place,
             message,
-            "It has both <media_im>, for a live ISO, and a disk or <vm_im>, for a virtual machine.",
+            "It has both <media_im>, for a live system, and a disk or <vm_im>, for a virtual machine.",
             f"keep one of them, or {_AMBIGUOUS}",
         )
     elif distro.find(".//rootfs_im") is not None and (

@@ -1,4 +1,4 @@
-"""Unpacking cpio archives, safely.
+"""Unpacking cpio archives, safely, and the members of those that become an initramfs.
 
 cpio(1) follows symbolic links in the archive, so an archive can make it write anywhere; here all members stay
 inside the destination. Formats: `newc` with and without checksums, and the portable `odc`. Source: cpio(5).
@@ -25,6 +25,8 @@ _IMPOSSIBLE = {
 }
 """Errors of the system for a member that no file system can hold."""
 _TRAILER = "TRAILER!!!"
+LONGEST_MEMBER_BYTES = (1 << 32) - 1
+"""The longest file of a `newc` archive: sizes have eight hexadecimal digits."""
 _NEWC_FIELDS, _ODC_WIDTHS = 13, (6, 6, 6, 6, 6, 6, 6, 11, 6, 11)
 
 
@@ -41,6 +43,25 @@ class _Member:
     size: int
     device: int
     padding: int
+
+
+def newc_member(name: str, mode: int, size: int, mtime: int, number: int) -> bytes:
+    """The head of root's file or directory in a `newc` archive, whose content of `size` bytes and `padding`
+    follow. `number` is its inode number, unique in the archive."""
+    text = os.fsencode(name) + b"\0"
+    links = 2 if stat.S_ISDIR(mode) else 1
+    values = (number, mode, 0, 0, links, mtime & 0xFFFFFFFF, size, 0, 0, 0, 0, len(text), 0)
+    head = b"070701" + b"".join(b"%08X" % value for value in values) + text
+    return head + padding(len(head))
+
+
+def padding(length: int) -> bytes:
+    """The zeros after a head or a content of that length."""
+    return bytes(-length % 4)
+
+
+TRAILER = newc_member(_TRAILER, 0, 0, 0, 0)
+"""The end of a `newc` archive."""
 
 
 def unpack_cpio(stream: BinaryIO, destination: Path) -> int:

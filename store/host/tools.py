@@ -92,6 +92,7 @@ TOOLS: dict[str, Tool] = {
     "e2fsck": Tool("e2fsck", "e2fsprogs", ("-V",), shapes=False),
     "gzip": Tool("gzip", "gzip", shapes=False),
     "libfaketime": Tool("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1", "libfaketime", None),
+    "ipxe-qemu": Tool("/usr/lib/ipxe/qemu/efi-virtio.rom", "ipxe-qemu", None),
     "losetup": Tool("losetup", "mount", shapes=False),
     "mcopy": Tool("mcopy", "mtools"),
     "mformat": Tool("mformat", "mtools"),

@@ -79,7 +79,7 @@ def test_checkpoints_of_a_submit_are_those_of_the_manifest(offered, tmp_path: Pa
 
 def test_choices_are_offered_and_files_are_left_to_the_shell(offered) -> None:
     assert offered("list", "--state", "fa") == ["failed"]
-    assert offered("init", "") == ["live", "server", "vm", "illumos", "netboot"]
+    assert offered("init", "") == ["live", "server", "vm", "netboot", "rootfs", "illumos"]
     assert offered("submit", "") == []
     assert offered("shell", "k2p7abcd", "--", "l") == []
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.starters import NOT_YET, STARTERS
+from cli.starters import STARTERS
 from dcd.planning.load import load
 from dcd.planning.readiness import examine
 
@@ -44,13 +44,6 @@ def test_a_place_that_cannot_be_written_is_an_error(dcctl, tmp_path: Path) -> No
     refused = dcctl("init", "-o", str(tmp_path / "no/such/image.xml"))
     assert refused.code == 2
     assert "No such file or directory" in refused.err
-
-
-@pytest.mark.parametrize("kind", NOT_YET)
-def test_a_kind_that_cannot_be_built_is_refused_with_what_there_is(dcctl, kind: str) -> None:
-    refused = dcctl("init", kind)
-    assert (refused.code, refused.out) == (11, "")
-    assert "dcctl init live" in refused.err
 
 
 def test_a_mistyped_kind_is_a_usage_error(dcctl) -> None:

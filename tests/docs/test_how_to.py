@@ -180,6 +180,7 @@ SNIPPETS = [
         ("how-to/disks.md", "debian-vm.xml"),
         ("how-to/install-through-iscsi.md", "debian-vm-iscsi.xml"),
         ("how-to/secure-boot.md", "debian-secure-boot.xml"),
+        ("how-to/netboot.md", "debian-netboot.xml"),
         ("reference/manifest.md", "debian-live.xml"),
     )
     for block in blocks(ROOT / "docs" / page, "xml")

@@ -141,16 +141,7 @@ def grub_cfg(
     lines = [find] if find else []
     lines += [f"set default={menu.default}", f"set timeout={menu.timeout_seconds}"]
     if serial is not None:
-        lines += [
-            "",
-            "# UEFI firmware shows its console on the serial port too; with both, the output is doubled.",
-            'if [ "$grub_platform" = pc ]; then',
-            f"    if {serial.command}; then",
-            "        terminal_input console serial",
-            "        terminal_output console serial",
-            "    fi",
-            "fi",
-        ]
+        lines += ["", *serial_lines(serial)]
     for entry in menu.entries:
         lines += _menu_entry(entry, kernel, initramfs)
     own = menu.entries[menu.own]
@@ -169,6 +160,19 @@ def _menu_entry(entry: Entry, kernel: str, initramfs: str) -> list[str]:
         f"    linux {grub_word(kernel)} {grub_arguments(entry.arguments)}".rstrip(),
         f"    initrd {grub_word(initramfs)}",
         "}",
+    ]
+
+
+def serial_lines(serial: Serial) -> list[str]:
+    """The lines of grub.cfg that show the menu on a serial line too."""
+    return [
+        "# UEFI firmware shows its console on the serial port too; with both, the output is doubled.",
+        'if [ "$grub_platform" = pc ]; then',
+        f"    if {serial.command}; then",
+        "        terminal_input console serial",
+        "        terminal_output console serial",
+        "    fi",
+        "fi",
     ]
 
 

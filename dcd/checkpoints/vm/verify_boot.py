@@ -323,9 +323,9 @@ class VerifyBoot(Checkpoint):
             "boots": [
                 {
                     "boot": boot.trial.label,
-                    "image": boot.trial.drive.image.name,
+                    "image": drive.image.name,
                     "firmware": boot.trial.firmware,
-                    "controller": boot.trial.drive.attachment,
+                    "controller": drive.attachment,
                     "accelerator": boot.accelerator if self.hypervisor == "qemu" else None,
                     "secure_boot": boot.trial.secure_boot,
                     "guest_reports_secure_boot": boot.reports_secure_boot,
@@ -333,6 +333,7 @@ class VerifyBoot(Checkpoint):
                     "seconds_to_answer": round(boot.exchange_seconds, 1) if self.login else None,
                 }
                 for boot in done
+                if (drive := boot.trial.drive)
             ],
         }
         return json.dumps(summary, indent=2) + "\n"

@@ -39,7 +39,11 @@ class MaxSize(DataObject, tag="max_size", content=(one(Size),)):
 
 
 class MediaIm(DataObject, tag="media_im", content=(optional(BootMods), optional(MaxSize))):
-    """An image on media: a CD, DVD or USB stick."""
+    """An image on media: a CD, DVD or USB stick; or one that starts through the network."""
+
+    type: Literal["iso", "netboot"] = attribute(
+        "What the default checkpoints make: an ISO, or a netboot kit.", default="iso"
+    )
 
 
 class VmFormat(DataObject, tag="vm_format"):
@@ -145,8 +149,8 @@ class Distro(
     ),
 ):
     """The distribution: the content of the image, and the checkpoints that make it. Without `execution` they
-    are those of a live ISO; with a disk or a machine, those of a virtual machine's disk; with `rootfs_im`,
-    those of a root file system."""
+    are those of a live ISO or (`media_im`) of a netboot kit; with a disk or a machine, those of a virtual
+    machine's disk; with `rootfs_im`, those of a root file system."""
 
     name: str = attribute(
         "The image's name; also the volume id of its ISO.", form=forms.DISTRIBUTION

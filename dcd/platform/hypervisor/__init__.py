@@ -8,7 +8,15 @@ from dcd.platform.hypervisor.choice import (
     hypervisor_named,
     tools_of,
 )
-from dcd.platform.hypervisor.console import ConsoleText, GuestStuck, GuestTrouble, wait_for
+from dcd.platform.hypervisor.console import (
+    TROUBLES,
+    UNBOOTABLE,
+    ConsoleText,
+    GuestStuck,
+    GuestTrouble,
+    Trouble,
+    wait_for,
+)
 from dcd.platform.hypervisor.interface import (
     Accelerator,
     Attachment,
@@ -17,12 +25,15 @@ from dcd.platform.hypervisor.interface import (
     Guest,
     GuestSpec,
     Hypervisor,
+    NetworkBoot,
     NetworkDisk,
 )
 from dcd.platform.hypervisor.probe import KvmVerdict, probe_kvm
 from dcd.platform.hypervisor.qemu import Qemu
 
 __all__ = [
+    "TROUBLES",
+    "UNBOOTABLE",
     "Accelerator",
     "Attachment",
     "ConsoleText",
@@ -35,8 +46,10 @@ __all__ = [
     "Hypervisor",
     "HypervisorName",
     "KvmVerdict",
+    "NetworkBoot",
     "NetworkDisk",
     "Qemu",
+    "Trouble",
     "all_tools",
     "attachments_of",
     "devices_of",

@@ -96,6 +96,12 @@ TROUBLES = (
         " medium lacks the compressed file system",
     ),
     Trouble(
+        ("Unable to find a live file system on the network",),
+        "the guest did not get its live file system through the network",
+        "the console log names the URL; the compressed image must be there, the memory large enough for it,"
+        " and the driver of the network card in the initramfs",
+    ),
+    Trouble(
         ("Dropping to a shell!",),
         "the guest's initramfs did not find its root file system",
         "check the root= argument in the boot menu and the drivers in the initramfs",
@@ -151,11 +157,12 @@ TROUBLES = (
 )
 """Checked in this order; the first one with a printed sign counts."""
 
-_UNBOOTABLE = Trouble(
+UNBOOTABLE = Trouble(
     (),
     "the firmware found nothing to boot",
     "the medium has no boot record for this firmware",
 )
+"""The firmware's own verdict, which is not on the console."""
 
 TAIL_LINES = 25
 
@@ -189,6 +196,7 @@ def wait_for(
     console: ConsoleText,
     stopped: Callable[[], bool] = lambda: False,
     troubles: Sequence[Trouble] = TROUBLES,
+    unbootable: Trouble = UNBOOTABLE,
     on_text: Callable[[str], None] = lambda text: None,
     silence_seconds: Callable[[], float] = lambda: math.inf,
 ) -> float:
@@ -230,7 +238,7 @@ def wait_for(
                 f"the console log shows how far it got; the marker is {marker!r}",
             )
         if not chunk and guest.firmware_says_unbootable():
-            raise _trouble(_UNBOOTABLE.brief, console, _UNBOOTABLE.resolution)
+            raise _trouble(unbootable.brief, console, unbootable.resolution)
         if not chunk and (reason := guest.stopped_reason()):
             raise _stopped(reason, console)
         if time.monotonic() - heard > (limit := silence_seconds()):

@@ -1,9 +1,10 @@
 """The contract of a hypervisor.
 
 A *guest* is one virtual machine: `Hypervisor.guest` is a context manager that starts it and never leaves a
-process of it behind. The guest has no network. Its serial console is read and written through the `Guest`;
-`GuestSpec.console_log` receives the output as soon as it is read, so the log survives its reader. All methods
-block and belong to the thread that opened the guest; several guests may run in several threads.
+process of it behind. The guest has no network, or one of its own. Its serial console is read and written
+through the `Guest`; `GuestSpec.console_log` receives the output as soon as it is read, so the log survives
+its reader. All methods block and belong to the thread that opened the guest; several guests may run in
+several threads.
 """
 
 from contextlib import AbstractContextManager
@@ -57,12 +58,21 @@ class NetworkDisk:
 
 
 @dataclass(frozen=True, slots=True)
+class NetworkBoot:
+    """A network of the guest's own, on which DHCP names `file`, and TFTP serves the files of `directory`.
+    Nothing else answers on it."""
+
+    directory: Path
+    file: str
+
+
+@dataclass(frozen=True, slots=True)
 class GuestSpec:
-    """One guest. It boots from the first of its `drives`. `name` appears in process lists.
-    `network_disks` follow the drives; only QEMU is an initiator. With `secure_boot` its UEFI firmware starts
-    only programs that the keys of its package have signed, Microsoft's, or those that the key of a
-    `certificate` (a file, PEM) has signed. Only QEMU has such firmware, and guests of another `architecture`
-    (by Debian's name) than that of PCs."""
+    """One guest. It boots from `network`, or else from the first of its `drives`. `name` appears in process
+    lists. `network_disks` follow the drives; only QEMU is an initiator, and boots from a network. With
+    `secure_boot` its UEFI firmware starts only programs that the keys of its package have signed,
+    Microsoft's, or those that the key of a `certificate` (a file, PEM) has signed. Only QEMU has such
+    firmware, and guests of another `architecture` (by Debian's name) than that of PCs."""
 
     name: str
     firmware: Firmware
@@ -75,6 +85,7 @@ class GuestSpec:
     secure_boot: bool = False
     certificate: Path | None = None
     architecture: str = "amd64"
+    network: NetworkBoot | None = None
 
 
 class Guest(Protocol):

@@ -2,8 +2,9 @@
 
 There is one QEMU process per guest, in the caller's process group, killed when its context ends and, by the
 kernel, when the thread that started it ends. Console and control are socket pairs of which QEMU inherits one
-end, so there is no port, no path and nothing to clean up. QEMU reads no user configuration and the guest has
-no network card. Tested with QEMU 7.2; screenshots need 7.1.
+end, so there is no port, no path and nothing to clean up. QEMU reads no user configuration. A guest that
+boots from a network has a card, on a network inside its QEMU (`restrict`); others have none. Tested with
+QEMU 7.2; screenshots need 7.1.
 Source: qemu-system-x86_64(1), qemu-system-aarch64(1); QEMU's docs/interop/firmware.json for finding UEFI
 firmware.
 """
@@ -25,8 +26,10 @@ from dcd.platform.hypervisor.boards import BOARDS, Board
 from dcd.platform.hypervisor.interface import (
     Attachment,
     Drive,
+    Firmware,
     Guest,
     GuestSpec,
+    NetworkBoot,
     NetworkDisk,
 )
 from dcd.platform.hypervisor.qmp import Qmp
@@ -84,6 +87,8 @@ class Qemu:
         """Run a guest; see `Hypervisor.guest`."""
         directory.mkdir(parents=True, exist_ok=True)
         argv = _machine_arguments(spec) + _firmware_arguments(spec, directory)
+        if spec.network is not None:
+            argv += _network_arguments(spec.network, spec.firmware)
         for number, drive in enumerate(spec.drives):
             argv += _drive_arguments(drive, number)
         with contextlib.ExitStack() as stack:
@@ -215,6 +220,18 @@ def _drive_arguments(drive: Drive, number: int) -> list[str]:
         place += f",file.file.driver=file,file.file.filename={file}"
     backend = f"if=none,id=drive{number},format={drive.format},{access},{place}"
     return ["-drive", backend, *_device_arguments(drive, number)]
+
+
+def _network_arguments(network: NetworkBoot, firmware: Firmware) -> list[str]:
+    """A network card from which the guest boots first. BIOS boots from it by iPXE in its ROM; UEFI has a
+    driver of its own.
+    Source: qemu-system-x86_64(1), -netdev user."""
+    served = f"tftp={_escaped(network.directory.absolute())},bootfile={_escaped(network.file)}"
+    own_driver = ",romfile=" if firmware == "uefi" else ""
+    return [
+        *("-netdev", f"user,id=network,restrict=on,{served}"),
+        *("-device", f"virtio-net-pci,netdev=network,bootindex=0{own_driver}"),
+    ]
 
 
 def _network_disk_arguments(disk: NetworkDisk, number: int, secret: BinaryIO) -> list[str]:

@@ -17,6 +17,7 @@ from lxml import etree
 from dcd.checkpoints.boot.menu import Entry, Menu, grub_cfg
 from dcd.checkpoints.image.network import apply_network
 from dcd.checkpoints.interface import Context
+from dcd.checkpoints.media.netboot_scripts import grub_network_cfg, ipxe_script
 from dcd.checkpoints.vm import installed, ovf
 from dcd.checkpoints.vm.answers import sfdisk_script, volumes_table
 from dcd.checkpoints.vm.disk import (
@@ -115,6 +116,17 @@ def arguments_in_menu(text: str, directory: Path) -> str:
     words = tuple(shlex.split(text))
     (line,) = [one for one in _menu(Entry("x", words)) if one.startswith("    linux ")]
     return text if tuple(shlex.split(line)[2:]) == words else line
+
+
+def url_in_netboot_scripts(text: str, directory: Path) -> str:
+    """The scripts of a netboot kit; GRUB's checked by its own parser."""
+    menu = Menu("", 5, (Entry("x", ()),), 0, 0)
+    grub = grub_network_cfg(menu, text, fetched=True)
+    run(["grub-script-check"], stdin=grub.encode())
+    (line,) = [one for one in grub.splitlines() if "set base_url=" in one]
+    (ipxe,) = [one for one in ipxe_script(menu, text, fetched=True).splitlines() if "set" in one]
+    words = ipxe.split(" ")
+    return words[-1] if shlex.split(line) == ["set", f"base_url={words[-1]}"] else line
 
 
 def _menu(entry: Entry) -> list[str]:
@@ -372,7 +384,7 @@ LISTENERS: Mapping[str, tuple[Listener, ...]] = {
     "SUITE": (suite_of_source, argument),
     "TITLE": (title_of_menu, title_in_settings),
     "UNIT": (argument,),
-    "URL": (product_of_ovf,),
+    "URL": (product_of_ovf, url_in_netboot_scripts),
     "VALIDATION_COMMAND": (argument,),
     "VARIABLE": (variable,),
     "VARIANT_VALUE": (option,),

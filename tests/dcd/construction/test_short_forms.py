@@ -109,6 +109,19 @@ def test_debian_packages_alone_make_a_live_iso() -> None:
     assert "a live ISO, since the manifest has Debian packages" in made.choice
 
 
+def test_a_medium_of_type_netboot_makes_a_netboot_kit() -> None:
+    medium = '<distro_spec><img_params><media_im type="netboot"/></img_params></distro_spec>'
+    made = loaded(medium + DEBIAN)
+    assert classes(made.doc)[2:] == [
+        "boot/archive:DebianBootArchive",
+        "image/compress:SquashfsPkgImgMod",
+        "media/netboot:NetbootKit",
+        "media/verify_boot:VerifyBoot",
+        "sbom:WriteSBOM",
+    ]
+    assert 'a netboot kit, since the manifest has <media_im type="netboot">' in made.choice
+
+
 @pytest.mark.parametrize(
     "machine", [DISK, "<distro_spec><img_params><vm_im/></img_params></distro_spec>"]
 )

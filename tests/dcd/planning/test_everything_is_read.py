@@ -59,6 +59,7 @@ ELSEWHERE = {
     (Execution, "stop_on_error"),  # of which the cross checks say that it has no effect
     (RootfsIm, "type"),  # by what writes out the checkpoints
     (Distro, "sbom"),  # by what adds a checkpoint to the tree
+    (MediaIm, "type"),  # by what adds the default checkpoints to the tree
     *((Arg, "text"), (Args, "text"), (ArgList, "argitems")),  # by their checkpoint element itself
 }
 
