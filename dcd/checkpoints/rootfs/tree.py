@@ -1,8 +1,8 @@
 """The entries of an image area, in the one order in which archives hold them.
 
-The order is that of the bytes of their paths, so a directory comes before its content and the file system of
-the build host does not matter. Links are never followed. Times after the build's are set back, as the commit
-of a layer does, since not every tool that packs a tree has an option for it.
+The order is that of the bytes of their names, each directory with its content, so the file system of the
+build host does not matter. Links are never followed. Times after the build's are set back, as the commit of a
+layer does, since not every tool that packs a tree has an option for it.
 """
 
 import os
@@ -103,7 +103,10 @@ def _walk(root: Path, exclude: Sequence[str]) -> tuple[list[Entry], tuple[str, .
                 entries.append(one)
                 if one.kind == stat.S_IFDIR:
                     pending.append(one)
-    return sorted(entries, key=lambda one: os.fsencode(one.name)), tuple(sorted(left_out))
+    # What is below a directory follows it at once: GNU tar would forget its time between `etc`, `etc.d` and
+    # `etc/passwd`.
+    ordered = sorted(entries, key=lambda one: os.fsencode(one.name).split(b"/"))
+    return ordered, tuple(sorted(left_out))
 
 
 def _set_back(entries: Sequence[Entry], latest: int) -> Iterator[Entry]:

@@ -34,6 +34,8 @@ def plant(root: Path) -> None:
     (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
     (root / "zeta").write_text("last")
     (root / "empty").touch()
+    (root / "etc.d").touch()
+    (root / "usr-x").mkdir()
     (root / "usr/bin/ping").write_bytes(b"\x7fELF" + bytes(100))
     os.chown(root / "usr/bin/ping", 7, 8)
     os.setxattr(root / "usr/bin/ping", "security.capability", CAPABILITY)
