@@ -233,19 +233,19 @@ def _user(user: User, context: Context, epoch: int) -> Json:
 def _network(interfaces: Sequence[Interface]) -> Json:
     ethernets: Json = {}
     for number, one in enumerate(interfaces):
-        entry: Json = {"match": {"name": one.match}, "dhcp4": one.dhcp, "dhcp6": one.dhcp}
+        # Only netplan looks at `match`; cloud-init's other writers take the key for the interface's name.
+        pattern = any(sign in one.match for sign in "*?[ ")
+        matched = {"match": {"name": one.match}} if pattern else {}
+        entry: Json = {**matched, "dhcp4": one.dhcp, "dhcp6": one.dhcp}
         if one.address:
             entry["addresses"] = one.address.split()
-        if one.gateway:
-            entry["routes"] = [
-                {"to": "::/0" if ":" in gateway else "0.0.0.0/0", "via": gateway}
-                for gateway in one.gateway.split()
-            ]
+        for gateway in (one.gateway or "").split():
+            entry["gateway6" if ":" in gateway else "gateway4"] = gateway
         nameservers = {
             "addresses": (one.dns or "").split(),
             "search": (one.domains or "").split(),
         }
         if any(nameservers.values()):
             entry["nameservers"] = nameservers
-        ethernets[f"id{number}"] = entry
+        ethernets[f"id{number}" if pattern else one.match] = entry
     return {"version": 2, "ethernets": ethernets}

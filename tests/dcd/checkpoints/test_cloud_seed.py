@@ -76,15 +76,12 @@ def test_the_configuration_becomes_an_iso_for_cloud_init(bench: Any, out: Path) 
         "version": 2,
         "ethernets": {
             "id0": {"match": {"name": "en*"}, "dhcp4": True, "dhcp6": True},
-            "id1": {
-                "match": {"name": "eth1"},
+            "eth1": {
                 "dhcp4": False,
                 "dhcp6": False,
                 "addresses": ["192.0.2.10/24", "2001:db8::10/64"],
-                "routes": [
-                    {"to": "0.0.0.0/0", "via": "192.0.2.1"},
-                    {"to": "::/0", "via": "2001:db8::1"},
-                ],
+                "gateway4": "192.0.2.1",
+                "gateway6": "2001:db8::1",
                 "nameservers": {"addresses": ["192.0.2.53"], "search": ["example.org"]},
             },
         },
