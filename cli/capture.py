@@ -122,7 +122,9 @@ def _unreadable(manifest: str, wanted: list[Json]) -> list[Json]:
                 for each in failure.faults
             ]
         except OSError as error:
-            if item["optional"] and isinstance(error, FileNotFoundError):
+            # The daemon says where it looked for an include that nobody has.
+            given_up = item["optional"] or item["kind"] == "include"
+            if given_up and isinstance(error, FileNotFoundError):
                 continue
             message = f"cannot read {item['path']}: {error.strerror or error}"
             place = item.get("file") or manifest

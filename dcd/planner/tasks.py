@@ -75,7 +75,9 @@ def rules_of(settings: Configuration) -> Rules:
     """The daemon's settings about manifests."""
     return Rules(
         include_directories=tuple(map(str, settings.include_directories)),
-        include_map={prefix: str(path) for prefix, path in settings.include_map.items()},
+        include_map={
+            f"{prefix.rstrip('/')}/": str(path) for prefix, path in settings.include_map.items()
+        },
         modules=settings.checkpoint_modules,
         elements=settings.elements_limit,
         checkpoints=settings.checkpoints_limit,

@@ -65,6 +65,19 @@ def copy_entries(
     return copy.copied
 
 
+def copy_skeleton(
+    source: Path, destination: Path, names: Sequence[str], *, excluded: Collection[str] = ()
+) -> Copied:
+    """The same for what is below the named directories and no regular file: directories, links, FIFOs and
+    devices. Names that are no directories of the source are skipped."""
+    copy = _Copy(source, destination, {_normal(name) for name in excluded}, skeleton=True)
+    for name in names:
+        if resolve(source, name).is_dir():
+            copy.name(_normal(name))
+    copy.finish()
+    return copy.copied
+
+
 def copy_into(
     origin: Path, target: Path, at: int, *, begin: int = 0, end: int | None = None
 ) -> None:
@@ -81,7 +94,14 @@ def _normal(name: str) -> PurePosixPath:
 
 
 class _Copy:
-    def __init__(self, source: Path, destination: Path, excluded: set[PurePosixPath]) -> None:
+    def __init__(
+        self,
+        source: Path,
+        destination: Path,
+        excluded: set[PurePosixPath],
+        skeleton: bool = False,
+    ) -> None:
+        self._skeleton = skeleton
         self._source = source
         self._destination = destination
         self._excluded = excluded
@@ -130,6 +150,8 @@ class _Copy:
         if stat.S_ISDIR(status.st_mode):
             self._directory(origin, status, name)
             return True
+        if self._skeleton and stat.S_ISREG(status.st_mode):
+            return False
         target = entry(self._destination, name)
         if target.is_dir() and not target.is_symlink():
             raise _cannot_replace(target, "a link" if origin.is_symlink() else "a file")

@@ -80,6 +80,15 @@ def test_an_optional_file_may_be_absent(dcctl, daemon, manifest, tmp_path) -> No
     assert submitted(daemon)["files"] == {str(tmp_path / "absent.xml"): None}
 
 
+def test_an_include_that_does_not_exist_is_for_the_daemon_to_report(
+    dcctl, daemon, manifest, tmp_path
+) -> None:
+    """It knows the directories that it has tried."""
+    wants(daemon, item(tmp_path / "absent.xml", kind="include"))
+    assert dcctl("submit", str(manifest)).code == 0
+    assert submitted(daemon)["files"] == {str(tmp_path / "absent.xml"): None}
+
+
 @pytest.mark.parametrize("optional", [True, False])
 def test_all_unreadable_files_are_told_at_once_with_the_manifests_line(
     dcctl, daemon, manifest, tmp_path, optional

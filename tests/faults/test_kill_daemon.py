@@ -43,7 +43,8 @@ def small_build(witness, write_manifest, name, pause="true"):
 
 def waits_once(directory):
     """A shell line that waits for ever, but only the first time that it runs in a checkpoint."""
-    flag = f"{directory}/flag-$(basename $(dirname {{BUILD_DATA}}) | cut -d. -f1,2)"
+    workspace = "echo {BUILD_DATA} | sed s,.*/.work/,, | cut -d/ -f1"
+    flag = f"{directory}/flag-$({workspace} | cut -d. -f1,2)"
     return f"(test -e {flag} || (touch {flag} && sleep 1000))"
 
 
@@ -222,6 +223,8 @@ def go_on(witness, manifests):
 def test_control_workers_that_outlive_their_daemon_are_noticed(
     frail, zygote, witness, write_manifest
 ):
+    if frail.settings.get("worker") == "portable":
+        pytest.skip("this host has portable workers, which the defect leaves alone")
     witness.patience_seconds = 0.5
     zygote.defect = "workers_outlive_the_daemon"
     daemon = frail.start()

@@ -18,9 +18,11 @@ from dcd.checkpoints.transfer.listed import check_places, check_software, listed
 from dcd.manifest.diagnostics import Diagnostic, error
 from dcd.manifest.doc import DataObjectCache, software_for
 from dcd.manifest.objects.software import Destination, Dir, Software, SoftwareData, Source
-from dcd.platform.copying import Copied, copy_entries, refuse_losses
+from dcd.platform.copying import Copied, copy_entries, copy_skeleton, refuse_losses
 from dcd.platform.inside import entry
 from statemachine.errors import CheckpointError
+
+_SKELETON = ("etc", "var")
 
 _NAMED = 50
 """The most missing entries in messages."""
@@ -32,8 +34,12 @@ class TransferCPIO(Checkpoint):
     the image area) to its destination `dir` (by default the boot archive)."""
 
     DESCRIPTION = "Copy files and directories within the workspace"
-    VERSION = 2
+    VERSION = 3
     NAMED = ("software",)
+
+    skeleton: bool = False
+    """Copy also what is below etc and var and no regular file (directories, links, devices), as the script
+    that initialized boot archives before the Caiman Unified Design did."""
 
     def needs(self, doc: DataObjectCache) -> Needs:
         return Needs(disk_bytes=listed_bytes(software_of(doc, self)))
@@ -75,7 +81,10 @@ class TransferCPIO(Checkpoint):
 
         excluded = software.names("uninstall")
         copied = copy_entries(origin, target, names, excluded=excluded, on_name=report)
-        refuse_losses(copied.lost)
+        lost = copied.lost
+        if self.skeleton:
+            lost += copy_skeleton(origin, target, _SKELETON, excluded=excluded).lost
+        refuse_losses(lost)
 
 
 def _present(context: Context, source: Path, names: Sequence[str]) -> list[str]:

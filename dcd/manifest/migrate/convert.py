@@ -114,12 +114,8 @@ def _checkpoint(
             }
         case "archive-init":
             software.boot_archive(reader, distro, script.name)
-            reader.note(
-                script.element,
-                f"{script.name} copies the files in its software; the script also copied everything below "
-                "etc and var that is no regular file, and made tmp, proc and mnt in the boot archive",
-                "add the needed ones to the software, or make them in a CustomScript",
-            )
+            # The script also copied everything below etc and var that is no regular file.
+            arguments = {"skeleton": "true"}
         case "archive":
             arguments = software.archive_arguments(reader)
         case "compress":

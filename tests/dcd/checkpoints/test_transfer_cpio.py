@@ -1,5 +1,6 @@
 """TransferCPIO: files and directories of the workspace, copied whole."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,39 @@ def test_a_directory_that_names_nothing_is_copied_whole(bench: Any) -> None:
     bench.execute(TransferCPIO("ba-init"), software(never).replace('"CPIO"', '"DIR"'))
     archive = bench.root / "boot_archive"
     assert sorted(archive.rglob("*")) == [archive / "a", archive / "a/b"]
+
+
+def test_the_skeleton_of_etc_and_var_is_all_but_regular_files(bench: Any) -> None:
+    for directory in ("etc/svc", "var/adm/log", "var/tmp", "var/left-out", "usr/lib"):
+        (bench.image / directory).mkdir(parents=True)
+    (bench.image / "var/tmp").chmod(0o1777)
+    (bench.image / "etc/passwd").write_text("root")
+    (bench.image / "var/adm/log/messages").write_text("old")
+    (bench.image / "etc/init").symlink_to("../sbin/init")
+    (bench.image / "var/mail").symlink_to("/elsewhere")
+    os.mkfifo(bench.image / "etc/svc/pipe")
+    data = (
+        '<software_data action="install"><name>etc/passwd</name></software_data>'
+        '<software_data action="uninstall"><name>var/left-out</name></software_data>'
+    )
+    bench.execute(TransferCPIO("ba-init", skeleton=True), software(data))
+    archive = bench.root / "boot_archive"
+    found = {str(path.relative_to(archive)) for path in archive.rglob("*")}
+    assert found == {
+        "etc", "etc/passwd", "etc/init", "etc/svc", "etc/svc/pipe",
+        "var", "var/adm", "var/adm/log", "var/mail", "var/tmp",
+    }  # fmt: skip
+    assert (archive / "etc/init").readlink() == Path("../sbin/init")
+    assert (archive / "var/tmp").stat().st_mode & 0o7777 == 0o1777
+    assert (archive / "etc/svc/pipe").is_fifo()
+
+
+def test_an_image_without_var_has_a_skeleton_of_etc(bench: Any) -> None:
+    (bench.image / "etc").mkdir()
+    (bench.image / "etc/x").touch()
+    data = "<software_data><name>etc/x</name></software_data>"
+    bench.execute(TransferCPIO("ba-init", skeleton=True), software(data))
+    assert (bench.root / "boot_archive/etc/x").exists()
 
 
 def test_a_missing_entry_is_skipped_and_named(bench: Any) -> None:

@@ -397,10 +397,11 @@ def test_a_manifest_with_the_loader_keeps_its_menu() -> None:
     assert "first argument is empty" not in told(migrated)
 
 
-def test_what_the_script_of_the_boot_archive_copied_beside_files_is_told() -> None:
+def test_what_the_script_of_the_boot_archive_copied_beside_files_is_carried_over() -> None:
     text = old(POP, script("boot_archive_initialize.py", "ba-init"), params=REPOSITORY + PACKAGES)
     migrated = migrate(text, "/home/me/old.xml")
-    assert "made tmp, proc and mnt in the boot archive" in told(migrated)
+    assert '<arg name="skeleton">true</arg>' in migrated.text
+    assert told(migrated) == ""
 
 
 @pytest.mark.parametrize(
