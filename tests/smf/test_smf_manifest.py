@@ -83,7 +83,7 @@ def test_actions_and_values_are_guarded_by_authorizations_that_the_rbac_files_de
         if element.get("name").endswith("_authorization")
     }
     defined = {line.split(":")[0] for line in (ROOT / "smf/auth_attr").read_text().splitlines()}
-    (profile,) = (ROOT / "smf/prof_attr").read_text().splitlines()
+    profile = (ROOT / "smf/prof_attr").read_text().splitlines()[0]
     name, _, _, _, attributes = profile.split(":")
     assert used == defined == set(attributes.removeprefix("auths=").split(","))
     (execution,) = (ROOT / "smf/exec_attr").read_text().splitlines()
@@ -139,6 +139,23 @@ def test_the_documentation_says_that_the_profile_is_root() -> None:
     assert execution.endswith("uid=0")
     text = (ROOT / "docs/how-to/illumos.md").read_text()
     assert "**The profile is equivalent to root.**" in text
+
+
+def test_the_documentation_has_each_profile_with_what_it_grants() -> None:
+    executing = {
+        line.partition(":")[0] for line in (ROOT / "smf/exec_attr").read_text().splitlines()
+    }
+    text = (ROOT / "docs/how-to/illumos.md").read_text()
+    granted = {}
+    for line in (ROOT / "smf/prof_attr").read_text().splitlines():
+        name, _, _, _, attributes = line.split(":")
+        granted[name] = set(attributes.removeprefix("auths=").split(","))
+        (row,) = [row for row in text.splitlines() if row.startswith(f"| `{name}` |")]
+        assert ("pfexec" in row) == (name in executing)
+    assert granted == {
+        "Distribution Constructor": {"solaris.smf.manage.dcd", "solaris.smf.value.dcd"},
+        "Distribution Constructor Operator": {"solaris.smf.manage.dcd"},
+    }
 
 
 def test_a_contract_survives_a_build_tool_that_dumps_core(bundle: Any) -> None:
