@@ -55,6 +55,7 @@ OPTIONAL_TOOLS = {
     "qemu-block-extra": "only InstallISCSI needs it",
     "sbsign": 'only secure_boot="keys" needs it',
     "libfaketime": 'only secure_boot="keys" needs it',
+    "mkfs.erofs": "only RootfsArchive with the format erofs needs it",
     "objcopy": "only UnifiedKernelImage needs it",
 }
 """Tools that most builds do not need, with their users."""

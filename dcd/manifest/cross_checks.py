@@ -138,7 +138,9 @@ def _package_lists(source: Source) -> Iterator[Diagnostic]:
                     yield error(source.origin(item), f"<{item.tag}> is empty", "", "remove it")
         image = software.find("destination/image")
         created = image is None or image.get("action", "create").strip() == "create"
-        if kind in ("IPS", "DEB") and created and not lists:
+        # Who names a variant has chosen what is in it: a root file system may need no more.
+        chosen = kind == "DEB" and image is not None and "variant" in image.attrib
+        if kind in ("IPS", "DEB") and created and not lists and not chosen:
             yield (error if kind == "IPS" else warning)(
                 source.origin(software),
                 f"no packages are listed for {software.get('name', 'this software')!r}",

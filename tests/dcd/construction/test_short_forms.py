@@ -252,6 +252,12 @@ def test_a_root_file_system_is_configured_where_the_manifest_says_how() -> None:
     assert checkpoints_of(made.doc)[1].kwargs == {"hostname": "my-image"}
 
 
+def test_a_variant_alone_is_a_root_file_system_without_a_warning() -> None:
+    variant = '<destination><image variant="minbase"/></destination>'
+    made = loaded(f'{rootfs("tar")}<software type="DEB">{variant}</software>')
+    assert made.diagnostics == ()
+
+
 def test_a_root_file_system_and_a_disk_are_two_images() -> None:
     (error,) = refused(rootfs("tar") + DISK + SMALL)
     assert "both <rootfs_im>" in error.why
