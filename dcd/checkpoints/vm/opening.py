@@ -10,9 +10,10 @@ Source: crypttab(5), initramfs-tools(7), systemd-veritysetup-generator(8), verit
 import base64
 from pathlib import Path
 
+from dcd.checkpoints import products
 from dcd.checkpoints.vm.disk import DiskLayout, VolumePartition
 from dcd.checkpoints.vm.nested_checks import VERIFIED_ROOT
-from dcd.platform.inside import read, write
+from dcd.platform.inside import exists, read, write
 
 CRYPTTAB = "etc/crypttab"
 HOOK = "etc/initramfs-tools/hooks/dcd-verity"
@@ -80,8 +81,19 @@ echo fastboot=y >>/conf/param.conf
 """.replace("NAME", VERIFIED_ROOT)
 
 
+_HOOKS = "usr/share/initramfs-tools/hooks"
+
+
 def write_opening(root: Path, layout: DiskLayout) -> None:
-    """Write into the image what its initramfs needs to open the root and all encrypted partitions."""
+    """Write into the image what its initramfs needs to open the root and all encrypted partitions. Raises
+    `CheckpointError` when the image lacks the programs for it."""
+    for needed, product, file in (
+        (any(one.luks for one in layout.containers), products.CRYPTSETUP, f"{_HOOKS}/cryptroot"),
+        (any(one.group for one in layout.containers), products.LVM, f"{_HOOKS}/lvm2"),
+        (any(one.verity for one in layout.containers), products.VERITYSETUP, "sbin/veritysetup"),
+    ):
+        if needed and not exists(root, file):
+            raise products.missing(product, f"there is no /{file} in the image")
     encrypted = [one.luks for one in layout.containers if one.luks is not None]
     if encrypted:
         names = {one.name for one in encrypted}
@@ -92,11 +104,6 @@ def write_opening(root: Path, layout: DiskLayout) -> None:
     if any(one.verity is not None for one in layout.containers):
         write(root, HOOK, _HOOK, mode=0o755)
         write(root, SCRIPT, _SCRIPT, mode=0o755)
-
-
-def needs_opening(layout: DiskLayout) -> bool:
-    """Whether `write_opening` writes something."""
-    return any(one.luks or one.verity for one in layout.containers)
 
 
 def root_arguments(root: VolumePartition) -> str:

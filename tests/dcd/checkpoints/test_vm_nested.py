@@ -11,7 +11,9 @@ from dcd.checkpoints.vm.install_iscsi import InstallISCSI
 from dcd.checkpoints.vm.install_offline import InstallOffline
 from dcd.checkpoints.vm.layout import disk_layout
 from dcd.checkpoints.vm.nested import verified_bytes
+from dcd.checkpoints.vm.opening import write_opening
 from dcd.manifest.diagnostics import ManifestError
+from statemachine.errors import CheckpointError
 from tests.dcd.checkpoints.test_vm_layout import BIOS, EFI, MIB, target
 
 BOOT = """<gpt_partition name="3" part_type="linux"><size val="128mb"/>
@@ -230,3 +232,40 @@ def test_secrets_are_needed_by_reference(bench: Any) -> None:
     assert needs.secrets == ("DCD_SECRET_DISK", "/etc/dcd/secrets/disk")
     assert "cryptsetup" in needs.tools
     assert needs.disk_bytes > 2 << 30
+
+
+@pytest.mark.parametrize(
+    ("content", "file", "package"),
+    [
+        (luks(ROOT), "usr/share/initramfs-tools/hooks/cryptroot", "cryptsetup-initramfs"),
+        (group(volume("root", ROOT)), "usr/share/initramfs-tools/hooks/lvm2", "lvm2"),
+        (f"{ROOT}<verity/>", "sbin/veritysetup", "cryptsetup-bin"),
+    ],
+)
+def test_an_image_without_what_opens_its_disk_is_refused(
+    bench: Any, content: str, file: str, package: str
+) -> None:
+    layout = disk_layout(bench.doc(target(BIOS, EFI, BOOT, held(content))))
+    with pytest.raises(CheckpointError, match="is missing") as caught:
+        write_opening(bench.image, layout)
+    assert f"<name>{package}</name>" in caught.value.resolution
+    (bench.image / file).parent.mkdir(parents=True)
+    (bench.image / file).touch()
+    write_opening(bench.image, layout)
+
+
+def test_the_image_names_its_encrypted_partitions_and_keeps_other_lines(bench: Any) -> None:
+    hook = bench.image / "usr/share/initramfs-tools/hooks/cryptroot"
+    hook.parent.mkdir(parents=True)
+    hook.touch()
+    table = bench.image / "etc/crypttab"
+    table.parent.mkdir()
+    table.write_text("# a comment\nswap /dev/vdb /dev/urandom swap\nsystem UUID=old none luks\n")
+    content = luks(ROOT, name="system")
+    layout = disk_layout(bench.doc(target(BIOS, EFI, BOOT, held(content))))
+    write_opening(bench.image, layout)
+    assert table.read_text().splitlines() == [
+        f"system UUID={layout.containers[0].luks.uuid} none luks,initramfs",
+        "# a comment",
+        "swap /dev/vdb /dev/urandom swap",
+    ]
