@@ -108,6 +108,8 @@ def _encrypt(
                 *(("--label", partition.label) if partition.label else ()),
                 alone,
             ],
+            # It makes a temporary file with the header in its working directory.
+            cwd=context.tmp,
             stdin=texts[0].encode(),
         )
         for text in texts[1:]:
