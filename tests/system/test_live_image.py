@@ -114,6 +114,7 @@ def test_live_image_survives_sigkill_in_every_checkpoint_boots_and_is_reused(
     assert "Another title" not in boot_menu(iso, tmp_path / "old.cfg")
     daemon.ctl("cancel", other)
     daemon.wait(other, "cancelled")
+    assert_netboot_kit_starts_from_the_same_packages(daemon, manifest, tmp_path)
     assert daemon.stop() == 0
     assert daemon.leaks() == []
 
@@ -265,6 +266,33 @@ def assert_the_initramfs_mounts_any_medium(iso: Path, target: Path) -> None:
         *("isofs", "squashfs", "overlay"),
     }
     assert "scripts/live" in names
+
+
+def assert_netboot_kit_starts_from_the_same_packages(
+    daemon: Any, manifest: Path, directory: Path
+) -> None:
+    """The example of a netboot kit transfers no package again, and boots by iPXE and by GRUB. The kit is
+    what the network served, complete, and a product with papers."""
+    build = daemon.submit(manifest.with_name("debian-netboot.xml"))
+    status = daemon.wait(build, "completed", seconds=900)
+    assert status["checkpoints"][0]["state"] == "reused"
+    artifacts = {artifact["name"]: Path(artifact["path"]) for artifact in status["artifacts"]}
+    assert_sums(artifacts["SHA256SUMS"])
+    assert "debian-netboot.tar" in artifacts["SHA256SUMS"].read_text()
+    for firmware, loaded in (("bios", ""), ("uefi", "NBP filename is grubnetx64.efi")):
+        console = artifacts[f"verify-boot-{firmware}.log"].read_text()
+        assert "debian-netboot login:" in console
+        assert "filesystem.squashfs 100%" in console
+        assert loaded in console
+    unpack = ["tar", "-C", directory, "-xf", artifacts["debian-netboot.tar"]]
+    subprocess.run(unpack, check=True)
+    squashfs = directory / "debian-netboot/filesystem.squashfs"
+    shown = subprocess.run(["unsquashfs", "-cat", squashfs, "etc/hostname"], capture_output=True)
+    assert shown.stdout == b"debian-netboot\n"
+    statement = artifacts["debian.provenance.json"].read_text()
+    assert "debian-netboot.tar" in statement
+    components = json.loads(artifacts["debian.cdx.json"].read_text())["components"]
+    assert {"grub-pc-bin", "grub-efi-amd64-bin"} <= {each["name"] for each in components}
 
 
 def assert_sums(sums: Path) -> None:

@@ -8,6 +8,7 @@ import hashlib
 import io
 import os
 import re
+import socket
 import subprocess
 import tarfile
 from pathlib import Path
@@ -18,6 +19,7 @@ import pytest
 from dcd.checkpoints.media.netboot import NetbootKit
 from dcd.checkpoints.media.verify_boot import VerifyBoot
 from dcd.manifest.diagnostics import refuse
+from dcd.platform.hypervisor import ConsoleText, GuestSpec, NetworkBoot, Qemu, wait_for
 from statemachine.errors import CheckpointError, InvalidManifest
 
 EPOCH = 1700000000
@@ -230,6 +232,26 @@ def test_bios_boots_the_kit_through_a_network_that_serves_the_image_itself(
     console = (ready.root / "media/verify-bios.log").read_text()
     assert 'console=ttyS0 "dyndbg=file x +p" fetch=tftp://10.0.2.2/filesystem.squashfs' in console
     assert "from the guest's network in place of http://boot.example.org" in ready.messages()
+
+
+@pytest.mark.slow
+def test_a_guest_on_its_own_network_reaches_nothing_of_the_host(tmp_path: Path) -> None:
+    kit = tmp_path / "kit"
+    kit.mkdir()
+    (kit / "vmlinuz").write_bytes(kernel())
+    (tmp_path / "secret").write_text("of the host")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        host = f"http://10.0.2.2:{server.getsockname()[1]}/"
+        (kit / "boot.ipxe").write_text(
+            f"#!ipxe\nimgfetch {host} && set web 1 ||\nimgfetch ../secret && set file 1 ||\n"
+            "kernel vmlinuz [${web}${file}] done\nboot\n"
+        )
+        network = NetworkBoot(kit, "boot.ipxe")
+        spec = GuestSpec("test", "bios", "tcg", 128, 1, (), tmp_path / "log", network=network)
+        console = ConsoleText()
+        with Qemu().guest(spec, tmp_path / "guest") as guest:
+            wait_for(guest, "done", 60.0, console)
+    assert "[] done" in console.text
 
 
 @pytest.mark.slow
