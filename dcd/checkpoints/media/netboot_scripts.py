@@ -72,11 +72,11 @@ def grub_network_cfg(menu: Menu, base_url: str | None, fetched: bool) -> str:
             place = [f"set base_url={grub_word(base_url)}"]
         lines += ["", 'if [ -z "$base_url" ]; then', *(f"    {line}" for line in place), "fi"]
     for entry in menu.entries:
-        arguments = grub_arguments(entry.arguments)
+        arguments = [grub_arguments(entry.arguments)] if entry.arguments else []
         lines += [
             "",
             f"menuentry {grub_word(entry.title)} {{",
-            f'    linux "$prefix/{KERNEL}" {arguments} {live}'.replace("  ", " "),
+            f'    linux "$prefix/{KERNEL}" {" ".join([*arguments, live])}',
             f'    initrd "$prefix/{INITRAMFS}"',
             "}",
         ]

@@ -372,6 +372,10 @@ class PrintingGuest:
         (b"\x1b[2J GNU GRUB  version 2.06\r\n\x1b[0mgrub> ", "prompt instead of a menu"),
         (b"error: file `/live/vmlinuz' not found.\r\nPress any key to continue...", "not load"),
         (b"Unable to find a medium containing a live file system", "did not find the medium"),
+        (
+            b"Unable to find a live file system on the network",
+            "did not get its live file system through the network",
+        ),
         (b"ALERT!  /dev/sda1 does not exist.  Dropping to a shell!", "root file system"),
         (b"BusyBox v1.35.0\r\n(initramfs) ", "initramfs's shell"),
         (b"UEFI Interactive Shell v2.2", "UEFI firmware found nothing"),
