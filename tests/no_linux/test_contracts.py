@@ -15,6 +15,10 @@ from typing import Any
 import pytest
 
 from tests.conftest import Daemon
+from tests.dcd.checkpoints.depot import install, publisher, software, write_stand_in
+from tests.dcd.conftest import Mirror, mirror
+
+__all__ = ["mirror"]
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
@@ -138,4 +142,42 @@ def test_what_a_dead_daemon_has_left_is_found_by_its_contract(
     assert sleeping(mark) == []
     completes(daemon, build)
     assert daemon.leaks() == []
+    assert daemon.stop() == 0
+
+
+def test_a_killed_transfer_continues_with_what_it_had_downloaded(
+    illumos: Path, cold_daemon: Daemon, mirror: Mirror, tmp_path: Path
+) -> None:
+    calls = illumos / "calls"
+    write_stand_in(illumos / "bin/pkg", calls)
+    catalog = mirror.directory / "one/catalog/1"
+    catalog.mkdir(parents=True)
+    (catalog / "catalog.attrs").write_text('{"parts": {"c": {"signature-sha-1": "1"}}}')
+    (mirror.directory / "packages").write_text("base more")
+    manifest = tmp_path / "ips.xml"
+    manifest.write_text(
+        f'<dc><distro name="ips">{software(install("base", "more"), publisher(mirror.uri))}<execution>'
+        '<checkpoint name="t" mod_path="solaris_install/transfer/ips" checkpoint_class="TransferIPS"/>'
+        "</execution></distro></dc>"
+    )
+    hang = Path(f"{calls}-hang")
+    hang.touch()
+    daemon = cold_daemon.start()
+    build = daemon.submit(manifest)
+    incoming = daemon.state_dir / "packages/incoming"
+    assert until(lambda: list(incoming.glob("*/contents/one/file/*/*")) != [])
+    daemon.kill()
+    daemon.start()
+    hang.unlink()
+    daemon.wait(build, "completed")
+    lines = daemon.ctl("logs", build, "t").splitlines()
+    assert {"cached: base", "fetched: more"} <= set(lines)
+    assert "from the package store: 1 of 2 files" in daemon.log.read_text() + "\n".join(lines)
+    assert daemon.json("df")["package_bytes"] > 0
+    again = daemon.submit(manifest, "--fresh")
+    daemon.wait(again, "completed")
+    assert {"cached: base", "cached: more"} <= set(daemon.ctl("logs", again, "t").splitlines())
+    daemon.ctl("rm", build, again)
+    daemon.ctl("gc", "--max-bytes", "0")
+    assert daemon.json("df")["package_bytes"] == 0
     assert daemon.stop() == 0

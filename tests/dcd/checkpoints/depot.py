@@ -15,7 +15,7 @@ from store.host.tools import TOOL_PATH
 from store.packages import Lent
 
 STAND_IN = """#!{python} -IS
-import getopt, gzip, hashlib, json, os, pathlib, sys
+import getopt, gzip, hashlib, json, os, pathlib, sys, time
 calls = pathlib.Path({calls!r})
 with calls.open("a") as log:
     log.write(json.dumps(sys.argv[1:]) + "\\n")
@@ -53,6 +53,9 @@ else:
     state = json.loads(state_file.read_text())
 
 def packages(origin):
+    if origin.startswith("http:"):
+        from urllib.request import urlopen
+        return urlopen(f"{{origin}}packages").read().decode().split()
     path = pathlib.Path(origin) / "packages"
     if not path.exists():
         fail(1, f"Unable to contact valid package repository: {{origin}}")
@@ -109,6 +112,8 @@ elif command == "install":
     print("Finalize: Updating image state ... Done")
     for package in new:
         fetch(package, known[package])
+        while pathlib.Path({calls!r} + "-hang").exists():
+            time.sleep(0.05)
         if pathlib.Path({calls!r} + "-cut").exists():
             fail(1, "Framework error: code: E_COULDNT_CONNECT (7) reason: x")
         state["installed"][package] = known[package]
@@ -155,6 +160,12 @@ sys.exit(status)
 """
 
 
+def write_stand_in(script: Path, calls: Path) -> None:
+    """Make the stand-in, with the file of its calls."""
+    script.write_text(STAND_IN.format(python=sys.executable, calls=str(calls)))
+    script.chmod(0o755)
+
+
 class Depot:
     """The stand-in, what it was called with, and repositories of packages."""
 
@@ -163,9 +174,7 @@ class Depot:
         self.bench = bench
         self.calls_file = directory / "calls"
         (directory / "bin").mkdir(parents=True)
-        script = directory / "bin/pkg"
-        script.write_text(STAND_IN.format(python=sys.executable, calls=str(self.calls_file)))
-        script.chmod(0o755)
+        write_stand_in(directory / "bin/pkg", self.calls_file)
 
     def publish(self, publisher: str, *packages: str, repository: str = "") -> Path:
         """Make or change a repository (named for its publisher) that has these packages."""

@@ -67,9 +67,12 @@ class Process:
 def be_illumos() -> None:
     sysconfig.get_config_vars()  # reads a file with the system's name
     sys.platform = "sunos5"
-    from store.host import identity, mounts, privileges, process_table, tools
+    from store.host import tools
 
     tools.TOOL_PATH = f"{HERE / 'bin'}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    # These have the path from there.
+    from store.host import identity, mounts, privileges, process_table
+
     mounts.MNTTAB = HERE / "mnttab"
     process_table.PROC = Processes()  # type: ignore[assignment]
     # Linux' clock of processes, in the unit of illumos.
