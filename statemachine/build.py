@@ -16,7 +16,7 @@ from statemachine.events import Actor, InputFile
 from statemachine.keys import epoch_of
 from statemachine.plan import Locked, Plan
 from statemachine.rebuild import Rebuild
-from statemachine.results import Artifact, ErrorInfo
+from statemachine.results import Artifact, ErrorInfo, Publication
 from statemachine.variation import Variation
 
 
@@ -66,8 +66,8 @@ class CheckpointRecord:
     `attempts` counts all attempts of this build at the checkpoint, including rewound ones, so that no log
     file name is used twice. `interruptions` counts consecutive interruptions. `log`, `boot_id`, `base` (as
     in CheckpointStarted) and `started_at` belong to the last attempt, `claims` to the open one. `seconds`,
-    `artifacts`, `warnings`, `size_bytes`, `reused_from`, `taken_from` and `resolved` (as in the events)
-    belong to the result. `damaged` tells people about layers that the build could not use.
+    `artifacts`, `warnings`, `size_bytes`, `reused_from`, `taken_from`, `resolved` and `publications` (as
+    in the events) belong to the result. `damaged` tells people about layers that the build could not use.
     """
 
     name: str
@@ -82,6 +82,7 @@ class CheckpointRecord:
     left: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     resolved: str = ""
+    publications: tuple[Publication, ...] = ()
     size_bytes: int = 0
     log: str = ""
     boot_id: str = ""

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from statemachine.plan import Locked, Plan
 from statemachine.rebuild import Rebuild
-from statemachine.results import Artifact, ErrorInfo
+from statemachine.results import Artifact, ErrorInfo, Publication
 from statemachine.variation import Variation
 
 
@@ -134,7 +134,8 @@ class CheckpointCompleted(Payload):
     the workspace, that it neither delivered nor recorded for later checkpoints; `warnings` say, for people,
     what its result lacks or may be wrong with. `resolved` is the sha256 of the list of the packages that it
     put into the image (`store.resolved`), in the package store; "" without a list. `content`
-    is the SHA-256 of the layer's content manifest, "" in events of earlier versions."""
+    is the SHA-256 of the layer's content manifest, "" in events of earlier versions. `publications` are the
+    files that it has published."""
 
     checkpoint: str
     attempt: int
@@ -146,6 +147,7 @@ class CheckpointCompleted(Payload):
     warnings: tuple[str, ...] = ()
     resolved: str = ""
     content: str = ""
+    publications: tuple[Publication, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

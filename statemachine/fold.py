@@ -122,6 +122,7 @@ def _applied(state: BuildState, payload: events.Payload) -> BuildState:
                 left=payload.left,
                 warnings=payload.warnings,
                 resolved=payload.resolved,
+                publications=payload.publications,
                 size_bytes=payload.size_bytes,
                 interruptions=0,
             )

@@ -348,6 +348,13 @@ def _byproducts(result: Results) -> Iterator[Json]:
         if event.data.content:
             found["digest"] = {"sha256": event.data.content}
         yield found
+        for each in record.publications:
+            yield {
+                "name": record.name,
+                "uri": each.url,
+                "digest": {"sha256": each.sha256},
+                "annotations": {"size_bytes": str(each.size_bytes)},
+            }
     proofs = {a.name: a for record in state.checkpoints for a in record.artifacts if a.evidence}
     for name in sorted(proofs):
         yield {**_named(proofs[name]), "uri": "urn:dcd:evidence"}

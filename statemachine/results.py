@@ -22,6 +22,17 @@ class Artifact:
 
 
 @dataclass(frozen=True, slots=True)
+class Publication:
+    """A file that a checkpoint has published outside this server, under a URL. `uploaded`: this build has
+    sent it; otherwise it was there already, with the same digest."""
+
+    url: str
+    sha256: str
+    size_bytes: int
+    uploaded: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class ErrorInfo:
     """A `DcdError` as data. `problem` is that of a checkpoint whose failure has an exit code of its own."""
 

@@ -78,6 +78,14 @@ def run(args: argparse.Namespace) -> None:
         print()
         artifacts = [(size(item["size_bytes"]), item["path"]) for item in build["artifacts"]]
         print_table(("SIZE", "ARTIFACT"), artifacts, right=(0,))
+    published = [
+        (size(each["size_bytes"]), "sent" if each["uploaded"] else "was there", each["url"])
+        for item in build["checkpoints"]
+        for each in item.get("publications", ())
+    ]
+    if published:
+        print()
+        print_table(("SIZE", "STATUS", "PUBLISHED"), published, right=(0,))
     print_remarks(build, sys.stdout)
     print_variances(build["checkpoints"], sys.stdout)
     if build["state"] in ("failed", "paused"):

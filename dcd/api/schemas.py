@@ -25,7 +25,7 @@ from statemachine.events import Actor, Event, InputFile
 from statemachine.outlook import Piece
 from statemachine.plan import Json, Variance
 from statemachine.rebuild import Rebuild
-from statemachine.results import Artifact, ErrorInfo
+from statemachine.results import Artifact, ErrorInfo, Publication
 
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 CheckpointName = Annotated[str, Meta(min_length=1, max_length=128)]
@@ -174,6 +174,8 @@ class CheckpointView:
     taken_from: str = ""
     """The key of the result on another layer that was taken over."""
     elapsed_seconds: float | None = None
+    publications: tuple[Publication, ...] = ()
+    """The files that it has published outside this server."""
     place: str = ""
     """Where its author wrote it: `FILE:LINE`; empty if that is not known."""
 

@@ -52,6 +52,7 @@ def build_view(
                 grown_from=grown_from(planned),
                 taken_from=record.taken_from,
                 elapsed_seconds=attempt_seconds(record, present),
+                publications=record.publications if record.done else (),
                 place=_place(planned, state.manifest_path),
             )
             for planned, record in zip(state.plan.checkpoints, state.checkpoints, strict=True)

@@ -29,7 +29,7 @@ from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.lock import LockedTransfer
 from dcd.manifest.objects import Arg, ArgList, Args, CheckpointSpec
 from statemachine.plan import Inputs, Json, Locked, Stage, Variance
-from statemachine.results import Artifact
+from statemachine.results import Artifact, Publication
 from store.host.capabilities import CHROOT, FILES, MOUNTS
 from store.host.devices import ALL_DEVICES
 from store.host.process import Completed, run
@@ -137,7 +137,8 @@ class Context:
     `packages` is the package store, if `Needs.packages` asks for it; `resolve(sha256)` says which list there
     names the packages that this attempt puts into the image (`store.resolved`). `resolved` are the lists of
     earlier checkpoints, `host_files` the tools whose files they put into the image, and `products` the files
-    that they deliver, by name with their sha256, if `Needs.contents` asks for them.
+    that they deliver, by name with their sha256, if `Needs.contents` asks for them; `artifacts` are these
+    with their paths in the workspace, and evidence too. `publish` records a file that was published.
     `stage` is what to make: other than WHOLE only for a checkpoint with a `base`. In REST, `below` is the
     digest of the list of the packages that the layer below has ("": none).
     `locked` is what to use in place of the repositories: then nothing comes from the network.
@@ -165,6 +166,8 @@ class Context:
     resolved: tuple[Path, ...] = ()
     host_files: tuple[str, ...] = ()
     products: Mapping[str, str] = field(default_factory=dict)
+    artifacts: tuple[Artifact, ...] = ()
+    publish: Callable[[Publication], None] = lambda _: None
     locked: Locked | None = None
 
     @property
@@ -265,6 +268,10 @@ class Checkpoint(ABC):
 
     PROVIDES: ClassVar[tuple[str, ...] | None] = None
     """Products that it always makes; see `provides`."""
+
+    REUSABLE: ClassVar[bool] = True
+    """Whether an earlier result may be used in its place. Not that of a checkpoint which works outside the
+    workspace: it runs in every build."""
 
     name: str
     """The checkpoint's name in the manifest."""

@@ -6,6 +6,7 @@ all checkpoints before it have put into the image. Where it cannot list the pack
 the extra `sbom`, a script has removed the package database) it warns and the build completes: `optional`.
 """
 
+from dcd.checkpoints.publish.parts import is_publishing
 from dcd.construction.short_forms import Default, made_checkpoint
 from dcd.manifest.data_object import Element
 from dcd.manifest.source import Source
@@ -36,7 +37,9 @@ def add_sbom(source: Source) -> None:
         step.attrib.pop("type")
         step.set("mod_path", _MODULE)
         step.set("checkpoint_class", _CLASS)
-        checkpoints[-1].addnext(step)
+        # What publishes comes last, and publishes the SBOM too.
+        own = [each for each in checkpoints if not is_publishing(each.get("mod_path", ""))]
+        (own or checkpoints)[-1].addnext(step)
 
 
 def _is_transfer(checkpoint: Element) -> bool:

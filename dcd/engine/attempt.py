@@ -282,6 +282,7 @@ class Attempt:
             resolved=state.resolved if needs.contents else (),
             host_files=_entering(state.plan.checkpoints[: self._index]) if needs.contents else (),
             products=_delivered(state.checkpoints[: self._index]) if needs.contents else {},
+            artifacts=state.declared if needs.contents else (),
             locked=state.locked,
         )
 
@@ -340,6 +341,7 @@ class Attempt:
             left=ending.left,
             warnings=ending.warnings,
             resolved=ending.resolved,
+            publications=ending.publications,
             base=self._ground.base,
             listed=() if is_base else tuple(sorted(planned.listed)),
             own=own_digest(self._ground.plan, self._index) if planned.inputs else "",
@@ -361,6 +363,7 @@ class Attempt:
             warnings=ending.warnings,
             resolved=layer.record.resolved,
             content=layer.record.content,
+            publications=ending.publications,
         )
 
     def _record(self, change: Change) -> Awaitable[BuildState]:

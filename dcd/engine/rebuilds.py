@@ -264,8 +264,10 @@ class Rebuilds:
 
 
 def rebuild_plan(plan: Plan) -> Plan:
-    """The plan of a rebuild: without boots, adding to no earlier result, under keys of its own."""
+    """The plan of a rebuild: without boots, publishing nothing, adding to no earlier result, under keys of
+    its own."""
     kept = [each for each in plan.checkpoints if not each.checkpoint_class.endswith(BOOTS)]
+    kept = planning.without_publishing(kept)
     plain = chain(replace(each, grow=False) for each in kept)
     return with_salt(without_salt(without_grown(plain, 0)), 0, planning.new_salt())
 

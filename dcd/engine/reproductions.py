@@ -23,7 +23,7 @@ from statemachine.commands import repeated
 from statemachine.errors import DcdError, NotFound, Refused, Unprepared
 from statemachine.events import Actor
 from statemachine.keys import changes, grown, with_salt, without_salt
-from statemachine.plan import Locked
+from statemachine.plan import Locked, Plan
 from statemachine.variation import REPEATED, described
 from store.artifacts import EVIDENCE_SUMS, SUMS
 from store.captured import captured_files, resolved_of
@@ -125,7 +125,8 @@ class Reproductions:
                 return state, False
         settings = self._settings()
         index = 0 if checkpoint is None else first.index(checkpoint)
-        plan = with_salt(first.plan, index, planning.new_salt())
+        kept = Plan(tuple(planning.without_publishing(first.plan.checkpoints)))
+        plan = with_salt(kept, min(index, len(kept.checkpoints) - 1), planning.new_salt())
         await asyncio.to_thread(permit, plan)
         await asyncio.to_thread(self._require_inputs, first)
         locked = first.locked
@@ -228,7 +229,8 @@ class Reproductions:
         )
 
     def _checkpoints(self, first: BuildState, second: BuildState) -> Iterator[ComparedCheckpoint]:
-        for one, other in zip(first.checkpoints, second.checkpoints, strict=True):
+        # What publishes comes last, and is not repeated.
+        for one, other in zip(first.checkpoints, second.checkpoints, strict=False):
             mine, its = self._content(one.key), self._content(other.key)
             identical = mine == its if mine and its else None
             yield ComparedCheckpoint(one.name, one.key, other.key, mine, its, identical)
@@ -237,7 +239,7 @@ class Reproductions:
         if second.variation:
             yield from described(second.variation)
         place = self._stores.privileged.place_of
-        pairs = zip(first.checkpoints, second.checkpoints, strict=True)
+        pairs = zip(first.checkpoints, second.checkpoints, strict=False)
         places = ((place(one.key), place(other.key)) for one, other in pairs)
         for before, after in places:
             if before and after and before != after:
@@ -270,7 +272,7 @@ def _changed(first: BuildState, second: BuildState) -> Iterator[str]:
     for name in grown(first.plan):
         yield f"{name}: the first build added to an earlier result, the second one made it anew"
     pairs = zip(
-        without_salt(first.plan).checkpoints, without_salt(second.plan).checkpoints, strict=True
+        without_salt(first.plan).checkpoints, without_salt(second.plan).checkpoints, strict=False
     )
     for before, after in pairs:
         if before.ingredients != after.ingredients:

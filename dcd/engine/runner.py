@@ -239,6 +239,7 @@ class Runner:
                     warnings=layer.record.warnings,
                     resolved=layer.record.resolved,
                     content=layer.record.content,
+                    publications=layer.record.publications,
                 ),
             )
         cause = "daemon-died" if record.boot_id == boot_id() else "machine-rebooted"

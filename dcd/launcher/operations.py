@@ -57,7 +57,7 @@ AS_ORDERED = (
         "manifest",
     ),
     *("manifest_path", "places", "environment", "external", "network", "stage", "below"),
-    *("host_files", "products", "locked", "variation"),
+    *("host_files", "products", "artifacts", "locked", "variation"),
 )
 """The fields of a worker's request that are as the main process orders them. The launcher finds or bounds the
 others."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from dcd.worker.kinds import AUTO, Kind, chosen_kind
 from statemachine.plan import Json, Locked, Stage
+from statemachine.results import Artifact
 from statemachine.variation import Variation
 from store.host.capabilities import FILES
 from store.host.plain import as_plain, from_plain
@@ -56,6 +57,7 @@ class AttemptOrder:
     resolved: tuple[str, ...] = ()
     host_files: tuple[str, ...] = ()
     products: dict[str, str] = field(default_factory=dict)
+    artifacts: tuple[Artifact, ...] = ()
     locked: Locked | None = None
 
 

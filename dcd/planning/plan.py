@@ -9,13 +9,14 @@ compares a plan's needs of space with this host, before the first checkpoint run
 import os
 import re
 import secrets
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 
 from dcd.checkpoints.interface import Checkpoint, Known, Needs
+from dcd.checkpoints.publish.parts import is_publishing
 from dcd.construction.constructors import construct, resolve
 from dcd.manifest.canonical import restore
 from dcd.manifest.diagnostics import listed
@@ -29,7 +30,7 @@ from dcd.platform.host_parts import host_parts
 from dcd.worker.kinds import Kind
 from statemachine.build import BuildState
 from statemachine.errors import NotFound, PermissionDenied, Unprepared, UsageError
-from statemachine.keys import EXTERNAL, chain, digest, with_epoch, with_salt
+from statemachine.keys import EXTERNAL, SALT, chain, digest, with_epoch, with_salt
 from statemachine.plan import Ingredient, Plan, PlannedCheckpoint
 from store.host import space, tools
 
@@ -65,6 +66,11 @@ def make_plan(
         if isinstance(state, Unprepared):
             raise state
     return _plan(loaded, found, states, allowed, epoch)
+
+
+def without_publishing(checkpoints: Iterable[PlannedCheckpoint]) -> list[PlannedCheckpoint]:
+    """The checkpoints of a plan that publish nothing: for a repetition, whose results are compared only."""
+    return [each for each in checkpoints if not is_publishing(each.mod_path)]
 
 
 def growing(plan: Plan) -> Plan:
@@ -299,6 +305,7 @@ def _planned(
         ingredients=(
             *found,
             *(Ingredient(EXTERNAL, name, value, line) for name, value in sorted(external.items())),
+            *(() if instance is None or instance.REUSABLE else (Ingredient(SALT, "", new_salt()),)),
         ),
         args=spec.args,
         kwargs=dict(spec.kwargs),

@@ -56,7 +56,7 @@ from dcd.worker.signals import CLAIMED
 from dcd.worker.variation import for_host_tools, for_image, vary
 from statemachine.errors import DcdError, PermissionDenied, Unavailable
 from statemachine.plan import Stage
-from statemachine.results import Artifact, ErrorInfo
+from statemachine.results import Artifact, ErrorInfo, Publication
 from store.host.capabilities import NEEDS_ROOT, in_user_namespace
 from store.host.durable import FULL, used_up
 from store.host.mounts import unmount_below
@@ -93,6 +93,7 @@ class _Pipe:
         self._last_message = ""
         self.warnings: list[str] = []
         self.resolved = ""
+        self.publications: list[Publication] = []
         self.delivered: set[str] = set()
         """The paths of the delivered files in the workspace."""
 
@@ -279,11 +280,13 @@ def _work(request: WorkerRequest, root: Path, pipe: _Pipe) -> None:
         external=request.external,
         packages=request.packages,
         resolve=pipe.resolve,
+        publish=pipe.publications.append,
         stage=Stage(request.stage),
         below=request.below,
         resolved=request.resolved,
         host_files=request.host_files,
         products=request.products,
+        artifacts=request.artifacts,
         locked=request.locked,
     )
     before = left_among_media(context, ())
@@ -294,7 +297,8 @@ def _work(request: WorkerRequest, root: Path, pipe: _Pipe) -> None:
         names = ", ".join(new[:_NAMED])
         more = f" and {len(new) - _NAMED} more" if len(new) > _NAMED else ""
         context.report(Report(message=f"not delivered so far: {names}{more}"))
-    pipe.send(Saved(doc.persistent_text(), left, tuple(pipe.warnings), pipe.resolved))
+    warnings, published = tuple(pipe.warnings), tuple(pipe.publications)
+    pipe.send(Saved(doc.persistent_text(), left, warnings, pipe.resolved, published))
 
 
 def _let_go(request: WorkerRequest, root: Path) -> None:

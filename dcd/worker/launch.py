@@ -32,7 +32,7 @@ from dcd.worker.messages import (
     decode_message,
 )
 from dcd.worker.signals import CANCEL, CLAIMED, KILL
-from statemachine.results import Artifact, ErrorInfo
+from statemachine.results import Artifact, ErrorInfo, Publication
 from store.host.conversation import HEAD, gone, result_of
 
 _TAIL_BYTES, _TAIL_LINES = 4096, 20
@@ -45,7 +45,8 @@ KILLED_SECONDS = 5.0
 @dataclass(frozen=True, slots=True)
 class Ending:
     """How an attempt ended, after so many seconds; the artifacts that it delivered, `document` as in
-    `dcd.worker.messages.Saved`, `left`, `warnings` and `resolved` as in CheckpointCompleted."""
+    `dcd.worker.messages.Saved`, `left`, `warnings`, `resolved` and `publications` as in
+    CheckpointCompleted."""
 
     outcome: Outcome
     seconds: float
@@ -54,6 +55,7 @@ class Ending:
     left: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     resolved: str = ""
+    publications: tuple[Publication, ...] = ()
 
 
 async def run_attempt(
@@ -119,6 +121,7 @@ async def run_attempt(
         saved.left,
         saved.warnings,
         saved.resolved,
+        saved.publications,
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path, PurePath
 import msgspec
 
 from dcd.worker.request import Mark, ShellRequest, WorkerRequest
-from statemachine.results import Artifact, ErrorInfo
+from statemachine.results import Artifact, ErrorInfo, Publication
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):
@@ -34,6 +34,7 @@ class Saved(msgspec.Struct, frozen=True, tag="saved"):
     left: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     resolved: str = ""
+    publications: tuple[Publication, ...] = ()
 
 
 class Claim(msgspec.Struct, frozen=True, tag="claim"):

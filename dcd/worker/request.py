@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from statemachine.plan import Json, Locked, Stage
+from statemachine.results import Artifact
 from statemachine.variation import Variation
 from store.host.capabilities import FILES
 from store.host.process_table import MARK
@@ -89,9 +90,9 @@ class WorkerRequest:
     file. `evidence` is a directory that outlives the attempt. `allowed` lists the modules that `mod_path` may
     name in addition to the project's own. `environment` is the environment of every tool, `external` the
     external state that the key covers. `packages` is the package store, if the checkpoint uses it. `stage` is
-    what to make (`statemachine.plan.Stage`); `below`, `locked`, `resolved`, `host_files` and `products`
-    are as in `dcd.checkpoints.interface.Context`; `variation` is that of the build's surroundings.
-    `portable`: the worker has no namespaces (`dcd.worker.kinds`).
+    what to make (`statemachine.plan.Stage`); `below`, `locked`, `resolved`, `host_files`, `products` and
+    `artifacts` are as in `dcd.checkpoints.interface.Context`; `variation` is that of the build's
+    surroundings. `portable`: the worker has no namespaces (`dcd.worker.kinds`).
     """
 
     state_id: str
@@ -119,6 +120,7 @@ class WorkerRequest:
     resolved: tuple[Path, ...] = ()
     host_files: tuple[str, ...] = ()
     products: dict[str, str] = field(default_factory=dict)
+    artifacts: tuple[Artifact, ...] = ()
     locked: Locked | None = None
     grants: Grants = field(default_factory=Grants)
     variation: Variation | None = None

@@ -13,19 +13,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from statemachine.results import Artifact
+from statemachine.results import Artifact, Publication
 
 
 @dataclass(frozen=True, slots=True)
 class LayerRecord:
-    """The metadata of a layer, stored with it, so that the daemon can adopt a layer whose event was
-    lost in a crash. `made_by` is the build, `seconds` the attempt's duration, `resolved` as in
-    CheckpointCompleted. `base` is the key of the base that it has, itself or another ("" for none), and
-    `listed` what it has beside that, sorted. `own` digests what decides it apart from the layer below, if it
-    is known what it reads of that; `taken_from` is the key of the result that it was taken over from. `epoch`
-    is the build's time: the commit sets newer times in the tree back to it. `content` is the digest of the
-    manifest of the whole tree (`store.layers.content`), which the commit fills in; "" in layers of earlier
-    versions."""
+    """The metadata of a layer, stored with it, so that the daemon can adopt a layer whose event was lost
+    in a crash. `made_by` is the build, `seconds` the attempt's duration, `resolved` and `publications` as
+    in CheckpointCompleted. `base` is the key of the base that it has, itself or another ("" for none),
+    and `listed` what it has beside that, sorted. `own` digests what decides it apart from the layer
+    below, if it is known what it reads of that; `taken_from` is the key of the result that it was taken
+    over from. `epoch` is the build's time: the commit sets newer times in the tree back to it. `content`
+    is the digest of the manifest of the whole tree (`store.layers.content`), which the commit fills in;
+    "" in layers of earlier versions."""
 
     key: str
     parent: str | None
@@ -37,6 +37,7 @@ class LayerRecord:
     left: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     resolved: str = ""
+    publications: tuple[Publication, ...] = ()
     base: str = ""
     listed: tuple[str, ...] = ()
     own: str = ""

@@ -1,0 +1,1 @@
+"""Checkpoints that publish products: the last ones of a build."""

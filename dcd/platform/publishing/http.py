@@ -1,0 +1,160 @@
+"""Requests to a server that is published to, with bounded retries.
+
+A request that is not answered in time, breaks off, or is answered by 429 or 5xx is sent again after a pause,
+a few times; then it is an error, as is every answer that its caller does not expect. Pieces of files are
+streamed, and read anew for each try.
+"""
+
+import ssl
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from statemachine.errors import CheckpointError
+
+PAUSES = (1.0, 3.0, 7.0)
+"""Seconds between the tries of a request."""
+
+MOST_ANSWER_BYTES = 8 << 20
+_CHUNK_BYTES = 1 << 20
+_SHOWN = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of a file, or of `content`."""
+
+    path: Path
+    offset: int
+    size_bytes: int
+    content: bytes | None = None
+
+    def chunks(self) -> Iterator[bytes]:
+        """Its content. Raises CheckpointError when the file is shorter."""
+        left = self.size_bytes
+        if self.content is not None:
+            yield self.content[self.offset : self.offset + left]
+            return
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            while left:
+                chunk = file.read(min(left, _CHUNK_BYTES))
+                if not chunk:
+                    raise CheckpointError(f"{self.path.name} became shorter while it was sent")
+                left -= len(chunk)
+                yield chunk
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The answer to a request; the names of `headers` are in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server: scheme, host and port; `timeout_seconds` for each step of a request. `say` reports retries,
+    `pauses` are those between tries."""
+
+    scheme: str
+    host: str
+    timeout_seconds: float = 60.0
+    say: Callable[[str], None] = lambda _: None
+    pauses: tuple[float, ...] = field(default_factory=lambda: PAUSES)
+
+    def send(
+        self,
+        method: str,
+        target: str,
+        headers: Callable[[], Mapping[str, str]],
+        body: bytes | Piece = b"",
+        *,
+        ok: Collection[int] = (200,),
+        once: bool = False,
+    ) -> Answer:
+        """Send a request for `target`, a path with its query. `headers` are made anew for each try. With
+        `once` it is not sent again. Raises CheckpointError for an answer with another status than `ok`."""
+        problem = ""
+        pauses = () if once else self.pauses
+        for pause in (*pauses, None):
+            try:
+                answer = self._sent(method, target, headers(), body)
+            except (OSError, HTTPException) as error:
+                problem, answer = f"{type(error).__name__}: {error}", None
+            if answer is not None:
+                if answer.status in ok:
+                    return answer
+                problem = f"it answers {answer.status}: {_text(answer.body)}"
+                if answer.status != 429 and answer.status < 500:
+                    raise self._refused(method, target, answer)
+            if pause is None:
+                break
+            self.say(
+                f"{self.host}: {problem.splitlines()[0][:_SHOWN]}; trying again in {pause:g} s"
+            )
+            time.sleep(pause)
+        raise CheckpointError(
+            f"{self.host} does not take what is published",
+            f"{method} {target.partition('?')[0]}: {problem} (tried {len(pauses) + 1} times)",
+            "nothing is visible there of what is incomplete; when the server works again, dcctl retry "
+            "continues with what it does not have yet",
+        )
+
+    def _sent(
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes | Piece
+    ) -> Answer:
+        if self.scheme == "https":
+            context = ssl.create_default_context()
+            connection: HTTPConnection = HTTPSConnection(
+                self.host, timeout=self.timeout_seconds, context=context
+            )
+        else:
+            connection = HTTPConnection(self.host, timeout=self.timeout_seconds)
+        size = body.size_bytes if isinstance(body, Piece) else len(body)
+        try:
+            connection.putrequest(method, target, skip_accept_encoding=True, skip_host=True)
+            for name, value in {"host": self.host, **headers}.items():
+                connection.putheader(name, value)
+            if size or method in ("PUT", "POST", "PATCH"):
+                connection.putheader("Content-Length", str(size))
+            connection.endheaders()
+            for chunk in body.chunks() if isinstance(body, Piece) else [body] if body else []:
+                connection.send(chunk)
+            answer = connection.getresponse()
+            content = b"" if method == "HEAD" else answer.read(MOST_ANSWER_BYTES)
+            found = {name.lower(): value for name, value in answer.getheaders()}
+            return Answer(answer.status, found, content)
+        finally:
+            connection.close()
+
+    def _refused(self, method: str, target: str, answer: Answer) -> CheckpointError:
+        where = f"{method} {target.partition('?')[0]}: {answer.status} {_text(answer.body)}".strip()
+        if answer.status in (401, 403):
+            return CheckpointError(
+                f"{self.host} refuses the credentials ({answer.status})",
+                where,
+                "correct the secret that `credentials` names, or have its user be allowed to write there",
+            )
+        if answer.status == 404:
+            return CheckpointError(
+                f"{self.host} does not have the place to publish to (404)",
+                where,
+                "create it, or correct its name in the manifest",
+            )
+        return CheckpointError(f"{self.host} refuses what is published ({answer.status})", where)
+
+
+def server_of(url: str, timeout_seconds: float, say: Callable[[str], None]) -> tuple[Server, str]:
+    """The server of a URL, and the path in it, without a slash at its end."""
+    parts = urlsplit(url)
+    return Server(parts.scheme, parts.netloc, timeout_seconds, say), parts.path.rstrip("/")
+
+
+def _text(body: bytes) -> str:
+    return " ".join(body[:_SHOWN].decode("utf-8", "replace").split())
