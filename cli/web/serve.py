@@ -1,5 +1,6 @@
 """Running the gateway until it is interrupted."""
 
+import asyncio
 import logging
 import os
 import secrets
@@ -13,12 +14,16 @@ from html import escape
 from pathlib import Path
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from cli.client import ClientError
 from cli.web.app import make_app
 
 ADDRESS = "127.0.0.1"
 MOST_CONNECTIONS = 1000
+HEAD_SECONDS = 10.0
+"""The time for the head of a request, from its first byte or the beginning of the connection on. A program
+that only holds connections does not keep the page away for longer."""
 GRACE_SECONDS = 1
 
 
@@ -30,7 +35,7 @@ def serve(socket_path: str, port: int, announce: Callable[[str], None]) -> None:
         url = f"http://{ADDRESS}:{listener.getsockname()[1]}/#token={token}"
         config = uvicorn.Config(
             make_app(socket_path, token),
-            http="h11",
+            http=_Protocol,
             ws="none",
             lifespan="off",
             loop="asyncio",
@@ -41,9 +46,10 @@ def serve(socket_path: str, port: int, announce: Callable[[str], None]) -> None:
             limit_concurrency=MOST_CONNECTIONS,
             timeout_graceful_shutdown=GRACE_SECONDS,
         )
-        logging.getLogger("uvicorn.error").addFilter(
-            lambda record: not _is_shown_on_the_page(record)
-        )
+        logger = logging.getLogger("uvicorn.error")
+        logger.addFilter(lambda record: not _is_shown_on_the_page(record))
+        # Its warnings are about requests that are none, and about too many connections.
+        logger.setLevel(logging.ERROR)
         with suppress(KeyboardInterrupt):
             _Server(config, lambda: announce(url)).run(sockets=[listener])
 
@@ -56,6 +62,33 @@ def _is_shown_on_the_page(record: logging.LogRecord) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+class _Protocol(H11Protocol):
+    """HTTP/1.1, with a time limit for the head of each request."""
+
+    late: asyncio.TimerHandle
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._expect_a_head()
+
+    def data_received(self, data: bytes) -> None:
+        if not self._in_request() and self.late.cancelled():
+            self._expect_a_head()
+        super().data_received(data)
+        if self._in_request():
+            self.late.cancel()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.late.cancel()
+        super().connection_lost(exc)
+
+    def _expect_a_head(self) -> None:
+        self.late = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
+
+    def _in_request(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
 
 
 class _Server(uvicorn.Server):

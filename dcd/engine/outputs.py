@@ -2,7 +2,7 @@
 and the screen of a guest. Both can be read while the attempt runs.
 
 A worker writes these files, and what it runs may be hostile: only regular files directly in an attempt's
-directory count, and no link is followed. Blocking.
+directory count that the daemon's user may read, and no link is followed. Blocking.
 """
 
 import os
@@ -122,10 +122,12 @@ def media_type_of(name: str) -> str:
 def _files(directory: Path) -> Iterator[AttemptFile]:
     try:
         entries = list(os.scandir(directory))
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
         return
     for entry in entries:
         if not _NAME.fullmatch(entry.name) or not entry.is_file(follow_symlinks=False):
+            continue
+        if not os.access(entry.path, os.R_OK):  # a program made it for root alone
             continue
         found = entry.stat(follow_symlinks=False)
         changed = datetime.fromtimestamp(int(found.st_mtime), UTC)

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import stat
 import tarfile
 from pathlib import Path
 
@@ -67,6 +68,12 @@ def test_what_cannot_be_added_is_named_with_the_manifests_line(
     assert f"{tree}/socket is a socket, which is not added" in refused.err
     assert ":7: error" in refused.err
     assert daemon.blobs == {}
+
+
+@pytest.mark.root
+def test_a_device_is_not_added(tree: Path) -> None:
+    os.mknod(tree / "disk", stat.S_IFBLK | 0o600, os.makedev(7, 200))
+    assert faults(tree) == ["disk is a device, which is not added"]
 
 
 def test_each_unreadable_entry_is_named(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,7 @@ from cli.web import page, serve
 import encodings.idna, uvicorn.lifespan.off, uvicorn.loops.asyncio, uvicorn.protocols.http.h11_impl
 build_parser()
 page.contents()
+serve.HEAD_SECONDS = 2.0
 user = int(sys.argv[1])
 os.setgroups([]); os.setgid(user); os.setuid(user)
 sys.exit(main(sys.argv[2:]))
@@ -140,6 +141,11 @@ def completed(web_daemon: Daemon, tmp_path_factory: pytest.TempPathFactory) -> s
     )
     web_daemon.wait(build, "completed")
     return build
+
+
+def writes(directory: Path) -> str:
+    """The argument of a script that sees and writes a directory of the host."""
+    return f'<arglist name="writes"><argitem>{directory}</argitem></arglist>'
 
 
 def submit(

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -11,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 import pytest
 
 from cli import client
-from tests.cli.web.conftest import Gateway, submit
+from tests.cli.web.conftest import Gateway, submit, writes
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
@@ -228,14 +229,17 @@ def test_a_killed_daemon_costs_the_stream_no_event_and_the_page_hears_of_it(
     gateway, web_daemon, tmp_path
 ):
     begin = gateway.json("/v1/builds")["position"]
+    gate = tmp_path / "gate"
+    waiting = f"until test -e {gate}; do sleep 0.1; done; echo $RANDOM"
     with stream(gateway, begin) as answer:
-        build = submit(web_daemon, tmp_path, "sleep 0.2", "sleep 1; echo $RANDOM")
+        build = submit(web_daemon, tmp_path, "sleep 0.2", waiting, arguments=writes(tmp_path))
         before = until(answer, "event", "CheckpointCompleted")
         web_daemon.kill()
         lost = until(answer, "away")
         assert lost[-1][1]["type"] == "urn:dcd:problem:unavailable"
         assert gateway("/v1/builds")[0] == 503
         web_daemon.start()
+        gate.touch()
         after = until(answer, "event", "BuildCompleted")
     assert "back" in [kind for kind, _ in after]
     listed = client.request(str(web_daemon.socket), "GET", "/v1/events", query={"after": begin})
@@ -383,3 +387,30 @@ def test_a_stranger_who_holds_connections_does_not_keep_the_page_away(gateway):
     finally:
         for connection in held:
             connection.close()
+
+
+def test_a_connection_that_sends_no_request_is_dropped(web_daemon):
+    gateway = Gateway(web_daemon.socket)
+    place = ("127.0.0.1", gateway.port)
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(files[1], 4096), files[1]))
+    with ExitStack() as held:
+        held.callback(resource.setrlimit, resource.RLIMIT_NOFILE, files)
+        # More than the process may have open files. Some of them send a part of a request.
+        for number in range(1100):
+            connection = held.enter_context(socket.create_connection(place, timeout=5))
+            if number % 100 == 0:
+                connection.sendall(b"GET /v1/whoami HTTP/1.1\r\nHost: 127.0.0.1\r\n")
+        deadline = time.monotonic() + 30
+        status = 0
+        while status != 200:
+            assert time.monotonic() < deadline
+            with suppress(OSError):
+                status = gateway("/v1/whoami")[0]
+    with socket.create_connection(place, timeout=5) as connection:
+        connection.sendall(b"no request at all\r\n\r\n")
+        assert connection.recv(100).startswith(b"HTTP/1.1 400")
+    said = gateway.stop()
+    assert said.splitlines() == [
+        "Ctrl-C ends it. The address contains a secret: give it to nobody."
+    ]

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
-from tests.cli.web.conftest import Gateway, submit
+from tests.cli.web.conftest import Gateway, submit, writes
 
 CHROMIUM = shutil.which("chromium")
 PICTURE = base64.b64decode(
@@ -80,15 +80,21 @@ def test_a_build_is_shown_live_until_it_is_completed(opened, web_daemon, tmp_pat
         tmp_path,
         f"echo first words; cat {gate}; echo last words",
         name="shown-live",
-        arguments=f'<arglist name="writes"><argitem>{tmp_path}</argitem></arglist>',
+        arguments=writes(tmp_path),
     )
     row = page.get_by_role("listitem").filter(has_text=build)
     expect(row.get_by_text("running")).to_be_visible()
+    asked: list[str] = []
+    page.on(
+        "request", lambda each: asked.append(each.url) if "/logs/step-1/1?" in each.url else None
+    )
     page.get_by_role("link", name="shown-live").click()
     expect(page.get_by_role("heading", name="shown-live")).to_be_visible()
     log = page.get_by_role("region", name="Log")
     expect(log).to_contain_text("first words")
     expect(log).not_to_contain_text("last words")
+    page.wait_for_timeout(1500)
+    assert len([url for url in asked if "follow=true" in url]) == len(asked) == 1, asked
     gate.write_text("go")
     expect(log).to_contain_text("last words")
     expect(page.locator(".build-title").get_by_text("completed")).to_be_visible()
@@ -261,6 +267,18 @@ def test_many_tabs_share_a_connection_and_are_all_live(opened, web_daemon, tmp_p
     for page in pages:
         row = page.get_by_role("listitem").filter(has_text=build)
         expect(row.get_by_text("completed", exact=True)).to_be_visible()
+
+
+def test_many_tabs_follow_a_log(opened, web_daemon, tmp_path):
+    gate = tmp_path / "gate"
+    line = f"echo first words; until test -e {gate}; do sleep 0.1; done; echo last words"
+    build = submit(web_daemon, tmp_path, line, name="many-logs", arguments=writes(tmp_path))
+    logs = [opened(f"/builds/{build}").get_by_role("region", name="Log") for _ in range(7)]
+    for log in logs:
+        expect(log).to_contain_text("first words")
+    gate.touch()
+    for log in logs:
+        expect(log).to_contain_text("last words")
 
 
 def test_a_link_in_another_tab_keeps_the_token(opened, completed):

@@ -1,6 +1,7 @@
 """The output of an attempt: its log as a stream, and the files that it leaves, while it runs and later."""
 
 import asyncio
+import multiprocessing
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +12,12 @@ import pytest
 
 from dcd.api import attempts
 from dcd.api.attempts import following
+from dcd.engine.outputs import _files
 from statemachine.commands import FailCheckpoint, Start
 from statemachine.errors import NotFound
 from statemachine.events import CheckpointStarted
 from statemachine.results import ErrorInfo
+from tests.conftest import open_way
 
 BROKEN = FailCheckpoint("one", ErrorInfo("it broke"), seconds=2.0)
 
@@ -137,6 +140,23 @@ def test_only_regular_files_of_an_attempt_are_shown(running: Running, tmp_path: 
     assert running.get("/files").json()["files"] == []
     for name in ("link.log", "pipe.log", "directory", ".hidden", "..", "%2e%2e%2f1.log", "none"):
         assert running.get(f"/files/{name}").status_code == 404, name
+
+
+@pytest.mark.root
+def test_files_that_the_daemon_may_not_read_are_not_listed(tmp_path: Path) -> None:
+    open_way(tmp_path)
+    tmp_path.chmod(0o755)
+    for name, mode in (("all.log", 0o644), ("root.log", 0o600)):
+        (tmp_path / name).write_text(name)
+        (tmp_path / name).chmod(mode)
+    (tmp_path / "closed").mkdir(mode=0o700)
+    with multiprocessing.get_context("fork").Pool(1, os.setuid, (65534,)) as nobody:
+        assert nobody.apply(names_of, (tmp_path,)) == ["all.log"]
+        assert nobody.apply(names_of, (tmp_path / "closed",)) == []
+
+
+def names_of(directory: Path) -> list[str]:
+    return [file.name for file in _files(directory)]
 
 
 def test_an_attempt_that_never_was_is_not_found(running: Running) -> None:

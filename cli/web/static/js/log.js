@@ -1,5 +1,5 @@
-// The log of an attempt: read in pieces, followed while the attempt runs, searched here. Only the lines in
-// sight are elements, so a log of any size scrolls. Its text is only ever text.
+// The log of an attempt: a stream while the attempt runs, else read in pieces, and searched here. Only the lines
+// in sight are elements, so a log of any size scrolls. Its text is only ever text.
 import { html, useEffect, useMemo, useRef, useState } from "./html.js";
 import { plural, size, terminal } from "./format.js";
 import { Note, Trouble } from "./parts.js";
@@ -10,25 +10,59 @@ const TALLEST = 8_000_000; // browsers do not lay out taller elements exactly
 const MOST_BYTES = 32 * 1024 * 1024;
 const LONGEST = 4000; // characters of a line that are shown
 const EACH_MS = 700;
+const STREAMS = ["dcd-log-1", "dcd-log-2"];
 
-// Reads a log from `offset` on, calls `add` with its lines, and goes on while `moving()`.
+// Reads a log from `offset` on, calls `add` with its lines, and continues while `moving()`.
 async function read(path, offset, add, moving, abort) {
   const decoder = new TextDecoder();
   let rest = "";
   let last = false;
-  for (;;) {
-    const ends = !moving();
-    const bytes = await piece(`${path}?offset=${offset}`, ends, abort);
+  const take = (bytes) => {
     offset += bytes.byteLength;
     const lines = (rest + decoder.decode(bytes, { stream: true })).split("\n");
     rest = lines.pop();
-    if (bytes.byteLength || last) add(lines, rest);
+    add(lines, rest);
+  };
+  await inTurn(async () => {
+    while (moving() && !(await streamed(`${path}?follow=true&offset=${offset}`, take, abort)))
+      await new Promise((done) => setTimeout(done, EACH_MS));
+  });
+  for (;;) {
+    const ends = !moving();
+    const bytes = await piece(`${path}?offset=${offset}`, ends, abort);
+    if (bytes.byteLength || last) take(bytes);
     if (bytes.byteLength) continue;
     if (ends && last) return;
     last = ends; // once more: it may have grown between the last piece and its end
     if (!ends) await new Promise((done) => setTimeout(done, EACH_MS));
   }
 }
+
+// Calls `work` if fewer than two tabs follow a log: a browser opens only six connections to a server.
+async function inTurn(work) {
+  for (const name of STREAMS) {
+    const turn = async (lock) => lock && (await work(), true);
+    if (await navigator.locks.request(name, { ifAvailable: true }, turn)) return;
+  }
+}
+
+// Takes what is written until the attempt ends. False when the daemon is away, or knows of no log yet.
+async function streamed(path, take, abort) {
+  try {
+    const reader = (await ask(path, { signal: abort })).body.getReader();
+    for (;;) {
+      const { value, done } = await reader.read();
+      if (done) return true;
+      take(value);
+    }
+  } catch (problem) {
+    if (problem.status !== 404 && !isAway(problem)) throw problem;
+    return false;
+  }
+}
+
+const isAway = (problem) =>
+  problem.status === 503 || problem.status === 0 || problem instanceof TypeError; // it broke off
 
 // The next bytes; none while the attempt runs and has not written yet. Waits for a daemon that is away.
 async function piece(path, ends, abort) {
@@ -37,8 +71,7 @@ async function piece(path, ends, abort) {
       return await (await ask(path, { signal: abort })).arrayBuffer();
     } catch (problem) {
       if (problem.status === 404 && !ends) return new ArrayBuffer(0);
-      const away = problem.status === 503 || problem.status === 0 || problem instanceof TypeError;
-      if (!away) throw problem; // a TypeError is a response that broke off
+      if (!isAway(problem)) throw problem;
       await new Promise((done) => setTimeout(done, EACH_MS));
     }
   }
