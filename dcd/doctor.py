@@ -53,6 +53,8 @@ IMAGE_TOOLS = (
 OPTIONAL_TOOLS = {
     "tgtd": "only InstallISCSI needs it",
     "qemu-block-extra": "only InstallISCSI needs it",
+    "qemu-system-aarch64": "only boots of images for arm64 need it",
+    "aavmf": "only boots of images for arm64 need it",
     "sbsign": 'only secure_boot="keys" needs it',
     "libfaketime": 'only secure_boot="keys" needs it',
     "mkfs.erofs": "only RootfsArchive with the format erofs needs it",

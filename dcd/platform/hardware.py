@@ -33,6 +33,12 @@ class Hardware:
         return PurePosixPath("EFI/BOOT", self.uefi_program)
 
     @property
+    def network_program(self) -> str:
+        """The name of GRUB's program for UEFI that boots from a network, as Debian's signed ones have it."""
+        kind = self.uefi_program.removeprefix("BOOT").removesuffix(".EFI").lower()
+        return f"grubnet{kind}.efi"
+
+    @property
     def firmware(self) -> tuple[Firmware, ...]:
         """The kinds of firmware."""
         return tuple(self.grub)

@@ -56,9 +56,8 @@ def uefi_program(context: Context, machine: Hardware, marker: str) -> Path:
     """Make the program that UEFI firmware of the machine starts from the medium."""
     program = context.tmp / machine.uefi_program
     modules = (*machine.video, *_MEDIUM, *MENU)
-    platform = machine.grub["uefi"]
-    directory = None if machine is PC else modules_in(context.pkg_image, platform)
-    core_image(context, platform, modules, find_medium(marker), program, directory)
+    early, directory = find_medium(marker), uefi_modules(context, machine)
+    core_image(context, machine.grub["uefi"], modules, early, program, directory)
     return program
 
 
@@ -80,6 +79,15 @@ def efi_system_partition(
     context.run(["mmd", "-i", result, *(f"::{each}" for each in sorted(directories))], env=env)
     for path, file in files.items():
         context.run(["mcopy", "-i", result, file, f"::{path}"], env=env)
+
+
+def uefi_modules(context: Context, machine: Hardware) -> Path | None:
+    """The directory of GRUB's modules for UEFI; None: the host's, for PCs. Raises `CheckpointError` when they
+    should be in the image and are not."""
+    if machine is PC:
+        return None
+    check_modules(context.pkg_image, machine, ["uefi"])
+    return modules_in(context.pkg_image, machine.grub["uefi"])
 
 
 def modules_in(image: Path, platform: str) -> Path | None:

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from dcd.checkpoints import products, secure_boot
-from dcd.checkpoints.architecture import check_hardware
+from dcd.checkpoints import architecture, products, secure_boot
+from dcd.checkpoints.architecture import check_hardware, hardware
 from dcd.checkpoints.boot.menu import menu_of
-from dcd.checkpoints.interface import Checkpoint, Context, Report
+from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
 from dcd.checkpoints.media import grub
 from dcd.checkpoints.media.deliver import deliver_file, media_name
 from dcd.checkpoints.media.iso import LIVE_FILE_SYSTEM
@@ -36,13 +36,14 @@ from dcd.checkpoints.times import source_date_epoch
 from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.forms import KERNEL_ARGUMENTS, URL
-from dcd.platform import foreign
 from dcd.platform.cpio_archive import LONGEST_MEMBER_BYTES, TRAILER, newc_member, padding
+from dcd.platform.hardware import PC
 from dcd.platform.inside import new_file, regular_file
 from statemachine.errors import CheckpointError
 
-IPXE, GRUB_BIOS, GRUB_UEFI = "boot.ipxe", "core.0", "grubnetx64.efi"
-"""What the firmware's network boot is to load: iPXE the script, others an image of GRUB."""
+IPXE, GRUB_BIOS = "boot.ipxe", "core.0"
+"""What the firmware's network boot is to load: iPXE the script, BIOS an image of GRUB. GRUB for UEFI is
+`Hardware.network_program`."""
 GRUB_CFG = "grub.cfg"
 _RECORD = "netboot"
 
@@ -64,7 +65,7 @@ class NetbootKit(Checkpoint):
     EXPECTED_SECONDS = 3.0
     REQUIRES = (products.BOOT_ARCHIVE, products.SQUASHFS, products.LIVE_BOOT)
     PROVIDES = (products.NETBOOT,)
-    READS = ("//boot_mods", "//distro.name", "//distro.add_timestamp")
+    READS = ("//boot_mods", "//distro.name", "//distro.add_timestamp", *architecture.READS)
     TOOLS = ("grub-bios", "grub-efi", "grub-mkimage")
     DISK_BYTES = 1 << 30
 
@@ -81,8 +82,17 @@ class NetbootKit(Checkpoint):
     """The http URL, with / at its end, of the directory from which the compressed image is fetched, if that
     is not where the boot loader got the scripts: for a web server, while TFTP serves the rest."""
 
+    def needs(self, doc: DataObjectCache) -> Needs:
+        tools = self.TOOLS if hardware(doc) is PC else ("grub-mkimage",)
+        return Needs(tools=tools, disk_bytes=self.DISK_BYTES)
+
+    def requires(self, doc: DataObjectCache) -> Iterator[tuple[str, ...]]:
+        yield from super().requires(doc)
+        if hardware(doc) is not PC:
+            yield (products.GRUB["uefi"],)
+
     def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
-        yield from check_hardware(doc, self, "makes a kit for", foreign.X86)
+        yield from check_hardware(doc, self, "makes a kit for")
         if secure_boot.way_of(doc) is not None:
             yield self.fault(
                 doc,
@@ -137,12 +147,15 @@ class NetbootKit(Checkpoint):
         ):
             files[name] = context.tmp / name
             files[name].write_text(text, "utf-8")
-        for name, target, modules in (
-            (GRUB_BIOS, "i386-pc-pxe", ("pxe",)),
-            (GRUB_UEFI, "x86_64-efi", ("efinet", "efi_gop", "efi_uga")),
-        ):
+        machine = hardware(context.doc)
+        images = [(machine.network_program, machine.grub["uefi"], ("efinet", *machine.video))]
+        if "bios" in machine.grub:
+            images.append((GRUB_BIOS, "i386-pc-pxe", ("pxe",)))
+        directory = grub.uefi_modules(context, machine)
+        for name, target, modules in images:
             files[name] = context.tmp / name
-            grub.core_image(context, target, (*modules, *_MODULES), _BESIDE, files[name])
+            own = (*modules, *_MODULES)
+            grub.core_image(context, target, own, _BESIDE, files[name], directory)
 
 
 def recorded_base_url(context: Context) -> str:

@@ -12,9 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+from dcd.checkpoints.architecture import hardware
 from dcd.checkpoints.boots import Trial
 from dcd.checkpoints.interface import Checkpoint, Context, Report
-from dcd.checkpoints.media.netboot import GRUB_BIOS, GRUB_CFG, GRUB_UEFI, IPXE, recorded_base_url
+from dcd.checkpoints.media.netboot import GRUB_BIOS, GRUB_CFG, IPXE, recorded_base_url
 from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache
 from dcd.platform import hypervisor
@@ -78,11 +79,12 @@ def trials(
         context.report(Report(message=message))
         file = _with_own_url(directory)
     made = []
+    program = hardware(context.doc).network_program
     for kind in firmware:
         if boot_loader == "ipxe" or (boot_loader == "auto" and kind == "bios"):
             network = NetworkBoot(directory, file)
         else:
-            network = NetworkBoot(directory, GRUB_BIOS if kind == "bios" else GRUB_UEFI)
+            network = NetworkBoot(directory, GRUB_BIOS if kind == "bios" else program)
         made.append(Trial(kind, kind, None, network=network))
     return made
 

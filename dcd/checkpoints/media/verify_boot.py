@@ -156,7 +156,11 @@ class VerifyBoot(Checkpoint):
         boots.boot_all(context, trials, conditions, self.stopping)
 
     def _firmware(self, doc: DataObjectCache) -> tuple[Firmware, ...]:
-        return self.firmware or hardware(doc).firmware
+        if self.firmware:
+            return self.firmware
+        offered = hardware(doc).firmware
+        # QEMU's iPXE runs the script with BIOS only.
+        return ("bios",) if self.boot_loader == "ipxe" and "bios" in offered else offered
 
     def _kinds(self) -> tuple[str, ...]:
         if self.media == "network":

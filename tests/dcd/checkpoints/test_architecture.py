@@ -9,6 +9,7 @@ from dcd.checkpoints.boot.menu import GrubBootMenu
 from dcd.checkpoints.interface import Checkpoint
 from dcd.checkpoints.media import verify_boot as of_media
 from dcd.checkpoints.media.iso import CreateISO
+from dcd.checkpoints.media.netboot import NetbootKit
 from dcd.checkpoints.vm import verify_boot as of_vm
 from dcd.checkpoints.vm.install_iscsi import InstallISCSI
 from dcd.checkpoints.vm.layout import disk_layout, firmware
@@ -54,6 +55,15 @@ def test_a_medium_of_another_architecture_needs_its_boot_loader_in_the_image(ben
     with pytest.raises(CheckpointError) as caught:
         bench.execute(checkpoint, software("arm64"))
     assert "grub-efi-arm64-bin" in caught.value.resolution
+
+
+def test_a_netboot_kit_of_another_architecture_needs_its_boot_loader_in_the_image(
+    bench: Any,
+) -> None:
+    checkpoint = NetbootKit("kit")
+    assert ("grub_uefi",) in list(checkpoint.requires(bench.doc(software("arm64"))))
+    assert checkpoint.needs(bench.doc(software("arm64"))).tools == ("grub-mkimage",)
+    assert "grub-bios" in checkpoint.needs(bench.doc(software("amd64"))).tools
 
 
 def test_links_among_the_modules_of_the_boot_loader_are_refused(bench: Any) -> None:

@@ -217,7 +217,7 @@ def test_arguments_that_contradict_each_other_are_refused(bench: Any) -> None:
 
 def verify(**arguments: Any) -> VerifyBoot:
     given = {"media": "network", "memory_mb": 256, "accelerator": "tcg", "timeout_seconds": 90.0}
-    return VerifyBoot("verify", **{**given, **arguments})
+    return VerifyBoot("verify", **{"firmware": ("bios",), **given, **arguments})
 
 
 @pytest.mark.slow
