@@ -143,7 +143,9 @@ def programs(
 def kernel_of_medium(context: Context, way: Way, epoch: int) -> Path:
     """The kernel of the boot archive, or a signed copy of it. Raises `CheckpointError` for one that GRUB
     would refuse."""
-    kernel = context.boot_archive / "vmlinuz"
+    kernel = regular_file(context.boot_archive, "vmlinuz")
+    if kernel is None:
+        raise products.missing(products.BOOT_ARCHIVE, "it has no vmlinuz")
     if way == "distribution":
         _require_signed_kernels([kernel])
         return kernel
@@ -155,7 +157,9 @@ def kernel_of_medium(context: Context, way: Way, epoch: int) -> Path:
 def prepare_kernels(context: Context, way: Way, epoch: int) -> None:
     """Sign the kernels of the image, for a disk. Raises `CheckpointError` for one that GRUB would refuse."""
     boot = resolve(context.pkg_image, "boot")
-    kernels = [each for each in sorted(boot.glob("vmlinuz-*")) if not each.is_symlink()]
+    kernels = [
+        each for each in sorted(boot.glob("vmlinuz-*")) if each.is_file() and not each.is_symlink()
+    ]
     if way == "distribution":
         _require_signed_kernels(kernels)
         return

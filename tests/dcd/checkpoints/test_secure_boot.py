@@ -3,6 +3,7 @@
 The programs are small ones with a key of the tests; whole images are booted by the tests of the system.
 """
 
+import os
 import shutil
 import subprocess
 import time
@@ -347,6 +348,17 @@ def test_a_key_with_a_passphrase_is_an_error_that_says_how_to_write_it_without(
     with pytest.raises(CheckpointError, match="cannot be used") as caught:
         checked_pair("db.key", (tmp_path / "k").read_text(), certificate, "db.crt")
     assert "without a passphrase" in caught.value.resolution
+
+
+@pytest.mark.root
+@pytest.mark.timeout(120)
+def test_what_is_no_file_among_the_kernels_is_left_alone(installable: Any, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.write_text("of the host")
+    os.mkfifo(installable.image / "boot/vmlinuz-1-fifo")
+    (installable.image / "boot/vmlinuz-2-link").symlink_to(outside)
+    make_disk(installable, VM.format(DISTRIBUTION))
+    assert outside.read_text() == "of the host"
 
 
 LIVE = ("TransferDEB", "DebianBootArchive", "GrubBootMenu", "SquashfsPkgImgMod", "CreateISO")
