@@ -276,6 +276,15 @@ def test_a_secret_that_is_no_passphrase_is_refused(
     assert "two" not in str(caught.value.details)
 
 
+def test_what_does_not_fit_into_a_logical_volume_is_said_with_its_name(ready: Any) -> None:
+    (ready.image / "srv/big").write_bytes(bytes(range(256)) * (30 << 12))
+    with pytest.raises(
+        CheckpointError, match="does not fit into logical volume vg0/home"
+    ) as caught:
+        install(ready, target(held(GROUP, 3), size="288mb"))
+    assert "(/srv, 24 MiB)" in caught.value.brief
+
+
 def test_every_kernel_has_an_entry_of_its_own(ready: Any) -> None:
     for version in ("6.1.0-9-amd64", "6.1.0-10-amd64", "5.9.0-1-amd64"):
         (ready.image / f"boot/vmlinuz-{version}").write_bytes(b"other")
