@@ -33,7 +33,7 @@ _GROW_GROUP = """\
 Description=Give the space of a grown partition to the root's logical volume
 DefaultDependencies=no
 Conflicts=shutdown.target
-After=systemd-repart.service
+After=systemd-remount-fs.service systemd-udevd.service systemd-repart.service
 Before=systemd-growfs-root.service systemd-growfs@-.service local-fs.target shutdown.target
 
 [Service]
