@@ -110,8 +110,9 @@ ROOTFS = """\
 """
 
 ILLUMOS = """\
-<!-- An image of illumos packages (IPS), delivered as an archive of its files. Put your publisher in the place
-     of example.org first. It needs a host with pkg(7), as `dcctl doctor` says. -->
+<!-- An image of illumos packages (IPS), as an archive of its files. Put your publisher in the place of
+     example.org first. It needs a host with pkg(7), as `dcctl doctor` says. `dcctl build FILE` builds it and
+     copies my-illumos.tar.zst to my-illumos/. docs/how-to/illumos.md describes boot archives and media. -->
 <dc>
   <distro name="my-illumos">
     <software name="transfer" type="IPS">
@@ -123,10 +124,7 @@ ILLUMOS = """\
     </software>
     <execution> <!-- in this order; `dcctl checkpoint-types` describes all checkpoints -->
       <checkpoint name="transfer" type="TransferIPS"/>
-      <checkpoint name="archive" type="CustomScript"><kwargs>
-        <arg name="command">tar -C {PKG_IMAGE_PATH} -cf {MEDIA_DIR}/my-illumos.tar .</arg>
-        <arglist name="deliver"><argitem>{MEDIA_DIR}/my-illumos.tar</argitem></arglist>
-      </kwargs></checkpoint>
+      <checkpoint name="archive" type="RootfsArchive"/>
     </execution>
   </distro>
 </dc>

@@ -117,6 +117,7 @@ elif command == "install":
         if pathlib.Path({calls!r} + "-cut").exists():
             fail(1, "Framework error: code: E_COULDNT_CONNECT (7) reason: x")
         state["installed"][package] = known[package]
+        (pathlib.Path(root) / package).parent.mkdir(parents=True, exist_ok=True)
         (pathlib.Path(root) / package).write_text("content")
         (pathlib.Path(root) / package).chmod(0o755)
         place = state_file.parent / "publisher" / known[package] / "pkg" / package

@@ -2,14 +2,18 @@
 pkgadd(8) record how they are called."""
 
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from lxml import etree
 
+from cli.starters import STARTERS
 from dcd.checkpoints.interface import Checkpoint
 from dcd.checkpoints.recorded import record_values
+from dcd.checkpoints.rootfs.archive import RootfsArchive
 from dcd.checkpoints.transfer.ips import TransferIPS
 from dcd.checkpoints.transfer.p5i import TransferP5I, packages_of
 from dcd.checkpoints.transfer.publish import AIPublishPackages
@@ -239,3 +243,22 @@ def test_the_publisher_of_a_repository_may_have_either_name(bench: Any) -> None:
     assert list(checkpoint.check(bench.doc())) == []
     both = AIPublishPackages("ai", prefix="a", publisher="b")
     assert [each.message for each in both.check(bench.doc())] == ["ai: publisher and prefix differ"]
+
+
+def test_the_manifest_of_dcctl_init_makes_an_archive(depot: Depot, bench: Any) -> None:
+    """Its checkpoints one after the other, with a repository in the place of the publisher's."""
+    manifest = etree.fromstring(STARTERS["illumos"])
+    (given,) = manifest.iter("software")
+    names = [name.text for name in given.iter("name")]
+    place = depot.publish("example.org", *names)
+    next(given.iter("origin")).set("name", str(place))
+    steps = [(each.get("name"), each.get("type")) for each in manifest.iter("checkpoint")]
+    assert steps == [("transfer", "TransferIPS"), ("archive", "RootfsArchive")]
+
+    depot.execute(TransferIPS("transfer"), etree.tostring(given, encoding="unicode"))
+    bench.execute(RootfsArchive("archive"))
+
+    (archive,) = (bench.root / "media").glob("*.tar.zst")
+    listed = ["tar", "--zstd", "-tf", archive]
+    found = subprocess.run(listed, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert {f"./{name}" for name in names} <= {f"./{name.removeprefix('./')}" for name in found}
