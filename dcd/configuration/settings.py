@@ -222,6 +222,12 @@ class Configuration:
         "Every user who may submit can read them, regardless of their permissions.",
         reloads=True,
     )
+    publish_directories: tuple[Path, ...] = _setting(
+        (),
+        "Directories of the server in which, and below which, the checkpoint PublishDirectory may put "
+        "products, for every user who may submit. A private daemon may use all.",
+        reloads=True,
+    )
     worker_open_files: int = _setting(
         16384,
         "The maximum number of open files of a process of a checkpoint.",

@@ -26,6 +26,8 @@ from store.host.devices import ALL_DEVICES
 from store.host.regular import is_open_to_all
 from store.host.secret_files import DIRECTORIES, PREFIX, is_among_secrets
 
+_NEVER_WRITTEN = tuple(map(Path, ("/boot", "/dev", "/etc", "/proc", "/sys", "/usr")))
+
 T = TypeVar("T")
 
 _OWN = "dcd.checkpoints."
@@ -40,6 +42,9 @@ DEVICES = {
 """By the beginning of the module's name."""
 
 WRITES = {f"{_OWN}vm.install_iscsi": {Path("/sys/kernel/config/target")}}
+
+PUBLISHING = f"{_OWN}publish.directory"
+"""The module that writes into directories of the setting `publish_directories`."""
 
 _ENVIRONMENT = re.compile(r"SOURCE_DATE_EPOCH|(https?|ftp|no|all)_proxy", re.IGNORECASE)
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,200}")
@@ -86,7 +91,10 @@ def granted(order: AttemptOrder, bounds: Bounds) -> Grants:
             CAPABILITIES.issuperset(wanted.capabilities), f"{wanted.capabilities} for {module}"
         )
         _require(_of(DEVICES, module).issuperset(wanted.devices), f"{wanted.devices} for {module}")
-        _require(_of(WRITES, module).issuperset(wanted.writes), f"{wanted.writes} for {module}")
+        writes = set(wanted.writes)
+        if module == PUBLISHING:
+            writes = {path for path in writes if not _may_publish(path, bounds)}
+        _require(_of(WRITES, module).issuperset(writes), f"{wanted.writes} for {module}")
     named = {str(path): real for path in wanted.reads if (real := _real(path)) is not None}
     for name, real in named.items():
         _require(_everyone_may_read(real), f"reading {name}")
@@ -123,6 +131,18 @@ def granted(order: AttemptOrder, bounds: Bounds) -> Grants:
         processes=bounds.processes,
         total_memory_bytes=bounds.total_memory_bytes,
     )
+
+
+def _may_publish(path: Path, bounds: Bounds) -> bool:
+    """Whether products may be put into a directory: it is in one that the configuration names, also without
+    links, or nobody but its starter uses the daemon."""
+    real = _real(path)
+    if real is None or any(
+        real.is_relative_to(place) for place in (*_NEVER_WRITTEN, *bounds.hidden)
+    ):
+        return False
+    allowed = [each.resolve() for each in bounds.publish]
+    return bounds.private or any(real.is_relative_to(each) for each in allowed)
 
 
 def _leads_to(path: Path, keys: Iterable[Path]) -> bool:

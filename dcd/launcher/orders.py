@@ -67,7 +67,8 @@ class Bounds:
 
     `private`: only its starter uses the daemon. `host_code`: code of users may run outside images,
     with what it asks for. `modules` are those that a
-    manifest may name beside the project's own. `paths` are what every worker reads, `hidden` what none sees,
+    manifest may name beside the project's own. `paths` are what every worker reads, `publish` are
+    directories that products are put into, `hidden` what none sees,
     `keys` those of it that sign for this server: code of users gets no right that leads to them. `portable`:
     workers have no namespaces, so nothing is mounted.
     """
@@ -76,6 +77,7 @@ class Bounds:
     host_code: bool = False
     modules: tuple[str, ...] = ()
     paths: tuple[Path, ...] = ()
+    publish: tuple[Path, ...] = ()
     hidden: tuple[Path, ...] = ()
     keys: tuple[Path, ...] = ()
     open_files: int = 16384
@@ -99,6 +101,7 @@ def bounds_of(
         "host_code": private or bool(value("host_code")),
         "modules": value("checkpoint_modules"),
         "paths": value("worker_paths"),
+        "publish": value("publish_directories"),
         "hidden": (*hidden, *keys),
         "keys": keys,
         "open_files": value("worker_open_files"),

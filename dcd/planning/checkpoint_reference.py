@@ -70,6 +70,16 @@ def _row(argument: Argument) -> str:
     return f"| `{argument.name}` | {takes} | {default} | {argument.meaning} |"
 
 
+_EXAMPLES = {
+    "reference": "registry.example.org/team/app:1.0",
+    "endpoint": "https://s3.example.org",
+    "bucket": "images",
+    "credentials": "/etc/dcd/secrets/s3",
+    "destination": "/srv/images/web",
+}
+"""Values of required arguments that name no file."""
+
+
 def _example(each: CheckpointType) -> list[str]:
     """Its element in a manifest, with the required arguments and those with a default value."""
     name = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", each.checkpoint_class).lower()
@@ -91,7 +101,8 @@ def _argument_example(argument: Argument) -> list[str]:
         items = (argument.default or "").split()
         values = "".join(f"<argitem>{escape(item)}</argitem>" for item in items)
         return [f'    <arglist name="{argument.name}">{values}</arglist>']
-    value = escape(argument.default if argument.default is not None else "FILE")
+    value = argument.default
+    value = escape(_EXAMPLES.get(argument.name, "FILE") if value is None else value)
     return [f'    <arg name="{argument.name}">{value}</arg>'] if value.strip() else []
 
 

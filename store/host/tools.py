@@ -134,6 +134,8 @@ TOOLS: dict[str, Tool] = {
     "unsquashfs": Tool("unsquashfs", "squashfs-tools", ("-version",), shapes=False),
     "veritysetup": Tool("veritysetup", "cryptsetup-bin"),
     "xorriso": Tool("xorriso", "xorriso", ("-version",)),
+    "rsync": Tool("rsync", "rsync", shapes=False),
+    "ssh": Tool("ssh", "openssh-client", ("-V",), shapes=False),
     "xz": Tool("xz", "xz-utils", shapes=False),
     "zfs": Tool("zfs", "zfs-fuse", None),
     "zpool": Tool("zpool", "zfs-fuse", None),
