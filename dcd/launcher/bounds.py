@@ -134,15 +134,15 @@ def granted(order: AttemptOrder, bounds: Bounds) -> Grants:
 
 
 def _may_publish(path: Path, bounds: Bounds) -> bool:
-    """Whether products may be put into a directory: it is in one that the configuration names, also without
-    links, or nobody but its starter uses the daemon."""
+    """Whether products may be put into a directory: it is in one that the configuration names, with no link
+    on the way, or nobody but its starter uses the daemon."""
     real = _real(path)
-    if real is None or any(
-        real.is_relative_to(place) for place in (*_NEVER_WRITTEN, *bounds.hidden)
+    if real != path or any(
+        path.is_relative_to(place) for place in (*_NEVER_WRITTEN, *bounds.hidden)
     ):
         return False
     allowed = [each.resolve() for each in bounds.publish]
-    return bounds.private or any(real.is_relative_to(each) for each in allowed)
+    return bounds.private or any(path.is_relative_to(each) for each in allowed)
 
 
 def _leads_to(path: Path, keys: Iterable[Path]) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dcd.launcher.bounds import CAPABILITIES, DEVICES, WRITES
+from dcd.launcher.bounds import CAPABILITIES, DEVICES, PUBLISHING, WRITES
 from dcd.platform.hypervisor.choice import devices_of
 from dcd.platform.iscsi.lio import CONFIGFS
 from statemachine.variation import Variation
@@ -50,7 +50,7 @@ def test_the_tables_have_what_the_projects_checkpoints_need_and_no_more() -> Non
         assert devices <= allowed, module
     assert all(any(module.startswith(start) for module in wanted) for start in DEVICES)
     writing = {module: given["writes"] for module, given in by_module.items() if "writes" in given}
-    assert set(writing) == set(WRITES)
+    assert set(writing) == {*WRITES, PUBLISHING}
     assert WRITES["dcd.checkpoints.vm.install_iscsi"] == {CONFIGFS}
     asked = " ".join(given.get("capabilities", "FILES") for given in by_module.values())
     capabilities = set(re.findall(r"\b[A-Z]+\b", asked))

@@ -1,6 +1,7 @@
 """What the launcher lets a portable worker have, which nothing confines to what it is shown."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,27 @@ def test_nothing_is_mounted_in_a_portable_worker(host_code: bool) -> None:
     with pytest.raises(PermissionDenied, match="mounts in a portable worker"):
         granted(order(capabilities=MOUNTS, host_code=host_code), bounds)
     assert granted(order(capabilities=CHROOT), bounds).capabilities == CHROOT
+
+
+def test_products_are_put_into_configured_directories_only(tmp_path: Path) -> None:
+    (tmp_path / "images/web").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "images/web")
+    configured = Bounds(publish=(tmp_path / "images",))
+
+    def publishing(path: Path) -> AttemptOrder:
+        return replace(order(writes=(path,)), mod_path="dcd/checkpoints/publish/directory")
+
+    for bounds in (configured, Bounds(private=True)):
+        assert granted(publishing(tmp_path / "images/web"), bounds).writes
+    for path in (tmp_path, tmp_path / "link", tmp_path / "images/none", Path("/etc")):
+        with pytest.raises(PermissionDenied):
+            granted(publishing(path), configured)
+    with pytest.raises(PermissionDenied):
+        granted(publishing(tmp_path / "images/web"), Bounds())
+    with pytest.raises(PermissionDenied):
+        granted(order(writes=(tmp_path / "images/web",)), configured)
+    with pytest.raises(PermissionDenied):
+        granted(publishing(Path("/usr/lib")), Bounds(private=True))
 
 
 @pytest.mark.root
