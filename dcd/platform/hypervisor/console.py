@@ -98,7 +98,7 @@ TROUBLES = (
     Trouble(
         ("Unable to find a live file system on the network",),
         "the guest did not get its live file system through the network",
-        "the console log names the URL; the compressed image must be there, the memory large enough for it,"
+        "the compressed image must be where fetch= of the boot entry leads, the memory large enough for it,"
         " and the driver of the network card in the initramfs",
     ),
     Trouble(
