@@ -18,6 +18,7 @@ class Hardware:
     `grub` is GRUB's platform for each kind of firmware that they have, `packages` are the Debian packages
     with its modules, `video` the modules for the screen of UEFI. `uefi_program` is the file in EFI/BOOT that
     UEFI starts. `serial` is the kernel's name of the first serial line, `kernel` a package with a kernel.
+    `kernel_file` is the beginning of the names of kernels in /boot, without the version.
     """
 
     grub: Mapping[Firmware, str]
@@ -26,6 +27,7 @@ class Hardware:
     uefi_program: str
     serial: str
     kernel: str
+    kernel_file: str = "vmlinuz"
 
     @property
     def uefi_path(self) -> PurePosixPath:
@@ -71,6 +73,7 @@ HARDWARE: Mapping[str, Hardware] = {
         uefi_program="BOOTRISCV64.EFI",
         serial="ttyS0",
         kernel="linux-image-riscv64",
+        kernel_file="vmlinux",
     ),
 }
 """The architectures of Debian whose images can be made to start."""

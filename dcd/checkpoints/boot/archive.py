@@ -25,6 +25,7 @@ from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache, DataObjectDict
 from dcd.manifest.forms import KERNEL_VERSION
 from dcd.platform.chroot import Inside, chroot
+from dcd.platform.hardware import Hardware
 from dcd.platform.initramfs import faster
 from dcd.platform.inside import entry, exists, new_file, regular_file, resolve, write
 from statemachine.errors import CheckpointError
@@ -110,16 +111,17 @@ class DebianBootArchive(Checkpoint):
 
     def execute(self, context: Context) -> None:
         image = context.pkg_image
-        version = _kernel_version(image, self.kernel, hardware(context.doc).kernel)
+        machine = hardware(context.doc)
+        version = _kernel_version(image, self.kernel, machine)
         write_opening(image, examine_layout(context.doc)[0])
         context.report(Report(0.0, f"making the initramfs of kernel {version}"))
         with chroot(image) as inside, faster(image) as how:
             context.report(Report(message=how))
             self._make_initramfs(inside, context, version, context.boot_archive, "initrd.img")
-            for other in _without_initramfs(image, version):
+            for other in _without_initramfs(image, version, machine):
                 context.report(Report(message=f"making the initramfs of kernel {other} too"))
                 self._make_initramfs(inside, context, other, image, f"boot/initrd.img-{other}")
-        _take(image, f"boot/vmlinuz-{version}", context.boot_archive, "vmlinuz")
+        _take(image, f"boot/{machine.kernel_file}-{version}", context.boot_archive, "vmlinuz")
         context.doc.persistent.delete_children(name="boot_archive")
         context.doc.persistent.insert_children(
             DataObjectDict("boot_archive", {"kernel_version": version})
@@ -214,32 +216,32 @@ def _scratch() -> str:
     return "/tmp" if available_bytes >= _ROOMY_BYTES else "/var/tmp"
 
 
-def _versions(image: Path) -> list[str]:
+def _versions(image: Path, machine: Hardware) -> list[str]:
     """The versions of the image's kernels, sorted as text."""
-    return sorted(
-        file.name.removeprefix("vmlinuz-") for file in resolve(image, "boot").glob("vmlinuz-*")
-    )
+    beginning = f"{machine.kernel_file}-"
+    files = resolve(image, "boot").glob(f"{beginning}*")
+    return sorted(file.name.removeprefix(beginning) for file in files)
 
 
-def _without_initramfs(image: Path, chosen: str) -> list[str]:
+def _without_initramfs(image: Path, chosen: str, machine: Hardware) -> list[str]:
     """The kernels beside the chosen one that lack only their initramfs."""
     return [
         version
-        for version in _versions(image)
+        for version in _versions(image, machine)
         if version != chosen
         and exists(image, f"lib/modules/{version}")
         and not exists(image, f"boot/initrd.img-{version}")
     ]
 
 
-def _kernel_version(image: Path, wanted: str | None, package: str) -> str:
-    """The version of the one kernel of the image, or of the wanted one. `package` has a kernel."""
-    found = _versions(image)
+def _kernel_version(image: Path, wanted: str | None, machine: Hardware) -> str:
+    """The version of the one kernel of the image, or of the wanted one."""
+    found = _versions(image, machine)
     if not found:
         raise CheckpointError(
             "the image has no kernel",
-            "there is no /boot/vmlinuz-VERSION in it",
-            f"add a kernel to the transfer, such as {package}",
+            f"there is no /boot/{machine.kernel_file}-VERSION in it",
+            f"add a kernel to the transfer, such as {machine.kernel}",
         )
     if wanted is not None and wanted not in found:
         raise CheckpointError(

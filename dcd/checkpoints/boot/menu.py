@@ -147,8 +147,8 @@ def grub_cfg(
     own = menu.entries[menu.own]
     for version in others:
         entry = Entry(f"{own.title}, with Linux {version}", own.arguments)
-        directory = PurePosixPath(kernel).parent
-        at = (str(directory / f"{name}-{version}") for name in ("vmlinuz", "initrd.img"))
+        directory, name = PurePosixPath(kernel).parent, PurePosixPath(kernel).name.partition("-")[0]
+        at = (str(directory / f"{one}-{version}") for one in (name, "initrd.img"))
         lines += _menu_entry(entry, *at)
     return "\n".join(lines) + "\n"
 

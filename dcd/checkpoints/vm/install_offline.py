@@ -216,7 +216,7 @@ class InstallOffline(Checkpoint):
         text = grub_cfg(
             menu,
             find=boot.find,
-            kernel=str(boot.path / f"vmlinuz-{version}"),
+            kernel=str(boot.path / f"{hardware(context.doc).kernel_file}-{version}"),
             initramfs=str(boot.path / f"initrd.img-{version}"),
             serial=serial,
             others=_other_kernels(context, version),
@@ -253,7 +253,8 @@ def _kernel(context: Context) -> tuple[str, Path]:
 def _other_kernels(context: Context, version: str) -> list[str]:
     """The versions of the image's other kernels that have an initramfs, newest first."""
     boot = resolve(context.pkg_image, "boot")
-    found = {file.name.removeprefix("vmlinuz-") for file in boot.glob("vmlinuz-*")} - {version}
+    beginning = f"{hardware(context.doc).kernel_file}-"
+    found = {file.name.removeprefix(beginning) for file in boot.glob(f"{beginning}*")} - {version}
     complete = {one for one in found if regular_file(boot, f"initrd.img-{one}") is not None}
     if found - complete:
         lacking = ", ".join(sorted(found - complete))

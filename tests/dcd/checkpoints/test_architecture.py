@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from dcd.checkpoints.boot.archive import DebianBootArchive
 from dcd.checkpoints.boot.menu import GrubBootMenu
 from dcd.checkpoints.interface import Checkpoint
 from dcd.checkpoints.media import verify_boot as of_media
@@ -41,6 +42,22 @@ def test_the_menu_of_a_medium_has_the_serial_line_of_its_machines(bench: Any) ->
         bench.execute(GrubBootMenu("menu"), software(architecture))
         text = (bench.root / "media/iso/boot/grub/grub.cfg").read_text()
         assert f"console={line},115200 console=tty0" in text
+
+
+@pytest.mark.parametrize(
+    ("architecture", "file", "package"),
+    [
+        ("arm64", "vmlinuz", "linux-image-arm64"),
+        ("riscv64", "vmlinux", "linux-image-riscv64"),
+    ],
+)
+def test_a_missing_kernel_is_named_as_its_architecture_has_it(
+    bench: Any, architecture: str, file: str, package: str
+) -> None:
+    with pytest.raises(CheckpointError, match="has no kernel") as caught:
+        bench.execute(DebianBootArchive("archive"), software(architecture))
+    assert f"/boot/{file}-VERSION" in caught.value.details
+    assert package in caught.value.resolution
 
 
 def test_a_medium_of_another_architecture_needs_its_boot_loader_in_the_image(bench: Any) -> None:
