@@ -40,9 +40,11 @@ def test_an_installation_is_killed_in_its_middle_goes_on_and_the_result_boots(
     manifest.write_text(with_a_kernel_that_talks(manifest.read_text()))
     build = daemon.submit(manifest, *SMALL, "--pause-before", "verify-boot")
 
-    namespace = wait_until(lambda: namespace_of(daemon, build), 900, "the installation")
+    logs = daemon.state_dir / f"logs/{build}"
+    wait_until((logs / "install-iscsi.1.log").exists, 900, "the installation")
+    namespace = wait_until(lambda: namespace_of(daemon, build), 60, "its processes")
     running = {"tgtd", "qemu-system-x86"}
-    wait_until(lambda: running <= set(in_namespace(namespace)), 60, "the target and the guest")
+    wait_until(lambda: running <= set(in_namespace(namespace)), 120, "the target and the guest")
     disk = disk_of(daemon, build)
     before = digest(disk)
     with socket.socket() as outside:
@@ -62,7 +64,6 @@ def test_an_installation_is_killed_in_its_middle_goes_on_and_the_result_boots(
     claims = [e["data"] for e in events if e["type"] == "ResourceClaimed"]
     assert [(c["attempt"], c["kind"]) for c in claims] == [(1, "iscsi-tgt"), (2, "iscsi-tgt")]
     assert claims[0]["name"] != claims[1]["name"]
-    logs = daemon.state_dir / f"logs/{build}"
     assert "# installing the boot loader" in (logs / "install-iscsi.2.log").read_text()
     console = logs / "install-iscsi.2/install-iscsi.log"
     assert b"dcd-install: installed " in console.read_bytes()
@@ -97,7 +98,7 @@ def with_a_kernel_that_talks(manifest: str) -> str:
     """The manifest of a system whose kernel tells of its start on the console."""
     step = '<arg name="timeout_seconds">1800</arg>'
     assert manifest.count(step) == 1
-    return manifest.replace(step, f'{step}<arg name="kernel_args">loglevel=7</arg>')
+    return manifest.replace(step, f'{step}<arg name="kernel_args">loglevel=6</arg>')
 
 
 def namespace_of(daemon: Any, build: str) -> int | None:
