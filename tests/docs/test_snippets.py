@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 
 from dcd.manifest.includes import CapturedFile
+from dcd.planning.element_examples import PAGES
 from dcd.planning.load import load
 from dcd.planning.readiness import examine
 from tests.docs.conftest import ROOT, Block, blocks
@@ -38,6 +39,11 @@ def test_an_example_is_a_valid_manifest(block: Block, example: str) -> None:
 @pytest.mark.parametrize("element", ELEMENTS)
 def test_there_is_an_example_of_each_element_that_people_write(element: str) -> None:
     assert any(element in block.text for block, _ in [*README, *COOKBOOK, *SNIPPETS])
+
+
+def test_the_reference_takes_its_examples_from_pages_that_are_tested() -> None:
+    tested = {block.page for block, _ in [*COOKBOOK, *SNIPPETS]}
+    assert {f"docs/how-to/{page}.md" for page in PAGES} <= tested
 
 
 def test_the_image_of_the_readme_has_fifteen_lines() -> None:
