@@ -91,7 +91,7 @@ class InstallOffline(Checkpoint):
 
     grow_root: bool = True
     """Let the root partition, which must be the last on the disk, grow to the rest of a larger disk at each
-    start of the system."""
+    start of the system. A verified root never grows."""
 
     cloud_init: bool = False
     """Enable the image's cloud-init, for a NoCloud volume or a configuration drive; otherwise it is
@@ -156,7 +156,7 @@ class InstallOffline(Checkpoint):
         if "uefi" in kinds:
             other_boot_loaders.report_found(context, "the disk")
         installed.require_programs(
-            context.pkg_image, grow_root=self.grow_root, cloud_init=self.cloud_init
+            context.pkg_image, grow_root=self._grows(layout), cloud_init=self.cloud_init
         )
         version, initramfs = _kernel(context)
         found = _survey(context, layout, initramfs)
@@ -182,6 +182,10 @@ class InstallOffline(Checkpoint):
         used = disk.stat().st_blocks * 512 // MIB
         context.report(Report(1.0, f"{disk.name}: {used} MiB of {layout.size // MIB} used"))
 
+    def _grows(self, layout: DiskLayout) -> bool:
+        root = layout.mounted_at("/")
+        return self.grow_root and root is not None and not root.verified
+
     def _install_system(
         self, context: Context, layout: DiskLayout, version: str, initramfs: Path
     ) -> None:
@@ -189,8 +193,8 @@ class InstallOffline(Checkpoint):
         root = context.pkg_image
         for mountpoint in layout.mounted:
             make_directory(root, mountpoint)
-        installed.write_fstab(root, layout, self.grow_root)
-        if self.grow_root:
+        installed.write_fstab(root, layout, self._grows(layout))
+        if self._grows(layout):
             installed.grow_root(root, layout)
         remove_identity(root)
         if without_host_keys(root):

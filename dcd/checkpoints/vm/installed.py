@@ -64,15 +64,6 @@ def check_root(
             'give a partition <format type="ext4" mountpoint="/"/>',
         )
         return
-    if grow and root.verified:
-        yield checkpoint.fault(
-            doc,
-            "grow_root",
-            "the root cannot grow: it is verified, and so read-only",
-            f"the root is partition {root.number}",
-            '<arg name="grow_root">false</arg>',
-        )
-        return
     if root.verified and layout.mounted_at("/var") is None:
         yield warning(
             checkpoint.argument_place(doc),
@@ -81,7 +72,7 @@ def check_root(
             "give /var a partition of its own, beside /boot",
         )
     last = max(layout.partitions, key=lambda partition: partition.start)
-    if grow and last.number != root.number:
+    if grow and not root.verified and last.number != root.number:
         yield checkpoint.fault(
             doc,
             "grow_root",

@@ -200,7 +200,7 @@ def verified(key: str = "") -> str:
 
 
 def test_a_verified_root_has_its_root_hash_in_the_menu(ready: Any, tmp_path: Path) -> None:
-    disk, layout = install(ready, verified(), grow_root=False)
+    disk, layout = install(ready, verified())
     image = tmp_path / "verity"
     container = part_of(disk, layout, 4, image)
     assert container.verity is not None
@@ -218,6 +218,7 @@ def test_a_verified_root_has_its_root_hash_in_the_menu(ready: Any, tmp_path: Pat
     output(*check, root_hash, status=2)
     fstab = (ready.image / "etc/fstab").read_text()
     assert "/dev/mapper/root / ext4 ro 0 0\n" in fstab
+    assert not (ready.image / "etc/repart.d").exists()
     # /boot of the disk has the same menu as the image.
     assert root_hash in output("grub-fstest", disk, "cat", "(loop0,gpt3)/grub/grub.cfg")
 
