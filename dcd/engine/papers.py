@@ -60,6 +60,8 @@ def _package_url(package: ResolvedPackage) -> str:
     version = quote(package.version, safe="~.-")
     if package.kind != "deb":
         return f"pkg:generic/{quote(package.name, safe='/~.-')}@{version}"
-    vendor = "ubuntu" if "ubuntu" in (urlsplit(package.uri).hostname or "") else "debian"
+    place = urlsplit(package.uri)
+    # Mirrors have the archive in a directory of its name.
+    vendor = "ubuntu" if "ubuntu" in f"{place.hostname}{place.path}" else "debian"
     name = quote(package.name, safe="~.-")
     return f"pkg:deb/{vendor}/{name}@{version}?arch={quote(package.architecture)}"
