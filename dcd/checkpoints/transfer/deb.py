@@ -12,7 +12,8 @@ id or user number of the build host.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -44,6 +45,7 @@ from dcd.checkpoints.transfer.deb_base import (
     kept_lists,
     require_same_packages,
 )
+from dcd.checkpoints.transfer.deb_fetch import fetch
 from dcd.checkpoints.transfer.deb_install import bootstrap, change, extend, installed
 from dcd.checkpoints.transfer.deb_local import Local, has_local, local_sources
 from dcd.checkpoints.transfer.deb_lock import (
@@ -92,18 +94,15 @@ from dcd.platform.apt_root import (
     Environment,
     Place,
     apt_settings,
-    download,
     forget,
     reachable,
     release_files,
-    similar_packages,
     transfers,
     update,
 )
 from dcd.platform.asking import ask_releases, local_path
 from dcd.platform.inside import exists, read, require_no_links, resolve
 from statemachine.errors import CheckpointError
-from store.host.process import ToolFailed
 
 _BASE: Mapping[str, tuple[str, ...]] = {
     "custom": (),
@@ -120,13 +119,6 @@ _BASE: Mapping[str, tuple[str, ...]] = {
     ),
 }
 """The packages of mmdebstrap's variants, as apt patterns."""
-
-_UNKNOWN = re.compile(
-    r"^E: (?:Unable to locate package |Package '|Couldn't find any package by (?:glob|regex) ')"
-    r"([^'\s]+)(?:' has no installation candidate|')?$",
-    re.MULTILINE,
-)
-"""apt's messages about unknown packages."""
 
 _PACKAGE = re.compile(
     r"[a-z0-9][a-z0-9+.-]*[a-z0-9+.](:[a-z0-9-]*[a-z0-9])?([=/][A-Za-z0-9.+:~-]*[A-Za-z0-9.+:~])?"
@@ -308,10 +300,18 @@ class TransferDEB(Checkpoint):
                 lists = kept or resolve(context.pkg_image, LISTS)
                 _same_state(context, sources, local, lists)
                 wanted = wanted_by_name(context, apt, names, always=kept is not None)
-                if kept is not None:
-                    require_same_packages(place, _BASE[_variant(software)], names, wanted.keys())
-                filled = fill_cache(context, place, wanted)
-                _download(software, names, sources, online, progress)
+                with ThreadPoolExecutor(1) as beside:
+                    # apt computes the solution for both while the packages are on their way.
+                    same = None
+                    if kept is not None:
+                        variant = _BASE[_variant(software)]
+                        same = beside.submit(
+                            require_same_packages, place, variant, names, wanted.keys()
+                        )
+                    filled = fill_cache(context, place, wanted)
+                    fetch(software, names, sources, online, progress)
+                    if same is not None:
+                        same.result()
             if locked:
                 resolve_locked(context, place, wanted, below)
             else:
@@ -393,55 +393,6 @@ def _same_state(context: Context, sources: list[Source], local: Local, lists: Pa
             + ", ".join(source.name for source in sources),
             "resume the build to try again with the new state",
         )
-
-
-def _download(
-    software: Software,
-    wanted: Sequence[str],
-    sources: list[Source],
-    environment: Environment,
-    progress: Progress,
-) -> None:
-    try:
-        download(environment, sources, wanted, progress.line)
-    except ToolFailed as error:
-        raise _unsolvable(error, software, sources, environment) from error
-
-
-def _unsolvable(
-    error: ToolFailed, software: Software, sources: list[Source], environment: Environment
-) -> CheckpointError:
-    """apt's error, in terms of the manifest."""
-    looked = "looked for in " + ", ".join(
-        f"{source.name} {' '.join(source.components)}" for source in sources
-    )
-    unknown = list(dict.fromkeys(match[1] for match in _UNKNOWN.finditer(error.output)))
-    if unknown:
-        lines, hints = [], []
-        for name in unknown:
-            places = [
-                str(data.origin or "")
-                for data in software.get_descendants(class_type=SoftwareData)
-                if name in {re.split(r"[=/]", listed)[0] for listed in data.names}
-            ]
-            lines.append(": ".join([*filter(None, places), name]))
-            similar = [found for found in similar_packages(environment, name) if found != name]
-            if similar:
-                meant = " or ".join(f"<name>{found}</name>" for found in similar)
-                hints.append(f"did you mean {meant} instead of {name}?")
-        never = set(unknown) & set(software.names("uninstall"))
-        if never:
-            hints.append(f"{', '.join(sorted(never))} is listed under uninstall")
-        return CheckpointError(
-            f"there is no package {', '.join(unknown)}",
-            "\n".join([*lines, looked]),
-            " ".join(hints) or "correct the name, or add the repository or component that has it",
-        )
-    return CheckpointError(
-        "apt cannot install what the manifest lists",
-        f"{error.output}\n{looked}",
-        "correct the list of packages, then resume the build with the new manifest",
-    )
 
 
 def _install(
