@@ -10,6 +10,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
@@ -33,6 +34,18 @@ the host chooses."""
 
 NO_PACKAGE_HELPS = "this host"
 """How the reason of a skip begins that no package could have prevented."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Give each run a base directory of its own. In the one that all runs of a user share, a run that begins
+    closes the way to the directories of the others, which the users of their daemons need."""
+    if config.option.basetemp is None and not hasattr(config, "workerinput"):
+        base = tempfile.mkdtemp(prefix="dcd-tests-")
+        config.option.basetemp = base
+        # What a test has left mounted is not emptied.
+        remove = ["rm", "-rf", "--one-file-system", base]
+        config.add_cleanup(lambda: subprocess.run(remove, stderr=subprocess.DEVNULL, check=False))
 
 
 @pytest.hookimpl(wrapper=True)

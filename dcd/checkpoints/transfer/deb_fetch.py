@@ -25,8 +25,8 @@ def fetch(
     environment: Environment,
     progress: Progress,
 ) -> None:
-    """Fetch the packages `wanted` and their dependencies into the package cache. Raises `CheckpointError` when
-    apt finds no solution, `Unprepared` when a mirror does not serve a package."""
+    """Fetch the packages `wanted` and all they depend on into the package cache. Raises `CheckpointError`
+    when apt finds no solution, `Unprepared` when a mirror does not serve a package."""
     try:
         download(environment, sources, wanted, progress.line)
     except ToolFailed as error:
