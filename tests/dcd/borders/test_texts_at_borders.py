@@ -233,7 +233,7 @@ def final_of_argument(factory: Any, name: str, several: bool, text: str) -> str 
         if any(problem.argument == name for problem in bad.problems):
             return None
         assert bad.bound is None or name not in bad.bound.values
-        value = given  # Another argument is missing.
+        value = [given] if several else given  # Another argument is missing.
     if several:
         (value,) = value
     # An empty text stands for an argument that is not given.
