@@ -73,7 +73,7 @@ VERIFIED = {
     "size": "1700mb",
     "grow": "false",
     "command": "lsblk -no TYPE | sort -u | tr '\\n' + ; touch /x; "
-    "touch /var/x &amp;&amp; echo var is writa''ble",
+    "touch /var/tmp/x &amp;&amp; echo var is writa''ble",
     "answer": "var is writable",
     "partitions": """<gpt_partition name="3" part_type="linux"><size val="1gb"/>
       <format type="ext4" mountpoint="/"/><verity/></gpt_partition>
