@@ -19,6 +19,7 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from cli import client
 from dcd.worker.recover import leftover_workers
@@ -31,6 +32,10 @@ SETTLED = ("paused", "failed", "cancelled", "completed")
 WORKER = "DCD_TEST_WORKER"
 """The variable with the kind of workers that daemons of tests use, `portable` or `namespaces`. Without it,
 the host chooses."""
+
+# How long an example takes says more about what else the host does than about the code.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 NO_PACKAGE_HELPS = "this host"
 """How the reason of a skip begins that no package could have prevented."""

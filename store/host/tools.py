@@ -246,7 +246,8 @@ def remedy_for_program(executable: str) -> str:
     """The command that installs a program, by its name or path, or "" when no package is known."""
     program = Path(executable).name
     names = [name for name, tool in TOOLS.items() if Path(tool.executable).name == program]
-    return install_command(names[:1] or [program])
+    # Several tools may be one program; that of its name is the one whose package is known.
+    return install_command([program] if program in names else names[:1] or [program])
 
 
 def tool_named(name: str) -> Tool:

@@ -221,7 +221,7 @@ def test_a_form_is_a_note_of_an_annotation() -> None:
         ),
         (CreateISO, {"volume_id": "a/b"}, "not a volume id"),
         (InstallISCSI, {"hostname": "a.b"}, "not a host name without a domain"),
-        (InstallISCSI, {"serial_console": "tty0"}, "not a serial line, or empty"),
+        (InstallISCSI, {"serial_console": "tty0"}, "not a serial line, auto, or empty"),
         (InstallISCSI, {"kernel_args": "a='b"}, "not a list of words with balanced quotes"),
         (Relabel, {"zfs_path": "c1t0d0s0"}, "not an absolute path"),
     ],
