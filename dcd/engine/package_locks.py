@@ -101,29 +101,36 @@ class PackageLocks:
         return self.stores.packages.resolved(record.resolved)
 
     def _adopted(self, lock: Lock) -> Locked:
-        """The lists of a lock, put into the package store. Blocking."""
+        """The lists of a lock: those of the package store, or put there. Blocking."""
+        found = self._equal(lock, whole=False)
         lists = []
         for transfer in lock.transfers:
             content = encoded(_list(transfer))
-            sha256 = hashlib.sha256(content).hexdigest()
+            sha256 = found.get(transfer.checkpoint) or hashlib.sha256(content).hexdigest()
             if not self.stores.packages.has(sha256):
                 self.stores.blobs.put(content, sha256)
                 self.stores.privileged.adopt_package(sha256)
             lists.append(sha256)
         return Locked(tuple(lists), exactly=True, fetch=True)
 
-    def _stored(self, lock: Lock) -> Locked:
-        """The lists in the package store that have the content of a lock. Blocking."""
+    def _equal(self, lock: Lock, *, whole: bool) -> dict[str, str]:
+        """The lists in the package store that have the content of a lock, by checkpoint; with `whole` those
+        of which the store has all files."""
         found: dict[str, str] = {}
         for sha256 in sorted(self._candidates()):
             try:
                 resolved = self.stores.packages.resolved(sha256)
-                whole = [each for each in lock.transfers if _is_of(resolved, each)]
-                if whole:
+                equal = [each.checkpoint for each in lock.transfers if _is_of(resolved, each)]
+                if equal and whole:
                     captured_files(self.stores.packages, [sha256])
             except DcdError:
                 continue
-            found |= {each.checkpoint: sha256 for each in whole}
+            found |= dict.fromkeys(equal, sha256)
+        return found
+
+    def _stored(self, lock: Lock) -> Locked:
+        """The lists in the package store that an offline build with a lock uses. Blocking."""
+        found = self._equal(lock, whole=True)
         if lacking := [each for each in lock.transfers if each.checkpoint not in found]:
             raise Unprepared(
                 "the package store does not have all that the lock names",

@@ -1,6 +1,7 @@
 """Locks of transfers of Debian packages: what they ask for, what has changed since, and the check of what a
 transfer has resolved to."""
 
+import itertools
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -141,7 +142,7 @@ def test_a_transfer_that_resolves_to_other_packages_than_its_lock_fails_and_name
     altered_name = lent.add(encoded(altered))
     packages.take_in(lent)
     doc, checkpoint = bench.doc(SOFTWARE), TransferDEB("t")
-    for lists, fetch in (((name,), True), ((altered_name,), True), ((altered_name,), False)):
+    for lists, fetch in itertools.product(((name,), (altered_name,)), (True, False)):
         shutil.rmtree(bench.image)
         bench.image.mkdir()
         context = replace(
