@@ -207,6 +207,6 @@ def recorded_disk(context: Context, *, change: bool = False) -> tuple[Path, Disk
 
 
 def _kind_of(recorded_partition: Mapping[str, Any]) -> type[DiskPartition]:
-    if "volume" in recorded_partition:
+    if recorded_partition.get("volume") is not None:  # null in records of earlier versions
         return VolumePartition
     return ContainerPartition if "contents" in recorded_partition else DiskPartition
