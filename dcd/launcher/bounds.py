@@ -135,11 +135,13 @@ def granted(order: AttemptOrder, bounds: Bounds) -> Grants:
 
 def _may_publish(path: Path, bounds: Bounds) -> bool:
     """Whether products may be put into a directory: it is in one that the configuration names, with no link
-    on the way, or nobody but its starter uses the daemon."""
+    on the way, or nobody but its starter uses the daemon. A portable worker looks the name up again."""
     real = _real(path)
     if real != path or any(
         path.is_relative_to(place) for place in (*_NEVER_WRITTEN, *bounds.hidden)
     ):
+        return False
+    if bounds.portable and not (bounds.private or _only_root_changes(path)):
         return False
     allowed = [each.resolve() for each in bounds.publish]
     return bounds.private or any(path.is_relative_to(each) for each in allowed)

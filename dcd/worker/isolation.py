@@ -91,7 +91,8 @@ def isolate(request: WorkerRequest) -> None:
     place = scratch / "view"
     place.mkdir()
     with ExitStack() as held:
-        steps = [*_system(), *_host(request), *_checked(request, held), *_own(request)]
+        steps = [*_system(), *_host(request), *_writable(request, held)]
+        steps += [*_checked(request, held), *_own(request)]
         view.enter(steps, place)
 
 
@@ -185,7 +186,12 @@ def _host(request: WorkerRequest) -> Iterator[Step]:
     code = code_places((request.mod_path, *request.allowed))
     for path in (*code, *grants.reads, *grants.secrets):
         yield from if_there(path)
-    for path in grants.writes:
+
+
+def _writable(request: WorkerRequest, held: ExitStack) -> Iterator[Step]:
+    """The paths that the checkpoint declares to write to. Those of code of users may lead over links; the
+    others were checked before, and somebody who may write above one may have replaced it since."""
+    for path in request.grants.writes:
         if not path.exists():
             raise Unprepared(
                 f"{path} does not exist",
@@ -195,7 +201,10 @@ def _host(request: WorkerRequest) -> Iterator[Step]:
         if path.is_relative_to("/sys"):
             above = _mount_point(path)
             yield Shown(above, above, alone=True)
-        yield from view.shown(path, writable=True)
+        if request.grants.host_code:
+            yield from view.shown(path, writable=True)
+        else:
+            yield Shown(_unchanged(path, f"{path}", held), path, writable=True)
 
 
 def _checked(request: WorkerRequest, held: ExitStack) -> Iterator[Step]:
@@ -209,11 +218,18 @@ def _checked(request: WorkerRequest, held: ExitStack) -> Iterator[Step]:
             raise OSError(errno.EINVAL, "not a captured file", str(path))
         yield Shown(opened, path.resolve())
     for name, real in request.grants.named.items():
-        opened = _held(real, held)
-        if stat.S_ISLNK(opened.stat().st_mode) or opened.readlink() != real:
-            raise OSError(errno.ELOOP, "the way to it has changed", name)
+        opened = _unchanged(real, name, held)
         yield from view.links(Path(name))
         yield Shown(opened, real)
+
+
+def _unchanged(real: Path, name: str, held: ExitStack) -> Path:
+    """What is at a path that was without links, held open. Raises OSError, which has the name of it, where
+    there is a link now."""
+    opened = _held(real, held)
+    if stat.S_ISLNK(opened.stat().st_mode) or opened.readlink() != real:
+        raise OSError(errno.ELOOP, "the way to it has changed", name)
+    return opened
 
 
 def _held(path: Path, held: ExitStack) -> Path:

@@ -73,3 +73,18 @@ def test_a_path_that_others_can_replace_is_not_read(tmp_path: Path) -> None:
             granted(order(reads=(path,)), PORTABLE)
         assert granted(order(reads=(path,)), Bounds()).named
         assert granted(order(reads=(path,)), Bounds(portable=True, private=True)).named
+
+
+@pytest.mark.root
+def test_products_are_not_put_where_others_can_replace_the_directory(tmp_path: Path) -> None:
+    for place in (tmp_path, *tmp_path.parents[:-1]):
+        place.chmod(place.stat().st_mode | 0o755)
+    (tmp_path / "web").mkdir()
+    publishing = replace(
+        order(writes=(tmp_path / "web",)), mod_path="dcd/checkpoints/publish/directory"
+    )
+    assert granted(publishing, Bounds(portable=True, publish=(tmp_path,))).writes
+    os.chown(tmp_path, 12345, -1)
+    assert granted(publishing, Bounds(publish=(tmp_path,))).writes
+    with pytest.raises(PermissionDenied):
+        granted(publishing, Bounds(portable=True, publish=(tmp_path,)))

@@ -104,6 +104,18 @@ class TestTheHost:
         assert (tmp_path / "export/new").exists()
         assert not (tmp_path / "other").exists()
 
+    def test_a_place_to_write_to_that_somebody_replaced_by_a_link_is_not_shown(
+        self, bench: Bench, tmp_path: Path
+    ) -> None:
+        (tmp_path / "theirs").mkdir()
+        (tmp_path / "above").symlink_to(tmp_path)
+        (tmp_path / "export").symlink_to(tmp_path / "theirs")
+        for path in (tmp_path / "export", tmp_path / "above/theirs"):
+            grants = Grants(writes=(path,))
+            outcome = bench.run(bench.request("Runs", f"touch {path}/new", grants=grants))
+            assert not isinstance(outcome, Completed)
+        assert not (tmp_path / "theirs/new").exists()
+
     def test_a_place_to_write_to_that_is_not_there_is_told(self, bench: Bench) -> None:
         outcome = bench.run(bench.request("Runs", "true", grants=Grants(writes=(Path("/none"),))))
         assert isinstance(outcome, Failed)
