@@ -23,7 +23,8 @@ PREFIX = "content-"
 NAME = re.compile(PREFIX + r"(?:[0-9a-f]{40}|[0-9a-f]{64})")
 
 MOST_BYTES = 64 << 30
-"""Limit of the uncompressed contents of one attempt. What exceeds it is not kept."""
+"""Limit of the uncompressed contents of one attempt, those with another digest included. What exceeds it is
+not read, and not kept."""
 
 _CHUNK_BYTES = 1024 * 1024
 _DIGESTS = {40: ("sha1",), 64: ("sha256", "sha512_256")}
@@ -35,15 +36,17 @@ def taken(directory: Path) -> Iterator[tuple[Path, str]]:
     store. No process may have them open. Raises OSError."""
     left = MOST_BYTES
     for path in _files(directory, levels=3):
+        if left <= 0:
+            return
         if not NAME.fullmatch(PREFIX + path.name):
             continue
         with open_regular(path) as file:
             if os.fstat(file.fileno()).st_nlink != 1:
                 continue
-            length = _length(file, path.name, left)
-            if length is None:
-                continue
+            length, whole = _unpacked(file, path.name, left)
             left -= length
+            if not whole:
+                continue
             os.fchmod(file.fileno(), 0o444)
         yield path, PREFIX + path.name
 
@@ -60,8 +63,9 @@ def _files(directory: Path, levels: int) -> Iterator[Path]:
             yield Path(entry.path)
 
 
-def _length(file: BufferedReader, name: str, most_bytes: int) -> int | None:
-    """The length of the uncompressed content in bytes; None if it has another digest, or is longer."""
+def _unpacked(file: BufferedReader, name: str, most_bytes: int) -> tuple[int, bool]:
+    """The length of the uncompressed content in bytes, as far as it was read, and whether it has the digest
+    and is not longer."""
     digests = [hashlib.new(each, usedforsecurity=False) for each in _DIGESTS[len(name)]]
     unpacking = zlib.decompressobj(_GZIP)
     length = 0
@@ -69,14 +73,14 @@ def _length(file: BufferedReader, name: str, most_bytes: int) -> int | None:
         while not unpacking.eof:
             packed = unpacking.unconsumed_tail or file.read(_CHUNK_BYTES)
             if not packed:
-                return None
+                return length, False
             content = unpacking.decompress(packed, _CHUNK_BYTES)
             length += len(content)
             if length > most_bytes:
-                return None
+                return length, False
             for digest in digests:
                 digest.update(content)
         whole = not unpacking.unused_data and not file.read(1)
     except zlib.error:
-        return None
-    return length if whole and name in {digest.hexdigest() for digest in digests} else None
+        return length, False
+    return length, whole and name in {digest.hexdigest() for digest in digests}

@@ -5,6 +5,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable
+from io import BufferedReader
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,27 @@ def test_a_content_without_end_is_not_read_to_its_end(
     large = b"\0" * (3 << 20)
     place(lent, hashlib.sha1(large).hexdigest()).write_bytes(gzip.compress(large))
     assert packages.take_in(lent) == 0
+
+
+def test_contents_of_another_digest_count_as_read(
+    packages: Packages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a few megabytes that unpack to the limit, again and again, would keep the launcher busy."""
+    monkeypatch.setattr(contents, "MOST_BYTES", 1 << 20)
+    read: list[int] = []
+    unpacked = contents._unpacked
+
+    def counting(file: BufferedReader, name: str, most_bytes: int) -> tuple[int, bool]:
+        length, whole = unpacked(file, name, most_bytes)
+        read.append(length)
+        return length, whole
+
+    monkeypatch.setattr(contents, "_unpacked", counting)
+    lent = packages.lend("one")
+    for number in range(20):
+        place(lent, f"{number:040}").write_bytes(gzip.compress(b"\0" * (1 << 18)))
+    assert packages.take_in(lent) == 0
+    assert sum(read) <= 2 << 20
 
 
 def test_a_start_keeps_what_an_attempt_of_a_dead_daemon_had_downloaded(packages: Packages) -> None:
