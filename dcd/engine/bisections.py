@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dcd.checkpoints.publish.parts import is_publishing
 from dcd.engine.builds import Builds
 from dcd.engine.manifests import Manifests, ManifestSource, Options
 from dcd.engine.stores import Stores
@@ -176,6 +177,12 @@ def _test(good: BuildState, bad: BuildState, test: str | None) -> str:
     for state in (good, bad):
         if test not in {each.name for each in state.checkpoints}:
             raise NotFound(f"build {state.id} has no checkpoint {test}")
+    if is_publishing(bad.plan.checkpoints[bad.index(test)].mod_path):
+        raise Refused(
+            f"{test} publishes, and is no test",
+            "each build of the search would publish what it has made",
+            "name another checkpoint with --test",
+        )
     record = good.checkpoints[good.index(test)]
     if not record.done:
         raise Refused(

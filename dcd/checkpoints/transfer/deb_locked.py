@@ -65,7 +65,13 @@ def known_state(software: Software, known: Known) -> dict[str, str]:
                 "name one of these repositories in the manifest, or lock a build that used this one",
             )
         found[source.name] = known.states[source.name]
-    found |= host_ingredients(software, sources)
+    # The image gets these keyrings, whatever this host has now: a list may come from elsewhere.
+    keyrings: dict[str, list[str]] = {}
+    for repository in known.repositories:
+        if repository.keyring and repository.keyrings:
+            keyrings.setdefault(repository.keyring, []).append(repository.keyrings[0])
+    digests = {path: " ".join(dict.fromkeys(each)) for path, each in keyrings.items()}
+    found |= host_ingredients(software, sources, digests)
     return {**found, "chosen versions": known.versions} if known.versions else found
 
 

@@ -115,18 +115,26 @@ def combined(sources: Sequence[Source]) -> list[Source]:
     return list(found.values())
 
 
-def host_ingredients(software: Software, sources: Sequence[Source]) -> dict[str, str]:
-    """The settings of the sources that come from this host's apt, with their keyrings, for keys."""
+def host_ingredients(
+    software: Software,
+    sources: Sequence[Source],
+    captured_keyrings: Mapping[str, str] | None = None,
+) -> dict[str, str]:
+    """The settings of the sources that come from this host's apt, with their keyrings, for keys.
+    `captured_keyrings` are digests of those that a locked build takes in place of the host's, by path."""
     repositories = software.get_descendants(class_type=Repository)
-    named = {_bare(Source(each.uri, "").fetched_uri) for each in repositories if each.uri}
+    named = {
+        _place(Source(each.uri, each.suite or host_codename())) for each in repositories if each.uri
+    }
     captured = {repository.signed_by for repository in repositories}
     found = {}
     for source in sources:
-        if _bare(source.fetched_uri) in named:
+        if _place(source) in named:
             continue
         keyring = source.signed_by
         if keyring.startswith("/") and keyring not in captured:
-            keyring = f"{keyring} {file_digest(Path(keyring))}"
+            own = (captured_keyrings or {}).get(keyring)
+            keyring = f"{keyring} {own or file_digest(Path(keyring))}"
         state = digest([list(source.components), keyring, source.trusted])
         found[f"source {source.name}{SUFFIX}"] = state
     return found

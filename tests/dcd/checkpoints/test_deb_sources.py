@@ -1,13 +1,18 @@
 """Which repositories a transfer means, with which keyrings, and which of them the image keeps."""
 
+import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dcd.checkpoints.interface import Known
+from dcd.checkpoints.transfer.deb_locked import known_state
 from dcd.checkpoints.transfer.deb_sources import (
     SOURCES_FILE,
     combined,
+    host_ingredients,
     is_on_this_host,
     leave_sources,
     sources_of,
@@ -16,6 +21,7 @@ from dcd.checkpoints.transfer.deb_sources import (
 from dcd.manifest.objects.software import Software
 from dcd.platform.apt import Source, as_written, parsed_list, source_list
 from statemachine.errors import InvalidManifest
+from store.resolved import Repository
 
 DEBIAN = Source("http://deb.example.org/debian/", "bookworm", ("main",), "/usr/share/k.gpg")
 
@@ -44,6 +50,33 @@ def test_entries_of_one_repository_are_one_with_all_their_components(bench: Any)
 def test_a_keyring_counts_for_the_hosts_repository_too(bench: Any) -> None:
     (source,) = meant(bench, '<repository suite="bookworm" signed_by="keys/mine.gpg"/>')
     assert (source.uri, source.signed_by) == (DEBIAN.uri, "keys/mine.gpg")
+
+
+def test_a_locked_build_has_the_key_of_the_keyring_that_its_image_gets(
+    bench: Any, tmp_path: Path
+) -> None:
+    """Who imports a list chooses the keyrings in it: they must not become those of other people's images."""
+    keyring = tmp_path / "corp.gpg"
+    keyring.write_bytes(b"of the host")
+    own, other = (hashlib.sha256(content).hexdigest() for content in (b"of the host", b"theirs"))
+    doc = bench.doc(
+        '<software name="t" type="DEB"><destination><image/></destination>'
+        f'<source><repository suite="x"/><repository suite="y" uri="{DEBIAN.uri}"/></source></software>'
+    )
+    (software,) = doc.volatile.get_descendants(class_type=Software)
+
+    def state(captured: str) -> dict[str, str]:
+        place = {"uri": DEBIAN.uri, "components": ("main",), "keyring": f"{keyring}"}
+        listed = tuple(Repository(suite=suite, keyrings=(captured,), **place) for suite in "xy")
+        return known_state(
+            software, Known(listed, {f"{DEBIAN.uri} {suite}": "a" for suite in "xy"})
+        )
+
+    host = [replace(DEBIAN, suite=suite, signed_by=f"{keyring}") for suite in "xy"]
+    of_host = host_ingredients(software, sources_of(software, host))
+    assert of_host
+    assert of_host.items() <= state(own).items()
+    assert not of_host.items() & state(other).items()
 
 
 def test_one_repository_with_two_keyrings_is_refused(bench: Any) -> None:
