@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from dcd.engine.borrowers import STARTER
 from dcd.engine.builds import Builds
 from dcd.engine.locked import known_repositories
 from dcd.engine.manifests import Manifests, ManifestSource
@@ -72,7 +73,7 @@ class PackageLocks:
         if source.lock is None or not source.offline:
             _require_lock(source)
             return source
-        locked = await asyncio.to_thread(self._stored, source.lock)
+        locked = await asyncio.to_thread(self._stored, source.lock, source.owner)
         known = await asyncio.to_thread(known_repositories, self.stores, locked)
         return replace(source, known=known)
 
@@ -83,7 +84,7 @@ class PackageLocks:
             _require_lock(source)
             return None
         use = self._stored if source.offline else self._adopted
-        return await asyncio.to_thread(use, source.lock)
+        return await asyncio.to_thread(use, source.lock, source.owner)
 
     def _resolved(self, state: BuildState, record: CheckpointRecord) -> Resolved:
         if not record.done:
@@ -100,9 +101,9 @@ class PackageLocks:
             )
         return self.stores.packages.resolved(record.resolved)
 
-    def _adopted(self, lock: Lock) -> Locked:
+    def _adopted(self, lock: Lock, owner: int | None) -> Locked:
         """The lists of a lock: those of the package store, or put there. Blocking."""
-        found = self._equal(lock, whole=False)
+        found = self._equal(lock, owner, whole=False)
         lists = []
         for transfer in lock.transfers:
             content = encoded(_list(transfer))
@@ -113,24 +114,27 @@ class PackageLocks:
             lists.append(sha256)
         return Locked(tuple(lists), exactly=True, fetch=True)
 
-    def _equal(self, lock: Lock, *, whole: bool) -> dict[str, str]:
+    def _equal(self, lock: Lock, owner: int | None, *, whole: bool) -> dict[str, str]:
         """The lists in the package store that have the content of a lock, by checkpoint; with `whole` those
-        of which the store has all files."""
+        of which the store has all files. `owner` is the user of the build (None: root)."""
         found: dict[str, str] = {}
-        for sha256 in sorted(self._candidates()):
+        wanted = {each.checkpoint: _content(_list(each)) for each in lock.transfers}
+        for sha256 in sorted(self._candidates(owner)):
+            if len(found) == len(wanted):
+                break
             try:
-                resolved = self.stores.packages.resolved(sha256)
-                equal = [each.checkpoint for each in lock.transfers if _is_of(resolved, each)]
+                content = _content(self.stores.packages.resolved(sha256))
+                equal = [name for name, expected in wanted.items() if expected == content]
                 if equal and whole:
                     captured_files(self.stores.packages, [sha256])
             except DcdError:
                 continue
-            found |= dict.fromkeys(equal, sha256)
+            found = {**dict.fromkeys(equal, sha256), **found}
         return found
 
-    def _stored(self, lock: Lock) -> Locked:
+    def _stored(self, lock: Lock, owner: int | None) -> Locked:
         """The lists in the package store that an offline build with a lock uses. Blocking."""
-        found = self._equal(lock, whole=True)
+        found = self._equal(lock, owner, whole=True)
         if lacking := [each for each in lock.transfers if each.checkpoint not in found]:
             raise Unprepared(
                 "the package store does not have all that the lock names",
@@ -140,9 +144,18 @@ class PackageLocks:
             )
         return Locked(tuple(found[each.checkpoint] for each in lock.transfers), exactly=True)
 
-    def _candidates(self) -> set[str]:
-        layers = {layer.record.resolved for layer in self.stores.layers.layers()}
-        return (self.builds.log.resolved_lists() | layers) - {""}
+    def _candidates(self, owner: int | None) -> set[str]:
+        """The lists that the packages of the user `owner` (None: of root) may come from. A lock does not name
+        keyrings, nor whether repositories are trusted: these are in the list, and so it is of a transfer from
+        repositories here, or was brought by the same user or root."""
+        trusted = {0, STARTER} if owner is None else {0, STARTER, owner}
+        theirs = self.builds.log.locked_builds_of_others(trusted)
+        layers = {
+            layer.record.resolved
+            for layer in self.stores.layers.layers()
+            if layer.record.made_by not in theirs
+        }
+        return (self.builds.log.resolved_lists(theirs) | layers) - {""}
 
     def _lacking(self, transfers: Sequence[LockedTransfer]) -> Iterator[str]:
         has = self.stores.packages.has
@@ -250,9 +263,8 @@ def _identities(resolved: Resolved) -> set[tuple[str, str, str, str]]:
     }
 
 
-def _is_of(resolved: Resolved, transfer: LockedTransfer) -> bool:
-    """Whether a list has the content of a lock."""
-    expected = _list(transfer)
-    return _identities(resolved) == _identities(expected) and {*_files(resolved)} == {
-        *_files(expected)
-    }
+def _content(
+    resolved: Resolved,
+) -> tuple[set[tuple[str, str, str, str]], set[LockedFile]]:
+    """What a lock says of a list."""
+    return _identities(resolved), {*_files(resolved)}

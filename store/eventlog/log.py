@@ -285,9 +285,15 @@ class EventLog:
         """The layer keys in `among` that an event of a build that is not removed names."""
         return self._known(layer_keys.c.key, among)
 
-    def resolved_lists(self) -> set[str]:
+    def resolved_lists(self, without: Collection[str] = ()) -> set[str]:
         """The lists of packages (CheckpointCompleted.resolved) of all builds that are neither removed nor
-        cancelled, and those that builds which have not ended are locked to (BuildSubmitted.locked)."""
+        cancelled, and those that builds which have not ended are locked to (BuildSubmitted.locked); not of
+        the builds `without`."""
+        # As one JSON text: SQLite limits the number of parameters of a statement.
+        left_out = sa.func.json_each(msgspec.json.encode(list(without)).decode()).table_valued(
+            "value"
+        )
+        counts = builds.c.id.not_in(sa.select(left_out.c.value))
         named = sa.func.json_extract(events.c.data, "$.resolved")
         resolved = (
             sa.select(named)
@@ -297,12 +303,30 @@ class EventLog:
                 builds.c.removed == 0,
                 builds.c.state != Lifecycle.CANCELLED.value,
                 named != "",
+                counts,
             )
         )
         locked = _in_kept_builds(BuildSubmitted, "$.locked.lists")
-        locked = locked.where(builds.c.state.in_(UNFINISHED))
+        locked = locked.where(builds.c.state.in_(UNFINISHED), counts)
         with self._reading() as connection:
             return set(connection.execute(sa.union(resolved, locked)).scalars())
+
+    def locked_builds_of_others(self, users: Collection[int]) -> set[str]:
+        """The ids of builds, removed ones included, that users other than these have locked to lists of
+        packages from the package store: they may have brought the lists themselves."""
+        user = sa.func.json_extract(builds.c.actor, "$.uid")
+        query = (
+            sa.select(builds.c.id)
+            .select_from(events.join(builds, builds.c.id == events.c.build))
+            .where(
+                events.c.type == BuildSubmitted.__name__,
+                sa.func.json_array_length(events.c.data, "$.locked.lists") > 0,
+                sa.func.coalesce(sa.func.json_extract(events.c.data, "$.locked.fetch"), 0) == 0,
+                user.not_in(users),
+            )
+        )
+        with self._reading() as connection:
+            return set(connection.execute(query).scalars())
 
     def inputs(self) -> set[str]:
         """The digests of the captured inputs of all builds that are neither removed nor cancelled, and of

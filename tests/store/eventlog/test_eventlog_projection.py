@@ -208,3 +208,15 @@ def test_the_lists_that_a_build_is_locked_to_stay_until_it_ends(
     assert log.resolved_lists() == {"e" * 64, "f" * 64}
     waiting.complete()
     assert log.resolved_lists() == set()
+
+
+def test_lists_that_other_users_may_have_brought_can_be_left_out(
+    log: EventLog, submit: Submit
+) -> None:
+    submit(log, "b1", locked=Locked(("d" * 64,), fetch=True))
+    imported = submit(log, "b2", locked=Locked(("e" * 64,)))
+    assert log.locked_builds_of_others({0, 1000}) == set()
+    assert log.locked_builds_of_others({0, 1001}) == {"b2"}
+    assert log.resolved_lists(without={"b2"}) == {"d" * 64}
+    imported.complete().do(Remove())
+    assert log.locked_builds_of_others({0}) == {"b2"}

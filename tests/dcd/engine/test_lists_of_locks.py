@@ -1,0 +1,75 @@
+"""Which lists of the package store an offline build may use."""
+
+import hashlib
+from collections.abc import Collection
+from io import BytesIO
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from dcd.engine.package_locks import PackageLocks, locked_transfer
+from dcd.manifest.lock import Lock
+from statemachine.errors import Unprepared
+from store.packages import Packages
+from store.resolved import Repository, RepositoryFile, Resolved, ResolvedPackage, encoded
+
+DEB = b"the file of a package"
+RELEASE = b"the release file"
+URI = "http://deb.example.org/"
+
+
+def kept(packages: Packages, content: bytes) -> str:
+    sha256 = hashlib.sha256(content).hexdigest()
+    packages.adopt(BytesIO(content), sha256)
+    return sha256
+
+
+@pytest.fixture
+def packages(tmp_path: Path) -> Packages:
+    packages = Packages(tmp_path / "packages")
+    packages.prepare()
+    return packages
+
+
+def listed(packages: Packages, **repository: Any) -> Resolved:
+    deb, release = kept(packages, DEB), kept(packages, RELEASE)
+    return Resolved(
+        (ResolvedPackage("deb", "ed", "1", "amd64", deb, len(DEB), f"{URI}ed.deb", True),),
+        (RepositoryFile(URI, "test", "InRelease", release, len(RELEASE), release),),
+        (Repository(URI, "test", ("main",), **repository),),
+    )
+
+
+def test_a_list_that_another_user_has_brought_is_not_used(packages: Packages) -> None:
+    """It has the same packages, and says that the image has to trust the repository without a signature."""
+    own = listed(packages)
+    first, theirs = (
+        kept(packages, encoded(each)) for each in (own, listed(packages, trusted=True))
+    )
+    made = {"b1": first, "b2": theirs}
+
+    class Log:
+        def locked_builds_of_others(self, users: Collection[int]) -> set[str]:
+            return {"b2"} - ({"b2"} if 1000 in users else set())
+
+        def resolved_lists(self, without: Collection[str] = ()) -> set[str]:
+            return {name for build, name in made.items() if build not in without}
+
+    layer = SimpleNamespace(record=SimpleNamespace(resolved=theirs, made_by="b2"))
+    layers = SimpleNamespace(layers=lambda: [layer])
+    builds: Any = SimpleNamespace(log=Log())
+    stores: Any = SimpleNamespace(packages=packages, layers=layers)
+    locks = PackageLocks(builds, stores, SimpleNamespace())  # type: ignore[arg-type]
+    transfer = locked_transfer("t", (), "amd64", own)
+    lock = Lock(
+        format="dcd-lock", version=1, name="n", parameters={}, profiles=(), transfers=(transfer,)
+    )
+
+    for user in (None, 1001):
+        assert locks._stored(lock, user).lists == (first,)
+    del made["b1"]
+    with pytest.raises(Unprepared):
+        locks._stored(lock, 1001)
+    assert locks._stored(lock, 1000).lists == (theirs,)
