@@ -282,8 +282,8 @@ def _matches(module_name: str, patterns: Collection[str]) -> bool:
     )
 
 
-_WITHOUT_CHECKPOINTS = ("interface", "sbom_licences", "sbom_writer")
-"""The last is a program of its own; both need packages that not every installation has."""
+_WITHOUT_CHECKPOINTS = ("interface", "sbom_ips", "sbom_licences", "sbom_writer")
+"""The last is a program of its own, with two parts; they need packages that not every installation has."""
 
 
 @functools.lru_cache(maxsize=1)
