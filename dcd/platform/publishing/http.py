@@ -85,7 +85,7 @@ class Server:
         for pause in (*pauses, None):
             try:
                 answer = self._sent(method, target, headers(), body)
-            except (OSError, HTTPException) as error:
+            except (OSError, HTTPException, ValueError) as error:  # no host name, no header
                 problem, answer = f"{type(error).__name__}: {error}", None
             if answer is not None:
                 if answer.status in ok:

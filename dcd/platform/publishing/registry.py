@@ -73,10 +73,14 @@ class Registry:
                     place, sent = self._location(self._begun()), 0
                     continue
             place = self._location(answer)
-            found = re.fullmatch(r"(?:bytes=)?0-(\d+)", answer.headers.get("range", ""))
+            found = re.fullmatch(r"(?:bytes=)?0-(\d{1,18})", answer.headers.get("range", ""))
             had, sent = sent, int(found[1]) + 1 if found else sent + size
             if answer.status == 204 and found and found[1] == "0":
                 sent = min(had, 1) if had else 0  # "0-0" also means that nothing has arrived
+            elif sent <= had:
+                breaks += 1
+                if breaks > _BREAKS:
+                    raise CheckpointError(f"{self.server.host} does not keep what it takes")
         join = "&" if "?" in place else "?"
         self._send("PUT", f"{place}{join}{urlencode({'digest': digest})}", ok=(201,))
 
@@ -95,7 +99,10 @@ class Registry:
     def _location(self, answer: Answer) -> str:
         """The place of an upload, which has to be on this server: the login goes there."""
         here = f"{self.server.scheme}://{self.server.host}"
-        parts = urlsplit(urljoin(f"{here}/", answer.headers.get("location", "")))
+        try:
+            parts = urlsplit(urljoin(f"{here}/", answer.headers.get("location", "")))
+        except ValueError as error:
+            raise CheckpointError(f"{self.server.host} sends no address", str(error)) from error
         if (parts.scheme, parts.netloc) != (self.server.scheme, self.server.host) or not parts.path:
             raise CheckpointError(f"{self.server.host} sends uploads elsewhere: {parts.netloc}")
         return f"{parts.path}?{parts.query}" if parts.query else parts.path
@@ -129,10 +136,14 @@ class Registry:
             self._tokens.update(basic)
             return
         asked = dict(re.findall(r'(\w+)="([^"]*)"', rest))
-        realm = urlsplit(asked.get("realm", ""))
-        if realm.scheme != "https" and self.server.scheme == "https":
+        try:
+            realm = urlsplit(asked.get("realm", ""))
+        except ValueError:
+            realm = urlsplit("")
+        safe = ("https",) if self.server.scheme == "https" else ("https", "http")
+        if realm.scheme not in safe or not realm.netloc:
             raise CheckpointError(f"{self.server.host} wants the login at {asked.get('realm')!r}")
-        giver, path = server_of(asked["realm"], self.server.timeout_seconds, self.server.say)
+        giver, path = server_of(realm.geturl(), self.server.timeout_seconds, self.server.say)
         query = {
             "service": asked.get("service", ""),
             "scope": f"repository:{self.name}:pull,push",

@@ -91,14 +91,15 @@ class Bucket:
 
     def _parts(self, key: str, upload: str) -> dict[int, str]:
         parts: dict[int, str] = {}
-        marker = "0"
+        marker = 0
         while True:
-            query = {"part-number-marker": marker, "uploadId": upload}
+            query = {"part-number-marker": f"{marker}", "uploadId": upload}
             listing = _xml(self._send("GET", key, query=query))
             for part in listing.iterfind("{*}Part"):
-                parts[int(_text(part, "PartNumber"))] = _text(part, "ETag").strip('"')
-            following = _text(listing, "NextPartNumberMarker")
-            if _text(listing, "IsTruncated") != "true" or following in ("", marker):
+                if number := _number(part, "PartNumber"):
+                    parts[number] = _text(part, "ETag").strip('"')
+            following = _number(listing, "NextPartNumberMarker")
+            if _text(listing, "IsTruncated") != "true" or following <= marker:
                 return parts
             marker = following
 
@@ -190,3 +191,10 @@ def _xml(answer: Answer) -> etree._Element:
 
 def _text(element: etree._Element, name: str) -> str:
     return (element.findtext(f"{{*}}{name}") or "").strip()
+
+
+def _number(element: etree._Element, name: str) -> int:
+    """The number of a part; 0 where there is none, or another one than a part can have."""
+    text = _text(element, name)
+    number = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
+    return number if number <= MOST_PARTS else 0

@@ -1,0 +1,88 @@
+"""Servers that answer what no server should: errors that say so, and no answer without end."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dcd.platform.publishing.http import Answer, Piece, Server
+from dcd.platform.publishing.registry import Registry
+from dcd.platform.publishing.s3 import Bucket
+from statemachine.errors import CheckpointError
+
+BLOB = Piece(Path(), 0, 3, b"abc")
+
+
+class Hostile:
+    """A server with the same answer to all requests of a method."""
+
+    scheme, host, timeout_seconds = "https", "registry.example.org", 1.0
+
+    def __init__(self, **answers: Answer) -> None:
+        self.answers, self.requests = answers, 0
+
+    def say(self, text: str) -> None:
+        pass
+
+    def send(
+        self,
+        method: str,
+        target: str,
+        headers: Callable[[], Mapping[str, str]],
+        body: bytes | Piece = b"",
+        **_: Any,
+    ) -> Answer:
+        self.requests += 1
+        assert self.requests < 1000
+        headers()
+        return self.answers[method]
+
+
+def registry(server: Any) -> Registry:
+    return Registry(server, "app", ("me", "word"))
+
+
+def answer(status: int, body: bytes = b"", **headers: str) -> Answer:
+    return Answer(status, {name.replace("_", "-"): text for name, text in headers.items()}, body)
+
+
+@pytest.mark.parametrize(
+    "challenge",
+    ["Bearer", 'Bearer realm="http://elsewhere.example/"', 'Bearer realm="https://[/"', "Bearer x"],
+)
+def test_a_login_elsewhere_is_refused(challenge: str) -> None:
+    server = Hostile(HEAD=answer(401, www_authenticate=challenge))
+    with pytest.raises(CheckpointError, match="wants the login"):
+        registry(server).has_blob("sha256:a")
+
+
+def test_an_address_that_is_none_is_an_error() -> None:
+    server = Hostile(POST=answer(202, location="https://[/x"))
+    with pytest.raises(CheckpointError, match="no address"):
+        registry(server).put_blob("sha256:a", BLOB)
+
+
+def test_a_registry_that_forgets_what_it_takes_is_left() -> None:
+    server = Hostile(
+        POST=answer(202, location="/upload"), PATCH=answer(202, location="/upload", range="0-0")
+    )
+    with pytest.raises(CheckpointError, match="does not keep"):
+        registry(server).put_blob("sha256:a", BLOB)
+
+
+def test_parts_without_end_or_number_are_left() -> None:
+    text = b"""<l><IsTruncated>true</IsTruncated><NextPartNumberMarker>%s</NextPartNumberMarker>
+        <Part><PartNumber>no</PartNumber><ETag>a</ETag></Part>
+        <Part><PartNumber>7</PartNumber><ETag>"b"</ETag></Part></l>"""
+    for marker in (b"7", b"99999999999", b"x"):
+        server: Any = Hostile(GET=answer(200, text % marker))
+        bucket = Bucket(server, "/b", "r", ("id", "secret"))
+        assert bucket._parts("key", "upload") == {7: "b"}
+
+
+def test_a_token_that_is_no_header_and_a_host_that_is_none_are_errors() -> None:
+    for host, token in (("127.0.0.1:1", "a\nb: c"), ("a..b", "a")):
+        server = Server("http", host, pauses=())
+        with pytest.raises(CheckpointError, match="does not take"):
+            server.send("GET", "/", lambda token=token: {"Authorization": token})
