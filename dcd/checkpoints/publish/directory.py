@@ -35,8 +35,6 @@ from store.host.process import ToolFailed
 
 SUMS = "SHA256SUMS"
 _REMOTE = re.compile(r"((?:[a-z_][a-z0-9_.-]*@)?[A-Za-z0-9][A-Za-z0-9.-]*)(?::(\d{1,5}))?:(/.*)")
-_LOGIN = Path("/tmp/dcd-ssh")
-"""The login for ssh, in the worker's own /tmp."""
 
 
 @dataclass(frozen=True)
@@ -198,9 +196,11 @@ class PublishDirectory(Checkpoint):
             return
         host, port, _ = remote
         assert self.credentials is not None
-        _LOGIN.mkdir(mode=0o700)
+        # Not in /tmp, which a portable worker has in common with the users of the host.
+        login = context.tmp / "ssh"
+        login.mkdir(mode=0o700)
         try:
-            key, known = _LOGIN / "key", _LOGIN / "known_hosts"
+            key, known = login / "key", login / "known_hosts"
             key.touch(0o600)
             key.write_text(f"{secret_of(self.credentials)}\n")
             known.write_text(f"dcd {self.host_key}\n")
@@ -214,7 +214,7 @@ class PublishDirectory(Checkpoint):
                 "ServerAliveCountMax": "1",
                 "ServerAliveInterval": f"{max(1, round(self.timeout_seconds))}",
                 "StrictHostKeyChecking": "yes",
-                "UserKnownHostsFile": f"{known}",
+                "UserKnownHostsFile": f'"{known}"',
             }
             options = [
                 part for name, value in settings.items() for part in ("-o", f"{name}={value}")
@@ -222,7 +222,7 @@ class PublishDirectory(Checkpoint):
             ssh = ["ssh", "-F", "/dev/null", *options, "-i", f"{key}", "-p", port]
             yield [*ssh, host, "--"], ssh
         finally:
-            shutil.rmtree(_LOGIN)
+            shutil.rmtree(login)
 
     def _run(self, context: Context, command: list[str]) -> str:
         try:

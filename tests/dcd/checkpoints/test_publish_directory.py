@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from dcd.checkpoints.publish import directory
 from dcd.checkpoints.publish.directory import PublishDirectory
 from statemachine.errors import CheckpointError
 from store.host.process import ToolFailed
@@ -44,7 +43,6 @@ def ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[int, 
     shutil.copy(home / "login.pub", home / "authorized")
     (home / "config").write_text(SSHD.format(port=port, home=home))
     monkeypatch.setenv("DCD_SECRET_SSH", (home / "login").read_text())
-    monkeypatch.setattr(directory, "_LOGIN", tmp_path / "ssh")
     Path("/run/sshd").mkdir(exist_ok=True)
     with subprocess.Popen(
         ["/usr/sbin/sshd", "-D", "-f", home / "config"], stderr=subprocess.DEVNULL
@@ -116,7 +114,7 @@ def test_products_are_sent_by_ssh_to_the_host_with_that_key_only(
     assert not any(
         each.uploaded for each in published(context, PublishDirectory("p", host_key=key, **given))
     )
-    assert not directory._LOGIN.exists()
+    assert not (context.tmp / "ssh").exists()
     (tmp_path / "sshd/authorized").write_text("")
     with pytest.raises(CheckpointError, match="refuses the credentials"):
         published(context, PublishDirectory("p", host_key=key, **given))
