@@ -196,7 +196,7 @@ def _firmware_arguments(spec: GuestSpec, directory: Path) -> list[str]:
     variables = directory / "uefi-variables.fd"
     shutil.copyfile(template, variables)
     if spec.secure_boot and spec.certificate is not None:
-        enrol(variables, spec.certificate.read_text("ascii"))
+        enrol(variables, spec.certificate.read_text("utf-8", "replace"))
     protected = [
         *("-global", "driver=cfi.pflash01,property=secure,value=on"),
         *("-global", "ICH9-LPC.disable_s3=1"),

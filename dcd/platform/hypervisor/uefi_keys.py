@@ -7,6 +7,7 @@ Source: UEFI specification 2.10, 8.2 and 32.4.1; edk2, MdeModulePkg/Include/Guid
 Platform Initialization specification 1.8, III, 3.2.1 (firmware volumes).
 """
 
+import re
 import struct
 import uuid
 from pathlib import Path
@@ -23,6 +24,8 @@ _OWNER = uuid.UUID("0a3f8d7e-6c0f-4a57-9d0b-2f8d3c5a7b11")
 
 _STORE = uuid.UUID("aaf32c78-947b-439a-a180-2e144ec37792")
 """A store of authenticated variables."""
+_PEM = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
+"""Text may surround it, as `openssl x509 -text` writes."""
 _HEADER_LENGTH = 48
 """In a firmware volume: the place of the length (2 bytes) of its header."""
 _STORE_HEADER_BYTES = 28
@@ -36,7 +39,8 @@ _TIME = struct.pack("<HBBBBBBIhBB", 2000, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0)
 
 def enrol(variables: Path, certificate: str) -> None:
     """Make a certificate (PEM) the only key of firmware whose empty store of variables is in a file: it owns
-    the platform and signs programs, and Secure Boot is on. Raises `CheckpointError` for another store."""
+    the platform and signs programs, and Secure Boot is on. Raises `CheckpointError` for another store, and
+    for a text without a certificate."""
     store = variables.read_bytes()
     (header,) = struct.unpack_from("<H", store, _HEADER_LENGTH)
     at = header + _STORE_HEADER_BYTES
@@ -46,7 +50,14 @@ def enrol(variables: Path, certificate: str) -> None:
             "keys are written into the one of the package ovmf",
             "install the package: apt-get install --reinstall ovmf",
         )
-    keys = _list_of(PEM_cert_to_DER_cert(certificate))
+    found = _PEM.search(certificate)
+    if found is None:
+        raise CheckpointError(
+            "the certificate cannot be a key of UEFI firmware",
+            "its file has no block BEGIN CERTIFICATE",
+            "write it anew: openssl x509 -in FILE -out CERTIFICATE",
+        )
+    keys = _list_of(PEM_cert_to_DER_cert(found[0]))
     content = b"".join(
         _variable(name, vendor, keys, _KEPT | _BOOT | _RUNTIME | _AUTHENTICATED)
         for name, vendor in (("PK", _GLOBAL), ("KEK", _GLOBAL), ("db", _IMAGE_SECURITY))
