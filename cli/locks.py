@@ -50,7 +50,27 @@ def read_lock(path: Path) -> Json:
             f"this dcctl knows version {VERSION}",
             "use the dcctl that wrote it, or make the lock again: dcctl lock",
         )
+    if not _is_whole(lock):
+        raise ClientError(
+            "usage", f"the lock {path} is damaged", "", "make the lock again: dcctl lock"
+        )
     return lock
+
+
+def _is_whole(lock: Json) -> bool:
+    """Whether it has what `compared` reads, each a text. The daemon checks everything."""
+    try:
+        texts = [*lock["parameters"].values(), *lock["profiles"]]
+        for transfer in lock["transfers"]:
+            texts += [transfer["checkpoint"], *transfer["asks"]]
+            for part, names in (
+                ("files", ("uri", "suite", "path", "sha256")),
+                ("packages", ("name", "version", "architecture", "sha256")),
+            ):
+                texts += [each[name] for each in transfer[part] for name in names]
+    except (AttributeError, KeyError, TypeError):
+        return False
+    return all(isinstance(each, str) for each in texts)
 
 
 def lock_text(lock: Json) -> str:
@@ -182,11 +202,17 @@ def _compare_parts(one: str, other: str) -> int:
         *(re.findall(r"(\D*)(\d*)", part) for part in (one, other)), fillvalue=("", "")
     )
     for (text, number), (its_text, its_number) in pairs:
-        mine = ([_rank(each) for each in text] + [0], int(number or 0))
-        its = ([_rank(each) for each in its_text] + [0], int(its_number or 0))
+        mine = ([_rank(each) for each in text] + [0], _order(number))
+        its = ([_rank(each) for each in its_text] + [0], _order(its_number))
         if mine != its:
             return 1 if mine > its else -1
     return 0
+
+
+def _order(digits: str) -> tuple[int, str]:
+    """Sorts as the number does. Python refuses to convert very long ones."""
+    significant = digits.lstrip("0")
+    return len(significant), significant
 
 
 def _rank(character: str) -> int:

@@ -65,6 +65,9 @@ def test_a_lock_has_a_line_for_each_package_and_is_read_as_it_was_written(tmp_pa
         (b'{"format": "other", "version": 1}', "is not a lock"),
         (b'{"format": "dcd-lock", "version": 2}', "has the format version 2"),
         (b" " * (MOST_BYTES + 1), "is larger than 3 MiB"),
+        (b'{"format": "dcd-lock", "version": 1}', "is damaged"),
+        (lock_text(lock(package("a", "1") | {"version": 1})).encode(), "is damaged"),
+        (lock_text(lock() | {"parameters": []}).encode(), "is damaged"),
     ],
 )
 def test_another_file_is_refused(tmp_path: Path, content: bytes, brief: str) -> None:
@@ -129,6 +132,11 @@ VERSIONS = (
     "1.10",
     "0",
 )
+
+
+def test_numbers_of_a_version_may_have_any_length() -> None:
+    assert compare_versions("1" * 5000, "01" + "1" * 4998) == 1
+    assert compare_versions("0" * 5000, "0") == 0
 
 
 @pytest.mark.parametrize("first", VERSIONS)
