@@ -222,11 +222,11 @@ class Manifests:
         ManifestError when there is nothing to lock, InputsMissing."""
         return await self._ask(tasks.TRANSFERS, source, actor) or None
 
-    async def lockables(self, state: BuildState) -> tuple[tasks.Locking | None, ...]:
+    async def lockables(self, state: BuildState, actor: Actor) -> tuple[tasks.Locking | None, ...]:
         """What a lock says of each checkpoint of a build, before its packages."""
         modules = self._settings().checkpoint_modules
         of = tasks.OfRest(state.manifest, state.plan.checkpoints, modules)
-        return await self._planner.ask(tasks.LOCKABLES, of)
+        return await self._planner.ask(tasks.LOCKABLES, of, actor)
 
     async def migrate(self, old: OldManifest, actor: Actor, left: Left) -> Migrated:
         """Convert a manifest from before the redesign. Raises ManifestError."""

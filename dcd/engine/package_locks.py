@@ -40,7 +40,7 @@ class PackageLocks:
 
     async def of_build(self, state: BuildState, actor: Actor) -> Lock:
         """The lock of a build whose transfers are done. Raises Refused for another build, NotFound."""
-        lockables = await self.manifests.lockables(state)
+        lockables = await self.manifests.lockables(state, actor)
         transfers: list[LockedTransfer] = []
         architecture = ""
         for record, lockable in zip(state.checkpoints, lockables, strict=True):

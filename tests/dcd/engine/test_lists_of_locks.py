@@ -1,5 +1,6 @@
-"""Which lists of the package store an offline build may use."""
+"""Which lists of the package store an offline build may use, and in whose turn a lock is made."""
 
+import asyncio
 import hashlib
 from collections.abc import Collection
 from io import BytesIO
@@ -9,9 +10,12 @@ from typing import Any
 
 import pytest
 
+from dcd.engine.manifests import Manifests
 from dcd.engine.package_locks import PackageLocks, locked_transfer
 from dcd.manifest.lock import Lock
+from dcd.planner.client import DAEMON
 from statemachine.errors import Unprepared
+from statemachine.events import Actor
 from store.packages import Packages
 from store.resolved import Repository, RepositoryFile, Resolved, ResolvedPackage, encoded
 
@@ -73,3 +77,20 @@ def test_a_list_that_another_user_has_brought_is_not_used(packages: Packages) ->
     with pytest.raises(Unprepared):
         locks._stored(lock, 1001)
     assert locks._stored(lock, 1000).lists == (theirs,)
+
+
+def test_a_lock_is_made_in_the_turn_of_its_user() -> None:
+    """The daemon's own questions have no limit: with these, many requests would start as many planners."""
+    asked: list[Actor] = []
+
+    class Planner:
+        async def ask(self, task: Any, question: Any, actor: Actor = DAEMON) -> tuple[None, ...]:
+            asked.append(actor)
+            return ()
+
+    user = Actor(1000, 1000, 1, "ada")
+    settings = SimpleNamespace(checkpoint_modules=())
+    manifests = Manifests(Planner(), None, lambda: settings, None)  # type: ignore[arg-type]
+    state: Any = SimpleNamespace(manifest="<dc/>", plan=SimpleNamespace(checkpoints=()))
+    asyncio.run(manifests.lockables(state, user))
+    assert asked == [user]
