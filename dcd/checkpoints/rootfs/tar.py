@@ -206,7 +206,7 @@ def sockets(entries: Iterable[Entry]) -> list[str]:
 
 def _record(key: str, value: bytes) -> bytes:
     """A record of pax: its own length in decimal digits, a blank, KEY=VALUE, a newline."""
-    rest = b" " + key.encode() + b"=" + value + b"\n"
+    rest = b" " + os.fsencode(key) + b"=" + value + b"\n"
     length = len(rest) + len(str(len(rest)))
     if len(str(length)) + len(rest) != length:
         length += 1

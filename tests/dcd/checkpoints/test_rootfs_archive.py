@@ -10,6 +10,7 @@ from typing import Any, get_type_hints
 import pytest
 
 from dcd.checkpoints.rootfs.archive import RootfsArchive
+from dcd.checkpoints.rootfs.tar import _record
 from dcd.manifest.diagnostics import refuse
 from dcd.manifest.values import BadValue, convert
 from statemachine.errors import CheckpointError, InvalidManifest
@@ -62,6 +63,10 @@ def test_bsdtar_unpacks_the_same_tree(planted: Any, tmp_path: Path) -> None:
     run("bsdtar", "-x", "-p", "--numeric-owner", "--acls", "--xattrs", "-f", archive, "-C", out,
         env={**os.environ, "LC_ALL": "C.UTF-8"})  # fmt: skip
     assert fingerprint(out, holes=False) == fingerprint(planted.image, holes=False)
+
+
+def test_attributes_of_a_tar_may_have_names_that_are_no_text() -> None:
+    assert _record("SCHILY.xattr.user.\udcff", b"v") == b"25 SCHILY.xattr.user.\xff=v\n"
 
 
 def test_acls_of_a_tar_name_no_user_of_the_build_host(planted: Any) -> None:
