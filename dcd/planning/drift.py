@@ -75,13 +75,14 @@ def _differences(
             )
             continue
         known, place = {*locked.asks}, asks[0].place if asks else spec.origin
+        asked = {ask.text for ask in asks}
         for ask in asks:
             if ask.text not in known:
                 yield error(
                     ask.place or spec.origin, f"the lock does not have {ask.text!r}", "", _UPDATE
                 )
         for text in locked.asks:
-            if text not in {ask.text for ask in asks}:
+            if text not in asked:
                 yield error(
                     place or spec.origin,
                     f"the lock has {text!r}, which the manifest does not ask for",

@@ -103,8 +103,9 @@ def newest(versions: Iterable[str]) -> str:
 
 
 def is_newer(first: str, second: str) -> bool:
-    """Whether the first version is newer than the second one."""
-    return _compared(first, second) > 0
+    """Whether the first version is newer than the second one, or that is no version: a lock may have any
+    text."""
+    return not _VERSION.fullmatch(second) or _compared(first, second) > 0
 
 
 def _look(
