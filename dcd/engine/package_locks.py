@@ -9,7 +9,7 @@ store, where an earlier build, or an import, has left a list with the same conte
 import asyncio
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from dcd.engine.borrowers import STARTER
 from dcd.engine.builds import Builds
@@ -22,6 +22,7 @@ from dcd.planner.tasks import WithSecrets
 from statemachine.build import BuildState, CheckpointRecord
 from statemachine.errors import DcdError, Refused, Unprepared, UsageError
 from statemachine.events import Actor
+from statemachine.keys import digest
 from statemachine.plan import Locked, Plan
 from store.captured import captured_files
 from store.resolved import RepositoryFile, Resolved, ResolvedPackage, encoded
@@ -37,6 +38,9 @@ class PackageLocks:
     builds: Builds
     stores: Stores
     manifests: Manifests
+    _contents: dict[str, str] = field(default_factory=dict)
+    """What lists of the package store have, by their digests: nothing changes it, and to read them takes
+    long."""
 
     async def of_build(self, state: BuildState, actor: Actor) -> Lock:
         """The lock of a build whose transfers are done. Raises Refused for another build, NotFound."""
@@ -123,14 +127,21 @@ class PackageLocks:
             if len(found) == len(wanted):
                 break
             try:
-                content = _content(self.stores.packages.resolved(sha256))
+                content = self._content_of(sha256)
                 equal = [name for name, expected in wanted.items() if expected == content]
                 if equal and whole:
                     captured_files(self.stores.packages, [sha256])
+                elif equal:
+                    self.stores.packages.path(sha256)
             except DcdError:
                 continue
             found = {**dict.fromkeys(equal, sha256), **found}
         return found
+
+    def _content_of(self, sha256: str) -> str:
+        if sha256 not in self._contents:
+            self._contents[sha256] = _content(self.stores.packages.resolved(sha256))
+        return self._contents[sha256]
 
     def _stored(self, lock: Lock, owner: int | None) -> Locked:
         """The lists in the package store that an offline build with a lock uses. Blocking."""
@@ -263,8 +274,7 @@ def _identities(resolved: Resolved) -> set[tuple[str, str, str, str]]:
     }
 
 
-def _content(
-    resolved: Resolved,
-) -> tuple[set[tuple[str, str, str, str]], set[LockedFile]]:
-    """What a lock says of a list."""
-    return _identities(resolved), {*_files(resolved)}
+def _content(resolved: Resolved) -> str:
+    """The digest of what a lock says of a list."""
+    files = {(each.uri, each.suite, each.path, each.sha256) for each in _files(resolved)}
+    return digest([sorted(_identities(resolved)), sorted(files)])

@@ -77,6 +77,10 @@ def test_a_list_that_another_user_has_brought_is_not_used(packages: Packages) ->
     with pytest.raises(Unprepared):
         locks._stored(lock, 1001)
     assert locks._stored(lock, 1000).lists == (theirs,)
+    packages.remove(theirs)
+    assert locks._equal(lock, 1000, whole=False) == {}
+    with pytest.raises(Unprepared):
+        locks._stored(lock, 1000)
 
 
 def test_a_lock_is_made_in_the_turn_of_its_user() -> None:
