@@ -64,10 +64,7 @@ class DebianBootArchive(Checkpoint):
     DESCRIPTION = "Make the boot archive: kernel and initramfs"
     PROVIDES = (products.BOOT_ARCHIVE, products.KERNEL_RECORD)
     VERSION = 1
-    READS = (
-        *("//luks", "//verity", "//gpt_partition.name", "//disk_image.id", "//distro.name"),
-        *architecture.READS,
-    )
+    READS = ("//target", "//distro.name", *architecture.READS)
     TOOLS = ("chroot",)
     INPUTS = INITRAMFS
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
-from dcd.checkpoints import products
+from dcd.checkpoints import architecture, products
 from dcd.checkpoints.architecture import serial_line
 from dcd.checkpoints.areas import captured_file
 from dcd.checkpoints.image.accounts import apply_users, check_user, owner_ids
@@ -70,6 +70,7 @@ class DebianPrePkgImgMod(Checkpoint):
     PROVIDES = ()
     VERSION = 3
     NAMED = ("configuration",)
+    READS = architecture.READS
     TOOLS = ("chroot",)
 
     hostname: Annotated[str, HOST_NAME] | None = None

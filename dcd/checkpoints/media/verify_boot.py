@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
-from dcd.checkpoints import boots, products, secure_boot
+from dcd.checkpoints import architecture, boots, products, secure_boot
 from dcd.checkpoints.architecture import check_hardware, hardware, image_architecture
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
 from dcd.checkpoints.media import network_boot
@@ -39,7 +39,7 @@ class VerifyBoot(Checkpoint):
     EXPECTED_SECONDS = 60.0
     TOOLS = (*all_tools(), network_boot.CARD)
     PROVIDES = ()
-    READS = secure_boot.READS
+    READS = (*secure_boot.READS, *architecture.READS)
 
     firmware: tuple[Firmware, ...] = ()
     """The firmware to boot with, each of those listed. Default: all that the machine has."""
@@ -123,18 +123,18 @@ class VerifyBoot(Checkpoint):
 
     def execute(self, context: Context) -> None:
         medium = required_medium(context, *self._kinds())
-        architecture, kinds = image_architecture(context.doc), self._firmware(context.doc)
+        machine, kinds = image_architecture(context.doc), self._firmware(context.doc)
         conditions = boots.Conditions(
             checkpoint=self.name,
             hypervisor=hypervisor_named(self.hypervisor, context.environment),
             marker=self.marker,
             timeout_seconds=self.timeout_seconds,
-            accelerator=boots.accelerator_for(self.hypervisor, self.accelerator, architecture),
+            accelerator=boots.accelerator_for(self.hypervisor, self.accelerator, machine),
             fall_back=self.accelerator == "auto",
             memory_mb=self.memory_mb,
             cpus=self.cpus,
             side_by_side=len(kinds) if self.parallel else 1,
-            architecture=architecture,
+            architecture=machine,
         )
         message = f"booting {medium.name} as {self.media} under {conditions.under}"
         context.report(Report(0.0, message))

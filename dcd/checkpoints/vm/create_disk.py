@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from dcd.checkpoints import products
+from dcd.checkpoints import architecture, products
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report, Variance
 from dcd.checkpoints.times import FIRST_FAT_TIME, source_date_epoch
 from dcd.checkpoints.vm import gpt, lvm
@@ -31,7 +31,10 @@ from dcd.manifest.objects.target import DiskImage
 from dcd.platform.inside import entry
 from statemachine.errors import CheckpointError
 
-LAYOUT_READS = ("//target", "//max_size", "//vm_im.firmware", "//distro.name")
+LAYOUT_READS = (
+    *("//target", "//max_size", "//vm_im.firmware", "//distro.name"),
+    *architecture.READS,
+)
 """The DOC paths that determine the layout."""
 
 

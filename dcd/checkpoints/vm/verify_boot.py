@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 from dcd.checkpoints import boots, products, secure_boot
+from dcd.checkpoints.architecture import READS as ARCHITECTURE
 from dcd.checkpoints.architecture import check_hardware, image_architecture
 from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
 from dcd.checkpoints.media.deliver import deliver_file
@@ -74,7 +75,10 @@ class VerifyBoot(Checkpoint):
 
     DESCRIPTION = "Boot the virtual machine in every format"
     EXPECTED_SECONDS = 300.0
-    READS = ("//vm_im", "//user", "//distro.name", "//luks", *secure_boot.READS)
+    READS = (
+        *("//vm_im", "//user", "//distro.name", "//luks"),
+        *(*secure_boot.READS, *ARCHITECTURE),
+    )
     TOOLS = all_tools()
     PROVIDES = ()
 

@@ -177,3 +177,55 @@ def test_a_changed_file_changes_only_the_checkpoints_that_name_it(settings: Sett
     after = digests_of(parts(settings, 1, xml="0", o_sh="1"))
     assert {k for k in before if before[k] != after[k]} == {("input", "go.sh")}
     assert digests_of(parts(settings, 0)) == digests_of(parts(settings, 0, o_sh="1"))
+
+
+OF_OTHERS = """<dc><distro name="live">
+<software name="later" type="DEB"><destination><image variant="minbase" architecture="amd64"/></destination>
+</software>
+<target><disk><disk_image name="d.img" size="8gb"/>
+<gpt_partition name="1" part_type="linux"><size val="1gb"/>FIRST</gpt_partition>
+<gpt_partition name="2" part_type="linux"><size val="1gb"/>SECOND</gpt_partition></disk></target>
+<execution><checkpoint name="c" mod_path="dcd/checkpoints/MODULE" checkpoint_class="CLASS">
+ARGUMENT</checkpoint>
+<checkpoint name="later" mod_path="dcd/checkpoints/transfer/deb" checkpoint_class="TransferDEB"/>
+</execution></distro></dc>"""
+LUKS = """<luks><passphrase file="/etc/dcd/secrets/disk"/><format type="ext4" mountpoint="/a"/></luks>"""
+PLAIN = '<format type="ext4" mountpoint="/b"/>'
+
+
+def of_others(module: str, argument: str = "", first: str = PLAIN, second: str = LUKS) -> str:
+    path, _, cls = module.rpartition("/")
+    changed = {"MODULE": path, "CLASS": cls, "ARGUMENT": argument, "FIRST": first, "SECOND": second}
+    text = OF_OTHERS
+    for name, value in changed.items():
+        text = text.replace(name, value)
+    return text
+
+
+@pytest.mark.parametrize(
+    ("module", "argument"),
+    [
+        (
+            "image/configure/DebianPrePkgImgMod",
+            '<kwargs><arg name="serial_console">auto</arg></kwargs>',
+        ),
+        ("vm/create_disk/CreateDisk", ""),
+        ("boot/archive/DebianBootArchive", ""),
+        ("media/verify_boot/VerifyBoot", ""),
+        ("vm/verify_boot/VerifyBoot", ""),
+    ],
+)
+def test_the_architecture_counts_where_the_machine_follows_from_it(
+    settings: Settings, module: str, argument: str
+) -> None:
+    """Also that of software which is transferred later: its packages are in no key before."""
+    text = of_others(module, argument)
+    other = text.replace("amd64", "arm64")
+    assert digests_of(parts(settings, 0, text)) != digests_of(parts(settings, 0, other))
+
+
+def test_the_partition_that_is_encrypted_counts_for_what_opens_it(settings: Settings) -> None:
+    """The name of the opened device, and the UUID in crypttab, follow from the number of the partition."""
+    name = "boot/archive/DebianBootArchive"
+    first, second = of_others(name, "", LUKS, PLAIN), of_others(name, "", PLAIN, LUKS)
+    assert digests_of(parts(settings, 0, first)) != digests_of(parts(settings, 0, second))
