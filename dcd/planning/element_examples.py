@@ -1,7 +1,7 @@
 """An example of each element for the reference: the use that shows most, of those that tests load.
 
 They are in the manifests of examples/ and of the pages of how-to, else in the samples of the original's
-vocabulary. Elements that are in none have no example.
+vocabulary.
 """
 
 import re
@@ -34,7 +34,7 @@ def examples() -> dict[str, str]:
         # A block may have several elements.
         own += [
             f"<{_PAGE}>{block}</{_PAGE}>".encode()
-            for block in re.findall(r"^```xml\n(.*?)^```", shown, re.M | re.S)
+            for block in re.findall(r"^ *```xml\n(.*?)^ *```", shown, re.M | re.S)
         ]
     original = [path.read_bytes() for path in sorted((ROOT / SAMPLES).glob("*.xml"))]
     return _best(original) | _best(own)

@@ -5,8 +5,12 @@ from functools import partial
 
 import pytest
 
+from dcd.manifest.check import check_structure
 from dcd.manifest.includes import CapturedFile
-from dcd.planning.element_examples import PAGES
+from dcd.manifest.objects import BUILTIN
+from dcd.manifest.schema import classes_below
+from dcd.manifest.source import LIMITS, read
+from dcd.planning.element_examples import PAGES, SAMPLES, examples
 from dcd.planning.load import load
 from dcd.planning.readiness import examine
 from tests.docs.conftest import ROOT, Block, blocks
@@ -44,6 +48,16 @@ def test_there_is_an_example_of_each_element_that_people_write(element: str) -> 
 def test_the_reference_takes_its_examples_from_pages_that_are_tested() -> None:
     tested = {block.page for block, _ in [*COOKBOOK, *SNIPPETS]}
     assert {f"docs/how-to/{page}.md" for page in PAGES} <= tested
+
+
+def test_the_reference_has_an_example_of_each_element() -> None:
+    assert set(examples()) >= {cls.TAG for cls in classes_below()}
+
+
+def test_the_sample_of_further_elements_is_valid() -> None:
+    text = (ROOT / SAMPLES / "elements_sample.xml").read_text()
+    assert list(check_structure(read(text, "m.xml", LIMITS), BUILTIN)) == []
+    assert load(text, "/me/m.xml").canonical
 
 
 def test_the_image_of_the_readme_has_fifteen_lines() -> None:
