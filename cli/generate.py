@@ -91,7 +91,9 @@ def _synopsis(name: str, command: argparse.ArgumentParser) -> str:
     parts, after_dashes = [], []
     for action in _arguments(command):
         spelled = _spelled(action)
-        if action.nargs == "*" and action.dest == "builds":
+        if action.nargs == "+":
+            parts.append(f"{spelled}...")
+        elif action.nargs == "*" and action.dest != "command":
             parts.append(f"[{spelled}...]")
         elif action.nargs == "*":
             after_dashes.append(f"[-- {spelled}...]")
