@@ -5,7 +5,9 @@ docs/reference/exit-codes.md.
 """
 
 EXAMPLES = (
-    ("Build an image and watch it:", "dcctl submit image.xml --follow"),
+    ("Write a manifest to begin with, build its image, and have the files in a directory:",
+     "dcctl init live -o live.xml; dcctl build live.xml -o out"),
+    ("Build it with the daemon of a server, and watch it:", "dcctl submit image.xml --follow"),
     ("See what would run, and why:", "dcctl plan image.xml"),
     ("Find out why a build failed, and inspect the workspace of the failed attempt:",
      "dcctl status k2p7; dcctl logs k2p7; dcctl shell k2p7"),
@@ -47,6 +49,9 @@ EXIT_STATUS = {
 
 ENVIRONMENT = {
     "DCD_SOCKET": "the daemon's socket, when there is no --socket",
+    "SOURCE_DATE_EPOCH": "the build's time, when there is no --source-date-epoch",
+    "XDG_STATE_HOME": "its directory dcd has the state of the private daemon of dcctl build and lock; "
+    "~/.local/state by default",
     "NO_COLOR": "no colours if set and not empty",
     "TERM": "colours and status lines need a terminal other than dumb",
     "SHELL": "the shell that dcctl shell runs",
@@ -54,6 +59,7 @@ ENVIRONMENT = {
 
 FILES = {
     "/run/dcd/dcd.sock": "the service's socket; on illumos /var/run/dcd/dcd.sock",
+    "~/.local/state/dcd": "the state of a private daemon, which dcctl build starts where none answers",
     "/etc/dcd/dcd.toml": "the daemon's settings; on illumos they are SMF properties",
     "/var/lib/dcd": "the daemon's state: event log, layers, artifacts, logs",
 }

@@ -31,6 +31,21 @@ _EMPTY_EXAMPLES = {
 """Example values for settings with an empty default."""
 
 
+MANUAL_EXAMPLE = """\
+max_running_builds = 2
+layers_max_bytes = 53687091200
+failed_builds_days = 14
+operate = ["@release"]
+
+[[notify]]
+name = "ci"
+url = "https://ci.example.org/hooks/dcd"
+secret = "/etc/dcd/hooks/ci"
+outcomes = ["completed", "failed"]
+"""
+"""The example of dcd.toml(5)."""
+
+
 def toml(value: Any) -> str:
     """A setting's value as TOML."""
     if isinstance(value, Mapping):
@@ -116,8 +131,8 @@ def manual() -> str:
         "/etc/dcd/dcd.toml",
         ".SH DESCRIPTION",
         _roff(
-            "A TOML file; every setting is a key at the top level. With an unknown key "
-            "or a value of another type, the daemon does not start and a reload has no "
+            "A TOML file; every setting is a key at the top level, and webhooks are tables. "
+            "With an unknown key or a value of another type, the daemon does not start and a reload has no "
             "effect. `dcctl config` shows the effective values and their origins."
         ),
         ".SH SETTINGS",
@@ -131,7 +146,19 @@ def manual() -> str:
             ".br",
             _roff(facts.strip()),
         ]
-    parts += [".SH SEE ALSO", ".BR dcctl (1),", ".BR dcd (8)"]
+    parts += [
+        ".SH FILES",
+        ".TP",
+        ".B /etc/dcd/dcd.toml",
+        _roff("the settings of the service; `dcd serve --config` reads another file"),
+        ".SH EXAMPLES",
+        _roff(
+            "Two builds at a time, at most 50 GiB of layers, failed builds for two weeks, rights for "
+            "a group, and a webhook:"
+        ),
+        *(".PP", ".in +4n", ".EX", _roff(MANUAL_EXAMPLE.rstrip()), ".EE", ".in"),
+        *(".SH SEE ALSO", ".BR dcctl (1),", ".BR dcd (8)"),
+    ]
     return "\n".join(parts) + "\n"
 
 

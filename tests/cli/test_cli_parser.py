@@ -12,13 +12,16 @@ from cli.completion import candidates
 from cli.exit_codes import AT_REST, PROBLEMS, ExitCode
 from cli.generate import completions, man, reference
 from cli.main import build_parser, command_first
-from cli.manual import EXAMPLES, EXIT_STATUS
+from cli.manual import ENVIRONMENT, EXAMPLES, EXIT_STATUS
 from dcd.api.problems import STATUSES
 from dcd.main import EXIT_CODES
 from statemachine import errors
 
 REPOSITORY = Path(__file__).parents[2]
 REFERENCE = REPOSITORY / "docs" / "reference"
+
+OF_SESSIONS = {"PROMPT_COMMAND", "XDG_RUNTIME_DIR"}
+"""Variables that dcctl reads and that are nobody's to set for it."""
 
 HEAVY = {
     "alembic", "dcd", "lxml", "msgspec", "rich", "sqlalchemy", "starlette", "statemachine", "store",
@@ -195,6 +198,9 @@ def test_the_manual_page_has_what_manual_pages_have_and_its_examples_parse() -> 
     assert "dcctl resume k2p7 --manifest image.xml --follow" in re.sub(
         "\x1b.*?m", "", formatted.stdout
     )
+    for file in (REPOSITORY / "cli").rglob("*.py"):
+        read = re.findall(r'environ\.get\("(\w+)"', file.read_text())
+        assert {*read} <= {*ENVIRONMENT, *OF_SESSIONS}, file
     for _, line in EXAMPLES:
         for command in re.split("; |\\$\\(|\\)", line):
             arguments = command.split()[1:]

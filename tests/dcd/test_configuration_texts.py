@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dcd.configuration import SETTINGS, Configuration, load
-from dcd.configuration.describe import example, manual, reference
+from dcd.configuration.describe import MANUAL_EXAMPLE, example, manual, reference
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "configuration.md"
 
@@ -40,6 +40,12 @@ def test_every_example_of_a_value_is_valid(tmp_path: Path) -> None:
     path.write_text(text)
     shown = load(path, environment={}).origins
     assert {"include_map", "host_code"} <= set(shown)
+
+
+def test_the_example_of_the_manual_page_is_valid(tmp_path: Path) -> None:
+    path = tmp_path / "dcd.toml"
+    path.write_text(MANUAL_EXAMPLE)
+    assert {"max_running_builds", "notify"} <= set(load(path, environment={}).origins)
 
 
 def test_every_setting_is_in_the_reference_and_the_manual_page() -> None:
