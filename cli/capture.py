@@ -59,7 +59,7 @@ def send(socket_path: str, path: str, body: dict[str, Json]) -> Json:
     """POST a body with a manifest; upload the files that the daemon requests until it has all.
 
     Raises ClientError; problem `invalid-manifest`, with diagnostics, for a manifest with errors: from
-    the daemon, and for files that cannot be read here.
+    the daemon, and for files that cannot be read here, which `missing` names.
     """
 
     def post(whole: dict[str, Json]) -> Json:
@@ -95,7 +95,9 @@ def complete(body: dict[str, Json], ask: Ask, keep: Keep) -> Json:
         unreadable = _unreadable(manifest, wanted)
         faults += unreadable
         if unreadable and all(item["kind"] != "include" for item in wanted):
-            raise _with_faults(_merged([], faults))  # The daemon has found no other errors.
+            refusal = _with_faults(_merged([], faults))  # The daemon has found no other errors.
+            refusal.extra["missing"] = wanted
+            raise refusal
         files |= _capture(keep, wanted, {fault["path"] for fault in unreadable})
     raise _invalid(
         manifest, 0, f"files include each other more than {ROUNDS} deep", "look for a cycle"

@@ -245,6 +245,8 @@ def _watched(args: argparse.Namespace) -> int:
                 if isinstance(error, Unreachable):
                     raise
                 (print_json_error if args.json else print_error)(error)
+                unread = error.extra.get("missing") or []
+                seen |= snapshot(Path(item["path"]) for item in unread)
             while snapshot(seen) == seen:
                 time.sleep(WATCH_SECONDS)
     except KeyboardInterrupt:
