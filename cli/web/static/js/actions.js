@@ -6,6 +6,7 @@ import { ask, buildPath } from "./session.js";
 
 const ACTIONS = [
   { name: "Pause", command: "pause", states: ["queued", "running"] },
+  { name: "Withdraw the pause", command: "resume", states: ["pausing"] },
   { name: "Resume", command: "resume", states: ["paused"] },
   { name: "Retry", command: "retry", states: ["failed"] },
   { name: "Cancel", command: "cancel", states: ["queued", "running", "pausing", "paused", "failed"], asks: true },
