@@ -85,8 +85,11 @@ class Server:
         for pause in (*pauses, None):
             try:
                 answer = self._sent(method, target, headers(), body)
-            except (OSError, HTTPException, ValueError) as error:  # no host name, no header
+            except (OSError, HTTPException) as error:
                 problem, answer = f"{type(error).__name__}: {error}", None
+            except ValueError:
+                # Its text has the header, and so a login or a token.
+                problem, answer = "the name of the host or a header is impossible", None
             if answer is not None:
                 if answer.status in ok:
                     return answer
