@@ -35,7 +35,7 @@ from store.host.kernel_scopes import (
     restrict_files,
 )
 from store.host.regular import is_open_to_all
-from store.host.secret_files import is_among_secrets
+from store.host.secret_files import DIRECTORIES, is_among_secrets
 from store.host.system_calls import compile_filter, install
 from store.host.system_paths import LOGINS, code_places, settings
 from store.host.view import (
@@ -191,6 +191,8 @@ def _asked(
 
 
 def _is_secret(path: Path) -> bool:
-    """Whether it is a file, or a link to one, that manifests may refer to as a secret."""
+    """Whether it is a file that manifests may refer to as a secret, by a name below the directories of
+    secrets: by that the daemon checks who asks (`require_showable`). Anybody can make a link elsewhere."""
     real = path.resolve()
-    return real.is_file() and is_among_secrets(real)
+    named = any(path.is_relative_to(place) for place in DIRECTORIES)
+    return named and real.is_file() and is_among_secrets(real)

@@ -391,6 +391,25 @@ print(bench.ask(TRYING.format(code="Path('/etc/dcd/secrets/key').read_text()")))
     assert said == ["sesame sesame", "bob may not use the secret /etc/dcd/secrets/key", "ENOENT"]
 
 
+def test_a_link_elsewhere_does_not_lead_to_a_secret_of_others(bench: Bench, tmp_path: Path) -> None:
+    """The users of a secret are checked by its name below /etc/dcd/secrets. Anybody can make a link to it."""
+    secrets, place = tmp_path / "secrets", tmp_path / "place"
+    secrets.mkdir(mode=0o700)
+    place.mkdir(mode=0o755)
+    (secrets / "key").write_text("sesame")
+    (secrets / "key").chmod(0o600)
+    (place / "link").symlink_to("/etc/dcd/secrets/key")
+    asked = SHOW.format(path="/srv/dcd-test-place/link")
+    code = f"""
+try:
+    print(bench.ask({asked!r}, borrower=Borrower(70002, "bob")))
+except DcdError as error:
+    print("refused")
+"""
+    mounts = {secrets: "/etc/dcd/secrets", place: "/srv/dcd-test-place"}
+    assert "sesame" not in in_namespace(tmp_path, mounts, code)
+
+
 def test_a_repository_with_a_login_of_the_host_is_asked(
     bench: Bench, tmp_path: Path, mirror, apt_host: Path
 ) -> None:
