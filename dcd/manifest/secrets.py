@@ -34,11 +34,13 @@ class Borrower:
     lent: tuple[str, ...] = ()
 
     def may_use(self, name: str, directories: Sequence[Path] = DIRECTORIES) -> bool:
-        """Whether this user may use the secret, a file or a variable. Opens nothing."""
+        """Whether this user may use the secret, a file or a variable. Opens nothing. A link elsewhere on the
+        host gives nothing: its owner could lead it to another secret after this."""
         names = {self.user, *(f"@{group}" for group in self.groups)}
         if any(f"{name}={who}" in self.lent for who in names):
             return True
-        if not name.startswith("/"):
+        path = Path(name)
+        if ".." in path.parts or not any(path.is_relative_to(place) for place in directories):
             return False
         try:
             status = secret_file(Path(name), directories).stat()

@@ -119,6 +119,20 @@ def test_a_link_lends_nothing(secret: Path, tmp_path: Path) -> None:
     assert Borrower(70020, "owner").may_use(str(link), [tmp_path])
 
 
+def test_a_link_elsewhere_is_of_no_use_even_to_the_owner_of_the_secret(
+    secret: Path, tmp_path: Path
+) -> None:
+    """Between this check and the attempt its owner could lead it to a secret of somebody else."""
+    place, link = tmp_path / "secrets", tmp_path / "link"
+    place.mkdir()
+    secret.rename(place / "db")
+    link.symlink_to(place / "db")
+    owner = Borrower(70020, "owner")
+    assert owner.may_use(f"{place}/db", [place])
+    assert not owner.may_use(f"{link}", [place])
+    assert not owner.may_use(f"{place}/../link", [place])
+
+
 def test_a_secret_can_be_lent_to_users_and_groups(secret: Path) -> None:
     lent = (f"{secret}=ada", "DCD_SECRET_LIVE=@images")
     places = [secret.parent]
