@@ -106,7 +106,8 @@ def hiding(path: Path) -> Path | None:
 def confine(grants: Grants, *, network: bool = False, portable: bool = False) -> None:
     """Drop, for this process and its descendants, the privileges that the checkpoint has not declared.
     `network`: it may use the host's network. Raises Unprepared when the kernel cannot filter system calls.
-    `portable`: it has no namespaces, so a filter, on illumos a privilege, keeps it from the network."""
+    `portable`: it has no namespaces, so a filter keeps it from the network; on illumos a privilege, if it can
+    be dropped."""
     if sys.platform == "sunos5":
         _limit(grants)
         privileges.keep_only(grants.capabilities, network=network)

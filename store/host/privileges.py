@@ -2,12 +2,13 @@
 
 illumos lets only a process with every privilege of the zone make a set-uid file of root, or keep that bit
 when such a file is written or given away. So a checkpoint that declares FSETID, as all do that make the files
-of an image, keeps them all; the others keep the basic ones and those of `FOR`. Without the network,
-`net_access` goes in any case. What is dropped is dropped from every set, for all descendants.
+of an image, keeps them all, `net_access` too, and nothing keeps it from the network. The others keep the basic
+ones and those of `FOR`, and without the network not `net_access`. What is dropped is dropped from every set,
+for all descendants.
 
 Written from the manual pages; it has not run on illumos.
 
-Source: privileges(7), setppriv(2), priv_str_to_set(3C).
+Source: privileges(7), setppriv(2), priv_str_to_set(3C); illumos, policy.c (`HAS_ALLZONEPRIVS`).
 """
 
 import ctypes
@@ -41,13 +42,15 @@ _SET = 2
 def kept(capabilities: Collection[str], *, network: bool) -> str:
     """The privileges that a worker of root with these capabilities keeps, as priv_str_to_set(3C) reads them:
     `zone` stands for all of the zone, `basic` for those of every user."""
+    if NEEDS_ALL in capabilities:
+        return "zone"
     names = {name for each in capabilities for name in FOR.get(each, ())}
-    found = ["zone"] if NEEDS_ALL in capabilities else ["basic", *sorted(names)]
+    found = ["basic", *sorted(names)]
     return ",".join(found if network else [*found, f"!{NETWORK}"])
 
 
 def keep_only(capabilities: Collection[str], *, network: bool) -> None:
-    """Drop all other privileges of this process, and without `network` that of using it. Raises OSError."""
+    """Drop all other privileges of this process, as `kept` has them. Raises OSError."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.priv_str_to_set.restype = ctypes.c_void_p
     expression = kept(capabilities if os.geteuid() == 0 else (), network=network)
