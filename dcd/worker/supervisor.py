@@ -11,7 +11,9 @@ holds. Nothing else of the host is ever signalled: there is no `kill(-1)` here.
 Source: prctl(2); ctrun(1), contract(5) of illumos.
 """
 
+import contextlib
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -29,8 +31,19 @@ def main() -> NoReturn:
     adopt_orphans()
     if contract := own_contract():
         note_contract(contract, Path(sys.argv[2]))
+    holder = os.getppid() if contract else 0
+    be_first(int(sys.argv[1]), _carry_out, lambda: end(marker, contract, holder))
+
+
+def end(marker: str, contract: int, holder: int) -> None:
+    """End the other processes of the attempt. If one hangs in the kernel, end the holder of the contract too
+    (0: there is none). It would wait for it, as a member of the service's contract, and SMF starts a dead
+    daemon again only when that one is empty."""
     contracts = {contract} if contract else set()
-    be_first(int(sys.argv[1]), _carry_out, lambda: end_all(marker, {os.getpid()}, contracts))
+    ended = end_all(marker, {os.getpid()}, contracts)
+    if not ended and holder and os.getppid() == holder:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(holder, signal.SIGKILL)
 
 
 def _carry_out(request: bytes, messages: int, answers: int) -> int:

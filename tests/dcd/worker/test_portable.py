@@ -127,6 +127,21 @@ def test_recovery_finds_what_a_dead_supervisor_and_a_dead_daemon_have_left(
     assert eventually(lambda: processes_with(mark) == [])
 
 
+def test_the_holder_of_its_contract_does_not_wait_for_what_hangs_in_the_kernel(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    signalled: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "kill", lambda pid, number: signalled.append((pid, number)))
+    monkeypatch.setattr(supervisor, "end_all", lambda *_: True)
+    supervisor.end("marker", 7, os.getppid())
+    monkeypatch.setattr(supervisor, "end_all", lambda *_: False)
+    supervisor.end("marker", 0, 0)
+    supervisor.end("marker", 7, os.getpid())  # the holder is dead, and the number another's
+    assert signalled == []
+    supervisor.end("marker", 7, os.getppid())
+    assert signalled == [(os.getppid(), signal.SIGKILL)]
+
+
 def test_a_mark_is_of_use_only_in_the_environment_of_the_daemons_user(mark: str) -> None:
     state = "0123456789abcdef"
     marker = f"{state}:build:probe:1"
