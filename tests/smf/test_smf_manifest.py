@@ -108,7 +108,6 @@ NEEDED = {
     "change the user of package scripts": "proc_setid",
     "end processes of other users": "proc_owner",
     "lock a guest's memory (bhyve)": "proc_lock_memory",
-    "start workers in process contracts and watch them": "contract_event contract_observer",
 }
 """What building images takes, and the privileges that illumos asks for it: uts/common/os/policy.c for those
 named by their function, privileges(7) for the others."""
