@@ -2,9 +2,9 @@
 
 illumos lets only a process with every privilege of the zone make a set-uid file of root, or keep that bit
 when such a file is written or given away. So a checkpoint that declares FSETID, as all do that make the files
-of an image, keeps them all, `net_access` too, and nothing keeps it from the network. The others keep the basic
-ones and those of `FOR`, and without the network not `net_access`. What is dropped is dropped from every set,
-for all descendants.
+of an image, keeps them all, `net_access` too, and nothing keeps it from the network. The others keep the
+basic ones and those of `FOR`, and without the network not `net_access`. What is dropped is dropped from
+every set, for all descendants.
 
 Written from the manual pages; it has not run on illumos.
 
