@@ -15,6 +15,7 @@ from dcd.manifest.schema import classes_below, documentation, grammar_text
 from dcd.manifest.values import choices, optional_of, written
 from dcd.planning.checkpoint_reference import checkpoints_text, own_types
 from dcd.planning.element_examples import examples
+from dcd.planning.unused import UNREAD
 
 ROOT = Path(__file__).resolve().parents[2]
 GRAMMAR = ROOT / "dcd/manifest/grammar/dc.rng"
@@ -67,6 +68,8 @@ def _section(cls: type[DataObject], parents: list[str]) -> str:
         lines += ["", f"Text{'' if text.required else ' (may be empty)'}: {text.declared.doc}"]
     if cls.CONTENT:
         lines += ["", f"Holds {'; '.join(_held(content) for content in cls.CONTENT)}."]
+    if why := UNREAD.get((cls, "")):
+        lines += ["", f"Accepted for manifests of the original, without effect here. {why}"]
     if example := examples().get(cls.TAG):
         lines += ["", "~~~xml", *example.splitlines(), "~~~"]
     return "\n".join(lines) + "\n"
