@@ -6,10 +6,11 @@ to users of the image.
 
 The identifier becomes one of the image, derived from its packages: the same in each build of them. pkg keeps
 it on installed machines, and sends it to repositories (X-IPkg-UUID) unless the property `send-uuid` of the
-image is false; `pkg set-publisher --reset-uuid` gives a machine one of its own. An empty one stays empty.
+image is false; `pkg set-publisher --reset-uuid` gives a machine one of its own. An empty one stays empty. The
+pkg of OmniOS keeps it only with the time at which it was made, and makes a random one without.
 
 Source: pkg5, imageconfig.py (version 3 of an image's configuration; `read_publisher`), publisher.py
-(`reset_client_uuid`), image.py (`__store_publisher_ssl`); RFC 9562, section 5.5.
+(`reset_client_uuid`; OmniOS: `client_uuid_time`), image.py (`__store_publisher_ssl`); RFC 9562, section 5.5.
 """
 
 import ast
@@ -25,7 +26,9 @@ from dcd.platform.inside import read, resolve, write
 _DIRECTORIES = ("var/pkg", ".org.opensolaris,pkg")
 _SECTION = re.compile(r"\[authority_(?P<name>[^\]]+)\]\s*")
 _PROPERTY = re.compile(r"(?P<name>[a-z_.-]+)\s*=\s*(?P<value>.*)")
-_EMPTIED = ("last_uuid", "ssl_key", "ssl_cert")
+_EMPTIED = ("ssl_key", "ssl_cert")
+_MADE = "Thu Jan  1 00:00:00 1970"
+"""The time at which the identifiers were made: the same in each build."""
 _NAMESPACE = UUID("9d3f0a52-7c86-5b0e-a1d4-6e52b8f7c310")
 _LISTS = ("origins", "mirrors", "origin_info", "mirror_info")
 
@@ -74,6 +77,8 @@ def _without_host(text: str, packages: str, gone: Callable[[str], None]) -> str:
             line = f"{found['name']} = \n"
         elif found and found["name"] == "uuid":
             line = f"uuid = {_client_id(publisher or '', packages)}\n"
+        elif found and found["name"] == "last_uuid":
+            line = f"last_uuid = {_MADE}\n"
         elif found and found["name"] in _LISTS:
             line = f"{found['name']} = {_kept(found['value'], gone)}\n"
         lines.append(line)

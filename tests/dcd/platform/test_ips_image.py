@@ -70,6 +70,8 @@ def test_paths_keys_and_identifiers_go_and_the_rest_stays(tmp_path: Path, direct
         "mirrors = ['https://mirror.example.org/']",
         "prefix = omnios",
         f"uuid = {client_id(left)}",
+        # Without a time, the pkg of OmniOS makes another identifier.
+        "last_uuid = Thu Jan  1 00:00:00 1970",
         "version = 3",
         "send-uuid = True",
         "uuid = not a publisher's",
