@@ -60,16 +60,15 @@ source=$(mktemp -d)
 trap 'rm -rf "$source"' EXIT
 (cd "$root" && tar cf - LICENSE README.md pyproject.toml cli dcd smf statemachine store) |
     (cd "$source" && tar xf -)
-"$bin/python" -m pip --quiet install --target "$site" "$source[sbom,sign,web]"
+"$bin/python" -m pip --quiet install --no-compile --target "$site" "$source[sbom,sign,web]"
 rm -rf "$site/bin"
+# Valid whatever the source files' times are: pkg(1) gives them that of the installation.
+"$bin/python" -m compileall -q --invalidation-mode unchecked-hash -s "$proto" -p / "$site"
 
 cd "$out"
-# The commit's time: the same checkout gives the same package.
-timestamp=$(version "import time; print(time.strftime('%Y%m%dT%H%M%SZ', time.gmtime($(git -C "$root" log -1 --format=%ct))))")
 pkgsend generate "$proto" >generated.p5m
 pkgmogrify -D VERSION="$release" -D PYV="$(echo "$pyver" | tr -d .)" \
-    -D ARCH="$(uname -p)" -D TIMESTAMP="$timestamp" "$root/packaging/illumos/dcd.p5m" generated.p5m \
-    >mogrified.p5m
+    -D ARCH="$(uname -p)" "$root/packaging/illumos/dcd.p5m" generated.p5m >mogrified.p5m
 pkgdepend generate -md "$proto" mogrified.p5m >depends.p5m
 pkgdepend resolve -m depends.p5m
 pkglint depends.p5m.res
