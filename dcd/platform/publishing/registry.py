@@ -77,7 +77,7 @@ class Registry:
             had, sent = sent, int(found[1]) + 1 if found else sent + size
             if answer.status == 204 and found and found[1] == "0":
                 sent = min(had, 1) if had else 0  # "0-0" also means that nothing has arrived
-            elif sent <= had:
+            elif answer.status == 202 and sent <= had:
                 breaks += 1
                 if breaks > _BREAKS:
                     raise CheckpointError(f"{self.server.host} does not keep what it takes")
