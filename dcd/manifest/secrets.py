@@ -35,19 +35,32 @@ class Borrower:
 
     def may_use(self, name: str, directories: Sequence[Path] = DIRECTORIES) -> bool:
         """Whether this user may use the secret, a file or a variable. Opens nothing. A link elsewhere on the
-        host gives nothing: its owner could lead it to another secret after this."""
+        host gives nothing, nor does a name in a directory that others than root change: after this they could
+        lead it to another secret."""
         names = {self.user, *(f"@{group}" for group in self.groups)}
         if any(f"{name}={who}" in self.lent for who in names):
             return True
         path = Path(name)
-        if ".." in path.parts or not any(path.is_relative_to(place) for place in directories):
+        place = next((each for each in directories if path.is_relative_to(each)), None)
+        if place is None or ".." in path.parts:
             return False
         try:
-            status = secret_file(Path(name), directories).stat()
+            real = secret_file(path, directories)
+            status, places = real.stat(), (place, place.resolve())
+            above = {*path.parents, *real.parents}
+            inside = [each for each in above if any(map(each.is_relative_to, places))]
+            if any(map(_others_change, inside)):
+                return False
         except (DcdError, OSError):
             return False
         group_reads = bool(status.st_mode & stat.S_IRGRP)
         return status.st_uid == self.uid or (group_reads and status.st_gid in self.gids)
+
+
+def _others_change(directory: Path) -> bool:
+    """Whether others than root, or the user of a daemon without root, may change a directory."""
+    status = directory.stat()
+    return status.st_uid not in (0, os.geteuid()) or bool(status.st_mode & 0o022)
 
 
 def require_use(borrower: Borrower | None, secrets: Iterable[str]) -> None:

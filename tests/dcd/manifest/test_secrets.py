@@ -133,6 +133,24 @@ def test_a_link_elsewhere_is_of_no_use_even_to_the_owner_of_the_secret(
     assert not owner.may_use(f"{place}/../link", [place])
 
 
+def test_a_name_in_a_directory_that_its_owner_changes_is_of_no_use(
+    secret: Path, tmp_path: Path
+) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    secret.rename(own / "db")
+    owner = Borrower(70020, "owner")
+    assert owner.may_use(f"{own}/db", [tmp_path])
+    (tmp_path / "link").symlink_to(own / "db")
+    assert owner.may_use(f"{tmp_path}/link", [tmp_path])
+    os.chown(own, 70020, 70020)
+    assert not owner.may_use(f"{own}/db", [tmp_path])
+    assert not owner.may_use(f"{tmp_path}/link", [tmp_path])
+    os.chown(own, 0, 0)
+    own.chmod(0o777)
+    assert not owner.may_use(f"{own}/db", [tmp_path])
+
+
 def test_a_secret_can_be_lent_to_users_and_groups(secret: Path) -> None:
     lent = (f"{secret}=ada", "DCD_SECRET_LIVE=@images")
     places = [secret.parent]
