@@ -189,6 +189,8 @@ def detach_loops(below: Path) -> list[str]:
     devices = {device for device in noted_devices if device is not None}
     scratch = {file for workspace in workspaces for file in _files(workspace / SCRATCH)}
     prefix = f"{below}/"
+    # On ZFS the tree of a workspace is elsewhere.
+    trees = tuple(f"{(each / 'layer' / 'tree').resolve()}/" for each in workspaces)
 
     def is_ours(loop: Attached) -> bool:
         # After the worker's mounts are gone, the kernel shows only the end of a path. It still knows
@@ -199,7 +201,7 @@ def detach_loops(below: Path) -> list[str]:
         )
         # A file that the worker called /tmp/NAME.
         in_scratch = (loop.device, loop.inode) in scratch
-        return loop.shown.startswith(prefix) or ours or in_scratch
+        return loop.shown.startswith((prefix, *trees)) or ours or in_scratch
 
     return detach_files(is_ours)
 

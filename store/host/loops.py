@@ -14,6 +14,7 @@ from pathlib import Path
 
 from statemachine.errors import DcdError
 from store.host.filesystem_tools import run_tool
+from store.host.mounts import unmount_device
 
 _LOOP_CLR_FD, _LOOP_GET_STATUS64 = 0x4C01, 0x4C05
 _STATUS64_BYTES, _FILE_NAME = 232, slice(56, 120)
@@ -41,10 +42,12 @@ def any_attached() -> bool:
 
 def detach_files(ours: Callable[[Attached], bool]) -> list[str]:
     """Detach the devices for which `ours` says so, of those that this process can open. Returns their names.
-    Raises OSError, and Unprepared when lofiadm(8) fails."""
+    On illumos, where no namespace ends with a worker, unmount them before. Raises OSError, and Unprepared
+    when lofiadm(8) or umount(8) fails."""
     detached = []
     if sys.platform == "sunos5":
         for found in filter(ours, _lofi()):
+            unmount_device(found.name)
             run_tool(f"detaching {found.name}", "lofiadm", "-d", found.name)
             detached.append(found.name)
         return detached

@@ -167,6 +167,13 @@ def unmount_below(directory: Path) -> list[Path]:
     return below
 
 
+def unmount_device(device: str) -> None:
+    """Unmount the file systems on a device. Raises OSError, and Unprepared when umount(8) of illumos
+    fails."""
+    for each in reversed([each for each in _table() if each.source == device]):
+        unmount(each.mounted_at)
+
+
 def file_system_of(path: Path) -> FileSystem:
     """The file system of `path`, which exists: that of the last mount at the longest mount point above it.
     Raises OSError."""

@@ -21,6 +21,7 @@ from dcd.worker.messages import Completed, Died, Failed
 from dcd.worker.recover import kill_leftovers, leftover_workers
 from dcd.worker.request import DESCENDANT, WorkerRequest, descendant_mark
 from store.host import process_table, tools
+from store.host.loops import Attached
 from store.layers.copy import CopyTrees
 from tests.dcd.worker import test_attempt
 from tests.dcd.worker.conftest import Bench, bench_in, processes_with, said
@@ -140,6 +141,25 @@ def test_the_holder_of_its_contract_does_not_wait_for_what_hangs_in_the_kernel(
     assert signalled == []
     supervisor.end("marker", 7, os.getppid())
     assert signalled == [(os.getppid(), signal.SIGKILL)]
+
+
+def test_a_device_on_the_tree_of_a_workspace_is_found_where_zfs_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = tmp_path / ".trees/0001"
+    tree.mkdir(parents=True)
+    workspace = tmp_path / ".work/one"
+    (workspace / "layer").mkdir(parents=True)
+    (workspace / "layer/tree").symlink_to(tree)
+    attached = [
+        Attached(name, f"{place}/tmp/boot_archive")
+        for name, place in (("1", tree), ("2", workspace), ("3", tmp_path / ".trees/0002"))
+    ]
+    monkeypatch.setattr(recover, "any_attached", lambda: True)
+    monkeypatch.setattr(
+        recover, "detach_files", lambda ours: [each.name for each in filter(ours, attached)]
+    )
+    assert recover.detach_loops(workspace) == ["1", "2"]
 
 
 def test_a_mark_is_of_use_only_in_the_environment_of_the_daemons_user(mark: str) -> None:

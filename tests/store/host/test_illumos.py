@@ -90,7 +90,7 @@ def test_what_is_left_mounted_is_unmounted_by_force(illumos: Path) -> None:
     assert (illumos / "asked").read_text() == "-f /work/a/b\n-f /work/a\n"
 
 
-def test_files_attached_by_lofi_are_detached(illumos: Path) -> None:
+def test_files_attached_by_lofi_are_unmounted_and_detached(illumos: Path) -> None:
     listing = (
         "Block Device             File                           Options\n"
         "/dev/lofi/1              /work/with blanks/image        -\n"
@@ -101,10 +101,14 @@ def test_files_attached_by_lofi_are_detached(illumos: Path) -> None:
         illumos / "lofiadm",
         f'if [ $# = 0 ]; then cat {illumos}/listing; else echo "$@" >>{illumos}/asked; fi',
     )
+    program(illumos / "umount", f'echo "$@" >>{illumos}/asked')
+    (illumos / "mnttab").write_text(
+        "/dev/lofi/1\t/work/ramdisk\tufs\trw\t1\n/dev/lofi/2\t/elsewhere/mounted\tufs\trw\t2\n"
+    )
     assert loops.any_attached()
     detached = loops.detach_files(lambda each: each.shown.startswith("/work/"))
     assert detached == ["/dev/lofi/1"]
-    assert (illumos / "asked").read_text() == "-d /dev/lofi/1\n"
+    assert (illumos / "asked").read_text() == "-f /work/ramdisk\n-d /dev/lofi/1\n"
     assert next(iter(parse_lofiadm(listing))) == Attached(
         "/dev/lofi/1", "/work/with blanks/image", "/work/with blanks/image"
     )

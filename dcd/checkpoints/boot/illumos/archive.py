@@ -23,7 +23,7 @@ from dcd.checkpoints import products
 from dcd.checkpoints.boot.illumos.odc import write_odc
 from dcd.checkpoints.illumos_host import is_illumos, refuse_sparc
 from dcd.checkpoints.image.illumos.hsfs import set_back_times, write_hsfs
-from dcd.checkpoints.interface import FILES, MOUNTS, Checkpoint, Context, Needs, Report
+from dcd.checkpoints.interface import Checkpoint, Context, Needs, Report
 from dcd.checkpoints.times import source_date_epoch
 from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache
@@ -79,12 +79,9 @@ class BootArchiveArchive(Checkpoint):
 
     def needs(self, doc: DataObjectCache) -> Needs:
         tools = {"ufs": ("newfs", "lofiadm"), "hsfs": ("xorriso",), "cpio": ()}[self._format()]
-        # A file system is mounted to fill it.
-        return Needs(
-            tools=tools,
-            disk_bytes=self.DISK_BYTES,
-            capabilities=MOUNTS if self._format() == "ufs" else FILES,
-        )
+        # Workers of illumos that make files may mount too, without a namespace: that of type ufs is mounted
+        # to fill it.
+        return Needs(tools=tools, disk_bytes=self.DISK_BYTES)
 
     def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
         if self.compression_type == "dcfs":
