@@ -57,7 +57,7 @@ ENCRYPTED = {
     "name": "encrypted",
     "size": "1700mb",
     "grow": "true",
-    "command": "findmnt -no SOURCE,TARGET / /home; lsblk -no TYPE | sort -u | tr '\\n' + ; "
+    "command": "findmnt -no SOURCE,TARGET /; findmnt -no SOURCE,TARGET /home; lsblk -no TYPE | sort -u | tr '\\n' + ; "
     "systemctl --failed --no-legend",
     "answer": "crypt+disk+lvm+part+",
     "partitions": """<gpt_partition name="3" part_type="linux"><luks name="system">
