@@ -156,10 +156,16 @@ def apt_settings(
 
 
 def with_nothing_installed(place: Place) -> Environment:
-    """apt's environment on the same root and lists, as if no package were installed."""
+    """apt's environment on the same root and lists, as if no package were installed and none in its cache."""
     status, settings = place.aside / "no-status", place.aside / "nothing-installed.conf"
     status.touch()
-    options = [("Dir::State::Status", f"{status}"), ("Dir::Cache::pkgcache", "")]
+    archives = place.aside / "no-archives"
+    (archives / "partial").mkdir(parents=True, exist_ok=True)
+    options = [
+        ("Dir::State::Status", f"{status}"),
+        ("Dir::Cache::Archives", f"{archives}"),
+        ("Dir::Cache::pkgcache", ""),
+    ]
     settings.write_text(place.settings.read_text() + settings_text(options))
     return {"APT_CONFIG": str(settings)}
 

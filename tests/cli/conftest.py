@@ -105,6 +105,7 @@ class FakeBuild:
                     "error": None,
                     "warnings": [],
                     "variances": [],
+                    "publications": [],
                     "base": "",
                     "grown_from": "",
                     "taken_from": "",

@@ -109,6 +109,7 @@ COMMANDS = {
     "graph": ["k2"],
     "validate": ["M"],
     "plan": ["M"],
+    "lock": ["M"],
     "checkpoint-types": [],
     "migrate": ["M"],
     "df": [],

@@ -57,8 +57,8 @@ ENCRYPTED = {
     "name": "encrypted",
     "size": "1700mb",
     "grow": "true",
-    "command": "findmnt -no SOURCE,TARGET /; findmnt -no SOURCE,TARGET /home; lsblk -no TYPE | sort -u | tr '\\n' + ; "
-    "systemctl --failed --no-legend",
+    "command": "findmnt -no SOURCE,TARGET /; findmnt -no SOURCE,TARGET /home; "
+    "lsblk -no TYPE | sort -u | tr '\\n' + ; systemctl --failed --no-legend",
     "answer": "crypt+disk+lvm+part+",
     "partitions": """<gpt_partition name="3" part_type="linux"><luks name="system">
       <passphrase env="DCD_SECRET_DISK"/><passphrase env="DCD_SECRET_RECOVERY" recovery="true"/>
