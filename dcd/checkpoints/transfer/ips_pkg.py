@@ -1,6 +1,7 @@
 """pkg(1) on one image: its commands go to the log, and failures of repositories are retried."""
 
 import os
+import re
 import shlex
 import stat
 import sys
@@ -8,7 +9,7 @@ import time
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from dcd.checkpoints.image.identity import remove_identity
 from dcd.checkpoints.interface import Context, Report
@@ -22,7 +23,7 @@ from dcd.checkpoints.transfer.ips_output import (
     package_lines,
     packaged_files,
 )
-from dcd.platform.inside import entry, read, regular_file
+from dcd.platform.inside import entry, read, regular_file, resolve
 from dcd.platform.ips import BACK_OFF_SECONDS
 from dcd.platform.ips_image import forget_host
 from statemachine.errors import CheckpointError, Unprepared
@@ -31,6 +32,8 @@ from store.resolved import Resolved, ResolvedPackage, encoded
 
 NOTHING_TO_DO = 4
 """Exit status of pkg(1) when there is nothing to change."""
+
+_BUILD_RELEASE = re.compile(r",[0-9.]+")
 
 
 class Pkg:
@@ -122,9 +125,7 @@ class Pkg:
         self.context.report(Report(message=message))
 
     def _resolved(self, publisher: str, name: str, version: str) -> ResolvedPackage:
-        # Source: pkg(7), pkg.fmri: get_dir_path.
-        place = f"var/pkg/publisher/{publisher}/pkg/{quote(name, '')}/{quote(version, '')}"
-        manifest = regular_file(self.root, place)
+        manifest = self._manifest(publisher, name, version)
         content = manifest.read_bytes() if manifest else b""
         return ResolvedPackage(
             kind="ips",
@@ -136,6 +137,19 @@ class Pkg:
             uri=f"pkg://{publisher}/{name}@{version}",
             accepted=tuple(accepted_licences(content.decode("utf-8", "replace"))),
         )
+
+    def _manifest(self, publisher: str, name: str, version: str) -> Path | None:
+        """The manifest of an installed package. pkg lists versions without the build release, which the names
+        of files have: `0.5.11,5.11-151050.0:20260101T000000Z`.
+
+        Source: pkg5, fmri.py (`get_dir_path`), client.py (`list_inventory`).
+        """
+        place = f"var/pkg/publisher/{publisher}/pkg/{quote(name, '')}"
+        directory = resolve(self.root, place)
+        for file in sorted(directory.iterdir()) if directory.is_dir() else ():
+            if _BUILD_RELEASE.sub("", unquote(file.name)) == version:
+                return regular_file(self.root, f"{place}/{file.name}")
+        return None
 
     def _restore_modes(self, files: Sequence[PackagedFile]) -> None:
         """Restore set-id and sticky bits. pkg sets a file's mode and then its owner, and Linux then removes

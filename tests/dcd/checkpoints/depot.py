@@ -122,7 +122,7 @@ elif command == "install":
         (pathlib.Path(root) / package).chmod(0o755)
         place = state_file.parent / "publisher" / known[package] / "pkg" / package
         place.mkdir(parents=True, exist_ok=True)
-        (place / "1.0-1%3A20260101T000000Z").write_text(
+        (place / "1.0%2C5.11-1%3A20260101T000000Z").write_text(
             f"set name=pkg.summary value={{package}}\\n" + {{
                 "licensed": 'license 0a1b license="A licence" must-accept=true must-display=true\\n',
                 "licensed2": "license 0a1c license='It''s' must-accept=True\\n"
