@@ -144,9 +144,11 @@ SEERS = EVERYBODY - {"nobody_at_all"}
 OPERATORS = {"operator", "administrator"}
 OPEN = ("version", "health", "health/live", "openapi.json", "whoami")
 STEERING = ("pause", "resume", "cancel", "retry")
+PLANNING = ("groups", "groups/plan", "groups/validate", "locks", "migrate", "plan", "validate")
 ROUTES = {
     **{("GET", f"/v1/{name}"): EVERYBODY for name in OPEN},
     **{("POST", f"/v1/builds/{{id}}/{name}"): OPERATORS for name in STEERING},
+    **{("POST", f"/v1/{name}"): SUBMITTERS for name in PLANNING},
     **{("GET", f"/v1/{name}"): {"administrator"} for name in ("backup", "config")},
     **{("POST", f"/v1/{name}"): {"administrator"} for name in ("gc", "reload")},
     ("GET", "/metrics"): SEERS,
@@ -163,6 +165,7 @@ ROUTES = {
     ("GET", "/v1/builds/{id}/events"): SEERS,
     ("GET", "/v1/builds/{id}/events/verify"): SEERS,
     ("GET", "/v1/builds/{id}/graph"): SEERS,
+    ("GET", "/v1/builds/{id}/lock"): SEERS,
     ("GET", "/v1/builds/{id}/provenance"): SEERS,
     ("GET", "/v1/builds/{id}/diff/{other}"): SEERS,
     ("POST", "/v1/builds/{id}/bisect"): SUBMITTERS,
@@ -182,10 +185,6 @@ ROUTES = {
     ("GET", "/v1/df"): SEERS,
     ("GET", "/v1/doctor"): SEERS,
     ("POST", "/v1/builds"): SUBMITTERS,
-    ("POST", "/v1/groups"): SUBMITTERS,
-    ("POST", "/v1/migrate"): SUBMITTERS,
-    ("POST", "/v1/plan"): SUBMITTERS,
-    ("POST", "/v1/validate"): SUBMITTERS,
     ("PUT", "/v1/blobs/{sha256}"): SUBMITTERS,
     ("DELETE", "/v1/builds/{id}"): OPERATORS,
     ("POST", "/v1/webhooks/{name}/test"): {"administrator"},
@@ -212,9 +211,9 @@ def test_a_role_may_what_it_may_and_nothing_else(
     daemon: Daemon, build_of_root: str, method: str, target: str, allowed: set[str]
 ) -> None:
     body: dict[str, Any] | None = None if method == "GET" else {}
-    if target in ("/v1/validate", "/v1/plan", "/v1/migrate"):
+    if target in ("/v1/validate", "/v1/plan", "/v1/migrate", "/v1/locks"):
         body = {"manifest": {"path": "/m.xml", "text": HARMLESS}}
-    elif target == "/v1/groups":
+    elif target.startswith("/v1/groups") and method == "POST":
         body = {**submission(HARMLESS), "matrix": {"who": ["a", "b"]}}
     elif target == "/v1/builds":
         body = submission(HARMLESS) if method == "POST" else None
