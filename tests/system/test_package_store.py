@@ -179,8 +179,6 @@ def test_a_second_image_downloads_nothing_that_the_first_one_had(
     assert usage["package_bytes"] > 10 << 20
     assert usage["captured_bytes"] == usage["package_bytes"]
     assert "packages_max_bytes" in daemon.ctl("df")
-    # Builds name all but the list of the base, which goes with its layer.
-    assert daemon.json("gc", "--max-bytes", "0")["packages"] == 1
     for build in (first, second, reused, same, altered):
         daemon.ctl("rm", build)
     daemon.ctl("gc", "--max-bytes", "0")
