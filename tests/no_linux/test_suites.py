@@ -16,9 +16,9 @@ from tests.dcd.engine import test_builds_run as runs
 from tests.dcd.engine.test_distro_const import zfs_dataset
 from tests.dcd.test_missing_tools import UTIL_LINUX, Hide, hide
 from tests.faults import test_kill_daemon as kills
-from tests.faults.conftest import frail, injector, witness, zygote
+from tests.faults.conftest import frail, frail_zygote, injector, witness, zygote
 
-__all__ = ["frail", "hide", "injector", "witness", "zfs_dataset", "zygote"]
+__all__ = ["frail", "frail_zygote", "hide", "injector", "witness", "zfs_dataset", "zygote"]
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
