@@ -11,7 +11,6 @@ Source: cloud-init's documentation, "NoCloud", "Module reference", and "Networki
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
@@ -20,6 +19,7 @@ from dcd.checkpoints import products
 from dcd.checkpoints.areas import captured_file
 from dcd.checkpoints.image.accounts import check_user
 from dcd.checkpoints.image.logins import key_lines
+from dcd.checkpoints.image.passwords import password_hash
 from dcd.checkpoints.interface import Checkpoint, Context, Needs
 from dcd.checkpoints.media.deliver import deliver_file, media_name
 from dcd.checkpoints.times import source_date_epoch
@@ -28,11 +28,9 @@ from dcd.manifest.diagnostics import Diagnostic, warning
 from dcd.manifest.doc import DataObjectCache, configurations_for, distro
 from dcd.manifest.forms import CLIENT_PATH, HOST_NAME
 from dcd.manifest.objects.configuration import Interface, Password, SshKey, Sudo, User
-from dcd.manifest.secrets import password_text, references
+from dcd.manifest.secrets import references
 from dcd.manifest.values import InputPath
 from dcd.platform.inside import make_directory, new_file, write
-from dcd.platform.password_hash import hashed
-from statemachine.errors import CheckpointError
 
 _IN_IMAGE = "var/lib/cloud/seed/nocloud"
 _VOLUME = "cidata"
@@ -219,14 +217,7 @@ def _user(user: User, context: Context, epoch: int) -> Json:
     password = user.get_first_child(class_type=Password)
     entry["lock_passwd"] = password is None or password.locked
     if password is not None and not password.locked:
-        secret = password_text(password, os.environ)
-        if not secret or "\n" in secret:
-            raise CheckpointError(
-                f"the password of {user.name} is empty or has more than one line",
-                f"it was read from {password.file or password.env}",
-                "correct it, then resume the build",
-            )
-        entry["passwd"] = secret if password.hashed else hashed(secret, f"{epoch}\0{user.name}")
+        entry["passwd"] = password_hash(user, password, epoch)
     return entry
 
 

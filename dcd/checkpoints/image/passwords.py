@@ -23,9 +23,9 @@ _AGES = ("0", "99999", "7", "", "", "")
 """The other fields of a new line, as in Debian's login.defs."""
 
 
-def set_password(root: Path, user: User, password: Password, epoch: int) -> None:
-    """Set the password of an account of the image, changed at the Unix time `epoch`. Raises
-    `CheckpointError`, without repeating the password."""
+def password_hash(user: User, password: Password, epoch: int) -> str:
+    """The crypt(5) hash of the password of an account: the password itself if it is declared as hashed, else
+    made with a salt from the Unix time `epoch`. Raises `CheckpointError`, without repeating the password."""
     secret = password_text(password, os.environ)
     if not secret or "\n" in secret:
         raise CheckpointError(
@@ -33,12 +33,10 @@ def set_password(root: Path, user: User, password: Password, epoch: int) -> None
             f"it was read from {password.file or password.env}",
             "correct it, then resume the build",
         )
-    value = secret
     try:
-        if password.hashed:
-            PASSWORD_HASH.check(secret)
-        else:
-            value = hashed(secret, f"{epoch}\0{user.name}")
+        if not password.hashed:
+            return hashed(secret, f"{epoch}\0{user.name}")
+        PASSWORD_HASH.check(secret)
     except BadValue:
         raise CheckpointError(
             f"the password of {user.name} is no crypt(5) hash",
@@ -48,6 +46,13 @@ def set_password(root: Path, user: User, password: Password, epoch: int) -> None
     except CheckpointError as error:
         brief = f"the password of {user.name} could not be set"
         raise CheckpointError(brief, error.details, error.resolution) from None
+    return secret
+
+
+def set_password(root: Path, user: User, password: Password, epoch: int) -> None:
+    """Set the password of an account of the image, changed at the Unix time `epoch`. Raises
+    `CheckpointError`, without repeating the password."""
+    value = password_hash(user, password, epoch)
     _require_shadow(root, user.name)
     _write_shadow(root, user.name, value, str(epoch // _DAY_SECONDS))
 
