@@ -13,7 +13,7 @@ id or user number of the build host.
 
 import re
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -43,7 +43,7 @@ from dcd.checkpoints.transfer.deb_base import (
     drop_lists,
     keep_lists,
     kept_lists,
-    require_same_packages,
+    same_packages,
 )
 from dcd.checkpoints.transfer.deb_fetch import fetch
 from dcd.checkpoints.transfer.deb_install import bootstrap, change, extend, installed
@@ -300,18 +300,13 @@ class TransferDEB(Checkpoint):
                 lists = kept or resolve(context.pkg_image, LISTS)
                 _same_state(context, sources, local, lists)
                 wanted = wanted_by_name(context, apt, names, always=kept is not None)
-                with ThreadPoolExecutor(1) as beside:
-                    # apt computes the solution for both while the packages are on their way.
-                    same = None
-                    if kept is not None:
-                        variant = _BASE[_variant(software)]
-                        same = beside.submit(
-                            require_same_packages, place, variant, names, wanted.keys()
-                        )
+                checks: AbstractContextManager[None] = nullcontext()
+                if kept is not None:
+                    variant = _BASE[_variant(software)]
+                    checks = same_packages(place, variant, names, wanted.keys())
+                with checks:
                     filled = fill_cache(context, place, wanted)
                     fetch(software, names, sources, online, progress)
-                    if same is not None:
-                        same.result()
             if locked:
                 resolve_locked(context, place, wanted, below)
             else:

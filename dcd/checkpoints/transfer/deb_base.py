@@ -8,7 +8,9 @@ choose another alternative of a dependency.
 """
 
 import shutil
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
@@ -63,7 +65,19 @@ def drop_lists(root: Path) -> None:
     shutil.rmtree(root / KEPT, ignore_errors=True)
 
 
-def require_same_packages(
+@contextmanager
+def same_packages(
+    place: Place, variant: Sequence[str], listed: Sequence[str], rest: Set[str]
+) -> Iterator[None]:
+    """Require the same packages, in a thread beside the body: apt takes as long as a download. Raises
+    `UnsuitedBase` at the end."""
+    with ThreadPoolExecutor(1) as beside:
+        same = beside.submit(_require_same_packages, place, variant, listed, rest)
+        yield
+        same.result()
+
+
+def _require_same_packages(
     place: Place, variant: Sequence[str], listed: Sequence[str], rest: Set[str]
 ) -> None:
     """Raise `UnsuitedBase` unless the packages in the root, and the files `rest` that `listed` adds, are
