@@ -9,7 +9,7 @@ import pytest
 
 from dcd.checkpoints.cloud.seed import CloudInitSeed
 from dcd.manifest.diagnostics import refuse
-from statemachine.errors import InvalidManifest
+from statemachine.errors import CheckpointError, InvalidManifest
 from tests.dcd.checkpoints.conftest import KEY
 
 EPOCH = 1_700_000_000
@@ -159,3 +159,15 @@ def test_a_part_that_a_seed_cannot_hold_is_an_error(bench: Any) -> None:
 def test_a_file_beside_the_same_configuration_is_warned_of(bench: Any) -> None:
     (found,) = CloudInitSeed("seed", user_data="user").check(bench.doc(CONFIGURATION))  # type: ignore[arg-type]
     assert "user_data is a file, and the configuration has <user> too" in found.message
+
+
+def test_a_secret_that_is_declared_as_hashed_and_is_no_hash_is_an_error(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DCD_SECRET_ADA", "in clear")
+    clear = CONFIGURATION.replace(
+        "<password>secret</password>", '<password env="DCD_SECRET_ADA" hashed="true"/>'
+    )
+    with pytest.raises(CheckpointError, match="no crypt") as caught:
+        made(bench, clear)
+    assert "in clear" not in f"{caught.value.brief} {caught.value.details}"
