@@ -5,14 +5,13 @@ control shows an update as the packages that it changes.
 """
 
 import json
-import os
 import re
 from collections.abc import Iterator
-from contextlib import suppress
 from itertools import zip_longest
 from pathlib import Path
 
 from cli.client import ClientError, Json
+from cli.whole_file import whole_file
 
 FORMAT, VERSION = "dcd-lock", 1
 
@@ -98,19 +97,8 @@ def lock_text(lock: Json) -> str:
 
 def write_lock(path: Path, lock: Json) -> None:
     """Write the file of a lock: complete and on disk, or not at all. Raises ClientError."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with aside.open("x", encoding="utf-8") as file:
-            file.write(lock_text(lock))
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise ClientError("internal", f"cannot write {path}", reason) from None
-    finally:
-        with suppress(OSError):
-            aside.unlink()
+    with whole_file(path) as file:
+        file.write(lock_text(lock).encode())
 
 
 def compared(old: Json, new: Json) -> dict[str, list[Json]]:

@@ -7,13 +7,12 @@ secrets are refused, unless the manifest refers to them. The same build gives th
 """
 
 import argparse
-import os
-from contextlib import suppress
 from pathlib import Path
 
 from cli.client import CHUNK_BYTES, ClientError, build_path, exchange
 from cli.commands.options import add_build
 from cli.text import print_json, printable, size
+from cli.whole_file import whole_file
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -34,28 +33,16 @@ def run(args: argparse.Namespace) -> None:
         raise ClientError(
             "usage", f"{target} exists already", "", "give a file name that does not exist"
         )
-    aside = target.with_name(f".{target.name}.{os.getpid()}.part")
     written = 0
-    with exchange(args.socket, "GET", build_path(args.build, "export")) as answer:
-        try:
-            descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                while piece := answer.read(CHUNK_BYTES):
-                    file.write(piece)
-                    written += len(piece)
-                file.flush()
-                os.fsync(file.fileno())
-            if answer.headers["Content-Length"] != str(written):
-                raise ClientError("internal", "the export is incomplete", "", "try again")
-            aside.rename(target)
-        except (ConnectionError, TimeoutError):
-            raise
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise ClientError("internal", f"cannot write {target}", reason) from None
-        finally:
-            with suppress(OSError):
-                aside.unlink()
+    with (
+        exchange(args.socket, "GET", build_path(args.build, "export")) as answer,
+        whole_file(target, 0o600) as file,
+    ):
+        while piece := answer.read(CHUNK_BYTES):
+            file.write(piece)
+            written += len(piece)
+        if answer.headers["Content-Length"] != str(written):
+            raise ClientError("internal", "the export is incomplete", "", "try again")
     if args.json:
         print_json({"path": str(target.absolute()), "size_bytes": written})
     else:
