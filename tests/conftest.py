@@ -23,6 +23,7 @@ from hypothesis import HealthCheck, settings
 
 from cli import client
 from dcd.worker.recover import leftover_workers
+from store.packages import Packages
 from tests.forking import Forked, Zygote, mount_namespace, settings_of_python
 
 PROMPT_SECONDS = 30.0
@@ -353,6 +354,14 @@ def daemon(cold_daemon: Daemon) -> Iterator[Daemon]:
     if cold_daemon.process is not None and cold_daemon.process.poll() is None:
         assert cold_daemon.stop() == 0, cold_daemon.log.read_text()[-3000:]
     assert cold_daemon.leaks() == []
+
+
+@pytest.fixture
+def packages(tmp_path: Path) -> Packages:
+    """An empty package store."""
+    packages = Packages(tmp_path / "packages")
+    packages.prepare()
+    return packages
 
 
 @pytest.fixture(scope="session")

@@ -18,13 +18,6 @@ NAMES = {name: hashlib.new(name, CONTENT).hexdigest() for name in ("sha1", "sha2
 NAME = NAMES["sha1"]
 
 
-@pytest.fixture
-def packages(tmp_path: Path) -> Packages:
-    packages = Packages(tmp_path / "packages")
-    packages.prepare()
-    return packages
-
-
 def place(lent: Lent, name: str, publisher: str = "one") -> Path:
     """Where pkg would leave a file of that name."""
     file = lent.incoming / contents.DIRECTORY / publisher / "file" / name[:2] / name

@@ -27,13 +27,6 @@ def files_below(directory: Path) -> list[Path]:
     return sorted(path for path in directory.rglob("*") if not path.is_dir())
 
 
-@pytest.fixture
-def packages(tmp_path: Path) -> Packages:
-    packages = Packages(tmp_path / "packages")
-    packages.prepare()
-    return packages
-
-
 def store(packages: Packages, tmp_path: Path, *contents: bytes) -> None:
     lent = packages.lend("storing")
     for content in contents:

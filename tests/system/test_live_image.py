@@ -341,7 +341,7 @@ def boot_menu(iso: Path, target: Path) -> str:
 
 
 def assert_boots_from_a_stick(iso: Path, directory: Path) -> None:
-    """A plain machine with nothing but the medium comes to the image's login prompt."""
+    """A plain machine with nothing but the medium starts to the login prompt of the image."""
     devices = ["-drive", f"if=none,id=medium,format=raw,file={iso},snapshot=on"]
     devices += ["-device", "qemu-xhci", "-device", "usb-storage,drive=medium,removable=on"]
     console_with("debian-live login:", BOOT_SECONDS, directory, devices, firmware="bios")

@@ -4,7 +4,6 @@ transfer has resolved to."""
 import itertools
 import shutil
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,13 +21,6 @@ from tests.dcd.checkpoints.test_deb_store import transfer_with_store
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("own_mounts")]
 
 SOFTWARE = software(install("app"), SUITE)
-
-
-@pytest.fixture
-def packages(tmp_path: Path) -> Packages:
-    packages = Packages(tmp_path / "packages")
-    packages.prepare()
-    return packages
 
 
 @pytest.fixture(autouse=True)

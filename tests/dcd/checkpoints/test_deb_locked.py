@@ -20,13 +20,6 @@ pytestmark = [pytest.mark.root, pytest.mark.usefixtures("own_mounts")]
 SOFTWARE = software(install("app"), SUITE)
 
 
-@pytest.fixture
-def packages(tmp_path: Path) -> Packages:
-    packages = Packages(tmp_path / "packages")
-    packages.prepare()
-    return packages
-
-
 def captured(bench: Any, stocked: Any, packages: Packages, version: str) -> str:
     """The list of a transfer of `app` and `lib` in this version."""
     fields = f"Version: {version}\n"

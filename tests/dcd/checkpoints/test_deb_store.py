@@ -103,13 +103,6 @@ def test_what_a_login_in_the_host_s_sources_gives_is_not_kept(
     assert packages.stored() == []
 
 
-@pytest.fixture
-def packages(tmp_path: Path) -> Packages:
-    packages = Packages(tmp_path / "packages")
-    packages.prepare()
-    return packages
-
-
 @pytest.mark.root
 def test_everything_that_apt_used_is_captured(bench: Any, stocked: Any, packages: Packages) -> None:
     [name] = transfer_with_store(

@@ -19,13 +19,6 @@ def depot(public_path: Path, bench: Any) -> Depot:
 
 
 @pytest.fixture
-def packages(tmp_path: Path) -> Packages:
-    packages = Packages(tmp_path / "packages")
-    packages.prepare()
-    return packages
-
-
-@pytest.fixture
 def again(depot: Depot, packages: Packages, capfd: pytest.CaptureFixture[str]) -> Any:
     """Runs one more attempt in a fresh image, and returns what it fetched and what was in the cache."""
 

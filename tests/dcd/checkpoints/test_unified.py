@@ -1,4 +1,4 @@
-"""UnifiedKernelImage: what is in the program, who has signed it, and that media and disks start with it."""
+"""UnifiedKernelImage: what is in the program, its signature, and that media and disks start with it."""
 
 import shutil
 import subprocess

@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 from collections.abc import Collection
 from io import BytesIO
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,13 +27,6 @@ def kept(packages: Packages, content: bytes) -> str:
     sha256 = hashlib.sha256(content).hexdigest()
     packages.adopt(BytesIO(content), sha256)
     return sha256
-
-
-@pytest.fixture
-def packages(tmp_path: Path) -> Packages:
-    packages = Packages(tmp_path / "packages")
-    packages.prepare()
-    return packages
 
 
 def listed(packages: Packages, **repository: Any) -> Resolved:

@@ -83,17 +83,17 @@ def test_a_file_system_is_looked_up_in_mnttab(illumos: Path) -> None:
 def test_what_is_left_mounted_is_unmounted_by_force(illumos: Path) -> None:
     program(illumos / "umount", f'echo "$@" >>{illumos}/asked')
     (illumos / "mnttab").write_text(
-        "rpool/ROOT/be\t/\tzfs\tdev=1\t0\n/dev/lofi/1\t/work/a\tufs\trw\t1\nswap\t/work/a/b\ttmpfs\trw\t2\n"
+        "rpool/ROOT/be\t/\tzfs\tdev=1\t0\n/dev/lofi/1\t/area/a\tufs\trw\t1\nswap\t/area/a/b\ttmpfs\trw\t2\n"
     )
-    left = mounts.unmount_below(Path("/work"))
-    assert left == [Path("/work/a"), Path("/work/a/b")]
-    assert (illumos / "asked").read_text() == "-f /work/a/b\n-f /work/a\n"
+    left = mounts.unmount_below(Path("/area"))
+    assert left == [Path("/area/a"), Path("/area/a/b")]
+    assert (illumos / "asked").read_text() == "-f /area/a/b\n-f /area/a\n"
 
 
 def test_files_attached_by_lofi_are_unmounted_and_detached(illumos: Path) -> None:
     listing = (
         "Block Device             File                           Options\n"
-        "/dev/lofi/1              /work/with blanks/image        -\n"
+        "/dev/lofi/1              /area/with blanks/image        -\n"
         "/dev/lofi/2              /elsewhere/image               Compressed(gzip)\n"
     )
     (illumos / "listing").write_text(listing)
@@ -103,14 +103,14 @@ def test_files_attached_by_lofi_are_unmounted_and_detached(illumos: Path) -> Non
     )
     program(illumos / "umount", f'echo "$@" >>{illumos}/asked')
     (illumos / "mnttab").write_text(
-        "/dev/lofi/1\t/work/ramdisk\tufs\trw\t1\n/dev/lofi/2\t/elsewhere/mounted\tufs\trw\t2\n"
+        "/dev/lofi/1\t/area/ramdisk\tufs\trw\t1\n/dev/lofi/2\t/elsewhere/mounted\tufs\trw\t2\n"
     )
     assert loops.any_attached()
-    detached = loops.detach_files(lambda each: each.shown.startswith("/work/"))
+    detached = loops.detach_files(lambda each: each.shown.startswith("/area/"))
     assert detached == ["/dev/lofi/1"]
-    assert (illumos / "asked").read_text() == "-f /work/ramdisk\n-d /dev/lofi/1\n"
+    assert (illumos / "asked").read_text() == "-f /area/ramdisk\n-d /dev/lofi/1\n"
     assert next(iter(parse_lofiadm(listing))) == Attached(
-        "/dev/lofi/1", "/work/with blanks/image", "/work/with blanks/image"
+        "/dev/lofi/1", "/area/with blanks/image", "/area/with blanks/image"
     )
 
 
