@@ -42,6 +42,7 @@ from dcd.platform.hypervisor import (
     HypervisorName,
     NetworkBoot,
     Trouble,
+    listen,
     probe_kvm,
     wait_for,
 )
@@ -64,7 +65,8 @@ PICTURE_SECONDS = 5.0
 _REPORT_ON, _REPORT_OFF = "Secure boot enabled", "Secure boot disabled"
 
 _SETTLE_SECONDS = 2.0
-"""The time between the marker on the serial console and the screenshot: the screen's login appears later."""
+"""The time between the marker on the serial console and the screenshot: the screen's login appears later, and
+so does the rest of the marker's line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -431,7 +433,7 @@ def _boot_under(
             except GuestTrouble:
                 take_picture(guest, picture)
                 raise
-            stop.wait(_SETTLE_SECONDS)
+            listen(guest, console, _SETTLE_SECONDS, stop.is_set)
             try:
                 _replace_picture(guest, picture)
             except CheckpointError as error:

@@ -15,6 +15,7 @@ from dcd.platform.hypervisor.console import (
     GuestStuck,
     GuestTrouble,
     Trouble,
+    listen,
     wait_for,
 )
 from dcd.platform.hypervisor.interface import (
@@ -54,6 +55,7 @@ __all__ = [
     "attachments_of",
     "devices_of",
     "hypervisor_named",
+    "listen",
     "probe_kvm",
     "tools_of",
     "wait_for",

@@ -253,6 +253,16 @@ def wait_for(
             )
 
 
+def listen(guest: Guest, console: ConsoleText, seconds: float, stopped: Callable[[], bool]) -> None:
+    """Add further output for so long, until the guest ends or `stopped` returns True."""
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0 and not stopped():
+        chunk = guest.read_console(min(left, _POLL_SECONDS))
+        if chunk is None:
+            return
+        console.feed(chunk)
+
+
 def _stopped(reason: str, console: ConsoleText) -> GuestTrouble:
     """The error for a guest that its hypervisor stopped."""
     return _trouble(

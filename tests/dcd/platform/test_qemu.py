@@ -22,6 +22,7 @@ from dcd.platform.hypervisor import (
     GuestStuck,
     GuestTrouble,
     Qemu,
+    listen,
     serial,
     wait_for,
 )
@@ -428,3 +429,14 @@ def test_a_marker_in_two_chunks_is_seen_but_not_one_from_before_the_wait() -> No
     assert wait_for(PrintingGuest(b"x log", b"\x1b[0min:"), "login:", 60, console) >= 0
     with pytest.raises(GuestTrouble):
         wait_for(PrintingGuest(b"nothing"), "login:", 60, console)
+
+
+def test_what_a_guest_prints_after_its_marker_is_heard_for_a_while() -> None:
+    console = ConsoleText()
+    guest = PrintingGuest(b"host login:", b" on tty1\r\n", b"", b"last\r\n")
+    wait_for(guest, "login:", 60, console)
+    listen(guest, console, 60.0, lambda: False)
+    assert console.text == "host login: on tty1\nlast\n"
+    listen(PrintingGuest(b"never read"), console, 60.0, lambda: True)
+    listen(PrintingGuest(b"never read"), console, 0.0, lambda: False)
+    assert console.text.endswith("last\n")
