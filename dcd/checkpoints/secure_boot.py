@@ -9,7 +9,8 @@ checks shim by its own keys, shim checks GRUB, and GRUB, through shim, the kerne
 
 GRUB is the distribution's own: it has its modules in it, since it may load no others, and the section that
 revocations need (SBAT). It carries no settings of the medium: it reads its first ones from a directory whose
-name is part of it, and these lead to the menu. The same image and key give the same bytes.
+name is part of it, and these lead to the menu. From a network, shim loads a GRUB from beside itself, whose
+directory is one of the server. The same image and key give the same bytes.
 Source: UEFI specification 2.10, 3.5.1.1 and 32; shim's README and SBAT.md; the GRUB manual, "UEFI secure boot
 and shim".
 """
@@ -53,8 +54,13 @@ DEFAULT_PROGRAM = PurePosixPath("EFI/BOOT/BOOTX64.EFI")
 _GRUB = DEFAULT_PROGRAM.with_name("grubx64.efi")
 _MOK_MANAGER = DEFAULT_PROGRAM.with_name("mmx64.efi")
 
+NETWORK_PROGRAM = PurePosixPath("shimx64.efi")
+"""The name of the first program in a netboot kit."""
+NETWORK_SETTINGS = PurePosixPath("grub/grub.cfg")
+"""Where the distribution's GRUB for networks looks for its settings on the server."""
+
 _LARGEST_BYTES = 64 << 20
-_PREFIX = re.compile(rb"/EFI/([A-Za-z0-9][A-Za-z0-9._-]*)\0")
+_PREFIX = re.compile(rb"(?<=\0)/(EFI/[A-Za-z0-9][A-Za-z0-9._-]*|grub)\0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +89,14 @@ _PROGRAMS: Mapping[Way, Mapping[PurePosixPath, _Program]] = {
     },
 }
 """By way, the programs by their places in the EFI system partition."""
+
+_NETWORK_GRUBS: Mapping[Way, _Program] = {
+    "distribution": _Program(
+        (f"{_GRUBS}/x86_64-efi-signed/grubnetx64.efi.signed",), products.SIGNED_GRUB
+    ),
+    "keys": _Program((f"{_GRUBS}/x86_64-efi/monolithic/grubnetx64.efi",), products.GRUB["uefi"]),
+}
+"""By way, the program in place of GRUB's own when it comes from a network."""
 
 
 def way_of(doc: DataObjectCache) -> Way | None:
@@ -125,19 +139,41 @@ def programs(
     """The files of the EFI system partition by their paths there. `first_settings` are GRUB's commands that
     find the menu; `epoch` is the Unix time of signatures. Raises `CheckpointError` for a program that the
     image lacks, or that is not signed."""
-    found = {place: _found(context.pkg_image, each) for place, each in _PROGRAMS[way].items()}
+    signed, settings_directory = _signed(context, way, _PROGRAMS[way], epoch)
     settings = context.tmp / "first-grub.cfg"
     settings.write_text(first_settings, "utf-8")
-    to_settings = PurePosixPath("EFI", _vendor(found[_GRUB]), "grub.cfg")
-    if way == "keys":
-        pair = _required_pair(context)
-        for place, path in found.items():
-            found[place] = context.tmp / place.name
-            efi_signing.sign(pair, path, found[place], epoch)
-    else:
+    return {**signed, settings_directory / "grub.cfg": settings}
+
+
+def network_programs(context: Context, way: Way, epoch: int) -> dict[PurePosixPath, Path]:
+    """The programs of a netboot kit by their names in it; GRUB reads `NETWORK_SETTINGS` first. `epoch` is the
+    Unix time of signatures. Raises `CheckpointError` for a program that the image lacks, or that is not
+    signed."""
+    wanted = {**_PROGRAMS[way], _GRUB: _NETWORK_GRUBS[way]}
+    signed, settings_directory = _signed(context, way, wanted, epoch)
+    if settings_directory != NETWORK_SETTINGS.parent:
+        raise _odd_grub(signed[_GRUB], f"it looks for them in /{settings_directory}")
+    return {
+        NETWORK_PROGRAM if place == DEFAULT_PROGRAM else PurePosixPath(place.name): path
+        for place, path in signed.items()
+    }
+
+
+def _signed(
+    context: Context, way: Way, wanted: Mapping[PurePosixPath, _Program], epoch: int
+) -> tuple[dict[PurePosixPath, Path], PurePosixPath]:
+    """The signed programs by their places, and the directory from which GRUB reads its first settings."""
+    found = {place: _found(context.pkg_image, each) for place, each in wanted.items()}
+    settings_directory = _settings_directory(found[_GRUB])
+    if way == "distribution":
         for path in found.values():
             _require_signed(path)
-    return {**found, to_settings: settings}
+        return found, settings_directory
+    pair = _required_pair(context)
+    signed = {place: context.tmp / place.name for place in found}
+    for place, path in found.items():
+        efi_signing.sign(pair, path, signed[place], epoch)
+    return signed, settings_directory
 
 
 def kernel_of_medium(context: Context, way: Way, epoch: int) -> Path:
@@ -227,13 +263,17 @@ def _require_signed(path: Path) -> None:
         )
 
 
-def _vendor(grub: Path) -> str:
-    """The name of the directory below EFI from which the distribution's GRUB reads its first settings."""
+def _settings_directory(grub: Path) -> PurePosixPath:
+    """The directory from which the distribution's GRUB reads its first settings."""
     names = set(_PREFIX.findall(grub.read_bytes()))
     if len(names) != 1:
-        raise CheckpointError(
-            f"{grub.name} of the image does not say where it looks for its settings",
-            f"of names below /EFI it has {len(names)}",
-            "install the unmodified packages of the boot loader",
-        )
-    return str(names.pop().decode("ascii"))
+        raise _odd_grub(grub, f"of names of such directories it has {len(names)}")
+    return PurePosixPath(names.pop().decode("ascii"))
+
+
+def _odd_grub(grub: Path, details: str) -> CheckpointError:
+    return CheckpointError(
+        f"{grub.name} of the image does not say where it looks for its settings",
+        details,
+        "install the unmodified packages of the boot loader",
+    )

@@ -2,9 +2,10 @@
 
 It holds kernel, initramfs and the compressed image, `boot.ipxe`, and GRUB's network images for BIOS
 (core.0) and UEFI (grubnetx64.efi) with their grub.cfg, in one directory, which a server of TFTP or HTTP
-offers as it is. The initramfs fetches the compressed image into memory (live-boot), or contains it, for
-servers that the initramfs cannot ask. Result: media/NAME-netboot.tar, delivered as an artifact. The same
-layer gives the same bytes.
+offers as it is. For Secure Boot, UEFI loads shim and the distribution's GRUB instead, over TFTP. The
+initramfs fetches the compressed image into memory (live-boot), or contains it, for servers that the
+initramfs cannot ask. Result: media/NAME-netboot.tar, delivered as an artifact. The same layer gives the
+same bytes.
 Source: live-boot(7), `fetch` and `live-media`; grub-mknetdir(1); Linux, "initramfs buffer format".
 """
 
@@ -37,6 +38,7 @@ from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache
 from dcd.manifest.forms import KERNEL_ARGUMENTS, URL
 from dcd.platform.cpio_archive import LONGEST_MEMBER_BYTES, TRAILER, newc_member, padding
+from dcd.platform.foreign import X86
 from dcd.platform.hardware import PC
 from dcd.platform.inside import new_file, regular_file
 from statemachine.errors import CheckpointError
@@ -50,6 +52,8 @@ _RECORD = "netboot"
 _DIRECTORY = re.compile(r"http://[^?#]+/")
 _BESIDE = "set prefix=$cmdpath\n"
 """GRUB's early configuration: its directory is the one from which it was loaded."""
+_OF_SERVER = "set prefix=($root)\nsource $prefix/grub.cfg\n"
+"""The first settings of a signed GRUB, whose own directory is one of the server: so is the kit."""
 _MODULES = ("net", "tftp", "http", "regexp", *grub.MENU)
 
 
@@ -58,15 +62,18 @@ class NetbootKit(Checkpoint):
     """Make the kit that starts the live system through the network.
 
     The scripts find everything beside themselves, over TFTP or HTTP. The entries of their menus are
-    those of `boot_mods`, as for media.
+    those of `boot_mods`, as for media. With `secure_boot`, UEFI starts signed programs.
     """
 
     DESCRIPTION = "Make the netboot kit"
     EXPECTED_SECONDS = 3.0
     REQUIRES = (products.BOOT_ARCHIVE, products.SQUASHFS, products.LIVE_BOOT)
     PROVIDES = (products.NETBOOT,)
-    READS = ("//boot_mods", "//distro.name", "//distro.add_timestamp", *architecture.READS)
-    TOOLS = ("grub-bios", "grub-efi", "grub-mkimage")
+    READS = (
+        *("//boot_mods", "//distro.name", "//distro.add_timestamp"),
+        *(*secure_boot.READS, *architecture.READS),
+    )
+    TOOLS = ("grub-bios", "grub-efi", "grub-mkimage", *secure_boot.TOOLS)
     DISK_BYTES = 1 << 30
 
     kernel_args: Annotated[str, KERNEL_ARGUMENTS] = "boot=live components quiet"
@@ -83,24 +90,26 @@ class NetbootKit(Checkpoint):
     is not where the boot loader got the scripts: for a web server, while TFTP serves the rest."""
 
     def needs(self, doc: DataObjectCache) -> Needs:
-        tools = self.TOOLS if hardware(doc) is PC else ("grub-mkimage",)
-        return Needs(tools=tools, disk_bytes=self.DISK_BYTES)
+        boot = ("grub-bios", "grub-efi", "grub-mkimage")
+        tools = boot if hardware(doc) is PC else boot[-1:]
+        return Needs(
+            tools=(*tools, *secure_boot.tools_of(doc)),
+            disk_bytes=self.DISK_BYTES,
+            secrets=secure_boot.secrets_of(doc),
+        )
 
     def requires(self, doc: DataObjectCache) -> Iterator[tuple[str, ...]]:
         yield from super().requires(doc)
         if hardware(doc) is not PC:
             yield (products.GRUB["uefi"],)
+        if way := secure_boot.way_of(doc):
+            # Not the unified kernel image: it does not know the address of the compressed one.
+            yield from (alternatives[:1] for alternatives in secure_boot.PRODUCTS[way])
 
     def check(self, doc: DataObjectCache) -> Iterator[Diagnostic]:
         yield from check_hardware(doc, self, "makes a kit for")
-        if secure_boot.way_of(doc) is not None:
-            yield self.fault(
-                doc,
-                None,
-                "a netboot kit does not start with Secure Boot",
-                "The manifest has secure_boot, and GRUB of the kit is assembled for it and not signed.",
-                "leave secure_boot out, or make an ISO of this system",
-            )
+        if secure_boot.way_of(doc):
+            yield from check_hardware(doc, self, "has Secure Boot for", only=X86)
         if self.base_url is not None and not _DIRECTORY.fullmatch(self.base_url):
             yield self.fault(
                 doc,
@@ -126,6 +135,8 @@ class NetbootKit(Checkpoint):
         }
         epoch = source_date_epoch(context, int(files[SQUASHFS].stat().st_mtime))
         self._write_boot_loaders(context, files)
+        if way := secure_boot.way_of(context.doc):
+            _sign(context, way, files, epoch)
         if self.live_system == "initramfs":
             files[INITRAMFS] = _with_medium(files[INITRAMFS], files.pop(SQUASHFS), epoch, context)
         name = f"{media_name(context.doc, epoch)}-netboot"
@@ -148,7 +159,10 @@ class NetbootKit(Checkpoint):
             files[name] = context.tmp / name
             files[name].write_text(text, "utf-8")
         machine = hardware(context.doc)
-        images = [(machine.network_program, machine.grub["uefi"], ("efinet", *machine.video))]
+        images = []
+        if not secure_boot.way_of(context.doc):
+            video = ("efinet", *machine.video)
+            images.append((machine.network_program, machine.grub["uefi"], video))
         if "bios" in machine.grub:
             images.append((GRUB_BIOS, "i386-pc-pxe", ("pxe",)))
         directory = grub.uefi_modules(context, machine)
@@ -161,6 +175,16 @@ class NetbootKit(Checkpoint):
 def recorded_base_url(context: Context) -> str:
     """The `base_url` of the kit that an earlier checkpoint has made, or ""."""
     return str(recorded(context, _RECORD).get("base_url", ""))
+
+
+def _sign(context: Context, way: secure_boot.Way, files: dict[str, Path], epoch: int) -> None:
+    """Add the signed programs to the files of a kit, in place of those that firmware would refuse."""
+    settings = context.tmp / "first-grub.cfg"
+    settings.write_text(_OF_SERVER, "utf-8")
+    files[str(secure_boot.NETWORK_SETTINGS)] = settings
+    programs = secure_boot.network_programs(context, way, epoch)
+    files |= {str(name): path for name, path in programs.items()}
+    files[KERNEL] = secure_boot.kernel_of_medium(context, way, epoch)
 
 
 def _required(area: Path, path: str, product: str) -> Path:
@@ -197,10 +221,12 @@ def _with_medium(initramfs: Path, squashfs: Path, epoch: int, context: Context) 
 
 def _pack(name: str, files: Mapping[str, Path], epoch: int, result: Path) -> None:
     """Write the tar: a directory with the files, all root's, with one time."""
+    inner = {f"{name}/{parent}" for own in files for parent in Path(own).parents if parent.name}
     with tarfile.open(result, "w", format=tarfile.GNU_FORMAT) as tar:
-        directory = tarfile.TarInfo(name)
-        directory.type, directory.mode, directory.mtime = tarfile.DIRTYPE, 0o755, epoch
-        tar.addfile(directory)
+        for place in (name, *sorted(inner)):
+            directory = tarfile.TarInfo(place)
+            directory.type, directory.mode, directory.mtime = tarfile.DIRTYPE, 0o755, epoch
+            tar.addfile(directory)
         for own, path in sorted(files.items()):
             member = tarfile.TarInfo(f"{name}/{own}")
             member.size, member.mtime = path.stat().st_size, epoch

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+from dcd.checkpoints import secure_boot
 from dcd.checkpoints.architecture import hardware
 from dcd.checkpoints.boots import Trial
 from dcd.checkpoints.interface import Checkpoint, Context, Report
@@ -20,6 +21,7 @@ from dcd.manifest.diagnostics import Diagnostic
 from dcd.manifest.doc import DataObjectCache
 from dcd.platform import hypervisor
 from dcd.platform.hypervisor import Firmware, HypervisorName, NetworkBoot, Trouble
+from dcd.platform.inside import new_file
 from statemachine.errors import CheckpointError
 
 BootLoader = Literal["auto", "ipxe", "grub"]
@@ -79,24 +81,28 @@ def trials(
         context.report(Report(message=message))
         file = _with_own_url(directory)
     made = []
+    signed = secure_boot.way_of(context.doc) is not None
+    certificate = secure_boot.certificate_of(context)
     program = hardware(context.doc).network_program
+    if signed:
+        program = str(secure_boot.NETWORK_PROGRAM)
     for kind in firmware:
         if boot_loader == "ipxe" or (boot_loader == "auto" and kind == "bios"):
             network = NetworkBoot(directory, file)
         else:
             network = NetworkBoot(directory, GRUB_BIOS if kind == "bios" else program)
-        made.append(Trial(kind, kind, None, network=network))
+        made.append(Trial(kind, kind, None, signed and kind == "uefi", certificate, network))
     return made
 
 
 def _unpack(kit: Path, directory: Path) -> None:
-    """Write the files of the kit into a new directory."""
+    """Write the files below the kit's directory into a new one."""
     directory.mkdir()
     try:
         with tarfile.open(kit, "r:") as tar:
             for member in tar:
                 if (content := tar.extractfile(member)) is not None:
-                    with (directory / Path(member.name).name).open("xb") as file:
+                    with new_file(directory, member.name.partition("/")[2]).open("xb") as file:
                         shutil.copyfileobj(content, file, 1 << 20)
     except tarfile.TarError as error:
         raise CheckpointError(f"{kit.name} is corrupt: it is no tar", str(error)) from error

@@ -98,12 +98,12 @@ class VerifyBoot(Checkpoint):
         yield from boots.check_conditions(
             self, doc, self.marker, self.timeout_seconds, self.memory_mb, self.cpus
         )
+        yield from boots.check_secure_boot(self, doc, self.hypervisor, self._firmware(doc))
         if self.media == "network":
             yield from network_boot.check(
                 self, doc, self.hypervisor, self.boot_loader, self._firmware(doc)
             )
             return
-        yield from boots.check_secure_boot(self, doc, self.hypervisor, self._firmware(doc))
         if self.boot_loader != "auto":
             yield self.fault(
                 doc,

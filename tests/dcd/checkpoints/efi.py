@@ -60,6 +60,7 @@ def add_distribution(image: Path) -> None:
     signed(image / "usr/lib/shim/shimx64.efi.signed")
     signed(image / "usr/lib/shim/mmx64.efi.signed")
     signed(image / "usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed")
+    signed(image / "usr/lib/grub/x86_64-efi-signed/grubnetx64.efi.signed", "/grub")
 
 
 def files_of_esp(esp: Path, offset: int = 0) -> dict[str, bytes]:

@@ -265,7 +265,7 @@ def test_a_kit_without_a_file_fails_with_the_firmwares_verdict(ready: Any) -> No
     assert "picture" in caught.value.resolution
 
 
-@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("number", range(4))
 def test_dnsmasq_reads_the_configurations_of_the_how_to(tmp_path: Path, number: int) -> None:
     page = (Path(__file__).parents[3] / "docs/how-to/netboot.md").read_text()
     configuration = re.findall(r"^```ini\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)[number]

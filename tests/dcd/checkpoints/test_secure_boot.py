@@ -218,7 +218,9 @@ def key(ready: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
         secure_boot, "secret_text", lambda path: secret_text(path, directories=(directory,))
     )
     efi.program(ready.image / "usr/lib/shim/shimx64.efi")
-    efi.program(ready.image / "usr/lib/grub/x86_64-efi/monolithic/grubx64.efi")
+    monolithic = ready.image / "usr/lib/grub/x86_64-efi/monolithic"
+    efi.program(monolithic / "grubx64.efi")
+    efi.program(monolithic / "grubnetx64.efi", "/grub")
     efi.program(ready.root / "boot_archive/vmlinuz")
     return str(place)
 
