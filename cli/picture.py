@@ -133,6 +133,8 @@ class Picture:
 def _note(kind: str, data: Json) -> str:
     """The text for an event of the build that no status line shows."""
     match kind:
+        case "BuildPlaced":
+            return f"taken by {data['host']}"
         case "PauseRequested" if data["before"] is None:
             return "pausing after the running checkpoint"
         case "PauseRequested":

@@ -64,10 +64,11 @@ class CheckpointRecord:
     """The progress and the result of one checkpoint of the plan.
 
     `attempts` counts all attempts of this build at the checkpoint, including rewound ones, so that no log
-    file name is used twice. `interruptions` counts consecutive interruptions. `log`, `boot_id`, `base` (as
-    in CheckpointStarted) and `started_at` belong to the last attempt, `claims` to the open one. `seconds`,
-    `artifacts`, `warnings`, `size_bytes`, `reused_from`, `taken_from`, `resolved` and `publications` (as
-    in the events) belong to the result. `damaged` tells people about layers that the build could not use.
+    file name is used twice. `interruptions` counts consecutive interruptions. `log`, `boot_id`, `base`,
+    `host` (as in CheckpointStarted) and `started_at` belong to the last attempt, `claims` to the open one.
+    `seconds`, `artifacts`, `warnings`, `size_bytes`, `reused_from`, `taken_from`, `resolved` and
+    `publications` (as in the events) belong to the result. `damaged` tells people about layers that the build
+    could not use.
     """
 
     name: str
@@ -86,6 +87,7 @@ class CheckpointRecord:
     size_bytes: int = 0
     log: str = ""
     boot_id: str = ""
+    host: str = ""
     claims: tuple[Claim, ...] = ()
     base: str = ""
     damaged: tuple[str, ...] = ()
@@ -111,7 +113,8 @@ class BuildState:
     event; `sequence`, `log_position` and `hash` belong to the last event. `time_origin` is where the
     build's time comes from (`dcd.planning.epoch`; "" for builds of version 0.1.0).
     `reproduces`, `variation`, `locked`, `profiles`, `group` and `cell` as in BuildSubmitted. The build has
-    worked for `worked_seconds` until it last stopped, and works again since `working_since`.
+    worked for `worked_seconds` until it last stopped, and works again since `working_since`. `host` and
+    `epoch` are those of the last BuildPlaced; "" and 0 on a single machine.
     """
 
     id: str
@@ -150,6 +153,8 @@ class BuildState:
     attempts: Mapping[str, int] = field(default_factory=dict)
     worked_seconds: float = 0.0
     working_since: datetime | None = None
+    host: str = ""
+    epoch: int = 0
     submitted_position: int = 0
     sequence: int = 0
     log_position: int = 0

@@ -67,6 +67,15 @@ class BuildSubmitted(Payload):
 
 
 @dataclass(frozen=True, slots=True)
+class BuildPlaced(Payload):
+    """The member `host` of a farm took the build, and drives it from here on. `epoch` counts from 1 and grows
+    with each taking; facts of an earlier epoch are refused. On a single machine there is no such event."""
+
+    host: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
 class BuildStarted(Payload):
     """The scheduler gave the build a slot, for the first time or after a resume. `builder` is the URI that
     names the build server, `version` that of dcd, `backend` the back end of layers; "" in events of version
@@ -83,7 +92,8 @@ class CheckpointStarted(Payload):
     covers (repositories and tools of the host: name to identifying text); where it differs from the plan,
     the keys from this checkpoint on are chained again. `boot_id` of the host identifies a reboot. `base` is
     the key of the first of the attempt's two layers, which exists or is made first; `grown` is the key of the
-    layer of an earlier build that the attempt adds to instead, which is part of the key."""
+    layer of an earlier build that the attempt adds to instead, which is part of the key. `host` is the member
+    of the farm on which it runs; "" on a single machine."""
 
     checkpoint: str
     attempt: int
@@ -93,6 +103,7 @@ class CheckpointStarted(Payload):
     external: dict[str, str] = field(default_factory=dict)
     base: str = ""
     grown: str = ""
+    host: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +186,9 @@ class CheckpointFailed(Payload):
 @dataclass(frozen=True, slots=True)
 class CheckpointInterrupted(Payload):
     """The attempt ended without a verdict. `cause` is one of `daemon-died`, `machine-rebooted`,
-    `worker-died`, `no-space`, `shutdown`, `cancelled`, `host-changed` (a tool of the host that its key
-    covers was replaced meanwhile); the first three count towards parking the build."""
+    `worker-died`, `host-lost` (another member of the farm took the build), `no-space`, `shutdown`,
+    `cancelled`, `host-changed` (a tool of the host that its key covers was replaced meanwhile); the first
+    four count towards parking the build."""
 
     checkpoint: str
     attempt: int

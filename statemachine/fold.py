@@ -22,7 +22,7 @@ from statemachine.keys import with_external, with_grown, with_salt, without_grow
 from statemachine.lifecycle import destination
 from statemachine.plan import Plan
 
-COUNTED_CAUSES = frozenset({"daemon-died", "machine-rebooted", "worker-died"})
+COUNTED_CAUSES = frozenset({"daemon-died", "machine-rebooted", "worker-died", "host-lost"})
 """Causes of interruption that count towards parking; a shutdown or a cancel says nothing about the
 checkpoint."""
 
@@ -76,6 +76,8 @@ def advance(state: BuildState, payload: events.Payload) -> BuildState:
 def _applied(state: BuildState, payload: events.Payload) -> BuildState:
     """The state after `payload`, except for the lifecycle."""
     match payload:
+        case events.BuildPlaced():
+            return replace(state, host=payload.host, epoch=payload.epoch)
         case events.BuildStarted():
             return replace(state, reason="")
         case events.CheckpointStarted():
@@ -89,6 +91,7 @@ def _applied(state: BuildState, payload: events.Payload) -> BuildState:
                     log=payload.log,
                     boot_id=payload.boot_id,
                     base=payload.base,
+                    host=payload.host,
                     error=None,
                 ),
                 attempts={**state.attempts, payload.checkpoint: payload.attempt},

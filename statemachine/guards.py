@@ -18,6 +18,12 @@ InAttempt = (
 )
 
 
+def is_newer_epoch(state: BuildState, payload: events.BuildPlaced) -> None:
+    """Epochs of a build only grow."""
+    if payload.epoch <= state.epoch:
+        raise Refused(f"epoch {payload.epoch} is over: {state.host} took it in epoch {state.epoch}")
+
+
 def starts_next(state: BuildState, payload: events.CheckpointStarted) -> None:
     """An attempt starts at the first checkpoint that is not completed, under the next number."""
     is_next(state, payload)

@@ -76,12 +76,14 @@ class Runner:
         stores: Stores,
         settings: Callable[[], Configuration],
         planner: Planning = HERE,
+        host: str = "",
     ) -> None:
         self.builds = builds
         self.stores = stores
+        self._host = host
         self._needs = Needs(planner)
         self._resources = Resources(
-            builds, stores, settings, planner, self._needs, self._record_durably
+            builds, stores, settings, planner, self._needs, self._record_durably, host
         )
         self._planned_at: dict[str, float] = {}
         self.stopping = False
@@ -214,11 +216,13 @@ class Runner:
         return None
 
     async def _settle(self, state: BuildState) -> BuildState:
-        """Record the outcome of an attempt that a dead daemon left open: completed if its layer was
-        committed, otherwise interrupted; failed if its claims cannot be released."""
+        """Record the outcome of an attempt that a dead daemon left open, here or on another member of the
+        farm: completed if its layer was committed, otherwise interrupted; failed if its claims cannot be
+        released. Only the host that has claimed a resource can release it."""
         record = state.running
         assert record is not None
-        if workspace := claiming_workspace(state):
+        here = record.host == self._host
+        if here and (workspace := claiming_workspace(state)):
             try:
                 await release_claims(self.stores.privileged.release, state)
             except DcdError as error:
@@ -242,7 +246,8 @@ class Runner:
                     publications=layer.record.publications,
                 ),
             )
-        cause = "daemon-died" if record.boot_id == boot_id() else "machine-rebooted"
+        rebooted = record.boot_id != boot_id()
+        cause = "host-lost" if not here else "machine-rebooted" if rebooted else "daemon-died"
         return await self._record(state, InterruptCheckpoint(record.name, cause))
 
     async def _deliver(self, state: BuildState) -> BuildState:

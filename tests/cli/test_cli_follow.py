@@ -64,7 +64,7 @@ def start(daemon) -> Iterator[Callable[..., subprocess.Popen]]:
 
 def test_without_a_terminal_each_thing_that_happens_is_a_line_with_the_time(dcctl, daemon) -> None:
     build = daemon.build(transfer_deb=45.0, motd=1.0, create_iso=7.0)
-    build.tell(ev.BuildStarted())
+    build.tell(ev.BuildPlaced("b.example", 1), ev.BuildStarted())
     complete(build, "transfer-deb")
     build.tell(ev.CheckpointReused("motd", "k", "7fa2wxyz"))
     build.tell(
@@ -88,6 +88,7 @@ def test_without_a_terminal_each_thing_that_happens_is_a_line_with_the_time(dcct
     assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d live queued", outcome.out)
     assert without_times(outcome.out) == [
         "live queued, 3 checkpoints",
+        "live taken by b.example",
         "live started",
         "transfer-deb started, about 45 s",
         "transfer-deb completed in 41 s",

@@ -11,6 +11,7 @@ import pytest
 from cli.client import ClientError
 from statemachine.events import Actor, BuildResumed, BuildStarted, CheckpointStarted
 from store.eventlog import EventLog
+from store.host.boot import boot_id
 
 pytestmark = [pytest.mark.faults, pytest.mark.root]
 
@@ -167,17 +168,24 @@ def append(daemon, build, *payloads, time):
         log.append(build, sequence, payloads, Actor(), time).result()
 
 
-def test_attempt_from_before_a_reboot_is_interrupted_by_the_reboot(stopped, witness):
+@pytest.mark.parametrize(
+    ("began", "cause"),
+    [
+        ({"boot_id": "another boot"}, "machine-rebooted"),
+        ({"boot_id": boot_id(), "host": "another-member"}, "host-lost"),
+    ],
+)
+def test_attempt_that_could_not_end_is_interrupted_by_its_cause(stopped, witness, began, cause):
     _, waiting = witness.shown
     key = key_of(stopped, waiting, "two")
-    start = CheckpointStarted("two", 1, key, "two.1.log", boot_id="another boot")
+    start = CheckpointStarted("two", 1, key, "two.1.log", **began)
     append(stopped, waiting, BuildResumed(), BuildStarted(), start, time=datetime.now(UTC))
 
     stopped.start()
 
     witness.until("completed")
     (interrupted,) = [e for e in stopped.events(waiting) if e["type"] == "CheckpointInterrupted"]
-    assert interrupted["data"]["cause"] == "machine-rebooted"
+    assert interrupted["data"]["cause"] == cause
     assert stopped.events(waiting)[-1]["type"] == "BuildCompleted"
 
 

@@ -26,6 +26,7 @@ from statemachine.events import (
     BuildCancelled,
     BuildCompleted,
     BuildFailed,
+    BuildPlaced,
     BuildSubmitted,
     CheckpointReused,
     CheckpointStarted,
@@ -219,6 +220,15 @@ def test_three_interruptions_in_a_row_park_the_build(begin: Begin) -> None:
     assert build.state.cause == "interrupted"
     assert "b was interrupted 3 times in a row" in build.state.reason
     assert "worker-died" in build.state.reason
+
+
+def test_a_build_that_costs_three_hosts_in_a_row_is_parked(begin: Begin) -> None:
+    build = begin()
+    for epoch, host in enumerate(("a", "b", "c"), start=1):
+        build.do(BuildPlaced(host, epoch))
+        told = interrupt(build, "host-lost")
+    assert told == ["CheckpointInterrupted", "BuildPaused"]
+    assert "most recently by host-lost" in build.state.reason
 
 
 def test_a_resumed_build_gets_as_many_interruptions_again(begin: Begin) -> None:

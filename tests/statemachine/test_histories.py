@@ -45,6 +45,7 @@ from statemachine.events import (
     BuildCancelled,
     BuildCompleted,
     BuildFailed,
+    BuildPlaced,
     BuildRewound,
     CheckpointCompleted,
     CheckpointReused,
@@ -60,7 +61,9 @@ from statemachine.steps import Deliver, RunCheckpoint, next_step
 NAMES = ("a", "b", "c", "d")
 names = st.sampled_from(NAMES)
 maybe_name = st.none() | names
-causes = st.sampled_from(["daemon-died", "machine-rebooted", "worker-died", "no-space", "shutdown"])
+causes = st.sampled_from(
+    ["daemon-died", "machine-rebooted", "worker-died", "host-lost", "no-space", "shutdown"]
+)
 some_names = st.lists(names, min_size=1, max_size=4, unique=True)
 codes = st.fixed_dictionaries({}, optional={name: st.sampled_from("12") for name in NAMES})
 digests = st.sampled_from(["1", "2"])
@@ -216,6 +219,19 @@ def histories(
         @rule(cause=causes)
         def interrupt(self, cause: str) -> None:
             self.do(InterruptCheckpoint(self.build.state.running.name, cause, "details"))
+
+        @precondition(lambda self: not self.build.state.ended and not self.stands)
+        @rule(host=st.sampled_from("xyz"), later=st.integers(0, 2))
+        def take(self, host: str, later: int) -> None:
+            before = self.build.state
+            try:
+                self.do(BuildPlaced(host, before.epoch + later))
+            except Refused:
+                assert later == 0
+                return
+            after = self.build.state
+            assert (after.host, after.epoch) == (host, before.epoch + later)
+            assert (after.lifecycle, after.checkpoints) == (before.lifecycle, before.checkpoints)
 
         @rule()
         def restart(self) -> None:

@@ -24,6 +24,7 @@ from statemachine.events import (
     BuildCompleted,
     BuildFailed,
     BuildPaused,
+    BuildPlaced,
     BuildRemoved,
     BuildResumed,
     BuildRewound,
@@ -81,6 +82,7 @@ def payloads(build: Any) -> dict[str, Payload]:
     return {
         type(payload).__name__: payload
         for payload in (
+            BuildPlaced("a", 1),
             BuildStarted(),
             CheckpointStarted("b", b.attempts + 1, b.key, "log"),
             ResourceClaimed("b", b.attempts, "target", "one"),
@@ -112,12 +114,12 @@ IN_ATTEMPT = {
 }
 
 LEGAL = {
-    "queued": {"BuildStarted", "PauseRequested", "CancelRequested"},
-    "running": {"PauseRequested", "CancelRequested"} | IN_ATTEMPT,
-    "pausing": {"CancelRequested", "BuildResumed", "PauseWithdrawn"} | IN_ATTEMPT,
+    "queued": {"BuildPlaced", "BuildStarted", "PauseRequested", "CancelRequested"},
+    "running": {"BuildPlaced", "PauseRequested", "CancelRequested"} | IN_ATTEMPT,
+    "pausing": {"BuildPlaced", "CancelRequested", "BuildResumed", "PauseWithdrawn"} | IN_ATTEMPT,
     "paused": {"BuildPaused", "BuildResumed", "BuildRewound", "CancelRequested"},
     "failed": {"BuildResumed", "BuildRewound", "CancelRequested"},
-    "cancelling": IN_ATTEMPT,
+    "cancelling": {"BuildPlaced"} | IN_ATTEMPT,
     "cancelled": {"BuildRemoved"},
     "completed": {"BuildRemoved"},
 }
@@ -146,8 +148,8 @@ def test_between_checkpoints_a_running_build_can_start_reuse_pause_and_fail(
         name for name, payload in payloads(build).items() if not refused(build.machine, payload)
     }
     assert accepted == {
-        "CheckpointStarted", "CheckpointReused", "LayerDamaged", "PauseRequested", "BuildPaused",
-        "BuildFailed", "CancelRequested",
+        "BuildPlaced", "CheckpointStarted", "CheckpointReused", "LayerDamaged", "PauseRequested",
+        "BuildPaused", "BuildFailed", "CancelRequested",
     }  # fmt: skip
 
 
@@ -209,6 +211,19 @@ def test_legal_lists_what_a_person_may_ask_for(
     begin: Callable[..., Any], state: str, possible: list[str]
 ) -> None:
     assert legal(driven(begin, state).machine.state) == possible
+
+
+def test_a_build_is_taken_in_a_later_epoch_only(begin: Callable[..., Any]) -> None:
+    build = driven(begin, "running")
+    assert (build.state.host, build.state.epoch) == ("", 0)
+    build.do(BuildPlaced("a", 1))
+    build.do(BuildPlaced("b", 3))
+    assert (build.state.host, build.state.epoch) == ("b", 3)
+    assert build.state.lifecycle == "running"
+    for late in (1, 3):
+        with pytest.raises(Refused) as caught:
+            build.machine.accept(BuildPlaced("a", late))
+        assert caught.value.details == f"epoch {late} is over: b took it in epoch 3"
 
 
 def test_nothing_is_possible_with_a_removed_build(begin: Callable[..., Any]) -> None:

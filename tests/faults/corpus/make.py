@@ -22,6 +22,7 @@ from statemachine.events import (
     ArtifactPublished,
     BuildCancelled,
     BuildCompleted,
+    BuildPlaced,
     BuildSubmitted,
     CheckpointCompleted,
     CheckpointReused,
@@ -90,7 +91,7 @@ class History:
         iso = Artifact("live.iso", "media/live.iso", "iso", 5, "33")
         self.do(build, self.completed(build, 2.5, artifacts=(iso,), size_bytes=4096))
 
-    def start(self, build: str, **external: str) -> str:
+    def start(self, build: str, host: str = "", **external: str) -> str:
         state = BuildMachine.rehydrate(self.log.read_build(build)).state
         record = state.next
         assert record is not None
@@ -101,7 +102,7 @@ class History:
         log = f"/var/lib/dcd/logs/{build}/{record.name}.{attempt}.log"
         self.do(
             build,
-            CheckpointStarted(record.name, attempt, key, log, BOOT, external),
+            CheckpointStarted(record.name, attempt, key, log, BOOT, external, host=host),
         )
         return record.name
 
@@ -202,6 +203,12 @@ def write_history(log: EventLog) -> None:
         "ffffffffff",
         history.completed("ffffffffff", 1.0, resolved="77" * 32, content="88" * 32),
     )
+
+    history.submit("gggggggggg", BuildSubmitted("moved", "<dc/>", "/m.xml", plan("only")))
+    history.do("gggggggggg", BuildPlaced("a", 1), do.Start())
+    name = history.start("gggggggggg", host="a")
+    history.do("gggggggggg", BuildPlaced("b", 2), do.InterruptCheckpoint(name, "host-lost"))
+    history.start("gggggggggg", host="b")
 
 
 def summary(log: EventLog, build: str) -> dict[str, object]:

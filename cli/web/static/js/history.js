@@ -1,7 +1,7 @@
 // From the events of a build to what the timeline shows. Pure.
 import { seconds } from "./format.js";
 
-const DEATHS = ["daemon-died", "machine-rebooted"];
+const DEATHS = { "daemon-died": "the daemon died", "machine-rebooted": "the machine rebooted", "host-lost": "the host was lost" };
 
 // Attempts, reuses, pauses and marks, with times in seconds since 1970. `now` ends what still runs.
 export function history(events, now) {
@@ -43,8 +43,7 @@ export function history(events, now) {
         break;
       case "CheckpointInterrupted":
         finish(at, "interrupted", data.cause);
-        if (DEATHS.includes(data.cause))
-          found.marks.push({ at, kind: "death", words: data.cause === "daemon-died" ? "the daemon died" : "the machine rebooted" });
+        if (DEATHS[data.cause]) found.marks.push({ at, kind: "death", words: DEATHS[data.cause] });
         break;
       case "BuildRewound":
         found.marks.push({ at, kind: "rewound", words: `rewound to ${data.checkpoint}${data.reason ? `: ${data.reason}` : ""}` });
