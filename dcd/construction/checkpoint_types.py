@@ -7,9 +7,11 @@ Importing the modules runs their code; nothing else is touched.
 """
 
 import ast
+import functools
 import inspect
 import pkgutil
 import textwrap
+from collections import ChainMap
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -104,20 +106,25 @@ def unavailable_originals(types: Collection[CheckpointType]) -> list[str]:
 def meanings_of(cls: type) -> dict[str, str]:
     """The string below each field of a class, inherited ones included, on one line. Empty when there is no
     source."""
+    return dict(ChainMap(*map(_own_meanings, cls.__mro__)))
+
+
+@functools.cache
+def _own_meanings(cls: type) -> dict[str, str]:
+    """The strings below the fields that the class itself declares. The search for a source takes long."""
+    try:
+        with PARSING:
+            tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
+    except (OSError, TypeError, SyntaxError):
+        return {}
     found: dict[str, str] = {}
-    for each in reversed(cls.__mro__):
-        try:
-            with PARSING:
-                tree = ast.parse(textwrap.dedent(inspect.getsource(each)))
-        except (OSError, TypeError, SyntaxError):
-            continue
-        for statements in pairwise(cast(ast.ClassDef, tree.body[0]).body):
-            match statements:
-                case (
-                    ast.AnnAssign(target=ast.Name(id=name)),
-                    ast.Expr(value=ast.Constant(value=str(text))),
-                ):
-                    found[name] = " ".join(text.split())
+    for statements in pairwise(cast(ast.ClassDef, tree.body[0]).body):
+        match statements:
+            case (
+                ast.AnnAssign(target=ast.Name(id=name)),
+                ast.Expr(value=ast.Constant(value=str(text))),
+            ):
+                found[name] = " ".join(text.split())
     return found
 
 
