@@ -26,7 +26,7 @@ from dcd.worker.recover import leftover_workers
 from store.packages import Packages
 from tests.forking import Forked, Zygote, mount_namespace, settings_of_python
 
-PROMPT_SECONDS = 30.0
+PROMPT_SECONDS = 60.0
 SETTLED = ("paused", "failed", "cancelled", "completed")
 
 

@@ -35,6 +35,16 @@ class Place:
             f"<args>{command}</args></checkpoint></execution></distro></dc>"
         )
 
+    def write_gate(self) -> Path:
+        """Let the build wait for the file that is returned."""
+        gate = self.directory / "gate"
+        self.write(f"until test -e {gate}; do sleep 0.1; done")
+        writes = (
+            f'<kwargs><arglist name="writes"><argitem>{self.directory}</argitem></arglist></kwargs>'
+        )
+        self.manifest.write_text(self.manifest.read_text().replace("</args>", f"</args>{writes}"))
+        return gate
+
     def start(self, *options: str) -> "subprocess.Popen[str]":
         command = [sys.executable, "-m", "cli.main", "build", str(self.manifest), *options]
         environment = {k: v for k, v in os.environ.items() if k != "DCD_SOCKET"}
@@ -82,12 +92,19 @@ def until(happened: Callable[[], object]) -> None:
         time.sleep(0.05)
 
 
-def next_line(process: "subprocess.Popen[str]", text: str) -> str:
+def lines_until(process: "subprocess.Popen[str]", text: str) -> str:
+    """What it prints, to the line with the text."""
     assert process.stdout is not None
+    said = ""
     while line := process.stdout.readline():
+        said += line
         if text in line:
-            return line
-    pytest.fail(f"it ended without {text!r}")
+            return said
+    pytest.fail(f"it ended without {text!r}: {said}")
+
+
+def next_line(process: "subprocess.Popen[str]", text: str) -> str:
+    return lines_until(process, text).splitlines()[-1]
 
 
 def test_its_files_are_the_users_and_its_daemon_ends_with_it(place: Place) -> None:
@@ -128,13 +145,15 @@ def test_a_failed_build_goes_on_with_the_edited_manifest(place: Place) -> None:
 
 
 def test_two_at_once_share_the_daemon_and_the_last_one_ends_it(place: Place) -> None:
-    place.write("sleep 10")
+    gate = place.write_gate()
     first = place.start()
     next_line(first, "small started")
     second = place.start("--fresh")
+    said = lines_until(second, "small started")
+    gate.touch()
     out = [process.communicate(timeout=SECONDS)[0] for process in (first, second)]
     assert (first.returncode, second.returncode) == (0, 0), out
-    assert "private daemon" not in out[1]
+    assert "private daemon" not in said + out[1]
 
 
 def test_watching_builds_again_what_a_change_needs_with_a_line_for_each_build(place: Place) -> None:

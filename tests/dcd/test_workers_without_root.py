@@ -39,7 +39,7 @@ def eventually(daemon: Daemon, *, running: bool) -> dict[int, bytes]:
 def test_a_forked_worker_ends_with_the_launcher_and_not_with_the_zygote(
     private: Daemon, tmp_path: Path
 ) -> None:
-    build = private.submit(manifest(tmp_path, "test -e {MEDIA_DIR}/never || sleep 30"))
+    build = private.submit(manifest(tmp_path, "test -e {MEDIA_DIR}/never || sleep 600"))
     commands = eventually(private, running=True)
     assert all(b"dcd.worker.zygote" in command for command in commands.values())
     children = Path(f"/proc/{private.launcher()}/task").glob("*/children")

@@ -178,7 +178,7 @@ def run(*command):
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
 
 
-def wait_for_size(path, size, daemon, seconds=20):
+def wait_for_size(path, size, daemon, seconds=60):
     deadline = time.monotonic() + seconds
     while path.stat().st_size != size:
         assert daemon.poll() is None
@@ -186,7 +186,7 @@ def wait_for_size(path, size, daemon, seconds=20):
         time.sleep(0.02)
 
 
-def wait_until_detached(path, seconds=20):
+def wait_until_detached(path, seconds=60):
     """A mount lives on in the mount namespaces that were made meanwhile, and its loop device with it."""
     deadline = time.monotonic() + seconds
     while subprocess.run(["losetup", "-j", path], capture_output=True, check=True).stdout:

@@ -62,7 +62,7 @@ class Gateway:
         """SIGINT; returns what it has written to stderr."""
         self.process.send_signal(2)
         try:
-            return self.process.communicate(timeout=10)[1]
+            return self.process.communicate(timeout=60)[1]
         finally:
             self.process.kill()
 

@@ -24,7 +24,7 @@ AXE = (Path(__file__).parent / "axe-core" / "axe.min.js").read_text()
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 
-expect.set_options(timeout=15_000)
+expect.set_options(timeout=60_000)
 
 
 @pytest.fixture(scope="module")
@@ -103,13 +103,16 @@ def test_a_build_is_shown_live_until_it_is_completed(opened, web_daemon, tmp_pat
 
 
 def test_a_killed_daemon_is_said_and_no_event_is_lost(opened, web_daemon, tmp_path):
-    build = submit(web_daemon, tmp_path, "sleep 2", name="killed")
+    gate = tmp_path / "gate"
+    line = f"until test -e {gate}; do sleep 0.1; done"
+    build = submit(web_daemon, tmp_path, line, name="killed", arguments=writes(tmp_path))
     page = opened(f"/builds/{build}")
     expect(page.locator(".build-title").get_by_text("running")).to_be_visible()
     web_daemon.wait_for_event(build, "CheckpointStarted")
     web_daemon.kill()
     expect(page.get_by_text("The daemon does not answer.")).to_be_visible()
     web_daemon.start()
+    gate.touch()
     expect(page.get_by_text("The daemon does not answer.")).to_be_hidden()
     expect(page.locator(".build-title").get_by_text("completed")).to_be_visible()
     marks = page.locator(".marks").get_by_role("listitem")
@@ -291,7 +294,7 @@ def test_a_link_in_another_tab_keeps_the_token(opened, completed):
 
 
 def test_screens_and_consoles_of_guests_are_shown_while_they_boot(opened, web_daemon, tmp_path):
-    build = submit(web_daemon, tmp_path, "sleep 30", name="boots")
+    build = submit(web_daemon, tmp_path, "sleep 600", name="boots")
     web_daemon.wait_for_event(build, "CheckpointStarted")
     evidence = web_daemon.state_dir / "logs" / build / "step-1.1"
     evidence.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from typing import Any
 from dcd.checkpoints.interface import Context
 from statemachine.results import Artifact, Publication
 
-SECONDS = 20.0
+SECONDS = 60.0
 
 
 @dataclass
@@ -53,8 +53,8 @@ class Faulty:
             large = bool(self.breaks and length and int(length[1]) > self.breaks[0])
             if self.hangs:
                 self.hangs -= 1
-                client.recv(1 << 20)
-                time.sleep(3)
+                while client.recv(1 << 20):
+                    pass
                 return
             if self.answers:
                 status = self.answers.pop(0)

@@ -109,7 +109,7 @@ def layout(layer: bytes = LAYER) -> bytes:
 
 
 def pushing(proxy: Faulty, name: str, **more: Any) -> PublishRegistry:
-    given = {"credentials": "DCD_SECRET_REGISTRY", "timeout_seconds": 2.0, **more}
+    given = {"credentials": "DCD_SECRET_REGISTRY", "timeout_seconds": 20.0, **more}
     return PublishRegistry("p", reference=f"{proxy.host}/{name}:1", insecure=True, **given)
 
 
@@ -173,7 +173,7 @@ def test_a_registry_that_does_not_work_for_a_while_is_tried_again(
         proxy.answers += [500, 503]
     else:
         proxy.hangs = 1
-    published(context, pushing(proxy, f"team/retry{fault}", timeout_seconds=1.0))
+    published(context, pushing(proxy, f"team/retry{fault}", timeout_seconds=2.0))
     assert "trying again" in bench.messages()
     assert "config" in tags(registry, f"team/retry{fault}")
 

@@ -66,7 +66,7 @@ def bucket(server: int, request: pytest.FixtureRequest) -> Any:
 
 
 def storing(proxy: Faulty, bucket: Any, **more: Any) -> PublishS3:
-    given = {"prefix": "a b/images", "part_mib": 5, "timeout_seconds": 2.0, **more}
+    given = {"prefix": "a b/images", "part_mib": 5, "timeout_seconds": 20.0, **more}
     where = {"endpoint": f"http://{proxy.host}", "bucket": bucket.name}
     return PublishS3("p", **where, credentials="DCD_SECRET_S3", **given)
 
@@ -150,7 +150,7 @@ def test_a_server_that_does_not_work_for_a_while_is_tried_again(
         proxy.hangs = 1
     else:
         proxy.breaks += [MIB, 2 * MIB]
-    published(delivered(bench, large_iso=LARGE), storing(proxy, bucket, timeout_seconds=1.0))
+    published(delivered(bench, large_iso=LARGE), storing(proxy, bucket, timeout_seconds=2.0))
     assert content(bucket)["a b/images/large.iso"] == LARGE
     assert "trying again" in bench.messages()
 

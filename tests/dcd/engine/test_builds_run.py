@@ -17,6 +17,11 @@ def counted(counter: Path, line: str = "true") -> str:
     return f"echo run >> {counter}; {line}"
 
 
+def until(gate: Path) -> str:
+    """A shell line that ends when the file is there."""
+    return f"until test -e {gate}; do sleep 0.1; done"
+
+
 def runs(counter: Path) -> int:
     """How often a counted line has run."""
     return len(counter.read_text().splitlines()) if counter.exists() else 0
@@ -222,12 +227,13 @@ def test_pause_before_stands_still_there_until_resumed(daemon, write_manifest, t
 
 
 def test_pause_lets_the_running_checkpoint_end(daemon, write_manifest, tmp_path):
-    manifest = write_manifest(("one", counted(tmp_path / "n", "sleep 1")), ("two", "true"))
+    manifest = write_manifest(("one", until(tmp_path / "gate")), ("two", "true"))
     build = daemon.submit(manifest)
     daemon.wait_for_event(build, "CheckpointStarted")
 
     daemon.ctl("pause", build)
     daemon.ctl("pause", build)
+    (tmp_path / "gate").touch()
 
     assert states(daemon.wait(build, "paused")) == ["completed", "pending"]
 
@@ -260,7 +266,7 @@ def test_higher_priority_goes_first(cold_daemon, write_manifest, tmp_path):
     cold_daemon.settings["max_running_builds"] = 1
     cold_daemon.start()
     order = tmp_path / "order"
-    blocker = cold_daemon.submit(write_manifest(("one", "sleep 2"), name="blocker"))
+    blocker = cold_daemon.submit(write_manifest(("one", until(tmp_path / "gate")), name="blocker"))
     cold_daemon.wait_for_event(blocker, "CheckpointStarted")
     builds = [
         cold_daemon.submit(
@@ -268,6 +274,7 @@ def test_higher_priority_goes_first(cold_daemon, write_manifest, tmp_path):
         )
         for name, priority in (("late", "0"), ("early", "5"))
     ]
+    (tmp_path / "gate").touch()
 
     for build in builds:
         cold_daemon.wait(build, "completed")
@@ -364,7 +371,7 @@ def test_graph_marks_the_present_state(daemon, write_manifest):
 def test_low_space_pauses_before_a_checkpoint_and_goes_on_by_itself(cold_daemon, write_manifest):
     cold_daemon.settings["min_free_bytes"] = 0
     daemon = cold_daemon.start()
-    build = daemon.submit(write_manifest(("one", "sleep 1"), ("two", "true")))
+    build = daemon.submit(write_manifest(("one", "sleep 2"), ("two", "true")))
     daemon.wait_for_event(build, "CheckpointStarted")
     daemon.settings["min_free_bytes"] = 2**60
     config = daemon.state_dir.parent / "dcd.toml"

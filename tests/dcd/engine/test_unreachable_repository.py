@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -42,13 +41,12 @@ def actions(daemon: Daemon, manifest: Path, *options: str) -> dict[str, tuple[st
 def test_the_plan_is_shown_with_the_repository_that_cannot_be_asked(
     daemon: Daemon, manifest: Path
 ) -> None:
-    started = time.monotonic()
     found = actions(daemon, manifest)
-    assert time.monotonic() - started < 8
     action, reason, has_key = found["base"]
     assert (action, has_key) == ("unknown", False)
     assert reason.startswith("its repository cannot be queried: ")
     assert "http://127.0.0.1:1/ test" in reason
+    assert "tried" not in reason, "a plan is shown without patience"
     # The time of the build, which is in every key, would be that of the repository.
     assert found["before"][0] == "unknown"
     assert found["after"] == (

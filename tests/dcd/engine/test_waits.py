@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,8 +17,10 @@ def until(happened: Callable[[], object], seconds: float = 60.0) -> None:
         time.sleep(0.05)
 
 
-def test_a_build_that_waits_for_anothers_layer_says_so(daemon: Any, write_manifest: Any) -> None:
-    manifest = write_manifest(("one", "sleep 3"))
+def test_a_build_that_waits_for_anothers_layer_says_so(
+    daemon: Any, write_manifest: Any, tmp_path: Path
+) -> None:
+    manifest = write_manifest(("one", f"until [ -e {tmp_path}/go-on ]; do sleep 0.1; done"))
     first = daemon.submit(manifest)
     daemon.wait_for_event(first, "CheckpointStarted")
     second = daemon.submit(manifest)
@@ -25,6 +28,7 @@ def test_a_build_that_waits_for_anothers_layer_says_so(daemon: Any, write_manife
     assert daemon.status(second)["reason"] == (
         "waits for another build, which is creating the same layer"
     )
+    (tmp_path / "go-on").touch()
     assert daemon.wait(second)["reason"] == ""
     assert daemon.status(second)["checkpoints"][0]["reused_from"] == first
 

@@ -85,7 +85,7 @@ class Receiver:
         self.url = f"http://127.0.0.1:{self.server.server_port}"
         threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
 
-    def wait(self, count: int, seconds: float = 20.0) -> list[Delivery]:
+    def wait(self, count: int, seconds: float = 60.0) -> list[Delivery]:
         """The deliveries, once there are so many."""
         with self.arrived:
             enough = self.arrived.wait_for(lambda: len(self.deliveries) >= count, seconds)

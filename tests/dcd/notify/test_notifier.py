@@ -34,7 +34,7 @@ def started(log: EventLog, *hooks: Webhook) -> Notifier:
     return found
 
 
-def run(notifier: Notifier, done=None, seconds: float = 20.0) -> None:
+def run(notifier: Notifier, done=None, seconds: float = 60.0) -> None:
     """Deliver until `done()`: by default until all is delivered and recorded. What has arrived without being
     recorded is delivered again later."""
     done = done or (lambda: all(each.state == "ok" for each in notifier.states()))
@@ -119,7 +119,8 @@ def test_a_hook_that_hangs_disturbs_no_other_and_says_so(log, receiver, second_r
     assert (bad.state, good.state) == ("failing", "ok")
     assert "no answer within 0.1 s" in bad.error
     assert (bad.behind > 0, good.behind) == (True, 0)
-    assert in_order(receiver.deliveries) == ["a"]
+    # An attempt whose time was over before the receiver had read it may still arrive.
+    assert in_order(receiver.wait(1)) == ["a"]
     assert in_order(second_receiver.deliveries) == ["a", "b", "c"]
 
 
@@ -190,10 +191,11 @@ def test_a_reload_starts_and_stops_hooks_and_a_changed_one_goes_on_where_it_was(
             await asyncio.sleep(0.01)
         hooks[:] = hooks[1:]
         notifier.settings_changed()
-        await asyncio.sleep(0.05)
+        while (tmp_path / "events" / "notify" / "ci.position").exists():
+            await asyncio.sleep(0.01)
         running.cancel()
 
-    asyncio.run(asyncio.wait_for(reload(), 20))
+    asyncio.run(asyncio.wait_for(reload(), 60))
     assert {each.body["hook"] for each in second_receiver.deliveries} == {"ci"}
     assert in_order(second_receiver.deliveries) == ["a"]
     kept = [path.name for path in (tmp_path / "events" / "notify").iterdir()]
@@ -218,7 +220,7 @@ def test_a_test_is_delivered_although_events_wait_and_lets_them_go(
             await asyncio.sleep(0.01)
         running.cancel()
 
-    asyncio.run(asyncio.wait_for(test_once(), 20))
+    asyncio.run(asyncio.wait_for(test_once(), 60))
     assert [each.kind for each in receiver.deliveries] == [
         "BuildCompleted",
         "Test",
@@ -278,15 +280,15 @@ def test_killed_between_a_delivery_and_its_cursor_it_delivers_again_and_loses_no
     log.close()
 
     # The first write of a run stores where it begins.
-    assert sender(log, receiver, secret, 2).wait(30) == -signal.SIGKILL
+    assert sender(log, receiver, secret, 2).wait(60) == -signal.SIGKILL
     assert builds(receiver.deliveries) == ["a"]
-    assert sender(log, receiver, secret, 3).wait(30) == -signal.SIGKILL
+    assert sender(log, receiver, secret, 3).wait(60) == -signal.SIGKILL
     assert builds(receiver.deliveries) == ["a", "a", "b"]
     running: list[subprocess.Popen[bytes]] = []
     receiver.answers = [lambda: os.kill(running[0].pid, signal.SIGKILL)]
     running.append(sender(log, receiver, secret, 0))
-    assert running[0].wait(30) == -signal.SIGKILL
-    assert sender(log, receiver, secret, 0).wait(30) == 0
+    assert running[0].wait(60) == -signal.SIGKILL
+    assert sender(log, receiver, secret, 0).wait(60) == 0
 
     assert builds(receiver.deliveries) == ["a", "a", "b", "b", "b", "c"]
     first, again = receiver.deliveries[:2]

@@ -60,7 +60,7 @@ def test_all_that_a_command_starts_is_in_the_group_and_ends_with_it(delegated: P
 
         group.end()
 
-        assert process.wait(10) == -signal.SIGKILL
+        assert process.wait(60) == -signal.SIGKILL
     assert not Path(f"/proc/{stray}").exists() or "Z" in Path(f"/proc/{stray}/stat").read_text()
     assert not group.directory.exists()
     group.end()
@@ -119,7 +119,7 @@ def group_of_directory(directory: Path) -> str:
 
 
 def wait_for(look: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not (found := look()):
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -141,8 +141,8 @@ def test_a_program_that_cannot_be_started_is_an_error_and_no_traceback(tmp_path:
 
 def test_the_time_limit_ends_the_whole_group(tmp_path: Path) -> None:
     script = f"sleep 1000 & echo $! > {tmp_path}/child; wait"
-    with pytest.raises(ToolFailed, match=r"did not finish within 0\.5 seconds") as caught:
-        run(["sh", "-c", script], timeout_seconds=0.5)
+    with pytest.raises(ToolFailed, match="did not finish within 2 seconds") as caught:
+        run(["sh", "-c", script], timeout_seconds=2.0)
     assert caught.value.timed_out
     assert gone(pid_in(tmp_path / "child"))
 
@@ -152,7 +152,7 @@ def test_a_program_that_ignores_sigterm_is_killed(
 ) -> None:
     monkeypatch.setattr("store.host.process.GRACE_SECONDS", 0.3)
     with pytest.raises(ToolFailed) as caught:
-        run(["sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"], timeout_seconds=0.3)
+        run(["sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"], timeout_seconds=2.0)
     assert (caught.value.timed_out, caught.value.exit_status) == (True, -signal.SIGKILL)
 
 
@@ -228,9 +228,9 @@ def test_a_line_without_end_costs_no_more_than_as_many_bytes_in_short_lines(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     def seconds(shape: str) -> float:
-        started = time.monotonic()
+        started = time.process_time()
         run(["sh", "-c", f"head -c 33554432 /dev/zero | tr '\\0' {shape}"])
-        return time.monotonic() - started
+        return time.process_time() - started
 
     lines, line = seconds("'\\n'"), seconds("A")
     meter = seconds("'\\r'")
