@@ -17,7 +17,7 @@ from benchmarks.rounds import Rounds
 from statemachine.codec import encode
 from statemachine.events import Actor, ArtifactPublished, BuildPaused, Payload
 from statemachine.results import Artifact
-from store.eventlog import EventLog
+from store.eventlog import SqliteLog
 
 APPENDS = 1000
 TOGETHER = 50
@@ -142,7 +142,7 @@ def _appends(path: Path, together: int) -> float:
     """Events a second when `together` builds each append one event at a time and wait for it."""
     actor, now = Actor(), datetime.now(UTC)
     artifact = Artifact("image.iso", "/artifacts/image.iso", "iso", 1, "0" * 64)
-    with EventLog(path) as log:
+    with SqliteLog(path) as log:
         for number in range(together):
             log.append(f"build-{number}", 0, completed(number, 6)[:1], actor, now).result()
         sequence = 1

@@ -22,7 +22,7 @@ from statemachine.events import (
 )
 from statemachine.keys import chain
 from statemachine.plan import Ingredient, Plan, PlannedCheckpoint
-from store.eventlog import EventLog
+from store.eventlog import SqliteLog
 
 AHEAD = 256
 """So many appends wait for the disk together."""
@@ -35,7 +35,7 @@ def write_history(path: Path, builds: int, history: Callable[[int], Sequence[Pay
     """Append `history(number)` for each of so many new builds. Returns the number of events."""
     count = 0
     pending: list[Future[list[Event]]] = []
-    with EventLog(path) as log:
+    with SqliteLog(path) as log:
         for number in range(builds):
             payloads = history(number)
             count += len(payloads)

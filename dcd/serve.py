@@ -51,7 +51,7 @@ from statemachine.build import BuildState
 from statemachine.errors import DcdError, Unavailable
 from store.artifacts import Artifacts
 from store.blobs import Blobs
-from store.eventlog import EventLog
+from store.eventlog import EventLog, SqliteLog
 from store.host.identity import USER, Identity, give_up_root, service_identity
 from store.host.interpreter import module_command
 from store.host.secret_files import PREFIX
@@ -234,7 +234,7 @@ class Daemon:
         broadcast = Broadcast()
         metrics = Metrics()
         with (
-            EventLog(state_dir / EVENTS / "events.db", metrics.committed) as events,
+            SqliteLog(state_dir / EVENTS / "events.db", metrics.committed) as events,
             Planner(self.settings, self._start_planners) as planner,
         ):
             stores = Stores(

@@ -117,9 +117,10 @@ class Metrics:
         """Count an answered request."""
         self._requests.labels(operation, str(status)).inc()
 
-    def committed(self, position: int, seconds: float) -> None:
-        """Observe a commit of the event log; for `EventLog`'s `on_commit`."""
-        self._commits.observe(seconds)
+    def committed(self, position: int, seconds: float | None) -> None:
+        """Observe a commit of this process to the event log; for its `on_commit`."""
+        if seconds is not None:
+            self._commits.observe(seconds)
 
     def happened(self, before: BuildState | None, event: events.Event) -> None:
         """Observe an appended event; for `Builds.watch`."""

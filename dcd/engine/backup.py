@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from statemachine.errors import Refused, Unavailable
-from store.eventlog import EventLog, LogDamaged
-from store.eventlog.high_water import HighWater
+from store.eventlog import EventLog, LogDamaged, SqliteLog
+from store.eventlog.sqlite.high_water import HighWater
 from store.host.durable import sync_directory, sync_file
 
 _ASIDE = "backup-"
@@ -75,7 +75,7 @@ def restore(backup: Path, state_dir: Path, force: bool) -> tuple[int, Path | Non
 
 def _verified(copy: Path, backup: Path) -> int:
     """The number of events of a verified log. Raises LogDamaged."""
-    with EventLog(copy) as log:
+    with SqliteLog(copy) as log:
         problems = log.verify_all()
         count = log.position
     if problems:

@@ -184,7 +184,7 @@ class Records:
 
     async def copy(self) -> tuple[BinaryIO, int, bytes]:
         """A consistent copy of the event log: the open file, its size in bytes and its sha256."""
-        return await asyncio.to_thread(copy_of, self._log, self._log.path.parent)
+        return await asyncio.to_thread(copy_of, self._log, self._log.directory)
 
     def sizes(self) -> Sizes:
         """The sizes in the state directory that are cheap to measure. Blocking."""

@@ -105,7 +105,7 @@ def measure(
         blob_bytes=sum(blob.size_bytes for blob in stores.blobs.stored()),
         artifact_bytes=sum(usage.artifact_bytes for usage in builds),
         log_bytes=sum(usage.log_bytes for usage in builds),
-        event_log_bytes=_event_log_bytes(events),
+        event_log_bytes=events.size_bytes(),
         builds=tuple(sorted(builds, key=_total, reverse=True)),
         retired_bytes=sum(map(held_bytes, stores.privileged.retired)),
         package_bytes=sum(package.size_bytes for package in packages),
@@ -136,15 +136,10 @@ def sizes(stores: Stores, events: EventLog) -> Sizes:
         layer_bytes=sum(layer.size_bytes for layer in layers),
         retired_bytes=sum(map(held_bytes, stores.privileged.retired)),
         artifact_bytes=allocated_bytes(artifacts) if artifacts.exists() else 0,
-        event_log_bytes=_event_log_bytes(events),
-        free_bytes=disk_usage(events.path.parent).free,
+        event_log_bytes=events.size_bytes(),
+        free_bytes=disk_usage(events.directory).free,
         soundness=soundness(stores.layers),
     )
-
-
-def _event_log_bytes(events: EventLog) -> int:
-    files = events.path.parent.glob(f"{events.path.name}*")
-    return sum(path.stat().st_size for path in files)
 
 
 def held_bytes(store: Layers) -> int:

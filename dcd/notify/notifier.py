@@ -95,7 +95,7 @@ class Notifier:
         self._settings = settings
         self._keys = dict(keys or {})
         """Keys that were read as root."""
-        self._cursors = Cursors(log.path.with_name("notify"))
+        self._cursors = Cursors(log.directory / "notify")
         self._positions: dict[str, int] = {}
         self._states: dict[str, HookState] = {}
         self._changed = asyncio.Event()

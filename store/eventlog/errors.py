@@ -7,6 +7,10 @@ class Conflict(Refused):
     """The build has changed since the caller read it: read it again and decide again."""
 
 
+class Fenced(Refused):
+    """The epoch is over: another member of the farm owns the build. End the attempt, forget the build."""
+
+
 class DuplicateSubmission(Conflict):
     """The idempotency key was used before, for `build`."""
 
@@ -28,3 +32,12 @@ class LogFailed(Unavailable):
 
 class LogDamaged(Unavailable):
     """The database is not a valid event log: foreign, truncated, corrupt or newer."""
+
+
+def fenced(build: str, epoch: int | None, current: int) -> Fenced:
+    """The answer to an append in an epoch that is not the current one."""
+    return Fenced(
+        f"epoch {epoch} of build {build} is over",
+        f"it is in epoch {current}",
+        "nothing: the member that took the build continues it",
+    )

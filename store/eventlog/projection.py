@@ -32,7 +32,7 @@ from statemachine.events import (
     Event,
 )
 from statemachine.fold import evolve
-from store.eventlog.schema import builds, events, layer_keys
+from store.eventlog.tables import builds, events, layer_keys
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ import pytest
 from cli import client
 from statemachine.errors import DcdError, NotFound
 from statemachine.machine import BuildMachine
-from store.eventlog import EventLog
+from store.eventlog import EventLog, SqliteLog
 from tests.forking import Fault, Zygote
 
 HERE = Path(__file__).parent
@@ -188,7 +188,7 @@ class Witness:
             if (file := source.with_name(name)).exists():
                 shutil.copyfile(file, copy / name)
         wrong: list[str] = []
-        with EventLog(copy / "events.db") as log:
+        with SqliteLog(copy / "events.db") as log:
             wrong += log.verify_projection()
             positions = [event.position for event in log.read(limit=1_000_000)]
             if positions != list(range(1, len(positions) + 1)):

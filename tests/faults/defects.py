@@ -11,7 +11,7 @@ def acknowledge_before_commit() -> None:
     """Tell callers that their events are on disk a moment before they are."""
     from statemachine.errors import DcdError
     from store.eventlog import projection
-    from store.eventlog.writer import Writer, _Group
+    from store.eventlog.sqlite.writer import SqliteWriter, _Group
 
     def transact(self, requests):
         group = _Group(self.position)
@@ -22,16 +22,16 @@ def acknowledge_before_commit() -> None:
                 assert not isinstance(outcome, DcdError)
                 request.future.set_result(outcome)
             time.sleep(0.2)
-        self._remember(group)
+        self._move(group)
 
-    Writer._transact = transact
+    SqliteWriter._transact = transact
 
 
 def acknowledge_what_failed() -> None:
     """Take a failed write for a success."""
-    from store.eventlog import writer
+    from store.eventlog.sqlite import writer
 
-    transact = writer.Writer._transact
+    transact = writer.SqliteWriter._transact
 
     def careless(self, requests):
         group = writer._Group(self.position)
@@ -44,7 +44,7 @@ def acknowledge_what_failed() -> None:
             for request, outcome in outcomes:
                 request.future.set_result(outcome)
 
-    writer.Writer._transact = careless
+    writer.SqliteWriter._transact = careless
 
 
 def workers_outlive_the_daemon() -> None:
@@ -84,7 +84,7 @@ def layers_appear_bit_by_bit() -> None:
 def look_for_space_often() -> None:
     """See free space at once instead of within seconds."""
     from dcd.engine import scheduler
-    from store.eventlog import writer
+    from store.eventlog.sqlite import writer
 
     scheduler.SPACE_CHECK_SECONDS = 0.2
     writer.PROBE_SECONDS = 0.2

@@ -34,7 +34,7 @@ def become_next(directory: Path) -> None:
     import alembic.config
     import sqlalchemy as sa
 
-    from store.eventlog import database, migrations, schema
+    from store.eventlog.sqlite import database, migrations, schema
 
     database.REVISIONS = schema.REVISIONS = (*schema.REVISIONS, "0002")
     build = sa.Column("build", sa.Text, primary_key=True)

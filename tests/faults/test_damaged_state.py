@@ -10,7 +10,7 @@ import pytest
 
 from cli.client import ClientError
 from statemachine.events import Actor, BuildResumed, BuildStarted, CheckpointStarted
-from store.eventlog import EventLog
+from store.eventlog import SqliteLog
 from store.host.boot import boot_id
 
 pytestmark = [pytest.mark.faults, pytest.mark.root]
@@ -48,7 +48,7 @@ def stopped(frail, witness, write_manifest):
 def idle(frail):
     """A daemon whose log is empty, but whole."""
     (frail.state_dir / "events").mkdir(parents=True)
-    EventLog(frail.state_dir / "events/events.db").close()
+    SqliteLog(frail.state_dir / "events/events.db").close()
     return frail
 
 
@@ -163,7 +163,7 @@ def test_any_damaged_page_is_told_in_words(stopped, witness, chance, soak):
 
 def append(daemon, build, *payloads, time):
     """Append events as a daemon would."""
-    with EventLog(daemon.state_dir / "events/events.db") as log:
+    with SqliteLog(daemon.state_dir / "events/events.db") as log:
         sequence = log.summary(build).sequence
         log.append(build, sequence, payloads, Actor(), time).result()
 
@@ -191,7 +191,7 @@ def test_attempt_that_could_not_end_is_interrupted_by_its_cause(stopped, witness
 
 def key_of(daemon, build, checkpoint):
     """The planned key of a checkpoint."""
-    with EventLog(daemon.state_dir / "events/events.db") as log:
+    with SqliteLog(daemon.state_dir / "events/events.db") as log:
         plan = log.read_build(build)[0].data.plan
     return next(planned.key for planned in plan.checkpoints if planned.name == checkpoint)
 

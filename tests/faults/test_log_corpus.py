@@ -8,8 +8,8 @@ import pytest
 
 from statemachine.codec import PAYLOADS
 from statemachine.machine import BuildMachine
-from store.eventlog import EventLog, LogDamaged
-from store.eventlog.schema import REVISIONS
+from store.eventlog import LogDamaged, SqliteLog
+from store.eventlog.sqlite.schema import REVISIONS
 
 pytestmark = pytest.mark.faults
 
@@ -35,7 +35,7 @@ def restored(tmp_path):
 def test_log_of_a_released_revision_folds_to_what_it_was(restored, revision):
     expected = json.loads((CORPUS / f"{revision}.json").read_text())
 
-    with EventLog(restored(revision)) as log:
+    with SqliteLog(restored(revision)) as log:
         assert log.verify_projection() == []
         assert {event.build for event in log.read()} == set(expected)
         for build, before in expected.items():
@@ -56,7 +56,7 @@ def test_log_of_a_released_revision_folds_to_what_it_was(restored, revision):
 
 @pytest.mark.parametrize("revision", RELEASED)
 def test_log_of_a_released_revision_goes_on(restored, revision):
-    with EventLog(restored(revision)) as log:
+    with SqliteLog(restored(revision)) as log:
         unfinished = [summary.id for summary in log.unfinished()]
         listed = log.known_builds({event.build for event in log.read(limit=100_000)})
 
@@ -69,7 +69,7 @@ def test_the_corpus_has_every_revision_and_every_event_in_its_present_version(re
     assert list(REVISIONS) == sorted({name.partition("-")[0] for name in RELEASED})
     found = set()
     for revision in RELEASED:
-        with EventLog(restored(revision)) as log:
+        with SqliteLog(restored(revision)) as log:
             found |= {(event.type, event.version) for event in log.read()}
     assert found >= {(name, payload.VERSION) for name, payload in PAYLOADS.items()}
 
@@ -77,5 +77,5 @@ def test_the_corpus_has_every_revision_and_every_event_in_its_present_version(re
 def test_control_a_corpus_with_an_altered_event_is_noticed(restored):
     path = restored("0001", lambda text: text.replace("its last lines: no", "its last lines: yes"))
 
-    with EventLog(path) as log, pytest.raises(LogDamaged, match="are damaged"):
+    with SqliteLog(path) as log, pytest.raises(LogDamaged, match="are damaged"):
         log.read_build("aaaaaaaaaa")

@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 
 from statemachine.errors import NotFound
-from store.eventlog import EventLog
+from store.eventlog import SqliteLog
 from store.layers.choose import open_store
 
 pytestmark = [
@@ -58,10 +58,10 @@ from pathlib import Path
 from statemachine.events import Actor, BuildSubmitted, PauseRequested
 from statemachine.keys import chain
 from statemachine.plan import Ingredient, PlannedCheckpoint
-from store.eventlog import EventLog
+from store.eventlog import SqliteLog
 path, record, commits = sys.argv[1:]
 plan = chain([PlannedCheckpoint("c", "", "m", "C", "", (Ingredient("code", "c", "1"),))])
-with EventLog(Path(path)) as log:
+with SqliteLog(Path(path)) as log:
     for number in range(int(commits)):
         payload = PauseRequested("c") if number else BuildSubmitted("live", "<dc/>", "/m", plan)
         log.append("b", number, [payload], Actor(), datetime.now(UTC)).result()
@@ -238,7 +238,7 @@ def events_in(place):
     """The number of events in a log, which must be sound."""
     if not (place / "events.db").exists():
         return 0
-    with EventLog(place / "events.db") as log:
+    with SqliteLog(place / "events.db") as log:
         assert log.position == 0 or log.verify("b") == []
         assert log.verify_projection() == []
         return log.position

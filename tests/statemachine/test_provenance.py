@@ -23,7 +23,7 @@ from statemachine.keys import chain, with_epoch, with_salt
 from statemachine.plan import Ingredient, Plan, PlannedCheckpoint
 from statemachine.provenance import boot_proof, provenance, public
 from statemachine.results import Artifact
-from store.eventlog import EventLog
+from store.eventlog import SqliteLog
 
 GOLDEN = Path(__file__).with_name("provenance.golden.json")
 CORPUS = Path(__file__).parents[1] / "faults" / "corpus"
@@ -189,7 +189,7 @@ def test_builds_of_earlier_versions_have_one_too(tmp_path: Path, revision: str) 
         database.executescript((CORPUS / f"{revision}.sql").read_text())
     database.close()
     found = 0
-    with EventLog(path) as log:
+    with SqliteLog(path) as log:
         for build in {event.build for event in log.read()}:
             try:
                 statement = json.loads(provenance(log.read_build(build), {}))

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from store.eventlog import EventLog
+from store.eventlog import SqliteLog
 
 pytestmark = [pytest.mark.system, pytest.mark.root, pytest.mark.timeout(3600)]
 
@@ -218,7 +218,7 @@ def assert_promises(events: list[dict[str, Any]], seen: dict[int, dict[str, Any]
 def assert_state(state: Path, server: Server) -> None:
     """The state directory, as it is on the server's disk: the log is whole, what completed has its output,
     and what the build delivered is what its checkpoints did, each once."""
-    with EventLog(state / "events/events.db") as log:
+    with SqliteLog(state / "events/events.db") as log:
         assert log.verify_all() == []
     events = list(server.seen.values())
     logs = {path.name for path in (state / "logs" / server.build).iterdir()}

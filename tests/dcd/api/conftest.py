@@ -23,7 +23,7 @@ from dcd.launcher.orders import Bounds
 from dcd.planner.client import Planner
 from store.artifacts import Artifacts
 from store.blobs import Blobs
-from store.eventlog import EventLog
+from store.eventlog import SqliteLog
 from store.layers.choose import open_store
 from store.logs import AttemptLogs
 from store.packages import Packages
@@ -63,7 +63,7 @@ def app(tmp_path: Path, planner: Planner) -> Iterator[Starlette]:
 
     settings = Live(lambda: Effective(configuration, {}))
 
-    with EventLog(tmp_path / "events.db") as log:
+    with SqliteLog(tmp_path / "events.db") as log:
         builds = Builds(log, Broadcast())
         layers = open_store("copy", tmp_path / "layers")
         layers.directory.parent.mkdir()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from store.eventlog import EventLog
+from store.eventlog import SqliteLog
 
 pytestmark = pytest.mark.root
 
@@ -229,7 +229,7 @@ def test_a_build_that_waits_for_anothers_layer_does_not_hold_up_the_stop(daemon,
 
     assert daemon.stop() == 0
 
-    with EventLog(daemon.state_dir / "events/events.db") as log:
+    with SqliteLog(daemon.state_dir / "events/events.db") as log:
         assert [event.type for event in log.read_build(build)] == ["BuildSubmitted", "BuildStarted"]
     daemon.start()
     daemon.ctl("cancel", build)

@@ -25,7 +25,7 @@ from statemachine.events import (
 )
 from statemachine.keys import chain
 from statemachine.plan import Ingredient, PlannedCheckpoint
-from store.eventlog import BuildSummary, EventLog
+from store.eventlog import BuildSummary, SqliteLog
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 PERSON = Actor(uid=1000, gid=1000, pid=1, user="ada")
@@ -109,7 +109,7 @@ def test_old_builds_go_and_their_events_say_who_removed_them(tmp_path: Path) -> 
         assert (state.removed, state.removed_by) == (True, DAEMON)
         assert [each.id for each in log.list_builds()] == [young]
 
-    with EventLog(tmp_path / "events.db") as log:
+    with SqliteLog(tmp_path / "events.db") as log:
         asyncio.run(scenario())
 
 
@@ -145,5 +145,5 @@ def test_a_build_is_superseded_by_the_newest_completed_one_of_its_distribution(
         assert found == {first: newest, failed: newest}
         assert not {other, newest, later} & found.keys()
 
-    with EventLog(tmp_path / "events.db") as log:
+    with SqliteLog(tmp_path / "events.db") as log:
         asyncio.run(scenario())

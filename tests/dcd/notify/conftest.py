@@ -19,7 +19,7 @@ from statemachine.events import (
 )
 from statemachine.keys import chain
 from statemachine.plan import PlannedCheckpoint
-from store.eventlog import EventLog
+from store.eventlog import EventLog, SqliteLog
 
 KEY = b"a key of at least sixteen bytes"
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -118,7 +118,7 @@ def secret(tmp_path: Path) -> Path:
 @pytest.fixture
 def log(tmp_path: Path) -> Iterator[EventLog]:
     (tmp_path / "events").mkdir()
-    with EventLog(tmp_path / "events" / "events.db") as opened:
+    with SqliteLog(tmp_path / "events" / "events.db") as opened:
         yield opened
 
 

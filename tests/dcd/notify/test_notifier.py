@@ -236,7 +236,7 @@ from dcd.configuration import Configuration
 from dcd.configuration.webhooks import webhook
 from dcd.engine.broadcast import Broadcast
 from dcd.notify.notifier import Notifier
-from store.eventlog import EventLog
+from store.eventlog import EventLog, SqliteLog
 
 database, url, secret, writes = sys.argv[1:]
 left = int(writes)
@@ -250,7 +250,7 @@ def kill(event, arguments):
 
 sys.addaudithook(kill)
 hook = webhook({"name": "ci", "url": url, "secret": secret})
-with EventLog(Path(database)) as log:
+with SqliteLog(Path(database)) as log:
     notifier = Notifier(log, partial(Broadcast().listen, None), lambda: Configuration(notify=(hook,)))
     notifier.begin()
 

@@ -36,8 +36,8 @@ from statemachine.keys import chain, with_external
 from statemachine.machine import BuildMachine
 from statemachine.plan import Ingredient, Locked, Plan, PlannedCheckpoint
 from statemachine.results import Artifact, ErrorInfo
-from store.eventlog import EventLog
-from store.eventlog.schema import APPLICATION_ID
+from store.eventlog import EventLog, SqliteLog
+from store.eventlog.sqlite.schema import APPLICATION_ID
 
 HERE = Path(__file__).parent
 PERSON = Actor(uid=1000, gid=1000, pid=4711, user="ada")
@@ -229,7 +229,7 @@ def main(name: str) -> None:
     """Write the corpus of this version."""
     with tempfile.TemporaryDirectory() as place:
         path = Path(place) / "events.db"
-        with EventLog(path) as log:
+        with SqliteLog(path) as log:
             write_history(log)
             states = {build: summary(log, build) for build in sorted({e.build for e in log.read()})}
         with sqlite3.connect(path) as database:

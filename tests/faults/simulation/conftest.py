@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from store.eventlog import EventLog
+from store.eventlog import SqliteLog
 
 
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An event log without events: to make one takes longer than a history."""
     path = tmp_path_factory.mktemp("template") / "events.db"
-    with EventLog(path):
+    with SqliteLog(path):
         pass
     return path

@@ -54,7 +54,7 @@ from statemachine.build import ENDED, Lifecycle
 from statemachine.results import Artifact, ErrorInfo
 from store.artifacts import Artifacts
 from store.blobs import Blobs
-from store.eventlog import EventLog
+from store.eventlog import SqliteLog
 from store.eventlog.errors import LogFull
 from store.host.durable import reporting_disk_full
 from store.layers import Layer, LayerRecord, Workspace
@@ -422,7 +422,7 @@ class _Jobs(ThreadPoolExecutor):
         return self._job(partial(work, *args, **kwargs))
 
 
-class _Log(EventLog):
+class _Log(SqliteLog):
     """The real log; appends are jobs, and its disk can be full."""
 
     def __init__(self, world: World) -> None:

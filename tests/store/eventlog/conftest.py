@@ -28,7 +28,7 @@ from statemachine.events import (
 from statemachine.keys import chain
 from statemachine.machine import BuildMachine
 from statemachine.plan import Ingredient, PlannedCheckpoint
-from store.eventlog import EventLog
+from store.eventlog import EventLog, SqliteLog
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 ACTOR = Actor(1000, 1000, 4711, "ada")
@@ -83,7 +83,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def log(path: Path) -> Iterator[EventLog]:
-    with EventLog(path) as opened:
+    with SqliteLog(path) as opened:
         yield opened
 
 

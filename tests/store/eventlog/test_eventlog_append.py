@@ -21,7 +21,7 @@ from statemachine.events import (
     PauseRequested,
     Payload,
 )
-from store.eventlog import Conflict, DuplicateSubmission, EventLog
+from store.eventlog import Conflict, DuplicateSubmission, EventLog, SqliteLog
 
 Append = Callable[..., list[Event]]
 NOW = datetime(2026, 1, 1, 12, 30, 0, 5, tzinfo=UTC)
@@ -40,7 +40,7 @@ class Held:
         self.commits: list[int] = []
         self.holding, self.release = threading.Event(), threading.Event()
         self.release.set()
-        self.log = EventLog(path, self.told)
+        self.log = SqliteLog(path, self.told)
 
     def told(self, position: int, seconds: float) -> None:
         self.commits.append(position)
@@ -79,9 +79,9 @@ def test_what_is_appended_is_read_back_as_it_was(
 def test_what_is_appended_is_there_after_a_restart(
     path: Path, submission: Callable[..., Any], append: Append
 ) -> None:
-    with EventLog(path) as log:
+    with SqliteLog(path) as log:
         appended = append(log, "b1", 0, submission())
-    with EventLog(path) as log:
+    with SqliteLog(path) as log:
         assert log.read_build("b1") == appended
         assert append(log, "b1", 1, BuildStarted())[0].position == 2
 
@@ -180,7 +180,7 @@ def test_an_append_that_is_cancelled_while_it_waits_leaves_nothing(held: Any) ->
     assert future.cancel()
     held.release.set()
     held.log.close()
-    with EventLog(held.log.path) as log, pytest.raises(NotFound):
+    with SqliteLog(held.log.path) as log, pytest.raises(NotFound):
         log.read_build("b1")
 
 
@@ -201,7 +201,7 @@ def test_a_listener_without_a_loop_does_not_stop_the_writer(
     def closed(position: int, seconds: float) -> None:
         raise RuntimeError("Event loop is closed")
 
-    with EventLog(path, closed) as log:
+    with SqliteLog(path, closed) as log:
         append(log, "b1", 0, submission())
         append(log, "b1", 1, BuildStarted())
 
@@ -247,7 +247,7 @@ def test_an_idempotency_key_is_used_once(
 def test_an_idempotency_key_belongs_to_its_user(
     tmp_path: Path, submission: Callable[..., Any]
 ) -> None:
-    with EventLog(tmp_path / "events.db") as log:
+    with SqliteLog(tmp_path / "events.db") as log:
         for uid in (1000, 1001, 0):
             payloads = [submission(idempotency_key="k", request_sha256="aa")]
             actor = replace(ACTOR, uid=uid)
@@ -255,7 +255,7 @@ def test_an_idempotency_key_belongs_to_its_user(
             with pytest.raises(DuplicateSubmission):
                 log.append(f"again{uid}", 0, payloads, actor, NOW).result(30)
         assert log.verify_projection() == []
-    with EventLog(tmp_path / "events.db") as log:
+    with SqliteLog(tmp_path / "events.db") as log:
         found = {uid: log.by_idempotency_key(uid, "k") for uid in (1000, 1001, 0, 2)}
     assert found == {1000: "b1000", 1001: "b1001", 0: "b0", 2: None}
 
@@ -298,7 +298,7 @@ def test_a_follower_reads_on_from_where_it_was(
 def test_builds_appended_together_are_all_there_or_none(
     path: Path, submission: Callable[..., Any]
 ) -> None:
-    with EventLog(path) as log:
+    with SqliteLog(path) as log:
         taken = submission(idempotency_key="k", request_sha256="1")
         log.append("old", 0, [taken], ACTOR, NOW).result()
         refused = {"g-a": [submission()], "g-b": [taken]}
@@ -313,7 +313,7 @@ def test_builds_appended_together_are_all_there_or_none(
         log.append_together(first, ACTOR, NOW).result()
         with pytest.raises(Conflict):
             log.append_together({"g-c": [submission()], "g-a": [submission()]}, ACTOR, NOW).result()
-    with EventLog(path) as log:
+    with SqliteLog(path) as log:
         group, members = log.group("g")
         assert (group, [(each.id, cell) for each, cell in members]) == ("g", [*cells.items()])
         assert log.verify_all() == []

@@ -15,7 +15,9 @@ from alembic.script import ScriptDirectory
 
 from statemachine.errors import DcdError, Unavailable
 from statemachine.events import BuildStarted, PauseRequested
-from store.eventlog import EventLog, LogDamaged, database, schema
+from store.eventlog import EventLog, LogDamaged, SqliteLog
+from store.eventlog.sqlite import database, schema
+from store.eventlog.tables import EVENTS_VERSION
 
 Execute = Callable[..., list[Any]]
 
@@ -23,7 +25,7 @@ Execute = Callable[..., list[Any]]
 @pytest.fixture
 def filled(path: Path, submit: Callable[..., Any]) -> Path:
     """A log with a few builds, closed."""
-    with EventLog(path) as log:
+    with SqliteLog(path) as log:
         for number in range(3):
             submit(log, f"b{number}").run(2)
     return path
@@ -114,7 +116,7 @@ def test_the_declared_schema_is_what_the_migrations_make(log: EventLog) -> None:
 
 def test_the_known_revisions_are_those_of_the_migrations() -> None:
     config = Config()
-    config.set_main_option("script_location", "store.eventlog:migrations")
+    config.set_main_option("script_location", "store.eventlog.sqlite:migrations")
     script = ScriptDirectory.from_config(config)
     newest_first = [revision.revision for revision in script.walk_revisions()]
     assert tuple(reversed(newest_first)) == schema.REVISIONS
@@ -134,14 +136,14 @@ def test_a_schema_that_lost_or_gained_something_is_refused(
 ) -> None:
     execute(filled, statement)
     with pytest.raises(DcdError, match="schema of the event log") as caught:
-        EventLog(filled)
+        SqliteLog(filled)
     assert statement.split()[2] in caught.value.details
 
 
 def test_a_file_that_is_no_database_is_refused(path: Path) -> None:
     path.write_text("Dear diary, " * 1000)
     with pytest.raises(LogDamaged, match="not an event log"):
-        EventLog(path)
+        SqliteLog(path)
     assert path.read_text().startswith("Dear diary")
 
 
@@ -149,14 +151,14 @@ def test_somebody_elses_database_is_refused_and_left_alone(path: Path, execute: 
     execute(path, "CREATE TABLE bookmarks (url TEXT)")
     before = path.read_bytes()
     with pytest.raises(LogDamaged, match="not an event log of dcd"):
-        EventLog(path)
+        SqliteLog(path)
     assert path.read_bytes() == before
 
 
 def test_a_log_of_a_newer_version_is_refused(filled: Path, execute: Execute) -> None:
     execute(filled, "UPDATE alembic_version SET version_num = '9999'")
     with pytest.raises(LogDamaged, match="newer dcd"):
-        EventLog(filled)
+        SqliteLog(filled)
 
 
 def test_an_event_of_a_newer_version_is_not_skipped(filled: Path, execute: Execute) -> None:
@@ -165,7 +167,7 @@ def test_an_event_of_a_newer_version_is_not_skipped(filled: Path, execute: Execu
         f"INSERT INTO events {COLUMNS} VALUES (19, 'b1', 7, 'BuildPondered', 1,"
         " '2026-01-01T00:00:00.000000Z', '{}', '{}', '')",
     )
-    with EventLog(filled) as log:
+    with SqliteLog(filled) as log:
         with pytest.raises(DcdError, match="newer dcd"):
             log.read(after=18)
         assert len(log.read_build("b2")) == 6
@@ -175,14 +177,14 @@ def test_an_emptied_log_is_not_taken_for_a_new_one(filled: Path) -> None:
     with filled.open("wb"):
         pass
     with pytest.raises(LogDamaged, match="truncated"):
-        EventLog(filled)
+        SqliteLog(filled)
 
 
 def test_a_truncated_log_is_refused(filled: Path) -> None:
     with filled.open("r+b") as file:
         file.truncate(filled.stat().st_size // 2)
     with pytest.raises(LogDamaged, match="damaged"):
-        EventLog(filled)
+        SqliteLog(filled)
 
 
 def test_damaged_pages_are_told_and_do_not_crash(filled: Path) -> None:
@@ -190,20 +192,20 @@ def test_damaged_pages_are_told_and_do_not_crash(filled: Path) -> None:
     with filled.open("r+b") as file:
         file.seek(4096 * 2)
         file.write(b"\xff" * (size - 4096 * 2))
-    with pytest.raises(LogDamaged), EventLog(filled) as log:
+    with pytest.raises(LogDamaged), SqliteLog(filled) as log:
         log.read()
 
 
 def test_a_creation_that_was_interrupted_is_begun_again(path: Path) -> None:
     path.with_name(f".{path.name}.new").write_text("half")
-    with EventLog(path) as log:
+    with SqliteLog(path) as log:
         assert log.position == 0
     assert not path.with_name(f".{path.name}.new").exists()
 
 
 def test_a_directory_that_does_not_exist_is_told(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="cannot be used"):
-        EventLog(tmp_path / "none" / "events.db")
+        SqliteLog(tmp_path / "none" / "events.db")
 
 
 def test_a_backup_is_a_log(log: EventLog, submit: Callable[..., Any], tmp_path: Path) -> None:
@@ -211,7 +213,7 @@ def test_a_backup_is_a_log(log: EventLog, submit: Callable[..., Any], tmp_path: 
     target = tmp_path / "backup.db"
     log.backup(target)
     submit(log, "b2")
-    with EventLog(target) as copy:
+    with SqliteLog(target) as copy:
         assert copy.read() == log.read(limit=copy.position)
         assert copy.position == 6
         assert copy.verify("b1") == copy.verify_projection() == []
@@ -247,7 +249,7 @@ def test_backups_while_builds_go_on_are_consistent(
         stop.set()
         appender.join()
     for number in range(3):
-        with EventLog(tmp_path / f"{number}.db") as copy:
+        with SqliteLog(tmp_path / f"{number}.db") as copy:
             assert copy.verify("b1") == copy.verify_projection() == []
 
 
@@ -255,7 +257,7 @@ def test_another_program_that_holds_the_file_only_delays(
     path: Path, submit: Callable[..., Any], append: Callable[..., Any], monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(database, "BUSY_SECONDS", 0.05)
-    with EventLog(path) as log, closing(sqlite3.connect(path, isolation_level=None)) as other:
+    with SqliteLog(path) as log, closing(sqlite3.connect(path, isolation_level=None)) as other:
         submit(log, "b1")
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(Unavailable, match="another program"):
@@ -267,23 +269,23 @@ def test_another_program_that_holds_the_file_only_delays(
 
 def test_a_log_with_events_of_a_newer_version_is_refused_though_its_tables_are_the_same(tmp_path):
     path = tmp_path / "events.db"
-    EventLog(path).close()
+    SqliteLog(path).close()
     with closing(sqlite3.connect(path)) as other:
         (written,) = other.execute("PRAGMA user_version").fetchone()
-        assert written == schema.EVENTS_VERSION
+        assert written == EVENTS_VERSION
         other.execute(f"PRAGMA user_version={written + 1}")
 
     with pytest.raises(LogDamaged, match="was written by a newer dcd"):
-        EventLog(path)
+        SqliteLog(path)
 
 
 def test_a_log_of_an_older_version_is_marked_when_it_is_opened(tmp_path):
     path = tmp_path / "events.db"
-    EventLog(path).close()
+    SqliteLog(path).close()
     with closing(sqlite3.connect(path)) as other:
         other.execute("PRAGMA user_version=3")
 
-    EventLog(path).close()
+    SqliteLog(path).close()
 
     with closing(sqlite3.connect(path)) as other:
-        assert other.execute("PRAGMA user_version").fetchone() == (schema.EVENTS_VERSION,)
+        assert other.execute("PRAGMA user_version").fetchone() == (EVENTS_VERSION,)

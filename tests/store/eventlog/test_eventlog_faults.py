@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from store.eventlog import EventLog
+from store.eventlog import SqliteLog
 
 pytestmark = pytest.mark.faults
 
@@ -26,11 +26,11 @@ from statemachine.errors import DcdError
 from statemachine.events import Actor, BuildSubmitted, PauseRequested
 from statemachine.keys import chain
 from statemachine.plan import Ingredient, PlannedCheckpoint
-from store.eventlog import EventLog
+from store.eventlog import SqliteLog
 
 plan = chain([PlannedCheckpoint("c", "", "m", "C", "", (Ingredient("code", "c", "1"),))])
 first = BuildSubmitted("live", "<dc/>", "/m", plan)
-with EventLog(Path(sys.argv[1])) as log:
+with SqliteLog(Path(sys.argv[1])) as log:
     sequence = log.position
     for _ in range(int(sys.argv[2])):
         payload = PauseRequested("c") if sequence else first
@@ -68,7 +68,7 @@ def acknowledged(said: list[dict[str, Any]]) -> int:
 
 def check(path: Path, last: int) -> None:
     """The log has what was acknowledged, at most the one append more that was under way, and is sound."""
-    with EventLog(path) as log:
+    with SqliteLog(path) as log:
         found = log.read()
         assert [event.sequence for event in found] == list(range(1, len(found) + 1))
         assert last <= len(found) <= last + 1
@@ -80,7 +80,7 @@ def check(path: Path, last: int) -> None:
 @pytest.fixture
 def made(path: Path) -> Path:
     """An empty log."""
-    EventLog(path).close()
+    SqliteLog(path).close()
     return path
 
 
@@ -96,7 +96,7 @@ def test_what_was_acknowledged_before_a_kill_is_there(made: Path, after: int) ->
         appender.wait()
     whole = [*lines, *rest.splitlines(keepends=True)]
     said = [json.loads(line) for line in whole if line.endswith(b"\n")]
-    with EventLog(made) as log:
+    with SqliteLog(made) as log:
         assert log.position >= acknowledged(said) >= after
         assert log.verify("b1") == log.verify_projection() == []
         before = log.position
@@ -157,8 +157,8 @@ def test_the_reserve_is_not_taken_from_a_disk_that_is_nearly_full(
     path: Path, submit: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Appends go on; the trouble tells the engine that builds should pause."""
-    monkeypatch.setattr("store.eventlog.reserve.RESERVED_BYTES", 1 << 60)
-    with EventLog(path) as log:
+    monkeypatch.setattr("store.eventlog.sqlite.reserve.RESERVED_BYTES", 1 << 60)
+    with SqliteLog(path) as log:
         submit(log, "b1")
         assert log.trouble is not None
         assert log.trouble.brief == "the disk of the event log is nearly full"
@@ -172,7 +172,7 @@ def test_the_reserve_is_not_taken_from_a_disk_that_is_nearly_full(
 def test_two_logs_in_one_process_do_not_disturb_each_other(
     tmp_path: Path, submit: Callable[..., Any]
 ) -> None:
-    with EventLog(tmp_path / "1.db") as one, EventLog(tmp_path / "2.db") as two:
+    with SqliteLog(tmp_path / "1.db") as one, SqliteLog(tmp_path / "2.db") as two:
         submit(one, "b1")
         submit(two, "b2")
         assert (one.position, two.position) == (1, 1)

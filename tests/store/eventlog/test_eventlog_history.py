@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from statemachine.errors import NotFound
-from store.eventlog import EventLog, LogDamaged
+from store.eventlog import EventLog, LogDamaged, SqliteLog
 
 Execute = Callable[..., list[Any]]
 
@@ -17,14 +17,14 @@ def forge(path: Path, submit: Callable[..., Any], execute: Execute) -> Callable[
     """A log of b1 and b2 with six events each, altered by somebody who knows the triggers."""
 
     def forge(statement: str) -> EventLog:
-        with EventLog(path) as log:
+        with SqliteLog(path) as log:
             for build in ("b1", "b2"):
                 submit(log, build).run(2)
         triggers = execute(path, "SELECT name, sql FROM sqlite_master WHERE type = 'trigger'")
         execute(path, *(f"DROP TRIGGER {name}" for name, _ in triggers))
         execute(path, statement)
         execute(path, *(sql for _, sql in triggers))
-        return EventLog(path)
+        return SqliteLog(path)
 
     return forge
 

@@ -22,7 +22,7 @@ from statemachine.events import BuildCancelled, BuildFailed, BuildResumed, Input
 from statemachine.plan import Locked
 from statemachine.rebuild import Rebuild
 from statemachine.results import ErrorInfo
-from store.eventlog import EventLog
+from store.eventlog import EventLog, SqliteLog
 
 Submit = Callable[..., Any]
 ACTIONS = {
@@ -46,7 +46,7 @@ histories = st.lists(st.lists(st.sampled_from(sorted(ACTIONS)), max_size=8), min
 def test_after_any_history_the_projection_is_what_the_events_say(
     tmp_path_factory: pytest.TempPathFactory, submit: Submit, histories: list[list[str]]
 ) -> None:
-    with EventLog(tmp_path_factory.mktemp("log") / "events.db") as log:
+    with SqliteLog(tmp_path_factory.mktemp("log") / "events.db") as log:
         for number, actions in enumerate(histories):
             build = submit(log, f"b{number}")
             for action in actions:
@@ -66,7 +66,7 @@ def test_after_any_history_the_projection_is_what_the_events_say(
 def test_a_projection_that_differs_is_reported(
     path: Path, submit: Submit, execute: Callable[..., Any]
 ) -> None:
-    with EventLog(path) as log:
+    with SqliteLog(path) as log:
         build = submit(log, "b1").run(1)
         key = build.state.checkpoints[0].key
         execute(path, "UPDATE builds SET state = 'completed'")

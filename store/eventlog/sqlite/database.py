@@ -20,7 +20,8 @@ import sqlalchemy as sa
 
 from statemachine.errors import Unavailable
 from store.eventlog.errors import LogDamaged
-from store.eventlog.schema import APPLICATION_ID, EVENTS_VERSION, REVISIONS, check_schema
+from store.eventlog.sqlite.schema import APPLICATION_ID, REVISIONS, check_schema
+from store.eventlog.tables import EVENTS_VERSION
 from store.host.durable import sync_directory, sync_file
 
 BUSY_SECONDS = 10.0
@@ -213,7 +214,7 @@ def _migrate(connection: sa.Connection) -> None:
         from alembic.config import Config
 
         config = Config()
-        config.set_main_option("script_location", "store.eventlog:migrations")
+        config.set_main_option("script_location", "store.eventlog.sqlite:migrations")
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
         check_schema(connection)

@@ -1,1 +1,0 @@
-"""Alembic's environment and revisions of the event log; run at open by `store.eventlog.database`."""
