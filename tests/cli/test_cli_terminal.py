@@ -14,6 +14,8 @@ import pytest
 from cli.commands import NAMES
 from statemachine import events as ev
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).parents[2]
 OPENAPI = json.loads((REPOSITORY / "docs" / "reference" / "openapi.json").read_text())
 

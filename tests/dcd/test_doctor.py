@@ -8,6 +8,8 @@ import pytest
 from dcd import doctor
 from store.host import tools
 
+pytestmark = pytest.mark.slow
+
 SLOW = ("mksquashfs", "xorriso", "mke2fs", "zstd", "xz", "cpio")
 
 

@@ -18,7 +18,7 @@ import pytest
 from dcd.doctor import IMAGE_TOOLS
 from store.host.tools import TOOLS
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.slow, pytest.mark.root]
 
 UTIL_LINUX = ("setpriv", "unshare", "findmnt", "losetup", "prlimit")
 ALL = tuple({tool.executable for tool in TOOLS.values() if "/" not in tool.executable})

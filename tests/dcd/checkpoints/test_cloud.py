@@ -28,6 +28,8 @@ from dcd.manifest.diagnostics import refuse
 from dcd.manifest.values import BadValue, convert
 from statemachine.errors import CheckpointError, InvalidManifest
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 GIB = 1 << 30
 EPOCH = 1_700_000_000

@@ -19,7 +19,10 @@ from statemachine.errors import CheckpointError
 from store.host.tools import missing
 
 LACKING = missing(("xorriso", "grub-mkimage", "grub-bios", "grub-efi", "mformat", "mcopy"))
-pytestmark = pytest.mark.skipif(bool(LACKING), reason=f"not installed: {', '.join(LACKING)}")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(LACKING), reason=f"not installed: {', '.join(LACKING)}"),
+]
 
 EPOCH = 1700000000
 

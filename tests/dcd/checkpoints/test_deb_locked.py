@@ -15,7 +15,7 @@ from store.packages import Packages
 from tests.dcd.checkpoints.debian import SUITE, install, software
 from tests.dcd.checkpoints.test_deb_store import beside, digest, transfer_with_store
 
-pytestmark = [pytest.mark.root, pytest.mark.usefixtures("own_mounts")]
+pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.usefixtures("own_mounts")]
 
 SOFTWARE = software(install("app"), SUITE)
 

@@ -19,6 +19,8 @@ from store.packages import Packages
 from tests.dcd.checkpoints.conftest import archive
 from tests.dcd.checkpoints.debian import SUITE, install, software
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def mounts(request: pytest.FixtureRequest) -> None:

@@ -21,6 +21,8 @@ from tests.dcd.checkpoints.publishing import (
     wait_for,
 )
 
+pytestmark = pytest.mark.slow
+
 SSHD = """Port {port}
 ListenAddress 127.0.0.1
 HostKey {home}/host

@@ -24,6 +24,8 @@ from tests.dcd.checkpoints.publishing import (
     wait_for,
 )
 
+pytestmark = pytest.mark.slow
+
 CONFIG = """version: 0.1
 storage:
   filesystem:

@@ -24,6 +24,8 @@ from tests.dcd.checkpoints.publishing import (
     wait_for,
 )
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 LARGE = b"".join(hashlib.sha256(bytes([number])).digest() * (MIB // 32) for number in range(12))
 """12 MiB: three parts of 5 MiB at most."""

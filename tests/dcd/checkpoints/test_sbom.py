@@ -26,6 +26,8 @@ from store.packages import Packages
 from store.resolved import Resolved, ResolvedPackage, encoded
 from tests.dcd.checkpoints.depot import Depot, install, publisher, software
 
+pytestmark = pytest.mark.slow
+
 EPOCH = "1764201600"  # 2025-11-27
 DEP5 = (
     "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n\n"

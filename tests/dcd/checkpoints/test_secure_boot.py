@@ -36,7 +36,10 @@ from store.host.tools import missing
 from tests.dcd.checkpoints import efi
 
 LACKING = missing((*CreateISO.TOOLS, *InstallOffline.TOOLS))
-pytestmark = pytest.mark.skipif(bool(LACKING), reason=f"not installed: {', '.join(LACKING)}")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(LACKING), reason=f"not installed: {', '.join(LACKING)}"),
+]
 
 EPOCH = 1_700_000_000
 

@@ -18,6 +18,8 @@ from statemachine.errors import CheckpointError, DcdError, InvalidManifest, Unpr
 from tests.dcd.checkpoints.conftest import archive
 from tests.dcd.checkpoints.debian import SUITE, install, software
 
+pytestmark = pytest.mark.slow
+
 EXECUTION = (
     '<execution><checkpoint name="base" mod_path="x" checkpoint_class="X"/>'
     '<checkpoint name="t" mod_path="x" checkpoint_class="X"/></execution>'

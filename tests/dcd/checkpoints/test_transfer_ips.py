@@ -15,6 +15,8 @@ from statemachine.errors import CheckpointError, DcdError, InvalidManifest, Unpr
 from store.host.tools import TOOL_PATH
 from tests.dcd.checkpoints.depot import Depot, install, publisher, software
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def depot(public_path: Path, bench: Any) -> Depot:

@@ -12,6 +12,8 @@ from statemachine.errors import Unprepared
 from store.packages import Packages
 from tests.dcd.checkpoints.depot import Depot, install, publisher, software
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def depot(public_path: Path, bench: Any) -> Depot:

@@ -23,6 +23,8 @@ from dcd.platform.asking import ask_releases
 from statemachine.errors import CheckpointError
 from tests.dcd.checkpoints.debian import software
 
+pytestmark = pytest.mark.slow
+
 KEYRING = "keys/ubuntu.gpg"
 POCKETS = ("noble", "noble-updates", "noble-security")
 ARCHIVE = {

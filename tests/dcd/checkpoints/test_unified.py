@@ -23,7 +23,10 @@ from store.host.tools import missing
 from tests.dcd.checkpoints import efi
 
 LACKING = missing((*UnifiedKernelImage.TOOLS, *CreateISO.TOOLS))
-pytestmark = pytest.mark.skipif(bool(LACKING), reason=f"not installed: {', '.join(LACKING)}")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(LACKING), reason=f"not installed: {', '.join(LACKING)}"),
+]
 
 MEDIA = """<distro_spec><img_params {}><media_im><boot_mods title="Live"><boot_entry default_entry="true">
 <title_suffix>(serial)</title_suffix><kernel_args>console=ttyS0 a="b c"</kernel_args></boot_entry>

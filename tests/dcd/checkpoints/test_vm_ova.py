@@ -24,7 +24,10 @@ from dcd.checkpoints.vm.ovf import OPERATING_SYSTEMS, system_named
 from dcd.manifest.diagnostics import refuse
 from statemachine.errors import CheckpointError, InvalidManifest
 
-pytestmark = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="no qemu-utils")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("qemu-img") is None, reason="no qemu-utils"),
+]
 
 MIB = 1 << 20
 DISK_BYTES = 40 * MIB

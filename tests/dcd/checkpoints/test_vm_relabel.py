@@ -26,7 +26,7 @@ from statemachine.errors import CheckpointError
 from tests.dcd.checkpoints.conftest import Bench
 from tests.dcd.platform.test_zfs_label import artificial
 
-pytestmark = [pytest.mark.root, pytest.mark.usefixtures("own_mounts")]
+pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.usefixtures("own_mounts")]
 
 LINUX = "0fc63daf-8483-4772-8e79-3d69d8477de4"
 ESP = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b"

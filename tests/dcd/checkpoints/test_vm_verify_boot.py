@@ -23,10 +23,13 @@ from statemachine.errors import CheckpointError, InvalidManifest, Unprepared
 
 BootDisk = Callable[[bytes, str], Path]
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("qemu-system-x86_64") is None or shutil.which("qemu-img") is None,
-    reason="QEMU is not installed",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        shutil.which("qemu-system-x86_64") is None or shutil.which("qemu-img") is None,
+        reason="QEMU is not installed",
+    ),
+]
 
 
 @pytest.fixture(autouse=True)

@@ -15,6 +15,8 @@ from dcd.planning.load import Settings, load
 from dcd.planning.plan import make_plan
 from dcd.planning.readiness import constructed
 
+pytestmark = pytest.mark.slow
+
 CHECKPOINT = (
     '<checkpoint name="c{0}" mod_path="dcd/checkpoints/custom_script" '
     'checkpoint_class="CustomScript"><args>true</args><kwargs><arg name="chroot">true</arg></kwargs>'

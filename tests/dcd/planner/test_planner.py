@@ -39,6 +39,8 @@ from statemachine.errors import (
 )
 from statemachine.events import Actor
 
+pytestmark = pytest.mark.slow
+
 ADA, BOB = Actor(uid=70001, gid=1, pid=1, user="ada"), Actor(uid=70002, gid=1, pid=2, user="bob")
 
 SCRIPT = """<checkpoint name="{0}" mod_path="dcd/checkpoints/custom_script"

@@ -20,6 +20,8 @@ from dcd.platform.apt_release import FetchProblem, fetch_problem
 from dcd.platform.asking import ask_releases
 from statemachine.errors import Unprepared
 
+pytestmark = pytest.mark.slow
+
 ONE_LINE = """\
 # deb http://example.org/commented bookworm main
 deb [arch=amd64 signed-by=/usr/share/keyrings/one.gpg] http://example.org/debian bookworm main contrib

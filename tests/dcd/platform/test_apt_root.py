@@ -27,6 +27,8 @@ from dcd.platform.apt_root import (
 from statemachine.errors import CheckpointError, Unprepared
 from store.host.process import ToolFailed
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def mounts(request: pytest.FixtureRequest) -> None:

@@ -15,6 +15,8 @@ from dcd.platform.asking import SECONDS, ask_catalogs, ask_releases, local_path
 from dcd.platform.ips import MOST_ARCHIVE_BYTES, Repository
 from statemachine.errors import InvalidManifest, Unprepared
 
+pytestmark = pytest.mark.slow
+
 NOTHING = HostApt((), "", "")
 
 root = pytest.mark.root

@@ -27,6 +27,8 @@ from dcd.platform.resources import RELEASE, release
 from statemachine.errors import CheckpointError, DcdError, Unprepared
 from store.host.tools import missing
 
+pytestmark = pytest.mark.slow
+
 BootDisk = Callable[[bytes, str], Path]
 
 NAME = target_name("0123456789abcdef:aaaaaaaaaa:install:1")

@@ -25,6 +25,8 @@ from dcd.platform.hypervisor.virtualbox import VirtualBox
 from statemachine.errors import CheckpointError, Unprepared
 from store.host.process import BASE_ENVIRONMENT
 
+pytestmark = pytest.mark.slow
+
 NOTE = """#!{python}
 import json, os, shutil, socket, sys, time
 from pathlib import Path

@@ -31,6 +31,8 @@ from dcd.platform.hypervisor.probe import run_probe_guest
 from dcd.platform.hypervisor.qemu import find_uefi
 from statemachine.errors import CheckpointError, Unprepared
 
+pytestmark = pytest.mark.slow
+
 BootDisk = Callable[[bytes, str], Path]
 
 needs_qemu = pytest.mark.skipif(

@@ -10,7 +10,7 @@ import pytest
 from dcd.platform.sandbox import OUTPUT_BYTES, Allowed, printed, run_confined
 from store.host.process import ToolFailed
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.slow, pytest.mark.root]
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from tests.dcd.worker.test_daemon_death import daemon, eventually, is_ready, mar
 
 __all__ = ["mark"]
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.slow, pytest.mark.root]
 
 NO_LINUX = Path(__file__).parents[2] / "no_linux"
 

@@ -15,7 +15,7 @@ from store.layers.overlay import OverlayTrees
 from store.layers.walk import describe
 from tests.store.layers.conftest import Subject, key_of
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.slow, pytest.mark.root]
 
 NAMES = st.sampled_from(["a", "b", "c d", "a!", 'q"'])
 PATHS = st.lists(NAMES, min_size=1, max_size=3).map("/".join)

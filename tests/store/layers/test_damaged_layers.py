@@ -19,7 +19,7 @@ from store.layers.trees import Trees
 from tests.store.conftest import loop_mounted
 from tests.store.layers.conftest import Subject, key_of
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.slow, pytest.mark.root]
 
 
 def filled(root: Path) -> None:

@@ -25,7 +25,7 @@ from store.layers.interface import LayerRecord
 from store.layers.takeover import take_over
 from tests.store.layers.conftest import Subject
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.slow, pytest.mark.root]
 
 EPOCH = 1_000_000_000
 
